@@ -1,0 +1,121 @@
+"""The one place where bytes that are hashed or signed are produced.
+
+RFC 8785 (JCS), restricted so that no two implementations can differ: no floating-point numbers
+(decimals travel as strings), integers within ±(2⁵³−1), no lone surrogates, no duplicate keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import msgspec
+
+from holdfast.kernel.errors import Invalid
+
+INTEGER_MAX = 2**53 - 1
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def canonical(value: Any) -> bytes:
+    """The canonical bytes of ``value``: plain data or msgspec structs.
+
+    Raises :class:`Invalid` for what the restricted form does not admit.
+    """
+    plain = msgspec.to_builtins(value, order="sorted", str_keys=True)
+    return _canonical_plain(plain)
+
+
+def _canonical_plain(plain: Any) -> bytes:
+    if _check(plain):
+        try:
+            return _encode(plain)
+        except UnicodeEncodeError as error:
+            raise Invalid("cannot canonicalise: a string holds a lone surrogate") from error
+    return _sorted_by_utf16(plain).encode()
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of ``data`` as it is written everywhere: ``sha256:`` and 64 hexadecimal digits."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def canonical_digest(value: Any) -> str:
+    """The digest of the canonical bytes of ``value``."""
+    return digest(canonical(value))
+
+
+def decode_strict(data: bytes) -> Any:
+    """Plain data from JSON bytes, refusing what a canonical form could not carry.
+
+    Duplicate keys, NaN, infinities, fractions and lone surrogates are :class:`Invalid`; so is
+    anything that is not one complete JSON text in UTF-8.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            raise Invalid("cannot read JSON: an object repeats a key")
+        return result
+
+    def refuse(text: str) -> Any:
+        raise Invalid(f"cannot read JSON: {text} is not an integer; write decimals as strings")
+
+    try:
+        plain = json.loads(
+            data.decode("utf-8"), object_pairs_hook=pairs, parse_float=refuse, parse_constant=refuse
+        )
+        _check(plain)
+    except Invalid:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"cannot read JSON: {error}") from error
+    return plain
+
+
+def _check(value: Any, depth: int = 0) -> bool:
+    """Refuse what is not admitted; tell whether code-point order is enough for the keys.
+
+    UTF-16 order (RFC 8785 §3.2.3) differs from code-point order only when a key has a character
+    outside the basic multilingual plane.
+    """
+    if depth > 64:
+        raise Invalid("cannot canonicalise: nested deeper than 64 levels")
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            raise Invalid("cannot canonicalise: a string holds a lone surrogate")
+        return True
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, int):
+        if not -INTEGER_MAX <= value <= INTEGER_MAX:
+            raise Invalid(f"cannot canonicalise: the integer {value} is beyond 2^53-1")
+        return True
+    if isinstance(value, dict):
+        simple = True
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise Invalid("cannot canonicalise: an object key is not text")
+            _check(key)
+            if not key.isascii() and any(ord(c) > 0xFFFF for c in key):
+                simple = False
+            simple &= _check(item, depth + 1)
+        return simple
+    if isinstance(value, list | tuple):
+        simple = True
+        for item in value:
+            simple &= _check(item, depth + 1)
+        return simple
+    raise Invalid(f"cannot canonicalise: {type(value).__name__} has no canonical form")
+
+
+def _sorted_by_utf16(value: Any) -> str:
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: key.encode("utf-16-be"))
+        members = (f"{_encode(key).decode()}:{_sorted_by_utf16(value[key])}" for key in keys)
+        return "{" + ",".join(members) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_sorted_by_utf16(item) for item in value) + "]"
+    return _encode(value).decode()
