@@ -1,0 +1,185 @@
+"""What every command of the line shares: who it talks to, how it prints, how it fails.
+
+Data goes to standard output, talk to standard error. A failure prints "cannot X: reason", what is
+wrong in detail, and a hint, and exits with the status of its kind (``errors.EXIT_STATUS``).
+
+A command talks to the system named by ``--control-plane`` (or ``HOLDFAST_URL``); else to the one
+that runs on the data directory, which leaves its address there; else it opens the data directory
+itself under the same lock. The answer is the same three ways, because all three go through the
+same HTTP interface.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import msgspec
+import typer
+
+from holdfast.kernel.errors import EXIT_STATUS, HoldfastError, Invalid, Kind, Unavailable
+
+if TYPE_CHECKING:
+    from holdfast.kernel.http.client import ApiClient
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+T = TypeVar("T")
+
+LimitOption = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most this many.")]
+
+
+class RunningProgram(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running program leaves in ``holdfast.json`` of its data directory."""
+
+    url: str
+    pid: int
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """The options before the noun, and how to open a data directory in this process."""
+
+    data_dir: Path
+    control_plane: str | None
+    log_level: str
+    log_format: str
+    open_here: Callable[[CommandLine], AbstractAsyncContextManager[ApiClient]]
+
+    def operator_token(self) -> str | None:
+        """The token of ``HOLDFAST_OPERATOR_TOKEN_FILE`` or of the data directory, if readable."""
+        named = os.environ.get("HOLDFAST_OPERATOR_TOKEN_FILE")
+        path = Path(named) if named else self.data_dir / "operator.token"
+        try:
+            return path.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            if named:
+                raise Invalid(
+                    f"cannot read the operator token: {path} does not exist",
+                    hint="HOLDFAST_OPERATOR_TOKEN_FILE names it",
+                ) from None
+            return None
+        except OSError as error:
+            raise Invalid(f"cannot read the operator token {path}: {error.strerror}") from error
+
+    def running(self) -> RunningProgram | None:
+        """The program that says it runs on this data directory, if its process is alive."""
+        try:
+            found = msgspec.json.decode(
+                (self.data_dir / "holdfast.json").read_bytes(), type=RunningProgram
+            )
+            os.kill(found.pid, 0)
+        except PermissionError:
+            return found
+        except (OSError, msgspec.DecodeError):
+            return None
+        return found
+
+
+def command_line(ctx: typer.Context) -> CommandLine:
+    """The options before the noun."""
+    found = ctx.find_object(CommandLine)
+    assert found is not None, "the root command sets it"
+    return found
+
+
+@asynccontextmanager
+async def session(ctx: typer.Context, *, timeout_seconds: float = 60.0) -> AsyncIterator[ApiClient]:
+    """An :class:`ApiClient` for the system this command is about, whichever of the three it is."""
+    line = command_line(ctx)
+    url = line.control_plane
+    if url is None:
+        running = line.running()
+        url = running.url if running else None
+    if url is None:
+        if not (line.data_dir / "state").is_dir():
+            raise Unavailable(
+                f"cannot find a system: nothing runs and there is no data in {line.data_dir}",
+                hint="start one with `holdfast up`, or name one with --control-plane URL",
+            )
+        async with line.open_here(line) as api:
+            yield api
+        return
+    from holdfast.kernel.http.client import ApiClient
+
+    async with ApiClient.connect(
+        url, token=line.operator_token(), timeout_seconds=timeout_seconds
+    ) as api:
+        yield api
+
+
+def run(body: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a command's body; map a failure to a message on standard error and an exit status."""
+    try:
+        return asyncio.run(body())
+    except HoldfastError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not a failure of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+
+
+def fail(error: HoldfastError) -> NoReturn:
+    """Print what went wrong and leave with the status of its kind."""
+    say(f"error: {error.detail}")
+    for problem in error.problems:
+        say(f"  - {problem}")
+    if error.hint:
+        say(f"hint: {error.hint}")
+    if error.kind is Kind.OUTCOME_UNKNOWN:
+        say("hint: the outcome is unknown; repeating the same command is safe")
+    raise typer.Exit(EXIT_STATUS[error.kind])
+
+
+def say(message: str) -> None:
+    """Talk, on standard error."""
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output, indented for people, the same for scripts."""
+    encoded = msgspec.json.format(msgspec.json.encode(value), indent=2)
+    sys.stdout.write(encoded.decode() + "\n")
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    title: str = "",
+    numeric: Sequence[str] = (),
+    empty: str = "nothing yet",
+) -> None:
+    """A table on standard output; readable without colour and in a pipe."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        say(empty)
+        return
+    width = None if sys.stdout.isatty() else 200
+    table = Table(title=title or None, box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numeric else "left")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    Console(width=width).print(table)
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """One thing's fields, a line each, names aligned."""
+    width = max((len(name) for name in fields), default=0)
+    for name, value in fields.items():
+        shown = "" if value is None else value
+        sys.stdout.write(f"{name.ljust(width)}  {shown}\n")
