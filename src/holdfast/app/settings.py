@@ -1,0 +1,580 @@
+"""Every setting there is: its name, default, meaning, guide aliases, and where its value came from.
+
+Resolution: defaults, ``holdfast.toml``, environment, flags, in that order. One frozen object is
+built here and handed down; nothing below ``app`` reads the environment. All that is wrong is
+reported at once, and anything wrong stops the start: unknown ``HOLDFAST_…`` names, bad values, two
+aliases that disagree.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast.kernel.errors import Invalid, Problem
+
+Convert = Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A guide's variable: its name, the guide's default, and how its value becomes ours."""
+
+    name: str
+    family: str
+    guide_default: str = ""
+    convert: Convert = str
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting. ``name`` is ``HOLDFAST_<SLICE>_<NAME>``; in the file it is ``slice.name``."""
+
+    name: str
+    convert: Convert
+    default: Any
+    meaning: str
+    aliases: tuple[Alias, ...] = ()
+    secret: bool = False
+    file_variant: bool = False
+
+    @property
+    def key(self) -> str:
+        """The attribute name: ``HOLDFAST_GATEWAY_BIND`` → ``gateway_bind``."""
+        return self.name.removeprefix("HOLDFAST_").lower()
+
+
+def _text(value: str) -> str:
+    return value.strip()
+
+
+def _path(value: str) -> Path:
+    if not value.strip():
+        raise ValueError("a path is needed")
+    return Path(value).expanduser()
+
+
+def _flag(value: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True}
+    known |= {"0": False, "false": False, "no": False, "off": False}
+    try:
+        return known[value.strip().lower()]
+    except KeyError:
+        raise ValueError("true or false is needed") from None
+
+
+def _whole(low: int, high: int) -> Convert:
+    def convert(value: str) -> int:
+        number = int(value)
+        if not low <= number <= high:
+            raise ValueError(f"a whole number from {low} to {high} is needed")
+        return number
+
+    return convert
+
+
+def _seconds(low: float, high: float) -> Convert:
+    def convert(value: str) -> float:
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", value.strip())
+        if not found:
+            raise ValueError("a duration such as 30s or 5m is needed")
+        factor = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2] or "s"]
+        seconds = float(found[1]) * factor
+        if not low <= seconds <= high:
+            raise ValueError(f"between {low:g} and {high:g} seconds is needed")
+        return seconds
+
+    return convert
+
+
+def _one_of(*choices: str) -> Convert:
+    def convert(value: str) -> str:
+        if value.strip().lower() not in choices:
+            raise ValueError(f"one of {', '.join(choices)} is needed")
+        return value.strip().lower()
+
+    return convert
+
+
+def _list(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _address(value: str) -> str:
+    """``host:port``; a bare port is not accepted, since it would hide where we listen."""
+    host, separator, port = value.strip().rpartition(":")
+    if not separator or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("host:port is needed, such as 127.0.0.1:8090")
+    return f"{host}:{int(port)}"
+
+
+def _url(*schemes: str) -> Convert:
+    def convert(value: str) -> str:
+        scheme = value.split("://", 1)[0] if "://" in value else ""
+        if scheme not in schemes:
+            raise ValueError(
+                f"a URL is needed with one of: {', '.join(f'{s}://' for s in schemes)}"
+            )
+        return value.rstrip("/") if scheme.startswith("http") else value
+
+    return convert
+
+
+_HTTP = _url("http", "https")
+DATABASE_SCHEMES = ("sqlite", "postgresql")
+OBJECT_SCHEMES = ("file", "s3")
+ROLES = ("gateway", "registry", "coordinator", "aggregator", "reporter")
+PLANNED_ROLES = ("identity", "ledger", "observer", "documents", "processor")
+DEFAULT_PORTS = {
+    "gateway": 8090,
+    "registry": 8081,
+    "aggregator": 8082,
+    "coordinator": 8083,
+    "reporter": 8084,
+}
+
+
+def _role_url(role: str) -> Setting:
+    return Setting(
+        f"HOLDFAST_{role.upper()}_URL",
+        _HTTP,
+        "",
+        f"Where the {role} answers, when it is another process",
+        (
+            Alias(
+                f"{role.upper()}_URL",
+                "collection gateway",
+                f"http://{role}:{DEFAULT_PORTS[role]}",
+                _HTTP,
+            ),
+        ),
+    )
+
+
+def _bind(role: str) -> Setting:
+    return Setting(
+        f"HOLDFAST_{role.upper()}_BIND",
+        _address,
+        f"127.0.0.1:{DEFAULT_PORTS[role]}",
+        f"Address the {role} listens on; port 0 takes a free one",
+    )
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("HOLDFAST_DATA_DIR", _path, Path("data"), "Where everything is kept"),
+    Setting(
+        "HOLDFAST_LOG_LEVEL",
+        _one_of("debug", "info", "warning", "error"),
+        "info",
+        "Least level logged",
+    ),
+    Setting("HOLDFAST_LOG_FORMAT", _one_of("console", "json"), "console", "How a log line looks"),
+    Setting(
+        "HOLDFAST_DATABASE_URL",
+        _url(*DATABASE_SCHEMES),
+        "",
+        "State: sqlite:///PATH or postgresql://…; empty is SQLite in the data directory",
+        (
+            Alias("DB_DRIVER", "collection database", "sqlite", _one_of("sqlite", "postgres")),
+            Alias("DB_DSN", "collection database", "", _text),
+        ),
+        secret=True,
+        file_variant=True,
+    ),
+    Setting(
+        "HOLDFAST_OBJECTS_URL",
+        _url(*OBJECT_SCHEMES),
+        "",
+        "Raw responses and report files: file:///PATH or s3://BUCKET/PREFIX",
+    ),
+    Setting(
+        "HOLDFAST_KEYS_DIR",
+        _path,
+        None,
+        "Role keys and peppers; default keys/ in the data directory",
+    ),
+    Setting("HOLDFAST_SECRETS_DIR", _path, None, "Files for secret://file/NAME; default secrets/"),
+    *(_bind(role) for role in ROLES),
+    *(_role_url(role) for role in ROLES if role != "gateway"),
+    Setting(
+        "HOLDFAST_GATEWAY_HOSTS",
+        _list,
+        (),
+        "Host names answered for besides the bound address and localhost",
+    ),
+    Setting(
+        "HOLDFAST_GATEWAY_TLS_CERTIFICATE_FILE", _path, None, "Certificate chain (PEM) of the door"
+    ),
+    Setting("HOLDFAST_GATEWAY_TLS_KEY_FILE", _path, None, "Private key (PEM) of the door"),
+    Setting(
+        "HOLDFAST_GATEWAY_TERMINATOR",
+        _text,
+        "",
+        "Name of what ends TLS in front of the door, if something does (a proxy, an ingress)",
+    ),
+    Setting(
+        "HOLDFAST_GATEWAY_TRUSTED_PROXIES", _list, (), "Networks whose X-Forwarded-For is believed"
+    ),
+    Setting(
+        "HOLDFAST_SERVE_CONNECTIONS_MAX",
+        _whole(1, 65536),
+        1024,
+        "Connections at once; more are refused with 503",
+    ),
+    Setting(
+        "HOLDFAST_SERVE_HEADER_SECONDS", _seconds(0.1, 300), 10.0, "Time for a request's headers"
+    ),
+    Setting(
+        "HOLDFAST_SERVE_BODY_SECONDS", _seconds(0.1, 3600), 60.0, "Longest silence inside a body"
+    ),
+    Setting(
+        "HOLDFAST_SERVE_IDLE_SECONDS",
+        _seconds(0.1, 3600),
+        75.0,
+        "Time between requests of a connection",
+    ),
+    Setting(
+        "HOLDFAST_SERVE_STOP_SECONDS", _seconds(0.1, 600), 20.0, "Time to drain when told to stop"
+    ),
+    Setting(
+        "HOLDFAST_REGISTRY_PROFILES_DIR",
+        _path,
+        None,
+        "Folder of profiles to publish and watch; default profiles/government, else profiles/ in the data directory",
+        (Alias("PROFILES_DIR", "collection registry", "/app/profiles/government", _path),),
+    ),
+    Setting(
+        "HOLDFAST_REGISTRY_WATCH_SECONDS",
+        _seconds(0.1, 3600),
+        2.0,
+        "Pause between looks at the folder",
+    ),
+    Setting("HOLDFAST_FLEET_LEASE_SECONDS", _whole(1, 3600), 30, "How long a task is leased"),
+    Setting(
+        "HOLDFAST_FLEET_BEAT_SECONDS", _seconds(0.1, 300), 5.0, "Time between a worker's beats"
+    ),
+    Setting(
+        "HOLDFAST_FLEET_LOST_SECONDS",
+        _seconds(0.5, 3600),
+        30.0,
+        "Silence after which a worker is lost",
+    ),
+    Setting(
+        "HOLDFAST_FLEET_BACKOFF_SECONDS",
+        _seconds(0.01, 3600),
+        10.0,
+        "First pause before a failed task is tried again",
+    ),
+    Setting(
+        "HOLDFAST_FLEET_LEASES_URL",
+        _url("memory", "sql"),
+        "memory://",
+        "Beats and leadership: memory:// or sql://",
+    ),
+    Setting("HOLDFAST_RECORDS_RAW_BYTES_MAX", _whole(1, 2**40), 2**31, "Largest raw response kept"),
+    Setting(
+        "HOLDFAST_REPORTS_SECONDS", _seconds(1, 3600), 120.0, "Longest computation of a report"
+    ),
+    Setting(
+        "HOLDFAST_REPORTS_MEMORY_MB",
+        _whole(128, 1 << 20),
+        2048,
+        "Memory for one report's computation",
+    ),
+    Setting(
+        "HOLDFAST_DRONE_CONTROL_PLANE",
+        _HTTP,
+        "",
+        "The gateway a drone works for",
+        (Alias("CONTROL_PLANE", "collection drone", "", _HTTP),),
+    ),
+    Setting(
+        "HOLDFAST_DRONE_ID",
+        _text,
+        "",
+        "Name of the drone; made and kept if blank; with --count N it gets -1 to -N",
+        (Alias("DRONE_ID", "collection drone"),),
+    ),
+    Setting(
+        "HOLDFAST_DRONE_JOIN_TOKEN_FILE",
+        _path,
+        None,
+        "File with the join token from `holdfast worker token`",
+    ),
+    Setting(
+        "HOLDFAST_DRONE_PROCESS_INTERVAL",
+        _seconds(0.01, 86400),
+        None,
+        "Pause between empty polls; unset, the drone waits at the coordinator instead",
+        (Alias("PROCESS_INTERVAL", "collection drone", "5m", _seconds(0.01, 86400)),),
+    ),
+    Setting(
+        "HOLDFAST_COLLECT_CONTACT", _text, "", "E-mail or page of the operator, for the User-Agent"
+    ),
+    Setting(
+        "HOLDFAST_COLLECT_REPLAY_FILE",
+        _path,
+        None,
+        "Map of addresses to recorded copies (operator only)",
+    ),
+    Setting("HOLDFAST_COLLECT_ALLOW", _list, (), "Private host:port pairs that may be fetched"),
+    Setting(
+        "HOLDFAST_COLLECT_RESOLVER", _text, "system", "system, or file:PATH with fixed answers"
+    ),
+    Setting(
+        "HOLDFAST_COLLECT_CA_FILE", _path, None, "Further certificate authorities (PEM) for sources"
+    ),
+    Setting(
+        "HOLDFAST_COLLECT_SPOOL_DIR",
+        _path,
+        None,
+        "Where drones spool; default spool/ in the data directory",
+    ),
+    Setting(
+        "HOLDFAST_OPERATOR_TOKEN_FILE",
+        _path,
+        None,
+        "Operator token for the command line; default in the data directory",
+    ),
+)
+
+NOT_SETTINGS = re.compile(
+    r"HOLDFAST_(URL|SECRET_.+|CI|RECORDED_SOURCES|VECTORS|TEST_.+|SOAK_.+)"
+    # What Kubernetes injects for a Service called holdfast or holdfast-<role>.
+    r"|HOLDFAST(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?)"
+    r"|HOLDFAST(_[A-Z0-9]+)*_PORT(_[0-9]+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?"
+)
+"""Names that begin with ``HOLDFAST_`` and are no settings of ours."""
+
+REFUSED_ALIASES: dict[str, str] = {
+    "AUTH_TENANT_REQUIRED": "tenants come with identity",
+    "AUTH_JWT_HS256_SECRET_FILE": "JWT sign-in comes with identity",
+    "AUTH_API_KEYS_FILE": "API keys come with identity",
+    "AUTH_API_KEYS_TTL_SECONDS": "API keys come with identity",
+}
+"""Guide variables whose promise this build cannot keep: naming one stops the start, because to
+ignore a request for protection would be a fallback in silence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """One setting's value and where it came from."""
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings, resolved. Attribute access by key: ``settings["gateway_bind"]``."""
+
+    resolved: Mapping[str, Resolved]
+    warnings: tuple[str, ...] = field(default=())
+
+    def __getitem__(self, key: str) -> Any:
+        return self.resolved[key].value
+
+    def origin(self, key: str) -> str:
+        """``default``, the file, the variable or the flag that set it."""
+        return self.resolved[key].origin
+
+    @property
+    def data_dir(self) -> Path:
+        path: Path = self["data_dir"]
+        return path
+
+    @property
+    def keys_dir(self) -> Path:
+        return self["keys_dir"] or self.data_dir / "keys"
+
+    @property
+    def secrets_dir(self) -> Path:
+        return self["secrets_dir"] or self.data_dir / "secrets"
+
+    @property
+    def spool_dir(self) -> Path:
+        return self["collect_spool_dir"] or self.data_dir / "spool"
+
+    @property
+    def database_url(self) -> str:
+        return self["database_url"] or f"sqlite:///{(self.data_dir / 'state' / 'holdfast.db')}"
+
+    @property
+    def objects_url(self) -> str:
+        return self["objects_url"] or f"file://{(self.data_dir / 'objects').resolve()}"
+
+    @property
+    def profiles_dir(self) -> Path:
+        if self["registry_profiles_dir"] is not None:
+            named: Path = self["registry_profiles_dir"]
+            return named
+        shipped = Path("profiles/government")
+        return shipped if shipped.is_dir() else self.data_dir / "profiles"
+
+
+def resolve(
+    environment: Mapping[str, str], flags: Mapping[str, str] | None = None, file: Path | None = None
+) -> Settings:
+    """Resolve all settings or raise :class:`Invalid` that lists everything that is wrong."""
+    problems: list[Problem] = []
+    sources: dict[str, list[tuple[str, str, Convert]]] = {s.key: [] for s in SETTINGS}
+    _from_file(file, sources, problems)
+    _from_environment(environment, sources, problems)
+    for key, value in (flags or {}).items():
+        setting = _BY_KEY[key]
+        sources[key].append((f"--{key.replace('_', '-')}", value, setting.convert))
+    resolved = {s.key: _pick(s, sources[s.key], problems) for s in SETTINGS}
+    _apply_families(environment, resolved)
+    if problems:
+        raise Invalid(
+            "cannot start: some settings are wrong",
+            code="settings-invalid",
+            problems=problems,
+            hint="`holdfast config show` prints every setting with its meaning",
+        )
+    return Settings(resolved)
+
+
+_BY_KEY = {setting.key: setting for setting in SETTINGS}
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+ALIASES: dict[str, tuple[Setting, Alias]] = {
+    alias.name: (setting, alias) for setting in SETTINGS for alias in setting.aliases
+}
+
+
+def _from_file(
+    file: Path | None, sources: dict[str, list[tuple[str, str, Convert]]], problems: list[Problem]
+) -> None:
+    if file is None:
+        return
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        problems.append(Problem(str(file), f"cannot be read: {error}"))
+        return
+    flat: dict[str, Any] = {}
+    for section, value in content.items():
+        members = value.items() if isinstance(value, dict) else [("", value)]
+        for name, item in members:
+            flat["_".join(part for part in (section, name) if part)] = item
+    for key, item in flat.items():
+        setting = _BY_KEY.get(key)
+        if setting is None:
+            problems.append(Problem(f"{file}: {key}", "is not a setting", _near(key, _BY_KEY)))
+            continue
+        text = ",".join(map(str, item)) if isinstance(item, list) else str(item)
+        sources[key].append((str(file), text, setting.convert))
+
+
+def _from_environment(
+    environment: Mapping[str, str],
+    sources: dict[str, list[tuple[str, str, Convert]]],
+    problems: list[Problem],
+) -> None:
+    for name, value in environment.items():
+        if name in REFUSED_ALIASES and value:
+            problems.append(Problem(name, f"cannot be honoured: {REFUSED_ALIASES[name]}"))
+        if not name.startswith("HOLDFAST_") or NOT_SETTINGS.fullmatch(name):
+            continue
+        setting = _BY_NAME.get(name)
+        if setting is not None:
+            sources[setting.key].append((name, value, setting.convert))
+            continue
+        of_file = _BY_NAME.get(name.removesuffix("_FILE"))
+        if name.endswith("_FILE") and of_file is not None and of_file.file_variant:
+            try:
+                content = Path(value).read_text(encoding="utf-8").strip()
+                sources[of_file.key].append((name, content, of_file.convert))
+            except OSError as error:
+                problems.append(Problem(name, f"cannot read {value}: {error.strerror}"))
+            continue
+        problems.append(Problem(name, "is not a setting", _near(name, _BY_NAME)))
+    for name, (setting, alias) in ALIASES.items():
+        value = environment.get(name, "")
+        if value and setting.key != "database_url" and not _service_link(name, value):
+            sources[setting.key].append((name, value, alias.convert))
+    _from_database_aliases(environment, sources["database_url"], problems)
+
+
+def _from_database_aliases(
+    environment: Mapping[str, str],
+    found: list[tuple[str, str, Convert]],
+    problems: list[Problem],
+) -> None:
+    """``DB_DRIVER`` and ``DB_DSN`` of guide 1 name one thing together."""
+    driver, dsn = environment.get("DB_DRIVER", "").lower(), environment.get("DB_DSN", "")
+    if not driver and not dsn:
+        return
+    if driver not in ("", "sqlite", "postgres"):
+        problems.append(Problem("DB_DRIVER", f"{driver!r} is not known", "sqlite or postgres"))
+    elif driver == "postgres":
+        if not dsn:
+            problems.append(Problem("DB_DSN", "is needed when DB_DRIVER is postgres"))
+        else:
+            url = re.sub(r"^postgres(ql)?://", "postgresql://", dsn)
+            found.append(("DB_DSN", url, _url(*DATABASE_SCHEMES)))
+    elif dsn and not driver and re.match(r"^postgres(ql)?://", dsn):
+        problems.append(
+            Problem("DB_DRIVER", "is needed: DB_DSN names PostgreSQL", "DB_DRIVER=postgres")
+        )
+    elif dsn:
+        path = dsn.removeprefix("sqlite://").removeprefix("file:")
+        found.append(
+            (
+                "DB_DSN",
+                f"sqlite:///{path.lstrip('/') if dsn.startswith('sqlite:///') else path}",
+                _url(*DATABASE_SCHEMES),
+            )
+        )
+
+
+def _pick(
+    setting: Setting, found: list[tuple[str, str, Convert]], problems: list[Problem]
+) -> Resolved:
+    converted: list[tuple[str, Any]] = []
+    for origin, text, convert in found:
+        try:
+            converted.append((origin, convert(text)))
+        except ValueError as error:
+            shown = "the value" if setting.secret else repr(text)
+            reason = str(error) or "is not right"
+            if reason.startswith("invalid literal"):
+                reason = "a whole number is needed"
+            problems.append(Problem(origin, f"{shown}: {reason}"))
+    if not converted:
+        return Resolved(setting.default, "default")
+    in_environment = [(o, v) for o, v in converted if not o.startswith("--") and o.isupper()]
+    if len({repr(value) for _, value in in_environment}) > 1:
+        names = " and ".join(origin for origin, _ in in_environment)
+        problems.append(Problem(names, "disagree", "set one of them"))
+    origin, value = converted[-1]
+    return Resolved(value, origin)
+
+
+def _apply_families(environment: Mapping[str, str], resolved: dict[str, Resolved]) -> None:
+    """A guide table's defaults hold when one of its variables is set, and only then."""
+    active = {alias.family for name, (_, alias) in ALIASES.items() if environment.get(name)}
+    for name, (setting, alias) in ALIASES.items():
+        if alias.family not in active or not alias.guide_default or setting.key == "database_url":
+            continue
+        if resolved[setting.key].origin == "default":
+            value = alias.convert(alias.guide_default)
+            resolved[setting.key] = Resolved(value, f"guide default of {name}")
+
+
+def _service_link(name: str, value: str) -> bool:
+    """What Kubernetes injects for a Service of that name: ``tcp://…``, never an address of ours."""
+    return value.startswith("tcp://") and name.endswith("_PORT")
+
+
+def _near(name: str, known: Mapping[str, Any]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"did you mean {close[0]}?" if close else ""
