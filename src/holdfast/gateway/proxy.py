@@ -1,0 +1,221 @@
+"""From the public door to a role in another process.
+
+The door has authenticated the caller. What goes on is a fresh request: the method, path and query
+as they came, a short list of headers, the body, and a hop token that vouches for exactly this
+request. The caller's own credential stays at the door.
+
+The body is spooled (memory to 1 MiB, then disk) because the token states its digest; nothing is
+sent on before the whole body is here, so a caller that goes away half-way never reaches a role.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from typing import IO, Any
+
+import httpx
+
+from holdfast.identity.hop import HEADER, HopSigner
+from holdfast.kernel.errors import OutcomeUnknown, TooLarge, Unauthenticated, Unavailable
+from holdfast.kernel.principal import Principal
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+ROUTES: tuple[tuple[str, str], ...] = (
+    ("/v1/profiles", "registry"),
+    ("/v1/tasks", "coordinator"),
+    ("/v1/workers", "coordinator"),
+    ("/v1/schedules", "coordinator"),
+    ("/v1/runs", "aggregator"),
+    ("/v1/batches", "aggregator"),
+    ("/v1/records", "aggregator"),
+    ("/v1/results", "aggregator"),
+    ("/v1/rejects", "aggregator"),
+    ("/v1/projections", "aggregator"),
+    ("/v1/reports", "reporter"),
+)
+"""Path prefix → role. The console, login and the aggregated health are the door's own."""
+
+REQUEST_HEADERS = frozenset(
+    b"accept content-type content-digest if-match if-none-match idempotency-key last-event-id "
+    b"range x-request-id traceparent tracestate holdfast-grant holdfast-response "
+    b"holdfast-join-token".split()
+)
+RESPONSE_HEADERS = frozenset(
+    b"content-type content-length content-disposition content-security-policy etag last-modified "
+    b"location retry-after allow x-request-id accept-ranges content-range cache-control "
+    b"x-content-type-options digest content-digest holdfast-publication".split()
+)
+SPOOL_MEMORY_BYTES = 1024 * 1024
+BODY_BYTES_MAX = 2**31
+CHUNK_BYTES = 64 * 1024
+
+
+def role_of(path: str) -> str | None:
+    """The role that answers for ``path``, or none if the door does itself."""
+    for prefix, role in ROUTES:
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return role
+    return None
+
+
+class RoleProxy:
+    """Passes requests on to the roles that run elsewhere."""
+
+    def __init__(
+        self, urls: Mapping[str, str], signer: HopSigner, client: httpx.AsyncClient
+    ) -> None:
+        self._urls = dict(urls)
+        self._signer = signer
+        self._client = client
+
+    def serves(self, path: str) -> bool:
+        """Whether ``path`` belongs to a role in another process."""
+        return role_of(path) in self._urls
+
+    async def forward(
+        self, scope: Scope, receive: Receive, send: Send, principal: Principal | None
+    ) -> None:
+        """Pass one request on and stream its answer back.
+
+        Raises :class:`Unavailable` when the role cannot be reached (nothing was done there),
+        :class:`OutcomeUnknown` when it was reached and the answer was lost.
+        """
+        role = role_of(scope["path"])
+        assert role is not None, "only called for paths it serves"
+        target = _target(scope)
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool:
+            body_digest, size = await _spool(receive, spool)
+            headers = [(k, v) for k, v in scope["headers"] if k in REQUEST_HEADERS]
+            token = self._signer.token(role, principal, scope["method"], target, body_digest)
+            headers.append((HEADER.encode(), token.encode()))
+            headers.append((b"content-length", str(size).encode()))
+            request = self._client.build_request(
+                scope["method"],
+                self._urls[role] + target,
+                headers=headers,
+                content=_chunks(spool) if size else None,
+            )
+            response = await self._send(role, request)
+            try:
+                await _answer(response, send)
+            finally:
+                await response.aclose()
+
+    async def _send(self, role: str, request: httpx.Request) -> httpx.Response:
+        try:
+            response = await self._client.send(request, stream=True)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise Unavailable(
+                f"cannot reach the {role}", code="role-unreachable", retry_after_seconds=1
+            ) from error
+        except httpx.HTTPError as error:
+            raise OutcomeUnknown(
+                f"cannot tell what became of it: the {role} was reached, its answer was lost",
+                retry_after_seconds=1,
+                internal=repr(error),
+            ) from error
+        return response
+
+
+class HopMiddleware:
+    """In front of a role: every request but the probes carries a hop token that fits it.
+
+    The principal the token vouches for is put into the scope. The body is hashed as the handler
+    reads it, and the last piece is withheld when the digest is not the token's: the handler then
+    sees the failure instead of the end of the body.
+    """
+
+    def __init__(self, app: Any, verifier: Any, open_paths: frozenset[str]) -> None:
+        self._app = app
+        self._verifier = verifier
+        self._open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self._open_paths:
+            await self._app(scope, receive, send)
+            return
+        presented = [v for k, v in scope["headers"] if k == HEADER.encode()]
+        principal: Principal | None = None
+        expected = ""
+        problem: Unauthenticated | None = None
+        try:
+            if len(presented) != 1:
+                raise Unauthenticated("cannot accept the request: exactly one hop token is needed")
+            token = presented[0].decode("ascii", errors="replace")
+            principal, expected = self._verifier.verify(token, scope["method"], _target(scope))
+        except Unauthenticated as error:
+            problem = error
+        scope.setdefault("state", {})
+        scope["state"]["hop_principal"] = principal
+        scope["state"]["hop_problem"] = problem
+        await self._app(scope, receive if problem else _hashed(receive, expected), send)
+
+
+def hop_principal(scope: Scope) -> Principal:
+    """The principal that :class:`HopMiddleware` verified; the authenticator of every role."""
+    state = scope.get("state", {})
+    problem = state.get("hop_problem")
+    if problem is not None:
+        raise problem
+    principal: Principal | None = state.get("hop_principal")
+    if principal is None:
+        raise Unauthenticated("cannot do this: nobody is signed in")
+    return principal
+
+
+def _hashed(receive: Receive, expected: str) -> Receive:
+    hasher = hashlib.sha256()
+
+    async def checked() -> MutableMapping[str, Any]:
+        message = await receive()
+        if message["type"] == "http.request":
+            hasher.update(message.get("body", b""))
+            if not message.get("more_body") and f"sha256:{hasher.hexdigest()}" != expected:
+                raise Unauthenticated("cannot accept the hop: the token is for another body")
+        return message
+
+    return checked
+
+
+def _target(scope: Scope) -> str:
+    """Path and query exactly as they were sent: what the token speaks of."""
+    raw = scope.get("raw_path") or scope["path"].encode()
+    path = bytes(raw).split(b"?", 1)[0].decode("ascii", errors="replace")
+    query = scope.get("query_string", b"").decode("ascii", errors="replace")
+    return f"{path}?{query}" if query else path
+
+
+async def _spool(receive: Receive, spool: IO[bytes]) -> tuple[str, int]:
+    hasher = hashlib.sha256()
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Unavailable("cannot go on: the caller went away")
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > BODY_BYTES_MAX:
+            raise TooLarge(f"cannot accept the body: it is over {BODY_BYTES_MAX} bytes")
+        hasher.update(piece)
+        spool.write(piece)
+        if not message.get("more_body"):
+            spool.seek(0)
+            return f"sha256:{hasher.hexdigest()}", size
+
+
+async def _chunks(spool: IO[bytes]) -> AsyncIterator[bytes]:
+    while piece := spool.read(CHUNK_BYTES):
+        yield piece
+
+
+async def _answer(response: httpx.Response, send: Send) -> None:
+    headers = [(k.lower(), v) for k, v in response.headers.raw if k.lower() in RESPONSE_HEADERS]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    async for piece in response.aiter_raw(CHUNK_BYTES):
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,117 @@
+"""The token for one hop between roles (SECURITY.md, *Between roles*).
+
+The calling role signs, with a private key that only it has, a statement about *this* request: who
+is asking, for which tenant, with which permissions, by which method and path, with which body, to
+which one role, for at most thirty seconds, once. The receiving role pins the public keys of the
+roles that may call it and trusts no header besides.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from datetime import timedelta
+
+from holdfast.kernel.clock import Clock
+from holdfast.kernel.errors import Unauthenticated
+from holdfast.kernel.ids import NewId, TenantId
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind
+from holdfast.kernel.signing import SigningKey, TrustedKeys, verify
+
+TYPE = "holdfast-hop+jwt"
+HEADER = "holdfast-hop"
+LIFETIME_SECONDS = 30
+SEEN_MAX = 200_000
+EMPTY_BODY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+class HopSigner:
+    """Signs as one role."""
+
+    def __init__(self, role: str, key: SigningKey, clock: Clock, new_id: NewId) -> None:
+        self._role = role
+        self._key = key
+        self._clock = clock
+        self._new_id = new_id
+
+    def token(
+        self, audience: str, principal: Principal | None, method: str, target: str, body: str
+    ) -> str:
+        """A token for one request to ``audience``.
+
+        ``target`` is the path with its query as sent; ``body`` the digest of the body. Without a
+        principal the token vouches for the hop only: good for public routes.
+        """
+        now = self._clock.now()
+        claims = {
+            "iss": self._role,
+            "aud": audience,
+            "iat": int(now.timestamp()),
+            "exp": int((now + timedelta(seconds=LIFETIME_SECONDS)).timestamp()),
+            "jti": self._new_id(),
+            "htm": method.upper(),
+            "htu": target,
+            "bdg": body,
+        }
+        if principal is not None:
+            claims |= {
+                "sub": principal.subject,
+                "ten": principal.tenant,
+                "knd": principal.kind.value,
+                "prm": sorted(permission.value for permission in principal.permissions),
+            }
+        return self._key.sign(claims, typ=TYPE)
+
+
+class HopVerifier:
+    """Verifies as one role; remembers what it has seen until it expires, so nothing runs twice."""
+
+    def __init__(self, role: str, keys: TrustedKeys, clock: Clock) -> None:
+        self._role = role
+        self._keys = keys
+        self._clock = clock
+        self._seen: OrderedDict[str, float] = OrderedDict()
+
+    def verify(self, token: str, method: str, target: str) -> tuple[Principal | None, str]:
+        """The principal and the body digest that the token vouches for.
+
+        Raises :class:`Unauthenticated` for anything that does not fit this very request.
+        """
+        now = self._clock.now()
+        claims = verify(
+            token, self._keys, typ=TYPE, audience=self._role, now=now, require=("exp", "iat", "jti")
+        )
+        if claims.get("htm") != method.upper() or claims.get("htu") != target:
+            raise Unauthenticated("cannot accept the hop: the token is for another request")
+        if int(claims["exp"]) - int(claims["iat"]) > LIFETIME_SECONDS:
+            raise Unauthenticated("cannot accept the hop: the token lives too long")
+        self._once(f"{claims.get('iss')}:{claims['jti']}", float(claims["exp"]), now.timestamp())
+        return _principal(claims), str(claims.get("bdg", EMPTY_BODY))
+
+    def _once(self, token_id: str, expiry: float, now: float) -> None:
+        while self._seen:
+            oldest, ends = next(iter(self._seen.items()))
+            if ends + 10 > now and len(self._seen) < SEEN_MAX:
+                break
+            del self._seen[oldest]
+        if token_id in self._seen:
+            raise Unauthenticated("cannot accept the hop: the token was used", code="hop-replayed")
+        self._seen[token_id] = expiry
+
+
+def _principal(claims: dict[str, object]) -> Principal | None:
+    if "sub" not in claims:
+        return None
+    permissions = claims.get("prm")
+    known = {permission.value: permission for permission in Permission}
+    try:
+        kind = PrincipalKind(str(claims.get("knd")))
+    except ValueError as error:
+        raise Unauthenticated("cannot accept the hop: an unknown kind of principal") from error
+    if not isinstance(permissions, list) or not claims.get("ten"):
+        raise Unauthenticated("cannot accept the hop: tenant or permissions are missing")
+    return Principal(
+        TenantId(str(claims["ten"])),
+        str(claims["sub"]),
+        kind,
+        frozenset(known[name] for name in permissions if name in known),
+    )
