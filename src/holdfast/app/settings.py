@@ -192,6 +192,12 @@ SETTINGS: tuple[Setting, ...] = (
         "Raw responses and report files: file:///PATH or s3://BUCKET/PREFIX",
     ),
     Setting(
+        "HOLDFAST_TRUST_DIR",
+        _path,
+        None,
+        "Public keys by which roles know each other; default trusted/ among the keys",
+    ),
+    Setting(
         "HOLDFAST_KEYS_DIR",
         _path,
         None,
@@ -244,7 +250,8 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_REGISTRY_PROFILES_DIR",
         _path,
         None,
-        "Folder of profiles to publish and watch; default profiles/government, else profiles/ in the data directory",
+        "Folder of profiles to publish and watch; "
+        "default profiles/government, else profiles/ in the data directory",
         (Alias("PROFILES_DIR", "collection registry", "/app/profiles/government", _path),),
     ),
     Setting(
@@ -390,6 +397,10 @@ class Settings:
     @property
     def keys_dir(self) -> Path:
         return self["keys_dir"] or self.data_dir / "keys"
+
+    @property
+    def trust_dir(self) -> Path:
+        return self["trust_dir"] or self.keys_dir / "trusted"
 
     @property
     def secrets_dir(self) -> Path:
