@@ -1,0 +1,132 @@
+"""Settings: resolution, aliases, and everything wrong reported at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from holdfast.app.settings import ALIASES, SETTINGS, resolve
+from holdfast.kernel.errors import Invalid
+
+
+def problems(environment: dict[str, str], **kwargs: object) -> dict[str, str]:
+    with pytest.raises(Invalid) as caught:
+        resolve(environment, **kwargs)  # type: ignore[arg-type]
+    return {problem.path: str(problem) for problem in caught.value.problems}
+
+
+def test_flags_outrank_the_environment_which_outranks_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "holdfast.toml"
+    file.write_text('log_level = "error"\n[fleet]\nlease_seconds = 10\nbeat_seconds = 2\n')
+    settings = resolve(
+        {"HOLDFAST_FLEET_LEASE_SECONDS": "20", "HOLDFAST_LOG_LEVEL": "warning"},
+        {"log_level": "debug"},
+        file,
+    )
+    assert settings["log_level"] == "debug"
+    assert settings["fleet_lease_seconds"] == 20
+    assert settings["fleet_beat_seconds"] == 2
+    assert settings.origin("log_level") == "--log-level"
+    assert settings.origin("fleet_lease_seconds") == "HOLDFAST_FLEET_LEASE_SECONDS"
+    assert settings.origin("fleet_beat_seconds") == str(file)
+    assert settings.origin("serve_idle_seconds") == "default"
+
+
+def test_all_that_is_wrong_is_reported_at_once_with_the_nearest_name(tmp_path: Path) -> None:
+    file = tmp_path / "holdfast.toml"
+    file.write_text("[gateway]\nbond = 1\n")
+    wrong = problems(
+        {
+            "HOLDFAST_GATEWAY_BINDS": "127.0.0.1:1",
+            "HOLDFAST_FLEET_LEASE_SECONDS": "0",
+            "HOLDFAST_REGISTRY_BIND": "8081",
+            "HOLDFAST_DATABASE_URL": "mysql://u:geheim@h/db",
+        },
+        file=file,
+    )
+    assert "did you mean HOLDFAST_GATEWAY_BIND?" in wrong["HOLDFAST_GATEWAY_BINDS"]
+    assert "1 to 3600" in wrong["HOLDFAST_FLEET_LEASE_SECONDS"]
+    assert "host:port" in wrong["HOLDFAST_REGISTRY_BIND"]
+    assert "sqlite://, postgresql://" in wrong["HOLDFAST_DATABASE_URL"]
+    assert "geheim" not in wrong["HOLDFAST_DATABASE_URL"]
+    assert f"{file}: gateway_bond" in wrong
+
+
+def test_what_kubernetes_injects_is_ignored() -> None:
+    settings = resolve(
+        {
+            "HOLDFAST_PORT": "tcp://10.0.0.1:8090",
+            "HOLDFAST_REGISTRY_PORT": "tcp://10.0.0.1:8081",
+            "HOLDFAST_REGISTRY_SERVICE_HOST": "10.0.0.1",
+            "HOLDFAST_REGISTRY_SERVICE_PORT_HTTP": "8081",
+            "HOLDFAST_REGISTRY_PORT_8081_TCP_ADDR": "10.0.0.1",
+            "REGISTRY_PORT": "tcp://10.0.0.1:8081",
+            "HOLDFAST_SECRET_KEY": "x",
+            "HOLDFAST_URL": "http://localhost:1",
+        }
+    )
+    assert settings["registry_url"] == ""
+
+
+def test_a_family_brings_its_guides_defaults_only_when_one_of_its_variables_is_set() -> None:
+    assert resolve({})["aggregator_url"] == ""
+    settings = resolve({"REGISTRY_URL": "http://elsewhere:1"})
+    assert settings["registry_url"] == "http://elsewhere:1"
+    assert settings["aggregator_url"] == "http://aggregator:8082"
+    assert settings["coordinator_url"] == "http://coordinator:8083"
+    assert settings["reporter_url"] == "http://reporter:8084"
+    drone = resolve({"CONTROL_PLANE": "http://cp:8090"})
+    assert drone["drone_process_interval"] == 300
+    assert resolve({"HOLDFAST_DRONE_CONTROL_PLANE": "http://cp"})["drone_process_interval"] is None
+
+
+def test_two_names_for_one_thing_must_agree() -> None:
+    wrong = problems({"REGISTRY_URL": "http://a:1", "HOLDFAST_REGISTRY_URL": "http://b:1"})
+    assert any("disagree" in text for text in wrong.values())
+    same = resolve({"REGISTRY_URL": "http://a:1/", "HOLDFAST_REGISTRY_URL": "http://a:1"})
+    assert same["registry_url"] == "http://a:1"
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({"DB_DRIVER": "postgres", "DB_DSN": "postgres://u@h/db"}, "postgresql://u@h/db"),
+        ({"DB_DRIVER": "sqlite", "DB_DSN": "/var/x.db"}, "sqlite:////var/x.db"),
+    ],
+)
+def test_the_guides_database_variables_name_one_database(
+    environment: dict[str, str], url: str
+) -> None:
+    assert resolve(environment)["database_url"] == url
+
+
+def test_a_database_named_by_half_stops_the_start() -> None:
+    assert "is needed" in problems({"DB_DRIVER": "postgres"})["DB_DSN"]
+    assert "is needed" in problems({"DB_DSN": "postgres://u@h/db"})["DB_DRIVER"]
+    assert "not known" in problems({"DB_DRIVER": "mysql"})["DB_DRIVER"]
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "dsn"
+    file.write_text("postgresql://u:geheim@h/db\n")
+    settings = resolve({"HOLDFAST_DATABASE_URL_FILE": str(file)})
+    assert settings["database_url"] == "postgresql://u:geheim@h/db"
+
+
+def test_a_request_for_protection_that_is_not_built_is_never_ignored() -> None:
+    assert "cannot be honoured" in problems({"AUTH_API_KEYS_FILE": "/x"})["AUTH_API_KEYS_FILE"]
+
+
+def test_every_setting_is_named_by_the_rule_and_says_what_it_means() -> None:
+    for setting in SETTINGS:
+        assert re.fullmatch(r"HOLDFAST_[A-Z0-9_]+", setting.name)
+        assert not setting.name.endswith("_PORT")
+        assert setting.meaning
+        assert not setting.meaning.endswith(".")
+    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
+    assert set(ALIASES) >= {
+        "REGISTRY_URL", "AGGREGATOR_URL", "COORDINATOR_URL", "REPORTER_URL", "DB_DRIVER", "DB_DSN",
+        "PROFILES_DIR", "CONTROL_PLANE", "DRONE_ID", "PROCESS_INTERVAL",
+    }  # fmt: skip
