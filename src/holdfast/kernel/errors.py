@@ -74,15 +74,22 @@ EXIT_STATUS: dict[Kind, int] = {
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that is wrong with an input, where it is, and what would be right."""
+    """One thing that is wrong with an input, where it is, and what would be right.
+
+    ``line`` counts from 1 and is 0 where the input has no lines.
+    """
 
     path: str
     message: str
     hint: str = ""
+    line: int = 0
 
     def __str__(self) -> str:
-        line = f"{self.path}: {self.message}" if self.path else self.message
-        return f"{line} ({self.hint})" if self.hint else line
+        where = ", ".join(
+            part for part in (f"line {self.line}" * (self.line > 0), self.path) if part
+        )
+        text = f"{where}: {self.message}" if where else self.message
+        return f"{text} ({self.hint})" if self.hint else text
 
 
 class HoldfastError(Exception):
