@@ -1,0 +1,355 @@
+"""Signed statements: compact JWS (RFC 7515) with Ed25519, and nothing else.
+
+The algorithm is pinned to the fully specified name ``Ed25519`` (RFC 9864, which retires the
+ambiguous ``EdDSA`` of RFC 8037): a token that names any other is refused before a key is touched.
+The header says ``alg``, ``typ`` and ``kid`` (the key's RFC 7638 thumbprint), no more and no less;
+the kind of statement is in ``typ``, so that a token made for one purpose never serves another.
+
+Whoever verifies holds the public keys of the issuers it trusts; the key id leads to the issuer and
+the token's ``iss`` must be that issuer. Whatever is wrong with a token, the answer is one
+:class:`Unauthenticated`; a broken key *file* is :class:`Corrupt`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+
+from holdfast.kernel.canonical import canonical, decode_strict
+from holdfast.kernel.errors import Corrupt, Invalid, Unauthenticated
+
+ALGORITHM = "Ed25519"
+TOKEN_BYTES_MAX = 16 * 1024
+LEEWAY_SECONDS = 5
+PUBLIC_SUFFIX = ".pub.jwk"
+
+Jwk = dict[str, str]
+"""A public key: ``kty``, ``crv``, ``x`` and ``kid``."""
+
+_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{86})")
+_registry = jws.JWSRegistry(algorithms=[ALGORITHM])
+
+
+class SigningKey:
+    """An Ed25519 private key. One role holds one; it never leaves the process or its file."""
+
+    def __init__(self, key: OKPKey) -> None:
+        self._key = key
+        self.kid = key.thumbprint()
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> SigningKey:
+        """The key of 32 secret bytes (RFC 8032's private key)."""
+        if len(seed) != 32:
+            raise Corrupt("cannot make a signing key: 32 bytes are needed")
+        return cls(OKPKey.import_key(Ed25519PrivateKey.from_private_bytes(seed)))
+
+    @classmethod
+    def load_or_create(cls, path: Path, random: Callable[[int], bytes] = os.urandom) -> SigningKey:
+        """Read the key at ``path``; make one there, mode 0600, if there is none.
+
+        The file is complete and durable, or absent, if the process dies here; it is never
+        overwritten, and when two processes race the first one's key is both's. Raises
+        :class:`Corrupt` when the file holds something else or others may read it.
+        """
+        if not path.exists():
+            write_private(path, canonical(_private_jwk(random(32))))
+        return cls.load(path)
+
+    @classmethod
+    def load(cls, path: Path) -> SigningKey:
+        """Read the key at ``path``; :class:`Corrupt` if it is absent, broken or not private."""
+        try:
+            jwk = decode_strict(read_private(path))
+        except Invalid as error:
+            raise Corrupt(f"cannot use the signing key: {path} is not a JWK") from error
+        if not _is_key(jwk) or not _is_text32(jwk.get("d")):
+            raise Corrupt(f"cannot use the signing key: {path} is not an Ed25519 private key")
+        key = cls(OKPKey.import_key({name: jwk[name] for name in ("kty", "crv", "x", "d")}))
+        if key.public_jwk()["x"] != _public_of(jwk["d"]):
+            raise Corrupt(
+                f"cannot use the signing key: the halves in {path} do not belong together"
+            )
+        return key
+
+    def public_jwk(self) -> Jwk:
+        """The public half, as it is handed to whoever shall trust this key."""
+        return {"kty": "OKP", "crv": "Ed25519", "x": str(self._key.as_dict()["x"]), "kid": self.kid}
+
+    def write_public(self, directory: Path, issuer: str) -> Path:
+        """Leave the public half as ``<issuer>.pub.jwk``; replaces what this issuer had there."""
+        path = directory / f"{issuer}{PUBLIC_SUFFIX}"
+        _replace(path, canonical(self.public_jwk()))
+        return path
+
+    def sign(self, claims: Mapping[str, Any], *, typ: str) -> str:
+        """A compact JWS of ``claims`` as a statement of kind ``typ``.
+
+        Raises :class:`Invalid` for claims that have no canonical form (fractions, say).
+        """
+        header = {"alg": ALGORITHM, "kid": self.kid, "typ": typ}
+        return jws.serialize_compact(header, canonical(dict(claims)), self._key, registry=_registry)
+
+
+class TrustedKeys:
+    """The public keys of the issuers that a verifier trusts.
+
+    An issuer may have several keys at a time, so that a new one can be spread before it is used.
+    """
+
+    def __init__(
+        self, issuers: Mapping[str, Sequence[Jwk]] | None = None, *, directory: Path | None = None
+    ) -> None:
+        self._fixed = dict(issuers or {})
+        self._directory = directory
+        self._by_kid: dict[str, tuple[str, OKPKey]] = {}
+        self.reload()
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> TrustedKeys:
+        """Trust the ``<issuer>.pub.jwk`` files of ``directory``: each a JWK or a JWK Set."""
+        return cls(directory=directory)
+
+    @property
+    def issuers(self) -> frozenset[str]:
+        """Whom these keys belong to."""
+        return frozenset(issuer for issuer, _ in self._by_kid.values())
+
+    def reload(self) -> None:
+        """Read the directory again. On :class:`Corrupt` the keys stay what they were."""
+        found: dict[str, tuple[str, OKPKey]] = {}
+        for issuer, keys in [*self._fixed.items(), *self._read_directory()]:
+            for jwk in keys:
+                kid, key = _import_public(jwk, issuer)
+                if found.setdefault(kid, (issuer, key))[0] != issuer:
+                    raise Corrupt(f"cannot trust {issuer}: its key belongs to another issuer too")
+        self._by_kid = found
+
+    def find(self, kid: str) -> tuple[str, OKPKey] | None:
+        """The issuer and the key of this id, if it is trusted."""
+        return self._by_kid.get(kid)
+
+    def _read_directory(self) -> Iterable[tuple[str, Sequence[Jwk]]]:
+        if self._directory is None or not self._directory.is_dir():
+            return
+        for path in sorted(self._directory.glob(f"*{PUBLIC_SUFFIX}")):
+            issuer = path.name.removesuffix(PUBLIC_SUFFIX)
+            try:
+                read = decode_strict(path.read_bytes())
+            except (OSError, Invalid) as error:
+                raise Corrupt(f"cannot trust {issuer}: {path} cannot be read as a JWK") from error
+            yield issuer, read["keys"] if isinstance(read, dict) and "keys" in read else [read]
+
+
+def verify(
+    token: str,
+    keys: TrustedKeys,
+    *,
+    typ: str,
+    now: datetime,
+    audience: str | None = None,
+    issuer: str | None = None,
+    leeway: float = LEEWAY_SECONDS,
+    require: Sequence[str] = ("iss", "exp"),
+) -> dict[str, Any]:
+    """The claims of ``token``, if a trusted issuer signed them as a ``typ`` that holds ``now``.
+
+    ``iss`` must be the issuer whose key signed (and ``issuer``, when given); ``aud`` must be or
+    contain ``audience``, when given. ``exp``, ``nbf`` and ``iat`` are checked wherever they are
+    present, ``leeway`` seconds generous; what ``require`` names must be present. Everything that
+    is wrong raises :class:`Unauthenticated`, however malformed the token is.
+    """
+    match = _COMPACT.fullmatch(token) if len(token) <= TOKEN_BYTES_MAX else None
+    if match is None:
+        raise _refused("it is not a compact JWS with an Ed25519 signature")
+    signer, key = _signer(match[1], keys, typ)
+    try:
+        payload = jws.deserialize_compact(token, key, registry=_registry).payload
+    except (JoseError, ValueError) as error:
+        raise _refused("the signature does not verify") from error
+    # A signature has one spelling: the last character of its text carries four unused bits.
+    if urlsafe_b64encode(urlsafe_b64decode(f"{match[3]}==")).rstrip(b"=").decode() != match[3]:
+        raise _refused("the signature is not spelled canonically")
+    claims = _object(payload, "claims")
+    _check_parties(claims, signer, issuer, audience)
+    _check_times(claims, now.timestamp(), leeway)
+    missing = [name for name in require if name not in claims]
+    if missing:
+        raise _refused(f"{', '.join(missing)} is missing")
+    return claims
+
+
+def _signer(segment: str, keys: TrustedKeys, typ: str) -> tuple[str, OKPKey]:
+    try:
+        header = _object(urlsafe_b64decode(segment + "=" * (-len(segment) % 4)), "header")
+    except ValueError as error:
+        raise _refused("its header is not base64url") from error
+    if header.keys() != {"alg", "typ", "kid"}:
+        raise _refused("its header is not alg, typ and kid")
+    if header["alg"] != ALGORITHM:
+        raise _refused(f"its algorithm is not {ALGORITHM}")
+    if header["typ"] != typ:
+        raise _refused(f"it is not a {typ}")
+    found = keys.find(header["kid"]) if isinstance(header["kid"], str) else None
+    if found is None:
+        raise _refused("no trusted issuer has its key")
+    return found
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        value = decode_strict(data)
+    except Invalid as error:
+        raise _refused(f"its {what} is not JSON in the restricted form") from error
+    if not isinstance(value, dict):
+        raise _refused(f"its {what} is not an object")
+    return value
+
+
+def _check_parties(
+    claims: dict[str, Any], signer: str, issuer: str | None, audience: str | None
+) -> None:
+    if claims.get("iss") != signer or issuer not in (None, signer):
+        raise _refused("its issuer is not the one that signed, or not the one expected")
+    if audience is None:
+        return
+    named = claims.get("aud")
+    if not (named == audience or (isinstance(named, list) and audience in named)):
+        raise _refused("it is for another audience")
+
+
+def _check_times(claims: dict[str, Any], now: float, leeway: float) -> None:
+    for name in ("exp", "nbf", "iat"):
+        moment = claims.get(name, 0)
+        if isinstance(moment, bool) or not isinstance(moment, int):
+            raise _refused(f"its {name} is not a number of seconds")
+    if "exp" in claims and now >= claims["exp"] + leeway:
+        raise _refused("it is over", code="token-expired")
+    if now + leeway < max(claims.get("nbf", 0), claims.get("iat", 0)):
+        raise _refused("it is not valid yet", code="token-not-yet-valid")
+
+
+def _refused(reason: str, *, code: str = "token-invalid") -> Unauthenticated:
+    return Unauthenticated(f"cannot accept the token: {reason}", code=code)
+
+
+# --- key files ----------------------------------------------------------------------------------
+
+
+def _private_jwk(seed: bytes) -> Jwk:
+    d = urlsafe_b64encode(seed).rstrip(b"=").decode()
+    return {"kty": "OKP", "crv": "Ed25519", "x": _public_of(d), "d": d}
+
+
+def _public_of(d: str) -> str:
+    private = Ed25519PrivateKey.from_private_bytes(urlsafe_b64decode(f"{d}="))
+    return urlsafe_b64encode(private.public_key().public_bytes_raw()).rstrip(b"=").decode()
+
+
+def _is_text32(value: object) -> bool:
+    """Whether ``value`` is the base64url text of 32 bytes."""
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{43}", value) is not None
+
+
+def _is_key(jwk: object) -> bool:
+    return (
+        isinstance(jwk, dict)
+        and jwk.get("kty") == "OKP"
+        and jwk.get("crv") == "Ed25519"
+        and _is_text32(jwk.get("x"))
+    )
+
+
+def _import_public(jwk: object, issuer: str) -> tuple[str, OKPKey]:
+    if not isinstance(jwk, dict) or not _is_key(jwk):
+        raise Corrupt(f"cannot trust {issuer}: its key is not an Ed25519 public key")
+    if "d" in jwk:
+        raise Corrupt(
+            f"cannot trust {issuer}: the file holds its private key",
+            hint="that key is no longer secret; replace it",
+        )
+    try:
+        key = OKPKey.import_key({name: jwk[name] for name in ("kty", "crv", "x")})
+        kid = key.thumbprint()
+    except (JoseError, ValueError) as error:
+        raise Corrupt(f"cannot trust {issuer}: its key is not an Ed25519 public key") from error
+    if jwk.get("kid", kid) != kid:
+        raise Corrupt(f"cannot trust {issuer}: the key's id is not its thumbprint")
+    return kid, key
+
+
+def read_private(path: Path) -> bytes:
+    """The bytes of a file that only its owner may read; :class:`Corrupt` if others may, too."""
+    try:
+        mode = path.stat().st_mode
+        data = path.read_bytes()
+    except OSError as error:
+        raise Corrupt(f"cannot read the key file {path}: {error.strerror}") from error
+    if mode & 0o077:
+        raise Corrupt(
+            f"cannot use the key file: others may read {path}",
+            hint=f"chmod 600 {path}; if it may have leaked, replace the key",
+        )
+    return data
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a new file, mode 0600, durable when this returns; leave it alone if there is one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _write_temporary(path, data, 0o600)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass  # another process was first; its key counts
+    finally:
+        temporary.unlink()
+    _sync_directory(path.parent)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_temporary(path, data, 0o644).replace(path)
+    _sync_directory(path.parent)
+
+
+def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+__all__ = [
+    "ALGORITHM",
+    "Jwk",
+    "SigningKey",
+    "TrustedKeys",
+    "read_private",
+    "verify",
+    "write_private",
+]
