@@ -1,0 +1,53 @@
+"""The one way in which Holdfast touches the outside. See README.md."""
+
+from holdfast.kernel.outbound.address import AddressInvalid, canonical_host_port, join, parse_target
+from holdfast.kernel.outbound.client import OutboundClient, OutboundSettings, scrub, user_agent
+from holdfast.kernel.outbound.guard import check_address
+from holdfast.kernel.outbound.model import (
+    AddressRefused,
+    Fetched,
+    FetchFacts,
+    FetchLimits,
+    OutboundRequest,
+    RedirectRefused,
+    ResponseTooLarge,
+    SourceBusy,
+    SourceUnavailable,
+    is_retryable,
+)
+from holdfast.kernel.outbound.rate import HostLimiter
+from holdfast.kernel.outbound.replay import ReplayMap
+from holdfast.kernel.outbound.resolver import (
+    FileResolver,
+    Resolver,
+    SystemResolver,
+    resolver_from_setting,
+)
+
+__all__ = [
+    "AddressInvalid",
+    "AddressRefused",
+    "FetchFacts",
+    "FetchLimits",
+    "Fetched",
+    "FileResolver",
+    "HostLimiter",
+    "OutboundClient",
+    "OutboundRequest",
+    "OutboundSettings",
+    "RedirectRefused",
+    "ReplayMap",
+    "Resolver",
+    "ResponseTooLarge",
+    "SourceBusy",
+    "SourceUnavailable",
+    "SystemResolver",
+    "canonical_host_port",
+    "check_address",
+    "is_retryable",
+    "join",
+    "parse_target",
+    "resolver_from_setting",
+    "scrub",
+    "user_agent",
+]

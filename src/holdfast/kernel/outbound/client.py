@@ -1,0 +1,629 @@
+"""The one way in which Holdfast touches the outside."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random as random_module
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from holdfast import __version__
+from holdfast.kernel.clock import Clock, SystemClock, timestamp
+from holdfast.kernel.errors import HoldfastError, Invalid
+from holdfast.kernel.outbound.address import (
+    AddressInvalid,
+    Target,
+    canonical_host_port,
+    join,
+    parse_target,
+)
+from holdfast.kernel.outbound.connection import Connection, Dialer, Head
+from holdfast.kernel.outbound.decode import ACCEPT_ENCODING, BodyDecoder
+from holdfast.kernel.outbound.guard import check_address
+from holdfast.kernel.outbound.model import (
+    AddressRefused,
+    Fetched,
+    FetchFacts,
+    FetchFailure,
+    FetchLimits,
+    OutboundRequest,
+    RedirectRefused,
+    SourceBusy,
+    SourceUnavailable,
+    is_retryable,
+)
+from holdfast.kernel.outbound.rate import HostLimiter
+from holdfast.kernel.outbound.replay import ReplayMap
+from holdfast.kernel.outbound.resolver import Resolver, resolver_from_setting
+
+HEADERS_KEPT = frozenset(
+    {
+        "age", "cache-control", "content-disposition", "content-language", "content-type", "date",
+        "etag", "expires", "last-modified", "link", "retry-after", "server", "x-total-count",
+        "x-next-page",
+    }
+)  # fmt: skip
+"""What of an answer's headers is reported; the rest (cookies above all) is dropped."""
+
+_RESERVED = frozenset(
+    {
+        "accept-encoding", "connection", "content-length", "cookie", "expect", "host",
+        "if-modified-since", "if-none-match", "keep-alive", "proxy-authorization",
+        "proxy-connection", "range", "te", "trailer", "transfer-encoding", "upgrade", "user-agent",
+    }
+)  # fmt: skip
+_KEPT_ACROSS_ORIGINS = frozenset({"accept", "accept-language"})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_DRAIN_BYTES_MAX = 64 * 1024
+_WRITE_BYTES = 1024 * 1024
+_IDLE_CONNECTION_SECONDS = 15.0
+_IDLE_CONNECTIONS_MAX = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundSettings:
+    """What an operator decides about the outside; nothing here comes from a profile.
+
+    ``allow`` names the private addresses that may be contacted, as exact ``host:port``.
+    ``resolver``: see :func:`resolver_from_setting`. ``contact`` stands in the User-Agent.
+    """
+
+    allow: frozenset[str] = frozenset()
+    resolver: str = "system"
+    replay_map: Path | None = None
+    contact: str = ""
+    ca_file: Path | None = None
+    concurrency_per_host: int = 4
+    requests_per_minute_per_host: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    """One request of a fetch: where it goes, and what the caller may be told about it."""
+
+    target: Target
+    reported: Target
+    replayed: bool
+    method: str
+    body: bytes
+    headers: Mapping[str, str]
+    secret_headers: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The running account of one fetch, over all its attempts."""
+
+    requests: int = 0
+    address: str = ""
+    wire_bytes: int = 0
+    spent_seconds: float = 0.0
+    seen: set[tuple[str, str]] = field(default_factory=set)
+
+
+class OutboundClient:
+    """Fetches to disk, through the address guard, within bounds.
+
+    Use as ``async with``; safe for concurrent use on one event loop. ``clock`` and ``random`` (a
+    number in [0, 1)) time the retries; ``resolver`` and ``replay`` override what settings name.
+    """
+
+    def __init__(
+        self,
+        settings: OutboundSettings | None = None,
+        *,
+        clock: Clock | None = None,
+        random: Callable[[], float] = random_module.random,
+        resolver: Resolver | None = None,
+        replay: ReplayMap | None = None,
+    ) -> None:
+        settings = settings or OutboundSettings()
+        self._allow = frozenset(canonical_host_port(entry) for entry in settings.allow)
+        self._clock = clock or SystemClock()
+        self._random = random
+        self._replay = replay or (
+            ReplayMap.load(settings.replay_map) if settings.replay_map else ReplayMap()
+        )
+        self._user_agent = user_agent(settings.contact)
+        self._dialer = Dialer(
+            resolver or resolver_from_setting(settings.resolver), tls_context(settings.ca_file)
+        )
+        self._limiter = HostLimiter(
+            self._clock,
+            concurrency=settings.concurrency_per_host,
+            requests_per_minute=settings.requests_per_minute_per_host,
+        )
+        self._idle: dict[tuple[object, ...], list[Connection]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections that are kept for reuse."""
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.abort()
+        self._idle.clear()
+        await asyncio.sleep(0)  # lets the transports finish closing before the loop does
+
+    async def fetch(self, request: OutboundRequest, spool_dir: Path) -> Fetched:
+        """Fetch ``request`` into a new file in ``spool_dir``, flushed before this returns.
+
+        On any failure no file is left. Raises :class:`AddressInvalid`, :class:`AddressRefused`,
+        :class:`RedirectRefused`, :class:`ResponseTooLarge`, :class:`SourceBusy` or
+        :class:`SourceUnavailable`, each with ``facts`` (requests made, address contacted) and with
+        secrets replaced. If the process dies, a file ``fetch-*`` may stay in ``spool_dir``.
+        """
+        tally = _Tally()
+        try:
+            return await self._with_retries(request, spool_dir, tally)
+        except HoldfastError as error:
+            if isinstance(error, FetchFailure):
+                error.facts = FetchFacts(tally.requests, tally.address, tally.wire_bytes)
+            error.detail = scrub(error.detail, request)
+            error.args = (error.detail,)
+            raise
+
+    async def _with_retries(
+        self, request: OutboundRequest, spool_dir: Path, tally: _Tally
+    ) -> Fetched:
+        limits = request.limits
+        for attempt in range(limits.retries + 1):
+            try:
+                return await self._attempt(request, spool_dir, tally)
+            except (SourceUnavailable, SourceBusy) as error:
+                wait = self._wait_seconds(error, attempt, limits)
+                if wait is None:
+                    raise
+            await self._clock.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _wait_seconds(
+        self, error: SourceUnavailable | SourceBusy, attempt: int, limits: FetchLimits
+    ) -> float | None:
+        """How long to wait before the next attempt; None if there is to be none."""
+        if attempt >= limits.retries or not is_retryable(error):
+            return None
+        asked = error.retry_after_seconds or 0.0
+        if asked > limits.retry_after_seconds_max:
+            return None
+        ceiling = min(limits.backoff_seconds_max, limits.backoff_seconds * 2.0**attempt)
+        return max(asked, ceiling * (0.5 + self._random() / 2))
+
+    async def _attempt(self, request: OutboundRequest, spool_dir: Path, tally: _Tally) -> Fetched:
+        tally.spent_seconds = 0.0
+        tally.seen = set()
+        hop = self._first_hop(request)
+        for _ in range(request.limits.redirects_max + 1):
+            tally.seen.add((hop.method, hop.target.url))
+            outcome = await self._slotted(request, hop, spool_dir, tally)
+            if isinstance(outcome, Fetched):
+                return outcome
+            hop = self._next_hop(hop, outcome, tally)
+        raise RedirectRefused(
+            f"cannot fetch {hop.reported.url}: more than {request.limits.redirects_max} "
+            "redirects (redirects_max)"
+        )
+
+    async def _slotted(
+        self, request: OutboundRequest, hop: _Hop, spool_dir: Path, tally: _Tally
+    ) -> Fetched | Head:
+        """One hop in its host's turn, within what is left of the attempt's time."""
+        limits = request.limits
+        loop = asyncio.get_running_loop()
+        async with self._limiter.slot(
+            hop.reported.host_port,
+            concurrency=request.concurrency,
+            requests_per_minute=request.requests_per_minute,
+        ):
+            started = loop.time()
+            try:
+                async with asyncio.timeout(limits.total_seconds - tally.spent_seconds) as scope:
+                    return await self._hop(request, hop, spool_dir, tally)
+            except TimeoutError as error:
+                if not scope.expired():
+                    raise SourceUnavailable(f"cannot fetch {hop.reported.url}: {error}") from error
+                raise SourceUnavailable(
+                    f"cannot fetch {hop.reported.url}: not done within "
+                    f"{limits.total_seconds:g} s (total_seconds)",
+                    code="timeout",
+                    bound="total_seconds",
+                ) from error
+            finally:
+                tally.spent_seconds += loop.time() - started
+
+    async def _hop(
+        self, request: OutboundRequest, hop: _Hop, spool_dir: Path, tally: _Tally
+    ) -> Fetched | Head:
+        started = self._clock.monotonic()
+        async with self._exchange(request, hop, tally) as (connection, head):
+            tally.address = connection.address
+            if head.status in _REDIRECTS and "location" in head.headers:
+                await _drain(connection)
+                return head
+            if head.status == 304 and (request.etag or request.last_modified):
+                await _drain(connection)
+                return self._fetched(request, hop, head, connection, tally, started, _NOTHING)
+            if not 200 <= head.status < 300 or head.status == 206:
+                await _drain(connection)
+                raise self._status_error(hop, head)
+            spooled = await _spool(connection, head, request.limits, hop.reported.url, spool_dir)
+            tally.wire_bytes += spooled.wire_bytes
+            return self._fetched(request, hop, head, connection, tally, started, spooled)
+
+    def _fetched(
+        self,
+        request: OutboundRequest,
+        hop: _Hop,
+        head: Head,
+        connection: Connection,
+        tally: _Tally,
+        started: float,
+        spooled: _Spooled,
+    ) -> Fetched:
+        return Fetched(
+            path=spooled.path,
+            digest=spooled.digest,
+            size_bytes=spooled.size_bytes,
+            wire_bytes=spooled.wire_bytes,
+            status=head.status,
+            headers={k: v for k, v in head.headers.items() if k in HEADERS_KEPT},
+            url=scrub(request.url, request),
+            final_url=scrub(hop.reported.url, request),
+            address=connection.address,
+            fetched_at=timestamp(self._clock.now()),
+            duration_seconds=self._clock.monotonic() - started,
+            requests=tally.requests,
+            replayed=hop.replayed,
+            not_modified=spooled.path is None,
+            framing=head.framing,
+        )
+
+    # --- hops ---------------------------------------------------------------------------------
+
+    def _first_hop(self, request: OutboundRequest) -> _Hop:
+        reported = parse_target(request.url)
+        _check_headers({**request.headers, **request.secret_headers})
+        target = self._replay.find(reported)
+        if target is None and self._replay.only:
+            raise AddressRefused(
+                f"cannot fetch {reported.url}: only recorded sources are fetched, and the replay "
+                "map does not have this one"
+            )
+        hop = _Hop(
+            target=target or reported,
+            reported=reported,
+            replayed=target is not None,
+            method=request.method,
+            body=request.body,
+            headers=request.headers,
+            secret_headers=request.secret_headers,
+        )
+        return self._without_exposed_secrets(hop)
+
+    def _without_exposed_secrets(self, hop: _Hop) -> _Hop:
+        """Secrets go over TLS, to addresses the operator named, or to a replay on loopback."""
+        if not hop.secret_headers or hop.target.scheme == "https":
+            return hop
+        if hop.replayed:
+            if hop.target.is_literal and check_address(hop.target.host) == "loopback":
+                return hop
+            return replace(hop, secret_headers={})
+        if hop.target.host_port in self._allow:
+            return hop
+        raise AddressRefused(
+            f"cannot send a secret to {hop.target.host_port}: the address is not https"
+        )
+
+    def _next_hop(self, hop: _Hop, head: Head, tally: _Tally) -> _Hop:
+        """Where a redirect leads, with only what may go there."""
+        found = parse_target(join(hop.target.url, head.headers["location"]))
+        target, reported, replayed = self._placed(hop, found)
+        if hop.reported.scheme == "https" and reported.scheme != "https":
+            raise RedirectRefused(
+                f"cannot follow the redirect of {hop.reported.url}: it leaves https"
+            )
+        method, body = hop.method, hop.body
+        if head.status == 303 or (head.status in {301, 302} and method == "POST"):
+            method, body = "GET", b""
+        if (method, target.url) in tally.seen:
+            raise RedirectRefused(
+                f"cannot follow the redirect of {hop.reported.url}: it leads in a circle"
+            )
+        following = replace(
+            hop, target=target, reported=reported, replayed=replayed, method=method, body=body
+        )
+        if target.origin == hop.target.origin:
+            return following
+        if body:
+            raise RedirectRefused(
+                f"cannot follow the redirect of {hop.reported.url}: it would send the request's "
+                "body to another origin"
+            )
+        kept = {k: v for k, v in hop.headers.items() if k.lower() in _KEPT_ACROSS_ORIGINS}
+        return replace(following, headers=kept, secret_headers={})
+
+    def _placed(self, hop: _Hop, found: Target) -> tuple[Target, Target, bool]:
+        """(contacted, reported, replayed) for a redirect to ``found``."""
+        if hop.replayed and found.origin == hop.target.origin:
+            original = self._replay.original(found)
+            return found, original or hop.reported, True
+        replayed = self._replay.find(found)
+        if replayed is not None:
+            return replayed, found, True
+        if hop.replayed or self._replay.only:
+            raise RedirectRefused(
+                f"cannot follow the redirect of {hop.reported.url}: it leaves the replay"
+            )
+        return found, found, False
+
+    # --- one exchange -------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _exchange(
+        self, request: OutboundRequest, hop: _Hop, tally: _Tally
+    ) -> AsyncIterator[tuple[Connection, Head]]:
+        """Send the hop's request; the connection is kept afterwards if it may be, else dropped."""
+        connection = await self._connection(hop, request.limits)
+        try:
+            try:
+                head = await self._ask(connection, request, hop, tally)
+            except SourceUnavailable as error:
+                # A kept connection that the source closed in the meantime is no failure of the
+                # source's: it is asked once more, on a new one.
+                if connection.fresh or error.bound:
+                    raise
+                connection.abort()
+                connection = await self._dial(hop, request.limits)
+                head = await self._ask(connection, request, hop, tally)
+            yield connection, head
+        except BaseException:
+            connection.abort()
+            raise
+        if connection.reusable:
+            self._keep(self._key(hop), connection)
+        else:
+            connection.abort()
+
+    async def _ask(
+        self, connection: Connection, request: OutboundRequest, hop: _Hop, tally: _Tally
+    ) -> Head:
+        tally.requests += 1
+        headers = self._headers(request, hop)
+        await connection.send(hop.method, hop.target, headers, hop.body)
+        return await connection.head()
+
+    def _headers(self, request: OutboundRequest, hop: _Hop) -> list[tuple[bytes, bytes]]:
+        headers = {
+            "Host": hop.target.authority,
+            "User-Agent": self._user_agent,
+            "Accept": "*/*",
+            "Accept-Encoding": ACCEPT_ENCODING,
+        }
+        if request.etag:
+            headers["If-None-Match"] = request.etag
+        if request.last_modified:
+            headers["If-Modified-Since"] = request.last_modified
+        if hop.method == "POST":
+            headers["Content-Length"] = str(len(hop.body))
+            headers["Content-Type"] = request.body_type
+        by_lower = {name.lower(): name for name in headers}
+        for name, value in (*hop.headers.items(), *hop.secret_headers.items()):
+            headers[by_lower.get(name.lower(), name)] = value
+        _check_values(headers)
+        return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
+
+    def _key(self, hop: _Hop) -> tuple[object, ...]:
+        # A replay's address is allowed for replays only, so its connections are theirs only.
+        return (*hop.target.origin, hop.replayed)
+
+    async def _connection(self, hop: _Hop, limits: FetchLimits) -> Connection:
+        kept = self._idle.get(self._key(hop), [])
+        now = asyncio.get_running_loop().time()
+        while kept:
+            connection = kept.pop()
+            if connection.reusable and now - connection.idle_since < _IDLE_CONNECTION_SECONDS:
+                connection.renew(limits)
+                return connection
+            connection.abort()
+        return await self._dial(hop, limits)
+
+    async def _dial(self, hop: _Hop, limits: FetchLimits) -> Connection:
+        allow = frozenset({hop.target.host_port}) if hop.replayed else self._allow
+        return await self._dialer.dial(hop.target, allow, limits)
+
+    def _keep(self, key: tuple[object, ...], connection: Connection) -> None:
+        connection.idle_since = asyncio.get_running_loop().time()
+        kept = self._idle.setdefault(key, [])
+        kept.append(connection)
+        if len(kept) > _IDLE_CONNECTIONS_MAX:
+            kept.pop(0).abort()
+
+    def _status_error(self, hop: _Hop, head: Head) -> SourceUnavailable | SourceBusy:
+        wait = retry_after_seconds(head.headers.get("retry-after", ""), self._clock)
+        if head.status == 429:
+            return SourceBusy(
+                f"cannot fetch {hop.reported.url}: the source asks for fewer requests (429)",
+                status=429,
+                retry_after_seconds=wait,
+            )
+        return SourceUnavailable(
+            f"cannot fetch {hop.reported.url}: the source answered {head.status}",
+            code="status",
+            status=head.status,
+            retryable=head.status in _RETRIED_STATUS,
+            retry_after_seconds=wait,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Spooled:
+    path: Path | None
+    digest: str
+    size_bytes: int
+    wire_bytes: int
+
+
+_NOTHING = _Spooled(None, "", 0, 0)
+
+
+async def _spool(
+    connection: Connection, head: Head, limits: FetchLimits, subject: str, directory: Path
+) -> _Spooled:
+    """Decode the body into a new file and flush it; no file is left if this fails."""
+    decoder = BodyDecoder(head.headers.get("content-encoding", ""), limits, subject)
+    digest = hashlib.sha256()
+    handle, name = tempfile.mkstemp(prefix="fetch-", suffix=".raw", dir=directory)
+    try:
+        pending = bytearray()
+        async with aclosing(connection.body()) as body:
+            async for data in body:
+                for piece in decoder.feed(data):
+                    digest.update(piece)
+                    pending += piece
+                    if len(pending) >= _WRITE_BYTES:
+                        await asyncio.to_thread(_write_all, handle, bytes(pending))
+                        pending.clear()
+        decoder.finish()
+        await asyncio.to_thread(_finish_file, handle, bytes(pending), directory)
+    except BaseException:
+        _remove(name)
+        raise
+    finally:
+        os.close(handle)
+    return _Spooled(
+        Path(name), f"sha256:{digest.hexdigest()}", decoder.size_bytes, decoder.wire_bytes
+    )
+
+
+def _remove(name: str) -> None:
+    Path(name).unlink()
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def _finish_file(handle: int, data: bytes, directory: Path) -> None:
+    """Bytes, then their name: both are on disk when this returns."""
+    _write_all(handle, data)
+    os.fsync(handle)
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+async def _drain(connection: Connection) -> None:
+    """Read a body nobody wants, if it is short, so that the connection can be used again."""
+    size_bytes = 0
+    try:
+        async with aclosing(connection.body()) as body:
+            async for data in body:
+                size_bytes += len(data)
+                if size_bytes > _DRAIN_BYTES_MAX:
+                    connection.abort()
+                    return
+    except SourceUnavailable:
+        connection.abort()
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    for name in headers:
+        if name.lower() in _RESERVED:
+            raise Invalid(f"cannot send the header {name}: Holdfast sets it itself")
+    _check_values(headers)
+
+
+def _check_values(headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        if not name or not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+            raise Invalid(f"cannot send the header {name!r}: it is not a header name")
+        if any(not (c == "\t" or " " <= c <= "~" or "\xa0" <= c <= "\xff") for c in value):
+            raise Invalid(f"cannot send the header {name}: its value holds a forbidden character")
+
+
+def retry_after_seconds(value: str, clock: Clock) -> float | None:
+    """The pause a ``Retry-After`` asks for (seconds or a date, RFC 9110 §10.2.3), if readable."""
+    value = value.strip()
+    if not value:
+        return None
+    if value.isdecimal() and value.isascii() and len(value) <= 9:
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - clock.now()).total_seconds())
+
+
+def user_agent(contact: str) -> str:
+    """Who we are, and how to reach whoever runs us."""
+    return f"Holdfast/{__version__} (+{contact})" if contact else f"Holdfast/{__version__}"
+
+
+def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
+    """The machine's trust store, and ``ca_file`` on top of it; there is no way to trust all."""
+    context = ssl.create_default_context()
+    try:
+        if not any(ssl.get_default_verify_paths()[:2]):
+            import certifi
+
+            context.load_verify_locations(cafile=certifi.where())
+        if ca_file is not None:
+            context.load_verify_locations(cafile=str(ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise Invalid(f"cannot read the certificate authorities in {ca_file}: {error}") from error
+    return context
+
+
+def scrub(text: str, request: OutboundRequest) -> str:
+    """``text`` without the request's secrets, in the clear or percent-encoded."""
+    from urllib.parse import quote, quote_plus
+
+    secrets = {*request.secrets, *request.secret_headers.values()}
+    spellings = {
+        spelling
+        for secret in secrets
+        if secret
+        for spelling in (secret, quote(secret, safe=""), quote(secret), quote_plus(secret))
+    }
+    for spelling in sorted(spellings, key=len, reverse=True):
+        text = text.replace(spelling, "***")
+    return text
+
+
+__all__ = [
+    "HEADERS_KEPT",
+    "AddressInvalid",
+    "OutboundClient",
+    "OutboundSettings",
+    "retry_after_seconds",
+    "scrub",
+    "tls_context",
+    "user_agent",
+]
