@@ -1,0 +1,529 @@
+"""SQLite: one writer thread that commits in groups, a few readers on snapshots.
+
+The writer takes the units that are waiting, runs each in its own savepoint, commits them together
+with one flush, and answers them all only then, refusals included: an answer never rests on
+something that could still be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import structlog
+from pysqlite3 import dbapi2
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.pool import NullPool
+
+from holdfast.kernel.database.errors import translated, unavailable
+from holdfast.kernel.database.handle import Database, Isolation, Unit, checked_tenant
+from holdfast.kernel.database.lock import FileLock
+from holdfast.kernel.errors import (
+    Exhausted,
+    HoldfastError,
+    Internal,
+    OutcomeUnknown,
+    TooLarge,
+)
+from holdfast.kernel.principal import Principal
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteLimits:
+    """The bounds of the embedded database."""
+
+    group_seconds_max: float = 0.010
+    group_bytes_max: int = 8 * 1024 * 1024
+    waiting_max: int = 10_000
+    waiting_bytes_max: int = 64 * 1024 * 1024
+    readers: int = 4
+    reads_waiting_max: int = 1_000
+    read_seconds_max: float = 60.0
+    busy_milliseconds: int = 5_000
+    wal_bytes_max: int = 64 * 1024 * 1024
+    reopen_seconds_first: float = 0.1
+    reopen_seconds_max: float = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A unit, and the future of whoever waits for its answer."""
+
+    unit: Callable[[Connection], Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    size_bytes: int
+
+
+_Answer = tuple[_Waiting, bool, Any]
+"""Who waits, whether it succeeded, and the result or the error."""
+
+
+class _TransactionEndedError(Exception):
+    """SQLite has ended the transaction under a unit: nothing of the group is there."""
+
+
+def sqlite_engine(path: Path, *, busy_milliseconds: int = 5_000) -> Engine:
+    """An engine on the file at ``path``: write-ahead log, every commit flushed, foreign keys on.
+
+    Transactions are begun and ended in plain SQL by whoever holds the connection: the driver's own
+    guessing is off.
+    """
+    engine = create_engine(
+        "sqlite+pysqlite://",
+        module=dbapi2,
+        creator=lambda: dbapi2.connect(
+            str(path), isolation_level=None, check_same_thread=False, cached_statements=512
+        ),
+        poolclass=NullPool,
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        for pragma in (
+            f"busy_timeout={busy_milliseconds}",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "trusted_schema=OFF",
+            "journal_size_limit=67108864",
+            "cache_size=-16384",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    return engine
+
+
+class SqliteDatabase(Database):
+    """The embedded engine. Made by :func:`holdfast.kernel.database.open_database`."""
+
+    dialect: Literal["sqlite"] = "sqlite"
+
+    def __init__(self, path: Path, *, limits: SqliteLimits | None = None) -> None:
+        self.path = path
+        self._limits = limits or SqliteLimits()
+        self._lock = FileLock(path.with_name(path.name + ".lock"), f"the database {path}")
+        self.engine = sqlite_engine(path, busy_milliseconds=self._limits.busy_milliseconds)
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._counters = threading.Lock()
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._reads = 0
+        self._closed = True
+        self._broken: str | None = None
+        self._connection: Connection | None = None
+        self._thread: threading.Thread | None = None
+        self._readers: ThreadPoolExecutor | None = None
+        self._reader = threading.local()
+        self._reader_connections: list[Connection] = []
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Take the lock, open the file, start the threads. ``Unavailable`` if any cannot be."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        try:
+            self._connection = self._connect_writer()
+        except BaseException as error:
+            self._lock.release()
+            raise translated(error) from error
+        self._closed = False
+        self._thread = threading.Thread(
+            target=self._write_groups, name=f"writer of {self.path.name}", daemon=True
+        )
+        self._thread.start()
+        self._readers = ThreadPoolExecutor(
+            self._limits.readers, thread_name_prefix=f"reader of {self.path.name}"
+        )
+
+    def close(self) -> None:
+        """Refuse what comes, finish what waits, fold the log into the file, give the lock up."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join()
+        if self._readers is not None:
+            self._readers.shutdown(wait=True)
+        for connection in self._reader_connections:
+            with suppress(Exception):
+                connection.close()
+        self._close_writer()
+        self.engine.dispose()
+        self._lock.release()
+
+    # --- callers ------------------------------------------------------------------------------
+
+    async def write(
+        self,
+        principal: Principal,
+        unit: Unit[T],
+        *,
+        size_bytes: int = 0,
+        isolation: Isolation = "serializable",
+    ) -> T:
+        checked_tenant(principal)
+        return await self._submit(unit, size_bytes)
+
+    async def administer(self, unit: Unit[T]) -> T:
+        return await self._submit(unit, 0)
+
+    async def read(self, principal: Principal, unit: Unit[T]) -> T:
+        checked_tenant(principal)
+        if self._closed or self._readers is None:
+            raise unavailable("it is closed")
+        with self._counters:
+            if self._reads >= self._limits.reads_waiting_max:
+                raise _exhausted("reads")
+            self._reads += 1
+        loop = asyncio.get_running_loop()
+        running = _Running()
+        watchdog = loop.call_later(self._limits.read_seconds_max, running.interrupt)
+        try:
+            return await loop.run_in_executor(
+                self._readers, functools.partial(self._read, unit, running)
+            )
+        finally:
+            watchdog.cancel()
+            with self._counters:
+                self._reads -= 1
+
+    async def check(self) -> None:
+        if self._closed:
+            raise unavailable("it is closed")
+        if self._broken is not None:
+            raise unavailable(self._broken)
+
+    async def _submit(self, unit: Unit[T], size_bytes: int) -> T:
+        limits = self._limits
+        if size_bytes > limits.waiting_bytes_max:
+            raise TooLarge(
+                f"cannot write: {size_bytes} bytes in one transaction, at most "
+                f"{limits.waiting_bytes_max} are taken"
+            )
+        await self.check()
+        with self._counters:
+            if (
+                self._waiting >= limits.waiting_max
+                or self._waiting_bytes + size_bytes > limits.waiting_bytes_max
+            ):
+                raise _exhausted("writes")
+            self._waiting += 1
+            self._waiting_bytes += size_bytes
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put(_Waiting(unit, future, loop, size_bytes))
+        return await future
+
+    # --- the writer thread --------------------------------------------------------------------
+
+    def _connect_writer(self) -> Connection:
+        connection = self.engine.connect()
+        for ending in ("commit", "rollback"):
+            event.listen(connection, ending, _refuse_to_end)
+        return connection
+
+    def _close_writer(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            driver: Any = connection.connection.dbapi_connection
+            with suppress(Exception):
+                driver.close()
+            with suppress(Exception):
+                connection.invalidate()
+
+    def _write_groups(self) -> None:
+        delay = self._limits.reopen_seconds_first
+        while True:
+            try:
+                first = self._queue.get(timeout=None if self._broken is None else delay)
+            except queue.Empty:
+                delay = self._try_reopen(delay)
+                continue
+            if first is None:
+                self._refuse_rest()
+                return
+            if self._broken is not None:
+                self._answer([(first, False, unavailable(self._broken))])
+                continue
+            delay = self._limits.reopen_seconds_first
+            if self._group(first):
+                self._refuse_rest()
+                return
+
+    def _group(self, first: _Waiting) -> bool:
+        """Run ``first`` and who waits behind it as one transaction. True if told to stop."""
+        stop = False
+        taken: list[_Waiting] = []
+        answers: list[_Answer] = []
+        size = 0
+        deadline = time.monotonic() + self._limits.group_seconds_max
+        waiting: _Waiting | None = first
+        try:
+            self._begin()
+            while waiting is not None:
+                taken.append(waiting)
+                answers.append(self._run_in_savepoint(waiting))
+                size += waiting.size_bytes
+                waiting = None
+                if size < self._limits.group_bytes_max and time.monotonic() < deadline:
+                    with suppress(queue.Empty):
+                        waiting = self._queue.get_nowait()
+                        stop = waiting is None
+        except _TransactionEndedError:
+            for again in taken:
+                self._alone(again)
+            return stop
+        except Exception as error:
+            # BEGIN was refused: nothing ran.
+            self._break("the transaction could not begin", error)
+            self._answer([(first, False, translated(error))])
+            return stop
+        try:
+            self._execute("COMMIT")
+        except Exception as error:
+            self._commit_failed(answers, error)
+            return stop
+        self._answer(answers)
+        return stop
+
+    def _alone(self, waiting: _Waiting) -> None:
+        """Run one unit in a transaction of its own, after the group it was in was lost."""
+        if self._broken is not None:
+            self._answer([(waiting, False, unavailable(self._broken))])
+            return
+        try:
+            self._begin()
+            answer = self._run_in_savepoint(waiting)
+        except _TransactionEndedError as ended:
+            self._answer([(waiting, False, ended.__cause__)])
+            return
+        except Exception as error:
+            self._break("the transaction could not begin", error)
+            self._answer([(waiting, False, translated(error))])
+            return
+        try:
+            self._execute("COMMIT")
+        except Exception as error:
+            self._commit_failed([answer], error)
+            return
+        self._answer([answer])
+
+    def _run_in_savepoint(self, waiting: _Waiting) -> _Answer:
+        """Run one unit; ``_TransactionEnded`` (from the translated cause) if SQLite gave up."""
+        connection = self._connection
+        assert connection is not None
+        if waiting.future.cancelled():
+            return waiting, False, None
+        try:
+            self._execute("SAVEPOINT unit")
+            try:
+                result = waiting.unit(connection)
+                if _end_nested(connection):
+                    raise Internal("cannot write: the unit of work left a savepoint open")
+            except BaseException as error:
+                if not self._in_transaction():
+                    raise _TransactionEndedError from translated(error)
+                with suppress(Exception):
+                    _end_nested(connection)
+                self._execute("ROLLBACK TO unit")
+                self._execute("RELEASE unit")
+                return waiting, False, translated(error)
+            if not self._in_transaction():
+                raise _TransactionEndedError from Internal(
+                    "cannot write: the unit of work ended its transaction"
+                )
+            self._execute("RELEASE unit")
+        except dbapi2.Error as error:
+            # One of our own three statements: the savepoint is in doubt, so is the group.
+            with suppress(dbapi2.Error):
+                if self._in_transaction():
+                    self._execute("ROLLBACK")
+            raise _TransactionEndedError from translated(error)
+        return waiting, True, result
+
+    def _commit_failed(self, answers: list[_Answer], error: Exception) -> None:
+        self._break("a commit failed", error)
+        unknown = OutcomeUnknown(
+            "cannot tell whether the change was stored: the commit failed",
+            code="commit-failed",
+            hint="repeat it with the same id",
+            retry_after_seconds=1.0,
+            internal=str(error),
+        )
+        self._answer([(waiting, False, unknown) for waiting, _, _ in answers])
+
+    def _break(self, what: str, error: Exception) -> None:
+        """Refuse writes until the database has been reopened and checked."""
+        reason = translated(error)
+        detail = reason.detail if isinstance(reason, HoldfastError) else str(reason)
+        self._broken = f"{what} ({detail}); it is being reopened"
+        log.error("database.broken", path=str(self.path), reason=what, error=str(error))
+        with suppress(Exception):
+            if self._in_transaction():
+                self._execute("ROLLBACK")
+
+    def _try_reopen(self, delay: float) -> float:
+        """Reopen, check and probe with a real write; the next delay if that did not help."""
+        try:
+            self._close_writer()
+            self._connection = self._connect_writer()
+            cursor = self._cursor()
+            found = cursor.execute("PRAGMA quick_check(1)").fetchone()
+            if found[0] != "ok":
+                raise unavailable(f"its file is damaged: {found[0]}")
+            version = cursor.execute("PRAGMA user_version").fetchone()[0]
+            self._begin()
+            cursor.execute(f"PRAGMA user_version={int(version)}")
+            self._execute("COMMIT")
+        except Exception as error:
+            log.warning("database.reopen_failed", path=str(self.path), error=str(error))
+            with suppress(Exception):
+                if self._in_transaction():
+                    self._execute("ROLLBACK")
+            return min(delay * 2, self._limits.reopen_seconds_max)
+        log.info("database.reopened", path=str(self.path))
+        self._broken = None
+        return self._limits.reopen_seconds_first
+
+    def _refuse_rest(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                waiting = self._queue.get_nowait()
+                if waiting is not None:
+                    self._answer([(waiting, False, unavailable("it is closed"))])
+
+    def _answer(self, answers: list[_Answer]) -> None:
+        with self._counters:
+            self._waiting -= len(answers)
+            self._waiting_bytes -= sum(waiting.size_bytes for waiting, _, _ in answers)
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
+        for answer in answers:
+            by_loop.setdefault(answer[0].loop, []).append(answer)
+        for loop, own in by_loop.items():
+            # A loop that has been closed has nobody left to hear.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_settle, own)
+
+    def _cursor(self) -> Any:
+        assert self._connection is not None
+        return self._connection.connection.cursor()
+
+    def _begin(self) -> None:
+        self._execute("BEGIN IMMEDIATE")
+
+    def _execute(self, statement: str) -> None:
+        assert self._connection is not None
+        driver: Any = self._connection.connection.dbapi_connection
+        driver.execute(statement).close()
+
+    def _in_transaction(self) -> bool:
+        assert self._connection is not None
+        driver: Any = self._connection.connection.dbapi_connection
+        return bool(driver.in_transaction)
+
+    # --- the reader threads -------------------------------------------------------------------
+
+    def _read(self, unit: Unit[T], running: _Running) -> T:
+        try:
+            with self._snapshot() as connection:
+                driver: Any = connection.connection.dbapi_connection
+                if not running.start(driver):
+                    raise unavailable("the read waited too long")
+                try:
+                    return unit(connection)
+                finally:
+                    running.end()
+        except BaseException as error:
+            other = translated(error)
+            if other is error:
+                raise
+            raise other from error
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[Connection]:
+        connection: Connection | None = getattr(self._reader, "connection", None)
+        if connection is None:
+            connection = self.engine.connect()
+            driver: Any = connection.connection.dbapi_connection
+            driver.execute("PRAGMA query_only=ON").close()
+            self._reader.connection = connection
+            self._reader_connections.append(connection)
+        driver = connection.connection.dbapi_connection
+        driver.execute("BEGIN").close()
+        try:
+            yield connection
+        finally:
+            with suppress(Exception):
+                _end_nested(connection)
+            if driver.in_transaction:
+                driver.execute("ROLLBACK").close()
+
+
+class _Running:
+    """A read in progress, so that one that takes too long can be stopped from outside."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._driver: Any = None
+        self._late = False
+
+    def start(self, driver: Any) -> bool:
+        with self._lock:
+            self._driver = driver
+            return not self._late
+
+    def end(self) -> None:
+        with self._lock:
+            self._driver = None
+
+    def interrupt(self) -> None:
+        with self._lock:
+            self._late = True
+            if self._driver is not None:
+                self._driver.interrupt()
+
+
+def _settle(answers: list[_Answer]) -> None:
+    for waiting, succeeded, value in answers:
+        if waiting.future.done():
+            continue
+        if succeeded:
+            waiting.future.set_result(value)
+        else:
+            waiting.future.set_exception(value)
+
+
+def _refuse_to_end(_connection: Connection) -> None:
+    raise Internal("cannot end the transaction: a unit of work does not commit or roll back")
+
+
+def _end_nested(connection: Connection) -> bool:
+    """Roll back the savepoints that a unit left open; whether there were any."""
+    found = False
+    while (nested := connection.get_nested_transaction()) is not None:
+        found = True
+        nested.rollback()
+    return found
+
+
+def _exhausted(what: str) -> Exhausted:
+    return Exhausted(
+        f"cannot use the database: too many {what} are waiting",
+        code="database-busy",
+        retry_after_seconds=1.0,
+    )

@@ -1,0 +1,98 @@
+"""One answer per idempotency key: the first one, for a day."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from sqlalchemy import Column, Connection, LargeBinary, Text, text
+
+from holdfast.kernel.clock import timestamp
+from holdfast.kernel.database import tenant_table
+from holdfast.kernel.errors import Conflict, Invalid
+from holdfast.kernel.principal import Principal
+
+KEPT_FOR = timedelta(hours=24)
+KEY_LENGTH_MAX = 255
+
+idempotency = tenant_table(
+    "idempotency",
+    Column("subject", Text, primary_key=True, nullable=False),
+    Column("route", Text, primary_key=True, nullable=False),
+    Column("key", Text, primary_key=True, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Column("expires_at", Text, nullable=False, index=True),
+)
+"""What was answered to each (tenant, subject, route, key)."""
+
+_FIND = text(
+    "SELECT fingerprint, answer, expires_at FROM idempotency"
+    " WHERE tenant = :tenant AND subject = :subject AND route = :route AND key = :key"
+)
+_KEEP = text(
+    "INSERT INTO idempotency (tenant, subject, route, key, fingerprint, answer, expires_at)"
+    " VALUES (:tenant, :subject, :route, :key, :fingerprint, :answer, :expires_at)"
+)
+_FORGET = text(
+    "DELETE FROM idempotency"
+    " WHERE tenant = :tenant AND subject = :subject AND route = :route AND key = :key"
+)
+_FORGET_EXPIRED = text("DELETE FROM idempotency WHERE tenant = :tenant AND expires_at <= :now")
+
+
+def once(
+    conn: Connection,
+    principal: Principal,
+    route: str,
+    key: str,
+    fingerprint: str,
+    now: datetime,
+    make: Callable[[], bytes],
+) -> tuple[bytes, bool]:
+    """The answer for ``key``, and whether it is a repetition.
+
+    The first call runs ``make`` (which works on the same ``conn``) and keeps its answer for 24
+    hours in the same transaction: the work and the memory of it are there together or not at all.
+    A repetition with the same ``fingerprint`` (a digest of the request's body) gets that answer
+    and runs nothing; with another it is a ``Conflict``. Keys are apart per (tenant, subject,
+    route). The answer must not hold a secret: it would be shown again.
+    """
+    if not 1 <= len(key) <= KEY_LENGTH_MAX or not key.isprintable():
+        raise Invalid(
+            f"cannot use the idempotency key: 1 to {KEY_LENGTH_MAX} printable characters are needed"
+        )
+    row_key = {
+        "tenant": principal.tenant,
+        "subject": principal.subject,
+        "route": route,
+        "key": key,
+    }
+    found = conn.execute(_FIND, row_key).one_or_none()
+    if found is not None and found.expires_at > timestamp(now):
+        if found.fingerprint != fingerprint:
+            raise Conflict(
+                "cannot repeat the request: the idempotency key was used with another body",
+                code="idempotency-key-reused",
+                hint="use a fresh key for a new request",
+            )
+        return bytes(found.answer), True
+    if found is not None:
+        conn.execute(_FORGET, row_key)
+    answer = make()
+    conn.execute(
+        _KEEP,
+        {
+            **row_key,
+            "fingerprint": fingerprint,
+            "answer": answer,
+            "expires_at": timestamp(now + KEPT_FOR),
+        },
+    )
+    return answer, False
+
+
+def forget_expired(conn: Connection, principal: Principal, now: datetime) -> int:
+    """Drop the answers of ``principal``'s tenant that are older than a day; how many."""
+    result = conn.execute(_FORGET_EXPIRED, {"tenant": principal.tenant, "now": timestamp(now)})
+    return result.rowcount

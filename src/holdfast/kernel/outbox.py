@@ -1,0 +1,342 @@
+"""Events, written in the transaction that changes the state: evidence and state commit together.
+
+:meth:`Outbox.emit` checks everything that the ledger could refuse, so that a row which is once
+committed can always be moved there. The payload is sealed before it touches the table. What the
+ledger's tree will hold is a small canonical header and ``HMAC-SHA256(salt, payload)``; salt and
+payload are sealed together, so re-encryption changes no leaf and a receipt can disclose one payload
+without its neighbours.
+
+**Order.** A relay moves rows into the ledger in the order of ``(transaction_id, sequence)``. On
+SQLite there is one writer, ``transaction_id`` is 0 and ``sequence`` counts per tenant without gaps.
+On PostgreSQL a sequence number is drawn before its transaction commits, so a smaller one may become
+visible later; hence each row carries its transaction's id, and the relay reads only rows of
+transactions below the oldest one still running (:meth:`Outbox.ready`): all of those that will ever
+be there are there. Rolled-back transactions leave gaps in ``sequence``, never in that order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+import structlog
+from msgspec import Struct
+from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Sequence, Text, text
+
+from holdfast.kernel.canonical import INTEGER_MAX, canonical, decode_strict
+from holdfast.kernel.clock import timestamp
+from holdfast.kernel.database import metadata, tenant_table
+from holdfast.kernel.errors import Conflict, Corrupt, Invalid, TooLarge
+from holdfast.kernel.ids import EventId, is_id
+from holdfast.kernel.principal import Principal
+
+LEAF_BYTES_MAX = 65_535
+PAYLOAD_BYTES_MAX = 1024 * 1024
+SALT_BYTES = 32
+_STREAM = re.compile(r"[a-z][a-z0-9-]{0,62}(?:/[a-z0-9](?:[a-z0-9._:-]{0,126}[a-z0-9])?){0,4}")
+_TYPE = re.compile(r"[a-z][a-z0-9-]{0,62}(?:\.[a-z][a-z0-9-]{0,62}){1,3}")
+_OPAQUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}|")
+
+log = structlog.get_logger(__name__)
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """Something that happened, as its slice tells it.
+
+    ``id`` is a fresh UUIDv7: the same id is the same event, however often it is emitted.
+    ``stream`` groups events in order (``run/<id>``, ``profile/<name>``), ``type`` says what
+    happened (``run.finished``). ``payload`` is plain canonical data: decimals are text. ``subject``
+    is who did it, an opaque id; the principal's own if it is empty.
+    """
+
+    id: EventId
+    stream: str
+    type: str
+    time: datetime
+    payload: dict[str, Any]
+    subject: str = ""
+    request_id: str = ""
+
+
+class Sealed(Struct, frozen=True):
+    """Sealed bytes, and how: ``algorithm`` names the scheme and the key."""
+
+    algorithm: str
+    data: bytes
+
+
+class Sealer(Protocol):
+    """Seals what leaves the transaction. The keyring's is the real one."""
+
+    def seal(self, tenant: str, purpose: str, object_id: str, plain: bytes) -> Sealed:
+        """``plain`` under the tenant's key, bound to tenant, purpose and object."""
+        ...
+
+    def unseal(self, tenant: str, purpose: str, object_id: str, sealed: Sealed) -> bytes:
+        """The plain bytes; ``Corrupt`` if they are not what :meth:`seal` made for these."""
+        ...
+
+
+class ClearSealer:
+    """Seals nothing: the stand-in until there is a keyring. Says so loudly when it is made."""
+
+    ALGORITHM = "clear"
+
+    def __init__(self) -> None:
+        log.warning("sealer.clear", detail="event payloads are stored in clear: no keyring yet")
+
+    def seal(self, tenant: str, purpose: str, object_id: str, plain: bytes) -> Sealed:
+        return Sealed(self.ALGORITHM, plain)
+
+    def unseal(self, tenant: str, purpose: str, object_id: str, sealed: Sealed) -> bytes:
+        if sealed.algorithm != self.ALGORITHM:
+            raise Corrupt(f"cannot unseal: sealed by {sealed.algorithm}, this sealer is clear")
+        return sealed.data
+
+
+outbox_sequence = Sequence("outbox_sequence", metadata=metadata)
+
+outbox = tenant_table(
+    "outbox",
+    Column("event_id", Text, primary_key=True, nullable=False),
+    Column("transaction_id", BigInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("time", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("payload_bytes", BigInteger, nullable=False),
+    Column("payload_commitment", LargeBinary, nullable=False),
+    Column("sealing", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Index("ix_outbox_order", "tenant", "transaction_id", "sequence", unique=True),
+)
+"""Events that the ledger does not hold yet."""
+
+outbox_position = tenant_table(
+    "outbox_position",
+    Column("sequence", BigInteger, nullable=False),
+)
+"""The last sequence number given out in each tenant. SQLite only: there it contends with nobody."""
+
+_FIND = text("SELECT * FROM outbox WHERE tenant = :tenant AND event_id = :event_id")
+_INSERT = text(
+    "INSERT INTO outbox (tenant, event_id, transaction_id, sequence, stream, type, time, subject,"
+    " request_id, payload_bytes, payload_commitment, sealing, sealed)"
+    " VALUES (:tenant, :event_id, :transaction_id, :sequence, :stream, :type, :time, :subject,"
+    " :request_id, :payload_bytes, :payload_commitment, :sealing, :sealed)"
+)
+# Named per dialect. SQLite: one writer, so a counter row is free and leaves no gaps.
+_NEXT_SQLITE = text(
+    "INSERT INTO outbox_position (tenant, sequence) VALUES (:tenant, 1)"
+    " ON CONFLICT (tenant) DO UPDATE SET sequence = outbox_position.sequence + 1"
+    " RETURNING 0 AS transaction_id, sequence"
+)
+# PostgreSQL: a counter row would make every two writers of a tenant conflict.
+_NEXT_POSTGRESQL = text(
+    "SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS transaction_id,"
+    " nextval('outbox_sequence') AS sequence"
+)
+_READY_SQLITE = text(
+    "SELECT * FROM outbox WHERE tenant = :tenant"
+    " AND (transaction_id, sequence) > (:transaction_id, :sequence)"
+    " ORDER BY transaction_id, sequence LIMIT :limit"
+)
+_READY_POSTGRESQL = text(
+    "SELECT * FROM outbox WHERE tenant = :tenant"
+    " AND (transaction_id, sequence) > (:transaction_id, :sequence)"
+    " AND transaction_id <"
+    " CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
+    " ORDER BY transaction_id, sequence LIMIT :limit"
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in the order of a tenant's outbox."""
+
+    transaction_id: int
+    sequence: int
+
+
+BEGINNING = Position(-1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of the outbox, unsealed: what the ledger is given."""
+
+    event: Event
+    position: Position
+    salt: bytes
+    payload: bytes
+    commitment: bytes
+
+
+class Outbox:
+    """Writes events beside the state they are evidence of. ``random`` makes the salts."""
+
+    PURPOSE = "event-payload"
+
+    def __init__(self, sealer: Sealer, *, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._sealer = sealer
+        self._random = random
+
+    def emit(self, conn: Connection, principal: Principal, event: Event) -> None:
+        """Write ``event`` in the caller's transaction.
+
+        The same id with the same content again does nothing; with other content it is a
+        ``Conflict``. ``Invalid`` and ``TooLarge`` for whatever the ledger would refuse, so that
+        the state change it belongs to is refused with it.
+        """
+        payload = checked_payload(event)
+        subject = event.subject or principal.subject
+        _check_names(event, subject)
+        checked_header(principal.tenant, event, subject, len(payload))
+        found = conn.execute(_FIND, {"tenant": principal.tenant, "event_id": event.id}).first()
+        if found is not None:
+            self._check_same(found, event, subject, payload)
+            return
+        salt = self._random(SALT_BYTES)
+        sealed = self._sealer.seal(principal.tenant, self.PURPOSE, event.id, salt + payload)
+        number = conn.execute(
+            _NEXT_SQLITE if conn.dialect.name == "sqlite" else _NEXT_POSTGRESQL,
+            {"tenant": principal.tenant} if conn.dialect.name == "sqlite" else {},
+        ).one()
+        conn.execute(
+            _INSERT,
+            {
+                "tenant": principal.tenant,
+                "event_id": event.id,
+                "transaction_id": number.transaction_id,
+                "sequence": number.sequence,
+                "stream": event.stream,
+                "type": event.type,
+                "time": timestamp(event.time),
+                "subject": subject,
+                "request_id": event.request_id,
+                "payload_bytes": len(payload),
+                "payload_commitment": commitment(salt, payload),
+                "sealing": sealed.algorithm,
+                "sealed": sealed.data,
+            },
+        )
+
+    def ready(
+        self, conn: Connection, principal: Principal, after: Position, limit: int
+    ) -> list[Entry]:
+        """The next entries that may be moved to the ledger, in order: none before them can come.
+
+        ``Corrupt`` if a row's payload does not match its commitment.
+        """
+        statement = _READY_SQLITE if conn.dialect.name == "sqlite" else _READY_POSTGRESQL
+        rows = conn.execute(
+            statement,
+            {
+                "tenant": principal.tenant,
+                "transaction_id": after.transaction_id,
+                "sequence": after.sequence,
+                "limit": limit,
+            },
+        )
+        return [self._entry(row) for row in rows]
+
+    def _opened(self, row: Any) -> tuple[bytes, bytes]:
+        plain = self._sealer.unseal(
+            row.tenant, self.PURPOSE, row.event_id, Sealed(row.sealing, bytes(row.sealed))
+        )
+        salt, payload = plain[:SALT_BYTES], plain[SALT_BYTES:]
+        if not hmac.compare_digest(commitment(salt, payload), bytes(row.payload_commitment)):
+            raise Corrupt(f"cannot read the event {row.event_id}: its payload is not its own")
+        return salt, payload
+
+    def _check_same(self, row: Any, event: Event, subject: str, payload: bytes) -> None:
+        same = (row.stream, row.type, row.time, row.subject, row.request_id) == (
+            event.stream,
+            event.type,
+            timestamp(event.time),
+            subject,
+            event.request_id,
+        )
+        if not same or not hmac.compare_digest(self._opened(row)[1], payload):
+            raise Conflict(
+                f"cannot emit the event {event.id}: the id was used with other content",
+                code="event-id-reused",
+            )
+
+    def _entry(self, row: Any) -> Entry:
+        salt, payload = self._opened(row)
+        return Entry(
+            event=Event(
+                id=EventId(row.event_id),
+                stream=row.stream,
+                type=row.type,
+                time=datetime.fromisoformat(row.time),
+                payload=decode_strict(payload),
+                subject=row.subject,
+                request_id=row.request_id,
+            ),
+            position=Position(row.transaction_id, row.sequence),
+            salt=salt,
+            payload=payload,
+            commitment=bytes(row.payload_commitment),
+        )
+
+
+def commitment(salt: bytes, payload: bytes) -> bytes:
+    """What a leaf holds of a payload: binding, and telling nothing without the salt."""
+    return hmac.new(salt, payload, hashlib.sha256).digest()
+
+
+def checked_payload(event: Event) -> bytes:
+    """The canonical bytes of the payload; ``Invalid`` or ``TooLarge`` if the ledger refused it."""
+    payload = canonical(event.payload)
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise TooLarge(
+            f"cannot emit {event.type}: its payload has {len(payload)} bytes, "
+            f"at most {PAYLOAD_BYTES_MAX} are taken"
+        )
+    return payload
+
+
+def checked_header(tenant: str, event: Event, subject: str, payload_bytes: int) -> None:
+    """``TooLarge`` if the leaf could outgrow its bound, whatever version it will be given."""
+    leaf = canonical(
+        {
+            "commitment": "0" * 64,
+            "id": event.id,
+            "length": payload_bytes,
+            "request": event.request_id,
+            "stream": event.stream,
+            "subject": subject,
+            "tenant": tenant,
+            "time": timestamp(event.time),
+            "type": event.type,
+            "version": INTEGER_MAX,
+        }
+    )
+    if len(leaf) > LEAF_BYTES_MAX:
+        raise TooLarge(
+            f"cannot emit {event.type}: its leaf has {len(leaf)} bytes, "
+            f"at most {LEAF_BYTES_MAX} are taken"
+        )
+
+
+def _check_names(event: Event, subject: str) -> None:
+    for what, value, pattern in (
+        ("stream", event.stream, _STREAM),
+        ("type", event.type, _TYPE),
+        ("subject", subject, _OPAQUE),
+        ("request id", event.request_id, _OPAQUE),
+    ):
+        if not pattern.fullmatch(value):
+            raise Invalid(f"cannot emit the event {event.id}: its {what} {value[:80]!r} is no name")
+    if not is_id(event.id):
+        raise Invalid(f"cannot emit: the event id {event.id[:80]!r} is no id")
