@@ -1,8 +1,12 @@
 """Workers, tasks and schedules as they travel. Pure types and rules, no I/O.
 
 **Task.** ``queued → leased → succeeded | failed → (retry after backoff) | dead | cancelled``.
-A lease carries a *fence*: a number that grows with each lease of the task and comes only from SQL.
-A late, foreign or doubled answer carries a wrong fence and is refused.
+A lease carries a *fence*: a number that grows with each lease and comes only from SQL, so that a
+later lease, of this task or of a later one for the same profile, always has the higher fence. A
+late, foreign or doubled answer carries a wrong fence and is refused.
+
+**Lease.** It ends when its row says so: at the task's end, at its expiry as the coordinator finds
+it, or when its worker is lost. Until then the holder's answer counts, however slow it was.
 """
 
 from __future__ import annotations
@@ -40,20 +44,35 @@ class TaskSubmit(_Wire, frozen=True, kw_only=True):
     id: Id | None = None
     kind: Name
     payload: dict[str, Any] = {}
-    capabilities: list[Name] = []
+    """Plain data in the restricted canonical form (decimals as text), at most 64 KiB."""
+    capabilities: Annotated[list[Name], Meta(max_length=32)] = []
+    """What a worker must have to be given the task: all of them."""
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0
-    residency: str = ""
+    residency: Name | Literal[""] = ""
+    """The only region whose workers may be given the task; any if empty."""
     not_before: str | None = None
     deadline: str | None = None
     attempts_max: Annotated[int, Meta(ge=1, le=100)] = 4
-    lease_seconds: Annotated[int, Meta(ge=1, le=3600)] = 30
-    exclusive: str = ""
+    lease_seconds: Annotated[int, Meta(ge=1, le=3600)] | None = None
+    """How long a lease holds without a beat; the coordinator's setting if left out."""
+    exclusive: Annotated[str, Meta(max_length=200)] = ""
     """At most one unfinished task with the same non-empty value exists: a second submission
     answers with the first. Profile runs use ``profile:NAME``."""
 
 
+class TaskAttempt(Struct, frozen=True, kw_only=True):
+    """A lease that ended without ending the task: who held it, until when, and what went wrong."""
+
+    fence: int
+    attempt: int
+    worker: str
+    ended_at: str
+    code: str
+    reason: str
+
+
 class Task(Struct, frozen=True, kw_only=True):
-    """A task as it is read back."""
+    """A task as it is read back. ``history`` is filled in when one task is shown."""
 
     id: str
     kind: str
@@ -73,8 +92,10 @@ class Task(Struct, frozen=True, kw_only=True):
     lease_expires_at: str | None
     finished_at: str | None
     result: dict[str, Any] | None
+    exclusive: str = ""
     code: str = ""
     reason: str = ""
+    history: list[TaskAttempt] = []
 
 
 class CollectPayload(_Wire, frozen=True, kw_only=True):
@@ -89,6 +110,17 @@ class CollectPayload(_Wire, frozen=True, kw_only=True):
     force: bool = False
     """Fetch without conditional headers."""
     pages: NotNegative = 0
+    """At most this many pages; 0 for no bound besides the profile's own."""
+
+
+class CollectRequest(_Wire, frozen=True, kw_only=True):
+    """Run a profile now, at its newest version. Paused and disabled profiles are refused."""
+
+    profile: Name
+    trigger: Literal["manual", "start"] = "manual"
+    force: bool = False
+    pages: NotNegative = 0
+    priority: Annotated[int, Meta(ge=-100, le=100)] = 10
 
 
 class Grant(Struct, frozen=True, kw_only=True):
@@ -125,8 +157,8 @@ class ClaimedTask(Struct, frozen=True, kw_only=True):
 class Beat(_Wire, frozen=True, kw_only=True):
     """A worker is alive and still holds these leases (task id → fence)."""
 
-    leases: dict[str, Fence] = {}
-    load: dict[str, int] = {}
+    leases: Annotated[dict[Id, Fence], Meta(max_length=1000)] = {}
+    load: Annotated[dict[str, int], Meta(max_length=32)] = {}
 
 
 class BeatAnswer(Struct, frozen=True, kw_only=True):
@@ -144,21 +176,100 @@ class Complete(_Wire, frozen=True, kw_only=True):
     fence: Fence
     outcome: Literal["succeeded", "failed"]
     result: dict[str, Any] = {}
-    code: str = ""
-    reason: str = ""
+    code: Annotated[str, Meta(max_length=100)] = ""
+    reason: Annotated[str, Meta(max_length=2000)] = ""
     retry: bool = True
     retry_after_seconds: Annotated[float, Meta(ge=0, le=86400)] | None = None
 
 
+class CompleteTask(Complete, frozen=True, kw_only=True):
+    """One of several ends told at once."""
+
+    task: Id
+
+
+class Refusal(Struct, frozen=True, kw_only=True):
+    """Why one of several was refused: what a problem document says of it."""
+
+    kind: str
+    code: str
+    detail: str
+
+
+class Completed(Struct, frozen=True, kw_only=True):
+    """The answer to one of several ends: the task as it is now, or why it was refused."""
+
+    task: str
+    status: TaskStatus | None
+    refused: Refusal | None = None
+
+
+class Cancel(_Wire, frozen=True, kw_only=True):
+    """End a task that nobody wants any more."""
+
+    reason: Annotated[str, Meta(max_length=2000)] = ""
+
+
+class TaskFilter(_Wire, frozen=True, kw_only=True):
+    """Which tasks to list; what is left empty does not narrow."""
+
+    status: TaskStatus | None = None
+    kind: str = ""
+    worker: str = ""
+    exclusive: str = ""
+    run: str = ""
+
+
+class JoinTokenCreate(_Wire, frozen=True, kw_only=True):
+    """What the workers admitted by a new join token may be."""
+
+    capabilities: Annotated[list[Name], Meta(max_length=32)] = field(
+        default_factory=lambda: ["collect"]
+    )
+    region: Name | Literal[""] = ""
+    expires_seconds: Annotated[int, Meta(ge=1, le=31_536_000)] = 86_400
+    uses_max: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    """How many workers it admits; any number until it expires if left out."""
+
+
+class JoinToken(Struct, frozen=True, kw_only=True):
+    """A new join token; the text is shown once."""
+
+    id: str
+    token: str
+    region: str
+    capabilities: list[str]
+    expires_at: str
+    uses_max: int | None
+
+
+class ScheduledProfile(Struct, frozen=True, kw_only=True):
+    """When a profile is next collected, and what it was last collected by."""
+
+    profile: str
+    digest: str
+    next_at: str | None
+    last_at: str | None
+    last_task: str | None
+    problem: str = ""
+
+
 class WorkerRegister(_Wire, frozen=True, kw_only=True):
-    """A worker introduces itself with a join token; ``name`` is its ``DRONE_ID``."""
+    """A worker introduces itself with a join token; ``name`` is its ``DRONE_ID``.
+
+    The token fixes tenant, region and capabilities: a region other than the token's is refused, of
+    the capabilities those count that the token grants. The same name again is the same worker after
+    a restart: it keeps its id, and its old credential is dead.
+    """
 
     name: Name
-    capabilities: list[Name] = field(default_factory=lambda: ["collect"])
-    labels: dict[str, str] = {}
-    region: str = ""
+    capabilities: Annotated[list[Name], Meta(max_length=32)] = field(
+        default_factory=lambda: ["collect"]
+    )
+    labels: Annotated[dict[Name, Annotated[str, Meta(max_length=200)]], Meta(max_length=32)] = {}
+    region: Name | Literal[""] = ""
     capacity: Annotated[int, Meta(ge=1, le=1000)] = 1
-    version: str = ""
+    version: Annotated[str, Meta(max_length=100)] = ""
 
 
 class WorkerCredential(Struct, frozen=True, kw_only=True):
@@ -193,3 +304,4 @@ class Worker(Struct, frozen=True, kw_only=True):
     registered_at: str
     last_beat_at: str | None
     leases: int = 0
+    load: dict[str, int] = {}
