@@ -1,1 +1,1 @@
-"""Holdfast."""
+"""The drone: fetch, parse, map. See README.md for the life of a fetched page."""

@@ -1,0 +1,37 @@
+"""How collecting can fail, in terms a run's ``code`` can carry.
+
+``code`` is what a script, an alert and the run list see. A limit is not a crash: what was kept until
+then is a *partial* run.
+"""
+
+from __future__ import annotations
+
+from holdfast.kernel.errors import Invalid, TooLarge
+
+
+class ParseFailed(Invalid):
+    """The bytes are not what the profile says they are; fetching them again now cannot help."""
+
+    code = "parse"
+
+
+class BoundReached(ParseFailed):
+    """The bytes are beyond a bound that protects the drone; ``bound`` is its name."""
+
+    code = "parse-bound"
+
+    def __init__(self, detail: str, *, bound: str, hint: str = "") -> None:
+        super().__init__(detail, hint=hint)
+        self.bound = bound
+
+
+class MappingRefused(Invalid):
+    """The profile's mapping cannot be carried out as it is written."""
+
+    code = "mapping"
+
+
+class LimitReached(TooLarge):
+    """A limit of the profile was reached; what was kept so far is a partial run."""
+
+    code = "limit"

@@ -1,0 +1,50 @@
+"""The formats a page can be read in.
+
+A format is a function ``read(content, spec, context) -> Iterator[RawRow]``: deterministic, bounded
+by ``context.bounds``, with memory that does not grow with the page. The built-in ones are listed
+here; a distribution adds its own under the entry-point group ``holdfast.formats``, by the name that
+the profile's ``source.format.type`` carries. A built-in format cannot be replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, cast
+
+from holdfast.collect.content import Content
+from holdfast.collect.errors import MappingRefused
+from holdfast.collect.model import RawRow, ReadContext
+from holdfast.registry.model import Format
+
+Reader = Callable[[Content, Format, ReadContext], Iterator[RawRow]]
+
+GROUP = "holdfast.formats"
+
+_BUILT_IN = {
+    "json": ("holdfast.collect.formats.json", "read"),
+    "ndjson": ("holdfast.collect.formats.json", "read_ndjson"),
+    "geojson": ("holdfast.collect.formats.json", "read_geojson"),
+    "csv": ("holdfast.collect.formats.csv", "read"),
+}
+
+
+def format_type(spec: Format) -> str:
+    """The name of a format as profiles write it."""
+    return cast("str", cast("Any", spec).__struct_config__.tag)
+
+
+def reader_of(spec: Format) -> Reader:
+    """The reader of ``spec``; :class:`MappingRefused` names the known ones for an unknown one."""
+    name = format_type(spec)
+    if name in _BUILT_IN:
+        module, function = _BUILT_IN[name]
+        return cast("Reader", getattr(import_module(module), function))
+    for entry in entry_points(group=GROUP, name=name):
+        return cast("Reader", entry.load())
+    known = sorted({*_BUILT_IN, *entry_points(group=GROUP).names})
+    raise MappingRefused(
+        f"cannot read the format {name!r}: this build has no reader for it",
+        hint="it reads " + ", ".join(known),
+    )

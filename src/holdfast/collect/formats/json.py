@@ -1,0 +1,501 @@
+"""JSON, newline-delimited JSON and GeoJSON, read one record at a time.
+
+The parser is the standard library's C scanner, applied to one array element after the other over a
+sliding window of text: faster than the event parsers and exact, because numbers stay the text they
+were and every object is checked for repeated keys (ADR 0007 has the measurements). What lies
+between the elements — brackets, commas, the members on the way to the records — is walked here.
+Memory is bounded by the largest single value, not by the page.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from json.scanner import c_make_scanner  # type: ignore[attr-defined]
+from typing import Any, BinaryIO, NoReturn
+
+from holdfast.collect import paths
+from holdfast.collect.content import Content
+from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
+from holdfast.collect.model import Bounds, Number, RawRow, ReadContext
+from holdfast.collect.paths import Steps, Wild
+from holdfast.registry.model import Format, GeojsonFormat, JsonFormat, NdjsonFormat
+
+_CHUNK = 256 * 1024
+_BLANKS = re.compile(r"[ \t\n\r]*")
+_COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
+_COLON = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_NEAR_END = 16
+"""A word or escape cut off by the end of the window fails within this many characters of it."""
+
+
+class _Repeated(ValueError):
+    """An object says one thing twice."""
+
+
+class _NotANumber(ValueError):
+    """NaN and the infinities are not JSON."""
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) != len(members):
+        names = [name for name, _ in members]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise _Repeated(repeated[:100])
+    return found
+
+
+def _constant(text: str) -> NoReturn:
+    raise _NotANumber(text)
+
+
+class _Rules:
+    """How the C scanner is to read: strict text, exact numbers, no repeated keys."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = staticmethod(_object)
+    parse_float = Number
+    parse_int = int
+    parse_constant = staticmethod(_constant)
+
+
+_scan = c_make_scanner(_Rules)
+
+
+def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
+    """The records at ``spec.records``, in the order of the document.
+
+    Raises :class:`ParseFailed` where the bytes are not JSON, end early, or have nothing at the
+    path; rows before that have been yielded by then.
+    """
+    assert isinstance(spec, JsonFormat)
+    rows = _Document(content, spec.encoding, context).rows(spec.records)
+    return _with_header(rows) if spec.header else rows
+
+
+def read_geojson(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
+    """The features of a FeatureCollection (RFC 7946) or of a sequence of features (RFC 8142)."""
+    assert isinstance(spec, GeojsonFormat)
+    if spec.sequence:
+        rows = _sequence(content, "utf-8", context)
+    else:
+        rows = _Document(content, "utf-8", context).rows("$.features[*]")
+    for row in rows:
+        if not isinstance(row.value, dict) or row.value.get("type") != "Feature":
+            raise ParseFailed(
+                f"cannot read GeoJSON: record {row.position} is not a feature",
+                hint="`type: json` reads any other document",
+            )
+        yield row
+
+
+def read_ndjson(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
+    """One JSON value after the other, as lines."""
+    assert isinstance(spec, NdjsonFormat)
+    return _sequence(content, spec.encoding, context)
+
+
+def _with_header(rows: Iterator[RawRow]) -> Iterator[RawRow]:
+    """Arrays whose first names the columns become objects; positions still count the arrays."""
+    names: list[str] | None = None
+    for row in rows:
+        value = row.value
+        if not isinstance(value, list):
+            raise ParseFailed(f"cannot read JSON: record {row.position} is not an array")
+        if names is None:
+            names = [str(name) for name in value]
+            if len(set(names)) != len(names):
+                raise ParseFailed("cannot read JSON: the header repeats a column")
+            continue
+        if len(value) != len(names):
+            raise ParseFailed(
+                f"cannot read JSON: record {row.position} has {len(value)} values "
+                f"under {len(names)} columns"
+            )
+        yield RawRow(row.position, dict(zip(names, value, strict=True)), row.enclosing)
+
+
+def _sequence(content: Content, encoding: str, context: ReadContext) -> Iterator[RawRow]:
+    if context.enclosing:
+        raise MappingRefused("cannot use a $$ path: a sequence has no enclosing document")
+    with content.open() as stream:
+        window = _Window(stream, encoding, context.bounds)
+        position = 0
+        while window.more(" \t\n\r\x1e"):
+            yield RawRow(position, window.value())
+            position += 1
+
+
+class _Window:
+    """A sliding window of text over the page; ``at`` is the next character not yet read."""
+
+    def __init__(self, stream: BinaryIO, encoding: str, bounds: Bounds) -> None:
+        self._stream = stream
+        self._bounds = bounds
+        name = "utf-8-sig" if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else encoding
+        try:
+            self._decoder = codecs.getincrementaldecoder(name)("strict")
+        except LookupError as error:
+            raise MappingRefused(f"cannot read JSON: no encoding {encoding!r}") from error
+        self.text = ""
+        self.at = 0
+        self._before = 0
+        self.ended = False
+
+    def fill(self) -> bool:
+        """Drop what was read, add at least as much as is left; false at the end of the page."""
+        if self.ended:
+            return False
+        rest = self.text[self.at :]
+        if len(rest) > self._bounds.record_bytes_max:
+            raise BoundReached(
+                f"cannot read JSON: one value is longer than {self._bounds.record_bytes_max} "
+                f"characters, at character {self._before + self.at}",
+                bound="record",
+            )
+        try:
+            data = self._stream.read(max(_CHUNK, len(rest)))
+            added = self._decoder.decode(data, not data)
+        except UnicodeDecodeError as error:
+            raise ParseFailed(f"cannot read JSON: not valid {error.encoding}") from error
+        self.ended = not data
+        self._before += self.at
+        self.text, self.at = rest + added, 0
+        return True
+
+    def more(self, skipped: str = " \t\n\r") -> bool:
+        """Skip blanks; whether anything follows them."""
+        while True:
+            text, at = self.text, self.at
+            while at < len(text) and text[at] in skipped:
+                at += 1
+            self.at = at
+            if at < len(text):
+                return True
+            if not self.fill():
+                return False
+
+    def peek(self) -> str:
+        """The next character that is no blank; refuses the end of the page."""
+        if not self.more():
+            self.fail("ends early")
+        return self.text[self.at]
+
+    def take(self, wanted: str) -> None:
+        """Step over one character that must come next."""
+        if self.peek() != wanted:
+            self.fail(f"{wanted!r} is missing")
+        self.at += 1
+
+    def value(self) -> Any:
+        """The next value, whole; ``at`` is behind it."""
+        if not self.more():
+            self.fail("ends early")
+        while True:
+            value, end = self.attempt()
+            if end >= 0 and (end < len(self.text) or self.ended):
+                self.at = end
+                return value
+            if not self.fill() and end < 0:
+                self.fail("ends early")
+
+    def attempt(self) -> tuple[Any, int]:
+        """The value at ``at`` and where it ends; -1 if the window may end within it."""
+        text, at = self.text, self.at
+        try:
+            value, end = _scan(text, at)
+        except StopIteration as error:
+            return self._cut_off(int(error.value), "is no value")
+        except json.JSONDecodeError as error:
+            if error.msg.startswith("Unterminated string") and not self.ended:
+                return None, -1
+            return self._cut_off(error.pos, error.msg[0].lower() + error.msg[1:])
+        except _Repeated as error:
+            self.fail(f"an object repeats the key {str(error)!r}")
+        except _NotANumber as error:
+            self.fail(f"{error} is no number")
+        except ValueError as error:  # int() refuses thousands of digits
+            raise BoundReached(
+                f"cannot read JSON: a number has more than {self._bounds.digits_max} digits",
+                bound="digits",
+            ) from error
+        except RecursionError as error:
+            raise self._too_deep() from error
+        opened = text.count("{", at, end) + text.count("[", at, end)
+        if opened > self._bounds.depth_max and _depth(value) > self._bounds.depth_max:
+            raise self._too_deep()
+        if _SURROGATE.search(text, at, end) is not None:
+            self._check_surrogates(value)
+        return value, end
+
+    def _cut_off(self, failed_at: int, reason: str) -> tuple[None, int]:
+        if not self.ended and failed_at + _NEAR_END >= len(self.text):
+            return None, -1
+        self.at = min(failed_at, len(self.text))
+        return self.fail(reason if self.at < len(self.text) else "ends early")
+
+    def _too_deep(self) -> BoundReached:
+        return BoundReached(
+            f"cannot read JSON: nested deeper than {self._bounds.depth_max} levels", bound="depth"
+        )
+
+    def _check_surrogates(self, value: Any) -> None:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            self.fail("a text holds half a character (a lone surrogate)")
+
+    def fail(self, reason: str) -> NoReturn:
+        """Refuse the page: it is not JSON at the current character."""
+        raise ParseFailed(f"cannot read JSON: {reason}, at character {self._before + self.at}")
+
+
+def _depth(value: Any) -> int:
+    """How deep ``value`` is nested, without recursion."""
+    deepest, level = 0, [value]
+    while level:
+        level = [c for node in level if isinstance(node, dict | list) for c in _members(node)]
+        deepest += 1
+    return deepest - 1
+
+
+def _members(node: Any) -> Any:
+    return node.values() if isinstance(node, dict) else node
+
+
+class _Document:
+    """One walk over one document: to the records, and over the rest to see that it is whole."""
+
+    def __init__(self, content: Content, encoding: str, context: ReadContext) -> None:
+        self._content = content
+        self._encoding = encoding
+        self._context = context
+
+    def rows(self, records: str) -> Iterator[RawRow]:
+        query = paths.steps(records)
+        if query is None or any(isinstance(step, int) and step < 0 for step in query):
+            raise MappingRefused(
+                f"cannot read records at {records!r}: the path must be names, indexes and [*]"
+            )
+        streamed, inner = _split(query)
+        enclosing = _Enclosing(self._context.enclosing, query)
+        if enclosing.outside:
+            enclosing.found = self._collect(enclosing.outside)
+        position = 0
+        for element in self._walk(streamed):
+            for chain, value in _inner(element, inner):
+                yield RawRow(position, value, enclosing.of(chain))
+                position += 1
+
+    def _walk(self, query: Steps) -> Iterator[Any]:
+        """The values at ``query``; the whole document is read, so that a cut is never missed."""
+        with self._content.open() as stream:
+            window = _Window(stream, self._encoding, self._context.bounds)
+            yield from _descend(window, query, 0)
+            if window.more():
+                window.fail("something follows the document")
+
+    def _collect(self, wanted: tuple[tuple[str | int, ...], ...]) -> dict[Any, Any]:
+        """The values of the enclosing document's paths, in a walk of their own.
+
+        It ends at the last of them; only a value behind the records costs a second full read.
+        """
+        found: dict[Any, Any] = {}
+        with self._content.open() as stream:
+            window = _Window(stream, self._encoding, self._context.bounds)
+            for path, value in _gather(window, set(wanted), ()):
+                found[path] = value
+                if len(found) == len(wanted):
+                    break
+        return found
+
+
+def _split(query: Steps) -> tuple[Steps, Steps]:
+    """The part up to the first wildcard, which is streamed, and the part within an element."""
+    for index, step in enumerate(query):
+        if isinstance(step, Wild):
+            return query[: index + 1], query[index + 1 :]
+    return query, ()
+
+
+def _descend(window: _Window, query: Steps, index: int) -> Iterator[Any]:
+    """The values that ``query[index:]`` selects in the value that begins here."""
+    if index == len(query):
+        value = window.value()
+        if isinstance(value, list) and not any(isinstance(step, Wild) for step in query):
+            raise ParseFailed(
+                "cannot read JSON: there is an array at the record path",
+                hint="a path that ends in [*] selects its elements",
+            )
+        yield value
+        return
+    step = query[index]
+    if isinstance(step, Wild) and index == len(query) - 1:
+        yield from _children(window)
+        return
+    missing = True
+    for name in _entries(window):
+        if name == step:
+            missing = False
+            yield from _descend(window, query, index + 1)
+        else:
+            _skip(window)
+    if missing:
+        shown = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in query[: index + 1])
+        raise ParseFailed(
+            f"cannot read JSON: nothing at ${shown[:200]}",
+            hint="`source.format.records` says where the records are",
+        )
+
+
+def _children(window: _Window) -> Iterator[Any]:
+    """The elements of the array, or the member values of the object, that begins here."""
+    if window.peek() != "[":
+        for _name in _entries(window):
+            yield window.value()
+        return
+    window.at += 1
+    if window.peek() == "]":
+        window.at += 1
+        return
+    comma = _COMMA.match
+    while True:
+        # The fast path: the element and its comma both lie in the window.
+        while True:
+            value, end = window.attempt()
+            if end < 0:
+                break
+            follows = comma(window.text, end)
+            if follows is None or follows.end() == len(window.text):
+                break
+            window.at = follows.end()
+            yield value
+        yield window.value()
+        if window.peek() == "]":
+            window.at += 1
+            return
+        window.take(",")
+        window.peek()
+
+
+def _entries(window: _Window) -> Iterator[str | int]:
+    """The names of an object's members, or the indexes of an array's elements.
+
+    After each, the caller reads or skips the value. Repeated names are refused.
+    """
+    opening = window.peek()
+    if opening not in "{[":
+        value = window.value()
+        raise ParseFailed(
+            f"cannot read JSON: {json.dumps(value)[:60]} is neither an array nor an object",
+            hint="`source.format.records` says where the records are",
+        )
+    window.at += 1
+    closing = "}" if opening == "{" else "]"
+    if window.peek() == closing:
+        window.at += 1
+        return
+    names: set[str] = set()
+    index = 0
+    while True:
+        if opening == "[":
+            yield index
+        else:
+            yield _name(window, names)
+        index += 1
+        if window.peek() == closing:
+            window.at += 1
+            return
+        window.take(",")
+
+
+def _name(window: _Window, names: set[str]) -> str:
+    if window.peek() != '"':
+        window.fail("a member name is missing")
+    name = window.value()
+    assert isinstance(name, str)
+    if name in names:
+        window.fail(f"an object repeats the key {name[:100]!r}")
+    names.add(name)
+    window.take(":")
+    return name
+
+
+def _skip(window: _Window) -> None:
+    """Step over a value, a member at a time, so that a large one is never held whole."""
+    if window.peek() in "{[":
+        for _ in _children(window):
+            pass
+    else:
+        window.value()
+
+
+def _gather(
+    window: _Window, wanted: set[tuple[str | int, ...]], here: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """The wanted paths below ``here`` and their values, in document order."""
+    for name in _entries(window):
+        path = (*here, name)
+        if path in wanted:
+            value = window.value()
+            yield path, value
+            for longer in wanted:
+                if len(longer) > len(path) and longer[: len(path)] == path:
+                    yield longer, paths.follow(longer[len(path) :])(value)
+        elif window.peek() in "{[" and any(w[: len(path)] == path for w in wanted):
+            yield from _gather(window, wanted, path)
+        else:
+            _skip(window)
+
+
+def _inner(element: Any, inner: Steps) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """What ``inner`` selects in a streamed element, with the elements it went through."""
+    if not inner:
+        yield (element,), element
+        return
+    until = next((i for i, step in enumerate(inner) if isinstance(step, Wild)), len(inner))
+    for node in paths.select(element, inner[:until]):
+        if until == len(inner):
+            yield (element, node), node
+        else:
+            for child in paths.children(node):
+                for chain, value in _inner(child, inner[until + 1 :]):
+                    yield (element, *chain), value
+
+
+class _Enclosing:
+    """The values of ``$$`` paths for a row.
+
+    A path through the record path's own ``[*]`` means the element this record is in; the others
+    are looked up once in the document.
+    """
+
+    def __init__(self, wanted: tuple[str, ...], query: Steps) -> None:
+        wilds = [i for i, step in enumerate(query) if isinstance(step, Wild)]
+        self._plan: list[tuple[int, Any]] = []
+        self.found: dict[Any, Any] = {}
+        outside: list[tuple[str | int, ...]] = []
+        for path in wanted:
+            found = paths.steps(path[1:])
+            shared = sum(1 for i in wilds if found is not None and found[: i + 1] == query[: i + 1])
+            rest = (found or ())[wilds[shared - 1] + 1 :] if shared else (found or ())
+            plain = tuple(step for step in rest if not isinstance(step, Wild))
+            if found is None or len(plain) != len(rest) or not found:
+                raise MappingRefused(
+                    f"cannot use the path {path!r}: an enclosing path is names and indexes, "
+                    "and [*] only where the record path has it"
+                )
+            self._plan.append((shared, paths.follow(plain) if shared else plain))
+            if not shared:
+                outside.append(plain)
+        self.outside = tuple(dict.fromkeys(outside))
+
+    def of(self, chain: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            get(chain[shared - 1]) if shared else self.found.get(get) for shared, get in self._plan
+        )

@@ -1,0 +1,517 @@
+"""From a row of the source to a record, as the profile says. Pure.
+
+The same row under the same profile gives the same record, byte for byte, on every drone. A row
+that fails is one :class:`Reject` naming the first field that does not hold; it never fails its
+neighbours.
+
+A value that the source wrote as one of its spellings of "missing" (``:``, ``n/a``, ``-9999``) is
+null, and the spelling is kept in the attribute ``<field>_missing``. An absent member, a JSON null
+and an empty text leave no such attribute: nothing was spelled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, tzinfo
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+from holdfast.collect import paths, periods, values
+from holdfast.collect.errors import MappingRefused
+from holdfast.collect.model import RawRow
+from holdfast.records.model import MappedRecord, Measure, PeriodValue, Reject, Scalar
+from holdfast.registry.model import CsvFormat, Field, JsonFormat, Period, Profile, as_field
+
+RowGetter = Callable[[RawRow], Any]
+Convert = Callable[[Any], Any]
+Mapped = MappedRecord | Reject
+
+EXCERPT_MAX = 200
+MISSING_SUFFIX = "_missing"
+_JOINED_MAX = 64
+
+
+class Occurrences:
+    """How often each content was seen in a run: tells repeated rows apart, in their order.
+
+    Deterministic: the n-th equal row of a run has number n, whoever collects it.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, int] = {}
+
+    def number(self, content: bytes) -> int:
+        """How many equal contents came before this one."""
+        number = self._seen.get(content, 0)
+        self._seen[content] = number + 1
+        return number
+
+
+class _Plan(NamedTuple):
+    """One field, compiled."""
+
+    name: str
+    get: RowGetter
+    convert: Convert
+    required: bool
+
+
+class _MeasurePlan(NamedTuple):
+    name: str
+    get: RowGetter
+    convert: Convert
+    required: bool
+    unit: str
+    unit_get: RowGetter | None
+    multiplier: str
+
+
+class Mapping:
+    """A profile's mapping, compiled once and used for every row of a run.
+
+    Hold one per run: the occurrence numbers of ``key: position`` live here. Raises
+    :class:`MappingRefused` at construction for what cannot be carried out.
+    """
+
+    def __init__(self, profile: Profile, occurrences: Occurrences | None = None) -> None:
+        self.enclosing: tuple[str, ...] = enclosing_paths(profile)
+        self._occurrences = occurrences or Occurrences()
+        compiler = _Compiler(profile, self.enclosing)
+        self._dimensions = [compiler.plan(n, as_field(f)) for n, f in profile.dimensions.items()]
+        self._attributes = [compiler.plan(n, as_field(f)) for n, f in profile.attributes.items()]
+        self._measures = [compiler.measure(n, as_field(f)) for n, f in profile.measures.items()]
+        self._period = compiler.period(profile.period) if profile.period else None
+        self._declared = frozenset(profile.attributes)
+        self._key = None if profile.key == "position" else compiler.key(profile.key)
+
+    def map(self, row: RawRow, response: int) -> Mapped:
+        """The record of ``row``, or the reject that says which field failed and why."""
+        name = ""
+        try:
+            if row.problem:
+                raise ValueError(row.problem)
+            spelled: dict[str, str] | None = None
+            dimensions: dict[str, Scalar] = {}
+            for name, get, convert, required in self._dimensions:
+                raw = get(row)
+                dimensions[name] = value = convert(raw)
+                if value is None and (required or (raw is not None and raw != "")):
+                    spelled = _missing(spelled, name, raw, required)
+            measures: dict[str, Measure] = {}
+            for name, get, convert, required, unit, unit_get, multiplier in self._measures:
+                raw = get(row)
+                value = convert(raw)
+                if value is None and (required or (raw is not None and raw != "")):
+                    spelled = _missing(spelled, name, raw, required)
+                named = unit if unit_get is None else _plain_text(unit_get(row)) or unit
+                measures[name] = Measure(value=value, unit=named, multiplier=multiplier)
+            attributes: dict[str, Scalar] = {}
+            for name, get, convert, required in self._attributes:
+                raw = get(row)
+                attributes[name] = value = convert(raw)
+                if value is None and (required or (raw is not None and raw != "")):
+                    spelled = _missing(spelled, name, raw, required)
+            period = None
+            if self._period is not None:
+                name = "period"
+                period = self._period(row)
+            if spelled:
+                for name, text in spelled.items():
+                    attributes.setdefault(name + MISSING_SUFFIX, text)
+            name = "key"
+            parts = (dimensions, measures, attributes, period)
+            key = self._position_key(*parts) if self._key is None else self._key(*parts)
+        except (ValueError, ArithmeticError) as error:
+            return _reject(row, response, name, error)
+        return MappedRecord(
+            response=response,
+            position=row.position,
+            key=key,
+            dimensions=dimensions,
+            measures=measures,
+            attributes=attributes,
+            period=period,
+        )
+
+    def _position_key(
+        self,
+        dimensions: dict[str, Scalar],
+        measures: dict[str, Measure],
+        attributes: dict[str, Scalar],
+        period: PeriodValue | None,
+    ) -> list[Scalar]:
+        content = _encode_sorted((dimensions, measures, attributes, period))
+        found = hashlib.sha256(content)
+        return [f"sha256:{found.hexdigest()}", self._occurrences.number(found.digest()[:16])]
+
+
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+def enclosing_paths(profile: Profile) -> tuple[str, ...]:
+    """The ``$$`` paths a profile uses, each once, in the order of their first use."""
+    found: list[str | None] = []
+    for entry in (*profile.dimensions.values(), *profile.measures.values()):
+        field = as_field(entry)
+        found += [field.path, *field.join, field.unit_path]
+    for entry in profile.attributes.values():
+        field = as_field(entry)
+        found += [field.path, *field.join, field.unit_path]
+    if profile.period:
+        found += [profile.period.path, *profile.period.join]
+    return tuple(dict.fromkeys(path for path in found if path and path.startswith("$$")))
+
+
+def _missing(
+    spelled: dict[str, str] | None, name: str, raw: Any, required: bool
+) -> dict[str, str] | None:
+    """Note how the source spelled a missing value; refuse where one is required."""
+    if required:
+        raise ValueError("is missing and required")
+    text = (_plain_text(raw) or "")[:EXCERPT_MAX]
+    if not text.strip():
+        return spelled
+    return {**(spelled or {}), name: text}
+
+
+def _reject(row: RawRow, response: int, name: str, error: Exception) -> Reject:
+    reason = str(error) or type(error).__name__
+    return Reject(
+        response=response,
+        position=row.position,
+        field=name,
+        reason=printable(reason, EXCERPT_MAX),
+        excerpt=excerpt(row.value),
+    )
+
+
+def excerpt(value: Any) -> str:
+    """The beginning of a raw value, at most 200 characters, for people to read."""
+    if isinstance(value, str):
+        return printable(value, EXCERPT_MAX)
+    parts: list[str] = []
+    size = 0
+    members = value.items() if isinstance(value, dict) else enumerate(value or ())
+    for name, member in members:
+        text = member if isinstance(member, str) else repr(member)[: EXCERPT_MAX + 1]
+        parts.append(f"{name}={text[:EXCERPT_MAX]}" if isinstance(value, dict) else text)
+        size += len(parts[-1]) + 1
+        if size > EXCERPT_MAX:
+            break
+    return printable(" ".join(parts), EXCERPT_MAX)
+
+
+def printable(text: str, size_max: int) -> str:
+    """``text`` on one line, cut at ``size_max``, without what a terminal would act upon."""
+    cut = text[:size_max]
+    return cut if cut.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in cut)
+
+
+def _plain_text(raw: Any) -> str | None:
+    """A scalar as the text the source wrote; ``ValueError`` for an object or an array."""
+    if raw is None:
+        return None
+    kind = raw.__class__
+    if kind is str:
+        return raw  # type: ignore[no-any-return]
+    if kind is bool:
+        return "true" if raw else "false"
+    if isinstance(raw, str | int):
+        return str(raw)
+    if isinstance(raw, float):
+        raise ValueError("came as a binary float, which is not exact")  # noqa: TRY004
+    raise ValueError(f"is {'an array' if isinstance(raw, list) else 'an object'}, not one value")
+
+
+class _Compiler:
+    """Turns the parts of one profile into closures."""
+
+    def __init__(self, profile: Profile, enclosing: Sequence[str]) -> None:
+        self._profile = profile
+        self._zone = zone_of(profile.timezone)
+        self._enclosing = {path: index for index, path in enumerate(enclosing)}
+        self._tabular = isinstance(profile.source.format, CsvFormat) or (
+            isinstance(profile.source.format, JsonFormat) and profile.source.format.header
+        )
+
+    def plan(self, name: str, field: Field) -> _Plan:
+        get, convert = self._field(name, field)
+        return _Plan(name, get, convert, field.required)
+
+    def measure(self, name: str, field: Field) -> _MeasurePlan:
+        # A measure is an exact number, whatever the profile left unsaid.
+        typed = field.type if field.type in {"integer", "decimal"} else "decimal"
+        get, convert = self._field(name, msgspec.structs.replace(field, type=typed))
+        if typed == "integer":
+            convert = _then_text(convert)
+        unit_get = self._row_getter(field.unit_path) if field.unit_path else None
+        return _MeasurePlan(
+            name, get, convert, field.required, field.unit, unit_get, field.multiplier
+        )
+
+    def period(self, period: Period) -> Callable[[RawRow], PeriodValue | None]:
+        get = self._source_of("period", period.path, period.join, period.separator)
+        read = periods.reader(period.frequency, period.format, period.codings, self._zone)
+        read = lru_cache(maxsize=4096)(read)
+        nulls = frozenset(self._profile.nulls)
+
+        def convert(row: RawRow) -> PeriodValue | None:
+            text = _plain_text(get(row))
+            return None if text is None or text in nulls else read(text)
+
+        return convert
+
+    def key(self, fields: Sequence[str]) -> Callable[..., list[Scalar]]:
+        """A function from a record's parts to its business key; a missing part is refused."""
+        known: dict[str, dict[str, Any]] = {
+            "dimensions": self._profile.dimensions,
+            "measures": self._profile.measures,
+            "attributes": self._profile.attributes,
+        }
+        plan: list[tuple[int, str]] = []
+        for text in fields:
+            part, _, name = text.partition(".")
+            if text == "period" and self._profile.period:
+                plan.append((3, "period"))
+            elif part in known and name in known[part]:
+                plan.append((list(known).index(part), name))
+            else:
+                raise MappingRefused(f"cannot use the key {text!r}: the profile has no such field")
+
+        def key(
+            dimensions: dict[str, Scalar],
+            measures: dict[str, Measure],
+            attributes: dict[str, Scalar],
+            period: PeriodValue | None,
+        ) -> list[Scalar]:
+            found: list[Scalar] = []
+            for part, name in plan:
+                value: Scalar
+                if part == 0:
+                    value = dimensions[name]
+                elif part == 3:
+                    value = periods.name(period) if period else None
+                else:
+                    value = measures[name].value if part == 1 else attributes[name]
+                if value is None:
+                    raise ValueError(f"has no {name}, which is part of the key")
+                found.append(value)
+            return found
+
+        return key
+
+    def _field(self, name: str, field: Field) -> tuple[RowGetter, Convert]:
+        if field.codes:
+            raise MappingRefused(f"cannot map {name}: code lists are not supported by this build")
+        if field.constant is not None:
+            constant = field.constant
+            return (lambda _row: constant), self._converter(field, frozenset())
+        get = self._source_of(name, field.path, field.join, field.separator)
+        nulls = frozenset(self._profile.nulls if field.nulls is None else field.nulls)
+        return get, self._converter(field, nulls)
+
+    def _source_of(
+        self, name: str, path: str | None, join: Sequence[str], separator: str
+    ) -> RowGetter:
+        """Where the raw value comes from: one path, or several joined to one text."""
+        wanted = ([path] if path is not None else []) + list(join)
+        if not wanted:
+            raise MappingRefused(f"cannot map {name}: it has neither a path nor a constant")
+        getters = [self._row_getter(one) for one in wanted]
+        if len(getters) == 1 and not join:
+            return _listed(getters[0], separator) if separator and name != "period" else getters[0]
+
+        def joined(row: RawRow) -> str | None:
+            parts = [_plain_text(get(row)) for get in getters]
+            return None if None in parts else separator.join(cast("list[str]", parts))
+
+        return joined
+
+    def _row_getter(self, path: str) -> RowGetter:
+        if path.startswith("$$"):
+            index = self._enclosing[path]
+            return lambda row: row.enclosing[index]
+        if path[0] not in "$@" or (self._tabular and path[1:2] not in {".", "["}):
+            return _column(path)
+        plain = paths.singular(path)
+        if plain is not None and len(plain) == 1 and isinstance(plain[0], str):
+            return _column(plain[0])
+        if plain is not None and len(plain) == 2 and all(isinstance(s, str) for s in plain):
+            return _member(plain[0], plain[1])
+        get = paths.getter(path)
+        return lambda row: get(row.value)
+
+    def _converter(self, field: Field, nulls: frozenset[str]) -> Convert:
+        before = _reshaper(field)
+        match field.type:
+            case "string":
+                return _string(nulls, before)
+            case "decimal":
+                return _typed(nulls, before, _decimal(field))
+            case "integer":
+                return _integer(nulls, before, field)
+            case "boolean":
+                return _typed(nulls, before, lambda text: values.boolean(text, field.format))
+            case "date":
+                return _typed(nulls, before, _date(field, self._zone))
+            case "datetime":
+                return _typed(nulls, before, _datetime(field, self._zone))
+
+
+@lru_cache(maxsize=64)
+def zone_of(name: str) -> tzinfo:
+    """The time zone by its IANA name; :class:`MappingRefused` for one that is not known."""
+    if name in {"UTC", "Etc/UTC"}:
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise MappingRefused(f"cannot use the time zone {name!r}: it is not known") from error
+
+
+# Getters on the row itself: one call instead of two on the path every record takes.
+
+
+def _column(name: Any) -> RowGetter:
+    def get(row: RawRow) -> Any:
+        try:
+            return row.value[name]
+        except (KeyError, TypeError):
+            return None
+
+    return get
+
+
+def _member(first: Any, second: Any) -> RowGetter:
+    def get(row: RawRow) -> Any:
+        try:
+            return row.value[first][second]
+        except (KeyError, TypeError):
+            return None
+
+    return get
+
+
+def _listed(get: RowGetter, separator: str) -> RowGetter:
+    """An array of scalars becomes one text; anything else stays what it is."""
+
+    def joined(row: RawRow) -> Any:
+        raw = get(row)
+        if not isinstance(raw, list):
+            return raw
+        return separator.join(_plain_text(item) or "" for item in raw) if raw else None
+
+    return joined
+
+
+def _reshaper(field: Field) -> Callable[[str], str | None] | None:
+    """Split and pad, in that order; ``None`` where the field asks for neither."""
+    if not field.split and not field.pad:
+        return None
+    split, part, pad = field.split, field.part, field.pad
+
+    def reshape(text: str) -> str | None:
+        if split:
+            parts = text.split(split)
+            if not -len(parts) <= part < len(parts):
+                return None
+            text = parts[part]
+        return text.rjust(pad, "0") if pad else text
+
+    return reshape
+
+
+def _string(nulls: frozenset[str], before: Callable[[str], str | None] | None) -> Convert:
+    def convert(raw: Any) -> str | None:
+        if raw.__class__ is not str:
+            if raw is None:
+                return None
+            raw = _plain_text(raw)
+        if raw in nulls:
+            return None
+        return before(raw) if before is not None else raw
+
+    return convert
+
+
+def _typed(
+    nulls: frozenset[str],
+    before: Callable[[str], str | None] | None,
+    convert_text: Callable[[str], Any],
+) -> Convert:
+    """A converter that reads text; blanks around a value that is not text do not count."""
+
+    def convert(raw: Any) -> Any:
+        if raw is None:
+            return None
+        text: str = raw if raw.__class__ is str else _plain_text(raw)  # type: ignore[assignment]
+        if text in nulls or ((text := text.strip()) in nulls):
+            return None
+        if before is not None:
+            reshaped = before(text)
+            if reshaped is None:
+                return None
+            text = reshaped
+        try:
+            return convert_text(text)
+        except ValueError as error:
+            raise ValueError(_why(error, text)) from error
+
+    return convert
+
+
+def _why(error: Exception, text: str) -> str:
+    """Our own refusals begin with a verb; a library's are told as what they mean."""
+    reason = str(error)
+    ours = reason.startswith(("is ", "has ", "came "))
+    return f"{printable(text, 60)!r} {reason if ours else 'is not a date or time of this format'}"
+
+
+def _decimal(field: Field) -> Callable[[str], str]:
+    thousands, point = field.thousands, field.decimal
+    if not thousands and point == ".":
+        return values.decimal_text
+    return lambda text: values.decimal_text(values.localised(text, thousands, point))
+
+
+def _integer(
+    nulls: frozenset[str], before: Callable[[str], str | None] | None, field: Field
+) -> Convert:
+    to_decimal = _decimal(field)
+    slow = _typed(nulls, before, lambda text: values.integer(to_decimal(text)))
+    if before is not None:
+        return slow
+
+    def convert(raw: Any) -> int | None:
+        if raw.__class__ is int and -(2**53) < raw < 2**53 and str(raw) not in nulls:
+            return raw
+        found: int | None = slow(raw)
+        return found
+
+    return convert
+
+
+def _then_text(convert: Convert) -> Convert:
+    def as_text(raw: Any) -> str | None:
+        value = convert(raw)
+        return None if value is None else str(value)
+
+    return as_text
+
+
+# Sources repeat their dates, and reading one by a pattern costs microseconds: equal text is read
+# once.
+
+
+def _date(field: Field, zone: tzinfo) -> Callable[[str], str]:
+    return lru_cache(maxsize=8192)(lambda text: values.day(text, field.format, zone).isoformat())
+
+
+def _datetime(field: Field, zone: tzinfo) -> Callable[[str], str]:
+    return lru_cache(maxsize=8192)(
+        lambda text: values.moment_text(values.moment(text, field.format, zone))
+    )

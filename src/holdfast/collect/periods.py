@@ -1,0 +1,154 @@
+"""The time a record speaks of, with its frequency kept. Pure.
+
+A period is a half-open interval: the month 2020-01 runs from 2020-01-01 to 2020-02-01. An instant
+begins and ends at the same moment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timedelta, tzinfo
+
+from holdfast.collect.patterns import TEXT_MAX, bounded_pattern
+from holdfast.collect.values import day, moment, moment_text
+from holdfast.records.model import PeriodValue
+
+_YEAR = re.compile(r"([0-9]{4})").fullmatch
+_HALF = re.compile(r"([0-9]{4})[- ]?[SHsh]0?([12])").fullmatch
+_QUARTER = re.compile(r"([0-9]{4})[- ]?[Qq]0?([1-4])").fullmatch
+_MONTH = re.compile(r"([0-9]{4})[-/ ]?[Mm]?(0[1-9]|1[0-2]|(?<=[-/Mm ])[1-9])").fullmatch
+_WEEK = re.compile(r"([0-9]{4})[- ]?[Ww](0[1-9]|[1-4][0-9]|5[0-3])").fullmatch
+
+_MONTHS_LONG = {"A": 12, "S": 6, "Q": 3, "M": 1}
+
+PeriodReader = Callable[[str], PeriodValue]
+
+
+def reader(frequency: str, pattern: str, codings: Mapping[str, str], zone: tzinfo) -> PeriodReader:
+    """A function from the source's spelling to the period; ``ValueError`` for what is none.
+
+    ``codings`` are tried in their order, whole text only, before the plain reading: named groups
+    ``year``, ``half``, ``quarter``, ``month``, ``week``, ``day``, ``hour`` say what they found.
+    """
+    coded = [(bounded_pattern(text).fullmatch, to) for text, to in codings.items()]
+
+    def read(text: str) -> PeriodValue:
+        if coded and len(text) <= TEXT_MAX:
+            for match, to in coded:
+                if found := match(text):
+                    return of_parts(to, found.groupdict(), text, zone)
+        return _read_plain(text, frequency, pattern, zone)
+
+    return read
+
+
+def _read_plain(text: str, frequency: str, pattern: str, zone: tzinfo) -> PeriodValue:
+    if frequency in {"H", "I"}:
+        return of_moment(frequency, moment(text, pattern, zone), text, zone)
+    if not pattern and (found := _SHORT[frequency](text.strip())):
+        return found_short(frequency, found, text)
+    return of_day(frequency, day(text, pattern, zone), text)
+
+
+_SHORT: dict[str, Callable[[str], re.Match[str] | None]] = {
+    "A": _YEAR,
+    "S": _HALF,
+    "Q": _QUARTER,
+    "M": _MONTH,
+    "W": _WEEK,
+    "D": lambda _text: None,
+}
+
+
+def found_short(frequency: str, found: re.Match[str], text: str) -> PeriodValue:
+    """The period of a short spelling such as ``2020-Q1`` or ``2020M01``."""
+    year = int(found[1])
+    if frequency == "W":
+        return of_day("W", date.fromisocalendar(year, int(found[2]), 1), text)
+    number = int(found[2]) if frequency != "A" else 1
+    return of_day(frequency, date(year, (number - 1) * _MONTHS_LONG[frequency] + 1, 1), text)
+
+
+def of_parts(
+    frequency: str, parts: Mapping[str, str | None], text: str, zone: tzinfo
+) -> PeriodValue:
+    """The period whose parts a coding has found; a part that is missing or no number is refused."""
+
+    def part(name: str) -> int:
+        value = parts.get(name)
+        if not value or not value.isascii() or not value.isdigit():
+            raise ValueError(f"has no {name} for a period of frequency {frequency}")
+        return int(value)
+
+    year = part("year")
+    if frequency == "W":
+        return of_day("W", date.fromisocalendar(year, part("week"), 1), text)
+    if frequency in _MONTHS_LONG:
+        name = {"A": "", "S": "half", "Q": "quarter", "M": "month"}[frequency]
+        number = part(name) if name else 1
+        months = _MONTHS_LONG[frequency]
+        if not 1 <= number <= 12 // months:
+            raise ValueError(f"has no {name} {number}")
+        return of_day(frequency, date(year, (number - 1) * months + 1, 1), text)
+    if frequency == "D":
+        return of_day("D", date(year, part("month"), part("day")), text)
+    local = datetime(year, part("month"), part("day"), part("hour"), tzinfo=zone)
+    return of_moment(frequency, local.astimezone(UTC), text, zone)
+
+
+def of_day(frequency: str, inside: date, text: str) -> PeriodValue:
+    """The period of ``frequency`` (A to D) that the day lies in."""
+    if frequency == "D":
+        start, end = inside, inside + timedelta(days=1)
+    elif frequency == "W":
+        start = inside - timedelta(days=inside.weekday())
+        end = start + timedelta(days=7)
+    else:
+        months = _MONTHS_LONG[frequency]
+        first = (inside.month - 1) // months * months
+        start = date(inside.year, first + 1, 1)
+        year, month = divmod(first + months, 12)
+        end = date(inside.year + year, month + 1, 1)
+    return PeriodValue(
+        start=start.isoformat(),
+        end=end.isoformat(),
+        frequency=frequency,  # type: ignore[arg-type]
+        text=text,
+    )
+
+
+def of_moment(frequency: str, at: datetime, text: str, zone: tzinfo) -> PeriodValue:
+    """The local hour that holds the moment, or the instant itself."""
+    if frequency == "I":
+        instant = moment_text(at)
+        return PeriodValue(start=instant, end=instant, frequency="I", text=text)
+    local = at.astimezone(zone).replace(minute=0, second=0, microsecond=0)
+    start = local.astimezone(UTC)
+    end = moment_text(start + timedelta(hours=1))
+    return PeriodValue(start=moment_text(start), end=end, frequency="H", text=text)
+
+
+def name(period: PeriodValue) -> str:
+    """The one short name of a period, whatever the source's spelling: part of a record's key.
+
+    Periods of different frequency never share a name: ``2020`` is the year, ``2020-01`` its first
+    month, ``2020-01-01`` its first day.
+    """
+    start = period.start
+    match period.frequency:
+        case "A":
+            return start[:4]
+        case "S":
+            return f"{start[:4]}-S{(int(start[5:7]) + 5) // 6}"
+        case "Q":
+            return f"{start[:4]}-Q{(int(start[5:7]) + 2) // 3}"
+        case "M":
+            return start[:7]
+        case "W":
+            year, week, _ = date.fromisoformat(start).isocalendar()
+            return f"{year:04d}-W{week:02d}"
+        case "H":
+            return start[:16] + "Z"
+        case _:
+            return start

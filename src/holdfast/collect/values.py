@@ -1,0 +1,181 @@
+"""From what a source wrote to one exact value. Pure functions; ``ValueError`` says why not.
+
+A number stays the text it was, normalised: no binary float is ever involved. A time is converted
+to UTC with the profile's zone where the source gave none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from decimal import Decimal
+from functools import lru_cache
+
+from holdfast.kernel.canonical import INTEGER_MAX
+
+DIGITS_MAX = 400
+
+_PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?").fullmatch
+_NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,9}))?").fullmatch
+_SPACES = "\u00a0\u202f\u2009"
+_TRUE = frozenset({"true", "t", "yes", "y", "1"})
+_FALSE = frozenset({"false", "f", "no", "n", "0"})
+
+
+def decimal_text(text: str) -> str:
+    """``text`` as a plain decimal, exactly: ``1.5E+3`` is ``1500``, ``.097`` is ``0.097``.
+
+    Trailing zeros of a fraction are kept, because the source meant them; a minus may be U+2212, may
+    trail, or be written as parentheses. More than 400 characters are refused.
+    """
+    if _PLAIN(text) and len(text) <= DIGITS_MAX:
+        return text if text[:2] != "-0" or text.strip("-0.") else text[1:]
+    return _normalised(text)
+
+
+def _normalised(text: str) -> str:
+    text = text.strip().replace("\u2212", "-")
+    if text.startswith("(") and text.endswith(")"):
+        text = "-" + text[1:-1]
+    elif text.endswith("-"):
+        text = "-" + text[:-1]
+    match = _NUMBER(text)
+    if match is None or not (match[2] or match[3]):
+        raise ValueError("is not a number")
+    whole, fraction = match[2], match[3] or ""
+    exponent = int(match[4] or 0)
+    if len(whole) + len(fraction) + abs(exponent) > DIGITS_MAX:
+        raise ValueError(f"has more than {DIGITS_MAX} digits")
+    plain = _shifted(whole, fraction, exponent)
+    negative = match[1] == "-" and plain.strip("0.") != ""
+    return "-" + plain if negative else plain
+
+
+def _shifted(whole: str, fraction: str, exponent: int) -> str:
+    """``whole.fraction`` × 10^exponent, as digits with the point moved."""
+    digits, point = whole + fraction, len(whole) + exponent
+    if point <= 0:
+        digits, point = "0" * (1 - point) + digits, 1
+    elif point > len(digits):
+        digits += "0" * (point - len(digits))
+    left, right = digits[:point].lstrip("0") or "0", digits[point:]
+    return f"{left}.{right}" if right else left
+
+
+def localised(text: str, thousands: str, point: str) -> str:
+    """``text`` with the separators of its place turned into none and ``.``.
+
+    Groups must be groups: with ``,`` for thousands, ``1,5`` is refused and not read as fifteen.
+    """
+    text = text.strip()
+    if thousands:
+        if thousands == " ":
+            for space in _SPACES:
+                text = text.replace(space, " ")
+        if thousands in text:
+            if not _grouping(thousands, point)(text):
+                raise ValueError(f"is not a number with {thousands!r} between thousands")
+            text = text.replace(thousands, "")
+    if point != ".":
+        if "." in text:
+            raise ValueError(f"is not a number with {point!r} as its decimal point")
+        text = text.replace(point, ".")
+    return text
+
+
+@lru_cache(maxsize=64)
+def _grouping(thousands: str, point: str) -> Callable[[str], object]:
+    mark = re.escape(thousands)
+    rest = rf"(?:{re.escape(point)}[0-9]*)?[)-]?"
+    groups = rf"[0-9]{{1,3}}(?:{mark}[0-9]{{2,3}})*{mark}[0-9]{{3}}"
+    return re.compile(rf"[(+\-\u2212]?{groups}{rest}").fullmatch
+
+
+def integer(text: str) -> int:
+    """The whole number ``text`` writes, within ±(2⁵³−1); ``5.0`` is five, ``5.5`` is refused."""
+    plain = decimal_text(text)
+    whole, _, fraction = plain.partition(".")
+    if fraction.strip("0"):
+        raise ValueError("is not a whole number")
+    value = int(whole)
+    if not -INTEGER_MAX <= value <= INTEGER_MAX:
+        raise ValueError("is beyond 2^53-1")
+    return value
+
+
+def boolean(text: str, spelling: str = "") -> bool:
+    """True or false; ``spelling`` is ``yes-text/no-text`` where the usual ones do not apply."""
+    if spelling:
+        yes, _, no = spelling.partition("/")
+        if text == yes:
+            return True
+        if text == no:
+            return False
+    else:
+        lowered = text.strip().lower()
+        if lowered in _TRUE:
+            return True
+        if lowered in _FALSE:
+            return False
+    raise ValueError("is neither true nor false")
+
+
+def _by_pattern(text: str, pattern: str) -> datetime:
+    """Without a zone where the pattern has none: the caller knows which zone that means."""
+    return datetime.strptime(text, pattern)  # noqa: DTZ007
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def moment(text: str, pattern: str, zone: tzinfo) -> datetime:
+    """The moment ``text`` names, in UTC; ``zone`` where it has no offset of its own.
+
+    ``pattern`` is empty (ISO 8601), ``epoch-s``, ``epoch-ms`` or strptime's. Digits below a
+    microsecond are dropped.
+    """
+    if pattern in {"epoch-s", "epoch-ms"}:
+        return _from_epoch(text, pattern)
+    text = text.strip()
+    found = _by_pattern(text, pattern) if pattern else datetime.fromisoformat(text)
+    try:
+        return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is outside the years 1 to 9999") from error
+
+
+def _from_epoch(text: str, pattern: str) -> datetime:
+    plain = decimal_text(text)
+    if len(plain) > 40:
+        raise ValueError("is outside the years 1 to 9999")
+    scale = 6 if pattern == "epoch-s" else 3
+    try:
+        if "." not in plain:
+            return _EPOCH + timedelta(microseconds=int(plain) * 10**scale)
+        return _EPOCH + timedelta(microseconds=int(Decimal(plain).scaleb(scale)))
+    except OverflowError as error:
+        raise ValueError("is outside the years 1 to 9999") from error
+
+
+def day(text: str, pattern: str, zone: tzinfo) -> date:
+    """The calendar day ``text`` names where the source is.
+
+    A text with an offset, and a time since the epoch, is first turned into ``zone``'s own time:
+    08:00Z is local midnight in the Pacific zone.
+    """
+    text = text.strip()
+    if not pattern:
+        if len(text) == 10:
+            return date.fromisoformat(text)
+        found = datetime.fromisoformat(text)
+        return (found.astimezone(zone) if found.tzinfo else found).date()
+    if pattern in {"epoch-s", "epoch-ms"}:
+        return _from_epoch(text, pattern).astimezone(zone).date()
+    found = _by_pattern(text, pattern)
+    return (found.astimezone(zone) if found.tzinfo else found).date()
+
+
+def moment_text(value: datetime) -> str:
+    """``value`` (UTC) as :func:`holdfast.kernel.clock.timestamp` writes it, and faster."""
+    return value.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
