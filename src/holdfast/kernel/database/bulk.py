@@ -66,7 +66,8 @@ def _postgresql_text(table: Table, columns: tuple[str, ...], skip_existing: bool
         f"${position}::{_array_type(table, column)}" for position, column in enumerate(columns, 1)
     )
     tail = " ON CONFLICT DO NOTHING" if skip_existing else ""
-    return f"{_head(table, columns)} SELECT * FROM unnest({casts}){tail}"
+    # Names from the table's own declaration; values travel as parameters.
+    return f"{_head(table, columns)} SELECT * FROM unnest({casts}){tail}"  # noqa: S608
 
 
 def _array_type(table: Table, column: str) -> str:
