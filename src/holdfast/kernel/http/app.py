@@ -1,0 +1,346 @@
+"""The application of a role: its routes behind one door, with health, metrics and OpenAPI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Response
+from litestar.connection import ASGIConnection
+from litestar.di import Provide
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    ValidationException,
+)
+
+from holdfast.kernel.clock import Clock, SystemClock
+from holdfast.kernel.errors import (
+    HoldfastError,
+    Internal,
+    Invalid,
+    Kind,
+    NotFound,
+    Problem,
+    Unsupported,
+)
+from holdfast.kernel.http import door, problems
+from holdfast.kernel.http.routes import RULES, ApiRequest, RouteRules, get
+from holdfast.kernel.ids import NewId, id_source
+from holdfast.kernel.principal import Authoriser, Permission, PermissionAuthoriser, Principal
+from holdfast.kernel.telemetry import METRICS_CONTENT_TYPE, Metrics, get_logger, request_id
+
+log = get_logger("http")
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+Authenticator = Callable[[Connection], Awaitable[Principal]]
+"""Who asks; raises :class:`~holdfast.kernel.errors.Unauthenticated`."""
+
+Check = Callable[[], Awaitable["str | None"]]
+"""One part of readiness: returns ``None`` or ``"ok"``, ``"degraded"``, or raises."""
+
+Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+CHECK_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class AppSpec:
+    """Everything an application is made of.
+
+    ``local``: nothing stands in front, so forwarding headers are refused. ``https``: callers come
+    by TLS, ours or a terminator's. ``services``, at the public door, tells the state of the roles
+    behind it. ``metrics_permission`` guards ``/metrics`` and ``/health/detailed``.
+    """
+
+    role: str
+    version: str
+    handlers: Sequence[Any]
+    authenticate: Authenticator
+    authoriser: Authoriser = field(default_factory=PermissionAuthoriser)
+    hosts: Sequence[str] = LOCAL_HOSTS
+    origins: Sequence[str] = ()
+    local: bool = True
+    https: bool = False
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    check_seconds: float = CHECK_SECONDS
+    services: Callable[[], Awaitable[Mapping[str, str]]] | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    new_id: NewId | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    metrics_permission: Permission = Permission.SYSTEM_READ
+    lifespan: Sequence[Lifespan] = ()
+
+
+class App(Litestar):
+    """A Litestar application whose every exchange passes the door."""
+
+    door: door.Door
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.door(scope, receive, send)
+
+    async def inside(self, scope: Any, receive: Any, send: Any) -> None:
+        """Past the door: Litestar's own routing."""
+        await super().__call__(scope, receive, send)
+
+
+def create_app(spec: AppSpec) -> App:
+    """The application; raises ``ValueError`` when a route has no permission or a doubled name."""
+    app = App(
+        route_handlers=[*spec.handlers, *_own_routes(spec)],
+        guards=[_gate(spec)],
+        dependencies={"principal": Provide(_principal, sync_to_thread=False)},
+        exception_handlers={Exception: _exception},
+        request_class=ApiRequest,
+        lifespan=list(spec.lifespan),
+        logging_config=None,
+        openapi_config=None,
+        debug=False,
+        pdb_on_exception=False,
+    )
+    _check_routes(app)
+    admitted = door.rules(spec.role, spec.hosts, spec.origins, spec.local, spec.https)
+    app.door = door.Door(
+        app.inside,
+        admitted,
+        clock=spec.clock,
+        new_id=spec.new_id or id_source(spec.clock),
+        metrics=spec.metrics,
+    )
+    return app
+
+
+# --- before a handler ---------------------------------------------------------------------------
+
+
+def _gate(spec: AppSpec) -> Callable[[Connection, Any], Awaitable[None]]:
+    """The guard of every route: the content type, then who, then whether they may."""
+    authenticate, authoriser = spec.authenticate, spec.authoriser
+
+    async def gate(connection: Connection, handler: Any) -> None:
+        rules: RouteRules | None = handler.opt.get(RULES)
+        if rules is None:
+            return  # Litestar's own OPTIONS; create_app has seen to it that there is nothing else
+        if connection.scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):  # type: ignore[typeddict-item]
+            _check_content_type(connection, rules)
+        if rules.permission is Permission.PUBLIC:
+            return
+        principal = await authenticate(connection)
+        connection.scope["holdfast.principal"] = principal  # type: ignore[typeddict-unknown-key]
+        connection.scope["holdfast.subject"] = principal.subject  # type: ignore[typeddict-unknown-key]
+        authoriser.authorise(principal, rules.permission)
+
+    return gate
+
+
+def _check_content_type(connection: Connection, rules: RouteRules) -> None:
+    """A web page can send form and text types anywhere; JSON it cannot without being asked."""
+    if rules.raw and not rules.accepts:
+        return
+    headers = connection.headers
+    given = headers.get("content-type", "")
+    if not given and connection.scope["method"] == "DELETE":  # type: ignore[typeddict-item]
+        return
+    accepted = rules.accepts or ("application/json",)
+    if given.partition(";")[0].strip().lower() not in accepted:
+        raise Unsupported(
+            f"cannot accept the content type {given[:100]!r}",
+            code="content-type-unsupported",
+            hint=f"send Content-Type: {' or '.join(accepted)}",
+        )
+
+
+def _principal(scope: Any) -> Any:
+    """Injected as ``principal``."""
+    return scope.get("holdfast.principal")
+
+
+def _check_routes(app: Litestar) -> None:
+    seen: dict[str, str] = {}
+    for each in app.routes:
+        for handler in getattr(each, "route_handlers", ()):
+            if handler.http_methods == {"OPTIONS"} and RULES not in handler.opt:
+                continue
+            if RULES not in handler.opt:
+                raise ValueError(f"cannot serve {each.path}: the route declares no permission")
+            name = str(handler.operation_id)
+            place = f"{sorted(handler.http_methods)} {each.path}"
+            if seen.setdefault(name, place) != place:
+                raise ValueError(
+                    f"cannot serve {place}: its operation id {name} is that of {seen[name]}"
+                )
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+
+def _exception(request: Any, error: Exception) -> Response[bytes]:
+    found = translate(request, error)
+    if found.kind in (Kind.INTERNAL, Kind.CORRUPT):
+        log.error(
+            "request failed",
+            method=request.scope["method"],
+            path=request.scope["path"],
+            code=found.code,
+            detail=found.detail,
+            internal=found.internal,
+            exc_info=error,
+        )
+    elif found.internal or found.kind in (Kind.UNAVAILABLE, Kind.OUTCOME_UNKNOWN):
+        log.warning(
+            "request refused",
+            path=request.scope["path"],
+            code=found.code,
+            detail=found.detail,
+            internal=found.internal,
+        )
+    document = problems.document(found, instance=request.scope["path"], request_id=request_id())
+    headers = {name.decode(): value.decode() for name, value in problems.headers_of(found)}
+    if found.code == "method-not-allowed":
+        headers["allow"] = ", ".join(_methods_at(request))
+    return Response(
+        content=problems.encode(document),
+        status_code=document.status,
+        headers=headers,
+        media_type=problems.CONTENT_TYPE,
+    )
+
+
+def translate(request: Any, error: Exception) -> HoldfastError:
+    """Any failure as one of ours; what is not known is internal."""
+    if isinstance(error, HoldfastError):
+        return error
+    path = request.scope["path"]
+    if isinstance(error, MethodNotAllowedException):
+        return Unsupported(
+            f"cannot do {request.scope['method']} on {path}", code="method-not-allowed"
+        )
+    if isinstance(error, NotFoundException):
+        return NotFound(f"cannot find {path}: no such route", code="route-not-found")
+    if isinstance(error, ValidationException):
+        found = [
+            Problem(str(item.get("key", "")), str(item.get("message", "")))
+            for item in (error.extra if isinstance(error.extra, list) else [])
+            if isinstance(item, dict)
+        ]
+        return Invalid(
+            "cannot accept the request: " + ("; ".join(map(str, found)) or error.detail),
+            code="request-invalid",
+            problems=found,
+        )
+    if isinstance(error, HTTPException) and 400 <= error.status_code < 500:
+        return Invalid(f"cannot accept the request: {error.detail}", code="request-invalid")
+    return Internal("cannot answer", internal=repr(error))
+
+
+def _methods_at(request: Any) -> list[str]:
+    app: Litestar = request.app
+    template = app.asgi_router.handle_routing(path=request.scope["path"], method="OPTIONS")[4]
+    methods = {str(method) for method in app.route_handler_method_map.get(template, ())}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+
+
+# --- the routes that every role has -------------------------------------------------------------
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether the process is alive. At the public door, also how the roles behind it are."""
+
+    status: str
+    version: str
+    uptime_seconds: float
+    services: dict[str, str] | None = None
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The outcome of one readiness check."""
+
+    status: str
+    duration_ms: float
+    detail: str = ""
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the process can do its work."""
+
+    status: str
+    version: str
+    uptime_seconds: float
+    checks: dict[str, CheckResult]
+
+
+def _own_routes(spec: AppSpec) -> list[Any]:
+    started = spec.clock.monotonic()
+
+    def uptime() -> float:
+        return round(spec.clock.monotonic() - started, 3)
+
+    @get("/health", permission=Permission.PUBLIC, tag="health", operation_id="health")
+    async def health() -> Health:
+        """Whether the process is alive."""
+        services = dict(await spec.services()) if spec.services is not None else None
+        worse = services is not None and any(state != "ok" for state in services.values())
+        return Health(
+            status="degraded" if worse else "ok",
+            version=spec.version,
+            uptime_seconds=uptime(),
+            services=services,
+        )
+
+    async def readiness(details: bool) -> Response[Readiness]:
+        names = list(spec.checks)
+        results = await asyncio.gather(*(_run_check(spec, name, details) for name in names))
+        states = {result.status for result in results}
+        status = next((s for s in ("unhealthy", "degraded") if s in states), "ok")
+        found = Readiness(
+            status=status,
+            version=spec.version,
+            uptime_seconds=uptime(),
+            checks=dict(zip(names, results, strict=True)),
+        )
+        return Response(content=found, status_code=503 if status == "unhealthy" else 200)
+
+    @get("/ready", permission=Permission.PUBLIC, tag="health", operation_id="ready")
+    async def ready() -> Response[Readiness]:
+        """Whether the process can do its work: 503 when it cannot."""
+        return await readiness(details=False)
+
+    @get(
+        "/health/detailed",
+        permission=spec.metrics_permission,
+        tag="health",
+        operation_id="health_detailed",
+    )
+    async def health_detailed() -> Response[Readiness]:
+        """Readiness with the reason of each failure."""
+        return await readiness(details=True)
+
+    @get("/metrics", permission=spec.metrics_permission, tag="health", operation_id="metrics")
+    async def metrics() -> Response[bytes]:
+        """The metrics, for Prometheus."""
+        return Response(content=spec.metrics.render(), media_type=METRICS_CONTENT_TYPE)
+
+    return [health, ready, health_detailed, metrics]
+
+
+async def _run_check(spec: AppSpec, name: str, details: bool) -> CheckResult:
+    started = spec.clock.monotonic()
+    detail = ""
+    try:
+        async with asyncio.timeout(spec.check_seconds):
+            status = await spec.checks[name]() or "ok"
+    except TimeoutError:
+        status, detail = "unhealthy", f"no answer in {spec.check_seconds} s"
+    except HoldfastError as error:
+        status, detail = "unhealthy", error.detail
+    except Exception as error:  # a check must not take readiness down with it
+        log.warning("readiness check failed", check=name, exc_info=error)
+        status, detail = "unhealthy", type(error).__name__
+    elapsed = round((spec.clock.monotonic() - started) * 1000, 3)
+    return CheckResult(status=status, duration_ms=elapsed, detail=detail if details else "")

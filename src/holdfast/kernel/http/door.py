@@ -1,0 +1,292 @@
+"""What stands before routing: who this process answers for, and what every exchange carries.
+
+Pure ASGI, in one pass over the headers. Every request gets an id, every answer the security
+headers, every exchange one log line and its metrics. A request for a Host that is not ours, from a
+foreign web page, or with forwarding headers in local mode is refused before anything looks at it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.kernel.clock import Clock
+from holdfast.kernel.errors import Denied, HoldfastError, Internal, Invalid, Misdirected
+from holdfast.kernel.http import problems
+from holdfast.kernel.ids import NewId
+from holdfast.kernel.telemetry import (
+    Metrics,
+    get_logger,
+    request_context,
+    sane_request_id,
+    sane_traceparent,
+)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGI = Callable[[Any, Any, Any], Awaitable[None]]
+
+log = get_logger("http")
+
+PROBES = frozenset({"/health", "/ready"})
+"""Answered whatever the Host: orchestrators send the pod's address."""
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+"""On every answer, unless the route set its own."""
+
+_HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+_FORWARDED = frozenset(
+    b"forwarded x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-port "
+    b"x-forwarded-server x-forwarded-prefix x-real-ip".split()
+)
+_WANTED = frozenset(b"host origin sec-fetch-site sec-fetch-mode x-request-id traceparent".split())
+
+
+@dataclass(frozen=True, slots=True)
+class DoorRules:
+    """What the door admits. ``hosts`` are names or addresses; one without a port fits any port."""
+
+    role: str
+    hosts: frozenset[str]
+    origins: frozenset[str] = frozenset()
+    local: bool = True
+    https: bool = False
+
+
+def rules(
+    role: str, hosts: Iterable[str], origins: Iterable[str], local: bool, https: bool
+) -> DoorRules:
+    """The rules with their names in the form they are compared in."""
+    return DoorRules(
+        role=role,
+        hosts=frozenset(host.lower().rstrip(".") for host in hosts),
+        origins=frozenset(origin.lower().rstrip("/") for origin in origins),
+        local=local,
+        https=https,
+    )
+
+
+class Door:
+    """Wraps an ASGI application."""
+
+    def __init__(
+        self, app: ASGI, admitted: DoorRules, *, clock: Clock, new_id: NewId, metrics: Metrics
+    ) -> None:
+        self._app = app
+        self._rules = admitted
+        self._clock = clock
+        self._new_id = new_id
+        self._always = SECURITY_HEADERS
+        if admitted.https:
+            self._always += ((b"strict-transport-security", b"max-age=31536000"),)
+        self._meter = _Meter(admitted.role, metrics)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008, "reason": "not offered"})
+                return
+            await self._app(scope, receive, send)
+            return
+        wanted, doubled, forwarded = _read(scope["headers"])
+        identifier = wanted.get(b"x-request-id", "")
+        if not sane_request_id(identifier):
+            identifier = self._new_id()
+        trace = wanted.get(b"traceparent", "")
+        with request_context(identifier, trace if sane_traceparent(trace) else ""):
+            exchange = _Exchange(send, identifier, self._always, scope["method"] == "HEAD")
+            started = self._clock.monotonic()
+            try:
+                refusal = self._refusal(scope, wanted, doubled, forwarded)
+                if refusal is not None:
+                    await answer(scope, exchange.send, refusal, identifier)
+                else:
+                    await self._admit(scope, receive, exchange)
+            finally:
+                self._meter.note(scope, exchange, self._clock.monotonic() - started)
+
+    async def _admit(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
+        if scope["method"] == "HEAD":
+            # Routes declare GET; HEAD is GET without the body (RFC 9110 §9.3.2).
+            scope["method"] = "GET"
+            scope["holdfast.head"] = True
+        try:
+            await self._app(scope, receive, exchange.send)
+        except Exception as error:
+            if exchange.status:
+                # Half an answer is on the wire: the server must cut the connection, so that the
+                # caller sees a truncated answer rather than a short one.
+                log.exception("answer cut off", path=scope["path"])
+                raise
+            log.exception("request failed outside the routes", path=scope["path"])
+            await answer(scope, exchange.send, Internal(repr(error)), exchange.identifier)
+
+    def _refusal(
+        self, scope: Scope, wanted: dict[bytes, str], doubled: bytes, forwarded: bytes
+    ) -> HoldfastError | None:
+        if doubled:
+            return Invalid(
+                f"cannot read the request: {doubled.decode()} is given twice",
+                code="header-repeated",
+            )
+        if scope["method"] not in METHODS:
+            return Invalid(f"cannot do {scope['method'][:16]!r}: no such method here")
+        if scope["path"] not in PROBES:
+            host = wanted.get(b"host", "")
+            if not self._answers_for(host):
+                return Misdirected(
+                    f"cannot answer for the host {host[:255]!r}: it is not listed",
+                    code="host-not-listed",
+                    hint="HOLDFAST_GATEWAY_HOSTS lists the names this system is reached by",
+                )
+        if forwarded and self._rules.local:
+            return Invalid(
+                f"cannot accept {forwarded.decode()}: there is no proxy in front in local mode",
+                code="forwarded-refused",
+            )
+        return self._foreign_page(scope, wanted)
+
+    def _answers_for(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match["name"].lower().rstrip(".")
+        listed = self._rules.hosts
+        return name in listed or (match["port"] is not None and f"{name}:{match['port']}" in listed)
+
+    def _foreign_page(self, scope: Scope, wanted: dict[bytes, str]) -> HoldfastError | None:
+        origin = wanted.get(b"origin")
+        if origin is not None and not self._own_origin(origin, wanted.get(b"host", "")):
+            return Denied(
+                f"cannot serve a page of the origin {origin[:255]!r}", code="origin-foreign"
+            )
+        site = wanted.get(b"sec-fetch-site", "none")
+        if site in ("cross-site", "same-site") and origin is None:
+            navigation = wanted.get(b"sec-fetch-mode") == "navigate"
+            if not (navigation and scope["method"] in SAFE_METHODS):
+                return Denied("cannot serve a page of another site", code="origin-foreign")
+        return None
+
+    def _own_origin(self, origin: str, host: str) -> bool:
+        lowered = origin.lower()
+        if lowered in self._rules.origins:
+            return True
+        scheme, separator, authority = lowered.partition("://")
+        if not separator or scheme not in ("http", "https"):
+            return False
+        default = ":443" if scheme == "https" else ":80"
+        return authority.removesuffix(default) == host.lower().removesuffix(default)
+
+
+class _Exchange:
+    """One answer on its way out: completed with the headers that all answers carry."""
+
+    __slots__ = ("_always", "_head", "_send", "identifier", "sent_bytes", "status")
+
+    def __init__(
+        self, send: Send, identifier: str, always: tuple[tuple[bytes, bytes], ...], head: bool
+    ) -> None:
+        self._send = send
+        self._always = always
+        self._head = head
+        self.identifier = identifier
+        self.status = 0
+        self.sent_bytes = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = list(message.get("headers", ()))
+            present = {name for name, _ in headers}
+            headers.extend(pair for pair in self._always if pair[0] not in present)
+            headers.append((b"x-request-id", self.identifier.encode("ascii")))
+            message["headers"] = headers
+        else:
+            body = message.get("body", b"")
+            self.sent_bytes += len(body)
+            if self._head and body:
+                message["body"] = b""
+        await self._send(message)
+
+
+class _Meter:
+    """The log line and the metrics of each exchange. Labels come from routes, never from paths."""
+
+    def __init__(self, role: str, metrics: Metrics) -> None:
+        self._role = role
+        self._requests = metrics.counter(
+            "holdfast_http_requests_total",
+            "Requests answered.",
+            ("role", "method", "route", "status"),
+        )
+        self._seconds = metrics.histogram(
+            "holdfast_http_request_duration_seconds",
+            "Time from the first byte of the headers' end to the end of the answer.",
+            ("role", "method", "route"),
+        )
+        self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
+
+    def note(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
+        method = "HEAD" if scope.get("holdfast.head") else scope["method"]
+        method = method if method in METHODS else "other"
+        route = scope.get("path_template") or "other"
+        status = exchange.status
+        children = self._children.get((method, route, status))
+        if children is None:
+            children = (
+                self._requests.labels(self._role, method, route, str(status)),
+                self._seconds.labels(self._role, method, route),
+            )
+            self._children[method, route, status] = children
+        children[0].inc()
+        children[1].observe(seconds)
+        quiet = scope["path"] in PROBES or route == "/metrics"
+        (log.debug if quiet else log.info)(
+            "request",
+            method=method,
+            path=scope["path"][:512],
+            route=route,
+            status=status,
+            duration_ms=round(seconds * 1000, 3),
+            bytes_out=exchange.sent_bytes,
+            principal=scope.get("holdfast.subject", ""),
+        )
+
+
+def _read(headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, str], bytes, bytes]:
+    """The headers of interest; the name of one given twice; the name of a forwarding one."""
+    wanted: dict[bytes, str] = {}
+    doubled = forwarded = b""
+    for name, value in headers:
+        if name in _WANTED:
+            if name in wanted:
+                doubled = name
+            wanted[name] = value.decode("latin-1")
+        elif name in _FORWARDED:
+            forwarded = name
+    return wanted, doubled, forwarded
+
+
+async def answer(scope: Scope, send: Send, error: HoldfastError, identifier: str) -> None:
+    """Send ``error`` as a problem document."""
+    found = problems.document(error, instance=scope["path"], request_id=identifier)
+    body = problems.encode(found)
+    headers = problems.headers_of(error)
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": found.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

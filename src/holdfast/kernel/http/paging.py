@@ -1,0 +1,56 @@
+"""Lists by pages, and the opaque cursors between them.
+
+A cursor names a position in an order that only grows (a publication sequence, an id), never an
+offset: rows committed late are not skipped, rows removed do not shift the rest. It is opaque to
+callers and bound to its list by ``kind``, but not secret and not signed: it states a position, it
+grants nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from holdfast.kernel.errors import Invalid
+
+T = TypeVar("T")
+
+CURSOR_CHARACTERS_MAX = 2048
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """Some items of a list, and the cursor of what follows: ``None`` at the end."""
+
+    items: list[T]
+    next: str | None = None
+
+
+def encode_cursor(kind: str, position: list[Any]) -> str:
+    """An opaque cursor for ``position`` (plain JSON values) in the list named ``kind``."""
+    packed = msgspec.json.encode([1, kind, position])
+    return base64.urlsafe_b64encode(packed).decode("ascii").rstrip("=")
+
+
+def decode_cursor(kind: str, text: str) -> list[Any]:
+    """The position in a cursor made for the list ``kind``; :class:`Invalid` for any other text."""
+    try:
+        if len(text) > CURSOR_CHARACTERS_MAX or not text.isascii():
+            raise ValueError("too long or not text")
+        packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        version, found, position = msgspec.json.decode(packed, type=tuple[int, str, list[Any]])
+    except (ValueError, binascii.Error, msgspec.DecodeError) as error:
+        raise Invalid(
+            "cannot go on with the list: the cursor is not one of ours",
+            code="cursor-invalid",
+            hint="take `next` from the page before, as it is; or begin again without it",
+        ) from error
+    if version != 1 or found != kind:
+        raise Invalid(
+            "cannot go on with the list: the cursor belongs to another list",
+            code="cursor-invalid",
+            hint="take `next` from a page of this list",
+        )
+    return position
