@@ -1,1 +1,1 @@
-"""Holdfast."""
+"""The public door: who asks, which role answers, and how the whole is."""

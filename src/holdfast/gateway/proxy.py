@@ -17,13 +17,22 @@ from typing import IO, Any
 
 import httpx
 
-from holdfast.identity.hop import HEADER, HopSigner
-from holdfast.kernel.errors import OutcomeUnknown, TooLarge, Unauthenticated, Unavailable
+from holdfast.identity.hop import HEADER, HopSigner, HopVerifier
+from holdfast.kernel.errors import (
+    HoldfastError,
+    OutcomeUnknown,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
+from holdfast.kernel.http.door import PROBES, answer
 from holdfast.kernel.principal import Principal
+from holdfast.kernel.telemetry import request_id
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Authenticate = Callable[[Scope], Awaitable[Principal]]
 
 ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/profiles", "registry"),
@@ -42,12 +51,12 @@ ROUTES: tuple[tuple[str, str], ...] = (
 
 REQUEST_HEADERS = frozenset(
     b"accept content-type content-digest if-match if-none-match idempotency-key last-event-id "
-    b"range x-request-id traceparent tracestate holdfast-grant holdfast-response "
+    b"range traceparent tracestate holdfast-grant holdfast-response "
     b"holdfast-join-token".split()
 )
 RESPONSE_HEADERS = frozenset(
     b"content-type content-length content-disposition content-security-policy etag last-modified "
-    b"location retry-after allow x-request-id accept-ranges content-range cache-control "
+    b"location retry-after allow accept-ranges content-range cache-control "
     b"x-content-type-options digest content-digest holdfast-publication".split()
 )
 SPOOL_MEMORY_BYTES = 1024 * 1024
@@ -94,6 +103,7 @@ class RoleProxy:
             token = self._signer.token(role, principal, scope["method"], target, body_digest)
             headers.append((HEADER.encode(), token.encode()))
             headers.append((b"content-length", str(size).encode()))
+            headers.append((b"x-request-id", request_id().encode()))
             request = self._client.build_request(
                 scope["method"],
                 self._urls[role] + target,
@@ -122,6 +132,37 @@ class RoleProxy:
         return response
 
 
+class ProxyMiddleware:
+    """In front of the door's own routes: what belongs to a role elsewhere is passed on to it.
+
+    A caller without a credential is passed on as nobody; the role's public routes (a worker's
+    registration) serve nobody, all others refuse.
+    """
+
+    def __init__(self, app: Any, proxy: RoleProxy, authenticate: Authenticate) -> None:
+        self._app = app
+        self._proxy = proxy
+        self._authenticate = authenticate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not self._proxy.serves(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        try:
+            principal = await self._principal(scope)
+            await self._proxy.forward(scope, receive, send, principal)
+        except HoldfastError as error:
+            await answer(scope, send, error, request_id())
+
+    async def _principal(self, scope: Scope) -> Principal | None:
+        names = {name for name, _ in scope["headers"]}
+        if not names & {b"authorization", b"cookie"}:
+            return None
+        principal = await self._authenticate(scope)
+        scope["holdfast.subject"] = principal.subject
+        return principal
+
+
 class HopMiddleware:
     """In front of a role: every request but the probes carries a hop token that fits it.
 
@@ -130,13 +171,12 @@ class HopMiddleware:
     sees the failure instead of the end of the body.
     """
 
-    def __init__(self, app: Any, verifier: Any, open_paths: frozenset[str]) -> None:
+    def __init__(self, app: Any, verifier: HopVerifier) -> None:
         self._app = app
         self._verifier = verifier
-        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._open_paths:
+        if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
         presented = [v for k, v in scope["headers"] if k == HEADER.encode()]
@@ -150,19 +190,16 @@ class HopMiddleware:
             principal, expected = self._verifier.verify(token, scope["method"], _target(scope))
         except Unauthenticated as error:
             problem = error
-        scope.setdefault("state", {})
-        scope["state"]["hop_principal"] = principal
-        scope["state"]["hop_problem"] = problem
+        scope["holdfast.hop"] = (principal, problem)
         await self._app(scope, receive if problem else _hashed(receive, expected), send)
 
 
 def hop_principal(scope: Scope) -> Principal:
     """The principal that :class:`HopMiddleware` verified; the authenticator of every role."""
-    state = scope.get("state", {})
-    problem = state.get("hop_problem")
+    found: tuple[Principal | None, Unauthenticated | None] = scope.get("holdfast.hop", (None, None))
+    principal, problem = found
     if problem is not None:
         raise problem
-    principal: Principal | None = state.get("hop_principal")
     if principal is None:
         raise Unauthenticated("cannot do this: nobody is signed in")
     return principal

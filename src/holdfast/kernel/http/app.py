@@ -75,6 +75,8 @@ class AppSpec:
     metrics: Metrics = field(default_factory=Metrics)
     metrics_permission: Permission = Permission.SYSTEM_READ
     lifespan: Sequence[Lifespan] = ()
+    between: Callable[[door.ASGI], door.ASGI] | None = None
+    """What stands between the door and the routes: the hop check of a role, the gateway's proxy."""
 
 
 class App(Litestar):
@@ -107,7 +109,7 @@ def create_app(spec: AppSpec) -> App:
     _check_routes(app)
     admitted = door.rules(spec.role, spec.hosts, spec.origins, spec.local, spec.https)
     app.door = door.Door(
-        app.inside,
+        spec.between(app.inside) if spec.between is not None else app.inside,
         admitted,
         clock=spec.clock,
         new_id=spec.new_id or id_source(spec.clock),

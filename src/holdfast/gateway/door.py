@@ -1,0 +1,119 @@
+"""Who stands at the door.
+
+A bearer token is the operator's or a worker's; a cookie is a browser session. Nothing else counts:
+no peer address, no header that says who one is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+
+from holdfast.identity import OperatorToken, Sessions
+from holdfast.kernel.clock import Clock
+from holdfast.kernel.errors import Denied, Unauthenticated
+from holdfast.kernel.http.door import SAFE_METHODS
+from holdfast.kernel.principal import Principal, operator
+
+COOKIE = "holdfast_session"
+WORKER_PREFIX = "hfw_"
+WORKER_SECONDS = 5.0
+WORKERS_MAX = 10_000
+
+WorkerLookup = Callable[[str], Awaitable[Principal]]
+
+
+class DoorAuthenticator:
+    """Turns what a request carries into a principal."""
+
+    def __init__(self, token: OperatorToken, sessions: Sessions, workers: WorkerLookup) -> None:
+        self._token = token
+        self._sessions = sessions
+        self._workers = workers
+
+    async def __call__(self, scope: MutableMapping[str, Any]) -> Principal:
+        """The caller; raises :class:`Unauthenticated` when there is no credential or a wrong one.
+
+        A request that carries a bearer token is judged by it alone, so that a page's cookie never
+        lends its rights to a program's wrong token.
+        """
+        bearer, cookies = _credentials(scope)
+        if bearer is not None:
+            return await self._by_bearer(bearer)
+        secret = session_secret(cookies)
+        if secret is None:
+            raise Unauthenticated(
+                "cannot do this: nobody is signed in",
+                hint="programs send the operator token as a bearer; "
+                "`holdfast login` signs in a browser",
+            )
+        principal = self._sessions.principal(secret)
+        if scope["method"] not in SAFE_METHODS and not _has_origin(scope):
+            # The door has refused foreign origins; a browser always sends one on a write.
+            raise Denied("cannot do this: a write by cookie needs an Origin", code="origin-missing")
+        return principal
+
+    async def _by_bearer(self, token: str) -> Principal:
+        if token.startswith(WORKER_PREFIX):
+            return await self._workers(token)
+        if self._token.matches(token):
+            return operator()
+        raise Unauthenticated("cannot do this: the token is not known", code="token-unknown")
+
+
+class CachedWorkers:
+    """Remembers for five seconds which worker a credential belongs to.
+
+    The coordinator may be another process and every batch asks. A revoked worker is out after at
+    most these five seconds; a refusal is never remembered.
+    """
+
+    def __init__(self, lookup: WorkerLookup, clock: Clock) -> None:
+        self._lookup = lookup
+        self._clock = clock
+        self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+
+    async def __call__(self, credential: str) -> Principal:
+        key = hashlib.sha256(credential.encode(errors="replace")).digest()
+        found = self._known.get(key)
+        if found is not None and self._clock.monotonic() < found[0]:
+            return found[1]
+        principal = await self._lookup(credential)
+        self._known[key] = (self._clock.monotonic() + WORKER_SECONDS, principal)
+        self._known.move_to_end(key)
+        while len(self._known) > WORKERS_MAX:
+            self._known.popitem(last=False)
+        return principal
+
+
+def session_secret(cookies: list[str]) -> str | None:
+    """The session cookie's value, if there is exactly one."""
+    values: list[str] = []
+    for header in cookies:
+        try:
+            jar = SimpleCookie(header)
+        except CookieError:
+            continue
+        if COOKIE in jar:
+            values.append(jar[COOKIE].value)
+    return values[0] if len(values) == 1 else None
+
+
+def _credentials(scope: MutableMapping[str, Any]) -> tuple[str | None, list[str]]:
+    bearers = [v.decode("latin-1") for k, v in scope["headers"] if k == b"authorization"]
+    cookies = [v.decode("latin-1") for k, v in scope["headers"] if k == b"cookie"]
+    if len(bearers) > 1:
+        raise Unauthenticated("cannot do this: Authorization is given twice")
+    if not bearers:
+        return None, cookies
+    scheme, _, token = bearers[0].partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated("cannot do this: Authorization is not a bearer token")
+    return token.strip(), cookies
+
+
+def _has_origin(scope: MutableMapping[str, Any]) -> bool:
+    return any(name == b"origin" for name, _ in scope["headers"])
