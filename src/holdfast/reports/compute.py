@@ -1,0 +1,398 @@
+"""The computation of a report: bytes in, bytes out, run in a child process.
+
+The child holds only the files of this job. It answers with the result or with the refusal, both as
+data; what it cannot answer (killed for memory, out of time) the parent sees by its end.
+"""
+
+# ruff: noqa: S608 - SQL is made of our own templates; names are quoted, texts escaped.
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from holdfast.kernel.canonical import canonical
+from holdfast.kernel.errors import BY_KIND, HoldfastError, Kind, Problem
+from holdfast.reports.errors import InputMismatch, ReportTooLarge, TooFewRows
+from holdfast.reports.merkle import merkle_root
+from holdfast.reports.model import (
+    PREVIEW_ROWS,
+    ROWS_MAX,
+    ROWS_MIN,
+    TABLE_ROWS_MAX,
+    Column,
+    Correlation,
+    CorrelationOutput,
+    ReportSpec,
+    TableOutput,
+)
+from holdfast.reports.spec import Names, time_key
+from holdfast.reports.statistics import correlate, number
+from holdfast.reports.tables import Built, Counts, InputFile, Joined, join, locked_database
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow
+
+
+class ComputeJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What to compute, over which files, within how much of the database's memory."""
+
+    spec: ReportSpec
+    files: dict[str, InputFile]
+    memory_mb: int = 1024
+
+
+class InputCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How an input's rows became groups."""
+
+    rows: int
+    rows_used: int
+    groups: int
+
+
+class ComputeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What came out. ``data`` is the Parquet file, ``rows`` its beginning as text."""
+
+    inputs: dict[str, InputCounts]
+    columns: list[Column]
+    row_count: int
+    rows: list[list[str | None]]
+    correlation: Correlation | None
+    notes: list[str]
+    data: bytes
+    data_digest: str
+    outputs_root: str
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A failure on its way from the child to the parent."""
+
+    kind: Kind
+    code: str
+    detail: str
+    hint: str
+    problems: list[Problem]
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Exactly one of the two."""
+
+    result: msgspec.Raw | None = None
+    refusal: Refusal | None = None
+
+
+def answer(make: Any) -> bytes:
+    """Run ``make`` and write down what it returned or how it refused."""
+    try:
+        result = make()
+    except HoldfastError as error:
+        return _encode(Answer(refusal=_refusal(error)))
+    except MemoryError as error:
+        return _encode(Answer(refusal=_refusal(_out_of_memory(error))))
+    return _encode(Answer(result=msgspec.Raw(_encode(result))))
+
+
+def opened(data: bytes, type_: Any) -> Any:
+    """What a child answered, or the failure it answered, raised again."""
+    found = msgspec.msgpack.decode(data, type=Answer)
+    if found.refusal is not None:
+        told = found.refusal
+        raise BY_KIND[told.kind](
+            told.detail, code=told.code, hint=told.hint, problems=told.problems
+        )
+    assert found.result is not None, "an answer is one of the two"
+    return msgspec.msgpack.decode(found.result, type=type_)
+
+
+def compute(job: bytes) -> bytes:
+    """The entry point of the child: :class:`ComputeJob` in, :class:`Answer` out."""
+    return answer(lambda: compute_report(msgspec.msgpack.decode(job, type=ComputeJob)))
+
+
+def compute_report(job: ComputeJob) -> ComputeResult:
+    """Compute one report; raises this slice's errors for what the data does not allow."""
+    import duckdb
+
+    try:
+        with locked_database(job.memory_mb) as connection:
+            return _compute(connection, job)
+    except duckdb.OutOfMemoryException as error:
+        raise _out_of_memory(error) from error
+    except duckdb.ConversionException as error:
+        raise InputMismatch(f"cannot compute the report: {_one_line(error)}") from error
+
+
+def _compute(connection: duckdb.DuckDBPyConnection, job: ComputeJob) -> ComputeResult:
+    names = Names(job.spec)
+    output = job.spec.output
+    if isinstance(output, TableOutput):
+        listed = [names.resolve(c) for c in output.columns] or names.all()
+        ordered = [names.resolve(c.lstrip("-")) for c in output.order]
+        joined = join(connection, job.spec, job.files, list(dict.fromkeys([*listed, *ordered])))
+        return _table(connection, job.spec, joined, listed, names, output)
+    x, y = names.resolve(output.x), names.resolve(output.y)
+    joined = join(connection, job.spec, job.files, [x, y])
+    return _correlation(connection, job.spec, joined, (x, y), output)
+
+
+# --- a table ------------------------------------------------------------------------------------
+
+
+def _table(
+    connection: duckdb.DuckDBPyConnection,
+    spec: ReportSpec,
+    joined: Joined,
+    listed: list[str],
+    names: Names,
+    output: TableOutput,
+) -> ComputeResult:
+    import pyarrow
+
+    if output.limit is None and joined.rows > TABLE_ROWS_MAX:
+        raise ReportTooLarge(
+            f"cannot keep {joined.rows} rows: a table holds at most {TABLE_ROWS_MAX}",
+            hint="aggregate, filter, or set output.limit",
+        )
+    chosen = [joined.columns[name] for name in listed]
+    order = [_ordering(joined.columns, names, item) for item in output.order]
+    sql = (
+        f"SELECT {_selected(chosen)} FROM joined ORDER BY {', '.join([*order, *joined.order])}"
+        f" LIMIT {output.limit or TABLE_ROWS_MAX}"
+    )
+    table = connection.sql(sql).to_arrow_table()
+    columns = [found.column for found in chosen]
+    texts: list[list[str | None]] = []
+    arrays: list[Any] = []
+    fields: list[str] = []
+    for index, found in enumerate(chosen):
+        values = table.column(f"v{index}")
+        exact = table.column(f"e{index}") if found.exact else None
+        texts.append((exact if exact is not None else values).to_pylist())
+        if found.column.type == "double":
+            texts[-1] = [None if value is None else number(value) for value in texts[-1]]
+        elif found.column.type == "integer":
+            texts[-1] = [None if value is None else str(value) for value in texts[-1]]
+        fields.append(found.column.name)
+        arrays.append(exact if exact is not None else values)
+        if exact is not None:
+            fields.append(f"{found.column.name}__double")
+            arrays.append(values)
+    rows = [list(row) for row in zip(*texts, strict=True)]
+    if joined.rows > table.num_rows:
+        joined.notes.append(f"{table.num_rows} of {joined.rows} rows, by output.limit")
+    leaves = [canonical({"row": index, "cells": row}) for index, row in enumerate(rows)]
+    return _result(joined, columns, rows, None, pyarrow.table(arrays, names=fields), leaves)
+
+
+def _selected(chosen: list[Built]) -> str:
+    parts = []
+    for index, found in enumerate(chosen):
+        parts.append(f"{found.value} AS v{index}")
+        if found.exact:
+            parts.append(f"{found.exact} AS e{index}")
+    return ", ".join(parts)
+
+
+def _ordering(columns: dict[str, Built], names: Names, item: str) -> str:
+    column = columns[names.resolve(item.lstrip("-"))]
+    return f"{column.value} {'DESC' if item.startswith('-') else 'ASC'} NULLS LAST"
+
+
+# --- a correlation ------------------------------------------------------------------------------
+
+
+def _correlation(
+    connection: duckdb.DuckDBPyConnection,
+    spec: ReportSpec,
+    joined: Joined,
+    pair: tuple[str, str],
+    output: CorrelationOutput,
+) -> ComputeResult:
+    if joined.rows > ROWS_MAX:
+        raise ReportTooLarge(
+            f"cannot correlate {joined.rows} rows: at most {ROWS_MAX} are taken",
+            hint="aggregate or filter",
+        )
+    columns, table, dropped = _pairs(connection, spec, joined, pair)
+    x, y = table.column("x").to_numpy(), table.column("y").to_numpy()
+    if len(x) < ROWS_MIN:
+        raise TooFewRows(
+            f"cannot correlate: {len(x)} joined rows have both {columns[-2].name} and "
+            f"{columns[-1].name}; at least {ROWS_MIN} are needed",
+        )
+    found = correlate(
+        x,
+        y,
+        names=(columns[-2].name, columns[-1].name),
+        first_differences=output.first_differences,
+        lags=output.lags,
+        dropped=dropped,
+    )
+    joined.notes += _correlation_notes(spec, output, found, table)
+    table = table.rename_columns(_distinct([column.name for column in columns]))
+    rows = _preview(table)
+    data = _parquet(table)
+    leaves = [
+        canonical({"correlation": found}),
+        canonical({"data": _digest(data), "rows": table.num_rows}),
+    ]
+    return _result(joined, columns, rows, found, table, leaves, data)
+
+
+def _pairs(
+    connection: duckdb.DuckDBPyConnection,
+    spec: ReportSpec,
+    joined: Joined,
+    pair: tuple[str, str],
+) -> tuple[list[Column], pyarrow.Table, int]:
+    """The rows that have both x and y, in their order; how many had not."""
+    for name in pair:
+        column = joined.columns[name].column
+        if column.type == "text":
+            raise InputMismatch(
+                f"cannot correlate {column.name}: it holds text",
+                hint="name a measure, or derive a number from it",
+            )
+    x, y = (f"CAST({joined.columns[name].value} AS DOUBLE)" for name in pair)
+    keys = [built for built in joined.columns.values() if built.value.startswith("k")]
+    select = ", ".join(
+        [*(f"{key.value} AS key{i}" for i, key in enumerate(keys))] or ["r0 AS key0"]
+    )
+    # A double in the source may be no number; such a pair is dropped like a missing one.
+    table = connection.sql(
+        f"SELECT {select}, {x} AS x, {y} AS y FROM joined WHERE isfinite({x}) AND isfinite({y}) "
+        f"ORDER BY {', '.join(joined.order)}"
+    ).to_arrow_table()
+    columns = [key.column for key in keys] or [Column(name="record", type="text")]
+    columns += [
+        msgspec.structs.replace(joined.columns[name].column, type="double") for name in pair
+    ]
+    return columns, table, joined.rows - table.num_rows
+
+
+def _correlation_notes(
+    spec: ReportSpec, output: CorrelationOutput, found: Correlation, table: pyarrow.Table
+) -> list[str]:
+    notes = []
+    if found.dropped:
+        notes.append(f"{found.dropped} joined rows without both values were left out")
+    key = time_key(spec)
+    if key is None:
+        return notes
+    if found.levels.pearson_p is not None:
+        notes.append(
+            "neighbouring periods are rarely independent: p and the interval of the levels are "
+            "then too small and too narrow; compare the first differences"
+        )
+    if output.first_differences or output.lags:
+        gaps = _gaps(table.column("key0").to_pylist())
+        if gaps:
+            notes.append(f"{gaps} of {table.num_rows - 1} steps between rows span a gap")
+    return notes
+
+
+def _gaps(keys: list[str]) -> int:
+    """How many steps between consecutive time keys are longer than one bucket."""
+    positions = [_position(key) for key in keys]
+    return sum(1 for a, b in itertools.pairwise(positions) if b - a != 1)
+
+
+def _position(key: str) -> int:
+    from datetime import date
+
+    with contextlib.suppress(ValueError):
+        match key.split("-"):
+            case [year]:
+                return int(year)
+            case [year, quarter] if quarter.startswith("Q"):
+                return int(year) * 4 + int(quarter[1:])
+            case [year, month]:
+                return int(year) * 12 + int(month)
+            case _:
+                return date.fromisoformat(key).toordinal()
+    return 0
+
+
+# --- what both share ----------------------------------------------------------------------------
+
+
+def _result(
+    joined: Joined,
+    columns: list[Column],
+    rows: list[list[str | None]],
+    correlation: Correlation | None,
+    table: pyarrow.Table,
+    leaves: list[bytes],
+    data: bytes | None = None,
+) -> ComputeResult:
+    data = _parquet(table) if data is None else data
+    return ComputeResult(
+        inputs={name: _counted(count) for name, count in joined.counts.items()},
+        columns=columns,
+        row_count=table.num_rows,
+        rows=rows[:PREVIEW_ROWS],
+        correlation=correlation,
+        notes=joined.notes,
+        data=data,
+        data_digest=_digest(data),
+        outputs_root=merkle_root(leaves),
+    )
+
+
+def _counted(count: Counts) -> InputCounts:
+    return InputCounts(rows=count.rows, rows_used=count.rows_used, groups=count.groups)
+
+
+def _preview(table: pyarrow.Table) -> list[list[str | None]]:
+    head = table.slice(0, PREVIEW_ROWS).to_pydict().values()
+    return [
+        [number(v) if isinstance(v, float) else v for v in row] for row in zip(*head, strict=True)
+    ]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    assert len(set(names)) == len(names), "names of columns are told apart by their input"
+    return names
+
+
+def _parquet(table: pyarrow.Table) -> bytes:
+    import pyarrow.parquet
+
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(table, sink, compression="zstd", store_schema=False)
+    return sink.getvalue()
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _encode(value: Any) -> bytes:
+    return msgspec.msgpack.encode(value)
+
+
+def _refusal(error: HoldfastError) -> Refusal:
+    return Refusal(
+        kind=error.kind,
+        code=error.code,
+        detail=error.detail,
+        hint=error.hint,
+        problems=list(error.problems),
+    )
+
+
+def _out_of_memory(error: BaseException) -> ReportTooLarge:
+    del error
+    return ReportTooLarge(
+        "cannot compute the report: it needs more memory than a report may take",
+        hint="aggregate or filter, or raise HOLDFAST_REPORTS_MEMORY_MB",
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,353 @@
+"""Reading a spec: from YAML or JSON to :class:`ReportSpec`, with *all* that is wrong at once.
+
+Three steps: the text is read strictly (bounded, no repeated keys, no YAML tags, aliases or implicit
+dates), the shape is held against the model, and then the parts are held against each other.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import yaml
+
+from holdfast.kernel.canonical import canonical, digest
+from holdfast.kernel.errors import Invalid, Problem
+from holdfast.reports.errors import SpecInvalid
+from holdfast.reports.expression import compile_expression
+from holdfast.reports.model import (
+    BUCKETS,
+    CorrelationOutput,
+    Input,
+    JoinKey,
+    ReportSpec,
+    TableOutput,
+    derived,
+    join_key,
+    key_name,
+)
+from holdfast.reports.shape import shape_problems
+
+SPEC_BYTES_MAX = 256 * 1024
+_DEPTH_MAX = 32
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core schema: ``on`` is a word and ``2012-07-31`` is text."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own protocol
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise Invalid("cannot read the spec: aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        del deep
+        result: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise Invalid(f"cannot read the spec: line {line}: the key {key!r} is not text")
+            if key in result:
+                raise Invalid(f"cannot read the spec: line {line} repeats the key {key!r}")
+            result[key] = self.construct_object(value_node, deep=True)
+        return result
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|false)$", "tf"),
+    ("null", r"^(?:null|~|)$", ["n", "~", ""]),
+    ("int", r"^-?(?:0|[1-9][0-9]{0,17})$", "-0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+
+
+def read_spec(data: bytes) -> ReportSpec:
+    """The spec in ``data`` (YAML, of which JSON is a part); :class:`SpecInvalid` lists problems."""
+    if len(data) > SPEC_BYTES_MAX:
+        raise SpecInvalid(f"cannot read the spec: it is larger than {SPEC_BYTES_MAX:,} bytes")
+    try:
+        plain = yaml.load(data.decode("utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except Invalid as error:
+        raise SpecInvalid(error.detail) from error
+    except UnicodeDecodeError as error:
+        raise SpecInvalid("cannot read the spec: it is not UTF-8") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise SpecInvalid(f"cannot read the spec: {_one_line(error)}") from error
+    return convert_spec(plain)
+
+
+def convert_spec(plain: Any) -> ReportSpec:
+    """The spec that plain data holds, checked in full."""
+    problems = shape_problems(plain, ReportSpec)
+    if problems:
+        raise _invalid(problems)
+    spec = msgspec.convert(plain, ReportSpec)
+    check_spec(spec)
+    return spec
+
+
+def check_spec(spec: ReportSpec) -> None:
+    """Hold the parts against each other; :class:`SpecInvalid` lists all that do not fit."""
+    problems = _semantic_problems(spec)
+    if problems:
+        raise _invalid(problems)
+
+
+def canonical_spec(spec: ReportSpec) -> bytes:
+    """The bytes that identify a spec; members left at their defaults are not in them."""
+    return canonical(spec)
+
+
+def spec_digest(spec: ReportSpec) -> str:
+    """The digest of :func:`canonical_spec`."""
+    return digest(canonical_spec(spec))
+
+
+def spec_schema() -> dict[str, Any]:
+    """The published JSON Schema (2020-12) of a spec: ``api/report.schema.json``."""
+    schema = msgspec.json.schema(ReportSpec)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Holdfast report",
+        **schema,
+    }
+
+
+def _invalid(problems: list[Problem]) -> SpecInvalid:
+    count = len(problems)
+    return SpecInvalid(
+        f"cannot run the report: {count} problem{'s' if count > 1 else ''} in the spec",
+        problems=problems,
+        hint="docs/reference/report.md lists every member",
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+# --- the parts against each other ---------------------------------------------------------------
+
+
+class Names:
+    """The columns that a spec brings forth, and what a reference to one means.
+
+    A column is known as ``input.column``, and by its bare name where only one bears it. Keys of the
+    join belong to no input.
+    """
+
+    def __init__(self, spec: ReportSpec) -> None:
+        self.keys = (
+            [join_key(key, list(spec.inputs)) for key in spec.join.keys] if spec.join else []
+        )
+        self.full: list[str] = []
+        key_names = [key.name for key in self.keys]
+        for name, source in spec.inputs.items():
+            for column in input_columns(source):
+                if column not in key_names:
+                    self.full.append(f"{name}.{column}")
+        self.derived = list(spec.derive)
+        self._bare: dict[str, list[str]] = {}
+        for full in self.full:
+            self._bare.setdefault(full.partition(".")[2], []).append(full)
+        for name in [*key_names, *self.derived]:
+            self._bare.setdefault(name, []).append(name)
+
+    def all(self) -> list[str]:
+        """Every column: keys, then inputs in their order, then derived ones."""
+        return [*(key.name for key in self.keys), *self.full, *self.derived]
+
+    def resolve(self, reference: str) -> str:
+        """The column meant; ``LookupError`` says why none or which two."""
+        if reference in self.full:
+            return reference
+        found = self._bare.get(reference, [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise LookupError(f"{reference} could be {' or '.join(found)}; write one of them")
+        raise LookupError(f"there is no column {reference}; there are {', '.join(self.all())}")
+
+    def shown(self, column: str) -> str:
+        """The name a column gets in the answer: bare where that is enough."""
+        bare = column.rpartition(".")[2]
+        return bare if len(self._bare.get(bare, [])) == 1 else column
+
+
+def input_columns(source: Input) -> list[str]:
+    """The columns that an input brings, before the join."""
+    if source.aggregate is not None:
+        measures = source.measures or ["records"]
+        return [*map(key_name, source.aggregate.by), *measures]
+    return [*source.dimensions, *source.attributes, *source.measures]
+
+
+def _semantic_problems(spec: ReportSpec) -> list[Problem]:
+    found: list[Problem] = []
+    for name, source in spec.inputs.items():
+        found += _input_problems(f"inputs.{name}", source)
+    found += _join_problems(spec)
+    if found:
+        return found
+    names = Names(spec)
+    found += _derive_problems(spec, names)
+    return found + _output_problems(spec, names) + _chart_problems(spec, names)
+
+
+def _input_problems(path: str, source: Input) -> list[Problem]:
+    found = []
+    columns = input_columns(source)
+    for column in sorted({c for c in columns if columns.count(c) > 1}):
+        found.append(Problem(path, f"names the column {column} twice"))
+    for key, wanted in source.where.items():
+        if key in BUCKETS:
+            found.append(Problem(f"{path}.where.{key}", "is a time", "use period: {from:, until:}"))
+        if wanted == []:
+            found.append(Problem(f"{path}.where.{key}", "lists no value, so no record could pass"))
+    period = source.period
+    if period and period.start and period.until and str(period.start) >= str(period.until):
+        found.append(Problem(f"{path}.period", "ends before it begins", "from <= start < until"))
+    return found + _aggregate_problems(path, source)
+
+
+def _aggregate_problems(path: str, source: Input) -> list[Problem]:
+    aggregate = source.aggregate
+    if aggregate is None:
+        return []
+    found = []
+    for member in ("dimensions", "attributes"):
+        if getattr(source, member):
+            found.append(
+                Problem(f"{path}.{member}", "has no meaning with aggregate", "name it in by")
+            )
+    if not source.measures and aggregate.function != "count":
+        found.append(Problem(f"{path}.measures", "is needed by every function but count"))
+    if isinstance(aggregate.function, dict):
+        found += [
+            Problem(f"{path}.aggregate.function.{name}", "is not one of the measures")
+            for name in aggregate.function
+            if name not in source.measures
+        ]
+    return found
+
+
+def _join_problems(spec: ReportSpec) -> list[Problem]:
+    if spec.join is None:
+        if len(spec.inputs) > 1:
+            return [Problem("join", "is missing", "several inputs need join: {on: [...]}")]
+        return []
+    found = []
+    keys = [join_key(key, list(spec.inputs)) for key in spec.join.keys]
+    names = [key.name for key in keys]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        found.append(Problem("join.on", f"names the key {name} twice"))
+    for index, key in enumerate(keys):
+        path = f"join.on[{index}]"
+        found += [
+            Problem(f"{path}.of.{name}", "is not an input")
+            for name in key.of
+            if name not in spec.inputs
+        ]
+        for name, source in spec.inputs.items():
+            found += _key_problems(path, key, name, source)
+    return found
+
+
+def _key_problems(path: str, key: JoinKey, name: str, source: Input) -> list[Problem]:
+    reference = key.of.get(name)
+    if reference is None:
+        return [Problem(f"{path}.of.{name}", "is missing", "every input needs the key")]
+    if source.aggregate is not None and reference not in source.aggregate.by:
+        by = ", ".join(source.aggregate.by)
+        return [Problem(path, f"{reference} is not among what {name} is aggregated by ({by})")]
+    return []
+
+
+def _derive_problems(spec: ReportSpec, names: Names) -> list[Problem]:
+    found = []
+
+    def resolve(reference: str) -> str:
+        column = names.resolve(reference)
+        if column in names.derived:
+            raise LookupError(f"{reference} is derived itself; write its expression out")
+        return "x"
+
+    for name, value in spec.derive.items():
+        if len([c for c in names.all() if c.rpartition(".")[2] == name]) > 1:
+            found.append(Problem(f"derive.{name}", "is the name of another column"))
+        try:
+            compile_expression(derived(value).expression, resolve)
+        except Invalid as error:
+            found.append(Problem(f"derive.{name}", error.detail, error.hint))
+    return found
+
+
+def _output_problems(spec: ReportSpec, names: Names) -> list[Problem]:
+    output = spec.output
+    if isinstance(output, TableOutput):
+        references = [(f"output.columns[{i}]", c) for i, c in enumerate(output.columns)]
+        references += [(f"output.order[{i}]", c.lstrip("-")) for i, c in enumerate(output.order)]
+    else:
+        references = [("output.x", output.x), ("output.y", output.y)]
+    found = []
+    for path, reference in references:
+        try:
+            names.resolve(reference)
+        except LookupError as error:
+            found.append(Problem(path, str(error.args[0])))
+    if isinstance(output, CorrelationOutput) and not found:
+        found += _correlation_problems(spec, output, names)
+    if not names.all():
+        found.append(Problem("inputs", "bring no column", "name measures or dimensions"))
+    return found
+
+
+def _correlation_problems(
+    spec: ReportSpec, output: CorrelationOutput, names: Names
+) -> list[Problem]:
+    found = []
+    if names.resolve(output.x) == names.resolve(output.y):
+        found.append(Problem("output.y", "is the same column as x"))
+    if (output.first_differences or output.lags) and time_key(spec) is None:
+        member = "first_differences" if output.first_differences else "lags"
+        found.append(
+            Problem(f"output.{member}", "needs rows in one order", "join or aggregate by one time")
+        )
+    if len(set(output.lags)) != len(output.lags):
+        found.append(Problem("output.lags", "lists a lag twice"))
+    return found
+
+
+def _chart_problems(spec: ReportSpec, names: Names) -> list[Problem]:
+    found = []
+    correlation = isinstance(spec.output, CorrelationOutput)
+    allowed = ("scatter", "series") if correlation else ("line", "bar")
+    if spec.chart.kind not in ("auto", "none", *allowed):
+        found.append(
+            Problem("chart.kind", "does not fit this output", f"auto, none, {', '.join(allowed)}")
+        )
+    if spec.chart.kind in ("series", "line") and time_key(spec) is None:
+        found.append(Problem("chart.kind", "needs exactly one time as key"))
+    return found
+
+
+def row_keys(spec: ReportSpec) -> list[JoinKey]:
+    """What names a row of the answer: the join's keys, or what the one input is aggregated by."""
+    if spec.join is not None:
+        return [join_key(key, list(spec.inputs)) for key in spec.join.keys]
+    name, source = next(iter(spec.inputs.items()))
+    if source.aggregate is None:
+        return []
+    return [JoinKey(name=key_name(by), of={name: by}) for by in source.aggregate.by]
+
+
+def time_key(spec: ReportSpec) -> JoinKey | None:
+    """The one time bucket that orders the rows, if that is what names them."""
+    keys = row_keys(spec)
+    if len(keys) == 1 and all(reference in BUCKETS for reference in keys[0].of.values()):
+        return keys[0]
+    return None

@@ -1,0 +1,706 @@
+"""From projections to joined rows, in a DuckDB that can reach nothing.
+
+Each projection is read as bytes, its digest compared, and handed over as an Arrow table; from then
+on the database has no files, no network, no extensions, and its configuration is locked. All
+SQL is made here from our own templates: identifiers are quoted, texts are escaped in one place.
+
+Keys are joined as text and dates, never as floating-point numbers. Sums and means are computed over
+exact decimals where 38 digits hold them, so that they do not depend on the order of rows or on the
+number of threads; otherwise over doubles in a fixed order.
+"""
+
+# ruff: noqa: S608 - SQL is made of our own templates; names are quoted, texts escaped.
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from holdfast.kernel.errors import Problem
+from holdfast.reports.errors import DuplicateKeys, InputCorrupt, InputMismatch
+from holdfast.reports.expression import compile_expression
+from holdfast.reports.model import (
+    BUCKETS,
+    Aggregate,
+    Column,
+    Input,
+    ReportSpec,
+    derived,
+    function_of,
+    key_name,
+)
+from holdfast.reports.spec import Names, input_columns, row_keys
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow
+
+DECIMAL_DIGITS = 38
+THREADS = 2
+
+
+class InputFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A projection on disk and the digest that its bytes must have."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How an input's rows became groups."""
+
+    rows: int
+    rows_used: int
+    groups: int
+    without_key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A column of the joined rows: ``value`` and, for exact decimals, ``exact`` are SQL names."""
+
+    column: Column
+    value: str
+    exact: str | None = None
+
+
+@dataclass(slots=True)
+class Joined:
+    """The joined rows, in the table ``joined``; ``columns`` by the names of :class:`Names`."""
+
+    columns: dict[str, Built]
+    order: list[str]
+    """SQL that puts rows in their natural order: by key, or by period and record."""
+    rows: int
+    counts: dict[str, Counts]
+    notes: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def locked_database(memory_mb: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory that can reach nothing outside; give it tables, then query."""
+    import duckdb
+
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": THREADS,
+            "memory_limit": f"{memory_mb}MB",
+            "temp_directory": "",
+            "autoload_known_extensions": "false",
+            "autoinstall_known_extensions": "false",
+            "allow_community_extensions": "false",
+            "python_enable_replacements": "false",
+        },
+    )
+    try:
+        rows_of(connection, "SET enable_external_access = false")
+        rows_of(connection, "SET lock_configuration = true")
+        yield connection
+    finally:
+        connection.close()
+
+
+def rows_of(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
+    """All rows of a statement: the connection takes the next one only when a result is used up."""
+    return connection.execute(sql).fetchall()
+
+
+def one_of(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
+    """The first row of a statement that always has one."""
+    return rows_of(connection, sql)[0]
+
+
+def quoted(name: str) -> str:
+    """``name`` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """``text`` as an SQL string."""
+    if "\x00" in text:
+        raise InputMismatch("cannot filter: a value holds a NUL character")
+    return "'" + text.replace("'", "''") + "'"
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def read_projection(name: str, source: Input, file: InputFile, needed: set[str]) -> pyarrow.Table:
+    """The needed columns of a projection, after its digest was compared.
+
+    Raises :class:`InputCorrupt` if the bytes are not the ones named, and :class:`InputMismatch`
+    that lists every field the profile does not have.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    data = Path(file.path).read_bytes()
+    found = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    if found != file.digest:
+        raise InputCorrupt(
+            f"cannot read the input {name}: the projection's digest is {found}, not {file.digest}"
+        )
+    try:
+        parquet = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
+        present = parquet.schema_arrow.names
+        _check_fields(name, source, present, needed)
+        return parquet.read([column for column in present if column in needed], use_threads=True)
+    except pyarrow.ArrowInvalid as error:
+        raise InputCorrupt(f"cannot read the input {name}: {error}") from error
+
+
+def needed_fields(source: Input, columns: Iterable[str], keys: Iterable[str]) -> set[str]:
+    """The projection's fields that the given columns, keys and filters of an input touch."""
+    needed = {"period_start", "period_end", "period_frequency"}
+    for reference in [*keys, *source.where, *(source.aggregate.by if source.aggregate else ())]:
+        if reference not in BUCKETS:
+            needed.add(_field_of(reference))
+    for column in columns:
+        if column in source.measures:
+            needed |= {column, f"{column}__double", f"{column}__unit"}
+    needed |= {f"dim_{name}" for name in source.dimensions if name in columns}
+    needed |= {f"attr_{name}" for name in source.attributes if name in columns}
+    if source.aggregate is None:
+        needed.add("record_id")
+    return needed
+
+
+def _check_fields(name: str, source: Input, present: list[str], needed: set[str]) -> None:
+    missing = sorted(needed - set(present) - {"record_id", "period_end", "period_frequency"})
+    missing = [field for field in missing if not field.endswith(("__double", "__unit"))]
+    if not missing:
+        return
+    measures = [field.removesuffix("__double") for field in present if field.endswith("__double")]
+    dimensions = [field[4:] for field in present if field.startswith("dim_")]
+    problems = []
+    for lost in missing:
+        if lost == "period_start":
+            problems.append(Problem(f"inputs.{name}", f"{source.profile} records have no period"))
+        elif lost.startswith("dim_"):
+            hint = f"there are {', '.join(dimensions) or 'none'}"
+            problems.append(Problem(f"inputs.{name}", f"has no dimension {lost[4:]}", hint))
+        elif lost.startswith("attr_"):
+            problems.append(Problem(f"inputs.{name}", f"has no attribute {lost[5:]}"))
+        else:
+            hint = f"there are {', '.join(measures) or 'none'}"
+            problems.append(Problem(f"inputs.{name}.measures", f"has no measure {lost}", hint))
+    raise InputMismatch(
+        f"cannot read the input {name}: {source.profile} has no such fields", problems=problems
+    )
+
+
+def _field_of(reference: str) -> str:
+    prefix, _, name = reference.rpartition(".")
+    return f"attr_{name}" if prefix == "attributes" else f"dim_{name}"
+
+
+# --- one side -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """What a look at all used values of a measure tells."""
+
+    digits: int
+    scale: int
+    unit: str
+
+    def decimal(self, rows: int) -> str | None:
+        """The decimal type that holds a sum over ``rows`` values, if one does."""
+        if self.digits + self.scale + max(1, math.ceil(math.log10(rows + 1))) > DECIMAL_DIGITS:
+            return None
+        narrow = self.digits + self.scale <= 18
+        return f"DECIMAL({18 if narrow else DECIMAL_DIGITS}, {self.scale})"
+
+
+class Side:
+    """One input inside the database: filtered, checked, aggregated, with its keys as ``k0``…"""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        spec: ReportSpec,
+        name: str,
+        index: int,
+        table: pyarrow.Table,
+        needed: list[str],
+    ) -> None:
+        self.connection = connection
+        self.name = name
+        self.source = spec.inputs[name]
+        self.table = f"side_{index}"
+        self.keys = [(key.name, key.of[name]) for key in row_keys(spec)]
+        self.needed = needed
+        self.notes: list[str] = []
+        self.columns: dict[str, Built] = {}
+        self._raw = f"input_{index}"
+        self._fields = set(table.schema.names)
+        self._rows = table.num_rows
+        connection.register(self._raw, table)
+
+    def build(self) -> Counts:
+        """Make the table; raises :class:`InputMismatch` or :class:`DuplicateKeys`."""
+        used = self._count_used()
+        self._check_periods()
+        measures = self._look_at_measures()
+        aggregate = self.source.aggregate
+        if aggregate is None:
+            self._create(self._plain(measures), "")
+        else:
+            self._aggregate(aggregate, measures, used)
+        self.connection.unregister(self._raw)
+        groups, without_key = self._check_keys()
+        return Counts(self._rows, used, groups, without_key)
+
+    # what the filter lets through
+
+    def _where(self) -> str:
+        conditions = [self._condition(key, wanted) for key, wanted in self.source.where.items()]
+        period = self.source.period
+        if period is not None:
+            if period.start is not None:
+                conditions.append(f"period_start >= {literal(str(period.start))}")
+            if period.until is not None:
+                conditions.append(f"period_start < {literal(str(period.until))}")
+            if period.frequency is not None:
+                conditions.append(f"period_frequency = {literal(period.frequency)}")
+        return f"WHERE {' AND '.join(conditions)}" if conditions else ""
+
+    def _condition(self, key: str, wanted: Any) -> str:
+        field = f"CAST({quoted(_field_of(key))} AS VARCHAR)"
+        values = wanted if isinstance(wanted, list) else [wanted]
+        texts = [literal(_text(value)) for value in values if value is not None]
+        parts = [f"{field} IN ({', '.join(texts)})"] if texts else []
+        if None in values:
+            parts.append(f"{field} IS NULL")
+        return f"({' OR '.join(parts)})"
+
+    def _count_used(self) -> int:
+        (used,) = self._one(f"SELECT count(*) FROM {self._raw} {self._where()}")
+        if used == 0 and self._rows:
+            self.notes.append(f"{self.name}: none of {self._rows} records passes the filter")
+        return int(used)
+
+    # periods
+
+    def _buckets(self) -> list[str]:
+        references = [reference for _, reference in self.keys]
+        if self.source.aggregate is not None:
+            references += self.source.aggregate.by
+        return sorted({reference for reference in references if reference in BUCKETS})
+
+    def _check_periods(self) -> None:
+        """One frequency, and no period that straddles two buckets: else rows would count twice."""
+        if "period_frequency" not in self._fields:
+            return
+        buckets = self._buckets()
+        if not buckets and self.source.aggregate is None:
+            return
+        rows = rows_of(
+            self.connection,
+            f"SELECT DISTINCT period_frequency FROM {self._raw} {self._where()} ORDER BY 1",
+        )
+        found = [str(value) for (value,) in rows if value is not None]
+        if len(found) > 1:
+            raise InputMismatch(
+                f"cannot use the input {self.name}: its records have the frequencies "
+                f"{', '.join(found)}, which must not be mixed",
+                hint=f"choose one with inputs.{self.name}.period: {{frequency: {found[0]}}}",
+            )
+        if found and found[0] not in ("D", "H", "I"):
+            for bucket in buckets:
+                self._check_straddling(bucket, found[0])
+
+    def _check_straddling(self, bucket: str, frequency: str) -> None:
+        first = _bucket("period_start", bucket)
+        last = "strftime(CAST(substr(period_end, 1, 10) AS DATE) - 1, '%Y-%m-%d')"
+        where = self._where()
+        extra = f"{first} <> {_bucket(last, bucket)}"
+        condition = f"{where} AND {extra}" if where else f"WHERE {extra}"
+        rows = rows_of(
+            self.connection,
+            f"SELECT period_start, period_end FROM {self._raw} {condition} ORDER BY 1 LIMIT 1",
+        )
+        for start, end in rows:
+            raise InputMismatch(
+                f"cannot use the input {self.name}: its period {start} to {end} "
+                f"(frequency {frequency}) does not lie within one {bucket}"
+            )
+
+    # measures
+
+    def _measures(self) -> list[str]:
+        return [name for name in self.source.measures if name in self.needed]
+
+    def _look_at_measures(self) -> dict[str, _Measure]:
+        names = self._measures()
+        if not names:
+            return {}
+        parts = []
+        for name in names:
+            text = f"ltrim({quoted(name)}, '-')"
+            unit = quoted(f"{name}__unit") if f"{name}__unit" in self._fields else "''"
+            present = f"FILTER (WHERE {quoted(name)} IS NOT NULL)"
+            parts += [
+                f"max(length(split_part({text}, '.', 1)))",
+                f"max(length(split_part({text}, '.', 2)))",
+                f"min({unit}) {present}",
+                f"max({unit}) {present}",
+            ]
+        row = self._one(f"SELECT {', '.join(parts)} FROM {self._raw} {self._where()}")
+        found = {}
+        for index, name in enumerate(names):
+            digits, scale, low, high = row[index * 4 : index * 4 + 4]
+            if low != high:
+                raise InputMismatch(
+                    f"cannot use {self.name}.{name}: its values are in {low!r} and in {high!r}",
+                    hint="filter to records of one unit",
+                )
+            found[name] = _Measure(digits or 0, scale or 0, low or "")
+        return found
+
+    # the table
+
+    def _plain(self, measures: dict[str, _Measure]) -> list[str]:
+        """Rows as they are: keys, dimensions and attributes as text, measures twice."""
+        select = [f"{_key(reference)} AS k{i}" for i, (_, reference) in enumerate(self.keys)]
+        select += ["record_id AS r0", "period_start AS r1"]
+        if "record_id" not in self._fields:
+            select[-2] = "NULL AS r0"
+        if "period_start" not in self._fields:
+            select[-1] = "NULL AS r1"
+        for column in self.needed:
+            if column in measures:
+                select.append(f"{quoted(column + '__double')} AS {self._slot(column, 'v')}")
+                select.append(f"{quoted(column)} AS {self._slot(column, 'e')}")
+                self._add(column, "decimal", measures[column].unit, exact=True)
+            elif column in (*self.source.dimensions, *self.source.attributes):
+                prefix = "dim" if column in self.source.dimensions else "attr"
+                field = quoted(f"{prefix}_{column}")
+                select.append(f"CAST({field} AS VARCHAR) AS {self._slot(column, 'v')}")
+                self._add(column, "text", "")
+        return select
+
+    def _aggregate(self, aggregate: Aggregate, measures: dict[str, _Measure], used: int) -> None:
+        keys = self.keys or [(key_name(by), by) for by in aggregate.by]
+        names = [name for name, _ in keys]
+        others = [by for by in aggregate.by if by not in [reference for _, reference in keys]]
+        select = [f"{_key(reference)} AS k{i}" for i, (_, reference) in enumerate(keys)]
+        grouping = [f"k{i}" for i in range(len(keys))]
+        for i, by in enumerate(others):
+            select.append(f"{_key(by)} AS o{i}")
+            grouping.append(f"o{i}")
+            if key_name(by) in self.needed and key_name(by) not in names:
+                select.append(f"{_key(by)} AS {self._slot(key_name(by), 'v')}")
+                grouping.append(self._slot(key_name(by), "v"))
+                self._add(key_name(by), "text", "", bucket=by)
+        values = []
+        for name in self._measures():
+            parts = self._aggregated(aggregate, name, measures[name], used)
+            select += parts
+            values.append(self._slot(name, "v"))
+        if not self.source.measures:
+            select.append(
+                f"CASE WHEN count(*) >= {aggregate.min_count} THEN count(*) END "
+                f"AS {self._slot('records', 'v')}"
+            )
+            self._add("records", "integer", "")
+            values.append(self._slot("records", "v"))
+        self._create(select, f"GROUP BY {', '.join(grouping)}")
+        if values:
+            empty = " AND ".join(f"{value} IS NULL" for value in values)
+            rows_of(self.connection, f"DELETE FROM {self.table} WHERE {empty}")
+
+    def _aggregated(
+        self, aggregate: Aggregate, name: str, measure: _Measure, used: int
+    ) -> list[str]:
+        function = function_of(aggregate, name)
+        text, double = quoted(name), quoted(f"{name}__double")
+        value, exact = self._slot(name, "v"), self._slot(name, "e")
+        enough = f"count({text}) >= {aggregate.min_count}"
+        decimal = measure.decimal(used)
+        if function == "count":
+            self._add(name, "integer", "")
+            return [f"CASE WHEN {enough} THEN count({text}) END AS {value}"]
+        if function in ("sum", "mean") and decimal is None:
+            self.notes.append(
+                f"{self.name}.{name}: {function} over doubles, since exact decimals would need "
+                f"more than {DECIMAL_DIGITS} digits"
+            )
+        if function == "mean":
+            self._add(name, "double", measure.unit)
+            mean = (
+                f"CAST(sum(CAST({text} AS {decimal})) AS DOUBLE) / count({text})"
+                if decimal
+                else f"avg({double} ORDER BY {double})"
+            )
+            return [f"CASE WHEN {enough} THEN {mean} END AS {value}"]
+        if function == "sum" and decimal is None:
+            self._add(name, "double", measure.unit)
+            return [f"CASE WHEN {enough} THEN sum({double} ORDER BY {double}) END AS {value}"]
+        chosen = _chosen(function, text, double, decimal)
+        self._add(name, "decimal", measure.unit, exact=True)
+        return [
+            f"CASE WHEN {enough} THEN CAST({chosen} AS VARCHAR) END AS {exact}",
+            f"CASE WHEN {enough} THEN CAST({chosen} AS DOUBLE) END AS {value}",
+        ]
+
+    def _create(self, select: list[str], tail: str) -> None:
+        rows_of(
+            self.connection,
+            f"CREATE TEMP TABLE {self.table} AS "
+            f"SELECT {', '.join(select)} FROM {self._raw} {self._where()} {tail}",
+        )
+
+    def _slot(self, column: str, kind: str) -> str:
+        return f"{kind}_{self.table}_{input_columns(self.source).index(column)}"
+
+    def _add(
+        self, column: str, type_: Any, unit: str, *, exact: bool = False, bucket: str = ""
+    ) -> None:
+        self.columns[column] = Built(
+            Column(
+                name=column,
+                type=type_,
+                unit=unit,
+                bucket=bucket if bucket in BUCKETS else "",  # type: ignore[arg-type]
+            ),
+            self._slot(column, "v"),
+            self._slot(column, "e") if exact else None,
+        )
+
+    # keys
+
+    def _check_keys(self) -> tuple[int, int]:
+        """Each key at most once; rows without a key are set aside and counted."""
+        (total,) = self._one(f"SELECT count(*) FROM {self.table}")
+        if not self.keys:
+            return total, 0
+        missing = " OR ".join(f"k{i} IS NULL" for i in range(len(self.keys)))
+        (without,) = self._one(f"SELECT count(*) FROM {self.table} WHERE {missing}")
+        if without:
+            rows_of(self.connection, f"DELETE FROM {self.table} WHERE {missing}")
+            self.notes.append(f"{self.name}: {without} rows without a key were left out")
+        if not self._unique_by_making():
+            self._refuse_duplicates()
+        return total - without, without
+
+    def _unique_by_making(self) -> bool:
+        aggregate = self.source.aggregate
+        references = {reference for _, reference in self.keys}
+        return aggregate is not None and set(aggregate.by) <= references
+
+    def _refuse_duplicates(self) -> None:
+        keys = ", ".join(f"k{i}" for i in range(len(self.keys)))
+        repeated = (
+            f"SELECT {keys}, count(*) AS n FROM {self.table} GROUP BY {keys} HAVING count(*) > 1"
+        )
+        rows = rows_of(
+            self.connection, f"SELECT *, count(*) OVER () FROM ({repeated}) ORDER BY {keys} LIMIT 1"
+        )
+        if not rows:
+            return
+        *values, count, total = rows[0]
+        key = ", ".join(
+            f"{name}={value}" for (name, _), value in zip(self.keys, values, strict=True)
+        )
+        more = f" ({total - 1} more keys repeat)" if total > 1 else ""
+        names = ", ".join(reference for _, reference in self.keys)
+        raise DuplicateKeys(
+            f"cannot join: {count} rows of the input {self.name} have the key {key}{more}",
+            problems=[Problem(f"inputs.{self.name}", f"{key} names {count} rows")],
+            hint=f"aggregate {self.name} by [{names}], or filter it to one series with where",
+        )
+
+    def _one(self, sql: str) -> Any:
+        return one_of(self.connection, sql)
+
+
+def _chosen(function: str, text: str, double: str, decimal: str | None) -> str:
+    """The exact value that sum, min, max, first or last picks."""
+    number = f"CAST({text} AS {decimal})" if decimal else double
+    when = f"(period_start, {number})"
+    match function:
+        case "sum":
+            return f"sum({number})"
+        case "min":
+            return f"arg_min({text}, ({number}, {text}))"
+        case "max":
+            return f"arg_max({text}, ({number}, {text}))"
+        case "first":
+            return f"arg_min({text}, {when})"
+        case _:
+            return f"arg_max({text}, {when})"
+
+
+def _key(reference: str) -> str:
+    if reference in BUCKETS:
+        return _bucket("period_start", reference)
+    return f"CAST({quoted(_field_of(reference))} AS VARCHAR)"
+
+
+def _bucket(text: str, bucket: str) -> str:
+    """The bucket in which a date or time (as text) lies, as text that sorts by time."""
+    match bucket:
+        case "year":
+            return f"substr({text}, 1, 4)"
+        case "quarter":
+            month = f"CAST(substr({text}, 6, 2) AS INTEGER)"
+            return f"substr({text}, 1, 4) || '-Q' || CAST(({month} + 2) // 3 AS VARCHAR)"
+        case "month":
+            return f"substr({text}, 1, 7)"
+        case _:
+            return f"substr({text}, 1, 10)"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+# --- all sides together -------------------------------------------------------------------------
+
+
+def join(
+    connection: duckdb.DuckDBPyConnection,
+    spec: ReportSpec,
+    files: dict[str, InputFile],
+    wanted: list[str],
+) -> Joined:
+    """The joined rows with the ``wanted`` columns (full names), in the table ``joined``.
+
+    Raises :class:`InputMismatch`, :class:`DuplicateKeys` or :class:`InputCorrupt`.
+    """
+    names = Names(spec)
+    sources = _source_columns(spec, names, wanted)
+    sides: dict[str, Side] = {}
+    counts: dict[str, Counts] = {}
+    notes: list[str] = []
+    for index, (name, source) in enumerate(spec.inputs.items()):
+        columns = [c for c in input_columns(source) if f"{name}.{c}" in sources]
+        keys = [key.of[name] for key in row_keys(spec)]
+        table = read_projection(name, source, files[name], needed_fields(source, columns, keys))
+        side = Side(connection, spec, name, index, table, columns)
+        del table
+        counts[name] = side.build()
+        notes += side.notes
+        sides[name] = side
+    built = _columns(spec, names, sides, wanted)
+    rows = _create_joined(connection, spec, sides, built)
+    if rows == 0 and len(sides) > 1:
+        _refuse_empty(connection, sides)
+    notes += _unmatched(counts, rows)
+    order = [f"k{i}" for i in range(len(row_keys(spec)))] or ["r1", "r0"]
+    return Joined(built, order, rows, counts, notes)
+
+
+def referenced(spec: ReportSpec, names: Names, column: str) -> list[str]:
+    """The columns a derived column is computed from; a source column is its own."""
+    if column not in names.derived:
+        return [column]
+    found: list[str] = []
+
+    def resolve(reference: str) -> str:
+        found.append(names.resolve(reference))
+        return "x"
+
+    compile_expression(derived(spec.derive[column]).expression, resolve)
+    return found
+
+
+def _source_columns(spec: ReportSpec, names: Names, wanted: list[str]) -> set[str]:
+    return {source for column in wanted for source in referenced(spec, names, column)}
+
+
+def _columns(
+    spec: ReportSpec, names: Names, sides: dict[str, Side], wanted: list[str]
+) -> dict[str, Built]:
+    built: dict[str, Built] = {}
+    keys = row_keys(spec)
+    own = list(spec.inputs) if spec.join is None else []
+    for index, key in enumerate(keys):
+        references = set(key.of.values())
+        bucket = references.pop() if len(references) == 1 else ""
+        column = Column(
+            name=key.name,
+            type="text",
+            bucket=bucket if bucket in BUCKETS else "",  # type: ignore[arg-type]
+        )
+        built[f"{own[0]}.{key.name}" if own else key.name] = Built(column, f"k{index}")
+    for name, side in sides.items():
+        for column_name, found in side.columns.items():
+            built.setdefault(f"{name}.{column_name}", found)
+
+    def resolve(reference: str) -> str:
+        found = built[names.resolve(reference)]
+        if found.column.type == "text":
+            return f"TRY_CAST({found.value} AS DOUBLE)"
+        return f"CAST({found.value} AS DOUBLE)"
+
+    for name in wanted:
+        if name in names.derived:
+            part = derived(spec.derive[name])
+            sql = compile_expression(part.expression, resolve)
+            column = Column(name=name, type="double", unit=part.unit, label=part.label)
+            built[name] = Built(column, sql)
+    return {
+        name: Built(_named(found.column, names.shown(name)), found.value, found.exact)
+        for name, found in built.items()
+    }
+
+
+def _named(column: Column, name: str) -> Column:
+    return msgspec.structs.replace(column, name=name)
+
+
+def _create_joined(
+    connection: duckdb.DuckDBPyConnection,
+    spec: ReportSpec,
+    sides: dict[str, Side],
+    built: dict[str, Built],
+) -> int:
+    first, *others = sides.values()
+    keys = [f"k{i}" for i in range(len(row_keys(spec)))]
+    tables = first.table
+    for other in others:
+        tables += f" JOIN {other.table} USING ({', '.join(keys)})"
+    select = list(keys)
+    if not keys:
+        select += ["r0", "r1"]
+    for side in sides.values():
+        for found in side.columns.values():
+            select += [found.value, *([found.exact] if found.exact else [])]
+    rows_of(connection, f"CREATE TEMP TABLE joined AS SELECT {', '.join(select)} FROM {tables}")
+    return int(one_of(connection, "SELECT count(*) FROM joined")[0])
+
+
+def _refuse_empty(connection: duckdb.DuckDBPyConnection, sides: dict[str, Side]) -> None:
+    seen = []
+    for name, side in sides.items():
+        low, high, count = one_of(
+            connection, f"SELECT min(k0), max(k0), count(*) FROM {side.table}"
+        )
+        seen.append(f"{name} has {count} from {low} to {high}" if count else f"{name} has none")
+    raise InputMismatch(
+        f"cannot join: no key is on every side ({'; '.join(seen)})",
+        hint="compare the keys' spelling and range with a table report on each input",
+    )
+
+
+def _unmatched(counts: dict[str, Counts], rows: int) -> list[str]:
+    if len(counts) < 2:
+        return []
+    return [
+        f"{name}: {count.groups - rows} of {count.groups} rows met no row of the other side"
+        for name, count in counts.items()
+        if count.groups > rows
+    ]
