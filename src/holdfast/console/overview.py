@@ -83,5 +83,5 @@ class OverviewSource(Protocol):
     """Gathers the overview from the roles, wherever they run."""
 
     async def overview(self, principal: Principal) -> Overview:
-        """The overview for this caller's tenant; a role that does not answer is a line saying so."""
+        """The overview for this caller; a role that does not answer is a line saying so."""
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
@@ -34,7 +34,7 @@ class DoorAuthenticator:
         self._sessions = sessions
         self._workers = workers
 
-    async def __call__(self, scope: MutableMapping[str, Any]) -> Principal:
+    async def __call__(self, scope: Any) -> Principal:
         """The caller; raises :class:`Unauthenticated` when there is no credential or a wrong one.
 
         A request that carries a bearer token is judged by it alone, so that a page's cookie never
@@ -102,7 +102,7 @@ def session_secret(cookies: list[str]) -> str | None:
     return values[0] if len(values) == 1 else None
 
 
-def _credentials(scope: MutableMapping[str, Any]) -> tuple[str | None, list[str]]:
+def _credentials(scope: Any) -> tuple[str | None, list[str]]:
     bearers = [v.decode("latin-1") for k, v in scope["headers"] if k == b"authorization"]
     cookies = [v.decode("latin-1") for k, v in scope["headers"] if k == b"cookie"]
     if len(bearers) > 1:
@@ -115,5 +115,5 @@ def _credentials(scope: MutableMapping[str, Any]) -> tuple[str | None, list[str]
     return token.strip(), cookies
 
 
-def _has_origin(scope: MutableMapping[str, Any]) -> bool:
+def _has_origin(scope: Any) -> bool:
     return any(name == b"origin" for name, _ in scope["headers"])
