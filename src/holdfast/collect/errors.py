@@ -1,7 +1,7 @@
 """How collecting can fail, in terms a run's ``code`` can carry.
 
-``code`` is what a script, an alert and the run list see. A limit is not a crash: what was kept until
-then is a *partial* run.
+``code`` is what a script, an alert and the run list see. A limit is not a crash: what was kept
+until then is a *partial* run.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ and an empty text leave no such attribute: nothing was spelled.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, tzinfo
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -23,8 +23,18 @@ import msgspec
 from holdfast.collect import paths, periods, values
 from holdfast.collect.errors import MappingRefused
 from holdfast.collect.model import RawRow
+from holdfast.collect.patterns import bounded_pattern
 from holdfast.records.model import MappedRecord, Measure, PeriodValue, Reject, Scalar
-from holdfast.registry.model import CsvFormat, Field, JsonFormat, Period, Profile, as_field
+from holdfast.registry.model import (
+    CsvFormat,
+    Field,
+    JsonFormat,
+    MeasureField,
+    Period,
+    Profile,
+    as_field,
+    as_measure,
+)
 
 RowGetter = Callable[[RawRow], Any]
 Convert = Callable[[Any], Any]
@@ -83,13 +93,21 @@ class Mapping:
         compiler = _Compiler(profile, self.enclosing)
         self._dimensions = [compiler.plan(n, as_field(f)) for n, f in profile.dimensions.items()]
         self._attributes = [compiler.plan(n, as_field(f)) for n, f in profile.attributes.items()]
-        self._measures = [compiler.measure(n, as_field(f)) for n, f in profile.measures.items()]
+        self._measures = [compiler.measure(n, as_measure(f)) for n, f in profile.measures.items()]
         self._period = compiler.period(profile.period) if profile.period else None
-        self._declared = frozenset(profile.attributes)
+        self._unpivot = _Unpivoting(profile) if profile.unpivot else None
         self._key = None if profile.key == "position" else compiler.key(profile.key)
 
-    def map(self, row: RawRow, response: int) -> Mapped:
-        """The record of ``row``, or the reject that says which field failed and why."""
+    def map(self, row: RawRow, response: int) -> Iterable[Mapped]:
+        """The records of ``row``, each or the reject that says which field failed and why.
+
+        One row is one record, but for a profile with ``unpivot``.
+        """
+        if self._unpivot is None or row.problem:
+            return (self._one(row, response),)
+        return [self._one(cell, response) for cell in self._unpivot.cells(row)]
+
+    def _one(self, row: RawRow, response: int) -> Mapped:
         name = ""
         try:
             if row.problem:
@@ -152,18 +170,46 @@ class Mapping:
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
+COLUMN, VALUE = "#column", "#value"
+"""What fields of an unpivoted row read: the column's name and its cell."""
+
+
 def enclosing_paths(profile: Profile) -> tuple[str, ...]:
-    """The ``$$`` paths a profile uses, each once, in the order of their first use."""
+    """The ``$$`` and ``#`` paths a profile uses, each once, in the order of their first use."""
     found: list[str | None] = []
-    for entry in (*profile.dimensions.values(), *profile.measures.values()):
-        field = as_field(entry)
-        found += [field.path, *field.join, field.unit_path]
-    for entry in profile.attributes.values():
-        field = as_field(entry)
-        found += [field.path, *field.join, field.unit_path]
+    for group in (profile.dimensions, profile.measures, profile.attributes):
+        for entry in cast("dict[str, Field | str]", group).values():
+            field = as_field(entry)
+            found += [field.path, *field.join, field.unit_path]
     if profile.period:
         found += [profile.period.path, *profile.period.join]
-    return tuple(dict.fromkeys(path for path in found if path and path.startswith("$$")))
+    cells = {COLUMN, VALUE} if profile.unpivot else set()
+    return tuple(
+        dict.fromkeys(p for p in found if p and p.startswith(("$$", "#")) and p not in cells)
+    )
+
+
+class _Unpivoting:
+    """Turns a wide row into one row for each column that matches; position and rest are shared."""
+
+    def __init__(self, profile: Profile) -> None:
+        assert profile.unpivot is not None
+        self._matches = lru_cache(maxsize=4096)(bounded_pattern(profile.unpivot.columns).fullmatch)
+        self._nulls = frozenset(profile.nulls) if profile.unpivot.skip_nulls else None
+
+    def cells(self, row: RawRow) -> Iterator[RawRow]:
+        if not isinstance(row.value, dict):
+            yield RawRow(row.position, row.value, problem="is not a row of named columns")
+            return
+        for column, cell in row.value.items():
+            if self._matches(column) is None or self._skipped(cell):
+                continue
+            yield RawRow(row.position, row.value, (*row.enclosing, column, cell))
+
+    def _skipped(self, cell: Any) -> bool:
+        if self._nulls is None:
+            return False
+        return cell is None or (isinstance(cell, str | int) and str(cell).strip() in self._nulls)
 
 
 def _missing(
@@ -233,7 +279,8 @@ class _Compiler:
     def __init__(self, profile: Profile, enclosing: Sequence[str]) -> None:
         self._profile = profile
         self._zone = zone_of(profile.timezone)
-        self._enclosing = {path: index for index, path in enumerate(enclosing)}
+        beside = (COLUMN, VALUE) if profile.unpivot else ()
+        self._enclosing = {path: index for index, path in enumerate((*enclosing, *beside))}
         self._tabular = isinstance(profile.source.format, CsvFormat) or (
             isinstance(profile.source.format, JsonFormat) and profile.source.format.header
         )
@@ -242,11 +289,9 @@ class _Compiler:
         get, convert = self._field(name, field)
         return _Plan(name, get, convert, field.required)
 
-    def measure(self, name: str, field: Field) -> _MeasurePlan:
-        # A measure is an exact number, whatever the profile left unsaid.
-        typed = field.type if field.type in {"integer", "decimal"} else "decimal"
-        get, convert = self._field(name, msgspec.structs.replace(field, type=typed))
-        if typed == "integer":
+    def measure(self, name: str, field: MeasureField) -> _MeasurePlan:
+        get, convert = self._field(name, field)
+        if field.type == "integer":
             convert = _then_text(convert)
         unit_get = self._row_getter(field.unit_path) if field.unit_path else None
         return _MeasurePlan(
@@ -332,7 +377,7 @@ class _Compiler:
         return joined
 
     def _row_getter(self, path: str) -> RowGetter:
-        if path.startswith("$$"):
+        if path in self._enclosing:
             index = self._enclosing[path]
             return lambda row: row.enclosing[index]
         if path[0] not in "$@" or (self._tabular and path[1:2] not in {".", "["}):

@@ -28,8 +28,9 @@ PeriodReader = Callable[[str], PeriodValue]
 def reader(frequency: str, pattern: str, codings: Mapping[str, str], zone: tzinfo) -> PeriodReader:
     """A function from the source's spelling to the period; ``ValueError`` for what is none.
 
-    ``codings`` are tried in their order, whole text only, before the plain reading: named groups
-    ``year``, ``half``, ``quarter``, ``month``, ``week``, ``day``, ``hour`` say what they found.
+    ``codings`` are tried in their order, whole text only, before the plain reading. Their named
+    groups say what they found: ``year`` and ``sub`` (the number of the half, quarter, month or
+    week), or, for days and hours, ``month``, ``day`` and ``hour``.
     """
     coded = [(bounded_pattern(text).fullmatch, to) for text, to in codings.items()]
 
@@ -75,18 +76,18 @@ def of_parts(
 ) -> PeriodValue:
     """The period whose parts a coding has found; a part that is missing or no number is refused."""
 
-    def part(name: str) -> int:
-        value = parts.get(name)
+    def part(name: str, other: str = "") -> int:
+        value = parts.get(name) or parts.get(other)
         if not value or not value.isascii() or not value.isdigit():
             raise ValueError(f"has no {name} for a period of frequency {frequency}")
         return int(value)
 
     year = part("year")
     if frequency == "W":
-        return of_day("W", date.fromisocalendar(year, part("week"), 1), text)
+        return of_day("W", date.fromisocalendar(year, part("week", "sub"), 1), text)
     if frequency in _MONTHS_LONG:
         name = {"A": "", "S": "half", "Q": "quarter", "M": "month"}[frequency]
-        number = part(name) if name else 1
+        number = part(name, "sub") if name else 1
         months = _MONTHS_LONG[frequency]
         if not 1 <= number <= 12 // months:
             raise ValueError(f"has no {name} {number}")

@@ -55,9 +55,9 @@ def mapped(path: Path, source: Profile) -> tuple[list[MappedRecord], list[Reject
     records: list[MappedRecord] = []
     rejects: list[Reject] = []
     for row in reader_of(spec)(SpooledContent(path, Bounds()), spec, context):
-        found = mapping.map(row, 0)
-        if isinstance(found, Reject):
-            rejects.append(found)
-        else:
-            records.append(found)
+        for found in mapping.map(row, 0):
+            if isinstance(found, Reject):
+                rejects.append(found)
+            else:
+                records.append(found)
     return records, rejects

@@ -24,7 +24,7 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     """
     assert isinstance(spec, CsvFormat)
     if context.enclosing:
-        raise MappingRefused("cannot use a $$ path: delimited text has no enclosing document")
+        raise MappingRefused("cannot use a $$ or # path: delimited text has no enclosing document")
     with content.open() as stream:
         text = _text(stream, spec.encoding, context.bounds)
         yield from _rows(text, spec, context.bounds)
@@ -56,9 +56,9 @@ def _rows(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[RawR
     if spec.comment:
         mark = spec.comment
         text = (line for line in text if not line.startswith(mark))
-    if spec.stop_at:
-        text = _until(text, spec.stop_at)
     cells = _cells(text, spec, bounds)
+    if spec.stop_at:
+        cells = _until(cells, spec.stop_at)
     names, cells = _header(cells, spec)
     for _ in range(spec.skip_after_header):
         next(cells, None)
@@ -84,12 +84,12 @@ def _ragged(names: list[str], row: list[str], position: int, *, pad: bool) -> Ra
     return RawRow(position, row, problem=f"has {len(row)} cells under {width} columns")
 
 
-def _until(text: Iterator[str], stop_at: str) -> Iterator[str]:
-    """The lines before the first that begins with ``stop_at``: a publisher's footnotes."""
-    for line in text:
-        if line.startswith(stop_at):
+def _until(cells: Iterator[list[str]], stop_at: str) -> Iterator[list[str]]:
+    """The rows before the first whose first cell begins with ``stop_at``: then come footnotes."""
+    for row in cells:
+        if row and row[0].startswith(stop_at):
             return
-        yield line
+        yield row
 
 
 def _cells(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[list[str]]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from json.scanner import c_make_scanner  # type: ignore[attr-defined]
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 from holdfast.collect import paths
 from holdfast.collect.content import Content
@@ -74,7 +74,7 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     path; rows before that have been yielded by then.
     """
     assert isinstance(spec, JsonFormat)
-    rows = _Document(content, spec.encoding, context).rows(spec.records)
+    rows = _Document(content, context, spec.keys).rows(spec.records)
     return _with_header(rows) if spec.header else rows
 
 
@@ -82,9 +82,9 @@ def read_geojson(content: Content, spec: Format, context: ReadContext) -> Iterat
     """The features of a FeatureCollection (RFC 7946) or of a sequence of features (RFC 8142)."""
     assert isinstance(spec, GeojsonFormat)
     if spec.sequence:
-        rows = _sequence(content, "utf-8", context)
+        rows = _sequence(content, context)
     else:
-        rows = _Document(content, "utf-8", context).rows("$.features[*]")
+        rows = _Document(content, context).rows("$.features[*]")
     for row in rows:
         if not isinstance(row.value, dict) or row.value.get("type") != "Feature":
             raise ParseFailed(
@@ -97,7 +97,7 @@ def read_geojson(content: Content, spec: Format, context: ReadContext) -> Iterat
 def read_ndjson(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
     """One JSON value after the other, as lines."""
     assert isinstance(spec, NdjsonFormat)
-    return _sequence(content, spec.encoding, context)
+    return _sequence(content, context)
 
 
 def _with_header(rows: Iterator[RawRow]) -> Iterator[RawRow]:
@@ -120,11 +120,11 @@ def _with_header(rows: Iterator[RawRow]) -> Iterator[RawRow]:
         yield RawRow(row.position, dict(zip(names, value, strict=True)), row.enclosing)
 
 
-def _sequence(content: Content, encoding: str, context: ReadContext) -> Iterator[RawRow]:
+def _sequence(content: Content, context: ReadContext) -> Iterator[RawRow]:
     if context.enclosing:
-        raise MappingRefused("cannot use a $$ path: a sequence has no enclosing document")
+        raise MappingRefused("cannot use a $$ or # path: a sequence has no enclosing document")
     with content.open() as stream:
-        window = _Window(stream, encoding, context.bounds)
+        window = _Window(stream, context.bounds)
         position = 0
         while window.more(" \t\n\r\x1e"):
             yield RawRow(position, window.value())
@@ -134,14 +134,10 @@ def _sequence(content: Content, encoding: str, context: ReadContext) -> Iterator
 class _Window:
     """A sliding window of text over the page; ``at`` is the next character not yet read."""
 
-    def __init__(self, stream: BinaryIO, encoding: str, bounds: Bounds) -> None:
+    def __init__(self, stream: BinaryIO, bounds: Bounds) -> None:
         self._stream = stream
         self._bounds = bounds
-        name = "utf-8-sig" if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else encoding
-        try:
-            self._decoder = codecs.getincrementaldecoder(name)("strict")
-        except LookupError as error:
-            raise MappingRefused(f"cannot read JSON: no encoding {encoding!r}") from error
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("strict")
         self.text = ""
         self.at = 0
         self._before = 0
@@ -162,7 +158,7 @@ class _Window:
             data = self._stream.read(max(_CHUNK, len(rest)))
             added = self._decoder.decode(data, not data)
         except UnicodeDecodeError as error:
-            raise ParseFailed(f"cannot read JSON: not valid {error.encoding}") from error
+            raise ParseFailed("cannot read JSON: not valid UTF-8") from error
         self.ended = not data
         self._before += self.at
         self.text, self.at = rest + added, 0
@@ -268,13 +264,17 @@ def _members(node: Any) -> Any:
     return node.values() if isinstance(node, dict) else node
 
 
+Chain = tuple[tuple["str | None", Any], ...]
+"""What the record path's wildcards went through: each value, with its name in an object."""
+
+
 class _Document:
     """One walk over one document: to the records, and over the rest to see that it is whole."""
 
-    def __init__(self, content: Content, encoding: str, context: ReadContext) -> None:
+    def __init__(self, content: Content, context: ReadContext, keys: Sequence[str] = ()) -> None:
         self._content = content
-        self._encoding = encoding
         self._context = context
+        self._keys = keys
 
     def rows(self, records: str) -> Iterator[RawRow]:
         query = paths.steps(records)
@@ -283,19 +283,23 @@ class _Document:
                 f"cannot read records at {records!r}: the path must be names, indexes and [*]"
             )
         streamed, inner = _split(query)
-        enclosing = _Enclosing(self._context.enclosing, query)
+        enclosing = _Enclosing(self._context.enclosing, query, self._keys)
         if enclosing.outside:
             enclosing.found = self._collect(enclosing.outside)
+        if not inner and not self._context.enclosing:  # the usual case, without its book-keeping
+            for position, (_, value) in enumerate(self._walk(streamed)):
+                yield RawRow(position, value)
+            return
         position = 0
-        for element in self._walk(streamed):
-            for chain, value in _inner(element, inner):
+        for name, element in self._walk(streamed):
+            for chain, value in _inner(name, element, inner):
                 yield RawRow(position, value, enclosing.of(chain))
                 position += 1
 
-    def _walk(self, query: Steps) -> Iterator[Any]:
+    def _walk(self, query: Steps) -> Iterator[tuple[str | None, Any]]:
         """The values at ``query``; the whole document is read, so that a cut is never missed."""
         with self._content.open() as stream:
-            window = _Window(stream, self._encoding, self._context.bounds)
+            window = _Window(stream, self._context.bounds)
             yield from _descend(window, query, 0)
             if window.more():
                 window.fail("something follows the document")
@@ -307,7 +311,7 @@ class _Document:
         """
         found: dict[Any, Any] = {}
         with self._content.open() as stream:
-            window = _Window(stream, self._encoding, self._context.bounds)
+            window = _Window(stream, self._context.bounds)
             for path, value in _gather(window, set(wanted), ()):
                 found[path] = value
                 if len(found) == len(wanted):
@@ -323,7 +327,7 @@ def _split(query: Steps) -> tuple[Steps, Steps]:
     return query, ()
 
 
-def _descend(window: _Window, query: Steps, index: int) -> Iterator[Any]:
+def _descend(window: _Window, query: Steps, index: int) -> Iterator[tuple[str | None, Any]]:
     """The values that ``query[index:]`` selects in the value that begins here."""
     if index == len(query):
         value = window.value()
@@ -332,7 +336,7 @@ def _descend(window: _Window, query: Steps, index: int) -> Iterator[Any]:
                 "cannot read JSON: there is an array at the record path",
                 hint="a path that ends in [*] selects its elements",
             )
-        yield value
+        yield None, value
         return
     step = query[index]
     if isinstance(step, Wild) and index == len(query) - 1:
@@ -353,11 +357,11 @@ def _descend(window: _Window, query: Steps, index: int) -> Iterator[Any]:
         )
 
 
-def _children(window: _Window) -> Iterator[Any]:
-    """The elements of the array, or the member values of the object, that begins here."""
+def _children(window: _Window) -> Iterator[tuple[str | None, Any]]:
+    """The elements of the array, or the named members of the object, that begins here."""
     if window.peek() != "[":
-        for _name in _entries(window):
-            yield window.value()
+        for name in _entries(window):
+            yield cast("str", name), window.value()
         return
     window.at += 1
     if window.peek() == "]":
@@ -374,8 +378,8 @@ def _children(window: _Window) -> Iterator[Any]:
             if follows is None or follows.end() == len(window.text):
                 break
             window.at = follows.end()
-            yield value
-        yield window.value()
+            yield None, value
+        yield None, window.value()
         if window.peek() == "]":
             window.at += 1
             return
@@ -453,49 +457,73 @@ def _gather(
             _skip(window)
 
 
-def _inner(element: Any, inner: Steps) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """What ``inner`` selects in a streamed element, with the elements it went through."""
-    if not inner:
-        yield (element,), element
-        return
+def _inner(name: str | None, element: Any, inner: Steps) -> Iterator[tuple[Chain, Any]]:
+    """What ``inner`` selects in a streamed element, with what it went through."""
     until = next((i for i, step in enumerate(inner) if isinstance(step, Wild)), len(inner))
     for node in paths.select(element, inner[:until]):
         if until == len(inner):
-            yield (element, node), node
+            yield ((name, element),), node
         else:
-            for child in paths.children(node):
-                for chain, value in _inner(child, inner[until + 1 :]):
-                    yield (element, *chain), value
+            for child_name, child in _named_children(node):
+                for chain, value in _inner(child_name, child, inner[until + 1 :]):
+                    yield ((name, element), *chain), value
+
+
+def _named_children(node: Any) -> Iterable[tuple[str | None, Any]]:
+    if isinstance(node, dict):
+        return cast("Iterable[tuple[str | None, Any]]", node.items())
+    return ((None, child) for child in node) if isinstance(node, list) else ()
 
 
 class _Enclosing:
-    """The values of ``$$`` paths for a row.
+    """The values of ``$$`` and ``#`` paths for a row.
 
-    A path through the record path's own ``[*]`` means the element this record is in; the others
-    are looked up once in the document.
+    A ``$$`` path through the record path's own ``[*]`` means the element this record is in; the
+    others are looked up once in the document. ``#name`` is the name of an object's member that the
+    record path went through, under the name that the format's ``keys`` gives it.
     """
 
-    def __init__(self, wanted: tuple[str, ...], query: Steps) -> None:
-        wilds = [i for i, step in enumerate(query) if isinstance(step, Wild)]
-        self._plan: list[tuple[int, Any]] = []
+    def __init__(self, wanted: Sequence[str], query: Steps, keys: Sequence[str]) -> None:
         self.found: dict[Any, Any] = {}
-        outside: list[tuple[str | int, ...]] = []
-        for path in wanted:
-            found = paths.steps(path[1:])
-            shared = sum(1 for i in wilds if found is not None and found[: i + 1] == query[: i + 1])
-            rest = (found or ())[wilds[shared - 1] + 1 :] if shared else (found or ())
-            plain = tuple(step for step in rest if not isinstance(step, Wild))
-            if found is None or len(plain) != len(rest) or not found:
-                raise MappingRefused(
-                    f"cannot use the path {path!r}: an enclosing path is names and indexes, "
-                    "and [*] only where the record path has it"
-                )
-            self._plan.append((shared, paths.follow(plain) if shared else plain))
-            if not shared:
-                outside.append(plain)
-        self.outside = tuple(dict.fromkeys(outside))
+        self._plan = [
+            self._by_name(path, keys) if path.startswith("#") else self._by_path(path, query)
+            for path in wanted
+        ]
+        outside = [where for kind, where, _ in self._plan if kind == "document"]
+        self.outside = tuple(dict.fromkeys(cast("list[tuple[str | int, ...]]", outside)))
 
-    def of(self, chain: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(
-            get(chain[shared - 1]) if shared else self.found.get(get) for shared, get in self._plan
-        )
+    @staticmethod
+    def _by_name(path: str, keys: Sequence[str]) -> tuple[str, Any, Any]:
+        if path[1:] not in keys:
+            raise MappingRefused(
+                f"cannot use the path {path!r}: it is none of the format's keys",
+                hint="`source.format.keys` names the members that [*] walks over",
+            )
+        return "name", list(keys).index(path[1:]), None
+
+    @staticmethod
+    def _by_path(path: str, query: Steps) -> tuple[str, Any, Any]:
+        wilds = [i for i, step in enumerate(query) if isinstance(step, Wild)]
+        found = paths.steps(path[1:]) or ()
+        shared = sum(1 for i in wilds if found[: i + 1] == query[: i + 1])
+        rest = found[wilds[shared - 1] + 1 :] if shared else found
+        plain = tuple(step for step in rest if not isinstance(step, Wild))
+        if not found or len(plain) != len(rest):
+            raise MappingRefused(
+                f"cannot use the path {path!r}: an enclosing path is names and indexes, "
+                "and [*] only where the record path has it"
+            )
+        if shared:
+            return "element", shared - 1, paths.follow(plain)
+        return "document", plain, None
+
+    def of(self, chain: Chain) -> tuple[Any, ...]:
+        return tuple([self._one(kind, where, get, chain) for kind, where, get in self._plan])
+
+    def _one(self, kind: str, where: Any, get: Any, chain: Chain) -> Any:
+        if kind == "document":
+            return self.found.get(where)
+        if kind == "element":
+            return get(chain[where][1]) if where < len(chain) else None
+        names = [name for name, _ in chain if name is not None]
+        return names[where] if where < len(names) else None
