@@ -1,0 +1,26 @@
+"""The schema's history, and the one who applies it. See ``runner``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+STORES = (
+    "holdfast.kernel.idempotency",
+    "holdfast.kernel.outbox",
+    "holdfast.leases.store",
+    "holdfast.identity.store",
+    "holdfast.registry.store",
+    "holdfast.fleet.store",
+    "holdfast.records.store",
+    "holdfast.reports.store",
+)
+"""Every module that declares tables."""
+
+
+def load_tables() -> None:
+    """Import what declares tables, so that the shared metadata is whole."""
+    for module in STORES:
+        parent = module.rpartition(".")[0]
+        if importlib.util.find_spec(parent) and importlib.util.find_spec(module):
+            importlib.import_module(module)

@@ -1,0 +1,141 @@
+"""What every test has at hand, and the two rules of the run.
+
+``database`` is an open handle with the whole schema, once on SQLite and once on PostgreSQL.
+Every statement on SQLite is watched for its tenant. With ``HOLDFAST_CI=1`` a skip is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.database import Database, create_schema, open_database
+from holdfast.migrations import load_tables
+from tests.support.postgres import PostgresServer, postgres_server, run_apart
+from tests.support.tenancy import TenancyWatch
+
+_TEMPLATE = "holdfast_template"
+_watch = TenancyWatch()
+
+
+def pytest_sessionstart() -> None:
+    _watch.start()
+
+
+def pytest_sessionfinish() -> None:
+    _watch.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and _skips_fail():
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and HOLDFAST_CI=1 allows no skip: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    if report.skipped and _skips_fail():
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and HOLDFAST_CI=1 allows no skip: {report.longrepr}"
+    return report
+
+
+def _skips_fail() -> bool:
+    return os.environ.get("HOLDFAST_CI") == "1"
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _statements_carry_tenant() -> Iterator[None]:
+    yield
+    offences = _watch.take()
+    assert not offences, f"statements without their tenant: {offences}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real server for this worker's tests."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres: PostgresServer) -> str:
+    postgres.execute(f"CREATE DATABASE {_TEMPLATE}")
+    load_tables()
+    _create(postgres.dsn(_TEMPLATE))
+    return _TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "holdfast.db"
+    load_tables()
+    _create(f"sqlite:///{path}")
+    return path
+
+
+def _create(url: str) -> None:
+    async def body() -> None:
+        async with open_database(url, clock=SystemClock()) as database:
+            await create_schema(database)
+
+    run_apart(body)
+
+
+@pytest.fixture
+def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
+    """A fresh SQLite database with the whole schema."""
+    path = tmp_path / "holdfast.db"
+    shutil.copyfile(_sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+async def postgres_url(postgres: PostgresServer, _postgres_template: str) -> AsyncIterator[str]:
+    """A fresh PostgreSQL database with the whole schema."""
+    name = await postgres.fresh_database(_postgres_template)
+    yield postgres.dsn(name)
+    await postgres.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh database with the whole schema: the test runs on both engines."""
+    kind = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    url: str = request.getfixturevalue(kind)
+    return url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """An open handle with the whole schema: the test runs on both engines."""
+    async with open_database(database_url, clock=SystemClock()) as handle:
+        yield handle
+
+
+@pytest.fixture
+async def sqlite_database(sqlite_url: str) -> AsyncIterator[Database]:
+    """An open handle with the whole schema on SQLite."""
+    async with open_database(sqlite_url, clock=SystemClock()) as handle:
+        yield handle
+
+
+@pytest.fixture
+async def postgres_database(postgres_url: str) -> AsyncIterator[Database]:
+    """An open handle with the whole schema on PostgreSQL."""
+    async with open_database(postgres_url, clock=SystemClock()) as handle:
+        yield handle

