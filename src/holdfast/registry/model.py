@@ -352,8 +352,9 @@ class Field(_Part, frozen=True, kw_only=True):
     type: Literal["string", "integer", "decimal", "boolean", "date", "datetime"] = "string"
     """What the value must be; a row that fails goes to the rejects. Numbers stay exact."""
     format: Text = ""
-    """For dates and times: a strptime pattern, ``epoch-s``, ``epoch-ms``, or empty for ISO 8601.
-    A time without a zone is in the profile's ``timezone``."""
+    """For dates and times: a strptime pattern, ``epoch-s``, ``epoch-ms``, or empty for ISO 8601; a
+    time without a zone is in the profile's ``timezone``. For booleans: the texts that mean true and
+    false, as in ``Y|N``."""
     nulls: list[str] | None = None
     """Spellings that mean "missing" in this field, instead of the profile's own list."""
     required: bool = False
@@ -367,7 +368,7 @@ class Field(_Part, frozen=True, kw_only=True):
     join: list[Path] = []
     """Several paths whose texts are joined by ``separator``."""
     separator: Text = ""
-    """What stands between joined texts."""
+    """What stands between joined texts; with one ``path``, between the elements of an array."""
     codes: Text = ""
     """Name of a code list shipped beside the profiles."""
     thousands: Annotated[str, Meta(max_length=1)] = ""
@@ -414,9 +415,10 @@ class Period(_Part, frozen=True, kw_only=True):
     format: Text = ""
     """A strptime pattern, ``epoch-s``, ``epoch-ms``, or empty for ISO 8601."""
     codings: dict[str, Frequency] = {}
-    """The publisher's own spellings (regular expressions with the named groups ``year`` and
-    ``sub``) and the frequency each stands for: an annual average coded as month 13 is annual, never
-    a month."""
+    """The publisher's own spellings and the frequency each stands for: regular expressions of the
+    whole text with the named groups ``year``, ``half``, ``quarter``, ``month``, ``week``, ``day``,
+    ``hour``. An annual average coded as month 13 (``(?P<year>[0-9]{4})-M13: A``) is annual, never a
+    month."""
 
 
 class Unpivot(_Part, frozen=True, kw_only=True):
