@@ -19,6 +19,7 @@ from msgspec import Meta, Struct, field
 NotNegative = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Fence = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
+OptionalName = Annotated[str, Meta(pattern=r"^([a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?)?$")]
 Id = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
 ]
@@ -48,7 +49,7 @@ class TaskSubmit(_Wire, frozen=True, kw_only=True):
     capabilities: Annotated[list[Name], Meta(max_length=32)] = []
     """What a worker must have to be given the task: all of them."""
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0
-    residency: Name | Literal[""] = ""
+    residency: OptionalName = ""
     """The only region whose workers may be given the task; any if empty."""
     not_before: str | None = None
     deadline: str | None = None
@@ -226,7 +227,7 @@ class JoinTokenCreate(_Wire, frozen=True, kw_only=True):
     capabilities: Annotated[list[Name], Meta(max_length=32)] = field(
         default_factory=lambda: ["collect"]
     )
-    region: Name | Literal[""] = ""
+    region: OptionalName = ""
     expires_seconds: Annotated[int, Meta(ge=1, le=31_536_000)] = 86_400
     uses_max: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     """How many workers it admits; any number until it expires if left out."""
@@ -267,7 +268,7 @@ class WorkerRegister(_Wire, frozen=True, kw_only=True):
         default_factory=lambda: ["collect"]
     )
     labels: Annotated[dict[Name, Annotated[str, Meta(max_length=200)]], Meta(max_length=32)] = {}
-    region: Name | Literal[""] = ""
+    region: OptionalName = ""
     capacity: Annotated[int, Meta(ge=1, le=1000)] = 1
     version: Annotated[str, Meta(max_length=100)] = ""
 
