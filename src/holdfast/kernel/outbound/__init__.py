@@ -13,6 +13,7 @@ from holdfast.kernel.outbound.model import (
     ResponseTooLarge,
     SourceBusy,
     SourceUnavailable,
+    SpoolFailed,
     is_retryable,
 )
 from holdfast.kernel.outbound.rate import HostLimiter
@@ -41,6 +42,7 @@ __all__ = [
     "ResponseTooLarge",
     "SourceBusy",
     "SourceUnavailable",
+    "SpoolFailed",
     "SystemResolver",
     "canonical_host_port",
     "check_address",

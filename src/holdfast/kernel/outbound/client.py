@@ -40,6 +40,7 @@ from holdfast.kernel.outbound.model import (
     RedirectRefused,
     SourceBusy,
     SourceUnavailable,
+    SpoolFailed,
     is_retryable,
 )
 from holdfast.kernel.outbound.rate import HostLimiter
@@ -99,6 +100,9 @@ class _Hop:
     body: bytes
     headers: Mapping[str, str]
     secret_headers: Mapping[str, str]
+    may_be_private: bool = True
+    """Whether the operator's ``allow`` counts: not once a public source led here, or any page on
+    the internet could aim us at what was allowed for another purpose."""
 
 
 @dataclass(slots=True)
@@ -136,6 +140,7 @@ class OutboundClient:
             ReplayMap.load(settings.replay_map) if settings.replay_map else ReplayMap()
         )
         self._user_agent = user_agent(settings.contact)
+        _check_values({"User-Agent": self._user_agent})
         self._dialer = Dialer(
             resolver or resolver_from_setting(settings.resolver), tls_context(settings.ca_file)
         )
@@ -194,6 +199,9 @@ class OutboundClient:
                 wait = self._wait_seconds(error, attempt, limits)
                 if wait is None:
                     raise
+                if error.retry_after_seconds:
+                    host = parse_target(request.url).host_port
+                    self._limiter.pause(host, error.retry_after_seconds)
             await self._clock.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
@@ -309,16 +317,28 @@ class OutboundClient:
                 f"cannot fetch {reported.url}: only recorded sources are fetched, and the replay "
                 "map does not have this one"
             )
+        secret = {n: v for n, v in request.headers.items() if n.lower() == "authorization"}
         hop = _Hop(
             target=target or reported,
             reported=reported,
             replayed=target is not None,
             method=request.method,
             body=request.body,
-            headers=request.headers,
-            secret_headers=request.secret_headers,
+            headers={n: v for n, v in request.headers.items() if n not in secret},
+            secret_headers={**secret, **request.secret_headers},
         )
+        if request.first_url:
+            hop = self._led_from(parse_target(request.first_url), hop)
         return self._without_exposed_secrets(hop)
+
+    def _led_from(self, first: Target, hop: _Hop) -> _Hop:
+        """``hop`` with only what may go there, since an answer of ``first`` named its address."""
+        if first.scheme == "https" and hop.reported.scheme != "https":
+            raise RedirectRefused(f"cannot go on to {hop.reported.url}: it leaves https")
+        if first.origin == hop.reported.origin:
+            return hop
+        following = _without_origin(hop, hop.reported.url)
+        return replace(following, may_be_private=first.host_port in self._allow)
 
     def _without_exposed_secrets(self, hop: _Hop) -> _Hop:
         """Secrets go over TLS, to addresses the operator named, or to a replay on loopback."""
@@ -354,13 +374,9 @@ class OutboundClient:
         )
         if target.origin == hop.target.origin:
             return following
-        if body:
-            raise RedirectRefused(
-                f"cannot follow the redirect of {hop.reported.url}: it would send the request's "
-                "body to another origin"
-            )
-        kept = {k: v for k, v in hop.headers.items() if k.lower() in _KEPT_ACROSS_ORIGINS}
-        return replace(following, headers=kept, secret_headers={})
+        contacted = check_address(tally.address.rpartition(":")[0].strip("[]"))
+        local = hop.may_be_private and contacted is not None
+        return replace(_without_origin(following, hop.reported.url), may_be_private=local)
 
     def _placed(self, hop: _Hop, found: Target) -> tuple[Target, Target, bool]:
         """(contacted, reported, replayed) for a redirect to ``found``."""
@@ -433,8 +449,8 @@ class OutboundClient:
         return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
 
     def _key(self, hop: _Hop) -> tuple[object, ...]:
-        # A replay's address is allowed for replays only, so its connections are theirs only.
-        return (*hop.target.origin, hop.replayed)
+        # A connection is only for hops that would have been allowed to make it.
+        return (*hop.target.origin, hop.replayed, hop.may_be_private)
 
     async def _connection(self, hop: _Hop, limits: FetchLimits) -> Connection:
         kept = self._idle.get(self._key(hop), [])
@@ -448,7 +464,9 @@ class OutboundClient:
         return await self._dial(hop, limits)
 
     async def _dial(self, hop: _Hop, limits: FetchLimits) -> Connection:
-        allow = frozenset({hop.target.host_port}) if hop.replayed else self._allow
+        allow = self._allow if hop.may_be_private else frozenset()
+        if hop.replayed:
+            allow = frozenset({hop.target.host_port})
         return await self._dialer.dial(hop.target, allow, limits)
 
     def _keep(self, key: tuple[object, ...], connection: Connection) -> None:
@@ -475,6 +493,16 @@ class OutboundClient:
         )
 
 
+def _without_origin(hop: _Hop, subject: str) -> _Hop:
+    """``hop`` without what was meant for another origin's eyes."""
+    if hop.body:
+        raise RedirectRefused(
+            f"cannot go on from {subject}: it would send the request's body to another origin"
+        )
+    kept = {k: v for k, v in hop.headers.items() if k.lower() in _KEPT_ACROSS_ORIGINS}
+    return replace(hop, headers=kept, secret_headers={})
+
+
 @dataclass(frozen=True, slots=True)
 class _Spooled:
     path: Path | None
@@ -492,7 +520,10 @@ async def _spool(
     """Decode the body into a new file and flush it; no file is left if this fails."""
     decoder = BodyDecoder(head.headers.get("content-encoding", ""), limits, subject)
     digest = hashlib.sha256()
-    handle, name = tempfile.mkstemp(prefix="fetch-", suffix=".raw", dir=directory)
+    try:
+        handle, name = tempfile.mkstemp(prefix="fetch-", suffix=".raw", dir=directory)
+    except OSError as error:
+        raise _spool_failed(subject, directory, error) from error
     try:
         pending = bytearray()
         async with aclosing(connection.body()) as body:
@@ -505,6 +536,9 @@ async def _spool(
                         pending.clear()
         decoder.finish()
         await asyncio.to_thread(_finish_file, handle, bytes(pending), directory)
+    except OSError as error:
+        _remove(name)
+        raise _spool_failed(subject, directory, error) from error
     except BaseException:
         _remove(name)
         raise
@@ -513,6 +547,11 @@ async def _spool(
     return _Spooled(
         Path(name), f"sha256:{digest.hexdigest()}", decoder.size_bytes, decoder.wire_bytes
     )
+
+
+def _spool_failed(subject: str, directory: Path, error: OSError) -> SpoolFailed:
+    # Failures of the connection have their own kinds by now; what is left is the disk.
+    return SpoolFailed(f"cannot keep {subject} in {directory}: {error.strerror or error}")
 
 
 def _remove(name: str) -> None:
@@ -588,7 +627,10 @@ def user_agent(contact: str) -> str:
 
 def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
     """The machine's trust store, and ``ca_file`` on top of it; there is no way to trust all."""
-    context = ssl.create_default_context()
+    # Not create_default_context(): that one would also log session keys where the environment says.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_default_certs()
     try:
         if not any(ssl.get_default_verify_paths()[:2]):
             import certifi

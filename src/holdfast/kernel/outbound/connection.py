@@ -60,12 +60,7 @@ class Dialer:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise SourceUnavailable(
-                f"cannot connect to {target.host_port}: no answer within "
-                f"{limits.connect_seconds:g} s (connect_seconds)",
-                code="timeout",
-                bound="connect_seconds",
-            ) from error
+            raise self._too_slow(target, limits) from error
 
     async def addresses(self, target: Target, allow: Collection[str]) -> Sequence[str]:
         """The addresses of ``target``, each one checked; :class:`AddressRefused` if one fails."""
@@ -73,20 +68,24 @@ class Dialer:
         for address in found:
             reason = check_contact(address, target.host, target.port, allow)
             if reason is not None:
+                # Where a name leads inside our network is for the log, not for whoever asks.
                 raise AddressRefused(
-                    f"cannot contact {target.host_port}: {address} is not a public address "
-                    f"({reason})",
+                    f"cannot contact {target.host_port}: it is not at a public address ({reason})",
                     hint="an operator can allow this exact host and port",
+                    internal=f"{target.host} resolved to {address}",
                 )
         return found
 
     async def _dial(
         self, target: Target, allow: Collection[str], limits: FetchLimits
     ) -> Connection:
+        found = await self.addresses(target, allow)
         failure: OSError | None = None
-        for address in await self.addresses(target, allow):
+        for address in found:
             try:
-                return await self._connect(address, target, limits)
+                # Each address has its share of the time, so that a silent one is passed over.
+                async with asyncio.timeout(limits.connect_seconds / len(found)):
+                    return await self._connect(address, target, limits)
             except ssl.SSLError as error:
                 raise SourceUnavailable(
                     f"cannot trust {target.host_port}: {_tls_reason(error)}",
@@ -96,7 +95,17 @@ class Dialer:
                 ) from error
             except OSError as error:
                 failure = error
+        if isinstance(failure, TimeoutError):
+            raise self._too_slow(target, limits) from failure
         raise SourceUnavailable(f"cannot connect to {target.host_port}: {failure}") from failure
+
+    def _too_slow(self, target: Target, limits: FetchLimits) -> SourceUnavailable:
+        return SourceUnavailable(
+            f"cannot connect to {target.host_port}: no answer within "
+            f"{limits.connect_seconds:g} s (connect_seconds)",
+            code="timeout",
+            bound="connect_seconds",
+        )
 
     async def _connect(self, address: str, target: Target, limits: FetchLimits) -> Connection:
         secure = target.scheme == "https"
@@ -136,9 +145,8 @@ class Connection:
             and self._http.their_state is h11.DONE
             and not self._http.trailing_data[0]
             and not self._reader.at_eof()
-            # Bytes that arrive between two requests would be taken for the next answer. The
-            # public interface cannot tell without consuming them.
-            and not getattr(self._reader, "_buffer", b"")
+            # Bytes that arrive between two requests would be taken for the next answer.
+            and not self._unread()
         )
 
     def renew(self, limits: FetchLimits) -> None:
@@ -209,6 +217,10 @@ class Connection:
             framing = "length"
         return Head(response.status_code, headers, framing)
 
+    def _unread(self) -> bytes:
+        """What has arrived and nobody has read; there is no public way to look without reading."""
+        return bytes(getattr(self._reader, "_buffer", b""))
+
     async def _event(self) -> object:
         while True:
             try:
@@ -247,7 +259,7 @@ class Connection:
         On a connection that stays open the rest shows when it is reused; on one that closes, what
         comes before the end of the stream is looked at here, for a moment.
         """
-        extra = self._http.trailing_data[0]
+        extra = self._http.trailing_data[0] or self._unread()
         if not extra and self._http.their_state is h11.MUST_CLOSE:
             try:
                 async with asyncio.timeout(_CLOSE_WAIT_SECONDS):

@@ -52,9 +52,15 @@ class DnsResolver:
             raise Invalid(f"cannot use the DNS server {setting!r}: {error}") from error
 
     async def resolve(self, host: str) -> Sequence[str]:
-        answers = await asyncio.gather(self._ask(host, _A), self._ask(host, _AAAA))
-        addresses = [address for answer in answers for address in answer]
+        found = await asyncio.gather(
+            self._ask(host, _A), self._ask(host, _AAAA), return_exceptions=True
+        )
+        # Servers that fail for one kind only are common; the other kind is then good enough.
+        addresses = [address for answer in found if isinstance(answer, list) for address in answer]
         if not addresses:
+            for failure in found:
+                if isinstance(failure, BaseException):
+                    raise failure
             raise SourceUnavailable(f"cannot resolve {host}: it has no address")
         return addresses
 
@@ -82,6 +88,7 @@ class DnsResolver:
             lambda: _Datagram(query), remote_addr=self._server
         )
         try:
+            transport.sendto(query)
             return await protocol.answer
         finally:
             transport.close()
@@ -103,10 +110,6 @@ class _Datagram(asyncio.DatagramProtocol):
     def __init__(self, query: bytes) -> None:
         self._query = query
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        transport.sendto(self._query)
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         if answers(data, self._query) and not self.answer.done():

@@ -146,7 +146,7 @@ def _check_ipv6(address: IPv6Address) -> str | None:
         reason = _check_ipv4(inner)
         if reason is not None:
             return f"{form} {inner}: {reason}"
-    if carried:
+    if carried and address not in _COMPATIBLE:
         return None
     for network, reason in _IPV6:
         if address in network:

@@ -47,10 +47,13 @@ class OutboundRequest:
     by name and to a replay on loopback; they, and every header of ``headers`` but ``Accept`` and
     ``Accept-Language``, are dropped when a redirect leaves the origin. ``secrets`` are values that
     must not be seen: they are replaced wherever an address or a message is reported.
+    ``first_url`` is the address the profile names, where ``url`` was taken from an answer of it (a
+    next page): if the two have different origins, the same is dropped as on a redirect.
     ``etag`` and ``last_modified`` are what the source sent last time, for a conditional request.
     """
 
     url: str
+    first_url: str = ""
     method: Literal["GET", "POST"] = "GET"
     headers: Mapping[str, str] = field(default_factory=_nothing)
     secret_headers: Mapping[str, str] = field(default_factory=_nothing)
@@ -195,6 +198,12 @@ class ResponseTooLarge(FetchFailure, TooLarge):
     def __init__(self, detail: str, *, bound: str) -> None:
         super().__init__(detail)
         self.bound = bound
+
+
+class SpoolFailed(FetchFailure, Unavailable):
+    """The disk did not take the body. Not retried here: it is not the source's doing."""
+
+    code = "spool-failed"
 
 
 def is_retryable(error: HoldfastError) -> bool:

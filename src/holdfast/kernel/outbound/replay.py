@@ -76,7 +76,10 @@ class ReplayMap:
 
     def original(self, target: Target) -> Target | None:
         """The original address that ``target``, an address of a replay, stands for."""
-        for entry in self._entries:
+        # The entry that says least about the query: what was asked for comes from ``target``.
+        for entry in sorted(
+            self._entries, key=lambda e: (-len(e.replay.path), len(parse_qsl(e.original.query)))
+        ):
             if _matches(entry.replay, target):
                 return _carried_over(_Entry(entry.replay, entry.original), target)
         return None
