@@ -35,3 +35,9 @@ class LimitReached(TooLarge):
     """A limit of the profile was reached; what was kept so far is a partial run."""
 
     code = "limit"
+
+
+class PaginationFailed(Invalid):
+    """The source's pages lead in a circle or contradict what it says of itself."""
+
+    code = "pagination"

@@ -22,13 +22,15 @@ class RawRow(Struct, frozen=True, gc=False):
     ``position`` counts from 0 within one page. ``value`` is an object (a dict), for some JSON
     sources an array or a scalar. ``enclosing`` holds the values of the profile's ``$$`` paths for
     this row, in the order in which the read was asked for them. ``problem`` is why this row can be
-    no record (it has too few cells), and makes it a reject.
+    no record (it has too few cells), and makes it a reject. ``size`` is about how many characters
+    the row took.
     """
 
     position: int
     value: Any
     enclosing: tuple[Any, ...] = ()
     problem: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Bounds:
     """
 
     content_bytes_max: int = 2 * 1024 * MEBIBYTE
-    record_bytes_max: int = 16 * MEBIBYTE
+    record_bytes_max: int = 4 * MEBIBYTE
     columns_max: int = 16_384
     depth_max: int = 64
     digits_max: int = 400

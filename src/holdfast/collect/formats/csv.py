@@ -69,7 +69,8 @@ def _rows(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[RawR
         if not row:
             continue
         if len(row) == width:
-            yield RawRow(position, dict(zip(names, row, strict=True)))
+            record = dict(zip(names, row, strict=True))
+            yield RawRow(position, record, size=sum(map(len, row)))
         else:
             yield _ragged(names, row, position, pad=pad)
         position += 1

@@ -117,7 +117,8 @@ def _with_header(rows: Iterator[RawRow]) -> Iterator[RawRow]:
                 f"cannot read JSON: record {row.position} has {len(value)} values "
                 f"under {len(names)} columns"
             )
-        yield RawRow(row.position, dict(zip(names, value, strict=True)), row.enclosing)
+        record = dict(zip(names, value, strict=True))
+        yield RawRow(row.position, record, row.enclosing, size=row.size)
 
 
 def _sequence(content: Content, context: ReadContext) -> Iterator[RawRow]:
@@ -127,12 +128,15 @@ def _sequence(content: Content, context: ReadContext) -> Iterator[RawRow]:
         window = _Window(stream, context.bounds)
         position = 0
         while window.more(" \t\n\r\x1e"):
-            yield RawRow(position, window.value())
+            yield RawRow(position, window.value(), size=window.taken)
             position += 1
 
 
 class _Window:
-    """A sliding window of text over the page; ``at`` is the next character not yet read."""
+    """A sliding window of text over the page.
+
+    ``at`` is the next character not yet read, ``taken`` the length of the value read last.
+    """
 
     def __init__(self, stream: BinaryIO, bounds: Bounds) -> None:
         self._stream = stream
@@ -140,6 +144,7 @@ class _Window:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("strict")
         self.text = ""
         self.at = 0
+        self.taken = 0
         self._before = 0
         self.ended = False
 
@@ -195,6 +200,7 @@ class _Window:
         while True:
             value, end = self.attempt()
             if end >= 0 and (end < len(self.text) or self.ended):
+                self.taken = end - self.at
                 self.at = end
                 return value
             if not self.fill() and end < 0:
@@ -264,6 +270,9 @@ def _members(node: Any) -> Any:
     return node.values() if isinstance(node, dict) else node
 
 
+_Element = tuple["str | None", Any, int]
+"""A streamed value: its name in an object, the value, its length in characters."""
+
 Chain = tuple[tuple["str | None", Any], ...]
 """What the record path's wildcards went through: each value, with its name in an object."""
 
@@ -287,16 +296,16 @@ class _Document:
         if enclosing.outside:
             enclosing.found = self._collect(enclosing.outside)
         if not inner and not self._context.enclosing:  # the usual case, without its book-keeping
-            for position, (_, value) in enumerate(self._walk(streamed)):
-                yield RawRow(position, value)
+            for position, (_, value, size) in enumerate(self._walk(streamed)):
+                yield RawRow(position, value, size=size)
             return
         position = 0
-        for name, element in self._walk(streamed):
+        for name, element, size in self._walk(streamed):
             for chain, value in _inner(name, element, inner):
-                yield RawRow(position, value, enclosing.of(chain))
+                yield RawRow(position, value, enclosing.of(chain), size=size)
                 position += 1
 
-    def _walk(self, query: Steps) -> Iterator[tuple[str | None, Any]]:
+    def _walk(self, query: Steps) -> Iterator[_Element]:
         """The values at ``query``; the whole document is read, so that a cut is never missed."""
         with self._content.open() as stream:
             window = _Window(stream, self._context.bounds)
@@ -327,16 +336,16 @@ def _split(query: Steps) -> tuple[Steps, Steps]:
     return query, ()
 
 
-def _descend(window: _Window, query: Steps, index: int) -> Iterator[tuple[str | None, Any]]:
+def _descend(window: _Window, query: Steps, index: int) -> Iterator[_Element]:
     """The values that ``query[index:]`` selects in the value that begins here."""
     if index == len(query):
         value = window.value()
-        if isinstance(value, list) and not any(isinstance(step, Wild) for step in query):
+        if isinstance(value, list):
             raise ParseFailed(
                 "cannot read JSON: there is an array at the record path",
                 hint="a path that ends in [*] selects its elements",
             )
-        yield None, value
+        yield None, value, window.taken
         return
     step = query[index]
     if isinstance(step, Wild) and index == len(query) - 1:
@@ -357,11 +366,11 @@ def _descend(window: _Window, query: Steps, index: int) -> Iterator[tuple[str | 
         )
 
 
-def _children(window: _Window) -> Iterator[tuple[str | None, Any]]:
+def _children(window: _Window) -> Iterator[_Element]:
     """The elements of the array, or the named members of the object, that begins here."""
     if window.peek() != "[":
         for name in _entries(window):
-            yield cast("str", name), window.value()
+            yield cast("str", name), window.value(), window.taken
         return
     window.at += 1
     if window.peek() == "]":
@@ -377,9 +386,10 @@ def _children(window: _Window) -> Iterator[tuple[str | None, Any]]:
             follows = comma(window.text, end)
             if follows is None or follows.end() == len(window.text):
                 break
+            size = end - window.at
             window.at = follows.end()
-            yield None, value
-        yield None, window.value()
+            yield None, value, size
+        yield None, window.value(), window.taken
         if window.peek() == "]":
             window.at += 1
             return

@@ -1,0 +1,159 @@
+"""From spooled pages to batches. Synchronous and deterministic: it runs in the drone's thread.
+
+Batches are filled over the borders of pages, so their content depends on the bytes and the profile
+only: the same pages give the same batches with the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from holdfast.collect.content import Content
+from holdfast.collect.cursor import CursorState
+from holdfast.collect.errors import LimitReached, ParseFailed
+from holdfast.collect.formats import Reader, reader_of
+from holdfast.collect.mapping import Mapping, Occurrences
+from holdfast.collect.model import Bounds, ReadContext
+from holdfast.records.model import MappedRecord, Reject
+from holdfast.registry.model import Profile
+
+RECORDS_MAX = 5_000
+BYTES_MAX = 4 * 1024 * 1024
+REJECTS_KEPT_BEYOND = 1_000
+"""How many rejects beyond ``max_rejects`` are kept for people to look at before a run gives up."""
+
+_LOOK_RECORDS = 250
+_LOOK_CHARACTERS = 1024 * 1024
+"""A look at how many bytes a batch has is due after so many records, or so much of the source."""
+
+
+class TooManyRejects(ParseFailed):
+    """So many rows fail that the profile and the source do not fit each other."""
+
+    code = "rejects"
+
+
+class Stopped(Exception):
+    """The run was told to stop while a page was being read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """The content of one batch."""
+
+    records: list[MappedRecord]
+    rejects: list[Reject]
+
+
+class BatchMaker:
+    """Reads pages in order and fills batches. One per run, used from one thread at a time.
+
+    ``stopped`` is asked now and then; when it says so, :class:`Stopped` is raised.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        bounds: Bounds,
+        *,
+        cursor: CursorState | None = None,
+        occurrences: Occurrences | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+        records_max: int = RECORDS_MAX,
+        bytes_max: int = BYTES_MAX,
+    ) -> None:
+        self._profile = profile
+        self._spec = profile.source.format
+        self._mapping = Mapping(profile, occurrences)
+        self._reader: Reader = reader_of(self._spec)
+        self._context = ReadContext(bounds=bounds, enclosing=self._mapping.enclosing)
+        self._cursor = cursor
+        self._stopped = stopped
+        self._records_max = records_max
+        self._bytes_max = bytes_max
+        self._encode = msgspec.json.Encoder().encode
+        self._records: list[MappedRecord] = []
+        self._rejects: list[Reject] = []
+        self._measured = 0
+        self._size = 0
+        self.records = 0
+        self.rejects = 0
+        self.rows = 0
+        """Rows of the page read last."""
+
+    def page(self, content: Content, response: int) -> Iterator[Filled]:
+        """The batches that become full while one page is read.
+
+        Raises :class:`ParseFailed`, :class:`LimitReached` (``limit-records``) and
+        :class:`TooManyRejects`; what was mapped before is in :meth:`rest` then.
+        """
+        self.rows = 0
+        observe = self._cursor.observe if self._cursor else None
+        read = look = 0
+        for row in self._reader(content, self._spec, self._context):
+            self.rows += 1
+            for found in self._mapping.map(row, response):
+                self._take(found)
+                if len(self._records) >= self._records_max:
+                    yield self._flush()
+            if observe is not None:
+                observe(row.value)
+            read += row.size
+            if self.rows >= look or read >= _LOOK_CHARACTERS:
+                look, read = self.rows + _LOOK_RECORDS, 0
+                if self._stopped():
+                    raise Stopped
+                if self._full():
+                    yield self._flush()
+
+    def _take(self, found: MappedRecord | Reject) -> None:
+        if isinstance(found, Reject):
+            self.rejects += 1
+            self._rejects.append(found)
+            if self.rejects > self._profile.max_rejects + REJECTS_KEPT_BEYOND:
+                raise TooManyRejects(
+                    f"cannot go on: {self.rejects} of {self.records + self.rejects} rows fail",
+                    hint="the rejects name field and reason",
+                )
+            return
+        if self.records >= self._profile.limits.max_records:
+            raise LimitReached(
+                f"cannot keep more than {self._profile.limits.max_records} records",
+                code="limit-records",
+                hint="`limits.max_records` sets it",
+            )
+        self.records += 1
+        self._records.append(found)
+
+    def _full(self) -> bool:
+        fresh = self._records[self._measured :]
+        size = len(self._encode(fresh))
+        self._measured = len(self._records)
+        self._size += size
+        return (
+            len(self._records) + len(self._rejects) >= self._records_max
+            or self._size >= self._bytes_max
+        )
+
+    def _flush(self) -> Filled:
+        filled = Filled(self._records, self._rejects)
+        self._records, self._rejects = [], []
+        self._measured = self._size = 0
+        return filled
+
+    def rest(self) -> Filled | None:
+        """What is left after the last page, or after the one that failed."""
+        if not self._records and not self._rejects:
+            return None
+        return self._flush()
+
+    def count(self, content: Content) -> int:
+        """How many rows a page has, without mapping them."""
+        total = 0
+        for total, _ in enumerate(self._reader(content, self._spec, self._context), 1):
+            if total % 10_000 == 0 and self._stopped():
+                raise Stopped
+        return total
