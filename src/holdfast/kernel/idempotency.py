@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from sqlalchemy import Column, Connection, LargeBinary, Text, text
+from sqlalchemy import Column, Connection, Index, LargeBinary, Text, text
 
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.database import tenant_table
@@ -22,7 +22,8 @@ idempotency = tenant_table(
     Column("key", Text, primary_key=True, nullable=False),
     Column("fingerprint", Text, nullable=False),
     Column("answer", LargeBinary, nullable=False),
-    Column("expires_at", Text, nullable=False, index=True),
+    Column("expires_at", Text, nullable=False),
+    Index("ix_idempotency_expires_at", "tenant", "expires_at"),
 )
 """What was answered to each (tenant, subject, route, key)."""
 

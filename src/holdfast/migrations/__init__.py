@@ -1,4 +1,4 @@
-"""The schema's history, and the one who applies it. See ``runner``."""
+"""The schema's history. ``runner.migrate`` applies it, ``generate`` writes the next part."""
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ _SQLITE_UNAVAILABLE = {
 }
 _SQLITE_CORRUPT = {11, 26}
 _SQLITE_CONSTRAINT = 19
-_SQLITE_UNIQUE = {1555, 2067, 2579}
 
 _POSTGRESQL_RETRY = {"40001", "40P01"}
 _POSTGRESQL_UNAVAILABLE = {
@@ -40,7 +39,7 @@ _POSTGRESQL_UNAVAILABLE = {
 
 
 def sqlite_code(error: BaseException) -> int | None:
-    """SQLite's extended result code, if ``error`` carries one."""
+    """SQLite's result code, if ``error`` carries one."""
     original = error.orig if isinstance(error, DBAPIError) else error
     code = getattr(original, "sqlite_errorcode", None)
     return code if isinstance(code, int) else None
@@ -60,7 +59,13 @@ def is_contention(error: BaseException) -> bool:
 
 def is_unique_violation(error: BaseException) -> bool:
     """Whether a unique key was taken."""
-    return sqlstate(error) == "23505" or sqlite_code(error) in _SQLITE_UNIQUE
+    if sqlstate(error) == "23505":
+        return True
+    # The driver tells only the primary code; the rest is in SQLite's own fixed words.
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return sqlite_code(error) == _SQLITE_CONSTRAINT and str(original).startswith(
+        ("UNIQUE constraint failed", "PRIMARY KEY constraint failed")
+    )
 
 
 def is_connection_loss(error: BaseException) -> bool:

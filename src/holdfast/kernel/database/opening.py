@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random as random_module
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -40,7 +40,7 @@ async def open_database(
         try:
             yield embedded
         finally:
-            await asyncio.shield(asyncio.to_thread(embedded.close))
+            await _to_the_end(asyncio.to_thread(embedded.close))
         return
     if scheme == "postgresql":
         try:
@@ -54,7 +54,7 @@ async def open_database(
         try:
             yield server
         finally:
-            await asyncio.shield(server.close())
+            await _to_the_end(server.close())
         return
     raise Invalid(
         f"cannot open the database: the scheme {scheme!r} is not known",
@@ -71,3 +71,17 @@ def sqlite_path(url: str) -> Path:
             hint="write sqlite:///relative/path or sqlite:////absolute/path",
         )
     return Path(path)
+
+
+async def _to_the_end(closing: Coroutine[object, object, None]) -> None:
+    """Wait for ``closing`` even if cancelled meanwhile: what is open here holds a lock."""
+    task = asyncio.ensure_future(closing)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()

@@ -24,7 +24,7 @@ from pysqlite3 import dbapi2
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
-from holdfast.kernel.database.errors import translated, unavailable
+from holdfast.kernel.database.errors import sqlite_code, translated, unavailable
 from holdfast.kernel.database.handle import Database, Isolation, Unit, checked_tenant
 from holdfast.kernel.database.lock import FileLock
 from holdfast.kernel.errors import (
@@ -38,6 +38,11 @@ from holdfast.kernel.principal import Principal
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
+
+_GROUPS_BETWEEN_LOOKS = 64
+_CHECKPOINT_WAIT_MILLISECONDS = 100
+_CONNECTION_SPOILT = {10, 11, 14, 26}
+"""Result codes after which a reader's connection is opened anew: disk errors, a damaged file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,8 @@ class SqliteDatabase(Database):
         self._waiting_bytes = 0
         self._reads = 0
         self._closed = True
+        self._groups = 0
+        self._log_path = path.with_name(path.name + "-wal")
         self._broken: str | None = None
         self._connection: Connection | None = None
         self._thread: threading.Thread | None = None
@@ -197,16 +204,24 @@ class SqliteDatabase(Database):
             return await loop.run_in_executor(
                 self._readers, functools.partial(self._read, unit, running)
             )
+        except asyncio.CancelledError:
+            running.interrupt()
+            raise
         finally:
             watchdog.cancel()
             with self._counters:
                 self._reads -= 1
 
     async def check(self) -> None:
+        self._refuse_if_down()
+
+    def _refuse_if_down(self) -> None:
         if self._closed:
             raise unavailable("it is closed")
         if self._broken is not None:
             raise unavailable(self._broken)
+        if self._thread is None or not self._thread.is_alive():
+            raise unavailable("its writer has died")
 
     async def _submit(self, unit: Unit[T], size_bytes: int) -> T:
         limits = self._limits
@@ -215,7 +230,7 @@ class SqliteDatabase(Database):
                 f"cannot write: {size_bytes} bytes in one transaction, at most "
                 f"{limits.waiting_bytes_max} are taken"
             )
-        await self.check()
+        self._refuse_if_down()
         with self._counters:
             if (
                 self._waiting >= limits.waiting_max
@@ -268,30 +283,35 @@ class SqliteDatabase(Database):
     def _group(self, first: _Waiting) -> bool:
         """Run ``first`` and who waits behind it as one transaction. True if told to stop."""
         stop = False
-        taken: list[_Waiting] = []
+        taken = [first]
         answers: list[_Answer] = []
         size = 0
         deadline = time.monotonic() + self._limits.group_seconds_max
-        waiting: _Waiting | None = first
+        waiting = first
         try:
             self._begin()
-            while waiting is not None:
-                taken.append(waiting)
+            while True:
                 answers.append(self._run_in_savepoint(waiting))
                 size += waiting.size_bytes
-                waiting = None
-                if size < self._limits.group_bytes_max and time.monotonic() < deadline:
-                    with suppress(queue.Empty):
-                        waiting = self._queue.get_nowait()
-                        stop = waiting is None
+                if size >= self._limits.group_bytes_max or time.monotonic() >= deadline:
+                    break
+                try:
+                    following = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    stop = True
+                    break
+                waiting = following
+                taken.append(waiting)
         except _TransactionEndedError:
             for again in taken:
                 self._alone(again)
             return stop
         except Exception as error:
             # BEGIN was refused: nothing ran.
-            self._break("the transaction could not begin", error)
-            self._answer([(first, False, translated(error))])
+            self._break("a transaction could not begin", error)
+            self._answer([(each, False, translated(error)) for each in taken])
             return stop
         try:
             self._execute("COMMIT")
@@ -299,6 +319,9 @@ class SqliteDatabase(Database):
             self._commit_failed(answers, error)
             return stop
         self._answer(answers)
+        self._groups += 1
+        if self._groups % _GROUPS_BETWEEN_LOOKS == 0:
+            self._bound_log()
         return stop
 
     def _alone(self, waiting: _Waiting) -> None:
@@ -313,7 +336,7 @@ class SqliteDatabase(Database):
             self._answer([(waiting, False, ended.__cause__)])
             return
         except Exception as error:
-            self._break("the transaction could not begin", error)
+            self._break("a transaction could not begin", error)
             self._answer([(waiting, False, translated(error))])
             return
         try:
@@ -338,6 +361,9 @@ class SqliteDatabase(Database):
             except BaseException as error:
                 if not self._in_transaction():
                     raise _TransactionEndedError from translated(error)
+                if isinstance(error, StopIteration):
+                    # A future cannot carry one.
+                    error = Internal("cannot write: the unit of work ran out of an iterator")
                 with suppress(Exception):
                     _end_nested(connection)
                 self._execute("ROLLBACK TO unit")
@@ -357,15 +383,13 @@ class SqliteDatabase(Database):
         return waiting, True, result
 
     def _commit_failed(self, answers: list[_Answer], error: Exception) -> None:
+        """Answer a whole group, refusals included: those too rested on what may be lost.
+
+        Why unknown: the commit's last frame may be in the log although its flush failed; this
+        process ignores it, but one that opens the file after a crash would find it there.
+        """
         self._break("a commit failed", error)
-        unknown = OutcomeUnknown(
-            "cannot tell whether the change was stored: the commit failed",
-            code="commit-failed",
-            hint="repeat it with the same id",
-            retry_after_seconds=1.0,
-            internal=str(error),
-        )
-        self._answer([(waiting, False, unknown) for waiting, _, _ in answers])
+        self._answer([(waiting, False, _unknown(error)) for waiting, _, _ in answers])
 
     def _break(self, what: str, error: Exception) -> None:
         """Refuse writes until the database has been reopened and checked."""
@@ -406,6 +430,28 @@ class SqliteDatabase(Database):
                 waiting = self._queue.get_nowait()
                 if waiting is not None:
                     self._answer([(waiting, False, unavailable("it is closed"))])
+
+    def _bound_log(self) -> None:
+        """Fold the write-ahead log into the file and cut it, once it has outgrown its bound.
+
+        SQLite does this by itself only when no reader is looking; under steady reads the log would
+        grow without end. Readers are of bounded age, so a short wait, repeated, gets there.
+        """
+        with suppress(OSError):
+            if self._log_path.stat().st_size < self._limits.wal_bytes_max:
+                return
+        cursor = self._cursor()
+        try:
+            cursor.execute(f"PRAGMA busy_timeout={_CHECKPOINT_WAIT_MILLISECONDS}")
+            busy, frames, folded = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                log.info("database.log_kept", path=str(self.path), frames=frames, folded=folded)
+        except Exception as error:
+            # Nothing is lost: the commits are in the log, and the next look tries again.
+            log.warning("database.log_not_folded", path=str(self.path), error=str(error))
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={self._limits.busy_milliseconds}")
+            cursor.close()
 
     def _answer(self, answers: list[_Answer]) -> None:
         with self._counters:
@@ -449,10 +495,19 @@ class SqliteDatabase(Database):
                 finally:
                     running.end()
         except BaseException as error:
+            if (code := sqlite_code(error)) is not None and code & 0xFF in _CONNECTION_SPOILT:
+                self._drop_reader()
             other = translated(error)
             if other is error:
                 raise
             raise other from error
+
+    def _drop_reader(self) -> None:
+        """The thread's next read opens the file anew."""
+        connection, self._reader.connection = getattr(self._reader, "connection", None), None
+        if connection is not None:
+            with suppress(Exception):
+                connection.invalidate()
 
     @contextmanager
     def _snapshot(self) -> Iterator[Connection]:
@@ -470,8 +525,8 @@ class SqliteDatabase(Database):
         finally:
             with suppress(Exception):
                 _end_nested(connection)
-            if driver.in_transaction:
-                driver.execute("ROLLBACK").close()
+                if driver.in_transaction:
+                    driver.execute("ROLLBACK").close()
 
 
 class _Running:
@@ -519,6 +574,16 @@ def _end_nested(connection: Connection) -> bool:
         found = True
         nested.rollback()
     return found
+
+
+def _unknown(error: Exception) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        "cannot tell whether the change was stored: the commit failed",
+        code="commit-failed",
+        hint="repeat it with the same id",
+        retry_after_seconds=1.0,
+        internal=f"{type(error).__name__}: {error}",
+    )
 
 
 def _exhausted(what: str) -> Exhausted:
