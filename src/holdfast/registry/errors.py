@@ -28,10 +28,12 @@ class ProfileUnknown(NotFound):
 class ProfileChanged(Conflict):
     """The profile is no longer what the caller said it was."""
 
-    code = "profile-changed"
+    code = "precondition-failed"
 
 
-def refusal(name: str, problems: Sequence[Problem], unsupported: Sequence[Problem]) -> Exception:
+def refusal(
+    name: str, problems: Sequence[Problem], unsupported: Sequence[Problem]
+) -> ProfileInvalid | ProfileUnsupported:
     """The one error for all that keeps a document from being published."""
     subject = f"the profile {name}" if name else "this profile"
     if problems:

@@ -354,7 +354,7 @@ class Field(_Part, frozen=True, kw_only=True):
     format: Text = ""
     """For dates and times: a strptime pattern, ``epoch-s``, ``epoch-ms``, or empty for ISO 8601; a
     time without a zone is in the profile's ``timezone``. For booleans: the texts that mean true and
-    false, as in ``Y|N``."""
+    false, as in ``Y/N``."""
     nulls: list[str] | None = None
     """Spellings that mean "missing" in this field, instead of the profile's own list."""
     required: bool = False
@@ -416,9 +416,9 @@ class Period(_Part, frozen=True, kw_only=True):
     """A strptime pattern, ``epoch-s``, ``epoch-ms``, or empty for ISO 8601."""
     codings: dict[str, Frequency] = {}
     """The publisher's own spellings and the frequency each stands for: regular expressions of the
-    whole text with the named groups ``year``, ``half``, ``quarter``, ``month``, ``week``, ``day``,
-    ``hour``. An annual average coded as month 13 (``(?P<year>[0-9]{4})-M13: A``) is annual, never a
-    month."""
+    whole text with the named groups ``year`` and ``sub`` (the number of the half, quarter, month or
+    week) or, for days and hours, ``month``, ``day`` and ``hour``. With
+    ``"(?P<year>[0-9]{4})-M13": A`` an annual average coded as month 13 is annual, never a month."""
 
 
 class Unpivot(_Part, frozen=True, kw_only=True):
