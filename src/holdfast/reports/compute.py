@@ -17,8 +17,8 @@ import msgspec
 
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.errors import BY_KIND, HoldfastError, Kind, Problem
+from holdfast.records import merkle
 from holdfast.reports.errors import InputMismatch, ReportTooLarge, TooFewRows
-from holdfast.reports.merkle import merkle_root
 from holdfast.reports.model import (
     PREVIEW_ROWS,
     ROWS_MAX,
@@ -340,7 +340,7 @@ def _result(
         notes=joined.notes,
         data=data,
         data_digest=_digest(data),
-        outputs_root=merkle_root(leaves),
+        outputs_root=merkle.root([merkle.leaf_hash(leaf) for leaf in leaves]).hex(),
     )
 
 

@@ -100,7 +100,8 @@ def _leaf(value: Any, type_: Any, path: str) -> list[Problem]:
 
 def _but(value: Any, reason: str) -> str:
     """What was there instead, where the reason does not say it already."""
-    return "" if "got `" in reason or "enum value" in reason else f", not {_shown(value)}"
+    said = "got `" in reason or "enum value" in reason or isinstance(value, list | dict)
+    return "" if said else f", not {_shown(value)}"
 
 
 def _bare(type_: Any) -> tuple[Any, tuple[Any, ...]]:

@@ -1,19 +1,18 @@
 """Reading a spec: from YAML or JSON to :class:`ReportSpec`, with *all* that is wrong at once.
 
-Three steps: the text is read strictly (bounded, no repeated keys, no YAML tags, aliases or implicit
-dates), the shape is held against the model, and then the parts are held against each other.
+Three steps: the text is read strictly (as profiles are), the shape is held against the model, and
+then the parts are held against each other.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
-import yaml
 
 from holdfast.kernel.canonical import canonical, digest
-from holdfast.kernel.errors import Invalid, Problem
+from holdfast.kernel.errors import Invalid, Problem, TooLarge
+from holdfast.registry.document import DOCUMENT_BYTES_MAX, dotted, read_document
 from holdfast.reports.errors import SpecInvalid
 from holdfast.reports.expression import compile_expression
 from holdfast.reports.model import (
@@ -29,55 +28,34 @@ from holdfast.reports.model import (
 )
 from holdfast.reports.shape import shape_problems
 
-SPEC_BYTES_MAX = 256 * 1024
-_DEPTH_MAX = 32
 
+def read_spec(data: bytes, *, media_type: str = "application/yaml") -> ReportSpec:
+    """The spec in ``data``: JSON where the media type says so, else YAML.
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema: ``on`` is a word and ``2012-07-31`` is text."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own protocol
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise Invalid("cannot read the spec: aliases are not allowed")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        del deep
-        result: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise Invalid(f"cannot read the spec: line {line}: the key {key!r} is not text")
-            if key in result:
-                raise Invalid(f"cannot read the spec: line {line} repeats the key {key!r}")
-            result[key] = self.construct_object(value_node, deep=True)
-        return result
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"^(?:true|false)$", "tf"),
-    ("null", r"^(?:null|~|)$", ["n", "~", ""]),
-    ("int", r"^-?(?:0|[1-9][0-9]{0,17})$", "-0123456789"),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
-
-
-def read_spec(data: bytes) -> ReportSpec:
-    """The spec in ``data`` (YAML, of which JSON is a part); :class:`SpecInvalid` lists problems."""
-    if len(data) > SPEC_BYTES_MAX:
-        raise SpecInvalid(f"cannot read the spec: it is larger than {SPEC_BYTES_MAX:,} bytes")
+    Raises :class:`SpecInvalid`, which lists every problem with its line.
+    """
     try:
-        plain = yaml.load(data.decode("utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except Invalid as error:
-        raise SpecInvalid(error.detail) from error
-    except UnicodeDecodeError as error:
-        raise SpecInvalid("cannot read the spec: it is not UTF-8") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise SpecInvalid(f"cannot read the spec: {_one_line(error)}") from error
-    return convert_spec(plain)
+        document = read_document(data, media_type=media_type)
+    except TooLarge as error:
+        raise SpecInvalid(
+            f"cannot read the spec: it has {len(data)} bytes, at most {DOCUMENT_BYTES_MAX} are read"
+        ) from error
+    if document.problems:
+        raise _invalid(document.problems)
+    try:
+        return convert_spec(document.plain)
+    except SpecInvalid as error:
+        lines = {dotted(place): line for place, line in document.lines.items()}
+        found = [_with_line(problem, lines) for problem in error.problems]
+        raise _invalid(sorted(found, key=lambda problem: problem.line)) from error
+
+
+def _with_line(problem: Problem, lines: dict[str, int]) -> Problem:
+    """``problem`` with the line of its path, or of the nearest thing around it."""
+    path = problem.path
+    while path and path not in lines:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    return msgspec.structs.replace(problem, line=lines.get(path, 0))
 
 
 def convert_spec(plain: Any) -> ReportSpec:
@@ -124,10 +102,6 @@ def _invalid(problems: list[Problem]) -> SpecInvalid:
         problems=problems,
         hint="docs/reference/report.md lists every member",
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 # --- the parts against each other ---------------------------------------------------------------

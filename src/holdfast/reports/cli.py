@@ -1,0 +1,238 @@
+"""``holdfast report``: run, list, show, take away, draw."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.kernel.cli import (
+    JsonOption,
+    LimitOption,
+    print_json,
+    print_table,
+    run,
+    say,
+    session,
+)
+from holdfast.kernel.errors import Invalid
+from holdfast.kernel.ids import is_id
+from holdfast.kernel.principal import operator
+
+if TYPE_CHECKING:
+    from holdfast.reports.client import ReportsClient
+    from holdfast.reports.model import Report
+
+app = typer.Typer(no_args_is_help=True, help="Join, correlate and draw.")
+ReportArgument = Annotated[str, typer.Argument(help="A report's id, or a name for its newest.")]
+
+
+@app.command(
+    "run",
+    help="Compute a report from a spec (YAML or JSON); the same again is answered, not recomputed.",
+    epilog="Example: holdfast report run co2.yaml --out results/",
+)
+def run_(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The spec; - reads standard input.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for report.json, the data and the chart.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        from holdfast.reports.spec import read_spec
+
+        spec = read_spec(_read(file), media_type=_media_type(file))
+        async with session(ctx) as api:
+            client = _client(api)
+            report = await client.run(operator(), spec)
+            if out is not None:
+                await _write_all(client, report, out)
+        if json:
+            print_json(report)
+        else:
+            _print(report)
+        state = "unchanged" if report.unchanged else "computed"
+        say(f"report {report.id} {state} from {_inputs(report)}")
+
+    run(body)
+
+
+@app.command("list", help="Reports, newest first.", epilog="Example: holdfast report list --json")
+def list_(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Option("--name", help="Only of this name.")] = "",
+    limit: LimitOption = 50,
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            page = await _client(api).list(operator(), name=name, limit=limit)
+        if json:
+            print_json(page)
+            return
+        print_table(
+            ["id", "name", "kind", "result", "created"],
+            [[r.id, r.name, r.kind, r.headline, r.created_at] for r in page.items],
+            empty="no reports yet: `holdfast report run FILE` makes one",
+        )
+        if page.next:
+            say("there are more: raise --limit")
+
+    run(body)
+
+
+@app.command("show", help="One report.", epilog="Example: holdfast report show co2-and-temperature")
+def show(ctx: typer.Context, report: ReportArgument, json: JsonOption = False) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await _find(_client(api), report)
+        if json:
+            print_json(found)
+        else:
+            _print(found)
+
+    run(body)
+
+
+@app.command(
+    "chart",
+    help="Draw a report as SVG or PNG.",
+    epilog="Example: holdfast report chart co2-and-temperature --out co2.png",
+)
+def chart(
+    ctx: typer.Context,
+    report: ReportArgument,
+    out: Annotated[
+        Path, typer.Option("--out", help="The file: .svg or .png; - writes SVG to standard output.")
+    ] = Path("-"),
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        kind = "png" if out.suffix.lower() == ".png" else "svg"
+        if out.suffix.lower() not in ("", ".svg", ".png"):
+            raise Invalid(f"cannot draw {out}: its name must end in .svg or .png")
+        async with session(ctx) as api:
+            client = _client(api)
+            found = await _find(client, report)
+            picture = await client.chart(operator(), found.id, kind)  # type: ignore[arg-type]
+        _write(out, picture)
+        if json and str(out) != "-":
+            print_json({"report": found.id, "file": str(out), "bytes": len(picture)})
+        elif str(out) != "-":
+            say(f"wrote {out}")
+
+    run(body)
+
+
+@app.command(
+    "data",
+    help="All rows of a report as JSON, CSV or Parquet.",
+    epilog="Example: holdfast report data two-coasts --format csv > days.csv",
+)
+def data(
+    ctx: typer.Context,
+    report: ReportArgument,
+    format_: Annotated[str, typer.Option("--format", help="json, csv or parquet.")] = "csv",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Leave CSV cells that look like formulas as they are.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="The file; - is standard output.")] = Path("-"),
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            client = _client(api)
+            found = await _find(client, report)
+            wanted: Any = "json" if json else format_
+            content = await client.data(operator(), found.id, wanted, exact=exact)
+        _write(out, content)
+
+    run(body)
+
+
+def _client(api: Any) -> ReportsClient:
+    from holdfast.reports.client import ReportsClient
+
+    return ReportsClient(api)
+
+
+async def _find(client: ReportsClient, wanted: str) -> Report:
+    if not is_id(wanted):
+        page = await client.list(operator(), name=wanted, limit=1)
+        wanted = page.items[0].id if page.items else wanted
+    return await client.show(operator(), wanted)
+
+
+def _print(report: Report) -> None:
+    from rich.console import Console
+
+    from holdfast.reports.render import render_cloud, render_correlation, render_table
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if report.correlation is None:
+        console.print(render_table(report))
+        for note in report.notes:
+            say(f"note: {note}")
+        return
+    console.print(render_correlation(report))
+    cloud = render_cloud(report)
+    if cloud is not None:
+        console.print()
+        console.print(cloud)
+
+
+def _inputs(report: Report) -> str:
+    return ", ".join(f"{used.profile}@{used.publication}" for used in report.inputs)
+
+
+async def _write_all(client: ReportsClient, report: Report, folder: Path) -> None:
+    """Everything there is of a report, in one folder."""
+    import msgspec
+
+    _make_folder(folder)
+    shown = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    _write(folder / f"{report.name}.json", shown)
+    _write(folder / f"{report.name}.csv", await client.data(operator(), report.id, "csv"))
+    _write(folder / f"{report.name}.parquet", await client.data(operator(), report.id, "parquet"))
+    if report.chart != "none":
+        _write(folder / f"{report.name}.svg", await client.chart(operator(), report.id, "svg"))
+        _write(folder / f"{report.name}.png", await client.chart(operator(), report.id, "png"))
+    say(f"wrote {folder / report.name}.*")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Invalid(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    if str(path) == "-":
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise Invalid(f"cannot write {path}: {error.strerror}") from error
+
+
+def _read(path: Path) -> bytes:
+    if str(path) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Invalid(
+            f"cannot read the spec {path}: {error.strerror}",
+            hint="docs/reference/report.md shows what one looks like",
+        ) from error
+
+
+def _media_type(path: Path) -> str:
+    return "application/json" if path.suffix.lower() == ".json" else "application/yaml"

@@ -1,0 +1,67 @@
+"""What reports need from the outside."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+from holdfast.kernel.principal import Principal
+from holdfast.reports.model import Credit
+
+
+class Projection(Protocol):
+    """A profile's records at one publication, as one Parquet file on this machine."""
+
+    @property
+    def path(self) -> str | os.PathLike[str]: ...
+
+    @property
+    def publication(self) -> int: ...
+
+    @property
+    def digest(self) -> str:
+        """``sha256:…`` of the file's bytes."""
+        ...
+
+
+class Projections(Protocol):
+    """Where projections come from: the aggregator, here or elsewhere."""
+
+    async def projection(
+        self,
+        principal: Principal,
+        profile: str,
+        *,
+        as_of: str | None = None,
+        vintage: str = "latest",
+    ) -> Projection:
+        """The projection of what was published, or of what was known at ``as_of``.
+
+        The same publication and vintage give the same bytes. ``NotFound`` if nothing of the
+        profile was published (by then). The file may be replaced by a later publication's; whoever
+        reads it compares the digest.
+        """
+        ...
+
+
+class Credits(Protocol):
+    """What a profile asks to be said wherever its data is shown: the registry, here or there."""
+
+    async def credit(self, principal: Principal, profile: str) -> Credit:
+        """Title, publisher, licence and attribution; ``NotFound`` for an unknown profile."""
+        ...
+
+
+class Children(Protocol):
+    """Child processes that run one function on one job and die with this process."""
+
+    async def call(
+        self, target: str, job: bytes, *, deadline_seconds: float, memory_mb: int
+    ) -> bytes:
+        """What ``target`` (``package.module:function``, bytes to bytes) answers to ``job``.
+
+        Raises :class:`~holdfast.kernel.errors.TooLarge` when the child passed its memory or its
+        deadline (it is dead then), and :class:`~holdfast.kernel.errors.Internal` when it died
+        otherwise. A cancelled call leaves no child behind.
+        """
+        ...

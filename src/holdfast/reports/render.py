@@ -1,0 +1,157 @@
+"""A report in a terminal: a table, the numbers of a correlation, and a small cloud of dots.
+
+Readable without colour and in a pipe; nothing is drawn that the report does not hold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.reports.chart import credit_lines
+from holdfast.reports.model import Column, Report, Statistics
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+"""The bits of a braille character by row and column."""
+
+
+def render_table(report: Report, *, limit: int = 40) -> Table:
+    """The first rows of a report."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = report.rows[:limit]
+    left_out = report.row_count - len(shown)
+    caption = [f"{left_out:,} more rows"] if left_out else []
+    caption += [f"Data: {line}" for line in credit_lines(report.inputs)]
+    table = Table(
+        title=Text(report.title, style="bold"),
+        title_justify="left",
+        caption=Text("\n".join(caption)),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for column in report.columns:
+        table.add_column(
+            Text(_heading(report, column)), justify="left" if column.type == "text" else "right"
+        )
+    for row in shown:
+        cells = zip(report.columns, row, strict=True)
+        table.add_row(*(Text(_cell(column, value)) for column, value in cells))
+    return table
+
+
+def render_correlation(report: Report) -> Group:
+    """The coefficients of a correlation, what they were computed from, and what to beware of."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    found = report.correlation
+    assert found is not None, "the report is a correlation"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading, justify in (
+        ("", "left"),
+        ("n", "right"),
+        ("Pearson r", "right"),
+        ("95% interval", "left"),
+        ("p", "right"),
+        ("Spearman ρ", "right"),
+    ):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    sets = [("levels", found.levels)]
+    if found.first_differences is not None:
+        sets.append(("first differences", found.first_differences))
+    sets += [(f"lag {lagged.lag:+d}", lagged.statistics) for lagged in found.lags]
+    for name, statistics in sets:
+        table.add_row(*(Text(cell) for cell in (name, *_statistics(statistics))))
+    x, y = (column for column in report.columns if column.type != "text")
+    lines = [
+        Text(report.title, style="bold"),
+        Text(f"{_heading(report, x)}  ×  {_heading(report, y)}"),
+    ]
+    tail = [Text(f"note: {note}") for note in report.notes]
+    tail += [Text(f"Data: {line}") for line in credit_lines(report.inputs)]
+    return Group(*lines, table, *tail)
+
+
+def render_cloud(report: Report, *, width: int = 60, height: int = 14) -> Text | None:
+    """The pairs as dots, two by four to a character; nothing unless the report holds all rows."""
+    from rich.text import Text
+
+    if report.correlation is None or report.row_count != len(report.rows):
+        return None
+    pairs = [
+        (float(row[-2]), float(row[-1]))
+        for row in report.rows
+        if row[-2] is not None and row[-1] is not None
+    ]
+    xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
+    if not pairs or min(xs) == max(xs) or min(ys) == max(ys):
+        return None
+    grid = [[0] * width for _ in range(height)]
+    for x, y in pairs:
+        column = round((x - min(xs)) / (max(xs) - min(xs)) * (2 * width - 1))
+        row = round((max(ys) - y) / (max(ys) - min(ys)) * (4 * height - 1))
+        grid[row // 4][column // 2] |= _DOTS[row % 4][column % 2]
+    labels = [f"{max(ys):.6g}", f"{min(ys):.6g}"]
+    margin = max(map(len, labels))
+    sides = [labels[0], *[""] * (height - 2), labels[1]]
+    lines = [
+        f"{side.rjust(margin)} │{''.join(chr(0x2800 + bits) for bits in bits_of_row)}"
+        for side, bits_of_row in zip(sides, grid, strict=True)
+    ]
+    low, high = f"{min(xs):.6g}", f"{max(xs):.6g}"
+    lines.append(f"{' ' * margin} └{'─' * width}")
+    lines.append(f"{' ' * margin}  {low}{high.rjust(width - len(low))}")
+    return Text("\n".join(lines))
+
+
+def _heading(report: Report, column: Column) -> str:
+    labels = report.spec.chart.labels
+    name = column.label or labels.get(column.name) or column.name
+    return f"{name} ({column.unit})" if column.unit else name
+
+
+def _statistics(found: Statistics) -> list[str]:
+    if found.pearson_r is None:
+        return [f"{found.n:,}", "–", found.reason, "–", "–"]
+    interval = (
+        f"{_fixed(found.interval_low)} to {_fixed(found.interval_high)}"
+        if found.interval_low is not None
+        else "–"
+    )
+    return [
+        f"{found.n:,}",
+        _fixed(found.pearson_r),
+        interval,
+        _p(found.pearson_p),
+        _fixed(found.spearman_rho),
+    ]
+
+
+def _fixed(text: str | None) -> str:
+    return "–" if text is None else f"{float(text):.6f}"
+
+
+def _p(text: str | None) -> str:
+    if text is None:
+        return "–"
+    value = float(text)
+    return "< 1e-300" if value < 1e-300 else f"{value:.2g}"
+
+
+def _cell(column: Column, value: str | None) -> str:
+    if value is None:
+        return "–"
+    if column.type != "double":
+        return value
+    # A double's shortest spelling may have seventeen digits; people compare the first seven.
+    return f"{float(value):.7g}"

@@ -1,0 +1,397 @@
+"""Reports: run, list, show, take away, draw.
+
+A run reads what the spec names, computes in a child process, stores the data as an object and
+then, in one transaction, the report and its event. The object is durable before the row that names
+it; if the process dies between, the object is an orphan and is collected. The same spec over the
+same inputs is the same report: it is answered, not computed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import msgspec
+from sqlalchemy import Connection
+
+from holdfast.kernel.canonical import canonical
+from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import Denied, Exhausted, Invalid, NotFound, Unavailable
+from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.ids import EventId, NewId
+from holdfast.kernel.objects import Objects
+from holdfast.kernel.outbox import Event, Outbox
+from holdfast.kernel.principal import Permission, Principal
+from holdfast.records import merkle
+from holdfast.reports import store
+from holdfast.reports.chart import ChartFormat, ChartJob, chart_kind
+from holdfast.reports.compute import ComputeJob, ComputeResult, opened
+from holdfast.reports.errors import InputCorrupt, UnknownReport
+from holdfast.reports.export import DataFormat, ExportJob, write_rows
+from holdfast.reports.model import (
+    COMPUTATION,
+    CorrelationOutput,
+    Credit,
+    InputUsed,
+    Report,
+    ReportSpec,
+    ReportSummary,
+    headline,
+)
+from holdfast.reports.ports import Children, Credits, Projection, Projections
+from holdfast.reports.spec import check_spec, spec_digest
+from holdfast.reports.tables import InputFile
+
+COMPUTE = "holdfast.reports.compute:compute"
+RENDER = "holdfast.reports.chart:render"
+EXPORT = "holdfast.reports.export:export"
+_CURSOR = "reports"
+_SEQUENCE_MAX = 2**53 - 1
+_FOREVER = "9999"
+Inputs = list[InputUsed]
+Numbered = list[tuple[int, Report]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportsSettings:
+    """Bounds on one computation, and on how many run or wait at once."""
+
+    seconds: float = 120.0
+    memory_mb: int = 2048
+    at_once: int = 2
+    waiting_max: int = 16
+
+
+class ReportsService:
+    """What others call. Safe to share; one per process."""
+
+    def __init__(
+        self,
+        db: Database,
+        objects: Objects,
+        outbox: Outbox,
+        projections: Projections,
+        credits_: Credits,
+        children: Children,
+        clock: Clock,
+        new_id: NewId,
+        settings: ReportsSettings | None = None,
+    ) -> None:
+        self._db = db
+        self._objects = objects
+        self._outbox = outbox
+        self._projections = projections
+        self._credits = credits_
+        self._children = children
+        self._clock = clock
+        self._new_id = new_id
+        self._settings = settings or ReportsSettings()
+        self._turns = asyncio.Semaphore(self._settings.at_once)
+        self._waiting = 0
+
+    async def run(self, principal: Principal, spec: ReportSpec) -> Report:
+        """Compute the report, or answer the one that is there (``unchanged``).
+
+        Raises :class:`SpecInvalid` with every problem of the spec, :class:`InputMismatch`,
+        :class:`DuplicateKeys` or :class:`TooFewRows` for what the data does not allow,
+        ``NotFound`` for a profile that has published nothing, :class:`ReportTooLarge` beyond
+        memory, time or rows, ``Exhausted`` when too many wait. Repeating it is safe.
+        """
+        check_spec(spec)
+        _require(principal, Permission.RECORDS_READ)
+        inputs, files = await self._inputs(principal, spec)
+        found = await self._same(principal, spec, inputs)
+        if found is not None:
+            return found
+        try:
+            result = await self._compute(spec, files)
+        except (InputCorrupt, Unavailable):
+            # A newer publication may have replaced the file under our hands: look once more.
+            inputs, files = await self._inputs(principal, spec)
+            result = await self._compute(spec, files)
+        report = self._report(principal, spec, inputs, result)
+        await self._objects.put_bytes(principal, report.data_digest, result.data)
+        return await self._keep(principal, report)
+
+    async def list(
+        self,
+        principal: Principal,
+        *,
+        name: str = "",
+        since: str = "",
+        until: str = "",
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> Page[ReportSummary]:
+        """Reports, newest first; of one ``name``, created in ``since`` ≤ t < ``until``."""
+        (before,) = decode_cursor(_CURSOR, cursor) if cursor else (_SEQUENCE_MAX,)
+        if type(before) is not int or not 1 <= limit <= 1000:
+            raise Invalid("cannot list reports: the limit or the cursor is out of bounds")
+        first, last = _moment(since, "since") or "", _moment(until, "until") or _FOREVER
+
+        def unit(conn: Connection) -> Numbered:
+            return store.newest(
+                conn,
+                principal,
+                name=name,
+                since=first,
+                until=last,
+                before=before,
+                limit=limit + 1,
+            )
+
+        rows = await self._db.read(principal, unit)
+        more = len(rows) > limit
+        items = [_summary(report) for _, report in rows[:limit]]
+        return Page(
+            items=items, next=encode_cursor(_CURSOR, [rows[limit - 1][0]]) if more else None
+        )
+
+    async def show(self, principal: Principal, report_id: str) -> Report:
+        """One report; :class:`UnknownReport` if there is none."""
+        found = await self._db.read(principal, lambda conn: store.find(conn, principal, report_id))
+        if found is None:
+            raise UnknownReport(
+                f"cannot find the report {report_id}", hint="`holdfast report list` shows them"
+            )
+        return found
+
+    async def data(
+        self,
+        principal: Principal,
+        report_id: str,
+        format: DataFormat = "json",  # noqa: A002 - the word of the interface
+        *,
+        exact: bool = False,
+    ) -> bytes:
+        """All rows of a report. ``exact`` leaves CSV cells as they are, formulas included."""
+        if format not in ("json", "csv", "parquet"):
+            raise Invalid(f"cannot write data as {format!r}: json, csv or parquet")
+        report = await self.show(principal, report_id)
+        if format == "parquet":
+            return await self._objects.read(principal, report.data_digest)
+        if report.row_count == len(report.rows):
+            return write_rows(report.columns, report.rows, format, exact=exact)
+        data = await self._objects.read(principal, report.data_digest)
+        job = ExportJob(columns=report.columns, data=data, format=format, exact=exact)
+        return await self._child(EXPORT, job, bytes)
+
+    async def chart(
+        self,
+        principal: Principal,
+        report_id: str,
+        format: ChartFormat = "svg",  # noqa: A002 - the word of the interface
+    ) -> bytes:
+        """The report drawn; ``Invalid`` for one whose picture would show nothing."""
+        if format not in ("svg", "png"):
+            raise Invalid(f"cannot draw as {format!r}: svg or png")
+        report = await self.show(principal, report_id)
+        data = await self._objects.read(principal, report.data_digest)
+        return await self._child(RENDER, ChartJob(report=report, data=data, format=format), bytes)
+
+    # --- a run, step by step --------------------------------------------------------------------
+
+    async def _inputs(
+        self, principal: Principal, spec: ReportSpec
+    ) -> tuple[Inputs, dict[str, InputFile]]:
+        """What the spec names, as it is now: the exact publications and where their bytes lie."""
+        inputs, files = [], {}
+        for name, source in spec.inputs.items():
+            found: Projection = await self._projections.projection(
+                principal, source.profile, as_of=source.as_of, vintage=source.vintage
+            )
+            files[name] = InputFile(path=str(Path(found.path)), digest=found.digest)
+            inputs.append(
+                InputUsed(
+                    name=name,
+                    profile=source.profile,
+                    publication=found.publication,
+                    digest=found.digest,
+                    as_of=source.as_of,
+                    vintage=source.vintage,
+                    credit=await self._credit(principal, source.profile),
+                )
+            )
+        return inputs, files
+
+    async def _credit(self, principal: Principal, profile: str) -> Credit:
+        try:
+            return await self._credits.credit(principal, profile)
+        except NotFound:
+            # Records outlive a removed profile; its name is then all there is to say.
+            return Credit()
+
+    async def _same(self, principal: Principal, spec: ReportSpec, inputs: Inputs) -> Report | None:
+        digest, root = spec_digest(spec), inputs_root(inputs)
+        found = await self._db.read(
+            principal, lambda conn: store.find_same(conn, principal, digest, root, COMPUTATION)
+        )
+        return None if found is None else msgspec.structs.replace(found, unchanged=True)
+
+    async def _compute(self, spec: ReportSpec, files: dict[str, InputFile]) -> ComputeResult:
+        # Half for the database, half for what Python, Arrow and SciPy hold beside it.
+        job = ComputeJob(spec=spec, files=files, memory_mb=self._settings.memory_mb // 2)
+        return await self._child(COMPUTE, job, ComputeResult)
+
+    def _report(
+        self,
+        principal: Principal,
+        spec: ReportSpec,
+        inputs: Inputs,
+        result: ComputeResult,
+    ) -> Report:
+        counted = [
+            msgspec.structs.replace(used, **msgspec.structs.asdict(result.inputs[used.name]))
+            for used in inputs
+        ]
+        return Report(
+            id=self._new_id(),
+            name=spec.name,
+            title=spec.title or spec.name,
+            kind="correlation" if isinstance(spec.output, CorrelationOutput) else "table",
+            spec=spec,
+            spec_digest=spec_digest(spec),
+            inputs=counted,
+            inputs_root=inputs_root(inputs),
+            outputs_root=result.outputs_root,
+            data_digest=result.data_digest,
+            data_size_bytes=len(result.data),
+            columns=result.columns,
+            row_count=result.row_count,
+            rows=result.rows,
+            correlation=result.correlation,
+            notes=result.notes,
+            chart=chart_kind(spec.chart.kind, result.correlation, result.columns),
+            created_at=timestamp(self._clock.now()),
+            created_by=principal.subject,
+        )
+
+    async def _keep(self, principal: Principal, report: Report) -> Report:
+        """Write the report and its event, or answer the one a concurrent run wrote first."""
+        event = Event(
+            id=EventId(self._new_id()),
+            stream=f"report/{report.id}",
+            type="report.computed",
+            time=self._clock.now(),
+            payload=_payload(report),
+        )
+
+        def unit(conn: Connection) -> Report:
+            found = store.find_same(
+                conn, principal, report.spec_digest, report.inputs_root, report.computation
+            )
+            if found is not None:
+                return msgspec.structs.replace(found, unchanged=True)
+            store.insert(conn, principal, report, event.id)
+            self._outbox.emit(conn, principal, event)
+            return report
+
+        return await self._db.write(principal, unit, size_bytes=200 * len(report.rows) + 4096)
+
+    # --- children -------------------------------------------------------------------------------
+
+    async def _child(self, target: str, job: Any, type_: type[T]) -> T:
+        async with self._turn():
+            answered = await self._children.call(
+                target,
+                msgspec.msgpack.encode(job),
+                deadline_seconds=self._settings.seconds,
+                memory_mb=self._settings.memory_mb,
+            )
+        return cast(T, opened(answered, type_))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """A bounded number computes, a bounded number waits, the rest is told to come back."""
+        if self._turns.locked() and self._waiting >= self._settings.waiting_max:
+            raise Exhausted(
+                f"cannot compute now: {self._waiting} computations are waiting",
+                retry_after_seconds=5,
+            )
+        self._waiting += 1
+        try:
+            await self._turns.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+
+def inputs_root(inputs: list[InputUsed]) -> str:
+    """The RFC 6962 root over the inputs by name: which profile, publication and bytes each was."""
+    leaves = [
+        canonical(
+            {
+                "as_of": used.as_of,
+                "digest": used.digest,
+                "name": used.name,
+                "profile": used.profile,
+                "publication": used.publication,
+                "vintage": used.vintage,
+            }
+        )
+        for used in sorted(inputs, key=lambda used: used.name)
+    ]
+    return merkle.root([merkle.leaf_hash(leaf) for leaf in leaves]).hex()
+
+
+def _payload(report: Report) -> dict[str, Any]:
+    return {
+        "computation": report.computation,
+        "data_digest": report.data_digest,
+        "inputs": [
+            {
+                "digest": used.digest,
+                "name": used.name,
+                "profile": used.profile,
+                "publication": used.publication,
+            }
+            for used in report.inputs
+        ],
+        "inputs_root": report.inputs_root,
+        "name": report.name,
+        "outputs_root": report.outputs_root,
+        "report": report.id,
+        "row_count": report.row_count,
+        "spec_digest": report.spec_digest,
+    }
+
+
+def _summary(report: Report) -> ReportSummary:
+    return ReportSummary(
+        id=report.id,
+        name=report.name,
+        title=report.title,
+        kind=report.kind,
+        status=report.status,
+        row_count=report.row_count,
+        headline=headline(report),
+        profiles=[used.profile for used in report.inputs],
+        created_at=report.created_at,
+        created_by=report.created_by,
+    )
+
+
+def _moment(text: str, what: str) -> str:
+    if not text:
+        return ""
+    try:
+        return timestamp(parse_timestamp(text))
+    except ValueError as error:
+        raise Invalid(f"cannot list reports: {what} {text!r} is no RFC 3339 time") from error
+
+
+def _require(principal: Principal, permission: Permission) -> None:
+    """Whoever computes over records must be allowed to read them."""
+    if not principal.may(permission):
+        raise Denied(
+            f"cannot run the report: {permission.value} is missing", code="permission-missing"
+        )
