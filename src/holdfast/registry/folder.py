@@ -1,0 +1,229 @@
+"""The profiles' folder: what lies there is what is published.
+
+A reconciler. It looks at the folder and at what was last seen of it, and moves the registry one
+step towards the folder: publishes files that changed, says what is wrong with bad ones while the
+last good version runs on, and takes profiles whose file is gone out of the schedule. Repeating it
+changes nothing; starting is the same as any other look. Nothing is kept in memory but the hope of
+not reading an unchanged file again.
+
+A profile that was published by hand is left alone until its file changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.kernel.canonical import digest
+from holdfast.kernel.clock import Clock
+from holdfast.kernel.errors import HoldfastError, Kind, Problem
+from holdfast.kernel.ids import is_name
+from holdfast.kernel.principal import Principal
+from holdfast.kernel.telemetry import get_logger
+from holdfast.registry.document import DOCUMENT_BYTES_MAX
+from holdfast.registry.service import FromFile, RegistryService
+from holdfast.registry.store import FileSeen
+from holdfast.registry.validate import examine
+
+FILES_MAX = 10_000
+LOOK_SECONDS = 2.0
+_SUFFIXES = (".yaml", ".yml")
+
+log = get_logger(__name__)
+
+Look = tuple[int, int, int]
+"""What tells that a file may have changed without reading it: mtime, size, inode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What one look at the folder came to: names published, files refused, files gone."""
+
+    published: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.published or self.refused or self.gone)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file as it lies there: its bytes, and the name it gives as far as that can be told."""
+
+    file: str
+    data: bytes
+    digest: str
+    name: str
+
+
+class ProfilesFolder:
+    """Keeps one tenant's profiles what the files of one folder say."""
+
+    def __init__(
+        self, service: RegistryService, principal: Principal, folder: Path, clock: Clock
+    ) -> None:
+        self._service = service
+        self._principal = principal
+        self._folder = folder
+        self._clock = clock
+        self._looks: dict[str, Look] = {}
+        self._handled: dict[str, Look] = {}
+        self._wake = asyncio.Event()
+
+    def nudge(self) -> None:
+        """Look now instead of at the next turn (a signal came)."""
+        self._wake.set()
+
+    async def watch(self, *, every_seconds: float = LOOK_SECONDS) -> None:
+        """Reconcile at once and then at every turn, until cancelled.
+
+        A failure is logged and the next turn tries again: the registry may be restarting.
+        """
+        settled = True
+        while True:
+            try:
+                await self.reconcile(settled=settled)
+                settled = False
+            except HoldfastError as error:
+                log.warning("profiles.folder_failed", kind=error.kind.value, detail=error.detail)
+            settled = await self._turn(every_seconds) or settled
+
+    async def _turn(self, seconds: float) -> bool:
+        """Wait for the next turn or a nudge; whether it was a nudge."""
+        self._wake.clear()
+        timer = asyncio.ensure_future(self._clock.sleep(seconds))
+        nudged = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait({timer, nudged}, return_when=asyncio.FIRST_COMPLETED)
+            return nudged.done()
+        finally:
+            timer.cancel()
+            nudged.cancel()
+            await asyncio.gather(timer, nudged, return_exceptions=True)
+
+    async def reconcile(self, *, settled: bool = True) -> Reconciled:
+        """One look. Without ``settled``, a file that changed waits until it looks the same twice:
+        it may still be being written.
+
+        A folder that cannot be read changes nothing: it is not the same as an empty one.
+        """
+        looks = await asyncio.to_thread(_scan, self._folder)
+        if looks is None:
+            return Reconciled()
+        seen = {each.file: each for each in await self._service.files(self._principal)}
+        gone = [file for file in seen if file not in looks]
+        if gone:
+            self._try_again(seen)
+        changed = [file for file, look in looks.items() if self._is_news(file, look, settled)]
+        self._looks = looks
+        found = await asyncio.to_thread(_read_all, self._folder, changed, seen)
+        names = {each.name for each in found}
+        for file in gone:
+            await self._service.file_gone(self._principal, file, renamed=seen[file].name in names)
+        published, refused = [], []
+        for each in found:
+            before = seen.get(each.file)
+            if before is None or before.digest != each.digest or before.problem:
+                if await self._take(each):
+                    published.append(each.name)
+                else:
+                    refused.append(each.file)
+            self._handled[each.file] = looks[each.file]
+        return Reconciled(tuple(published), tuple(refused), tuple(gone))
+
+    def _is_news(self, file: str, look: Look, settled: bool) -> bool:
+        """Whether a file must be read: not handled as it looks now, and at rest.
+
+        Nothing is handled when a process starts, so files refused by an older one are tried again.
+        """
+        if self._handled.get(file) == look:
+            return False
+        return settled or self._looks.get(file) == look
+
+    def _try_again(self, seen: dict[str, FileSeen]) -> None:
+        """A file that went may have stood in the way of one that was refused."""
+        for file, before in seen.items():
+            if before.problem:
+                self._handled.pop(file, None)
+
+    async def _take(self, found: _Found) -> bool:
+        """Publish a file, or say in the list why not; the running version is untouched then."""
+        file = FromFile(found.file, found.digest)
+        try:
+            result = await self._service.publish(self._principal, found.data, file=file)
+        except HoldfastError as error:
+            if error.kind not in {Kind.INVALID, Kind.UNSUPPORTED, Kind.TOO_LARGE}:
+                raise
+            problems: Sequence[Problem] = error.problems or (Problem("", error.detail),)
+            await self._service.file_refused(self._principal, file, found.name, problems)
+            log.warning(
+                "profiles.refused", file=found.file, problems=[str(each) for each in problems]
+            )
+            return False
+        if result.changed:
+            log.info("profiles.published", profile=found.name, digest=result.version.digest)
+        return True
+
+
+def _scan(folder: Path) -> dict[str, Look] | None:
+    """Every profile file below ``folder``; ``None`` if the folder cannot be read whole.
+
+    Names that begin with a dot are passed over (editors' files, the ``..data`` of a mounted
+    ConfigMap); a link counts if what it names lies inside the folder.
+    """
+    try:
+        return dict(sorted(_walk(folder.resolve(strict=True))))
+    except OSError as error:
+        log.warning("profiles.folder_unreadable", folder=str(folder), reason=str(error))
+        return None
+
+
+def _walk(root: Path) -> Iterator[tuple[str, Look]]:
+    count = 0
+    for directory, folders, names in os.walk(root, onerror=_raise):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = Path(directory, name)
+            if name.startswith(".") or path.suffix not in _SUFFIXES:
+                continue
+            if not path.is_file() or not path.resolve().is_relative_to(root):
+                continue
+            stat = path.stat()
+            count += 1
+            if count > FILES_MAX:
+                raise OSError(f"more than {FILES_MAX} profile files")
+            yield str(path.relative_to(root)), (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _read_all(folder: Path, files: Sequence[str], seen: dict[str, FileSeen]) -> list[_Found]:
+    """The files that can be read; one that vanished meanwhile is gone at the next look."""
+    found = []
+    for file in files:
+        try:
+            with (folder / file).open("rb") as stream:
+                data = stream.read(DOCUMENT_BYTES_MAX + 1)
+        except OSError:
+            continue
+        before = seen.get(file)
+        found.append(
+            _Found(file, data, digest(data), _name_of(file, data, before.name if before else ""))
+        )
+    return found
+
+
+def _name_of(file: str, data: bytes, before: str) -> str:
+    """The name a file gives; else the one it gave before; else its own."""
+    given = examine(data).name if len(data) <= DOCUMENT_BYTES_MAX else ""
+    if is_name(given):
+        return given
+    stem = Path(file).stem.lower()
+    return before or (stem if is_name(stem) else "unnamed")
