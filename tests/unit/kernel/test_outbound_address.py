@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.kernel.errors import Invalid
@@ -115,6 +115,7 @@ def test_user_information_is_not_echoed() -> None:
     assert "hunter2" not in refusal.value.detail
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_after_the_scheme_is_parsed_to_a_fixed_point_or_refused(text: str) -> None:
     try:

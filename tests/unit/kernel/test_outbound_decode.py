@@ -6,7 +6,7 @@ import gzip
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.kernel.outbound import FetchLimits, ResponseTooLarge, SourceUnavailable
@@ -42,6 +42,7 @@ def decode(coding: str, data: bytes, limits: FetchLimits | None = None, step: in
 
 
 @pytest.mark.parametrize("coding", CODINGS)
+@settings(deadline=None)
 @given(data=st.binary(max_size=3000), step=st.integers(1, 4000))
 def test_every_coding_gives_back_the_content(coding: str, data: bytes, step: int) -> None:
     assert decode(coding, CODINGS[coding](data), step=step) == data

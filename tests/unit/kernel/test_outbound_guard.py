@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from holdfast.kernel.outbound.guard import check_address, check_contact
@@ -127,6 +127,7 @@ def test_a_special_address_is_refused_with_its_reason(address: str, word: str) -
     assert word in reason
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1).map(IPv4Address))
 @example(IPv4Address("192.0.0.255"))
 @example(IPv4Address("192.0.1.0"))
@@ -150,6 +151,7 @@ def test_the_edges_of_each_ipv6_block_are_refused(block) -> None:
     assert check_address(block[-1]) is not None
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1).map(IPv4Address))
 @example(IPv4Address("127.0.0.1"))
 @example(IPv4Address("8.8.8.8"))
@@ -167,6 +169,7 @@ def test_every_form_that_carries_an_ipv4_address_is_judged_by_it(inner: IPv4Addr
     assert (check_address(teredo) is not None) == special_ipv4(inner)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**128 - 1).map(IPv6Address))
 def test_what_passes_is_global_unicast_outside_the_table(address: IPv6Address) -> None:
     if check_address(address) is not None:
@@ -176,6 +179,7 @@ def test_what_passes_is_global_unicast_outside_the_table(address: IPv6Address) -
     assert any(address in ip_network(block) for block in carries)
 
 
+@settings(deadline=None)
 @given(st.integers(0x2000 << 112, (0x3FFF << 112) | (2**112 - 1)).map(IPv6Address))
 def test_global_unicast_outside_the_table_passes(address: IPv6Address) -> None:
     special = any(address in block for block in IPV6_SPECIAL)

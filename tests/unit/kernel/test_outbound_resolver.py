@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.kernel.errors import Invalid
@@ -199,6 +199,7 @@ def test_a_name_that_points_forwards_or_in_a_circle_is_malformed() -> None:
             decode_answer(data, query, "a.test", A)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_decoder_fail_in_another_way(tail: bytes) -> None:
     query = encode_query(7, "a.test", A)

@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote, quote_plus
 
 from holdfast import __version__
 from holdfast.kernel.clock import Clock, SystemClock, timestamp
@@ -66,6 +67,7 @@ _RESERVED = frozenset(
 _KEPT_ACROSS_ORIGINS = frozenset({"accept", "accept-language"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_SECRET_LENGTH_MIN = 4
 _DRAIN_BYTES_MAX = 64 * 1024
 _WRITE_BYTES = 1024 * 1024
 _IDLE_CONNECTION_SECONDS = 15.0
@@ -644,14 +646,15 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
 
 
 def scrub(text: str, request: OutboundRequest) -> str:
-    """``text`` without the request's secrets, in the clear or percent-encoded."""
-    from urllib.parse import quote, quote_plus
+    """``text`` without the request's secrets, in the clear or percent-encoded.
 
+    Shorter than four characters is no secret: replacing those would only garble the message.
+    """
     secrets = {*request.secrets, *request.secret_headers.values()}
     spellings = {
         spelling
         for secret in secrets
-        if secret
+        if len(secret) >= _SECRET_LENGTH_MIN
         for spelling in (secret, quote(secret, safe=""), quote(secret), quote_plus(secret))
     }
     for spelling in sorted(spellings, key=len, reverse=True):

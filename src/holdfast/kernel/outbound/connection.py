@@ -135,6 +135,8 @@ class Connection:
         self._reader = reader
         self._writer = writer
         self._limits = limits
+        self._received = 0
+        self._ended = False
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.header_bytes_max)
 
     @property
@@ -153,6 +155,7 @@ class Connection:
         """Ready this connection for its next request."""
         self._http.start_next_cycle()
         self._limits = limits
+        self._received = 0
         self.fresh = False
 
     def abort(self) -> None:
@@ -229,7 +232,10 @@ class Connection:
                 raise self._protocol_error(error) from error
             if event is not h11.NEED_DATA:
                 return event
-            self._http.receive_data(await self._read())
+            data = await self._read()
+            self._received += len(data)
+            self._ended = not data
+            self._http.receive_data(data)
 
     async def _read(self) -> bytes:
         try:
@@ -276,14 +282,13 @@ class Connection:
     def _protocol_error(self, error: h11.RemoteProtocolError) -> Exception:
         if "Receive buffer too long" in str(error):
             return self._headers_too_large()
-        state = self._http.their_state
-        if "without sending complete" in str(error) or "incomplete chunked" in str(error):
+        if self._ended and not self._received:
             return SourceUnavailable(
-                f"cannot read the answer of {self.address}: it is cut short ({error})",
-                code="truncated",
+                f"cannot read the answer of {self.address}: it closed the connection"
             )
         return SourceUnavailable(
-            f"cannot read the answer of {self.address}: {error} ({state})", code="protocol-error"
+            f"cannot read the answer of {self.address}: {error}",
+            code="truncated" if self._ended else "protocol-error",
         )
 
     def _headers_too_large(self) -> ResponseTooLarge:
