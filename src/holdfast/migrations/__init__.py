@@ -14,6 +14,7 @@ STORES = (
     "holdfast.fleet.store",
     "holdfast.records.store",
     "holdfast.reports.store",
+    "holdfast.app.store",
 )
 """Every module that declares tables."""
 

@@ -1,0 +1,224 @@
+"""``holdfast doctor``: the operational checklist, for a stack that is down, up or broken."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from holdfast.kernel.cli import CommandLine, JsonOption, command_line, print_json, run, session
+from holdfast.kernel.errors import HoldfastError
+
+app = typer.Typer(add_completion=False)
+
+MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "skip": "·"}
+DISK_BYTES_MIN = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the checklist."""
+
+    check: str
+    outcome: str
+    detail: str
+    hint: str = ""
+
+
+@app.command(
+    help="Check a stack: is it up, are profiles loaded, do drones beat, do results arrive, does "
+    "the data persist. Exit status 1 when a check fails.",
+    epilog="Example: holdfast doctor --control-plane http://127.0.0.1:8090 --json",
+)
+def doctor(ctx: typer.Context, json: JsonOption = False) -> None:
+    """Run the checklist of guide 1 against whatever is, or is not, there."""
+    line = command_line(ctx)
+
+    async def body() -> list[Finding]:
+        return [*_machine(), *_data(line), *await _stack(ctx, line)]
+
+    findings = run(body)
+    if json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            sys.stdout.write(f"{MARKS[finding.outcome]} {finding.check}: {finding.detail}\n")
+            if finding.hint:
+                sys.stdout.write(f"    hint: {finding.hint}\n")
+    if any(finding.outcome == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _machine() -> list[Finding]:
+    version = platform.python_version()
+    right = sys.version_info >= (3, 11)
+    return [
+        Finding(
+            "python",
+            "pass" if right else "fail",
+            f"Python {version}",
+            "" if right else "Python 3.11 or newer is needed",
+        )
+    ]
+
+
+def _data(line: CommandLine) -> list[Finding]:
+    """Whether what is written here is still there after a restart of the machine."""
+    folder = line.data_dir
+    if line.control_plane is not None and not folder.is_dir():
+        return []
+    if not folder.is_dir():
+        return [
+            Finding(
+                "data volume", "warn", f"{folder} does not exist yet", "`holdfast up` creates it"
+            )
+        ]
+    kind = _filesystem(folder)
+    if kind in ("tmpfs", "ramfs", "overlay"):
+        return [
+            Finding(
+                "data volume",
+                "fail",
+                f"{folder} is on {kind}: it does not persist",
+                "mount a volume there, or name another place with --data-dir",
+            )
+        ]
+    try:
+        _write_probe(folder)
+    except OSError as error:
+        return [
+            Finding(
+                "data volume",
+                "fail",
+                f"{folder} cannot be written: {error.strerror}",
+                "free some space or mend the mount; Holdfast recovers by itself",
+            )
+        ]
+    space = os.statvfs(folder)
+    free = space.f_bavail * space.f_frsize
+    short = free < DISK_BYTES_MIN
+    return [
+        Finding(
+            "data volume",
+            "warn" if short else "pass",
+            f"{folder} on {kind or 'a local file system'}, {free // 2**20:,} MiB free",
+            "less than 256 MiB are left" if short else "",
+        )
+    ]
+
+
+def _write_probe(folder: Path) -> None:
+    probe = folder / f".doctor.{os.getpid()}"
+    descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, b"probe")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+        probe.unlink()
+
+
+def _filesystem(folder: Path) -> str:
+    """The type of the file system that ``folder`` is on, as the kernel lists it."""
+    best, kind = "", ""
+    wanted = str(folder.resolve())
+    try:
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    for mount in lines:
+        _, point, fs_type = mount.split()[:3]
+        inside = wanted == point or wanted.startswith(point.rstrip("/") + "/") or point == "/"
+        if inside and len(point) > len(best):
+            best, kind = point, fs_type
+    # A container's own root is an overlay; a data directory of its own there is no volume.
+    return kind if kind != "overlay" or best == "/" else ""
+
+
+async def _stack(ctx: typer.Context, line: CommandLine) -> list[Finding]:
+    running = line.running()
+    if line.control_plane is None and running is None:
+        return [
+            Finding(
+                "gateway",
+                "fail",
+                f"nothing runs on {line.data_dir}",
+                "start it with `holdfast up`, or name one with --control-plane URL",
+            )
+        ]
+    try:
+        async with session(ctx, timeout_seconds=10) as api:
+            return [
+                await _checked("gateway", lambda: _gateway(api)),
+                await _checked("registry", lambda: _profiles(api)),
+                await _checked("drones", lambda: _drones(api)),
+                await _checked("results", lambda: _results(api)),
+            ]
+    except HoldfastError as error:
+        return [Finding("gateway", "fail", error.detail, error.hint)]
+
+
+async def _checked(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
+    try:
+        return await check()
+    except HoldfastError as error:
+        hint = error.hint
+        if not hint and error.kind == "unauthenticated":
+            hint = "give the operator token: HOLDFAST_OPERATOR_TOKEN_FILE, or the data directory"
+        return Finding(name, "fail", error.detail, hint)
+
+
+async def _gateway(api: Any) -> Finding:
+    found = await api.get("/health", type=dict[str, Any])
+    services = found.get("services") or {}
+    bad = [f"{name} {state}" for name, state in services.items() if state != "ok"]
+    if found["status"] not in ("ok", "degraded"):
+        return Finding("gateway", "fail", f"/health says {found['status']}")
+    if bad:
+        return Finding("gateway", "fail", f"degraded: {', '.join(bad)}", "look at that role's log")
+    return Finding("gateway", "pass", f"/health says {found['status']}, version {found['version']}")
+
+
+async def _profiles(api: Any) -> Finding:
+    found = await api.get("/v1/profiles", type=dict[str, Any], params={"limit": 500})
+    items = found["items"]
+    broken = [item["name"] for item in items if item.get("problem")]
+    if broken:
+        return Finding(
+            "registry",
+            "warn",
+            f"{len(items)} profiles loaded; the newest file of {', '.join(broken)} was not taken",
+            "`holdfast profile list` shows why",
+        )
+    if not items:
+        return Finding("registry", "fail", "no profiles loaded", "put some into PROFILES_DIR")
+    return Finding("registry", "pass", f"{len(items)} profiles loaded")
+
+
+async def _drones(api: Any) -> Finding:
+    found = await api.get("/v1/workers", type=dict[str, Any])
+    alive = [worker["name"] for worker in found["items"] if worker["status"] == "alive"]
+    if not alive:
+        return Finding(
+            "drones", "fail", "no drone beats", "start one: `holdfast drone --control-plane URL`"
+        )
+    return Finding("drones", "pass", f"{len(alive)} registered and beating")
+
+
+async def _results(api: Any) -> Finding:
+    found = await api.get("/v1/runs", type=dict[str, Any], params={"limit": 50})
+    good = [r for r in found["items"] if r["status"] in ("succeeded", "unchanged")]
+    if good:
+        return Finding("results", "pass", f"the latest arrived {good[0]['finished_at']}")
+    if found["items"]:
+        worst = found["items"][0]
+        return Finding(
+            "results", "fail", f"no run succeeded; {worst['profile']}: {worst.get('reason', '')}"
+        )
+    return Finding("results", "warn", "no run yet", "`holdfast profile run NAME` starts one")

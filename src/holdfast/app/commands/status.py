@@ -1,0 +1,133 @@
+"""``holdfast status``, ``holdfast health`` and ``holdfast login``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+
+from holdfast.app.settings import DEFAULT_PORTS
+from holdfast.kernel.cli import (
+    JsonOption,
+    command_line,
+    print_fields,
+    print_json,
+    print_table,
+    run,
+    say,
+    session,
+)
+from holdfast.kernel.errors import Unavailable
+
+status = typer.Typer(add_completion=False)
+health = typer.Typer(add_completion=False)
+login = typer.Typer(add_completion=False)
+
+HEALTH_SECONDS = 4.0
+
+
+@status.command(
+    help="What runs and what was collected. Exit status 1 when something is stale or degraded.",
+    epilog="Example: holdfast status --json",
+)
+def _status(ctx: typer.Context, json: JsonOption = False) -> None:
+    async def body() -> Any:
+        from holdfast.console.overview import Overview
+
+        async with session(ctx) as api:
+            return await api.get("/v1/overview", type=Overview)
+
+    found = run(body)
+    if json:
+        print_json(found)
+    else:
+        _print_overview(found)
+    if found.status != "ok":
+        raise typer.Exit(1)
+
+
+def _print_overview(found: Any) -> None:
+    print_table(
+        ["service", "status"],
+        [[line.name, line.status] for line in found.services],
+        title=f"Holdfast {found.version}: {found.status}",
+    )
+    print_table(
+        ["drone", "status", "at work"],
+        [[line.name, line.status, line.leases] for line in found.workers],
+        empty="no drones",
+    )
+    print_table(
+        ["profile", "state", "records", "rejects", "published", "problem"],
+        [
+            [p.name, p.status, f"{p.records:,}", p.rejects, p.published_at, p.problem]
+            for p in found.profiles
+        ],
+        numeric=["records", "rejects"],
+        empty="no profiles",
+    )
+
+
+@health.command(
+    help="Ask /health of the program on this data directory, or of --control-plane. For images "
+    "without curl: exit status 0 when it is ok or degraded.",
+    epilog="Example: holdfast health --json",
+)
+def _health(ctx: typer.Context, json: JsonOption = False) -> None:
+    line = command_line(ctx)
+    running = line.running()
+    url = line.control_plane or (running.url if running else None)
+
+    async def body() -> dict[str, Any]:
+        import httpx
+
+        target = f"{url or 'http://127.0.0.1:' + str(DEFAULT_PORTS['gateway'])}/health"
+        try:
+            async with httpx.AsyncClient(timeout=HEALTH_SECONDS, trust_env=False) as client:
+                answer = await client.get(target)
+                found: dict[str, Any] = answer.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise Unavailable(
+                f"cannot ask {target}: {str(error) or type(error).__name__}",
+                hint="is it running? `holdfast doctor` looks closer",
+            ) from error
+        return found
+
+    found = run(body)
+    if json:
+        print_json(found)
+    else:
+        services = found.pop("services", None) or {}
+        print_fields(found)
+        print_fields({f"  {name}": state for name, state in services.items()})
+    if found.get("status") not in ("ok", "healthy", "degraded"):
+        raise typer.Exit(1)
+
+
+@login.command(
+    help="Print a link that signs a browser in. It works once, for five minutes.",
+    epilog="Example: holdfast login",
+)
+def _login(ctx: typer.Context, json: JsonOption = False) -> None:
+    line = command_line(ctx)
+    running = line.running()
+    url = line.control_plane or (running.url if running else None)
+
+    async def body() -> Any:
+        from holdfast.gateway.http import LoginLink
+
+        if url is None:
+            raise Unavailable(
+                "cannot make a login link: nothing runs here", hint="start it with `holdfast up`"
+            )
+        async with session(ctx) as api:
+            return await api.request("POST", "/v1/login/links", type=LoginLink)
+
+    link = run(body)
+    full = f"{url}{link.path}"
+    if json:
+        print_json({"url": full, "seconds": link.seconds})
+        return
+    sys.stdout.write(f"{full}\n")
+    say(f"works once, for {link.seconds // 60} minutes")

@@ -1,0 +1,323 @@
+"""The composition root: from settings to a system that answers; the place that knows everything.
+
+A *system* is what one process runs: its database, objects and keys, the services of its own roles,
+clients for the roles elsewhere, one ASGI application, and the loops that keep it going. ``up``
+makes one with every role; ``serve`` with the named ones; a command that opens the data directory
+itself makes one without loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from holdfast import __version__
+from holdfast.app import datadir, door, services
+from holdfast.app.settings import DEFAULT_PORTS, ROLES, Settings
+from holdfast.gateway.proxy import HopMiddleware, hop_principal
+from holdfast.identity import HopSigner, HopVerifier, LoginLinks
+from holdfast.identity.hop import HEADER
+from holdfast.kernel.canonical import digest
+from holdfast.kernel.clock import Clock, SystemClock
+from holdfast.kernel.errors import Unsupported
+from holdfast.kernel.ids import NewId, id_source
+from holdfast.kernel.principal import Permission, Principal, operator, service
+from holdfast.kernel.signing import SigningKey, TrustedKeys
+from holdfast.kernel.telemetry import Metrics, get_logger
+
+if TYPE_CHECKING:
+    from holdfast.kernel.cli import CommandLine
+    from holdfast.kernel.database import Database
+    from holdfast.kernel.http import App, Check
+    from holdfast.kernel.http.client import ApiClient
+    from holdfast.kernel.objects import Objects
+    from holdfast.kernel.outbox import Outbox
+    from holdfast.kernel.secrets import TenantSecrets
+
+log = get_logger("app")
+
+STATEFUL = frozenset({"registry", "coordinator", "aggregator", "reporter"})
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+Loop = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class System:
+    """What one process runs. Services of roles elsewhere are their clients: the same methods."""
+
+    settings: Settings
+    roles: frozenset[str]
+    clock: Clock
+    new_id: NewId
+    metrics: Metrics
+    registry: Any = None
+    fleet: Any = None
+    records: Any = None
+    reports: Any = None
+    links: LoginLinks | None = None
+    app: App | None = None
+    loops: list[tuple[str, Loop]] = field(default_factory=list)
+    checks: dict[str, Check] = field(default_factory=dict)
+    handlers: list[Any] = field(default_factory=list)
+
+    @property
+    def principal(self) -> Principal:
+        """The system acting for itself."""
+        return service(next(iter(self.roles)) if len(self.roles) == 1 else "holdfast")
+
+    @property
+    def operator(self) -> Principal:
+        """The operator of this data directory, on whose behalf `up` acts."""
+        return operator()
+
+    async def run_loops(self) -> None:
+        """Run every loop until cancelled; a loop that fails is logged and begun again."""
+        async with asyncio.TaskGroup() as group:
+            for name, loop in self.loops:
+                group.create_task(_forever(name, loop, self.clock), name=name)
+
+
+async def _forever(name: str, loop: Loop, clock: Clock) -> None:
+    """A loop is a reconciler: begun again after a failure it goes on where things stand."""
+    pause = 0.5
+    while True:
+        try:
+            await loop()
+            return
+        except Exception:
+            log.exception("loop failed; it begins again", loop=name, pause_seconds=pause)
+        await clock.sleep(pause)
+        pause = min(pause * 2, 30.0)
+
+
+@asynccontextmanager
+async def open_system(
+    settings: Settings,
+    roles: Sequence[str],
+    *,
+    clock: Clock | None = None,
+    new_id: NewId | None = None,
+) -> AsyncIterator[System]:
+    """A system with these roles on this data directory, closed in order when the block ends.
+
+    The caller holds the data directory. Raises :class:`Unsupported` for a role that is not built,
+    and what opening the parts raises.
+    """
+    clock = clock or SystemClock()
+    chosen = frozenset(roles)
+    unknown = sorted(chosen - set(ROLES))
+    if unknown:
+        raise Unsupported(
+            f"cannot serve {', '.join(unknown)}: not built in this version",
+            hint=f"built are: {', '.join(ROLES)}",
+        )
+    system = System(settings, chosen, clock, new_id or id_source(clock), Metrics())
+    async with AsyncExitStack() as stack:
+        keys = Keys(settings, chosen)
+        elsewhere = await _open_clients(system, keys, stack)
+        if chosen & STATEFUL:
+            state = await _open_state(system, stack)
+            await services.open_services(system, state, keys, stack)
+        _open_application(system, keys, elsewhere)
+        yield system
+
+
+class Keys:
+    """The signing keys of this process's roles and the public keys of those it trusts.
+
+    Private keys stay in this process's own directory; public ones are left in the trust directory,
+    which roles of one system share.
+    """
+
+    def __init__(self, settings: Settings, roles: frozenset[str]) -> None:
+        settings.keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings.trust_dir.mkdir(parents=True, exist_ok=True)
+        self.own = {
+            role: SigningKey.load_or_create(settings.keys_dir / f"{role}.key.jwk")
+            for role in sorted(roles)
+        }
+        for role, key in self.own.items():
+            key.write_public(settings.trust_dir, role)
+        self.trusted = TrustedKeys.from_directory(settings.trust_dir)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the roles that keep something keep it in."""
+
+    database: Database
+    objects: Objects
+    outbox: Outbox
+    secrets: TenantSecrets
+
+
+async def _open_state(system: System, stack: AsyncExitStack) -> State:
+    from holdfast.kernel.database import open_database, sqlite_path
+    from holdfast.kernel.objects import open_objects
+    from holdfast.kernel.outbox import ClearSealer, Outbox
+    from holdfast.migrations import migrate
+
+    settings = system.settings
+    url = settings.database_url
+    if url.startswith("sqlite:"):
+        sqlite_path(url).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    await migrate(
+        url, clock=system.clock, version=__version__, backups=settings.data_dir / "backups"
+    )
+    database = await stack.enter_async_context(open_database(url, clock=system.clock))
+    holder = "aggregator" if "aggregator" in system.roles else sorted(system.roles)[0]
+    secrets = await _open_secrets(settings, database, holder)
+    _make_folder(settings.objects_url)
+    objects = await stack.enter_async_context(open_objects(settings.objects_url, secrets))
+    system.checks["database"] = database.check
+    return State(database, objects, Outbox(ClearSealer()), secrets)
+
+
+def _make_folder(objects_url: str) -> None:
+    if objects_url.startswith("file://"):
+        folder = Path(objects_url.removeprefix("file://"))
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+async def _open_clients(system: System, keys: Keys, stack: AsyncExitStack) -> dict[str, str]:
+    """Clients of the roles in other processes; role → URL.
+
+    A role signs its calls with its own key; one process with several roles signs as the first.
+    """
+    from holdfast.fleet.client import FleetClient
+    from holdfast.kernel.http.client import ApiClient
+    from holdfast.records.client import RecordsClient
+    from holdfast.registry.client import RegistryClient
+    from holdfast.reports.client import ReportsClient
+
+    kinds: dict[str, tuple[str, Any]] = {
+        "registry": ("registry", RegistryClient),
+        "coordinator": ("fleet", FleetClient),
+        "aggregator": ("records", RecordsClient),
+        "reporter": ("reports", ReportsClient),
+    }
+    elsewhere = {role: _url_of(system.settings, role) for role in kinds if role not in system.roles}
+    caller = sorted(system.roles)[0]
+    for role, url in elsewhere.items():
+        signer = HopSigner(caller, keys.own[caller], system.clock, system.new_id)
+        client = httpx.AsyncClient(
+            base_url=url,
+            auth=HopAuth(signer, role, system.principal),
+            timeout=httpx.Timeout(60.0, connect=5.0),
+            limits=httpx.Limits(max_connections=100),
+            trust_env=False,
+        )
+        api = await stack.enter_async_context(ApiClient(client))
+        attribute, kind = kinds[role]
+        setattr(system, attribute, kind(api))
+    return elsewhere
+
+
+def _url_of(settings: Settings, role: str) -> str:
+    named: str = settings[f"{role}_url"]
+    return named or f"http://127.0.0.1:{DEFAULT_PORTS[role]}"
+
+
+class HopAuth(httpx.Auth):
+    """Signs each request of one role to another."""
+
+    requires_request_body = True
+
+    def __init__(self, signer: HopSigner, audience: str, principal: Principal) -> None:
+        self._signer = signer
+        self._audience = audience
+        self._principal = principal
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        target = request.url.raw_path.decode("ascii")
+        body = digest(request.content)
+        request.headers[HEADER] = self._signer.token(
+            self._audience, self._principal, request.method, target, body
+        )
+        yield request
+
+
+async def _open_secrets(settings: Settings, database: Database, holder: str) -> TenantSecrets:
+    """The tenant secret, held against the check value that the holder's data carries.
+
+    Where there is no check value, nothing was written under a secret yet: one may be made. Roles
+    that share a database keep secrets of their own, since each names only what it stores itself.
+    """
+    from holdfast.app.store import read_check_value, write_check_value
+    from holdfast.kernel.secrets import TenantSecrets
+
+    settings.secrets_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    known = await database.read(service("app"), read_check_value(holder))
+    secrets = TenantSecrets.open(settings.secrets_dir / "tenant-secrets", may_create=known is None)
+    if known is not None:
+        secrets.confirm(known)
+    else:
+        await database.write(service("app"), write_check_value(holder, secrets.check_value))
+    return secrets
+
+
+def _open_application(system: System, keys: Keys, elsewhere: Mapping[str, str]) -> None:
+    from holdfast.kernel.http import AppSpec, create_app
+
+    shared: dict[str, Any] = {
+        "version": __version__,
+        "clock": system.clock,
+        "new_id": system.new_id,
+        "metrics": system.metrics,
+        "checks": system.checks,
+    }
+    if "gateway" in system.roles:
+        system.app = create_app(door.spec(system, keys, elsewhere, shared))
+        return
+    if len(system.roles) > 1:
+        raise Unsupported(
+            "cannot serve several roles in one process without the gateway",
+            hint="serve each by its own command, or add gateway",
+        )
+    role = next(iter(system.roles))
+    verifier = HopVerifier(role, keys.trusted, system.clock)
+
+    async def authenticate(connection: Any) -> Principal:
+        return hop_principal(connection.scope)
+
+    system.app = create_app(
+        AppSpec(
+            role=role,
+            handlers=system.handlers,
+            authenticate=authenticate,
+            hosts=_hosts(system.settings, role),
+            metrics_permission=Permission.PUBLIC,
+            between=lambda inner: HopMiddleware(inner, verifier),
+            **shared,
+        )
+    )
+
+
+def _hosts(settings: Settings, role: str) -> list[str]:
+    """The names a role behind the door is reached by: what it binds, and its URL's."""
+    bound = settings[f"{role}_bind"].rpartition(":")[0]
+    named = httpx.URL(_url_of(settings, role)).host
+    return [*LOCAL_HOSTS, role, bound, named]
+
+
+@asynccontextmanager
+async def open_data_dir(line: CommandLine) -> AsyncIterator[ApiClient]:
+    """A client straight into a system on the data directory, for a command when nothing runs."""
+    from holdfast.app.commands.config import settings_of
+    from holdfast.kernel.http.client import ApiClient
+    from holdfast.kernel.telemetry import configure_logging
+
+    settings = settings_of(line)
+    configure_logging("error", settings["log_format"])
+    with datadir.held(line.data_dir):
+        async with open_system(settings, ROLES) as system:
+            token = line.operator_token()
+            assert system.app is not None
+            async with ApiClient.for_app(system.app, token=token) as api:
+                yield api

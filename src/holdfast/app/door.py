@@ -1,0 +1,140 @@
+"""The gateway's application: what it admits, what it passes on, how the whole is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from holdfast.app.overview import Gatherer
+from holdfast.app.settings import Settings
+from holdfast.gateway.door import CachedWorkers, DoorAuthenticator
+from holdfast.gateway.proxy import ProxyMiddleware, RoleProxy
+from holdfast.identity import HopSigner, LoginLinks, OperatorToken, Sessions
+from holdfast.kernel.errors import Invalid
+
+if TYPE_CHECKING:
+    from holdfast.app.compose import Keys, System
+    from holdfast.kernel.http import AppSpec
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
+PROBE_SECONDS = 2.0
+
+
+def check_door(settings: Settings, bind: str) -> None:
+    """Refuse to open beyond loopback without TLS of our own or a named terminator.
+
+    A credential is always asked for, so that half of the rule cannot be broken by a setting.
+    """
+    host = bind.rpartition(":")[0]
+    certificate, key = settings["gateway_tls_certificate_file"], settings["gateway_tls_key_file"]
+    if bool(certificate) != bool(key):
+        raise Invalid(
+            "cannot start: TLS needs both a certificate and its key",
+            hint="HOLDFAST_GATEWAY_TLS_CERTIFICATE_FILE and HOLDFAST_GATEWAY_TLS_KEY_FILE",
+        )
+    if host in LOOPBACK or certificate or settings["gateway_terminator"]:
+        return
+    raise Invalid(
+        f"cannot start: {bind} is beyond loopback and there is no TLS",
+        code="door-open",
+        hint="give a certificate (HOLDFAST_GATEWAY_TLS_CERTIFICATE_FILE and …_KEY_FILE), or name "
+        "what ends TLS in front (HOLDFAST_GATEWAY_TERMINATOR=my-proxy), or bind 127.0.0.1",
+    )
+
+
+def spec(
+    system: System, keys: Keys, elsewhere: Mapping[str, str], shared: Mapping[str, Any]
+) -> AppSpec:
+    """The application of the gateway, with the routes of the roles in this process."""
+    from holdfast import console
+    from holdfast.gateway import http as gateway_http
+    from holdfast.kernel.http import AppSpec
+
+    settings = system.settings
+    token = OperatorToken.load_or_create(settings.data_dir / "operator.token")
+    sessions = Sessions(system.clock, os.urandom)
+    system.links = LoginLinks(system.clock, os.urandom)
+    lookup = system.fleet.authenticate_worker
+    workers = lookup if "coordinator" in system.roles else CachedWorkers(lookup, system.clock)
+    authenticate = DoorAuthenticator(token, sessions, workers)
+    secure = bool(settings["gateway_tls_certificate_file"] or settings["gateway_terminator"])
+
+    async def by_connection(connection: Any) -> Any:
+        return await authenticate(connection.scope)
+
+    def between(inner: Any) -> Any:
+        if not elsewhere:
+            return inner
+        signer = HopSigner("gateway", keys.own["gateway"], system.clock, system.new_id)
+        client = httpx.AsyncClient(
+            timeout=httpx.Timeout(120.0, connect=5.0),
+            limits=httpx.Limits(max_connections=500, max_keepalive_connections=100),
+            trust_env=False,
+        )
+        return ProxyMiddleware(inner, RoleProxy(elsewhere, signer, client), authenticate)
+
+    health = ServiceHealth(system, elsewhere)
+    gatherer = Gatherer(system, health.states)
+    return AppSpec(
+        role="gateway",
+        handlers=[
+            *system.handlers,
+            *gateway_http.handlers(system.links, sessions, secure=secure),
+            *console.handlers(gatherer, authenticate, sessions),
+        ],
+        authenticate=by_connection,
+        hosts=_hosts(settings),
+        local=not settings["gateway_terminator"],
+        https=secure,
+        services=health.states,
+        between=between,
+        **shared,
+    )
+
+
+def _hosts(settings: Settings) -> list[str]:
+    bound = settings["gateway_bind"].rpartition(":")[0]
+    names = [*LOOPBACK, *settings["gateway_hosts"]]
+    return names if bound in ("0.0.0.0", "[::]", "::") else [*names, bound]  # noqa: S104
+
+
+class ServiceHealth:
+    """The state of every role: those in this process by their checks, the others by asking."""
+
+    def __init__(self, system: System, elsewhere: Mapping[str, str]) -> None:
+        self._system = system
+        self._elsewhere = elsewhere
+
+    async def states(self) -> dict[str, str]:
+        """Role → ``ok``, ``degraded``, ``unhealthy`` or ``unreachable``; bounded in time."""
+        here = await self._here()
+        found = dict.fromkeys(sorted(self._system.roles), here)
+        if self._elsewhere:
+            async with httpx.AsyncClient(timeout=PROBE_SECONDS, trust_env=False) as client:
+                states = await asyncio.gather(
+                    *(self._ask(client, url) for url in self._elsewhere.values())
+                )
+            found |= dict(zip(self._elsewhere, states, strict=True))
+        return found
+
+    async def _here(self) -> str:
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                for check in self._system.checks.values():
+                    if (await check() or "ok") != "ok":
+                        return "degraded"
+        except Exception:  # a failing part is what this reports; its reason is in /ready
+            return "unhealthy"
+        return "ok"
+
+    async def _ask(self, client: httpx.AsyncClient, url: str) -> str:
+        try:
+            answer = await client.get(f"{url}/ready")
+            status = answer.json()["status"]
+        except (httpx.HTTPError, ValueError, KeyError):
+            return "unreachable"
+        return str(status)

@@ -1,0 +1,116 @@
+"""Gathers what the page and ``holdfast status`` say from the roles, wherever they run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from holdfast import __version__
+from holdfast.console.overview import (
+    Overview,
+    ProfileLine,
+    ReportLine,
+    RunLine,
+    ServiceLine,
+    WorkerLine,
+)
+from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.principal import Principal
+
+if TYPE_CHECKING:
+    from holdfast.app.compose import System
+
+T = TypeVar("T")
+RUNS_SHOWN = 20
+LIST_MAX = 500
+
+
+class Gatherer:
+    """See :class:`holdfast.console.OverviewSource`."""
+
+    def __init__(self, system: System, states: Callable[[], Awaitable[dict[str, str]]]) -> None:
+        self._system = system
+        self._states = states
+
+    async def overview(self, principal: Principal) -> Overview:
+        """The overview; a role that does not answer leaves its part empty, and a line says so."""
+        s = self._system
+        states, profiles, workers, runs, reports, freshness = await asyncio.gather(
+            self._states(),
+            _or(s.registry.list(principal, limit=LIST_MAX), None),
+            _or(s.fleet.workers(principal, limit=LIST_MAX), None),
+            _or(s.records.runs(principal, limit=LIST_MAX), None),
+            _or(s.reports.list(principal, limit=6), None),
+            _or(s.records.freshness(principal), []),
+        )
+        latest: dict[str, Any] = {}
+        for run in runs.items if runs else []:
+            latest.setdefault(run.profile, run)
+        fresh = {line.profile: line for line in freshness}
+        services = [ServiceLine(name=name, status=status) for name, status in states.items()]
+        lines = [_profile(p, latest.get(p.name), fresh.get(p.name)) for p in _items(profiles)]
+        worst = any(line.status != "ok" for line in services)
+        return Overview(
+            status="degraded" if worst or any(line.stale for line in lines) else "ok",
+            version=__version__,
+            services=services,
+            profiles=lines,
+            workers=[
+                WorkerLine(name=w.name, status=w.status, leases=w.leases) for w in _items(workers)
+            ],
+            runs=[_run(run) for run in _items(runs)[:RUNS_SHOWN]],
+            reports=[
+                ReportLine(id=r.id, title=r.title or r.name, created_at=r.created_at)
+                for r in _items(reports)
+            ],
+        )
+
+
+async def _or(call: Awaitable[T], otherwise: Any) -> Any:
+    try:
+        return await call
+    except HoldfastError:
+        return otherwise
+
+
+def _items(page: Any) -> list[Any]:
+    return list(page.items) if page is not None else []
+
+
+def _profile(status: Any, run: Any, fresh: Any) -> ProfileLine:
+    stale = bool(fresh and fresh.stale)
+    if not status.runnable:
+        state = "paused"
+    elif stale:
+        state = "stale"
+    else:
+        state = run.status if run is not None else "never run"
+    return ProfileLine(
+        name=status.name,
+        title=status.title,
+        publisher=getattr(status, "publisher", ""),
+        status=state,
+        records=fresh.records if fresh else 0,
+        rejects=run.rejects if run is not None else 0,
+        published_at=(fresh.published_at if fresh else "") or "",
+        replayed=bool(run is not None and run.replayed),
+        stale=stale,
+        problem=status.problem
+        or (run.reason if run is not None and run.status == "failed" else ""),
+    )
+
+
+def _run(run: Any) -> RunLine:
+    return RunLine(
+        id=run.id,
+        profile=run.profile,
+        status=run.status,
+        started_at=run.started_at,
+        new=run.new,
+        changed=run.changed,
+        unchanged=run.unchanged,
+        withdrawn=run.withdrawn,
+        rejects=run.rejects,
+        reason=run.reason,
+    )

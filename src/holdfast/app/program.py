@@ -1,0 +1,140 @@
+"""One served program, from its settings to its last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from holdfast.app import datadir, door
+from holdfast.app.compose import System, open_system
+from holdfast.app.settings import Settings
+from holdfast.kernel.clock import timestamp
+from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.telemetry import configure_logging, get_logger, set_level
+
+if TYPE_CHECKING:
+    from holdfast.kernel.serving import Bound, ServeLimits, Tls
+
+log = get_logger("app")
+
+Beside = Callable[[System, "Bound"], Awaitable[int]]
+Reload = Callable[[], Settings]
+
+
+async def run_program(
+    settings: Settings,
+    roles: tuple[str, ...],
+    *,
+    bind: str,
+    beside: Beside | None = None,
+    reload: Reload | None = None,
+) -> int:
+    """Serve these roles until told to stop; the exit status.
+
+    ``beside`` runs once the address is known, for what ``up`` adds (drones, the sample); when it
+    returns, the program drains and ends with its status. Stopping drains requests first, then ends
+    the loops, then closes the state.
+    """
+    from holdfast.kernel.serving import serve
+
+    configure_logging(settings["log_level"], settings["log_format"])
+    if "gateway" in roles:
+        door.check_door(settings, bind)
+    stop = asyncio.Event()
+    bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
+    with datadir.held(settings.data_dir):
+        async with open_system(settings, roles) as system:
+            if reload is not None:
+                _reload_on_hangup(reload)
+            tasks: list[asyncio.Task[object]] = [
+                asyncio.create_task(
+                    serve(
+                        system.app,
+                        bind=bind,
+                        limits=_limits(settings),
+                        tls=_tls(settings) if "gateway" in roles else None,
+                        ready=bound.set_result,
+                        stop=stop,
+                    ),
+                    name="serve",
+                )
+            ]
+            server = tasks[0]
+            try:
+                await asyncio.wait({server, bound}, return_when=asyncio.FIRST_COMPLETED)
+                if server.done():
+                    server.result()
+                    return 0
+                tasks.append(asyncio.create_task(system.run_loops(), name="loops"))
+                started = timestamp(system.clock.now())
+                with datadir.announced(settings.data_dir, bound.result().url, started):
+                    log.info("ready", url=bound.result().url, roles=sorted(roles))
+                    return await _until_over(system, bound.result(), server, beside, stop)
+            finally:
+                await _end(tasks)
+
+
+async def _until_over(
+    system: System,
+    bound: Bound,
+    server: asyncio.Task[object],
+    beside: Beside | None,
+    stop: asyncio.Event,
+) -> int:
+    if beside is None:
+        await server
+        return 0
+    side = asyncio.ensure_future(beside(system, bound))
+    try:
+        await asyncio.wait({server, side}, return_when=asyncio.FIRST_COMPLETED)
+        if not side.done():
+            return 0
+        stop.set()
+        await server
+        return side.result()
+    finally:
+        side.cancel()
+        with contextlib.suppress(asyncio.CancelledError, HoldfastError):
+            await side
+
+
+async def _end(tasks: list[asyncio.Task[object]]) -> None:
+    for task in reversed(tasks):
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _limits(settings: Settings) -> ServeLimits:
+    from holdfast.kernel.serving import ServeLimits
+
+    return ServeLimits(
+        connections_max=settings["serve_connections_max"],
+        header_seconds=settings["serve_header_seconds"],
+        body_seconds=settings["serve_body_seconds"],
+        idle_seconds=settings["serve_idle_seconds"],
+        stop_seconds=settings["serve_stop_seconds"],
+    )
+
+
+def _tls(settings: Settings) -> Tls | None:
+    from holdfast.kernel.serving import Tls
+
+    if not settings["gateway_tls_certificate_file"]:
+        return None
+    return Tls(settings["gateway_tls_certificate_file"], settings["gateway_tls_key_file"])
+
+
+def _reload_on_hangup(reload: Reload) -> None:
+    """SIGHUP reads the settings again and takes the log level; a wrong file keeps the old one."""
+
+    def reread() -> None:
+        try:
+            set_level(reload()["log_level"])
+            log.info("settings read again")
+        except HoldfastError as error:
+            log.warning("settings not taken", detail=error.detail, problems=list(error.problems))
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reread)

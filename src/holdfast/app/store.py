@@ -1,0 +1,47 @@
+"""What the program itself keeps: the check value of the secret its data was written under."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Column, Connection, Text, select, text
+
+from holdfast.kernel.database import tenant_table
+from holdfast.kernel.ids import DEFAULT_TENANT
+
+secret_checks = tenant_table(
+    "secret_checks",
+    Column("holder", Text, primary_key=True, nullable=False),
+    Column("check_value", Text, nullable=False),
+)
+"""Holder (the role that names and compares by the secret) → what the secret must derive."""
+
+
+def read_check_value(holder: str) -> Callable[[Connection], str | None]:
+    """The check value that the data of ``holder`` carries, if any data was written yet."""
+
+    def unit(conn: Connection) -> str | None:
+        found = conn.execute(
+            select(secret_checks.c.check_value).where(
+                secret_checks.c.tenant == DEFAULT_TENANT, secret_checks.c.holder == holder
+            )
+        )
+        value: str | None = found.scalar_one_or_none()
+        return value
+
+    return unit
+
+
+def write_check_value(holder: str, value: str) -> Callable[[Connection], None]:
+    """Keep the check value; the first one written stays."""
+
+    def unit(conn: Connection) -> None:
+        conn.execute(
+            text(
+                "INSERT INTO secret_checks (tenant, holder, check_value) "
+                "VALUES (:tenant, :holder, :value) ON CONFLICT DO NOTHING"
+            ),
+            {"tenant": DEFAULT_TENANT, "holder": holder, "value": value},
+        )
+
+    return unit
