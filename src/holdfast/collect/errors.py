@@ -41,3 +41,15 @@ class PaginationFailed(Invalid):
     """The source's pages lead in a circle or contradict what it says of itself."""
 
     code = "pagination"
+
+
+class SourceRefused(Invalid):
+    """The source answered, and its answer says that it did not do what was asked."""
+
+    code = "source-refused"
+
+
+class SourceTruncated(ParseFailed):
+    """The bytes end early, and the way they were sent could not have told."""
+
+    code = "truncated"

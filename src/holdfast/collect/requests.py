@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from holdfast.collect.errors import MappingRefused
 from holdfast.collect.pages import with_parameters
 from holdfast.collect.secrets import SecretStore
-from holdfast.kernel.outbound import FetchLimits, OutboundRequest, parse_target
+from holdfast.kernel.outbound import FetchLimits, OutboundRequest, parse_target, scrub
 from holdfast.registry.model import (
     ApiKeyAuth,
     BasicAuth,
@@ -103,6 +103,12 @@ def request(
         requests_per_minute=limits.requests_per_minute,
         concurrency=limits.concurrency,
     )
+
+
+def reported(source: Source, limits: Limits, url: str, given: Credentials) -> str:
+    """``url`` as it is kept and shown: the address that is asked for, secrets removed."""
+    asked = request(source, limits, url, given)
+    return scrub(asked.url, asked)
 
 
 def fetch_limits(limits: Limits, size_bytes_max: int | None = None) -> FetchLimits:

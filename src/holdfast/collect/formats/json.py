@@ -294,7 +294,7 @@ class _Document:
         streamed, inner = _split(query)
         enclosing = _Enclosing(self._context.enclosing, query, self._keys)
         if enclosing.outside:
-            enclosing.found = self._collect(enclosing.outside)
+            enclosing.found = self.collect(enclosing.outside)
         if not inner and not self._context.enclosing:  # the usual case, without its book-keeping
             for position, (_, value, size) in enumerate(self._walk(streamed)):
                 yield RawRow(position, value, size=size)
@@ -313,7 +313,7 @@ class _Document:
             if window.more():
                 window.fail("something follows the document")
 
-    def _collect(self, wanted: tuple[tuple[str | int, ...], ...]) -> dict[Any, Any]:
+    def collect(self, wanted: tuple[tuple[str | int, ...], ...]) -> dict[Any, Any]:
         """The values of the enclosing document's paths, in a walk of their own.
 
         It ends at the last of them; only a value behind the records costs a second full read.
@@ -537,3 +537,19 @@ class _Enclosing:
             return get(chain[where][1]) if where < len(chain) else None
         names = [name for name, _ in chain if name is not None]
         return names[where] if where < len(names) else None
+
+
+def lookup(content: Content, wanted: Sequence[str], bounds: Bounds) -> dict[str, Any]:
+    """What stands at each of the singular paths in one document; absent ones are left out.
+
+    Reads no further than the last of them. Raises :class:`MappingRefused` for a path that is not
+    singular, :class:`ParseFailed` for what is no JSON up to there.
+    """
+    plain: dict[tuple[str | int, ...], str] = {}
+    for path in wanted:
+        found = paths.singular(path)
+        if not found:
+            raise MappingRefused(f"cannot use the path {path!r} here: write names and indexes")
+        plain[found] = path
+    document = _Document(content, ReadContext(bounds=bounds))
+    return {plain[key]: value for key, value in document.collect(tuple(plain)).items()}

@@ -1,0 +1,94 @@
+"""What a drone needs from the system: small views of its services.
+
+Every call may be repeated with the same content: the answer is the same, the effect happens once.
+Implementations raise kernel errors only. ``control.py`` has the ones that speak HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from holdfast.fleet.model import (
+    Beat,
+    BeatAnswer,
+    Claim,
+    ClaimedTask,
+    Complete,
+    Task,
+    WorkerCredential,
+    WorkerRegister,
+)
+from holdfast.records.model import Batch, BatchReceipt, RawResponse, Run, RunFinish, RunPlan
+from holdfast.registry.model import Profile
+
+
+class Fleet(Protocol):
+    """The coordinator, as one worker sees it."""
+
+    async def register(self, request: WorkerRegister, join_token: str) -> WorkerCredential:
+        """Become the worker of that name; its earlier credential is dead from now on."""
+        ...
+
+    async def claim(self, request: Claim) -> list[ClaimedTask]:
+        """Lease tasks, waiting at the coordinator for the first as long as the request says."""
+        ...
+
+    async def beat(self, request: Beat) -> BeatAnswer:
+        """Say that the worker is alive; the answer renews, takes back or cancels its leases."""
+        ...
+
+    async def complete(self, task: str, request: Complete) -> Task:
+        """End a leased task. A wrong fence is a :class:`Conflict`."""
+        ...
+
+
+class Profiles(Protocol):
+    """The registry, as a drone sees it."""
+
+    async def version(self, name: str, digest: str) -> Profile:
+        """The one immutable version; its content has that digest."""
+        ...
+
+
+class RunLog(Protocol):
+    """The aggregator, as one attempt of one run sees it; each call carries the newest grant."""
+
+    async def open(self) -> Run:
+        """Begin or take over the run. A lower fence than the run has seen is a Conflict."""
+        ...
+
+    async def plan(self) -> RunPlan:
+        """Where the run begins: cursor and validators of the last complete one."""
+        ...
+
+    async def store_response(self, response: RawResponse, body: Path) -> None:
+        """Keep the raw bytes: durable when this returns."""
+        ...
+
+    async def post(self, batch: Batch) -> BatchReceipt:
+        """Stage a batch: durable when this returns."""
+        ...
+
+    async def finish(self, request: RunFinish) -> Run:
+        """End the attempt; a complete run is published, or fails, in one transaction."""
+        ...
+
+
+class ControlPlane(Protocol):
+    """Everything a drone talks to, with one credential."""
+
+    @property
+    def fleet(self) -> Fleet: ...
+
+    @property
+    def profiles(self) -> Profiles: ...
+
+    def use(self, credential: str) -> None:
+        """Present ``credential`` from now on."""
+        ...
+
+    def run_log(self, run: str, fence: int, grant: Callable[[], str]) -> RunLog:
+        """The aggregator for one attempt; ``grant`` answers the newest grant at each call."""
+        ...

@@ -1,0 +1,472 @@
+"""One attempt of one run: from a lease to what it came to. README.md tells the life of a page.
+
+What goes wrong is sorted into three. What may heal by itself (a source that does not answer) ends
+the *attempt*: the run stays open and the next attempt takes it over with a higher fence. What will
+not (bytes that are no JSON) ends the *run* as failed. A limit ends it as partial: what was kept is
+kept, hidden, and the cursor stays where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+from holdfast.collect.batches import BatchMaker, Filled, Stopped, TooManyRejects
+from holdfast.collect.channel import Channel, Outcome
+from holdfast.collect.content import SpooledContent
+from holdfast.collect.cursor import CursorState
+from holdfast.collect.errors import (
+    BoundReached,
+    LimitReached,
+    ParseFailed,
+    SourceRefused,
+    SourceTruncated,
+)
+from holdfast.collect.formats.json import lookup
+from holdfast.collect.mapping import zone_of
+from holdfast.collect.model import Bounds
+from holdfast.collect.pages import PageFacts, Pager
+from holdfast.collect.ports import RunLog
+from holdfast.collect.requests import Credentials, credentials, reported, request
+from holdfast.collect.secrets import SecretStore
+from holdfast.kernel.clock import Clock
+from holdfast.kernel.errors import Conflict, HoldfastError
+from holdfast.kernel.outbound import (
+    AddressRefused,
+    Fetched,
+    OutboundClient,
+    RedirectRefused,
+    ResponseTooLarge,
+    SourceBusy,
+    SourceUnavailable,
+    is_retryable,
+)
+from holdfast.records.model import RawResponse, Run, RunFinish, RunPlan, RunStatus, Validator
+from holdfast.registry.model import Profile, duration_seconds
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+_REASON_MAX = 2000
+_RETRY_AFTER_SECONDS_MAX = 86_400.0
+_LEASE_IS_GONE = frozenset({"stale-fence", "run-not-open", "run-overtaken"})
+
+
+class LeaseLost(Exception):
+    """Somebody else has the run: nothing more of this attempt counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What an attempt came to, in the terms the coordinator is told.
+
+    ``retry``: the run is still open, and another attempt may end better.
+    """
+
+    succeeded: bool
+    status: str
+    code: str = ""
+    reason: str = ""
+    retry: bool = False
+    retry_after_seconds: float | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one attempt is about. ``profile`` has the operator's limits in place of its own."""
+
+    run: str
+    fence: int
+    tenant: str
+    profile: Profile
+    force: bool = False
+    pages_max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the attempts of a drone share.
+
+    ``executor`` has one thread: parsing and mapping run there, so that the loop stays free to beat.
+    """
+
+    outbound: OutboundClient
+    secrets: SecretStore
+    clock: Clock
+    executor: Executor
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    url: str
+    fetched: Fetched
+    path: Path
+
+
+class Collection:
+    """One attempt of one run. Use once: ``await Collection(...).run()``.
+
+    Cancelling it stops the thread within a few rows and leaves no file in ``spool``; the run stays
+    open. If the process dies, files ``fetch-*`` stay in ``spool`` and are removed at the next
+    start; what was staged is dropped when the next attempt opens the run.
+    """
+
+    def __init__(self, attempt: Attempt, target: RunLog, tools: Tools, spool: Path) -> None:
+        self._attempt = attempt
+        self._profile = attempt.profile
+        self._source = attempt.profile.source
+        self._tools = tools
+        self._spool = spool
+        self._channel = Channel(
+            target,
+            tools.clock,
+            attempt.run,
+            attempt.fence,
+            ordered=attempt.profile.duplicates != "error",
+        )
+        self._stopped = False
+        self._cursor: CursorState | None = None
+        self._maker: BatchMaker | None = None
+        self._given: Credentials | None = None
+        self._requests = 0
+        self._bytes_fetched = 0
+
+    async def run(self) -> Ending:
+        """Collect; the answer says how it ended. Raises :class:`LeaseLost`, and nothing else."""
+        try:
+            opened = await self._channel.open()
+            if opened.status is not RunStatus.RUNNING:
+                return _ended(opened)  # an earlier attempt ended it and could not tell the task
+            return await self._collected()
+        except HoldfastError as error:
+            return await self._told(error)
+        finally:
+            self._stopped = True
+            await self._channel.abandon()
+            for path in self._spool.glob("fetch-*"):
+                path.unlink(missing_ok=True)
+
+    async def cancelled(self) -> Ending:
+        """Tell that the run was cancelled, once the task of :meth:`run` is."""
+        try:
+            return await self._finish("cancelled", "cancelled", "the run was cancelled")
+        except HoldfastError as error:
+            raise LeaseLost(error.detail) from error
+
+    # --- how it ends --------------------------------------------------------------------------
+
+    async def _told(self, error: HoldfastError) -> Ending:
+        """End the run as failed, if it is still ours to end; else leave it open."""
+        try:
+            if not isinstance(error, Conflict):
+                return await self._ended_with(error.code, error)
+        except HoldfastError as refused:
+            error = refused
+        if error.code in _LEASE_IS_GONE:
+            raise LeaseLost(error.detail) from error
+        return _left_open(error.code, error)
+
+    async def _collected(self) -> Ending:
+        limit = self._profile.limits.max_duration
+        try:
+            async with asyncio.timeout(duration_seconds(limit)) as scope:
+                outcome = await self._pages()
+        except TimeoutError as error:
+            if not scope.expired():
+                return _left_open("spool", error)
+            return await self._partial("deadline", f"cannot finish: not done within {limit}")
+        except LimitReached as error:
+            return await self._partial(error.code, error.detail)
+        except (ResponseTooLarge, BoundReached) as error:
+            return await self._beyond(error)
+        except (SourceUnavailable, SourceBusy) as error:
+            return await self._unanswered(error)
+        except (SourceTruncated, SourceRefused) as error:
+            return _left_open(error.code, error)
+        except (AddressRefused, RedirectRefused) as error:
+            guarded = isinstance(error, AddressRefused)
+            return await self._ended_with("guard-refused" if guarded else error.code, error)
+        except TooManyRejects as error:
+            await self._drained()  # people will want to see them
+            return await self._ended_with(error.code, error)
+        except OSError as error:
+            return _left_open("spool", error)
+        return await self._finish(outcome)
+
+    async def _beyond(self, error: ResponseTooLarge | BoundReached) -> Ending:
+        """Bytes beyond the profile's limit: partial if something was kept, else failed."""
+        if error.bound not in {"size_bytes_max", "bytes"}:
+            code = error.code if isinstance(error, BoundReached) else "too-large"
+            return await self._ended_with(code, error)
+        if self._channel.responses:
+            return await self._partial("limit-bytes", error.detail)
+        return await self._ended_with("too-large", error)
+
+    async def _unanswered(self, error: SourceUnavailable | SourceBusy) -> Ending:
+        code = "http-status" if error.code == "status" else error.code
+        if not is_retryable(error):
+            return await self._ended_with(code, error)
+        return _left_open(code, error, error.retry_after_seconds)
+
+    async def _partial(self, code: str, reason: str) -> Ending:
+        """Keep what was mapped, and end as partial."""
+        self._stopped = True
+        await self._in_thread(lambda: None)  # behind the page that was being read
+        await self._drained()
+        return await self._finish("partial", code, reason)
+
+    async def _ended_with(self, code: str, error: HoldfastError) -> Ending:
+        reason = f"{error.detail} ({error.hint})" if error.hint else error.detail
+        return await self._finish("failed", code, reason)
+
+    async def _finish(self, outcome: Outcome, code: str = "", reason: str = "") -> Ending:
+        channel = self._channel
+        cursor = self._cursor.result() if self._cursor and outcome == "complete" else None
+        request = RunFinish(
+            run=self._attempt.run,
+            fence=self._attempt.fence,
+            outcome=outcome,
+            batches=channel.batches,
+            pages=channel.responses,
+            bytes_fetched=self._bytes_fetched,
+            requests=self._requests,
+            cursor=cursor,
+            code=code[:100],
+            reason=reason[:_REASON_MAX],
+        )
+        return _ended(await channel.finish(request))
+
+    # --- pages --------------------------------------------------------------------------------
+
+    async def _pages(self) -> Outcome:
+        """Fetch, store, read and post every page; the outcome to finish with.
+
+        As long as every page has the bytes it had in the last complete run, nothing is stored or
+        posted: if that holds to the last page, the run is *unchanged*. The first page that differs
+        sends all that were held back on their way, in their order.
+        """
+        plan = await self._channel.plan()
+        pager, maker = self._prepared(plan)
+        known = {} if self._attempt.force else plan.validators
+        first = await self._conditional(pager.first, known)
+        if first is None:
+            return "unchanged"
+        held: list[_Page] | None = [] if known else None
+        page: _Page | None = first
+        while page is not None:
+            values = await self._values(page, pager.wanted)
+            if held is not None and not _same(page, known):
+                for earlier in held:
+                    await self._read(maker, earlier)
+                held = None
+            if held is None:
+                rows = await self._read(maker, page)
+            else:
+                held.append(page)
+                rows = await self._counted(maker, page)
+            following = pager.after(_facts(page, rows, values))
+            page = await self._fetched(following) if following is not None else None
+        if held is not None:
+            if len(held) == len(known):
+                return "unchanged"
+            for earlier in held:
+                await self._read(maker, earlier)
+        await self._drained()
+        return "complete"
+
+    def _prepared(self, plan: RunPlan) -> tuple[Pager, BatchMaker]:
+        profile, limits = self._profile, self._profile.limits
+        self._given = credentials(self._source, self._tools.secrets, self._attempt.tenant)
+        if profile.cursor:
+            self._cursor = CursorState(profile.cursor, zone_of(profile.timezone), plan.cursor)
+        asked = self._cursor.parameters() if self._cursor else {}
+        pages_max = min(limits.max_pages, self._attempt.pages_max or limits.max_pages)
+        self._maker = BatchMaker(
+            profile, self._bounds, cursor=self._cursor, stopped=lambda: self._stopped
+        )
+        return Pager(self._source, pages_max, asked), self._maker
+
+    async def _conditional(self, url: str, known: dict[str, Validator]) -> _Page | None:
+        """The first page; ``None`` if the source says of all pages that they did not change.
+
+        The others are only asked for if each of them can be asked for that way; the first of them
+        that has changed ends the asking, and the run begins at the first page.
+        """
+        name = self._reported(url)
+        can_ask = all(v.etag or v.last_modified for v in known.values())
+        if name not in known or not can_ask:
+            return await self._fetched(url)
+        page = await self._fetched_if_changed(url, known[name])
+        if page is not None:
+            return page
+        for other, validator in known.items():
+            if other == name:
+                continue
+            # An address that held a secret is kept without it, and cannot be asked for again.
+            if "***" in other or await self._fetched_if_changed(other, validator) is not None:
+                return await self._fetched(url)
+        return None
+
+    def _reported(self, url: str) -> str:
+        assert self._given is not None
+        return reported(self._source, self._profile.limits, url, self._given)
+
+    async def _fetched(self, url: str) -> _Page:
+        page = await self._fetched_if_changed(url, Validator())
+        assert page is not None, "only a conditional request is answered by 304"
+        return page
+
+    async def _fetched_if_changed(self, url: str, validator: Validator) -> _Page | None:
+        """One answer of the source, spooled; what was asked and received is counted."""
+        assert self._given is not None
+        limits = self._profile.limits
+        asked = request(
+            self._source,
+            limits,
+            url,
+            self._given,
+            etag=validator.etag,
+            last_modified=validator.last_modified,
+            size_bytes_max=limits.max_bytes - self._bytes_fetched,
+        )
+        try:
+            fetched = await self._tools.outbound.fetch(asked, self._spool)
+        except (SourceUnavailable, SourceBusy, ResponseTooLarge) as error:
+            self._requests += error.facts.requests
+            raise
+        self._requests += fetched.requests
+        self._bytes_fetched += fetched.size_bytes
+        return None if fetched.path is None else _Page(url, fetched, fetched.path)
+
+    async def _values(self, page: _Page, wanted: tuple[str, ...]) -> dict[str, Any]:
+        """What stands at ``wanted`` in the page, once its own success mark says that it counts."""
+        success = self._source.success
+        marks = (success.path, success.message) if success else ()
+        asked = tuple(dict.fromkeys(path for path in (*wanted, *marks) if path))
+        if not asked:
+            return {}
+        content = self._content(page)
+        found = await self._in_thread(lambda: lookup(content, asked, self._bounds))
+        if success and _as_text(found.get(success.path)) not in success.equals:
+            said = _as_text(found.get(success.message or success.path))[:300]
+            raise SourceRefused(f"cannot use the answer: the source says {said!r}")
+        return found
+
+    async def _read(self, maker: BatchMaker, page: _Page) -> int:
+        """Store the page's bytes, map it, post the batches that become full; its rows."""
+        number = self._channel.responses
+        self._channel.store(raw_response(page.fetched, number), page.path)
+        filled = maker.page(self._content(page), number)
+        try:
+            while (batch := await self._in_thread(lambda: _next(filled))) is not None:
+                await self._channel.post(batch)
+        except ParseFailed as error:
+            if page.fetched.framing == "close" and not isinstance(error, BoundReached):
+                raise SourceTruncated(
+                    f"{error.detail} (and the source did not say how long its answer is)"
+                ) from error
+            raise
+        await self._channel.stored(number)
+        page.path.unlink(missing_ok=True)
+        return maker.rows
+
+    async def _counted(self, maker: BatchMaker, page: _Page) -> int:
+        content = self._content(page)
+        return await self._in_thread(lambda: maker.count(content))
+
+    async def _drained(self) -> None:
+        rest = self._maker.rest() if self._maker else None
+        if rest is not None:
+            await self._channel.post(rest)
+        await self._channel.drained()
+
+    @property
+    def _bounds(self) -> Bounds:
+        return Bounds(content_bytes_max=self._profile.limits.max_bytes)
+
+    def _content(self, page: _Page) -> SpooledContent:
+        return SpooledContent(
+            page.path, self._bounds, self._source.compression, self._source.member
+        )
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Run ``work`` on the drone's thread; if cancelled, return only when the thread is done."""
+        future = asyncio.get_running_loop().run_in_executor(self._tools.executor, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._stopped = True
+            with contextlib.suppress(Stopped, HoldfastError):
+                await future
+            raise
+
+
+def _next(filled: Iterator[Filled]) -> Filled | None:
+    return next(filled, None)  # StopIteration cannot cross from the thread to the loop
+
+
+def _same(page: _Page, known: dict[str, Validator]) -> bool:
+    before = known.get(page.fetched.url)
+    return before is not None and before.digest == page.fetched.digest
+
+
+def _facts(page: _Page, rows: int, values: dict[str, Any]) -> PageFacts:
+    link = page.fetched.headers.get("link", "")
+    return PageFacts(page.url, page.fetched.digest, rows, link, values)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+def raw_response(fetched: Fetched, number: int) -> RawResponse:
+    """The account of one answer, as it is kept beside its bytes."""
+    return RawResponse(
+        sequence=number,
+        digest=fetched.digest,
+        size_bytes=fetched.size_bytes,
+        url=fetched.url[:8192],
+        address=fetched.address[:200],
+        status=fetched.status,
+        media_type=fetched.media_type[:200],
+        etag=fetched.etag if len(fetched.etag) <= 1000 else "",
+        last_modified=fetched.last_modified if len(fetched.last_modified) <= 100 else "",
+        fetched_at=fetched.fetched_at,
+        replayed=fetched.replayed,
+    )
+
+
+def _ended(run: Run) -> Ending:
+    """The end of a run as its task is told: only a complete or unchanged one has succeeded."""
+    result = {"run": run.id, "status": run.status.value, "records": run.records}
+    if run.status in {RunStatus.SUCCEEDED, RunStatus.UNCHANGED}:
+        return Ending(True, run.status.value, result=result)
+    code = run.code or run.status.value
+    return Ending(False, run.status.value, code, run.reason, result=result)
+
+
+def _left_open(code: str, error: Exception, retry_after_seconds: float | None = None) -> Ending:
+    """The attempt ends; the run stays open for the next one."""
+    reason = (
+        error.detail if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+    )
+    if retry_after_seconds is not None:
+        retry_after_seconds = min(retry_after_seconds, _RETRY_AFTER_SECONDS_MAX)
+    return Ending(
+        False,
+        "open",
+        code,
+        reason[:_REASON_MAX],
+        retry=True,
+        retry_after_seconds=retry_after_seconds,
+    )

@@ -1,0 +1,35 @@
+"""What an operator decides about a drone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from holdfast.kernel.outbound import OutboundSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroneSettings:
+    """One drone. ``name`` is its identity: the same name is the same worker after a restart.
+
+    ``secret_variables`` are the ``HOLDFAST_SECRET_…`` variables of the process.
+    """
+
+    control_plane: str
+    name: str
+    state_dir: Path
+    spool_dir: Path
+    join_token_file: Path | None = None
+    region: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    capacity: int = 1
+    process_interval_seconds: float | None = None
+    """Pause between empty polls; without one the drone waits at the coordinator."""
+    grace_seconds: float = 10.0
+    """How long a run under way may go on after the drone was told to stop."""
+    outbound: OutboundSettings = field(default_factory=OutboundSettings)
+    secrets_dir: Path | None = None
+    secret_variables: Mapping[str, str] = field(default_factory=dict)
+    ca_file: Path | None = None
+    """Further certificate authorities for the control plane's own certificate."""

@@ -1,0 +1,120 @@
+"""What a drone keeps on its disk: its name, its credential, its spool."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from holdfast.fleet.model import WorkerCredential
+from holdfast.kernel.errors import Conflict, Corrupt, Invalid
+from holdfast.kernel.ids import is_name
+
+_NAME_FILE = "drone-id"
+
+
+class KeptCredential(msgspec.Struct, frozen=True, kw_only=True):
+    """A credential and the control plane that gave it: it is shown to no other."""
+
+    control_plane: str
+    credential: WorkerCredential
+
+
+def drone_name(state_dir: Path, given: str, random: Callable[[int], bytes] = os.urandom) -> str:
+    """The name ``given``, or the one kept here, or a new one that is kept from now on."""
+    if given:
+        if not is_name(given):
+            raise Invalid(
+                f"cannot call a drone {given[:80]!r}",
+                hint="1-64 of a-z 0-9 . _ - that begin and end with a letter or digit",
+            )
+        return given
+    path = state_dir / _NAME_FILE
+    try:
+        kept = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        kept = f"drone-{random(4).hex()}"
+        write_private(path, kept.encode("ascii") + b"\n")
+    except UnicodeDecodeError as error:
+        raise Corrupt(f"cannot read the drone's name: {path} holds something else") from error
+    if not is_name(kept):
+        raise Corrupt(f"cannot read the drone's name: {path} holds something else")
+    return kept
+
+
+def load_credential(state_dir: Path, name: str, control_plane: str) -> WorkerCredential | None:
+    """The credential kept for this name and control plane; ``None`` if there is none.
+
+    One that cannot be read is none: the drone registers again.
+    """
+    try:
+        data = _credential_path(state_dir, name).read_bytes()
+        kept = msgspec.json.decode(data, type=KeptCredential)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return kept.credential if kept.control_plane == control_plane else None
+
+
+def keep_credential(
+    state_dir: Path, name: str, control_plane: str, credential: WorkerCredential
+) -> None:
+    """Keep a credential, mode 0600; the old one or the new one is there if the process dies."""
+    kept = KeptCredential(control_plane=control_plane, credential=credential)
+    write_private(_credential_path(state_dir, name), msgspec.json.encode(kept))
+
+
+def _credential_path(state_dir: Path, name: str) -> Path:
+    return state_dir / f"{name}.credential"
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write ``path``, mode 0600, whole or not at all; durable when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(handle, data)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    scratch.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def own_spool(spool_dir: Path, name: str) -> Iterator[Path]:
+    """The spool of the drone called ``name``, emptied of what an earlier life left there.
+
+    Held by lock: a second drone of the same name on this machine is a :class:`Conflict`, because
+    each would take the other's files for leftovers.
+    """
+    spool = spool_dir / name
+    spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(spool / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(
+                f"cannot start the drone {name}: another one of that name runs on {spool}",
+                hint="give each drone its own DRONE_ID",
+            ) from error
+        for leftover in spool.iterdir():
+            if leftover.name == ".lock":
+                continue
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+        yield spool
+    finally:
+        os.close(handle)

@@ -1,0 +1,443 @@
+"""The drone: registers, beats, claims, collects, answers.
+
+Three things go on side by side, and none waits for another: beats keep the leases, claims bring
+tasks, attempts carry them out. Parsing has a thread of its own, so a busy drone does not look dead.
+Every lease can be taken away at any moment; then the attempt stops at once and says nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import random as random_module
+import shutil
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+import structlog
+
+from holdfast import __version__
+from holdfast.collect.ports import ControlPlane
+from holdfast.collect.runner import Attempt, Collection, Ending, LeaseLost, Tools
+from holdfast.collect.secrets import SecretStore
+from holdfast.collect.settings import DroneSettings
+from holdfast.collect.state import keep_credential, load_credential, own_spool
+from holdfast.fleet.model import (
+    Beat,
+    Claim,
+    ClaimedTask,
+    CollectPayload,
+    Complete,
+    Grant,
+    WorkerCredential,
+    WorkerRegister,
+)
+from holdfast.kernel.clock import Clock, SystemClock
+from holdfast.kernel.errors import (
+    Conflict,
+    Exhausted,
+    HoldfastError,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    Unauthenticated,
+    Unavailable,
+)
+from holdfast.kernel.outbound import OutboundClient
+from holdfast.registry.model import LimitsOverride, Profile, effective_limits
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+CLAIM_WAIT_SECONDS = 20.0
+_PAUSE_SECONDS_MAX = 15.0
+_PROFILES_KEPT = 64
+_JOIN_TOKEN_BYTES_MAX = 4096
+
+Ended = Literal["", "lost", "cancelled", "stopping"]
+
+
+@dataclass(slots=True)
+class Lease:
+    """A task held by this drone. ``grant`` is the newest; ``ended`` says why it is no longer."""
+
+    task: str
+    fence: int
+    grant: str
+    ended: Ended = ""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end(self, why: Ended) -> None:
+        """The first reason counts."""
+        if not self.ended:
+            self.ended = why
+            self.over.set()
+
+
+class Drone:
+    """One drone. ``await run(stop)`` until ``stop`` is set, then for ``grace_seconds`` at most.
+
+    Raises :class:`Invalid` or :class:`Conflict` at the start for what an operator has to mend; once
+    it runs, it goes on whatever the system answers. If the process dies, its leases run out and
+    others take over; the next start of the same name goes on with the kept credential.
+    """
+
+    def __init__(
+        self,
+        settings: DroneSettings,
+        control: ControlPlane,
+        *,
+        clock: Clock | None = None,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        self._settings = settings
+        self._control = control
+        self._clock = clock or SystemClock()
+        self._random = random
+        self._leases: dict[str, Lease] = {}
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._profiles: OrderedDict[str, Profile] = OrderedDict()
+        self._credential: WorkerCredential | None = None
+        self._registering = asyncio.Lock()
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._log = log.bind(drone=settings.name)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set."""
+        self._stop = stop
+        settings = self._settings
+        with own_spool(settings.spool_dir, settings.name) as spool:
+            async with self._tools() as tools:
+                await self._signed_in()
+                beating = asyncio.create_task(self._beats())
+                claiming = asyncio.create_task(self._claims(tools, spool))
+                try:
+                    await self._until_stopped(beating, claiming)
+                finally:
+                    claiming.cancel()
+                    await self._wound_down()
+                    beating.cancel()
+                    await asyncio.gather(beating, claiming, return_exceptions=True)
+
+    async def _until_stopped(self, *loops: asyncio.Task[None]) -> None:
+        """Return when told to stop; a loop that ends by itself has failed, and says how."""
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
+            for loop in loops:
+                if loop.done():
+                    loop.result()
+        finally:
+            stopping.cancel()
+
+    async def _wound_down(self) -> None:
+        """Let attempts finish for a while, then release them: others take over at once."""
+        if self._attempts:
+            self._log.info("drone.stopping", attempts=len(self._attempts))
+            await asyncio.wait(self._attempts, timeout=self._settings.grace_seconds)
+        for lease in list(self._leases.values()):
+            lease.end("stopping")
+        if self._attempts:
+            _, late = await asyncio.wait(self._attempts, timeout=self._settings.grace_seconds)
+            for attempt in late:
+                attempt.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _tools(self) -> AsyncIterator[Tools]:
+        settings = self._settings
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="collect")
+        try:
+            async with OutboundClient(settings.outbound, clock=self._clock) as outbound:
+                secrets = SecretStore(settings.secret_variables, settings.secrets_dir)
+                yield Tools(outbound, secrets, self._clock, executor)
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    # --- who we are ---------------------------------------------------------------------------
+
+    async def _signed_in(self) -> None:
+        """Go on with the kept credential, or register."""
+        settings = self._settings
+        kept = load_credential(settings.state_dir, settings.name, settings.control_plane)
+        if kept is not None:
+            self._use(kept)
+        else:
+            await self._register(None)
+
+    def _use(self, credential: WorkerCredential) -> None:
+        self._credential = credential
+        self._control.use(credential.credential)
+
+    async def _register(self, refused: WorkerCredential | None) -> None:
+        """Register, unless somebody else has since ``refused`` was refused.
+
+        Waits for a coordinator that does not answer. Raises what only an operator can mend.
+        """
+        async with self._registering:
+            if self._credential is not refused:
+                return
+            request = WorkerRegister(
+                name=self._settings.name,
+                capabilities=["collect"],
+                labels=dict(self._settings.labels),
+                region=self._settings.region,
+                capacity=self._settings.capacity,
+                version=__version__,
+            )
+            token = self._join_token()
+            for attempt in range(1_000_000):
+                try:
+                    credential = await self._control.fleet.register(request, token)
+                    break
+                except (Unavailable, OutcomeUnknown, Exhausted) as error:
+                    self._log.warning("drone.waiting", error=error.detail)
+                    await self._pause(attempt, error)
+            settings = self._settings
+            keep_credential(settings.state_dir, settings.name, settings.control_plane, credential)
+            self._use(credential)
+            self._log.info("drone.registered", worker=credential.worker)
+
+    def _join_token(self) -> str:
+        path = self._settings.join_token_file
+        if path is None:
+            raise Invalid(
+                "cannot join: the drone has no join token and no credential that holds",
+                hint="`holdfast worker token` makes one; --join-token-file names its file",
+            )
+        try:
+            with path.open("rb") as file:
+                return file.read(_JOIN_TOKEN_BYTES_MAX).decode("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Invalid(f"cannot read the join token {path}: {error}") from error
+
+    async def _signed_in_again(self, refused: WorkerCredential | None) -> None:
+        """After a refused credential: register again, however long that takes."""
+        self._log.warning("drone.forgotten")
+        attempt = 0
+        while not self._stop.is_set():
+            try:
+                await self._register(refused)
+                return
+            except HoldfastError as error:
+                self._log.error("drone.refused", error=error.detail, hint=error.hint)
+                await self._pause(attempt, error)
+                attempt += 1
+
+    # --- beats --------------------------------------------------------------------------------
+
+    async def _beats(self) -> None:
+        """Say that we live, as often as the coordinator wants; learn what became of the leases."""
+        assert self._credential is not None
+        pause = self._credential.beat_seconds
+        failures = 0
+        while True:
+            used = self._credential
+            try:
+                pause = await self._beat()
+                failures = 0
+            except Unauthenticated:
+                await self._signed_in_again(used)
+                pause = 0.0
+            except HoldfastError as error:
+                failures += 1
+                pause = min(self._credential.beat_seconds, 0.2 * 2.0 ** min(failures, 6))
+                self._log.warning("beat.failed", code=error.code, error=error.detail)
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), max(pause, 0.05))
+
+    async def _beat(self) -> float:
+        held = dict(self._leases)
+        answer = await self._control.fleet.beat(
+            Beat(
+                leases={task: lease.fence for task, lease in held.items()},
+                load={"attempts": len(self._attempts), "capacity": self._settings.capacity},
+            )
+        )
+        for task, grant in answer.renewed.items():
+            if task in held:
+                held[task].grant = grant
+        for task in answer.lost:
+            if task in held:
+                held[task].end("lost")
+        for task in answer.cancelled:
+            if task in held:
+                held[task].end("cancelled")
+        return max(0.05, answer.next_seconds)
+
+    # --- claims -------------------------------------------------------------------------------
+
+    async def _claims(self, tools: Tools, spool: Path) -> None:
+        interval = self._settings.process_interval_seconds
+        failures = 0
+        while not self._stop.is_set():
+            room = self._settings.capacity - len(self._attempts)
+            if room <= 0:
+                await asyncio.wait(self._attempts, return_when=asyncio.FIRST_COMPLETED)
+                continue
+            used = self._credential
+            wait = CLAIM_WAIT_SECONDS if interval is None else 0.0
+            try:
+                claimed = await self._control.fleet.claim(Claim(limit=room, wait_seconds=wait))
+                failures = 0
+            except Unauthenticated:
+                await self._signed_in_again(used)
+                continue
+            except HoldfastError as error:
+                self._log.warning("claim.failed", code=error.code, error=error.detail)
+                await self._pause(failures, error)
+                failures += 1
+                continue
+            for task in claimed:
+                self._begin(task, tools, spool)
+            if not claimed and interval is not None:
+                await self._clock.sleep(interval)
+
+    def _begin(self, claimed: ClaimedTask, tools: Tools, spool: Path) -> None:
+        lease = Lease(claimed.task.id, claimed.task.fence, claimed.grant)
+        self._leases[lease.task] = lease
+        attempt = asyncio.create_task(self._attempt(claimed, lease, tools, spool))
+        self._attempts.add(attempt)
+        attempt.add_done_callback(self._attempts.discard)
+
+    # --- attempts -----------------------------------------------------------------------------
+
+    async def _attempt(self, claimed: ClaimedTask, lease: Lease, tools: Tools, spool: Path) -> None:
+        """Carry out one task and answer for it; never raises but when cancelled."""
+        logged = self._log.bind(task=lease.task, fence=lease.fence)
+        directory = spool / lease.task
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            ending = await self._collected(claimed, lease, tools, directory)
+            if ending is not None:
+                logged.info("attempt.ended", status=ending.status, code=ending.code)
+                await self._complete(lease, ending)
+        except LeaseLost as error:
+            logged.warning("attempt.lost", error=str(error))
+        except Exception:
+            logged.exception("attempt.failed")
+            await self._complete(
+                lease, Ending(False, "open", "internal", "the drone failed; see its log", True)
+            )
+        finally:
+            self._leases.pop(lease.task, None)
+            shutil.rmtree(directory, ignore_errors=True)
+
+    async def _collected(
+        self, claimed: ClaimedTask, lease: Lease, tools: Tools, directory: Path
+    ) -> Ending | None:
+        """What the attempt came to; ``None`` if there is nobody left to tell."""
+        try:
+            payload = msgspec.convert(claimed.task.payload, CollectPayload)
+            attempt = await self._prepared(payload, lease)
+        except (msgspec.ValidationError, HoldfastError) as error:
+            healing = isinstance(error, Unavailable | OutcomeUnknown | Exhausted)
+            code = error.code if isinstance(error, HoldfastError) else "payload"
+            return Ending(False, "open", code, str(error)[:2000], healing)
+        target = self._control.run_log(attempt.run, attempt.fence, lambda: lease.grant)
+        collection = Collection(attempt, target, tools, directory)
+        running = asyncio.create_task(collection.run())
+        over = asyncio.create_task(lease.over.wait())
+        try:
+            await asyncio.wait([running, over], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            over.cancel()
+            if not running.done():
+                running.cancel()
+                await asyncio.wait([running])
+        if not running.cancelled():
+            return running.result()
+        match lease.ended:
+            case "cancelled":
+                return await collection.cancelled()
+            case "stopping":
+                return Ending(False, "open", "drone-stopped", "the drone was stopped", True, 0.0)
+            case _:
+                self._log.warning("attempt.lost", task=lease.task)
+                return None
+
+    async def _prepared(self, payload: CollectPayload, lease: Lease) -> Attempt:
+        profile = await self._profile(payload.profile, payload.digest)
+        override = msgspec.convert(payload.limits, LimitsOverride) if payload.limits else None
+        limits = effective_limits(profile.limits, override)
+        return Attempt(
+            run=payload.run,
+            fence=lease.fence,
+            tenant=grant_claims(lease.grant).tenant,
+            profile=msgspec.structs.replace(profile, limits=limits),
+            force=payload.force,
+            pages_max=payload.pages,
+        )
+
+    async def _profile(self, name: str, digest: str) -> Profile:
+        """The profile version, from memory where it was used before: a version never changes."""
+        if digest not in self._profiles:
+            self._profiles[digest] = await self._insisting(
+                lambda: self._control.profiles.version(name, digest), attempts=5
+            )
+            while len(self._profiles) > _PROFILES_KEPT:
+                self._profiles.popitem(last=False)
+        self._profiles.move_to_end(digest)
+        return self._profiles[digest]
+
+    async def _complete(self, lease: Lease, ending: Ending) -> None:
+        """Tell the coordinator; an answer that nobody waits for any more is dropped."""
+        request = Complete(
+            fence=lease.fence,
+            outcome="succeeded" if ending.succeeded else "failed",
+            result=ending.result,
+            code=ending.code[:100],
+            reason=ending.reason[:2000],
+            retry=ending.retry,
+            retry_after_seconds=ending.retry_after_seconds,
+        )
+        try:
+            await self._insisting(
+                lambda: self._control.fleet.complete(lease.task, request), attempts=1_000
+            )
+        except (Conflict, NotFound) as error:
+            self._log.info("attempt.late", task=lease.task, code=error.code)
+        except HoldfastError as error:
+            self._log.error("attempt.unanswered", task=lease.task, error=error.detail)
+        self._changed.set()  # the next beat says that there is room
+
+    async def _insisting(self, call: Callable[[], Awaitable[T]], *, attempts: int) -> T:
+        """``call``, repeated while the system does not answer or does not know us any more."""
+        for attempt in range(attempts - 1):
+            used = self._credential
+            try:
+                return await call()
+            except Unauthenticated:
+                await self._signed_in_again(used)
+            except (Unavailable, OutcomeUnknown, Exhausted) as error:
+                await self._pause(attempt, error)
+        return await call()
+
+    async def _pause(self, attempt: int, error: HoldfastError) -> None:
+        """Wait before asking again: longer each time, never in step with other drones."""
+        ceiling = min(_PAUSE_SECONDS_MAX, 0.2 * 2.0 ** min(attempt, 10))
+        wait = max(error.retry_after_seconds or 0.0, ceiling * (0.5 + self._random() / 2))
+        await self._clock.sleep(min(wait, 60.0))
+
+
+def grant_claims(grant: str) -> Grant:
+    """What a grant says. The drone does not check the signature: it got it from the coordinator it
+    trusts, and the aggregator checks it."""
+    try:
+        payload = grant.split(".")[1]
+        data = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+        return msgspec.json.decode(data, type=Grant)
+    except (IndexError, ValueError, msgspec.DecodeError) as error:
+        raise Invalid("cannot read the grant: it is not one") from error
+
+
+__all__ = ["Drone", "Lease", "grant_claims"]
