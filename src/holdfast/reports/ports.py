@@ -6,7 +6,7 @@ import os
 from typing import Protocol
 
 from holdfast.kernel.principal import Principal
-from holdfast.reports.model import Credit
+from holdfast.registry.model import ProfileVersion
 
 
 class Projection(Protocol):
@@ -44,11 +44,13 @@ class Projections(Protocol):
         ...
 
 
-class Credits(Protocol):
-    """What a profile asks to be said wherever its data is shown: the registry, here or there."""
+class Profiles(Protocol):
+    """What a profile says of its source: the registry, here or elsewhere."""
 
-    async def credit(self, principal: Principal, profile: str) -> Credit:
-        """Title, publisher, licence and attribution; ``NotFound`` for an unknown profile."""
+    async def show(
+        self, principal: Principal, name: str, digest: str | None = None
+    ) -> ProfileVersion:
+        """The version that runs; ``NotFound`` for an unknown profile."""
         ...
 
 

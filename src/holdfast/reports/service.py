@@ -28,6 +28,7 @@ from holdfast.kernel.objects import Objects
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.records import merkle
+from holdfast.registry.model import Profile
 from holdfast.reports import store
 from holdfast.reports.chart import ChartFormat, ChartJob, chart_kind
 from holdfast.reports.compute import ComputeJob, ComputeResult, opened
@@ -43,7 +44,7 @@ from holdfast.reports.model import (
     ReportSummary,
     headline,
 )
-from holdfast.reports.ports import Children, Credits, Projection, Projections
+from holdfast.reports.ports import Children, Profiles, Projection, Projections
 from holdfast.reports.spec import check_spec, spec_digest
 from holdfast.reports.tables import InputFile
 
@@ -77,7 +78,7 @@ class ReportsService:
         objects: Objects,
         outbox: Outbox,
         projections: Projections,
-        credits_: Credits,
+        profiles: Profiles,
         children: Children,
         clock: Clock,
         new_id: NewId,
@@ -87,7 +88,7 @@ class ReportsService:
         self._objects = objects
         self._outbox = outbox
         self._projections = projections
-        self._credits = credits_
+        self._profiles = profiles
         self._children = children
         self._clock = clock
         self._new_id = new_id
@@ -222,7 +223,7 @@ class ReportsService:
 
     async def _credit(self, principal: Principal, profile: str) -> Credit:
         try:
-            return await self._credits.credit(principal, profile)
+            return credit_of((await self._profiles.show(principal, profile)).profile)
         except NotFound:
             # Records outlive a removed profile; its name is then all there is to say.
             return Credit()
@@ -323,6 +324,18 @@ class ReportsService:
             yield
         finally:
             self._turns.release()
+
+
+def credit_of(profile: Profile) -> Credit:
+    """What a profile asks to be said wherever its data is shown."""
+    licence = profile.licence
+    return Credit(
+        title=profile.title,
+        publisher=profile.publisher,
+        licence=licence if isinstance(licence, str) else licence.name,
+        licence_url="" if isinstance(licence, str) else licence.url or "",
+        attribution=profile.attribution,
+    )
 
 
 def inputs_root(inputs: list[InputUsed]) -> str:

@@ -253,6 +253,7 @@ def _derive_problems(spec: ReportSpec, names: Names) -> list[Problem]:
     for name, value in spec.derive.items():
         if len([c for c in names.all() if c.rpartition(".")[2] == name]) > 1:
             found.append(Problem(f"derive.{name}", "is the name of another column"))
+            continue
         try:
             compile_expression(derived(value).expression, resolve)
         except Invalid as error:

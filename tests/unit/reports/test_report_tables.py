@@ -1,0 +1,474 @@
+"""Joining and aggregating: exact, refusing what would count twice, in a database without doors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow
+import pytest
+
+from holdfast.reports.compute import ComputeJob, ComputeResult, compute_report
+from holdfast.reports.errors import (
+    DuplicateKeys,
+    InputCorrupt,
+    InputMismatch,
+    ReportTooLarge,
+    TooFewRows,
+)
+from holdfast.reports.spec import convert_spec
+from holdfast.reports.tables import locked_database, rows_of
+from tests.unit.reports.projections import Row, row, series, write
+
+
+def run(folder: Path, sides: dict[str, list[Row]], **spec: Any) -> ComputeResult:
+    """Run a report over rows given by the name of their input."""
+    inputs = spec.pop("inputs", {})
+    whole = {
+        "version": 1,
+        "name": "test",
+        "inputs": {
+            name: {"profile": name, "measures": ["value"], **inputs.get(name, {})} for name in sides
+        },
+        "output": {"type": "table"},
+        **spec,
+    }
+    files = {name: write(folder / f"{name}.parquet", rows) for name, rows in sides.items()}
+    return compute_report(ComputeJob(spec=convert_spec(whole), files=files))
+
+
+def years(count: int, factor: float = 1.0, start: int = 2000) -> list[Row]:
+    return series([(str(start + i), str(i * factor)) for i in range(count)])
+
+
+CORRELATION = {"type": "correlation", "x": "a.value", "y": "b.value"}
+BY_YEAR = {"on": ["year"]}
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+def test_repeated_keys_refuse_the_join_and_are_named(tmp_path: Path) -> None:
+    # Twenty pairs, each row twelve times, once made n = 240.
+    repeated = [item for item in years(20) for _ in range(12)]
+    with pytest.raises(DuplicateKeys) as caught:
+        run(tmp_path, {"a": repeated, "b": years(20)}, join=BY_YEAR, output=CORRELATION)
+    assert "year=2000" in caught.value.detail
+    assert "12 rows of the input a" in caught.value.detail
+    assert "19 more keys" in caught.value.detail
+
+
+def test_aggregated_they_are_twenty_pairs(tmp_path: Path) -> None:
+    repeated = [item for item in years(20) for _ in range(12)]
+    result = run(
+        tmp_path,
+        {"a": repeated, "b": years(20)},
+        inputs={"a": {"aggregate": {"by": ["year"], "function": "mean"}}},
+        join=BY_YEAR,
+        output=CORRELATION,
+    )
+    assert result.correlation is not None
+    assert result.correlation.levels.n == 20
+
+
+def test_an_aggregation_finer_than_the_key_is_still_checked(tmp_path: Path) -> None:
+    rows = [
+        row("2000", "A", measures={"value": "1"}, dimensions={"station": station})
+        for station in ("x", "y")
+    ]
+    with pytest.raises(DuplicateKeys):
+        run(
+            tmp_path,
+            {"a": rows, "b": years(3)},
+            inputs={"a": {"aggregate": {"by": ["year", "station"]}}},
+            join=BY_YEAR,
+        )
+
+
+def test_no_common_key_says_what_each_side_has(tmp_path: Path) -> None:
+    with pytest.raises(InputMismatch) as caught:
+        run(tmp_path, {"a": years(3), "b": years(3, start=1900)}, join=BY_YEAR)
+    assert "from 2000 to 2002" in caught.value.detail
+    assert "from 1900 to 1902" in caught.value.detail
+
+
+def test_rows_without_a_key_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [*years(3), row(None, None, measures={"value": "9"})]
+    result = run(tmp_path, {"a": rows, "b": years(3)}, join=BY_YEAR)
+    assert result.row_count == 3
+    assert "a: 1 rows without a key were left out" in result.notes
+
+
+def test_unmatched_rows_are_counted(tmp_path: Path) -> None:
+    result = run(tmp_path, {"a": years(5), "b": years(3)}, join=BY_YEAR)
+    assert result.inputs["a"].groups == 5
+    assert any("a: 2 of 5 rows met no row" in note for note in result.notes)
+
+
+def test_keys_with_different_names_meet(tmp_path: Path) -> None:
+    left = [
+        row(None, None, measures={"value": v}, dimensions={"fips": f})
+        for f, v in [("01", "1"), ("02", "2")]
+    ]
+    right = [
+        row(None, None, measures={"value": v}, dimensions={"id": f})
+        for f, v in [("02", "20"), ("1", "10")]
+    ]
+    result = run(
+        tmp_path,
+        {"a": left, "b": right},
+        join={"on": [{"name": "county", "of": {"a": "fips", "b": "id"}}]},
+    )
+    assert result.rows == [["02", "2", "20"]]  # text meets text: 01 is not 1
+
+
+def test_three_sides_meet(tmp_path: Path) -> None:
+    sides = {"a": years(4), "b": years(3, 2.0), "c": years(5, 3.0)}
+    result = run(tmp_path, sides, join=BY_YEAR, derive={"sum": "a.value + b.value + c.value"})
+    assert [item[-1] for item in result.rows] == ["0.0", "6.0", "12.0"]
+
+
+# --- correlation controls -----------------------------------------------------------------------
+
+
+def test_a_constant_series_has_no_coefficient_and_a_reason(tmp_path: Path) -> None:
+    result = run(tmp_path, {"a": years(5, 0.0), "b": years(5)}, join=BY_YEAR, output=CORRELATION)
+    assert result.correlation is not None
+    assert result.correlation.levels.pearson_r is None
+    assert result.correlation.levels.reason == "x never changes"
+
+
+def test_fewer_than_three_pairs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TooFewRows) as caught:
+        run(tmp_path, {"a": years(2), "b": years(5)}, join=BY_YEAR, output=CORRELATION)
+    assert "2 joined rows" in caught.value.detail
+
+
+def test_a_perfect_line_gives_one(tmp_path: Path) -> None:
+    result = run(tmp_path, {"a": years(30), "b": years(30, 2.5)}, join=BY_YEAR, output=CORRELATION)
+    assert result.correlation is not None
+    assert abs(float(result.correlation.levels.pearson_r or 0) - 1) < 1e-12
+
+
+def test_pairs_with_a_missing_half_are_dropped_and_counted(tmp_path: Path) -> None:
+    rows = series([("2000", "1"), ("2001", None), ("2002", "2"), ("2003", "4")])
+    result = run(tmp_path, {"a": rows, "b": years(4)}, join=BY_YEAR, output=CORRELATION)
+    assert result.correlation is not None
+    assert (result.correlation.levels.n, result.correlation.dropped) == (3, 1)
+
+
+def test_text_cannot_be_correlated(tmp_path: Path) -> None:
+    rows = [
+        row(str(2000 + i), "A", measures={"value": "1"}, attributes={"flag": "p"}) for i in range(4)
+    ]
+    with pytest.raises(InputMismatch, match="holds text"):
+        run(
+            tmp_path,
+            {"a": rows, "b": years(4)},
+            inputs={"a": {"attributes": ["flag"]}},
+            join=BY_YEAR,
+            output={**CORRELATION, "x": "flag"},
+        )
+
+
+# --- aggregation --------------------------------------------------------------------------------
+
+
+def aggregated(folder: Path, values: list[str | None], function: str, **more: Any) -> str | None:
+    rows = [row(f"2000-{i + 1:02d}", "M", measures={"value": v}) for i, v in enumerate(values)]
+    result = run(
+        folder,
+        {"a": rows},
+        inputs={"a": {"aggregate": {"by": ["year"], "function": function, **more}}},
+    )
+    return result.rows[0][1] if result.rows else None
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("sum", "1.0"),
+        ("mean", "0.1"),
+        ("min", "0.1"),
+        ("max", "0.1"),
+        ("first", "0.1"),
+        ("last", "0.1"),
+        ("count", "10"),
+    ],
+)
+def test_ten_tenths_are_exactly_one(tmp_path: Path, function: str, expected: str) -> None:
+    # Added as doubles in any order they are 0.9999999999999999.
+    assert aggregated(tmp_path, ["0.1"] * 10, function) == expected
+
+
+def test_the_functions_pick_what_they_say(tmp_path: Path) -> None:
+    values = ["3.50", "-1.0", None, "12", "2.25"]
+    assert aggregated(tmp_path, values, "first") == "3.50"
+    assert aggregated(tmp_path, values, "last") == "2.25"
+    assert aggregated(tmp_path, values, "min") == "-1.0"
+    assert aggregated(tmp_path, values, "max") == "12"
+    assert aggregated(tmp_path, values, "sum") == "16.75"
+    assert aggregated(tmp_path, values, "mean") == "4.1875"
+    assert aggregated(tmp_path, values, "count") == "4"
+
+
+def test_min_count_counts_values_not_rows(tmp_path: Path) -> None:
+    assert aggregated(tmp_path, ["1"] * 12, "mean", min_count=12) == "1.0"
+    assert aggregated(tmp_path, [*["1"] * 11, None], "mean", min_count=12) is None
+    assert aggregated(tmp_path, ["1"] * 11, "count", min_count=12) is None
+
+
+def test_large_sums_stay_exact(tmp_path: Path) -> None:
+    values: list[str | None] = ["99999999999999999999.01", "0.99"]
+    assert aggregated(tmp_path, values, "sum") == "100000000000000000000.00"
+
+
+def test_sums_beyond_38_digits_are_doubles_and_say_so(tmp_path: Path) -> None:
+    rows = [row(f"2000-{i:02d}", "M", measures={"value": "9" * 38}) for i in range(1, 4)]
+    result = run(
+        tmp_path,
+        {"a": rows},
+        inputs={"a": {"aggregate": {"by": ["year"], "function": "sum"}}},
+    )
+    assert result.columns[1].type == "double"
+    assert float(result.rows[0][1] or 0) == pytest.approx(3e38)
+    assert any("over doubles" in note for note in result.notes)
+
+
+def test_functions_by_measure_and_counting_records(tmp_path: Path) -> None:
+    rows = [
+        row(f"2000-{i:02d}", "M", measures={"value": "2", "other": str(i)}) for i in range(1, 5)
+    ]
+    result = run(
+        tmp_path,
+        {"a": rows},
+        inputs={
+            "a": {
+                "measures": ["value", "other"],
+                "aggregate": {"by": ["quarter"], "function": {"value": "sum", "other": "max"}},
+            }
+        },
+    )
+    assert result.rows == [["2000-Q1", "6", "3"], ["2000-Q2", "2", "4"]]
+    counted = run(
+        tmp_path,
+        {"a": rows},
+        inputs={"a": {"measures": [], "aggregate": {"by": ["quarter"], "function": "count"}}},
+    )
+    assert counted.rows == [["2000-Q1", "3"], ["2000-Q2", "1"]]
+    assert [column.name for column in counted.columns] == ["quarter", "records"]
+
+
+@pytest.mark.parametrize(
+    ("bucket", "expected"),
+    [("year", ["2020"]), ("month", ["2020-02", "2020-03"]), ("day", ["2020-02-29", "2020-03-01"])],
+)
+def test_instants_fall_into_buckets_of_utc(
+    tmp_path: Path, bucket: str, expected: list[str]
+) -> None:
+    instants = ["2020-02-29T23:59:59.999000Z", "2020-03-01T00:00:00.000000Z"]
+    rows = [row(instant, "I", measures={"value": "1"}) for instant in instants]
+    result = run(
+        tmp_path, {"a": rows}, inputs={"a": {"aggregate": {"by": [bucket], "function": "count"}}}
+    )
+    assert [item[0] for item in result.rows] == expected
+
+
+# --- what must not be mixed ---------------------------------------------------------------------
+
+
+def test_frequencies_are_not_mixed_in_silence(tmp_path: Path) -> None:
+    # A year's average among its months would count the year twice.
+    rows = [row(f"2000-{i:02d}", "M", measures={"value": "1"}) for i in range(1, 13)]
+    rows.append(row("2000", "A", measures={"value": "12"}))
+    aggregate = {"aggregate": {"by": ["year"], "function": "sum"}}
+    with pytest.raises(InputMismatch) as caught:
+        run(tmp_path, {"a": rows}, inputs={"a": aggregate})
+    assert "A, M" in caught.value.detail
+    chosen = run(tmp_path, {"a": rows}, inputs={"a": {**aggregate, "period": {"frequency": "M"}}})
+    assert chosen.rows == [["2000", "12"]]
+
+
+def test_a_period_must_lie_within_one_bucket(tmp_path: Path) -> None:
+    with pytest.raises(InputMismatch, match="does not lie within one month"):
+        run(tmp_path, {"a": years(3), "b": years(3)}, join={"on": ["month"]})
+    week = [row("2019-12-30/2020-01-06", "W", measures={"value": "1"})]
+    with pytest.raises(InputMismatch, match="2019-12-30 to 2020-01-06"):
+        run(tmp_path, {"a": week}, inputs={"a": {"aggregate": {"by": ["year"]}}})
+
+
+def test_units_are_not_mixed_in_silence(tmp_path: Path) -> None:
+    rows = [
+        row(str(2000 + i), "A", measures={"value": "1"}, units={"value": unit})
+        for i, unit in enumerate(["ppm", "ppm", "ppb"])
+    ]
+    with pytest.raises(InputMismatch) as caught:
+        run(tmp_path, {"a": rows})
+    assert "'ppb'" in caught.value.detail
+    assert "'ppm'" in caught.value.detail
+
+
+def test_units_reach_the_columns(tmp_path: Path) -> None:
+    rows = [row("2000", "A", measures={"value": "1"}, units={"value": "ppm"})]
+    assert run(tmp_path, {"a": rows}).columns[0].unit == "ppm"
+
+
+# --- filters ------------------------------------------------------------------------------------
+
+ROWS = [
+    row(
+        "2000-01-01",
+        "D",
+        measures={"value": "1"},
+        dimensions={"place": "x"},
+        attributes={"flag": "a"},
+    ),
+    row(
+        "2000-01-02",
+        "D",
+        measures={"value": "2"},
+        dimensions={"place": "y"},
+        attributes={"flag": None},
+    ),
+    row(
+        "2000-02-01",
+        "D",
+        measures={"value": "3"},
+        dimensions={"place": "O'Hara"},
+        attributes={"flag": "a"},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("narrowing", "expected"),
+    [
+        ({}, ["1", "2", "3"]),
+        ({"where": {"place": "x"}}, ["1"]),
+        ({"where": {"place": ["x", "y"]}}, ["1", "2"]),
+        ({"where": {"place": "O'Hara"}}, ["3"]),
+        ({"where": {"attributes.flag": None}}, ["2"]),
+        ({"where": {"attributes.flag": [None, "a"], "place": "y"}}, ["2"]),
+        ({"where": {"place": "x' OR '1'='1"}}, []),
+        ({"where": {"place": "'; DROP TABLE side_0; --"}}, []),
+        ({"period": {"from": "2000-01-02"}}, ["2", "3"]),
+        ({"period": {"until": "2000-02"}}, ["1", "2"]),
+        ({"period": {"from": 2000, "until": 2001}}, ["1", "2", "3"]),
+        ({"period": {"frequency": "M"}}, []),
+    ],
+)
+def test_filters_let_through_what_they_say(
+    tmp_path: Path, narrowing: dict[str, Any], expected: list[str]
+) -> None:
+    result = run(tmp_path, {"a": ROWS}, inputs={"a": narrowing})
+    assert [item[0] for item in result.rows] == expected
+    assert result.inputs["a"].rows_used == len(expected)
+
+
+def test_unknown_fields_are_all_named_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(InputMismatch) as caught:
+        run(
+            tmp_path,
+            {"a": ROWS},
+            inputs={
+                "a": {"measures": ["value", "worth"], "where": {"town": "x", "attributes.f": 1}}
+            },
+        )
+    said = {problem.message for problem in caught.value.problems}
+    assert said == {"has no measure worth", "has no dimension town", "has no attribute f"}
+    assert any("place" in problem.hint for problem in caught.value.problems)
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def test_order_limit_and_derived_columns(tmp_path: Path) -> None:
+    rows = series([("2000", "3"), ("2001", None), ("2002", "1"), ("2003", "2")])
+    result = run(
+        tmp_path,
+        {"a": rows},
+        inputs={"a": {"aggregate": {"by": ["year"], "function": "last"}}},
+        derive={"half": "value / 2", "root": "sqrt(value - 2)"},
+        output={
+            "type": "table",
+            "columns": ["year", "half", "root"],
+            "order": ["-value"],
+            "limit": 2,
+        },
+    )
+    assert result.rows == [["2000", "1.5", "1.0"], ["2003", "1.0", "0.0"]]
+    assert result.row_count == 2
+    assert "2 of 3 rows, by output.limit" in result.notes
+
+
+def test_values_come_out_as_the_source_spelt_them(tmp_path: Path) -> None:
+    rows = series([("2000", "1.50"), ("2001", "-0.0"), ("2002", "100")])
+    assert [item[0] for item in run(tmp_path, {"a": rows}).rows] == ["1.50", "-0.0", "100"]
+
+
+def test_a_table_beyond_the_bound_is_refused_not_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.reports.compute.TABLE_ROWS_MAX", 3)
+    with pytest.raises(ReportTooLarge):
+        run(tmp_path, {"a": years(4)})
+    assert run(tmp_path, {"a": years(4)}, output={"type": "table", "limit": 2}).row_count == 2
+
+
+def test_an_empty_result_is_a_result(tmp_path: Path) -> None:
+    result = run(tmp_path, {"a": ROWS}, inputs={"a": {"where": {"place": "nowhere"}}})
+    assert result.row_count == 0
+    assert "a: none of 3 records passes the filter" in result.notes
+
+
+# --- bytes and doors ----------------------------------------------------------------------------
+
+
+def test_bytes_that_are_not_the_named_ones_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.parquet", years(3))
+    Path(file.path).write_bytes(Path(file.path).read_bytes()[:-1] + b"?")
+    spec = convert_spec(
+        {
+            "version": 1,
+            "name": "test",
+            "inputs": {"a": {"profile": "a", "measures": ["value"]}},
+            "output": {"type": "table"},
+        }
+    )
+    with pytest.raises(InputCorrupt):
+        compute_report(ComputeJob(spec=spec, files={"a": file}))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM read_csv('/etc/hostname')",
+        "SELECT * FROM read_text('/etc/hostname')",
+        "SELECT * FROM '/etc/hostname'",
+        "SELECT * FROM glob('/*')",
+        "COPY (SELECT 1) TO '{folder}/out.csv'",
+        "ATTACH '{folder}/other.db'",
+        "EXPORT DATABASE '{folder}/all'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET threads = 64",
+        "SET enable_external_access = true",
+        "RESET lock_configuration",
+        "SELECT * FROM visible",
+        "SELECT getenv('HOME')",
+    ],
+)
+def test_the_database_reaches_nothing(sql: str, tmp_path: Path) -> None:
+    visible = pyarrow.table({"x": [1]})  # found by name if replacement scans were on
+    assert visible.num_rows == 1
+    with locked_database(256) as connection:
+        assert rows_of(connection, "SELECT 41 + 1") == [(42,)]
+        with pytest.raises(duckdb.Error):
+            rows_of(connection, sql.format(folder=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_database_keeps_to_its_memory() -> None:
+    with locked_database(64) as connection, pytest.raises(duckdb.OutOfMemoryException):
+        rows_of(connection, "SELECT list(i ORDER BY hash(i)) FROM range(50000000) t(i)")
