@@ -16,7 +16,7 @@ import structlog
 from holdfast.collect.batches import Filled
 from holdfast.collect.ports import RunLog
 from holdfast.kernel.clock import Clock
-from holdfast.kernel.errors import Exhausted, OutcomeUnknown, Unavailable
+from holdfast.kernel.errors import Exhausted, OutcomeUnknown, Unauthenticated, Unavailable
 from holdfast.records.model import Batch, RawResponse, Run, RunFinish, RunPlan
 
 T = TypeVar("T")
@@ -25,6 +25,7 @@ Outcome = Literal["complete", "unchanged", "partial", "failed", "cancelled"]
 IN_FLIGHT_MAX = 2
 _PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)
 _ASKED_PAUSE_SECONDS_MAX = 60.0
+_REFUSALS_MAX = 30
 
 log = structlog.get_logger(__name__)
 
@@ -117,7 +118,10 @@ class Channel:
         while True:
             try:
                 return await call()
-            except (Unavailable, OutcomeUnknown, Exhausted) as error:
+            except (Unavailable, OutcomeUnknown, Exhausted, Unauthenticated) as error:
+                # A grant or a credential that ran out is replaced by the drone's next beat.
+                if isinstance(error, Unauthenticated) and attempt >= _REFUSALS_MAX:
+                    raise
                 pause = _PAUSES_SECONDS[min(attempt, len(_PAUSES_SECONDS) - 1)]
                 asked = min(error.retry_after_seconds or 0.0, _ASKED_PAUSE_SECONDS_MAX)
                 attempt += 1

@@ -1,0 +1,121 @@
+"""A period keeps its frequency, whatever the source's spelling."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.collect import periods
+from holdfast.collect.errors import MappingRefused
+from holdfast.records.model import PeriodValue
+
+
+def read(
+    text: str, frequency: str, pattern: str = "", zone: str = "UTC", **codings: str
+) -> PeriodValue:
+    return periods.reader(frequency, pattern, codings, ZoneInfo(zone))(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "frequency", "start", "end", "name"),
+    [
+        ("2020", "A", "2020-01-01", "2021-01-01", "2020"),
+        ("2020-06-30", "A", "2020-01-01", "2021-01-01", "2020"),
+        ("2020-S2", "S", "2020-07-01", "2021-01-01", "2020-S2"),
+        ("2020H1", "S", "2020-01-01", "2020-07-01", "2020-S1"),
+        ("2020-Q4", "Q", "2020-10-01", "2021-01-01", "2020-Q4"),
+        ("2020Q1", "Q", "2020-01-01", "2020-04-01", "2020-Q1"),
+        ("2020-05-17", "Q", "2020-04-01", "2020-07-01", "2020-Q2"),
+        ("2020-01", "M", "2020-01-01", "2020-02-01", "2020-01"),
+        ("2020M12", "M", "2020-12-01", "2021-01-01", "2020-12"),
+        ("202002", "M", "2020-02-01", "2020-03-01", "2020-02"),
+        ("2000-1", "M", "2000-01-01", "2000-02-01", "2000-01"),
+        ("2020-W01", "W", "2019-12-30", "2020-01-06", "2020-W01"),
+        ("2021-01-01", "W", "2020-12-28", "2021-01-04", "2020-W53"),
+        ("2020-02-29", "D", "2020-02-29", "2020-03-01", "2020-02-29"),
+        ("2020-02-29T13:45:00Z", "H", "2020-02-29T13:00:00.000000Z",
+         "2020-02-29T14:00:00.000000Z", "2020-02-29T13:00Z"),
+        ("2020-02-29T13:45:00Z", "I", "2020-02-29T13:45:00.000000Z",
+         "2020-02-29T13:45:00.000000Z", "2020-02-29T13:45:00.000000Z"),
+    ],
+)  # fmt: skip
+def test_spellings(text: str, frequency: str, start: str, end: str, name: str) -> None:
+    found = read(text, frequency)
+    assert (found.start, found.end, found.frequency, found.text) == (start, end, frequency, text)
+    assert periods.name(found) == name
+
+
+def test_patterns_and_epochs() -> None:
+    assert read("Jan 2020", "M", "%b %Y").start == "2020-01-01"
+    assert read("31.12.2020", "D", "%d.%m.%Y").end == "2021-01-01"
+    assert read("1517966773840", "I", "epoch-ms").start == "2018-02-07T01:26:13.840000Z"
+    assert read("1517966773", "M", "epoch-s").start == "2018-02-01"
+
+
+def test_an_hour_is_the_hour_where_the_source_is() -> None:
+    found = read("2020-01-01T05:10:00", "H", zone="Asia/Kolkata")
+    assert (found.start, found.end) == (
+        "2019-12-31T23:30:00.000000Z",
+        "2020-01-01T00:30:00.000000Z",
+    )
+
+
+def test_a_local_midnight_written_in_utc_falls_in_the_right_month() -> None:
+    assert read("2000-05-01T07:00:00.000Z", "M", zone="America/Los_Angeles").start == "2000-05-01"
+    assert read("2000-05-01T06:00:00.000Z", "M", zone="America/Los_Angeles").start == "2000-04-01"
+
+
+def test_an_annual_average_coded_as_month_13_is_annual() -> None:
+    codings = {r"(?P<year>\d{4})M13": "A", r"(?P<year>\d{4})M(?P<sub>\d{2})": "M"}
+    reader = periods.reader("M", "", codings, UTC)
+    annual, january = reader("2020M13"), reader("2020M01")
+    assert (annual.frequency, annual.start, annual.end) == ("A", "2020-01-01", "2021-01-01")
+    assert (january.frequency, january.start) == ("M", "2020-01-01")
+    assert periods.name(annual) != periods.name(january)
+
+
+def test_codings_of_every_frequency() -> None:
+    pattern = r"(?P<year>\d{4})x(?P<sub>\d+)"
+    for frequency, number, start in (
+        ("S", 2, "2020-07-01"),
+        ("Q", 3, "2020-07-01"),
+        ("M", 12, "2020-12-01"),
+        ("W", 2, "2020-01-06"),
+    ):
+        found = periods.reader("D", "", {pattern: frequency}, UTC)(f"2020x{number}")
+        assert (found.frequency, found.start) == (frequency, start)
+    day = periods.reader("A", "", {r"(?P<day>\d\d)/(?P<month>\d\d)/(?P<year>\d{4})": "D"}, UTC)
+    assert day("31/12/2020").end == "2021-01-01"
+
+
+@pytest.mark.parametrize(
+    ("text", "frequency"),
+    [("2020-13", "M"), ("2020-Q5", "Q"), ("2020-W54", "W"), ("20200", "A"), ("soon", "D"),
+     ("2020-02-30", "D"), ("", "A"), ("9999", "A"), ("9999-12-31", "D")],
+)  # fmt: skip
+def test_what_is_no_period_is_refused(text: str, frequency: str) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        read(text, frequency)
+
+
+@pytest.mark.parametrize("pattern", [r"(a+)+", r"(a|a)*b", r"(?=x)y", r"(x)\1", "(", "a*" * 20])
+def test_a_coding_that_could_run_for_ever_is_refused(pattern: str) -> None:
+    with pytest.raises(MappingRefused, match="cannot use"):
+        periods.reader("A", "", {pattern: "A"}, UTC)
+
+
+@given(st.dates(date(1900, 1, 1), date(2100, 1, 1)), st.sampled_from("ASQMWD"))
+def test_every_day_lies_in_its_period_and_the_next_one_begins_where_it_ends(
+    day: date, frequency: str
+) -> None:
+    found = periods.of_day(frequency, day, "")
+    start, end = date.fromisoformat(found.start), date.fromisoformat(found.end)
+    assert start <= day < end
+    following = periods.of_day(frequency, end, "")
+    assert following.start == found.end
+    assert periods.of_day(frequency, end - timedelta(days=1), "").start == found.start
+    assert periods.name(following) > periods.name(found)

@@ -1,0 +1,162 @@
+"""What a source wrote becomes one exact value, or a reason why not."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.collect import values
+
+PACIFIC = ZoneInfo("America/Los_Angeles")
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("0", "0"),
+        ("-0", "0"),
+        ("-0.00", "0.00"),
+        ("007", "7"),
+        ("+5", "5"),
+        ("5.", "5"),
+        (".097", "0.097"),
+        ("-.5", "-0.5"),
+        ("2.10", "2.10"),
+        ("1.5E+3", "1500"),
+        ("1.5e3", "1500"),
+        ("1e-7", "0.0000001"),
+        ("-12.5e-1", "-1.25"),
+        ("0e5", "0"),
+        ("1.20e1", "12.0"),
+        (" 12 ", "12"),
+        ("\u22123.5", "-3.5"),
+        ("(1.5)", "-1.5"),
+        ("3-", "-3"),
+        ("123456789012345678901234567890.123456789", "123456789012345678901234567890.123456789"),
+    ],
+)
+def test_a_number_is_normalised_exactly(written: str, plain: str) -> None:
+    assert values.decimal_text(written) == plain
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["", ".", "-", "e5", "1e", "1.2.3", "0x10", "NaN", "Infinity", "1 2", "--1", "١٢", "1_000",
+     "true", "1,5", "1e1000000000000", "+-1", "()", "1e401", "9" * 401],
+)  # fmt: skip
+def test_what_is_no_number_is_refused(written: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a number|has more than 400 digits"):
+        values.decimal_text(written)
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=None))
+def test_every_decimal_keeps_its_value(number: Decimal) -> None:
+    if abs(number.as_tuple().exponent) + len(number.as_tuple().digits) > 390:  # type: ignore[operator,arg-type]
+        return
+    for written in (str(number), f"{number:e}", f"{number:f}"):
+        plain = values.decimal_text(written)
+        assert Decimal(plain) == number
+        assert "e" not in plain.lower()
+        assert not plain.startswith("+")
+        assert values.decimal_text(plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("written", "thousands", "point", "plain"),
+    [
+        ("1,234,567.89", ",", ".", "1234567.89"),
+        ("12,34,567", ",", ".", "1234567"),
+        ("1.234,5", ".", ",", "1234.5"),
+        ("1\u202f234,5", " ", ",", "1234.5"),
+        ("1\u00a0234", " ", ".", "1234"),
+        ("-1,234", ",", ".", "-1234"),
+        ("(1,234)", ",", ".", "-1234"),
+        ("12", ",", ".", "12"),
+        ("1'234.5", "'", ".", "1234.5"),
+    ],
+)
+def test_separators_of_a_place(written: str, thousands: str, point: str, plain: str) -> None:
+    assert values.decimal_text(values.localised(written, thousands, point)) == plain
+
+
+@pytest.mark.parametrize(
+    ("written", "thousands", "point"),
+    [("1,5", ",", "."), ("1,,234", ",", "."), (",234", ",", "."), ("1.5", "", ","),
+     ("1234,567", ",", "."), ("1,23", ",", ".")],
+)  # fmt: skip
+def test_a_misread_separator_is_refused(written: str, thousands: str, point: str) -> None:
+    with pytest.raises(ValueError, match="is not a number"):
+        values.localised(written, thousands, point)
+
+
+def test_whole_numbers() -> None:
+    assert values.integer("5.0") == 5
+    assert values.integer("-1e3") == -1000
+    assert values.integer(str(2**53 - 1)) == 2**53 - 1
+    for written in ("5.5", str(2**53), "1e300"):
+        with pytest.raises(ValueError, match=r"is not a whole number|is beyond 2\^53-1"):
+            values.integer(written)
+
+
+def test_truth_values() -> None:
+    assert [values.boolean(t) for t in ("true", "Yes", "1", "T")] == [True] * 4
+    assert [values.boolean(t) for t in ("false", "no", "0", "N")] == [False] * 4
+    assert values.boolean("ja", "ja/nein") is True
+    assert values.boolean("nein", "ja/nein") is False
+    for text, spelling in (("2", ""), ("", ""), ("true", "ja/nein")):
+        with pytest.raises(ValueError, match="neither true nor false"):
+            values.boolean(text, spelling)
+
+
+@pytest.mark.parametrize(
+    ("written", "pattern", "zone", "moment"),
+    [
+        ("2020-01-02T03:04:05Z", "", UTC, datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2020-07-01T00:00:00", "", PACIFIC, datetime(2020, 7, 1, 7, tzinfo=UTC)),
+        ("2020-01-01T00:00:00", "", PACIFIC, datetime(2020, 1, 1, 8, tzinfo=UTC)),
+        ("2020-01-01T00:00:00+05:30", "", PACIFIC, datetime(2019, 12, 31, 18, 30, tzinfo=UTC)),
+        ("1517966773840", "epoch-ms", UTC, datetime(2018, 2, 7, 1, 26, 13, 840000, tzinfo=UTC)),
+        ("1517966773.84", "epoch-s", UTC, datetime(2018, 2, 7, 1, 26, 13, 840000, tzinfo=UTC)),
+        ("-1", "epoch-s", UTC, datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        ("07/02/2018 05:06", "%d/%m/%Y %H:%M", UTC, datetime(2018, 2, 7, 5, 6, tzinfo=UTC)),
+        (
+            "2018-02-07 05:06 -0100",
+            "%Y-%m-%d %H:%M %z",
+            UTC,
+            datetime(2018, 2, 7, 6, 6, tzinfo=UTC),
+        ),
+    ],
+)
+def test_moments(written: str, pattern: str, zone: ZoneInfo, moment: datetime) -> None:
+    assert values.moment(written, pattern, zone) == moment
+
+
+@pytest.mark.parametrize(
+    ("written", "pattern"),
+    [("yesterday", ""), ("2020-13-01T00:00:00Z", ""), ("1e300", "epoch-s"),
+     ("999999999999999999", "epoch-s"), ("0001-01-01T00:00:00+01:00", ""), ("x", "%Y")],
+)  # fmt: skip
+def test_what_is_no_moment_is_refused(written: str, pattern: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        values.moment(written, pattern, UTC)
+
+
+def test_a_day_is_the_day_where_the_source_is() -> None:
+    assert values.day("2000-05-01T07:00:00.000Z", "", PACIFIC) == date(2000, 5, 1)
+    assert values.day("2000-05-01T06:59:59.000Z", "", PACIFIC) == date(2000, 4, 30)
+    assert values.day("2000-05-01", "", PACIFIC) == date(2000, 5, 1)
+    assert values.day("2000-05-01T23:00:00", "", PACIFIC) == date(2000, 5, 1)
+    assert values.day("957164400", "epoch-s", PACIFIC) == date(2000, 5, 1)
+    assert values.day("May 1, 2000", "%B %d, %Y", PACIFIC) == date(2000, 5, 1)
+
+
+@given(st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(9999, 12, 31)))  # noqa: DTZ001
+def test_the_text_of_a_moment_reads_back_and_sorts(moment: datetime) -> None:
+    text = values.moment_text(moment.replace(tzinfo=UTC))
+    assert len(text) == 27
+    assert values.moment(text, "", UTC) == moment.replace(tzinfo=UTC)
