@@ -91,6 +91,7 @@ def request(
     body = source.body.encode() if source.method == "POST" and same_origin else b""
     return OutboundRequest(
         url=with_parameters(url, given.parameters),
+        first_url=source.url,
         method=source.method if same_origin else "GET",
         headers=headers,
         secret_headers=given.headers,
