@@ -258,3 +258,22 @@ def _too_much(plain: Any) -> str:
         if isinstance(value, dict | list):
             waiting.extend((item, depth + 1) for item in inside)
     return ""
+
+
+def write_document(plain: Any) -> str:
+    """``plain`` as YAML that :func:`read_document` reads back as the same.
+
+    A text that would be read as something else when it stands bare is quoted.
+    """
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        style = None if isinstance(_resolve(value), str) else '"'
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
