@@ -80,9 +80,9 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """Exactly one of the two."""
+    """Exactly one of the two; ``result`` is encoded once more."""
 
-    result: msgspec.Raw | None = None
+    result: bytes | None = None
     refusal: Refusal | None = None
 
 
@@ -94,7 +94,7 @@ def answer(make: Any) -> bytes:
         return _encode(Answer(refusal=_refusal(error)))
     except MemoryError as error:
         return _encode(Answer(refusal=_refusal(_out_of_memory(error))))
-    return _encode(Answer(result=msgspec.Raw(_encode(result))))
+    return _encode(Answer(result=_encode(result)))
 
 
 def opened(data: bytes, type_: Any) -> Any:
