@@ -10,6 +10,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -650,6 +651,60 @@ async def test_a_body_cut_on_the_way_is_fetched_again_and_whole(
     assert fetched.size_bytes == len(CONTENT)
     assert fetched.requests == 3
     assert list(spool.iterdir()) == [fetched.path]
+
+
+async def test_a_length_past_the_bound_is_refused_before_the_body_is_read(spool: Path) -> None:
+    answer = b"HTTP/1.1 200 \r\nContent-Length: 99999999999999999999\r\n\r\n"
+    async with raw_server(answering(answer)) as at, raw_client(at) as client:
+        failure = await refused(client, spool, f"http://{at}/")
+    assert isinstance(failure, ResponseTooLarge)
+    assert failure.bound == "size_bytes_max"
+
+
+async def test_no_bytes_of_a_source_make_it_fail_in_an_unknown_way(spool: Path) -> None:
+    chance = random.Random(20_261_121)
+    whole = [
+        b"HTTP/1.1 200 OK\r\nContent-Type: a/b; charset=x\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 302 \r\nLocation: /x?y=z#a\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 429 \r\nRetry-After: Mon, 01 Jan 2029 00:00:00 +0100\r\n"
+        b"Content-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 25\r\n\r\n"
+        + gzip.compress(b"hello"),
+    ]
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        answer = bytearray(chance.choice(whole))
+        for _ in range(chance.randrange(1, 4)):
+            at, what = chance.randrange(len(answer)), chance.randrange(3)
+            if what == 0:
+                answer[at] = chance.randrange(256)
+            elif what == 1:
+                del answer[at : at + chance.randrange(1, 9)]
+            else:
+                answer[at:at] = chance.randbytes(chance.randrange(1, 5))
+            answer = answer or bytearray(b"x")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    outcomes = set()
+    async with raw_server(handler) as at, raw_client(at) as client:
+        for _ in range(400):
+            try:
+                request = OutboundRequest(url=f"http://{at}/", limits=ONCE)
+                fetched = await client.fetch(request, spool)
+            except HoldfastError as error:
+                outcomes.add(error.code)
+                assert list(spool.iterdir()) == []
+            else:
+                outcomes.add("fetched")
+                assert fetched.path is not None
+                assert fetched.path.stat().st_size == fetched.size_bytes
+                fetched.path.unlink()
+    assert {"fetched", "truncated", "protocol-error", "status", "source-busy"} <= outcomes
 
 
 # --- retries --------------------------------------------------------------------------------------

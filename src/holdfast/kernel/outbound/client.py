@@ -521,6 +521,8 @@ async def _spool(
 ) -> _Spooled:
     """Decode the body into a new file and flush it; no file is left if this fails."""
     decoder = BodyDecoder(head.headers.get("content-encoding", ""), limits, subject)
+    if head.framing == "length":
+        decoder.announce(int(head.headers["content-length"].partition(",")[0]))
     digest = hashlib.sha256()
     try:
         handle, name = tempfile.mkstemp(prefix="fetch-", suffix=".raw", dir=directory)
@@ -615,7 +617,7 @@ def retry_after_seconds(value: str, clock: Clock) -> float | None:
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError, TypeError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -30,6 +30,10 @@ class BodyDecoder:
         self.size_bytes = 0
         self._inflate = _inflater(content_encoding, subject)
 
+    def announce(self, wire_bytes: int) -> None:
+        """Refuse a body whose announced length is past the bound, before any of it is read."""
+        self._check(wire_bytes)
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The content that ``data`` brings.
 
