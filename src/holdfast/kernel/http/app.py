@@ -11,12 +11,10 @@ from typing import Any
 import msgspec
 from litestar import Litestar, Response
 from litestar.connection import ASGIConnection
-from litestar.di import Provide
 from litestar.exceptions import (
     HTTPException,
     MethodNotAllowedException,
     NotFoundException,
-    ValidationException,
 )
 
 from holdfast.kernel.clock import Clock, SystemClock
@@ -26,11 +24,10 @@ from holdfast.kernel.errors import (
     Invalid,
     Kind,
     NotFound,
-    Problem,
     Unsupported,
 )
 from holdfast.kernel.http import door, problems
-from holdfast.kernel.http.routes import RULES, ApiRequest, RouteRules, get
+from holdfast.kernel.http.routes import PRINCIPAL, RULES, ApiRequest, RouteRules, get
 from holdfast.kernel.ids import NewId, id_source
 from holdfast.kernel.principal import Authoriser, Permission, PermissionAuthoriser, Principal
 from holdfast.kernel.telemetry import METRICS_CONTENT_TYPE, Metrics, get_logger, request_id
@@ -83,6 +80,17 @@ class App(Litestar):
     """A Litestar application whose every exchange passes the door."""
 
     door: door.Door
+    spec: AppSpec
+
+    async def admit(self, connection: Connection, permission: Permission) -> None:
+        """Find out who asks and whether they may; on routes that need nobody, nothing."""
+        if permission is Permission.PUBLIC:
+            return
+        principal = await self.spec.authenticate(connection)
+        scope: Any = connection.scope
+        scope[PRINCIPAL] = principal
+        scope[door.SUBJECT] = principal.subject
+        self.spec.authoriser.authorise(principal, permission)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self.door(scope, receive, send)
@@ -96,8 +104,6 @@ def create_app(spec: AppSpec) -> App:
     """The application; raises ``ValueError`` when a route has no permission or a doubled name."""
     app = App(
         route_handlers=[*spec.handlers, *_own_routes(spec)],
-        guards=[_gate(spec)],
-        dependencies={"principal": Provide(_principal, sync_to_thread=False)},
         exception_handlers={Exception: _exception},
         request_class=ApiRequest,
         lifespan=list(spec.lifespan),
@@ -108,6 +114,7 @@ def create_app(spec: AppSpec) -> App:
     )
     _check_routes(app)
     admitted = door.rules(spec.role, spec.hosts, spec.origins, spec.local, spec.https)
+    app.spec = spec
     app.door = door.Door(
         spec.between(app.inside) if spec.between is not None else app.inside,
         admitted,
@@ -118,51 +125,6 @@ def create_app(spec: AppSpec) -> App:
     return app
 
 
-# --- before a handler ---------------------------------------------------------------------------
-
-
-def _gate(spec: AppSpec) -> Callable[[Connection, Any], Awaitable[None]]:
-    """The guard of every route: the content type, then who, then whether they may."""
-    authenticate, authoriser = spec.authenticate, spec.authoriser
-
-    async def gate(connection: Connection, handler: Any) -> None:
-        rules: RouteRules | None = handler.opt.get(RULES)
-        if rules is None:
-            return  # Litestar's own OPTIONS; create_app has seen to it that there is nothing else
-        if connection.scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):  # type: ignore[typeddict-item]
-            _check_content_type(connection, rules)
-        if rules.permission is Permission.PUBLIC:
-            return
-        principal = await authenticate(connection)
-        connection.scope["holdfast.principal"] = principal  # type: ignore[typeddict-unknown-key]
-        connection.scope["holdfast.subject"] = principal.subject  # type: ignore[typeddict-unknown-key]
-        authoriser.authorise(principal, rules.permission)
-
-    return gate
-
-
-def _check_content_type(connection: Connection, rules: RouteRules) -> None:
-    """A web page can send form and text types anywhere; JSON it cannot without being asked."""
-    if rules.raw and not rules.accepts:
-        return
-    headers = connection.headers
-    given = headers.get("content-type", "")
-    if not given and connection.scope["method"] == "DELETE":  # type: ignore[typeddict-item]
-        return
-    accepted = rules.accepts or ("application/json",)
-    if given.partition(";")[0].strip().lower() not in accepted:
-        raise Unsupported(
-            f"cannot accept the content type {given[:100]!r}",
-            code="content-type-unsupported",
-            hint=f"send Content-Type: {' or '.join(accepted)}",
-        )
-
-
-def _principal(scope: Any) -> Any:
-    """Injected as ``principal``."""
-    return scope.get("holdfast.principal")
-
-
 def _check_routes(app: Litestar) -> None:
     seen: dict[str, str] = {}
     for each in app.routes:
@@ -171,11 +133,12 @@ def _check_routes(app: Litestar) -> None:
                 continue
             if RULES not in handler.opt:
                 raise ValueError(f"cannot serve {each.path}: the route declares no permission")
-            name = str(handler.operation_id)
-            place = f"{sorted(handler.http_methods)} {each.path}"
-            if seen.setdefault(name, place) != place:
+            rules: RouteRules = handler.opt[RULES]
+            place = f"{rules.method} {rules.path}"
+            if seen.setdefault(rules.operation_id, place) != place:
                 raise ValueError(
-                    f"cannot serve {place}: its operation id {name} is that of {seen[name]}"
+                    f"cannot serve {place}: its operation id {rules.operation_id} is that of "
+                    f"{seen[rules.operation_id]}"
                 )
 
 
@@ -225,17 +188,6 @@ def translate(request: Any, error: Exception) -> HoldfastError:
         )
     if isinstance(error, NotFoundException):
         return NotFound(f"cannot find {path}: no such route", code="route-not-found")
-    if isinstance(error, ValidationException):
-        found = [
-            Problem(str(item.get("key", "")), str(item.get("message", "")))
-            for item in (error.extra if isinstance(error.extra, list) else [])
-            if isinstance(item, dict)
-        ]
-        return Invalid(
-            "cannot accept the request: " + ("; ".join(map(str, found)) or error.detail),
-            code="request-invalid",
-            problems=found,
-        )
     if isinstance(error, HTTPException) and 400 <= error.status_code < 500:
         return Invalid(f"cannot accept the request: {error.detail}", code="request-invalid")
     return Internal("cannot answer", internal=repr(error))

@@ -38,6 +38,9 @@ PROBES = frozenset({"/health", "/ready"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+SUBJECT = "holdfast.subject"
+"""Key of the scope: the subject of the principal, for the log."""
+
 SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -111,6 +114,10 @@ class Door:
         with request_context(identifier, trace if sane_traceparent(trace) else ""):
             exchange = _Exchange(send, identifier, self._always, scope["method"] == "HEAD")
             started = self._clock.monotonic()
+            if scope["method"] == "HEAD":
+                # Routes declare GET; HEAD is GET without the body (RFC 9110 §9.3.2). The server
+                # keeps its own scope, by which it knows that no body may follow.
+                scope = {**scope, "method": "GET", "holdfast.head": True}
             try:
                 refusal = self._refusal(scope, wanted, doubled, forwarded)
                 if refusal is not None:
@@ -121,10 +128,6 @@ class Door:
                 self._meter.note(scope, exchange, self._clock.monotonic() - started)
 
     async def _admit(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
-        if scope["method"] == "HEAD":
-            # Routes declare GET; HEAD is GET without the body (RFC 9110 §9.3.2).
-            scope["method"] = "GET"
-            scope["holdfast.head"] = True
         try:
             await self._app(scope, receive, exchange.send)
         except Exception as error:
@@ -264,7 +267,7 @@ class _Meter:
             status=status,
             duration_ms=round(seconds * 1000, 3),
             bytes_out=exchange.sent_bytes,
-            principal=scope.get("holdfast.subject", ""),
+            principal=scope.get(SUBJECT, ""),
         )
 
 

@@ -1,40 +1,94 @@
 """Routes, declared with what they need: a permission, a body limit, what they accept.
 
-Thin wrappers over Litestar's decorators. A route without a permission cannot be written, and
-:func:`holdfast.kernel.http.create_app` refuses one that got in some other way.
+A handler is a plain coroutine function with typed arguments; :func:`route` compiles, once, how they
+are taken from a request. Litestar routes and answers; arguments and bodies are read here, because
+its own reading is lax (``"4"`` is a number), ignores what it does not know, and names the first
+mistake only. A route without a permission cannot be written, and ``create_app`` refuses one that
+got in some other way.
 """
 
 from __future__ import annotations
 
+import inspect
+import types
+import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_args, get_origin
+from urllib.parse import parse_qsl
 
 import msgspec
-from litestar import Litestar, Request
+from litestar import Litestar, Request, Response
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
-from litestar.openapi.datastructures import ResponseSpec
+from litestar.types import ASGIApp
 
-from holdfast.kernel.errors import Invalid, Problem, TooLarge, Unavailable
-from holdfast.kernel.http.scan import scan
-from holdfast.kernel.principal import Permission
+from holdfast.kernel.errors import Invalid, Problem, TooLarge, Unavailable, Unsupported
+from holdfast.kernel.http.bodies import Body
+from holdfast.kernel.principal import Permission, Principal
 
 BODY_BYTES = 1024 * 1024
 """Largest body of a route that does not say otherwise."""
 
+PARAMETERS_MAX = 100
 RULES = "holdfast_rules"
+PRINCIPAL = "holdfast.principal"
+BODY = "holdfast.body"
+WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+STATUS = {"POST": 201}
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+
+
+class Header(str):
+    """Marks an argument taken from a header: ``Annotated[str | None, Header("If-Match")]``."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a handler, other than the reserved ones.
+
+    ``name`` is how it is called on the wire, ``place`` where it is: path, query or header.
+    """
+
+    keyword: str
+    name: str
+    place: str
+    wanted: Any
+    default: Any = inspect.Parameter.empty
+    many: bool = False
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
 
 
 @dataclass(frozen=True, slots=True)
 class RouteRules:
-    """What a route needs before it is called."""
+    """All there is to know of a route before it is called."""
 
+    method: str
+    path: str
     permission: Permission
-    raw: bool
+    accepts: tuple[str, ...] | None
     body_limit: int
-    accepts: tuple[str, ...]
+    status: int
+    operation_id: str
+    tag: str
+    summary: str
+    description: str
+    in_schema: bool
+    arguments: tuple[Argument, ...]
+    reserved: frozenset[str]
+    body: Body | None
+    body_required: bool
+    answer: Any
+    media_type: str
+    responses: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,35 +113,67 @@ def route(
     operation_id: str = "",
     summary: str = "",
     tag: str = "",
-    responses: Mapping[int, ResponseSpec] | None = None,
+    media_type: str = "",
+    responses: Mapping[int, str] | None = None,
     in_schema: bool = True,
-    **options: Any,
 ) -> Callable[[Callable[..., Any]], HTTPRouteHandler]:
-    """Declare a route. ``data`` is the decoded JSON body, ``principal`` who asks.
+    """Declare a route.
+
+    Arguments of the handler, by name: ``principal`` is who asks, ``data`` the decoded JSON body,
+    ``request`` the request itself; the rest are path parameters, headers (:class:`Header`) and
+    query parameters, read leniently from their text into the annotated type.
 
     ``raw``: the handler reads the body itself (``request.stream()``), of any content type or, if
     ``accepts`` is given, of those. ``body_limit`` bounds the body in bytes while it arrives.
+    ``media_type`` documents what an answer that is not JSON is; ``responses`` tells of further
+    statuses.
     """
 
     def decorate(function: Callable[..., Any]) -> HTTPRouteHandler:
+        hints = typing.get_type_hints(function, include_extras=True)
+        parameters = inspect.signature(function).parameters
         subject = tag or _tag_of(path)
-        rules = RouteRules(permission, raw or bool(accepts), body_limit, tuple(accepts))
-        handler = HTTPRouteHandler(
+        answer = hints.get("return", Any)
+        empty = answer is type(None)
+        data = hints.get("data")
+        needed = data is not None and parameters["data"].default is inspect.Parameter.empty
+        rules = RouteRules(
+            method=method,
+            path=path,
+            permission=permission,
+            accepts=_accepted(raw, accepts),
+            body_limit=body_limit,
+            status=status or (204 if empty else STATUS.get(method, 200)),
+            operation_id=operation_id or _operation_id(subject, function.__name__),
+            tag=subject,
+            summary=summary or _first_line(function),
+            description=inspect.getdoc(function) or "",
+            in_schema=in_schema,
+            arguments=tuple(
+                _argument(each, hints[name], path)
+                for name, each in parameters.items()
+                if name not in RESERVED
+            ),
+            reserved=frozenset(RESERVED & parameters.keys()),
+            body=None if data is None else Body(data),
+            body_required=needed,
+            answer=answer,
+            media_type=media_type,
+            responses=dict(responses or {}),
+        )
+        return HTTPRouteHandler(
             path,
             http_method=HttpMethod(method),
             opt={RULES: rules},
-            status_code=status,
-            operation_id=operation_id or _operation_id(subject, function.__name__),
-            summary=summary or _first_line(function),
-            tags=[subject],
-            responses=responses,
-            include_in_schema=in_schema,
+            status_code=200,
+            include_in_schema=False,
             request_max_body_size=body_limit,
-            **options,
-        )
-        return handler(function)
+        )(_endpoint(function, rules))
 
     return decorate
+
+
+RESERVED = frozenset({"principal", "data", "request"})
 
 
 def get(
@@ -121,24 +207,34 @@ def patch(
 def delete(
     path: str, *, permission: Permission, **options: Any
 ) -> Callable[[Callable[..., Any]], HTTPRouteHandler]:
-    """Declare a DELETE route; see :func:`route`. Answers 204 unless ``status`` says otherwise."""
+    """Declare a DELETE route; see :func:`route`. Answers 204 when it returns nothing."""
     return route("DELETE", path, permission=permission, **options)
+
+
+def rules_of(app: Litestar) -> list[RouteRules]:
+    """The rules of every route, in order of path and method."""
+    found = [
+        handler.opt[RULES]
+        for each in app.routes
+        for handler in getattr(each, "route_handlers", ())
+        if RULES in handler.opt
+    ]
+    return sorted(found, key=lambda rules: (rules.path, rules.method))
 
 
 def routes_of(app: Litestar) -> list[RouteInfo]:
     """Every route of the application and the permission it needs, in order of path and method."""
-    found = [
-        RouteInfo(method, each.path, handler.opt[RULES].permission, str(handler.operation_id))
-        for each in app.routes
-        for handler in getattr(each, "route_handlers", ())
-        for method in sorted(handler.http_methods)
-        if RULES in handler.opt
+    return [
+        RouteInfo(rules.method, rules.path, rules.permission, rules.operation_id)
+        for rules in rules_of(app)
     ]
-    return sorted(found, key=lambda info: (info.path, info.method))
+
+
+# --- one call -----------------------------------------------------------------------------------
 
 
 class ApiRequest(Request[Any, Any, State]):
-    """A request whose body is bounded while it arrives, scanned, and decoded strictly."""
+    """A request whose body is bounded while it arrives."""
 
     async def stream(self) -> Any:
         """The body in pieces; :class:`TooLarge` as soon as it passes the route's limit."""
@@ -162,45 +258,194 @@ class ApiRequest(Request[Any, Any, State]):
 
     async def body(self) -> bytes:
         """The whole body; read once, kept."""
-        kept: Any = self.scope.get("holdfast.body")
-        if kept is None:
-            kept = b"".join([piece async for piece in self.stream()])
-            self.scope["holdfast.body"] = kept  # type: ignore[typeddict-unknown-key]
-        return bytes(kept)
+        scope: Any = self.scope
+        if BODY not in scope:
+            scope[BODY] = b"".join([piece async for piece in self.stream()])
+        kept: bytes = scope[BODY]
+        return kept
 
-    async def json(self) -> Any:
-        """The body as the type of the handler's ``data``; :class:`Invalid` says where it is not."""
-        body = await self.body()
-        decoder = _decoder(self.route_handler)
-        return decode_body(body, decoder)
+    @property
+    def principal(self) -> Principal:
+        """Who asks; not on routes that need nobody."""
+        scope: Any = self.scope
+        found: Principal = scope[PRINCIPAL]
+        return found
 
 
-def decode_body(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
-    """Scan and decode a JSON body; :class:`Invalid` says what is wrong and where."""
-    scan(body)
+def _endpoint(function: Callable[..., Any], rules: RouteRules) -> Callable[..., Any]:
+    read = _reader(rules)
+    body, reserved = rules.body, rules.reserved
+    answer = _answerer(rules)
+
+    async def endpoint(request: ApiRequest) -> ASGIApp:
+        _check_content_type(request, rules)
+        app: Any = request.app
+        await app.admit(request, rules.permission)
+        call = read(request)
+        if "principal" in reserved:
+            call["principal"] = request.scope.get(PRINCIPAL)
+        if "request" in reserved:
+            call["request"] = request
+        if body is not None:
+            data = await request.body()
+            if data or rules.body_required:
+                call["data"] = body.read(data)
+        found: ASGIApp = answer(await function(**call), request)
+        return found
+
+    endpoint.__name__ = function.__name__
+    endpoint.__qualname__ = function.__qualname__
+    endpoint.__module__ = function.__module__
+    # Litestar resolves annotations by name in the handler's module, which is not this one.
+    endpoint.__annotations__ = {"request": ApiRequest, "return": ASGIApp}
+    return endpoint
+
+
+def _check_content_type(request: ApiRequest, rules: RouteRules) -> None:
+    """A web page can send form and text types anywhere; JSON it cannot without being asked."""
+    if rules.method not in WRITES or rules.accepts is None:
+        return
+    given = request.headers.get("content-type", "")
+    if not given and rules.method == "DELETE" and rules.body is None:
+        return
+    if given.partition(";")[0].strip().lower() not in rules.accepts:
+        raise Unsupported(
+            f"cannot accept the content type {given[:100]!r}",
+            code="content-type-unsupported",
+            hint=f"send Content-Type: {' or '.join(rules.accepts)}",
+        )
+
+
+def _reader(rules: RouteRules) -> Callable[[ApiRequest], dict[str, Any]]:
+    """How the arguments are taken from a request."""
+    queried = {each.name: each for each in rules.arguments if each.place == "query"}
+    from_path = [each for each in rules.arguments if each.place == "path"]
+    from_header = [each for each in rules.arguments if each.place == "header"]
+
+    def read(request: ApiRequest) -> dict[str, Any]:
+        scope: Any = request.scope
+        found: dict[str, Any] = {}
+        problems: list[Problem] = []
+        for each in from_path:
+            _take(each, [str(scope["path_params"][each.name])], found, problems)
+        for each in from_header:
+            _take(each, request.headers.getall(each.name, []), found, problems)
+        given = _query(scope.get("query_string", b""), problems)
+        for name in given.keys() - queried.keys():
+            known = ", ".join(sorted(queried)) or "none"
+            problems.append(
+                Problem(f"query {name[:100]}", "is not a parameter here", f"known: {known}")
+            )
+        for name, each in queried.items():
+            _take(each, given.get(name, []), found, problems)
+        if problems:
+            shown = "; ".join(map(str, problems[:3])) + ("; …" if len(problems) > 3 else "")
+            raise Invalid(
+                f"cannot accept the request: {shown}", code="request-invalid", problems=problems
+            )
+        return found
+
+    return read
+
+
+def _query(text: bytes, problems: list[Problem]) -> dict[str, list[str]]:
+    given: dict[str, list[str]] = {}
+    if not text:
+        return given
     try:
-        return decoder.decode(body)
+        pairs = parse_qsl(
+            text.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=PARAMETERS_MAX,
+        )
+    except ValueError as error:
+        problems.append(Problem("query", f"cannot be read: {error}"))
+        return given
+    for name, value in pairs:
+        given.setdefault(name, []).append(value)
+    return given
+
+
+def _take(each: Argument, texts: list[str], found: dict[str, Any], problems: list[Problem]) -> None:
+    where = each.name if each.place == "path" else f"{each.place} {each.name}"
+    if not texts:
+        if each.required:
+            problems.append(Problem(where, "is required"))
+        else:
+            found[each.keyword] = each.default
+        return
+    if len(texts) > 1 and not each.many:
+        problems.append(Problem(where, "is given more than once"))
+        return
+    if any("\x00" in text for text in texts):
+        problems.append(Problem(where, "holds a NUL character"))
+        return
+    try:
+        value = texts if each.many else texts[0]
+        found[each.keyword] = msgspec.convert(value, each.wanted, strict=False)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `")
-        problem = Problem(path.rstrip("`") or "$", message)
-        raise Invalid(
-            f"cannot accept the body: {problem}", code="body-invalid", problems=[problem]
-        ) from error
-    except msgspec.DecodeError as error:
-        raise Invalid(f"cannot read the body: {error}", code="json-invalid") from error
+        problems.append(Problem(where, str(error).partition(" - at `")[0]))
 
 
-_decoders: dict[int, tuple[Any, msgspec.json.Decoder[Any]]] = {}
+def _answerer(rules: RouteRules) -> Callable[[Any, ApiRequest], Any]:
+    """How what the handler returned becomes an ASGI answer."""
+    encode = msgspec.json.Encoder().encode
+    media_type = (rules.media_type or "application/json").encode("latin-1")
+
+    def answer(value: Any, request: ApiRequest) -> Any:
+        if isinstance(value, Response):
+            if value.status_code is None:
+                value.status_code = rules.status
+            return value.to_asgi_response(app=None, request=request)
+        if callable(value):
+            return value  # an ASGI application: a stream
+        content = b"" if value is None else value if isinstance(value, bytes) else encode(value)
+        return plain_answer(rules.status, content, media_type)
+
+    return answer
 
 
-def _decoder(handler: Any) -> msgspec.json.Decoder[Any]:
-    known = _decoders.get(id(handler))
-    if known is not None and known[0] is handler:
-        return known[1]
-    field = handler.parsed_fn_signature.parameters.get("data")
-    decoder = msgspec.json.Decoder(Any if field is None else field.raw)
-    _decoders[id(handler)] = (handler, decoder)
-    return decoder
+def plain_answer(status: int, content: bytes, media_type: bytes) -> Any:
+    """An ASGI application that answers with these bytes."""
+    headers = [(b"content-length", str(len(content)).encode())]
+    if content:
+        headers.append((b"content-type", media_type))
+
+    async def send_it(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content, "more_body": False})
+
+    return send_it
+
+
+# --- declaring ----------------------------------------------------------------------------------
+
+
+def _accepted(raw: bool, accepts: Sequence[str]) -> tuple[str, ...] | None:
+    if accepts:
+        return tuple(accepts)
+    return None if raw else ("application/json",)
+
+
+def _argument(each: inspect.Parameter, hint: Any, path: str) -> Argument:
+    marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    header = next((mark for mark in marks if isinstance(mark, Header)), None)
+    if header is not None:
+        return Argument(each.name, str(header).lower(), "header", hint, each.default)
+    if f"{{{each.name}:" in path or f"{{{each.name}}}" in path:
+        return Argument(each.name, each.name, "path", hint)
+    return Argument(each.name, each.name, "query", hint, each.default, _many(hint))
+
+
+def _many(hint: Any) -> bool:
+    """Whether a parameter may be given several times: its type is a collection."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return _many(get_args(hint)[0])
+    if origin in (types.UnionType, typing.Union):
+        return any(_many(part) for part in get_args(hint))
+    return (origin or hint) in (list, tuple, set, frozenset)
 
 
 def _too_large(limit: int) -> TooLarge:
@@ -217,10 +462,8 @@ def _tag_of(path: str) -> str:
 def _operation_id(tag: str, name: str) -> str:
     name = name.strip("_")
     subject = tag.replace("-", "_").replace(".", "_")
-    singular = subject.removesuffix("s")
-    return name if singular in name else f"{subject}_{name}"
+    return name if subject.removesuffix("s") in name else f"{subject}_{name}"
 
 
-def _first_line(function: Callable[..., Any]) -> str | None:
-    text = (function.__doc__ or "").strip().partition("\n")[0]
-    return text.rstrip(".") or None
+def _first_line(function: Callable[..., Any]) -> str:
+    return (inspect.getdoc(function) or "").partition("\n")[0].rstrip(".")

@@ -1,0 +1,169 @@
+"""A small application served for real: in a thread of the test, or as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Response
+
+from holdfast.kernel.http import ApiRequest, App, AppSpec, create_app, get, post
+from holdfast.kernel.principal import Permission, Principal, operator
+from holdfast.kernel.serving import STOPPING, Bound, ServeLimits, Tls, run, serve
+
+
+class Echo(msgspec.Struct, forbid_unknown_fields=True):
+    text: str
+
+
+async def anybody(connection: Any) -> Principal:
+    return operator()
+
+
+def application(marks: Path | None = None) -> App:
+    """``marks``: a directory in which what happens leaves a file."""
+
+    def mark(name: str) -> None:
+        if marks is not None:
+            (marks / name).touch()
+
+    @get("/v1/echo", permission=Permission.PUBLIC)
+    async def read_echo() -> Echo:
+        return Echo("hello")
+
+    @post("/v1/echo", permission=Permission.PUBLIC)
+    async def write_echo(data: Echo) -> Echo:
+        return data
+
+    @post("/v1/size", permission=Permission.PUBLIC, raw=True, body_limit=64 * 1024 * 1024)
+    async def size_echo(request: ApiRequest) -> dict[str, int]:
+        size = 0
+        async for piece in request.stream():
+            size += len(piece)
+        return {"size": size}
+
+    @get("/v1/slow", permission=Permission.PUBLIC)
+    async def slow_echo(seconds: float) -> Echo:
+        mark("slow-began")
+        await asyncio.sleep(seconds)
+        mark("slow-ended")
+        return Echo("slow")
+
+    @get("/v1/wait", permission=Permission.PUBLIC)
+    async def wait_echo(request: ApiRequest) -> Echo:
+        await request.scope["state"][STOPPING].wait()
+        return Echo("told to stop")
+
+    @get("/v1/certificate", permission=Permission.PUBLIC)
+    async def certificate_echo(request: ApiRequest) -> Response[bytes]:
+        tls: Any = request.scope.get("extensions", {}).get("tls", {})
+        return Response(tls.get("peer_certificate_der") or b"none")
+
+    @get("/v1/large", permission=Permission.PUBLIC)
+    async def large_echo() -> Response[bytes]:
+        return Response(b"x" * (32 * 1024 * 1024))
+
+    @get("/v1/address", permission=Permission.PUBLIC)
+    async def address_echo(request: ApiRequest) -> dict[str, str]:
+        return {"path": request.scope["path"]}
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        mark("started")
+        yield
+        mark("stopped")
+
+    handlers = [
+        read_echo, write_echo, size_echo, slow_echo, wait_echo, certificate_echo, large_echo,
+        address_echo,
+    ]  # fmt: skip
+    return create_app(
+        AppSpec(
+            role="test",
+            version="0",
+            handlers=handlers,
+            authenticate=anybody,
+            lifespan=[lifespan],
+        )
+    )
+
+
+class Running:
+    """The application in a thread with a uvloop of its own."""
+
+    def __init__(self, limits: ServeLimits, tls: Tls | None = None, app: Any = None) -> None:
+        self._limits = limits
+        self._tls = tls
+        self._app = app
+        self._told = threading.Event()
+        self._thread = threading.Thread(target=self._main)
+        self._failure: BaseException | None = None
+        self.bound: Bound
+
+    def __enter__(self) -> Running:
+        self._thread.start()
+        assert self._told.wait(20)
+        if self._failure is not None:
+            raise self._failure
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "the server did not stop"
+        if self._failure is not None and exc[0] is None:
+            raise self._failure
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    def joined(self, seconds: float) -> bool:
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _main(self) -> None:
+        try:
+            run(self._serve())
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._told.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+
+        def ready(bound: Bound) -> None:
+            self.bound = bound
+            self._told.set()
+
+        await serve(
+            self._app or application(),
+            bind="127.0.0.1:0",
+            limits=self._limits,
+            tls=self._tls,
+            ready=ready,
+            stop=self._stop,
+            signals=False,
+        )
+
+
+def main(marks: Path, stop_seconds: float) -> None:
+    def ready(bound: Bound) -> None:
+        (marks / "url.part").write_text(bound.url)
+        (marks / "url.part").rename(marks / "url")
+
+    limits = ServeLimits(stop_seconds=stop_seconds)
+    run(serve(application(marks), bind="127.0.0.1:0", limits=limits, ready=ready))
+    (marks / "returned").touch()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,636 @@
+"""What the server promises, asked of a real socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable
+from holdfast.kernel.serving import ServeLimits, Tls, bind_socket
+from tests.e2e.serving_program import Running
+
+LIMITS = ServeLimits(
+    connections_max=20,
+    header_seconds=0.4,
+    body_seconds=0.4,
+    idle_seconds=0.4,
+    stop_seconds=5,
+    header_count_max=20,
+    header_bytes_max=4096,
+    url_bytes_max=1024,
+)
+GET = b"GET /v1/echo HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with Running(LIMITS) as running:
+        yield running
+
+
+class Wire:
+    """One connection, spoken to in bytes."""
+
+    def __init__(self, running: Running, context: ssl.SSLContext | None = None) -> None:
+        plain = socket.create_connection(("127.0.0.1", running.bound.port), timeout=10)
+        self.socket: socket.socket = plain
+        if context is not None:
+            self.socket = context.wrap_socket(plain, server_hostname="localhost")
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """One answer, by its Content-Length."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            piece = self.socket.recv(65536)
+            assert piece, f"closed after {data!r}"
+            data += piece
+        head, _, body = data.partition(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:])}
+        while len(body) < int(headers["content-length"]):
+            piece = self.socket.recv(65536)
+            assert piece, "closed inside the body"
+            body += piece
+        return int(lines[0].split()[1]), headers, body
+
+    def rest(self) -> bytes:
+        """Everything until the server closes."""
+        data = b""
+        while piece := self.socket.recv(65536):
+            data += piece
+        return data
+
+
+def problem(body: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(body)
+    assert {"type", "title", "status", "code", "kind", "detail"} <= found.keys()
+    return found
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.01)
+
+
+# --- time
+
+
+def test_headers_that_do_not_end_are_answered_408(server: Running) -> None:
+    with Wire(server) as wire:
+        began = time.monotonic()
+        wire.send(b"GET /v1/echo HTTP/1.1\r\nHost: localhost\r\n")
+        status, headers, body = wire.answer()
+        assert 0.3 < time.monotonic() - began < 3
+        assert (status, problem(body)["code"]) == (408, "request-timeout")
+        assert headers["connection"] == "close"
+        assert wire.rest() == b""
+
+
+def test_dripping_header_bytes_does_not_extend_the_time(server: Running) -> None:
+    with Wire(server) as wire:
+        began = time.monotonic()
+        wire.socket.settimeout(0.05)
+        status = 0
+        for byte in b"GET /v1/echo HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: b\r\n" * 100:
+            wire.send(bytes([byte]))
+            try:
+                status = int(wire.socket.recv(4096).split()[1])
+                break
+            except TimeoutError:
+                continue
+        assert status == 408
+        assert time.monotonic() - began < 3
+
+
+def test_a_connection_that_says_nothing_is_closed_without_an_answer(server: Running) -> None:
+    with Wire(server) as wire:
+        assert wire.rest() == b""
+
+
+def test_a_body_that_stops_is_answered_408(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(
+            b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 100\r\n\r\n{"text":'
+        )
+        status, _, body = wire.answer()
+        assert (status, problem(body)["code"]) == (408, "request-timeout")
+        assert wire.rest() == b""
+
+
+def test_a_body_that_never_begins_is_answered_408(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(
+            b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n"
+        )
+        assert wire.answer()[0] == 408
+
+
+def test_a_body_dripping_byte_by_byte_is_given_up(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(b"POST /v1/size HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000\r\n\r\n")
+        wire.socket.settimeout(0.1)
+        status = 0
+        for _ in range(100):
+            wire.send(b"x")
+            try:
+                status = int(wire.socket.recv(4096).split()[1])
+                break
+            except TimeoutError:
+                continue
+        assert status == 408
+
+
+def test_a_steady_body_longer_than_the_bound_in_time_arrives(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(b"POST /v1/size HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8000\r\n\r\n")
+        for _ in range(8):
+            time.sleep(0.1)
+            wire.send(b"x" * 1000)
+        status, _, body = wire.answer()
+        assert (status, json.loads(body)) == (201, {"size": 8000})
+
+
+def test_an_idle_connection_is_closed_but_a_busy_one_lives(server: Running) -> None:
+    with Wire(server) as wire:
+        for _ in range(4):
+            wire.send(GET)
+            assert wire.answer()[0] == 200
+            time.sleep(0.15)
+        began = time.monotonic()
+        assert wire.rest() == b""
+        assert time.monotonic() - began < 3
+
+
+def test_a_handler_may_take_longer_than_every_network_bound(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(b"GET /v1/slow?seconds=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert wire.answer()[0] == 200
+
+
+def test_a_caller_that_does_not_read_is_cut_off(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wire.send(b"GET /v1/large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(1.5)
+        with pytest.raises((ConnectionResetError, AssertionError)):
+            wire.answer()
+
+
+# --- size
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"GET /" + b"a" * 2000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414, "url-too-long"),
+        (GET[:-2] + b"X-A: b\r\n" * 30 + b"\r\n", 431, "headers-too-large"),
+        (GET[:-2] + b"X-A: " + b"b" * 5000 + b"\r\n\r\n", 431, "headers-too-large"),
+        (GET[:-2] + b"X-A: " + b"b" * 9000, 431, "headers-too-large"),
+        (GET[:-2] + b"b" * 9000, 431, "headers-too-large"),
+    ],
+    ids=["url", "count", "one-header", "header-without-end", "name-without-end"],
+)
+def test_oversized_heads_are_refused(server: Running, sent: bytes, status: int, code: str) -> None:
+    with Wire(server) as wire:
+        wire.send(sent)
+        found, headers, body = wire.answer()
+        assert (found, problem(body)["code"]) == (status, code)
+        assert headers["connection"] == "close"
+        assert wire.rest() == b""
+
+
+def test_a_body_over_the_route_s_limit_is_413_and_the_answer_arrives(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(
+            b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 3000000\r\n\r\n"
+        )
+        wire.send(b"x" * 300_000)
+        status, headers, body = wire.answer()
+        assert (status, problem(body)["code"]) == (413, "body-too-large")
+        assert headers["connection"] == "close"
+
+
+def test_a_chunked_body_over_the_limit_is_413_while_it_arrives(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(
+            b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+        for _ in range(17):
+            wire.send(chunk)
+        status, _, body = wire.answer()
+        assert (status, problem(body)["code"]) == (413, "body-too-large")
+
+
+def test_a_large_body_within_its_route_s_limit_arrives(server: Running) -> None:
+    size = 20 * 1024 * 1024
+    answer = httpx.post(f"{server.bound.url}/v1/size", content=b"x" * size, timeout=30)
+    assert answer.json() == {"size": size}
+
+
+def test_at_the_connection_limit_a_caller_is_told_when_to_come_back() -> None:
+    with Running(ServeLimits(connections_max=3)) as running:
+        held = [Wire(running) for _ in range(3)]
+        for wire in held:
+            wire.send(GET)
+            assert wire.answer()[0] == 200
+        with Wire(running) as late:
+            late.send(GET)
+            status, headers, body = late.answer()
+            assert (status, problem(body)["code"]) == (503, "connections-exhausted")
+            assert headers["retry-after"] == "1"
+            assert late.rest() == b""
+        held.pop().socket.close()
+
+        def served() -> bool:
+            with Wire(running) as again:
+                again.send(GET)
+                return again.answer()[0] == 200
+
+        eventually(served)
+        for wire in held:
+            wire.socket.close()
+
+
+# --- framing
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: 5\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: identity\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding:\x0bchunked\r\n",
+        b"Content-Length: +5\r\n",
+        b"Content-Length: 5, 5\r\n",
+        b"Content-Length: -1\r\n",
+        b"Content-Length: 0x5\r\n",
+        b"Host: other\r\n",
+        b" folded: yes\r\n",
+        b"X-A: b\r\n folded\r\n",
+        b"X-A: b\rX-B: c\r\n",
+        b"X\x00A: b\r\n",
+        b"X-A: b\x00c\r\n",
+    ],
+)
+def test_what_two_parsers_could_read_differently_is_refused(server: Running, head: bytes) -> None:
+    with Wire(server) as wire:
+        wire.send(b"POST /v1/size HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n0\r\n\r\n" + GET)
+        status, _, body = wire.answer()
+        assert status == 400, problem(body)
+        assert wire.rest() == b"", "the connection must end, or the rest becomes a request"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /v1/echo HTTP/1.1\r\n\r\n",
+        b"GET /v1/echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\nHost: localhost\r\n\r\n",
+        b"GET http://elsewhere/v1/echo HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /v1/echo HTTP/3.7\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"NONSENSE\r\n\r\n",
+        b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /v1/size HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /v1/ec ho HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+)
+def test_malformed_requests_are_refused_and_the_connection_ends(
+    server: Running, sent: bytes
+) -> None:
+    with Wire(server) as wire:
+        wire.send(sent)
+        assert wire.answer()[0] in (400, 405)
+        wire.socket.settimeout(5)
+        assert wire.rest() == b""
+
+
+def test_rubbish_after_a_request_does_not_disturb_its_answer(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(b"GET /v1/slow?seconds=0.2 HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"\x00\x01\x02")
+        status, _, body = wire.answer()
+        assert (status, json.loads(body)) == (200, {"text": "slow"})
+        assert wire.rest() == b""
+
+
+def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(
+            b"GET /v1/slow?seconds=0.2 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            + GET
+            + b"GET /v1/address HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        answers = wire.rest()
+        assert re.findall(rb'\{"[^}]*\}', answers) == [
+            b'{"text":"slow"}',
+            b'{"text":"hello"}',
+            b'{"path":"/v1/address"}',
+        ]
+
+
+def test_nothing_is_served_after_connection_close(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(GET[:-2] + b"Connection: close\r\n\r\n" + GET)
+        assert wire.rest().count(b"HTTP/1.1 200") == 1
+
+
+def test_an_upgrade_that_is_not_offered_is_served_as_plain_http(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        assert wire.answer()[0] == 200
+
+
+def test_expect_100_continue_is_honoured_only_when_the_body_is_wanted(server: Running) -> None:
+    head = (
+        b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        b"Content-Length: 15\r\nContent-Type: "
+    )
+    with Wire(server) as wire:
+        wire.send(head + b"application/json\r\n\r\n")
+        assert wire.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        wire.send(b'{"text":"late"}')
+        assert wire.answer()[0] == 201
+    with Wire(server) as wire:
+        wire.send(head + b"text/plain\r\n\r\n")
+        assert wire.answer()[0] == 415
+
+
+def test_head_has_the_headers_of_get_and_no_body(server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(GET.replace(b"GET", b"HEAD") + GET)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += wire.socket.recv(1)
+        assert head.startswith(b"HTTP/1.1 200")
+        assert b"content-length: 16" in head
+        assert wire.answer()[0] == 200
+
+
+def test_a_port_that_is_taken_is_named(server: Running) -> None:
+    with pytest.raises(Unavailable) as caught:
+        bind_socket(f"127.0.0.1:{server.bound.port}")
+    assert caught.value.code == "address-taken"
+    assert str(server.bound.port) in caught.value.detail
+
+
+@pytest.mark.parametrize("bind", ["", "8090", "localhost", "host:99999", "::1:80", "a b:1", ":80"])
+def test_an_address_that_is_none_is_refused(bind: str) -> None:
+    with pytest.raises(Invalid):
+        bind_socket(bind)
+
+
+# --- certificates
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Path]:
+    directory = tmp_path_factory.mktemp("tls")
+    ca = trustme.CA()
+    served = ca.issue_cert("localhost", "127.0.0.1")
+    served.private_key_pem.write_to_path(directory / "key.pem")
+    for blob in served.cert_chain_pems:
+        blob.write_to_path(directory / "certificate.pem", append=True)
+    ca.cert_pem.write_to_path(directory / "ca.pem")
+    return ca, directory
+
+
+def _tls(directory: Path, required: bool) -> Tls:
+    return Tls(
+        certificate=directory / "certificate.pem",
+        key=directory / "key.pem",
+        client_authorities=directory / "ca.pem",
+        client_required=required,
+    )
+
+
+def _context(ca: trustme.CA, client: trustme.LeafCert | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    if client is not None:
+        client.configure_cert(context)
+    return context
+
+
+CERTIFICATE = b"GET /v1/certificate HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_the_peer_certificate_is_in_the_scope(authority: tuple[trustme.CA, Path]) -> None:
+    ca, directory = authority
+    client = ca.issue_cert("drone-7@holdfast.test")
+    with Running(ServeLimits(), tls=_tls(directory, required=True)) as running:
+        assert running.bound.url.startswith("https://")
+        with Wire(running, _context(ca, client)) as wire:
+            wire.send(CERTIFICATE)
+            _, _, body = wire.answer()
+        expected = x509.load_pem_x509_certificate(client.cert_chain_pems[0].bytes())
+        assert body == expected.public_bytes(Encoding.DER)
+
+
+def test_without_a_certificate_the_handshake_fails_where_one_is_required(
+    authority: tuple[trustme.CA, Path],
+) -> None:
+    ca, directory = authority
+    stranger = trustme.CA().issue_cert("drone-7@holdfast.test")
+    with Running(ServeLimits(), tls=_tls(directory, required=True)) as running:
+        for client in (None, stranger):
+            with (
+                pytest.raises((ssl.SSLError, ConnectionError, AssertionError)),
+                Wire(running, _context(ca, client)) as wire,
+            ):
+                wire.send(CERTIFICATE)
+                wire.answer()
+
+
+def test_without_a_certificate_the_scope_says_so_where_one_is_optional(
+    authority: tuple[trustme.CA, Path],
+) -> None:
+    ca, directory = authority
+    with (
+        Running(ServeLimits(), tls=_tls(directory, required=False)) as running,
+        Wire(running, _context(ca, None)) as wire,
+    ):
+        wire.send(CERTIFICATE)
+        assert wire.answer()[2] == b"none"
+
+
+def test_over_tls_time_and_early_answers_hold_too(authority: tuple[trustme.CA, Path]) -> None:
+    ca, directory = authority
+    with Running(LIMITS, tls=_tls(directory, required=False)) as running:
+        with Wire(running, _context(ca, None)) as wire:
+            wire.send(b"GET /v1/echo HTTP/1.1\r\n")
+            assert wire.answer()[0] == 408
+        with Wire(running, _context(ca, None)) as wire:
+            wire.send(
+                b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 3000000\r\n\r\n" + b"x" * 100_000
+            )
+            assert wire.answer()[0] == 413
+        with socket.create_connection(("127.0.0.1", running.bound.port), timeout=10) as silent:
+            began = time.monotonic()
+            assert silent.recv(100) == b"", "a handshake that does not come is given up"
+            assert time.monotonic() - began < 5
+
+
+def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.pem").write_text("no certificate")
+    with pytest.raises(Invalid) as caught:
+        Tls(certificate=tmp_path / "bad.pem", key=tmp_path / "bad.pem").context()
+    assert "bad.pem" in caught.value.detail
+
+
+# --- stopping
+
+
+def test_a_stop_lets_requests_in_flight_finish_and_closes_idle_connections() -> None:
+    with Running(ServeLimits(stop_seconds=10)) as running:
+        with Wire(running) as idle, Wire(running) as busy:
+            idle.send(GET)
+            assert idle.answer()[0] == 200
+            busy.send(b"GET /v1/slow?seconds=0.6 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            time.sleep(0.1)
+            running.stop()
+            assert idle.rest() == b""
+            status, headers, _ = busy.answer()
+            assert (status, headers["connection"]) == (200, "close")
+        assert running.joined(5)
+
+
+def test_long_waits_are_told_that_the_server_stops() -> None:
+    with Running(ServeLimits(stop_seconds=10)) as running:
+        with Wire(running) as wire:
+            wire.send(b"GET /v1/wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            time.sleep(0.1)
+            running.stop()
+            assert json.loads(wire.answer()[2]) == {"text": "told to stop"}
+        assert running.joined(5)
+
+
+def test_draining_is_bounded_and_what_is_cut_off_is_told() -> None:
+    with Running(ServeLimits(stop_seconds=0.3)) as running:
+        with Wire(running) as wire:
+            wire.send(b"GET /v1/slow?seconds=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            time.sleep(0.1)
+            began = time.monotonic()
+            running.stop()
+            assert wire.answer()[0] == 503
+        assert running.joined(5)
+        assert time.monotonic() - began < 5
+
+
+def test_an_application_that_cannot_start_says_why_and_frees_the_port() -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise HoldfastError("cannot start: the key is missing")
+
+    with pytest.raises(HoldfastError, match="the key is missing"), Running(LIMITS, app=broken):
+        pass
+
+
+class Program:
+    """The application as a process of its own."""
+
+    def __init__(self, marks: Path, stop_seconds: float) -> None:
+        self.marks = marks
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.serving_program", str(marks), str(stop_seconds)],
+            stderr=subprocess.PIPE,
+        )
+        eventually(self.has("url"), 20)
+        self.url = (marks / "url").read_text()
+
+    def has(self, name: str) -> Callable[[], bool]:
+        return (self.marks / name).exists
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_ends_the_lifespan(tmp_path: Path, number: int) -> None:
+    with Program(tmp_path, 10) as program:
+        answers: list[int] = []
+
+        def ask() -> None:
+            answer = httpx.get(f"{program.url}/v1/slow", params={"seconds": 0.5})
+            answers.append(answer.status_code)
+
+        caller = threading.Thread(target=ask)
+        caller.start()
+        eventually(program.has("slow-began"))
+        os.kill(program.process.pid, number)
+        caller.join(10)
+        assert answers == [200]
+        assert program.process.wait(10) == 0
+        assert program.has("stopped")()
+        assert program.has("returned")()
+
+
+def test_a_second_signal_cuts_the_draining_short(tmp_path: Path) -> None:
+    with Program(tmp_path, 60) as program:
+
+        def ask() -> None:
+            httpx.get(f"{program.url}/v1/slow", params={"seconds": 60}, timeout=60)
+
+        caller = threading.Thread(target=ask)
+        caller.start()
+        eventually(program.has("slow-began"))
+        os.kill(program.process.pid, signal.SIGTERM)
+
+        def refuses() -> bool:
+            try:
+                httpx.get(f"{program.url}/v1/echo")
+            except httpx.TransportError:
+                return True
+            return False
+
+        eventually(refuses)
+        os.kill(program.process.pid, signal.SIGTERM)
+        assert program.process.wait(10) == 0
+        assert not program.has("slow-ended")()
+        assert program.has("stopped")(), "the lifespan ends in order all the same"
+        caller.join(10)
