@@ -214,8 +214,8 @@ class _Window:
         except StopIteration as error:
             return self._cut_off(int(error.value), "is no value")
         except json.JSONDecodeError as error:
-            if error.msg.startswith("Unterminated string") and not self.ended:
-                return None, -1
+            if error.msg.startswith("Unterminated string"):
+                return (None, -1) if not self.ended else self.fail("ends early, within a text")
             return self._cut_off(error.pos, error.msg[0].lower() + error.msg[1:])
         except _Repeated as error:
             self.fail(f"an object repeats the key {str(error)!r}")
