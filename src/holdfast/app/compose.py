@@ -161,7 +161,7 @@ async def _open_state(system: System, stack: AsyncExitStack) -> State:
     from holdfast.kernel.database import open_database, sqlite_path
     from holdfast.kernel.objects import open_objects
     from holdfast.kernel.outbox import ClearSealer, Outbox
-    from holdfast.migrations import migrate
+    from holdfast.migrations.runner import migrate
 
     settings = system.settings
     url = settings.database_url

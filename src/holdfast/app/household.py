@@ -30,7 +30,7 @@ log = get_logger("app")
 SAMPLE = resources.files("holdfast.sample")
 PROGRAM = [sys.executable, "-m", "holdfast.app.main"]
 START_SECONDS = 30.0
-TOKEN_DAYS = 1
+TOKEN_SECONDS = 365 * 86_400
 
 
 class Household:
@@ -72,6 +72,11 @@ class Household:
 
                 return await collect_once(system, sample=self._sample)
             self._greet(system, bound)
+            if self._sample:
+                from holdfast.app.once import runnable_profiles, submit
+
+                for name in await runnable_profiles(system):
+                    await submit(system, name)
             await asyncio.Event().wait()
         return 0
 
@@ -100,9 +105,11 @@ class Household:
             yield
 
     async def _write_join_token(self, system: System) -> None:
-        token = await system.fleet.create_join_token(
-            system.operator, uses_max=1000, days=TOKEN_DAYS
-        )
+        from holdfast.fleet.model import JoinTokenCreate
+
+        # Drones that are started again may register again: the token lasts as long as we may.
+        wanted = JoinTokenCreate(expires_seconds=TOKEN_SECONDS)
+        token = await system.fleet.worker_token_create(system.operator, wanted)
         path = self._token_file
         path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

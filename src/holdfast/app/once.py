@@ -62,8 +62,8 @@ class Tally:
 
 async def collect_once(system: System, *, sample: bool) -> int:
     """Collect, show, report; the exit status: 0 if every run succeeded or changed nothing."""
-    names = await _profiles(system, sample=sample)
-    tally = Tally([await _submit(system, name, digest) for name, digest in names])
+    names = await runnable_profiles(system)
+    tally = Tally([await submit(system, name) for name in names])
     await _follow(system, tally)
     _show_collected(tally)
     if not tally.good:
@@ -78,14 +78,14 @@ async def collect_once(system: System, *, sample: bool) -> int:
     return 0
 
 
-async def _profiles(system: System, *, sample: bool) -> list[tuple[str, str]]:
+async def runnable_profiles(system: System) -> list[str]:
     """The runnable profiles, once the registry has read its folder."""
     folder = system.settings.profiles_dir
     expected = _files_in(folder)
     deadline = asyncio.get_running_loop().time() + PROFILES_SECONDS
     while True:
         listed = await system.registry.runnable(system.principal)
-        names = [(p.name, p.digest) for p in listed.profiles]
+        names = [profile.name for profile in listed.profiles]
         if len(names) >= expected and names:
             return names
         if asyncio.get_running_loop().time() > deadline:
@@ -102,8 +102,12 @@ def _files_in(folder: Path) -> int:
     return sum(1 for path in folder.rglob("*") if path.suffix in (".yaml", ".yml"))
 
 
-async def _submit(system: System, profile: str, digest: str) -> Collection:
-    task = await system.fleet.collect(system.operator, profile, digest, trigger="start")
+async def submit(system: System, profile: str) -> Collection:
+    """Ask for a run of the profile now; the one that is already under way, if there is one."""
+    from holdfast.fleet.model import CollectRequest
+
+    request = CollectRequest(profile=profile, trigger="start")
+    task = await system.fleet.collect(system.operator, request)
     return Collection(profile, task.id, task.payload["run"])
 
 
@@ -124,7 +128,7 @@ async def _follow(system: System, tally: Tally) -> None:
 
 
 async def _look(system: System, c: Collection) -> None:
-    task = await system.fleet.task(system.operator, c.task)
+    task = await system.fleet.show_task(system.operator, c.task)
     c.task_status = str(task.status)
     c.reason = task.reason
     try:

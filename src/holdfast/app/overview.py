@@ -39,7 +39,7 @@ class Gatherer:
         states, profiles, workers, runs, reports, freshness = await asyncio.gather(
             self._states(),
             _or(s.registry.list(principal, limit=LIST_MAX), None),
-            _or(s.fleet.workers(principal, limit=LIST_MAX), None),
+            _or(s.fleet.list_workers(principal, limit=LIST_MAX), None),
             _or(s.records.runs(principal, limit=LIST_MAX), None),
             _or(s.reports.list(principal, limit=6), None),
             _or(s.records.freshness(principal), []),
@@ -57,7 +57,8 @@ class Gatherer:
             services=services,
             profiles=lines,
             workers=[
-                WorkerLine(name=w.name, status=w.status, leases=w.leases) for w in _items(workers)
+                WorkerLine(name=w.name, status=w.status, leases=w.leases)
+                for w in (workers[0] if workers else [])
             ],
             runs=[_run(run) for run in _items(runs)[:RUNS_SHOWN]],
             reports=[

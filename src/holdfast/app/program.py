@@ -64,7 +64,7 @@ async def run_program(
             ]
             server = tasks[0]
             try:
-                await asyncio.wait({server, bound}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([server, bound], return_when=asyncio.FIRST_COMPLETED)
                 if server.done():
                     server.result()
                     return 0
@@ -89,7 +89,7 @@ async def _until_over(
         return 0
     side = asyncio.ensure_future(beside(system, bound))
     try:
-        await asyncio.wait({server, side}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([server, side], return_when=asyncio.FIRST_COMPLETED)
         if not side.done():
             return 0
         stop.set()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import platform
+import random
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from holdfast.kernel.principal import Principal
 
 if TYPE_CHECKING:
     from holdfast.app.compose import Keys, State, System
@@ -37,6 +43,70 @@ def _open_registry(system: System, state: State) -> None:
         await folder.watch(every_seconds=settings["registry_watch_seconds"])
 
     system.loops.append(("profiles folder", watch))
+
+
+async def _open_coordinator(
+    system: System, state: State, keys: Keys, stack: AsyncExitStack
+) -> None:
+    from holdfast.fleet import http
+    from holdfast.fleet.credentials import Peppers
+    from holdfast.fleet.reconcile import FleetLoops
+    from holdfast.fleet.service import FleetService, FleetSettings
+    from holdfast.leases import InstanceGuard, open_leases
+
+    settings = system.settings
+    url = settings["fleet_leases_url"]
+    incarnation = system.new_id()
+    leases = await stack.enter_async_context(open_leases(url, state.database, system.clock))
+    await stack.enter_async_context(
+        InstanceGuard(
+            state.database,
+            system.clock,
+            role="coordinator",
+            instance=f"{platform.node()}:{settings.data_dir.resolve()}",
+            incarnation=incarnation,
+            shared=url.startswith("sql:"),
+        )
+    )
+    system.fleet = FleetService(
+        state.database,
+        leases,
+        state.outbox,
+        keys.own["coordinator"],
+        Peppers.load_or_create(settings.keys_dir),
+        clock=system.clock,
+        new_id=system.new_id,
+        random=os.urandom,
+        chance=random.random,
+        settings=FleetSettings(
+            lease_seconds=settings["fleet_lease_seconds"],
+            beat_seconds=settings["fleet_beat_seconds"],
+            lost_after_seconds=settings["fleet_lost_seconds"],
+            backoff_seconds=settings["fleet_backoff_seconds"],
+        ),
+        profiles=system.registry,
+    )
+    stack.push_async_callback(system.fleet.close)
+    system.handlers += http.handlers(system.fleet)
+
+    async def loops() -> None:
+        async with FleetLoops(system.fleet, holder=incarnation, runs=ClosesRuns(system)):
+            await asyncio.Event().wait()
+
+    system.loops.append(("fleet", loops))
+
+
+class ClosesRuns:
+    """The aggregator as the coordinator sees it; it may be opened later than the coordinator."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+
+    async def close_run(self, principal: Principal, **account: Any) -> object:
+        """See :class:`holdfast.fleet.ports.Runs`."""
+        from holdfast.records.model import RunClose
+
+        return await self._system.records.close(principal, RunClose(**account))
 
 
 def _open_reporter(system: System, state: State) -> None:
