@@ -91,7 +91,7 @@ def validate(files: FilesArgument, json: JsonOption = False) -> None:
             if json:
                 continue
             for problem in problems:
-                say(f"{path}: {problem}")
+                sys.stdout.write(f"{path}: {problem}\n")
             if not problems:
                 sys.stdout.write(f"{path}: good, {found.name} {found.digest}\n")
         if bad:

@@ -631,7 +631,7 @@ def _plain(value: Any) -> Any:
         plain = {config.tag_field: config.tag} if config.tag_field else {}
         for member in structs.fields(value):
             found = getattr(value, member.name)
-            if found is UNSET or (not member.required and found == _default(member)):
+            if found is UNSET or (not member.required and found == default_of(member)):
                 continue
             plain[member.encode_name] = _plain(found)
         return plain
@@ -642,7 +642,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _default(member: structs.FieldInfo) -> Any:
+def default_of(member: structs.FieldInfo) -> Any:
+    """The value that a member has when it is left out."""
     if member.default is not NODEFAULT:
         return member.default
     return member.default_factory()
