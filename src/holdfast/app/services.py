@@ -9,10 +9,13 @@ import random
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from holdfast.kernel.principal import Principal
+from holdfast.kernel.principal import Principal, service
 
 if TYPE_CHECKING:
     from holdfast.app.compose import Keys, State, System
+
+SWEEP_SECONDS = 1.0
+KEYS_SECONDS = 2.0
 
 
 async def open_services(system: System, state: State, keys: Keys, stack: AsyncExitStack) -> None:
@@ -20,7 +23,7 @@ async def open_services(system: System, state: State, keys: Keys, stack: AsyncEx
     if "registry" in system.roles:
         _open_registry(system, state)
     if "aggregator" in system.roles:
-        await _open_aggregator(system, state, keys, stack)
+        _open_aggregator(system, state, keys)
     if "coordinator" in system.roles:
         await _open_coordinator(system, state, keys, stack)
     if "reporter" in system.roles:
@@ -43,6 +46,45 @@ def _open_registry(system: System, state: State) -> None:
         await folder.watch(every_seconds=settings["registry_watch_seconds"])
 
     system.loops.append(("profiles folder", watch))
+
+
+def _open_aggregator(system: System, state: State, keys: Keys) -> None:
+    from holdfast.records import http
+    from holdfast.records.service import RecordsService
+    from holdfast.records.settings import RecordsSettings
+
+    settings = system.settings
+    system.records = RecordsService(
+        db=state.database,
+        objects=state.objects,
+        outbox=state.outbox,
+        secrets=state.secrets,
+        profiles=system.registry,
+        grants=keys.trusted,
+        clock=system.clock,
+        new_id=system.new_id,
+        settings=RecordsSettings(
+            projections=settings.data_dir / "projections",
+            response_bytes_max=settings["records_raw_bytes_max"],
+        ),
+        metrics=system.metrics,
+    )
+    system.handlers += http.handlers(system.records)
+
+    async def sweep() -> None:
+        while True:
+            for tenant in await state.database.tenants():
+                await system.records.sweep(service("aggregator", tenant))
+                await system.records.freshness(service("aggregator", tenant))
+            await system.clock.sleep(SWEEP_SECONDS)
+
+    async def reload_keys() -> None:
+        # The coordinator may have been started, and have left its key, after us.
+        while True:
+            await system.clock.sleep(KEYS_SECONDS)
+            keys.trusted.reload()
+
+    system.loops += [("sweep", sweep), ("trusted keys", reload_keys)]
 
 
 async def _open_coordinator(
