@@ -150,7 +150,11 @@ def _by_tag(tagged: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "properties": {"type": {"enum": list(tagged)}},
         "allOf": [
             {
-                "if": {"properties": {"type": {"const": tag}}, "required": ["type"]},
+                "if": {
+                    "type": "object",
+                    "properties": {"type": {"const": tag}},
+                    "required": ["type"],
+                },
                 "then": branch,
             }
             for tag, branch in tagged.items()
