@@ -56,7 +56,7 @@ log = structlog.get_logger(__name__)
 
 _REASON_MAX = 2000
 _RETRY_AFTER_SECONDS_MAX = 86_400.0
-_LEASE_IS_GONE = frozenset({"stale-fence", "run-not-open", "run-overtaken"})
+_LEASE_IS_GONE = frozenset({"stale-fence", "run-not-open", "run-overtaken", "run-ended"})
 
 
 class LeaseLost(Exception):

@@ -1,0 +1,305 @@
+"""Rows become records as the profile says, or rejects that say why not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.collect.errors import MappingRefused
+from holdfast.collect.mapping import Mapping, excerpt
+from holdfast.collect.model import Number, RawRow
+from holdfast.records.model import MappedRecord, Measure, Reject
+from tests.unit.collect.helpers import profile
+
+JSON = {"format": {"type": "json", "records": "$[*]"}}
+
+
+def one(
+    value: Any, source: dict[str, Any] = JSON, enclosing: tuple[Any, ...] = (), **parts: Any
+) -> Any:
+    [found] = Mapping(profile(source, **parts)).map(RawRow(7, value, enclosing), 3)
+    return found
+
+
+def record(value: Any, source: dict[str, Any] = JSON, **parts: Any) -> MappedRecord:
+    found = one(value, source, **parts)
+    assert isinstance(found, MappedRecord), found
+    return found
+
+
+def reject(value: Any, source: dict[str, Any] = JSON, **parts: Any) -> Reject:
+    found = one(value, source, **parts)
+    assert isinstance(found, Reject), found
+    return found
+
+
+def dimension(value: Any, **field: Any) -> Any:
+    return record({"v": value}, dimensions={"d": {"path": "$.v", **field}}).dimensions["d"]
+
+
+def test_a_record_knows_where_it_stood() -> None:
+    found = record({"id": "x"}, key=["dimensions.id"], dimensions={"id": "$.id"})
+    assert (found.response, found.position, found.key) == (3, 7, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "expected"),
+    [
+        ("text", {}, "text"),
+        (" kept ", {}, " kept "),
+        (Number("2.10"), {}, "2.10"),
+        (12, {}, "12"),
+        (True, {}, "true"),
+        (None, {}, None),
+        ("", {}, None),
+        (Number("2.10"), {"type": "decimal"}, "2.10"),
+        (" 2,5 ", {"type": "decimal", "decimal": ","}, "2.5"),
+        (Number("1e3"), {"type": "integer"}, 1000),
+        ("1,234", {"type": "integer", "thousands": ","}, 1234),
+        (5, {"type": "integer"}, 5),
+        (True, {"type": "boolean"}, True),
+        ("N", {"type": "boolean"}, False),
+        (0, {"type": "boolean"}, False),
+        ("2020-05-01T07:00:00Z", {"type": "date"}, "2020-05-01"),
+        ("01/02/2020", {"type": "date", "format": "%d/%m/%Y"}, "2020-02-01"),
+        (0, {"type": "datetime", "format": "epoch-s"}, "1970-01-01T00:00:00.000000Z"),
+        ("1001", {"pad": 5}, "01001"),
+        (1001, {"pad": 5}, "01001"),
+        ("123456", {"pad": 5}, "123456"),
+        ("a-b-c", {"split": "-", "part": 1}, "b"),
+        ("a-b-c", {"split": "-", "part": -1}, "c"),
+        ("a-b-c", {"split": "-", "part": 3}, None),
+        ("x-7", {"split": "-", "part": 1, "pad": 3}, "007"),
+        ("x-7", {"split": "-", "part": 1, "type": "integer"}, 7),
+        (["a", "b"], {"separator": "|"}, "a|b"),
+        ([], {"separator": "|"}, None),
+        ("n/a", {"nulls": ["n/a"]}, None),
+        (-9999, {"nulls": ["-9999"], "type": "integer"}, None),
+        ("", {"nulls": []}, ""),
+    ],
+)
+def test_values_of_every_type(value: Any, field: dict[str, Any], expected: Any) -> None:
+    found = dimension(value, **field)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "reason"),
+    [
+        ("abc", {"type": "decimal"}, "'abc' is not a number"),
+        ("5.5", {"type": "integer"}, "'5.5' is not a whole number"),
+        (2**60, {"type": "integer"}, "beyond 2^53-1"),
+        (True, {"type": "decimal"}, "'true' is not a number"),
+        ("soon", {"type": "date"}, "'soon' is not a date or time of this format"),
+        ("2020-02-30", {"type": "date"}, "not a date or time"),
+        ("maybe", {"type": "boolean"}, "neither true nor false"),
+        ({"a": 1}, {}, "is an object, not one value"),
+        ([1], {"type": "decimal"}, "is an array, not one value"),
+        (None, {"required": True}, "is missing and required"),
+        ("", {"required": True}, "is missing and required"),
+        ("9" * 401, {"type": "decimal"}, "has more than 400 digits"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_a_reject(
+    value: Any, field: dict[str, Any], reason: str
+) -> None:
+    found = reject({"v": value}, dimensions={"ok": "$.v2", "d": {"path": "$.v", **field}})
+    assert (found.field, found.position, found.response) == ("d", 7, 3)
+    assert reason in found.reason
+    assert found.excerpt.startswith("v=")
+
+
+def test_only_the_row_that_fails_is_rejected() -> None:
+    mapping = Mapping(profile(JSON, measures={"m": "$.v"}))
+    found = [next(iter(mapping.map(RawRow(i, {"v": v}), 0))) for i, v in enumerate(["1", "x", "2"])]
+    assert [type(f).__name__ for f in found] == ["MappedRecord", "Reject", "MappedRecord"]
+
+
+def test_measures_are_exact_text_with_unit_and_multiplier() -> None:
+    found = record(
+        {"price": Number("1.10"), "count": 3, "unit": "kg", "none": ":"},
+        nulls=["", ":"],
+        measures={
+            "price": {"path": "$.price", "unit": "EUR", "multiplier": "1000"},
+            "count": {"path": "$.count", "type": "integer"},
+            "weight": {"path": "$.count", "unit_path": "$.unit", "unit": "g"},
+            "other": {"path": "$.count", "unit_path": "$.absent", "unit": "g"},
+            "none": "$.none",
+        },
+    )
+    assert found.measures == {
+        "price": Measure(value="1.10", unit="EUR", multiplier="1000"),
+        "count": Measure(value="3"),
+        "weight": Measure(value="3", unit="kg"),
+        "other": Measure(value="3", unit="g"),
+        "none": Measure(),
+    }
+
+
+def test_the_spelling_of_a_missing_value_is_kept() -> None:
+    found = record(
+        {"a": ":", "b": "n/a", "c": "", "d": None, "f": " "},
+        nulls=["", ":", "n/a", " "],
+        dimensions={"b": "$.b"},
+        measures={"a": "$.a", "c": "$.c", "d": "$.d", "e": "$.e", "f": "$.f"},
+        attributes={"status": "$.x"},
+    )
+    assert found.attributes == {"status": None, "b_missing": "n/a", "a_missing": ":"}
+
+
+def test_a_declared_attribute_is_not_overwritten_by_a_spelling() -> None:
+    found = record(
+        {"a": ":"},
+        nulls=[":"],
+        measures={"a": "$.a"},
+        attributes={"a_missing": {"constant": "said"}},
+    )
+    assert found.attributes == {"a_missing": "said"}
+
+
+def test_joined_fields_and_constants() -> None:
+    found = record(
+        {"y": 2020, "m": 5, "z": None},
+        dimensions={
+            "ym": {"join": ["$.y", "$.m"], "separator": "-"},
+            "gone": {"join": ["$.y", "$.z"], "separator": "-"},
+            "fixed": {"constant": "here"},
+            "number": {"constant": "5", "type": "integer"},
+        },
+        period={"join": ["$.y", "$.m"], "frequency": "M"},
+    )
+    assert found.dimensions == {"ym": "2020-5", "gone": None, "fixed": "here", "number": 5}
+    assert found.period is not None
+    assert (found.period.start, found.period.text) == ("2020-05-01", "2020-5")
+
+
+def test_the_key_is_the_values_of_its_fields() -> None:
+    found = record(
+        {"id": 5, "t": "2020-01", "v": "1"},
+        key=["dimensions.id", "period", "measures.v", "attributes.a"],
+        dimensions={"id": {"path": "$.id", "type": "integer"}},
+        measures={"v": "$.v"},
+        attributes={"a": "$.t"},
+        period={"path": "$.t", "frequency": "M"},
+    )
+    assert found.key == [5, "2020-01", "1", "2020-01"]
+
+
+def test_a_missing_part_of_the_key_is_a_reject() -> None:
+    parts: dict[str, Any] = {
+        "key": ["dimensions.id", "period"],
+        "dimensions": {"id": "$.id"},
+        "period": {"path": "$.t", "frequency": "A"},
+    }
+    assert reject({"t": "2020"}, **parts).reason == "has no id, which is part of the key"
+    assert reject({"id": "x"}, **parts).reason == "has no period, which is part of the key"
+
+
+def test_rows_without_a_key_are_told_apart_by_content_and_occurrence() -> None:
+    mapping = Mapping(profile(JSON, dimensions={"a": "$.a"}, measures={"b": "$.b"}))
+    rows = [{"a": "x", "b": 1}, {"a": "y", "b": 1}, {"b": 1, "a": "x"}, {"a": "x", "b": 2}]
+    keys = [next(iter(mapping.map(RawRow(i, v), 0))).key for i, v in enumerate(rows)]  # type: ignore[union-attr]
+    assert [key[1] for key in keys] == [0, 0, 1, 0]
+    assert keys[0][0] == keys[2][0]
+    assert len({key[0] for key in keys}) == 3
+
+
+def test_enclosing_values_and_names() -> None:
+    source = {"format": {"type": "json", "records": "$.x[*]", "keys": ["country"]}}
+    parts: dict[str, Any] = {"dimensions": {"a": "$$.meta.a", "c": "#country", "b": "$.b"}}
+    assert Mapping(profile(source, **parts)).enclosing == ("$$.meta.a", "#country")
+    found = one({"b": 2}, source, ("outer", "FR"), **parts)
+    assert found.dimensions == {"a": "outer", "c": "FR", "b": "2"}
+
+
+def test_a_wide_row_becomes_a_record_for_each_matching_column() -> None:
+    mapping = Mapping(
+        profile(
+            {"format": {"type": "csv"}},
+            key=["dimensions.account", "period"],
+            nulls=["", ".."],
+            unpivot={"columns": r"\d{4}"},
+            dimensions={"account": "Account"},
+            measures={"amount": {"path": "#value", "thousands": ","}},
+            period={"path": "#column", "frequency": "A"},
+        )
+    )
+    row = RawRow(0, {"Account": "A", "1962": "1,234", "1963": "..", "note": "x", "1964": "5"})
+    found = list(mapping.map(row, 0))
+    assert all(isinstance(f, MappedRecord) and f.position == 0 for f in found)
+    assert [(f.key, f.measures["amount"].value) for f in found] == [  # type: ignore[union-attr]
+        (["A", "1962"], "1234"),
+        (["A", "1964"], "5"),
+    ]
+
+
+def test_columns_of_any_name() -> None:
+    row = {"Cost Total $": "5", "$odd": "x", "a.b": "y"}
+    found = record(
+        row,
+        {"format": {"type": "csv"}},
+        measures={"cost": "Cost Total $"},
+        dimensions={"odd": "$odd", "ab": "a.b", "quoted": "$['a.b']"},
+    )
+    assert found.measures["cost"].value == "5"
+    assert found.dimensions == {"odd": "x", "ab": "y", "quoted": "y"}
+
+
+def test_a_row_that_cannot_be_a_record_says_why() -> None:
+    [found] = Mapping(profile(JSON, dimensions={"a": "$.a"})).map(
+        RawRow(1, ["1", "2"], problem="has 2 cells under 3 columns"), 0
+    )
+    assert isinstance(found, Reject)
+    assert (found.reason, found.excerpt) == ("has 2 cells under 3 columns", "1 2")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"timezone": "Mars/Olympus"},
+        {"key": ["dimensions.none"]},
+        {"key": ["period"]},
+        {"dimensions": {"a": {"codes": "iso"}}},
+        {"dimensions": {"a": {}}},
+        {"dimensions": {"a": "$.a["}},
+        {"unpivot": {"columns": "(a+)+"}},
+    ],
+)
+def test_what_cannot_be_carried_out_is_refused_at_once(parts: dict[str, Any]) -> None:
+    with pytest.raises(MappingRefused):
+        Mapping(profile(JSON, **parts))
+
+
+def test_an_excerpt_is_short_and_harmless() -> None:
+    assert len(excerpt({"a": "x" * 1000, "b": "y"})) == 200
+    assert excerpt({"a": "\x1b[31m", "b": [1]}) == "a=\ufffd[31m b=[1]"
+    assert excerpt("plain") == "plain"
+    assert excerpt(None) == ""
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "b", "c"]),
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8)
+        | st.lists(st.none(), max_size=2)
+        | st.decimals(allow_nan=False, allow_infinity=False).map(lambda d: Number(str(d))),
+        max_size=3,
+    )
+)  # fmt: skip
+def test_no_row_breaks_the_mapping(row: dict[str, Any]) -> None:
+    found = one(
+        row,
+        dimensions={"a": "$.a", "i": {"path": "$.b", "type": "integer"}},
+        measures={"m": "$.c"},
+        attributes={"d": {"path": "$.a", "type": "datetime"}},
+        period={"path": "$.b", "frequency": "M"},
+    )
+    assert isinstance(found, MappedRecord | Reject)
+    again = one(dict(reversed(row.items())), dimensions={"a": "$.a"}, measures={"m": "$.c"})
+    assert again == one(row, dimensions={"a": "$.a"}, measures={"m": "$.c"}) or isinstance(
+        again, Reject
+    )
