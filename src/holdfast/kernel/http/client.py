@@ -85,6 +85,15 @@ class ApiClient:
             token=token,
         )
 
+    def authorised(self, token: str | None) -> Self:
+        """A client on the same connections under another credential; closing one closes both."""
+        return type(self)(
+            self._client,
+            token=token,
+            attempts=self._attempts,
+            response_bytes_max=self._response_bytes_max,
+        )
+
     async def __aenter__(self) -> Self:
         return self
 

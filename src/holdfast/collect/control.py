@@ -1,0 +1,148 @@
+"""The drone's view of the system over HTTP: one address, one credential."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from holdfast.collect.ports import ControlPlane, Fleet, Profiles, RunLog
+from holdfast.fleet.client import FleetClient
+from holdfast.fleet.model import (
+    Beat,
+    BeatAnswer,
+    Claim,
+    ClaimedTask,
+    Complete,
+    Task,
+    WorkerCredential,
+    WorkerRegister,
+)
+from holdfast.kernel.errors import Invalid
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.ids import DEFAULT_TENANT
+from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind
+from holdfast.records.client import RecordsClient
+from holdfast.records.model import (
+    Batch,
+    BatchReceipt,
+    RawResponse,
+    Run,
+    RunFinish,
+    RunOpen,
+    RunPlan,
+)
+from holdfast.registry.client import RegistryClient
+from holdfast.registry.model import Profile
+
+_PIECE_BYTES = 1024 * 1024
+TIMEOUT_SECONDS = 60.0
+
+# The clients take a principal so that callers can hold a service or a client; over HTTP it is the
+# credential that says who asks, and this is never sent.
+_SELF = Principal(DEFAULT_TENANT, "drone", PrincipalKind.WORKER, WORKER_PERMISSIONS)
+
+
+class HttpControlPlane:
+    """The services behind one gateway, with the credential that was last given to :meth:`use`."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+        self.fleet: Fleet = _HttpFleet(self)
+        self.profiles: Profiles = _HttpProfiles(self)
+
+    @property
+    def api(self) -> ApiClient:
+        """The connection under the newest credential."""
+        return self._api
+
+    def use(self, credential: str) -> None:
+        """Present ``credential`` from now on."""
+        self._api = self._api.authorised(credential)
+
+    def run_log(self, run: str, fence: int, grant: Callable[[], str]) -> RunLog:
+        """The aggregator for one attempt."""
+        return _HttpRunLog(self, run, fence, grant)
+
+
+class _HttpFleet:
+    def __init__(self, control: HttpControlPlane) -> None:
+        self._control = control
+
+    async def register(self, request: WorkerRegister, join_token: str) -> WorkerCredential:
+        api = self._control.api.authorised(None)
+        return await FleetClient(api).register(join_token, request)
+
+    async def claim(self, request: Claim) -> list[ClaimedTask]:
+        return await FleetClient(self._control.api).claim(_SELF, request)
+
+    async def beat(self, request: Beat) -> BeatAnswer:
+        return await FleetClient(self._control.api).beat(_SELF, request)
+
+    async def complete(self, task: str, request: Complete) -> Task:
+        return await FleetClient(self._control.api).complete(_SELF, task, request)
+
+
+class _HttpProfiles:
+    def __init__(self, control: HttpControlPlane) -> None:
+        self._control = control
+
+    async def version(self, name: str, digest: str) -> Profile:
+        return (await RegistryClient(self._control.api).show(_SELF, name, digest)).profile
+
+
+class _HttpRunLog:
+    def __init__(
+        self, control: HttpControlPlane, run: str, fence: int, grant: Callable[[], str]
+    ) -> None:
+        self._control = control
+        self._run = run
+        self._fence = fence
+        self._grant = grant
+
+    @property
+    def _records(self) -> RecordsClient:
+        return RecordsClient(self._control.api)
+
+    async def open(self) -> Run:
+        request = RunOpen(run=self._run, fence=self._fence)
+        return await self._records.open(_SELF, self._grant(), request)
+
+    async def plan(self) -> RunPlan:
+        return await self._records.plan(_SELF, self._grant(), self._run)
+
+    async def store_response(self, response: RawResponse, body: Path) -> None:
+        await self._records.put_response(_SELF, self._grant(), self._run, response, _pieces(body))
+
+    async def post(self, batch: Batch) -> BatchReceipt:
+        return await self._records.post_batch(_SELF, self._grant(), batch)
+
+    async def finish(self, request: RunFinish) -> Run:
+        return await self._records.finish(_SELF, self._grant(), request)
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    """A spooled file, a piece at a time, read beside the loop."""
+    file = await asyncio.to_thread(path.open, "rb")
+    try:
+        while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
+            yield piece
+    finally:
+        file.close()
+
+
+@asynccontextmanager
+async def connect(url: str, ca_file: Path | None = None) -> AsyncIterator[ControlPlane]:
+    """The control plane at ``url``; nothing is sent yet."""
+    verify: ssl.SSLContext | bool = True
+    if url.startswith("https://"):
+        try:
+            verify = ssl.create_default_context()
+            if ca_file is not None:
+                verify.load_verify_locations(cafile=str(ca_file))
+        except (OSError, ssl.SSLError) as error:
+            raise Invalid(f"cannot read the certificates in {ca_file}: {error}") from error
+    async with ApiClient.connect(url, timeout_seconds=TIMEOUT_SECONDS, verify=verify) as api:
+        yield HttpControlPlane(api)
