@@ -25,10 +25,16 @@ Id = Annotated[
 ]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
 DecimalText = Annotated[str, Meta(pattern=r"^-?[0-9]+(\.[0-9]+)?$", max_length=400)]
-Scalar = str | int | bool | None
+Integer = Annotated[int, Meta(ge=-(2**53 - 1), le=2**53 - 1)]
+Scalar = str | Integer | bool | None
+PeriodText = Annotated[
+    str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9.]{2,9}Z)?$")
+]
 
 BATCH_RECORDS_MAX = 10_000
 BATCH_BYTES_MAX = 16 * 1024 * 1024
+KEY_VALUES_MAX = 64
+FIELDS_MAX = 1000
 
 
 class _Wire(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -50,8 +56,8 @@ class PeriodValue(_Wire, frozen=True, kw_only=True):
     the same instant).
     """
 
-    start: str
-    end: str
+    start: PeriodText
+    end: PeriodText
     frequency: Literal["A", "S", "Q", "M", "W", "D", "H", "I"]
     text: str = ""
 
@@ -66,10 +72,10 @@ class MappedRecord(_Wire, frozen=True, kw_only=True):
 
     response: NotNegative
     position: NotNegative
-    key: list[Scalar]
-    dimensions: dict[str, Scalar] = {}
-    measures: dict[str, Measure] = {}
-    attributes: dict[str, Scalar] = {}
+    key: Annotated[list[Scalar], Meta(max_length=KEY_VALUES_MAX)]
+    dimensions: Annotated[dict[str, Scalar], Meta(max_length=FIELDS_MAX)] = {}
+    measures: Annotated[dict[str, Measure], Meta(max_length=FIELDS_MAX)] = {}
+    attributes: Annotated[dict[str, Scalar], Meta(max_length=FIELDS_MAX)] = {}
     period: PeriodValue | None = None
 
 
@@ -78,8 +84,8 @@ class Reject(_Wire, frozen=True, kw_only=True):
 
     response: NotNegative
     position: NotNegative
-    field: str
-    reason: str
+    field: Annotated[str, Meta(max_length=200)]
+    reason: Annotated[str, Meta(max_length=1000)]
     excerpt: Annotated[str, Meta(max_length=200)] = ""
 
 
@@ -94,7 +100,12 @@ class Batch(_Wire, frozen=True, kw_only=True):
 
 
 class BatchReceipt(Struct, frozen=True, kw_only=True):
-    """The durable answer to a batch; the same for a repeat of it."""
+    """The durable answer to a batch; the same for a repeat of it, but for ``repeated``.
+
+    ``new``, ``changed`` and ``unchanged`` compare with what is published; ``duplicates`` are rows
+    whose key came before in this run. ``root`` is the Merkle root over the leaves of the rows that
+    the batch wrote.
+    """
 
     run: str
     fence: int
@@ -105,24 +116,29 @@ class BatchReceipt(Struct, frozen=True, kw_only=True):
     new: int
     changed: int
     unchanged: int
+    duplicates: int = 0
+    root: str = ""
     repeated: bool = False
 
 
 class RawResponse(_Wire, frozen=True, kw_only=True):
-    """One answer of the source, as it was fetched: stored before any batch refers to it."""
+    """One answer of the source, as it was fetched: stored before any batch refers to it.
+
+    ``digest`` and ``size_bytes`` are those of the bytes as they are sent here.
+    """
 
     sequence: NotNegative
     digest: Digest
     size_bytes: NotNegative
-    url: str
+    url: Annotated[str, Meta(max_length=8192)]
     """The original address, secrets removed."""
-    address: str
+    address: Annotated[str, Meta(max_length=200)]
     """The IP address and port actually contacted."""
-    status: int
-    media_type: str = ""
-    etag: str = ""
-    last_modified: str = ""
-    fetched_at: str
+    status: Annotated[int, Meta(ge=100, le=599)]
+    media_type: Annotated[str, Meta(max_length=200)] = ""
+    etag: Annotated[str, Meta(max_length=1000)] = ""
+    last_modified: Annotated[str, Meta(max_length=100)] = ""
+    fetched_at: Annotated[str, Meta(max_length=40)]
     replayed: bool = False
     not_modified: bool = False
 
@@ -130,8 +146,10 @@ class RawResponse(_Wire, frozen=True, kw_only=True):
 class RunStatus(StrEnum):
     """The states of a run.
 
-    ``interrupted`` means that the lease ran out with nobody holding it: a higher fence may resume
-    it. All others but ``running`` are final.
+    ``interrupted`` means that the lease ran out with nobody holding it: the same or a higher fence
+    may resume it. All others but ``running`` are final. ``succeeded`` is a complete run, also one
+    that found nothing to change; ``unchanged`` is one that had no batch, because the source said
+    so (304) or sent the very bytes of the last complete run.
     """
 
     RUNNING = "running"
@@ -175,9 +193,9 @@ class RunFinish(_Wire, frozen=True, kw_only=True):
     pages: NotNegative = 0
     bytes_fetched: NotNegative = 0
     requests: NotNegative = 0
-    cursor: str | None = None
-    code: str = ""
-    reason: str = ""
+    cursor: Annotated[str, Meta(max_length=1000)] | None = None
+    code: Annotated[str, Meta(max_length=100)] = ""
+    reason: Annotated[str, Meta(max_length=2000)] = ""
 
 
 class RunClose(_Wire, frozen=True, kw_only=True):
@@ -189,12 +207,17 @@ class RunClose(_Wire, frozen=True, kw_only=True):
     profile_digest: Digest
     task: Id
     outcome: Literal["failed", "cancelled"]
-    code: str = ""
-    reason: str = ""
+    code: Annotated[str, Meta(max_length=100)] = ""
+    reason: Annotated[str, Meta(max_length=2000)] = ""
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """A run as it is read back; ``result`` is what it came to (the guide's *result*)."""
+    """A run as it is read back: what it is, who runs it, and what it came to.
+
+    ``records`` counts distinct keys: ``new`` (not known, or withdrawn before), ``changed`` and
+    ``unchanged``. ``publication`` is the publication that readers see since this run: its own, or
+    the one before it where a complete run found nothing to change.
+    """
 
     id: str
     profile: str
@@ -216,6 +239,7 @@ class Run(Struct, frozen=True, kw_only=True):
     changed: int = 0
     unchanged: int = 0
     withdrawn: int = 0
+    duplicates: int = 0
     rejects: int = 0
     pages: int = 0
     requests: int = 0
@@ -243,7 +267,8 @@ class Provenance(Struct, frozen=True, kw_only=True):
 class Record(Struct, frozen=True, kw_only=True):
     """One revision of a record as it is read back.
 
-    ``recorded_from`` ≤ t < ``recorded_to`` is when this revision was what we knew.
+    ``recorded_from`` ≤ t < ``recorded_to`` is when this revision was what we knew. A withdrawn one
+    repeats what it withdraws.
     """
 
     id: str
@@ -257,7 +282,19 @@ class Record(Struct, frozen=True, kw_only=True):
     measures: dict[str, Measure]
     attributes: dict[str, Scalar]
     period: PeriodValue | None
+    run: str = ""
+    """The run that wrote this revision."""
+    publication: int | None = None
+    """The publication it came with; ``None`` while it is not published."""
     provenance: Provenance | None = None
+    """Left out unless asked for; a withdrawal has none: it comes from an absence."""
+
+
+class RecordHistory(Struct, frozen=True, kw_only=True):
+    """A record: the revision asked for, and every published one from the first."""
+
+    record: Record
+    revisions: list[Record]
 
 
 class StoredReject(Struct, frozen=True, kw_only=True):
@@ -271,3 +308,133 @@ class StoredReject(Struct, frozen=True, kw_only=True):
     reason: str
     excerpt: str
     at: str
+
+
+class Validator(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What makes a request for an address conditional, and the digest its answer had."""
+
+    etag: str = ""
+    last_modified: str = ""
+    digest: str = ""
+
+
+class RunPlan(Struct, frozen=True, kw_only=True):
+    """Where a run begins.
+
+    ``cursor`` and ``publication`` are the published ones. ``validators`` (by address) are those of
+    the last complete run under the same profile digest; empty if there is none.
+    """
+
+    run: str
+    publication: int
+    cursor: str | None = None
+    validators: dict[str, Validator] = {}
+
+
+class StoredResponse(Struct, frozen=True, kw_only=True):
+    """A raw response as it is kept; ``repeated``: these bytes were there already."""
+
+    run: str
+    fence: int
+    response: RawResponse
+    stored_at: str
+    repeated: bool = False
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What a run came to: one line for each run that ended."""
+
+    run: str
+    profile: str
+    profile_digest: str
+    status: RunStatus
+    finished_at: str
+    publication: int | None
+    records: int
+    new: int
+    changed: int
+    unchanged: int
+    withdrawn: int
+    rejects: int
+    code: str = ""
+    reason: str = ""
+
+
+class RecordFilter(_Wire, frozen=True, kw_only=True):
+    """Which records to read.
+
+    ``as_of`` is a moment: what was published then. ``vintage: first`` gives what was said first
+    about each key, even if it was changed or withdrawn since. ``run`` gives what that run wrote,
+    also while it is hidden. ``start`` ≤ period start < ``end`` (ISO dates or times). ``dimensions``
+    compare as text. ``withdrawn`` includes tombstones, ``provenance`` where each came from.
+    """
+
+    profile: Name
+    as_of: str | None = None
+    vintage: Literal["latest", "first"] = "latest"
+    run: Id | None = None
+    start: str | None = None
+    end: str | None = None
+    dimensions: dict[str, str] = {}
+    withdrawn: bool = False
+    provenance: bool = False
+
+
+class RecordPage(Struct, frozen=True, kw_only=True):
+    """Some records of one publication. Following ``next`` stays in that publication."""
+
+    items: list[Record]
+    next: str | None
+    publication: int
+
+
+class RunFilter(_Wire, frozen=True, kw_only=True):
+    """Which runs, results or rejects to list; what is left empty does not narrow.
+
+    ``since`` and ``until`` bound the time a run was opened (results: the same).
+    """
+
+    profile: str = ""
+    status: RunStatus | None = None
+    run: str = ""
+    since: str = ""
+    until: str = ""
+
+
+class Freshness(Struct, frozen=True, kw_only=True):
+    """How old what is published of a profile is; ``stale`` if silence exceeds what is normal."""
+
+    profile: str
+    publication: int
+    records: int
+    published_at: str | None
+    succeeded_at: str | None
+    freshness: str | None
+    stale: bool
+
+
+class ProjectionInfo(Struct, frozen=True, kw_only=True):
+    """A profile's records at one publication as a Parquet file.
+
+    ``path`` is where the file lies on the machine of whoever was asked; over HTTP the client
+    fetches it and names its own copy.
+    """
+
+    profile: str
+    publication: int
+    rows: int
+    digest: str
+    size_bytes: int
+    path: str
+    recorded_at: str | None
+    profile_digest: str
+
+
+def may_become(before: RunStatus, after: RunStatus) -> bool:
+    """Whether a run may go from one state to the other."""
+    return after in RUN_TRANSITIONS[before]
+
+
+def is_final(status: RunStatus) -> bool:
+    """Whether nothing follows."""
+    return not RUN_TRANSITIONS[status]

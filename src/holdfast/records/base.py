@@ -1,0 +1,158 @@
+"""What the parts of the service share: its handles, the grant check, profile rules, tenant keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Row
+
+from holdfast.fleet.grants import read_grant
+from holdfast.fleet.model import Grant
+from holdfast.kernel.clock import Clock
+from holdfast.kernel.database import Database
+from holdfast.kernel.ids import NewId
+from holdfast.kernel.objects import Objects
+from holdfast.kernel.outbox import Outbox
+from holdfast.kernel.principal import Principal, PrincipalKind
+from holdfast.kernel.secrets import TenantSecrets
+from holdfast.kernel.signing import TrustedKeys
+from holdfast.kernel.telemetry import Metrics
+from holdfast.records.content import RecordKeys
+from holdfast.records.errors import GrantMismatch
+from holdfast.records.metrics import RecordsMetrics
+from holdfast.records.model import Run, RunStatus
+from holdfast.records.ports import Profiles
+from holdfast.records.rules import Rules, rules_of
+from holdfast.records.settings import RecordsSettings
+from holdfast.registry.model import ProfileVersion
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Remembered(OrderedDict[K, V]):
+    """The last ``size`` things that were looked up; only for what never changes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def keep(self, key: K, value: V) -> V:
+        self[key] = value
+        while len(self) > self._size:
+            self.popitem(last=False)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Handles:
+    """Everything the aggregator works with."""
+
+    db: Database
+    objects: Objects
+    outbox: Outbox
+    secrets: TenantSecrets
+    profiles: Profiles
+    grants: TrustedKeys
+    clock: Clock
+    new_id: NewId
+    settings: RecordsSettings
+    metrics: Metrics
+
+
+class Part:
+    """One part of the service; they share one :class:`Handles` and the caches below."""
+
+    def __init__(self, handles: Handles) -> None:
+        self._handles = handles
+        self._db = handles.db
+        self._clock = handles.clock
+        self._new_id = handles.new_id
+        self._settings = handles.settings
+        self._metrics = RecordsMetrics(handles.metrics)
+        self._versions: Remembered[tuple[str, str, str], ProfileVersion] = Remembered(256)
+        self._rules_known: Remembered[tuple[str, str, str], Rules] = Remembered(256)
+        self._keys_known: Remembered[tuple[str, str], RecordKeys] = Remembered(256)
+
+    def _grant(self, principal: Principal, token: str, run: str, fence: int | None = None) -> Grant:
+        """The grant in ``token``, if it is for this tenant, run and fence (if one is named).
+
+        ``Unauthenticated`` if it is no grant or is over; :class:`GrantMismatch` if it is another's.
+        Whether a higher fence has come meanwhile only the run's row can tell.
+        """
+        grant = read_grant(token, self._handles.grants, self._clock.now())
+        if grant.tenant != principal.tenant or grant.run != run or fence not in (None, grant.fence):
+            raise GrantMismatch(
+                f"cannot work on the run {run[:64]}: the grant is for another run or fence"
+            )
+        if principal.kind is PrincipalKind.WORKER and principal.subject != grant.worker:
+            raise GrantMismatch(f"cannot work on the run {run[:64]}: it is another worker's")
+        return grant
+
+    async def _version(self, principal: Principal, profile: str, digest: str) -> ProfileVersion:
+        key = (principal.tenant, profile, digest)
+        known = self._versions.get(key)
+        if known is not None:
+            return known
+        found = await self._handles.profiles.show(principal, profile, digest)
+        return self._versions.keep(key, found)
+
+    async def _rules(self, principal: Principal, profile: str, digest: str) -> Rules:
+        key = (principal.tenant, profile, digest)
+        known = self._rules_known.get(key)
+        if known is not None:
+            return known
+        return self._rules_known.keep(key, rules_of(await self._version(principal, *key[1:])))
+
+    def _keys(self, principal: Principal, profile: str) -> RecordKeys:
+        key = (principal.tenant, profile)
+        known = self._keys_known.get(key)
+        if known is not None:
+            return known
+        return self._keys_known.keep(
+            key, RecordKeys(self._handles.secrets, principal.tenant, profile)
+        )
+
+    async def worked(self, size: int, work: Callable[[], V]) -> V:
+        """``work()``; in a thread if it is about so many records that the loop would feel it."""
+        if size <= self._settings.thread_records:
+            return work()
+        return await asyncio.to_thread(work)
+
+
+def run_of(row: Row[Any]) -> Run:
+    """A run's row as it is read back."""
+    return Run(
+        id=row.run,
+        profile=row.profile,
+        profile_digest=row.profile_digest,
+        task=row.task,
+        worker=row.worker,
+        fence=row.fence,
+        status=RunStatus(row.status),
+        attempts=row.attempts,
+        started_at=row.started_at,
+        lease_expires_at=row.lease_expires_at,
+        finished_at=row.finished_at,
+        published_at=row.published_at,
+        publication=row.publication,
+        replayed=row.replayed,
+        batches=row.batches,
+        records=row.records,
+        new=row.new,
+        changed=row.changed,
+        unchanged=row.unchanged,
+        withdrawn=row.withdrawn,
+        duplicates=row.duplicates,
+        rejects=row.rejects,
+        pages=row.pages,
+        requests=row.requests,
+        bytes_fetched=row.bytes_fetched,
+        cursor=row.cursor,
+        code=row.code,
+        reason=row.reason,
+    )

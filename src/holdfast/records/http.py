@@ -1,0 +1,281 @@
+"""The aggregator's routes: parse, call the service, answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from litestar import Response
+from litestar.response import Stream
+
+from holdfast.kernel.errors import Invalid, Unauthenticated
+from holdfast.kernel.http import ApiRequest, Page, get, post, put
+from holdfast.kernel.http.routes import Header
+from holdfast.kernel.principal import Permission, Principal
+from holdfast.records.model import (
+    BATCH_BYTES_MAX,
+    Batch,
+    BatchReceipt,
+    Freshness,
+    RecordHistory,
+    RecordPage,
+    Result,
+    Run,
+    RunClose,
+    RunFilter,
+    RunFinish,
+    RunOpen,
+    RunPlan,
+    StoredReject,
+    StoredResponse,
+)
+from holdfast.records.service import RecordsService
+from holdfast.records.wire import (
+    GRANT_HEADER,
+    PUBLICATION_HEADER,
+    RESPONSE_HEADER,
+    converted,
+    decode_response,
+    record_filter,
+)
+
+RESPONSE_BYTES_MAX = 2 * 1024**3
+
+GrantText = Annotated[str, Header(GRANT_HEADER)]
+ResponseText = Annotated[str, Header(RESPONSE_HEADER)]
+IfNoneMatch = Annotated[str, Header("If-None-Match")]
+ATTACHMENT = {
+    # Bytes of a foreign source never run in our origin.
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "private, no-store",
+}
+
+
+def handlers(service: RecordsService) -> list[Any]:
+    """Every route of the aggregator."""
+    return [*_worker_routes(service), *_run_routes(service), *_record_routes(service)]
+
+
+def _worker_routes(service: RecordsService) -> list[Any]:
+    @post("/v1/runs", permission=Permission.RUNS_WRITE, status=200)
+    async def open_run(principal: Principal, data: RunOpen, grant: GrantText = "") -> Run:
+        """Begin the run of the grant, or take it over."""
+        return await service.open(principal, _checked(grant), data)
+
+    @get("/v1/runs/{run:str}/plan", permission=Permission.RUNS_WRITE)
+    async def plan_run(principal: Principal, run: str, grant: GrantText = "") -> RunPlan:
+        """Where the run begins: cursor and validators."""
+        return await service.plan(principal, _checked(grant), run)
+
+    @put(
+        "/v1/runs/{run:str}/responses/{sequence:int}",
+        permission=Permission.RUNS_WRITE,
+        raw=True,
+        body_limit=RESPONSE_BYTES_MAX,
+    )
+    async def put_run_response(
+        principal: Principal,
+        request: ApiRequest,
+        run: str,
+        sequence: int,
+        account: ResponseText,
+        grant: GrantText = "",
+    ) -> StoredResponse:
+        """Keep one raw response; its account travels in the header Holdfast-Response."""
+        response = decode_response(account)
+        if response.sequence != sequence:
+            raise Invalid("cannot keep the response: its number differs from that in the path")
+        chunks: AsyncIterator[bytes] = request.stream()
+        return await service.put_response(principal, _checked(grant), run, response, chunks)
+
+    @post("/v1/batches", permission=Permission.RUNS_WRITE, body_limit=BATCH_BYTES_MAX, status=200)
+    async def post_batch(principal: Principal, data: Batch, grant: GrantText = "") -> BatchReceipt:
+        """Stage a batch of records."""
+        return await service.post_batch(principal, _checked(grant), data)
+
+    @post("/v1/runs/{run:str}/finish", permission=Permission.RUNS_WRITE, status=200)
+    async def finish_run(
+        principal: Principal, run: str, data: RunFinish, grant: GrantText = ""
+    ) -> Run:
+        """End the run: publish it, or say why not."""
+        _check_path(run, data.run)
+        return await service.finish(principal, _checked(grant), data)
+
+    return [open_run, plan_run, put_run_response, post_batch, finish_run]
+
+
+def _run_routes(service: RecordsService) -> list[Any]:
+    @post("/v1/runs/{run:str}/close", permission=Permission.RUNS_WRITE, status=200)
+    async def close_run(principal: Principal, run: str, data: RunClose) -> Run:
+        """End a run that no worker will end."""
+        _check_path(run, data.run)
+        return await service.close(principal, data)
+
+    @get("/v1/runs", permission=Permission.RUNS_READ)
+    async def list_runs(
+        principal: Principal,
+        profile: str = "",
+        status: str = "",
+        run: str = "",
+        since: str = "",
+        until: str = "",
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[Run]:
+        """List runs, the last one opened first."""
+        which = _run_filter(profile, status, run, since, until)
+        return await service.runs(principal, which, cursor=cursor, limit=limit)
+
+    @get("/v1/runs/{run:str}", permission=Permission.RUNS_READ)
+    async def show_run(principal: Principal, run: str) -> Run:
+        """Show one run."""
+        return await service.run(principal, run)
+
+    @get("/v1/runs/{run:str}/responses", permission=Permission.RUNS_READ)
+    async def list_run_responses(principal: Principal, run: str) -> list[StoredResponse]:
+        """List the raw responses of a run."""
+        return await service.responses(principal, run)
+
+    @get(
+        "/v1/runs/{run:str}/responses/{sequence:int}/content",
+        permission=Permission.RECORDS_EXPORT,
+        media_type="application/octet-stream",
+    )
+    async def download_run_response(principal: Principal, run: str, sequence: int) -> Any:
+        """Download the bytes that the source sent, as an attachment."""
+        body = await service.response_body(principal, run, sequence)
+        headers = {
+            **ATTACHMENT,
+            "Content-Disposition": f'attachment; filename="{run}-{sequence}.bin"',
+            "Content-Length": str(body.stored.response.size_bytes),
+            "Digest": body.stored.response.digest,
+        }
+        return Stream(body.chunks, media_type="application/octet-stream", headers=headers)
+
+    @get("/v1/results", permission=Permission.RUNS_READ)
+    async def list_results(
+        principal: Principal,
+        profile: str = "",
+        status: str = "",
+        run: str = "",
+        since: str = "",
+        until: str = "",
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[Result]:
+        """List what runs came to, the last one ended first."""
+        which = _run_filter(profile, status, run, since, until)
+        return await service.results(principal, which, cursor=cursor, limit=limit)
+
+    @get("/v1/rejects", permission=Permission.RECORDS_READ)
+    async def list_rejects(
+        principal: Principal,
+        profile: str = "",
+        run: str = "",
+        since: str = "",
+        until: str = "",
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[StoredReject]:
+        """List rows that failed typing, with the reason."""
+        which = _run_filter(profile, "", run, since, until)
+        return await service.rejects(principal, which, cursor=cursor, limit=limit)
+
+    return [
+        close_run,
+        list_runs,
+        show_run,
+        list_run_responses,
+        download_run_response,
+        list_results,
+        list_rejects,
+    ]
+
+
+def _record_routes(service: RecordsService) -> list[Any]:
+    @get("/v1/records", permission=Permission.RECORDS_READ)
+    async def list_records(
+        principal: Principal,
+        profile: str,
+        as_of: str | None = None,
+        vintage: str = "latest",
+        run: str | None = None,
+        period_from: str | None = None,
+        period_to: str | None = None,
+        dimension: tuple[str, ...] = (),
+        withdrawn: bool = False,
+        provenance: bool = False,
+        cursor: str | None = None,
+        limit: int = 100,
+        known: IfNoneMatch = "",
+    ) -> RecordPage:
+        """List records of a profile; `dimension=NAME=VALUE` filters by a dimension."""
+        which = record_filter(
+            profile=profile,
+            as_of=as_of,
+            vintage=vintage,
+            run=run,
+            period_from=period_from,
+            period_to=period_to,
+            dimension=dimension,
+            withdrawn=withdrawn,
+            provenance=provenance,
+        )
+        page = await service.records(principal, which, cursor=cursor, limit=limit)
+        answer: RecordPage = _conditional(page, known, changing=run is not None)
+        return answer
+
+    @get("/v1/records/{record:str}", permission=Permission.RECORDS_READ)
+    async def show_record(
+        principal: Principal, record: str, as_of: str | None = None
+    ) -> RecordHistory:
+        """Show one record with its revisions."""
+        return await service.record(principal, record, as_of=as_of)
+
+    @get("/v1/records/freshness", permission=Permission.RECORDS_READ)
+    async def list_freshness(principal: Principal) -> list[Freshness]:
+        """List how old each profile's data is."""
+        return await service.freshness(principal)
+
+    return [list_records, show_record, list_freshness]
+
+
+def _conditional(page: RecordPage, known: str, *, changing: bool) -> Any:
+    """The page with its ETag, or 304: within a publication nothing changes."""
+    headers = {PUBLICATION_HEADER: str(page.publication)}
+    if changing:
+        return Response(content=page, headers={**headers, "Cache-Control": "no-store"})
+    # The address says which list and which page; the publication is all that can differ.
+    tag = f'"p{page.publication}"'
+    headers |= {"ETag": tag, "Cache-Control": "private, no-cache"}
+    tags = [text.strip().removeprefix("W/") for text in known.split(",")]
+    if tag in tags or "*" in tags:
+        return Response(content=None, status_code=304, headers=headers)
+    return Response(content=page, headers=headers)
+
+
+def _checked(grant: str) -> str:
+    if not grant:
+        raise Unauthenticated(
+            f"cannot work on a run: the header {GRANT_HEADER} is missing", code="grant-missing"
+        )
+    return grant
+
+
+def _check_path(path: str, body: str) -> None:
+    if path != body:
+        raise Invalid("cannot accept the request: the run in the path is not the one in the body")
+
+
+def _run_filter(profile: str, status: str, run: str, since: str, until: str) -> RunFilter:
+    plain: dict[str, Any] = {
+        "profile": profile,
+        "status": status or None,
+        "run": run,
+        "since": since,
+        "until": until,
+    }
+    found: RunFilter = converted(plain, RunFilter)
+    return found

@@ -1,0 +1,451 @@
+"""Taking batches: prepared outside of a transaction, written inside of one that checks again.
+
+Everything costly (canonical bytes, keyed digests, looking up what is there, leaves) happens before
+the write, which then does nothing but compare a version number and insert. If anything about the
+profile's rows or its slot has changed meanwhile, the number differs, nothing is written, and the
+batch is looked at again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+import msgspec
+from sqlalchemy import Connection, Row, and_, case, select
+
+from holdfast.kernel.clock import timestamp
+from holdfast.kernel.database import bulk_insert
+from holdfast.kernel.principal import Principal
+from holdfast.records import store
+from holdfast.records.base import Handles, Part
+from holdfast.records.content import NO_FIELDS, FieldNames
+from holdfast.records.errors import (
+    BatchConflict,
+    BatchOutOfOrder,
+    Contended,
+    ResponseMissing,
+    RunEnded,
+    RunNotOpen,
+    RunOvertaken,
+    StaleFence,
+)
+from holdfast.records.model import Batch, BatchReceipt, RunStatus, is_final
+from holdfast.records.rules import Rules
+from holdfast.records.staging import (
+    Change,
+    Known,
+    Latest,
+    Prepared,
+    Target,
+    chunks_of,
+    classify,
+    prepare,
+)
+
+ROW_OVERHEAD_BYTES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One snapshot: the answer if there is one already, or what the batch will meet."""
+
+    answer: BatchReceipt | None = None
+    version: int = 0
+    number: int = 0
+    publication: int = 0
+    rejects: int = 0
+    repeat: str = ""
+    violation: str = ""
+    fields: FieldNames = NO_FIELDS
+    known: Known | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Incoming:
+    """A batch on its way, with what it is checked against."""
+
+    principal: Principal
+    batch: Batch
+    rules: Rules
+    prepared: Prepared
+    lease_expires_at: str
+    received_at: str
+
+
+class Intake(Part):
+    """The part of the service that takes batches."""
+
+    def __init__(self, handles: Handles) -> None:
+        super().__init__(handles)
+        # One batch of a profile at a time in this process; another process meets the version.
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    async def post_batch(self, principal: Principal, grant: str, batch: Batch) -> BatchReceipt:
+        """Stage a batch; on return it is durable, and invisible until its run is published.
+
+        The same id with the same content gives the same answer again (``repeated``). Refused:
+        :class:`BatchConflict` for other content under a used id, :class:`StaleFence` for an
+        attempt that was taken over, :class:`RunNotOpen`, :class:`RunEnded`, :class:`RunOvertaken`,
+        :class:`ResponseMissing` if a row refers to bytes that are not stored,
+        :class:`BatchOutOfOrder` where the profile gives the order a meaning. Nothing is staged
+        when it raises, but for ``OutcomeUnknown``: then send the same batch again.
+        """
+        started = self._clock.monotonic()
+        claim = self._grant(principal, grant, batch.run, batch.fence)
+        rules = await self._rules(principal, claim.profile, claim.digest)
+        keys = self._keys(principal, claim.profile)
+        size = len(batch.records)
+        prepared = await self.worked(size, lambda: prepare(batch, keys, rules))
+        incoming = _Incoming(
+            principal=principal,
+            batch=batch,
+            rules=rules,
+            prepared=prepared,
+            lease_expires_at=claim.lease_expires_at,
+            received_at=timestamp(self._clock.now()),
+        )
+        async with self._lock(principal, claim.profile):
+            receipt = await self._stage(incoming)
+        self._metrics.batch_seconds.observe(self._clock.monotonic() - started)
+        return receipt
+
+    def _lock(self, principal: Principal, profile: str) -> asyncio.Lock:
+        return self._locks.setdefault((principal.tenant, profile), asyncio.Lock())
+
+    async def _stage(self, incoming: _Incoming) -> BatchReceipt:
+        principal, batch = incoming.principal, incoming.batch
+        keys = self._keys(principal, incoming.rules.profile)
+        for _ in range(self._settings.staging_attempts_max):
+            look = await self._db.read(principal, lambda conn: _look(conn, incoming))
+            if look.answer is not None:
+                self._metrics.batches.labels("repeated").inc()
+                return look.answer
+            known = look.known
+            assert known is not None
+            target = Target(
+                tenant=principal.tenant,
+                profile=incoming.rules.profile,
+                profile_digest=incoming.rules.digest,
+                run=batch.run,
+                run_number=look.number,
+                publication=look.publication + 1,
+            )
+            change = await self.worked(
+                len(batch.records),
+                lambda known=known, target=target: classify(  # type: ignore[misc]
+                    incoming.prepared, known, target, incoming.rules, keys
+                ),
+            )
+            receipt = _receipt(incoming, change)
+            unit = self._write_unit(incoming, look, known, change)
+            written = len(change.rows) * ROW_OVERHEAD_BYTES + incoming.prepared.size_bytes
+            if await self._db.write(principal, unit, size_bytes=written):
+                self._count(receipt, len(incoming.prepared.rejects))
+                return receipt
+        raise Contended(
+            f"cannot stage the batch: others keep changing {incoming.rules.profile}",
+            retry_after_seconds=1.0,
+        )
+
+    def _count(self, receipt: BatchReceipt, rejects: int) -> None:
+        self._metrics.batches.labels("stored").inc()
+        for name in ("new", "changed", "unchanged"):
+            self._metrics.records.labels(name).inc(max(0, getattr(receipt, name)))
+        self._metrics.rejects.inc(rejects)
+
+    def _write_unit(
+        self, incoming: _Incoming, look: _Look, known: Known, change: Change
+    ) -> Callable[[Connection], bool]:
+        kept_max = self._settings.rejects_kept_max
+
+        def unit(conn: Connection) -> bool:
+            if not _claim_version(conn, incoming, look, known.next + len(change.rows)):
+                return False
+            if not _update_run(conn, incoming, look, known, change):
+                return False
+            _write_rows(conn, incoming, look.publication + 1, change)
+            _write_batch(conn, incoming, known, change)
+            _write_rejects(conn, incoming, look, kept_max)
+            return True
+
+        return unit
+
+
+# --- the look -----------------------------------------------------------------------------------
+
+
+def check_attempt(run: Row[Any] | None, run_id: str, fence: int) -> Row[Any]:
+    """The run's row if ``fence`` is its current one."""
+    if run is None or run.fence < fence:
+        raise RunNotOpen(f"cannot work on the run {run_id}: it is not open under fence {fence}")
+    if run.fence > fence:
+        raise StaleFence(
+            f"cannot work on the run {run_id}: fence {fence} is over, {run.fence} holds it"
+        )
+    return run
+
+
+def check_slot(run: Row[Any], head: Row[Any] | None) -> Row[Any]:
+    """The profile's head if the run's current attempt may stage in it."""
+    if is_final(RunStatus(run.status)):
+        raise RunEnded(f"cannot add to the run {run.run}: it has ended as {run.status}")
+    if head is None or (head.slot_run, head.slot_fence) != (run.run, run.fence):
+        raise RunOvertaken(
+            f"cannot add to the run {run.run}: a later run of {run.profile} took its place"
+        )
+    if head.slot_state != "open":
+        raise RunEnded(f"cannot add to the run {run.run}: it is being finished")
+    return head
+
+
+def _look(conn: Connection, incoming: _Incoming) -> _Look:
+    batch, rules, tenant = incoming.batch, incoming.rules, incoming.principal.tenant
+    run = check_attempt(store.find(conn, store.runs, tenant, run=batch.run), batch.run, batch.fence)
+    found = store.find(
+        conn,
+        store.batches,
+        tenant,
+        run=batch.run,
+        fence=batch.fence,
+        kind="posted",
+        sequence=batch.sequence,
+    )
+    if found is not None:
+        return _Look(answer=_repeated(found, incoming.prepared.digest))
+    head = check_slot(run, store.find(conn, store.heads, tenant, profile=rules.profile))
+    _check_order(conn, incoming)
+    _check_responses(conn, incoming)
+    return _Look(
+        version=head.version,
+        number=run.number,
+        publication=head.publication,
+        rejects=run.rejects,
+        repeat=run.repeat,
+        violation=run.violation,
+        fields=msgspec.json.decode(run.fields, type=FieldNames),
+        known=_known(conn, incoming, run.first_row, head.next_row),
+    )
+
+
+def _repeated(found: Row[Any], digest: str) -> BatchReceipt:
+    if found.digest != digest:
+        raise BatchConflict(
+            f"cannot take the batch {found.sequence} of the run {found.run}: "
+            "its id was used with other content"
+        )
+    return BatchReceipt(
+        run=found.run,
+        fence=found.fence,
+        sequence=found.sequence,
+        digest=found.digest,
+        records=found.records,
+        rejects=found.rejects,
+        new=found.new,
+        changed=found.changed,
+        unchanged=found.unchanged,
+        duplicates=found.duplicates,
+        root=found.root,
+        repeated=True,
+    )
+
+
+def _check_order(conn: Connection, incoming: _Incoming) -> None:
+    if not incoming.rules.ordered:
+        return
+    batch = incoming.batch
+    count, _ = store.posted_sequences(conn, incoming.principal.tenant, batch.run, batch.fence)
+    if batch.sequence != count:
+        raise BatchOutOfOrder(
+            f"cannot take the batch {batch.sequence} of the run {batch.run}: {count} comes next",
+            hint="the profile keeps the first or last of equal keys, so batches come in order",
+        )
+
+
+def _check_responses(conn: Connection, incoming: _Incoming) -> None:
+    wanted, batch = sorted(incoming.prepared.responses), incoming.batch
+    stored = conn.execute(
+        select(store.responses.c.sequence).where(
+            store.of_key(
+                store.responses, incoming.principal.tenant, run=batch.run, fence=batch.fence
+            ),
+            store.responses.c.sequence.in_(wanted[: store.IN_MAX]),
+        )
+    ).scalars()
+    missing = set(wanted[: store.IN_MAX]) - set(stored)
+    if missing or len(wanted) > store.IN_MAX:
+        raise ResponseMissing(
+            f"cannot take the batch {batch.sequence} of the run {batch.run}: the raw response "
+            f"{min(missing, default=wanted[-1])} is not stored",
+            hint="store the bytes first, and keep a batch to a few responses",
+        )
+
+
+def _known(conn: Connection, incoming: _Incoming, first: int, following: int) -> Known:
+    tenant, rules, prepared = incoming.principal.tenant, incoming.rules, incoming.prepared
+    latest = store.latest_rows(conn, tenant, list(set(prepared.keys)))
+    bases: dict[int, Latest | None] = {}
+    if rules.duplicates == "last":
+        staged = [row.sequence for row in latest.values() if row.sequence >= first]
+        bases = _bases(conn, tenant, rules.profile, staged)
+    followed = {row.sequence for row in bases.values() if row is not None}
+    for key, content in zip(prepared.keys, prepared.contents, strict=True):
+        row = latest.get(key)
+        if row is not None and row.sequence < first and row.content != content:
+            followed.add(row.sequence)
+    published = [row.sequence for row in latest.values() if row.sequence < first]
+    return Known(
+        first=first,
+        next=following,
+        latest=latest,
+        revisions={
+            row.sequence: row.revision
+            for row in store.rows_by_sequence(
+                conn, tenant, rules.profile, list(followed), "revision"
+            )
+        },
+        bases=bases,
+        seen=store.seen_bits(conn, tenant, incoming.batch.run, chunks_of(published)),
+    )
+
+
+def _bases(
+    conn: Connection, tenant: str, profile: str, staged: list[int]
+) -> dict[int, Latest | None]:
+    """What each of these staged rows replaced."""
+    previous = {
+        row.sequence: row.previous
+        for row in store.rows_by_sequence(conn, tenant, profile, staged, "previous")
+    }
+    wanted = [sequence for sequence in previous.values() if sequence is not None]
+    rows = {
+        row.sequence: Latest(row.sequence, row.content)
+        for row in store.rows_by_sequence(conn, tenant, profile, wanted, "content")
+    }
+    return {
+        sequence: None if before is None else rows[before] for sequence, before in previous.items()
+    }
+
+
+# --- the write ----------------------------------------------------------------------------------
+
+
+def _claim_version(conn: Connection, incoming: _Incoming, look: _Look, following: int) -> bool:
+    heads, batch = store.heads, incoming.batch
+    condition = and_(
+        store.of_key(heads, incoming.principal.tenant, profile=incoming.rules.profile),
+        heads.c.version == look.version,
+        heads.c.slot_run == batch.run,
+        heads.c.slot_fence == batch.fence,
+        heads.c.slot_state == "open",
+    )
+    values = {"version": look.version + 1, "next_row": following}
+    return store.change(conn, heads, condition, values) == 1
+
+
+def _update_run(
+    conn: Connection, incoming: _Incoming, look: _Look, known: Known, change: Change
+) -> bool:
+    runs, batch, prepared = store.runs, incoming.batch, incoming.prepared
+    lease = incoming.lease_expires_at
+    values: dict[str, Any] = {
+        "status": RunStatus.RUNNING.value,
+        "lease_expires_at": case(
+            (runs.c.lease_expires_at < lease, lease), else_=runs.c.lease_expires_at
+        ),
+        "end_row": known.next + len(change.rows),
+        "batches": runs.c.batches + 1,
+        "records": runs.c.records + change.records,
+        "new": runs.c.new + change.new,
+        "changed": runs.c.changed + change.changed,
+        "unchanged": runs.c.unchanged + change.unchanged,
+        "present": runs.c.present + change.present,
+        "duplicates": runs.c.duplicates + change.duplicates,
+        "rejects": runs.c.rejects + len(prepared.rejects),
+        "violations": runs.c.violations + prepared.violations.count,
+        "repeat": look.repeat or change.repeat,
+        "violation": look.violation or prepared.violations.first,
+        "fields": msgspec.json.encode(look.fields.union(prepared.fields)).decode(),
+    }
+    condition = and_(
+        store.of_key(runs, incoming.principal.tenant, run=batch.run),
+        runs.c.fence == batch.fence,
+        runs.c.status.in_([RunStatus.RUNNING.value, RunStatus.INTERRUPTED.value]),
+    )
+    return store.change(conn, runs, condition, values) == 1
+
+
+def _write_rows(conn: Connection, incoming: _Incoming, publication: int, change: Change) -> None:
+    tenant, profile = incoming.principal.tenant, incoming.rules.profile
+    store.hide_rows(conn, tenant, profile, change.hide)
+    store.set_ends(conn, tenant, profile, change.release, None, only=publication)
+    store.set_ends(conn, tenant, profile, change.supersede, publication)
+    store.insert_rows(conn, change.rows)
+    store.put_seen(conn, tenant, incoming.batch.run, change.seen)
+
+
+def _receipt(incoming: _Incoming, change: Change) -> BatchReceipt:
+    batch = incoming.batch
+    return BatchReceipt(
+        run=batch.run,
+        fence=batch.fence,
+        sequence=batch.sequence,
+        digest=incoming.prepared.digest,
+        records=len(batch.records),
+        rejects=len(batch.rejects),
+        new=change.new,
+        changed=change.changed,
+        unchanged=change.unchanged,
+        duplicates=change.duplicates,
+        root=change.root,
+    )
+
+
+def _write_batch(conn: Connection, incoming: _Incoming, known: Known, change: Change) -> None:
+    batch = incoming.batch
+    store.add(
+        conn,
+        store.batches,
+        tenant=incoming.principal.tenant,
+        run=batch.run,
+        fence=batch.fence,
+        kind="posted",
+        sequence=batch.sequence,
+        digest=incoming.prepared.digest,
+        records=len(batch.records),
+        rejects=len(batch.rejects),
+        new=change.new,
+        changed=change.changed,
+        unchanged=change.unchanged,
+        duplicates=change.duplicates,
+        first_row=known.next,
+        rows=len(change.rows),
+        root=change.root,
+        received_at=incoming.received_at,
+    )
+
+
+def _write_rejects(conn: Connection, incoming: _Incoming, look: _Look, kept_max: int) -> None:
+    batch = incoming.batch
+    room = max(0, kept_max - look.rejects)
+    rows = [
+        (
+            incoming.principal.tenant,
+            look.number,
+            batch.fence,
+            look.rejects + index,
+            batch.run,
+            incoming.rules.profile,
+            reject.response,
+            reject.position,
+            reject.field,
+            reject.reason,
+            reject.excerpt,
+            incoming.received_at,
+        )
+        for index, reject in enumerate(batch.rejects[:room], 1)
+    ]
+    bulk_insert(conn, store.rejects, store.REJECT_COLUMNS, rows)

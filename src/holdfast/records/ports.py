@@ -1,0 +1,42 @@
+"""What the aggregator needs from the outside, and what it hands out as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from holdfast.kernel.principal import Principal
+from holdfast.records.model import StoredResponse
+from holdfast.registry.model import ProfileVersion
+
+
+class Profiles(Protocol):
+    """Profile versions: the registry's service, or its client in a split deployment."""
+
+    async def show(
+        self, principal: Principal, name: str, digest: str | None = None
+    ) -> ProfileVersion:
+        """The version with ``digest``, whenever it was published; ``NotFound`` if never.
+
+        A version never changes, so the caller may keep it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseBody:
+    """A raw response and its bytes; reading them to the end checks them."""
+
+    stored: StoredResponse
+    chunks: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Records of one publication as a file: its name, its type, its bytes in order."""
+
+    file_name: str
+    media_type: str
+    publication: int
+    chunks: AsyncIterator[bytes]

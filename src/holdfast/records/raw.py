@@ -1,0 +1,300 @@
+"""Raw responses: the bytes the source sent, kept once, before anything refers to them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+
+import zstandard
+from sqlalchemy import Connection, Row, case, select
+
+from holdfast.kernel.clock import timestamp
+from holdfast.kernel.errors import Corrupt, Invalid, NotFound, TooLarge
+from holdfast.kernel.principal import Principal
+from holdfast.records import store
+from holdfast.records.base import Part
+from holdfast.records.errors import DigestMismatch, ResponseConflict, no_such_run
+from holdfast.records.intake import check_attempt, check_slot
+from holdfast.records.model import RawResponse, StoredResponse
+from holdfast.records.ports import ResponseBody
+
+CHUNK_BYTES = 256 * 1024
+EMPTY_DIGEST = f"sha256:{hashlib.sha256(b'').hexdigest()}"
+
+
+class RawResponses(Part):
+    """The part of the service that keeps raw responses."""
+
+    async def put_response(
+        self,
+        principal: Principal,
+        grant: str,
+        run: str,
+        response: RawResponse,
+        content: bytes | AsyncIterator[bytes],
+    ) -> StoredResponse:
+        """Keep one raw response of the run's current attempt; durable on return.
+
+        Size and digest are checked while the bytes arrive: :class:`DigestMismatch` if they are not
+        the announced ones, ``TooLarge`` beyond this aggregator's bound. The same number with the
+        same digest again is one response, with another :class:`ResponseConflict`. If the process
+        dies here there is at most an object that no row names.
+        """
+        claim = self._grant(principal, grant, run)
+        self._check(response)
+
+        def look(conn: Connection) -> StoredResponse | None:
+            found = store.find(conn, store.runs, principal.tenant, run=run)
+            row = check_attempt(found, run, claim.fence)
+            key = {"run": run, "fence": claim.fence, "sequence": response.sequence}
+            known = store.find(conn, store.responses, principal.tenant, **key)
+            if known is not None:
+                return _again(known, response)
+            check_slot(row, store.find(conn, store.heads, principal.tenant, profile=row.profile))
+            return None
+
+        chunks = _one(content) if isinstance(content, bytes) else content
+        known = await self._db.read(principal, look)
+        if known is not None:
+            await _drained(_checked(chunks, response))
+            return known
+        there = await self._store(principal, response, chunks)
+        stored = StoredResponse(
+            run=run,
+            fence=claim.fence,
+            response=response,
+            stored_at=timestamp(self._clock.now()),
+            repeated=there,
+        )
+        name = self._handles.objects.name(principal, response.digest)
+        name = name if response.size_bytes else ""
+
+        def unit(conn: Connection) -> StoredResponse:
+            again = look(conn)
+            if again is not None:
+                return again
+            _add(conn, principal.tenant, stored, name)
+            _touch(conn, principal.tenant, stored, claim.lease_expires_at)
+            return stored
+
+        answer = await self._db.write(principal, unit)
+        self._metrics.response_bytes.inc(response.size_bytes)
+        return answer
+
+    def _check(self, response: RawResponse) -> None:
+        most = self._settings.response_bytes_max
+        if response.size_bytes > most:
+            raise TooLarge(
+                f"cannot keep the response {response.sequence}: it has {response.size_bytes} "
+                f"bytes, at most {most} are taken",
+                code="response-too-large",
+            )
+        if response.not_modified and response.size_bytes:
+            raise Invalid(
+                f"cannot keep the response {response.sequence}: one that says 'not modified' "
+                "has no bytes"
+            )
+        if not response.size_bytes and response.digest != EMPTY_DIGEST:
+            raise DigestMismatch(
+                f"cannot keep the response {response.sequence}: its digest is not that of no bytes"
+            )
+
+    async def _store(
+        self, principal: Principal, response: RawResponse, chunks: AsyncIterator[bytes]
+    ) -> bool:
+        """Store the bytes, checked while they pass; whether they were there already."""
+        checked = _checked(chunks, response)
+        if not response.size_bytes:
+            await _drained(checked)
+            return False
+        if await self._handles.objects.exists(principal, response.digest):
+            # Whoever names a digest must also hold its bytes.
+            await _drained(checked)
+            return True
+        compressed = _compressed(checked, self._settings.compression_level)
+        return not await self._handles.objects.put_stream(principal, response.digest, compressed)
+
+    async def responses(self, principal: Principal, run: str) -> list[StoredResponse]:
+        """The raw responses of the run's current attempt, in order."""
+
+        def unit(conn: Connection) -> list[StoredResponse]:
+            row = store.find(conn, store.runs, principal.tenant, run=run)
+            if row is None:
+                raise no_such_run(run)
+            found = conn.execute(
+                select(store.responses)
+                .where(store.of_key(store.responses, principal.tenant, run=run, fence=row.fence))
+                .order_by(store.responses.c.sequence)
+            )
+            return [_stored(each) for each in found]
+
+        return await self._db.read(principal, unit)
+
+    async def response_body(self, principal: Principal, run: str, sequence: int) -> ResponseBody:
+        """One raw response with its bytes. ``Corrupt``, at the end, if they are not its own."""
+
+        def unit(conn: Connection) -> Row[tuple[object, ...]]:
+            row = store.find(conn, store.runs, principal.tenant, run=run)
+            key = {"run": run, "sequence": sequence}
+            found = row and store.find(
+                conn, store.responses, principal.tenant, fence=row.fence, **key
+            )
+            if found is None:
+                raise NotFound(
+                    f"cannot find the response {sequence} of the run {run[:64]}",
+                    code="response-not-found",
+                )
+            return found
+
+        stored = _stored(await self._db.read(principal, unit))
+        return ResponseBody(stored, self._body(principal, stored.response))
+
+    async def _body(self, principal: Principal, response: RawResponse) -> AsyncIterator[bytes]:
+        if not response.size_bytes:
+            return
+        found = hashlib.sha256()
+        expander = zstandard.ZstdDecompressor().decompressobj()
+        async for chunk in self._handles.objects.stream(principal, response.digest):
+            try:
+                plain = await asyncio.to_thread(expander.decompress, chunk)
+            except zstandard.ZstdError as error:
+                raise Corrupt(
+                    f"cannot read the response {response.digest}: its object is damaged"
+                ) from error
+            found.update(plain)
+            yield plain
+        if f"sha256:{found.hexdigest()}" != response.digest:
+            raise Corrupt(f"cannot read the response {response.digest}: its bytes are others")
+
+    async def named_objects(self, principal: Principal, names: list[str]) -> set[str]:
+        """Which of these stored names a raw response has: what must not be collected."""
+
+        def unit(conn: Connection) -> set[str]:
+            column = store.responses.c.object
+            rows = conn.execute(
+                select(column)
+                .distinct()
+                .where(store.responses.c.tenant == principal.tenant, column.in_(names))
+            )
+            return set(rows.scalars())
+
+        return await self._db.read(principal, unit) if names else set()
+
+
+def _again(known: Row[tuple[object, ...]], response: RawResponse) -> StoredResponse:
+    stored = _stored(known)
+    if stored.response.digest != response.digest:
+        raise ResponseConflict(
+            f"cannot keep the response {response.sequence} of the run {stored.run}: "
+            "its number was used for other bytes"
+        )
+    return StoredResponse(
+        run=stored.run,
+        fence=stored.fence,
+        response=stored.response,
+        stored_at=stored.stored_at,
+        repeated=True,
+    )
+
+
+def _add(conn: Connection, tenant: str, stored: StoredResponse, name: str) -> None:
+    response = stored.response
+    store.add(
+        conn,
+        store.responses,
+        tenant=tenant,
+        run=stored.run,
+        fence=stored.fence,
+        sequence=response.sequence,
+        digest=response.digest,
+        size_bytes=response.size_bytes,
+        url=response.url,
+        address=response.address,
+        status=response.status,
+        media_type=response.media_type,
+        etag=response.etag,
+        last_modified=response.last_modified,
+        fetched_at=response.fetched_at,
+        replayed=response.replayed,
+        not_modified=response.not_modified,
+        stored_at=stored.stored_at,
+        object=name,
+    )
+
+
+def _touch(conn: Connection, tenant: str, stored: StoredResponse, lease: str) -> None:
+    """Note the worker's newest lease, and whether anything of the run was replayed."""
+    runs = store.runs
+    values: dict[str, object] = {
+        "status": "running",
+        "lease_expires_at": case(
+            (runs.c.lease_expires_at < lease, lease), else_=runs.c.lease_expires_at
+        ),
+    }
+    if stored.response.replayed:
+        values["replayed"] = True
+    store.change(conn, runs, store.of_key(runs, tenant, run=stored.run), values)
+
+
+def _stored(row: Row[tuple[object, ...]]) -> StoredResponse:
+    return StoredResponse(
+        run=row.run,
+        fence=row.fence,
+        response=RawResponse(
+            sequence=row.sequence,
+            digest=row.digest,
+            size_bytes=row.size_bytes,
+            url=row.url,
+            address=row.address,
+            status=row.status,
+            media_type=row.media_type,
+            etag=row.etag,
+            last_modified=row.last_modified,
+            fetched_at=row.fetched_at,
+            replayed=row.replayed,
+            not_modified=row.not_modified,
+        ),
+        stored_at=row.stored_at,
+    )
+
+
+# --- streams ------------------------------------------------------------------------------------
+
+
+async def _one(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), CHUNK_BYTES):
+        yield content[start : start + CHUNK_BYTES]
+
+
+async def _drained(chunks: AsyncIterator[bytes]) -> None:
+    async for _ in chunks:
+        pass
+
+
+async def _checked(chunks: AsyncIterator[bytes], response: RawResponse) -> AsyncIterator[bytes]:
+    """The same chunks; raises at the first byte too many, and at the end if they are others."""
+    found, size = hashlib.sha256(), 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > response.size_bytes:
+            raise DigestMismatch(
+                f"cannot keep the response {response.sequence}: more bytes came than the "
+                f"{response.size_bytes} announced"
+            )
+        found.update(chunk)
+        yield chunk
+    if size != response.size_bytes or f"sha256:{found.hexdigest()}" != response.digest:
+        raise DigestMismatch(
+            f"cannot keep the response {response.sequence}: the {size} bytes that came are not "
+            f"the {response.size_bytes} announced as {response.digest}"
+        )
+
+
+async def _compressed(chunks: AsyncIterator[bytes], level: int) -> AsyncIterator[bytes]:
+    encoder = zstandard.ZstdCompressor(level=level).compressobj()
+    async for chunk in chunks:
+        out = await asyncio.to_thread(encoder.compress, chunk)
+        if out:
+            yield out
+    yield encoder.flush()

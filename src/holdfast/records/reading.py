@@ -1,0 +1,586 @@
+"""Reading what is published, what a run wrote, and what runs came to.
+
+A page of records belongs to one publication, which its cursor carries: later publications neither
+skip nor repeat anything in a list that has been begun. Rows of one publication never change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select
+
+from holdfast.kernel.canonical import canonical_digest
+from holdfast.kernel.clock import parse_timestamp, timestamp
+from holdfast.kernel.errors import Invalid
+from holdfast.kernel.http import Page, decode_cursor, encode_cursor
+from holdfast.kernel.principal import Principal
+from holdfast.records import store
+from holdfast.records.base import Part, run_of
+from holdfast.records.content import KEY_BYTES, Content, decode_content
+from holdfast.records.errors import NoSuchRecord, no_such_run
+from holdfast.records.model import (
+    Freshness,
+    Provenance,
+    Record,
+    RecordFilter,
+    RecordHistory,
+    RecordPage,
+    Result,
+    Run,
+    RunFilter,
+    RunStatus,
+    Scalar,
+    StoredReject,
+)
+from holdfast.registry.model import duration_seconds
+
+LIMIT_MAX = 1_000
+REVISIONS_MAX = 1_000
+STREAM_ROWS = 2_000
+_LAST = 2**62
+_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9:.]{5,15}Z)?")
+_DIMENSION = re.compile(r"[a-z][a-z0-9_]{0,79}")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which rows a list is about: a publication of a profile, or what one run wrote."""
+
+    profile: str
+    publication: int
+    run_number: int | None = None
+    first: int = 0
+    end: int = _LAST
+
+
+class Reading(Part):
+    """The part of the service that reads."""
+
+    # --- records ------------------------------------------------------------------------------
+
+    async def records(
+        self,
+        principal: Principal,
+        which: RecordFilter,
+        *,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> RecordPage:
+        """A page of records, in the order in which they were first staged.
+
+        Of a profile that has published nothing (or nothing yet at ``as_of``) the page is empty, its
+        publication 0. ``Invalid`` for a cursor of another list.
+        """
+        check_filter(which)
+        wanted = bounded(limit)
+        kind = f"records-{canonical_digest(which)[7:23]}"
+        position = decode_cursor(kind, cursor) if cursor else None
+
+        def unit(conn: Connection) -> RecordPage:
+            begun = None if position is None else int(position[0])
+            scope = scope_of(conn, principal.tenant, which, begun)
+            after = -1 if position is None else int(position[1])
+            rows = matching(conn, principal.tenant, scope, which, after, wanted + 1)
+            more = rows[wanted - 1].sequence if len(rows) > wanted else None
+            return RecordPage(
+                items=assemble(conn, principal.tenant, rows[:wanted], provenance=which.provenance),
+                next=None if more is None else encode_cursor(kind, [scope.publication, more]),
+                publication=scope.publication,
+            )
+
+        return await self._db.read(principal, unit)
+
+    async def publication(
+        self, principal: Principal, profile: str, as_of: str | None = None
+    ) -> int:
+        """The number of the publication that readers see (or saw then); 0 if there is none."""
+        which = RecordFilter(profile=profile, as_of=as_of)
+        check_filter(which)
+        return (
+            await self._db.read(principal, lambda conn: scope_of(conn, principal.tenant, which))
+        ).publication
+
+    async def stream(
+        self, principal: Principal, which: RecordFilter
+    ) -> tuple[int, AsyncIterator[list[Record]]]:
+        """The publication, and all its records that match, some at a time; memory stays flat."""
+        check_filter(which)
+        scope = await self._db.read(principal, lambda conn: scope_of(conn, principal.tenant, which))
+
+        async def parts() -> AsyncIterator[list[Record]]:
+            after = -1
+            while True:
+
+                def unit(conn: Connection, after: int = after) -> list[tuple[int, Record]]:
+                    rows = matching(conn, principal.tenant, scope, which, after, STREAM_ROWS)
+                    made = assemble(conn, principal.tenant, rows, provenance=which.provenance)
+                    return list(zip((row.sequence for row in rows), made, strict=True))
+
+                found = await self._db.read(principal, unit)
+                if not found:
+                    return
+                after = found[-1][0]
+                yield [record for _, record in found]
+
+        return scope.publication, parts()
+
+    async def record(
+        self, principal: Principal, record: str, *, as_of: str | None = None
+    ) -> RecordHistory:
+        """One record, as published now or at ``as_of``, with its published revisions in order."""
+        moment = as_of and timestamp(_parsed(as_of))
+        key = _record_key(record)
+
+        def unit(conn: Connection) -> RecordHistory:
+            found = store.latest_of_record(conn, principal.tenant, key)
+            head = found and store.find(conn, store.heads, principal.tenant, profile=found.profile)
+            if found is None or head is None:
+                raise _no_such_record(record)
+            publication = head.publication
+            if moment:
+                publication = store.publication_at(conn, principal.tenant, found.profile, moment)
+            chain = store.chain_of_record(
+                conn, principal.tenant, found.profile, found.sequence, REVISIONS_MAX
+            )
+            rows = [row for row in reversed(chain) if row.from_publication <= head.publication]
+            seen = [row for row in rows if row.from_publication <= publication]
+            if not seen:
+                raise _no_such_record(record)
+            made = assemble(conn, principal.tenant, rows, provenance=True)
+            return RecordHistory(record=made[len(seen) - 1], revisions=made)
+
+        return await self._db.read(principal, unit)
+
+    # --- runs, results, rejects ---------------------------------------------------------------
+
+    async def run(self, principal: Principal, run: str) -> Run:
+        """One run as it stands."""
+
+        def unit(conn: Connection) -> Run:
+            row = store.find(conn, store.runs, principal.tenant, run=run)
+            if row is None:
+                raise no_such_run(run)
+            return run_of(row)
+
+        return await self._db.read(principal, unit)
+
+    async def runs(
+        self,
+        principal: Principal,
+        which: RunFilter | None = None,
+        *,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[Run]:
+        """Runs, the last one opened first."""
+        rows, more = await self._listed(principal, which, store.runs.c.number, cursor, limit)
+        return Page(items=[run_of(row) for row in rows], next=more)
+
+    async def results(
+        self,
+        principal: Principal,
+        which: RunFilter | None = None,
+        *,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[Result]:
+        """What runs came to, the last one ended first."""
+        rows, more = await self._listed(principal, which, store.runs.c.result, cursor, limit)
+        return Page(items=[_result(row) for row in rows], next=more)
+
+    async def _listed(
+        self,
+        principal: Principal,
+        which: RunFilter | None,
+        order: ColumnElement[int],
+        cursor: str | None,
+        limit: int,
+    ) -> tuple[Sequence[Any], str | None]:
+        chosen = which or RunFilter()
+        wanted, kind = bounded(limit), f"runs-{order.key}-{canonical_digest(chosen)[7:23]}"
+        before = int(decode_cursor(kind, cursor)[0]) if cursor else _LAST
+        condition = and_(
+            store.runs.c.tenant == principal.tenant,
+            order.is_not(None),
+            order < before,
+            *_run_conditions(chosen),
+        )
+        statement = select(store.runs).where(condition).order_by(order.desc()).limit(wanted + 1)
+        rows = await self._db.read(principal, lambda conn: conn.execute(statement).all())
+        more = None
+        if len(rows) > wanted:
+            more = encode_cursor(kind, [getattr(rows[wanted - 1], str(order.key))])
+        return rows[:wanted], more
+
+    async def rejects(
+        self,
+        principal: Principal,
+        which: RunFilter | None = None,
+        *,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[StoredReject]:
+        """Rows that failed typing: the last run's first, in the order of their arrival."""
+        chosen, table = which or RunFilter(), store.rejects
+        wanted, kind = bounded(limit), f"rejects-{canonical_digest(chosen)[7:23]}"
+        conditions: list[ColumnElement[bool]] = [table.c.tenant == principal.tenant]
+        if cursor:
+            run_number, number = map(int, decode_cursor(kind, cursor))
+            conditions.append(
+                or_(
+                    table.c.run_number < run_number,
+                    and_(table.c.run_number == run_number, table.c.number > number),
+                )
+            )
+        for name, value in (("profile", chosen.profile), ("run", chosen.run)):
+            if value:
+                conditions.append(table.c[name] == value)
+        if chosen.since:
+            conditions.append(table.c.at >= timestamp(_parsed(chosen.since)))
+        if chosen.until:
+            conditions.append(table.c.at < timestamp(_parsed(chosen.until)))
+        statement = (
+            select(table)
+            .where(*conditions)
+            .order_by(table.c.run_number.desc(), table.c.number)
+            .limit(wanted + 1)
+        )
+        rows = await self._db.read(principal, lambda conn: conn.execute(statement).all())
+        last = rows[wanted - 1] if len(rows) > wanted else None
+        return Page(
+            items=[
+                msgspec.convert(
+                    {name: getattr(row, name) for name in StoredReject.__struct_fields__},
+                    StoredReject,
+                )
+                for row in rows[:wanted]
+            ],
+            next=None if last is None else encode_cursor(kind, [last.run_number, last.number]),
+        )
+
+    # --- freshness ----------------------------------------------------------------------------
+
+    async def freshness(self, principal: Principal) -> list[Freshness]:
+        """Every profile that ever ran to its end, how old its data is, and whether that is normal.
+
+        Also sets the gauge by which alerts see it.
+        """
+        statement = (
+            select(store.heads)
+            .where(store.heads.c.tenant == principal.tenant)
+            .order_by(store.heads.c.profile)
+        )
+        heads = await self._db.read(principal, lambda conn: conn.execute(statement).all())
+        now, found = self._clock.now(), []
+        for head in heads:
+            normal = None
+            if head.profile_digest is not None:
+                version = await self._version(principal, head.profile, head.profile_digest)
+                normal = version.profile.freshness
+            stale = False
+            if normal is not None and head.succeeded_at is not None:
+                silent = (now - parse_timestamp(head.succeeded_at)).total_seconds()
+                stale = silent > duration_seconds(normal)
+            self._metrics.stale.labels(head.profile).set(int(stale))
+            found.append(
+                Freshness(
+                    profile=head.profile,
+                    publication=head.publication,
+                    records=head.live,
+                    published_at=head.recorded_at,
+                    succeeded_at=head.succeeded_at,
+                    freshness=normal,
+                    stale=stale,
+                )
+            )
+        return found
+
+
+# --- filters ------------------------------------------------------------------------------------
+
+
+def bounded(limit: int) -> int:
+    """``limit`` within what one page may hold."""
+    if limit < 1:
+        raise Invalid("cannot list: limit must be at least 1")
+    return min(limit, LIMIT_MAX)
+
+
+def check_filter(which: RecordFilter) -> None:
+    """:class:`Invalid` for times and names that are none."""
+    if which.as_of is not None:
+        _parsed(which.as_of)
+    for name, value in (("period_from", which.start), ("period_to", which.end)):
+        if value is not None and _MOMENT.fullmatch(value) is None:
+            raise Invalid(
+                f"cannot read {name}={value[:60]}: it is neither a date nor a UTC time",
+                hint="write 2024-01-31 or 2024-01-31T00:00:00Z",
+            )
+    for name in which.dimensions:
+        if _DIMENSION.fullmatch(name) is None:
+            raise Invalid(f"cannot filter by dimension.{name[:60]}: it is not a field's name")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return parse_timestamp(text)
+    except ValueError as error:
+        raise Invalid(
+            f"cannot read the time {text[:60]!r}: it is not RFC 3339 with an offset",
+            hint="write 2024-01-31T12:00:00Z",
+        ) from error
+
+
+def scope_of(
+    conn: Connection, tenant: str, which: RecordFilter, publication: int | None = None
+) -> Scope:
+    """Which rows ``which`` is about; ``publication`` if its list has been begun already."""
+    head = store.find(conn, store.heads, tenant, profile=which.profile)
+    current = 0 if head is None else int(head.publication)
+    if which.run is not None:
+        run = store.find(conn, store.runs, tenant, run=which.run)
+        if run is None or run.profile != which.profile:
+            raise no_such_run(which.run)
+        return Scope(which.profile, current, run.number, max(run.first_row, 0), run.end_row)
+    if publication is None:
+        publication = current
+        if which.as_of is not None:
+            moment = timestamp(_parsed(which.as_of))
+            publication = store.publication_at(conn, tenant, which.profile, moment)
+    return Scope(which.profile, min(publication, current))
+
+
+def matching(
+    conn: Connection, tenant: str, scope: Scope, which: RecordFilter, after: int, limit: int
+) -> list[Any]:
+    """The next rows of the scope that match, at most ``limit``."""
+    found: list[Any] = []
+    while len(found) < limit:
+        rows = conn.execute(_statement(conn, tenant, scope, which, after, limit)).all()
+        found += [row for row in rows if _has_dimensions(row.body, which.dimensions)]
+        if len(rows) < limit:
+            break
+        after = rows[-1].sequence
+    return found[:limit]
+
+
+def _statement(
+    conn: Connection, tenant: str, scope: Scope, which: RecordFilter, after: int, limit: int
+) -> Select[Any]:
+    rows = store.revisions.c
+    conditions = [store.of_key(store.revisions, tenant, profile=scope.profile)]
+    if scope.run_number is not None:
+        conditions += [
+            rows.run == scope.run_number,
+            rows.sequence >= scope.first,
+            rows.sequence < scope.end,
+        ]
+    elif which.vintage == "first":
+        conditions += [rows.from_publication <= scope.publication, rows.revision == 1]
+    else:
+        conditions.append(store.visible(scope.publication))
+    if not which.withdrawn:
+        conditions.append(rows.withdrawn.is_(False))
+    if which.start is not None:
+        conditions.append(rows.period_start >= which.start)
+    if which.end is not None:
+        conditions.append(rows.period_start < which.end)
+    for name, value in which.dimensions.items():
+        # Canonical text has one spelling of each member; what matches elsewhere is sorted out by
+        # looking at the decoded record.
+        conditions.append(
+            or_(*(store.holds(conn, f'"{name}":{text}') for text in _spellings(value)))
+        )
+    return (
+        select(store.revisions)
+        .where(rows.sequence > after, *conditions)
+        .order_by(rows.sequence)
+        .limit(limit)
+    )
+
+
+def _spellings(value: str) -> list[str]:
+    found = [msgspec.json.encode(value).decode()]
+    if value in ("true", "false") or re.fullmatch(r"-?[0-9]{1,16}", value):
+        found.append(value)
+    return found
+
+
+def _has_dimensions(body: str, wanted: dict[str, str]) -> bool:
+    if not wanted:
+        return True
+    dimensions = decode_content(body).dimensions
+    return all(
+        name in dimensions and scalar_text(dimensions[name]) == value
+        for name, value in wanted.items()
+    )
+
+
+def scalar_text(value: Scalar) -> str | None:
+    """A scalar as text, as filters, CSV and reports write it; ``None`` for null."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _run_conditions(which: RunFilter) -> list[ColumnElement[bool]]:
+    runs = store.runs.c
+    found: list[ColumnElement[bool]] = []
+    if which.profile:
+        found.append(runs.profile == which.profile)
+    if which.run:
+        found.append(runs.run == which.run)
+    if which.status is not None:
+        found.append(runs.status == which.status.value)
+    if which.since:
+        found.append(runs.started_at >= timestamp(_parsed(which.since)))
+    if which.until:
+        found.append(runs.started_at < timestamp(_parsed(which.until)))
+    return found
+
+
+# --- assembling ---------------------------------------------------------------------------------
+
+
+def _record_key(record: str) -> bytes:
+    try:
+        key = bytes.fromhex(record)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES or record != key.hex():
+        raise _no_such_record(record)
+    return key
+
+
+def _no_such_record(record: str) -> NoSuchRecord:
+    return NoSuchRecord(f"cannot find the record {record[:64]}")
+
+
+def assemble(
+    conn: Connection, tenant: str, rows: Sequence[Any], *, provenance: bool
+) -> list[Record]:
+    """Records as they are read back, from their rows and what the rows refer to."""
+    if not rows:
+        return []
+    profile = rows[0].profile
+    times = _times(conn, tenant, profile, rows)
+    runs = _runs_of(conn, tenant, {row.run for row in rows})
+    sources = _sources(conn, tenant, runs, rows) if provenance else {}
+    return [_record(row, decode_content(row.body), times, runs[row.run], sources) for row in rows]
+
+
+def _record(
+    row: Any,
+    content: Content,
+    times: dict[int, str],
+    run: Any,
+    sources: dict[tuple[int, int], Any],
+) -> Record:
+    source = sources.get((row.run, row.response))
+    return Record(
+        id=row.record.hex(),
+        profile=row.profile,
+        key=content.key,
+        revision=row.revision,
+        withdrawn=row.withdrawn,
+        recorded_from=times.get(row.from_publication),
+        recorded_to=times.get(row.to_publication),
+        dimensions=content.dimensions,
+        measures=content.measures,
+        attributes=content.attributes,
+        period=content.period,
+        run=run.run,
+        publication=row.from_publication if row.from_publication in times else None,
+        provenance=None if source is None else _provenance(row, run, source),
+    )
+
+
+def _provenance(row: Any, run: Any, source: Any) -> Provenance:
+    return Provenance(
+        run=run.run,
+        worker=run.worker,
+        profile_digest=run.profile_digest,
+        fetched_at=source.fetched_at,
+        url=source.url,
+        address=source.address,
+        replayed=source.replayed,
+        response_digest=source.digest,
+        response=row.response,
+        position=row.position,
+    )
+
+
+def _times(conn: Connection, tenant: str, profile: str, rows: Iterable[Any]) -> dict[int, str]:
+    """When each publication that the rows name was recorded; staged ones have no time yet."""
+    wanted = {row.from_publication for row in rows} | {row.to_publication for row in rows}
+    found: dict[int, str] = {}
+    numbers = sorted(wanted - {None})
+    for start in range(0, len(numbers), store.IN_MAX):
+        found |= {
+            row.publication: row.recorded_at
+            for row in conn.execute(
+                select(store.publications.c.publication, store.publications.c.recorded_at).where(
+                    store.of_key(store.publications, tenant, profile=profile),
+                    store.publications.c.publication.in_(numbers[start : start + store.IN_MAX]),
+                )
+            )
+        }
+    return found
+
+
+def _runs_of(conn: Connection, tenant: str, numbers: set[int]) -> dict[int, Any]:
+    runs, wanted = store.runs.c, sorted(numbers)
+    found: dict[int, Any] = {}
+    for start in range(0, len(wanted), store.IN_MAX):
+        statement = select(
+            runs.number, runs.run, runs.worker, runs.profile_digest, runs.fence
+        ).where(runs.tenant == tenant, runs.number.in_(wanted[start : start + store.IN_MAX]))
+        found |= {row.number: row for row in conn.execute(statement)}
+    return found
+
+
+def _sources(
+    conn: Connection, tenant: str, runs: dict[int, Any], rows: Iterable[Any]
+) -> dict[tuple[int, int], Any]:
+    """The raw responses that the rows came from, by run number and response."""
+    wanted: dict[int, set[int]] = {}
+    for row in rows:
+        if row.response >= 0:
+            wanted.setdefault(row.run, set()).add(row.response)
+    table = store.responses
+    found: dict[tuple[int, int], Any] = {}
+    for number, sequences in wanted.items():
+        run, numbers = runs[number], sorted(sequences)
+        for start in range(0, len(numbers), store.IN_MAX):
+            statement = select(table).where(
+                store.of_key(table, tenant, run=run.run, fence=run.fence),
+                table.c.sequence.in_(numbers[start : start + store.IN_MAX]),
+            )
+            found |= {(number, row.sequence): row for row in conn.execute(statement)}
+    return found
+
+
+def _result(row: Any) -> Result:
+    return Result(
+        run=row.run,
+        profile=row.profile,
+        profile_digest=row.profile_digest,
+        status=RunStatus(row.status),
+        finished_at=row.finished_at,
+        publication=row.publication,
+        records=row.records,
+        new=row.new,
+        changed=row.changed,
+        unchanged=row.unchanged,
+        withdrawn=row.withdrawn,
+        rejects=row.rejects,
+        code=row.code,
+        reason=row.reason,
+    )

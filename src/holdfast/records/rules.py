@@ -1,0 +1,150 @@
+"""What a profile version demands of a run and of each of its records. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal
+
+from holdfast.records.model import MappedRecord, Run, RunFinish
+from holdfast.registry.model import ProfileVersion
+
+Failure = tuple[str, str]
+"""A code and a reason: why a run that wanted to be complete is not published."""
+
+
+@dataclass(slots=True)
+class Violations:
+    """How many records break what the profile expects, and the first that does."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, record: MappedRecord, reason: str) -> None:
+        if not self.count:
+            self.first = f"response {record.response}, position {record.position}: {reason}"[:500]
+        self.count += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The parts of a profile version that the aggregator enforces."""
+
+    profile: str
+    digest: str
+    mode: Literal["snapshot", "append", "incremental"]
+    duplicates: Literal["error", "first", "last"]
+    max_rejects: int
+    min_records: int
+    max_records: int | None
+    required: tuple[tuple[str, str], ...] = ()
+    ranges: tuple[tuple[str, Decimal | None, Decimal | None], ...] = field(default=())
+
+    @property
+    def ordered(self) -> bool:
+        """Whether batches must come in order, because the first or last of equal keys counts."""
+        return self.duplicates != "error"
+
+    def check(self, records: list[MappedRecord]) -> Violations:
+        """The records that lack a required field or leave their range; each counts once."""
+        found = Violations()
+        if not self.required and not self.ranges:
+            return found
+        for record in records:
+            reason = self._broken(record)
+            if reason:
+                found.add(record, reason)
+        return found
+
+    def _broken(self, record: MappedRecord) -> str:
+        for group, name in self.required:
+            if _value(record, group, name) is None:
+                return f"{group}.{name} is missing" if name else f"{group} is missing"
+        for name, low, high in self.ranges:
+            measure = record.measures.get(name)
+            if measure is None or measure.value is None:
+                continue
+            value = Decimal(measure.value)
+            if low is not None and value < low:
+                return f"measures.{name} is {measure.value[:60]}, below {low}"
+            if high is not None and value > high:
+                return f"measures.{name} is {measure.value[:60]}, above {high}"
+        return ""
+
+
+def _value(record: MappedRecord, group: str, name: str) -> object:
+    if group == "period":
+        return record.period
+    if group == "measures":
+        measure = record.measures.get(name)
+        return None if measure is None else measure.value
+    values = record.dimensions if group == "dimensions" else record.attributes
+    return values.get(name)
+
+
+def rules_of(version: ProfileVersion) -> Rules:
+    """The rules in a profile version."""
+    profile = version.profile
+    expect = profile.expect
+    required = [text.partition(".") for text in expect.required]
+    return Rules(
+        profile=version.name,
+        digest=version.digest,
+        mode=profile.mode,
+        duplicates=profile.duplicates,
+        max_rejects=profile.max_rejects,
+        min_records=expect.min_records,
+        max_records=expect.max_records,
+        required=tuple((group, name) for group, _, name in required),
+        ranges=tuple(
+            (
+                text.rpartition(".")[2],
+                None if bounds.min is None else Decimal(bounds.min),
+                None if bounds.max is None else Decimal(bounds.max),
+            )
+            for text, bounds in expect.ranges.items()
+        ),
+    )
+
+
+def completion_failure(
+    rules: Rules,
+    run: Run,
+    finish: RunFinish,
+    *,
+    gapless: bool,
+    violations: Violations,
+    repeat: str,
+) -> Failure | None:
+    """Why this complete run must not be published; ``None`` if it may.
+
+    ``gapless``: the batches that came are numbered 0…n−1. ``repeat`` is the first repeated key.
+    """
+    if run.batches != finish.batches or not gapless:
+        return (
+            "batches-missing",
+            f"the worker sent {finish.batches} batches from 0 on, {run.batches} are here",
+        )
+    if run.rejects > rules.max_rejects:
+        return (
+            "too-many-rejects",
+            f"{run.rejects} rows were rejected, max_rejects allows {rules.max_rejects}",
+        )
+    if run.duplicates and rules.duplicates == "error":
+        return ("duplicate-keys", f"{run.duplicates} records repeat a key; first: {repeat}")
+    if violations.count:
+        return (
+            "expectation-failed",
+            f"{violations.count} records break what the profile expects; first: {violations.first}",
+        )
+    if run.records < rules.min_records:
+        return (
+            "too-few-records",
+            f"{run.records} records came, the profile expects at least {rules.min_records}",
+        )
+    if rules.max_records is not None and run.records > rules.max_records:
+        return (
+            "too-many-records",
+            f"{run.records} records came, the profile expects at most {rules.max_records}",
+        )
+    return None

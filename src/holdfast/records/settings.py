@@ -1,0 +1,31 @@
+"""What an operator can set about the aggregator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsSettings:
+    """Bounds of one aggregator. ``projections`` is the folder for Parquet copies."""
+
+    projections: Path
+    response_bytes_max: int = 2 * 1024**3
+    """Largest raw response that is taken, as it arrives."""
+    rejects_kept_max: int = 10_000
+    """Rejects kept of one attempt; all are counted."""
+    staging_attempts_max: int = 20
+    """How often a batch is prepared again because others changed the profile meanwhile."""
+    cleaning_rows: int = 2_000
+    """Rows of an abandoned attempt removed in one transaction."""
+    withdrawal_rows: int = 2_000
+    """Withdrawals staged in one transaction."""
+    thread_records: int = 500
+    """Batches with more records than this are prepared in a thread."""
+    scan_rows_max: int = 200_000
+    """Rows looked at for one page of a filtered list, before it is given out short."""
+    projections_kept: int = 2
+    """Parquet copies kept of each profile, newest first."""
+    compression_level: int = 3
+    """zstd level of raw responses."""

@@ -1,0 +1,331 @@
+"""From a batch to the rows that it adds, given what is already there. Pure; no I/O.
+
+A *row* is one revision of one record. Rows are numbered per profile (``sequence``), in the order in
+which they were staged, never twice. Three facts decide what a record of a batch becomes:
+
+* the latest row of its key, if there is one: its sequence and the keyed digest of its content
+  (empty for a withdrawn one);
+* where this attempt's own rows begin: a latest row beyond that was staged by this attempt, so the
+  key repeats within the run;
+* the *seen* bits of this attempt: one bit for each published row whose key came again. They find
+  repeats of unchanged records, and at the end the absent ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.records import merkle
+from holdfast.records.content import (
+    FieldNames,
+    RecordKeys,
+    batch_digest,
+    check_names,
+    content_of,
+    encode_sorted,
+    record_leaf_hash,
+)
+from holdfast.records.model import Batch, Reject
+from holdfast.records.rules import Rules, Violations
+
+SEEN_BITS = 32_768
+SEEN_BYTES = SEEN_BITS // 8
+
+ROW_COLUMNS = (
+    "tenant",
+    "profile",
+    "sequence",
+    "record",
+    "run",
+    "revision",
+    "previous",
+    "from_publication",
+    "withdrawn",
+    "content",
+    "response",
+    "position",
+    "period_start",
+    "period_end",
+    "body",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch after all work that needs nothing but itself."""
+
+    digest: str
+    keys: list[bytes]
+    contents: list[bytes]
+    wholes: list[bytes]
+    places: list[tuple[int, int, str | None, str | None]]
+    """Response, position, and the period's start and end."""
+    responses: frozenset[int]
+    rejects: list[Reject]
+    fields: FieldNames
+    violations: Violations
+    size_bytes: int
+
+
+def prepare(batch: Batch, keys: RecordKeys, rules: Rules) -> Prepared:
+    """Canonical bytes and keyed digests of every record; :class:`Invalid` for impossible names."""
+    names = check_names(batch.records)
+    wholes = [encode_sorted(record) for record in batch.records]
+    return Prepared(
+        digest=batch_digest(batch, wholes),
+        keys=[keys.key(encode_sorted(record.key)) for record in batch.records],
+        contents=[keys.content(content_of(whole)) for whole in wholes],
+        wholes=wholes,
+        places=[
+            (r.response, r.position, None, None)
+            if r.period is None
+            else (r.response, r.position, r.period.start, r.period.end)
+            for r in batch.records
+        ],
+        responses=frozenset(r.response for r in batch.records)
+        | frozenset(r.response for r in batch.rejects),
+        rejects=batch.rejects,
+        fields=names,
+        violations=rules.check(batch.records),
+        size_bytes=sum(map(len, wholes)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The latest row of a key. ``content`` is empty if it is a withdrawal."""
+
+    sequence: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is there, as one snapshot of the database shows it.
+
+    ``revisions`` has the revision number of every latest row that may get a successor. ``bases``
+    has, for rows of this attempt whose key comes again, the row they replaced (or ``None``).
+    """
+
+    first: int
+    """The sequence at which this attempt's rows begin."""
+    next: int
+    """The next free sequence."""
+    latest: Mapping[bytes, Latest]
+    revisions: Mapping[int, int]
+    bases: Mapping[int, Latest | None]
+    seen: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whose rows these are."""
+
+    tenant: str
+    profile: str
+    profile_digest: str
+    run: str
+    run_number: int
+    publication: int
+    """The publication they will belong to if the run is published."""
+
+
+@dataclass(slots=True)
+class Change:
+    """What a batch does to the staged state: written in one transaction, or not at all."""
+
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    supersede: list[int] = field(default_factory=list)
+    """Published rows that end where the new ones begin."""
+    release: list[int] = field(default_factory=list)
+    """Published rows that do not end after all: a later row of the batch took its change back."""
+    hide: list[int] = field(default_factory=list)
+    """Staged rows that a later one of the same key replaces."""
+    seen: dict[int, bytearray] = field(default_factory=dict)
+    records: int = 0
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    present: int = 0
+    """Published, not withdrawn records that came again for the first time in this attempt."""
+    duplicates: int = 0
+    repeat: str = ""
+    root: str = ""
+
+
+def classify(
+    prepared: Prepared, known: Known, target: Target, rules: Rules, keys: RecordKeys
+) -> Change:
+    """The change that the batch makes. The same arguments give the same change."""
+    return _Classifier(prepared, known, target, rules, keys).run()
+
+
+class _Classifier:
+    """One walk over the records of a batch."""
+
+    def __init__(
+        self, prepared: Prepared, known: Known, target: Target, rules: Rules, keys: RecordKeys
+    ) -> None:
+        self._prepared = prepared
+        self._known = known
+        self._target = target
+        self._keep_last = rules.duplicates == "last"
+        self._keys = keys
+        self._change = Change()
+        self._leaves: list[bytes] = []
+        self._sequence = known.next
+
+    def run(self) -> Change:
+        chosen = self._chosen()
+        keys, contents = self._prepared.keys, self._prepared.contents
+        latest, first = self._known.latest, self._known.first
+        for index in chosen:
+            found = latest.get(keys[index])
+            if found is None:
+                self._add_new(index, None)
+            elif found.sequence >= first:
+                self._repeat(index)
+                if self._keep_last:
+                    self._replace_staged(index, found)
+            elif not found.content:
+                self._add_new(index, found)
+            else:
+                self._compare(index, found, contents[index])
+        self._change.root = merkle.root(self._leaves).hex()
+        return self._change
+
+    def _chosen(self) -> list[int]:
+        """The records that count, of those with equal keys in this batch one."""
+        keys = self._prepared.keys
+        if len(set(keys)) == len(keys):
+            return list(range(len(keys)))
+        by_key: dict[bytes, int] = {}
+        for index, key in enumerate(keys):
+            if key in by_key:
+                self._repeat(index)
+                if not self._keep_last:
+                    continue
+            by_key[key] = index
+        return sorted(by_key.values())
+
+    def _repeat(self, index: int) -> None:
+        change = self._change
+        if not change.duplicates:
+            response, position, _, _ = self._prepared.places[index]
+            change.repeat = f"response {response}, position {position}"
+        change.duplicates += 1
+
+    def _compare(self, index: int, found: Latest, content: bytes) -> None:
+        again = self._mark(found.sequence)
+        change = self._change
+        if again:
+            self._repeat(index)
+            if self._keep_last and found.content != content:
+                change.unchanged -= 1
+                self._add_changed(index, found)
+            return
+        change.records += 1
+        change.present += 1
+        if found.content == content:
+            change.unchanged += 1
+        else:
+            self._add_changed(index, found)
+
+    def _replace_staged(self, index: int, staged: Latest) -> None:
+        """The last of equal keys counts: undo the earlier row, then look at what it replaced."""
+        content = self._prepared.contents[index]
+        if staged.content == content:
+            return
+        change = self._change
+        base = self._known.bases[staged.sequence]
+        change.hide.append(staged.sequence)
+        if base is None or not base.content:
+            change.new -= 1
+            change.records -= 1
+            self._add_new(index, base)
+            return
+        change.changed -= 1
+        if base.content == content:
+            change.unchanged += 1
+            change.release.append(base.sequence)
+        else:
+            self._add_changed(index, base)
+
+    def _mark(self, sequence: int) -> bool:
+        """Set the row's seen bit; whether it was set before."""
+        chunk, bit = divmod(sequence, SEEN_BITS)
+        bits = self._change.seen.get(chunk)
+        if bits is None:
+            bits = bytearray(self._known.seen.get(chunk, bytes(SEEN_BYTES)))
+            self._change.seen[chunk] = bits
+        byte, mask = bit >> 3, 1 << (bit & 7)
+        before = bits[byte] & mask
+        bits[byte] |= mask
+        return bool(before)
+
+    def _add_new(self, index: int, previous: Latest | None) -> None:
+        self._change.records += 1
+        self._change.new += 1
+        self._add(index, previous)
+
+    def _add_changed(self, index: int, previous: Latest) -> None:
+        self._change.changed += 1
+        self._add(index, previous)
+
+    def _add(self, index: int, previous: Latest | None) -> None:
+        prepared, target = self._prepared, self._target
+        key, whole = prepared.keys[index], prepared.wholes[index]
+        response, position, start, end = prepared.places[index]
+        before = None if previous is None else previous.sequence
+        revision = 1
+        if before is not None:
+            self._change.supersede.append(before)
+            revision = self._known.revisions[before] + 1
+        self._change.rows.append(
+            (
+                target.tenant,
+                target.profile,
+                self._sequence,
+                key,
+                target.run_number,
+                revision,
+                before,
+                target.publication,
+                False,
+                prepared.contents[index],
+                response,
+                position,
+                start,
+                end,
+                content_of(whole).decode(),
+            )
+        )
+        self._leaves.append(
+            record_leaf_hash(
+                self._keys,
+                run=target.run,
+                profile_digest=target.profile_digest,
+                sequence=self._sequence,
+                record=key.hex(),
+                revision=revision,
+                withdrawn=False,
+                whole=whole,
+            )
+        )
+        self._sequence += 1
+
+
+def chunks_of(sequences: list[int]) -> list[int]:
+    """The chunks of seen bits that these rows fall into."""
+    return sorted({sequence // SEEN_BITS for sequence in sequences})
+
+
+def is_seen(seen: Mapping[int, bytes], sequence: int) -> bool:
+    """Whether the row's key came again in this attempt."""
+    bits = seen.get(sequence // SEEN_BITS)
+    if bits is None:
+        return False
+    bit = sequence % SEEN_BITS
+    return bool(bits[bit >> 3] & (1 << (bit & 7)))

@@ -1,0 +1,496 @@
+"""The aggregator's tables and its SQL, one text for both databases.
+
+**How a publication works.** Every profile has a *head*: the number of its last publication. A row
+belongs to publications ``from_publication`` ≤ p < ``to_publication``. A running attempt stages rows
+with ``from_publication`` = head + 1 and lets the rows they replace end there; no reader at the head
+sees any of it. Publishing moves the head by one. So it costs the same for one row as for millions,
+and a reader of an older publication is never disturbed.
+
+At most one attempt stages for a profile: the *slot*, in the head's row. Its rows are those with a
+sequence of at least ``slot_first``. While the slot is neither ``open`` nor ``closing`` its rows are
+being removed (``discard``) or hidden for good (``hide``: ``from_publication`` becomes null), in
+steps; until that is done nobody else gets the slot, so nobody can publish over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Index,
+    LargeBinary,
+    Row,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.sql import ColumnElement
+
+from holdfast.kernel.database import bulk_insert, tenant_table
+from holdfast.records.staging import ROW_COLUMNS, Latest
+
+IN_MAX = 1000
+"""Values in one ``IN``: far below both databases' bounds on parameters."""
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
+def _text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default=text("''"))
+
+
+counters = tenant_table(
+    "record_counters",
+    _count("runs"),
+    _count("results"),
+)
+"""The numbers of the last run opened and of the last one ended. They are drawn from this row, one
+transaction after the other, so they are in the order in which runs became visible or final: a list
+by number skips nothing that is committed late."""
+
+runs = tenant_table(
+    "runs",
+    Column("run", Text, primary_key=True, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("profile", Text, nullable=False),
+    Column("profile_digest", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("attempts", BigInteger, nullable=False),
+    Column("started_at", Text, nullable=False),
+    Column("lease_expires_at", Text, nullable=False),
+    Column("finished_at", Text),
+    Column("published_at", Text),
+    Column("publication", BigInteger),
+    Column("replayed", Boolean, nullable=False, server_default=text("FALSE")),
+    Column("first_row", BigInteger, nullable=False),
+    Column("end_row", BigInteger, nullable=False),
+    _count("batches"),
+    _count("records"),
+    _count("new"),
+    _count("changed"),
+    _count("unchanged"),
+    _count("present"),
+    _count("withdrawn"),
+    _count("duplicates"),
+    _count("rejects"),
+    _count("violations"),
+    _count("pages"),
+    _count("requests"),
+    _count("bytes_fetched"),
+    _text("repeat"),
+    _text("violation"),
+    Column("fields", Text, nullable=False, server_default=text("'{}'")),
+    Column("cursor", Text),
+    _text("code"),
+    _text("reason"),
+    Column("event", Text),
+    Column("result", BigInteger),
+    Index("ix_runs_result", "tenant", "result"),
+    Index("ix_runs_number", "tenant", "number", unique=True),
+    Index("ix_runs_profile", "tenant", "profile", "number"),
+    Index("ix_runs_lease", "tenant", "status", "lease_expires_at"),
+)
+"""Runs and the counts of their current attempt. Their rows lie in
+``first_row`` ≤ sequence < ``end_row``."""
+
+responses = tenant_table(
+    "run_responses",
+    Column("run", Text, primary_key=True, nullable=False),
+    Column("fence", BigInteger, primary_key=True, nullable=False),
+    Column("sequence", BigInteger, primary_key=True, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("status", BigInteger, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("etag", Text, nullable=False),
+    Column("last_modified", Text, nullable=False),
+    Column("fetched_at", Text, nullable=False),
+    Column("replayed", Boolean, nullable=False),
+    Column("not_modified", Boolean, nullable=False),
+    Column("stored_at", Text, nullable=False),
+    Column("object", Text, nullable=False),
+    Index("ix_run_responses_object", "tenant", "object"),
+)
+"""What the source sent, by attempt. The bytes are an object, zstd-compressed; ``object`` is its
+stored name, empty where there are no bytes."""
+
+batches = tenant_table(
+    "run_batches",
+    Column("run", Text, primary_key=True, nullable=False),
+    Column("fence", BigInteger, primary_key=True, nullable=False),
+    Column("kind", Text, primary_key=True, nullable=False),
+    Column("sequence", BigInteger, primary_key=True, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("records", BigInteger, nullable=False),
+    Column("rejects", BigInteger, nullable=False),
+    Column("new", BigInteger, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Column("unchanged", BigInteger, nullable=False),
+    Column("duplicates", BigInteger, nullable=False),
+    Column("first_row", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("root", Text, nullable=False),
+    Column("received_at", Text, nullable=False),
+    Column("superseded", Boolean, nullable=False, server_default=text("FALSE")),
+)
+"""Batches as they were answered. ``kind`` is ``posted`` by the worker or, for those made at the end
+of a snapshot, ``withdrawals``. ``rows`` of them begin at ``first_row``: the leaves of ``root``, in
+order. What an abandoned attempt posted is ``superseded``."""
+
+revisions = tenant_table(
+    "record_revisions",
+    Column("profile", Text, primary_key=True, nullable=False),
+    Column("sequence", BigInteger, primary_key=True, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    Column("run", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("previous", BigInteger),
+    Column("from_publication", BigInteger),
+    Column("to_publication", BigInteger),
+    Column("withdrawn", Boolean, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("response", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("period_start", Text),
+    Column("period_end", Text),
+    Column("body", Text, nullable=False),
+)
+"""Every revision of every record; see the module's text."""
+
+# One entry for each record there is: its latest row. It answers "is this key known, and did its
+# content change" from the index alone, however long the history is.
+Index(
+    "ix_record_revisions_latest",
+    revisions.c.tenant,
+    revisions.c.record,
+    revisions.c.sequence,
+    revisions.c.content,
+    sqlite_where=and_(
+        revisions.c.from_publication.is_not(None), revisions.c.to_publication.is_(None)
+    ),
+    postgresql_where=and_(
+        revisions.c.from_publication.is_not(None), revisions.c.to_publication.is_(None)
+    ),
+)
+
+heads = tenant_table(
+    "record_heads",
+    Column("profile", Text, primary_key=True, nullable=False),
+    _count("publication"),
+    _count("next_row"),
+    _count("live"),
+    _count("version"),
+    Column("recorded_at", Text),
+    Column("succeeded_at", Text),
+    Column("profile_digest", Text),
+    Column("plan_run", Text),
+    Column("cursor", Text),
+    Column("fields", Text, nullable=False, server_default=text("'{}'")),
+    Column("slot_run", Text),
+    Column("slot_fence", BigInteger),
+    Column("slot_first", BigInteger),
+    Column("slot_state", Text),
+    Column("slot_position", BigInteger),
+)
+"""One row a profile. ``version`` changes with every change to the profile's rows or its slot:
+whoever prepared a change outside of a transaction checks it inside."""
+
+publications = tenant_table(
+    "record_publications",
+    Column("profile", Text, primary_key=True, nullable=False),
+    Column("publication", BigInteger, primary_key=True, nullable=False),
+    Column("run", Text, nullable=False),
+    Column("recorded_at", Text, nullable=False),
+    Column("profile_digest", Text, nullable=False),
+    Column("cursor", Text),
+    Column("records", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("root", Text, nullable=False),
+    Column("fields", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Index("ix_record_publications_time", "tenant", "profile", "recorded_at"),
+)
+"""The history of the heads. ``recorded_at`` strictly grows within a profile."""
+
+seen = tenant_table(
+    "record_seen",
+    Column("run", Text, primary_key=True, nullable=False),
+    Column("chunk", BigInteger, primary_key=True, nullable=False),
+    Column("bits", LargeBinary, nullable=False),
+)
+"""Which published rows came again in the attempt that holds the slot; gone when it ends."""
+
+rejects = tenant_table(
+    "record_rejects",
+    Column("run_number", BigInteger, primary_key=True, nullable=False),
+    Column("fence", BigInteger, primary_key=True, nullable=False),
+    Column("number", BigInteger, primary_key=True, nullable=False),
+    Column("run", Text, nullable=False),
+    Column("profile", Text, nullable=False),
+    Column("response", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("field", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("excerpt", Text, nullable=False),
+    Column("at", Text, nullable=False),
+    Index("ix_record_rejects_profile", "tenant", "profile", "run_number", "number"),
+)
+"""Rows that failed typing, numbered from 1 within an attempt in the order of their arrival."""
+
+REJECT_COLUMNS = (
+    "tenant",
+    "run_number",
+    "fence",
+    "number",
+    "run",
+    "profile",
+    "response",
+    "position",
+    "field",
+    "reason",
+    "excerpt",
+    "at",
+)
+
+
+def of_key(table: Table, tenant: str, **key: Any) -> ColumnElement[bool]:
+    """The row of ``table`` with this tenant and key."""
+    return and_(table.c.tenant == tenant, *(table.c[name] == value for name, value in key.items()))
+
+
+def find(conn: Connection, table: Table, tenant: str, **key: Any) -> Row[Any] | None:
+    """The row with this key, or ``None``."""
+    return conn.execute(select(table).where(of_key(table, tenant, **key))).first()
+
+
+def add(conn: Connection, table: Table, **values: Any) -> None:
+    """Insert one row."""
+    conn.execute(insert(table).values(**values))
+
+
+def change(
+    conn: Connection, table: Table, condition: ColumnElement[bool], values: Mapping[str, Any]
+) -> int:
+    """Update the rows under ``condition``; how many they were."""
+    return conn.execute(update(table).where(condition).values(**values)).rowcount
+
+
+def remove(conn: Connection, table: Table, condition: ColumnElement[bool]) -> int:
+    """Delete the rows under ``condition``; how many they were."""
+    return conn.execute(delete(table).where(condition)).rowcount
+
+
+_NEXT_RUN = text(
+    "INSERT INTO record_counters (tenant, runs) VALUES (:tenant, 1)"
+    " ON CONFLICT (tenant) DO UPDATE SET runs = record_counters.runs + 1 RETURNING runs"
+)
+_NEXT_RESULT = text(
+    "INSERT INTO record_counters (tenant, results) VALUES (:tenant, 1)"
+    " ON CONFLICT (tenant) DO UPDATE SET results = record_counters.results + 1 RETURNING results"
+)
+
+
+def next_run_number(conn: Connection, tenant: str) -> int:
+    """A number higher than that of every run opened before."""
+    return int(conn.execute(_NEXT_RUN, {"tenant": tenant}).scalar_one())
+
+
+def next_result_number(conn: Connection, tenant: str) -> int:
+    """A number higher than that of every run ended before."""
+    return int(conn.execute(_NEXT_RESULT, {"tenant": tenant}).scalar_one())
+
+
+# --- hot paths, named ---------------------------------------------------------------------------
+
+_LATEST_POSTGRESQL = text(
+    "SELECT record, sequence, content FROM record_revisions WHERE tenant = :tenant"
+    " AND from_publication IS NOT NULL AND to_publication IS NULL AND record = ANY(:records)"
+).bindparams(bindparam("records", type_=ARRAY(LargeBinary)))
+
+
+def latest_rows(conn: Connection, tenant: str, records: Sequence[bytes]) -> dict[bytes, Latest]:
+    """The latest row of each of these records that has one. Answered from the index alone."""
+    found: dict[bytes, Latest] = {}
+    for some in _parts(sorted(records)):
+        if conn.dialect.name == "sqlite":
+            # S608: only question marks are put in; values travel as parameters.
+            marks = ",".join("?" * len(some))
+            rows: Iterable[Any] = conn.exec_driver_sql(
+                "SELECT record, sequence, content FROM record_revisions WHERE tenant = ?"  # noqa: S608
+                " AND from_publication IS NOT NULL AND to_publication IS NULL"
+                f" AND record IN ({marks})",
+                (tenant, *some),
+            )
+        else:
+            rows = conn.execute(_LATEST_POSTGRESQL, {"tenant": tenant, "records": list(some)})
+        found.update({row[0]: Latest(row[1], row[2]) for row in rows})
+    return found
+
+
+def rows_by_sequence(
+    conn: Connection, tenant: str, profile: str, sequences: Sequence[int], *columns: str
+) -> list[Row[Any]]:
+    """These columns (after ``sequence``) of the rows with these sequences."""
+    wanted = [revisions.c.sequence, *(revisions.c[name] for name in columns)]
+    found: list[Row[Any]] = []
+    for some in _parts(sorted(sequences)):
+        found += conn.execute(
+            select(*wanted).where(
+                of_key(revisions, tenant, profile=profile), revisions.c.sequence.in_(some)
+            )
+        ).all()
+    return found
+
+
+def set_ends(
+    conn: Connection,
+    tenant: str,
+    profile: str,
+    sequences: Sequence[int],
+    publication: int | None,
+    *,
+    only: int | None = None,
+) -> None:
+    """Let these rows end at ``publication``, or not at all; ``only`` those that end at ``only``."""
+    for some in _parts(sorted(sequences)):
+        condition = and_(of_key(revisions, tenant, profile=profile), revisions.c.sequence.in_(some))
+        if only is not None:
+            condition = and_(condition, revisions.c.to_publication == only)
+        change(conn, revisions, condition, {"to_publication": publication})
+
+
+def hide_rows(conn: Connection, tenant: str, profile: str, sequences: Sequence[int]) -> None:
+    """Take these rows out of every publication."""
+    for some in _parts(sorted(sequences)):
+        change(
+            conn,
+            revisions,
+            and_(of_key(revisions, tenant, profile=profile), revisions.c.sequence.in_(some)),
+            {"from_publication": None},
+        )
+
+
+def insert_rows(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Add staged rows, in the order of :data:`~holdfast.records.staging.ROW_COLUMNS`."""
+    bulk_insert(conn, revisions, ROW_COLUMNS, rows)
+
+
+def seen_bits(conn: Connection, tenant: str, run: str, chunks: Sequence[int]) -> dict[int, bytes]:
+    """The seen bits of these chunks, as far as there are any."""
+    found: dict[int, bytes] = {}
+    for some in _parts(chunks):
+        rows = conn.execute(
+            select(seen.c.chunk, seen.c.bits).where(
+                of_key(seen, tenant, run=run), seen.c.chunk.in_(some)
+            )
+        )
+        found.update({row.chunk: bytes(row.bits) for row in rows})
+    return found
+
+
+_PUT_SEEN = text(
+    "INSERT INTO record_seen (tenant, run, chunk, bits) VALUES (:tenant, :run, :chunk, :bits)"
+    " ON CONFLICT (tenant, run, chunk) DO UPDATE SET bits = excluded.bits"
+).bindparams(bindparam("bits", type_=LargeBinary))
+
+
+def put_seen(
+    conn: Connection, tenant: str, run: str, bits: Mapping[int, bytes | bytearray]
+) -> None:
+    """Store the seen bits of these chunks."""
+    for chunk, value in sorted(bits.items()):
+        conn.execute(
+            _PUT_SEEN, {"tenant": tenant, "run": run, "chunk": chunk, "bits": bytes(value)}
+        )
+
+
+def posted_sequences(conn: Connection, tenant: str, run: str, fence: int) -> tuple[int, int]:
+    """How many batches the attempt has posted, and the highest number among them (−1: none)."""
+    row = conn.execute(
+        select(func.count(), func.max(batches.c.sequence)).where(
+            of_key(batches, tenant, run=run, fence=fence, kind="posted")
+        )
+    ).one()
+    return int(row[0]), -1 if row[1] is None else int(row[1])
+
+
+def visible(publication: int) -> ColumnElement[bool]:
+    """The rows that belong to a publication."""
+    return and_(
+        revisions.c.from_publication <= publication,
+        or_(revisions.c.to_publication.is_(None), revisions.c.to_publication > publication),
+    )
+
+
+def _parts(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    for start in range(0, len(values), IN_MAX):
+        yield values[start : start + IN_MAX]
+
+
+_CHAIN = text(
+    "WITH RECURSIVE chain AS ("
+    " SELECT * FROM record_revisions"
+    " WHERE tenant = :tenant AND profile = :profile AND sequence = :sequence"
+    " UNION ALL"
+    " SELECT older.* FROM record_revisions AS older"
+    " JOIN chain ON older.tenant = :tenant AND older.profile = :profile"
+    " AND older.sequence = chain.previous)"
+    " SELECT * FROM chain ORDER BY sequence DESC LIMIT :limit"
+)
+
+
+def latest_of_record(conn: Connection, tenant: str, record: bytes) -> Any:
+    """Profile and sequence of a record's latest row, published or staged; ``None`` if none."""
+    return conn.execute(
+        select(revisions.c.profile, revisions.c.sequence).where(
+            revisions.c.tenant == tenant,
+            revisions.c.record == record,
+            revisions.c.from_publication.is_not(None),
+            revisions.c.to_publication.is_(None),
+        )
+    ).first()
+
+
+def chain_of_record(
+    conn: Connection, tenant: str, profile: str, sequence: int, limit: int
+) -> Sequence[Row[Any]]:
+    """The row and those before it, newest first, by following ``previous``."""
+    key = {"tenant": tenant, "profile": profile, "sequence": sequence, "limit": limit}
+    return conn.execute(_CHAIN, key).all()
+
+
+def publication_at(conn: Connection, tenant: str, profile: str, moment: str) -> int:
+    """The publication that was the head at ``moment``; 0 before the first."""
+    found = conn.execute(
+        select(func.max(publications.c.publication)).where(
+            of_key(publications, tenant, profile=profile), publications.c.recorded_at <= moment
+        )
+    ).scalar()
+    return int(found or 0)
+
+
+def holds(conn: Connection, needle: str) -> ColumnElement[bool]:
+    """Whether a row's canonical text contains ``needle``. Named per dialect."""
+    find_text = func.instr if conn.dialect.name == "sqlite" else func.strpos
+    return find_text(revisions.c.body, needle) > 0
