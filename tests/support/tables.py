@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKeyConstraint, LargeBinary, MetaData, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKeyConstraint,
+    LargeBinary,
+    MetaData,
+    Text,
+)
 
 from holdfast.kernel.database import tenant_table
 
@@ -21,8 +29,6 @@ things = tenant_table(
     Column("size", BigInteger),
     Column("whole", Boolean),
     Column("data", LargeBinary),
-    ForeignKeyConstraint(
-        ["tenant", "counter"], ["sample_counters.tenant", "sample_counters.name"]
-    ),
+    ForeignKeyConstraint(["tenant", "counter"], ["sample_counters.tenant", "sample_counters.name"]),
     into=SAMPLE,
 )

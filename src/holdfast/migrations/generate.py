@@ -19,7 +19,7 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from holdfast.kernel.database.sqlite import sqlite_engine
+from holdfast.kernel.database.sqlite_session import sqlite_engine
 from holdfast.migrations.runner import configuration
 
 

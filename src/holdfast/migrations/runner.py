@@ -164,7 +164,7 @@ def _migrate_file(path: Path, clock: Clock, version: str, backups: Path) -> Migr
 @contextmanager
 def _file_connection(path: Path) -> Iterator[Connection]:
     from holdfast.kernel.database.errors import translated
-    from holdfast.kernel.database.sqlite import sqlite_engine
+    from holdfast.kernel.database.sqlite_session import sqlite_engine
 
     engine = sqlite_engine(path)
     try:

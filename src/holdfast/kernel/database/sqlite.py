@@ -21,12 +21,17 @@ from typing import Any, Literal, TypeVar
 
 import structlog
 from pysqlite3 import dbapi2
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection
 
 from holdfast.kernel.database.errors import sqlite_code, translated, unavailable
 from holdfast.kernel.database.handle import Database, Isolation, Unit, checked_tenant
 from holdfast.kernel.database.lock import FileLock
+from holdfast.kernel.database.sqlite_session import (
+    ReadGate,
+    RunningRead,
+    SqliteSession,
+    sqlite_engine,
+)
 from holdfast.kernel.errors import (
     Exhausted,
     HoldfastError,
@@ -40,7 +45,8 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 _GROUPS_BETWEEN_LOOKS = 64
-_CHECKPOINT_WAIT_MILLISECONDS = 100
+_FOLD_WAIT_SECONDS = 0.2
+_FOLD_PAUSE_SECONDS = 1.0
 _CONNECTION_SPOILT = {10, 11, 14, 26}
 """Result codes after which a reader's connection is opened anew: disk errors, a damaged file."""
 
@@ -80,37 +86,6 @@ class _TransactionEndedError(Exception):
     """SQLite has ended the transaction under a unit: nothing of the group is there."""
 
 
-def sqlite_engine(path: Path, *, busy_milliseconds: int = 5_000) -> Engine:
-    """An engine on the file at ``path``: write-ahead log, every commit flushed, foreign keys on.
-
-    Transactions are begun and ended in plain SQL by whoever holds the connection: the driver's own
-    guessing is off.
-    """
-    engine = create_engine(
-        "sqlite+pysqlite://",
-        module=dbapi2,
-        creator=lambda: dbapi2.connect(
-            str(path), isolation_level=None, check_same_thread=False, cached_statements=512
-        ),
-        poolclass=NullPool,
-    )
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: object) -> None:
-        for pragma in (
-            f"busy_timeout={busy_milliseconds}",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            "trusted_schema=OFF",
-            "journal_size_limit=67108864",
-            "cache_size=-16384",
-        ):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    return engine
-
-
 class SqliteDatabase(Database):
     """The embedded engine. Made by :func:`holdfast.kernel.database.open_database`."""
 
@@ -130,11 +105,13 @@ class SqliteDatabase(Database):
         self._groups = 0
         self._log_path = path.with_name(path.name + "-wal")
         self._broken: str | None = None
-        self._connection: Connection | None = None
+        self._writer: SqliteSession | None = None
         self._thread: threading.Thread | None = None
         self._readers: ThreadPoolExecutor | None = None
+        self._gate = ReadGate()
+        self._fold_again_at = 0.0
         self._reader = threading.local()
-        self._reader_connections: list[Connection] = []
+        self._reader_sessions: list[SqliteSession] = []
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -143,7 +120,7 @@ class SqliteDatabase(Database):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         try:
-            self._connection = self._connect_writer()
+            self._writer = SqliteSession(self.engine)
         except BaseException as error:
             self._lock.release()
             raise translated(error) from error
@@ -166,9 +143,8 @@ class SqliteDatabase(Database):
             self._thread.join()
         if self._readers is not None:
             self._readers.shutdown(wait=True)
-        for connection in self._reader_connections:
-            with suppress(Exception):
-                connection.close()
+        for session in self._reader_sessions:
+            session.close()
         self._close_writer()
         self.engine.dispose()
         self._lock.release()
@@ -198,7 +174,7 @@ class SqliteDatabase(Database):
                 raise _exhausted("reads")
             self._reads += 1
         loop = asyncio.get_running_loop()
-        running = _Running()
+        running = RunningRead()
         watchdog = loop.call_later(self._limits.read_seconds_max, running.interrupt)
         try:
             return await loop.run_in_executor(
@@ -246,20 +222,10 @@ class SqliteDatabase(Database):
 
     # --- the writer thread --------------------------------------------------------------------
 
-    def _connect_writer(self) -> Connection:
-        connection = self.engine.connect()
-        for ending in ("commit", "rollback"):
-            event.listen(connection, ending, _refuse_to_end)
-        return connection
-
     def _close_writer(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            driver: Any = connection.connection.dbapi_connection
-            with suppress(Exception):
-                driver.close()
-            with suppress(Exception):
-                connection.invalidate()
+        session, self._writer = self._writer, None
+        if session is not None:
+            session.close()
 
     def _write_groups(self) -> None:
         delay = self._limits.reopen_seconds_first
@@ -289,7 +255,7 @@ class SqliteDatabase(Database):
         deadline = time.monotonic() + self._limits.group_seconds_max
         waiting = first
         try:
-            self._begin()
+            self._session.execute("BEGIN IMMEDIATE")
             while True:
                 answers.append(self._run_in_savepoint(waiting))
                 size += waiting.size_bytes
@@ -314,7 +280,7 @@ class SqliteDatabase(Database):
             self._answer([(each, False, translated(error)) for each in taken])
             return stop
         try:
-            self._execute("COMMIT")
+            self._session.execute("COMMIT")
         except Exception as error:
             self._commit_failed(answers, error)
             return stop
@@ -330,7 +296,7 @@ class SqliteDatabase(Database):
             self._answer([(waiting, False, unavailable(self._broken))])
             return
         try:
-            self._begin()
+            self._session.execute("BEGIN IMMEDIATE")
             answer = self._run_in_savepoint(waiting)
         except _TransactionEndedError as ended:
             self._answer([(waiting, False, ended.__cause__)])
@@ -340,7 +306,7 @@ class SqliteDatabase(Database):
             self._answer([(waiting, False, translated(error))])
             return
         try:
-            self._execute("COMMIT")
+            self._session.execute("COMMIT")
         except Exception as error:
             self._commit_failed([answer], error)
             return
@@ -348,37 +314,34 @@ class SqliteDatabase(Database):
 
     def _run_in_savepoint(self, waiting: _Waiting) -> _Answer:
         """Run one unit; ``_TransactionEnded`` (from the translated cause) if SQLite gave up."""
-        connection = self._connection
-        assert connection is not None
+        session = self._session
         if waiting.future.cancelled():
             return waiting, False, None
         try:
-            self._execute("SAVEPOINT unit")
+            session.execute("SAVEPOINT unit")
             try:
-                result = waiting.unit(connection)
-                if _end_nested(connection):
+                result = waiting.unit(session.core)
+                if session.tidy():
                     raise Internal("cannot write: the unit of work left a savepoint open")
             except BaseException as error:
-                if not self._in_transaction():
+                if not session.in_transaction:
+                    session.tidy()
                     raise _TransactionEndedError from translated(error)
                 if isinstance(error, StopIteration):
                     # A future cannot carry one.
                     error = Internal("cannot write: the unit of work ran out of an iterator")
-                with suppress(Exception):
-                    _end_nested(connection)
-                self._execute("ROLLBACK TO unit")
-                self._execute("RELEASE unit")
+                session.tidy()
+                session.execute("ROLLBACK TO unit")
+                session.execute("RELEASE unit")
                 return waiting, False, translated(error)
-            if not self._in_transaction():
+            if not session.in_transaction:
                 raise _TransactionEndedError from Internal(
                     "cannot write: the unit of work ended its transaction"
                 )
-            self._execute("RELEASE unit")
+            session.execute("RELEASE unit")
         except dbapi2.Error as error:
             # One of our own three statements: the savepoint is in doubt, so is the group.
-            with suppress(dbapi2.Error):
-                if self._in_transaction():
-                    self._execute("ROLLBACK")
+            self._roll_back()
             raise _TransactionEndedError from translated(error)
         return waiting, True, result
 
@@ -397,28 +360,24 @@ class SqliteDatabase(Database):
         detail = reason.detail if isinstance(reason, HoldfastError) else str(reason)
         self._broken = f"{what} ({detail}); it is being reopened"
         log.error("database.broken", path=str(self.path), reason=what, error=str(error))
-        with suppress(Exception):
-            if self._in_transaction():
-                self._execute("ROLLBACK")
+        self._roll_back()
 
     def _try_reopen(self, delay: float) -> float:
         """Reopen, check and probe with a real write; the next delay if that did not help."""
         try:
             self._close_writer()
-            self._connection = self._connect_writer()
-            cursor = self._cursor()
+            self._writer = SqliteSession(self.engine)
+            cursor = self._writer.driver.cursor()
             found = cursor.execute("PRAGMA quick_check(1)").fetchone()
             if found[0] != "ok":
                 raise unavailable(f"its file is damaged: {found[0]}")
             version = cursor.execute("PRAGMA user_version").fetchone()[0]
-            self._begin()
-            cursor.execute(f"PRAGMA user_version={int(version)}")
-            self._execute("COMMIT")
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._writer.execute(f"PRAGMA user_version={int(version)}")
+            self._writer.execute("COMMIT")
         except Exception as error:
             log.warning("database.reopen_failed", path=str(self.path), error=str(error))
-            with suppress(Exception):
-                if self._in_transaction():
-                    self._execute("ROLLBACK")
+            self._roll_back()
             return min(delay * 2, self._limits.reopen_seconds_max)
         log.info("database.reopened", path=str(self.path))
         self._broken = None
@@ -434,24 +393,28 @@ class SqliteDatabase(Database):
     def _bound_log(self) -> None:
         """Fold the write-ahead log into the file and cut it, once it has outgrown its bound.
 
-        SQLite does this by itself only when no reader is looking; under steady reads the log would
-        grow without end. Readers are of bounded age, so a short wait, repeated, gets there.
+        SQLite can do this only when no reader is looking; under steady reads the log would grow
+        without end. So new reads wait a moment while those that run finish; if one runs longer
+        than that, the next look tries again (reads are of bounded age, so it gets there).
         """
+        size = 0
         with suppress(OSError):
-            if self._log_path.stat().st_size < self._limits.wal_bytes_max:
-                return
-        cursor = self._cursor()
+            size = self._log_path.stat().st_size
+        if size < self._limits.wal_bytes_max or time.monotonic() < self._fold_again_at:
+            return
         try:
-            cursor.execute(f"PRAGMA busy_timeout={_CHECKPOINT_WAIT_MILLISECONDS}")
-            busy, frames, folded = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if busy:
-                log.info("database.log_kept", path=str(self.path), frames=frames, folded=folded)
+            with self._gate.empty(_FOLD_WAIT_SECONDS) as nobody_reads:
+                # PASSIVE waits for nobody; it folds what no reader still needs and cuts nothing.
+                how = "TRUNCATE" if nobody_reads else "PASSIVE"
+                answer = self._session.driver.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
         except Exception as error:
-            # Nothing is lost: the commits are in the log, and the next look tries again.
+            # Nothing is lost: the commits are in the log.
             log.warning("database.log_not_folded", path=str(self.path), error=str(error))
-        finally:
-            cursor.execute(f"PRAGMA busy_timeout={self._limits.busy_milliseconds}")
-            cursor.close()
+        else:
+            if nobody_reads and answer[0] == 0:
+                return
+            log.info("database.log_kept", path=str(self.path), bytes=size)
+        self._fold_again_at = time.monotonic() + _FOLD_PAUSE_SECONDS
 
     def _answer(self, answers: list[_Answer]) -> None:
         with self._counters:
@@ -465,35 +428,30 @@ class SqliteDatabase(Database):
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(_settle, own)
 
-    def _cursor(self) -> Any:
-        assert self._connection is not None
-        return self._connection.connection.cursor()
+    @property
+    def _session(self) -> SqliteSession:
+        assert self._writer is not None, "writes are refused while there is none"
+        return self._writer
 
-    def _begin(self) -> None:
-        self._execute("BEGIN IMMEDIATE")
-
-    def _execute(self, statement: str) -> None:
-        assert self._connection is not None
-        driver: Any = self._connection.connection.dbapi_connection
-        driver.execute(statement).close()
-
-    def _in_transaction(self) -> bool:
-        assert self._connection is not None
-        driver: Any = self._connection.connection.dbapi_connection
-        return bool(driver.in_transaction)
+    def _roll_back(self) -> None:
+        with suppress(Exception):
+            if self._session.in_transaction:
+                self._session.execute("ROLLBACK")
 
     # --- the reader threads -------------------------------------------------------------------
 
-    def _read(self, unit: Unit[T], running: _Running) -> T:
+    def _read(self, unit: Unit[T], running: RunningRead) -> T:
         try:
-            with self._snapshot() as connection:
-                driver: Any = connection.connection.dbapi_connection
-                if not running.start(driver):
+            with self._gate.inside(), self._snapshot() as session:
+                if not running.start(session.driver):
                     raise unavailable("the read waited too long")
                 try:
-                    return unit(connection)
+                    return unit(session.core)
                 finally:
                     running.end()
+        except StopIteration as error:
+            # A future cannot carry one.
+            raise Internal("cannot read: the unit of work ran out of an iterator") from error
         except BaseException as error:
             if (code := sqlite_code(error)) is not None and code & 0xFF in _CONNECTION_SPOILT:
                 self._drop_reader()
@@ -504,53 +462,28 @@ class SqliteDatabase(Database):
 
     def _drop_reader(self) -> None:
         """The thread's next read opens the file anew."""
-        connection, self._reader.connection = getattr(self._reader, "connection", None), None
-        if connection is not None:
-            with suppress(Exception):
-                connection.invalidate()
+        session: SqliteSession | None = getattr(self._reader, "session", None)
+        self._reader.session = None
+        if session is not None:
+            session.close()
+            self._reader_sessions.remove(session)
 
     @contextmanager
-    def _snapshot(self) -> Iterator[Connection]:
-        connection: Connection | None = getattr(self._reader, "connection", None)
-        if connection is None:
-            connection = self.engine.connect()
-            driver: Any = connection.connection.dbapi_connection
-            driver.execute("PRAGMA query_only=ON").close()
-            self._reader.connection = connection
-            self._reader_connections.append(connection)
-        driver = connection.connection.dbapi_connection
-        driver.execute("BEGIN").close()
+    def _snapshot(self) -> Iterator[SqliteSession]:
+        session: SqliteSession | None = getattr(self._reader, "session", None)
+        if session is None:
+            session = SqliteSession(self.engine)
+            session.execute("PRAGMA query_only=ON")
+            self._reader.session = session
+            self._reader_sessions.append(session)
+        session.execute("BEGIN")
         try:
-            yield connection
+            yield session
         finally:
-            with suppress(Exception):
-                _end_nested(connection)
-                if driver.in_transaction:
-                    driver.execute("ROLLBACK").close()
-
-
-class _Running:
-    """A read in progress, so that one that takes too long can be stopped from outside."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._driver: Any = None
-        self._late = False
-
-    def start(self, driver: Any) -> bool:
-        with self._lock:
-            self._driver = driver
-            return not self._late
-
-    def end(self) -> None:
-        with self._lock:
-            self._driver = None
-
-    def interrupt(self) -> None:
-        with self._lock:
-            self._late = True
-            if self._driver is not None:
-                self._driver.interrupt()
+            session.tidy()
+            with suppress(dbapi2.Error):
+                if session.in_transaction:
+                    session.execute("ROLLBACK")
 
 
 def _settle(answers: list[_Answer]) -> None:
@@ -561,19 +494,6 @@ def _settle(answers: list[_Answer]) -> None:
             waiting.future.set_result(value)
         else:
             waiting.future.set_exception(value)
-
-
-def _refuse_to_end(_connection: Connection) -> None:
-    raise Internal("cannot end the transaction: a unit of work does not commit or roll back")
-
-
-def _end_nested(connection: Connection) -> bool:
-    """Roll back the savepoints that a unit left open; whether there were any."""
-    found = False
-    while (nested := connection.get_nested_transaction()) is not None:
-        found = True
-        nested.rollback()
-    return found
 
 
 def _unknown(error: Exception) -> OutcomeUnknown:

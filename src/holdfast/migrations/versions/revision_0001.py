@@ -28,8 +28,22 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant", "subject", "route", "key", name=op.f("pk_idempotency")),
     )
     with op.batch_alter_table("idempotency", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_idempotency_expires_at"), ["expires_at"], unique=False)
+        batch_op.create_index("ix_idempotency_expires_at", ["tenant", "expires_at"], unique=False)
 
+    op.create_table(
+        "join_tokens",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.Column("pepper", sa.BigInteger(), nullable=False),
+        sa.Column("region", sa.Text(), nullable=False),
+        sa.Column("capabilities", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Text(), nullable=False),
+        sa.Column("expires_at", sa.Text(), nullable=False),
+        sa.Column("uses", sa.BigInteger(), nullable=False),
+        sa.Column("uses_max", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("tenant", "id", name=op.f("pk_join_tokens")),
+    )
     op.create_table(
         "lease_beats",
         sa.Column("tenant", sa.Text(), nullable=False),
@@ -152,6 +166,257 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant", "name", name=op.f("pk_profiles")),
     )
     op.create_table(
+        "record_counters",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("runs", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("results", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", name=op.f("pk_record_counters")),
+    )
+    op.create_table(
+        "record_heads",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("profile", sa.Text(), nullable=False),
+        sa.Column("publication", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("next_row", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("live", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("version", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("recorded_at", sa.Text(), nullable=True),
+        sa.Column("succeeded_at", sa.Text(), nullable=True),
+        sa.Column("profile_digest", sa.Text(), nullable=True),
+        sa.Column("plan_run", sa.Text(), nullable=True),
+        sa.Column("cursor", sa.Text(), nullable=True),
+        sa.Column("fields", sa.Text(), server_default=sa.text("'{}'"), nullable=False),
+        sa.Column("slot_run", sa.Text(), nullable=True),
+        sa.Column("slot_fence", sa.BigInteger(), nullable=True),
+        sa.Column("slot_first", sa.BigInteger(), nullable=True),
+        sa.Column("slot_state", sa.Text(), nullable=True),
+        sa.Column("slot_position", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("tenant", "profile", name=op.f("pk_record_heads")),
+    )
+    op.create_table(
+        "record_publications",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("profile", sa.Text(), nullable=False),
+        sa.Column("publication", sa.BigInteger(), nullable=False),
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("recorded_at", sa.Text(), nullable=False),
+        sa.Column("profile_digest", sa.Text(), nullable=False),
+        sa.Column("cursor", sa.Text(), nullable=True),
+        sa.Column("records", sa.BigInteger(), nullable=False),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.Column("root", sa.Text(), nullable=False),
+        sa.Column("fields", sa.Text(), nullable=False),
+        sa.Column("event", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "tenant", "profile", "publication", name=op.f("pk_record_publications")
+        ),
+    )
+    with op.batch_alter_table("record_publications", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_record_publications_time", ["tenant", "profile", "recorded_at"], unique=False
+        )
+
+    op.create_table(
+        "record_rejects",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("run_number", sa.BigInteger(), nullable=False),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("profile", sa.Text(), nullable=False),
+        sa.Column("response", sa.BigInteger(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("field", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("excerpt", sa.Text(), nullable=False),
+        sa.Column("at", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "tenant", "run_number", "fence", "number", name=op.f("pk_record_rejects")
+        ),
+    )
+    with op.batch_alter_table("record_rejects", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_record_rejects_profile", ["tenant", "profile", "run_number", "number"], unique=False
+        )
+
+    op.create_table(
+        "record_revisions",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("profile", sa.Text(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("record", sa.LargeBinary(), nullable=False),
+        sa.Column("run", sa.BigInteger(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("previous", sa.BigInteger(), nullable=True),
+        sa.Column("from_publication", sa.BigInteger(), nullable=True),
+        sa.Column("to_publication", sa.BigInteger(), nullable=True),
+        sa.Column("withdrawn", sa.Boolean(), nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.Column("response", sa.BigInteger(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("period_start", sa.Text(), nullable=True),
+        sa.Column("period_end", sa.Text(), nullable=True),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "profile", "sequence", name=op.f("pk_record_revisions")),
+    )
+    with op.batch_alter_table("record_revisions", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_record_revisions_latest",
+            ["tenant", "record", "sequence", "content"],
+            unique=False,
+            sqlite_where=sa.text("from_publication IS NOT NULL AND to_publication IS NULL"),
+            postgresql_where=sa.text("from_publication IS NOT NULL AND to_publication IS NULL"),
+        )
+
+    op.create_table(
+        "record_seen",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("chunk", sa.BigInteger(), nullable=False),
+        sa.Column("bits", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "run", "chunk", name=op.f("pk_record_seen")),
+    )
+    op.create_table(
+        "reports",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("spec", sa.Text(), nullable=False),
+        sa.Column("spec_digest", sa.Text(), nullable=False),
+        sa.Column("inputs", sa.Text(), nullable=False),
+        sa.Column("inputs_root", sa.Text(), nullable=False),
+        sa.Column("computation", sa.BigInteger(), nullable=False),
+        sa.Column("outputs_root", sa.Text(), nullable=False),
+        sa.Column("data_digest", sa.Text(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Text(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "id", name=op.f("pk_reports")),
+    )
+    with op.batch_alter_table("reports", schema=None) as batch_op:
+        batch_op.create_index("ix_reports_name", ["tenant", "name", "sequence"], unique=False)
+        batch_op.create_index("ix_reports_order", ["tenant", "sequence"], unique=True)
+        batch_op.create_index(
+            "ix_reports_same", ["tenant", "spec_digest", "inputs_root", "computation"], unique=True
+        )
+
+    op.create_table(
+        "run_batches",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("records", sa.BigInteger(), nullable=False),
+        sa.Column("rejects", sa.BigInteger(), nullable=False),
+        sa.Column("new", sa.BigInteger(), nullable=False),
+        sa.Column("changed", sa.BigInteger(), nullable=False),
+        sa.Column("unchanged", sa.BigInteger(), nullable=False),
+        sa.Column("duplicates", sa.BigInteger(), nullable=False),
+        sa.Column("first_row", sa.BigInteger(), nullable=False),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.Column("root", sa.Text(), nullable=False),
+        sa.Column("received_at", sa.Text(), nullable=False),
+        sa.Column("superseded", sa.Boolean(), server_default=sa.text("(FALSE)"), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "tenant", "run", "fence", "kind", "sequence", name=op.f("pk_run_batches")
+        ),
+    )
+    op.create_table(
+        "run_responses",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("status", sa.BigInteger(), nullable=False),
+        sa.Column("media_type", sa.Text(), nullable=False),
+        sa.Column("etag", sa.Text(), nullable=False),
+        sa.Column("last_modified", sa.Text(), nullable=False),
+        sa.Column("fetched_at", sa.Text(), nullable=False),
+        sa.Column("replayed", sa.Boolean(), nullable=False),
+        sa.Column("not_modified", sa.Boolean(), nullable=False),
+        sa.Column("stored_at", sa.Text(), nullable=False),
+        sa.Column("object", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "tenant", "run", "fence", "sequence", name=op.f("pk_run_responses")
+        ),
+    )
+    with op.batch_alter_table("run_responses", schema=None) as batch_op:
+        batch_op.create_index("ix_run_responses_object", ["tenant", "object"], unique=False)
+
+    op.create_table(
+        "runs",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("profile", sa.Text(), nullable=False),
+        sa.Column("profile_digest", sa.Text(), nullable=False),
+        sa.Column("task", sa.Text(), nullable=False),
+        sa.Column("worker", sa.Text(), nullable=False),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.BigInteger(), nullable=False),
+        sa.Column("started_at", sa.Text(), nullable=False),
+        sa.Column("lease_expires_at", sa.Text(), nullable=False),
+        sa.Column("finished_at", sa.Text(), nullable=True),
+        sa.Column("published_at", sa.Text(), nullable=True),
+        sa.Column("publication", sa.BigInteger(), nullable=True),
+        sa.Column("replayed", sa.Boolean(), server_default=sa.text("(FALSE)"), nullable=False),
+        sa.Column("first_row", sa.BigInteger(), nullable=False),
+        sa.Column("end_row", sa.BigInteger(), nullable=False),
+        sa.Column("batches", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("records", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("new", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("changed", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("unchanged", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("present", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("withdrawn", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("duplicates", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("rejects", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("violations", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("pages", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("requests", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("bytes_fetched", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("repeat", sa.Text(), server_default=sa.text("('')"), nullable=False),
+        sa.Column("violation", sa.Text(), server_default=sa.text("('')"), nullable=False),
+        sa.Column("fields", sa.Text(), server_default=sa.text("'{}'"), nullable=False),
+        sa.Column("cursor", sa.Text(), nullable=True),
+        sa.Column("code", sa.Text(), server_default=sa.text("('')"), nullable=False),
+        sa.Column("reason", sa.Text(), server_default=sa.text("('')"), nullable=False),
+        sa.Column("event", sa.Text(), nullable=True),
+        sa.Column("result", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("tenant", "run", name=op.f("pk_runs")),
+    )
+    with op.batch_alter_table("runs", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_runs_lease", ["tenant", "status", "lease_expires_at"], unique=False
+        )
+        batch_op.create_index("ix_runs_number", ["tenant", "number"], unique=True)
+        batch_op.create_index("ix_runs_profile", ["tenant", "profile", "number"], unique=False)
+        batch_op.create_index("ix_runs_result", ["tenant", "result"], unique=False)
+
+    op.create_table(
+        "schedules",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("profile", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("schedule", sa.Text(), nullable=False),
+        sa.Column("next_at", sa.Text(), nullable=True),
+        sa.Column("last_at", sa.Text(), nullable=True),
+        sa.Column("last_task", sa.Text(), nullable=True),
+        sa.Column("problem", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "profile", name=op.f("pk_schedules")),
+    )
+    op.create_table(
         "schema_state",
         sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("revision", sa.Text(), nullable=False),
@@ -160,9 +425,159 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_schema_state")),
     )
     op.create_table(
+        "secret_checks",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("holder", sa.Text(), nullable=False),
+        sa.Column("check_value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "holder", name=op.f("pk_secret_checks")),
+    )
+    op.create_table(
+        "task_attempts",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("task", sa.Text(), nullable=False),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("attempt", sa.BigInteger(), nullable=False),
+        sa.Column("worker", sa.Text(), nullable=False),
+        sa.Column("ended_at", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("answer", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "task", "fence", name=op.f("pk_task_attempts")),
+    )
+    op.create_table(
+        "task_fences",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("last", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", name=op.f("pk_task_fences")),
+    )
+    op.create_table(
+        "task_queues",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("queue", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "queue", name=op.f("pk_task_queues")),
+    )
+    op.create_table(
+        "tasks",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("payload", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("capabilities", sa.Text(), nullable=False),
+        sa.Column("queue", sa.Text(), nullable=False),
+        sa.Column("rank", sa.BigInteger(), nullable=False),
+        sa.Column("residency", sa.Text(), nullable=False),
+        sa.Column("exclusive", sa.Text(), nullable=False),
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("fingerprint", sa.Text(), nullable=False),
+        sa.Column("attempts_max", sa.BigInteger(), nullable=False),
+        sa.Column("lease_seconds", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.Text(), nullable=False),
+        sa.Column("available_at", sa.Text(), nullable=False),
+        sa.Column("deadline", sa.Text(), nullable=True),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("attempts", sa.BigInteger(), nullable=False),
+        sa.Column("worker", sa.Text(), nullable=True),
+        sa.Column("lease_expires_at", sa.Text(), nullable=True),
+        sa.Column("finished_at", sa.Text(), nullable=True),
+        sa.Column("result", sa.Text(), nullable=True),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("answer", sa.Text(), nullable=False),
+        sa.Column("close_at", sa.Text(), nullable=True),
+        sa.Column("closes", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "id", name=op.f("pk_tasks")),
+    )
+    with op.batch_alter_table("tasks", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_tasks_closing",
+            ["tenant", "close_at"],
+            unique=False,
+            sqlite_where=sa.text("close_at IS NOT NULL"),
+            postgresql_where=sa.text("close_at IS NOT NULL"),
+        )
+        batch_op.create_index(
+            "ix_tasks_dead",
+            ["tenant", "id"],
+            unique=False,
+            sqlite_where=sa.text("state = 'dead'"),
+            postgresql_where=sa.text("state = 'dead'"),
+        )
+        batch_op.create_index(
+            "ix_tasks_held",
+            ["tenant", "worker"],
+            unique=False,
+            sqlite_where=sa.text("state = 'leased'"),
+            postgresql_where=sa.text("state = 'leased'"),
+        )
+        batch_op.create_index(
+            "ix_tasks_leased",
+            ["tenant", "lease_expires_at"],
+            unique=False,
+            sqlite_where=sa.text("state = 'leased'"),
+            postgresql_where=sa.text("state = 'leased'"),
+        )
+        batch_op.create_index(
+            "ix_tasks_overdue",
+            ["tenant", "deadline"],
+            unique=False,
+            sqlite_where=sa.text("deadline IS NOT NULL AND state IN ('ready', 'waiting')"),
+            postgresql_where=sa.text("deadline IS NOT NULL AND state IN ('ready', 'waiting')"),
+        )
+        batch_op.create_index(
+            "ix_tasks_ready",
+            ["tenant", "queue", "rank", "available_at", "id"],
+            unique=False,
+            sqlite_where=sa.text("state = 'ready'"),
+            postgresql_where=sa.text("state = 'ready'"),
+        )
+        batch_op.create_index(
+            "ix_tasks_run",
+            ["tenant", "run"],
+            unique=False,
+            sqlite_where=sa.text("run <> ''"),
+            postgresql_where=sa.text("run <> ''"),
+        )
+        batch_op.create_index(
+            "ix_tasks_waiting",
+            ["tenant", "available_at"],
+            unique=False,
+            sqlite_where=sa.text("state = 'waiting'"),
+            postgresql_where=sa.text("state = 'waiting'"),
+        )
+        batch_op.create_index(
+            "uq_tasks_exclusive",
+            ["tenant", "exclusive"],
+            unique=True,
+            sqlite_where=sa.text("exclusive <> '' AND state IN ('ready', 'waiting', 'leased')"),
+            postgresql_where=sa.text("exclusive <> '' AND state IN ('ready', 'waiting', 'leased')"),
+        )
+
+    op.create_table(
         "tenants",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tenants")),
     )
+    op.create_table(
+        "workers",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("capabilities", sa.Text(), nullable=False),
+        sa.Column("labels", sa.Text(), nullable=False),
+        sa.Column("region", sa.Text(), nullable=False),
+        sa.Column("capacity", sa.BigInteger(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.Column("pepper", sa.BigInteger(), nullable=False),
+        sa.Column("join_token", sa.Text(), nullable=False),
+        sa.Column("registered_at", sa.Text(), nullable=False),
+        sa.Column("last_beat_at", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("tenant", "id", name=op.f("pk_workers")),
+    )
+    with op.batch_alter_table("workers", schema=None) as batch_op:
+        batch_op.create_index("uq_workers_name", ["tenant", "name"], unique=True)
+
     # ### end Alembic commands ###
