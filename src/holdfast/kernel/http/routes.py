@@ -9,7 +9,9 @@ got in some other way.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +25,7 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import ParameterKwarg
 from litestar.types import ASGIApp
 
 from holdfast.kernel.errors import Invalid, Problem, TooLarge, Unavailable, Unsupported
@@ -430,12 +433,37 @@ def _accepted(raw: bool, accepts: Sequence[str]) -> tuple[str, ...] | None:
 
 def _argument(each: inspect.Parameter, hint: Any, path: str) -> Argument:
     marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-    header = next((mark for mark in marks if isinstance(mark, Header)), None)
-    if header is not None:
-        return Argument(each.name, str(header).lower(), "header", hint, each.default)
+    header = next((str(mark) for mark in marks if isinstance(mark, Header)), "")
+    query = each.name
+    for mark in marks:
+        if isinstance(mark, ParameterKwarg):
+            # Litestar's own way of saying the same.
+            header, query = mark.header or header, mark.query or query
+            hint = _constrained(get_args(hint)[0], _bounds(mark))
+    if header:
+        return Argument(each.name, header.lower(), "header", hint, each.default)
     if f"{{{each.name}:" in path or f"{{{each.name}}}" in path:
         return Argument(each.name, each.name, "path", hint)
-    return Argument(each.name, each.name, "query", hint, each.default, _many(hint))
+    return Argument(each.name, query, "query", hint, each.default, _many(hint))
+
+
+def _bounds(mark: ParameterKwarg) -> dict[str, Any]:
+    names = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length")
+    found = {name: getattr(mark, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _constrained(hint: Any, bounds: dict[str, Any]) -> Any:
+    """``hint`` within ``bounds``; they apply to what it is when it is not ``None``."""
+    if not bounds:
+        return hint
+    if get_origin(hint) in (types.UnionType, typing.Union):
+        parts = [
+            part if part is type(None) else Annotated[part, msgspec.Meta(**bounds)]
+            for part in get_args(hint)
+        ]
+        return functools.reduce(operator.or_, parts)
+    return Annotated[hint, msgspec.Meta(**bounds)]
 
 
 def _many(hint: Any) -> bool:
