@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import resources
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
 from holdfast.app.settings import Settings
@@ -96,7 +97,9 @@ class Household:
         replay = self._run_dir / "replay.json"
         replay.unlink(missing_ok=True)
         arguments = ["fixture", "serve", str(SAMPLE.joinpath("data")), "--replay-map", str(replay)]
-        async with spawn([*PROGRAM, *arguments, "--json"], env=self._environment()) as child:
+        async with spawn(
+            [*PROGRAM, *arguments], env=self._environment(), stdout=DEVNULL, stderr=DEVNULL
+        ) as child:
             async with asyncio.timeout(START_SECONDS):
                 while not _complete(replay):
                     if child.returncode is not None:

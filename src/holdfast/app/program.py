@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.app import datadir, door
 from holdfast.app.compose import System, open_system
@@ -41,6 +42,7 @@ async def run_program(
     from holdfast.kernel.serving import serve
 
     configure_logging(settings["log_level"], settings["log_format"])
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     if "gateway" in roles:
         door.check_door(settings, bind)
     stop = asyncio.Event()
@@ -64,7 +66,8 @@ async def run_program(
             ]
             server = tasks[0]
             try:
-                await asyncio.wait([server, bound], return_when=asyncio.FIRST_COMPLETED)
+                first: list[asyncio.Future[Any]] = [server, bound]
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
                 if server.done():
                     server.result()
                     return 0
@@ -89,7 +92,8 @@ async def _until_over(
         return 0
     side = asyncio.ensure_future(beside(system, bound))
     try:
-        await asyncio.wait([server, side], return_when=asyncio.FIRST_COMPLETED)
+        first: list[asyncio.Future[Any]] = [server, side]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not side.done():
             return 0
         stop.set()
