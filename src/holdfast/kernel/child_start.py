@@ -21,6 +21,7 @@ GONE = 125
 
 LIMITS = {
     "memory_bytes": resource.RLIMIT_AS,
+    "data_bytes": resource.RLIMIT_DATA,
     "cpu_seconds": resource.RLIMIT_CPU,
     "files": resource.RLIMIT_NOFILE,
     "file_bytes": resource.RLIMIT_FSIZE,

@@ -54,11 +54,13 @@ _START = str(Path(child_start.__file__))
 class ChildLimits:
     """What a child may use; ``None`` leaves what the parent has.
 
-    ``memory_bytes`` bounds the address space, ``cpu_seconds`` the processor time, ``files`` the
-    open descriptors, ``file_bytes`` the size of any file it writes.
+    ``memory_bytes`` bounds the address space, ``data_bytes`` only what of it is private and
+    writable (for programs that reserve far more than they use), ``cpu_seconds`` the processor
+    time, ``files`` the open descriptors, ``file_bytes`` the size of any file it writes.
     """
 
     memory_bytes: int | None = None
+    data_bytes: int | None = None
     cpu_seconds: int | None = None
     files: int | None = None
     file_bytes: int | None = None

@@ -32,7 +32,16 @@ from holdfast.reports.model import (
 )
 from holdfast.reports.spec import Names, time_key
 from holdfast.reports.statistics import correlate, number
-from holdfast.reports.tables import Built, Counts, InputFile, Joined, join, locked_database
+from holdfast.reports.tables import (
+    Built,
+    Counts,
+    InputFile,
+    Joined,
+    join,
+    locked_database,
+    one_of,
+    settle,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -133,10 +142,17 @@ def _compute(connection: duckdb.DuckDBPyConnection, job: ComputeJob) -> ComputeR
     if isinstance(output, TableOutput):
         listed = [names.resolve(c) for c in output.columns] or names.all()
         ordered = [names.resolve(c.lstrip("-")) for c in output.order]
-        joined = join(connection, job.spec, job.files, list(dict.fromkeys([*listed, *ordered])))
+        wanted = list(dict.fromkeys([*listed, *ordered]))
+        joined = join(connection, job.spec, job.files, wanted, exact=True)
         return _table(connection, job.spec, joined, listed, names, output)
     x, y = names.resolve(output.x), names.resolve(output.y)
-    joined = join(connection, job.spec, job.files, [x, y])
+    joined = join(connection, job.spec, job.files, [x, y], exact=False)
+    # Keys are unique, so a join has no more rows than its smallest side.
+    if min(count.groups for count in joined.counts.values()) > ROWS_MAX:
+        raise ReportTooLarge(
+            f"cannot correlate: every input has more than {ROWS_MAX:,} rows",
+            hint="aggregate or filter",
+        )
     return _correlation(connection, job.spec, joined, (x, y), output)
 
 
@@ -153,9 +169,11 @@ def _table(
 ) -> ComputeResult:
     import pyarrow
 
-    if output.limit is None and joined.rows > TABLE_ROWS_MAX:
+    (joined_rows,) = one_of(connection, "SELECT count(*) FROM joined")
+    settle(connection, joined, joined_rows)
+    if output.limit is None and joined_rows > TABLE_ROWS_MAX:
         raise ReportTooLarge(
-            f"cannot keep {joined.rows} rows: a table holds at most {TABLE_ROWS_MAX}",
+            f"cannot keep {joined_rows} rows: a table holds at most {TABLE_ROWS_MAX}",
             hint="aggregate, filter, or set output.limit",
         )
     chosen = [joined.columns[name] for name in listed]
@@ -183,8 +201,8 @@ def _table(
             fields.append(f"{found.column.name}__double")
             arrays.append(values)
     rows = [list(row) for row in zip(*texts, strict=True)]
-    if joined.rows > table.num_rows:
-        joined.notes.append(f"{table.num_rows} of {joined.rows} rows, by output.limit")
+    if joined_rows > table.num_rows:
+        joined.notes.append(f"{table.num_rows} of {joined_rows} rows, by output.limit")
     leaves = [canonical({"row": index, "cells": row}) for index, row in enumerate(rows)]
     return _result(joined, columns, rows, None, pyarrow.table(arrays, names=fields), leaves)
 
@@ -213,11 +231,6 @@ def _correlation(
     pair: tuple[str, str],
     output: CorrelationOutput,
 ) -> ComputeResult:
-    if joined.rows > ROWS_MAX:
-        raise ReportTooLarge(
-            f"cannot correlate {joined.rows} rows: at most {ROWS_MAX} are taken",
-            hint="aggregate or filter",
-        )
     columns, table, dropped = _pairs(connection, spec, joined, pair)
     x, y = table.column("x").to_numpy(), table.column("y").to_numpy()
     if len(x) < ROWS_MIN:
@@ -251,6 +264,8 @@ def _pairs(
     pair: tuple[str, str],
 ) -> tuple[list[Column], pyarrow.Table, int]:
     """The rows that have both x and y, in their order; how many had not."""
+    import pyarrow.compute as compute
+
     for name in pair:
         column = joined.columns[name].column
         if column.type == "text":
@@ -263,16 +278,17 @@ def _pairs(
     select = ", ".join(
         [*(f"{key.value} AS key{i}" for i, key in enumerate(keys))] or ["r0 AS key0"]
     )
-    # A double in the source may be no number; such a pair is dropped like a missing one.
     table = connection.sql(
-        f"SELECT {select}, {x} AS x, {y} AS y FROM joined WHERE isfinite({x}) AND isfinite({y}) "
-        f"ORDER BY {', '.join(joined.order)}"
+        f"SELECT {select}, {x} AS x, {y} AS y FROM joined ORDER BY {', '.join(joined.order)}"
     ).to_arrow_table()
+    settle(connection, joined, table.num_rows)
+    # A double in the source may be no number; such a pair is dropped like a missing one.
+    whole = table.filter(compute.and_kleene(*(compute.is_finite(table.column(c)) for c in "xy")))
     columns = [key.column for key in keys] or [Column(name="record", type="text")]
     columns += [
         msgspec.structs.replace(joined.columns[name].column, type="double") for name in pair
     ]
-    return columns, table, joined.rows - table.num_rows
+    return columns, whole, table.num_rows - whole.num_rows
 
 
 def _correlation_notes(

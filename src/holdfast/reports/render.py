@@ -5,6 +5,7 @@ Readable without colour and in a pipe; nothing is drawn that the report does not
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from holdfast.reports.chart import credit_lines
@@ -41,9 +42,11 @@ def render_table(report: Report, *, limit: int = 40) -> Table:
         table.add_column(
             Text(_heading(report, column)), justify="left" if column.type == "text" else "right"
         )
+    decimals = [
+        _decimals(column, [row[i] for row in shown]) for i, column in enumerate(report.columns)
+    ]
     for row in shown:
-        cells = zip(report.columns, row, strict=True)
-        table.add_row(*(Text(_cell(column, value)) for column, value in cells))
+        table.add_row(*(Text(_cell(v, places)) for v, places in zip(row, decimals, strict=True)))
     return table
 
 
@@ -148,10 +151,23 @@ def _p(text: str | None) -> str:
     return "< 1e-300" if value < 1e-300 else f"{value:.2g}"
 
 
-def _cell(column: Column, value: str | None) -> str:
+def _decimals(column: Column, values: list[str | None]) -> int | None:
+    """How many decimal places a column of doubles needs: seven digits of its largest number.
+
+    A double's shortest spelling may have seventeen; people compare the first few. Everything else
+    is shown as it is.
+    """
+    numbers = [float(value) for value in values if value is not None and column.type == "double"]
+    largest = max(map(abs, numbers), default=0.0)
+    if not numbers or not 1e-4 <= largest < 1e15:
+        return None
+    places = max(0, 6 - math.floor(math.log10(largest)))
+    while places and all(f"{number:.{places}f}".endswith("0") for number in numbers):
+        places -= 1
+    return places
+
+
+def _cell(value: str | None, places: int | None) -> str:
     if value is None:
         return "–"
-    if column.type != "double":
-        return value
-    # A double's shortest spelling may have seventeen digits; people compare the first seven.
-    return f"{float(value):.7g}"
+    return value if places is None else f"{float(value):.{places}f}"

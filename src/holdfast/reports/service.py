@@ -51,6 +51,8 @@ from holdfast.reports.tables import InputFile
 COMPUTE = "holdfast.reports.compute:compute"
 RENDER = "holdfast.reports.chart:render"
 EXPORT = "holdfast.reports.export:export"
+RENDER_MEMORY_MB = 1024
+"""What the renderer's engine claims before it draws its first line."""
 _CURSOR = "reports"
 _SEQUENCE_MAX = 2**53 - 1
 _FOREVER = "9999"
@@ -303,7 +305,9 @@ class ReportsService:
                 target,
                 msgspec.msgpack.encode(job),
                 deadline_seconds=self._settings.seconds,
-                memory_mb=self._settings.memory_mb,
+                memory_mb=max(self._settings.memory_mb, RENDER_MEMORY_MB)
+                if target == RENDER
+                else self._settings.memory_mb,
             )
         return cast(T, opened(answered, type_))
 

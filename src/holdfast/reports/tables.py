@@ -73,12 +73,12 @@ class Built:
 
 @dataclass(slots=True)
 class Joined:
-    """The joined rows, in the table ``joined``; ``columns`` by the names of :class:`Names`."""
+    """The joined rows, ``joined`` in the database; ``columns`` by the names of :class:`Names`."""
 
     columns: dict[str, Built]
     order: list[str]
     """SQL that puts rows in their natural order: by key, or by period and record."""
-    rows: int
+    sides: dict[str, Side]
     counts: dict[str, Counts]
     notes: list[str] = field(default_factory=list)
 
@@ -149,15 +149,20 @@ def read_projection(name: str, source: Input, file: InputFile, needed: set[str])
             f"cannot read the input {name}: the projection's digest is {found}, not {file.digest}"
         )
     try:
-        parquet = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
-        present = parquet.schema_arrow.names
+        present = pyarrow.parquet.read_schema(pyarrow.BufferReader(data)).names
         _check_fields(name, source, present, needed)
-        return parquet.read([column for column in present if column in needed], use_threads=True)
+        columns = [column for column in present if column in needed]
+        parquet = pyarrow.parquet.ParquetFile(
+            pyarrow.BufferReader(data), read_dictionary=[c for c in columns if _repeats(c)]
+        )
+        return parquet.read(columns)
     except pyarrow.ArrowInvalid as error:
         raise InputCorrupt(f"cannot read the input {name}: {error}") from error
 
 
-def needed_fields(source: Input, columns: Iterable[str], keys: Iterable[str]) -> set[str]:
+def needed_fields(
+    source: Input, columns: Iterable[str], keys: Iterable[str], *, exact: bool
+) -> set[str]:
     """The projection's fields that the given columns, keys and filters of an input touch."""
     needed = {"period_start", "period_end", "period_frequency"}
     for reference in [*keys, *source.where, *(source.aggregate.by if source.aggregate else ())]:
@@ -165,23 +170,30 @@ def needed_fields(source: Input, columns: Iterable[str], keys: Iterable[str]) ->
             needed.add(_field_of(reference))
     for column in columns:
         if column in source.measures:
-            needed |= {column, f"{column}__double", f"{column}__unit"}
+            needed |= {f"{column}__double", f"{column}__unit"}
+            if exact or source.aggregate is not None:
+                needed.add(column)
     needed |= {f"dim_{name}" for name in source.dimensions if name in columns}
     needed |= {f"attr_{name}" for name in source.attributes if name in columns}
-    if source.aggregate is None:
+    if source.aggregate is None and not keys:
         needed.add("record_id")
     return needed
 
 
+def _repeats(field: str) -> bool:
+    """Whether the texts of a field repeat, so that reading them as a dictionary is quicker."""
+    return field.startswith(("dim_", "attr_", "period_")) or field.endswith("__unit")
+
+
 def _check_fields(name: str, source: Input, present: list[str], needed: set[str]) -> None:
-    missing = sorted(needed - set(present) - {"record_id", "period_end", "period_frequency"})
-    missing = [field for field in missing if not field.endswith(("__double", "__unit"))]
+    missing = needed - set(present) - {"record_id", "period_end", "period_frequency"}
+    missing = {field.removesuffix("__double") for field in missing if not field.endswith("__unit")}
     if not missing:
         return
     measures = [field.removesuffix("__double") for field in present if field.endswith("__double")]
     dimensions = [field[4:] for field in present if field.startswith("dim_")]
     problems = []
-    for lost in missing:
+    for lost in sorted(missing):
         if lost == "period_start":
             problems.append(Problem(f"inputs.{name}", f"{source.profile} records have no period"))
         elif lost.startswith("dim_"):
@@ -232,13 +244,17 @@ class Side:
         index: int,
         table: pyarrow.Table,
         needed: list[str],
+        *,
+        exact: bool,
     ) -> None:
         self.connection = connection
         self.name = name
         self.source = spec.inputs[name]
         self.table = f"side_{index}"
         self.keys = [(key.name, key.of[name]) for key in row_keys(spec)]
+        self.joined = spec.join is not None
         self.needed = needed
+        self.exact = exact or self.source.aggregate is not None
         self.notes: list[str] = []
         self.columns: dict[str, Built] = {}
         self._raw = f"input_{index}"
@@ -247,18 +263,40 @@ class Side:
         connection.register(self._raw, table)
 
     def build(self) -> Counts:
-        """Make the table; raises :class:`InputMismatch` or :class:`DuplicateKeys`."""
-        used = self._count_used()
-        self._check_periods()
-        measures = self._look_at_measures()
+        """Make ``table``; raises :class:`InputMismatch` or :class:`DuplicateKeys`."""
+        used, measures = self._look()
         aggregate = self.source.aggregate
         if aggregate is None:
-            self._create(self._plain(measures), "")
+            select = ", ".join(self._plain(measures))
+            rows_of(
+                self.connection,
+                f"CREATE TEMP VIEW {self.table} AS "
+                f"SELECT {select} FROM {self._raw} {self._where()}",
+            )
         else:
             self._aggregate(aggregate, measures, used)
-        self.connection.unregister(self._raw)
         groups, without_key = self._check_keys()
         return Counts(self._rows, used, groups, without_key)
+
+    def _look(self) -> tuple[int, dict[str, _Measure]]:
+        """One pass over what the filter lets through: how much, how often, in which units."""
+        names = [name for name in self.source.measures if name in self.needed]
+        has_frequency = "period_frequency" in self._fields
+        parts = ["count(*)"]
+        parts += [
+            f"{function}(period_frequency)" if has_frequency else "NULL"
+            for function in ("min", "max")
+        ]
+        for name in names:
+            parts += self._measured(name)
+        used, lowest, highest, *found = self._one(
+            f"SELECT {', '.join(parts)} FROM {self._raw} {self._where()}"
+        )
+        if used == 0 and self._rows:
+            self.notes.append(f"{self.name}: none of {self._rows} records passes the filter")
+        self._check_periods(lowest, highest)
+        four = [found[index * 4 : index * 4 + 4] for index in range(len(names))]
+        return used, {name: self._measure(name, *v) for name, v in zip(names, four, strict=True)}
 
     # what the filter lets through
 
@@ -283,12 +321,6 @@ class Side:
             parts.append(f"{field} IS NULL")
         return f"({' OR '.join(parts)})"
 
-    def _count_used(self) -> int:
-        (used,) = self._one(f"SELECT count(*) FROM {self._raw} {self._where()}")
-        if used == 0 and self._rows:
-            self.notes.append(f"{self.name}: none of {self._rows} records passes the filter")
-        return int(used)
-
     # periods
 
     def _buckets(self) -> list[str]:
@@ -297,27 +329,25 @@ class Side:
             references += self.source.aggregate.by
         return sorted({reference for reference in references if reference in BUCKETS})
 
-    def _check_periods(self) -> None:
+    def _check_periods(self, lowest: str | None, highest: str | None) -> None:
         """One frequency, and no period that straddles two buckets: else rows would count twice."""
-        if "period_frequency" not in self._fields:
-            return
         buckets = self._buckets()
-        if not buckets and self.source.aggregate is None:
+        if lowest is None or (not buckets and self.source.aggregate is None):
             return
-        rows = rows_of(
-            self.connection,
-            f"SELECT DISTINCT period_frequency FROM {self._raw} {self._where()} ORDER BY 1",
-        )
-        found = [str(value) for (value,) in rows if value is not None]
-        if len(found) > 1:
+        if lowest != highest:
+            rows = rows_of(
+                self.connection,
+                f"SELECT DISTINCT period_frequency FROM {self._raw} {self._where()} ORDER BY 1",
+            )
+            found = [str(value) for (value,) in rows if value is not None]
             raise InputMismatch(
                 f"cannot use the input {self.name}: its records have the frequencies "
                 f"{', '.join(found)}, which must not be mixed",
                 hint=f"choose one with inputs.{self.name}.period: {{frequency: {found[0]}}}",
             )
-        if found and found[0] not in ("D", "H", "I"):
+        if lowest not in ("D", "H", "I"):
             for bucket in buckets:
-                self._check_straddling(bucket, found[0])
+                self._check_straddling(bucket, lowest)
 
     def _check_straddling(self, bucket: str, frequency: str) -> None:
         first = _bucket("period_start", bucket)
@@ -337,35 +367,25 @@ class Side:
 
     # measures
 
-    def _measures(self) -> list[str]:
-        return [name for name in self.source.measures if name in self.needed]
+    def _measured(self, name: str) -> list[str]:
+        """SQL that tells digits, scale and the first and last unit of a measure."""
+        text = f"ltrim({quoted(name)}, '-')"
+        unit = quoted(f"{name}__unit") if f"{name}__unit" in self._fields else "''"
+        present = f"FILTER (WHERE {quoted(name + '__double')} IS NOT NULL)"
+        sizes = ["0", "0"]
+        if self.source.aggregate is not None:
+            sizes = [f"max(length(split_part({text}, '.', {part})))" for part in (1, 2)]
+        return [*sizes, f"min({unit}) {present}", f"max({unit}) {present}"]
 
-    def _look_at_measures(self) -> dict[str, _Measure]:
-        names = self._measures()
-        if not names:
-            return {}
-        parts = []
-        for name in names:
-            text = f"ltrim({quoted(name)}, '-')"
-            unit = quoted(f"{name}__unit") if f"{name}__unit" in self._fields else "''"
-            present = f"FILTER (WHERE {quoted(name)} IS NOT NULL)"
-            parts += [
-                f"max(length(split_part({text}, '.', 1)))",
-                f"max(length(split_part({text}, '.', 2)))",
-                f"min({unit}) {present}",
-                f"max({unit}) {present}",
-            ]
-        row = self._one(f"SELECT {', '.join(parts)} FROM {self._raw} {self._where()}")
-        found = {}
-        for index, name in enumerate(names):
-            digits, scale, low, high = row[index * 4 : index * 4 + 4]
-            if low != high:
-                raise InputMismatch(
-                    f"cannot use {self.name}.{name}: its values are in {low!r} and in {high!r}",
-                    hint="filter to records of one unit",
-                )
-            found[name] = _Measure(digits or 0, scale or 0, low or "")
-        return found
+    def _measure(
+        self, name: str, digits: int | None, scale: int | None, low: str | None, high: str | None
+    ) -> _Measure:
+        if low != high:
+            raise InputMismatch(
+                f"cannot use {self.name}.{name}: its values are in {low!r} and in {high!r}",
+                hint="filter to records of one unit",
+            )
+        return _Measure(digits or 0, scale or 0, low or "")
 
     # the table
 
@@ -380,8 +400,10 @@ class Side:
         for column in self.needed:
             if column in measures:
                 select.append(f"{quoted(column + '__double')} AS {self._slot(column, 'v')}")
-                select.append(f"{quoted(column)} AS {self._slot(column, 'e')}")
-                self._add(column, "decimal", measures[column].unit, exact=True)
+                if self.exact:
+                    select.append(f"{quoted(column)} AS {self._slot(column, 'e')}")
+                type_ = "decimal" if self.exact else "double"
+                self._add(column, type_, measures[column].unit, exact=self.exact)
             elif column in (*self.source.dimensions, *self.source.attributes):
                 prefix = "dim" if column in self.source.dimensions else "attr"
                 field = quoted(f"{prefix}_{column}")
@@ -403,9 +425,8 @@ class Side:
                 grouping.append(self._slot(key_name(by), "v"))
                 self._add(key_name(by), "text", "", bucket=by)
         values = []
-        for name in self._measures():
-            parts = self._aggregated(aggregate, name, measures[name], used)
-            select += parts
+        for name in measures:
+            select += self._aggregated(aggregate, name, measures[name], used)
             values.append(self._slot(name, "v"))
         if not self.source.measures:
             select.append(
@@ -414,10 +435,19 @@ class Side:
             )
             self._add("records", "integer", "")
             values.append(self._slot("records", "v"))
-        self._create(select, f"GROUP BY {', '.join(grouping)}")
+        rows_of(
+            self.connection,
+            f"CREATE TEMP TABLE {self.table} AS SELECT {', '.join(select)} "
+            f"FROM {self._raw} {self._where()} GROUP BY {', '.join(grouping)}",
+        )
+        empty = " AND ".join(f"{value} IS NULL" for value in values)
+        missing = " OR ".join(f"k{i} IS NULL" for i in range(len(keys)))
         if values:
-            empty = " AND ".join(f"{value} IS NULL" for value in values)
             rows_of(self.connection, f"DELETE FROM {self.table} WHERE {empty}")
+        gone = self._one(f"SELECT count(*) FROM {self.table} WHERE {missing}")[0]
+        if gone and not self.joined:
+            rows_of(self.connection, f"DELETE FROM {self.table} WHERE {missing}")
+            self.notes.append(f"{self.name}: {gone} groups without a key were left out")
 
     def _aggregated(
         self, aggregate: Aggregate, name: str, measure: _Measure, used: int
@@ -453,13 +483,6 @@ class Side:
             f"CASE WHEN {enough} THEN CAST({chosen} AS DOUBLE) END AS {value}",
         ]
 
-    def _create(self, select: list[str], tail: str) -> None:
-        rows_of(
-            self.connection,
-            f"CREATE TEMP TABLE {self.table} AS "
-            f"SELECT {', '.join(select)} FROM {self._raw} {self._where()} {tail}",
-        )
-
     def _slot(self, column: str, kind: str) -> str:
         return f"{kind}_{self.table}_{input_columns(self.source).index(column)}"
 
@@ -480,28 +503,35 @@ class Side:
     # keys
 
     def _check_keys(self) -> tuple[int, int]:
-        """Each key at most once; rows without a key are set aside and counted."""
-        (total,) = self._one(f"SELECT count(*) FROM {self.table}")
+        """Each key at most once. Rows without a key are counted; no join ever meets them."""
         if not self.keys:
-            return total, 0
-        missing = " OR ".join(f"k{i} IS NULL" for i in range(len(self.keys)))
-        (without,) = self._one(f"SELECT count(*) FROM {self.table} WHERE {missing}")
-        if without:
-            rows_of(self.connection, f"DELETE FROM {self.table} WHERE {missing}")
-            self.notes.append(f"{self.name}: {without} rows without a key were left out")
-        if not self._unique_by_making():
-            self._refuse_duplicates()
-        return total - without, without
+            return self._one(f"SELECT count(*) FROM {self.table}")[0], 0
+        keys = [f"k{i}" for i in range(len(self.keys))]
+        present = " AND ".join(f"{key} IS NOT NULL" for key in keys)
+        # Counting 64-bit hashes is much quicker than grouping texts; only where hashes repeat are
+        # the keys themselves looked at.
+        hashes = f"count(DISTINCT hash({', '.join(keys)})) FILTER (WHERE {present})"
+        if self._unique_by_making():
+            hashes = "NULL"
+        total, there, distinct = self._one(
+            f"SELECT count(*), count(*) FILTER (WHERE {present}), {hashes} FROM {self.table}"
+        )
+        if total > there:
+            self.notes.append(f"{self.name}: {total - there} rows without a key were left out")
+        if distinct is not None and distinct < there:
+            self._refuse_duplicates(present)
+        return there, total - there
 
     def _unique_by_making(self) -> bool:
         aggregate = self.source.aggregate
         references = {reference for _, reference in self.keys}
         return aggregate is not None and set(aggregate.by) <= references
 
-    def _refuse_duplicates(self) -> None:
+    def _refuse_duplicates(self, present: str) -> None:
         keys = ", ".join(f"k{i}" for i in range(len(self.keys)))
         repeated = (
-            f"SELECT {keys}, count(*) AS n FROM {self.table} GROUP BY {keys} HAVING count(*) > 1"
+            f"SELECT {keys}, count(*) AS n FROM {self.table} WHERE {present} "
+            f"GROUP BY {keys} HAVING count(*) > 1"
         )
         rows = rows_of(
             self.connection, f"SELECT *, count(*) OVER () FROM ({repeated}) ORDER BY {keys} LIMIT 1"
@@ -575,32 +605,33 @@ def join(
     spec: ReportSpec,
     files: dict[str, InputFile],
     wanted: list[str],
+    *,
+    exact: bool,
 ) -> Joined:
-    """The joined rows with the ``wanted`` columns (full names), in the table ``joined``.
+    """The joined rows with the ``wanted`` columns (full names), as ``joined`` in the database.
 
-    Raises :class:`InputMismatch`, :class:`DuplicateKeys` or :class:`InputCorrupt`.
+    ``exact`` brings the decimals' texts along. Raises :class:`InputMismatch`,
+    :class:`DuplicateKeys` or :class:`InputCorrupt`.
     """
     names = Names(spec)
-    sources = _source_columns(spec, names, wanted)
+    sources = {source for column in wanted for source in referenced(spec, names, column)}
     sides: dict[str, Side] = {}
     counts: dict[str, Counts] = {}
     notes: list[str] = []
     for index, (name, source) in enumerate(spec.inputs.items()):
         columns = [c for c in input_columns(source) if f"{name}.{c}" in sources]
         keys = [key.of[name] for key in row_keys(spec)]
-        table = read_projection(name, source, files[name], needed_fields(source, columns, keys))
-        side = Side(connection, spec, name, index, table, columns)
+        needed = needed_fields(source, columns, keys, exact=exact)
+        table = read_projection(name, source, files[name], needed)
+        side = Side(connection, spec, name, index, table, columns, exact=exact)
         del table
         counts[name] = side.build()
         notes += side.notes
         sides[name] = side
     built = _columns(spec, names, sides, wanted)
-    rows = _create_joined(connection, spec, sides, built)
-    if rows == 0 and len(sides) > 1:
-        _refuse_empty(connection, sides)
-    notes += _unmatched(counts, rows)
+    _create_joined(connection, spec, sides, stored=exact)
     order = [f"k{i}" for i in range(len(row_keys(spec)))] or ["r1", "r0"]
-    return Joined(built, order, rows, counts, notes)
+    return Joined(built, order, sides, counts, notes)
 
 
 def referenced(spec: ReportSpec, names: Names, column: str) -> list[str]:
@@ -615,10 +646,6 @@ def referenced(spec: ReportSpec, names: Names, column: str) -> list[str]:
 
     compile_expression(derived(spec.derive[column]).expression, resolve)
     return found
-
-
-def _source_columns(spec: ReportSpec, names: Names, wanted: list[str]) -> set[str]:
-    return {source for column in wanted for source in referenced(spec, names, column)}
 
 
 def _columns(
@@ -666,8 +693,10 @@ def _create_joined(
     connection: duckdb.DuckDBPyConnection,
     spec: ReportSpec,
     sides: dict[str, Side],
-    built: dict[str, Built],
-) -> int:
+    *,
+    stored: bool,
+) -> None:
+    """``joined`` as a table where it is asked more than once, else as a view."""
     first, *others = sides.values()
     keys = [f"k{i}" for i in range(len(row_keys(spec)))]
     tables = first.table
@@ -679,28 +708,31 @@ def _create_joined(
     for side in sides.values():
         for found in side.columns.values():
             select += [found.value, *([found.exact] if found.exact else [])]
-    rows_of(connection, f"CREATE TEMP TABLE joined AS SELECT {', '.join(select)} FROM {tables}")
-    return int(one_of(connection, "SELECT count(*) FROM joined")[0])
+    kind = "TABLE" if stored else "VIEW"
+    rows_of(connection, f"CREATE TEMP {kind} joined AS SELECT {', '.join(select)} FROM {tables}")
+
+
+def settle(connection: duckdb.DuckDBPyConnection, joined: Joined, rows: int) -> None:
+    """Note what met nothing once the joined rows are counted; refuse a join without any."""
+    if len(joined.sides) < 2:
+        return
+    if rows == 0:
+        _refuse_empty(connection, joined.sides)
+    joined.notes += [
+        f"{name}: {count.groups - rows} of {count.groups} rows met no row of the other side"
+        for name, count in joined.counts.items()
+        if count.groups > rows
+    ]
 
 
 def _refuse_empty(connection: duckdb.DuckDBPyConnection, sides: dict[str, Side]) -> None:
     seen = []
     for name, side in sides.items():
         low, high, count = one_of(
-            connection, f"SELECT min(k0), max(k0), count(*) FROM {side.table}"
+            connection, f"SELECT min(k0), max(k0), count(k0) FROM {side.table}"
         )
         seen.append(f"{name} has {count} from {low} to {high}" if count else f"{name} has none")
     raise InputMismatch(
         f"cannot join: no key is on every side ({'; '.join(seen)})",
         hint="compare the keys' spelling and range with a table report on each input",
     )
-
-
-def _unmatched(counts: dict[str, Counts], rows: int) -> list[str]:
-    if len(counts) < 2:
-        return []
-    return [
-        f"{name}: {count.groups - rows} of {count.groups} rows met no row of the other side"
-        for name, count in counts.items()
-        if count.groups > rows
-    ]
