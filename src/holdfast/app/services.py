@@ -152,7 +152,7 @@ class ClosesRuns:
 
 
 def _open_reporter(system: System, state: State) -> None:
-    from holdfast.app.children import ReportChildren
+    from holdfast.reports.children import ReportChildren
     from holdfast.reports import http
     from holdfast.reports.service import ReportsService, ReportsSettings
 
