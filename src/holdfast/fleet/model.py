@@ -197,6 +197,13 @@ class Refusal(Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class Submitted(Struct, frozen=True, kw_only=True):
+    """The answer to one of several submissions: the task, or why it was refused."""
+
+    task: Task | None
+    refused: Refusal | None = None
+
+
 class Completed(Struct, frozen=True, kw_only=True):
     """The answer to one of several ends: the task as it is now, or why it was refused."""
 
@@ -281,6 +288,14 @@ class WorkerCredential(Struct, frozen=True, kw_only=True):
     credential: str
     beat_seconds: float
     lost_after_seconds: float
+
+
+class WorkerIdentity(Struct, frozen=True, kw_only=True):
+    """Who holds a credential, as the public door is told."""
+
+    tenant: str
+    worker: str
+    permissions: list[str]
 
 
 class WorkerStatus(StrEnum):

@@ -1,0 +1,206 @@
+"""The fleet over HTTP: the same methods as the service, for drones, commands and other roles.
+
+Imports no server package: a drone is the base install.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from holdfast.fleet.model import (
+    Beat,
+    BeatAnswer,
+    Cancel,
+    Claim,
+    ClaimedTask,
+    CollectRequest,
+    Complete,
+    Completed,
+    CompleteTask,
+    JoinToken,
+    JoinTokenCreate,
+    ScheduledProfile,
+    Submitted,
+    Task,
+    TaskFilter,
+    TaskSubmit,
+    Worker,
+    WorkerCredential,
+    WorkerIdentity,
+    WorkerRegister,
+)
+from holdfast.kernel.errors import BY_KIND, HoldfastError, Kind
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.ids import TenantId
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind
+
+JOIN_TOKEN_HEADER = "Holdfast-Join-Token"  # noqa: S105 — the name of a header
+CLAIM_GRACE_SECONDS = 15.0
+
+
+class FleetClient:
+    """What :class:`~holdfast.fleet.service.FleetService` promises, over an :class:`ApiClient`.
+
+    ``principal`` is for the signature's sake: who asks is who the client's token says.
+    """
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    async def submit(self, principal: Principal | None, submit: TaskSubmit) -> Task:
+        """See :meth:`FleetService.submit`."""
+        return await self._api.request("POST", "/v1/tasks", json=submit, type=Task)
+
+    async def submit_many(
+        self, principal: Principal | None, submits: Sequence[TaskSubmit]
+    ) -> list[Task | HoldfastError]:
+        """See :meth:`FleetService.submit_many`; at most 1,000 at a time."""
+        answers = await self._api.request(
+            "POST", "/v1/tasks/batch", json=list(submits), type=list[Submitted]
+        )
+        return [_outcome(answer) for answer in answers]
+
+    async def collect(self, principal: Principal | None, request: CollectRequest) -> Task:
+        """See :meth:`FleetService.collect`."""
+        return await self._api.request("POST", "/v1/tasks/collect", json=request, type=Task)
+
+    async def show_task(self, principal: Principal | None, task: str) -> Task:
+        """See :meth:`FleetService.show_task`."""
+        return await self._api.request("GET", _at("tasks", task), type=Task)
+
+    async def list_tasks(
+        self,
+        principal: Principal | None,
+        wanted: TaskFilter | None = None,
+        *,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> tuple[list[Task], str | None]:
+        """See :meth:`FleetService.list_tasks`."""
+        wanted = wanted or TaskFilter()
+        page = await self._api.request(
+            "GET",
+            "/v1/tasks",
+            params={
+                "status": wanted.status.value if wanted.status else None,
+                "kind": wanted.kind or None,
+                "worker": wanted.worker or None,
+                "exclusive": wanted.exclusive or None,
+                "run": wanted.run or None,
+                "limit": limit,
+                "cursor": encode_cursor("tasks", [before]) if before else None,
+            },
+            type=Page[Task],
+        )
+        following = str(decode_cursor("tasks", page.next)[0]) if page.next else None
+        return page.items, following
+
+    async def cancel(self, principal: Principal | None, task: str, reason: str = "") -> Task:
+        """See :meth:`FleetService.cancel`."""
+        return await self._api.request(
+            "POST", f"{_at('tasks', task)}/cancel", json=Cancel(reason=reason), type=Task
+        )
+
+    async def schedules(self, principal: Principal | None) -> list[ScheduledProfile]:
+        """See :meth:`FleetService.schedules`."""
+        return await self._api.request("GET", "/v1/schedules", type=list[ScheduledProfile])
+
+    # --- work ---------------------------------------------------------------------------------
+
+    async def claim(self, principal: Principal | None, claim: Claim) -> list[ClaimedTask]:
+        """See :meth:`FleetService.claim`. The call lasts as long as the claim waits, and a bit."""
+        return await self._api.request(
+            "POST",
+            "/v1/tasks/claim",
+            json=claim,
+            type=list[ClaimedTask],
+            timeout_seconds=claim.wait_seconds + CLAIM_GRACE_SECONDS,
+        )
+
+    async def complete(self, principal: Principal | None, task: str, complete: Complete) -> Task:
+        """See :meth:`FleetService.complete`."""
+        return await self._api.request(
+            "POST", f"{_at('tasks', task)}/complete", json=complete, type=Task
+        )
+
+    async def complete_many(
+        self, principal: Principal | None, completes: Sequence[CompleteTask]
+    ) -> list[Completed]:
+        """See :meth:`FleetService.complete_many`; at most 1,000 at a time."""
+        return await self._api.request(
+            "POST", "/v1/tasks/complete", json=list(completes), type=list[Completed]
+        )
+
+    async def beat(self, principal: Principal | None, beat: Beat) -> BeatAnswer:
+        """See :meth:`FleetService.beat`."""
+        return await self._api.request("POST", "/v1/workers/beat", json=beat, type=BeatAnswer)
+
+    # --- workers ------------------------------------------------------------------------------
+
+    async def register(self, join_token: str, registration: WorkerRegister) -> WorkerCredential:
+        """See :meth:`FleetService.register`; needs no token but the join token."""
+        return await self._api.request(
+            "POST",
+            "/v1/workers/register",
+            json=registration,
+            headers={JOIN_TOKEN_HEADER: join_token},
+            type=WorkerCredential,
+        )
+
+    async def worker_token_create(
+        self, principal: Principal | None, create: JoinTokenCreate
+    ) -> JoinToken:
+        """See :meth:`FleetService.worker_token_create`."""
+        return await self._api.request("POST", "/v1/workers/tokens", json=create, type=JoinToken)
+
+    async def authenticate_worker(self, credential: str) -> Principal:
+        """See :meth:`FleetService.authenticate_worker`; for services only."""
+        found = await self._api.request(
+            "POST",
+            "/v1/workers/authenticate",
+            json={"credential": credential},
+            type=WorkerIdentity,
+        )
+        known = {permission.value: permission for permission in Permission}
+        return Principal(
+            TenantId(found.tenant),
+            found.worker,
+            PrincipalKind.WORKER,
+            frozenset(known[name] for name in found.permissions if name in known),
+        )
+
+    async def list_workers(
+        self, principal: Principal | None, *, after: str = "", limit: int = 100
+    ) -> tuple[list[Worker], str | None]:
+        """See :meth:`FleetService.list_workers`."""
+        page = await self._api.request(
+            "GET",
+            "/v1/workers",
+            params={
+                "limit": limit,
+                "cursor": encode_cursor("workers", [after]) if after else None,
+            },
+            type=Page[Worker],
+        )
+        following = str(decode_cursor("workers", page.next)[0]) if page.next else None
+        return page.items, following
+
+    async def revoke_worker(self, principal: Principal | None, worker: str) -> Worker:
+        """See :meth:`FleetService.revoke_worker`."""
+        return await self._api.request(
+            "POST", f"{_at('workers', worker)}/revoke", json={}, type=Worker
+        )
+
+
+def _at(noun: str, identity: str) -> str:
+    return f"/v1/{noun}/{quote(identity, safe='')}"
+
+
+def _outcome(answer: Submitted) -> Task | HoldfastError:
+    if answer.task is not None:
+        return answer.task
+    assert answer.refused is not None, "an answer is a task or a refusal"
+    refused = answer.refused
+    return BY_KIND[Kind(refused.kind)](refused.detail, code=refused.code)

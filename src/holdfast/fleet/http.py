@@ -1,0 +1,200 @@
+"""The fleet over HTTP: parse, call the service, map the answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Response
+from litestar.params import Parameter
+from msgspec import Meta, Struct
+
+from holdfast.fleet.model import (
+    Beat,
+    BeatAnswer,
+    Cancel,
+    Claim,
+    ClaimedTask,
+    CollectRequest,
+    Complete,
+    Completed,
+    CompleteTask,
+    JoinToken,
+    JoinTokenCreate,
+    ScheduledProfile,
+    Submitted,
+    Task,
+    TaskFilter,
+    TaskStatus,
+    TaskSubmit,
+    Worker,
+    WorkerCredential,
+    WorkerIdentity,
+    WorkerRegister,
+)
+from holdfast.fleet.service import FleetService, submitted
+from holdfast.kernel.errors import Denied
+from holdfast.kernel.http import Page, decode_cursor, encode_cursor, get, post
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind
+
+TASKS = "tasks"
+WORKERS = "workers"
+BATCH_BYTES = 8 * 1024 * 1024
+Limit = Annotated[int, Parameter(ge=1, le=1000)]
+
+
+class PresentedCredential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A worker's credential as the door was shown it."""
+
+    credential: Annotated[str, Meta(max_length=200)]
+
+
+def handlers(service: FleetService) -> list[Any]:
+    """The routes of the coordinator's fleet."""
+    return [*_task_handlers(service), *_work_handlers(service), *_worker_handlers(service)]
+
+
+def _task_handlers(service: FleetService) -> list[Any]:
+    @post("/v1/tasks", permission=Permission.TASKS_WRITE)
+    async def submit_task(principal: Principal, data: TaskSubmit) -> Task:
+        """Submit a task."""
+        return await service.submit(principal, data)
+
+    @post("/v1/tasks/batch", permission=Permission.TASKS_WRITE, body_limit=BATCH_BYTES)
+    async def submit_tasks(
+        principal: Principal, data: Annotated[list[TaskSubmit], Meta(max_length=1000)]
+    ) -> list[Submitted]:
+        """Submit several tasks, each on its own."""
+        return [submitted(each) for each in await service.submit_many(principal, data)]
+
+    @post("/v1/tasks/collect", permission=Permission.TASKS_WRITE)
+    async def collect_task(principal: Principal, data: CollectRequest) -> Task:
+        """Run a profile now."""
+        return await service.collect(principal, data)
+
+    @get("/v1/tasks", permission=Permission.TASKS_READ)
+    async def list_tasks(
+        principal: Principal,
+        status: TaskStatus | None = None,
+        kind: str = "",
+        worker: str = "",
+        exclusive: str = "",
+        run: str = "",
+        limit: Limit = 100,
+        cursor: str | None = None,
+    ) -> Page[Task]:
+        """List tasks, newest first."""
+        wanted = TaskFilter(status=status, kind=kind, worker=worker, exclusive=exclusive, run=run)
+        before = str(decode_cursor(TASKS, cursor)[0]) if cursor else None
+        items, following = await service.list_tasks(principal, wanted, before=before, limit=limit)
+        return Page(items=items, next=encode_cursor(TASKS, [following]) if following else None)
+
+    @get("/v1/tasks/{task:str}", permission=Permission.TASKS_READ)
+    async def show_task(principal: Principal, task: str) -> Task:
+        """Show one task with the attempts that came to nothing."""
+        return await service.show_task(principal, task)
+
+    @post("/v1/tasks/{task:str}/cancel", permission=Permission.TASKS_WRITE, status=200)
+    async def cancel_task(principal: Principal, task: str, data: Cancel) -> Task:
+        """Cancel a task that is not finished."""
+        return await service.cancel(principal, task, data.reason)
+
+    @get("/v1/schedules", permission=Permission.TASKS_READ)
+    async def list_schedules(principal: Principal) -> list[ScheduledProfile]:
+        """List when each profile is due."""
+        return await service.schedules(principal)
+
+    return [
+        submit_task,
+        submit_tasks,
+        collect_task,
+        list_tasks,
+        show_task,
+        cancel_task,
+        list_schedules,
+    ]
+
+
+def _work_handlers(service: FleetService) -> list[Any]:
+    @post("/v1/tasks/claim", permission=Permission.TASKS_WORK, status=200)
+    async def claim_tasks(principal: Principal, data: Claim) -> list[ClaimedTask]:
+        """Lease tasks, waiting for the first if asked to."""
+        return await service.claim(principal, data)
+
+    @post("/v1/tasks/{task:str}/complete", permission=Permission.TASKS_WORK, status=200)
+    async def complete_task(principal: Principal, task: str, data: Complete) -> Task:
+        """End a leased task."""
+        return await service.complete(principal, task, data)
+
+    @post(
+        "/v1/tasks/complete",
+        permission=Permission.TASKS_WORK,
+        status=200,
+        body_limit=BATCH_BYTES,
+    )
+    async def complete_tasks(
+        principal: Principal, data: Annotated[list[CompleteTask], Meta(max_length=1000)]
+    ) -> list[Completed]:
+        """End several leased tasks, each on its own."""
+        return await service.complete_many(principal, data)
+
+    @post("/v1/workers/beat", permission=Permission.TASKS_WORK, status=200)
+    async def beat_worker(principal: Principal, data: Beat) -> BeatAnswer:
+        """Tell that a worker is alive and renew its leases."""
+        return await service.beat(principal, data)
+
+    return [claim_tasks, complete_task, complete_tasks, beat_worker]
+
+
+def _worker_handlers(service: FleetService) -> list[Any]:
+    @post("/v1/workers/register", permission=Permission.PUBLIC)
+    async def register_worker(
+        data: WorkerRegister,
+        join_token: Annotated[str, Parameter(header="Holdfast-Join-Token", max_length=200)],
+    ) -> Response[WorkerCredential]:
+        """Register a worker by its join token."""
+        credential = await service.register(join_token, data)
+        return Response(content=credential, status_code=201, headers={"Cache-Control": "no-store"})
+
+    @post("/v1/workers/tokens", permission=Permission.WORKERS_WRITE)
+    async def create_worker_token(
+        principal: Principal, data: JoinTokenCreate
+    ) -> Response[JoinToken]:
+        """Make a join token; its text is shown once."""
+        token = await service.worker_token_create(principal, data)
+        return Response(content=token, status_code=201, headers={"Cache-Control": "no-store"})
+
+    @get("/v1/workers", permission=Permission.WORKERS_READ)
+    async def list_workers(
+        principal: Principal, limit: Limit = 100, cursor: str | None = None
+    ) -> Page[Worker]:
+        """List workers by name."""
+        after = str(decode_cursor(WORKERS, cursor)[0]) if cursor else ""
+        items, following = await service.list_workers(principal, after=after, limit=limit)
+        return Page(items=items, next=encode_cursor(WORKERS, [following]) if following else None)
+
+    @post("/v1/workers/{worker:str}/revoke", permission=Permission.WORKERS_WRITE, status=200)
+    async def revoke_worker(principal: Principal, worker: str) -> Worker:
+        """Refuse a worker from now on and free what it holds."""
+        return await service.revoke_worker(principal, worker)
+
+    @post("/v1/workers/authenticate", permission=Permission.WORKERS_READ, status=200)
+    async def authenticate_worker(
+        principal: Principal, data: PresentedCredential
+    ) -> WorkerIdentity:
+        """Tell the public door who holds a worker's credential; for services only."""
+        if principal.kind is not PrincipalKind.SERVICE:
+            raise Denied("cannot ask who holds a credential: only services may")
+        found = await service.authenticate_worker(data.credential)
+        return WorkerIdentity(
+            tenant=found.tenant,
+            worker=found.subject,
+            permissions=sorted(permission.value for permission in found.permissions),
+        )
+
+    return [
+        register_worker,
+        create_worker_token,
+        list_workers,
+        revoke_worker,
+        authenticate_worker,
+    ]

@@ -1,0 +1,40 @@
+"""What the fleet needs from its neighbours, as the app wires it in."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from holdfast.kernel.principal import Principal
+from holdfast.registry.model import RunnableSet
+
+
+class Profiles(Protocol):
+    """The registry, as the coordinator sees it: its service, or its client."""
+
+    async def runnable(self, principal: Principal, *, unless: str = "") -> RunnableSet | None:
+        """Every profile that may be collected now; ``None`` if the etag is still ``unless``."""
+        ...
+
+
+class Runs(Protocol):
+    """The aggregator, as the coordinator sees it."""
+
+    async def close_run(
+        self,
+        principal: Principal,
+        *,
+        run: str,
+        fence: int,
+        profile: str,
+        profile_digest: str,
+        task: str,
+        outcome: str,
+        code: str,
+        reason: str,
+    ) -> object:
+        """End a run whose task is dead or cancelled: ``failed`` or ``cancelled``.
+
+        Idempotent; a run that has ended stays as it ended, one that never began is recorded as
+        ended. :class:`~holdfast.kernel.errors.Unavailable` to be asked again later.
+        """
+        ...

@@ -1,0 +1,539 @@
+"""What must become true by itself: leases end, silence is noticed, schedules start, runs close.
+
+Each step looks at what is and moves it towards what should be; done twice it does nothing twice. It
+is woken by a timer, and by a signal when there is something to do; a step that fails is logged and
+tried again at the next turn. So what runs after a restart is what runs all day.
+
+Of several coordinators one at a time does this, by a leadership lease. That only saves work: what
+must not happen twice is settled by rows (a locked task, a schedule's moment, an exclusive name).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import structlog
+from sqlalchemy import Connection
+
+from holdfast.fleet import rules, store, tasks, workers
+from holdfast.fleet.model import CollectPayload, Task
+from holdfast.fleet.ports import Runs
+from holdfast.fleet.service import FleetService
+from holdfast.kernel.canonical import canonical
+from holdfast.kernel.clock import parse_timestamp, timestamp
+from holdfast.kernel.errors import Conflict, HoldfastError, Invalid, NotFound
+from holdfast.kernel.ids import EventId, TenantId
+from holdfast.kernel.principal import Principal, service
+from holdfast.registry.model import RunnableProfile, RunnableSet, Schedule
+
+LEADERSHIP = "coordinator"
+LEAD_SECONDS = 10.0
+SWEEP_MAX = 500
+CLOSES_AT_ONCE = 8
+CLOSE_SECONDS_FIRST = 1.0
+CLOSE_SECONDS_MAX = 300.0
+
+log = structlog.get_logger(__name__)
+
+
+class FleetLoops:
+    """Runs the steps while it is open (``async with``). ``holder`` names this instance.
+
+    ``collect_at_start``: each runnable profile is collected once when this process first sees it,
+    whatever its schedule; for the sample and for demonstrations.
+    """
+
+    def __init__(
+        self,
+        fleet: FleetService,
+        *,
+        holder: str,
+        runs: Runs | None = None,
+        collect_at_start: bool = False,
+    ) -> None:
+        self._fleet = fleet
+        self._holder = holder
+        self._runs = runs
+        self._collect_at_start = collect_at_start
+        self._started: set[tuple[str, str]] = set()
+        self._runnable: dict[TenantId, RunnableSet] = {}
+        self._lead_until: dict[TenantId, datetime] = {}
+        self._loop: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> FleetLoops:
+        self._loop = asyncio.create_task(self._run(), name="fleet-loops")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+        for tenant in self._lead_until:
+            try:
+                principal = service("coordinator", tenant)
+                await self._fleet.leases.resign(principal, LEADERSHIP, self._holder)
+            except HoldfastError as error:
+                log.warning("fleet.resign_failed", detail=error.detail)
+
+    async def tick(self) -> None:
+        """One turn of every step for every tenant; failures are logged, not raised."""
+        for tenant in await self._tenants():
+            if not await self._step("lead", self._leads, tenant):
+                continue
+            await self._step("expire", self.expire_leases, tenant)
+            await self._step("overdue", self.end_overdue, tenant)
+            await self._step("lost", self.find_lost_workers, tenant)
+            await self._step("schedule", self.run_schedules, tenant)
+            await self._step("promote", self.promote, tenant)
+            await self._step("close", self.close_runs, tenant)
+
+    async def _run(self) -> None:
+        while True:
+            self._fleet.changed.clear()
+            await self.tick()
+            waits = [
+                asyncio.create_task(self._fleet.changed.wait()),
+                asyncio.create_task(
+                    _sleep(self._fleet.clock.sleep, self._fleet.settings.tick_seconds)
+                ),
+            ]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+                await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _tenants(self) -> Sequence[TenantId]:
+        try:
+            return await self._fleet.database.tenants()
+        except HoldfastError as error:
+            log.warning("fleet.step_failed", step="tenants", detail=error.detail)
+            return []
+
+    async def _step(
+        self, name: str, step: Callable[[Principal], Awaitable[object]], tenant: TenantId
+    ) -> object:
+        try:
+            return await step(service("coordinator", tenant))
+        except HoldfastError as error:
+            log.warning(
+                "fleet.step_failed",
+                step=name,
+                tenant=tenant,
+                code=error.code,
+                detail=error.detail,
+                internal=error.internal,
+            )
+        except Exception:  # the outer edge of the loop: one defect must not stop the others
+            log.exception("fleet.step_failed", step=name, tenant=tenant)
+        return None
+
+    async def _leads(self, principal: Principal) -> bool:
+        now = self._fleet.clock.now()
+        until = self._lead_until.get(principal.tenant)
+        if until is not None and now < until - timedelta(seconds=LEAD_SECONDS / 2):
+            return True
+        leads = await self._fleet.leases.lead(
+            principal, LEADERSHIP, self._holder, LEAD_SECONDS, now
+        )
+        if leads:
+            self._lead_until[principal.tenant] = now + timedelta(seconds=LEAD_SECONDS)
+        else:
+            self._lead_until.pop(principal.tenant, None)
+        return leads
+
+    # --- leases -------------------------------------------------------------------------------
+
+    async def expire_leases(self, principal: Principal) -> int:
+        """Free what is leased beyond its time; how many.
+
+        A lease is not ended before this process has run for as long as the lease lasts: its
+        holder's beats may have found nobody to hear them.
+        """
+        fleet, now = self._fleet, self._fleet.clock.now()
+
+        def find(conn: Connection, *, lock: bool) -> list[Any]:
+            rows = store.expired(conn, principal.tenant, timestamp(now), SWEEP_MAX, lock=lock)
+            return [
+                row
+                for row in rows
+                if fleet.started_at + timedelta(seconds=row.lease_seconds) <= now
+            ]
+
+        seen = await fleet.database.read(principal, lambda conn: find(conn, lock=False))
+        if not seen:
+            return 0
+        ids, chances = self._spare(len(seen))
+
+        def unit(conn: Connection) -> int:
+            rows = find(conn, lock=True)
+            fates = [
+                (
+                    row,
+                    tasks.fail(
+                        row,
+                        now,
+                        fleet.backoff,
+                        jitter=chance,
+                        code="lease-expired",
+                        reason="the lease ran out without a beat",
+                    ),
+                    id_,
+                    principal.subject,
+                )
+                for row, id_, chance in zip(rows, ids, chances, strict=False)
+            ]
+            tasks.decide(conn, principal, fleet.outbox, now, fates)
+            return len(fates)
+
+        return await fleet.hot(principal.tenant, unit)
+
+    async def end_overdue(self, principal: Principal) -> int:
+        """End what nobody claimed before its deadline; how many."""
+        fleet, now = self._fleet, self._fleet.clock.now()
+
+        def find(conn: Connection, *, lock: bool) -> Sequence[Any]:
+            return store.past_deadline(conn, principal.tenant, timestamp(now), SWEEP_MAX, lock=lock)
+
+        seen = await fleet.database.read(principal, lambda conn: find(conn, lock=False))
+        if not seen:
+            return 0
+        ids, _ = self._spare(len(seen))
+
+        def unit(conn: Connection) -> int:
+            rows = find(conn, lock=True)
+            fates = [
+                (
+                    row,
+                    tasks.give_up(
+                        row,
+                        now,
+                        rules.State.DEAD,
+                        "deadline-passed",
+                        "no worker had finished it by its deadline",
+                    ),
+                    id_,
+                    principal.subject,
+                )
+                for row, id_ in zip(rows, ids, strict=False)
+            ]
+            tasks.decide(conn, principal, fleet.outbox, now, fates)
+            return len(fates)
+
+        return await fleet.hot(principal.tenant, unit)
+
+    async def find_lost_workers(self, principal: Principal) -> int:
+        """Free what silent workers hold; how many workers were lost."""
+        fleet, now = self._fleet, self._fleet.clock.now()
+        patience = timedelta(seconds=fleet.settings.lost_after_seconds)
+        alive = await fleet.database.read(
+            principal, lambda conn: store.workers_alive(conn, principal.tenant)
+        )
+        beats = await fleet.leases.beats(principal)
+        lost = 0
+        for row in alive:
+            last = parse_timestamp(row.registered_at)
+            if row.id in beats:
+                last = max(last, beats[row.id].at)
+            # Whoever beat while nobody listened may still be there.
+            if now - max(last, fleet.started_at) <= patience:
+                continue
+            ids, chances = self._spare(SWEEP_MAX)
+            event = EventId(fleet.new_id())
+
+            def unit(
+                conn: Connection,
+                worker: str = row.id,
+                last: datetime = last,
+                event: EventId = event,
+                ids: Sequence[EventId] = ids,
+                chances: Sequence[float] = chances,
+            ) -> int:
+                return workers.lose(
+                    conn,
+                    principal,
+                    fleet.outbox,
+                    fleet.backoff,
+                    worker,
+                    last,
+                    now,
+                    event,
+                    ids,
+                    chances,
+                )
+
+            if await fleet.hot(principal.tenant, unit) >= 0:
+                log.warning("worker.lost", worker=row.id, name=row.name, last=timestamp(last))
+                lost += 1
+        return lost
+
+    async def promote(self, principal: Principal) -> int:
+        """Make claimable what has waited long enough, and wake who waits for it."""
+        now = timestamp(self._fleet.clock.now())
+        kinds = await self._fleet.hot(
+            principal.tenant, lambda conn: store.promote(conn, principal.tenant, now)
+        )
+        if kinds:
+            await self._fleet.leases.wake(principal, *(f"tasks/{kind}" for kind in sorted(kinds)))
+        return len(kinds)
+
+    # --- schedules ----------------------------------------------------------------------------
+
+    async def run_schedules(self, principal: Principal) -> list[Task]:
+        """Start what is due, forget what may not run; the tasks that were started."""
+        if self._fleet.profiles is None:
+            return []
+        profiles = await self._profiles(principal)
+        now = self._fleet.clock.now()
+
+        def look(conn: Connection) -> tuple[Sequence[Any], Sequence[Any]]:
+            tenant = principal.tenant
+            return store.read_schedules(conn, tenant), store.queued_profiles(conn, tenant)
+
+        rows, queued = await self._fleet.database.read(principal, look)
+        known = {row.profile: row for row in rows}
+        await self._cancel_unwanted(principal, profiles, queued)
+        started: list[Task] = []
+        for profile in profiles.values():
+            row = await self._planned(principal, profile, known.get(profile.name), queued, now)
+            if row is not None and row.next_at is not None and row.next_at <= timestamp(now):
+                started += await self._fire(principal, profile, row, now)
+            key = (principal.tenant, profile.name)
+            if self._collect_at_start and key not in self._started:
+                started += await self._start(principal, profile, now)
+                self._started.add(key)
+        for name, row in known.items():
+            wanted = name in profiles and profiles[name].schedule is not None
+            if row.next_at is not None and not wanted:
+                await self._drop(principal, name)
+        if started:
+            await self._fleet.leases.wake(principal, "tasks/collect")
+        return started
+
+    async def _profiles(self, principal: Principal) -> Mapping[str, RunnableProfile]:
+        """What may run. The registry is asked each time, and answers briefly if nothing changed."""
+        assert self._fleet.profiles is not None
+        known = self._runnable.get(principal.tenant)
+        fresh = await self._fleet.profiles.runnable(
+            principal, unless="" if known is None else known.etag
+        )
+        if fresh is not None:
+            known = self._runnable[principal.tenant] = fresh
+        return {} if known is None else {each.name: each for each in known.profiles}
+
+    async def _planned(
+        self,
+        principal: Principal,
+        profile: RunnableProfile,
+        row: Any,
+        queued: Sequence[Any],
+        now: datetime,
+    ) -> Any:
+        """The profile's schedule as it stands, brought up to date; nothing if it has none."""
+        if profile.schedule is None:
+            return None
+        text = canonical(profile.schedule).decode()
+        if row is not None and (row.schedule, row.digest) == (text, profile.digest):
+            return row
+        plan = _plan(principal.tenant, profile, profile.schedule, text, row, now)
+        if row is not None and row.schedule == text:
+            # Only the version changed. What waited for the old one has been cancelled: now.
+            waited = any(task.exclusive == f"profile:{profile.name}" for task in queued)
+            plan = msgspec.structs.replace(plan, next_at=timestamp(now) if waited else row.next_at)
+        values = {
+            **msgspec.to_builtins(plan),
+            "tenant": principal.tenant,
+            "last_at": None,
+            "last_task": None,
+        }
+        await self._fleet.database.write(principal, lambda c: store.keep_schedule(c, values))
+        return plan
+
+    async def _fire(
+        self, principal: Principal, profile: RunnableProfile, row: Any, now: datetime
+    ) -> list[Task]:
+        fleet = self._fleet
+        assert profile.schedule is not None
+        due = parse_timestamp(row.next_at)
+        following = rules.next_due(profile.schedule, principal.tenant, profile.name, due, now)
+        submission = fleet.submission(
+            principal, fleet.collect_submission(profile, trigger="schedule", priority=0)
+        )
+        values = {
+            "tenant": principal.tenant,
+            "profile": profile.name,
+            "schedule": row.schedule,
+            "due": row.next_at,
+            "next_at": timestamp(following),
+            "last_at": timestamp(now),
+            "last_task": submission.task.id,
+        }
+
+        def unit(conn: Connection) -> list[Task]:
+            if not store.fire(conn, values):
+                return []  # another coordinator was first
+            outcome = tasks.submit(conn, principal, fleet.outbox, [submission], frozenset())[0]
+            if isinstance(outcome, HoldfastError):
+                raise outcome
+            # An earlier run that is not finished stands for this one.
+            return [outcome] if outcome.id == submission.task.id else []
+
+        return await fleet.hot(principal.tenant, unit)
+
+    async def _start(
+        self, principal: Principal, profile: RunnableProfile, now: datetime
+    ) -> list[Task]:
+        fleet = self._fleet
+        submit = fleet.collect_submission(profile, trigger="start", priority=0)
+        submission = fleet.submission(principal, submit)
+        values = {
+            "tenant": principal.tenant,
+            "profile": profile.name,
+            "digest": profile.digest,
+            "last_at": timestamp(now),
+            "last_task": submission.task.id,
+        }
+
+        def unit(conn: Connection) -> list[Task]:
+            outcome = tasks.submit(conn, principal, fleet.outbox, [submission], frozenset())[0]
+            if isinstance(outcome, HoldfastError):
+                raise outcome
+            if outcome.id != submission.task.id:
+                return []
+            store.note_start(conn, values)
+            return [outcome]
+
+        return await fleet.hot(principal.tenant, unit)
+
+    async def _cancel_unwanted(
+        self,
+        principal: Principal,
+        profiles: Mapping[str, RunnableProfile],
+        queued: Sequence[Any],
+    ) -> None:
+        """End queued runs of what may not run any more, or of a version that is not the newest."""
+        for row in queued:
+            payload = msgspec.json.decode(row.payload, type=CollectPayload)
+            profile = profiles.get(payload.profile)
+            if profile is not None and profile.digest == payload.digest:
+                continue
+            if profile is None:
+                code, reason = "profile-not-runnable", "the profile was paused, disabled or removed"
+            else:
+                code, reason = "profile-superseded", "a newer version was published"
+            await self._cancel(principal, row.id, code, reason)
+
+    async def _cancel(self, principal: Principal, task: str, code: str, reason: str) -> None:
+        fleet, now, event = self._fleet, self._fleet.clock.now(), EventId(self._fleet.new_id())
+
+        def unit(conn: Connection) -> None:
+            row = store.find_tasks(conn, principal.tenant, [task], lock=True).get(task)
+            # A worker that has it meanwhile may finish it.
+            if row is not None and row.state in ("ready", "waiting"):
+                tasks.cancel(conn, principal, fleet.outbox, now, task, event, code, reason)
+
+        await fleet.hot(principal.tenant, unit)
+
+    async def _drop(self, principal: Principal, profile: str) -> None:
+        await self._fleet.database.write(
+            principal, lambda conn: store.drop_schedule(conn, principal.tenant, profile)
+        )
+
+    # --- closing runs -------------------------------------------------------------------------
+
+    async def close_runs(self, principal: Principal) -> int:
+        """Close the runs of tasks that ended without their worker; how many were closed."""
+        runs = self._runs
+        if runs is None:
+            return 0
+        now = timestamp(self._fleet.clock.now())
+        rows = await self._fleet.database.read(
+            principal, lambda conn: store.due_closes(conn, principal.tenant, now, SWEEP_MAX)
+        )
+        gate = asyncio.Semaphore(CLOSES_AT_ONCE)
+
+        async def one(row: Any) -> bool:
+            async with gate:
+                return await self._close(principal, runs, row)
+
+        return sum(await asyncio.gather(*(one(row) for row in rows)))
+
+    async def _close(self, principal: Principal, runs: Runs, row: Any) -> bool:
+        payload = msgspec.json.decode(row.payload, type=CollectPayload)
+        again: str | None = None
+        try:
+            await runs.close_run(
+                principal,
+                run=payload.run,
+                fence=row.fence,
+                profile=payload.profile,
+                profile_digest=payload.digest,
+                task=row.id,
+                outcome="cancelled" if row.state == "cancelled" else "failed",
+                code=row.code,
+                reason=row.reason,
+            )
+        except (NotFound, Conflict) as error:
+            # It never began, or it ended otherwise: nothing is left to close.
+            log.info("run.close_moot", run=payload.run, task=row.id, detail=error.detail)
+        except HoldfastError as error:
+            pause = rules.backoff_seconds(
+                row.closes + 1,
+                first_seconds=CLOSE_SECONDS_FIRST,
+                most_seconds=CLOSE_SECONDS_MAX,
+                random=self._fleet.chance(),
+            )
+            again = timestamp(self._fleet.clock.now() + timedelta(seconds=pause))
+            log.warning("run.close_failed", run=payload.run, task=row.id, detail=error.detail)
+        await self._fleet.hot(
+            principal.tenant,
+            lambda conn: store.set_close(conn, principal.tenant, row.id, again),
+        )
+        return again is None
+
+    def _spare(self, amount: int) -> tuple[list[EventId], list[float]]:
+        """Ids and chances for as many rows as a unit may find."""
+        fleet = self._fleet
+        return (
+            [EventId(fleet.new_id()) for _ in range(amount)],
+            [fleet.chance() for _ in range(amount)],
+        )
+
+
+class _Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A schedule's row, without what it last started."""
+
+    profile: str
+    digest: str
+    schedule: str
+    next_at: str | None
+    problem: str = ""
+
+
+def _plan(
+    tenant: str,
+    profile: RunnableProfile,
+    schedule: Schedule,
+    text: str,
+    row: Any,
+    now: datetime,
+) -> _Plan:
+    last = None if row is None or row.last_at is None else parse_timestamp(row.last_at)
+    try:
+        due: str | None = timestamp(rules.first_due(schedule, tenant, profile.name, now, last))
+        problem = ""
+    except Invalid as error:
+        due, problem = None, error.detail
+        log.warning("schedule.unusable", profile=profile.name, detail=error.detail)
+    return _Plan(
+        profile=profile.name, digest=profile.digest, schedule=text, next_at=due, problem=problem
+    )
+
+
+async def _sleep(sleep: Callable[[float], Awaitable[None]], seconds: float) -> None:
+    await sleep(seconds)

@@ -1,0 +1,785 @@
+"""The coordinator's work: who may work, what there is to do, who has it, and how it ended.
+
+Everything here is durable when it is answered, and any number of instances may run on one database
+(with shared leases). What is done in rows that everybody writes to — submitting, claiming, ending,
+renewing — is gathered from concurrent callers and done in sets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from sqlalchemy import Connection
+
+from holdfast.fleet import rules, store, tasks, workers
+from holdfast.fleet.batching import Batcher
+from holdfast.fleet.credentials import (
+    JOIN_PREFIX,
+    WORKER_PREFIX,
+    Peppers,
+    identity_of,
+    make_secret,
+)
+from holdfast.fleet.grants import sign_grant
+from holdfast.fleet.model import (
+    Beat,
+    BeatAnswer,
+    Claim,
+    ClaimedTask,
+    CollectPayload,
+    CollectRequest,
+    Complete,
+    Completed,
+    CompleteTask,
+    Grant,
+    JoinToken,
+    JoinTokenCreate,
+    Refusal,
+    ScheduledProfile,
+    Submitted,
+    Task,
+    TaskFilter,
+    TaskStatus,
+    TaskSubmit,
+    Worker,
+    WorkerCredential,
+    WorkerRegister,
+)
+from holdfast.fleet.ports import Profiles
+from holdfast.kernel.canonical import canonical, canonical_digest, decode_strict
+from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
+from holdfast.kernel.database import Database, Isolation
+from holdfast.kernel.errors import (
+    Denied,
+    HoldfastError,
+    Invalid,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
+from holdfast.kernel.ids import EventId, NewId, TenantId
+from holdfast.kernel.outbox import Event, Outbox
+from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind, service
+from holdfast.kernel.signing import SigningKey
+from holdfast.leases import Leases
+from holdfast.registry.model import RunnableProfile
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+PAYLOAD_BYTES_MAX = 64 * 1024
+LIST_LIMIT_MAX = 1000
+COLLECT = "collect"
+READ_COMMITTED: Isolation = "read committed"
+"""The hot path's isolation: each unit locks the rows it judges (ADR 0005)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """How long things may take, in seconds."""
+
+    lease_seconds: int = 30
+    beat_seconds: float = 5.0
+    lost_after_seconds: float = 30.0
+    backoff_seconds: float = 10.0
+    backoff_seconds_max: float = rules.BACKOFF_SECONDS_MAX
+    batch_max: int = 1000
+    tick_seconds: float = 1.0
+    runnable_seconds: float = 2.0
+
+
+@dataclass(slots=True)
+class _Batchers:
+    """One tenant's: a transaction has one tenant."""
+
+    submit: Batcher[tasks.Submission, Task]
+    claim: Batcher[tasks.Want, list[Task]]
+    complete: Batcher[tasks.Ending, Task]
+    renew: Batcher[tuple[str, str, int, str], bool]
+
+
+class FleetService:
+    """Workers, tasks and schedules. See the README for the life of one task.
+
+    ``random`` gives bytes for secrets, ``chance`` a number in [0, 1) for jitter. ``profiles`` is
+    the registry; without it nothing is scheduled and profiles cannot be run by name.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        leases: Leases,
+        outbox: Outbox,
+        key: SigningKey,
+        peppers: Peppers,
+        *,
+        clock: Clock,
+        new_id: NewId,
+        random: Callable[[int], bytes],
+        chance: Callable[[], float],
+        settings: FleetSettings | None = None,
+        profiles: Profiles | None = None,
+    ) -> None:
+        self.database = database
+        self.leases = leases
+        self.outbox = outbox
+        self.clock = clock
+        self.settings = settings or FleetSettings()
+        self.profiles = profiles
+        self.started_at = clock.now()
+        """For one lease time after this nothing expires: beats may have gone unheard."""
+        self.backoff = tasks.Backoff(
+            self.settings.backoff_seconds, self.settings.backoff_seconds_max
+        )
+        self.new_id = new_id
+        self.chance = chance
+        self.changed = asyncio.Event()
+        """Set when the loops have something to look at before their next tick."""
+        self._key = key
+        self._peppers = peppers
+        self._random = random
+        self._batchers: dict[TenantId, _Batchers] = {}
+        self._queues: dict[TenantId, frozenset[str]] = {}
+        self._tenant_of_worker: dict[str, TenantId] = {}
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        for batchers in self._batchers.values():
+            for batcher in (batchers.submit, batchers.claim, batchers.complete, batchers.renew):
+                await batcher.close()
+
+    # --- submitting ---------------------------------------------------------------------------
+
+    async def submit(self, principal: Principal, submit: TaskSubmit) -> Task:
+        """Put a task into its queue; durable when answered.
+
+        With an ``id`` of the caller's the same submission again answers with the same task, another
+        under that id is a :class:`Conflict`. With ``exclusive`` an unfinished task under that name
+        is the answer instead. Raises :class:`Invalid` or :class:`TooLarge` for what cannot be kept.
+        """
+        submission = self.submission(principal, submit)
+        task = await self._batchers_of(principal.tenant).submit.do(submission)
+        await self._wake_for(principal, [task])
+        return task
+
+    async def submit_many(
+        self, principal: Principal, submits: Sequence[TaskSubmit]
+    ) -> list[Task | HoldfastError]:
+        """:meth:`submit` of each; the task or the refusal of each, in order.
+
+        What cannot be kept at all is raised before anything is stored.
+        """
+        submissions = [self.submission(principal, submit) for submit in submits]
+        outcomes = await self._batchers_of(principal.tenant).submit.do_all(submissions)
+        await self._wake_for(principal, [each for each in outcomes if isinstance(each, Task)])
+        return outcomes
+
+    async def collect(self, principal: Principal, request: CollectRequest) -> Task:
+        """Run a profile now, at its newest version; or the run of it that is not finished yet.
+
+        Raises :class:`NotFound` for a profile that is unknown, removed, disabled or paused.
+        """
+        for profile in await self.runnable(principal):
+            if profile.name == request.profile:
+                break
+        else:
+            raise NotFound(
+                f"cannot run the profile {request.profile}: it is not published, or it is "
+                "disabled or paused",
+                code="profile-not-runnable",
+                hint=f"holdfast profile show {request.profile}; holdfast profile resume",
+            )
+        submit = self.collect_submission(
+            profile,
+            trigger=request.trigger,
+            force=request.force,
+            pages=request.pages,
+            priority=request.priority,
+        )
+        task = await self.submit(principal, submit)
+        if task.id == submit.id:
+            values = {
+                "tenant": principal.tenant,
+                "profile": profile.name,
+                "digest": profile.digest,
+                "last_at": task.created_at,
+                "last_task": task.id,
+            }
+            await self.database.write(principal, lambda c: store.note_start(c, values))
+        return task
+
+    def collect_submission(
+        self, profile: RunnableProfile, *, trigger: str, priority: int, **more: Any
+    ) -> TaskSubmit:
+        """The task of one run of ``profile``, with fresh ids."""
+        limits = msgspec.to_builtins(profile.limits_override) if profile.limits_override else {}
+        payload = {
+            "run": self.new_id(),
+            "profile": profile.name,
+            "digest": profile.digest,
+            "trigger": trigger,
+            "limits": limits,
+            **more,
+        }
+        return TaskSubmit(
+            id=self.new_id(),
+            kind=COLLECT,
+            payload=payload,
+            capabilities=[COLLECT],
+            priority=priority,
+        )
+
+    async def runnable(self, principal: Principal) -> Sequence[RunnableProfile]:
+        """What the registry says may be collected now."""
+        if self.profiles is None:
+            raise Unavailable("cannot ask which profiles may run: no registry is connected")
+        found = await self.profiles.runnable(service("coordinator", principal.tenant))
+        return [] if found is None else found.profiles
+
+    def submission(self, principal: Principal, submit: TaskSubmit) -> tasks.Submission:
+        """A checked task on its way in; :class:`Invalid` or :class:`TooLarge` if it is refused."""
+        payload, run, exclusive = self._checked_payload(submit)
+        now = timestamp(self.clock.now())
+        capabilities = sorted(set(submit.capabilities))
+        task = Task(
+            id=submit.id or self.new_id(),
+            kind=submit.kind,
+            payload=payload,
+            status=TaskStatus.QUEUED,
+            capabilities=capabilities,
+            priority=submit.priority,
+            residency=submit.residency,
+            fence=0,
+            attempts=0,
+            attempts_max=submit.attempts_max,
+            worker=None,
+            created_at=now,
+            available_at=max(now, _time("not_before", submit.not_before) or now),
+            deadline=_time("deadline", submit.deadline),
+            lease_seconds=submit.lease_seconds or self.settings.lease_seconds,
+            lease_expires_at=None,
+            finished_at=None,
+            result=None,
+            exclusive=exclusive,
+        )
+        fingerprint = canonical_digest(msgspec.structs.replace(submit, id=None))
+        return tasks.Submission(
+            task=task,
+            queue=rules.queue_name(submit.kind, capabilities, submit.residency),
+            run=run,
+            fingerprint=fingerprint,
+            given=submit.id is not None,
+            event=self._submitted(principal, task, run, fingerprint),
+        )
+
+    def _checked_payload(self, submit: TaskSubmit) -> tuple[dict[str, Any], str, str]:
+        """The payload as it is kept, the run it is for, and the exclusive name."""
+        kept = canonical(submit.payload)
+        if len(kept) > PAYLOAD_BYTES_MAX:
+            raise TooLarge(
+                f"cannot submit: the payload has {len(kept)} bytes, "
+                f"at most {PAYLOAD_BYTES_MAX} are taken"
+            )
+        if submit.kind != COLLECT:
+            return decode_strict(kept), "", submit.exclusive
+        try:
+            collect = msgspec.convert(submit.payload, CollectPayload)
+        except msgspec.ValidationError as error:
+            raise Invalid(f"cannot submit a collect task: {error}") from error
+        exclusive = f"profile:{collect.profile}"
+        if submit.exclusive not in ("", exclusive):
+            raise Invalid(f"cannot submit a collect task: its exclusive name is {exclusive}")
+        # Whoever submits it, one worker at a time collects a profile.
+        return decode_strict(kept), collect.run, exclusive
+
+    def _submitted(self, principal: Principal, task: Task, run: str, fingerprint: str) -> Event:
+        payload: dict[str, Any] = {
+            "task": task.id,
+            "kind": task.kind,
+            "submission": fingerprint,
+            "priority": task.priority,
+            "capabilities": task.capabilities,
+            "residency": task.residency,
+            "exclusive": task.exclusive,
+        }
+        if run:
+            payload["run"] = run
+        return self.event(f"task/{task.id}", "task.submitted", payload, principal.subject)
+
+    async def _store_submissions(
+        self, tenant: TenantId, submissions: list[tasks.Submission]
+    ) -> list[Task | HoldfastError]:
+        principal = service("coordinator", tenant)
+        known = self._queues.get(tenant, frozenset())
+        outcomes = await self.hot(
+            tenant,
+            lambda conn: tasks.submit(conn, principal, self.outbox, submissions, known),
+            size_bytes=sum(len(each.queue) + 1024 for each in submissions),
+        )
+        self._queues[tenant] = known | {each.queue for each in submissions}
+        return outcomes
+
+    async def _wake_for(self, principal: Principal, submitted: Sequence[Task]) -> None:
+        kinds = {f"tasks/{task.kind}" for task in submitted if task.status is TaskStatus.QUEUED}
+        if kinds:
+            await self.leases.wake(principal, *sorted(kinds))
+
+    # --- claiming -----------------------------------------------------------------------------
+
+    async def claim(self, principal: Principal, claim: Claim) -> list[ClaimedTask]:
+        """Lease tasks to a worker, each with its grant; wait up to ``wait_seconds`` for the first.
+
+        Only for registered workers. A claim is a sign of life. An answer that is lost on its way
+        leaves its tasks leased until the lease runs out.
+        """
+        worker = self._worker_id(principal)
+        want = tasks.Want(worker, frozenset(claim.kinds), claim.limit)
+        batcher = self._batchers_of(principal.tenant).claim
+        until = self.clock.monotonic() + claim.wait_seconds
+        channels = [f"tasks/{kind}" for kind in sorted(want.kinds)]
+        with self.leases.watch(principal, channels) as watch:
+            while True:
+                await self.leases.beat(principal, worker, self.clock.now())
+                claimed = await batcher.do(want)
+                left = until - self.clock.monotonic()
+                if claimed or left <= 0:
+                    return self._granted(principal.tenant, claimed)
+                await watch.wait(min(left, self.settings.beat_seconds))
+
+    async def _lease(
+        self, tenant: TenantId, wants: list[tasks.Want]
+    ) -> list[list[Task] | HoldfastError]:
+        now = self.clock.now()
+        return await self.hot(tenant, lambda conn: tasks.claim(conn, tenant, now, wants))
+
+    def _granted(self, tenant: TenantId, claimed: Sequence[Task]) -> list[ClaimedTask]:
+        now = self.clock.now()
+        return [
+            ClaimedTask(task=task, grant=self._grant(tenant, task, task.lease_expires_at, now))
+            for task in claimed
+        ]
+
+    def _grant(self, tenant: str, task: Any, expires_at: str | None, now: datetime) -> str:
+        payload = task.payload
+        if isinstance(payload, str):
+            payload = msgspec.json.decode(payload)
+        of_collect = task.kind == COLLECT
+        grant = Grant(
+            tenant=tenant,
+            task=task.id,
+            run=payload["run"] if of_collect else "",
+            profile=payload["profile"] if of_collect else "",
+            digest=payload["digest"] if of_collect else "",
+            worker=task.worker,
+            fence=task.fence,
+            lease_expires_at=expires_at or "",
+        )
+        return sign_grant(self._key, grant, now)
+
+    # --- ending -------------------------------------------------------------------------------
+
+    async def complete(self, principal: Principal, task: str, complete: Complete) -> Task:
+        """End a leased task as its holder says.
+
+        The same end under the same fence again gets the same answer. Raises :class:`Conflict`:
+        ``stale-fence`` (late, foreign, or another end than the one told before),
+        ``task-cancelled``, ``task-not-leased``; :class:`NotFound` for no such task.
+        """
+        ending = self._ending(principal, task, complete)
+        return await self._batchers_of(principal.tenant).complete.do(ending)
+
+    async def complete_many(
+        self, principal: Principal, completes: Sequence[CompleteTask]
+    ) -> list[Completed]:
+        """:meth:`complete` of each, in order: its new status, or why it was refused."""
+        endings = [self._ending(principal, each.task, _without_task(each)) for each in completes]
+        outcomes = await self._batchers_of(principal.tenant).complete.do_all(endings)
+        return [
+            _completed(ending.task, outcome)
+            for ending, outcome in zip(endings, outcomes, strict=True)
+        ]
+
+    async def cancel(self, principal: Principal, task: str, reason: str = "") -> Task:
+        """End an unfinished task; its worker learns it by its next beat or its answer.
+
+        Cancelling twice is fine; what has succeeded or is dead is a :class:`Conflict`
+        (``task-finished``).
+        """
+        now, event = self.clock.now(), EventId(self.new_id())
+        cancelled = await self.hot(
+            principal.tenant,
+            lambda conn: tasks.cancel(
+                conn, principal, self.outbox, now, task, event, "cancelled", reason
+            ),
+        )
+        self.changed.set()
+        return cancelled
+
+    def _ending(self, principal: Principal, task: str, complete: Complete) -> tasks.Ending:
+        worker = self._worker_id(principal)
+        digest = canonical_digest(complete)
+        if len(msgspec.json.encode(complete.result)) > PAYLOAD_BYTES_MAX:
+            raise TooLarge(
+                f"cannot complete the task {task}: its result is over {PAYLOAD_BYTES_MAX} bytes"
+            )
+        return tasks.Ending(task, worker, complete, digest, EventId(self.new_id()), self.chance())
+
+    async def _end(
+        self, tenant: TenantId, endings: list[tasks.Ending]
+    ) -> list[Task | HoldfastError]:
+        now, principal = self.clock.now(), service("coordinator", tenant)
+        return await self.hot(
+            tenant,
+            lambda conn: tasks.complete(conn, principal, self.outbox, now, self.backoff, endings),
+        )
+
+    # --- beats --------------------------------------------------------------------------------
+
+    async def beat(self, principal: Principal, beat: Beat) -> BeatAnswer:
+        """A worker is alive and still holds these leases: renew them.
+
+        ``lost`` are those it must abandon at once, ``cancelled`` those it should end. A worker that
+        was taken for lost is alive again.
+        """
+        worker = self._worker_id(principal)
+        tenant, now = principal.tenant, self.clock.now()
+        await self.leases.beat(principal, worker, now, beat.load)
+
+        def look(conn: Connection) -> tuple[Any, tasks.Held]:
+            row = store.find_worker(conn, tenant, worker)
+            return row, tasks.look_at_leases(conn, tenant, worker, beat.leases, now)
+
+        row, held = await self.database.read(principal, look)
+        refusal = tasks.refusal_of_worker(row)
+        if refusal is not None:
+            raise refusal
+        if row.status == "lost":
+            await self.database.write(
+                principal,
+                lambda c: store.set_status(c, tenant, worker, "alive", "lost", timestamp(now)),
+            )
+        renewed = {row.id: self._grant(tenant, row, row.lease_expires_at, now) for row in held.keep}
+        lost = list(held.lost)
+        expiries = [timestamp(now + timedelta(seconds=row.lease_seconds)) for row in held.renew]
+        outcomes = await self._batchers_of(tenant).renew.do_all(
+            [
+                (row.id, expiry, row.fence, worker)
+                for row, expiry in zip(held.renew, expiries, strict=True)
+            ]
+        )
+        for row, expiry, outcome in zip(held.renew, expiries, outcomes, strict=True):
+            if isinstance(outcome, HoldfastError):
+                raise outcome
+            if outcome:
+                renewed[row.id] = self._grant(tenant, row, expiry, now)
+            else:
+                lost.append(row.id)
+        return BeatAnswer(
+            renewed=renewed,
+            lost=lost,
+            cancelled=held.cancelled,
+            next_seconds=self.settings.beat_seconds,
+        )
+
+    async def _renew(
+        self, tenant: TenantId, renewals: list[tuple[str, str, int, str]]
+    ) -> list[bool | HoldfastError]:
+        found = await self.hot(tenant, lambda conn: store.renew(conn, tenant, renewals))
+        return [task in found for task, _, _, _ in renewals]
+
+    # --- reading ------------------------------------------------------------------------------
+
+    async def show_task(self, principal: Principal, task: str) -> Task:
+        """One task with the leases that came to nothing; :class:`NotFound` if there is none."""
+
+        def unit(conn: Connection) -> Task | None:
+            row = store.find_tasks(conn, principal.tenant, [task]).get(task)
+            if row is None:
+                return None
+            history = store.find_attempts(conn, principal.tenant, task)
+            return msgspec.structs.replace(
+                tasks.task_of(row), history=[tasks.attempt_of(each) for each in history]
+            )
+
+        found = await self.database.read(principal, unit)
+        if found is None:
+            raise NotFound(f"cannot find the task {task}", code="task-not-found")
+        return found
+
+    async def list_tasks(
+        self,
+        principal: Principal,
+        wanted: TaskFilter | None = None,
+        *,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> tuple[list[Task], str | None]:
+        """Tasks, newest first, and where the next page begins (``before``); ``None`` at the end."""
+        filters = _filters(wanted or TaskFilter())
+        limit = max(1, min(limit, LIST_LIMIT_MAX))
+        rows = await self.database.read(
+            principal,
+            lambda conn: store.list_tasks(conn, principal.tenant, filters, before, limit + 1),
+        )
+        found = [tasks.task_of(row) for row in rows[:limit]]
+        return found, found[-1].id if len(rows) > limit else None
+
+    async def schedules(self, principal: Principal) -> list[ScheduledProfile]:
+        """When each profile is due, by name."""
+        rows = await self.database.read(
+            principal, lambda conn: store.read_schedules(conn, principal.tenant)
+        )
+        return [
+            ScheduledProfile(
+                profile=row.profile,
+                digest=row.digest,
+                next_at=row.next_at,
+                last_at=row.last_at,
+                last_task=row.last_task,
+                problem=row.problem,
+            )
+            for row in rows
+        ]
+
+    # --- workers ------------------------------------------------------------------------------
+
+    async def worker_token_create(self, principal: Principal, create: JoinTokenCreate) -> JoinToken:
+        """A join token that admits workers of one region with these capabilities.
+
+        Its text is in this answer and nowhere else.
+        """
+        identity, now = self.new_id(), self.clock.now()
+        secret = make_secret(JOIN_PREFIX, identity, self._random(32))
+        kept, pepper = self._peppers.seal(secret)
+        expires_at = timestamp(now + timedelta(seconds=create.expires_seconds))
+        capabilities = sorted(set(create.capabilities))
+        values = {
+            "tenant": principal.tenant,
+            "id": identity,
+            "secret": kept,
+            "pepper": pepper,
+            "region": create.region,
+            "capabilities": msgspec.json.encode(capabilities).decode(),
+            "created_at": timestamp(now),
+            "expires_at": expires_at,
+            "uses": 0,
+            "uses_max": create.uses_max,
+        }
+        payload = {
+            "token": identity,
+            "region": create.region,
+            "capabilities": capabilities,
+            "expires_at": expires_at,
+        }
+        event = self.event(
+            f"join-token/{identity}", "join-token.created", payload, principal.subject
+        )
+
+        def unit(conn: Connection) -> None:
+            store.add_token(conn, values)
+            self.outbox.emit(conn, principal, event)
+
+        await self.database.write(principal, unit)
+        return JoinToken(
+            id=identity,
+            token=secret,
+            region=create.region,
+            capabilities=capabilities,
+            expires_at=expires_at,
+            uses_max=create.uses_max,
+        )
+
+    async def register(self, join_token: str, registration: WorkerRegister) -> WorkerCredential:
+        """Admit a worker by its join token, or take over the name of one that came back.
+
+        Raises :class:`Unauthenticated` (``join-token-invalid``) for a token that is not, no longer
+        or too often used; :class:`Denied` for a region or capabilities it does not grant, or a
+        revoked name; :class:`Conflict` (``worker-name-taken``) when the name works in another
+        region.
+        """
+        identity = identity_of(join_token, JOIN_PREFIX)
+        now = self.clock.now()
+        fresh = self.new_id()
+        secrets = self._random(32)
+        event = EventId(self.new_id())
+        for tenant in await self.database.tenants():
+            principal = service("coordinator", tenant)
+            unit = partial(
+                workers.register,
+                principal=principal,
+                outbox=self.outbox,
+                peppers=self._peppers,
+                token=identity,
+                secret=join_token,
+                registration=registration,
+                now=now,
+                fresh=fresh,
+                random=secrets,
+                event=event,
+            )
+            admitted = await self.database.write(principal, unit)
+            if admitted is not None:
+                worker, credential = admitted
+                self._tenant_of_worker[worker] = tenant
+                await self.leases.beat(principal, worker, now)
+                return WorkerCredential(
+                    worker=worker,
+                    name=registration.name,
+                    credential=credential,
+                    beat_seconds=self.settings.beat_seconds,
+                    lost_after_seconds=self.settings.lost_after_seconds,
+                )
+        raise workers.token_refused("it is not known here")
+
+    async def authenticate_worker(self, credential: str) -> Principal:
+        """Who holds ``credential``.
+
+        Raises :class:`Unauthenticated`: ``credential-malformed``; ``worker-unknown`` when it is
+        not, or no longer, anybody's (the worker then registers again); ``worker-revoked``.
+        """
+        worker = identity_of(credential, WORKER_PREFIX)
+        row, tenant = await self._find_worker(worker)
+        if row is None or not self._peppers.matches(credential, bytes(row.secret), row.pepper):
+            row = None
+        refusal = tasks.refusal_of_worker(row)
+        if refusal is not None:
+            raise refusal
+        return Principal(tenant, worker, PrincipalKind.WORKER, WORKER_PERMISSIONS)
+
+    async def list_workers(
+        self, principal: Principal, *, after: str = "", limit: int = 100
+    ) -> tuple[list[Worker], str | None]:
+        """Workers by name, and where the next page begins (``after``); ``None`` at the end."""
+        limit = max(1, min(limit, LIST_LIMIT_MAX))
+        tenant = principal.tenant
+
+        def unit(conn: Connection) -> tuple[Sequence[Any], Mapping[str, int]]:
+            page = store.page_of_workers(conn, tenant, after, limit + 1)
+            return page, store.leases_held(conn, tenant)
+
+        rows, held = await self.database.read(principal, unit)
+        beats = await self.leases.beats(principal)
+        found = [workers.worker_of(row, beats.get(row.id), held) for row in rows[:limit]]
+        return found, found[-1].name if len(rows) > limit else None
+
+    async def revoke_worker(self, principal: Principal, worker: str) -> Worker:
+        """Refuse this worker from now on and free what it holds. Twice is fine."""
+        now = self.clock.now()
+        ids = [EventId(self.new_id()) for _ in range(self.settings.batch_max)]
+        chances = [self.chance() for _ in ids]
+        event = EventId(self.new_id())
+
+        def unit(conn: Connection) -> Any:
+            return workers.revoke(
+                conn, principal, self.outbox, self.backoff, worker, now, event, ids, chances
+            )
+
+        row = await self.hot(principal.tenant, unit)
+        await self.leases.forget(principal, worker)
+        return workers.worker_of(row, None, {})
+
+    async def _find_worker(self, worker: str) -> tuple[Any, TenantId]:
+        known = self._tenant_of_worker.get(worker)
+        tenants = [known] if known is not None else await self.database.tenants()
+        for tenant in tenants:
+            row = await self.database.read(
+                service("coordinator", tenant),
+                lambda conn, tenant=tenant: store.find_worker(conn, tenant, worker),  # type: ignore[misc]
+            )
+            if row is not None:
+                self._tenant_of_worker[worker] = tenant
+                return row, tenant
+        self._tenant_of_worker.pop(worker, None)
+        return None, TenantId("")
+
+    # --- helpers ------------------------------------------------------------------------------
+
+    def event(self, stream: str, type_: str, payload: dict[str, Any], subject: str) -> Event:
+        """A fresh event, now."""
+        return Event(
+            id=EventId(self.new_id()),
+            stream=stream,
+            type=type_,
+            time=self.clock.now(),
+            payload=payload,
+            subject=subject,
+        )
+
+    async def hot(
+        self, tenant: TenantId, unit: Callable[[Connection], T], *, size_bytes: int = 0
+    ) -> T:
+        """Run a unit that locks the rows it judges."""
+        return await self.database.write(
+            service("coordinator", tenant), unit, size_bytes=size_bytes, isolation=READ_COMMITTED
+        )
+
+    def _batchers_of(self, tenant: TenantId) -> _Batchers:
+        known = self._batchers.get(tenant)
+        if known is None:
+            size = self.settings.batch_max
+            known = self._batchers[tenant] = _Batchers(
+                submit=Batcher(partial(self._store_submissions, tenant), size_max=size),
+                claim=Batcher(partial(self._lease, tenant), size_max=size),
+                complete=Batcher(partial(self._end, tenant), size_max=size),
+                renew=Batcher(partial(self._renew, tenant), size_max=size),
+            )
+        return known
+
+    def _worker_id(self, principal: Principal) -> str:
+        if principal.kind is not PrincipalKind.WORKER:
+            raise Denied(
+                "cannot work: only a registered worker claims, beats and completes",
+                code="worker-needed",
+            )
+        return principal.subject
+
+
+def _time(name: str, text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        return timestamp(parse_timestamp(text))
+    except ValueError as error:
+        raise Invalid(f"cannot submit: {name} is not a time with a zone: {text[:40]!r}") from error
+
+
+def _filters(wanted: TaskFilter) -> dict[str, Any]:
+    filters: dict[str, Any] = {
+        name: value
+        for name in ("kind", "worker", "exclusive", "run")
+        if (value := getattr(wanted, name))
+    }
+    if wanted.status is not None:
+        filters["state"] = [
+            state for state, status in tasks.PUBLIC_STATUS.items() if status is wanted.status
+        ]
+    return filters
+
+
+def _without_task(complete: CompleteTask) -> Complete:
+    fields = {name: getattr(complete, name) for name in Complete.__struct_fields__}
+    return Complete(**fields)
+
+
+def submitted(outcome: Task | HoldfastError) -> Submitted:
+    """One of several outcomes, as it travels."""
+    if isinstance(outcome, Task):
+        return Submitted(task=outcome)
+    return Submitted(task=None, refused=_refusal(outcome))
+
+
+def _completed(task: str, outcome: Task | HoldfastError) -> Completed:
+    if isinstance(outcome, Task):
+        return Completed(task=task, status=outcome.status)
+    return Completed(task=task, status=None, refused=_refusal(outcome))
+
+
+def _refusal(error: HoldfastError) -> Refusal:
+    return Refusal(kind=error.kind.value, code=error.code, detail=error.detail)

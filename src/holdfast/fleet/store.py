@@ -1,0 +1,761 @@
+"""The tables of the fleet and the statements on them.
+
+One text serves both databases but where a statement is named per dialect: the hot path works in
+sets, by ``unnest`` and ``SKIP LOCKED`` on PostgreSQL, by prepared statements run over many rows on
+SQLite, where one writer has nobody to skip.
+
+Everything that can be claimed, that waits, that is leased or that must be closed is a partial index
+of its own, so what each step costs depends on what it finds, not on how much lies finished.
+"""
+# ruff: noqa: S608 — statements are composed of this module's own constants; values are bound.
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    LargeBinary,
+    Row,
+    Text,
+    TextClause,
+    text,
+)
+from sqlalchemy import Sequence as SqlSequence
+
+from holdfast.fleet.rules import State
+from holdfast.kernel.database import bulk_insert, metadata, tenant_table
+
+TaskRow = Row[Any]
+
+workers = tenant_table(
+    "workers",
+    Column("id", Text, primary_key=True, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("capabilities", Text, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("capacity", BigInteger, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("pepper", BigInteger, nullable=False),
+    Column("join_token", Text, nullable=False),
+    Column("registered_at", Text, nullable=False),
+    Column("last_beat_at", Text),
+    Index("uq_workers_name", "tenant", "name", unique=True),
+)
+"""Who may work. ``secret`` is an HMAC; ``last_beat_at`` is written when the worker is lost."""
+
+join_tokens = tenant_table(
+    "join_tokens",
+    Column("id", Text, primary_key=True, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("pepper", BigInteger, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("capabilities", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("expires_at", Text, nullable=False),
+    Column("uses", BigInteger, nullable=False),
+    Column("uses_max", BigInteger),
+)
+
+_READY = "state = 'ready'"
+_WAITING = "state = 'waiting'"
+_LEASED = "state = 'leased'"
+_UNFINISHED = "state IN ('ready', 'waiting', 'leased')"
+_EXCLUSIVE = f"exclusive <> '' AND {_UNFINISHED}"
+_OVERDUE = "deadline IS NOT NULL AND state IN ('ready', 'waiting')"
+_CLOSING = "close_at IS NOT NULL"
+_OF_RUN = "run <> ''"
+_DEAD = "state = 'dead'"
+
+
+def _partial(name: str, condition: str, *columns: str, unique: bool = False) -> Index:
+    return Index(
+        name,
+        "tenant",
+        *columns,
+        unique=unique,
+        sqlite_where=text(condition),
+        postgresql_where=text(condition),
+    )
+
+
+tasks = tenant_table(
+    "tasks",
+    Column("id", Text, primary_key=True, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("capabilities", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("rank", BigInteger, nullable=False),
+    Column("residency", Text, nullable=False),
+    Column("exclusive", Text, nullable=False),
+    Column("run", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("attempts_max", BigInteger, nullable=False),
+    Column("lease_seconds", BigInteger, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("available_at", Text, nullable=False),
+    Column("deadline", Text),
+    Column("fence", BigInteger, nullable=False),
+    Column("attempts", BigInteger, nullable=False),
+    Column("worker", Text),
+    Column("lease_expires_at", Text),
+    Column("finished_at", Text),
+    Column("result", Text),
+    Column("code", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("close_at", Text),
+    Column("closes", BigInteger, nullable=False),
+    _partial("ix_tasks_ready", _READY, "queue", "rank", "available_at", "id"),
+    _partial("ix_tasks_waiting", _WAITING, "available_at"),
+    _partial("ix_tasks_leased", _LEASED, "lease_expires_at"),
+    _partial("ix_tasks_held", _LEASED, "worker"),
+    _partial("ix_tasks_overdue", _OVERDUE, "deadline"),
+    _partial("ix_tasks_closing", _CLOSING, "close_at"),
+    _partial("ix_tasks_run", _OF_RUN, "run"),
+    _partial("ix_tasks_dead", _DEAD, "id"),
+    _partial("uq_tasks_exclusive", _EXCLUSIVE, "exclusive", unique=True),
+)
+"""Tasks and their leases. ``rank`` is the negated priority, so that every order here ascends.
+
+``worker`` stays after the end, to know a repeated answer; ``answer`` is the digest of the end that
+was accepted. ``close_at`` is when to close the run of a task that ended without its worker.
+"""
+
+task_attempts = tenant_table(
+    "task_attempts",
+    Column("task", Text, primary_key=True, nullable=False),
+    Column("fence", BigInteger, primary_key=True, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("ended_at", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+)
+"""Leases that ended without ending their task. One that succeeds at once leaves no row here."""
+
+task_queues = tenant_table(
+    "task_queues",
+    Column("queue", Text, primary_key=True, nullable=False),
+)
+"""Every queue that ever had a task: few, and a claim looks only into those it may take from."""
+
+task_fences = tenant_table(
+    "task_fences",
+    Column("last", BigInteger, nullable=False),
+)
+"""The last fence given out in each tenant. SQLite only: there it contends with nobody."""
+
+fence_sequence = SqlSequence("task_fence_sequence", metadata=metadata)
+"""The fences on PostgreSQL: a counter row would make every two claims of a tenant wait."""
+
+schedules = tenant_table(
+    "schedules",
+    Column("profile", Text, primary_key=True, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("schedule", Text, nullable=False),
+    Column("next_at", Text),
+    Column("last_at", Text),
+    Column("last_task", Text),
+    Column("problem", Text, nullable=False),
+)
+"""When each runnable profile is due; ``schedule`` is the canonical text it was computed from."""
+
+TASK_COLUMNS = tuple(column.name for column in tasks.columns)
+
+
+# --- helpers -------------------------------------------------------------------------------------
+
+
+def _is_sqlite(conn: Connection) -> bool:
+    return conn.dialect.name == "sqlite"
+
+
+@lru_cache(maxsize=64)
+def _by_ids(statement: str, dialect: str) -> TextClause:
+    """``statement`` with ``{ids}`` as the condition that takes a list, on this database."""
+    if dialect == "sqlite":
+        return text(statement.format(ids="IN (SELECT value FROM json_each(:ids))", lock=""))
+    return text(statement.format(ids="= ANY(CAST(:ids AS text[]))", lock=" FOR UPDATE"))
+
+
+def _ids(conn: Connection, ids: Collection[str]) -> Any:
+    listed = list(ids)
+    return msgspec.json.encode(listed).decode() if _is_sqlite(conn) else listed
+
+
+def _select(
+    conn: Connection, statement: str, ids: Collection[str], **values: Any
+) -> Sequence[TaskRow]:
+    if not ids:
+        return []
+    return conn.execute(
+        _by_ids(statement, conn.dialect.name), {"ids": _ids(conn, ids), **values}
+    ).all()
+
+
+def _run_many(conn: Connection, sqlite: str, postgresql: str, rows: Sequence[Any]) -> None:
+    """One statement over many rows: prepared once on SQLite, ``unnest`` on PostgreSQL."""
+    if not rows:
+        return
+    if _is_sqlite(conn):
+        cursor = conn.connection.cursor()
+        try:
+            cursor.executemany(sqlite, rows)
+        finally:
+            cursor.close()
+        return
+    conn.exec_driver_sql(postgresql, tuple(list(vector) for vector in zip(*rows, strict=True)))
+
+
+# --- submitting ----------------------------------------------------------------------------------
+
+_MARKS = ", ".join("?" for _ in TASK_COLUMNS)
+_NAMES = ", ".join(TASK_COLUMNS)
+_INSERT_TASK_SQLITE = f"INSERT INTO tasks ({_NAMES}) VALUES ({_MARKS}) ON CONFLICT DO NOTHING"
+_CASTS = ", ".join(
+    f"${n}::{'bigint' if isinstance(tasks.c[name].type, BigInteger) else 'text'}[]"
+    for n, name in enumerate(TASK_COLUMNS, 1)
+)
+_INSERT_TASKS_POSTGRESQL = (
+    f"INSERT INTO tasks ({_NAMES}) SELECT * FROM unnest({_CASTS})"
+    " ON CONFLICT DO NOTHING RETURNING id"
+)
+
+
+def insert_tasks(conn: Connection, rows: Sequence[Sequence[Any]], fresh: bool) -> set[str]:
+    """Insert what stands in nobody's way; the ids of what was inserted.
+
+    ``fresh`` promises that no id and no exclusive name among ``rows`` can be taken.
+    """
+    at_id = TASK_COLUMNS.index("id")
+    if not _is_sqlite(conn):
+        if not rows:
+            return set()
+        vectors = tuple(list(vector) for vector in zip(*rows, strict=True))
+        return {row[0] for row in conn.exec_driver_sql(_INSERT_TASKS_POSTGRESQL, vectors)}
+    if fresh:
+        _run_many(conn, _INSERT_TASK_SQLITE, "", rows)
+        return {row[at_id] for row in rows}
+    inserted = set()
+    cursor = conn.connection.cursor()
+    try:
+        for row in rows:
+            cursor.execute(_INSERT_TASK_SQLITE, tuple(row))
+            if cursor.rowcount == 1:
+                inserted.add(row[at_id])
+    finally:
+        cursor.close()
+    return inserted
+
+
+def add_queues(conn: Connection, tenant: str, queues: Collection[str]) -> None:
+    """Make sure that claims look into these queues."""
+    rows = [(tenant, queue) for queue in sorted(queues)]
+    bulk_insert(conn, task_queues, ("tenant", "queue"), rows, skip_existing=True)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+_FIND_TASKS = "SELECT * FROM tasks WHERE tenant = :tenant AND id {ids} ORDER BY id"
+# In the order of their ids, so that no two writers wait for each other.
+_LOCK_TASKS = _FIND_TASKS + "{lock}"
+_FIND_EXCLUSIVE = text(
+    f"SELECT * FROM tasks WHERE tenant = :tenant AND exclusive = :exclusive AND {_EXCLUSIVE}"
+)
+_ATTEMPTS = text(
+    "SELECT * FROM task_attempts WHERE tenant = :tenant AND task = :task ORDER BY fence"
+)
+_ATTEMPTS_OF = "SELECT * FROM task_attempts WHERE tenant = :tenant AND task {ids}"
+
+
+def find_tasks(
+    conn: Connection, tenant: str, ids: Collection[str], *, lock: bool = False
+) -> dict[str, TaskRow]:
+    """The tasks of these ids; with ``lock`` nobody else changes them before we commit."""
+    found = _select(conn, _LOCK_TASKS if lock else _FIND_TASKS, ids, tenant=tenant)
+    return {row.id: row for row in found}
+
+
+def find_exclusive(conn: Connection, tenant: str, exclusive: str) -> TaskRow | None:
+    """The unfinished task under this exclusive name."""
+    return conn.execute(_FIND_EXCLUSIVE, {"tenant": tenant, "exclusive": exclusive}).first()
+
+
+def find_attempts(conn: Connection, tenant: str, task: str) -> Sequence[TaskRow]:
+    """The leases of ``task`` that ended without ending it, in order."""
+    return conn.execute(_ATTEMPTS, {"tenant": tenant, "task": task}).all()
+
+
+def attempts_of(conn: Connection, tenant: str, ids: Collection[str]) -> Sequence[TaskRow]:
+    """The same for several tasks at once, in no order."""
+    return _select(conn, _ATTEMPTS_OF, ids, tenant=tenant)
+
+
+def list_tasks(
+    conn: Connection, tenant: str, filters: Mapping[str, Any], before: str | None, limit: int
+) -> Sequence[TaskRow]:
+    """Tasks with these column values, newest first, from below the id ``before``.
+
+    ``state`` may be a list. Conditions are written out where an index is partial to them.
+    """
+    conditions = ["tenant = :tenant"]
+    values: dict[str, Any] = {"tenant": tenant, "limit": limit}
+    for name, value in filters.items():
+        if name == "state":
+            states = ", ".join(f"'{State(state).value}'" for state in value)
+            conditions.append(f"state IN ({states})" if len(value) > 1 else f"state = {states}")
+        else:
+            conditions.append(f"{tasks.c[name].name} = :{name}")
+            values[name] = value
+            if name == "run":
+                conditions.append(_OF_RUN)
+    if before is not None:
+        conditions.append("id < :before")
+        values["before"] = before
+    statement = (
+        f"SELECT * FROM tasks WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT :limit"
+    )
+    return conn.execute(text(statement), values).all()
+
+
+def leases_held(conn: Connection, tenant: str) -> dict[str, int]:
+    """How many leases each worker holds."""
+    statement = text(
+        "SELECT worker, count(*) AS held FROM tasks"
+        f" WHERE tenant = :tenant AND {_LEASED} GROUP BY worker"
+    )
+    return {row.worker: row.held for row in conn.execute(statement, {"tenant": tenant})}
+
+
+def count_states(conn: Connection, tenant: str) -> dict[str, int]:
+    """How many unfinished and dead tasks there are, by kind of state; for metrics."""
+    counts = {}
+    for state, condition in (
+        ("ready", _READY),
+        ("waiting", _WAITING),
+        ("leased", _LEASED),
+        ("dead", _DEAD),
+    ):
+        statement = text(f"SELECT count(*) FROM tasks WHERE tenant = :tenant AND {condition}")
+        counts[state] = int(conn.execute(statement, {"tenant": tenant}).scalar_one())
+    return counts
+
+
+# --- claiming ------------------------------------------------------------------------------------
+
+_PROMOTE = {
+    dialect: text(
+        "UPDATE tasks SET state = 'ready' WHERE tenant = :tenant AND id IN ("
+        f"SELECT id FROM tasks WHERE tenant = :tenant AND {_WAITING} AND available_at <= :now"
+        f" ORDER BY available_at LIMIT :limit{lock}) AND {_WAITING} RETURNING kind"
+    )
+    for dialect, lock in (("sqlite", ""), ("postgresql", " FOR UPDATE SKIP LOCKED"))
+}
+_QUEUES = text("SELECT queue FROM task_queues WHERE tenant = :tenant ORDER BY queue")
+_CANDIDATES = {
+    dialect: text(
+        f"SELECT * FROM tasks WHERE tenant = :tenant AND {_READY} AND queue = :queue"
+        " AND (deadline IS NULL OR deadline > :now)"
+        f" ORDER BY rank, available_at, id LIMIT :limit{lock}"
+    )
+    for dialect, lock in (("sqlite", ""), ("postgresql", " FOR UPDATE SKIP LOCKED"))
+}
+_FENCES_SQLITE = text(
+    "INSERT INTO task_fences (tenant, last) VALUES (:tenant, :amount)"
+    " ON CONFLICT (tenant) DO UPDATE SET last = task_fences.last + excluded.last RETURNING last"
+)
+_LEASE_SQLITE = (
+    "UPDATE tasks SET state = 'leased', attempts = attempts + 1, fence = ?, worker = ?,"
+    " lease_expires_at = ? WHERE tenant = ? AND id = ?"
+)
+_LEASE_POSTGRESQL = (
+    "UPDATE tasks SET state = 'leased', attempts = attempts + 1,"
+    " fence = nextval('task_fence_sequence'), worker = v.worker, lease_expires_at = v.expires_at"
+    " FROM (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])"
+    " AS u (worker, expires_at, tenant, id)) AS v"
+    " WHERE tasks.tenant = v.tenant AND tasks.id = v.id RETURNING tasks.id, tasks.fence"
+)
+
+
+def promote(conn: Connection, tenant: str, now: str, limit: int = 1000) -> set[str]:
+    """Make claimable what has waited long enough; the kinds that have some now."""
+    found = conn.execute(
+        _PROMOTE[conn.dialect.name], {"tenant": tenant, "now": now, "limit": limit}
+    )
+    return {row.kind for row in found}
+
+
+def queues_of(conn: Connection, tenant: str) -> list[str]:
+    """Every queue of the tenant."""
+    return [row.queue for row in conn.execute(_QUEUES, {"tenant": tenant})]
+
+
+def candidates(
+    conn: Connection, tenant: str, queues: Sequence[str], now: str, limit: int
+) -> list[TaskRow]:
+    """The first ``limit`` claimable tasks of these queues, ours until we commit."""
+    statement = _CANDIDATES[conn.dialect.name]
+    found: list[TaskRow] = []
+    for queue in queues:
+        values = {"tenant": tenant, "queue": queue, "now": now, "limit": limit}
+        found += conn.execute(statement, values).all()
+    if len(queues) > 1:
+        found.sort(key=lambda row: (row.rank, row.available_at, row.id))
+    return found[:limit]
+
+
+def lease(conn: Connection, tenant: str, leases: Sequence[tuple[str, str, str]]) -> dict[str, int]:
+    """Lease tasks (id, worker, expiry), each under a new and higher fence; the fences."""
+    if not leases:
+        return {}
+    if _is_sqlite(conn):
+        amount = len(leases)
+        last = conn.execute(_FENCES_SQLITE, {"tenant": tenant, "amount": amount}).scalar_one()
+        fences = {task: last - amount + n for n, (task, _, _) in enumerate(leases, 1)}
+        rows = [(fences[task], worker, expiry, tenant, task) for task, worker, expiry in leases]
+        _run_many(conn, _LEASE_SQLITE, "", rows)
+        return fences
+    vectors = tuple(
+        list(vector)
+        for vector in zip(
+            *((worker, expiry, tenant, task) for task, worker, expiry in leases), strict=True
+        )
+    )
+    return {row[0]: int(row[1]) for row in conn.exec_driver_sql(_LEASE_POSTGRESQL, vectors)}
+
+
+_RENEW_SQLITE = text(
+    "UPDATE tasks SET lease_expires_at = :expires_at WHERE tenant = :tenant AND id = :id"
+    f" AND {_LEASED} AND fence = :fence AND worker = :worker RETURNING id"
+)
+_RENEW_POSTGRESQL = (
+    "UPDATE tasks SET lease_expires_at = v.expires_at"
+    " FROM (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[])"
+    " AS u (tenant, id, expires_at, fence, worker) ORDER BY id) AS v"
+    f" WHERE tasks.tenant = v.tenant AND tasks.id = v.id AND tasks.{_LEASED}"
+    " AND tasks.fence = v.fence AND tasks.worker = v.worker RETURNING tasks.id"
+)
+
+
+def renew(conn: Connection, tenant: str, renewals: Sequence[tuple[str, str, int, str]]) -> set[str]:
+    """Extend leases (id, new expiry, fence, worker) that are still held so; the ids of those."""
+    if not renewals:
+        return set()
+    if _is_sqlite(conn):
+        return {
+            row.id
+            for task, expiry, fence, worker in renewals
+            for row in conn.execute(
+                _RENEW_SQLITE,
+                {
+                    "tenant": tenant,
+                    "id": task,
+                    "expires_at": expiry,
+                    "fence": fence,
+                    "worker": worker,
+                },
+            )
+        }
+    vectors = tuple(
+        list(vector) for vector in zip(*((tenant, *renewal) for renewal in renewals), strict=True)
+    )
+    return {row[0] for row in conn.exec_driver_sql(_RENEW_POSTGRESQL, vectors)}
+
+
+# --- what becomes of a task ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a task's row says after it moved on. The order is that of the statement below."""
+
+    state: str
+    available_at: str
+    worker: str | None
+    lease_expires_at: str | None
+    finished_at: str | None
+    result: str | None
+    code: str
+    reason: str
+    answer: str
+    close_at: str | None
+    tenant: str
+    id: str
+
+
+_CHANGED = (
+    "state",
+    "available_at",
+    "worker",
+    "lease_expires_at",
+    "finished_at",
+    "result",
+    "code",
+    "reason",
+    "answer",
+    "close_at",
+)
+_CHANGE_SQLITE = (
+    f"UPDATE tasks SET {', '.join(f'{name} = ?' for name in _CHANGED)} WHERE tenant = ? AND id = ?"
+)
+_CHANGE_POSTGRESQL = (
+    f"UPDATE tasks SET {', '.join(f'{name} = v.{name}' for name in _CHANGED)} FROM (SELECT * FROM"
+    f" unnest({', '.join(f'${n}::text[]' for n in range(1, len(_CHANGED) + 3))})"
+    f" AS u ({', '.join(_CHANGED)}, tenant, id)) AS v"
+    " WHERE tasks.tenant = v.tenant AND tasks.id = v.id"
+)
+_ATTEMPT_COLUMNS = (
+    "tenant",
+    "task",
+    "fence",
+    "attempt",
+    "worker",
+    "ended_at",
+    "code",
+    "reason",
+    "answer",
+)
+
+
+def apply(conn: Connection, changes: Sequence[Change]) -> None:
+    """Move tasks on. The caller has locked and judged them."""
+    _run_many(conn, _CHANGE_SQLITE, _CHANGE_POSTGRESQL, [astuple(change) for change in changes])
+
+
+def keep_attempts(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Remember leases that ended without ending their task."""
+    bulk_insert(conn, task_attempts, _ATTEMPT_COLUMNS, rows, skip_existing=True)
+
+
+def _skipping(statement: str) -> dict[str, TextClause]:
+    return {
+        "plain": text(statement),
+        "locking": text(f"{statement} FOR UPDATE SKIP LOCKED"),
+    }
+
+
+def _variant(conn: Connection, lock: bool) -> str:
+    """SQLite's one writer has nobody to lock out."""
+    return "locking" if lock and not _is_sqlite(conn) else "plain"
+
+
+_EXPIRED = _skipping(
+    f"SELECT * FROM tasks WHERE tenant = :tenant AND {_LEASED} AND lease_expires_at <= :now"
+    " ORDER BY lease_expires_at LIMIT :limit"
+)
+_PAST_DEADLINE = _skipping(
+    f"SELECT * FROM tasks WHERE tenant = :tenant AND {_OVERDUE} AND deadline <= :now"
+    " ORDER BY deadline LIMIT :limit"
+)
+_HELD = _skipping(
+    f"SELECT * FROM tasks WHERE tenant = :tenant AND {_LEASED} AND worker = :worker"
+    " ORDER BY id LIMIT :limit"
+)
+_DUE_CLOSES = text(
+    f"SELECT * FROM tasks WHERE tenant = :tenant AND {_CLOSING} AND close_at <= :now"
+    " ORDER BY close_at LIMIT :limit"
+)
+_CLOSED = text(
+    "UPDATE tasks SET close_at = :close_at, closes = closes + 1"
+    f" WHERE tenant = :tenant AND id = :id AND {_CLOSING}"
+)
+_QUEUED_PROFILES = text(
+    f"SELECT * FROM tasks WHERE tenant = :tenant AND {_EXCLUSIVE}"
+    " AND exclusive >= 'profile:' AND exclusive < 'profile;'"
+    " AND kind = 'collect' AND state <> 'leased'"
+)
+
+
+def expired(
+    conn: Connection, tenant: str, now: str, limit: int, *, lock: bool
+) -> Sequence[TaskRow]:
+    """Leased tasks whose lease has run out, oldest first; with ``lock`` ours until we commit."""
+    values = {"tenant": tenant, "now": now, "limit": limit}
+    return conn.execute(_EXPIRED[_variant(conn, lock)], values).all()
+
+
+def past_deadline(
+    conn: Connection, tenant: str, now: str, limit: int, *, lock: bool
+) -> Sequence[TaskRow]:
+    """Queued tasks that it is too late for; with ``lock`` ours until we commit."""
+    values = {"tenant": tenant, "now": now, "limit": limit}
+    return conn.execute(_PAST_DEADLINE[_variant(conn, lock)], values).all()
+
+
+def held_by(conn: Connection, tenant: str, worker: str, limit: int) -> Sequence[TaskRow]:
+    """What this worker has leased, ours until we commit."""
+    values = {"tenant": tenant, "worker": worker, "limit": limit}
+    return conn.execute(_HELD[_variant(conn, lock=True)], values).all()
+
+
+def due_closes(conn: Connection, tenant: str, now: str, limit: int) -> Sequence[TaskRow]:
+    """Ended tasks whose run is to be closed now."""
+    values = {"tenant": tenant, "now": now, "limit": limit}
+    return conn.execute(_DUE_CLOSES, values).all()
+
+
+def set_close(conn: Connection, tenant: str, task: str, close_at: str | None) -> None:
+    """Close the run of ``task`` at ``close_at``, or never again: it is closed."""
+    conn.execute(_CLOSED, {"tenant": tenant, "id": task, "close_at": close_at})
+
+
+def queued_profiles(conn: Connection, tenant: str) -> Sequence[TaskRow]:
+    """Collect tasks that no worker has: at most one for each profile."""
+    return conn.execute(_QUEUED_PROFILES, {"tenant": tenant}).all()
+
+
+# --- workers and join tokens ---------------------------------------------------------------------
+
+_WORKER = text("SELECT * FROM workers WHERE tenant = :tenant AND id = :id")
+_WORKER_BY_NAME = text("SELECT * FROM workers WHERE tenant = :tenant AND name = :name")
+_WORKERS = "SELECT * FROM workers WHERE tenant = :tenant AND id {ids}"
+_WORKER_PAGE = text(
+    "SELECT * FROM workers WHERE tenant = :tenant AND name > :after ORDER BY name LIMIT :limit"
+)
+_ALIVE = text("SELECT * FROM workers WHERE tenant = :tenant AND status = 'alive' ORDER BY id")
+_SET_STATUS = text(
+    "UPDATE workers SET status = :status, last_beat_at = :last_beat_at"
+    " WHERE tenant = :tenant AND id = :id AND status = :expected RETURNING id"
+)
+_WORKER_COLUMNS = tuple(column.name for column in workers.columns)
+_KEEP_WORKER = text(
+    f"INSERT INTO workers ({', '.join(_WORKER_COLUMNS)})"
+    f" VALUES ({', '.join(f':{name}' for name in _WORKER_COLUMNS)})"
+    " ON CONFLICT (tenant, id) DO UPDATE SET "
+    + ", ".join(f"{n} = excluded.{n}" for n in _WORKER_COLUMNS if n not in ("tenant", "id", "name"))
+)
+_TOKEN_COLUMNS = tuple(column.name for column in join_tokens.columns)
+_ADD_TOKEN = text(
+    f"INSERT INTO join_tokens ({', '.join(_TOKEN_COLUMNS)})"
+    f" VALUES ({', '.join(f':{name}' for name in _TOKEN_COLUMNS)})"
+)
+_TOKEN = text("SELECT * FROM join_tokens WHERE tenant = :tenant AND id = :id")
+_USE_TOKEN = text(
+    "UPDATE join_tokens SET uses = uses + 1 WHERE tenant = :tenant AND id = :id"
+    " AND (uses_max IS NULL OR uses < uses_max) RETURNING id"
+)
+
+
+def find_worker(conn: Connection, tenant: str, worker: str) -> TaskRow | None:
+    return conn.execute(_WORKER, {"tenant": tenant, "id": worker}).first()
+
+
+def find_worker_by_name(conn: Connection, tenant: str, name: str) -> TaskRow | None:
+    return conn.execute(_WORKER_BY_NAME, {"tenant": tenant, "name": name}).first()
+
+
+def find_workers(conn: Connection, tenant: str, ids: Collection[str]) -> dict[str, TaskRow]:
+    return {row.id: row for row in _select(conn, _WORKERS, ids, tenant=tenant)}
+
+
+def page_of_workers(conn: Connection, tenant: str, after: str, limit: int) -> Sequence[TaskRow]:
+    """Workers by name, from after the name ``after``."""
+    return conn.execute(_WORKER_PAGE, {"tenant": tenant, "after": after, "limit": limit}).all()
+
+
+def workers_alive(conn: Connection, tenant: str) -> Sequence[TaskRow]:
+    return conn.execute(_ALIVE, {"tenant": tenant}).all()
+
+
+def keep_worker(conn: Connection, values: Mapping[str, Any]) -> None:
+    """A new worker, or the same one registered again."""
+    conn.execute(_KEEP_WORKER, dict(values))
+
+
+def set_status(
+    conn: Connection,
+    tenant: str,
+    worker: str,
+    status: str,
+    expected: str,
+    last_beat_at: str | None,
+) -> bool:
+    """Change a worker's status if it is still ``expected``."""
+    values = {
+        "tenant": tenant,
+        "id": worker,
+        "status": status,
+        "expected": expected,
+        "last_beat_at": last_beat_at,
+    }
+    return conn.execute(_SET_STATUS, values).first() is not None
+
+
+def add_token(conn: Connection, values: Mapping[str, Any]) -> None:
+    conn.execute(_ADD_TOKEN, dict(values))
+
+
+def find_token(conn: Connection, tenant: str, token: str) -> TaskRow | None:
+    return conn.execute(_TOKEN, {"tenant": tenant, "id": token}).first()
+
+
+def use_token(conn: Connection, tenant: str, token: str) -> bool:
+    """Count one use; false when they are used up."""
+    return conn.execute(_USE_TOKEN, {"tenant": tenant, "id": token}).first() is not None
+
+
+# --- schedules -----------------------------------------------------------------------------------
+
+_SCHEDULES = text("SELECT * FROM schedules WHERE tenant = :tenant ORDER BY profile")
+_KEEP_SCHEDULE = text(
+    "INSERT INTO schedules"
+    " (tenant, profile, digest, schedule, next_at, last_at, last_task, problem)"
+    " VALUES (:tenant, :profile, :digest, :schedule, :next_at, :last_at, :last_task, :problem)"
+    " ON CONFLICT (tenant, profile) DO UPDATE SET digest = excluded.digest,"
+    " schedule = excluded.schedule, next_at = excluded.next_at, problem = excluded.problem"
+)
+# Only whoever still finds the moment it computed from moves it on: of two, one starts the run.
+_FIRE = text(
+    "UPDATE schedules SET next_at = :next_at, last_at = :last_at, last_task = :last_task"
+    " WHERE tenant = :tenant AND profile = :profile AND next_at = :due AND schedule = :schedule"
+    " RETURNING profile"
+)
+_DROP_SCHEDULE = text(
+    "UPDATE schedules SET next_at = NULL, schedule = '', problem = ''"
+    " WHERE tenant = :tenant AND profile = :profile"
+)
+_STARTED = text(
+    "INSERT INTO schedules"
+    " (tenant, profile, digest, schedule, next_at, last_at, last_task, problem)"
+    " VALUES (:tenant, :profile, :digest, '', NULL, :last_at, :last_task, '')"
+    " ON CONFLICT (tenant, profile) DO UPDATE"
+    " SET last_at = excluded.last_at, last_task = excluded.last_task"
+)
+
+
+def read_schedules(conn: Connection, tenant: str) -> Sequence[TaskRow]:
+    return conn.execute(_SCHEDULES, {"tenant": tenant}).all()
+
+
+def keep_schedule(conn: Connection, values: Mapping[str, Any]) -> None:
+    """A schedule as it is now; what it last started stays."""
+    conn.execute(_KEEP_SCHEDULE, dict(values))
+
+
+def fire(conn: Connection, values: Mapping[str, Any]) -> bool:
+    """Move a schedule from the moment ``due`` to the next; false if another has."""
+    return conn.execute(_FIRE, dict(values)).first() is not None
+
+
+def drop_schedule(conn: Connection, tenant: str, profile: str) -> None:
+    """The profile is due no more; what it last started stays known."""
+    conn.execute(_DROP_SCHEDULE, {"tenant": tenant, "profile": profile})
+
+
+def note_start(conn: Connection, values: Mapping[str, Any]) -> None:
+    """The profile was started by request: intervals count from here."""
+    conn.execute(_STARTED, dict(values))

@@ -1,0 +1,680 @@
+"""Units of work on tasks: each moves several at once, in one transaction, and answers for each.
+
+They are plain functions of a connection and of what they are given: times, ids, randomness and the
+wishes of the callers. A refusal is an answer like any other, so that one caller's mistake does not
+cost its neighbours in the same transaction theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from holdfast.fleet import store
+from holdfast.fleet.model import Complete, Task, TaskAttempt, TaskStatus
+from holdfast.fleet.rules import (
+    FINAL,
+    Holding,
+    State,
+    Verdict,
+    backoff_seconds,
+    is_last,
+    judge,
+    may_take,
+)
+from holdfast.fleet.store import TASK_COLUMNS, Change, TaskRow
+from holdfast.kernel.clock import timestamp
+from holdfast.kernel.errors import (
+    Conflict,
+    HoldfastError,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
+from holdfast.kernel.ids import EventId
+from holdfast.kernel.outbox import Event, Outbox
+from holdfast.kernel.principal import Principal
+
+LOOKUPS_MAX = 3
+
+PUBLIC_STATUS: dict[State, TaskStatus] = {
+    State.READY: TaskStatus.QUEUED,
+    State.WAITING: TaskStatus.QUEUED,
+    State.LEASED: TaskStatus.LEASED,
+    State.SUCCEEDED: TaskStatus.SUCCEEDED,
+    State.DEAD: TaskStatus.DEAD,
+    State.CANCELLED: TaskStatus.CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """The pauses between attempts."""
+
+    first_seconds: float
+    most_seconds: float
+
+
+def task_of(row: Any) -> Task:
+    """A row as it is read back."""
+    return Task(
+        id=row.id,
+        kind=row.kind,
+        payload=msgspec.json.decode(row.payload),
+        status=PUBLIC_STATUS[State(row.state)],
+        capabilities=msgspec.json.decode(row.capabilities),
+        priority=-row.rank,
+        residency=row.residency,
+        fence=row.fence,
+        attempts=row.attempts,
+        attempts_max=row.attempts_max,
+        worker=row.worker,
+        created_at=row.created_at,
+        available_at=row.available_at,
+        deadline=row.deadline,
+        lease_seconds=row.lease_seconds,
+        lease_expires_at=row.lease_expires_at,
+        finished_at=row.finished_at,
+        result=None if row.result is None else msgspec.json.decode(row.result),
+        exclusive=row.exclusive,
+        code=row.code,
+        reason=row.reason,
+    )
+
+
+def attempt_of(row: Any) -> TaskAttempt:
+    """A lease that ended without ending its task, as it is read back."""
+    return TaskAttempt(
+        fence=row.fence,
+        attempt=row.attempt,
+        worker=row.worker,
+        ended_at=row.ended_at,
+        code=row.code,
+        reason=row.reason,
+    )
+
+
+# --- submitting ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A checked task on its way in. ``given`` is whether the submitter chose the id."""
+
+    task: Task
+    queue: str
+    run: str
+    fingerprint: str
+    given: bool
+    event: Event
+
+    @property
+    def fresh(self) -> bool:
+        return not self.given and not self.task.exclusive
+
+    def values(self, tenant: str) -> tuple[Any, ...]:
+        """Its row, in the order of the columns."""
+        task = self.task
+        state = State.WAITING if task.available_at > task.created_at else State.READY
+        values: dict[str, Any] = {
+            "tenant": tenant,
+            "id": task.id,
+            "kind": task.kind,
+            "payload": msgspec.json.encode(task.payload).decode(),
+            "state": state.value,
+            "capabilities": msgspec.json.encode(task.capabilities).decode(),
+            "queue": self.queue,
+            "rank": -task.priority,
+            "residency": task.residency,
+            "exclusive": task.exclusive,
+            "run": self.run,
+            "fingerprint": self.fingerprint,
+            "attempts_max": task.attempts_max,
+            "lease_seconds": task.lease_seconds,
+            "created_at": task.created_at,
+            "available_at": task.available_at,
+            "deadline": task.deadline,
+            "fence": 0,
+            "attempts": 0,
+            "code": "",
+            "reason": "",
+            "answer": "",
+            "closes": 0,
+        }
+        return tuple(values.get(name) for name in TASK_COLUMNS)
+
+
+def submit(
+    conn: Connection,
+    principal: Principal,
+    outbox: Outbox,
+    submissions: Sequence[Submission],
+    known_queues: frozenset[str],
+) -> list[Task | HoldfastError]:
+    """Store what is new; answer what is there already with what is there.
+
+    The same id with other content is a :class:`Conflict` (``task-id-reused``).
+    """
+    tenant = principal.tenant
+    first: dict[str, Submission] = {}
+    for submission in submissions:
+        first.setdefault(submission.task.id, submission)
+    unseen = {each.queue for each in submissions} - known_queues
+    if unseen:
+        store.add_queues(conn, tenant, unseen)
+    answers: list[Task | HoldfastError | None] = [None] * len(submissions)
+    for _ in range(LOOKUPS_MAX):
+        missing = [each for n, each in enumerate(submissions) if answers[n] is None]
+        if not missing:
+            break
+        rows = [first[task].values(tenant) for task in sorted({each.task.id for each in missing})]
+        inserted = store.insert_tasks(conn, rows, all(each.fresh for each in missing))
+        outbox.emit_many(
+            conn, principal, [each.event for id_, each in first.items() if id_ in inserted]
+        )
+        present = store.find_tasks(
+            conn, tenant, {each.task.id for each in missing if each.given} - inserted
+        )
+        for n, submission in enumerate(submissions):
+            if answers[n] is None:
+                answers[n] = _answer(conn, tenant, submission, first, inserted, present)
+    return [
+        answer if answer is not None else _vanished(submissions[n].task.exclusive)
+        for n, answer in enumerate(answers)
+    ]
+
+
+def _answer(
+    conn: Connection,
+    tenant: str,
+    submission: Submission,
+    first: Mapping[str, Submission],
+    inserted: set[str],
+    present: Mapping[str, TaskRow],
+) -> Task | HoldfastError | None:
+    """What to say to one submission; nothing if what stood in its way is gone again."""
+    task = submission.task
+    if task.id in inserted:
+        same = first[task.id].fingerprint == submission.fingerprint
+        return first[task.id].task if same else _reused(task.id)
+    if task.id in present:
+        same = present[task.id].fingerprint == submission.fingerprint
+        return task_of(present[task.id]) if same else _reused(task.id)
+    row = store.find_exclusive(conn, tenant, task.exclusive) if task.exclusive else None
+    return None if row is None else task_of(row)
+
+
+def _reused(task: str) -> Conflict:
+    return Conflict(
+        f"cannot submit the task {task}: the id was used with other content",
+        code="task-id-reused",
+    )
+
+
+def _vanished(exclusive: str) -> Unavailable:
+    return Unavailable(
+        f"cannot submit: tasks for {exclusive!r} come and go too fast", retry_after_seconds=1
+    )
+
+
+# --- claiming ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A worker asks for up to ``limit`` tasks of these kinds."""
+
+    worker: str
+    kinds: frozenset[str]
+    limit: int
+
+
+@dataclass(slots=True)
+class _Group:
+    """Workers that may be given the same."""
+
+    capabilities: frozenset[str]
+    region: str
+    kinds: frozenset[str]
+    members: list[int]
+
+
+def claim(
+    conn: Connection, tenant: str, now: datetime, wants: Sequence[Want]
+) -> list[list[Task] | HoldfastError]:
+    """Lease to each worker what it asks for, as far as there is any.
+
+    Workers that may take the same are dealt to in turn, in the order they asked, most urgent task
+    first.
+    """
+    known = store.find_workers(conn, tenant, {want.worker for want in wants})
+    answers: list[list[Task] | HoldfastError] = []
+    groups: dict[tuple[Any, ...], _Group] = {}
+    for n, want in enumerate(wants):
+        row = known.get(want.worker)
+        refusal = refusal_of_worker(row)
+        answers.append(refusal if refusal is not None else [])
+        if refusal is None and row is not None:
+            capabilities = frozenset(msgspec.json.decode(row.capabilities))
+            key = (capabilities, row.region, want.kinds)
+            group = groups.setdefault(key, _Group(capabilities, row.region, want.kinds, []))
+            group.members.append(n)
+    for row in known.values():
+        if row.status == "lost":
+            store.set_status(conn, tenant, row.id, "alive", "lost", row.last_beat_at)
+    if not groups:
+        return answers
+    store.promote(conn, tenant, timestamp(now))
+    queues = store.queues_of(conn, tenant)
+    for group in groups.values():
+        eligible = [
+            queue
+            for queue in queues
+            if may_take(queue, group.kinds, group.capabilities, group.region)
+        ]
+        wanted = sum(wants[n].limit for n in group.members)
+        rows = store.candidates(conn, tenant, eligible, timestamp(now), wanted)
+        for n, task in _deal(conn, tenant, now, group.members, wants, rows):
+            answer = answers[n]
+            assert isinstance(answer, list)
+            answer.append(task)
+    return answers
+
+
+def _deal(
+    conn: Connection,
+    tenant: str,
+    now: datetime,
+    members: Sequence[int],
+    wants: Sequence[Want],
+    rows: Sequence[TaskRow],
+) -> list[tuple[int, Task]]:
+    room = {n: wants[n].limit for n in members}
+    turn = list(members)
+    dealt: list[tuple[int, TaskRow, str]] = []
+    for row in rows:
+        n = turn.pop(0)
+        expiry = timestamp(now + timedelta(seconds=row.lease_seconds))
+        dealt.append((n, row, expiry))
+        room[n] -= 1
+        if room[n]:
+            turn.append(n)
+    fences = store.lease(
+        conn, tenant, [(row.id, wants[n].worker, expiry) for n, row, expiry in dealt]
+    )
+    return [
+        (
+            n,
+            msgspec.structs.replace(
+                task_of(row),
+                status=TaskStatus.LEASED,
+                fence=fences[row.id],
+                attempts=row.attempts + 1,
+                worker=wants[n].worker,
+                lease_expires_at=expiry,
+            ),
+        )
+        for n, row, expiry in dealt
+    ]
+
+
+def refusal_of_worker(row: TaskRow | None) -> HoldfastError | None:
+    """Why this worker may not work; nothing if it may."""
+    if row is None:
+        return Unauthenticated(
+            "cannot work: this worker is not known here",
+            code="worker-unknown",
+            hint="register again with the join token",
+        )
+    if row.status == "revoked":
+        return Unauthenticated("cannot work: this worker was revoked", code="worker-revoked")
+    return None
+
+
+# --- how a lease ends ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of a task: its row, what to remember of the attempt, and what happened."""
+
+    change: Change
+    attempt: tuple[Any, ...] | None
+    event: str
+
+
+def succeed(row: TaskRow, now: datetime, result: str, answer: str) -> Fate:
+    """The task is done."""
+    change = replace(_unchanged(row), state=State.SUCCEEDED.value, result=result, answer=answer)
+    change = replace(change, lease_expires_at=None, finished_at=timestamp(now), code="", reason="")
+    return Fate(change, None, "task.succeeded")
+
+
+def fail(
+    row: TaskRow,
+    now: datetime,
+    backoff: Backoff,
+    *,
+    jitter: float,
+    code: str,
+    reason: str,
+    answer: str = "",
+    retry: bool = True,
+    at_least_seconds: float = 0.0,
+    result: str | None = None,
+) -> Fate:
+    """The attempt came to nothing: try again later, or never if this was the last."""
+    pause = backoff_seconds(
+        row.attempts,
+        first_seconds=backoff.first_seconds,
+        most_seconds=backoff.most_seconds,
+        at_least_seconds=at_least_seconds,
+        random=jitter,
+    )
+    retry_at = timestamp(now + timedelta(seconds=pause))
+    attempt = (
+        row.tenant,
+        row.id,
+        row.fence,
+        row.attempts,
+        row.worker or "",
+        timestamp(now),
+        code,
+        reason,
+        answer,
+    )
+    change = replace(_unchanged(row), lease_expires_at=None, code=code, reason=reason)
+    if not retry or is_last(row.attempts, row.attempts_max, row.deadline, retry_at):
+        change = replace(change, answer=answer, result=result)
+        return Fate(_ended(change, row, State.DEAD, now), attempt, "task.dead")
+    waiting = replace(change, state=State.WAITING.value, available_at=retry_at, worker=None)
+    return Fate(waiting, attempt, "task.retried")
+
+
+def give_up(row: TaskRow, now: datetime, state: State, code: str, reason: str) -> Fate:
+    """The task ends without its worker: cancelled, or too late for it."""
+    change = replace(_unchanged(row), lease_expires_at=None, code=code, reason=reason)
+    event = "task.cancelled" if state is State.CANCELLED else "task.dead"
+    return Fate(_ended(change, row, state, now), None, event)
+
+
+def _ended(change: Change, row: TaskRow, state: State, now: datetime) -> Change:
+    """A run that was begun is to be closed by us: no worker will."""
+    begun = row.kind == "collect" and row.fence > 0
+    return replace(
+        change,
+        state=state.value,
+        finished_at=timestamp(now),
+        close_at=timestamp(now) if begun else None,
+    )
+
+
+def _unchanged(row: TaskRow) -> Change:
+    return Change(
+        state=row.state,
+        available_at=row.available_at,
+        worker=row.worker,
+        lease_expires_at=row.lease_expires_at,
+        finished_at=row.finished_at,
+        result=row.result,
+        code=row.code,
+        reason=row.reason,
+        answer=row.answer,
+        close_at=row.close_at,
+        tenant=row.tenant,
+        id=row.id,
+    )
+
+
+def decide(
+    conn: Connection,
+    principal: Principal,
+    outbox: Outbox,
+    now: datetime,
+    fates: Sequence[tuple[TaskRow, Fate, EventId, str]],
+) -> None:
+    """Write what became of each task, and its event (id and subject come with it)."""
+    store.apply(conn, [fate.change for _, fate, _, _ in fates])
+    store.keep_attempts(conn, [fate.attempt for _, fate, _, _ in fates if fate.attempt])
+    outbox.emit_many(
+        conn,
+        principal,
+        [_event(row, fate, now, id_, subject) for row, fate, id_, subject in fates],
+    )
+
+
+def _event(row: TaskRow, fate: Fate, now: datetime, id_: EventId, subject: str) -> Event:
+    change = fate.change
+    payload: dict[str, Any] = {
+        "task": row.id,
+        "kind": row.kind,
+        "fence": row.fence,
+        "attempt": row.attempts,
+        "worker": row.worker or "",
+        "code": change.code,
+        "reason": change.reason,
+    }
+    if row.run:
+        payload["run"] = row.run
+    if fate.event == "task.retried":
+        payload["retry_at"] = change.available_at
+    return Event(
+        id=id_,
+        stream=f"task/{row.id}",
+        type=fate.event,
+        time=now,
+        payload=payload,
+        subject=subject,
+    )
+
+
+# --- what workers and operators tell -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A worker's account of how a leased task ended. ``digest`` is that of the account."""
+
+    task: str
+    worker: str
+    end: Complete
+    digest: str
+    event: EventId
+    jitter: float
+
+
+def complete(
+    conn: Connection,
+    principal: Principal,
+    outbox: Outbox,
+    now: datetime,
+    backoff: Backoff,
+    endings: Sequence[Ending],
+) -> list[Task | HoldfastError]:
+    """End leased tasks as their holders say; refuse what comes late, from others or twice over."""
+    tenant = principal.tenant
+    rows = store.find_tasks(conn, tenant, {ending.task for ending in endings}, lock=True)
+    taken: dict[str, tuple[Ending, Task]] = {}
+    fates: list[tuple[TaskRow, Fate, EventId, str]] = []
+    answers: list[Task | HoldfastError | None] = []
+    unclear: dict[int, TaskRow] = {}
+    for n, ending in enumerate(endings):
+        row = rows.get(ending.task)
+        answers.append(None)
+        if row is None:
+            answers[n] = _not_found(ending.task)
+        elif ending.task in taken:
+            before, task = taken[ending.task]
+            answers[n] = task if _same_end(before, ending) else _stale(ending, task.fence)
+        else:
+            verdict = _judge(row, ending)
+            if verdict is Verdict.ACCEPT:
+                fate = _fate(row, now, backoff, ending)
+                fates.append((row, fate, ending.event, ending.worker))
+                taken[ending.task] = (ending, task_after(row, fate))
+                answers[n] = taken[ending.task][1]
+            elif verdict is Verdict.STALE:
+                unclear[n] = row
+            else:
+                answers[n] = _answer_to(verdict, row, ending)
+    decide(conn, principal, outbox, now, fates)
+    ended = _ended_attempts(conn, tenant, unclear.values())
+    for n, row in unclear.items():
+        ending = endings[n]
+        repeated = (ending.task, ending.end.fence, ending.worker, ending.digest) in ended
+        answers[n] = task_of(row) if repeated else _stale(ending, row.fence)
+    return [answer for answer in answers if answer is not None]
+
+
+def _judge(row: TaskRow, ending: Ending) -> Verdict:
+    holding = Holding(State(row.state), row.fence, row.worker, row.answer)
+    return judge(holding, fence=ending.end.fence, worker=ending.worker, answer=ending.digest)
+
+
+def _fate(row: TaskRow, now: datetime, backoff: Backoff, ending: Ending) -> Fate:
+    end = ending.end
+    result = msgspec.json.encode(end.result).decode()
+    if end.outcome == "succeeded":
+        return succeed(row, now, result, ending.digest)
+    return fail(
+        row,
+        now,
+        backoff,
+        jitter=ending.jitter,
+        code=end.code or "failed",
+        reason=end.reason,
+        answer=ending.digest,
+        retry=end.retry,
+        at_least_seconds=end.retry_after_seconds or 0.0,
+        result=result,
+    )
+
+
+def task_after(row: TaskRow, fate: Fate) -> Task:
+    """The task as its row will read."""
+    change = fate.change
+    return msgspec.structs.replace(
+        task_of(row),
+        status=PUBLIC_STATUS[State(change.state)],
+        available_at=change.available_at,
+        worker=change.worker,
+        lease_expires_at=change.lease_expires_at,
+        finished_at=change.finished_at,
+        result=None if change.result is None else msgspec.json.decode(change.result),
+        code=change.code,
+        reason=change.reason,
+    )
+
+
+def _same_end(one: Ending, other: Ending) -> bool:
+    return (one.worker, one.digest, one.end.fence) == (other.worker, other.digest, other.end.fence)
+
+
+def _ended_attempts(
+    conn: Connection, tenant: str, rows: Iterable[TaskRow]
+) -> set[tuple[str, int, str, str]]:
+    """Which ends of earlier leases were accepted: telling one of them again is no offence."""
+    return {
+        (found.task, found.fence, found.worker, found.answer)
+        for found in store.attempts_of(conn, tenant, {row.id for row in rows})
+        if found.answer
+    }
+
+
+def _answer_to(verdict: Verdict, row: TaskRow, ending: Ending) -> Task | HoldfastError:
+    if verdict is Verdict.REPEATED:
+        return task_of(row)
+    if verdict is Verdict.CANCELLED:
+        return Conflict(
+            f"cannot complete the task {row.id}: it was cancelled", code="task-cancelled"
+        )
+    if verdict is Verdict.NEVER_LEASED:
+        return Conflict(
+            f"cannot complete the task {row.id}: nobody has claimed it", code="task-not-leased"
+        )
+    return _stale(ending, row.fence)
+
+
+def _stale(ending: Ending, fence: int) -> Conflict:
+    return Conflict(
+        f"cannot complete the task {ending.task}: the lease under fence {ending.end.fence} "
+        "is not yours or is over",
+        code="stale-fence",
+        internal=f"fence {ending.end.fence} of {ending.worker}, the row has {fence}",
+    )
+
+
+def _not_found(task: str) -> NotFound:
+    return NotFound(f"cannot find the task {task}", code="task-not-found")
+
+
+def cancel(
+    conn: Connection,
+    principal: Principal,
+    outbox: Outbox,
+    now: datetime,
+    task: str,
+    event: EventId,
+    code: str,
+    reason: str,
+) -> Task:
+    """End an unfinished task; the same answer again if it was cancelled before."""
+    row = store.find_tasks(conn, principal.tenant, [task], lock=True).get(task)
+    if row is None:
+        raise _not_found(task)
+    state = State(row.state)
+    if state is State.CANCELLED:
+        return task_of(row)
+    if state in FINAL:
+        raise Conflict(
+            f"cannot cancel the task {task}: it has {PUBLIC_STATUS[state].value}"
+            if state is State.SUCCEEDED
+            else f"cannot cancel the task {task}: it is {PUBLIC_STATUS[state].value}",
+            code="task-finished",
+        )
+    fate = give_up(row, now, State.CANCELLED, code, reason)
+    decide(conn, principal, outbox, now, [(row, fate, event, principal.subject)])
+    return task_after(row, fate)
+
+
+# --- beats ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Held:
+    """What a beat's leases came to, before any of them is renewed."""
+
+    renew: list[TaskRow]
+    keep: list[TaskRow]
+    lost: list[str]
+    cancelled: list[str]
+
+
+def look_at_leases(
+    conn: Connection, tenant: str, worker: str, leases: Mapping[str, int], now: datetime
+) -> Held:
+    """Which of a worker's leases still hold, and which of those are worth renewing by now.
+
+    A lease with two thirds of its time left is left alone: beats come often, rows are written
+    seldom.
+    """
+    held = Held([], [], [], [])
+    rows = store.find_tasks(conn, tenant, leases)
+    for task, fence in leases.items():
+        row = rows.get(task)
+        if row is None or row.fence != fence or row.worker != worker:
+            held.lost.append(task)
+        elif row.state == State.CANCELLED.value:
+            held.cancelled.append(task)
+        elif row.state != State.LEASED.value:
+            held.lost.append(task)
+        elif row.lease_expires_at < timestamp(now + timedelta(seconds=row.lease_seconds * 2 / 3)):
+            held.renew.append(row)
+        else:
+            held.keep.append(row)
+    return held

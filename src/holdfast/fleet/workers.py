@@ -1,0 +1,252 @@
+"""Units of work on workers and join tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from holdfast.fleet import store, tasks
+from holdfast.fleet.credentials import WORKER_PREFIX, Peppers, make_secret
+from holdfast.fleet.model import Worker, WorkerRegister, WorkerStatus
+from holdfast.fleet.store import TaskRow
+from holdfast.kernel.clock import timestamp
+from holdfast.kernel.errors import Conflict, Denied, NotFound, Unauthenticated
+from holdfast.kernel.ids import EventId
+from holdfast.kernel.outbox import Event, Outbox
+from holdfast.kernel.principal import Principal
+from holdfast.leases import Beat
+
+
+def worker_of(row: Any, beat: Beat | None, held: Mapping[str, int]) -> Worker:
+    """A worker as the list shows it."""
+    return Worker(
+        id=row.id,
+        name=row.name,
+        status=WorkerStatus(row.status),
+        capabilities=msgspec.json.decode(row.capabilities),
+        labels=msgspec.json.decode(row.labels),
+        region=row.region,
+        capacity=row.capacity,
+        version=row.version,
+        registered_at=row.registered_at,
+        last_beat_at=row.last_beat_at if beat is None else timestamp(beat.at),
+        leases=held.get(row.id, 0),
+        load={} if beat is None else dict(beat.data),
+    )
+
+
+def token_refused(reason: str) -> Unauthenticated:
+    """Why a join token admits nobody."""
+    return Unauthenticated(
+        f"cannot register: the join token is not accepted: {reason}",
+        code="join-token-invalid",
+        hint="make a new one with `holdfast worker token`",
+    )
+
+
+def register(
+    conn: Connection,
+    *,
+    principal: Principal,
+    outbox: Outbox,
+    peppers: Peppers,
+    token: str,
+    secret: str,
+    registration: WorkerRegister,
+    now: datetime,
+    fresh: str,
+    random: bytes,
+    event: EventId,
+) -> tuple[str, str] | None:
+    """The id and the new credential of the worker; nothing if the token is another tenant's."""
+    tenant = principal.tenant
+    granted = store.find_token(conn, tenant, token)
+    if granted is None:
+        return None
+    if not peppers.matches(secret, bytes(granted.secret), granted.pepper):
+        raise token_refused("it is not known here")
+    if granted.expires_at <= timestamp(now):
+        raise token_refused("it has expired")
+    capabilities = _granted_capabilities(granted, registration)
+    known = store.find_worker_by_name(conn, tenant, registration.name)
+    if known is not None:
+        _check_takeover(known, granted)
+    # A worker that the token admitted before may always come back.
+    if (known is None or known.join_token != token) and not store.use_token(conn, tenant, token):
+        raise token_refused("it is used up")
+    worker = fresh if known is None else known.id
+    credential = make_secret(WORKER_PREFIX, worker, random)
+    kept, pepper = peppers.seal(credential)
+    values = {
+        "tenant": tenant,
+        "id": worker,
+        "name": registration.name,
+        "status": WorkerStatus.ALIVE.value,
+        "capabilities": msgspec.json.encode(capabilities).decode(),
+        "labels": msgspec.json.encode(registration.labels, order="sorted").decode(),
+        "region": granted.region,
+        "capacity": registration.capacity,
+        "version": registration.version,
+        "secret": kept,
+        "pepper": pepper,
+        "join_token": token,
+        "registered_at": timestamp(now),
+        "last_beat_at": timestamp(now),
+    }
+    store.keep_worker(conn, values)
+    payload = {
+        "worker": worker,
+        "region": granted.region,
+        "capabilities": capabilities,
+        "token": token,
+        "again": known is not None,
+    }
+    outbox.emit(
+        conn,
+        principal,
+        Event(
+            id=event,
+            stream=f"worker/{worker}",
+            type="worker.registered",
+            time=now,
+            payload=payload,
+            subject=worker,
+        ),
+    )
+    return worker, credential
+
+
+def _granted_capabilities(granted: TaskRow, registration: WorkerRegister) -> list[str]:
+    if registration.region not in ("", granted.region):
+        raise Denied(
+            f"cannot register in the region {registration.region}: the join token does not "
+            "grant it",
+            code="region-not-granted",
+        )
+    capabilities = sorted(
+        set(registration.capabilities) & set(msgspec.json.decode(granted.capabilities))
+    )
+    if not capabilities:
+        raise Denied(
+            "cannot register: the join token grants none of the worker's capabilities",
+            code="capabilities-not-granted",
+        )
+    return capabilities
+
+
+def _check_takeover(known: TaskRow, granted: TaskRow) -> None:
+    if known.status == WorkerStatus.REVOKED.value:
+        raise Denied(
+            f"cannot register as {known.name}: that worker was revoked",
+            code="worker-revoked",
+            hint="give the worker another name",
+        )
+    if known.region != granted.region:
+        raise Conflict(
+            f"cannot register as {known.name}: a worker of another region has that name",
+            code="worker-name-taken",
+        )
+
+
+def lose(
+    conn: Connection,
+    principal: Principal,
+    outbox: Outbox,
+    backoff: tasks.Backoff,
+    worker: str,
+    last_beat: datetime,
+    now: datetime,
+    event: EventId,
+    ids: Sequence[EventId],
+    chances: Sequence[float],
+) -> int:
+    """A worker fell silent: free what it holds. How much that was; -1 if it was not alive."""
+    changed = store.set_status(
+        conn, principal.tenant, worker, "lost", "alive", timestamp(last_beat)
+    )
+    if not changed:
+        return -1
+    freed = _free(conn, principal, outbox, backoff, worker, now, "worker-lost", ids, chances)
+    payload = {"worker": worker, "last_beat_at": timestamp(last_beat), "leases": freed}
+    outbox.emit(conn, principal, _event(event, worker, "worker.lost", payload, now, principal))
+    return freed
+
+
+def revoke(
+    conn: Connection,
+    principal: Principal,
+    outbox: Outbox,
+    backoff: tasks.Backoff,
+    worker: str,
+    now: datetime,
+    event: EventId,
+    ids: Sequence[EventId],
+    chances: Sequence[float],
+) -> TaskRow:
+    """Refuse a worker from now on and free what it holds; its row."""
+    tenant = principal.tenant
+    row = store.find_worker(conn, tenant, worker)
+    if row is None:
+        raise NotFound(f"cannot find the worker {worker}", code="worker-not-found")
+    if store.set_status(conn, tenant, worker, "revoked", row.status, row.last_beat_at) and (
+        row.status != WorkerStatus.REVOKED.value
+    ):
+        freed = _free(conn, principal, outbox, backoff, worker, now, "worker-revoked", ids, chances)
+        payload = {"worker": worker, "leases": freed}
+        outbox.emit(
+            conn, principal, _event(event, worker, "worker.revoked", payload, now, principal)
+        )
+    found = store.find_worker(conn, tenant, worker)
+    assert found is not None, "its row was just written"
+    return found
+
+
+def _free(
+    conn: Connection,
+    principal: Principal,
+    outbox: Outbox,
+    backoff: tasks.Backoff,
+    worker: str,
+    now: datetime,
+    code: str,
+    ids: Sequence[EventId],
+    chances: Sequence[float],
+) -> int:
+    rows = store.held_by(conn, principal.tenant, worker, len(ids))
+    reason = {
+        "worker-lost": "the worker fell silent",
+        "worker-revoked": "the worker was revoked",
+    }[code]
+    fates = [
+        (
+            row,
+            tasks.fail(row, now, backoff, jitter=chance, code=code, reason=reason),
+            id_,
+            principal.subject,
+        )
+        for row, id_, chance in zip(rows, ids, chances, strict=False)
+    ]
+    tasks.decide(conn, principal, outbox, now, fates)
+    return len(fates)
+
+
+def _event(
+    id_: EventId,
+    worker: str,
+    type_: str,
+    payload: dict[str, Any],
+    now: datetime,
+    principal: Principal,
+) -> Event:
+    return Event(
+        id=id_,
+        stream=f"worker/{worker}",
+        type=type_,
+        time=now,
+        payload=payload,
+        subject=principal.subject,
+    )
