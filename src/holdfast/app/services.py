@@ -152,8 +152,8 @@ class ClosesRuns:
 
 
 def _open_reporter(system: System, state: State) -> None:
-    from holdfast.reports.children import ReportChildren
     from holdfast.reports import http
+    from holdfast.reports.children import ReportChildren
     from holdfast.reports.service import ReportsService, ReportsSettings
 
     settings = system.settings
