@@ -11,6 +11,7 @@ A profile is data: no code, no secrets (only references to them).
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from msgspec import NODEFAULT, UNSET, Meta, Struct, UnsetType, convert, field, json, structs
@@ -67,6 +68,8 @@ DecimalText = Annotated[
         description="an exact decimal: a number, kept as it is written",
     ),
 ]
+Mapped = Meta(max_length=1000)
+"""Bounds what one record can hold; a wider table is unpivoted."""
 Frequency = Literal["A", "S", "Q", "M", "W", "D", "H", "I"]
 
 
@@ -414,7 +417,7 @@ class Period(_Part, frozen=True, kw_only=True):
     """How long the period is."""
     format: Text = ""
     """A strptime pattern, ``epoch-s``, ``epoch-ms``, or empty for ISO 8601."""
-    codings: dict[str, Frequency] = {}
+    codings: Annotated[dict[str, Frequency], Meta(max_length=32)] = {}
     """The publisher's own spellings and the frequency each stands for: regular expressions of the
     whole text with the named groups ``year`` and ``sub`` (the number of the half, quarter, month or
     week) or, for days and hours, ``month``, ``day`` and ``hour``. With
@@ -465,9 +468,9 @@ class Expect(_Part, frozen=True, kw_only=True):
     """At least this many records."""
     max_records: Positive | None = None
     """At most this many records."""
-    required: list[str] = []
+    required: Annotated[list[str], Mapped] = []
     """Fields (``measures.price``, ``period``) that no record may lack."""
-    ranges: dict[str, Range] = {}
+    ranges: Annotated[dict[str, Range], Mapped] = {}
     """Bounds for measures, by field (``measures.price``)."""
 
 
@@ -541,7 +544,7 @@ class Profile(_Part, frozen=True, kw_only=True):
     ``cursor``."""
     cursor: Cursor | None = None
     """Where an incremental source continues."""
-    key: list[str] | Literal["position"]
+    key: Annotated[list[str], Meta(max_length=32)] | Literal["position"]
     """Fields (``dimensions.station``, ``period``) that identify a record; ``position`` is content
     plus occurrence number, for sources where whole rows repeat."""
     duplicates: Literal["error", "first", "last"] = "error"
@@ -552,17 +555,17 @@ class Profile(_Part, frozen=True, kw_only=True):
     """Spellings that mean "missing" in this source; the original is kept beside the record."""
     unpivot: Unpivot | None = None
     """How a wide row becomes several records."""
-    dimensions: dict[FieldName, Field | Path] = {}
+    dimensions: Annotated[dict[FieldName, Field | Path], Mapped] = {}
     """What a record is about. A bare text is a path."""
-    measures: dict[FieldName, MeasureField | Path] = {}
+    measures: Annotated[dict[FieldName, MeasureField | Path], Mapped] = {}
     """The numbers. A bare text is a path."""
-    attributes: dict[FieldName, Field | Path] = {}
+    attributes: Annotated[dict[FieldName, Field | Path], Mapped] = {}
     """What else is known of a record: status flags, notes. A bare text is a path."""
     period: Period | None = None
     """The time a record speaks of."""
     subject: Text = ""
     """The field (``dimensions.patient``) that names the person a record is about."""
-    personal: list[str] = []
+    personal: Annotated[list[str], Mapped] = []
     """Fields that are sealed under the subject's key."""
     enabled: bool = True
     """Whether the profile may run."""
@@ -629,7 +632,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Struct):
         config = value.__struct_config__
         plain = {config.tag_field: config.tag} if config.tag_field else {}
-        for member in structs.fields(value):
+        for member in _members(type(value)):
             found = getattr(value, member.name)
             if found is UNSET or (not member.required and found == default_of(member)):
                 continue
@@ -640,6 +643,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return value
+
+
+@cache
+def _members(part: type[Struct]) -> tuple[structs.FieldInfo, ...]:
+    return structs.fields(part)
 
 
 def default_of(member: structs.FieldInfo) -> Any:

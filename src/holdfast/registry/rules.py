@@ -279,7 +279,7 @@ def _period(profile: Profile, period: Period) -> Iterator[Problem]:
 
 def _zone(name: str, where: str) -> Iterator[Problem]:
     if not _known_zone(name):
-        hint = did_you_mean(name, sorted(_zone_names()))
+        hint = did_you_mean(name, sorted(_zone_names()), compared=1000)
         near = hint if hint.startswith("did") else "an IANA name such as Europe/Paris, or UTC"
         yield Problem(where, f"{name!r} is not a known time zone", near)
 

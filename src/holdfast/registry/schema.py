@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from jsonschema_rs import ValidationError
 
 SCHEMA_ID = "urn:holdfast:profile:1"
+HINTS_MAX = 200
+NEAR_MAX = 200
+SHOWN_MAX = 40
+"""Bounds on what is compared and shown: a long list of faults must not cost long either."""
+
 _DECIMAL_PATTERN = r"^-?[0-9]+(\.[0-9]+)?$"
 _FIELD_NAME_PATTERN = r"[a-z][a-z0-9_]{0,62}"
 _FIELD_NAME = "lower-case words joined by _"
@@ -190,20 +195,26 @@ def _refuse(uri: str) -> Any:
 
 
 def schema_problems(document: Document) -> list[tuple[Place, Problem]]:
-    """Everything in which the document departs from the schema, each with its place."""
+    """Everything in which the document departs from the schema, each with its place.
+
+    The first two hundred say what would be right; beyond that nobody reads.
+    """
     found: list[tuple[Place, Problem]] = []
     for error in _validator().iter_errors(document.plain):
-        found.extend(_told(error, document))
+        found.extend(_told(error, document, HINTS_MAX - len(found)))
     return sorted(found, key=lambda item: (item[1].line, item[1].path))
 
 
-def _told(error: ValidationError, document: Document) -> list[tuple[Place, Problem]]:
+def _told(error: ValidationError, document: Document, hints: int) -> list[tuple[Place, Problem]]:
     place = tuple(error.instance_path)
     kind: Any = error.kind
     instance: Any = error.instance
     if kind.name == "additionalProperties":
         known = list(_node(error.schema_path[:-1]).get("properties", {}))
-        return [_unknown((*place, member), known, document) for member in kind.unexpected]
+        return [
+            _unknown((*place, member), known if index < hints else [], document)
+            for index, member in enumerate(kind.unexpected)
+        ]
     if kind.name == "required":
         missing = (*place, kind.property)
         said = f"{kind.property} is missing"
@@ -226,12 +237,13 @@ def _unknown(place: Place, known: list[str], document: Document) -> tuple[Place,
     )
 
 
-def did_you_mean(word: str, known: list[str]) -> str:
+def did_you_mean(word: str, known: list[str], *, compared: int = NEAR_MAX) -> str:
     """``did you mean …?``, or the choice where nothing is near."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, known[:compared], n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]}?"
-    return f"known are {', '.join(known)}" if known else ""
+    more = ", …" if len(known) > SHOWN_MAX else ""
+    return f"known are {', '.join(known[:SHOWN_MAX])}{more}" if known else ""
 
 
 def _meaning(error: ValidationError, member: str) -> str:
@@ -290,6 +302,9 @@ def _sentence(error: ValidationError, kind: Any, spelled: str | None) -> tuple[s
             return f"{_shown(value)} is too {'small' if least else 'large'}", (
                 f"at {'least' if least else 'most'} {bound}"
             )
+        case "maxItems" | "maxProperties":
+            limit = kind.limit if hasattr(kind, "limit") else kind.value
+            return f"{len(value)} are too many", f"at most {limit}"
         case "minLength":
             return "this is empty", ""
         case "maxLength":

@@ -7,6 +7,7 @@ that already runs changes nothing and says so, so publishing may be repeated fre
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -135,7 +136,10 @@ class RegistryService:
         Raises :class:`ProfileInvalid` with everything that is wrong, :class:`ProfileUnsupported`
         with each part that is not built, :class:`ProfileChanged` if ``expected`` does not hold.
         """
-        examined = examine(document, media_type=media_type, checks=self._checks)
+        # A large document takes long enough to be felt by everybody else on the event loop.
+        examined = await asyncio.to_thread(
+            examine, document, media_type=media_type, checks=self._checks
+        )
         profile = examined.required()
         stamp = self._stamp(principal)
 

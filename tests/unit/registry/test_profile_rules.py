@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any
 
 import pytest
@@ -292,6 +293,27 @@ def test_lists_of_problems_have_an_end() -> None:
     found = problems(plain)
     assert len(found) == 201
     assert found[-1] == "and 300 more problems"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"k{number}: 1\n" for number in range(19_000)),
+        "measures:\n" + "".join(f"  k{number}: 1\n" for number in range(9_000)),
+        f"key: [{', '.join(f'a{number}' for number in range(15_000))}]",
+        write_document(GOOD | {"measures": {f"m{number}": "x" for number in range(3000)}}),
+        write_document(
+            GOOD
+            | {"measures": {f"m{number}": "x" for number in range(1000)}}
+            | {"expect": {"required": [f"measures.n{number}" for number in range(1000)]}}
+        ),
+    ],
+    ids=["members", "fields", "key", "wide", "references"],
+)
+def test_the_longest_list_of_faults_does_not_take_long(text: str) -> None:
+    began = time.monotonic()
+    assert examine(text.encode()).problems
+    assert time.monotonic() - began < 5
 
 
 def test_requiring_a_bad_profile_raises_with_all_of_it() -> None:
