@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 from litestar import Litestar, Response
 
-from holdfast.kernel.http import ApiRequest, App, AppSpec, create_app, get, post
+from holdfast.kernel.http import ApiRequest, App, AppSpec, create_app, get, post, stopping
 from holdfast.kernel.principal import Permission, Principal, operator
-from holdfast.kernel.serving import STOPPING, Bound, ServeLimits, Tls, run, serve
+from holdfast.kernel.serving import Bound, ServeLimits, Tls, run, serve
 
 
 class Echo(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,7 +57,7 @@ def application(marks: Path | None = None) -> App:
 
     @get("/v1/wait", permission=Permission.PUBLIC)
     async def wait_echo(request: ApiRequest) -> Echo:
-        await request.scope["state"][STOPPING].wait()
+        await stopping(request).wait()
         return Echo("told to stop")
 
     @get("/v1/certificate", permission=Permission.PUBLIC)

@@ -38,6 +38,7 @@ from uvicorn.server import ServerState
 from holdfast.kernel.clock import Clock, SystemClock
 from holdfast.kernel.errors import HoldfastError, Internal, Invalid, TooLarge, Unavailable
 from holdfast.kernel.http import problems
+from holdfast.kernel.http.door import STOPPING
 from holdfast.kernel.ids import NewId, id_source
 from holdfast.kernel.telemetry import get_logger
 
@@ -56,8 +57,6 @@ STATUS_LINES = {
     500: b"HTTP/1.1 500 Internal Server Error\r\n",
     503: b"HTTP/1.1 503 Service Unavailable\r\n",
 }
-STOPPING = "holdfast_stopping"
-"""Key of ``scope["state"]``: an event that is set when the server begins to drain."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,35 @@ if TYPE_CHECKING:
         AppSpec,
         Authenticator,
         Check,
-        Connection,
         create_app,
     )
-    from holdfast.kernel.http.client import ApiClient
-    from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
-    from holdfast.kernel.http.problems import ProblemDocument
+    from holdfast.kernel.http.client import (
+        ApiClient,
+    )
+    from holdfast.kernel.http.conditional import (
+        IdempotencyKey,
+        PreconditionFailed,
+        etag,
+        expected_version,
+        idempotency_key,
+        not_modified,
+        require_version,
+    )
+    from holdfast.kernel.http.openapi import (
+        openapi_document,
+    )
+    from holdfast.kernel.http.paging import (
+        Page,
+        decode_cursor,
+        encode_cursor,
+    )
+    from holdfast.kernel.http.problems import (
+        ProblemDocument,
+    )
     from holdfast.kernel.http.routes import (
         ApiRequest,
+        Connection,
+        Header,
         RouteInfo,
         delete,
         get,
@@ -31,20 +52,37 @@ if TYPE_CHECKING:
         put,
         routes_of,
     )
+    from holdfast.kernel.http.streaming import (
+        LiveEvent,
+        events_answer,
+        file_answer,
+        ndjson_answer,
+        stopping,
+        stream_answer,
+    )
 
 _HOME = {
     "App": "app",
     "AppSpec": "app",
     "Authenticator": "app",
     "Check": "app",
-    "Connection": "app",
     "create_app": "app",
     "ApiClient": "client",
+    "IdempotencyKey": "conditional",
+    "PreconditionFailed": "conditional",
+    "etag": "conditional",
+    "expected_version": "conditional",
+    "idempotency_key": "conditional",
+    "not_modified": "conditional",
+    "require_version": "conditional",
+    "openapi_document": "openapi",
     "Page": "paging",
     "decode_cursor": "paging",
     "encode_cursor": "paging",
     "ProblemDocument": "problems",
     "ApiRequest": "routes",
+    "Connection": "routes",
+    "Header": "routes",
     "RouteInfo": "routes",
     "delete": "routes",
     "get": "routes",
@@ -52,6 +90,12 @@ _HOME = {
     "post": "routes",
     "put": "routes",
     "routes_of": "routes",
+    "LiveEvent": "streaming",
+    "events_answer": "streaming",
+    "file_answer": "streaming",
+    "ndjson_answer": "streaming",
+    "stopping": "streaming",
+    "stream_answer": "streaming",
 }
 
 __all__ = [
@@ -62,18 +106,33 @@ __all__ = [
     "Authenticator",
     "Check",
     "Connection",
+    "Header",
+    "IdempotencyKey",
+    "LiveEvent",
     "Page",
+    "PreconditionFailed",
     "ProblemDocument",
     "RouteInfo",
     "create_app",
     "decode_cursor",
     "delete",
     "encode_cursor",
+    "etag",
+    "events_answer",
+    "expected_version",
+    "file_answer",
     "get",
+    "idempotency_key",
+    "ndjson_answer",
+    "not_modified",
+    "openapi_document",
     "patch",
     "post",
     "put",
+    "require_version",
     "routes_of",
+    "stopping",
+    "stream_answer",
 ]
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 from litestar import Litestar, Response
-from litestar.connection import ASGIConnection
 from litestar.exceptions import (
     HTTPException,
     MethodNotAllowedException,
@@ -27,14 +26,14 @@ from holdfast.kernel.errors import (
     Unsupported,
 )
 from holdfast.kernel.http import door, problems
-from holdfast.kernel.http.routes import PRINCIPAL, RULES, ApiRequest, RouteRules, get
+from holdfast.kernel.http.openapi import openapi_document
+from holdfast.kernel.http.routes import PRINCIPAL, RULES, ApiRequest, Connection, RouteRules, get
 from holdfast.kernel.ids import NewId, id_source
 from holdfast.kernel.principal import Authoriser, Permission, PermissionAuthoriser, Principal
 from holdfast.kernel.telemetry import METRICS_CONTENT_TYPE, Metrics, get_logger, request_id
 
 log = get_logger("http")
 
-Connection = ASGIConnection[Any, Any, Any, Any]
 Authenticator = Callable[[Connection], Awaitable[Principal]]
 """Who asks; raises :class:`~holdfast.kernel.errors.Unauthenticated`."""
 
@@ -275,12 +274,29 @@ def _own_routes(spec: AppSpec) -> list[Any]:
         """Readiness with the reason of each failure."""
         return await readiness(details=True)
 
-    @get("/metrics", permission=spec.metrics_permission, tag="health", operation_id="metrics")
+    @get(
+        "/metrics",
+        permission=spec.metrics_permission,
+        tag="health",
+        operation_id="metrics",
+        media_type="text/plain",
+    )
     async def metrics() -> Response[bytes]:
         """The metrics, for Prometheus."""
         return Response(content=spec.metrics.render(), media_type=METRICS_CONTENT_TYPE)
 
-    return [health, ready, health_detailed, metrics]
+    @get(
+        "/openapi.json",
+        permission=Permission.SYSTEM_READ,
+        tag="health",
+        operation_id="openapi",
+        in_schema=False,
+    )
+    async def openapi(request: ApiRequest) -> Response[bytes]:
+        """The OpenAPI document of this application."""
+        return Response(content=openapi_document(request.app), media_type="application/json")
+
+    return [health, ready, health_detailed, metrics, openapi]
 
 
 async def _run_check(spec: AppSpec, name: str, details: bool) -> CheckResult:

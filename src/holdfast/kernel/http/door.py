@@ -38,6 +38,9 @@ PROBES = frozenset({"/health", "/ready"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+STOPPING = "holdfast_stopping"
+"""Key of ``scope["state"]``: an event that is set when the server begins to drain."""
+
 SUBJECT = "holdfast.subject"
 """Key of the scope: the subject of the principal, for the log."""
 

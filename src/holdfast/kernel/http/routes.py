@@ -23,7 +23,7 @@ import msgspec
 from litestar import Litestar, Request, Response
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
-from litestar.enums import HttpMethod
+from litestar.enums import HttpMethod, ParamType
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import ParameterKwarg
 from litestar.types import ASGIApp
@@ -438,7 +438,10 @@ def _argument(each: inspect.Parameter, hint: Any, path: str) -> Argument:
     for mark in marks:
         if isinstance(mark, ParameterKwarg):
             # Litestar's own way of saying the same.
-            header, query = mark.header or header, mark.query or query
+            if mark.param_type is ParamType.HEADER:
+                header = mark.name or header
+            else:
+                query = mark.name or query
             hint = _constrained(get_args(hint)[0], _bounds(mark))
     if header:
         return Argument(each.name, header.lower(), "header", hint, each.default)
