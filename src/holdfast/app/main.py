@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("holdfast.app.commands.up:app", "Run every role on this machine."),
     "serve": ("holdfast.app.commands.serve:app", "Run the named roles."),
-    "drone": ("holdfast.collect.cli:app", "Run drones that collect for a control plane."),
+    "drone": ("holdfast.app.commands.drone:app", "Run drones that collect for a control plane."),
     "profile": ("holdfast.app.commands.profile:app", "Describe sources: validate, publish, run."),
     "run": ("holdfast.app.commands.run:app", "See what was collected, run by run."),
     "record": ("holdfast.records.cli:record_app", "Read and export what is kept."),

@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import structlog
-
 from holdfast.collect.batches import Filled
 from holdfast.collect.ports import RunLog
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Exhausted, OutcomeUnknown, Unauthenticated, Unavailable
+from holdfast.kernel.telemetry import get_logger
 from holdfast.records.model import Batch, RawResponse, Run, RunFinish, RunPlan
 
 T = TypeVar("T")
@@ -27,7 +26,7 @@ _PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)
 _ASKED_PAUSE_SECONDS_MAX = 60.0
 _REFUSALS_MAX = 30
 
-log = structlog.get_logger(__name__)
+log = get_logger("collect")
 
 
 class Channel:

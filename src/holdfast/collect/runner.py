@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import structlog
-
 from holdfast.collect.batches import BatchMaker, Filled, Stopped, TooManyRejects
 from holdfast.collect.channel import Channel, Outcome
 from holdfast.collect.content import SpooledContent
@@ -48,11 +46,12 @@ from holdfast.kernel.outbound import (
     SourceUnavailable,
     is_retryable,
 )
+from holdfast.kernel.telemetry import get_logger
 from holdfast.records.model import RawResponse, Run, RunFinish, RunPlan, RunStatus, Validator
 from holdfast.registry.model import Profile, duration_seconds
 
 T = TypeVar("T")
-log = structlog.get_logger(__name__)
+log = get_logger("collect")
 
 _REASON_MAX = 2000
 _RETRY_AFTER_SECONDS_MAX = 86_400.0

@@ -1,4 +1,4 @@
-"""What an operator decides about a drone."""
+"""What an operator decides about collecting; nothing here comes from a profile."""
 
 from __future__ import annotations
 
@@ -10,26 +10,35 @@ from holdfast.kernel.outbound import OutboundSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DroneSettings:
-    """One drone. ``name`` is its identity: the same name is the same worker after a restart.
+class CollectSettings:
+    """How the outside is met, and with which secrets.
 
     ``secret_variables`` are the ``HOLDFAST_SECRET_…`` variables of the process.
     """
 
+    spool_dir: Path
+    outbound: OutboundSettings = field(default_factory=OutboundSettings)
+    secrets_dir: Path | None = None
+    secret_variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroneSettings:
+    """One drone. ``name`` is its identity: the same name is the same worker after a restart."""
+
     control_plane: str
     name: str
     state_dir: Path
-    spool_dir: Path
+    collect: CollectSettings
     join_token_file: Path | None = None
     region: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     capacity: int = 1
     process_interval_seconds: float | None = None
     """Pause between empty polls; without one the drone waits at the coordinator."""
-    grace_seconds: float = 10.0
+    grace_seconds: float = 4.0
     """How long a run under way may go on after the drone was told to stop."""
-    outbound: OutboundSettings = field(default_factory=OutboundSettings)
-    secrets_dir: Path | None = None
-    secret_variables: Mapping[str, str] = field(default_factory=dict)
+    release_seconds: float = 3.0
+    """How long giving it back to the coordinator may take then."""
     ca_file: Path | None = None
     """Further certificate authorities for the control plane's own certificate."""

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
-import structlog
 
 from holdfast import __version__
 from holdfast.collect.ports import ControlPlane
@@ -51,10 +50,11 @@ from holdfast.kernel.errors import (
     Unavailable,
 )
 from holdfast.kernel.outbound import OutboundClient
+from holdfast.kernel.telemetry import get_logger
 from holdfast.registry.model import LimitsOverride, Profile, effective_limits
 
 T = TypeVar("T")
-log = structlog.get_logger(__name__)
+log = get_logger("drone")
 
 CLAIM_WAIT_SECONDS = 20.0
 _PAUSE_SECONDS_MAX = 15.0
@@ -82,7 +82,7 @@ class Lease:
 
 
 class Drone:
-    """One drone. ``await run(stop)`` until ``stop`` is set, then for ``grace_seconds`` at most.
+    """One drone. ``await run(stop)`` until ``stop`` is set, and then as long as its settings allow.
 
     Raises :class:`Invalid` or :class:`Conflict` at the start for what an operator has to mend; once
     it runs, it goes on whatever the system answers. If the process dies, its leases run out and
@@ -114,7 +114,7 @@ class Drone:
         """Work until ``stop`` is set."""
         self._stop = stop
         settings = self._settings
-        with own_spool(settings.spool_dir, settings.name) as spool:
+        with own_spool(settings.collect.spool_dir, settings.name) as spool:
             async with self._tools() as tools:
                 await self._signed_in()
                 beating = asyncio.create_task(self._beats())
@@ -146,14 +146,14 @@ class Drone:
         for lease in list(self._leases.values()):
             lease.end("stopping")
         if self._attempts:
-            _, late = await asyncio.wait(self._attempts, timeout=self._settings.grace_seconds)
+            _, late = await asyncio.wait(self._attempts, timeout=self._settings.release_seconds)
             for attempt in late:
                 attempt.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
     @asynccontextmanager
     async def _tools(self) -> AsyncIterator[Tools]:
-        settings = self._settings
+        settings = self._settings.collect
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="collect")
         try:
             async with OutboundClient(settings.outbound, clock=self._clock) as outbound:

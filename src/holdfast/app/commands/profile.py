@@ -1,10 +1,28 @@
 """``holdfast profile``: the registry's commands, with the drone's preview and the fleet's run."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.app.commands.config import settings_of
 from holdfast.collect.cli import register as register_collect
 from holdfast.fleet.cli import register as register_fleet
+from holdfast.kernel.cli import command_line
 from holdfast.registry.cli import app
 
-register_collect(app)
+if TYPE_CHECKING:
+    import typer
+
+    from holdfast.collect.settings import CollectSettings
+
+
+def _collect_settings(ctx: typer.Context) -> CollectSettings:
+    from holdfast.app.commands.drone import collect_settings
+
+    return collect_settings(settings_of(command_line(ctx)))
+
+
+register_collect(app, _collect_settings)
 register_fleet(app)
 
 __all__ = ["app"]

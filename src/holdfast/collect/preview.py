@@ -1,0 +1,134 @@
+"""One page of a source, read as a profile says, and nothing of it kept."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from holdfast.collect.content import SpooledContent
+from holdfast.collect.cursor import CursorState
+from holdfast.collect.errors import ParseFailed
+from holdfast.collect.formats import format_type, reader_of
+from holdfast.collect.infer import InferredField, infer
+from holdfast.collect.mapping import Mapping, zone_of
+from holdfast.collect.model import Bounds, RawRow, ReadContext
+from holdfast.collect.pages import Pager
+from holdfast.collect.requests import credentials, request
+from holdfast.collect.secrets import SecretStore
+from holdfast.collect.settings import CollectSettings
+from holdfast.kernel.ids import DEFAULT_TENANT
+from holdfast.kernel.outbound import Fetched, OutboundClient
+from holdfast.records.model import MappedRecord, Reject
+from holdfast.registry.model import JsonFormat, Profile
+
+ROWS_LOOKED_AT = 1_000
+
+
+class Preview(Struct, frozen=True, kw_only=True):
+    """What one page would bring. ``problem`` is why reading stopped early, if it did."""
+
+    profile: str
+    url: str
+    address: str
+    status: int
+    media_type: str
+    size_bytes: int
+    digest: str
+    replayed: bool
+    rows: int
+    whole: bool
+    """Whether the page has no more rows than were looked at."""
+    records: list[MappedRecord]
+    rejects: list[Reject]
+    rejected: int
+    fields: list[InferredField]
+    problem: str = ""
+
+
+async def preview(
+    profile: Profile, settings: CollectSettings, *, url: str = "", limit: int = 10
+) -> Preview:
+    """Fetch the first page and map its first rows; at most ``limit`` records and rejects.
+
+    ``url`` is asked instead of the source's own. The fetch obeys the same guard, limits and secret
+    bindings as a drone's. Nothing is stored; the fetched file is gone when this returns. Raises
+    what fetching raises, and :class:`MappingRefused`.
+    """
+    source = profile.source
+    if url:
+        source = msgspec.structs.replace(source, url=url)
+        profile = msgspec.structs.replace(profile, source=source)
+    store = SecretStore(settings.secret_variables, settings.secrets_dir)
+    given = credentials(source, store, DEFAULT_TENANT)
+    asked: dict[str, str] = {}
+    if profile.cursor:
+        asked = CursorState(profile.cursor, zone_of(profile.timezone), None).parameters()
+    mapping = Mapping(profile)
+    first = Pager(source, 1, asked).first
+    with tempfile.TemporaryDirectory(prefix="holdfast-preview-") as folder:
+        async with OutboundClient(settings.outbound) as outbound:
+            fetched = await outbound.fetch(
+                request(source, profile.limits, first, given), Path(folder)
+            )
+        assert fetched.path is not None
+        return _read(profile, mapping, fetched, limit)
+
+
+def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> Preview:
+    source = profile.source
+    bounds = Bounds(content_bytes_max=profile.limits.max_bytes)
+    assert fetched.path is not None
+    content = SpooledContent(fetched.path, bounds, source.compression, source.member)
+    context = ReadContext(bounds=bounds, enclosing=mapping.enclosing)
+    reader = reader_of(source.format)(content, source.format, context)
+    rows: list[RawRow] = []
+    problem, whole = "", False
+    try:
+        rows += islice(reader, ROWS_LOOKED_AT)
+        whole = next(reader, None) is None
+    except ParseFailed as error:
+        problem = f"{error.detail} ({error.hint})" if error.hint else error.detail
+    records: list[MappedRecord] = []
+    rejects: list[Reject] = []
+    for row in rows:
+        for found in mapping.map(row, 0):
+            if isinstance(found, Reject):
+                rejects.append(found)
+            elif len(records) < limit:
+                records.append(found)
+    tabular = format_type(source.format) == "csv" or (
+        isinstance(source.format, JsonFormat) and source.format.header
+    )
+    return Preview(
+        profile=profile.name,
+        url=fetched.url,
+        address=fetched.address,
+        status=fetched.status,
+        media_type=fetched.media_type,
+        size_bytes=fetched.size_bytes,
+        digest=fetched.digest,
+        replayed=fetched.replayed,
+        rows=len(rows),
+        whole=whole,
+        records=records,
+        rejects=rejects[:limit],
+        rejected=len(rejects),
+        fields=infer((row.value for row in rows), tabular=tabular),
+        problem=problem,
+    )
+
+
+def flat(record: MappedRecord) -> dict[str, Any]:
+    """A record as one line of a table."""
+    found: dict[str, Any] = dict(record.dimensions)
+    if record.period:
+        found["period"] = record.period.text or record.period.start
+        found["frequency"] = record.period.frequency
+    for name, measure in record.measures.items():
+        found[name] = measure.value if not measure.unit else f"{measure.value} {measure.unit}"
+    return {**found, **record.attributes}

@@ -1,0 +1,78 @@
+"""A drone as a process: signals in, an exit status out; and several of them side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from collections.abc import Mapping, Sequence
+
+from holdfast.collect.control import connect
+from holdfast.collect.settings import DroneSettings
+from holdfast.collect.worker import Drone
+from holdfast.kernel.children import spawn
+from holdfast.kernel.telemetry import get_logger
+
+log = get_logger("drone")
+
+_RESTART_SECONDS = (0.5, 30.0)
+_LIVED_SECONDS = 60.0
+
+
+async def run_drone(settings: DroneSettings) -> None:
+    """One drone in this process until SIGTERM or SIGINT; a second signal does not wait.
+
+    Raises what an operator has to mend before it can start.
+    """
+    # Records in the making are many and short-lived: the collector's default pace, meant for far
+    # fewer objects, would cost a third of the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    stop = stop_on_signal()
+    async with connect(settings.control_plane, settings.ca_file) as control:
+        log.info("drone.started", drone=settings.name, control_plane=settings.control_plane)
+        await Drone(settings, control).run(stop)
+    log.info("drone.stopped", drone=settings.name)
+
+
+async def run_children(
+    command: Sequence[str], environments: Sequence[Mapping[str, str]], stop: asyncio.Event
+) -> None:
+    """One child process for each environment, started again when it ends, until ``stop``.
+
+    Parsing keeps one core busy, so drones that share a machine do not share a process. Children die
+    with this process, however it ends.
+    """
+    async with asyncio.TaskGroup() as group:
+        keepers = [group.create_task(_kept(command, env)) for env in environments]
+        await stop.wait()
+        for keeper in keepers:
+            keeper.cancel()
+
+
+async def _kept(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    pause, longest = _RESTART_SECONDS
+    loop = asyncio.get_running_loop()
+    while True:
+        started = loop.time()
+        async with spawn(command, env=environment) as child:
+            status = await child.wait()
+        lived = loop.time() - started
+        pause = _RESTART_SECONDS[0] if lived > _LIVED_SECONDS else min(pause * 2, longest)
+        log.warning("drone.ended", status=status, again_in_seconds=pause)
+        await asyncio.sleep(pause)
+
+
+def stop_on_signal() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set; the second time they do what they do by default."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def told(number: signal.Signals) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told, number)
+    return stop
