@@ -62,12 +62,11 @@ class Household:
                 await stack.enter_async_context(self._sources())
             if self._drones:
                 await self._write_join_token(system)
-                group = await stack.enter_async_context(asyncio.TaskGroup())
                 drones = [
-                    group.create_task(self._keep_drone(number, bound.url), name=f"drone-{number}")
+                    asyncio.create_task(self._keep_drone(number, bound.url), name=f"drone-{number}")
                     for number in range(1, self._drones + 1)
                 ]
-                stack.callback(lambda: [drone.cancel() for drone in drones])
+                stack.push_async_callback(_end_all, drones)
             if self._once:
                 from holdfast.app.once import collect_once
 
@@ -162,6 +161,12 @@ class Household:
             "HOLDFAST_COLLECT_CA_FILE": settings["collect_ca_file"],
         }
         return kept | {name: str(value) for name, value in chosen.items() if value}
+
+
+async def _end_all(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _complete(replay: Path) -> bool:
