@@ -287,13 +287,20 @@ async def test_an_instance_that_was_killed_is_waited_out(
         pass
 
 
-async def test_a_restart_takes_its_own_row_over_and_the_old_process_learns_it(
+async def test_a_restart_takes_its_own_row_over_and_the_old_process_stops(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("holdfast.leases.instances.INSTANCE_SECONDS", 0.3)
-    async with (
-        asyncio.timeout(10),
-        guard(database, "host-a", shared=False) as old,
-        guard(database, "host-a", shared=False, run="2"),
-    ):
-        await old.lost.wait()
+    began = asyncio.Event()
+
+    async def old() -> None:
+        async with guard(database, "host-a", shared=False):
+            began.set()
+            await asyncio.Event().wait()
+
+    running = asyncio.create_task(old())
+    await began.wait()
+    async with asyncio.timeout(10), guard(database, "host-a", shared=False, run="2"):
+        with pytest.raises(Conflict) as end:
+            await running
+    assert end.value.code == "instance-taken-over"

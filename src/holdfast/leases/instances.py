@@ -31,6 +31,10 @@ class InstanceGuard:
     ``instance`` is the same after a restart (host and data directory, say), so that a killed
     instance takes its own row over at once; a row of another that is gone is waited out, at most
     :data:`INSTANCE_SECONDS`. Raises :class:`Conflict` (``second-instance``) that names the other.
+
+    When another takes this row over (a copy under the same name, or this process slept too long),
+    the task that entered is cancelled, and leaving raises :class:`Conflict`
+    (``instance-taken-over``): two must not go on.
     """
 
     def __init__(
@@ -54,8 +58,8 @@ class InstanceGuard:
             "incarnation": incarnation,
         }
         self._loop: asyncio.Task[None] | None = None
-        self.lost = asyncio.Event()
-        """Set when another has taken this row over: stop at once."""
+        self._owner: asyncio.Task[Any] | None = None
+        self._lost = False
 
     async def __aenter__(self) -> InstanceGuard:
         seen: dict[str, str] = {}
@@ -66,6 +70,7 @@ class InstanceGuard:
             log.info("instance.waiting", role=self._row["role"], other=other.instance)
             # Short steps: a live instance renews its row long before the row ends.
             await self._clock.sleep(min(max(wait, 0.01), INSTANCE_SECONDS / 5))
+        self._owner = asyncio.current_task()
         self._loop = asyncio.create_task(self._stay(), name="instance-guard")
         return self
 
@@ -82,6 +87,11 @@ class InstanceGuard:
             await self._database.write(self._principal, lambda c: store.leave(c, self._row))
         except HoldfastError as failure:
             log.warning("instance.leave_failed", detail=failure.detail)
+        if self._lost:
+            raise Conflict(
+                f"cannot go on: another {self._row['role']} has started as {self._row['instance']}",
+                code="instance-taken-over",
+            ) from error
 
     async def _try(self) -> Any | None:
         """Take the row; or the live instance that stands in the way."""
@@ -118,7 +128,9 @@ class InstanceGuard:
                 continue
             if not held:
                 log.error("instance.lost", role=self._row["role"], instance=self._row["instance"])
-                self.lost.set()
+                self._lost = True
+                if self._owner is not None:
+                    self._owner.cancel()
                 return
 
     def _expiry(self, now: datetime) -> str:

@@ -1,0 +1,432 @@
+"""``holdfast worker`` and ``holdfast task``; ``profile run`` and ``run cancel`` by registration."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.kernel.cli import (
+    JsonOption,
+    LimitOption,
+    print_fields,
+    print_json,
+    print_table,
+    run,
+    say,
+    session,
+)
+from holdfast.kernel.errors import HoldfastError, Invalid, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from holdfast.fleet.client import FleetClient
+    from holdfast.fleet.model import Task, Worker
+
+worker_app = typer.Typer(no_args_is_help=True, help="The drones: list, admit, revoke.")
+task_app = typer.Typer(no_args_is_help=True, help="The work: list, show, submit, cancel.")
+
+WAIT_POLL_SECONDS = 0.5
+FINAL = ("succeeded", "dead", "cancelled")
+_DURATION = re.compile(r"[0-9]{1,6}(ms|s|m|h|d|w)")
+
+
+# --- workers -------------------------------------------------------------------------------------
+
+
+@worker_app.command("list", help="Workers by name.", epilog="Example: holdfast worker list --json")
+def list_workers(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = False) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            found, more = await _client(api).list_workers(None, limit=limit)
+        if json:
+            print_json(found)
+            return
+        now = datetime.now(UTC)
+        print_table(
+            ("name", "status", "region", "capabilities", "leases", "last beat", "version", "id"),
+            [
+                (
+                    each.name,
+                    each.status.value,
+                    each.region,
+                    " ".join(each.capabilities),
+                    each.leases,
+                    _ago(each.last_beat_at, now),
+                    each.version,
+                    each.id,
+                )
+                for each in found
+            ],
+            numeric=("leases",),
+            empty="no workers yet: `holdfast worker token` admits one",
+        )
+        if more:
+            say(f"more than {limit}; see --limit")
+
+    run(body)
+
+
+@worker_app.command(
+    "token",
+    help="Make a join token and print it. It is shown once.",
+    epilog="Example: holdfast worker token --region eu --expires 7d > join.token",
+)
+def create_token(
+    ctx: typer.Context,
+    capability: Annotated[
+        list[str] | None,
+        typer.Option("--capability", help="What its workers may do; repeatable. [collect]"),
+    ] = None,
+    region: Annotated[str, typer.Option("--region", help="Where its workers are.")] = "",
+    expires: Annotated[str, typer.Option("--expires", help="How long it admits: 1h, 7d.")] = "1d",
+    uses: Annotated[
+        int | None, typer.Option("--uses", min=1, help="How many workers it admits. [any number]")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        from holdfast.fleet.model import JoinTokenCreate
+
+        create = JoinTokenCreate(
+            capabilities=capability or ["collect"],
+            region=region,
+            expires_seconds=_seconds(expires),
+            uses_max=uses,
+        )
+        async with session(ctx) as api:
+            token = await _client(api).worker_token_create(None, create)
+        if json:
+            print_json(token)
+            return
+        sys.stdout.write(f"{token.token}\n")
+        say(f"admits workers until {token.expires_at}; keep it in a file that only the drone reads")
+        say("hint: HOLDFAST_DRONE_JOIN_TOKEN_FILE=join.token holdfast drone --control-plane URL")
+
+    run(body)
+
+
+@worker_app.command(
+    "revoke",
+    help="Refuse a worker from now on and free what it holds.",
+    epilog="Example: holdfast worker revoke drone-1",
+)
+def revoke(
+    ctx: typer.Context,
+    worker: Annotated[str, typer.Argument(help="The worker's name or id.")],
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            client = _client(api)
+            found = await client.revoke_worker(None, (await _named(client, worker)).id)
+        if json:
+            print_json(found)
+        else:
+            say(f"{found.name} is revoked")
+
+    run(body)
+
+
+async def _named(client: FleetClient, worker: str) -> Worker:
+    after: str | None = ""
+    while after is not None:
+        page, after = await client.list_workers(None, after=after, limit=1000)
+        for each in page:
+            if worker in (each.id, each.name):
+                return each
+    raise NotFound(f"cannot find the worker {worker}", hint="holdfast worker list")
+
+
+# --- tasks ---------------------------------------------------------------------------------------
+
+
+@task_app.command(
+    "list", help="Tasks, newest first.", epilog="Example: holdfast task list --status dead"
+)
+def list_tasks(
+    ctx: typer.Context,
+    status: Annotated[
+        str, typer.Option("--status", help="queued, leased, succeeded, dead or cancelled.")
+    ] = "",
+    kind: Annotated[str, typer.Option("--kind", help="Only this kind, such as collect.")] = "",
+    limit: LimitOption = 50,
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        from holdfast.fleet.model import TaskFilter, TaskStatus
+
+        try:
+            wanted = TaskFilter(status=TaskStatus(status) if status else None, kind=kind)
+        except ValueError:
+            known = ", ".join(each.value for each in TaskStatus)
+            raise Invalid(f"cannot list: no status is {status!r}", hint=f"one of {known}") from None
+        async with session(ctx) as api:
+            found, more = await _client(api).list_tasks(None, wanted, limit=limit)
+        if json:
+            print_json(found)
+            return
+        print_table(
+            ("created", "kind", "what", "status", "attempts", "worker", "code", "id"),
+            [
+                (
+                    each.created_at[:19],
+                    each.kind,
+                    each.exclusive.removeprefix("profile:"),
+                    each.status.value,
+                    f"{each.attempts}/{each.attempts_max}",
+                    (each.worker or "")[-12:],
+                    each.code,
+                    each.id,
+                )
+                for each in found
+            ],
+            empty="no such tasks",
+        )
+        if more:
+            say(f"more than {limit}; see --limit")
+
+    run(body)
+
+
+@task_app.command(
+    "show",
+    help="One task, with the attempts that came to nothing.",
+    epilog="Example: holdfast task show 01970000-0000-7000-8000-000000000000",
+)
+def show(
+    ctx: typer.Context,
+    task: Annotated[str, typer.Argument(help="The task's id.")],
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            _print_task(await _client(api).show_task(None, task), json)
+
+    run(body)
+
+
+@task_app.command(
+    "submit",
+    help="Put a task into its queue.",
+    epilog="""Example: holdfast task submit review --payload '{"document": "a-1"}'""",
+)
+def submit(
+    ctx: typer.Context,
+    kind: Annotated[str, typer.Argument(help="What is to be done, such as review.")],
+    payload: Annotated[
+        str, typer.Option("--payload", help="A JSON object; - reads standard input.")
+    ] = "{}",
+    capability: Annotated[
+        list[str] | None, typer.Option("--capability", help="What the worker must have.")
+    ] = None,
+    priority: Annotated[int, typer.Option("--priority", min=-100, max=100)] = 0,
+    residency: Annotated[str, typer.Option("--residency", help="Only this region.")] = "",
+    attempts: Annotated[int, typer.Option("--attempts", min=1, max=100)] = 4,
+    deadline: Annotated[str | None, typer.Option("--deadline", help="RFC 3339.")] = None,
+    identity: Annotated[
+        str | None, typer.Option("--id", help="Your own id, to repeat the command safely.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        from holdfast.fleet.model import TaskSubmit
+        from holdfast.kernel.canonical import decode_strict
+
+        text = sys.stdin.read() if payload == "-" else payload
+        body = decode_strict(text.encode())
+        if not isinstance(body, dict):
+            raise Invalid("cannot submit: the payload is not a JSON object")
+        wanted = TaskSubmit(
+            id=identity,
+            kind=kind,
+            payload=body,
+            capabilities=capability or [],
+            priority=priority,
+            residency=residency,
+            attempts_max=attempts,
+            deadline=deadline,
+        )
+        async with session(ctx) as api:
+            _print_task(await _client(api).submit(None, wanted), json)
+
+    run(body)
+
+
+@task_app.command(
+    "cancel",
+    help="End a task that is not finished.",
+    epilog="Example: holdfast task cancel 01970000-0000-7000-8000-000000000000",
+)
+def cancel(
+    ctx: typer.Context,
+    task: Annotated[str, typer.Argument(help="The task's id.")],
+    reason: Annotated[str, typer.Option("--reason", help="For the record.")] = "",
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            _print_task(await _client(api).cancel(None, task, reason), json)
+
+    run(body)
+
+
+@task_app.command(
+    "schedule", help="When each profile is due.", epilog="Example: holdfast task schedule"
+)
+def schedule(ctx: typer.Context, json: JsonOption = False) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await _client(api).schedules(None)
+        if json:
+            print_json(found)
+            return
+        print_table(
+            ("profile", "next", "last", "problem"),
+            [
+                (each.profile, (each.next_at or "")[:19], (each.last_at or "")[:19], each.problem)
+                for each in found
+            ],
+            empty="no profile has a schedule",
+        )
+
+    run(body)
+
+
+# --- on the commands of others -------------------------------------------------------------------
+
+
+def register(profiles: typer.Typer) -> None:
+    """Add ``profile run`` to the registry's commands."""
+
+    @profiles.command(
+        "run",
+        help="Collect a profile now, at its newest version.",
+        epilog="Example: holdfast profile run rain --wait",
+    )
+    def run_profile(
+        ctx: typer.Context,
+        name: Annotated[str, typer.Argument(help="The profile's name.")],
+        force: Annotated[
+            bool, typer.Option("--force", help="Fetch even what has not changed.")
+        ] = False,
+        pages: Annotated[int, typer.Option("--pages", min=0, help="At most this many.")] = 0,
+        wait: Annotated[bool, typer.Option("--wait", help="Until the run has ended.")] = False,
+        timeout: Annotated[str, typer.Option("--timeout", help="How long to wait.")] = "1h",
+        json: JsonOption = False,
+    ) -> None:
+        async def body() -> None:
+            from holdfast.fleet.model import CollectRequest
+
+            request = CollectRequest(profile=name, force=force, pages=pages)
+            async with session(ctx) as api:
+                client = _client(api)
+                task = await client.collect(None, request)
+                say(f"run {task.payload['run']} is {task.status.value}")
+                if wait:
+                    task = await _finished(client, task, _seconds(timeout))
+            _print_task(task, json)
+            if wait and task.status.value != "succeeded":
+                raise HoldfastError(
+                    f"the run of {name} ended {task.status.value}: {task.reason or task.code}"
+                )
+
+        run(body)
+
+
+def register_cancel(runs: typer.Typer) -> None:
+    """Add ``run cancel`` to the aggregator's commands."""
+
+    @runs.command(
+        "cancel",
+        help="Stop a run: its task is cancelled, its worker told, what it staged is dropped.",
+        epilog="Example: holdfast run cancel 01970000-0000-7000-8000-000000000000",
+    )
+    def cancel_run(
+        ctx: typer.Context,
+        identity: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+        reason: Annotated[str, typer.Option("--reason", help="For the record.")] = "",
+        json: JsonOption = False,
+    ) -> None:
+        async def body() -> None:
+            from holdfast.fleet.model import TaskFilter
+
+            async with session(ctx) as api:
+                client = _client(api)
+                found, _ = await client.list_tasks(None, TaskFilter(run=identity), limit=1)
+                if not found:
+                    raise NotFound(
+                        f"cannot cancel the run {identity}: no task is for it",
+                        code="run-not-found",
+                        hint="holdfast run list",
+                    )
+                _print_task(await client.cancel(None, found[0].id, reason), json)
+
+        run(body)
+
+
+async def _finished(client: FleetClient, task: Task, seconds: float) -> Task:
+    try:
+        async with asyncio.timeout(seconds):
+            while task.status.value not in FINAL:
+                await asyncio.sleep(WAIT_POLL_SECONDS)
+                task = await client.show_task(None, task.id)
+    except TimeoutError:
+        raise Unavailable(
+            f"cannot wait any longer: the task {task.id} is {task.status.value}",
+            hint=f"holdfast task show {task.id}",
+        ) from None
+    return task
+
+
+def _client(api: Any) -> FleetClient:
+    from holdfast.fleet.client import FleetClient
+
+    return FleetClient(api)
+
+
+def _print_task(task: Task, json: bool) -> None:
+    if json:
+        print_json(task)
+        return
+    fields: dict[str, object] = {
+        "id": task.id,
+        "kind": task.kind,
+        "status": task.status.value,
+        "attempts": f"{task.attempts} of {task.attempts_max}",
+        "created": task.created_at,
+        "available": task.available_at,
+        "worker": task.worker,
+        "fence": task.fence or None,
+        "lease until": task.lease_expires_at,
+        "finished": task.finished_at,
+        "code": task.code,
+        "reason": task.reason,
+        **{f"payload {name}": value for name, value in task.payload.items()},
+        **{f"result {name}": value for name, value in (task.result or {}).items()},
+    }
+    print_fields({name: value for name, value in fields.items() if value not in (None, "")})
+    for each in task.history:
+        say(f"attempt {each.attempt} ended {each.ended_at}: {each.code} {each.reason}".rstrip())
+
+
+def _seconds(text: str) -> int:
+    from holdfast.registry.model import duration_seconds
+
+    if not _DURATION.fullmatch(text):
+        raise Invalid(
+            f"cannot read the duration {text!r}", hint="a whole number and s, m, h, d or w: 12h"
+        )
+    return max(1, int(duration_seconds(text)))
+
+
+def _ago(text: str | None, now: datetime) -> str:
+    if text is None:
+        return ""
+    from holdfast.kernel.clock import parse_timestamp
+
+    seconds = int((now - parse_timestamp(text)).total_seconds())
+    return f"{max(0, seconds)} s ago" if seconds < 3600 else text[:19]
