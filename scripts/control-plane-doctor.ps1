@@ -1,6 +1,7 @@
-# The operational checklist: a call of `holdfast doctor`. Experimental: no PowerShell runs in our tests.
+# The operational checklist: `holdfast doctor` inside the gateway's container.
+# Experimental: no PowerShell runs in our tests.
 param([Parameter(ValueFromRemainingArguments)][string[]]$Rest)
 $ErrorActionPreference = 'Stop'
 Set-Location (Join-Path $PSScriptRoot '..')
-holdfast doctor --data-dir data/control-plane/gateway @Rest
+docker compose -f docker-compose.control.yml exec -T gateway holdfast doctor @Rest
 exit $LASTEXITCODE

@@ -1,8 +1,14 @@
-# Start the control plane with Docker Compose. Experimental: no PowerShell runs in our tests.
+# Start the control plane with Docker Compose and wait until it is well. Arguments replace `up`.
+# Experimental: no PowerShell runs in our tests; docs/operating/containers.md says what Windows lacks.
+param([Parameter(ValueFromRemainingArguments)][string[]]$Rest)
 $ErrorActionPreference = 'Stop'
 Set-Location (Join-Path $PSScriptRoot '..')
+if ($Rest) {
+    docker compose -f docker-compose.control.yml @Rest
+    exit $LASTEXITCODE
+}
 foreach ($role in 'registry', 'aggregator', 'coordinator', 'reporter', 'gateway', 'trusted') {
     New-Item -ItemType Directory -Force -Path "data/control-plane/$role" | Out-Null
 }
-docker compose -f docker-compose.control.yml up -d
+docker compose -f docker-compose.control.yml up -d --wait --wait-timeout 120
 exit $LASTEXITCODE

@@ -1,12 +1,24 @@
 #!/usr/bin/env bash
-# Start the control plane with Compose. Arguments replace `up -d` (for example: `down`, `logs -f`).
+# Start the control plane with Compose and wait until it is well. Arguments replace `up -d`
+# (for example: `down`, `logs -f gateway`, `ps`).
 source "$(dirname "$0")/lib.sh"
-mkdir -p profiles/government data/control-plane/{registry,aggregator,coordinator,reporter,gateway,trusted}
-# The containers run as one unprivileged user of group 0; nobody else may look.
-if [ "$(id -u)" -eq 0 ]; then chown -R "${HOLDFAST_UID:-10001}:0" data/control-plane; fi
-chmod 2770 data/control-plane data/control-plane/* 2>/dev/null || true
-[ $# -gt 0 ] || set -- up -d
-compose -f docker-compose.control.yml "$@"
-if [ "$1" = up ]; then
-    echo "control plane: http://127.0.0.1:${HOLDFAST_PORT:-8090}; check it with scripts/control-plane-doctor.sh" >&2
+if [ $# -gt 0 ]; then
+    control "$@"
+    exit
 fi
+mkdir -p profiles/government
+folders data/control-plane data/control-plane/{registry,aggregator,coordinator,reporter,gateway,trusted}
+control up -d
+url="http://127.0.0.1:${HOLDFAST_PORT:-8090}"
+echo "waiting for $url ..." >&2
+deadline=$((SECONDS + ${WAIT_SECONDS:-90}))
+until inside health --json 2>/dev/null | grep -q '"status": "ok"'; do
+    if [ "$SECONDS" -ge "$deadline" ]; then
+        echo "error: the control plane is not well after ${WAIT_SECONDS:-90} seconds" >&2
+        inside health >&2 || true
+        echo "hint: scripts/control-plane-up.sh logs" >&2
+        exit 6
+    fi
+    sleep 0.5
+done
+echo "control plane: $url; check it with scripts/control-plane-doctor.sh" >&2

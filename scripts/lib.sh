@@ -1,21 +1,34 @@
-# Shared by the scripts beside it: which Compose there is, and where the repository is.
+# shellcheck shell=bash
+# Shared by the scripts beside it: where the repository is, which Compose there is, and what belongs
+# to whom. COMPOSE_PROJECT_NAME (holdfast) names the control plane; its drones are NAME-drone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-compose() {
-    if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
-        docker compose "$@"
-    elif command -v podman-compose >/dev/null; then
-        podman-compose "$@"
-    elif [ -x .venv/bin/podman-compose ]; then
-        .venv/bin/podman-compose "$@"
-    else
-        echo "error: neither docker compose nor podman-compose is here" >&2
-        echo "hint: without containers, \`make run\` or \`holdfast up\` needs nothing else" >&2
-        exit 6
-    fi
-}
+project="${COMPOSE_PROJECT_NAME:-holdfast}"
 
-holdfast() {
-    if [ -x .venv/bin/holdfast ]; then .venv/bin/holdfast "$@"; else command holdfast "$@"; fi
+if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
+    composer=(docker compose)
+    # Docker does not map users: without root, what the containers write shall be the caller's.
+    if [ "$(id -u)" -ne 0 ]; then export HOLDFAST_UID="${HOLDFAST_UID:-$(id -u)}"; fi
+elif command -v podman-compose >/dev/null; then
+    composer=(podman-compose)
+elif [ -x .venv/bin/podman-compose ]; then
+    composer=(.venv/bin/podman-compose)
+else
+    echo "error: neither docker compose nor podman-compose works here" >&2
+    echo "hint: without containers, \`make run\` or \`holdfast up\` needs nothing else" >&2
+    exit 6
+fi
+
+control() { "${composer[@]}" -p "$project" -f docker-compose.control.yml "$@"; }
+drones() { "${composer[@]}" -p "$project-drone" -f docker-compose.drone.yml "$@"; }
+
+# `holdfast ARGUMENTS` inside the gateway's container, where the operator token is.
+inside() { control exec -T gateway holdfast "$@"; }
+
+# Folders of one unprivileged user of group 0, as which the containers run; nobody else may look.
+folders() {
+    mkdir -p "$@"
+    if [ "$(id -u)" -eq 0 ]; then chown "${HOLDFAST_UID:-10001}:0" "$@"; fi
+    chmod 2770 "$@"
 }

@@ -350,7 +350,8 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 NOT_SETTINGS = re.compile(
-    r"HOLDFAST_(URL|SECRET_.+|CI|RECORDED_SOURCES|VECTORS|TEST_.+|SOAK_.+)"
+    # IMAGE and UID are for the Compose files.
+    r"HOLDFAST_(URL|SECRET_.+|CI|RECORDED_SOURCES|VECTORS|TEST_.+|SOAK_.+|IMAGE|UID)"
     # What Kubernetes injects for a Service called holdfast or holdfast-<role>.
     r"|HOLDFAST(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?)"
     r"|HOLDFAST(_[A-Z0-9]+)*_PORT(_[0-9]+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?"
