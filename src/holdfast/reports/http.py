@@ -15,7 +15,7 @@ from holdfast.reports.spec import read_spec
 
 SPEC_TYPES = ("application/json", "application/yaml", "application/x-yaml", "text/yaml")
 MEDIA_TYPES = {
-    "csv": "text/csv; charset=utf-8",
+    "csv": "text/csv",
     "json": "application/json",
     "parquet": "application/vnd.apache.parquet",
     "png": "image/png",

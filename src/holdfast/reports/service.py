@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Denied, Exhausted, Invalid, NotFound, Unavailable
+from holdfast.kernel.errors import Corrupt, Denied, Exhausted, Invalid, NotFound, Unavailable
 from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
 from holdfast.kernel.ids import EventId, NewId
 from holdfast.kernel.objects import Objects
@@ -32,7 +32,7 @@ from holdfast.registry.model import Profile
 from holdfast.reports import store
 from holdfast.reports.chart import ChartFormat, ChartJob, chart_kind
 from holdfast.reports.compute import ComputeJob, ComputeResult, opened
-from holdfast.reports.errors import InputCorrupt, UnknownReport
+from holdfast.reports.errors import UnknownReport
 from holdfast.reports.export import DataFormat, ExportJob, write_rows
 from holdfast.reports.model import (
     COMPUTATION,
@@ -114,7 +114,7 @@ class ReportsService:
             return found
         try:
             result = await self._compute(spec, files)
-        except (InputCorrupt, Unavailable):
+        except (Corrupt, Unavailable):
             # A newer publication may have replaced the file under our hands: look once more.
             inputs, files = await self._inputs(principal, spec)
             result = await self._compute(spec, files)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from holdfast.kernel.errors import Problem
+from holdfast.kernel.errors import Problem, Unavailable
 from holdfast.reports.errors import DuplicateKeys, InputCorrupt, InputMismatch
 from holdfast.reports.expression import compile_expression
 from holdfast.reports.model import (
@@ -136,13 +136,19 @@ def literal(text: str) -> str:
 def read_projection(name: str, source: Input, file: InputFile, needed: set[str]) -> pyarrow.Table:
     """The needed columns of a projection, after its digest was compared.
 
-    Raises :class:`InputCorrupt` if the bytes are not the ones named, and :class:`InputMismatch`
-    that lists every field the profile does not have.
+    Raises :class:`InputCorrupt` if the bytes are not the ones named, ``Unavailable`` if the file is
+    gone, and :class:`InputMismatch` that lists every field the profile does not have.
     """
     import pyarrow
     import pyarrow.parquet
 
-    data = Path(file.path).read_bytes()
+    try:
+        data = Path(file.path).read_bytes()
+    except FileNotFoundError as error:
+        raise Unavailable(
+            f"cannot read the input {name}: its projection was replaced meanwhile",
+            hint="run the report again",
+        ) from error
     found = f"sha256:{hashlib.sha256(data).hexdigest()}"
     if found != file.digest:
         raise InputCorrupt(
