@@ -176,7 +176,7 @@ def needed_fields(
             needed.add(_field_of(reference))
     for column in columns:
         if column in source.measures:
-            needed |= {f"{column}__double", f"{column}__unit"}
+            needed |= {f"{column}__{part}" for part in ("double", "unit", "multiplier")}
             if exact or source.aggregate is not None:
                 needed.add(column)
     needed |= {f"dim_{name}" for name in source.dimensions if name in columns}
@@ -188,31 +188,34 @@ def needed_fields(
 
 def _repeats(field: str) -> bool:
     """Whether the texts of a field repeat, so that reading them as a dictionary is quicker."""
-    return field.startswith(("dim_", "attr_", "period_")) or field.endswith("__unit")
+    return field.startswith(("dim_", "attr_", "period_")) or field.endswith(
+        ("__unit", "__multiplier")
+    )
 
 
 def _check_fields(name: str, source: Input, present: list[str], needed: set[str]) -> None:
-    missing = needed - set(present) - {"record_id", "period_end", "period_frequency"}
-    missing = {field.removesuffix("__double") for field in missing if not field.endswith("__unit")}
-    if not missing:
-        return
-    measures = [field.removesuffix("__double") for field in present if field.endswith("__double")]
-    dimensions = [field[4:] for field in present if field.startswith("dim_")]
-    problems = []
-    for lost in sorted(missing):
-        if lost == "period_start":
-            problems.append(Problem(f"inputs.{name}", f"{source.profile} records have no period"))
-        elif lost.startswith("dim_"):
-            hint = f"there are {', '.join(dimensions) or 'none'}"
-            problems.append(Problem(f"inputs.{name}", f"has no dimension {lost[4:]}", hint))
-        elif lost.startswith("attr_"):
-            problems.append(Problem(f"inputs.{name}", f"has no attribute {lost[5:]}"))
-        else:
-            hint = f"there are {', '.join(measures) or 'none'}"
-            problems.append(Problem(f"inputs.{name}.measures", f"has no measure {lost}", hint))
-    raise InputMismatch(
-        f"cannot read the input {name}: {source.profile} has no such fields", problems=problems
-    )
+    """Every field that the input names must be there; the format's own columns always are."""
+    measures = [column[: -len("__double")] for column in present if column.endswith("__double")]
+    problems = [
+        Problem(f"inputs.{name}.measures", f"has no measure {measure}", _known(measures))
+        for measure in source.measures
+        if f"{measure}__double" in needed and f"{measure}__double" not in present
+    ]
+    for prefix, word in (("dim_", "dimension"), ("attr_", "attribute")):
+        known = [field.removeprefix(prefix) for field in present if field.startswith(prefix)]
+        problems += [
+            Problem(f"inputs.{name}", f"has no {word} {field.removeprefix(prefix)}", _known(known))
+            for field in sorted(needed - set(present))
+            if field.startswith(prefix)
+        ]
+    if problems:
+        raise InputMismatch(
+            f"cannot read the input {name}: {source.profile} has no such fields", problems=problems
+        )
+
+
+def _known(names: list[str]) -> str:
+    return f"there are {', '.join(names)}" if names else "there is none"
 
 
 def _field_of(reference: str) -> str:
@@ -287,12 +290,7 @@ class Side:
     def _look(self) -> tuple[int, dict[str, _Measure]]:
         """One pass over what the filter lets through: how much, how often, in which units."""
         names = [name for name in self.source.measures if name in self.needed]
-        has_frequency = "period_frequency" in self._fields
-        parts = ["count(*)"]
-        parts += [
-            f"{function}(period_frequency)" if has_frequency else "NULL"
-            for function in ("min", "max")
-        ]
+        parts = ["count(*)", "min(period_frequency)", "max(period_frequency)"]
         for name in names:
             parts += self._measured(name)
         used, lowest, highest, *found = self._one(
@@ -300,9 +298,10 @@ class Side:
         )
         if used == 0 and self._rows:
             self.notes.append(f"{self.name}: none of {self._rows} records passes the filter")
-        self._check_periods(lowest, highest)
-        four = [found[index * 4 : index * 4 + 4] for index in range(len(names))]
-        return used, {name: self._measure(name, *v) for name, v in zip(names, four, strict=True)}
+        self._check_periods(used, lowest, highest)
+        size = len(found) // len(names) if names else 0
+        told = [found[index * size : (index + 1) * size] for index in range(len(names))]
+        return used, {name: self._measure(name, *v) for name, v in zip(names, told, strict=True)}
 
     # what the filter lets through
 
@@ -335,10 +334,17 @@ class Side:
             references += self.source.aggregate.by
         return sorted({reference for reference in references if reference in BUCKETS})
 
-    def _check_periods(self, lowest: str | None, highest: str | None) -> None:
+    def _check_periods(self, used: int, lowest: str | None, highest: str | None) -> None:
         """One frequency, and no period that straddles two buckets: else rows would count twice."""
         buckets = self._buckets()
-        if lowest is None or (not buckets and self.source.aggregate is None):
+        if lowest is None:
+            if buckets and used:
+                raise InputMismatch(
+                    f"cannot use the input {self.name}: the records of {self.source.profile} have "
+                    f"no period, so they lie in no {buckets[0]}"
+                )
+            return
+        if not buckets and self.source.aggregate is None:
             return
         if lowest != highest:
             rows = rows_of(
@@ -374,24 +380,34 @@ class Side:
     # measures
 
     def _measured(self, name: str) -> list[str]:
-        """SQL that tells digits, scale and the first and last unit of a measure."""
+        """SQL that tells digits, scale, and the first and last unit and multiplier."""
         text = f"ltrim({quoted(name)}, '-')"
-        unit = quoted(f"{name}__unit") if f"{name}__unit" in self._fields else "''"
         present = f"FILTER (WHERE {quoted(name + '__double')} IS NOT NULL)"
         sizes = ["0", "0"]
         if self.source.aggregate is not None:
             sizes = [f"max(length(split_part({text}, '.', {part})))" for part in (1, 2)]
-        return [*sizes, f"min({unit}) {present}", f"max({unit}) {present}"]
+        units = [
+            f"{function}({quoted(name + part)}) {present}"
+            for part in ("__unit", "__multiplier")
+            for function in ("min", "max")
+        ]
+        return [*sizes, *units]
 
     def _measure(
-        self, name: str, digits: int | None, scale: int | None, low: str | None, high: str | None
+        self,
+        name: str,
+        digits: int | None,
+        scale: int | None,
+        *units: str | None,
     ) -> _Measure:
-        if low != high:
+        unit, other_unit, multiplier, other_multiplier = units
+        one, other = _unit(unit, multiplier), _unit(other_unit, other_multiplier)
+        if one != other:
             raise InputMismatch(
-                f"cannot use {self.name}.{name}: its values are in {low!r} and in {high!r}",
+                f"cannot use {self.name}.{name}: its values are in {one!r} and in {other!r}",
                 hint="filter to records of one unit",
             )
-        return _Measure(digits or 0, scale or 0, low or "")
+        return _Measure(digits or 0, scale or 0, one)
 
     # the table
 
@@ -401,8 +417,6 @@ class Side:
         select += ["record_id AS r0", "period_start AS r1"]
         if "record_id" not in self._fields:
             select[-2] = "NULL AS r0"
-        if "period_start" not in self._fields:
-            select[-1] = "NULL AS r1"
         for column in self.needed:
             if column in measures:
                 select.append(f"{quoted(column + '__double')} AS {self._slot(column, 'v')}")
@@ -558,6 +572,13 @@ class Side:
 
     def _one(self, sql: str) -> Any:
         return one_of(self.connection, sql)
+
+
+def _unit(unit: str | None, multiplier: str | None) -> str:
+    """A unit with the multiplier that its values are written in: ``1000000 USD``."""
+    if multiplier in (None, "1"):
+        return unit or ""
+    return f"{multiplier} {unit or ''}".strip()
 
 
 def _chosen(function: str, text: str, double: str, decimal: str | None) -> str:

@@ -29,6 +29,7 @@ def row(
     dimensions: dict[str, Any] | None = None,
     attributes: dict[str, Any] | None = None,
     units: dict[str, str] | None = None,
+    multiplier: str = "1",
 ) -> Row:
     start, end = _interval(period, frequency)
     made: Row = {
@@ -42,6 +43,7 @@ def row(
         made[name] = value
         made[f"{name}__double"] = None if value is None else float(value)
         made[f"{name}__unit"] = (units or {}).get(name, "")
+        made[f"{name}__multiplier"] = multiplier
     return made
 
 

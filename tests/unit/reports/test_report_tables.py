@@ -314,6 +314,34 @@ def test_units_reach_the_columns(tmp_path: Path) -> None:
     assert run(tmp_path, {"a": rows}).columns[0].unit == "ppm"
 
 
+def test_multipliers_are_not_mixed_and_are_shown(tmp_path: Path) -> None:
+    def rows(*multipliers: str) -> list[Row]:
+        return [
+            row(str(2000 + i), "A", measures={"value": "1"}, units={"value": "USD"}, multiplier=m)
+            for i, m in enumerate(multipliers)
+        ]
+
+    assert run(tmp_path, {"a": rows("1000000", "1000000")}).columns[0].unit == "1000000 USD"
+    with pytest.raises(InputMismatch, match="'1000 USD' and in '1000000 USD'"):
+        run(tmp_path, {"a": rows("1000", "1000000")})
+
+
+def test_records_without_periods_lie_in_no_bucket(tmp_path: Path) -> None:
+    rows = [row(None, None, measures={"value": "1"})]
+    with pytest.raises(InputMismatch, match="have no period, so they lie in no year"):
+        run(tmp_path, {"a": rows, "b": years(2)}, join=BY_YEAR)
+
+
+def test_numbers_and_truth_values_may_be_dimensions(tmp_path: Path) -> None:
+    rows = [
+        row(None, None, measures={"value": str(i)}, dimensions={"number": i, "even": i % 2 == 0})
+        for i in range(4)
+    ]
+    named = {"dimensions": ["number", "even"], "where": {"even": True, "number": [0, 1, 2]}}
+    result = run(tmp_path, {"a": rows}, inputs={"a": named})
+    assert result.rows == [["0", "true", "0"], ["2", "true", "2"]]
+
+
 # --- filters ------------------------------------------------------------------------------------
 
 ROWS = [
