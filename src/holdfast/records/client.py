@@ -6,8 +6,17 @@ is the client's credential that says who asks.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import re
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from holdfast.kernel.errors import Corrupt
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.principal import Principal
@@ -15,6 +24,7 @@ from holdfast.records.model import (
     Batch,
     BatchReceipt,
     Freshness,
+    ProjectionInfo,
     RawResponse,
     Record,
     RecordFilter,
@@ -30,9 +40,10 @@ from holdfast.records.model import (
     StoredReject,
     StoredResponse,
 )
-from holdfast.records.ports import ResponseBody
+from holdfast.records.ports import Export, ResponseBody
 from holdfast.records.wire import (
     GRANT_HEADER,
+    PUBLICATION_HEADER,
     RESPONSE_HEADER,
     encode_response,
     filter_parameters,
@@ -40,13 +51,20 @@ from holdfast.records.wire import (
 )
 
 STREAM_LIMIT = 1_000
+PROJECTIONS_KEPT = 16
+_FILE_NAME = re.compile(r'filename="([^"/\\]+)"')
 
 
 class RecordsClient:
-    """Runs, batches, records, results and rejects of the aggregator behind ``api``."""
+    """Runs, batches, records, results and rejects of the aggregator behind ``api``.
 
-    def __init__(self, api: ApiClient) -> None:
+    ``projections`` is the folder for copies of its Parquet files; a temporary one if left out.
+    """
+
+    def __init__(self, api: ApiClient, *, projections: Path | None = None) -> None:
         self._api = api
+        self._projections = projections
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     # --- what a worker does -------------------------------------------------------------------
 
@@ -225,3 +243,107 @@ class RecordsClient:
     async def freshness(self, principal: Principal) -> list[Freshness]:
         """How old every profile's data is, and whether that is normal."""
         return await self._api.request("GET", "/v1/records/freshness", type=list[Freshness])
+
+    # --- whole publications -------------------------------------------------------------------
+
+    async def export(
+        self,
+        principal: Principal,
+        profile: str,
+        *,
+        format: str = "ndjson",  # noqa: A002 - the parameter's name on the wire
+        as_of: str | None = None,
+        vintage: str = "latest",
+        exact: bool = False,
+    ) -> Export:
+        """All records of a publication in one file, streamed. Read its chunks to the end."""
+        parameters = {
+            "profile": profile,
+            "format": format,
+            "as_of": as_of,
+            "vintage": vintage,
+            "exact": exact or None,
+        }
+        parts = self._parts("/v1/records/export", parameters)
+        headers: Any = await anext(parts)
+        named = _FILE_NAME.search(headers.get("content-disposition", ""))
+        return Export(
+            file_name=named[1] if named else f"{profile}.{format}",
+            media_type=headers.get("content-type", ""),
+            publication=int(headers[PUBLICATION_HEADER]),
+            chunks=parts,
+        )
+
+    async def data_package(
+        self, principal: Principal, profile: str, *, as_of: str | None = None
+    ) -> dict[str, Any]:
+        """The Frictionless data package of a publication's CSV export."""
+        parameters = {"profile": profile, "as_of": as_of}
+        return await self._api.request(
+            "GET", "/v1/records/datapackage", params=parameters, type=dict[str, Any]
+        )
+
+    async def projection(
+        self,
+        principal: Principal,
+        profile: str,
+        *,
+        as_of: str | None = None,
+        vintage: str = "latest",
+    ) -> ProjectionInfo:
+        """The Parquet file of what is published, or was at ``as_of``, copied to this machine.
+
+        ``path`` names the copy; its digest has been checked.
+        """
+        parameters = {"as_of": as_of, "vintage": vintage}
+        base = f"/v1/projections/{profile}"
+        info: ProjectionInfo = await self._api.request(
+            "GET", f"{base}/info", params=parameters, type=ProjectionInfo
+        )
+        path = self._folder() / f"{info.digest.partition(':')[2]}.parquet"
+        if not path.exists():
+            await self._download(base, parameters, info.digest, path)
+            await asyncio.to_thread(_prune, path.parent, path)
+        return msgspec.structs.replace(info, path=str(path))
+
+    async def _download(
+        self, base: str, parameters: dict[str, Any], digest: str, path: Path
+    ) -> None:
+        parts, found = self._parts(base, parameters), hashlib.sha256()
+        await anext(parts)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part") as file:
+            async for chunk in parts:
+                found.update(chunk)
+                await asyncio.to_thread(file.write, chunk)
+            if f"sha256:{found.hexdigest()}" != digest:
+                raise Corrupt(f"cannot use the projection from {base}: its bytes are others")
+            file.flush()
+            await asyncio.to_thread(_name, Path(file.name), path)
+
+    async def _parts(self, path: str, parameters: dict[str, Any]) -> AsyncIterator[Any]:
+        """The headers of the answer, then its bytes."""
+        async with self._api.stream("GET", path, params=parameters) as response:
+            yield response.headers
+            async for chunk in response.aiter_bytes():
+                yield chunk
+
+    def _folder(self) -> Path:
+        if self._projections is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="holdfast-projections-")
+            self._projections = Path(self._temporary.name)
+        self._projections.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self._projections
+
+
+def _name(written: Path, path: Path) -> None:
+    """Give the file its name; another copy of it under that name is as good."""
+    path.unlink(missing_ok=True)
+    path.hardlink_to(written)
+
+
+def _prune(folder: Path, newest: Path) -> None:
+    """Keep the last few copies."""
+    files = sorted(folder.glob("*.parquet"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in files[PROJECTIONS_KEPT:]:
+        if path != newest:
+            path.unlink(missing_ok=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 from litestar import Response
 from litestar.response import Stream
 
@@ -12,17 +14,18 @@ from holdfast.kernel.errors import Invalid, Unauthenticated
 from holdfast.kernel.http import ApiRequest, Page, get, post, put
 from holdfast.kernel.http.routes import Header
 from holdfast.kernel.principal import Permission, Principal
+from holdfast.records.exporting import file_chunks
 from holdfast.records.model import (
     BATCH_BYTES_MAX,
     Batch,
     BatchReceipt,
     Freshness,
+    ProjectionInfo,
     RecordHistory,
     RecordPage,
     Result,
     Run,
     RunClose,
-    RunFilter,
     RunFinish,
     RunOpen,
     RunPlan,
@@ -34,9 +37,9 @@ from holdfast.records.wire import (
     GRANT_HEADER,
     PUBLICATION_HEADER,
     RESPONSE_HEADER,
-    converted,
     decode_response,
     record_filter,
+    run_filter,
 )
 
 RESPONSE_BYTES_MAX = 2 * 1024**3
@@ -55,7 +58,12 @@ ATTACHMENT = {
 
 def handlers(service: RecordsService) -> list[Any]:
     """Every route of the aggregator."""
-    return [*_worker_routes(service), *_run_routes(service), *_record_routes(service)]
+    return [
+        *_worker_routes(service),
+        *_run_routes(service),
+        *_record_routes(service),
+        *_projection_routes(service),
+    ]
 
 
 def _worker_routes(service: RecordsService) -> list[Any]:
@@ -125,7 +133,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
         limit: int = 100,
     ) -> Page[Run]:
         """List runs, the last one opened first."""
-        which = _run_filter(profile, status, run, since, until)
+        which = run_filter(profile=profile, status=status, run=run, since=since, until=until)
         return await service.runs(principal, which, cursor=cursor, limit=limit)
 
     @get("/v1/runs/{run:str}", permission=Permission.RUNS_READ)
@@ -166,7 +174,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
         limit: int = 100,
     ) -> Page[Result]:
         """List what runs came to, the last one ended first."""
-        which = _run_filter(profile, status, run, since, until)
+        which = run_filter(profile=profile, status=status, run=run, since=since, until=until)
         return await service.results(principal, which, cursor=cursor, limit=limit)
 
     @get("/v1/rejects", permission=Permission.RECORDS_READ)
@@ -180,7 +188,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
         limit: int = 100,
     ) -> Page[StoredReject]:
         """List rows that failed typing, with the reason."""
-        which = _run_filter(profile, "", run, since, until)
+        which = run_filter(profile=profile, status="", run=run, since=since, until=until)
         return await service.rejects(principal, which, cursor=cursor, limit=limit)
 
     return [
@@ -227,6 +235,37 @@ def _record_routes(service: RecordsService) -> list[Any]:
         answer: RecordPage = _conditional(page, known, changing=run is not None)
         return answer
 
+    @get(
+        "/v1/records/export",
+        permission=Permission.RECORDS_EXPORT,
+        media_type="application/octet-stream",
+    )
+    async def export_records(
+        principal: Principal,
+        profile: str,
+        format: str = "ndjson",  # noqa: A002 - the parameter's name on the wire
+        as_of: str | None = None,
+        vintage: str = "latest",
+        exact: bool = False,
+    ) -> Any:
+        """Export all records of a publication as ndjson, csv or parquet."""
+        found = await service.export(
+            principal, profile, format=format, as_of=as_of, vintage=vintage, exact=exact
+        )
+        headers = {
+            **ATTACHMENT,
+            "Content-Disposition": f'attachment; filename="{found.file_name}"',
+            PUBLICATION_HEADER: str(found.publication),
+        }
+        return Stream(found.chunks, media_type=found.media_type, headers=headers)
+
+    @get("/v1/records/datapackage", permission=Permission.RECORDS_READ)
+    async def describe_records(
+        principal: Principal, profile: str, as_of: str | None = None
+    ) -> dict[str, Any]:
+        """Describe a profile's export as a Frictionless data package."""
+        return await service.data_package(principal, profile, as_of=as_of)
+
     @get("/v1/records/{record:str}", permission=Permission.RECORDS_READ)
     async def show_record(
         principal: Principal, record: str, as_of: str | None = None
@@ -239,7 +278,49 @@ def _record_routes(service: RecordsService) -> list[Any]:
         """List how old each profile's data is."""
         return await service.freshness(principal)
 
-    return [list_records, show_record, list_freshness]
+    return [list_records, export_records, describe_records, show_record, list_freshness]
+
+
+def _projection_routes(service: RecordsService) -> list[Any]:
+    @get("/v1/projections/{profile:str}/info", permission=Permission.RECORDS_EXPORT)
+    async def show_projection(
+        principal: Principal, profile: str, as_of: str | None = None, vintage: str = "latest"
+    ) -> ProjectionInfo:
+        """Show the Parquet copy of a publication; it is made if it is not there."""
+        found = await service.projection(principal, profile, as_of=as_of, vintage=vintage)
+        # Where it lies on this machine is nobody's business on another.
+        return msgspec.structs.replace(found, path="")
+
+    @get(
+        "/v1/projections/{profile:str}",
+        permission=Permission.RECORDS_EXPORT,
+        media_type="application/vnd.apache.parquet",
+    )
+    async def download_projection(
+        principal: Principal,
+        profile: str,
+        as_of: str | None = None,
+        vintage: str = "latest",
+        known: IfNoneMatch = "",
+    ) -> Any:
+        """Download the Parquet copy of a publication."""
+        found = await service.projection(principal, profile, as_of=as_of, vintage=vintage)
+        headers = {
+            **ATTACHMENT,
+            "Cache-Control": "private, no-cache",
+            "Content-Disposition": f'attachment; filename="{profile}-{found.publication}.parquet"',
+            "Content-Length": str(found.size_bytes),
+            "Digest": found.digest,
+            "ETag": f'"{found.digest}"',
+            PUBLICATION_HEADER: str(found.publication),
+        }
+        if f'"{found.digest}"' in known:
+            headers.pop("Content-Length")
+            return Response(content=None, status_code=304, headers=headers)
+        chunks = file_chunks(Path(found.path))
+        return Stream(chunks, media_type="application/vnd.apache.parquet", headers=headers)
+
+    return [show_projection, download_projection]
 
 
 def _conditional(page: RecordPage, known: str, *, changing: bool) -> Any:
@@ -267,15 +348,3 @@ def _checked(grant: str) -> str:
 def _check_path(path: str, body: str) -> None:
     if path != body:
         raise Invalid("cannot accept the request: the run in the path is not the one in the body")
-
-
-def _run_filter(profile: str, status: str, run: str, since: str, until: str) -> RunFilter:
-    plain: dict[str, Any] = {
-        "profile": profile,
-        "status": status or None,
-        "run": run,
-        "since": since,
-        "until": until,
-    }
-    found: RunFilter = converted(plain, RunFilter)
-    return found

@@ -21,6 +21,7 @@ from holdfast.kernel.http import Page, decode_cursor, encode_cursor
 from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.base import Part, run_of
+from holdfast.records.columns import scalar_text
 from holdfast.records.content import KEY_BYTES, Content, decode_content
 from holdfast.records.errors import NoSuchRecord, no_such_run
 from holdfast.records.model import (
@@ -34,7 +35,6 @@ from holdfast.records.model import (
     Run,
     RunFilter,
     RunStatus,
-    Scalar,
     StoredReject,
 )
 from holdfast.registry.model import duration_seconds
@@ -421,15 +421,6 @@ def _has_dimensions(body: str, wanted: dict[str, str]) -> bool:
     )
 
 
-def scalar_text(value: Scalar) -> str | None:
-    """A scalar as text, as filters, CSV and reports write it; ``None`` for null."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
-
-
 def _run_conditions(which: RunFilter) -> list[ColumnElement[bool]]:
     runs = store.runs.c
     found: list[ColumnElement[bool]] = []
@@ -470,8 +461,8 @@ def assemble(
     if not rows:
         return []
     profile = rows[0].profile
-    times = _times(conn, tenant, profile, rows)
-    runs = _runs_of(conn, tenant, {row.run for row in rows})
+    times = times_of(conn, tenant, profile, rows)
+    runs = runs_of(conn, tenant, {row.run for row in rows})
     sources = _sources(conn, tenant, runs, rows) if provenance else {}
     return [_record(row, decode_content(row.body), times, runs[row.run], sources) for row in rows]
 
@@ -517,7 +508,7 @@ def _provenance(row: Any, run: Any, source: Any) -> Provenance:
     )
 
 
-def _times(conn: Connection, tenant: str, profile: str, rows: Iterable[Any]) -> dict[int, str]:
+def times_of(conn: Connection, tenant: str, profile: str, rows: Iterable[Any]) -> dict[int, str]:
     """When each publication that the rows name was recorded; staged ones have no time yet."""
     wanted = {row.from_publication for row in rows} | {row.to_publication for row in rows}
     found: dict[int, str] = {}
@@ -535,7 +526,8 @@ def _times(conn: Connection, tenant: str, profile: str, rows: Iterable[Any]) -> 
     return found
 
 
-def _runs_of(conn: Connection, tenant: str, numbers: set[int]) -> dict[int, Any]:
+def runs_of(conn: Connection, tenant: str, numbers: set[int]) -> dict[int, Any]:
+    """The runs with these numbers, as far as a record shows them."""
     runs, wanted = store.runs.c, sorted(numbers)
     found: dict[int, Any] = {}
     for start in range(0, len(wanted), store.IN_MAX):

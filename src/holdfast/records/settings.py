@@ -23,9 +23,9 @@ class RecordsSettings:
     """Withdrawals staged in one transaction."""
     thread_records: int = 500
     """Batches with more records than this are prepared in a thread."""
-    scan_rows_max: int = 200_000
-    """Rows looked at for one page of a filtered list, before it is given out short."""
-    projections_kept: int = 2
-    """Parquet copies kept of each profile, newest first."""
+    projections_kept: int = 4
+    """Parquet copies kept of each profile, the last made first."""
+    projection_thread_rows: int = 20_000
+    """Projections with more rows than this are written in a child process."""
     compression_level: int = 3
     """zstd level of raw responses."""

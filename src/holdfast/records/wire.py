@@ -82,6 +82,19 @@ def record_filter(
     return found
 
 
+def run_filter(*, profile: str, status: str, run: str, since: str, until: str) -> RunFilter:
+    """The filter of runs in query parameters."""
+    plain: dict[str, Any] = {
+        "profile": profile,
+        "status": status or None,
+        "run": run,
+        "since": since,
+        "until": until,
+    }
+    found: RunFilter = converted(plain, RunFilter)
+    return found
+
+
 def run_parameters(which: RunFilter | None) -> dict[str, Any]:
     """A filter of runs as query parameters; what is empty is left out."""
     found = {} if which is None else msgspec.to_builtins(which)

@@ -73,3 +73,23 @@ async def test_a_run_over_the_wire(bench: Bench, api: ApiClient) -> None:
     assert [item.id for item in (await client.runs(OPERATOR)).items] == [run]
     assert [item.run for item in (await client.results(OPERATOR)).items] == [run]
     assert (await client.freshness(OPERATOR))[0].records == 2
+
+
+async def test_whole_publications_over_the_wire(
+    bench: Bench, api: ApiClient, tmp_path: Path
+) -> None:
+    client = RecordsClient(api, projections=tmp_path / "copies")
+    await bench.collect([record("CA", "4.1"), record("NV", "-5", flag="=1+1")])
+    here = await bench.service.projection(OPERATOR, "rates")
+    there = await client.projection(OPERATOR, "rates")
+    assert Path(there.path).read_bytes() == Path(here.path).read_bytes()
+    assert there.path != here.path
+    for kind in ("ndjson", "csv", "parquet"):
+        mine = await bench.service.export(OPERATOR, "rates", format=kind)
+        theirs = await client.export(OPERATOR, "rates", format=kind)
+        assert (theirs.file_name, theirs.publication) == (f"rates-1.{kind}", 1)
+        assert b"".join([part async for part in theirs.chunks]) == b"".join(
+            [part async for part in mine.chunks]
+        )
+    package = await client.data_package(OPERATOR, "rates")
+    assert package["resources"][0]["rows"] == 2

@@ -1,0 +1,434 @@
+"""``holdfast record``, ``holdfast run`` and ``holdfast reject``: what was collected, and how."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.kernel.cli import (
+    JsonOption,
+    LimitOption,
+    print_fields,
+    print_json,
+    print_table,
+    run,
+    say,
+    session,
+)
+from holdfast.kernel.errors import Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.kernel.http.client import ApiClient
+    from holdfast.records.client import RecordsClient
+    from holdfast.records.model import Record, Run, RunFilter
+
+record_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Read and export what is kept."
+)
+run_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="See what was collected, run by run."
+)
+reject_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Rows that failed typing, with the reason."
+)
+
+ProfileOption = Annotated[
+    str, typer.Option("--profile", help="The profile's name.", show_default=False)
+]
+AsOfOption = Annotated[
+    str | None, typer.Option("--as-of", help="What was published at this time (RFC 3339).")
+]
+VintageOption = Annotated[
+    str, typer.Option("--vintage", help="latest, or first: what was said first of each key.")
+]
+CursorOption = Annotated[
+    str | None, typer.Option("--cursor", help="Go on from the `next` of the page before.")
+]
+SinceOption = Annotated[str, typer.Option("--since", help="Not before this time (RFC 3339).")]
+UntilOption = Annotated[str, typer.Option("--until", help="Before this time (RFC 3339).")]
+RunArgument = Annotated[str, typer.Argument(help="The run's id.", show_default=False)]
+
+
+def _client(api: ApiClient) -> RecordsClient:
+    from holdfast.records.client import RecordsClient
+
+    return RecordsClient(api)
+
+
+def _more(following: str | None) -> None:
+    if following is not None:
+        say(f"there is more: add --cursor {following}")
+
+
+# --- record -------------------------------------------------------------------------------------
+
+
+@record_app.command(
+    "list",
+    help="Records of a profile, as published now or at a time.",
+    epilog="Example: holdfast record list --profile rain --as-of 2026-01-31T00:00:00Z "
+    "--dimension station=KSEA --from 2025-01-01",
+)
+def list_records(
+    ctx: typer.Context,
+    profile: ProfileOption,
+    as_of: AsOfOption = None,
+    vintage: VintageOption = "latest",
+    run_id: Annotated[
+        str | None, typer.Option("--run", help="What this run wrote, even if it is hidden.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Periods that start on or after this day.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", help="Periods that start before this day.")
+    ] = None,
+    dimension: Annotated[
+        list[str] | None, typer.Option("--dimension", help="NAME=VALUE; may be repeated.")
+    ] = None,
+    withdrawn: Annotated[bool, typer.Option("--withdrawn", help="Withdrawn records, too.")] = False,
+    cursor: CursorOption = None,
+    limit: LimitOption = 20,
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        from holdfast.kernel.principal import operator
+        from holdfast.records.wire import record_filter
+
+        which = record_filter(
+            profile=profile,
+            as_of=as_of,
+            vintage=vintage,
+            run=run_id,
+            period_from=start,
+            period_to=end,
+            dimension=dimension or [],
+            withdrawn=withdrawn,
+            provenance=json,
+        )
+        async with session(ctx) as api:
+            page = await _client(api).records(operator(), which, cursor=cursor, limit=limit)
+        if json:
+            print_json(page)
+            return
+        _print_records(page.items)
+        _more(page.next)
+
+    run(body)
+
+
+def _print_records(records: Sequence[Record]) -> None:
+    from holdfast.records.columns import scalar_text
+
+    dimensions = list(dict.fromkeys(name for one in records for name in one.dimensions))
+    measures = list(dict.fromkeys(name for one in records for name in one.measures))
+    gone = any(one.withdrawn for one in records)
+    print_table(
+        ["record", "period", *dimensions, *measures, "revision", *(["state"] if gone else [])],
+        [
+            [
+                one.id[:12],
+                _period(one),
+                *(scalar_text(one.dimensions.get(name)) for name in dimensions),
+                *(_value(one, name) for name in measures),
+                one.revision,
+                *(["withdrawn" if one.withdrawn else ""] if gone else []),
+            ]
+            for one in records
+        ],
+        numeric=[*measures, "revision"],
+        empty="no records: nothing is published, or nothing matches",
+    )
+
+
+def _period(record: Record) -> str:
+    period = record.period
+    if period is None:
+        return ""
+    return period.text or f"{period.start} {period.frequency}"
+
+
+def _value(record: Record, name: str) -> str:
+    measure = record.measures.get(name)
+    if measure is None or measure.value is None:
+        return ""
+    return f"{measure.value} {measure.unit}".rstrip()
+
+
+@record_app.command(
+    "show",
+    help="One record with all its revisions and where each came from.",
+    epilog="Example: holdfast record show 0f3c… --json",
+)
+def show_record(
+    ctx: typer.Context,
+    record: Annotated[str, typer.Argument(help="The record's id.", show_default=False)],
+    as_of: AsOfOption = None,
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        from holdfast.kernel.principal import operator
+
+        async with session(ctx) as api:
+            found = await _client(api).record(operator(), record, as_of=as_of)
+        if json:
+            print_json(found)
+            return
+        _print_record(found.record)
+        print_table(
+            ["revision", "known from", "until", "state", "run"],
+            [
+                [
+                    one.revision,
+                    one.recorded_from,
+                    one.recorded_to,
+                    "withdrawn" if one.withdrawn else "",
+                    one.run,
+                ]
+                for one in found.revisions
+            ],
+            title="revisions",
+        )
+
+    run(body)
+
+
+def _print_record(record: Record) -> None:
+    fields: dict[str, Any] = {
+        "record": record.id,
+        "profile": record.profile,
+        "key": ", ".join(map(str, record.key)),
+        "period": _period(record),
+        **record.dimensions,
+        **{name: _value(record, name) for name in record.measures},
+        **record.attributes,
+    }
+    source = record.provenance
+    if source is not None:
+        fields |= {
+            "from": source.url,
+            "address": f"{source.address}{' (replayed)' if source.replayed else ''}",
+            "fetched at": source.fetched_at,
+            "raw bytes": f"{source.response_digest}, position {source.position}",
+            "profile version": source.profile_digest,
+            "worker": source.worker,
+        }
+    print_fields(fields)
+
+
+@record_app.command(
+    "export",
+    help="All records of a profile as ndjson, csv or parquet, on standard output or into a file.",
+    epilog="Example: holdfast record export --profile rain --format csv --out rain.csv",
+)
+def export(
+    ctx: typer.Context,
+    profile: ProfileOption,
+    format: Annotated[  # noqa: A002 - the option's name
+        str, typer.Option("--format", help="ndjson, csv, parquet or datapackage.")
+    ] = "ndjson",
+    as_of: AsOfOption = None,
+    vintage: VintageOption = "latest",
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="CSV: do not escape cells that begin like a formula."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file to write; - is standard output.")
+    ] = None,
+) -> None:
+    async def body() -> None:
+        from holdfast.kernel.principal import operator
+
+        async with session(ctx, timeout_seconds=600) as api:
+            client = _client(api)
+            if format == "datapackage":
+                print_json(await client.data_package(operator(), profile, as_of=as_of))
+                return
+            if format == "parquet" and out is None and sys.stdout.isatty():
+                raise Invalid(
+                    "cannot print Parquet on a terminal", hint="add --out FILE, or redirect it"
+                )
+            found = await client.export(
+                operator(), profile, format=format, as_of=as_of, vintage=vintage, exact=exact
+            )
+            size = await _write(found.chunks, out)
+        say(f"{profile}, publication {found.publication}: {size} bytes")
+
+    run(body)
+
+
+async def _write(chunks: Any, out: Path | None) -> int:
+    """Write to standard output, or whole or not at all to a file."""
+    size = 0
+    if out is None or str(out) == "-":
+        async for chunk in chunks:
+            sys.stdout.buffer.write(chunk)
+            size += len(chunk)
+        sys.stdout.buffer.flush()
+        return size
+    partial = out.with_name(f".{out.name}.part")
+    try:
+        with partial.open("wb") as file:
+            async for chunk in chunks:
+                file.write(chunk)
+                size += len(chunk)
+        partial.replace(out)
+    except OSError as error:
+        raise Invalid(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return size
+
+
+# --- run ----------------------------------------------------------------------------------------
+
+
+def _run_filter(
+    profile: str = "", status: str = "", run_id: str = "", since: str = "", until: str = ""
+) -> RunFilter:
+    from holdfast.records.wire import run_filter
+
+    return run_filter(profile=profile, status=status, run=run_id, since=since, until=until)
+
+
+@run_app.command(
+    "list",
+    help="Runs, the last one opened first.",
+    epilog="Example: holdfast run list --profile rain --status failed",
+)
+def list_runs(
+    ctx: typer.Context,
+    profile: ProfileOption = "",
+    status: Annotated[
+        str,
+        typer.Option(
+            "--status",
+            help="running, interrupted, succeeded, unchanged, partial, failed or cancelled.",
+        ),
+    ] = "",
+    since: SinceOption = "",
+    until: UntilOption = "",
+    cursor: CursorOption = None,
+    limit: LimitOption = 20,
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        from holdfast.kernel.principal import operator
+
+        which = _run_filter(profile, status, "", since, until)
+        async with session(ctx) as api:
+            page = await _client(api).runs(operator(), which, cursor=cursor, limit=limit)
+        if json:
+            print_json(page)
+            return
+        counts = ["records", "new", "changed", "withdrawn", "rejects"]
+        print_table(
+            ["run", "profile", "status", "started", *counts, "reason"],
+            [
+                [
+                    one.id,
+                    one.profile,
+                    one.status.value + (" (replayed)" if one.replayed else ""),
+                    one.started_at[:19],
+                    *(getattr(one, name) for name in counts),
+                    _reason(one),
+                ]
+                for one in page.items
+            ],
+            numeric=counts,
+            empty="no runs yet: `holdfast profile run NAME` starts one",
+        )
+        _more(page.next)
+
+    run(body)
+
+
+def _reason(one: Run) -> str:
+    return f"{one.code}: {one.reason}"[:80] if one.reason else one.code
+
+
+@run_app.command(
+    "show",
+    help="One run: what it brought, what became of it, and the raw responses it kept.",
+    epilog="Example: holdfast run show 019b… --json",
+)
+def show_run(ctx: typer.Context, run_id: RunArgument, json: JsonOption = False) -> None:
+    async def body() -> None:
+        from msgspec import to_builtins
+
+        from holdfast.kernel.principal import operator
+
+        async with session(ctx) as api:
+            client = _client(api)
+            found = await client.run(operator(), run_id)
+            responses = await client.responses(operator(), run_id)
+        if json:
+            print_json({"run": found, "responses": responses})
+            return
+        print_fields({name: value for name, value in to_builtins(found).items() if value != ""})
+        print_table(
+            ["response", "status", "bytes", "fetched", "digest", "address"],
+            [
+                [
+                    one.response.sequence,
+                    one.response.status,
+                    one.response.size_bytes,
+                    one.response.fetched_at[:19],
+                    one.response.digest[:19],
+                    one.response.url,
+                ]
+                for one in responses
+            ],
+            title="raw responses",
+            numeric=["bytes"],
+            empty="no raw responses",
+        )
+
+    run(body)
+
+
+# --- reject -------------------------------------------------------------------------------------
+
+
+@reject_app.command(
+    "list",
+    help="Rows that failed typing: where, which field, why, and how the row began.",
+    epilog="Example: holdfast reject list --profile rain",
+)
+def list_rejects(
+    ctx: typer.Context,
+    profile: ProfileOption = "",
+    run_id: Annotated[str, typer.Option("--run", help="Of this run only.")] = "",
+    since: SinceOption = "",
+    until: UntilOption = "",
+    cursor: CursorOption = None,
+    limit: LimitOption = 20,
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        from holdfast.kernel.principal import operator
+
+        which = _run_filter(profile, "", run_id, since, until)
+        async with session(ctx) as api:
+            page = await _client(api).rejects(operator(), which, cursor=cursor, limit=limit)
+        if json:
+            print_json(page)
+            return
+        print_table(
+            ["profile", "response", "position", "field", "reason", "row"],
+            [
+                [one.profile, one.response, one.position, one.field, one.reason, one.excerpt[:60]]
+                for one in page.items
+            ],
+            numeric=["response", "position"],
+            empty="no rejects",
+        )
+        _more(page.next)
+
+    run(body)

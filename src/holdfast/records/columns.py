@@ -1,0 +1,242 @@
+"""Records as a table: which columns there are, and a record's cells in their order. Pure.
+
+One layout serves Parquet, CSV and the data package::
+
+    record_id, revision, period_start, period_end, period_frequency,
+    dim_<name>…, <measure>, <measure>__double, <measure>__unit, <measure>__multiplier…,
+    attr_<name>…, run, recorded_from
+
+A measure's text is exact; the double beside it is for engines that compute. CSV leaves the doubles
+out: what is text there can be read as a number by whoever wants to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from holdfast.records.content import Content, FieldNames
+from holdfast.records.model import Scalar
+from holdfast.registry.model import Field, MeasureField, Profile, as_field, as_licence, as_measure
+
+ColumnType = Literal["string", "integer", "boolean", "double"]
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """One column: its name, its type, which part of the record it shows, and which field."""
+
+    name: str
+    type: ColumnType = "string"
+    part: str = ""
+    field: str = ""
+    description: str = ""
+    unit: str = ""
+
+
+def columns_of(profiles: Sequence[Profile], fields: FieldNames) -> list[Column]:
+    """The columns for records with these fields under these versions, the newest last.
+
+    A dimension or attribute is typed where every version that declares it agrees; otherwise it is
+    text. So is one that no version declares, such as the spelling of a missing value.
+    """
+    found = [
+        Column(name="record_id", part="record", description="identity of the record"),
+        Column(name="revision", type="integer", part="revision", description="from 1"),
+        Column(name="period_start", part="period", field="start"),
+        Column(name="period_end", part="period", field="end", description="exclusive"),
+        Column(name="period_frequency", part="period", field="frequency"),
+    ]
+    found += [_plain(profiles, "dimensions", "dim", name) for name in fields.dimensions]
+    for name in fields.measures:
+        declared = _measure(profiles, name)
+        said, unit = declared.description, declared.unit
+        found += [
+            Column(name=name, part="measures", field=name, description=said, unit=unit),
+            Column(
+                name=f"{name}__double",
+                type="double",
+                part="double",
+                field=name,
+                description=said,
+                unit=unit,
+            ),
+            Column(name=f"{name}__unit", part="unit", field=name),
+            Column(name=f"{name}__multiplier", part="multiplier", field=name),
+        ]
+    found += [_plain(profiles, "attributes", "attr", name) for name in fields.attributes]
+    return [
+        *found,
+        Column(name="run", part="run", description="the run that wrote this revision"),
+        Column(name="recorded_from", part="recorded_from", description="since when it is known"),
+    ]
+
+
+def _plain(profiles: Sequence[Profile], group: str, prefix: str, name: str) -> Column:
+    declared = [
+        as_field(getattr(profile, group)[name])
+        for profile in profiles
+        if name in getattr(profile, group)
+    ]
+    types = {_TYPES.get(field.type, "string") for field in declared}
+    return Column(
+        name=f"{prefix}_{name}",
+        type=types.pop() if len(types) == 1 else "string",
+        part=group,
+        field=name,
+        description=declared[-1].description if declared else "",
+    )
+
+
+_TYPES: dict[str, ColumnType] = {"integer": "integer", "boolean": "boolean"}
+
+
+def _measure(profiles: Sequence[Profile], name: str) -> MeasureField | Field:
+    for profile in reversed(profiles):
+        if name in profile.measures:
+            return as_measure(profile.measures[name])
+    return MeasureField(path="$")
+
+
+def scalar_text(value: Scalar) -> str | None:
+    """A scalar as text, as filters, CSV and reports write it; ``None`` for null."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """What a table needs of one revision; ``body`` is its canonical content."""
+
+    record: str
+    revision: int
+    run: str
+    recorded_from: str
+    body: str
+
+
+class Table:
+    """Turns rows into cells, column by column."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self.columns = list(columns)
+
+    def vectors(self, rows: Sequence[Row], contents: Sequence[Content]) -> list[list[Any]]:
+        """For each column the cells of all rows."""
+        return [self._vector(column, rows, contents) for column in self.columns]
+
+    def cells(self, row: Row, content: Content) -> list[Any]:
+        """One row's cells."""
+        return [vector[0] for vector in self.vectors([row], [content])]
+
+    def _vector(
+        self, column: Column, rows: Sequence[Row], contents: Sequence[Content]
+    ) -> list[Any]:
+        name = column.field
+        match column.part:
+            case "record":
+                return [row.record for row in rows]
+            case "revision":
+                return [row.revision for row in rows]
+            case "run":
+                return [row.run for row in rows]
+            case "recorded_from":
+                return [row.recorded_from for row in rows]
+            case "period":
+                return [getattr(content.period, name, None) for content in contents]
+            case "dimensions":
+                return _typed(column.type, (content.dimensions.get(name) for content in contents))
+            case "attributes":
+                return _typed(column.type, (content.attributes.get(name) for content in contents))
+            case part:
+                measures = (content.measures.get(name) for content in contents)
+                return [_MEASURED[part](measure) for measure in measures]
+
+
+def _typed(wanted: ColumnType, values: Iterable[Scalar]) -> list[Any]:
+    if wanted == "integer":
+        return [
+            value if isinstance(value, int) and not isinstance(value, bool) else None
+            for value in values
+        ]
+    if wanted == "boolean":
+        return [value if isinstance(value, bool) else None for value in values]
+    return [scalar_text(value) for value in values]
+
+
+def _double(measure: Any) -> float | None:
+    return None if measure is None or measure.value is None else float(measure.value)
+
+
+_MEASURED: dict[str, Any] = {
+    "measures": lambda measure: None if measure is None else measure.value,
+    "double": _double,
+    "unit": lambda measure: None if measure is None else measure.unit,
+    "multiplier": lambda measure: None if measure is None else measure.multiplier,
+}
+
+
+def without_doubles(columns: Sequence[Column]) -> list[Column]:
+    """The columns of a text file."""
+    return [column for column in columns if column.type != "double"]
+
+
+# --- the data package ---------------------------------------------------------------------------
+
+_FRICTIONLESS = {"string": "string", "integer": "integer", "boolean": "boolean", "double": "number"}
+
+
+def data_package(
+    profile: Profile, columns: Sequence[Column], *, publication: int, recorded_at: str, rows: int
+) -> dict[str, Any]:
+    """A Frictionless data package (v1) that describes the CSV export of a publication."""
+    licence = as_licence(profile.licence)
+    source: dict[str, Any] = {"title": profile.publisher, "path": profile.source.url}
+    described: dict[str, Any] = {"title": licence.name}
+    if licence.url:
+        described["path"] = licence.url
+    package: dict[str, Any] = {
+        "profile": "tabular-data-package",
+        "name": profile.name,
+        "title": profile.title or profile.name,
+        "description": profile.description,
+        "version": str(publication),
+        "created": recorded_at,
+        "licenses": [described],
+        "sources": [source],
+        "contributors": [{"title": profile.publisher, "role": "publisher"}],
+        "resources": [
+            {
+                "profile": "tabular-data-resource",
+                "name": profile.name,
+                "path": f"{profile.name}.csv",
+                "format": "csv",
+                "mediatype": "text/csv",
+                "encoding": "utf-8",
+                "rows": rows,
+                "schema": {
+                    "fields": [_described(column) for column in without_doubles(columns)],
+                    "primaryKey": ["record_id"],
+                    "missingValues": [""],
+                },
+            }
+        ],
+    }
+    if profile.source.homepage:
+        package["homepage"] = profile.source.homepage
+    if profile.attribution:
+        package["attribution"] = profile.attribution
+    return {name: value for name, value in package.items() if value != ""}
+
+
+def _described(column: Column) -> dict[str, Any]:
+    kind = "number" if column.part == "measures" else _FRICTIONLESS[column.type]
+    found: dict[str, Any] = {"name": column.name, "type": kind}
+    if column.description:
+        found["description"] = column.description
+    if column.unit:
+        found["unit"] = column.unit
+    return found

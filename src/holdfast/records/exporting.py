@@ -1,0 +1,178 @@
+"""Exports: records of one publication as NDJSON, CSV or Parquet, streamed."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from holdfast.kernel.errors import Invalid
+from holdfast.kernel.ids import EventId
+from holdfast.kernel.outbox import Event
+from holdfast.kernel.principal import Principal
+from holdfast.kernel.telemetry import request_id
+from holdfast.records.columns import Column, Row, Table, data_package, without_doubles
+from holdfast.records.content import decode_content
+from holdfast.records.ports import Export
+from holdfast.records.projection import Edition, Projecting
+
+MEDIA_TYPES = {
+    "ndjson": "application/x-ndjson",
+    "csv": "text/csv; charset=utf-8; header=present",
+    "parquet": "application/vnd.apache.parquet",
+}
+FILE_CHUNK_BYTES = 256 * 1024
+_RISKY = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of cells that spreadsheets take for formulas."""
+
+
+class Exporting(Projecting):
+    """The part of the service that hands out whole publications."""
+
+    async def export(
+        self,
+        principal: Principal,
+        profile: str,
+        *,
+        format: str = "ndjson",  # noqa: A002 - the parameter's name on the wire
+        as_of: str | None = None,
+        vintage: str = "latest",
+        exact: bool = False,
+    ) -> Export:
+        """All records of a publication in one file, streamed; memory stays flat.
+
+        In CSV a cell that begins like a formula is preceded by an apostrophe, unless ``exact``.
+        Every export is an event. :class:`NotPublished` if there is nothing.
+        """
+        if format not in MEDIA_TYPES:
+            raise Invalid(
+                f"cannot export as {format[:40]!r}",
+                hint=f"the formats are {', '.join(MEDIA_TYPES)}",
+            )
+        edition = await self.edition(principal, profile, as_of=as_of, vintage=vintage)
+        if format == "parquet":
+            found = await self.projection(principal, profile, as_of=as_of, vintage=vintage)
+            chunks = file_chunks(Path(found.path))
+        elif format == "csv":
+            chunks = self._csv(principal, edition, exact=exact)
+        else:
+            chunks = self._ndjson(principal, edition)
+        await self._note_export(principal, edition, format)
+        return Export(
+            file_name=f"{profile}-{edition.publication}.{format}",
+            media_type=MEDIA_TYPES[format],
+            publication=edition.publication,
+            chunks=chunks,
+        )
+
+    async def data_package(
+        self, principal: Principal, profile: str, *, as_of: str | None = None
+    ) -> dict[str, Any]:
+        """The Frictionless data package of a publication's CSV export."""
+        edition = await self.edition(principal, profile, as_of=as_of, vintage="latest")
+        return data_package(
+            edition.version,
+            edition.columns,
+            publication=edition.publication,
+            recorded_at=edition.recorded_at,
+            rows=edition.records,
+        )
+
+    async def _csv(
+        self, principal: Principal, edition: Edition, *, exact: bool
+    ) -> AsyncIterator[bytes]:
+        columns = without_doubles(edition.columns)
+        yield csv_lines([[column.name for column in columns]])
+        async for rows in self.table_rows(principal, edition):
+            yield await asyncio.to_thread(csv_part, columns, rows, exact=exact)
+
+    async def _ndjson(self, principal: Principal, edition: Edition) -> AsyncIterator[bytes]:
+        async for rows in self.table_rows(principal, edition):
+            yield await asyncio.to_thread(ndjson_part, rows)
+
+    async def _note_export(self, principal: Principal, edition: Edition, kind: str) -> None:
+        event = Event(
+            id=EventId(self._new_id()),
+            stream=f"profile/{edition.profile}",
+            type="records.exported",
+            time=self._clock.now(),
+            payload={
+                "format": kind,
+                "profile": edition.profile,
+                "publication": edition.publication,
+                "vintage": edition.vintage,
+            },
+            request_id=request_id(),
+        )
+        emit: Callable[[Connection], None] = lambda conn: self._handles.outbox.emit(  # noqa: E731
+            conn, principal, event
+        )
+        await self._db.write(principal, emit)
+
+
+def csv_part(columns: Sequence[Column], rows: Sequence[Row], *, exact: bool) -> bytes:
+    """Some rows as CSV (RFC 4180)."""
+    vectors = Table(columns).vectors(rows, [decode_content(row.body) for row in rows])
+    return csv_lines(zip(*(_texts(vector, exact=exact) for vector in vectors), strict=True))
+
+
+def _texts(vector: Sequence[Any], *, exact: bool) -> list[str]:
+    return ["" if value is None else _cell(_text(value), exact=exact) for value in vector]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _cell(text: str, *, exact: bool) -> str:
+    return f"'{text}" if not exact and text.startswith(_RISKY) else text
+
+
+def csv_lines(rows: Any) -> bytes:
+    """Rows of text as lines that end in CR LF."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\r\n").writerows(rows)
+    return out.getvalue().encode()
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True):
+    record_id: str
+    revision: int
+    run: str
+    recorded_from: str
+    content: msgspec.Raw
+
+
+def ndjson_part(rows: Sequence[Row]) -> bytes:
+    """Some rows as JSON, one a line; ``content`` is the canonical content."""
+    return b"".join(
+        msgspec.json.encode(
+            _Line(
+                record_id=row.record,
+                revision=row.revision,
+                run=row.run,
+                recorded_from=row.recorded_from,
+                content=msgspec.Raw(row.body.encode()),
+            )
+        )
+        + b"\n"
+        for row in rows
+    )
+
+
+async def file_chunks(path: Path) -> AsyncIterator[bytes]:
+    """A file's bytes; once it is open, replacing it does not matter."""
+    file = await asyncio.to_thread(path.open, "rb")
+    try:
+        while chunk := await asyncio.to_thread(file.read, FILE_CHUNK_BYTES):
+            yield chunk
+    finally:
+        file.close()
