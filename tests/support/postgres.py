@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import itertools
 import os
 import shutil
@@ -19,6 +20,8 @@ from typing import IO, Any
 
 import asyncpg
 import pytest
+
+_PR_SET_PDEATHSIG = 1
 
 
 def binaries() -> Path:
@@ -59,6 +62,7 @@ class PostgresServer:
             env=_environment(),
             stdout=log,
             stderr=subprocess.STDOUT,
+            preexec_fn=_die_with_parent,
             **_other_user(),
         )
 
@@ -140,6 +144,11 @@ def run_apart(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run ``body`` in a loop of its own, also from where a loop is at hand."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(lambda: asyncio.run(body())).result()
+
+
+def _die_with_parent() -> None:
+    """In the child: a test run that is killed leaves no server behind."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _other_user() -> dict[str, Any]:

@@ -26,7 +26,7 @@ HOLDFAST = [sys.executable, "-m", "holdfast.app.main"]
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a started program: nothing of ours but what the test names."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
-    return kept | dict(extra or {})
+    return kept | {"PYTHONFAULTHANDLER": "1"} | dict(extra or {})
 
 
 @dataclass

@@ -34,6 +34,10 @@ _POSTGRESQL_UNAVAILABLE = {
     "58030": "the disk reports an error",
     "40001": "too many writers contend for the same rows",
     "40P01": "too many writers contend for the same rows",
+    "28P01": "it refuses the password",
+    "28000": "it refuses the user",
+    "3D000": "there is no such database",
+    "22023": "it has no schema yet",
     "25P03": "the transaction was idle for too long",
 }
 

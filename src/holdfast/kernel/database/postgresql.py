@@ -42,6 +42,7 @@ class PostgresLimits:
     connections_max: int = 10
     connection_wait_seconds: float = 5.0
     connect_seconds: float = 10.0
+    close_seconds: float = 5.0
     statement_seconds: float = 30.0
     lock_seconds: float = 10.0
     idle_in_transaction_seconds: float = 60.0
@@ -79,8 +80,12 @@ class PostgresDatabase(Database):
         )
 
     async def close(self) -> None:
-        """Close every pooled connection."""
-        await self.engine.dispose()
+        """Close every pooled connection; a server that does not answer is not waited for long."""
+        try:
+            async with asyncio.timeout(self._limits.close_seconds):
+                await self.engine.dispose()
+        except TimeoutError:
+            log.warning("database.close_unanswered")
 
     async def _connect(self, role: str | None) -> Any:
         limits = self._limits

@@ -124,7 +124,7 @@ class ReadGate:
 
     @contextmanager
     def empty(self, seconds: float) -> Iterator[bool]:
-        """Hold new reads back within the block; whether none is inside, after ``seconds`` at most."""
+        """Hold new reads back within the block; whether none is inside after ``seconds``."""
         with self._changed:
             self._held = True
             empty = self._changed.wait_for(lambda: self._inside == 0, seconds)
