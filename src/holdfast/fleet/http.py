@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Response
-from litestar.params import Parameter
 from msgspec import Meta, Struct
 
+from holdfast.fleet.client import JOIN_TOKEN_HEADER
 from holdfast.fleet.model import (
     Beat,
     BeatAnswer,
@@ -33,13 +33,15 @@ from holdfast.fleet.model import (
 )
 from holdfast.fleet.service import FleetService, submitted
 from holdfast.kernel.errors import Denied
-from holdfast.kernel.http import Page, decode_cursor, encode_cursor, get, post
+from holdfast.kernel.http import ApiRequest, Page, decode_cursor, encode_cursor, get, post
+from holdfast.kernel.http.door import STOPPING
+from holdfast.kernel.http.routes import Header
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
 TASKS = "tasks"
 WORKERS = "workers"
 BATCH_BYTES = 8 * 1024 * 1024
-Limit = Annotated[int, Parameter(ge=1, le=1000)]
+Limit = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class PresentedCredential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,9 +118,12 @@ def _task_handlers(service: FleetService) -> list[Any]:
 
 def _work_handlers(service: FleetService) -> list[Any]:
     @post("/v1/tasks/claim", permission=Permission.TASKS_WORK, status=200)
-    async def claim_tasks(principal: Principal, data: Claim) -> list[ClaimedTask]:
+    async def claim_tasks(
+        principal: Principal, data: Claim, request: ApiRequest
+    ) -> list[ClaimedTask]:
         """Lease tasks, waiting for the first if asked to."""
-        return await service.claim(principal, data)
+        stopping = request.scope.get("state", {}).get(STOPPING)
+        return await service.claim(principal, data, stopping=stopping)
 
     @post("/v1/tasks/{task:str}/complete", permission=Permission.TASKS_WORK, status=200)
     async def complete_task(principal: Principal, task: str, data: Complete) -> Task:
@@ -149,7 +154,7 @@ def _worker_handlers(service: FleetService) -> list[Any]:
     @post("/v1/workers/register", permission=Permission.PUBLIC)
     async def register_worker(
         data: WorkerRegister,
-        join_token: Annotated[str, Parameter(header="Holdfast-Join-Token", max_length=200)],
+        join_token: Annotated[str, Header(JOIN_TOKEN_HEADER)],
     ) -> Response[WorkerCredential]:
         """Register a worker by its join token."""
         credential = await service.register(join_token, data)

@@ -8,7 +8,7 @@ renewing — is gathered from concurrent callers and done in sets.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -53,7 +53,7 @@ from holdfast.fleet.model import (
     WorkerRegister,
 )
 from holdfast.fleet.ports import Profiles
-from holdfast.kernel.canonical import canonical, canonical_digest, decode_strict
+from holdfast.kernel.canonical import canonical, canonical_digest, decode_strict, digest
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database, Isolation
 from holdfast.kernel.errors import (
@@ -333,11 +333,14 @@ class FleetService:
 
     # --- claiming -----------------------------------------------------------------------------
 
-    async def claim(self, principal: Principal, claim: Claim) -> list[ClaimedTask]:
+    async def claim(
+        self, principal: Principal, claim: Claim, *, stopping: asyncio.Event | None = None
+    ) -> list[ClaimedTask]:
         """Lease tasks to a worker, each with its grant; wait up to ``wait_seconds`` for the first.
 
         Only for registered workers. A claim is a sign of life. An answer that is lost on its way
-        leaves its tasks leased until the lease runs out.
+        leaves its tasks leased until the lease runs out. ``stopping`` ends the waiting early, so
+        that a server that drains is not held up by those who wait for work.
         """
         worker = self._worker_id(principal)
         want = tasks.Want(worker, frozenset(claim.kinds), claim.limit)
@@ -349,9 +352,9 @@ class FleetService:
                 await self.leases.beat(principal, worker, self.clock.now())
                 claimed = await batcher.do(want)
                 left = until - self.clock.monotonic()
-                if claimed or left <= 0:
+                if claimed or left <= 0 or (stopping is not None and stopping.is_set()):
                     return self._granted(principal.tenant, claimed)
-                await watch.wait(min(left, self.settings.beat_seconds))
+                await _either(watch.wait(min(left, self.settings.beat_seconds)), stopping)
 
     async def _lease(
         self, tenant: TenantId, wants: list[tasks.Want]
@@ -424,12 +427,12 @@ class FleetService:
 
     def _ending(self, principal: Principal, task: str, complete: Complete) -> tasks.Ending:
         worker = self._worker_id(principal)
-        digest = canonical_digest(complete)
-        if len(msgspec.json.encode(complete.result)) > PAYLOAD_BYTES_MAX:
+        if len(canonical(complete.result)) > PAYLOAD_BYTES_MAX:
             raise TooLarge(
                 f"cannot complete the task {task}: its result is over {PAYLOAD_BYTES_MAX} bytes"
             )
-        return tasks.Ending(task, worker, complete, digest, EventId(self.new_id()), self.chance())
+        told = digest(msgspec.json.encode(complete, order="sorted"))
+        return tasks.Ending(task, worker, complete, told, EventId(self.new_id()), self.chance())
 
     async def _end(
         self, tenant: TenantId, endings: list[tasks.Ending]
@@ -783,3 +786,16 @@ def _completed(task: str, outcome: Task | HoldfastError) -> Completed:
 
 def _refusal(error: HoldfastError) -> Refusal:
     return Refusal(kind=error.kind.value, code=error.code, detail=error.detail)
+
+
+async def _either(wait: Coroutine[Any, Any, object], stopping: asyncio.Event | None) -> None:
+    """Until ``wait`` is over or ``stopping`` is set, whichever comes first."""
+    waits: list[asyncio.Task[object]] = [asyncio.ensure_future(wait)]
+    if stopping is not None:
+        waits.append(asyncio.ensure_future(stopping.wait()))
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
