@@ -13,7 +13,7 @@ from sqlalchemy import text
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Conflict, Denied, Invalid, NotFound, Unsupported
-from holdfast.kernel.http import AppSpec, create_app
+from holdfast.kernel.http import AppSpec, create_app, encode_cursor
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import TenantId, id_source
 from holdfast.kernel.outbox import BEGINNING, ClearSealer, Entry, Outbox
@@ -392,6 +392,26 @@ async def test_a_refused_event_takes_the_change_with_it(
         await broken.publish(ME, document())
     with pytest.raises(NotFound):
         await broken.status(ME, "rain")
+
+
+async def test_a_name_that_can_be_none_is_not_found(registry: Registry) -> None:
+    await registry.publish(ME, document())
+    for name in ("..", "a/b", "a\0b", "Ä", "x" * 300, "%00"):
+        for call in (registry.show, registry.status, registry.versions, registry.pause):
+            with pytest.raises(NotFound):
+                await call(ME, name)
+        with pytest.raises(NotFound):
+            await registry.show(ME, "rain", "sha256:" + name.replace("\0", ""))
+
+
+async def test_a_cursor_of_somebodys_own_making_is_refused(registry: Registry) -> None:
+    await registry.publish(ME, document())
+    positions: list[list[Any]] = [[], ["x", 1], [None], [1.5], [True], ["a\0"], [{"a": 1}]]
+    for position in positions:
+        with pytest.raises(Invalid, match="cursor"):
+            await registry.list(ME, cursor=encode_cursor("profiles", position))
+        with pytest.raises(Invalid, match="cursor"):
+            await registry.versions(ME, "rain", cursor=encode_cursor("profile-versions", position))
 
 
 # --- over HTTP only -----------------------------------------------------------------------------

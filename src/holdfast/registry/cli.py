@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from holdfast.registry.model import Change, PublishResult
     from holdfast.registry.validate import Examined
 
-app = typer.Typer(no_args_is_help=True, help="Describe sources: validate, publish, run.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Describe sources: validate, publish, run."
+)
 
 NameArgument = Annotated[str, typer.Argument(help="The profile's name.", show_default=False)]
 FilesArgument = Annotated[

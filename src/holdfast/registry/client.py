@@ -10,7 +10,9 @@ from holdfast.kernel.canonical import digest as digest_of
 from holdfast.kernel.errors import Corrupt
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page
+from holdfast.kernel.ids import is_name
 from holdfast.kernel.principal import Principal
+from holdfast.registry.errors import ProfileUnknown
 from holdfast.registry.model import (
     OverridesChange,
     Profile,
@@ -169,4 +171,7 @@ class RegistryClient:
 
 
 def _at(name: str) -> str:
-    return f"/v1/profiles/{quote(name, safe='')}"
+    """The profile's address. What can be no name has none, and never becomes part of a path."""
+    if not is_name(name):
+        raise ProfileUnknown(f"cannot find the profile {name!r}")
+    return f"/v1/profiles/{name}"

@@ -488,7 +488,7 @@ class Limits(_Part, frozen=True, kw_only=True):
     max_duration: Duration = "1h"
     """How long a run may take."""
     requests_per_minute: Positive | None = None
-    """Requests a minute to this source, over the whole fleet."""
+    """Requests a minute to this source; one worker at a time collects a profile."""
     requests_per_day: Positive | None = None
     """Requests a day to this source, over the whole fleet."""
     concurrency: Positive = 1

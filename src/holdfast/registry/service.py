@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from sqlalchemy import Connection
@@ -21,10 +21,10 @@ from sqlalchemy import Connection
 from holdfast.kernel.canonical import canonical, digest
 from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Problem
+from holdfast.kernel.errors import Invalid, Problem
 from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
 from holdfast.kernel.idempotency import once
-from holdfast.kernel.ids import EventId, NewId
+from holdfast.kernel.ids import EventId, NewId, is_name
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Principal
 from holdfast.kernel.telemetry import Metrics, request_id
@@ -52,7 +52,9 @@ from holdfast.registry.model import (
 from holdfast.registry.supported import unsupported
 from holdfast.registry.validate import Check, examine
 
+T = TypeVar("T", str, int)
 _LAST = 2**53 - 1
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _OPAQUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
@@ -310,7 +312,7 @@ class RegistryService:
         self, principal: Principal, *, cursor: str | None = None, limit: int = 100
     ) -> Page[ProfileStatus]:
         """Profiles by name, with what is wrong with the newest file of each."""
-        after = str(decode_cursor("profiles", cursor)[0]) if cursor else ""
+        after = _position("profiles", cursor, str) if cursor else ""
 
         def unit(conn: Connection) -> list[ProfileStatus]:
             names = store.names(conn, principal, after, limit + 1)
@@ -346,7 +348,7 @@ class RegistryService:
         self, principal: Principal, name: str, *, cursor: str | None = None, limit: int = 100
     ) -> Page[ProfileVersionInfo]:
         """Every version ever published, newest first."""
-        before = int(decode_cursor("profile-versions", cursor)[0]) if cursor else _LAST
+        before = _position("profile-versions", cursor, int) if cursor else _LAST
 
         def unit(conn: Connection) -> tuple[str, list[Any]]:
             head = _head(conn, principal, name)
@@ -370,7 +372,7 @@ class RegistryService:
         self, principal: Principal, name: str, *, cursor: str | None = None, limit: int = 100
     ) -> Page[ProfileEvent]:
         """What happened to the profile, newest first, each with the event that proves it."""
-        before = int(decode_cursor("profile-history", cursor)[0]) if cursor else _LAST
+        before = _position("profile-history", cursor, int) if cursor else _LAST
 
         def unit(conn: Connection) -> list[Any]:
             _head(conn, principal, name)
@@ -537,7 +539,7 @@ def _refuse_second_file(conn: Connection, principal: Principal, name: str, file:
 
 
 def _head(conn: Connection, principal: Principal, name: str) -> store.Head:
-    head = store.head(conn, principal, name)
+    head = store.head(conn, principal, name) if is_name(name) else None
     if head is None:
         raise ProfileUnknown(
             f"cannot find the profile {name!r}", hint="`holdfast profile list` shows what there is"
@@ -546,9 +548,10 @@ def _head(conn: Connection, principal: Principal, name: str) -> store.Head:
 
 
 def _version(conn: Connection, principal: Principal, name: str, wanted: str) -> Any:
-    row = store.version(conn, principal, name, wanted)
+    known = is_name(name) and _DIGEST.fullmatch(wanted)
+    row = store.version(conn, principal, name, wanted) if known else None
     if row is None:
-        raise ProfileUnknown(f"cannot find the version {wanted} of the profile {name!r}")
+        raise ProfileUnknown(f"cannot find the version {wanted[:80]!r} of the profile {name!r}")
     return row
 
 
@@ -610,6 +613,8 @@ def _runnable(head: store.Head, profile: Profile) -> RunnableProfile | None:
 
 
 def _status_of(conn: Connection, principal: Principal, name: str) -> ProfileStatus:
+    if not is_name(name):
+        _head(conn, principal, name)
     head = store.head(conn, principal, name)
     files = store.files(conn, principal, name)
     if head is not None:
@@ -668,6 +673,15 @@ def _state(head: store.Head) -> str:
     if head.removed:
         return "removed"
     return "paused" if _overrides(head).paused else "active"
+
+
+def _position(kind: str, cursor: str, wanted: type[T]) -> T:
+    """What a cursor of ours holds; anything else is somebody's own making."""
+    match decode_cursor(kind, cursor):
+        case [position] if type(position) is wanted and "\0" not in str(position):
+            return position
+        case _:
+            raise Invalid(f"cannot go on from this cursor: it is none of {kind}")
 
 
 def _next(kind: str, rows: Sequence[Any], limit: int) -> str | None:
