@@ -74,10 +74,28 @@ LEVELS: dict[str, int] = {
 }
 REDACTED = "[redacted]"
 _SECRET = re.compile(
-    r"(?i)(^|[_\-.])(tokens?|secrets?|passwords?|passphrase|authorization|credentials?|cookie"
-    r"|api[_-]?key|private[_-]?key|pepper)($|[_\-.])"
+    r"(?i)(^|[_\-.])(tokens?|secrets?|passwords?|passphrase|authorization|credentials?|cookies?"
+    r"|api[_-]?keys?|private[_-]?keys?|peppers?|grants?|jw[st]|csrf)($|[_\-.])"
 )
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=._~-]{8,}")
+_CREDENTIAL = re.compile(
+    r"(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9+/=._~-]{8,}"
+    r"|\bhf[a-z]*_[A-Za-z0-9_-]{24,}"
+    r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"
+)
+"""Bearer credentials, our own tokens and JOSE tokens inside text."""
+
+
+class _CurrentStandardError:
+    """Whatever standard error is when a line is written."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
 
 
 def get_logger(name: str) -> Any:
@@ -93,34 +111,42 @@ def configure_logging(level: str, log_format: str = "json", stream: TextIO | Non
     """
     if log_format not in ("json", "console"):
         raise ValueError(f"cannot log as {log_format!r}: the formats are json and console")
-    output = stream if stream is not None else sys.stderr
+    output: Any = stream if stream is not None else _CurrentStandardError()
     renderer: Any = _render_json if log_format == "json" else _console(output)
-    shared: list[Any] = [
+    _configure_structlog(output, renderer)
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*_shared(), _name_origin],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.getLogger().handlers[:] = [handler]
+    for noisy in ("uvicorn.access", "httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    set_level(level)
+
+
+def _shared() -> list[Any]:
+    """What happens to every line. Tracebacks are text before they are redacted."""
+    return [
         _add_ids,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.dev.set_exc_info,
         structlog.processors.StackInfoRenderer(),
-        *([structlog.processors.format_exc_info] if log_format == "json" else []),
+        structlog.processors.format_exc_info,
         redact,
     ]
+
+
+def _configure_structlog(output: Any, renderer: Any) -> None:
     structlog.configure(
-        processors=[_drop_quiet, *shared, renderer],
+        processors=[_drop_quiet, *_shared(), renderer],
         wrapper_class=structlog.BoundLogger,
         logger_factory=structlog.WriteLoggerFactory(file=output),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(output)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, _name_origin],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    for noisy in ("uvicorn.access", "httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    set_level(level)
 
 
 @dataclass(slots=True)
@@ -147,10 +173,12 @@ def redact(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutable
 
 
 def _redacted(key: str, value: Any) -> Any:
-    if _SECRET.search(key) and value not in (None, "", True, False):
+    if value is None or isinstance(value, int | float):
+        return value  # a count of tokens is no token
+    if key and _SECRET.search(key):
         return REDACTED
     if isinstance(value, str):
-        return _BEARER.sub(rf"\1 {REDACTED}", value) if len(value) > 12 else value
+        return _CREDENTIAL.sub(REDACTED, value) if len(value) > 12 else value
     if isinstance(value, Mapping):
         return {str(k): _redacted(str(k), v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -200,11 +228,15 @@ def _render_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> s
         return _json.encode(plain).decode()
 
 
-def _console(output: TextIO) -> Any:
+def _console(output: Any) -> Any:
     colours = bool(getattr(output, "isatty", lambda: False)())
     return structlog.dev.ConsoleRenderer(
         colors=colours, timestamp_key="time", sort_keys=False, pad_event_to=0
     )
+
+
+# Until the program says otherwise: readable, on standard error, never on standard output.
+_configure_structlog(_CurrentStandardError(), _console(_CurrentStandardError()))
 
 
 # --- metrics ------------------------------------------------------------------------------------

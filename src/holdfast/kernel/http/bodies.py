@@ -104,7 +104,8 @@ def check_keys(data: bytes) -> None:
         raise _unreadable(str(error)) from error
 
 
-_STRUCTURE = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS_IN_STRINGS = re.compile(rb'(?:[^"]*"[^"\[\]{}]*")*+[^"]*')
 _STRING = re.compile(rb'"[^"]*"')
 
@@ -121,10 +122,10 @@ def check_depth(data: bytes, depth_max: int = DEPTH_MAX) -> None:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     if _NO_BRACKETS_IN_STRINGS.fullmatch(data) is None:
         data = _STRING.sub(b"", data)
-    brackets = data.translate(None, _STRUCTURE)
+    # One kind of bracket, so that each round takes away exactly the innermost level.
+    brackets = data.translate(_SQUARE, _NOT_BRACKETS)
     for _ in range(depth_max):
-        # Each round takes away the innermost level.
-        inner = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        inner = brackets.replace(b"[]", b"")
         if len(inner) == len(brackets):
             return  # nothing left, or brackets that do not match: the decoder says so
         brackets = inner

@@ -8,22 +8,33 @@ bounded. No proxy variable of the environment is obeyed, no redirect followed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import Any, Self, TypeVar, overload
+from typing import IO, Any, Self, TypeVar, overload
 
 import httpx
 import msgspec
 
 from holdfast.kernel import telemetry
-from holdfast.kernel.errors import Corrupt, HoldfastError, OutcomeUnknown, TooLarge, Unavailable
+from holdfast.kernel.errors import (
+    Corrupt,
+    Exhausted,
+    HoldfastError,
+    Invalid,
+    OutcomeUnknown,
+    TooLarge,
+    Unavailable,
+)
 from holdfast.kernel.http.problems import error_from
 
 T = TypeVar("T")
 
 RESPONSE_BYTES_MAX = 64 * 1024 * 1024
+LINE_BYTES_MAX = 16 * 1024 * 1024
 TIMEOUT_SECONDS = 60.0
+REPEAT_SECONDS = 30.0
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 IDEMPOTENT = SAFE | {"PUT", "DELETE"}
 
@@ -113,17 +124,23 @@ class ApiClient:
     async def request(self, method: str, path: str, *, type: Any = None, **options: Any) -> Any:  # noqa: A002
         """Call and decode the answer as ``type``; ``bytes`` gives it as it is, ``None`` drops it.
 
-        ``json`` is encoded by msgspec; ``content`` (bytes or an async iterator) goes as it is;
-        ``params`` whose value is ``None`` are left out. Raises kernel errors, only.
+        ``json`` is encoded by msgspec; ``content`` (bytes, or an async iterator of them) goes as it
+        is; ``params`` whose value is ``None`` are left out; ``timeout_seconds`` bounds each wait on
+        the network. Raises kernel errors, only.
+
+        A call that is safe to repeat (a read, PUT, DELETE, one with an ``Idempotency-Key``, or
+        with ``repeatable=True``) is repeated up to the client's ``attempts`` while the other side
+        is unavailable, with growing, jittered pauses or as long as the answer says.
         """
-        _, body = await self._call(method, path, **options)
+        repeatable = options.pop("repeatable", None)
+        body = await self._repeated(method, path, repeatable, options)
         if type is None:
             return None
         if type is bytes:
             return body
         try:
             return _decoder(type).decode(body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError) as error:
             raise Corrupt(
                 f"cannot read the answer to {method} {path}: {error}", code="answer-unreadable"
             ) from error
@@ -132,7 +149,33 @@ class ApiClient:
         """:meth:`request` with GET."""
         return await self.request("GET", path, type=type, **options)
 
-    async def _call(
+    async def _repeated(
+        self, method: str, path: str, repeatable: bool | None, options: dict[str, Any]
+    ) -> bytes:
+        if self._attempts <= 1 or not _repeatable(method, repeatable, options):
+            return await self._call(method, path, **options)
+        import stamina
+
+        # Typed where it is used: stamina waits as long as the answer says, else by its own pauses.
+        attempts = stamina.retry_context(
+            on=_worth_repeating,
+            attempts=self._attempts,
+            timeout=REPEAT_SECONDS,
+            wait_initial=0.1,
+            wait_max=5.0,
+            wait_jitter=0.5,
+        )
+        async for attempt in attempts:
+            with attempt:
+                return await self._call(method, path, **options)
+        raise AssertionError("stamina raises the last failure")
+
+    async def _call(self, method: str, path: str, **options: Any) -> bytes:
+        async with self.stream(method, path, **options) as response:
+            return await self._read(response)
+
+    @asynccontextmanager
+    async def stream(
         self,
         method: str,
         path: str,
@@ -142,19 +185,22 @@ class ApiClient:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float | None = None,
-    ) -> tuple[httpx.Response, bytes]:
+    ) -> AsyncIterator[httpx.Response]:
+        """Call and hand out the open response (``aiter_bytes``, ``headers``); errors are raised.
+
+        The caller bounds what it reads. See :meth:`request` for the options.
+        """
         request = self._request(method, path, json, content, params, headers, timeout_seconds)
         try:
             response = await self._client.send(request, stream=True)
             try:
-                body = await self._read(response)
+                if response.status_code >= 400:
+                    raise _failure(response, await self._read(response))
+                yield response
             finally:
                 await response.aclose()
         except httpx.HTTPError as error:
             raise translate(error, method, str(request.url.copy_with(query=None))) from error
-        if response.status_code >= 400:
-            raise _failure(response, body)
-        return response, body
 
     def _request(
         self,
@@ -166,63 +212,152 @@ class ApiClient:
         headers: Mapping[str, str] | None,
         timeout_seconds: float | None,
     ) -> httpx.Request:
-        sent = dict(headers or {})
-        names = {name.lower() for name in sent}
-        if self._token is not None and "authorization" not in names:
-            sent["Authorization"] = f"Bearer {self._token}"
-        if telemetry.request_id() and "x-request-id" not in names:
-            sent["X-Request-ID"] = telemetry.request_id()
-        if telemetry.traceparent():
-            sent["traceparent"] = telemetry.traceparent()
+        sent = self._headers(
+            method, {name.lower(): value for name, value in (headers or {}).items()}
+        )
         if json is not msgspec.UNSET:
             content = msgspec.json.encode(json)
-        if method not in SAFE and "content-type" not in names:
-            sent["Content-Type"] = "application/json"
         chosen = {k: _text(v) for k, v in (params or {}).items() if v is not None}
         extra: dict[str, Any] = {}
         if timeout_seconds is not None:
             extra["timeout"] = httpx.Timeout(timeout_seconds, connect=min(5.0, timeout_seconds))
-        return self._client.build_request(
-            method, path, content=content, params=chosen or None, headers=sent, **extra
-        )
+        try:
+            return self._client.build_request(
+                method, path, content=content, params=chosen or None, headers=sent, **extra
+            )
+        except (UnicodeEncodeError, httpx.InvalidURL) as error:
+            raise Invalid(f"cannot ask for {path!r}: {error}") from error
+
+    def _headers(self, method: str, given: dict[str, str]) -> dict[str, str]:
+        # Compression would make the bound on the answer's size a bound on something else.
+        found = {"accept-encoding": "identity"}
+        if self._token is not None:
+            found["authorization"] = f"Bearer {self._token}"
+        if telemetry.request_id():
+            found["x-request-id"] = telemetry.request_id()
+        if telemetry.traceparent():
+            found["traceparent"] = telemetry.traceparent()
+        if method not in SAFE:
+            found["content-type"] = "application/json"
+        return found | given
 
     async def _read(self, response: httpx.Response) -> bytes:
         pieces: list[bytes] = []
         size = 0
-        async for piece in response.aiter_raw():
+        async for piece in _pieces(response):
             size += len(piece)
             if size > self._response_bytes_max:
                 raise TooLarge(
-                    f"cannot read the answer: it is over {self._response_bytes_max} bytes"
+                    f"cannot read the answer: it is over {self._response_bytes_max} bytes",
+                    code="answer-too-large",
                 )
             pieces.append(piece)
         return b"".join(pieces)
 
-    @asynccontextmanager
-    async def stream(self, method: str, path: str, **options: Any) -> AsyncIterator[httpx.Response]:
-        """Call and hand out the open response (``aiter_bytes``, ``headers``), error answers raised.
+    async def download(
+        self, path: str, file: IO[bytes], *, bytes_max: int, **options: Any
+    ) -> httpx.Headers:
+        """GET into ``file``, at most ``bytes_max``; the answer's headers.
 
-        The caller bounds what it reads.
+        On :class:`TooLarge` and on a lost connection the file holds a part.
         """
-        request = self._request(
-            method,
-            path,
-            options.pop("json", msgspec.UNSET),
-            options.pop("content", None),
-            options.pop("params", None),
-            options.pop("headers", None),
-            options.pop("timeout_seconds", None),
+        async with self.stream("GET", path, **options) as response:
+            size = 0
+            async for piece in _pieces(response):
+                size += len(piece)
+                if size > bytes_max:
+                    raise TooLarge(
+                        f"cannot download {path}: it is over {bytes_max} bytes",
+                        code="answer-too-large",
+                    )
+                await asyncio.to_thread(file.write, piece)
+            return response.headers
+
+    async def lines(self, path: str, *, type: type[T], **options: Any) -> AsyncIterator[T]:  # noqa: A002
+        """The items of an NDJSON answer, decoded one by one; any number of them."""
+        decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(type)
+        async with self.stream("GET", path, **options) as response:
+            async for line in _lines(response):
+                if line:
+                    try:
+                        yield decoder.decode(line)
+                    except (msgspec.DecodeError, UnicodeError) as error:
+                        raise Corrupt(
+                            f"cannot read a line of {path}: {error}", code="answer-unreadable"
+                        ) from error
+
+    async def events(
+        self, path: str, *, last: str | None = None, **options: Any
+    ) -> AsyncIterator[ServerEvent]:
+        """Live events until the server ends the stream; ``last`` replays what came after it."""
+        headers = {"accept": "text/event-stream", **options.pop("headers", {})}
+        if last is not None:
+            headers["last-event-id"] = last
+        fields: dict[str, str] = {}
+        async with self.stream("GET", path, headers=headers, **options) as response:
+            async for line in _lines(response):
+                if line:
+                    name, _, value = line.decode("utf-8", "replace").partition(":")
+                    fields[name] = value.removeprefix(" ")
+                    continue
+                if "data" in fields:
+                    yield ServerEvent(
+                        id=fields.get("id", ""),
+                        event=fields.get("event", ""),
+                        data=fields["data"].encode(),
+                    )
+                fields = {}
+
+
+class ServerEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One live event as it arrived; ``data`` is JSON."""
+
+    id: str
+    event: str
+    data: bytes
+
+
+async def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise Corrupt(
+            "cannot read the answer: something in between compressed it",
+            code="answer-unreadable",
+            hint="let the proxy pass answers on as they are",
         )
-        try:
-            response = await self._client.send(request, stream=True)
-            try:
-                if response.status_code >= 400:
-                    raise _failure(response, await self._read(response))
-                yield response
-            finally:
-                await response.aclose()
-        except httpx.HTTPError as error:
-            raise translate(error, method, str(request.url.copy_with(query=None))) from error
+    async for piece in response.aiter_raw():
+        yield piece
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Lines without their end; a last one that is not ended counts only if it is empty."""
+    rest = b""
+    async for piece in _pieces(response):
+        *whole, rest = (rest + piece).split(b"\n")
+        if len(rest) > LINE_BYTES_MAX:
+            raise TooLarge(
+                f"cannot read the answer: a line is over {LINE_BYTES_MAX} bytes",
+                code="answer-too-large",
+            )
+        for line in whole:
+            yield line.removesuffix(b"\r")
+    if rest:
+        raise Corrupt("cannot read the answer: its last line is cut off", code="answer-unreadable")
+
+
+def _repeatable(method: str, wanted: bool | None, options: Mapping[str, Any]) -> bool:
+    if not isinstance(options.get("content", b""), bytes | str | None):
+        return False  # an iterator cannot be sent again
+    if wanted is not None:
+        return wanted
+    named = any(name.lower() == "idempotency-key" for name in options.get("headers") or {})
+    return named or method in IDEMPOTENT
+
+
+def _worth_repeating(error: Exception) -> bool | float:
+    if not isinstance(error, Unavailable | OutcomeUnknown | Exhausted):
+        return False
+    wait = error.retry_after_seconds
+    return True if wait is None else min(wait, REPEAT_SECONDS)
 
 
 def translate(error: httpx.HTTPError, method: str, url: str) -> HoldfastError:

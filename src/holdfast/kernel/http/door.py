@@ -11,6 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Denied, HoldfastError, Internal, Invalid, Misdirected
@@ -56,6 +57,7 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 """On every answer, unless the route set its own."""
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FORWARDED = frozenset(
     b"forwarded x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-port "
     b"x-forwarded-server x-forwarded-prefix x-real-ip".split()
@@ -152,6 +154,8 @@ class Door:
             )
         if scope["method"] not in METHODS:
             return Invalid(f"cannot do {scope['method'][:16]!r}: no such method here")
+        if not _is_text(scope):
+            return Invalid("cannot read the request: its path is no text", code="path-invalid")
         if scope["path"] not in PROBES:
             host = wanted.get(b"host", "")
             if not self._answers_for(host):
@@ -286,6 +290,20 @@ def _read(headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, str], byt
         elif name in _FORWARDED:
             forwarded = name
     return wanted, doubled, forwarded
+
+
+def _is_text(scope: Scope) -> bool:
+    """Whether the path is Unicode without control characters, as it was sent."""
+    if not scope["path"].isprintable() and _CONTROL.search(scope["path"]):
+        return False
+    raw = bytes(scope.get("raw_path") or b"")
+    if b"%" not in raw:
+        return True
+    try:
+        unquote_to_bytes(raw).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 async def answer(scope: Scope, send: Send, error: HoldfastError, identifier: str) -> None:

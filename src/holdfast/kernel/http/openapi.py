@@ -43,7 +43,10 @@ def openapi_document(app: Litestar) -> bytes:
         "paths": paths,
         "components": {
             "schemas": schemas.components,
-            "responses": {"Problem": _problem_response("What went wrong")},
+            "responses": {
+                "Problem": _problem_response("What went wrong"),
+                **{_name(kind): _problem_response(title) for kind, title in TITLES.items()},
+            },
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
         "tags": [{"name": name} for name in sorted({each.tag for each in rules})],
@@ -97,7 +100,7 @@ def _operation(rules: RouteRules, schemas: _Schemas) -> dict[str, Any]:
 
 
 def _parameter(each: Argument, schemas: _Schemas) -> dict[str, Any]:
-    schema = schemas.of(each.wanted)
+    schema = _present(schemas.of(each.wanted))
     if not each.required and each.default is not None:
         schema = {**schema, "default": msgspec.to_builtins(each.default)}
     found: dict[str, Any] = {
@@ -111,6 +114,15 @@ def _parameter(each: Argument, schemas: _Schemas) -> dict[str, Any]:
     return found
 
 
+def _present(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter that is given has a value: ``null`` stands for one that is not."""
+    choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    if not choices:
+        return schema
+    rest = {name: value for name, value in schema.items() if name != "anyOf"}
+    return {**rest, **choices[0]} if len(choices) == 1 else {**rest, "anyOf": choices}
+
+
 def _responses(rules: RouteRules, schemas: _Schemas) -> dict[str, Any]:
     content = _content(rules.answer)
     answer: dict[str, Any] = {"description": "Done"}
@@ -121,9 +133,13 @@ def _responses(rules: RouteRules, schemas: _Schemas) -> dict[str, Any]:
     found = {str(rules.status): answer}
     found |= {str(status): {"description": text} for status, text in rules.responses.items()}
     for kind in _kinds(rules):
-        found.setdefault(str(HTTP_STATUS[kind]), _problem_response(TITLES[kind]))
+        found.setdefault(str(HTTP_STATUS[kind]), {"$ref": f"#/components/responses/{_name(kind)}"})
     found["default"] = {"$ref": "#/components/responses/Problem"}
     return found
+
+
+def _name(kind: Kind) -> str:
+    return "".join(part.capitalize() for part in kind.value.split("-"))
 
 
 def _kinds(rules: RouteRules) -> list[Kind]:
