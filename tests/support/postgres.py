@@ -100,7 +100,10 @@ class PostgresServer:
         name = f"test_{next(self._databases)}"
         connection = await asyncpg.connect(self.dsn())
         try:
-            await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+            # Copying files is several times faster than writing each page to the log.
+            await connection.execute(
+                f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY'
+            )
         finally:
             await connection.close()
         return name
@@ -116,7 +119,10 @@ class PostgresServer:
 @contextlib.contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
     """A started server; it and its folder are gone at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    # In memory where there is some: the tests' many small databases are never worth a disk.
+    memory = Path("/dev/shm")
+    usable = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 2**30
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=memory if usable else None))
     as_user = _other_user()
     if as_user:
         shutil.chown(folder, "nobody", "nogroup")
