@@ -30,7 +30,7 @@ KILLS = {"up-sqlite": 14, "up-postgresql": 12, "split-sqlite": 12, "split-postgr
 @pytest.fixture(scope="module")
 def replay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The recorded sources, slowly enough that a kill can fall into a fetch."""
-    with sources(tmp_path_factory.mktemp("sources"), None, "slow@/*,delay_seconds=0.05") as (_, to):
+    with sources(tmp_path_factory.mktemp("sources"), None, "delay@*,seconds=0.05") as (_, to):
         yield to
 
 

@@ -137,6 +137,7 @@ class Collection:
         self._given: Credentials | None = None
         self._requests = 0
         self._bytes_fetched = 0
+        self._replayed = False
 
     async def run(self) -> Ending:
         """Collect; the answer says how it ended. Raises :class:`LeaseLost`, and nothing else."""
@@ -237,6 +238,7 @@ class Collection:
             pages=channel.responses,
             bytes_fetched=self._bytes_fetched,
             requests=self._requests,
+            replayed=self._replayed,
             cursor=cursor,
             code=code[:100],
             reason=reason[:_REASON_MAX],
@@ -343,6 +345,7 @@ class Collection:
             raise
         self._requests += fetched.requests
         self._bytes_fetched += fetched.size_bytes
+        self._replayed |= fetched.replayed
         return None if fetched.path is None else _Page(url, fetched, fetched.path)
 
     async def _values(self, page: _Page, wanted: tuple[str, ...]) -> dict[str, Any]:

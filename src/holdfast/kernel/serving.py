@@ -304,6 +304,9 @@ class _Server:
                 while self._state.connections and not self._hurry:
                     self._moved.clear()
                     await self._moved.wait()
+        if self._state.tasks and not self._hurry:
+            # What callers who went away had asked for: long polls that have yet to notice.
+            await asyncio.wait(list(self._state.tasks), timeout=1)
 
     async def _cut(self) -> None:
         """End what is left: cancel the requests, then close their connections."""

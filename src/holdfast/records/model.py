@@ -193,6 +193,8 @@ class RunFinish(_Wire, frozen=True, kw_only=True):
     pages: NotNegative = 0
     bytes_fetched: NotNegative = 0
     requests: NotNegative = 0
+    replayed: bool = False
+    """Some answer was a recorded copy's, be it only "not modified"."""
     cursor: Annotated[str, Meta(max_length=1000)] | None = None
     code: Annotated[str, Meta(max_length=100)] = ""
     reason: Annotated[str, Meta(max_length=2000)] = ""

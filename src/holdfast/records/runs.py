@@ -843,12 +843,14 @@ def _undo(conn: Connection, tenant: str, head: Row[Any], rows: Sequence[Any]) ->
 
 
 def _note_totals(conn: Connection, tenant: str, request: RunFinish) -> None:
-    values = {
+    values: dict[str, Any] = {
         "pages": request.pages,
         "requests": request.requests,
         "bytes_fetched": request.bytes_fetched,
         "cursor": request.cursor,
     }
+    if request.replayed:
+        values["replayed"] = True
     store.change(conn, store.runs, store.of_key(store.runs, tenant, run=request.run), values)
 
 
