@@ -65,7 +65,7 @@ async def collect_once(system: System, *, sample: bool) -> int:
     names = await runnable_profiles(system)
     tally = Tally([await submit(system, name) for name in names])
     await _follow(system, tally)
-    _show_collected(tally)
+    await _show_collected(system, tally)
     if not tally.good:
         for c in tally.collections:
             if c.state not in GOOD:
@@ -163,7 +163,8 @@ def _draw(progress: Progress, bar: Any, c: Collection) -> None:
         progress.update(bar, total=None, note=f"collecting {records:>7,} records")
 
 
-def _show_collected(tally: Tally) -> None:
+async def _show_collected(system: System, tally: Tally) -> None:
+    kept = {line.profile: line.records for line in await system.records.freshness(system.operator)}
     rows: list[list[object]] = []
     for c in sorted(tally.collections, key=lambda each: each.profile):
         run = c.run
@@ -174,7 +175,7 @@ def _show_collected(tally: Tally) -> None:
             [
                 c.profile,
                 c.state,
-                f"{run.records:,}",
+                f"{kept.get(c.profile, 0):,}",
                 f"{run.new + run.changed:,}",
                 f"{run.rejects:,}",
                 run.pages,
@@ -185,7 +186,7 @@ def _show_collected(tally: Tally) -> None:
     columns = [
         "profile",
         "state",
-        "records",
+        "kept",
         "new or changed",
         "rejects",
         "pages",
@@ -194,10 +195,10 @@ def _show_collected(tally: Tally) -> None:
     ]
     sys.stdout.write("\n")
     print_table(columns, rows, title="What was collected", numeric=columns[2:])
-    total = sum(c.run.records for c in tally.collections if c.run is not None)
+    total = sum(kept.get(c.profile, 0) for c in tally.collections)
     replayed = any(c.run is not None and c.run.replayed for c in tally.collections)
     where = "replayed from recorded copies, not fetched live" if replayed else "fetched live"
-    sys.stdout.write(f"{total:,} records in {len(tally.collections)} runs, {where}\n\n")
+    sys.stdout.write(f"{total:,} records kept of {len(tally.collections)} sources, {where}\n\n")
 
 
 def _seconds(run: Any) -> float:
