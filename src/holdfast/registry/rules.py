@@ -79,12 +79,18 @@ _OURS = {
 _CREDENTIAL_HEADERS = {"cookie", "proxy-authorization", "www-authenticate"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Names:
     """The names the document gives, also to fields that are not right yet: a name that is there
-    is not reported as unknown."""
+    is not reported as unknown. Comparing names costs, so there are ``hints_left`` of it."""
 
     fields: frozenset[str]
+    hints_left: int = 100
+
+    def near(self, name: str) -> str:
+        """Which field may have been meant."""
+        self.hints_left -= 1
+        return did_you_mean(name, sorted(self.fields)) if self.hints_left >= 0 else ""
 
 
 def problems(profile: Profile, names: Names | None = None) -> list[Problem]:
@@ -218,7 +224,7 @@ def _reference(name: str, where: str, names: Names) -> Iterator[Problem]:
         if f"{group}.{name}" in names.fields:
             yield Problem(where, f"{name} is not a field", f"did you mean {group}.{name}?")
             return
-    yield Problem(where, f"{name} is not a field", did_you_mean(name, sorted(names.fields)))
+    yield Problem(where, f"{name} is not a field", names.near(name))
 
 
 def _expect(profile: Profile, names: Names) -> Iterator[Problem]:
@@ -587,7 +593,9 @@ def _value_path(profile: Profile, path: str, where: str) -> Iterator[Problem]:
         if isinstance(form, CsvFormat) and isinstance(form.header, list):
             if path not in form.header:
                 yield Problem(
-                    where, f"there is no column {path}", did_you_mean(path, list(form.header))
+                    where,
+                    f"there is no column {path}",
+                    did_you_mean(path, list(form.header), compared=50),
                 )
         elif path.startswith(("$.", "$[", "@.")):
             yield Problem(where, f"{path} is a JSONPath; a table has columns", "give its name")

@@ -109,9 +109,9 @@ def test_size_is_bounded() -> None:
 @pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 60_000, "- " * 100_000, "a: [" * 60_000])
 @pytest.mark.parametrize("media_type", ["application/yaml", "application/json"])
 def test_deep_nesting_is_refused_before_it_costs_anything(text: str, media_type: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     assert read_document(text.encode(), media_type=media_type).problems
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 1
 
 
 def test_depth_and_number_of_nodes_are_bounded_in_both_forms() -> None:

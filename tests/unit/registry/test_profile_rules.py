@@ -311,9 +311,9 @@ def test_lists_of_problems_have_an_end() -> None:
     ids=["members", "fields", "key", "wide", "references"],
 )
 def test_the_longest_list_of_faults_does_not_take_long(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     assert examine(text.encode()).problems
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 2
 
 
 def test_requiring_a_bad_profile_raises_with_all_of_it() -> None:
