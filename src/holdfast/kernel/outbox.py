@@ -21,7 +21,6 @@ import hmac
 import os
 import re
 from collections.abc import Callable, Iterable
-from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -128,45 +127,33 @@ outbox_position = tenant_table(
 )
 """The last sequence number given out in each tenant. SQLite only: there it contends with nobody."""
 
-_FIND = text("SELECT * FROM outbox WHERE tenant = :tenant AND event_id = :event_id")
-_INSERT = text(
-    "INSERT INTO outbox (tenant, event_id, transaction_id, sequence, stream, type, time, subject,"
-    " request_id, payload_bytes, payload_commitment, sealing, sealed)"
-    " VALUES (:tenant, :event_id, :transaction_id, :sequence, :stream, :type, :time, :subject,"
-    " :request_id, :payload_bytes, :payload_commitment, :sealing, :sealed)"
+# Named per dialect. SQLite: one writer, so looking first is free, and so is a counter row, which
+# leaves no gaps.
+_FIND_SQLITE = text(
+    "SELECT * FROM outbox WHERE tenant = :tenant"
+    " AND event_id IN (SELECT value FROM json_each(:ids))"
 )
-# Named per dialect. SQLite: one writer, so a counter row is free and leaves no gaps.
 _NEXT_SQLITE = text(
-    "INSERT INTO outbox_position (tenant, sequence) VALUES (:tenant, 1)"
-    " ON CONFLICT (tenant) DO UPDATE SET sequence = outbox_position.sequence + 1"
-    " RETURNING 0 AS transaction_id, sequence"
-)
-# PostgreSQL: a counter row would make every two writers of a tenant conflict.
-_NEXT_POSTGRESQL = text(
-    "SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS transaction_id,"
-    " nextval('outbox_sequence') AS sequence"
-)
-_NEXT_MANY_SQLITE = text(
     "INSERT INTO outbox_position (tenant, sequence) VALUES (:tenant, :amount)"
     " ON CONFLICT (tenant) DO UPDATE SET sequence = outbox_position.sequence + excluded.sequence"
     " RETURNING sequence"
 )
-_NEXT_MANY_POSTGRESQL = text(
-    "SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS transaction_id,"
-    " nextval('outbox_sequence') AS sequence FROM generate_series(1, CAST(:amount AS bigint))"
+# PostgreSQL: one statement that reads nothing. A counter row, or a look at the index before the
+# insert, would make every two writers of a tenant conflict under serializable isolation.
+_INSERT_POSTGRESQL = (
+    "INSERT INTO outbox (tenant, event_id, stream, type, time, subject, request_id,"
+    " payload_bytes, payload_commitment, sealing, sealed, transaction_id, sequence)"
+    " SELECT given.*, CAST(CAST(pg_current_xact_id() AS text) AS bigint),"
+    " nextval('outbox_sequence') FROM unnest($1::text[], $2::text[], $3::text[], $4::text[],"
+    " $5::text[], $6::text[], $7::text[], $8::bigint[], $9::bytea[], $10::text[], $11::bytea[])"
+    " AS given ON CONFLICT (tenant, event_id) DO NOTHING RETURNING event_id"
 )
-_FIND_MANY_SQLITE = text(
-    "SELECT * FROM outbox WHERE tenant = :tenant"
-    " AND event_id IN (SELECT value FROM json_each(:ids))"
-)
-_FIND_MANY_POSTGRESQL = text(
+_FIND_POSTGRESQL = text(
     "SELECT * FROM outbox WHERE tenant = :tenant AND event_id = ANY(CAST(:ids AS text[]))"
 )
 _COLUMNS = (
     "tenant",
     "event_id",
-    "transaction_id",
-    "sequence",
     "stream",
     "type",
     "time",
@@ -213,6 +200,10 @@ class Entry:
     commitment: bytes
 
 
+_Given = dict[str, tuple[Event, str, bytes]]
+"""By event id: the event, its subject, its payload's canonical bytes."""
+
+
 class Outbox:
     """Writes events beside the state they are evidence of. ``random`` makes the salts."""
 
@@ -229,78 +220,59 @@ class Outbox:
         ``Conflict``. ``Invalid`` and ``TooLarge`` for whatever the ledger would refuse, so that
         the state change it belongs to is refused with it.
         """
-        payload = checked_payload(event)
-        subject = event.subject or principal.subject
-        _check_names(event, subject)
-        checked_header(principal.tenant, event, subject, len(payload))
-        found = conn.execute(_FIND, {"tenant": principal.tenant, "event_id": event.id}).first()
-        if found is not None:
-            self._check_same(found, event, subject, payload)
-            return
-        salt = self._random(SALT_BYTES)
-        sealed = self._sealer.seal(principal.tenant, self.PURPOSE, event.id, salt + payload)
-        number = conn.execute(
-            _NEXT_SQLITE if conn.dialect.name == "sqlite" else _NEXT_POSTGRESQL,
-            {"tenant": principal.tenant} if conn.dialect.name == "sqlite" else {},
-        ).one()
-        conn.execute(
-            _INSERT,
-            {
-                "tenant": principal.tenant,
-                "event_id": event.id,
-                "transaction_id": number.transaction_id,
-                "sequence": number.sequence,
-                "stream": event.stream,
-                "type": event.type,
-                "time": timestamp(event.time),
-                "subject": subject,
-                "request_id": event.request_id,
-                "payload_bytes": len(payload),
-                "payload_commitment": commitment(salt, payload),
-                "sealing": sealed.algorithm,
-                "sealed": sealed.data,
-            },
-        )
+        self.emit_many(conn, principal, [event])
 
     def emit_many(self, conn: Connection, principal: Principal, events: Iterable[Event]) -> None:
         """:meth:`emit` of each event, in their order, in a handful of statements for all."""
-        fresh: dict[str, tuple[Event, str, bytes]] = {}
+        given: dict[str, tuple[Event, str, bytes]] = {}
         for event in events:
             payload = checked_payload(event)
             subject = event.subject or principal.subject
             _check_names(event, subject)
             checked_header(principal.tenant, event, subject, len(payload))
-            if fresh.setdefault(event.id, (event, subject, payload)) != (event, subject, payload):
+            if given.setdefault(event.id, (event, subject, payload)) != (event, subject, payload):
                 raise _reused(event)
-        for row in self._found(conn, principal, list(fresh)):
-            self._check_same(row, *fresh.pop(row.event_id))
-        numbers = _numbers(conn, principal, len(fresh))
-        rows = [
-            self._row(principal, number, *each)
-            for number, each in zip(numbers, fresh.values(), strict=True)
-        ]
-        bulk_insert(conn, outbox, _COLUMNS, rows)
-
-    def _found(self, conn: Connection, principal: Principal, ids: list[str]) -> Rows[Any]:
+        if not given:
+            return
         if conn.dialect.name == "sqlite":
-            values = {"tenant": principal.tenant, "ids": msgspec.json.encode(ids).decode()}
-            return conn.execute(_FIND_MANY_SQLITE, values).all()
-        return conn.execute(_FIND_MANY_POSTGRESQL, {"tenant": principal.tenant, "ids": ids}).all()
+            self._emit_sqlite(conn, principal, given)
+        else:
+            self._emit_postgresql(conn, principal, given)
+
+    def _emit_sqlite(self, conn: Connection, principal: Principal, given: _Given) -> None:
+        ids = {"tenant": principal.tenant, "ids": msgspec.json.encode(list(given)).decode()}
+        there = {row.event_id: row for row in conn.execute(_FIND_SQLITE, ids)}
+        self._check_same(there, given)
+        fresh = [each for id_, each in given.items() if id_ not in there]
+        if not fresh:
+            return
+        values = {"tenant": principal.tenant, "amount": len(fresh)}
+        last = int(conn.execute(_NEXT_SQLITE, values).scalar_one())
+        rows = [
+            (*self._row(principal, *each), 0, number)
+            for number, each in enumerate(fresh, last - len(fresh) + 1)
+        ]
+        bulk_insert(conn, outbox, (*_COLUMNS, "transaction_id", "sequence"), rows)
+
+    def _emit_postgresql(self, conn: Connection, principal: Principal, given: _Given) -> None:
+        rows = [self._row(principal, *each) for each in given.values()]
+        vectors = tuple(list(vector) for vector in zip(*rows, strict=True))
+        stored = set(conn.exec_driver_sql(_INSERT_POSTGRESQL, vectors).scalars())
+        if len(stored) == len(given):
+            return
+        others = {id_: each for id_, each in given.items() if id_ not in stored}
+        ids = {"tenant": principal.tenant, "ids": list(others)}
+        there = {row.event_id: row for row in conn.execute(_FIND_POSTGRESQL, ids)}
+        self._check_same(there, others)
 
     def _row(
-        self,
-        principal: Principal,
-        number: tuple[int, int],
-        event: Event,
-        subject: str,
-        payload: bytes,
+        self, principal: Principal, event: Event, subject: str, payload: bytes
     ) -> tuple[Any, ...]:
         salt = self._random(SALT_BYTES)
         sealed = self._sealer.seal(principal.tenant, self.PURPOSE, event.id, salt + payload)
         return (
             principal.tenant,
             event.id,
-            *number,
             event.stream,
             event.type,
             timestamp(event.time),
@@ -340,16 +312,19 @@ class Outbox:
             raise Corrupt(f"cannot read the event {row.event_id}: its payload is not its own")
         return salt, payload
 
-    def _check_same(self, row: Any, event: Event, subject: str, payload: bytes) -> None:
-        same = (row.stream, row.type, row.time, row.subject, row.request_id) == (
-            event.stream,
-            event.type,
-            timestamp(event.time),
-            subject,
-            event.request_id,
-        )
-        if not same or not hmac.compare_digest(self._opened(row)[1], payload):
-            raise _reused(event)
+    def _check_same(self, there: dict[str, Any], given: _Given) -> None:
+        """``Conflict`` if a row that is there differs from the event given under its id."""
+        for id_, row in there.items():
+            event, subject, payload = given[id_]
+            same = (row.stream, row.type, row.time, row.subject, row.request_id) == (
+                event.stream,
+                event.type,
+                timestamp(event.time),
+                subject,
+                event.request_id,
+            )
+            if not same or not hmac.compare_digest(self._opened(row)[1], payload):
+                raise _reused(event)
 
     def _entry(self, row: Any) -> Entry:
         salt, payload = self._opened(row)
@@ -368,18 +343,6 @@ class Outbox:
             payload=payload,
             commitment=bytes(row.payload_commitment),
         )
-
-
-def _numbers(conn: Connection, principal: Principal, amount: int) -> list[tuple[int, int]]:
-    """The next ``amount`` (transaction id, sequence) pairs, in order."""
-    if amount == 0:
-        return []
-    if conn.dialect.name == "sqlite":
-        values = {"tenant": principal.tenant, "amount": amount}
-        last = int(conn.execute(_NEXT_MANY_SQLITE, values).scalar_one())
-        return [(0, number) for number in range(last - amount + 1, last + 1)]
-    rows = conn.execute(_NEXT_MANY_POSTGRESQL, {"amount": amount})
-    return sorted((int(row.transaction_id), int(row.sequence)) for row in rows)
 
 
 def _reused(event: Event) -> Conflict:
