@@ -273,23 +273,21 @@ def _labelled(
     A label stands on the far side of the line, and has a white edge under the points that keeps
     lines away from it. Answers edges and labels.
     """
-    step = max(1, round((len(values) - 1) / 7))
-    chosen = sorted({*range(0, len(values) - step // 2, step), len(values) - 1})
     slope, intercept = float(found.slope or 0), float(found.intercept or 0)
+    above = [value["y"] >= intercept + slope * value["x"] for value in values]
+    left = [side == (slope >= 0) for side in above]
     sides: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
-    for index in chosen:
-        value = values[index]
-        above = value["y"] >= intercept + slope * value["x"]
-        sides[above].append({**value, "name": names[index]})
+    for index in _spread(values, above, left):
+        sides[above[index]].append({**values[index], "name": names[index]})
     edges: list[dict[str, Any]] = []
     labels: list[dict[str, Any]] = []
-    for above, labelled in sides.items():
-        left = above == (slope >= 0)
+    for upper, labelled in sides.items():
+        leftward = upper == (slope >= 0)
         text = {
             "type": "text",
-            "align": "right" if left else "left",
-            "dx": -7 if left else 7,
-            "dy": -7 if above else 9,
+            "align": "right" if leftward else "left",
+            "dx": -7 if leftward else 7,
+            "dy": -7 if upper else 9,
             "fontSize": 11,
         }
         for layers, extra in (
@@ -304,6 +302,28 @@ def _labelled(
                 }
             )
     return edges, labels
+
+
+def _spread(values: list[dict[str, Any]], above: list[bool], left: list[bool]) -> list[int]:
+    """Which points carry a label: first, last and six between, where there is room for it."""
+    last = len(values) - 1
+    step = max(1, round(last / 7))
+    xs, ys = [value["x"] for value in values], [value["y"] for value in values]
+    wide, high = (max(xs) - min(xs)) or 1, (max(ys) - min(ys)) or 1
+    places = [(x / wide * WIDTH, -y / high * HEIGHT) for x, y in zip(xs, ys, strict=True)]
+
+    def crowd(index: int) -> int:
+        x, y = places[index]
+        x, y = x + (-24 if left[index] else 24), y + (-8 if above[index] else 8)
+        return sum(
+            abs(a - x) < 24 and abs(b - y) < 12 for j, (a, b) in enumerate(places) if j != index
+        )
+
+    chosen = {0, last}
+    for target in range(step, last - step // 2, step):
+        near = range(max(1, target - step // 3), min(last, target + step // 3 + 1))
+        chosen.add(min(near, key=lambda index: (crowd(index), abs(index - target))))
+    return sorted(chosen)
 
 
 def _time_colour(key: Column) -> dict[str, Any]:

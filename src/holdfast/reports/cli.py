@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from holdfast.reports.client import ReportsClient
     from holdfast.reports.model import Report
 
-app = typer.Typer(no_args_is_help=True, help="Join, correlate and draw.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Join, correlate and draw.")
 ReportArgument = Annotated[str, typer.Argument(help="A report's id, or a name for its newest.")]
 
 

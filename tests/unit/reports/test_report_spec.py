@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -182,3 +185,25 @@ def test_the_published_schema_accepts_what_the_reader_accepts() -> None:
     assert not validator.is_valid({**good, "version": 2})
     assert not validator.is_valid({**good, "extra": 1})
     assert msgspec.convert(good, ReportSpec) == read_spec(GOOD.encode())
+
+
+def test_the_reference_names_every_member_and_function() -> None:
+    from holdfast.reports import model
+    from holdfast.reports.expression import FUNCTIONS
+
+    text = (Path(__file__).parents[3] / "docs/reference/report.md").read_text(encoding="utf-8")
+    parts = (
+        model.ReportSpec, model.Input, model.PeriodFilter, model.Aggregate, model.Join,
+        model.JoinKey, model.Derived, model.TableOutput, model.CorrelationOutput, model.Chart,
+    )  # fmt: skip
+    members = {field.encode_name for part in parts for field in msgspec.structs.fields(part)}
+    unnamed = {word for word in members | set(FUNCTIONS) if not re.search(rf"\b{word}\b", text)}
+    assert unnamed == set()
+
+
+def test_the_spec_in_the_reference_is_sound() -> None:
+    text = (Path(__file__).parents[3] / "docs/reference/report.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```yaml\n(version: .*?)```", text, re.DOTALL)
+    assert shown
+    for spec in shown:
+        read_spec(spec.encode())
