@@ -132,7 +132,7 @@ def _print_records(records: Sequence[Record]) -> None:
         ["record", "period", *dimensions, *measures, "revision", *(["state"] if gone else [])],
         [
             [
-                one.id[:12],
+                one.id,
                 _period(one),
                 *(scalar_text(one.dimensions.get(name)) for name in dimensions),
                 *(_value(one, name) for name in measures),

@@ -1,0 +1,336 @@
+"""The aggregator against a plain model: the same operations, the same answers, on both databases.
+
+Seeded: a failure names its seed, and the seed repeats it. Workers take over, die, come back late,
+send batches twice, out of order or altered; coordinators close; leases run out; the service starts
+anew. After every step what readers see is compared.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from holdfast.kernel.clock import timestamp
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import HoldfastError
+from holdfast.records.model import RecordFilter, Reject, Run, RunClose, RunFilter
+from holdfast.records.service import RecordsService
+from tests.conformance.records_oracle import Oracle, RefusedError, Row
+from tests.unit.records.helpers import OPERATOR, START, Attempt, Bench, bench_on, profile, record
+
+STATES = ["AL", "CA", "NV", "OR", "TX", "WA", "WY"]
+VALUES = ["1.0", "1.1", "-2"]
+SEEDS = range(int(os.environ.get("HOLDFAST_SEEDS", "3")))
+STEPS = 80
+
+POLICIES = [
+    ("snapshot", "error"),
+    ("snapshot", "last"),
+    ("append", "first"),
+    ("incremental", "last"),
+]
+
+
+@dataclass
+class Trial:
+    """One seeded run of operations against the service and the model."""
+
+    bench: Bench
+    oracle: Oracle
+    dice: random.Random
+    attempts: list[Attempt] = field(default_factory=list)
+    sent: dict[tuple[str, int], dict[int, tuple[list[Row], int]]] = field(default_factory=dict)
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    fence: int = 0
+
+    @property
+    def now(self) -> float:
+        return (self.bench.clock.now() - START).total_seconds()
+
+    async def both(self, name: str, model: Any, real: Any) -> tuple[Any, Any]:
+        """Do it in the model and for real; the same code of refusal, or two answers."""
+        code, expected = "", None
+        try:
+            expected = model()
+        except RefusedError as refused:
+            code = refused.code
+        if code:
+            with pytest.raises(HoldfastError) as found:
+                await real()
+            assert found.value.code == code, name
+            self.outcomes[name, code] += 1
+            return None, None
+        answer = await real()
+        self.outcomes[name, "done"] += 1
+        return expected, answer
+
+    # --- operations ---------------------------------------------------------------------------
+
+    async def open_new(self) -> None:
+        # Mostly a later lease, sometimes a task of the same fence that should not be there.
+        self.fence += self.dice.random() < 0.8
+        attempt = self.bench.attempt(
+            fence=max(1, self.fence), lease_seconds=self.dice.choice([5, 60])
+        )
+        await self._open(attempt)
+
+    async def take_over(self) -> None:
+        if not self.attempts:
+            return
+        self.fence += 1
+        before = self.dice.choice([self.attempts[-1], self.dice.choice(self.attempts)])
+        attempt = self.bench.attempt(fence=self.fence, run=before.run)
+        await self._open(attempt)
+
+    async def open_again(self) -> None:
+        if self.attempts:
+            attempt = self.dice.choice(self.attempts)
+            attempt.renewed()
+            await self._open(attempt)
+
+    async def _open(self, attempt: Attempt) -> None:
+        fence, lease = attempt.claim.fence, self._lease(attempt)
+        expected, run = await self.both(
+            "open",
+            lambda: self.oracle.open(attempt.run, fence, lease, self.now),
+            attempt.open,
+        )
+        if run is not None:
+            self._compare_run(run)
+            if not expected.final:
+                await attempt.respond()
+                self.attempts.append(attempt)
+
+    def _lease(self, attempt: Attempt) -> float:
+        from holdfast.kernel.clock import parse_timestamp
+
+        return (parse_timestamp(attempt.claim.lease_expires_at) - START).total_seconds()
+
+    async def post(self) -> None:
+        if not self.attempts:
+            return
+        # Mostly the newest worker; now and then one that should have stopped.
+        attempt = self.attempts[-1] if self.dice.random() < 0.7 else self.dice.choice(self.attempts)
+        attempt.renewed()
+        sent = self.sent.setdefault((attempt.run, attempt.claim.fence), {})
+        sequence = len(sent) + (self.dice.random() < 0.08)
+        if sent and self.dice.random() < 0.3:
+            sequence = self.dice.choice(sorted(sent))  # again, or altered
+        if sequence in sent and self.dice.random() < 0.6:
+            rows, rejects = sent[sequence]
+        else:
+            width = self.dice.choice([0, 1, 3, 6])
+            rows = [(self.dice.choice(STATES), self.dice.choice(VALUES)) for _ in range(width)]
+            if self.oracle.duplicates == "error" and self.dice.random() < 0.85:
+                used = {key for batch, _ in sent.values() for key, _ in batch}
+                rows = list({key: (key, value) for key, value in rows if key not in used}.values())
+            rejects = self.dice.random() < 0.05
+        await self._post(attempt, sequence, rows, int(rejects))
+
+    async def _post(self, attempt: Attempt, sequence: int, rows: list[Row], rejects: int) -> None:
+        fence, lease = attempt.claim.fence, self._lease(attempt)
+        records = [record(key, value, position=at) for at, (key, value) in enumerate(rows)]
+        bad = [
+            Reject(response=0, position=at, field="rate", reason="none") for at in range(rejects)
+        ]
+        expected, receipt = await self.both(
+            "post",
+            lambda: self.oracle.post(attempt.run, fence, sequence, rows, rejects, lease),
+            lambda: attempt.post(records, sequence=sequence, rejects=bad),
+        )
+        if receipt is not None:
+            assert receipt.repeated is expected
+            assert (receipt.records, receipt.rejects) == (len(rows), rejects)
+            self.sent[attempt.run, fence][sequence] = (rows, rejects)
+
+    async def finish(self) -> None:
+        if not self.attempts:
+            return
+        attempt = (
+            self.attempts[-1] if self.dice.random() < 0.85 else self.dice.choice(self.attempts)
+        )
+        attempt.renewed()
+        outcome = self.dice.choices(
+            ["complete", "partial", "failed", "cancelled", "unchanged"], [12, 2, 1, 1, 1]
+        )[0]
+        batches = len(self.sent.get((attempt.run, attempt.claim.fence), {}))
+        batches += self.dice.random() < 0.05
+        cursor = self.dice.choice([None, f"c{self.now}"])
+        _, run = await self.both(
+            "finish",
+            lambda: self.oracle.finish(
+                attempt.run, attempt.claim.fence, outcome, batches, cursor, self.now
+            ),
+            lambda: attempt.finish(outcome, batches=batches, cursor=cursor),
+        )
+        if run is not None:
+            self._compare_run(run)
+
+    async def close(self) -> None:
+        if self.attempts and self.dice.random() < 0.8:
+            claim = self.dice.choice(self.attempts).claim
+        else:
+            claim = self.bench.attempt(fence=max(1, self.fence)).claim
+        outcome = self.dice.choice(["failed", "cancelled"])
+        request = RunClose(
+            run=claim.run,
+            fence=claim.fence,
+            profile=claim.profile,
+            profile_digest=claim.digest,
+            task=claim.task,
+            outcome=outcome,
+        )
+        _, run = await self.both(
+            "close",
+            lambda: self.oracle.close(claim.run, claim.fence, outcome),
+            lambda: self.bench.service.close(OPERATOR, request),
+        )
+        if run is not None:
+            self._compare_run(run)
+
+    async def wait(self) -> None:
+        self.bench.clock.advance(self.dice.choice([0.5, 7, 90]))
+        expected = self.oracle.sweep(self.now)
+        assert await self.bench.service.sweep(OPERATOR) == expected
+        self.outcomes["sweep", "done" if expected else "nothing"] += 1
+
+    async def restart(self) -> None:
+        old = self.bench.service
+        self.bench.service = RecordsService(
+            **{name: getattr(old._handles, name) for name in old._handles.__dataclass_fields__}
+        )
+
+    # --- comparisons --------------------------------------------------------------------------
+
+    def _compare_run(self, run: Run) -> None:
+        model = self.oracle.runs[run.id]
+        assert (run.status, run.fence, run.attempts) == (model.status, model.fence, model.attempts)
+        assert run.publication == model.publication
+        if model.final and model.counts:
+            assert run.code == model.code
+            names = ["records", "new", "changed", "unchanged", "duplicates", "rejects"]
+            assert {n: getattr(run, n) for n in names} == {n: model.counts[n] for n in names}
+            if model.status == "succeeded":
+                assert run.withdrawn == model.counts["absent"]
+
+    async def compare(self) -> None:
+        """What everybody can see: the head, and one other view of it."""
+        assert await self._visible(RecordFilter(profile="rates")) == self.oracle.states[-1]
+        await self.dice.choice([self._compare_past, self._compare_first, self._compare_runs])()
+
+    async def _compare_past(self) -> None:
+        moment = self.dice.uniform(-1, self.now)
+        as_of = timestamp(START + timedelta(seconds=moment))
+        seen = await self._visible(RecordFilter(profile="rates", as_of=as_of))
+        assert seen == self.oracle.at(moment)
+
+    async def _compare_first(self) -> None:
+        first = await self._visible(RecordFilter(profile="rates", vintage="first"))
+        assert first == self.oracle.first()
+
+    async def _compare_runs(self) -> None:
+        page = await self.bench.service.runs(OPERATOR, RunFilter(), limit=1000)
+        statuses = {run.id: run.status.value for run in page.items}
+        assert statuses == {run: model.status for run, model in self.oracle.runs.items()}
+        number = await self.bench.service.publication(OPERATOR, "rates")
+        assert number == len(self.oracle.states) - 1
+
+    async def _visible(self, which: RecordFilter) -> dict[str, str]:
+        found: dict[str, str] = {}
+        cursor = None
+        while True:
+            page = await self.bench.service.records(
+                OPERATOR, which, cursor=cursor, limit=self.dice.choice([2, 100, 100])
+            )
+            for one in page.items:
+                assert one.key[0] not in found
+                found[str(one.key[0])] = str(one.measures["rate"].value)
+            cursor = page.next
+            if cursor is None:
+                return found
+
+    async def compare_histories(self) -> None:
+        which = RecordFilter(profile="rates", withdrawn=True)
+        page = await self.bench.service.records(OPERATOR, which, limit=1000)
+        seen = {}
+        for one in page.items:
+            history = await self.bench.service.record(OPERATOR, one.id)
+            seen[one.key[0]] = [
+                None if each.withdrawn else each.measures["rate"].value
+                for each in history.revisions
+            ]
+            assert [each.revision for each in history.revisions] == list(
+                range(1, len(history.revisions) + 1)
+            )
+        assert seen == self.oracle.revisions
+
+
+@pytest.mark.parametrize(("mode", "duplicates"), POLICIES)
+async def test_service_agrees_with_the_model(
+    database: Database, tmp_path: Path, mode: str, duplicates: str
+) -> None:
+    outcomes: Counter[tuple[str, str]] = Counter()
+    for seed in SEEDS:
+        name = f"{mode} {duplicates} seed {seed}"
+        one = profile(mode=mode, duplicates=duplicates, max_rejects=1)
+        tenant_bench = bench_on(
+            database, tmp_path / str(seed), one, cleaning_rows=3, withdrawal_rows=2
+        )
+        async with tenant_bench as bench:
+            await _forget(database)
+            trial = Trial(bench, Oracle(mode, duplicates, 1), random.Random(name))
+            steps = [
+                trial.post, trial.finish, trial.open_new, trial.take_over,
+                trial.open_again, trial.close, trial.wait, trial.restart,
+            ]  # fmt: skip
+            try:
+                for _ in range(STEPS):
+                    await trial.dice.choices(steps, [40, 10, 10, 9, 10, 2, 3, 1])[0]()
+                    await trial.compare()
+                await trial.compare_histories()
+            except BaseException as error:
+                error.add_note(f"repeat with: {name}")
+                raise
+            outcomes += trial.outcomes
+    if len(SEEDS) >= 3:
+        wanted = {
+            *(("open", code) for code in ("done", "stale-fence", "run-overtaken")),
+            *(("post", code) for code in ("done", "stale-fence", "batch-conflict", "run-ended")),
+            *((name, "done") for name in ("finish", "close", "sweep")),
+        }
+        assert wanted <= outcomes.keys(), "an operation never failed, or never succeeded"
+
+
+async def _forget(database: Database) -> None:
+    """Empty tables for the next seed."""
+    from holdfast.kernel.outbox import outbox
+    from holdfast.records import store
+
+    def unit(conn: Any) -> None:
+        for table in (
+            store.counters, store.runs, store.responses, store.batches, store.revisions,
+            store.heads, store.publications, store.seen, store.rejects, outbox,
+        ):  # fmt: skip
+            store.remove(conn, table, table.c.tenant == OPERATOR.tenant)
+
+    await database.write(OPERATOR, unit)
+
+
+def test_the_oracle_can_disagree() -> None:
+    oracle = Oracle("snapshot", "error", 0)
+    oracle.open("r", 1, 10, 0)
+    oracle.post("r", 1, 0, [("CA", "1")], 0, 10)
+    done = oracle.finish("r", 1, "complete", 1, None, 1)
+    assert done.status == "succeeded"
+    assert oracle.states == [{}, {"CA": "1"}]
+    with pytest.raises(RefusedError):
+        oracle.post("r", 1, 1, [], 0, 10)
+    assert msgspec.json.encode(done.counts)
