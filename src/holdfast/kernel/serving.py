@@ -20,7 +20,6 @@ import signal
 import socket
 import ssl
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -750,22 +749,28 @@ def _check_framing(headers: list[tuple[bytes, bytes]], version: str) -> bool:
 
     Tells whether a body follows.
     """
-    names = Counter(name for name, _ in headers)
-    lengths, encodings = names[b"content-length"], names[b"transfer-encoding"]
-    if lengths > 1 or encodings > 1 or (lengths and encodings):
+    lengths = encodings = hosts = 0
+    coding = b""
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"content-length":
+            lengths += 1
+        elif name == b"transfer-encoding":
+            encodings += 1
+            coding = value
+    if lengths + encodings > 1:
         raise _Refused(
             Invalid("cannot read the request: its length is given twice", code="framing-ambiguous")
         )
-    if encodings:
-        coding = next(value for name, value in headers if name == b"transfer-encoding")
-        if version != "1.1" or coding.strip().lower() != b"chunked":
-            raise _Refused(
-                Invalid(
-                    "cannot read the request: the transfer coding is not chunked",
-                    code="framing-ambiguous",
-                )
+    if encodings and (version != "1.1" or coding.strip().lower() != b"chunked"):
+        raise _Refused(
+            Invalid(
+                "cannot read the request: the transfer coding is not chunked",
+                code="framing-ambiguous",
             )
-    if names[b"host"] > 1 or (version == "1.1" and not names[b"host"]):
+        )
+    if hosts > 1 or (version == "1.1" and not hosts):
         raise _Refused(Invalid("cannot read the request: one Host is needed", code="host-missing"))
     return bool(encodings or lengths)
 

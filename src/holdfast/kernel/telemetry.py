@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import msgspec
@@ -42,16 +42,21 @@ def traceparent() -> str:
     return _traceparent.get()
 
 
-@contextmanager
-def request_context(identifier: str, trace: str = "") -> Iterator[None]:
+class request_context:  # noqa: N801 — used like the functions of contextlib
     """Serve a request: what is logged and called inside carries its ids."""
-    id_token = _request_id.set(identifier)
-    trace_token = _traceparent.set(trace)
-    try:
-        yield
-    finally:
-        _traceparent.reset(trace_token)
-        _request_id.reset(id_token)
+
+    __slots__ = ("_identifier", "_tokens", "_trace")
+
+    def __init__(self, identifier: str, trace: str = "") -> None:
+        self._identifier = identifier
+        self._trace = trace
+
+    def __enter__(self) -> None:
+        self._tokens = _request_id.set(self._identifier), _traceparent.set(self._trace)
+
+    def __exit__(self, *exc: object) -> None:
+        _request_id.reset(self._tokens[0])
+        _traceparent.reset(self._tokens[1])
 
 
 def sane_request_id(text: str) -> bool:
@@ -114,6 +119,7 @@ def configure_logging(level: str, log_format: str = "json", stream: TextIO | Non
     output: Any = stream if stream is not None else _CurrentStandardError()
     renderer: Any = _render_json if log_format == "json" else _console(output)
     _configure_structlog(output, renderer)
+    _sink.render, _sink.output = renderer, output
     handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -150,19 +156,23 @@ def _configure_structlog(output: Any, renderer: Any) -> None:
 
 
 @dataclass(slots=True)
-class _Threshold:
+class _Sink:
+    """Where lines go now."""
+
+    render: Any
+    output: Any
     level: int = logging.INFO
 
 
-_threshold = _Threshold()
+_sink = _Sink(render=None, output=None)
 
 
 def set_level(level: str) -> None:
     """Change the level while running; ``ValueError`` for one that does not exist."""
     if level.lower() not in LEVELS:
         raise ValueError(f"cannot log at {level!r}: the levels are {', '.join(LEVELS)}")
-    _threshold.level = LEVELS[level.lower()]
-    logging.getLogger().setLevel(_threshold.level)
+    _sink.level = LEVELS[level.lower()]
+    logging.getLogger().setLevel(_sink.level)
 
 
 def redact(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -192,7 +202,7 @@ _SEVERITY = {**LEVELS, "warn": logging.WARNING, "exception": logging.ERROR, "cri
 def _drop_quiet(
     logger: Any, method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    if _SEVERITY.get(method, logging.INFO) < _threshold.level:
+    if _SEVERITY.get(method, logging.INFO) < _sink.level:
         raise structlog.DropEvent
     return event
 
@@ -235,8 +245,29 @@ def _console(output: Any) -> Any:
     )
 
 
+def write_line(level: str, event: str, origin: str, fields: dict[str, Any]) -> None:
+    """One log line for a hot path: a tenth of the cost of a logger, and the same to read.
+
+    Values are not searched for secrets by their names; text of the caller's is by its form.
+    """
+    if LEVELS[level] < _sink.level:
+        return
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    line = {"event": event, "level": level, "origin": origin, "time": f"{now[:-6]}Z", **fields}
+    _add_ids(None, level, line)
+    _sink.output.write(_sink.render(None, level, line) + "\n")
+    _sink.output.flush()
+
+
+def scrubbed(text: str) -> str:
+    """``text`` without what looks like a credential."""
+    return _CREDENTIAL.sub(REDACTED, text)
+
+
 # Until the program says otherwise: readable, on standard error, never on standard output.
-_configure_structlog(_CurrentStandardError(), _console(_CurrentStandardError()))
+_sink.output = _CurrentStandardError()
+_sink.render = _console(_sink.output)
+_configure_structlog(_sink.output, _sink.render)
 
 
 # --- metrics ------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from holdfast.kernel.telemetry import (
     request_context,
     sane_request_id,
     sane_traceparent,
+    scrubbed,
+    write_line,
 )
 
 Scope = MutableMapping[str, Any]
@@ -36,6 +38,7 @@ log = get_logger("http")
 PROBES = frozenset({"/health", "/ready"})
 """Answered whatever the Host: orchestrators send the pod's address."""
 
+KNOWN_HOSTS_MAX = 100
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -56,6 +59,7 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 )
 """On every answer, unless the route set its own."""
 
+_ALWAYS_NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FORWARDED = frozenset(
@@ -102,6 +106,7 @@ class Door:
         self._always = SECURITY_HEADERS
         if admitted.https:
             self._always += ((b"strict-transport-security", b"max-age=31536000"),)
+        self._known_hosts: set[str] = set()
         self._meter = _Meter(admitted.role, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,12 +177,18 @@ class Door:
         return self._foreign_page(scope, wanted)
 
     def _answers_for(self, host: str) -> bool:
+        if host in self._known_hosts:
+            return True
         match = _HOST.fullmatch(host)
         if match is None:
             return False
         name = match["name"].lower().rstrip(".")
         listed = self._rules.hosts
-        return name in listed or (match["port"] is not None and f"{name}:{match['port']}" in listed)
+        if name not in listed and f"{name}:{match['port']}" not in listed:
+            return False
+        if len(self._known_hosts) < KNOWN_HOSTS_MAX:
+            self._known_hosts.add(host)
+        return True
 
     def _foreign_page(self, scope: Scope, wanted: dict[bytes, str]) -> HoldfastError | None:
         origin = wanted.get(b"origin")
@@ -221,11 +232,13 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = list(message.get("headers", ()))
-            present = {name for name, _ in headers}
-            headers.extend(pair for pair in self._always if pair[0] not in present)
-            headers.append((b"x-request-id", self.identifier.encode("ascii")))
-            message["headers"] = headers
+            own = message.get("headers", ())
+            present = {name for name, _ in own}
+            always: Iterable[tuple[bytes, bytes]] = self._always
+            if not _ALWAYS_NAMES.isdisjoint(present):
+                always = [pair for pair in always if pair[0] not in present]
+            identifier = (b"x-request-id", self.identifier.encode("ascii"))
+            message["headers"] = [*own, *always, identifier]
         else:
             body = message.get("body", b"")
             self.sent_bytes += len(body)
@@ -265,16 +278,21 @@ class _Meter:
             self._children[method, route, status] = children
         children[0].inc()
         children[1].observe(seconds)
-        quiet = scope["path"] in PROBES or route == "/metrics"
-        (log.debug if quiet else log.info)(
+        path = scope["path"]
+        quiet = path in PROBES or route == "/metrics"
+        write_line(
+            "debug" if quiet else "info",
             "request",
-            method=method,
-            path=scope["path"][:512],
-            route=route,
-            status=status,
-            duration_ms=round(seconds * 1000, 3),
-            bytes_out=exchange.sent_bytes,
-            principal=scope.get(SUBJECT, ""),
+            "http",
+            {
+                "method": method,
+                "path": scrubbed(path[:512]),
+                "route": route,
+                "status": status,
+                "duration_ms": round(seconds * 1000, 3),
+                "bytes_out": exchange.sent_bytes,
+                "principal": scope.get(SUBJECT, ""),
+            },
         )
 
 

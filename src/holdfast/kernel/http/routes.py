@@ -242,7 +242,7 @@ class ApiRequest(Request[Any, Any, State]):
     async def stream(self) -> Any:
         """The body in pieces; :class:`TooLarge` as soon as it passes the route's limit."""
         limit = self.route_handler.resolve_request_max_body_size() or BODY_BYTES
-        declared = self.headers.get("content-length", "")
+        declared = header(self, b"content-length")
         if declared.isdecimal() and int(declared) > limit:
             raise _too_large(limit)
         size = 0
@@ -304,11 +304,19 @@ def _endpoint(function: Callable[..., Any], rules: RouteRules) -> Callable[..., 
     return endpoint
 
 
+def header(connection: Connection, name: bytes) -> str:
+    """The first value of a header, without making a mapping of all of them."""
+    for found, value in connection.scope["headers"]:
+        if found == name:
+            return value.decode("latin-1")
+    return ""
+
+
 def _check_content_type(request: ApiRequest, rules: RouteRules) -> None:
     """A web page can send form and text types anywhere; JSON it cannot without being asked."""
     if rules.method not in WRITES or rules.accepts is None:
         return
-    given = request.headers.get("content-type", "")
+    given = header(request, b"content-type")
     if not given and rules.method == "DELETE" and rules.body is None:
         return
     if given.partition(";")[0].strip().lower() not in rules.accepts:
