@@ -30,27 +30,33 @@ _CONDITION = re.compile(
 )
 
 
+_INNERMOST = re.compile(r"\(\s*(?:with|select)\b[^()]*(?:\([^()]*\)[^()]*)*\)", re.IGNORECASE)
+_TABLE = re.compile(r'\b(?:from|join|into|update)\s+"?(\w+)"?', re.IGNORECASE)
+# `FROM a, b` and `FROM a AS x, b AS y`.
+_MORE_TABLES = re.compile(
+    r'\bfrom\s+"?\w+"?(?:\s+(?:as\s+)?\w+)?((?:\s*,\s*"?\w+"?(?:\s+(?:as\s+)?\w+)?)+)',
+    re.IGNORECASE,
+)
+
+
 def lacks_tenant(statement: str, tables: frozenset[str]) -> bool:
-    """Whether ``statement`` touches one of ``tables`` more often than it names a tenant."""
+    """Whether ``statement``, or a query inside it, names a table of ``tables`` without a tenant."""
     if not _DATA.match(statement) or "_alembic_tmp_" in statement:
         return False
     text = _CONFLICT.sub(" ", _COMMENT.sub(" ", _TEXT.sub("?", statement)))
-    mentions = sum(1 for name in _tables_in(text) if name in tables)
-    return mentions > len(_CONDITION.findall(text))
+    while inner := _INNERMOST.search(text):
+        if _part_lacks_tenant(inner[0], tables):
+            return True
+        text = f"{text[: inner.start()]} ? {text[inner.end() :]}"
+    return _part_lacks_tenant(text, tables)
 
 
-def _tables_in(text: str) -> list[str]:
-    found = re.findall(
-        r'\b(?:from|join|into|update)\s+"?(\w+)"?(?!\s*\()', text, flags=re.IGNORECASE
-    )
-    # `FROM a, b` and `FROM a AS x, b AS y`.
-    for tail in re.findall(
-        r'\bfrom\s+"?\w+"?(?:\s+(?:as\s+)?\w+)?((?:\s*,\s*"?\w+"?(?:\s+(?:as\s+)?\w+)?)+)',
-        text,
-        flags=re.IGNORECASE,
-    ):
+def _part_lacks_tenant(text: str, tables: frozenset[str]) -> bool:
+    found = _TABLE.findall(text)
+    for tail in _MORE_TABLES.findall(text):
         found += re.findall(r',\s*"?(\w+)"?', tail)
-    return [name.lower() for name in found]
+    mentions = sum(1 for name in found if name.lower() in tables)
+    return mentions > len(_CONDITION.findall(text))
 
 
 class TenancyWatch:
