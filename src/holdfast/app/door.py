@@ -89,6 +89,7 @@ def spec(
         authenticate=by_connection,
         hosts=_hosts(settings),
         local=not settings["gateway_terminator"],
+        trusted_proxies=settings["gateway_trusted_proxies"],
         https=secure,
         services=health.states,
         between=between,

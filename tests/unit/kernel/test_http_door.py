@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from ipaddress import ip_network
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from litestar import Response
 from holdfast.kernel import telemetry
 from holdfast.kernel.errors import Unavailable
 from holdfast.kernel.http import get
+from holdfast.kernel.http.door import client_address
 from holdfast.kernel.ids import is_id
 from holdfast.kernel.principal import Permission
 from holdfast.kernel.telemetry import Metrics
@@ -134,6 +136,27 @@ async def test_no_cross_origin_permission_is_ever_given() -> None:
 async def test_forwarding_headers_are_refused_in_local_mode(name: str) -> None:
     assert await status_of(make_app(), {name: "for=1.2.3.4"}) == 400
     assert await status_of(make_app(local=False), {name: "for=1.2.3.4"}) == 200
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("9.9.9.9", ["1.1.1.1"], "9.9.9.9"),  # nobody we trust says so
+        ("10.0.0.1", ["1.1.1.1"], "1.1.1.1"),
+        ("10.0.0.1", ["6.6.6.6, 1.1.1.1"], "1.1.1.1"),  # what the caller itself wrote
+        ("10.0.0.1", ["6.6.6.6", "1.1.1.1, 10.0.0.2"], "1.1.1.1"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        ("10.0.0.1", ["unknown"], "10.0.0.1"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["[2001:db8::1]:443"], "2001:db8::1"),
+        ("10.0.0.1", ["1.1.1.1:5000"], "1.1.1.1"),
+        ("::ffff:10.0.0.1", ["1.1.1.1"], "1.1.1.1"),
+    ],
+)
+def test_the_client_is_the_rightmost_hop_that_is_not_trusted(
+    peer: str, forwarded: list[str], client: str
+) -> None:
+    assert client_address(peer, forwarded, (ip_network("10.0.0.0/8"),)) == client
 
 
 # --- paths

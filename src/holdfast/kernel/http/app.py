@@ -50,7 +50,8 @@ class AppSpec:
     """Everything an application is made of.
 
     ``local``: nothing stands in front, so forwarding headers are refused. ``https``: callers come
-    by TLS, ours or a terminator's. ``services``, at the public door, tells the state of the roles
+    by TLS, ours or a terminator's. ``trusted_proxies`` are the networks whose ``X-Forwarded-For``
+    is believed. ``services``, at the public door, tells the state of the roles
     behind it. ``metrics_permission`` guards ``/metrics`` and ``/health/detailed``.
     """
 
@@ -63,6 +64,7 @@ class AppSpec:
     origins: Sequence[str] = ()
     local: bool = True
     https: bool = False
+    trusted_proxies: Sequence[str] = ()
     checks: Mapping[str, Check] = field(default_factory=dict)
     check_seconds: float = CHECK_SECONDS
     services: Callable[[], Awaitable[Mapping[str, str]]] | None = None
@@ -112,7 +114,9 @@ def create_app(spec: AppSpec) -> App:
         pdb_on_exception=False,
     )
     _check_routes(app)
-    admitted = door.rules(spec.role, spec.hosts, spec.origins, spec.local, spec.https)
+    admitted = door.rules(
+        spec.role, spec.hosts, spec.origins, spec.local, spec.https, spec.trusted_proxies
+    )
     app.spec = spec
     app.door = door.Door(
         spec.between(app.inside) if spec.between is not None else app.inside,

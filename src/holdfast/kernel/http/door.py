@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -27,6 +28,7 @@ from holdfast.kernel.telemetry import (
     write_line,
 )
 
+Network = IPv4Network | IPv6Network
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -44,6 +46,9 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 STOPPING = "holdfast_stopping"
 """Key of ``scope["state"]``: an event that is set when the server begins to drain."""
+
+CLIENT = "holdfast.client"
+"""Key of the scope: the address we answer, past the trusted proxies."""
 
 SUBJECT = "holdfast.subject"
 """Key of the scope: the subject of the principal, for the log."""
@@ -78,19 +83,56 @@ class DoorRules:
     origins: frozenset[str] = frozenset()
     local: bool = True
     https: bool = False
+    trusted_proxies: tuple[Network, ...] = ()
 
 
 def rules(
-    role: str, hosts: Iterable[str], origins: Iterable[str], local: bool, https: bool
+    role: str,
+    hosts: Iterable[str],
+    origins: Iterable[str],
+    local: bool,
+    https: bool,
+    trusted_proxies: Iterable[str] = (),
 ) -> DoorRules:
-    """The rules with their names in the form they are compared in."""
+    """The rules with their names in the form they are compared in.
+
+    Raises ``ValueError`` for a trusted proxy that is no network.
+    """
     return DoorRules(
         role=role,
         hosts=frozenset(host.lower().rstrip(".") for host in hosts),
         origins=frozenset(origin.lower().rstrip("/") for origin in origins),
         local=local,
         https=https,
+        trusted_proxies=tuple(map(ip_network, trusted_proxies)),
     )
+
+
+def client_address(peer: str, forwarded_for: Iterable[str], trusted: tuple[Network, ...]) -> str:
+    """Whom we answer: the rightmost hop of ``X-Forwarded-For`` that is not a trusted proxy.
+
+    Only what a trusted proxy wrote is believed; without one it is the peer itself.
+    """
+    hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
+    found = peer
+    while hops and _trusted(found, trusted):
+        hop = hops.pop()
+        match = _HOST.fullmatch(hop)
+        bare = hop if match is None else match["name"].strip("[]")
+        try:
+            found = str(ip_address(bare))
+        except ValueError:
+            return found
+    return found
+
+
+def _trusted(address: str, trusted: tuple[Network, ...]) -> bool:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return any((mapped or parsed) in network for network in trusted)
 
 
 class Door:
@@ -124,6 +166,7 @@ class Door:
         with request_context(identifier, trace if sane_traceparent(trace) else ""):
             exchange = _Exchange(send, identifier, self._always, scope["method"] == "HEAD")
             started = self._clock.monotonic()
+            scope[CLIENT] = self._client(scope, forwarded)
             if scope["method"] == "HEAD":
                 # Routes declare GET; HEAD is GET without the body (RFC 9110 §9.3.2). The server
                 # keeps its own scope, by which it knows that no body may follow.
@@ -136,6 +179,14 @@ class Door:
                     await self._admit(scope, receive, exchange)
             finally:
                 self._meter.note(scope, exchange, self._clock.monotonic() - started)
+
+    def _client(self, scope: Scope, forwarded: bytes) -> str:
+        peer = scope.get("client")
+        address = str(peer[0]) if peer else ""
+        if forwarded and self._rules.trusted_proxies:
+            values = [v.decode("latin-1") for k, v in scope["headers"] if k == b"x-forwarded-for"]
+            return client_address(address, values, self._rules.trusted_proxies)
+        return address
 
     async def _admit(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
         try:
@@ -291,6 +342,7 @@ class _Meter:
                 "status": status,
                 "duration_ms": round(seconds * 1000, 3),
                 "bytes_out": exchange.sent_bytes,
+                "client": scope.get(CLIENT, ""),
                 "principal": scope.get(SUBJECT, ""),
             },
         )
