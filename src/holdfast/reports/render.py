@@ -6,6 +6,7 @@ Readable without colour and in a pipe; nothing is drawn that the report does not
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 from holdfast.reports.chart import credit_lines
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The bits of a braille character by row and column."""
 
@@ -29,9 +31,9 @@ def render_table(report: Report, *, limit: int = 40) -> Table:
     shown = report.rows[:limit]
     left_out = report.row_count - len(shown)
     caption = [f"{left_out:,} more rows"] if left_out else []
-    caption += [f"Data: {line}" for line in credit_lines(report.inputs)]
+    caption += [plain(f"Data: {line}") for line in credit_lines(report.inputs)]
     table = Table(
-        title=Text(report.title, style="bold"),
+        title=Text(plain(report.title), style="bold"),
         title_justify="left",
         caption=Text("\n".join(caption)),
         caption_justify="left",
@@ -77,11 +79,11 @@ def render_correlation(report: Report) -> Group:
         table.add_row(*(Text(cell) for cell in (name, *_statistics(statistics))))
     x, y = (column for column in report.columns if column.type != "text")
     lines = [
-        Text(report.title, style="bold"),
+        Text(plain(report.title), style="bold"),
         Text(f"{_heading(report, x)}  ×  {_heading(report, y)}"),
     ]
-    tail = [Text(f"note: {note}") for note in report.notes]
-    tail += [Text(f"Data: {line}") for line in credit_lines(report.inputs)]
+    tail = [Text(plain(f"note: {note}")) for note in report.notes]
+    tail += [Text(plain(f"Data: {line}")) for line in credit_lines(report.inputs)]
     return Group(*lines, table, *tail)
 
 
@@ -120,7 +122,12 @@ def render_cloud(report: Report, *, width: int = 60, height: int = 14) -> Text |
 def _heading(report: Report, column: Column) -> str:
     labels = report.spec.chart.labels
     name = column.label or labels.get(column.name) or column.name
-    return f"{name} ({column.unit})" if column.unit else name
+    return plain(f"{name} ({column.unit})" if column.unit else name)
+
+
+def plain(text: str) -> str:
+    """``text`` without characters that a terminal would obey."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _statistics(found: Statistics) -> list[str]:
@@ -170,4 +177,4 @@ def _decimals(column: Column, values: list[str | None]) -> int | None:
 def _cell(value: str | None, places: int | None) -> str:
     if value is None:
         return "–"
-    return value if places is None else f"{float(value):.{places}f}"
+    return plain(value) if places is None else f"{float(value):.{places}f}"

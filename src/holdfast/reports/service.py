@@ -9,6 +9,7 @@ same inputs is the same report: it is answered, not computed again.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from holdfast.kernel.ids import EventId, NewId
 from holdfast.kernel.objects import Objects
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Permission, Principal
+from holdfast.kernel.telemetry import request_id
 from holdfast.records import merkle
 from holdfast.registry.model import Profile
 from holdfast.reports import store
@@ -53,6 +55,7 @@ RENDER = "holdfast.reports.chart:render"
 EXPORT = "holdfast.reports.export:export"
 RENDER_MEMORY_MB = 1024
 """What the renderer's engine claims before it draws its first line."""
+_OPAQUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _CURSOR = "reports"
 _SEQUENCE_MAX = 2**53 - 1
 _FOREVER = "9999"
@@ -283,6 +286,7 @@ class ReportsService:
             type="report.computed",
             time=self._clock.now(),
             payload=_payload(report),
+            request_id=request_id() if _OPAQUE.fullmatch(request_id()) else "",
         )
 
         def unit(conn: Connection) -> Report:

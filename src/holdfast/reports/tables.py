@@ -432,42 +432,46 @@ class Side:
         return select
 
     def _aggregate(self, aggregate: Aggregate, measures: dict[str, _Measure], used: int) -> None:
-        keys = self.keys or [(key_name(by), by) for by in aggregate.by]
-        names = [name for name, _ in keys]
-        others = [by for by in aggregate.by if by not in [reference for _, reference in keys]]
-        select = [f"{_key(reference)} AS k{i}" for i, (_, reference) in enumerate(keys)]
-        grouping = [f"k{i}" for i in range(len(keys))]
-        for i, by in enumerate(others):
-            select.append(f"{_key(by)} AS o{i}")
-            grouping.append(f"o{i}")
-            if key_name(by) in self.needed and key_name(by) not in names:
-                select.append(f"{_key(by)} AS {self._slot(key_name(by), 'v')}")
-                grouping.append(self._slot(key_name(by), "v"))
-                self._add(key_name(by), "text", "", bucket=by)
-        values = []
+        select, grouping = self._grouped(aggregate)
         for name in measures:
             select += self._aggregated(aggregate, name, measures[name], used)
-            values.append(self._slot(name, "v"))
-        if not self.source.measures:
-            select.append(
-                f"CASE WHEN count(*) >= {aggregate.min_count} THEN count(*) END "
-                f"AS {self._slot('records', 'v')}"
-            )
+        if not measures:
+            count = f"CASE WHEN count(*) >= {aggregate.min_count} THEN count(*) END"
+            select.append(f"{count} AS {self._slot('records', 'v')}")
             self._add("records", "integer", "")
-            values.append(self._slot("records", "v"))
         rows_of(
             self.connection,
             f"CREATE TEMP TABLE {self.table} AS SELECT {', '.join(select)} "
             f"FROM {self._raw} {self._where()} GROUP BY {', '.join(grouping)}",
         )
+        values = [self._slot(name, "v") for name in measures or ["records"]]
         empty = " AND ".join(f"{value} IS NULL" for value in values)
-        missing = " OR ".join(f"k{i} IS NULL" for i in range(len(keys)))
-        if values:
-            rows_of(self.connection, f"DELETE FROM {self.table} WHERE {empty}")
-        gone = self._one(f"SELECT count(*) FROM {self.table} WHERE {missing}")[0]
-        if gone and not self.joined:
+        rows_of(self.connection, f"DELETE FROM {self.table} WHERE {empty}")
+        self._drop_timeless()
+
+    def _grouped(self, aggregate: Aggregate) -> tuple[list[str], list[str]]:
+        """What is selected and grouped by: the keys, and what else the input is aggregated by."""
+        select = [f"{_key(reference)} AS k{i}" for i, (_, reference) in enumerate(self.keys)]
+        grouping = [f"k{i}" for i in range(len(self.keys))]
+        taken = [reference for _, reference in self.keys]
+        for by in (by for by in aggregate.by if by not in taken):
+            slot = self._slot(key_name(by), "v")
+            select.append(f"{_key(by)} AS {slot}")
+            grouping.append(slot)
+            self._add(key_name(by), "text", "", bucket=by)
+        return select, grouping
+
+    def _drop_timeless(self) -> None:
+        """A group of records without a period has no place in time; elsewhere a group without a
+        name is a group like any other. A join meets neither."""
+        times = [f"k{i}" for i, (_, reference) in enumerate(self.keys) if reference in BUCKETS]
+        if self.joined or not times:
+            return
+        missing = " OR ".join(f"{key} IS NULL" for key in times)
+        (gone,) = self._one(f"SELECT count(*) FROM {self.table} WHERE {missing}")
+        if gone:
             rows_of(self.connection, f"DELETE FROM {self.table} WHERE {missing}")
-            self.notes.append(f"{self.name}: {gone} groups without a key were left out")
+            self.notes.append(f"{self.name}: records without a period were left out")
 
     def _aggregated(
         self, aggregate: Aggregate, name: str, measure: _Measure, used: int
@@ -524,7 +528,7 @@ class Side:
 
     def _check_keys(self) -> tuple[int, int]:
         """Each key at most once. Rows without a key are counted; no join ever meets them."""
-        if not self.keys:
+        if not self.joined:
             return self._one(f"SELECT count(*) FROM {self.table}")[0], 0
         keys = [f"k{i}" for i in range(len(self.keys))]
         present = " AND ".join(f"{key} IS NOT NULL" for key in keys)
@@ -646,7 +650,8 @@ def join(
     counts: dict[str, Counts] = {}
     notes: list[str] = []
     for index, (name, source) in enumerate(spec.inputs.items()):
-        columns = [c for c in input_columns(source) if f"{name}.{c}" in sources]
+        # Which groups there are depends on all measures, also on those that are not shown.
+        columns = [c for c in input_columns(source) if source.aggregate or f"{name}.{c}" in sources]
         keys = [key.of[name] for key in row_keys(spec)]
         needed = needed_fields(source, columns, keys, exact=exact)
         table = read_projection(name, source, files[name], needed)

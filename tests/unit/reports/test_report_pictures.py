@@ -337,6 +337,22 @@ def test_the_cloud_is_drawn_only_from_all_rows(tmp_path: Path) -> None:
     assert render_cloud(long) is None
 
 
+def test_a_terminal_obeys_nothing_that_a_source_says(tmp_path: Path) -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J\x9b31m"
+    rows = [row("2000", "A", measures={"value": "1"}, dimensions={"place": hostile})]
+    spec = convert_spec(
+        {
+            "version": 1,
+            "name": "hostile",
+            "title": f"A{hostile}",
+            "inputs": {"a": {"profile": "a", "measures": ["value"], "dimensions": ["place"]}},
+            "output": {"type": "table"},
+        }
+    )
+    report, _ = made(tmp_path, spec, {"a": rows})
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", printed(render_table(report)))
+
+
 def test_markup_in_words_is_not_obeyed(tmp_path: Path) -> None:
     report, _ = sample(tmp_path, "co2-and-temperature")
     named = msgspec.structs.replace(report, title="[bold red]x[/] [link=https://e.org]y[/link]")

@@ -219,6 +219,30 @@ def test_min_count_counts_values_not_rows(tmp_path: Path) -> None:
     assert aggregated(tmp_path, ["1"] * 11, "count", min_count=12) is None
 
 
+def test_which_groups_there_are_does_not_depend_on_what_is_shown(tmp_path: Path) -> None:
+    rows = [
+        row("2000", "A", measures={"value": "1", "other": None}),
+        row("2001", "A", measures={"value": None, "other": "2"}),
+        row("2002", "A", measures={"value": None, "other": None}),
+    ]
+    inputs = {"a": {"measures": ["value", "other"], "aggregate": {"by": ["year"]}}}
+    for columns in (["year", "value"], ["year", "other"], ["year"]):
+        result = run(
+            tmp_path, {"a": rows}, inputs=inputs, output={"type": "table", "columns": columns}
+        )
+        assert [item[0] for item in result.rows] == ["2000", "2001"]
+
+
+def test_a_group_without_a_name_is_counted_like_any_other(tmp_path: Path) -> None:
+    rows = [
+        row(None, None, measures={"value": "1"}, dimensions={"state": state})
+        for state in ("TX", None, "TX")
+    ]
+    by = {"measures": [], "aggregate": {"by": ["state"], "function": "count"}}
+    result = run(tmp_path, {"a": rows}, inputs={"a": by})
+    assert result.rows == [["TX", "2"], [None, "1"]]
+
+
 def test_large_sums_stay_exact(tmp_path: Path) -> None:
     values: list[str | None] = ["99999999999999999999.01", "0.99"]
     assert aggregated(tmp_path, values, "sum") == "100000000000000000000.00"
