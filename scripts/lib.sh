@@ -1,12 +1,15 @@
 # shellcheck shell=bash
 # Shared by the scripts beside it: where the repository is, which Compose there is, and what belongs
 # to whom. COMPOSE_PROJECT_NAME (holdfast) names the control plane; its drones are NAME-drone.
+# COMPOSE says which Compose to take where there are several: "docker compose", podman-compose.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 project="${COMPOSE_PROJECT_NAME:-holdfast}"
 
-if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
+if [ -n "${COMPOSE:-}" ]; then
+    read -ra composer <<<"$COMPOSE"
+elif docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
     composer=(docker compose)
     # Docker does not map users: without root, what the containers write shall be the caller's.
     if [ "$(id -u)" -ne 0 ]; then export HOLDFAST_UID="${HOLDFAST_UID:-$(id -u)}"; fi
