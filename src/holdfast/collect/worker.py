@@ -110,13 +110,19 @@ class Drone:
         self._changed = asyncio.Event()
         self._log = log.bind(drone=settings.name)
 
+    @property
+    def busy(self) -> int:
+        """Attempts under way."""
+        return len(self._attempts)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set."""
         self._stop = stop
         settings = self._settings
         with own_spool(settings.collect.spool_dir, settings.name) as spool:
             async with self._tools() as tools:
-                await self._signed_in()
+                if not await self._signed_in():
+                    return
                 beating = asyncio.create_task(self._beats())
                 claiming = asyncio.create_task(self._claims(tools, spool))
                 try:
@@ -128,7 +134,7 @@ class Drone:
                     await asyncio.gather(beating, claiming, return_exceptions=True)
 
     async def _until_stopped(self, *loops: asyncio.Task[None]) -> None:
-        """Return when told to stop; a loop that ends by itself has failed, and says how."""
+        """Return when told to stop, or when one of the loops has ended; raises how it failed."""
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -164,14 +170,20 @@ class Drone:
 
     # --- who we are ---------------------------------------------------------------------------
 
-    async def _signed_in(self) -> None:
-        """Go on with the kept credential, or register."""
+    async def _signed_in(self) -> bool:
+        """Go on with the kept credential, or register; false if told to stop meanwhile."""
         settings = self._settings
         kept = load_credential(settings.state_dir, settings.name, settings.control_plane)
         if kept is not None:
             self._use(kept)
-        else:
-            await self._register(None)
+            return True
+        registering = asyncio.create_task(self._register(None))
+        await self._until_stopped(registering)
+        if registering.done():
+            return True
+        registering.cancel()
+        await asyncio.wait([registering])
+        return False
 
     def _use(self, credential: WorkerCredential) -> None:
         self._credential = credential

@@ -1,0 +1,230 @@
+"""Drones that are cut off, forgotten, stopped or doubled: everything is collected exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from holdfast.collect.fixtures.faults import Fault
+from holdfast.collect.state import load_credential
+from holdfast.fleet.model import TaskStatus, WorkerStatus
+from holdfast.kernel.errors import Conflict, HoldfastError, Invalid
+from holdfast.records.model import RunStatus
+from tests.integration.collecting import OPERATOR, Collecting, Line, collecting
+from tests.support.waiting import until
+
+ROWS = [{"id": f"r{i:05}", "v": i} for i in range(12_000)]
+LOST = {
+    "/v1/workers/register": 2,
+    "/v1/workers/beat": 3,
+    "/v1/tasks/claim": 1,
+    "/versions/": 2,
+    "POST /v1/runs": 2,
+    "/plan": 2,
+    "/responses/": 2,
+    "/v1/batches": 5,
+    "/finish": 3,
+    "/complete": 3,
+}
+"""Answers that never arrive, by the call that they answer."""
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Collecting]:
+    async with collecting(tmp_path) as found:
+        yield found
+
+
+async def assert_collected_once(bench: Collecting, rows: int) -> None:
+    records = await bench.records()
+    assert len(records) == rows
+    assert len({r.id for r in records}) == rows
+    assert {r.revision for r in records} == {1}
+    assert len({r.provenance.run for r in records if r.provenance}) == 1
+
+
+async def test_answers_that_are_lost_change_nothing(bench: Collecting) -> None:
+    bench.write("data.json", ROWS)
+    await bench.publish()
+    line = Line(bench.system.app)
+    line.lose = dict(LOST)
+    async with bench.drone(line=line):
+        run = await bench.collect()
+        await until(lambda: not any(line.lose.values()))
+    assert (run.status, run.records, run.batches) == (RunStatus.SUCCEEDED, 12_000, 3)
+    await assert_collected_once(bench, 12_000)
+
+
+async def test_a_drone_that_is_cut_off_is_succeeded_and_finds_out(bench: Collecting) -> None:
+    bench.write("data.json", ROWS)
+    await bench.publish()
+    bench.source.faults.replace([Fault(kind="delay", seconds=4, times=1)])
+    line = Line(bench.system.app)
+    async with bench.drone("first", line=line) as first:
+        task = await bench.submit()
+        await until(lambda: bench.source.count() == 1)
+        line.cut = True
+        async with bench.drone("second"):
+            run = await bench.ended(task)
+            assert (run.status, run.records, run.attempts) == (RunStatus.SUCCEEDED, 12_000, 2)
+            line.cut = False
+            # The first comes back with its answer late: nothing of it counts.
+            await until(lambda: not first.busy)
+    after = await bench.run_of(task)
+    assert (after.fence, after.records, after.worker) == (run.fence, 12_000, run.worker)
+    assert run.fence > 1
+    await assert_collected_once(bench, 12_000)
+
+
+async def test_a_busy_parser_does_not_look_dead(bench: Collecting) -> None:
+    rows = [{"id": f"r{i}", "v": i, "more": list(range(60))} for i in range(60_000)]
+    bench.write("data.json", rows)
+    await bench.publish()
+    async with bench.drone():
+        task = await bench.submit()
+        run = await bench.ended(task, seconds=60)
+    assert (run.status, run.records, run.attempts) == (RunStatus.SUCCEEDED, 60_000, 1)
+    assert (await bench.task(task)).attempts == 1
+
+
+async def test_a_cancelled_run_ends_at_once_and_the_drone_goes_on(bench: Collecting) -> None:
+    bench.write("data.json", ROWS[:5])
+    await bench.publish("slow")
+    await bench.publish("other")
+    bench.source.faults.replace([Fault(kind="silent", times=1)])
+    async with bench.drone():
+        task = await bench.submit("slow")
+        await until(lambda: bench.source.count() == 1)
+        await bench.system.fleet.cancel(OPERATOR, task.id)
+        run = await bench.ended(task, seconds=10)
+        assert run.status is RunStatus.CANCELLED
+        other = await bench.collect("other")
+    assert other.status is RunStatus.SUCCEEDED
+    assert (await bench.task(task)).status is TaskStatus.CANCELLED
+
+
+async def test_a_drone_that_is_stopped_gives_its_run_back(bench: Collecting) -> None:
+    bench.write("data.json", ROWS)
+    await bench.publish()
+    bench.source.faults.replace([Fault(kind="silent", times=1)])
+    async with bench.drone("first", grace_seconds=0.1):
+        task = await bench.submit()
+        await until(lambda: bench.source.count() == 1)
+    given_back = await bench.task(task)
+    assert given_back.status is TaskStatus.QUEUED
+    assert [attempt.code for attempt in given_back.history] == ["drone-stopped"]
+    async with bench.drone("second"):
+        run = await bench.ended(task)
+    assert (run.status, run.records) == (RunStatus.SUCCEEDED, 12_000)
+    await assert_collected_once(bench, 12_000)
+
+
+async def test_a_drone_that_is_stopped_finishes_what_is_nearly_done(bench: Collecting) -> None:
+    bench.write("data.json", ROWS[:5])
+    await bench.publish()
+    bench.source.faults.replace([Fault(kind="delay", seconds=0.5, times=1)])
+    async with bench.drone(grace_seconds=10):
+        task = await bench.submit()
+        await until(lambda: bench.source.count() == 1)
+    assert (await bench.task(task)).status is TaskStatus.SUCCEEDED
+
+
+async def test_many_profiles_are_shared_and_none_is_fetched_twice(bench: Collecting) -> None:
+    names = [f"p{n}" for n in range(12)]
+    for name in names:
+        bench.write(f"{name}.json", ROWS[:3])
+        await bench.publish(name, path=f"{name}.json")
+    async with bench.drone("one"), bench.drone("two"), bench.drone("three", capacity=2):
+        tasks = [await bench.submit(name) for name in names]
+        runs = [await bench.ended(task) for task in tasks]
+    assert {run.status for run in runs} == {RunStatus.SUCCEEDED}
+    assert [bench.source.count(f"/{name}.json") for name in names] == [1] * 12
+
+
+async def test_a_restarted_drone_is_the_same_worker(bench: Collecting) -> None:
+    async with bench.drone():
+        await until_alive(bench, "drone-1")
+    (bench.root / "join-token").unlink()
+    bench.write("data.json", ROWS[:1])
+    await bench.publish()
+    async with bench.drone():
+        run = await bench.collect()
+    workers, _ = await bench.system.fleet.list_workers(OPERATOR)
+    assert [worker.id for worker in workers] == [run.worker]
+
+
+async def test_a_drone_that_was_forgotten_registers_again(bench: Collecting) -> None:
+    bench.write("data.json", ROWS[:1])
+    await bench.publish()
+    settings = bench.settings("drone-1")
+    async with bench.drone():
+        await until_alive(bench, "drone-1")
+        before = load_credential(settings.state_dir, "drone-1", settings.control_plane)
+        # Somebody else takes the name: the credential of the running drone is dead from then on.
+        elsewhere = replace(settings.collect, spool_dir=bench.root / "other-machine")
+        other = bench.root / "other-machine"
+        async with bench.drone(collect=elsewhere, state_dir=other):
+            await until(lambda: (other / "drone-1.credential").exists())
+        run = await bench.collect()
+    assert run.status is RunStatus.SUCCEEDED
+    after = load_credential(settings.state_dir, "drone-1", settings.control_plane)
+    assert before
+    assert after
+    assert before.worker == after.worker
+    assert before.credential != after.credential
+
+
+async def test_a_drone_without_a_way_in_says_what_to_do(bench: Collecting) -> None:
+    with pytest.raises(Invalid, match="no join token"):
+        async with bench.drone(join_token_file=None):
+            await asyncio.sleep(30)
+    (bench.root / "join-token").write_text("hfj_nonsense")
+    with pytest.raises(HoldfastError):
+        async with bench.drone():
+            await asyncio.sleep(30)
+
+
+async def test_two_drones_of_one_name_on_one_machine_are_refused(bench: Collecting) -> None:
+    async with bench.drone("twin"):
+        await until_alive(bench, "twin")
+        with pytest.raises(Conflict, match="another one of that name"):
+            async with bench.drone("twin"):
+                await asyncio.sleep(30)
+
+
+async def until_alive(bench: Collecting, name: str) -> None:
+    async def alive() -> bool:
+        workers, _ = await bench.system.fleet.list_workers(OPERATOR)
+        return any(w.name == name and w.status is WorkerStatus.ALIVE for w in workers)
+
+    await until(alive)
+
+
+async def test_a_drone_waits_for_a_system_that_is_not_there_yet(bench: Collecting) -> None:
+    bench.write("data.json", ROWS[:1])
+    await bench.publish()
+    line = Line(bench.system.app)
+    line.cut = True
+    async with bench.drone(line=line):
+        task = await bench.submit()
+        await asyncio.sleep(0.5)
+        line.cut = False
+        run = await bench.ended(task)
+    assert run.status is RunStatus.SUCCEEDED
+
+
+async def test_a_process_interval_is_a_pause_between_empty_polls(bench: Collecting) -> None:
+    bench.write("data.json", ROWS[:1])
+    await bench.publish()
+    line = Line(bench.system.app)
+    async with bench.drone(line=line, process_interval_seconds=0.3):
+        await until(lambda: line.seen["POST /v1/tasks/claim"] >= 3)
+        task = await bench.submit()
+        run = await bench.ended(task)
+    assert run.status is RunStatus.SUCCEEDED
+    # It asked now and then, and never waited at the coordinator.
+    assert line.seen["POST /v1/tasks/claim"] < 20
