@@ -43,7 +43,6 @@ def generate(message: str, *, oldest_code: str, replace: bool) -> Path:
                 message=message,
                 autogenerate=True,
                 rev_id=f"{number:04}",
-                process_revision_directives=None,
             )
         engine.dispose()
     written = _newest()
@@ -51,8 +50,8 @@ def generate(message: str, *, oldest_code: str, replace: bool) -> Path:
     # The template cannot be handed a value of ours: put it in afterwards.
     written.write_text(written.read_text().replace("OLDEST_CODE", oldest_code))
     if ruff := shutil.which("ruff"):
-        subprocess.run([ruff, "check", "--quiet", "--fix", written], check=False)
         subprocess.run([ruff, "format", "--quiet", written], check=False)
+        subprocess.run([ruff, "check", "--quiet", "--fix", written], check=False)
     return written
 
 

@@ -40,6 +40,9 @@ log = structlog.get_logger(__name__)
 _ADVISORY_LOCK = 0x686F6C6466617374
 """A number of our own for PostgreSQL's advisory lock: ``holdfast`` in ASCII."""
 
+HISTORY = Path(__file__).parent
+"""Where the revisions are."""
+
 _alembic = threading.Lock()
 """Alembic keeps its context in module globals: one migration at a time in a process."""
 
@@ -123,7 +126,7 @@ async def check_schema(database: Database, *, version: str) -> None:
 def configuration(connection: Connection | None = None) -> Config:
     """Alembic's configuration, without a file."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("script_location", str(HISTORY))
     config.set_main_option("file_template", "revision_%%(rev)s")
     config.attributes["connection"] = connection
     return config
