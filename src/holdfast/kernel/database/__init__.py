@@ -1,6 +1,7 @@
 """The database handle: units of work on SQLite or PostgreSQL. See the README of this package."""
 
 from holdfast.kernel.database.bulk import bulk_insert
+from holdfast.kernel.database.errors import is_unique_violation
 from holdfast.kernel.database.handle import Database, Dialect, Isolation, Unit
 from holdfast.kernel.database.opening import open_database, sqlite_path
 from holdfast.kernel.database.row_security import APPLICATION_ROLE, apply_row_level_security
@@ -24,6 +25,7 @@ __all__ = [
     "apply_row_level_security",
     "bulk_insert",
     "create_schema",
+    "is_unique_violation",
     "metadata",
     "open_database",
     "schema_state",
