@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdfast.kernel.database import Database
+from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.app import Connection
 from holdfast.kernel.http.client import ApiClient
@@ -16,6 +18,8 @@ from holdfast.records.client import RecordsClient
 from holdfast.records.http import handlers
 from holdfast.records.model import Batch, RecordFilter, RunFinish, RunOpen, RunStatus
 from tests.unit.records.helpers import OPERATOR, Bench, bench_on, raw, record
+
+RUN = "01900000-0000-7000-8000-000000000000"
 
 
 @pytest.fixture
@@ -93,3 +97,63 @@ async def test_whole_publications_over_the_wire(
         )
     package = await client.data_package(OPERATOR, "rates")
     assert package["resources"][0]["rows"] == 2
+
+
+async def test_pages_are_conditional_on_the_publication(bench: Bench, api: ApiClient) -> None:
+    await bench.collect([record("CA", "1")])
+    async with api.stream("GET", "/v1/records", params={"profile": "rates"}) as answer:
+        tag = answer.headers["etag"]
+        assert answer.headers["holdfast-publication"] == "1"
+    again = {"params": {"profile": "rates"}, "headers": {"If-None-Match": tag}}
+    async with api.stream("GET", "/v1/records", **again) as answer:
+        assert answer.status_code == 304
+        assert await answer.aread() == b""
+    await bench.collect([record("CA", "2")], fence=2)
+    async with api.stream("GET", "/v1/records", **again) as answer:
+        assert answer.status_code == 200
+
+
+async def test_raw_bytes_leave_only_as_a_sandboxed_attachment(bench: Bench, api: ApiClient) -> None:
+    attempt = bench.attempt()
+    await attempt.open()
+    await attempt.respond(0, b"<script>alert(1)</script>", media_type="text/html")
+    path = f"/v1/runs/{attempt.run}/responses/0/content"
+    async with api.stream("GET", path) as answer:
+        assert await answer.aread() == b"<script>alert(1)</script>"
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.headers["content-disposition"].startswith("attachment;")
+        assert "sandbox" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "code"),
+    [
+        ("POST", "/v1/runs", {"json": {"run": RUN, "fence": 1}}, "grant-missing"),
+        ("POST", "/v1/batches", {"json": {"run": RUN, "fence": 1, "sequence": 0}}, "grant-missing"),
+        ("POST", "/v1/batches", {"json": {"run": RUN, "fence": 0, "sequence": 0}}, "body-invalid"),
+        ("POST", "/v1/batches", {"content": b'{"run":1,"run":2}'}, "json-invalid"),
+        ("PUT", f"/v1/runs/{RUN}/responses/0", {"content": b""}, "request-invalid"),
+        (
+            "PUT",
+            f"/v1/runs/{RUN}/responses/0",
+            {"content": b"", "headers": {"Holdfast-Response": "x"}},
+            "header-invalid",
+        ),
+        ("GET", "/v1/records", {}, "request-invalid"),
+        ("GET", "/v1/records", {"params": {"profile": "rates", "vintage": "x"}}, "request-invalid"),
+        ("GET", "/v1/records", {"params": {"profile": "../x"}}, "request-invalid"),
+        ("GET", "/v1/records", {"params": {"profile": "rates", "dimension": "x"}}, "invalid"),
+        ("GET", "/v1/runs", {"params": {"status": "banana"}}, "request-invalid"),
+        ("GET", "/v1/runs", {"params": {"cursor": "x"}}, "cursor-invalid"),
+        ("GET", f"/v1/runs/{RUN}", {}, "run-not-found"),
+        ("GET", "/v1/projections/rates", {}, "not-published"),
+        ("GET", "/v1/projections/..%2Fx/info", {}, "route-not-found"),
+    ],
+)
+async def test_what_is_refused(
+    bench: Bench, api: ApiClient, method: str, path: str, options: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(HoldfastError) as found:
+        await api.request(method, path, **options)
+    assert found.value.code == code
