@@ -53,7 +53,7 @@ from holdfast.fleet.model import (
     WorkerRegister,
 )
 from holdfast.fleet.ports import Profiles
-from holdfast.kernel.canonical import canonical, canonical_digest, decode_strict, digest
+from holdfast.kernel.canonical import canonical, digest
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database, Isolation
 from holdfast.kernel.errors import (
@@ -269,7 +269,9 @@ class FleetService:
             result=None,
             exclusive=exclusive,
         )
-        fingerprint = canonical_digest(msgspec.structs.replace(submit, id=None))
+        # The payload is canonical by now, so sorted members give one text for one submission.
+        told = msgspec.structs.replace(submit, id=None, payload=payload)
+        fingerprint = digest(msgspec.json.encode(told, order="sorted"))
         return tasks.Submission(
             task=task,
             queue=rules.queue_name(submit.kind, capabilities, submit.residency),
@@ -288,7 +290,7 @@ class FleetService:
                 f"at most {PAYLOAD_BYTES_MAX} are taken"
             )
         if submit.kind != COLLECT:
-            return decode_strict(kept), "", submit.exclusive
+            return msgspec.json.decode(kept), "", submit.exclusive
         try:
             collect = msgspec.convert(submit.payload, CollectPayload)
         except msgspec.ValidationError as error:
@@ -297,7 +299,7 @@ class FleetService:
         if submit.exclusive not in ("", exclusive):
             raise Invalid(f"cannot submit a collect task: its exclusive name is {exclusive}")
         # Whoever submits it, one worker at a time collects a profile.
-        return decode_strict(kept), collect.run, exclusive
+        return msgspec.json.decode(kept), collect.run, exclusive
 
     def _submitted(self, principal: Principal, task: Task, run: str, fingerprint: str) -> Event:
         payload: dict[str, Any] = {

@@ -12,9 +12,8 @@ of its own, so what each step costs depends on what it finds, not on how much li
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import (
@@ -174,8 +173,6 @@ schedules = tenant_table(
 )
 """When each runnable profile is due; ``schedule`` is the canonical text it was computed from."""
 
-TASK_COLUMNS = tuple(column.name for column in tasks.columns)
-
 
 # --- helpers -------------------------------------------------------------------------------------
 
@@ -223,15 +220,40 @@ def _run_many(conn: Connection, sqlite: str, postgresql: str, rows: Sequence[Any
 
 # --- submitting ----------------------------------------------------------------------------------
 
-_MARKS = ", ".join("?" for _ in TASK_COLUMNS)
-_NAMES = ", ".join(TASK_COLUMNS)
-_INSERT_TASK_SQLITE = f"INSERT INTO tasks ({_NAMES}) VALUES ({_MARKS}) ON CONFLICT DO NOTHING"
+SUBMITTED_COLUMNS = (
+    "tenant",
+    "id",
+    "kind",
+    "payload",
+    "state",
+    "capabilities",
+    "queue",
+    "rank",
+    "residency",
+    "exclusive",
+    "run",
+    "fingerprint",
+    "attempts_max",
+    "lease_seconds",
+    "created_at",
+    "available_at",
+    "deadline",
+)
+"""What a submission says; the rest of a new row is the same for all."""
+_NAMES = ", ".join(SUBMITTED_COLUMNS)
+_MARKS = ", ".join("?" for _ in SUBMITTED_COLUMNS)
+_REST = "fence, attempts, code, reason, answer, closes"
+_REST_VALUES = "0, 0, '', '', '', 0"
+_INSERT_TASK_SQLITE = (
+    f"INSERT INTO tasks ({_NAMES}, {_REST}) VALUES ({_MARKS}, {_REST_VALUES})"
+    " ON CONFLICT DO NOTHING"
+)
 _CASTS = ", ".join(
     f"${n}::{'bigint' if isinstance(tasks.c[name].type, BigInteger) else 'text'}[]"
-    for n, name in enumerate(TASK_COLUMNS, 1)
+    for n, name in enumerate(SUBMITTED_COLUMNS, 1)
 )
 _INSERT_TASKS_POSTGRESQL = (
-    f"INSERT INTO tasks ({_NAMES}) SELECT * FROM unnest({_CASTS})"
+    f"INSERT INTO tasks ({_NAMES}, {_REST}) SELECT u.*, {_REST_VALUES} FROM unnest({_CASTS}) AS u"
     " ON CONFLICT DO NOTHING RETURNING id"
 )
 
@@ -241,7 +263,7 @@ def insert_tasks(conn: Connection, rows: Sequence[Sequence[Any]], fresh: bool) -
 
     ``fresh`` promises that no id and no exclusive name among ``rows`` can be taken.
     """
-    at_id = TASK_COLUMNS.index("id")
+    at_id = SUBMITTED_COLUMNS.index("id")
     if not _is_sqlite(conn):
         if not rows:
             return set()
@@ -479,8 +501,7 @@ def renew(conn: Connection, tenant: str, renewals: Sequence[tuple[str, str, int,
 # --- what becomes of a task ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What a task's row says after it moved on. The order is that of the statement below."""
 
     state: str
@@ -518,6 +539,18 @@ _CHANGE_POSTGRESQL = (
     f" AS u ({', '.join(_CHANGED)}, tenant, id)) AS v"
     " WHERE tasks.tenant = v.tenant AND tasks.id = v.id"
 )
+# Most tasks just succeed: fewer values to carry.
+_SUCCEED_SQLITE = (
+    "UPDATE tasks SET state = 'succeeded', lease_expires_at = NULL, code = '', reason = '',"
+    " finished_at = ?, result = ?, answer = ? WHERE tenant = ? AND id = ?"
+)
+_SUCCEED_POSTGRESQL = (
+    "UPDATE tasks SET state = 'succeeded', lease_expires_at = NULL, code = '', reason = '',"
+    " finished_at = v.finished_at, result = v.result, answer = v.answer"
+    " FROM (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])"
+    " AS u (finished_at, result, answer, tenant, id)) AS v"
+    " WHERE tasks.tenant = v.tenant AND tasks.id = v.id"
+)
 _ATTEMPT_COLUMNS = (
     "tenant",
     "task",
@@ -533,7 +566,15 @@ _ATTEMPT_COLUMNS = (
 
 def apply(conn: Connection, changes: Sequence[Change]) -> None:
     """Move tasks on. The caller has locked and judged them."""
-    _run_many(conn, _CHANGE_SQLITE, _CHANGE_POSTGRESQL, [astuple(change) for change in changes])
+    done = [change for change in changes if change.state == State.SUCCEEDED.value]
+    other = [change for change in changes if change.state != State.SUCCEEDED.value]
+    _run_many(
+        conn,
+        _SUCCEED_SQLITE,
+        _SUCCEED_POSTGRESQL,
+        [(each.finished_at, each.result, each.answer, each.tenant, each.id) for each in done],
+    )
+    _run_many(conn, _CHANGE_SQLITE, _CHANGE_POSTGRESQL, other)
 
 
 def keep_attempts(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:

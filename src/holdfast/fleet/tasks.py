@@ -8,7 +8,7 @@ cost its neighbours in the same transaction theirs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,7 +27,7 @@ from holdfast.fleet.rules import (
     judge,
     may_take,
 )
-from holdfast.fleet.store import TASK_COLUMNS, Change, TaskRow
+from holdfast.fleet.store import Change, TaskRow
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import (
     Conflict,
@@ -118,35 +118,28 @@ class Submission:
         return not self.given and not self.task.exclusive
 
     def values(self, tenant: str) -> tuple[Any, ...]:
-        """Its row, in the order of the columns."""
+        """Its row, in the order of ``SUBMITTED_COLUMNS``."""
         task = self.task
         state = State.WAITING if task.available_at > task.created_at else State.READY
-        values: dict[str, Any] = {
-            "tenant": tenant,
-            "id": task.id,
-            "kind": task.kind,
-            "payload": msgspec.json.encode(task.payload).decode(),
-            "state": state.value,
-            "capabilities": msgspec.json.encode(task.capabilities).decode(),
-            "queue": self.queue,
-            "rank": -task.priority,
-            "residency": task.residency,
-            "exclusive": task.exclusive,
-            "run": self.run,
-            "fingerprint": self.fingerprint,
-            "attempts_max": task.attempts_max,
-            "lease_seconds": task.lease_seconds,
-            "created_at": task.created_at,
-            "available_at": task.available_at,
-            "deadline": task.deadline,
-            "fence": 0,
-            "attempts": 0,
-            "code": "",
-            "reason": "",
-            "answer": "",
-            "closes": 0,
-        }
-        return tuple(values.get(name) for name in TASK_COLUMNS)
+        return (
+            tenant,
+            task.id,
+            task.kind,
+            msgspec.json.encode(task.payload).decode(),
+            state.value,
+            msgspec.json.encode(task.capabilities).decode(),
+            self.queue,
+            -task.priority,
+            task.residency,
+            task.exclusive,
+            self.run,
+            self.fingerprint,
+            task.attempts_max,
+            task.lease_seconds,
+            task.created_at,
+            task.available_at,
+            task.deadline,
+        )
 
 
 def submit(
@@ -350,8 +343,15 @@ class Fate:
 
 def succeed(row: TaskRow, now: datetime, result: str, answer: str) -> Fate:
     """The task is done."""
-    change = replace(_unchanged(row), state=State.SUCCEEDED.value, result=result, answer=answer)
-    change = replace(change, lease_expires_at=None, finished_at=timestamp(now), code="", reason="")
+    change = _unchanged(row)._replace(
+        state=State.SUCCEEDED.value,
+        lease_expires_at=None,
+        finished_at=timestamp(now),
+        result=result,
+        code="",
+        reason="",
+        answer=answer,
+    )
     return Fate(change, None, "task.succeeded")
 
 
@@ -388,17 +388,17 @@ def fail(
         reason,
         answer,
     )
-    change = replace(_unchanged(row), lease_expires_at=None, code=code, reason=reason)
+    change = _unchanged(row)._replace(lease_expires_at=None, code=code, reason=reason)
     if not retry or is_last(row.attempts, row.attempts_max, row.deadline, retry_at):
-        change = replace(change, answer=answer, result=result)
+        change = change._replace(answer=answer, result=result)
         return Fate(_ended(change, row, State.DEAD, now), attempt, "task.dead")
-    waiting = replace(change, state=State.WAITING.value, available_at=retry_at, worker=None)
+    waiting = change._replace(state=State.WAITING.value, available_at=retry_at, worker=None)
     return Fate(waiting, attempt, "task.retried")
 
 
 def give_up(row: TaskRow, now: datetime, state: State, code: str, reason: str) -> Fate:
     """The task ends without its worker: cancelled, or too late for it."""
-    change = replace(_unchanged(row), lease_expires_at=None, code=code, reason=reason)
+    change = _unchanged(row)._replace(lease_expires_at=None, code=code, reason=reason)
     event = "task.cancelled" if state is State.CANCELLED else "task.dead"
     return Fate(_ended(change, row, state, now), None, event)
 
@@ -406,8 +406,7 @@ def give_up(row: TaskRow, now: datetime, state: State, code: str, reason: str) -
 def _ended(change: Change, row: TaskRow, state: State, now: datetime) -> Change:
     """A run that was begun is to be closed by us: no worker will."""
     begun = row.kind == "collect" and row.fence > 0
-    return replace(
-        change,
+    return change._replace(
         state=state.value,
         finished_at=timestamp(now),
         close_at=timestamp(now) if begun else None,
