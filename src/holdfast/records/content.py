@@ -41,7 +41,7 @@ _BLOCK = 64
 Mac = Callable[[bytes], bytes]
 
 
-class Content(msgspec.Struct, frozen=True, kw_only=True):
+class Content(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is kept of a record: everything but where it came from."""
 
     key: list[Scalar]

@@ -28,13 +28,10 @@ from holdfast.records.errors import (
     BatchOutOfOrder,
     Contended,
     ResponseMissing,
-    RunEnded,
-    RunNotOpen,
-    RunOvertaken,
-    StaleFence,
 )
-from holdfast.records.model import Batch, BatchReceipt, RunStatus, is_final
+from holdfast.records.model import Batch, BatchReceipt, RunStatus
 from holdfast.records.rules import Rules
+from holdfast.records.slots import check_attempt, check_slot
 from holdfast.records.staging import (
     Change,
     Known,
@@ -176,30 +173,6 @@ class Intake(Part):
 
 
 # --- the look -----------------------------------------------------------------------------------
-
-
-def check_attempt(run: Row[Any] | None, run_id: str, fence: int) -> Row[Any]:
-    """The run's row if ``fence`` is its current one."""
-    if run is None or run.fence < fence:
-        raise RunNotOpen(f"cannot work on the run {run_id}: it is not open under fence {fence}")
-    if run.fence > fence:
-        raise StaleFence(
-            f"cannot work on the run {run_id}: fence {fence} is over, {run.fence} holds it"
-        )
-    return run
-
-
-def check_slot(run: Row[Any], head: Row[Any] | None) -> Row[Any]:
-    """The profile's head if the run's current attempt may stage in it."""
-    if is_final(RunStatus(run.status)):
-        raise RunEnded(f"cannot add to the run {run.run}: it has ended as {run.status}")
-    if head is None or (head.slot_run, head.slot_fence) != (run.run, run.fence):
-        raise RunOvertaken(
-            f"cannot add to the run {run.run}: a later run of {run.profile} took its place"
-        )
-    if head.slot_state != "open":
-        raise RunEnded(f"cannot add to the run {run.run}: it is being finished")
-    return head
 
 
 def _look(conn: Connection, incoming: _Incoming) -> _Look:

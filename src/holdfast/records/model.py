@@ -38,10 +38,14 @@ FIELDS_MAX = 1000
 
 
 class _Wire(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What arrives from outside refuses members it does not know."""
+    """What arrives from outside refuses members it does not know.
+
+    Types that come by the thousand are out of the garbage collector's sight (``gc=False``): they
+    are made once, from plain values, and cannot be part of a cycle.
+    """
 
 
-class Measure(_Wire, frozen=True, kw_only=True):
+class Measure(_Wire, frozen=True, kw_only=True, gc=False):
     """An exact number with its unit; ``value`` is null where the source had none."""
 
     value: DecimalText | None = None
@@ -49,7 +53,7 @@ class Measure(_Wire, frozen=True, kw_only=True):
     multiplier: DecimalText = "1"
 
 
-class PeriodValue(_Wire, frozen=True, kw_only=True):
+class PeriodValue(_Wire, frozen=True, kw_only=True, gc=False):
     """A half-open interval of time and its frequency; ``text`` is the source's own spelling.
 
     ``start`` and ``end`` are ISO dates for A…D and RFC 3339 UTC times for H and I (where both are
@@ -62,7 +66,7 @@ class PeriodValue(_Wire, frozen=True, kw_only=True):
     text: str = ""
 
 
-class MappedRecord(_Wire, frozen=True, kw_only=True):
+class MappedRecord(_Wire, frozen=True, kw_only=True, gc=False):
     """One mapped row. ``response`` and ``position`` lead back to the raw bytes.
 
     ``response`` counts the run's raw responses from 0, ``position`` the records in one from 0.
@@ -79,7 +83,7 @@ class MappedRecord(_Wire, frozen=True, kw_only=True):
     period: PeriodValue | None = None
 
 
-class Reject(_Wire, frozen=True, kw_only=True):
+class Reject(_Wire, frozen=True, kw_only=True, gc=False):
     """One row that failed typing: where, which field, why, and the beginning of what was there."""
 
     response: NotNegative
@@ -89,7 +93,7 @@ class Reject(_Wire, frozen=True, kw_only=True):
     excerpt: Annotated[str, Meta(max_length=200)] = ""
 
 
-class Batch(_Wire, frozen=True, kw_only=True):
+class Batch(_Wire, frozen=True, kw_only=True, gc=False):
     """What a worker posts to ``/v1/batches``; at most 10,000 records and 16 MiB."""
 
     run: Id

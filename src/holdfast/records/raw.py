@@ -15,9 +15,9 @@ from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.base import Part
 from holdfast.records.errors import DigestMismatch, ResponseConflict, no_such_run
-from holdfast.records.intake import check_attempt, check_slot
 from holdfast.records.model import RawResponse, StoredResponse
 from holdfast.records.ports import ResponseBody
+from holdfast.records.slots import check_attempt, check_slot
 
 CHUNK_BYTES = 256 * 1024
 EMPTY_DIGEST = f"sha256:{hashlib.sha256(b'').hexdigest()}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from holdfast.records import merkle
 from holdfast.records.content import (
@@ -93,8 +93,7 @@ def prepare(batch: Batch, keys: RecordKeys, rules: Rules) -> Prepared:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Latest:
+class Latest(NamedTuple):
     """The latest row of a key. ``content`` is empty if it is a withdrawal."""
 
     sequence: int
@@ -275,19 +274,19 @@ class _Classifier:
         self._add(index, previous)
 
     def _add(self, index: int, previous: Latest | None) -> None:
-        prepared, target = self._prepared, self._target
+        prepared, target, sequence = self._prepared, self._target, self._sequence
         key, whole = prepared.keys[index], prepared.wholes[index]
         response, position, start, end = prepared.places[index]
-        before = None if previous is None else previous.sequence
-        revision = 1
-        if before is not None:
+        before, revision = None, 1
+        if previous is not None:
+            before = previous.sequence
             self._change.supersede.append(before)
             revision = self._known.revisions[before] + 1
         self._change.rows.append(
             (
                 target.tenant,
                 target.profile,
-                self._sequence,
+                sequence,
                 key,
                 target.run_number,
                 revision,
@@ -307,14 +306,14 @@ class _Classifier:
                 self._keys,
                 run=target.run,
                 profile_digest=target.profile_digest,
-                sequence=self._sequence,
+                sequence=sequence,
                 record=key.hex(),
                 revision=revision,
                 withdrawn=False,
                 whole=whole,
             )
         )
-        self._sequence += 1
+        self._sequence = sequence + 1
 
 
 def chunks_of(sequences: list[int]) -> list[int]:

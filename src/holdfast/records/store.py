@@ -15,6 +15,7 @@ steps; until that is done nobody else gets the slot, so nobody can publish over 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -334,18 +335,31 @@ def latest_rows(conn: Connection, tenant: str, records: Sequence[bytes]) -> dict
     found: dict[bytes, Latest] = {}
     for some in _parts(sorted(records)):
         if conn.dialect.name == "sqlite":
-            # S608: only question marks are put in; values travel as parameters.
-            marks = ",".join("?" * len(some))
-            rows: Iterable[Any] = conn.exec_driver_sql(
-                "SELECT record, sequence, content FROM record_revisions WHERE tenant = ?"  # noqa: S608
-                " AND from_publication IS NOT NULL AND to_publication IS NULL"
-                f" AND record IN ({marks})",
-                (tenant, *some),
-            )
+            rows: Iterable[Any] = _driver_rows(conn, _latest_text(len(some)), (tenant, *some))
         else:
-            rows = conn.execute(_LATEST_POSTGRESQL, {"tenant": tenant, "records": list(some)})
-        found.update({row[0]: Latest(row[1], row[2]) for row in rows})
+            rows = conn.execute(_LATEST_POSTGRESQL, {"tenant": tenant, "records": list(some)}).all()
+        for record, sequence, content in rows:
+            found[record] = Latest(sequence, content)
     return found
+
+
+@lru_cache(maxsize=32)
+def _latest_text(count: int) -> str:
+    # S608: only question marks are put in; values travel as parameters.
+    return (
+        "SELECT record, sequence, content FROM record_revisions WHERE tenant = ?"  # noqa: S608
+        " AND from_publication IS NOT NULL AND to_publication IS NULL"
+        f" AND record IN ({','.join('?' * count)})"
+    )
+
+
+def _driver_rows(conn: Connection, statement: str, values: Sequence[Any]) -> list[Any]:
+    """Plain tuples from the driver: thousands of small rows, without an object for each."""
+    cursor = conn.connection.cursor()
+    try:
+        return list(cursor.execute(statement, values).fetchall())
+    finally:
+        cursor.close()
 
 
 def rows_by_sequence(

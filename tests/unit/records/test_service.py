@@ -43,7 +43,7 @@ from holdfast.records.model import (
     RunFilter,
     RunStatus,
 )
-from holdfast.records.runs import batch_leaf
+from holdfast.records.publishing import batch_leaf
 from tests.unit.records.helpers import (
     OPERATOR,
     Attempt,

@@ -1,0 +1,201 @@
+"""From staged rows to a publication: withdrawals, evidence, the head. Inside of a transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, func, select
+
+from holdfast.kernel.canonical import canonical
+from holdfast.kernel.clock import parse_timestamp, timestamp
+from holdfast.records import merkle, store
+from holdfast.records.content import BATCH_LEAF_DOMAIN, FieldNames
+from holdfast.records.errors import Contended
+from holdfast.records.model import RunFinish
+from holdfast.records.rules import Rules
+from holdfast.records.slots import FREE_SLOT, change_slot
+
+LISTED_MAX = 2_000
+"""Batches and responses named one by one in an event; beyond that their root stands for them."""
+NOWHERE = -1
+"""Response and position of a withdrawal: it comes from the absence of something."""
+SCAN_ROWS = 20_000
+
+
+def note_totals(conn: Connection, tenant: str, request: RunFinish) -> None:
+    values: dict[str, Any] = {
+        "pages": request.pages,
+        "requests": request.requests,
+        "bytes_fetched": request.bytes_fetched,
+        "cursor": request.cursor,
+    }
+    if request.replayed:
+        values["replayed"] = True
+    store.change(conn, store.runs, store.of_key(store.runs, tenant, run=request.run), values)
+
+
+def live_rows(conn: Connection, tenant: str, profile: str, after: int, before: int) -> list[int]:
+    """The next published, not withdrawn rows that nothing of the attempt replaces."""
+    revisions = store.revisions
+    return list(
+        conn.execute(
+            select(revisions.c.sequence)
+            .where(
+                store.of_key(revisions, tenant, profile=profile),
+                revisions.c.sequence > after,
+                revisions.c.sequence < before,
+                revisions.c.from_publication.is_not(None),
+                revisions.c.to_publication.is_(None),
+                revisions.c.withdrawn.is_(False),
+            )
+            .order_by(revisions.c.sequence)
+            .limit(SCAN_ROWS)
+        ).scalars()
+    )
+
+
+def add_withdrawal_batch(
+    conn: Connection, tenant: str, run: Row[Any], head: Row[Any], rows: int, root: str, at: str
+) -> None:
+    batches = store.batches
+    number = conn.execute(
+        select(func.count()).where(
+            store.of_key(batches, tenant, run=run.run, fence=run.fence, kind="withdrawals")
+        )
+    ).scalar_one()
+    store.add(
+        conn,
+        batches,
+        tenant=tenant,
+        run=run.run,
+        fence=run.fence,
+        kind="withdrawals",
+        sequence=number,
+        digest="",
+        records=rows,
+        rejects=0,
+        new=0,
+        changed=0,
+        unchanged=0,
+        duplicates=0,
+        first_row=head.next_row,
+        rows=rows,
+        root=root,
+        received_at=at,
+    )
+    store.change(
+        conn,
+        store.runs,
+        store.of_key(store.runs, tenant, run=run.run),
+        {"withdrawn": store.runs.c.withdrawn + rows, "end_row": head.next_row + rows},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The head after a complete run."""
+
+    publication: int
+    recorded_at: str
+    cursor: str | None
+    live: int
+    fields: str
+
+
+def batch_leaf(kind: str, sequence: int, rows: int, root: str) -> bytes:
+    """The entry of a batch in the tree of its run: the root over its own record leaves."""
+    return canonical(
+        {
+            "batch": sequence,
+            "domain": BATCH_LEAF_DOMAIN,
+            "kind": kind,
+            "root": root,
+            "rows": rows,
+        }
+    )
+
+
+def evidence_of(conn: Connection, tenant: str, request: RunFinish) -> dict[str, Any]:
+    """The Merkle root over the run's batches, and which raw responses they came from."""
+    batches, responses = store.batches, store.responses
+    key = {"run": request.run, "fence": request.fence}
+    staged = conn.execute(
+        select(batches.c.kind, batches.c.sequence, batches.c.rows, batches.c.root)
+        .where(store.of_key(batches, tenant, **key))
+        .order_by(batches.c.kind, batches.c.sequence)
+    ).all()
+    digests = list(
+        conn.execute(
+            select(responses.c.digest)
+            .where(store.of_key(responses, tenant, **key))
+            .order_by(responses.c.sequence)
+        ).scalars()
+    )
+    leaves = [
+        merkle.leaf_hash(batch_leaf(row.kind, row.sequence, row.rows, row.root)) for row in staged
+    ]
+    raw = [merkle.leaf_hash(digest.encode()) for digest in digests]
+    listed = [
+        {"kind": row.kind, "root": row.root, "rows": row.rows, "sequence": row.sequence}
+        for row in staged
+    ]
+    return {
+        "root": merkle.root(leaves).hex(),
+        "batches": listed if len(listed) <= LISTED_MAX else [],
+        "batches_count": len(listed),
+        "responses": digests if len(digests) <= LISTED_MAX else [],
+        "responses_count": len(digests),
+        "responses_root": merkle.root(raw).hex(),
+    }
+
+
+def move_head(
+    conn: Connection,
+    tenant: str,
+    run: Row[Any],
+    head: Row[Any],
+    rules: Rules,
+    at: datetime,
+    *,
+    changed: bool,
+) -> Published:
+    """Let the head show the run's rows, free the slot, move the cursor."""
+    if head.slot_state != "closing" or (
+        rules.mode == "snapshot" and head.live != run.present + run.withdrawn
+    ):
+        raise Contended(f"cannot publish the run {run.run}: its profile changed meanwhile")
+    fields = msgspec.json.decode(head.fields, type=FieldNames).union(
+        msgspec.json.decode(run.fields, type=FieldNames)
+    )
+    published = Published(
+        publication=head.publication + 1 if changed else head.publication,
+        recorded_at=later(at, head.recorded_at),
+        cursor=head.cursor if run.cursor is None else run.cursor,
+        live=head.live + run.new - run.withdrawn,
+        fields=msgspec.json.encode(fields).decode(),
+    )
+    values: dict[str, Any] = {
+        "live": published.live,
+        "succeeded_at": timestamp(at),
+        "profile_digest": run.profile_digest,
+        "plan_run": run.run,
+        "cursor": published.cursor,
+        "fields": published.fields,
+        **FREE_SLOT,
+    }
+    if changed:
+        values |= {"publication": published.publication, "recorded_at": published.recorded_at}
+    if not change_slot(conn, head, tenant, **values):
+        raise Contended(f"cannot publish the run {run.run}: its profile changed meanwhile")
+    store.remove(conn, store.seen, store.of_key(store.seen, tenant, run=run.run))
+    return published
+
+
+def later(now: datetime, last: str | None) -> str:
+    """``now``, or a microsecond after ``last`` if the clock has not moved on since."""
+    if last is not None and timestamp(now) <= last:
+        return timestamp(parse_timestamp(last) + timedelta(microseconds=1))
+    return timestamp(now)
