@@ -83,6 +83,11 @@ def _check(value: Any, depth: int = 0) -> bool:
     """
     if depth > 64:
         raise Invalid("cannot canonicalise: nested deeper than 64 levels")
+    kind = type(value)
+    if kind is str and value.isascii():  # most of what there is
+        return True
+    if kind is dict:
+        return _check_object(value, depth)
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
             raise Invalid("cannot canonicalise: a string holds a lone surrogate")
@@ -94,21 +99,28 @@ def _check(value: Any, depth: int = 0) -> bool:
             raise Invalid(f"cannot canonicalise: the integer {value} is beyond 2^53-1")
         return True
     if isinstance(value, dict):
-        simple = True
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise Invalid("cannot canonicalise: an object key is not text")
-            _check(key)
-            if not key.isascii() and any(ord(c) > 0xFFFF for c in key):
-                simple = False
-            simple &= _check(item, depth + 1)
-        return simple
-    if isinstance(value, list | tuple):
+        return _check_object(value, depth)
+    if isinstance(value, (list, tuple)):
         simple = True
         for item in value:
             simple &= _check(item, depth + 1)
         return simple
     raise Invalid(f"cannot canonicalise: {type(value).__name__} has no canonical form")
+
+
+def _check_object(value: dict[Any, Any], depth: int) -> bool:
+    if depth >= 64 and value:
+        raise Invalid("cannot canonicalise: nested deeper than 64 levels")
+    simple = True
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise Invalid("cannot canonicalise: an object key is not text")
+        if not key.isascii():
+            _check(key)
+            simple &= all(ord(c) <= 0xFFFF for c in key)
+        if not (type(item) is str and item.isascii()):
+            simple &= _check(item, depth + 1)
+    return simple
 
 
 def _sorted_by_utf16(value: Any) -> str:

@@ -38,6 +38,7 @@ Jwk = dict[str, str]
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{86})")
 _registry = jws.JWSRegistry(algorithms=[ALGORITHM])
+_algorithm = _registry.get_alg(ALGORITHM)
 
 
 class SigningKey:
@@ -45,6 +46,7 @@ class SigningKey:
 
     def __init__(self, key: OKPKey) -> None:
         self._key = key
+        self._headers: dict[str, bytes] = {}
         self.kid = key.thumbprint()
 
     @classmethod
@@ -97,8 +99,12 @@ class SigningKey:
 
         Raises :class:`Invalid` for claims that have no canonical form (fractions, say).
         """
-        header = {"alg": ALGORITHM, "kid": self.kid, "typ": typ}
-        return jws.serialize_compact(header, canonical(dict(claims)), self._key, registry=_registry)
+        header = self._headers.get(typ)
+        if header is None:
+            header = _segment(canonical({"alg": ALGORITHM, "kid": self.kid, "typ": typ}))
+            self._headers[typ] = header
+        signed = header + b"." + _segment(canonical(dict(claims)))
+        return (signed + b"." + _segment(_algorithm.sign(signed, self._key))).decode("ascii")
 
 
 class TrustedKeys:
@@ -237,6 +243,10 @@ def _check_times(claims: dict[str, Any], now: float, leeway: float) -> None:
         raise _refused("it is over", code="token-expired")
     if now + leeway < max(claims.get("nbf", 0), claims.get("iat", 0)):
         raise _refused("it is not valid yet", code="token-not-yet-valid")
+
+
+def _segment(data: bytes) -> bytes:
+    return urlsafe_b64encode(data).rstrip(b"=")
 
 
 def _refused(reason: str, *, code: str = "token-invalid") -> Unauthenticated:
