@@ -8,6 +8,7 @@ if [ $# -gt 0 ]; then
 fi
 mkdir -p profiles/government
 folders data/control-plane data/control-plane/{registry,aggregator,coordinator,reporter,gateway,trusted}
+build_once
 control up -d
 url="http://127.0.0.1:${HOLDFAST_PORT:-8090}"
 echo "waiting for $url ..." >&2
@@ -19,6 +20,6 @@ until inside health --json 2>/dev/null | grep -q '"status": "ok"'; do
         echo "hint: scripts/control-plane-up.sh logs" >&2
         exit 6
     fi
-    sleep 0.5
+    sleep 1
 done
 echo "control plane: $url; check it with scripts/control-plane-doctor.sh" >&2

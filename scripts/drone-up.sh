@@ -33,4 +33,5 @@ elif [ ! -s "$token" ]; then
     exit 6
 fi
 if [ "$(id -u)" -eq 0 ]; then chown "${HOLDFAST_UID:-10001}:0" "$token"; fi
+build_once
 drones up -d

@@ -11,8 +11,6 @@ if [ -n "${COMPOSE:-}" ]; then
     read -ra composer <<<"$COMPOSE"
 elif docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
     composer=(docker compose)
-    # Docker does not map users: without root, what the containers write shall be the caller's.
-    if [ "$(id -u)" -ne 0 ]; then export HOLDFAST_UID="${HOLDFAST_UID:-$(id -u)}"; fi
 elif command -v podman-compose >/dev/null; then
     composer=(podman-compose)
 elif [ -x .venv/bin/podman-compose ]; then
@@ -23,8 +21,21 @@ else
     exit 6
 fi
 
+case "${composer[0]##*/}" in podman*) engine=podman ;; *) engine=docker ;; esac
+# Docker does not map users: without root, what the containers write shall be the caller's.
+if [ "$engine" = docker ] && [ "$(id -u)" -ne 0 ]; then
+    export HOLDFAST_UID="${HOLDFAST_UID:-$(id -u)}"
+fi
+# The image as the Compose files name it.
+image="${HOLDFAST_IMAGE:-$(sed -n 's/.*HOLDFAST_IMAGE:-\([^}]*\)}.*/\1/p' docker-compose.drone.yml)}"
+
 control() { "${composer[@]}" -p "$project" -f docker-compose.control.yml "$@"; }
 drones() { "${composer[@]}" -p "$project-drone" -f docker-compose.drone.yml "$@"; }
+
+# Compose would build it once per service, podman-compose all at the same time.
+build_once() {
+    if ! "$engine" image inspect "$image" >/dev/null 2>&1; then drones build; fi
+}
 
 # `holdfast ARGUMENTS` inside the gateway's container, where the operator token is.
 inside() { control exec -T gateway holdfast "$@"; }

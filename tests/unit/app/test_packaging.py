@@ -114,25 +114,67 @@ def test_shell_scripts_parse_stop_at_errors_and_can_be_run(name: str) -> None:
         assert script.startswith("#!/usr/bin/env bash\n")
 
 
-def test_drone_up_takes_the_guides_options_and_refuses_others(tmp_path: Path) -> None:
-    (tmp_path / "scripts").mkdir()
-    for name in (*SHELL, "lib.sh"):
-        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
-    script = tmp_path / "scripts" / "drone-up.sh"
-    environment = {"PATH": os.environ["PATH"], "COMPOSE": "echo compose"}
+class Scripts:
+    """A copy of the scripts whose Compose and podman only say what they were asked."""
 
-    def said(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def __init__(self, folder: Path, *, has_image: bool) -> None:
+        self._folder, self._log = folder, folder / "log"
+        shutil.copytree(ROOT / "scripts", folder / "scripts")
+        for name in COMPOSE:
+            shutil.copy(ROOT / name, folder)
+        self._tool("podman", f"exit {int(not has_image)}")
+        self._tool("podman-compose", 'echo "said $CONTROL_PLANE $DRONE_COUNT"')
+
+    def _tool(self, name: str, then: str) -> None:
+        path = self._folder / name
+        path.write_text(f'#!/bin/bash\necho "{name} $*" >>"{self._log}"\n{then}\n')
+        path.chmod(0o755)
+
+    def __call__(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        path = f"{self._folder}:{os.environ['PATH']}"
         return subprocess.run(
-            [script, *arguments], env=environment, capture_output=True, text=True, check=False
+            [self._folder / "scripts" / name, *arguments],
+            env={"PATH": path, "COMPOSE": "podman-compose"},
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
-    assert said("--help").stdout.startswith("usage: scripts/drone-up.sh [--control-plane URL]")
-    refused = said("--cuont", "2")
+    def asked(self) -> list[str]:
+        return self._log.read_text().splitlines()
+
+
+def test_drone_up_takes_the_guides_options_and_refuses_others(tmp_path: Path) -> None:
+    scripts = Scripts(tmp_path, has_image=True)
+    done = scripts("drone-up.sh", "--control-plane", "https://example.org", "--count", "3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["said", "https://example.org", "3"]
+    control = "podman-compose -p holdfast -f docker-compose.control.yml"
+    drones = "podman-compose -p holdfast-drone -f docker-compose.drone.yml"
+    assert scripts.asked() == [
+        f"{control} exec -T gateway holdfast version",
+        f"{control} exec -T gateway holdfast worker token",
+        f"podman image inspect localhost/holdfast:{__version__}",
+        f"{drones} up -d",
+    ]
+    token = tmp_path / "data" / "drone" / "join-token"
+    assert token.stat().st_mode & 0o777 == 0o640
+
+    assert scripts("drone-up.sh", "--help").stdout.startswith("usage: scripts/drone-up.sh")
+    refused = scripts("drone-up.sh", "--cuont", "2")
     assert refused.returncode == 2
     assert "unknown option --cuont" in refused.stderr
-    assert said("--count").returncode != 0
-    passed = said("logs", "-f")
-    assert passed.stdout == "compose -p holdfast-drone -f docker-compose.drone.yml logs -f\n"
+    assert scripts("drone-up.sh", "--count").returncode != 0
+    scripts("drone-up.sh", "logs", "-f")
+    assert scripts.asked()[-1] == f"{drones} logs -f"
+
+
+def test_drone_up_builds_the_image_once_where_there_is_none(tmp_path: Path) -> None:
+    scripts = Scripts(tmp_path, has_image=False)
+    assert scripts("drone-up.sh").returncode == 0
+    asked = [line.split()[-1] for line in scripts.asked()]
+    assert asked.count("build") == 1
+    assert asked.index("build") == len(asked) - 2
 
 
 @pytest.mark.parametrize("name", POWERSHELL)
