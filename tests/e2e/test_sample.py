@@ -55,7 +55,7 @@ def test_the_first_run_shows_what_was_collected_and_reports_on_it(data_dir: Path
     assert "replayed" in shown
     for figure in ("0.958682", "0.931521", "0.975209", "0.944317", "0.342906"):
         assert figure in shown
-    assert re.search(r"\bn\b\D*60", shown)
+    assert re.search(r"levels\s+60\s", shown)
     assert "Three commands to try next" in shown
     for kind in ("svg", "png"):
         chart = data_dir / "charts" / f"co2-and-temperature.{kind}"
