@@ -14,7 +14,14 @@ from sqlalchemy import Connection, insert, select, text, update
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.database import APPLICATION_ROLE, Database, create_schema, open_database
 from holdfast.kernel.database.postgresql import PostgresDatabase, PostgresLimits
-from holdfast.kernel.errors import Exhausted, Internal, OutcomeUnknown, Unavailable, Unsupported
+from holdfast.kernel.errors import (
+    Conflict,
+    Exhausted,
+    Internal,
+    OutcomeUnknown,
+    Unavailable,
+    Unsupported,
+)
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.principal import operator
 from holdfast.migrations.runner import check_schema
@@ -220,6 +227,21 @@ async def test_more_callers_than_connections_wait_and_then_are_told(postgres_url
         assert caught.value.retry_after_seconds
         await asyncio.gather(*busy)
         assert await db.tenants() == ["default"]
+
+
+async def test_a_refusal_at_the_commit_is_a_refusal_and_not_an_unknown_outcome(
+    db: Database,
+) -> None:
+    def unit(conn: Connection) -> None:
+        conn.execute(
+            text("ALTER TABLE sample_counters ADD UNIQUE (value) DEFERRABLE INITIALLY DEFERRED")
+        )
+
+    await db.administer(unit)
+    await db.write(ONE, put("a"))
+    with pytest.raises(Conflict):
+        await db.write(ONE, put("b"))
+    assert await db.read(ONE, all_names) == {"a"}
 
 
 # --- lost lines ---------------------------------------------------------------------------------

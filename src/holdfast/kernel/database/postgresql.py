@@ -23,6 +23,7 @@ from holdfast.kernel.database.errors import (
     is_connection_loss,
     is_contention,
     is_unique_violation,
+    sqlstate,
     translated,
     unavailable,
 )
@@ -91,6 +92,8 @@ class PostgresDatabase(Database):
         limits = self._limits
         settings = {
             "application_name": "holdfast",
+            # An answer means that it is on the disk, whatever the server's default says.
+            "synchronous_commit": "on",
             "statement_timeout": f"{limits.statement_seconds * 1000:.0f}",
             "lock_timeout": f"{limits.lock_seconds * 1000:.0f}",
             "idle_in_transaction_session_timeout": (
@@ -202,8 +205,8 @@ class PostgresDatabase(Database):
         try:
             answer = await driver.execute("COMMIT")
         except Exception as error:
-            if is_contention(error):
-                # The server itself says that it rolled back.
+            if sqlstate(error) is not None and not is_connection_loss(error):
+                # The server itself says that it rolled back: contention, a deferred constraint.
                 raise
             await _discard(connection, driver)
             raise OutcomeUnknown(

@@ -117,7 +117,10 @@ class SqliteDatabase(Database):
 
     def open(self) -> None:
         """Take the lock, open the file, start the threads. ``Unavailable`` if any cannot be."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unavailable(f"its folder cannot be made: {error.strerror}", error) from error
         self._lock.acquire()
         try:
             self._writer = SqliteSession(self.engine)

@@ -12,15 +12,23 @@ from pysqlite3 import dbapi2
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
-from holdfast.kernel.errors import Internal
+from holdfast.kernel.errors import Internal, Unsupported
+
+_OLDEST_LIBRARY = (3, 51, 3)
 
 
 def sqlite_engine(path: Path, *, busy_milliseconds: int = 5_000) -> Engine:
     """An engine on the file at ``path``: write-ahead log, every commit flushed, foreign keys on.
 
     Transactions are begun and ended in plain SQL by whoever holds the connection: the driver's own
-    guessing is off.
+    guessing is off. ``Unsupported`` where the library or the file system cannot keep the promise.
     """
+    if dbapi2.sqlite_version_info < _OLDEST_LIBRARY:
+        raise Unsupported(
+            f"cannot use SQLite {dbapi2.sqlite_version}: it can damage a database when it resets "
+            f"its log; {'.'.join(map(str, _OLDEST_LIBRARY))} or newer is needed",
+            hint="install a current pysqlite3",
+        )
     engine = create_engine(
         "sqlite+pysqlite://",
         module=dbapi2,
@@ -42,6 +50,13 @@ def sqlite_engine(path: Path, *, busy_milliseconds: int = 5_000) -> Engine:
             "cache_size=-16384",
         ):
             connection.execute(f"PRAGMA {pragma}").close()
+        mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+        if mode != "wal":
+            raise Unsupported(
+                f"cannot use the database {path}: its file system has no write-ahead log for it "
+                f"(the journal mode stays {mode})",
+                hint="put the data directory on a local disk",
+            )
 
     return engine
 
