@@ -262,7 +262,7 @@ def upgrade() -> None:
     with op.batch_alter_table("record_revisions", schema=None) as batch_op:
         batch_op.create_index(
             "ix_record_revisions_latest",
-            ["tenant", "record", "sequence", "content"],
+            ["tenant", "record", "sequence", "content", "from_publication", "to_publication"],
             unique=False,
             sqlite_where=sa.text("from_publication IS NOT NULL AND to_publication IS NULL"),
             postgresql_where=sa.text("from_publication IS NOT NULL AND to_publication IS NULL"),
