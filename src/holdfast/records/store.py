@@ -187,6 +187,9 @@ Index(
     revisions.c.record,
     revisions.c.sequence,
     revisions.c.content,
+    # Constant as far as this index goes; with them in it SQLite need not look at the row.
+    revisions.c.from_publication,
+    revisions.c.to_publication,
     sqlite_where=and_(
         revisions.c.from_publication.is_not(None), revisions.c.to_publication.is_(None)
     ),
@@ -467,8 +470,9 @@ _CHAIN = text(
     " SELECT * FROM record_revisions"
     " WHERE tenant = :tenant AND profile = :profile AND sequence = :sequence"
     " UNION ALL"
-    " SELECT older.* FROM record_revisions AS older"
-    " JOIN chain ON older.tenant = :tenant AND older.profile = :profile"
+    # CROSS JOIN keeps SQLite from looking for each row's successor instead of its predecessor.
+    " SELECT older.* FROM chain CROSS JOIN record_revisions AS older"
+    " WHERE older.tenant = :tenant AND older.profile = :profile"
     " AND older.sequence = chain.previous)"
     " SELECT * FROM chain ORDER BY sequence DESC LIMIT :limit"
 )
