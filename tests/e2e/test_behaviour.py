@@ -97,7 +97,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     profiles.mkdir()
     replay = base / "map.json"
     with sources(base, files) as (url, _):
-        names = ["plain", "limited", "pages", "auth", "rejects", "two", "few", "range", "once", "never", "stale", "shut", "pause", "change", "gone"]  # fmt: skip
+        names = [
+            *("plain", "limited", "pages", "auth", "rejects", "two", "few", "range"),
+            *("once", "never", "stale", "shut", "pause", "change", "gone"),
+        ]
         replay.write_text(
             json.dumps(
                 {f"http://{n}.source.test/good.json?p={n}": f"{url}/good.json?p={n}" for n in names}
