@@ -264,8 +264,10 @@ class Drone:
                 pause = min(self._credential.beat_seconds, 0.2 * 2.0 ** min(failures, 6))
                 self._log.warning("beat.failed", code=error.code, error=error.detail)
             self._changed.clear()
+            # Not wait_for: it can swallow a cancellation that comes with the event (before 3.12).
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), max(pause, 0.05))
+                async with asyncio.timeout(max(pause, 0.05)):
+                    await self._changed.wait()
 
     async def _beat(self) -> float:
         held = dict(self._leases)
