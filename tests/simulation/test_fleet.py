@@ -625,3 +625,31 @@ async def test_a_storm_of_drones_and_restarts_runs_each_profile_one_at_a_time(
         assert len(finished) > 5
         closed = Counter(each["run"] for each in here.runs.closed)
         assert all(count == 1 for count in closed.values())
+
+
+async def test_what_happens_is_counted(here: Rig) -> None:
+    worker, loops = await here.worker(), here.loops()
+    here.registry.publish("rain", Schedule(every="1h"))
+    await here.fleet.submit_many(OPERATOR, [TaskSubmit(kind="work") for _ in range(3)])
+    await loops.tick()
+    await finish(here, worker)
+    [held] = await here.fleet.claim(worker, Claim(kinds=["work"]))
+    await here.fleet.claim(worker, Claim(kinds=["work"]))
+    await here.fleet.complete(
+        worker, held.task.id, Complete(fence=held.task.fence, outcome="failed")
+    )
+    await after(here, loops, 31)
+    await after(here, loops, 16)
+    text_ = here.metrics.render().decode()
+    for line in (
+        "holdfast_tasks_submitted_total 4.0",
+        "holdfast_tasks_claimed_total 3.0",
+        'holdfast_task_attempts_ended_total{end="succeeded"} 1.0',
+        'holdfast_task_attempts_ended_total{end="retried"} 2.0',
+        'holdfast_task_attempts_ended_total{end="dead"} 0.0',
+        "holdfast_leases_expired_total 1.0",
+        "holdfast_workers_lost_total 1.0",
+        'holdfast_tasks{state="ready"} 2.0',
+        'holdfast_workers{status="lost"} 1.0',
+    ):
+        assert line in text_, line

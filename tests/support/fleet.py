@@ -20,6 +20,7 @@ from holdfast.kernel.ids import NewId, uuid7
 from holdfast.kernel.outbox import Outbox, Sealed
 from holdfast.kernel.principal import Principal, operator
 from holdfast.kernel.signing import SigningKey, TrustedKeys
+from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import Leases, MemoryLeases
 from holdfast.registry.model import Limits, RunnableProfile, RunnableSet, Schedule
 
@@ -114,6 +115,7 @@ class Rig:
     runs: Runs
     new_id: NewId
     chance: random.Random
+    metrics: Metrics
 
     def again(self, *, leases: Leases | None = None, seed: int = 1) -> Rig:
         return rig(
@@ -168,6 +170,7 @@ def rig(
     chance = random.Random(seed)
     new_id = numbered_ids(seed)
     leases = leases or MemoryLeases(clock)
+    metrics = Metrics()
     fleet = FleetService(
         database,
         leases,
@@ -180,8 +183,9 @@ def rig(
         chance=chance.random,
         settings=settings,
         profiles=registry,
+        metrics=metrics,
     )
-    return Rig(database, clock, fleet, leases, registry, runs or Runs(), new_id, chance)
+    return Rig(database, clock, fleet, leases, registry, runs or Runs(), new_id, chance, metrics)
 
 
 def live_rig(database: Database, **options: Any) -> Rig:

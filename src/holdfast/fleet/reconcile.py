@@ -11,6 +11,7 @@ must not happen twice is settled by rows (a locked task, a schedule's moment, an
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -34,6 +35,7 @@ LEADERSHIP = "coordinator"
 LEAD_SECONDS = 10.0
 SWEEP_MAX = 500
 CLOSES_AT_ONCE = 8
+MEASURE_SECONDS = 15.0
 CLOSE_SECONDS_FIRST = 1.0
 CLOSE_SECONDS_MAX = 300.0
 
@@ -62,6 +64,7 @@ class FleetLoops:
         self._started: set[tuple[str, str]] = set()
         self._runnable: dict[TenantId, RunnableSet] = {}
         self._lead_until: dict[TenantId, datetime] = {}
+        self._measure_at = 0.0
         self._loop: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> FleetLoops:
@@ -81,15 +84,20 @@ class FleetLoops:
 
     async def tick(self) -> None:
         """One turn of every step for every tenant; failures are logged, not raised."""
-        for tenant in await self._tenants():
-            if not await self._step("lead", self._leads, tenant):
+        tenants = await self._tenants()
+        if self._fleet.clock.monotonic() >= self._measure_at:
+            self._measure_at = self._fleet.clock.monotonic() + MEASURE_SECONDS
+            await self._step("measure", self.measure(tenants))
+        for tenant in tenants:
+            principal = service("coordinator", tenant)
+            if not await self._step("lead", self._leads(principal)):
                 continue
-            await self._step("expire", self.expire_leases, tenant)
-            await self._step("overdue", self.end_overdue, tenant)
-            await self._step("lost", self.find_lost_workers, tenant)
-            await self._step("schedule", self.run_schedules, tenant)
-            await self._step("promote", self.promote, tenant)
-            await self._step("close", self.close_runs, tenant)
+            await self._step("expire", self.expire_leases(principal))
+            await self._step("overdue", self.end_overdue(principal))
+            await self._step("lost", self.find_lost_workers(principal))
+            await self._step("schedule", self.run_schedules(principal))
+            await self._step("promote", self.promote(principal))
+            await self._step("close", self.close_runs(principal))
 
     async def _run(self) -> None:
         while True:
@@ -115,22 +123,19 @@ class FleetLoops:
             log.warning("fleet.step_failed", step="tenants", detail=error.detail)
             return []
 
-    async def _step(
-        self, name: str, step: Callable[[Principal], Awaitable[object]], tenant: TenantId
-    ) -> object:
+    async def _step(self, name: str, step: Awaitable[object]) -> object:
         try:
-            return await step(service("coordinator", tenant))
+            return await step
         except HoldfastError as error:
             log.warning(
                 "fleet.step_failed",
                 step=name,
-                tenant=tenant,
                 code=error.code,
                 detail=error.detail,
                 internal=error.internal,
             )
         except Exception:  # the outer edge of the loop: one defect must not stop the others
-            log.exception("fleet.step_failed", step=name, tenant=tenant)
+            log.exception("fleet.step_failed", step=name)
         return None
 
     async def _leads(self, principal: Principal) -> bool:
@@ -146,6 +151,30 @@ class FleetLoops:
         else:
             self._lead_until.pop(principal.tenant, None)
         return leads
+
+    async def measure(self, tenants: Sequence[TenantId]) -> None:
+        """Bring the gauges up to what the database holds, over all tenants."""
+        states: Counter[str] = Counter()
+        found: Counter[str] = Counter()
+        oldest = 0.0
+        now = self._fleet.clock.now()
+        for tenant in tenants:
+
+            def unit(conn: Connection, tenant: str = tenant) -> tuple[Any, Any, str | None]:
+                return (
+                    store.count_states(conn, tenant),
+                    store.count_workers(conn, tenant),
+                    store.oldest_ready(conn, tenant),
+                )
+
+            of_tenant, of_workers, since = await self._fleet.database.read(
+                service("coordinator", tenant), unit
+            )
+            states.update(of_tenant)
+            found.update(of_workers)
+            if since is not None:
+                oldest = max(oldest, (now - parse_timestamp(since)).total_seconds())
+        self._fleet.metrics.show(states, found, oldest)
 
     # --- leases -------------------------------------------------------------------------------
 
@@ -170,7 +199,7 @@ class FleetLoops:
             return 0
         ids, chances = self._spare(len(seen))
 
-        def unit(conn: Connection) -> int:
+        def unit(conn: Connection) -> list[str]:
             rows = find(conn, lock=True)
             fates = [
                 (
@@ -188,10 +217,12 @@ class FleetLoops:
                 )
                 for row, id_, chance in zip(rows, ids, chances, strict=False)
             ]
-            tasks.decide(conn, principal, fleet.outbox, now, fates)
-            return len(fates)
+            return tasks.decide(conn, principal, fleet.outbox, now, fates)
 
-        return await fleet.hot(principal.tenant, unit)
+        events = await fleet.hot(principal.tenant, unit)
+        fleet.metrics.expired(len(events))
+        fleet.metrics.ended(events)
+        return len(events)
 
     async def end_overdue(self, principal: Principal) -> int:
         """End what nobody claimed before its deadline; how many."""
@@ -205,7 +236,7 @@ class FleetLoops:
             return 0
         ids, _ = self._spare(len(seen))
 
-        def unit(conn: Connection) -> int:
+        def unit(conn: Connection) -> list[str]:
             rows = find(conn, lock=True)
             fates = [
                 (
@@ -222,10 +253,11 @@ class FleetLoops:
                 )
                 for row, id_ in zip(rows, ids, strict=False)
             ]
-            tasks.decide(conn, principal, fleet.outbox, now, fates)
-            return len(fates)
+            return tasks.decide(conn, principal, fleet.outbox, now, fates)
 
-        return await fleet.hot(principal.tenant, unit)
+        events = await fleet.hot(principal.tenant, unit)
+        fleet.metrics.ended(events)
+        return len(events)
 
     async def find_lost_workers(self, principal: Principal) -> int:
         """Free what silent workers hold; how many workers were lost."""
@@ -253,7 +285,7 @@ class FleetLoops:
                 event: EventId = event,
                 ids: Sequence[EventId] = ids,
                 chances: Sequence[float] = chances,
-            ) -> int:
+            ) -> list[str] | None:
                 return workers.lose(
                     conn,
                     principal,
@@ -267,7 +299,10 @@ class FleetLoops:
                     chances,
                 )
 
-            if await fleet.hot(principal.tenant, unit) >= 0:
+            events = await fleet.hot(principal.tenant, unit)
+            if events is not None:
+                fleet.metrics.lost()
+                fleet.metrics.ended(events)
                 log.warning("worker.lost", worker=row.id, name=row.name, last=timestamp(last))
                 lost += 1
         return lost
@@ -312,6 +347,7 @@ class FleetLoops:
             if row.next_at is not None and not wanted:
                 await self._drop(principal, name)
         if started:
+            self._fleet.metrics.submitted.inc(len(started))
             await self._fleet.leases.wake(principal, "tasks/collect")
         return started
 
@@ -377,7 +413,7 @@ class FleetLoops:
         def unit(conn: Connection) -> list[Task]:
             if not store.fire(conn, values):
                 return []  # another coordinator was first
-            outcome = tasks.submit(conn, principal, fleet.outbox, [submission], frozenset())[0]
+            [outcome], _ = tasks.submit(conn, principal, fleet.outbox, [submission], frozenset())
             if isinstance(outcome, HoldfastError):
                 raise outcome
             # An earlier run that is not finished stands for this one.
@@ -400,7 +436,7 @@ class FleetLoops:
         }
 
         def unit(conn: Connection) -> list[Task]:
-            outcome = tasks.submit(conn, principal, fleet.outbox, [submission], frozenset())[0]
+            [outcome], _ = tasks.submit(conn, principal, fleet.outbox, [submission], frozenset())
             if isinstance(outcome, HoldfastError):
                 raise outcome
             if outcome.id != submission.task.id:
@@ -431,13 +467,14 @@ class FleetLoops:
     async def _cancel(self, principal: Principal, task: str, code: str, reason: str) -> None:
         fleet, now, event = self._fleet, self._fleet.clock.now(), EventId(self._fleet.new_id())
 
-        def unit(conn: Connection) -> None:
+        def unit(conn: Connection) -> list[str]:
             row = store.find_tasks(conn, principal.tenant, [task], lock=True).get(task)
             # A worker that has it meanwhile may finish it.
-            if row is not None and row.state in ("ready", "waiting"):
-                tasks.cancel(conn, principal, fleet.outbox, now, task, event, code, reason)
+            if row is None or row.state not in ("ready", "waiting"):
+                return []
+            return tasks.cancel(conn, principal, fleet.outbox, now, task, event, code, reason)[1]
 
-        await fleet.hot(principal.tenant, unit)
+        fleet.metrics.ended(await fleet.hot(principal.tenant, unit))
 
     async def _drop(self, principal: Principal, profile: str) -> None:
         await self._fleet.database.write(

@@ -28,6 +28,7 @@ from holdfast.fleet.credentials import (
     make_secret,
 )
 from holdfast.fleet.grants import sign_grant
+from holdfast.fleet.metrics import FleetMetrics
 from holdfast.fleet.model import (
     Beat,
     BeatAnswer,
@@ -68,6 +69,7 @@ from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind, service
 from holdfast.kernel.signing import SigningKey
+from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import Leases
 from holdfast.registry.model import RunnableProfile
 
@@ -126,6 +128,7 @@ class FleetService:
         chance: Callable[[], float],
         settings: FleetSettings | None = None,
         profiles: Profiles | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.database = database
         self.leases = leases
@@ -138,6 +141,7 @@ class FleetService:
         self.backoff = tasks.Backoff(
             self.settings.backoff_seconds, self.settings.backoff_seconds_max
         )
+        self.metrics = FleetMetrics(metrics or Metrics())
         self.new_id = new_id
         self.chance = chance
         self.changed = asyncio.Event()
@@ -320,12 +324,13 @@ class FleetService:
     ) -> list[Task | HoldfastError]:
         principal = service("coordinator", tenant)
         known = self._queues.get(tenant, frozenset())
-        outcomes = await self.hot(
+        outcomes, stored = await self.hot(
             tenant,
             lambda conn: tasks.submit(conn, principal, self.outbox, submissions, known),
             size_bytes=sum(len(each.queue) + 1024 for each in submissions),
         )
         self._queues[tenant] = known | {each.queue for each in submissions}
+        self.metrics.submitted.inc(stored)
         return outcomes
 
     async def _wake_for(self, principal: Principal, submitted: Sequence[Task]) -> None:
@@ -362,7 +367,9 @@ class FleetService:
         self, tenant: TenantId, wants: list[tasks.Want]
     ) -> list[list[Task] | HoldfastError]:
         now = self.clock.now()
-        return await self.hot(tenant, lambda conn: tasks.claim(conn, tenant, now, wants))
+        claimed = await self.hot(tenant, lambda conn: tasks.claim(conn, tenant, now, wants))
+        self.metrics.claimed.inc(sum(len(each) for each in claimed if isinstance(each, list)))
+        return claimed
 
     def _granted(self, tenant: TenantId, claimed: Sequence[Task]) -> list[ClaimedTask]:
         now = self.clock.now()
@@ -418,12 +425,13 @@ class FleetService:
         (``task-finished``).
         """
         now, event = self.clock.now(), EventId(self.new_id())
-        cancelled = await self.hot(
+        cancelled, events = await self.hot(
             principal.tenant,
             lambda conn: tasks.cancel(
                 conn, principal, self.outbox, now, task, event, "cancelled", reason
             ),
         )
+        self.metrics.ended(events)
         self.changed.set()
         return cancelled
 
@@ -440,10 +448,12 @@ class FleetService:
         self, tenant: TenantId, endings: list[tasks.Ending]
     ) -> list[Task | HoldfastError]:
         now, principal = self.clock.now(), service("coordinator", tenant)
-        return await self.hot(
+        answers, events = await self.hot(
             tenant,
             lambda conn: tasks.complete(conn, principal, self.outbox, now, self.backoff, endings),
         )
+        self.metrics.ended(events)
+        return answers
 
     # --- beats --------------------------------------------------------------------------------
 
@@ -686,7 +696,8 @@ class FleetService:
                 conn, principal, self.outbox, self.backoff, worker, now, event, ids, chances
             )
 
-        row = await self.hot(principal.tenant, unit)
+        row, events = await self.hot(principal.tenant, unit)
+        self.metrics.ended(events)
         await self.leases.forget(principal, worker)
         return workers.worker_of(row, None, {})
 

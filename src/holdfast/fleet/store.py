@@ -363,6 +363,26 @@ def leases_held(conn: Connection, tenant: str) -> dict[str, int]:
     return {row.worker: row.held for row in conn.execute(statement, {"tenant": tenant})}
 
 
+_OLDEST_READY = text(
+    f"SELECT min(available_at) AS at FROM tasks WHERE tenant = :tenant AND {_READY}"
+)
+_WORKER_COUNTS = text(
+    "SELECT status, count(*) AS amount FROM workers WHERE tenant = :tenant GROUP BY status"
+)
+
+
+def oldest_ready(conn: Connection, tenant: str) -> str | None:
+    """Since when the oldest claimable task could have been claimed."""
+    found: str | None = conn.execute(_OLDEST_READY, {"tenant": tenant}).scalar()
+    return found
+
+
+def count_workers(conn: Connection, tenant: str) -> dict[str, int]:
+    """How many workers there are, by status; for metrics."""
+    rows = conn.execute(_WORKER_COUNTS, {"tenant": tenant})
+    return {row.status: row.amount for row in rows}
+
+
 def count_states(conn: Connection, tenant: str) -> dict[str, int]:
     """How many unfinished and dead tasks there are, by kind of state; for metrics."""
     counts = {}

@@ -148,10 +148,11 @@ def submit(
     outbox: Outbox,
     submissions: Sequence[Submission],
     known_queues: frozenset[str],
-) -> list[Task | HoldfastError]:
+) -> tuple[list[Task | HoldfastError], int]:
     """Store what is new; answer what is there already with what is there.
 
-    The same id with other content is a :class:`Conflict` (``task-id-reused``).
+    The answer to each, and how many were new. The same id with other content is a
+    :class:`Conflict` (``task-id-reused``).
     """
     tenant = principal.tenant
     first: dict[str, Submission] = {}
@@ -160,6 +161,7 @@ def submit(
     unseen = {each.queue for each in submissions} - known_queues
     if unseen:
         store.add_queues(conn, tenant, unseen)
+    stored = 0
     answers: list[Task | HoldfastError | None] = [None] * len(submissions)
     for _ in range(LOOKUPS_MAX):
         missing = [each for n, each in enumerate(submissions) if answers[n] is None]
@@ -170,6 +172,7 @@ def submit(
         outbox.emit_many(
             conn, principal, [each.event for id_, each in first.items() if id_ in inserted]
         )
+        stored += len(inserted)
         present = store.find_tasks(
             conn, tenant, {each.task.id for each in missing if each.given} - inserted
         )
@@ -179,7 +182,7 @@ def submit(
     return [
         answer if answer is not None else _vanished(submissions[n].task.exclusive)
         for n, answer in enumerate(answers)
-    ]
+    ], stored
 
 
 def _answer(
@@ -436,8 +439,11 @@ def decide(
     outbox: Outbox,
     now: datetime,
     fates: Sequence[tuple[TaskRow, Fate, EventId, str]],
-) -> None:
-    """Write what became of each task, and its event (id and subject come with it)."""
+) -> list[str]:
+    """Write what became of each task, and its event (id and subject come with it).
+
+    Answers with the types of the events.
+    """
     store.apply(conn, [fate.change for _, fate, _, _ in fates])
     store.keep_attempts(conn, [fate.attempt for _, fate, _, _ in fates if fate.attempt])
     outbox.emit_many(
@@ -445,6 +451,7 @@ def decide(
         principal,
         [_event(row, fate, now, id_, subject) for row, fate, id_, subject in fates],
     )
+    return [fate.event for _, fate, _, _ in fates]
 
 
 def _event(row: TaskRow, fate: Fate, now: datetime, id_: EventId, subject: str) -> Event:
@@ -494,8 +501,11 @@ def complete(
     now: datetime,
     backoff: Backoff,
     endings: Sequence[Ending],
-) -> list[Task | HoldfastError]:
-    """End leased tasks as their holders say; refuse what comes late, from others or twice over."""
+) -> tuple[list[Task | HoldfastError], list[str]]:
+    """End leased tasks as their holders say; refuse what comes late, from others or twice over.
+
+    The answer to each, and the types of the events there were.
+    """
     tenant = principal.tenant
     rows = store.find_tasks(conn, tenant, {ending.task for ending in endings}, lock=True)
     taken: dict[str, tuple[Ending, Task]] = {}
@@ -521,13 +531,13 @@ def complete(
                 unclear[n] = row
             else:
                 answers[n] = _answer_to(verdict, row, ending)
-    decide(conn, principal, outbox, now, fates)
+    events = decide(conn, principal, outbox, now, fates)
     ended = _ended_attempts(conn, tenant, unclear.values())
     for n, row in unclear.items():
         ending = endings[n]
         repeated = (ending.task, ending.end.fence, ending.worker, ending.digest) in ended
         answers[n] = task_of(row) if repeated else _stale(ending, row.fence)
-    return [answer for answer in answers if answer is not None]
+    return [answer for answer in answers if answer is not None], events
 
 
 def _judge(row: TaskRow, ending: Ending) -> Verdict:
@@ -621,14 +631,14 @@ def cancel(
     event: EventId,
     code: str,
     reason: str,
-) -> Task:
-    """End an unfinished task; the same answer again if it was cancelled before."""
+) -> tuple[Task, list[str]]:
+    """End an unfinished task; the same answer again, without an event, if it was cancelled."""
     row = store.find_tasks(conn, principal.tenant, [task], lock=True).get(task)
     if row is None:
         raise _not_found(task)
     state = State(row.state)
     if state is State.CANCELLED:
-        return task_of(row)
+        return task_of(row), []
     if state in FINAL:
         raise Conflict(
             f"cannot cancel the task {task}: it has {PUBLIC_STATUS[state].value}"
@@ -637,8 +647,8 @@ def cancel(
             code="task-finished",
         )
     fate = give_up(row, now, State.CANCELLED, code, reason)
-    decide(conn, principal, outbox, now, [(row, fate, event, principal.subject)])
-    return task_after(row, fate)
+    events = decide(conn, principal, outbox, now, [(row, fate, event, principal.subject)])
+    return task_after(row, fate), events
 
 
 # --- beats ---------------------------------------------------------------------------------------

@@ -163,15 +163,18 @@ def lose(
     event: EventId,
     ids: Sequence[EventId],
     chances: Sequence[float],
-) -> int:
-    """A worker fell silent: free what it holds. How much that was; -1 if it was not alive."""
+) -> list[str] | None:
+    """A worker fell silent: free what it holds.
+
+    The types of the events of its tasks; nothing if it was not alive.
+    """
     changed = store.set_status(
         conn, principal.tenant, worker, "lost", "alive", timestamp(last_beat)
     )
     if not changed:
-        return -1
+        return None
     freed = _free(conn, principal, outbox, backoff, worker, now, "worker-lost", ids, chances)
-    payload = {"worker": worker, "last_beat_at": timestamp(last_beat), "leases": freed}
+    payload = {"worker": worker, "last_beat_at": timestamp(last_beat), "leases": len(freed)}
     outbox.emit(conn, principal, _event(event, worker, "worker.lost", payload, now, principal))
     return freed
 
@@ -186,23 +189,27 @@ def revoke(
     event: EventId,
     ids: Sequence[EventId],
     chances: Sequence[float],
-) -> TaskRow:
-    """Refuse a worker from now on and free what it holds; its row."""
+) -> tuple[TaskRow, list[str]]:
+    """Refuse a worker from now on and free what it holds.
+
+    Its row, and the types of the events of its tasks.
+    """
     tenant = principal.tenant
     row = store.find_worker(conn, tenant, worker)
     if row is None:
         raise NotFound(f"cannot find the worker {worker}", code="worker-not-found")
+    freed: list[str] = []
     if store.set_status(conn, tenant, worker, "revoked", row.status, row.last_beat_at) and (
         row.status != WorkerStatus.REVOKED.value
     ):
         freed = _free(conn, principal, outbox, backoff, worker, now, "worker-revoked", ids, chances)
-        payload = {"worker": worker, "leases": freed}
+        payload = {"worker": worker, "leases": len(freed)}
         outbox.emit(
             conn, principal, _event(event, worker, "worker.revoked", payload, now, principal)
         )
     found = store.find_worker(conn, tenant, worker)
     assert found is not None, "its row was just written"
-    return found
+    return found, freed
 
 
 def _free(
@@ -215,7 +222,7 @@ def _free(
     code: str,
     ids: Sequence[EventId],
     chances: Sequence[float],
-) -> int:
+) -> list[str]:
     rows = store.held_by(conn, principal.tenant, worker, len(ids))
     reason = {
         "worker-lost": "the worker fell silent",
@@ -230,8 +237,7 @@ def _free(
         )
         for row, id_, chance in zip(rows, ids, chances, strict=False)
     ]
-    tasks.decide(conn, principal, outbox, now, fates)
-    return len(fates)
+    return tasks.decide(conn, principal, outbox, now, fates)
 
 
 def _event(

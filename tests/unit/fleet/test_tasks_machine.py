@@ -122,7 +122,7 @@ class TaskMachine(RuleBasedStateMachine):
                     task, rules.queue_name("collect", [], ""), "", identity, False, event
                 )
             )
-        answers = tasks.submit(self.connection, PRINCIPAL, self.outbox, submissions, frozenset())
+        answers, _ = tasks.submit(self.connection, PRINCIPAL, self.outbox, submissions, frozenset())
         assert all(isinstance(answer, Task) for answer in answers)
         if exclusive:
             assert len({answer.id for answer in answers if isinstance(answer, Task)}) == 1
@@ -153,7 +153,7 @@ class TaskMachine(RuleBasedStateMachine):
         ending = tasks.Ending(
             identity, thief or worker, end, f"sha256:{outcome}", self._event(), 0.5
         )
-        [answer] = tasks.complete(
+        [answer], _ = tasks.complete(
             self.connection, PRINCIPAL, self.outbox, self.now, BACKOFF, [ending]
         )
         held = (
