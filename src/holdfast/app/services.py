@@ -127,6 +127,7 @@ async def _open_coordinator(
             backoff_seconds=settings["fleet_backoff_seconds"],
         ),
         profiles=system.registry,
+        metrics=system.metrics,
     )
     stack.push_async_callback(system.fleet.close)
     system.handlers += http.handlers(system.fleet)
