@@ -55,7 +55,7 @@ async def make_bucket(server: S3Server, bucket: str) -> None:
 
     credentials = server.credentials
     store = S3Store(
-        "unused",
+        bucket,
         endpoint=credentials.endpoint,
         access_key_id=credentials.access_key_id,
         secret_access_key=credentials.secret_access_key,
@@ -65,7 +65,7 @@ async def make_bucket(server: S3Server, bucket: str) -> None:
     )
     signed = await obstore.sign_async(store, "PUT", "", expires_in=timedelta(minutes=5))
     async with httpx.AsyncClient() as client:
-        answer = await client.put(signed.replace("/unused", f"/{bucket}"))
+        answer = await client.put(signed)
     assert answer.status_code in (200, 409), answer.text
 
 
