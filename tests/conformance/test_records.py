@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,12 @@ import pytest
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.http import AppSpec, create_app
+from holdfast.kernel.http.app import Connection
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.principal import Principal
+from holdfast.records.client import RecordsClient
+from holdfast.records.http import handlers
 from holdfast.records.model import RecordFilter, Reject, Run, RunClose, RunFilter
 from holdfast.records.service import RecordsService
 from tests.conformance.records_oracle import Oracle, RefusedError, Row
@@ -41,9 +48,11 @@ POLICIES = [
 
 @dataclass
 class Trial:
-    """One seeded run of operations against the service and the model."""
+    """One seeded run of operations against the service (or its client) and the model."""
 
     bench: Bench
+    local: RecordsService
+    """The service itself, for what is not asked over HTTP."""
     oracle: Oracle
     dice: random.Random
     attempts: list[Attempt] = field(default_factory=list)
@@ -199,13 +208,15 @@ class Trial:
     async def wait(self) -> None:
         self.bench.clock.advance(self.dice.choice([0.5, 7, 90]))
         expected = self.oracle.sweep(self.now)
-        assert await self.bench.service.sweep(OPERATOR) == expected
+        assert await self.local.sweep(OPERATOR) == expected
         self.outcomes["sweep", "done" if expected else "nothing"] += 1
 
     async def restart(self) -> None:
-        old = self.bench.service
-        self.bench.service = RecordsService(
-            **{name: getattr(old._handles, name) for name in old._handles.__dataclass_fields__}
+        if self.bench.service is not self.local:
+            return
+        handles = self.local._handles
+        self.local = self.bench.service = RecordsService(
+            **{name: getattr(handles, name) for name in handles.__dataclass_fields__}
         )
 
     # --- comparisons --------------------------------------------------------------------------
@@ -280,26 +291,8 @@ async def test_service_agrees_with_the_model(
     outcomes: Counter[tuple[str, str]] = Counter()
     for seed in SEEDS:
         name = f"{mode} {duplicates} seed {seed}"
-        one = profile(mode=mode, duplicates=duplicates, max_rejects=1)
-        tenant_bench = bench_on(
-            database, tmp_path / str(seed), one, cleaning_rows=3, withdrawal_rows=2
-        )
-        async with tenant_bench as bench:
-            await _forget(database)
-            trial = Trial(bench, Oracle(mode, duplicates, 1), random.Random(name))
-            steps = [
-                trial.post, trial.finish, trial.open_new, trial.take_over,
-                trial.open_again, trial.close, trial.wait, trial.restart,
-            ]  # fmt: skip
-            try:
-                for _ in range(STEPS):
-                    await trial.dice.choices(steps, [40, 10, 10, 9, 10, 2, 3, 1])[0]()
-                    await trial.compare()
-                await trial.compare_histories()
-            except BaseException as error:
-                error.add_note(f"repeat with: {name}")
-                raise
-            outcomes += trial.outcomes
+        async with _bench(database, tmp_path / str(seed), mode, duplicates) as bench:
+            outcomes += await _tried(bench, mode, duplicates, name)
     if len(SEEDS) >= 3:
         wanted = {
             *(("open", code) for code in ("done", "stale-fence", "run-overtaken")),
@@ -307,6 +300,54 @@ async def test_service_agrees_with_the_model(
             *((name, "done") for name in ("finish", "close", "sweep")),
         }
         assert wanted <= outcomes.keys(), "an operation never failed, or never succeeded"
+
+
+async def test_the_client_agrees_with_the_model(sqlite_database: Database, tmp_path: Path) -> None:
+    """The same operations through the served routes and the client that speaks to them."""
+
+    async def authenticate(connection: Connection) -> Principal:
+        return OPERATOR
+
+    async with _bench(sqlite_database, tmp_path, "snapshot", "error") as bench:
+        spec = AppSpec(
+            role="aggregator",
+            version="0",
+            handlers=handlers(bench.service),
+            authenticate=authenticate,
+            clock=bench.clock,
+        )
+        async with ApiClient.for_app(create_app(spec)) as api:
+            outcomes = await _tried(bench, "snapshot", "error", "client", RecordsClient(api))
+        assert {("open", "done"), ("post", "done"), ("finish", "done")} <= outcomes.keys()
+
+
+def _bench(
+    database: Database, folder: Path, mode: str, duplicates: str
+) -> AbstractAsyncContextManager[Bench]:
+    one = profile(mode=mode, duplicates=duplicates, max_rejects=1)
+    return bench_on(database, folder, one, cleaning_rows=3, withdrawal_rows=2)
+
+
+async def _tried(
+    bench: Bench, mode: str, duplicates: str, name: str, client: RecordsClient | None = None
+) -> Counter[tuple[str, str]]:
+    await _forget(bench.db)
+    local: RecordsService = bench.service
+    bench.service = client or local
+    trial = Trial(bench, local, Oracle(mode, duplicates, 1), random.Random(name))
+    steps = [
+        trial.post, trial.finish, trial.open_new, trial.take_over,
+        trial.open_again, trial.close, trial.wait, trial.restart,
+    ]  # fmt: skip
+    try:
+        for _ in range(STEPS):
+            await trial.dice.choices(steps, [40, 10, 10, 9, 10, 2, 3, 1])[0]()
+            await trial.compare()
+        await trial.compare_histories()
+    except BaseException as error:
+        error.add_note(f"repeat with: {name}")
+        raise
+    return trial.outcomes
 
 
 async def _forget(database: Database) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 from sqlalchemy import Row
 
 from holdfast.fleet.grants import read_grant
 from holdfast.fleet.model import Grant
-from holdfast.kernel.clock import Clock
+from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.ids import NewId
 from holdfast.kernel.objects import Objects
@@ -91,7 +92,9 @@ class Part:
             )
         if principal.kind is PrincipalKind.WORKER and principal.subject != grant.worker:
             raise GrantMismatch(f"cannot work on the run {run[:64]}: it is another worker's")
-        return grant
+        # In the one spelling that sorts by time.
+        expires = timestamp(parse_timestamp(grant.lease_expires_at))
+        return msgspec.structs.replace(grant, lease_expires_at=expires)
 
     async def _version(self, principal: Principal, profile: str, digest: str) -> ProfileVersion:
         key = (principal.tenant, profile, digest)

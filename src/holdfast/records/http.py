@@ -37,6 +37,7 @@ from holdfast.records.wire import (
     GRANT_HEADER,
     PUBLICATION_HEADER,
     RESPONSE_HEADER,
+    content_digest,
     decode_response,
     record_filter,
     run_filter,
@@ -158,7 +159,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
             **ATTACHMENT,
             "Content-Disposition": f'attachment; filename="{run}-{sequence}.bin"',
             "Content-Length": str(body.stored.response.size_bytes),
-            "Digest": body.stored.response.digest,
+            "Content-Digest": content_digest(body.stored.response.digest),
         }
         return Stream(body.chunks, media_type="application/octet-stream", headers=headers)
 
@@ -310,7 +311,7 @@ def _projection_routes(service: RecordsService) -> list[Any]:
             "Cache-Control": "private, no-cache",
             "Content-Disposition": f'attachment; filename="{profile}-{found.publication}.parquet"',
             "Content-Length": str(found.size_bytes),
-            "Digest": found.digest,
+            "Content-Digest": content_digest(found.digest),
             "ETag": f'"{found.digest}"',
             PUBLICATION_HEADER: str(found.publication),
         }

@@ -35,6 +35,7 @@ _FRESH: dict[str, Any] = {
     "pages": 0,
     "requests": 0,
     "bytes_fetched": 0,
+    "replayed": False,
     "repeat": "",
     "violation": "",
     "fields": "{}",

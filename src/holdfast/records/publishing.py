@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.clock import parse_timestamp, timestamp
+from holdfast.kernel.errors import Internal
 from holdfast.records import merkle, store
 from holdfast.records.content import BATCH_LEAF_DOMAIN, FieldNames
 from holdfast.records.errors import Contended
@@ -163,10 +164,13 @@ def move_head(
     changed: bool,
 ) -> Published:
     """Let the head show the run's rows, free the slot, move the cursor."""
-    if head.slot_state != "closing" or (
-        rules.mode == "snapshot" and head.live != run.present + run.withdrawn
-    ):
+    if head.slot_state != "closing":
         raise Contended(f"cannot publish the run {run.run}: its profile changed meanwhile")
+    if rules.mode == "snapshot" and head.live != run.present + run.withdrawn:
+        raise Internal(
+            f"cannot publish the run {run.run}: its withdrawals do not add up",
+            internal=f"live {head.live}, present {run.present}, withdrawn {run.withdrawn}",
+        )
     fields = msgspec.json.decode(head.fields, type=FieldNames).union(
         msgspec.json.decode(run.fields, type=FieldNames)
     )

@@ -62,6 +62,7 @@ OUTCOMES: dict[str, RunStatus] = {
     "cancelled": RunStatus.CANCELLED,
 }
 ROUNDS_MAX = 10
+STEPS_AT_ONCE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class Runs(Part):
             return await self._end_early(principal, request, claim.profile)
         ended = await self._begin_closing(principal, request, rules)
         if ended is not None:
-            await self._clean(principal, rules.profile)
+            await self._clean(principal, rules.profile, steps_max=STEPS_AT_ONCE)
             return self._counted(ended)
         if rules.mode == "snapshot":
             await self._withdraw_absent(principal, request, rules)
@@ -161,7 +162,7 @@ class Runs(Part):
             return self._end(conn, principal, run.run, head, ending), True
 
         run, ended = await self._db.write(principal, unit)
-        await self._clean(principal, profile)
+        await self._clean(principal, profile, steps_max=STEPS_AT_ONCE)
         return self._counted(run) if ended else run
 
     async def _begin_closing(
@@ -506,7 +507,7 @@ class Runs(Part):
             return self._end(conn, principal, run.run, head, ending), True
 
         run, ended = await self._db.write(principal, unit)
-        await self._clean(principal, run.profile)
+        await self._clean(principal, run.profile, steps_max=STEPS_AT_ONCE)
         return self._counted(run) if ended else run
 
     async def sweep(self, principal: Principal) -> int:
@@ -542,13 +543,20 @@ class Runs(Part):
             await self._clean(principal, profile)
         return marked
 
-    async def _clean(self, principal: Principal, profile: str) -> None:
-        """Remove or hide what an ended attempt staged, step by step, and free the slot."""
-        size = self._settings.cleaning_rows
+    async def _clean(
+        self, principal: Principal, profile: str, *, steps_max: int | None = None
+    ) -> None:
+        """Remove or hide what an ended attempt staged, step by step, and free the slot.
+
+        Whoever waits for an answer does a few steps; the sweeper and the next attempt do the rest.
+        """
+        size, steps = self._settings.cleaning_rows, 0
         while await self._db.write(
             principal, lambda conn: clean_step(conn, principal.tenant, profile, size)
         ):
-            pass
+            steps += 1
+            if steps == steps_max:
+                return
 
 
 def _finished(run: Run, ending: _Ending) -> Event:

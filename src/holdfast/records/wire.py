@@ -35,6 +35,12 @@ def decode_response(text: str) -> RawResponse:
         ) from error
 
 
+def content_digest(digest: str) -> str:
+    """A digest as the header Content-Digest spells it (RFC 9530)."""
+    raw = bytes.fromhex(digest.partition(":")[2])
+    return f"sha-256=:{base64.b64encode(raw).decode('ascii')}:"
+
+
 def filter_parameters(which: RecordFilter) -> dict[str, Any]:
     """A filter as query parameters."""
     return {

@@ -142,7 +142,8 @@ def raw(sequence: int, content: bytes, **changes: Any) -> RawResponse:
 class Bench:
     """The service with everything around it that a test wants to turn."""
 
-    service: RecordsService
+    service: Any
+    """The service, or a client of it."""
     clock: ManualClock
     new_id: NewId
     profiles: KnownProfiles

@@ -255,3 +255,23 @@ async def test_a_refusal_leaves_nothing_behind(sqlite_database: Database, tmp_pa
             await attempt.post([record("CA", "1")])
         before = await outcome_of(bench)
         assert before["rows"] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("by", ["sweeper", "next attempt"])
+async def test_what_the_answer_does_not_wait_for_is_cleaned_later(
+    sqlite_database: Database, tmp_path: Path, by: str
+) -> None:
+    async with bench_on(sqlite_database, tmp_path, cleaning_rows=1) as bench:
+        await bench.collect([record(f"s{at}", "1") for at in range(12)])
+        attempt = bench.attempt(fence=2)
+        await attempt.open()
+        await attempt.respond()
+        await attempt.post([record(f"s{at}", "2") for at in range(12)])
+        assert (await attempt.finish("failed")).status is RunStatus.FAILED
+        assert (await outcome_of(bench))["rows"][0] > 12
+        if by == "sweeper":
+            await bench.service.sweep(OPERATOR)
+            assert (await outcome_of(bench))["rows"] == [12, 0, 1]
+        run = await bench.collect([record(f"s{at}", "1") for at in range(12)], fence=3)
+        assert (run.unchanged, run.changed, run.withdrawn) == (12, 0, 0)
+        assert (await outcome_of(bench))["rows"] == [12, 0, 1]
