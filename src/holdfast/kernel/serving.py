@@ -71,7 +71,7 @@ class ServeLimits:
     connections_max: int = 1000
     header_seconds: float = 10.0
     body_seconds: float = 60.0
-    body_bytes_per_second_min: int = 16
+    body_bytes_per_second_min: int = 1024
     idle_seconds: float = 75.0
     stop_seconds: float = 20.0
     header_count_max: int = 100

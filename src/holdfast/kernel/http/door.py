@@ -7,18 +7,24 @@ foreign web page, or with forwarding headers in local mode is refused before any
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import unquote_to_bytes
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Denied, HoldfastError, Internal, Invalid, Misdirected
 from holdfast.kernel.http import problems
 from holdfast.kernel.ids import NewId
 from holdfast.kernel.telemetry import (
+    LATENCY_BUCKETS,
     Metrics,
     get_logger,
     request_context,
@@ -298,37 +304,65 @@ class _Exchange:
         await self._send(message)
 
 
+class _Series:
+    """What is counted of one (method, route, status)."""
+
+    __slots__ = ("buckets", "count", "seconds")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+        self.buckets = [0] * (len(LATENCY_BUCKETS) + 1)
+
+
 class _Meter:
-    """The log line and the metrics of each exchange. Labels come from routes, never from paths."""
+    """The log line and the metrics of each exchange. Labels come from routes, never from paths.
+
+    Counted here, on the one thread of the loop, and handed over when metrics are rendered: the
+    library's counters, with a lock each, cost as much as the rest of the door.
+    """
 
     def __init__(self, role: str, metrics: Metrics) -> None:
         self._role = role
-        self._requests = metrics.counter(
-            "holdfast_http_requests_total",
+        self._series: dict[tuple[str, str, int], _Series] = {}
+        metrics.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """What prometheus_client asks of a collector."""
+        requests = CounterMetricFamily(
+            "holdfast_http_requests",
             "Requests answered.",
-            ("role", "method", "route", "status"),
+            labels=("role", "method", "route", "status"),
         )
-        self._seconds = metrics.histogram(
+        durations = HistogramMetricFamily(
             "holdfast_http_request_duration_seconds",
-            "Time from the first byte of the headers' end to the end of the answer.",
-            ("role", "method", "route"),
+            "Time from the end of the headers to the end of the answer.",
+            labels=("role", "method", "route"),
         )
-        self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
+        together: dict[tuple[str, str], _Series] = {}
+        for (method, route, status), series in list(self._series.items()):
+            requests.add_metric((self._role, method, route, str(status)), series.count)
+            total = together.setdefault((method, route), _Series())
+            total.seconds += series.seconds
+            total.buckets = [a + b for a, b in zip(total.buckets, series.buckets, strict=True)]
+        bounds = [*(str(float(bound)) for bound in LATENCY_BUCKETS), "+Inf"]
+        for (method, route), total in together.items():
+            upto = list(zip(bounds, itertools.accumulate(total.buckets), strict=True))
+            durations.add_metric((self._role, method, route), upto, total.seconds)
+        yield requests
+        yield durations
 
     def note(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
         method = "HEAD" if scope.get("holdfast.head") else scope["method"]
         method = method if method in METHODS else "other"
         route = scope.get("path_template") or "other"
         status = exchange.status
-        children = self._children.get((method, route, status))
-        if children is None:
-            children = (
-                self._requests.labels(self._role, method, route, str(status)),
-                self._seconds.labels(self._role, method, route),
-            )
-            self._children[method, route, status] = children
-        children[0].inc()
-        children[1].observe(seconds)
+        series = self._series.get((method, route, status))
+        if series is None:
+            series = self._series[method, route, status] = _Series()
+        series.count += 1
+        series.seconds += seconds
+        series.buckets[bisect_left(LATENCY_BUCKETS, seconds)] += 1
         path = scope["path"]
         quiet = path in PROBES or route == "/metrics"
         write_line(
