@@ -55,7 +55,8 @@ SELECT count(*), corr(a.value__double, b.value__double)
 FROM '{a}' a JOIN '{b}' b USING (dim_station, period_start)
 """
 UNIQUE = """
-SELECT count(*) = (SELECT count(*) FROM (SELECT DISTINCT dim_station, period_start FROM '{0}')) FROM '{0}'
+SELECT (SELECT count(*) FROM '{0}')
+  = (SELECT count(*) FROM (SELECT DISTINCT dim_station, period_start FROM '{0}'))
 """
 JOINED = """
 CREATE TEMP TABLE j AS
