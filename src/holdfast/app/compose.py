@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from holdfast.kernel.http import App, Check
     from holdfast.kernel.http.client import ApiClient
     from holdfast.kernel.objects import Objects
+    from holdfast.kernel.objects.s3 import S3Credentials
     from holdfast.kernel.outbox import Outbox
     from holdfast.kernel.secrets import TenantSecrets
 
@@ -167,16 +168,40 @@ async def _open_state(system: System, stack: AsyncExitStack) -> State:
     url = settings.database_url
     if url.startswith("sqlite:"):
         sqlite_path(url).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    password = settings["database_password"] or None
     await migrate(
-        url, clock=system.clock, version=__version__, backups=settings.data_dir / "backups"
+        url,
+        clock=system.clock,
+        version=__version__,
+        backups=settings.data_dir / "backups",
+        password=password,
     )
-    database = await stack.enter_async_context(open_database(url, clock=system.clock))
+    database = await stack.enter_async_context(
+        open_database(url, clock=system.clock, password=password)
+    )
     holder = "aggregator" if "aggregator" in system.roles else sorted(system.roles)[0]
     secrets = await _open_secrets(settings, database, holder)
     _make_folder(settings.objects_url)
-    objects = await stack.enter_async_context(open_objects(settings.objects_url, secrets))
+    objects = await stack.enter_async_context(
+        open_objects(settings.objects_url, secrets, s3=_s3(settings))
+    )
     system.checks["database"] = database.check
     return State(database, objects, Outbox(ClearSealer()), secrets)
+
+
+def _s3(settings: Settings) -> S3Credentials | None:
+    if not settings.objects_url.startswith("s3://"):
+        return None
+    from holdfast.kernel.objects.s3 import S3Credentials
+
+    endpoint = settings["objects_s3_endpoint"]
+    return S3Credentials(
+        endpoint=endpoint,
+        region=settings["objects_s3_region"],
+        access_key_id=settings["objects_s3_access_key_id"],
+        secret_access_key=settings["objects_s3_secret_access_key"],
+        allow_http=endpoint.startswith("http://"),
+    )
 
 
 def _make_folder(objects_url: str) -> None:

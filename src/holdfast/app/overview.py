@@ -90,7 +90,7 @@ def _profile(status: Any, run: Any, fresh: Any) -> ProfileLine:
     return ProfileLine(
         name=status.name,
         title=status.title,
-        publisher=getattr(status, "publisher", ""),
+        publisher=status.publisher,
         status=state,
         records=fresh.records if fresh else 0,
         rejects=run.rejects if run is not None else 0,

@@ -6,13 +6,16 @@ import asyncio
 import os
 import platform
 import random
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+from holdfast.kernel.errors import Problem
 from holdfast.kernel.principal import Principal, service
 
 if TYPE_CHECKING:
     from holdfast.app.compose import Keys, State, System
+    from holdfast.registry.model import Profile
 
 SWEEP_SECONDS = 1.0
 KEYS_SECONDS = 2.0
@@ -37,7 +40,12 @@ def _open_registry(system: System, state: State) -> None:
 
     settings = system.settings
     system.registry = RegistryService(
-        state.database, state.outbox, system.clock, system.new_id, metrics=system.metrics
+        state.database,
+        state.outbox,
+        system.clock,
+        system.new_id,
+        checks=[mapping_problems],
+        metrics=system.metrics,
     )
     system.handlers += http.handlers(system.registry)
     folder = ProfilesFolder(system.registry, system.operator, settings.profiles_dir, system.clock)
@@ -137,6 +145,17 @@ async def _open_coordinator(
             await asyncio.Event().wait()
 
     system.loops.append(("fleet", loops))
+
+
+def mapping_problems(profile: Profile) -> Iterator[Problem]:
+    """Why a drone could not compile the profile's mapping: said when it is published."""
+    from holdfast.collect.errors import MappingRefused
+    from holdfast.collect.mapping import Mapping
+
+    try:
+        Mapping(profile)
+    except MappingRefused as error:
+        yield from error.problems or (Problem("", error.detail),)
 
 
 class ClosesRuns:

@@ -757,6 +757,7 @@ class ProfileStatus(Struct, frozen=True, kw_only=True):
     schedule: Schedule | None = None
     """The schedule in force."""
     freshness: str | None = None
+    publisher: str = ""
     revision: int = 0
 
 

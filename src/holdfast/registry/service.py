@@ -651,6 +651,7 @@ def _status(head: store.Head, profile: Profile, files: Sequence[store.FileSeen])
         file=head.file,
         schedule=overrides.schedule or profile.schedule,
         freshness=profile.freshness,
+        publisher=profile.publisher,
         revision=head.revision,
     )
 
