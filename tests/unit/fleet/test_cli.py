@@ -1,0 +1,156 @@
+"""``holdfast worker`` and ``holdfast task``, against a real coordinator in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from holdfast.fleet.cli import register, register_cancel, task_app, worker_app
+from holdfast.fleet.http import handlers
+from holdfast.kernel.cli import CommandLine
+from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.database import open_database
+from holdfast.kernel.http import AppSpec, create_app
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.principal import Principal
+from tests.support.fleet import OPERATOR, Registry, live_rig
+
+
+class Terminal:
+    """Runs commands; each opens the coordinator for itself, as one on a data directory does."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._url = url
+        self._folder = folder
+        self.registry = Registry()
+        self.turn = 0
+        (folder / "state").mkdir()
+        profiles = typer.Typer()
+        register(profiles)
+        profiles.command("noop")(lambda: None)
+        runs = typer.Typer()
+        register_cancel(runs)
+        runs.command("noop")(lambda: None)
+        self._apps = {"worker": worker_app, "task": task_app, "profile": profiles, "run": runs}
+
+    def __call__(self, *words: str, given: str | None = None) -> Result:
+        line = CommandLine(
+            data_dir=self._folder,
+            control_plane=None,
+            log_level="",
+            log_format="",
+            open_here=self._open,
+        )
+        return CliRunner().invoke(self._apps[words[0]], list(words[1:]), obj=line, input=given)
+
+    def json(self, *words: str) -> Any:
+        result = self(*words, "--json")
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+    @asynccontextmanager
+    async def _open(self, _: CommandLine) -> AsyncIterator[ApiClient]:
+        self.turn += 1
+
+        async def authenticate(_: Any) -> Principal:
+            return OPERATOR
+
+        async with open_database(self._url, clock=SystemClock()) as database:
+            fleet = live_rig(database, registry=self.registry, seed=self.turn).fleet
+            app = create_app(
+                AppSpec(
+                    role="coordinator",
+                    version="0",
+                    handlers=handlers(fleet),
+                    authenticate=authenticate,
+                )
+            )
+            async with ApiClient.for_app(app) as api:
+                yield api
+            await fleet.close()
+
+
+@pytest.fixture
+def terminal(sqlite_url: str, tmp_path: Path) -> Terminal:
+    return Terminal(sqlite_url, tmp_path)
+
+
+def test_a_join_token_goes_to_standard_output_alone(terminal: Terminal) -> None:
+    result = terminal("worker", "token", "--region", "eu", "--expires", "7d", "--uses", "3")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("hfj_")
+    assert len(result.stdout.split()) == 1
+    assert "HOLDFAST_DRONE_JOIN_TOKEN_FILE" in result.stderr
+    told = terminal.json("worker", "token", "--capability", "ocr")
+    assert told["capabilities"] == ["ocr"]
+
+
+def test_workers_are_listed_and_revoked_by_name(terminal: Terminal) -> None:
+    empty = terminal("worker", "list")
+    assert (empty.exit_code, empty.stdout) == (0, "")
+    assert "holdfast worker token" in empty.stderr
+    missing = terminal("worker", "revoke", "drone-1")
+    assert missing.exit_code == 4
+    assert "hint:" in missing.stderr
+
+
+def test_a_task_is_submitted_shown_listed_and_cancelled(terminal: Terminal) -> None:
+    task = terminal.json(
+        "task", "submit", "review", "--payload", '{"document":"a"}', "--priority", "5"
+    )
+    assert (task["kind"], task["payload"], task["priority"]) == ("review", {"document": "a"}, 5)
+    shown = terminal("task", "show", task["id"])
+    assert "queued" in shown.stdout
+    assert "payload document" in shown.stdout
+    assert [each["id"] for each in terminal.json("task", "list", "--kind", "review")] == [
+        task["id"]
+    ]
+    table = terminal("task", "list")
+    assert task["id"] in table.stdout
+    assert terminal.json("task", "cancel", task["id"], "--reason", "no")["status"] == "cancelled"
+    assert terminal("task", "list", "--status", "queued").stdout == ""
+    assert terminal("task", "submit", "review", "--payload", "-", given='{"a":1}').exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("task", "show", "01970000-0000-7000-8000-000000000000"), 4),
+        (("task", "list", "--status", "banana"), 2),
+        (("task", "submit", "review", "--payload", "[1]"), 2),
+        (("task", "submit", "review", "--payload", "{"), 2),
+        (("worker", "token", "--expires", "soon"), 2),
+        (("profile", "run", "rain"), 4),
+        (("run", "cancel", "01970000-0000-7000-8000-000000000000"), 4),
+    ],
+)
+def test_a_refusal_says_so_and_has_its_status(
+    terminal: Terminal, words: tuple[str, ...], status: int
+) -> None:
+    result = terminal(*words)
+    assert result.exit_code == status
+    assert result.stdout == ""
+    assert "error: cannot " in result.stderr
+
+
+def test_a_profile_is_run_and_its_run_cancelled(terminal: Terminal) -> None:
+    terminal.registry.publish("rain")
+    task = terminal.json("profile", "run", "rain", "--force", "--pages", "2")
+    assert (task["exclusive"], task["payload"]["pages"]) == ("profile:rain", 2)
+    cancelled = terminal.json("run", "cancel", task["payload"]["run"])
+    assert (cancelled["id"], cancelled["status"]) == (task["id"], "cancelled")
+
+
+def test_schedules_are_listed(terminal: Terminal) -> None:
+    terminal.registry.publish("rain")
+    terminal("profile", "run", "rain")
+    assert [each["profile"] for each in terminal.json("task", "schedule")] == ["rain"]
+    assert "rain" in terminal("task", "schedule").stdout
