@@ -77,7 +77,7 @@ async def stubbornly(call: Callable[[], Awaitable[T]]) -> T:
 async def story(bench: Bench) -> Run:
     """Publish, change and withdraw; a worker dies, another takes over and finishes."""
     first = bench.attempt(fence=1)
-    await _collected(first, [record(f"s{at}", "1") for at in range(6)], "complete")
+    await _collected(first, [record(f"s{at}", "1") for at in (0, 1, 4, 5)], "complete")
     dead = bench.attempt(fence=2)
     await stubbornly(dead.open)
     await stubbornly(dead.respond)
@@ -90,7 +90,7 @@ async def story(bench: Bench) -> Run:
 async def _collected(attempt: Attempt, records: list[Any], outcome: str) -> Run:
     await stubbornly(attempt.open)
     await stubbornly(attempt.respond)
-    batches = [records[at : at + 2] for at in range(0, len(records), 2)]
+    batches = [records[at : at + 3] for at in range(0, len(records), 3)]
     for number, batch in enumerate(batches):
         await stubbornly(lambda number=number, batch=batch: attempt.post(batch, sequence=number))  # type: ignore[misc]
     return await stubbornly(lambda: attempt.finish(outcome, batches=len(batches)))
@@ -131,7 +131,7 @@ async def test_each_transaction_may_be_lost_once(
     while True:
         lost.at, lost.writes, lost.committed = at, 0, committed
         folder = tmp_path / str(at)
-        async with bench_on(lost, folder, cleaning_rows=2, withdrawal_rows=2) as bench:
+        async with bench_on(lost, folder, cleaning_rows=1, withdrawal_rows=1) as bench:
             run = await story(bench)
             assert run.status is RunStatus.SUCCEEDED
             found = await outcome_of(bench)
