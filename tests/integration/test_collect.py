@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import zipfile
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from holdfast.collect.fixtures.faults import Fault
@@ -375,3 +381,101 @@ async def test_an_incremental_source_goes_on_where_it_ended(bench: Collecting) -
     ]  # fmt: skip
     assert second.cursor == third.cursor == "2020-06-01T00:00:00.000000Z"
     assert sorted(r.key[0] for r in await bench.records()) == ["a", "b"]  # type: ignore[type-var]
+
+
+# --- other ways of asking and answering ---------------------------------------------------------
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("readme.txt", "about")
+        archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+LINES = b"".join(msgspec.json.encode(row) + b"\n" for row in ROWS)
+TABLE = b"id,v\n" + b"".join(f"{row['id']},{row['v']}\n".encode() for row in ROWS)
+COLUMNS = {"dimensions": {"id": "id"}, "measures": {"v": "v"}}
+CSV = {"format": {"type": "csv"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("a.ndjson", LINES, {"source": {"format": {"type": "ndjson"}}}),
+        ("a.csv", TABLE, {"source": CSV, **COLUMNS}),
+        ("a.bin", gzip.compress(TABLE), {"source": {**CSV, "compression": "gzip"}, **COLUMNS}),
+        ("b.bin", gzip.compress(TABLE), {"source": CSV, **COLUMNS}),
+        ("a.bz2", bz2.compress(TABLE), {"source": {**CSV, "compression": "bzip2"}, **COLUMNS}),
+        ("a.zz", zlib.compress(TABLE), {"source": {**CSV, "compression": "deflate"}, **COLUMNS}),
+        (
+            "a.zip",
+            zipped("data/a.csv", TABLE),
+            {"source": {**CSV, "compression": "zip", "member": "*.csv"}, **COLUMNS},
+        ),
+    ],
+)
+async def test_formats_and_compressions(
+    bench: Collecting, name: str, content: bytes, parts: dict[str, Any]
+) -> None:
+    bench.write(name, content)
+    await bench.publish(path=name, **parts)
+    async with bench.drone():
+        run = await bench.collect()
+    assert (run.status, run.records) == (RunStatus.SUCCEEDED, 25)
+    assert {r.measures["v"].value for r in await bench.records()} == {str(i) for i in range(25)}
+
+
+async def test_a_query_is_posted(bench: Collecting) -> None:
+    bench.write("data.json", ROWS)
+    await bench.publish(source={"method": "POST", "body": '{"years": [2020]}'})
+    async with bench.drone():
+        run = await bench.collect()
+    [seen] = bench.source.requests
+    assert (seen.method, seen.size_bytes) == ("POST", 17)
+    assert seen.headers["content-type"] == "application/json"
+    assert run.status is RunStatus.SUCCEEDED
+
+
+async def test_an_answer_that_says_it_is_none_is_asked_again(bench: Collecting) -> None:
+    good = {"status": "REQUEST_SUCCEEDED", "data": ROWS}
+    bench.write("data.json", good)
+    sorry = '{"status": "REQUEST_NOT_PROCESSED", "message": ["too many"], "data": []}'
+    bench.source.faults.replace(
+        [Fault(kind="body", body=sorry, media_type="application/json", times=1)]
+    )
+    success = {"path": "$.status", "equals": ["REQUEST_SUCCEEDED"], "message": "$.message[0]"}
+    source = {"format": {"type": "json", "records": "$.data[*]"}, "success": success}
+    await bench.publish(source=source)
+    async with bench.drone():
+        task = await bench.submit()
+        run = await bench.ended(task)
+    assert (run.status, run.records) == (RunStatus.SUCCEEDED, 25)
+    [first] = (await bench.task(task)).history
+    assert (first.code, first.reason) == (
+        "source-refused",
+        "cannot use the answer: the source says 'too many'",
+    )
+
+
+async def test_a_wide_table_is_unpivoted(bench: Collecting) -> None:
+    bench.write("data.csv", "account,2020,2021,note\nA,1,..,x\nB,2,3,y\n")
+    await bench.publish(
+        path="data.csv",
+        source=CSV,
+        nulls=["", ".."],
+        unpivot={"columns": r"\d{4}"},
+        key=["dimensions.account", "period"],
+        dimensions={"account": "account"},
+        measures={"amount": "#value"},
+        period={"path": "#column", "frequency": "A"},
+    )
+    async with bench.drone():
+        run = await bench.collect()
+    assert (run.status, run.records) == (RunStatus.SUCCEEDED, 3)
+    assert [(r.key, r.measures["amount"].value) for r in await bench.records()] == [
+        (["A", "2020"], "1"),
+        (["B", "2020"], "2"),
+        (["B", "2021"], "3"),
+    ]

@@ -51,7 +51,7 @@ class SpooledContent:
 
 
 def open_stream(raw: BinaryIO, compression: Compression, member: str, bounds: Bounds) -> BinaryIO:
-    """``raw`` decompressed; with ``auto``, by its first bytes. Owns and closes ``raw``."""
+    """``raw`` decompressed; with ``auto``, gzip by its first bytes. Owns and closes ``raw``."""
     kind = _recognised(raw) if compression == "auto" else compression
     if kind == "none":
         return io.BufferedReader(_Bounded(_plain(raw), raw, bounds), _CHUNK)
@@ -64,13 +64,10 @@ def open_stream(raw: BinaryIO, compression: Compression, member: str, bounds: Bo
 
 
 def _recognised(raw: BinaryIO) -> str:
-    start = raw.read(4)
+    """Gzip by its first bytes; the other kinds are read where the profile names them."""
+    start = raw.read(3)
     raw.seek(0)
-    if start[:3] == b"\x1f\x8b\x08":
-        return "gzip"
-    if start[:3] == b"BZh":
-        return "bzip2"
-    return "zip" if start == b"PK\x03\x04" else "none"
+    return "gzip" if start == b"\x1f\x8b\x08" else "none"
 
 
 class _Decompressor(Protocol):

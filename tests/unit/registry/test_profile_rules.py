@@ -328,13 +328,13 @@ def test_requiring_a_bad_profile_raises_with_all_of_it() -> None:
 @pytest.mark.parametrize(
     ("plain", "path", "feature"),
     [
-        (both(("source/method", "POST"), ("source/body", "{}")), "source.method", "method POST"),
+        (changed("limits", {"concurrency": 2}), "limits.concurrency", "concurrency above 1"),
         (
             both(("source/format", {"type": "xlsx"})),
             "source.format.type",
-            "built are json, json with keys, geojson, geojson sequence, csv",
+            "built are json, json with keys, geojson, geojson sequence, csv, ndjson",
         ),
-        (changed("source/compression", "bzip2"), "source.compression", "compression bzip2"),
+        (changed("limits", {"requests_per_day": 5}), "limits.requests_per_day", "per_day"),
         (changed("measures/rain/codes", "countries"), "measures.rain.codes", "code lists"),
         (changed("subject", "dimensions.station"), "subject", "subject and personal marks"),
         (
