@@ -2,7 +2,6 @@
 # The operational checklist against a stack that is down, up or broken: what Compose needs, then
 # `holdfast doctor` inside the gateway's container. Arguments go to the latter (--json).
 source "$(dirname "$0")/lib.sh"
-port="${HOLDFAST_PORT:-8090}"
 failed=0
 say() { echo "$1 $2" >&2; }
 fault() { failed=1; say ✗ "$1"; echo "    hint: $2" >&2; }

@@ -3,7 +3,7 @@
 # Other arguments go to Compose instead (for example: `down`, `logs -f`, `ps`).
 source "$(dirname "$0")/lib.sh"
 usage="usage: scripts/drone-up.sh [--control-plane URL] [--count N]"
-export CONTROL_PLANE="${CONTROL_PLANE:-http://127.0.0.1:${HOLDFAST_PORT:-8090}}" DRONE_COUNT="${DRONE_COUNT:-1}"
+export CONTROL_PLANE="${CONTROL_PLANE:-http://127.0.0.1:$port}" DRONE_COUNT="${DRONE_COUNT:-1}"
 while [ $# -gt 0 ]; do
     case "$1" in
         --control-plane) CONTROL_PLANE="${2:?needs a URL. $usage}"; shift 2 ;;

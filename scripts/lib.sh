@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+port="${HOLDFAST_PORT:-8090}"
 project="${COMPOSE_PROJECT_NAME:-holdfast}"
 
 if [ -n "${COMPOSE:-}" ]; then
@@ -39,6 +40,15 @@ build_once() {
 
 # `holdfast ARGUMENTS` inside the gateway's container, where the operator token is.
 inside() { control exec -T gateway holdfast "$@"; }
+
+# The gateway's health through the published port: bash can ask, so no curl is needed.
+health() {
+    (
+        exec 3<>"/dev/tcp/127.0.0.1/$port"
+        printf 'GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3
+        timeout 5 cat <&3
+    ) 2>/dev/null
+}
 
 # Folders of one unprivileged user of group 0, as which the containers run; nobody else may look.
 folders() {

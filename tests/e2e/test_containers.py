@@ -300,7 +300,7 @@ def _start_drones(stack: Stack, replay: dict[str, str]) -> None:
     stack.script(
         *("drone-up.sh", "--control-plane", f"http://localhost:{stack.port}", "--count", "2")
     )
-    wait_until(lambda: len(stack.drones_alive()) == 2, what="two drones")
+    wait_until(lambda: len(stack.drones_alive()) == 2, seconds=90, what="two drones")
 
 
 def _check_collected(stack: Stack) -> None:
@@ -328,9 +328,10 @@ def _check_restarts(stack: Stack) -> None:
     os.kill(aggregator, signal.SIGKILL)
     wait_until(
         lambda: stack.container("aggregator")["State"]["Pid"] not in (0, aggregator),
+        seconds=90,
         what="the aggregator to be started again",
     )
-    wait_until(stack.healthy, what="health after a kill")
+    wait_until(stack.healthy, seconds=90, what="health after a kill")
 
     stack.script("control-plane-up.sh", "stop")
     assert {role: stack.container(role)["State"]["ExitCode"] for role in ROLES} == dict.fromkeys(
@@ -344,7 +345,7 @@ def _check_restarts(stack: Stack) -> None:
 
     assert stack.records() == before
     # The same drones, by the credentials they kept; and they work.
-    wait_until(lambda: stack.drones_alive() == drones, seconds=60, what="the drones to return")
+    wait_until(lambda: stack.drones_alive() == drones, seconds=90, what="the drones to return")
     said = stack.holdfast("profile", "run", PROFILE, "--wait")
     assert "unchanged" in said
     assert stack.records() == before

@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ SUITE = "bookworm"
 PACKAGES = "python3,python3-venv,ca-certificates"
 MIRROR = "http://deb.debian.org/debian"
 REPOSITORY = "localhost/holdfast-test"
+KEPT_SECONDS = 6 * 3600
 CONTEXT = ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE")
 
 # Ordinary root in a container or a small machine may not raise limits, and has no systemd.
@@ -211,9 +213,14 @@ def _base_image(engine: Podman, archive: Path) -> str:
 
 
 def _forget_others(engine: Podman, current: str) -> None:
-    """Images of earlier trees; what the current one is built on stays, for the next build."""
-    listed = engine.run("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
-    old = [name for name in listed if name.startswith(f"{REPOSITORY}:") and name != current]
+    """Images of earlier trees; what the current one is built on stays, for the next build.
+
+    Those of the last hours stay too: the tests of another checkout may be about to run them.
+    """
+    listed = json.loads(engine.run("images", "--format", "json").stdout)
+    aged = [each for each in listed if time.time() - each["Created"] > KEPT_SECONDS]
+    named = [name for each in aged for name in each.get("Names") or ()]
+    old = [name for name in named if name.startswith(f"{REPOSITORY}:") and name != current]
     if old:
         engine.run("rmi", *old, check=False)
     engine.run("image", "prune", "--force", check=False)
