@@ -20,6 +20,9 @@ from holdfast.kernel.http.problems import CONTENT_TYPE, TITLES, ProblemDocument
 from holdfast.kernel.http.routes import WRITES, Argument, RouteRules, rules_of
 from holdfast.kernel.principal import Permission
 
+PATH_TEXT = r"^[^\u0000-\u001f\u007f-\u009f]*$"
+"""The door refuses paths with control characters."""
+
 REFERENCE = "#/components/schemas/{name}"
 
 
@@ -103,6 +106,8 @@ def _parameter(each: Argument, schemas: _Schemas) -> dict[str, Any]:
     schema = _present(schemas.of(each.wanted))
     if not each.required and each.default is not None:
         schema = {**schema, "default": msgspec.to_builtins(each.default)}
+    if each.place == "path" and schema == {"type": "string"}:
+        schema = {**schema, "pattern": PATH_TEXT}
     found: dict[str, Any] = {
         "name": each.name,
         "in": each.place,
