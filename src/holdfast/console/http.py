@@ -101,5 +101,9 @@ def _page(content: bytes) -> Response[bytes]:
     return Response(
         content=content,
         media_type="text/html; charset=utf-8",
-        headers={"content-security-policy": POLICY},
+        headers={
+            "content-security-policy": POLICY,
+            # With "no-referrer" a browser sends "Origin: null" on our own forms.
+            "referrer-policy": "same-origin",
+        },
     )

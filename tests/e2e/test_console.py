@@ -1,0 +1,134 @@
+"""The page, as a person's browser sees it: the login link, the overview, signing out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.program import Program, run_command, started, wait_until
+
+BROWSER = shutil.which("chromium")
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A program that has collected the sample and goes on."""
+    path = tmp_path_factory.mktemp("console") / "data"
+    collected = run_command("up", "--sample", "--once", "--data-dir", str(path))
+    assert collected.returncode == 0, collected.stderr
+    with started(["up", "--sample", "--drones", "1", "--port", "0"], path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        pytest.skip("chromium is not installed: the pages are not looked at")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=BROWSER, args=ARGUMENTS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 1400})
+    opened = context.new_page()
+    opened.problems = []
+    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    opened.on(
+        "console",
+        lambda said: opened.problems.append(said.text) if said.type == "error" else None,
+    )
+    yield opened
+    context.close()
+
+
+def login_link(program: Program) -> str:
+    made = run_command("login", "--data-dir", str(program.data_dir))
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()
+
+
+def test_a_link_signs_in_once_and_the_page_shows_what_was_collected(
+    program: Program, page: Any, tmp_path: Path
+) -> None:
+    link = login_link(program)
+    page.goto(link)
+    page.wait_for_selector("#running")
+    assert "login" not in page.url
+    text = page.inner_text("main")
+    assert "22,258 records from 10 sources" in text
+    for expected in ("Earthquakes of the past week, world", "coordinator", "drone-1", "replayed"):
+        assert expected in text
+    drawn = "[...document.images].every(i => i.complete && i.naturalWidth)"
+    wait_until(lambda: page.evaluate(drawn), 30, "the charts")
+    shot = Path(os.environ.get("HOLDFAST_TEST_SCREENSHOTS", tmp_path)) / "console.png"
+    page.screenshot(path=shot, full_page=True)
+    assert shot.stat().st_size > 20_000
+    assert page.problems == []
+    page.context.clear_cookies()
+    page.goto(link)
+    page.wait_for_selector("text=was used")
+
+
+def test_signing_out_ends_the_session(program: Program, page: Any) -> None:
+    page.goto(login_link(program))
+    page.wait_for_selector("#running")
+    (cookie,) = page.context.cookies()
+    assert cookie["httpOnly"]
+    assert cookie["sameSite"] == "Strict"
+    page.click("text=Sign out")
+    page.wait_for_url("**/login")
+    answer = httpx.get(
+        f"{program.url}/v1/overview", cookies={cookie["name"]: cookie["value"]}, trust_env=False
+    )
+    assert answer.status_code == 401
+
+
+def test_a_stranger_sees_the_sign_in_page_and_no_data(program: Program, page: Any) -> None:
+    page.goto(program.url)
+    page.wait_for_selector("#message")
+    assert "records" not in page.inner_text("main")
+    assert httpx.get(f"{program.url}/v1/overview", trust_env=False).status_code == 401
+
+
+def test_a_form_of_another_site_cannot_use_the_session(program: Program, page: Any) -> None:
+    page.goto(login_link(program))
+    page.wait_for_selector("#running")
+    (cookie,) = page.context.cookies()
+    answer = httpx.post(
+        f"{program.url}/v1/profiles/omb-receipts/pause",
+        json={},
+        cookies={cookie["name"]: cookie["value"]},
+        headers={"Origin": "http://evil.test"},
+        trust_env=False,
+    )
+    assert answer.status_code == 403
+    without = httpx.post(
+        f"{program.url}/v1/profiles/omb-receipts/pause",
+        json={},
+        cookies={cookie["name"]: cookie["value"]},
+        trust_env=False,
+    )
+    assert without.status_code == 403
+
+
+def test_the_page_asks_for_nothing_unsafe(program: Program) -> None:
+    answer = httpx.get(f"{program.url}/login", trust_env=False)
+    policy = answer.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
