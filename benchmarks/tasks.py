@@ -7,7 +7,7 @@ Procrastinate writes an event row by trigger). PostgreSQL is the same server for
 each, and flushes (fsync and synchronous commit on). Rounds alternate, so that all meet the same
 neighbours on the machine; the median counts. One run prints everything the ratio depends on::
 
-    python benchmarks/tasks.py [--tasks 5000] [--batch 500] [--rounds 3]
+    python -m benchmarks.tasks [--tasks 5000] [--batch 500] [--rounds 3]
 
 The peers come with ``requirements/bench.txt``; one that is not installed is skipped aloud.
 """
