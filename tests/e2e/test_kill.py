@@ -1,115 +1,277 @@
 """kill -9 at seeded moments: nothing acknowledged is lost, nothing doubled, nobody left behind.
 
-The moments are chosen by what the system is seen to be doing: a drone has bytes in its spool
-(*spool*), a run has raw responses and no batch (*post*), batches are staged (*commit*), some runs
-have been published and others not (*publish*). What was hit is counted and printed.
+The moments are chosen on the wire: a drone fetches (*spool*), sends the raw bytes (*post*), sends a
+batch (*commit*), ends its run (*publish*); and a seeded victim dies just before such a request is
+passed on, right after, some milliseconds later, or with the first bytes of the answer. The sources
+change from round to round, so each round has something to stage and to publish. What was hit is
+counted and printed; ``HOLDFAST_TEST_SEED`` repeats a choice.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
-import time
+import shutil
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
+import yaml
 
 from tests.support.postgres import PostgresServer
-from tests.support.stack import SAMPLE, Stack, pause, running, scale, sources
+from tests.support.program import start, wait_until
+from tests.support.stack import QUICK, SAMPLE, Stack, running, scale, sources
+from tests.support.wire import LATER_SECONDS_MAX, MOMENTS, PHASES, Trap, Wire, wire
 
-PROFILES = Path(str(SAMPLE.joinpath("profiles")))
-PHASES = ("spool", "post", "commit", "publish")
+pytestmark = [pytest.mark.xdist_group("kill"), pytest.mark.timeout(1200)]
+
+USED = {
+    "faa-birdstrikes": "faa_birdstrikes.csv",
+    "nasa-global-temp-annual": "nasa_global_temp_annual.csv",
+    "noaa-two-cities-weather-daily": "noaa_weather_two_cities_daily.csv",
+    "scripps-co2-monthly": "scripps_co2_monthly.csv",
+    "usgs-earthquakes-week": "usgs_earthquakes_week.geojson",
+}
+LINES_MAX = 3001
+VERSIONS = 3
 KILLS = {"up-sqlite": 14, "up-postgresql": 12, "split-sqlite": 12, "split-postgresql": 12}
 """Kills in ``make test``: fifty; ``make soak`` multiplies."""
+SEED = int(os.environ.get("HOLDFAST_TEST_SEED", "20261120"))
+FASTER = {"HOLDFAST_FLEET_LEASE_SECONDS": "2", "HOLDFAST_FLEET_LOST_SECONDS": "3"}
+
+
+@dataclass
+class Changing:
+    """Recorded sources that say something else in each version, and what is published of each."""
+
+    directory: Path
+    url: str = ""
+    replay: Path = Path()
+    published: dict[int, list[Any]] = field(default_factory=dict)
+
+    @property
+    def profiles(self) -> Path:
+        """The sample's profiles without their expectations: the files are shorter."""
+        return self.directory / "profiles"
+
+    def prepare(self) -> None:
+        self.profiles.mkdir()
+        for name in USED:
+            text = SAMPLE.joinpath("profiles", f"{name}.yaml").read_text(encoding="utf-8")
+            profile = yaml.safe_load(text)
+            del profile["expect"]
+            (self.profiles / f"{name}.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
+        shutil.copy(str(SAMPLE.joinpath("data", "MANIFEST.yaml")), self.files())
+        self.become(0)
+
+    def files(self) -> Path:
+        folder = self.directory / "files"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def become(self, version: int) -> None:
+        """Rows go and come back, values change and change back."""
+        for name in USED.values():
+            original = SAMPLE.joinpath("data", name).read_bytes()
+            changed = _events(original, version) if "geojson" in name else _rows(original, version)
+            temporary = self.directory / name
+            temporary.write_bytes(changed)
+            temporary.replace(self.files() / name)
+
+
+def _rows(data: bytes, version: int) -> bytes:
+    head, *rows = data.splitlines(keepends=True)[:LINES_MAX]
+    return head + b"".join(rows[version * 20 :])
+
+
+def _events(data: bytes, version: int) -> bytes:
+    found = json.loads(data)
+    for number, event in enumerate(found["features"]):
+        if version and number % 5 == version:
+            event["properties"]["sig"] += version
+    return json.dumps(found).encode()
 
 
 @pytest.fixture(scope="module")
-def replay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The recorded sources, slowly enough that a kill can fall into a fetch."""
-    with sources(tmp_path_factory.mktemp("sources"), None, "delay@*,seconds=0.05") as (_, to):
-        yield to
+def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changing]:
+    """The sources, and every version's records when nobody interferes."""
+    made = Changing(tmp_path_factory.mktemp("sources"))
+    made.prepare()
+    with sources(made.directory, made.files()) as (made.url, made.replay):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        with running(Stack(folder, "up", made.replay, made.profiles)) as stack:
+            for version in range(VERSIONS):
+                made.become(version)
+                stack.collect_all()
+                stack.settle()
+                made.published[version] = stack.records()
+        assert len({json.dumps(records) for records in made.published.values()}) == VERSIONS
+        yield made
 
 
-@pytest.fixture(scope="module")
-def undisturbed(replay: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What is published when nobody interferes."""
-    stack = Stack(tmp_path_factory.mktemp("undisturbed"), "up", replay, PROFILES)
-    with running(stack):
-        stack.collect_all()
-        stack.settle()
-        return stack.records()
+@dataclass
+class Killing:
+    """One stack, what is done to it, and what came of it."""
+
+    stack: Stack
+    line: Wire
+    changing: Changing
+    chance: random.Random
+    hit: Counter[str] = field(default_factory=Counter)
+    victims: Counter[str] = field(default_factory=Counter)
+    promised: dict[str, str] = field(default_factory=dict)
+    rounds: int = 0
+    again: int = 0
+    _phases: list[str] = field(default_factory=list)
+    _deck: list[str] = field(default_factory=list)
+
+    @property
+    def kills(self) -> int:
+        return sum(self.hit.values())
+
+    def round(self, most: int) -> None:
+        """Let the sources change, collect, kill while that goes on; the records are right then."""
+        self.rounds += 1
+        version = self.rounds % VERSIONS
+        self.changing.become(version)
+        self._collect()
+        while self.kills < most and self._killed():
+            self.stack.start()
+        self._settle()
+        assert self.stack.records() == self.changing.published[version], f"round {self.rounds}"
+
+    def _collect(self, names: tuple[str, ...] = ()) -> None:
+        for profile, task in self.stack.collect_all(names).items():
+            self.promised[task] = profile
+
+    def _killed(self) -> bool:
+        """Kill at the next moment; false if nothing was left to do before that came."""
+        if not self._phases:
+            self._phases = self.chance.sample(sorted(PHASES), len(PHASES))
+        phase = self._phases[-1]
+        if not self._deck:
+            programs = [*self.stack.served, *(("up",) if self.stack.layout == "up" else ())]
+            self._deck = self.chance.sample(programs + self.stack.drone_names, len(programs) + 2)
+        victim = self._deck[-1]
+        trap = Trap(
+            phase,
+            self.chance.randint(1, 2),
+            self.chance.choice(MOMENTS),
+            self.stack.process(victim).kill,
+            later_seconds=self.chance.uniform(0, LATER_SECONDS_MAX),
+        )
+        self.line.arm(trap)
+        if not self._sprung(trap):
+            return False
+        trap.sprung.result()
+        self._phases.pop()
+        self._deck.pop()
+        self.stack.kill(victim)
+        self.hit[phase] += 1
+        self.victims[victim.partition("-")[0]] += 1
+        return True
+
+    def _sprung(self, trap: Trap) -> bool:
+        def over() -> bool:
+            return _done(trap.sprung, 0.25) or not self._unfinished()
+
+        wait_until(over, 90, what=f"a request to {trap.phase}, or the end of the work")
+        self.line.arm(Trap("", 1, "before", lambda: None))
+        return _done(trap.sprung, 0.1)
+
+    def _unfinished(self) -> bool:
+        try:
+            return bool(self.stack.unfinished())
+        except (httpx.HTTPError, KeyError):
+            return True  # just killed
+
+    def _settle(self) -> None:
+        """Every task ends; what has used up its attempts is asked for again."""
+        for _ in range(5):
+            self.stack.settle()
+            ended = {t["id"]: t["status"] for t in self.stack.door.items("/v1/tasks", limit=500)}
+            lost = set(self.promised) - set(ended)
+            assert not lost, f"acknowledged and lost: {lost}"
+            dead = {self.promised[task] for task in self.promised if ended[task] != "succeeded"}
+            self.promised.clear()
+            if not dead:
+                return
+            self.again += len(dead)
+            self._collect(tuple(sorted(dead)))
+        raise AssertionError("some profiles are never collected")
 
 
-def phase(stack: Stack) -> str:
-    """What the system is seen to be doing now, as a client and a look into the spool tell."""
+def _done(future: Future[Any], seconds: float) -> bool:
     try:
-        runs = list(stack.door.items("/v1/runs"))
-    except (httpx.HTTPError, AssertionError, KeyError):
-        return ""
-    working = [run for run in runs if run["status"] == "running"]
-    if any(run["batches"] for run in working):
-        return "commit"
-    if working and any(run["status"] in ("succeeded", "unchanged") for run in runs):
-        return "publish"
-    if any(run["pages"] or run["bytes_fetched"] for run in working):
-        return "post"
-    spooled = any(p.is_file() for p in stack.directory.rglob("spool/**/*") if p.suffix != ".json")
-    return "spool" if spooled or working else ""
+        future.exception(timeout=seconds)
+    except TimeoutError:
+        return False
+    return True
 
 
-def await_phase(stack: Stack, wanted: str, seconds: float = 4.0) -> str:
-    """Wait for the phase, not for ever: a fast system may have passed it."""
-    deadline = time.monotonic() + seconds
-    seen = ""
-    while time.monotonic() < deadline:
-        seen = phase(stack) or seen
-        if seen == wanted:
-            return seen
-    return seen or "idle"
-
-
-@pytest.mark.timeout(900)
+@pytest.mark.soak
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("layout", ["up", "split"])
 def test_killed_at_seeded_moments_it_ends_with_the_same_records(
     layout: Any,
     database: str,
-    replay: Path,
-    undisturbed: list[Any],
+    changing: Changing,
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
     case = f"{layout}-{database}"
-    seed = int(os.environ.get("HOLDFAST_TEST_SEED", "20261120"))
-    chance = random.Random(f"{seed}-{case}")
-    stack = Stack(tmp_path, layout, replay, PROFILES)
+    stack = Stack(tmp_path, layout, tmp_path / "replay.json", changing.profiles, environment=FASTER)
     if database == "postgresql":
         server: PostgresServer = request.getfixturevalue("postgres")
         server.execute(f"CREATE DATABASE kill_{layout}")
         url = server.dsn(f"kill_{layout}")
         stack.databases = lambda role: "" if role == "gateway" else url
-    hit: Counter[str] = Counter()
-    with running(stack):
-        kills = KILLS[case] * scale()
-        while sum(hit.values()) < kills:
-            stack.collect_all()
-            for _ in range(2):
-                wanted = PHASES[sum(hit.values()) % len(PHASES)]
-                seen = await_phase(stack, wanted)
-                pause(chance.uniform(0, 0.03))
-                victim = chance.choice(stack.parts)
-                stack.kill(victim)
-                hit[seen] += 1
-                stack.start()
-            stack.settle()
-        stack.collect_all()
-        stack.settle()
-        found = stack.records()
-        runs = list(stack.door.items("/v1/runs"))
-    print(f"{case}: seed {seed}, {kills} kills by phase: {dict(hit)}; {len(runs)} runs")
-    assert found == undisturbed
+    with wire() as line:
+        slow = line.way("source", urlsplit(changing.url).port or 0)
+        stack.replay.write_text(changing.replay.read_text().replace(changing.url, slow))
+        stack.doors = {
+            name: line.way(name, stack.port(stack.door_name)) for name in stack.drone_names
+        }
+        done = Killing(stack, line, changing, random.Random(f"{SEED}-{case}"))
+        with running(stack):
+            while done.kills < KILLS[case] * scale():
+                done.round(KILLS[case] * scale())
+            runs = list(stack.door.items("/v1/runs", limit=500))
+            orphans = stack.orphans()
+            wait_until(lambda: not list(tmp_path.glob("drone-*/spool/*/fetch-*")), 10, "the spool")
+    print(
+        f"\n{case}: seed {SEED}, {done.kills} kills in {done.rounds} rounds; by phase "
+        f"{dict(sorted(done.hit.items()))}, by victim {dict(sorted(done.victims.items()))}; "
+        f"{len(runs)} runs, {done.again} asked for again"
+    )
+    assert orphans == []
+    assert set(done.hit) == set(PHASES)
     assert {run["status"] for run in runs} <= {"succeeded", "unchanged", "failed"}
+
+
+def test_killed_with_its_own_drones_it_leaves_none_behind(
+    changing: Changing, tmp_path: Path
+) -> None:
+    environment = QUICK | {
+        "HOLDFAST_COLLECT_REPLAY_FILE": str(changing.replay),
+        "HOLDFAST_REGISTRY_PROFILES_DIR": str(changing.profiles),
+    }
+    program = start(
+        ["up", "--drones", "2", "--port", "0"], tmp_path / "data", environment=environment
+    )
+    me = psutil.Process(program.process.pid)
+    try:
+        wait_until(lambda: len(me.children()) >= 2, what="two drones")
+        children = me.children(recursive=True)
+    finally:
+        program.kill()
+    assert len(children) >= 2
+    assert [child for child in children if child.is_running()] == []

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -78,7 +78,12 @@ def free_port() -> int:
 
 @dataclass
 class Stack:
-    """A stack of programs; ``parts`` are what can be killed."""
+    """A stack of programs; ``parts`` are what can be killed.
+
+    ``doors`` leads drones to the door by another way than straight: a drone's name → its address.
+    ``more`` names further instances (``coordinator-2``): of the same role, keys and database, with
+    a data directory and an address of their own. A second gateway leads to a second coordinator.
+    """
 
     directory: Path
     layout: Layout
@@ -87,53 +92,94 @@ class Stack:
     databases: Callable[[str], str] = lambda role: ""
     drones: int = 2
     environment: Mapping[str, str] = field(default_factory=dict)
+    doors: Mapping[str, str] = field(default_factory=dict)
+    more: Sequence[str] = ()
     running: dict[str, Program] = field(default_factory=dict)
     drone_processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _ports: dict[str, int] = field(default_factory=dict)
 
     @property
+    def door_name(self) -> str:
+        """The part that answers the public."""
+        return "up" if self.layout == "up" else "gateway"
+
+    @property
     def door(self) -> Program:
         """The program that answers the public."""
-        return self.running["up" if self.layout == "up" else "gateway"]
+        return self.running[self.door_name]
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The names of the programs that answer somebody."""
+        return ("up",) if self.layout == "up" else (*ROLES, *self.more)
+
+    @property
+    def drone_names(self) -> list[str]:
+        """The names of the drones."""
+        return [f"drone-{number}" for number in range(1, self.drones + 1)]
+
+    def process(self, part: str) -> subprocess.Popen[bytes]:
+        """The process of a part that runs."""
+        found = self.running.get(part)
+        return found.process if found is not None else self.drone_processes[part]
+
+    def port(self, part: str) -> int:
+        """Where that program answers, now and after every restart."""
+        return self._ports.setdefault(part, free_port())
+
+    def start(self) -> None:
+        """Start everything that does not run."""
+        for part in self.served:
+            self.port(part)
+        # A further instance finds the keys of the first.
+        for parts in (set(self.served) - set(self.more), set(self.more)):
+            missing = sorted(parts - set(self.running))
+            with ThreadPoolExecutor(max(1, len(missing))) as pool:
+                list(pool.map(self.start_role, missing))
+        self.start_drones()
+
+    def start_role(self, part: str) -> None:
+        """Start one program as it was before: same data, same address."""
+        role = part.partition("-")[0]
+        environment = self._common() | self._shared(part) | dict(self.environment)
+        if url := self.databases(role):
+            environment["HOLDFAST_DATABASE_URL"] = url
+        port = str(self.port(part))
+        if role == "up":
+            arguments = ["up", "--drones", "0", "--port", port]
+        else:
+            arguments = ["serve", role, "--port", port]
+        self.running[part] = start(
+            arguments, self.directory / part, environment=environment, ready="/health"
+        )
+
+    def kill(self, part: str) -> None:
+        """kill -9, if that has not happened yet, and wait until it is gone."""
+        program = self.running.pop(part, None)
+        process = program.process if program is not None else self.drone_processes.pop(part)
+        process.kill()
+        process.wait(timeout=STOP_SECONDS)
+        if program is not None:
+            program.close()
+
+    def orphans(self) -> list[str]:
+        """Processes that work on this stack's data and belong to nobody any more."""
+        known = {self.process(part).pid for part in self.parts}
+        found = []
+        for process in psutil.process_iter(["pid", "cmdline", "environ"]):
+            words = [*(process.info["cmdline"] or ()), *(process.info["environ"] or {}).values()]
+            ours = any(str(self.directory) in word for word in words)
+            if not ours or process.pid == os.getpid() or process.pid in known:
+                continue
+            with suppress(psutil.NoSuchProcess):
+                if not known & {parent.pid for parent in process.parents()}:
+                    found.append(f"{process.pid}: {' '.join(process.info['cmdline'] or ())}")
+        return found
 
     @property
     def parts(self) -> list[str]:
         """The names of what runs now."""
         return [*self.running, *self.drone_processes]
-
-    def start(self) -> None:
-        """Start everything that does not run."""
-        for role in ("up",) if self.layout == "up" else ROLES:
-            if role not in self.running:
-                self.start_role(role)
-        if self.layout == "split":
-            self._start_drones()
-
-    def start_role(self, role: str) -> None:
-        """Start one program as it was before: same data, same address."""
-        environment = self._common() | dict(self.environment)
-        if url := self.databases(role):
-            environment["HOLDFAST_DATABASE_URL"] = url
-        port = self._ports.setdefault(role, free_port())
-        if role == "up":
-            arguments = ["up", "--drones", str(self.drones), "--port", str(port)]
-        else:
-            arguments = ["serve", role, "--port", str(port)]
-        self.running[role] = start(
-            arguments, self.directory / role, environment=environment, ready="/health"
-        )
-
-    def kill(self, part: str) -> None:
-        """kill -9, and nothing of it is left."""
-        if part in self.running:
-            self.running.pop(part).kill()
-            return
-        process = self.drone_processes.pop(part)
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.wait()
-        _, alive = psutil.wait_procs(children, timeout=10)
-        assert not alive
 
     def stop(self) -> None:
         """Stop everything, kindly and then not."""
@@ -141,22 +187,29 @@ class Stack:
             for process in self.drone_processes.values():
                 stack.callback(_end, process)
                 process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGCONT)
             for role in reversed(list(self.running)):
                 program = self.running[role]
                 stack.callback(program.close)
                 stack.callback(_end, program.process)
                 program.process.send_signal(signal.SIGTERM)
 
-    def collect_all(self) -> list[str]:
-        """Ask for a run of every profile; their names."""
+    def names(self) -> list[str]:
+        """The profiles there are, once the registry has read its folder."""
         names = [path.stem for path in sorted(self.profiles.glob("*.yaml"))]
         wait_until(
             lambda: len(list(self.door.items("/v1/profiles"))) >= len(names), what="profiles"
         )
-        for name in names:
+        return names
+
+    def collect_all(self, names: Sequence[str] = ()) -> dict[str, str]:
+        """Ask for a run of every profile (or of these); profile → the task that was promised."""
+        promised = {}
+        for name in names or self.names():
             answer = self.door.client.post("/v1/tasks/collect", json={"profile": name})
             assert answer.status_code < 300, answer.text
-        return names
+            promised[name] = str(answer.json()["id"])
+        return promised
 
     def unfinished(self) -> list[Any]:
         """The tasks that are neither succeeded, dead nor cancelled."""
@@ -201,29 +254,47 @@ class Stack:
         if self.layout == "split":
             environment["HOLDFAST_TRUST_DIR"] = str(self.directory / "trusted")
             for role in ROLES[:-1]:
-                port = self._ports.setdefault(role, free_port())
-                environment[f"{role.upper()}_URL"] = f"http://127.0.0.1:{port}"
+                environment[f"{role.upper()}_URL"] = f"http://127.0.0.1:{self.port(role)}"
         return environment
 
-    def _start_drones(self) -> None:
+    def _shared(self, part: str) -> dict[str, str]:
+        """What a further instance has in common with the first of its role."""
+        role, _, number = part.partition("-")
+        if not number:
+            return {}
+        first = self.directory / role
+        environment = {
+            "HOLDFAST_KEYS_DIR": str(first / "keys"),
+            "HOLDFAST_SECRETS_DIR": str(first / "secrets"),
+        }
+        if role == "gateway":
+            second = self.port(f"coordinator-{number}")
+            environment["COORDINATOR_URL"] = f"http://127.0.0.1:{second}"
+        return environment
+
+    def start_drones(self) -> None:
+        """Start the drones that do not run."""
         token = self.directory / "join-token"
-        if not token.exists():
+        if not token.exists() and self.drones:
             answer = self.door.client.post("/v1/workers/tokens", json={})
             assert answer.status_code < 300, answer.text
             token.write_text(answer.json()["token"])
             token.chmod(0o600)
-        for number in range(1, self.drones + 1):
-            name = f"drone-{number}"
+        for name in self.drone_names:
             process = self.drone_processes.get(name)
             if process is None or process.poll() is not None:
                 self.drone_processes[name] = self._start_drone(name, token)
 
     def _start_drone(self, name: str, token: Path) -> subprocess.Popen[bytes]:
-        environment = self._common() | {
-            "HOLDFAST_DRONE_ID": name,
-            "HOLDFAST_DRONE_JOIN_TOKEN_FILE": str(token),
-            "HOLDFAST_DRONE_CONTROL_PLANE": self.door.url,
-        }
+        environment = (
+            self._common()
+            | dict(self.environment)
+            | {
+                "HOLDFAST_DRONE_ID": name,
+                "HOLDFAST_DRONE_JOIN_TOKEN_FILE": str(token),
+                "HOLDFAST_DRONE_CONTROL_PLANE": self.doors.get(name, self.door.url),
+            }
+        )
         with (self.directory / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 [*HOLDFAST, "drone", "--data-dir", str(self.directory / name)],
@@ -245,8 +316,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def running(stack: Stack) -> Iterator[Stack]:
     """The stack, started, and stopped at the end; its logs are shown when a test fails."""
-    stack.start()
     try:
+        stack.start()
         yield stack
     except BaseException:
         for log in sorted(stack.directory.glob("*.log")):
@@ -255,11 +326,6 @@ def running(stack: Stack) -> Iterator[Stack]:
         raise
     finally:
         stack.stop()
-
-
-def pause(seconds: float) -> None:
-    """Let a seeded moment pass: the thing under test is *when* the kill comes."""
-    select.select([], [], [], seconds)
 
 
 def scale() -> int:
