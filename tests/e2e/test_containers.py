@@ -56,6 +56,7 @@ def test_the_image_collects_the_sample_as_any_user_on_a_read_only_root_without_a
     said = engine.run(
         *("run", "--rm", "--network=none", *hardened, "--user=54321", holdfast_image),
         *("up", "--sample", "--once"),
+        timeout=300,
     )
     assert "22,258 records" in said.stdout
     assert "0.958682" in said.stdout
