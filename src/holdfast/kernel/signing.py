@@ -38,14 +38,15 @@ Jwk = dict[str, str]
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{86})")
 _registry = jws.JWSRegistry(algorithms=[ALGORITHM])
-_algorithm = _registry.get_alg(ALGORITHM)
 
 
 class SigningKey:
     """An Ed25519 private key. One role holds one; it never leaves the process or its file."""
 
-    def __init__(self, key: OKPKey) -> None:
-        self._key = key
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+        key = OKPKey.import_key(private)
+        self._public: Jwk = {"kty": "OKP", "crv": "Ed25519", "x": str(key.as_dict()["x"])}
         self._headers: dict[str, bytes] = {}
         self.kid = key.thumbprint()
 
@@ -54,7 +55,7 @@ class SigningKey:
         """The key of 32 secret bytes (RFC 8032's private key)."""
         if len(seed) != 32:
             raise Corrupt("cannot make a signing key: 32 bytes are needed")
-        return cls(OKPKey.import_key(Ed25519PrivateKey.from_private_bytes(seed)))
+        return cls(Ed25519PrivateKey.from_private_bytes(seed))
 
     @classmethod
     def load_or_create(cls, path: Path, random: Callable[[int], bytes] = os.urandom) -> SigningKey:
@@ -77,8 +78,8 @@ class SigningKey:
             raise Corrupt(f"cannot use the signing key: {path} is not a JWK") from error
         if not _is_key(jwk) or not _is_text32(jwk.get("d")):
             raise Corrupt(f"cannot use the signing key: {path} is not an Ed25519 private key")
-        key = cls(OKPKey.import_key({name: jwk[name] for name in ("kty", "crv", "x", "d")}))
-        if key.public_jwk()["x"] != _public_of(jwk["d"]):
+        key = cls.from_seed(urlsafe_b64decode(f"{jwk['d']}="))
+        if key.public_jwk()["x"] != jwk["x"]:
             raise Corrupt(
                 f"cannot use the signing key: the halves in {path} do not belong together"
             )
@@ -86,7 +87,7 @@ class SigningKey:
 
     def public_jwk(self) -> Jwk:
         """The public half, as it is handed to whoever shall trust this key."""
-        return {"kty": "OKP", "crv": "Ed25519", "x": str(self._key.as_dict()["x"]), "kid": self.kid}
+        return {**self._public, "kid": self.kid}
 
     def write_public(self, directory: Path, issuer: str) -> Path:
         """Leave the public half as ``<issuer>.pub.jwk``; replaces what this issuer had there."""
@@ -104,7 +105,7 @@ class SigningKey:
             header = _segment(canonical({"alg": ALGORITHM, "kid": self.kid, "typ": typ}))
             self._headers[typ] = header
         signed = header + b"." + _segment(canonical(dict(claims)))
-        return (signed + b"." + _segment(_algorithm.sign(signed, self._key))).decode("ascii")
+        return (signed + b"." + _segment(self._private.sign(signed))).decode("ascii")
 
 
 class TrustedKeys:

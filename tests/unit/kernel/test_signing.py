@@ -42,8 +42,7 @@ def b64(data: bytes) -> str:
 def forged(header: dict[str, Any], body: dict[str, Any]) -> str:
     """A token with any header at all over a signature that fits it."""
     signing_input = f"{b64(json.dumps(header).encode())}.{b64(json.dumps(body).encode())}"
-    private = KEY._key.private_key
-    assert private is not None
+    private = KEY._private
     return f"{signing_input}.{b64(private.sign(signing_input.encode()))}"
 
 
@@ -127,8 +126,7 @@ def test_a_header_other_than_ours_is_refused_though_the_signature_fits(
 def test_a_repeated_claim_is_refused() -> None:
     head = b64(json.dumps({"alg": "Ed25519", "typ": TYP, "kid": KEY.kid}).encode())
     body = b64(b'{"iss":"coordinator","exp":9999999999,"exp":1}')
-    private = KEY._key.private_key
-    assert private is not None
+    private = KEY._private
     token = f"{head}.{body}.{b64(private.sign(f'{head}.{body}'.encode()))}"
     with pytest.raises(Unauthenticated):
         verify(token, KEYS, typ=TYP, now=NOW)
