@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable
+from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.serving import ServeLimits, Tls, bind_socket
-from tests.e2e.serving_program import Running
+from tests.e2e.serving_program import Running, anybody
 
 LIMITS = ServeLimits(
     connections_max=20,
@@ -568,6 +570,22 @@ def test_an_application_that_cannot_start_says_why_and_frees_the_port() -> None:
         raise HoldfastError("cannot start: the key is missing")
 
     with pytest.raises(HoldfastError, match="the key is missing"), Running(LIMITS, app=broken):
+        pass
+
+
+@pytest.mark.parametrize("when", ["start", "end"])
+def test_what_the_lifespan_raises_is_what_serving_raises(when: str) -> None:
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        if when == "start":
+            raise Unavailable("cannot start: the disk is gone")
+        yield
+        raise Unavailable("cannot start: the disk is gone")
+
+    app = create_app(
+        AppSpec(role="t", version="0", handlers=[], authenticate=anybody, lifespan=[lifespan])
+    )
+    with pytest.raises(Unavailable, match="the disk is gone"), Running(LIMITS, app=app):
         pass
 
 

@@ -353,16 +353,26 @@ async def _lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}
     task = asyncio.create_task(app(scope, inbox.get, answers.put))
 
+    async def ended() -> None:
+        """Raise what ended the application, if it let it through; alone, not as a group of one."""
+        try:
+            await task
+        except BaseExceptionGroup as group:
+            found: BaseException = group
+            while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+                found = found.exceptions[0]
+            raise found from None
+
     async def phase(name: str) -> None:
         await inbox.put({"type": f"lifespan.{name}"})
         answer = asyncio.create_task(answers.get())
         await asyncio.wait({answer, task}, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             answer.cancel()
-            task.result()
+            await ended()
             raise Internal(f"cannot go on: the application's {name} ended without an answer")
         if answer.result()["type"] != f"lifespan.{name}.complete":
-            await task  # raises what went wrong, if the application lets it through
+            await ended()
             raise Internal(
                 f"cannot go on: the application's {name} failed",
                 internal=str(answer.result().get("message", "")),
@@ -372,7 +382,7 @@ async def _lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
         await phase("startup")
         yield state
         await phase("shutdown")
-        await task
+        await ended()
     finally:
         if not task.done():
             task.cancel()
