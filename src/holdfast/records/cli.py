@@ -396,6 +396,11 @@ def show_run(ctx: typer.Context, run_id: RunArgument, json: JsonOption = False) 
 # --- reject -------------------------------------------------------------------------------------
 
 
+@reject_app.callback()
+def rejects() -> None:
+    """Keeps ``list`` a command of its own while there is no other."""
+
+
 @reject_app.command(
     "list",
     help="Rows that failed typing: where, which field, why, and how the row began.",

@@ -23,7 +23,7 @@ LISTED_MAX = 2_000
 """Batches and responses named one by one in an event; beyond that their root stands for them."""
 NOWHERE = -1
 """Response and position of a withdrawal: it comes from the absence of something."""
-SCAN_ROWS = 20_000
+SCAN_ROWS = 5_000
 
 
 def note_totals(conn: Connection, tenant: str, request: RunFinish) -> None:

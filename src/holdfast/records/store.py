@@ -465,17 +465,20 @@ def _parts(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
         yield values[start : start + IN_MAX]
 
 
+_COLUMNS = [f'"{column.name}"' for column in revisions.columns]
+# Names of our own table; values travel as parameters.
 _CHAIN = text(
     "WITH RECURSIVE chain AS ("
-    " SELECT * FROM record_revisions"
+    f" SELECT {', '.join(_COLUMNS)} FROM record_revisions"  # noqa: S608
     " WHERE tenant = :tenant AND profile = :profile AND sequence = :sequence"
     " UNION ALL"
     # CROSS JOIN keeps SQLite from looking for each row's successor instead of its predecessor.
-    " SELECT older.* FROM chain CROSS JOIN record_revisions AS older"
+    f" SELECT {', '.join(f'older.{name}' for name in _COLUMNS)}"
+    " FROM chain CROSS JOIN record_revisions AS older"
     " WHERE older.tenant = :tenant AND older.profile = :profile"
     " AND older.sequence = chain.previous)"
     " SELECT * FROM chain ORDER BY sequence DESC LIMIT :limit"
-)
+).columns(*revisions.columns)
 
 
 def latest_of_record(conn: Connection, tenant: str, record: bytes) -> Any:

@@ -1,0 +1,159 @@
+"""The commands of ``holdfast record``, ``run`` and ``reject``, on a data directory opened here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from typer.testing import CliRunner, Result
+
+from holdfast.kernel.cli import CommandLine
+from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.database import open_database
+from holdfast.kernel.http import AppSpec, create_app
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.ids import id_source
+from holdfast.kernel.principal import Principal
+from holdfast.records.cli import record_app, reject_app, run_app
+from holdfast.records.http import handlers
+from holdfast.records.model import Reject
+from tests.support.postgres import run_apart
+from tests.unit.records.helpers import OPERATOR, bench_on, profile, record
+
+APPS = {"record": record_app, "run": run_app, "reject": reject_app}
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Invoke]:
+    """Run a command; the database holds two publications and a failed run with a reject."""
+
+    async def filled() -> None:
+        async with (
+            open_database(sqlite_url, clock=SystemClock()) as database,
+            bench_on(database, tmp_path) as bench,
+        ):
+            await bench.collect([record("CA", "4.1"), record("NV", "-5")])
+            bench.clock.advance(60)
+            await bench.collect([record("CA", "4.2")], fence=2)
+            bad = bench.attempt(fence=3)
+            await bad.open()
+            await bad.respond()
+            await bad.post([], rejects=[Reject(response=0, position=7, field="rate", reason="x")])
+            await bad.finish()
+
+    run_apart(filled)
+
+    @asynccontextmanager
+    async def open_here(line: CommandLine) -> AsyncIterator[ApiClient]:
+        async def authenticate(_connection: Any) -> Principal:
+            return OPERATOR
+
+        async with (
+            open_database(sqlite_url, clock=SystemClock()) as database,
+            bench_on(database, tmp_path, profile()) as bench,
+        ):
+            spec = AppSpec(
+                role="aggregator",
+                version="0",
+                handlers=handlers(bench.service),
+                authenticate=authenticate,
+            )
+            # The bench's ids begin anew with each command: events need others.
+            bench.service._new_id = id_source(SystemClock())
+            async with ApiClient.for_app(create_app(spec)) as api:
+                yield api
+
+    (tmp_path / "state").mkdir()
+    line = CommandLine(tmp_path, None, "warning", "console", open_here)
+
+    def run(noun: str, *arguments: str) -> Result:
+        return CliRunner().invoke(APPS[noun], list(arguments), obj=line)
+
+    with structlog.testing.capture_logs():
+        yield run
+
+
+def told(result: Result) -> Any:
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_records_are_listed_as_a_table_and_as_json(invoke: Invoke) -> None:
+    shown = invoke("record", "list", "--profile", "rates")
+    assert shown.exit_code == 0
+    assert "4.2 %" in shown.stdout
+    assert "NV" not in shown.stdout
+    page = told(invoke("record", "list", "--profile", "rates", "--json"))
+    assert page["publication"] == 2
+    assert page["items"][0]["provenance"]["url"].startswith("https://example.org")
+    then = ("--as-of", "2026-01-01T00:00:30Z", "--dimension", "state=NV", "--json")
+    past = told(invoke("record", "list", "--profile", "rates", *then))
+    assert [item["key"][0] for item in past["items"]] == ["NV"]
+    gone = invoke("record", "list", "--profile", "rates", "--withdrawn")
+    assert "withdrawn" in gone.stdout
+    assert "no records" in invoke("record", "list", "--profile", "unknown").stderr
+
+
+def test_pages_are_followed_by_their_cursor(invoke: Invoke) -> None:
+    first = invoke("record", "list", "--profile", "rates", "--withdrawn", "--limit", "1")
+    cursor = first.stderr.split("--cursor ")[1].strip()
+    words = ("--profile", "rates", "--withdrawn", "--limit", "1", "--cursor", cursor)
+    second = invoke("record", "list", *words)
+    assert second.exit_code == 0
+    assert "--cursor" not in second.stderr
+
+
+def test_one_record_is_shown_with_its_revisions(invoke: Invoke) -> None:
+    listed = told(invoke("record", "list", "--profile", "rates", "--json"))["items"][0]
+    shown = invoke("record", "show", listed["id"])
+    assert "raw bytes" in shown.stdout, shown.stderr
+    history = told(invoke("record", "show", listed["id"], "--json"))
+    assert [one["revision"] for one in history["revisions"]] == [1, 2]
+    assert invoke("record", "show", "0" * 32).exit_code == 4
+
+
+@pytest.mark.parametrize("kind", ["csv", "ndjson", "parquet", "datapackage"])
+def test_exports_go_to_a_file_or_to_standard_output(
+    invoke: Invoke, tmp_path: Path, kind: str
+) -> None:
+    words = ("--profile", "rates", "--format", kind)
+    printed = invoke("record", "export", *words)
+    assert printed.exit_code == 0, printed.stderr
+    assert printed.stdout_bytes
+    if kind == "datapackage":
+        assert json.loads(printed.stdout)["name"] == "rates"
+        return
+    out = tmp_path / f"rates.{kind}"
+    written = invoke("record", "export", *words, "--out", str(out))
+    assert out.read_bytes() == printed.stdout_bytes
+    assert "publication 2" in written.stderr
+    assert invoke("record", "export", *words, "--out", "/nowhere/x").exit_code == 2
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_csv_is_escaped_unless_exact(invoke: Invoke) -> None:
+    words = ("--profile", "rates", "--format", "csv", "--as-of", "2026-01-01T00:00:30Z")
+    assert "'-5" in invoke("record", "export", *words).stdout
+    assert "'-5" not in invoke("record", "export", *words, "--exact").stdout
+
+
+def test_runs_and_rejects_are_listed(invoke: Invoke) -> None:
+    runs = told(invoke("run", "list", "--json"))["items"]
+    assert [run["status"] for run in runs] == ["failed", "succeeded", "succeeded"]
+    table = invoke("run", "list", "--status", "failed")
+    assert "too-many-rejects" in table.stdout
+    shown = told(invoke("run", "show", runs[0]["id"], "--json"))
+    assert shown["run"]["rejects"] == 1
+    assert len(shown["responses"]) == 1
+    assert "raw responses" in invoke("run", "show", runs[0]["id"]).stdout
+    rejects = told(invoke("reject", "list", "--json"))["items"]
+    assert [(one["position"], one["field"]) for one in rejects] == [(7, "rate")]
+    assert "rate" in invoke("reject", "list", "--run", runs[0]["id"]).stdout
+    assert invoke("run", "list", "--status", "banana").exit_code == 2
+    assert invoke("run", "show", runs[0]["id"][:-1] + "0").exit_code == 4
