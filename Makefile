@@ -16,7 +16,7 @@ run: $(VENV)/.server ## Install, collect the sample sources, report on them, and
 	@$(BIN)/holdfast up --sample --once
 
 test: $(VENV)/.test ## Run the whole suite
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --junitxml .test-report.xml $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --junitxml .test-report.xml $(TEST_ARGS)
 	$(BIN)/python -m tests.conformance_report
 
 check: $(VENV)/.test ## Lint, types, import order, generated files up to date

@@ -29,6 +29,7 @@ from holdfast.kernel.errors import Unsupported
 from holdfast.kernel.ids import NewId, id_source
 from holdfast.kernel.principal import Permission, Principal, operator, service
 from holdfast.kernel.signing import SigningKey, TrustedKeys
+from holdfast.kernel.structs import prepare_structs
 from holdfast.kernel.telemetry import Metrics, get_logger
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ async def open_system(
             state = await _open_state(system, stack)
             await services.open_services(system, state, keys, stack)
         _open_application(system, keys, elsewhere)
+        # All types are loaded, and nothing works at the same time yet.
+        prepare_structs()
         yield system
 
 

@@ -348,7 +348,7 @@ SETTINGS: tuple[Setting, ...] = (
         _seconds(0.01, 86400),
         None,
         "Pause between empty polls; unset, the drone waits at the coordinator instead",
-        (Alias("PROCESS_INTERVAL", "collection drone", "5m", _seconds(0.01, 86400)),),
+        (Alias("PROCESS_INTERVAL", "collection drone", "", _seconds(0.01, 86400)),),
     ),
     Setting(
         "HOLDFAST_COLLECT_CONTACT", _text, "", "E-mail or page of the operator, for the User-Agent"

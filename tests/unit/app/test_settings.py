@@ -78,7 +78,9 @@ def test_a_family_brings_its_guides_defaults_only_when_one_of_its_variables_is_s
     assert settings["coordinator_url"] == "http://coordinator:8083"
     assert settings["reporter_url"] == "http://reporter:8084"
     drone = resolve({"CONTROL_PLANE": "http://cp:8090"})
-    assert drone["drone_process_interval"] == 300
+    assert drone["drone_control_plane"] == "http://cp:8090"
+    assert drone["drone_process_interval"] is None
+    assert resolve({"PROCESS_INTERVAL": "5m"})["drone_process_interval"] == 300
     assert resolve({"HOLDFAST_DRONE_CONTROL_PLANE": "http://cp"})["drone_process_interval"] is None
 
 
