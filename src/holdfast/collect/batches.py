@@ -17,7 +17,7 @@ from holdfast.collect.errors import LimitReached, ParseFailed
 from holdfast.collect.formats import Reader, reader_of
 from holdfast.collect.mapping import Mapping, Occurrences
 from holdfast.collect.model import Bounds, ReadContext
-from holdfast.records.model import MappedRecord, Reject
+from holdfast.records.model import Batch, MappedRecord, Reject
 from holdfast.registry.model import Profile
 
 RECORDS_MAX = 5_000
@@ -42,10 +42,21 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """The content of one batch."""
+    """The content of one batch, its records encoded: a third of the memory, and ready to send."""
 
-    records: list[MappedRecord]
+    pieces: tuple[bytes, ...]
+    """JSON of records, comma between them; the pieces joined by commas are all of them."""
+    records: int
     rejects: list[Reject]
+
+    def encoded(self, run: str, fence: int, sequence: int) -> bytes:
+        """The whole batch, as :class:`~holdfast.records.model.Batch` is decoded from."""
+        empty = Batch(run=run, fence=fence, sequence=sequence, rejects=self.rejects)
+        head = _encode(empty)
+        return b"".join((head[:-1], b',"records":[', b",".join(self.pieces), b"]}"))
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 class BatchMaker:
@@ -74,11 +85,11 @@ class BatchMaker:
         self._stopped = stopped
         self._records_max = records_max
         self._bytes_max = bytes_max
-        self._encode = msgspec.json.Encoder().encode
-        self._records: list[MappedRecord] = []
+        self._fresh: list[MappedRecord] = []
+        self._pieces: list[bytes] = []
+        self._encoded = self._size = 0
+        self._room = min(_LOOK_RECORDS, records_max)
         self._rejects: list[Reject] = []
-        self._measured = 0
-        self._size = 0
         self.records = 0
         self.rejects = 0
         self.rows = 0
@@ -97,7 +108,7 @@ class BatchMaker:
             self.rows += 1
             for found in self._mapping.map(row, response):
                 self._take(found)
-                if len(self._records) >= self._records_max:
+                if len(self._fresh) >= self._room and self._full():
                     yield self._flush()
             if observe is not None:
                 observe(row.value)
@@ -126,27 +137,32 @@ class BatchMaker:
                 hint="`limits.max_records` sets it",
             )
         self.records += 1
-        self._records.append(found)
+        self._fresh.append(found)
 
     def _full(self) -> bool:
-        fresh = self._records[self._measured :]
-        size = len(self._encode(fresh))
-        self._measured = len(self._records)
-        self._size += size
+        if self._fresh:
+            piece = _encode(self._fresh)[1:-1]
+            self._pieces.append(piece)
+            self._size += len(piece) + 1
+            self._encoded += len(self._fresh)
+            self._fresh.clear()
+            self._room = min(_LOOK_RECORDS, max(1, self._records_max - self._encoded))
         return (
-            len(self._records) + len(self._rejects) >= self._records_max
-            or self._size >= self._bytes_max
+            self._encoded + len(self._rejects) >= self._records_max or self._size >= self._bytes_max
         )
 
     def _flush(self) -> Filled:
-        filled = Filled(self._records, self._rejects)
-        self._records, self._rejects = [], []
-        self._measured = self._size = 0
+        filled = Filled(tuple(self._pieces), self._encoded, self._rejects)
+        self._pieces.clear()
+        self._rejects = []
+        self._encoded = self._size = 0
+        self._room = min(_LOOK_RECORDS, self._records_max)
         return filled
 
     def rest(self) -> Filled | None:
         """What is left after the last page, or after the one that failed."""
-        if not self._records and not self._rejects:
+        self._full()
+        if not self._encoded and not self._rejects:
             return None
         return self._flush()
 

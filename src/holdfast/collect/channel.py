@@ -16,7 +16,7 @@ from holdfast.collect.ports import RunLog
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Exhausted, OutcomeUnknown, Unauthenticated, Unavailable
 from holdfast.kernel.telemetry import get_logger
-from holdfast.records.model import Batch, RawResponse, Run, RunFinish, RunPlan
+from holdfast.records.model import RawResponse, Run, RunFinish, RunPlan
 
 T = TypeVar("T")
 Outcome = Literal["complete", "unchanged", "partial", "failed", "cancelled"]
@@ -78,13 +78,7 @@ class Channel:
             await self.stored(sequence)
         while len(self._posting) >= self._room:
             await self._first_posted()
-        batch = Batch(
-            run=self._run,
-            fence=self._fence,
-            sequence=self.batches,
-            records=filled.records,
-            rejects=filled.rejects,
-        )
+        batch = filled.encoded(self._run, self._fence, self.batches)
         self.batches += 1
         self._posting.append(asyncio.create_task(self._answered(lambda: self._target.post(batch))))
 

@@ -20,7 +20,7 @@ from holdfast.fleet.model import (
     WorkerCredential,
     WorkerRegister,
 )
-from holdfast.records.model import Batch, BatchReceipt, RawResponse, Run, RunFinish, RunPlan
+from holdfast.records.model import BatchReceipt, RawResponse, Run, RunFinish, RunPlan
 from holdfast.registry.model import Profile
 
 
@@ -67,8 +67,8 @@ class RunLog(Protocol):
         """Keep the raw bytes: durable when this returns."""
         ...
 
-    async def post(self, batch: Batch) -> BatchReceipt:
-        """Stage a batch: durable when this returns."""
+    async def post(self, batch: bytes) -> BatchReceipt:
+        """Stage a batch (the JSON of a :class:`Batch`): durable when this returns."""
         ...
 
     async def finish(self, request: RunFinish) -> Run:

@@ -231,7 +231,7 @@ class _Window:
         opened = text.count("{", at, end) + text.count("[", at, end)
         if opened > self._bounds.depth_max and _depth(value) > self._bounds.depth_max:
             raise self._too_deep()
-        if _SURROGATE.search(text, at, end) is not None:
+        if text.find("\\u", at, end) >= 0 and _SURROGATE.search(text, at, end) is not None:
             self._check_surrogates(value)
         return value, end
 
