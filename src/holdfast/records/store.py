@@ -468,8 +468,8 @@ def _parts(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
 _COLUMNS = [f'"{column.name}"' for column in revisions.columns]
 # Names of our own table; values travel as parameters.
 _CHAIN = text(
-    "WITH RECURSIVE chain AS ("
-    f" SELECT {', '.join(_COLUMNS)} FROM record_revisions"  # noqa: S608
+    "WITH RECURSIVE chain AS ("  # noqa: S608
+    f" SELECT {', '.join(_COLUMNS)} FROM record_revisions"
     " WHERE tenant = :tenant AND profile = :profile AND sequence = :sequence"
     " UNION ALL"
     # CROSS JOIN keeps SQLite from looking for each row's successor instead of its predecessor.
