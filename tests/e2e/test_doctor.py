@@ -1,0 +1,61 @@
+"""The operational checklist against a stack that is down, up, and broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.support.program import run_command, started, wait_until
+from tests.support.stack import SAMPLE
+
+
+def checklist(data_dir: Path) -> tuple[int, dict[str, Any]]:
+    """The exit status and the findings by check."""
+    done = run_command("doctor", "--json", "--data-dir", str(data_dir))
+    return done.returncode, {line["check"]: line for line in json.loads(done.stdout)}
+
+
+def test_it_says_what_is_down_up_and_broken(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    status, found = checklist(data_dir)
+    assert status == 1
+    assert found["gateway"]["outcome"] == "fail"
+    assert "holdfast up" in found["gateway"]["hint"]
+
+    environment = {
+        "HOLDFAST_REGISTRY_PROFILES_DIR": str(SAMPLE.joinpath("profiles")),
+        "HOLDFAST_LOG_LEVEL": "warning",
+    }
+    arguments = ["up", "--port", "0", "--drones"]
+    with started([*arguments, "0"], data_dir, environment=environment) as broken:
+        wait_until(lambda: len(list(broken.items("/v1/profiles"))) == 10, what="profiles")
+        status, found = checklist(data_dir)
+        assert status == 1
+        assert found["gateway"]["outcome"] == "pass"
+        assert found["registry"]["outcome"] == "pass"
+        assert found["drones"]["outcome"] == "fail"
+        assert "holdfast drone" in found["drones"]["hint"]
+
+    with started([*arguments, "1"], data_dir, environment=environment) as up:
+        wait_until(
+            lambda: any(w["status"] == "alive" for w in up.items("/v1/workers")), what="a drone"
+        )
+        status, found = checklist(data_dir)
+        assert (status, found["drones"]["outcome"]) == (0, "pass")
+        assert found["results"]["outcome"] == "warn"
+
+    status, found = checklist(data_dir)
+    assert (status, found["gateway"]["outcome"]) == (1, "fail")
+
+
+def test_health_and_status_tell_a_script(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    assert run_command("health", "--data-dir", str(data_dir)).returncode == 6
+    quiet = {"HOLDFAST_LOG_LEVEL": "error"}
+    with started(["up", "--port", "0", "--drones", "0"], data_dir, environment=quiet):
+        assert run_command("health", "--data-dir", str(data_dir)).returncode == 0
+        assert run_command("status", "--json", "--data-dir", str(data_dir)).returncode == 0
+    # Nothing runs: the command opens the data directory itself, and answers the same.
+    alone = run_command("profile", "list", "--json", "--data-dir", str(data_dir))
+    assert alone.returncode == 0, alone.stderr
