@@ -605,7 +605,7 @@ async def test_a_connection_nobody_accepts_is_given_up(spool: Path) -> None:
         (b"HTTP/1.1 200 \r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "protocol-error"),
         (b"HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n", "protocol-error"),
         (b"HTTP/1.1 200 \r\nContent-Encoding: gzip\r\nContent-Length: 12\r\n\r\n"
-         + gzip.compress(b"hello")[:12], "truncated"),
+         + gzip.compress(b"hello", mtime=0)[:12], "truncated"),
         (b"HTTP/1.1 200 \r\nContent-Encoding: br\r\nContent-Length: 3\r\n\r\nabc",
          "protocol-error"),
         (b"HTTP/1.1 101 \r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", "protocol-error"),
@@ -670,7 +670,7 @@ async def test_no_bytes_of_a_source_make_it_fail_in_an_unknown_way(spool: Path) 
         b"Content-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 25\r\n\r\n"
-        + gzip.compress(b"hello"),
+        + gzip.compress(b"hello", mtime=0),
     ]
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,10 +225,11 @@ async def _open_clients(system: System, keys: Keys, stack: AsyncExitStack) -> di
     from holdfast.registry.client import RegistryClient
     from holdfast.reports.client import ReportsClient
 
+    projections = system.settings.data_dir / "projections"
     kinds: dict[str, tuple[str, Any]] = {
         "registry": ("registry", RegistryClient),
         "coordinator": ("fleet", FleetClient),
-        "aggregator": ("records", RecordsClient),
+        "aggregator": ("records", partial(RecordsClient, projections=projections)),
         "reporter": ("reports", ReportsClient),
     }
     elsewhere = {role: _url_of(system.settings, role) for role in kinds if role not in system.roles}
