@@ -11,6 +11,7 @@ from holdfast.collect.control import connect
 from holdfast.collect.settings import DroneSettings
 from holdfast.collect.worker import Drone
 from holdfast.kernel.children import spawn
+from holdfast.kernel.structs import prepare_structs
 from holdfast.kernel.telemetry import get_logger
 
 log = get_logger("drone")
@@ -24,6 +25,7 @@ async def run_drone(settings: DroneSettings) -> None:
 
     Raises what an operator has to mend before it can start.
     """
+    prepare_structs()
     # Records in the making are many and short-lived: the collector's default pace, meant for far
     # fewer objects, would cost a third of the time.
     gc.freeze()
