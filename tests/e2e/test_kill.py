@@ -190,7 +190,7 @@ class Killing:
     def _unfinished(self) -> bool:
         try:
             return bool(self.stack.unfinished())
-        except (httpx.HTTPError, KeyError):
+        except (httpx.HTTPError, KeyError, AssertionError):
             return True  # just killed
 
     def _settle(self) -> None:

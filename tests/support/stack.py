@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -206,10 +207,16 @@ class Stack:
         """Ask for a run of every profile (or of these); profile → the task that was promised."""
         promised = {}
         for name in names or self.names():
-            answer = self.door.client.post("/v1/tasks/collect", json={"profile": name})
-            assert answer.status_code < 300, answer.text
-            promised[name] = str(answer.json()["id"])
+            promised[name] = str(wait_until(partial(self._promise, name), 20, f"a run of {name}"))
         return promised
+
+    def _promise(self, profile: str) -> str:
+        """The task; nothing where a role that was killed lately cannot be asked yet."""
+        answer = self.door.client.post("/v1/tasks/collect", json={"profile": profile})
+        if answer.status_code == 503:
+            return ""
+        assert answer.status_code < 300, answer.text
+        return str(answer.json()["id"])
 
     def unfinished(self) -> list[Any]:
         """The tasks that are neither succeeded, dead nor cancelled."""

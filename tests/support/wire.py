@@ -42,8 +42,8 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 class Trap:
     """Springs once, at the ``occurrence``-th request of ``phase`` (of ``sender``, if named).
 
-    ``answer`` becomes the first bytes of the answer to that request (empty: there was none). With
-    ``hold`` the request is kept back until that event is set.
+    Where it is set before the request is passed on, ``answer`` becomes the answer to that request
+    (empty: there was none), and with ``hold`` the request is kept back until that event is set.
     """
 
     phase: str
@@ -55,6 +55,7 @@ class Trap:
     hold: threading.Event | None = None
     sprung: Future[str] = field(default_factory=Future)
     answer: Future[bytes] = field(default_factory=Future)
+    heard: bytes = b""
     _seen: int = 0
 
     def takes(self, phase: str, sender: str) -> bool:
@@ -127,14 +128,16 @@ class Wire:
                 while data := await server.read(65536):
                     writer.write(data)
                     await writer.drain()
-                    for trap in waiting:
-                        _answered(trap, data, name)
-                    waiting.clear()
+                    for trap in list(waiting):
+                        trap.heard += data
+                        if trap.moment == "answered" or _whole(trap.heard):
+                            waiting.remove(trap)
+                            _answered(trap, name)
             except OSError:
                 return
             finally:
                 for trap in waiting:
-                    _answered(trap, b"", name)
+                    _answered(trap, name)
                 writer.close()
 
         back = asyncio.create_task(answers())
@@ -205,8 +208,14 @@ class Wire:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
 
-def _answered(trap: Trap, data: bytes, name: str) -> None:
-    trap.answer.set_result(data)
+def _whole(answer: bytes) -> bool:
+    head, end, body = answer.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    return bool(end) and len(body) >= (int(length[1]) if length else 0)
+
+
+def _answered(trap: Trap, name: str) -> None:
+    trap.answer.set_result(trap.heard)
     if trap.moment == "answered":
         trap.spring(name)
 
