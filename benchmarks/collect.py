@@ -100,16 +100,16 @@ def map_one(path: Path) -> dict[str, Any]:
     from holdfast.registry.model import Profile
 
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)  # as a drone does
+    gc.set_threshold(5_000, 5, 5)  # as a drone does
     profile = msgspec.convert(PROFILE, Profile)
     maker = BatchMaker(profile, Bounds())
     before, size, batches = peak_megabytes(), 0, 0
     started, worked = time.perf_counter(), time.process_time()
     for filled in maker.page(SpooledContent(path, Bounds()), 0):
-        size += len(filled.encoded(RUN, 1, batches))
+        size += sum(map(len, filled.encoded(RUN, 1, batches)))
         batches += 1
     if (rest := maker.rest()) is not None:
-        size += len(rest.encoded(RUN, 1, batches))
+        size += sum(map(len, rest.encoded(RUN, 1, batches)))
         batches += 1
     seconds, worked = time.perf_counter() - started, time.process_time() - worked
     return {

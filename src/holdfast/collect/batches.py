@@ -45,15 +45,21 @@ class Filled:
     """The content of one batch, its records encoded: a third of the memory, and ready to send."""
 
     pieces: tuple[bytes, ...]
-    """JSON of records, comma between them; the pieces joined by commas are all of them."""
+    """JSON of records with commas between them, some records to a piece."""
     records: int
     rejects: list[Reject]
 
-    def encoded(self, run: str, fence: int, sequence: int) -> bytes:
-        """The whole batch, as :class:`~holdfast.records.model.Batch` is decoded from."""
-        empty = Batch(run=run, fence=fence, sequence=sequence, rejects=self.rejects)
-        head = _encode(empty)
-        return b"".join((head[:-1], b',"records":[', b",".join(self.pieces), b"]}"))
+    def encoded(self, run: str, fence: int, sequence: int) -> Iterator[bytes]:
+        """The JSON of the :class:`~holdfast.records.model.Batch`, a piece at a time.
+
+        In pieces it can be sent without ever being held whole: bodies of megabytes, made and
+        dropped many times, would leave the process's memory in tatters.
+        """
+        head = _encode(Batch(run=run, fence=fence, sequence=sequence, rejects=self.rejects))
+        yield head[:-1] + b',"records":['
+        for number, piece in enumerate(self.pieces):
+            yield b"," + piece if number else piece
+        yield b"]}"
 
 
 _encode = msgspec.json.Encoder().encode

@@ -78,9 +78,11 @@ class Channel:
             await self.stored(sequence)
         while len(self._posting) >= self._room:
             await self._first_posted()
-        batch = filled.encoded(self._run, self._fence, self.batches)
+        sequence = self.batches
         self.batches += 1
-        self._posting.append(asyncio.create_task(self._answered(lambda: self._target.post(batch))))
+        self._posting.append(
+            asyncio.create_task(self._answered(lambda: self._target.post(sequence, filled)))
+        )
 
     async def drained(self) -> None:
         """Return once everything that was sent is durable."""

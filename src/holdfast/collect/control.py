@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from holdfast.collect.batches import Filled
 from holdfast.collect.ports import ControlPlane, Fleet, Profiles, RunLog
 from holdfast.fleet.client import FleetClient
 from holdfast.fleet.model import (
@@ -37,7 +38,7 @@ from holdfast.records.wire import GRANT_HEADER
 from holdfast.registry.client import RegistryClient
 from holdfast.registry.model import Profile
 
-_PIECE_BYTES = 1024 * 1024
+_PIECE_BYTES = 64 * 1024
 TIMEOUT_SECONDS = 60.0
 
 # The clients take a principal so that callers can hold a service or a client; over HTTP it is the
@@ -116,18 +117,23 @@ class _HttpRunLog:
     async def store_response(self, response: RawResponse, body: Path) -> None:
         await self._records.put_response(_SELF, self._grant(), self._run, response, _pieces(body))
 
-    async def post(self, batch: bytes) -> BatchReceipt:
-        # As RecordsClient.post_batch, but encoded before, beside the loop.
+    async def post(self, sequence: int, filled: Filled) -> BatchReceipt:
+        # As RecordsClient.post_batch, but encoded beside the loop and sent in pieces.
         return await self._control.api.request(
             "POST",
             "/v1/batches",
-            content=batch,
+            content=_each(filled.encoded(self._run, self._fence, sequence)),
             headers={GRANT_HEADER: self._grant()},
             type=BatchReceipt,
         )
 
     async def finish(self, request: RunFinish) -> Run:
         return await self._records.finish(_SELF, self._grant(), request)
+
+
+async def _each(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:

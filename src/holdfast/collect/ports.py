@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from holdfast.collect.batches import Filled
 from holdfast.fleet.model import (
     Beat,
     BeatAnswer,
@@ -67,8 +68,8 @@ class RunLog(Protocol):
         """Keep the raw bytes: durable when this returns."""
         ...
 
-    async def post(self, batch: bytes) -> BatchReceipt:
-        """Stage a batch (the JSON of a :class:`Batch`): durable when this returns."""
+    async def post(self, sequence: int, filled: Filled) -> BatchReceipt:
+        """Stage the attempt's batch of that number: durable when this returns."""
         ...
 
     async def finish(self, request: RunFinish) -> Run:

@@ -32,7 +32,7 @@ def maker(records_max: int = 5000, bytes_max: int = 1 << 22, **parts: Any) -> Ba
 def records(batch: Filled) -> list[MappedRecord]:
     """The records of a batch as the aggregator decodes them."""
     run = "01a1fb93-745a-7ffa-9ec7-1183ced0f7f0"
-    found = msgspec.json.decode(batch.encoded(run, 3, 7), type=Batch)
+    found = msgspec.json.decode(b"".join(batch.encoded(run, 3, 7)), type=Batch)
     assert (found.run, found.fence, found.sequence) == (run, 3, 7)
     assert found.rejects == batch.rejects
     assert len(found.records) == batch.records
