@@ -167,10 +167,10 @@ class Wire:
     ) -> AsyncIterator[tuple[bytes, Trap | None, bool]]:
         """Each piece of a client's bytes, with the trap that its request springs, if there is one.
 
-        The trap comes with the first piece (``before``), or with the one that ends the request.
+        The trap comes with the piece that ends the request; for ``before`` that is all of it.
         """
         trap: Trap | None = None
-        left, chunked = 0, False
+        left, chunked, kept = 0, False, b""
         while data := await reader.read(65536):
             first = _REQUEST_LINE.match(data) is not None
             if first:
@@ -185,8 +185,10 @@ class Wire:
             if trap is None:
                 yield data, None, False
             elif trap.moment == "before":
-                yield data, trap, False
-                trap = None
+                kept += data
+                if whole:
+                    yield kept, trap, True
+                    trap, kept = None, b""
             else:
                 yield data, trap if whole else None, whole
                 trap = None if whole else trap
