@@ -15,8 +15,9 @@ from holdfast.collect.content import Content
 from holdfast.collect.cursor import CursorState
 from holdfast.collect.errors import LimitReached, ParseFailed
 from holdfast.collect.formats import Reader, reader_of
-from holdfast.collect.mapping import Mapping, Occurrences
+from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import Bounds, ReadContext
+from holdfast.collect.occurrences import Occurrences
 from holdfast.records.model import Batch, MappedRecord, Reject
 from holdfast.registry.model import Profile
 

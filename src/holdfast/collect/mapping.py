@@ -23,6 +23,7 @@ import msgspec
 from holdfast.collect import paths, periods, values
 from holdfast.collect.errors import MappingRefused
 from holdfast.collect.model import RawRow
+from holdfast.collect.occurrences import Occurrences
 from holdfast.collect.patterns import bounded_pattern
 from holdfast.records.model import MappedRecord, Measure, PeriodValue, Reject, Scalar
 from holdfast.registry.model import (
@@ -43,22 +44,6 @@ Mapped = MappedRecord | Reject
 EXCERPT_MAX = 200
 MISSING_SUFFIX = "_missing"
 _JOINED_MAX = 64
-
-
-class Occurrences:
-    """How often each content was seen in a run: tells repeated rows apart, in their order.
-
-    Deterministic: the n-th equal row of a run has number n, whoever collects it.
-    """
-
-    def __init__(self) -> None:
-        self._seen: dict[bytes, int] = {}
-
-    def number(self, content: bytes) -> int:
-        """How many equal contents came before this one."""
-        number = self._seen.get(content, 0)
-        self._seen[content] = number + 1
-        return number
 
 
 class _Plan(NamedTuple):

@@ -30,6 +30,7 @@ from holdfast.collect.errors import (
 from holdfast.collect.formats.json import lookup
 from holdfast.collect.mapping import zone_of
 from holdfast.collect.model import Bounds
+from holdfast.collect.occurrences import Occurrences
 from holdfast.collect.pages import PageFacts, Pager
 from holdfast.collect.ports import RunLog
 from holdfast.collect.requests import Credentials, credentials, reported, request
@@ -134,6 +135,7 @@ class Collection:
         self._stopped = False
         self._cursor: CursorState | None = None
         self._maker: BatchMaker | None = None
+        self._occurrences = Occurrences(spool / "occurrences")
         self._given: Credentials | None = None
         self._requests = 0
         self._bytes_fetched = 0
@@ -151,6 +153,7 @@ class Collection:
         finally:
             self._stopped = True
             await self._channel.abandon()
+            self._occurrences.close()
             for path in self._spool.glob("fetch-*"):
                 path.unlink(missing_ok=True)
 
@@ -291,7 +294,11 @@ class Collection:
         asked = self._cursor.parameters() if self._cursor else {}
         pages_max = min(limits.max_pages, self._attempt.pages_max or limits.max_pages)
         self._maker = BatchMaker(
-            profile, self._bounds, cursor=self._cursor, stopped=lambda: self._stopped
+            profile,
+            self._bounds,
+            cursor=self._cursor,
+            occurrences=self._occurrences,
+            stopped=lambda: self._stopped,
         )
         return Pager(self._source, pages_max, asked), self._maker
 

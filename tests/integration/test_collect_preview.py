@@ -1,0 +1,112 @@
+"""A preview shows what a profile would bring, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from holdfast.collect.fixtures.server import FixtureServer
+from holdfast.collect.preview import Preview, preview
+from holdfast.collect.settings import CollectSettings
+from holdfast.kernel.errors import Denied
+from holdfast.kernel.outbound import OutboundSettings, SourceUnavailable
+from tests.support.program import run_command
+from tests.unit.collect.helpers import profile
+
+ROWS = [{"id": f"r{i}", "v": str(i), "t": "2020-01-01"} for i in range(30)]
+
+
+@pytest.fixture
+async def source(tmp_path: Path) -> AsyncIterator[FixtureServer]:
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "data.json").write_bytes(msgspec.json.encode([*ROWS, {"id": "bad", "v": "many"}]))
+    async with FixtureServer(files) as server:
+        yield server
+
+
+def settings(source: FixtureServer, spool: Path) -> CollectSettings:
+    allowed = OutboundSettings(allow=frozenset({source.host_port}))
+    return CollectSettings(spool_dir=spool, outbound=allowed)
+
+
+async def look(source: FixtureServer, spool: Path, url: str = "", **parts: Any) -> Preview:
+    told = {"key": ["dimensions.id"], "dimensions": {"id": "$.id"}, "measures": {"v": "$.v"}}
+    address = {"url": f"{source.url}/data.json", "format": {"type": "json"}}
+    made = profile(address, **{**told, **parts})
+    return await preview(made, settings(source, spool), url=url, limit=5)
+
+
+async def test_records_rejects_and_fields_are_shown(source: FixtureServer, tmp_path: Path) -> None:
+    found = await look(source, tmp_path)
+    assert (found.rows, found.whole, found.rejected, found.status) == (31, True, 1, 200)
+    assert [record.key for record in found.records] == [[f"r{i}"] for i in range(5)]
+    assert [(r.field, r.position) for r in found.rejects] == [("v", 30)]
+    assert [(f.path, f.type) for f in found.fields] == [
+        ("$.id", "string"),
+        ("$.v", "string"),
+        ("$.t", "date"),
+    ]
+    assert source.count() == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["files"]
+
+
+async def test_another_address_can_be_looked_at(source: FixtureServer, tmp_path: Path) -> None:
+    (tmp_path / "files" / "other.json").write_bytes(b'[{"id": "o", "v": 1}]')
+    found = await look(source, tmp_path, url=f"{source.url}/other.json")
+    assert [record.key for record in found.records] == [["o"]]
+    assert found.url.endswith("/other.json")
+
+
+async def test_a_page_that_breaks_shows_what_came_before(
+    source: FixtureServer, tmp_path: Path
+) -> None:
+    (tmp_path / "files" / "data.json").write_bytes(b'[{"id": "a", "v": 1}, {"id": "b"')
+    found = await look(source, tmp_path)
+    assert [record.key for record in found.records] == [["a"]]
+    assert "cannot read JSON" in found.problem
+    assert found.whole is False
+
+
+async def test_a_preview_obeys_the_same_guard(source: FixtureServer, tmp_path: Path) -> None:
+    with pytest.raises(Denied):
+        await look(source, tmp_path, url="http://127.0.0.1:1/x")
+    with pytest.raises(SourceUnavailable):
+        await look(source, tmp_path, url=f"{source.url}/nothing.json")
+
+
+async def test_the_command(source: FixtureServer, tmp_path: Path) -> None:
+    import asyncio
+
+    file = tmp_path / "test.json"
+    address = {"url": f"{source.url}/data.json", "format": {"type": "json"}}
+    told = {
+        "version": 1, "name": "test", "publisher": "p", "licence": "l", "source": address,
+        "key": ["dimensions.id"], "dimensions": {"id": "$.id"}, "measures": {"v": "$.v"},
+    }  # fmt: skip
+    file.write_text(json.dumps(told))
+    environment = {"HOLDFAST_COLLECT_ALLOW": source.host_port}
+
+    async def command(*arguments: str) -> Any:
+        place = ("--data-dir", str(tmp_path / "data"))
+        return await asyncio.to_thread(run_command, *arguments, *place, environment=environment)
+
+    shown = await command("profile", "preview", str(file), "--json", "--limit", "3")
+    assert shown.returncode == 0, shown.stderr
+    answer = json.loads(shown.stdout)
+    assert (answer["rows"], len(answer["records"]), answer["rejected"]) == (31, 3, 1)
+    table = await command("profile", "preview", str(file))
+    assert table.returncode == 0, table.stderr
+    assert "r0" in table.stdout
+    assert "is not a number" in table.stdout
+    assert "31 rows, 1 rejected" in table.stderr
+    (tmp_path / "files" / "data.json").write_bytes(b"<html>")
+    broken = await command("profile", "preview", str(file))
+    assert broken.returncode == 2
+    assert "cannot read JSON" in broken.stderr
+    assert not (tmp_path / "data").exists()
