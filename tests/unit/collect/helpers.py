@@ -54,7 +54,8 @@ def mapped(path: Path, source: Profile) -> tuple[list[MappedRecord], list[Reject
     spec = source.source.format
     records: list[MappedRecord] = []
     rejects: list[Reject] = []
-    for row in reader_of(spec)(SpooledContent(path, Bounds()), spec, context):
+    content = SpooledContent(path, Bounds(), source.source.compression, source.source.member)
+    for row in reader_of(spec)(content, spec, context):
         for found in mapping.map(row, 0):
             if isinstance(found, Reject):
                 rejects.append(found)
