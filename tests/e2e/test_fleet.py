@@ -258,9 +258,16 @@ def test_a_coordinator_that_starts_again_has_lost_no_task_and_no_worker(
             pids = [stack.process(name).pid for name in stack.drone_names]
             workers = {w["id"]: w["name"] for w in stack.door.items("/v1/workers")}
             world.forget()
-            kill = lambda: stack.process("coordinator").kill()  # noqa: E731
+            submitted = threading.Event()
+
+            def kill() -> None:
+                # Not before everything is promised: a fast drone posts while we still submit.
+                assert submitted.wait(60)
+                stack.process("coordinator").kill()
+
             trap = line.arm(Trap("post", 1, "before", kill))
             promised = stack.collect_all()
+            submitted.set()
             trap.sprung.result(60)
             stack.kill("coordinator")
             stack.start_role("coordinator")
