@@ -28,7 +28,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("podman", "buildah", "runc", "debootstrap")
 SUITE = "bookworm"
 PACKAGES = "python3,python3-venv,ca-certificates"
-MIRROR = "http://deb.debian.org/debian"
 REPOSITORY = "localhost/holdfast-test"
 KEPT_SECONDS = 6 * 3600
 CONTEXT = ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE")
@@ -167,10 +166,12 @@ def _base(cache: Path) -> Path:
     archive = cache / f"base-{SUITE}-{_short(PACKAGES)}.tar"
     if not archive.exists():
         folder = cache / f"{archive.stem}.{os.getpid()}"
-        mirror = os.environ.get("HOLDFAST_TEST_DEBIAN_MIRROR", MIRROR)
+        # Without one, debootstrap takes its distribution's own.
+        named = os.environ.get("HOLDFAST_TEST_DEBIAN_MIRROR")
+        mirror = [named] if named else []
         try:
             command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}"]
-            _fetch([*command, SUITE, folder, mirror], "make a base image")
+            _fetch([*command, SUITE, folder, *mirror], "make a base image")
             for used in ("var/cache/apt", "var/lib/apt/lists"):
                 shutil.rmtree(folder / used)
             whole = archive.with_suffix(".part")
