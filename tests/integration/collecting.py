@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import msgspec
 
-from holdfast.app.compose import System, open_system
+from holdfast.app.compose import open_system
 from holdfast.app.settings import ROLES, resolve
+from holdfast.app.system import System
 from holdfast.collect.control import HttpControlPlane
 from holdfast.collect.fixtures.server import FixtureServer
 from holdfast.collect.settings import CollectSettings, DroneSettings

@@ -17,7 +17,7 @@ from holdfast.identity import HopSigner, LoginLinks, OperatorToken, Sessions
 from holdfast.kernel.errors import Invalid
 
 if TYPE_CHECKING:
-    from holdfast.app.compose import Keys, System
+    from holdfast.app.system import Keys, System
     from holdfast.kernel.http import AppSpec
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})

@@ -23,7 +23,7 @@ from holdfast.kernel.errors import Unavailable
 from holdfast.kernel.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from holdfast.app.compose import System
+    from holdfast.app.system import System
     from holdfast.kernel.serving import Bound
 
 log = get_logger("app")

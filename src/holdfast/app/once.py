@@ -14,7 +14,7 @@ from holdfast.kernel.errors import HoldfastError, Unavailable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from holdfast.app.compose import System
+    from holdfast.app.system import System
 
 PROFILES_SECONDS = 30.0
 COLLECT_SECONDS = 1800.0

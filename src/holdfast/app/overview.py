@@ -19,7 +19,7 @@ from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.principal import Principal
 
 if TYPE_CHECKING:
-    from holdfast.app.compose import System
+    from holdfast.app.system import System
 
 T = TypeVar("T")
 RUNS_SHOWN = 20

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from holdfast.app import datadir, door
-from holdfast.app.compose import System, open_system
+from holdfast.app.compose import open_system
 from holdfast.app.settings import Settings
+from holdfast.app.system import System
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.telemetry import configure_logging, get_logger, set_level

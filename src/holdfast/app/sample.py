@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from holdfast.kernel.cli import say
 
 if TYPE_CHECKING:
-    from holdfast.app.compose import System
+    from holdfast.app.system import System
     from holdfast.reports.model import Report
 
 TABLE = "co2-and-temperature-by-year"

@@ -14,7 +14,7 @@ from holdfast.kernel.errors import Problem
 from holdfast.kernel.principal import Principal, service
 
 if TYPE_CHECKING:
-    from holdfast.app.compose import Keys, State, System
+    from holdfast.app.system import Keys, State, System
     from holdfast.registry.model import Profile
 
 SWEEP_SECONDS = 1.0

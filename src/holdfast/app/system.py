@@ -1,0 +1,109 @@
+"""What one process runs: its parts, its keys, and what the roles that keep something keep it in.
+
+Made by :mod:`holdfast.app.compose` and filled by what it opens; no part of this module opens
+anything but the keys of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from holdfast.app.settings import Settings
+from holdfast.identity import LoginLinks
+from holdfast.kernel.clock import Clock
+from holdfast.kernel.ids import NewId
+from holdfast.kernel.principal import Principal, operator, service
+from holdfast.kernel.signing import SigningKey, TrustedKeys
+from holdfast.kernel.telemetry import Metrics, get_logger
+
+if TYPE_CHECKING:
+    from holdfast.kernel.database import Database
+    from holdfast.kernel.http import App, Check
+    from holdfast.kernel.objects import Objects
+    from holdfast.kernel.outbox import Outbox
+    from holdfast.kernel.secrets import TenantSecrets
+
+log = get_logger("app")
+
+Loop = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class System:
+    """What one process runs. Services of roles elsewhere are their clients: the same methods."""
+
+    settings: Settings
+    roles: frozenset[str]
+    clock: Clock
+    new_id: NewId
+    metrics: Metrics
+    registry: Any = None
+    fleet: Any = None
+    records: Any = None
+    reports: Any = None
+    links: LoginLinks | None = None
+    app: App | None = None
+    loops: list[tuple[str, Loop]] = field(default_factory=list)
+    checks: dict[str, Check] = field(default_factory=dict)
+    handlers: list[Any] = field(default_factory=list)
+
+    @property
+    def principal(self) -> Principal:
+        """The system acting for itself."""
+        return service(next(iter(self.roles)) if len(self.roles) == 1 else "holdfast")
+
+    @property
+    def operator(self) -> Principal:
+        """The operator of this data directory, on whose behalf `up` acts."""
+        return operator()
+
+    async def run_loops(self) -> None:
+        """Run every loop until cancelled; a loop that fails is logged and begun again."""
+        async with asyncio.TaskGroup() as group:
+            for name, loop in self.loops:
+                group.create_task(_forever(name, loop, self.clock), name=name)
+
+
+async def _forever(name: str, loop: Loop, clock: Clock) -> None:
+    """A loop is a reconciler: begun again after a failure it goes on where things stand."""
+    pause = 0.5
+    while True:
+        try:
+            await loop()
+            return
+        except Exception:
+            log.exception("loop failed; it begins again", loop=name, pause_seconds=pause)
+        await clock.sleep(pause)
+        pause = min(pause * 2, 30.0)
+
+
+class Keys:
+    """The signing keys of this process's roles and the public keys of those it trusts.
+
+    Private keys stay in this process's own directory; public ones are left in the trust directory,
+    which roles of one system share.
+    """
+
+    def __init__(self, settings: Settings, roles: frozenset[str]) -> None:
+        settings.keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings.trust_dir.mkdir(parents=True, exist_ok=True)
+        self.own = {
+            role: SigningKey.load_or_create(settings.keys_dir / f"{role}.key.jwk")
+            for role in sorted(roles)
+        }
+        for role, key in self.own.items():
+            key.write_public(settings.trust_dir, role)
+        self.trusted = TrustedKeys.from_directory(settings.trust_dir)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the roles that keep something keep it in."""
+
+    database: Database
+    objects: Objects
+    outbox: Outbox
+    secrets: TenantSecrets
