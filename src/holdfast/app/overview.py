@@ -36,10 +36,11 @@ class Gatherer:
     async def overview(self, principal: Principal) -> Overview:
         """The overview; a role that does not answer leaves its part empty, and a line says so."""
         s = self._system
-        states, profiles, workers, runs, reports, freshness = await asyncio.gather(
+        states, profiles, workers, schedules, runs, reports, freshness = await asyncio.gather(
             self._states(),
             _or(s.registry.list(principal, limit=LIST_MAX), None),
             _or(s.fleet.list_workers(principal, limit=LIST_MAX), None),
+            _or(s.fleet.schedules(principal), []),
             _or(s.records.runs(principal, limit=LIST_MAX), None),
             _or(s.reports.list(principal, limit=6), None),
             _or(s.records.freshness(principal), []),
@@ -48,8 +49,12 @@ class Gatherer:
         for run in runs.items if runs else []:
             latest.setdefault(run.profile, run)
         fresh = {line.profile: line for line in freshness}
+        due = {line.profile: line.next_at or "" for line in schedules}
         services = [ServiceLine(name=name, status=status) for name, status in states.items()]
-        lines = [_profile(p, latest.get(p.name), fresh.get(p.name)) for p in _items(profiles)]
+        lines = [
+            _profile(p, latest.get(p.name), fresh.get(p.name), due.get(p.name, ""))
+            for p in _items(profiles)
+        ]
         worst = any(line.status != "ok" for line in services)
         return Overview(
             status="degraded" if worst or any(line.stale for line in lines) else "ok",
@@ -79,7 +84,7 @@ def _items(page: Any) -> list[Any]:
     return list(page.items) if page is not None else []
 
 
-def _profile(status: Any, run: Any, fresh: Any) -> ProfileLine:
+def _profile(status: Any, run: Any, fresh: Any, due_at: str) -> ProfileLine:
     stale = bool(fresh and fresh.stale)
     if not status.runnable:
         state = "paused"
@@ -97,6 +102,7 @@ def _profile(status: Any, run: Any, fresh: Any) -> ProfileLine:
         published_at=(fresh.published_at if fresh else "") or "",
         replayed=bool(run is not None and run.replayed),
         stale=stale,
+        due_at=due_at,
         problem=status.problem
         or (run.reason if run is not None and run.status == "failed" else ""),
     )

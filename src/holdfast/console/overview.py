@@ -29,6 +29,8 @@ class ProfileLine(msgspec.Struct, frozen=True, kw_only=True):
     published_at: str
     replayed: bool = False
     stale: bool = False
+    due_at: str = ""
+    """When its schedule starts it next; empty if it has none or may not run."""
     problem: str = ""
 
 

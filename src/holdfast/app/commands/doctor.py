@@ -221,4 +221,9 @@ async def _results(api: Any) -> Finding:
         return Finding(
             "results", "fail", f"no run succeeded; {worst['profile']}: {worst.get('reason', '')}"
         )
-    return Finding("results", "warn", "no run yet", "`holdfast profile run NAME` starts one")
+    due = await api.get("/v1/schedules", type=list[dict[str, Any]])
+    moments = sorted(line["next_at"] for line in due if line.get("next_at"))
+    first = f"; the first is due {moments[0][:16].replace('T', ' ')} UTC" if moments else ""
+    return Finding(
+        "results", "warn", f"no run yet{first}", "`holdfast profile run NAME` starts one"
+    )

@@ -59,14 +59,27 @@ def _print_overview(found: Any) -> None:
         empty="no drones",
     )
     print_table(
-        ["profile", "state", "records", "rejects", "published", "problem"],
+        ["profile", "state", "records", "rejects", "published", "due next", "problem"],
         [
-            [p.name, p.status, f"{p.records:,}", p.rejects, p.published_at, p.problem]
+            [
+                p.name,
+                p.status,
+                f"{p.records:,}",
+                p.rejects,
+                _minute(p.published_at),
+                _minute(p.due_at),
+                p.problem,
+            ]
             for p in found.profiles
         ],
         numeric=["records", "rejects"],
         empty="no profiles",
     )
+
+
+def _minute(instant: str) -> str:
+    """``2026-11-27T11:17:56.640526Z`` as people read it; ``--json`` has the whole of it."""
+    return instant[:16].replace("T", " ")
 
 
 @health.command(
