@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from holdfast.kernel.http.client import ApiClient
     from holdfast.records.client import RecordsClient
-    from holdfast.records.model import Record, Run, RunFilter
+    from holdfast.records.model import Record, RecordChange, Run, RunFilter
 
 record_app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Read and export what is kept."
@@ -196,6 +196,70 @@ def show_record(
         )
 
     run(body)
+
+
+@record_app.command(
+    "history",
+    help="Every revision of one record: when it was known, what it said, what differed.",
+    epilog="Example: holdfast record history 0f3c… --json",
+)
+def record_history(
+    ctx: typer.Context,
+    record: Annotated[str, typer.Argument(help="The record's id.", show_default=False)],
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        from holdfast.kernel.principal import operator
+
+        async with session(ctx) as api:
+            found = await _client(api).record(operator(), record)
+        if json:
+            print_json(found.revisions)
+            return
+        _print_history(found.revisions)
+
+    run(body)
+
+
+def _print_history(revisions: Sequence[Record]) -> None:
+    rows, before = [], None
+    for one in revisions:
+        rows.append(
+            [
+                one.revision,
+                one.recorded_from,
+                one.recorded_to,
+                "withdrawn" if one.withdrawn else "",
+                ", ".join(_said(one, before)),
+                one.run,
+            ]
+        )
+        before = one
+    print_table(["revision", "known from", "until", "state", "what it says", "run"], rows)
+
+
+def _said(one: Record, before: Record | None) -> list[str]:
+    """The first revision whole, of a later one what differs; a withdrawal says nothing."""
+    if one.withdrawn:
+        return []
+    now = _flat(one)
+    if before is None or before.withdrawn:
+        return [f"{name}={value}" for name, value in now.items()]
+    was = _flat(before)
+    return [
+        f"{name}={was.get(name)} -> {now.get(name)}"
+        for name in dict.fromkeys([*was, *now])
+        if was.get(name) != now.get(name)
+    ]
+
+
+def _flat(record: Record) -> dict[str, Any]:
+    return {
+        "period": _period(record),
+        **record.dimensions,
+        **{name: _value(record, name) for name in record.measures},
+        **record.attributes,
+    }
 
 
 def _print_record(record: Record) -> None:
@@ -391,6 +455,54 @@ def show_run(ctx: typer.Context, run_id: RunArgument, json: JsonOption = False) 
         )
 
     run(body)
+
+
+@run_app.command(
+    "diff",
+    help="What a run changed (new, changed with old and new values, withdrawn), or what changed "
+    "from the run A to the run B. Of a hidden run: what it would have changed.",
+    epilog="Example: holdfast run diff 019b… 019c… --json",
+)
+def diff_runs(
+    ctx: typer.Context,
+    first: Annotated[str, typer.Argument(metavar="A", help="A run's id.", show_default=False)],
+    second: Annotated[
+        str, typer.Argument(metavar="[B]", help="A later run of the same profile.")
+    ] = "",
+    cursor: CursorOption = None,
+    limit: LimitOption = 20,
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        from holdfast.kernel.principal import operator
+
+        newer, base = (second, first) if second else (first, "")
+        async with session(ctx) as api:
+            found = await _client(api).run_diff(
+                operator(), newer, base=base, cursor=cursor, limit=limit
+            )
+        if json:
+            print_json(found)
+            return
+        print_diff(found.items)
+        would = "would be " if found.hidden else ""
+        say(f"{would}{found.new} new, {found.changed} changed, {found.withdrawn} withdrawn")
+        _more(found.next)
+
+    run(body)
+
+
+def print_diff(changes: Sequence[RecordChange]) -> None:
+    """A line for each field that differs; a new or withdrawn record has one line."""
+    lines: list[list[Any]] = []
+    for change in changes:
+        record = change.record
+        about = [change.kind, record.id, ", ".join(map(str, record.key))]
+        if change.kind == "changed":
+            lines += [[*about, one.field, one.old, one.new] for one in change.fields]
+        else:
+            lines.append([*about, "", "", ""])
+    print_table(["what", "record", "key", "field", "old", "new"], lines, empty="no differences")
 
 
 # --- reject -------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from holdfast.records.model import (
     Result,
     Run,
     RunClose,
+    RunDiff,
     RunFilter,
     RunFinish,
     RunOpen,
@@ -167,6 +168,21 @@ class RecordsClient:
         parameters = {**run_parameters(which), "cursor": cursor, "limit": limit}
         return await self._api.request(
             "GET", "/v1/rejects", params=parameters, type=Page[StoredReject]
+        )
+
+    async def run_diff(
+        self,
+        principal: Principal,
+        run: str,
+        *,
+        base: str = "",
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> RunDiff:
+        """What the run changed, or what changed between ``base`` and it, a page at a time."""
+        parameters = {"base": base or None, "cursor": cursor, "limit": limit}
+        return await self._api.request(
+            "GET", f"/v1/runs/{run}/diff", params=parameters, type=RunDiff
         )
 
     async def responses(self, principal: Principal, run: str) -> list[StoredResponse]:

@@ -26,6 +26,7 @@ from holdfast.records.model import (
     Result,
     Run,
     RunClose,
+    RunDiff,
     RunFinish,
     RunOpen,
     RunPlan,
@@ -142,6 +143,17 @@ def _run_routes(service: RecordsService) -> list[Any]:
         """Show one run."""
         return await service.run(principal, run)
 
+    @get("/v1/runs/{run:str}/diff", permission=Permission.RECORDS_READ)
+    async def diff_run(
+        principal: Principal,
+        run: str,
+        base: str = "",
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> RunDiff:
+        """Compare what is published since the run with what was before it, or since `base`."""
+        return await service.run_diff(principal, run, base=base, cursor=cursor, limit=limit)
+
     @get("/v1/runs/{run:str}/responses", permission=Permission.RUNS_READ)
     async def list_run_responses(principal: Principal, run: str) -> list[StoredResponse]:
         """List the raw responses of a run."""
@@ -196,6 +208,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
         close_run,
         list_runs,
         show_run,
+        diff_run,
         list_run_responses,
         download_run_response,
         list_results,

@@ -303,6 +303,47 @@ class RecordHistory(Struct, frozen=True, kw_only=True):
     revisions: list[Record]
 
 
+class FieldChange(Struct, frozen=True, kw_only=True):
+    """One field that differs: its full name (``measures.price``, ``measures.price.unit``)."""
+
+    field: str
+    old: Scalar
+    new: Scalar
+
+
+class RecordChange(Struct, frozen=True, kw_only=True):
+    """One record that differs between two publications.
+
+    ``fields`` has what a changed record says now and said before; ``record`` is the newer side,
+    for a withdrawn one the last that was said.
+    """
+
+    kind: Literal["new", "changed", "withdrawn"]
+    record: Record
+    fields: list[FieldChange] = []
+
+
+class RunDiff(Struct, frozen=True, kw_only=True):
+    """What differs between what readers saw after the run ``base`` and after ``run``.
+
+    ``base`` is empty where the comparison is with the moment before the run. ``hidden``: the run is
+    not published, so this is what it would have changed. The counts are of the whole difference,
+    the items one page of it.
+    """
+
+    profile: str
+    base: str
+    run: str
+    base_publication: int
+    publication: int | None
+    hidden: bool
+    new: int
+    changed: int
+    withdrawn: int
+    items: list[RecordChange]
+    next: str | None
+
+
 class StoredReject(Struct, frozen=True, kw_only=True):
     """A reject as it is read back, with its run and profile."""
 

@@ -157,3 +157,26 @@ def test_runs_and_rejects_are_listed(invoke: Invoke) -> None:
     assert "rate" in invoke("reject", "list", "--run", runs[0]["id"]).stdout
     assert invoke("run", "list", "--status", "banana").exit_code == 2
     assert invoke("run", "show", runs[0]["id"][:-1] + "0").exit_code == 4
+
+
+def test_runs_are_compared(invoke: Invoke) -> None:
+    runs = json.loads(invoke("run", "list", "--json").stdout)["items"]
+    newer, older = runs[1]["id"], runs[2]["id"]
+    found = json.loads(invoke("run", "diff", older, newer, "--json").stdout)
+    assert (found["new"], found["changed"], found["withdrawn"]) == (0, 1, 1)
+    shown = invoke("run", "diff", newer)
+    assert "measures.rate" in shown.stdout
+    assert "4.1" in shown.stdout
+    assert "4.2" in shown.stdout
+    assert "0 new, 1 changed, 1 withdrawn" in shown.stderr
+    failed = invoke("run", "diff", runs[0]["id"])
+    assert failed.exit_code != 0
+    assert "nothing of it was published" in failed.stderr
+
+
+def test_a_record_tells_its_history(invoke: Invoke) -> None:
+    listed = json.loads(invoke("record", "list", "--profile", "rates", "--json").stdout)
+    shown = invoke("record", "history", listed["items"][0]["id"])
+    assert "rate=4.1 % -> 4.2 %" in shown.stdout
+    revisions = json.loads(invoke("record", "history", listed["items"][0]["id"], "--json").stdout)
+    assert [one["revision"] for one in revisions] == [1, 2]
