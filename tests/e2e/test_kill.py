@@ -28,7 +28,16 @@ import yaml
 
 from tests.support.postgres import PostgresServer
 from tests.support.program import start, wait_until
-from tests.support.stack import QUICK, SAMPLE, Stack, running, scale, sources
+from tests.support.stack import (
+    QUICK,
+    SAMPLE,
+    Publication,
+    Revision,
+    Stack,
+    running,
+    scale,
+    sources,
+)
 from tests.support.wire import LATER_SECONDS_MAX, MOMENTS, PHASES, Trap, Wire, wire
 
 pytestmark = [pytest.mark.xdist_group("kill"), pytest.mark.timeout(1200)]
@@ -55,7 +64,10 @@ class Changing:
     directory: Path
     url: str = ""
     replay: Path = Path()
-    published: dict[int, list[Any]] = field(default_factory=dict)
+    published: dict[int, list[tuple[str, str, str]]] = field(default_factory=dict)
+    """Version → the records of a stack that nobody disturbed."""
+    detours: list[Any] = field(default_factory=list)
+    """Records, histories and publications of that stack after a detour: see the fixture."""
 
     @property
     def profiles(self) -> Path:
@@ -72,6 +84,13 @@ class Changing:
         shutil.copy(str(SAMPLE.joinpath("data", "MANIFEST.yaml")), self.files())
         self.become(0)
 
+    def history(self, rounds: int) -> History:
+        """The history of ``rounds`` rounds when nothing goes wrong: a fold over the versions."""
+        history = History(publications={name: [] for name in USED})
+        for number in range(1, rounds + 1):
+            history.publish(self.published[number % VERSIONS])
+        return history
+
     def files(self) -> Path:
         folder = self.directory / "files"
         folder.mkdir(exist_ok=True)
@@ -85,6 +104,44 @@ class Changing:
             temporary = self.directory / name
             temporary.write_bytes(changed)
             temporary.replace(self.files() / name)
+
+
+@dataclass
+class History:
+    """Every revision of every (profile, key), and every publication, in their order."""
+
+    revisions: dict[tuple[str, str], list[Revision]] = field(default_factory=dict)
+    publications: dict[str, list[Publication]] = field(default_factory=dict)
+
+    def publish(self, records: list[tuple[str, str, str]]) -> None:
+        """A complete collection of all sources found exactly these."""
+        for profile, made in self.publications.items():
+            now = {key: content for name, key, content in records if name == profile}
+            before = {key[1]: revs for key, revs in self.revisions.items() if key[0] == profile}
+            live = {key: revs[-1][3] for key, revs in before.items() if not revs[-1][2]}
+            gone = sorted(set(live) - set(now))
+            changed = sorted(key for key in live if now.get(key, live[key]) != live[key])
+            new = sorted(set(now) - set(live))
+            if not (gone or changed or new):
+                continue
+            head = len(made) + 1
+            for key in (*gone, *changed, *new):
+                revs = self.revisions.setdefault((profile, key), [])
+                withdrawn = key not in now
+                revs.append((head, len(revs) + 1, withdrawn, now.get(key, live.get(key, ""))))
+            same = len(now) - len(new) - len(changed)
+            made.append((head, len(now), len(new), len(changed), len(gone), same))
+
+    def check(self, stack: Stack) -> None:
+        """The stack tells the same history, and never a longer one with the same end."""
+        assert stack.publications() == self.publications
+        told = stack.histories()
+        other = {
+            key for key in told.keys() | self.revisions if told.get(key) != self.revisions.get(key)
+        }
+        assert not other, [
+            (key, told.get(key), self.revisions.get(key)) for key in sorted(other)[:3]
+        ]
 
 
 def _rows(data: bytes, version: int) -> bytes:
@@ -102,17 +159,30 @@ def _events(data: bytes, version: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changing]:
-    """The sources, and every version's records when nobody interferes."""
+    """The sources, and what is published of each version when nobody interferes.
+
+    The undisturbed stack also confirms the fold that tells the histories of longer runs, and then
+    takes a detour by another version: the same records again, and another history.
+    """
     made = Changing(tmp_path_factory.mktemp("sources"))
     made.prepare()
     with sources(made.directory, made.files()) as (made.url, made.replay):
         folder = tmp_path_factory.mktemp("undisturbed")
         with running(Stack(folder, "up", made.replay, made.profiles)) as stack:
-            for version in range(VERSIONS):
+
+            def collect(version: int) -> None:
                 made.become(version)
                 stack.collect_all()
                 stack.settle()
-                made.published[version] = stack.records()
+
+            for number in range(1, VERSIONS + 2):
+                collect(number % VERSIONS)
+                before = made.published.setdefault(number % VERSIONS, stack.records())
+                assert stack.records() == before
+            made.history(VERSIONS + 1).check(stack)
+            collect((VERSIONS + 2) % VERSIONS)
+            collect((VERSIONS + 1) % VERSIONS)
+            made.detours = [stack.records(), stack.histories(), stack.publications()]
         assert len({json.dumps(records) for records in made.published.values()}) == VERSIONS
         yield made
 
@@ -147,6 +217,8 @@ class Killing:
             self.stack.start()
         self._settle()
         assert self.stack.records() == self.changing.published[version], f"round {self.rounds}"
+        made = self.changing.history(self.rounds).publications
+        assert self.stack.publications() == made, f"round {self.rounds}"
 
     def _collect(self, names: tuple[str, ...] = ()) -> None:
         for profile, task in self.stack.collect_all(names).items():
@@ -220,7 +292,7 @@ def _done(future: Future[Any], seconds: float) -> bool:
 @pytest.mark.soak
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("layout", ["up", "split"])
-def test_killed_at_seeded_moments_it_ends_with_the_same_records(
+def test_killed_at_seeded_moments_it_ends_with_the_same_records_and_history(
     layout: Any,
     database: str,
     changing: Changing,
@@ -244,6 +316,7 @@ def test_killed_at_seeded_moments_it_ends_with_the_same_records(
         with running(stack):
             while done.kills < KILLS[case] * scale():
                 done.round(KILLS[case] * scale())
+            changing.history(done.rounds).check(stack)
             runs = list(stack.door.items("/v1/runs", limit=500))
             orphans = stack.orphans()
             wait_until(lambda: not list(tmp_path.glob("drone-*/spool/*/fetch-*")), 10, "the spool")
@@ -255,6 +328,15 @@ def test_killed_at_seeded_moments_it_ends_with_the_same_records(
     assert orphans == []
     assert set(done.hit) == set(PHASES)
     assert {run["status"] for run in runs} <= {"succeeded", "unchanged", "failed"}
+
+
+def test_a_detour_shows_in_the_history_and_not_in_the_records(changing: Changing) -> None:
+    """What the comparison above would miss if it looked at the final records alone."""
+    records, histories, publications = changing.detours
+    straight = changing.history(VERSIONS + 1)
+    assert records == changing.published[(VERSIONS + 1) % VERSIONS]
+    assert histories != straight.revisions
+    assert publications != straight.publications
 
 
 def test_killed_with_its_own_drones_it_leaves_none_behind(

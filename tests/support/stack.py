@@ -32,6 +32,10 @@ from tests.support.program import (
 )
 
 Layout = Literal["up", "split"]
+Revision = tuple[int, int, bool, str]
+"""Publication, number, withdrawn, content."""
+Publication = tuple[int, int, int, int, int, int]
+"""Its number; then records, new, changed, withdrawn and unchanged ones."""
 ROLES = ("registry", "aggregator", "coordinator", "reporter", "gateway")
 SAMPLE = resources.files("holdfast.sample")
 
@@ -245,13 +249,38 @@ class Stack:
         found = []
         for path in self.profiles.glob("*.yaml"):
             for row in self.door.items("/v1/records", profile=path.stem, limit=1000):
-                content = {
-                    name: row[name] for name in ("dimensions", "measures", "attributes", "period")
-                }
-                found.append(
-                    (path.stem, json.dumps(row["key"]), json.dumps(content, sort_keys=True))
-                )
+                found.append((path.stem, json.dumps(row["key"]), _content(row)))
         return sorted(found)
+
+    def histories(self) -> dict[tuple[str, str], list[Revision]]:
+        """What was ever published under each (profile, key), withdrawn or not, in its order.
+
+        A record that was never changed tells all in the list; the others are asked one by one.
+        """
+        found: dict[tuple[str, str], list[Revision]] = {}
+        for path in self.profiles.glob("*.yaml"):
+            listed = self.door.items("/v1/records", profile=path.stem, withdrawn="true", limit=1000)
+            for row in listed:
+                revisions = [row]
+                if row["revision"] > 1:
+                    revisions = self.door.get(f"/v1/records/{row['id']}")["revisions"]
+                key = (path.stem, json.dumps(row["key"]))
+                assert key not in found, f"listed twice: {key}"
+                found[key] = [
+                    (each["publication"], each["revision"], each["withdrawn"], _content(each))
+                    for each in revisions
+                ]
+        return found
+
+    def publications(self) -> dict[str, list[Publication]]:
+        """What each profile's publications brought, by the runs that made them, in their order."""
+        found: dict[str, list[Publication]] = {path.stem: [] for path in self.profiles.glob("*")}
+        for run in self.door.items("/v1/runs", limit=500):
+            brought = tuple(run[name] for name in ("new", "changed", "withdrawn"))
+            if run["published_at"] and any(brought):
+                counts = (run["publication"], run["records"], *brought, run["unchanged"])
+                found[run["profile"]].append(counts)
+        return {profile: sorted(made) for profile, made in found.items()}
 
     def _common(self) -> dict[str, str]:
         environment = QUICK | {
@@ -310,6 +339,11 @@ class Stack:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
+
+
+def _content(row: Mapping[str, Any]) -> str:
+    names = ("dimensions", "measures", "attributes", "period")
+    return json.dumps({name: row[name] for name in names}, sort_keys=True)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
