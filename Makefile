@@ -33,7 +33,7 @@ dev: $(VENV)/.test ## Install everything a change needs
 	@echo "ready: source $(BIN)/activate"
 
 soak: $(VENV)/.test ## The long forms of the seeded tests: hours, not minutes
-	HOLDFAST_SOAK_SCALE=10 $(BIN)/python -m pytest -n $(TEST_WORKERS) -m soak --timeout 14400 $(TEST_ARGS)
+	HOLDFAST_SOAK_SCALE=10 $(BIN)/python -m pytest -n $(TEST_WORKERS) -m soak --timeout 14400 -rP --durations 0 $(TEST_ARGS)
 
 clean: ## Remove the virtual environment and what tools left
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis
