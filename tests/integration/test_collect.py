@@ -18,6 +18,7 @@ from holdfast.collect.fixtures.faults import Fault
 from holdfast.records.model import RunFilter, RunStatus
 from holdfast.registry.model import LimitsOverride, OverridesChange
 from tests.integration.collecting import OPERATOR, Collecting, collecting
+from tests.support.waiting import until
 
 ROWS = [{"id": f"r{i}", "v": i} for i in range(25)]
 
@@ -229,6 +230,23 @@ async def test_a_source_that_does_not_answer_is_tried_again_by_a_later_attempt(
     ended = await bench.task(task)
     assert (run.status, run.attempts, ended.attempts) == (RunStatus.SUCCEEDED, 3, 3)
     assert [attempt.code for attempt in ended.history] == ["unreachable", "unreachable"]
+
+
+async def test_between_two_attempts_the_run_says_what_it_waits_for(bench: Collecting) -> None:
+    bench.write("data.json", ROWS)
+    bench.source.faults.replace([Fault(kind="status", status=503, retry_after="600")])
+    await bench.publish(limits={"retries": 0})
+    async with bench.drone():
+        task = await bench.submit()
+
+        async def waits() -> bool:
+            runs = await bench.system.records.runs(OPERATOR, RunFilter(run=task.payload["run"]))
+            return [run.status for run in runs.items] == [RunStatus.INTERRUPTED]
+
+        await until(waits)
+        run = await bench.run_of(task)
+    assert (run.code, run.finished_at) == ("http-status", None)
+    assert "503" in run.reason
 
 
 async def test_a_source_that_never_answers_fails_in_the_end(bench: Collecting) -> None:

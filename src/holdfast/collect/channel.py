@@ -19,7 +19,7 @@ from holdfast.kernel.telemetry import get_logger
 from holdfast.records.model import RawResponse, Run, RunFinish, RunPlan
 
 T = TypeVar("T")
-Outcome = Literal["complete", "unchanged", "partial", "failed", "cancelled"]
+Outcome = Literal["complete", "unchanged", "partial", "failed", "cancelled", "interrupted"]
 
 IN_FLIGHT_MAX = 2
 _PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)
@@ -94,6 +94,10 @@ class Channel:
     async def finish(self, request: RunFinish) -> Run:
         """Tell how the attempt ended."""
         return await self._answered(lambda: self._target.finish(request))
+
+    async def leave(self, request: RunFinish) -> None:
+        """Tell, once, why the run is left to another attempt; the caller bounds the wait."""
+        await self._target.finish(request)
 
     async def abandon(self) -> None:
         """Stop sending; returns when nothing of it is under way any more."""

@@ -55,6 +55,7 @@ T = TypeVar("T")
 log = get_logger("collect")
 
 _REASON_MAX = 2000
+_LEAVING_SECONDS = 5.0
 _RETRY_AFTER_SECONDS_MAX = 86_400.0
 _LEASE_IS_GONE = frozenset({"stale-fence", "run-not-open", "run-overtaken", "run-ended"})
 
@@ -143,6 +144,12 @@ class Collection:
 
     async def run(self) -> Ending:
         """Collect; the answer says how it ended. Raises :class:`LeaseLost`, and nothing else."""
+        ending = await self._ending()
+        if ending.retry:
+            await self._left(ending)
+        return ending
+
+    async def _ending(self) -> Ending:
         try:
             opened = await self._channel.open()
             if opened.status is not RunStatus.RUNNING:
@@ -156,6 +163,12 @@ class Collection:
             self._occurrences.close()
             for path in self._spool.glob("fetch-*"):
                 path.unlink(missing_ok=True)
+
+    async def _left(self, ending: Ending) -> None:
+        """Say why the run waits for another attempt; if nobody hears it, its lease runs out."""
+        with contextlib.suppress(HoldfastError, TimeoutError):
+            async with asyncio.timeout(_LEAVING_SECONDS):
+                await self._channel.leave(self._account("interrupted", ending.code, ending.reason))
 
     async def cancelled(self) -> Ending:
         """Tell that the run was cancelled, once the task of :meth:`run` is."""
@@ -231,9 +244,13 @@ class Collection:
         return await self._finish("failed", code, reason)
 
     async def _finish(self, outcome: Outcome, code: str = "", reason: str = "") -> Ending:
+        return _ended(await self._channel.finish(self._account(outcome, code, reason)))
+
+    def _account(self, outcome: Outcome, code: str, reason: str) -> RunFinish:
+        """What is told about this attempt when it ends."""
         channel = self._channel
         cursor = self._cursor.result() if self._cursor and outcome == "complete" else None
-        request = RunFinish(
+        return RunFinish(
             run=self._attempt.run,
             fence=self._attempt.fence,
             outcome=outcome,
@@ -246,7 +263,6 @@ class Collection:
             code=code[:100],
             reason=reason[:_REASON_MAX],
         )
-        return _ended(await channel.finish(request))
 
     # --- pages --------------------------------------------------------------------------------
 

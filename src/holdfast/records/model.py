@@ -150,10 +150,11 @@ class RawResponse(_Wire, frozen=True, kw_only=True):
 class RunStatus(StrEnum):
     """The states of a run.
 
-    ``interrupted`` means that the lease ran out with nobody holding it: the same or a higher fence
-    may resume it. All others but ``running`` are final. ``succeeded`` is a complete run, also one
-    that found nothing to change; ``unchanged`` is one that had no batch, because the source said
-    so (304) or sent the very bytes of the last complete run.
+    ``interrupted`` means that nobody is at work on it: the lease ran out, or the worker left it to
+    another attempt and said why. The same or a higher fence may resume it. All others but
+    ``running`` are final. ``succeeded`` is a complete run, also one that found nothing to change;
+    ``unchanged`` is one that had no batch, because the source said so (304) or sent the very bytes
+    of the last complete run.
     """
 
     RUNNING = "running"
@@ -192,7 +193,7 @@ class RunFinish(_Wire, frozen=True, kw_only=True):
 
     run: Id
     fence: Fence
-    outcome: Literal["complete", "unchanged", "partial", "failed", "cancelled"]
+    outcome: Literal["complete", "unchanged", "partial", "failed", "cancelled", "interrupted"]
     batches: NotNegative = 0
     pages: NotNegative = 0
     bytes_fetched: NotNegative = 0

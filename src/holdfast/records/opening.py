@@ -90,6 +90,7 @@ def _resume(conn: Connection, tenant: str, run: Row[Any], head: Row[Any], claim:
     values = {
         "status": RunStatus.RUNNING.value,
         "code": "",
+        "reason": "",
         "lease_expires_at": case(
             (runs.c.lease_expires_at < lease, lease), else_=runs.c.lease_expires_at
         ),

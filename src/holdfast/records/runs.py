@@ -131,10 +131,13 @@ class Runs(Part):
 
         ``complete`` publishes everything at once, or fails the run with a code and a reason and
         publishes nothing. ``partial`` keeps the rows hidden, ``failed`` and ``cancelled`` drop
-        them, ``unchanged`` is for a run without batches. Repeating it gives the same answer; after
+        them, ``unchanged`` is for a run without batches. ``interrupted`` ends nothing: it says why
+        this attempt leaves the run to the next one. Repeating it gives the same answer; after
         an ``OutcomeUnknown`` or a crash it goes on where it stopped.
         """
         claim = self._grant(principal, grant, request.run, request.fence)
+        if request.outcome == "interrupted":
+            return await self._leave(principal, request)
         rules = await self._rules(principal, claim.profile, claim.digest)
         if request.outcome != "complete":
             return await self._end_early(principal, request, claim.profile)
@@ -145,6 +148,27 @@ class Runs(Part):
         if rules.mode == "snapshot":
             await self._withdraw_absent(principal, request, rules)
         return await self._publish(principal, request, rules)
+
+    async def _leave(self, principal: Principal, request: RunFinish) -> Run:
+        """Note why the attempt goes; what it staged stays until the next one opens the run."""
+
+        def unit(conn: Connection) -> Run:
+            tenant = principal.tenant
+            run, _ = attempt_of(conn, tenant, request)
+            if is_final(RunStatus(run.status)):
+                return run_of(run)
+            note_totals(conn, tenant, request)
+            values = {
+                "status": RunStatus.INTERRUPTED.value,
+                "code": request.code,
+                "reason": request.reason,
+            }
+            store.change(conn, store.runs, store.of_key(store.runs, tenant, run=run.run), values)
+            left = store.find(conn, store.runs, tenant, run=run.run)
+            assert left is not None
+            return run_of(left)
+
+        return await self._db.write(principal, unit)
 
     async def _end_early(self, principal: Principal, request: RunFinish, profile: str) -> Run:
         ending = self._ending(OUTCOMES[request.outcome], request.code, request.reason)

@@ -381,6 +381,20 @@ async def test_a_lease_that_ran_out_interrupts_and_a_renewed_one_goes_on(bench: 
     assert (await attempt.finish(batches=2)).new == 2
 
 
+async def test_an_attempt_that_leaves_says_why_until_the_next_one_opens(bench: Bench) -> None:
+    first = await working(bench)
+    await first.post([record("CA", "1")])
+    left = await first.finish("interrupted", code="unreachable", reason="nobody answers")
+    assert (left.status, left.code) == (RunStatus.INTERRUPTED, "unreachable")
+    assert left.reason == "nobody answers"
+    assert left.finished_at is None
+    second = bench.attempt(run=first.run, fence=2)
+    opened = await second.open()
+    assert (opened.status, opened.code, opened.reason) == (RunStatus.RUNNING, "", "")
+    with pytest.raises(StaleFence):
+        await first.finish("interrupted", code="unreachable")
+
+
 async def test_one_run_of_a_profile_at_a_time(bench: Bench) -> None:
     first = await working(bench, fence=5)
     with pytest.raises(ProfileBusy):
