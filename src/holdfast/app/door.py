@@ -75,7 +75,8 @@ def spec(
             limits=httpx.Limits(max_connections=500, max_keepalive_connections=100),
             trust_env=False,
         )
-        return ProxyMiddleware(inner, RoleProxy(elsewhere, signer, client), authenticate)
+        proxy = RoleProxy(elsewhere, signer, client, system.clock)
+        return ProxyMiddleware(inner, proxy, authenticate)
 
     health = ServiceHealth(system, elsewhere)
     gatherer = Gatherer(system, health.states)

@@ -6,6 +6,10 @@ request. The caller's own credential stays at the door.
 
 The body is spooled (memory to 1 MiB, then disk) because the token states its digest; nothing is
 sent on before the whole body is here, so a caller that goes away half-way never reaches a role.
+
+When a role dies under a safe request (GET, HEAD), the door asks again, under a fresh token: a few
+times, within a few seconds, and only while no byte of an answer has gone on to the caller. All
+other methods are left to the caller, who knows whether repeating is safe.
 """
 
 from __future__ import annotations
@@ -13,11 +17,13 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import IO, Any
 
 import httpx
 
 from holdfast.identity.hop import HEADER, HopSigner, HopVerifier
+from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import (
     HoldfastError,
     OutcomeUnknown,
@@ -62,6 +68,20 @@ RESPONSE_HEADERS = frozenset(
 SPOOL_MEMORY_BYTES = 1024 * 1024
 BODY_BYTES_MAX = 2**31
 CHUNK_BYTES = 64 * 1024
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """How a safe request whose answer was lost is asked again.
+
+    After the first loss it waits for each of ``pauses_seconds`` in turn and asks once more, but
+    begins no ask later than ``deadline_seconds`` after the first: together long enough for a role
+    that is restarted where it died.
+    """
+
+    pauses_seconds: tuple[float, ...] = (0.1, 0.4, 1.0, 2.0)
+    deadline_seconds: float = 5.0
 
 
 def role_of(path: str) -> str | None:
@@ -76,11 +96,18 @@ class RoleProxy:
     """Passes requests on to the roles that run elsewhere."""
 
     def __init__(
-        self, urls: Mapping[str, str], signer: HopSigner, client: httpx.AsyncClient
+        self,
+        urls: Mapping[str, str],
+        signer: HopSigner,
+        client: httpx.AsyncClient,
+        clock: Clock,
+        repeats: Repeats | None = None,
     ) -> None:
         self._urls = dict(urls)
         self._signer = signer
         self._client = client
+        self._clock = clock
+        self._repeats = repeats or Repeats()
 
     def serves(self, path: str) -> bool:
         """Whether ``path`` belongs to a role in another process."""
@@ -91,32 +118,78 @@ class RoleProxy:
     ) -> None:
         """Pass one request on and stream its answer back.
 
-        Raises :class:`Unavailable` when the role cannot be reached (nothing was done there),
-        :class:`OutcomeUnknown` when it was reached and the answer was lost.
+        Raises :class:`Unavailable` when the role cannot be reached (nothing was done there), or
+        does not answer a safe request however often it is asked; :class:`OutcomeUnknown` when it
+        was reached with any other and the answer was lost.
         """
         role = role_of(scope["path"])
         assert role is not None, "only called for paths it serves"
-        target = _target(scope)
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool:
-            body_digest, size = await _spool(receive, spool)
-            headers = [(k, v) for k, v in scope["headers"] if k in REQUEST_HEADERS]
-            token = self._signer.token(role, principal, scope["method"], target, body_digest)
-            headers.append((HEADER.encode(), token.encode()))
-            headers.append((b"content-length", str(size).encode()))
-            headers.append((b"x-request-id", request_id().encode()))
-            request = self._client.build_request(
-                scope["method"],
-                self._urls[role] + target,
-                headers=headers,
-                content=_chunks(spool) if size else None,
-            )
-            response = await self._send(role, request)
-            try:
-                await _answer(response, send)
-            finally:
-                await response.aclose()
+            digest, size = await _spool(receive, spool)
 
-    async def _send(self, role: str, request: httpx.Request) -> httpx.Response:
+            def request() -> httpx.Request:
+                return self._request(scope, role, principal, spool, digest, size)
+
+            if scope["method"] in SAFE_METHODS:
+                answer_ = await self._ask_again(role, request)
+            else:
+                answer_ = await self._ask(role, request())
+            try:
+                await answer_.pass_on(send)
+            finally:
+                await answer_.close()
+
+    def _request(
+        self,
+        scope: Scope,
+        role: str,
+        principal: Principal | None,
+        spool: IO[bytes],
+        body_digest: str,
+        size: int,
+    ) -> httpx.Request:
+        """What goes on. Its token works once, so each ask is a request of its own."""
+        target = _target(scope)
+        spool.seek(0)
+        headers = [(k, v) for k, v in scope["headers"] if k in REQUEST_HEADERS]
+        token = self._signer.token(role, principal, scope["method"], target, body_digest)
+        headers.append((HEADER.encode(), token.encode()))
+        headers.append((b"content-length", str(size).encode()))
+        headers.append((b"x-request-id", request_id().encode()))
+        return self._client.build_request(
+            scope["method"],
+            self._urls[role] + target,
+            headers=headers,
+            content=_chunks(spool) if size else None,
+        )
+
+    async def _ask_again(self, role: str, request: Callable[[], httpx.Request]) -> _Answer:
+        """Ask until there is an answer whose first bytes are here, or it is enough."""
+        until = self._clock.monotonic() + self._repeats.deadline_seconds
+        lost: OutcomeUnknown | None = None
+        for pause in (*self._repeats.pauses_seconds, None):
+            try:
+                return await self._ask(role, request(), begun=True)
+            except OutcomeUnknown as error:
+                lost = error
+            except Unavailable:
+                # Nobody there is news only of a role that was there a moment ago.
+                if lost is None:
+                    raise
+            if pause is None or self._clock.monotonic() + pause > until:
+                break
+            await self._clock.sleep(pause)
+        assert lost is not None, "only a lost answer is asked for again"
+        raise Unavailable(
+            f"cannot get an answer: the {role} went away, and did not come back in time",
+            code="role-unreachable",
+            hint=f"see that the {role} runs (`holdfast status`), and ask again",
+            retry_after_seconds=1,
+            internal=lost.internal,
+        ) from lost
+
+    async def _ask(self, role: str, request: httpx.Request, *, begun: bool = False) -> _Answer:
+        """Ask once; with ``begun``, wait until the body has begun as well."""
         try:
             response = await self._client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
@@ -124,12 +197,58 @@ class RoleProxy:
                 f"cannot reach the {role}", code="role-unreachable", retry_after_seconds=1
             ) from error
         except httpx.HTTPError as error:
-            raise OutcomeUnknown(
-                f"cannot tell what became of it: the {role} was reached, its answer was lost",
-                retry_after_seconds=1,
-                internal=repr(error),
-            ) from error
-        return response
+            raise _lost(role, error) from error
+        found = _Answer(response)
+        if begun:
+            try:
+                await found.begin()
+            except httpx.HTTPError as error:
+                await found.close()
+                raise _lost(role, error) from error
+        return found
+
+
+def _lost(role: str, error: httpx.HTTPError) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"cannot tell what became of it: the {role} was reached, its answer was lost",
+        retry_after_seconds=1,
+        internal=repr(error),
+    )
+
+
+class _Answer:
+    """A role's answer on its way to the caller."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._pieces = response.aiter_raw()
+        self._begun: list[bytes] = []
+
+    async def begin(self) -> None:
+        """Wait for all of a short body, the first bytes of a long one, nothing of a live one."""
+        headers = self._response.headers
+        if headers.get("content-type", "").startswith("text/event-stream"):
+            return
+        length = headers.get("content-length", "")
+        short = length.isdecimal() and int(length) <= CHUNK_BYTES
+        async for piece in self._pieces:
+            self._begun.append(piece)
+            if not short:
+                return
+
+    async def pass_on(self, send: Send) -> None:
+        raw = self._response.headers.raw
+        headers = [(k.lower(), v) for k, v in raw if k.lower() in RESPONSE_HEADERS]
+        status = self._response.status_code
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        for piece in self._begun:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        async for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def close(self) -> None:
+        await self._response.aclose()
 
 
 class ProxyMiddleware:
@@ -248,11 +367,3 @@ async def _spool(receive: Receive, spool: IO[bytes]) -> tuple[str, int]:
 async def _chunks(spool: IO[bytes]) -> AsyncIterator[bytes]:
     while piece := spool.read(CHUNK_BYTES):
         yield piece
-
-
-async def _answer(response: httpx.Response, send: Send) -> None:
-    headers = [(k.lower(), v) for k, v in response.headers.raw if k.lower() in RESPONSE_HEADERS]
-    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-    async for piece in response.aiter_raw(CHUNK_BYTES):
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})

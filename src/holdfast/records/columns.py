@@ -184,6 +184,11 @@ def without_doubles(columns: Sequence[Column]) -> list[Column]:
     return [column for column in columns if column.type != "double"]
 
 
+def is_numeric(column: Column) -> bool:
+    """Whether a text file holds plain numbers in this column, and the data package says so."""
+    return column.part in ("measures", "multiplier") or column.type == "integer"
+
+
 # --- the data package ---------------------------------------------------------------------------
 
 _FRICTIONLESS = {"string": "string", "integer": "integer", "boolean": "boolean", "double": "number"}
@@ -233,7 +238,9 @@ def data_package(
 
 
 def _described(column: Column) -> dict[str, Any]:
-    kind = "number" if column.part == "measures" else _FRICTIONLESS[column.type]
+    kind = _FRICTIONLESS[column.type]
+    if kind == "string" and is_numeric(column):
+        kind = "number"
     found: dict[str, Any] = {"name": column.name, "type": kind}
     if column.description:
         found["description"] = column.description

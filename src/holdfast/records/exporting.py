@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from holdfast.kernel.ids import EventId
 from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Principal
 from holdfast.kernel.telemetry import request_id
-from holdfast.records.columns import Column, Row, Table, data_package, without_doubles
+from holdfast.records.columns import Column, Row, Table, data_package, is_numeric, without_doubles
 from holdfast.records.content import decode_content
 from holdfast.records.ports import Export
 from holdfast.records.projection import Edition, Projecting
@@ -30,6 +31,7 @@ MEDIA_TYPES = {
 FILE_CHUNK_BYTES = 256 * 1024
 _RISKY = ("=", "+", "-", "@", "\t", "\r")
 """Beginnings of cells that spreadsheets take for formulas."""
+_PLAIN = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII)
 
 
 class Exporting(Projecting):
@@ -47,7 +49,8 @@ class Exporting(Projecting):
     ) -> Export:
         """All records of a publication in one file, streamed; memory stays flat.
 
-        In CSV a cell that begins like a formula is preceded by an apostrophe, unless ``exact``.
+        In CSV a cell that begins like a formula is preceded by an apostrophe, unless ``exact``; a
+        plain number in a column of numbers is none, so ``-5`` of a measure stays a number.
         Every export is an event. :class:`NotPublished` if there is nothing.
         """
         if format not in MEDIA_TYPES:
@@ -119,11 +122,18 @@ class Exporting(Projecting):
 def csv_part(columns: Sequence[Column], rows: Sequence[Row], *, exact: bool) -> bytes:
     """Some rows as CSV (RFC 4180)."""
     vectors = Table(columns).vectors(rows, [decode_content(row.body) for row in rows])
-    return csv_lines(zip(*(_texts(vector, exact=exact) for vector in vectors), strict=True))
+    texts = (
+        _texts(vector, exact=exact, numeric=is_numeric(column))
+        for column, vector in zip(columns, vectors, strict=True)
+    )
+    return csv_lines(zip(*texts, strict=True))
 
 
-def _texts(vector: Sequence[Any], *, exact: bool) -> list[str]:
-    return ["" if value is None else _cell(_text(value), exact=exact) for value in vector]
+def _texts(vector: Sequence[Any], *, exact: bool, numeric: bool) -> list[str]:
+    return [
+        "" if value is None else _cell(_text(value), exact=exact, numeric=numeric)
+        for value in vector
+    ]
 
 
 def _text(value: Any) -> str:
@@ -132,8 +142,13 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _cell(text: str, *, exact: bool) -> str:
-    return f"'{text}" if not exact and text.startswith(_RISKY) else text
+def _cell(text: str, *, exact: bool, numeric: bool) -> str:
+    if exact or not text.startswith(_RISKY):
+        return text
+    # What a spreadsheet reads as a number it does not run, but only a whole plain number is one.
+    if numeric and _PLAIN.fullmatch(text):
+        return text
+    return f"'{text}"
 
 
 def csv_lines(rows: Any) -> bytes:

@@ -137,10 +137,10 @@ def test_exports_go_to_a_file_or_to_standard_output(
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_csv_is_escaped_unless_exact(invoke: Invoke) -> None:
+def test_a_negative_measure_is_exported_as_a_number(invoke: Invoke) -> None:
     words = ("--profile", "rates", "--format", "csv", "--as-of", "2026-01-01T00:00:30Z")
-    assert "'-5" in invoke("record", "export", *words).stdout
-    assert "'-5" not in invoke("record", "export", *words, "--exact").stdout
+    assert ",-5," in invoke("record", "export", *words).stdout
+    assert ",-5," in invoke("record", "export", *words, "--exact").stdout
 
 
 def test_runs_and_rejects_are_listed(invoke: Invoke) -> None:

@@ -21,6 +21,7 @@ from holdfast.kernel.outbox import BEGINNING
 from holdfast.records.columns import Row, columns_of
 from holdfast.records.content import FieldNames
 from holdfast.records.errors import NotPublished
+from holdfast.records.exporting import _cell
 from holdfast.records.model import Measure, ProjectionInfo
 from holdfast.records.parquet import read_frames, write_frame
 from tests.unit.records.helpers import OPERATOR, Bench, bench_on, profile, record
@@ -162,12 +163,35 @@ async def test_csv_cells_cannot_be_formulas_unless_exact_is_asked_for(bench: Ben
     )
     safe = list(csv.DictReader(io.StringIO((await exported(bench, "csv")).decode(), newline="")))
     assert [row["dim_state"] for row in safe] == [f"'{text}" for text in risky[:6]] + [risky[6]]
-    assert {row["rate"] for row in safe} == {"'-2.5"}
+    assert {row["rate"] for row in safe} == {"-2.5"}
     text = (await exported(bench, "csv", exact=True)).decode()
     exact = list(csv.DictReader(io.StringIO(text, newline="")))
     assert [row["dim_state"] for row in exact] == risky
     assert {row["rate"] for row in exact} == {"-2.5"}
     assert "rate__double" not in exact[0]
+
+
+async def test_a_negative_number_stays_one_and_text_that_looks_like_one_does_not(
+    bench: Bench,
+) -> None:
+    """What the data package calls a number reads as one, in the file as it is by default."""
+    await bench.collect([typed("-3", "-2.50", number=-7, flag="-1"), typed("CA", "0.5")])
+    rows = list(csv.DictReader(io.StringIO((await exported(bench, "csv")).decode(), newline="")))
+    assert (rows[0]["dim_state"], rows[0]["attr_flag"]) == ("'-3", "'-1")
+    assert (rows[0]["rate"], rows[0]["dim_number"]) == ("-2.50", "-7")
+    described = await bench.service.data_package(OPERATOR, "rates")
+    fields = described["resources"][0]["schema"]["fields"]
+    numeric = {one["name"] for one in fields if one["type"] in ("number", "integer")}
+    assert {"rate", "rate__multiplier", "dim_number", "revision"} <= numeric
+    for name in numeric:
+        assert all(Decimal(row[name]).is_finite() for row in rows), name
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1+1", "-", "-1.", "-1e5", "--1", "-1\n", "-٣"])
+def test_only_a_plain_number_goes_unescaped_in_a_column_of_numbers(text: str) -> None:
+    """Whatever once got into a measure: it is a number from end to end, or it is escaped."""
+    assert _cell(text, exact=False, numeric=True) == f"'{text}"
+    assert _cell(text, exact=True, numeric=True) == text
 
 
 async def test_ndjson_is_a_record_a_line(bench: Bench) -> None:

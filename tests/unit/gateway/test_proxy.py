@@ -1,0 +1,167 @@
+"""What the door does when a role in another process dies under a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from holdfast.gateway.proxy import ProxyMiddleware, Repeats, RoleProxy
+from holdfast.identity.hop import HEADER, HopSigner, HopVerifier
+from holdfast.kernel.canonical import digest
+from holdfast.kernel.clock import ManualClock, SystemClock
+from holdfast.kernel.ids import id_source
+from holdfast.kernel.principal import operator
+from holdfast.kernel.signing import SigningKey, TrustedKeys
+
+KEY = SigningKey.from_seed(b"\x01" * 32)
+REPEATS = Repeats(pauses_seconds=(0.0, 0.0, 0.0), deadline_seconds=60.0)
+FINE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n[1,2,3] "
+NOTHING = b""
+HEAD_ONLY = FINE[: FINE.index(b"\r\n\r\n") + 4]
+HALF = FINE[:-3]
+LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n" + b"x" * 500
+LIVE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 99\r\n\r\ndata: 1"
+REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\n{}"
+
+
+class DyingRole:
+    """Answers each connection with the next of ``answers``, then closes it; keeps what it saw."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self._answers = list(answers)
+        self.requests: list[httpx.Headers] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii")
+        lines = [line.split(": ", 1) for line in head.split("\r\n")[1:] if line]
+        self.requests.append(httpx.Headers([(name, value) for name, value in lines]))
+        writer.write(self._answers.pop(0))
+        await writer.drain()
+        writer.close()
+
+
+class Answered:
+    """What the caller of the door got to see."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.body = b""
+        self.starts = 0
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.starts = message["status"], self.starts + 1
+        else:
+            self.body += message.get("body", b"")
+
+
+Ask = Callable[..., Awaitable[Answered]]
+
+
+@asynccontextmanager
+async def door(role: DyingRole, repeats: Repeats = REPEATS) -> AsyncIterator[Ask]:
+    """A door in front of one role that listens on loopback."""
+    clock = SystemClock()
+    server = await asyncio.start_server(role, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def authenticate(_scope: Any) -> Any:
+        return operator()
+
+    async with server, httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
+        signer = HopSigner("gateway", KEY, clock, id_source(clock))
+        proxy = RoleProxy({"aggregator": url}, signer, client, clock, repeats)
+        middleware = ProxyMiddleware(None, proxy, authenticate)
+
+        async def ask(method: str, answered: Answered | None = None) -> Answered:
+            answered = answered or Answered()
+            scope = {
+                "type": "http", "method": method, "path": "/v1/records", "query_string": b"a=1",
+                "raw_path": b"/v1/records", "headers": [(b"authorization", b"x")],
+            }  # fmt: skip
+
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            await middleware(scope, receive, answered.send)
+            return answered
+
+        yield ask
+
+
+@pytest.mark.parametrize(
+    "lost", [NOTHING, HEAD_ONLY, HALF], ids=["before the head", "before the body", "half-way"]
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_safe_request_whose_role_died_is_asked_again(method: str, lost: bytes) -> None:
+    if method == "HEAD":
+        lost = lost[:20]
+    role = DyingRole(lost, NOTHING, FINE if method == "GET" else HEAD_ONLY)
+    async with door(role) as ask:
+        answered = await ask(method)
+    assert (answered.status, answered.starts) == (200, 1)
+    assert answered.body == (b"[1,2,3] " if method == "GET" else b"")
+    assert len(role.requests) == 3
+
+
+async def test_each_ask_carries_a_token_of_its_own_that_fits() -> None:
+    role = DyingRole(NOTHING, FINE)
+    async with door(role) as ask:
+        await ask("GET")
+    clock = ManualClock(datetime.now(UTC))
+    verifier = HopVerifier("aggregator", TrustedKeys({"gateway": [KEY.public_jwk()]}), clock)
+    for headers in role.requests:
+        principal, body = verifier.verify(headers[HEADER], "GET", "/v1/records?a=1")
+        assert (principal, body) == (operator(), digest(b""))
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+async def test_what_may_have_changed_something_is_never_asked_again(method: str) -> None:
+    role = DyingRole(NOTHING, FINE)
+    async with door(role) as ask:
+        answered = await ask(method)
+    assert answered.status == 503
+    assert b"outcome-unknown" in answered.body
+    assert len(role.requests) == 1
+
+
+@pytest.mark.parametrize("begun", [LONG, LIVE], ids=["long", "live"])
+async def test_an_answer_that_has_begun_is_not_begun_again(begun: bytes) -> None:
+    """What the caller has of it stays all there is; the connection ends without an end."""
+    role = DyingRole(begun, FINE)
+    answered = Answered()
+    async with door(role) as ask:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await ask("GET", answered)
+    assert answered.body == begun.partition(b"\r\n\r\n")[2]
+    assert (answered.starts, len(role.requests)) == (1, 1)
+
+
+async def test_a_role_that_stays_away_is_asked_a_few_times_only() -> None:
+    role = DyingRole(NOTHING, NOTHING, NOTHING, NOTHING, FINE)
+    async with door(role) as ask:
+        answered = await ask("GET")
+    assert answered.status == 503
+    assert b"role-unreachable" in answered.body
+    assert b"outcome-unknown" not in answered.body
+    assert len(role.requests) == 4
+
+
+async def test_no_ask_begins_after_the_deadline() -> None:
+    role = DyingRole(NOTHING, FINE)
+    async with door(role, Repeats(pauses_seconds=(60.0,), deadline_seconds=30.0)) as ask:
+        answered = await ask("GET")
+    assert (answered.status, len(role.requests)) == (503, 1)
+
+
+async def test_an_answer_is_an_answer_even_if_it_is_a_refusal() -> None:
+    role = DyingRole(REFUSED, FINE)
+    async with door(role) as ask:
+        answered = await ask("GET")
+    assert (answered.status, len(role.requests)) == (503, 1)
