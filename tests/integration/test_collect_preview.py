@@ -109,4 +109,10 @@ async def test_the_command(source: FixtureServer, tmp_path: Path) -> None:
     broken = await command("profile", "preview", str(file))
     assert broken.returncode == 2
     assert "cannot read JSON" in broken.stderr
+    assert "hint: " in broken.stderr.splitlines()[-1]
+    async with FixtureServer(tmp_path / "files") as gone:
+        environment["HOLDFAST_COLLECT_ALLOW"] = gone.host_port
+    away = await command("profile", "preview", str(file), "--url", f"{gone.url}/data.json")
+    assert away.returncode == 6
+    assert away.stderr.splitlines()[-1].startswith("hint: see that this machine reaches that host")
     assert not (tmp_path / "data").exists()

@@ -65,6 +65,9 @@ class LazyGroup(TyperGroup):
             return None
         if ctx.resilient_parsing or ctx.meta.get(LISTING):
             return _signpost(cmd_name)
+        from holdfast.kernel.cli import note_noun
+
+        note_noun(cmd_name)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = get_command(getattr(importlib.import_module(module), attribute))
         command.name = cmd_name

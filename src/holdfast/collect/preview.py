@@ -23,6 +23,7 @@ from holdfast.collect.secrets import SecretStore
 from holdfast.collect.settings import CollectSettings
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.outbound import Fetched, OutboundClient
+from holdfast.records.listing import period_text
 from holdfast.records.model import MappedRecord, Reject
 from holdfast.registry.model import JsonFormat, Profile
 
@@ -127,7 +128,7 @@ def flat(record: MappedRecord) -> dict[str, Any]:
     """A record as one line of a table."""
     found: dict[str, Any] = dict(record.dimensions)
     if record.period:
-        found["period"] = record.period.text or record.period.start
+        found["period"] = period_text(record.period)
         found["frequency"] = record.period.frequency
     for name, measure in record.measures.items():
         found[name] = measure.value if not measure.unit else f"{measure.value} {measure.unit}"

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -23,7 +25,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import msgspec
 import typer
 
-from holdfast.kernel.errors import EXIT_STATUS, HoldfastError, Invalid, Kind, Unavailable
+from holdfast.kernel.errors import EXIT_STATUS, HoldfastError, Invalid, Unavailable
+from holdfast.kernel.hints import hint_for
 
 if TYPE_CHECKING:
     from holdfast.kernel.http.client import ApiClient
@@ -82,6 +85,14 @@ class CommandLine:
         return found
 
 
+_noun: ContextVar[str] = ContextVar("noun", default="")
+
+
+def note_noun(noun: str) -> None:
+    """Which noun (or bare verb) this process was called with, for hints."""
+    _noun.set(noun)
+
+
 def command_line(ctx: typer.Context) -> CommandLine:
     """The options before the noun."""
     found = ctx.find_object(CommandLine)
@@ -133,10 +144,7 @@ def fail(error: HoldfastError) -> NoReturn:
     say(f"error: {error.detail}")
     for problem in error.problems:
         say(f"  - {problem}")
-    if error.hint:
-        say(f"hint: {error.hint}")
-    if error.kind is Kind.OUTCOME_UNKNOWN:
-        say("hint: the outcome is unknown; repeating the same command is safe")
+    say(f"hint: {hint_for(error, _noun.get())}")
     raise typer.Exit(EXIT_STATUS[error.kind])
 
 
@@ -152,6 +160,32 @@ def print_json(value: Any) -> None:
     sys.stdout.write(encoded.decode() + "\n")
 
 
+PIPE_WIDTH = 200
+
+
+def output_width() -> int:
+    """How many characters a line of standard output should have at most."""
+    if sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    told = os.environ.get("COLUMNS", "")
+    return int(told) if told.isdecimal() and int(told) > 0 else PIPE_WIDTH
+
+
+def visible(value: object) -> str:
+    """``value`` as one line of text that does nothing to a terminal.
+
+    What is printed may come from a source or another tenant's file name: an escape sequence in it
+    would move the cursor, change colours, or answer for the person in front of the screen.
+    """
+    text = "" if value is None else str(value)
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
 def print_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[object]],
@@ -159,8 +193,12 @@ def print_table(
     title: str = "",
     numeric: Sequence[str] = (),
     empty: str = "nothing yet",
+    whole: bool = False,
 ) -> None:
-    """A table on standard output; readable without colour and in a pipe."""
+    """A table on standard output; readable without colour and in a pipe.
+
+    It is as wide as the output; with ``whole`` as wide as it must be, and nothing is wrapped.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -168,18 +206,21 @@ def print_table(
     if not rows:
         say(empty)
         return
-    width = None if sys.stdout.isatty() else 200
+    texts = [[visible(cell) for cell in row] for row in rows]
+    width = output_width()
+    if whole:
+        widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+        width = max(width, 2 * sum(widths) + 2 * len(columns))
     table = Table(title=title or None, box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left")
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    Console(width=width).print(table)
+        table.add_column(column, justify="right" if column in numeric else "left", no_wrap=whole)
+    for row in texts:
+        table.add_row(*map(Text, row))
+    Console(width=width, soft_wrap=whole).print(table)
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
     """One thing's fields, a line each, names aligned."""
     width = max((len(name) for name in fields), default=0)
     for name, value in fields.items():
-        shown = "" if value is None else value
-        sys.stdout.write(f"{name.ljust(width)}  {shown}\n")
+        sys.stdout.write(f"{name.ljust(width)}  {visible(value)}\n")

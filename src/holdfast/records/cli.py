@@ -11,6 +11,7 @@ import typer
 from holdfast.kernel.cli import (
     JsonOption,
     LimitOption,
+    output_width,
     print_fields,
     print_json,
     print_table,
@@ -72,7 +73,8 @@ def _more(following: str | None) -> None:
     "list",
     help="Records of a profile, as published now or at a time.",
     epilog="Example: holdfast record list --profile rain --as-of 2026-01-31T00:00:00Z "
-    "--dimension station=KSEA --from 2025-01-01",
+    "--dimension station=KSEA --from 2025-01-01 | holdfast record list --profile rain "
+    "--columns period,amount",
 )
 def list_records(
     ctx: typer.Context,
@@ -92,6 +94,12 @@ def list_records(
         list[str] | None, typer.Option("--dimension", help="NAME=VALUE; may be repeated.")
     ] = None,
     withdrawn: Annotated[bool, typer.Option("--withdrawn", help="Withdrawn records, too.")] = False,
+    columns: Annotated[
+        str,
+        typer.Option(
+            "--columns", help="These columns, with commas between; or all. Else those that fit."
+        ),
+    ] = "",
     cursor: CursorOption = None,
     limit: LimitOption = 20,
     json: JsonOption = False,
@@ -116,48 +124,27 @@ def list_records(
         if json:
             print_json(page)
             return
-        _print_records(page.items)
+        _print_records(page.items, columns)
         _more(page.next)
 
     run(body)
 
 
-def _print_records(records: Sequence[Record]) -> None:
-    from holdfast.records.columns import scalar_text
+def _print_records(records: Sequence[Record], wanted: str) -> None:
+    from holdfast.records.listing import listing
 
-    dimensions = list(dict.fromkeys(name for one in records for name in one.dimensions))
-    measures = list(dict.fromkeys(name for one in records for name in one.measures))
-    gone = any(one.withdrawn for one in records)
+    width = output_width()
+    shown = listing(records, wanted=wanted, width=width) if records else None
     print_table(
-        ["record", "period", *dimensions, *measures, "revision", *(["state"] if gone else [])],
-        [
-            [
-                one.id,
-                _period(one),
-                *(scalar_text(one.dimensions.get(name)) for name in dimensions),
-                *(_value(one, name) for name in measures),
-                one.revision,
-                *(["withdrawn" if one.withdrawn else ""] if gone else []),
-            ]
-            for one in records
-        ],
-        numeric=[*measures, "revision"],
-        empty="no records: nothing is published, or nothing matches",
+        [] if shown is None else [column.heading for column in shown.columns],
+        [] if shown is None else shown.rows,
+        numeric=[] if shown is None else [c.heading for c in shown.columns if c.numeric],
+        empty="no records: nothing is published, or nothing matches; "
+        "`holdfast profile list` shows the profiles, `holdfast run list` what was collected",
+        whole=bool(wanted),
     )
-
-
-def _period(record: Record) -> str:
-    period = record.period
-    if period is None:
-        return ""
-    return period.text or f"{period.start} {period.frequency}"
-
-
-def _value(record: Record, name: str) -> str:
-    measure = record.measures.get(name)
-    if measure is None or measure.value is None:
-        return ""
-    return f"{measure.value} {measure.unit}".rstrip()
+    if shown is not None and (remark := shown.remark(width)):
+        say(remark)
 
 
 @record_app.command(
@@ -263,13 +250,17 @@ def _flat(record: Record) -> dict[str, Any]:
 
 
 def _print_record(record: Record) -> None:
+    from holdfast.records.listing import measure_text, period_text
+
+    period = period_text(record.period)
+    spelt = record.period.text if record.period else ""
     fields: dict[str, Any] = {
         "record": record.id,
         "profile": record.profile,
         "key": ", ".join(map(str, record.key)),
-        "period": _period(record),
+        "period": f"{period} (the source wrote {spelt})" if spelt not in ("", period) else period,
         **record.dimensions,
-        **{name: _value(record, name) for name in record.measures},
+        **{name: measure_text(record, name) for name in record.measures},
         **record.attributes,
     }
     source = record.provenance

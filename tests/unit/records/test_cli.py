@@ -100,6 +100,19 @@ def test_records_are_listed_as_a_table_and_as_json(invoke: Invoke) -> None:
     assert "no records" in invoke("record", "list", "--profile", "unknown").stderr
 
 
+def test_a_list_shows_the_columns_that_are_asked_for(invoke: Invoke) -> None:
+    words = ("record", "list", "--profile", "rates", "--withdrawn")
+    shown = invoke(*words, "--columns", "period,rate,state")
+    assert shown.stdout.splitlines()[0].split() == ["period", "rate", "state"]
+    assert "2025-01" in shown.stdout
+    wrong = invoke(*words, "--columns", "period,rain,snow")
+    assert wrong.exit_code == 2
+    assert "no column rain" in wrong.stderr
+    assert "no column snow" in wrong.stderr
+    assert "there are record, period" in wrong.stderr
+    assert "holdfast profile list" in invoke("record", "list", "--profile", "unknown").stderr
+
+
 def test_pages_are_followed_by_their_cursor(invoke: Invoke) -> None:
     first = invoke("record", "list", "--profile", "rates", "--withdrawn", "--limit", "1")
     cursor = first.stderr.split("--cursor ")[1].strip()

@@ -364,7 +364,10 @@ def translate(error: httpx.HTTPError, method: str, url: str) -> HoldfastError:
     """A failure of the connection as one of ours."""
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
         return Unavailable(
-            f"cannot reach {url}: {error or type(error).__name__}", code="unreachable"
+            f"cannot reach {url}: {error or type(error).__name__}",
+            code="unreachable",
+            hint="see that it runs there and that --control-plane (or HOLDFAST_URL) is right; "
+            "`holdfast doctor` looks at each part",
         )
     if method in SAFE:
         return Unavailable(f"cannot read the answer of {url}: {error or type(error).__name__}")

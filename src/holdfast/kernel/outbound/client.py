@@ -317,7 +317,9 @@ class OutboundClient:
         if target is None and self._replay.only:
             raise AddressRefused(
                 f"cannot fetch {reported.url}: only recorded sources are fetched, and the replay "
-                "map does not have this one"
+                "map does not have this one",
+                hint="HOLDFAST_COLLECT_REPLAY_FILE names the map; `holdfast fixture serve DIR "
+                "--replay-map FILE` writes one",
             )
         secret = {n: v for n, v in request.headers.items() if n.lower() == "authorization"}
         hop = _Hop(
@@ -353,7 +355,8 @@ class OutboundClient:
         if hop.target.host_port in self._allow:
             return hop
         raise AddressRefused(
-            f"cannot send a secret to {hop.target.host_port}: the address is not https"
+            f"cannot send a secret to {hop.target.host_port}: the address is not https",
+            hint="write https:// in source.url, or leave source.auth out",
         )
 
     def _next_hop(self, hop: _Hop, head: Head, tally: _Tally) -> _Hop:

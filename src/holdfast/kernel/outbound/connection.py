@@ -71,7 +71,8 @@ class Dialer:
                 # Where a name leads inside our network is for the log, not for whoever asks.
                 raise AddressRefused(
                     f"cannot contact {target.host_port}: it is not at a public address ({reason})",
-                    hint="an operator can allow this exact host and port",
+                    hint="an operator can allow this exact host and port: "
+                    f"HOLDFAST_COLLECT_ALLOW={target.host_port}",
                     internal=f"{target.host} resolved to {address}",
                 )
         return found

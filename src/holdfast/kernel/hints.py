@@ -1,0 +1,78 @@
+"""What to try next, for failures that carry no hint of their own. Pure.
+
+Whoever raises knows best and says so in the error's ``hint``. What is here is for the rest, so that
+no message of the command line ends with what went wrong alone.
+"""
+
+from __future__ import annotations
+
+from holdfast.kernel.errors import HoldfastError, Kind
+
+LISTED = frozenset({"profile", "run", "record", "reject", "report", "worker", "task"})
+"""Nouns whose things can be listed."""
+
+BY_CODE: dict[str, str] = {
+    "unreachable": "see that this machine reaches that host: its name, the network, a firewall "
+    "(proxy variables are ignored); `holdfast fixture serve DIR --replay-map FILE` answers from "
+    "recorded files instead (HOLDFAST_COLLECT_REPLAY_FILE=FILE)",
+    "timeout": "the source is slow or gone: try again later, or raise the profile's limits",
+    "tls-refused": "open the address in a browser to see its certificate; for an authority of your "
+    "own name its PEM file in HOLDFAST_COLLECT_CA_FILE",
+    "truncated": "try again; if it stays, the source sends less than it says",
+    "protocol-error": "that is no HTTP answer: see that the address is right",
+    "status": "see that source.url is right and whether the source wants credentials (source.auth)",
+    "source-busy": "the source asks for fewer requests: try again later",
+    "source-refused": "see that source.url and its parameters are right",
+    "address-refused": "only public addresses are contacted; an operator can allow an exact "
+    "one with HOLDFAST_COLLECT_ALLOW=HOST:PORT",
+    "redirect-refused": "put the address it leads to into source.url",
+    "response-too-large": "raise the profile's limits, or ask for less at a time",
+    "spool-failed": "see that the disk has room and can be written (HOLDFAST_COLLECT_SPOOL_DIR)",
+    "parse": "see that source.format says what the source really sends",
+    "mapping": "`holdfast profile validate FILE` lists what is wrong in a profile",
+    "role-unreachable": "`holdfast health` and `holdfast doctor` say which role is down",
+    "run-not-found": "`holdfast run list` shows the runs",
+    "task-not-found": "`holdfast task list` shows the tasks",
+    "worker-not-found": "`holdfast worker list` shows the workers",
+    "cursor-invalid": "leave --cursor out to begin with the first page",
+    "schema-newer": "start the newer release of holdfast, or restore the copy made before it",
+    "database-in-use": "stop the other process, or give this one a --data-dir of its own",
+    "address-taken": "choose another with --port, or --port 0 for a free one",
+}
+"""Error code → what to try."""
+
+BY_KIND: dict[Kind, str] = {
+    Kind.INVALID: "`holdfast {noun}--help` shows what it takes",
+    Kind.UNAUTHENTICATED: "the operator's token lies in the data directory: name that with "
+    "--data-dir, or the token with HOLDFAST_OPERATOR_TOKEN_FILE",
+    Kind.DENIED: "sign in as somebody who may do this, or ask the operator",
+    Kind.NOT_FOUND: "`holdfast {listed} list` shows what there is",
+    Kind.CONFLICT: "look at how it is now, then try again",
+    Kind.TOO_LARGE: "send less at a time, or raise the bound that the message names",
+    Kind.UNSUPPORTED: "`holdfast {noun}--help` shows what it takes",
+    Kind.MISDIRECTED: "see that --control-plane names the gateway as it is meant to be called",
+    Kind.EXHAUSTED: "wait a moment, then try again",
+    Kind.UNAVAILABLE: "`holdfast doctor` says what is down",
+    Kind.OUTCOME_UNKNOWN: "the outcome is unknown; repeating the same command is safe",
+    Kind.CORRUPT: "`holdfast doctor` says what is damaged; keep the data as it is until you know",
+    Kind.INTERNAL: "this is a defect of ours: the log of the system has the details",
+}
+"""Kind → what to try."""
+
+
+def hint_for(error: HoldfastError, noun: str = "") -> str:
+    """The error's own hint, or the best there is for its code, or for its kind.
+
+    ``noun`` is what the command was about, if known: ``record`` of ``holdfast record show``.
+    """
+    if error.kind is Kind.OUTCOME_UNKNOWN:
+        # Whatever else is true, this is what to know before anything is done again.
+        own = f"{error.hint}; " if error.hint else ""
+        return own + BY_KIND[Kind.OUTCOME_UNKNOWN]
+    if error.hint:
+        return error.hint
+    known = BY_CODE.get(error.code)
+    if known is not None:
+        return known
+    listed = noun if noun in LISTED else "profile"
+    return BY_KIND[error.kind].format(noun=f"{noun} " if noun else "", listed=listed)
