@@ -241,10 +241,12 @@ def _said(one: Record, before: Record | None) -> list[str]:
 
 
 def _flat(record: Record) -> dict[str, Any]:
+    from holdfast.records.listing import measure_text, period_text
+
     return {
-        "period": _period(record),
+        "period": period_text(record.period),
         **record.dimensions,
-        **{name: _value(record, name) for name in record.measures},
+        **{name: measure_text(record, name) for name in record.measures},
         **record.attributes,
     }
 
