@@ -45,11 +45,23 @@ class Batcher(Generic[I, O]):
     async def do_all(self, items: Sequence[I]) -> list[O | HoldfastError]:
         """The outcome, or the error, of each of ``items``."""
         futures = [self._put(item) for item in items]
-        outcomes = await asyncio.gather(*futures, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, HoldfastError):
-                raise outcome
-        return outcomes  # type: ignore[return-value]
+        outcomes: list[O | HoldfastError] = []
+        defect: Exception | None = None
+        try:
+            for future in futures:
+                try:
+                    outcomes.append(await future)
+                except HoldfastError as error:
+                    outcomes.append(error)
+                except Exception as error:
+                    defect = defect or error
+        except asyncio.CancelledError:
+            for future in futures:
+                future.cancel()
+            raise
+        if defect is not None:
+            raise defect
+        return outcomes
 
     async def close(self) -> None:
         """Wait for what is under way."""

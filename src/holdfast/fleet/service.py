@@ -103,7 +103,7 @@ class _Batchers:
 
     submit: Batcher[tasks.Submission, Task]
     claim: Batcher[tasks.Want, list[Task]]
-    complete: Batcher[tasks.Ending, Task]
+    complete: Batcher[tasks.Ending, tasks.Ended]
     renew: Batcher[tuple[str, str, int, str], bool]
 
 
@@ -405,7 +405,7 @@ class FleetService:
         ``task-cancelled``, ``task-not-leased``; :class:`NotFound` for no such task.
         """
         ending = self._ending(principal, task, complete)
-        return await self._batchers_of(principal.tenant).complete.do(ending)
+        return (await self._batchers_of(principal.tenant).complete.do(ending)).task
 
     async def complete_many(
         self, principal: Principal, completes: Sequence[CompleteTask]
@@ -446,7 +446,7 @@ class FleetService:
 
     async def _end(
         self, tenant: TenantId, endings: list[tasks.Ending]
-    ) -> list[Task | HoldfastError]:
+    ) -> list[tasks.Ended | HoldfastError]:
         now, principal = self.clock.now(), service("coordinator", tenant)
         answers, events = await self.hot(
             tenant,
@@ -791,8 +791,8 @@ def submitted(outcome: Task | HoldfastError) -> Submitted:
     return Submitted(task=None, refused=_refusal(outcome))
 
 
-def _completed(task: str, outcome: Task | HoldfastError) -> Completed:
-    if isinstance(outcome, Task):
+def _completed(task: str, outcome: tasks.Ended | HoldfastError) -> Completed:
+    if isinstance(outcome, tasks.Ended):
         return Completed(task=task, status=outcome.status)
     return Completed(task=task, status=None, refused=_refusal(outcome))
 

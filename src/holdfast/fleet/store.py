@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy import Sequence as SqlSequence
 
 from holdfast.fleet.rules import State
-from holdfast.kernel.database import bulk_insert, metadata, tenant_table
+from holdfast.kernel.database import as_source, bulk_insert, metadata, tenant_table
 
 TaskRow = Row[Any]
 
@@ -204,8 +204,10 @@ def _select(
     ).all()
 
 
-def _run_many(conn: Connection, sqlite: str, postgresql: str, rows: Sequence[Any]) -> None:
-    """One statement over many rows: prepared once on SQLite, ``unnest`` on PostgreSQL."""
+def _run_many(
+    conn: Connection, sqlite: str, postgresql: str, columns: Sequence[str], rows: Sequence[Any]
+) -> None:
+    """One statement over many rows of text: prepared once on SQLite, a source on PostgreSQL."""
     if not rows:
         return
     if _is_sqlite(conn):
@@ -215,7 +217,8 @@ def _run_many(conn: Connection, sqlite: str, postgresql: str, rows: Sequence[Any
         finally:
             cursor.close()
         return
-    conn.exec_driver_sql(postgresql, tuple(list(vector) for vector in zip(*rows, strict=True)))
+    source, values = as_source(("text",) * len(columns), columns, rows)
+    conn.exec_driver_sql(postgresql.format(source=source), values)
 
 
 # --- submitting ----------------------------------------------------------------------------------
@@ -248,13 +251,12 @@ _INSERT_TASK_SQLITE = (
     f"INSERT INTO tasks ({_NAMES}, {_REST}) VALUES ({_MARKS}, {_REST_VALUES})"
     " ON CONFLICT DO NOTHING"
 )
-_CASTS = ", ".join(
-    f"${n}::{'bigint' if isinstance(tasks.c[name].type, BigInteger) else 'text'}[]"
-    for n, name in enumerate(SUBMITTED_COLUMNS, 1)
+_SUBMITTED_TYPES = tuple(
+    "bigint" if isinstance(tasks.c[name].type, BigInteger) else "text" for name in SUBMITTED_COLUMNS
 )
 _INSERT_TASKS_POSTGRESQL = (
-    f"INSERT INTO tasks ({_NAMES}, {_REST}) SELECT u.*, {_REST_VALUES} FROM unnest({_CASTS}) AS u"
-    " ON CONFLICT DO NOTHING RETURNING id"
+    f"INSERT INTO tasks ({_NAMES}, {_REST}) SELECT given.*, {_REST_VALUES} FROM ({{source}})"
+    " AS given ON CONFLICT DO NOTHING RETURNING id"
 )
 
 
@@ -267,10 +269,11 @@ def insert_tasks(conn: Connection, rows: Sequence[Sequence[Any]], fresh: bool) -
     if not _is_sqlite(conn):
         if not rows:
             return set()
-        vectors = tuple(list(vector) for vector in zip(*rows, strict=True))
-        return {row[0] for row in conn.exec_driver_sql(_INSERT_TASKS_POSTGRESQL, vectors)}
+        source, values = as_source(_SUBMITTED_TYPES, SUBMITTED_COLUMNS, rows)
+        statement = _INSERT_TASKS_POSTGRESQL.format(source=source)
+        return set(conn.exec_driver_sql(statement, values).scalars())
     if fresh:
-        _run_many(conn, _INSERT_TASK_SQLITE, "", rows)
+        _run_many(conn, _INSERT_TASK_SQLITE, "", (), rows)
         return {row[at_id] for row in rows}
     inserted = set()
     cursor = conn.connection.cursor()
@@ -427,8 +430,7 @@ _LEASE_SQLITE = (
 _LEASE_POSTGRESQL = (
     "UPDATE tasks SET state = 'leased', attempts = attempts + 1,"
     " fence = nextval('task_fence_sequence'), worker = v.worker, lease_expires_at = v.expires_at"
-    " FROM (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])"
-    " AS u (worker, expires_at, tenant, id)) AS v"
+    " FROM ({source}) AS v"
     " WHERE tasks.tenant = v.tenant AND tasks.id = v.id RETURNING tasks.id, tasks.fence"
 )
 
@@ -469,15 +471,15 @@ def lease(conn: Connection, tenant: str, leases: Sequence[tuple[str, str, str]])
         last = conn.execute(_FENCES_SQLITE, {"tenant": tenant, "amount": amount}).scalar_one()
         fences = {task: last - amount + n for n, (task, _, _) in enumerate(leases, 1)}
         rows = [(fences[task], worker, expiry, tenant, task) for task, worker, expiry in leases]
-        _run_many(conn, _LEASE_SQLITE, "", rows)
+        _run_many(conn, _LEASE_SQLITE, "", (), rows)
         return fences
-    vectors = tuple(
-        list(vector)
-        for vector in zip(
-            *((worker, expiry, tenant, task) for task, worker, expiry in leases), strict=True
-        )
+    source, values = as_source(
+        ("text",) * 4,
+        ("id", "worker", "expires_at", "tenant"),
+        [(task, worker, expiry, tenant) for task, worker, expiry in leases],
     )
-    return {row[0]: int(row[1]) for row in conn.exec_driver_sql(_LEASE_POSTGRESQL, vectors)}
+    leased = conn.exec_driver_sql(_LEASE_POSTGRESQL.format(source=source), values)
+    return {row[0]: int(row[1]) for row in leased}
 
 
 _RENEW_SQLITE = text(
@@ -554,9 +556,8 @@ _CHANGE_SQLITE = (
     f"UPDATE tasks SET {', '.join(f'{name} = ?' for name in _CHANGED)} WHERE tenant = ? AND id = ?"
 )
 _CHANGE_POSTGRESQL = (
-    f"UPDATE tasks SET {', '.join(f'{name} = v.{name}' for name in _CHANGED)} FROM (SELECT * FROM"
-    f" unnest({', '.join(f'${n}::text[]' for n in range(1, len(_CHANGED) + 3))})"
-    f" AS u ({', '.join(_CHANGED)}, tenant, id)) AS v"
+    f"UPDATE tasks SET {', '.join(f'{name} = v.{name}' for name in _CHANGED)}"
+    " FROM ({source}) AS v"
     " WHERE tasks.tenant = v.tenant AND tasks.id = v.id"
 )
 # Most tasks just succeed: fewer values to carry.
@@ -567,8 +568,7 @@ _SUCCEED_SQLITE = (
 _SUCCEED_POSTGRESQL = (
     "UPDATE tasks SET state = 'succeeded', lease_expires_at = NULL, code = '', reason = '',"
     " finished_at = v.finished_at, result = v.result, answer = v.answer"
-    " FROM (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])"
-    " AS u (finished_at, result, answer, tenant, id)) AS v"
+    " FROM ({source}) AS v"
     " WHERE tasks.tenant = v.tenant AND tasks.id = v.id"
 )
 _ATTEMPT_COLUMNS = (
@@ -592,9 +592,10 @@ def apply(conn: Connection, changes: Sequence[Change]) -> None:
         conn,
         _SUCCEED_SQLITE,
         _SUCCEED_POSTGRESQL,
+        ("finished_at", "result", "answer", "tenant", "id"),
         [(each.finished_at, each.result, each.answer, each.tenant, each.id) for each in done],
     )
-    _run_many(conn, _CHANGE_SQLITE, _CHANGE_POSTGRESQL, other)
+    _run_many(conn, _CHANGE_SQLITE, _CHANGE_POSTGRESQL, Change._fields, other)
 
 
 def keep_attempts(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -433,6 +433,24 @@ def _unchanged(row: TaskRow) -> Change:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A task whose end was accepted, now or before (then there is no ``fate``)."""
+
+    row: TaskRow
+    fate: Fate | None = None
+
+    @property
+    def status(self) -> TaskStatus:
+        """How it stands now."""
+        return PUBLIC_STATUS[State(self.row.state if self.fate is None else self.fate.change.state)]
+
+    @property
+    def task(self) -> Task:
+        """The task as it will be read; many who tell many ends never ask."""
+        return task_of(self.row) if self.fate is None else task_after(self.row, self.fate)
+
+
 def decide(
     conn: Connection,
     principal: Principal,
@@ -501,16 +519,16 @@ def complete(
     now: datetime,
     backoff: Backoff,
     endings: Sequence[Ending],
-) -> tuple[list[Task | HoldfastError], list[str]]:
+) -> tuple[list[Ended | HoldfastError], list[str]]:
     """End leased tasks as their holders say; refuse what comes late, from others or twice over.
 
     The answer to each, and the types of the events there were.
     """
     tenant = principal.tenant
     rows = store.find_tasks(conn, tenant, {ending.task for ending in endings}, lock=True)
-    taken: dict[str, tuple[Ending, Task]] = {}
+    taken: dict[str, tuple[Ending, Ended]] = {}
     fates: list[tuple[TaskRow, Fate, EventId, str]] = []
-    answers: list[Task | HoldfastError | None] = []
+    answers: list[Ended | HoldfastError | None] = []
     unclear: dict[int, TaskRow] = {}
     for n, ending in enumerate(endings):
         row = rows.get(ending.task)
@@ -518,25 +536,25 @@ def complete(
         if row is None:
             answers[n] = _not_found(ending.task)
         elif ending.task in taken:
-            before, task = taken[ending.task]
-            answers[n] = task if _same_end(before, ending) else _stale(ending, task.fence)
+            before, ended = taken[ending.task]
+            answers[n] = ended if _same_end(before, ending) else _stale(ending, row.fence)
         else:
             verdict = _judge(row, ending)
             if verdict is Verdict.ACCEPT:
                 fate = _fate(row, now, backoff, ending)
                 fates.append((row, fate, ending.event, ending.worker))
-                taken[ending.task] = (ending, task_after(row, fate))
+                taken[ending.task] = (ending, Ended(row, fate))
                 answers[n] = taken[ending.task][1]
             elif verdict is Verdict.STALE:
                 unclear[n] = row
             else:
                 answers[n] = _answer_to(verdict, row, ending)
     events = decide(conn, principal, outbox, now, fates)
-    ended = _ended_attempts(conn, tenant, unclear.values())
+    accepted = _ended_attempts(conn, tenant, unclear.values())
     for n, row in unclear.items():
         ending = endings[n]
-        repeated = (ending.task, ending.end.fence, ending.worker, ending.digest) in ended
-        answers[n] = task_of(row) if repeated else _stale(ending, row.fence)
+        repeated = (ending.task, ending.end.fence, ending.worker, ending.digest) in accepted
+        answers[n] = Ended(row) if repeated else _stale(ending, row.fence)
     return [answer for answer in answers if answer is not None], events
 
 
@@ -595,9 +613,9 @@ def _ended_attempts(
     }
 
 
-def _answer_to(verdict: Verdict, row: TaskRow, ending: Ending) -> Task | HoldfastError:
+def _answer_to(verdict: Verdict, row: TaskRow, ending: Ending) -> Ended | HoldfastError:
     if verdict is Verdict.REPEATED:
-        return task_of(row)
+        return Ended(row)
     if verdict is Verdict.CANCELLED:
         return Conflict(
             f"cannot complete the task {row.id}: it was cancelled", code="task-cancelled"

@@ -85,6 +85,8 @@ def timestamp(moment: datetime) -> str:
     RFC 3339 in UTC with six fractional digits and ``Z``: fixed width, so that text order is time
     order on both databases.
     """
+    if moment.tzinfo is UTC:  # most of what there is
+        return f"{moment.isoformat(timespec='microseconds')[:-6]}Z"
     if moment.tzinfo is None:
         raise ValueError("cannot write a time: it has no zone")
     return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"

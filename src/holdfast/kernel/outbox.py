@@ -16,13 +16,13 @@ be there are there. Rolled-back transactions leave gaps in ``sequence``, never i
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Protocol
 
 import msgspec
@@ -32,7 +32,7 @@ from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Seque
 
 from holdfast.kernel.canonical import INTEGER_MAX, canonical, decode_strict
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.database import bulk_insert, metadata, tenant_table
+from holdfast.kernel.database import as_source, bulk_insert, metadata, tenant_table
 from holdfast.kernel.errors import Conflict, Corrupt, Invalid, TooLarge
 from holdfast.kernel.ids import EventId, is_id
 from holdfast.kernel.principal import Principal
@@ -144,9 +144,8 @@ _INSERT_POSTGRESQL = (
     "INSERT INTO outbox (tenant, event_id, stream, type, time, subject, request_id,"
     " payload_bytes, payload_commitment, sealing, sealed, transaction_id, sequence)"
     " SELECT given.*, CAST(CAST(pg_current_xact_id() AS text) AS bigint),"
-    " nextval('outbox_sequence') FROM unnest($1::text[], $2::text[], $3::text[], $4::text[],"
-    " $5::text[], $6::text[], $7::text[], $8::bigint[], $9::bytea[], $10::text[], $11::bytea[])"
-    " AS given ON CONFLICT (tenant, event_id) DO NOTHING RETURNING event_id"
+    " nextval('outbox_sequence') FROM ({source}) AS given"
+    " ON CONFLICT (tenant, event_id) DO NOTHING RETURNING event_id"
 )
 _FIND_POSTGRESQL = text(
     "SELECT * FROM outbox WHERE tenant = :tenant AND event_id = ANY(CAST(:ids AS text[]))"
@@ -163,6 +162,10 @@ _COLUMNS = (
     "payload_commitment",
     "sealing",
     "sealed",
+)
+_TYPES = tuple(
+    {"payload_bytes": "bigint", "payload_commitment": "bytea", "sealed": "bytea"}.get(name, "text")
+    for name in _COLUMNS
 )
 _READY_SQLITE = text(
     "SELECT * FROM outbox WHERE tenant = :tenant"
@@ -256,8 +259,9 @@ class Outbox:
 
     def _emit_postgresql(self, conn: Connection, principal: Principal, given: _Given) -> None:
         rows = [self._row(principal, *each) for each in given.values()]
-        vectors = tuple(list(vector) for vector in zip(*rows, strict=True))
-        stored = set(conn.exec_driver_sql(_INSERT_POSTGRESQL, vectors).scalars())
+        source, values = as_source(_TYPES, _COLUMNS, rows)
+        statement = _INSERT_POSTGRESQL.format(source=source)
+        stored = set(conn.exec_driver_sql(statement, values).scalars())
         if len(stored) == len(given):
             return
         others = {id_: each for id_, each in given.items() if id_ not in stored}
@@ -354,7 +358,7 @@ def _reused(event: Event) -> Conflict:
 
 def commitment(salt: bytes, payload: bytes) -> bytes:
     """What a leaf holds of a payload: binding, and telling nothing without the salt."""
-    return hmac.new(salt, payload, hashlib.sha256).digest()
+    return hmac.digest(salt, payload, "sha256")
 
 
 def checked_payload(event: Event) -> bytes:
@@ -395,13 +399,26 @@ def checked_header(tenant: str, event: Event, subject: str, payload_bytes: int) 
 
 
 def _check_names(event: Event, subject: str) -> None:
-    for what, value, pattern in (
-        ("stream", event.stream, _STREAM),
-        ("type", event.type, _TYPE),
-        ("subject", subject, _OPAQUE),
-        ("request id", event.request_id, _OPAQUE),
+    for what, value, good in (
+        ("stream", event.stream, _STREAM.fullmatch(event.stream)),
+        ("type", event.type, _is_type(event.type)),
+        ("subject", subject, _is_opaque(subject)),
+        ("request id", event.request_id, _is_opaque(event.request_id)),
     ):
-        if not pattern.fullmatch(value):
+        if not good:
             raise Invalid(f"cannot emit the event {event.id}: its {what} {value[:80]!r} is no name")
     if not is_id(event.id):
         raise Invalid(f"cannot emit: the event id {event.id[:80]!r} is no id")
+
+
+# The same few come again and again.
+
+
+@lru_cache(maxsize=1024)
+def _is_type(name: str) -> bool:
+    return _TYPE.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=1024)
+def _is_opaque(name: str) -> bool:
+    return _OPAQUE.fullmatch(name) is not None

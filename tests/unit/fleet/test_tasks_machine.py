@@ -162,9 +162,9 @@ class TaskMachine(RuleBasedStateMachine):
             and before.worker == ending.worker
         )
         if held:
-            assert isinstance(answer, Task)
+            assert isinstance(answer, tasks.Ended)
             self.accepted[identity, fence + later] = f"{ending.worker}:{outcome}"
-        elif isinstance(answer, Task):
+        elif isinstance(answer, tasks.Ended):
             # The same account of the same lease, told again: nothing changed.
             told = self.accepted.get((identity, fence + later))
             assert told == f"{ending.worker}:{outcome}"

@@ -1,6 +1,6 @@
 """The database handle: units of work on SQLite or PostgreSQL. See the README of this package."""
 
-from holdfast.kernel.database.bulk import bulk_insert
+from holdfast.kernel.database.bulk import as_source, bulk_insert
 from holdfast.kernel.database.errors import is_unique_violation
 from holdfast.kernel.database.handle import Database, Dialect, Isolation, Unit
 from holdfast.kernel.database.opening import open_database, sqlite_path
@@ -23,6 +23,7 @@ __all__ = [
     "Isolation",
     "Unit",
     "apply_row_level_security",
+    "as_source",
     "bulk_insert",
     "create_schema",
     "is_unique_violation",

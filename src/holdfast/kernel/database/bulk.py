@@ -11,11 +11,11 @@ from sqlalchemy.types import TypeEngine
 
 from holdfast.kernel.database.tables import TENANT
 
-_ARRAYS: tuple[tuple[type[TypeEngine[Any]], str], ...] = (
-    (Text, "text[]"),
-    (BigInteger, "bigint[]"),
-    (Boolean, "boolean[]"),
-    (LargeBinary, "bytea[]"),
+_KINDS: tuple[tuple[type[TypeEngine[Any]], str], ...] = (
+    (Text, "text"),
+    (BigInteger, "bigint"),
+    (Boolean, "boolean"),
+    (LargeBinary, "bytea"),
 )
 
 
@@ -44,8 +44,50 @@ def bulk_insert(
         finally:
             cursor.close()
         return
-    vectors = tuple(list(vector) for vector in zip(*rows, strict=True))
-    conn.exec_driver_sql(_postgresql_text(table, tuple(columns), skip_existing), vectors)
+    source, vectors = as_source(_types(table, tuple(columns)), columns, rows)
+    tail = " ON CONFLICT DO NOTHING" if skip_existing else ""
+    # Names from the table's own declaration; values travel as parameters.
+    conn.exec_driver_sql(f"{_head(table, tuple(columns))} {source}{tail}", vectors)
+
+
+def as_source(
+    types: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> tuple[str, tuple[Any, ...]]:
+    """``rows`` as a SELECT for PostgreSQL with these column types and names, and its parameters.
+
+    One array a column, but one plain value where all rows have the same: tenant, times and kinds
+    mostly are, and an array's elements are looked at one by one on both sides of the wire.
+    """
+    vectors = [list(vector) for vector in zip(*rows, strict=True)]
+    # One column must be an array, or the rows could not be counted.
+    constant = [
+        vector[0] == vector[-1] and vector.count(vector[0]) == len(vector) for vector in vectors
+    ]
+    if all(constant):
+        constant[0] = False
+    parameters = tuple(
+        vector[0] if same else vector for vector, same in zip(vectors, constant, strict=True)
+    )
+    return _source_text(tuple(types), tuple(columns), tuple(constant)), parameters
+
+
+@lru_cache(maxsize=1024)
+def _source_text(
+    types: tuple[str, ...], columns: tuple[str, ...], constant: tuple[bool, ...]
+) -> str:
+    given, arrays, names = [], [], []
+    for position, (kind, name, same) in enumerate(zip(types, columns, constant, strict=True), 1):
+        if same:
+            given.append(f'${position}::{kind} AS "{name}"')
+        else:
+            given.append(f'given."{name}"')
+            arrays.append(f"${position}::{kind}[]")
+            names.append(f'"{name}"')
+    # S608: only names and types of our own declarations; values travel as parameters.
+    return (
+        f"SELECT {', '.join(given)}"  # noqa: S608
+        f" FROM unnest({', '.join(arrays)}) AS given ({', '.join(names)})"
+    )
 
 
 def _head(table: Table, columns: tuple[str, ...]) -> str:
@@ -61,18 +103,13 @@ def _sqlite_text(table: Table, columns: tuple[str, ...], skip_existing: bool) ->
 
 
 @lru_cache(maxsize=256)
-def _postgresql_text(table: Table, columns: tuple[str, ...], skip_existing: bool) -> str:
-    casts = ", ".join(
-        f"${position}::{_array_type(table, column)}" for position, column in enumerate(columns, 1)
-    )
-    tail = " ON CONFLICT DO NOTHING" if skip_existing else ""
-    # Names from the table's own declaration; values travel as parameters.
-    return f"{_head(table, columns)} SELECT * FROM unnest({casts}){tail}"  # noqa: S608
+def _types(table: Table, columns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_type(table, column) for column in columns)
 
 
-def _array_type(table: Table, column: str) -> str:
+def _type(table: Table, column: str) -> str:
     kind = table.c[column].type
-    for known, text in _ARRAYS:
+    for known, text in _KINDS:
         if isinstance(kind, known):
             return text
     raise ValueError(f"cannot insert into {table.name}.{column}: its type has no array form")
