@@ -92,15 +92,13 @@ def peak_megabytes() -> float:
 
 def map_one(path: Path) -> dict[str, Any]:
     """Read, map and encode in this process."""
-    import gc
-
     from holdfast.collect.batches import BatchMaker
     from holdfast.collect.content import SpooledContent
     from holdfast.collect.model import Bounds
+    from holdfast.kernel.collector import settle
     from holdfast.registry.model import Profile
 
-    gc.freeze()
-    gc.set_threshold(5_000, 5, 5)  # as a drone does
+    settle()  # as a drone does
     profile = msgspec.convert(PROFILE, Profile)
     maker = BatchMaker(profile, Bounds())
     before, size, batches = peak_megabytes(), 0, 0

@@ -40,6 +40,7 @@ from holdfast.fleet.credentials import Peppers
 from holdfast.fleet.model import Claim, CompleteTask, JoinTokenCreate, TaskSubmit, WorkerRegister
 from holdfast.fleet.service import FleetService
 from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.collector import settle
 from holdfast.kernel.database import create_schema, open_database
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.ids import id_source
@@ -320,6 +321,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="contenders whose name has one")
     options = parser.parse_args()
     tasks = options.tasks - options.tasks % options.batch
+    settle()  # as the served program does
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     logging.disable(logging.WARNING)
     print(f"holdfast {__version__}, Python {platform.python_version()}, {platform.platform()},")

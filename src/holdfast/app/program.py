@@ -14,6 +14,7 @@ from holdfast.app.compose import open_system
 from holdfast.app.settings import Settings
 from holdfast.app.system import System
 from holdfast.kernel.clock import timestamp
+from holdfast.kernel.collector import settle
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.telemetry import configure_logging, get_logger, set_level
 
@@ -50,6 +51,7 @@ async def run_program(
     bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
     with datadir.held(settings.data_dir):
         async with open_system(settings, roles) as system:
+            settle()
             if reload is not None:
                 _reload_on_hangup(reload)
             tasks: list[asyncio.Task[object]] = [

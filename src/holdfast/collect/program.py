@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +10,7 @@ from holdfast.collect.control import connect
 from holdfast.collect.settings import DroneSettings
 from holdfast.collect.worker import Drone
 from holdfast.kernel.children import spawn
+from holdfast.kernel.collector import settle
 from holdfast.kernel.structs import prepare_structs
 from holdfast.kernel.telemetry import get_logger
 
@@ -26,10 +26,7 @@ async def run_drone(settings: DroneSettings) -> None:
     Raises what an operator has to mend before it can start.
     """
     prepare_structs()
-    # Records in the making are many and die young: the collector's default pace, meant for fewer
-    # objects, would cost a tenth of the time. What was imported is not looked at again.
-    gc.freeze()
-    gc.set_threshold(5_000, 5, 5)
+    settle()
     stop = stop_on_signal()
     async with connect(settings.control_plane, settings.ca_file) as control:
         log.info("drone.started", drone=settings.name, control_plane=settings.control_plane)

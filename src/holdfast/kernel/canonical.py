@@ -31,7 +31,7 @@ def canonical(value: Any) -> bytes:
 
 
 def _is_flat(value: dict[Any, Any]) -> bool:
-    """Whether ``value`` is what most events are: ASCII names with ASCII texts, lists of them, flags, integers.
+    """Whether ``value`` is what most events are: ASCII texts, lists of them, flags and integers.
 
     Its sorted encoding is the canonical one without a further look.
     """
