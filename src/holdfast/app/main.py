@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("holdfast.app.commands.doctor:app", "Check a stack that is down, up or broken."),
     "status": ("holdfast.app.commands.status:status", "What runs and what was collected."),
     "health": ("holdfast.app.commands.status:health", "Ask /health; for images without curl."),
+    "pki": ("holdfast.identity.cli:pki_app", "Certificates of your own: make, list, renew."),
     "config": ("holdfast.app.commands.config:app", "Settings with their values and origins."),
     "version": ("holdfast.app.commands.version:app", "Print the version."),
 }

@@ -1,0 +1,304 @@
+"""``holdfast pki``: a certificate authority and what it signs, as files of one folder."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.kernel.cli import JsonOption, command_line, fail, print_json, print_table, say
+from holdfast.kernel.errors import Conflict, HoldfastError, Invalid, NotFound
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from holdfast.identity.pki import Authority, Key, Request
+
+pki_app = typer.Typer(
+    no_args_is_help=True,
+    help="Certificates: an authority of your own, servers, clients, renewal.",
+    epilog="Example: holdfast pki init && holdfast pki server --host localhost --host 127.0.0.1",
+)
+
+DirOption = Annotated[
+    Path | None,
+    typer.Option("--dir", help="Folder of the certificates. [default: pki/ in the data directory]"),
+]
+DaysOption = Annotated[int, typer.Option("--days", help="How long it is good for, up to 825.")]
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="Replace what is there, which is then lost.")
+]
+AUTHORITY = "ca"
+
+
+@pki_app.command(
+    "init",
+    help="Make the certificate authority: ca.crt for everybody, ca.key for nobody else.",
+    epilog="Example: holdfast pki init --name 'Statistics office'",
+)
+def init(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Option("--name", help="Whose authority it is.")] = "Holdfast",
+    directory: DirOption = None,
+    replace: ReplaceOption = False,
+    json: JsonOption = False,
+) -> None:
+    from cryptography import x509
+
+    from holdfast.identity import pki
+
+    folder = _folder(ctx, directory)
+
+    def body() -> x509.Certificate:
+        key = pki.new_key()
+        made = pki.make_authority(
+            name, key, now=datetime.now(UTC), serial=x509.random_serial_number()
+        )
+        _write(folder, AUTHORITY, made, key, replace=replace)
+        return made
+
+    _told(_run(body), folder / f"{AUTHORITY}.crt", json)
+
+
+@pki_app.command(
+    "server",
+    help="Make a server's certificate with the names it is reached by.",
+    epilog="Example: holdfast pki server gateway --host holdfast.example.org --host 10.0.0.5",
+)
+def server(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the files and of the server.")] = "server",
+    host: Annotated[
+        list[str] | None, typer.Option("--host", help="A name or address it is reached by.")
+    ] = None,
+    days: DaysOption = 365,
+    directory: DirOption = None,
+    replace: ReplaceOption = False,
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity import pki
+
+    hosts = pki.hosts_of(host or ["localhost", "127.0.0.1", "::1"])
+    wanted = pki.Request(pki.Purpose.SERVER, name, hosts, days)
+    _issue(_folder(ctx, directory), wanted, replace, json)
+
+
+@pki_app.command(
+    "client",
+    help="Make a client's certificate, for a worker or a program.",
+    epilog="Example: holdfast pki client drone-1 --days 90",
+)
+def client(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the files and of the client.")],
+    days: DaysOption = 365,
+    directory: DirOption = None,
+    replace: ReplaceOption = False,
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity import pki
+
+    wanted = pki.Request(pki.Purpose.CLIENT, name, (), days)
+    _issue(_folder(ctx, directory), wanted, replace, json)
+
+
+@pki_app.command(
+    "renew",
+    help="Make successors of the certificates that end soon: same names, same purpose, a new key.",
+    epilog="Example: holdfast pki renew --within 30",
+)
+def renew(
+    ctx: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(help="Only these; else all.")] = None,
+    within: Annotated[int, typer.Option("--within", min=0, help="Ending in this many days.")] = 30,
+    directory: DirOption = None,
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity import pki
+
+    folder = _folder(ctx, directory)
+    now = datetime.now(UTC)
+
+    def body() -> list[tuple[Path, x509.Certificate]]:
+        authority = _authority(folder)
+        made: list[tuple[Path, x509.Certificate]] = []
+        for path in _leaves(folder, names):
+            certificate = pki.read_certificate(path.read_bytes(), str(path))
+            ends = certificate.not_valid_after_utc
+            if ends - now > timedelta(days=within) and not names:
+                continue
+            key = pki.new_key()
+            successor = _signed(authority, pki.request_of(certificate), key, now)
+            _write(folder, path.stem, successor, key, replace=True)
+            made.append((path, successor))
+        return made
+
+    made = _run(body)
+    if json:
+        print_json([_facts(path, certificate) for path, certificate in made])
+        return
+    for path, certificate in made:
+        say(f"{path}: until {certificate.not_valid_after_utc:%Y-%m-%d}")
+    if not made:
+        say(f"nothing ends within {within} days")
+
+
+@pki_app.command(
+    "list",
+    help="What is there, for whom, until when.",
+    epilog="Example: holdfast pki list --json",
+)
+def list_certificates(
+    ctx: typer.Context, directory: DirOption = None, json: JsonOption = False
+) -> None:
+    from holdfast.identity import pki
+
+    folder = _folder(ctx, directory)
+
+    def body() -> list[dict[str, Any]]:
+        return [
+            _facts(path, pki.read_certificate(path.read_bytes(), str(path)))
+            for path in sorted(folder.glob("*.crt"))
+        ]
+
+    found = _run(body)
+    if json:
+        print_json(found)
+        return
+    print_table(
+        ("file", "purpose", "name", "hosts", "until", "fingerprint"),
+        [
+            (
+                f["file"],
+                f["purpose"],
+                f["name"],
+                " ".join(f["hosts"]),
+                f["until"][:10],
+                f["fingerprint"][:16],
+            )
+            for f in found
+        ],
+        empty=f"no certificates in {folder}: begin with `holdfast pki init`",
+    )
+
+
+def _issue(folder: Path, wanted: Request, replace: bool, json: bool) -> None:
+    from holdfast.identity import pki
+
+    def body() -> x509.Certificate:
+        if wanted.name == AUTHORITY:
+            raise Invalid(f"cannot make {AUTHORITY}: that is the authority's own name")
+        key = pki.new_key()
+        made = _signed(_authority(folder), wanted, key, datetime.now(UTC))
+        _write(folder, wanted.name, made, key, replace=replace)
+        return made
+
+    _told(_run(body), folder / f"{wanted.name}.crt", json)
+
+
+def _signed(authority: Authority, wanted: Request, key: Key, now: datetime) -> x509.Certificate:
+    from cryptography import x509
+
+    from holdfast.identity import pki
+
+    return pki.issue(
+        authority, wanted, key.public_key(), now=now, serial=x509.random_serial_number()
+    )
+
+
+def _run(body: Any) -> Any:
+    try:
+        return body()
+    except HoldfastError as error:
+        fail(error)
+
+
+def _folder(ctx: typer.Context, named: Path | None) -> Path:
+    return named or command_line(ctx).data_dir / "pki"
+
+
+def _authority(folder: Path) -> Authority:
+    from holdfast.identity import pki
+
+    certificate, key = folder / f"{AUTHORITY}.crt", folder / f"{AUTHORITY}.key"
+    try:
+        return pki.Authority(
+            pki.read_certificate(certificate.read_bytes(), str(certificate)),
+            pki.read_key(key.read_bytes(), str(key)),
+        )
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"cannot sign: there is no authority in {folder}", hint="`holdfast pki init` makes one"
+        ) from error
+
+
+def _leaves(folder: Path, names: list[str] | None) -> list[Path]:
+    if not names:
+        return [p for p in sorted(folder.glob("*.crt")) if p.stem != AUTHORITY]
+    paths = [folder / f"{name}.crt" for name in names]
+    for path in paths:
+        if path.stem == AUTHORITY or not path.exists():
+            raise NotFound(
+                f"cannot renew {path.stem}: {path} is no certificate of a server or client",
+                hint="`holdfast pki list` shows what is there",
+            )
+    return paths
+
+
+def _write(
+    folder: Path, name: str, certificate: x509.Certificate, key: Key, *, replace: bool
+) -> None:
+    """The key first, then the certificate: whoever finds a certificate finds its key."""
+    from holdfast.identity import pki
+
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    certificate_file, key_file = folder / f"{name}.crt", folder / f"{name}.key"
+    if not replace and (certificate_file.exists() or key_file.exists()):
+        raise Conflict(
+            f"cannot make {name}: {certificate_file} is there already",
+            hint="--replace makes it anew; `holdfast pki renew` makes its successor",
+        )
+    _put(key_file, pki.key_pem(key), 0o600)
+    _put(certificate_file, pki.certificate_pem(certificate), 0o644)
+
+
+def _put(path: Path, content: bytes, mode: int) -> None:
+    """Complete or absent if the process dies here."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.replace(path)
+
+
+def _facts(path: Path, certificate: x509.Certificate) -> dict[str, Any]:
+    from cryptography import x509
+
+    from holdfast.identity import pki
+
+    authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    request = None if authority else pki.request_of(certificate)
+    return {
+        "file": str(path),
+        "purpose": "authority" if request is None else request.purpose.value,
+        "name": pki.common_name(certificate),
+        "hosts": list(request.hosts) if request else [],
+        "until": certificate.not_valid_after_utc.isoformat(),
+        "fingerprint": pki.fingerprint(certificate),
+    }
+
+
+def _told(certificate: x509.Certificate, path: Path, json: bool) -> None:
+    facts = _facts(path, certificate)
+    if json:
+        print_json(facts)
+        return
+    names = f" for {', '.join(facts['hosts'])}" if facts["hosts"] else ""
+    say(f"{path}: {facts['purpose']} {facts['name']}{names}, until {facts['until'][:10]}")
+    say(f"its key, for its owner only: {path.with_suffix('.key')}")
