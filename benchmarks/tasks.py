@@ -36,11 +36,11 @@ import structlog
 from tests.support.postgres import PostgresServer, postgres_server
 
 from holdfast import __version__
-from holdfast.fleet.credentials import Peppers
 from holdfast.fleet.model import Claim, CompleteTask, JoinTokenCreate, TaskSubmit, WorkerRegister
 from holdfast.fleet.service import FleetService
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.collector import settle
+from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.database import create_schema, open_database
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.ids import id_source

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from holdfast.fleet.credentials import Peppers
 from holdfast.fleet.model import JoinTokenCreate, WorkerRegister
 from holdfast.fleet.reconcile import FleetLoops
 from holdfast.fleet.service import FleetService, FleetSettings
 from holdfast.kernel.clock import Clock, ManualClock, SystemClock
+from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.ids import NewId, uuid7

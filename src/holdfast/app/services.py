@@ -99,9 +99,10 @@ async def _open_coordinator(
     system: System, state: State, keys: Keys, stack: AsyncExitStack
 ) -> None:
     from holdfast.fleet import http
-    from holdfast.fleet.credentials import Peppers
+    from holdfast.fleet.credentials import PEPPER
     from holdfast.fleet.reconcile import FleetLoops
     from holdfast.fleet.service import FleetService, FleetSettings
+    from holdfast.kernel.credentials import Peppers
     from holdfast.leases import InstanceGuard, open_leases
 
     settings = system.settings
@@ -123,7 +124,7 @@ async def _open_coordinator(
         leases,
         state.outbox,
         keys.own["coordinator"],
-        Peppers.load_or_create(settings.keys_dir),
+        Peppers.load_or_create(settings.keys_dir, PEPPER),
         clock=system.clock,
         new_id=system.new_id,
         random=os.urandom,

@@ -20,13 +20,7 @@ from sqlalchemy import Connection
 
 from holdfast.fleet import rules, store, tasks, workers
 from holdfast.fleet.batching import Batcher
-from holdfast.fleet.credentials import (
-    JOIN_PREFIX,
-    WORKER_PREFIX,
-    Peppers,
-    identity_of,
-    make_secret,
-)
+from holdfast.fleet.credentials import JOIN_PREFIX, WORKER_PREFIX
 from holdfast.fleet.grants import sign_grant
 from holdfast.fleet.metrics import FleetMetrics
 from holdfast.fleet.model import (
@@ -56,6 +50,7 @@ from holdfast.fleet.model import (
 from holdfast.fleet.ports import Profiles
 from holdfast.kernel.canonical import canonical, digest
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
+from holdfast.kernel.credentials import Peppers, identity_of, make_secret
 from holdfast.kernel.database import Database, Isolation
 from holdfast.kernel.errors import (
     Denied,

@@ -10,10 +10,11 @@ import msgspec
 from sqlalchemy import Connection
 
 from holdfast.fleet import store, tasks
-from holdfast.fleet.credentials import WORKER_PREFIX, Peppers, make_secret
+from holdfast.fleet.credentials import WORKER_PREFIX
 from holdfast.fleet.model import Worker, WorkerRegister, WorkerStatus
 from holdfast.fleet.store import TaskRow
 from holdfast.kernel.clock import timestamp
+from holdfast.kernel.credentials import Peppers, make_secret
 from holdfast.kernel.errors import Conflict, Denied, NotFound, Unauthenticated
 from holdfast.kernel.ids import EventId
 from holdfast.kernel.outbox import Event, Outbox

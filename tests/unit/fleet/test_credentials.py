@@ -10,13 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.fleet.credentials import (
-    JOIN_PREFIX,
-    WORKER_PREFIX,
-    Peppers,
-    identity_of,
-    make_secret,
-)
+from holdfast.fleet.credentials import JOIN_PREFIX, PEPPER, WORKER_PREFIX
+from holdfast.kernel.credentials import Peppers, identity_of, make_secret
 from holdfast.kernel.errors import Corrupt, Unauthenticated
 
 ID = "01970000-0000-7000-8000-000000000000"
@@ -66,24 +61,24 @@ def test_only_the_same_secret_under_the_same_pepper_matches() -> None:
 
 
 def test_a_new_version_makes_and_the_old_one_still_verifies(tmp_path: Path) -> None:
-    old = Peppers.load_or_create(tmp_path)
+    old = Peppers.load_or_create(tmp_path, PEPPER)
     kept, version = old.seal("secret")
     assert version == 1
     path = tmp_path / "worker-pepper.v2"
     path.write_text("ab" * 32)
     path.chmod(0o600)
-    new = Peppers.load_or_create(tmp_path)
+    new = Peppers.load_or_create(tmp_path, PEPPER)
     assert new.newest == 2
     assert new.matches("secret", kept, version)
     assert new.seal("secret")[0] != kept
 
 
 def test_the_pepper_is_private_and_made_once(tmp_path: Path) -> None:
-    Peppers.load_or_create(tmp_path)
+    Peppers.load_or_create(tmp_path, PEPPER)
     path = tmp_path / "worker-pepper.v1"
     before = path.read_bytes()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    Peppers.load_or_create(tmp_path)
+    Peppers.load_or_create(tmp_path, PEPPER)
     assert path.read_bytes() == before
 
 
@@ -93,5 +88,5 @@ def test_a_broken_pepper_stops(tmp_path: Path, content: str, mode: int) -> None:
     path.write_text(content)
     path.chmod(mode)
     with pytest.raises(Corrupt):
-        Peppers.load_or_create(tmp_path)
+        Peppers.load_or_create(tmp_path, PEPPER)
     assert path.read_text() == content
