@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import IO, Any, Self, TypeVar, overload
 
 import httpx
@@ -28,6 +27,7 @@ from holdfast.kernel.errors import (
     Unavailable,
 )
 from holdfast.kernel.http.problems import error_from
+from holdfast.kernel.structs import decoder
 
 T = TypeVar("T")
 
@@ -139,7 +139,7 @@ class ApiClient:
         if type is bytes:
             return body
         try:
-            return _decoder(type).decode(body)
+            return decoder(type).decode(body)
         except (msgspec.DecodeError, UnicodeError) as error:
             raise Corrupt(
                 f"cannot read the answer to {method} {path}: {error}", code="answer-unreadable"
@@ -275,12 +275,13 @@ class ApiClient:
 
     async def lines(self, path: str, *, type: type[T], **options: Any) -> AsyncIterator[T]:  # noqa: A002
         """The items of an NDJSON answer, decoded one by one; any number of them."""
-        decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(type)
+        wanted: Any = type
+        lines: msgspec.json.Decoder[T] = decoder(wanted)
         async with self.stream("GET", path, **options) as response:
             async for line in _lines(response):
                 if line:
                     try:
-                        yield decoder.decode(line)
+                        yield lines.decode(line)
                     except (msgspec.DecodeError, UnicodeError) as error:
                         raise Corrupt(
                             f"cannot read a line of {path}: {error}", code="answer-unreadable"
@@ -391,8 +392,3 @@ def _text(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_text(item) for item in value]
     return str(value)
-
-
-@lru_cache(maxsize=512)
-def _decoder(wanted: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(wanted)

@@ -1,0 +1,68 @@
+"""Has every message type of ours finished before anybody but its importer can see it.
+
+msgspec works a Struct out at its first use, and two threads that do so at once can end the process
+(``kernel.structs`` says how). Whoever defines a type, and whoever imports a module late and from
+any thread, would have to remember that. So nobody has to: ``import holdfast`` installs a finder for
+the modules below it, and what it loads is prepared as the last step of the import, while Python
+still makes other threads wait for the module.
+
+Standard library only, and nothing is done for a program that never loads msgspec.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from threading import RLock
+from types import ModuleType
+from typing import Any
+
+PREPARING = RLock()
+"""Held by whoever has msgspec work a type out. Taken after an import lock, never before one."""
+
+_PREFIX = f"{__name__.partition('.')[0]}."
+
+
+class PreparingLoader(SourceFileLoader):
+    """Loads a module and prepares the types that it defines."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        prepare_module(module)
+
+
+class PreparingFinder:
+    """Finds modules of ours as usual and has them loaded by :class:`PreparingLoader`."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """As Python asks every finder; nothing for modules of others."""
+        if not name.startswith(_PREFIX):
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = PreparingLoader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+def install() -> None:
+    """Prepare what is imported from now on; once is enough, again does nothing."""
+    if not any(isinstance(finder, PreparingFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, PreparingFinder())
+
+
+def prepare_module(module: ModuleType) -> None:
+    """Have msgspec finish the types that ``module`` defines, also inside of classes."""
+    msgspec = sys.modules.get("msgspec")
+    if msgspec is None:
+        return
+    found = [value for value in vars(module).values() if isinstance(value, type)]
+    found += [value for outer in found for value in vars(outer).values() if isinstance(value, type)]
+    mine = [each for each in found if each.__module__ == module.__name__]
+    with PREPARING:
+        for each in mine:
+            if issubclass(each, msgspec.Struct):
+                # A type that is only ever encoded need not be decodable.
+                with suppress(Exception):
+                    msgspec.json.Decoder(each)
