@@ -174,7 +174,7 @@ LATER = '''
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
+revision = "9999"
 down_revision = "{head}"
 oldest_code = "0.1.0"
 
@@ -196,7 +196,7 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def make(more: str = "pass") -> None:
         copy = tmp_path / "history"
         shutil.copytree(real, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / "versions" / "revision_0002.py").write_text(LATER.format(head=HEAD, more=more))
+        (copy / "versions" / "revision_9999.py").write_text(LATER.format(head=HEAD, more=more))
         monkeypatch.setattr(runner_module, "HISTORY", copy)
 
     return make
@@ -214,7 +214,7 @@ async def test_data_survives_and_an_embedded_database_is_copied_before(
         await database.write(ONE, put)
     later()
     done = await migrated(empty_url, tmp_path)
-    assert (done.before, done.after) == (HEAD, "0002")
+    assert (done.before, done.after) == (HEAD, "9999")
     async with open_database(empty_url, clock=CLOCK) as database:
         assert await database.tenants() == ["default", "second"]
         assert await database.administer(lambda conn: inspect(conn).has_table("later"))

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("holdfast.app.commands.run:app", "See what was collected, run by run."),
     "record": ("holdfast.records.cli:record_app", "Read and export what is kept."),
     "reject": ("holdfast.records.cli:reject_app", "Rows that failed typing, with the reason."),
+    "notice": ("holdfast.records.cli:notice_app", "What to be told about sources."),
     "report": ("holdfast.reports.cli:app", "Join, correlate and draw."),
     "worker": ("holdfast.fleet.cli:worker_app", "The drones: list, admit, revoke."),
     "task": ("holdfast.fleet.cli:task_app", "The work: list, show, submit, cancel."),

@@ -83,7 +83,7 @@ def _open_aggregator(system: System, state: State, keys: Keys) -> None:
         while True:
             for tenant in await state.database.tenants():
                 await system.records.sweep(service("aggregator", tenant))
-                await system.records.freshness(service("aggregator", tenant))
+                await system.records.watch(service("aggregator", tenant))
             await system.clock.sleep(SWEEP_SECONDS)
 
     async def reload_keys() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from holdfast.collect.columns import Columns
 from holdfast.collect.content import Content
 from holdfast.collect.cursor import CursorState
 from holdfast.collect.errors import LimitReached, ParseFailed
@@ -89,6 +90,7 @@ class BatchMaker:
         self._reader: Reader = reader_of(self._spec)
         self._context = ReadContext(bounds=bounds, enclosing=self._mapping.enclosing)
         self._cursor = cursor
+        self.columns = Columns()
         self._stopped = stopped
         self._records_max = records_max
         self._bytes_max = bytes_max
@@ -110,6 +112,7 @@ class BatchMaker:
         """
         self.rows = 0
         observe = self._cursor.observe if self._cursor else None
+        look_at = self.columns.observe
         read = look = 0
         for row in self._reader(content, self._spec, self._context):
             self.rows += 1
@@ -119,6 +122,7 @@ class BatchMaker:
                     yield self._flush()
             if observe is not None:
                 observe(row.value)
+            look_at(row.value)
             read += row.size
             if self.rows >= look or read >= _LOOK_CHARACTERS:
                 look, read = self.rows + _LOOK_RECORDS, 0

@@ -260,6 +260,7 @@ class Collection:
             requests=self._requests,
             replayed=self._replayed,
             cursor=cursor,
+            columns=self._maker.columns.seen() if self._maker else [],
             code=code[:100],
             reason=reason[:_REASON_MAX],
         )

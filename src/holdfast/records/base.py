@@ -25,7 +25,7 @@ from holdfast.kernel.telemetry import Metrics
 from holdfast.records.content import RecordKeys
 from holdfast.records.errors import GrantMismatch
 from holdfast.records.metrics import RecordsMetrics
-from holdfast.records.model import Run, RunStatus
+from holdfast.records.model import Drift, Run, RunStatus
 from holdfast.records.ports import Profiles
 from holdfast.records.rules import Rules, rules_of
 from holdfast.records.settings import RecordsSettings
@@ -158,4 +158,14 @@ def run_of(row: Row[Any]) -> Run:
         cursor=row.cursor,
         code=row.code,
         reason=row.reason,
+        kind=row.kind,
+        range_start=row.range_start,
+        range_end=row.range_end,
+        rehearsal=row.rehearsal,
+        usual=row.usual,
+        drift=_drifts(row.drift),
+        drift_accepted=row.drift_accepted,
     )
+
+
+_drifts = msgspec.json.Decoder(list[Drift]).decode

@@ -37,6 +37,9 @@ run_app = typer.Typer(
 reject_app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Rows that failed typing, with the reason."
 )
+notice_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="What somebody should be told about sources."
+)
 
 ProfileOption = Annotated[
     str, typer.Option("--profile", help="The profile's name.", show_default=False)
@@ -428,7 +431,14 @@ def show_run(ctx: typer.Context, run_id: RunArgument, json: JsonOption = False) 
         if json:
             print_json({"run": found, "responses": responses})
             return
-        print_fields({name: value for name, value in to_builtins(found).items() if value != ""})
+        plain = to_builtins(found)
+        print_fields({n: v for n, v in plain.items() if v not in ("", None) and n != "drift"})
+        if found.drift:
+            print_table(
+                ["field", "what", "breaking", "detail"],
+                [[d.field, d.kind, "yes" if d.breaking else "", d.detail] for d in found.drift],
+                title="changes of shape",
+            )
         print_table(
             ["response", "status", "bytes", "fetched", "digest", "address"],
             [
@@ -498,6 +508,26 @@ def print_diff(changes: Sequence[RecordChange]) -> None:
     print_table(["what", "record", "key", "field", "old", "new"], lines, empty="no differences")
 
 
+@run_app.command(
+    "accept",
+    help="Say that a source is to look from now on as this run saw it: the next run with the same "
+    "shape is published. For runs that failed as schema-drift or shrunk.",
+    epilog="Example: holdfast run accept 019b…",
+)
+def accept_run(ctx: typer.Context, run_id: RunArgument, json: JsonOption = False) -> None:
+    async def body() -> None:
+        from holdfast.kernel.principal import operator
+
+        async with session(ctx) as api:
+            found = await _client(api).accept_drift(operator(), run_id)
+        if json:
+            print_json(found)
+        else:
+            say(f"accepted: the next run of {found.profile} may look like {run_id}")
+
+    run(body)
+
+
 # --- reject -------------------------------------------------------------------------------------
 
 
@@ -538,6 +568,57 @@ def list_rejects(
             ],
             numeric=["response", "position"],
             empty="no rejects",
+        )
+        _more(page.next)
+
+    run(body)
+
+
+# --- notice -------------------------------------------------------------------------------------
+
+
+@notice_app.callback()
+def notices() -> None:
+    """Keeps ``list`` a command of its own while there is no other."""
+
+
+@notice_app.command(
+    "list",
+    help="What somebody should be told about sources (failed runs, changed shapes, silence), and "
+    "whether the webhook was.",
+    epilog="Example: holdfast notice list --profile rain --json",
+)
+def list_notices(
+    ctx: typer.Context,
+    profile: ProfileOption = "",
+    cursor: CursorOption = None,
+    limit: LimitOption = 20,
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        from holdfast.kernel.principal import operator
+
+        async with session(ctx) as api:
+            page = await _client(api).notices(
+                operator(), profile=profile, cursor=cursor, limit=limit
+            )
+        if json:
+            print_json(page)
+            return
+        print_table(
+            ["at", "what", "profile", "run", "webhook", "problem"],
+            [
+                [
+                    one.at[:19],
+                    one.type,
+                    one.profile,
+                    one.run,
+                    "told" if one.delivered_at else ("due" if one.due_at else ""),
+                    one.problem[:60],
+                ]
+                for one in page.items
+            ],
+            empty="no notices",
         )
         _more(page.next)
 

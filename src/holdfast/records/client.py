@@ -24,6 +24,7 @@ from holdfast.records.model import (
     Batch,
     BatchReceipt,
     Freshness,
+    Notice,
     ProjectionInfo,
     RawResponse,
     Record,
@@ -184,6 +185,22 @@ class RecordsClient:
         return await self._api.request(
             "GET", f"/v1/runs/{run}/diff", params=parameters, type=RunDiff
         )
+
+    async def accept_drift(self, principal: Principal, run: str) -> Run:
+        """Say that the source is to look from now on as this failed run saw it."""
+        return await self._api.request("POST", f"/v1/runs/{run}/accept", json={}, type=Run)
+
+    async def notices(
+        self,
+        principal: Principal,
+        *,
+        profile: str = "",
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[Notice]:
+        """What somebody should be told about sources, the newest first."""
+        parameters = {"profile": profile or None, "cursor": cursor, "limit": limit}
+        return await self._api.request("GET", "/v1/notices", params=parameters, type=Page[Notice])
 
     async def responses(self, principal: Principal, run: str) -> list[StoredResponse]:
         """The raw responses of the run's current attempt, in order."""

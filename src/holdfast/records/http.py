@@ -20,6 +20,7 @@ from holdfast.records.model import (
     Batch,
     BatchReceipt,
     Freshness,
+    Notice,
     ProjectionInfo,
     RecordHistory,
     RecordPage,
@@ -154,6 +155,18 @@ def _run_routes(service: RecordsService) -> list[Any]:
         """Compare what is published since the run with what was before it, or since `base`."""
         return await service.run_diff(principal, run, base=base, cursor=cursor, limit=limit)
 
+    @post("/v1/runs/{run:str}/accept", permission=Permission.PROFILES_WRITE, status=200)
+    async def accept_run_drift(principal: Principal, run: str) -> Run:
+        """Say that the source is to look from now on as this failed run saw it."""
+        return await service.accept_drift(principal, run)
+
+    @get("/v1/notices", permission=Permission.RUNS_READ)
+    async def list_notices(
+        principal: Principal, profile: str = "", cursor: str | None = None, limit: int = 100
+    ) -> Page[Notice]:
+        """List what somebody should be told about sources, the newest first."""
+        return await service.notices(principal, profile=profile, cursor=cursor, limit=limit)
+
     @get("/v1/runs/{run:str}/responses", permission=Permission.RUNS_READ)
     async def list_run_responses(principal: Principal, run: str) -> list[StoredResponse]:
         """List the raw responses of a run."""
@@ -209,6 +222,8 @@ def _run_routes(service: RecordsService) -> list[Any]:
         list_runs,
         show_run,
         diff_run,
+        accept_run_drift,
+        list_notices,
         list_run_responses,
         download_run_response,
         list_results,

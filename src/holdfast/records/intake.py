@@ -31,6 +31,7 @@ from holdfast.records.errors import (
 )
 from holdfast.records.model import Batch, BatchReceipt, RunStatus
 from holdfast.records.rules import Rules
+from holdfast.records.shape import Shape, decode_shape, encode_shape
 from holdfast.records.slots import check_attempt, check_slot
 from holdfast.records.staging import (
     Change,
@@ -58,6 +59,7 @@ class _Look:
     repeat: str = ""
     violation: str = ""
     fields: FieldNames = NO_FIELDS
+    shape: bytes = b"{}"
     known: Known | None = None
 
 
@@ -158,6 +160,8 @@ class Intake(Part):
         self, incoming: _Incoming, look: _Look, known: Known, change: Change
     ) -> Callable[[Connection], bool]:
         kept_max = self._settings.rejects_kept_max
+        shape = decode_shape(look.shape)
+        shape.add(incoming.prepared.shape)
 
         def unit(conn: Connection) -> bool:
             if not _claim_version(conn, incoming, look, known.next + len(change.rows)):
@@ -165,6 +169,7 @@ class Intake(Part):
             if not _update_run(conn, incoming, look, known, change):
                 return False
             _write_rows(conn, incoming, look.publication + 1, change)
+            _write_shape(conn, incoming, look, shape)
             _write_batch(conn, incoming, known, change)
             _write_rejects(conn, incoming, look, kept_max)
             return True
@@ -200,6 +205,7 @@ def _look(conn: Connection, incoming: _Incoming) -> _Look:
         repeat=run.repeat,
         violation=run.violation,
         fields=msgspec.json.decode(run.fields, type=FieldNames),
+        shape=store.shape_text(conn, tenant, batch.run),
         known=_known(conn, incoming, run.first_row, head.next_row),
     )
 
@@ -358,6 +364,20 @@ def _write_rows(conn: Connection, incoming: _Incoming, publication: int, change:
     store.set_ends(conn, tenant, profile, change.supersede, publication)
     store.insert_rows(conn, change.rows)
     store.put_seen(conn, tenant, incoming.batch.run, change.seen)
+
+
+def _write_shape(conn: Connection, incoming: _Incoming, look: _Look, shape: Shape) -> None:
+    if not incoming.batch.records:
+        return
+    store.put_shape(
+        conn,
+        tenant=incoming.principal.tenant,
+        run=incoming.batch.run,
+        profile=incoming.rules.profile,
+        number=look.number,
+        mapping=incoming.rules.mapping,
+        shape=encode_shape(shape).decode(),
+    )
 
 
 def _receipt(incoming: _Incoming, change: Change) -> BatchReceipt:

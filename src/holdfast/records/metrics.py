@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from holdfast.kernel.telemetry import Metrics
+from holdfast.records.model import Freshness
 
 
 class RecordsMetrics:
@@ -32,9 +33,45 @@ class RecordsMetrics:
             "1 while the profile has been silent for longer than is normal.",
             ["profile"],
         )
+        self.age = metrics.gauge(
+            "holdfast_profile_age_seconds",
+            "Seconds since a run of the profile last succeeded.",
+            ["profile"],
+        )
+        self.late = metrics.gauge(
+            "holdfast_profile_late_seconds",
+            "Seconds by which the profile's silence exceeds what is normal.",
+            ["profile"],
+        )
+        self.drifted = metrics.gauge(
+            "holdfast_profile_drift",
+            "Breaking changes of shape that the profile's last run saw.",
+            ["profile"],
+        )
+        self.shrunk = metrics.gauge(
+            "holdfast_profile_shrunk",
+            "1 while the profile's last run brought less than half of what is usual.",
+            ["profile"],
+        )
+        self.drifts = metrics.counter(
+            "holdfast_drifts_total", "Changes of shape that runs saw, by kind.", ["kind"]
+        )
+        self.deliveries = metrics.counter(
+            "holdfast_webhook_deliveries_total",
+            "Deliveries to the webhook, by outcome.",
+            ["outcome"],
+        )
         self.response_bytes = metrics.counter(
             "holdfast_response_bytes_total", "Bytes of raw responses received."
         )
         self.batch_seconds = metrics.histogram(
             "holdfast_batch_seconds", "Seconds from a batch's arrival to its durable answer."
         )
+
+    def watched(self, line: Freshness) -> None:
+        """Set a profile's gauges."""
+        self.stale.labels(line.profile).set(int(line.stale))
+        self.age.labels(line.profile).set(line.age_seconds)
+        self.late.labels(line.profile).set(line.late_seconds)
+        self.drifted.labels(line.profile).set(line.drifted)
+        self.shrunk.labels(line.profile).set(int(line.shrunk))

@@ -13,7 +13,7 @@ with other content a conflict. What it brings stays staged until the run is publ
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -91,6 +91,46 @@ class Reject(_Wire, frozen=True, kw_only=True, gc=False):
     field: Annotated[str, Meta(max_length=200)]
     reason: Annotated[str, Meta(max_length=1000)]
     excerpt: Annotated[str, Meta(max_length=200)] = ""
+
+
+class SourceColumn(_Wire, frozen=True, kw_only=True, gc=False):
+    """What a worker saw of one column (or member) of the source, over a sample of its rows.
+
+    ``kind`` is what most of its values look like; ``filled`` of ``looked`` rows had one.
+    """
+
+    name: Annotated[str, Meta(max_length=200)]
+    kind: Annotated[str, Meta(max_length=60)] = ""
+    looked: NotNegative = 0
+    filled: NotNegative = 0
+
+
+COLUMNS_MAX = 400
+"""Columns of the source that a worker tells of."""
+
+
+class Drift(_Wire, frozen=True, kw_only=True):
+    """One way in which what a run saw differs from what the last good runs saw.
+
+    ``field`` is a field's full name, or ``source.NAME`` for a column of the source. A ``breaking``
+    one makes records mean something else.
+    """
+
+    field: str
+    kind: Literal[
+        "new",
+        "missing",
+        "thinned",
+        "retyped",
+        "renamed",
+        "jumped",
+        "unit-changed",
+        "unit-jumped",
+        "sign-flipped",
+        "keys-changed",
+    ]
+    breaking: bool
+    detail: str
 
 
 class Batch(_Wire, frozen=True, kw_only=True, gc=False):
@@ -178,10 +218,20 @@ RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
 
 
 class RunOpen(_Wire, frozen=True, kw_only=True):
-    """A worker begins (or takes over) a run; tenant, run, profile and fence are in its grant."""
+    """A worker begins (or takes over) a run; tenant, run, profile and fence are in its grant.
+
+    ``collect`` is an ordinary run. A ``backfill`` is about the periods ``range_start`` ≤ start <
+    ``range_end`` only: it withdraws nothing outside of them and leaves the cursor alone. A
+    ``remap`` reads what is stored instead of the source. ``rehearsal``: whatever it comes to stays
+    hidden; it ends as partial with the code ``rehearsal``.
+    """
 
     run: Id
     fence: Fence
+    kind: Literal["collect", "backfill", "remap"] = "collect"
+    range_start: PeriodText | None = None
+    range_end: PeriodText | None = None
+    rehearsal: bool = False
 
 
 class RunFinish(_Wire, frozen=True, kw_only=True):
@@ -201,6 +251,8 @@ class RunFinish(_Wire, frozen=True, kw_only=True):
     replayed: bool = False
     """Some answer was a recorded copy's, be it only "not modified"."""
     cursor: Annotated[str, Meta(max_length=1000)] | None = None
+    columns: Annotated[list[SourceColumn], Meta(max_length=COLUMNS_MAX)] = []
+    """What the source's rows looked like, those columns too that no field reads."""
     code: Annotated[str, Meta(max_length=100)] = ""
     reason: Annotated[str, Meta(max_length=2000)] = ""
 
@@ -254,6 +306,16 @@ class Run(Struct, frozen=True, kw_only=True):
     cursor: str | None = None
     code: str = ""
     reason: str = ""
+    kind: str = "collect"
+    range_start: str | None = None
+    range_end: str | None = None
+    rehearsal: bool = False
+    usual: int = 0
+    """How many records a run of this profile usually brings; 0 while that is not known."""
+    drift: list[Drift] = []
+    """How what the run saw differs from what the last good runs saw."""
+    drift_accepted: bool = False
+    """Somebody said that it is to be like this from now on."""
 
 
 class Provenance(Struct, frozen=True, kw_only=True):
@@ -459,6 +521,37 @@ class Freshness(Struct, frozen=True, kw_only=True):
     succeeded_at: str | None
     freshness: str | None
     stale: bool
+    age_seconds: float = 0.0
+    """Since the last success."""
+    late_seconds: float = 0.0
+    """By how much the silence exceeds what is normal."""
+    last_run: str = ""
+    last_status: str = ""
+    last_code: str = ""
+    drifted: int = 0
+    """Breaking changes of shape that the last run saw and nobody has accepted."""
+    shrunk: bool = False
+    """The last run brought less than half of what is usual."""
+    problem: str = ""
+    """What is wrong, in a line; empty if nothing is."""
+
+
+class Notice(Struct, frozen=True, kw_only=True):
+    """Something about a source that somebody should be told, and whether the webhook was.
+
+    ``due_at``: when the webhook is tried next; null where there is none, or it is settled.
+    """
+
+    id: str
+    type: str
+    profile: str
+    run: str
+    at: str
+    data: dict[str, Any]
+    attempts: int = 0
+    due_at: str | None = None
+    delivered_at: str | None = None
+    problem: str = ""
 
 
 class ProjectionInfo(Struct, frozen=True, kw_only=True):

@@ -42,6 +42,8 @@ _FRESH: dict[str, Any] = {
     "cursor": None,
     "code": "",
     "reason": "",
+    "usual": 0,
+    "drift": "[]",
 }
 """What a new attempt begins with."""
 WAITING = -1
@@ -135,6 +137,7 @@ def _register(
         return
     if run.fence == claim.fence:
         return
+    store.remove(conn, store.shapes, store.of_key(store.shapes, tenant, run=run.run))
     values = {
         **_FRESH,
         "worker": claim.worker,

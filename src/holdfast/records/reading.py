@@ -25,7 +25,6 @@ from holdfast.records.columns import scalar_text
 from holdfast.records.content import KEY_BYTES, Content, decode_content
 from holdfast.records.errors import NoSuchRecord, no_such_run
 from holdfast.records.model import (
-    Freshness,
     Provenance,
     Record,
     RecordFilter,
@@ -37,7 +36,6 @@ from holdfast.records.model import (
     RunStatus,
     StoredReject,
 )
-from holdfast.registry.model import duration_seconds
 
 LIMIT_MAX = 1_000
 REVISIONS_MAX = 1_000
@@ -262,43 +260,6 @@ class Reading(Part):
             ],
             next=None if last is None else encode_cursor(kind, [last.run_number, last.number]),
         )
-
-    # --- freshness ----------------------------------------------------------------------------
-
-    async def freshness(self, principal: Principal) -> list[Freshness]:
-        """Every profile that ever ran to its end, how old its data is, and whether that is normal.
-
-        Also sets the gauge by which alerts see it.
-        """
-        statement = (
-            select(store.heads)
-            .where(store.heads.c.tenant == principal.tenant)
-            .order_by(store.heads.c.profile)
-        )
-        heads = await self._db.read(principal, lambda conn: conn.execute(statement).all())
-        now, found = self._clock.now(), []
-        for head in heads:
-            normal = None
-            if head.profile_digest is not None:
-                version = await self._version(principal, head.profile, head.profile_digest)
-                normal = version.profile.freshness
-            stale = False
-            if normal is not None and head.succeeded_at is not None:
-                silent = (now - parse_timestamp(head.succeeded_at)).total_seconds()
-                stale = silent > duration_seconds(normal)
-            self._metrics.stale.labels(head.profile).set(int(stale))
-            found.append(
-                Freshness(
-                    profile=head.profile,
-                    publication=head.publication,
-                    records=head.live,
-                    published_at=head.recorded_at,
-                    succeeded_at=head.succeeded_at,
-                    freshness=normal,
-                    stale=stale,
-                )
-            )
-        return found
 
 
 # --- filters ------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
+from holdfast.kernel.canonical import canonical_digest
 from holdfast.records.model import MappedRecord, Run, RunFinish
-from holdfast.registry.model import ProfileVersion
+from holdfast.registry.model import Profile, ProfileVersion, plain_profile
 
 Failure = tuple[str, str]
 """A code and a reason: why a run that wanted to be complete is not published."""
@@ -39,6 +40,11 @@ class Rules:
     max_records: int | None
     required: tuple[tuple[str, str], ...] = ()
     ranges: tuple[tuple[str, Decimal | None, Decimal | None], ...] = field(default=())
+    mapping: str = ""
+    """The digest of what decides how records look: shapes are compared within it."""
+    drift: Literal["fail", "report"] = "fail"
+    drift_allowed: frozenset[str] = frozenset()
+    shrinkage: int | None = None
 
     @property
     def ordered(self) -> bool:
@@ -104,7 +110,21 @@ def rules_of(version: ProfileVersion) -> Rules:
             )
             for text, bounds in expect.ranges.items()
         ),
+        mapping=mapping_digest(profile),
+        drift=expect.drift,
+        drift_allowed=frozenset(expect.drift_allowed),
+        shrinkage=expect.shrinkage,
     )
+
+
+_MAPPING = ("dimensions", "measures", "attributes", "period", "unpivot", "nulls", "timezone")
+
+
+def mapping_digest(profile: Profile) -> str:
+    """The digest of the parts of a profile that decide what its records look like."""
+    plain = plain_profile(profile)
+    parts = {name: plain[name] for name in _MAPPING if name in plain}
+    return canonical_digest({"format": plain["source"].get("format"), **parts})
 
 
 def completion_failure(

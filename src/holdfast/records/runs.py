@@ -24,7 +24,7 @@ from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Principal, PrincipalKind
 from holdfast.kernel.telemetry import request_id
 from holdfast.records import merkle, store
-from holdfast.records.base import Part, run_of
+from holdfast.records.base import run_of
 from holdfast.records.content import record_leaf_hash, whole_of
 from holdfast.records.errors import (
     Contended,
@@ -54,6 +54,7 @@ from holdfast.records.publishing import (
 from holdfast.records.rules import Rules, Violations, completion_failure
 from holdfast.records.slots import attempt_of, change_slot, check_attempt, clean_step
 from holdfast.records.staging import is_seen
+from holdfast.records.watching import Watching, judge, keep_shape
 
 OUTCOMES: dict[str, RunStatus] = {
     "unchanged": RunStatus.UNCHANGED,
@@ -61,6 +62,8 @@ OUTCOMES: dict[str, RunStatus] = {
     "failed": RunStatus.FAILED,
     "cancelled": RunStatus.CANCELLED,
 }
+REJECTS = "rejects"
+"""The code with which a worker gives up a source of which too many rows fail."""
 ROUNDS_MAX = 10
 STEPS_AT_ONCE = 5
 
@@ -72,12 +75,13 @@ class _Ending:
     status: RunStatus
     at: datetime
     event: str
+    notice: str
     request: str
     code: str = ""
     reason: str = ""
 
 
-class Runs(Part):
+class Runs(Watching):
     """The part of the service that keeps runs."""
 
     # --- opening ------------------------------------------------------------------------------
@@ -140,7 +144,7 @@ class Runs(Part):
             return await self._leave(principal, request)
         rules = await self._rules(principal, claim.profile, claim.digest)
         if request.outcome != "complete":
-            return await self._end_early(principal, request, claim.profile)
+            return await self._end_early(principal, request, rules)
         ended = await self._begin_closing(principal, request, rules)
         if ended is not None:
             await self._clean(principal, rules.profile, steps_max=STEPS_AT_ONCE)
@@ -170,8 +174,9 @@ class Runs(Part):
 
         return await self._db.write(principal, unit)
 
-    async def _end_early(self, principal: Principal, request: RunFinish, profile: str) -> Run:
+    async def _end_early(self, principal: Principal, request: RunFinish, rules: Rules) -> Run:
         ending = self._ending(OUTCOMES[request.outcome], request.code, request.reason)
+        profile, how = rules.profile, self.telling()
 
         def unit(conn: Connection) -> tuple[Run, bool]:
             run, head = attempt_of(conn, principal.tenant, request)
@@ -183,6 +188,10 @@ class Runs(Part):
                     code="run-has-batches",
                 )
             note_totals(conn, principal.tenant, request)
+            if request.code == REJECTS:
+                # So many rows fail that the source may have changed: say in which way.
+                found = judge(conn, principal.tenant, rules, run, head, request.columns)
+                self.tell_of(conn, principal, run, found, how)
             return self._end(conn, principal, run.run, head, ending), True
 
         run, ended = await self._db.write(principal, unit)
@@ -194,6 +203,7 @@ class Runs(Part):
     ) -> Run | None:
         """Stop taking batches and check what came; the run if that ends it, or it had ended."""
         failed = self._ending(RunStatus.FAILED)
+        how = self.telling()
 
         def unit(conn: Connection) -> Run | None:
             tenant = principal.tenant
@@ -212,6 +222,9 @@ class Runs(Part):
                 violations=Violations(run.violations, run.violation),
                 repeat=run.repeat,
             )
+            found = judge(conn, tenant, rules, run, head, request.columns)
+            failure = failure or found.failure
+            self.tell_of(conn, principal, run, found, how)
             if failure is not None:
                 code, reason = failure
                 ending = replace(failed, code=code, reason=reason)
@@ -359,6 +372,7 @@ class Runs(Part):
             if is_final(RunStatus(run.status)):
                 return run_of(run), False
             changed = bool(run.new or run.changed or run.withdrawn)
+            keep_shape(conn, tenant, run, run_of(run).drift)
             published = move_head(conn, tenant, run, head, rules, ending.at, changed=changed)
             if changed:
                 self._record_publication(
@@ -369,6 +383,8 @@ class Runs(Part):
         run, ended = await self._db.write(principal, unit)
         if ended:
             self._counted(run)
+            for one in run.drift:
+                self._metrics.drifts.labels(one.kind).inc()
             self._metrics.last_success.labels(run.profile).set(ending.at.timestamp())
             if run.new or run.changed or run.withdrawn:
                 self._metrics.publications.labels(run.profile).inc()
@@ -443,6 +459,7 @@ class Runs(Part):
             status=status,
             at=self._clock.now(),
             event=self._new_id(),
+            notice=self._new_id(),
             request=request_id(),
             code=code,
             reason=reason,
@@ -493,7 +510,22 @@ class Runs(Part):
         row = store.find(conn, store.runs, tenant, run=run_id)
         assert row is not None
         run = run_of(row)
-        self._handles.outbox.emit(conn, principal, _finished(run, ending))
+        event = _finished(run, ending)
+        self._handles.outbox.emit(conn, principal, event)
+        if run.kind == "collect":
+            key = store.of_key(store.heads, tenant, profile=run.profile)
+            store.change(conn, store.heads, key, {"last_run": run.id})
+        if ending.status in (RunStatus.FAILED, RunStatus.PARTIAL) and not run.rehearsal:
+            self.note(
+                conn,
+                principal,
+                f"run.{ending.status.value}",
+                run.profile,
+                run.id,
+                event.payload,
+                ending.notice,
+                ending.at,
+            )
         return run
 
     def _counted(self, run: Run) -> Run:

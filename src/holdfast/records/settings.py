@@ -29,3 +29,5 @@ class RecordsSettings:
     """Projections with more rows than this are written in a child process."""
     compression_level: int = 3
     """zstd level of raw responses."""
+    webhook_types: frozenset[str] = frozenset()
+    """The notices that a webhook is told; none where there is no webhook."""

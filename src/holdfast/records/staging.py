@@ -29,6 +29,7 @@ from holdfast.records.content import (
 )
 from holdfast.records.model import Batch, Reject
 from holdfast.records.rules import Rules, Violations
+from holdfast.records.shape import Shape, shape_of
 
 SEEN_BITS = 32_768
 SEEN_BYTES = SEEN_BITS // 8
@@ -67,6 +68,7 @@ class Prepared:
     fields: FieldNames
     violations: Violations
     size_bytes: int
+    shape: Shape
 
 
 def prepare(batch: Batch, keys: RecordKeys, rules: Rules) -> Prepared:
@@ -90,6 +92,7 @@ def prepare(batch: Batch, keys: RecordKeys, rules: Rules) -> Prepared:
         fields=names,
         violations=rules.check(batch.records),
         size_bytes=sum(map(len, wholes)),
+        shape=shape_of(batch.records),
     )
 
 

@@ -60,6 +60,7 @@ counters = tenant_table(
     "record_counters",
     _count("runs"),
     _count("results"),
+    _count("notices"),
 )
 """The numbers of the last run opened and of the last one ended. They are drawn from this row, one
 transaction after the other, so they are in the order in which runs became visible or final: a list
@@ -105,6 +106,13 @@ runs = tenant_table(
     _text("reason"),
     Column("event", Text),
     Column("result", BigInteger),
+    Column("kind", Text, nullable=False, server_default=text("'collect'")),
+    Column("range_start", Text),
+    Column("range_end", Text),
+    Column("rehearsal", Boolean, nullable=False, server_default=text("FALSE")),
+    _count("usual"),
+    Column("drift", Text, nullable=False, server_default=text("'[]'")),
+    Column("drift_accepted", Boolean, nullable=False, server_default=text("FALSE")),
     Index("ix_runs_result", "tenant", "result"),
     Index("ix_runs_number", "tenant", "number", unique=True),
     Index("ix_runs_profile", "tenant", "profile", "number"),
@@ -216,6 +224,8 @@ heads = tenant_table(
     Column("slot_first", BigInteger),
     Column("slot_state", Text),
     Column("slot_position", BigInteger),
+    Column("stale_since", Text),
+    Column("last_run", Text),
 )
 """One row a profile. ``version`` changes with every change to the profile's rows or its slot:
 whoever prepared a change outside of a transaction checks it inside."""
@@ -278,6 +288,44 @@ REJECT_COLUMNS = (
 )
 
 
+shapes = tenant_table(
+    "run_shapes",
+    Column("run", Text, primary_key=True, nullable=False),
+    Column("profile", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("mapping", Text, nullable=False),
+    Column("good", Boolean, nullable=False, server_default=text("FALSE")),
+    Column("records", BigInteger, nullable=False, server_default=text("0")),
+    Column("live", BigInteger, nullable=False, server_default=text("0")),
+    Column("gone", BigInteger, nullable=False, server_default=text("0")),
+    Column("shape", Text, nullable=False, server_default=text("'{}'")),
+    Column("columns", Text, nullable=False, server_default=text("'[]'")),
+    Index("ix_run_shapes_good", "tenant", "profile", "mapping", "good", "number"),
+)
+"""What each run saw, as counts (see :mod:`holdfast.records.shape`). The ``good`` ones, published or
+accepted, are the history that later runs are compared with. Of ``live`` records before the run
+``gone`` did not come again."""
+
+notices = tenant_table(
+    "notices",
+    Column("notice", Text, primary_key=True, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("profile", Text, nullable=False),
+    Column("run", Text, nullable=False),
+    Column("at", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("due_at", Text),
+    _count("attempts"),
+    Column("delivered_at", Text),
+    _text("problem"),
+    Index("ix_notices_number", "tenant", "number", unique=True),
+    Index("ix_notices_due", "tenant", "due_at"),
+)
+"""What somebody should be told about a source. ``due_at`` is when the webhook is tried next; null
+once it answered, was given up, or where there is none."""
+
+
 def of_key(table: Table, tenant: str, **key: Any) -> ColumnElement[bool]:
     """The row of ``table`` with this tenant and key."""
     return and_(table.c.tenant == tenant, *(table.c[name] == value for name, value in key.items()))
@@ -323,6 +371,35 @@ def next_run_number(conn: Connection, tenant: str) -> int:
 def next_result_number(conn: Connection, tenant: str) -> int:
     """A number higher than that of every run ended before."""
     return int(conn.execute(_NEXT_RESULT, {"tenant": tenant}).scalar_one())
+
+
+_NEXT_NOTICE = text(
+    "INSERT INTO record_counters (tenant, notices) VALUES (:tenant, 1)"
+    " ON CONFLICT (tenant) DO UPDATE SET notices = record_counters.notices + 1 RETURNING notices"
+)
+
+
+def next_notice_number(conn: Connection, tenant: str) -> int:
+    """A number higher than that of every notice before."""
+    return int(conn.execute(_NEXT_NOTICE, {"tenant": tenant}).scalar_one())
+
+
+_PUT_SHAPE = text(
+    "INSERT INTO run_shapes (tenant, run, profile, number, mapping, shape)"
+    " VALUES (:tenant, :run, :profile, :number, :mapping, :shape)"
+    " ON CONFLICT (tenant, run) DO UPDATE SET shape = excluded.shape"
+)
+
+
+def shape_text(conn: Connection, tenant: str, run: str) -> bytes:
+    """What a run has seen so far, encoded."""
+    found = conn.execute(select(shapes.c.shape).where(of_key(shapes, tenant, run=run))).scalar()
+    return b"{}" if found is None else str(found).encode()
+
+
+def put_shape(conn: Connection, **values: Any) -> None:
+    """Store what a run has seen so far."""
+    conn.execute(_PUT_SHAPE, values)
 
 
 # --- hot paths, named ---------------------------------------------------------------------------

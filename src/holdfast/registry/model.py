@@ -472,6 +472,17 @@ class Expect(_Part, frozen=True, kw_only=True):
     """Fields (``measures.price``, ``period``) that no record may lack."""
     ranges: Annotated[dict[str, Range], Mapped] = {}
     """Bounds for measures, by field (``measures.price``)."""
+    drift: Literal["fail", "report"] = "fail"
+    """What a breaking change of shape means, against what earlier runs of this profile saw: a
+    dimension, measure or period gone, another type or unit, numbers that jumped by about a power of
+    ten or changed their sign. ``fail``: the run fails and nothing of it is published, until
+    somebody accepts it (``holdfast run accept``). ``report``: it is published, and an event says
+    so. Changes that are not breaking are always reported only."""
+    drift_allowed: Annotated[list[Text], Mapped] = []
+    """Fields (``measures.price``) and kinds (``unit-jumped``) that may change their shape."""
+    shrinkage: Annotated[int, Meta(ge=1, le=100)] | None = None
+    """Fail a run that brings this many percent fewer records than usual. A snapshot that brings
+    less than half is always reported."""
 
 
 class Limits(_Part, frozen=True, kw_only=True):

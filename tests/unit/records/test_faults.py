@@ -154,7 +154,8 @@ async def _empty(database: Database) -> None:
     def unit(conn: Connection) -> None:
         for table in (
             store.counters, store.runs, store.responses, store.batches, store.revisions,
-            store.heads, store.publications, store.seen, store.rejects, outbox,
+            store.heads, store.publications, store.seen, store.rejects, store.shapes, store.notices,
+            outbox,
         ):  # fmt: skip
             store.remove(conn, table, table.c.tenant == OPERATOR.tenant)
 

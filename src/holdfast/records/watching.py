@@ -1,0 +1,541 @@
+"""Watching sources: drift and shrinkage of a run, silence of a profile, and who is told.
+
+What a run saw is compared with what the last good runs saw when it ends, in the transaction that
+ends it: what is breaking is never published as good. Everything worth telling is an event in the
+ledger's outbox and a *notice*, both in that transaction; a webhook delivers notices
+(:mod:`holdfast.records.webhook`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, and_, select
+
+from holdfast.kernel.clock import parse_timestamp, timestamp
+from holdfast.kernel.errors import Conflict, NotFound
+from holdfast.kernel.http import Page, decode_cursor, encode_cursor
+from holdfast.kernel.ids import EventId
+from holdfast.kernel.outbox import Event
+from holdfast.kernel.principal import Principal
+from holdfast.kernel.telemetry import request_id
+from holdfast.records import store
+from holdfast.records.base import run_of
+from holdfast.records.errors import no_such_run
+from holdfast.records.model import (
+    Drift,
+    Freshness,
+    Notice,
+    Run,
+    RunStatus,
+    SourceColumn,
+)
+from holdfast.records.reading import Reading, bounded
+from holdfast.records.rules import Failure, Rules
+from holdfast.records.shape import (
+    HISTORY_RUNS,
+    SOME,
+    Shape,
+    column_drift,
+    decode_shape,
+    drift_of,
+    total,
+    usual_records,
+)
+from holdfast.registry.model import duration_seconds
+
+NOTICES_KEPT = 10_000
+SHRUNK_SHARE = 0.5
+TOLD_MAX = 20
+"""Differences named in one event or notice."""
+_LAST = 2**62
+_columns = msgspec.json.Decoder(list[SourceColumn]).decode
+_drifts = msgspec.json.Decoder(list[Drift]).decode
+
+_NEW_HISTORY = frozenset(
+    {"retyped", "jumped", "unit-changed", "unit-jumped", "sign-flipped", "missing"}
+)
+"""After a published change of these kinds, what was before is no history any more."""
+
+
+@dataclass(slots=True)
+class Judgement:
+    """What is to be said of what a run saw."""
+
+    drift: list[Drift] = field(default_factory=list)
+    usual: int = 0
+    shrunk: bool = False
+    failure: Failure | None = None
+
+    @property
+    def breaking(self) -> list[Drift]:
+        return [one for one in self.drift if one.breaking]
+
+
+# --- inside of transactions ---------------------------------------------------------------------
+
+
+def judge(
+    conn: Connection,
+    tenant: str,
+    rules: Rules,
+    run: Row[Any],
+    head: Row[Any],
+    columns: Sequence[SourceColumn],
+) -> Judgement:
+    """Compare what the run saw with its profile's history, and note what came of it.
+
+    Backfills and re-mappings are not compared: they are about other periods, or the same bytes.
+    """
+    found = Judgement()
+    seen = store.find(conn, store.shapes, tenant, run=run.run)
+    history = _history(conn, tenant, rules, run.number) if run.kind == "collect" else []
+    if history:
+        shape = Shape() if seen is None else decode_shape(seen.shape)
+        found.drift = drift_of(shape, total(decode_shape(row.shape) for row in history))
+        found.drift += column_drift(columns, _columns(history[0].columns))
+        found.usual = usual_records([row.records for row in history])
+        found.shrunk = _is_shrunk(rules, run, found.usual)
+        keys = _keys_changed(rules, run, head, history)
+        found.drift = _allowed(rules, found.drift + ([] if keys is None else [keys]))
+        found.failure = _failure(rules, run, found)
+    values = {"drift": _encode(found.drift), "usual": found.usual}
+    store.change(conn, store.runs, store.of_key(store.runs, tenant, run=run.run), values)
+    about: dict[str, Any] = {"records": run.records, "columns": _encode(columns)}
+    if rules.mode == "snapshot" and run.kind == "collect":
+        about |= {"live": head.live, "gone": max(0, head.live - run.present)}
+    store.change(conn, store.shapes, store.of_key(store.shapes, tenant, run=run.run), about)
+    return found
+
+
+def _encode(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _history(conn: Connection, tenant: str, rules: Rules, number: int) -> list[Any]:
+    """What the last good runs under the same mapping saw, the newest first."""
+    shapes = store.shapes
+    return list(
+        conn.execute(
+            select(shapes)
+            .where(
+                store.of_key(shapes, tenant, profile=rules.profile, mapping=rules.mapping),
+                shapes.c.good.is_(True),
+                shapes.c.number < number,
+            )
+            .order_by(shapes.c.number.desc())
+            .limit(HISTORY_RUNS)
+        )
+    )
+
+
+def _is_shrunk(rules: Rules, run: Row[Any], usual: int) -> bool:
+    watched = rules.mode == "snapshot" and usual >= SOME
+    return watched and run.records < SHRUNK_SHARE * usual
+
+
+def _keys_changed(
+    rules: Rules, run: Row[Any], head: Row[Any], history: Sequence[Any]
+) -> Drift | None:
+    """Whether as much came as ever, but hardly any key that was known.
+
+    Breaking if the source has shown that its keys stay; else it may be one that moves on.
+    """
+    if rules.mode != "snapshot" or head.live < SOME or run.records < SHRUNK_SHARE * head.live:
+        return None
+    gone = (head.live - run.present) / head.live
+    before = [row.gone / row.live for row in history if row.live >= SOME]
+    if gone < 0.9 or (before and max(before) > 0.2):
+        return None
+    detail = f"{gone:.0%} of the known keys did not come again, as many others came"
+    return Drift(field="key", kind="keys-changed", breaking=bool(before), detail=detail)
+
+
+def _allowed(rules: Rules, drift: Sequence[Drift]) -> list[Drift]:
+    """The same with what the profile allows not breaking any more; the breaking ones first."""
+    found = [
+        msgspec.structs.replace(one, breaking=False)
+        if {one.field, one.kind} & rules.drift_allowed
+        else one
+        for one in drift
+    ]
+    return sorted(found, key=lambda one: not one.breaking)
+
+
+def _failure(rules: Rules, run: Row[Any], found: Judgement) -> Failure | None:
+    breaking = found.breaking
+    if breaking and rules.drift == "fail":
+        said = "; ".join(f"{one.field} {one.detail}" for one in breaking[:5])
+        more = f" (and {len(breaking) - 5} more)" if len(breaking) > 5 else ""
+        return ("schema-drift", f"the source changed its shape: {said}{more}"[:2000])
+    if rules.shrinkage is not None and found.usual:
+        least = found.usual * (100 - rules.shrinkage) / 100
+        if run.records < least:
+            return (
+                "shrunk",
+                f"{run.records} records came, usually it is {found.usual}; "
+                f"expect.shrinkage allows {rules.shrinkage} percent fewer",
+            )
+    return None
+
+
+def keep_shape(conn: Connection, tenant: str, run: Row[Any], drift: Sequence[Drift]) -> None:
+    """Make what a published run saw part of the history; the beginning of it if it changed."""
+    if run.kind == "backfill":
+        return
+    shapes = store.shapes
+    row = store.find(conn, shapes, tenant, run=run.run)
+    if row is None:
+        return
+    if any(one.kind in _NEW_HISTORY for one in drift if not one.field.startswith("source.")):
+        forget_history(conn, tenant, row)
+    store.change(conn, shapes, store.of_key(shapes, tenant, run=run.run), {"good": True})
+
+
+def forget_history(conn: Connection, tenant: str, shape: Row[Any]) -> None:
+    """Let nothing before this shape count as history of its mapping."""
+    shapes = store.shapes
+    earlier = and_(
+        store.of_key(shapes, tenant, profile=shape.profile, mapping=shape.mapping),
+        shapes.c.number < shape.number,
+        shapes.c.good.is_(True),
+    )
+    store.change(conn, shapes, earlier, {"good": False})
+
+
+def told_before(conn: Connection, tenant: str, run: Row[Any], drift: Sequence[Drift]) -> bool:
+    """Whether the run before this one differed in just these ways: then nobody is told again."""
+    runs = store.runs
+    before = conn.execute(
+        select(runs.c.drift)
+        .where(
+            store.of_key(runs, tenant, profile=run.profile, kind="collect"),
+            runs.c.number < run.number,
+            runs.c.result.is_not(None),
+        )
+        .order_by(runs.c.number.desc())
+        .limit(1)
+    ).scalar()
+    if before is None:
+        return False
+    return {(one.field, one.kind) for one in _drifts(before)} == {
+        (one.field, one.kind) for one in drift
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What telling somebody needs beside its content: made before the transaction."""
+
+    ids: tuple[str, ...]
+    at: datetime
+    request: str
+
+
+class Watching(Reading):
+    """The part of the service that watches."""
+
+    def telling(self, count: int = 3) -> Telling:
+        """Ids and a time for at most ``count`` events with their notices."""
+        ids = tuple(self._new_id() for _ in range(2 * count))
+        return Telling(ids, self._clock.now(), request_id())
+
+    def tell_of(
+        self, conn: Connection, principal: Principal, run: Row[Any], found: Judgement, how: Telling
+    ) -> None:
+        """The events and notices of what a run's records look like."""
+        tenant = principal.tenant
+        if found.drift and not told_before(conn, tenant, run, found.drift):
+            payload = {
+                "breaking": len(found.breaking),
+                "count": len(found.drift),
+                "drift": msgspec.to_builtins(found.drift[:TOLD_MAX]),
+                "profile": run.profile,
+                "profile_digest": run.profile_digest,
+                "run": run.run,
+            }
+            self.tell(conn, principal, "source.drifted", run.profile, run.run, payload, how, 0)
+        if found.shrunk:
+            payload = {
+                "profile": run.profile,
+                "records": run.records,
+                "run": run.run,
+                "usual": found.usual,
+            }
+            self.tell(conn, principal, "source.shrunk", run.profile, run.run, payload, how, 1)
+
+    def tell(
+        self,
+        conn: Connection,
+        principal: Principal,
+        type_: str,
+        profile: str,
+        run: str,
+        payload: dict[str, Any],
+        how: Telling,
+        number: int,
+    ) -> None:
+        """One event and its notice; ``number`` says which of the ids made for it are its."""
+        event = Event(
+            id=EventId(how.ids[2 * number]),
+            stream=f"profile/{profile}",
+            type=type_,
+            time=how.at,
+            payload=payload,
+            request_id=how.request,
+        )
+        self._handles.outbox.emit(conn, principal, event)
+        self.note(conn, principal, type_, profile, run, payload, how.ids[2 * number + 1], how.at)
+
+    def note(
+        self,
+        conn: Connection,
+        principal: Principal,
+        type_: str,
+        profile: str,
+        run: str,
+        payload: dict[str, Any],
+        notice: str,
+        at: datetime,
+    ) -> None:
+        """One notice; due at once if there is a webhook that wants its type."""
+        store.add(
+            conn,
+            store.notices,
+            tenant=principal.tenant,
+            notice=notice,
+            number=store.next_notice_number(conn, principal.tenant),
+            type=type_,
+            profile=profile,
+            run=run,
+            at=timestamp(at),
+            payload=_encode(payload),
+            due_at=timestamp(at) if type_ in self._settings.webhook_types else None,
+        )
+
+    # --- what people ask --------------------------------------------------------------------------
+
+    async def accept_drift(self, principal: Principal, run: str) -> Run:
+        """Say that the source is to look from now on as this failed run saw it.
+
+        The next run that sees the same is published. Idempotent. ``Conflict`` for a run that did
+        not fail because of its shape.
+        """
+        event = self._new_id()
+        at, request = self._clock.now(), request_id()
+
+        def unit(conn: Connection) -> Run:
+            tenant = principal.tenant
+            row = store.find(conn, store.runs, tenant, run=run)
+            if row is None:
+                raise no_such_run(run)
+            if row.status != RunStatus.FAILED.value or row.code not in ("schema-drift", "shrunk"):
+                raise Conflict(
+                    f"cannot accept what the run {run} saw: it is {row.status}"
+                    f"{f' ({row.code})' if row.code else ''}, not failed for its shape",
+                    code="run-not-drifted",
+                )
+            if row.drift_accepted:
+                return run_of(row)
+            shape = store.find(conn, store.shapes, tenant, run=run)
+            if shape is None:
+                raise NotFound(f"cannot accept what the run {run} saw: it is not kept any more")
+            forget_history(conn, tenant, shape)
+            store.change(
+                conn, store.shapes, store.of_key(store.shapes, tenant, run=run), {"good": True}
+            )
+            store.change(
+                conn,
+                store.runs,
+                store.of_key(store.runs, tenant, run=run),
+                {"drift_accepted": True},
+            )
+            self._handles.outbox.emit(
+                conn,
+                principal,
+                Event(
+                    id=EventId(event),
+                    stream=f"profile/{row.profile}",
+                    type="source.drift-accepted",
+                    time=at,
+                    payload={"code": row.code, "profile": row.profile, "run": run},
+                    request_id=request,
+                ),
+            )
+            changed = store.find(conn, store.runs, tenant, run=run)
+            assert changed is not None
+            return run_of(changed)
+
+        return await self._db.write(principal, unit)
+
+    async def notices(
+        self,
+        principal: Principal,
+        *,
+        profile: str = "",
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[Notice]:
+        """What somebody should be told about sources, the newest first."""
+        wanted, kind, table = bounded(limit), f"notices-{profile}", store.notices
+        before = int(decode_cursor(kind, cursor)[0]) if cursor else _LAST
+        conditions = [table.c.tenant == principal.tenant, table.c.number < before]
+        if profile:
+            conditions.append(table.c.profile == profile)
+        statement = (
+            select(table).where(*conditions).order_by(table.c.number.desc()).limit(wanted + 1)
+        )
+        rows = await self._db.read(principal, lambda conn: conn.execute(statement).all())
+        more = encode_cursor(kind, [rows[wanted - 1].number]) if len(rows) > wanted else None
+        return Page(items=[notice_of(row) for row in rows[:wanted]], next=more)
+
+    async def freshness(self, principal: Principal) -> list[Freshness]:
+        """Every profile that ever ran to its end, how old its data is, and whether that is normal.
+
+        Also sets the gauges by which alerts see it.
+        """
+        rows = await self._db.read(
+            principal, lambda conn: conn.execute(_heads(principal.tenant)).all()
+        )
+        now, found = self._clock.now(), []
+        for row in rows:
+            normal = None
+            if row.profile_digest is not None:
+                version = await self._version(principal, row.profile, row.profile_digest)
+                normal = version.profile.freshness
+            line = _freshness(row, normal, now)
+            self._metrics.watched(line)
+            found.append(line)
+        return found
+
+    async def watch(self, principal: Principal) -> None:
+        """Tell of profiles that have gone silent, and of those that speak again. Run by a loop."""
+        lines = await self.freshness(principal)
+
+        def states(conn: Connection) -> dict[str, str | None]:
+            heads = store.heads
+            rows = conn.execute(
+                select(heads.c.profile, heads.c.stale_since).where(
+                    heads.c.tenant == principal.tenant
+                )
+            )
+            return {row.profile: row.stale_since for row in rows}
+
+        known = await self._db.read(principal, states)
+        for line in lines:
+            if line.stale != (known.get(line.profile) is not None):
+                await self._db.write(principal, self._turned(principal, line, self.telling(1)))
+
+    def _turned(self, principal: Principal, line: Freshness, how: Telling) -> Any:
+        def unit(conn: Connection) -> None:
+            tenant, heads = principal.tenant, store.heads
+            key = store.of_key(heads, tenant, profile=line.profile)
+            known = heads.c.stale_since.is_(None)
+            condition = and_(key, known if line.stale else heads.c.stale_since.is_not(None))
+            values = {"stale_since": timestamp(how.at) if line.stale else None}
+            if not store.change(conn, heads, condition, values):
+                return
+            payload = {
+                "freshness": line.freshness or "",
+                "late_seconds": int(line.late_seconds),
+                "profile": line.profile,
+                "succeeded_at": line.succeeded_at or "",
+            }
+            type_ = "source.stale" if line.stale else "source.fresh"
+            self.tell(conn, principal, type_, line.profile, line.last_run, payload, how, 0)
+
+        return unit
+
+    async def drop_old_notices(self, principal: Principal) -> int:
+        """Remove notices beyond the last ten thousand; how many they were."""
+
+        def unit(conn: Connection) -> int:
+            counter = store.find(conn, store.counters, principal.tenant)
+            last = 0 if counter is None else int(counter.notices)
+            old = and_(
+                store.notices.c.tenant == principal.tenant,
+                store.notices.c.number <= last - NOTICES_KEPT,
+            )
+            return store.remove(conn, store.notices, old) if last > NOTICES_KEPT else 0
+
+        return await self._db.write(principal, unit)
+
+
+def notice_of(row: Row[Any]) -> Notice:
+    """A notice's row as it is read back."""
+    return Notice(
+        id=row.notice,
+        type=row.type,
+        profile=row.profile,
+        run=row.run,
+        at=row.at,
+        data=msgspec.json.decode(row.payload),
+        attempts=row.attempts,
+        due_at=row.due_at,
+        delivered_at=row.delivered_at,
+        problem=row.problem,
+    )
+
+
+def _heads(tenant: str) -> Any:
+    heads, runs = store.heads, store.runs
+    last = and_(runs.c.tenant == heads.c.tenant, runs.c.run == heads.c.last_run)
+    return (
+        select(
+            heads,
+            runs.c.status.label("last_status"),
+            runs.c.code.label("last_code"),
+            runs.c.reason.label("last_reason"),
+            runs.c.records.label("last_records"),
+            runs.c.usual,
+            runs.c.drift,
+            runs.c.drift_accepted,
+        )
+        .select_from(heads.outerjoin(runs, last))
+        .where(heads.c.tenant == tenant)
+        .order_by(heads.c.profile)
+    )
+
+
+def _freshness(row: Row[Any], normal: str | None, now: datetime) -> Freshness:
+    age = late = 0.0
+    if row.succeeded_at is not None:
+        age = max(0.0, (now - parse_timestamp(row.succeeded_at)).total_seconds())
+        if normal is not None:
+            late = max(0.0, age - duration_seconds(normal))
+    drift = _drifts(row.drift) if row.drift else []
+    usual = row.usual or 0
+    return Freshness(
+        profile=row.profile,
+        publication=row.publication,
+        records=row.live,
+        published_at=row.recorded_at,
+        succeeded_at=row.succeeded_at,
+        freshness=normal,
+        stale=late > 0,
+        age_seconds=round(age, 3),
+        late_seconds=round(late, 3),
+        last_run=row.last_run or "",
+        last_status=row.last_status or "",
+        last_code=row.last_code or "",
+        drifted=sum(one.breaking for one in drift) if not row.drift_accepted else 0,
+        shrunk=usual >= SOME and row.last_records < SHRUNK_SHARE * usual,
+        problem=_problem(row, normal, late),
+    )
+
+
+def _problem(row: Row[Any], normal: str | None, late: float) -> str:
+    """What is wrong with the profile, in a line; empty if nothing is."""
+    found = []
+    if late > 0:
+        found.append(f"silent since {row.succeeded_at[:19]}Z, normal is at most {normal}")
+    if row.last_status in (RunStatus.FAILED.value, RunStatus.PARTIAL.value):
+        found.append(f"the last run is {row.last_status}: {row.last_reason or row.last_code}")
+    return "; ".join(found)[:500]
+
+
+__all__ = ["Judgement", "Telling", "Watching", "judge", "keep_shape", "notice_of"]
