@@ -6,11 +6,15 @@ Decompression is a stream; a bound reached is an error that names it, never a cu
 from __future__ import annotations
 
 import bz2
+import contextlib
 import fnmatch
 import io
+import shutil
+import struct
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol, cast
@@ -40,6 +44,8 @@ class SpooledContent:
     bounds: Bounds
     compression: Compression = "none"
     member: str = ""
+    charset: str = ""
+    """What the source said of the encoding when it sent the page."""
 
     def open(self) -> BinaryIO:
         raw = self.path.open("rb")
@@ -51,23 +57,28 @@ class SpooledContent:
 
 
 def open_stream(raw: BinaryIO, compression: Compression, member: str, bounds: Bounds) -> BinaryIO:
-    """``raw`` decompressed; with ``auto``, gzip by its first bytes. Owns and closes ``raw``."""
+    """``raw`` decompressed; with ``auto``, by its first bytes. Owns and closes ``raw``."""
     kind = _recognised(raw) if compression == "auto" else compression
     if kind == "none":
         return io.BufferedReader(_Bounded(_plain(raw), raw, bounds), _CHUNK)
     if kind == "zip":
         return _zip_member(raw, member, bounds)
-    decompress = _DECOMPRESSORS[kind]
+    decompress = _deflate(raw) if kind == "deflate" else _DECOMPRESSORS[kind]
     return io.BufferedReader(
         _Bounded(_inflated(raw, decompress, kind), raw, bounds, compressed=True), _CHUNK
     )
 
 
+_MAGIC = {b"\x1f\x8b\x08": "gzip", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+
+
 def _recognised(raw: BinaryIO) -> str:
-    """Gzip by its first bytes; the other kinds are read where the profile names them."""
-    start = raw.read(3)
+    """What the first bytes say; deflate has none to know it by, the profile names it."""
+    start = raw.read(10)
     raw.seek(0)
-    return "gzip" if start == b"\x1f\x8b\x08" else "none"
+    if start[:3] == b"BZh" and start[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
+        return "bzip2"
+    return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "none")
 
 
 class _Decompressor(Protocol):
@@ -83,9 +94,16 @@ def _zlib(bits: int) -> Callable[[], _Decompressor]:
     return lambda: cast("_Decompressor", zlib.decompressobj(bits))
 
 
+def _deflate(raw: BinaryIO) -> Callable[[], _Decompressor]:
+    """With the header of zlib (RFC 1950) or without (RFC 1951): both are called deflate."""
+    start = raw.read(2)
+    raw.seek(0)
+    wrapped = len(start) == 2 and start[0] & 15 == 8 and int.from_bytes(start, "big") % 31 == 0
+    return _zlib(15 if wrapped else -15)
+
+
 _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
     "gzip": _zlib(31),
-    "deflate": _zlib(15),
     "bzip2": lambda: cast("_Decompressor", bz2.BZ2Decompressor()),
 }
 
@@ -138,37 +156,83 @@ def _needs_no_input(engine: _Decompressor) -> bool:
     return getattr(engine, "needs_input", True) is False
 
 
-def _zip_member(raw: BinaryIO, member: str, bounds: Bounds) -> BinaryIO:
+_BAD_ARCHIVE = (
+    zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError, OSError,
+    ValueError, struct.error,
+)  # fmt: skip
+"""What zipfile raises for bytes that are no good archive."""
+
+
+def open_archive(raw: BinaryIO) -> zipfile.ZipFile:
+    """The archive in ``raw``, its list of entries bounded."""
     try:
         archive = zipfile.ZipFile(raw)
-        names = archive.infolist()
-        if len(names) > _ZIP_ENTRIES_MAX:
-            raise BoundReached(
-                f"cannot read the archive: more than {_ZIP_ENTRIES_MAX} entries", bound="entries"
-            )
-        found = [n for n in names if not n.is_dir() and _wanted(n.filename, member)]
-        if len(found) != 1:
-            listed = ", ".join(sorted(n.filename for n in names)[:5])
-            raise ParseFailed(
-                f"cannot read the archive: {len(found)} entries match {member or '*'!r}",
-                hint=f"`source.member` names one of: {listed}",
-            )
-        stream = archive.open(found[0])
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except _BAD_ARCHIVE as error:
+        raise ParseFailed(f"cannot read the archive: {error}") from error
+    if len(archive.infolist()) > _ZIP_ENTRIES_MAX:
+        raise BoundReached(
+            f"cannot read the archive: more than {_ZIP_ENTRIES_MAX} entries", bound="entries"
+        )
+    return archive
+
+
+def open_entry(
+    archive: zipfile.ZipFile,
+    entry: zipfile.ZipInfo,
+    bounds: Bounds,
+    owner: BinaryIO | None = None,
+) -> BinaryIO:
+    """The content of one entry, bounded like a page's; closes ``owner`` with itself."""
+    try:
+        stream = archive.open(entry)
+    except _BAD_ARCHIVE as error:
         raise ParseFailed(f"cannot read the archive: {error}") from error
 
     def read() -> bytes:
         try:
             return stream.read(_CHUNK * 4)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        except _BAD_ARCHIVE as error:
             raise ParseFailed(f"cannot read the archive: {error}") from error
 
-    limited = _Bounded(read, raw, bounds, compressed=True, size=found[0].compress_size)
-    return io.BufferedReader(limited, _CHUNK)
+    owned = owner or cast("BinaryIO", stream)
+    return io.BufferedReader(
+        _Bounded(read, owned, bounds, compressed=True, size=entry.compress_size), _CHUNK
+    )
+
+
+def _zip_member(raw: BinaryIO, member: str, bounds: Bounds) -> BinaryIO:
+    archive = open_archive(raw)
+    names = [entry for entry in archive.infolist() if not entry.is_dir()]
+    found = [entry for entry in names if not member or _wanted(entry.filename, member)]
+    if len(found) != 1:
+        listed = ", ".join(sorted(entry.filename for entry in names)[:5])
+        raise ParseFailed(
+            f"cannot read the archive: {len(found)} entries match {member or '*'!r}",
+            hint=f"`source.member` names one of: {listed}",
+        )
+    return open_entry(archive, found[0], bounds, raw)
+
+
+@contextlib.contextmanager
+def random_access(content: Content) -> Iterator[BinaryIO]:
+    """The page where a format needs to jump about in it: the spooled file itself or, where it is
+    compressed, a temporary one that is gone afterwards."""
+    path = getattr(content, "path", None)
+    if path is not None and getattr(content, "compression", "none") in {"none", "auto"}:
+        with path.open("rb") as raw:
+            if raw.read(4) == b"PK\x03\x04":
+                raw.seek(0)
+                yield raw
+                return
+    folder = path.parent if path is not None else None
+    with tempfile.TemporaryFile(dir=folder) as copy, content.open() as stream:
+        shutil.copyfileobj(stream, copy)
+        copy.seek(0)
+        yield cast("BinaryIO", copy)
 
 
 def _wanted(name: str, member: str) -> bool:
-    return not member or name == member or fnmatch.fnmatchcase(name, member)
+    return name == member or fnmatch.fnmatchcase(name, member)
 
 
 class _Bounded(io.RawIOBase):

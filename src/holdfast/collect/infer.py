@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from holdfast.collect import values
 from holdfast.collect.mapping import printable
-from holdfast.collect.model import Number
+from holdfast.collect.model import Number, RawRow
+from holdfast.registry.model import FeedFormat, Format, XmlFormat, is_tabular
 
 NULL_SPELLINGS = frozenset(
     {
@@ -84,11 +85,25 @@ def _kind(value: Any) -> str:
     return "array" if isinstance(value, list) else "text"
 
 
+def fields_of(rows: Iterable[RawRow], form: Format) -> list[InferredField]:
+    """The fields of rows that a format has read."""
+    if isinstance(form, XmlFormat | FeedFormat):
+        from holdfast.collect.formats.xml import leaves, namespaces_of
+
+        namespaces = namespaces_of(form)
+        return _infer(leaves(row.value, namespaces) for row in rows)
+    return infer((row.value for row in rows), tabular=is_tabular(form))
+
+
 def infer(rows: Iterable[Any], *, tabular: bool = False) -> list[InferredField]:
     """The fields of ``rows``, in the order in which they were first seen, at most 500."""
+    return _infer(_leaves(row, "" if tabular else "$", 0) for row in rows)
+
+
+def _infer(rows: Iterable[Iterable[tuple[str, Any]]]) -> list[InferredField]:
     seen: dict[str, _Seen] = {}
-    for row in rows:
-        for path, value in _leaves(row, "" if tabular else "$", 0):
+    for leaves in rows:
+        for path, value in leaves:
             found = seen.get(path)
             if found is None:
                 if len(seen) >= FIELDS_MAX:

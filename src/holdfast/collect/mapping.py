@@ -11,6 +11,7 @@ and an empty text leave no such attribute: nothing was spelled.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, tzinfo
@@ -21,21 +22,23 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from holdfast.collect import paths, periods, values
-from holdfast.collect.errors import MappingRefused
+from holdfast.collect.errors import MappingRefused, ParseFailed
 from holdfast.collect.model import RawRow
 from holdfast.collect.occurrences import Occurrences
 from holdfast.collect.patterns import bounded_pattern
 from holdfast.records.model import MappedRecord, Measure, PeriodValue, Reject, Scalar
 from holdfast.registry.model import (
-    CsvFormat,
+    FeedFormat,
     Field,
-    JsonFormat,
     MeasureField,
     Period,
     Profile,
+    XmlFormat,
     as_field,
     as_measure,
+    is_tabular,
 )
+from holdfast.registry.xpath import leads_out
 
 RowGetter = Callable[[RawRow], Any]
 Convert = Callable[[Any], Any]
@@ -82,12 +85,19 @@ class Mapping:
         self._period = compiler.period(profile.period) if profile.period else None
         self._unpivot = _Unpivoting(profile) if profile.unpivot else None
         self._key = None if profile.key == "position" else compiler.key(profile.key)
+        self._columns = compiler.columns
+        self._unchecked = True
 
     def map(self, row: RawRow, response: int) -> Iterable[Mapped]:
         """The records of ``row``, each or the reject that says which field failed and why.
 
-        One row is one record, but for a profile with ``unpivot``.
+        One row is one record, but for a profile with ``unpivot``. Raises :class:`ParseFailed` at
+        the first row of a table that lacks a column of the profile: a column that was renamed
+        would otherwise be missing from every record, in silence.
         """
+        if self._columns and (row.position < 2 or self._unchecked) and type(row.value) is dict:
+            _check_columns(self._columns, row.value)
+            self._unchecked = False
         if self._unpivot is None or row.problem:
             return (self._one(row, response),)
         return [self._one(cell, response) for cell in self._unpivot.cells(row)]
@@ -152,6 +162,17 @@ class Mapping:
         return [f"sha256:{found.hexdigest()}", self._occurrences.number(found.digest()[:16])]
 
 
+def _check_columns(columns: Sequence[str], row: dict[str, Any]) -> None:
+    for column in columns:
+        if column not in row:
+            near = difflib.get_close_matches(column, row, n=1, cutoff=0.6)
+            listed = ", ".join(printable(name, 40) for name in list(row)[:12])
+            raise ParseFailed(
+                f"cannot read the table: there is no column {column!r}",
+                hint=f"did you mean {near[0]!r}?" if near else f"there are {listed}",
+            )
+
+
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -160,7 +181,10 @@ COLUMN, VALUE = "#column", "#value"
 
 
 def enclosing_paths(profile: Profile) -> tuple[str, ...]:
-    """The ``$$`` and ``#`` paths a profile uses, each once, in the order of their first use."""
+    """The paths of a profile that lead out of the record, each once, in the order of first use.
+
+    They are those with ``$$`` and ``#``, and in XML those to ancestors and from the root.
+    """
     found: list[str | None] = []
     for group in (profile.dimensions, profile.measures, profile.attributes):
         for entry in cast("dict[str, Field | str]", group).values():
@@ -168,10 +192,11 @@ def enclosing_paths(profile: Profile) -> tuple[str, ...]:
             found += [field.path, *field.join, field.unit_path]
     if profile.period:
         found += [profile.period.path, *profile.period.join]
+    if isinstance(profile.source.format, XmlFormat | FeedFormat):
+        return tuple(dict.fromkeys(path for path in found if path and leads_out(path)))
     cells = {COLUMN, VALUE} if profile.unpivot else set()
-    return tuple(
-        dict.fromkeys(p for p in found if p and p.startswith(("$$", "#")) and p not in cells)
-    )
+    beside = ("$$",) if is_tabular(profile.source.format) else ("$$", "#")
+    return tuple(dict.fromkeys(p for p in found if p and p.startswith(beside) and p not in cells))
 
 
 class _Unpivoting:
@@ -222,11 +247,11 @@ def _reject(row: RawRow, response: int, name: str, error: Exception) -> Reject:
 
 def excerpt(value: Any) -> str:
     """The beginning of a raw value, at most 200 characters, for people to read."""
-    if isinstance(value, str):
-        return printable(value, EXCERPT_MAX)
+    if not isinstance(value, dict | list):
+        return printable("" if value is None else str(value), EXCERPT_MAX)
     parts: list[str] = []
     size = 0
-    members = value.items() if isinstance(value, dict) else enumerate(value or ())
+    members = value.items() if isinstance(value, dict) else enumerate(value)
     for name, member in members:
         text = member if isinstance(member, str) else repr(member)[: EXCERPT_MAX + 1]
         parts.append(f"{name}={text[:EXCERPT_MAX]}" if isinstance(value, dict) else text)
@@ -266,9 +291,10 @@ class _Compiler:
         self._zone = zone_of(profile.timezone)
         beside = (COLUMN, VALUE) if profile.unpivot else ()
         self._enclosing = {path: index for index, path in enumerate((*enclosing, *beside))}
-        self._tabular = isinstance(profile.source.format, CsvFormat) or (
-            isinstance(profile.source.format, JsonFormat) and profile.source.format.header
-        )
+        self._tabular = is_tabular(profile.source.format)
+        self._markup = isinstance(profile.source.format, XmlFormat | FeedFormat)
+        self.columns: list[str] = []
+        """The columns of a table that the profile reads."""
 
     def plan(self, name: str, field: Field) -> _Plan:
         get, convert = self._field(name, field)
@@ -285,7 +311,14 @@ class _Compiler:
 
     def period(self, period: Period) -> Callable[[RawRow], PeriodValue | None]:
         get = self._source_of("period", period.path, period.join, period.separator)
-        read = periods.reader(period.frequency, period.format, period.codings, self._zone)
+        read = periods.reader(
+            period.frequency,
+            period.format,
+            period.codings,
+            self._zone,
+            spellings=period.spellings,
+            year_start=period.year_start,
+        )
         read = lru_cache(maxsize=4096)(read)
         nulls = frozenset(self._profile.nulls)
 
@@ -335,8 +368,11 @@ class _Compiler:
         return key
 
     def _field(self, name: str, field: Field) -> tuple[RowGetter, Convert]:
-        if field.codes:
-            raise MappingRefused(f"cannot map {name}: code lists are not supported by this build")
+        if field.codes and field.codes not in self._profile.code_lists:
+            raise MappingRefused(
+                f"cannot map {name}: there is no code list {field.codes!r}",
+                hint="`code_lists` holds it, or a file codes/NAME.csv beside the profile",
+            )
         if field.constant is not None:
             constant = field.constant
             return (lambda _row: constant), self._converter(field, frozenset())
@@ -365,7 +401,13 @@ class _Compiler:
         if path in self._enclosing:
             index = self._enclosing[path]
             return lambda row: row.enclosing[index]
+        if self._markup:
+            from holdfast.collect.formats.xml import namespaces_of, row_getter
+
+            return row_getter(path, namespaces_of(self._profile.source.format))
         if path[0] not in "$@" or (self._tabular and path[1:2] not in {".", "["}):
+            if self._tabular and path not in self.columns:
+                self.columns.append(path)
             return _column(path)
         plain = paths.singular(path)
         if plain is not None and len(plain) == 1 and isinstance(plain[0], str):
@@ -376,7 +418,7 @@ class _Compiler:
         return lambda row: get(row.value)
 
     def _converter(self, field: Field, nulls: frozenset[str]) -> Convert:
-        before = _reshaper(field)
+        before = _reshaper(field, self._profile.code_lists.get(field.codes))
         match field.type:
             case "string":
                 return _string(nulls, before)
@@ -438,9 +480,9 @@ def _listed(get: RowGetter, separator: str) -> RowGetter:
     return joined
 
 
-def _reshaper(field: Field) -> Callable[[str], str | None] | None:
-    """Split and pad, in that order; ``None`` where the field asks for neither."""
-    if not field.split and not field.pad:
+def _reshaper(field: Field, codes: dict[str, str] | None) -> Callable[[str], str | None] | None:
+    """Split, pad and look up, in that order; ``None`` where the field asks for none of it."""
+    if not field.split and not field.pad and codes is None:
         return None
     split, part, pad = field.split, field.part, field.pad
 
@@ -450,9 +492,25 @@ def _reshaper(field: Field) -> Callable[[str], str | None] | None:
             if not -len(parts) <= part < len(parts):
                 return None
             text = parts[part]
-        return text.rjust(pad, "0") if pad else text
+        if pad:
+            text = text.rjust(pad, "0")
+        return text if codes is None else _coded(text.strip(), codes, field.codes)
 
     return reshape
+
+
+OTHERS = "*"
+"""The entry of a code list that stands for every code it does not have."""
+
+
+def _coded(text: str, codes: dict[str, str], name: str) -> str | None:
+    """What the code stands for; an empty entry is no value."""
+    found = codes.get(text)
+    if found is None:
+        found = codes.get(OTHERS)
+        if found is None:
+            raise ValueError(f"is not in the code list {name}: {printable(text, 60)!r}")
+    return found or None
 
 
 def _string(nulls: frozenset[str], before: Callable[[str], str | None] | None) -> Convert:

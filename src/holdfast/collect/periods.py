@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta, tzinfo
 
+import msgspec
+
 from holdfast.collect.patterns import TEXT_MAX, bounded_pattern
 from holdfast.collect.values import day, moment, moment_text
 from holdfast.records.model import PeriodValue
@@ -25,23 +27,82 @@ _MONTHS_LONG = {"A": 12, "S": 6, "Q": 3, "M": 1}
 PeriodReader = Callable[[str], PeriodValue]
 
 
-def reader(frequency: str, pattern: str, codings: Mapping[str, str], zone: tzinfo) -> PeriodReader:
+_SPAN = re.compile(r"([0-9]{4})[/-]([0-9]{2}|[0-9]{4})").fullmatch
+
+
+def reader(
+    frequency: str,
+    pattern: str,
+    codings: Mapping[str, str],
+    zone: tzinfo,
+    *,
+    spellings: Mapping[str, str] | None = None,
+    year_start: int = 1,
+) -> PeriodReader:
     """A function from the source's spelling to the period; ``ValueError`` for what is none.
 
+    ``spellings`` come first: whole texts and the names of their periods.
     ``codings`` are tried in their order, whole text only, before the plain reading. Their named
     groups say what they found: ``year`` and ``sub`` (the number of the half, quarter, month or
     week), or, for days and hours, ``month``, ``day`` and ``hour``.
     """
     coded = [(bounded_pattern(text).fullmatch, to) for text, to in codings.items()]
+    spelled = {text: of_name(to, year_start) for text, to in (spellings or {}).items()}
 
     def read(text: str) -> PeriodValue:
+        if found := spelled.get(text.strip()):
+            return msgspec.structs.replace(found, text=text)
         if coded and len(text) <= TEXT_MAX:
             for match, to in coded:
-                if found := match(text):
-                    return of_parts(to, found.groupdict(), text, zone)
+                if matched := match(text):
+                    return of_parts(to, matched.groupdict(), text, zone, year_start)
+        if frequency == "A" and year_start != 1 and not pattern:
+            return _read_year(text, year_start)
         return _read_plain(text, frequency, pattern, zone)
 
     return read
+
+
+def _read_year(text: str, month: int) -> PeriodValue:
+    """A year that does not begin in January, by the calendar year in which it does."""
+    plain = text.strip()
+    if found := _YEAR(plain):
+        return _year(int(found[1]), month, text)
+    found = _SPAN(plain)
+    if found is None:
+        raise ValueError("is not a year such as 2020 or 2020/21")
+    year = int(found[1])
+    if int(found[2]) not in {year + 1, (year + 1) % 100}:
+        raise ValueError("does not name two years that follow each other")
+    return _year(year, month, text)
+
+
+def _year(year: int, month: int, text: str) -> PeriodValue:
+    start = date(year, month, 1).isoformat()
+    end = date(year + 1, month, 1).isoformat()
+    return PeriodValue(start=start, end=end, frequency="A", text=text)
+
+
+_NAMES: tuple[tuple[str, Callable[[str], re.Match[str] | None]], ...] = (
+    ("A", _YEAR),
+    ("S", _HALF),
+    ("Q", _QUARTER),
+    ("W", _WEEK),
+    ("M", _MONTH),
+)
+
+
+def of_name(text: str, year_start: int = 1) -> PeriodValue:
+    """The period that a short name such as ``1976-Q3`` stands for, whatever its frequency."""
+    for frequency, matches in _NAMES:
+        if found := matches(text):
+            if frequency == "A" and year_start != 1:
+                return _year(int(found[1]), year_start, text)
+            return found_short(frequency, found, text)
+    try:
+        return of_day("D", date.fromisoformat(text), text)
+    except ValueError:
+        raise ValueError(f"is no period: {text!r}") from None
 
 
 def _read_plain(text: str, frequency: str, pattern: str, zone: tzinfo) -> PeriodValue:
@@ -72,7 +133,7 @@ def found_short(frequency: str, found: re.Match[str], text: str) -> PeriodValue:
 
 
 def of_parts(
-    frequency: str, parts: Mapping[str, str | None], text: str, zone: tzinfo
+    frequency: str, parts: Mapping[str, str | None], text: str, zone: tzinfo, year_start: int = 1
 ) -> PeriodValue:
     """The period whose parts a coding has found; a part that is missing or no number is refused."""
 
@@ -82,7 +143,12 @@ def of_parts(
             raise ValueError(f"has no {name} for a period of frequency {frequency}")
         return int(value)
 
-    year = part("year")
+    if parts.get("end_year"):
+        year = part("end_year") - (1 if year_start != 1 else 0)
+    else:
+        year = part("year")
+    if frequency == "A" and year_start != 1:
+        return _year(year, year_start, text)
     if frequency == "W":
         return of_day("W", date.fromisocalendar(year, part("week", "sub"), 1), text)
     if frequency in _MONTHS_LONG:

@@ -13,8 +13,8 @@ from msgspec import Struct
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.cursor import CursorState
 from holdfast.collect.errors import ParseFailed
-from holdfast.collect.formats import format_type, reader_of
-from holdfast.collect.infer import InferredField, infer
+from holdfast.collect.formats import reader_of
+from holdfast.collect.infer import InferredField, fields_of
 from holdfast.collect.mapping import Mapping, zone_of
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.collect.pages import Pager
@@ -25,7 +25,7 @@ from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.outbound import Fetched, OutboundClient
 from holdfast.records.listing import period_text
 from holdfast.records.model import MappedRecord, Reject
-from holdfast.registry.model import JsonFormat, Profile
+from holdfast.registry.model import Profile
 
 ROWS_LOOKED_AT = 1_000
 
@@ -84,7 +84,9 @@ def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> P
     source = profile.source
     bounds = Bounds(content_bytes_max=profile.limits.max_bytes)
     assert fetched.path is not None
-    content = SpooledContent(fetched.path, bounds, source.compression, source.member)
+    content = SpooledContent(
+        fetched.path, bounds, source.compression, source.member, fetched.charset
+    )
     context = ReadContext(bounds=bounds, enclosing=mapping.enclosing)
     reader = reader_of(source.format)(content, source.format, context)
     rows: list[RawRow] = []
@@ -102,9 +104,6 @@ def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> P
                 rejects.append(found)
             elif len(records) < limit:
                 records.append(found)
-    tabular = format_type(source.format) == "csv" or (
-        isinstance(source.format, JsonFormat) and source.format.header
-    )
     return Preview(
         profile=profile.name,
         url=fetched.url,
@@ -119,7 +118,7 @@ def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> P
         records=records,
         rejects=rejects[:limit],
         rejected=len(rejects),
-        fields=infer((row.value for row in rows), tabular=tabular),
+        fields=fields_of(rows, source.format),
         problem=problem,
     )
 

@@ -420,7 +420,11 @@ class Collection:
 
     def _content(self, page: _Page) -> SpooledContent:
         return SpooledContent(
-            page.path, self._bounds, self._source.compression, self._source.member
+            page.path,
+            self._bounds,
+            self._source.compression,
+            self._source.member,
+            page.fetched.charset,
         )
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -464,12 +468,18 @@ def raw_response(fetched: Fetched, number: int) -> RawResponse:
         url=fetched.url[:8192],
         address=fetched.address[:200],
         status=fetched.status,
-        media_type=fetched.media_type[:200],
+        media_type=_media_type(fetched),
         etag=fetched.etag if len(fetched.etag) <= 1000 else "",
         last_modified=fetched.last_modified if len(fetched.last_modified) <= 100 else "",
         fetched_at=fetched.fetched_at,
         replayed=fetched.replayed,
     )
+
+
+def _media_type(fetched: Fetched) -> str:
+    """With the charset, if the source named one: without it the bytes could not be read again."""
+    charset = f"; charset={fetched.charset}" if fetched.charset else ""
+    return (fetched.media_type + charset)[:200]
 
 
 def _ended(run: Run) -> Ending:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 from holdfast.kernel.canonical import INTEGER_MAX
@@ -123,6 +124,10 @@ def boolean(text: str, spelling: str = "") -> bool:
 
 def _by_pattern(text: str, pattern: str) -> datetime:
     """Without a zone where the pattern has none: the caller knows which zone that means."""
+    if pattern == "rfc-2822":
+        if len(text) > 100:
+            raise ValueError("is no date of RFC 2822")
+        return parsedate_to_datetime(text)
     return datetime.strptime(text, pattern)  # noqa: DTZ007
 
 
@@ -132,8 +137,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def moment(text: str, pattern: str, zone: tzinfo) -> datetime:
     """The moment ``text`` names, in UTC; ``zone`` where it has no offset of its own.
 
-    ``pattern`` is empty (ISO 8601), ``epoch-s``, ``epoch-ms`` or strptime's. Digits below a
-    microsecond are dropped.
+    ``pattern`` is empty (ISO 8601), ``epoch-s``, ``epoch-ms``, ``rfc-2822`` or strptime's. Digits
+    below a microsecond are dropped.
     """
     if pattern in {"epoch-s", "epoch-ms"}:
         return _from_epoch(text, pattern)

@@ -92,14 +92,15 @@ class JsonFormat(_Part, frozen=True, kw_only=True, tag="json", tag_field="type")
     """Names for the member names that the ``[*]`` of ``records`` pass through when they walk over
     an object; fields read them as ``#name``."""
     encoding: str = "utf-8"
-    """JSON is UTF-8; anything else is refused."""
+    """JSON is UTF-8 whatever its media type says (RFC 8259). A byte order mark of UTF-16 or UTF-32
+    is heeded; for a source that breaks the rule otherwise, this names its encoding."""
 
 
 class NdjsonFormat(_Part, frozen=True, kw_only=True, tag="ndjson", tag_field="type"):
     """One JSON value a line."""
 
     encoding: str = "utf-8"
-    """JSON is UTF-8; anything else is refused."""
+    """As for ``json``."""
 
 
 class GeojsonFormat(_Part, frozen=True, kw_only=True, tag="geojson", tag_field="type"):
@@ -118,15 +119,22 @@ class CsvFormat(_Part, frozen=True, kw_only=True, tag="csv", tag_field="type"):
     """What stands around a cell that holds a delimiter or a line break; doubled inside."""
     escape: Annotated[str, Meta(max_length=1)] = ""
     """The escape character, where quotes are not doubled."""
-    encoding: str = "utf-8"
-    """The character encoding; a byte order mark in front of UTF-8 is skipped."""
+    encoding: str = "auto"
+    """The character encoding, such as ``windows-1252``. ``auto``: what the ``charset`` of the media
+    type says, else UTF-8. A byte order mark is believed before either."""
     header: bool | list[str] = True
     """``true``: the first row names the columns; a list: these are the columns and there is no
     such row."""
     skip_lines: NotNegative = 0
     """Lines to skip before the header."""
+    header_starts: Text = ""
+    """The text of the header's first cell: rows before it are a preamble of any length and are
+    skipped."""
     skip_after_header: NotNegative = 0
     """Rows to skip after the header (a row of units, or of HXL tags)."""
+    skip_rows: Annotated[list[Text], Meta(max_length=32)] = []
+    """Rows whose first cell with text is one of these are no records: totals, repeated headers,
+    tags. ``Total*`` means every text that begins so."""
     comment: Annotated[str, Meta(max_length=8)] = ""
     """Lines that begin with this are skipped."""
     stop_at: str = ""
@@ -139,28 +147,64 @@ class XmlFormat(_Part, frozen=True, kw_only=True, tag="xml", tag_field="type"):
     """XML, read without entities, DTDs or network."""
 
     records: Path
-    """The path of the repeated element."""
+    """The path of the repeated element from the root, by names: ``/rss/channel/item``, or
+    ``//generic:Series/generic:Obs`` at any depth."""
     namespaces: dict[str, str] = {}
     """Prefix to namespace, for the paths of this profile."""
+    encoding: str = "auto"
+    """``auto``: a byte order mark, the ``charset`` of the media type, the XML declaration or
+    UTF-8, in this order."""
 
 
 class FeedFormat(_Part, frozen=True, kw_only=True, tag="feed", tag_field="type"):
-    """RSS 2.0 or Atom (RFC 4287); a record is an item or entry."""
+    """RSS or Atom (RFC 4287); a record is an item or entry, its fields are XPaths from there.
+
+    The prefixes ``atom``, ``rss`` (1.0), ``rdf``, ``dc``, ``dcterms``, ``content``, ``sy``,
+    ``georss``, ``geo``, ``gml``, ``media``, ``cap``, ``m`` and ``d`` (OData) are known.
+    """
+
+    namespaces: dict[str, str] = {}
+    """Further prefixes, for the paths of this profile."""
+    encoding: str = "auto"
+    """As for ``xml``."""
 
 
 class JsonStatFormat(_Part, frozen=True, kw_only=True, tag="json-stat", tag_field="type"):
-    """A JSON-stat 2.0 dataset; a record is one cell with its categories."""
+    """A JSON-stat 2.0 dataset; a record is one cell with its categories.
+
+    The columns are the dimensions by their id (the category's code), ``<id>.label`` (its text),
+    ``value``, ``status`` and, where no dimension has that id, ``unit``. ``$$`` paths reach the
+    dataset's own members, such as ``$$.updated``.
+    """
 
 
 class XlsxFormat(_Part, frozen=True, kw_only=True, tag="xlsx", tag_field="type"):
-    """One sheet of a workbook."""
+    """One sheet of a workbook (.xlsx).
+
+    A number is read as it is stored, a date as ISO 8601 text, a formula as its last result.
+    """
 
     sheet: str | Positive = 1
     """Its name, or its position from 1."""
     header_row: Positive = 1
-    """The row that names the columns, from 1."""
+    """The row that names the columns, from 1, as a spreadsheet counts."""
+    header_starts: Text = ""
+    """Instead: the text of the header's first cell with text; rows before it are skipped."""
     skip_after_header: NotNegative = 0
     """Rows to skip after the header."""
+    skip_rows: Annotated[list[Text], Meta(max_length=32)] = []
+    """As for ``csv``."""
+    stop_at: Text = ""
+    """Reading ends at the first row whose first cell with text begins with this (footnotes)."""
+
+
+class PluginFormat(_Part, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
+    """A format that another package brings under the entry-point group ``holdfast.formats``."""
+
+    name: Name
+    """The name of the entry point."""
+    options: dict[str, str] = {}
+    """What that format is told; its own documentation says what it understands."""
 
 
 Format = (
@@ -172,6 +216,7 @@ Format = (
     | FeedFormat
     | JsonStatFormat
     | XlsxFormat
+    | PluginFormat
 )
 
 
@@ -323,9 +368,9 @@ class Source(_Part, frozen=True, kw_only=True):
     format: Format
     """How the bytes are to be read."""
     compression: Literal["auto", "none", "gzip", "deflate", "bzip2", "zip"] = "auto"
-    """``auto``: what ``Content-Encoding`` says, and gzip by its first bytes."""
+    """``auto``: what ``Content-Encoding`` says, and gzip, bzip2 and zip by their first bytes."""
     member: Text = ""
-    """Name (or glob) of the one file to read inside a zip archive."""
+    """Name (or glob) of the one file to read inside a zip archive that has several."""
     pagination: Pagination | None = None
     """How further pages are asked for."""
     windows: Windows | None = None
@@ -345,7 +390,8 @@ class Field(_Part, frozen=True, kw_only=True):
     Exactly one of ``path``, ``constant`` and ``join`` is given. In tabular formats a path is a
     column's name. In JSON it begins with ``$`` (or ``@``), the record; with ``$$``, the enclosing
     document, where each ``[*]`` stands for the same element as the one in ``records``; or with
-    ``#``, one of the format's ``keys``.
+    ``#``, one of the format's ``keys``. In XML it is an XPath from the record: ``name``, ``@unit``,
+    ``a/b[@id='x']``; ``../header/@id`` and ``/root/updated`` reach what stands around it.
     """
 
     path: Path | None = None
@@ -355,9 +401,9 @@ class Field(_Part, frozen=True, kw_only=True):
     type: Literal["string", "integer", "decimal", "boolean", "date", "datetime"] = "string"
     """What the value must be; a row that fails goes to the rejects. Numbers stay exact."""
     format: Text = ""
-    """For dates and times: a strptime pattern, ``epoch-s``, ``epoch-ms``, or empty for ISO 8601; a
-    time without a zone is in the profile's ``timezone``. For booleans: the texts that mean true and
-    false, as in ``Y/N``."""
+    """For dates and times: a strptime pattern, ``epoch-s``, ``epoch-ms``, ``rfc-2822`` (as feeds
+    and mail write it), or empty for ISO 8601; a time without a zone is in the profile's
+    ``timezone``. For booleans: the texts that mean true and false, as in ``Y/N``."""
     nulls: list[str] | None = None
     """Spellings that mean "missing" in this field, instead of the profile's own list."""
     required: bool = False
@@ -373,7 +419,8 @@ class Field(_Part, frozen=True, kw_only=True):
     separator: Text = ""
     """What stands between joined texts; with one ``path``, between the elements of an array."""
     codes: Text = ""
-    """Name of a code list shipped beside the profiles."""
+    """Name of a code list: of one in ``code_lists``, or of a file ``codes/NAME.csv`` beside the
+    profile. The text becomes what the list has for it; one that is not in it is a reject."""
     thousands: Annotated[str, Meta(max_length=1)] = ""
     """The separator of thousands in a number written as text."""
     decimal: Annotated[str, Meta(min_length=1, max_length=1)] = "."
@@ -416,12 +463,19 @@ class Period(_Part, frozen=True, kw_only=True):
     frequency: Frequency
     """How long the period is."""
     format: Text = ""
-    """A strptime pattern, ``epoch-s``, ``epoch-ms``, or empty for ISO 8601."""
+    """A strptime pattern, ``epoch-s``, ``epoch-ms``, ``rfc-2822``, or empty for ISO 8601."""
     codings: Annotated[dict[str, Frequency], Meta(max_length=32)] = {}
     """The publisher's own spellings and the frequency each stands for: regular expressions of the
     whole text with the named groups ``year`` and ``sub`` (the number of the half, quarter, month or
     week) or, for days and hours, ``month``, ``day`` and ``hour``. With
-    ``"(?P<year>[0-9]{4})-M13": A`` an annual average coded as month 13 is annual, never a month."""
+    ``"(?P<year>[0-9]{4})-M13": A`` an annual average coded as month 13 is annual, never a month.
+    ``end_year`` instead of ``year`` is the calendar year in which a year ends."""
+    spellings: Annotated[dict[str, str], Meta(max_length=1000)] = {}
+    """Texts that no pattern can read, and the period each stands for: ``1976``, ``1976-S2``,
+    ``1976-Q3``, ``1976-07``, ``1976-W31`` or ``1976-07-01``."""
+    year_start: Annotated[int, Meta(ge=1, le=12)] = 1
+    """The month in which a year of frequency ``A`` begins, for fiscal, school and water years;
+    ``2020/21``, ``2020-21`` and ``2020/2021`` are then read as the year that begins in 2020."""
 
 
 class Unpivot(_Part, frozen=True, kw_only=True):
@@ -574,6 +628,9 @@ class Profile(_Part, frozen=True, kw_only=True):
     """What else is known of a record: status flags, notes. A bare text is a path."""
     period: Period | None = None
     """The time a record speaks of."""
+    code_lists: Annotated[dict[Text, dict[str, str]], Meta(max_length=32)] = {}
+    """Code lists by name: from the source's code to what stands for it, or to nothing (an empty
+    text) where it is no value; ``*`` is for all other codes."""
     subject: Text = ""
     """The field (``dimensions.patient``) that names the person a record is about."""
     personal: Annotated[list[str], Mapped] = []
@@ -594,6 +651,13 @@ class Profile(_Part, frozen=True, kw_only=True):
 
 GROUPS = ("dimensions", "measures", "attributes")
 """The three parts of a record that hold named fields."""
+
+
+def is_tabular(form: Format) -> bool:
+    """Whether the fields of a format are columns with names."""
+    return isinstance(form, CsvFormat | XlsxFormat | JsonStatFormat) or (
+        isinstance(form, JsonFormat) and form.header
+    )
 
 
 def field_names(profile: Profile) -> list[str]:

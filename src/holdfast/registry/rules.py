@@ -23,9 +23,11 @@ from holdfast.registry.model import (
     BearerAuth,
     CsvFormat,
     CursorPagination,
+    FeedFormat,
     Field,
     GeojsonFormat,
     JsonFormat,
+    JsonStatFormat,
     Limits,
     NdjsonFormat,
     NextUrlPagination,
@@ -39,18 +41,22 @@ from holdfast.registry.model import (
     XmlFormat,
     as_field,
     duration_seconds,
+    is_tabular,
 )
 from holdfast.registry.schema import did_you_mean
+from holdfast.registry.xpath import FEED_NAMESPACES, path_problem, record_steps
 
 RESERVED_NAMES = frozenset({"runnable", "schema", "files"})
 """Names that are addresses of the registry itself."""
 
 _JSON = (JsonFormat, NdjsonFormat, GeojsonFormat)
+_JSON_BODIES = (*_JSON, JsonStatFormat)
 _DATES = ("date", "datetime")
 _NUMBERS = ("integer", "decimal")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _EPOCHS = ("epoch-s", "epoch-ms")
+_NAMED_TIMES = (*_EPOCHS, "rfc-2822")
 
 _SECRET_NAMES = re.compile(
     r"(?:.*[-_.])?"
@@ -166,6 +172,13 @@ def _field(profile: Profile, group: str, place: str, entry: Field) -> Iterator[P
         yield Problem(place, f"a {entry.type} has no thousands and no decimal mark")
     elif entry.thousands == entry.decimal:
         yield Problem(f"{place}.thousands", "thousands and decimals need different marks")
+    if entry.codes and entry.codes not in profile.code_lists:
+        yield Problem(
+            f"{place}.codes",
+            f"there is no code list {entry.codes}",
+            did_you_mean(entry.codes, sorted(profile.code_lists), compared=50)
+            or f"code_lists holds it, or a file codes/{entry.codes}.csv beside the profile",
+        )
     if entry.part and not entry.split:
         yield Problem(f"{place}.part", "a part needs split")
     if group != "measures" and (entry.unit_path or entry.multiplier != "1"):
@@ -279,8 +292,23 @@ def _period(profile: Profile, period: Period) -> Iterator[Problem]:
         except (re.error, RecursionError, OverflowError) as error:
             yield Problem("period.codings", f"{pattern!r} is no regular expression: {error}")
             continue
-        if "year" not in groups:
+        if "year" not in groups and "end_year" not in groups:
             yield Problem("period.codings", f"{pattern!r} has no group (?P<year>…)")
+    for text, name in period.spellings.items():
+        if not _PERIOD_NAME.fullmatch(name):
+            yield Problem(
+                f"period.spellings.{text}",
+                f"{name!r} names no period",
+                "such as 1976, 1976-S2, 1976-Q3, 1976-07, 1976-W31 or 1976-07-01",
+            )
+    if period.year_start != 1 and period.frequency != "A" and "A" not in period.codings.values():
+        yield Problem("period.year_start", "only a year (frequency A) can begin in another month")
+
+
+_PERIOD_NAME = re.compile(
+    r"[0-9]{4}(?:-S[12]|-Q[1-4]|-W(?:0[1-9]|[1-4][0-9]|5[0-3])"
+    r"|-(?:0[1-9]|1[0-2])(?:-(?:0[1-9]|[12][0-9]|3[01]))?)?"
+)
 
 
 def _zone(name: str, where: str) -> Iterator[Problem]:
@@ -312,8 +340,8 @@ def _zone_names() -> frozenset[str]:
 _DIRECTIVES = frozenset("aAwdbBmyYHIpMSfzZjUWcxXGuV%")
 
 
-def _time_format(text: str, where: str) -> Iterator[Problem]:
-    if not text or text in _EPOCHS:
+def _time_format(text: str, where: str, named: tuple[str, ...] = _NAMED_TIMES) -> Iterator[Problem]:
+    if not text or text in named:
         return
     used = re.findall(r"%(.?)", text, re.S)
     for letter in used:
@@ -321,7 +349,9 @@ def _time_format(text: str, where: str) -> Iterator[Problem]:
             yield Problem(where, f"%{letter} is no directive of strptime")
     if not used:
         yield Problem(
-            where, f"{text!r} reads no part of a time", "write %Y-%m-%d, epoch-s or epoch-ms"
+            where,
+            f"{text!r} reads no part of a time",
+            f"write a pattern such as %Y-%m-%d, or {', '.join(named)}",
         )
 
 
@@ -395,7 +425,7 @@ def _source(profile: Profile, _names: Names) -> Iterator[Problem]:
         yield Problem("source.body", "only a POST has a body", "write method: POST")
     if source.method == "POST" and not source.body:
         yield Problem("source.body", "a POST needs a body")
-    if source.member and source.compression != "zip":
+    if source.member and source.compression not in {"auto", "zip"}:
         yield Problem("source.member", "only a zip archive has members", "compression: zip")
     if source.success and not source.success.equals:
         yield Problem("source.success.equals", "no value means success")
@@ -403,7 +433,7 @@ def _source(profile: Profile, _names: Names) -> Iterator[Problem]:
     yield from _format(profile)
     yield from _pagination(profile)
     if source.windows:
-        yield from _time_format(source.windows.format, "source.windows.format")
+        yield from _time_format(source.windows.format, "source.windows.format", _EPOCHS)
 
 
 def address_problems(address: str, where: str) -> Iterator[Problem]:
@@ -490,20 +520,35 @@ def _format(profile: Profile) -> Iterator[Problem]:
     where = "source.format"
     match profile.source.format:
         case JsonFormat() as form:
-            yield from _encoding(form.encoding, where, json=True)
+            yield from _encoding(form.encoding, where)
             yield from _records_path(form.records, f"{where}.records")
             if len(set(form.keys)) != len(form.keys):
                 yield Problem(f"{where}.keys", "a name is given twice")
         case NdjsonFormat() as form:
-            yield from _encoding(form.encoding, where, json=True)
+            yield from _encoding(form.encoding, where)
         case CsvFormat() as form:
             yield from _csv(form, where)
+        case XmlFormat() as form:
+            yield from _encoding(form.encoding, where)
+            steps = record_steps(form.records, form.namespaces)
+            if isinstance(steps, str):
+                hint = f"did you mean /{form.records}?" if form.records[:1] not in "/." else ""
+                yield Problem(f"{where}.records", f"{form.records} cannot be read: {steps}", hint)
+        case FeedFormat() as form:
+            yield from _encoding(form.encoding, where)
+        case XlsxFormat() as form:
+            if form.header_starts and form.header_row != 1:
+                yield Problem(where, "header_row and header_starts say the same twice", "give one")
         case _:
             pass
 
 
 def _csv(form: CsvFormat, where: str) -> Iterator[Problem]:
     yield from _encoding(form.encoding, where)
+    if form.header_starts and form.header is not True:
+        yield Problem(
+            f"{where}.header_starts", "there is a header to look for only with header: true"
+        )
     marks = [mark for mark in (form.delimiter, form.quote, form.escape) if mark]
     if len(set(marks)) != len(marks):
         yield Problem(where, "delimiter, quote and escape must differ")
@@ -518,16 +563,20 @@ def _csv(form: CsvFormat, where: str) -> Iterator[Problem]:
             yield Problem(f"{where}.header", "a column is named twice")
 
 
-def _encoding(name: str, where: str, *, json: bool = False) -> Iterator[Problem]:
+def _encoding(name: str, where: str) -> Iterator[Problem]:
+    if name == "auto":
+        return
     try:
         found = codecs.lookup(name)
     except (LookupError, ValueError):
-        yield Problem(f"{where}.encoding", f"{name!r} is not a known character encoding")
+        yield Problem(
+            f"{where}.encoding",
+            f"{name!r} is not a known character encoding",
+            "such as utf-8, windows-1252, iso-8859-2, shift_jis or gb18030",
+        )
         return
     if not getattr(found, "_is_text_encoding", True):
         yield Problem(f"{where}.encoding", f"{name!r} is not a character encoding")
-    elif json and found.name not in {"utf-8", "utf-8-sig"}:
-        yield Problem(f"{where}.encoding", "JSON is UTF-8 (RFC 8259)")
 
 
 def _pagination(profile: Profile) -> Iterator[Problem]:
@@ -567,7 +616,7 @@ def _mode(profile: Profile, _names: Names) -> Iterator[Problem]:
         yield Problem("cursor", f"a {profile.mode} source has no cursor", "write mode: incremental")
     yield from _value_path(profile, profile.cursor.path, "cursor.path")
     yield from _parameter(profile.cursor.parameter, profile.cursor.start, "cursor.parameter")
-    yield from _time_format(profile.cursor.format, "cursor.format")
+    yield from _time_format(profile.cursor.format, "cursor.format", _EPOCHS)
     if profile.cursor.parameter in profile.source.parameters:
         yield Problem("cursor.parameter", f"{profile.cursor.parameter} is also in parameters")
 
@@ -589,7 +638,7 @@ def _value_path(profile: Profile, path: str, where: str) -> Iterator[Problem]:
     if path in {"#column", "#value"}:
         if profile.unpivot is None:
             yield Problem(where, f"{path} needs unpivot")
-    elif isinstance(form, CsvFormat | XlsxFormat) or (isinstance(form, JsonFormat) and form.header):
+    elif is_tabular(form):
         if isinstance(form, CsvFormat) and isinstance(form.header, list):
             if path not in form.header:
                 yield Problem(
@@ -605,13 +654,25 @@ def _value_path(profile: Profile, path: str, where: str) -> Iterator[Problem]:
             yield Problem(where, f"{path} is not one of the format's keys", "source.format.keys")
     elif isinstance(form, _JSON):
         yield from _json_path(path, where)
-    elif isinstance(form, XmlFormat) and path.startswith(("$", "@.")):
-        yield Problem(where, f"{path} is a JSONPath; XML has XPath")
+    elif isinstance(form, XmlFormat | FeedFormat):
+        yield from _xpath(form, path, where)
+
+
+def _xpath(form: XmlFormat | FeedFormat, path: str, where: str) -> Iterator[Problem]:
+    if path.startswith(("$", "@.")):
+        near = path.lstrip("$@.").replace(".", "/")
+        yield Problem(where, f"{path} is a JSONPath; XML has XPath", f"did you mean {near}?")
+        return
+    known = form.namespaces
+    if isinstance(form, FeedFormat):
+        known = {**FEED_NAMESPACES, **known}
+    if problem := path_problem(path, known):
+        yield Problem(where, f"{path} cannot be used: {problem}")
 
 
 def _body_path(profile: Profile, path: str, where: str) -> Iterator[Problem]:
     """A path into the whole body, for pagination."""
-    if not isinstance(profile.source.format, _JSON):
+    if not isinstance(profile.source.format, _JSON_BODIES):
         yield Problem(where, "only a JSON body has such a path")
     else:
         yield from _json_path(path, where)

@@ -52,7 +52,13 @@ PACKED: list[tuple[Compression, bytes]] = [
 @pytest.mark.parametrize(("kind", "data"), PACKED)
 def test_what_was_packed_comes_out(tmp_path: Path, kind: Compression, data: bytes) -> None:
     assert read(tmp_path / "p", data, kind) == NOISE
-    assert read(tmp_path / "p", data, "auto") == (NOISE if kind == "gzip" else data)
+    assert read(tmp_path / "p", data, "auto") == (data if kind == "deflate" else NOISE)
+
+
+def test_deflate_comes_with_a_header_and_without(tmp_path: Path) -> None:
+    engine = zlib.compressobj(wbits=-15)
+    bare = engine.compress(NOISE) + engine.flush()
+    assert read(tmp_path / "p", bare, "deflate") == NOISE
 
 
 @pytest.mark.parametrize(("kind", "data"), PACKED[1:])

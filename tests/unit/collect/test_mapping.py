@@ -303,3 +303,51 @@ def test_no_row_breaks_the_mapping(row: dict[str, Any]) -> None:
     assert again == one(row, dimensions={"a": "$.a"}, measures={"m": "$.c"}) or isinstance(
         again, Reject
     )
+
+
+def coded(codes: dict[str, str], **parts: Any) -> Any:
+    return profile(
+        {"format": {"type": "json"}},
+        dimensions={"country": {"path": "$.c", "codes": "iso", **parts}},
+        code_lists={"iso": codes},
+    )
+
+
+def test_codes_become_what_their_list_has_for_them() -> None:
+    mapping = Mapping(coded({"DE": "DEU", "XX": ""}))
+    found = [
+        next(iter(mapping.map(RawRow(i, {"c": c}), 0))) for i, c in enumerate(["DE", "XX", "FR"])
+    ]
+    assert isinstance(found[0], MappedRecord)
+    assert found[0].dimensions == {"country": "DEU"}
+    assert isinstance(found[1], MappedRecord)
+    assert (found[1].dimensions, found[1].attributes) == (
+        {"country": None},
+        {"country_missing": "XX"},
+    )
+    assert isinstance(found[2], Reject)
+    assert found[2].reason == "is not in the code list iso: 'FR'"
+
+
+def test_a_code_list_may_speak_for_all_others() -> None:
+    mapping = Mapping(coded({"DE": "DEU", "*": "other"}, pad=2))
+    [found] = mapping.map(RawRow(0, {"c": "9"}), 0)
+    assert isinstance(found, MappedRecord)
+    assert found.dimensions == {"country": "other"}
+
+
+def test_a_code_list_that_is_nowhere_is_refused() -> None:
+    source = profile(
+        {"format": {"type": "json"}}, dimensions={"c": {"path": "$.c", "codes": "iso"}}
+    )
+    with pytest.raises(MappingRefused, match="there is no code list 'iso'"):
+        Mapping(source)
+
+
+@pytest.mark.parametrize("value", [3, True, "x", None, [1], {"a": 1}])
+def test_whatever_a_row_is_its_reject_can_be_told(value: Any) -> None:
+    source = profile(
+        {"format": {"type": "json"}}, dimensions={"c": {"path": "$.c", "required": True}}
+    )
+    [found] = Mapping(source).map(RawRow(0, value), 0)
+    assert isinstance(found, Reject)

@@ -119,3 +119,44 @@ def test_every_day_lies_in_its_period_and_the_next_one_begins_where_it_ends(
     assert following.start == found.end
     assert periods.of_day(frequency, end - timedelta(days=1), "").start == found.start
     assert periods.name(following) > periods.name(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end"),
+    [
+        ("2020/21", "2020-04-01", "2021-04-01"),
+        ("2020-21", "2020-04-01", "2021-04-01"),
+        ("2020/2021", "2020-04-01", "2021-04-01"),
+        ("1999/00", "1999-04-01", "2000-04-01"),
+        ("2020", "2020-04-01", "2021-04-01"),
+        ("FY2021", "2020-04-01", "2021-04-01"),
+        ("TQ", "1976-07-01", "1976-10-01"),
+    ],
+)
+def test_years_that_do_not_begin_in_january(text: str, start: str, end: str) -> None:
+    read = periods.reader(
+        "A", "", {r"FY(?P<end_year>\d{4})": "A"}, UTC, spellings={"TQ": "1976-Q3"}, year_start=4
+    )
+    found = read(text)
+    assert (found.start, found.end, found.text) == (start, end, text)
+
+
+@pytest.mark.parametrize("text", ["2020/22", "2020/20", "20/21", "2020/21/22", "next"])
+def test_two_years_must_follow_each_other(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a year|does not name two years"):
+        periods.reader("A", "", {}, UTC, year_start=7)(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["1976", "1976-S2", "1976-Q3", "1976-07", "1976-W31", "1976-07-01"]
+)
+def test_a_period_by_its_name_has_that_name(name: str) -> None:
+    assert periods.name(periods.of_name(name)) == name
+
+
+def test_times_as_feeds_write_them() -> None:
+    read = periods.reader("I", "rfc-2822", {}, UTC)
+    assert read("Mon, 30 Dec 2019 00:57:00 GMT").start == "2019-12-30T00:57:00.000000Z"
+    assert read("30 Dec 2019 00:57 -0500").start == "2019-12-30T05:57:00.000000Z"
+    with pytest.raises(ValueError):
+        read("yesterday")

@@ -55,6 +55,16 @@ def json_profile(**source: Any) -> dict[str, Any]:
     return plain
 
 
+def xml_profile(rain: str = "rain", **source: Any) -> dict[str, Any]:
+    """The good profile with an XML source."""
+    plain = copy.deepcopy(GOOD)
+    plain["source"] |= {"format": {"type": "xml", "records": "/rows/row"}} | source
+    plain["dimensions"] = {"station": "@station"}
+    plain["measures"] = {"rain": {"path": rain}}
+    plain["period"] = {"path": "date", "frequency": "D"}
+    return plain
+
+
 # --- drawing profiles ---------------------------------------------------------------------------
 
 _words = st.text(

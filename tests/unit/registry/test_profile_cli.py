@@ -172,10 +172,10 @@ def test_publish_tells_all_problems_and_what_is_not_built(invoke: Invoke, rain: 
     assert refused.exit_code == 2
     assert "titel" in refused.stderr
     assert "mode" in refused.stderr
-    edit(rain, source=GOOD["source"] | {"format": {"type": "xlsx"}})
+    edit(rain, subject="dimensions.station")
     lacking = invoke("publish", rain)
     assert lacking.exit_code == 2
-    assert "does not carry out source.format.type" in lacking.stderr
+    assert "does not carry out subject" in lacking.stderr
 
 
 def test_pause_override_resume_and_history(invoke: Invoke, rain: Path) -> None:

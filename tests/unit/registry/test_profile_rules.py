@@ -15,7 +15,7 @@ from holdfast.registry.document import write_document
 from holdfast.registry.errors import ProfileInvalid, ProfileUnsupported
 from holdfast.registry.model import Profile
 from holdfast.registry.validate import examine, load_profile
-from tests.unit.registry.profiles import GOOD, changed, json_profile, profiles
+from tests.unit.registry.profiles import GOOD, changed, json_profile, profiles, xml_profile
 
 
 def problems(plain: Any) -> list[str]:
@@ -210,10 +210,50 @@ def test_the_good_profiles_are_good() -> None:
             "cannot be read as a stream",
         ),
         (
-            json_profile(format={"type": "json", "encoding": "latin-1"}),
+            json_profile(format={"type": "json", "encoding": "base64"}),
             "source.format.encoding",
-            "JSON is UTF-8",
+            "is not a character encoding",
         ),
+        # XML and tables
+        (
+            xml_profile(format={"type": "xml", "records": "rows/row"}),
+            "source.format.records",
+            "did you mean /rows/row?",
+        ),
+        (
+            xml_profile(format={"type": "xml", "records": "/a/b[@x]"}),
+            "source.format.records",
+            "by names alone",
+        ),
+        (
+            xml_profile(format={"type": "xml", "records": "/g:a/g:b"}),
+            "source.format.records",
+            "the prefix g is not in source.format.namespaces",
+        ),
+        (xml_profile(rain="$.rain"), "measures.rain.path", "did you mean rain?"),
+        (xml_profile(rain="count(rain)"), "measures.rain.path", "no location path"),
+        (xml_profile(rain="g:rain"), "measures.rain.path", "the prefix g is not in"),
+        (xml_profile(rain="//a//b"), "measures.rain.path", "at all depths more than once"),
+        (
+            changed(
+                "source/format",
+                {"type": "csv", "header_starts": "a", "header": ["Station", "Rain", "Date"]},
+            ),
+            "source.format.header_starts",
+            "only with header: true",
+        ),
+        (
+            changed("source/format", {"type": "xlsx", "header_starts": "a", "header_row": 3}),
+            "source.format",
+            "header_row and header_starts",
+        ),
+        (
+            changed("measures/rain/codes", "countries"),
+            "measures.rain.codes",
+            "codes/countries.csv beside the profile",
+        ),
+        (changed("period/spellings", {"TQ": "1976Q5"}), "period.spellings.TQ", "names no period"),
+        (changed("period/year_start", 4), "period.year_start", "only a year"),
         # pages, mode, body
         (
             json_profile(pagination={"type": "page", "size": 10}),
@@ -243,7 +283,11 @@ def test_the_good_profiles_are_good() -> None:
         ),
         (changed("source/body", "x"), "source.body", "only a POST has a body"),
         (changed("source/method", "POST"), "source.body", "a POST needs a body"),
-        (changed("source/member", "a.csv"), "source.member", "only a zip archive"),
+        (
+            both(("source/member", "a.csv"), ("source/compression", "gzip")),
+            "source.member",
+            "only a zip archive",
+        ),
         (changed("unpivot", {"columns": "("}), "unpivot.columns", "no regular expression"),
         (
             changed("source/success", {"path": "$.s", "equals": []}),
@@ -329,13 +373,7 @@ def test_requiring_a_bad_profile_raises_with_all_of_it() -> None:
     ("plain", "path", "feature"),
     [
         (changed("limits", {"concurrency": 2}), "limits.concurrency", "concurrency above 1"),
-        (
-            both(("source/format", {"type": "xlsx"})),
-            "source.format.type",
-            "built are json, json with keys, geojson, geojson sequence, csv, ndjson",
-        ),
         (changed("limits", {"requests_per_day": 5}), "limits.requests_per_day", "per_day"),
-        (changed("measures/rain/codes", "countries"), "measures.rain.codes", "code lists"),
         (changed("subject", "dimensions.station"), "subject", "subject and personal marks"),
         (
             changed(

@@ -2,8 +2,8 @@
 
 A format is a function ``read(content, spec, context) -> Iterator[RawRow]``: deterministic, bounded
 by ``context.bounds``, with memory that does not grow with the page. The built-in ones are listed
-here; a distribution adds its own under the entry-point group ``holdfast.formats``, by the name that
-the profile's ``source.format.type`` carries. A built-in format cannot be replaced.
+here; a distribution adds its own under the entry-point group ``holdfast.formats``, and a profile
+names it by ``type: plugin`` and ``name``. A built-in format cannot be replaced.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, cast
 from holdfast.collect.content import Content
 from holdfast.collect.errors import MappingRefused
 from holdfast.collect.model import RawRow, ReadContext
-from holdfast.registry.model import Format
+from holdfast.registry.model import Format, PluginFormat
 
 Reader = Callable[[Content, Format, ReadContext], Iterator[RawRow]]
 
@@ -27,6 +27,10 @@ _BUILT_IN = {
     "ndjson": ("holdfast.collect.formats.json", "read_ndjson"),
     "geojson": ("holdfast.collect.formats.json", "read_geojson"),
     "csv": ("holdfast.collect.formats.csv", "read"),
+    "xml": ("holdfast.collect.formats.xml", "read"),
+    "feed": ("holdfast.collect.formats.xml", "read_feed"),
+    "json-stat": ("holdfast.collect.formats.json_stat", "read"),
+    "xlsx": ("holdfast.collect.formats.xlsx", "read"),
 }
 
 
@@ -37,11 +41,11 @@ def format_type(spec: Format) -> str:
 
 def reader_of(spec: Format) -> Reader:
     """The reader of ``spec``; :class:`MappingRefused` names the known ones for an unknown one."""
-    name = format_type(spec)
-    if name in _BUILT_IN:
+    name = spec.name if isinstance(spec, PluginFormat) else format_type(spec)
+    if name in _BUILT_IN and not isinstance(spec, PluginFormat):
         module, function = _BUILT_IN[name]
         return cast("Reader", getattr(import_module(module), function))
-    for entry in entry_points(group=GROUP, name=name):
+    for entry in entry_points(group=GROUP, name=name) if name not in _BUILT_IN else ():
         return cast("Reader", entry.load())
     known = sorted({*_BUILT_IN, *entry_points(group=GROUP).names})
     raise MappingRefused(

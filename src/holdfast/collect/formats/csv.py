@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, count
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from holdfast.collect.content import Content
+from holdfast.collect.encodings import HINT, encoding_of
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.registry.model import CsvFormat, Format
+
+Row = TypeVar("Row", bound=Sequence[str | None])
 
 
 def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
@@ -25,29 +27,29 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     assert isinstance(spec, CsvFormat)
     if context.enclosing:
         raise MappingRefused("cannot use a $$ or # path: delimited text has no enclosing document")
+    encoding = encoding_of(content, spec.encoding)
     with content.open() as stream:
-        text = _text(stream, spec.encoding, context.bounds)
+        text = _text(stream, encoding, context.bounds)
         yield from _rows(text, spec, context.bounds)
 
 
 def _text(stream: BinaryIO, encoding: str, bounds: Bounds) -> Iterator[str]:
     """Lines with their ends; a line beyond the bound of one record is refused, not held."""
-    name = "utf-8-sig" if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else encoding
-    try:
-        codecs.lookup(name)
-    except LookupError as error:
-        raise MappingRefused(f"cannot read CSV: no encoding {encoding!r}") from error
-    reader = io.TextIOWrapper(stream, encoding=name, errors="strict", newline="")
+    reader = io.TextIOWrapper(stream, encoding=encoding, errors="strict", newline="")
     limit = bounds.record_bytes_max
+    number = 0
     try:
         while line := reader.readline(limit + 1):
             if len(line) > limit:
                 raise BoundReached(
                     f"cannot read CSV: a line is longer than {limit} characters", bound="record"
                 )
+            number += 1
             yield line
-    except UnicodeDecodeError as error:
-        raise ParseFailed(f"cannot read CSV: not valid {error.encoding}") from error
+    except UnicodeError as error:
+        raise ParseFailed(
+            f"cannot read CSV: not valid {encoding}, near line {number + 1}", hint=HINT
+        ) from error
 
 
 def _rows(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[RawRow]:
@@ -56,12 +58,18 @@ def _rows(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[RawR
     if spec.comment:
         mark = spec.comment
         text = (line for line in text if not line.startswith(mark))
+    if spec.delimiter == " ":  # any number of blanks is one separator, and none at the end
+        text = (line.rstrip(" \r\n") + "\n" for line in text)
     cells = _cells(text, spec, bounds)
+    if spec.header_starts:
+        cells = from_header(cells, spec.header_starts)
     if spec.stop_at:
-        cells = _until(cells, spec.stop_at)
+        cells = until(cells, spec.stop_at)
     names, cells = _header(cells, spec)
     for _ in range(spec.skip_after_header):
         next(cells, None)
+    if spec.skip_rows:
+        cells = without(cells, spec.skip_rows)
     width = len(names)
     pad = spec.ragged == "pad"
     position = 0
@@ -85,12 +93,41 @@ def _ragged(names: list[str], row: list[str], position: int, *, pad: bool) -> Ra
     return RawRow(position, row, problem=f"has {len(row)} cells under {width} columns")
 
 
-def _until(cells: Iterator[list[str]], stop_at: str) -> Iterator[list[str]]:
+# What publishers put around a table. Shared with spreadsheets: cells may be ``None`` there.
+
+
+def first_text(row: Sequence[str | None]) -> str:
+    """The first cell of a row that holds text, without blanks around it."""
+    return next((text for cell in row if cell and (text := cell.strip())), "")
+
+
+def from_header(cells: Iterator[Row], starts: str) -> Iterator[Row]:
+    """The rows from the header on: the first whose first cell with text is ``starts``."""
+    for row in cells:
+        if first_text(row) == starts.strip():
+            return chain([row], cells)
+    raise ParseFailed(
+        f"cannot read the table: no row begins with {starts!r}",
+        hint="`source.format.header_starts` is the text of the header's first cell",
+    )
+
+
+def until(cells: Iterator[Row], stop_at: str) -> Iterator[Row]:
     """The rows before the first whose first cell begins with ``stop_at``: then come footnotes."""
     for row in cells:
-        if row and row[0].startswith(stop_at):
+        if row and (row[0] or "").startswith(stop_at):
             return
         yield row
+
+
+def without(cells: Iterator[Row], skipped: Sequence[str]) -> Iterator[Row]:
+    """The rows but for those whose first cell with text is one of ``skipped``."""
+    whole = {text for text in skipped if not text.endswith("*")}
+    begun = tuple(text[:-1] for text in skipped if text.endswith("*"))
+    for row in cells:
+        text = first_text(row)
+        if text not in whole and not (begun and text.startswith(begun)):
+            yield row
 
 
 def _cells(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[list[str]]:
@@ -102,6 +139,7 @@ def _cells(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[lis
         quotechar=spec.quote,
         escapechar=spec.escape or None,
         doublequote=True,
+        skipinitialspace=spec.delimiter == " ",
         strict=True,
     )
     try:
@@ -122,16 +160,16 @@ def _header(cells: Iterator[list[str]], spec: CsvFormat) -> tuple[list[str], Ite
     They come from the file, from the profile, or, with ``header: false``, are ``c1``, ``c2``, …
     """
     if isinstance(spec.header, list):
-        return _unique([name.strip() for name in spec.header]), cells
+        return unique_names([name.strip() for name in spec.header]), cells
     first = next((row for row in cells if row), None)
     if spec.header:
         if first is None:
             raise ParseFailed("cannot read CSV: there is no header row")
-        return _unique([name.strip() for name in first]), cells
-    return _unique([""] * len(first or ())), chain([first] if first else [], cells)
+        return unique_names([name.strip() for name in first]), cells
+    return unique_names([""] * len(first or ())), chain([first] if first else [], cells)
 
 
-def _unique(names: list[str]) -> list[str]:
+def unique_names(names: list[str]) -> list[str]:
     """Repeated names get a number (``rate``, ``rate_2``), so that no column hides another."""
     taken: set[str] = set()
     found: list[str] = []

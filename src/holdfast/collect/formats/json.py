@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 from holdfast.collect import paths
 from holdfast.collect.content import Content
+from holdfast.collect.encodings import HINT, known, marked
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.model import Bounds, Number, RawRow, ReadContext
 from holdfast.collect.paths import Steps, Wild
@@ -30,6 +31,10 @@ _COLON = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NEAR_END = 16
 """A word or escape cut off by the end of the window fails within this many characters of it."""
+
+
+_CUT_NUMBER = frozenset({"", ".", "e", "E", "e+", "e-", "E+", "E-"})
+"""What may stand between a number read so far and the end of the window: the number may go on."""
 
 
 class _Repeated(ValueError):
@@ -74,7 +79,7 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     path; rows before that have been yielded by then.
     """
     assert isinstance(spec, JsonFormat)
-    rows = _Document(content, context, spec.keys).rows(spec.records)
+    rows = Document(content, context, spec.keys, spec.encoding).rows(spec.records)
     return _with_header(rows) if spec.header else rows
 
 
@@ -84,7 +89,7 @@ def read_geojson(content: Content, spec: Format, context: ReadContext) -> Iterat
     if spec.sequence:
         rows = _sequence(content, context)
     else:
-        rows = _Document(content, context).rows("$.features[*]")
+        rows = Document(content, context).rows("$.features[*]")
     for row in rows:
         if not isinstance(row.value, dict) or row.value.get("type") != "Feature":
             raise ParseFailed(
@@ -97,7 +102,7 @@ def read_geojson(content: Content, spec: Format, context: ReadContext) -> Iterat
 def read_ndjson(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
     """One JSON value after the other, as lines."""
     assert isinstance(spec, NdjsonFormat)
-    return _sequence(content, context)
+    return _sequence(content, context, spec.encoding)
 
 
 def _with_header(rows: Iterator[RawRow]) -> Iterator[RawRow]:
@@ -121,11 +126,11 @@ def _with_header(rows: Iterator[RawRow]) -> Iterator[RawRow]:
         yield RawRow(row.position, record, row.enclosing, size=row.size)
 
 
-def _sequence(content: Content, context: ReadContext) -> Iterator[RawRow]:
+def _sequence(content: Content, context: ReadContext, encoding: str = "utf-8") -> Iterator[RawRow]:
     if context.enclosing:
         raise MappingRefused("cannot use a $$ or # path: a sequence has no enclosing document")
     with content.open() as stream:
-        window = _Window(stream, context.bounds)
+        window = _Window(stream, context.bounds, encoding)
         position = 0
         while window.more(" \t\n\r\x1e"):
             yield RawRow(position, window.value(), size=window.taken)
@@ -138,10 +143,11 @@ class _Window:
     ``at`` is the next character not yet read, ``taken`` the length of the value read last.
     """
 
-    def __init__(self, stream: BinaryIO, bounds: Bounds) -> None:
+    def __init__(self, stream: BinaryIO, bounds: Bounds, encoding: str) -> None:
         self._stream = stream
         self._bounds = bounds
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("strict")
+        self._encoding = known(encoding)
+        self._decoder: codecs.IncrementalDecoder | None = None
         self.text = ""
         self.at = 0
         self.taken = 0
@@ -160,10 +166,13 @@ class _Window:
                 bound="record",
             )
         try:
-            data = self._stream.read(max(_CHUNK, len(rest)))
+            data = self._stream.read(max(_CHUNK, len(rest), 4))
+            if self._decoder is None:
+                self._encoding = marked(data) or self._encoding
+                self._decoder = codecs.getincrementaldecoder(self._encoding)("strict")
             added = self._decoder.decode(data, not data)
-        except UnicodeDecodeError as error:
-            raise ParseFailed("cannot read JSON: not valid UTF-8") from error
+        except UnicodeError as error:
+            raise ParseFailed(f"cannot read JSON: not valid {self._encoding}", hint=HINT) from error
         self.ended = not data
         self._before += self.at
         self.text, self.at = rest + added, 0
@@ -199,7 +208,7 @@ class _Window:
             self.fail("ends early")
         while True:
             value, end = self.attempt()
-            if end >= 0 and (end < len(self.text) or self.ended):
+            if end >= 0 and (self.ended or self.text[end : end + 3] not in _CUT_NUMBER):
                 self.taken = end - self.at
                 self.at = end
                 return value
@@ -277,13 +286,20 @@ Chain = tuple[tuple["str | None", Any], ...]
 """What the record path's wildcards went through: each value, with its name in an object."""
 
 
-class _Document:
+class Document:
     """One walk over one document: to the records, and over the rest to see that it is whole."""
 
-    def __init__(self, content: Content, context: ReadContext, keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        content: Content,
+        context: ReadContext,
+        keys: Sequence[str] = (),
+        encoding: str = "utf-8",
+    ) -> None:
         self._content = content
         self._context = context
         self._keys = keys
+        self._encoding = encoding
 
     def rows(self, records: str) -> Iterator[RawRow]:
         query = paths.steps(records)
@@ -305,10 +321,14 @@ class _Document:
                 yield RawRow(position, value, enclosing.of(chain), size=size)
                 position += 1
 
+    def elements(self, query: str) -> Iterator[_Element]:
+        """The values at ``query``, each with its name in an object and its length."""
+        return self._walk(cast("Steps", paths.steps(query)))
+
     def _walk(self, query: Steps) -> Iterator[_Element]:
         """The values at ``query``; the whole document is read, so that a cut is never missed."""
         with self._content.open() as stream:
-            window = _Window(stream, self._context.bounds)
+            window = _Window(stream, self._context.bounds, self._encoding)
             yield from _descend(window, query, 0)
             if window.more():
                 window.fail("something follows the document")
@@ -320,7 +340,7 @@ class _Document:
         """
         found: dict[Any, Any] = {}
         with self._content.open() as stream:
-            window = _Window(stream, self._context.bounds)
+            window = _Window(stream, self._context.bounds, self._encoding)
             for path, value in _gather(window, set(wanted), ()):
                 found[path] = value
                 if len(found) == len(wanted):
@@ -539,7 +559,9 @@ class _Enclosing:
         return names[where] if where < len(names) else None
 
 
-def lookup(content: Content, wanted: Sequence[str], bounds: Bounds) -> dict[str, Any]:
+def lookup(
+    content: Content, wanted: Sequence[str], bounds: Bounds, encoding: str = "utf-8"
+) -> dict[str, Any]:
     """What stands at each of the singular paths in one document; absent ones are left out.
 
     Reads no further than the last of them. Raises :class:`MappingRefused` for a path that is not
@@ -551,5 +573,5 @@ def lookup(content: Content, wanted: Sequence[str], bounds: Bounds) -> dict[str,
         if not found:
             raise MappingRefused(f"cannot use the path {path!r} here: write names and indexes")
         plain[found] = path
-    document = _Document(content, ReadContext(bounds=bounds))
+    document = Document(content, ReadContext(bounds=bounds), (), encoding)
     return {plain[key]: value for key, value in document.collect(tuple(plain)).items()}

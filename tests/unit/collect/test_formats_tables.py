@@ -1,0 +1,196 @@
+"""Delimited text and cubes: what publishers put around a table, encodings, JSON-stat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from holdfast.collect.content import SpooledContent
+from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
+from holdfast.collect.formats.csv import read as read_csv
+from holdfast.collect.formats.json import read_ndjson
+from holdfast.collect.formats.json_stat import read as read_cube
+from holdfast.collect.model import Bounds, RawRow, ReadContext
+from holdfast.registry.model import CsvFormat, JsonStatFormat, NdjsonFormat
+from tests.conformance.test_formats import Bytes
+from tests.unit.collect.helpers import mapped, profile
+
+MESSY = (
+    "Rainfall by station\r\nreleased today\rStation,Rain,Note\r\n#code,#num,#text\nA,1,\n\n"
+    'Subtotal A,1,\rStation,Rain,Note\nB,2,"two\r\nlines"\r\nTotal,3,\nSource: us\n'
+)
+
+
+def csv(text: str | bytes, **form: Any) -> list[Any]:
+    data = text.encode() if isinstance(text, str) else text
+    return [row.value for row in read_csv(Bytes(data), CsvFormat(**form), ReadContext())]
+
+
+def test_preamble_tags_repeated_headers_totals_and_mixed_line_ends() -> None:
+    found = csv(
+        MESSY,
+        header_starts="Station",
+        skip_after_header=1,
+        skip_rows=["Station", "Subtotal*", "Total"],
+        stop_at="Source",
+    )
+    assert found == [
+        {"Station": "A", "Rain": "1", "Note": ""},
+        {"Station": "B", "Rain": "2", "Note": "two\r\nlines"},
+    ]
+
+
+def test_a_header_that_is_nowhere_is_an_error() -> None:
+    with pytest.raises(ParseFailed, match="no row begins with 'Ort'"):
+        csv(MESSY, header_starts="Ort")
+
+
+def test_blanks_between_columns_count_once() -> None:
+    text = "# month\n year mo   value\n 1958  3  315.71 \n1958 10   312.7\n"
+    assert csv(text, delimiter=" ", comment="#") == [
+        {"year": "1958", "mo": "3", "value": "315.71"},
+        {"year": "1958", "mo": "10", "value": "312.7"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "charset", "named"),
+    [
+        ("utf-8", "", "auto"),
+        ("utf-8-sig", "iso-8859-1", "auto"),
+        ("windows-1252", "windows-1252", "auto"),
+        ("windows-1252", "utf-8", "windows-1252"),
+        ("iso-8859-2", "", "iso-8859-2"),
+        ("utf-16", "", "auto"),
+        ("utf-16-be", "utf-16-be", "auto"),
+        ("utf-32", "", "auto"),
+        ("utf-16", "", "utf-16-le"),
+        ("cp437", "", "cp437"),
+        ("mac_roman", "", "mac_roman"),
+    ],
+)
+def test_every_encoding_that_something_names(
+    tmp_path: Path, encoding: str, charset: str, named: str
+) -> None:
+    path = tmp_path / "page"
+    path.write_bytes("näme,größe\nö,1\n".encode(encoding))
+    content = SpooledContent(path, Bounds(), charset=charset)
+    [row] = read_csv(content, CsvFormat(encoding=named), ReadContext())
+    assert row.value == {"näme": "ö", "größe": "1"}
+
+
+def test_bytes_of_another_encoding_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    path.write_bytes("näme\n1\n".encode("latin-1"))
+    with pytest.raises(ParseFailed, match="not valid utf-8, near line 1") as caught:
+        list(read_csv(SpooledContent(path, Bounds()), CsvFormat(), ReadContext()))
+    assert "source.format.encoding" in caught.value.hint
+    odd = SpooledContent(path, Bounds(), charset="klingon")
+    with pytest.raises(ParseFailed, match="names no known encoding"):
+        list(read_csv(odd, CsvFormat(), ReadContext()))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "named"),
+    [("utf-16", "utf-8"), ("utf-32", "utf-8"), ("latin-1", "latin-1"), ("utf-8-sig", "utf-8")],
+)
+def test_json_heeds_a_mark_and_its_profile(encoding: str, named: str) -> None:
+    data = '{"a": "ö"}\n{"a": "2"}\n'.encode(encoding)
+    found = read_ndjson(Bytes(data, 3), NdjsonFormat(encoding=named), ReadContext())
+    assert [row.value["a"] for row in found] == ["ö", "2"]
+
+
+def test_a_column_that_is_gone_fails_the_page_and_names_what_is_near(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    path.write_text("Station,Rain mm\nA,1\n")
+    source = profile(
+        {"format": {"type": "csv"}}, dimensions={"s": "Station"}, measures={"r": "Rain_mm"}
+    )
+    with pytest.raises(ParseFailed, match="no column 'Rain_mm'") as caught:
+        mapped(path, source)
+    assert caught.value.hint == "did you mean 'Rain mm'?"
+
+
+# --- JSON-stat ------------------------------------------------------------------------------------
+
+CUBE: dict[str, Any] = {
+    "version": "2.0",
+    "class": "dataset",
+    "updated": "2020-01-01",
+    "id": ["unit", "geo", "time"],
+    "size": [1, 2, 3],
+    "dimension": {
+        "time": {"category": {"index": {"2021": 1, "2020": 0, "2022": 2}}},
+        "geo": {"category": {"index": ["DE", "FR"], "label": {"DE": "Germany", "FR": "France"}}},
+        "unit": {"category": {"label": {"EUR": "Euro"}, "unit": {"EUR": {"label": "million"}}}},
+    },
+    "value": [1.10, 2, None, 4, 5, 6],
+    "status": {"1": "p", "2": ":"},
+}
+
+
+def cube(*around: str, **members: Any) -> list[RawRow]:
+    plain = {**CUBE, **members}
+    data = msgspec.json.encode({k: v for k, v in plain.items() if v is not ...})
+    return list(read_cube(Bytes(data, 7), JsonStatFormat(), ReadContext(enclosing=around)))
+
+
+def test_cells_carry_their_categories() -> None:
+    found = cube("$$.updated")
+    assert len(found) == 6
+    assert found[1].value == {
+        "unit.label": "Euro", "geo": "DE", "geo.label": "Germany",
+        "time": "2021", "time.label": "2021", "value": 2, "status": "p",
+    } | {"unit": "EUR"}  # fmt: skip
+    assert found[2].value["value"] is None
+    assert found[0].enclosing == ("2020-01-01",)
+    assert [(r.value["geo"], r.value["time"]) for r in found] == [
+        (g, t) for g in ("DE", "FR") for t in ("2020", "2021", "2022")
+    ]
+
+
+def test_values_may_be_given_by_their_place() -> None:
+    found = cube(value={"0": 1.5, "4": 7}, status=...)
+    assert [(r.position, str(r.value["value"]), r.value["time"]) for r in found] == [
+        (0, "1.5", "2020"),
+        (4, "7", "2021"),
+    ]
+    listed = cube(status=["a", "b", "c", "d", "e", "f"])
+    assert [row.value["status"] for row in listed] == list("abcdef")
+    assert {row.value["status"] for row in cube(status="e")} == {"e"}
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"value": [1, 2]}, "2 values are given for 6 cells"),
+        ({"value": {"6": 1}}, "beyond the 6 cells"),
+        ({"value": {"x": 1}}, "is no place"),
+        ({"size": [1, 2]}, "do not fit each other"),
+        ({"size": [1, 2, 4]}, "has 3 categories and the size 4"),
+        ({"id": ["geo", "geo", "time"]}, "do not fit each other"),
+        ({"id": ...}, "json-stat2|names no dimensions"),
+        ({"class": "collection"}, "not a dataset"),
+        ({"dimension": ...}, "no dimension at the top"),
+        ({"dimension": {"unit": {}, "geo": {}, "time": {}}}, "has no categories"),
+        ({"status": ["a"]}, "1 status marks stand beside 6 cells"),
+        ({"id": ["value", "geo", "time"]}, "is called 'value'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(members: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParseFailed, match=said):
+        cube(**members)
+
+
+def test_a_cube_has_a_bound() -> None:
+    with pytest.raises(BoundReached) as caught:
+        cube(size=[100_000, 100_000, 100_000])
+    assert caught.value.bound == "cells"
+
+
+def test_paths_into_a_dataset_are_singular() -> None:
+    with pytest.raises(MappingRefused, match="cannot use the path"):
+        cube("$$.dimension[*].label")
