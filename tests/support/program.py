@@ -151,8 +151,10 @@ def start(
             program.token = token.read_text().strip() if token.exists() else ""
             return program
         select.select([], [], [], 0.05)
-    process.kill()
-    raise AssertionError(f"not ready in {START_SECONDS} s:\n{program.tail()}")
+    # With faulthandler on, it tells in its log where every thread of it stands.
+    process.send_signal(signal.SIGABRT)
+    process.wait(timeout=STOP_SECONDS)
+    raise AssertionError(f"not ready in {START_SECONDS} s:\n{program.tail(120)}")
 
 
 def _address(data_dir: Path, pid: int) -> str:
