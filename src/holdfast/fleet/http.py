@@ -86,7 +86,7 @@ def _task_handlers(service: FleetService) -> list[Any]:
     ) -> Page[Task]:
         """List tasks, newest first."""
         wanted = TaskFilter(status=status, kind=kind, worker=worker, exclusive=exclusive, run=run)
-        before = str(decode_cursor(TASKS, cursor)[0]) if cursor else None
+        before = str(decode_cursor(TASKS, cursor, str)[0]) if cursor else None
         items, following = await service.list_tasks(principal, wanted, before=before, limit=limit)
         return Page(items=items, next=encode_cursor(TASKS, [following]) if following else None)
 
@@ -173,7 +173,7 @@ def _worker_handlers(service: FleetService) -> list[Any]:
         principal: Principal, limit: Limit = 100, cursor: str | None = None
     ) -> Page[Worker]:
         """List workers by name."""
-        after = str(decode_cursor(WORKERS, cursor)[0]) if cursor else ""
+        after = str(decode_cursor(WORKERS, cursor, str)[0]) if cursor else ""
         items, following = await service.list_workers(principal, after=after, limit=limit)
         return Page(items=items, next=encode_cursor(WORKERS, [following]) if following else None)
 

@@ -6,6 +6,8 @@ request. The caller's own credential stays at the door.
 
 The body is spooled (memory to 1 MiB, then disk) because the token states its digest; nothing is
 sent on before the whole body is here, so a caller that goes away half-way never reaches a role.
+Before a byte of it is taken the caller must be somebody (unless the route is for nobody), and no
+more is taken than the role will: the door knows every route's limit.
 
 When a role dies under a safe request (GET, HEAD), the door asks again, under a fresh token: a few
 times, within a few seconds, and only while no byte of an answer has gone on to the caller. All
@@ -27,11 +29,11 @@ from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import (
     HoldfastError,
     OutcomeUnknown,
-    TooLarge,
     Unauthenticated,
     Unavailable,
 )
 from holdfast.kernel.http.door import PROBES, answer
+from holdfast.kernel.http.routes import BODY_BYTES, too_large
 from holdfast.kernel.principal import Principal
 from holdfast.kernel.telemetry import request_id
 
@@ -65,8 +67,20 @@ RESPONSE_HEADERS = frozenset(
     b"location retry-after allow accept-ranges content-range cache-control "
     b"x-content-type-options digest content-digest holdfast-publication".split()
 )
+PUBLIC = frozenset({("POST", "/v1/workers/register")})
+"""The routes of other roles that serve callers without a credential."""
+
+BODY_LIMITS: tuple[tuple[str, str, int], ...] = (
+    ("POST", "/v1/batches", 16 * 1024**2),
+    ("POST", "/v1/profiles", 256 * 1024),
+    ("PUT", "/v1/runs/*/responses/*", 2 * 1024**3),
+    ("POST", "/v1/tasks/batch", 8 * 1024**2),
+    ("POST", "/v1/tasks/complete", 8 * 1024**2),
+)
+"""Method, path (``*``: one segment) and limit in bytes, where it is not that of any body. A test
+compares this with the routes themselves."""
+
 SPOOL_MEMORY_BYTES = 1024 * 1024
-BODY_BYTES_MAX = 2**31
 CHUNK_BYTES = 64 * 1024
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
@@ -90,6 +104,18 @@ def role_of(path: str) -> str | None:
         if path == prefix or path.startswith(f"{prefix}/"):
             return role
     return None
+
+
+def body_limit(method: str, path: str) -> int:
+    """How many bytes the body of such a request may have."""
+    parts = path.split("/")
+    for known, pattern, limit in BODY_LIMITS:
+        wanted = pattern.split("/")
+        if method != known or len(parts) != len(wanted):
+            continue
+        if all(want in ("*", part) for want, part in zip(wanted, parts, strict=True)):
+            return limit
+    return BODY_BYTES
 
 
 class RoleProxy:
@@ -125,7 +151,7 @@ class RoleProxy:
         role = role_of(scope["path"])
         assert role is not None, "only called for paths it serves"
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool:
-            digest, size = await _spool(receive, spool)
+            digest, size = await _spool(scope, receive, spool)
 
             def request() -> httpx.Request:
                 return self._request(scope, role, principal, spool, digest, size)
@@ -254,8 +280,8 @@ class _Answer:
 class ProxyMiddleware:
     """In front of the door's own routes: what belongs to a role elsewhere is passed on to it.
 
-    A caller without a credential is passed on as nobody; the role's public routes (a worker's
-    registration) serve nobody, all others refuse.
+    A caller without a credential is passed on as nobody to the public routes of a role (a worker's
+    registration), and refused everywhere else.
     """
 
     def __init__(self, app: Any, proxy: RoleProxy, authenticate: Authenticate) -> None:
@@ -275,7 +301,8 @@ class ProxyMiddleware:
 
     async def _principal(self, scope: Scope) -> Principal | None:
         names = {name for name, _ in scope["headers"]}
-        if not names & {b"authorization", b"cookie"}:
+        nobody = not names & {b"authorization", b"cookie"}
+        if nobody and (scope["method"], scope["path"]) in PUBLIC:
             return None
         principal = await self._authenticate(scope)
         scope["holdfast.subject"] = principal.subject
@@ -346,7 +373,11 @@ def _target(scope: Scope) -> str:
     return f"{path}?{query}" if query else path
 
 
-async def _spool(receive: Receive, spool: IO[bytes]) -> tuple[str, int]:
+async def _spool(scope: Scope, receive: Receive, spool: IO[bytes]) -> tuple[str, int]:
+    limit = body_limit(scope["method"], scope["path"])
+    declared = dict(scope["headers"]).get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large(limit)
     hasher = hashlib.sha256()
     size = 0
     while True:
@@ -355,8 +386,8 @@ async def _spool(receive: Receive, spool: IO[bytes]) -> tuple[str, int]:
             raise Unavailable("cannot go on: the caller went away")
         piece = message.get("body", b"")
         size += len(piece)
-        if size > BODY_BYTES_MAX:
-            raise TooLarge(f"cannot accept the body: it is over {BODY_BYTES_MAX} bytes")
+        if size > limit:
+            raise too_large(limit)
         hasher.update(piece)
         spool.write(piece)
         if not message.get("more_body"):

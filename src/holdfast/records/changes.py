@@ -61,7 +61,7 @@ class Differences(Reading):
         """
         wanted = bounded(limit)
         kind = f"diff-{run}-{base}"
-        after = int(decode_cursor(kind, cursor)[0]) if cursor else -1
+        after = int(decode_cursor(kind, cursor, int)[0]) if cursor else -1
 
         def unit(conn: Connection) -> RunDiff:
             tenant = principal.tenant

@@ -77,7 +77,7 @@ class Reading(Part):
         check_filter(which)
         wanted = bounded(limit)
         kind = f"records-{canonical_digest(which)[7:23]}"
-        position = decode_cursor(kind, cursor) if cursor else None
+        position = decode_cursor(kind, cursor, int, int) if cursor else None
 
         def unit(conn: Connection) -> RecordPage:
             begun = None if position is None else int(position[0])
@@ -201,7 +201,7 @@ class Reading(Part):
     ) -> tuple[Sequence[Any], str | None]:
         chosen = which or RunFilter()
         wanted, kind = bounded(limit), f"runs-{order.key}-{canonical_digest(chosen)[7:23]}"
-        before = int(decode_cursor(kind, cursor)[0]) if cursor else _LAST
+        before = int(decode_cursor(kind, cursor, int)[0]) if cursor else _LAST
         condition = and_(
             store.runs.c.tenant == principal.tenant,
             order.is_not(None),
@@ -228,7 +228,7 @@ class Reading(Part):
         wanted, kind = bounded(limit), f"rejects-{canonical_digest(chosen)[7:23]}"
         conditions: list[ColumnElement[bool]] = [table.c.tenant == principal.tenant]
         if cursor:
-            run_number, number = map(int, decode_cursor(kind, cursor))
+            run_number, number = decode_cursor(kind, cursor, int, int)
             conditions.append(
                 or_(
                     table.c.run_number < run_number,

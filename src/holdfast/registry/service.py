@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from holdfast.kernel.canonical import canonical, digest
 from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Invalid, Problem
+from holdfast.kernel.errors import Problem
 from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
 from holdfast.kernel.idempotency import once
 from holdfast.kernel.ids import EventId, NewId, is_name
@@ -678,11 +678,7 @@ def _state(head: store.Head) -> str:
 
 def _position(kind: str, cursor: str, wanted: type[T]) -> T:
     """What a cursor of ours holds; anything else is somebody's own making."""
-    match decode_cursor(kind, cursor):
-        case [position] if type(position) is wanted and "\0" not in str(position):
-            return position
-        case _:
-            raise Invalid(f"cannot go on from this cursor: it is none of {kind}")
+    return cast("T", decode_cursor(kind, cursor, wanted)[0])
 
 
 def _next(kind: str, rows: Sequence[Any], limit: int) -> str | None:

@@ -136,7 +136,7 @@ class ReportsService:
         limit: int = 50,
     ) -> Page[ReportSummary]:
         """Reports, newest first; of one ``name``, created in ``since`` ≤ t < ``until``."""
-        (before,) = decode_cursor(_CURSOR, cursor) if cursor else (_SEQUENCE_MAX,)
+        (before,) = decode_cursor(_CURSOR, cursor, int) if cursor else (_SEQUENCE_MAX,)
         if type(before) is not int or not 1 <= limit <= 1000:
             raise Invalid("cannot list reports: the limit or the cursor is out of bounds")
         first, last = _moment(since, "since") or "", _moment(until, "until") or _FOREVER

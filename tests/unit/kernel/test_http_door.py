@@ -72,6 +72,19 @@ async def test_a_header_that_decides_may_not_be_given_twice() -> None:
             assert answer.status_code == 400, name
 
 
+# --- encodings
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "deflate", "identity, gzip", "x"])
+async def test_an_encoded_body_is_refused_before_anybody_unpacks_it(coding: str) -> None:
+    headers = {"host": "localhost", "content-encoding": coding}
+    assert await status_of(make_app(), headers, "POST") == 415
+
+
+async def test_a_plain_body_may_say_that_it_is_plain() -> None:
+    assert await status_of(make_app(), {"host": "localhost", "content-encoding": "identity"}) == 200
+
+
 # --- web pages
 
 

@@ -39,3 +39,19 @@ def test_a_mangled_cursor_is_refused() -> None:
     for mangled in (text[:-3], text + "AAAA", text[5:], text.swapcase(), "x" * 100_000, "é" + text):
         with pytest.raises(Invalid):
             decode_cursor("things", mangled)
+
+
+@pytest.mark.parametrize(
+    "position",
+    [[], [None], [True], [1.5], ["1"], [[1]], [{}], [2**53], [-(2**53)], [1, 2], [2**70]],
+)
+def test_a_position_that_the_list_does_not_have_is_refused(position: list[Any]) -> None:
+    with pytest.raises(Invalid) as caught:
+        decode_cursor("things", encode_cursor("things", position), int)
+    assert caught.value.code == "cursor-invalid"
+
+
+def test_a_position_of_the_wanted_types_is_taken_and_text_with_nul_is_not() -> None:
+    assert decode_cursor("things", encode_cursor("things", [7, "a"]), int, str) == [7, "a"]
+    with pytest.raises(Invalid):
+        decode_cursor("things", encode_cursor("things", [7, "a\x00"]), int, str)

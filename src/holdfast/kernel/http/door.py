@@ -20,7 +20,14 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
 from holdfast.kernel.clock import Clock
-from holdfast.kernel.errors import Denied, HoldfastError, Internal, Invalid, Misdirected
+from holdfast.kernel.errors import (
+    Denied,
+    HoldfastError,
+    Internal,
+    Invalid,
+    Misdirected,
+    Unsupported,
+)
 from holdfast.kernel.http import problems
 from holdfast.kernel.ids import NewId
 from holdfast.kernel.telemetry import (
@@ -77,7 +84,9 @@ _FORWARDED = frozenset(
     b"forwarded x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-port "
     b"x-forwarded-server x-forwarded-prefix x-real-ip".split()
 )
-_WANTED = frozenset(b"host origin sec-fetch-site sec-fetch-mode x-request-id traceparent".split())
+_WANTED = frozenset(
+    b"host origin sec-fetch-site sec-fetch-mode x-request-id traceparent content-encoding".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +239,13 @@ class Door:
             return Invalid(
                 f"cannot accept {forwarded.decode()}: there is no proxy in front in local mode",
                 code="forwarded-refused",
+            )
+        if wanted.get(b"content-encoding", "identity").strip().lower() not in ("", "identity"):
+            # Nothing that arrives is unpacked, so nothing that arrives can expand.
+            return Unsupported(
+                "cannot accept the body: it is encoded, and only plain bodies are read",
+                code="content-encoding-unsupported",
+                hint="send it without Content-Encoding",
             )
         return self._foreign_page(scope, wanted)
 

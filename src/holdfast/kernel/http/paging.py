@@ -34,8 +34,15 @@ def encode_cursor(kind: str, position: list[Any]) -> str:
     return base64.urlsafe_b64encode(packed).decode("ascii").rstrip("=")
 
 
-def decode_cursor(kind: str, text: str) -> list[Any]:
-    """The position in a cursor made for the list ``kind``; :class:`Invalid` for any other text."""
+POSITION_MAX = 2**53 - 1
+
+
+def decode_cursor(kind: str, text: str, *wanted: type) -> list[Any]:
+    """The position in a cursor made for the list ``kind``; :class:`Invalid` for any other text.
+
+    ``wanted`` are the exact types of its parts: anybody can write a cursor, so a list that names
+    them need not doubt what it reads. Integers are then within ±(2⁵³-1), texts without NUL.
+    """
     try:
         if len(text) > CURSOR_CHARACTERS_MAX or not text.isascii():
             raise ValueError("too long or not text")
@@ -53,4 +60,17 @@ def decode_cursor(kind: str, text: str) -> list[Any]:
             code="cursor-invalid",
             hint="take `next` from a page of this list",
         )
+    if wanted and not _fits(position, wanted):
+        raise Invalid(
+            "cannot go on with the list: the cursor names no position in it",
+            code="cursor-invalid",
+            hint="take `next` from the page before, as it is; or begin again without it",
+        )
     return position
+
+
+def _fits(position: list[Any], wanted: tuple[type, ...]) -> bool:
+    return [type(part) for part in position] == list(wanted) and all(
+        "\0" not in part if isinstance(part, str) else abs(part) <= POSITION_MAX
+        for part in position
+    )

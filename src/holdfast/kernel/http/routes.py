@@ -244,7 +244,7 @@ class ApiRequest(Request[Any, Any, State]):
         limit = self.route_handler.resolve_request_max_body_size() or BODY_BYTES
         declared = header(self, b"content-length")
         if declared.isdecimal() and int(declared) > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         size = 0
         while True:
             message: Any = await self.receive()
@@ -253,7 +253,7 @@ class ApiRequest(Request[Any, Any, State]):
             piece = message.get("body", b"")
             size += len(piece)
             if size > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             if piece:
                 yield piece
             if not message.get("more_body"):
@@ -487,7 +487,8 @@ def _many(hint: Any) -> bool:
     return (origin or hint) in (list, tuple, set, frozenset)
 
 
-def _too_large(limit: int) -> TooLarge:
+def too_large(limit: int) -> TooLarge:
+    """The refusal of a body beyond ``limit`` bytes."""
     return TooLarge(
         f"cannot accept the body: it is over this route's {limit} bytes", code="body-too-large"
     )

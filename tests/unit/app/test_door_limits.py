@@ -1,0 +1,48 @@
+"""What the door knows of the routes of roles elsewhere is what these routes say of themselves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from holdfast.app.compose import open_system
+from holdfast.app.settings import ROLES, resolve
+from holdfast.gateway.proxy import BODY_LIMITS, PUBLIC, body_limit, role_of
+from holdfast.kernel.http.routes import BODY_BYTES, RouteRules, rules_of
+from holdfast.kernel.principal import Permission
+
+
+@pytest.fixture
+async def elsewhere(tmp_path: Path) -> list[RouteRules]:
+    """The routes that a door may have to pass on."""
+    settings = resolve({}, {"data_dir": str(tmp_path), "log_level": "error"})
+    async with open_system(settings, ROLES) as system:
+        assert system.app is not None
+        return [rules for rules in rules_of(system.app) if role_of(rules.path)]
+
+
+async def test_the_door_takes_what_the_route_takes(elsewhere: list[RouteRules]) -> None:
+    wrong = {
+        f"{rules.method} {rules.path}": rules.body_limit
+        for rules in elsewhere
+        if body_limit(rules.method, re.sub(r"{[^}]*}", "x", rules.path)) != rules.body_limit
+    }
+    assert wrong == {}
+    own = [rules for rules in elsewhere if rules.body_limit != BODY_BYTES]
+    assert len(own) == len(BODY_LIMITS)
+
+
+async def test_the_door_passes_nobody_on_to_public_routes_only(
+    elsewhere: list[RouteRules],
+) -> None:
+    public = {(r.method, r.path) for r in elsewhere if r.permission is Permission.PUBLIC}
+    assert public == PUBLIC
+
+
+def test_a_path_of_another_shape_has_the_common_limit() -> None:
+    assert body_limit("PUT", "/v1/runs/a/responses/1") > BODY_BYTES
+    for path in ("/v1/runs/a/responses", "/v1/runs/a/responses/1/2", "/v1/runs//x/responses/1"):
+        assert body_limit("PUT", path) == BODY_BYTES
+    assert body_limit("GET", "/v1/batches") == BODY_BYTES
