@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, NamedTuple
 
 from holdfast.records import merkle
@@ -25,7 +26,7 @@ from holdfast.records.content import (
     check_names,
     content_of,
     encode_sorted,
-    record_leaf_hash,
+    leaf_hasher,
 )
 from holdfast.records.model import Batch, Reject
 from holdfast.records.rules import Rules, Violations
@@ -61,6 +62,8 @@ class Prepared:
     keys: list[bytes]
     contents: list[bytes]
     wholes: list[bytes]
+    bodies: list[bytes]
+    """What is kept of each record: :func:`~holdfast.records.content.content_of` its whole."""
     places: list[tuple[int, int, str | None, str | None]]
     """Response, position, and the period's start and end."""
     responses: frozenset[int]
@@ -74,12 +77,15 @@ class Prepared:
 def prepare(batch: Batch, keys: RecordKeys, rules: Rules) -> Prepared:
     """Canonical bytes and keyed digests of every record; :class:`Invalid` for impossible names."""
     names = check_names(batch.records)
+    key_of = keys.key
     wholes = [encode_sorted(record) for record in batch.records]
+    bodies = [content_of(whole) for whole in wholes]
     return Prepared(
         digest=batch_digest(batch, wholes),
-        keys=[keys.key(encode_sorted(record.key)) for record in batch.records],
-        contents=[keys.content(content_of(whole)) for whole in wholes],
+        keys=[key_of(encode_sorted(record.key)) for record in batch.records],
+        contents=list(map(keys.content, bodies)),
         wholes=wholes,
+        bodies=bodies,
         places=[
             (r.response, r.position, None, None)
             if r.period is None
@@ -174,13 +180,16 @@ class _Classifier:
         self._known = known
         self._target = target
         self._keep_last = rules.duplicates == "last"
-        self._keys = keys
+        self._leaf_hash = leaf_hasher(keys, target.run, target.profile_digest)
         self._change = Change()
         self._leaves: list[bytes] = []
         self._sequence = known.next
 
     def run(self) -> Change:
         chosen = self._chosen()
+        if not self._known.latest and len(chosen) == len(self._prepared.keys):
+            self._add_all_new()
+            return self._change
         keys, contents = self._prepared.keys, self._prepared.contents
         latest, first = self._known.latest, self._known.first
         for index in chosen:
@@ -197,6 +206,46 @@ class _Classifier:
                 self._compare(index, found, contents[index])
         self._change.root = merkle.root(self._leaves).hex()
         return self._change
+
+    def _add_all_new(self) -> None:
+        """The usual case of a first collection, in two sweeps."""
+        prepared, target, first = self._prepared, self._target, self._sequence
+        change, leaf_hash = self._change, self._leaf_hash
+        change.rows = [
+            (
+                target.tenant,
+                target.profile,
+                sequence,
+                key,
+                target.run_number,
+                1,
+                None,
+                target.publication,
+                False,
+                content,
+                response,
+                position,
+                start,
+                end,
+                body.decode(),
+            )
+            for sequence, key, content, (response, position, start, end), body in zip(
+                count(first),
+                prepared.keys,
+                prepared.contents,
+                prepared.places,
+                prepared.bodies,
+                strict=False,
+            )
+        ]
+        leaves = [
+            leaf_hash(sequence, key.hex(), 1, whole)
+            for sequence, key, whole in zip(
+                count(first), prepared.keys, prepared.wholes, strict=False
+            )
+        ]
+        change.records = change.new = len(change.rows)
+        change.root = merkle.root(leaves).hex()
 
     def _chosen(self) -> list[int]:
         """The records that count, of those with equal keys in this batch one."""
@@ -301,21 +350,10 @@ class _Classifier:
                 position,
                 start,
                 end,
-                content_of(whole).decode(),
+                prepared.bodies[index].decode(),
             )
         )
-        self._leaves.append(
-            record_leaf_hash(
-                self._keys,
-                run=target.run,
-                profile_digest=target.profile_digest,
-                sequence=sequence,
-                record=key.hex(),
-                revision=revision,
-                withdrawn=False,
-                whole=whole,
-            )
-        )
+        self._leaves.append(self._leaf_hash(sequence, key.hex(), revision, whole))
         self._sequence = sequence + 1
 
 

@@ -92,6 +92,23 @@ def test_a_leaf_is_written_canonically(withdrawn: bool) -> None:
     assert leaf == canonical(plain)
 
 
+def test_leaves_of_many_rows_are_those_of_each() -> None:
+    keys = content.RecordKeys(TenantSecrets(b"s" * 32), "a", "p")
+    run, digest = "01900000-0000-7000-8000-000000000000", f"sha256:{'b' * 64}"
+    hashed = content.leaf_hasher(keys, run, digest)
+    for sequence, revision, whole in ((1, 1, b"{}"), (2**40, 9, b"x" * 5000)):
+        assert hashed(sequence, "c" * 32, revision, whole) == content.record_leaf_hash(
+            keys,
+            run=run,
+            profile_digest=digest,
+            sequence=sequence,
+            record="c" * 32,
+            revision=revision,
+            withdrawn=False,
+            whole=whole,
+        )
+
+
 def test_salts_and_keys_differ_by_tenant_profile_run_and_row() -> None:
     secrets = TenantSecrets(b"s" * 32)
     first = content.RecordKeys(secrets, "a", "p")
