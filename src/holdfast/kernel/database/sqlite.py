@@ -477,6 +477,9 @@ class SqliteDatabase(Database):
         if session is None:
             session = SqliteSession(self.engine)
             session.execute("PRAGMA query_only=ON")
+            # Reads come in sweeps or single rows: the file system's cache serves them as well, and
+            # four full caches would be memory that grows with the database.
+            session.execute("PRAGMA cache_size=-2048")
             self._reader.session = session
             self._reader_sessions.append(session)
         session.execute("BEGIN")
