@@ -1,0 +1,320 @@
+"""``holdfast key``: the keys, and the people whose data they seal.
+
+``key export`` and ``key import`` work on files of the data directory and are registered by ``app``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.kernel.cli import (
+    JsonOption,
+    print_fields,
+    print_json,
+    print_table,
+    run,
+    say,
+    session,
+)
+from holdfast.kernel.errors import Corrupt, Invalid
+
+if TYPE_CHECKING:
+    from holdfast.keyring.model import Restriction, Rewrapped, Subjects
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Keys: list, rotate, check, export; erase."
+)
+
+SubjectArgument = Annotated[
+    str, typer.Argument(help="The subject as the source writes it; - reads it from standard input.")
+]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept with the evidence.")]
+
+
+@app.callback()
+def _group() -> None:
+    """The keys of everything that is sealed."""
+
+
+@app.command("list", help="How many keys, of what kind.", epilog="Example: holdfast key list")
+def list_keys(ctx: typer.Context, json: JsonOption = False) -> None:
+    from holdfast.keyring.client import KeysClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await KeysClient(api).describe()
+        if json:
+            print_json(found)
+            return
+        print_fields(
+            {
+                "keyring": found.keyring,
+                "master key": ", ".join(
+                    f"version {each.version}{' (current)' if each.current else ''}, "
+                    f"wraps {each.wraps}"
+                    for each in found.masters
+                ),
+                "erased": found.erased_subjects,
+                "held": found.held_subjects,
+            }
+        )
+        print_table(
+            ["tenant", "kind", "purpose", "keys", "version", "wrapped by version"],
+            [
+                [k.tenant, k.kind, k.purpose, k.keys, k.version, k.wrapped_by_version]
+                for k in found.keys
+            ],
+            numeric=["keys", "version", "wrapped by version"],
+            empty="no keys yet",
+        )
+
+    run(body)
+
+
+@app.command(
+    "rotate",
+    help="New keys from now on; then wraps the old ones anew.",
+    epilog="Example: holdfast key rotate --master",
+)
+def rotate(
+    ctx: typer.Context,
+    master: Annotated[bool, typer.Option("--master", help="The master key itself.")] = False,
+    json: JsonOption = False,
+) -> None:
+    from holdfast.keyring.client import KeysClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            client = KeysClient(api)
+            made = await client.rotate(master=master)
+            say(f"version {made.version} of the {made.what} key is in use")
+            last = await _rewrap(client, made.pending)
+        if master:
+            say("keep a copy of the new master key: holdfast key export --out FILE")
+        if json:
+            print_json({"rotation": made, "rewrapped": last})
+
+    run(body)
+
+
+@app.command(
+    "rewrap",
+    help="Go on wrapping old keys anew, after a rotation that was interrupted.",
+    epilog="Example: holdfast key rewrap",
+)
+def rewrap(ctx: typer.Context, json: JsonOption = False) -> None:
+    from holdfast.keyring.client import KeysClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            last = await _rewrap(KeysClient(api), None)
+        if json:
+            print_json(last)
+
+    run(body)
+
+
+async def _rewrap(client: object, pending: int | None) -> Rewrapped:
+    """Rewrap until nothing is pending, with a bar; what all steps came to."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from holdfast.keyring.client import KeysClient
+    from holdfast.keyring.model import Rewrapped
+
+    assert isinstance(client, KeysClient)
+    done = retired = 0
+    with Progress(
+        TextColumn("wrapping keys anew"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=Console(stderr=True),
+    ) as progress:
+        bar = progress.add_task("", total=pending)
+        while True:
+            step = await client.rewrap()
+            done, retired = done + step.done, retired + step.retired
+            progress.update(bar, total=done + step.pending, completed=done)
+            if not step.pending:
+                break
+            if not step.done:
+                raise Corrupt("cannot rewrap: keys are pending and none can be wrapped")
+    say(f"{done} keys wrapped anew, {retired} old ones retired")
+    return Rewrapped(done=done, pending=0, retired=retired)
+
+
+@app.command(
+    "check",
+    help="Open every wrapped key; name those that do not open.",
+    epilog="Example: holdfast key check && echo sound",
+)
+def check(ctx: typer.Context, json: JsonOption = False) -> None:
+    from holdfast.keyring.client import KeysClient
+
+    async def body() -> None:
+        async with session(ctx, timeout_seconds=600) as api:
+            found = await KeysClient(api).check()
+        if json:
+            print_json(found)
+        else:
+            say(f"{found.keys} keys checked, {len(found.damaged)} damaged")
+        if found.damaged:
+            raise Corrupt(
+                f"cannot open {len(found.damaged)} keys: {', '.join(found.damaged[:5])}",
+                code="keyring-damaged",
+                hint="holdfast backup restore puts the last copy of the keyring back",
+            )
+
+    run(body)
+
+
+# --- subjects -----------------------------------------------------------------------------------
+
+
+@app.command(
+    "erase",
+    help="Destroy a subject's keys and every copy of its data. There is no way back.",
+    epilog="Example: holdfast key erase jane@example.org --reason 'her request of 2026-11-01'",
+)
+def erase(
+    ctx: typer.Context, subject: SubjectArgument, reason: ReasonOption, json: JsonOption = False
+) -> None:
+    from holdfast.keyring.client import SubjectsClient
+    from holdfast.keyring.model import SubjectRequest
+
+    async def body() -> None:
+        wanted = SubjectRequest(subject=_subject(subject), reason=reason)
+        async with session(ctx, timeout_seconds=600) as api:
+            found = await SubjectsClient(api).erase(None, wanted)
+        if json:
+            print_json(found)
+            return
+        print_fields(
+            {
+                "subject": found.subject,
+                "state": found.state,
+                "keys destroyed": found.keys,
+                "requested at": found.requested_at,
+                "unrecoverable by": found.unrecoverable_by,
+            }
+        )
+        say(
+            "unreadable here from now on; copies of the keyring made before may hold the key "
+            f"until {found.unrecoverable_by}"
+        )
+
+    run(body)
+
+
+@app.command(
+    "hold",
+    help="Place a legal hold: the subject cannot be erased until it is released.",
+    epilog="Example: holdfast key hold jane@example.org --reason 'case 12/2026'",
+)
+def hold(
+    ctx: typer.Context, subject: SubjectArgument, reason: ReasonOption, json: JsonOption = False
+) -> None:
+    from holdfast.keyring.client import SubjectsClient
+    from holdfast.keyring.model import SubjectRequest
+
+    async def body() -> None:
+        wanted = SubjectRequest(subject=_subject(subject), reason=reason)
+        async with session(ctx) as api:
+            _print_restriction(await SubjectsClient(api).hold(None, wanted), json=json)
+
+    run(body)
+
+
+@app.command(
+    "release",
+    help="Release the legal hold on a subject.",
+    epilog="Example: holdfast key release jane@example.org --reason 'case closed'",
+)
+def release(
+    ctx: typer.Context, subject: SubjectArgument, reason: ReasonOption, json: JsonOption = False
+) -> None:
+    from holdfast.keyring.client import SubjectsClient
+    from holdfast.keyring.model import SubjectRequest
+
+    async def body() -> None:
+        wanted = SubjectRequest(subject=_subject(subject), reason=reason)
+        async with session(ctx) as api:
+            _print_subjects(await SubjectsClient(api).release(None, wanted), json=json)
+
+    run(body)
+
+
+@app.command(
+    "retain",
+    help="Keep a subject's data until a time; it can be moved on, never back.",
+    epilog="Example: holdfast key retain jane@example.org --until 2030-01-01T00:00:00Z "
+    "--reason 'tax law'",
+)
+def retain(
+    ctx: typer.Context,
+    subject: SubjectArgument,
+    until: Annotated[str, typer.Option("--until", help="A time (RFC 3339).")],
+    reason: ReasonOption,
+    json: JsonOption = False,
+) -> None:
+    from holdfast.keyring.client import SubjectsClient
+    from holdfast.keyring.model import RetainRequest
+
+    async def body() -> None:
+        wanted = RetainRequest(subject=_subject(subject), reason=reason, until=until)
+        async with session(ctx) as api:
+            _print_restriction(await SubjectsClient(api).retain(None, wanted), json=json)
+
+    run(body)
+
+
+@app.command(
+    "subjects",
+    help="Holds, retentions and erasures, by keyed names.",
+    epilog="Example: holdfast key subjects --json",
+)
+def subjects(ctx: typer.Context, json: JsonOption = False) -> None:
+    from holdfast.keyring.client import SubjectsClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            _print_subjects(await SubjectsClient(api).list(), json=json)
+
+    run(body)
+
+
+def _subject(given: str) -> str:
+    text = sys.stdin.readline().rstrip("\n") if given == "-" else given
+    if not text or len(text) > 500:
+        raise Invalid("cannot name the subject: 1 to 500 characters are needed")
+    return text
+
+
+def _print_restriction(found: Restriction, *, json: bool) -> None:
+    if json:
+        print_json(found)
+        return
+    print_fields(
+        {
+            "subject": found.subject,
+            "kind": found.kind,
+            "until": found.until or "released",
+            "reason": found.reason,
+            "placed at": found.placed_at,
+        }
+    )
+
+
+def _print_subjects(found: Subjects, *, json: bool) -> None:
+    if json:
+        print_json(found)
+        return
+    rows = [[r.subject, r.kind, r.placed_at, r.until, r.reason] for r in found.restrictions]
+    rows += [
+        [e.subject, f"erased ({e.state})", e.requested_at, e.unrecoverable_by, e.reason]
+        for e in found.erasures
+    ]
+    print_table(["subject", "what", "since", "until", "reason"], rows)

@@ -1,0 +1,84 @@
+"""Keys and subjects over HTTP: parse, call the service, map the answer.
+
+A subject travels in bodies only: never in an address, which is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from holdfast.kernel.http import get, post
+from holdfast.kernel.principal import Permission, Principal
+from holdfast.keyring.keyring import Keyring
+from holdfast.keyring.model import (
+    Checked,
+    Erasure,
+    KeyringInfo,
+    Restriction,
+    RetainRequest,
+    Rewrapped,
+    Rotation,
+    SubjectRequest,
+    Subjects,
+)
+from holdfast.keyring.subjects import SubjectsService
+
+
+def key_handlers(keyring: Keyring) -> list[Any]:
+    """The routes of the operator's key commands."""
+
+    @get("/v1/keys", permission=Permission.KEYS_READ)
+    async def list_() -> KeyringInfo:
+        """How many keys there are, of what kind, under which versions; never a key."""
+        return await asyncio.to_thread(keyring.describe)
+
+    @post("/v1/keys/check", permission=Permission.KEYS_READ, status=200)
+    async def check() -> Checked:
+        """Open every wrapped key, and name those that do not open."""
+        return await asyncio.to_thread(keyring.check)
+
+    @post("/v1/keys/rotate", permission=Permission.KEYS_WRITE, status=200)
+    async def rotate(principal: Principal, master: bool = False) -> Rotation:
+        """A new version of the tenant's keys, or of the master key; then rewrap."""
+        if master:
+            return await asyncio.to_thread(keyring.rotate_master)
+        return await asyncio.to_thread(keyring.rotate_tenant, principal.tenant)
+
+    @post("/v1/keys/rewrap", permission=Permission.KEYS_WRITE, status=200)
+    async def rewrap() -> Rewrapped:
+        """Wrap the next few hundred keys anew; repeat until none is pending."""
+        return await asyncio.to_thread(keyring.rewrap)
+
+    return [list_, check, rotate, rewrap]
+
+
+def subject_handlers(service: SubjectsService) -> list[Any]:
+    """The routes about people whose data is kept."""
+
+    @get("/v1/subjects", permission=Permission.SUBJECTS_READ)
+    async def list_(principal: Principal) -> Subjects:
+        """Holds, retentions and erasures, by keyed names."""
+        return await service.list(principal)
+
+    @post("/v1/subjects/erase", permission=Permission.SUBJECTS_WRITE, status=200)
+    async def erase(principal: Principal, data: SubjectRequest) -> Erasure:
+        """Destroy the subject's keys, and everything about it that keys do not cover."""
+        return await service.erase(principal, data)
+
+    @post("/v1/subjects/hold", permission=Permission.SUBJECTS_WRITE, status=200)
+    async def hold(principal: Principal, data: SubjectRequest) -> Restriction:
+        """Place a legal hold: the subject cannot be erased until it is released."""
+        return await service.hold(principal, data)
+
+    @post("/v1/subjects/release", permission=Permission.SUBJECTS_WRITE, status=200)
+    async def release(principal: Principal, data: SubjectRequest) -> Subjects:
+        """Release the legal hold on a subject."""
+        return await service.release(principal, data)
+
+    @post("/v1/subjects/retain", permission=Permission.SUBJECTS_WRITE, status=200)
+    async def retain(principal: Principal, data: RetainRequest) -> Restriction:
+        """Keep the subject's data until a date; a date may be moved on, never back."""
+        return await service.retain(principal, data)
+
+    return [list_, erase, hold, release, retain]

@@ -1,0 +1,725 @@
+"""The keyring: opens, makes, wraps and destroys keys. Synchronous, and safe from any thread.
+
+``master → tenant → purpose, subject and object keys``. Every key below the master lies wrapped in
+the store: an envelope whose context is the tenant, the purpose, the subject, the id of the wrapped
+key and the version of the wrapping one, so a row that is moved, renamed or taken from another
+tenant does not open. Rewrapping changes these rows and nothing else: what the keys sealed stays as
+it is.
+
+Opened purpose keys are kept in memory, a bounded number of them. Subject and object keys are not: a
+destroyed key is gone for every process the moment its row is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from holdfast.kernel.clock import Clock, timestamp
+from holdfast.kernel.errors import Corrupt, Internal
+from holdfast.keyring.envelope import (
+    KEY_BYTES,
+    KEY_ID_BYTES,
+    Context,
+    length_prefixed,
+    seal,
+    unseal,
+)
+from holdfast.keyring.errors import (
+    KeyDestroyed,
+    KeyringMissing,
+    MasterKeyForeign,
+    MasterKeyMissing,
+    NotThisRole,
+)
+from holdfast.keyring.master import MasterKey, MasterKeys
+from holdfast.keyring.model import (
+    NAMES,
+    PURPOSES,
+    RECORDS,
+    RESPONSES,
+    SUBJECT_TOKEN_BYTES,
+    Checked,
+    DataKey,
+    KeyCounts,
+    KeyringInfo,
+    Kind,
+    MasterInfo,
+    Rewrapped,
+    Rotation,
+)
+from holdfast.keyring.ports import KeyStore, Rows
+
+CACHED_KEYS_MAX = 4096
+CURRENT_SECONDS = 60.0
+"""How long another process may go on sealing under a purpose key that was rotated."""
+IN_MAX = 500
+REWRAP_ROWS = 500
+KEEP_HINT = "put it back: holdfast key import FILE, with the file that `holdfast key export` made"
+
+Random = Callable[[int], bytes]
+
+
+class Keyring:
+    """Keys of every tenant, for the purposes that this process has business with."""
+
+    def __init__(
+        self,
+        store: KeyStore,
+        masters: MasterKeys,
+        clock: Clock,
+        *,
+        purposes: Iterable[str] = PURPOSES,
+        random: Random = os.urandom,
+    ) -> None:
+        self._store = store
+        self._masters = masters
+        self._clock = clock
+        self._purposes = frozenset(purposes)
+        self._random = random
+        self._guard = threading.Lock()
+        self._wrappers: OrderedDict[tuple[str, bytes], DataKey] = OrderedDict()
+        self._opened: OrderedDict[tuple[str, bytes], DataKey] = OrderedDict()
+        self._current: OrderedDict[tuple[str, str], tuple[float, DataKey]] = OrderedDict()
+
+    # --- opening ------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """What the data carries, to know its keyring again."""
+        return str(self._store.transact(lambda rows: _meta(rows, "keyring")))
+
+    @property
+    def store(self) -> KeyStore:
+        return self._store
+
+    @property
+    def masters(self) -> MasterKeys:
+        return self._masters
+
+    def close(self) -> None:
+        """Forget what is open and give the store up."""
+        with self._guard:
+            self._wrappers.clear()
+            self._opened.clear()
+            self._current.clear()
+        self._store.close()
+
+    # --- purpose keys -------------------------------------------------------------------------
+
+    def current(self, tenant: str, purpose: str) -> DataKey:
+        """The key that seals for this purpose now; made when there is none yet."""
+        self._allowed(purpose)
+        now = time.monotonic()
+        with self._guard:
+            known = self._current.get((tenant, purpose))
+            if known is not None and now - known[0] < CURRENT_SECONDS:
+                return known[1]
+        found = self._store.transact(lambda rows: self._purpose_key(rows, tenant, purpose))
+        with self._guard:
+            _keep(self._current, (tenant, purpose), (now, found))
+            _keep(self._opened, (tenant, found.id), found)
+        return found
+
+    def find(self, tenant: str, purpose: str, key_id: bytes) -> DataKey:
+        """The key with this id; :class:`KeyDestroyed` if there is none (any more).
+
+        Only purpose keys are remembered.
+        """
+        self._allowed(purpose)
+        with self._guard:
+            known = self._opened.get((tenant, key_id))
+        if known is not None:
+            return known
+        found = self.find_many(tenant, purpose, [key_id]).get(key_id)
+        if found is None:
+            raise destroyed()
+        return found
+
+    def find_many(
+        self, tenant: str, purpose: str, key_ids: Iterable[bytes]
+    ) -> dict[bytes, DataKey]:
+        """Those of the keys that there are, opened."""
+        self._allowed(purpose)
+        wanted = sorted({key_id.hex() for key_id in key_ids})
+
+        def unit(rows: Rows) -> list[tuple[str, DataKey]]:
+            found = _by_ids(rows, tenant, wanted)
+            return [
+                (row[1], self._unwrapped(rows, tenant, row))
+                for row in found
+                if row[1] == "subject" or row[2] == purpose
+            ]
+
+        opened = self._store.transact(unit) if wanted else []
+        for kind, key in opened:
+            if kind == "purpose":
+                with self._guard:
+                    _keep(self._opened, (tenant, key.id), key)
+        return {key.id: key for _, key in opened}
+
+    # --- subjects -----------------------------------------------------------------------------
+
+    def subject_token(self, tenant: str, subject: str) -> str:
+        """The keyed name of a subject: the same for the same text, and not to be guessed."""
+        return self.subject_tokens(tenant, [subject])[0]
+
+    def subject_tokens(self, tenant: str, subjects: Sequence[str]) -> list[str]:
+        """:meth:`subject_token` of each."""
+        secret = self.current(tenant, NAMES).secret
+        return [
+            hmac.digest(secret, subject.encode(), hashlib.sha256)[:SUBJECT_TOKEN_BYTES].hex()
+            for subject in subjects
+        ]
+
+    def subject_keys(
+        self, tenant: str, tokens: Iterable[str], *, purpose: str = RECORDS
+    ) -> dict[str, DataKey | None]:
+        """Each subject's key, made where there is none yet; ``None`` for those erased."""
+        self._allowed(purpose)
+        wanted = sorted(set(tokens))
+
+        def unit(rows: Rows) -> dict[str, DataKey | None]:
+            erased = _erased(rows, tenant, wanted)
+            there = _named(rows, tenant, "subject", wanted)
+            found: dict[str, DataKey | None] = dict.fromkeys(erased)
+            found |= {row[3]: self._unwrapped(rows, tenant, row) for row in there}
+            fresh = [token for token in wanted if token not in found]
+            return found | self._made(rows, tenant, "subject", "", fresh)
+
+        return self._store.transact(unit) if wanted else {}
+
+    def erased(self, tenant: str, tokens: Iterable[str]) -> set[str]:
+        """Which of these subjects are erased."""
+        wanted = sorted(set(tokens))
+        return self._store.transact(lambda rows: _erased(rows, tenant, wanted)) if wanted else set()
+
+    # --- objects ------------------------------------------------------------------------------
+
+    def object_key(self, tenant: str, name: str) -> DataKey:
+        """The key of one stored object; made where there is none yet."""
+        self._allowed(RESPONSES)
+
+        def unit(rows: Rows) -> DataKey:
+            for row in _named(rows, tenant, "object", [name]):
+                return self._unwrapped(rows, tenant, row)
+            return self._made(rows, tenant, "object", RESPONSES, [name])[name]
+
+        return self._store.transact(unit)
+
+    def destroy_objects(self, tenant: str, names: Iterable[str]) -> int:
+        """Destroy the keys of these objects; how many there were. What they sealed is gone."""
+        wanted = sorted(set(names))
+
+        def unit(rows: Rows) -> int:
+            gone = _named(rows, tenant, "object", wanted)
+            rows.many(
+                "DELETE FROM keyring_keys WHERE tenant = $1 AND id = $2",
+                [(tenant, row[0]) for row in gone],
+            )
+            return len(gone)
+
+        count = self._store.transact(unit) if wanted else 0
+        if count:
+            self._store.scrub()
+        return count
+
+    # --- the operator's ------------------------------------------------------------------------
+
+    def describe(self) -> KeyringInfo:
+        """Counts and versions; no key."""
+
+        def unit(rows: Rows) -> KeyringInfo:
+            wraps = {
+                row[0]: int(row[1])
+                for row in rows.all(
+                    "SELECT wrapped_by, count(*) FROM keyring_keys GROUP BY wrapped_by"
+                )
+            }
+            counts = rows.all(
+                "SELECT tenant, kind, purpose, count(*), max(version), min(wrapped_by_version)"
+                " FROM keyring_keys GROUP BY tenant, kind, purpose ORDER BY tenant, kind, purpose"
+            )
+            erased = rows.all("SELECT count(*) FROM keyring_erasures")[0][0]
+            held = rows.all("SELECT count(*) FROM keyring_restrictions")[0][0]
+            return KeyringInfo(
+                keyring=str(_meta(rows, "keyring")),
+                masters=[
+                    MasterInfo(
+                        version=key.version,
+                        id=key.id.hex(),
+                        wraps=wraps.get(key.id.hex(), 0),
+                        current=key == self._masters.current,
+                    )
+                    for key in self._masters.versions
+                ],
+                keys=[
+                    KeyCounts(
+                        tenant=row[0],
+                        kind=row[1],
+                        purpose=row[2],
+                        keys=int(row[3]),
+                        version=int(row[4]),
+                        wrapped_by_version=int(row[5]),
+                    )
+                    for row in counts
+                ],
+                erased_subjects=int(erased),
+                held_subjects=int(held),
+            )
+
+        return self._store.transact(unit)
+
+    def check(self) -> Checked:
+        """Open every wrapped key, some at a time; the ids of those that do not open."""
+        checked, damaged, after = 0, list[str](), ("", "")
+        while True:
+            page, last = self._store.transact(partial(self._check, after=after))
+            checked += len(page)
+            damaged += [key_id for key_id, good in page if not good]
+            if last is None:
+                return Checked(keys=checked, damaged=damaged)
+            after = last
+
+    def _check(
+        self, rows: Rows, after: tuple[str, str]
+    ) -> tuple[list[tuple[str, bool]], tuple[str, str] | None]:
+        found = rows.all(
+            f"SELECT tenant, {_KEY} FROM keyring_keys"  # noqa: S608 - our own column names
+            " WHERE (tenant, id) > ($1, $2) ORDER BY tenant, id LIMIT $3",
+            *after,
+            REWRAP_ROWS,
+        )
+        page = []
+        for tenant, *row in found:
+            try:
+                self._unwrapped(rows, tenant, row)
+                page.append((str(row[0]), True))
+            except (Corrupt, KeyDestroyed):
+                page.append((str(row[0]), False))
+        return page, (found[-1][0], found[-1][1]) if found else None
+
+    def rotate_master(self) -> Rotation:
+        """A new version of the master key: durable in its file, then known to the keyring.
+
+        From then on it wraps; :meth:`rewrap` moves the tenants' keys over and retires the old one.
+        If the process dies in between, the next start finds both and goes on.
+        """
+        key = self._masters.add_version(self._random)
+
+        def unit(rows: Rows) -> int:
+            _know_master(rows, key)
+            return self._pending(rows)
+
+        pending = self._store.transact(unit)
+        return Rotation(what="master", version=key.version, pending=pending)
+
+    def rotate_tenant(self, tenant: str) -> Rotation:
+        """A new wrapping key and new purpose keys for a tenant.
+
+        What is sealed from now on is sealed under the new ones; what was, stays readable under the
+        old ones, which :meth:`rewrap` wraps anew.
+        """
+
+        def unit(rows: Rows) -> tuple[int, int]:
+            version = self._new_tenant_key(rows, tenant)
+            for (purpose,) in rows.all(
+                "SELECT DISTINCT purpose FROM keyring_keys WHERE tenant = $1 AND kind = 'purpose'",
+                tenant,
+            ):
+                if purpose != NAMES:  # names stay: they are compared with what is stored
+                    self._new_purpose_key(rows, tenant, purpose)
+            return version, self._pending(rows)
+
+        version, pending = self._store.transact(unit)
+        with self._guard:
+            for key in [key for key in self._current if key[0] == tenant]:
+                del self._current[key]
+        return Rotation(what="tenant", version=version, pending=pending)
+
+    def rewrap(self, limit: int = REWRAP_ROWS) -> Rewrapped:
+        """Wrap some keys anew that are not under the newest version of what wraps them.
+
+        Each call is one transaction; kill it anywhere and call again. The last one retires the
+        versions that wrap nothing any more.
+        """
+
+        def unit(rows: Rows) -> tuple[int, int, int]:
+            done = self._rewrap_tenant_keys(rows, limit)
+            done += self._rewrap_data_keys(rows, limit - done)
+            pending = self._pending(rows)
+            retired = 0 if pending else _retire_tenant_keys(rows)
+            return done, pending, retired
+
+        done, pending, retired = self._store.transact(unit)
+        if not pending:
+            retired += len(self._masters.retire(self._store.transact(_used_wrappers)))
+            self._store.transact(lambda rows: _forget_masters(rows, self._masters))
+            if retired:
+                self._store.scrub()
+        return Rewrapped(done=done, pending=pending, retired=retired)
+
+    # --- inside of a transaction ----------------------------------------------------------------
+
+    def _allowed(self, purpose: str) -> None:
+        if purpose not in self._purposes:
+            raise NotThisRole(f"cannot open a key for {purpose}: this role has no business with it")
+
+    def _purpose_key(self, rows: Rows, tenant: str, purpose: str) -> DataKey:
+        found = rows.all(
+            f"SELECT {_KEY} FROM keyring_keys WHERE tenant = $1 AND kind = 'purpose'"  # noqa: S608
+            " AND purpose = $2 ORDER BY version DESC LIMIT 1",
+            tenant,
+            purpose,
+        )
+        if found:
+            return self._unwrapped(rows, tenant, found[0])
+        return self._new_purpose_key(rows, tenant, purpose)
+
+    def _new_purpose_key(self, rows: Rows, tenant: str, purpose: str) -> DataKey:
+        newest = rows.all(
+            "SELECT max(version) FROM keyring_keys WHERE tenant = $1 AND kind = 'purpose'"
+            " AND purpose = $2",
+            tenant,
+            purpose,
+        )[0][0]
+        version = int(newest or 0) + 1
+        made = self._made(rows, tenant, "purpose", purpose, [""], version=version)
+        return made[""]
+
+    def _made(
+        self,
+        rows: Rows,
+        tenant: str,
+        kind: Kind,
+        purpose: str,
+        names: list[str],
+        *,
+        version: int = 1,
+    ) -> dict[str, DataKey]:
+        """Fresh keys for these names, wrapped and inserted."""
+        if not names:
+            return {}
+        wrapper, wrapper_version = self._tenant_key(rows, tenant)
+        made = {
+            name: DataKey(self._random(KEY_ID_BYTES), self._random(KEY_BYTES)) for name in names
+        }
+        now = timestamp(self._clock.now())
+        values = [
+            (
+                tenant,
+                key.id.hex(),
+                kind,
+                purpose,
+                name,
+                version,
+                wrapper.id.hex(),
+                wrapper_version,
+                self._wrapped(wrapper, wrapper_version, tenant, kind, purpose, name, key),
+                now,
+            )
+            for name, key in made.items()
+        ]
+        rows.many(_INSERT, values)
+        return made
+
+    def _tenant_key(self, rows: Rows, tenant: str) -> tuple[DataKey, int]:
+        """The tenant's newest wrapping key, made when there is none yet."""
+        found = _newest_tenant_key(rows, tenant)
+        if not found:
+            self._new_tenant_key(rows, tenant)
+            found = _newest_tenant_key(rows, tenant)
+        return self._unwrapped(rows, tenant, found[0]), int(found[0][4])
+
+    def _new_tenant_key(self, rows: Rows, tenant: str) -> int:
+        found = _newest_tenant_key(rows, tenant)
+        version = int(found[0][4]) + 1 if found else 1
+        master = self._masters.current
+        _know_master(rows, master)
+        key = DataKey(self._random(KEY_ID_BYTES), self._random(KEY_BYTES))
+        wrapper = DataKey(master.id, master.secret)
+        rows.many(
+            _INSERT,
+            [
+                (
+                    tenant,
+                    key.id.hex(),
+                    "tenant",
+                    "",
+                    "",
+                    version,
+                    master.id.hex(),
+                    master.version,
+                    self._wrapped(wrapper, master.version, tenant, "tenant", "", "", key),
+                    timestamp(self._clock.now()),
+                )
+            ],
+        )
+        return version
+
+    def _wrapped(
+        self,
+        wrapper: DataKey,
+        wrapper_version: int,
+        tenant: str,
+        kind: str,
+        purpose: str,
+        subject: str,
+        key: DataKey,
+    ) -> bytes:
+        context = _wrapping(tenant, kind, purpose, subject, key.id.hex(), wrapper_version)
+        return seal(wrapper.secret, wrapper.id, context, key.secret, random=self._random)
+
+    def _unwrapped(self, rows: Rows, tenant: str, row: Sequence[Any]) -> DataKey:
+        """The key of a row of :data:`_KEY`'s columns; ``Corrupt`` if it is not this row's."""
+        key_id, kind, purpose, subject, _, wrapped_by, wrapped_by_version, wrapped = row
+        wrapper = self._wrapper(rows, tenant, kind, wrapped_by)
+        context = _wrapping(tenant, kind, purpose, subject, key_id, int(wrapped_by_version))
+        secret = unseal(wrapper.secret, context, bytes(wrapped))
+        return DataKey(bytes.fromhex(key_id), secret)
+
+    def _wrapper(self, rows: Rows, tenant: str, kind: str, wrapped_by: str) -> DataKey:
+        if kind == "tenant":
+            master = self._masters.find(bytes.fromhex(wrapped_by))
+            if master is None:
+                raise MasterKeyMissing(
+                    "cannot open a key: the version of the master key that wraps it is not here",
+                    hint=KEEP_HINT,
+                )
+            return DataKey(master.id, master.secret)
+        key = (tenant, bytes.fromhex(wrapped_by))
+        with self._guard:
+            known = self._wrappers.get(key)
+        if known is not None:
+            return known
+        found = _by_ids(rows, tenant, [wrapped_by])
+        if not found or found[0][1] != "tenant":
+            raise Corrupt("cannot open a key: what wraps it is missing", code="keyring-damaged")
+        opened = self._unwrapped(rows, tenant, found[0])
+        with self._guard:
+            _keep(self._wrappers, key, opened)
+        return opened
+
+    def _rewrap_tenant_keys(self, rows: Rows, limit: int) -> int:
+        master = self._masters.current
+        _know_master(rows, master)
+        found = rows.all(
+            f"SELECT tenant, {_KEY} FROM keyring_keys"  # noqa: S608
+            " WHERE kind = 'tenant' AND wrapped_by <> $1 ORDER BY tenant, id LIMIT $2",
+            master.id.hex(),
+            limit,
+        )
+        wrapper = DataKey(master.id, master.secret)
+        self._rewrap_rows(rows, found, lambda _tenant: (wrapper, master.version))
+        return len(found)
+
+    def _rewrap_data_keys(self, rows: Rows, limit: int) -> int:
+        found = rows.all(
+            f"SELECT k.tenant, {_K_KEY} FROM keyring_keys k JOIN ({_NEWEST}) n"  # noqa: S608
+            " ON n.tenant = k.tenant WHERE k.kind <> 'tenant' AND k.wrapped_by_version < n.version"
+            " ORDER BY k.tenant, k.id LIMIT $1",
+            max(limit, 0),
+        )
+        self._rewrap_rows(rows, found, lambda tenant: self._tenant_key(rows, tenant))
+        return len(found)
+
+    def _rewrap_rows(
+        self,
+        rows: Rows,
+        found: list[tuple[Any, ...]],
+        wrapper_of: Callable[[str], tuple[DataKey, int]],
+    ) -> None:
+        wrappers: dict[str, tuple[DataKey, int]] = {}
+        values = []
+        for tenant, *row in found:
+            if tenant not in wrappers:
+                wrappers[tenant] = wrapper_of(tenant)
+            wrapper, version = wrappers[tenant]
+            key = self._unwrapped(rows, tenant, row)
+            wrapped = self._wrapped(wrapper, version, tenant, row[1], row[2], row[3], key)
+            values.append((wrapper.id.hex(), version, wrapped, tenant, row[0]))
+        rows.many(
+            "UPDATE keyring_keys SET wrapped_by = $1, wrapped_by_version = $2, wrapped = $3"
+            " WHERE tenant = $4 AND id = $5",
+            values,
+        )
+
+    def _pending(self, rows: Rows) -> int:
+        """How many keys are not under the newest version of what wraps them."""
+        tenants = rows.all(
+            "SELECT count(*) FROM keyring_keys WHERE kind = 'tenant' AND wrapped_by <> $1",
+            self._masters.current.id.hex(),
+        )[0][0]
+        others = rows.all(
+            f"SELECT count(*) FROM keyring_keys k JOIN ({_NEWEST}) n ON n.tenant = k.tenant"  # noqa: S608
+            " WHERE k.kind <> 'tenant' AND k.wrapped_by_version < n.version"
+        )[0][0]
+        return int(tenants) + int(others)
+
+
+_KEY = "id, kind, purpose, subject, version, wrapped_by, wrapped_by_version, wrapped"
+_K_KEY = ", ".join(f"k.{name}" for name in _KEY.split(", "))
+_NEWEST = (
+    "SELECT tenant, max(version) AS version FROM keyring_keys WHERE kind = 'tenant' GROUP BY tenant"
+)
+_INSERT = (
+    "INSERT INTO keyring_keys (tenant, id, kind, purpose, subject, version, wrapped_by,"
+    " wrapped_by_version, wrapped, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+)
+
+
+def open_keyring(
+    store: KeyStore,
+    masters: Callable[[bool], MasterKeys],
+    clock: Clock,
+    *,
+    new_id: str,
+    expected: str | None,
+    purposes: Iterable[str] = PURPOSES,
+    random: Random = os.urandom,
+) -> Keyring:
+    """The keyring in ``store`` under the master key that ``masters`` gives.
+
+    ``masters(may_create)`` may make a master key only if it is told so: nothing is wrapped yet and
+    no data names a keyring (``expected``, the id that the data carries). Raises
+    :class:`MasterKeyMissing`, :class:`MasterKeyForeign` or :class:`KeyringMissing` instead of ever
+    starting anew beside what is sealed.
+    """
+    there = store.transact(lambda rows: _meta(rows, "keyring"))
+    if there is None and expected is not None:
+        raise KeyringMissing(
+            "cannot start: the data was sealed under a keyring that is not here",
+            hint="put its file back, or restore it: holdfast backup restore",
+        )
+    if there is not None and expected not in (None, there):
+        raise KeyringMissing(
+            "cannot start: this keyring is not the one that the data was sealed under",
+            hint="HOLDFAST_KEYRING_URL names it; put back the one that belongs to the data",
+        )
+    keys = masters(there is None)
+
+    def unit(rows: Rows) -> None:
+        if _meta(rows, "keyring") is None:
+            rows.all("INSERT INTO keyring_meta (name, value) VALUES ('keyring', $1)", new_id)
+            _know_master(rows, keys.current)
+            return
+        known = dict(rows.all("SELECT id, check_value FROM keyring_masters"))
+        for key in keys.versions:
+            value = known.get(key.id.hex())
+            if value is not None and not hmac.compare_digest(value, key.check_value):
+                raise Internal("cannot use the master key: two keys have one id")
+        lacking = set(known) - {key.id.hex() for key in keys.versions}
+        if lacking == set(known):
+            raise MasterKeyForeign(
+                "cannot start: the master key does not belong to this keyring",
+                hint=KEEP_HINT,
+            )
+        used = _used_wrappers(rows)
+        if any(bytes.fromhex(key_id) in used for key_id in lacking):
+            raise MasterKeyMissing(
+                "cannot start: a version of the master key that still wraps keys is missing",
+                hint=KEEP_HINT,
+            )
+
+    store.transact(unit)
+    return Keyring(store, keys, clock, purposes=purposes, random=random)
+
+
+def destroyed() -> KeyDestroyed:
+    return KeyDestroyed("cannot open what is sealed: its key was destroyed")
+
+
+def _wrapping(
+    tenant: str, kind: str, purpose: str, subject: str, key_id: str, version: int
+) -> Context:
+    """What a wrapped key is bound to: tenant, purpose, subject, its id, the wrapping version."""
+    bound = length_prefixed(kind.encode(), subject.encode(), key_id.encode())
+    return Context(tenant, f"wrapped-key/{purpose}", bound.hex(), str(version))
+
+
+def _meta(rows: Rows, name: str) -> Any:
+    found = rows.all("SELECT value FROM keyring_meta WHERE name = $1", name)
+    return found[0][0] if found else None
+
+
+def _know_master(rows: Rows, key: MasterKey) -> None:
+    rows.all(
+        "INSERT INTO keyring_masters (id, version, check_value) VALUES ($1, $2, $3)"
+        " ON CONFLICT (id) DO NOTHING",
+        key.id.hex(),
+        key.version,
+        key.check_value,
+    )
+
+
+def _newest_tenant_key(rows: Rows, tenant: str) -> list[tuple[Any, ...]]:
+    return rows.all(
+        f"SELECT {_KEY} FROM keyring_keys WHERE tenant = $1 AND kind = 'tenant'"  # noqa: S608
+        " ORDER BY version DESC LIMIT 1",
+        tenant,
+    )
+
+
+def _by_ids(rows: Rows, tenant: str, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+    return _in(rows, f"SELECT {_KEY} FROM keyring_keys WHERE tenant = $1 AND id IN", [tenant], ids)  # noqa: S608
+
+
+def _named(rows: Rows, tenant: str, kind: str, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    statement = f"SELECT {_KEY} FROM keyring_keys WHERE tenant = $1 AND kind = $2 AND subject IN"  # noqa: S608
+    return _in(rows, statement, [tenant, kind], names)
+
+
+def _erased(rows: Rows, tenant: str, tokens: Sequence[str]) -> set[str]:
+    statement = "SELECT subject FROM keyring_erasures WHERE tenant = $1 AND subject IN"
+    return {row[0] for row in _in(rows, statement, [tenant], tokens)}
+
+
+def _in(
+    rows: Rows, statement: str, first: list[Any], values: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = []
+    for start in range(0, len(values), IN_MAX):
+        some = values[start : start + IN_MAX]
+        places = ", ".join(
+            f"${number}" for number in range(len(first) + 1, len(first) + 1 + len(some))
+        )
+        found += rows.all(f"{statement} ({places})", *first, *some)
+    return found
+
+
+def _used_wrappers(rows: Rows) -> set[bytes]:
+    return {
+        bytes.fromhex(row[0]) for row in rows.all("SELECT DISTINCT wrapped_by FROM keyring_keys")
+    }
+
+
+def _retire_tenant_keys(rows: Rows) -> int:
+    """Destroy tenants' wrapping keys that wrap nothing and are not the newest."""
+    gone = rows.all(
+        f"SELECT k.tenant, k.id FROM keyring_keys k JOIN ({_NEWEST}) n ON n.tenant = k.tenant"  # noqa: S608
+        " WHERE k.kind = 'tenant' AND k.version < n.version AND NOT EXISTS"
+        " (SELECT 1 FROM keyring_keys w WHERE w.tenant = k.tenant AND w.wrapped_by = k.id)"
+    )
+    rows.many("DELETE FROM keyring_keys WHERE tenant = $1 AND id = $2", gone)
+    return len(gone)
+
+
+def _forget_masters(rows: Rows, masters: MasterKeys) -> None:
+    used = _used_wrappers(rows)
+    for (key_id,) in rows.all("SELECT id FROM keyring_masters"):
+        if bytes.fromhex(key_id) not in used and key_id != masters.current.id.hex():
+            rows.all("DELETE FROM keyring_masters WHERE id = $1", key_id)
+
+
+def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    cache[key] = value
+    cache.move_to_end(key)
+    while len(cache) > CACHED_KEYS_MAX:
+        cache.popitem(last=False)

@@ -1,0 +1,182 @@
+"""The types of the keyring; no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+SUBJECT_TOKEN_BYTES = 16
+
+EVENTS = "event-payload"
+RECORDS = "record"
+RESPONSES = "raw-response"
+NAMES = "subject-names"
+BACKUPS = "backup"
+PURPOSES = frozenset({EVENTS, RECORDS, RESPONSES, NAMES, BACKUPS})
+"""What keys are for. A key of one purpose opens nothing of another."""
+
+Kind = Literal["tenant", "purpose", "subject", "object"]
+"""``tenant`` keys wrap the others; a ``purpose`` key seals what has no subject; a ``subject`` key
+seals one person's data; an ``object`` key seals one raw response."""
+
+Text = Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+@dataclass(frozen=True, slots=True)
+class DataKey:
+    """An opened key: lives in memory, never in a file, a row, a log or an answer."""
+
+    id: bytes
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"DataKey({self.id.hex()})"
+
+
+class KeyInfo(Struct, frozen=True, kw_only=True):
+    """What may be told of a wrapped key."""
+
+    id: str
+    tenant: str
+    kind: Kind
+    purpose: str
+    subject: str
+    version: int
+    wrapped_by: str
+    created_at: str
+
+
+class KeyCounts(Struct, frozen=True, kw_only=True):
+    """How many keys of a kind a tenant has, and under which version of what they are wrapped."""
+
+    tenant: str
+    kind: Kind
+    purpose: str
+    keys: int
+    version: int
+    wrapped_by_version: int
+
+
+class MasterInfo(Struct, frozen=True, kw_only=True):
+    """A version of the master key, by its id."""
+
+    version: int
+    id: str
+    wraps: int
+    current: bool
+
+
+class KeyringInfo(Struct, frozen=True, kw_only=True):
+    """The keyring as `holdfast key list` shows it."""
+
+    keyring: str
+    masters: list[MasterInfo]
+    keys: list[KeyCounts]
+    erased_subjects: int
+    held_subjects: int
+
+
+class Rotation(Struct, frozen=True, kw_only=True):
+    """What a rotation made, and how many keys are to be wrapped anew."""
+
+    what: Literal["master", "tenant"]
+    version: int
+    pending: int
+
+
+class Rewrapped(Struct, frozen=True, kw_only=True):
+    """One step of rewrapping."""
+
+    done: int
+    pending: int
+    retired: int = 0
+
+
+class Checked(Struct, frozen=True, kw_only=True):
+    """What `holdfast key check` found: every wrapped key was opened."""
+
+    keys: int
+    damaged: list[str] = []
+
+
+# --- subjects -----------------------------------------------------------------------------------
+
+
+class SubjectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose data, and why. The subject travels in a body, never in an address or a log."""
+
+    subject: Text
+    reason: Text
+
+
+class RetainRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Keep the subject's data until then."""
+
+    subject: Text
+    reason: Text
+    until: Text
+
+
+class Restriction(Struct, frozen=True, kw_only=True):
+    """Why a subject may not be erased: a legal hold (no end), or a retention until a time."""
+
+    subject: str
+    kind: Literal["hold", "retention"]
+    reason: str
+    until: str
+    placed_by: str
+    placed_at: str
+
+
+class Erasure(Struct, frozen=True, kw_only=True):
+    """A subject whose keys are destroyed. ``subject`` is its keyed name, never what it stands for.
+
+    ``unrecoverable_by``: when the last backup of the keyring that may hold the key has expired.
+    ``state`` is ``erasing`` until every copy beside the keys is gone too.
+    """
+
+    id: str
+    subject: str
+    state: Literal["erasing", "done"]
+    reason: str
+    requested_by: str
+    requested_at: str
+    unrecoverable_by: str
+    keys: int
+    done_at: str = ""
+
+
+class ErasedParts(Struct, frozen=True, kw_only=True):
+    """What an eraser removed beside the keys."""
+
+    records: int = 0
+    responses: int = 0
+    projections: int = 0
+
+    def plus(self, other: ErasedParts) -> ErasedParts:
+        return ErasedParts(
+            records=self.records + other.records,
+            responses=self.responses + other.responses,
+            projections=self.projections + other.projections,
+        )
+
+
+class Subjects(Struct, frozen=True, kw_only=True):
+    """The restrictions and erasures of a tenant."""
+
+    restrictions: list[Restriction]
+    erasures: list[Erasure]
+
+
+class ErasureLine(Struct, frozen=True, kw_only=True):
+    """One line of the erasure file: enough to erase again after any restore."""
+
+    tenant: str
+    erasure: Erasure
+
+
+encode_line = msgspec.json.Encoder(order="sorted").encode
+decode_line = msgspec.json.Decoder(ErasureLine).decode

@@ -1,0 +1,57 @@
+"""What the keyring needs of its store, and what it asks of those who keep subjects' data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from holdfast.kernel.principal import Principal
+from holdfast.keyring.model import ErasedParts, Erasure
+
+T = TypeVar("T")
+
+
+class Rows(Protocol):
+    """The open transaction of a store."""
+
+    def all(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Run one statement (``$1`` …); its rows, if it gives any."""
+        ...
+
+    def many(self, statement: str, values: list[tuple[Any, ...]]) -> None:
+        """Run one statement once for each row of values."""
+        ...
+
+
+class KeyStore(Protocol):
+    """Where wrapped keys lie: a store of its own, with backups of its own.
+
+    Called from any thread, and synchronously: sealing happens inside of transactions of the data.
+    Must: run units one after the other as if alone; be durable on return; leave nothing of a unit
+    that raises. Must not: keep bytes of a deleted row where a later reader of its files finds them,
+    once :meth:`scrub` has returned. If the process dies inside of :meth:`transact`, the unit was
+    done whole or not at all.
+    """
+
+    def transact(self, unit: Callable[[Rows], T]) -> T:
+        """Run ``unit`` in a transaction of its own; durable on return."""
+        ...
+
+    def scrub(self) -> None:
+        """Overwrite what deleted rows have left behind."""
+        ...
+
+    def close(self) -> None:
+        """Give it up."""
+        ...
+
+
+class Eraser(Protocol):
+    """Whoever keeps data of subjects beside the keys: told when a subject's key is destroyed."""
+
+    async def erase(self, principal: Principal, erasure: Erasure) -> ErasedParts:
+        """Remove what destroying the key has not: copies, projections, whole raw responses.
+
+        Idempotent: it is called again after a crash, and after a restore.
+        """
+        ...

@@ -1,0 +1,464 @@
+"""Erasing a subject, and the two reasons not to: a legal hold and a retention.
+
+The order of an erasure is its safety. First, in one transaction of the keyring: check holds and
+retentions, note the erasure, destroy the subject's keys. From here on nobody reads the subject's
+data, whatever happens next. Then a line in the erasure file, which no restore goes back behind.
+Then everybody who keeps copies beside the keys removes them. Then the event that is its evidence,
+and *done*. Whatever is not done when a process dies is taken up again at the next start, before
+anything is served; every step may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import Corrupt, Invalid
+from holdfast.kernel.ids import EventId, NewId, TenantId
+from holdfast.kernel.outbox import Event, Outbox
+from holdfast.kernel.principal import Principal, service
+from holdfast.kernel.telemetry import get_logger, request_id
+from holdfast.keyring.errors import SubjectHeld, SubjectRetained
+from holdfast.keyring.keyring import Keyring
+from holdfast.keyring.model import (
+    ErasedParts,
+    Erasure,
+    ErasureLine,
+    Restriction,
+    RetainRequest,
+    SubjectRequest,
+    Subjects,
+    decode_line,
+    encode_line,
+)
+from holdfast.keyring.ports import Eraser, Rows
+
+T = TypeVar("T")
+log = get_logger("keyring")
+
+
+class SubjectsService:
+    """The people whose data is kept, by their keyed names."""
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        database: Database,
+        outbox: Outbox,
+        clock: Clock,
+        new_id: NewId,
+        *,
+        erasures: Path,
+        backup_days: int,
+    ) -> None:
+        self._keyring = keyring
+        self._db = database
+        self._outbox = outbox
+        self._clock = clock
+        self._new_id = new_id
+        self._file = erasures
+        self._backup_days = backup_days
+        self._erasers: list[Eraser] = []
+
+    def add_eraser(self, eraser: Eraser) -> None:
+        """Whoever keeps copies beside the keys is told of every erasure."""
+        self._erasers.append(eraser)
+
+    # --- reading ------------------------------------------------------------------------------
+
+    async def token(self, principal: Principal, subject: str) -> str:
+        """The keyed name of a subject."""
+        return await asyncio.to_thread(self._keyring.subject_token, principal.tenant, subject)
+
+    async def list(self, principal: Principal) -> Subjects:
+        """Restrictions and erasures of the tenant."""
+
+        def unit(rows: Rows) -> Subjects:
+            return Subjects(
+                restrictions=_restrictions(rows, principal.tenant),
+                erasures=_erasures(rows, principal.tenant),
+            )
+
+        return await self._transact(unit)
+
+    # --- reasons to keep ------------------------------------------------------------------------
+
+    async def hold(self, principal: Principal, request: SubjectRequest) -> Restriction:
+        """Place a legal hold. Placing it again changes its reason."""
+        return await self._restrict(principal, request.subject, "hold", request.reason, "")
+
+    async def retain(self, principal: Principal, request: RetainRequest) -> Restriction:
+        """Keep the subject's data until a time. It can be moved on, never back."""
+        try:
+            until = timestamp(parse_timestamp(request.until))
+        except ValueError as error:
+            raise Invalid(
+                f"cannot read the time {request.until[:60]!r}: it is not RFC 3339 with an offset",
+                hint="write 2030-01-31T00:00:00Z",
+            ) from error
+        return await self._restrict(principal, request.subject, "retention", request.reason, until)
+
+    async def _restrict(
+        self, principal: Principal, subject: str, kind: str, reason: str, until: str
+    ) -> Restriction:
+        token, now = await self.token(principal, subject), timestamp(self._clock.now())
+
+        def unit(rows: Rows) -> Restriction:
+            for known in _restrictions(rows, principal.tenant, token):
+                if known.kind == kind and known.until > until:
+                    raise Invalid(
+                        f"cannot retain until {until}: the data must be kept until {known.until}"
+                    )
+            rows.all(
+                "INSERT INTO keyring_restrictions"
+                " (tenant, subject, kind, reason, until, placed_by, placed_at)"
+                " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (tenant, subject, kind)"
+                " DO UPDATE SET reason = excluded.reason, until = excluded.until,"
+                " placed_by = excluded.placed_by, placed_at = excluded.placed_at",
+                principal.tenant,
+                token,
+                kind,
+                reason,
+                until,
+                principal.subject,
+                now,
+            )
+            found = _restrictions(rows, principal.tenant, token)
+            return next(each for each in found if each.kind == kind)
+
+        placed = await self._transact(unit)
+        await self._emit(
+            principal,
+            f"subject.{'held' if kind == 'hold' else 'retained'}",
+            self._new_id(),
+            {"reason": reason, "subject": token, "until": until},
+        )
+        return placed
+
+    async def release(self, principal: Principal, request: SubjectRequest) -> Subjects:
+        """Release the hold; harmless if there is none."""
+        token = await self.token(principal, request.subject)
+
+        def unit(rows: Rows) -> bool:
+            there = any(
+                each.kind == "hold" for each in _restrictions(rows, principal.tenant, token)
+            )
+            rows.all(
+                "DELETE FROM keyring_restrictions"
+                " WHERE tenant = $1 AND subject = $2 AND kind = 'hold'",
+                principal.tenant,
+                token,
+            )
+            return there
+
+        if await self._transact(unit):
+            await self._emit(
+                principal,
+                "subject.released",
+                self._new_id(),
+                {"reason": request.reason, "subject": token},
+            )
+        return await self.list(principal)
+
+    # --- erasing ------------------------------------------------------------------------------
+
+    async def erase(self, principal: Principal, request: SubjectRequest) -> Erasure:
+        """Erase a subject: on return its data is unreadable, and no copy beside the keys is left.
+
+        :class:`SubjectHeld` or :class:`SubjectRetained`, with the reason, if it may not be: then
+        nothing has happened. Erasing again answers with the first erasure.
+        """
+        token = await self.token(principal, request.subject)
+        now = self._clock.now()
+        erasure = Erasure(
+            id=self._new_id(),
+            subject=token,
+            state="erasing",
+            reason=request.reason,
+            requested_by=principal.subject,
+            requested_at=timestamp(now),
+            unrecoverable_by=timestamp(now + timedelta(days=self._backup_days)),
+            keys=0,
+        )
+
+        def unit(rows: Rows) -> Erasure:
+            known = _erasures(rows, principal.tenant, token)
+            if known:
+                return known[0]
+            _check_restrictions(_restrictions(rows, principal.tenant, token), timestamp(now))
+            keys = _destroy(rows, principal.tenant, token)
+            made = msgspec.structs.replace(erasure, keys=keys)
+            _note(rows, principal.tenant, made)
+            return made
+
+        noted = await self._transact(unit)
+        return await self._finish(principal, noted)
+
+    async def resume(self, tenants: Sequence[TenantId]) -> int:
+        """Take up every erasure that is not done, and those that only the file knows of.
+
+        At the start, before anything is served: so a restore of an older state brings nobody back.
+        """
+        await self._replay_file()
+        finished = 0
+        for tenant in tenants:
+            for erasure in await self._of(tenant):
+                if erasure.state != "done":
+                    await self._finish(service("keyring", tenant), erasure)
+                    finished += 1
+        return finished
+
+    async def again(self, principal: Principal, tokens: set[str]) -> None:
+        """Remove copies once more: data of an erased subject came in while it was being erased."""
+        for erasure in await self._of(principal.tenant):
+            if erasure.subject in tokens:
+                await self._remove_copies(principal, erasure)
+
+    async def reopen(self) -> int:
+        """Mark every erasure as not done: after a restore all of them are replayed."""
+
+        def unit(rows: Rows) -> int:
+            count = rows.all("SELECT count(*) FROM keyring_erasures WHERE state = 'done'")
+            rows.all("UPDATE keyring_erasures SET state = 'erasing' WHERE state = 'done'")
+            return int(count[0][0])
+
+        return await self._transact(unit)
+
+    async def _finish(self, principal: Principal, erasure: Erasure) -> Erasure:
+        await asyncio.to_thread(self._keyring.store.scrub)
+        await asyncio.to_thread(
+            _append, self._file, ErasureLine(tenant=principal.tenant, erasure=erasure)
+        )
+        if erasure.state == "done":
+            return erasure
+        parts = await self._remove_copies(principal, erasure)
+        await self._emit(
+            principal,
+            "subject.erased",
+            erasure.id,
+            {
+                "erasure": erasure.id,
+                "keys": erasure.keys,
+                "reason": erasure.reason,
+                "requested_at": erasure.requested_at,
+                "requested_by": erasure.requested_by,
+                "subject": erasure.subject,
+                "unrecoverable_by": erasure.unrecoverable_by,
+            },
+            time=parse_timestamp(erasure.requested_at),
+            by=erasure.requested_by,
+        )
+        done_at = timestamp(self._clock.now())
+
+        def unit(rows: Rows) -> None:
+            rows.all(
+                "UPDATE keyring_erasures SET state = 'done', done_at = $1"
+                " WHERE tenant = $2 AND subject = $3",
+                done_at,
+                principal.tenant,
+                erasure.subject,
+            )
+
+        await self._transact(unit)
+        log.info(
+            "subject erased",
+            subject=erasure.subject,
+            keys=erasure.keys,
+            records=parts.records,
+            responses=parts.responses,
+            projections=parts.projections,
+        )
+        return msgspec.structs.replace(erasure, state="done", done_at=done_at)
+
+    async def _remove_copies(self, principal: Principal, erasure: Erasure) -> ErasedParts:
+        parts = ErasedParts()
+        for eraser in self._erasers:
+            parts = parts.plus(await eraser.erase(principal, erasure))
+        return parts
+
+    async def _replay_file(self) -> None:
+        """Erasures in the file that the keyring does not know: it was restored from before them."""
+        for line in await asyncio.to_thread(read_erasures, self._file):
+
+            def unit(rows: Rows, line: ErasureLine = line) -> bool:
+                erasure = line.erasure
+                known = bool(_erasures(rows, line.tenant, erasure.subject))
+                keys = _destroy(rows, line.tenant, erasure.subject)
+                if not known:
+                    _note(rows, line.tenant, msgspec.structs.replace(erasure, state="erasing"))
+                return not known or keys > 0
+
+            if await self._transact(unit):
+                log.warning("erasure replayed", subject=line.erasure.subject)
+
+    async def _emit(
+        self,
+        principal: Principal,
+        kind: str,
+        event_id: str,
+        payload: dict[str, Any],
+        *,
+        time: datetime | None = None,
+        by: str = "",
+    ) -> None:
+        event = Event(
+            id=EventId(event_id),
+            stream="subjects",
+            type=kind,
+            time=time or self._clock.now(),
+            payload=payload,
+            subject=by or principal.subject,
+            # An erasure that is taken up again after a crash is the same event.
+            request_id="" if kind == "subject.erased" else request_id(),
+        )
+        await self._db.write(principal, lambda conn: self._outbox.emit(conn, principal, event))
+
+    async def _of(self, tenant: str) -> Sequence[Erasure]:
+        return await self._transact(lambda rows: _erasures(rows, tenant))
+
+    async def _transact(self, unit: Callable[[Rows], T]) -> T:
+        return await asyncio.to_thread(self._keyring.store.transact, unit)
+
+
+def _check_restrictions(found: list[Restriction], now: str) -> None:
+    for each in found:
+        if each.kind == "hold":
+            raise SubjectHeld(
+                f"cannot erase the subject: a legal hold is on it since {each.placed_at}: "
+                f"{each.reason}",
+                hint="`holdfast key release` ends a hold",
+            )
+        if each.until > now:
+            raise SubjectRetained(
+                f"cannot erase the subject: its data must be kept until {each.until}: {each.reason}"
+            )
+
+
+def _restrictions(rows: Rows, tenant: str, token: str | None = None) -> list[Restriction]:
+    wanted = "" if token is None else " AND subject = $2"
+    values = (tenant,) if token is None else (tenant, token)
+    return [
+        Restriction(
+            subject=row[0],
+            kind=row[1],
+            reason=row[2],
+            until=row[3],
+            placed_by=row[4],
+            placed_at=row[5],
+        )
+        for row in rows.all(
+            "SELECT subject, kind, reason, until, placed_by, placed_at FROM keyring_restrictions"  # noqa: S608
+            f" WHERE tenant = $1{wanted} ORDER BY placed_at, subject, kind",
+            *values,
+        )
+    ]
+
+
+def _erasures(rows: Rows, tenant: str, token: str | None = None) -> list[Erasure]:
+    wanted = "" if token is None else " AND subject = $2"
+    values = (tenant,) if token is None else (tenant, token)
+    return [
+        Erasure(
+            id=row[0],
+            subject=row[1],
+            state=row[2],
+            reason=row[3],
+            requested_by=row[4],
+            requested_at=row[5],
+            unrecoverable_by=row[6],
+            keys=int(row[7]),
+            done_at=row[8],
+        )
+        for row in rows.all(
+            "SELECT id, subject, state, reason, requested_by, requested_at, unrecoverable_by,"  # noqa: S608
+            f" keys, done_at FROM keyring_erasures WHERE tenant = $1{wanted}"
+            " ORDER BY requested_at, subject",
+            *values,
+        )
+    ]
+
+
+def _destroy(rows: Rows, tenant: str, token: str) -> int:
+    """Destroy the subject's keys; how many there were."""
+    found = rows.all(
+        "SELECT count(*) FROM keyring_keys WHERE tenant = $1 AND kind = 'subject' AND subject = $2",
+        tenant,
+        token,
+    )
+    rows.all(
+        "DELETE FROM keyring_keys WHERE tenant = $1 AND kind = 'subject' AND subject = $2",
+        tenant,
+        token,
+    )
+    return int(found[0][0])
+
+
+def _note(rows: Rows, tenant: str, erasure: Erasure) -> None:
+    rows.all(
+        "INSERT INTO keyring_erasures (tenant, subject, id, state, reason, requested_by,"
+        " requested_at, unrecoverable_by, keys, done_at)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, '')",
+        tenant,
+        erasure.subject,
+        erasure.id,
+        erasure.state,
+        erasure.reason,
+        erasure.requested_by,
+        erasure.requested_at,
+        erasure.unrecoverable_by,
+        erasure.keys,
+    )
+
+
+# --- the file -----------------------------------------------------------------------------------
+
+
+def read_erasures(path: Path) -> list[ErasureLine]:
+    """Every erasure that the file knows; a last line that was cut off by a crash is left out."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    *whole, _rest = data.split(b"\n")
+    try:
+        return [decode_line(line) for line in whole if line]
+    except msgspec.DecodeError as error:
+        raise Corrupt(
+            f"cannot read the erasures in {path}: the file is damaged",
+            code="erasures-damaged",
+            hint="put back the copy that you keep apart from backups",
+        ) from error
+
+
+def _append(path: Path, line: ErasureLine) -> None:
+    """Add a line, durable on return; nothing if the erasure is there."""
+    if any(
+        (known.tenant, known.erasure.subject) == (line.tenant, line.erasure.subject)
+        for known in read_erasures(path)
+    ):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = not path.exists()
+    with os.fdopen(
+        os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "r+b"
+    ) as file:
+        data = file.read()
+        if data and not data.endswith(b"\n"):
+            file.truncate(data.rfind(b"\n") + 1)
+        file.write(encode_line(line) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if fresh:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,417 @@
+"""Keys: made, wrapped, found again, rotated, destroyed, and held against their master."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid, Unavailable, Unsupported
+from holdfast.kernel.outbox import Sealed
+from holdfast.keyring import EnvelopeSealer, Keyring, MasterKeys, open_keyring
+from holdfast.keyring.backends import open_store
+from holdfast.keyring.errors import (
+    KeyDestroyed,
+    KeyringMissing,
+    MasterKeyForeign,
+    MasterKeyMissing,
+    NotThisRole,
+)
+from holdfast.keyring.master import MasterKey, parse_master, render_master
+from holdfast.keyring.model import EVENTS, NAMES, PURPOSES, RECORDS
+from holdfast.keyring.ports import KeyStore, Rows
+from tests.support.postgres import PostgresServer, run_apart
+
+CLOCK = SystemClock()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'keyring.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    made: list[str] = []
+
+    async def make() -> None:
+        made.append(await server.fresh_database())
+
+    run_apart(make)
+    yield server.dsn(made[0])
+    run_apart(lambda: server.drop_database(made[0]))
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[KeyStore]:
+    opened = open_store(store_url)
+    yield opened
+    opened.close()
+
+
+def file_masters(path: Path) -> Callable[[bool], MasterKeys]:
+    def masters(may_create: bool) -> MasterKeys:
+        return MasterKeys.create(path) if may_create else MasterKeys.from_file(path)
+
+    return masters
+
+
+def opened(store: KeyStore, path: Path, **more: Any) -> Keyring:
+    given: dict[str, Any] = {"new_id": "keyring-1", "expected": None} | more
+    return open_keyring(store, file_masters(path), CLOCK, **given)
+
+
+@pytest.fixture
+def keyring(store: KeyStore, tmp_path: Path) -> Keyring:
+    return opened(store, tmp_path / "master.key")
+
+
+def test_a_key_is_the_same_after_a_restart(
+    store: KeyStore, keyring: Keyring, tmp_path: Path
+) -> None:
+    first = keyring.current("default", EVENTS)
+    again = opened(store, tmp_path / "master.key", expected="keyring-1")
+    assert again.current("default", EVENTS) == first
+    assert again.find("default", EVENTS, first.id) == first
+    assert again.id == "keyring-1"
+
+
+def test_tenants_and_purposes_have_keys_of_their_own(keyring: Keyring) -> None:
+    keys = [keyring.current(t, p) for t in ("one", "two") for p in (EVENTS, RECORDS)]
+    assert len({key.secret for key in keys}) == 4
+    assert len({key.id for key in keys}) == 4
+    with pytest.raises(KeyDestroyed):
+        keyring.find("two", EVENTS, keys[0].id)
+    assert keyring.find_many("one", RECORDS, [keys[0].id]) == {}
+
+
+def test_a_process_has_no_keys_for_what_is_not_its_business(
+    store: KeyStore, tmp_path: Path
+) -> None:
+    keyring = opened(store, tmp_path / "master.key", purposes={EVENTS})
+    keyring.current("default", EVENTS)
+    for call in (
+        lambda: keyring.current("default", RECORDS),
+        lambda: keyring.subject_token("default", "jane"),
+        lambda: keyring.subject_keys("default", ["00"]),
+        lambda: keyring.object_key("default", "name"),
+    ):
+        with pytest.raises(NotThisRole):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("tenant", "other"),
+        ("purpose", RECORDS),
+        ("subject", "jane"),
+        ("kind", "object"),
+        ("id", "00" * 16),
+        ("wrapped_by_version", 9),
+    ],
+)
+def test_a_wrapped_key_opens_only_as_what_it_was_made_for(
+    store: KeyStore, keyring: Keyring, tmp_path: Path, column: str, value: object
+) -> None:
+    key = keyring.current("default", EVENTS)
+    keyring.current("other", NAMES)
+    store.transact(
+        lambda rows: rows.all(
+            f"UPDATE keyring_keys SET {column} = $1 WHERE kind = 'purpose' AND purpose = $2",
+            value,
+            EVENTS,
+        )
+    )
+    assert opened(store, tmp_path / "master.key").check().damaged == [
+        str(value) if column == "id" else key.id.hex()
+    ]
+
+
+def test_sealed_under_a_subject_it_is_gone_with_the_subject(
+    keyring: Keyring, store: KeyStore
+) -> None:
+    sealer = EnvelopeSealer(keyring)
+    token = keyring.subject_token("default", "jane@example.org")
+    sealed = sealer.seal("default", EVENTS, "e-1", b"about jane", subject=token)
+    plain = sealer.seal("default", EVENTS, "e-1", b"about nobody")
+    assert sealer.unseal("default", EVENTS, "e-1", sealed) == b"about jane"
+    store.transact(lambda rows: rows.all("DELETE FROM keyring_keys WHERE kind = 'subject'"))
+    with pytest.raises(KeyDestroyed):
+        sealer.unseal("default", EVENTS, "e-1", sealed)
+    assert sealer.unseal("default", EVENTS, "e-1", plain) == b"about nobody"
+
+
+def test_the_sealer_refuses_what_it_did_not_make(keyring: Keyring) -> None:
+    sealer = EnvelopeSealer(keyring)
+    sealed = sealer.seal("default", EVENTS, "e-1", b"plain")
+    for tenant, purpose, object_id in (
+        ("default", EVENTS, "e-2"),
+        ("default", RECORDS, "e-1"),
+        ("other", EVENTS, "e-1"),
+    ):
+        with pytest.raises((Corrupt, KeyDestroyed)):
+            sealer.unseal(tenant, purpose, object_id, sealed)
+    with pytest.raises(Corrupt):
+        sealer.unseal("default", EVENTS, "e-1", Sealed("clear", b"plain"))
+    with pytest.raises(Corrupt):
+        sealer.unseal("default", EVENTS, "e-1", Sealed(sealed.algorithm, b""))
+
+
+def test_a_subjects_name_is_keyed_and_stays(keyring: Keyring) -> None:
+    token = keyring.subject_token("default", "jane")
+    assert token == keyring.subject_token("default", "jane")
+    assert token != keyring.subject_token("other", "jane")
+    assert "jane" not in token
+    keyring.rotate_tenant("default")
+    assert token == keyring.subject_token("default", "jane")
+
+
+def test_object_keys_are_destroyed_one_by_one(keyring: Keyring) -> None:
+    first, second = (keyring.object_key("default", name) for name in ("a", "b"))
+    assert keyring.object_key("default", "a") == first
+    assert keyring.destroy_objects("default", ["a", "none"]) == 1
+    assert keyring.find_many("default", "raw-response", [first.id, second.id]) == {
+        second.id: second
+    }
+    assert keyring.object_key("default", "a") != first
+
+
+# --- rotation -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("master", [True, False])
+def test_what_was_sealed_before_a_rotation_is_read_after_it(
+    store: KeyStore, keyring: Keyring, tmp_path: Path, master: bool
+) -> None:
+    sealer = EnvelopeSealer(keyring)
+    before = {n: sealer.seal("default", EVENTS, n, n.encode()) for n in ("a", "b")}
+    keyring.subject_keys("default", ["11" * 16, "22" * 16])
+    keyring.object_key("default", "name")
+    if master:
+        keyring.rotate_master()
+    else:
+        keyring.rotate_tenant("default")
+    between = sealer.seal("default", EVENTS, "c", b"c")
+    steps = 0
+    while keyring.rewrap(limit=1).pending:
+        steps += 1
+        assert steps < 20
+    for ring in (keyring, opened(store, tmp_path / "master.key")):
+        again = EnvelopeSealer(ring)
+        for name, sealed in (before | {"c": between}).items():
+            assert again.unseal("default", EVENTS, name, sealed) == name.encode()
+        assert ring.check().damaged == []
+    new = sealer.seal("default", EVENTS, "d", b"d")
+    assert (new.algorithm == before["a"].algorithm) is master
+    info = keyring.describe()
+    assert [each.version for each in info.masters] == [2 if master else 1]
+    assert {each.wrapped_by_version for each in info.keys if each.kind != "tenant"} == {
+        1 if master else 2
+    }
+
+
+def test_rewrapping_goes_on_where_it_was_killed(
+    store: KeyStore, keyring: Keyring, tmp_path: Path
+) -> None:
+    """Whatever step was the last, a new process finds every key and finishes."""
+    path = tmp_path / "master.key"
+    tokens = [f"{n:032x}" for n in range(7)]
+    keys = keyring.subject_keys("default", tokens)
+    for _ in range(3):
+        ring = opened(store, path)
+        ring.rotate_master()
+        ring.rotate_tenant("default")
+        while True:
+            survivor = opened(store, path)  # a process that lived for one step only
+            assert survivor.subject_keys("default", tokens) == keys
+            if not survivor.rewrap(limit=2).pending:
+                break
+    info = opened(store, path).describe()
+    assert [each.version for each in info.masters] == [4]
+    assert opened(store, path).check().keys == len(tokens) + 1
+
+
+def test_a_master_key_that_was_made_but_not_yet_used_is_taken_up(
+    store: KeyStore, keyring: Keyring, tmp_path: Path
+) -> None:
+    """Killed between the file and the store: the next start finds both versions, and goes on."""
+    key = keyring.current("default", EVENTS)
+    path = tmp_path / "master.key"
+    MasterKeys.from_file(path).add_version()
+    again = opened(store, path)
+    assert again.current("default", EVENTS) == key
+    while again.rewrap().pending:
+        pass
+    assert [each.version for each in again.describe().masters] == [2]
+    assert opened(store, path).current("default", EVENTS) == key
+
+
+# --- the master key and the start ----------------------------------------------------------------
+
+
+def test_nothing_is_made_over_what_is_there(
+    store: KeyStore, keyring: Keyring, tmp_path: Path
+) -> None:
+    keyring.current("default", EVENTS)
+    path = tmp_path / "master.key"
+    kept = path.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(Invalid):
+        MasterKeys.create(path)
+    assert path.read_bytes() == kept
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        opened(store, path)
+    assert not path.exists()
+
+
+def test_a_foreign_master_key_stops_the_start(
+    store: KeyStore, keyring: Keyring, tmp_path: Path
+) -> None:
+    keyring.current("default", EVENTS)
+    other = tmp_path / "other.key"
+    MasterKeys.create(other)
+    with pytest.raises(MasterKeyForeign) as raised:
+        opened(store, other)
+    assert "key import" in raised.value.hint
+
+
+def test_a_missing_version_that_still_wraps_stops_the_start(
+    store: KeyStore, keyring: Keyring, tmp_path: Path
+) -> None:
+    keyring.current("default", EVENTS)
+    keyring.rotate_master()
+    path = tmp_path / "master.key"
+    newest = max(MasterKeys.from_file(path).versions, key=lambda key: key.version)
+    path.write_text(render_master([newest]))
+    with pytest.raises(MasterKeyMissing):
+        opened(store, path)
+
+
+def test_data_without_its_keyring_stops_the_start(store: KeyStore, tmp_path: Path) -> None:
+    with pytest.raises(KeyringMissing):
+        opened(store, tmp_path / "master.key", expected="keyring-1")
+    assert not (tmp_path / "master.key").exists()
+    opened(store, tmp_path / "master.key")
+    with pytest.raises(KeyringMissing):
+        opened(store, tmp_path / "master.key", expected="another")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing\n",
+        "holdfast-master-1 1 00 00\n",
+        "holdfast-master-1 1 " + "ab" * 32 + " 00000000\n",
+        render_master([MasterKey(1, bytes(32))]).replace("0000 ", "0001 "),
+        render_master([MasterKey(1, bytes(32))]) * 2,
+    ],
+)
+def test_a_damaged_master_key_is_said_to_be(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "master.key"
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises(Corrupt) as raised:
+        MasterKeys.from_file(path)
+    assert raised.value.code == "master-key-damaged"
+
+
+def test_a_master_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    MasterKeys.create(tmp_path / "master.key")
+    (tmp_path / "master.key").chmod(0o640)
+    with pytest.raises(Invalid) as raised:
+        MasterKeys.from_file(tmp_path / "master.key")
+    assert "chmod 600" in raised.value.hint
+
+
+def test_a_key_that_is_handed_in_is_rotated_by_handing_in_the_next(
+    store: KeyStore, keyring: Keyring, tmp_path: Path
+) -> None:
+    key = keyring.current("default", EVENTS)
+    text = (tmp_path / "master.key").read_text()
+    given = MasterKeys.from_text(text)
+    ring = open_keyring(store, lambda _: given, CLOCK, new_id="x", expected=None)
+    with pytest.raises(Unsupported):
+        ring.rotate_master()
+    both = MasterKeys.from_text(text + render_master([MasterKey(2, bytes(range(32)))]))
+    ring = open_keyring(store, lambda _: both, CLOCK, new_id="x", expected=None)
+    while ring.rewrap().pending:
+        pass
+    second = MasterKeys.from_text(render_master([MasterKey(2, bytes(range(32)))]))
+    ring = open_keyring(store, lambda _: second, CLOCK, new_id="x", expected=None)
+    assert ring.current("default", EVENTS) == key
+    assert parse_master(text, "the text")[0].version == 1
+
+
+# --- the store ----------------------------------------------------------------------------------
+
+
+def test_a_unit_that_raises_leaves_nothing(store: KeyStore) -> None:
+    def unit(rows: Rows) -> None:
+        rows.all("INSERT INTO keyring_meta (name, value) VALUES ($1, $2)", "a", "b")
+        raise Invalid("no")
+
+    with pytest.raises(Invalid):
+        store.transact(unit)
+    assert store.transact(lambda rows: rows.all("SELECT * FROM keyring_meta")) == []
+
+
+def test_threads_take_turns(keyring: Keyring) -> None:
+    found: list[bytes] = []
+
+    def work() -> None:
+        for n in range(5):
+            found.append(keyring.subject_keys("default", [f"{n:032x}"])[f"{n:032x}"].secret)  # type: ignore[union-attr]
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(found) == 20
+    assert len(set(found)) == 5
+
+
+def test_a_destroyed_key_is_nowhere_in_the_files(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    store = open_store(f"sqlite:///{folder / 'keyring.db'}")
+    keyring = opened(store, tmp_path / "master.key")
+    keyring.object_key("default", "name")
+    ((wrapped,),) = store.transact(
+        lambda rows: rows.all("SELECT wrapped FROM keyring_keys WHERE kind = 'object'")
+    )
+    here = lambda: [f for f in folder.iterdir() if bytes(wrapped) in f.read_bytes()]  # noqa: E731
+    assert here()
+    keyring.destroy_objects("default", ["name"])
+    assert here() == []
+    keyring.close()
+
+
+def test_a_second_process_on_the_file_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'keyring.db'}"
+    store = open_store(url)
+    with pytest.raises(Unavailable):
+        open_store(url)
+    store.close()
+    open_store(url).close()
+
+
+def test_a_damaged_file_is_corrupt(tmp_path: Path) -> None:
+    (tmp_path / "keyring.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(Corrupt):
+        open_store(f"sqlite:///{tmp_path / 'keyring.db'}")
+
+
+def test_an_unknown_scheme_names_the_known_ones() -> None:
+    with pytest.raises(HoldfastError) as raised:
+        open_store("mysql://x")
+    assert "sqlite://" in raised.value.hint
+
+
+def test_purposes_are_the_ones_that_are_used() -> None:
+    assert {EVENTS, RECORDS, NAMES} < PURPOSES

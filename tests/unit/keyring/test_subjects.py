@@ -1,0 +1,234 @@
+"""Erasing a subject, what refuses it, and taking it up again after a crash or a restore."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import Corrupt, Invalid
+from holdfast.kernel.ids import DEFAULT_TENANT, TenantId, id_source
+from holdfast.kernel.outbox import BEGINNING, Entry, Outbox
+from holdfast.kernel.principal import Principal, operator
+from holdfast.keyring import EnvelopeSealer, KeyDestroyed, Keyring, MasterKeys, open_keyring
+from holdfast.keyring.backends import open_store
+from holdfast.keyring.errors import SubjectHeld, SubjectRetained
+from holdfast.keyring.model import (
+    EVENTS,
+    ErasedParts,
+    Erasure,
+    RetainRequest,
+    SubjectRequest,
+)
+from holdfast.keyring.subjects import SubjectsService, read_erasures
+
+CLOCK = SystemClock()
+ME = operator()
+JANE = SubjectRequest(subject="jane@example.org", reason="her request")
+
+
+class Died(BaseException):
+    """The process is gone."""
+
+
+@dataclass
+class Copies:
+    """Keeps copies; told of erasures. ``dies`` that many times first."""
+
+    dies: int = 0
+    seen: list[tuple[str, str]] = field(default_factory=list)
+
+    async def erase(self, principal: Principal, erasure: Erasure) -> ErasedParts:
+        if self.dies:
+            self.dies -= 1
+            raise Died
+        self.seen.append((principal.tenant, erasure.subject))
+        return ErasedParts(records=1)
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Iterator[Keyring]:
+    store = open_store(f"sqlite:///{tmp_path / 'keyring.db'}")
+    yield open_keyring(
+        store,
+        lambda _: MasterKeys.create(tmp_path / "master.key"),
+        CLOCK,
+        new_id="k",
+        expected=None,
+    )
+    store.close()
+
+
+def subjects(
+    keyring: Keyring, database: Database, tmp_path: Path, copies: Copies | None = None
+) -> SubjectsService:
+    service = SubjectsService(
+        keyring,
+        database,
+        Outbox(EnvelopeSealer(keyring)),
+        CLOCK,
+        id_source(CLOCK),
+        erasures=tmp_path / "erasures.jsonl",
+        backup_days=7,
+    )
+    if copies is not None:
+        service.add_eraser(copies)
+    return service
+
+
+async def events(database: Database, keyring: Keyring) -> list[Entry]:
+    outbox = Outbox(EnvelopeSealer(keyring))
+    return await database.read(ME, lambda conn: outbox.ready(conn, ME, BEGINNING, 100))
+
+
+async def test_an_erasure_destroys_the_key_tells_everybody_and_leaves_its_evidence(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    copies = Copies()
+    service = subjects(keyring, database, tmp_path, copies)
+    token = await service.token(ME, JANE.subject)
+    sealer = EnvelopeSealer(keyring)
+    sealed = sealer.seal("default", EVENTS, "e", b"about jane", subject=token)
+    before = datetime.now(UTC)
+    done = await service.erase(ME, JANE)
+    assert (done.state, done.keys, done.subject) == ("done", 1, token)
+    assert datetime.fromisoformat(done.unrecoverable_by) >= before + timedelta(days=7)
+    assert copies.seen == [("default", token)]
+    with pytest.raises(KeyDestroyed):
+        sealer.unseal("default", EVENTS, "e", sealed)
+    with pytest.raises(KeyDestroyed):
+        sealer.seal("default", EVENTS, "e2", b"more of jane", subject=token)
+    (event,) = await events(database, keyring)
+    assert event.event.type == "subject.erased"
+    assert event.event.payload["unrecoverable_by"] == done.unrecoverable_by
+    assert event.event.payload["subject"] == token
+    assert b"jane" not in event.payload
+
+
+async def test_erasing_again_answers_the_same(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    service = subjects(keyring, database, tmp_path, Copies())
+    first = await service.erase(ME, JANE)
+    again = await service.erase(ME, SubjectRequest(subject=JANE.subject, reason="again"))
+    assert again == first
+    assert len(await events(database, keyring)) == 1
+    assert len(read_erasures(tmp_path / "erasures.jsonl")) == 1
+
+
+async def test_a_hold_refuses_with_its_reason_until_it_is_released(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    service = subjects(keyring, database, tmp_path, Copies())
+    token = await service.token(ME, JANE.subject)
+    key = keyring.subject_keys("default", [token])[token]
+    await service.hold(ME, SubjectRequest(subject=JANE.subject, reason="case 12/2026"))
+    with pytest.raises(SubjectHeld) as raised:
+        await service.erase(ME, JANE)
+    assert "case 12/2026" in raised.value.detail
+    assert keyring.subject_keys("default", [token])[token] == key
+    await service.release(ME, SubjectRequest(subject=JANE.subject, reason="closed"))
+    assert (await service.erase(ME, JANE)).state == "done"
+    kinds = [entry.event.type for entry in await events(database, keyring)]
+    assert kinds == ["subject.held", "subject.released", "subject.erased"]
+
+
+async def test_a_retention_refuses_until_it_is_over_and_moves_forward_only(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    service = subjects(keyring, database, tmp_path, Copies())
+
+    def until(when: str) -> RetainRequest:
+        return RetainRequest(subject=JANE.subject, reason="tax law", until=when)
+
+    await service.retain(ME, until("2036-01-01T00:00:00Z"))
+    with pytest.raises(SubjectRetained) as raised:
+        await service.erase(ME, JANE)
+    assert "tax law" in raised.value.detail
+    assert "2036-01-01" in raised.value.detail
+    with pytest.raises(Invalid):
+        await service.retain(ME, until("2030-01-01T00:00:00Z"))
+    with pytest.raises(Invalid):
+        await service.retain(ME, until("soon"))
+    other = SubjectRequest(subject="joe", reason="x")
+    await service.retain(
+        ME, RetainRequest(subject="joe", reason="over", until="2020-01-01T00:00:00Z")
+    )
+    assert (await service.erase(ME, other)).state == "done"
+
+
+async def test_what_is_erased_can_no_longer_be_held_back_by_another_tenant(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    service = subjects(keyring, database, tmp_path, Copies())
+    other = operator(TenantId("other"))
+    await service.hold(other, SubjectRequest(subject=JANE.subject, reason="theirs"))
+    assert (await service.erase(ME, JANE)).state == "done"
+    assert (await service.list(ME)).restrictions == []
+    assert (await service.list(other)).erasures == []
+
+
+async def test_after_a_crash_it_is_taken_up_again(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    copies = Copies(dies=2)
+    service = subjects(keyring, database, tmp_path, copies)
+    token = await service.token(ME, JANE.subject)
+    keyring.subject_keys("default", [token])
+    with pytest.raises(Died):
+        await service.erase(ME, JANE)
+    # Whatever else is not done: the key is gone already, and a hold comes too late.
+    assert keyring.subject_keys("default", [token]) == {token: None}
+    with pytest.raises(Died):
+        await subjects(keyring, database, tmp_path, copies).resume([DEFAULT_TENANT])
+    assert await events(database, keyring) == []
+    again = subjects(keyring, database, tmp_path, copies)
+    assert await again.resume([DEFAULT_TENANT]) == 1
+    assert copies.seen == [("default", token)]
+    assert [e.event.type for e in await events(database, keyring)] == ["subject.erased"]
+    assert await again.resume([DEFAULT_TENANT]) == 0
+
+
+async def test_a_keyring_from_before_the_erasure_is_made_to_forget_again(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    """The erasure file outlives the restore of an older keyring."""
+    copies = Copies()
+    service = subjects(keyring, database, tmp_path, copies)
+    token = await service.token(ME, JANE.subject)
+    key = keyring.subject_keys("default", [token])[token]
+    assert key is not None
+    kept = keyring.store.transact(lambda rows: rows.all("SELECT * FROM keyring_keys"))
+    await service.erase(ME, JANE)
+
+    def restored(rows) -> None:  # type: ignore[no-untyped-def]
+        rows.all("DELETE FROM keyring_erasures")
+        rows.all("DELETE FROM keyring_keys")
+        places = ", ".join(f"${n}" for n in range(1, 11))
+        rows.many(f"INSERT INTO keyring_keys VALUES ({places})", kept)
+
+    keyring.store.transact(restored)
+    assert keyring.subject_keys("default", [token])[token] == key
+    await subjects(keyring, database, tmp_path, copies).resume([DEFAULT_TENANT])
+    assert keyring.subject_keys("default", [token]) == {token: None}
+    assert copies.seen == [("default", token)] * 2
+
+
+async def test_a_line_that_a_crash_cut_off_is_written_again(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    service = subjects(keyring, database, tmp_path, Copies())
+    await service.erase(ME, JANE)
+    path = tmp_path / "erasures.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:40])
+    await service.erase(ME, SubjectRequest(subject="joe", reason="x"))
+    assert len(read_erasures(path)) == 2
+    path.write_bytes(b"junk\n" + whole)
+    with pytest.raises(Corrupt):
+        read_erasures(path)
