@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from holdfast import __version__
-from holdfast.app import datadir, door, services
+from holdfast.app import datadir, door, keys, services
 from holdfast.app.settings import DEFAULT_PORTS, ROLES, Settings
 from holdfast.app.system import Keys, State, System
 from holdfast.gateway.proxy import HopMiddleware, hop_principal
@@ -65,12 +65,12 @@ async def open_system(
         )
     system = System(settings, chosen, clock, new_id or id_source(clock), Metrics())
     async with AsyncExitStack() as stack:
-        keys = Keys(settings, chosen)
-        elsewhere = await _open_clients(system, keys, stack)
+        signing = Keys(settings, chosen)
+        elsewhere = await _open_clients(system, signing, stack)
         if chosen & STATEFUL:
             state = await _open_state(system, stack)
-            await services.open_services(system, state, keys, stack)
-        _open_application(system, keys, elsewhere)
+            await services.open_services(system, state, signing, stack)
+        _open_application(system, signing, elsewhere)
         # All types are loaded, and nothing works at the same time yet.
         prepare_structs()
         yield system
@@ -79,7 +79,8 @@ async def open_system(
 async def _open_state(system: System, stack: AsyncExitStack) -> State:
     from holdfast.kernel.database import open_database, sqlite_path
     from holdfast.kernel.objects import open_objects
-    from holdfast.kernel.outbox import ClearSealer, Outbox
+    from holdfast.kernel.outbox import Outbox
+    from holdfast.keyring import EnvelopeSealer
     from holdfast.migrations.runner import migrate
 
     settings = system.settings
@@ -103,8 +104,11 @@ async def _open_state(system: System, stack: AsyncExitStack) -> State:
     objects = await stack.enter_async_context(
         open_objects(settings.objects_url, secrets, s3=_s3(settings))
     )
+    keyring = await keys.open_keyring(system, database, holder, stack)
+    outbox = Outbox(EnvelopeSealer(keyring))
+    await keys.seal_clear_rows(database, outbox)
     system.checks["database"] = database.check
-    return State(database, objects, Outbox(ClearSealer()), secrets)
+    return State(database, objects, outbox, secrets, keyring)
 
 
 def _s3(settings: Settings) -> S3Credentials | None:
@@ -128,7 +132,7 @@ def _make_folder(objects_url: str) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
-async def _open_clients(system: System, keys: Keys, stack: AsyncExitStack) -> dict[str, str]:
+async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) -> dict[str, str]:
     """Clients of the roles in other processes; role → URL.
 
     A role signs its calls with its own key; one process with several roles signs as the first.
@@ -149,7 +153,7 @@ async def _open_clients(system: System, keys: Keys, stack: AsyncExitStack) -> di
     elsewhere = {role: _url_of(system.settings, role) for role in kinds if role not in system.roles}
     caller = sorted(system.roles)[0]
     for role, url in elsewhere.items():
-        signer = HopSigner(caller, keys.own[caller], system.clock, system.new_id)
+        signer = HopSigner(caller, signing.own[caller], system.clock, system.new_id)
         client = httpx.AsyncClient(
             base_url=url,
             auth=HopAuth(signer, role, system.principal),
@@ -206,7 +210,7 @@ async def _open_secrets(settings: Settings, database: Database, holder: str) -> 
     return secrets
 
 
-def _open_application(system: System, keys: Keys, elsewhere: Mapping[str, str]) -> None:
+def _open_application(system: System, signing: Keys, elsewhere: Mapping[str, str]) -> None:
     from holdfast.kernel.http import AppSpec, create_app
 
     shared: dict[str, Any] = {
@@ -217,7 +221,7 @@ def _open_application(system: System, keys: Keys, elsewhere: Mapping[str, str]) 
         "checks": system.checks,
     }
     if "gateway" in system.roles:
-        system.app = create_app(door.spec(system, keys, elsewhere, shared))
+        system.app = create_app(door.spec(system, signing, elsewhere, shared))
         return
     if len(system.roles) > 1:
         raise Unsupported(
@@ -225,7 +229,7 @@ def _open_application(system: System, keys: Keys, elsewhere: Mapping[str, str]) 
             hint="serve each by its own command, or add gateway",
         )
     role = next(iter(system.roles))
-    verifier = HopVerifier(role, keys.trusted, system.clock)
+    verifier = HopVerifier(role, signing.trusted, system.clock)
 
     async def authenticate(connection: Any) -> Principal:
         return hop_principal(connection.scope)

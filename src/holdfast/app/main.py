@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("holdfast.reports.cli:app", "Join, correlate and draw."),
     "worker": ("holdfast.fleet.cli:worker_app", "The drones: list, admit, revoke."),
     "task": ("holdfast.fleet.cli:task_app", "The work: list, show, submit, cancel."),
+    "key": ("holdfast.app.commands.key:app", "Keys: list, rotate, check, export; erase."),
     "fixture": ("holdfast.collect.fixtures.cli:app", "Serve recorded sources like the originals."),
     "login": ("holdfast.app.commands.status:login", "Print a link that signs a browser in."),
     "doctor": ("holdfast.app.commands.doctor:app", "Check a stack that is down, up or broken."),

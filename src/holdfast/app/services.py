@@ -23,6 +23,8 @@ KEYS_SECONDS = 2.0
 
 async def open_services(system: System, state: State, keys: Keys, stack: AsyncExitStack) -> None:
     """Open the roles in the order in which they need each other."""
+    if "aggregator" in system.roles:
+        _open_subjects(system, state)
     if "registry" in system.roles:
         _open_registry(system, state)
     if "aggregator" in system.roles:
@@ -31,6 +33,27 @@ async def open_services(system: System, state: State, keys: Keys, stack: AsyncEx
         await _open_coordinator(system, state, keys, stack)
     if "reporter" in system.roles:
         _open_reporter(system, state)
+    if system.subjects is not None:
+        # Before anything is served: whoever was erased stays so, whatever was restored.
+        await system.subjects.resume(await state.database.tenants())
+
+
+def _open_subjects(system: System, state: State) -> None:
+    from holdfast.app.keys import erasures_file
+    from holdfast.keyring import http
+    from holdfast.keyring.subjects import SubjectsService
+
+    system.subjects = SubjectsService(
+        state.keyring,
+        state.database,
+        state.outbox,
+        system.clock,
+        system.new_id,
+        erasures=erasures_file(system.settings),
+        backup_days=system.settings["keyring_backup_days"],
+    )
+    system.handlers += http.key_handlers(state.keyring)
+    system.handlers += http.subject_handlers(system.subjects)
 
 
 def _open_registry(system: System, state: State) -> None:

@@ -234,6 +234,38 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "Role keys and peppers; default keys/ in the data directory",
     ),
+    Setting(
+        "HOLDFAST_KEYRING_URL",
+        _url(*DATABASE_SCHEMES),
+        "",
+        "Wrapped keys, apart from the data: sqlite:///PATH or postgresql://…; empty is a file in "
+        "the data directory, or with PostgreSQL a schema of its own beside the data",
+        secret=True,
+        file_variant=True,
+    ),
+    Setting(
+        "HOLDFAST_KEYRING_PASSWORD",
+        _text,
+        "",
+        "Password of the keyring's PostgreSQL role, when it is not in the URL",
+        secret=True,
+        file_variant=True,
+    ),
+    Setting(
+        "HOLDFAST_KEYRING_MASTER_KEY",
+        _text,
+        "",
+        "The master key, where the operator hands it in; empty is the file master.key among the "
+        "keys",
+        secret=True,
+        file_variant=True,
+    ),
+    Setting(
+        "HOLDFAST_KEYRING_BACKUP_DAYS",
+        _whole(1, 3650),
+        7,
+        "How long copies of the keyring are kept: after that an erased subject is unrecoverable",
+    ),
     Setting("HOLDFAST_SECRETS_DIR", _path, None, "Files for secret://file/NAME; default secrets/"),
     *(_bind(role) for role in ROLES),
     *(_role_url(role) for role in ROLES if role != "gateway"),

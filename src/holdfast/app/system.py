@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from holdfast.kernel.objects import Objects
     from holdfast.kernel.outbox import Outbox
     from holdfast.kernel.secrets import TenantSecrets
+    from holdfast.keyring import Keyring
 
 log = get_logger("app")
 
@@ -44,6 +45,7 @@ class System:
     fleet: Any = None
     records: Any = None
     reports: Any = None
+    subjects: Any = None
     links: LoginLinks | None = None
     app: App | None = None
     loops: list[tuple[str, Loop]] = field(default_factory=list)
@@ -107,3 +109,4 @@ class State:
     objects: Objects
     outbox: Outbox
     secrets: TenantSecrets
+    keyring: Keyring

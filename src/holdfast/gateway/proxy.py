@@ -53,6 +53,8 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/results", "aggregator"),
     ("/v1/rejects", "aggregator"),
     ("/v1/projections", "aggregator"),
+    ("/v1/subjects", "aggregator"),
+    ("/v1/keys", "aggregator"),
     ("/v1/reports", "reporter"),
 )
 """Path prefix → role. The console, login and the aggregated health are the door's own."""

@@ -33,7 +33,7 @@ from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Seque
 from holdfast.kernel.canonical import INTEGER_MAX, canonical, decode_strict
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.database import as_source, bulk_insert, metadata, tenant_table
-from holdfast.kernel.errors import Conflict, Corrupt, Invalid, TooLarge
+from holdfast.kernel.errors import Conflict, Corrupt, Invalid, NotFound, TooLarge
 from holdfast.kernel.ids import EventId, is_id
 from holdfast.kernel.principal import Principal
 
@@ -53,7 +53,9 @@ class Event(Struct, frozen=True, kw_only=True):
     ``id`` is a fresh UUIDv7: the same id is the same event, however often it is emitted.
     ``stream`` groups events in order (``run/<id>``, ``profile/<name>``), ``type`` says what
     happened (``run.finished``). ``payload`` is plain canonical data: decimals are text. ``subject``
-    is who did it, an opaque id; the principal's own if it is empty.
+    is who did it, an opaque id; the principal's own if it is empty. ``about`` is the keyed name of
+    the person whose personal data the payload holds, if it holds any: it is then sealed under that
+    person's own key, and unreadable once they are erased.
     """
 
     id: EventId
@@ -63,6 +65,7 @@ class Event(Struct, frozen=True, kw_only=True):
     payload: dict[str, Any]
     subject: str = ""
     request_id: str = ""
+    about: str = ""
 
 
 class Sealed(Struct, frozen=True):
@@ -75,24 +78,34 @@ class Sealed(Struct, frozen=True):
 class Sealer(Protocol):
     """Seals what leaves the transaction. The keyring's is the real one."""
 
-    def seal(self, tenant: str, purpose: str, object_id: str, plain: bytes) -> Sealed:
-        """``plain`` under the tenant's key, bound to tenant, purpose and object."""
+    def seal(
+        self, tenant: str, purpose: str, object_id: str, plain: bytes, *, subject: str = ""
+    ) -> Sealed:
+        """``plain`` under the tenant's key, bound to tenant, purpose and object.
+
+        Under the subject's own key instead, if the keyed name of one is given.
+        """
         ...
 
     def unseal(self, tenant: str, purpose: str, object_id: str, sealed: Sealed) -> bytes:
-        """The plain bytes; ``Corrupt`` if they are not what :meth:`seal` made for these."""
+        """The plain bytes; ``Corrupt`` if they are not what :meth:`seal` made for these.
+
+        ``NotFound`` (``key-destroyed``) if the key is no more: nobody can read them.
+        """
         ...
 
 
 class ClearSealer:
-    """Seals nothing: the stand-in until there is a keyring. Says so loudly when it is made."""
+    """Seals nothing: a stand-in for development. Says so loudly when it is made."""
 
     ALGORITHM = "clear"
 
     def __init__(self) -> None:
-        log.warning("sealer.clear", detail="event payloads are stored in clear: no keyring yet")
+        log.warning("sealer.clear", detail="event payloads are stored in clear: no keyring")
 
-    def seal(self, tenant: str, purpose: str, object_id: str, plain: bytes) -> Sealed:
+    def seal(
+        self, tenant: str, purpose: str, object_id: str, plain: bytes, *, subject: str = ""
+    ) -> Sealed:
         return Sealed(self.ALGORITHM, plain)
 
     def unseal(self, tenant: str, purpose: str, object_id: str, sealed: Sealed) -> bytes:
@@ -113,6 +126,7 @@ outbox = tenant_table(
     Column("time", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("request_id", Text, nullable=False),
+    Column("about", Text, nullable=False, server_default=text("''")),
     Column("payload_bytes", BigInteger, nullable=False),
     Column("payload_commitment", LargeBinary, nullable=False),
     Column("sealing", Text, nullable=False),
@@ -141,7 +155,7 @@ _NEXT_SQLITE = text(
 # PostgreSQL: one statement that reads nothing. A counter row, or a look at the index before the
 # insert, would make every two writers of a tenant conflict under serializable isolation.
 _INSERT_POSTGRESQL = (
-    "INSERT INTO outbox (tenant, event_id, stream, type, time, subject, request_id,"
+    "INSERT INTO outbox (tenant, event_id, stream, type, time, subject, request_id, about,"
     " payload_bytes, payload_commitment, sealing, sealed, transaction_id, sequence)"
     " SELECT given.*, CAST(CAST(pg_current_xact_id() AS text) AS bigint),"
     " nextval('outbox_sequence') FROM ({source}) AS given"
@@ -158,6 +172,7 @@ _COLUMNS = (
     "time",
     "subject",
     "request_id",
+    "about",
     "payload_bytes",
     "payload_commitment",
     "sealing",
@@ -181,6 +196,16 @@ _READY_POSTGRESQL = text(
 )
 
 
+_CLEAR = text(
+    "SELECT tenant, event_id, about, sealed FROM outbox"
+    " WHERE tenant = :tenant AND sealing = 'clear' ORDER BY event_id LIMIT :limit"
+)
+_SEAL_CLEAR = text(
+    "UPDATE outbox SET sealing = :sealing, sealed = :sealed"
+    " WHERE tenant = :tenant AND event_id = :event_id"
+)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
     """A place in the order of a tenant's outbox."""
@@ -194,13 +219,24 @@ BEGINNING = Position(-1, 0)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of the outbox, unsealed: what the ledger is given."""
+    """A row of the outbox, unsealed: what the ledger is given.
+
+    ``sealed`` is salt and payload as they lie there, bound to the event's id. If the person the
+    payload is about was erased meanwhile, salt, payload and the event's payload are empty.
+    """
 
     event: Event
     position: Position
     salt: bytes
     payload: bytes
     commitment: bytes
+    sealed: Sealed
+    payload_bytes: int
+
+    @property
+    def erased(self) -> bool:
+        """Whether nobody can read the payload any more."""
+        return not self.salt
 
 
 _Given = dict[str, tuple[Event, str, bytes]]
@@ -273,7 +309,9 @@ class Outbox:
         self, principal: Principal, event: Event, subject: str, payload: bytes
     ) -> tuple[Any, ...]:
         salt = self._random(SALT_BYTES)
-        sealed = self._sealer.seal(principal.tenant, self.PURPOSE, event.id, salt + payload)
+        sealed = self._sealer.seal(
+            principal.tenant, self.PURPOSE, event.id, salt + payload, subject=event.about
+        )
         return (
             principal.tenant,
             event.id,
@@ -282,6 +320,7 @@ class Outbox:
             timestamp(event.time),
             subject,
             event.request_id,
+            event.about,
             len(payload),
             commitment(salt, payload),
             sealed.algorithm,
@@ -320,33 +359,60 @@ class Outbox:
         """``Conflict`` if a row that is there differs from the event given under its id."""
         for id_, row in there.items():
             event, subject, payload = given[id_]
-            same = (row.stream, row.type, row.time, row.subject, row.request_id) == (
+            same = (row.stream, row.type, row.time, row.subject, row.request_id, row.about) == (
                 event.stream,
                 event.type,
                 timestamp(event.time),
                 subject,
                 event.request_id,
+                event.about,
             )
             if not same or not hmac.compare_digest(self._opened(row)[1], payload):
                 raise _reused(event)
 
     def _entry(self, row: Any) -> Entry:
-        salt, payload = self._opened(row)
+        try:
+            salt, payload = self._opened(row)
+        except NotFound:
+            salt, payload = b"", b""  # sealed under the key of a person who was erased
         return Entry(
             event=Event(
                 id=EventId(row.event_id),
                 stream=row.stream,
                 type=row.type,
                 time=datetime.fromisoformat(row.time),
-                payload=decode_strict(payload),
+                payload=decode_strict(payload) if salt else {},
                 subject=row.subject,
                 request_id=row.request_id,
+                about=row.about,
             ),
             position=Position(row.transaction_id, row.sequence),
             salt=salt,
             payload=payload,
             commitment=bytes(row.payload_commitment),
+            sealed=Sealed(row.sealing, bytes(row.sealed)),
+            payload_bytes=row.payload_bytes,
         )
+
+    def seal_clear(self, conn: Connection, principal: Principal, limit: int) -> int:
+        """Seal rows that a release without a keyring left in clear; how many. 0: none is left."""
+        if conn.dialect.name == "sqlite":
+            conn.exec_driver_sql("PRAGMA secure_delete=ON")  # nothing is left in freed pages
+        found = conn.execute(_CLEAR, {"tenant": principal.tenant, "limit": limit}).all()
+        for row in found:
+            sealed = self._sealer.seal(
+                row.tenant, self.PURPOSE, row.event_id, bytes(row.sealed), subject=row.about
+            )
+            conn.execute(
+                _SEAL_CLEAR,
+                {
+                    "tenant": row.tenant,
+                    "event_id": row.event_id,
+                    "sealing": sealed.algorithm,
+                    "sealed": sealed.data,
+                },
+            )
+        return len(found)
 
 
 def _reused(event: Event) -> Conflict:
@@ -404,6 +470,7 @@ def _check_names(event: Event, subject: str) -> None:
         ("type", event.type, _is_type(event.type)),
         ("subject", subject, _is_opaque(subject)),
         ("request id", event.request_id, _is_opaque(event.request_id)),
+        ("about", event.about, _is_opaque(event.about)),
     ):
         if not good:
             raise Invalid(f"cannot emit the event {event.id}: its {what} {value[:80]!r} is no name")

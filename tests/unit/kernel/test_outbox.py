@@ -40,7 +40,9 @@ class XorSealer:
     def _pad(self, tenant: str, purpose: str, object_id: str) -> int:
         return sum(f"{tenant}/{purpose}/{object_id}".encode()) % 255 + 1
 
-    def seal(self, tenant: str, purpose: str, object_id: str, plain: bytes) -> Sealed:
+    def seal(
+        self, tenant: str, purpose: str, object_id: str, plain: bytes, *, subject: str = ""
+    ) -> Sealed:
         self.sealed.append((tenant, purpose, object_id))
         pad = self._pad(tenant, purpose, object_id)
         return Sealed("xor-1", bytes(byte ^ pad for byte in plain))

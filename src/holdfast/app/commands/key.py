@@ -1,0 +1,154 @@
+"""``holdfast key``, with the two commands that work on the key files themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from holdfast.app.keys import master_file
+from holdfast.app.settings import Settings
+from holdfast.kernel.cli import command_line, fail, say
+from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid
+from holdfast.keyring.cli import app
+
+__all__ = ["app"]
+
+FORMAT = "holdfast-recovery-1"
+
+
+class Recovery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that cannot be made again: as text, so that it may be printed and typed."""
+
+    format: str
+    master_key: str
+    tenant_secret: str
+    erasures: str = ""
+
+
+@app.command(
+    "export",
+    help="Write the master key and the tenant secret to a file, for recovery. Keep it elsewhere.",
+    epilog="Example: holdfast key export --out /media/safe/holdfast-recovery.json",
+)
+def export(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Option("--out", help="A new file; mode 0600.")],
+) -> None:
+    """Read from the data directory itself: keys never travel over HTTP."""
+    from holdfast.keyring.master import MasterKeys, render_master, write_new
+
+    try:
+        settings = _settings(ctx)
+        if settings["keyring_master_key"]:
+            masters = MasterKeys.from_text(settings["keyring_master_key"])
+        else:
+            masters = MasterKeys.from_file(master_file(settings))
+        secret = (settings.secrets_dir / "tenant-secrets").read_text(encoding="ascii")
+        recovery = Recovery(
+            format=FORMAT,
+            master_key=render_master(masters.versions),
+            tenant_secret=secret,
+            erasures=_erasures(settings),
+        )
+        write_new(out, msgspec.json.format(msgspec.json.encode(recovery), indent=2).decode() + "\n")
+    except HoldfastError as error:
+        fail(error)
+    except OSError as error:
+        fail(Invalid(f"cannot export the keys: {error.filename}: {error.strerror}"))
+    say(f"written: {out}; whoever has it and the data can read everything")
+
+
+@app.command(
+    "import",
+    help="Put the master key and the tenant secret back from a file of `key export`.",
+    epilog="Example: holdfast key import /media/safe/holdfast-recovery.json",
+)
+def import_(ctx: typer.Context, file: Annotated[Path, typer.Argument(help="The file.")]) -> None:
+    """Never over a file that is there, unless it is the same."""
+    try:
+        settings = _settings(ctx)
+        recovery = read_recovery(file)
+        for path, text in wanted_files(settings, recovery).items():
+            say(f"{put_back(path, text)}: {path}")
+    except HoldfastError as error:
+        fail(error)
+    except OSError as error:
+        fail(Invalid(f"cannot import the keys: {error.filename}: {error.strerror}"))
+
+
+@app.command(
+    "new-master",
+    help="Print a line with a new version of a master key that you hand in yourself.",
+    epilog="Example: holdfast key new-master --version 1 > master.key",
+)
+def new_master(
+    version: Annotated[int, typer.Option("--version", min=1, help="Higher than the last one.")],
+) -> None:
+    """For operators who keep the master key in a secret store of their own."""
+    import os
+    import sys
+
+    from holdfast.keyring.envelope import KEY_BYTES
+    from holdfast.keyring.master import MasterKey, render_master
+
+    text = render_master([MasterKey(version, os.urandom(KEY_BYTES))])
+    sys.stdout.write(text.splitlines()[-1] + "\n")
+
+
+def read_recovery(file: Path) -> Recovery:
+    """The file's content; ``Corrupt`` if it is not one of ours or was changed."""
+    from holdfast.keyring.master import parse_master
+
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=Recovery)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Corrupt(f"cannot read {file}: it is no recovery file of `key export`") from error
+    if found.format != FORMAT:
+        raise Corrupt(f"cannot read {file}: its format is {found.format[:40]!r}")
+    parse_master(found.master_key, str(file))
+    return found
+
+
+def wanted_files(settings: Settings, recovery: Recovery) -> dict[Path, str]:
+    """Where the parts of a recovery file belong."""
+    from holdfast.app.keys import erasures_file
+
+    files = {settings.secrets_dir / "tenant-secrets": recovery.tenant_secret}
+    if not settings["keyring_master_key"]:
+        files[master_file(settings)] = recovery.master_key
+    if recovery.erasures and not erasures_file(settings).exists():
+        files[erasures_file(settings)] = recovery.erasures
+    return files
+
+
+def put_back(path: Path, text: str) -> str:
+    """Write the file if it is missing; ``Invalid`` if another one is there."""
+    from holdfast.keyring.master import write_new
+
+    try:
+        there: Any = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        write_new(path, text)
+        return "put back"
+    if there != text:
+        raise Invalid(
+            f"cannot put {path} back: another one is there",
+            hint="move it away first, if you are sure",
+        )
+    return "there already"
+
+
+def _erasures(settings: Settings) -> str:
+    from holdfast.app.keys import erasures_file
+
+    path = erasures_file(settings)
+    return path.read_text(encoding="ascii") if path.exists() else ""
+
+
+def _settings(ctx: typer.Context) -> Settings:
+    from holdfast.app.commands.config import settings_of
+
+    return settings_of(command_line(ctx))

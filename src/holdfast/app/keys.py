@@ -1,0 +1,129 @@
+"""Opening the keyring of a process: where it lies, under which master key, for which purposes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from holdfast.app.settings import Settings
+from holdfast.app.store import read_check_value, write_check_value
+from holdfast.kernel.errors import Invalid, Unavailable
+from holdfast.kernel.principal import service
+from holdfast.kernel.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from holdfast.app.system import System
+    from holdfast.kernel.database import Database
+    from holdfast.kernel.outbox import Outbox
+    from holdfast.keyring import Keyring, MasterKeys
+
+log = get_logger("app")
+
+SEAL_ROWS = 500
+
+
+def master_file(settings: Settings) -> Path:
+    """Where the master key is kept, unless the operator hands it in."""
+    return settings.keys_dir / "master.key"
+
+
+def erasures_file(settings: Settings) -> Path:
+    """The erasures that no restore goes back behind: beside the keys, not in the data's backups."""
+    return settings.keys_dir / "erasures.jsonl"
+
+
+def keyring_place(settings: Settings, holder: str) -> tuple[str, str]:
+    """The keyring's URL, and its schema where that is PostgreSQL.
+
+    Without a setting it goes with the database: a file in the data directory, or a schema of this
+    role's own, since each role has a master key of its own.
+    """
+    if settings["keyring_url"]:
+        return settings["keyring_url"], "holdfast_keyring"
+    if settings.database_url.startswith("sqlite:"):
+        return f"sqlite:///{settings.data_dir / 'keyring' / 'keyring.db'}", ""
+    return settings.database_url, f"holdfast_keyring_{holder}"
+
+
+async def open_keyring(
+    system: System, database: Database, holder: str, stack: AsyncExitStack
+) -> Keyring:
+    """The keyring, held against the mark that the data carries; see ``keyring.open_keyring``."""
+    from holdfast.keyring import open_keyring as opened
+    from holdfast.keyring.backends import open_store
+    from holdfast.keyring.model import EVENTS, PURPOSES
+
+    settings = system.settings
+    mark = f"keyring of {holder}"
+    known = await database.read(service("app"), read_check_value(mark))
+    url, schema = keyring_place(settings, holder)
+    password = settings["keyring_password"] or settings["database_password"] or None
+    store = await asyncio.to_thread(open_store, url, password=password, schema=schema)
+    try:
+        keyring = await asyncio.to_thread(
+            opened,
+            store,
+            _masters(settings),
+            system.clock,
+            new_id=system.new_id(),
+            expected=known,
+            # Whoever only writes events has no business with people's data.
+            purposes=PURPOSES if "aggregator" in system.roles else {EVENTS},
+        )
+    except BaseException:
+        await asyncio.to_thread(store.close)
+        raise
+    stack.push_async_callback(asyncio.to_thread, keyring.close)
+    if known is None:
+        await database.write(service("app"), write_check_value(mark, keyring.id))
+    return keyring
+
+
+def _masters(settings: Settings) -> Callable[[bool], MasterKeys]:
+    from holdfast.keyring import MasterKeys
+    from holdfast.keyring.errors import MasterKeyMissing
+    from holdfast.keyring.keyring import KEEP_HINT
+
+    path = master_file(settings)
+
+    def masters(may_create: bool) -> MasterKeys:
+        if settings["keyring_master_key"]:
+            return MasterKeys.from_text(settings["keyring_master_key"])
+        try:
+            return MasterKeys.from_file(path)
+        except FileNotFoundError:
+            if not may_create:
+                raise MasterKeyMissing(
+                    f"cannot start: the master key {path} is missing and there are sealed data",
+                    hint=KEEP_HINT,
+                ) from None
+        except OSError as error:
+            raise Unavailable(f"cannot read the master key {path}: {error.strerror}") from error
+        try:
+            keys = MasterKeys.create(path)
+        except Invalid:  # another instance was quicker
+            return MasterKeys.from_file(path)
+        log.warning(
+            "master key made",
+            at=str(path),
+            detail="without it nothing that is sealed can be read: keep a copy elsewhere",
+            do="holdfast key export --out FILE",
+        )
+        return keys
+
+    return masters
+
+
+async def seal_clear_rows(database: Database, outbox: Outbox) -> None:
+    """Seal what a release without a keyring left in the outbox."""
+    for tenant in await database.tenants():
+        principal = service("app", tenant)
+        while await database.write(
+            principal,
+            lambda conn, who=principal: outbox.seal_clear(conn, who, SEAL_ROWS),  # type: ignore[misc]
+        ):
+            pass
