@@ -393,7 +393,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("HOLDFAST_COLLECT_ALLOW", _list, (), "Private host:port pairs that may be fetched"),
     Setting(
-        "HOLDFAST_COLLECT_RESOLVER", _text, "system", "system, or file:PATH with fixed answers"
+        "HOLDFAST_COLLECT_RESOLVER", _text, "system", "system, dns:ADDRESS[:PORT] or file:PATH"
     ),
     Setting(
         "HOLDFAST_COLLECT_CA_FILE", _path, None, "Further certificate authorities (PEM) for sources"

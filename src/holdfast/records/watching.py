@@ -382,7 +382,7 @@ class Watching(Reading):
     ) -> Page[Notice]:
         """What somebody should be told about sources, the newest first."""
         wanted, kind, table = bounded(limit), f"notices-{profile}", store.notices
-        before = int(decode_cursor(kind, cursor)[0]) if cursor else _LAST
+        before = int(decode_cursor(kind, cursor, int)[0]) if cursor else _LAST
         conditions = [table.c.tenant == principal.tenant, table.c.number < before]
         if profile:
             conditions.append(table.c.profile == profile)

@@ -68,12 +68,14 @@ class Dialer:
         for address in found:
             reason = check_contact(address, target.host, target.port, allow)
             if reason is not None:
-                # Where a name leads inside our network is for the log, not for whoever asks.
+                # Where a name leads inside our network is for the log, not for whoever asks; the
+                # reason tells it too, of an address that carries another.
+                shown = reason if target.is_literal else reason.rpartition(": ")[2]
                 raise AddressRefused(
-                    f"cannot contact {target.host_port}: it is not at a public address ({reason})",
+                    f"cannot contact {target.host_port}: it is not at a public address ({shown})",
                     hint="an operator can allow this exact host and port: "
                     f"HOLDFAST_COLLECT_ALLOW={target.host_port}",
-                    internal=f"{target.host} resolved to {address}",
+                    internal=f"{target.host} resolved to {address} ({reason})",
                 )
         return found
 
