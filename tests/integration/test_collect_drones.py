@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, text
 
 from holdfast.collect.fixtures.faults import Fault
 from holdfast.collect.state import load_credential
@@ -117,10 +118,32 @@ async def test_a_drone_that_is_stopped_gives_its_run_back(bench: Collecting) -> 
     given_back = await bench.task(task)
     assert given_back.status is TaskStatus.QUEUED
     assert [attempt.code for attempt in given_back.history] == ["drone-stopped"]
+    assert given_back.attempts == 0
     async with bench.drone("second"):
         run = await bench.ended(task)
     assert (run.status, run.records) == (RunStatus.SUCCEEDED, 12_000)
     await assert_collected_once(bench, 12_000)
+
+
+async def test_a_drone_that_stops_while_it_waits_for_work_is_given_none(bench: Collecting) -> None:
+    """Its claim may wait at the coordinator for longer than the drone lives."""
+    bench.write("data.json", ROWS[:5])
+    await bench.publish()
+    async with bench.drone("first"):
+        task = await bench.submit()
+        await bench.ended(task)
+
+    def left(conn: Connection) -> int | None:
+        asked = text("SELECT settled FROM workers WHERE tenant = 'default' AND name = 'first'")
+        return conn.execute(asked).scalar_one()
+
+    # It said that whatever it had asked for is over, so nothing is leased to nobody.
+    assert await bench.system.fleet.database.read(OPERATOR, left)
+    after = await bench.submit()
+    async with bench.drone("second"):
+        await bench.ended(after)
+    assert (await bench.task(after)).attempts == 1
+    assert (await bench.task(after)).history == []
 
 
 async def test_a_drone_that_is_stopped_finishes_what_is_nearly_done(bench: Collecting) -> None:

@@ -26,6 +26,7 @@ from holdfast.fleet.model import (
     WorkerStatus,
 )
 from holdfast.fleet.reconcile import FleetLoops
+from holdfast.fleet.tasks import RELEASES_FREE_MAX
 from holdfast.kernel.clock import SystemClock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database, open_database
 from holdfast.kernel.errors import Conflict, HoldfastError, Unauthenticated, Unavailable
@@ -379,6 +380,132 @@ async def test_a_waiting_claim_is_woken_when_a_backoff_ends(here: Rig) -> None:
     assert again.task.attempts == 2
 
 
+# --- what goes back to the queue -----------------------------------------------------------------
+
+
+async def test_a_lease_whose_answer_was_lost_goes_to_another_by_the_next_beat(here: Rig) -> None:
+    deaf, other = await here.worker("deaf"), await here.worker("other")
+    task = await here.fleet.submit(OPERATOR, TaskSubmit(kind="work", lease_seconds=3600))
+    [unheard] = await here.fleet.claim(deaf, Claim(kinds=["work"], number=7))
+    waiting = asyncio.create_task(here.fleet.claim(other, Claim(kinds=["work"], wait_seconds=30)))
+    # While that claim may still be answered, and for beats from before it, nothing is settled.
+    for before in (None, 6):
+        assert (await here.fleet.beat(deaf, Beat(settled=before))).claim_number == 7
+    assert (await here.fleet.show_task(OPERATOR, task.id)).status is TaskStatus.LEASED
+    await here.fleet.beat(deaf, Beat(settled=7))
+    async with asyncio.timeout(5):
+        [again] = await waiting
+    assert (again.task.id, again.task.attempts) == (task.id, 1)
+    assert again.task.fence > unheard.task.fence
+    # The fence of the lost lease is as dead as any other's.
+    with pytest.raises(Conflict) as refused:
+        await here.fleet.complete(deaf, task.id, Complete(fence=unheard.task.fence, **DONE))
+    assert refused.value.code == "stale-fence"
+    [attempt] = (await here.fleet.show_task(OPERATOR, task.id)).history
+    assert (attempt.code, attempt.attempt) == ("lease-unheard", 1)
+    assert (await events(here.database))["task.released"] == 1
+
+
+async def test_a_lease_that_was_listed_once_is_not_given_away_by_a_beat_that_forgets_it(
+    here: Rig,
+) -> None:
+    """A worker that was killed over a task has heard of it: that attempt counts."""
+    worker, loops = await here.worker(), here.loops()
+    task = await here.fleet.submit(OPERATOR, TaskSubmit(kind="work"))
+    [held] = await here.fleet.claim(worker, Claim(kinds=["work"], number=1))
+    await here.fleet.beat(worker, Beat(leases={task.id: held.task.fence}, settled=1))
+    await here.fleet.beat(worker, Beat(settled=9))
+    assert (await here.fleet.show_task(OPERATOR, task.id)).status is TaskStatus.LEASED
+    await after(here, loops, 31)
+    expired = await here.fleet.show_task(OPERATOR, task.id)
+    assert (expired.status, expired.attempts) == (TaskStatus.QUEUED, 1)
+
+
+async def test_a_worker_that_counts_no_claims_is_treated_as_before(here: Rig) -> None:
+    worker, loops = await here.worker(), here.loops()
+    task = await here.fleet.submit(OPERATOR, TaskSubmit(kind="work"))
+    await here.fleet.claim(worker, Claim(kinds=["work"]))
+    await here.fleet.beat(worker, Beat(settled=2**40))
+    assert (await here.fleet.show_task(OPERATOR, task.id)).status is TaskStatus.LEASED
+    await after(here, loops, 31)
+    assert (await here.fleet.show_task(OPERATOR, task.id)).attempts == 1
+
+
+async def test_a_claim_that_is_under_way_while_its_worker_leaves_leases_nothing(here: Rig) -> None:
+    worker = await here.worker()
+    waiting = asyncio.create_task(
+        here.fleet.claim(worker, Claim(kinds=["work"], wait_seconds=30, number=4))
+    )
+    await asyncio.sleep(0)
+    answer = await here.fleet.beat(worker, Beat(settled=4, leaving=True))
+    assert answer.claim_number == 4
+    task = await here.fleet.submit(OPERATOR, TaskSubmit(kind="work"))
+    async with asyncio.timeout(5):
+        with pytest.raises(Conflict) as refused:
+            await waiting
+    assert refused.value.code == "claim-settled"
+    assert (await here.fleet.show_task(OPERATOR, task.id)).attempts == 0
+    # Whoever has the name next counts on from there, though it registers anew.
+    same = await here.worker()
+    assert same.subject == worker.subject
+    assert (await here.fleet.beat(same, Beat())).claim_number == 4
+    [claimed] = await here.fleet.claim(same, Claim(kinds=["work"], number=5))
+    assert claimed.task.id == task.id
+
+
+@pytest.mark.parametrize("graceful", ["given back", "unheard"])
+async def test_any_number_of_rolling_restarts_end_no_task(here: Rig, graceful: str) -> None:
+    """Four used to be enough: each took one of the attempts a run has."""
+    loops = here.loops()
+    here.registry.publish("rain", Schedule(every="6h"))
+    await loops.tick()
+    [task] = await tasks_of(here)
+    for number in range(1, 13):
+        worker = await here.worker(f"drone-{number % 3}")
+        [held] = await here.fleet.claim(worker, Claim(number=number))
+        if graceful == "given back":
+            await here.fleet.beat(worker, Beat(leases={task.id: held.task.fence}, settled=number))
+            await here.fleet.complete(
+                worker, task.id, Complete(fence=held.task.fence, outcome="released")
+            )
+        await here.fleet.beat(worker, Beat(settled=number, leaving=True))
+        shown = await here.fleet.show_task(OPERATOR, task.id)
+        assert (shown.status, shown.attempts) == (TaskStatus.QUEUED, 0)
+        await after(here, loops, 1)
+    worker = await here.worker("drone-3")
+    [done] = await finish(here, worker)
+    assert (done.id, done.status, done.attempts) == (task.id, TaskStatus.SUCCEEDED, 1)
+    assert here.runs.closed == []
+
+
+async def test_a_task_that_is_given_back_again_and_again_is_dead_in_the_end(here: Rig) -> None:
+    """Whoever takes it up ends before its first beat: that is the task's doing."""
+    worker, loops = await here.worker(), here.loops()
+    await here.fleet.submit(OPERATOR, TaskSubmit(kind="work", attempts_max=2))
+    claims = 0
+    while not await tasks_of(here, status=TaskStatus.DEAD):
+        claims += len(await here.fleet.claim(worker, Claim(kinds=["work"], number=claims + 1)))
+        await here.fleet.beat(worker, Beat(settled=claims))
+        await after(here, loops, 15)
+        assert claims < 1000
+    assert claims == 2 * (RELEASES_FREE_MAX + 1)
+
+
+async def test_a_task_that_is_given_back_keeps_its_place(here: Rig) -> None:
+    worker = await here.worker()
+    first = await here.fleet.submit(OPERATOR, TaskSubmit(kind="work"))
+    here.manual.advance(1)
+    await here.fleet.submit(OPERATOR, TaskSubmit(kind="work"))
+    [held] = await here.fleet.claim(worker, Claim(kinds=["work"]))
+    back = Complete(fence=held.task.fence, outcome="released", code="drone-stopped")
+    told = await here.fleet.complete(worker, first.id, back)
+    assert (told.status, told.attempts, told.code) == (TaskStatus.QUEUED, 0, "drone-stopped")
+    # Told again, because the answer was lost, it is no other answer.
+    assert (await here.fleet.complete(worker, first.id, back)).status is TaskStatus.QUEUED
+    [again] = await here.fleet.claim(worker, Claim(kinds=["work"]))
+    assert (again.task.id, again.task.attempts) == (first.id, 1)
+
+
 # --- closing runs --------------------------------------------------------------------------------
 
 
@@ -592,26 +719,30 @@ async def test_a_storm_of_drones_and_restarts_runs_each_profile_one_at_a_time(
         workers = {name: await here.worker(name) for name in names}
         loops = here.loops()
         held: dict[str, dict[str, Task]] = {name: {} for name in names}
+        claims: Counter[str] = Counter()
         finished: Counter[str] = Counter()
         for turn in range(150):
             await after(here, loops, chance.choice([1, 3, 10, 40]))
             name = chance.choice(names)
             worker = workers[name]
             if chance.random() < 0.5:
-                for each in await here.fleet.claim(worker, Claim(limit=2)):
-                    held[name][each.task.id] = each.task
+                claims[name] += 1
+                brought = await here.fleet.claim(worker, Claim(limit=2, number=claims[name]))
+                if chance.random() < 0.8:  # else the answer is lost
+                    held[name] |= {each.task.id: each.task for each in brought}
             if held[name] and chance.random() < 0.4:
                 task = held[name].pop(chance.choice(list(held[name])))
+                outcome = chance.choice(["succeeded", "succeeded", "succeeded", "released"])
                 try:
                     await here.fleet.complete(
-                        worker, task.id, Complete(fence=task.fence, outcome="succeeded")
+                        worker, task.id, Complete(**{"fence": task.fence, "outcome": outcome})
                     )
-                    finished[task.id] += 1
+                    finished[task.id] += outcome == "succeeded"
                 except HoldfastError as error:
                     assert error.code in ("stale-fence", "task-cancelled")  # noqa: PT017
             if chance.random() < 0.8:
                 leases = {task.id: task.fence for task in held[name].values()}
-                answer = await here.fleet.beat(worker, Beat(leases=leases))
+                answer = await here.fleet.beat(worker, Beat(leases=leases, settled=claims[name]))
                 for lost in [*answer.lost, *answer.cancelled]:
                     held[name].pop(lost, None)
             if chance.random() < 0.05:

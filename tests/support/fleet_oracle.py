@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 LEASE_SECONDS = 30
 BACKOFF_SECONDS = 10
 ATTEMPTS = 3
+RELEASES = 1
+"""How often a task may go back uncounted; a coordinator's own bound is set to this by the test."""
 
 
 @dataclass
@@ -32,6 +34,8 @@ class OracleTask:
     worker: str | None = None
     expires: float | None = None
     answer: tuple[str, str] | None = None
+    claim: int | None = None
+    releases: int = 0
     ended: dict[tuple[int, str], tuple[str, str]] = field(default_factory=dict)
 
     @property
@@ -55,6 +59,7 @@ class Oracle:
         self.tasks: dict[int, OracleTask] = {}
         self.now = 0.0
         self.fence = 0
+        self.left: dict[str, int] = {}
 
     def submit(self, task: OracleTask) -> tuple[str, int]:
         known = self.tasks.get(task.number)
@@ -67,8 +72,12 @@ class Oracle:
         self.tasks[task.number] = replace(task, available=max(task.available, self.now))
         return "new", task.number
 
-    def claim(self, worker: OracleWorker, limit: int) -> list[tuple[int, int, int]]:
+    def claim(
+        self, worker: OracleWorker, limit: int, claim: int = 0
+    ) -> list[tuple[int, int, int]] | str:
         """Number, attempt and rank of the fence among all given out, of each leased task."""
+        if claim and claim <= self.left.get(worker.name, 0):
+            return "claim-settled"
         ready = [
             task
             for task in self.tasks.values()
@@ -85,6 +94,7 @@ class Oracle:
             task.state, task.worker, task.fence = "leased", worker.name, self.fence
             task.attempts += 1
             task.expires = self.now + LEASE_SECONDS
+            task.claim = claim or None
             leased.append((task.number, task.attempts, task.fence))
         return leased
 
@@ -112,9 +122,22 @@ class Oracle:
             task.state, task.answer = "succeeded", end
         else:
             task.ended[task.fence, task.worker] = end
-            self._fail(task, retry, end)
+            if outcome == "released":
+                self._release(task, end)
+            else:
+                self._fail(task, retry, end)
+
+    def _release(self, task: OracleTask, end: tuple[str, str] | None) -> str:
+        if task.releases >= RELEASES:
+            self._fail(task, True, end)
+            return "counted"
+        task.state, task.worker, task.expires = "queued", None, None
+        task.attempts -= 1
+        task.releases += 1
+        return "free"
 
     def _fail(self, task: OracleTask, retry: bool, end: tuple[str, str] | None) -> None:
+        task.releases = 0
         retry_at = self.now + BACKOFF_SECONDS * 2 ** (task.attempts - 1)
         too_late = task.deadline is not None and retry_at >= task.deadline
         if not retry or task.attempts >= ATTEMPTS or too_late:
@@ -123,7 +146,26 @@ class Oracle:
             task.state, task.available, task.worker = "queued", retry_at, None
         task.expires = None
 
-    def renew(self, worker: str, leases: dict[int, int]) -> dict[int, str]:
+    def beat(
+        self, worker: str, leases: dict[int, int], settled: int | None, leaving: bool
+    ) -> tuple[dict[int, str], list[str]]:
+        """What becomes of each lease a beat names, and how what it never heard of was released."""
+        unheard = [
+            task
+            for task in self.tasks.values()
+            if task.state == "leased"
+            and task.worker == worker
+            and task.claim is not None
+            and settled is not None
+            and task.claim <= settled
+            and leases.get(task.number) != task.fence
+        ]
+        verdicts = self._renew(worker, leases)
+        if leaving and settled is not None:
+            self.left[worker] = max(settled, self.left.get(worker, 0))
+        return verdicts, [self._release(task, None) for task in unheard]
+
+    def _renew(self, worker: str, leases: dict[int, int]) -> dict[int, str]:
         """What becomes of each lease a beat names: renewed, lost or cancelled."""
         verdicts = {}
         for number, fence in leases.items():
@@ -137,8 +179,9 @@ class Oracle:
             else:
                 verdicts[number] = "renewed"
                 assert task.expires is not None
-                if task.expires - self.now < LEASE_SECONDS * 2 / 3:
+                if task.claim is not None or task.expires - self.now < LEASE_SECONDS * 2 / 3:
                     task.expires = self.now + LEASE_SECONDS
+                task.claim = None
         return verdicts
 
     def cancel(self, number: int) -> str:

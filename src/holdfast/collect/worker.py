@@ -60,6 +60,7 @@ CLAIM_WAIT_SECONDS = 20.0
 _PAUSE_SECONDS_MAX = 15.0
 _PROFILES_KEPT = 64
 _JOIN_TOKEN_BYTES_MAX = 4096
+STOPPED = "drone-stopped"
 
 Ended = Literal["", "lost", "cancelled", "stopping"]
 
@@ -108,6 +109,12 @@ class Drone:
         self._registering = asyncio.Lock()
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
+        self._heard = asyncio.Event()
+        """Set once a beat was answered: from then on it is known whether claims are counted."""
+        self._claim_number = 0
+        """The number of the newest claim; 0 while the coordinator counts none."""
+        self._settled = 0
+        """The newest claim whose answer is here, or will never be waited for."""
         self._log = log.bind(drone=settings.name)
 
     @property
@@ -132,6 +139,7 @@ class Drone:
                     await self._wound_down()
                     beating.cancel()
                     await asyncio.gather(beating, claiming, return_exceptions=True)
+                    await self._farewell()
 
     async def _until_stopped(self, *loops: asyncio.Task[None]) -> None:
         """Return when told to stop, or when one of the loops has ended; raises how it failed."""
@@ -156,6 +164,20 @@ class Drone:
             for attempt in late:
                 attempt.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+    async def _farewell(self) -> None:
+        """Tell what we never heard of, so that nobody waits for us to do it.
+
+        The last claim was abandoned: what it brings, or has brought, goes to others at once.
+        """
+        if not self._claim_number:
+            return
+        self._settled = self._claim_number
+        try:
+            async with asyncio.timeout(self._settings.release_seconds):
+                await self._beat(leaving=True)
+        except (TimeoutError, HoldfastError) as error:
+            self._log.info("drone.left_unheard", error=str(error))
 
     @asynccontextmanager
     async def _tools(self) -> AsyncIterator[Tools]:
@@ -253,6 +275,8 @@ class Drone:
         failures = 0
         while True:
             used = self._credential
+            # Before what is told is gathered: what changes from here on is told by the next beat.
+            self._changed.clear()
             try:
                 pause = await self._beat()
                 failures = 0
@@ -263,20 +287,25 @@ class Drone:
                 failures += 1
                 pause = min(self._credential.beat_seconds, 0.2 * 2.0 ** min(failures, 6))
                 self._log.warning("beat.failed", code=error.code, error=error.detail)
-            self._changed.clear()
             # Not wait_for: it can swallow a cancellation that comes with the event (before 3.12).
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(pause, 0.05)):
                     await self._changed.wait()
 
-    async def _beat(self) -> float:
+    async def _beat(self, *, leaving: bool = False) -> float:
         held = dict(self._leases)
+        counting = self._claim_number > 0
         answer = await self._control.fleet.beat(
             Beat(
                 leases={task: lease.fence for task, lease in held.items()},
                 load={"attempts": len(self._attempts), "capacity": self._settings.capacity},
+                settled=self._settled if counting else None,
+                leaving=leaving,
             )
         )
+        if answer.claim_number is not None:
+            self._count_from(answer.claim_number)
+        self._heard.set()
         for task, grant in answer.renewed.items():
             if task in held:
                 held[task].grant = grant
@@ -288,11 +317,25 @@ class Drone:
                 held[task].end("cancelled")
         return max(0.05, answer.next_seconds)
 
+    def _count_from(self, known: int) -> None:
+        """Number claims above what is known of us, and of whoever had our name before.
+
+        A clock that stands still or steps back is made up for by what is known.
+        """
+        if self._claim_number and known <= self._claim_number:
+            return
+        idle = self._settled == self._claim_number
+        self._claim_number = max(known, int(self._clock.now().timestamp() * 1000))
+        if idle:
+            # No claim of ours is under way, so all up to here are over.
+            self._settled = self._claim_number
+
     # --- claims -------------------------------------------------------------------------------
 
     async def _claims(self, tools: Tools, spool: Path) -> None:
         interval = self._settings.process_interval_seconds
         failures = 0
+        await self._heard.wait()
         while not self._stop.is_set():
             room = self._settings.capacity - len(self._attempts)
             if room <= 0:
@@ -301,7 +344,7 @@ class Drone:
             used = self._credential
             wait = CLAIM_WAIT_SECONDS if interval is None else 0.0
             try:
-                claimed = await self._control.fleet.claim(Claim(limit=room, wait_seconds=wait))
+                claimed = await self._claimed(room, wait, tools, spool)
                 failures = 0
             except Unauthenticated:
                 await self._signed_in_again(used)
@@ -311,10 +354,30 @@ class Drone:
                 await self._pause(failures, error)
                 failures += 1
                 continue
-            for task in claimed:
-                self._begin(task, tools, spool)
             if not claimed and interval is not None:
                 await self._clock.sleep(interval)
+
+    async def _claimed(self, room: int, wait: float, tools: Tools, spool: Path) -> int:
+        """Claim once and begin what comes; how much that is.
+
+        A claim is settled when what it brought is among our leases, or when its answer will not be
+        waited for; the next beat, which is due at once, says so.
+        """
+        number = self._claim_number = self._claim_number + 1 if self._claim_number else 0
+        try:
+            claimed = await self._control.fleet.claim(
+                Claim(limit=room, wait_seconds=wait, number=number)
+            )
+            for task in claimed:
+                self._begin(task, tools, spool)
+        except HoldfastError:
+            self._changed.set()
+            raise
+        finally:
+            self._settled = max(self._settled, number)
+        if claimed:
+            self._changed.set()
+        return len(claimed)
 
     def _begin(self, claimed: ClaimedTask, tools: Tools, spool: Path) -> None:
         lease = Lease(claimed.task.id, claimed.task.fence, claimed.grant)
@@ -374,7 +437,7 @@ class Drone:
             case "cancelled":
                 return await collection.cancelled()
             case "stopping":
-                return Ending(False, "open", "drone-stopped", "the drone was stopped", True, 0.0)
+                return Ending(False, "open", STOPPED, "the drone was stopped", True, 0.0)
             case _:
                 self._log.warning("attempt.lost", task=lease.task)
                 return None
@@ -405,9 +468,14 @@ class Drone:
 
     async def _complete(self, lease: Lease, ending: Ending) -> None:
         """Tell the coordinator; an answer that nobody waits for any more is dropped."""
+        outcome: Literal["succeeded", "failed", "released"]
+        outcome = "succeeded" if ending.succeeded else "failed"
+        if ending.code == STOPPED and self._claim_number:
+            # That we stop is nothing the task has to answer for.
+            outcome = "released"
         request = Complete(
             fence=lease.fence,
-            outcome="succeeded" if ending.succeeded else "failed",
+            outcome=outcome,
             result=ending.result,
             code=ending.code[:100],
             reason=ending.reason[:2000],

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from holdfast.fleet.model import WorkerStatus
 from holdfast.kernel.telemetry import Metrics
 
-ENDS = ("succeeded", "retried", "dead", "cancelled")
+ENDS = ("succeeded", "released", "retried", "dead", "cancelled")
 STATES = ("ready", "waiting", "leased", "dead")
 
 

@@ -146,6 +146,9 @@ class Claim(_Wire, frozen=True, kw_only=True):
     kinds: list[Name] = field(default_factory=lambda: ["collect"])
     limit: Annotated[int, Meta(ge=1, le=1000)] = 1
     wait_seconds: Annotated[float, Meta(ge=0, le=30)] = 0
+    number: NotNegative = 0
+    """Grows with each claim of the worker, so that a beat can say which claims are settled; 0 for a
+    worker that does not count its claims."""
 
 
 class ClaimedTask(Struct, frozen=True, kw_only=True):
@@ -156,9 +159,17 @@ class ClaimedTask(Struct, frozen=True, kw_only=True):
 
 
 class Beat(_Wire, frozen=True, kw_only=True):
-    """A worker is alive and still holds these leases (task id → fence)."""
+    """A worker is alive and still holds these leases (task id → fence).
+
+    ``settled`` is the number of its last claim that is over: whatever that one and those before it
+    brought is in ``leases`` or was ended. What they leased that the worker never heard of goes back
+    to the queue. With ``leaving`` it also says that it stops: claims up to that number that are
+    still under way lease nothing any more.
+    """
 
     leases: Annotated[dict[Id, Fence], Meta(max_length=1000)] = {}
+    settled: NotNegative | None = None
+    leaving: bool = False
     load: Annotated[dict[str, int], Meta(max_length=32)] = {}
 
 
@@ -169,13 +180,17 @@ class BeatAnswer(Struct, frozen=True, kw_only=True):
     lost: list[str]
     cancelled: list[str]
     next_seconds: float
+    claim_number: int | None = None
+    """The highest number known of the worker's claims: the next one's is higher. A coordinator that
+    does not count claims, and takes no ``released``, says nothing."""
 
 
 class Complete(_Wire, frozen=True, kw_only=True):
-    """The end of a leased task."""
+    """The end of a lease. ``released`` gives the task back as it was: another takes it up at once,
+    and no attempt is counted, as long as that does not happen to it all the time."""
 
     fence: Fence
-    outcome: Literal["succeeded", "failed"]
+    outcome: Literal["succeeded", "failed", "released"]
     result: dict[str, Any] = {}
     code: Annotated[str, Meta(max_length=100)] = ""
     reason: Annotated[str, Meta(max_length=2000)] = ""

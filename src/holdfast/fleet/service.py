@@ -8,7 +8,7 @@ renewing — is gathered from concurrent callers and done in sets.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -329,9 +329,15 @@ class FleetService:
         return outcomes
 
     async def _wake_for(self, principal: Principal, submitted: Sequence[Task]) -> None:
-        kinds = {f"tasks/{task.kind}" for task in submitted if task.status is TaskStatus.QUEUED}
-        if kinds:
-            await self.leases.wake(principal, *sorted(kinds))
+        await self._wake(
+            principal, [task.kind for task in submitted if task.status is TaskStatus.QUEUED]
+        )
+
+    async def _wake(self, principal: Principal, kinds: Iterable[str]) -> None:
+        """There is something of these kinds to claim."""
+        channels = sorted({f"tasks/{kind}" for kind in kinds})
+        if channels:
+            await self.leases.wake(principal, *channels)
 
     # --- claiming -----------------------------------------------------------------------------
 
@@ -341,11 +347,12 @@ class FleetService:
         """Lease tasks to a worker, each with its grant; wait up to ``wait_seconds`` for the first.
 
         Only for registered workers. A claim is a sign of life. An answer that is lost on its way
-        leaves its tasks leased until the lease runs out. ``stopping`` ends the waiting early, so
+        leaves its tasks leased until the lease runs out, or until a beat says that the claim of
+        this ``number`` is settled. ``stopping`` ends the waiting early, so
         that a server that drains is not held up by those who wait for work.
         """
         worker = self._worker_id(principal)
-        want = tasks.Want(worker, frozenset(claim.kinds), claim.limit)
+        want = tasks.Want(worker, frozenset(claim.kinds), claim.limit, claim.number)
         batcher = self._batchers_of(principal.tenant).claim
         until = self.clock.monotonic() + claim.wait_seconds
         channels = [f"tasks/{kind}" for kind in sorted(want.kinds)]
@@ -448,6 +455,14 @@ class FleetService:
             lambda conn: tasks.complete(conn, principal, self.outbox, now, self.backoff, endings),
         )
         self.metrics.ended(events)
+        released = [
+            answer.row.kind
+            for answer in answers
+            if isinstance(answer, tasks.Ended)
+            and answer.fate is not None
+            and answer.fate.event == "task.released"
+        ]
+        await self._wake(principal, released)
         return answers
 
     # --- beats --------------------------------------------------------------------------------
@@ -456,7 +471,8 @@ class FleetService:
         """A worker is alive and still holds these leases: renew them.
 
         ``lost`` are those it must abandon at once, ``cancelled`` those it should end. A worker that
-        was taken for lost is alive again.
+        was taken for lost is alive again. What settled claims leased without the worker's ever
+        hearing of it goes back to the queue, and costs no attempt.
         """
         worker = self._worker_id(principal)
         tenant, now = principal.tenant, self.clock.now()
@@ -464,7 +480,7 @@ class FleetService:
 
         def look(conn: Connection) -> tuple[Any, tasks.Held]:
             row = store.find_worker(conn, tenant, worker)
-            return row, tasks.look_at_leases(conn, tenant, worker, beat.leases, now)
+            return row, tasks.look_at_leases(conn, tenant, worker, beat.leases, now, beat.settled)
 
         row, held = await self.database.read(principal, look)
         refusal = tasks.refusal_of_worker(row)
@@ -475,6 +491,8 @@ class FleetService:
                 principal,
                 lambda c: store.set_status(c, tenant, worker, "alive", "lost", timestamp(now)),
             )
+        if beat.settled is not None and (beat.leaving or held.unheard):
+            await self._settle(tenant, worker, beat, beat.settled, held.unheard)
         renewed = {row.id: self._grant(tenant, row, row.lease_expires_at, now) for row in held.keep}
         lost = list(held.lost)
         expiries = [timestamp(now + timedelta(seconds=row.lease_seconds)) for row in held.renew]
@@ -484,19 +502,48 @@ class FleetService:
                 for row, expiry in zip(held.renew, expiries, strict=True)
             ]
         )
-        for row, expiry, outcome in zip(held.renew, expiries, outcomes, strict=True):
+        for each, expiry, outcome in zip(held.renew, expiries, outcomes, strict=True):
             if isinstance(outcome, HoldfastError):
                 raise outcome
             if outcome:
-                renewed[row.id] = self._grant(tenant, row, expiry, now)
+                renewed[each.id] = self._grant(tenant, each, expiry, now)
             else:
-                lost.append(row.id)
+                lost.append(each.id)
         return BeatAnswer(
             renewed=renewed,
             lost=lost,
             cancelled=held.cancelled,
             next_seconds=self.settings.beat_seconds,
+            claim_number=max(
+                held.claim_number, row.settled or 0, beat.settled or 0 if beat.leaving else 0
+            ),
         )
+
+    async def _settle(
+        self, tenant: TenantId, worker: str, beat: Beat, settled: int, unheard: Sequence[str]
+    ) -> None:
+        """What a beat says of claims that are over."""
+        now, principal = self.clock.now(), service("coordinator", tenant)
+        endings = [(task, EventId(self.new_id()), self.chance()) for task in unheard]
+
+        def unit(conn: Connection) -> tuple[set[str], list[str]]:
+            if beat.leaving:
+                store.settle(conn, tenant, worker, settled)
+            return tasks.release_unheard(
+                conn,
+                principal,
+                self.outbox,
+                now,
+                self.backoff,
+                worker,
+                settled,
+                beat.leases,
+                endings,
+            )
+
+        kinds, events = await self.hot(tenant, unit)
+        self.metrics.ended(events)
+        await self._wake(principal, kinds)
 
     async def _renew(
         self, tenant: TenantId, renewals: list[tuple[str, str, int, str]]

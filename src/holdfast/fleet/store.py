@@ -49,9 +49,11 @@ workers = tenant_table(
     Column("join_token", Text, nullable=False),
     Column("registered_at", Text, nullable=False),
     Column("last_beat_at", Text),
+    Column("settled", BigInteger),
     Index("uq_workers_name", "tenant", "name", unique=True),
 )
-"""Who may work. ``secret`` is an HMAC; ``last_beat_at`` is written when the worker is lost."""
+"""Who may work. ``secret`` is an HMAC; ``last_beat_at`` is written when the worker is lost,
+``settled`` when it leaves: claims up to that number lease nothing any more."""
 
 join_tokens = tenant_table(
     "join_tokens",
@@ -117,6 +119,7 @@ tasks = tenant_table(
     Column("answer", Text, nullable=False),
     Column("close_at", Text),
     Column("closes", BigInteger, nullable=False),
+    Column("claim", BigInteger),
     _partial("ix_tasks_ready", _READY, "queue", "rank", "available_at", "id"),
     _partial("ix_tasks_waiting", _WAITING, "available_at"),
     _partial("ix_tasks_leased", _LEASED, "lease_expires_at"),
@@ -131,6 +134,7 @@ tasks = tenant_table(
 
 ``worker`` stays after the end, to know a repeated answer; ``answer`` is the digest of the end that
 was accepted. ``close_at`` is when to close the run of a task that ended without its worker.
+``claim`` is the number of the claim that leased it, until a beat of its worker lists the lease.
 """
 
 task_attempts = tenant_table(
@@ -205,9 +209,15 @@ def _select(
 
 
 def _run_many(
-    conn: Connection, sqlite: str, postgresql: str, columns: Sequence[str], rows: Sequence[Any]
+    conn: Connection,
+    sqlite: str,
+    postgresql: str,
+    columns: Sequence[str],
+    rows: Sequence[Any],
+    types: Sequence[str] = (),
 ) -> None:
-    """One statement over many rows of text: prepared once on SQLite, a source on PostgreSQL."""
+    """One statement over many rows, of text unless ``types`` says otherwise: prepared once on
+    SQLite, a source on PostgreSQL."""
     if not rows:
         return
     if _is_sqlite(conn):
@@ -217,7 +227,7 @@ def _run_many(
         finally:
             cursor.close()
         return
-    source, values = as_source(("text",) * len(columns), columns, rows)
+    source, values = as_source(types or ("text",) * len(columns), columns, rows)
     conn.exec_driver_sql(postgresql.format(source=source), values)
 
 
@@ -425,12 +435,12 @@ _FENCES_SQLITE = text(
 )
 _LEASE_SQLITE = (
     "UPDATE tasks SET state = 'leased', attempts = attempts + 1, fence = ?, worker = ?,"
-    " lease_expires_at = ? WHERE tenant = ? AND id = ?"
+    " lease_expires_at = ?, claim = ? WHERE tenant = ? AND id = ?"
 )
 _LEASE_POSTGRESQL = (
     "UPDATE tasks SET state = 'leased', attempts = attempts + 1,"
-    " fence = nextval('task_fence_sequence'), worker = v.worker, lease_expires_at = v.expires_at"
-    " FROM ({source}) AS v"
+    " fence = nextval('task_fence_sequence'), worker = v.worker, lease_expires_at = v.expires_at,"
+    " claim = v.claim FROM ({source}) AS v"
     " WHERE tasks.tenant = v.tenant AND tasks.id = v.id RETURNING tasks.id, tasks.fence"
 )
 
@@ -462,32 +472,41 @@ def candidates(
     return found[:limit]
 
 
-def lease(conn: Connection, tenant: str, leases: Sequence[tuple[str, str, str]]) -> dict[str, int]:
-    """Lease tasks (id, worker, expiry), each under a new and higher fence; the fences."""
+def lease(
+    conn: Connection, tenant: str, leases: Sequence[tuple[str, str, str, int | None]]
+) -> dict[str, int]:
+    """Lease tasks (id, worker, expiry, number of the claim), each under a new and higher fence.
+
+    The fences.
+    """
     if not leases:
         return {}
     if _is_sqlite(conn):
         amount = len(leases)
         last = conn.execute(_FENCES_SQLITE, {"tenant": tenant, "amount": amount}).scalar_one()
-        fences = {task: last - amount + n for n, (task, _, _) in enumerate(leases, 1)}
-        rows = [(fences[task], worker, expiry, tenant, task) for task, worker, expiry in leases]
+        fences = {task: last - amount + n for n, (task, *_) in enumerate(leases, 1)}
+        rows = [
+            (fences[task], worker, expiry, claim, tenant, task)
+            for task, worker, expiry, claim in leases
+        ]
         _run_many(conn, _LEASE_SQLITE, "", (), rows)
         return fences
     source, values = as_source(
-        ("text",) * 4,
-        ("id", "worker", "expires_at", "tenant"),
-        [(task, worker, expiry, tenant) for task, worker, expiry in leases],
+        ("text", "text", "text", "bigint", "text"),
+        ("id", "worker", "expires_at", "claim", "tenant"),
+        [(task, worker, expiry, claim, tenant) for task, worker, expiry, claim in leases],
     )
     leased = conn.exec_driver_sql(_LEASE_POSTGRESQL.format(source=source), values)
     return {row[0]: int(row[1]) for row in leased}
 
 
 _RENEW_SQLITE = text(
-    "UPDATE tasks SET lease_expires_at = :expires_at WHERE tenant = :tenant AND id = :id"
-    f" AND {_LEASED} AND fence = :fence AND worker = :worker RETURNING id"
+    "UPDATE tasks SET lease_expires_at = :expires_at, claim = NULL"
+    f" WHERE tenant = :tenant AND id = :id AND {_LEASED}"
+    " AND fence = :fence AND worker = :worker RETURNING id"
 )
 _RENEW_POSTGRESQL = (
-    "UPDATE tasks SET lease_expires_at = v.expires_at"
+    "UPDATE tasks SET lease_expires_at = v.expires_at, claim = NULL"
     " FROM (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[])"
     " AS u (tenant, id, expires_at, fence, worker) ORDER BY id) AS v"
     f" WHERE tasks.tenant = v.tenant AND tasks.id = v.id AND tasks.{_LEASED}"
@@ -496,7 +515,10 @@ _RENEW_POSTGRESQL = (
 
 
 def renew(conn: Connection, tenant: str, renewals: Sequence[tuple[str, str, int, str]]) -> set[str]:
-    """Extend leases (id, new expiry, fence, worker) that are still held so; the ids of those."""
+    """Extend leases (id, new expiry, fence, worker) that are still held so; the ids of those.
+
+    Their worker has heard of them.
+    """
     if not renewals:
         return set()
     if _is_sqlite(conn):
@@ -536,6 +558,7 @@ class Change(NamedTuple):
     reason: str
     answer: str
     close_at: str | None
+    attempts: int
     tenant: str
     id: str
 
@@ -551,6 +574,7 @@ _CHANGED = (
     "reason",
     "answer",
     "close_at",
+    "attempts",
 )
 _CHANGE_SQLITE = (
     f"UPDATE tasks SET {', '.join(f'{name} = ?' for name in _CHANGED)} WHERE tenant = ? AND id = ?"
@@ -560,6 +584,7 @@ _CHANGE_POSTGRESQL = (
     " FROM ({source}) AS v"
     " WHERE tasks.tenant = v.tenant AND tasks.id = v.id"
 )
+_CHANGE_TYPES = tuple("bigint" if name == "attempts" else "text" for name in Change._fields)
 # Most tasks just succeed: fewer values to carry.
 _SUCCEED_SQLITE = (
     "UPDATE tasks SET state = 'succeeded', lease_expires_at = NULL, code = '', reason = '',"
@@ -595,7 +620,7 @@ def apply(conn: Connection, changes: Sequence[Change]) -> None:
         ("finished_at", "result", "answer", "tenant", "id"),
         [(each.finished_at, each.result, each.answer, each.tenant, each.id) for each in done],
     )
-    _run_many(conn, _CHANGE_SQLITE, _CHANGE_POSTGRESQL, Change._fields, other)
+    _run_many(conn, _CHANGE_SQLITE, _CHANGE_POSTGRESQL, Change._fields, other, _CHANGE_TYPES)
 
 
 def keep_attempts(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -626,6 +651,10 @@ _PAST_DEADLINE = _skipping(
 _HELD = _skipping(
     f"SELECT * FROM tasks WHERE tenant = :tenant AND {_LEASED} AND worker = :worker"
     " ORDER BY id LIMIT :limit"
+)
+_UNHEARD = text(
+    f"SELECT id, fence, claim FROM tasks WHERE tenant = :tenant AND {_LEASED}"
+    " AND worker = :worker AND claim IS NOT NULL ORDER BY id"
 )
 _DUE_CLOSES = text(
     f"SELECT * FROM tasks WHERE tenant = :tenant AND {_CLOSING} AND close_at <= :now"
@@ -664,6 +693,11 @@ def held_by(conn: Connection, tenant: str, worker: str, limit: int) -> Sequence[
     return conn.execute(_HELD[_variant(conn, lock=True)], values).all()
 
 
+def unheard_by(conn: Connection, tenant: str, worker: str) -> Sequence[TaskRow]:
+    """Leases (id, fence, claim) of this worker that no beat of it has listed yet."""
+    return conn.execute(_UNHEARD, {"tenant": tenant, "worker": worker}).all()
+
+
 def due_closes(conn: Connection, tenant: str, now: str, limit: int) -> Sequence[TaskRow]:
     """Ended tasks whose run is to be closed now."""
     values = {"tenant": tenant, "now": now, "limit": limit}
@@ -693,7 +727,11 @@ _SET_STATUS = text(
     "UPDATE workers SET status = :status, last_beat_at = :last_beat_at"
     " WHERE tenant = :tenant AND id = :id AND status = :expected RETURNING id"
 )
-_WORKER_COLUMNS = tuple(column.name for column in workers.columns)
+_SETTLE = text(
+    "UPDATE workers SET settled = :settled WHERE tenant = :tenant AND id = :id"
+    " AND (settled IS NULL OR settled < :settled)"
+)
+_WORKER_COLUMNS = tuple(column.name for column in workers.columns if column.name != "settled")
 _KEEP_WORKER = text(
     f"INSERT INTO workers ({', '.join(_WORKER_COLUMNS)})"
     f" VALUES ({', '.join(f':{name}' for name in _WORKER_COLUMNS)})"
@@ -755,6 +793,11 @@ def set_status(
         "last_beat_at": last_beat_at,
     }
     return conn.execute(_SET_STATUS, values).first() is not None
+
+
+def settle(conn: Connection, tenant: str, worker: str, number: int) -> None:
+    """The worker leaves: its claims up to this number lease nothing any more."""
+    conn.execute(_SETTLE, {"tenant": tenant, "id": worker, "settled": number})
 
 
 def add_token(conn: Connection, values: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ cost its neighbours in the same transaction theirs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -41,6 +42,9 @@ from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Principal
 
 LOOKUPS_MAX = 3
+RELEASES_FREE_MAX = 20
+"""How often a task may go back to the queue without that being counted as an attempt. More often
+in a row is no accident any more: something about it ends whoever takes it up."""
 
 PUBLIC_STATUS: dict[State, TaskStatus] = {
     State.READY: TaskStatus.QUEUED,
@@ -223,11 +227,12 @@ def _vanished(exclusive: str) -> Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """A worker asks for up to ``limit`` tasks of these kinds."""
+    """A worker asks for up to ``limit`` tasks of these kinds; ``number`` is 0 if it counts none."""
 
     worker: str
     kinds: frozenset[str]
     limit: int
+    number: int = 0
 
 
 @dataclass(slots=True)
@@ -253,7 +258,7 @@ def claim(
     groups: dict[tuple[Any, ...], _Group] = {}
     for n, want in enumerate(wants):
         row = known.get(want.worker)
-        refusal = refusal_of_worker(row)
+        refusal = refusal_of_worker(row) or _over(row, want)
         answers.append(refusal if refusal is not None else [])
         if refusal is None and row is not None:
             capabilities = frozenset(msgspec.json.decode(row.capabilities))
@@ -301,7 +306,9 @@ def _deal(
         if room[n]:
             turn.append(n)
     fences = store.lease(
-        conn, tenant, [(row.id, wants[n].worker, expiry) for n, row, expiry in dealt]
+        conn,
+        tenant,
+        [(row.id, wants[n].worker, expiry, wants[n].number or None) for n, row, expiry in dealt],
     )
     return [
         (
@@ -330,6 +337,17 @@ def refusal_of_worker(row: TaskRow | None) -> HoldfastError | None:
     if row.status == "revoked":
         return Unauthenticated("cannot work: this worker was revoked", code="worker-revoked")
     return None
+
+
+def _over(row: TaskRow | None, want: Want) -> HoldfastError | None:
+    """A claim from before its worker left has nobody to take what it would bring."""
+    if row is None or not want.number or want.number > (row.settled or 0):
+        return None
+    return Conflict(
+        f"cannot claim: the worker said that its claims up to {row.settled} are over",
+        code="claim-settled",
+        hint="number the next claim above what the answer to a beat says",
+    )
 
 
 # --- how a lease ends ----------------------------------------------------------------------------
@@ -399,6 +417,34 @@ def fail(
     return Fate(waiting, attempt, "task.retried")
 
 
+def release(row: TaskRow, now: datetime, *, code: str, reason: str, answer: str = "") -> Fate:
+    """The task goes back to its place in the queue, as if it had not been taken from there.
+
+    Its fence stays used, so whoever held it is refused from the next lease on as after any other
+    end; the lease is remembered, the attempt is not counted.
+    """
+    attempt = (
+        row.tenant,
+        row.id,
+        row.fence,
+        row.attempts,
+        row.worker or "",
+        timestamp(now),
+        code,
+        reason,
+        answer,
+    )
+    change = _unchanged(row)._replace(
+        state=State.READY.value,
+        worker=None,
+        lease_expires_at=None,
+        attempts=max(0, row.attempts - 1),
+        code=code,
+        reason=reason,
+    )
+    return Fate(change, attempt, "task.released")
+
+
 def give_up(row: TaskRow, now: datetime, state: State, code: str, reason: str) -> Fate:
     """The task ends without its worker: cancelled, or too late for it."""
     change = _unchanged(row)._replace(lease_expires_at=None, code=code, reason=reason)
@@ -428,6 +474,7 @@ def _unchanged(row: TaskRow) -> Change:
         reason=row.reason,
         answer=row.answer,
         close_at=row.close_at,
+        attempts=row.attempts,
         tenant=row.tenant,
         id=row.id,
     )
@@ -530,6 +577,8 @@ def complete(
     fates: list[tuple[TaskRow, Fate, EventId, str]] = []
     answers: list[Ended | HoldfastError | None] = []
     unclear: dict[int, TaskRow] = {}
+    given_back = [ending.task for ending in endings if ending.end.outcome == "released"]
+    released = _releases(conn, tenant, [rows[task] for task in given_back if task in rows])
     for n, ending in enumerate(endings):
         row = rows.get(ending.task)
         answers.append(None)
@@ -541,7 +590,7 @@ def complete(
         else:
             verdict = _judge(row, ending)
             if verdict is Verdict.ACCEPT:
-                fate = _fate(row, now, backoff, ending)
+                fate = _fate(row, now, backoff, ending, released.get(row.id, 0))
                 fates.append((row, fate, ending.event, ending.worker))
                 taken[ending.task] = (ending, Ended(row, fate))
                 answers[n] = taken[ending.task][1]
@@ -563,8 +612,18 @@ def _judge(row: TaskRow, ending: Ending) -> Verdict:
     return judge(holding, fence=ending.end.fence, worker=ending.worker, answer=ending.digest)
 
 
-def _fate(row: TaskRow, now: datetime, backoff: Backoff, ending: Ending) -> Fate:
+def _releases(conn: Connection, tenant: str, rows: Sequence[TaskRow]) -> dict[str, int]:
+    """How often each task was released since it last counted an attempt."""
+    counting = {(row.id, row.attempts) for row in rows}
+    found = store.attempts_of(conn, tenant, {row.id for row in rows})
+    return Counter(each.task for each in found if (each.task, each.attempt) in counting)
+
+
+def _fate(row: TaskRow, now: datetime, backoff: Backoff, ending: Ending, releases: int) -> Fate:
     end = ending.end
+    if end.outcome == "released" and releases < RELEASES_FREE_MAX:
+        code = end.code or "released"
+        return release(row, now, code=code, reason=end.reason, answer=ending.digest)
     result = msgspec.json.encode(end.result).decode()
     if end.outcome == "succeeded":
         return succeed(row, now, result, ending.digest)
@@ -589,6 +648,7 @@ def task_after(row: TaskRow, fate: Fate) -> Task:
         task_of(row),
         status=PUBLIC_STATUS[State(change.state)],
         available_at=change.available_at,
+        attempts=change.attempts,
         worker=change.worker,
         lease_expires_at=change.lease_expires_at,
         finished_at=change.finished_at,
@@ -680,17 +740,33 @@ class Held:
     keep: list[TaskRow]
     lost: list[str]
     cancelled: list[str]
+    unheard: list[str]
+    """Leased to the worker by claims that are settled, and not among what it holds."""
+    claim_number: int = 0
 
 
 def look_at_leases(
-    conn: Connection, tenant: str, worker: str, leases: Mapping[str, int], now: datetime
+    conn: Connection,
+    tenant: str,
+    worker: str,
+    leases: Mapping[str, int],
+    now: datetime,
+    settled: int | None = None,
 ) -> Held:
     """Which of a worker's leases still hold, and which of those are worth renewing by now.
 
     A lease with two thirds of its time left is left alone: beats come often, rows are written
-    seldom.
+    seldom. One that is listed for the first time is renewed at once: from then on it is known that
+    its worker has heard of it.
     """
-    held = Held([], [], [], [])
+    held = Held([], [], [], [], [])
+    unheard = {row.id: row for row in store.unheard_by(conn, tenant, worker)}
+    held.claim_number = max((row.claim for row in unheard.values()), default=0)
+    held.unheard = [
+        task
+        for task, row in unheard.items()
+        if settled is not None and row.claim <= settled and leases.get(task) != row.fence
+    ]
     rows = store.find_tasks(conn, tenant, leases)
     for task, fence in leases.items():
         row = rows.get(task)
@@ -700,8 +776,47 @@ def look_at_leases(
             held.cancelled.append(task)
         elif row.state != State.LEASED.value:
             held.lost.append(task)
-        elif row.lease_expires_at < timestamp(now + timedelta(seconds=row.lease_seconds * 2 / 3)):
+        elif task in unheard or row.lease_expires_at < timestamp(
+            now + timedelta(seconds=row.lease_seconds * 2 / 3)
+        ):
             held.renew.append(row)
         else:
             held.keep.append(row)
     return held
+
+
+def release_unheard(
+    conn: Connection,
+    principal: Principal,
+    outbox: Outbox,
+    now: datetime,
+    backoff: Backoff,
+    worker: str,
+    settled: int,
+    leases: Mapping[str, int],
+    endings: Sequence[tuple[str, EventId, float]],
+) -> tuple[set[str], list[str]]:
+    """Give back what was leased to a worker by an answer that never reached it.
+
+    ``endings`` names the tasks, each with the id of its event and its share of chance. Looked at
+    again under lock: what another unit has moved on meanwhile is left alone. The kinds of the tasks
+    that went back to the queue, and the types of the events there were.
+    """
+    tenant = principal.tenant
+    rows = store.find_tasks(conn, tenant, {task for task, _, _ in endings}, lock=True)
+    released = _releases(conn, tenant, list(rows.values()))
+    fates = []
+    for task, event, jitter in endings:
+        row = rows.get(task)
+        if row is None or row.state != State.LEASED.value or row.worker != worker:
+            continue
+        if row.claim is None or row.claim > settled or leases.get(task) == row.fence:
+            continue
+        code, reason = "lease-unheard", "the answer that leased it did not reach the worker"
+        if released.get(task, 0) < RELEASES_FREE_MAX:
+            fate = release(row, now, code=code, reason=reason)
+        else:
+            fate = fail(row, now, backoff, jitter=jitter, code=code, reason=reason)
+        fates.append((row, fate, event, principal.subject))
+    events = decide(conn, principal, outbox, now, fates)
+    return {row.kind for row, fate, _, _ in fates if fate.event == "task.released"}, events
