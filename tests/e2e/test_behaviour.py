@@ -5,6 +5,7 @@ One program with short leases collects from a recorded source that counts what i
 
 from __future__ import annotations
 
+import base64
 import json
 import textwrap
 import time
@@ -16,11 +17,13 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.https import Origin, served
 from tests.support.program import Program, started, wait_until
 from tests.support.stack import QUICK, sources
 
 GOOD = [{"id": f"a{n}", "v": n} for n in range(5)]
 BAD = [*GOOD, {"id": "a5", "v": "five"}]
+SECRET = "open-sesame-4711"
 
 
 @dataclass
@@ -31,6 +34,8 @@ class World:
     source: str
     profiles: Path
     replay: Path
+    api: Origin
+    other: Origin
 
     def profile(self, name: str, more: str = "", source: str = "", address: str = "") -> str:
         """Publish a profile of its own address by putting it into the folder."""
@@ -96,7 +101,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     profiles = base / "profiles"
     profiles.mkdir()
     replay = base / "map.json"
-    with sources(base, files) as (url, _):
+    api, other = Origin("api.test", GOOD), Origin("other.test", GOOD)
+    with sources(base, files) as (url, _), served(api, other, folder=base) as authority:
+        api.moved = {"/here": "/data", "/away": f"{other.url}/data", "/away-key": f"{other.url}/k"}
+        hosts = [each.url.removeprefix("https://") for each in (api, other)]
         names = [
             *("plain", "limited", "pages", "auth", "rejects", "two", "few", "range"),
             *("once", "never", "stale", "shut", "pause", "change", "gone"),
@@ -110,11 +118,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 }
             )
         )
+        resolver = base / "names.json"
+        resolver.write_text(json.dumps({each.name: [["127.0.0.1"]] for each in (api, other)}))
         environment = QUICK | {
             "HOLDFAST_REGISTRY_PROFILES_DIR": str(profiles),
             "HOLDFAST_REGISTRY_WATCH_SECONDS": "0.2",
             "HOLDFAST_COLLECT_REPLAY_FILE": str(replay),
-            "HOLDFAST_SECRET_KEY": "open-sesame-4711",
+            "HOLDFAST_COLLECT_RESOLVER": f"file:{resolver}",
+            "HOLDFAST_COLLECT_ALLOW": ",".join(hosts),
+            "HOLDFAST_COLLECT_CA_FILE": str(authority),
+            "HOLDFAST_SECRET_KEY": SECRET,
+            "HOLDFAST_SECRET_BOUND": SECRET,
+            "HOLDFAST_SECRET_BOUND_HOSTS": hosts[0],
         }
         with started(
             ["up", "--drones", "2", "--port", "0"], base / "data", environment=environment
@@ -123,7 +138,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 lambda: any(w["status"] == "alive" for w in program.items("/v1/workers")),
                 what="a drone",
             )
-            yield World(program, url, profiles, replay)
+            yield World(program, url, profiles, replay, api, other)
 
 
 def test_a_schedule_is_kept_and_nothing_else_fetches(world: World) -> None:
@@ -191,8 +206,60 @@ def test_a_secret_without_a_binding_is_not_sent(world: World) -> None:
     run = world.collect("auth")
     assert run["status"] == "failed"
     assert "secret" in run["code"] + run["reason"]
-    assert "open-sesame-4711" not in json.dumps(run) + world.program.tail(2000)
+    assert SECRET not in json.dumps(run) + world.program.tail(2000)
     assert world.fetches("auth") == 0
+
+
+BOUND = '"secret://env/BOUND"'
+WAYS = {
+    "bearer": (f"{{type: bearer, token: {BOUND}}}", "authorization", f"Bearer {SECRET}"),
+    "basic": (
+        f"{{type: basic, username: me, password: {BOUND}}}",
+        "authorization",
+        "Basic " + base64.b64encode(f"me:{SECRET}".encode()).decode(),
+    ),
+    "header": (f"{{type: api-key, key: {BOUND}, header: X-Key}}", "x-key", SECRET),
+    "parameter": (f"{{type: api-key, key: {BOUND}, parameter: key}}", "", ""),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_bound_secret_arrives_at_its_host_and_nowhere_else(world: World, way: str) -> None:
+    """Over TLS, at the origin it is bound to; also after a redirect there, never after one away."""
+    auth, header, value = WAYS[way]
+    for path in ("data", "here", "away"):
+        name = f"{way}-{path}"
+        world.profile(name, source=f"auth: {auth}", address=f"{world.api.url}/{path}?p={name}")
+        run = world.collect(name)
+        assert (run["status"], run["new"]) == ("succeeded", 5), run
+        asked = [(t, h) for t, h in world.api.seen if f"p={name}" in t]
+        (target, headers), *_ = asked
+        assert headers.get(header, "") == value
+        assert (f"key={SECRET}" in target) == (way == "parameter")
+        told = json.dumps(
+            [run, list(world.program.items("/v1/records", profile=name, provenance="true"))]
+        )
+        assert SECRET not in told
+        assert (value or SECRET) not in told
+    assert SECRET not in world.program.tail(5000)
+    # Redirects carry no query of ours, so these were led there.
+    assert any(headers.get(header, "") == value for headers in world.api.headers("/data"))
+    assert world.other.headers("/data")
+    assert SECRET not in json.dumps(world.other.seen)
+    if header:
+        assert not any(header in headers for headers in world.other.headers("/data"))
+
+
+def test_a_secret_bound_to_one_host_is_not_sent_to_another(world: World) -> None:
+    """Whoever writes the profile, the operator's word decides where a secret may go."""
+    name = world.profile(
+        "elsewhere",
+        source=f"auth: {{type: bearer, token: {BOUND}}}",
+        address=f"{world.other.url}/data?p=elsewhere",
+    )
+    run = world.collect(name)
+    assert (run["status"], run["code"]) == ("failed", "secret-refused")
+    assert not any("p=elsewhere" in target for target, _ in world.other.seen)
 
 
 def test_rejects_beyond_the_allowed_number_fail_the_run(world: World) -> None:
