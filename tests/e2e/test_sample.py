@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from decimal import Decimal
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.program import Program, run_command, started
+from tests.support.program import Program, run_command, started, wait_until
 
 MANIFEST = yaml.safe_load(
     resources.files("holdfast.sample").joinpath("data", "MANIFEST.yaml").read_text("utf-8")
@@ -35,8 +36,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def program(data_dir: Path) -> Iterator[Program]:
-    """The program started again on what the sample left, with nobody collecting."""
-    with started(["up", "--sample", "--drones", "0", "--port", "0"], data_dir) as running:
+    """The program started again on what the sample left; its drone finds everything unchanged."""
+    with started(["up", "--sample", "--drones", "1", "--port", "0"], data_dir) as running:
         yield running
 
 
@@ -186,3 +187,28 @@ def test_the_correlating_pairs_come_out_to_six_decimals(
     levels = [c["levels"] for c in found if c["levels"]["n"] == pair["n"]]
     assert len(levels) == 1
     assert round(Decimal(levels[0]["pearson_r"]), 6) == Decimal(str(pair["pearson_r"]))
+
+
+def test_mapping_what_is_stored_again_changes_nothing(program: Program, data_dir: Path) -> None:
+    """All ten sources, from the stored bytes, without asking a source for anything."""
+    profiles = [p["name"] for p in program.items("/v1/profiles")]
+
+    def settled() -> bool:
+        """The runs that a start asks for are over."""
+        statuses = [run["status"] for run in program.items("/v1/runs", limit=100)]
+        return len(statuses) >= 30 and not {"running", "interrupted"} & {*statuses}
+
+    wait_until(settled, 60, "the runs of the start")
+    for name in profiles:
+        rehearse = ["--dry-run"] if name == profiles[0] else []
+        done = run_command(
+            "profile", "remap", name, "--json", *rehearse, "--data-dir", str(data_dir)
+        )
+        assert done.returncode == 0, (name, done.stderr)
+        found = json.loads(done.stdout)
+        run, diff = found["run"], found["diff"]
+        assert (run["new"], run["changed"], run["withdrawn"]) == (0, 0, 0), name
+        assert run["unchanged"] == run["records"] > 0
+        assert run["requests"] == run["rejects"] == 0
+        assert diff["items"] == []
+        assert run["code"] == ("rehearsal" if rehearse else "")

@@ -70,7 +70,8 @@ _encode = msgspec.json.Encoder().encode
 class BatchMaker:
     """Reads pages in order and fills batches. One per run, used from one thread at a time.
 
-    ``stopped`` is asked now and then; when it says so, :class:`Stopped` is raised.
+    ``within`` keeps the records whose period begins in a range, half-open. ``stopped`` is asked
+    now and then; when it says so, :class:`Stopped` is raised.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class BatchMaker:
         cursor: CursorState | None = None,
         occurrences: Occurrences | None = None,
         stopped: Callable[[], bool] = lambda: False,
+        within: tuple[str, str] = ("", ""),
         records_max: int = RECORDS_MAX,
         bytes_max: int = BYTES_MAX,
     ) -> None:
@@ -92,6 +94,7 @@ class BatchMaker:
         self._cursor = cursor
         self.columns = Columns()
         self._stopped = stopped
+        self._within = within
         self._records_max = records_max
         self._bytes_max = bytes_max
         self._fresh: list[MappedRecord] = []
@@ -141,6 +144,8 @@ class BatchMaker:
                     hint="the rejects name field and reason",
                 )
             return
+        if self._within[0] and not self._is_within(found):
+            return  # a backfill is about its range, whatever else the source sends with it
         if self.records >= self._profile.limits.max_records:
             raise LimitReached(
                 f"cannot keep more than {self._profile.limits.max_records} records",
@@ -149,6 +154,10 @@ class BatchMaker:
             )
         self.records += 1
         self._fresh.append(found)
+
+    def _is_within(self, found: MappedRecord) -> bool:
+        start, end = self._within
+        return found.period is not None and start <= found.period.start < end
 
     def _full(self) -> bool:
         if self._fresh:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from holdfast.collect.batches import Filled
-from holdfast.collect.ports import RunLog
+from holdfast.collect.ports import ORDINARY, Opening, RunLog
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Exhausted, OutcomeUnknown, Unauthenticated, Unavailable
 from holdfast.kernel.telemetry import get_logger
@@ -50,9 +50,13 @@ class Channel:
         self.batches = 0
         self.responses = 0
 
-    async def open(self) -> Run:
+    async def open(self, how: Opening = ORDINARY) -> Run:
         """Begin or take over the run."""
-        return await self._answered(self._target.open)
+        return await self._answered(lambda: self._target.open(how))
+
+    async def answered(self, call: Callable[[], Awaitable[T]]) -> T:
+        """``call``, repeated until it is answered."""
+        return await self._answered(call)
 
     async def plan(self) -> RunPlan:
         """Where the run begins."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,16 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.kernel.cli import JsonOption, print_json, print_table, run, say, session
-from holdfast.kernel.errors import HoldfastError, Invalid, NotFound
+from holdfast.kernel.errors import Conflict, HoldfastError, Invalid, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from holdfast.collect.preview import Preview
     from holdfast.collect.settings import CollectSettings
+    from holdfast.kernel.http.client import ApiClient
+    from holdfast.records.model import Run
     from holdfast.registry.model import Profile
 
 SettingsOf = Callable[[typer.Context], "CollectSettings"]
 
 _COLUMNS_MAX = 12
+POLL_SECONDS = 0.2
 
 
 def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
@@ -57,6 +61,107 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
                 raise Invalid(found.problem, code="parse")
 
         run(body)
+
+    @profile_app.command(
+        "remap",
+        help="Map the stored raw responses again, under the current or another version of the "
+        "profile, without fetching. --dry-run publishes nothing and shows what would change.",
+        epilog="Example: holdfast profile remap rain --dry-run",
+    )
+    def remap(
+        ctx: typer.Context,
+        name: Annotated[str, typer.Argument(help="The profile's name.")],
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Publish nothing; show what would change.")
+        ] = False,
+        to_version: Annotated[
+            str, typer.Option("--to-version", help="A version's digest, or how it begins.")
+        ] = "",
+        limit: Annotated[
+            int, typer.Option("--limit", min=1, max=1000, help="Differences to show.")
+        ] = 20,
+        timeout: Annotated[
+            int, typer.Option("--timeout", min=1, help="How many seconds to wait.")
+        ] = 3600,
+        json: JsonOption = False,
+    ) -> None:
+        """Submit the task, wait for its end, and show what it changed."""
+
+        async def body() -> None:
+            async with session(ctx) as api:
+                found = await _remapped(api, name, to_version, timeout, dry_run=dry_run)
+                await _show_remapped(api, found, limit, json=json)
+
+        run(body)
+
+
+async def _remapped(
+    api: ApiClient, name: str, version: str, seconds: float, *, dry_run: bool
+) -> Run:
+    """The run of a re-mapping once it has ended; raises unless it ended well."""
+    from holdfast.fleet.client import FleetClient
+    from holdfast.fleet.model import CollectRequest, TaskStatus
+    from holdfast.kernel.principal import operator
+    from holdfast.records.client import RecordsClient
+
+    digest = await _digest(api, name, version) if version else ""
+    fleet = FleetClient(api)
+    request = CollectRequest(profile=name, remap=True, rehearsal=dry_run, digest=digest)
+    task = await fleet.collect(None, request)
+    say(f"run {task.payload['run']} is {task.status.value}")
+    try:
+        async with asyncio.timeout(seconds):
+            while task.status in {TaskStatus.QUEUED, TaskStatus.LEASED}:
+                await asyncio.sleep(POLL_SECONDS)
+                task = await fleet.show_task(None, task.id)
+    except TimeoutError:
+        raise Unavailable(
+            f"cannot wait any longer: the task {task.id} is {task.status.value}",
+            hint=f"holdfast task show {task.id}",
+        ) from None
+    if task.status is not TaskStatus.SUCCEEDED:
+        raise Conflict(
+            f"cannot re-map {name}: {task.reason or task.code or task.status.value}",
+            code=task.code or "remap-failed",
+            hint=f"holdfast task show {task.id}",
+        )
+    return await RecordsClient(api).run(operator(), task.payload["run"])
+
+
+async def _digest(api: ApiClient, name: str, version: str) -> str:
+    """The one version whose digest begins so."""
+    from holdfast.kernel.principal import operator
+    from holdfast.registry.client import RegistryClient
+
+    wanted = version if version.startswith("sha256:") else f"sha256:{version}"
+    page = await RegistryClient(api).versions(operator(), name, limit=1000)
+    found: list[str] = [one.digest for one in page.items if one.digest.startswith(wanted)]
+    if len(found) != 1:
+        raise NotFound(
+            f"cannot find the version {version[:80]} of {name}: "
+            f"{len(found) or 'none'} of its {len(page.items)} begin so",
+            hint=f"holdfast profile show {name} --versions",
+        )
+    return found[0]
+
+
+async def _show_remapped(api: ApiClient, found: Run, limit: int, *, json: bool) -> None:
+    from holdfast.kernel.principal import operator
+    from holdfast.records.cli import print_diff
+    from holdfast.records.client import RecordsClient
+
+    diff = await RecordsClient(api).run_diff(operator(), found.id, limit=limit)
+    if json:
+        print_json({"run": found, "diff": diff})
+        return
+    print_diff(diff.items)
+    would = "would be " if found.rehearsal else ""
+    say(
+        f"{would}{found.new} new, {found.changed} changed, {found.withdrawn} withdrawn; "
+        f"{found.unchanged} unchanged, {found.rejects} rejected"
+    )
+    if diff.next is not None:
+        say(f"there is more: holdfast run diff {found.id}")
 
 
 async def _profile(ctx: typer.Context, named: str) -> Profile:

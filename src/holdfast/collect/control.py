@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from holdfast.collect.batches import Filled
-from holdfast.collect.ports import ControlPlane, Fleet, Profiles, RunLog
+from holdfast.collect.ports import ControlPlane, Fleet, Opening, Profiles, RunLog
 from holdfast.fleet.client import FleetClient
 from holdfast.fleet.model import (
     Beat,
@@ -29,6 +29,7 @@ from holdfast.records.client import RecordsClient
 from holdfast.records.model import (
     BatchReceipt,
     RawResponse,
+    RemapSource,
     Run,
     RunFinish,
     RunOpen,
@@ -107,8 +108,15 @@ class _HttpRunLog:
     def _records(self) -> RecordsClient:
         return RecordsClient(self._control.api)
 
-    async def open(self) -> Run:
-        request = RunOpen(run=self._run, fence=self._fence)
+    async def open(self, how: Opening) -> Run:
+        request = RunOpen(
+            run=self._run,
+            fence=self._fence,
+            kind=how.kind,
+            range_start=how.range_start,
+            range_end=how.range_end,
+            rehearsal=how.rehearsal,
+        )
         return await self._records.open(_SELF, self._grant(), request)
 
     async def plan(self) -> RunPlan:
@@ -129,6 +137,15 @@ class _HttpRunLog:
 
     async def finish(self, request: RunFinish) -> Run:
         return await self._records.finish(_SELF, self._grant(), request)
+
+    async def remap_sources(self) -> list[RemapSource]:
+        return await self._records.remap_sources(_SELF, self._grant(), self._run)
+
+    async def remap_responses(self, source: str) -> list[RawResponse]:
+        return await self._records.remap_responses(_SELF, self._grant(), self._run, source)
+
+    def remap_body(self, source: str, sequence: int) -> AsyncIterator[bytes]:
+        return self._records.remap_chunks(_SELF, self._grant(), self._run, source, sequence)
 
 
 async def _each(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

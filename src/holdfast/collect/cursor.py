@@ -22,9 +22,12 @@ class CursorState:
     """The cursor of one run: what it asks for, and the greatest value it has seen.
 
     ``published`` is what the last published run ended at; what this run sees never moves it back.
+    ``since`` (a day or a UTC time) is where a backfill begins instead; it asks for nothing earlier.
     """
 
-    def __init__(self, cursor: Cursor, zone: tzinfo, published: str | None) -> None:
+    def __init__(
+        self, cursor: Cursor, zone: tzinfo, published: str | None, *, since: str = ""
+    ) -> None:
         self._cursor = cursor
         self._zone = zone
         self._get: Callable[[Any], Any] = (
@@ -32,12 +35,15 @@ class CursorState:
         )
         self._greatest = _kept(published) if published else None
         self._asked = self._greatest
+        self._since = _since(since, zone) if since else None
 
     def parameters(self) -> dict[str, str]:
         """The query parameter of this run: where the last one ended, less the overlap."""
         return {self._cursor.parameter: self._sent()}
 
     def _sent(self) -> str:
+        if self._since is not None:
+            return self._spelled(self._since)
         if self._asked is None:
             return self._cursor.start
         overlap = duration_seconds(self._cursor.overlap)
@@ -88,6 +94,12 @@ class CursorState:
         if isinstance(self._greatest, int):
             return str(self._greatest)
         return values.moment_text(self._greatest)
+
+
+def _since(text: str, zone: tzinfo) -> datetime:
+    if "T" in text:
+        return parse_timestamp(text)
+    return datetime.fromisoformat(text).replace(tzinfo=zone)
 
 
 def _kept(text: str) -> datetime | int:

@@ -6,9 +6,10 @@ Implementations raise kernel errors only. ``control.py`` has the ones that speak
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from holdfast.collect.batches import Filled
 from holdfast.fleet.model import (
@@ -21,7 +22,7 @@ from holdfast.fleet.model import (
     WorkerCredential,
     WorkerRegister,
 )
-from holdfast.records.model import BatchReceipt, RawResponse, Run, RunFinish, RunPlan
+from holdfast.records.model import BatchReceipt, RawResponse, RemapSource, Run, RunFinish, RunPlan
 from holdfast.registry.model import Profile
 
 
@@ -53,10 +54,23 @@ class Profiles(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What sort of run is opened; see :class:`~holdfast.records.model.RunOpen`."""
+
+    kind: Literal["collect", "backfill", "remap", "merge"] = "collect"
+    range_start: str | None = None
+    range_end: str | None = None
+    rehearsal: bool = False
+
+
+ORDINARY = Opening()
+
+
 class RunLog(Protocol):
     """The aggregator, as one attempt of one run sees it; each call carries the newest grant."""
 
-    async def open(self) -> Run:
+    async def open(self, how: Opening) -> Run:
         """Begin or take over the run. A lower fence than the run has seen is a Conflict."""
         ...
 
@@ -74,6 +88,18 @@ class RunLog(Protocol):
 
     async def finish(self, request: RunFinish) -> Run:
         """End the attempt; a complete run is published, or fails, in one transaction."""
+        ...
+
+    async def remap_sources(self) -> list[RemapSource]:
+        """The runs whose stored bytes a re-mapping reads, in the order in which to read them."""
+        ...
+
+    async def remap_responses(self, source: str) -> list[RawResponse]:
+        """The accounts of one of these runs' responses, in order."""
+        ...
+
+    def remap_body(self, source: str, sequence: int) -> AsyncIterator[bytes]:
+        """The bytes of one of these responses."""
         ...
 
 

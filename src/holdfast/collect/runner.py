@@ -32,7 +32,7 @@ from holdfast.collect.mapping import zone_of
 from holdfast.collect.model import Bounds
 from holdfast.collect.occurrences import Occurrences
 from holdfast.collect.pages import PageFacts, Pager
-from holdfast.collect.ports import RunLog
+from holdfast.collect.ports import Opening, RunLog
 from holdfast.collect.requests import Credentials, credentials, reported, request
 from holdfast.collect.secrets import SecretStore
 from holdfast.kernel.clock import Clock
@@ -90,6 +90,9 @@ class Attempt:
     profile: Profile
     force: bool = False
     pages_max: int = 0
+    rehearsal: bool = False
+    range_start: str = ""
+    range_end: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ class Collection:
 
     async def _ending(self) -> Ending:
         try:
-            opened = await self._channel.open()
+            opened = await self._channel.open(self._opening())
             if opened.status is not RunStatus.RUNNING:
                 return _ended(opened)  # an earlier attempt ended it and could not tell the task
             return await self._collected()
@@ -169,6 +172,12 @@ class Collection:
         with contextlib.suppress(HoldfastError, TimeoutError):
             async with asyncio.timeout(_LEAVING_SECONDS):
                 await self._channel.leave(self._account("interrupted", ending.code, ending.reason))
+
+    def _opening(self) -> Opening:
+        attempt = self._attempt
+        if not attempt.range_start:
+            return Opening(rehearsal=attempt.rehearsal)
+        return Opening("backfill", attempt.range_start, attempt.range_end, attempt.rehearsal)
 
     async def cancelled(self) -> Ending:
         """Tell that the run was cancelled, once the task of :meth:`run` is."""
@@ -276,7 +285,8 @@ class Collection:
         """
         plan = await self._channel.plan()
         pager, maker = self._prepared(plan)
-        known = {} if self._attempt.force else plan.validators
+        # A backfill asks for other periods than the run whose answers the validators are of.
+        known = {} if self._attempt.force or self._attempt.range_start else plan.validators
         first = await self._conditional(pager.first, known)
         if first is None:
             return "unchanged"
@@ -307,7 +317,12 @@ class Collection:
         profile, limits = self._profile, self._profile.limits
         self._given = credentials(self._source, self._tools.secrets, self._attempt.tenant)
         if profile.cursor:
-            self._cursor = CursorState(profile.cursor, zone_of(profile.timezone), plan.cursor)
+            self._cursor = CursorState(
+                profile.cursor,
+                zone_of(profile.timezone),
+                plan.cursor,
+                since=self._attempt.range_start,
+            )
         asked = self._cursor.parameters() if self._cursor else {}
         pages_max = min(limits.max_pages, self._attempt.pages_max or limits.max_pages)
         self._maker = BatchMaker(
@@ -316,6 +331,7 @@ class Collection:
             cursor=self._cursor,
             occurrences=self._occurrences,
             stopped=lambda: self._stopped,
+            within=(self._attempt.range_start, self._attempt.range_end),
         )
         return Pager(self._source, pages_max, asked), self._maker
 
@@ -485,7 +501,7 @@ def _media_type(fetched: Fetched) -> str:
 def _ended(run: Run) -> Ending:
     """The end of a run as its task is told: only a complete or unchanged one has succeeded."""
     result = {"run": run.id, "status": run.status.value, "records": run.records}
-    if run.status in {RunStatus.SUCCEEDED, RunStatus.UNCHANGED}:
+    if run.status in {RunStatus.SUCCEEDED, RunStatus.UNCHANGED} or run.code == "rehearsal":
         return Ending(True, run.status.value, result=result)
     code = run.code or run.status.value
     return Ending(False, run.status.value, code, run.reason, result=result)

@@ -24,6 +24,7 @@ import msgspec
 
 from holdfast import __version__
 from holdfast.collect.ports import ControlPlane
+from holdfast.collect.remap import Remapping
 from holdfast.collect.runner import Attempt, Collection, Ending, LeaseLost, Tools
 from holdfast.collect.secrets import SecretStore
 from holdfast.collect.settings import DroneSettings
@@ -421,7 +422,11 @@ class Drone:
             code = error.code if isinstance(error, HoldfastError) else "payload"
             return Ending(False, "open", code, str(error)[:2000], healing)
         target = self._control.run_log(attempt.run, attempt.fence, lambda: lease.grant)
-        collection = Collection(attempt, target, tools, directory)
+        collection: Collection | Remapping
+        if payload.remap:
+            collection = Remapping(attempt, target, tools, directory)
+        else:
+            collection = Collection(attempt, target, tools, directory)
         running = asyncio.create_task(collection.run())
         over = asyncio.create_task(lease.over.wait())
         try:
@@ -444,6 +449,11 @@ class Drone:
 
     async def _prepared(self, payload: CollectPayload, lease: Lease) -> Attempt:
         profile = await self._profile(payload.profile, payload.digest)
+        if payload.range_start and profile.period is None:
+            raise Invalid(
+                f"cannot backfill {profile.name}: its records have no period",
+                hint="add `period` to the profile",
+            )
         override = msgspec.convert(payload.limits, LimitsOverride) if payload.limits else None
         limits = effective_limits(profile.limits, override)
         return Attempt(
@@ -453,6 +463,9 @@ class Drone:
             profile=msgspec.structs.replace(profile, limits=limits),
             force=payload.force,
             pages_max=payload.pages,
+            rehearsal=payload.rehearsal,
+            range_start=payload.range_start,
+            range_end=payload.range_end,
         )
 
     async def _profile(self, name: str, digest: str) -> Profile:

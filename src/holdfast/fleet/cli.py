@@ -305,7 +305,8 @@ def register(profiles: typer.Typer) -> None:
     @profiles.command(
         "run",
         help="Collect a profile now, at its newest version.",
-        epilog="Example: holdfast profile run rain --wait",
+        epilog="Examples: holdfast profile run rain --wait; "
+        "holdfast profile run rain --from 2010-01-01 --to 2015-01-01 --wait",
     )
     def run_profile(
         ctx: typer.Context,
@@ -314,6 +315,17 @@ def register(profiles: typer.Typer) -> None:
             bool, typer.Option("--force", help="Fetch even what has not changed.")
         ] = False,
         pages: Annotated[int, typer.Option("--pages", min=0, help="At most this many.")] = 0,
+        start: Annotated[
+            str,
+            typer.Option("--from", help="Backfill: the periods from this day on (with --to)."),
+        ] = "",
+        end: Annotated[str, typer.Option("--to", help="Backfill: before this day.")] = "",
+        dry_run: Annotated[
+            bool,
+            typer.Option(
+                "--dry-run", help="Publish nothing; `holdfast run diff RUN` shows what it would."
+            ),
+        ] = False,
         wait: Annotated[bool, typer.Option("--wait", help="Until the run has ended.")] = False,
         timeout: Annotated[str, typer.Option("--timeout", help="How long to wait.")] = "1h",
         json: JsonOption = False,
@@ -321,7 +333,14 @@ def register(profiles: typer.Typer) -> None:
         async def body() -> None:
             from holdfast.fleet.model import CollectRequest
 
-            request = CollectRequest(profile=name, force=force, pages=pages)
+            request = CollectRequest(
+                profile=name,
+                force=force,
+                pages=pages,
+                range_start=start,
+                range_end=end,
+                rehearsal=dry_run,
+            )
             async with session(ctx) as api:
                 client = _client(api)
                 task = await client.collect(None, request)

@@ -20,6 +20,11 @@ NotNegative = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Fence = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
 OptionalName = Annotated[str, Meta(pattern=r"^([a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?)?$")]
+OptionalDigest = Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+DayOrTime = Annotated[
+    str,
+    Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9.]{2,9}Z)?)?$"),
+]
 Id = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
 ]
@@ -112,16 +117,34 @@ class CollectPayload(_Wire, frozen=True, kw_only=True):
     """Fetch without conditional headers."""
     pages: NotNegative = 0
     """At most this many pages; 0 for no bound besides the profile's own."""
+    rehearsal: bool = False
+    """Publish nothing: what it would change stays hidden and can be looked at."""
+    remap: bool = False
+    """Read the raw responses that are stored instead of the source."""
+    range_start: DayOrTime = ""
+    """Collect the periods from this on, and…"""
+    range_end: DayOrTime = ""
+    """…before this; the cursor stays where it is and nothing outside is withdrawn."""
 
 
 class CollectRequest(_Wire, frozen=True, kw_only=True):
-    """Run a profile now, at its newest version. Paused and disabled profiles are refused."""
+    """Run a profile now. Paused and disabled profiles are refused."""
 
     profile: Name
     trigger: Literal["manual", "start"] = "manual"
     force: bool = False
     pages: NotNegative = 0
     priority: Annotated[int, Meta(ge=-100, le=100)] = 10
+    digest: OptionalDigest = ""
+    """The version to run; the newest if left out."""
+    rehearsal: bool = False
+    """Publish nothing: what it would change stays hidden and can be looked at."""
+    remap: bool = False
+    """Read the raw responses that are stored instead of the source."""
+    range_start: DayOrTime = ""
+    """Collect the periods from this on, and…"""
+    range_end: DayOrTime = ""
+    """…before this; the cursor stays where it is and nothing outside is withdrawn."""
 
 
 class Grant(Struct, frozen=True, kw_only=True):

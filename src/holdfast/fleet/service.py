@@ -53,6 +53,7 @@ from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.credentials import Peppers, identity_of, make_secret
 from holdfast.kernel.database import Database, Isolation
 from holdfast.kernel.errors import (
+    Conflict,
     Denied,
     HoldfastError,
     Invalid,
@@ -195,15 +196,26 @@ class FleetService:
                 code="profile-not-runnable",
                 hint=f"holdfast profile show {request.profile}; holdfast profile resume",
             )
+        _check_range(request)
+        given = msgspec.to_builtins(request)  # what is left at its default is left out
+        asked = ("rehearsal", "remap", "range_start", "range_end", "digest")
         submit = self.collect_submission(
             profile,
             trigger=request.trigger,
             force=request.force,
             pages=request.pages,
             priority=request.priority,
+            **{name: given[name] for name in asked if name in given},
         )
         task = await self.submit(principal, submit)
-        if task.id == submit.id:
+        special = request.remap or request.rehearsal or bool(request.range_start)
+        if task.id != submit.id and special:
+            raise Conflict(
+                f"cannot start: a run of {profile.name} has not finished",
+                code="profile-busy",
+                hint=f"wait for it, or cancel it: holdfast run cancel {task.payload['run']}",
+            )
+        if task.id == submit.id and not special:
             values = {
                 "tenant": principal.tenant,
                 "profile": profile.name,
@@ -797,6 +809,20 @@ class FleetService:
                 code="worker-needed",
             )
         return principal.subject
+
+
+def _check_range(request: CollectRequest) -> None:
+    """``Invalid`` for a range without one of its ends, an empty one, or one for a re-mapping."""
+    start, end = request.range_start, request.range_end
+    if not start and not end:
+        return
+    if not start or not end or end <= start:
+        raise Invalid(
+            "cannot backfill: a range begins and ends, and ends after it begins",
+            hint="--from 2020-01-01 --to 2021-01-01",
+        )
+    if request.remap:
+        raise Invalid("cannot re-map a range: a re-mapping is of all that is stored")
 
 
 def _time(name: str, text: str | None) -> str | None:

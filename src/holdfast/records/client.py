@@ -31,6 +31,7 @@ from holdfast.records.model import (
     RecordFilter,
     RecordHistory,
     RecordPage,
+    RemapSource,
     Result,
     Run,
     RunClose,
@@ -118,6 +119,32 @@ class RecordsClient:
             headers={GRANT_HEADER: grant},
             type=Run,
         )
+
+    async def remap_sources(self, principal: Principal, grant: str, run: str) -> list[RemapSource]:
+        """The runs whose bytes are to be mapped again, in the order in which to read them."""
+        return await self._api.request(
+            "GET", f"/v1/runs/{run}/remap", headers={GRANT_HEADER: grant}, type=list[RemapSource]
+        )
+
+    async def remap_responses(
+        self, principal: Principal, grant: str, run: str, source: str
+    ) -> list[RawResponse]:
+        """The accounts of one of these runs' responses, in order."""
+        return await self._api.request(
+            "GET",
+            f"/v1/runs/{run}/remap/{source}",
+            headers={GRANT_HEADER: grant},
+            type=list[RawResponse],
+        )
+
+    async def remap_chunks(
+        self, principal: Principal, grant: str, run: str, source: str, sequence: int
+    ) -> AsyncIterator[bytes]:
+        """The bytes of one of these responses."""
+        path = f"/v1/runs/{run}/remap/{source}/{sequence}"
+        async with self._api.stream("GET", path, headers={GRANT_HEADER: grant}) as response:
+            async for chunk in response.aiter_bytes():
+                yield chunk
 
     # --- what the coordinator does ------------------------------------------------------------
 

@@ -22,8 +22,10 @@ from holdfast.records.model import (
     Freshness,
     Notice,
     ProjectionInfo,
+    RawResponse,
     RecordHistory,
     RecordPage,
+    RemapSource,
     Result,
     Run,
     RunClose,
@@ -101,6 +103,33 @@ def _worker_routes(service: RecordsService) -> list[Any]:
         chunks: AsyncIterator[bytes] = request.stream()
         return await service.put_response(principal, _checked(grant), run, response, chunks)
 
+    @get("/v1/runs/{run:str}/remap", permission=Permission.RUNS_WRITE)
+    async def list_remap_sources(
+        principal: Principal, run: str, grant: GrantText = ""
+    ) -> list[RemapSource]:
+        """List the runs whose stored bytes a re-mapping reads, in their order."""
+        return await service.remap_sources(principal, _checked(grant), run)
+
+    @get("/v1/runs/{run:str}/remap/{source:str}", permission=Permission.RUNS_WRITE)
+    async def list_remap_responses(
+        principal: Principal, run: str, source: str, grant: GrantText = ""
+    ) -> list[RawResponse]:
+        """List the raw responses of one of these runs."""
+        return await service.remap_responses(principal, _checked(grant), run, source)
+
+    @get(
+        "/v1/runs/{run:str}/remap/{source:str}/{sequence:int}",
+        permission=Permission.RUNS_WRITE,
+        media_type="application/octet-stream",
+    )
+    async def download_remap_response(
+        principal: Principal, run: str, source: str, sequence: int, grant: GrantText = ""
+    ) -> Any:
+        """Download one of these raw responses."""
+        body = await service.remap_body(principal, _checked(grant), run, source, sequence)
+        headers = {**ATTACHMENT, "Content-Length": str(body.stored.response.size_bytes)}
+        return Stream(body.chunks, media_type="application/octet-stream", headers=headers)
+
     @post("/v1/batches", permission=Permission.RUNS_WRITE, body_limit=BATCH_BYTES_MAX, status=200)
     async def post_batch(principal: Principal, data: Batch, grant: GrantText = "") -> BatchReceipt:
         """Stage a batch of records."""
@@ -114,7 +143,16 @@ def _worker_routes(service: RecordsService) -> list[Any]:
         _check_path(run, data.run)
         return await service.finish(principal, _checked(grant), data)
 
-    return [open_run, plan_run, put_run_response, post_batch, finish_run]
+    return [
+        open_run,
+        plan_run,
+        put_run_response,
+        list_remap_sources,
+        list_remap_responses,
+        download_remap_response,
+        post_batch,
+        finish_run,
+    ]
 
 
 def _run_routes(service: RecordsService) -> list[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -30,7 +30,7 @@ from holdfast.records.errors import (
     ResponseMissing,
 )
 from holdfast.records.model import Batch, BatchReceipt, RunStatus
-from holdfast.records.rules import Rules
+from holdfast.records.rules import Rules, for_kind
 from holdfast.records.shape import Shape, decode_shape, encode_shape
 from holdfast.records.slots import check_attempt, check_slot
 from holdfast.records.staging import (
@@ -61,6 +61,8 @@ class _Look:
     fields: FieldNames = NO_FIELDS
     shape: bytes = b"{}"
     known: Known | None = None
+    rules: Rules | None = None
+    """As they hold for this kind of run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,9 @@ class Intake(Part):
             if look.answer is not None:
                 self._metrics.batches.labels("repeated").inc()
                 return look.answer
-            known = look.known
+            known, rules = look.known, look.rules
             assert known is not None
+            assert rules is not None
             target = Target(
                 tenant=principal.tenant,
                 profile=incoming.rules.profile,
@@ -135,8 +138,8 @@ class Intake(Part):
             )
             change = await self.worked(
                 len(batch.records),
-                lambda known=known, target=target: classify(  # type: ignore[misc]
-                    incoming.prepared, known, target, incoming.rules, keys
+                lambda known=known, target=target, rules=rules: classify(  # type: ignore[misc]
+                    incoming.prepared, known, target, rules, keys
                 ),
             )
             receipt = _receipt(incoming, change)
@@ -195,6 +198,8 @@ def _look(conn: Connection, incoming: _Incoming) -> _Look:
     if found is not None:
         return _Look(answer=_repeated(found, incoming.prepared.digest))
     head = check_slot(run, store.find(conn, store.heads, tenant, profile=rules.profile))
+    rules = for_kind(rules, run.kind)
+    incoming = replace(incoming, rules=rules)
     _check_order(conn, incoming)
     _check_responses(conn, incoming)
     return _Look(
@@ -207,6 +212,7 @@ def _look(conn: Connection, incoming: _Incoming) -> _Look:
         fields=msgspec.json.decode(run.fields, type=FieldNames),
         shape=store.shape_text(conn, tenant, batch.run),
         known=_known(conn, incoming, run.first_row, head.next_row),
+        rules=rules,
     )
 
 

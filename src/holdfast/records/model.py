@@ -222,13 +222,14 @@ class RunOpen(_Wire, frozen=True, kw_only=True):
 
     ``collect`` is an ordinary run. A ``backfill`` is about the periods ``range_start`` ≤ start <
     ``range_end`` only: it withdraws nothing outside of them and leaves the cursor alone. A
-    ``remap`` reads what is stored instead of the source. ``rehearsal``: whatever it comes to stays
+    ``remap`` reads the stored bytes of one run instead of the source, a ``merge`` those of several,
+    where of equal keys the one of the later run counts. ``rehearsal``: whatever it comes to stays
     hidden; it ends as partial with the code ``rehearsal``.
     """
 
     run: Id
     fence: Fence
-    kind: Literal["collect", "backfill", "remap"] = "collect"
+    kind: Literal["collect", "backfill", "remap", "merge"] = "collect"
     range_start: PeriodText | None = None
     range_end: PeriodText | None = None
     rehearsal: bool = False
@@ -439,6 +440,18 @@ class RunPlan(Struct, frozen=True, kw_only=True):
     publication: int
     cursor: str | None = None
     validators: dict[str, Validator] = {}
+
+
+class RemapSource(Struct, frozen=True, kw_only=True):
+    """A run whose stored raw responses are to be mapped again; in the order of the list.
+
+    Of a backfill only the records of its range count, whatever else its bytes hold.
+    """
+
+    run: str
+    responses: int
+    range_start: str | None = None
+    range_end: str | None = None
 
 
 class StoredResponse(Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.base import run_of
 from holdfast.records.errors import GrantMismatch, ProfileBusy, RunOvertaken, StaleFence
-from holdfast.records.model import Run, RunClose, RunStatus, Validator, is_final
+from holdfast.records.model import Run, RunClose, RunOpen, RunStatus, Validator, is_final
 from holdfast.records.slots import change_slot
 
 VALIDATORS_MAX = 2_000
@@ -50,12 +50,14 @@ WAITING = -1
 """``first_row`` of an attempt that does not hold the slot yet."""
 
 
-def open_run(conn: Connection, principal: Principal, claim: Grant, now: datetime) -> Run | None:
+def open_run(
+    conn: Connection, principal: Principal, claim: Grant, request: RunOpen, now: datetime
+) -> Run | None:
     """The opened run, or ``None`` if the profile's slot must be cleaned first."""
     tenant = principal.tenant
     run = store.find(conn, store.runs, tenant, run=claim.run)
     if run is not None:
-        _check_same(run, claim)
+        _check_same(run, claim, request)
         if is_final(RunStatus(run.status)):
             return run_of(run)
     conn.execute(_ENSURE_HEAD, {"tenant": tenant, "profile": claim.profile})
@@ -67,15 +69,20 @@ def open_run(conn: Connection, principal: Principal, claim: Grant, now: datetime
         if head.slot_state in ("open", "closing"):
             _displace(conn, tenant, head, claim, now)
         # The fence counts from now on, although there is cleaning to do before the slot is free.
-        _register(conn, tenant, run, claim, now)
+        _register(conn, tenant, run, claim, request, now)
         return None
-    _register(conn, tenant, run, claim, now)
+    _register(conn, tenant, run, claim, request, now)
     return _take_slot(conn, tenant, head, claim)
 
 
-def _check_same(run: Row[Any], claim: Grant) -> None:
+def _check_same(run: Row[Any], claim: Grant, request: RunOpen) -> None:
     if (run.profile, run.profile_digest) != (claim.profile, claim.digest):
         raise GrantMismatch(f"cannot open the run {run.run}: it is of another profile or version")
+    if is_final(RunStatus(run.status)):
+        return
+    asked = (request.kind, request.range_start, request.range_end, request.rehearsal)
+    if (run.kind, run.range_start, run.range_end, run.rehearsal) != asked:
+        raise GrantMismatch(f"cannot open the run {run.run}: it was opened as something else")
     if run.fence > claim.fence:
         raise StaleFence(
             f"cannot open the run {run.run}: fence {claim.fence} is over, {run.fence} holds it"
@@ -129,11 +136,16 @@ def _displace(conn: Connection, tenant: str, head: Row[Any], claim: Grant, now: 
 
 
 def _register(
-    conn: Connection, tenant: str, run: Row[Any] | None, claim: Grant, now: datetime
+    conn: Connection,
+    tenant: str,
+    run: Row[Any] | None,
+    claim: Grant,
+    request: RunOpen,
+    now: datetime,
 ) -> None:
     """Make the claim's fence the run's current one; what a lower one posted is superseded."""
     if run is None:
-        add_run(conn, tenant, claim, now)
+        add_run(conn, tenant, claim, now, request)
         return
     if run.fence == claim.fence:
         return
@@ -163,7 +175,17 @@ def _register(
     )
 
 
-def add_run(conn: Connection, tenant: str, claim: Grant, now: datetime) -> None:
+def add_run(
+    conn: Connection, tenant: str, claim: Grant, now: datetime, request: RunOpen | None = None
+) -> None:
+    about: dict[str, Any] = {}
+    if request is not None:
+        about = {
+            "kind": request.kind,
+            "range_start": request.range_start,
+            "range_end": request.range_end,
+            "rehearsal": request.rehearsal,
+        }
     store.add(
         conn,
         store.runs,
@@ -181,6 +203,7 @@ def add_run(conn: Connection, tenant: str, claim: Grant, now: datetime) -> None:
         lease_expires_at=claim.lease_expires_at,
         first_row=WAITING,
         end_row=WAITING,
+        **about,
     )
 
 

@@ -38,9 +38,23 @@ def note_totals(conn: Connection, tenant: str, request: RunFinish) -> None:
     store.change(conn, store.runs, store.of_key(store.runs, tenant, run=request.run), values)
 
 
-def live_rows(conn: Connection, tenant: str, profile: str, after: int, before: int) -> list[int]:
-    """The next published, not withdrawn rows that nothing of the attempt replaces."""
+def live_rows(
+    conn: Connection,
+    tenant: str,
+    profile: str,
+    after: int,
+    before: int,
+    start: str | None = None,
+    end: str | None = None,
+) -> list[int]:
+    """The next published, not withdrawn rows that nothing of the attempt replaces.
+
+    With a range only those whose period begins in it.
+    """
     revisions = store.revisions
+    within = []
+    if start is not None and end is not None:
+        within = [revisions.c.period_start >= start, revisions.c.period_start < end]
     return list(
         conn.execute(
             select(revisions.c.sequence)
@@ -51,6 +65,7 @@ def live_rows(conn: Connection, tenant: str, profile: str, after: int, before: i
                 revisions.c.from_publication.is_not(None),
                 revisions.c.to_publication.is_(None),
                 revisions.c.withdrawn.is_(False),
+                *within,
             )
             .order_by(revisions.c.sequence)
             .limit(SCAN_ROWS)
@@ -166,7 +181,8 @@ def move_head(
     """Let the head show the run's rows, free the slot, move the cursor."""
     if head.slot_state != "closing":
         raise Contended(f"cannot publish the run {run.run}: its profile changed meanwhile")
-    if rules.mode == "snapshot" and head.live != run.present + run.withdrawn:
+    whole = rules.mode == "snapshot" and run.kind != "backfill"
+    if whole and head.live != run.present + run.withdrawn:
         raise Internal(
             f"cannot publish the run {run.run}: its withdrawals do not add up",
             internal=f"live {head.live}, present {run.present}, withdrawn {run.withdrawn}",
@@ -177,25 +193,51 @@ def move_head(
     published = Published(
         publication=head.publication + 1 if changed else head.publication,
         recorded_at=later(at, head.recorded_at),
-        cursor=head.cursor if run.cursor is None else run.cursor,
+        cursor=_cursor_after(head.cursor, run),
         live=head.live + run.new - run.withdrawn,
         fields=msgspec.json.encode(fields).decode(),
     )
     values: dict[str, Any] = {
         "live": published.live,
-        "succeeded_at": timestamp(at),
-        "profile_digest": run.profile_digest,
-        "plan_run": run.run,
         "cursor": published.cursor,
         "fields": published.fields,
         **FREE_SLOT,
     }
+    if run.kind == "collect":
+        values |= {"succeeded_at": timestamp(at)}
+    if run.kind != "backfill" or head.profile_digest is None:
+        values |= {"profile_digest": run.profile_digest}
+    if run.kind in ("collect", "remap"):
+        # A backfill asked for other addresses, and a merge has bytes of many runs: neither says
+        # what the next run will meet.
+        values |= {"plan_run": run.run}
     if changed:
         values |= {"publication": published.publication, "recorded_at": published.recorded_at}
     if not change_slot(conn, head, tenant, **values):
         raise Contended(f"cannot publish the run {run.run}: its profile changed meanwhile")
     store.remove(conn, store.seen, store.of_key(store.seen, tenant, run=run.run))
     return published
+
+
+def _cursor_after(published: str | None, run: Row[Any]) -> str | None:
+    """Where the next run continues: never before where the last one ended.
+
+    Only an ordinary run moves it; a backfill is about a past that the cursor has left behind.
+    """
+    if run.kind != "collect" or run.cursor is None:
+        return published
+    if published is None or _is_beyond(run.cursor, published):
+        return str(run.cursor)
+    return published
+
+
+def _is_beyond(cursor: str, published: str) -> bool:
+    if cursor.isdigit() and published.isdigit():
+        return int(cursor) > int(published)
+    try:
+        return parse_timestamp(cursor) > parse_timestamp(published)
+    except ValueError:
+        return True  # of another sort than before: the profile changed what it counts by
 
 
 def later(now: datetime, last: str | None) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
 
 from holdfast.kernel.canonical import canonical_digest
-from holdfast.records.model import MappedRecord, Run, RunFinish
+from holdfast.kernel.errors import Invalid
+from holdfast.records.model import MappedRecord, Run, RunFinish, RunOpen
 from holdfast.registry.model import Profile, ProfileVersion, plain_profile
 
 Failure = tuple[str, str]
@@ -40,6 +41,7 @@ class Rules:
     max_records: int | None
     required: tuple[tuple[str, str], ...] = ()
     ranges: tuple[tuple[str, Decimal | None, Decimal | None], ...] = field(default=())
+    has_period: bool = False
     mapping: str = ""
     """The digest of what decides how records look: shapes are compared within it."""
     drift: Literal["fail", "report"] = "fail"
@@ -110,6 +112,7 @@ def rules_of(version: ProfileVersion) -> Rules:
             )
             for text, bounds in expect.ranges.items()
         ),
+        has_period=profile.period is not None,
         mapping=mapping_digest(profile),
         drift=expect.drift,
         drift_allowed=frozenset(expect.drift_allowed),
@@ -125,6 +128,40 @@ def mapping_digest(profile: Profile) -> str:
     plain = plain_profile(profile)
     parts = {name: plain[name] for name in _MAPPING if name in plain}
     return canonical_digest({"format": plain["source"].get("format"), **parts})
+
+
+def for_kind(rules: Rules, kind: str) -> Rules:
+    """The rules as they hold for a run of this kind.
+
+    A backfill brings a part, so that how many records are expected says nothing of it. A merge
+    reads what several runs brought, the later first: a key comes as often as it was collected, and
+    what a run may reject each of them might have rejected.
+    """
+    if kind == "backfill":
+        return replace(rules, min_records=0, max_records=None)
+    if kind == "merge":
+        return replace(
+            rules,
+            min_records=0,
+            max_records=None,
+            max_rejects=2**53,
+            duplicates="first" if rules.duplicates == "error" else rules.duplicates,
+        )
+    return rules
+
+
+def check_opening(rules: Rules, request: RunOpen) -> None:
+    """``Invalid`` for a range where there is none to be kept to, or a backfill without one."""
+    ranged = request.range_start is not None and request.range_end is not None
+    if ranged != (request.kind == "backfill") or (
+        (request.range_start is None) != (request.range_end is None)
+    ):
+        raise Invalid("cannot open the run: a backfill, and nothing else, has a range")
+    if ranged and not rules.has_period:
+        raise Invalid(
+            f"cannot backfill {rules.profile}: its records have no period",
+            hint="add `period` to the profile",
+        )
 
 
 def completion_failure(

@@ -51,7 +51,13 @@ from holdfast.records.publishing import (
     move_head,
     note_totals,
 )
-from holdfast.records.rules import Rules, Violations, completion_failure
+from holdfast.records.rules import (
+    Rules,
+    Violations,
+    check_opening,
+    completion_failure,
+    for_kind,
+)
 from holdfast.records.slots import attempt_of, change_slot, check_attempt, clean_step
 from holdfast.records.staging import is_seen
 from holdfast.records.watching import Watching, judge, keep_shape
@@ -62,6 +68,8 @@ OUTCOMES: dict[str, RunStatus] = {
     "failed": RunStatus.FAILED,
     "cancelled": RunStatus.CANCELLED,
 }
+REHEARSAL = "rehearsal"
+"""The code with which a run ends that was to publish nothing."""
 REJECTS = "rejects"
 """The code with which a worker gives up a source of which too many rows fail."""
 ROUNDS_MAX = 10
@@ -97,9 +105,12 @@ class Runs(Watching):
         :class:`RunOvertaken` if that happened to this one. Repeating it is safe.
         """
         claim = self._grant(principal, grant, request.run, request.fence)
-        await self._rules(principal, claim.profile, claim.digest)
+        rules = await self._rules(principal, claim.profile, claim.digest)
+        check_opening(rules, request)
         for _ in range(ROUNDS_MAX):
-            unit = partial(open_run, principal=principal, claim=claim, now=self._clock.now())
+            unit = partial(
+                open_run, principal=principal, claim=claim, request=request, now=self._clock.now()
+            )
             found = await self._db.write(principal, unit)
             if found is not None:
                 return found
@@ -215,7 +226,7 @@ class Runs(Watching):
             note_totals(conn, tenant, request)
             count, highest = store.posted_sequences(conn, tenant, run.run, run.fence)
             failure = completion_failure(
-                rules,
+                for_kind(rules, run.kind),
                 run_of(run),
                 request,
                 gapless=highest == count - 1,
@@ -255,7 +266,8 @@ class Runs(Watching):
         tenant, profile = principal.tenant, rules.profile
         run, head = attempt_of(conn, tenant, request)
         ended = is_final(RunStatus(run.status)) or head.slot_state != "closing"
-        if ended or head.live <= run.present + run.withdrawn:
+        whole = run.range_start is None
+        if ended or (whole and head.live <= run.present + run.withdrawn):
             return None
         seen = {
             row.chunk: bytes(row.bits)
@@ -268,7 +280,9 @@ class Runs(Watching):
         position: int = head.slot_position
         absent: list[int] = []
         while len(absent) < self._settings.withdrawal_rows:
-            scanned = live_rows(conn, tenant, profile, position, head.slot_first)
+            scanned = live_rows(
+                conn, tenant, profile, position, head.slot_first, run.range_start, run.range_end
+            )
             if not scanned:
                 break
             for sequence in scanned:
@@ -361,6 +375,7 @@ class Runs(Watching):
     async def _publish(self, principal: Principal, request: RunFinish, rules: Rules) -> Run:
         """The one transaction that makes the run's rows what everybody sees."""
         ending = self._ending(RunStatus.SUCCEEDED)
+        rehearsed = self._ending(RunStatus.PARTIAL, REHEARSAL, "a rehearsal: nothing is published")
         ingested = self._new_id()
         evidence = await self._db.read(
             principal, lambda conn: evidence_of(conn, principal.tenant, request)
@@ -371,6 +386,8 @@ class Runs(Watching):
             run, head = attempt_of(conn, tenant, request)
             if is_final(RunStatus(run.status)):
                 return run_of(run), False
+            if run.rehearsal:
+                return self._end(conn, principal, run.run, head, rehearsed), True
             changed = bool(run.new or run.changed or run.withdrawn)
             keep_shape(conn, tenant, run, run_of(run).drift)
             published = move_head(conn, tenant, run, head, rules, ending.at, changed=changed)
@@ -381,11 +398,15 @@ class Runs(Watching):
             return self._end(conn, principal, run.run, None, ending, published), True
 
         run, ended = await self._db.write(principal, unit)
+        if run.rehearsal:
+            await self._clean(principal, rules.profile, steps_max=STEPS_AT_ONCE)
+            return self._counted(run) if ended else run
         if ended:
             self._counted(run)
             for one in run.drift:
                 self._metrics.drifts.labels(one.kind).inc()
-            self._metrics.last_success.labels(run.profile).set(ending.at.timestamp())
+            if run.kind == "collect":
+                self._metrics.last_success.labels(run.profile).set(ending.at.timestamp())
             if run.new or run.changed or run.withdrawn:
                 self._metrics.publications.labels(run.profile).inc()
                 self._metrics.records.labels("withdrawn").inc(run.withdrawn)
@@ -512,7 +533,7 @@ class Runs(Watching):
         run = run_of(row)
         event = _finished(run, ending)
         self._handles.outbox.emit(conn, principal, event)
-        if run.kind == "collect":
+        if run.kind == "collect" and not run.rehearsal:
             key = store.of_key(store.heads, tenant, profile=run.profile)
             store.change(conn, store.heads, key, {"last_run": run.id})
         if ending.status in (RunStatus.FAILED, RunStatus.PARTIAL) and not run.rehearsal:

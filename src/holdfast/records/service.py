@@ -21,12 +21,12 @@ from holdfast.records.changes import Differences
 from holdfast.records.exporting import Exporting
 from holdfast.records.intake import Intake
 from holdfast.records.ports import Profiles
-from holdfast.records.raw import RawResponses
+from holdfast.records.remapping import Remapping
 from holdfast.records.runs import Runs
 from holdfast.records.settings import RecordsSettings
 
 
-class RecordsService(Runs, RawResponses, Intake, Differences, Exporting):
+class RecordsService(Runs, Remapping, Intake, Differences, Exporting):
     """Runs, batches, records, results and rejects of every tenant.
 
     *Atomic*: what a run brought becomes visible at once or never. *Exactly once*: a batch, a

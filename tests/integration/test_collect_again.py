@@ -1,0 +1,246 @@
+"""Going back: rehearsals, backfills, and stored bytes mapped again. Real drones, a real source."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.kernel.errors import Conflict, Invalid
+from holdfast.records.model import Record, RecordFilter, Run, RunStatus
+from tests.integration.collecting import OPERATOR, Collecting, collecting
+
+PERIOD = {"path": "$.day", "frequency": "D"}
+KEY = ["dimensions.id", "period"]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Collecting]:
+    async with collecting(tmp_path) as found:
+        yield found
+
+
+def day(number: int, value: Any = None, id_: str = "a") -> dict[str, Any]:
+    return {"id": id_, "day": f"2024-01-{number:02d}", "v": number if value is None else value}
+
+
+def values(records: list[Record]) -> dict[str, str | None]:
+    return {
+        f"{one.key[0]} {one.period.start if one.period else ''}": one.measures["v"].value
+        for one in records
+    }
+
+
+def counts(run: Run) -> tuple[str, int, int, int]:
+    return run.status.value, run.new, run.changed, run.withdrawn
+
+
+# --- rehearsals ---------------------------------------------------------------------------------
+
+
+async def test_a_rehearsal_shows_what_it_would_change_and_publishes_nothing(
+    bench: Collecting,
+) -> None:
+    bench.write("data.json", [day(1), day(2), day(3)])
+    await bench.publish(key=KEY, period=PERIOD)
+    async with bench.drone():
+        await bench.collect()
+        before = await bench.records()
+        bench.write("data.json", [day(1), day(2, 20), day(4)])
+        task = await bench.submit(rehearsal=True)
+        rehearsed = await bench.ended(task)
+        assert (await bench.task(task)).status.value == "succeeded"
+        assert counts(rehearsed) == ("partial", 1, 1, 1)
+        assert rehearsed.code == "rehearsal"
+        assert await bench.records() == before
+        diff = await bench.system.records.run_diff(OPERATOR, rehearsed.id)
+        assert (diff.hidden, diff.new, diff.changed, diff.withdrawn) == (True, 1, 1, 1)
+        changed = next(one for one in diff.items if one.kind == "changed")
+        assert [(one.field, one.old, one.new) for one in changed.fields] == [
+            ("measures.v", "2", "20")
+        ]
+        done = await bench.collect()
+    assert counts(done) == ("succeeded", 1, 1, 1), "the rehearsal left everything as it was"
+
+
+# --- backfills ----------------------------------------------------------------------------------
+
+
+async def test_a_backfill_of_a_snapshot_touches_nothing_outside_of_its_range(
+    bench: Collecting,
+) -> None:
+    bench.write("data.json", [day(number) for number in range(1, 11)])
+    await bench.publish(key=KEY, period=PERIOD)
+    async with bench.drone():
+        await bench.collect()
+        # The source has lost the 1st and the 5th, and changed the 2nd and the 6th.
+        bench.write(
+            "data.json",
+            [day(n, n * 10 if n in (2, 6) else n) for n in range(1, 11) if n not in (1, 5)],
+        )
+        run = await bench.collect(range_start="2024-01-05", range_end="2024-01-08")
+        found = values(await bench.records())
+        assert (run.kind, counts(run), run.records) == (
+            "backfill", ("succeeded", 0, 1, 1), 2,
+        )  # fmt: skip
+        assert found == {
+            f"a 2024-01-{n:02d}": "60" if n == 6 else str(n) for n in range(1, 11) if n != 5
+        }
+        whole = await bench.collect()
+    assert counts(whole) == ("succeeded", 0, 1, 1), "the rest is the next ordinary run's"
+
+
+async def test_a_backfill_of_an_incremental_source_leaves_the_cursor(bench: Collecting) -> None:
+    cursor = {"path": "$.day", "parameter": "since", "start": "2024-01-10", "format": "%Y-%m-%d"}
+    bench.write("data.json", [day(10), day(11)])
+    await bench.publish(mode="incremental", cursor=cursor, key=KEY, period=PERIOD)
+    async with bench.drone():
+        first = await bench.collect()
+        # This source answers everything since; what lies beyond the range is not the backfill's.
+        bench.write("data.json", [day(2), day(3), day(9), day(11, 99), day(20)])
+        back = await bench.collect(range_start="2024-01-02", range_end="2024-01-09")
+        assert back.cursor is None or back.cursor >= (first.cursor or "")
+        bench.write("data.json", [day(12)])
+        last = await bench.collect()
+    asked = [seen.target.partition("since=")[2] for seen in bench.source.requests]
+    assert asked == ["2024-01-10", "2024-01-02", "2024-01-11"]
+    assert (counts(back), back.records) == (("succeeded", 2, 0, 0), 2)
+    assert counts(last) == ("succeeded", 1, 0, 0)
+    assert sorted(values(await bench.records())) == [
+        f"a 2024-01-{n:02d}" for n in (2, 3, 10, 11, 12)
+    ]
+
+
+async def test_what_cannot_be_backfilled_is_refused(bench: Collecting) -> None:
+    bench.write("data.json", [{"id": "a", "v": 1}])
+    await bench.publish()
+    for start, end in [("2024-01-05", ""), ("2024-01-05", "2024-01-05"), ("", "2024-01-05")]:
+        with pytest.raises(Invalid, match="a range begins and ends"):
+            await bench.submit(range_start=start, range_end=end)
+    async with bench.drone():
+        task = await bench.submit(range_start="2024-01-05", range_end="2024-01-06")
+        await bench.ended(task)
+        ended = await bench.task(task)
+    assert "no period" in ended.reason
+
+
+# --- mapping again ------------------------------------------------------------------------------
+
+
+async def test_a_new_version_is_applied_to_what_is_stored(bench: Collecting) -> None:
+    bench.write("data.json", [day(1), day(2)])
+    await bench.publish(key=KEY, period=PERIOD)
+    async with bench.drone():
+        first = await bench.collect()
+        old = await bench.records()
+        requests = bench.source.count()
+        nothing = await bench.collect(remap=True)
+        assert (nothing.kind, counts(nothing), nothing.unchanged) == (
+            "remap", ("succeeded", 0, 0, 0), 2,
+        )  # fmt: skip
+        assert await bench.records() == old
+        in_thousands = {"v": {"path": "$.v", "multiplier": "1000", "unit": "USD"}}
+        digest = await bench.publish(key=KEY, period=PERIOD, measures=in_thousands)
+        dry = await bench.collect(remap=True, rehearsal=True)
+        assert (counts(dry), dry.code) == (("partial", 0, 2, 0), "rehearsal")
+        assert await bench.records() == old
+        done = await bench.collect(remap=True)
+        again = await bench.collect(remap=True)
+        back = await bench.collect(remap=True, digest=first.profile_digest)
+    assert bench.source.count() == requests, "nothing is fetched"
+    assert (counts(done), done.profile_digest) == (("succeeded", 0, 2, 0), digest)
+    assert counts(again) == ("succeeded", 0, 0, 0)
+    assert counts(back) == ("succeeded", 0, 2, 0)
+    now = await bench.records()
+    assert values(now) == values(old)
+    assert [one.revision for one in now] == [3, 3]
+    # Where the bytes came from, and when, is what it was.
+    for one, before in zip(now, old, strict=True):
+        assert one.provenance is not None
+        assert before.provenance is not None
+        assert one.provenance.fetched_at == before.provenance.fetched_at
+        assert one.provenance.url == before.provenance.url
+        assert one.provenance.response_digest == before.provenance.response_digest
+
+
+@pytest.mark.parametrize("duplicates", ["error", "last"])
+@pytest.mark.parametrize("mode", ["append", "incremental"])
+async def test_of_many_runs_the_latest_word_on_each_key_counts(
+    bench: Collecting, mode: str, duplicates: str
+) -> None:
+    more: dict[str, Any] = {}
+    if mode == "incremental":
+        more["cursor"] = {
+            "path": "$.day", "parameter": "since", "start": "2024-01-01", "format": "%Y-%m-%d",
+        }  # fmt: skip
+    await bench.publish(mode=mode, duplicates=duplicates, key=KEY, period=PERIOD, **more)
+    async with bench.drone():
+        for rows in ([day(1), day(2)], [day(2, 22), day(3)], [day(3, 33), day(4)], [day(1, 11)]):
+            bench.write("data.json", rows)
+            await bench.collect()
+        before = await bench.records()
+        assert values(before) == {
+            "a 2024-01-01": "11", "a 2024-01-02": "22", "a 2024-01-03": "33", "a 2024-01-04": "4",
+        }  # fmt: skip
+        run = await bench.collect(remap=True)
+        assert (run.kind, counts(run)) == ("merge", ("succeeded", 0, 0, 0))
+        assert await bench.records() == before
+        renamed = {"v": {"path": "$.v", "unit": "kg"}}
+        await bench.publish(
+            mode=mode, duplicates=duplicates, key=KEY, period=PERIOD, measures=renamed, **more
+        )
+        done = await bench.collect(remap=True)
+    assert counts(done) == ("succeeded", 0, 4, 0)
+    assert values(await bench.records()) == values(before)
+    head = await bench.system.records.freshness(OPERATOR)
+    assert head[0].records == 4
+
+
+async def test_a_snapshot_and_the_backfills_since_are_mapped_together(bench: Collecting) -> None:
+    bench.write("data.json", [day(5), day(6)])
+    await bench.publish(key=KEY, period=PERIOD)
+    async with bench.drone():
+        await bench.collect()
+        bench.write("data.json", [day(1), day(2), day(6, 66)])
+        await bench.collect(range_start="2024-01-01", range_end="2024-01-03")
+        before = await bench.records()
+        run = await bench.collect(remap=True)
+    assert counts(run) == ("succeeded", 0, 0, 0)
+    assert await bench.records() == before
+    assert len(before) == 4
+
+
+async def test_a_remapping_that_cannot_be_leaves_everything(bench: Collecting) -> None:
+    await bench.publish(key=KEY, period=PERIOD)
+    async with bench.drone():
+        task = await bench.submit(remap=True)
+        while (ended := await bench.task(task)).status.value in ("queued", "leased"):
+            await bench.system.clock.sleep(0.02)
+        assert ended.code == "nothing-stored"
+        bench.write("data.json", [day(1), day(2)])
+        await bench.collect()
+        old = await bench.records()
+        wrong = {"v": {"path": "$.day", "type": "integer"}}
+        await bench.publish(key=KEY, period=PERIOD, measures=wrong)
+        run = await bench.collect(remap=True)
+        assert run.status is RunStatus.FAILED
+        assert run.code in ("too-many-rejects", "rejects")
+        assert await bench.records() == old
+    await bench.submit()
+    with pytest.raises(Conflict, match="has not finished"):
+        await bench.submit(remap=True)
+
+
+async def test_vintages_tell_first_and_latest_after_a_remap(bench: Collecting) -> None:
+    bench.write("data.json", [day(1)])
+    await bench.publish(key=KEY, period=PERIOD)
+    async with bench.drone():
+        await bench.collect()
+        await bench.publish(key=KEY, period=PERIOD, measures={"v": {"path": "$.v", "unit": "kg"}})
+        await bench.collect(remap=True)
+    for vintage, unit in (("first", ""), ("latest", "kg")):
+        which: Any = RecordFilter(profile="test", vintage=vintage)  # type: ignore[arg-type]
+        page = await bench.system.records.records(OPERATOR, which)
+        assert [one.measures["v"].unit for one in page.items] == [unit]
