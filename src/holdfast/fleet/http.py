@@ -68,7 +68,7 @@ def _task_handlers(service: FleetService) -> list[Any]:
         """Submit several tasks, each on its own."""
         return [submitted(each) for each in await service.submit_many(principal, data)]
 
-    @post("/v1/tasks/collect", permission=Permission.TASKS_WRITE)
+    @post("/v1/tasks/collect", permission=Permission.TASKS_WRITE, profile="data.profile")
     async def collect_task(principal: Principal, data: CollectRequest) -> Task:
         """Run a profile now."""
         return await service.collect(principal, data)

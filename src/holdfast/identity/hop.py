@@ -60,6 +60,10 @@ class HopSigner:
                 "knd": principal.kind.value,
                 "prm": sorted(permission.value for permission in principal.permissions),
             }
+            if principal.profiles is not None:
+                claims["pfl"] = sorted(principal.profiles)
+            if principal.credential:
+                claims["crd"] = principal.credential
         return self._key.sign(claims, typ=TYPE)
 
 
@@ -129,9 +133,14 @@ def _principal(claims: dict[str, object]) -> Principal | None:
         raise Unauthenticated("cannot accept the hop: an unknown kind of principal") from error
     if not isinstance(permissions, list) or not claims.get("ten"):
         raise Unauthenticated("cannot accept the hop: tenant or permissions are missing")
+    profiles = claims.get("pfl")
+    if profiles is not None and not isinstance(profiles, list):
+        raise Unauthenticated("cannot accept the hop: its profiles are no list")
     return Principal(
         TenantId(str(claims["ten"])),
         str(claims["sub"]),
         kind,
         frozenset(known[name] for name in permissions if name in known),
+        None if profiles is None else frozenset(map(str, profiles)),
+        str(claims.get("crd", "")),
     )

@@ -48,6 +48,8 @@ class Permission(StrEnum):
     KEYS_WRITE = "keys:write"
     BACKUPS_WRITE = "backups:write"
     SYSTEM_READ = "system:read"
+    IDENTITY_READ = "identity:read"
+    IDENTITY_WRITE = "identity:write"
     PUBLIC = "public"
     """Needs nobody: health, readiness, the login exchange. Listed by name in a test."""
 
@@ -63,15 +65,50 @@ class Principal:
     """An authenticated caller.
 
     ``subject`` is an opaque id (``operator``, a worker id, a role's name), never a display name.
+    ``profiles`` limits it to these profiles; ``None`` is no limit. ``credential`` names what it came
+    with (``key:<id>``, ``session:<id>``), so that what is derived from that ends with it.
     """
 
     tenant: TenantId
     subject: str
     kind: PrincipalKind
     permissions: frozenset[Permission]
+    profiles: frozenset[str] | None = None
+    credential: str = ""
 
     def may(self, permission: Permission) -> bool:
         return permission is Permission.PUBLIC or permission in self.permissions
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether something is allowed; if not, ``missing`` says what it would take."""
+
+    allowed: bool
+    missing: str = ""
+
+
+ALLOWED = Decision(True)
+
+
+def decide(
+    principal: Principal, permission: Permission, *, tenant: str = "", profile: str | None = None
+) -> Decision:
+    """The one decision: may ``principal`` do this in ``tenant``, to ``profile``?
+
+    ``tenant`` is the thing's, empty where it is the caller's own by construction. ``profile`` is
+    ``None`` for what belongs to no one profile: a principal that is limited to some profiles may do
+    nothing there, since lists and totals would tell it of the others.
+    """
+    if permission is Permission.PUBLIC:
+        return ALLOWED
+    if tenant and tenant != principal.tenant:
+        return Decision(False, "tenant")
+    if permission not in principal.permissions:
+        return Decision(False, permission.value)
+    if principal.profiles is not None and profile not in principal.profiles:
+        return Decision(False, "profile")
+    return ALLOWED
 
 
 def operator(tenant: TenantId = DEFAULT_TENANT) -> Principal:
@@ -87,16 +124,25 @@ def service(role: str, tenant: TenantId = DEFAULT_TENANT) -> Principal:
 class Authoriser(Protocol):
     """The one decision: may this principal do this?"""
 
-    def authorise(self, principal: Principal, permission: Permission, resource: str = "") -> None:
+    def authorise(
+        self, principal: Principal, permission: Permission, profile: str | None = None
+    ) -> None:
         """Return if it may; raise :class:`Denied` that names the missing permission if not."""
         ...
 
 
 class PermissionAuthoriser:
-    """Allows what is in the principal's permission set. Roles and scopes come with identity."""
+    """Asks :func:`decide`."""
 
-    def authorise(self, principal: Principal, permission: Permission, resource: str = "") -> None:
-        if not principal.may(permission):
+    def authorise(
+        self, principal: Principal, permission: Permission, profile: str | None = None
+    ) -> None:
+        found = decide(principal, permission, profile=profile)
+        if found.allowed:
+            return
+        if found.missing == "profile":
             raise Denied(
-                f"cannot do this: {permission.value} is missing", code="permission-missing"
+                "cannot do this: the credential is limited to some profiles, and this is not one",
+                code="out-of-scope",
             )
+        raise Denied(f"cannot do this: {found.missing} is missing", code="permission-missing")

@@ -56,7 +56,7 @@ def _writing(service: RegistryService) -> list[Any]:
         )
         return _tagged(result, result.version.digest)
 
-    @put("/v1/profiles/{name:str}/overrides", permission=WRITE)
+    @put("/v1/profiles/{name:str}/overrides", permission=WRITE, profile="name")
     async def override_profile(
         request: ApiRequest, principal: Principal, name: str, data: OverridesChange
     ) -> Response[ProfileStatus]:
@@ -64,7 +64,7 @@ def _writing(service: RegistryService) -> list[Any]:
         status = await service.override(principal, name, data, expected=_expected_revision(request))
         return _tagged(status, status.revision)
 
-    @post("/v1/profiles/{name:str}/pause", permission=WRITE, status=200)
+    @post("/v1/profiles/{name:str}/pause", permission=WRITE, status=200, profile="name")
     async def pause_profile(
         request: ApiRequest, principal: Principal, name: str
     ) -> Response[ProfileStatus]:
@@ -72,7 +72,7 @@ def _writing(service: RegistryService) -> list[Any]:
         status = await service.pause(principal, name, expected=_expected_revision(request))
         return _tagged(status, status.revision)
 
-    @post("/v1/profiles/{name:str}/resume", permission=WRITE, status=200)
+    @post("/v1/profiles/{name:str}/resume", permission=WRITE, status=200, profile="name")
     async def resume_profile(
         request: ApiRequest, principal: Principal, name: str
     ) -> Response[ProfileStatus]:
@@ -107,13 +107,13 @@ def _reading(service: RegistryService) -> list[Any]:
         """The JSON Schema of a profile."""
         return profile_schema()
 
-    @get("/v1/profiles/{name:str}", permission=READ)
+    @get("/v1/profiles/{name:str}", permission=READ, profile="name")
     async def show_profile(principal: Principal, name: str) -> Response[ProfileVersion]:
         """Show the version of a profile that runs."""
         version = await service.show(principal, name)
         return _tagged(version, version.digest)
 
-    @get("/v1/profiles/{name:str}/status", permission=READ)
+    @get("/v1/profiles/{name:str}/status", permission=READ, profile="name")
     async def show_profile_status(principal: Principal, name: str) -> Response[ProfileStatus]:
         """Show what a profile's head says: version, overrides, problem."""
         status = await service.status(principal, name)
@@ -129,14 +129,14 @@ def _reading(service: RegistryService) -> list[Any]:
 
 
 def _versions(service: RegistryService) -> list[Any]:
-    @get("/v1/profiles/{name:str}/versions", permission=READ)
+    @get("/v1/profiles/{name:str}/versions", permission=READ, profile="name")
     async def list_profile_versions(
         principal: Principal, name: str, cursor: str | None = None, limit: Limit = 100
     ) -> Page[ProfileVersionInfo]:
         """List every version of a profile, newest first."""
         return await service.versions(principal, name, cursor=cursor, limit=limit)
 
-    @get("/v1/profiles/{name:str}/versions/{digest:str}", permission=READ)
+    @get("/v1/profiles/{name:str}/versions/{digest:str}", permission=READ, profile="name")
     async def show_profile_version(
         principal: Principal, name: str, digest: str
     ) -> Response[ProfileVersion]:
@@ -146,14 +146,14 @@ def _versions(service: RegistryService) -> list[Any]:
         answer.headers["Cache-Control"] = "private, max-age=31536000, immutable"
         return answer
 
-    @get("/v1/profiles/{name:str}/history", permission=READ)
+    @get("/v1/profiles/{name:str}/history", permission=READ, profile="name")
     async def list_profile_history(
         principal: Principal, name: str, cursor: str | None = None, limit: Limit = 100
     ) -> Page[ProfileEvent]:
         """List what happened to a profile, newest first, with the events."""
         return await service.history(principal, name, cursor=cursor, limit=limit)
 
-    @get("/v1/profiles/{name:str}/diff", permission=READ)
+    @get("/v1/profiles/{name:str}/diff", permission=READ, profile="name")
     async def diff_profile(
         principal: Principal, name: str, before: str, after: str | None = None
     ) -> ProfileDiff:

@@ -91,7 +91,15 @@ class App(Litestar):
         scope: Any = connection.scope
         scope[PRINCIPAL] = principal
         scope[door.SUBJECT] = principal.subject
-        self.spec.authoriser.authorise(principal, permission)
+        if not principal.may(permission):
+            self.spec.authoriser.authorise(principal, permission)
+
+    def confine(self, connection: Connection, permission: Permission, profile: str | None) -> None:
+        """Decide, now that it is known which profile the request is about."""
+        scope: Any = connection.scope
+        principal: Principal | None = scope.get(PRINCIPAL)
+        if principal is not None:
+            self.spec.authoriser.authorise(principal, permission, profile)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self.door(scope, receive, send)

@@ -89,6 +89,7 @@ class RouteRules:
     reserved: frozenset[str]
     body: Body | None
     body_required: bool
+    profile: str
     answer: Any
     media_type: str
     responses: Mapping[int, str] = field(default_factory=dict)
@@ -119,6 +120,7 @@ def route(
     media_type: str = "",
     responses: Mapping[int, str] | None = None,
     in_schema: bool = True,
+    profile: str = "profile",
 ) -> Callable[[Callable[..., Any]], HTTPRouteHandler]:
     """Declare a route.
 
@@ -129,7 +131,9 @@ def route(
     ``raw``: the handler reads the body itself (``request.stream()``), of any content type or, if
     ``accepts`` is given, of those. ``body_limit`` bounds the body in bytes while it arrives.
     ``media_type`` documents what an answer that is not JSON is; ``responses`` tells of further
-    statuses.
+    statuses. ``profile`` names the argument that says which profile the request is about, or a
+    member of the body (``data.profile``): a caller limited to some profiles is held to it, and is
+    refused where a route has no such argument.
     """
 
     def decorate(function: Callable[..., Any]) -> HTTPRouteHandler:
@@ -160,6 +164,7 @@ def route(
             reserved=frozenset(RESERVED & parameters.keys()),
             body=None if data is None else Body(data),
             body_required=needed,
+            profile=profile,
             answer=answer,
             media_type=media_type,
             responses=dict(responses or {}),
@@ -293,6 +298,7 @@ def _endpoint(function: Callable[..., Any], rules: RouteRules) -> Callable[..., 
             data = await request.body()
             if data or rules.body_required:
                 call["data"] = body.read(data)
+        app.confine(request, rules.permission, _profile_of(rules.profile, call))
         found: ASGIApp = answer(await function(**call), request)
         return found
 
@@ -302,6 +308,15 @@ def _endpoint(function: Callable[..., Any], rules: RouteRules) -> Callable[..., 
     # Litestar resolves annotations by name in the handler's module, which is not this one.
     endpoint.__annotations__ = {"request": ApiRequest, "return": ASGIApp}
     return endpoint
+
+
+def _profile_of(name: str, call: Mapping[str, Any]) -> str | None:
+    """Which profile the call is about; ``None`` if about none, or about more than one."""
+    where, _, member = name.partition(".")
+    found = call.get(where)
+    if member:
+        found = getattr(found, member, None)
+    return found if isinstance(found, str) else None
 
 
 def header(connection: Connection, name: bytes) -> str:

@@ -1,0 +1,317 @@
+"""Who may do what, as others ask for it: keys made, listed, ended and recognised; roles.
+
+Every change is written with its event. A secret is in the answer that makes it and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row
+
+from holdfast.identity import store
+from holdfast.identity.model import (
+    KEY_PREFIX,
+    ROLES,
+    ApiKey,
+    ApiKeyCreate,
+    KeyHolder,
+    NewApiKey,
+    Role,
+    RoleDefine,
+    as_json,
+    is_over,
+    networks_of,
+    permissions_of,
+)
+from holdfast.kernel.clock import Clock, timestamp
+from holdfast.kernel.credentials import Peppers, identity_of, make_secret
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Unauthenticated
+from holdfast.kernel.ids import EventId, NewId, TenantId
+from holdfast.kernel.outbox import Event, Outbox
+from holdfast.kernel.principal import (
+    Permission,
+    Principal,
+    PrincipalKind,
+    service,
+)
+from holdfast.kernel.telemetry import request_id
+
+KEYS_MAX = 10_000
+LIST_MAX = 1_000
+TENANTS_KNOWN_MAX = 100_000
+_NEWEST = "~"
+"""Sorts after every id."""
+
+
+class IdentityService:
+    """The identity role. See the README of this slice."""
+
+    def __init__(
+        self,
+        database: Database,
+        outbox: Outbox,
+        peppers: Peppers,
+        clock: Clock,
+        new_id: NewId,
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._db = database
+        self._outbox = outbox
+        self._peppers = peppers
+        self._clock = clock
+        self._new_id = new_id
+        self._random = random
+        self._tenant_of: OrderedDict[str, TenantId] = OrderedDict()
+
+    # --- keys -------------------------------------------------------------------------------------
+
+    async def create_key(self, principal: Principal, create: ApiKeyCreate) -> NewApiKey:
+        """A new key and its secret.
+
+        :class:`Invalid` lists unknown roles, permissions and addresses; :class:`Denied` if it would
+        be allowed more than whoever makes it: rights are handed on, never made.
+        """
+        networks_of(create.addresses)
+        custom = await self._custom(principal)
+        granted = permissions_of(create.roles, create.permissions, custom)
+        self._check_handed_on(principal, granted, create.profiles)
+        identity, now = self._new_id(), self._clock.now()
+        secret = make_secret(KEY_PREFIX, identity, self._random(32))
+        kept, pepper = self._peppers.seal(secret)
+        event = self._event(
+            principal,
+            f"api-key/{identity}",
+            "api-key.created",
+            {
+                "key": identity,
+                "permissions": sorted(p.value for p in granted),
+                "profiles": sorted(create.profiles),
+                "addresses": sorted(create.addresses),
+                "expires_at": timestamp(now + timedelta(days=create.days)),
+            },
+        )
+        values = {
+            "tenant": principal.tenant,
+            "id": identity,
+            "name": create.name,
+            "secret": kept,
+            "pepper": pepper,
+            "permissions": as_json(p.value for p in granted),
+            "profiles": as_json(create.profiles),
+            "addresses": as_json(create.addresses),
+            "created_at": timestamp(now),
+            "created_by": principal.subject,
+            "expires_at": event.payload["expires_at"],
+            "event_id": event.id,
+        }
+
+        def unit(conn: Connection) -> ApiKey:
+            if store.count_keys(conn, principal.tenant, timestamp(now)) >= KEYS_MAX:
+                raise Exhausted(
+                    f"cannot make a key: {KEYS_MAX} hold already", hint="revoke those not in use"
+                )
+            store.add_key(conn, values)
+            self._outbox.emit(conn, principal, event)
+            made = store.find_key(conn, principal.tenant, identity)
+            assert made is not None, "its row was just written"
+            return _key_of(made)
+
+        return NewApiKey(key=await self._db.write(principal, unit), secret=secret)
+
+    async def list_keys(
+        self, principal: Principal, *, before: str = "", limit: int = 100
+    ) -> tuple[list[ApiKey], str | None]:
+        """Keys, the newest first, and where the next page begins; ``None`` at the end."""
+        limit = max(1, min(limit, LIST_MAX))
+        rows = await self._db.read(
+            principal,
+            lambda conn: store.page_of_keys(conn, principal.tenant, before or _NEWEST, limit + 1),
+        )
+        found = [_key_of(row) for row in rows[:limit]]
+        return found, found[-1].id if len(rows) > limit else None
+
+    async def revoke_key(self, principal: Principal, key: str) -> ApiKey:
+        """End a key, and with it what came of it. Twice is fine."""
+        now = self._clock.now()
+        event = self._event(principal, f"api-key/{key}", "api-key.revoked", {"key": key})
+
+        def unit(conn: Connection) -> ApiKey:
+            found = store.find_key(conn, principal.tenant, key)
+            if found is None:
+                raise NotFound(f"cannot find the key {key}", code="key-not-found")
+            if store.end_key(conn, principal.tenant, key, timestamp(now)):
+                self._outbox.emit(conn, principal, event)
+                found = store.find_key(conn, principal.tenant, key)
+            assert found is not None
+            return _key_of(found)
+
+        return await self._db.write(principal, unit)
+
+    async def find_holder(self, secret: str) -> KeyHolder:
+        """Whom a key speaks for.
+
+        Raises :class:`Unauthenticated`: ``credential-malformed``, or ``key-unknown`` whether it
+        never was, was revoked, or has expired: who asks with a dead key learns nothing of it.
+        """
+        identity = identity_of(secret, KEY_PREFIX)
+        row, tenant = await self._find_key(identity)
+        now = self._clock.now()
+        if (
+            row is None
+            or not self._peppers.matches(secret, bytes(row.secret), row.pepper)
+            or is_over(row.expires_at, row.revoked_at, now)
+        ):
+            raise Unauthenticated("cannot do this: the key is not known", code="key-unknown")
+        profiles = msgspec.json.decode(row.profiles, type=list[str])
+        return KeyHolder(
+            tenant=tenant,
+            subject=identity,
+            kind=PrincipalKind.KEY.value,
+            permissions=msgspec.json.decode(row.permissions, type=list[str]),
+            profiles=profiles or None,
+            credential=f"key:{identity}",
+            addresses=msgspec.json.decode(row.addresses, type=list[str]),
+            expires_at=row.expires_at,
+        )
+
+    async def _find_key(self, key: str) -> tuple[Row[Any] | None, TenantId]:
+        """The key's row and its tenant; where it was found before is looked at first."""
+        known = self._tenant_of.get(key)
+        tenants = [known] if known is not None else await self._db.tenants()
+        for tenant in tenants:
+            row = await self._db.read(
+                service("identity", tenant), lambda conn, t=tenant: store.find_key(conn, t, key)
+            )
+            if row is not None:
+                self._tenant_of[key] = tenant
+                while len(self._tenant_of) > TENANTS_KNOWN_MAX:
+                    self._tenant_of.popitem(last=False)
+                return row, tenant
+        return None, TenantId("")
+
+    # --- roles ------------------------------------------------------------------------------------
+
+    async def list_roles(self, principal: Principal) -> list[Role]:
+        """The built-in roles, then the tenant's own."""
+        custom = await self._custom(principal)
+        return [
+            *(_role_of(name, granted, True) for name, granted in ROLES.items()),
+            *(_role_of(name, granted, False) for name, granted in custom.items()),
+        ]
+
+    async def define_role(self, principal: Principal, name: str, define: RoleDefine) -> Role:
+        """Make or change a role of the tenant's own; never a built-in one."""
+        if name in ROLES:
+            raise Conflict(f"cannot define {name}: that role is built in", code="role-built-in")
+        if not name.isascii() or not name.replace("-", "").isalnum() or len(name) > 64:
+            raise Invalid(
+                f"cannot define a role {name[:64]!r}", hint="letters, digits and hyphens, up to 64"
+            )
+        granted = permissions_of((), define.permissions, {})
+        self._check_handed_on(principal, granted, ())
+        payload = {"role": name, "permissions": sorted(p.value for p in granted)}
+        event = self._event(principal, f"role/{name.lower()}", "role.defined", payload)
+        values = {
+            "tenant": principal.tenant,
+            "name": name,
+            "permissions": as_json(p.value for p in granted),
+            "changed_at": timestamp(event.time),
+            "event_id": event.id,
+        }
+
+        def unit(conn: Connection) -> None:
+            store.put_role(conn, values)
+            self._outbox.emit(conn, principal, event)
+
+        await self._db.write(principal, unit)
+        return _role_of(name, granted, False)
+
+    async def drop_role(self, principal: Principal, name: str) -> None:
+        """Forget a role of the tenant's own. Keys made with it keep what they were given."""
+        event = self._event(principal, f"role/{name.lower()}", "role.dropped", {"role": name})
+
+        def unit(conn: Connection) -> None:
+            if not store.drop_role(conn, principal.tenant, name):
+                raise NotFound(f"cannot find the role {name}", code="role-not-found")
+            self._outbox.emit(conn, principal, event)
+
+        await self._db.write(principal, unit)
+
+    async def _custom(self, principal: Principal) -> Mapping[str, frozenset[Permission]]:
+        rows = await self._db.read(principal, lambda conn: store.read_roles(conn, principal.tenant))
+        known = {permission.value: permission for permission in Permission}
+        return {
+            row.name: frozenset(
+                known[name] for name in msgspec.json.decode(row.permissions) if name in known
+            )
+            for row in rows
+        }
+
+    # --- shared -----------------------------------------------------------------------------------
+
+    def _check_handed_on(
+        self, principal: Principal, granted: frozenset[Permission], profiles: Any
+    ) -> None:
+        missing = sorted(p.value for p in granted - principal.permissions)
+        if missing:
+            raise Denied(
+                f"cannot grant {', '.join(missing)}: whoever grants must have it",
+                code="grant-exceeds",
+            )
+        if principal.profiles is not None and not (
+            profiles and principal.profiles.issuperset(profiles)
+        ):
+            raise Denied(
+                "cannot grant this: it must be limited to the profiles you are limited to",
+                code="grant-exceeds",
+            )
+
+    def _event(
+        self, principal: Principal, stream: str, type_: str, payload: dict[str, Any]
+    ) -> Event:
+        return Event(
+            id=EventId(self._new_id()),
+            stream=stream,
+            type=type_,
+            time=self._clock.now(),
+            payload=payload,
+            subject=principal.subject,
+            request_id=request_id(),
+        )
+
+
+def principal_of(holder: KeyHolder) -> Principal:
+    """The principal that a holder is; permissions this build does not know grant nothing."""
+    known = {permission.value: permission for permission in Permission}
+    return Principal(
+        TenantId(holder.tenant),
+        holder.subject,
+        PrincipalKind(holder.kind),
+        frozenset(known[name] for name in holder.permissions if name in known),
+        None if holder.profiles is None else frozenset(holder.profiles),
+        holder.credential,
+    )
+
+
+def _key_of(row: Row[Any]) -> ApiKey:
+    return ApiKey(
+        id=row.id,
+        name=row.name,
+        permissions=msgspec.json.decode(row.permissions),
+        profiles=msgspec.json.decode(row.profiles),
+        addresses=msgspec.json.decode(row.addresses),
+        created_at=row.created_at,
+        created_by=row.created_by,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )
+
+
+def _role_of(name: str, granted: frozenset[Permission], built_in: bool) -> Role:
+    return Role(name=name, permissions=sorted(p.value for p in granted), built_in=built_in)
