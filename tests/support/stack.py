@@ -36,7 +36,7 @@ Revision = tuple[int, int, bool, str]
 """Publication, number, withdrawn, content."""
 Publication = tuple[int, int, int, int, int, int]
 """Its number; then records, new, changed, withdrawn and unchanged ones."""
-ROLES = ("registry", "aggregator", "coordinator", "reporter", "gateway")
+ROLES = ("identity", "registry", "aggregator", "coordinator", "reporter", "gateway")
 SAMPLE = resources.files("holdfast.sample")
 
 LEASE_SECONDS = 3

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from holdfast.kernel.objects.s3 import S3Credentials
     from holdfast.kernel.secrets import TenantSecrets
 
-STATEFUL = frozenset({"registry", "coordinator", "aggregator", "reporter"})
+STATEFUL = frozenset({"identity", "registry", "coordinator", "aggregator", "reporter"})
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -138,6 +138,7 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
     A role signs its calls with its own key; one process with several roles signs as the first.
     """
     from holdfast.fleet.client import FleetClient
+    from holdfast.identity.client import IdentityClient
     from holdfast.kernel.http.client import ApiClient
     from holdfast.records.client import RecordsClient
     from holdfast.registry.client import RegistryClient
@@ -145,6 +146,7 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
 
     projections = system.settings.data_dir / "projections"
     kinds: dict[str, tuple[str, Any]] = {
+        "identity": ("identity", IdentityClient),
         "registry": ("registry", RegistryClient),
         "coordinator": ("fleet", FleetClient),
         "aggregator": ("records", partial(RecordsClient, projections=projections)),

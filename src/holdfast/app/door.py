@@ -11,7 +11,7 @@ import httpx
 
 from holdfast.app.overview import Gatherer
 from holdfast.app.settings import Settings
-from holdfast.gateway.door import CachedWorkers, DoorAuthenticator
+from holdfast.gateway.door import DoorAuthenticator, Remembered
 from holdfast.gateway.proxy import ProxyMiddleware, RoleProxy
 from holdfast.identity import HopSigner, LoginLinks, OperatorToken, Sessions
 from holdfast.kernel.errors import Invalid
@@ -58,9 +58,16 @@ def spec(
     token = OperatorToken.load_or_create(settings.data_dir / "operator.token")
     sessions = Sessions(system.clock, os.urandom)
     system.links = LoginLinks(system.clock, os.urandom)
-    lookup = system.fleet.authenticate_worker
-    workers = lookup if "coordinator" in system.roles else CachedWorkers(lookup, system.clock)
-    authenticate = DoorAuthenticator(token, sessions, workers)
+    workers = system.fleet.authenticate_worker
+    if "coordinator" not in system.roles:
+        workers = Remembered(workers, system.clock)
+    authenticate = DoorAuthenticator(
+        token,
+        sessions,
+        workers,
+        Remembered(system.identity.find_holder, system.clock),
+        system.clock,
+    )
     secure = bool(settings["gateway_tls_certificate_file"] or settings["gateway_terminator"])
 
     async def by_connection(connection: Any) -> Any:

@@ -42,6 +42,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("holdfast.app.commands.doctor:app", "Check a stack that is down, up or broken."),
     "status": ("holdfast.app.commands.status:status", "What runs and what was collected."),
     "health": ("holdfast.app.commands.status:health", "Ask /health; for images without curl."),
+    "apikey": ("holdfast.identity.cli:apikey_app", "Keys for programs: make, list, revoke."),
+    "role": ("holdfast.identity.cli:role_app", "Roles and what they allow."),
     "pki": ("holdfast.identity.cli:pki_app", "Certificates of your own: make, list, renew."),
     "config": ("holdfast.app.commands.config:app", "Settings with their values and origins."),
     "version": ("holdfast.app.commands.version:app", "Print the version."),

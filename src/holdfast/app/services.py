@@ -23,6 +23,8 @@ KEYS_SECONDS = 2.0
 
 async def open_services(system: System, state: State, keys: Keys, stack: AsyncExitStack) -> None:
     """Open the roles in the order in which they need each other."""
+    if "identity" in system.roles:
+        _open_identity(system, state)
     if "aggregator" in system.roles:
         _open_subjects(system, state)
     if "registry" in system.roles:
@@ -54,6 +56,22 @@ def _open_subjects(system: System, state: State) -> None:
     )
     system.handlers += http.key_handlers(state.keyring)
     system.handlers += http.subject_handlers(system.subjects)
+
+
+def _open_identity(system: System, state: State) -> None:
+    from holdfast.identity import http
+    from holdfast.identity.service import PEPPER, IdentityService
+    from holdfast.kernel.credentials import Peppers
+
+    system.identity = IdentityService(
+        state.database,
+        state.outbox,
+        Peppers.load_or_create(system.settings.keys_dir, PEPPER),
+        system.clock,
+        system.new_id,
+        os.urandom,
+    )
+    system.handlers += http.handlers(system.identity)
 
 
 def _open_registry(system: System, state: State) -> None:

@@ -127,10 +127,11 @@ def _url(*schemes: str) -> Convert:
 _HTTP = _url("http", "https")
 DATABASE_SCHEMES = ("sqlite", "postgresql")
 OBJECT_SCHEMES = ("file", "s3")
-ROLES = ("gateway", "registry", "coordinator", "aggregator", "reporter")
-PLANNED_ROLES = ("identity", "ledger", "observer", "documents", "processor")
+ROLES = ("gateway", "identity", "registry", "coordinator", "aggregator", "reporter")
+PLANNED_ROLES = ("ledger", "observer", "documents", "processor")
 DEFAULT_PORTS = {
     "gateway": 8090,
+    "identity": 8086,
     "registry": 8081,
     "aggregator": 8082,
     "coordinator": 8083,
@@ -138,20 +139,19 @@ DEFAULT_PORTS = {
 }
 
 
+GUIDE_URLS = frozenset({"registry", "aggregator", "coordinator", "reporter"})
+"""The roles whose addresses guide 1 names by variables of its own."""
+
+
 def _role_url(role: str) -> Setting:
+    name = f"{role.upper()}_URL"
+    guide = Alias(name, "collection gateway", f"http://{role}:{DEFAULT_PORTS[role]}", _HTTP)
     return Setting(
-        f"HOLDFAST_{role.upper()}_URL",
+        f"HOLDFAST_{name}",
         _HTTP,
         "",
         f"Where the {role} answers, when it is another process",
-        (
-            Alias(
-                f"{role.upper()}_URL",
-                "collection gateway",
-                f"http://{role}:{DEFAULT_PORTS[role]}",
-                _HTTP,
-            ),
-        ),
+        (guide,) if role in GUIDE_URLS else (),
     )
 
 

@@ -41,6 +41,7 @@ class System:
     clock: Clock
     new_id: NewId
     metrics: Metrics
+    identity: Any = None
     registry: Any = None
     fleet: Any = None
     records: Any = None

@@ -1,7 +1,7 @@
 """Who stands at the door.
 
-A bearer token is the operator's or a worker's; a cookie is a browser session. Nothing else counts:
-no peer address, no header that says who one is.
+A bearer token is the operator's, a worker's or an API key; a cookie is a browser session. Nothing
+else counts: no peer address, no header that says who one is.
 """
 
 from __future__ import annotations
@@ -10,29 +10,43 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from holdfast.identity import OperatorToken, Sessions
+from holdfast.identity.model import KeyHolder, admits, is_over, networks_of
+from holdfast.identity.service import principal_of
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Denied, Unauthenticated
-from holdfast.kernel.http.door import SAFE_METHODS
+from holdfast.kernel.http.door import CLIENT, SAFE_METHODS
 from holdfast.kernel.principal import Principal, operator
 
 COOKIE = "holdfast_session"
 WORKER_PREFIX = "hfw_"
-WORKER_SECONDS = 5.0
-WORKERS_MAX = 10_000
+KEY_PREFIX = "hf_"
+REMEMBERED_SECONDS = 5.0
+REMEMBERED_MAX = 10_000
 
+T = TypeVar("T")
 WorkerLookup = Callable[[str], Awaitable[Principal]]
+KeyLookup = Callable[[str], Awaitable[KeyHolder]]
 
 
 class DoorAuthenticator:
     """Turns what a request carries into a principal."""
 
-    def __init__(self, token: OperatorToken, sessions: Sessions, workers: WorkerLookup) -> None:
+    def __init__(
+        self,
+        token: OperatorToken,
+        sessions: Sessions,
+        workers: WorkerLookup,
+        keys: KeyLookup,
+        clock: Clock,
+    ) -> None:
         self._token = token
         self._sessions = sessions
         self._workers = workers
+        self._keys = keys
+        self._clock = clock
 
     async def __call__(self, scope: Any) -> Principal:
         """The caller; raises :class:`Unauthenticated` when there is no credential or a wrong one.
@@ -42,12 +56,12 @@ class DoorAuthenticator:
         """
         bearer, cookies = _credentials(scope)
         if bearer is not None:
-            return await self._by_bearer(bearer)
+            return await self._by_bearer(bearer, str(scope.get(CLIENT, "")))
         secret = session_secret(cookies)
         if secret is None:
             raise Unauthenticated(
                 "cannot do this: nobody is signed in",
-                hint="programs send the operator token as a bearer; "
+                hint="programs send an API key or the operator token as a bearer; "
                 "`holdfast login` signs in a browser",
             )
         principal = self._sessions.principal(secret)
@@ -56,37 +70,49 @@ class DoorAuthenticator:
             raise Denied("cannot do this: a write by cookie needs an Origin", code="origin-missing")
         return principal
 
-    async def _by_bearer(self, token: str) -> Principal:
+    async def _by_bearer(self, token: str, address: str) -> Principal:
         if token.startswith(WORKER_PREFIX):
             return await self._workers(token)
+        if token.startswith(KEY_PREFIX):
+            return await self._by_key(token, address)
         if self._token.matches(token):
             return operator()
         raise Unauthenticated("cannot do this: the token is not known", code="token-unknown")
 
+    async def _by_key(self, secret: str, address: str) -> Principal:
+        holder = await self._keys(secret)
+        if is_over(holder.expires_at, None, self._clock.now()):
+            raise Unauthenticated("cannot do this: the key is not known", code="key-unknown")
+        if not admits(networks_of(holder.addresses), address):
+            raise Denied(
+                "cannot do this: the key does not hold at your address", code="address-refused"
+            )
+        return principal_of(holder)
 
-class CachedWorkers:
-    """Remembers for five seconds which worker a credential belongs to.
 
-    The coordinator may be another process and every batch asks. A revoked worker is out after at
-    most these five seconds; a refusal is never remembered.
+class Remembered(Generic[T]):
+    """Remembers for five seconds whose a credential is.
+
+    Who knows it may be another process, and every request asks. What was revoked is out after at
+    most these five seconds, at every door; a refusal is never remembered.
     """
 
-    def __init__(self, lookup: WorkerLookup, clock: Clock) -> None:
+    def __init__(self, lookup: Callable[[str], Awaitable[T]], clock: Clock) -> None:
         self._lookup = lookup
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[float, T]] = OrderedDict()
 
-    async def __call__(self, credential: str) -> Principal:
+    async def __call__(self, credential: str) -> T:
         key = hashlib.sha256(credential.encode(errors="replace")).digest()
         found = self._known.get(key)
         if found is not None and self._clock.monotonic() < found[0]:
             return found[1]
-        principal = await self._lookup(credential)
-        self._known[key] = (self._clock.monotonic() + WORKER_SECONDS, principal)
+        holder = await self._lookup(credential)
+        self._known[key] = (self._clock.monotonic() + REMEMBERED_SECONDS, holder)
         self._known.move_to_end(key)
-        while len(self._known) > WORKERS_MAX:
+        while len(self._known) > REMEMBERED_MAX:
             self._known.popitem(last=False)
-        return principal
+        return holder
 
 
 def session_secret(cookies: list[str]) -> str | None:

@@ -56,6 +56,8 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/subjects", "aggregator"),
     ("/v1/keys", "aggregator"),
     ("/v1/reports", "reporter"),
+    ("/v1/api-keys", "identity"),
+    ("/v1/roles", "identity"),
 )
 """Path prefix → role. The console, login and the aggregated health are the door's own."""
 

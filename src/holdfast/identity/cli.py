@@ -1,15 +1,27 @@
-"""``holdfast pki``: a certificate authority and what it signs, as files of one folder."""
+"""``holdfast apikey``, ``holdfast role`` and ``holdfast pki``."""
 
 from __future__ import annotations
 
 import os
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import JsonOption, command_line, fail, print_json, print_table, say
+from holdfast.kernel.cli import (
+    JsonOption,
+    LimitOption,
+    command_line,
+    fail,
+    print_json,
+    print_table,
+    run,
+    say,
+    session,
+)
+from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import Conflict, HoldfastError, Invalid, NotFound
 
 if TYPE_CHECKING:
@@ -22,6 +34,190 @@ pki_app = typer.Typer(
     help="Certificates: an authority of your own, servers, clients, renewal.",
     epilog="Example: holdfast pki init && holdfast pki server --host localhost --host 127.0.0.1",
 )
+
+apikey_app = typer.Typer(no_args_is_help=True, help="Keys for programs: make, list, revoke.")
+role_app = typer.Typer(no_args_is_help=True, help="Roles and what they allow.")
+
+
+@apikey_app.command(
+    "create",
+    help="Make a key and print its secret, once. It may do no more than whoever makes it.",
+    epilog="Example: holdfast apikey create reader --role viewer --profile scripps-co2-monthly",
+)
+def create_key(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="What it is for.")],
+    role: Annotated[list[str] | None, typer.Option("--role", help="See `role list`.")] = None,
+    permission: Annotated[
+        list[str] | None, typer.Option("--permission", help="One more, such as records:export.")
+    ] = None,
+    profile: Annotated[
+        list[str] | None, typer.Option("--profile", help="Only this profile; may be repeated.")
+    ] = None,
+    address: Annotated[
+        list[str] | None, typer.Option("--address", help="Only from there, such as 10.0.0.0/8.")
+    ] = None,
+    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="Its lifetime.")] = 90,
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity.client import IdentityClient
+    from holdfast.identity.model import ApiKeyCreate
+
+    wanted = ApiKeyCreate(
+        name=name,
+        roles=role or ([] if permission else ["viewer"]),
+        permissions=permission or [],
+        profiles=profile or [],
+        addresses=address or [],
+        days=days,
+    )
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            made = await IdentityClient(api).create_key(None, wanted)
+        if json:
+            print_json(made)
+            return
+        sys.stdout.write(f"{made.secret}\n")
+        say(f"key {made.key.id} may {', '.join(made.key.permissions)}")
+        limits = [*made.key.profiles, *made.key.addresses]
+        say(f"until {made.key.expires_at[:10]}{', only ' + ' '.join(limits) if limits else ''}")
+        say("this is the only time it is shown; send it as `Authorization: Bearer …`")
+
+    run(body)
+
+
+@apikey_app.command(
+    "list", help="Keys, the newest first; never a secret.", epilog="Example: holdfast apikey list"
+)
+def list_keys(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = False) -> None:
+    from holdfast.identity.client import IdentityClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            found, more = await IdentityClient(api).list_keys(None, limit=limit)
+        if json:
+            print_json(found)
+            return
+        print_table(
+            ("name", "state", "until", "permissions", "profiles", "addresses", "made by", "id"),
+            [
+                (
+                    each.name,
+                    "revoked" if each.revoked_at else _state(each.expires_at),
+                    each.expires_at[:10],
+                    " ".join(each.permissions),
+                    " ".join(each.profiles),
+                    " ".join(each.addresses),
+                    each.created_by,
+                    each.id,
+                )
+                for each in found
+            ],
+            empty="no keys yet: `holdfast apikey create NAME` makes one",
+        )
+        if more:
+            say(f"more than {limit}; see --limit")
+
+    run(body)
+
+
+@apikey_app.command(
+    "revoke",
+    help="End a key, within five seconds at every door.",
+    epilog="Example: holdfast apikey revoke 01a21cbb-894a-76f7-9f5f-41e756bbe4c4",
+)
+def revoke_key(
+    ctx: typer.Context,
+    key: Annotated[str, typer.Argument(help="The key's id; see `apikey list`.")],
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity.client import IdentityClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            ended = await IdentityClient(api).revoke_key(None, key)
+        if json:
+            print_json(ended)
+        else:
+            say(f"{ended.name} was revoked at {ended.revoked_at}")
+
+    run(body)
+
+
+@role_app.command(
+    "list", help="Roles and what they allow.", epilog="Example: holdfast role list --json"
+)
+def list_roles(ctx: typer.Context, json: JsonOption = False) -> None:
+    from holdfast.identity.client import IdentityClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await IdentityClient(api).list_roles(None)
+        if json:
+            print_json(found)
+            return
+        print_table(
+            ("role", "", "allows"),
+            [
+                (each.name, "built in" if each.built_in else "yours", " ".join(each.permissions))
+                for each in found
+            ],
+        )
+
+    run(body)
+
+
+@role_app.command(
+    "define",
+    help="Make or change a role of your own.",
+    epilog="Example: holdfast role define reader --permission records:read",
+)
+def define_role(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Letters, digits and hyphens.")],
+    permission: Annotated[list[str], typer.Option("--permission", help="What it allows.")],
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity.client import IdentityClient
+    from holdfast.identity.model import RoleDefine
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            made = await IdentityClient(api).define_role(
+                None, name, RoleDefine(permissions=permission)
+            )
+        if json:
+            print_json(made)
+        else:
+            say(f"{made.name} allows {', '.join(made.permissions)}")
+
+    run(body)
+
+
+@role_app.command(
+    "drop",
+    help="Forget a role of your own; keys made with it keep what they were given.",
+    epilog="Example: holdfast role drop reader",
+)
+def drop_role(
+    ctx: typer.Context, name: Annotated[str, typer.Argument(help="The role's name.")]
+) -> None:
+    from holdfast.identity.client import IdentityClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            await IdentityClient(api).drop_role(None, name)
+        say(f"{name} is no role any more")
+
+    run(body)
+
+
+def _state(expires_at: str) -> str:
+    return "holds" if expires_at > timestamp(datetime.now(UTC)) else "expired"
+
+
+# --- certificates ---------------------------------------------------------------------------------
 
 DirOption = Annotated[
     Path | None,

@@ -50,7 +50,7 @@ ROLES: Mapping[str, frozenset[Permission]] = {
         Permission.REPORTS_WRITE,
     },
     "approver": _READ | {Permission.RECORDS_EXPORT, Permission.TASKS_WRITE},
-    "auditor": _READ | {Permission.RECORDS_EXPORT, Permission.IDENTITY_READ},
+    "auditor": _READ | {Permission.RECORDS_EXPORT, Permission.IDENTITY_READ, Permission.KEYS_READ},
     "admin": frozenset(Permission)
     - {Permission.PUBLIC, Permission.TASKS_WORK, Permission.RUNS_WRITE},
 }
@@ -94,10 +94,9 @@ class NewApiKey(Struct, frozen=True, kw_only=True):
 
 
 class KeyLookup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the door asks: whose is this, coming from there?"""
+    """What the door asks: whose is this?"""
 
     secret: Annotated[str, Meta(max_length=400)]
-    address: Annotated[str, Meta(max_length=100)] = ""
 
 
 class KeyHolder(Struct, frozen=True, kw_only=True):

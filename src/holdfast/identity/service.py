@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -42,6 +43,8 @@ from holdfast.kernel.principal import (
 )
 from holdfast.kernel.telemetry import request_id
 
+PEPPER = "key-pepper"
+"""The pepper's files; see :class:`holdfast.kernel.credentials.Peppers`."""
 KEYS_MAX = 10_000
 LIST_MAX = 1_000
 TENANTS_KNOWN_MAX = 100_000
@@ -186,7 +189,7 @@ class IdentityService:
         tenants = [known] if known is not None else await self._db.tenants()
         for tenant in tenants:
             row = await self._db.read(
-                service("identity", tenant), lambda conn, t=tenant: store.find_key(conn, t, key)
+                service("identity", tenant), partial(store.find_key, tenant=tenant, key=key)
             )
             if row is not None:
                 self._tenant_of[key] = tenant

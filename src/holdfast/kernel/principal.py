@@ -65,8 +65,8 @@ class Principal:
     """An authenticated caller.
 
     ``subject`` is an opaque id (``operator``, a worker id, a role's name), never a display name.
-    ``profiles`` limits it to these profiles; ``None`` is no limit. ``credential`` names what it came
-    with (``key:<id>``, ``session:<id>``), so that what is derived from that ends with it.
+    ``profiles`` limits it to these profiles; ``None`` is no limit. ``credential`` names what it
+    came with (``key:<id>``, ``session:<id>``): what is derived from that ends with it.
     """
 
     tenant: TenantId

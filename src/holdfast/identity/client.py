@@ -1,0 +1,66 @@
+"""Identity over HTTP: the same methods as the service, for roles that run elsewhere."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from holdfast.identity.http import KEYS
+from holdfast.identity.model import (
+    ApiKey,
+    ApiKeyCreate,
+    KeyHolder,
+    KeyLookup,
+    NewApiKey,
+    Role,
+    RoleDefine,
+)
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.principal import Principal
+
+
+class IdentityClient:
+    """What :class:`~holdfast.identity.service.IdentityService` promises, over an ``ApiClient``.
+
+    ``principal`` is for the signature's sake: who asks is who the client's token says.
+    """
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    async def create_key(self, principal: Principal | None, create: ApiKeyCreate) -> NewApiKey:
+        """See :meth:`IdentityService.create_key`."""
+        return await self._api.request("POST", "/v1/api-keys", json=create, type=NewApiKey)
+
+    async def list_keys(
+        self, principal: Principal | None, *, before: str = "", limit: int = 100
+    ) -> tuple[list[ApiKey], str | None]:
+        """See :meth:`IdentityService.list_keys`."""
+        params = {"limit": limit, "cursor": encode_cursor(KEYS, [before]) if before else None}
+        page = await self._api.request("GET", "/v1/api-keys", params=params, type=Page[ApiKey])
+        return page.items, str(decode_cursor(KEYS, page.next)[0]) if page.next else None
+
+    async def revoke_key(self, principal: Principal | None, key: str) -> ApiKey:
+        """See :meth:`IdentityService.revoke_key`."""
+        path = f"/v1/api-keys/{quote(key, safe='')}/revoke"
+        return await self._api.request("POST", path, json={}, type=ApiKey)
+
+    async def find_holder(self, secret: str) -> KeyHolder:
+        """See :meth:`IdentityService.find_holder`."""
+        lookup = KeyLookup(secret=secret)
+        return await self._api.request(
+            "POST", "/v1/api-keys/authenticate", json=lookup, type=KeyHolder
+        )
+
+    async def list_roles(self, principal: Principal | None) -> list[Role]:
+        """See :meth:`IdentityService.list_roles`."""
+        return await self._api.request("GET", "/v1/roles", type=list[Role])
+
+    async def define_role(self, principal: Principal | None, name: str, define: RoleDefine) -> Role:
+        """See :meth:`IdentityService.define_role`."""
+        path = f"/v1/roles/{quote(name, safe='')}"
+        return await self._api.request("PUT", path, json=define, type=Role)
+
+    async def drop_role(self, principal: Principal | None, name: str) -> None:
+        """See :meth:`IdentityService.drop_role`."""
+        await self._api.request("DELETE", f"/v1/roles/{quote(name, safe='')}")

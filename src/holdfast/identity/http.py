@@ -1,0 +1,81 @@
+"""The routes of identity: parse, call, map."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Response
+from msgspec import Meta
+
+from holdfast.identity.model import (
+    ApiKey,
+    ApiKeyCreate,
+    KeyHolder,
+    KeyLookup,
+    NewApiKey,
+    Role,
+    RoleDefine,
+)
+from holdfast.identity.service import IdentityService
+from holdfast.kernel.errors import Denied
+from holdfast.kernel.http import delete, get, post, put
+from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind
+
+KEYS = "api-keys"
+Limit = Annotated[int, Meta(ge=1, le=1000)]
+
+
+def handlers(service: IdentityService) -> list[Any]:
+    """Every route of identity."""
+    return [*_keys(service), *_roles(service)]
+
+
+def _keys(service: IdentityService) -> list[Any]:
+    @post("/v1/api-keys", permission=Permission.IDENTITY_WRITE)
+    async def create_api_key(principal: Principal, data: ApiKeyCreate) -> Response[NewApiKey]:
+        """Make an API key; its secret is in this answer and nowhere else."""
+        made = await service.create_key(principal, data)
+        return Response(content=made, status_code=201, headers={"Cache-Control": "no-store"})
+
+    @get("/v1/api-keys", permission=Permission.IDENTITY_READ)
+    async def list_api_keys(
+        principal: Principal, limit: Limit = 100, cursor: str | None = None
+    ) -> Page[ApiKey]:
+        """List API keys, the newest first."""
+        before = str(decode_cursor(KEYS, cursor)[0]) if cursor else ""
+        items, following = await service.list_keys(principal, before=before, limit=limit)
+        return Page(items=items, next=encode_cursor(KEYS, [following]) if following else None)
+
+    @post("/v1/api-keys/{key:str}/revoke", permission=Permission.IDENTITY_WRITE, status=200)
+    async def revoke_api_key(principal: Principal, key: str) -> ApiKey:
+        """End an API key, and with it what came of it."""
+        return await service.revoke_key(principal, key)
+
+    @post("/v1/api-keys/authenticate", permission=Permission.IDENTITY_READ, status=200)
+    async def authenticate_api_key(principal: Principal, data: KeyLookup) -> KeyHolder:
+        """Tell the public door whom a key speaks for; for services only."""
+        if principal.kind is not PrincipalKind.SERVICE:
+            raise Denied("cannot ask who holds a key: only services may")
+        return await service.find_holder(data.secret)
+
+    return [create_api_key, list_api_keys, revoke_api_key, authenticate_api_key]
+
+
+def _roles(service: IdentityService) -> list[Any]:
+    @get("/v1/roles", permission=Permission.IDENTITY_READ)
+    async def list_roles(principal: Principal) -> list[Role]:
+        """List the roles and what they allow."""
+        return await service.list_roles(principal)
+
+    @put("/v1/roles/{name:str}", permission=Permission.IDENTITY_WRITE)
+    async def define_role(principal: Principal, name: str, data: RoleDefine) -> Role:
+        """Make or change a role of your own."""
+        return await service.define_role(principal, name, data)
+
+    @delete("/v1/roles/{name:str}", permission=Permission.IDENTITY_WRITE)
+    async def drop_role(principal: Principal, name: str) -> None:
+        """Forget a role of your own; keys made with it keep what they were given."""
+        await service.drop_role(principal, name)
+
+    return [list_roles, define_role, drop_role]
