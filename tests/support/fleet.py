@@ -34,7 +34,9 @@ OPERATOR = operator()
 class QuietSealer:
     """Seals nothing, and says nothing of it."""
 
-    def seal(self, tenant: str, purpose: str, object_id: str, plain: bytes) -> Sealed:
+    def seal(
+        self, tenant: str, purpose: str, object_id: str, plain: bytes, *, subject: str = ""
+    ) -> Sealed:
         return Sealed("clear", plain)
 
     def unseal(self, tenant: str, purpose: str, object_id: str, sealed: Sealed) -> bytes:
