@@ -20,6 +20,7 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
+from holdfast.kernel import merkle
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
@@ -31,7 +32,6 @@ from holdfast.kernel.objects import Objects, open_objects
 from holdfast.kernel.outbox import BEGINNING, ClearSealer, Entry, Outbox
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
 from holdfast.kernel.secrets import TenantSecrets
-from holdfast.records import merkle
 from holdfast.registry.document import write_document
 from holdfast.registry.model import ProfileVersion
 from holdfast.registry.validate import load_profile

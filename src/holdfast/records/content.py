@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from holdfast.kernel.errors import Invalid, Problem
+from holdfast.kernel.merkle import leaf_hash
 from holdfast.kernel.secrets import TenantSecrets
-from holdfast.records.merkle import leaf_hash
 from holdfast.records.model import Batch, MappedRecord, Measure, PeriodValue, Scalar
 
 KEY_BYTES = 16

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, func, select
 
+from holdfast.kernel import merkle
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Internal
-from holdfast.records import merkle, store
+from holdfast.records import store
 from holdfast.records.content import BATCH_LEAF_DOMAIN, FieldNames
 from holdfast.records.errors import Contended
 from holdfast.records.model import RunFinish

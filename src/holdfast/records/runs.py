@@ -17,13 +17,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, select
 
+from holdfast.kernel import merkle
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import Conflict, Denied, Invalid
 from holdfast.kernel.ids import EventId
 from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Principal, PrincipalKind
 from holdfast.kernel.telemetry import request_id
-from holdfast.records import merkle, store
+from holdfast.records import store
 from holdfast.records.base import run_of
 from holdfast.records.content import record_leaf_hash, whole_of
 from holdfast.records.errors import (

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
 
-from holdfast.records import merkle
+from holdfast.kernel import merkle
 from holdfast.records.content import (
     FieldNames,
     RecordKeys,

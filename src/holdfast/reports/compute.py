@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from holdfast.kernel import merkle
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.errors import BY_KIND, HoldfastError, Kind, Problem
-from holdfast.records import merkle
 from holdfast.reports.errors import InputMismatch, ReportTooLarge, TooFewRows
 from holdfast.reports.model import (
     PREVIEW_ROWS,

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 from sqlalchemy import Connection
 
+from holdfast.kernel import merkle
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
@@ -29,7 +30,6 @@ from holdfast.kernel.objects import Objects
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.kernel.telemetry import request_id
-from holdfast.records import merkle
 from holdfast.registry.model import Profile
 from holdfast.reports import store
 from holdfast.reports.chart import ChartFormat, ChartJob, chart_kind

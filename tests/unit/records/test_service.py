@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from holdfast.kernel import merkle
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Denied, HoldfastError, Invalid, TooLarge, Unauthenticated
 from holdfast.kernel.ids import TenantId
@@ -19,7 +20,7 @@ from holdfast.kernel.principal import (
     Principal,
     PrincipalKind,
 )
-from holdfast.records import merkle, store
+from holdfast.records import store
 from holdfast.records.content import record_leaf_hash, whole_of
 from holdfast.records.errors import (
     BatchConflict,

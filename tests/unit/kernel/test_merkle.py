@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.kernel import merkle
 from holdfast.kernel.errors import Corrupt
-from holdfast.records import merkle
 
 Hashes = st.lists(st.binary(min_size=32, max_size=32), max_size=40)
 
