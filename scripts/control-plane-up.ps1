@@ -7,7 +7,7 @@ if ($Rest) {
     docker compose -f docker-compose.control.yml @Rest
     exit $LASTEXITCODE
 }
-foreach ($role in 'identity', 'registry', 'aggregator', 'coordinator', 'reporter', 'gateway', 'trusted') {
+foreach ($role in 'identity', 'registry', 'aggregator', 'coordinator', 'reporter', 'ledger', 'gateway', 'trusted') {
     New-Item -ItemType Directory -Force -Path "data/control-plane/$role" | Out-Null
 }
 docker compose -f docker-compose.control.yml up -d --wait --wait-timeout 120

@@ -7,7 +7,7 @@ if [ $# -gt 0 ]; then
     exit
 fi
 mkdir -p profiles/government
-folders data/control-plane data/control-plane/{identity,registry,aggregator,coordinator,reporter,gateway,trusted}
+folders data/control-plane data/control-plane/{identity,registry,aggregator,coordinator,reporter,ledger,gateway,trusted}
 build_once
 control up -d
 echo "waiting for http://127.0.0.1:$port ..." >&2

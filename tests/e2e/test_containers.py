@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.xdist_group("containers"), pytest.mark.timeout(900)]
 SAMPLE = resources.files("holdfast.sample")
 PROFILE = "scripps-co2-monthly"
 RECORDED = "scripps_co2_monthly.csv"
-ROLES = ("identity", "registry", "aggregator", "coordinator", "reporter", "gateway")
+ROLES = ("identity", "registry", "aggregator", "coordinator", "reporter", "ledger", "gateway")
 USER = 10001
 
 

@@ -14,7 +14,11 @@ from schemathesis.specs.openapi.checks import content_type_conformance, status_c
 from tests.support.program import Program, started
 
 DOCUMENT = Path(__file__).parents[2] / "api" / "openapi.json"
-schema = schemathesis.openapi.from_path(DOCUMENT)
+# A subscription never ends by itself, and lines of JSON cannot be made from the document: tests of
+# their own follow and pipeline.
+schema = schemathesis.openapi.from_path(DOCUMENT).exclude(
+    path=["/v1/ledger/follow", "/v1/ledger/pipeline"]
+)
 
 
 @pytest.fixture(scope="module")

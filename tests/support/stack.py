@@ -36,7 +36,7 @@ Revision = tuple[int, int, bool, str]
 """Publication, number, withdrawn, content."""
 Publication = tuple[int, int, int, int, int, int]
 """Its number; then records, new, changed, withdrawn and unchanged ones."""
-ROLES = ("identity", "registry", "aggregator", "coordinator", "reporter", "gateway")
+ROLES = ("identity", "registry", "aggregator", "coordinator", "reporter", "ledger", "gateway")
 SAMPLE = resources.files("holdfast.sample")
 
 LEASE_SECONDS = 3
@@ -290,7 +290,8 @@ class Stack:
         if self.layout == "split":
             environment["HOLDFAST_TRUST_DIR"] = str(self.directory / "trusted")
             for role in ROLES[:-1]:
-                environment[f"{role.upper()}_URL"] = f"http://127.0.0.1:{self.port(role)}"
+                name = "HOLDFAST_LEDGER_URL" if role == "ledger" else f"{role.upper()}_URL"
+                environment[name] = f"http://127.0.0.1:{self.port(role)}"
         return environment
 
     def _shared(self, part: str) -> dict[str, str]:

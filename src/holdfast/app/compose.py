@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from holdfast.kernel.objects.s3 import S3Credentials
     from holdfast.kernel.secrets import TenantSecrets
 
-STATEFUL = frozenset({"identity", "registry", "coordinator", "aggregator", "reporter"})
+STATEFUL = frozenset(
+    {"identity", "registry", "coordinator", "aggregator", "reporter", "ledger"}
+)
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -105,10 +107,11 @@ async def _open_state(system: System, stack: AsyncExitStack) -> State:
         open_objects(settings.objects_url, secrets, s3=_s3(settings))
     )
     keyring = await keys.open_keyring(system, database, holder, stack)
-    outbox = Outbox(EnvelopeSealer(keyring))
+    sealer = EnvelopeSealer(keyring)
+    outbox = Outbox(sealer)
     await keys.seal_clear_rows(database, outbox)
     system.checks["database"] = database.check
-    return State(database, objects, outbox, secrets, keyring)
+    return State(database, objects, outbox, sealer, secrets, keyring)
 
 
 def _s3(settings: Settings) -> S3Credentials | None:
@@ -140,6 +143,7 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
     from holdfast.fleet.client import FleetClient
     from holdfast.identity.client import IdentityClient
     from holdfast.kernel.http.client import ApiClient
+    from holdfast.ledger.client import LedgerClient
     from holdfast.records.client import RecordsClient
     from holdfast.registry.client import RegistryClient
     from holdfast.reports.client import ReportsClient
@@ -151,6 +155,7 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
         "coordinator": ("fleet", FleetClient),
         "aggregator": ("records", partial(RecordsClient, projections=projections)),
         "reporter": ("reports", ReportsClient),
+        "ledger": ("ledger", LedgerClient),
     }
     elsewhere = {role: _url_of(system.settings, role) for role in kinds if role not in system.roles}
     caller = sorted(system.roles)[0]

@@ -23,6 +23,7 @@ KEYS_SECONDS = 2.0
 
 async def open_services(system: System, state: State, keys: Keys, stack: AsyncExitStack) -> None:
     """Open the roles in the order in which they need each other."""
+    await _open_ledger(system, state, stack)
     if "identity" in system.roles:
         _open_identity(system, state)
     if "aggregator" in system.roles:
@@ -72,6 +73,62 @@ def _open_identity(system: System, state: State) -> None:
         os.urandom,
     )
     system.handlers += http.handlers(system.identity)
+
+
+async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> None:
+    """The ledger, where it is ours; and the relay that brings it this database's events."""
+    from holdfast.leases import open_leases
+    from holdfast.ledger.relay import Deliveries, Relay, RelayMetrics
+
+    settings = system.settings
+    shared = not settings.database_url.startswith("sqlite:")
+    leases = await stack.enter_async_context(
+        open_leases("sql://" if shared else "memory://", state.database, system.clock)
+    )
+    holder = system.new_id()
+    deliver: Deliveries = system.ledger
+    if "ledger" in system.roles:
+        from holdfast.ledger import http
+        from holdfast.ledger.backends.sql import SqlLog
+        from holdfast.ledger.log import LogParts
+        from holdfast.ledger.metrics import LedgerMetrics
+        from holdfast.ledger.service import LedgerService
+        from holdfast.ledger.signer import SignerPaths
+
+        parts = LogParts(
+            log=SqlLog(state.database),
+            database=state.database,
+            leases=leases,
+            sealer=state.sealer,
+            clock=system.clock,
+            random=os.urandom,
+            holder=holder,
+            heads=settings.data_dir / "ledger",
+            paths=SignerPaths(settings.keys_dir, settings.data_dir / "published"),
+            metrics=LedgerMetrics(system.metrics),
+            origin=settings["ledger_origin"],
+        )
+        system.ledger = deliver = LedgerService(parts, system.new_id)
+        stack.push_async_callback(system.ledger.close)
+        await system.ledger.open_all()
+        system.handlers += http.handlers(system.ledger)
+        system.checks["ledger"] = system.ledger.check
+
+        async def checkpoints() -> None:
+            await system.ledger.publish_forever(settings["ledger_checkpoint_seconds"])
+
+        system.loops.append(("checkpoints", checkpoints))
+    relay = Relay(
+        state.database,
+        state.outbox,
+        deliver,
+        leases,
+        system.clock,
+        holder=holder,
+        metrics=RelayMetrics(system.metrics),
+    )
+    system.checks["relay"] = relay.check
+    system.loops.append(("relay", relay.run))
 
 
 def _open_registry(system: System, state: State) -> None:

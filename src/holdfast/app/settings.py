@@ -124,11 +124,18 @@ def _url(*schemes: str) -> Convert:
     return convert
 
 
+def _origin(value: str) -> str:
+    """A name that may stand in a signed note."""
+    if value.strip() and not re.fullmatch(r"[A-Za-z0-9._/-]{1,200}", value.strip()):
+        raise ValueError("letters, digits, dots, dashes and slashes, such as example.org/ledger")
+    return value.strip().rstrip("/")
+
+
 _HTTP = _url("http", "https")
 DATABASE_SCHEMES = ("sqlite", "postgresql")
 OBJECT_SCHEMES = ("file", "s3")
-ROLES = ("gateway", "identity", "registry", "coordinator", "aggregator", "reporter")
-PLANNED_ROLES = ("ledger", "observer", "documents", "processor")
+ROLES = ("gateway", "identity", "registry", "coordinator", "aggregator", "reporter", "ledger")
+PLANNED_ROLES = ("observer", "documents", "processor")
 DEFAULT_PORTS = {
     "gateway": 8090,
     "identity": 8086,
@@ -136,6 +143,7 @@ DEFAULT_PORTS = {
     "aggregator": 8082,
     "coordinator": 8083,
     "reporter": 8084,
+    "ledger": 8085,
 }
 
 
@@ -344,6 +352,18 @@ SETTINGS: tuple[Setting, ...] = (
         _url("memory", "sql"),
         "memory://",
         "Beats and leadership: memory:// or sql://",
+    ),
+    Setting(
+        "HOLDFAST_LEDGER_ORIGIN",
+        _origin,
+        "",
+        "Name under which logs are signed, such as example.org/ledger; made once if blank",
+    ),
+    Setting(
+        "HOLDFAST_LEDGER_CHECKPOINT_SECONDS",
+        _seconds(0.1, 3600),
+        1.0,
+        "Pause between checkpoints that are signed without being asked for",
     ),
     Setting("HOLDFAST_RECORDS_RAW_BYTES_MAX", _whole(1, 2**40), 2**31, "Largest raw response kept"),
     Setting(

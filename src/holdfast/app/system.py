@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from holdfast.kernel.database import Database
     from holdfast.kernel.http import App, Check
     from holdfast.kernel.objects import Objects
-    from holdfast.kernel.outbox import Outbox
+    from holdfast.kernel.outbox import Outbox, Sealer
     from holdfast.kernel.secrets import TenantSecrets
     from holdfast.keyring import Keyring
 
@@ -47,6 +47,7 @@ class System:
     records: Any = None
     reports: Any = None
     subjects: Any = None
+    ledger: Any = None
     links: LoginLinks | None = None
     app: App | None = None
     loops: list[tuple[str, Loop]] = field(default_factory=list)
@@ -109,5 +110,6 @@ class State:
     database: Database
     objects: Objects
     outbox: Outbox
+    sealer: Sealer
     secrets: TenantSecrets
     keyring: Keyring

@@ -58,6 +58,7 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/reports", "reporter"),
     ("/v1/api-keys", "identity"),
     ("/v1/roles", "identity"),
+    ("/v1/ledger", "ledger"),
 )
 """Path prefix → role. The console, login and the aggregated health are the door's own."""
 

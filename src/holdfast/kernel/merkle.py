@@ -74,13 +74,13 @@ def check_inclusion(
     RFC 9162 §2.1.3.2. Anything else, malformed input included, is :class:`Corrupt`.
     """
     if not 0 <= index < size:
-        raise _refused("the leaf is outside of the tree")
+        raise refused("the leaf is outside of the tree")
     if any(len(part) != 32 for part in (leaf, expected, *proof)):
-        raise _refused("a hash is not 32 bytes long")
+        raise refused("a hash is not 32 bytes long")
     first, last, found = index, size - 1, leaf
     for sibling in proof:
         if last == 0:
-            raise _refused("the path is too long")
+            raise refused("the path is too long")
         if first & 1 or first == last:
             found = node_hash(sibling, found)
             while not first & 1 and first:
@@ -89,10 +89,11 @@ def check_inclusion(
             found = node_hash(found, sibling)
         first, last = first >> 1, last >> 1
     if last != 0:
-        raise _refused("the path is too short")
+        raise refused("the path is too short")
     if found != expected:
-        raise _refused("the root is another")
+        raise refused("the root is another")
 
 
-def _refused(reason: str) -> Corrupt:
+def refused(reason: str) -> Corrupt:
+    """A proof that does not hold, and why."""
     return Corrupt(f"cannot accept the proof: {reason}", code="proof-invalid")

@@ -20,6 +20,7 @@ import hmac
 import os
 import re
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -204,6 +205,17 @@ _SEAL_CLEAR = text(
     "UPDATE outbox SET sealing = :sealing, sealed = :sealed"
     " WHERE tenant = :tenant AND event_id = :event_id"
 )
+_FORGET = {
+    "sqlite": text(
+        "DELETE FROM outbox WHERE tenant = :tenant"
+        " AND event_id IN (SELECT value FROM json_each(:ids))"
+    ),
+    "postgresql": text(
+        "DELETE FROM outbox WHERE tenant = :tenant"
+        " AND event_id = ANY(ARRAY(SELECT jsonb_array_elements_text(CAST(:ids AS jsonb))))"
+    ),
+}
+_WAITING = text("SELECT count(*), min(time) FROM outbox WHERE tenant = :tenant")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -267,7 +279,7 @@ class Outbox:
         for event in events:
             payload = checked_payload(event)
             subject = event.subject or principal.subject
-            _check_names(event, subject)
+            check_names(event, subject)
             checked_header(principal.tenant, event, subject, len(payload))
             if given.setdefault(event.id, (event, subject, payload)) != (event, subject, payload):
                 raise _reused(event)
@@ -345,6 +357,16 @@ class Outbox:
             },
         )
         return [self._entry(row) for row in rows]
+
+    def forget(self, conn: Connection, principal: Principal, ids: SequenceOf[str]) -> None:
+        """Take events out that the ledger holds. One that is not there is fine."""
+        values = {"tenant": principal.tenant, "ids": msgspec.json.encode(list(ids)).decode()}
+        conn.execute(_FORGET[conn.dialect.name], values)
+
+    def waiting(self, conn: Connection, principal: Principal) -> tuple[int, datetime | None]:
+        """How many events wait, and since when the oldest does."""
+        row = conn.execute(_WAITING, {"tenant": principal.tenant}).one()
+        return row[0], None if row[1] is None else datetime.fromisoformat(row[1])
 
     def _opened(self, row: Any) -> tuple[bytes, bytes]:
         plain = self._sealer.unseal(
@@ -448,6 +470,7 @@ def checked_header(tenant: str, event: Event, subject: str, payload_bytes: int) 
             "commitment": "0" * 64,
             "id": event.id,
             "length": payload_bytes,
+            "recorded": timestamp(event.time),
             "request": event.request_id,
             "stream": event.stream,
             "subject": subject,
@@ -464,7 +487,8 @@ def checked_header(tenant: str, event: Event, subject: str, payload_bytes: int) 
         )
 
 
-def _check_names(event: Event, subject: str) -> None:
+def check_names(event: Event, subject: str) -> None:
+    """``Invalid`` if the stream, type, subject, request id or id is no name."""
     for what, value, good in (
         ("stream", event.stream, _STREAM.fullmatch(event.stream)),
         ("type", event.type, _is_type(event.type)),

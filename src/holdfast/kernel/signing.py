@@ -95,6 +95,18 @@ class SigningKey:
         _replace(path, canonical(self.public_jwk()))
         return path
 
+    def public_bytes(self) -> bytes:
+        """The public half as 32 bytes (RFC 8032)."""
+        return self._private.public_key().public_bytes_raw()
+
+    def sign_bytes(self, data: bytes) -> bytes:
+        """The bare Ed25519 signature of ``data``, for formats that are not JWS.
+
+        Whoever calls sees to it that such data can be nothing else: a note's text ends in a line
+        break, which no JWS does.
+        """
+        return self._private.sign(data)
+
     def sign(self, claims: Mapping[str, Any], *, typ: str) -> str:
         """A compact JWS of ``claims`` as a statement of kind ``typ``.
 

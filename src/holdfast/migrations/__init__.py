@@ -9,6 +9,7 @@ STORES = (
     "holdfast.kernel.idempotency",
     "holdfast.kernel.outbox",
     "holdfast.leases.store",
+    "holdfast.ledger.store",
     "holdfast.identity.store",
     "holdfast.registry.store",
     "holdfast.fleet.store",

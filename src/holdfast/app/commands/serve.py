@@ -14,7 +14,8 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(
-    help="Run the named roles: gateway, identity, registry, coordinator, aggregator, reporter.",
+    help="Run the named roles: gateway, identity, registry, coordinator, aggregator, reporter, "
+    "ledger.",
     epilog="Example: holdfast serve registry --data-dir data/registry",
 )
 def serve(

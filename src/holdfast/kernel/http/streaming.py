@@ -100,8 +100,13 @@ async def _until_gone(receive: Any, sending: Any) -> None:
         await asyncio.gather(sender, listener, return_exceptions=True)
 
 
-def ndjson_answer(items: AsyncIterator[Any], *, headers: Mapping[str, str] | None = None) -> Answer:
-    """Send ``items`` as lines of JSON, gathered into pieces of about 64 KiB."""
+def ndjson_answer(
+    items: AsyncIterator[Any],
+    *,
+    headers: Mapping[str, str] | None = None,
+    at_once: bool = False,
+) -> Answer:
+    """Send ``items`` as lines of JSON, gathered to about 64 KiB, or each ``at_once``."""
 
     async def lines() -> AsyncIterator[bytes]:
         encode, gathered, size = msgspec.json.Encoder().encode, [], 0
@@ -109,7 +114,7 @@ def ndjson_answer(items: AsyncIterator[Any], *, headers: Mapping[str, str] | Non
             line = encode(item)
             gathered.append(line)
             size += len(line) + 1
-            if size >= PIECE_BYTES:
+            if at_once or size >= PIECE_BYTES:
                 yield b"\n".join(gathered) + b"\n"
                 gathered, size = [], 0
         if gathered:

@@ -1,0 +1,405 @@
+"""``holdfast ledger``: read, follow, verify and prove the log of everything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from holdfast.kernel.cli import (
+    JsonOption,
+    print_fields,
+    print_json,
+    run,
+    say,
+    session,
+)
+from holdfast.kernel.errors import Invalid, Unavailable
+
+if TYPE_CHECKING:
+    from holdfast.ledger.client import LedgerClient
+    from holdfast.ledger.model import Entry, Progress
+
+app = typer.Typer(no_args_is_help=True, help="The log of everything: read, verify, prove.")
+
+PAGE = 500
+FAILURES_MAX = 20
+UNSOUND_STATUS = 7
+
+
+def _client(api: Any) -> LedgerClient:
+    from holdfast.ledger.client import LedgerClient
+
+    return LedgerClient(api)
+
+
+@app.command(
+    "read",
+    help="Read entries in their order; with --follow those that come, too.",
+    epilog="Example: holdfast ledger read --stream run/0190… --from 1 --follow",
+)
+def read(
+    ctx: typer.Context,
+    stream: Annotated[str | None, typer.Option("--stream", help="Only this stream.")] = None,
+    first: Annotated[
+        int | None,
+        typer.Option("--from", min=0, help="Position (of a stream: version) to begin with."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most this many.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on as entries come.")] = False,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="What was recorded by this time (RFC 3339).")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    moment = _moment(as_of)
+    if follow and moment is not None:
+        raise typer.BadParameter("--follow and --as-of exclude each other")
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            ledger = _client(api)
+            shown = 0
+            after = (first or 0) - 1 if stream is None else -1
+            async for entry in _pages(ledger, stream, first or 0, moment):
+                if limit is not None and shown >= limit:
+                    return
+                _show(entry, json)
+                shown += 1
+                after = entry.position
+            if not shown and not follow:
+                say("nothing there")
+            if follow:
+                await _follow(ledger, stream, after + 1, json, limit, shown)
+
+    run(body)
+
+
+def _moment(text: str | None) -> datetime | None:
+    from holdfast.kernel.clock import parse_timestamp
+
+    if text is None:
+        return None
+    try:
+        return parse_timestamp(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a time with an offset, such as 2026-11-01T00:00:00Z"
+        ) from None
+
+
+async def _pages(
+    ledger: LedgerClient, stream: str | None, first: int, as_of: datetime | None
+) -> AsyncIterator[Entry]:
+    cursor: str | None = None
+    while True:
+        page = await ledger.read(
+            None, stream=stream, first=first, limit=PAGE, as_of=as_of, cursor=cursor
+        )
+        for entry in page.items:
+            yield entry
+        cursor = page.next
+        if cursor is None:
+            return
+
+
+async def _follow(
+    ledger: LedgerClient, stream: str | None, first: int, json: bool, limit: int | None, shown: int
+) -> None:
+    """Follow, and begin again where the stream of events ended, for as long as the system is up."""
+    import asyncio
+
+    failures = 0
+    while failures < FAILURES_MAX:
+        try:
+            async for entry in ledger.follow(None, first=first, stream=stream):
+                _show(entry, json)
+                sys.stdout.flush()
+                first, failures, shown = entry.position + 1, 0, shown + 1
+                if limit is not None and shown >= limit:
+                    return
+        except Unavailable as error:
+            failures += 1
+            say(f"waiting: {error.detail}")
+        await asyncio.sleep(min(5.0, 0.2 * 2**failures))
+    raise Unavailable("cannot follow any longer: the system does not answer")
+
+
+def _show(entry: Entry, json: bool) -> None:
+    encoded = msgspec.json.encode(entry).decode()
+    if json:
+        sys.stdout.write(f"{encoded}\n")
+        return
+    payload = "(erased)" if entry.erased else msgspec.json.encode(entry.payload).decode()
+    sys.stdout.write(
+        f"{entry.position}  {entry.recorded}  {entry.stream}@{entry.version}  {entry.type}  "
+        f"{entry.subject}  {payload}\n"
+    )
+
+
+@app.command(
+    "status",
+    help="How the log stands: size, root, origin, and what is wrong with it, if anything.",
+    epilog="Example: holdfast ledger status --json",
+)
+def status(ctx: typer.Context, json: JsonOption = False) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await _client(api).status(None)
+        if json:
+            print_json(found)
+            return
+        shown: dict[str, object] = {
+            "origin": found.origin,
+            "size": found.size,
+            "root": found.root,
+            "recorded": found.recorded,
+            "published": found.published_size,
+            "writable": "yes" if found.writable else "no",
+        }
+        if found.damage is not None:
+            shown["damage"] = f"{found.damage.reason}: {found.damage.detail}"
+            last = "?" if found.damage.last is None else found.damage.last
+            shown["positions"] = f"{found.damage.first} to {last}"
+        print_fields(shown)
+
+    run(body)
+
+
+@app.command(
+    "append",
+    help="Append an event; its payload is JSON on standard input or an argument.",
+    epilog='Example: holdfast ledger append notes/today note.added \'{"text":"hello"}\'',
+)
+def append(
+    ctx: typer.Context,
+    stream: Annotated[str, typer.Argument(help="The stream, such as notes/today.")],
+    kind: Annotated[str, typer.Argument(metavar="TYPE", help="What happened: note.added.")],
+    payload: Annotated[str, typer.Argument(help="JSON; - reads standard input.")] = "-",
+    expected: Annotated[
+        int | None, typer.Option("--expected", min=0, help="The version the stream must be at.")
+    ] = None,
+    event_id: Annotated[
+        str, typer.Option("--id", help="A UUIDv7: repeating it appends nothing.")
+    ] = "",
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        from holdfast.kernel.canonical import decode_strict
+        from holdfast.ledger.model import Append, NewEvent
+
+        text = sys.stdin.read() if payload == "-" else payload
+        plain = decode_strict(text.encode())
+        if not isinstance(plain, dict):
+            raise Invalid("cannot append: the payload is a JSON object")
+        event = NewEvent(stream=stream, type=kind, payload=plain, id=event_id)
+        wanted = Append(events=[event], expected={} if expected is None else {stream: expected})
+        async with session(ctx) as api:
+            found = await _client(api).append(None, wanted)
+        if json:
+            print_json(found)
+            return
+        for placed in found.events:
+            sys.stdout.write(f"{placed.position}  {placed.stream}@{placed.version}  {placed.id}\n")
+
+    run(body)
+
+
+@app.command(
+    "trust",
+    help="What a verifier elsewhere needs: origins and keys. Take it once, over a way you trust.",
+    epilog="Example: holdfast ledger trust > holdfast.trust",
+)
+def trust(ctx: typer.Context) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            print_json(await _client(api).trust(None))
+
+    run(body)
+
+
+@app.command(
+    "checkpoint",
+    help="The newest checkpoint: origin, size and root, signed (a C2SP note).",
+    epilog="Example: holdfast ledger checkpoint > checkpoint.txt",
+)
+def checkpoint(ctx: typer.Context) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            sys.stdout.write(await _client(api).checkpoint(None))
+
+    run(body)
+
+
+@app.command(
+    "prove",
+    help="An entry with the proof that it is in the log.",
+    epilog="Example: holdfast ledger prove 42 > proof.json",
+)
+def prove(
+    ctx: typer.Context,
+    position: Annotated[int, typer.Argument(min=0, help="The entry's position.")],
+    size: Annotated[
+        int | None,
+        typer.Option("--size", min=1, help="In the tree of this size. [the newest checkpoint's]"),
+    ] = None,
+) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            print_json(await _client(api).inclusion(None, position, size))
+
+    run(body)
+
+
+@app.command(
+    "consistency",
+    help="The proof that the log only grew between two sizes.",
+    epilog="Example: holdfast ledger consistency 100 200",
+)
+def consistency(
+    ctx: typer.Context,
+    first: Annotated[int, typer.Argument(min=0, help="The earlier size.")],
+    second: Annotated[int | None, typer.Argument(min=0, help="The later one. [all]")] = None,
+) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            print_json(await _client(api).consistency(None, first, second))
+
+    run(body)
+
+
+@app.command(
+    "verify",
+    help="Recompute everything from the stored bytes: sound, or the first entry that is not.",
+    epilog="Example: holdfast ledger verify --json",
+)
+def verify(ctx: typer.Context, json: JsonOption = False) -> None:
+    async def body() -> Progress | None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        last: Progress | None = None
+        bar = Bar(
+            TextColumn("verifying"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            console=Console(stderr=True),
+            disable=json,
+        )
+        async with session(ctx) as api:
+            with bar:
+                task = bar.add_task("verify", total=None)
+                async for line in _client(api).verify(None):
+                    bar.update(task, completed=line.checked, total=line.size)
+                    last = line
+        return last
+
+    found = run(body)
+    if found is None or found.sound is None:
+        say("error: cannot verify: the answer was cut off")
+        raise typer.Exit(6)
+    if json:
+        print_json(found)
+    elif found.sound:
+        sys.stdout.write(
+            f"sound: {found.checked} entries, {found.checkpoints} told sizes, root {found.root}\n"
+        )
+        if found.erased:
+            say(f"{found.erased} entries are erased: their headers are sound, nothing reads them")
+    else:
+        sys.stdout.write(f"not sound: entry {found.position}: {found.reason}\n")
+    if not found.sound:
+        raise typer.Exit(UNSOUND_STATUS)
+
+
+@app.command(
+    "export",
+    help="Every entry with what opens it, a line each; the last line is the checkpoint over them.",
+    epilog="Example: holdfast ledger export --out ledger.ndjson",
+)
+def export(
+    ctx: typer.Context,
+    out: Annotated[Path | None, typer.Option("--out", help="A file. [standard output]")] = None,
+    first: Annotated[int, typer.Option("--from", min=0, help="Position to begin with.")] = 0,
+) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            count, whole = 0, False
+            temporary = out.with_name(f".{out.name}.partial") if out else None
+            target = temporary.open("wb") if temporary else sys.stdout.buffer
+            try:
+                async for line in _client(api).export(None, first):
+                    target.write(msgspec.json.encode(line) + b"\n")
+                    count += line.position is not None
+                    whole = bool(line.checkpoint)
+            finally:
+                target.flush() if out is None else target.close()
+            if not whole:
+                raise Unavailable("cannot export: the answer was cut off")
+            if out is not None and temporary is not None:
+                temporary.replace(out)
+            say(f"{count} entries exported")
+
+    run(body)
+
+
+@app.command(
+    "rotate",
+    help="Sign with a new key from here on; the old one stays valid up to its size.",
+    epilog="Example: holdfast ledger rotate",
+)
+def rotate(ctx: typer.Context, json: JsonOption = False) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await _client(api).rotate(None)
+        if json:
+            print_json(found)
+            return
+        sys.stdout.write(f"{found.keys[-1].key}\n")
+        say("verifiers need the new key: hand them `holdfast ledger trust` again")
+
+    run(body)
+
+
+@app.command(
+    "restart",
+    help="Continue a log that lost something under a new origin, from what is sound.",
+    epilog='Example: holdfast ledger restart --reason "the disk of 12 March"',
+)
+def restart(
+    ctx: typer.Context,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")],
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await _client(api).restart(None, reason)
+        if json:
+            print_json(found)
+            return
+        sys.stdout.write(f"the log continues as {found.origin} with {found.size} entries\n")
+
+    run(body)
+
+
+@app.command(
+    "rebuild",
+    help="Make the index anew from the log.",
+    epilog="Example: holdfast ledger rebuild",
+)
+def rebuild(ctx: typer.Context, json: JsonOption = False) -> None:
+    async def body() -> None:
+        async with session(ctx, timeout_seconds=3600) as api:
+            found = await _client(api).rebuild(None)
+        if json:
+            print_json(found)
+            return
+        sys.stdout.write(f"the index holds {found.size} entries\n")
+
+    run(body)

@@ -1,0 +1,371 @@
+"""The ledger over HTTP: the same methods as the service, and appends that are pipelined."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from urllib.parse import urlsplit
+
+import h11
+import msgspec
+
+from holdfast.kernel.clock import timestamp
+from holdfast.kernel.errors import Corrupt, HoldfastError, OutcomeUnknown, Unavailable
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.http.paging import Page
+from holdfast.kernel.http.problems import error_from
+from holdfast.kernel.principal import Principal
+from holdfast.ledger.model import (
+    APPEND_BYTES_MAX,
+    Append,
+    Appended,
+    Consistency,
+    Entry,
+    ExportLine,
+    LedgerStatus,
+    Placed,
+    Prepared,
+    Progress,
+    Proof,
+    Reason,
+    Relay,
+    RelayedEvent,
+    StreamInfo,
+    Trust,
+)
+
+FOLLOW_SECONDS = 120.0
+
+
+class LedgerClient:
+    """What :class:`~holdfast.ledger.service.LedgerService` promises, over an :class:`ApiClient`.
+
+    ``principal`` is for the signature's sake: who asks is who the client's token says.
+    """
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    async def append(self, principal: Principal | None, append: Append) -> Appended:
+        """See :meth:`LedgerService.append`. With ids of the caller's it may be repeated."""
+        named = all(event.id for event in append.events)
+        return await self._api.request(
+            "POST", "/v1/ledger/events", json=append, type=Appended, repeatable=named
+        )
+
+    async def relay(self, principal: Principal | None, relay: Relay) -> Appended:
+        """See :meth:`LedgerService.relay`."""
+        return await self._api.request(
+            "POST", "/v1/ledger/relay", json=relay, type=Appended, repeatable=True
+        )
+
+    async def append_prepared(
+        self, principal: Principal | None, events: Sequence[Prepared]
+    ) -> Appended:
+        """See :meth:`LedgerService.append_prepared`: in pieces that a request can carry."""
+        placed: list[Placed] = []
+        for part in _parts(events):
+            relayed = [
+                RelayedEvent(
+                    id=each.id,
+                    stream=each.stream,
+                    type=each.type,
+                    time=each.time,
+                    subject=each.subject,
+                    request_id=each.request,
+                    about=each.about,
+                    length=each.length,
+                    commitment=each.commitment.hex(),
+                    payload=msgspec.json.decode(each.payload) if each.salt else None,
+                    salt=each.salt.hex(),
+                )
+                for each in part
+            ]
+            placed += (await self.relay(principal, Relay(events=relayed))).events
+        return Appended(events=placed)
+
+    async def read(
+        self,
+        principal: Principal | None,
+        *,
+        stream: str | None = None,
+        first: int = 0,
+        limit: int = 100,
+        as_of: datetime | None = None,
+        cursor: str | None = None,
+    ) -> Page[Entry]:
+        """See :meth:`LedgerService.read`."""
+        return await self._api.request(
+            "GET",
+            "/v1/ledger/entries",
+            params={
+                "stream": stream,
+                "first": first,
+                "limit": limit,
+                "as_of": timestamp(as_of) if as_of else None,
+                "cursor": cursor,
+            },
+            type=Page[Entry],
+        )
+
+    async def entry(self, principal: Principal | None, position: int) -> Entry:
+        """See :meth:`LedgerService.entry`."""
+        return await self._api.request("GET", f"/v1/ledger/entries/{position}", type=Entry)
+
+    async def streams(
+        self,
+        principal: Principal | None,
+        *,
+        prefix: str = "",
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[StreamInfo]:
+        """See :meth:`LedgerService.streams`."""
+        params = {"prefix": prefix, "cursor": cursor, "limit": limit}
+        return await self._api.request(
+            "GET", "/v1/ledger/streams", params=params, type=Page[StreamInfo]
+        )
+
+    async def follow(
+        self,
+        principal: Principal | None,
+        *,
+        first: int | None = None,
+        stream: str | None = None,
+    ) -> AsyncIterator[Entry]:
+        """See :meth:`LedgerService.follow`. Ends when the server does; go on after the last one."""
+        params = {"first": first, "stream": stream}
+        events = self._api.events(
+            "/v1/ledger/follow", params=params, timeout_seconds=FOLLOW_SECONDS
+        )
+        async for event in events:
+            yield msgspec.json.decode(event.data, type=Entry)
+
+    async def status(self, principal: Principal | None) -> LedgerStatus:
+        """See :meth:`LedgerService.status`."""
+        return await self._api.request("GET", "/v1/ledger/status", type=LedgerStatus)
+
+    async def checkpoint(self, principal: Principal | None) -> str:
+        """See :meth:`LedgerService.checkpoint`."""
+        return (await self._api.request("GET", "/v1/ledger/checkpoint", type=bytes)).decode()
+
+    async def tile(self, principal: Principal | None, path: str) -> bytes:
+        """See :meth:`LedgerService.tile`."""
+        return await self._api.request("GET", f"/v1/ledger/tile/{path}", type=bytes)
+
+    async def inclusion(
+        self, principal: Principal | None, position: int, size: int | None = None
+    ) -> Proof:
+        """See :meth:`LedgerService.inclusion`."""
+        params = {"position": position, "size": size}
+        return await self._api.request(
+            "GET", "/v1/ledger/proofs/inclusion", params=params, type=Proof
+        )
+
+    async def consistency(
+        self, principal: Principal | None, first: int, second: int | None = None
+    ) -> Consistency:
+        """See :meth:`LedgerService.consistency`."""
+        params = {"first": first, "second": second}
+        return await self._api.request(
+            "GET", "/v1/ledger/proofs/consistency", params=params, type=Consistency
+        )
+
+    async def trust(self, principal: Principal | None) -> Trust:
+        """See :meth:`LedgerService.trust`."""
+        return await self._api.request("GET", "/v1/ledger/trust", type=Trust)
+
+    async def rotate(self, principal: Principal | None) -> Trust:
+        """See :meth:`LedgerService.rotate`."""
+        return await self._api.request("POST", "/v1/ledger/rotate", json={}, type=Trust)
+
+    async def rebuild(self, principal: Principal | None) -> LedgerStatus:
+        """See :meth:`LedgerService.rebuild`."""
+        return await self._api.request("POST", "/v1/ledger/rebuild", json={}, type=LedgerStatus)
+
+    async def restart(self, principal: Principal | None, reason: str) -> LedgerStatus:
+        """See :meth:`LedgerService.restart`."""
+        return await self._api.request(
+            "POST", "/v1/ledger/restart", json=Reason(reason=reason), type=LedgerStatus
+        )
+
+    def verify(self, principal: Principal | None) -> AsyncIterator[Progress]:
+        """See :func:`holdfast.ledger.verifying.verify`."""
+        return self._api.lines("/v1/ledger/verify", type=Progress)
+
+    def export(self, principal: Principal | None, first: int = 0) -> AsyncIterator[ExportLine]:
+        """See :func:`holdfast.ledger.exporting.export`."""
+        return self._api.lines("/v1/ledger/export", type=ExportLine, params={"first": first})
+
+
+def _parts(events: Sequence[Prepared]) -> Iterator[list[Prepared]]:
+    part: list[Prepared] = []
+    size = 0
+    for event in events:
+        size += len(event.payload) + 1024
+        if part and size > APPEND_BYTES_MAX:
+            yield part
+            part, size = [], len(event.payload) + 1024
+        part.append(event)
+    if part:
+        yield part
+
+
+class _Line(msgspec.Struct, frozen=True):
+    line: int
+    appended: Appended | None = None
+    problem: dict[str, object] | None = None
+
+
+class Pipeline:
+    """Appends on one connection, without waiting for an answer before the next is sent.
+
+    Made by :func:`pipeline`. ``append`` returns a future as soon as the line is on its way; it is
+    held back while too many are unanswered. When the connection is lost the futures that are left
+    fail with ``OutcomeUnknown``: append again, with the same ids.
+    """
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, in_flight_max: int
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._http = h11.Connection(h11.CLIENT)
+        self._window = asyncio.Semaphore(in_flight_max)
+        self._waiting: deque[asyncio.Future[Appended]] = deque()
+        self._encode = msgspec.json.Encoder().encode
+        self._decode = msgspec.json.Decoder(_Line).decode
+        self._failed: HoldfastError | None = None
+
+    async def append(self, append: Append) -> asyncio.Future[Appended]:
+        """Send an append; the future is done once it is durable, or refused."""
+        await self._window.acquire()
+        if self._failed is not None:
+            self._window.release()
+            raise self._failed
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._send(h11.Data(self._encode(append) + b"\n"))
+        await self._writer.drain()
+        return future
+
+    def _send(self, event: h11.Event) -> None:
+        data = self._http.send(event)
+        if data:
+            self._writer.write(data)
+
+    def begin(self, host: str, path: str, token: str | None) -> None:
+        """Send the head of the request."""
+        headers = [
+            ("host", host),
+            ("content-type", "application/x-ndjson"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "close"),
+        ]
+        if token is not None:
+            headers.append(("authorization", f"Bearer {token}"))
+        self._send(h11.Request(method="POST", target=path, headers=headers))
+
+    async def finish(self) -> None:
+        """Send no more; return once everything is answered."""
+        if self._failed is None:
+            self._send(h11.EndOfMessage())
+            await self._writer.drain()
+
+    async def receive(self) -> None:
+        """Read answers until the other side ends; every future is done then."""
+        try:
+            await self._receive()
+            error: HoldfastError = OutcomeUnknown(
+                "cannot tell what became of the append: the answer was cut off"
+            )
+        except HoldfastError as found:
+            error = found
+        except (OSError, h11.RemoteProtocolError, msgspec.DecodeError) as found:
+            error = OutcomeUnknown(
+                "cannot tell what became of the append: the connection was lost",
+                internal=repr(found),
+            )
+        self._failed = error
+        while self._waiting:
+            future = self._waiting.popleft()
+            self._window.release()
+            if not future.done():
+                future.set_exception(error)
+
+    async def _receive(self) -> None:
+        rest = b""
+        status = 0
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                self._http.receive_data(await self._reader.read(65536))
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+                kind = dict(event.headers).get(b"content-type", b"").decode()
+            elif isinstance(event, h11.Data):
+                rest += bytes(event.data)
+                if status == 200:
+                    *lines, rest = rest.split(b"\n")
+                    for line in lines:
+                        self._answered(line)
+            elif isinstance(event, h11.EndOfMessage):
+                if status != 200:
+                    raise error_from(status, kind, rest, "")
+                return
+            elif isinstance(event, h11.ConnectionClosed):
+                return
+
+    def _answered(self, line: bytes) -> None:
+        found = self._decode(line)
+        if not self._waiting:
+            raise Corrupt("cannot read the answer: it answers what was not asked")
+        future = self._waiting.popleft()
+        self._window.release()
+        if future.done():
+            return
+        if found.appended is not None:
+            future.set_result(found.appended)
+        else:
+            problem = msgspec.json.encode(found.problem)
+            status = int(str((found.problem or {}).get("status", 500)))
+            future.set_exception(error_from(status, "application/problem+json", problem, ""))
+
+
+@asynccontextmanager
+async def pipeline(
+    url: str,
+    *,
+    token: str | None = None,
+    in_flight_max: int = 256,
+    verify: ssl.SSLContext | None = None,
+) -> AsyncIterator[Pipeline]:
+    """A pipeline of appends to the ledger at ``url``; leaving the block waits for every answer."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    context = (verify or ssl.create_default_context()) if secure else None
+    port = parts.port or (443 if secure else 80)
+    try:
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(
+                parts.hostname, port, ssl=context, limit=2**20
+            )
+    except (OSError, TimeoutError) as error:
+        raise Unavailable(f"cannot reach {url}: {error}", code="unreachable") from error
+    made = Pipeline(reader, writer, in_flight_max)
+    receiving: asyncio.Task[None] | None = None
+    try:
+        made.begin(parts.netloc, f"{parts.path.rstrip('/')}/v1/ledger/pipeline", token)
+        receiving = asyncio.create_task(made.receive(), name="pipeline")
+        yield made
+        await made.finish()
+        await receiving
+    finally:
+        if receiving is not None:
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+        writer.close()

@@ -1,0 +1,84 @@
+"""The ledger's failures."""
+
+from __future__ import annotations
+
+from holdfast.kernel.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
+
+
+class LogMoved(Conflict):
+    """The log does not end where the commit was to begin: another sequencer was there."""
+
+    code = "log-moved"
+
+
+class VersionConflict(Conflict):
+    """A stream is not at the version that was expected; the message says which it is at."""
+
+    code = "version-conflict"
+
+    def __init__(self, stream: str, expected: int, current: int) -> None:
+        super().__init__(
+            f"cannot append to {stream}: it is at version {current}, not {expected}",
+            hint=f"read what came, and append with expected {current}",
+        )
+        self.stream = stream
+        self.expected = expected
+        self.current = current
+
+
+class EventIdReused(Conflict):
+    """An event id that the ledger holds with other content."""
+
+    code = "event-id-reused"
+
+
+class AppendPartlyKnown(Conflict):
+    """Some events of an atomic append are in the ledger, others are not."""
+
+    code = "append-partly-known"
+
+
+class LedgerReadOnly(Unavailable):
+    """The log is not what it was: nothing is appended until the operator starts a new origin."""
+
+    code = "ledger-read-only"
+
+
+class NotSequencer(Unavailable):
+    """Another instance sequences this tenant's log."""
+
+    code = "not-sequencer"
+
+
+class ClockSteppedBack(Unavailable):
+    """The clock is more than an hour behind the last entry."""
+
+    code = "clock-stepped-back"
+
+
+class SizeUnknown(Invalid):
+    """A proof for a size that the log has not reached."""
+
+    code = "size-unknown"
+
+
+class EntryUnknown(NotFound):
+    """No such entry for this caller."""
+
+    code = "entry-unknown"
+
+
+class NoteRefused(Corrupt):
+    """A note, signature or proof that does not hold."""
+
+    code = "note-invalid"
+
+
+class FrameDamaged(Corrupt):
+    """Stored bytes that are not a whole commit, or are missing; ``position`` says where."""
+
+    code = "frame-damaged"
+
+    def __init__(self, detail: str, *, position: int = 0, hint: str = "") -> None:
+        super().__init__(detail, hint=hint)
+        self.position = position

@@ -1,0 +1,38 @@
+"""An export: every entry with what opens it, and the checkpoint over them at the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from holdfast.kernel.principal import Principal
+from holdfast.ledger import notes
+from holdfast.ledger.frames import decode_frame, read_leaf
+from holdfast.ledger.model import ExportLine
+from holdfast.ledger.service import LedgerService, opened
+
+
+async def export(
+    service: LedgerService, principal: Principal, first: int = 0
+) -> AsyncIterator[ExportLine]:
+    """The entries from ``first`` up to the newest checkpoint; the last line is that checkpoint.
+
+    An export without its last line was cut off.
+    """
+    tenant_log = service.log_of(principal)
+    note = await service.checkpoint(principal)
+    size = notes.parse_checkpoint(notes.parse_note(note).text).size
+    async for commit in tenant_log.commits(first, size):
+        frame = decode_frame(commit)
+        for position in range(max(first, frame.first), min(size, frame.size)):
+            stored = frame.entries[position - frame.first]
+            leaf = read_leaf(stored.leaf)
+            salt, payload = opened(
+                tenant_log, leaf.id, stored.sealing, stored.sealed, leaf.commitment
+            )
+            yield ExportLine(
+                position=position,
+                leaf=stored.leaf.decode(),
+                salt=salt.hex(),
+                payload=None if payload is None else payload.decode(),
+            )
+    yield ExportLine(checkpoint=note, entries=max(size - first, 0))

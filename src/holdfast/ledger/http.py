@@ -1,0 +1,337 @@
+"""The ledger's routes: parse, call, map."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Response
+from litestar.params import Parameter
+
+from holdfast.kernel.clock import parse_timestamp
+from holdfast.kernel.errors import HoldfastError, Invalid, TooLarge
+from holdfast.kernel.http import ApiRequest, Page, get, post
+from holdfast.kernel.http.bodies import Body
+from holdfast.kernel.http.problems import ProblemDocument, document
+from holdfast.kernel.http.streaming import (
+    LiveEvent,
+    events_answer,
+    ndjson_answer,
+)
+from holdfast.kernel.principal import Permission, Principal
+from holdfast.kernel.telemetry import get_logger, request_id
+from holdfast.ledger.exporting import export
+from holdfast.ledger.model import (
+    APPEND_BYTES_MAX,
+    Append,
+    Appended,
+    Consistency,
+    Entry,
+    LedgerStatus,
+    Proof,
+    Reason,
+    Relay,
+    StreamInfo,
+    Trust,
+)
+from holdfast.ledger.service import LedgerService
+from holdfast.ledger.verifying import verify
+
+READ, WRITE = Permission.LEDGER_READ, Permission.LEDGER_APPEND
+MANAGE, RELAY = Permission.LEDGER_MANAGE, Permission.LEDGER_RELAY
+Limit = Annotated[int, Parameter(ge=1, le=1000)]
+Position = Annotated[int, Parameter(ge=0)]
+STREAM_BYTES_MAX = 2**40
+IN_FLIGHT_MAX = 512
+LINE_BYTES_MAX = APPEND_BYTES_MAX
+NOTE = "text/plain; charset=utf-8"
+
+log = get_logger("ledger")
+
+
+def handlers(service: LedgerService) -> list[Any]:
+    """Every route of the ledger."""
+    return [*_appending(service), *_reading(service), *_proving(service), *_managing(service)]
+
+
+class AppendedLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of the answer to pipelined appends: what became of the append of that line."""
+
+    line: int
+    appended: Appended | None = None
+    problem: ProblemDocument | None = None
+
+
+def _appending(service: LedgerService) -> list[Any]:
+    @post("/v1/ledger/events", permission=WRITE, body_limit=APPEND_BYTES_MAX, status=200)
+    async def append_events(principal: Principal, data: Append) -> Appended:
+        """Append events together or not at all; they are durable when this is answered."""
+        return await service.append(principal, data)
+
+    @post(
+        "/v1/ledger/pipeline",
+        permission=WRITE,
+        raw=True,
+        accepts=("application/x-ndjson",),
+        body_limit=STREAM_BYTES_MAX,
+        status=200,
+        media_type="application/x-ndjson",
+    )
+    async def pipeline_appends(request: ApiRequest, principal: Principal) -> Any:
+        """Append line by line, each like a request of its own; answers come in the same order.
+
+        The producer does not wait for an answer before it sends the next line.
+        """
+        return _Pipeline(service, principal, request)
+
+    @post("/v1/ledger/relay", permission=RELAY, body_limit=4 * APPEND_BYTES_MAX, status=200)
+    async def relay_events(principal: Principal, data: Relay) -> Appended:
+        """Take over a role's outbox; what is there already is passed over."""
+        return await service.relay(principal, data)
+
+    return [append_events, pipeline_appends, relay_events]
+
+
+class _Pipeline:
+    """One pipelined request: an ASGI answer that reads on while it answers.
+
+    At most ``IN_FLIGHT_MAX`` appends wait to be answered; beyond that the body is left unread, so
+    that a producer that is too fast is held back by its own connection.
+    """
+
+    def __init__(self, service: LedgerService, principal: Principal, request: ApiRequest) -> None:
+        self._service = service
+        self._principal = principal
+        self._request = request
+        self._body = Body(Append)
+        self._waiting: asyncio.Queue[tuple[int, asyncio.Future[Appended]] | None] = asyncio.Queue(
+            IN_FLIGHT_MAX
+        )
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        head = [(b"content-type", b"application/x-ndjson")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        reading = asyncio.create_task(self._read())
+        try:
+            await self._answer(send)
+            await reading
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _read(self) -> None:
+        number = 0
+        try:
+            async for line in _lines(self._request.stream()):
+                number += 1
+                if line:
+                    await self._waiting.put((number, self._begun(line)))
+        except TooLarge as error:
+            failed: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            await self._waiting.put((number + 1, failed))
+        finally:
+            await self._waiting.put(None)
+
+    def _begun(self, line: bytes) -> asyncio.Future[Appended]:
+        """The append of a line, in line behind those before it."""
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        try:
+            return self._service.begin(self._principal, self._body.read(line))
+        except HoldfastError as error:
+            future.set_exception(error)
+        return future
+
+    async def _answer(self, send: Any) -> None:
+        encode = msgspec.json.Encoder().encode
+        while (following := await self._waiting.get()) is not None:
+            lines = [encode(await self._line(*following))]
+            # What is answered already goes out together.
+            while not self._waiting.empty() and len(lines) < IN_FLIGHT_MAX:
+                more = self._waiting.get_nowait()
+                if more is None:
+                    self._waiting.put_nowait(None)
+                    break
+                lines.append(encode(await self._line(*more)))
+            body = b"\n".join(lines) + b"\n"
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _line(self, number: int, future: asyncio.Future[Appended]) -> AppendedLine:
+        try:
+            return AppendedLine(line=number, appended=await future)
+        except HoldfastError as error:
+            shown = document(error, instance=self._request.scope["path"], request_id=request_id())
+            return AppendedLine(line=number, problem=shown)
+
+
+async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    rest = b""
+    async for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            if len(line) > LINE_BYTES_MAX:
+                raise _long_line()
+            yield line.rstrip(b"\r")
+        if len(rest) > LINE_BYTES_MAX:
+            raise _long_line()
+    if rest:
+        yield rest
+
+
+def _long_line() -> TooLarge:
+    return TooLarge(f"cannot append: a line is over {LINE_BYTES_MAX} bytes")
+
+
+def _reading(service: LedgerService) -> list[Any]:
+    @get("/v1/ledger/entries", permission=READ)
+    async def list_entries(
+        principal: Principal,
+        stream: str | None = None,
+        first: Position = 0,
+        as_of: str | None = None,
+        cursor: str | None = None,
+        limit: Limit = 100,
+    ) -> Page[Entry]:
+        """Read entries in order: from position first, or of a stream from version first."""
+        return await service.read(
+            principal,
+            stream=stream,
+            first=first,
+            as_of=_moment(as_of),
+            cursor=cursor,
+            limit=limit,
+        )
+
+    @get("/v1/ledger/entries/{position:int}", permission=READ)
+    async def show_entry(principal: Principal, position: int) -> Entry:
+        """Show the entry at a position."""
+        return await service.entry(principal, position)
+
+    @get("/v1/ledger/streams", permission=READ)
+    async def list_streams(
+        principal: Principal, prefix: str = "", cursor: str | None = None, limit: Limit = 100
+    ) -> Page[StreamInfo]:
+        """List streams by name, with the version each is at."""
+        return await service.streams(principal, prefix=prefix, cursor=cursor, limit=limit)
+
+    @get("/v1/ledger/follow", permission=READ, media_type="text/event-stream")
+    async def follow_entries(
+        request: ApiRequest,
+        principal: Principal,
+        first: Position | None = None,
+        stream: str | None = None,
+    ) -> Any:
+        """Follow the log: what is there from position first on, then what comes.
+
+        Without first it begins now; Last-Event-ID goes on after the position it names.
+        """
+
+        async def since(last: str | None) -> AsyncIterator[LiveEvent]:
+            begin = first if last is None else _after(last)
+            async for entry in service.follow(principal, first=begin, stream=stream):
+                yield LiveEvent(id=str(entry.position), data=entry, event="entry")
+
+        return events_answer(request, since)
+
+    return [list_entries, show_entry, list_streams, follow_entries]
+
+
+def _after(last: str) -> int:
+    if not last.isdecimal() or len(last) > 15:
+        raise Invalid(f"cannot go on after {last[:40]!r}: it is not a position")
+    return int(last) + 1
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return parse_timestamp(text)
+    except ValueError as error:
+        raise Invalid(
+            f"cannot read the time {text[:40]!r}", hint="such as 2026-11-01T00:00:00Z"
+        ) from error
+
+
+def _proving(service: LedgerService) -> list[Any]:
+    @get("/v1/ledger/status", permission=READ)
+    async def show_ledger_status(principal: Principal) -> LedgerStatus:
+        """Show how the log stands: size, root, origin, and what is wrong with it, if anything."""
+        return await service.status(principal)
+
+    @get("/v1/ledger/checkpoint", permission=READ, media_type="text/plain")
+    async def show_checkpoint(principal: Principal) -> Response[bytes]:
+        """Give the newest checkpoint, a C2SP signed note."""
+        note = await service.checkpoint(principal)
+        return Response(note.encode(), media_type=NOTE, headers={"Cache-Control": "no-store"})
+
+    @get("/v1/ledger/tile/{path:path}", permission=READ, media_type="application/octet-stream")
+    async def show_tile(principal: Principal, path: str) -> Response[bytes]:
+        """Give a tile of the tree, or of the entries, by its C2SP path."""
+        data = await service.tile(principal, path.removeprefix("/"))
+        return Response(
+            data,
+            media_type="application/octet-stream",
+            headers={"Cache-Control": "private, max-age=31536000, immutable"},
+        )
+
+    @get("/v1/ledger/proofs/inclusion", permission=READ)
+    async def prove_inclusion(
+        principal: Principal, position: Position, size: Position | None = None
+    ) -> Proof:
+        """Prove that an entry is in the tree of a size, or of the newest checkpoint."""
+        return await service.inclusion(principal, position, size)
+
+    @get("/v1/ledger/proofs/consistency", permission=READ)
+    async def prove_consistency(
+        principal: Principal, first: Position, second: Position | None = None
+    ) -> Consistency:
+        """Prove that a later tree extends an earlier one."""
+        return await service.consistency(principal, first, second)
+
+    @get("/v1/ledger/trust", permission=READ)
+    async def show_trust(principal: Principal) -> Trust:
+        """Give what a verifier elsewhere needs: origins and keys."""
+        return await service.trust(principal)
+
+    return [
+        show_ledger_status,
+        show_checkpoint,
+        show_tile,
+        prove_inclusion,
+        prove_consistency,
+        show_trust,
+    ]
+
+
+def _managing(service: LedgerService) -> list[Any]:
+    @get("/v1/ledger/verify", permission=READ, media_type="application/x-ndjson")
+    async def verify_ledger(principal: Principal) -> Any:
+        """Recompute everything from the stored bytes; lines of progress, then the verdict."""
+        return ndjson_answer(verify(service, principal), at_once=True)
+
+    @get("/v1/ledger/export", permission=READ, media_type="application/x-ndjson")
+    async def export_ledger(principal: Principal, first: Position = 0) -> Any:
+        """Export every entry with what opens it, and the checkpoint over them as the last line."""
+        return ndjson_answer(export(service, principal, first))
+
+    @post("/v1/ledger/rotate", permission=MANAGE, status=200)
+    async def rotate_log_key(principal: Principal) -> Trust:
+        """Sign with a new key from here on; the old one stays valid up to its size."""
+        return await service.rotate(principal)
+
+    @post("/v1/ledger/restart", permission=MANAGE, status=200)
+    async def restart_ledger(principal: Principal, data: Reason) -> LedgerStatus:
+        """Continue a log that lost something under a new origin, from what is sound."""
+        return await service.restart(principal, data.reason)
+
+    @post("/v1/ledger/rebuild", permission=MANAGE, status=200)
+    async def rebuild_ledger_index(principal: Principal) -> LedgerStatus:
+        """Make the index anew from the log."""
+        return await service.rebuild(principal)
+
+    return [verify_ledger, export_ledger, rotate_log_key, restart_ledger, rebuild_ledger_index]

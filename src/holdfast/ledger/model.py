@@ -1,0 +1,245 @@
+"""What the ledger is asked and what it answers. Frozen; no I/O."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import Struct
+
+EVENTS_MAX = 1000
+"""Events of one append."""
+
+EXPECTED_MAX = 1000
+APPEND_BYTES_MAX = 8 * 1024 * 1024
+CLOCK_ALARM_SECONDS = 1.0
+CLOCK_REFUSE_SECONDS = 3600.0
+OWN_STREAMS = frozenset(
+    {"profile", "run", "report", "task", "worker", "ledger", "key", "panel", "document", "tenant"}
+)
+"""First segments of the streams in which the roles record what they did: nobody else appends."""
+
+_STREAM = re.compile(r"[a-z][a-z0-9-]{0,62}(?:/[a-z0-9](?:[a-z0-9._:-]{0,126}[a-z0-9])?){0,4}")
+
+
+class NewEvent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An event to be appended.
+
+    ``id`` is a UUIDv7 of the caller's making: the same id is the same event, however often it is
+    sent; left out, one is made, and a repetition is another event. ``time`` is when it happened
+    (RFC 3339); left out, it is when it was recorded.
+    """
+
+    stream: str
+    type: str
+    payload: dict[str, Any]
+    id: str = ""
+    time: str = ""
+
+
+class Append(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Events that are appended together or not at all, to one stream or to several.
+
+    ``expected`` says at which version (how many events) a stream must be before; 0 says that it
+    must not exist.
+    """
+
+    events: list[NewEvent]
+    expected: dict[str, int] = {}
+
+
+class Placed(Struct, frozen=True, kw_only=True):
+    """Where an event lies."""
+
+    id: str
+    position: int
+    stream: str
+    version: int
+    recorded: str
+
+
+class Appended(Struct, frozen=True, kw_only=True):
+    """The answer to an append: durable. ``repeated``: it had been there before."""
+
+    events: list[Placed]
+    repeated: bool = False
+
+
+class RelayedEvent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An event of a role's outbox, with salt and commitment in hexadecimal.
+
+    ``payload`` is null and ``salt`` empty if it is about a person who was erased meanwhile.
+    """
+
+    id: str
+    stream: str
+    type: str
+    time: str
+    subject: str
+    request_id: str
+    about: str
+    length: int
+    commitment: str
+    payload: dict[str, Any] | None
+    salt: str
+
+
+class Relay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Events of an outbox in their order; those that are there already are passed over."""
+
+    events: list[RelayedEvent]
+
+
+class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry as it is read. Once its key is destroyed it is ``erased`` and has no payload."""
+
+    position: int
+    id: str
+    stream: str
+    version: int
+    type: str
+    time: str
+    recorded: str
+    subject: str
+    request_id: str = ""
+    payload: dict[str, Any] | None = None
+    erased: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An event that has been checked and sealed: it lacks its place only.
+
+    ``payload`` and ``salt`` are empty if it is about a person who was erased meanwhile: what it was
+    committed to, and that it happened, stay.
+    """
+
+    id: str
+    stream: str
+    type: str
+    time: str
+    subject: str
+    request: str
+    about: str
+    length: int
+    commitment: bytes
+    payload: bytes
+    salt: bytes
+    sealing: str
+    sealed: bytes
+
+
+class StreamInfo(Struct, frozen=True, kw_only=True):
+    """A stream: how many events it has, and where the last one lies."""
+
+    stream: str
+    version: int
+    position: int
+
+
+class Proof(Struct, frozen=True, kw_only=True):
+    """An entry, and that it is in the tree of a checkpoint; hashes are hexadecimal.
+
+    ``leaf`` is the text that is hashed; ``salt`` and ``payload`` open its commitment.
+    """
+
+    position: int
+    leaf: str
+    salt: str
+    payload: str | None
+    size: int
+    root: str
+    path: list[str]
+    checkpoint: str
+
+
+class Consistency(Struct, frozen=True, kw_only=True):
+    """That the tree of ``second`` entries extends that of ``first``."""
+
+    first: int
+    second: int
+    first_root: str
+    second_root: str
+    path: list[str]
+
+
+class KeyInfo(Struct, frozen=True, kw_only=True):
+    """A key of the log, in its C2SP spelling; a retired one is valid up to ``valid_to``."""
+
+    key: str
+    origin: str
+    valid_from: int
+    valid_to: int | None = None
+
+
+class Trust(Struct, frozen=True, kw_only=True):
+    """What a verifier elsewhere needs to know of this log. ``format`` 1."""
+
+    format: int
+    tenant: str
+    origins: list[str]
+    keys: list[KeyInfo]
+    witnesses: list[str] = []
+
+
+class Damage(Struct, frozen=True, kw_only=True):
+    """The log is not what it was: what is missing or wrong, and how that was seen.
+
+    ``first`` and ``last`` are the positions concerned; ``last`` is null where it is not known.
+    """
+
+    reason: str
+    detail: str
+    first: int
+    last: int | None = None
+
+
+class LedgerStatus(Struct, frozen=True, kw_only=True):
+    """How a tenant's log stands. ``root`` is hexadecimal."""
+
+    size: int
+    root: str
+    origin: str
+    recorded: str
+    writable: bool
+    published_size: int
+    damage: Damage | None = None
+
+
+class Reason(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why the operator does what cannot be undone."""
+
+    reason: str
+
+
+class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of a verification: how far it is, and at the end what was found.
+
+    ``sound`` is absent until the end. ``position`` is that of the first entry that is not sound.
+    """
+
+    checked: int
+    size: int
+    sound: bool | None = None
+    position: int | None = None
+    reason: str = ""
+    root: str = ""
+    erased: int = 0
+    checkpoints: int = 0
+
+
+class ExportLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of an export: an entry with what opens it, or at the end the checkpoint over all."""
+
+    position: int | None = None
+    leaf: str = ""
+    salt: str = ""
+    payload: str | None = None
+    checkpoint: str = ""
+    entries: int | None = None
+
+
+def stream_name(text: str) -> bool:
+    """Whether ``text`` can name a stream."""
+    return _STREAM.fullmatch(text) is not None

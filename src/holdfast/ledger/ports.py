@@ -1,0 +1,71 @@
+"""What the ledger needs from whatever stores it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from holdfast.kernel.database import Database
+from holdfast.kernel.principal import Principal
+
+Beside = Callable[[Connection], None]
+"""A unit of the index that may be run in the transaction of an append."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCommit:
+    """One commit as it lies in the log: where it begins, how many entries, its frame."""
+
+    first: int
+    count: int
+    frame: bytes
+
+    @property
+    def after(self) -> int:
+        """The position that follows its last entry."""
+        return self.first + self.count
+
+
+class Log(Protocol):
+    """An ordered, durable sequence of commits for each tenant; positions count entries from 0.
+
+    *Durable*: when :meth:`append` returns, the commit survives the death of the process and of the
+    machine. *Atomic*: a commit is there whole or not at all. *Linear*: of two appends at the same
+    position one wins and the other raises ``LogMoved``, whoever calls; a commit is never changed.
+
+    ``Unavailable``: nothing was stored. ``OutcomeUnknown``: the commit may be there; :meth:`end`
+    tells. The log never looks into a frame.
+
+    ``beside`` is the database in which an append can carry a unit of its own: both commit, or
+    neither. A store without such a thing (a broker) says ``None``, and what lies beside the log is
+    brought up from it afterwards.
+    """
+
+    beside: Database | None
+
+    async def append(
+        self, principal: Principal, commit: StoredCommit, fence: int, beside: Beside | None = None
+    ) -> None:
+        """Store ``commit`` if the log ends where it begins and ``fence`` is still the newest."""
+        ...
+
+    async def read(
+        self, principal: Principal, position: int, commits_max: int, bytes_max: int
+    ) -> Sequence[StoredCommit]:
+        """The commit that holds ``position`` and what follows it: at least one, if there is one."""
+        ...
+
+    async def end(self, principal: Principal) -> int:
+        """The position that the next commit would have."""
+        ...
+
+    async def seize(self, principal: Principal, holder: str) -> int:
+        """Become the one who appends: a fence higher than every one before it."""
+        ...
+
+    async def cut(self, principal: Principal, position: int) -> None:
+        """Forget every commit from ``position`` on: only for a new origin, after a copy."""
+        ...

@@ -1,0 +1,632 @@
+"""The ledger: append, read, follow, prove; one log a tenant."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import (
+    Corrupt,
+    Denied,
+    HoldfastError,
+    Invalid,
+    TooLarge,
+)
+from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.ids import EventId, NewId, TenantId
+from holdfast.kernel.outbox import (
+    PAYLOAD_BYTES_MAX,
+    SALT_BYTES,
+    Event,
+    Outbox,
+    check_names,
+    checked_header,
+    checked_payload,
+    commitment,
+)
+from holdfast.kernel.principal import Principal, service
+from holdfast.kernel.telemetry import get_logger, request_id
+from holdfast.ledger import notes, store, tree
+from holdfast.ledger.errors import EntryUnknown, LedgerReadOnly, NotSequencer, SizeUnknown
+from holdfast.ledger.frames import Frame, decode_frame, plain_payload, read_leaf
+from holdfast.ledger.log import ERASED, KEY_DESTROYED, LogParts, TenantLog
+from holdfast.ledger.model import (
+    APPEND_BYTES_MAX,
+    EVENTS_MAX,
+    EXPECTED_MAX,
+    OWN_STREAMS,
+    Append,
+    Appended,
+    Consistency,
+    Entry,
+    KeyInfo,
+    LedgerStatus,
+    NewEvent,
+    Prepared,
+    Proof,
+    Relay,
+    RelayedEvent,
+    StreamInfo,
+    Trust,
+    stream_name,
+)
+from holdfast.ledger.plan import Wanted
+from holdfast.ledger.signer import verifier_of
+
+log = get_logger("ledger")
+
+PAGE_MAX = 1000
+FOLLOW_SECONDS = 30.0
+LIST = "ledger.entries"
+STREAMS = "ledger.streams"
+
+
+class LedgerService:
+    """What others hold. Every method takes the principal whose tenant's log it is about."""
+
+    def __init__(self, parts: LogParts, new_id: NewId) -> None:
+        self._parts = parts
+        self._new_id = new_id
+        self._logs: dict[TenantId, TenantLog] = {}
+        self._sealing = Outbox.PURPOSE
+
+    @property
+    def database(self) -> Database:
+        """Where the index is."""
+        return self._parts.database
+
+    @property
+    def clock(self) -> Clock:
+        """Where the time comes from."""
+        return self._parts.clock
+
+    def log_of(self, principal: Principal) -> TenantLog:
+        """The log of the principal's tenant."""
+        found = self._logs.get(principal.tenant)
+        if found is None:
+            found = self._logs[principal.tenant] = TenantLog(self._parts, principal.tenant)
+        return found
+
+    async def close(self) -> None:
+        """Finish what waits."""
+        for each in list(self._logs.values()):
+            await each.close()
+
+    async def open_all(self) -> None:
+        """Open every tenant's log, so that what is wrong with one is said at the start."""
+        for tenant in await self._parts.database.tenants():
+            try:
+                await self.log_of(service("ledger", tenant)).open()
+            except HoldfastError as error:
+                if not isinstance(error, LedgerReadOnly | NotSequencer):
+                    log.warning("a log cannot be opened", tenant=tenant, detail=error.detail)
+
+    async def publish_forever(self, pause_seconds: float) -> None:
+        """Sign a checkpoint of every log that has grown, over and over."""
+        while True:
+            await self._parts.clock.sleep(pause_seconds)
+            for each in list(self._logs.values()):
+                try:
+                    await each.checkpoint()
+                except HoldfastError as error:
+                    log.warning("a checkpoint failed", tenant=each.tenant, detail=error.detail)
+
+    async def check(self) -> str | None:
+        """Readiness: degraded while a log is read-only."""
+        await self._parts.database.check()
+        return "degraded" if any(each.damage for each in self._logs.values()) else None
+
+    # --- append -------------------------------------------------------------------------------
+
+    async def append(self, principal: Principal, append: Append) -> Appended:
+        """Append events together or not at all; they are durable when this returns.
+
+        ``Conflict`` when a stream is not at the expected version, or an id was used with other
+        content. The same ids with the same content again are answered as the first time.
+        """
+        return await self.begin(principal, append)
+
+    def begin(self, principal: Principal, append: Append) -> asyncio.Future[Appended]:
+        """:meth:`append`, put in line at once: what is begun first is appended first."""
+        if not append.events:
+            raise Invalid("cannot append: there are no events")
+        if len(append.events) > EVENTS_MAX or len(append.expected) > EXPECTED_MAX:
+            raise TooLarge(
+                f"cannot append {len(append.events)} events at once: at most {EVENTS_MAX}"
+            )
+        for stream, version in append.expected.items():
+            if not stream_name(stream) or not 0 <= version < 2**53:
+                raise Invalid(f"cannot expect version {version} of {stream[:80]!r}: no such thing")
+        prepared = [self._prepared(principal, event) for event in append.events]
+        _check_ids(prepared)
+        wanted = Wanted(prepared, append.expected)
+        if wanted.size_bytes > APPEND_BYTES_MAX:
+            raise TooLarge(f"cannot append: over {APPEND_BYTES_MAX} bytes at once")
+        return self.log_of(principal).begin(wanted)
+
+    def _prepared(self, principal: Principal, given: NewEvent) -> Prepared:
+        if given.stream.partition("/")[0] in OWN_STREAMS:
+            raise Denied(
+                f"cannot append to {given.stream[:80]}: Holdfast's own roles record there",
+                code="stream-reserved",
+            )
+        moment = _moment(given.time)
+        event = Event(
+            id=EventId(given.id or self._new_id()),
+            stream=given.stream,
+            type=given.type,
+            time=moment or self._parts.clock.now(),
+            payload=given.payload,
+            subject=principal.subject,
+            request_id=request_id(),
+        )
+        when = "" if moment is None else timestamp(moment)
+        return self._sealed(principal, event, when, self._parts.random(SALT_BYTES))
+
+    def _sealed(self, principal: Principal, event: Event, when: str, salt: bytes) -> Prepared:
+        payload = checked_payload(event)
+        check_names(event, event.subject)
+        checked_header(principal.tenant, event, event.subject, len(payload))
+        sealed = self._parts.sealer.seal(
+            principal.tenant, self._sealing, event.id, salt + payload, subject=event.about
+        )
+        return Prepared(
+            id=event.id,
+            stream=event.stream,
+            type=event.type,
+            time=when,
+            subject=event.subject,
+            request=event.request_id,
+            about=event.about,
+            length=len(payload),
+            commitment=commitment(salt, payload),
+            payload=payload,
+            salt=salt,
+            sealing=sealed.algorithm,
+            sealed=sealed.data,
+        )
+
+    async def relay(self, principal: Principal, relay: Relay) -> Appended:
+        """Append events of a role's outbox in their order; those that are there are passed over."""
+        prepared = [self._relayed(principal, event) for event in relay.events]
+        return await self.append_prepared(principal, prepared)
+
+    def _relayed(self, principal: Principal, given: RelayedEvent) -> Prepared:
+        moment = _moment(given.time)
+        try:
+            salt, told = bytes.fromhex(given.salt), bytes.fromhex(given.commitment)
+        except ValueError as error:
+            raise Invalid(
+                f"cannot relay the event {given.id[:80]}: no salt, no commitment"
+            ) from error
+        if moment is None or len(told) != 32 or not 0 <= given.length <= PAYLOAD_BYTES_MAX:
+            raise Invalid(f"cannot relay the event {given.id[:80]}: it is not whole")
+        event = Event(
+            id=EventId(given.id),
+            stream=given.stream,
+            type=given.type,
+            time=moment,
+            payload=given.payload or {},
+            subject=given.subject,
+            request_id=given.request_id,
+            about=given.about,
+        )
+        if given.payload is None and not salt:
+            return self._nameless(principal, event, timestamp(moment), given.length, told)
+        made = self._sealed(principal, event, timestamp(moment), salt)
+        if len(salt) != SALT_BYTES or made.commitment != told:
+            raise Invalid(f"cannot relay the event {given.id[:80]}: its payload is not its own")
+        return made
+
+    def _nameless(
+        self, principal: Principal, event: Event, when: str, length: int, told: bytes
+    ) -> Prepared:
+        """An event about a person who was erased before it came here: all but its payload."""
+        check_names(event, event.subject)
+        checked_header(principal.tenant, event, event.subject, length)
+        return Prepared(
+            id=event.id,
+            stream=event.stream,
+            type=event.type,
+            time=when,
+            subject=event.subject,
+            request=event.request_id,
+            about=event.about,
+            length=length,
+            commitment=told,
+            payload=b"",
+            salt=b"",
+            sealing=ERASED,
+            sealed=b"",
+        )
+
+    async def append_prepared(self, principal: Principal, events: Sequence[Prepared]) -> Appended:
+        """:meth:`relay` for events that are sealed already, as the outbox has them."""
+        if not events:
+            return Appended(events=[])
+        _check_ids(events)
+        return await self.log_of(principal).begin(Wanted(events, each=True))
+
+    # --- read ---------------------------------------------------------------------------------
+
+    async def read(
+        self,
+        principal: Principal,
+        *,
+        stream: str | None = None,
+        first: int = 0,
+        limit: int = 100,
+        as_of: datetime | None = None,
+        cursor: str | None = None,
+    ) -> Page[Entry]:
+        """Entries in their order: of the log from position ``first``, of a stream from version
+        ``first``. With ``as_of`` those that were recorded by then. Reading costs what is read."""
+        if not 1 <= limit <= PAGE_MAX or first < 0:
+            raise Invalid(f"cannot read: limit is 1 to {PAGE_MAX}, and a position is not negative")
+        kind = f"{LIST}:{stream or ''}"
+        if cursor is not None:
+            first = int(decode_cursor(kind, cursor)[0])
+        tenant_log = self.log_of(principal)
+        end, recorded = await tenant_log.extent()
+        if as_of is not None and timestamp(as_of) < recorded:
+            end = await self._end_at(tenant_log, end, as_of)
+        if stream is None:
+            found = await self._range(tenant_log, first, min(first + limit, end))
+            following = first + len(found)
+            more = following < end
+        else:
+            found, more = await self._stream(tenant_log, stream, max(first, 1), limit, end)
+            following = found[-1].version + 1 if found else first
+        return Page(items=found, next=encode_cursor(kind, [following]) if more else None)
+
+    async def _range(self, tenant_log: TenantLog, first: int, after: int) -> list[Entry]:
+        found: list[Entry] = []
+        async for commit in tenant_log.commits(first, after):
+            frame = decode_frame(commit)
+            low, high = max(first, frame.first), min(after, frame.size)
+            found += [entry_of(tenant_log, frame, position) for position in range(low, high)]
+        return found
+
+    async def _stream(
+        self, tenant_log: TenantLog, stream: str, first: int, limit: int, end: int
+    ) -> tuple[list[Entry], bool]:
+        if not stream_name(stream):
+            raise Invalid(f"cannot read the stream {stream[:80]!r}: that is no name")
+        tenant = tenant_log.tenant
+
+        def unit(conn: Connection) -> tuple[dict[str, int], list[tuple[int, int]]]:
+            return (
+                store.find_streams(conn, tenant, [stream]),
+                store.find_versions(conn, tenant, stream, first, limit + 1),
+            )
+
+        newest, versions = await self._parts.database.read(tenant_log.principal, unit)
+        expected = range(first, min(first + limit, newest.get(stream, 0)) + 1)
+        if [version for version, _ in versions] != list(expected)[: limit + 1]:
+            raise Corrupt(
+                f"cannot read the stream {stream}: versions are missing in the index",
+                code="index-damaged",
+                hint="`holdfast ledger rebuild` makes the index anew from the log",
+            )
+        wanted = [(version, position) for version, position in versions if position < end]
+        found: list[Entry] = []
+        frame: Frame | None = None
+        for version, position in wanted[:limit]:
+            if frame is None or not frame.first <= position < frame.size:
+                frame = await tenant_log.frame_at(position)
+            entry = entry_of(tenant_log, frame, position)
+            if (entry.stream, entry.version) != (stream, version):
+                raise Corrupt(
+                    f"cannot read the stream {stream}: the index is damaged", code="index-damaged"
+                )
+            found.append(entry)
+        return found, len(wanted) > limit
+
+    async def _end_at(self, tenant_log: TenantLog, size: int, moment: datetime) -> int:
+        """The size of the log at a moment: how many entries had been recorded by then."""
+        wanted = timestamp(moment)
+        low, high = 0, size
+        while low < high:
+            frame = await tenant_log.frame_at((low + high) // 2)
+            times = [read_leaf(entry.leaf).recorded for entry in frame.entries]
+            if times[0] > wanted:
+                high = frame.first
+            elif times[-1] <= wanted:
+                low = frame.size
+            else:
+                return frame.first + bisect_right(times, wanted)
+        return low
+
+    async def entry(self, principal: Principal, position: int) -> Entry:
+        """The entry at a position; :class:`EntryUnknown` if there is none."""
+        tenant_log = self.log_of(principal)
+        size, _ = await tenant_log.extent()
+        if not 0 <= position < size:
+            raise EntryUnknown(f"cannot find the entry {position}: the log has {size}")
+        return (await self._range(tenant_log, position, position + 1))[0]
+
+    async def streams(
+        self, principal: Principal, *, prefix: str = "", cursor: str | None = None, limit: int = 100
+    ) -> Page[StreamInfo]:
+        """Streams by name."""
+        after = str(decode_cursor(STREAMS, cursor)[0]) if cursor else ""
+        tenant = principal.tenant
+        found = await self._parts.database.read(
+            principal, lambda conn: store.list_streams(conn, tenant, prefix, after, limit + 1)
+        )
+        items = [StreamInfo(stream=s, version=v, position=p) for s, v, p in found[:limit]]
+        more = len(found) > limit
+        return Page(items=items, next=encode_cursor(STREAMS, [items[-1].stream]) if more else None)
+
+    async def follow(
+        self,
+        principal: Principal,
+        *,
+        first: int | None = None,
+        stream: str | None = None,
+        seconds: float = FOLLOW_SECONDS,
+    ) -> AsyncIterator[Entry]:
+        """Entries from position ``first`` on (``None``: from now on), then new ones as they come.
+
+        Never ends by itself. ``seconds`` bounds each wait, not the subscription.
+        """
+        tenant_log = self.log_of(principal)
+        position = (await tenant_log.extent())[0] if first is None else first
+        while True:
+            size, _ = await tenant_log.extent()
+            while position < size:
+                found = await self._range(tenant_log, position, min(position + 256, size))
+                position += len(found)
+                for entry in found:
+                    if stream is None or entry.stream == stream:
+                        yield entry
+            await tenant_log.wait_grown(position, seconds)
+
+    # --- prove --------------------------------------------------------------------------------
+
+    async def status(self, principal: Principal) -> LedgerStatus:
+        """How the log stands."""
+        tenant_log = self.log_of(principal)
+        writable = True
+        try:
+            await tenant_log.open()
+        except (LedgerReadOnly, NotSequencer):
+            writable = False
+        size, recorded = await tenant_log.extent()
+        try:
+            root = (await tenant_log.view()).tree.root().hex()
+        except Corrupt:
+            root = ""  # what is damaged is told below
+        origins, rows = await self._said(principal)
+        origin = origins[-1].origin if origins else ""
+        return LedgerStatus(
+            size=size,
+            root=root,
+            origin=origin,
+            recorded=recorded,
+            writable=writable,
+            published_size=rows[origin].size if origin in rows else 0,
+            damage=tenant_log.damage,
+        )
+
+    async def _said(
+        self, principal: Principal
+    ) -> tuple[list[store.Origin], dict[str, store.Published]]:
+        tenant = principal.tenant
+
+        def unit(conn: Connection) -> tuple[list[store.Origin], dict[str, store.Published]]:
+            return store.origins(conn, tenant), store.checkpoints(conn, tenant)
+
+        return await self._parts.database.read(principal, unit)
+
+    async def checkpoint(self, principal: Principal) -> str:
+        """The newest checkpoint as a signed note; signed now, if the log has grown since."""
+        return await self.log_of(principal).checkpoint()
+
+    async def inclusion(
+        self, principal: Principal, position: int, size: int | None = None
+    ) -> Proof:
+        """The entry, what opens it, and the proof that it is in the tree of ``size`` entries.
+
+        Without ``size`` the tree is that of the newest checkpoint, which comes along.
+        """
+        tenant_log = self.log_of(principal)
+        note = await tenant_log.checkpoint() if size is None else ""
+        view = await tenant_log.view()
+        if size is None:
+            size = notes.parse_checkpoint(notes.parse_note(note).text).size
+        if not 0 < size <= view.size:
+            raise SizeUnknown(f"cannot prove: the log has {view.size} entries, not {size}")
+        if not 0 <= position < size:
+            raise EntryUnknown(f"cannot find the entry {position} among {size}")
+        ranges = tree.inclusion(position, size)
+        hashes = await tenant_log.hashes(tree.tiles_for([*ranges, (0, size)]), view)
+        frame = await tenant_log.frame_at(position)
+        stored = frame.entries[position - frame.first]
+        leaf = read_leaf(stored.leaf)
+        salt, payload = opened(tenant_log, leaf.id, stored.sealing, stored.sealed)
+        return Proof(
+            position=position,
+            leaf=stored.leaf.decode(),
+            salt=salt.hex(),
+            payload=None if payload is None else payload.decode(),
+            size=size,
+            root=tree.node((0, size), hashes).hex(),
+            path=[tree.node(each, hashes).hex() for each in ranges],
+            checkpoint=note,
+        )
+
+    async def consistency(
+        self, principal: Principal, first: int, second: int | None = None
+    ) -> Consistency:
+        """The proof that the tree of ``second`` entries (or all) extends that of ``first``."""
+        tenant_log = self.log_of(principal)
+        view = await tenant_log.view()
+        size = view.size if second is None else second
+        if not 0 <= first <= size:
+            raise SizeUnknown(f"cannot prove: {first} is not at most {size}")
+        if size > view.size:
+            raise SizeUnknown(f"cannot prove: the log has {view.size} entries, not {size}")
+        ranges = tree.consistency(first, size)
+        roots = [(0, first), (0, size)]
+        hashes = await tenant_log.hashes(tree.tiles_for([*ranges, *roots]), view)
+        return Consistency(
+            first=first,
+            second=size,
+            first_root=tree.node((0, first), hashes).hex(),
+            second_root=tree.node((0, size), hashes).hex(),
+            path=[tree.node(each, hashes).hex() for each in ranges],
+        )
+
+    async def tile(self, principal: Principal, path: str) -> bytes:
+        """A tile by its C2SP path (after ``tile/``): hashes, or with ``entries`` the leaves."""
+        wanted = notes.parse_tile_path(path)
+        if wanted is None:
+            raise EntryUnknown(f"cannot find the tile {path[:80]!r}")
+        level, number, width = wanted
+        tenant_log = self.log_of(principal)
+        view = await tenant_log.view()
+        height = 0 if level == "entries" else int(level)
+        there = view.size >> (tree.TILE_HEIGHT * height)
+        if number * tree.TILE_WIDTH + width > there:
+            raise EntryUnknown(f"cannot find the tile {path}: the log is not that long")
+        if level == "entries":
+            first = number * tree.TILE_WIDTH
+            return await self._bundle(tenant_log, first, first + width)
+        hashes = await tenant_log.hashes({(height, number)}, view)
+        return b"".join(hashes(height, number)[:width])
+
+    async def _bundle(self, tenant_log: TenantLog, first: int, after: int) -> bytes:
+        found: list[bytes] = []
+        async for commit in tenant_log.commits(first, after):
+            frame = decode_frame(commit)
+            low, high = max(first, frame.first), min(after, frame.size)
+            for position in range(low, high):
+                leaf = frame.entries[position - frame.first].leaf
+                found.append(len(leaf).to_bytes(2, "big") + leaf)
+        return b"".join(found)
+
+    async def trust(self, principal: Principal) -> Trust:
+        """What a verifier elsewhere needs to know: origins and keys, with their sizes."""
+        await self.log_of(principal).checkpoint()
+        tenant = principal.tenant
+        origins, _ = await self._said(principal)
+        keys = await self._parts.database.read(principal, lambda conn: store.keys(conn, tenant))
+        return Trust(
+            format=1,
+            tenant=tenant,
+            origins=[each.origin for each in origins],
+            keys=[
+                KeyInfo(
+                    key=verifier_of(key).text(),
+                    origin=key.origin,
+                    valid_from=key.valid_from,
+                    valid_to=key.valid_to,
+                )
+                for key in keys
+            ],
+        )
+
+    # --- manage -------------------------------------------------------------------------------
+
+    async def rotate(self, principal: Principal) -> Trust:
+        """Sign with a new key from here on; the old one stays valid up to the size it signed."""
+        await self.log_of(principal).rotate()
+        return await self.trust(principal)
+
+    async def rebuild(self, principal: Principal) -> LedgerStatus:
+        """Make the index anew from the log."""
+        await self.log_of(principal).rebuilt()
+        return await self.status(principal)
+
+    async def restart(self, principal: Principal, reason: str) -> LedgerStatus:
+        """Continue a log that lost something under a new origin, from what is sound.
+
+        ``Conflict`` if nothing is wrong with it. What is cut off is kept in a file.
+        """
+        if not reason.strip() or len(reason) > 1000:
+            raise Invalid("cannot start a new origin: a reason of 1 to 1000 characters is needed")
+        made = await self.log_of(principal).restart(reason)
+        published = made.published
+        event = Event(
+            id=EventId(self._new_id()),
+            stream="ledger/origins",
+            type="ledger.restarted",
+            time=self._parts.clock.now(),
+            payload={
+                "reason": reason,
+                "damage": made.damage.reason,
+                "detail": made.damage.detail,
+                "before": made.before.origin,
+                "origin": made.origin.origin,
+                "size": made.size,
+                "root": made.root.hex(),
+                "head_size": made.head.size if made.head else None,
+                "head_root": made.head.root.hex() if made.head else None,
+                "published_size": published.size if published else None,
+                "published_root": published.root.hex() if published else None,
+            },
+            subject=principal.subject,
+            request_id=request_id(),
+        )
+        salt = self._parts.random(SALT_BYTES)
+        prepared = self._sealed(principal, event, timestamp(event.time), salt)
+        await self.append_prepared(principal, [prepared])
+        return await self.status(principal)
+
+
+def entry_of(tenant_log: TenantLog, frame: Frame, position: int) -> Entry:
+    """The entry at ``position`` of a frame, its payload unsealed and held to its commitment."""
+    stored = frame.entries[position - frame.first]
+    leaf = read_leaf(stored.leaf)
+    _, payload = opened(tenant_log, leaf.id, stored.sealing, stored.sealed, leaf.commitment)
+    return Entry(
+        position=position,
+        id=leaf.id,
+        stream=leaf.stream,
+        version=leaf.version,
+        type=leaf.type,
+        time=leaf.time,
+        recorded=leaf.recorded,
+        subject=leaf.subject,
+        request_id=leaf.request,
+        payload=None if payload is None else plain_payload(payload),
+        erased=payload is None,
+    )
+
+
+def opened(
+    tenant_log: TenantLog, event_id: str, sealing: str, sealed: bytes, expected: str = ""
+) -> tuple[bytes, bytes | None]:
+    """Salt and payload; no payload once its key is destroyed. ``Corrupt`` if it is another's."""
+    if sealing == ERASED:
+        return b"", None
+    try:
+        salt, payload = tenant_log.unsealed(event_id, sealing, sealed)
+    except HoldfastError as error:
+        if error.code == KEY_DESTROYED:
+            return b"", None
+        raise
+    if expected and commitment(salt, payload).hex() != expected:
+        raise Corrupt(f"cannot read the event {event_id}: its payload is not its own")
+    return salt, payload
+
+
+def _moment(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return parse_timestamp(text)
+    except ValueError as error:
+        raise Invalid(f"cannot read the time {text[:40]!r}: RFC 3339 with an offset") from error
+
+
+def _check_ids(events: Sequence[Prepared]) -> None:
+    if len({event.id for event in events}) != len(events):
+        raise Invalid("cannot append: an event id is given twice")

@@ -1,0 +1,121 @@
+"""Who signs a tenant's log: its origins, its keys, and what was published under them.
+
+A checkpoint is released only after its origin, size and root are durable in two places: in the
+database by compare-and-set, and in a file that no restore brings back. So whatever is restored,
+nothing is ever signed below what the outside has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.kernel.canonical import canonical
+from holdfast.kernel.errors import Corrupt
+from holdfast.kernel.signing import SigningKey
+from holdfast.ledger.notes import Checkpoint, VerifierKey
+from holdfast.ledger.store import LogKey, Origin, Published
+
+
+@dataclass(frozen=True, slots=True)
+class SignerPaths:
+    """Where the private keys and the published sizes of a tenant's log are."""
+
+    keys: Path
+    published: Path
+
+    def key(self, tenant: str, number: int) -> Path:
+        """The file of a private key."""
+        return self.keys / f"ledger-{tenant}-{number}.key.jwk"
+
+    def published_file(self, tenant: str) -> Path:
+        """The file that no restore brings back."""
+        return self.published / f"{tenant}.json"
+
+
+def origin_name(base: str, tenant: str, generation: int) -> str:
+    """The name under which a log is signed; another one after each new beginning."""
+    return f"{base}/{tenant}" if generation == 0 else f"{base}/{tenant}/{generation}"
+
+
+def first_origin(base: str, tenant: str, now: str, random: Callable[[int], bytes]) -> Origin:
+    """The origin of a log that begins."""
+    name = base or f"holdfast/{random(8).hex()}"
+    return Origin(0, origin_name(name, tenant, 0), 0, now, "the log begins")
+
+
+def following_origin(before: Origin, size: int, now: str, reason: str) -> Origin:
+    """The origin that continues ``before`` from ``size`` on."""
+    base = before.origin
+    if before.generation:
+        base = base.rpartition("/")[0]
+    generation = before.generation + 1
+    return Origin(generation, f"{base}/{generation}", size, now, reason)
+
+
+def load_key(paths: SignerPaths, tenant: str, key: LogKey) -> SigningKey:
+    """The private half of ``key``; ``Corrupt`` if the file holds another key or is gone."""
+    found = SigningKey.load(paths.key(tenant, key.number))
+    if found.public_bytes() != key.public:
+        raise Corrupt(
+            f"cannot sign: {paths.key(tenant, key.number)} is not the key that the log knows",
+            hint="bring back the key file, or rotate with `holdfast ledger rotate`",
+        )
+    return found
+
+
+def verifier_of(key: LogKey) -> VerifierKey:
+    """The key as verifiers name it."""
+    return VerifierKey(key.origin, key.public)
+
+
+class PublishedFile:
+    """The largest checkpoint of each origin that was ever released. Blocking."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, Checkpoint]:
+        """By origin; ``Corrupt`` if the file is damaged."""
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        try:
+            said = json.loads(data)
+            return {
+                origin: Checkpoint(origin, int(size), b64decode(root, validate=True))
+                for origin, (size, root) in said.items()
+            }
+        except (ValueError, TypeError, AttributeError) as error:
+            raise Corrupt(
+                f"cannot read what was published: {self._path} is damaged",
+                hint="compare with a checkpoint that a witness or a verifier holds",
+            ) from error
+
+    def write(self, published: Published) -> None:
+        """Add a checkpoint, flushed when this returns. Never takes one back."""
+        found = self.read()
+        before = found.get(published.origin)
+        if before is not None and before.size > published.size:
+            raise Corrupt(
+                f"cannot publish size {published.size}: {before.size} was published before"
+            )
+        found[published.origin] = Checkpoint(published.origin, published.size, published.root)
+        said = {name: [each.size, b64encode(each.root).decode()] for name, each in found.items()}
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        with temporary.open("wb") as file:
+            file.write(canonical(said) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,480 @@
+"""The ledger's tables and the statements on them; one text for both databases.
+
+``ledger_commits`` and ``ledger_sequencers`` are the log itself (:mod:`backends.sql`). The index,
+``ledger_index`` to ``ledger_tiles``, is made from the log and can be made again. The rest cannot:
+who signs the log, under which name, and what was said to the outside.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Table, Text, text
+
+from holdfast.kernel.database import bulk_insert, tenant_table
+from holdfast.ledger.errors import FrameDamaged
+from holdfast.ledger.tree import Tile
+
+
+def _clustered(table: Table) -> Table:
+    """One tree instead of two on SQLite: rows lie in the order of their key."""
+    table.dialect_options["sqlite"]["with_rowid"] = False
+    return table
+
+
+tenant_table(
+    "ledger_commits",
+    Column("first", BigInteger, primary_key=True, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("frame", LargeBinary, nullable=False),
+)
+"""The log: one row a commit."""
+
+tenant_table(
+    "ledger_sequencers",
+    Column("fence", BigInteger, nullable=False),
+    Column("holder", Text, nullable=False),
+)
+"""Who may append, by the newest fence."""
+
+tenant_table(
+    "ledger_index",
+    Column("size", BigInteger, nullable=False),
+    Column("recorded", Text, nullable=False),
+    Column("payload_bytes", BigInteger, nullable=False),
+)
+"""How far the index goes, and the time of the last entry in it."""
+
+ledger_streams = _clustered(
+    tenant_table(
+        "ledger_streams",
+        Column("stream", Text, primary_key=True, nullable=False),
+        Column("version", BigInteger, nullable=False),
+        Column("position", BigInteger, nullable=False),
+        Column("mark", BigInteger, nullable=False),
+    )
+)
+"""The newest version of each stream. ``mark`` is a checksum: a wrong version would be believed."""
+
+ledger_versions = _clustered(
+    tenant_table(
+        "ledger_versions",
+        Column("stream", Text, primary_key=True, nullable=False),
+        Column("version", BigInteger, primary_key=True, nullable=False),
+        Column("position", BigInteger, nullable=False),
+    )
+)
+ledger_events = _clustered(
+    tenant_table(
+        "ledger_events",
+        Column("event_id", Text, primary_key=True, nullable=False),
+        Column("position", BigInteger, nullable=False),
+    )
+)
+ledger_tiles = tenant_table(
+    "ledger_tiles",
+    Column("level", BigInteger, primary_key=True, nullable=False),
+    Column("number", BigInteger, primary_key=True, nullable=False),
+    Column("hashes", LargeBinary, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+)
+
+tenant_table(
+    "ledger_origins",
+    Column("generation", BigInteger, primary_key=True, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("started_size", BigInteger, nullable=False),
+    Column("started_at", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""The names under which the log was signed. The newest is in force."""
+
+tenant_table(
+    "ledger_keys",
+    Column("number", BigInteger, primary_key=True, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("public", LargeBinary, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("valid_from", BigInteger, nullable=False),
+    Column("valid_to", BigInteger, nullable=True),
+)
+"""Public keys of the log. A retired one is valid up to the size that it last signed."""
+
+tenant_table(
+    "ledger_checkpoints",
+    Column("origin", Text, primary_key=True, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("published_at", Text, nullable=False),
+)
+"""The newest checkpoint of each origin: never replaced by a smaller one, nor by another root."""
+
+tenant_table(
+    "outbox_dead",
+    Column("event_id", Text, primary_key=True, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("time", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("about", Text, nullable=False),
+    Column("payload_bytes", BigInteger, nullable=False),
+    Column("payload_commitment", LargeBinary, nullable=False),
+    Column("sealing", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("died_at", Text, nullable=False),
+    Index("ix_outbox_dead_died_at", "tenant", "died_at"),
+)
+"""Rows of the outbox that the ledger refused, as they were, and why."""
+
+
+# --- the index ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class IndexState:
+    """How far the index goes."""
+
+    size: int
+    recorded: str
+    payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRow:
+    """What the index holds of one entry."""
+
+    position: int
+    stream: str
+    version: int
+    event_id: str
+
+
+@dataclass(slots=True)
+class Growth:
+    """What one or more commits add to the index."""
+
+    size: int
+    recorded: str
+    payload_bytes: int = 0
+    rows: list[IndexRow] = field(default_factory=list)
+    tiles: list[Tile] = field(default_factory=list)
+
+
+def _both(sqlite: str, postgresql: str) -> Mapping[str, Any]:
+    return {"sqlite": text(sqlite), "postgresql": text(postgresql)}
+
+
+_STREAMS = _both(
+    "SELECT stream, version, position, mark FROM ledger_streams WHERE tenant = :tenant"
+    " AND stream IN (SELECT value FROM json_each(:names))",
+    "SELECT stream, version, position, mark FROM ledger_streams WHERE tenant = :tenant"
+    " AND stream = ANY(ARRAY(SELECT jsonb_array_elements_text(CAST(:names AS jsonb))))",
+)
+_EVENTS = _both(
+    "SELECT event_id, position FROM ledger_events WHERE tenant = :tenant"
+    " AND event_id IN (SELECT value FROM json_each(:names))",
+    "SELECT event_id, position FROM ledger_events WHERE tenant = :tenant"
+    " AND event_id = ANY(ARRAY(SELECT jsonb_array_elements_text(CAST(:names AS jsonb))))",
+)
+_KEEP_STREAM = (
+    "INSERT INTO ledger_streams (tenant, stream, version, position, mark) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (tenant, stream) DO UPDATE SET version = excluded.version,"
+    " position = excluded.position, mark = excluded.mark"
+)
+_KEEP_STREAM_POSTGRESQL = (
+    "INSERT INTO ledger_streams (tenant, stream, version, position, mark)"
+    " SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])"
+    " ON CONFLICT (tenant, stream) DO UPDATE SET version = excluded.version,"
+    " position = excluded.position, mark = excluded.mark"
+)
+_STATE = text("SELECT size, recorded, payload_bytes FROM ledger_index WHERE tenant = :tenant")
+_KEEP_STATE = text(
+    "INSERT INTO ledger_index (tenant, size, recorded, payload_bytes)"
+    " VALUES (:tenant, :size, :recorded, :payload_bytes) ON CONFLICT (tenant) DO UPDATE"
+    " SET size = excluded.size, recorded = excluded.recorded,"
+    " payload_bytes = ledger_index.payload_bytes + excluded.payload_bytes"
+)
+_VERSIONS = text(
+    "SELECT version, position FROM ledger_versions WHERE tenant = :tenant AND stream = :stream"
+    " AND version >= :first ORDER BY version LIMIT :limit"
+)
+_TILE = text(
+    "SELECT hashes, root FROM ledger_tiles"
+    " WHERE tenant = :tenant AND level = :level AND number = :number"
+)
+_TILE_ROOTS = text(
+    "SELECT number, root FROM ledger_tiles WHERE tenant = :tenant AND level = :level"
+    " AND number >= :first AND number < :after ORDER BY number"
+)
+_LIST_STREAMS = text(
+    "SELECT stream, version, position, mark FROM ledger_streams WHERE tenant = :tenant"
+    " AND stream > :after AND stream >= :prefix ORDER BY stream LIMIT :limit"
+)
+INDEX_TABLES = (
+    "ledger_index",
+    "ledger_streams",
+    "ledger_versions",
+    "ledger_events",
+    "ledger_tiles",
+)
+
+
+def mark_of(stream: str, version: int, position: int) -> int:
+    """The checksum of a stream's row."""
+    return zlib.crc32(f"{stream} {version} {position}".encode())
+
+
+def index_state(conn: Connection, tenant: str) -> IndexState:
+    """How far the index goes: nowhere, if there is none."""
+    row = conn.execute(_STATE, {"tenant": tenant}).one_or_none()
+    return IndexState(0, "", 0) if row is None else IndexState(*row)
+
+
+def find_streams(conn: Connection, tenant: str, names: Sequence[str]) -> dict[str, int]:
+    """The version of each of these streams that exists."""
+    values = {"tenant": tenant, "names": msgspec.json.encode(names).decode()}
+    rows = conn.execute(_STREAMS[conn.dialect.name], values)
+    return {row.stream: _checked(row) for row in rows}
+
+
+def find_events(conn: Connection, tenant: str, ids: Sequence[str]) -> dict[str, int]:
+    """The position of each of these events that the log holds."""
+    values = {"tenant": tenant, "names": msgspec.json.encode(ids).decode()}
+    return {row[0]: row[1] for row in conn.execute(_EVENTS[conn.dialect.name], values)}
+
+
+def list_streams(
+    conn: Connection, tenant: str, prefix: str, after: str, limit: int
+) -> list[tuple[str, int, int]]:
+    """Streams by name, with version and position of their last entry."""
+    values = {"tenant": tenant, "prefix": prefix, "after": after, "limit": limit}
+    found = []
+    for row in conn.execute(_LIST_STREAMS, values):
+        if not row.stream.startswith(prefix):
+            break
+        found.append((row.stream, _checked(row), row.position))
+    return found
+
+
+def _checked(row: Any) -> int:
+    version: int = row.version
+    if row.mark != mark_of(row.stream, version, row.position):
+        raise FrameDamaged(
+            f"cannot read the stream {row.stream}: its row in the index is damaged",
+            hint="`holdfast ledger rebuild` makes the index anew from the log",
+        )
+    return version
+
+
+def find_versions(
+    conn: Connection, tenant: str, stream: str, first: int, limit: int
+) -> list[tuple[int, int]]:
+    """Versions of a stream from ``first`` on, with the position of each."""
+    values = {"tenant": tenant, "stream": stream, "first": first, "limit": limit}
+    return [(row[0], row[1]) for row in conn.execute(_VERSIONS, values)]
+
+
+def find_tile(conn: Connection, tenant: str, level: int, number: int) -> bytes | None:
+    """The hashes of a full tile."""
+    values = {"tenant": tenant, "level": level, "number": number}
+    row = conn.execute(_TILE, values).one_or_none()
+    return None if row is None else bytes(row.hashes)
+
+
+def tile_roots(
+    conn: Connection, tenant: str, level: int, first: int, after: int
+) -> list[tuple[int, bytes]]:
+    """Number and root of the full tiles ``[first, after)`` of a level."""
+    values = {"tenant": tenant, "level": level, "first": first, "after": after}
+    return [(row[0], bytes(row[1])) for row in conn.execute(_TILE_ROOTS, values)]
+
+
+def grow(conn: Connection, tenant: str, growth: Growth) -> None:
+    """Bring the index up by what was appended, in a handful of statements."""
+    rows = growth.rows
+    bulk_insert(
+        conn,
+        ledger_events,
+        ("tenant", "event_id", "position"),
+        [(tenant, row.event_id, row.position) for row in rows],
+    )
+    bulk_insert(
+        conn,
+        ledger_versions,
+        ("tenant", "stream", "version", "position"),
+        [(tenant, row.stream, row.version, row.position) for row in rows],
+    )
+    newest = {row.stream: row for row in rows}
+    _keep_streams(
+        conn,
+        [
+            (tenant, name, row.version, row.position, mark_of(name, row.version, row.position))
+            for name, row in sorted(newest.items())
+        ],
+    )
+    bulk_insert(
+        conn,
+        ledger_tiles,
+        ("tenant", "level", "number", "hashes", "root"),
+        [(tenant, tile.level, tile.number, tile.hashes, tile.root) for tile in growth.tiles],
+    )
+    values = {
+        "tenant": tenant,
+        "size": growth.size,
+        "recorded": growth.recorded,
+        "payload_bytes": growth.payload_bytes,
+    }
+    conn.execute(_KEEP_STATE, values)
+
+
+def _keep_streams(conn: Connection, rows: Sequence[tuple[str, str, int, int, int]]) -> None:
+    if not rows:
+        return
+    if conn.dialect.name == "sqlite":
+        cursor = conn.connection.cursor()
+        try:
+            cursor.executemany(_KEEP_STREAM, rows)
+        finally:
+            cursor.close()
+        return
+    vectors = tuple(list(vector) for vector in zip(*rows, strict=True))
+    conn.exec_driver_sql(_KEEP_STREAM_POSTGRESQL, vectors)
+
+
+_CLEAR = {
+    name: text(f"DELETE FROM {name} WHERE tenant = :tenant")  # noqa: S608 — names of our own
+    for name in INDEX_TABLES
+}
+
+
+def clear_index(conn: Connection, tenant: str) -> None:
+    """Forget the index: it is made anew from the log."""
+    for statement in _CLEAR.values():
+        conn.execute(statement, {"tenant": tenant})
+
+
+# --- origins, keys, checkpoints -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A name under which the log is signed, from a size on."""
+
+    generation: int
+    origin: str
+    started_size: int
+    started_at: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogKey:
+    """A public key of the log; ``valid_to`` is the size that a retired one last signed."""
+
+    number: int
+    origin: str
+    public: bytes
+    created_at: str
+    valid_from: int
+    valid_to: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What was last said to the outside under an origin."""
+
+    origin: str
+    size: int
+    root: bytes
+    note: str
+    published_at: str
+
+
+_ORIGINS = text(
+    "SELECT generation, origin, started_size, started_at, reason FROM ledger_origins"
+    " WHERE tenant = :tenant ORDER BY generation"
+)
+_ADD_ORIGIN = text(
+    "INSERT INTO ledger_origins (tenant, generation, origin, started_size, started_at, reason)"
+    " VALUES (:tenant, :generation, :origin, :started_size, :started_at, :reason)"
+)
+_KEYS = text(
+    "SELECT number, origin, public, created_at, valid_from, valid_to FROM ledger_keys"
+    " WHERE tenant = :tenant ORDER BY number"
+)
+_ADD_KEY = text(
+    "INSERT INTO ledger_keys (tenant, number, origin, public, created_at, valid_from, valid_to)"
+    " VALUES (:tenant, :number, :origin, :public, :created_at, :valid_from, NULL)"
+)
+_RETIRE = text(
+    "UPDATE ledger_keys SET valid_to = :size"
+    " WHERE tenant = :tenant AND number = :number AND valid_to IS NULL"
+)
+_CHECKPOINTS = text(
+    "SELECT origin, size, root, note, published_at FROM ledger_checkpoints WHERE tenant = :tenant"
+)
+# Compare and set: what was published is never taken back, and a size has one root.
+_PUBLISH = text(
+    "INSERT INTO ledger_checkpoints (tenant, origin, size, root, note, published_at)"
+    " VALUES (:tenant, :origin, :size, :root, :note, :at) ON CONFLICT (tenant, origin) DO UPDATE"
+    " SET size = excluded.size, root = excluded.root, note = excluded.note,"
+    " published_at = excluded.published_at WHERE ledger_checkpoints.size < excluded.size"
+    " OR (ledger_checkpoints.size = excluded.size AND ledger_checkpoints.root = excluded.root)"
+    " RETURNING size"
+)
+
+
+def origins(conn: Connection, tenant: str) -> list[Origin]:
+    """Every origin, oldest first."""
+    return [Origin(*row) for row in conn.execute(_ORIGINS, {"tenant": tenant})]
+
+
+def add_origin(conn: Connection, tenant: str, origin: Origin) -> None:
+    """Start an origin; ``Conflict`` if another instance was first."""
+    values = {name: getattr(origin, name) for name in origin.__slots__}
+    conn.execute(_ADD_ORIGIN, {"tenant": tenant, **values})
+
+
+def keys(conn: Connection, tenant: str) -> list[LogKey]:
+    """Every key, oldest first."""
+    return [
+        LogKey(row[0], row[1], bytes(row[2]), row[3], row[4], row[5])
+        for row in conn.execute(_KEYS, {"tenant": tenant})
+    ]
+
+
+def add_key(conn: Connection, tenant: str, key: LogKey, retired: int | None = None) -> None:
+    """Add a key, and retire the one before it at ``key.valid_from`` if ``retired`` names it."""
+    if retired is not None:
+        values = {"tenant": tenant, "number": retired, "size": key.valid_from}
+        conn.execute(_RETIRE, values)
+    values = {name: getattr(key, name) for name in key.__slots__ if name != "valid_to"}
+    conn.execute(_ADD_KEY, {"tenant": tenant, **values})
+
+
+def checkpoints(conn: Connection, tenant: str) -> dict[str, Published]:
+    """The newest checkpoint of each origin."""
+    return {
+        row.origin: Published(row.origin, row.size, bytes(row.root), row.note, row.published_at)
+        for row in conn.execute(_CHECKPOINTS, {"tenant": tenant})
+    }
+
+
+def publish(conn: Connection, tenant: str, published: Published) -> bool:
+    """Make a checkpoint the newest of its origin; false if a larger one or another root is."""
+    values = {
+        "tenant": tenant,
+        "origin": published.origin,
+        "size": published.size,
+        "root": published.root,
+        "note": published.note,
+        "at": published.published_at,
+    }
+    return conn.execute(_PUBLISH, values).one_or_none() is not None

@@ -1,0 +1,512 @@
+"""The ledger's promise, on both databases: order, versions, ids, atomicity, proofs, recovery."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from holdfast.kernel import merkle
+from holdfast.kernel.clock import ManualClock, timestamp
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import Conflict, Corrupt, Denied, HoldfastError, Invalid, TooLarge
+from holdfast.kernel.ids import TenantId
+from holdfast.kernel.outbox import commitment
+from holdfast.kernel.principal import operator
+from holdfast.ledger import notes, tree
+from holdfast.ledger.errors import (
+    AppendPartlyKnown,
+    ClockSteppedBack,
+    EntryUnknown,
+    EventIdReused,
+    LedgerReadOnly,
+    NotSequencer,
+    SizeUnknown,
+    VersionConflict,
+)
+from holdfast.ledger.frames import read_leaf
+from holdfast.ledger.model import Append, NewEvent
+from holdfast.ledger.service import LedgerService
+from holdfast.ledger.verifying import verify
+from tests.unit.ledger.making import NOW, ONE, event, everything, ledger_on, one
+
+OTHER = operator(TenantId("other"))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOW)
+
+
+@pytest.fixture
+async def ledger(database: Database, tmp_path: Path, clock: ManualClock):
+    async with ledger_on(database, tmp_path, clock=clock) as made:
+        yield made
+
+
+async def verdict(ledger: LedgerService, principal=ONE):
+    lines = [line async for line in verify(ledger, principal)]
+    assert lines[-1].sound is not None
+    return lines[-1]
+
+
+# --- appending -----------------------------------------------------------------------------------
+
+
+async def test_what_is_appended_is_read_in_order(ledger: LedgerService) -> None:
+    for number in range(3):
+        placed = (await ledger.append(ONE, one(number))).events[0]
+        assert (placed.position, placed.version) == (number, number + 1)
+    found = await everything(ledger)
+    assert [(e.position, e.version, e.payload) for e in found] == [
+        (0, 1, {"n": 0}),
+        (1, 2, {"n": 1}),
+        (2, 3, {"n": 2}),
+    ]
+    assert {entry.subject for entry in found} == {"operator"}
+    assert {entry.recorded for entry in found} == {timestamp(NOW)}
+
+
+async def test_streams_have_versions_of_their_own(ledger: LedgerService) -> None:
+    for number in range(9):
+        await ledger.append(ONE, one(number, f"notes/{'abc'[number % 3]}"))
+    found = (await ledger.read(ONE, stream="notes/b")).items
+    assert [(e.position, e.version) for e in found] == [(1, 1), (4, 2), (7, 3)]
+    page = await ledger.read(ONE, stream="notes/b", first=2, limit=1)
+    assert [e.version for e in page.items] == [2]
+    page = await ledger.read(ONE, stream="notes/b", first=2, limit=1, cursor=page.next)
+    assert [e.version for e in page.items] == [3]
+    assert page.next is None
+    assert (await ledger.read(ONE, stream="notes/none")).items == []
+    listed = (await ledger.streams(ONE, prefix="notes/")).items
+    assert [(each.stream, each.version) for each in listed] == [
+        ("notes/a", 3),
+        ("notes/b", 3),
+        ("notes/c", 3),
+    ]
+
+
+async def test_an_expected_version_must_be_the_one_there_is(ledger: LedgerService) -> None:
+    await ledger.append(ONE, one(1, expected=0))
+    for wrong in (0, 2, 9):
+        with pytest.raises(VersionConflict, match="at version 1") as refused:
+            await ledger.append(ONE, one(2, expected=wrong))
+        assert refused.value.current == 1
+    await ledger.append(ONE, one(2, expected=1))
+    assert len(await everything(ledger)) == 2
+
+
+async def test_of_concurrent_appends_with_an_expected_version_one_wins(
+    ledger: LedgerService,
+) -> None:
+    for turn in range(5):
+        wanted = [
+            ledger.append(ONE, one(100 * turn + number, expected=turn)) for number in range(20)
+        ]
+        outcomes = await asyncio.gather(*wanted, return_exceptions=True)
+        assert sum(not isinstance(outcome, Exception) for outcome in outcomes) == 1
+        assert all(isinstance(o, VersionConflict) for o in outcomes if isinstance(o, Exception))
+    assert len(await everything(ledger)) == 5
+
+
+async def test_an_append_to_several_streams_is_whole_or_not_there(ledger: LedgerService) -> None:
+    both = Append(events=[event(1, "notes/a"), event(2, "notes/b")], expected={"notes/c": 0})
+    assert [p.stream for p in (await ledger.append(ONE, both)).events] == ["notes/a", "notes/b"]
+    half = Append(
+        events=[event(3, "notes/a"), event(4, "notes/b")], expected={"notes/a": 1, "notes/b": 7}
+    )
+    with pytest.raises(VersionConflict):
+        await ledger.append(ONE, half)
+    assert [entry.position for entry in await everything(ledger)] == [0, 1]
+
+
+async def test_the_same_event_again_is_answered_as_the_first_time(
+    ledger: LedgerService, clock: ManualClock
+) -> None:
+    first = await ledger.append(ONE, one(1, expected=0))
+    clock.advance(5)
+    again = await ledger.append(ONE, one(1, expected=0))
+    assert again.repeated
+    assert again.events == first.events
+    together = await asyncio.gather(*(ledger.append(ONE, one(2)) for _ in range(10)))
+    assert len({answer.events[0].position for answer in together}) == 1
+    assert len(await everything(ledger)) == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"payload": {"n": 2}},
+        {"type": "note.changed"},
+        {"stream": "notes/b"},
+        {"time": "2020-01-01T00:00:00Z"},
+    ],
+)
+async def test_an_id_with_other_content_is_a_conflict(ledger: LedgerService, changed) -> None:
+    await ledger.append(ONE, one(1))
+    with pytest.raises(EventIdReused):
+        await ledger.append(ONE, Append(events=[event(1, **changed)]))
+    assert len(await everything(ledger)) == 1
+
+
+async def test_an_append_of_which_half_is_there_is_refused(ledger: LedgerService) -> None:
+    await ledger.append(ONE, one(1))
+    with pytest.raises(AppendPartlyKnown):
+        await ledger.append(ONE, Append(events=[event(1), event(2)]))
+    assert len(await everything(ledger)) == 1
+
+
+BAD = [
+    (Append(events=[]), Invalid),
+    (Append(events=[event(1, "Notes")]), Invalid),
+    (Append(events=[event(1, "notes/a\n")]), Invalid),
+    (Append(events=[event(1, "notes/\x00")]), Invalid),
+    (Append(events=[event(1, type="no type")]), Invalid),
+    (Append(events=[event(1, id="1")]), Invalid),
+    (Append(events=[event(1, time="yesterday")]), Invalid),
+    (Append(events=[event(1, time="2026-01-01T00:00:00")]), Invalid),
+    (Append(events=[event(1, payload={"x": 0.5})]), Invalid),
+    (Append(events=[event(1, payload={"x": 2**60})]), Invalid),
+    (Append(events=[event(1), event(1)]), Invalid),
+    (Append(events=[event(1)], expected={"notes/a": -1}), Invalid),
+    (Append(events=[event(1)], expected={"no stream": 1}), Invalid),
+    (Append(events=[event(1, payload={"x": "y" * (1 << 20)})]), TooLarge),
+    (Append(events=[event(n) for n in range(1001)]), TooLarge),
+    (Append(events=[event(1, "run/0190")]), Denied),
+]
+
+
+@pytest.mark.parametrize(("append", "kind"), BAD)
+async def test_bad_appends_are_refused_and_write_nothing(
+    ledger: LedgerService, append: Append, kind: type[HoldfastError]
+) -> None:
+    with pytest.raises(kind):
+        await ledger.append(ONE, append)
+    assert await everything(ledger) == []
+
+
+async def test_time_never_runs_backwards_in_the_log(
+    ledger: LedgerService, clock: ManualClock
+) -> None:
+    await ledger.append(ONE, one(1))
+    clock._now -= timedelta(seconds=30)
+    second = await ledger.append(ONE, one(2))
+    assert second.events[0].recorded == timestamp(NOW)
+    clock._now -= timedelta(hours=1)
+    with pytest.raises(ClockSteppedBack):
+        await ledger.append(ONE, one(3))
+    assert len(await everything(ledger)) == 2
+    clock._now = NOW + timedelta(seconds=1)
+    third = await ledger.append(ONE, one(3))
+    assert third.events[0].recorded == timestamp(NOW + timedelta(seconds=1))
+
+
+async def test_reading_as_of_a_time_is_reading_what_was_recorded_by_then(
+    ledger: LedgerService, clock: ManualClock
+) -> None:
+    moments = []
+    for number in range(12):
+        await ledger.append(ONE, one(number, f"notes/{'ab'[number % 2]}"))
+        moments.append(clock.now())
+        clock.advance(number % 3)
+    for moment in [NOW - timedelta(seconds=1), *moments, moments[-1] + timedelta(hours=1)]:
+        all_of_it = await everything(ledger, as_of=moment)
+        expected = [e for e in await everything(ledger) if e.recorded <= timestamp(moment)]
+        assert all_of_it == expected
+        of_stream = (await ledger.read(ONE, stream="notes/a", as_of=moment)).items
+        assert of_stream == [e for e in expected if e.stream == "notes/a"]
+
+
+async def test_a_follower_sees_everything_once_and_in_order(ledger: LedgerService) -> None:
+    for number in range(5):
+        await ledger.append(ONE, one(number))
+    seen = []
+
+    async def follow() -> None:
+        async for entry in ledger.follow(ONE, first=2, seconds=5):
+            seen.append(entry.position)
+            if len(seen) == 8:
+                return
+
+    following = asyncio.create_task(follow())
+    for number in range(5, 10):
+        await ledger.append(ONE, one(number))
+    await asyncio.wait_for(following, 20)
+    assert seen == list(range(2, 10))
+
+
+# --- proofs --------------------------------------------------------------------------------------
+
+
+async def test_every_entry_is_proven_in_every_size(ledger: LedgerService) -> None:
+    for number in range(11):
+        await ledger.append(ONE, one(number))
+    for size in range(1, 12):
+        for position in range(size):
+            proof = await ledger.inclusion(ONE, position, size)
+            hashed = merkle.leaf_hash(proof.leaf.encode())
+            path = [bytes.fromhex(part) for part in proof.path]
+            merkle.check_inclusion(hashed, position, size, path, bytes.fromhex(proof.root))
+            leaf = read_leaf(proof.leaf.encode())
+            opened = commitment(bytes.fromhex(proof.salt), (proof.payload or "").encode())
+            assert opened.hex() == leaf.commitment
+    for first in range(12):
+        for second in range(first, 12):
+            proof = await ledger.consistency(ONE, first, second)
+            tree.check_consistency(
+                first,
+                second,
+                bytes.fromhex(proof.first_root),
+                bytes.fromhex(proof.second_root),
+                [bytes.fromhex(part) for part in proof.path],
+            )
+    with pytest.raises(SizeUnknown):
+        await ledger.inclusion(ONE, 3, 12)
+    with pytest.raises(SizeUnknown):
+        await ledger.consistency(ONE, 3, 12)
+    with pytest.raises(EntryUnknown):
+        await ledger.inclusion(ONE, 11, 11)
+    with pytest.raises(EntryUnknown):
+        await ledger.entry(ONE, 11)
+
+
+async def test_tiles_hold_the_tree_and_the_entries(ledger: LedgerService) -> None:
+    for at in range(0, 600, 200):
+        await ledger.append(ONE, Append(events=[event(n) for n in range(at, at + 200)]))
+    leaves = []
+    for path in ("entries/000", "entries/001", "entries/002.p/88"):
+        data = await ledger.tile(ONE, path)
+        while data:
+            length = int.from_bytes(data[:2], "big")
+            leaves.append(data[2 : 2 + length])
+            data = data[2 + length :]
+    hashes = [merkle.leaf_hash(leaf) for leaf in leaves]
+    assert len(hashes) == 600
+    assert await ledger.tile(ONE, "0/000") == b"".join(hashes[:256])
+    assert await ledger.tile(ONE, "0/001.p/7") == b"".join(hashes[256:263])
+    assert await ledger.tile(ONE, "0/002.p/88") == b"".join(hashes[512:])
+    above = [merkle.root(hashes[:256]), merkle.root(hashes[256:512])]
+    assert await ledger.tile(ONE, "1/000.p/2") == b"".join(above)
+    for missing in ("0/002.p/89", "0/003", "1/000", "2/000.p/1", "0/0", "entries/002", "../x"):
+        with pytest.raises(EntryUnknown):
+            await ledger.tile(ONE, missing)
+    assert (await ledger.status(ONE)).root == merkle.root(hashes).hex()
+    proof = await ledger.inclusion(ONE, 300, 599)
+    path = [bytes.fromhex(part) for part in proof.path]
+    merkle.check_inclusion(hashes[300], 300, 599, path, merkle.root(hashes[:599]))
+
+
+async def test_checkpoints_are_signed_and_keys_rotate(ledger: LedgerService) -> None:
+    await ledger.append(ONE, one(1))
+    first = await ledger.checkpoint(ONE)
+    assert await ledger.checkpoint(ONE) == first
+    await ledger.append(ONE, one(2))
+    trust = await ledger.rotate(ONE)
+    await ledger.append(ONE, one(3))
+    second = await ledger.checkpoint(ONE)
+    trust = await ledger.trust(ONE)
+    old, new = (notes.VerifierKey.parse(each.key) for each in trust.keys)
+    assert [(each.valid_from, each.valid_to) for each in trust.keys] == [(0, 2), (2, None)]
+    note, signers = notes.open_note(first, [old, new])
+    assert signers == [old]
+    assert notes.parse_checkpoint(note.text).size == 1
+    note, signers = notes.open_note(second, [old, new])
+    assert signers == [new]
+    assert notes.parse_checkpoint(note.text).size == 3
+    with pytest.raises(notes.NoteRefused):
+        notes.open_note(second, [old])
+    assert (await verdict(ledger)).sound
+
+
+# --- tenants -------------------------------------------------------------------------------------
+
+
+async def test_tenants_share_nothing(ledger: LedgerService) -> None:
+    await ledger.append(ONE, one(1))
+    await ledger.append(OTHER, one(1, payload={"theirs": True}))
+    assert [e.payload for e in await everything(ledger, ONE)] == [{"n": 1}]
+    assert [e.payload for e in await everything(ledger, OTHER)] == [{"theirs": True}]
+    mine, theirs = await ledger.trust(ONE), await ledger.trust(OTHER)
+    assert not {key.key for key in mine.keys} & {key.key for key in theirs.keys}
+    assert not set(mine.origins) & set(theirs.origins)
+
+
+# --- starting again ------------------------------------------------------------------------------
+
+
+async def test_a_ledger_that_is_opened_again_goes_on(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    expected = []
+    for turn in range(4):
+        async with ledger_on(database, tmp_path, clock=clock) as ledger:
+            events = [event(1000 * turn + n, f"notes/{n % 3}") for n in range(150)]
+            await ledger.append(ONE, Append(events=events))
+            await ledger.append(ONE, Append(events=events))
+            expected += [each.id for each in events]
+            assert [entry.id for entry in await everything(ledger)] == expected
+            found = await verdict(ledger)
+            assert (found.sound, found.checked) == (True, len(expected))
+
+
+async def test_an_index_that_is_lost_is_made_anew(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        for at in range(0, 400, 100):
+            events = [event(n, f"notes/{n % 7}") for n in range(at, at + 100)]
+            await ledger.append(ONE, Append(events=events))
+        before = await everything(ledger), await ledger.status(ONE)
+    for damage in (
+        "DELETE FROM ledger_tiles WHERE tenant = :tenant",
+        "DELETE FROM ledger_index WHERE tenant = :tenant",
+        "UPDATE ledger_tiles SET root = hashes WHERE tenant = :tenant",
+    ):
+        await database.write(ONE, lambda c, s=damage: c.execute(text(s), {"tenant": ONE.tenant}))
+        if "ledger_index" in damage:
+            for table in ("streams", "versions", "events", "tiles"):
+                statement = f"DELETE FROM ledger_{table} WHERE tenant = :tenant"
+                await database.write(
+                    ONE, lambda c, s=statement: c.execute(text(s), {"tenant": ONE.tenant})
+                )
+        async with ledger_on(database, tmp_path, clock=clock) as ledger:
+            status = await ledger.status(ONE)
+            assert (await everything(ledger), status) == before
+            assert (await verdict(ledger)).sound
+
+
+@pytest.mark.parametrize("how", ["tail", "middle", "byte", "head"])
+async def test_a_log_that_lost_something_says_so_and_goes_on_only_under_a_new_origin(
+    database: Database, tmp_path: Path, clock: ManualClock, how: str
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        for number in range(10):
+            await ledger.append(ONE, one(number))
+        await ledger.checkpoint(ONE)
+    await damage(database, tmp_path, how)
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        with pytest.raises(LedgerReadOnly):
+            await ledger.append(ONE, one(10))
+        status = await ledger.status(ONE)
+        assert not status.writable
+        assert status.damage is not None
+        assert await ledger.check() == "degraded"
+        if how == "tail":
+            assert (status.damage.reason, status.damage.first, status.damage.last) == (
+                "lost-tail",
+                7,
+                9,
+            )
+        unsound = await verdict(ledger)
+        assert not unsound.sound
+        assert unsound.position == {"tail": 7, "middle": 4, "byte": 5, "head": 10}[how]
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        with pytest.raises(LedgerReadOnly):
+            await ledger.append(ONE, one(10))
+        after = await ledger.restart(ONE, "the disk of the test")
+        assert after.writable
+        assert after.origin == "example.org/ledger/default/1"
+        kept = {"tail": 7, "middle": 4, "byte": 5, "head": 10}[how]
+        found = await everything(ledger)
+        assert [entry.payload for entry in found[:kept]] == [{"n": n} for n in range(kept)]
+        assert found[kept].type == "ledger.restarted"
+        assert found[kept].payload["published_size"] == 10
+        await ledger.append(ONE, one(100))
+        note, _ = notes.open_note(
+            await ledger.checkpoint(ONE),
+            [notes.VerifierKey.parse(key.key) for key in (await ledger.trust(ONE)).keys],
+        )
+        assert notes.parse_checkpoint(note.text).origin == after.origin
+        with pytest.raises(Conflict, match="nothing is wrong"):
+            await ledger.restart(ONE, "again")
+
+
+async def damage(database: Database, folder: Path, how: str) -> None:
+    def unit(conn) -> None:
+        values = {"tenant": ONE.tenant}
+        if how == "tail":
+            for table, column in (
+                ("commits", "first"),
+                ("versions", "position"),
+                ("events", "position"),
+            ):
+                statement = f"DELETE FROM ledger_{table} WHERE tenant = :tenant AND {column} >= 7"
+                conn.execute(text(statement), values)
+            conn.execute(text("UPDATE ledger_index SET size = 7 WHERE tenant = :tenant"), values)
+        elif how == "middle":
+            conn.execute(
+                text("DELETE FROM ledger_commits WHERE tenant = :tenant AND first = 4"), values
+            )
+        elif how == "byte":
+            read = text("SELECT frame FROM ledger_commits WHERE tenant = :tenant AND first = 5")
+            frame = bytearray(conn.execute(read, values).scalar_one())
+            frame[len(frame) // 2] ^= 1
+            conn.execute(
+                text(
+                    "UPDATE ledger_commits SET frame = :frame WHERE tenant = :tenant AND first = 5"
+                ),
+                values | {"frame": bytes(frame)},
+            )
+
+    await database.write(ONE, unit)
+    head = folder / "ledger" / "default.head"
+    if how == "head":
+        head.write_bytes(bytes(1024))
+
+
+async def test_nothing_is_signed_below_what_was_published(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    """A restore brings the database and the head file back, not the published sizes."""
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        for number in range(5):
+            await ledger.append(ONE, one(number))
+        await ledger.checkpoint(ONE)
+
+    def older(conn) -> None:
+        values = {"tenant": ONE.tenant}
+        for table, column in (
+            ("commits", "first"),
+            ("versions", "position"),
+            ("events", "position"),
+        ):
+            statement = f"DELETE FROM ledger_{table} WHERE tenant = :tenant AND {column} >= 3"
+            conn.execute(text(statement), values)
+        for statement in (
+            "UPDATE ledger_index SET size = 3 WHERE tenant = :tenant",
+            "UPDATE ledger_streams SET version = 3, position = 2, mark = 0 WHERE tenant = :tenant",
+            "DELETE FROM ledger_checkpoints WHERE tenant = :tenant",
+        ):
+            conn.execute(text(statement), values)
+
+    await database.write(ONE, older)
+    (tmp_path / "ledger" / "default.head").unlink()
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        with pytest.raises(LedgerReadOnly, match="published"):
+            await ledger.append(ONE, one(9))
+        with pytest.raises(NotSequencer):
+            await ledger.checkpoint(ONE)
+
+
+async def test_reading_damaged_bytes_is_an_error_never_a_wrong_answer(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        for number in range(8):
+            await ledger.append(ONE, one(number))
+        await damage(database, tmp_path, "byte")
+        with pytest.raises(Corrupt):
+            await ledger.read(ONE)
+        with pytest.raises(Corrupt):
+            await ledger.entry(ONE, 5)
+        assert (await ledger.entry(ONE, 4)).payload == {"n": 4}
+
+
+async def test_a_new_event_without_id_or_time_gets_both(ledger: LedgerService) -> None:
+    given = NewEvent(stream="notes/a", type="note.added", payload={})
+    first, second = [await ledger.append(ONE, Append(events=[given])) for _ in range(2)]
+    assert first.events[0].id != second.events[0].id
+    assert (await ledger.entry(ONE, 0)).time == timestamp(NOW)
