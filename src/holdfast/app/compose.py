@@ -38,9 +38,7 @@ if TYPE_CHECKING:
     from holdfast.kernel.objects.s3 import S3Credentials
     from holdfast.kernel.secrets import TenantSecrets
 
-STATEFUL = frozenset(
-    {"identity", "registry", "coordinator", "aggregator", "reporter", "ledger"}
-)
+STATEFUL = frozenset({"identity", "registry", "coordinator", "aggregator", "reporter", "ledger"})
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 

@@ -77,6 +77,9 @@ PUBLIC = frozenset({("POST", "/v1/workers/register")})
 
 BODY_LIMITS: tuple[tuple[str, str, int], ...] = (
     ("POST", "/v1/batches", 16 * 1024**2),
+    ("POST", "/v1/ledger/events", 8 * 1024**2),
+    ("POST", "/v1/ledger/pipeline", 2 * 1024**3),
+    ("POST", "/v1/ledger/relay", 32 * 1024**2),
     ("POST", "/v1/profiles", 256 * 1024),
     ("PUT", "/v1/runs/*/responses/*", 2 * 1024**3),
     ("POST", "/v1/tasks/batch", 8 * 1024**2),

@@ -44,7 +44,7 @@ READ, WRITE = Permission.LEDGER_READ, Permission.LEDGER_APPEND
 MANAGE, RELAY = Permission.LEDGER_MANAGE, Permission.LEDGER_RELAY
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
 Position = Annotated[int, Parameter(ge=0)]
-STREAM_BYTES_MAX = 2**40
+STREAM_BYTES_MAX = 2 * 1024**3
 IN_FLIGHT_MAX = 512
 LINE_BYTES_MAX = APPEND_BYTES_MAX
 NOTE = "text/plain; charset=utf-8"
