@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ DISK_BYTES = 24 * 2**20
 SHIM = Path(__file__).parents[1] / "support" / "bad_disk.c"
 FILLER = "x" * 50_000
 TRIES = 1000
+ASKED_BEFORE = 5
+UNAVAILABLE = 6
+"""The exit status of a command for which a needed part is not there."""
 
 
 @dataclass
@@ -43,19 +46,14 @@ class Disk:
     spoil: Callable[[], None]
     mend: Callable[[], None]
     environment: dict[str, str] = field(default_factory=dict)
+    read_only: Callable[[], None] | None = None
+    """Where nothing can be mended under a program that runs: mounts it read-only for the next."""
 
 
 @contextmanager
 def full(folder: Path) -> Iterator[Disk]:
     """A small file system of its own that something else fills up."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
-    data_dir = folder / "up"
-    data_dir.mkdir()
-    image = folder / "image"
-    with image.open("wb") as file:
-        file.truncate(DISK_BYTES)
-    _or_skip(["mkfs.ext4", "-q", "-m", "0", str(image)], "cannot make a small disk")
+    data_dir, image = _small_disk(folder)
     _or_skip(["mount", "-o", "loop", str(image), str(data_dir)], "cannot mount a small disk")
     ballast = data_dir / "ballast"
 
@@ -70,6 +68,66 @@ def full(folder: Path) -> Iterator[Disk]:
 
     try:
         yield Disk(data_dir, spoil, ballast.unlink)
+    finally:
+        subprocess.run(["umount", "-l", str(data_dir)], check=True)
+
+
+def _small_disk(folder: Path) -> tuple[Path, Path]:
+    """Where it is to be mounted, and what."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    data_dir = folder / "up"
+    data_dir.mkdir()
+    image = folder / "image"
+    with image.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    _or_skip(["mkfs.ext4", "-q", "-m", "0", str(image)], "cannot make a small disk")
+    return data_dir, image
+
+
+@contextmanager
+def frozen(folder: Path) -> Iterator[Disk]:
+    """A small file system that the kernel makes read-only, under open files, for a fault it found.
+
+    There is no way back but to unmount it, check it and mount it again.
+    """
+    data_dir, image = _small_disk(folder)
+
+    def mount(options: str = "loop,errors=remount-ro") -> None:
+        _or_skip(["mount", "-o", options, str(image), str(data_dir)], "cannot mount a small disk")
+
+    def unmounted() -> bool:
+        done = subprocess.run(["umount", str(data_dir)], capture_output=True, check=False)
+        return done.returncode == 0
+
+    def unmount() -> None:
+        wait_until(unmounted, 20, "whoever uses the disk to let it go")
+
+    def spoil() -> None:
+        found = subprocess.run(
+            ["findmnt", "--noheadings", "--output", "SOURCE", str(data_dir)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        device = Path(found.stdout.strip()).name
+        assert device.startswith("loop"), device
+        Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
+
+    def read_only() -> None:
+        unmount()
+        # 1: it found and mended what we had it stumble over.
+        checked = subprocess.run(["e2fsck", "-p", str(image)], capture_output=True, check=False)
+        assert checked.returncode in (0, 1), checked
+        mount("loop,ro")
+
+    def mend() -> None:
+        unmount()
+        mount()
+
+    mount()
+    try:
+        if not any(Path("/sys/fs/ext4").glob("loop*/trigger_fs_error")):
+            pytest.skip("this kernel cannot be told to find a fault in a file system")
+        yield Disk(data_dir, spoil, mend, read_only=read_only)
     finally:
         subprocess.run(["umount", "-l", str(data_dir)], check=True)
 
@@ -193,18 +251,34 @@ def _doctor(disk: Disk) -> list[Any]:
     return bad
 
 
-@pytest.mark.parametrize("how", ["full", "readonly", "fsync"])
+def _made(how: str, folder: Path) -> AbstractContextManager[Disk]:
+    made = {"full": full, "frozen": frozen}.get(how)
+    return made(folder) if made else preloaded(folder, how)
+
+
+def _refused_at_the_start(disk: Disk) -> None:
+    """On a read-only disk nothing is started, and whoever tries is told why."""
+    done = run_command("up", "--drones", "0", "--port", "0", "--data-dir", str(disk.data_dir))
+    assert done.returncode == UNAVAILABLE, done
+    assert f"cannot open the data directory {disk.data_dir}" in done.stderr
+    assert "Read-only file system" in done.stderr
+    (volume, *_) = [each for each in _doctor(disk) if each["check"] == "data volume"]
+    assert "Read-only file system" in volume["detail"]
+
+
+@pytest.mark.parametrize("how", ["full", "frozen", "readonly", "fsync"])
 def test_a_bad_disk_is_said_to_be_bad_and_costs_nothing_once_it_is_well(
     how: str, tmp_path: Path, recorded: tuple[Path, Path, Path]
 ) -> None:
     files, profiles, replay = recorded
-    with full(tmp_path) if how == "full" else preloaded(tmp_path, how) as disk:
+    with _made(how, tmp_path) as disk:
         stack = Stack(tmp_path, "up", replay, profiles, drones=1, environment=disk.environment)
         with running(stack):
             stack.collect_all()
             stack.settle()
             before = stack.records()
             story = Story(stack)
+            assert {story.ask() for _ in range(ASKED_BEFORE)} == {201}
             _changed(files)
             disk.spoil()
             story.bad_times()
@@ -212,7 +286,14 @@ def test_a_bad_disk_is_said_to_be_bad_and_costs_nothing_once_it_is_well(
             unpromised = story.collect()
             findings = _doctor(disk)
             assert story.ready() in ("unhealthy", "degraded", "ok")
-            disk.mend()
+            if disk.read_only is not None:
+                stack.kill("up")
+                disk.read_only()
+                _refused_at_the_start(disk)
+                disk.mend()
+                stack.start()
+            else:
+                disk.mend()
             wait_until(lambda: story.ready() == "ok", 30, "the program to recover by itself")
             story.check_kept()
             if unpromised:
