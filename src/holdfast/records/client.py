@@ -104,6 +104,42 @@ class RecordsClient:
             type=StoredResponse,
         )
 
+    async def kept(
+        self, principal: Principal, grant: str, run: str, *, after: int = -1
+    ) -> list[RawResponse]:
+        """Pages that earlier attempts of the run have stored, some at a time."""
+        return await self._api.request(
+            "GET",
+            f"/v1/runs/{run}/kept",
+            params={"after": after},
+            headers={GRANT_HEADER: grant},
+            type=list[RawResponse],
+        )
+
+    async def known_chunks(
+        self, principal: Principal, grant: str, run: str, digest: str
+    ) -> AsyncIterator[bytes]:
+        """The bytes with that digest, if they are of this run or of the last complete one.
+
+        They are checked by the aggregator as they pass, and by whoever needs them to be right.
+        """
+        path = f"/v1/runs/{run}/known/{digest}"
+        async with self._api.stream("GET", path, headers={GRANT_HEADER: grant}) as response:
+            async for chunk in response.aiter_bytes():
+                yield chunk
+
+    async def put_known(
+        self, principal: Principal, grant: str, run: str, response: RawResponse
+    ) -> StoredResponse:
+        """Keep the account of a response whose bytes are there already; durable on return."""
+        return await self._api.request(
+            "POST",
+            f"/v1/runs/{run}/responses/{response.sequence}/known",
+            json=response,
+            headers={GRANT_HEADER: grant},
+            type=StoredResponse,
+        )
+
     async def post_batch(self, principal: Principal, grant: str, batch: Batch) -> BatchReceipt:
         """Stage a batch; on return it is durable, and invisible until its run is published."""
         return await self._api.request(

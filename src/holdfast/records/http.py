@@ -130,6 +130,39 @@ def _worker_routes(service: RecordsService) -> list[Any]:
         headers = {**ATTACHMENT, "Content-Length": str(body.stored.response.size_bytes)}
         return Stream(body.chunks, media_type="application/octet-stream", headers=headers)
 
+    @get("/v1/runs/{run:str}/kept", permission=Permission.RUNS_WRITE)
+    async def list_kept_responses(
+        principal: Principal, run: str, after: int = -1, grant: GrantText = ""
+    ) -> list[RawResponse]:
+        """List pages that earlier attempts of the run have stored, some at a time."""
+        return await service.kept(principal, _checked(grant), run, after=after)
+
+    @get(
+        "/v1/runs/{run:str}/known/{digest:str}",
+        permission=Permission.RUNS_WRITE,
+        media_type="application/octet-stream",
+    )
+    async def download_known_response(
+        principal: Principal, run: str, digest: str, grant: GrantText = ""
+    ) -> Any:
+        """Give the worker of a run the bytes that it, or the last complete run, has stored."""
+        body = await service.known_body(principal, _checked(grant), run, digest)
+        headers = {**ATTACHMENT, "Content-Digest": content_digest(body.stored.response.digest)}
+        return Stream(body.chunks, media_type="application/octet-stream", headers=headers)
+
+    @post(
+        "/v1/runs/{run:str}/responses/{sequence:int}/known",
+        permission=Permission.RUNS_WRITE,
+        status=200,
+    )
+    async def put_known_response(
+        principal: Principal, run: str, sequence: int, data: RawResponse, grant: GrantText = ""
+    ) -> StoredResponse:
+        """Keep the account of a response whose bytes are here already."""
+        if data.sequence != sequence:
+            raise Invalid("cannot keep the response: its number differs from that in the path")
+        return await service.put_known(principal, _checked(grant), run, data)
+
     @post("/v1/batches", permission=Permission.RUNS_WRITE, body_limit=BATCH_BYTES_MAX, status=200)
     async def post_batch(principal: Principal, data: Batch, grant: GrantText = "") -> BatchReceipt:
         """Stage a batch of records."""
@@ -150,6 +183,9 @@ def _worker_routes(service: RecordsService) -> list[Any]:
         list_remap_sources,
         list_remap_responses,
         download_remap_response,
+        list_kept_responses,
+        download_known_response,
+        put_known_response,
         post_batch,
         finish_run,
     ]

@@ -168,7 +168,8 @@ class BatchReceipt(Struct, frozen=True, kw_only=True):
 class RawResponse(_Wire, frozen=True, kw_only=True):
     """One answer of the source, as it was fetched: stored before any batch refers to it.
 
-    ``digest`` and ``size_bytes`` are those of the bytes as they are sent here.
+    ``digest`` and ``size_bytes`` are those of the bytes as they are sent here. ``not_modified``:
+    the source said that they still hold; they were sent here before.
     """
 
     sequence: NotNegative
@@ -185,6 +186,19 @@ class RawResponse(_Wire, frozen=True, kw_only=True):
     fetched_at: Annotated[str, Meta(max_length=40)]
     replayed: bool = False
     not_modified: bool = False
+    request: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """SHA-256 of the body that was posted to ask for it; empty where there was none."""
+    following: Annotated[str, Meta(max_length=8192)] = ""
+    """What its headers said of the page after it: an address or a token, secrets removed."""
+    total: Annotated[str, Meta(max_length=40)] = ""
+    """What its headers said of how many records there are."""
+    open_ended: bool = False
+    """Only the end of the connection said where it ends: what came may be less than what is."""
+
+
+def page_name(url: str, request: str = "") -> str:
+    """How a page is told from others: its address and, where one was posted, its body's digest."""
+    return f"{url}#{request}" if request else url
 
 
 class RunStatus(StrEnum):
@@ -427,19 +441,31 @@ class Validator(Struct, frozen=True, kw_only=True, omit_defaults=True):
     etag: str = ""
     last_modified: str = ""
     digest: str = ""
+    size_bytes: int = 0
+    media_type: str = ""
+    following: str = ""
+    total: str = ""
+
+
+VALIDATORS_MAX = 2_000
+"""Pages of the last complete run that a plan names."""
 
 
 class RunPlan(Struct, frozen=True, kw_only=True):
     """Where a run begins.
 
-    ``cursor`` and ``publication`` are the published ones. ``validators`` (by address) are those of
-    the last complete run under the same profile digest; empty if there is none.
+    ``cursor`` and ``publication`` are the published ones. ``validators`` (by :func:`page_name`) are
+    those of the last complete run under the same profile digest; empty if there is none. ``kept``
+    says how many of the run's first pages its earlier attempts have stored: they need not be
+    fetched again. ``started_at`` is when its first attempt began.
     """
 
     run: str
     publication: int
     cursor: str | None = None
     validators: dict[str, Validator] = {}
+    kept: int = 0
+    started_at: str = ""
 
 
 class RemapSource(Struct, frozen=True, kw_only=True):

@@ -13,10 +13,17 @@ from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.base import run_of
 from holdfast.records.errors import GrantMismatch, ProfileBusy, RunOvertaken, StaleFence
-from holdfast.records.model import Run, RunClose, RunOpen, RunStatus, Validator, is_final
+from holdfast.records.model import (
+    VALIDATORS_MAX,
+    Run,
+    RunClose,
+    RunOpen,
+    RunStatus,
+    Validator,
+    is_final,
+    page_name,
+)
 from holdfast.records.slots import change_slot
-
-VALIDATORS_MAX = 2_000
 
 _ENSURE_HEAD = text(
     "INSERT INTO record_heads (tenant, profile) VALUES (:tenant, :profile) ON CONFLICT DO NOTHING"
@@ -250,6 +257,14 @@ def validators_of(conn: Connection, tenant: str, run_id: str) -> dict[str, Valid
         .limit(VALIDATORS_MAX)
     )
     return {
-        row.url: Validator(etag=row.etag, last_modified=row.last_modified, digest=row.digest)
+        page_name(row.url, row.request): Validator(
+            etag=row.etag,
+            last_modified=row.last_modified,
+            digest=row.digest,
+            size_bytes=row.size_bytes,
+            media_type=row.media_type,
+            following=row.following,
+            total=row.total,
+        )
         for row in rows
     }

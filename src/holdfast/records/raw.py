@@ -50,7 +50,7 @@ class RawResponses(Part):
             key = {"run": run, "fence": claim.fence, "sequence": response.sequence}
             known = store.find(conn, store.responses, principal.tenant, **key)
             if known is not None:
-                return _again(known, response)
+                return again(known, response)
             check_slot(row, store.find(conn, store.heads, principal.tenant, profile=row.profile))
             return None
 
@@ -74,8 +74,8 @@ class RawResponses(Part):
             again = look(conn)
             if again is not None:
                 return again
-            _add(conn, principal.tenant, stored, name)
-            _touch(conn, principal.tenant, stored, claim.lease_expires_at)
+            add_response(conn, principal.tenant, stored, name)
+            touch(conn, principal.tenant, stored, claim.lease_expires_at)
             return stored
 
         answer = await self._db.write(principal, unit)
@@ -127,7 +127,7 @@ class RawResponses(Part):
                 .where(store.of_key(store.responses, principal.tenant, run=run, fence=row.fence))
                 .order_by(store.responses.c.sequence)
             )
-            return [_stored(each) for each in found]
+            return [stored_response(each) for each in found]
 
         return await self._db.read(principal, unit)
 
@@ -147,7 +147,7 @@ class RawResponses(Part):
                 )
             return found
 
-        stored = _stored(await self._db.read(principal, unit))
+        stored = stored_response(await self._db.read(principal, unit))
         return ResponseBody(stored, self._body(principal, stored.response))
 
     async def _body(self, principal: Principal, response: RawResponse) -> AsyncIterator[bytes]:
@@ -182,8 +182,8 @@ class RawResponses(Part):
         return await self._db.read(principal, unit) if names else set()
 
 
-def _again(known: Row[tuple[object, ...]], response: RawResponse) -> StoredResponse:
-    stored = _stored(known)
+def again(known: Row[tuple[object, ...]], response: RawResponse) -> StoredResponse:
+    stored = stored_response(known)
     if stored.response.digest != response.digest:
         raise ResponseConflict(
             f"cannot keep the response {response.sequence} of the run {stored.run}: "
@@ -198,7 +198,7 @@ def _again(known: Row[tuple[object, ...]], response: RawResponse) -> StoredRespo
     )
 
 
-def _add(conn: Connection, tenant: str, stored: StoredResponse, name: str) -> None:
+def add_response(conn: Connection, tenant: str, stored: StoredResponse, name: str) -> None:
     response = stored.response
     store.add(
         conn,
@@ -218,12 +218,16 @@ def _add(conn: Connection, tenant: str, stored: StoredResponse, name: str) -> No
         fetched_at=response.fetched_at,
         replayed=response.replayed,
         not_modified=response.not_modified,
+        request=response.request,
+        following=response.following,
+        total=response.total,
+        open_ended=response.open_ended,
         stored_at=stored.stored_at,
         object=name,
     )
 
 
-def _touch(conn: Connection, tenant: str, stored: StoredResponse, lease: str) -> None:
+def touch(conn: Connection, tenant: str, stored: StoredResponse, lease: str) -> None:
     """Note the worker's newest lease, and whether anything of the run was replayed."""
     runs = store.runs
     values: dict[str, object] = {
@@ -237,7 +241,7 @@ def _touch(conn: Connection, tenant: str, stored: StoredResponse, lease: str) ->
     store.change(conn, runs, store.of_key(runs, tenant, run=stored.run), values)
 
 
-def _stored(row: Row[tuple[object, ...]]) -> StoredResponse:
+def stored_response(row: Row[tuple[object, ...]]) -> StoredResponse:
     return StoredResponse(
         run=row.run,
         fence=row.fence,
@@ -254,6 +258,10 @@ def _stored(row: Row[tuple[object, ...]]) -> StoredResponse:
             fetched_at=row.fetched_at,
             replayed=row.replayed,
             not_modified=row.not_modified,
+            request=row.request,
+            following=row.following,
+            total=row.total,
+            open_ended=row.open_ended,
         ),
         stored_at=row.stored_at,
     )

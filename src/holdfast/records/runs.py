@@ -31,6 +31,7 @@ from holdfast.records.errors import (
     Contended,
     StaleFence,
 )
+from holdfast.records.kept import kept_rows
 from holdfast.records.model import (
     Run,
     RunClose,
@@ -124,10 +125,11 @@ class Runs(Watching):
 
         def unit(conn: Connection) -> RunPlan:
             tenant = principal.tenant
-            check_attempt(store.find(conn, store.runs, tenant, run=run), run, claim.fence)
+            row = check_attempt(store.find(conn, store.runs, tenant, run=run), run, claim.fence)
+            kept = len(kept_rows(conn, tenant, run, claim.fence))
             head = store.find(conn, store.heads, tenant, profile=claim.profile)
             if head is None:
-                return RunPlan(run=run, publication=0)
+                return RunPlan(run=run, publication=0, kept=kept, started_at=row.started_at)
             validators: dict[str, Validator] = {}
             if head.plan_run is not None and head.profile_digest == claim.digest:
                 validators = validators_of(conn, tenant, head.plan_run)
@@ -136,6 +138,8 @@ class Runs(Watching):
                 publication=head.publication,
                 cursor=head.cursor,
                 validators=validators,
+                kept=kept,
+                started_at=row.started_at,
             )
 
         return await self._db.read(principal, unit)

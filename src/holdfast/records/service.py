@@ -1,9 +1,9 @@
 """The aggregator: the concrete class that everybody else holds.
 
 It keeps runs, their raw responses and batches, and the records that they publish. Its parts are in
-modules of their own: :mod:`runs`, :mod:`raw`, :mod:`intake`, :mod:`reading`, :mod:`changes`,
-:mod:`projection`, :mod:`exporting`. The client of a split deployment (:mod:`client`) has the same
-methods.
+modules of their own: :mod:`runs`, :mod:`raw`, :mod:`kept`, :mod:`intake`, :mod:`reading`,
+:mod:`changes`, :mod:`projection`, :mod:`exporting`. The client of a split deployment
+(:mod:`client`) has the same methods.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from holdfast.records.base import Handles
 from holdfast.records.changes import Differences
 from holdfast.records.exporting import Exporting
 from holdfast.records.intake import Intake
+from holdfast.records.kept import KeptResponses
 from holdfast.records.ports import Profiles
 from holdfast.records.remapping import Remapping
 from holdfast.records.runs import Runs
 from holdfast.records.settings import RecordsSettings
 
 
-class RecordsService(Runs, Remapping, Intake, Differences, Exporting):
+class RecordsService(Runs, KeptResponses, Remapping, Intake, Differences, Exporting):
     """Runs, batches, records, results and rejects of every tenant.
 
     *Atomic*: what a run brought becomes visible at once or never. *Exactly once*: a batch, a

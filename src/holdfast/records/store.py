@@ -139,6 +139,10 @@ responses = tenant_table(
     Column("not_modified", Boolean, nullable=False),
     Column("stored_at", Text, nullable=False),
     Column("object", Text, nullable=False),
+    _text("request"),
+    _text("following"),
+    _text("total"),
+    Column("open_ended", Boolean, nullable=False, server_default=text("FALSE")),
     Index("ix_run_responses_object", "tenant", "object"),
 )
 """What the source sent, by attempt. The bytes are an object, zstd-compressed; ``object`` is its
