@@ -68,6 +68,7 @@ _KEPT_ACROSS_ORIGINS = frozenset({"accept", "accept-language"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SECRET_LENGTH_MIN = 4
+READ_BYTES_MAX = 1024 * 1024
 _DRAIN_BYTES_MAX = 64 * 1024
 _WRITE_BYTES = 1024 * 1024
 _IDLE_CONNECTION_SECONDS = 15.0
@@ -180,6 +181,22 @@ class OutboundClient:
         :class:`SourceUnavailable`, each with ``facts`` (requests made, address contacted) and with
         secrets replaced. If the process dies, a file ``fetch-*`` may stay in ``spool_dir``.
         """
+        return await self._answered(request, spool_dir)
+
+    async def read(self, request: OutboundRequest) -> Fetched:
+        """As :meth:`fetch`, for what is small and must not touch a disk: the body is ``content``.
+
+        ``limits.size_bytes_max`` bounds the memory; above 1 MiB is :class:`Invalid`.
+        """
+        if request.limits.size_bytes_max > READ_BYTES_MAX:
+            raise Invalid(f"cannot read more than {READ_BYTES_MAX} bytes into memory")
+        return await self._answered(request, None)
+
+    def is_replayed(self, url: str) -> bool:
+        """Whether ``url`` is answered by a recording, or by nobody."""
+        return self._replay.only or self._replay.find(parse_target(url)) is not None
+
+    async def _answered(self, request: OutboundRequest, spool_dir: Path | None) -> Fetched:
         tally = _Tally()
         try:
             return await self._with_retries(request, spool_dir, tally)
@@ -191,7 +208,7 @@ class OutboundClient:
             raise
 
     async def _with_retries(
-        self, request: OutboundRequest, spool_dir: Path, tally: _Tally
+        self, request: OutboundRequest, spool_dir: Path | None, tally: _Tally
     ) -> Fetched:
         limits = request.limits
         for attempt in range(limits.retries + 1):
@@ -219,7 +236,9 @@ class OutboundClient:
         ceiling = min(limits.backoff_seconds_max, limits.backoff_seconds * 2.0**attempt)
         return max(asked, ceiling * (0.5 + self._random() / 2))
 
-    async def _attempt(self, request: OutboundRequest, spool_dir: Path, tally: _Tally) -> Fetched:
+    async def _attempt(
+        self, request: OutboundRequest, spool_dir: Path | None, tally: _Tally
+    ) -> Fetched:
         tally.spent_seconds = 0.0
         tally.seen = set()
         hop = self._first_hop(request)
@@ -235,7 +254,7 @@ class OutboundClient:
         )
 
     async def _slotted(
-        self, request: OutboundRequest, hop: _Hop, spool_dir: Path, tally: _Tally
+        self, request: OutboundRequest, hop: _Hop, spool_dir: Path | None, tally: _Tally
     ) -> Fetched | Head:
         """One hop in its host's turn, within what is left of the attempt's time."""
         limits = request.limits
@@ -262,7 +281,7 @@ class OutboundClient:
                 tally.spent_seconds += loop.time() - started
 
     async def _hop(
-        self, request: OutboundRequest, hop: _Hop, spool_dir: Path, tally: _Tally
+        self, request: OutboundRequest, hop: _Hop, spool_dir: Path | None, tally: _Tally
     ) -> Fetched | Head:
         started = self._clock.monotonic()
         async with self._exchange(request, hop, tally) as (connection, head):
@@ -276,7 +295,12 @@ class OutboundClient:
             if not 200 <= head.status < 300 or head.status == 206:
                 await _drain(connection)
                 raise self._status_error(hop, head)
-            spooled = await _spool(connection, head, request.limits, hop.reported.url, spool_dir)
+            if spool_dir is None:
+                spooled = await _held(connection, head, request.limits, hop.reported.url)
+            else:
+                spooled = await _spool(
+                    connection, head, request.limits, hop.reported.url, spool_dir
+                )
             tally.wire_bytes += spooled.wire_bytes
             return self._fetched(request, hop, head, connection, tally, started, spooled)
 
@@ -296,7 +320,11 @@ class OutboundClient:
             size_bytes=spooled.size_bytes,
             wire_bytes=spooled.wire_bytes,
             status=head.status,
-            headers={k: v for k, v in head.headers.items() if k in HEADERS_KEPT},
+            headers={
+                k: v
+                for k, v in head.headers.items()
+                if k in HEADERS_KEPT or k in request.headers_wanted
+            },
             url=scrub(request.url, request),
             final_url=scrub(hop.reported.url, request),
             address=connection.address,
@@ -304,8 +332,9 @@ class OutboundClient:
             duration_seconds=self._clock.monotonic() - started,
             requests=tally.requests,
             replayed=hop.replayed,
-            not_modified=spooled.path is None,
+            not_modified=head.status == 304,
             framing=head.framing,
+            content=spooled.content,
         )
 
     # --- hops ---------------------------------------------------------------------------------
@@ -428,6 +457,8 @@ class OutboundClient:
     async def _ask(
         self, connection: Connection, request: OutboundRequest, hop: _Hop, tally: _Tally
     ) -> Head:
+        if request.admit is not None:
+            await request.admit()
         tally.requests += 1
         headers = self._headers(request, hop)
         await connection.send(hop.method, hop.target, headers, hop.body)
@@ -514,18 +545,37 @@ class _Spooled:
     digest: str
     size_bytes: int
     wire_bytes: int
+    content: bytes = b""
 
 
 _NOTHING = _Spooled(None, "", 0, 0)
+
+
+async def _held(connection: Connection, head: Head, limits: FetchLimits, subject: str) -> _Spooled:
+    """Decode the body into memory."""
+    decoder = _decoder(head, limits, subject)
+    content = bytearray()
+    async with aclosing(connection.body()) as body:
+        async for data in body:
+            for piece in decoder.feed(data):
+                content += piece
+    decoder.finish()
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return _Spooled(None, digest, decoder.size_bytes, decoder.wire_bytes, bytes(content))
+
+
+def _decoder(head: Head, limits: FetchLimits, subject: str) -> BodyDecoder:
+    decoder = BodyDecoder(head.headers.get("content-encoding", ""), limits, subject)
+    if head.framing == "length":
+        decoder.announce(int(head.headers["content-length"].partition(",")[0]))
+    return decoder
 
 
 async def _spool(
     connection: Connection, head: Head, limits: FetchLimits, subject: str, directory: Path
 ) -> _Spooled:
     """Decode the body into a new file and flush it; no file is left if this fails."""
-    decoder = BodyDecoder(head.headers.get("content-encoding", ""), limits, subject)
-    if head.framing == "length":
-        decoder.announce(int(head.headers["content-length"].partition(",")[0]))
+    decoder = _decoder(head, limits, subject)
     digest = hashlib.sha256()
     try:
         handle, name = tempfile.mkstemp(prefix="fetch-", suffix=".raw", dir=directory)

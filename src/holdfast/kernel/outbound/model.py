@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -65,6 +65,11 @@ class OutboundRequest:
     limits: FetchLimits = field(default_factory=FetchLimits)
     requests_per_minute: int | None = None
     concurrency: int | None = None
+    headers_wanted: frozenset[str] = frozenset()
+    """Headers of the answer, in lower case, that are reported beside the usual ones."""
+    admit: Callable[[], Awaitable[None]] | None = None
+    """Awaited before each request that is sent, repeats and redirects included; it raises where no
+    more may be sent. A daily quota is kept this way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +100,8 @@ class Fetched:
     replayed: bool
     not_modified: bool = False
     framing: Literal["length", "chunked", "close", "none"] = "length"
+    content: bytes = b""
+    """The body, where it was asked for in memory: then there is no ``path``."""
 
     @property
     def media_type(self) -> str:
