@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -106,6 +107,7 @@ class BatchMaker:
         self.rejects = 0
         self.rows = 0
         """Rows of the page read last."""
+        self._ends: tuple[Any, Any] = (None, None)
 
     def page(self, content: Content, response: int) -> Iterator[Filled]:
         """The batches that become full while one page is read.
@@ -114,11 +116,13 @@ class BatchMaker:
         :class:`TooManyRejects`; what was mapped before is in :meth:`rest` then.
         """
         self.rows = 0
+        self._ends = (None, None)
         observe = self._cursor.observe if self._cursor else None
         look_at = self.columns.observe
         read = look = 0
         for row in self._reader(content, self._spec, self._context):
             self.rows += 1
+            self._ends = (row.value if self.rows == 1 else self._ends[0], row.value)
             for found in self._mapping.map(row, response):
                 self._take(found)
                 if len(self._fresh) >= self._room and self._full():
@@ -188,8 +192,19 @@ class BatchMaker:
 
     def count(self, content: Content) -> int:
         """How many rows a page has, without mapping them."""
-        total = 0
-        for total, _ in enumerate(self._reader(content, self._spec, self._context), 1):
-            if total % 10_000 == 0 and self._stopped():
+        self.rows = 0
+        self._ends = (None, None)
+        for row in self._reader(content, self._spec, self._context):
+            self.rows += 1
+            self._ends = (row.value if self.rows == 1 else self._ends[0], row.value)
+            if self.rows % 10_000 == 0 and self._stopped():
                 raise Stopped
-        return total
+        return self.rows
+
+    @property
+    def mark(self) -> str:
+        """Tells the rows of the page read last from another page's: by its ends and their number.
+
+        Pages that bring the same rows differ in what surrounds them: a time, a page number.
+        """
+        return f"{self.rows} {self._ends!r}" if self.rows else ""

@@ -62,6 +62,19 @@ class Channel:
         """Where the run begins."""
         return await self._answered(self._target.plan)
 
+    async def kept(self, after: int) -> list[RawResponse]:
+        """Pages that earlier attempts of the run have stored."""
+        return await self.answered(lambda: self._target.kept(after))
+
+    async def copy_known(self, digest: str, target: Path) -> None:
+        """Fetch stored bytes into a new file."""
+        await self.answered(lambda: self._target.copy_known(digest, target))
+
+    async def store_known(self, response: RawResponse) -> None:
+        """Keep the account of the next response, whose bytes are stored already."""
+        await self.answered(lambda: self._target.store_known(response))
+        self.responses = response.sequence + 1
+
     def store(self, response: RawResponse, body: Path) -> None:
         """Begin to store the raw bytes of the next response."""
         self.responses = response.sequence + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from holdfast.fleet.model import (
     WorkerCredential,
     WorkerRegister,
 )
-from holdfast.kernel.errors import Invalid
+from holdfast.kernel.errors import Invalid, Unavailable
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind
@@ -125,6 +126,16 @@ class _HttpRunLog:
     async def store_response(self, response: RawResponse, body: Path) -> None:
         await self._records.put_response(_SELF, self._grant(), self._run, response, _pieces(body))
 
+    async def kept(self, after: int) -> list[RawResponse]:
+        return await self._records.kept(_SELF, self._grant(), self._run, after=after)
+
+    async def copy_known(self, digest: str, target: Path) -> None:
+        chunks = self._records.known_chunks(_SELF, self._grant(), self._run, digest)
+        await write_checked(chunks, target, digest)
+
+    async def store_known(self, response: RawResponse) -> None:
+        await self._records.put_known(_SELF, self._grant(), self._run, response)
+
     async def post(self, sequence: int, filled: Filled) -> BatchReceipt:
         # As RecordsClient.post_batch, but encoded beside the loop and sent in pieces.
         return await self._control.api.request(
@@ -146,6 +157,22 @@ class _HttpRunLog:
 
     def remap_body(self, source: str, sequence: int) -> AsyncIterator[bytes]:
         return self._records.remap_chunks(_SELF, self._grant(), self._run, source, sequence)
+
+
+async def write_checked(chunks: AsyncIterator[bytes], target: Path, digest: str) -> None:
+    """Write ``chunks`` to a file, whose bytes have that digest when this returns.
+
+    Not flushed: the bytes are safe where they came from. Raises ``Unavailable`` where they end
+    early or are others: asked for again they may be right. A file may stay then.
+    """
+    found = hashlib.sha256()
+    file = await asyncio.to_thread(target.open, "wb")
+    with file:
+        async for chunk in chunks:
+            found.update(chunk)
+            await asyncio.to_thread(file.write, chunk)
+    if f"sha256:{found.hexdigest()}" != digest:
+        raise Unavailable(f"cannot use the stored bytes {digest}: others came")
 
 
 async def _each(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -6,7 +6,7 @@ until then is a *partial* run.
 
 from __future__ import annotations
 
-from holdfast.kernel.errors import Invalid, TooLarge
+from holdfast.kernel.errors import Exhausted, Invalid, TooLarge
 
 
 class ParseFailed(Invalid):
@@ -53,3 +53,15 @@ class SourceTruncated(ParseFailed):
     """The bytes end early, and the way they were sent could not have told."""
 
     code = "truncated"
+
+
+class Incomplete(LimitReached):
+    """The source gave another number of records than it said; the profile calls that partial."""
+
+    code = "incomplete"
+
+
+class QuotaReached(Exhausted):
+    """The day's requests to this source are used up, over the whole fleet."""
+
+    code = "quota"

@@ -1,17 +1,26 @@
-"""Which page is asked for next. Pure: addresses in, addresses out, no I/O.
+"""Which page is asked for next. Pure: requests in, requests out, no I/O.
 
-A source that leads in a circle, or says less than it promised, is an error: never a run that goes
-on for ever, never a cut that nobody sees.
+A source that leads in a circle, repeats a page, leaves one out or says less than it promised is an
+error: never a run that goes on for ever, never a cut that nobody sees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
-from holdfast.collect.errors import LimitReached, PaginationFailed
+import msgspec
+
+from holdfast.collect.errors import (
+    Incomplete,
+    LimitReached,
+    MappingRefused,
+    PaginationFailed,
+)
+from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.outbound import join, parse_target
 from holdfast.registry.model import (
     CursorPagination,
@@ -20,27 +29,75 @@ from holdfast.registry.model import (
     OffsetPagination,
     PagePagination,
     Pagination,
+    Place,
     Source,
 )
+
+Given = str | int
+"""A parameter's value. In a JSON body a whole number is a number, unless a text stands there."""
+
+_ADDRESS_MAX = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request for a page. ``body`` is posted, if the source is asked by POST."""
+
+    url: str
+    body: str = ""
+
+    @property
+    def request(self) -> str:
+        """SHA-256 of the body; empty without one. What tells it from others to the same address."""
+        return hashlib.sha256(self.body.encode()).hexdigest() if self.body else ""
 
 
 @dataclass(frozen=True, slots=True)
 class PageFacts:
     """What a page that was read tells about the ones after it.
 
-    ``values`` holds what stands at :meth:`Pager.wanted`; ``rows`` is how many rows it had.
+    ``values`` holds what stands at :attr:`Walk.wanted`; ``rows`` is how many rows it had, and
+    ``mark`` tells whether they are those of another page, whatever surrounds them. ``following``
+    and ``total`` are what :func:`said_by` found in the headers. ``missing``: the answer was 404.
     """
 
-    url: str
+    ask: Ask
     digest: str
     rows: int
-    link: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
+    following: str = ""
+    total: str = ""
+    mark: str = ""
+    missing: bool = False
 
 
-def address(source: Source, added: Mapping[str, str] | None = None) -> str:
-    """``source.url`` with its parameters and ``added`` ones; a name given twice is replaced."""
-    return with_parameters(source.url, {**source.parameters, **(added or {})})
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What is added to every request of one part of a run, such as a window over time."""
+
+    query: Mapping[str, Given] = field(default_factory=dict)
+    body: Mapping[str, Given] = field(default_factory=dict)
+
+    def with_(self, place: Place, values: Mapping[str, Given]) -> Section:
+        """The same with more in the query or in the body."""
+        if place == "body":
+            return Section(self.query, {**self.body, **values})
+        return Section({**self.query, **values}, self.body)
+
+
+# --- addresses and bodies -----------------------------------------------------------------------
+
+
+def ask_of(source: Source, section: Section) -> Ask:
+    """The request of ``source`` with what ``section`` adds; a name given twice is replaced."""
+    url = with_parameters(source.url, {**source.parameters, **_texts(section.query)})
+    if source.method != "POST":
+        return Ask(url)
+    return Ask(url, with_members(source.body, source.body_type, section.body))
+
+
+def _texts(values: Mapping[str, Given]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
 
 
 def with_parameters(url: str, parameters: Mapping[str, str]) -> str:
@@ -51,11 +108,13 @@ def with_parameters(url: str, parameters: Mapping[str, str]) -> str:
     if not parameters:
         return url
     parts = urlsplit(url)
-    kept = [
-        piece for piece in parts.query.split("&") if piece and _name_of(piece) not in parameters
-    ]
+    return urlunsplit(parts._replace(query=_with_pairs(parts.query, parameters)))
+
+
+def _with_pairs(query: str, parameters: Mapping[str, str]) -> str:
+    kept = [piece for piece in query.split("&") if piece and _name_of(piece) not in parameters]
     added = [f"{quote(k, safe='$[]')}={quote(v, safe=':,/@$')}" for k, v in parameters.items()]
-    return urlunsplit(parts._replace(query="&".join([*kept, *added])))
+    return "&".join([*kept, *added])
 
 
 def _name_of(piece: str) -> str:
@@ -70,54 +129,94 @@ def without_parameter(url: str, name: str) -> str:
     return urlunsplit(parts._replace(query="&".join(kept)))
 
 
-class Pager:
-    """Walks a source's pages. ``first`` is the address of the first one."""
+def with_members(body: str, body_type: str, values: Mapping[str, Given]) -> str:
+    """A POST's body with ``values`` in it: fields of a form, or members of a JSON object.
 
-    def __init__(self, source: Source, pages_max: int, added: Mapping[str, str]) -> None:
+    ``$.a.b`` names an inner member, whose objects are made where they are missing. A member that is
+    there keeps its type: a text stays a text, a number a number. Without values the body is as it
+    was written, byte for byte.
+    """
+    if not values:
+        return body
+    kind = body_type.partition(";")[0].strip().lower()
+    if kind == "application/x-www-form-urlencoded":
+        return _with_pairs(body, _texts(values))
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise MappingRefused(f"cannot put parameters into a body of the type {body_type}")
+    try:
+        document = msgspec.json.decode(body) if body else {}
+    except msgspec.DecodeError as error:
+        raise MappingRefused(f"cannot put parameters into the body: {error}") from error
+    for name, value in values.items():
+        _set_member(document, name, value)
+    return msgspec.json.encode(document).decode()
+
+
+def _set_member(document: Any, name: str, value: Given) -> None:
+    *outer, last = name.removeprefix("$.").split(".") if name.startswith("$.") else [name]
+    at = document
+    for member in outer:
+        at = at.setdefault(member, {}) if isinstance(at, dict) else None
+    if not isinstance(at, dict):
+        raise MappingRefused(f"cannot put {name} into the body: what holds it is no object")
+    there = at.get(last)
+    if isinstance(there, str):
+        value = str(value)
+    elif isinstance(there, int | float) and isinstance(value, str) and value.isdigit():
+        value = int(value)
+    at[last] = value
+
+
+# --- the walk -----------------------------------------------------------------------------------
+
+
+class Walk:
+    """Walks a source's pages, section after section. ``first`` is the first request.
+
+    Deterministic: the same source, sections and pages give the same requests, so whoever has the
+    first pages already needs nothing else to go on from them.
+    """
+
+    def __init__(
+        self, source: Source, pages_max: int, sections: Iterable[Section] = (Section(),)
+    ) -> None:
         self._source = source
-        self._pagination: Pagination | None = source.pagination
         self._pages_max = pages_max
-        self._added = dict(added)
-        self._seen_urls: set[str] = set()
-        self._seen_digests: set[str] = set()
+        self._sections: Iterator[Section] = iter(sections)
         self._pages = 0
-        self._rows = 0
-        self.first = self._numbered(self._start())
-        self._seen_urls.add(self.first)
+        self._seen: set[bytes] = set()
+        section = next(self._sections, Section())
+        self._pager = Pager(source, section)
+        self.first = self._pager.first
+        self._is_new(self.first)
 
     @property
     def wanted(self) -> tuple[str, ...]:
         """The paths in a page's body that :meth:`after` must be told the values of."""
-        match self._pagination:
-            case PagePagination(total_pages=pages, total_records=records):
-                return tuple(path for path in (pages, records) if path)
-            case OffsetPagination(total_records=records):
-                return (records,) if records else ()
-            case CursorPagination(path=path) | NextUrlPagination(path=path):
-                return (path,)
-            case _:
-                return ()
+        return self._pager.wanted
 
-    def after(self, page: PageFacts) -> str | None:
-        """The address of the page after ``page``, or ``None`` if that was the last.
+    def may_be_missing(self) -> bool:
+        """Whether an answer 404 to the request that is under way is the end and no failure."""
+        return self._pager.may_be_missing()
 
-        Raises :class:`PaginationFailed` for a source that repeats a page or contradicts itself, and
-        :class:`LimitReached` where a further page would be more than ``limits.max_pages``.
+    def after(self, page: PageFacts) -> Ask | None:
+        """The request after ``page``, or ``None`` if that was the last.
+
+        Raises :class:`PaginationFailed` for a source that repeats a page or contradicts itself,
+        :class:`Incomplete` where the profile calls that partial, and :class:`LimitReached` where a
+        further page would be more than ``limits.max_pages``.
         """
         self._pages += 1
-        self._rows += page.rows
-        following = self._following(page)
+        following = self._pager.after(page)
         if following is None:
-            self._check_total(page)
-            return None
-        if page.digest in self._seen_digests:
+            section = next(self._sections, None)
+            if section is None:
+                return None
+            self._pager = Pager(self._source, section)
+            following = self._pager.first
+        if not self._is_new(following):
             raise PaginationFailed(
-                f"cannot go on to page {self._pages + 1}: page {self._pages} has the same bytes "
-                "as one before it"
-            )
-        if following in self._seen_urls:
-            raise PaginationFailed(
-                f"cannot go on to page {self._pages + 1}: its address was fetched before"
+                f"cannot go on to page {self._pages + 1}: it was asked for before"
             )
         if self._pages >= self._pages_max:
             raise LimitReached(
@@ -125,82 +224,236 @@ class Pager:
                 code="limit-pages",
                 hint="`limits.max_pages` sets it",
             )
-        self._seen_digests.add(page.digest)
-        self._seen_urls.add(following)
         return following
 
-    def _start(self) -> int:
-        if isinstance(self._pagination, PagePagination):
-            return self._pagination.start
-        return 0
+    def _is_new(self, ask: Ask) -> bool:
+        """Whether it was not asked before; sixteen bytes of each are remembered."""
+        mark = hashlib.blake2b(f"{ask.url}\n{ask.body}".encode(), digest_size=16).digest()
+        before = len(self._seen)
+        self._seen.add(mark)
+        return len(self._seen) > before
 
-    def _numbered(self, number: int) -> str:
-        match self._pagination:
-            case PagePagination() as p:
-                asked = {p.parameter: str(number)}
-                if p.size_parameter and p.size:
-                    asked[p.size_parameter] = str(p.size)
-            case OffsetPagination() as p:
-                asked = {p.parameter: str(number), p.limit_parameter: str(p.limit)}
-            case _:
-                asked = {}
-        return address(self._source, {**self._added, **asked})
 
-    def _following(self, page: PageFacts) -> str | None:
-        match self._pagination:
+class Pager:
+    """Walks the pages of one section. Raises what :meth:`Walk.after` says."""
+
+    def __init__(self, source: Source, section: Section) -> None:
+        self._source = source
+        self._section = section
+        self._kind: Pagination | None = source.pagination
+        self._pages = 0
+        self._rows = 0
+        self._asked = self._start()
+        self._total: int | None = None
+        self._probing = False
+        self._seen: dict[bytes, int] = {}
+        self.first = self._numbered(self._asked) if self._is_numbered() else self._plain()
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The paths in a page's body that :meth:`after` must be told the values of."""
+        names = ("path", "more", "number", "total_pages", "total_records")
+        found = [getattr(self._kind, name, None) for name in names]
+        return tuple(path for path in found if path)
+
+    def may_be_missing(self) -> bool:
+        """Whether 404 is an answer: past the first page, where the profile or we expect no more."""
+        return bool(self._pages) and (self._probing or getattr(self._kind, "end", "") == "missing")
+
+    def after(self, page: PageFacts) -> Ask | None:
+        """The request after ``page``, or ``None`` if the section ends with it."""
+        self._pages += 1
+        self._rows += page.rows
+        self._check_new(page)
+        self._check_number(page)
+        self._note_total(page)
+        following = self._following(page)
+        if following is None:
+            self._check_total()
+        return following
+
+    # --- what a page says of itself -----------------------------------------------------------
+
+    def _check_new(self, page: PageFacts) -> None:
+        """A page that repeats one before it, in its bytes or in its rows."""
+        if page.rows == 0 or self._kind is None:
+            return
+        for said, what in ((page.digest, "bytes"), (page.mark, "rows")):
+            if not said:
+                continue
+            mark = hashlib.blake2b(f"{what}{said}".encode(), digest_size=16).digest()
+            earlier = self._seen.setdefault(mark, self._pages)
+            if earlier != self._pages:
+                raise PaginationFailed(
+                    f"cannot use page {self._pages}: it has the same {what} as page {earlier}"
+                )
+
+    def _check_number(self, page: PageFacts) -> None:
+        path = getattr(self._kind, "number", None)
+        if not path or page.missing or page.rows == 0:
+            return
+        said = _whole(page.values.get(path), path)
+        if said != self._asked:
+            answered = "no number" if said is None else f"number {said}"
+            raise PaginationFailed(
+                f"cannot use page {self._pages}: number {self._asked} was asked for, and the "
+                f"source gave {answered}"
+            )
+
+    def _note_total(self, page: PageFacts) -> None:
+        """The newest word counts: sources grow while they are read."""
+        path = getattr(self._kind, "total_records", None)
+        said = _whole(page.values.get(path), path) if path else None
+        if said is None and page.total:
+            said = _whole(page.total, getattr(self._kind, "total_header", "the total"))
+        if said is not None:
+            self._total = said
+
+    def _check_total(self) -> None:
+        """A source that says how much there is must have given that much, and no more."""
+        if self._total is None or self._total == self._rows:
+            return
+        detail = f"cannot finish: the source says {self._total} records and gave {self._rows}"
+        if getattr(self._kind, "incomplete", "fail") == "partial":
+            raise Incomplete(detail)
+        raise PaginationFailed(detail)
+
+    # --- what comes next ----------------------------------------------------------------------
+
+    def _following(self, page: PageFacts) -> Ask | None:
+        match self._kind:
             case None:
                 return None
             case PagePagination() as p:
                 return self._after_number(p, page)
             case OffsetPagination() as p:
-                total = _whole(page.values.get(p.total_records or ""), "total_records")
-                done = page.rows < p.limit if total is None else self._rows >= total
-                return None if done or page.rows == 0 else self._numbered(self._rows)
+                return self._after_offset(p, page)
             case CursorPagination() as p:
-                cursor = _text(page.values.get(p.path), p.path)
-                return self._with_cursor(p.parameter, cursor) if cursor else None
+                return self._after_cursor(p, page)
             case LinkPagination():
-                target = next_link(page.link)
-                return self._checked(page.url, target) if target else None
+                return self._led(page, page.following)
             case NextUrlPagination() as p:
-                target = _text(page.values.get(p.path), p.path)
-                return self._checked(page.url, target) if target else None
+                return self._led(page, _text(page.values.get(p.path), p.path))
 
-    def _after_number(self, p: PagePagination, page: PageFacts) -> str | None:
+    def _after_number(self, p: PagePagination, page: PageFacts) -> Ask | None:
         total = _whole(page.values.get(p.total_pages or ""), "total_pages")
-        records = _whole(page.values.get(p.total_records or ""), "total_records")
         if total is not None:
             if self._pages >= total:
                 return None
-        elif records is not None and self._rows >= records:
+            if page.rows == 0:
+                raise PaginationFailed(
+                    f"cannot go on: the source says {total} pages, and page {self._pages} is empty"
+                )
+        elif self._is_last(page, p.end, p.size):
             return None
-        if page.rows == 0:
+        self._asked = p.start + self._pages
+        return self._numbered(self._asked)
+
+    def _after_offset(self, p: OffsetPagination, page: PageFacts) -> Ask | None:
+        if self._probing and page.rows:
+            raise PaginationFailed(
+                f"cannot go on: the source gives {self._rows - page.rows} records where "
+                f"{p.limit} are asked for, and has more",
+                hint="set `source.pagination.limit` to what the source gives at once",
+            )
+        short = 0 < page.rows < p.limit
+        if p.end == "auto" and self._total is None and short and self._pages == 1:
+            self._probing = True
+        elif self._is_last(page, "short" if p.end == "auto" else p.end, p.limit):
             return None
-        return self._numbered(p.start + self._pages)
+        self._asked = self._rows
+        return self._numbered(self._asked)
 
-    def _with_cursor(self, parameter: str, cursor: str) -> str:
-        return address(self._source, {**self._added, parameter: cursor})
+    def _is_last(self, page: PageFacts, end: str, size: int) -> bool:
+        if page.missing or page.rows == 0:
+            return True
+        if self._total is not None:
+            return self._rows >= self._total
+        return end == "short" and page.rows < size
 
-    def _checked(self, base: str, target: str) -> str:
+    def _after_cursor(self, p: CursorPagination, page: PageFacts) -> Ask | None:
+        raw = page.values.get(p.path) if p.path else page.following
+        cursor = _text(raw, p.path or p.header)
+        more = _yes_or_no(page.values.get(p.more), p.more) if p.more else None
+        if more is False or not cursor:
+            if more and not cursor:
+                raise PaginationFailed(
+                    f"cannot go on from page {self._pages}: the source says that there is more, "
+                    "and gives no cursor to ask for it"
+                )
+            return None
+        given: Given = raw if isinstance(raw, int) and not isinstance(raw, bool) else cursor
+        return ask_of(self._source, self._section.with_(p.into, {p.parameter: given}))
+
+    def _led(self, page: PageFacts, target: str) -> Ask | None:
         """The next address as the source named it; never from https to http."""
-        found = join(base, target)
-        if parse_target(base).scheme == "https" and parse_target(found).scheme != "https":
+        if not target:
+            return None
+        try:
+            found = join(page.ask.url, target)
+            leaves = parse_target(page.ask.url).scheme == "https" != parse_target(found).scheme
+        except HoldfastError as error:
+            raise PaginationFailed(f"cannot go on to the next page: {error.detail}") from error
+        if leaves:
             raise PaginationFailed("cannot go on to the next page: it leaves https")
-        return found
+        if len(found) > _ADDRESS_MAX:
+            raise PaginationFailed(
+                f"cannot go on to the next page: its address is over {_ADDRESS_MAX} characters"
+            )
+        return Ask(found, page.ask.body)
 
-    def _check_total(self, page: PageFacts) -> None:
-        """A source that says how much there is must have given that much."""
-        match self._pagination:
-            case (
-                PagePagination(total_records=str(path)) | OffsetPagination(total_records=str(path))
-            ):
-                total = _whole(page.values.get(path), "total_records")
-                if total is not None and self._rows < total:
-                    raise PaginationFailed(
-                        f"cannot finish: the source says {total} records and gave {self._rows}"
-                    )
+    # --- requests -----------------------------------------------------------------------------
+
+    def _start(self) -> int:
+        return self._kind.start if isinstance(self._kind, PagePagination) else 0
+
+    def _is_numbered(self) -> bool:
+        return isinstance(self._kind, PagePagination | OffsetPagination)
+
+    def _plain(self) -> Ask:
+        return ask_of(self._source, self._section)
+
+    def _numbered(self, number: int) -> Ask:
+        asked: dict[str, Given] = {}
+        match self._kind:
+            case PagePagination() as p:
+                asked[p.parameter] = number
+                if p.size_parameter and p.size:
+                    asked[p.size_parameter] = p.size
+                return ask_of(self._source, self._section.with_(p.into, asked))
+            case OffsetPagination() as p:
+                asked = {p.parameter: number, p.limit_parameter: p.limit}
+                return ask_of(self._source, self._section.with_(p.into, asked))
             case _:
-                return
+                raise AssertionError("only pages and offsets have numbers")
+
+
+# --- what a page says ---------------------------------------------------------------------------
+
+
+def headers_wanted(source: Source) -> frozenset[str]:
+    """The response headers, in lower case, that :func:`said_by` looks at."""
+    kind = source.pagination
+    names = {getattr(kind, "header", ""), getattr(kind, "total_header", "")}
+    if isinstance(kind, LinkPagination):
+        names.add("link")
+    return frozenset(name.lower() for name in names if name)
+
+
+def said_by(source: Source, headers: Mapping[str, str]) -> tuple[str, str]:
+    """(what is said of the next page, what is said of the total) in an answer's headers."""
+    kind = source.pagination
+    following = ""
+    if isinstance(kind, LinkPagination):
+        following = next_link(headers.get("link", ""))
+    elif isinstance(kind, CursorPagination) and kind.header:
+        following = headers.get(kind.header.lower(), "").strip()
+    total = headers.get(getattr(kind, "total_header", "").lower(), "").strip()
+    if len(following) > _ADDRESS_MAX:
+        raise PaginationFailed(
+            f"cannot go on to the next page: what leads there is over {_ADDRESS_MAX} characters"
+        )
+    return following, total[:40]
 
 
 def _whole(value: Any, name: str) -> int | None:
@@ -219,6 +472,15 @@ def _text(value: Any, path: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise PaginationFailed(f"cannot read {path}: it is no text")
     return str(value)
+
+
+def _yes_or_no(value: Any, path: str | None) -> bool:
+    """What a flag says; absent and null deny."""
+    if value is None or value is False or str(value).lower() in {"false", "0", "no", ""}:
+        return False
+    if value is True or str(value).lower() in {"true", "1", "yes"}:
+        return True
+    raise PaginationFailed(f"cannot read {path}: {str(value)[:60]!r} is neither true nor false")
 
 
 def next_link(header: str) -> str:

@@ -82,6 +82,25 @@ class RunLog(Protocol):
         """Keep the raw bytes: durable when this returns."""
         ...
 
+    async def kept(self, after: int) -> list[RawResponse]:
+        """Pages that earlier attempts have stored, from the one after ``after`` on, some at a time;
+        empty at the end."""
+        ...
+
+    async def copy_known(self, digest: str, target: Path) -> None:
+        """Write bytes that this run or the last complete one has stored to the file ``target``.
+
+        ``NotFound`` if they are not kept; whatever is in ``target`` after a failure is worthless.
+        """
+        ...
+
+    async def store_known(self, response: RawResponse) -> None:
+        """Keep the account of bytes that are stored already: durable when this returns.
+
+        ``NotFound`` if they are not.
+        """
+        ...
+
     async def post(self, sequence: int, filled: Filled) -> BatchReceipt:
         """Stage the attempt's batch of that number: durable when this returns."""
         ...

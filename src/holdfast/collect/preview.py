@@ -17,10 +17,14 @@ from holdfast.collect.formats import reader_of
 from holdfast.collect.infer import InferredField, fields_of
 from holdfast.collect.mapping import Mapping, zone_of
 from holdfast.collect.model import Bounds, RawRow, ReadContext
-from holdfast.collect.pages import Pager
-from holdfast.collect.requests import credentials, request
+from holdfast.collect.pages import Walk
+from holdfast.collect.requests import Manners, credentials, request
+from holdfast.collect.robots import Robots
 from holdfast.collect.secrets import SecretStore
 from holdfast.collect.settings import CollectSettings
+from holdfast.collect.tokens import Tokens
+from holdfast.collect.windows import sections_of
+from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.outbound import Fetched, OutboundClient
 from holdfast.records.listing import period_text
@@ -65,17 +69,19 @@ async def preview(
         source = msgspec.structs.replace(source, url=url)
         profile = msgspec.structs.replace(profile, source=source)
     store = SecretStore(settings.secret_variables, settings.secrets_dir)
-    given = credentials(source, store, DEFAULT_TENANT)
-    asked: dict[str, str] = {}
-    if profile.cursor:
-        asked = CursorState(profile.cursor, zone_of(profile.timezone), None).parameters()
+    clock = SystemClock()
+    cursor = (
+        CursorState(profile.cursor, zone_of(profile.timezone), None) if profile.cursor else None
+    )
     mapping = Mapping(profile)
-    first = Pager(source, 1, asked).first
+    first = Walk(source, 1, sections_of(profile, cursor, clock.now())).first
     with tempfile.TemporaryDirectory(prefix="holdfast-preview-") as folder:
         async with OutboundClient(settings.outbound) as outbound:
-            fetched = await outbound.fetch(
-                request(source, profile.limits, first, given), Path(folder)
-            )
+            given = await credentials(source, store, DEFAULT_TENANT, Tokens(outbound, clock))
+            if not source.robots:
+                await Robots(outbound, clock).check(first.url)
+            asked = request(source, Manners(profile.limits), first, given)
+            fetched = await outbound.fetch(asked, Path(folder))
         assert fetched.path is not None
         return _read(profile, mapping, fetched, limit)
 

@@ -23,9 +23,10 @@ from holdfast.collect.errors import BoundReached, ParseFailed
 from holdfast.collect.model import Bounds
 from holdfast.collect.occurrences import Occurrences
 from holdfast.collect.ports import Opening, RunLog
-from holdfast.collect.runner import Attempt, Ending, LeaseLost, Tools
+from holdfast.collect.runner import Ending, LeaseLost
 from holdfast.collect.runner import _ended as ended
 from holdfast.collect.runner import _left_open as left_open
+from holdfast.collect.taking import Attempt, Tools, charset_of
 from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError
 from holdfast.records.model import RawResponse, RemapSource, RunFinish, RunStatus
 from holdfast.registry.model import duration_seconds
@@ -153,9 +154,9 @@ class Remapping:
         path = await self._fetched(run, account)
         number = self._channel.responses
         self._channel.store(msgspec.structs.replace(account, sequence=number), path)
-        content = SpooledContent(
-            path, self._bounds, self._profile.source.compression, self._profile.source.member
-        )
+        source = self._profile.source
+        charset = charset_of(account)
+        content = SpooledContent(path, self._bounds, source.compression, source.member, charset)
         filled = maker.page(content, number)
         while (batch := await self._in_thread(lambda: next_of(filled))) is not None:
             await self._channel.post(batch)

@@ -7,17 +7,21 @@ address of a next page may lie elsewhere, and then goes without them.
 from __future__ import annotations
 
 import base64
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from holdfast.collect.errors import MappingRefused
-from holdfast.collect.pages import with_parameters
+from holdfast.collect.pages import Ask, headers_wanted, with_parameters
 from holdfast.collect.secrets import SecretStore
+from holdfast.collect.tokens import TokenRequest, Tokens
 from holdfast.kernel.outbound import FetchLimits, OutboundRequest, parse_target, scrub
+from holdfast.records.model import Validator
 from holdfast.registry.model import (
     ApiKeyAuth,
     BasicAuth,
     BearerAuth,
     Limits,
+    OAuth2Auth,
     Source,
     duration_seconds,
 )
@@ -33,6 +37,8 @@ class Credentials:
     headers: dict[str, str]
     parameters: dict[str, str]
     secrets: tuple[str, ...]
+    token: str = ""
+    """The access token, where it was fetched for us and can be again."""
 
     def __repr__(self) -> str:
         return "Credentials(…)"
@@ -41,12 +47,37 @@ class Credentials:
 NO_CREDENTIALS = Credentials({}, {}, ())
 
 
-def credentials(source: Source, store: SecretStore, tenant: str) -> Credentials:
+async def credentials(
+    source: Source, store: SecretStore, tenant: str, tokens: Tokens, *, refused: str = ""
+) -> Credentials:
     """The credentials of a source, its secrets resolved now.
 
-    Raises :class:`SecretRefused` or :class:`SecretMissing`.
+    ``refused`` is an access token that the source does not take any more. Raises
+    :class:`SecretRefused` or :class:`SecretMissing`, and what fetching a token raises.
     """
+    if isinstance(source.auth, OAuth2Auth):
+        token = await tokens.get(token_request(source, source.auth, store, tenant), refused=refused)
+        return Credentials({"Authorization": f"Bearer {token}"}, {}, (token,), token)
+    return _resolved(source, store, tenant)
 
+
+def token_request(
+    source: Source, auth: OAuth2Auth, store: SecretStore, tenant: str
+) -> TokenRequest:
+    """What a token is asked with.
+
+    The secret must be bound to both hosts: else whoever may send it to the token endpoint could
+    have the token, which is as good, sent to a host of their own.
+    """
+    client_id = auth.client_id
+    for url in (source.url, auth.token_url):
+        secret = store.resolve(auth.client_secret, tenant, url)
+        if auth.client_id.startswith(REFERENCE):
+            client_id = store.resolve(auth.client_id, tenant, url)
+    return TokenRequest(tenant, auth, client_id, secret)
+
+
+def _resolved(source: Source, store: SecretStore, tenant: str) -> Credentials:
     def resolve(reference: str) -> str:
         return store.resolve(reference, tenant, source.url)
 
@@ -71,44 +102,60 @@ def credentials(source: Source, store: SecretStore, tenant: str) -> Credentials:
             raise MappingRefused(f"cannot authenticate by {type(other).__name__} in this build")
 
 
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How the source is asked, beside what is asked for: its bounds and its publisher's wishes."""
+
+    limits: Limits
+    requests_per_minute: int | None = None
+    admit: Callable[[], Awaitable[None]] | None = None
+
+
 def request(
     source: Source,
-    limits: Limits,
-    url: str,
+    manners: Manners,
+    ask: Ask,
     given: Credentials,
     *,
-    etag: str = "",
-    last_modified: str = "",
+    known: Validator | None = None,
     size_bytes_max: int | None = None,
 ) -> OutboundRequest:
-    """The request for one page; ``size_bytes_max`` is what is left of the run's bytes."""
-    same_origin = parse_target(url).origin == parse_target(source.url).origin
+    """The request for one page, conditional on what is ``known`` of it.
+
+    ``size_bytes_max`` is what is left of the run's bytes.
+    """
+    limits = manners.limits
+    same_origin = parse_target(ask.url).origin == parse_target(source.url).origin
     if not same_origin:
         kept = {k: v for k, v in source.headers.items() if k.lower() in _KEPT_ACROSS_ORIGINS}
         headers, given = kept, Credentials({}, {}, given.secrets)
     else:
         headers = dict(source.headers)
-    body = source.body.encode() if source.method == "POST" and same_origin else b""
+    posted = source.method == "POST" and same_origin
+    # A condition on a POST means something else (RFC 9110 §13.1.2).
+    known = known if known is not None and not posted else Validator()
     return OutboundRequest(
-        url=with_parameters(url, given.parameters),
+        url=with_parameters(ask.url, given.parameters),
         first_url=source.url,
-        method=source.method if same_origin else "GET",
+        method="POST" if posted else "GET",
         headers=headers,
         secret_headers=given.headers,
         secrets=given.secrets,
-        body=body,
+        body=ask.body.encode() if posted else b"",
         body_type=source.body_type,
-        etag=etag,
-        last_modified=last_modified,
+        etag=known.etag,
+        last_modified=known.last_modified,
         limits=fetch_limits(limits, size_bytes_max),
-        requests_per_minute=limits.requests_per_minute,
+        requests_per_minute=manners.requests_per_minute or limits.requests_per_minute,
         concurrency=limits.concurrency,
+        headers_wanted=headers_wanted(source),
+        admit=manners.admit,
     )
 
 
-def reported(source: Source, limits: Limits, url: str, given: Credentials) -> str:
-    """``url`` as it is kept and shown: the address that is asked for, secrets removed."""
-    asked = request(source, limits, url, given)
+def reported(source: Source, ask: Ask, given: Credentials) -> str:
+    """The address of ``ask`` as it is kept and shown: what is asked for, secrets removed."""
+    asked = request(source, Manners(Limits()), ask, given)
     return scrub(asked.url, asked)
 
 

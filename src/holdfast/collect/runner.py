@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from holdfast.collect.errors import (
     BoundReached,
     LimitReached,
     ParseFailed,
+    QuotaReached,
     SourceRefused,
     SourceTruncated,
 )
@@ -31,16 +32,14 @@ from holdfast.collect.formats.json import lookup
 from holdfast.collect.mapping import zone_of
 from holdfast.collect.model import Bounds
 from holdfast.collect.occurrences import Occurrences
-from holdfast.collect.pages import PageFacts, Pager
+from holdfast.collect.pages import Ask, PageFacts, Section, Walk
 from holdfast.collect.ports import Opening, RunLog
-from holdfast.collect.requests import Credentials, credentials, reported, request
-from holdfast.collect.secrets import SecretStore
-from holdfast.kernel.clock import Clock
+from holdfast.collect.taking import Attempt, Page, Pages, Tools, charset_of
+from holdfast.collect.windows import sections_of
+from holdfast.kernel.clock import Clock, parse_timestamp
 from holdfast.kernel.errors import Conflict, HoldfastError
 from holdfast.kernel.outbound import (
     AddressRefused,
-    Fetched,
-    OutboundClient,
     RedirectRefused,
     ResponseTooLarge,
     SourceBusy,
@@ -48,8 +47,8 @@ from holdfast.kernel.outbound import (
     is_retryable,
 )
 from holdfast.kernel.telemetry import get_logger
-from holdfast.records.model import RawResponse, Run, RunFinish, RunPlan, RunStatus, Validator
-from holdfast.registry.model import Profile, duration_seconds
+from holdfast.records.model import Run, RunFinish, RunPlan, RunStatus
+from holdfast.registry.model import duration_seconds
 
 T = TypeVar("T")
 log = get_logger("collect")
@@ -80,41 +79,6 @@ class Ending:
     result: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What one attempt is about. ``profile`` has the operator's limits in place of its own."""
-
-    run: str
-    fence: int
-    tenant: str
-    profile: Profile
-    force: bool = False
-    pages_max: int = 0
-    rehearsal: bool = False
-    range_start: str = ""
-    range_end: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What the attempts of a drone share.
-
-    ``executor`` has one thread: parsing and mapping run there, so that the loop stays free to beat.
-    """
-
-    outbound: OutboundClient
-    secrets: SecretStore
-    clock: Clock
-    executor: Executor
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    url: str
-    fetched: Fetched
-    path: Path
-
-
 class Collection:
     """One attempt of one run. Use once: ``await Collection(...).run()``.
 
@@ -140,10 +104,7 @@ class Collection:
         self._cursor: CursorState | None = None
         self._maker: BatchMaker | None = None
         self._occurrences = Occurrences(spool / "occurrences")
-        self._given: Credentials | None = None
-        self._requests = 0
-        self._bytes_fetched = 0
-        self._replayed = False
+        self._sources: Pages | None = None
 
     async def run(self) -> Ending:
         """Collect; the answer says how it ended. Raises :class:`LeaseLost`, and nothing else."""
@@ -216,6 +177,8 @@ class Collection:
             return await self._unanswered(error)
         except (SourceTruncated, SourceRefused) as error:
             return _left_open(error.code, error)
+        except QuotaReached as error:
+            return _left_open(error.code, error, error.retry_after_seconds)
         except (AddressRefused, RedirectRefused) as error:
             guarded = isinstance(error, AddressRefused)
             return await self._ended_with("guard-refused" if guarded else error.code, error)
@@ -257,7 +220,7 @@ class Collection:
 
     def _account(self, outcome: Outcome, code: str, reason: str) -> RunFinish:
         """What is told about this attempt when it ends."""
-        channel = self._channel
+        channel, pages = self._channel, self._sources
         cursor = self._cursor.result() if self._cursor and outcome == "complete" else None
         return RunFinish(
             run=self._attempt.run,
@@ -265,9 +228,9 @@ class Collection:
             outcome=outcome,
             batches=channel.batches,
             pages=channel.responses,
-            bytes_fetched=self._bytes_fetched,
-            requests=self._requests,
-            replayed=self._replayed,
+            bytes_fetched=pages.bytes_fetched if pages else 0,
+            requests=pages.requests if pages else 0,
+            replayed=pages.replayed if pages else False,
             cursor=cursor,
             columns=self._maker.columns.seen() if self._maker else [],
             code=code[:100],
@@ -277,45 +240,57 @@ class Collection:
     # --- pages --------------------------------------------------------------------------------
 
     async def _pages(self) -> Outcome:
-        """Fetch, store, read and post every page; the outcome to finish with.
+        """Take, store, read and post every page; the outcome to finish with.
 
-        As long as every page has the bytes it had in the last complete run, nothing is stored or
+        As long as every page has the bytes it had in the last complete run, nothing is read or
         posted: if that holds to the last page, the run is *unchanged*. The first page that differs
         sends all that were held back on their way, in their order.
         """
         plan = await self._channel.plan()
-        pager, maker = self._prepared(plan)
-        # A backfill asks for other periods than the run whose answers the validators are of.
-        known = {} if self._attempt.force or self._attempt.range_start else plan.validators
-        first = await self._conditional(pager.first, known)
-        if first is None:
+        walk, maker, pages = await self._prepared(plan)
+        if not plan.kept and await pages.are_unchanged(walk.first):
             return "unchanged"
-        held: list[_Page] | None = [] if known else None
-        page: _Page | None = first
-        while page is not None:
-            values = await self._values(page, pager.wanted)
-            if held is not None and not _same(page, known):
+        held: list[Page] | None = [] if pages.known else None
+        ask: Ask | None = walk.first
+        while ask is not None:
+            page = await pages.take(ask, may_be_missing=walk.may_be_missing())
+            if page is None:
+                ask = walk.after(PageFacts(ask, "", 0, missing=True))
+                continue
+            values = await self._values(page, walk.wanted)
+            await pages.store(page)
+            if held is not None and not page.same:
                 for earlier in held:
                     await self._read(maker, earlier)
                 held = None
             if held is None:
-                rows = await self._read(maker, page)
+                await self._read(maker, page)
             else:
                 held.append(page)
-                rows = await self._counted(maker, page)
-            following = pager.after(_facts(page, rows, values))
-            page = await self._fetched(following) if following is not None else None
+                await self._counted(maker, page)
+            ask = walk.after(
+                PageFacts(
+                    page.ask,
+                    page.account.digest,
+                    maker.rows,
+                    values,
+                    following=page.following,
+                    total=page.account.total,
+                    mark=maker.mark,
+                )
+            )
         if held is not None:
-            if len(held) == len(known):
+            if len(held) == len(pages.known):
+                await self._drained()
                 return "unchanged"
             for earlier in held:
                 await self._read(maker, earlier)
         await self._drained()
         return "complete"
 
-    def _prepared(self, plan: RunPlan) -> tuple[Pager, BatchMaker]:
+    async def _prepared(self, plan: RunPlan) -> tuple[Walk, BatchMaker, Pages]:
         profile, limits = self._profile, self._profile.limits
-        self._given = credentials(self._source, self._tools.secrets, self._attempt.tenant)
+        pages_max = min(limits.max_pages, self._attempt.pages_max or limits.max_pages)
         if profile.cursor:
             self._cursor = CursorState(
                 profile.cursor,
@@ -323,8 +298,6 @@ class Collection:
                 plan.cursor,
                 since=self._attempt.range_start,
             )
-        asked = self._cursor.parameters() if self._cursor else {}
-        pages_max = min(limits.max_pages, self._attempt.pages_max or limits.max_pages)
         self._maker = BatchMaker(
             profile,
             self._bounds,
@@ -333,62 +306,17 @@ class Collection:
             stopped=lambda: self._stopped,
             within=(self._attempt.range_start, self._attempt.range_end),
         )
-        return Pager(self._source, pages_max, asked), self._maker
+        self._sources = Pages(self._attempt, self._channel, self._tools, self._spool, plan)
+        await self._sources.prepare()
+        sections = self._sections(plan)
+        return Walk(self._source, pages_max, sections), self._maker, self._sources
 
-    async def _conditional(self, url: str, known: dict[str, Validator]) -> _Page | None:
-        """The first page; ``None`` if the source says of all pages that they did not change.
+    def _sections(self, plan: RunPlan) -> Iterable[Section]:
+        now = _moment(plan.started_at, self._tools.clock)
+        within = (self._attempt.range_start, self._attempt.range_end)
+        return sections_of(self._profile, self._cursor, now, within)
 
-        The others are only asked for if each of them can be asked for that way; the first of them
-        that has changed ends the asking, and the run begins at the first page.
-        """
-        name = self._reported(url)
-        can_ask = all(v.etag or v.last_modified for v in known.values())
-        if name not in known or not can_ask:
-            return await self._fetched(url)
-        page = await self._fetched_if_changed(url, known[name])
-        if page is not None:
-            return page
-        for other, validator in known.items():
-            if other == name:
-                continue
-            # An address that held a secret is kept without it, and cannot be asked for again.
-            if "***" in other or await self._fetched_if_changed(other, validator) is not None:
-                return await self._fetched(url)
-        return None
-
-    def _reported(self, url: str) -> str:
-        assert self._given is not None
-        return reported(self._source, self._profile.limits, url, self._given)
-
-    async def _fetched(self, url: str) -> _Page:
-        page = await self._fetched_if_changed(url, Validator())
-        assert page is not None, "only a conditional request is answered by 304"
-        return page
-
-    async def _fetched_if_changed(self, url: str, validator: Validator) -> _Page | None:
-        """One answer of the source, spooled; what was asked and received is counted."""
-        assert self._given is not None
-        limits = self._profile.limits
-        asked = request(
-            self._source,
-            limits,
-            url,
-            self._given,
-            etag=validator.etag,
-            last_modified=validator.last_modified,
-            size_bytes_max=limits.max_bytes - self._bytes_fetched,
-        )
-        try:
-            fetched = await self._tools.outbound.fetch(asked, self._spool)
-        except (SourceUnavailable, SourceBusy, ResponseTooLarge) as error:
-            self._requests += error.facts.requests
-            raise
-        self._requests += fetched.requests
-        self._bytes_fetched += fetched.size_bytes
-        self._replayed |= fetched.replayed
-        return None if fetched.path is None else _Page(url, fetched, fetched.path)
-
-    async def _values(self, page: _Page, wanted: tuple[str, ...]) -> dict[str, Any]:
+    async def _values(self, page: Page, wanted: tuple[str, ...]) -> dict[str, Any]:
         """What stands at ``wanted`` in the page, once its own success mark says that it counts."""
         success = self._source.success
         marks = (success.path, success.message) if success else ()
@@ -396,33 +324,26 @@ class Collection:
         if not asked:
             return {}
         content = self._content(page)
-        found = await self._in_thread(lambda: lookup(content, asked, self._bounds))
+        with _perhaps_cut(page):
+            found = await self._in_thread(lambda: lookup(content, asked, self._bounds))
         if success and _as_text(found.get(success.path)) not in success.equals:
             said = _as_text(found.get(success.message or success.path))[:300]
             raise SourceRefused(f"cannot use the answer: the source says {said!r}")
         return found
 
-    async def _read(self, maker: BatchMaker, page: _Page) -> int:
-        """Store the page's bytes, map it, post the batches that become full; its rows."""
-        number = self._channel.responses
-        self._channel.store(raw_response(page.fetched, number), page.path)
-        filled = maker.page(self._content(page), number)
-        try:
+    async def _read(self, maker: BatchMaker, page: Page) -> None:
+        """Map the page, post the batches that become full; its file is gone afterwards."""
+        filled = maker.page(self._content(page), page.account.sequence)
+        with _perhaps_cut(page):
             while (batch := await self._in_thread(lambda: _next(filled))) is not None:
                 await self._channel.post(batch)
-        except ParseFailed as error:
-            if page.fetched.framing == "close" and not isinstance(error, BoundReached):
-                raise SourceTruncated(
-                    f"{error.detail} (and the source did not say how long its answer is)"
-                ) from error
-            raise
-        await self._channel.stored(number)
+        await self._channel.stored(page.account.sequence)
         page.path.unlink(missing_ok=True)
-        return maker.rows
 
-    async def _counted(self, maker: BatchMaker, page: _Page) -> int:
+    async def _counted(self, maker: BatchMaker, page: Page) -> None:
         content = self._content(page)
-        return await self._in_thread(lambda: maker.count(content))
+        with _perhaps_cut(page):
+            await self._in_thread(lambda: maker.count(content))
 
     async def _drained(self) -> None:
         rest = self._maker.rest() if self._maker else None
@@ -434,13 +355,13 @@ class Collection:
     def _bounds(self) -> Bounds:
         return Bounds(content_bytes_max=self._profile.limits.max_bytes)
 
-    def _content(self, page: _Page) -> SpooledContent:
+    def _content(self, page: Page) -> SpooledContent:
         return SpooledContent(
             page.path,
             self._bounds,
             self._source.compression,
             self._source.member,
-            page.fetched.charset,
+            charset_of(page.account),
         )
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -459,43 +380,28 @@ def _next(filled: Iterator[Filled]) -> Filled | None:
     return next(filled, None)  # StopIteration cannot cross from the thread to the loop
 
 
-def _same(page: _Page, known: dict[str, Validator]) -> bool:
-    before = known.get(page.fetched.url)
-    return before is not None and before.digest == page.fetched.digest
+@contextlib.contextmanager
+def _perhaps_cut(page: Page) -> Iterator[None]:
+    """Bytes that cannot be read may be less than the source has, where it did not say how many."""
+    try:
+        yield
+    except ParseFailed as error:
+        if page.account.open_ended and not isinstance(error, BoundReached):
+            raise SourceTruncated(
+                f"{error.detail} (and the source did not say how long its answer is)"
+            ) from error
+        raise
 
 
-def _facts(page: _Page, rows: int, values: dict[str, Any]) -> PageFacts:
-    link = page.fetched.headers.get("link", "")
-    return PageFacts(page.url, page.fetched.digest, rows, link, values)
+def _moment(text: str, clock: Clock) -> datetime:
+    """When the run began: the same for every attempt, so that all ask for the same."""
+    return parse_timestamp(text) if text else clock.now()
 
 
 def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return "" if value is None else str(value)
-
-
-def raw_response(fetched: Fetched, number: int) -> RawResponse:
-    """The account of one answer, as it is kept beside its bytes."""
-    return RawResponse(
-        sequence=number,
-        digest=fetched.digest,
-        size_bytes=fetched.size_bytes,
-        url=fetched.url[:8192],
-        address=fetched.address[:200],
-        status=fetched.status,
-        media_type=_media_type(fetched),
-        etag=fetched.etag if len(fetched.etag) <= 1000 else "",
-        last_modified=fetched.last_modified if len(fetched.last_modified) <= 100 else "",
-        fetched_at=fetched.fetched_at,
-        replayed=fetched.replayed,
-    )
-
-
-def _media_type(fetched: Fetched) -> str:
-    """With the charset, if the source named one: without it the bytes could not be read again."""
-    charset = f"; charset={fetched.charset}" if fetched.charset else ""
-    return (fetched.media_type + charset)[:200]
 
 
 def _ended(run: Run) -> Ending:

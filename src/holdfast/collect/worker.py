@@ -25,10 +25,13 @@ import msgspec
 from holdfast import __version__
 from holdfast.collect.ports import ControlPlane
 from holdfast.collect.remap import Remapping
-from holdfast.collect.runner import Attempt, Collection, Ending, LeaseLost, Tools
+from holdfast.collect.robots import Robots
+from holdfast.collect.runner import Collection, Ending, LeaseLost
 from holdfast.collect.secrets import SecretStore
 from holdfast.collect.settings import DroneSettings
 from holdfast.collect.state import keep_credential, load_credential, own_spool
+from holdfast.collect.taking import Attempt, Tools
+from holdfast.collect.tokens import Tokens
 from holdfast.fleet.model import (
     Beat,
     Claim,
@@ -187,7 +190,14 @@ class Drone:
         try:
             async with OutboundClient(settings.outbound, clock=self._clock) as outbound:
                 secrets = SecretStore(settings.secret_variables, settings.secrets_dir)
-                yield Tools(outbound, secrets, self._clock, executor)
+                yield Tools(
+                    outbound=outbound,
+                    secrets=secrets,
+                    tokens=Tokens(outbound, self._clock),
+                    robots=Robots(outbound, self._clock),
+                    clock=self._clock,
+                    executor=executor,
+                )
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 

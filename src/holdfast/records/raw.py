@@ -10,7 +10,7 @@ import zstandard
 from sqlalchemy import Connection, Row, case, select
 
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.errors import Corrupt, Invalid, NotFound, TooLarge
+from holdfast.kernel.errors import Corrupt, NotFound, TooLarge
 from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.base import Part
@@ -89,11 +89,6 @@ class RawResponses(Part):
                 f"cannot keep the response {response.sequence}: it has {response.size_bytes} "
                 f"bytes, at most {most} are taken",
                 code="response-too-large",
-            )
-        if response.not_modified and response.size_bytes:
-            raise Invalid(
-                f"cannot keep the response {response.sequence}: one that says 'not modified' "
-                "has no bytes"
             )
         if not response.size_bytes and response.digest != EMPTY_DIGEST:
             raise DigestMismatch(

@@ -71,6 +71,14 @@ DecimalText = Annotated[
 Mapped = Meta(max_length=1000)
 """Bounds what one record can hold; a wider table is unpivoted."""
 Frequency = Literal["A", "S", "Q", "M", "W", "D", "H", "I"]
+Place = Literal["query", "body"]
+Span = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]{1,6}(ms|s|m|h|d|w|mo|y)$",
+        description="as a duration, and with mo or y in months or years of the calendar",
+    ),
+]
 
 
 class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -221,46 +229,101 @@ Format = (
 
 
 class PagePagination(_Part, frozen=True, kw_only=True, tag="page", tag_field="type"):
-    """A page number in the query; ends at a page without records or after ``total_pages``."""
+    """A page number; ends after ``total_pages``, at ``total_records``, or where ``end`` says."""
 
     parameter: Text = "page"
-    """The query parameter that carries the page number."""
+    """The parameter that carries the page number."""
     start: NotNegative = 1
     """The number of the first page."""
     size_parameter: Text = ""
-    """The query parameter that carries the page size, if the source has one."""
+    """The parameter that carries the page size, if the source has one."""
     size: NotNegative = 0
     """The page size to ask for; needs ``size_parameter``."""
     total_pages: Path | None = None
     """Path, in the body, of the number of pages."""
+    number: Path | None = None
+    """Path, in the body, of the number of the page as the source gives it back: another than was
+    asked for is an error."""
+    end: Literal["empty", "short", "missing"] = "empty"
+    """What the last page is where no total is known: one without records, the first with fewer
+    than ``size``, or the one before an answer 404."""
     total_records: Path | None = None
-    """Path, in the body, of the number of records."""
+    """Path, in the body, of the number of records. The run must bring exactly so many rows."""
+    total_header: Text = ""
+    """The response header that says the number of records, such as ``X-Total-Count``."""
+    incomplete: Literal["fail", "partial"] = "fail"
+    """What it means when the source gave fewer or more rows than it said: a failed run, or a
+    partial one, which is kept out of sight."""
+    into: Place = "query"
+    """Where the parameters go: the query, or the body of a POST, as members of its JSON object
+    (``$.paging.page`` names an inner one) or fields of its form."""
 
 
 class OffsetPagination(_Part, frozen=True, kw_only=True, tag="offset", tag_field="type"):
-    """A record offset in the query; ends at a page shorter than ``limit``."""
+    """A record offset; ends at ``total_records``, or where ``end`` says."""
 
     parameter: Text = "offset"
-    """The query parameter that carries the offset."""
+    """The parameter that carries the offset."""
     limit_parameter: Text = "limit"
-    """The query parameter that carries the page size."""
+    """The parameter that carries the page size."""
     limit: Positive = 1000
     """The page size to ask for."""
+    number: Path | None = None
+    """Path, in the body, of the offset as the source gives it back: another than was asked for is
+    an error."""
+    end: Literal["auto", "short", "empty", "missing"] = "auto"
+    """What the last page is where no total is known. ``auto``: one shorter than ``limit``; if that
+    is the first, one request more makes sure that the source does not give less than it is asked
+    for. Otherwise as for page numbers."""
     total_records: Path | None = None
-    """Path, in the body, of the number of records."""
+    """Path, in the body, of the number of records. The run must bring exactly so many rows."""
+    total_header: Text = ""
+    """The response header that says the number of records, such as ``X-Total-Count``."""
+    incomplete: Literal["fail", "partial"] = "fail"
+    """What it means when the source gave fewer or more rows than it said: a failed run, or a
+    partial one, which is kept out of sight."""
+    into: Place = "query"
+    """Where the parameters go: the query, or the body of a POST, as members of its JSON object
+    (``$.paging.page`` names an inner one) or fields of its form."""
 
 
 class CursorPagination(_Part, frozen=True, kw_only=True, tag="cursor", tag_field="type"):
-    """An opaque cursor or token taken from the body; ends when it is absent, null or empty."""
+    """An opaque cursor or token of the last answer; ends when it is absent, null or empty.
+
+    Exactly one of ``path`` and ``header`` is given.
+    """
 
     parameter: Text
-    """The query parameter that sends it back."""
-    path: Path
+    """The parameter that sends it back."""
+    path: Path | None = None
     """Where it stands in the body."""
+    header: Text = ""
+    """The response header that carries it."""
+    more: Path | None = None
+    """Path, in the body, of whether there is more: a page that denies it is the last, one that
+    affirms it must have a cursor."""
+    total_records: Path | None = None
+    """Path, in the body, of the number of records. The run must bring exactly so many rows."""
+    total_header: Text = ""
+    """The response header that says the number of records, such as ``X-Total-Count``."""
+    incomplete: Literal["fail", "partial"] = "fail"
+    """What it means when the source gave fewer or more rows than it said: a failed run, or a
+    partial one, which is kept out of sight."""
+    into: Place = "query"
+    """Where the parameters go: the query, or the body of a POST, as members of its JSON object
+    (``$.paging.page`` names an inner one) or fields of its form."""
 
 
 class LinkPagination(_Part, frozen=True, kw_only=True, tag="link", tag_field="type"):
     """The ``Link: …; rel="next"`` header (RFC 8288)."""
+
+    total_records: Path | None = None
+    """Path, in the body, of the number of records. The run must bring exactly so many rows."""
+    total_header: Text = ""
+    """The response header that says the number of records, such as ``X-Total-Count``."""
+    incomplete: Literal["fail", "partial"] = "fail"
+    """What it means when the source gave fewer or more rows than it said: a failed run, or a
+    partial one, which is kept out of sight."""
 
 
 class NextUrlPagination(_Part, frozen=True, kw_only=True, tag="next-url", tag_field="type"):
@@ -268,6 +331,13 @@ class NextUrlPagination(_Part, frozen=True, kw_only=True, tag="next-url", tag_fi
 
     path: Path
     """Where it stands in the body."""
+    total_records: Path | None = None
+    """Path, in the body, of the number of records. The run must bring exactly so many rows."""
+    total_header: Text = ""
+    """The response header that says the number of records, such as ``X-Total-Count``."""
+    incomplete: Literal["fail", "partial"] = "fail"
+    """What it means when the source gave fewer or more rows than it said: a failed run, or a
+    partial one, which is kept out of sight."""
 
 
 Pagination = (
@@ -310,29 +380,43 @@ class OAuth2Auth(
     token_url: Address
     """The token endpoint."""
     client_id: Text
-    """The client's identifier."""
+    """The client's identifier: a text or a secret reference."""
     client_secret: SecretReference
-    """The client's secret."""
+    """The client's secret; bound to the hosts of both the token endpoint and the source."""
     scope: Text = ""
     """The scope to ask for."""
+    parameters: dict[str, str] = {}
+    """What else the token endpoint wants to be told, such as an ``audience``."""
+    style: Literal["basic", "post"] = "basic"
+    """How the client authenticates to the token endpoint: by the ``Authorization`` header, or by
+    fields of the form."""
 
 
 Auth = BearerAuth | BasicAuth | ApiKeyAuth | OAuth2Auth
 
 
 class Windows(_Part, frozen=True, kw_only=True):
-    """Cut a long history into requests of at most ``span``, by two query parameters."""
+    """Cut a long history into requests of at most ``span``, by two parameters.
+
+    The last window ends when the run began. Where the profile has a ``cursor`` with the same
+    parameter as ``start_parameter``, the first begins there.
+    """
 
     start_parameter: Text
-    """The query parameter that carries the first moment of a window."""
+    """The parameter that carries the first moment of a window."""
     end_parameter: Text
-    """The query parameter that carries its end."""
-    span: Duration
+    """The parameter that carries its end."""
+    span: Span
     """The length of a window."""
     start: Text
     """Where the history begins, in ``format``."""
     format: Text = "%Y-%m-%d"
-    """How the two parameters are written (strftime)."""
+    """How the two parameters are written: a strftime pattern, ``epoch-s`` or ``epoch-ms``."""
+    end: Literal["exclusive", "inclusive"] = "exclusive"
+    """``inclusive``: the source counts the end in, so the end that is sent is one step of
+    ``format`` (a day, a year) before the next window's start."""
+    into: Place = "query"
+    """Where the two parameters go, as for pagination."""
 
 
 class Success(_Part, frozen=True, kw_only=True):
@@ -377,8 +461,11 @@ class Source(_Part, frozen=True, kw_only=True):
     """How a long history is cut into requests."""
     success: Success | None = None
     """What the body must say for the answer to count."""
+    unchanged: Literal["every-page", "first-page"] = "every-page"
+    """What the source must say is not modified (304) for a run to be *unchanged*: every page of the
+    last complete run, or only the first, for sources whose first page changes with any other."""
     robots: Text = ""
-    """Why ``robots.txt`` does not apply, if a page is fetched against it."""
+    """Why ``robots.txt`` does not apply, if the source is fetched against it."""
 
 
 # --- the mapping --------------------------------------------------------------------------------
@@ -496,7 +583,9 @@ class Cursor(_Part, frozen=True, kw_only=True):
     path: Path
     """Where the value stands in a record."""
     parameter: Text
-    """The query parameter that carries it."""
+    """The parameter that carries it."""
+    into: Place = "query"
+    """Where the parameter goes, as for pagination."""
     start: Text
     """The value of the first run."""
     overlap: Duration = "0s"
@@ -936,6 +1025,13 @@ def _leaves(value: Any, path: str = "") -> dict[str, str]:
             leaves |= _leaves(item, f"{path}.{key}" if path else key)
         return leaves
     return {path: json.encode(value).decode()}
+
+
+def calendar_months(span: str) -> int:
+    """The months of a :data:`Span` of the calendar; 0 for one that is a :data:`Duration`."""
+    if span.endswith("mo"):
+        return int(span[:-2])
+    return int(span[:-1]) * 12 if span.endswith("y") else 0
 
 
 def duration_seconds(text: str) -> float:

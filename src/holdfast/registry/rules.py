@@ -15,6 +15,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
+import msgspec
+
 from holdfast.kernel.errors import Problem
 from holdfast.registry.model import (
     GROUPS,
@@ -30,16 +32,17 @@ from holdfast.registry.model import (
     JsonStatFormat,
     Limits,
     NdjsonFormat,
-    NextUrlPagination,
     OAuth2Auth,
     OffsetPagination,
     PagePagination,
     Period,
+    Place,
     Profile,
     Schedule,
     XlsxFormat,
     XmlFormat,
     as_field,
+    calendar_months,
     duration_seconds,
     is_tabular,
 )
@@ -432,8 +435,7 @@ def _source(profile: Profile, _names: Names) -> Iterator[Problem]:
     yield from _auth(profile)
     yield from _format(profile)
     yield from _pagination(profile)
-    if source.windows:
-        yield from _time_format(source.windows.format, "source.windows.format", _EPOCHS)
+    yield from _windows(profile)
 
 
 def address_problems(address: str, where: str) -> Iterator[Problem]:
@@ -582,24 +584,80 @@ def _encoding(name: str, where: str) -> Iterator[Problem]:
 def _pagination(profile: Profile) -> Iterator[Problem]:
     pagination, where = profile.source.pagination, "source.pagination"
     match pagination:
+        case None:
+            return
         case PagePagination(size=size, size_parameter=name):
             if bool(size) != bool(name):
                 yield Problem(where, "size and size_parameter belong together")
-        case CursorPagination(path=path) | NextUrlPagination(path=path):
-            yield from _body_path(profile, path, f"{where}.path")
+            if pagination.end == "short" and not size:
+                yield Problem(f"{where}.end", "no page is short where no size is asked for")
+        case CursorPagination(path=path, header=header):
+            if (path is None) == (not header):
+                yield Problem(where, "exactly one of path and header is needed")
         case _:
             pass
-    for member in ("total_pages", "total_records"):
-        if total := getattr(pagination, member, None):
-            yield from _body_path(profile, total, f"{where}.{member}")
+    for member in ("path", "more", "number", "total_pages", "total_records"):
+        if found := getattr(pagination, member, None):
+            yield from _body_path(profile, found, f"{where}.{member}")
+    for member in ("header", "total_header"):
+        name = getattr(pagination, member, "")
+        if name and not _TOKEN.fullmatch(name):
+            yield Problem(f"{where}.{member}", f"{name!r} is no name of a header")
     if isinstance(pagination, PagePagination | OffsetPagination | CursorPagination):
-        taken = set(profile.source.parameters) | set(_query_names(profile.source.url))
-        for member in ("parameter", "limit_parameter", "size_parameter"):
-            given = getattr(pagination, member, "")
-            if given and given in taken:
-                yield Problem(where, f"{given} is also given in the query", "give it in one place")
         if not pagination.parameter:
             yield Problem(f"{where}.parameter", "the parameter needs a name")
+        members = ("parameter", "limit_parameter", "size_parameter")
+        names = [getattr(pagination, member, "") for member in members]
+        yield from _placed(profile, pagination.into, names, where)
+
+
+def _placed(profile: Profile, into: Place, names: list[str], where: str) -> Iterator[Problem]:
+    """Parameters of our own making have a place to go to, and nobody else is there."""
+    source = profile.source
+    if into == "query":
+        taken = set(source.parameters) | set(_query_names(source.url))
+        for name in names:
+            if name and name in taken:
+                yield Problem(where, f"{name} is also given in the query", "give it in one place")
+        return
+    kind = source.body_type.partition(";")[0].strip().lower()
+    if source.method != "POST":
+        yield Problem(f"{where}.into", "only a POST has a body", "write method: POST")
+    elif kind == "application/json" or kind.endswith("+json"):
+        if not _is_object(source.body):
+            yield Problem("source.body", "parameters go into a JSON object, and this is none")
+    elif kind != "application/x-www-form-urlencoded":
+        yield Problem(
+            "source.body_type",
+            f"parameters cannot be put into a body of the type {kind}",
+            "application/json or application/x-www-form-urlencoded",
+        )
+
+
+def _is_object(body: str) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(body), dict)
+    except msgspec.DecodeError:
+        return False
+
+
+def _windows(profile: Profile) -> Iterator[Problem]:
+    spec, where, cursor = profile.source.windows, "source.windows", profile.cursor
+    if spec is None:
+        return
+    yield from _time_format(spec.format, f"{where}.format", _EPOCHS)
+    names = [spec.start_parameter, spec.end_parameter]
+    if not all(names) or len(set(names)) == 1:
+        yield Problem(where, "the two parameters need two names")
+    yield from _placed(profile, spec.into, names, where)
+    if calendar_months(spec.span) == 0 and not re.fullmatch(r"0*[1-9][0-9]*[a-z]+", spec.span):
+        yield Problem(f"{where}.span", "no time at all is no window", "such as 30d, 6mo or 10y")
+    if cursor is not None and cursor.parameter != spec.start_parameter:
+        yield Problem(
+            where,
+            "windows and a cursor both say where to begin",
+            f"write cursor.parameter: {spec.start_parameter}",
+        )
 
 
 def _query_names(address: str) -> Iterator[str]:
@@ -617,7 +675,9 @@ def _mode(profile: Profile, _names: Names) -> Iterator[Problem]:
     yield from _value_path(profile, profile.cursor.path, "cursor.path")
     yield from _parameter(profile.cursor.parameter, profile.cursor.start, "cursor.parameter")
     yield from _time_format(profile.cursor.format, "cursor.format", _EPOCHS)
-    if profile.cursor.parameter in profile.source.parameters:
+    if profile.cursor.into == "body":
+        yield from _placed(profile, "body", [], "cursor")
+    elif profile.cursor.parameter in profile.source.parameters:
         yield Problem("cursor.parameter", f"{profile.cursor.parameter} is also in parameters")
 
 

@@ -1,73 +1,161 @@
-"""Pages are walked to their end, and a source that leads in a circle is an error."""
+"""Pages are walked to their end, and a source that leads astray is an error."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from holdfast.collect.errors import LimitReached, PaginationFailed
-from holdfast.collect.pages import PageFacts, Pager, next_link, with_parameters
+from holdfast.collect.errors import (
+    Incomplete,
+    LimitReached,
+    MappingRefused,
+    PaginationFailed,
+)
+from holdfast.collect.pages import (
+    Ask,
+    PageFacts,
+    Section,
+    Walk,
+    headers_wanted,
+    next_link,
+    said_by,
+    with_members,
+    with_parameters,
+)
 from tests.unit.collect.helpers import profile
 
 URL = "https://example.org/data?x=1"
 
 
-def pager(pagination: dict[str, Any] | None, pages_max: int = 100, **source: Any) -> Pager:
+def source_of(pagination: dict[str, Any] | None, **source: Any) -> Any:
     parts: dict[str, Any] = {"url": URL, "format": {"type": "json"}, **source}
     if pagination:
         parts["pagination"] = pagination
-    return Pager(profile(parts).source, pages_max, {})
+    return profile(parts).source
 
 
-def walk(under: Pager, pages: list[dict[str, Any]]) -> list[str]:
+def walker(
+    pagination: dict[str, Any] | None,
+    pages_max: int = 100,
+    sections: Any = None,
+    **source: Any,
+) -> Walk:
+    return Walk(source_of(pagination, **source), pages_max, sections or [Section()])
+
+
+def walk(under: Walk, pages: list[dict[str, Any]]) -> list[str]:
     """The addresses asked for, when the pages are answered one after the other."""
-    asked = [under.first]
+    ask: Ask | None = under.first
+    asked = [ask]
     for number, page in enumerate(pages):
-        facts = PageFacts(url=asked[-1], digest=page.pop("digest", f"d{number}"), **page)
-        following = under.after(facts)
-        if following is None:
+        assert ask is not None
+        page = {"digest": f"d{number}", **page}
+        ask = under.after(PageFacts(ask=ask, **page))
+        if ask is None:
             assert number == len(pages) - 1, "the walk ended before the last page"
-            return asked
-        asked.append(following)
-    return asked
+            break
+        asked.append(ask)
+    return [each.url for each in asked]
 
 
 def test_one_page_is_all_without_pagination() -> None:
-    assert walk(pager(None), [{"rows": 5}]) == [URL]
+    assert walk(walker(None), [{"rows": 5}]) == [URL]
+
+
+# --- page numbers -------------------------------------------------------------------------------
 
 
 def test_page_numbers_end_at_an_empty_page() -> None:
-    under = pager({"type": "page", "size_parameter": "n", "size": 50})
+    under = walker({"type": "page", "size_parameter": "n", "size": 50})
     assert walk(under, [{"rows": 50}, {"rows": 50}, {"rows": 0}]) == [
         f"{URL}&page={n}&n=50" for n in (1, 2, 3)
     ]
 
 
 def test_page_numbers_end_where_the_source_says() -> None:
-    under = pager({"type": "page", "start": 0, "total_pages": "$.pages"})
+    under = walker({"type": "page", "start": 0, "total_pages": "$.pages"})
     said = {"$.pages": 2}
     assert len(walk(under, [{"rows": 1, "values": said}, {"rows": 1, "values": said}])) == 2
-    under = pager({"type": "page", "total_records": "$.total"})
+    under = walker({"type": "page", "total_records": "$.total"})
     said = {"$.total": "3"}
     assert len(walk(under, [{"rows": 2, "values": said}, {"rows": 1, "values": said}])) == 2
 
 
-def test_fewer_records_than_the_source_promised_is_an_error() -> None:
-    under = pager({"type": "page", "total_records": "$.total"})
-    with pytest.raises(PaginationFailed, match="says 9 records and gave 2"):
-        walk(under, [{"rows": 2, "values": {"$.total": 9}}, {"rows": 0, "values": {"$.total": 9}}])
+def test_page_numbers_end_where_the_profile_says() -> None:
+    short = {"type": "page", "size_parameter": "n", "size": 5, "end": "short"}
+    assert len(walk(walker(short), [{"rows": 5}, {"rows": 4}])) == 2
+    under = walker({"type": "page", "end": "missing"})
+    assert not under.may_be_missing(), "a first page that is not there is a failure"
+    second = under.after(PageFacts(under.first, "a", 3))
+    assert second is not None
+    assert under.may_be_missing()
+    assert under.after(PageFacts(second, "", 0, missing=True)) is None
+    assert not walker({"type": "page"}).may_be_missing()
+
+
+def test_an_empty_page_where_more_were_promised_is_an_error() -> None:
+    said = {"$.pages": 3}
+    with pytest.raises(PaginationFailed, match="says 3 pages, and page 2 is empty"):
+        walk(
+            walker({"type": "page", "total_pages": "$.pages"}),
+            [{"rows": 2, "values": said}, {"rows": 0, "values": said}],
+        )
+
+
+@pytest.mark.parametrize(("said", "rows"), [(9, 2), (1, 2)])
+def test_another_number_of_records_than_promised_is_an_error(said: int, rows: int) -> None:
+    page = {"rows": rows, "values": {"$.total": said}}
+    empty = {"rows": 0, "values": {"$.total": said}}
+    pages = [page, empty] if said > rows else [page]
+    with pytest.raises(PaginationFailed, match=f"says {said} records and gave {rows}"):
+        walk(walker({"type": "page", "total_records": "$.total"}), pages)
+    partial = {"type": "page", "total_records": "$.total", "incomplete": "partial"}
+    with pytest.raises(Incomplete) as caught:
+        walk(walker(partial), pages)
+    assert caught.value.code == "incomplete"
+
+
+def test_the_newest_total_counts_also_where_a_header_says_it() -> None:
+    under = walker({"type": "link", "total_header": "X-Total-Count"})
+    assert walk(
+        under, [{"rows": 2, "total": "3", "following": "/2"}, {"rows": 2, "total": "4"}]
+    ) == [URL, "https://example.org/2"]
+    with pytest.raises(PaginationFailed, match="says 5 records and gave 2"):
+        walk(walker({"type": "link", "total_header": "X-Total-Count"}), [{"rows": 2, "total": "5"}])
+
+
+def test_a_page_that_says_it_is_another_is_an_error() -> None:
+    kind = {"type": "page", "number": "$.page"}
+    assert walk(
+        walker(kind),
+        [{"rows": 1, "values": {"$.page": 1}}, {"rows": 1, "values": {"$.page": "2"}}, {"rows": 0}],
+    )
+    with pytest.raises(PaginationFailed, match="number 2 was asked for, and the source gave numb"):
+        walk(
+            walker(kind),
+            [{"rows": 1, "values": {"$.page": 1}}, {"rows": 1, "values": {"$.page": 3}}],
+        )
+    with pytest.raises(PaginationFailed, match="gave no number"):
+        walk(walker(kind), [{"rows": 1}])
+
+
+# --- offsets ------------------------------------------------------------------------------------
 
 
 def test_offsets_end_at_a_short_page() -> None:
-    under = pager({"type": "offset", "limit": 2})
+    under = walker({"type": "offset", "limit": 2})
     assert walk(under, [{"rows": 2}, {"rows": 2}, {"rows": 1}]) == [
         f"{URL}&offset={n}&limit=2" for n in (0, 2, 4)
     ]
 
 
 def test_offsets_go_by_the_total_where_there_is_one() -> None:
-    under = pager({"type": "offset", "limit": 5, "total_records": "$.n"})
+    under = walker({"type": "offset", "limit": 5, "total_records": "$.n"})
     said = {"$.n": 4}  # the source gives shorter pages than it was asked for
     assert walk(under, [{"rows": 2, "values": said}, {"rows": 2, "values": said}]) == [
         f"{URL}&offset=0&limit=5",
@@ -75,9 +163,23 @@ def test_offsets_go_by_the_total_where_there_is_one() -> None:
     ]
 
 
+@pytest.mark.parametrize("last", [{"rows": 0}, {"rows": 0, "missing": True}])
+def test_a_first_page_that_is_short_is_not_believed_at_once(last: dict[str, Any]) -> None:
+    under = walker({"type": "offset", "limit": 1000})
+    assert len(walk(under, [{"rows": 100}, last])) == 2
+    with pytest.raises(PaginationFailed, match="gives 100 records where 1000 are asked") as caught:
+        walk(walker({"type": "offset", "limit": 1000}), [{"rows": 100}, {"rows": 100}])
+    assert "limit" in caught.value.hint
+    trusted = walker({"type": "offset", "limit": 1000, "end": "short"})
+    assert len(walk(trusted, [{"rows": 100}])) == 1
+
+
+# --- cursors, links, next addresses -------------------------------------------------------------
+
+
 @pytest.mark.parametrize("end", [None, "", False])
 def test_cursors_end_when_there_is_none(end: Any) -> None:
-    under = pager({"type": "cursor", "parameter": "after", "path": "$.next"})
+    under = walker({"type": "cursor", "parameter": "after", "path": "$.next"})
     pages: list[dict[str, Any]] = [
         {"rows": 1, "values": {"$.next": "a b/="}},
         {"rows": 0, "values": {"$.next": 7}},
@@ -86,18 +188,55 @@ def test_cursors_end_when_there_is_none(end: Any) -> None:
     assert walk(under, pages) == [URL, f"{URL}&after=a%20b/%3D", f"{URL}&after=7"]
 
 
+def test_a_cursor_is_believed_as_far_as_the_source_says_there_is_more() -> None:
+    kind = {"type": "cursor", "parameter": "c", "path": "$.next", "more": "$.more"}
+    said = {"$.next": "a", "$.more": True}
+    assert len(walk(walker(kind), [{"rows": 1, "values": said}, {"rows": 1}])) == 2
+    over = {"$.next": "a", "$.more": "false"}
+    assert len(walk(walker(kind), [{"rows": 1, "values": over}])) == 1
+    with pytest.raises(PaginationFailed, match="gives no cursor"):
+        walk(walker(kind), [{"rows": 1, "values": {"$.more": True}}])
+    with pytest.raises(PaginationFailed, match="neither true nor false"):
+        walk(walker(kind), [{"rows": 1, "values": {"$.more": "perhaps"}}])
+
+
+def test_a_cursor_may_come_in_a_header() -> None:
+    kind = {"type": "cursor", "parameter": "c", "header": "X-Continuation"}
+    source = source_of(kind)
+    assert headers_wanted(source) == {"x-continuation"}
+    assert said_by(source, {"x-continuation": " t ", "link": "<a>; rel=next"}) == ("t", "")
+    assert walk(walker(kind), [{"rows": 1, "following": "t"}, {"rows": 1}]) == [URL, f"{URL}&c=t"]
+
+
 def test_links_and_next_addresses_are_followed() -> None:
-    under = pager({"type": "link"})
     link = '<https://example.org/data?p=0>; rel="prev", </data?p=2>; rel="next last"; title="a,b"'
-    assert walk(under, [{"rows": 1, "link": link}, {"rows": 1}]) == [
+    kind = {"type": "link", "total_header": "X-Total"}
+    said = said_by(source_of(kind), {"link": link, "x-total": "2"})
+    assert said == ("/data?p=2", "2")
+    assert walk(walker(kind), [{"rows": 1, "following": said[0]}, {"rows": 1}]) == [
         URL,
         "https://example.org/data?p=2",
     ]
-    under = pager({"type": "next-url", "path": "$.next"})
+    under = walker({"type": "next-url", "path": "$.next"})
     values = {"$.next": "https://other.example/p2"}
     assert (
         walk(under, [{"rows": 1, "values": values}, {"rows": 1}])[1] == "https://other.example/p2"
     )
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("http://example.org/2", "it leaves https"),
+        ("ftp://example.org/2", "cannot go on"),
+        ("https://example.org/" + "x" * 9000, "over 8192"),
+        ("https://", "cannot go on"),
+    ],
+)
+def test_a_next_address_that_cannot_be_followed_is_an_error(target: str, said: str) -> None:
+    under = walker({"type": "next-url", "path": "$.next"})
+    with pytest.raises(PaginationFailed, match=said):
+        walk(under, [{"rows": 1, "values": {"$.next": target}}])
 
 
 @pytest.mark.parametrize(
@@ -118,15 +257,23 @@ def test_link_headers(header: str, target: str) -> None:
     assert next_link(header) == target
 
 
-def test_the_same_bytes_again_are_a_circle() -> None:
-    under = pager({"type": "page"})
-    with pytest.raises(PaginationFailed, match="the same bytes"):
-        walk(under, [{"rows": 5, "digest": "d"}, {"rows": 5, "digest": "d"}])
+# --- astray -------------------------------------------------------------------------------------
+
+
+def test_the_same_page_again_is_an_error_wherever_it_comes() -> None:
+    kind = {"type": "page", "total_pages": "$.n"}
+    said = {"$.n": 2}
+    for same in ({"digest": "d"}, {"mark": "2 rows"}):
+        with pytest.raises(PaginationFailed, match="page 2: it has the same"):
+            # Also where it is the last one, and nothing is asked for after it.
+            walk(walker(kind), [{"rows": 5, "values": said, **same}] * 2)
+    # Two empty pages are not the same page.
+    assert walk(walker({"type": "link"}), [{"rows": 0, "digest": "d", "following": "/2"}])
 
 
 def test_the_same_address_again_is_a_circle() -> None:
-    under = pager({"type": "next-url", "path": "$.next"})
-    with pytest.raises(PaginationFailed, match="its address was fetched before"):
+    under = walker({"type": "next-url", "path": "$.next"})
+    with pytest.raises(PaginationFailed, match="page 3: it was asked for before"):
         walk(
             under,
             [
@@ -134,30 +281,169 @@ def test_the_same_address_again_is_a_circle() -> None:
                 {"rows": 1, "values": {"$.next": "/data?x=1"}},
             ],
         )
-    under = pager({"type": "cursor", "parameter": "c", "path": "$.n"})
-    with pytest.raises(PaginationFailed, match="its address was fetched before"):
+    under = walker({"type": "cursor", "parameter": "c", "path": "$.n"})
+    with pytest.raises(PaginationFailed, match="it was asked for before"):
         walk(under, [{"rows": 1, "values": {"$.n": "a"}}, {"rows": 1, "values": {"$.n": "a"}}])
 
 
 def test_more_pages_than_allowed_is_a_limit() -> None:
     with pytest.raises(LimitReached) as caught:
-        walk(pager({"type": "page"}, pages_max=2), [{"rows": 1}, {"rows": 1}])
+        walk(walker({"type": "page"}, pages_max=2), [{"rows": 1}, {"rows": 1}])
     assert caught.value.code == "limit-pages"
     # Exactly as many as allowed is no limit reached.
-    assert len(walk(pager({"type": "page"}, pages_max=2), [{"rows": 1}, {"rows": 0}])) == 2
-
-
-def test_the_next_page_never_leaves_https() -> None:
-    under = pager({"type": "next-url", "path": "$.next"})
-    with pytest.raises(PaginationFailed, match="it leaves https"):
-        walk(under, [{"rows": 1, "values": {"$.next": "http://example.org/2"}}])
+    assert len(walk(walker({"type": "page"}, pages_max=2), [{"rows": 1}, {"rows": 0}])) == 2
 
 
 @pytest.mark.parametrize("said", ["many", "-1", "1.5", True, [], "9" * 20])
 def test_a_total_that_is_no_number_is_an_error(said: Any) -> None:
-    under = pager({"type": "page", "total_pages": "$.n"})
+    under = walker({"type": "page", "total_pages": "$.n"})
     with pytest.raises(PaginationFailed):
         walk(under, [{"rows": 1, "values": {"$.n": said}}])
+
+
+# --- what is asked ------------------------------------------------------------------------------
+
+POST = {"method": "POST", "body": '{"q":{"size":"10","page":1},"ids":[1.50]}'}
+
+
+def test_numbers_go_into_the_body_where_the_profile_says() -> None:
+    kind = {"type": "page", "parameter": "$.q.page", "size_parameter": "$.q.size", "size": 20}
+    under = walker({**kind, "into": "body"}, **POST)
+    assert under.first.url == URL
+    # The size was written as text, the page as a number: both stay so.
+    assert msgspec.json.decode(under.first.body) == {
+        "q": {"size": "20", "page": 1},
+        "ids": [1.5],
+    }
+    second = under.after(PageFacts(under.first, "a", 20))
+    assert second is not None
+    assert msgspec.json.decode(second.body)["q"]["page"] == 2
+    assert second.request != under.first.request
+    form = {
+        "method": "POST",
+        "body": "a=1&page=9",
+        "body_type": "application/x-www-form-urlencoded",
+    }
+    assert walker({"type": "page", "into": "body"}, **form).first.body == "a=1&page=1"
+
+
+def test_a_token_in_a_body_keeps_its_type() -> None:
+    kind = {"type": "cursor", "parameter": "after", "path": "$.next", "into": "body"}
+    for token in (7, "7"):
+        under = walker(kind, method="POST", body="{}")
+        following = under.after(PageFacts(under.first, "a", 1, values={"$.next": token}))
+        assert following is not None
+        assert msgspec.json.decode(following.body) == {"after": token}
+
+
+def test_a_body_without_parameters_is_sent_as_it_was_written() -> None:
+    body = '{ "a" : 1.00 }'
+    assert walker(None, method="POST", body=body).first.body == body
+    assert walker(None).first == Ask(URL)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "name"),
+    [
+        ("{", "application/json", "a"),
+        ("[]", "application/json", "a"),
+        ('{"a": 1}', "application/json", "$.a.b"),
+        ("<x/>", "application/xml", "a"),
+    ],
+)
+def test_a_body_that_takes_no_parameters_is_refused(body: str, kind: str, name: str) -> None:
+    with pytest.raises(MappingRefused):
+        with_members(body, kind, {name: 1})
+
+
+def test_sections_are_walked_one_after_the_other_each_with_its_own_pages() -> None:
+    sections = [Section({"from": year}) for year in ("2020", "2021")]
+    under = walker({"type": "page", "total_records": "$.n"}, sections=sections)
+    said = {"$.n": 3}
+    assert walk(
+        under,
+        [
+            {"rows": 2, "values": said},
+            {"rows": 1, "values": said},
+            {"rows": 0, "values": {"$.n": 0}},
+        ],
+    ) == [
+        f"{URL}&from={year}&page={page}" for year, page in (("2020", 1), ("2020", 2), ("2021", 1))
+    ]
+    twice = walker(None, sections=[Section({"a": "1"})] * 2)
+    with pytest.raises(PaginationFailed, match="asked for before"):
+        walk(twice, [{"rows": 1}])
+
+
+# --- whatever a source holds --------------------------------------------------------------------
+
+
+@dataclass
+class Shelf:
+    """A source that keeps to its word: rows, and pages of them in each of the ways."""
+
+    rows: int
+    size: int
+    kind: dict[str, Any]
+    fetched: list[tuple[int, int]] = field(default_factory=list)
+
+    def answer(self, ask: Ask) -> PageFacts:
+        said = dict(piece.partition("=")[::2] for piece in ask.url.partition("?")[2].split("&"))
+        at = int(said.get("at", 0))
+        if self.kind["type"] == "page":
+            at = (int(said["page"]) - 1) * self.size
+        elif self.kind["type"] == "offset":
+            at = int(said["offset"])
+        count = max(0, min(self.size, self.rows - at))
+        self.fetched.append((at, count))
+        more = at + count < self.rows
+        values: dict[str, Any] = {
+            "$.pages": -(-self.rows // self.size),
+            "$.n": self.rows,
+            "$.next": at + count if more else None,
+            "$.page": at // self.size + 1,
+        }
+        if self.kind["type"] == "next-url":
+            values["$.next"] = f"/data?at={at + count}" if more else None
+        link = f"/data?at={at + count}" if more and self.kind["type"] == "link" else ""
+        known = {path: values[path] for path in values if path in self.kind.values()}
+        mark = f"{count} {at}" if count else ""
+        return PageFacts(ask, f"{at}", count, values=known, following=link, mark=mark)
+
+
+KINDS: list[dict[str, Any]] = [
+    {"type": "page"},
+    {"type": "page", "total_pages": "$.pages", "number": "$.page"},
+    {"type": "page", "total_records": "$.n"},
+    {"type": "offset"},
+    {"type": "offset", "total_records": "$.n"},
+    {"type": "offset", "end": "empty"},
+    {"type": "cursor", "parameter": "at", "path": "$.next", "total_records": "$.n"},
+    {"type": "link"},
+    {"type": "next-url", "path": "$.next"},
+]
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(KINDS), st.integers(0, 40), st.integers(1, 9), st.sampled_from(["", "gone"]))
+def test_every_row_is_fetched_exactly_once(
+    kind: dict[str, Any], rows: int, size: int, gone: str
+) -> None:
+    """And the same answers lead the same way again, which is what an attempt goes on from."""
+    if kind["type"] == "offset":
+        kind = {**kind, "limit": size}
+    shelf = Shelf(rows, size, kind)
+    under, again = walker(kind, pages_max=1000), walker(kind, pages_max=1000)
+    ask: Ask | None = under.first
+    repeated: Ask | None = again.first
+    while ask is not None:
+        assert ask == repeated
+        facts = shelf.answer(ask)
+        ask, repeated = under.after(facts), again.after(facts)
+    assert repeated is None
+    assert sum(count for _, count in shelf.fetched) == rows
+    assert [at for at, count in shelf.fetched if count] == list(range(0, rows, size))
+    assert len(shelf.fetched) <= rows // size + 2
 
 
 @pytest.mark.parametrize(

@@ -375,32 +375,6 @@ def test_requiring_a_bad_profile_raises_with_all_of_it() -> None:
         (changed("limits", {"concurrency": 2}), "limits.concurrency", "concurrency above 1"),
         (changed("limits", {"requests_per_day": 5}), "limits.requests_per_day", "per_day"),
         (changed("subject", "dimensions.station"), "subject", "subject and personal marks"),
-        (
-            changed(
-                "source/windows",
-                {
-                    "start_parameter": "a",
-                    "end_parameter": "b",
-                    "span": "30d",
-                    "start": "2020-01-01",
-                },
-            ),
-            "source.windows",
-            "windows",
-        ),
-        (
-            changed(
-                "source/auth",
-                {
-                    "type": "oauth2-client-credentials",
-                    "token_url": "https://example.org/token",
-                    "client_id": "me",
-                    "client_secret": "secret://env/A",
-                },
-            ),
-            "source.auth.type",
-            "auth oauth2",
-        ),
     ],
 )
 def test_a_part_that_is_not_built_is_refused_by_name(plain: Any, path: str, feature: str) -> None:

@@ -1,0 +1,393 @@
+"""Where an attempt takes its pages from: the source, an earlier attempt, or the last complete run.
+
+A page is taken from the source only if nobody has it already. What an earlier attempt of this run
+has stored is not fetched again (ADR 0014); what the source says is not modified is what the last
+complete run stored. Each page is noted at the aggregator as soon as it is here, so that a crash
+costs the one that was on its way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+
+from holdfast.collect.channel import Channel
+from holdfast.collect.errors import LimitReached
+from holdfast.collect.pages import Ask, said_by, with_parameters
+from holdfast.collect.requests import NO_CREDENTIALS, Manners, credentials, reported, request
+from holdfast.collect.robots import Robots
+from holdfast.collect.secrets import SecretStore
+from holdfast.collect.tokens import Tokens
+from holdfast.kernel.clock import Clock, parse_timestamp
+from holdfast.kernel.errors import NotFound
+from holdfast.kernel.outbound import (
+    Fetched,
+    OutboundClient,
+    OutboundRequest,
+    ResponseTooLarge,
+    SourceBusy,
+    SourceUnavailable,
+    scrub,
+)
+from holdfast.kernel.telemetry import get_logger
+from holdfast.records.model import VALIDATORS_MAX, RawResponse, RunPlan, Validator, page_name
+from holdfast.registry.model import Profile, duration_seconds
+
+HIDDEN = "***"
+"""What stands where a secret was: an address with it in cannot be asked for."""
+_MISSING = frozenset({404, 410, 416})
+_UNAUTHORIZED = 401
+
+log = get_logger("collect")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one attempt is about. ``profile`` has the operator's limits in place of its own.
+
+    ``admit`` is awaited before each request to the source; it raises where the day's quota is used
+    up.
+    """
+
+    run: str
+    fence: int
+    tenant: str
+    profile: Profile
+    force: bool = False
+    pages_max: int = 0
+    rehearsal: bool = False
+    range_start: str = ""
+    range_end: str = ""
+    admit: Callable[[], Awaitable[None]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the attempts of a drone share.
+
+    ``executor`` has one thread: parsing and mapping run there, so that the loop stays free to beat.
+    """
+
+    outbound: OutboundClient
+    secrets: SecretStore
+    tokens: Tokens
+    robots: Robots
+    clock: Clock
+    executor: Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page in the spool. ``same``: it has the bytes it had in the last complete run."""
+
+    ask: Ask
+    account: RawResponse
+    path: Path
+    same: bool
+    there: bool
+    """Its bytes are stored already; only the account of this page is to be kept."""
+    following: str = ""
+    """What its headers said of the page after it, secrets and all."""
+
+
+class Pages:
+    """The pages of one attempt, in the order in which they are asked for. One per attempt."""
+
+    def __init__(
+        self, attempt: Attempt, channel: Channel, tools: Tools, spool: Path, plan: RunPlan
+    ) -> None:
+        self._attempt = attempt
+        self._profile = attempt.profile
+        self._source = attempt.profile.source
+        self._channel = channel
+        self._tools = tools
+        self._spool = spool
+        # A backfill asks for other periods than the run whose answers the validators are of.
+        fresh = attempt.force or bool(attempt.range_start)
+        self.known: dict[str, Validator] = {} if fresh else plan.validators
+        self._kept_left = plan.kept
+        self._kept: deque[RawResponse] = deque()
+        self._given = NO_CREDENTIALS
+        self._manners = Manners(self._profile.limits, admit=attempt.admit)
+        self._answered: dict[str, Page] = {}
+        self._confirmed: dict[str, Fetched] = {}
+        self._taken = 0
+        self._bytes_taken = 0
+        self.requests = 0
+        self.bytes_fetched = 0
+        self.replayed = False
+
+    async def prepare(self) -> None:
+        """Resolve the credentials. Raises what :func:`credentials` does."""
+        tools = self._tools
+        self._given = await credentials(
+            self._source, tools.secrets, self._attempt.tenant, tools.tokens
+        )
+
+    # --- is there anything new? ---------------------------------------------------------------
+
+    async def are_unchanged(self, first: Ask) -> bool:
+        """Whether the source says that no page of the last complete run has changed.
+
+        The pages are only asked for if each of them can be asked for that way. The first that has
+        changed ends the asking; it is not asked for again.
+        """
+        name = self._name(first)
+        if name not in self.known or self._source.method != "GET":
+            return False
+        others = [other for other in self.known if other != name]
+        if self._source.unchanged == "first-page":
+            others = []
+        elif len(self.known) >= VALIDATORS_MAX:
+            return False  # there may be more than the plan names
+        # An address that held a secret is kept without it, and cannot be asked for by its name.
+        if not all(_can_ask(self.known[each]) for each in (name, *others)) or any(
+            HIDDEN in other for other in others
+        ):
+            return False
+        for each in (name, *others):
+            ask = first if each == name else Ask(each)
+            fetched = await self._fetch(ask, self.known[each])
+            if not fetched.not_modified:
+                self._answered[each] = self._page(ask, fetched)
+                return False
+            self._confirmed[each] = fetched
+        return True
+
+    # --- taking -------------------------------------------------------------------------------
+
+    async def take(self, ask: Ask, *, may_be_missing: bool = False) -> Page | None:
+        """The page that answers ``ask``, in the spool; ``None`` if there is none and that is fine.
+
+        Raises what fetching raises, and :class:`LimitReached` for more bytes than a run may have.
+        """
+        page = await self._kept_page(ask)
+        if page is None:
+            name = self._name(ask)
+            page = self._answered_page(name) or await self._known_page(ask, name)
+        if page is None:
+            try:
+                fetched = await self._fetch(ask, None)
+            except SourceUnavailable as error:
+                if may_be_missing and error.status in _MISSING:
+                    return None
+                raise
+            page = self._page(ask, fetched)
+        self._bytes_taken += page.account.size_bytes
+        if self._bytes_taken > self._profile.limits.max_bytes:
+            raise LimitReached(
+                f"cannot take more than {self._profile.limits.max_bytes} bytes",
+                code="limit-bytes",
+                hint="`limits.max_bytes` sets it",
+            )
+        self._taken += 1
+        return page
+
+    async def store(self, page: Page) -> None:
+        """Let the aggregator keep the page. Of new bytes this is the beginning only:
+        :meth:`Channel.stored` waits for its end."""
+        if page.there:
+            try:
+                await self._channel.store_known(page.account)
+                return
+            except NotFound:
+                log.info("page.stored_anew", digest=page.account.digest)
+        self._channel.store(page.account, page.path)
+
+    # --- from an earlier attempt --------------------------------------------------------------
+
+    async def _kept_page(self, ask: Ask) -> Page | None:
+        """The next page of an earlier attempt, if it answers ``ask`` and may still be used."""
+        if not self._kept_left:
+            return None
+        if not self._kept:
+            self._kept.extend(await self._channel.kept(self._taken - 1))
+        account = self._kept.popleft() if self._kept else None
+        path = None
+        if account is not None and self._may_use(account, ask):
+            path = await self._copied(account.digest)
+        if account is None or path is None:
+            self._kept_left = 0  # what follows there does not follow from what is fetched here
+            return None
+        self._kept_left -= 1
+        self.replayed |= account.replayed
+        following = self._with_key(account.following)
+        same = self._is_same(self._name(ask), account.digest)
+        return Page(ask, account, path, same=same, there=True, following=following)
+
+    def _may_use(self, account: RawResponse, ask: Ask) -> bool:
+        fetched = parse_timestamp(account.fetched_at)
+        longest = timedelta(seconds=duration_seconds(self._profile.limits.max_duration))
+        # Nobody has read the last page to its end, and its length is not known from elsewhere.
+        doubtful = account.open_ended and self._kept_left == 1
+        return (
+            account.sequence == self._taken
+            and page_name(account.url, account.request) == self._name(ask)
+            and fetched + longest >= self._tools.clock.now()
+            and HIDDEN not in self._with_key(account.following)
+            and not doubtful
+        )
+
+    # --- from the last complete run -----------------------------------------------------------
+
+    def _answered_page(self, name: str) -> Page | None:
+        """The page that came when it was asked whether anything has changed."""
+        page = self._answered.pop(name, None)
+        if page is None:
+            return None
+        account = msgspec.structs.replace(page.account, sequence=self._taken)
+        return replace(page, account=account)
+
+    async def _known_page(self, ask: Ask, name: str) -> Page | None:
+        """The page as the last complete run has it, if the source says that it still holds."""
+        known = self.known.get(name)
+        if known is None or self._source.method != "GET" or not _can_ask(known):
+            return None
+        following = self._with_key(known.following)
+        if HIDDEN in following:
+            return None
+        fetched = self._confirmed.pop(name, None) or await self._fetch(ask, known)
+        if not fetched.not_modified:
+            return self._page(ask, fetched)
+        path = await self._copied(known.digest)
+        if path is None:
+            return None
+        said, total = said_by(self._source, fetched.headers)
+        account = self._account(ask, fetched, said or following, total or known.total)
+        account = _with_bytes(account, known)
+        return Page(ask, account, path, same=True, there=True, following=said or following)
+
+    async def _copied(self, digest: str) -> Path | None:
+        path = self._spool / f"fetch-{self._taken}.known"
+        path.unlink(missing_ok=True)
+        try:
+            await self._channel.copy_known(digest, path)
+        except NotFound:
+            return None
+        return path
+
+    def _with_key(self, following: str) -> str:
+        """What led to the next page, with the key that was taken out of it put back in."""
+        if HIDDEN not in following:
+            return following
+        return with_parameters(following, self._given.parameters)
+
+    # --- from the source ----------------------------------------------------------------------
+
+    async def _fetch(self, ask: Ask, known: Validator | None) -> Fetched:
+        """One answer of the source, spooled; what was asked and received is counted."""
+        if not self._source.robots:
+            rules = await self._tools.robots.check(ask.url)
+            if rules.delay_seconds:
+                self._slow_down(rules.delay_seconds)
+        given = self._given
+        try:
+            return await self._fetch_once(ask, known)
+        except SourceUnavailable as error:
+            if error.status != _UNAUTHORIZED or not given.token:
+                raise
+        # The token may have been withdrawn before its time: once, with a new one.
+        tools = self._tools
+        self._given = await credentials(
+            self._source, tools.secrets, self._attempt.tenant, tools.tokens, refused=given.token
+        )
+        return await self._fetch_once(ask, known)
+
+    async def _fetch_once(self, ask: Ask, known: Validator | None) -> Fetched:
+        limits = self._profile.limits
+        asked = request(
+            self._source,
+            self._manners,
+            ask,
+            self._given,
+            known=known,
+            size_bytes_max=limits.max_bytes - self._bytes_taken,
+        )
+        try:
+            fetched = await self._tools.outbound.fetch(asked, self._spool)
+        except (SourceUnavailable, SourceBusy, ResponseTooLarge) as error:
+            self.requests += error.facts.requests
+            raise
+        self.requests += fetched.requests
+        self.bytes_fetched += fetched.size_bytes
+        self.replayed |= fetched.replayed
+        return fetched
+
+    def _slow_down(self, delay_seconds: float) -> None:
+        limits = self._profile.limits
+        wished = max(1, int(60 / delay_seconds))
+        rate = min(wished, limits.requests_per_minute or wished)
+        self._manners = Manners(limits, requests_per_minute=rate, admit=self._attempt.admit)
+
+    def _page(self, ask: Ask, fetched: Fetched) -> Page:
+        assert fetched.path is not None, "only a conditional request is answered by 304"
+        following, total = said_by(self._source, fetched.headers)
+        account = self._account(ask, fetched, following, total)
+        same = self._is_same(self._name(ask), fetched.digest)
+        return Page(ask, account, fetched.path, same=same, there=same, following=following)
+
+    def _account(self, ask: Ask, fetched: Fetched, following: str, total: str) -> RawResponse:
+        """The account of one answer, as it is kept beside its bytes."""
+        return RawResponse(
+            sequence=self._taken,
+            digest=fetched.digest,
+            size_bytes=fetched.size_bytes,
+            url=fetched.url[:8192],
+            address=fetched.address[:200],
+            status=fetched.status,
+            media_type=_media_type(fetched),
+            etag=fetched.etag if len(fetched.etag) <= 1000 else "",
+            last_modified=fetched.last_modified if len(fetched.last_modified) <= 100 else "",
+            fetched_at=fetched.fetched_at,
+            replayed=fetched.replayed,
+            not_modified=fetched.not_modified,
+            request=ask.request,
+            following=scrub(following, self._asked(ask)),
+            total=total,
+            open_ended=fetched.framing == "close",
+        )
+
+    # --- names --------------------------------------------------------------------------------
+
+    def _asked(self, ask: Ask) -> OutboundRequest:
+        return request(self._source, self._manners, ask, self._given)
+
+    def _name(self, ask: Ask) -> str:
+        return page_name(reported(self._source, ask, self._given)[:8192], ask.request)
+
+    def _is_same(self, name: str, digest: str) -> bool:
+        known = self.known.get(name)
+        return known is not None and known.digest == digest
+
+
+def charset_of(account: RawResponse) -> str:
+    """What the source called the encoding of these bytes; empty if it did not."""
+    return account.media_type.partition("; charset=")[2]
+
+
+def _media_type(fetched: Fetched) -> str:
+    """With the charset, if the source named one: without it the bytes could not be read again."""
+    charset = f"; charset={fetched.charset}" if fetched.charset else ""
+    return (fetched.media_type + charset)[:200]
+
+
+def _can_ask(known: Validator) -> bool:
+    return bool(known.etag or known.last_modified)
+
+
+def _with_bytes(account: RawResponse, known: Validator) -> RawResponse:
+    """What was confirmed, with the bytes that it was confirmed of."""
+    return msgspec.structs.replace(
+        account,
+        digest=known.digest,
+        size_bytes=known.size_bytes,
+        media_type=known.media_type,
+        etag=account.etag or known.etag,
+        last_modified=account.last_modified or known.last_modified,
+    )
