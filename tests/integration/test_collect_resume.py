@@ -46,7 +46,7 @@ NUMBERED = {"type": "page", "total_records": "$.n", "number": "$.page"}
 def sent(bench: Collecting) -> Counter[str]:
     """How often each page was sent whole."""
     return Counter(
-        seen.target.rpartition("page=")[2] or "1"
+        seen.target.partition("page=")[2] or "1"
         for seen in bench.source.requests
         if seen.status == 200
     )
