@@ -29,11 +29,17 @@ _STEPS: tuple[tuple[str, timedelta], ...] = (
 """Directives of strftime and the smallest step that a time written with them can take."""
 
 
-def sections_of(profile: Profile, cursor: CursorState | None, now: datetime) -> Iterator[Section]:
+def sections_of(
+    profile: Profile,
+    cursor: CursorState | None,
+    now: datetime,
+    within: tuple[str, str] = ("", ""),
+) -> Iterator[Section]:
     """What the requests of a run that began at ``now`` are told beside the source's own words.
 
     One section, or one for each window. Where the cursor is asked for by the parameter of the
-    windows' start, the windows begin where the cursor stands.
+    windows' start, the windows begin where the cursor stands. ``within`` are the days or UTC times
+    that a backfill is about: its windows begin and end there.
     """
     spec, zone = profile.source.windows, zone_of(profile.timezone)
     asked = cursor.parameters() if cursor is not None else {}
