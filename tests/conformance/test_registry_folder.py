@@ -157,12 +157,29 @@ async def test_a_file_that_was_never_good_is_listed_with_its_problem(
 
 
 async def test_a_part_that_is_not_built_is_a_problem_of_the_file(world: World) -> None:
-    world.write("rain.yaml", source=GOOD["source"] | {"format": {"type": "xlsx"}})
+    world.write("rain.yaml", subject="dimensions.station")
     await world.folder.reconcile()
     assert (
-        "format xlsx is not carried out by this build"
+        "subject and personal marks is not carried out by this build"
         in (await world.service.status(ME, "rain")).problem
     )
+
+
+async def test_a_code_list_beside_a_profile_is_part_of_it(world: World) -> None:
+    lists = world.root / "codes"
+    lists.mkdir()
+    dimensions = {"station": {"path": "Station", "codes": "stations"}}
+    world.write("rain.yaml", dimensions=dimensions)
+    await world.folder.reconcile()
+    assert "no code list stations" in (await world.service.status(ME, "rain")).problem
+    (lists / "stations.csv").write_text("code,name\nA,Alm\n", "utf-8")
+    assert (await world.folder.reconcile()).published == ("rain",)
+    first = await world.service.show(ME, "rain")
+    assert first.profile.code_lists == {"stations": {"A": "Alm"}}
+    (lists / "stations.csv").write_text("code,name\nA,Alm\nB,Berg\n", "utf-8")
+    assert (await world.folder.reconcile()).published == ("rain",)
+    assert (await world.service.show(ME, "rain")).digest != first.digest
+    assert not (await world.folder.reconcile()).changed
 
 
 async def test_a_refused_file_is_tried_again_by_the_next_process(

@@ -170,10 +170,7 @@ async def _profile(ctx: typer.Context, named: str) -> Profile:
     if data is not None:
         from holdfast.registry.validate import examine
 
-        json = named.endswith(".json")
-        return examine(
-            data, media_type="application/json" if json else "application/yaml"
-        ).required()
+        return examine(data, media_type=_media_type(Path(named))).required()
     from holdfast.kernel.principal import operator
     from holdfast.registry.client import RegistryClient
 
@@ -189,10 +186,17 @@ def _file(path: Path) -> bytes | None:
     """The bytes of a file, ``None`` where the argument is no file's name."""
     if path.suffix not in {".yaml", ".yml", ".json"} and not path.is_file():
         return None
+    from holdfast.registry.code_lists import with_code_lists
+
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise NotFound(f"cannot read {path}: {error.strerror}") from error
+    return with_code_lists(data, path.resolve().parent, media_type=_media_type(path))
+
+
+def _media_type(path: Path) -> str:
+    return "application/json" if path.suffix == ".json" else "application/yaml"
 
 
 def _print(found: Preview) -> None:

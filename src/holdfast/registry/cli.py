@@ -459,12 +459,16 @@ def _media_type(path: Path) -> str:
 def _read(path: Path) -> bytes:
     """The bytes of a file, or of standard input for ``-``; a little more than is allowed, no more:
     what is too large is said by whoever checks it."""
+    from holdfast.registry.code_lists import with_code_lists
     from holdfast.registry.document import DOCUMENT_BYTES_MAX
 
     try:
         if str(path) == "-":
             return sys.stdin.buffer.read(DOCUMENT_BYTES_MAX + 1)
         with path.open("rb") as stream:
-            return stream.read(DOCUMENT_BYTES_MAX + 1)
+            data = stream.read(DOCUMENT_BYTES_MAX + 1)
+        if len(data) > DOCUMENT_BYTES_MAX:
+            return data
+        return with_code_lists(data, path.resolve().parent, media_type=_media_type(path))
     except OSError as error:
         raise Invalid(f"cannot read {path}: {error.strerror}") from error

@@ -19,10 +19,11 @@ from pathlib import Path
 
 from holdfast.kernel.canonical import digest
 from holdfast.kernel.clock import Clock
-from holdfast.kernel.errors import HoldfastError, Kind, Problem
+from holdfast.kernel.errors import HoldfastError, Invalid, Kind, Problem
 from holdfast.kernel.ids import is_name
 from holdfast.kernel.principal import Principal
 from holdfast.kernel.telemetry import get_logger
+from holdfast.registry.code_lists import stamp, with_code_lists
 from holdfast.registry.document import DOCUMENT_BYTES_MAX
 from holdfast.registry.service import FromFile, RegistryService
 from holdfast.registry.store import FileSeen
@@ -34,8 +35,8 @@ _SUFFIXES = (".yaml", ".yml")
 
 log = get_logger(__name__)
 
-Look = tuple[int, int, int]
-"""What tells that a file may have changed without reading it: mtime, size, inode."""
+Look = tuple[int, int, int, int]
+"""What tells that a file may have changed without reading it: mtime, size, inode, code lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,7 @@ def _scan(folder: Path) -> dict[str, Look] | None:
 
 def _walk(root: Path) -> Iterator[tuple[str, Look]]:
     count = 0
+    lists = stamp(root)
     for directory, folders, names in os.walk(root, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
@@ -197,7 +199,8 @@ def _walk(root: Path) -> Iterator[tuple[str, Look]]:
             count += 1
             if count > FILES_MAX:
                 raise OSError(f"more than {FILES_MAX} profile files")
-            yield str(path.relative_to(root)), (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            look = (stat.st_mtime_ns, stat.st_size, stat.st_ino, lists)
+            yield str(path.relative_to(root)), look
 
 
 def _raise(error: OSError) -> None:
@@ -211,8 +214,12 @@ def _read_all(folder: Path, files: Sequence[str], seen: dict[str, FileSeen]) -> 
         try:
             with (folder / file).open("rb") as stream:
                 data = stream.read(DOCUMENT_BYTES_MAX + 1)
+            if len(data) <= DOCUMENT_BYTES_MAX:
+                data = with_code_lists(data, (folder / file).parent)
         except OSError:
             continue
+        except Invalid as error:  # told where the list is used: the profile has no such list
+            log.warning("profiles.code_list_refused", file=file, detail=error.detail)
         before = seen.get(file)
         found.append(
             _Found(file, data, digest(data), _name_of(file, data, before.name if before else ""))

@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from holdfast import sample
+from holdfast.registry.code_lists import read_list, with_code_lists
 from holdfast.registry.model import (
     CsvFormat,
     Field,
@@ -195,7 +196,7 @@ def test_a_moving_window_withdraws_nothing() -> None:
 
 @pytest.mark.parametrize("path", sorted(GOVERNMENT.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_government_profile_is_good_and_keyless(path: Path) -> None:
-    examined = examine(path.read_bytes())
+    examined = examine(with_code_lists(path.read_bytes(), path.parent))
     assert [str(problem) for problem in [*examined.problems, *examined.unsupported]] == []
     profile = examined.required()
     assert profile.name == path.stem
@@ -210,3 +211,27 @@ def test_a_government_profile_is_good_and_keyless(path: Path) -> None:
 
 def test_there_are_government_profiles() -> None:
     assert len(list(GOVERNMENT.glob("*.yaml"))) >= 5
+
+
+RECORDED = GOVERNMENT.parent / "recorded"
+
+
+@pytest.mark.parametrize("path", sorted(RECORDED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recorded_profile_is_good_says_why_it_is_not_live_and_is_never_scheduled(
+    path: Path,
+) -> None:
+    data = path.read_bytes()
+    examined = examine(with_code_lists(data, path.parent))
+    assert [str(problem) for problem in [*examined.problems, *examined.unsupported]] == []
+    profile = examined.required()
+    assert profile.name == path.stem
+    assert profile.schedule is None
+    assert data.startswith(b"# ")
+    assert not (GOVERNMENT / path.name).exists()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((GOVERNMENT.parent / "codes").glob("*.csv")), ids=lambda path: path.stem
+)
+def test_a_shipped_code_list_is_one(path: Path) -> None:
+    assert len(read_list(path)) >= 50
