@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RUNS_SHOWN = 20
+SHAPE_CODES = ("schema-drift", "shrunk")
 LIST_MAX = 500
 
 
@@ -47,7 +48,8 @@ class Gatherer:
         )
         latest: dict[str, Any] = {}
         for run in runs.items if runs else []:
-            latest.setdefault(run.profile, run)
+            if not run.rehearsal:
+                latest.setdefault(run.profile, run)
         fresh = {line.profile: line for line in freshness}
         due = {line.profile: line.next_at or "" for line in schedules}
         services = [ServiceLine(name=name, status=status) for name, status in states.items()]
@@ -56,8 +58,10 @@ class Gatherer:
             for p in _items(profiles)
         ]
         worst = any(line.status != "ok" for line in services)
+        changed = any(line.last_code in SHAPE_CODES and not line.accepted for line in freshness)
+        stale = any(line.stale for line in lines)
         return Overview(
-            status="degraded" if worst or any(line.stale for line in lines) else "ok",
+            status="degraded" if worst or stale or changed else "ok",
             version=__version__,
             services=services,
             profiles=lines,
@@ -70,6 +74,8 @@ class Gatherer:
                 ReportLine(id=r.id, title=r.title or r.name, created_at=r.created_at)
                 for r in _items(reports)
             ],
+            problems=[f"{one.name} is {one.status}" for one in services if one.status != "ok"]
+            + [f"{one.profile}: {one.problem}" for one in freshness if one.problem],
         )
 
 

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from holdfast.kernel.errors import Problem
+from holdfast.app.settings import NOTICE_TYPES
+from holdfast.kernel.errors import Invalid, Problem
 from holdfast.kernel.principal import Principal, service
 
 if TYPE_CHECKING:
+    from holdfast.app.settings import Settings
     from holdfast.app.system import Keys, State, System
     from holdfast.registry.model import Profile
 
@@ -172,6 +174,7 @@ def _open_aggregator(system: System, state: State, keys: Keys) -> None:
         settings=RecordsSettings(
             projections=settings.data_dir / "projections",
             response_bytes_max=settings["records_raw_bytes_max"],
+            webhook_types=_webhook_types(settings),
         ),
         metrics=system.metrics,
     )
@@ -182,6 +185,7 @@ def _open_aggregator(system: System, state: State, keys: Keys) -> None:
             for tenant in await state.database.tenants():
                 await system.records.sweep(service("aggregator", tenant))
                 await system.records.watch(service("aggregator", tenant))
+                await system.records.drop_old_notices(service("aggregator", tenant))
             await system.clock.sleep(SWEEP_SECONDS)
 
     async def reload_keys() -> None:
@@ -191,6 +195,58 @@ def _open_aggregator(system: System, state: State, keys: Keys) -> None:
             keys.trusted.reload()
 
     system.loops += [("sweep", sweep), ("trusted keys", reload_keys)]
+    if settings["watch_webhook_url"]:
+        _open_webhook(system, state)
+
+
+def _webhook_types(settings: Settings) -> frozenset[str]:
+    """The notices that are delivered; ``Invalid`` for a type that there is not."""
+    types = frozenset(settings["watch_webhook_types"])
+    unknown = sorted(types - frozenset(NOTICE_TYPES))
+    if unknown:
+        raise Invalid(
+            f"cannot start: HOLDFAST_WATCH_WEBHOOK_TYPES names {unknown[0]!r}",
+            hint=f"there are {', '.join(NOTICE_TYPES)}",
+        )
+    return types if settings["watch_webhook_url"] else frozenset()
+
+
+def _open_webhook(system: System, state: State) -> None:
+    from holdfast.kernel.outbound import OutboundSettings
+    from holdfast.records.metrics import RecordsMetrics
+    from holdfast.records.webhook import Webhook, WebhookSettings, read_secret
+
+    settings = system.settings
+    if settings["watch_webhook_secret_file"] is None:
+        raise Invalid(
+            "cannot start: HOLDFAST_WATCH_WEBHOOK_URL is set, but no secret to sign with",
+            hint="openssl rand -base64 32 > FILE; HOLDFAST_WATCH_WEBHOOK_SECRET_FILE names it",
+        )
+    webhook = Webhook(
+        state.database,
+        WebhookSettings(
+            url=settings["watch_webhook_url"],
+            secret=read_secret(settings["watch_webhook_secret_file"]),
+            outbound=OutboundSettings(
+                allow=frozenset(settings["watch_webhook_allow"]),
+                resolver=settings["collect_resolver"],
+                contact=settings["collect_contact"],
+                ca_file=settings["collect_ca_file"],
+            ),
+        ),
+        clock=system.clock,
+        random=random.random,
+        metrics=RecordsMetrics(system.metrics),
+    )
+
+    async def deliver() -> None:
+        async with webhook:
+            while True:
+                for tenant in await state.database.tenants():
+                    await webhook.deliver_due(service("aggregator", tenant))
+                await system.clock.sleep(SWEEP_SECONDS)
+
+    system.loops.append(("webhook", deliver))
 
 
 async def _open_coordinator(

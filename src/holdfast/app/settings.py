@@ -132,6 +132,15 @@ def _origin(value: str) -> str:
 
 
 _HTTP = _url("http", "https")
+NOTICE_TYPES = (
+    "run.failed",
+    "run.partial",
+    "source.drifted",
+    "source.shrunk",
+    "source.stale",
+    "source.fresh",
+)
+"""As :data:`holdfast.records.webhook.NOTICE_TYPES`; a test holds them equal."""
 DATABASE_SCHEMES = ("sqlite", "postgresql")
 OBJECT_SCHEMES = ("file", "s3")
 ROLES = ("gateway", "identity", "registry", "coordinator", "aggregator", "reporter", "ledger")
@@ -364,6 +373,30 @@ SETTINGS: tuple[Setting, ...] = (
         _seconds(0.1, 3600),
         1.0,
         "Pause between checkpoints that are signed without being asked for",
+    ),
+    Setting(
+        "HOLDFAST_WATCH_WEBHOOK_URL",
+        _HTTP,
+        "",
+        "Where notices (failed runs, changed shapes, silence) are posted; nowhere if empty",
+    ),
+    Setting(
+        "HOLDFAST_WATCH_WEBHOOK_SECRET_FILE",
+        _path,
+        None,
+        "File with the secret under which deliveries are signed; needed with a webhook",
+    ),
+    Setting(
+        "HOLDFAST_WATCH_WEBHOOK_ALLOW",
+        _list,
+        (),
+        "Private host:port pairs that the webhook may be at",
+    ),
+    Setting(
+        "HOLDFAST_WATCH_WEBHOOK_TYPES",
+        _list,
+        NOTICE_TYPES,
+        "Which notices the webhook is told",
     ),
     Setting("HOLDFAST_RECORDS_RAW_BYTES_MAX", _whole(1, 2**40), 2**31, "Largest raw response kept"),
     Setting(

@@ -75,6 +75,9 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     workers: list[WorkerLine]
     runs: list[RunLine]
     reports: list[ReportLine]
+    problems: list[str] = []
+    """What is wrong, a line each: services that do not answer, sources that are silent, failing or
+    have changed their shape."""
 
     @property
     def total_records(self) -> int:

@@ -567,6 +567,8 @@ class Freshness(Struct, frozen=True, kw_only=True):
     last_run: str = ""
     last_status: str = ""
     last_code: str = ""
+    accepted: bool = False
+    """Somebody accepted the shape that the last run failed for."""
     drifted: int = 0
     """Breaking changes of shape that the last run saw and nobody has accepted."""
     shrunk: bool = False

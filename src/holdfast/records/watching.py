@@ -453,16 +453,20 @@ class Watching(Reading):
     async def drop_old_notices(self, principal: Principal) -> int:
         """Remove notices beyond the last ten thousand; how many they were."""
 
-        def unit(conn: Connection) -> int:
+        table = store.notices
+
+        def newest(conn: Connection) -> int:
             counter = store.find(conn, store.counters, principal.tenant)
             last = 0 if counter is None else int(counter.notices)
-            old = and_(
-                store.notices.c.tenant == principal.tenant,
-                store.notices.c.number <= last - NOTICES_KEPT,
-            )
-            return store.remove(conn, store.notices, old) if last > NOTICES_KEPT else 0
+            old = and_(table.c.tenant == principal.tenant, table.c.number <= last - NOTICES_KEPT)
+            found = conn.execute(select(table.c.number).where(old).limit(1)).first()
+            return 0 if found is None else last
 
-        return await self._db.write(principal, unit)
+        last = await self._db.read(principal, newest)
+        if not last:
+            return 0
+        old = and_(table.c.tenant == principal.tenant, table.c.number <= last - NOTICES_KEPT)
+        return await self._db.write(principal, lambda conn: store.remove(conn, table, old))
 
 
 def notice_of(row: Row[Any]) -> Notice:
@@ -522,6 +526,7 @@ def _freshness(row: Row[Any], normal: str | None, now: datetime) -> Freshness:
         last_run=row.last_run or "",
         last_status=row.last_status or "",
         last_code=row.last_code or "",
+        accepted=bool(row.drift_accepted),
         drifted=sum(one.breaking for one in drift) if not row.drift_accepted else 0,
         shrunk=usual >= SOME and row.last_records < SHRUNK_SHARE * usual,
         problem=_problem(row, normal, late),

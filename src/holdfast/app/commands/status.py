@@ -28,7 +28,8 @@ HEALTH_SECONDS = 4.0
 
 
 @status.command(
-    help="What runs and what was collected. Exit status 1 when something is stale or degraded.",
+    help="What runs and what was collected. Exit status 1 when a source is silent or has changed "
+    "its shape, or a service does not answer; standard error says what.",
     epilog="Example: holdfast status --json",
 )
 def _status(ctx: typer.Context, json: JsonOption = False) -> None:
@@ -75,6 +76,8 @@ def _print_overview(found: Any) -> None:
         numeric=["records", "rejects"],
         empty="no profiles",
     )
+    for problem in found.problems:
+        say(f"! {problem}")
 
 
 def _minute(instant: str) -> str:
