@@ -1,33 +1,49 @@
 """How fast and how lean collecting is: nested JSON → mapped → durable records.
 
-    python benchmarks/collect.py map    [--records 100000 2000000]   one core, nothing stored
-    python benchmarks/collect.py served [--records 100000]           the served program and a drone
-    python benchmarks/collect.py dlt --python PATH [--records 100000]
+    python -m benchmarks.collect compare [--records 100000] [--rounds 3]    against dlt, in turn
+    python -m benchmarks.collect served [--records 100000 2000000]          the served program
+    python -m benchmarks.collect map [--records 100000 2000000]             one core, not stored
 
 ``map`` reads, maps and encodes batches in a fresh process per size and reports records per second
 and peak resident memory; a flat line is the point. ``served`` starts ``holdfast up`` with one drone
 (two cores: the drone's and the server's) and a recorded source, and times a run from its opening to
-its publication: every record is durable and readable then. ``dlt`` runs dlt on the same file with
-the interpreter at PATH (an environment with ``dlt[duckdb,parquet]``), by its defaults and by its
-Parquet path into DuckDB. All take the same file: GeoJSON-like features of about 300 bytes, of which
-nine fields are mapped.
+its publication: fetched, its raw bytes kept, every record mapped, durable and readable.
+
+``compare`` alternates that with dlt on the same file, each in fresh processes: by its defaults
+(insert-values into DuckDB; at a tenth of the records, because that is what it bears), and by its
+Parquet path into DuckDB in three ways: what it does by itself with nested records and a primary key
+(``merge``, which like us finds out what is new); the same without looking (``append``); and
+``append`` of the nine mapped fields only, mapped by hand in its generator (``flat``). Normalising
+uses two processes. dlt neither keeps the raw bytes nor flushes what it writes between the steps.
+Ratios are taken within a round; processor time, of all processes and without the start, tells what
+a machine busy with other work hides.
+
+All take the same file: GeoJSON-like features of about 300 bytes, of which nine fields are mapped.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
+
+from holdfast import __version__
 
 PROFILE: dict[str, Any] = {
     "version": 1,
@@ -126,7 +142,7 @@ def bench_map(counts: list[int]) -> None:
         with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
             path = Path(folder) / "features.json"
             generate(path, count)
-            command = [sys.executable, __file__, "map-one", str(path)]
+            command = [sys.executable, "-m", "benchmarks.collect", "map-one", str(path)]
             print(
                 subprocess.run(command, check=True, capture_output=True, text=True).stdout, end=""
             )
@@ -138,10 +154,13 @@ def bench_map(counts: list[int]) -> None:
 def bench_served(counts: list[int]) -> None:
     for count in counts:
         with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
-            print(json.dumps(asyncio.run(_served(Path(folder), count))))
+            path = Path(folder) / "features.json"
+            generate(path, count)
+            print(json.dumps(asyncio.run(_served(Path(folder), count, path))), flush=True)
 
 
-async def _served(root: Path, count: int) -> dict[str, Any]:
+async def _served(root: Path, count: int, path: Path) -> dict[str, Any]:
+    """One run of the served program over the file at ``path``, and what it took."""
     import httpx
     import psutil
 
@@ -150,7 +169,7 @@ async def _served(root: Path, count: int) -> dict[str, Any]:
     files, data = root / "files", root / "data"
     files.mkdir()
     (root / "profiles").mkdir()
-    await asyncio.to_thread(generate, files / "features.json", count)
+    (files / "features.json").hardlink_to(path)
     async with FixtureServer(files) as source:
         replay = root / "replay.json"
         replay.write_text(json.dumps({"https://bench.example.org": source.url}))
@@ -158,13 +177,14 @@ async def _served(root: Path, count: int) -> dict[str, Any]:
             **{k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")},
             "HOLDFAST_COLLECT_REPLAY_FILE": str(replay),
             "HOLDFAST_REGISTRY_PROFILES_DIR": str(root / "profiles"),
-            "HOLDFAST_LOG_LEVEL": "warning",
+            "HOLDFAST_LOG_LEVEL": "error",
         }
         program = subprocess.Popen(  # noqa: ASYNC220 - started once, before anything is timed
             [sys.executable, "-m", "holdfast.app.main", "up", "--port", "0", "--drones", "1",
              "--data-dir", str(data)],
             env=environment,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             url = await _address(data)
@@ -173,20 +193,34 @@ async def _served(root: Path, count: int) -> dict[str, Any]:
             async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
                 made = await client.post("/v1/profiles", json=PROFILE)
                 made.raise_for_status()
-                task = (await client.post("/v1/tasks/collect", json={"profile": "bench"})).json()
                 tree = psutil.Process(program.pid)
+                worked = _processor(tree)
+                task = (await client.post("/v1/tasks/collect", json={"profile": "bench"})).json()
                 run, peaks = await _watched(client, task["payload"]["run"], tree)
+                ended_at = _processor(tree)
+                worked = {name: round(ended_at[name] - worked[name], 2) for name in worked}
         finally:
             program.terminate()
             await asyncio.to_thread(program.wait)
     started, ended = (_seconds(run[name]) for name in ("started_at", "published_at"))
+    if run["records"] != count or run["status"] != "succeeded":
+        raise SystemExit(f"the run did not succeed: {run}")
     return {
         "records": run["records"],
         "status": run["status"],
         "seconds": round(ended - started, 2),
         "durable_records_per_second": round(run["records"] / (ended - started)),
+        "processor_seconds": worked,
         "peak_megabytes": peaks,
     }
+
+
+def _processor(tree: Any) -> dict[str, float]:
+    """Seconds of processor time that the program and its drone have used."""
+    found = {"server": 0.0, "drone": 0.0}
+    for each in [tree, *tree.children(recursive=True)]:
+        found["drone" if "drone" in each.cmdline() else "server"] += sum(each.cpu_times()[:2])
+    return found
 
 
 async def _address(data: Path) -> str:
@@ -230,13 +264,12 @@ def _seconds(text: str) -> float:
 # --- dlt ----------------------------------------------------------------------------------------
 
 DLT = """
-import json, resource, sys, time
+import json, os, resource, sys, time
 import dlt
 
 path, how, where = sys.argv[1:]
 
-@dlt.resource(name="features", primary_key="id", write_disposition="merge")
-def features():
+def nested():
     import ijson
     with open(path, "rb") as file:
         batch = []
@@ -247,51 +280,155 @@ def features():
                 batch = []
         yield batch
 
+def flat():
+    for batch in nested():
+        yield [
+            {"id": one["id"], "depth": one["geometry"]["coordinates"][2],
+             **{name: one["properties"][name]
+                for name in ("net", "status", "mag", "sig", "place", "code", "time")}}
+            for one in batch
+        ]
+
+def used():
+    own, others = (resource.getrusage(who)
+                   for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
+
+disposition = "merge" if how in ("default", "merge") else "append"
+resource_ = dlt.resource(flat if how == "flat" else nested, name="features", primary_key="id",
+                         write_disposition=disposition)
 pipeline = dlt.pipeline("bench", destination=dlt.destinations.duckdb(where + "/b.duckdb"),
                         dataset_name="bench", pipelines_dir=where)
-started = time.perf_counter()
-options = {"loader_file_format": "parquet"} if how == "parquet" else {}
-pipeline.run(features(), **options)
-seconds = time.perf_counter() - started
+options = {} if how == "default" else {"loader_file_format": "parquet"}
+started, worked = time.perf_counter(), used()
+pipeline.run(resource_(), **options)
+seconds, worked = time.perf_counter() - started, used() - worked
 with pipeline.sql_client() as client:
     [[count]] = client.execute_sql("SELECT count(*) FROM features")
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"dlt": how, "records": count, "seconds": round(seconds, 2),
-                  "records_per_second": round(count / seconds), "peak_megabytes": round(peak)}))
+peak = max(resource.getrusage(who).ru_maxrss / 1024
+           for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(json.dumps({"records": count, "seconds": seconds, "processor": worked, "peak": peak}))
 """
 
 
-def bench_dlt(python: str, counts: list[int]) -> None:
-    for count in counts:
-        for how in ("default", "parquet"):
-            with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
-                path = Path(folder) / "features.json"
-                generate(path, count)
-                found = subprocess.run(
-                    [python, "-c", DLT, str(path), how, folder],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                )
-                print(found.stdout.splitlines()[-1])
+@dataclass(frozen=True)
+class Outcome:
+    """One run of one contender: what came of it, and what it took."""
+
+    records: int
+    seconds: float
+    processor: float
+    """Seconds of processor time, of all its processes."""
+    peak: float
+    """Megabytes of its largest process."""
+
+    @property
+    def pace(self) -> float:
+        return self.records / self.seconds
+
+    @property
+    def thrift(self) -> float:
+        return self.records / self.processor
+
+
+def bench_dlt(python: str, path: Path, how: str) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
+        found = subprocess.run(
+            [python, "-c", DLT, str(path), how, folder],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "NORMALIZE__WORKERS": "2", "RUNTIME__DLTHUB_TELEMETRY": "false"},
+        )
+    return Outcome(**json.loads(found.stdout.splitlines()[-1]))
+
+
+def ours(path: Path, count: int) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
+        found = asyncio.run(_served(Path(folder), count, path))
+    return Outcome(
+        found["records"],
+        found["seconds"],
+        sum(found["processor_seconds"].values()),
+        max(found["peak_megabytes"].values()),
+    )
+
+
+OURS, DEFAULT = "holdfast", "dlt, default"
+
+
+def compare(count: int, rounds: int, python: str) -> None:
+    """Everybody in turn, so that all meet the same neighbours on the machine."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
+        path, small = Path(folder) / "features.json", Path(folder) / "small.json"
+        generate(path, count)
+        generate(small, count // 10)
+        describe(path, count, python)
+        contenders: dict[str, Callable[[], Outcome]] = {
+            OURS: lambda: ours(path, count),
+            DEFAULT: lambda: bench_dlt(python, small, "default"),
+            **{
+                f"dlt, Parquet, {how}": partial(bench_dlt, python, path, how)
+                for how in ("merge", "append", "flat")
+            },
+        }
+        found: dict[str, list[Outcome]] = {name: [] for name in contenders}
+        for _ in range(rounds):
+            for name, run in contenders.items():
+                found[name].append(run())
+                print(f"  {name}: {found[name][-1]}", file=sys.stderr)
+    print(f"\n{'':<22}{'records':>9}{'records/s':>11}{'per core s':>11}{'peak MB':>9}", end="")
+    print(f"{'ratio':>20}{'of processor':>20}")
+    for name, outcomes in found.items():
+        pace = [our.pace / each.pace for our, each in zip(found[OURS], outcomes, strict=True)]
+        thrift = [our.thrift / each.thrift for our, each in zip(found[OURS], outcomes, strict=True)]
+        print(
+            f"{name:<22}{outcomes[0].records:>9,}{median(o.pace for o in outcomes):>11,.0f}"
+            f"{median(o.thrift for o in outcomes):>11,.0f}{max(o.peak for o in outcomes):>9,.0f}"
+            f"{spread(pace):>20}{spread(thrift):>20}"
+        )
+    print("\nratio: how many times as fast holdfast was in the same round, by the clock and per")
+    print(f"second of processor time: median (least-most). Load {os.getloadavg()[0]:.1f} after.")
+
+
+def spread(ratios: list[float]) -> str:
+    return f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
+def describe(path: Path, count: int, python: str) -> None:
+    """What the ratios depend on."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    versions = subprocess.run(
+        [python, "-c", "import dlt, duckdb; print(dlt.__version__, duckdb.__version__)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    print(f"holdfast {__version__}, dlt {versions[0]} into DuckDB {versions[1]},", end=" ")
+    print(f"Python {platform.python_version()}, {platform.platform()}")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
+    print(f"{count:,} records, {path.stat().st_size:,} bytes, sha256:{digest}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["map", "map-one", "served", "dlt"])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=["compare", "served", "map", "map-one"])
     parser.add_argument("path", nargs="?", type=Path)
     parser.add_argument("--records", nargs="+", type=int, default=[100_000])
-    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--python", default=sys.executable, help="an environment that has dlt")
     given = parser.parse_args()
     match given.what:
+        case "compare":
+            for count in given.records:
+                compare(count, given.rounds, given.python)
+        case "served":
+            bench_served(given.records)
         case "map":
             bench_map(given.records)
         case "map-one":
             print(json.dumps(map_one(given.path)))
-        case "served":
-            bench_served(given.records)
-        case "dlt":
-            bench_dlt(given.python, given.records)
 
 
 if __name__ == "__main__":
