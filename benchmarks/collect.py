@@ -167,7 +167,7 @@ async def _served(root: Path, count: int, path: Path) -> dict[str, Any]:
     from holdfast.collect.fixtures.server import FixtureServer
 
     files, data = root / "files", root / "data"
-    files.mkdir()
+    files.mkdir(parents=True)
     (root / "profiles").mkdir()
     (files / "features.json").hardlink_to(path)
     async with FixtureServer(files) as source:

@@ -4,10 +4,12 @@ Each contender is given the same number of empty tasks in bulk, in its own best 
 then works all of them off in batches, by one caller or by two at a time: what serves each best
 counts. Holdfast writes the submission's and the end's event with each task, draws a fence and signs
 a grant; the peers do less per task (PgQueuer logs each status, Procrastinate writes an event row by
-trigger). PostgreSQL is the same server for all, a database each, and flushes (fsync, full page
-writes and synchronous commit on; PgQueuer's tables are logged). Rounds alternate, so that all meet
-the same neighbours on the machine, and ratios are taken within a round. One run prints everything
-the ratio depends on::
+trigger). PostgreSQL is the same server for all, on the disk, a database each, and flushes: fsync,
+full page writes and synchronous commit are on, PgQueuer's tables are logged.
+
+Rounds alternate, so that all meet the same neighbours on the machine, and ratios are taken within a
+round. Processor time, of this process and of the server's, tells what a machine busy with other
+work hides. One run prints everything the ratio depends on::
 
     python -m benchmarks.tasks [--tasks 5000] [--batch 500] [--rounds 5] [--callers 1 2]
 
@@ -27,11 +29,12 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import structlog
 from tests.support.postgres import PostgresServer, postgres_server
 
@@ -52,16 +55,17 @@ from holdfast.migrations import load_tables
 
 KIND = "benchmark"
 OURS = "holdfast, PostgreSQL"
-SETTINGS = ("fsync = on", "full_page_writes = on", "synchronous_commit = on")
+SETTINGS = ("fsync", "full_page_writes", "synchronous_commit")
 OPERATOR = operator()
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds to submit all tasks, and to work them off."""
+    """Seconds to submit all tasks, and to work them off; processor seconds of both in all."""
 
     submit: float
     work: float
+    processor: float = 0.0
 
     @property
     def total(self) -> float:
@@ -268,10 +272,7 @@ def measure(
 ) -> dict[str, dict[int, list[Timing]]]:
     """Every contender with every number of callers, once a round, so that all meet the same
     neighbours on the machine."""
-    with postgres_server() as server, tempfile.TemporaryDirectory() as name:
-        for setting in SETTINGS:
-            server.execute(f"ALTER SYSTEM SET {setting}")
-        server.execute("SELECT pg_reload_conf()")
+    with postgres_server(durable=True) as server, tempfile.TemporaryDirectory() as name:
         print(asyncio.run(_version(server.dsn())))
         found = contenders(server, Path(name), wanted)
         timings: dict[str, dict[int, list[Timing]]] = {
@@ -280,8 +281,19 @@ def measure(
         for _ in range(rounds):
             for label, contend in found.items():
                 for many in callers:
-                    timings[label][many].append(asyncio.run(contend(tasks, batch, many)))
+                    before = _processor(server)
+                    timing = asyncio.run(contend(tasks, batch, many))
+                    used = _processor(server) - before
+                    timings[label][many].append(replace(timing, processor=used))
     return timings
+
+
+def _processor(server: PostgresServer) -> float:
+    """Seconds of processor time that this process and the server's have used."""
+    own = sum(os.times()[:2])
+    postmaster = psutil.Process(int((server.folder / "data/postmaster.pid").read_text().split()[0]))
+    own += sum(postmaster.cpu_times()[:4])  # with those of connections that are over
+    return own + sum(sum(each.cpu_times()[:2]) for each in postmaster.children())
 
 
 async def _version(dsn: str) -> str:
@@ -289,27 +301,34 @@ async def _version(dsn: str) -> str:
 
     connection = await asyncpg.connect(dsn)
     try:
-        return str(await connection.fetchval("SELECT version()"))
+        shown = [f"{name} {await connection.fetchval(f'SHOW {name}')}" for name in SETTINGS]
+        return f"{await connection.fetchval('SELECT version()')}: {', '.join(shown)}"
     finally:
         await connection.close()
 
 
 def show(timings: dict[str, dict[int, list[Timing]]], tasks: int) -> None:
-    print(f"\n{'per second':<34}{'callers':>8}{'submit':>9}{'work':>9}{'all':>9}{'ratio':>14}")
+    print(f"\n{'per second':<34}{'callers':>8}{'submit':>9}{'work':>9}{'all':>9}", end="")
+    print(f"{'ratio':>18}{'of processor':>18}")
     _, ours = best(timings[OURS])
     for label, by_callers in timings.items():
         many, rounds = best(by_callers)
         submit = statistics.median(t.submit for t in rounds)
         work = statistics.median(t.work for t in rounds)
         total = statistics.median(t.total for t in rounds)
-        ratios = [t.total / our.total for t, our in zip(rounds, ours, strict=True)]
+        pace = [t.total / our.total for t, our in zip(rounds, ours, strict=True)]
+        thrift = [t.processor / our.processor for t, our in zip(rounds, ours, strict=True)]
         print(
             f"{label:<34}{many:>8}{tasks / submit:>9,.0f}{tasks / work:>9,.0f}"
-            f"{tasks / total:>9,.0f}{statistics.median(ratios):>6.2f}"
-            f" {f'({min(ratios):.2f}-{max(ratios):.2f})':>8}"
+            f"{tasks / total:>9,.0f}{spread(pace):>18}{spread(thrift):>18}"
         )
-    print(f"\nratio: how many times as fast {OURS} is, submit to complete, in the same round:")
-    print("median (least and most); callers: the number that served each best")
+    print(f"\nratio: how many times as fast {OURS} is, submit to complete, in the same round,")
+    print("by the clock, and per second of processor time (setting up included): median")
+    print("(least-most); callers: the number that served each best")
+
+
+def spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 def main() -> None:
@@ -326,7 +345,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     print(f"holdfast {__version__}, Python {platform.python_version()}, {platform.platform()},")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
-    print(f"{tasks} tasks in batches of {options.batch}, {options.rounds} rounds, every flush on")
+    print(f"{tasks} tasks in batches of {options.batch}, {options.rounds} rounds")
     timings = measure(
         tasks,
         options.batch,

@@ -36,6 +36,8 @@ class PostgresServer:
     """A server that answers on a socket in its own folder and on no port."""
 
     folder: Path
+    durable: bool = False
+    """Whether it flushes what it commits, as a server in use does."""
     _process: subprocess.Popen[bytes] | None = None
     _databases: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -49,12 +51,14 @@ class PostgresServer:
         self._wait_until_ready(bin_)
 
     def _launch(self, bin_: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        flushes = "on" if self.durable else "off"
         return subprocess.Popen(
             [
                 *(bin_ / "postgres", "-D", self.folder / "data", "-k", self.folder),
                 # The tests' data is not kept: what a test asserts about a killed server is about
                 # a killed process, whose writes the kernel has.
-                *("-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off"),
+                *("-c", "listen_addresses=", "-c", f"fsync={flushes}"),
+                *("-c", f"full_page_writes={flushes}"),
                 *("-c", "max_connections=60", "-c", "shared_buffers=64MB"),
                 *("-c", "max_locks_per_transaction=256"),
             ],
@@ -117,16 +121,21 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """A started server; it and its folder are gone at the end."""
+def postgres_server(*, durable: bool = False) -> Iterator[PostgresServer]:
+    """A started server; it and its folder are gone at the end.
+
+    With ``durable`` it lies on the disk and flushes, for measurements.
+    """
     # In memory where there is some: the tests' many small databases are never worth a disk.
     memory = Path("/dev/shm")
-    usable = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 2**30
+    usable = (
+        not durable and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 2**30
+    )
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir=memory if usable else None))
     as_user = _other_user()
     if as_user:
         shutil.chown(folder, "nobody", "nogroup")
-    server = PostgresServer(folder)
+    server = PostgresServer(folder, durable)
     try:
         subprocess.run(
             [
