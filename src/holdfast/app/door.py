@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,9 @@ from holdfast.app.settings import Settings
 from holdfast.gateway.door import DoorAuthenticator, Remembered
 from holdfast.gateway.proxy import ProxyMiddleware, RoleProxy
 from holdfast.identity import HopSigner, LoginLinks, OperatorToken, Sessions
+from holdfast.identity.bearer import BearerTokens
+from holdfast.identity.keyfile import KeyFile
+from holdfast.identity.tokens import shared_secret
 from holdfast.kernel.errors import Invalid
 
 if TYPE_CHECKING:
@@ -67,6 +72,9 @@ def spec(
         workers,
         Remembered(system.identity.find_holder, system.clock),
         system.clock,
+        listed=_listed_keys(system),
+        tokens=_bearer_tokens(system),
+        tenant_required=settings["identity_tenant_required"],
     )
     secure = bool(settings["gateway_tls_certificate_file"] or settings["gateway_terminator"])
 
@@ -102,6 +110,37 @@ def spec(
         services=health.states,
         between=between,
         **shared,
+    )
+
+
+def _listed_keys(system: System) -> KeyFile | None:
+    """The keys of the operator's file, if one is named; a bad edit shows in readiness."""
+    settings = system.settings
+    path = settings["identity_keys_file"]
+    if path is None:
+        return None
+    found = KeyFile(path, settings["identity_keys_seconds"], system.clock)
+    system.checks["api_keys_file"] = found.check
+    return found
+
+
+def _bearer_tokens(system: System) -> BearerTokens | None:
+    """What verifies tokens signed with the operator's shared secret, if there is one."""
+    settings = system.settings
+    path = settings["identity_jwt_secret_file"]
+    if path is None:
+        return None
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise Invalid(f"cannot read the token secret {path}: {error.strerror}") from error
+    return BearerTokens(
+        [shared_secret(secret)],
+        hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest(),
+        system.clock,
+        issuer=settings["identity_jwt_issuer"],
+        audience=settings["identity_jwt_audience"],
+        default_role=settings["identity_default_role"],
     )
 
 

@@ -306,6 +306,46 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_GATEWAY_TRUSTED_PROXIES", _list, (), "Networks whose X-Forwarded-For is believed"
     ),
     Setting(
+        "HOLDFAST_IDENTITY_KEYS_FILE",
+        _path,
+        None,
+        "File of API keys (JSON), besides those that `holdfast apikey` makes",
+        (Alias("AUTH_API_KEYS_FILE", "collection authentication", "", _path),),
+    ),
+    Setting(
+        "HOLDFAST_IDENTITY_KEYS_SECONDS",
+        _seconds(0.1, 3600),
+        30.0,
+        "How soon an edit of that file counts",
+        (
+            Alias(
+                "AUTH_API_KEYS_TTL_SECONDS", "collection authentication", "30", _seconds(0.1, 3600)
+            ),
+        ),
+    ),
+    Setting(
+        "HOLDFAST_IDENTITY_JWT_SECRET_FILE",
+        _path,
+        None,
+        "File of the secret (32 bytes or more) that signs HS256 tokens",
+        (Alias("AUTH_JWT_HS256_SECRET_FILE", "collection authentication", "", _path),),
+    ),
+    Setting("HOLDFAST_IDENTITY_JWT_ISSUER", _text, "", "Issuer that such a token must name"),
+    Setting("HOLDFAST_IDENTITY_JWT_AUDIENCE", _text, "", "Audience that such a token must name"),
+    Setting(
+        "HOLDFAST_IDENTITY_DEFAULT_ROLE",
+        _one_of("viewer", "operator", "approver", "auditor", "admin"),
+        "viewer",
+        "Role of a token that names none of ours",
+    ),
+    Setting(
+        "HOLDFAST_IDENTITY_TENANT_REQUIRED",
+        _flag,
+        False,
+        "Whether holders of keys and tokens must send X-Tenant-ID",
+        (Alias("AUTH_TENANT_REQUIRED", "collection authentication", "false", _flag),),
+    ),
+    Setting(
         "HOLDFAST_SERVE_CONNECTIONS_MAX",
         _whole(1, 65536),
         1024,
@@ -474,15 +514,6 @@ NOT_SETTINGS = re.compile(
 )
 """Names that begin with ``HOLDFAST_`` and are no settings of ours."""
 
-REFUSED_ALIASES: dict[str, str] = {
-    "AUTH_TENANT_REQUIRED": "tenants come with identity",
-    "AUTH_JWT_HS256_SECRET_FILE": "JWT sign-in comes with identity",
-    "AUTH_API_KEYS_FILE": "API keys come with identity",
-    "AUTH_API_KEYS_TTL_SECONDS": "API keys come with identity",
-}
-"""Guide variables whose promise this build cannot keep: naming one stops the start, because to
-ignore a request for protection would be a fallback in silence."""
-
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -606,8 +637,6 @@ def _from_environment(
     problems: list[Problem],
 ) -> None:
     for name, value in environment.items():
-        if name in REFUSED_ALIASES and value:
-            problems.append(Problem(name, f"cannot be honoured: {REFUSED_ALIASES[name]}"))
         if not name.startswith("HOLDFAST_") or NOT_SETTINGS.fullmatch(name):
             continue
         setting = _BY_NAME.get(name)

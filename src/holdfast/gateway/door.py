@@ -13,16 +13,19 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, Generic, TypeVar
 
 from holdfast.identity import OperatorToken, Sessions
+from holdfast.identity.bearer import BearerTokens
+from holdfast.identity.keyfile import KeyFile
 from holdfast.identity.model import KeyHolder, admits, is_over, networks_of
 from holdfast.identity.service import principal_of
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Denied, Unauthenticated
 from holdfast.kernel.http.door import CLIENT, SAFE_METHODS
-from holdfast.kernel.principal import Principal, operator
+from holdfast.kernel.principal import Principal, PrincipalKind, operator
 
 COOKIE = "holdfast_session"
 WORKER_PREFIX = "hfw_"
 KEY_PREFIX = "hf_"
+TENANT_HEADER = b"x-tenant-id"
 REMEMBERED_SECONDS = 5.0
 REMEMBERED_MAX = 10_000
 
@@ -41,12 +44,19 @@ class DoorAuthenticator:
         workers: WorkerLookup,
         keys: KeyLookup,
         clock: Clock,
+        *,
+        listed: KeyFile | None = None,
+        tokens: BearerTokens | None = None,
+        tenant_required: bool = False,
     ) -> None:
         self._token = token
         self._sessions = sessions
         self._workers = workers
         self._keys = keys
         self._clock = clock
+        self._listed = listed
+        self._tokens = tokens
+        self._tenant_required = tenant_required
 
     async def __call__(self, scope: Any) -> Principal:
         """The caller; raises :class:`Unauthenticated` when there is no credential or a wrong one.
@@ -56,7 +66,9 @@ class DoorAuthenticator:
         """
         bearer, cookies = _credentials(scope)
         if bearer is not None:
-            return await self._by_bearer(bearer, str(scope.get(CLIENT, "")))
+            principal = await self._by_bearer(bearer, str(scope.get(CLIENT, "")))
+            self._check_tenant(scope, principal)
+            return principal
         secret = session_secret(cookies)
         if secret is None:
             raise Unauthenticated(
@@ -77,7 +89,31 @@ class DoorAuthenticator:
             return await self._by_key(token, address)
         if self._token.matches(token):
             return operator()
+        if self._listed is not None and (found := self._listed.find(token)) is not None:
+            return found
+        if self._tokens is not None and token.count(".") == 2:
+            return self._tokens.principal(token)
         raise Unauthenticated("cannot do this: the token is not known", code="token-unknown")
+
+    def _check_tenant(self, scope: Any, principal: Principal) -> None:
+        """``X-Tenant-ID`` chooses nothing: it must be the tenant the credential is of.
+
+        Where it is required, whoever holds a key or a token must send it; the operator's and a
+        worker's credentials are of one tenant by their making.
+        """
+        named = [v.decode("latin-1") for k, v in scope["headers"] if k == TENANT_HEADER]
+        if any(name != principal.tenant for name in named):
+            raise Denied(
+                f"cannot do this: the credential is not of the tenant {named[0][:100]!r}",
+                code="tenant-mismatch",
+            )
+        free = principal.kind in (PrincipalKind.OPERATOR, PrincipalKind.WORKER)
+        if self._tenant_required and not named and not free:
+            raise Denied(
+                "cannot do this: X-Tenant-ID is required here",
+                code="tenant-required",
+                hint="send X-Tenant-ID with the tenant your credential is of",
+            )
 
     async def _by_key(self, secret: str, address: str) -> Principal:
         holder = await self._keys(secret)

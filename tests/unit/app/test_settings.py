@@ -117,10 +117,6 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     assert settings["database_url"] == "postgresql://u:geheim@h/db"
 
 
-def test_a_request_for_protection_that_is_not_built_is_never_ignored() -> None:
-    assert "cannot be honoured" in problems({"AUTH_API_KEYS_FILE": "/x"})["AUTH_API_KEYS_FILE"]
-
-
 def test_every_setting_is_named_by_the_rule_and_says_what_it_means() -> None:
     for setting in SETTINGS:
         assert re.fullmatch(r"HOLDFAST_[A-Z0-9_]+", setting.name)

@@ -1,0 +1,87 @@
+"""From a verified token of others to a principal of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdfast.identity.model import ROLES
+from holdfast.identity.tokens import TokenKey, refused, verify_claims
+from holdfast.kernel.clock import Clock
+from holdfast.kernel.ids import DEFAULT_TENANT, TenantId
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind
+
+SUBJECT_BYTES_MAX = 255
+
+
+class BearerTokens:
+    """Signs in whoever holds a token that a trusted key signed.
+
+    Claims: ``sub`` (required) says who; ``tenant`` where (the default tenant if absent); ``roles``
+    or ``role`` and ``permissions`` what they may do. Roles of other systems are passed over; a
+    token that names none of ours has ``default_role``. Only an opaque name made of ``iss`` and
+    ``sub`` under ``naming`` goes further: subjects are often e-mail addresses, and events are for
+    ever.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[TokenKey],
+        naming: bytes,
+        clock: Clock,
+        *,
+        issuer: str = "",
+        audience: str = "",
+        default_role: str = "viewer",
+    ) -> None:
+        self._keys = tuple(keys)
+        self._naming = naming
+        self._clock = clock
+        self._issuer = issuer
+        self._audience = audience
+        self._default = ROLES[default_role]
+
+    def principal(self, token: str) -> Principal:
+        """Who the token speaks for; raises :class:`Unauthenticated`."""
+        claims = verify_claims(
+            token,
+            self._keys,
+            now=self._clock.now(),
+            issuer=self._issuer,
+            audience=self._audience,
+        )
+        subject, tenant = claims.get("sub"), claims.get("tenant", DEFAULT_TENANT)
+        if not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_BYTES_MAX:
+            raise refused("it says of nobody that it is theirs")
+        if not isinstance(tenant, str) or not tenant:
+            raise refused("its tenant is no text")
+        name = self._name(str(claims.get("iss", "")), subject)
+        return Principal(
+            TenantId(tenant),
+            name,
+            PrincipalKind.PERSON,
+            self._granted(claims),
+            None,
+            f"token:{name}",
+        )
+
+    def _granted(self, claims: Mapping[str, Any]) -> frozenset[Permission]:
+        named = [*_texts(claims.get("roles")), *_texts(claims.get("role"))]
+        found: set[Permission] = set()
+        for role in named:
+            found |= ROLES.get(role, frozenset())
+        admitted = {permission.value: permission for permission in ROLES["admin"]}
+        found |= {admitted[n] for n in _texts(claims.get("permissions")) if n in admitted}
+        return frozenset(found) or self._default
+
+    def _name(self, issuer: str, subject: str) -> str:
+        text = f"{len(issuer)}:{issuer}{subject}".encode()
+        return f"t-{hmac.new(self._naming, text, hashlib.sha256).hexdigest()[:32]}"
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return value.split()
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
