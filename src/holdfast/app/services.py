@@ -167,6 +167,7 @@ def _open_aggregator(system: System, state: State, keys: Keys) -> None:
         objects=state.objects,
         outbox=state.outbox,
         secrets=state.secrets,
+        keyring=state.keyring,
         profiles=system.registry,
         grants=keys.trusted,
         clock=system.clock,
@@ -179,6 +180,7 @@ def _open_aggregator(system: System, state: State, keys: Keys) -> None:
         metrics=system.metrics,
     )
     system.handlers += http.handlers(system.records)
+    system.subjects.add_eraser(system.records)
 
     async def sweep() -> None:
         while True:

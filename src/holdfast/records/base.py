@@ -22,6 +22,7 @@ from holdfast.kernel.principal import Principal, PrincipalKind
 from holdfast.kernel.secrets import TenantSecrets
 from holdfast.kernel.signing import TrustedKeys
 from holdfast.kernel.telemetry import Metrics
+from holdfast.keyring import Keyring
 from holdfast.records.content import RecordKeys
 from holdfast.records.errors import GrantMismatch
 from holdfast.records.metrics import RecordsMetrics
@@ -57,6 +58,7 @@ class Handles:
     objects: Objects
     outbox: Outbox
     secrets: TenantSecrets
+    keyring: Keyring
     profiles: Profiles
     grants: TrustedKeys
     clock: Clock

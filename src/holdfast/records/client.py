@@ -46,6 +46,7 @@ from holdfast.records.model import (
 from holdfast.records.ports import Export, ResponseBody
 from holdfast.records.wire import (
     GRANT_HEADER,
+    PERSONAL_HEADER,
     PUBLICATION_HEADER,
     RESPONSE_HEADER,
     encode_response,
@@ -367,6 +368,7 @@ class RecordsClient:
             file_name=named[1] if named else f"{profile}.{format}",
             media_type=headers.get("content-type", ""),
             publication=int(headers[PUBLICATION_HEADER]),
+            personal=headers.get(PERSONAL_HEADER, "none"),
             chunks=parts,
         )
 

@@ -12,6 +12,7 @@ out: what is text there can be read as a number by whoever wants to.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -116,6 +117,16 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     run: str
     recorded_from: str
     body: str
+    sequence: int = 0
+    subject: str = ""
+    sealed: bytes = b""
+
+
+PERSONAL_COLUMNS = (
+    Column(name="subject", part="subject", description="keyed name of the person it is about"),
+    Column(name="sealed", part="sealed", description="personal fields, under the person's key"),
+)
+"""What a table of records about people has besides."""
 
 
 class Table:
@@ -145,6 +156,10 @@ class Table:
                 return [row.run for row in rows]
             case "recorded_from":
                 return [row.recorded_from for row in rows]
+            case "subject":
+                return [row.subject or None for row in rows]
+            case "sealed":
+                return [b64encode(row.sealed).decode() or None for row in rows]
             case "period":
                 return [getattr(content.period, name, None) for content in contents]
             case "dimensions":
@@ -181,7 +196,7 @@ _MEASURED: dict[str, Any] = {
 
 def without_doubles(columns: Sequence[Column]) -> list[Column]:
     """The columns of a text file."""
-    return [column for column in columns if column.type != "double"]
+    return [column for column in columns if column.type != "double" and column.part != "sealed"]
 
 
 def is_numeric(column: Column) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -211,6 +212,35 @@ def record_leaf_hash(
             revision=revision,
             run=run,
             withdrawn=withdrawn,
+        )
+    )
+
+
+def stored_leaf_hash(keys: RecordKeys, *, run: str, profile_digest: str, row: Any) -> bytes:
+    """The leaf hash of a row as it lies in the table, for whoever rebuilds a batch's tree.
+
+    Of a record about a person it comes from the commitment that was kept: it stays what it was
+    when the person is erased, though nobody can open it any more.
+    """
+    if row.commitment is None:
+        return record_leaf_hash(
+            keys,
+            run=run,
+            profile_digest=profile_digest,
+            sequence=row.sequence,
+            record=row.record.hex(),
+            revision=row.revision,
+            withdrawn=row.withdrawn,
+            whole=whole_of(row.body.encode(), row.position, row.response),
+        )
+    return leaf_hash(
+        record_leaf(
+            commitment=bytes(row.commitment).hex(),
+            profile_digest=profile_digest,
+            record=row.record.hex(),
+            revision=row.revision,
+            run=run,
+            withdrawn=row.withdrawn,
         )
     )
 

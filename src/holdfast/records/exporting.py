@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.ids import EventId
 from holdfast.kernel.outbox import Event
-from holdfast.kernel.principal import Principal
+from holdfast.kernel.principal import Permission, Principal
 from holdfast.kernel.telemetry import request_id
 from holdfast.records.columns import Column, Row, Table, data_package, is_numeric, without_doubles
 from holdfast.records.content import decode_content
@@ -66,13 +66,23 @@ class Exporting(Projecting):
             chunks = self._csv(principal, edition, exact=exact)
         else:
             chunks = self._ndjson(principal, edition)
-        await self._note_export(principal, edition, format)
+        personal = self._shown(principal, edition, format)
+        await self._note_export(principal, edition, format, personal)
         return Export(
             file_name=f"{profile}-{edition.publication}.{format}",
             media_type=MEDIA_TYPES[format],
             publication=edition.publication,
             chunks=chunks,
+            personal=personal,
         )
+
+    def _shown(self, principal: Principal, edition: Edition, kind: str) -> str:
+        """What an export says of personal fields; Parquet is the projection, always sealed."""
+        if not edition.personal:
+            return "none"
+        if kind == "parquet" or not principal.may(Permission.RECORDS_PERSONAL):
+            return "sealed"
+        return "opened"
 
     async def data_package(
         self, principal: Principal, profile: str, *, as_of: str | None = None
@@ -92,14 +102,20 @@ class Exporting(Projecting):
     ) -> AsyncIterator[bytes]:
         columns = without_doubles(edition.columns)
         yield csv_lines([[column.name for column in columns]])
-        async for rows in self.table_rows(principal, edition):
+        async for rows in self._shown_rows(principal, edition):
             yield await asyncio.to_thread(csv_part, columns, rows, exact=exact)
 
     async def _ndjson(self, principal: Principal, edition: Edition) -> AsyncIterator[bytes]:
-        async for rows in self.table_rows(principal, edition):
+        async for rows in self._shown_rows(principal, edition):
             yield await asyncio.to_thread(ndjson_part, rows)
 
-    async def _note_export(self, principal: Principal, edition: Edition, kind: str) -> None:
+    async def _shown_rows(self, principal: Principal, edition: Edition) -> AsyncIterator[list[Row]]:
+        async for rows in self.table_rows(principal, edition):
+            yield await self._rows_opened(principal, edition.profile, rows, what="export")
+
+    async def _note_export(
+        self, principal: Principal, edition: Edition, kind: str, personal: str
+    ) -> None:
         event = Event(
             id=EventId(self._new_id()),
             stream=f"profile/{edition.profile}",
@@ -107,6 +123,7 @@ class Exporting(Projecting):
             time=self._clock.now(),
             payload={
                 "format": kind,
+                "personal": personal,
                 "profile": edition.profile,
                 "publication": edition.publication,
                 "vintage": edition.vintage,

@@ -39,6 +39,7 @@ from holdfast.records.model import (
 from holdfast.records.service import RecordsService
 from holdfast.records.wire import (
     GRANT_HEADER,
+    PERSONAL_HEADER,
     PUBLICATION_HEADER,
     RESPONSE_HEADER,
     content_digest,
@@ -359,6 +360,7 @@ def _record_routes(service: RecordsService) -> list[Any]:
             **ATTACHMENT,
             "Content-Disposition": f'attachment; filename="{found.file_name}"',
             PUBLICATION_HEADER: str(found.publication),
+            PERSONAL_HEADER: found.personal,
         }
         return Stream(found.chunks, media_type=found.media_type, headers=headers)
 

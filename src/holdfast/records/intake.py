@@ -21,8 +21,9 @@ from holdfast.kernel.clock import timestamp
 from holdfast.kernel.database import bulk_insert
 from holdfast.kernel.principal import Principal
 from holdfast.records import store
-from holdfast.records.base import Handles, Part
+from holdfast.records.base import Handles
 from holdfast.records.content import NO_FIELDS, FieldNames
+from holdfast.records.erasing import Erasing
 from holdfast.records.errors import (
     BatchConflict,
     BatchOutOfOrder,
@@ -43,6 +44,7 @@ from holdfast.records.staging import (
     classify,
     prepare,
 )
+from holdfast.records.unsealing import Unsealing
 
 ROW_OVERHEAD_BYTES = 200
 
@@ -77,7 +79,7 @@ class _Incoming:
     received_at: str
 
 
-class Intake(Part):
+class Intake(Erasing, Unsealing):
     """The part of the service that takes batches."""
 
     def __init__(self, handles: Handles) -> None:
@@ -100,7 +102,8 @@ class Intake(Part):
         rules = await self._rules(principal, claim.profile, claim.digest)
         keys = self._keys(principal, claim.profile)
         size = len(batch.records)
-        prepared = await self.worked(size, lambda: prepare(batch, keys, rules))
+        owners = await self._owners(principal, rules, batch)
+        prepared = await self.worked(size, lambda: prepare(batch, keys, rules, owners))
         incoming = _Incoming(
             principal=principal,
             batch=batch,
@@ -111,8 +114,18 @@ class Intake(Part):
         )
         async with self._lock(principal, claim.profile):
             receipt = await self._stage(incoming)
+        await self._forget_erased(principal, prepared)
         self._metrics.batch_seconds.observe(self._clock.monotonic() - started)
         return receipt
+
+    async def _forget_erased(self, principal: Principal, prepared: Prepared) -> None:
+        """A source may go on naming somebody who is erased: nothing of them is kept, raw bytes
+        included. Asked for after the batch is there: they may have been erased meanwhile."""
+        if prepared.personal is None:
+            return
+        tokens = {each.token for each in prepared.personal}
+        erased = await asyncio.to_thread(self._handles.keyring.erased, principal.tenant, tokens)
+        await self.erase_subjects(principal, sorted(erased))
 
     def _lock(self, principal: Principal, profile: str) -> asyncio.Lock:
         return self._locks.setdefault((principal.tenant, profile), asyncio.Lock())
@@ -172,6 +185,7 @@ class Intake(Part):
             if not _update_run(conn, incoming, look, known, change):
                 return False
             _write_rows(conn, incoming, look.publication + 1, change)
+            _write_subjects(conn, incoming)
             _write_shape(conn, incoming, look, shape)
             _write_batch(conn, incoming, known, change)
             _write_rejects(conn, incoming, look, kept_max)
@@ -372,6 +386,22 @@ def _write_rows(conn: Connection, incoming: _Incoming, publication: int, change:
     store.put_seen(conn, tenant, incoming.batch.run, change.seen)
 
 
+def _write_subjects(conn: Connection, incoming: _Incoming) -> None:
+    """Who occurs in which response; unchanged records have no row of their own to tell."""
+    prepared, batch, tenant = incoming.prepared, incoming.batch, incoming.principal.tenant
+    if prepared.personal is None:
+        return
+    store.note_subjects(
+        conn,
+        sorted(
+            {
+                (tenant, mine.token, batch.run, batch.fence, place[0])
+                for mine, place in zip(prepared.personal, prepared.places, strict=True)
+            }
+        ),
+    )
+
+
 def _write_shape(conn: Connection, incoming: _Incoming, look: _Look, shape: Shape) -> None:
     if not incoming.batch.records:
         return
@@ -445,6 +475,6 @@ def _write_rejects(conn: Connection, incoming: _Incoming, look: _Look, kept_max:
             reject.excerpt,
             incoming.received_at,
         )
-        for index, reject in enumerate(batch.rejects[:room], 1)
+        for index, reject in enumerate(incoming.prepared.rejects[:room], 1)
     ]
     bulk_insert(conn, store.rejects, store.REJECT_COLUMNS, rows)

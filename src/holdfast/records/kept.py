@@ -90,7 +90,7 @@ class KeptResponses(RawResponses):
                 stored_at=timestamp(self._clock.now()),
                 repeated=True,
             )
-            add_response(conn, tenant, stored, known.object)
+            add_response(conn, tenant, stored, known.object, personal=known.personal)
             touch(conn, tenant, stored, claim.lease_expires_at)
             return stored
 
@@ -124,7 +124,11 @@ def kept_rows(conn: Connection, tenant: str, run: str, fence: int) -> list[Row[A
     responses = store.responses
     rows = conn.execute(
         select(responses.c.sequence, responses.c.fence, responses.c.digest, responses.c.fetched_at)
-        .where(store.of_key(responses, tenant, run=run), responses.c.fence < fence)
+        .where(
+            store.of_key(responses, tenant, run=run),
+            responses.c.fence < fence,
+            responses.c.erased_at == "",
+        )
         .order_by(responses.c.sequence, responses.c.fence.desc())
     )
     return chained(rows)

@@ -372,6 +372,9 @@ class Record(Struct, frozen=True, kw_only=True):
     """The publication it came with; ``None`` while it is not published."""
     provenance: Provenance | None = None
     """Left out unless asked for; a withdrawal has none: it comes from an absence."""
+    personal: Literal["", "opened", "sealed", "omitted", "erased"] = ""
+    """Of a record about a person: whether its personal fields are shown, not for this caller to
+    see, not repeated by a withdrawal, or gone."""
 
 
 class RecordHistory(Struct, frozen=True, kw_only=True):

@@ -40,3 +40,5 @@ class Export:
     media_type: str
     publication: int
     chunks: AsyncIterator[bytes]
+    personal: str = "none"
+    """Whether personal fields are in it ``opened``, ``sealed``, or there are ``none``."""

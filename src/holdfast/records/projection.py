@@ -24,13 +24,14 @@ from holdfast.kernel.children import run_child
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.principal import Principal
 from holdfast.records import store
-from holdfast.records.base import Handles, Part
-from holdfast.records.columns import Column, Row, columns_of
+from holdfast.records.base import Handles
+from holdfast.records.columns import PERSONAL_COLUMNS, Column, Row, columns_of
 from holdfast.records.content import FieldNames
 from holdfast.records.errors import NotPublished
 from holdfast.records.model import ProjectionInfo, RecordFilter
 from holdfast.records.parquet import Job, Written, build, write_frame
 from holdfast.records.reading import STREAM_ROWS, check_filter, runs_of, scope_of, times_of
+from holdfast.records.unsealing import Unsealing
 from holdfast.registry.model import Profile
 
 Vintage = Literal["latest", "first"]
@@ -49,9 +50,11 @@ class Edition:
     records: int
     columns: list[Column]
     version: Profile
+    personal: bool
+    """Whether the records are about people, whose fields are sealed."""
 
 
-class Projecting(Part):
+class Projecting(Unsealing):
     """The part of the service that makes tables."""
 
     def __init__(self, handles: Handles) -> None:
@@ -121,6 +124,7 @@ class Projecting(Part):
             for digest in [*older, row.profile_digest]
         ]
         fields = msgspec.json.decode(row.fields, type=FieldNames)
+        personal = any(version.subject for version in versions)
         return Edition(
             profile=profile,
             publication=row.publication,
@@ -128,7 +132,8 @@ class Projecting(Part):
             recorded_at=row.recorded_at,
             profile_digest=row.profile_digest,
             records=row.records,
-            columns=columns_of(versions, fields),
+            columns=[*columns_of(versions, fields), *(PERSONAL_COLUMNS if personal else ())],
+            personal=personal,
             version=versions[-1],
         )
 
@@ -261,6 +266,8 @@ def _rows(conn: Connection, tenant: str, edition: Edition, after: int) -> tuple[
             table.from_publication,
             table.to_publication,
             table.body,
+            table.subject,
+            table.sealed,
         )
         .where(
             store.of_key(store.revisions, tenant, profile=edition.profile),
@@ -282,6 +289,9 @@ def _rows(conn: Connection, tenant: str, edition: Edition, after: int) -> tuple[
             runs[row.run].run,
             times[row.from_publication],
             row.body,
+            row.sequence,
+            row.subject or "",
+            bytes(row.sealed or b""),
         )
         for row in rows
     ]

@@ -1,4 +1,7 @@
-"""Raw responses: the bytes the source sent, kept once, before anything refers to them."""
+"""Raw responses: the bytes the source sent, kept once, before anything refers to them.
+
+Each is sealed under a key of its own, so that it can be destroyed whole.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from sqlalchemy import Connection, Row, case, select
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import Corrupt, NotFound, TooLarge
 from holdfast.kernel.principal import Principal
+from holdfast.keyring.model import RESPONSES, DataKey
+from holdfast.keyring.stream import MAGIC as STREAM_MAGIC
+from holdfast.keyring.stream import sealed_stream, unsealed_stream
 from holdfast.records import store
 from holdfast.records.base import Part
 from holdfast.records.errors import DigestMismatch, ResponseConflict, no_such_run
@@ -43,6 +49,8 @@ class RawResponses(Part):
         """
         claim = self._grant(principal, grant, run)
         self._check(response)
+        rules = await self._rules(principal, claim.profile, claim.digest)
+        personal = rules.marks is not None
 
         def look(conn: Connection) -> StoredResponse | None:
             found = store.find(conn, store.runs, principal.tenant, run=run)
@@ -74,7 +82,7 @@ class RawResponses(Part):
             again = look(conn)
             if again is not None:
                 return again
-            add_response(conn, principal.tenant, stored, name)
+            add_response(conn, principal.tenant, stored, name, personal=personal)
             touch(conn, principal.tenant, stored, claim.lease_expires_at)
             return stored
 
@@ -108,7 +116,10 @@ class RawResponses(Part):
             await _drained(checked)
             return True
         compressed = _compressed(checked, self._settings.compression_level)
-        return not await self._handles.objects.put_stream(principal, response.digest, compressed)
+        name = self._handles.objects.name(principal, response.digest)
+        key = await asyncio.to_thread(self._handles.keyring.object_key, principal.tenant, name)
+        sealed = sealed_stream(key, principal.tenant, RESPONSES, name, compressed)
+        return not await self._handles.objects.put_stream(principal, response.digest, sealed)
 
     async def responses(self, principal: Principal, run: str) -> list[StoredResponse]:
         """The raw responses of the run's current attempt, in order."""
@@ -142,7 +153,14 @@ class RawResponses(Part):
                 )
             return found
 
-        stored = stored_response(await self._db.read(principal, unit))
+        row = await self._db.read(principal, unit)
+        if row.erased_at:
+            raise NotFound(
+                f"cannot read the response {sequence} of the run {run[:64]}: it was destroyed at "
+                f"{row.erased_at}, because a person in it was erased",
+                code="response-erased",
+            )
+        stored = stored_response(row)
         return ResponseBody(stored, self._body(principal, stored.response))
 
     async def _body(self, principal: Principal, response: RawResponse) -> AsyncIterator[bytes]:
@@ -150,7 +168,7 @@ class RawResponses(Part):
             return
         found = hashlib.sha256()
         expander = zstandard.ZstdDecompressor().decompressobj()
-        async for chunk in self._handles.objects.stream(principal, response.digest):
+        async for chunk in self._unsealed(principal, response.digest):
             try:
                 plain = await asyncio.to_thread(expander.decompress, chunk)
             except zstandard.ZstdError as error:
@@ -161,6 +179,24 @@ class RawResponses(Part):
             yield plain
         if f"sha256:{found.hexdigest()}" != response.digest:
             raise Corrupt(f"cannot read the response {response.digest}: its bytes are others")
+
+    async def _unsealed(self, principal: Principal, digest: str) -> AsyncIterator[bytes]:
+        """The compressed bytes of an object; those from before there was a keyring as they are."""
+        chunks = self._handles.objects.stream(principal, digest)
+        first = await anext(chunks, b"")
+        if not first.startswith(STREAM_MAGIC):
+            yield first
+            async for chunk in chunks:
+                yield chunk
+            return
+        tenant, name = principal.tenant, self._handles.objects.name(principal, digest)
+
+        async def find(key_id: bytes) -> DataKey:
+            return await asyncio.to_thread(self._handles.keyring.find, tenant, RESPONSES, key_id)
+
+        opened = unsealed_stream(find, tenant, RESPONSES, name, _after(first, chunks))
+        async for chunk in opened:
+            yield chunk
 
     async def named_objects(self, principal: Principal, names: list[str]) -> set[str]:
         """Which of these stored names a raw response has: what must not be collected."""
@@ -193,7 +229,9 @@ def again(known: Row[tuple[object, ...]], response: RawResponse) -> StoredRespon
     )
 
 
-def add_response(conn: Connection, tenant: str, stored: StoredResponse, name: str) -> None:
+def add_response(
+    conn: Connection, tenant: str, stored: StoredResponse, name: str, *, personal: bool
+) -> None:
     response = stored.response
     store.add(
         conn,
@@ -219,6 +257,7 @@ def add_response(conn: Connection, tenant: str, stored: StoredResponse, name: st
         open_ended=response.open_ended,
         stored_at=stored.stored_at,
         object=name,
+        personal=personal,
     )
 
 
@@ -268,6 +307,12 @@ def stored_response(row: Row[tuple[object, ...]]) -> StoredResponse:
 async def _one(content: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(content), CHUNK_BYTES):
         yield content[start : start + CHUNK_BYTES]
+
+
+async def _after(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in chunks:
+        yield chunk
 
 
 async def _drained(chunks: AsyncIterator[bytes]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select
@@ -20,7 +20,7 @@ from holdfast.kernel.errors import Invalid
 from holdfast.kernel.http import Page, decode_cursor, encode_cursor
 from holdfast.kernel.principal import Principal
 from holdfast.records import store
-from holdfast.records.base import Part, run_of
+from holdfast.records.base import run_of
 from holdfast.records.columns import scalar_text
 from holdfast.records.content import KEY_BYTES, Content, decode_content
 from holdfast.records.errors import NoSuchRecord, no_such_run
@@ -36,6 +36,7 @@ from holdfast.records.model import (
     RunStatus,
     StoredReject,
 )
+from holdfast.records.unsealing import SealedRow, Unsealing, sealed_of
 
 LIMIT_MAX = 1_000
 REVISIONS_MAX = 1_000
@@ -56,7 +57,7 @@ class Scope:
     end: int = _LAST
 
 
-class Reading(Part):
+class Reading(Unsealing):
     """The part of the service that reads."""
 
     # --- records ------------------------------------------------------------------------------
@@ -75,23 +76,45 @@ class Reading(Part):
         publication 0. ``Invalid`` for a cursor of another list.
         """
         check_filter(which)
+        await self._check_sealed(principal, which)
         wanted = bounded(limit)
         kind = f"records-{canonical_digest(which)[7:23]}"
         position = decode_cursor(kind, cursor, int, int) if cursor else None
 
-        def unit(conn: Connection) -> RecordPage:
+        def unit(conn: Connection) -> tuple[RecordPage, list[SealedRow]]:
             begun = None if position is None else int(position[0])
             scope = scope_of(conn, principal.tenant, which, begun)
             after = -1 if position is None else int(position[1])
             rows = matching(conn, principal.tenant, scope, which, after, wanted + 1)
             more = rows[wanted - 1].sequence if len(rows) > wanted else None
-            return RecordPage(
+            page = RecordPage(
                 items=assemble(conn, principal.tenant, rows[:wanted], provenance=which.provenance),
                 next=None if more is None else encode_cursor(kind, [scope.publication, more]),
                 publication=scope.publication,
             )
+            return page, sealed_of(rows[:wanted])
 
-        return await self._db.read(principal, unit)
+        page, sealed = await self._db.read(principal, unit)
+        items = await self._with_personal(principal, page.items, sealed, what="list")
+        return msgspec.structs.replace(page, items=items)
+
+    async def _check_sealed(self, principal: Principal, which: RecordFilter) -> None:
+        """Sealed fields cannot be compared with anything: to say so beats finding nothing."""
+        if not which.dimensions:
+            return
+        head = await self._db.read(
+            principal,
+            lambda conn: store.find(conn, store.heads, principal.tenant, profile=which.profile),
+        )
+        if head is None or head.profile_digest is None:
+            return
+        marks = (await self._rules(principal, which.profile, head.profile_digest)).marks
+        for name in which.dimensions:
+            if marks is not None and name in marks.dimensions:
+                raise Invalid(
+                    f"cannot filter by dimension.{name}: it is personal, and sealed",
+                    code="field-sealed",
+                )
 
     async def publication(
         self, principal: Principal, profile: str, as_of: str | None = None
@@ -108,22 +131,25 @@ class Reading(Part):
     ) -> tuple[int, AsyncIterator[list[Record]]]:
         """The publication, and all its records that match, some at a time; memory stays flat."""
         check_filter(which)
+        await self._check_sealed(principal, which)
         scope = await self._db.read(principal, lambda conn: scope_of(conn, principal.tenant, which))
 
         async def parts() -> AsyncIterator[list[Record]]:
             after = -1
             while True:
 
-                def unit(conn: Connection, after: int = after) -> list[tuple[int, Record]]:
+                def unit(
+                    conn: Connection, after: int = after
+                ) -> tuple[int, list[Record], list[SealedRow]]:
                     rows = matching(conn, principal.tenant, scope, which, after, STREAM_ROWS)
                     made = assemble(conn, principal.tenant, rows, provenance=which.provenance)
-                    return list(zip((row.sequence for row in rows), made, strict=True))
+                    last = rows[-1].sequence if rows else after
+                    return last, made, sealed_of(rows)
 
-                found = await self._db.read(principal, unit)
-                if not found:
+                after, made, sealed = await self._db.read(principal, unit)
+                if not made:
                     return
-                after = found[-1][0]
-                yield [record for _, record in found]
+                yield await self._with_personal(principal, made, sealed, what="stream")
 
         return scope.publication, parts()
 
@@ -134,7 +160,7 @@ class Reading(Part):
         moment = as_of and timestamp(_parsed(as_of))
         key = _record_key(record)
 
-        def unit(conn: Connection) -> RecordHistory:
+        def unit(conn: Connection) -> tuple[int, list[Record], list[SealedRow]]:
             found = store.latest_of_record(conn, principal.tenant, key)
             head = found and store.find(conn, store.heads, principal.tenant, profile=found.profile)
             if found is None or head is None:
@@ -150,9 +176,11 @@ class Reading(Part):
             if not seen:
                 raise _no_such_record(record)
             made = assemble(conn, principal.tenant, rows, provenance=True)
-            return RecordHistory(record=made[len(seen) - 1], revisions=made)
+            return len(seen) - 1, made, sealed_of(rows)
 
-        return await self._db.read(principal, unit)
+        shown, made, sealed = await self._db.read(principal, unit)
+        made = await self._with_personal(principal, made, sealed, what="record")
+        return RecordHistory(record=made[shown], revisions=made)
 
     # --- runs, results, rejects ---------------------------------------------------------------
 
@@ -451,7 +479,16 @@ def _record(
         run=run.run,
         publication=row.from_publication if row.from_publication in times else None,
         provenance=None if source is None else _provenance(row, run, source),
+        personal=_personal(row),
     )
+
+
+def _personal(row: Any) -> Literal["", "sealed", "omitted", "erased"]:
+    if row.subject is None:
+        return ""
+    if row.sealed is not None:
+        return "sealed"
+    return "omitted" if row.withdrawn else "erased"
 
 
 def _provenance(row: Any, run: Any, source: Any) -> Provenance:

@@ -9,6 +9,7 @@ from typing import Literal
 from holdfast.kernel.canonical import canonical_digest
 from holdfast.kernel.errors import Invalid
 from holdfast.records.model import MappedRecord, Run, RunFinish, RunOpen
+from holdfast.records.personal import Marks, marks_of
 from holdfast.registry.model import Profile, ProfileVersion, plain_profile
 
 Failure = tuple[str, str]
@@ -47,6 +48,8 @@ class Rules:
     drift: Literal["fail", "report"] = "fail"
     drift_allowed: frozenset[str] = frozenset()
     shrinkage: int | None = None
+    marks: Marks | None = None
+    """What is personal in the records."""
 
     @property
     def ordered(self) -> bool:
@@ -74,10 +77,15 @@ class Rules:
                 continue
             value = Decimal(measure.value)
             if low is not None and value < low:
-                return f"measures.{name} is {measure.value[:60]}, below {low}"
+                return f"measures.{name} {self._said(name, measure.value)}, below {low}"
             if high is not None and value > high:
-                return f"measures.{name} is {measure.value[:60]}, above {high}"
+                return f"measures.{name} {self._said(name, measure.value)}, above {high}"
         return ""
+
+    def _said(self, name: str, value: str) -> str:
+        """The value, unless it is somebody's own."""
+        hidden = self.marks is not None and name in self.marks.measures
+        return "is out of range" if hidden else f"is {value[:60]}"
 
 
 def _value(record: MappedRecord, group: str, name: str) -> object:
@@ -117,6 +125,7 @@ def rules_of(version: ProfileVersion) -> Rules:
         drift=expect.drift,
         drift_allowed=frozenset(expect.drift_allowed),
         shrinkage=expect.shrinkage,
+        marks=marks_of(profile),
     )
 
 

@@ -338,6 +338,7 @@ class Runs(Watching):
             "period_start",
             "period_end",
             "body",
+            "subject",
         )
         rows: list[tuple[Any, ...]] = []
         leaves: list[bytes] = []
@@ -359,6 +360,9 @@ class Runs(Watching):
                     row.period_start,
                     row.period_end,
                     row.body,
+                    row.subject,
+                    None,
+                    None,
                 )
             )
             leaves.append(

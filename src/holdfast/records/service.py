@@ -16,8 +16,10 @@ from holdfast.kernel.outbox import Outbox
 from holdfast.kernel.secrets import TenantSecrets
 from holdfast.kernel.signing import TrustedKeys
 from holdfast.kernel.telemetry import Metrics
+from holdfast.keyring import Keyring
 from holdfast.records.base import Handles
 from holdfast.records.changes import Differences
+from holdfast.records.erasing import Erasing
 from holdfast.records.exporting import Exporting
 from holdfast.records.intake import Intake
 from holdfast.records.kept import KeptResponses
@@ -27,7 +29,7 @@ from holdfast.records.runs import Runs
 from holdfast.records.settings import RecordsSettings
 
 
-class RecordsService(Runs, KeptResponses, Remapping, Intake, Differences, Exporting):
+class RecordsService(Runs, KeptResponses, Remapping, Intake, Differences, Exporting, Erasing):
     """Runs, batches, records, results and rejects of every tenant.
 
     *Atomic*: what a run brought becomes visible at once or never. *Exactly once*: a batch, a
@@ -43,6 +45,7 @@ class RecordsService(Runs, KeptResponses, Remapping, Intake, Differences, Export
         objects: Objects,
         outbox: Outbox,
         secrets: TenantSecrets,
+        keyring: Keyring,
         profiles: Profiles,
         grants: TrustedKeys,
         clock: Clock,
@@ -56,6 +59,7 @@ class RecordsService(Runs, KeptResponses, Remapping, Intake, Differences, Export
                 objects=objects,
                 outbox=outbox,
                 secrets=secrets,
+                keyring=keyring,
                 profiles=profiles,
                 grants=grants,
                 clock=clock,

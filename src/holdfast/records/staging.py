@@ -13,10 +13,14 @@ which they were staged, never twice. Three facts decide what a record of a batch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
+
+import msgspec
 
 from holdfast.kernel import merkle
 from holdfast.records.content import (
@@ -24,11 +28,21 @@ from holdfast.records.content import (
     RecordKeys,
     batch_digest,
     check_names,
+    commitment,
     content_of,
     encode_sorted,
     leaf_hasher,
+    record_leaf,
 )
 from holdfast.records.model import Batch, Reject
+from holdfast.records.personal import (
+    SALT_BYTES,
+    WITHHELD,
+    Owners,
+    Personal,
+    sealed_part,
+    split,
+)
 from holdfast.records.rules import Rules, Violations
 from holdfast.records.shape import Shape, shape_of
 
@@ -51,6 +65,9 @@ ROW_COLUMNS = (
     "period_start",
     "period_end",
     "body",
+    "subject",
+    "sealed",
+    "commitment",
 )
 
 
@@ -72,10 +89,18 @@ class Prepared:
     violations: Violations
     size_bytes: int
     shape: Shape
+    personal: list[Personal] | None = None
+    """Of a profile with a subject: whose each record is. ``bodies`` then have no personal field;
+    the wholes of erased people neither."""
 
 
-def prepare(batch: Batch, keys: RecordKeys, rules: Rules) -> Prepared:
-    """Canonical bytes and keyed digests of every record; :class:`Invalid` for impossible names."""
+def prepare(batch: Batch, keys: RecordKeys, rules: Rules, owners: Owners | None = None) -> Prepared:
+    """Canonical bytes and keyed digests of every record; :class:`Invalid` for impossible names.
+
+    ``owners`` is needed if the rules mark something as personal.
+    """
+    if owners is not None:
+        return _prepare_personal(batch, keys, rules, owners)
     names = check_names(batch.records)
     key_of = keys.key
     wholes = [encode_sorted(record) for record in batch.records]
@@ -99,6 +124,48 @@ def prepare(batch: Batch, keys: RecordKeys, rules: Rules) -> Prepared:
         violations=rules.check(batch.records),
         size_bytes=sum(map(len, wholes)),
         shape=shape_of(batch.records),
+    )
+
+
+def _prepare_personal(batch: Batch, keys: RecordKeys, rules: Rules, owners: Owners) -> Prepared:
+    """:func:`prepare` of records about people: what is theirs goes apart, and nowhere else."""
+    parts = [split(record, owners.marks) for record in batch.records]
+    clear = [record for record, _ in parts]
+    whole = prepare(batch, keys, rules)
+    public = prepare(
+        msgspec.structs.replace(
+            batch,
+            records=clear,
+            rejects=[
+                msgspec.structs.replace(reject, reason=WITHHELD, excerpt="")
+                for reject in batch.rejects
+            ],
+        ),
+        keys,
+        rules,
+    )
+    personal = [
+        Personal(token, owners.keys[token], part)
+        for token, (_, part) in zip(owners.tokens, parts, strict=True)
+    ]
+    return dataclasses.replace(
+        public,
+        # Unkeyed, it would tell whoever guesses a batch's only record.
+        digest=f"hmac-sha256:{keys.salt(whole.digest.encode()).hex()}",
+        keys=whole.keys,
+        # Of an erased person nothing may change any more: what is left of the record decides.
+        contents=[
+            public.contents[index] if each.key is None else whole.contents[index]
+            for index, each in enumerate(personal)
+        ],
+        wholes=[
+            public.wholes[index] if each.key is None else whole.wholes[index]
+            for index, each in enumerate(personal)
+        ],
+        fields=whole.fields,
+        violations=whole.violations,
+        size_bytes=whole.size_bytes,
+        personal=personal,
     )
 
 
@@ -164,30 +231,46 @@ class Change:
 
 
 def classify(
-    prepared: Prepared, known: Known, target: Target, rules: Rules, keys: RecordKeys
+    prepared: Prepared,
+    known: Known,
+    target: Target,
+    rules: Rules,
+    keys: RecordKeys,
+    random: Callable[[int], bytes] = os.urandom,
 ) -> Change:
-    """The change that the batch makes. The same arguments give the same change."""
-    return _Classifier(prepared, known, target, rules, keys).run()
+    """The change that the batch makes. The same arguments give the same change.
+
+    ``random`` makes the salts of leaves that must not be guessed back, even by us.
+    """
+    return _Classifier(prepared, known, target, rules, keys, random).run()
 
 
 class _Classifier:
     """One walk over the records of a batch."""
 
     def __init__(
-        self, prepared: Prepared, known: Known, target: Target, rules: Rules, keys: RecordKeys
+        self,
+        prepared: Prepared,
+        known: Known,
+        target: Target,
+        rules: Rules,
+        keys: RecordKeys,
+        random: Callable[[int], bytes],
     ) -> None:
         self._prepared = prepared
         self._known = known
         self._target = target
         self._keep_last = rules.duplicates == "last"
         self._leaf_hash = leaf_hasher(keys, target.run, target.profile_digest)
+        self._random = random
         self._change = Change()
         self._leaves: list[bytes] = []
         self._sequence = known.next
 
     def run(self) -> Change:
         chosen = self._chosen()
-        if not self._known.latest and len(chosen) == len(self._prepared.keys):
+        simple = not self._known.latest and self._prepared.personal is None
+        if simple and len(chosen) == len(self._prepared.keys):
             self._add_all_new()
             return self._change
         keys, contents = self._prepared.keys, self._prepared.contents
@@ -228,6 +311,9 @@ class _Classifier:
                 start,
                 end,
                 body.decode(),
+                None,
+                None,
+                None,
             )
             for sequence, key, content, (response, position, start, end), body in zip(
                 count(first),
@@ -351,10 +437,36 @@ class _Classifier:
                 start,
                 end,
                 prepared.bodies[index].decode(),
+                *self._sealed(index, sequence, key.hex(), revision, whole),
             )
         )
-        self._leaves.append(self._leaf_hash(sequence, key.hex(), revision, whole))
         self._sequence = sequence + 1
+
+    def _sealed(
+        self, index: int, sequence: int, record: str, revision: int, whole: bytes
+    ) -> tuple[str | None, bytes | None, bytes | None]:
+        """Add the row's leaf; its subject, sealed part and commitment, if it is about somebody."""
+        owned = self._prepared.personal
+        mine = None if owned is None else owned[index]
+        if mine is None or mine.key is None:
+            self._leaves.append(self._leaf_hash(sequence, record, revision, whole))
+            return (None if mine is None else mine.token), None, None
+        target, salt = self._target, self._random(SALT_BYTES)
+        said = commitment(salt, whole)
+        self._leaves.append(
+            merkle.leaf_hash(
+                record_leaf(
+                    commitment=said,
+                    profile_digest=target.profile_digest,
+                    record=record,
+                    revision=revision,
+                    run=target.run,
+                    withdrawn=False,
+                )
+            )
+        )
+        sealed = sealed_part(target.tenant, target.profile, sequence, mine.key, salt, mine.part)
+        return mine.token, sealed, bytes.fromhex(said)
 
 
 def chunks_of(sequences: list[int]) -> list[int]:

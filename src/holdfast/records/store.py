@@ -143,10 +143,13 @@ responses = tenant_table(
     _text("following"),
     _text("total"),
     Column("open_ended", Boolean, nullable=False, server_default=text("FALSE")),
+    Column("personal", Boolean, nullable=False, server_default=text("FALSE")),
+    _text("erased_at"),
     Index("ix_run_responses_object", "tenant", "object"),
 )
 """What the source sent, by attempt. The bytes are an object, zstd-compressed; ``object`` is its
-stored name, empty where there are no bytes."""
+stored name, empty where there are no bytes (any more: ``erased_at``). ``personal``: it may name
+people, because its profile has a subject."""
 
 batches = tenant_table(
     "run_batches",
@@ -188,8 +191,35 @@ revisions = tenant_table(
     Column("period_start", Text),
     Column("period_end", Text),
     Column("body", Text, nullable=False),
+    Column("subject", Text),
+    Column("sealed", LargeBinary),
+    Column("commitment", LargeBinary),
 )
-"""Every revision of every record; see the module's text."""
+"""Every revision of every record; see the module's text.
+
+Of a record about a person ``subject`` is the person's keyed name, ``body`` has no personal fields,
+and ``sealed`` has them with the salt of the leaf, under the person's own key; ``commitment`` is
+what the leaf says, because nobody can compute it again once the person is erased (``sealed`` is
+null then). A withdrawal of such a record has the name only."""
+
+Index(
+    "ix_record_revisions_subject",
+    revisions.c.tenant,
+    revisions.c.subject,
+    revisions.c.sequence,
+    sqlite_where=revisions.c.subject.is_not(None),
+    postgresql_where=revisions.c.subject.is_not(None),
+)
+
+appearances = tenant_table(
+    "record_subjects",
+    Column("subject", Text, primary_key=True, nullable=False),
+    Column("run", Text, primary_key=True, nullable=False),
+    Column("fence", BigInteger, primary_key=True, nullable=False),
+    Column("response", BigInteger, primary_key=True, nullable=False),
+)
+"""Who occurs in which raw response, records that had not changed included: erasing a person
+destroys these responses whole."""
 
 # One entry for each record there is: its latest row. It answers "is this key known, and did its
 # content change" from the index alone, however long the history is.
@@ -492,6 +522,19 @@ def hide_rows(conn: Connection, tenant: str, profile: str, sequences: Sequence[i
 def insert_rows(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Add staged rows, in the order of :data:`~holdfast.records.staging.ROW_COLUMNS`."""
     bulk_insert(conn, revisions, ROW_COLUMNS, rows)
+
+
+_NOTE_SUBJECT = text(
+    "INSERT INTO record_subjects (tenant, subject, run, fence, response)"
+    " VALUES (:tenant, :subject, :run, :fence, :response) ON CONFLICT DO NOTHING"
+)
+
+
+def note_subjects(conn: Connection, rows: Sequence[tuple[str, str, str, int, int]]) -> None:
+    """Note who occurs in which response: tenant, subject, run, fence, response."""
+    names = ("tenant", "subject", "run", "fence", "response")
+    if rows:
+        conn.execute(_NOTE_SUBJECT, [dict(zip(names, row, strict=True)) for row in rows])
 
 
 def seen_bits(conn: Connection, tenant: str, run: str, chunks: Sequence[int]) -> dict[int, bytes]:

@@ -15,6 +15,7 @@ from holdfast.records.model import RawResponse, RecordFilter, RunFilter
 GRANT_HEADER = "Holdfast-Grant"
 RESPONSE_HEADER = "Holdfast-Response"
 PUBLICATION_HEADER = "Holdfast-Publication"
+PERSONAL_HEADER = "Holdfast-Personal"
 
 
 def encode_response(response: RawResponse) -> str:

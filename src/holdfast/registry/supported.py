@@ -58,7 +58,7 @@ SUPPORTED: dict[str, bool] = {
     "code lists": True,
     "values of the enclosing document": True,
     "period codings": True,
-    "subject and personal marks": False,
+    "subject and personal marks": True,
     "requests_per_minute": True,
     "requests_per_day": False,
     "concurrency above 1": False,

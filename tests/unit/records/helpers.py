@@ -14,16 +14,18 @@ import msgspec
 
 from holdfast.fleet.grants import sign_grant
 from holdfast.fleet.model import Grant
-from holdfast.kernel.clock import ManualClock, timestamp
+from holdfast.kernel.clock import ManualClock, SystemClock, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import NotFound
 from holdfast.kernel.ids import NewId, id_source
 from holdfast.kernel.objects import open_objects
-from holdfast.kernel.outbox import ClearSealer, Outbox
+from holdfast.kernel.outbox import Outbox
 from holdfast.kernel.principal import Principal, operator
 from holdfast.kernel.secrets import TenantSecrets
 from holdfast.kernel.signing import SigningKey, TrustedKeys
 from holdfast.kernel.telemetry import Metrics
+from holdfast.keyring import EnvelopeSealer, Keyring, MasterKeys, open_keyring
+from holdfast.keyring.backends import open_store
 from holdfast.records.model import (
     Batch,
     BatchReceipt,
@@ -250,6 +252,18 @@ class Attempt:
         return await self.bench.service.finish(self.bench.principal, self.grant, request)
 
 
+def keyring_in(folder: Path) -> Keyring:
+    """A keyring of its own, in the folder."""
+    master = folder / "master.key"
+    return open_keyring(
+        open_store(f"sqlite:///{folder / 'keyring.db'}"),
+        lambda may: MasterKeys.create(master) if may else MasterKeys.from_file(master),
+        SystemClock(),
+        new_id="keyring",
+        expected=None,
+    )
+
+
 @asynccontextmanager
 async def bench_on(
     database: Database, folder: Path, *profiles: Profile, **settings: Any
@@ -261,12 +275,14 @@ async def bench_on(
         known.add(one)
     secrets = TenantSecrets(b"s" * 32)
     new_id, metrics = counting_ids(clock), Metrics()
+    keyring = keyring_in(folder)
     async with open_objects(f"file://{folder / 'objects'}", secrets) as objects:
         service = RecordsService(
             db=database,
             objects=objects,
-            outbox=Outbox(ClearSealer()),
+            outbox=Outbox(EnvelopeSealer(keyring)),
             secrets=secrets,
+            keyring=keyring,
             profiles=known,
             grants=TrustedKeys({"coordinator": [KEY.public_jwk()]}),
             clock=clock,
@@ -274,4 +290,7 @@ async def bench_on(
             settings=RecordsSettings(projections=folder / "projections", **settings),
             metrics=metrics,
         )
-        yield Bench(service, clock, new_id, known, database, metrics)
+        try:
+            yield Bench(service, clock, new_id, known, database, metrics)
+        finally:
+            keyring.close()

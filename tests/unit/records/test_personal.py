@@ -1,0 +1,437 @@
+"""Records about people: sealed wherever they lie, opened for some, gone when erased."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from sqlalchemy import select, text
+
+from holdfast.kernel import merkle
+from holdfast.kernel.database import Database, tables_of_tenants
+from holdfast.kernel.errors import Corrupt, Invalid, NotFound
+from holdfast.kernel.outbox import BEGINNING, Entry
+from holdfast.kernel.principal import Permission
+from holdfast.keyring.model import Erasure, SubjectRequest
+from holdfast.keyring.subjects import SubjectsService
+from holdfast.records import store
+from holdfast.records.content import stored_leaf_hash
+from holdfast.records.model import MappedRecord, Measure, Record, RecordFilter, Reject
+from holdfast.records.publishing import batch_leaf
+from tests.unit.records.helpers import OPERATOR, Bench, bench_on, profile
+
+SOMEBODY = replace(OPERATOR, permissions=OPERATOR.permissions - {Permission.RECORDS_PERSONAL})
+"""May read records and export them, and not see what is people's own."""
+
+CLINIC = profile(
+    "clinic",
+    key=["dimensions.patient", "dimensions.visit"],
+    dimensions={"patient": "$.patient", "visit": "$.visit", "ward": "$.ward"},
+    measures={"weight": {"path": "$.weight", "unit": "kg"}, "beds": {"path": "$.beds"}},
+    attributes={"note": "$.note"},
+    period=None,
+    subject="dimensions.patient",
+    personal=["measures.weight", "attributes.note"],
+    max_rejects=5,
+)
+JANE, JOE = "jane.doe@example.org", "joe.bloggs@example.org"
+NOTE = "allergic-to-{}-and-cats"
+
+
+def visit(who: str, number: int, weight: str = "61.5", **places: int) -> MappedRecord:
+    return MappedRecord(
+        response=places.get("response", 0),
+        position=places.get("position", number),
+        key=[who, str(number)],
+        dimensions={"patient": who, "visit": str(number), "ward": "north"},
+        measures={"weight": Measure(value=weight, unit="kg"), "beds": Measure(value="4")},
+        attributes={"note": NOTE.format(who), "weight_missing": f"n/a {who}"},
+    )
+
+
+@pytest.fixture
+async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with bench_on(database, tmp_path, CLINIC) as made:
+        yield made
+
+
+@pytest.fixture
+def subjects(bench: Bench, tmp_path: Path) -> SubjectsService:
+    handles = bench.service._handles
+    made = SubjectsService(
+        handles.keyring,
+        bench.db,
+        handles.outbox,
+        bench.clock,
+        bench.new_id,
+        erasures=tmp_path / "erasures.jsonl",
+        backup_days=7,
+    )
+    made.add_eraser(bench.service)
+    return made
+
+
+async def collect(bench: Bench, *pages: list[MappedRecord]) -> str:
+    """A complete run, each page a raw response and a batch of its own; the run's id."""
+    attempt = bench.attempt("clinic")
+    await attempt.open()
+    for number, page in enumerate(pages):
+        body = repr([(one.dimensions, one.attributes) for one in page]).encode()
+        await attempt.respond(number, body)
+        await attempt.post(page, sequence=number)
+    run = await attempt.finish(batches=len(pages))
+    assert run.status == "succeeded", run.reason
+    return attempt.run
+
+
+async def read(bench: Bench, who=OPERATOR) -> list[Record]:
+    page = await bench.service.records(who, RecordFilter(profile="clinic"))
+    return page.items
+
+
+async def erase(subjects: SubjectsService, who: str) -> Erasure:
+    return await subjects.erase(OPERATOR, SubjectRequest(subject=who, reason="asked"))
+
+
+async def places_of(bench: Bench, folder: Path, needle: str) -> list[str]:
+    """Every file, unpacked where it is packed, and every row of every table that has it."""
+    found, wanted = [], needle.encode()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        if data.startswith(b"\x28\xb5\x2f\xfd"):
+            data += zstandard.ZstdDecompressor().decompressobj().decompress(data)
+        if path.suffix == ".parquet":
+            data += repr(pq.read_table(path).to_pylist()).encode()
+        if wanted in data:
+            found.append(str(path.relative_to(folder)))
+
+    def look(conn) -> list[str]:
+        hits = []
+        for table in tables_of_tenants():
+            for row in conn.execute(text(f"SELECT * FROM {table.name} WHERE tenant IS NOT NULL")):
+                for value in row:
+                    raw = value if isinstance(value, bytes | memoryview) else str(value).encode()
+                    if wanted in bytes(raw):
+                        hits.append(table.name)
+        return hits
+
+    return found + await bench.db.administer(look)
+
+
+async def events(bench: Bench, kind: str) -> list[Entry]:
+    outbox = bench.service._handles.outbox
+    entries = await bench.db.read(
+        OPERATOR, lambda conn: outbox.ready(conn, OPERATOR, BEGINNING, 1000)
+    )
+    return [entry for entry in entries if entry.event.type == kind]
+
+
+async def all_leaves_verify(bench: Bench) -> int:
+    """Rebuild every batch's tree from the rows and compare with the roots in the evidence."""
+    service = bench.service
+    keys = service._keys(OPERATOR, "clinic")
+
+    def unit(conn):
+        batches = conn.execute(
+            select(store.batches).where(store.batches.c.tenant == OPERATOR.tenant)
+        ).all()
+        runs = {
+            row.run: row
+            for row in conn.execute(
+                select(store.runs).where(store.runs.c.tenant == OPERATOR.tenant)
+            )
+        }
+        rows = {
+            row.sequence: row
+            for row in conn.execute(
+                select(store.revisions).where(store.revisions.c.tenant == OPERATOR.tenant)
+            )
+        }
+        return batches, runs, rows
+
+    batches, runs, rows = await bench.db.read(OPERATOR, unit)
+    leaves: dict[str, list[bytes]] = {}
+    for batch in sorted(batches, key=lambda b: (b.run, b.kind, b.sequence)):
+        digest = runs[batch.run].profile_digest
+        hashes = [
+            stored_leaf_hash(keys, run=batch.run, profile_digest=digest, row=rows[number])
+            for number in range(batch.first_row, batch.first_row + batch.rows)
+        ]
+        assert merkle.root(hashes).hex() == batch.root
+        leaves.setdefault(batch.run, []).append(
+            merkle.leaf_hash(batch_leaf(batch.kind, batch.sequence, batch.rows, batch.root))
+        )
+    for entry in await events(bench, "records.ingested"):
+        payload = entry.event.payload
+        assert merkle.root(leaves[payload["run"]]).hex() == payload["root"]
+    return len(leaves)
+
+
+# --- at rest ------------------------------------------------------------------------------------
+
+
+async def test_nothing_of_a_person_lies_anywhere_in_clear(bench: Bench, tmp_path: Path) -> None:
+    await collect(bench, [visit(JANE, 1), visit(JOE, 2)])
+    await bench.service.projection(OPERATOR, "clinic")
+    for needle in (JANE, JOE, NOTE.format(JANE), "61.5", "jane"):
+        assert await places_of(bench, tmp_path, needle) == [], needle
+    assert await places_of(bench, tmp_path, "north"), "the search finds what is in clear"
+
+
+async def test_they_are_read_back_whole_by_those_who_may(bench: Bench) -> None:
+    await collect(bench, [visit(JANE, 1), visit(JOE, 2)])
+    first, second = await read(bench)
+    given = visit(JANE, 1)
+    assert (first.personal, second.personal) == ("opened", "opened")
+    assert first.key == given.key
+    assert first.dimensions == given.dimensions
+    assert first.measures == given.measures
+    assert first.attributes == dict(sorted(given.attributes.items()))
+    (event,) = await events(bench, "records.opened")
+    assert event.event.payload == {"occasion": "list", "profile": "clinic", "records": 2}
+    history = await bench.service.record(OPERATOR, first.id)
+    assert history.record.dimensions["patient"] == JANE
+    assert history.revisions[0].personal == "opened"
+
+
+async def test_others_see_that_something_is_sealed_and_no_more(bench: Bench) -> None:
+    await collect(bench, [visit(JANE, 1)])
+    (record,) = await read(bench, SOMEBODY)
+    assert record.personal == "sealed"
+    assert record.key == [None, None]
+    assert record.dimensions == {"visit": "1", "ward": "north"}
+    assert record.measures == {"beds": Measure(value="4")}
+    assert record.attributes == {}
+    assert await events(bench, "records.opened") == []
+
+
+async def test_sealed_fields_cannot_be_searched_by(bench: Bench) -> None:
+    await collect(bench, [visit(JANE, 1)])
+    with pytest.raises(Invalid) as raised:
+        await bench.service.records(
+            OPERATOR, RecordFilter(profile="clinic", dimensions={"patient": JANE})
+        )
+    assert raised.value.code == "field-sealed"
+    page = await bench.service.records(
+        OPERATOR, RecordFilter(profile="clinic", dimensions={"ward": "north"})
+    )
+    assert [one.dimensions["patient"] for one in page.items] == [JANE]
+
+
+async def test_a_sealed_part_opens_in_its_own_row_only(bench: Bench) -> None:
+    await collect(bench, [visit(JANE, 1), visit(JANE, 2)])
+
+    def swap(conn) -> None:
+        rows = conn.execute(
+            text("SELECT sequence, sealed FROM record_revisions WHERE tenant = 'default'")
+        ).all()
+        for mine, other in ((0, 1), (1, 0)):
+            conn.execute(
+                text(
+                    "UPDATE record_revisions SET sealed = :sealed"
+                    " WHERE tenant = 'default' AND sequence = :sequence"
+                ),
+                {"sealed": rows[other].sealed, "sequence": rows[mine].sequence},
+            )
+
+    await bench.db.write(OPERATOR, swap)
+    with pytest.raises(Corrupt):
+        await read(bench)
+
+
+async def test_a_change_of_a_sealed_field_is_a_change(bench: Bench) -> None:
+    await collect(bench, [visit(JANE, 1), visit(JOE, 2)])
+    attempt = bench.attempt("clinic")
+    await attempt.open()
+    await attempt.respond()
+    receipt = await attempt.post([visit(JANE, 1, "62.0"), visit(JOE, 2)])
+    assert (receipt.changed, receipt.unchanged, receipt.new) == (1, 1, 0)
+    again = await attempt.post([visit(JANE, 1, "62.0"), visit(JOE, 2)])
+    assert again.repeated
+    await attempt.finish()
+    assert [one.measures["weight"].value for one in await read(bench)] == ["61.5", "62.0"]
+    assert await all_leaves_verify(bench) == 2
+
+
+async def test_what_a_worker_says_of_a_failure_is_withheld(bench: Bench, tmp_path: Path) -> None:
+    attempt = bench.attempt("clinic")
+    await attempt.open()
+    await attempt.respond()
+    reject = Reject(
+        response=0,
+        position=3,
+        field="measures.weight",
+        reason=f"{JANE} is no number",
+        excerpt=JANE,
+    )
+    await attempt.post([visit(JOE, 1)], rejects=[reject])
+    await attempt.finish()
+    (kept,) = (await bench.service.rejects(OPERATOR)).items
+    assert (kept.position, kept.field, kept.excerpt) == (3, "measures.weight", "")
+    assert "withheld" in kept.reason
+    assert await places_of(bench, tmp_path, JANE) == []
+
+
+# --- exports ------------------------------------------------------------------------------------
+
+
+async def exported(bench: Bench, kind: str, who=OPERATOR) -> tuple[str, bytes]:
+    found = await bench.service.export(who, "clinic", format=kind)
+    return found.personal, b"".join([chunk async for chunk in found.chunks])
+
+
+async def test_exports_say_what_they_show(bench: Bench, tmp_path: Path) -> None:
+    await collect(bench, [visit(JANE, 1)])
+    for kind in ("csv", "ndjson"):
+        said, data = await exported(bench, kind)
+        assert (said, JANE.encode() in data) == ("opened", True)
+        said, data = await exported(bench, kind, SOMEBODY)
+        assert (said, JANE.encode() in data) == ("sealed", False)
+    (row,) = csv.DictReader(io.StringIO((await exported(bench, "csv"))[1].decode()))
+    assert (row["dim_patient"], row["weight"], row["dim_ward"]) == (JANE, "61.5", "north")
+    said, data = await exported(bench, "parquet")
+    (row,) = pq.read_table(io.BytesIO(data)).to_pylist()
+    assert (said, row["dim_patient"], row["dim_ward"]) == ("sealed", None, "north")
+    assert row["sealed"]
+    assert row["subject"] == await subject_token(bench, JANE)
+    kinds = {event.event.payload["personal"] for event in await events(bench, "records.exported")}
+    assert kinds == {"opened", "sealed"}
+
+
+async def subject_token(bench: Bench, who: str) -> str:
+    return bench.service._handles.keyring.subject_token("default", who)
+
+
+# --- erasure ------------------------------------------------------------------------------------
+
+
+async def test_erasing_one_leaves_the_others_and_every_proof(
+    bench: Bench, subjects: SubjectsService, tmp_path: Path
+) -> None:
+    run = await collect(bench, [visit(JANE, 1)], [visit(JOE, 2, response=1)])
+    await collect(
+        bench, [visit(JANE, 1, "62.0")], [visit(JOE, 2, response=1), visit(JANE, 3, response=1)]
+    )
+    await bench.service.projection(OPERATOR, "clinic")
+    kept = bench.service._handles.keyring.store.transact(
+        lambda rows: rows.all("SELECT wrapped FROM keyring_keys WHERE kind = 'subject'")
+    )
+    assert len(kept) == 2
+    done = await erase(subjects, JANE)
+    assert (done.state, done.keys) == ("done", 1)
+
+    records = {one.dimensions["visit"]: one for one in await read(bench)}
+    assert {number: one.personal for number, one in records.items()} == {
+        "1": "erased",
+        "2": "opened",
+        "3": "erased",
+    }
+    assert records["2"].dimensions["patient"] == JOE
+    assert "patient" not in records["1"].dimensions
+    assert await all_leaves_verify(bench) == 2
+    for needle in (JANE, NOTE.format(JANE)):
+        assert await places_of(bench, tmp_path, needle) == []
+
+    with pytest.raises(NotFound) as raised:
+        await bench.service.response_body(OPERATOR, run, 0)
+    assert raised.value.code == "response-erased"
+    other = await bench.service.response_body(OPERATOR, run, 1)
+    assert JOE.encode() in b"".join([chunk async for chunk in other.chunks])
+    _, data = await exported(bench, "parquet")
+    rows = pq.read_table(io.BytesIO(data)).to_pylist()
+    assert sorted(bool(row["sealed"]) for row in rows) == [False, False, True]
+
+
+async def test_a_response_of_records_that_had_not_changed_is_destroyed_too(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    await collect(bench, [visit(JANE, 1)])
+    attempt = bench.attempt("clinic")
+    await attempt.open()
+    await attempt.respond(0, b"another page with jane on it")
+    receipt = await attempt.post([visit(JANE, 1)])
+    assert receipt.unchanged == 1
+    await attempt.finish()
+    await erase(subjects, JANE)
+    with pytest.raises(NotFound):
+        await bench.service.response_body(OPERATOR, attempt.run, 0)
+
+
+async def test_responses_of_runs_that_failed_are_destroyed_because_nobody_knows_who_is_in_them(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    good = await collect(bench, [visit(JOE, 1)])
+    attempt = bench.attempt("clinic", fence=2)
+    await attempt.open()
+    await attempt.respond(0, b"who knows who is on this page")
+    await attempt.finish("failed", code="x", reason="y")
+    await erase(subjects, JANE)
+    with pytest.raises(NotFound):
+        await bench.service.response_body(OPERATOR, attempt.run, 0)
+    body = await bench.service.response_body(OPERATOR, good, 0)
+    assert [chunk async for chunk in body.chunks]
+
+
+async def test_a_source_that_goes_on_naming_somebody_brings_nobody_back(
+    bench: Bench, subjects: SubjectsService, tmp_path: Path
+) -> None:
+    await collect(bench, [visit(JANE, 1), visit(JOE, 2)])
+    await erase(subjects, JANE)
+    attempt = bench.attempt("clinic")
+    await attempt.open()
+    await attempt.respond(0, f"still naming {JANE}".encode())
+    receipt = await attempt.post([visit(JANE, 1, "70.0"), visit(JOE, 2)])
+    assert (receipt.unchanged, receipt.changed) == (2, 0)
+    assert (await attempt.finish()).status == "succeeded"
+    with pytest.raises(NotFound):
+        await bench.service.response_body(OPERATOR, attempt.run, 0)
+    attempt = bench.attempt("clinic")
+    await attempt.open()
+    await attempt.respond(0, b"[]")
+    await attempt.post([visit(JANE, 1), visit(JANE, 9), visit(JOE, 2)])
+    await attempt.finish()
+    assert await places_of(bench, tmp_path, JANE) == []
+    assert await all_leaves_verify(bench) == 3
+
+
+async def test_a_withdrawal_repeats_nothing_that_is_somebodys_own(bench: Bench) -> None:
+    await collect(bench, [visit(JANE, 1), visit(JOE, 2)])
+    await collect(bench, [visit(JOE, 2)])
+    page = await bench.service.records(OPERATOR, RecordFilter(profile="clinic", withdrawn=True))
+    gone = next(one for one in page.items if one.withdrawn)
+    assert (gone.personal, "patient" in gone.dimensions) == ("omitted", False)
+    assert await all_leaves_verify(bench) == 2
+
+
+async def test_an_erasure_that_was_cut_short_is_finished_by_the_next_process(
+    bench: Bench, subjects: SubjectsService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await collect(bench, [visit(JANE, 1)])
+
+    async def dies(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    for step in ("_forget_rows", "_destroy_responses", "_drop_projections"):
+        with monkeypatch.context() as patched:
+            patched.setattr(bench.service, step, dies)
+            with pytest.raises(KeyboardInterrupt):
+                await erase(subjects, JANE)
+        assert (await read(bench))[0].personal == "erased"
+    assert await subjects.resume(["default"]) == 1
+    with pytest.raises(NotFound):
+        await bench.service.response_body(OPERATOR, run, 0)
+    assert [event.event.type for event in await events(bench, "subject.erased")]
+
+
+async def test_the_digest_of_a_batch_tells_nothing_about_it(bench: Bench) -> None:
+    attempt = bench.attempt("clinic")
+    await attempt.open()
+    await attempt.respond()
+    receipt = await attempt.post([visit(JANE, 1)])
+    assert receipt.digest.startswith("hmac-sha256:")
