@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -208,22 +208,6 @@ async def test_tenants_share_nothing_and_the_list_is_ones_own(objects: Objects) 
     mine = {found.name async for found in objects.scan(ONE)}
     assert mine == {objects.name(ONE, digest(b"%d" % i)) for i in range(30)}
     assert [found.size_bytes async for found in objects.scan(OTHER)] == [6]
-
-
-async def test_orphans_are_collected_after_a_day_and_the_named_stay(objects: Objects) -> None:
-    for text in (b"named", b"orphan", b"orphan too"):
-        await objects.put_bytes(ONE, digest(text), text)
-    await objects.put_bytes(OTHER, digest(b"orphan"), b"of another tenant")
-    named = {objects.name(ONE, digest(b"named"))}
-
-    async def ask(names: Sequence[str]) -> set[str]:
-        return named & set(names)
-
-    now = datetime.now(UTC)
-    assert await objects.collect_orphans(ONE, ask, now + timedelta(hours=23)) == 0
-    assert await objects.collect_orphans(ONE, ask, now + timedelta(hours=25)) == 2
-    assert {found.name async for found in objects.scan(ONE)} == named
-    assert await objects.exists(OTHER, digest(b"orphan"))
 
 
 async def test_only_a_digest_is_a_name(objects: Objects) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from holdfast.fleet import service as fleet_service
 from holdfast.fleet import store
 from holdfast.fleet.model import (
     Beat,
@@ -504,6 +505,50 @@ async def test_a_task_that_is_given_back_keeps_its_place(here: Rig) -> None:
     assert (await here.fleet.complete(worker, first.id, back)).status is TaskStatus.QUEUED
     [again] = await here.fleet.claim(worker, Claim(kinds=["work"]))
     assert (again.task.id, again.task.attempts) == (first.id, 1)
+
+
+# --- what is forgotten ---------------------------------------------------------------------------
+
+
+async def test_finished_tasks_are_forgotten_after_their_time_and_no_others(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_service, "PRUNE_BATCH", 3)
+    here = rig(database)
+    worker, loops = await here.worker(), here.loops()
+    for name in ("rain", "snow"):
+        here.registry.publish(name)
+    for end in ("succeeded", "failed"):
+        for _ in range(4):
+            await here.fleet.submit(OPERATOR, TaskSubmit(kind="work", attempts_max=1))
+        for each in await here.fleet.claim(worker, Claim(kinds=["work"], limit=4)):
+            done = Complete(**{"fence": each.task.fence, "outcome": end})
+            await here.fleet.complete(worker, each.task.id, done)
+    # Its run is not closed yet, since nobody answers: it is not forgotten.
+    here.runs.failures = [Unavailable("down") for _ in range(100)]
+    rain = await here.fleet.collect(OPERATOR, CollectRequest(profile="rain"))
+    await here.fleet.claim(worker, Claim())
+    await here.fleet.cancel(OPERATOR, rain.id)
+    waiting = await here.fleet.submit(OPERATOR, TaskSubmit(kind="later"))
+    here.manual.advance(40 * 86400)
+    young = await here.fleet.submit(OPERATOR, TaskSubmit(kind="work"))
+    await here.fleet.beat(worker, Beat())
+    [each] = await here.fleet.claim(worker, Claim(kinds=["work"]))
+    await here.fleet.complete(worker, young.id, Complete(fence=each.task.fence, **DONE))
+    before = here.clock.now() - timedelta(days=30)
+    assert await here.fleet.prune(OPERATOR, before, dry_run=True) == 8
+    assert await here.fleet.prune(OPERATOR, before, limit=5) == 5
+    assert await here.fleet.prune(OPERATOR, before) == 3
+    assert await here.fleet.prune(OPERATOR, before) == 0
+    assert {task.id for task in await tasks_of(here)} == {rain.id, waiting.id, young.id}
+    attempts = text("SELECT count(*) FROM task_attempts WHERE tenant = 'default'")
+    assert await database.read(OPERATOR, lambda conn: conn.execute(attempts).scalar_one()) == 0
+    # Once its run is closed it goes, too.
+    here.runs.failures = []
+    for _ in range(3):
+        await after(here, loops, 3600)
+    assert len(here.runs.closed) == 1
+    assert await here.fleet.prune(OPERATOR, before) == 1
 
 
 # --- closing runs --------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "login": ("holdfast.app.commands.status:login", "Print a link that signs a browser in."),
     "doctor": ("holdfast.app.commands.doctor:app", "Check a stack that is down, up or broken."),
     "status": ("holdfast.app.commands.status:status", "What runs and what was collected."),
+    "prune": ("holdfast.app.commands.prune:app", "Remove what nothing needs any more."),
     "health": ("holdfast.app.commands.status:health", "Ask /health; for images without curl."),
     "apikey": ("holdfast.identity.cli:apikey_app", "Keys for programs: make, list, revoke."),
     "role": ("holdfast.identity.cli:role_app", "Roles and what they allow."),

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+from holdfast.app import pruning
+from holdfast.app.pruning import Pruner
 from holdfast.app.settings import NOTICE_TYPES
 from holdfast.kernel.errors import Invalid, Problem
 from holdfast.kernel.principal import Principal, service
@@ -38,6 +40,9 @@ async def open_services(system: System, state: State, keys: Keys, stack: AsyncEx
         await _open_coordinator(system, state, keys, stack)
     if "reporter" in system.roles:
         _open_reporter(system, state)
+    pruner = Pruner(system, state)
+    system.handlers += pruning.handlers(pruner)
+    system.loops.append(("prune", pruner.loop))
     if system.subjects is not None:
         # Before anything is served: whoever was erased stays so, whatever was restored.
         await system.subjects.resume(await state.database.tenants())

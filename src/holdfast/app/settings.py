@@ -397,6 +397,12 @@ SETTINGS: tuple[Setting, ...] = (
         "First pause before a failed task is tried again",
     ),
     Setting(
+        "HOLDFAST_FLEET_TASKS_KEPT_DAYS",
+        _whole(0, 36_500),
+        30,
+        "Days a finished task is kept; 0 keeps all of them",
+    ),
+    Setting(
         "HOLDFAST_FLEET_LEASES_URL",
         _url("memory", "sql"),
         "memory://",

@@ -61,7 +61,7 @@ from holdfast.kernel.errors import (
     TooLarge,
     Unavailable,
 )
-from holdfast.kernel.ids import EventId, NewId, TenantId
+from holdfast.kernel.ids import EventId, NewId, TenantId, uuid7
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind, service
 from holdfast.kernel.signing import SigningKey
@@ -74,6 +74,7 @@ log = structlog.get_logger(__name__)
 
 PAYLOAD_BYTES_MAX = 64 * 1024
 LIST_LIMIT_MAX = 1000
+PRUNE_BATCH = 500
 COLLECT = "collect"
 READ_COMMITTED: Isolation = "read committed"
 """The hot path's isolation: each unit locks the rows it judges (ADR 0005)."""
@@ -599,6 +600,38 @@ class FleetService:
         )
         found = [tasks.task_of(row) for row in rows[:limit]]
         return found, found[-1].id if len(rows) > limit else None
+
+    async def prune(
+        self,
+        principal: Principal,
+        before: datetime,
+        *,
+        limit: int = 100_000,
+        dry_run: bool = False,
+    ) -> int:
+        """Forget tasks that ended before then, at most ``limit``, a batch at a time; how many.
+
+        With one goes the memory of its id: the same submission later would be a new task. What is
+        unfinished, or whose run is still to be closed, stays however old it is.
+        """
+        tenant, end, after, found = principal.tenant, timestamp(before), "", 0
+        below = uuid7(int(before.timestamp() * 1000), bytes(10))
+        while found < limit:
+            size = min(PRUNE_BATCH, limit - found)
+
+            def unit(conn: Connection, after: str = after, size: int = size) -> list[str]:
+                ids = store.prunable(conn, tenant, below=below, after=after, before=end, limit=size)
+                if not dry_run:
+                    store.prune(conn, tenant, ids)
+                return ids
+
+            run = self.database.read if dry_run else self.database.write
+            ids = await run(principal, unit)
+            found += len(ids)
+            if len(ids) < size:
+                break
+            after = ids[-1]
+        return found
 
     async def schedules(self, principal: Principal) -> list[ScheduledProfile]:
         """When each profile is due, by name."""

@@ -714,6 +714,34 @@ def queued_profiles(conn: Connection, tenant: str) -> Sequence[TaskRow]:
     return conn.execute(_QUEUED_PROFILES, {"tenant": tenant}).all()
 
 
+_PRUNABLE = (
+    "SELECT id FROM tasks WHERE tenant = :tenant AND id < :id AND id > :after"
+    " AND state IN ('succeeded', 'dead', 'cancelled') AND finished_at < :before"
+    " AND close_at IS NULL ORDER BY id LIMIT :limit"
+)
+_PRUNE_ATTEMPTS = "DELETE FROM task_attempts WHERE tenant = :tenant AND task {ids}"
+_PRUNE_TASKS = "DELETE FROM tasks WHERE tenant = :tenant AND id {ids}"
+
+
+def prunable(
+    conn: Connection, tenant: str, *, below: str, after: str, before: str, limit: int
+) -> list[str]:
+    """Tasks that ended before ``before`` and wait for nothing, by id, from above ``after``.
+
+    Ids carry their time, so what may be old lies at the beginning of the key: ``below`` is the
+    first id of that moment, and no index of ends has to be kept for this alone.
+    """
+    values = {"tenant": tenant, "id": below, "after": after, "before": before, "limit": limit}
+    return list(conn.execute(text(_PRUNABLE), values).scalars())
+
+
+def prune(conn: Connection, tenant: str, ids: Collection[str]) -> int:
+    """Remove these tasks and what is remembered of their attempts; how many there were."""
+    values = {"tenant": tenant, "ids": _ids(conn, ids)}
+    conn.execute(_by_ids(_PRUNE_ATTEMPTS, conn.dialect.name), values)
+    return conn.execute(_by_ids(_PRUNE_TASKS, conn.dialect.name), values).rowcount
+
+
 # --- workers and join tokens ---------------------------------------------------------------------
 
 _WORKER = text("SELECT * FROM workers WHERE tenant = :tenant AND id = :id")

@@ -59,6 +59,10 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/api-keys", "identity"),
     ("/v1/roles", "identity"),
     ("/v1/ledger", "ledger"),
+    ("/v1/prune/registry", "registry"),
+    ("/v1/prune/aggregator", "aggregator"),
+    ("/v1/prune/coordinator", "coordinator"),
+    ("/v1/prune/reporter", "reporter"),
 )
 """Path prefix → role. The console, login and the aggregated health are the door's own."""
 

@@ -39,7 +39,12 @@ _FORGET = text(
     "DELETE FROM idempotency"
     " WHERE tenant = :tenant AND subject = :subject AND route = :route AND key = :key"
 )
-_FORGET_EXPIRED = text("DELETE FROM idempotency WHERE tenant = :tenant AND expires_at <= :now")
+_EXPIRED = "WHERE tenant = :tenant AND expires_at <= :now"
+_COUNT_EXPIRED = text(f"SELECT count(*) FROM idempotency {_EXPIRED}")  # noqa: S608 - constants
+_FORGET_EXPIRED = text(
+    "DELETE FROM idempotency WHERE tenant = :tenant AND (subject, route, key) IN"  # noqa: S608
+    f" (SELECT subject, route, key FROM idempotency {_EXPIRED} ORDER BY expires_at LIMIT :limit)"
+)
 
 
 def once(
@@ -93,7 +98,13 @@ def once(
     return answer, False
 
 
-def forget_expired(conn: Connection, principal: Principal, now: datetime) -> int:
-    """Drop the answers of ``principal``'s tenant that are older than a day; how many."""
-    result = conn.execute(_FORGET_EXPIRED, {"tenant": principal.tenant, "now": timestamp(now)})
-    return result.rowcount
+def forget_expired(conn: Connection, principal: Principal, now: datetime, limit: int = 1000) -> int:
+    """Drop up to ``limit`` answers of the tenant that are older than a day; how many."""
+    values = {"tenant": principal.tenant, "now": timestamp(now), "limit": limit}
+    return conn.execute(_FORGET_EXPIRED, values).rowcount
+
+
+def count_expired(conn: Connection, principal: Principal, now: datetime) -> int:
+    """How many answers of the tenant are older than a day."""
+    values = {"tenant": principal.tenant, "now": timestamp(now)}
+    return int(conn.execute(_COUNT_EXPIRED, values).scalar_one())

@@ -55,6 +55,7 @@ class Permission(StrEnum):
     SYSTEM_READ = "system:read"
     IDENTITY_READ = "identity:read"
     IDENTITY_WRITE = "identity:write"
+    SYSTEM_PRUNE = "system:prune"
     PUBLIC = "public"
     """Needs nobody: health, readiness, the login exchange. Listed by name in a test."""
 

@@ -8,6 +8,7 @@ import importlib.util
 STORES = (
     "holdfast.kernel.idempotency",
     "holdfast.kernel.outbox",
+    "holdfast.kernel.objects.orphans",
     "holdfast.leases.store",
     "holdfast.ledger.store",
     "holdfast.identity.store",

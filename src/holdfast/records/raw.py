@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, case, select
 
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import Corrupt, NotFound, TooLarge
+from holdfast.kernel.objects.orphans import confirm, noted
 from holdfast.kernel.principal import Principal
 from holdfast.keyring.model import RESPONSES, DataKey
 from holdfast.keyring.stream import MAGIC as STREAM_MAGIC
@@ -62,8 +63,11 @@ class RawResponses(Part):
             check_slot(row, store.find(conn, store.heads, principal.tenant, profile=row.profile))
             return None
 
+        def first_look(conn: Connection) -> tuple[StoredResponse | None, int]:
+            return look(conn), noted(conn, principal)
+
         chunks = _one(content) if isinstance(content, bytes) else content
-        known = await self._db.read(principal, look)
+        known, generation = await self._db.read(principal, first_look)
         if known is not None:
             await _drained(_checked(chunks, response))
             return known
@@ -82,6 +86,8 @@ class RawResponses(Part):
             again = look(conn)
             if again is not None:
                 return again
+            if name:
+                confirm(conn, principal, name, generation)
             add_response(conn, principal.tenant, stored, name, personal=personal)
             touch(conn, principal.tenant, stored, claim.lease_expires_at)
             return stored
@@ -197,20 +203,6 @@ class RawResponses(Part):
         opened = unsealed_stream(find, tenant, RESPONSES, name, _after(first, chunks))
         async for chunk in opened:
             yield chunk
-
-    async def named_objects(self, principal: Principal, names: list[str]) -> set[str]:
-        """Which of these stored names a raw response has: what must not be collected."""
-
-        def unit(conn: Connection) -> set[str]:
-            column = store.responses.c.object
-            rows = conn.execute(
-                select(column)
-                .distinct()
-                .where(store.responses.c.tenant == principal.tenant, column.in_(names))
-            )
-            return set(rows.scalars())
-
-        return await self._db.read(principal, unit) if names else set()
 
 
 def again(known: Row[tuple[object, ...]], response: RawResponse) -> StoredResponse:

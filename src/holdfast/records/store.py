@@ -42,6 +42,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import ColumnElement
 
 from holdfast.kernel.database import bulk_insert, tenant_table
+from holdfast.kernel.principal import Principal
 from holdfast.records.staging import ROW_COLUMNS, Latest
 
 IN_MAX = 1000
@@ -639,3 +640,14 @@ def holds(conn: Connection, needle: str) -> ColumnElement[bool]:
     """Whether a row's canonical text contains ``needle``. Named per dialect."""
     find_text = func.instr if conn.dialect.name == "sqlite" else func.strpos
     return find_text(revisions.c.body, needle) > 0
+
+
+def named_objects(conn: Connection, principal: Principal, names: Sequence[str]) -> set[str]:
+    """Which of these stored names a raw response of any attempt has."""
+    column = responses.c.object
+    rows = conn.execute(
+        select(column)
+        .distinct()
+        .where(responses.c.tenant == principal.tenant, column.in_(list(names)))
+    )
+    return set(rows.scalars())

@@ -27,6 +27,7 @@ from holdfast.kernel.errors import Corrupt, Denied, Exhausted, Invalid, NotFound
 from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
 from holdfast.kernel.ids import EventId, NewId
 from holdfast.kernel.objects import Objects
+from holdfast.kernel.objects.orphans import confirm, noted
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.kernel.telemetry import request_id
@@ -62,6 +63,8 @@ _FOREVER = "9999"
 Inputs = list[InputUsed]
 Numbered = list[tuple[int, Report]]
 T = TypeVar("T")
+
+STORED_AGAIN_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +125,19 @@ class ReportsService:
             inputs, files = await self._inputs(principal, spec)
             result = await self._compute(spec, files)
         report = self._report(principal, spec, inputs, result)
-        await self._objects.put_bytes(principal, report.data_digest, result.data)
-        return await self._keep(principal, report)
+        for _ in range(STORED_AGAIN_MAX):
+            try:
+                return await self._stored(principal, report, result.data)
+            except Unavailable as error:
+                # The same data had lain there without a name, and was collected under our hands.
+                if error.code != "object-collected":
+                    raise
+        return await self._stored(principal, report, result.data)
+
+    async def _stored(self, principal: Principal, report: Report, data: bytes) -> Report:
+        generation = await self._db.read(principal, lambda conn: noted(conn, principal))
+        await self._objects.put_bytes(principal, report.data_digest, data)
+        return await self._keep(principal, report, generation)
 
     async def list(
         self,
@@ -278,7 +292,7 @@ class ReportsService:
             created_by=principal.subject,
         )
 
-    async def _keep(self, principal: Principal, report: Report) -> Report:
+    async def _keep(self, principal: Principal, report: Report, generation: int) -> Report:
         """Write the report and its event, or answer the one a concurrent run wrote first."""
         event = Event(
             id=EventId(self._new_id()),
@@ -289,12 +303,15 @@ class ReportsService:
             request_id=request_id() if _OPAQUE.fullmatch(request_id()) else "",
         )
 
+        name = self._objects.name(principal, report.data_digest)
+
         def unit(conn: Connection) -> Report:
             found = store.find_same(
                 conn, principal, report.spec_digest, report.inputs_root, report.computation
             )
             if found is not None:
                 return msgspec.structs.replace(found, unchanged=True)
+            confirm(conn, principal, name, generation)
             store.insert(conn, principal, report, event.id)
             self._outbox.emit(conn, principal, event)
             return report

@@ -7,11 +7,14 @@ unique key: the spec, the inputs, and the version of the arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from sqlalchemy import BigInteger, Column, Connection, Index, Row, Text, text
 
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.database import tenant_table
+from holdfast.kernel.objects import Objects
 from holdfast.kernel.principal import Principal
 from holdfast.reports.model import Report
 
@@ -126,6 +129,32 @@ def newest(
         },
     )
     return [(row.sequence, _report(row)) for row in rows]
+
+
+_DIGESTS = text(
+    "SELECT sequence, data_digest FROM reports WHERE tenant = :tenant AND sequence > :after"
+    " ORDER BY sequence"
+)
+
+
+class NamedObjects:
+    """Tells which stored names reports have: their rows hold digests, and names are keyed.
+
+    What was once worked out is remembered: a report is never changed, and one that is gone keeps
+    its object until the next start at most.
+    """
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._known: dict[str, tuple[int, set[str]]] = {}
+
+    def __call__(self, conn: Connection, principal: Principal, names: Sequence[str]) -> set[str]:
+        last, known = self._known.get(principal.tenant, (0, set()))
+        for row in conn.execute(_DIGESTS, {"tenant": principal.tenant, "after": last}):
+            known.add(self._objects.name(principal, row.data_digest))
+            last = row.sequence
+        self._known[principal.tenant] = (last, known)
+        return known.intersection(names)
 
 
 def _report(row: Row[tuple[object, ...]]) -> Report:

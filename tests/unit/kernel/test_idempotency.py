@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Conflict, Invalid
-from holdfast.kernel.idempotency import forget_expired, once
+from holdfast.kernel.idempotency import count_expired, forget_expired, once
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.principal import Principal, operator
 
@@ -102,6 +102,9 @@ async def test_expired_answers_are_dropped_per_tenant(database: Database) -> Non
     await database.write(ONE, asking(b"young", key="young"))
     old = NOW - timedelta(hours=25)
     await database.write(OTHER, asking(b"old", who=OTHER, now=old))
-    assert await database.write(ONE, lambda conn: forget_expired(conn, ONE, NOW)) == 3
+    assert await database.read(ONE, lambda conn: count_expired(conn, ONE, NOW)) == 3
+    assert await database.write(ONE, lambda conn: forget_expired(conn, ONE, NOW, limit=2)) == 2
+    assert await database.write(ONE, lambda conn: forget_expired(conn, ONE, NOW)) == 1
+    assert await database.read(ONE, lambda conn: count_expired(conn, ONE, NOW)) == 0
     assert await database.write(ONE, asking(b"x", key="young")) == (b"young", True)
     assert await database.write(OTHER, lambda conn: forget_expired(conn, OTHER, NOW)) == 1

@@ -116,15 +116,12 @@ async def test_a_disk_that_fails_leaves_no_object_and_no_left_over(
 async def test_left_overs_of_a_killed_put_are_swept_after_a_day(
     objects: Objects, root: Path
 ) -> None:
-    async def none(_names: object) -> set[str]:
-        return set()
-
     young, old = root / ".incoming" / "1-young", root / ".incoming" / "1-old"
     for path in (young, old):
         path.write_bytes(b"half")
     two_days_ago = (datetime.now(UTC) - timedelta(days=2)).timestamp()
     os.utime(old, (two_days_ago, two_days_ago))
-    await objects.collect_orphans(ONE, none, datetime.now(UTC))
+    assert await objects.sweep_leftovers(datetime.now(UTC) - timedelta(days=1)) == 1
     assert files(root) == {".incoming/1-young"}
 
 

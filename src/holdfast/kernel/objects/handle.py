@@ -1,14 +1,14 @@
 """Blobs beside the database: raw responses, report files, documents.
 
 An object is durable before the row that names it commits; a crash in between leaves an object that
-no row names, which :meth:`Objects.collect_orphans` removes a day later.
+no row names, which :class:`~holdfast.kernel.objects.orphans.OrphanSweep` removes a day later.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from holdfast.kernel.principal import Principal
 from holdfast.kernel.secrets import TenantSecrets
 
 ORPHAN_AGE = timedelta(days=1)
-_ORPHAN_BATCH = 500
 
 
 class Objects:
@@ -102,39 +101,22 @@ class Objects:
         """Every object of this tenant, in no order."""
         return self._driver.scan(self.prefix(principal))
 
-    async def collect_orphans(
-        self,
-        principal: Principal,
-        named: Callable[[Sequence[str]], Awaitable[set[str]]],
-        now: datetime,
-    ) -> int:
-        """Remove this tenant's objects that no row names and that are older than a day.
+    async def sweep_leftovers(self, before: datetime) -> int:
+        """Remove what interrupted puts from before that moment left behind; how many."""
+        return await self._driver.sweep(before)
 
-        ``named`` tells which of the given stored names some row has. The day gives a put that is
-        not yet named by its row time to commit. Returns how many were removed.
+    async def remove_old(self, principal: Principal, name: str, before: datetime) -> bool:
+        """Remove the object of this stored name if it is older than ``before``; whether it was.
+
+        For the sweep of orphans alone. One that was stored anew meanwhile is young, and stays.
         """
-        before = now - ORPHAN_AGE
-        await self._driver.sweep(before)
-        removed = 0
-        batch: list[str] = []
-        async for found in self.scan(principal):
-            if found.stored_at < before:
-                batch.append(found.name)
-            if len(batch) == _ORPHAN_BATCH:
-                removed += await self._remove_unnamed(batch, named)
-                batch = []
-        return removed + await self._remove_unnamed(batch, named)
-
-    async def _remove_unnamed(
-        self, names: list[str], named: Callable[[Sequence[str]], Awaitable[set[str]]]
-    ) -> int:
-        if not names:
-            return 0
-        kept = await named(names)
-        orphans = [name for name in names if name not in kept]
-        for name in orphans:
-            await self._driver.delete(name)
-        return len(orphans)
+        if not name.startswith(f"{self.prefix(principal)}/"):
+            raise Invalid("cannot remove the object: it is another tenant's")
+        found = await self._driver.head(name)
+        if found is None or found.stored_at >= before:
+            return False
+        await self._driver.delete(name)
+        return True
 
 
 __all__ = ["ORPHAN_AGE", "Objects", "Source"]
