@@ -239,6 +239,13 @@ def _open_application(system: System, signing: Keys, elsewhere: Mapping[str, str
     async def authenticate(connection: Any) -> Principal:
         return hop_principal(connection.scope)
 
+    if role == "ledger":
+        from holdfast.app.ledger_door import ledger_spec
+
+        system.app = create_app(
+            ledger_spec(system, verifier, _hosts(system.settings, role), shared)
+        )
+        return
     system.app = create_app(
         AppSpec(
             role=role,

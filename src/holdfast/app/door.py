@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -24,6 +24,7 @@ from holdfast.kernel.errors import Invalid
 if TYPE_CHECKING:
     from holdfast.app.system import Keys, System
     from holdfast.kernel.http import AppSpec
+    from holdfast.kernel.principal import Principal
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 PROBE_SECONDS = 2.0
@@ -72,7 +73,7 @@ def spec(
         workers,
         Remembered(system.identity.find_holder, system.clock),
         system.clock,
-        listed=_listed_keys(system),
+        listed=listed_keys(system),
         tokens=_bearer_tokens(system),
         tenant_required=settings["identity_tenant_required"],
     )
@@ -109,11 +110,12 @@ def spec(
         https=secure,
         services=health.states,
         between=between,
+        admitted=rate_of(settings),
         **shared,
     )
 
 
-def _listed_keys(system: System) -> KeyFile | None:
+def listed_keys(system: System) -> KeyFile | None:
     """The keys of the operator's file, if one is named; a bad edit shows in readiness."""
     settings = system.settings
     path = settings["identity_keys_file"]
@@ -142,6 +144,14 @@ def _bearer_tokens(system: System) -> BearerTokens | None:
         audience=settings["identity_jwt_audience"],
         default_role=settings["identity_default_role"],
     )
+
+
+def rate_of(settings: Settings) -> Callable[[Principal], None] | None:
+    """The limit on requests per second of one principal, if there is one."""
+    from holdfast.kernel.http.rates import RequestRate
+
+    limit = settings["serve_requests_per_second"]
+    return RequestRate(limit).take if limit else None
 
 
 def _hosts(settings: Settings) -> list[str]:

@@ -122,7 +122,8 @@ def root(
     """The options before the noun; they are understood anywhere on the line."""
     from holdfast.kernel.cli import CommandLine
 
-    named = data_dir or Path(os.environ.get("HOLDFAST_DATA_DIR") or "data")
+    said = os.environ.get("HOLDFAST_DATA_DIR") or os.environ.get("VDB_DATA_DIR")
+    named = data_dir or Path(said or "data")
     ctx.obj = CommandLine(
         data_dir=named,
         control_plane=control_plane or os.environ.get("HOLDFAST_URL") or None,

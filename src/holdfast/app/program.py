@@ -47,6 +47,10 @@ async def run_program(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if "gateway" in roles:
         door.check_door(settings, bind)
+    elif "ledger" in roles:
+        from holdfast.app import ledger_door
+
+        ledger_door.check_door(settings, bind)
     stop = asyncio.Event()
     bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
     with datadir.held(settings.data_dir):
@@ -60,7 +64,8 @@ async def run_program(
                         system.app,
                         bind=bind,
                         limits=_limits(settings),
-                        tls=_tls(settings) if "gateway" in roles else None,
+                        tls=_tls(settings, roles),
+                        metrics=system.metrics,
                         ready=bound.set_result,
                         stop=stop,
                     ),
@@ -126,12 +131,14 @@ def _limits(settings: Settings) -> ServeLimits:
     )
 
 
-def _tls(settings: Settings) -> Tls | None:
+def _tls(settings: Settings, roles: tuple[str, ...]) -> Tls | None:
+    """TLS of the door: the gateway's, or the ledger's own where there is no gateway."""
     from holdfast.kernel.serving import Tls
 
-    if not settings["gateway_tls_certificate_file"]:
+    lead = "gateway" if "gateway" in roles else "ledger" if "ledger" in roles else ""
+    if not lead or not settings[f"{lead}_tls_certificate_file"]:
         return None
-    return Tls(settings["gateway_tls_certificate_file"], settings["gateway_tls_key_file"])
+    return Tls(settings[f"{lead}_tls_certificate_file"], settings[f"{lead}_tls_key_file"])
 
 
 def _reload_on_hangup(reload: Reload) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import os
 import platform
 import random
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from holdfast.kernel.principal import Principal, service
 if TYPE_CHECKING:
     from holdfast.app.settings import Settings
     from holdfast.app.system import Keys, State, System
+    from holdfast.kernel.http import Check
     from holdfast.registry.model import Profile
 
 SWEEP_SECONDS = 1.0
@@ -120,6 +123,7 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
         await system.ledger.open_all()
         system.handlers += http.handlers(system.ledger)
         system.checks["ledger"] = system.ledger.check
+        system.checks |= guide_checks(system)
 
         async def checkpoints() -> None:
             await system.ledger.publish_forever(settings["ledger_checkpoint_seconds"])
@@ -136,6 +140,47 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
     )
     system.checks["relay"] = relay.check
     system.loops.append(("relay", relay.run))
+
+
+DISK_FREE_BYTES_LOW = 512 * 1024 * 1024
+DISK_FREE_BYTES_MIN = 32 * 1024 * 1024
+CONNECTIONS_HIGH = 0.9
+
+
+def guide_checks(system: System) -> dict[str, Check]:
+    """The readiness checks that guide 3 names: the disk, memory by connections, the directory."""
+    from holdfast.kernel.errors import Unavailable
+    from holdfast.kernel.serving import CONNECTIONS_MEANING
+
+    folder, most = system.settings.data_dir, system.settings["serve_connections_max"]
+    gauge = system.metrics.gauge("vdb_connections_active", CONNECTIONS_MEANING)
+
+    async def disk() -> str | None:
+        try:
+            free = (await asyncio.to_thread(shutil.disk_usage, folder)).free
+        except OSError as error:
+            raise Unavailable(f"cannot use the data directory: {error.strerror}") from error
+        if free < DISK_FREE_BYTES_MIN:
+            raise Unavailable(f"cannot go on: {free} bytes are left on the disk")
+        return "degraded" if free < DISK_FREE_BYTES_LOW else None
+
+    async def memory() -> str | None:
+        open_now = next(iter(gauge.collect())).samples[0].value
+        return "degraded" if open_now > CONNECTIONS_HIGH * most else None
+
+    def write() -> None:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".ready-") as probe:
+            probe.write(b"ready")
+            probe.flush()
+            os.fsync(probe.fileno())
+
+    async def data_dir() -> None:
+        try:
+            await asyncio.to_thread(write)
+        except OSError as error:
+            raise Unavailable(f"cannot write to the data directory: {error.strerror}") from error
+
+    return {"disk": disk, "memory": memory, "data_dir": data_dir}
 
 
 def _open_registry(system: System, state: State) -> None:

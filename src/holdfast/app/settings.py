@@ -22,12 +22,16 @@ Convert = Callable[[str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """A guide's variable: its name, the guide's default, and how its value becomes ours."""
+    """A guide's variable: its name, the guide's default, and how its value becomes ours.
+
+    ``applied`` stands in for a default of the guide's that would open a door.
+    """
 
     name: str
     family: str
     guide_default: str = ""
     convert: Convert = str
+    applied: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,21 @@ def _url(*schemes: str) -> Convert:
     return convert
 
 
+def _guide_level(value: str) -> str:
+    """A level of guide 3, which has more of them, and other names."""
+    known = {"trace": "debug", "warn": "warning"}
+    level: str = _one_of("debug", "info", "warning", "error")(known.get(value.lower(), value))
+    return level
+
+
+def _auth_mode(value: str) -> str:
+    chosen: str = _one_of("none", "jwt", "apikey", "both")(value)
+    return chosen
+
+
+EVENT_LOG = "event log server"
+
+
 def _origin(value: str) -> str:
     """A name that may stand in a signed note."""
     if value.strip() and not re.fullmatch(r"[A-Za-z0-9._/-]{1,200}", value.strip()):
@@ -182,12 +201,19 @@ def _bind(role: str) -> Setting:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("HOLDFAST_DATA_DIR", _path, Path("data"), "Where everything is kept"),
+    Setting(
+        "HOLDFAST_DATA_DIR",
+        _path,
+        Path("data"),
+        "Where everything is kept",
+        (Alias("VDB_DATA_DIR", EVENT_LOG, "", _path),),
+    ),
     Setting(
         "HOLDFAST_LOG_LEVEL",
         _one_of("debug", "info", "warning", "error"),
         "info",
         "Least level logged",
+        (Alias("VDB_LOG_LEVEL", EVENT_LOG, "info", _guide_level),),
     ),
     Setting("HOLDFAST_LOG_FORMAT", _one_of("console", "json"), "console", "How a log line looks"),
     Setting(
@@ -284,7 +310,14 @@ SETTINGS: tuple[Setting, ...] = (
         "How long copies of the keyring are kept: after that an erased subject is unrecoverable",
     ),
     Setting("HOLDFAST_SECRETS_DIR", _path, None, "Files for secret://file/NAME; default secrets/"),
-    *(_bind(role) for role in ROLES),
+    *(_bind(role) for role in ROLES if role != "ledger"),
+    Setting(
+        "HOLDFAST_LEDGER_BIND",
+        _address,
+        f"127.0.0.1:{DEFAULT_PORTS['ledger']}",
+        "Address the ledger listens on; port 0 takes a free one",
+        (Alias("VDB_BIND_ADDR", EVENT_LOG, "0.0.0.0:5432", _address, "127.0.0.1:5432"),),
+    ),
     *(_role_url(role) for role in ROLES if role != "gateway"),
     Setting(
         "HOLDFAST_GATEWAY_HOSTS",
@@ -350,6 +383,7 @@ SETTINGS: tuple[Setting, ...] = (
         _whole(1, 65536),
         1024,
         "Connections at once; more are refused with 503",
+        (Alias("VDB_MAX_CONNECTIONS", EVENT_LOG, "1024", _whole(1, 65536)),),
     ),
     Setting(
         "HOLDFAST_SERVE_HEADER_SECONDS", _seconds(0.1, 300), 10.0, "Time for a request's headers"
@@ -362,6 +396,14 @@ SETTINGS: tuple[Setting, ...] = (
         _seconds(0.1, 3600),
         75.0,
         "Time between requests of a connection",
+        (Alias("VDB_IDLE_TIMEOUT_SECS", EVENT_LOG, "300", _seconds(0.1, 3600)),),
+    ),
+    Setting(
+        "HOLDFAST_SERVE_REQUESTS_PER_SECOND",
+        _whole(0, 1_000_000),
+        0,
+        "Requests per second of one principal, however many connections; 0 is no limit",
+        (Alias("VDB_RATE_LIMIT_RPS", EVENT_LOG, "", _whole(1, 1_000_000)),),
     ),
     Setting(
         "HOLDFAST_SERVE_STOP_SECONDS", _seconds(0.1, 600), 20.0, "Time to drain when told to stop"
@@ -407,6 +449,78 @@ SETTINGS: tuple[Setting, ...] = (
         _url("memory", "sql"),
         "memory://",
         "Beats and leadership: memory:// or sql://",
+    ),
+    Setting(
+        "HOLDFAST_LEDGER_TLS_CERTIFICATE_FILE",
+        _path,
+        None,
+        "Certificate chain (PEM) of the ledger's own door",
+        (Alias("VDB_TLS_CERT", EVENT_LOG, "", _path),),
+    ),
+    Setting(
+        "HOLDFAST_LEDGER_TLS_KEY_FILE",
+        _path,
+        None,
+        "Private key (PEM) of the ledger's own door",
+        (Alias("VDB_TLS_KEY", EVENT_LOG, "", _path),),
+    ),
+    Setting(
+        "HOLDFAST_LEDGER_AUTH_MODE",
+        _auth_mode,
+        "none",
+        "Credentials at the ledger's own door besides the operator token: jwt, apikey or both",
+        (Alias("VDB_AUTH_MODE", EVENT_LOG, "none", _auth_mode),),
+    ),
+    Setting(
+        "HOLDFAST_LEDGER_JWT_SECRET",
+        _text,
+        "",
+        "Secret (32 bytes or more) that signs the HS256 tokens taken at the ledger's own door",
+        (Alias("VDB_JWT_SECRET", EVENT_LOG),),
+        secret=True,
+        file_variant=True,
+    ),
+    Setting(
+        "HOLDFAST_LEDGER_JWT_ISSUER",
+        _text,
+        "",
+        "Issuer that such a token must name",
+        (Alias("VDB_JWT_ISSUER", EVENT_LOG, "craton"),),
+    ),
+    Setting(
+        "HOLDFAST_LEDGER_JWT_AUDIENCE",
+        _text,
+        "",
+        "Audience that such a token must name",
+        (Alias("VDB_JWT_AUDIENCE", EVENT_LOG, "craton"),),
+    ),
+    Setting(
+        "HOLDFAST_LEDGER_JWT_SECONDS",
+        _whole(1, 10 * 365 * 86_400),
+        3600,
+        "How far ahead such a token may end",
+        (Alias("VDB_JWT_EXPIRATION_SECS", EVENT_LOG, "3600", _whole(1, 10 * 365 * 86_400)),),
+    ),
+    Setting(
+        "HOLDFAST_LEDGER_REPLICATION",
+        _one_of("none", "single-node", "cluster"),
+        "none",
+        "Whether several instances serve one log: cluster needs PostgreSQL",
+        (
+            Alias(
+                "VDB_REPLICATION_MODE",
+                EVENT_LOG,
+                "none",
+                _one_of("none", "single-node", "cluster"),
+            ),
+        ),
+    ),
+    Setting(
+        "HOLDFAST_LEDGER_REPLICA",
+        _whole(0, 255),
+        0,
+        "Number of this instance among several; it names it in logs and leases",
+        (Alias("VDB_REPLICA_ID", EVENT_LOG, "0", _whole(0, 255)),),
     ),
     Setting(
         "HOLDFAST_LEDGER_ORIGIN",
@@ -727,7 +841,7 @@ def _apply_families(environment: Mapping[str, str], resolved: dict[str, Resolved
         if alias.family not in active or not alias.guide_default or setting.key == "database_url":
             continue
         if resolved[setting.key].origin == "default":
-            value = alias.convert(alias.guide_default)
+            value = alias.convert(alias.applied or alias.guide_default)
             resolved[setting.key] = Resolved(value, f"guide default of {name}")
 
 

@@ -48,11 +48,25 @@ ROLES: Mapping[str, frozenset[Permission]] = {
         Permission.WORKERS_WRITE,
         Permission.RECORDS_EXPORT,
         Permission.REPORTS_WRITE,
+        Permission.LEDGER_READ,
+        Permission.LEDGER_APPEND,
     },
-    "approver": _READ | {Permission.RECORDS_EXPORT, Permission.TASKS_WRITE},
-    "auditor": _READ | {Permission.RECORDS_EXPORT, Permission.IDENTITY_READ, Permission.KEYS_READ},
+    "approver": _READ
+    | {Permission.RECORDS_EXPORT, Permission.TASKS_WRITE, Permission.LEDGER_READ},
+    "auditor": _READ
+    | {
+        Permission.RECORDS_EXPORT,
+        Permission.IDENTITY_READ,
+        Permission.KEYS_READ,
+        Permission.LEDGER_READ,
+    },
     "admin": frozenset(Permission)
-    - {Permission.PUBLIC, Permission.TASKS_WORK, Permission.RUNS_WRITE},
+    - {
+        Permission.PUBLIC,
+        Permission.TASKS_WORK,
+        Permission.RUNS_WRITE,
+        Permission.LEDGER_RELAY,
+    },
 }
 """The built-in roles. Nobody but a worker works tasks or writes runs, administrators included."""
 

@@ -39,13 +39,14 @@ from holdfast.kernel.errors import HoldfastError, Internal, Invalid, TooLarge, U
 from holdfast.kernel.http import problems
 from holdfast.kernel.http.door import STOPPING
 from holdfast.kernel.ids import NewId, id_source
-from holdfast.kernel.telemetry import get_logger
+from holdfast.kernel.telemetry import Metrics, get_logger
 
 T = TypeVar("T")
 
 log = get_logger("serving")
 
 LINGER_SECONDS = 2.0
+CONNECTIONS_MEANING = "Connections open now."
 LINGER_BYTES = 1024 * 1024
 STATUS_LINES = {
     400: b"HTTP/1.1 400 Bad Request\r\n",
@@ -186,6 +187,7 @@ async def serve(
     signals: bool = True,
     clock: Clock | None = None,
     new_id: NewId | None = None,
+    metrics: Metrics | None = None,
 ) -> None:
     """Serve ``app`` until ``stop`` is set or, with ``signals``, SIGTERM or SIGINT arrives.
 
@@ -199,6 +201,8 @@ async def serve(
     context = tls.context() if isinstance(tls, Tls) else tls
     listening = bind_socket(bind) if isinstance(bind, str) else bind
     server = _Server(app, limits, context, clock, new_id or id_source(clock))
+    if metrics is not None:
+        server.show(metrics)
     with contextlib.closing(listening):
         async with _lifespan(app) as state, server.listening(listening, state):
             with _signals(stop, server) if signals else contextlib.nullcontext():
@@ -246,6 +250,7 @@ class _Server:
         self._hurry = False
         self._moved = asyncio.Event()
         self._listener: asyncio.Server | None = None
+        self._accepted: Any = None
 
     @asynccontextmanager
     async def listening(self, bound: socket.socket, state: dict[str, Any]) -> AsyncIterator[None]:
@@ -253,6 +258,8 @@ class _Server:
         shared = {**state, STOPPING: self._stopping}
 
         def protocol() -> GuardedProtocol:
+            if self._accepted is not None:
+                self._accepted.inc()
             return GuardedProtocol(
                 self._config, self._state, shared, loop, self._limits, self._new_id, self._moved
             )
@@ -283,6 +290,15 @@ class _Server:
             date = formatdate(self._clock.now().timestamp(), usegmt=True)
             self._state.default_headers = [(b"date", date.encode())]
             await asyncio.sleep(1)
+
+    def show(self, metrics: Metrics) -> None:
+        """Tell the connections as metrics, by the names of guide 3."""
+        metrics.gauge("vdb_connections_active", CONNECTIONS_MEANING).set_function(
+            lambda: len(self._state.connections)
+        )
+        self._accepted = metrics.counter(
+            "vdb_connections_total", "Connections taken, those refused at the limit included."
+        )
 
     def hurry(self) -> None:
         """Cut the draining short."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import msgspec
 from litestar import Response
@@ -49,6 +50,8 @@ IN_FLIGHT_MAX = 512
 LINE_BYTES_MAX = APPEND_BYTES_MAX
 NOTE = "text/plain; charset=utf-8"
 
+P = ParamSpec("P")
+T = TypeVar("T")
 log = get_logger("ledger")
 
 
@@ -65,8 +68,32 @@ class AppendedLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     problem: ProblemDocument | None = None
 
 
+def _counted(
+    service: LedgerService, method: str, *, timed: bool = True
+) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
+    """Count the calls of a handler, and measure them, by the names of guide 3."""
+
+    def decorate(handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        @functools.wraps(handler)
+        async def call(*given: P.args, **named: P.kwargs) -> T:
+            started = service.clock.monotonic()
+            failed = True
+            try:
+                answer = await handler(*given, **named)
+                failed = False
+                return answer
+            finally:
+                seconds = service.clock.monotonic() - started if timed else None
+                service.metrics.asked(method, seconds, failed=failed)
+
+        return call
+
+    return decorate
+
+
 def _appending(service: LedgerService) -> list[Any]:
     @post("/v1/ledger/events", permission=WRITE, body_limit=APPEND_BYTES_MAX, status=200)
+    @_counted(service, "Append")
     async def append_events(principal: Principal, data: Append) -> Appended:
         """Append events together or not at all; they are durable when this is answered."""
         return await service.append(principal, data)
@@ -80,6 +107,7 @@ def _appending(service: LedgerService) -> list[Any]:
         status=200,
         media_type="application/x-ndjson",
     )
+    @_counted(service, "Append", timed=False)
     async def pipeline_appends(request: ApiRequest, principal: Principal) -> Any:
         """Append line by line, each like a request of its own; answers come in the same order.
 
@@ -88,6 +116,7 @@ def _appending(service: LedgerService) -> list[Any]:
         return _Pipeline(service, principal, request)
 
     @post("/v1/ledger/relay", permission=RELAY, body_limit=4 * APPEND_BYTES_MAX, status=200)
+    @_counted(service, "Append")
     async def relay_events(principal: Principal, data: Relay) -> Appended:
         """Take over a role's outbox; what is there already is passed over."""
         return await service.relay(principal, data)
@@ -162,8 +191,11 @@ class _Pipeline:
 
     async def _line(self, number: int, future: asyncio.Future[Appended]) -> AppendedLine:
         try:
-            return AppendedLine(line=number, appended=await future)
+            answer = AppendedLine(line=number, appended=await future)
+            self._service.metrics.asked("Append", None, failed=False)
+            return answer
         except HoldfastError as error:
+            self._service.metrics.asked("Append", None, failed=True)
             shown = document(error, instance=self._request.scope["path"], request_id=request_id())
             return AppendedLine(line=number, problem=shown)
 
@@ -188,6 +220,7 @@ def _long_line() -> TooLarge:
 
 def _reading(service: LedgerService) -> list[Any]:
     @get("/v1/ledger/entries", permission=READ)
+    @_counted(service, "Query")
     async def list_entries(
         principal: Principal,
         stream: str | None = None,
@@ -207,11 +240,13 @@ def _reading(service: LedgerService) -> list[Any]:
         )
 
     @get("/v1/ledger/entries/{position:int}", permission=READ)
+    @_counted(service, "Query")
     async def show_entry(principal: Principal, position: int) -> Entry:
         """Show the entry at a position."""
         return await service.entry(principal, position)
 
     @get("/v1/ledger/streams", permission=READ)
+    @_counted(service, "Query")
     async def list_streams(
         principal: Principal, prefix: str = "", cursor: str | None = None, limit: Limit = 100
     ) -> Page[StreamInfo]:
@@ -219,6 +254,7 @@ def _reading(service: LedgerService) -> list[Any]:
         return await service.streams(principal, prefix=prefix, cursor=cursor, limit=limit)
 
     @get("/v1/ledger/follow", permission=READ, media_type="text/event-stream")
+    @_counted(service, "Subscribe", timed=False)
     async def follow_entries(
         request: ApiRequest,
         principal: Principal,
@@ -259,17 +295,20 @@ def _moment(text: str | None) -> datetime | None:
 
 def _proving(service: LedgerService) -> list[Any]:
     @get("/v1/ledger/status", permission=READ)
+    @_counted(service, "Prove")
     async def show_ledger_status(principal: Principal) -> LedgerStatus:
         """Show how the log stands: size, root, origin, and what is wrong with it, if anything."""
         return await service.status(principal)
 
     @get("/v1/ledger/checkpoint", permission=READ, media_type="text/plain")
+    @_counted(service, "Prove")
     async def show_checkpoint(principal: Principal) -> Response[bytes]:
         """Give the newest checkpoint, a C2SP signed note."""
         note = await service.checkpoint(principal)
         return Response(note.encode(), media_type=NOTE, headers={"Cache-Control": "no-store"})
 
     @get("/v1/ledger/tile/{path:path}", permission=READ, media_type="application/octet-stream")
+    @_counted(service, "Prove")
     async def show_tile(principal: Principal, path: str) -> Response[bytes]:
         """Give a tile of the tree, or of the entries, by its C2SP path."""
         data = await service.tile(principal, path.removeprefix("/"))
@@ -280,6 +319,7 @@ def _proving(service: LedgerService) -> list[Any]:
         )
 
     @get("/v1/ledger/proofs/inclusion", permission=READ)
+    @_counted(service, "Prove")
     async def prove_inclusion(
         principal: Principal, position: Position, size: Position | None = None
     ) -> Proof:
@@ -287,6 +327,7 @@ def _proving(service: LedgerService) -> list[Any]:
         return await service.inclusion(principal, position, size)
 
     @get("/v1/ledger/proofs/consistency", permission=READ)
+    @_counted(service, "Prove")
     async def prove_consistency(
         principal: Principal, first: Position, second: Position | None = None
     ) -> Consistency:
@@ -294,6 +335,7 @@ def _proving(service: LedgerService) -> list[Any]:
         return await service.consistency(principal, first, second)
 
     @get("/v1/ledger/trust", permission=READ)
+    @_counted(service, "Prove")
     async def show_trust(principal: Principal) -> Trust:
         """Give what a verifier elsewhere needs: origins and keys."""
         return await service.trust(principal)
@@ -310,26 +352,31 @@ def _proving(service: LedgerService) -> list[Any]:
 
 def _managing(service: LedgerService) -> list[Any]:
     @get("/v1/ledger/verify", permission=READ, media_type="application/x-ndjson")
+    @_counted(service, "Query", timed=False)
     async def verify_ledger(principal: Principal) -> Any:
         """Recompute everything from the stored bytes; lines of progress, then the verdict."""
         return ndjson_answer(verify(service, principal), at_once=True)
 
     @get("/v1/ledger/export", permission=READ, media_type="application/x-ndjson")
+    @_counted(service, "Query", timed=False)
     async def export_ledger(principal: Principal, first: Position = 0) -> Any:
         """Export every entry with what opens it, and the checkpoint over them as the last line."""
         return ndjson_answer(export(service, principal, first))
 
     @post("/v1/ledger/rotate", permission=MANAGE, status=200)
+    @_counted(service, "Manage")
     async def rotate_log_key(principal: Principal) -> Trust:
         """Sign with a new key from here on; the old one stays valid up to its size."""
         return await service.rotate(principal)
 
     @post("/v1/ledger/restart", permission=MANAGE, status=200)
+    @_counted(service, "Manage")
     async def restart_ledger(principal: Principal, data: Reason) -> LedgerStatus:
         """Continue a log that lost something under a new origin, from what is sound."""
         return await service.restart(principal, data.reason)
 
     @post("/v1/ledger/rebuild", permission=MANAGE, status=200)
+    @_counted(service, "Manage")
     async def rebuild_ledger_index(principal: Principal) -> LedgerStatus:
         """Make the index anew from the log."""
         return await service.rebuild(principal)

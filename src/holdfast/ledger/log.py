@@ -680,6 +680,7 @@ class TenantLog:
                 )
             ) from error
         self.parts.metrics.writable(self.tenant, writable=True)
+        self.parts.metrics.sequencing(self.tenant, fence)
         return _Open(fence, grown, recorded, until, origin, key, private, published)
 
     def _read_only(self, damage: Damage) -> LedgerReadOnly:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from holdfast.kernel.telemetry import Metrics
 
+METHODS = ("Append", "Query", "Prove", "Subscribe", "Manage")
+"""What is asked of the ledger; ``Query`` is guide 3's."""
+
 
 class LedgerMetrics:
     """The ledger's metrics in one registry."""
@@ -29,6 +32,21 @@ class LedgerMetrics:
             "holdfast_ledger_read_only_logs", "Logs that are read-only: lost or damaged."
         )
         self._damaged: set[str] = set()
+        self._fences: dict[str, int] = {}
+        self._view = metrics.gauge(
+            "vdb_replication_view_number",
+            "How often a log has changed hands: the newest fence of its sequencer.",
+        )
+        self._requests = metrics.counter(
+            "vdb_requests_total", "Requests to the ledger, by what was asked.", ("method", "status")
+        )
+        self._seconds = metrics.histogram(
+            "vdb_request_duration_seconds", "Time of a request, subscriptions apart.", ("method",)
+        )
+        for method in METHODS:
+            self._requests.labels(method, "success")
+            self._requests.labels(method, "error")
+            self._seconds.labels(method)
 
     def appended(self, payload_bytes: int, frame_bytes: int, entries: int) -> None:
         """A commit is durable."""
@@ -36,6 +54,17 @@ class LedgerMetrics:
         self._records.inc(entries)
         self._payload.inc(payload_bytes)
         self._commits.inc()
+
+    def asked(self, method: str, seconds: float | None, *, failed: bool) -> None:
+        """A request was answered; ``seconds`` is none where the caller decides how long it lasts."""
+        self._requests.labels(method, "error" if failed else "success").inc()
+        if seconds is not None:
+            self._seconds.labels(method).observe(seconds)
+
+    def sequencing(self, tenant: str, fence: int) -> None:
+        """We append to a log now, with this fence."""
+        self._fences[tenant] = fence
+        self._view.set(max(self._fences.values()))
 
     def published(self) -> None:
         """A checkpoint was signed."""

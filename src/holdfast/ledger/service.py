@@ -30,12 +30,13 @@ from holdfast.kernel.outbox import (
     checked_payload,
     commitment,
 )
-from holdfast.kernel.principal import Principal, service
+from holdfast.kernel.principal import Principal, PrincipalKind, service
 from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.ledger import notes, store, tree
 from holdfast.ledger.errors import EntryUnknown, LedgerReadOnly, NotSequencer, SizeUnknown
 from holdfast.ledger.frames import Frame, decode_frame, plain_payload, read_leaf
 from holdfast.ledger.log import ERASED, KEY_DESTROYED, LogParts, TenantLog
+from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.model import (
     APPEND_BYTES_MAX,
     EVENTS_MAX,
@@ -80,6 +81,11 @@ class LedgerService:
     def database(self) -> Database:
         """Where the index is."""
         return self._parts.database
+
+    @property
+    def metrics(self) -> LedgerMetrics:
+        """What is counted."""
+        return self._parts.metrics
 
     @property
     def clock(self) -> Clock:
@@ -193,7 +199,12 @@ class LedgerService:
         )
 
     async def relay(self, principal: Principal, relay: Relay) -> Appended:
-        """Append events of a role's outbox in their order; those that are there are passed over."""
+        """Append events of a role's outbox in their order; those that are there are passed over.
+
+        Only a role does so, for itself: it alone says who did what in its own streams.
+        """
+        if principal.kind is not PrincipalKind.SERVICE:
+            raise Denied("cannot relay events: only a role does", code="relay-not-for-you")
         prepared = [self._relayed(principal, event) for event in relay.events]
         return await self.append_prepared(principal, prepared)
 

@@ -72,6 +72,8 @@ class AppSpec:
     new_id: NewId | None = None
     metrics: Metrics = field(default_factory=Metrics)
     metrics_permission: Permission = Permission.SYSTEM_READ
+    admitted: Callable[[Principal], None] | None = None
+    """Asked once a caller is known: raises :class:`Exhausted` when it has asked too often."""
     lifespan: Sequence[Lifespan] = ()
     between: Callable[[door.ASGI], door.ASGI] | None = None
     """What stands between the door and the routes: the hop check of a role, the gateway's proxy."""
@@ -91,6 +93,8 @@ class App(Litestar):
         scope: Any = connection.scope
         scope[PRINCIPAL] = principal
         scope[door.SUBJECT] = principal.subject
+        if self.spec.admitted is not None:
+            self.spec.admitted(principal)
         if not principal.may(permission):
             self.spec.authoriser.authorise(principal, permission)
 

@@ -1,0 +1,168 @@
+"""The ledger's own door: an event-log server that needs no gateway in front.
+
+A request that carries a hop token comes from the gateway and is judged by it alone. Any other is a
+caller at this door, who shows the operator token of this data directory or, where that is asked
+for, an API key. Credentials in clear are taken on loopback only: beyond it the door needs TLS or a
+named terminator, or it answers nobody but the gateway.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from holdfast.app.door import LOOPBACK, listed_keys, rate_of
+from holdfast.app.settings import Settings
+from holdfast.gateway.door import DoorAuthenticator, Remembered
+from holdfast.gateway.proxy import HopMiddleware, hop_principal
+from holdfast.identity import HopVerifier, OperatorToken, Sessions
+from holdfast.identity.bearer import BearerTokens
+from holdfast.identity.hop import HEADER
+from holdfast.identity.model import KeyHolder
+from holdfast.identity.tokens import LEEWAY_SECONDS, refused, shared_secret, verify_claims
+from holdfast.kernel.clock import Clock
+from holdfast.kernel.errors import Invalid, Unauthenticated
+from holdfast.kernel.principal import Permission, Principal
+
+if TYPE_CHECKING:
+    from holdfast.app.system import System
+    from holdfast.kernel.http import AppSpec
+
+
+def check_door(settings: Settings, bind: str) -> None:
+    """Refuse a start that would not keep what its settings ask for."""
+    certificate, key = settings["ledger_tls_certificate_file"], settings["ledger_tls_key_file"]
+    if bool(certificate) != bool(key):
+        raise Invalid(
+            "cannot start: TLS needs both a certificate and its key",
+            hint="VDB_TLS_CERT and VDB_TLS_KEY, or HOLDFAST_LEDGER_TLS_…_FILE",
+        )
+    if settings["ledger_replication"] == "cluster" and settings.database_url.startswith("sqlite:"):
+        raise Invalid(
+            "cannot start: a cluster shares its log, and this one would be in a file of its own",
+            code="replication-impossible",
+            hint="HOLDFAST_DATABASE_URL=postgresql://…, or VDB_REPLICATION_MODE=single-node",
+        )
+    if settings["ledger_auth_mode"] in ("jwt", "both") and not settings["ledger_jwt_secret"]:
+        raise Invalid(
+            "cannot start: tokens are to be taken and there is no secret to verify them by",
+            hint="VDB_JWT_SECRET, or HOLDFAST_LEDGER_JWT_SECRET_FILE",
+        )
+    asked = settings.origin("ledger_bind").startswith("VDB_")
+    if asked and not takes_callers(settings, bind):
+        raise Invalid(
+            f"cannot start: {bind} is beyond loopback and there is no TLS",
+            code="door-open",
+            hint="give a certificate (VDB_TLS_CERT and VDB_TLS_KEY), or name what ends TLS in "
+            "front (HOLDFAST_GATEWAY_TERMINATOR=my-proxy), or bind 127.0.0.1",
+        )
+
+
+def takes_callers(settings: Settings, bind: str) -> bool:
+    """Whether this door may take a credential that is not the gateway's."""
+    host = bind.rpartition(":")[0]
+    secure = settings["ledger_tls_certificate_file"] or settings["gateway_terminator"]
+    return host in LOOPBACK or bool(secure)
+
+
+def ledger_spec(
+    system: System, verifier: HopVerifier, hosts: Sequence[str], shared: Mapping[str, Any]
+) -> AppSpec:
+    """The application of ``serve ledger``."""
+    from holdfast.kernel.http import AppSpec
+
+    settings = system.settings
+    direct = _direct(system) if takes_callers(settings, settings["ledger_bind"]) else None
+
+    async def authenticate(connection: Any) -> Principal:
+        if _comes_by_hop(connection.scope):
+            return hop_principal(connection.scope)
+        if direct is None:
+            raise Unauthenticated("cannot accept the request: exactly one hop token is needed")
+        return await direct(connection.scope)
+
+    def between(inner: Any) -> Any:
+        hop = HopMiddleware(inner, verifier)
+
+        async def either(scope: Any, receive: Any, send: Any) -> None:
+            by_hop = scope["type"] == "http" and _comes_by_hop(scope)
+            await (hop if by_hop else inner)(scope, receive, send)
+
+        return either
+
+    return AppSpec(
+        role="ledger",
+        handlers=system.handlers,
+        authenticate=authenticate,
+        hosts=[*hosts, *settings["gateway_hosts"]],
+        local=not settings["gateway_terminator"],
+        trusted_proxies=settings["gateway_trusted_proxies"],
+        https=bool(settings["ledger_tls_certificate_file"] or settings["gateway_terminator"]),
+        metrics_permission=Permission.PUBLIC,
+        between=between,
+        admitted=rate_of(settings),
+        **shared,
+    )
+
+
+def _comes_by_hop(scope: Any) -> bool:
+    name = HEADER.encode()
+    return any(header == name for header, _ in scope["headers"])
+
+
+def _direct(system: System) -> DoorAuthenticator:
+    settings = system.settings
+    mode = settings["ledger_auth_mode"]
+    keyed, tokens = mode in ("apikey", "both"), mode in ("jwt", "both")
+    token = OperatorToken.load_or_create(settings.data_dir / "operator.token")
+    return DoorAuthenticator(
+        token,
+        Sessions(system.clock, os.urandom),
+        _no_workers,
+        Remembered(system.identity.find_holder, system.clock) if keyed else _no_keys,
+        system.clock,
+        listed=listed_keys(system) if keyed else None,
+        tokens=LimitedTokens(settings, system.clock) if tokens else None,
+        tenant_required=settings["identity_tenant_required"],
+    )
+
+
+async def _no_workers(credential: str) -> Principal:
+    raise Unauthenticated("cannot do this: the token is not known", code="token-unknown")
+
+
+async def _no_keys(credential: str) -> KeyHolder:
+    raise Unauthenticated(
+        "cannot do this: API keys are not taken here",
+        hint="VDB_AUTH_MODE=apikey takes them",
+    )
+
+
+class LimitedTokens(BearerTokens):
+    """HS256 tokens that end soon enough."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        secret = settings["ledger_jwt_secret"].encode()
+        self._key = shared_secret(secret)
+        self._seconds = settings["ledger_jwt_seconds"]
+        self._now = clock.now
+        super().__init__(
+            [self._key],
+            hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest(),
+            clock,
+            issuer=settings["ledger_jwt_issuer"],
+            audience=settings["ledger_jwt_audience"],
+            default_role=settings["identity_default_role"],
+        )
+
+    def principal(self, token: str) -> Principal:
+        """Who the token speaks for; raises :class:`Unauthenticated`."""
+        found = super().principal(token)
+        now = self._now()
+        ends = verify_claims(token, [self._key], now=now)["exp"]
+        if ends > now.timestamp() + self._seconds + LEEWAY_SECONDS:
+            raise refused(f"it ends later than {self._seconds} seconds from now")
+        return found
