@@ -51,8 +51,7 @@ ROLES: Mapping[str, frozenset[Permission]] = {
         Permission.LEDGER_READ,
         Permission.LEDGER_APPEND,
     },
-    "approver": _READ
-    | {Permission.RECORDS_EXPORT, Permission.TASKS_WRITE, Permission.LEDGER_READ},
+    "approver": _READ | {Permission.RECORDS_EXPORT, Permission.TASKS_WRITE, Permission.LEDGER_READ},
     "auditor": _READ
     | {
         Permission.RECORDS_EXPORT,

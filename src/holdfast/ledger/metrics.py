@@ -56,7 +56,7 @@ class LedgerMetrics:
         self._commits.inc()
 
     def asked(self, method: str, seconds: float | None, *, failed: bool) -> None:
-        """A request was answered; ``seconds`` is none where the caller decides how long it lasts."""
+        """A request was answered; ``seconds`` is none of what lasts as long as the caller likes."""
         self._requests.labels(method, "error" if failed else "success").inc()
         if seconds is not None:
             self._seconds.labels(method).observe(seconds)
