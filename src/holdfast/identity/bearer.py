@@ -10,7 +10,7 @@ from typing import Any
 from holdfast.identity.model import ROLES
 from holdfast.identity.tokens import TokenKey, refused, verify_claims
 from holdfast.kernel.clock import Clock
-from holdfast.kernel.ids import DEFAULT_TENANT, TenantId
+from holdfast.kernel.ids import DEFAULT_TENANT, TenantId, is_name
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
 SUBJECT_BYTES_MAX = 255
@@ -55,8 +55,8 @@ class BearerTokens:
         subject, tenant = claims.get("sub"), claims.get("tenant", DEFAULT_TENANT)
         if not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_BYTES_MAX:
             raise refused("it says of nobody that it is theirs")
-        if not isinstance(tenant, str) or not tenant:
-            raise refused("its tenant is no text")
+        if not isinstance(tenant, str) or not is_name(tenant):
+            raise refused("its tenant is no name of one")
         name = self._name(str(claims.get("iss", "")), subject)
         return Principal(
             TenantId(tenant),

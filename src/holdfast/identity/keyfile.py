@@ -23,7 +23,7 @@ from holdfast.identity.model import permissions_of
 from holdfast.kernel.canonical import decode_strict
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import HoldfastError, Invalid, Problem
-from holdfast.kernel.ids import DEFAULT_TENANT, TenantId
+from holdfast.kernel.ids import DEFAULT_TENANT, TenantId, is_name
 from holdfast.kernel.principal import Principal, PrincipalKind
 from holdfast.kernel.telemetry import get_logger
 
@@ -105,6 +105,8 @@ def parse(content: bytes, source: str) -> dict[bytes, Principal]:
             listed = msgspec.convert(entry, ListedKey)
             digest = _digest_of(listed)
             granted = permissions_of(listed.roles, listed.permissions, {})
+            if not is_name(listed.tenant):
+                raise Invalid("the tenant is no name of one")
         except (msgspec.ValidationError, Invalid) as error:
             reasons = error.problems if isinstance(error, Invalid) else ()
             text = "; ".join(f"{p.path}: {p.message}" for p in reasons) or str(error)

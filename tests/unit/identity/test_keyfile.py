@@ -74,6 +74,7 @@ def test_the_shorter_form_means_the_same() -> None:
         listed({"roles": ["viewer"]}),
         listed({"key": NEWS, "sha256": "0" * 64, "roles": ["viewer"]}),
         listed({"key": NEWS}),
+        listed({"key": NEWS, "roles": ["viewer"], "tenant": "../other"}),
         listed({"key": NEWS, "roles": ["boss"]}),
         listed({"key": NEWS, "permissions": ["tasks:work"]}),
         listed({"key": NEWS, "roles": ["viewer"], "role": "admin"}),
@@ -157,7 +158,9 @@ def test_what_a_token_may_do(
     assert tokens.principal(token(clock, **claims)).permissions == permissions
 
 
-@pytest.mark.parametrize("claims", [{"sub": ""}, {"sub": 7}, {"sub": "x" * 256}, {"tenant": 7}])
+@pytest.mark.parametrize(
+    "claims", [{"sub": ""}, {"sub": 7}, {"sub": "x" * 256}, {"tenant": 7}, {"tenant": "../other"}]
+)
 def test_a_token_of_nobody_is_refused(
     tokens: BearerTokens, clock: ManualClock, claims: dict[str, Any]
 ) -> None:
