@@ -30,6 +30,7 @@ from holdfast.kernel.idempotency import once
 from holdfast.kernel.ids import EventId, TenantId, uuid7
 from holdfast.kernel.outbox import BEGINNING, ClearSealer, Event, Outbox
 from holdfast.kernel.principal import Principal, operator
+from tests.support.soaking import scale
 from tests.support.tables import SAMPLE, counters
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -285,7 +286,7 @@ async def both(sqlite_url: str, postgres_url: str) -> AsyncIterator[list[Databas
 def seeds() -> range:
     if (only := os.environ.get("HOLDFAST_ORACLE_SEED")) is not None:
         return range(int(only), int(only) + 1)
-    return range(10 * int(os.environ.get("HOLDFAST_SOAK_SCALE", "1")))
+    return range(10 * scale())
 
 
 @pytest.mark.soak

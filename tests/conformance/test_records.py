@@ -7,7 +7,6 @@ anew. After every step what readers see is compared.
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from contextlib import AbstractAsyncContextManager
@@ -31,11 +30,12 @@ from holdfast.records.http import handlers
 from holdfast.records.model import RecordFilter, Reject, Run, RunClose, RunFilter
 from holdfast.records.service import RecordsService
 from tests.conformance.records_oracle import Oracle, RefusedError, Row
+from tests.support.soaking import scale
 from tests.unit.records.helpers import OPERATOR, START, Attempt, Bench, bench_on, profile, record
 
 STATES = ["AL", "CA", "NV", "OR", "TX", "WA", "WY"]
 VALUES = ["1.0", "1.1", "-2"]
-SEEDS = range(int(os.environ.get("HOLDFAST_SEEDS", "3")))
+SEEDS = range(3 * scale())
 STEPS = 80
 
 POLICIES = [
@@ -284,6 +284,7 @@ class Trial:
         assert seen == self.oracle.revisions
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("mode", "duplicates"), POLICIES)
 async def test_service_agrees_with_the_model(
     database: Database, tmp_path: Path, mode: str, duplicates: str

@@ -29,6 +29,7 @@ from tests.support.fleet_oracle import (
     OracleTask,
     OracleWorker,
 )
+from tests.support.soaking import scale
 
 OUTCOME_OF: dict[str, Literal["succeeded", "released"]] = {
     "succeeded": "succeeded",
@@ -42,7 +43,12 @@ WORKERS = (
 STEPS = int(os.environ.get("HOLDFAST_TASKS_STEPS", "500"))
 PROVING_SEED = 2
 """The walk from here sees every outcome at least once."""
-SEEDS = [int(seed) for seed in os.environ.get("HOLDFAST_TASKS_SEED", str(PROVING_SEED)).split(",")]
+_CHOSEN = os.environ.get("HOLDFAST_TASKS_SEED", "")
+SEEDS = (
+    [int(seed) for seed in _CHOSEN.split(",")]
+    if _CHOSEN
+    else list(range(PROVING_SEED, PROVING_SEED + scale()))
+)
 
 OUTCOMES = {
     "submit": {"new", "known", "task-id-reused", "exclusive"},
@@ -301,6 +307,7 @@ class Differential:
         return timestamp(START + timedelta(seconds=seconds))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_coordinator_answers_as_the_model_does(
     database: Database, seed: int, monkeypatch: pytest.MonkeyPatch

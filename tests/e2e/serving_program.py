@@ -57,6 +57,7 @@ def application(marks: Path | None = None) -> App:
 
     @get("/v1/wait", permission=Permission.PUBLIC)
     async def wait_echo(request: ApiRequest) -> Echo:
+        mark("wait-began")
         await stopping(request).wait()
         return Echo("told to stop")
 

@@ -26,6 +26,7 @@ import pytest
 
 from tests.support.containers import ROOT, Podman, image, podman, run
 from tests.support.program import HOLDFAST, clean_environment, wait_until
+from tests.support.stack import free_port
 
 pytestmark = [pytest.mark.xdist_group("containers"), pytest.mark.timeout(900)]
 
@@ -185,17 +186,10 @@ def _project(folder: Path) -> None:
     )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def stack(engine: Podman, holdfast_image: str, tmp_path: Path) -> Iterator[Stack]:
     _project(tmp_path)
-    project, port = f"hf{secrets.token_hex(4)}", _free_port()
+    project, port = f"hf{secrets.token_hex(4)}", free_port()
     environment = engine.environment | {
         "COMPOSE": "podman-compose",
         "COMPOSE_PROJECT_NAME": project,

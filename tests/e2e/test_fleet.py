@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ USED = (
     "scripps-co2-monthly",
     "usgs-earthquakes-week",
 )
-SHARED = {"HOLDFAST_FLEET_LEASES_URL": "sql://"}
-TAKEOVER_SECONDS = 20.0
-"""From a drone's death to the end of its run by another: the lease, a look at it, the backoff, and
-the run itself, on a machine that has other things to do."""
+CALM = {"HOLDFAST_FLEET_LEASE_SECONDS": "120", "HOLDFAST_FLEET_LOST_SECONDS": "120"}
+"""Where nobody dies nobody is to be taken for dead, however busy the machine is."""
+SHARED = CALM | {"HOLDFAST_FLEET_LEASES_URL": "sql://"}
+LOOK_SECONDS = 10.0
+"""From the end of a lease until somebody looks, on a machine that has other things to do."""
 
 
 @dataclass
@@ -71,7 +73,7 @@ def collected(world: World, stack: Stack) -> tuple[list[Any], Counter[str]]:
     """Collect everything once: what is published then, and what the sources were asked."""
     world.forget()
     stack.collect_all()
-    stack.settle(120)
+    stack.settle()
     return stack.records(), world.fetches()
 
 
@@ -83,7 +85,8 @@ def tasks(stack: Stack) -> list[Any]:
 def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Counter[str]]:
     """What one drone collects, and what it asks."""
     folder = tmp_path_factory.mktemp("alone")
-    with running(Stack(folder, "up", world.replay, world.profiles, drones=1)) as stack:
+    one = Stack(folder, "up", world.replay, world.profiles, drones=1, environment=CALM)
+    with running(one) as stack:
         found = collected(world, stack)
     assert set(found[1].values()) == {1}
     assert len(found[1]) == len(USED)
@@ -94,7 +97,7 @@ def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[
 def test_many_drones_collect_the_same_with_as_many_fetches(
     drones: int, world: World, alone: Any, tmp_path: Path
 ) -> None:
-    stack = Stack(tmp_path, "up", world.replay, world.profiles, drones=drones)
+    stack = Stack(tmp_path, "up", world.replay, world.profiles, drones=drones, environment=CALM)
     with running(stack):
         wait_until(lambda: _alive(stack) == drones, 90, "every drone to be there")
         assert collected(world, stack) == alone
@@ -134,7 +137,7 @@ def test_two_coordinators_on_one_database_do_no_work_twice(
         thread.start()
         promised = stack.collect_all(names)
         thread.join(60)
-        stack.settle(120)
+        stack.settle()
         found = tasks(stack)
         fetched = world.fetches()
         records = stack.records()
@@ -190,18 +193,21 @@ def test_a_killed_drones_run_is_taken_over_within_its_lease_and_nothing_doubles(
             kill = lambda: stack.process("drone-1").kill()  # noqa: E731
             trap = line.arm(Trap("commit", 1, "after", kill, sender="drone-1"))
             promised = stack.collect_all()
-            trap.sprung.result(60)
-            died = time.monotonic()
+            trap.sprung.result(120)
+            died = time.time()
             stack.kill("drone-1")
             stack.settle()
-            took = time.monotonic() - died
             assert stack.records() == alone[0]
-            attempts = {t["id"]: t["attempts"] for t in tasks(stack)}
+            found = tasks(stack)
+            attempts = {t["id"]: t["attempts"] for t in found}
+            (again,) = [t["id"] for t in found if t["attempts"] == 2]
+            (lost,) = stack.door.get(f"/v1/tasks/{again}")["history"]
+            taken = datetime.fromisoformat(lost["ended_at"]).timestamp() - died
             runs = list(stack.door.items("/v1/runs"))
-    print(f"\ntaken over and done {took:.1f} s after the kill, lease {LEASE_SECONDS} s")
+    print(f"\ntaken from the dead {taken:.1f} s after the kill, lease {LEASE_SECONDS} s")
     assert sorted(attempts) == sorted(promised.values())
     assert sorted(attempts.values()) == [1] * (len(USED) - 1) + [2]
-    assert LEASE_SECONDS / 2 <= took <= LEASE_SECONDS + TAKEOVER_SECONDS
+    assert taken <= LEASE_SECONDS + LOOK_SECONDS
     assert [run["status"] for run in runs] == ["succeeded"] * len(USED)
 
 
@@ -221,8 +227,8 @@ def test_a_drone_that_comes_back_late_is_refused(world: World, alone: Any, tmp_p
             trap = line.arm(Trap("commit", 1, "before", stop, sender="drone-1", hold=release))
             try:
                 stack.collect_all()
-                trap.sprung.result(60)
-                stack.settle(50)
+                trap.sprung.result(120)
+                stack.settle()
                 before = stack.records()
                 release.set()
                 answer = trap.answer.result(30)
@@ -262,16 +268,16 @@ def test_a_coordinator_that_starts_again_has_lost_no_task_and_no_worker(
 
             def kill() -> None:
                 # Not before everything is promised: a fast drone posts while we still submit.
-                assert submitted.wait(60)
+                assert submitted.wait(120)
                 stack.process("coordinator").kill()
 
             trap = line.arm(Trap("post", 1, "before", kill))
             promised = stack.collect_all()
             submitted.set()
-            trap.sprung.result(60)
+            trap.sprung.result(120)
             stack.kill("coordinator")
             stack.start_role("coordinator")
-            stack.settle(120)
+            stack.settle()
             assert stack.records() == alone[0]
             found = {task["id"]: task for task in tasks(stack)}
             assert {w["id"]: w["name"] for w in stack.door.items("/v1/workers")} == workers

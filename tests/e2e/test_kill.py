@@ -28,6 +28,7 @@ import yaml
 
 from tests.support.postgres import PostgresServer
 from tests.support.program import start, wait_until
+from tests.support.soaking import scale
 from tests.support.stack import (
     QUICK,
     SAMPLE,
@@ -35,7 +36,6 @@ from tests.support.stack import (
     Revision,
     Stack,
     running,
-    scale,
     sources,
 )
 from tests.support.wire import LATER_SECONDS_MAX, MOMENTS, PHASES, Trap, Wire, wire
@@ -256,7 +256,7 @@ class Killing:
         def over() -> bool:
             return _done(trap.sprung, 0.25) or not self._unfinished()
 
-        wait_until(over, 90, what=f"a request to {trap.phase}, or the end of the work")
+        wait_until(over, 240, what=f"a request to {trap.phase}, or the end of the work")
         self.line.arm(Trap("", 1, "before", lambda: None))
         return _done(trap.sprung, 0.1)
 

@@ -26,13 +26,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.serving import ServeLimits, Tls, bind_socket
-from tests.e2e.serving_program import Running, anybody
+from tests.e2e.serving_program import Running, anybody, application
 
+SOON = 15
+"""Seconds within which a bound of one second shows on a machine that is busy; its default, and what
+the caller would take by itself, are longer."""
 LIMITS = ServeLimits(
     connections_max=20,
-    header_seconds=0.4,
-    body_seconds=0.4,
-    idle_seconds=0.4,
+    header_seconds=1.0,
+    body_seconds=1.0,
+    idle_seconds=1.0,
     stop_seconds=5,
     header_count_max=20,
     header_bytes_max=4096,
@@ -110,7 +113,7 @@ def test_headers_that_do_not_end_are_answered_408(server: Running) -> None:
         began = time.monotonic()
         wire.send(b"GET /v1/echo HTTP/1.1\r\nHost: localhost\r\n")
         status, headers, body = wire.answer()
-        assert 0.3 < time.monotonic() - began < 3
+        assert 0.8 < time.monotonic() - began < SOON
         assert (status, problem(body)["code"]) == (408, "request-timeout")
         assert headers["connection"] == "close"
         assert wire.rest() == b""
@@ -129,7 +132,7 @@ def test_dripping_header_bytes_does_not_extend_the_time(server: Running) -> None
             except TimeoutError:
                 continue
         assert status == 408
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < SOON
 
 
 def test_a_connection_that_says_nothing_is_closed_without_an_answer(server: Running) -> None:
@@ -176,7 +179,7 @@ def test_a_steady_body_longer_than_the_bound_in_time_arrives(server: Running) ->
     with Wire(server) as wire:
         wire.send(b"POST /v1/size HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8000\r\n\r\n")
         for _ in range(8):
-            time.sleep(0.1)
+            time.sleep(0.2)
             wire.send(b"x" * 1000)
         status, _, body = wire.answer()
         assert (status, json.loads(body)) == (201, {"size": 8000})
@@ -190,7 +193,7 @@ def test_an_idle_connection_is_closed_but_a_busy_one_lives(server: Running) -> N
             time.sleep(0.15)
         began = time.monotonic()
         assert wire.rest() == b""
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < SOON
 
 
 def test_a_handler_may_take_longer_than_every_network_bound(server: Running) -> None:
@@ -202,7 +205,7 @@ def test_a_handler_may_take_longer_than_every_network_bound(server: Running) -> 
 def test_a_caller_that_does_not_read_is_cut_off(server: Running) -> None:
     with Wire(server) as wire:
         wire.send(b"GET /v1/large HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        time.sleep(1.5)
+        time.sleep(2.5)
         received = 0
         try:
             while piece := wire.socket.recv(1024 * 1024):
@@ -515,7 +518,7 @@ def test_over_tls_time_and_early_answers_hold_too(authority: tuple[trustme.CA, P
         with socket.create_connection(("127.0.0.1", running.bound.port), timeout=10) as silent:
             began = time.monotonic()
             assert silent.recv(100) == b"", "a handshake that does not come is given up"
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < SOON
 
 
 def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -528,40 +531,42 @@ def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 # --- stopping
 
 
-def test_a_stop_lets_requests_in_flight_finish_and_closes_idle_connections() -> None:
-    with Running(ServeLimits(stop_seconds=10)) as running:
+def test_a_stop_lets_requests_in_flight_finish_and_closes_idle_connections(
+    tmp_path: Path,
+) -> None:
+    with Running(ServeLimits(stop_seconds=10), app=application(tmp_path)) as running:
         with Wire(running) as idle, Wire(running) as busy:
             idle.send(GET)
             assert idle.answer()[0] == 200
             busy.send(b"GET /v1/slow?seconds=0.6 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            time.sleep(0.1)
+            eventually((tmp_path / "slow-began").exists)
             running.stop()
             assert idle.rest() == b""
             status, headers, _ = busy.answer()
             assert (status, headers["connection"]) == (200, "close")
-        assert running.joined(5)
+        assert running.joined(SOON)
 
 
-def test_long_waits_are_told_that_the_server_stops() -> None:
-    with Running(ServeLimits(stop_seconds=10)) as running:
+def test_long_waits_are_told_that_the_server_stops(tmp_path: Path) -> None:
+    with Running(ServeLimits(stop_seconds=10), app=application(tmp_path)) as running:
         with Wire(running) as wire:
             wire.send(b"GET /v1/wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            time.sleep(0.1)
+            eventually((tmp_path / "wait-began").exists)
             running.stop()
             assert json.loads(wire.answer()[2]) == {"text": "told to stop"}
-        assert running.joined(5)
+        assert running.joined(SOON)
 
 
-def test_draining_is_bounded_and_what_is_cut_off_is_told() -> None:
-    with Running(ServeLimits(stop_seconds=0.3)) as running:
+def test_draining_is_bounded_and_what_is_cut_off_is_told(tmp_path: Path) -> None:
+    with Running(ServeLimits(stop_seconds=0.3), app=application(tmp_path)) as running:
         with Wire(running) as wire:
             wire.send(b"GET /v1/slow?seconds=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            time.sleep(0.1)
+            eventually((tmp_path / "slow-began").exists)
             began = time.monotonic()
             running.stop()
             assert wire.answer()[0] == 503
-        assert running.joined(5)
-        assert time.monotonic() - began < 5
+        assert running.joined(SOON)
+        assert time.monotonic() - began < SOON
 
 
 def test_an_application_that_cannot_start_says_why_and_frees_the_port() -> None:

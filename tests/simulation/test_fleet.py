@@ -35,6 +35,7 @@ from holdfast.kernel.principal import Principal, service
 from holdfast.leases import MemoryLeases, SqlLeases
 from holdfast.registry.model import Schedule
 from tests.support.fleet import OPERATOR, START, Rig, live_rig, rig
+from tests.support.soaking import scale
 
 COORDINATOR = service("coordinator")
 DONE: dict[str, Any] = {"outcome": "succeeded"}
@@ -750,7 +751,8 @@ async def test_one_of_two_coordinators_leads_and_the_other_takes_over(
     assert len(await tasks_of(here, status=TaskStatus.DEAD)) == 1
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(1, 1 + 3 * scale()))
 async def test_a_storm_of_drones_and_restarts_runs_each_profile_one_at_a_time(
     sqlite_url: str, seed: int
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -39,6 +40,8 @@ Publication = tuple[int, int, int, int, int, int]
 ROLES = ("identity", "registry", "aggregator", "coordinator", "reporter", "ledger", "gateway")
 SAMPLE = resources.files("holdfast.sample")
 
+PORT_MIN = 10_000
+PORT_TRIES = 100
 LEASE_SECONDS = 3
 QUICK = {
     "HOLDFAST_FLEET_LEASE_SECONDS": str(LEASE_SECONDS),
@@ -74,11 +77,18 @@ def sources(directory: Path, files: Path | None = None, *faults: str) -> Iterato
 
 
 def free_port() -> int:
-    """A port that was free a moment ago; roles must find each other again after a restart."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that is free and stays so while nothing listens there: roles are started again.
+
+    It is none of those that the kernel hands out for outgoing connections, or one of those might
+    have it between two starts.
+    """
+    below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(PORT_TRIES):
+        port = PORT_MIN + secrets.randbelow(below - PORT_MIN)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"no free port between {PORT_MIN} and {below}")
 
 
 @dataclass
@@ -211,7 +221,7 @@ class Stack:
         """Ask for a run of every profile (or of these); profile → the task that was promised."""
         promised = {}
         for name in names or self.names():
-            promised[name] = str(wait_until(partial(self._promise, name), 20, f"a run of {name}"))
+            promised[name] = str(wait_until(partial(self._promise, name), 60, f"a run of {name}"))
         return promised
 
     def _promise(self, profile: str) -> str:
@@ -230,7 +240,7 @@ class Stack:
             if task["status"] not in ("succeeded", "dead", "cancelled")
         ]
 
-    def settle(self, seconds: float = 90.0) -> None:
+    def settle(self, seconds: float = 240.0) -> None:
         """Wait until no task is unfinished and no run is open."""
 
         def settled() -> bool:
@@ -368,8 +378,3 @@ def running(stack: Stack) -> Iterator[Stack]:
         raise
     finally:
         stack.stop()
-
-
-def scale() -> int:
-    """How many times longer a soak is than its seeded sample."""
-    return int(os.environ.get("HOLDFAST_SOAK_SCALE", "1"))

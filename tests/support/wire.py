@@ -22,7 +22,7 @@ from typing import Literal
 Moment = Literal["before", "after", "later", "answered"]
 MOMENTS: tuple[Moment, ...] = ("before", "after", "later", "answered")
 LATER_SECONDS_MAX = 0.02
-HOLD_SECONDS_MAX = 60.0
+HOLD_SECONDS_MAX = 300.0
 
 PHASES = {
     "spool": re.compile(rb"GET /(?!v1/|__)"),
