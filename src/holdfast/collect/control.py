@@ -18,6 +18,8 @@ from holdfast.fleet.model import (
     Claim,
     ClaimedTask,
     Complete,
+    RequestsGranted,
+    RequestsWanted,
     Task,
     WorkerCredential,
     WorkerRegister,
@@ -83,6 +85,9 @@ class _HttpFleet:
 
     async def beat(self, request: Beat) -> BeatAnswer:
         return await FleetClient(self._control.api).beat(_SELF, request)
+
+    async def admit(self, task: str, request: RequestsWanted) -> RequestsGranted:
+        return await FleetClient(self._control.api).admit(_SELF, task, request)
 
     async def complete(self, task: str, request: Complete) -> Task:
         return await FleetClient(self._control.api).complete(_SELF, task, request)

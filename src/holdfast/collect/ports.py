@@ -18,6 +18,8 @@ from holdfast.fleet.model import (
     Claim,
     ClaimedTask,
     Complete,
+    RequestsGranted,
+    RequestsWanted,
     Task,
     WorkerCredential,
     WorkerRegister,
@@ -39,6 +41,10 @@ class Fleet(Protocol):
 
     async def beat(self, request: Beat) -> BeatAnswer:
         """Say that the worker is alive; the answer renews, takes back or cancels its leases."""
+        ...
+
+    async def admit(self, task: str, request: RequestsWanted) -> RequestsGranted:
+        """Leave for requests to a source with a daily quota; asked again, it is taken again."""
         ...
 
     async def complete(self, task: str, request: Complete) -> Task:

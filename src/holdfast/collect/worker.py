@@ -23,6 +23,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from holdfast import __version__
+from holdfast.collect.errors import QuotaReached
 from holdfast.collect.ports import ControlPlane
 from holdfast.collect.remap import Remapping
 from holdfast.collect.robots import Robots
@@ -39,10 +40,11 @@ from holdfast.fleet.model import (
     CollectPayload,
     Complete,
     Grant,
+    RequestsWanted,
     WorkerCredential,
     WorkerRegister,
 )
-from holdfast.kernel.clock import Clock, SystemClock
+from holdfast.kernel.clock import Clock, SystemClock, parse_timestamp
 from holdfast.kernel.errors import (
     Conflict,
     Exhausted,
@@ -53,9 +55,9 @@ from holdfast.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
-from holdfast.kernel.outbound import OutboundClient
+from holdfast.kernel.outbound import OutboundClient, parse_target
 from holdfast.kernel.telemetry import get_logger
-from holdfast.registry.model import LimitsOverride, Profile, effective_limits
+from holdfast.registry.model import Limits, LimitsOverride, Profile, effective_limits
 
 T = TypeVar("T")
 log = get_logger("drone")
@@ -476,7 +478,33 @@ class Drone:
             rehearsal=payload.rehearsal,
             range_start=payload.range_start,
             range_end=payload.range_end,
+            admit=self._admitting(profile.source.url, limits, lease),
         )
+
+    def _admitting(
+        self, url: str, limits: Limits, lease: Lease
+    ) -> Callable[[], Awaitable[None]] | None:
+        """What asks for leave before each request, where the publisher counts them by the day."""
+        if limits.requests_per_day is None:
+            return None
+        wanted = RequestsWanted(
+            fence=lease.fence, source=parse_target(url).host_port, limit=limits.requests_per_day
+        )
+
+        async def admit() -> None:
+            answer = await self._insisting(
+                lambda: self._control.fleet.admit(lease.task, wanted), attempts=1_000
+            )
+            if not answer.granted:
+                wait = (parse_timestamp(answer.resets_at) - self._clock.now()).total_seconds()
+                raise QuotaReached(
+                    f"cannot ask {wanted.source} more often today: {wanted.limit} requests a day "
+                    f"are used up until {answer.resets_at}",
+                    hint="`limits.requests_per_day` sets it",
+                    retry_after_seconds=max(1.0, wait),
+                )
+
+        return admit
 
     async def _profile(self, name: str, digest: str) -> Profile:
         """The profile version, from memory where it was used before: a version never changes."""

@@ -20,6 +20,8 @@ from holdfast.fleet.model import (
     CompleteTask,
     JoinToken,
     JoinTokenCreate,
+    RequestsGranted,
+    RequestsWanted,
     ScheduledProfile,
     Submitted,
     Task,
@@ -123,6 +125,14 @@ class FleetClient:
         """See :meth:`FleetService.complete`."""
         return await self._api.request(
             "POST", f"{_at('tasks', task)}/complete", json=complete, type=Task
+        )
+
+    async def admit(
+        self, principal: Principal | None, task: str, wanted: RequestsWanted
+    ) -> RequestsGranted:
+        """See :meth:`FleetService.admit`."""
+        return await self._api.request(
+            "POST", f"{_at('tasks', task)}/requests", json=wanted, type=RequestsGranted
         )
 
     async def complete_many(

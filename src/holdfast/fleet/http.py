@@ -20,6 +20,8 @@ from holdfast.fleet.model import (
     CompleteTask,
     JoinToken,
     JoinTokenCreate,
+    RequestsGranted,
+    RequestsWanted,
     ScheduledProfile,
     Submitted,
     Task,
@@ -130,6 +132,13 @@ def _work_handlers(service: FleetService) -> list[Any]:
         """End a leased task."""
         return await service.complete(principal, task, data)
 
+    @post("/v1/tasks/{task:str}/requests", permission=Permission.TASKS_WORK, status=200)
+    async def admit_requests(
+        principal: Principal, task: str, data: RequestsWanted
+    ) -> RequestsGranted:
+        """Ask for leave to ask a source that wants no more than so many requests a day."""
+        return await service.admit(principal, task, data)
+
     @post(
         "/v1/tasks/complete",
         permission=Permission.TASKS_WORK,
@@ -147,7 +156,7 @@ def _work_handlers(service: FleetService) -> list[Any]:
         """Tell that a worker is alive and renew its leases."""
         return await service.beat(principal, data)
 
-    return [claim_tasks, complete_task, complete_tasks, beat_worker]
+    return [claim_tasks, complete_task, admit_requests, complete_tasks, beat_worker]
 
 
 def _worker_handlers(service: FleetService) -> list[Any]:

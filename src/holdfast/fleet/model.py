@@ -221,6 +221,24 @@ class Complete(_Wire, frozen=True, kw_only=True):
     retry_after_seconds: Annotated[float, Meta(ge=0, le=86400)] | None = None
 
 
+class RequestsWanted(_Wire, frozen=True, kw_only=True):
+    """The holder of a lease asks for leave to ask a source, of which ``limit`` requests may be made
+    a day by the whole fleet. ``source`` is the source's ``host:port``."""
+
+    fence: Fence
+    source: Annotated[str, Meta(min_length=1, max_length=300)]
+    limit: Fence
+    requests: Annotated[int, Meta(ge=1, le=1000)] = 1
+
+
+class RequestsGranted(Struct, frozen=True, kw_only=True):
+    """Whether they may be made; what is left of the day, and when the next one begins."""
+
+    granted: bool
+    left: int
+    resets_at: str
+
+
 class CompleteTask(Complete, frozen=True, kw_only=True):
     """One of several ends told at once."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -37,6 +37,8 @@ from holdfast.fleet.model import (
     JoinToken,
     JoinTokenCreate,
     Refusal,
+    RequestsGranted,
+    RequestsWanted,
     ScheduledProfile,
     Submitted,
     Task,
@@ -67,6 +69,8 @@ from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKi
 from holdfast.kernel.signing import SigningKey
 from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import Leases
+from holdfast.leases.ports import window_of
+from holdfast.leases.store import take
 from holdfast.registry.model import RunnableProfile
 
 T = TypeVar("T")
@@ -76,6 +80,7 @@ PAYLOAD_BYTES_MAX = 64 * 1024
 LIST_LIMIT_MAX = 1000
 PRUNE_BATCH = 500
 COLLECT = "collect"
+DAY_SECONDS = 86_400
 READ_COMMITTED: Isolation = "read committed"
 """The hot path's isolation: each unit locks the rows it judges (ADR 0005)."""
 
@@ -421,6 +426,40 @@ class FleetService:
         """
         ending = self._ending(principal, task, complete)
         return (await self._batchers_of(principal.tenant).complete.do(ending)).task
+
+    async def admit(
+        self, principal: Principal, task: str, wanted: RequestsWanted
+    ) -> RequestsGranted:
+        """Leave for requests to a source whose publisher wants no more than so many a day (UTC).
+
+        Counted in SQL, whatever keeps the leases: all coordinators on one database share the count,
+        and a restart does not forget it. Requests of every profile that states a quota for the same
+        host and port count together, each against its own. What was granted counts, used or not.
+        :class:`Conflict` for whoever does not hold the task under that fence.
+        """
+        worker, now = self._worker_id(principal), self.clock.now()
+        start = window_of(now, DAY_SECONDS)
+
+        def unit(conn: Connection) -> tuple[bool, int]:
+            rows = store.find_tasks(conn, principal.tenant, [task])
+            row = rows.get(task)
+            held = row is not None and row.state == rules.State.LEASED.value
+            if row is None or not held or (row.fence, row.worker) != (wanted.fence, worker):
+                raise Conflict(
+                    f"cannot ask for the task {task}: it is not held under fence {wanted.fence}",
+                    code="stale-fence",
+                )
+            counter = f"requests {wanted.source.lower()}"
+            return take(
+                conn, principal.tenant, counter, wanted.requests, wanted.limit, start, DAY_SECONDS
+            )
+
+        granted, used = await self.database.write(principal, unit)
+        return RequestsGranted(
+            granted=granted,
+            left=max(0, wanted.limit - used),
+            resets_at=timestamp(datetime.fromtimestamp(start + DAY_SECONDS, UTC)),
+        )
 
     async def complete_many(
         self, principal: Principal, completes: Sequence[CompleteTask]

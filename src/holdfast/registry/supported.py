@@ -60,7 +60,7 @@ SUPPORTED: dict[str, bool] = {
     "period codings": True,
     "subject and personal marks": True,
     "requests_per_minute": True,
-    "requests_per_day": False,
+    "requests_per_day": True,
     "concurrency above 1": False,
 }
 """Feature → whether this build carries it out."""

@@ -373,7 +373,6 @@ def test_requiring_a_bad_profile_raises_with_all_of_it() -> None:
     ("plain", "path", "feature"),
     [
         (changed("limits", {"concurrency": 2}), "limits.concurrency", "concurrency above 1"),
-        (changed("limits", {"requests_per_day": 5}), "limits.requests_per_day", "per_day"),
         (changed("subject", "dimensions.station"), "subject", "subject and personal marks"),
     ],
 )

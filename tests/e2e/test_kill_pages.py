@@ -1,0 +1,231 @@
+"""kill -9 in runs of many pages: the records are right, and a kill costs one page at most.
+
+The pages are counted where they are served. In each round the sources say something else, two
+drones collect them, and seeded victims die at seeded requests: while a page is fetched, sent on,
+committed, published. What was hit, by phase and by victim, and what it cost is printed;
+``HOLDFAST_TEST_SEED`` repeats a choice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import yaml
+
+from tests.support.program import wait_until
+from tests.support.stack import Stack, running, scale, sources
+from tests.support.wire import LATER_SECONDS_MAX, MOMENTS, PHASES, Trap, Wire, wire
+
+pytestmark = [pytest.mark.xdist_group("kill-pages"), pytest.mark.timeout(1200 * scale())]
+
+SEED = int(os.environ.get("HOLDFAST_TEST_SEED", "20261127"))
+KILLS = 50
+"""In ``make test``; ``make soak`` multiplies."""
+KILLS_OF_A_ROUND = 3
+"""A task has four attempts."""
+PAGES, ROWS, VERSIONS = 9, 150, 3
+LEASE = {"HOLDFAST_FLEET_LEASE_SECONDS": "3", "HOLDFAST_FLEET_LOST_SECONDS": "4"}
+ORIGIN = "https://pages.example.org"
+VICTIMS = ("drone-1", "drone-2", "aggregator", "coordinator")
+
+PAGINATIONS: dict[str, dict[str, Any]] = {
+    "numbered": {"type": "page", "total_records": "$.total", "number": "$.page"},
+    "linked": {"type": "link"},
+}
+
+
+@dataclass
+class Shelf:
+    """Two sources of many pages, in three versions; every page differs from version to version."""
+
+    directory: Path
+
+    @property
+    def profiles(self) -> Path:
+        return self.directory / "profiles"
+
+    @property
+    def files(self) -> Path:
+        return self.directory / "files"
+
+    def prepare(self) -> None:
+        self.profiles.mkdir(parents=True)
+        self.files.mkdir()
+        for name, pagination in PAGINATIONS.items():
+            query = "?page=1" if pagination["type"] == "link" else ""
+            profile = {
+                "version": 1,
+                "name": name,
+                "publisher": "p",
+                "licence": "l",
+                "source": {
+                    "url": f"{ORIGIN}/{name}.json{query}",
+                    "format": {"type": "json", "records": "$.rows[*]"},
+                    "pagination": pagination,
+                },
+                "key": ["dimensions.id"],
+                "dimensions": {"id": "$.id"},
+                "measures": {"v": "$.v"},
+                "expect": {"drift": "report"},
+            }
+            (self.profiles / f"{name}.yaml").write_text(yaml.safe_dump(profile))
+        self.become(0)
+
+    def become(self, version: int) -> None:
+        for name in PAGINATIONS:
+            for page in range(1, PAGES + 1):
+                rows = [
+                    {"id": f"{page}-{row}", "v": row + (version if row % 7 == 0 else 0)}
+                    for row in range(ROWS)
+                    if row % 50 != version  # some rows go and come back
+                ]
+                total = PAGES * len(rows)
+                said = {"page": page, "total": total, "version": version, "rows": rows}
+                temporary = self.directory / "draft"
+                temporary.write_text(json.dumps(said))
+                temporary.replace(self.files / f"{name}_page{page}.json")
+
+
+@dataclass
+class Killing:
+    """One stack, its source, what is done to it, and what that cost."""
+
+    stack: Stack
+    line: Wire
+    shelf: Shelf
+    source: httpx.Client
+    chance: random.Random
+    published: dict[int, list[Any]] = field(default_factory=dict)
+    hit: Counter[str] = field(default_factory=Counter)
+    victims: Counter[str] = field(default_factory=Counter)
+    rounds: int = 0
+    refetched: int = 0
+    again: int = 0
+    _phases: list[str] = field(default_factory=list)
+    _deck: list[str] = field(default_factory=list)
+
+    @property
+    def kills(self) -> int:
+        return sum(self.hit.values())
+
+    def undisturbed(self) -> None:
+        """What each version publishes when nobody interferes; each page is sent once."""
+        for version in range(VERSIONS):
+            self._begin(version)
+            self.stack.settle()
+            assert set(self._sent().values()) == {1}
+            assert len(self._sent()) == PAGES * len(PAGINATIONS)
+            self.published[version] = self.stack.records()
+        assert len({json.dumps(records) for records in self.published.values()}) == VERSIONS
+
+    def round(self) -> None:
+        """Collect, kill up to three while that goes on, and look at what came of it."""
+        self.rounds += 1
+        version = self.rounds % VERSIONS
+        promised = self._begin(version)
+        before = self.kills
+        while self.kills - before < KILLS_OF_A_ROUND and self._killed():
+            self.stack.start()
+        self.stack.settle(120)
+        kills = self.kills - before
+        excess = sum(count - 1 for count in self._sent().values())
+        self.refetched += excess
+        ended = {t["id"]: t["status"] for t in self.stack.door.items("/v1/tasks", limit=500)}
+        assert {ended.get(task) for task in promised.values()} == {"succeeded"}
+        assert excess <= kills, f"round {self.rounds}: {kills} kills cost {excess} pages"
+        assert self.stack.records() == self.published[version], f"round {self.rounds}"
+
+    def _begin(self, version: int) -> dict[str, str]:
+        self.shelf.become(version)
+        assert self.source.delete("/__requests").status_code == 204
+        return self.stack.collect_all()
+
+    def _sent(self) -> Counter[str]:
+        """How often the source began to send each page."""
+        seen = self.source.get("/__requests?all").json()["requests"]
+        return Counter(each["target"] for each in seen if each["status"] == 200)
+
+    def _killed(self) -> bool:
+        """Kill at the next moment; false if nothing was left to do before that came."""
+        if not self._phases:
+            self._phases = self.chance.sample(sorted(PHASES), len(PHASES))
+        if not self._deck:
+            self._deck = self.chance.sample(VICTIMS, len(VICTIMS))
+        phase, victim = self._phases[-1], self._deck[-1]
+        trap = Trap(
+            phase,
+            self.chance.randint(1, PAGES if phase in ("spool", "post") else 2),
+            self.chance.choice(MOMENTS),
+            self.stack.process(victim).kill,
+            later_seconds=self.chance.uniform(0, LATER_SECONDS_MAX),
+        )
+        self.line.arm(trap)
+        if not self._sprung(trap):
+            return False
+        trap.sprung.result()
+        self._phases.pop()
+        self._deck.pop()
+        self.stack.kill(victim)
+        self.hit[phase] += 1
+        self.victims[victim.partition("-")[0]] += 1
+        return True
+
+    def _sprung(self, trap: Trap) -> bool:
+        def over() -> bool:
+            return _done(trap.sprung, 0.1) or not self._unfinished()
+
+        wait_until(over, 90, what=f"a request to {trap.phase}, or the end of the work")
+        self.line.arm(Trap("", 1, "before", lambda: None))
+        return _done(trap.sprung, 0.1)
+
+    def _unfinished(self) -> bool:
+        try:
+            return bool(self.stack.unfinished())
+        except (httpx.HTTPError, KeyError, AssertionError):
+            return True  # just killed
+
+
+def _done(future: Future[Any], seconds: float) -> bool:
+    try:
+        future.exception(timeout=seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+@pytest.mark.soak
+def test_a_kill_costs_one_page_at_most(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "shelf")
+    shelf.prepare()
+    stack = Stack(tmp_path, "split", tmp_path / "replay.json", shelf.profiles, environment=LEASE)
+    with sources(tmp_path, shelf.files) as (url, _), wire() as line:
+        slow = line.way("source", urlsplit(url).port or 0)
+        stack.replay.write_text(json.dumps({ORIGIN: slow}))
+        stack.doors = {
+            name: line.way(name, stack.port(stack.door_name)) for name in stack.drone_names
+        }
+        with running(stack), httpx.Client(base_url=url) as source:
+            done = Killing(stack, line, shelf, source, random.Random(SEED))
+            done.undisturbed()
+            while done.kills < KILLS * scale():
+                done.round()
+            runs = list(stack.door.items("/v1/runs", limit=500))
+            orphans = stack.orphans()
+    print(
+        f"\nseed {SEED}, {done.kills} kills in {done.rounds} rounds of {PAGES * 2} pages; by phase "
+        f"{dict(sorted(done.hit.items()))}, by victim {dict(sorted(done.victims.items()))}; "
+        f"{done.refetched} pages sent twice, {len(runs)} runs"
+    )
+    assert orphans == []
+    assert set(done.hit) == set(PHASES)
+    assert {run["status"] for run in runs} == {"succeeded"}

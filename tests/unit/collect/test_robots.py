@@ -1,0 +1,123 @@
+"""What a robots.txt asks of us (RFC 9309)."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.collect.robots import Rules, parse
+
+SIMPLE = """
+User-Agent: *
+Disallow: *.gif$
+Disallow: /example/
+Allow: /publications/
+
+User-Agent: foobot
+Disallow:/
+Allow:/example/page.html
+Allow:/example/allowed.gif
+
+User-Agent: barbot
+User-Agent: bazbot
+Disallow: /example/page.html
+
+User-Agent: quxbot
+"""
+"""RFC 9309 §5.1."""
+
+
+@pytest.mark.parametrize(
+    ("agent", "path", "allowed"),
+    [
+        ("holdfast", "/example/page.html", False),
+        ("holdfast", "/pictures/a.gif", False),
+        ("holdfast", "/pictures/a.gif?x", True),
+        ("holdfast", "/publications/a", True),
+        ("foobot", "/", False),
+        ("foobot", "/example/page.html", True),
+        ("foobot", "/example/allowed.gif", True),
+        ("barbot", "/example/page.html", False),
+        ("bazbot", "/example/page.html", False),
+        ("bazbot", "/example/", True),
+        ("quxbot", "/example/page.html", True),
+    ],
+)
+def test_the_standard_s_own_example(agent: str, path: str, allowed: bool) -> None:
+    assert parse(SIMPLE, agent).allows(path) is allowed
+
+
+def test_the_longest_rule_decides_and_at_equal_length_the_kinder() -> None:
+    rules = parse("user-agent: *\nallow: /example/page/\ndisallow: /example/page/disallowed.gif")
+    assert not rules.allows("/example/page/disallowed.gif")
+    assert parse("user-agent:*\ndisallow:/page\nallow:/page").allows("/page")
+    assert parse("user-agent:*\nallow:/p\ndisallow:/").allows("/page")
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "fits"),
+    [
+        ("/", "/anything", True),
+        ("/fish", "/fish.html", True),
+        ("/fish", "/Fish.asp", False),
+        ("/fish*", "/fish", True),
+        ("/*.php", "/folder/filename.php?parameters", True),
+        ("/*.php$", "/filename.php?parameters", False),
+        ("/*.php$", "/folder/filename.php", True),
+        ("/fish*.php", "/fishheads/catfish.php?parameters", True),
+        ("/a$", "/a", True),
+        ("/a$", "/ab", False),
+        ("/*a*b$", "/xaab", True),
+        ("/*a*b$", "/b", False),
+        ("/caf%C3%A9", "/caf\u00e9", True),
+        ("/%7Ejoe", "/~joe/index", True),
+        ("/data?id=", "/data?id=1", True),
+        ("/data?id=", "/data", False),
+    ],
+)
+def test_patterns(rule: str, path: str, fits: bool) -> None:
+    assert parse(f"user-agent: *\ndisallow: {rule}").allows(path) is not fits
+
+
+def test_our_own_group_counts_instead_of_everybody_s() -> None:
+    text = "User-agent: *\nDisallow: /\n\nUser-agent: HoldFast/1.0 # us\nDisallow: /private"
+    assert parse(text).allows("/data")
+    assert not parse(text).allows("/private/x")
+    groups = [("holdfast", "/a"), ("x", "/"), ("holdfast", "/b")]
+    twice = "\n".join(f"user-agent: {agent}\ndisallow: {path}" for agent, path in groups)
+    assert [parse(twice).allows(path) for path in ("/a", "/b", "/c")] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "disallow: /", "<html>nothing</html>", "user-agent: *\ndisallow:", "\ufeff# just this"],
+)
+def test_what_asks_nothing_admits_everything(text: str) -> None:
+    assert parse(text) == Rules()
+
+
+def test_a_pause_is_kept_within_reason() -> None:
+    assert parse("user-agent: *\ncrawl-delay: 10").delay_seconds == 10
+    assert parse("user-agent: *\ncrawl-delay: 86400").delay_seconds == 60
+    assert parse("user-agent: *\ncrawl-delay: soon").delay_seconds == 0
+    assert parse("user-agent: x\ncrawl-delay: 9").delay_seconds == 0
+
+
+def test_the_robots_txt_itself_is_always_allowed() -> None:
+    assert parse("user-agent: *\ndisallow: /").allows("/robots.txt")
+
+
+@given(st.text(), st.text().map(lambda text: f"/{text}"))
+def test_nothing_makes_it_fall(text: str, path: str) -> None:
+    parse(text).allows(path)
+    parse(f"user-agent: *\ndisallow: /{text}\ncrawl-delay: {text}").allows(path)
+
+
+def test_no_pattern_takes_long() -> None:
+    rules = parse("user-agent: *\n" + "\n".join(["disallow: /" + "*a" * 1000 + "b"] * 20))
+    started = time.process_time()
+    assert rules.allows("/" + "a" * 4000)
+    assert time.process_time() - started < 2
