@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from holdfast.fleet.client import FleetClient
     from holdfast.fleet.model import Task, Worker
 
-worker_app = typer.Typer(no_args_is_help=True, help="The drones: list, admit, revoke.")
-task_app = typer.Typer(no_args_is_help=True, help="The work: list, show, submit, cancel.")
+worker_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="The drones: list, admit, revoke."
+)
+task_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="The work: list, show, submit, cancel."
+)
 
 WAIT_POLL_SECONDS = 0.5
 FINAL = ("succeeded", "dead", "cancelled")
@@ -62,6 +66,7 @@ def list_workers(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption 
                 for each in found
             ],
             numeric=("leases",),
+            spare=("version", "region", "capabilities"),
             empty="no workers yet: `holdfast worker token` admits one",
         )
         if more:
@@ -184,6 +189,7 @@ def list_tasks(
                 )
                 for each in found
             ],
+            spare=("kind", "worker", "code", "created"),
             empty="no such tasks",
         )
         if more:
@@ -290,7 +296,7 @@ def schedule(ctx: typer.Context, json: JsonOption = False) -> None:
                 (each.profile, (each.next_at or "")[:19], (each.last_at or "")[:19], each.problem)
                 for each in found
             ],
-            empty="no profile has a schedule",
+            empty="no profile has run yet, or has a schedule",
         )
 
     run(body)

@@ -31,12 +31,17 @@ if TYPE_CHECKING:
 
 pki_app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     help="Certificates: an authority of your own, servers, clients, renewal.",
     epilog="Example: holdfast pki init && holdfast pki server --host localhost --host 127.0.0.1",
 )
 
-apikey_app = typer.Typer(no_args_is_help=True, help="Keys for programs: make, list, revoke.")
-role_app = typer.Typer(no_args_is_help=True, help="Roles and what they allow.")
+apikey_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Keys for programs: make, list, revoke."
+)
+role_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Roles and what they allow."
+)
 
 
 @apikey_app.command(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -161,6 +162,7 @@ def print_json(value: Any) -> None:
 
 
 PIPE_WIDTH = 200
+_IDENTITY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def output_width() -> int:
@@ -194,10 +196,13 @@ def print_table(
     numeric: Sequence[str] = (),
     empty: str = "nothing yet",
     whole: bool = False,
+    spare: Sequence[str] = (),
 ) -> None:
     """A table on standard output; readable without colour and in a pipe.
 
-    It is as wide as the output; with ``whole`` as wide as it must be, and nothing is wrapped.
+    It is as wide as the output; with ``whole`` as wide as it must be, and nothing is wrapped. Where
+    there is no room, columns of ``spare`` are left out, empty ones first, then in the given order,
+    and that is said. Identities are never cut, since they are there to be copied.
     """
     from rich.console import Console
     from rich.table import Table
@@ -208,15 +213,51 @@ def print_table(
         return
     texts = [[visible(cell) for cell in row] for row in rows]
     width = output_width()
+    if spare and not whole:
+        columns, texts, left_out = _fitting(columns, texts, spare, width)
+        if left_out:
+            say(f"left out to fit {width} characters: {', '.join(left_out)}; --json shows all")
     if whole:
         widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
         width = max(width, 2 * sum(widths) + 2 * len(columns))
     table = Table(title=title or None, box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left", no_wrap=whole)
+    for place, column in enumerate(columns):
+        longest = max((len(row[place]) for row in texts), default=0)
+        identity = any(_IDENTITY.fullmatch(row[place]) for row in texts)
+        table.add_column(
+            column,
+            justify="right" if column in numeric else "left",
+            no_wrap=whole or identity,
+            min_width=longest if identity else None,
+            overflow="fold",
+        )
     for row in texts:
         table.add_row(*map(Text, row))
     Console(width=width, soft_wrap=whole).print(table)
+
+
+def _fitting(
+    columns: Sequence[str], texts: list[list[str]], spare: Sequence[str], width: int
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """The columns that fit, their cells, and the names of those that were left out."""
+    widths = {
+        name: max(len(name), *(len(row[place]) for row in texts))
+        for place, name in enumerate(columns)
+    }
+    blank = [
+        name
+        for place, name in enumerate(columns)
+        if name in spare and all(row[place] in ("", "0") for row in texts)
+    ]
+    left_out: list[str] = []
+    for name in dict.fromkeys([*blank, *spare]):
+        if sum(widths.values()) + 2 * (len(widths) - 1) <= width:
+            break
+        del widths[name]
+        left_out.append(name)
+    places = [place for place, name in enumerate(columns) if name in widths]
+    told = [name for name in left_out if name not in blank]
+    return [columns[p] for p in places], [[row[p] for p in places] for row in texts], told
 
 
 def print_fields(fields: Mapping[str, object]) -> None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from holdfast.ledger.client import LedgerClient
     from holdfast.ledger.model import Entry, Progress
 
-app = typer.Typer(no_args_is_help=True, help="The log of everything: read, verify, prove.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="The log of everything: read, verify, prove."
+)
 
 PAGE = 500
 FAILURES_MAX = 20

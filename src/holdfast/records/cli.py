@@ -402,6 +402,7 @@ def list_runs(
                 for one in page.items
             ],
             numeric=counts,
+            spare=["withdrawn", "changed", "new", "rejects", "started", "reason"],
             empty="no runs yet: `holdfast profile run NAME` starts one",
         )
         _more(page.next)

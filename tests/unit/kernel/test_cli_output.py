@@ -1,0 +1,58 @@
+"""Tables on a narrow terminal: what is there to be copied is whole, what has no room is named."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from holdfast.app.main import COMMANDS, app
+from holdfast.kernel.cli import print_table
+
+ID = "01a21cf6-d81f-7e01-a7bd-3a288cb95b0a"
+COLUMNS = ["run", "profile", "started", "new", "gone", "reason"]
+ROW = [ID, "noaa-two-cities-weather-daily", "2026-11-27T12:24:39", 7, 0, "x" * 30]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_identities_are_whole_and_what_is_left_out_is_named(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_table(COLUMNS, [ROW, ROW], spare=["reason", "started", "new", "gone"])
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= width
+    assert all(ID in line for line in lines[1:])
+    # An empty column goes first, and nobody misses it.
+    assert "gone" not in lines[0]
+    assert f"left out to fit {width} characters: reason" in printed.err
+    assert "gone" not in printed.err
+
+
+def test_nothing_is_left_out_where_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    print_table(COLUMNS, [ROW], spare=COLUMNS[1:])
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[0].split() == COLUMNS
+    assert printed.err == ""
+
+
+def test_what_must_wrap_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    print_table(["run", "reason"], [[ID, "abcdefghij" * 4]])
+    printed = capsys.readouterr().out
+    assert ID in printed
+    assert "…" not in printed
+    assert printed.count("j") == 4
+
+
+@pytest.mark.parametrize("noun", sorted(COMMANDS))
+def test_the_help_of_every_noun_is_about_it_alone(noun: str) -> None:
+    shown = CliRunner().invoke(app, [noun, "--help"])
+    assert shown.exit_code == 0
+    assert "completion" not in shown.output
