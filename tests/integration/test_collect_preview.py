@@ -116,3 +116,41 @@ async def test_the_command(source: FixtureServer, tmp_path: Path) -> None:
     assert away.returncode == 6
     assert away.stderr.splitlines()[-1].startswith("hint: see that this machine reaches that host")
     assert not (tmp_path / "data").exists()
+
+
+async def test_a_first_draft_of_an_address_and_of_a_file(
+    source: FixtureServer, tmp_path: Path
+) -> None:
+    import asyncio
+
+    environment = {"HOLDFAST_COLLECT_ALLOW": source.host_port}
+    (tmp_path / "files" / "page.html").write_bytes(b"<!doctype html><html><p>no data</p></html>")
+    out = tmp_path / "rain.yaml"
+
+    async def command(*arguments: str) -> Any:
+        place = ("--data-dir", str(tmp_path / "data"))
+        return await asyncio.to_thread(run_command, *arguments, *place, environment=environment)
+
+    address = f"{source.url}/data.json"
+    made = await command("profile", "init", address, "--name", "rain", "--out", str(out))
+    assert made.returncode == 0, made.stderr
+    assert "31 records of 31 rows" in made.stderr
+    text = out.read_text("utf-8")
+    assert f"url: {address}" in text
+    assert "key: [dimensions.id]" in text
+    shown = await command("profile", "preview", str(out), "--json")
+    assert json.loads(shown.stdout)["rejected"] == 0
+    again = await command("profile", "init", address, "--out", str(out))
+    assert (again.returncode, "there already" in again.stderr) == (2, True)
+    printed = await command("profile", "init", str(tmp_path / "files" / "data.json"), "--out", "-")
+    assert "name: data" in printed.stdout
+    for wrong, said in (
+        (f"{source.url}/page.html", "this is a web page, not data"),
+        (f"{source.url}/data.json?api_key=1", "api_key is a credential"),
+        ("nothing-here.csv", "neither a file nor an address"),
+    ):
+        refused = await command("profile", "init", wrong, "--out", str(tmp_path / "no.yaml"))
+        assert refused.returncode != 0
+        assert said in refused.stderr
+        assert "hint: " in refused.stderr
+    assert not (tmp_path / "no.yaml").exists()

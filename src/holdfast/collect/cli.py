@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +27,74 @@ POLL_SECONDS = 0.2
 
 
 def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
-    """Add ``preview`` to ``holdfast profile``; ``settings_of`` resolves what collecting needs."""
+    """Add ``init`` and ``preview`` to ``holdfast profile``.
+
+    ``settings_of`` resolves what collecting needs.
+    """
+
+    @profile_app.command(
+        "init",
+        help="Write a first draft of a profile from what a source sends: an address or a file.",
+        epilog="Example: holdfast profile init https://example.org/rain.csv --name rain",
+    )
+    def init(
+        ctx: typer.Context,
+        source: Annotated[str, typer.Argument(help="The source's address, or a file it sent.")],
+        name: Annotated[
+            str, typer.Option("--name", help="The profile's name; default: from the address.")
+        ] = "",
+        url: Annotated[
+            str, typer.Option("--url", help="For a file: the address it comes from.")
+        ] = "",
+        kind: Annotated[
+            str, typer.Option("--format", help="What it is, if the guess is wrong: " + _KINDS)
+        ] = "",
+        records: Annotated[
+            str,
+            typer.Option("--records", help="Where the records are, such as $.data[*] or //row."),
+        ] = "",
+        out: Annotated[
+            str, typer.Option("--out", help="Where to write it; default NAME.yaml, - prints it.")
+        ] = "",
+    ) -> None:
+        """Guess format, records, fields, time and key; check the guess; write it with remarks."""
+
+        async def body() -> None:
+            from holdfast.collect.draft import draft, name_for
+            from holdfast.collect.preview import first_draft
+            from holdfast.registry.validate import examine
+
+            if kind and kind not in _KINDS.split(", "):
+                raise Invalid(f"cannot read {kind!r} here", hint=f"known are {_KINDS}")
+            given = name or name_for(source)
+            target = out or f"{given}.yaml"
+            _refuse_overwriting(target)
+            if source.startswith(("http://", "https://")):
+                _refuse_address(source)
+                found = await first_draft(
+                    source, settings_of(ctx), name=given, kind=kind, records=records
+                )
+            else:
+                path = Path(source)
+                if not _is_file(path):
+                    raise NotFound(
+                        f"cannot read {source}: it is neither a file nor an address",
+                        hint="an address begins with https://",
+                    )
+                address = url or f"https://example.org/{path.name}"
+                found = draft(path, name=given, url=address, kind=kind, records=records)
+            examine(found.text.encode()).required()
+            if target == "-":
+                sys.stdout.write(found.text)
+            else:
+                _write(target, found.text)
+            say(f"{found.records} records of {found.rows} rows were mapped with this draft")
+            for note in found.notes:
+                say(f"note: {note}")
+            if target != "-":
+                say(f"wrote {target}: correct it, then `holdfast profile preview {target}`")
+
+        run(body)
 
     @profile_app.command(
         "preview",
@@ -162,6 +230,36 @@ async def _show_remapped(api: ApiClient, found: Run, limit: int, *, json: bool) 
     )
     if diff.next is not None:
         say(f"there is more: holdfast run diff {found.id}")
+
+
+_KINDS = "csv, tsv, json, ndjson, geojson, json-stat, xml, xlsx"
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file()
+
+
+def _refuse_overwriting(target: str) -> None:
+    if target != "-" and Path(target).exists():
+        raise Invalid(f"cannot write {target}: it is there already", hint="--out names another")
+
+
+def _refuse_address(address: str) -> None:
+    """What a profile would refuse is refused before it is fetched (a key in the query)."""
+    from holdfast.registry.rules import address_problems
+
+    for problem in address_problems(address, "url"):
+        raise Invalid(f"cannot use the address: {problem.message}", hint=problem.hint)
+
+
+def _write(target: str, text: str) -> None:
+    try:
+        with Path(target).open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise Invalid(f"cannot write {target}: it is there already") from None
+    except OSError as error:
+        raise Invalid(f"cannot write {target}: {error.strerror}") from error
 
 
 async def _profile(ctx: typer.Context, named: str) -> Profile:

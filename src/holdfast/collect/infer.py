@@ -95,12 +95,29 @@ def fields_of(rows: Iterable[RawRow], form: Format) -> list[InferredField]:
     return infer((row.value for row in rows), tabular=is_tabular(form))
 
 
+def texts_of(rows: Iterable[RawRow], form: Format) -> dict[str, list[str]]:
+    """The different texts of each field, at most 1,000 each."""
+    if isinstance(form, XmlFormat | FeedFormat):
+        from holdfast.collect.formats.xml import leaves, namespaces_of
+
+        namespaces = namespaces_of(form)
+        seen = _looked_at(leaves(row.value, namespaces) for row in rows)
+    else:
+        root = "" if is_tabular(form) else "$"
+        seen = _looked_at(_leaves(row.value, root, 0) for row in rows)
+    return {path: [text.strip() for text in found.texts] for path, found in seen.items()}
+
+
 def infer(rows: Iterable[Any], *, tabular: bool = False) -> list[InferredField]:
     """The fields of ``rows``, in the order in which they were first seen, at most 500."""
     return _infer(_leaves(row, "" if tabular else "$", 0) for row in rows)
 
 
 def _infer(rows: Iterable[Iterable[tuple[str, Any]]]) -> list[InferredField]:
+    return [_inferred(path, found) for path, found in _looked_at(rows).items()]
+
+
+def _looked_at(rows: Iterable[Iterable[tuple[str, Any]]]) -> dict[str, _Seen]:
     seen: dict[str, _Seen] = {}
     for leaves in rows:
         for path, value in leaves:
@@ -110,7 +127,7 @@ def _infer(rows: Iterable[Iterable[tuple[str, Any]]]) -> list[InferredField]:
                     continue
                 found = seen[path] = _Seen()
             found.add(value)
-    return [_inferred(path, found) for path, found in seen.items()]
+    return seen
 
 
 def _leaves(value: Any, path: str, depth: int) -> Iterable[tuple[str, Any]]:

@@ -12,13 +12,14 @@ from msgspec import Struct
 
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.cursor import CursorState
+from holdfast.collect.draft import Draft, draft
 from holdfast.collect.errors import ParseFailed
 from holdfast.collect.formats import reader_of
 from holdfast.collect.infer import InferredField, fields_of
 from holdfast.collect.mapping import Mapping, zone_of
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.collect.pages import Walk
-from holdfast.collect.requests import Manners, credentials, request
+from holdfast.collect.requests import NO_CREDENTIALS, Manners, credentials, request
 from holdfast.collect.robots import Robots
 from holdfast.collect.secrets import SecretStore
 from holdfast.collect.settings import CollectSettings
@@ -29,7 +30,7 @@ from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.outbound import Fetched, OutboundClient
 from holdfast.records.listing import period_text
 from holdfast.records.model import MappedRecord, Reject
-from holdfast.registry.model import Profile
+from holdfast.registry.model import JsonFormat, Limits, Profile, Source
 
 ROWS_LOOKED_AT = 1_000
 
@@ -84,6 +85,27 @@ async def preview(
             fetched = await outbound.fetch(asked, Path(folder))
         assert fetched.path is not None
         return _read(profile, mapping, fetched, limit)
+
+
+async def first_draft(
+    url: str, settings: CollectSettings, *, name: str, kind: str = "", records: str = ""
+) -> Draft:
+    """Fetch the page at ``url`` and draft a profile from it; nothing is stored.
+
+    The fetch obeys the same guard and limits as a drone's, and sends no credentials.
+    """
+    source = Source(url=url, format=JsonFormat())
+    clock = SystemClock()
+    first = Walk(source, 1, ()).first
+    with tempfile.TemporaryDirectory(prefix="holdfast-init-") as folder:
+        async with OutboundClient(settings.outbound) as outbound:
+            await Robots(outbound, clock).check(first.url)
+            asked = request(source, Manners(Limits()), first, NO_CREDENTIALS)
+            fetched = await outbound.fetch(asked, Path(folder))
+        assert fetched.path is not None
+        return draft(
+            fetched.path, name=name, url=url, charset=fetched.charset, kind=kind, records=records
+        )
 
 
 def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> Preview:

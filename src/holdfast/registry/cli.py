@@ -42,41 +42,6 @@ FilesArgument = Annotated[
 
 
 @app.command(
-    "init",
-    help="Write a profile to start from.",
-    epilog="Example: holdfast profile init rain --url https://example.org/rain.csv --format csv",
-)
-def init(
-    name: NameArgument,
-    url: Annotated[str, typer.Option("--url", help="The source's address.")],
-    kind: Annotated[str, typer.Option("--format", help="csv, tsv, json or geojson.")] = "csv",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write it; default NAME.yaml.")
-    ] = None,
-) -> None:
-    async def body() -> None:
-        from holdfast.registry.template import template
-        from holdfast.registry.validate import examine
-
-        text = template(name, url, kind)
-        examine(text.encode()).required()
-        path = out or Path(f"{name}.yaml")
-        if str(path) == "-":
-            sys.stdout.write(text)
-            return
-        try:
-            with path.open("x", encoding="utf-8") as stream:
-                stream.write(text)
-        except FileExistsError:
-            raise Invalid(f"cannot write {path}: it is there already") from None
-        except OSError as error:
-            raise Invalid(f"cannot write {path}: {error.strerror}") from error
-        say(f"wrote {path}: name its fields, then `holdfast profile validate {path}`")
-
-    run(body)
-
-
-@app.command(
     "validate",
     help="List everything that is wrong with profiles. Asks no system.",
     epilog="Example: holdfast profile validate profiles/government/*.yaml",

@@ -48,10 +48,12 @@ expect:
   ranges: {measures.co2: {min: 250, max: 600}}
 ```
 
-`holdfast profile init` writes one to start from. `holdfast profile validate FILE` lists everything
-that is wrong with it, each with its line and what would be right. `api/profile.schema.json` is the
-JSON Schema (2020-12), for editors: put
-`# yaml-language-server: $schema=…/api/profile.schema.json` on the first line.
+`holdfast profile init URL` (or `FILE`) writes a first draft from what the source sends: format,
+records, fields, time and key, checked against the page. `holdfast profile preview FILE` shows the
+records and what was rejected, keeping nothing. `holdfast profile validate FILE` lists everything
+that is wrong, each with its line and what would be right. `api/profile.schema.json` is the JSON
+Schema (2020-12), for editors: put `# yaml-language-server: $schema=…/api/profile.schema.json`
+on the first line.
 
 ## How a file is read
 

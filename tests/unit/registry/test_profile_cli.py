@@ -75,32 +75,6 @@ def edit(path: Path, **members: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "geojson"])
-def test_init_writes_a_profile_that_is_valid(invoke: Invoke, tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "08.yaml"
-    url = "https://example.org/data?a=1&b=#no".replace("#no", "2")
-    made = invoke("init", "08", "--url", url, "--format", kind, "--out", path)
-    assert made.exit_code == 0, made.output
-    profile = load_profile(path.read_bytes())
-    assert (profile.name, profile.source.url) == ("08", url)
-    assert invoke("validate", path).exit_code == 0
-    again = invoke("init", "08", "--url", url, "--out", path)
-    assert again.exit_code == 2
-    assert "there already" in again.stderr
-
-
-def test_init_refuses_what_no_profile_may_hold(invoke: Invoke, tmp_path: Path) -> None:
-    path = tmp_path / "x.yaml"
-    for arguments in (
-        ("x", "--url", "https://example.org/?api_key=12345", "--out", path),
-        ("Not A Name", "--url", "https://example.org/", "--out", path),
-        ("x", "--url", "https://example.org/", "--format", "parquet", "--out", path),
-    ):
-        result = invoke("init", *arguments)
-        assert result.exit_code == 2
-        assert not path.exists()
-
-
 def test_validate_lists_everything_by_file_and_line(
     invoke: Invoke, rain: Path, tmp_path: Path
 ) -> None:

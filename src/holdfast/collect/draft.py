@@ -1,0 +1,560 @@
+"""The first draft of a profile, from what a source sends. A guess for people to correct.
+
+It is checked before it is shown: the page is mapped with it, and a field that would be rejected is
+written as text instead. So a draft can be previewed, validated and published as it is; what it
+means is for a person to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from holdfast.collect import values
+from holdfast.collect.content import SpooledContent
+from holdfast.collect.errors import ParseFailed
+from holdfast.collect.formats import reader_of
+from holdfast.collect.infer import NULL_SPELLINGS, InferredField, fields_of, texts_of
+from holdfast.collect.mapping import Mapping, printable
+from holdfast.collect.model import Bounds, RawRow, ReadContext
+from holdfast.collect.recognise import Plain, recognise
+from holdfast.records.model import MappedRecord, Reject
+from holdfast.registry.document import write_document
+from holdfast.registry.model import Format, Profile, is_tabular
+
+ROWS_LOOKED_AT = 1_000
+_FIELDS_MAX = 60
+_TIME = re.compile(
+    r"(^|[^a-z])(date|time|year|yyyy|yr|month|period|quarter|week|day|datum|jahr|ann[eé]e|anno|fecha|"
+    r"ref_date|obsdimension|pubdate|timestamp)|(date|time|year)$", re.I,
+)  # fmt: skip
+_CODE = re.compile(
+    r"(^|[^a-z])(id|ids|code|fips|zip|zipcode|postcode|guid|key|number|nr|no|num|cik|isbn|geoid|uuid)"
+    r"([^a-z]|$)", re.I,
+)  # fmt: skip
+_LONG = 120
+
+
+@dataclass(slots=True)
+class Draft:
+    """A profile's document, what the page gave under it, and what a person should look at."""
+
+    text: str
+    records: int
+    rows: int
+    notes: list[str] = field(default_factory=list)
+
+
+def draft(
+    path: Path, *, name: str, url: str, charset: str = "", kind: str = "", records: str = ""
+) -> Draft:
+    """A profile of the source whose page is the file at ``path``.
+
+    ``kind`` and ``records`` say what a person already knows: the format's type and where its
+    records are. Raises :class:`ParseFailed` for what no profile can read.
+    """
+    found = recognise(path, charset=charset, kind=kind, records=records)
+    form = msgspec.convert(found.form, Format)
+    content = SpooledContent(path, Bounds(), "auto", found.source.get("member", ""), charset)
+    rows = _rows(content, form)
+    if not rows:
+        raise ParseFailed(
+            "cannot write a profile: no record was found", hint=f"read as {found.form}"
+        )
+    wide = _wide(rows) if is_tabular(form) else []
+    shown = _without(rows, wide)
+    fields = fields_of(shown, form)[:_FIELDS_MAX]
+    plan = _Plan(fields, texts_of(shown, form), len(rows), found.around)
+    if wide:
+        plan.unpivot(
+            wide, [str(row.value[c]) for row in rows[:500] for c in wide if row.value.get(c)]
+        )
+    head: Plain = {"version": 1, "name": name, "publisher": "unknown", "licence": "unknown"}
+    source: Plain = {"url": url, **found.source}
+    mapped = _settled(plan, head, source, content)
+    if plan.period is None:
+        plan.notes.append("No time was found: add `period` if the records speak of one.")
+    notes = [*found.notes, *plan.notes]
+    return Draft(
+        _written(name, url, found.source, plan, notes, len(mapped)), len(mapped), len(rows), notes
+    )
+
+
+def name_for(source: str) -> str:
+    """A profile's name from an address or a file's name."""
+    bare = source.partition("?")[0].rstrip("/")
+    last = bare.rpartition("/")[2] if "/" in bare else bare
+    stem = re.sub(
+        r"(\.(csv|tsv|txt|json|ndjson|jsonl|geojson|xml|rss|atom|xlsx|zip|gz|bz2))+$", "", last
+    )
+    plain = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:64].rstrip("-")
+    return plain or "source"
+
+
+def _rows(content: SpooledContent, form: Any, around: Sequence[str] = ()) -> list[RawRow]:
+    context = ReadContext(enclosing=tuple(around))
+    found: list[RawRow] = []
+    try:
+        found += islice(reader_of(form)(content, form, context), ROWS_LOOKED_AT)
+    except ParseFailed:
+        if not found:
+            raise
+    return [row for row in found if not row.problem]
+
+
+_YEAR_COLUMN = re.compile(r"(?:1[5-9]|20|21)\d\d(?:\s*\[?YR\d{4}\]?)?")
+
+
+def _wide(rows: list[RawRow]) -> list[str]:
+    """The columns of a wide table, one a year."""
+    columns = list(rows[0].value) if isinstance(rows[0].value, dict) else []
+    found = [column for column in columns if _YEAR_COLUMN.fullmatch(column)]
+    return found if len(found) >= 4 else []
+
+
+def _without(rows: list[RawRow], columns: list[str]) -> list[RawRow]:
+    if not columns:
+        return rows
+    hidden = frozenset(columns)
+    return [
+        msgspec.structs.replace(row, value={k: v for k, v in row.value.items() if k not in hidden})
+        for row in rows
+    ]
+
+
+# --- what each field seems to be ------------------------------------------------------------------
+
+
+class _Plan:
+    """The groups, the period and the key that a draft gives a source's fields."""
+
+    def __init__(
+        self,
+        fields: list[InferredField],
+        texts: dict[str, list[str]],
+        rows: int,
+        around: list[str],
+    ) -> None:
+        self.notes: list[str] = []
+        self.nulls: list[str] = [""]
+        self.groups: dict[str, dict[str, Plain]] = {
+            "dimensions": {}, "measures": {}, "attributes": {},
+        }  # fmt: skip
+        self.samples: dict[str, list[str]] = {}
+        self.columns = ""
+        self.key: list[str] | str = "position"
+        self.identifying: list[str] = []
+        """Dimensions that belong to the key wherever they are: they tell series apart."""
+        self._names: set[str] = {"period"}
+        spelled = {
+            path: sorted({text for text in found if text in NULL_SPELLINGS})
+            for path, found in texts.items()
+        }
+        texts = {
+            path: [text for text in found if text not in NULL_SPELLINGS]
+            for path, found in texts.items()
+        }
+        usable = [each for each in fields if each.type != "array" and each.present]
+        if any("/" in each.path for each in usable):  # elements that only hold others say nothing
+            usable = [each for each in usable if texts.get(each.path)]
+        self.period, used = _period(usable, texts)
+        for path in around:
+            name = self._add("dimensions", path, {"path": path}, [])
+            if _CODE.search(_slug(path)) or "Key/" in path:
+                self.identifying.append(name)
+        for each in usable:
+            if each.path not in used:
+                self._place(each, texts.get(each.path, []), spelled.get(each.path, []), rows)
+        if not any(self.groups.values()) and usable:
+            self._add("attributes", usable[0].path, {"path": usable[0].path}, usable[0].samples)
+
+    def unpivot(self, columns: list[str], cells: list[str]) -> None:
+        """A wide table becomes a record for each year of each row."""
+        plain = all(re.fullmatch(r"\d{4}", column) for column in columns)
+        self.columns = "[0-9]{4}" if plain else "[0-9]{4}.*"
+        for name, entry in list(self.groups["measures"].items()):
+            del self.groups["measures"][name]
+            self.groups["attributes"][name] = {"path": entry["path"]}
+        self.nulls += [n for n in sorted({c.strip() for c in cells} & NULL_SPELLINGS) if n]
+        texts = [cell for cell in cells if cell.strip() not in NULL_SPELLINGS]
+        self._names.add("value")
+        self.groups["measures"]["value"] = {"path": "#value"} | _number_style(texts)
+        codings = {} if plain else {"codings": {"(?P<year>[0-9]{4}).*": "A"}}
+        self.period = {"path": "#column", "frequency": "A", **codings}
+        self.notes.append("A column a year: each cell becomes a record (`unpivot`).")
+
+    def _place(self, each: InferredField, texts: list[str], spelled: list[str], rows: int) -> None:
+        entry: Plain = {"path": each.path}
+        style = _number_style(texts) if each.type == "string" else {}
+        coded = _CODE.search(_slug(each.path)) is not None
+        nulls = spelled if style else each.nulls
+        self.nulls += [null for null in nulls if null not in self.nulls]
+        if (each.type in {"integer", "decimal"} or style) and not coded:
+            if each.type == "integer":
+                entry["type"] = "integer"
+            self._add("measures", each.path, entry | style, each.samples)
+            return
+        if each.type in {"date", "datetime", "boolean"}:
+            entry["type"] = each.type
+            if each.format:
+                entry["format"] = each.format
+            self._add("attributes", each.path, entry, each.samples)
+            return
+        short = all(len(text) < 100 for text in texts)
+        tells = coded or each.distinct < max(200, rows // 3)
+        told = bool(texts) and short and each.present >= rows and tells
+        group = "dimensions" if told else "attributes"
+        self._add(group, each.path, entry, each.samples)
+
+    def _add(self, group: str, path: str, entry: Plain, samples: Sequence[str]) -> str:
+        base = _slug(path)
+        name, count = base, 2
+        while name in self._names:
+            name, count = f"{base[:58]}_{count}", count + 1
+        self._names.add(name)
+        self.groups[group][name] = entry
+        self.samples[name] = list(samples)
+        return name
+
+    def plain(self) -> Plain:
+        found: Plain = {"key": self.key}
+        if self.nulls != [""]:
+            found["nulls"] = self.nulls
+        if self.columns:
+            found["unpivot"] = {"columns": self.columns}
+        for group, entries in self.groups.items():
+            if entries:
+                found[group] = entries
+        if self.period:
+            found["period"] = self.period
+        return found
+
+    def weaken(self, name: str) -> bool:
+        """A field whose values do not hold becomes a text; false if there is nothing to weaken."""
+        if name == "period" and self.period:
+            entry = {"path": self.period.get("path") or self.period["join"][0]}
+            self.period = None
+            self._add("attributes", entry["path"], entry, [])
+            self.notes.append("What looks like the time could not be read in every row.")
+            return True
+        for group, entries in self.groups.items():
+            if name in entries:
+                if group == "attributes" and set(entries[name]) == {"path"}:
+                    return False
+                self.groups["attributes"][name] = {"path": entries.pop(name)["path"]}
+                return True
+        return False
+
+
+def _local(path: str) -> str:
+    return re.split(r"[./\]\[]", path.rstrip("]'"))[-1] or path
+
+
+_GENERAL = frozenset({"id", "value", "label", "code", "name", "text", "title", "type", "unit"})
+"""Ends of paths that say little without what stands before them."""
+
+
+def _slug(path: str) -> str:
+    """A field's name from the end of its path."""
+    bare = re.sub(r"\[@id='([^']*)'\]/@value$", r"/\1", path)
+    bare = bare.replace("']", "").replace("['", "/").replace("[*]", "")
+    bare = re.sub(r"\[(\d+)\]", r"_\1", bare)
+    split = r"[/@#]+" if "$" not in path else r"[./$@#]+"
+    parts = [
+        part.rpartition(":")[2] for part in re.split(split, bare) if part not in {"", "..", "$"}
+    ]
+    last = parts[-1] if parts else "value"
+    if last.lower() in _GENERAL and len(parts) > 1 and parts[-2] not in {"properties", "_source"}:
+        last = f"{parts[-2]}_{last}"
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", last)
+    plain = re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")[:58]
+    return plain if re.match(r"[a-z]", plain) else f"f_{plain}".rstrip("_")
+
+
+_STYLES = ((",", "."), (" ", "."), ("'", "."), ("", ","), (".", ","), (" ", ","))
+
+
+def _number_style(texts: list[str]) -> Plain:
+    """Thousands separator and decimal mark of texts that are all numbers written so."""
+    for thousands, point in _STYLES if texts else ():
+        try:
+            for text in texts:
+                values.decimal_text(values.localised(text, thousands, point))
+        except ValueError:
+            continue
+        style = {"thousands": thousands} if thousands and any(thousands in t for t in texts) else {}
+        return style | ({"decimal": point} if point != "." else {})
+    return {}
+
+
+# --- the time -------------------------------------------------------------------------------------
+
+_YEAR_TEXT = re.compile(r"(1[5-9]|20|21)\d\d")
+_SPELLINGS: tuple[tuple[str, str], ...] = (
+    (r"(1[5-9]|20|21)\d\d([-/ ]?M?(0[1-9]|1[0-2])|[-/M][1-9])", "M"),
+    (r"\d{4}[- ]?Q0?[1-4]", "Q"),
+    (r"\d{4}[- ]?[SH]0?[12]", "S"),
+    (r"\d{4}[- ]?W\d\d", "W"),
+)
+_DAYS = ("%Y%m%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%y", "%d.%m.%y",
+         "%Y/%m/%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%y",
+         "%b %Y", "%B %Y", "%b-%y", "%m/%Y")  # fmt: skip
+_MONTH_13 = re.compile(r"(1[5-9]|20|21)\d\d([-/ ]?M?)(0[1-9]|1[0-3])")
+
+
+def _period(
+    fields: list[InferredField], texts: dict[str, list[str]]
+) -> tuple[Plain | None, set[str]]:
+    """The period that the fields suggest, and the paths it uses up."""
+    by_name = {_slug(each.path): each for each in fields}
+    year, month = by_name.get("year"), by_name.get("month") or by_name.get("mo")
+    day, coded = by_name.get("day"), by_name.get("period")
+    if year and month and year.type == month.type == "integer":
+        if day and day.type == "integer":
+            joined = [year.path, month.path, day.path]
+            return {"join": joined, "format": "%Y-%m-%d", "frequency": "D"}, set(joined)
+        joined = [year.path, month.path]
+        return {"join": joined, "format": "%Y-%m", "frequency": "M"}, set(joined)
+    if year and coded and all(re.fullmatch(r"[MQSA]\d\d", t) for t in texts[coded.path]):
+        return _coded_period(year, coded, texts[coded.path]), {year.path, coded.path}
+    best: tuple[float, Plain, str] | None = None
+    for place, each in enumerate(fields):
+        found = texts.get(each.path, [])
+        guess = _as_period(each, found) if found and each.present else None
+        if guess is None:
+            continue
+        named = _TIME.search(_local(each.path)) is not None
+        score = (100 if named else 0) + min(each.distinct, 50) - place / 10
+        if best is None or score > best[0]:
+            best = (score, guess, each.path)
+    return (best[1], {best[2]}) if best else (None, set())
+
+
+def _coded_period(year: InferredField, coded: InferredField, texts: list[str]) -> Plain:
+    letters = Counter(text[0] for text in texts)
+    codings = {
+        "(?P<year>[0-9]{4})-M(?P<sub>0[1-9]|1[0-2])": "M",
+        "(?P<year>[0-9]{4})-M13": "A",
+        "(?P<year>[0-9]{4})-Q(?P<sub>0[1-4])": "Q",
+        "(?P<year>[0-9]{4})-(?:Q05|A01|S03)": "A",
+        "(?P<year>[0-9]{4})-S(?P<sub>0[12])": "S",
+    }
+    kept = {k: v for k, v in codings.items() if any(re.fullmatch(k, f"2000-{t}") for t in texts)}
+    frequency = letters.most_common(1)[0][0]
+    return {"join": [year.path, coded.path], "frequency": frequency, "codings": kept}
+
+
+def _as_period(each: InferredField, texts: list[str]) -> Plain | None:
+    path = {"path": each.path}
+    if all(re.fullmatch(r"\d{4}-?W\d\d", text) for text in texts):
+        return path | {"frequency": "W"}
+    if each.type == "date":
+        return path | {"frequency": _frequency(texts)}
+    if each.type == "datetime":
+        form = {"format": each.format} if each.format else {}
+        midnight = not each.format and all("T00:00:00" in text for text in texts)
+        return path | form | {"frequency": _frequency(texts) if midnight else "I"}
+    if not _TIME.search(_local(each.path)):
+        if each.type != "string":
+            return None
+    elif all(_YEAR_TEXT.fullmatch(text) for text in texts):
+        return path | {"frequency": "A"}
+    for pattern, frequency in _SPELLINGS:
+        if all(re.fullmatch(pattern, text) for text in texts):
+            months = {f"{text[:4]}-{text[-2:]}-01" for text in texts if text[-2:].isdigit()}
+            quarterly = frequency == "M" and _frequency(sorted(months)) == "Q"
+            if quarterly and all("-" in text for text in texts):
+                return path | {"frequency": "Q", "format": "%Y-%m"}
+            return path | {"frequency": frequency}
+    if all(_MONTH_13.fullmatch(text) for text in texts):
+        mark = _MONTH_13.fullmatch(texts[0])
+        between = re.escape(mark[2]) if mark else ""
+        return path | {"frequency": "M", "codings": {f"(?P<year>[0-9]{{4}}){between}13": "A"}}
+    if all(re.match(r"[A-Z][a-z]{2}, \d\d? [A-Z][a-z]{2} \d{4} ", text) for text in texts):
+        return path | {"format": "rfc-2822", "frequency": "I"}
+    for form_ in _DAYS:
+        if found := _days(texts, form_):
+            frequency = "M" if "%d" not in form_ else _frequency(found)
+            return path | {"frequency": frequency, "format": form_}
+    return None
+
+
+def _days(texts: list[str], pattern: str) -> list[str]:
+    """The days that all the texts name under a pattern; none if one of them does not."""
+    try:
+        return [values.day(text, pattern, UTC).isoformat() for text in texts]
+    except ValueError:
+        return []
+
+
+def _frequency(texts: list[str]) -> str:
+    """Days, unless they are the first days of months, quarters or years."""
+    if len(texts) < 3 or any(text[8:10] != "01" for text in texts):
+        return "D"
+    months = {text[5:7] for text in texts}
+    if len(months) == 1:
+        return "A"
+    regular = {frozenset(f"{m:02d}" for m in range(first, 13, 3)) for first in (1, 2, 3)}
+    return "Q" if frozenset(months) in regular else "M"
+
+
+# --- making it hold -------------------------------------------------------------------------------
+
+
+def _settled(
+    plan: _Plan, head: Plain, source: Plain, content: SpooledContent
+) -> list[MappedRecord]:
+    """Map the page until nothing is rejected, then find the key; the records of the last go."""
+    for _ in range(_FIELDS_MAX * 2):
+        records, rejects = _mapped(plan, head, source, content)
+        failing = Counter(reject.field for reject in rejects)
+        if not failing or not plan.weaken(failing.most_common(1)[0][0]):
+            break
+    plan.key = _key(plan, records)
+    if plan.key == "position":
+        plan.notes.append(
+            "No fields tell all rows apart: rows are told by their content and count."
+        )
+    return records
+
+
+def _mapped(
+    plan: _Plan, head: Plain, source: Plain, content: SpooledContent
+) -> tuple[list[MappedRecord], list[Reject]]:
+    plan.key = "position"
+    profile = msgspec.convert({**head, "source": source, **plan.plain()}, Profile)
+    mapping = Mapping(profile)
+    records: list[MappedRecord] = []
+    rejects: list[Reject] = []
+    for row in _rows(content, profile.source.format, mapping.enclosing):
+        for found in mapping.map(row, 0):
+            if isinstance(found, Reject):
+                rejects.append(found)
+            else:
+                records.append(found)
+    return records, rejects
+
+
+def _key(plan: _Plan, records: list[MappedRecord]) -> list[str] | str:
+    """The fewest fields that tell all records apart: codes alone, then with the period."""
+    always = [
+        n for n in plan.groups["dimensions"] if all(r.dimensions[n] is not None for r in records)
+    ]
+    fixed = [f"dimensions.{name}" for name in plan.identifying if name in always]
+    codes = [n for n in always if _CODE.search(n) and f"dimensions.{n}" not in fixed]
+    free = [f"dimensions.{n}" for n in [*codes, *(n for n in always if n not in codes)]]
+    free = [name for name in free if name not in fixed][:12]
+    period = ["period"] if plan.period and all(r.period for r in records) else []
+    tried = [[name] for name in free[: len(codes)] if not fixed]
+    tried += [[*fixed, *part, *period] for size in range(4) for part in combinations(free, size)]
+    tried += [[*fixed, *part] for size in range(1, 3) for part in combinations(free, size)]
+    for fields in tried:
+        if fields and len({_part(r, fields) for r in records}) == len(records):
+            return fields
+    return "position"
+
+
+def _part(record: MappedRecord, fields: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(
+        (record.period and (record.period.start, record.period.frequency))
+        if name == "period"
+        else record.dimensions[name.partition(".")[2]]
+        for name in fields
+    )
+
+
+# --- writing it -----------------------------------------------------------------------------------
+
+
+def _written(
+    name: str, url: str, source: Plain, plan: _Plan, notes: list[str], records: int
+) -> str:
+    lines = [
+        f"# A first draft, from {records} records that the source sent. Say what they mean, then:",
+        f"#   holdfast profile preview {name}.yaml     shows the records, keeps nothing",
+        f"#   holdfast profile validate {name}.yaml    lists everything that is wrong",
+        f"#   holdfast profile publish {name}.yaml     lets it run",
+        *(f"# {note}" for note in notes),
+        "version: 1",
+        _member("name", name),
+        "title: One line for people",
+        "publisher: Who publishes the data",
+        "licence: The terms it is given under",
+        "source:",
+        _indented(_member("url", url)),
+        _indented("format: " + _flow(source["format"])),
+    ]
+    if "member" in source:
+        lines.append(_indented(_member("member", source["member"])))
+    lines.append(
+        "mode: snapshot  # a complete run is the whole truth; append: what is gone stays true"
+    )
+    lines.append(f"key: {_flow(plan.key)}")
+    if plan.nulls != [""]:
+        lines.append(f"nulls: {_flow(plan.nulls)}")
+    if plan.columns:
+        lines.append("unpivot: " + _flow({"columns": plan.columns}))
+    for group, entries in plan.groups.items():
+        if entries:
+            lines.append(f"{group}:")
+            lines += [_field_line(field_, entry, plan, group) for field_, entry in entries.items()]
+    if plan.period:
+        lines.append("period:")
+        lines += [_indented(f"{member}: {_flow(value)}") for member, value in plan.period.items()]
+    lines += [
+        "# schedule: {every: 1d}  # without one it runs when asked",
+        "expect:",
+        f"  min_records: {max(1, records // 2)}  # a run that gives less is not published",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _field_line(name: str, entry: Plain, plan: _Plan, group: str) -> str:
+    seen = ", ".join(printable(sample, 30) for sample in plan.samples.get(name, ())[:3])
+    shown = dict(entry)
+    if group == "measures":
+        shown["unit"] = ""
+    short = shown == {"path": entry["path"]}
+    value = _flow(entry["path"] if short else shown)
+    return f"  {name}: {value}" + (f"  # {seen}" if seen else "")
+
+
+def _member(name: str, value: Any) -> str:
+    return write_document({name: value}).rstrip("\n")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _flow(value: Any) -> str:
+    """A value on one line, as YAML reads it back."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: Any, one: str) -> Any:
+        plain = re.fullmatch(r"[A-Za-z$/_(][\w ./$()%:-]*", one) and not one.endswith((":", " "))
+        plain = plain and ": " not in one and one.lower() not in {"null", "true", "false"}
+        return dumper.represent_scalar("tag:yaml.org,2002:str", one, style=None if plain else '"')
+
+    Dumper.add_representer(str, text)
+    written = yaml.dump(
+        value,
+        Dumper=Dumper,
+        default_flow_style=True,
+        width=10_000,
+        allow_unicode=True,
+        sort_keys=False,
+    )
+    found: str = written.removesuffix("...\n").rstrip("\n")
+    return found

@@ -1,0 +1,457 @@
+"""What a page is: its format and where its records are, told from its beginning. A guess.
+
+Nothing here is used by a run. It helps people to start a profile; what it cannot tell it says.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lxml import etree
+
+from holdfast.collect.content import SpooledContent
+from holdfast.collect.encodings import marked
+from holdfast.collect.errors import ParseFailed
+from holdfast.collect.infer import NULL_SPELLINGS
+from holdfast.collect.model import MEBIBYTE, Bounds
+
+HEAD_BYTES = 32 * MEBIBYTE
+_LINES = 400
+_DATA_NAMES = (".csv", ".tsv", ".txt", ".json", ".ndjson", ".jsonl", ".geojson", ".xml", ".xlsx")
+
+Plain = dict[str, Any]
+
+
+class Recognised:
+    """``source``: the members of a profile's source that say how to read the page.
+
+    ``around`` are paths that lead out of a record to what probably identifies it; ``notes`` are for
+    the person who reads the draft.
+    """
+
+    def __init__(self, form: Plain, *, around: list[str] | None = None) -> None:
+        self.source: Plain = {"format": form}
+        self.around = around or []
+        self.notes: list[str] = []
+
+    @property
+    def form(self) -> Plain:
+        found: Plain = self.source["format"]
+        return found
+
+
+def recognise(path: Path, *, charset: str = "", kind: str = "", records: str = "") -> Recognised:
+    """The format of the file at ``path``.
+
+    ``kind`` is the format's type, ``records`` where its records are, as far as a person knows.
+
+    Raises :class:`ParseFailed` where it is none that a profile can read, and says what it seems to
+    be.
+    """
+    bounds = Bounds()
+    member = ""
+    with path.open("rb") as raw:
+        start = raw.read(8)
+    if start.startswith(b"PK"):
+        if _is_workbook(path):
+            return _workbook()
+        member = _member(path)
+    if start == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
+        raise ParseFailed(
+            "cannot write a profile: this is an old workbook (.xls)", hint="save it as .xlsx"
+        )
+    with SpooledContent(path, bounds, "auto", member).open() as stream:
+        data = stream.read(HEAD_BYTES + 1)
+    whole = len(data) <= HEAD_BYTES
+    text, encoding = _decoded(data[:HEAD_BYTES], charset, whole)
+    found = _of_text(text, data, kind, whole, records)
+    if encoding and found.form["type"] in {"csv", "json", "ndjson"}:
+        found.form["encoding"] = encoding
+        found.notes.append(
+            f"The bytes are no UTF-8; {encoding} fits. Check the letters with accents."
+        )
+    if member:
+        found.source["member"] = member
+    return found
+
+
+def _is_workbook(path: Path) -> bool:
+    try:
+        return any("workbook.xml" in name for name in zipfile.ZipFile(path).namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _workbook() -> Recognised:
+    found = Recognised({"type": "xlsx"})
+    found.notes.append("The first sheet is read; `sheet` names another, `header_row` the header.")
+    return found
+
+
+def _member(path: Path) -> str:
+    """The file of an archive to read: its only one, or the largest that looks like data."""
+    try:
+        entries = [e for e in zipfile.ZipFile(path).infolist() if not e.is_dir()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ParseFailed(f"cannot write a profile: a broken archive: {error}") from error
+    if len(entries) < 2:
+        return ""
+    data = [e for e in entries if e.filename.lower().endswith(_DATA_NAMES)] or entries
+    return max(data, key=lambda entry: entry.file_size).filename
+
+
+def _decoded(data: bytes, charset: str, whole: bool) -> tuple[str, str]:
+    """The text, and the encoding that a profile must name because nothing else does."""
+    errors = "strict" if whole else "ignore"
+    for name in dict.fromkeys([marked(data) or charset or "utf-8", "utf-8"]):
+        try:
+            text = data.decode(name, errors if name in {"utf-8", "utf-8-sig"} else "strict")
+        except (UnicodeError, LookupError):
+            continue
+        return text, ""
+    return data.decode("cp1252", "replace"), "windows-1252"
+
+
+def _of_text(text: str, data: bytes, kind: str, whole: bool, records: str) -> Recognised:
+    begin = text.lstrip("\ufeff \t\r\n\x1e")[:2000]
+    lowered = begin.lower()
+    if kind in {"csv", "tsv"}:
+        return _table(text)
+    if kind == "xml" or (begin.startswith("<") and kind != "json"):
+        if lowered.startswith("<!doctype html") or "<html" in lowered[:500]:
+            raise ParseFailed(
+                "cannot write a profile: this is a web page, not data",
+                hint="look for its download link (CSV, JSON, XML, XLSX) or its API",
+            )
+        return _markup(data, whole, records)
+    if kind in {"json", "ndjson", "geojson", "json-stat"} or begin[:1] in {"{", "["}:
+        return _json(text, whole, records)
+    if not begin:
+        raise ParseFailed("cannot write a profile: there is nothing in it")
+    return _table(text)
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def _json(text: str, whole: bool, records: str) -> Recognised:
+    text = text.lstrip("\ufeff \t\r\n\x1e")
+    decoder = json.JSONDecoder()
+    try:
+        value, end = decoder.raw_decode(text)
+    except ValueError as error:
+        if not whole:
+            found = Recognised(
+                {"type": "json", "records": "$[*]" if text[:1] == "[" else "$.data[*]"}
+            )
+            found.notes.append("The document is too large to look through: check `records`.")
+            return found
+        raise ParseFailed(f"cannot write a profile: this is no JSON: {error}") from error
+    except RecursionError as error:
+        raise ParseFailed("cannot write a profile: JSON nested too deeply") from error
+    if text[end:].strip("\x1e \t\r\n"):
+        feature = isinstance(value, dict) and value.get("type") == "Feature"
+        return Recognised({"type": "geojson", "sequence": True} if feature else {"type": "ndjson"})
+    if isinstance(value, dict) and value.get("type") == "FeatureCollection":
+        return Recognised({"type": "geojson"})
+    if isinstance(value, dict) and "dimension" in value and "value" in value and "size" in value:
+        return Recognised({"type": "json-stat"})
+    return _records(value, records)
+
+
+def _records(value: Any, given: str) -> Recognised:
+    """The path that leads to most records: arrays of objects, or objects keyed by name."""
+    if given:
+        header = _is_arrays_under_a_header(_first(value, given))
+        form: Plain = {"type": "json", "records": given} | ({"header": True} if header else {})
+        return Recognised(form, around=_around(value, given))
+    best: tuple[int, int, str, int] | None = None
+    for path, count, depth, keys in _candidates(value):
+        score = (count, -depth)
+        if best is None or score > (best[0], best[1]):
+            best = (count, -depth, path, keys)
+    if best is None:
+        raise ParseFailed(
+            "cannot write a profile: no list of records in this JSON",
+            hint="`source.format.records` says where they are, such as $.data[*]",
+        )
+    path = best[2]
+    form = {"type": "json", "records": path}
+    if best[3]:
+        form["keys"] = [f"key{i}" if best[3] > 1 else "name" for i in range(1, best[3] + 1)]
+    if _is_arrays_under_a_header(_first(value, path)):
+        form["header"] = True
+    return Recognised(form, around=_around(value, path))
+
+
+def _candidates(value: Any) -> Iterator[tuple[str, int, int, int]]:
+    """Paths to records: how many each leads to, its depth, and how many names it walks over."""
+    counts: Counter[tuple[str, int, int]] = Counter()
+    waiting: list[tuple[Any, str, int, int]] = [(value, "$", 0, 0)]
+    while waiting:
+        node, path, depth, keys = waiting.pop()
+        if depth > 8:
+            continue
+        if isinstance(node, list):
+            kinds = {type(one) for one in node[:200]}
+            if kinds == {dict} or (kinds == {list} and _is_arrays_under_a_header(node)):
+                counts[(f"{path}[*]", depth, keys)] += len(node)
+            if len(kinds) == 1:
+                waiting += [(one, f"{path}[*]", depth + 1, keys) for one in node[:5000]]
+            else:
+                waiting += [
+                    (one, f"{path}[{i}]", depth + 1, keys) for i, one in enumerate(node[:20])
+                ]
+        elif isinstance(node, dict):
+            if _is_keyed(node):
+                if all(isinstance(one, dict) for one in node.values()):
+                    counts[(f"{path}[*]", depth, keys + 1)] += len(node)
+                waiting += [(one, f"{path}[*]", depth + 1, keys + 1) for one in node.values()]
+            else:
+                waiting += [(one, path + _step(n), depth + 1, keys) for n, one in node.items()]
+    for (path, depth, keys), count in counts.items():
+        yield path, count, depth, keys
+
+
+def _is_keyed(node: dict[str, Any]) -> bool:
+    """Whether the members are data keyed by name: many, and all of one shape."""
+    if len(node) < 4 or not all(isinstance(one, dict | list) and one for one in node.values()):
+        return False
+    shapes = {
+        tuple(sorted(one))[:6] if isinstance(one, dict) else type(one[0]).__name__
+        for one in node.values()
+    }
+    return len(shapes) <= max(1, len(node) // 10)
+
+
+def _is_arrays_under_a_header(node: Any) -> bool:
+    if not isinstance(node, list) or len(node) < 2 or not isinstance(node[0], list):
+        return False
+    width = len(node[0])
+    return (
+        width > 1
+        and all(isinstance(name, str) and name for name in node[0])
+        and len(set(node[0])) == width
+        and all(isinstance(row, list) and len(row) == width for row in node[:200])
+    )
+
+
+def _step(name: str) -> str:
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        return f".{name}"
+    quoted = name.replace("\\", "\\\\").replace("'", "\\'")
+    return f"['{quoted}']"
+
+
+def _first(value: Any, path: str) -> Any:
+    """The array at a records path, where it is one without wildcards before its end."""
+    from holdfast.collect import paths
+
+    plain = paths.singular(path.removesuffix("[*]"))
+    return paths.follow(plain)(value) if plain is not None else None
+
+
+def _around(value: Any, path: str) -> list[str]:
+    """Scalars of the elements that a nested records path goes through: they tell series apart."""
+    from holdfast.collect import paths
+
+    parts = path.split("[*]")
+    found: list[str] = []
+    for end in range(1, len(parts) - 1):
+        prefix = "[*]".join(parts[:end]) + "[*]"
+        query = paths.steps(prefix)
+        node = next(iter(paths.select(value, query)), None) if query else None
+        if isinstance(node, dict):
+            found += [
+                f"${prefix}{_step(name)}"
+                for name, one in node.items()
+                if isinstance(one, str | int) and not isinstance(one, bool) and len(str(one)) < 200
+            ]
+    return found[:8]
+
+
+# --- XML ------------------------------------------------------------------------------------------
+
+
+def _markup(data: bytes, whole: bool, records: str) -> Recognised:
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, recover=not whole,
+        remove_comments=True, remove_pis=True, huge_tree=False,
+    )  # fmt: skip
+    try:
+        root: Any = etree.fromstring(data, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise ParseFailed(f"cannot write a profile: this is no XML: {str(error)[:200]}") from error
+    if root is None:
+        raise ParseFailed("cannot write a profile: this is no XML")
+    namespaces = _prefixes(root)
+    if records:
+        return Recognised({"type": "xml", "records": records, "namespaces": namespaces})
+    name = etree.QName(root)
+    if name.localname in {"rss", "feed", "RDF"}:
+        from holdfast.registry.xpath import FEED_NAMESPACES
+
+        known = set(FEED_NAMESPACES.values())
+        extra = {prefix: uri for prefix, uri in namespaces.items() if uri not in known}
+        return Recognised({"type": "feed", **({"namespaces": extra} if extra else {})})
+    return _repeated(root, namespaces)
+
+
+def _prefixes(root: Any) -> dict[str, str]:
+    """A prefix for each namespace of the document; the default one needs one of ours."""
+    found: dict[str, str] = {}
+    for element in root.iter():
+        for prefix, uri in element.nsmap.items():
+            if uri not in found.values():
+                name = prefix or "d"
+                while name in found:
+                    name += "x"
+                found[name] = uri
+        if len(found) > 30:
+            break
+    return found
+
+
+def _repeated(root: Any, namespaces: dict[str, str]) -> Recognised:
+    """The element that comes most often with something in it, by its path from the root."""
+    prefixes = {uri: prefix for prefix, uri in namespaces.items()}
+
+    def named(tag: str) -> str:
+        name = etree.QName(tag)
+        return f"{prefixes[name.namespace]}:{name.localname}" if name.namespace else name.localname
+
+    counts: Counter[tuple[str, ...]] = Counter()
+    leaves: Counter[tuple[str, ...]] = Counter()
+    examples: dict[tuple[str, ...], Any] = {}
+    for element in root.iter():
+        if not isinstance(element.tag, str):
+            continue
+        path = (*[one.tag for one in reversed(list(element.iterancestors()))], element.tag)
+        counts[path] += 1
+        leaves[path] += len(element) + len(element.attrib)
+        examples.setdefault(path, element)
+    good = [p for p in counts if counts[p] > 1 and leaves[p] / counts[p] >= 2]
+    if not good:
+        raise ParseFailed(
+            "cannot write a profile: no element of this XML is repeated with values in it",
+            hint="`source.format.records` is the path of the repeated element",
+        )
+    path = max(good, key=lambda p: (counts[p], -len(p)))
+    # Values of a record may themselves be repeated: their parent is the record then.
+    while (
+        len(path) > 2
+        and counts[path[:-1]] * 40 > counts[path]
+        and counts[path[:-1]] > 1
+        and set(examples[path].attrib) <= {"id", "name", "value", "concept"}
+        and not len(examples[path])
+    ):
+        path = path[:-1]
+    used = {etree.QName(tag).namespace for tag in path}
+    for element in examples[path].iter():
+        used |= {etree.QName(name).namespace for name in (element.tag, *element.attrib)}
+    parent = examples[path].getparent()
+    around = _series(parent, path[-1], named) if parent is not None and len(path) > 2 else []
+    for expression in around:
+        used |= {namespaces[p] for p in re.findall(r"(\w+):", expression) if p in namespaces}
+    form: Plain = {"type": "xml", "records": "/" + "/".join(named(tag) for tag in path)}
+    kept = {prefix: uri for prefix, uri in namespaces.items() if uri in used}
+    if kept:
+        form["namespaces"] = kept
+    return Recognised(form, around=around)
+
+
+def _series(parent: Any, record: str, named: Any) -> list[str]:
+    """What stands around a record: its parent's attributes, and values beside it by their id."""
+    found = [f"../@{named(name)}" for name in parent.attrib if "schemaLocation" not in name]
+    for child in parent:
+        if child.tag == record or not isinstance(child.tag, str):
+            continue
+        inner = [one for one in child if one.get("id") and one.get("value") is not None]
+        found += [
+            f"../{named(child.tag)}/{named(one.tag)}[@id='{one.get('id')}']/@value"
+            for one in inner
+            if "'" not in one.get("id")
+        ]
+        if not len(child) and (child.text or "").strip():
+            found.append(f"../{named(child.tag)}")
+    return found[:12]
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+_NUMBER = re.compile(r"[-+(]?[\d.,' \u00a0]*\d[\d.,' \u00a0]*[)%]?(?:[eE][-+]?\d+)?")
+
+
+def _table(text: str) -> Recognised:
+    lines = text.splitlines(keepends=True)[:_LINES]
+    comment = next((mark for mark in ("#", "%", "!", "//") if lines[0].startswith(mark)), "")
+    body = [line for line in lines if not (comment and line.startswith(comment))]
+    if not any(line.strip() for line in body):
+        raise ParseFailed("cannot write a profile: there are no lines but comments")
+    delimiter, rows = _split(body)
+    width = Counter(len(row) for row in rows if row).most_common(1)[0][0]
+    form: Plain = {"type": "csv"}
+    if delimiter != ",":
+        form["delimiter"] = delimiter
+    if comment:
+        form["comment"] = comment
+    found = Recognised(form)
+    index = next((i for i, row in enumerate(rows) if _is_header(row, width)), None)
+    first = next(i for i, row in enumerate(rows) if row)
+    if index is None:
+        form["header"] = [f"c{i}" for i in range(1, width + 1)]
+        found.notes.append("There is no header: give the columns their names.")
+        return found
+    if index > first:
+        form["header_starts"] = next(c.strip() for c in rows[index] if c.strip())
+        found.notes.append(f"{index - first} lines before the header are skipped.")
+    following = rows[index + 1] if index + 1 < len(rows) else []
+    if following and following[0].startswith("#"):
+        form["skip_rows"] = ["#*"]
+        found.notes.append("The row of tags under the header is skipped.")
+    return found
+
+
+def _split(lines: list[str]) -> tuple[str, list[list[str]]]:
+    """The delimiter that cuts most lines into equally many cells, and the cells."""
+    best: tuple[float, str, list[list[str]]] = (-1.0, ",", [])
+    for delimiter in (",", ";", "\t", "|", " "):
+        text = [line.rstrip(" \r\n") + "\n" for line in lines] if delimiter == " " else lines
+        try:
+            rows = list(
+                csv.reader(
+                    io.StringIO("".join(text), newline=""),
+                    delimiter=delimiter,
+                    skipinitialspace=delimiter == " ",
+                )
+            )
+        except csv.Error:
+            continue
+        widths = Counter(len(row) for row in rows if row)
+        width, count = widths.most_common(1)[0] if widths else (1, 0)
+        score = (count / max(1, sum(widths.values()))) * (1 if width > 1 else 0.01)
+        score *= 0.9 if delimiter == " " else 1.0
+        if score > best[0] + 1e-9:
+            best = (score, delimiter, rows)
+    return best[1], best[2]
+
+
+def _is_header(row: list[str], width: int) -> bool:
+    """Names in nearly every cell, no numbers but years, none twice."""
+    if len(row) != width:
+        return False
+    cells = [cell.strip() for cell in row]
+    named = [c for c in cells if c and (not _NUMBER.fullmatch(c) or re.fullmatch(r"[12]\d{3}", c))]
+    texts = [c for c in named if not re.fullmatch(r"[12]\d{3}", c)]
+    if width == 1:
+        return bool(texts)
+    missing = {c for c in cells if c in NULL_SPELLINGS and c}
+    return len(named) >= max(1, width - 1) and bool(texts) and not missing

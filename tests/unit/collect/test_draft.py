@@ -1,0 +1,188 @@
+"""First drafts of profiles: valid, without rejects, and right about the usual things."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.collect.draft import draft, name_for
+from holdfast.collect.errors import ParseFailed
+from holdfast.registry.model import FeedFormat, Profile, plain_profile
+from holdfast.registry.validate import examine
+from tests.support import recorded
+from tests.support.workbooks import workbook
+from tests.unit.collect.helpers import SAMPLE
+from tests.unit.collect.helpers import mapped as records_under
+
+
+def drafted(path: Path, data: str | bytes, **known: Any) -> Profile:
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    made = draft(path, name="x", url="https://example.org/x", **known)
+    profile = examine(made.text.encode()).required()
+    records, rejects = records_under(path, profile)
+    assert rejects == []
+    assert len(records) >= made.records > 0
+    if profile.key != "position":
+        assert len({tuple(map(str, r.key)) for r in records}) == len(records)
+    return profile
+
+
+def drawn(profile: Profile, member: str) -> Any:
+    return plain_profile(profile).get(member)
+
+
+SERIES = "date,station,rain mm\n" + "".join(
+    f"20{y:02d}-{m:02d}-01,{s},{m}.5\n" for y in (19, 20) for m in range(1, 13) for s in "AB"
+)
+
+
+def test_a_plain_table(tmp_path: Path) -> None:
+    found = drafted(tmp_path / "x", SERIES)
+    assert found.key == ["dimensions.station", "period"]
+    assert drawn(found, "measures") == {"rain_mm": {"path": "rain mm"}}
+    assert drawn(found, "period") == {"path": "date", "frequency": "M"}
+
+
+def test_what_stands_before_the_header_and_decimal_commas(tmp_path: Path) -> None:
+    text = "Niederschlag\nQuelle: Amt\n\nOrt;Jahr;Höhe\nA;2019;1.234,5\nB;2019;7,0\nA;2020;-;\n"
+    found = drafted(tmp_path / "x", text.replace("-;\n", "-\n").encode("cp1252"))
+    form = drawn(found, "source")["format"]
+    assert form == {
+        "type": "csv", "delimiter": ";", "encoding": "windows-1252", "header_starts": "Ort",
+    }  # fmt: skip
+    assert drawn(found, "measures") == {"h_he": {"path": "Höhe", "thousands": ".", "decimal": ","}}
+    assert drawn(found, "period") == {"path": "Jahr", "frequency": "A"}
+    assert found.nulls == ["", "-"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "period"),
+    [
+        (["2019", "2020", "2021"], {"frequency": "A"}),
+        (["2020-Q1", "2020-Q2", "2020-Q3"], {"frequency": "Q"}),
+        (["2020M01", "2020M02", "2020M11"], {"frequency": "M"}),
+        (
+            ["202001", "202013", "202101"],
+            {"codings": {"(?P<year>[0-9]{4})13": "A"}, "frequency": "M"},
+        ),
+        (["2020-W01", "2020-W52", "2021-W01"], {"frequency": "W"}),
+        (["2020-01-01", "2020-04-01", "2020-07-01", "2020-10-01"], {"frequency": "Q"}),
+        (["2020-01", "2020-04", "2020-07", "2020-10"], {"frequency": "Q", "format": "%Y-%m"}),
+        (["1/31/2020", "12/1/2020", "2/2/2021"], {"frequency": "D", "format": "%m/%d/%Y"}),
+        (["31/1/2020", "12/1/2020", "2/2/2021"], {"frequency": "D", "format": "%d/%m/%Y"}),
+        (["31.12.2020", "1.1.2021"], {"frequency": "D", "format": "%d.%m.%Y"}),
+        (["Jan 2020", "Feb 2020"], {"frequency": "M", "format": "%b %Y"}),
+        (["2020-01-01T00:15:00Z", "2020-01-01T00:30:00Z"], {"frequency": "I"}),
+    ],
+)
+def test_times_as_publishers_write_them(
+    tmp_path: Path, texts: list[str], period: dict[str, Any]
+) -> None:
+    data = "time,v\n" + "".join(f"{text},{i}.5\n" for i, text in enumerate(texts))
+    assert drawn(drafted(tmp_path / "x", data), "period") == {"path": "time"} | period
+
+
+def test_a_wide_table_is_unpivoted(tmp_path: Path) -> None:
+    years = ",".join(str(year) for year in range(2000, 2010))
+    rows = "".join(f"{c},{','.join(['..'] + ['1.5'] * 9)}\n" for c in ("DE", "FR"))
+    found = drafted(tmp_path / "x", f"country,{years}\n{rows}")
+    assert drawn(found, "unpivot") == {"columns": "[0-9]{4}"}
+    assert found.key == ["dimensions.country", "period"]
+    assert ".." in found.nulls
+
+
+def test_comments_blanks_and_columns_without_names(tmp_path: Path) -> None:
+    found = drafted(tmp_path / "x", "# co2\n# more\n1958  3  315.71\n1958  4  317.45\n")
+    form = drawn(found, "source")["format"]
+    assert form == {
+        "type": "csv", "delimiter": " ", "comment": "#", "header": ["c1", "c2", "c3"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ('{"data": [{"id": "a", "v": 1}, {"id": "b", "v": 2}]}', {"records": "$.data[*]"}),
+        ('[{"page": 1}, [{"id": "a"}, {"id": "b"}]]', {"records": "$[1][*]"}),
+        ('[["id", "v"], ["a", "1"], ["b", "2"]]', {"header": True}),
+        (
+            '{"US": {"v": 1, "w": 2}, "FR": {"v": 2, "w": 3}, "DE": {"v": 3, "w": 4},'
+            ' "IT": {"v": 4, "w": 1}}',
+            {"keys": ["name"]},
+        ),
+        ('{"a": {"s": [{"k": "x", "d": [{"v": 1}, {"v": 2}]}]}}', {"records": "$.a.s[*].d[*]"}),
+    ],
+)
+def test_records_are_found_in_json(tmp_path: Path, text: str, form: dict[str, Any]) -> None:
+    found = drawn(drafted(tmp_path / "x", text), "source")["format"]
+    assert form.items() <= found.items()
+
+
+def test_each_kind_of_file_is_known(tmp_path: Path) -> None:
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("readme.pdf", "x" * 10_000)
+        archive.writestr("data.csv", SERIES)
+    rows = "".join(f'<row id="r{i}"><v>{i}.5</v><d>2020-01-0{i}</d></row>' for i in range(1, 6))
+    for data, kind in (
+        (gzip.compress(SERIES.encode()), "csv"),
+        (zipped.getvalue(), "csv"),
+        (b'{"a": "x", "v": 1}\n{"a": "y", "v": 2}\n', "ndjson"),
+        (f"<doc><rows>{rows}</rows></doc>".encode(), "xml"),
+        (workbook(("s", [["place", "year", "v"], ["a", 2020, 1.5], ["b", 2020, 2]])), "xlsx"),
+        ((SAMPLE / "usgs_earthquakes_week.geojson").read_bytes(), "geojson"),
+    ):
+        found = drafted(tmp_path / "x", data)
+        assert drawn(found, "source")["format"]["type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"<!DOCTYPE html><html><body/></html>", "a web page"),
+        (b"", "there is nothing in it"),
+        (b'{"error": "no"}', "no list of records"),
+        (b"[1, 2", "this is no JSON"),
+        (b"<a><b/></a>", "no element of this XML is repeated"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old workbook"),
+        (b"PK\x03\x04rubbish", "broken archive"),
+    ],
+)
+def test_what_no_profile_can_read_is_named(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(ParseFailed, match=said):
+        draft(tmp_path / "x", name="x", url="https://example.org/x")
+
+
+@pytest.mark.parametrize("name", sorted(set(recorded.SOURCES) - {"recorded/omb-budget-authority"}))
+def test_a_draft_of_a_recorded_source_holds(name: str) -> None:
+    path = recorded.folder() / recorded.SOURCES[name][0]
+    made = draft(path, name="x", url="https://example.org/x")
+    profile = examine(made.text.encode()).required()
+    assert made.records >= made.rows > 0
+    shipped = recorded.profile(name)
+    feed = isinstance(profile.source.format, FeedFormat)  # OData in Atom is a feed as well
+    assert feed or type(profile.source.format) is type(shipped.source.format)
+    if name not in UNTIMED:
+        assert (profile.period is None) is (shipped.period is None)
+
+
+UNTIMED = {"recorded/ckan-dados-gov-br-packages"}
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("https://example.org/a/Rain_2020.csv.gz?x=1", "rain-2020"),
+        ("https://example.org/", "example-org"),
+        ("data/Über.json", "ber"),
+        ("/x/%%%", "source"),
+    ],
+)
+def test_names_come_from_addresses(source: str, name: str) -> None:
+    assert name_for(source) == name
