@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow.parquet
 import pytest
 import yaml
 
+from holdfast.client import Client, HoldfastError
+from tests.support import guide
 from tests.support.program import Program, run_command, started, wait_until
 
 MANIFEST = yaml.safe_load(
@@ -212,3 +219,93 @@ def test_mapping_what_is_stored_again_changes_nothing(program: Program, data_dir
         assert run["requests"] == run["rejects"] == 0
         assert diff["items"] == []
         assert run["code"] == ("rehearsal" if rehearse else "")
+
+
+# --- taking the data away -----------------------------------------------------------------------
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "using-the-data.md"
+
+
+def test_the_guide_to_using_the_data_runs(
+    program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its commands, its pandas, its DuckDB, its client and its dbt project, in their order."""
+    token = program.data_dir / "operator.token"
+    environment = {
+        "HOLDFAST_URL": program.url,
+        "HOLDFAST_OPERATOR_TOKEN_FILE": str(token),
+        "TOKEN": token.read_text().strip(),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    files = iter(["dbt_project.yml", "profiles.yml", "models/sources.yml"])
+    models = iter(["co2_by_year", "climate"])
+    (tmp_path / "models").mkdir()
+    said, sources = "", {}
+    for block in guide.blocks_of(GUIDE):
+        match block.kind:
+            case "sh":
+                guide.run_shell(block.text, tmp_path, environment)
+            case "python":
+                said += guide.run_python(block.text, tmp_path, environment)
+            case "sql":
+                with contextlib.chdir(tmp_path):
+                    found = duckdb.sql(block.text).fetchall()
+                assert [year for year, *_ in found] == [2020, 2019, 2018]
+            case "yaml":
+                (tmp_path / next(files)).write_text(block.text)
+            case _:
+                name = next(models)
+                sources[name] = block.text
+                (tmp_path / "models" / f"{name}.sql").write_text(block.text)
+    assert "ppm is the highest monthly mean" in said
+    assert "741 rows, ppm" in said
+    assert next(files, None) is None
+    database = tmp_path / "climate.duckdb"
+    dbt = os.environ.get("HOLDFAST_DBT")
+    if dbt:
+        guide.run_shell(f"{dbt} build --profiles-dir .", tmp_path, environment)
+    else:
+        names = ("scripps-co2-monthly", "nasa-global-temp-annual")
+        locations = {name: f"read_parquet('{tmp_path / name}.parquet')" for name in names}
+        guide.run_models(sources, locations, database)
+    with capsys.disabled():
+        print(
+            f"\nguide: its models were made by {dbt or 'DuckDB alone; HOLDFAST_DBT names no dbt'}"
+        )
+    with duckdb.connect(str(database)) as connection:
+        [(rows, anomaly)] = connection.sql("SELECT count(*), max(anomaly) FROM climate").fetchall()
+    assert rows > 50
+    assert anomaly == Decimal("1.01")
+    described = json.loads((tmp_path / "datapackage.json").read_text())
+    first, second = described["resources"]
+    header = (tmp_path / "scripps-co2-monthly.csv").read_text().splitlines()[0].split(",")
+    assert [field["name"] for field in first["schema"]["fields"]] == header
+    schema = pyarrow.parquet.read_schema(tmp_path / "scripps-co2-monthly.parquet")
+    assert [field["name"] for field in second["schema"]["fields"]] == schema.names
+    assert all(field.get("description") for field in second["schema"]["fields"])
+
+
+def test_the_client_yields_records_runs_and_tables(program: Program, data_dir: Path) -> None:
+    with Client.of(data_dir) as holdfast:
+        assert len(list(holdfast.profiles())) == 10
+        counties = list(holdfast.records("bls-unemployment-county"))
+        assert len(counties) == 3218
+        table = holdfast.table("bls-unemployment-county")
+        assert table.num_rows == 3218
+        assert sum(batch.num_rows for batch in holdfast.batches(
+            "bls-unemployment-county", columns=["record_id"], rows=1000
+        )) == 3218  # fmt: skip
+        one = counties[0]
+        assert holdfast.history(one.id)[-1].measures == one.measures
+        assert holdfast.record(one.id).provenance is not None
+        run = holdfast.last_run("bls-unemployment-county")
+        assert {change.kind for change in holdfast.diff(run.id)} <= {"new"}
+        assert holdfast.profile("bls-unemployment-county").name == "bls-unemployment-county"
+        assert not list(holdfast.rejects("bls-unemployment-county"))
+        assert {line.profile for line in holdfast.freshness()} >= {"bls-unemployment-county"}
+        assert list(holdfast.notices("nothing")) == []
+        with pytest.raises(HoldfastError) as refused:
+            holdfast.profile("nothing")
+        assert refused.value.code
+        with pytest.raises(HoldfastError):
+            next(holdfast.records("scripps-co2-monthly", as_of="yesterday"))

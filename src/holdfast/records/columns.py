@@ -43,11 +43,35 @@ def columns_of(profiles: Sequence[Profile], fields: FieldNames) -> list[Column]:
     text. So is one that no version declares, such as the spelling of a missing value.
     """
     found = [
-        Column(name="record_id", part="record", description="identity of the record"),
-        Column(name="revision", type="integer", part="revision", description="from 1"),
-        Column(name="period_start", part="period", field="start"),
-        Column(name="period_end", part="period", field="end", description="exclusive"),
-        Column(name="period_frequency", part="period", field="frequency"),
+        Column(
+            name="record_id",
+            part="record",
+            description="Identity of the record; stays the same whatever its values become",
+        ),
+        Column(
+            name="revision",
+            type="integer",
+            part="revision",
+            description="How often what is said of this record has changed, from 1",
+        ),
+        Column(
+            name="period_start",
+            part="period",
+            field="start",
+            description="First day, or UTC time, of the period the record speaks of",
+        ),
+        Column(
+            name="period_end",
+            part="period",
+            field="end",
+            description="First day, or UTC time, that is not in the period any more",
+        ),
+        Column(
+            name="period_frequency",
+            part="period",
+            field="frequency",
+            description="A year, S half, Q quarter, M month, W week, D day, H hour, I instant",
+        ),
     ]
     found += [_plain(profiles, "dimensions", "dim", name) for name in fields.dimensions]
     for name in fields.measures:
@@ -63,14 +87,23 @@ def columns_of(profiles: Sequence[Profile], fields: FieldNames) -> list[Column]:
                 description=said,
                 unit=unit,
             ),
-            Column(name=f"{name}__unit", part="unit", field=name),
-            Column(name=f"{name}__multiplier", part="multiplier", field=name),
+            Column(name=f"{name}__unit", part="unit", field=name, description=f"Unit of {name}"),
+            Column(
+                name=f"{name}__multiplier",
+                part="multiplier",
+                field=name,
+                description=f"What one of {name} counts for: 1000 in a table in thousands",
+            ),
         ]
     found += [_plain(profiles, "attributes", "attr", name) for name in fields.attributes]
     return [
         *found,
-        Column(name="run", part="run", description="the run that wrote this revision"),
-        Column(name="recorded_from", part="recorded_from", description="since when it is known"),
+        Column(name="run", part="run", description="The run that wrote this revision"),
+        Column(
+            name="recorded_from",
+            part="recorded_from",
+            description="UTC time since when this is what was known",
+        ),
     ]
 
 
@@ -212,7 +245,11 @@ _FRICTIONLESS = {"string": "string", "integer": "integer", "boolean": "boolean",
 def data_package(
     profile: Profile, columns: Sequence[Column], *, publication: int, recorded_at: str, rows: int
 ) -> dict[str, Any]:
-    """A Frictionless data package (v1) that describes the CSV export of a publication."""
+    """A Frictionless data package (v1) that describes the exports of a publication.
+
+    The first resource is the CSV file, which any Frictionless tool validates; the second the
+    Parquet file, with the doubles that only it has.
+    """
     licence = as_licence(profile.licence)
     source: dict[str, Any] = {"title": profile.publisher, "path": profile.source.url}
     described: dict[str, Any] = {"title": licence.name}
@@ -242,7 +279,21 @@ def data_package(
                     "primaryKey": ["record_id"],
                     "missingValues": [""],
                 },
-            }
+            },
+            {
+                "name": f"{profile.name}.parquet",
+                "path": f"{profile.name}.parquet",
+                "format": "parquet",
+                "mediatype": "application/vnd.apache.parquet",
+                "rows": rows,
+                "schema": {
+                    "fields": [
+                        {**_described(column), "type": _FRICTIONLESS[column.type]}
+                        for column in columns
+                    ],
+                    "primaryKey": ["record_id"],
+                },
+            },
         ],
     }
     if profile.source.homepage:

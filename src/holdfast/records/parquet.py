@@ -74,7 +74,10 @@ def write_parquet(job: Job) -> Written:
         "double": pa.float64(),
     }
     schema = pa.schema(
-        [pa.field(column.name, kinds[column.type]) for column in job.columns],
+        [
+            pa.field(column.name, kinds[column.type], metadata=_said(column))
+            for column in job.columns
+        ],
         metadata=job.metadata,
     )
     table, rows, target = Table(job.columns), 0, Path(job.target)
@@ -101,6 +104,12 @@ def write_parquet(job: Job) -> Written:
     return Written(
         rows=rows, digest=f"sha256:{found.hexdigest()}", size_bytes=target.stat().st_size
     )
+
+
+def _said(column: Column) -> dict[str, str] | None:
+    """What the data dictionary says of a column, kept in the file itself."""
+    said = {"description": column.description, "unit": column.unit}
+    return {name: value for name, value in said.items() if value} or None
 
 
 def _groups(frames: Iterator[list[Row]]) -> Iterator[list[Row]]:

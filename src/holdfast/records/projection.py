@@ -32,7 +32,7 @@ from holdfast.records.model import ProjectionInfo, RecordFilter
 from holdfast.records.parquet import Job, Written, build, write_frame
 from holdfast.records.reading import STREAM_ROWS, check_filter, runs_of, scope_of, times_of
 from holdfast.records.unsealing import Unsealing
-from holdfast.registry.model import Profile
+from holdfast.registry.model import Profile, as_licence
 
 Vintage = Literal["latest", "first"]
 BUILD_SECONDS = 1800.0
@@ -167,6 +167,11 @@ class Projecting(Unsealing):
                     "holdfast.profile_digest": edition.profile_digest,
                     "holdfast.publication": str(edition.publication),
                     "holdfast.vintage": edition.vintage,
+                    "holdfast.recorded_at": edition.recorded_at,
+                    "holdfast.title": edition.version.title,
+                    "holdfast.publisher": edition.version.publisher,
+                    "holdfast.licence": as_licence(edition.version.licence).name,
+                    "holdfast.attribution": edition.version.attribution,
                 },
             )
             written = await self._written(job, edition.records)

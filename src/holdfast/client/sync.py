@@ -1,0 +1,333 @@
+"""The synchronous client: the slices' own clients on an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from holdfast.kernel.cli import RunningProgram
+from holdfast.kernel.errors import Invalid, NotFound, Unavailable, Unsupported
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.http.paging import Page
+from holdfast.kernel.principal import operator
+from holdfast.records.client import RecordsClient
+from holdfast.records.model import (
+    Freshness,
+    Notice,
+    Record,
+    RecordChange,
+    RecordFilter,
+    Run,
+    RunFilter,
+    RunStatus,
+    StoredReject,
+)
+from holdfast.registry.client import RegistryClient
+from holdfast.registry.model import Profile, ProfileStatus
+
+if TYPE_CHECKING:
+    import pyarrow
+
+T = TypeVar("T")
+Vintage = Literal["latest", "first"]
+Format = Literal["ndjson", "csv", "parquet"]
+
+PAGE = 1_000
+ATTEMPTS = 3
+BATCH_ROWS = 65_536
+# Over HTTP it is the credential that says who asks; the slices' clients take this and drop it.
+_SELF = operator()
+
+
+class Client:
+    """The system at ``url``. Use it as a context manager, or :meth:`close` it.
+
+    ``token`` is the operator's (``operator.token`` in the data directory) or any other credential
+    of the system. ``ca_file`` names certificates to trust beside the machine's own. Every wait for
+    the network ends after ``timeout_seconds``. May be used from several threads.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout_seconds: float = 60.0,
+        ca_file: Path | None = None,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise Invalid(f"cannot connect to {url[:80]!r}: it is no http:// or https:// address")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="holdfast-client", daemon=True
+        )
+        self._thread.start()
+        self._api = self._do(self._connected(url, token, timeout_seconds, ca_file))
+        self._records = RecordsClient(self._api, projections=None)
+        self._registry = RegistryClient(self._api)
+
+    @classmethod
+    def of(cls, data_dir: str | Path = "data", **options: Any) -> Client:
+        """The program that runs on this data directory, with its operator's token.
+
+        :class:`Unavailable` if none runs there.
+        """
+        import msgspec
+
+        folder = Path(data_dir)
+        try:
+            found = msgspec.json.decode(
+                (folder / "holdfast.json").read_bytes(), type=RunningProgram
+            )
+            token = (folder / "operator.token").read_text("ascii").strip()
+        except (OSError, msgspec.DecodeError) as error:
+            raise Unavailable(
+                f"cannot find a running system in {folder}", hint="start it with `holdfast up`"
+            ) from error
+        return cls(found.url, token=token, **options)
+
+    @staticmethod
+    async def _connected(
+        url: str, token: str | None, timeout_seconds: float, ca_file: Path | None
+    ) -> ApiClient:
+        verify: ssl.SSLContext | bool = True
+        if ca_file is not None:
+            verify = ssl.create_default_context()
+            verify.load_verify_locations(cafile=str(ca_file))
+        return ApiClient.connect(
+            url, token=token, timeout_seconds=timeout_seconds, attempts=ATTEMPTS, verify=verify
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections and end the thread. Twice is fine."""
+        if self._loop.is_closed():
+            return
+        self._do(self._api.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        """``work`` on our loop; its answer or failure here."""
+        if self._loop.is_closed():
+            work.close()
+            raise Unavailable("cannot ask: this client is closed")
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _pages(self, page: Callable[[str | None], Coroutine[Any, Any, Page[T]]]) -> Iterator[T]:
+        cursor: str | None = None
+        while True:
+            found = self._do(page(cursor))
+            yield from found.items
+            cursor = found.next
+            if cursor is None:
+                return
+
+    # --- profiles -----------------------------------------------------------------------------
+
+    def profiles(self) -> Iterator[ProfileStatus]:
+        """Every profile that is published."""
+        return self._pages(lambda cursor: self._registry.list(_SELF, cursor=cursor, limit=PAGE))
+
+    def profile(self, name: str, digest: str | None = None) -> Profile:
+        """What a profile says: its newest version, or the one with that digest."""
+        return self._do(self._registry.show(_SELF, name, digest)).profile
+
+    def freshness(self) -> list[Freshness]:
+        """How old each profile's data is, whether that is normal, and what is wrong if not."""
+        return self._do(self._records.freshness(_SELF))
+
+    # --- records ------------------------------------------------------------------------------
+
+    def records(
+        self,
+        profile: str,
+        *,
+        as_of: str | None = None,
+        vintage: Vintage = "latest",
+        run: str | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        dimensions: Mapping[str, str] | None = None,
+        withdrawn: bool = False,
+        provenance: bool = False,
+    ) -> Iterator[Record]:
+        """The records of a profile, all of one publication, in the order of their first coming.
+
+        ``as_of`` (RFC 3339) is what was known then; ``vintage="first"`` what was said first of each
+        key. ``start`` ≤ the period's start < ``end``. ``run``: what that run wrote, even if it is
+        hidden. ``provenance``: with where each came from.
+        """
+        which = RecordFilter(
+            profile=profile,
+            as_of=as_of,
+            vintage=vintage,
+            run=run,
+            start=start,
+            end=end,
+            dimensions=dict(dimensions or {}),
+            withdrawn=withdrawn,
+            provenance=provenance,
+        )
+        cursor: str | None = None
+        while True:
+            page = self._do(self._records.records(_SELF, which, cursor=cursor, limit=PAGE))
+            yield from page.items
+            cursor = page.next
+            if cursor is None:
+                return
+
+    def record(self, record: str, *, as_of: str | None = None) -> Record:
+        """One record, as published now or at ``as_of``, with its provenance."""
+        return self._do(self._records.record(_SELF, record, as_of=as_of)).record
+
+    def history(self, record: str) -> list[Record]:
+        """Every published revision of a record, the first one first."""
+        return self._do(self._records.record(_SELF, record)).revisions
+
+    # --- whole publications -------------------------------------------------------------------
+
+    def table(
+        self, profile: str, *, as_of: str | None = None, vintage: Vintage = "latest"
+    ) -> pyarrow.Table:
+        """All records of a publication as an Arrow table; its columns are the data dictionary's.
+
+        Exact decimals are text (``price``), with a double beside them (``price__double``). Needs
+        ``pyarrow``.
+        """
+        parquet = _parquet()
+        return parquet.read_table(self._projection(profile, as_of, vintage))
+
+    def batches(
+        self,
+        profile: str,
+        *,
+        as_of: str | None = None,
+        vintage: Vintage = "latest",
+        columns: list[str] | None = None,
+        rows: int = BATCH_ROWS,
+    ) -> Iterator[pyarrow.RecordBatch]:
+        """The same as record batches of at most ``rows`` rows; memory stays flat."""
+        parquet = _parquet()
+        with parquet.ParquetFile(self._projection(profile, as_of, vintage)) as file:
+            yield from file.iter_batches(batch_size=rows, columns=columns)
+
+    def _projection(self, profile: str, as_of: str | None, vintage: str) -> str:
+        """A checked copy of the publication's Parquet file, kept while this client lives."""
+        found = self._do(self._records.projection(_SELF, profile, as_of=as_of, vintage=vintage))
+        return found.path
+
+    def export(
+        self,
+        profile: str,
+        path: str | Path,
+        *,
+        format: Format = "ndjson",  # noqa: A002 - the parameter's name everywhere
+        as_of: str | None = None,
+        vintage: Vintage = "latest",
+        exact: bool = True,
+    ) -> Path:
+        """All records of a publication as a file; it is there whole, or not at all.
+
+        In CSV ``exact=False`` escapes cells that a spreadsheet would take for formulas.
+        """
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.part")
+
+        async def write() -> None:
+            found = await self._records.export(
+                _SELF, profile, format=format, as_of=as_of, vintage=vintage, exact=exact
+            )
+            await _written(found.chunks, partial)
+
+        try:
+            self._do(write())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    def data_package(self, profile: str, *, as_of: str | None = None) -> dict[str, Any]:
+        """The data dictionary: a Frictionless data package that describes the export."""
+        return self._do(self._records.data_package(_SELF, profile, as_of=as_of))
+
+    # --- runs ---------------------------------------------------------------------------------
+
+    def runs(self, profile: str = "", *, status: str = "") -> Iterator[Run]:
+        """Runs, the last one opened first."""
+        try:
+            chosen = RunStatus(status) if status else None
+        except ValueError as error:
+            raise Invalid(
+                f"cannot list runs of the status {status[:40]!r}",
+                hint=f"there are {', '.join(RunStatus)}",
+            ) from error
+        which = RunFilter(profile=profile, status=chosen)
+        return self._pages(
+            lambda cursor: self._records.runs(_SELF, which, cursor=cursor, limit=PAGE)
+        )
+
+    def run(self, run: str) -> Run:
+        """One run as it stands."""
+        return self._do(self._records.run(_SELF, run))
+
+    def last_run(self, profile: str) -> Run:
+        """The profile's last run that published; ``NotFound`` if there is none."""
+        for run in self.runs(profile, status="succeeded"):
+            return run
+        raise NotFound(f"cannot find a run of {profile} that published")
+
+    def diff(self, run: str, *, base: str = "") -> Iterator[RecordChange]:
+        """What the run changed, or what changed between ``base`` and it."""
+        cursor: str | None = None
+        while True:
+            page = self._do(
+                self._records.run_diff(_SELF, run, base=base, cursor=cursor, limit=PAGE)
+            )
+            yield from page.items
+            cursor = page.next
+            if cursor is None:
+                return
+
+    def rejects(self, profile: str = "", *, run: str = "") -> Iterator[StoredReject]:
+        """Rows that failed typing, with the reason."""
+        which = RunFilter(profile=profile, run=run)
+        return self._pages(
+            lambda cursor: self._records.rejects(_SELF, which, cursor=cursor, limit=PAGE)
+        )
+
+    def notices(self, profile: str = "") -> Iterator[Notice]:
+        """What somebody should be told about sources, the newest first."""
+        return self._pages(
+            lambda cursor: self._records.notices(_SELF, profile=profile, cursor=cursor, limit=PAGE)
+        )
+
+
+async def _written(chunks: AsyncIterator[bytes], path: Path) -> None:
+    file = await asyncio.to_thread(path.open, "wb")
+    try:
+        async for chunk in chunks:
+            await asyncio.to_thread(file.write, chunk)
+    finally:
+        file.close()
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise Unsupported(
+            "cannot make a table: pyarrow is not installed",
+            hint="pip install 'holdfast[reports]', or use records() or export()",
+        ) from error
+    return parquet

@@ -1,0 +1,67 @@
+"""The client by itself: what it needs, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from holdfast.client import Client
+from holdfast.kernel.errors import Invalid, Unavailable
+
+BLOCKED = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError("not installed: " + name)
+
+sys.meta_path.insert(0, Blocker())
+from holdfast.client import Client
+
+client = Client("http://127.0.0.1:9")
+try:
+    client.table("rain")
+except Exception as error:
+    print(type(error).__name__, error.hint)
+client.close()
+"""
+SERVER_ONLY = {
+    "litestar", "uvicorn", "uvloop", "httptools", "sqlalchemy", "pysqlite3", "alembic", "jinja2",
+    "zstandard", "authlib", "webauthn", "duckdb", "pyarrow", "scipy", "numpy", "asyncpg", "obstore",
+    "redis", "nats",
+}  # fmt: skip
+
+
+def test_the_base_install_is_enough_and_a_table_says_what_it_lacks() -> None:
+    code = BLOCKED.replace("{blocked!r}", repr(SERVER_ONLY))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Unsupported pip install 'holdfast[reports]'")
+
+
+def test_it_refuses_what_is_no_address_and_finds_no_program_where_none_runs(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(Invalid, match="no http"):
+        Client("localhost:8090")
+    with pytest.raises(Unavailable, match="cannot find a running system"):
+        Client.of(tmp_path)
+
+
+def test_closing_ends_its_thread_and_nothing_is_asked_afterwards() -> None:
+    before = threading.active_count()
+    client = Client("http://127.0.0.1:9", timeout_seconds=1)
+    with pytest.raises(Unavailable):
+        client.run("x")
+    client.close()
+    client.close()
+    assert threading.active_count() == before
+    with pytest.raises(Unavailable, match="closed"):
+        client.run("x")
