@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -136,6 +137,7 @@ def start(
     *,
     environment: Mapping[str, str] | None = None,
     ready: str = "/ready",
+    authority: Path | None = None,
 ) -> Program:
     """Start it and wait until it says its address and answers ``ready``."""
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -154,7 +156,7 @@ def start(
     while time.monotonic() < deadline:
         assert process.poll() is None, f"died with {process.returncode}:\n{program.tail()}"
         address = _address(data_dir, process.pid)
-        if address and _answers(address, ready):
+        if address and _answers(address, ready, authority):
             program.url = address
             token = data_dir / "operator.token"
             program.token = token.read_text().strip() if token.exists() else ""
@@ -174,9 +176,10 @@ def _address(data_dir: Path, pid: int) -> str:
     return str(said["url"]) if said["pid"] == pid else ""
 
 
-def _answers(url: str, path: str) -> bool:
+def _answers(url: str, path: str, authority: Path | None = None) -> bool:
+    verify = ssl.create_default_context(cafile=authority) if authority else True
     try:
-        return httpx.get(url + path, timeout=2, trust_env=False).status_code == 200
+        return httpx.get(url + path, timeout=2, trust_env=False, verify=verify).status_code == 200
     except httpx.HTTPError:
         return False
 

@@ -16,9 +16,9 @@ from pysqlite3 import dbapi2
 from sqlalchemy import Connection, insert, select, text
 
 from holdfast.kernel.clock import SystemClock
-from holdfast.kernel.database import create_schema, open_database
+from holdfast.kernel.database import create_schema, open_database, sqlite_path
 from holdfast.kernel.database.sqlite import SqliteDatabase, SqliteLimits
-from holdfast.kernel.errors import Exhausted, Internal, TooLarge, Unavailable
+from holdfast.kernel.errors import Conflict, Exhausted, Internal, TooLarge, Unavailable
 from holdfast.kernel.principal import operator
 from tests.support.tables import SAMPLE, counters
 from tests.support.waiting import until
@@ -431,3 +431,28 @@ async def test_the_threads_are_gone_after_the_end(tmp_path: Path) -> None:
     with opened(tmp_path / "x.db") as db:
         await db.read(ONE, lambda conn: conn.execute(text("SELECT 1")).scalar())
     await until(lambda: not any("x.db" in thread.name for thread in threading.enumerate()))
+
+
+async def test_a_read_that_fails_half_way_leaves_no_snapshot_behind(sqlite_url: str) -> None:
+    """Every thread of readers has one such read; the next reads see what was written since."""
+    limits = SqliteLimits(readers=1)
+    database = SqliteDatabase(sqlite_path(sqlite_url), limits=limits)
+    database.open()
+    try:
+        insert = text("INSERT INTO tenants (id, created_at) VALUES (:id, 'now')")
+        for number in range(5):
+            await database.write(
+                operator(), lambda conn, n=number: conn.execute(insert, {"id": f"t{n}"}) and None
+            )
+
+        def failing(conn) -> None:
+            rows = conn.execute(text("SELECT id FROM tenants ORDER BY id"))
+            for row in rows:
+                raise Conflict(f"cannot go on: the first is {row.id}")
+
+        with pytest.raises(Conflict) as kept:
+            await database.read(operator(), failing)
+        await database.write(operator(), lambda conn: conn.execute(insert, {"id": "t5"}) and None)
+        assert "t5" in await database.tenants(), kept.value.detail
+    finally:
+        database.close()

@@ -12,6 +12,7 @@ import functools
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -450,6 +451,11 @@ class SqliteDatabase(Database):
                     raise unavailable("the read waited too long")
                 try:
                     return unit(session.core)
+                except BaseException as error:
+                    # A cursor that a frame of the unit still holds would keep its snapshot alive
+                    # past the rollback, and the thread's next read would see the past.
+                    traceback.clear_frames(error.__traceback__)
+                    raise
                 finally:
                     running.end()
         except StopIteration as error:
