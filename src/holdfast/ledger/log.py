@@ -410,12 +410,20 @@ class TenantLog:
                 internal=str(error),
             ) from error
 
+    def look_at_clock(self) -> float:
+        """How far the clock is behind the last entry, in seconds; told as a metric."""
+        if self._open is None or not self._open.recorded:
+            return 0.0
+        now = self.parts.clock.now()
+        behind = (parse_timestamp(self._open.recorded) - now).total_seconds()
+        self.parts.metrics.clock_behind(self.tenant, max(0.0, behind))
+        return behind
+
     def _recorded(self, state: _Open) -> str:
         now = self.parts.clock.now()
         if not state.recorded:
             return timestamp(now)
-        behind = (parse_timestamp(state.recorded) - now).total_seconds()
-        self.parts.metrics.clock_behind(max(0.0, behind))
+        behind = self.look_at_clock()
         if behind > CLOCK_REFUSE_SECONDS:
             raise ClockSteppedBack(
                 f"cannot append: the clock is {behind:.0f} s behind the last entry "

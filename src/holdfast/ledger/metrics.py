@@ -33,6 +33,7 @@ class LedgerMetrics:
         )
         self._damaged: set[str] = set()
         self._fences: dict[str, int] = {}
+        self._late: dict[str, float] = {}
         self._view = metrics.gauge(
             "vdb_replication_view_number",
             "How often a log has changed hands: the newest fence of its sequencer.",
@@ -70,9 +71,10 @@ class LedgerMetrics:
         """A checkpoint was signed."""
         self._checkpoints.inc()
 
-    def clock_behind(self, seconds: float) -> None:
-        """How far the clock is behind the last entry."""
-        self._behind.set(seconds)
+    def clock_behind(self, tenant: str, seconds: float) -> None:
+        """How far the clock is behind the last entry of a log."""
+        self._late[tenant] = seconds
+        self._behind.set(max(self._late.values()))
 
     def writable(self, tenant: str, *, writable: bool) -> None:
         """Whether a log takes appends."""

@@ -118,6 +118,7 @@ class LedgerService:
         while True:
             await self._parts.clock.sleep(pause_seconds)
             for each in list(self._logs.values()):
+                each.look_at_clock()
                 try:
                     await each.checkpoint()
                 except HoldfastError as error:
