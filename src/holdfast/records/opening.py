@@ -85,15 +85,15 @@ def open_run(
 def _check_same(run: Row[Any], claim: Grant, request: RunOpen) -> None:
     if (run.profile, run.profile_digest) != (claim.profile, claim.digest):
         raise GrantMismatch(f"cannot open the run {run.run}: it is of another profile or version")
+    if run.fence > claim.fence:
+        raise StaleFence(
+            f"cannot open the run {run.run}: fence {claim.fence} is over, {run.fence} holds it"
+        )
     if is_final(RunStatus(run.status)):
         return
     asked = (request.kind, request.range_start, request.range_end, request.rehearsal)
     if (run.kind, run.range_start, run.range_end, run.rehearsal) != asked:
         raise GrantMismatch(f"cannot open the run {run.run}: it was opened as something else")
-    if run.fence > claim.fence:
-        raise StaleFence(
-            f"cannot open the run {run.run}: fence {claim.fence} is over, {run.fence} holds it"
-        )
 
 
 def _resume(conn: Connection, tenant: str, run: Row[Any], head: Row[Any], claim: Grant) -> Run:
