@@ -164,8 +164,8 @@ async def test_a_bad_document_is_refused_with_everything_that_is_wrong(registry:
 
 
 async def test_a_part_that_is_not_built_is_refused_by_name(registry: Registry) -> None:
-    bad = write_document(changed("subject", "dimensions.station")).encode()
-    with pytest.raises(Unsupported, match="subject"):
+    bad = write_document(changed("limits", {"concurrency": 2})).encode()
+    with pytest.raises(Unsupported, match=r"limits\.concurrency"):
         await registry.publish(ME, bad)
     with pytest.raises(NotFound):
         await registry.status(ME, "rain")

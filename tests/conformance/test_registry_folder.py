@@ -157,10 +157,10 @@ async def test_a_file_that_was_never_good_is_listed_with_its_problem(
 
 
 async def test_a_part_that_is_not_built_is_a_problem_of_the_file(world: World) -> None:
-    world.write("rain.yaml", subject="dimensions.station")
+    world.write("rain.yaml", limits={"concurrency": 2})
     await world.folder.reconcile()
     assert (
-        "subject and personal marks is not carried out by this build"
+        "concurrency above 1 is not carried out by this build"
         in (await world.service.status(ME, "rain")).problem
     )
 

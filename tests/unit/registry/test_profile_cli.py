@@ -146,10 +146,10 @@ def test_publish_tells_all_problems_and_what_is_not_built(invoke: Invoke, rain: 
     assert refused.exit_code == 2
     assert "titel" in refused.stderr
     assert "mode" in refused.stderr
-    edit(rain, subject="dimensions.station")
+    edit(rain, limits={"concurrency": 2})
     lacking = invoke("publish", rain)
     assert lacking.exit_code == 2
-    assert "does not carry out subject" in lacking.stderr
+    assert "concurrency above 1 is not carried out" in lacking.stderr
 
 
 def test_pause_override_resume_and_history(invoke: Invoke, rain: Path) -> None:

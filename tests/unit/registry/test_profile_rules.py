@@ -373,7 +373,6 @@ def test_requiring_a_bad_profile_raises_with_all_of_it() -> None:
     ("plain", "path", "feature"),
     [
         (changed("limits", {"concurrency": 2}), "limits.concurrency", "concurrency above 1"),
-        (changed("subject", "dimensions.station"), "subject", "subject and personal marks"),
     ],
 )
 def test_a_part_that_is_not_built_is_refused_by_name(plain: Any, path: str, feature: str) -> None:
