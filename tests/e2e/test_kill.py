@@ -16,6 +16,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,19 @@ def _done(future: Future[Any], seconds: float) -> bool:
     return True
 
 
+@contextmanager
+def told(case: str, done: Killing) -> Iterator[None]:
+    """What was hit is printed, however it ends."""
+    try:
+        yield
+    finally:
+        print(
+            f"\n{case}: seed {SEED}, {done.kills} kills in {done.rounds} rounds; by phase "
+            f"{dict(sorted(done.hit.items()))}, by victim {dict(sorted(done.victims.items()))}; "
+            f"{done.again} asked for again"
+        )
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("layout", ["up", "split"])
@@ -314,18 +328,14 @@ def test_killed_at_seeded_moments_it_ends_with_the_same_records_and_history(
             name: line.way(name, stack.port(stack.door_name)) for name in stack.drone_names
         }
         done = Killing(stack, line, changing, random.Random(f"{SEED}-{case}"))
-        with running(stack):
+        with told(case, done), running(stack):
             while done.kills < KILLS[case] * scale():
                 done.round(KILLS[case] * scale())
             changing.history(done.rounds).check(stack)
             runs = list(stack.door.items("/v1/runs", limit=500))
             orphans = stack.orphans()
             wait_until(lambda: not list(tmp_path.glob("drone-*/spool/*/fetch-*")), 10, "the spool")
-    print(
-        f"\n{case}: seed {SEED}, {done.kills} kills in {done.rounds} rounds; by phase "
-        f"{dict(sorted(done.hit.items()))}, by victim {dict(sorted(done.victims.items()))}; "
-        f"{len(runs)} runs, {done.again} asked for again"
-    )
+    print(f"{len(runs)} runs")
     assert orphans == []
     assert set(done.hit) == set(PHASES)
     assert {run["status"] for run in runs} <= {"succeeded", "unchanged", "failed"}

@@ -52,6 +52,7 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/records", "aggregator"),
     ("/v1/results", "aggregator"),
     ("/v1/rejects", "aggregator"),
+    ("/v1/notices", "aggregator"),
     ("/v1/projections", "aggregator"),
     ("/v1/subjects", "aggregator"),
     ("/v1/keys", "aggregator"),

@@ -13,14 +13,29 @@ from holdfast.gateway.proxy import BODY_LIMITS, PUBLIC, body_limit, role_of
 from holdfast.kernel.http.routes import BODY_BYTES, RouteRules, rules_of
 from holdfast.kernel.principal import Permission
 
+OWN = {"/v1/login", "/v1/login/links", "/v1/overview", "/v1/whoami"}
+"""What the door answers itself, wherever the roles are."""
+
 
 @pytest.fixture
-async def elsewhere(tmp_path: Path) -> list[RouteRules]:
-    """The routes that a door may have to pass on."""
+async def routes(tmp_path: Path) -> list[RouteRules]:
+    """The routes of every role."""
     settings = resolve({}, {"data_dir": str(tmp_path), "log_level": "error"})
     async with open_system(settings, ROLES) as system:
         assert system.app is not None
-        return [rules for rules in rules_of(system.app) if role_of(rules.path)]
+        return rules_of(system.app)
+
+
+@pytest.fixture
+def elsewhere(routes: list[RouteRules]) -> list[RouteRules]:
+    """The routes that a door may have to pass on."""
+    return [rules for rules in routes if role_of(rules.path)]
+
+
+async def test_the_door_knows_whose_every_route_is(routes: list[RouteRules]) -> None:
+    """A route that it does not know is answered in one process and not found in several."""
+    unknown = {r.path for r in routes if r.path.startswith("/v1/") and not role_of(r.path)}
+    assert unknown == OWN
 
 
 async def test_the_door_takes_what_the_route_takes(elsewhere: list[RouteRules]) -> None:
