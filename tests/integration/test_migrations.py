@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -165,6 +167,33 @@ async def test_a_database_without_schema_is_not_served(empty_url: str) -> None:
     async with open_database(empty_url, clock=CLOCK) as database:
         with pytest.raises((Unsupported, Unavailable), match="cannot start"):
             await check_schema(database, version=__version__)
+
+
+def test_the_files_names_tell_the_history() -> None:
+    """A start with nothing to migrate reads names, and does not load Alembic for it."""
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory.from_config(runner_module.configuration())
+    walked = [revision.revision for revision in script.walk_revisions()]
+    assert runner_module._revisions() == walked
+    assert script.get_heads() == [HEAD]
+
+
+def test_a_start_with_nothing_to_migrate_does_without_alembic(tmp_path: Path) -> None:
+    asked = (
+        "import asyncio, pathlib, sys\n"
+        "from holdfast.kernel.clock import SystemClock\n"
+        "from holdfast.migrations.runner import migrate\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "url = f'sqlite:///{folder}/holdfast.db'\n"
+        "asyncio.run(migrate(url, clock=SystemClock(), version='0.1.0', backups=folder))\n"
+        "print('alembic' in sys.modules)"
+    )
+    told = [
+        subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert [done.stdout.split()[-1] for done in told] == ["True", "False"]
 
 
 # --- a later revision ---------------------------------------------------------------------------
