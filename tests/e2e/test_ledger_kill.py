@@ -19,7 +19,7 @@ import pytest
 
 from holdfast.kernel.ids import uuid7
 from tests.support.program import Program, run_command, start
-from tests.support.stack import scale
+from tests.support.soaking import scale
 
 pytestmark = [pytest.mark.xdist_group("ledger-kill"), pytest.mark.timeout(900)]
 

@@ -142,8 +142,9 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
     system.loops.append(("relay", relay.run))
 
 
-DISK_FREE_BYTES_LOW = 512 * 1024 * 1024
-DISK_FREE_BYTES_MIN = 32 * 1024 * 1024
+DISK_FREE_LOW = 0.05
+DISK_FREE_BYTES_ENOUGH = 512 * 1024 * 1024
+DISK_FREE_BYTES_MIN = 1024 * 1024
 CONNECTIONS_HIGH = 0.9
 
 
@@ -155,14 +156,15 @@ def guide_checks(system: System) -> dict[str, Check]:
     folder, most = system.settings.data_dir, system.settings["serve_connections_max"]
     gauge = system.metrics.gauge("vdb_connections_active", CONNECTIONS_MEANING)
 
-    async def disk() -> str | None:
+    async def disk_free() -> str | None:
         try:
-            free = (await asyncio.to_thread(shutil.disk_usage, folder)).free
+            disk = await asyncio.to_thread(shutil.disk_usage, folder)
         except OSError as error:
             raise Unavailable(f"cannot use the data directory: {error.strerror}") from error
-        if free < DISK_FREE_BYTES_MIN:
-            raise Unavailable(f"cannot go on: {free} bytes are left on the disk")
-        return "degraded" if free < DISK_FREE_BYTES_LOW else None
+        if disk.free < DISK_FREE_BYTES_MIN:
+            raise Unavailable(f"cannot go on: {disk.free} bytes are left on the disk")
+        low = min(DISK_FREE_LOW * disk.total, DISK_FREE_BYTES_ENOUGH)
+        return "degraded" if disk.free < low else None
 
     async def memory() -> str | None:
         open_now = next(iter(gauge.collect())).samples[0].value
@@ -180,7 +182,7 @@ def guide_checks(system: System) -> dict[str, Check]:
         except OSError as error:
             raise Unavailable(f"cannot write to the data directory: {error.strerror}") from error
 
-    return {"disk": disk, "memory": memory, "data_dir": data_dir}
+    return {"disk": disk_free, "memory": memory, "data_dir": data_dir}
 
 
 def _open_registry(system: System, state: State) -> None:

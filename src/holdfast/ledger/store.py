@@ -281,6 +281,24 @@ def find_versions(
     return [(row[0], row[1]) for row in conn.execute(_VERSIONS, values)]
 
 
+_POSITION = text(
+    "SELECT position FROM ledger_versions"
+    " WHERE tenant = :tenant AND stream = :stream AND version = :version"
+)
+
+
+def find_positions(
+    conn: Connection, tenant: str, wanted: Sequence[tuple[str, int]]
+) -> list[int | None]:
+    """Where each version of a stream lies, as the index has it. For checking, not for serving."""
+    return [
+        conn.execute(
+            _POSITION, {"tenant": tenant, "stream": stream, "version": version}
+        ).scalar_one_or_none()
+        for stream, version in wanted
+    ]
+
+
 def find_tile(conn: Connection, tenant: str, level: int, number: int) -> bytes | None:
     """The hashes of a full tile."""
     values = {"tenant": tenant, "level": level, "number": number}

@@ -20,6 +20,7 @@ from holdfast.ledger.model import Progress
 from holdfast.ledger.ports import StoredCommit
 from holdfast.ledger.service import LedgerService, opened
 from holdfast.ledger.signer import PublishedFile, verifier_of
+from holdfast.ledger.store import IndexRow
 from holdfast.ledger.tree import Tile, Tree
 
 COMMITS_AT_A_TIME = 64
@@ -49,6 +50,7 @@ class _Walk:
     erased: int = 0
     told: int = 0
     tiles: list[Tile] = field(default_factory=list)
+    rows: list[IndexRow] = field(default_factory=list)
 
     def commit(self, commit: StoredCommit) -> None:
         if commit.first != self.tree.size:
@@ -83,6 +85,7 @@ class _Walk:
             raise _UnsoundError(position, "its payload has another length than its header says")
         self.versions[leaf.stream] = version
         self.recorded = leaf.recorded
+        self.rows.append(IndexRow(position, leaf.stream, leaf.version, leaf.id))
         self.tiles += self.tree.append(leaf_hash(data))
         for who, root in self.wanted.pop(position + 1, ()):
             if self.tree.root() != root:
@@ -153,17 +156,28 @@ async def _step(tenant_log: TenantLog, walk: _Walk, batch: list[StoredCommit]) -
 
     await asyncio.to_thread(work)
     tiles, walk.tiles = walk.tiles, []
+    rows, walk.rows = walk.rows, []
+    tenant = tenant_log.tenant
 
-    def unit(conn: Connection) -> list[bytes | None]:
-        return [store.find_tile(conn, tenant_log.tenant, t.level, t.number) for t in tiles]
+    def unit(conn: Connection) -> tuple[list[bytes | None], dict[str, int], list[int | None]]:
+        return (
+            [store.find_tile(conn, tenant, tile.level, tile.number) for tile in tiles],
+            store.find_events(conn, tenant, [row.event_id for row in rows]),
+            store.find_positions(conn, tenant, [(row.stream, row.version) for row in rows]),
+        )
 
-    if not tiles:
+    if not rows:
         return
-    read = await tenant_log.parts.database.read(tenant_log.principal, unit)
+    read, ids, positions = await tenant_log.parts.database.read(tenant_log.principal, unit)
     for tile, stored in zip(tiles, read, strict=True):
         if stored != tile.hashes:
             first = tile.number << 8 * (tile.level + 1)
             raise _UnsoundError(first, f"the tile {tile.level}/{tile.number} is not the tree's")
+    for row, position in zip(rows, positions, strict=True):
+        if ids.get(row.event_id) != row.position or position != row.position:
+            raise _UnsoundError(
+                row.position, "the index is wrong about it; `holdfast ledger rebuild` mends that"
+            )
 
 
 async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:

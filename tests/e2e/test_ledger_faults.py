@@ -1,0 +1,219 @@
+"""A bad disk, a lost tail, flipped bits under the ledger: an error, a report, never a lie."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from holdfast.kernel.clock import ManualClock
+from holdfast.kernel.database import open_database
+from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.ids import uuid7
+from holdfast.ledger.model import Append
+from holdfast.ledger.verifying import verify
+from tests.e2e.test_faults import Disk, full, preloaded
+from tests.e2e.test_ledger_kill import SEED
+from tests.support.program import Program, run_command, start, wait_until
+from tests.support.soaking import scale
+from tests.unit.ledger.making import NOW, ONE, event, everything, ledger_on, one
+
+pytestmark = [pytest.mark.xdist_group("ledger-faults"), pytest.mark.timeout(600)]
+
+QUIET = {"HOLDFAST_LOG_LEVEL": "error"}
+
+
+def numbered(number: int) -> dict[str, Any]:
+    id_ = uuid7(1_792_000_000_000 + number, number.to_bytes(10, "big"))
+    return {"id": id_, "stream": "faults/one", "type": "n.sent", "payload": {"n": number}}
+
+
+def append(program: Program, number: int) -> httpx.Response:
+    return program.client.post("/v1/ledger/events", json={"events": [numbered(number)]}, timeout=30)
+
+
+DISKS: dict[str, Callable[[Path], AbstractContextManager[Disk]]] = {
+    "full": full,
+    "readonly": partial(preloaded, how="readonly"),
+    "fsync": partial(preloaded, how="fsync"),
+}
+
+
+@pytest.mark.parametrize("how", sorted(DISKS))
+def test_a_bad_disk_is_an_error_and_costs_nothing_acknowledged(tmp_path: Path, how: str) -> None:
+    with DISKS[how](tmp_path) as disk:
+        environment = QUIET | disk.environment
+        program = start(["serve", "ledger", "--port", "0"], disk.data_dir, environment=environment)
+        acknowledged: dict[str, int] = {}
+        refused: Counter[str] = Counter()
+
+        def tell(number: int) -> bool:
+            answer = append(program, number)
+            if answer.status_code == 200:
+                placed = answer.json()["events"][0]
+                acknowledged[placed["id"]] = placed["position"]
+                return True
+            assert answer.status_code == 503, answer.text
+            refused[answer.json()["code"]] += 1
+            return False
+
+        try:
+            assert all(tell(number) for number in range(10))
+            disk.spoil()
+            told = [tell(number) for number in range(10, 40)]
+            assert not all(told), "the disk was bad, and nobody noticed"
+            assert program.process.poll() is None
+            disk.mend()
+            wait_until(lambda: tell(40), 60, "the ledger to take events again")
+            program.kill()
+            program = start(
+                ["serve", "ledger", "--port", "0"], disk.data_dir, environment=environment
+            )
+            found = {e["id"]: e["position"] for e in program.items("/v1/ledger/entries", limit=500)}
+            assert {id_: found.get(id_) for id_ in acknowledged} == acknowledged
+            assert len(set(found.values())) == len(found)
+            again = append(program, 5)
+            assert again.json()["events"][0]["position"] == acknowledged[numbered(5)["id"]]
+            verdict = run_command("ledger", "verify", "--json", "--data-dir", str(disk.data_dir))
+            assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+            print(f"{how}: {len(acknowledged)} acknowledged, refused {dict(refused)}")
+        finally:
+            program.kill()
+
+
+def test_a_lost_tail_is_told_by_the_served_program_which_goes_on_when_told_to(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "data"
+    program = start(["serve", "ledger", "--port", "0"], folder, environment=QUIET)
+    for number in range(12):
+        assert append(program, number).status_code == 200
+    assert program.stop() == 0
+    with sqlite3.connect(folder / "state" / "holdfast.db") as database:
+        database.execute("DELETE FROM ledger_commits WHERE first >= 9")
+    database.close()
+    for _ in range(2):
+        program = start(["serve", "ledger", "--port", "0"], folder, environment=QUIET)
+        refusal = append(program, 50)
+        assert (refusal.status_code, refusal.json()["code"]) == (503, "ledger-read-only")
+        status = program.get("/v1/ledger/status")
+        assert status["writable"] is False
+        assert status["damage"]["reason"] == "lost-tail"
+        assert (status["damage"]["first"], status["damage"]["last"]) == (9, 11)
+        ready = program.client.get("/ready").json()
+        assert (ready["status"], ready["checks"]["ledger"]["status"]) == ("degraded", "degraded")
+        assert b"holdfast_ledger_read_only_logs 1.0" in program.client.get("/metrics").content
+        if _ == 0:
+            program.kill()
+    verdict = run_command("ledger", "verify", "--json", "--data-dir", str(folder))
+    assert verdict.returncode == 7
+    made = run_command("ledger", "restart", "--reason", "a test", "--data-dir", str(folder))
+    assert made.returncode == 0, made.stderr
+    assert append(program, 50).status_code == 200
+    assert program.get("/ready")["checks"]["ledger"]["status"] == "ok"
+    assert run_command("ledger", "verify", "--data-dir", str(folder)).returncode == 0
+    program.kill()
+
+
+FLIPS = 40
+
+
+def test_a_flipped_bit_in_any_file_is_an_error_or_harmless_never_a_wrong_answer(
+    tmp_path: Path,
+) -> None:
+    """Flips one bit of one file, opens the ledger on it, and holds every answer to the truth."""
+    chance = random.Random(SEED)
+    outcomes: Counter[str] = Counter()
+
+    async def body() -> None:
+        original = tmp_path / "original"
+        truth, root = await make(original)
+        files = [path for path in sorted(original.rglob("*")) if path.is_file()]
+        files = [path for path in files if not path.name.endswith(".lock")]
+        for number in range(FLIPS * scale()):
+            copy = tmp_path / "copy"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(original, copy)
+            # The database is the largest file by far; the small ones get their share.
+            weights = [8 if path.suffix == ".db" else 1 for path in files]
+            victim = copy / chance.choices(files, weights)[0].relative_to(original)
+            data = bytearray(victim.read_bytes())
+            at = chance.randrange(len(data))
+            data[at] ^= 1 << chance.randrange(8)
+            victim.write_bytes(bytes(data))
+            try:
+                outcome = await judged(copy, truth, root)
+            except AssertionError as error:
+                raise AssertionError(f"flip {number}: {victim.name} at {at}: {error}") from error
+            outcomes[outcome] += 1
+
+    asyncio.run(body())
+    print(dict(outcomes))
+    assert outcomes["seen"]
+    assert outcomes["harmless"]
+
+
+async def make(folder: Path) -> tuple[list[Any], str]:
+    from holdfast.kernel.clock import SystemClock
+    from holdfast.kernel.database import create_schema
+    from holdfast.migrations import load_tables
+
+    load_tables()
+    folder.mkdir()
+    async with open_database(f"sqlite:///{folder / 'x.db'}", clock=SystemClock()) as database:
+        await create_schema(database)
+        async with ledger_on(database, folder, clock=ManualClock(NOW)) as ledger:
+            for at in range(0, 400, 20):
+                events = [event(n, f"notes/{n % 5}") for n in range(at, at + 20)]
+                await ledger.append(ONE, Append(events=events))
+            await ledger.checkpoint(ONE)
+            return await everything(ledger), (await ledger.status(ONE)).root
+
+
+async def judged(folder: Path, truth: list[Any], root: str) -> str:
+    """``seen`` if something said that it is wrong, ``harmless`` if everything is as it was."""
+    from holdfast.kernel.clock import SystemClock
+
+    seen = False
+    try:
+        async with (
+            open_database(f"sqlite:///{folder / 'x.db'}", clock=SystemClock()) as database,
+            ledger_on(database, folder, clock=ManualClock(NOW)) as ledger,
+        ):
+
+            async def ask(question: Any, right: Any) -> None:
+                nonlocal seen
+                try:
+                    answer = await question
+                except HoldfastError:
+                    seen = True
+                else:
+                    assert answer == right, f"{answer} is not {right}"
+
+            await ask(everything(ledger), truth)
+            for number in range(5):
+                mine = [e for e in truth if e.stream == f"notes/{number}"]
+                await ask(everything(ledger, stream=f"notes/{number}"), mine)
+            try:
+                appended = await ledger.append(ONE, one(9999, "notes/new"))
+                assert appended.events[0].position == len(truth)
+                assert (await ledger.inclusion(ONE, 3, len(truth))).root == root
+            except HoldfastError:
+                seen = True
+            last = [line async for line in verify(ledger, ONE)][-1]
+            seen = seen or not last.sound
+            if last.sound:
+                assert (await everything(ledger))[: len(truth)] == truth
+    except HoldfastError:
+        seen = True
+    return "seen" if seen else "harmless"
