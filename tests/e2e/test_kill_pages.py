@@ -23,7 +23,8 @@ import pytest
 import yaml
 
 from tests.support.program import wait_until
-from tests.support.stack import Stack, running, scale, sources
+from tests.support.soaking import scale
+from tests.support.stack import Stack, running, sources
 from tests.support.wire import LATER_SECONDS_MAX, MOMENTS, PHASES, Trap, Wire, wire
 
 pytestmark = [pytest.mark.xdist_group("kill-pages"), pytest.mark.timeout(1200 * scale())]

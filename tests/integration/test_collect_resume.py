@@ -208,3 +208,35 @@ async def test_the_first_page_speaks_for_all_where_the_profile_says_so(bench: Co
         again = await bench.collect()
     assert (again.status, again.requests) == (RunStatus.UNCHANGED, 1)
     assert [seen.status for seen in bench.source.requests] == [304]
+
+
+# --- several at once ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pages", "windows"])
+async def test_pages_are_asked_for_side_by_side_and_read_in_their_order(
+    bench: Collecting, kind: str
+) -> None:
+    """The source answers the first four requests together, or the test ends with its deadline."""
+    write_pages(bench)
+    source: dict[str, Any] = paged({"type": "page", "total_records": "$.n"})
+    pages = PAGES
+    if kind == "windows":
+        bench.write("data.json", {"rows": [{"id": "r", "v": 1}]})
+        first = str(bench.system.clock.now().year - 5)
+        source = {"format": {"type": "json", "records": "$.rows[*]"}, "windows": {
+            "start_parameter": "from", "end_parameter": "to", "start": first, "span": "1y",
+            "format": "%Y", "end": "inclusive",
+        }}  # fmt: skip
+        pages = 6
+    bench.source.faults.replace([Fault(kind="delay", seconds=0.3, skip=1)])
+    await bench.publish(source=source, limits={"concurrency": 4}, duplicates="last")
+    async with bench.drone():
+        run = await bench.collect()
+        assert (run.status, run.pages) == (RunStatus.SUCCEEDED, pages)
+        assert bench.source.busiest == 4
+        again = await bench.collect()
+    assert again.status is RunStatus.UNCHANGED
+    kept = await bench.system.records.responses(OPERATOR, run.id)
+    numbers = [one.response.url.rpartition("=")[2] for one in kept]
+    assert numbers == sorted(numbers)

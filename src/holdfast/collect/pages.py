@@ -7,8 +7,10 @@ error: never a run that goes on for ever, never a cut that nobody sees.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
@@ -183,9 +185,10 @@ class Walk:
         self._source = source
         self._pages_max = pages_max
         self._sections: Iterator[Section] = iter(sections)
+        self._coming: deque[Section] = deque()
         self._pages = 0
         self._seen: set[bytes] = set()
-        section = next(self._sections, Section())
+        section = self._next_section() or Section()
         self._pager = Pager(source, section)
         self.first = self._pager.first
         self._is_new(self.first)
@@ -209,7 +212,7 @@ class Walk:
         self._pages += 1
         following = self._pager.after(page)
         if following is None:
-            section = next(self._sections, None)
+            section = self._next_section()
             if section is None:
                 return None
             self._pager = Pager(self._source, section)
@@ -225,6 +228,22 @@ class Walk:
                 hint="`limits.max_pages` sets it",
             )
         return following
+
+    def ahead(self, count: int) -> list[Ask]:
+        """Up to ``count`` requests that follow the one under way, if the source keeps its word.
+
+        Only such as it has committed itself to, by a total, or as we have chosen ourselves.
+        """
+        left = min(count, self._pages_max - self._pages - 1)
+        found = self._pager.ahead(left)
+        if self._source.pagination is None:
+            while len(self._coming) < left and (more := next(self._sections, None)) is not None:
+                self._coming.append(more)
+            found = [ask_of(self._source, section) for section in islice(self._coming, left)]
+        return found
+
+    def _next_section(self) -> Section | None:
+        return self._coming.popleft() if self._coming else next(self._sections, None)
 
     def _is_new(self, ask: Ask) -> bool:
         """Whether it was not asked before; sixteen bytes of each are remembered."""
@@ -245,6 +264,7 @@ class Pager:
         self._rows = 0
         self._asked = self._start()
         self._total: int | None = None
+        self._total_pages: int | None = None
         self._probing = False
         self._seen: dict[bytes, int] = {}
         self.first = self._numbered(self._asked) if self._is_numbered() else self._plain()
@@ -271,6 +291,23 @@ class Pager:
         if following is None:
             self._check_total()
         return following
+
+    def ahead(self, count: int) -> list[Ask]:
+        """Requests that follow the one under way, as far as the source has said how many."""
+        if not self._pages or not self._is_numbered() or self._probing:
+            return []
+        step, left = 1, 0
+        if isinstance(self._kind, PagePagination):
+            if self._total_pages is not None:
+                left = self._total_pages - self._pages - 1
+            elif self._total is not None and self._rows:
+                left = -(-self._total * self._pages // self._rows) - self._pages - 1
+        elif isinstance(self._kind, OffsetPagination) and self._total is not None:
+            step = self._kind.limit
+            full = self._rows == self._pages * step  # else the source gives less than it is asked
+            left = -(-(self._total - self._asked) // step) - 1 if full else 0
+        numbers = [self._asked + step * number for number in range(1, min(left, count) + 1)]
+        return [self._numbered(number) for number in numbers]
 
     # --- what a page says of itself -----------------------------------------------------------
 
@@ -337,6 +374,7 @@ class Pager:
 
     def _after_number(self, p: PagePagination, page: PageFacts) -> Ask | None:
         total = _whole(page.values.get(p.total_pages or ""), "total_pages")
+        self._total_pages = total
         if total is not None:
             if self._pages >= total:
                 return None

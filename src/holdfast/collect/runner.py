@@ -123,6 +123,8 @@ class Collection:
             return await self._told(error)
         finally:
             self._stopped = True
+            if self._sources is not None:
+                await self._sources.close()
             await self._channel.abandon()
             self._occurrences.close()
             for path in self._spool.glob("fetch-*"):
@@ -253,7 +255,8 @@ class Collection:
         held: list[Page] | None = [] if pages.known else None
         ask: Ask | None = walk.first
         while ask is not None:
-            page = await pages.take(ask, may_be_missing=walk.may_be_missing())
+            ahead = walk.ahead(self._profile.limits.concurrency - 1)
+            page = await pages.take(ask, ahead, may_be_missing=walk.may_be_missing())
             if page is None:
                 ask = walk.after(PageFacts(ask, "", 0, missing=True))
                 continue

@@ -8,8 +8,9 @@ costs the one that was on its way.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -115,6 +116,7 @@ class Pages:
         self._kept: deque[RawResponse] = deque()
         self._given = NO_CREDENTIALS
         self._manners = Manners(self._profile.limits, admit=attempt.admit)
+        self._ahead: dict[str, asyncio.Task[Fetched]] = {}
         self._answered: dict[str, Page] = {}
         self._confirmed: dict[str, Fetched] = {}
         self._taken = 0
@@ -162,18 +164,32 @@ class Pages:
 
     # --- taking -------------------------------------------------------------------------------
 
-    async def take(self, ask: Ask, *, may_be_missing: bool = False) -> Page | None:
+    async def close(self) -> None:
+        """Give up what is still on its way."""
+        for task in self._ahead.values():
+            task.cancel()
+        await asyncio.gather(*self._ahead.values(), return_exceptions=True)
+        self._ahead.clear()
+
+    async def take(
+        self, ask: Ask, ahead: Sequence[Ask] = (), *, may_be_missing: bool = False
+    ) -> Page | None:
         """The page that answers ``ask``, in the spool; ``None`` if there is none and that is fine.
+
+        ``ahead`` are requests that will follow: they are sent already, so that as many are under
+        way as ``limits.concurrency`` lets. Each of them may be the page that a crash costs.
 
         Raises what fetching raises, and :class:`LimitReached` for more bytes than a run may have.
         """
         page = await self._kept_page(ask)
+        if not self._kept_left:
+            self._look_ahead([ask, *ahead] if page is None else list(ahead))
         if page is None:
             name = self._name(ask)
             page = self._answered_page(name) or await self._known_page(ask, name)
         if page is None:
             try:
-                fetched = await self._fetch(ask, None)
+                fetched = await self._result(ask, None)
             except SourceUnavailable as error:
                 if may_be_missing and error.status in _MISSING:
                     return None
@@ -252,7 +268,7 @@ class Pages:
         following = self._with_key(known.following)
         if HIDDEN in following:
             return None
-        fetched = self._confirmed.pop(name, None) or await self._fetch(ask, known)
+        fetched = self._confirmed.pop(name, None) or await self._result(ask, known)
         if not fetched.not_modified:
             return self._page(ask, fetched)
         path = await self._copied(known.digest)
@@ -279,6 +295,31 @@ class Pages:
         return with_parameters(following, self._given.parameters)
 
     # --- from the source ----------------------------------------------------------------------
+
+    def _look_ahead(self, asks: list[Ask]) -> None:
+        """Send the first of these requests that nobody has sent yet."""
+        if self._profile.limits.concurrency == 1:
+            return
+        for ask in asks[: self._profile.limits.concurrency]:
+            name = self._name(ask)
+            if name in self._ahead or name in self._answered or name in self._confirmed:
+                continue
+            known = self.known.get(name) if self._source.method == "GET" else None
+            usable = known is not None and _can_ask(known)
+            usable = usable and known is not None and HIDDEN not in self._with_key(known.following)
+            self._ahead[name] = asyncio.create_task(self._fetch(ask, known if usable else None))
+
+    async def _result(self, ask: Ask, known: Validator | None) -> Fetched:
+        """The answer to a request that was sent ahead, or is sent now."""
+        task = self._ahead.pop(self._name(ask), None)
+        if task is None:
+            return await self._fetch(ask, known)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
 
     async def _fetch(self, ask: Ask, known: Validator | None) -> Fetched:
         """One answer of the source, spooled; what was asked and received is counted."""

@@ -646,7 +646,9 @@ class Limits(_Part, frozen=True, kw_only=True):
     requests_per_day: Positive | None = None
     """Requests a day to this source, over the whole fleet."""
     concurrency: Positive = 1
-    """Requests at once within a run."""
+    """Requests at once within a run: where the source has said how many pages there are, or windows
+    cut its history. A crash may cost as many pages. The operator's bound on requests to one host at
+    once counts too."""
     retries: Annotated[int, Meta(ge=0, le=20)] = 3
     """Repeats of a request that failed in a way that may pass."""
 

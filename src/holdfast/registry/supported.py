@@ -61,7 +61,7 @@ SUPPORTED: dict[str, bool] = {
     "subject and personal marks": True,
     "requests_per_minute": True,
     "requests_per_day": True,
-    "concurrency above 1": False,
+    "concurrency above 1": True,
 }
 """Feature → whether this build carries it out."""
 

@@ -461,3 +461,35 @@ def test_parameters_are_added_and_the_rest_is_left_alone(
     url: str, parameters: dict[str, str], expected: str
 ) -> None:
     assert with_parameters(url, parameters) == expected
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(KINDS), st.integers(0, 40), st.integers(1, 9), st.integers(1, 5))
+def test_what_is_sent_ahead_is_what_will_be_asked(
+    kind: dict[str, Any], rows: int, size: int, count: int
+) -> None:
+    if kind["type"] == "offset":
+        kind = {**kind, "limit": size}
+    shelf = Shelf(rows, size, kind)
+    under = walker(kind, pages_max=1000)
+    expected: list[Ask] = []
+    ask: Ask | None = under.first
+    while ask is not None:
+        if expected:
+            assert ask == expected.pop(0)
+        ahead = under.ahead(count)
+        assert len(ahead) <= count
+        assert ahead[: len(expected)] == expected[: len(ahead)]
+        expected = ahead
+        ask = under.after(shelf.answer(ask))
+    assert expected == []
+
+
+def test_windows_are_sent_ahead_and_never_more_than_a_run_may_fetch() -> None:
+    sections = [Section({"from": str(year)}) for year in range(2020, 2026)]
+    under = walker(None, pages_max=4, sections=sections)
+    assert [ask.url[-4:] for ask in under.ahead(9)] == ["2021", "2022", "2023"]
+    second = under.after(PageFacts(under.first, "a", 1))
+    assert second is not None
+    assert second.url.endswith("2021")
+    assert [ask.url[-4:] for ask in under.ahead(1)] == ["2022"]

@@ -7,9 +7,21 @@ from typing import Any
 
 import pytest
 
-from holdfast.collect.requests import credentials, reported, request
+from holdfast.collect.pages import Ask
+from holdfast.collect.requests import (
+    Credentials,
+    Manners,
+    credentials,
+    reported,
+    request,
+    token_request,
+)
 from holdfast.collect.secrets import SecretMissing, SecretRefused, SecretStore
+from holdfast.collect.tokens import Tokens
+from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.errors import Invalid
+from holdfast.kernel.outbound import OutboundClient
+from holdfast.registry.model import OAuth2Auth, Source
 from tests.unit.collect.helpers import profile
 
 URL = "https://api.example.org/v1/data?x=1"
@@ -141,37 +153,73 @@ AUTHS: list[tuple[dict[str, Any], dict[str, str], str]] = [
 ]
 
 
+async def given_for(source: Source, store: SecretStore) -> Credentials:
+    async with OutboundClient() as outbound:
+        return await credentials(source, store, "default", Tokens(outbound, SystemClock()))
+
+
 @pytest.mark.parametrize(("auth", "headers", "url"), AUTHS)
-def test_credentials_are_added_at_the_last_moment(
+async def test_credentials_are_added_at_the_last_moment(
     store: SecretStore, auth: dict[str, Any], headers: dict[str, str], url: str
 ) -> None:
     parts = {"url": URL, "auth": auth, "headers": {"X-App": "1"}, "format": {"type": "json"}}
     told = profile(parts)
-    given = credentials(told.source, store, "default")
-    asked = request(told.source, told.limits, URL, given)
+    given = await given_for(told.source, store)
+    asked = request(told.source, Manners(told.limits), Ask(URL), given)
     assert (dict(asked.secret_headers), asked.url) == (headers, url)
     assert dict(asked.headers) == {"X-App": "1"}
     assert "s3cr3t" in asked.secrets
     assert "s3cr3t" not in repr(given)
-    shown = reported(told.source, told.limits, URL, given)
+    shown = reported(told.source, Ask(URL), given)
     assert "s3cr3t" not in shown
     assert shown == url.replace("s3cr3t", "***")
 
 
 @pytest.mark.parametrize(("auth", "headers", "url"), AUTHS)
-def test_another_origin_gets_no_credentials_and_no_headers(
+async def test_another_origin_gets_no_credentials_and_no_headers(
     store: SecretStore, auth: dict[str, Any], headers: dict[str, str], url: str
 ) -> None:
     sent = {"X-App": "1", "Accept": "text/csv"}
     told = profile({"url": URL, "auth": auth, "headers": sent, "format": {"type": "json"}})
-    given = credentials(told.source, store, "default")
+    given = await given_for(told.source, store)
     for other in (
         "https://evil.example/p2",
         "https://api.example.org:444/",
         "http://api.example.org/",
     ):
-        asked = request(told.source, told.limits, other, given)
+        asked = request(told.source, Manners(told.limits), Ask(other), given)
         assert dict(asked.secret_headers) == {}
         assert dict(asked.headers) == {"Accept": "text/csv"}
         assert "s3cr3t" not in asked.url
         assert asked.method == "GET"
+
+
+@pytest.mark.parametrize(
+    ("url", "token_url", "refused"),
+    [
+        (URL, "https://api.example.org/token", ""),
+        (URL, "https://other.example:8443/token", ""),
+        (URL, "https://evil.example/token", "evil.example"),
+        # A token is as good as the secret: it may not be sent to a host of somebody's own either.
+        ("https://evil.example/data", "https://api.example.org/token", "evil.example"),
+    ],
+)
+def test_a_client_s_secret_is_bound_to_its_token_endpoint_and_to_the_source(
+    store: SecretStore, url: str, token_url: str, refused: str
+) -> None:
+    auth = {
+        "type": "oauth2-client-credentials",
+        "token_url": token_url,
+        "client_id": "me",
+        "client_secret": "secret://env/KEY",
+    }
+    source = profile({"url": url, "auth": auth, "format": {"type": "json"}}).source
+    assert isinstance(source.auth, OAuth2Auth)
+    if refused:
+        with pytest.raises(SecretRefused, match=refused):
+            token_request(source, source.auth, store, "default")
+    else:
+        asked = token_request(source, source.auth, store, "default")
+        assert asked.client_secret == "s3cr3t"
+        assert "s3cr3t" not in repr(asked)
+        assert "s3cr3t" not in asked.key
