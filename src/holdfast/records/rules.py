@@ -129,7 +129,9 @@ def rules_of(version: ProfileVersion) -> Rules:
     )
 
 
-_MAPPING = ("dimensions", "measures", "attributes", "period", "unpivot", "nulls", "timezone")
+_MAPPING = (
+    "dimensions", "measures", "attributes", "period", "unpivot", "nulls", "timezone", "code_lists",
+)  # fmt: skip
 
 
 def mapping_digest(profile: Profile) -> str:

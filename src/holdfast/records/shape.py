@@ -222,7 +222,8 @@ def drift_of(now: Shape, before: Shape) -> list[Drift]:
 def _presence(name: str, now: FieldShape, before: FieldShape) -> Drift | None:
     was, there = before.there / before.looked, now.there / now.looked
     vital = not name.startswith("attributes.")
-    if not now.there and was >= 0.9 and (now.looked >= FEW or before.there == before.looked):
+    usual = was >= 0.9 and (now.looked >= FEW or before.there == before.looked)
+    if not now.there and (usual or was * now.looked >= SOME):
         return _drift(name, "missing", vital, f"was in {was:.0%} of the records, is in none")
     if was <= 0.05 and there >= 0.5 and now.there >= FEW:
         return _drift(name, "new", False, f"is in {there:.0%} of the records, was in {was:.0%}")
