@@ -7,14 +7,18 @@ import os
 import random
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from pysqlite3 import dbapi2
 
 from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.ids import uuid7
+from holdfast.kernel.outbox import commitment
 from holdfast.keyring import Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
+from holdfast.ledger.frames import decode_frame
+from holdfast.ledger.ports import StoredCommit
 from tests.support.program import run_command, started, wait_until
 from tests.support.stack import SAMPLE
 
@@ -60,6 +64,16 @@ def opened(folder: Path, master: Path) -> Keyring:
     )
 
 
+def sealings(data: Path) -> list[str]:
+    """How every event is sealed, those on their way and those in the ledger."""
+    with closing(dbapi2.connect(str(data / "state" / "holdfast.db"))) as state:
+        found = [row[0] for row in state.execute("SELECT sealing FROM outbox")]
+        for first, count, frame in state.execute("SELECT first, count, frame FROM ledger_commits"):
+            entries = decode_frame(StoredCommit(first, count, frame)).entries
+            found += [entry.sealing for entry in entries]
+    return found
+
+
 def test_events_are_sealed_and_the_keys_can_be_lost_and_put_back(tmp_path: Path) -> None:
     data, safe = tmp_path / "data", tmp_path / "safe.json"
     where, environment = ["--data-dir", str(data)], quiet(tmp_path)
@@ -67,13 +81,19 @@ def test_events_are_sealed_and_the_keys_can_be_lost_and_put_back(tmp_path: Path)
         wait_until(lambda: len(list(program.items("/v1/profiles"))) == 1, what="the profile")
         assert "master key made" in program.tail()
         assert run_command("key", "export", "--out", str(safe), *where).returncode == 0
+        made = run_command("backup", "create", "--json", *where)
+        assert made.returncode == 0, made.stderr
+        backup = json.loads(made.stdout)
+    data_file, keys_file = backup["data_file"], backup["keys_file"]
+    arguments = [data_file, "--keys", keys_file, "--recovery", str(safe), "--json"]
+    elsewhere = ["--data-dir", str(tmp_path / "elsewhere")]
+    restored = run_command("backup", "restore", *arguments, *elsewhere)
+    assert restored.returncode == 0, restored.stderr
+    assert json.loads(restored.stdout)["verified"]["keys"] >= 2
+    assert run_command("backup", "restore", *arguments, *where).returncode == 5
     assert safe.stat().st_mode & 0o777 == 0o600
-    with dbapi2.connect(str(data / "state" / "holdfast.db")) as state:
-        rows = state.execute("SELECT sealing, sealed FROM outbox").fetchall()
-    state.close()
-    assert rows
-    assert {row[0].partition(":")[0] for row in rows} == {"holdfast-envelope-1"}
-    assert not any(b"profile" in row[1] for row in rows)
+    assert sealings(data), "there are events, and each is sealed under a key"
+    assert {sealing.partition(":")[0] for sealing in sealings(data)} == {"holdfast-envelope-1"}
 
     master, secret = data / "keys" / "master.key", data / "secrets" / "tenant-secrets"
     for path in (master, secret):
@@ -110,13 +130,26 @@ def test_events_are_sealed_and_the_keys_can_be_lost_and_put_back(tmp_path: Path)
 
     # As a release without a keyring left it: sealed at the start, with nothing left behind.
     state = dbapi2.connect(str(data / "state" / "holdfast.db"))
-    plain = bytes(32) + b"plain words" * 50
-    state.execute("UPDATE outbox SET sealing = 'clear', sealed = ?", [plain])
+    salt, payload = bytes(32), b'{"said":"plain words"}'
+    state.execute(
+        "INSERT INTO outbox (tenant, event_id, stream, type, time, subject, request_id,"
+        " payload_bytes, payload_commitment, sealing, sealed, transaction_id, sequence)"
+        " VALUES ('default', ?, 'old', 'something.happened', '2026-01-01T00:00:00.000000Z',"
+        " 'somebody', '', ?, ?, 'clear', ?, 0, 1000000)",
+        [
+            uuid7(1_700_000_000_000, bytes(10)),
+            len(payload),
+            commitment(salt, payload),
+            salt + payload,
+        ],
+    )
     state.commit()
     state.close()
     given["HOLDFAST_KEYRING_MASTER_KEY_FILE"] = str(master)
     with started(UP, data, environment=given) as program:
         assert len(list(program.items("/v1/profiles"))) == 1
+        read = ["ledger", "read", "--stream", "old", *where]
+        wait_until(lambda: "plain words" in run_command(*read).stdout, what="the old event")
     for path in (data / "state").iterdir():
         assert b"plain words" not in path.read_bytes(), path
 

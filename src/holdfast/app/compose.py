@@ -68,7 +68,7 @@ async def open_system(
         signing = Keys(settings, chosen)
         elsewhere = await _open_clients(system, signing, stack)
         if chosen & STATEFUL:
-            state = await _open_state(system, stack)
+            state = system.state = await _open_state(system, stack)
             await services.open_services(system, state, signing, stack)
         _open_application(system, signing, elsewhere)
         # All types are loaded, and nothing works at the same time yet.

@@ -55,7 +55,7 @@ async def open_keyring(
     """The keyring, held against the mark that the data carries; see ``keyring.open_keyring``."""
     from holdfast.keyring import open_keyring as opened
     from holdfast.keyring.backends import open_store
-    from holdfast.keyring.model import EVENTS, PURPOSES
+    from holdfast.keyring.model import BACKUPS, EVENTS, PURPOSES
 
     settings = system.settings
     mark = f"keyring of {holder}"
@@ -72,7 +72,7 @@ async def open_keyring(
             new_id=system.new_id(),
             expected=known,
             # Whoever only writes events has no business with people's data.
-            purposes=PURPOSES if "aggregator" in system.roles else {EVENTS},
+            purposes=PURPOSES if system.roles & {"aggregator", "ledger"} else {EVENTS, BACKUPS},
         )
     except BaseException:
         await asyncio.to_thread(store.close)

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("holdfast.fleet.cli:worker_app", "The drones: list, admit, revoke."),
     "task": ("holdfast.fleet.cli:task_app", "The work: list, show, submit, cancel."),
     "key": ("holdfast.app.commands.key:app", "Keys: list, rotate, check, export; erase."),
+    "backup": ("holdfast.app.commands.backup:app", "Back up, restore, and rehearse it."),
     "fixture": ("holdfast.collect.fixtures.cli:app", "Serve recorded sources like the originals."),
     "login": ("holdfast.app.commands.status:login", "Print a link that signs a browser in."),
     "doctor": ("holdfast.app.commands.doctor:app", "Check a stack that is down, up or broken."),

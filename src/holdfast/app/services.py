@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SWEEP_SECONDS = 1.0
 KEYS_SECONDS = 2.0
+PRUNE_SECONDS = 3600.0
 
 
 async def open_services(system: System, state: State, keys: Keys, stack: AsyncExitStack) -> None:
@@ -33,7 +34,8 @@ async def open_services(system: System, state: State, keys: Keys, stack: AsyncEx
     await _open_ledger(system, state, stack)
     if "identity" in system.roles:
         _open_identity(system, state)
-    if "aggregator" in system.roles:
+    _open_backups(system, state, stack)
+    if system.roles & {"aggregator", "ledger"}:
         _open_subjects(system, state)
     if "registry" in system.roles:
         _open_registry(system, state)
@@ -49,6 +51,22 @@ async def open_services(system: System, state: State, keys: Keys, stack: AsyncEx
     if system.subjects is not None:
         # Before anything is served: whoever was erased stays so, whatever was restored.
         await system.subjects.resume(await state.database.tenants())
+
+
+def _open_backups(system: System, state: State, stack: AsyncExitStack) -> None:
+    from holdfast.app.backup import http
+    from holdfast.app.backup.create import BackupService
+
+    backups = BackupService(system, state)
+    stack.push_async_callback(backups.close)
+    system.handlers += http.handlers(backups)
+
+    async def prune() -> None:
+        while True:
+            await backups.prune()
+            await system.clock.sleep(PRUNE_SECONDS)
+
+    system.loops.append(("old copies of keys", prune))
 
 
 def _open_subjects(system: System, state: State) -> None:

@@ -309,6 +309,13 @@ SETTINGS: tuple[Setting, ...] = (
         7,
         "How long copies of the keyring are kept: after that an erased subject is unrecoverable",
     ),
+    Setting("HOLDFAST_BACKUP_DIR", _path, None, "Backups of the data; default backups/"),
+    Setting(
+        "HOLDFAST_BACKUP_KEYS_DIR",
+        _path,
+        None,
+        "Backups of the keys, kept apart and for less long; default key-backups/",
+    ),
     Setting("HOLDFAST_SECRETS_DIR", _path, None, "Files for secret://file/NAME; default secrets/"),
     *(_bind(role) for role in ROLES if role != "ledger"),
     Setting(

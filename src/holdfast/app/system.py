@@ -47,6 +47,7 @@ class System:
     records: Any = None
     reports: Any = None
     subjects: Any = None
+    state: State | None = None
     ledger: Any = None
     links: LoginLinks | None = None
     app: App | None = None

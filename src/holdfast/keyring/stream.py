@@ -8,7 +8,7 @@ are ``Corrupt``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from holdfast.kernel.errors import Corrupt
 from holdfast.keyring.envelope import OVERHEAD_BYTES, Context, key_id_of, seal, unseal
@@ -46,7 +46,7 @@ async def unsealed_stream(
     purpose: str,
     object_id: str,
     chunks: AsyncIterator[bytes],
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """What :func:`sealed_stream` was given; ``find`` gives the key of an id."""
     frames = _Frames()
     key: DataKey | None = None

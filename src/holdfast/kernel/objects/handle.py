@@ -82,6 +82,10 @@ class Objects:
             raise Invalid("cannot read an object: the range is negative")
         return self._driver.get(self.name(principal, digest), start, length)
 
+    def stored(self, name: str) -> AsyncIterator[bytes]:
+        """The bytes under a stored name, as :meth:`scan` tells it; for whoever copies them all."""
+        return self._driver.get(name, 0, None)
+
     async def head(self, principal: Principal, digest: str) -> StoredObject:
         """Size and time of the object; ``NotFound`` if there is none."""
         found = await self._driver.head(self.name(principal, digest))

@@ -1,0 +1,315 @@
+"""Making a backup: a consistent copy of the state, every object, and apart from them the keys.
+
+The database is copied first, in one transaction; then the objects. An object is durable before the
+row that names it, so everything that the copy names is there (but for what was erased meanwhile).
+Projections, caches and the ledger's head files are left out: the first two are rebuilt, the last
+must never be restored. The master key is in neither file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from msgspec import Struct
+
+from holdfast import __version__
+from holdfast.app.backup.container import PIECE_BYTES, Header, Part, write
+from holdfast.app.keys import master_file
+from holdfast.app.settings import Settings
+from holdfast.kernel.clock import timestamp
+from holdfast.kernel.errors import Conflict, HoldfastError, NotFound
+from holdfast.kernel.ids import DEFAULT_TENANT, EventId
+from holdfast.kernel.outbox import Event
+from holdfast.kernel.principal import Principal, service
+from holdfast.kernel.telemetry import get_logger, request_id
+from holdfast.keyring.backends.schema import NAMES
+from holdfast.keyring.master import MasterKey
+from holdfast.keyring.model import BACKUPS, DataKey
+from holdfast.keyring.ports import Rows
+
+if TYPE_CHECKING:
+    from holdfast.app.system import State, System
+
+log = get_logger("backup")
+JOBS_MAX = 20
+
+
+class Backup(Struct, frozen=True, kw_only=True):
+    """A backup on its way, or done: its two files."""
+
+    id: str
+    state: Literal["running", "done", "failed"]
+    started_at: str
+    finished_at: str = ""
+    data_file: str = ""
+    keys_file: str = ""
+    size_bytes: int = 0
+    objects: int = 0
+    objects_done: int = 0
+    problem: str = ""
+
+
+def backup_dir(settings: Settings) -> Path:
+    """Where backups of the data go."""
+    return settings["backup_dir"] or settings.data_dir / "backups"
+
+
+def backup_keys_dir(settings: Settings) -> Path:
+    """Where backups of the keys go: elsewhere, since they live shorter."""
+    return settings["backup_keys_dir"] or settings.data_dir / "key-backups"
+
+
+def master_backup_key(master: MasterKey) -> DataKey:
+    """The key of backups of the keyring: it must open before any keyring does."""
+    info = b"holdfast backup of the keyring"
+    secret = HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(master.secret)
+    return DataKey(master.id, secret)
+
+
+class BackupService:
+    """Makes backups of the system of this process, one at a time."""
+
+    def __init__(self, system: System, state: State) -> None:
+        self._system = system
+        self._state = state
+        self._settings = system.settings
+        self._jobs: dict[str, Backup] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Stop what is under way: a backup that is not whole has no name yet."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def start(self, principal: Principal) -> Backup:
+        """Begin a backup; ``Conflict`` if one is under way."""
+        if self._task is not None and not self._task.done():
+            raise Conflict("cannot begin a backup: one is under way", code="backup-running")
+        now = timestamp(self._system.clock.now())
+        job = Backup(id=self._system.new_id(), state="running", started_at=now)
+        self._note(job)
+        self._task = asyncio.create_task(self._make(principal, job), name="backup")
+        return job
+
+    async def ended(self, backup_id: str) -> Backup:
+        """Wait for it: for whoever is in this process."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        return await self.show(backup_id)
+
+    async def show(self, backup_id: str) -> Backup:
+        """How far it is; ``NotFound`` for one that this process has not made."""
+        found = self._jobs.get(backup_id)
+        if found is None:
+            raise NotFound(f"cannot find the backup {backup_id[:64]}", code="backup-not-found")
+        return found
+
+    async def prune(self) -> list[str]:
+        """Remove copies of the keyring that are older than they may be; their names.
+
+        After this nobody can open what was erased that long ago.
+        """
+        days = self._settings["keyring_backup_days"]
+        before = (self._system.clock.now() - timedelta(days=days)).timestamp()
+        gone = []
+        folder = backup_keys_dir(self._settings)
+        for path in sorted(folder.glob("keys-*.hfk")) if folder.is_dir() else []:
+            if path.stat().st_mtime < before:
+                await asyncio.to_thread(path.unlink)
+                gone.append(path.name)
+        return gone
+
+    def _note(self, job: Backup) -> None:
+        self._jobs[job.id] = job
+        while len(self._jobs) > JOBS_MAX:
+            del self._jobs[next(iter(self._jobs))]
+
+    async def _make(self, principal: Principal, job: Backup) -> None:
+        try:
+            done = await self._made(principal, job)
+        except HoldfastError as error:
+            done = msgspec.structs.replace(job, state="failed", problem=error.detail)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            done = msgspec.structs.replace(job, state="failed", problem=f"cannot write: {reason}")
+        except Exception:
+            log.exception("backup failed")
+            done = msgspec.structs.replace(job, state="failed", problem="see the log")
+        finished = timestamp(self._system.clock.now())
+        self._note(msgspec.structs.replace(done, finished_at=finished))
+
+    async def _made(self, principal: Principal, job: Backup) -> Backup:
+        settings, keyring = self._settings, self._state.keyring
+        stamp = re.sub("[^0-9]", "", job.started_at)[:14]
+        data = backup_dir(settings) / f"data-{stamp}-{job.id[-6:]}.hfb"
+        keys = backup_keys_dir(settings) / f"keys-{stamp}-{job.id[-6:]}.hfk"
+        key = await asyncio.to_thread(keyring.current, DEFAULT_TENANT, BACKUPS)
+        copy = data.with_name(f".{data.stem}.db")
+        data.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            await asyncio.to_thread(_copy_sqlite, settings, copy)
+            names = [
+                found.name
+                for tenant in await self._state.database.tenants()
+                async for found in self._state.objects.scan(service("backup", tenant))
+            ]
+            header = Header(
+                id=job.id,
+                created_at=job.started_at,
+                version=__version__,
+                roles=sorted(self._system.roles),
+                engine="sqlite",
+                keyring=await asyncio.to_thread(lambda: keyring.id),
+                objects=len(names),
+            )
+            job = msgspec.structs.replace(job, objects=len(names))
+            size = await write(data, "data", key, header, self._data_parts(copy, names, job))
+        finally:
+            copy.unlink(missing_ok=True)
+        master = master_backup_key(keyring.masters.current)
+        size += await write(keys, "keys", master, header, self._key_parts())
+        await self.prune()
+        await self._emit(principal, job, size)
+        return msgspec.structs.replace(
+            job,
+            state="done",
+            data_file=str(data),
+            keys_file=str(keys),
+            size_bytes=size,
+            objects_done=job.objects,
+        )
+
+    async def _data_parts(self, copy: Path, names: list[str], job: Backup) -> AsyncIterator[Part]:
+        yield Part("state/holdfast.db", _file(copy))
+        for done, name in enumerate(names):
+            self._note(msgspec.structs.replace(job, objects_done=done))
+            chunks = self._state.objects.stored(name)
+            first = await _first(chunks)
+            if first is not None:  # else it was erased since the list was made
+                yield Part(f"objects/{name}", _after(first, chunks))
+        for path in _own_files(self._settings):
+            yield Part(f"files/{path.relative_to(self._settings.data_dir)}", _file(path))
+
+    async def _key_parts(self) -> AsyncIterator[Part]:
+        for table in NAMES:
+            lines = await asyncio.to_thread(dump_table, self._state.keyring.store, table)
+            yield Part(f"keyring/{table}", _one(lines))
+        left_out = {master_file(self._settings)}
+        for folder, under in (
+            (self._settings.keys_dir, "keys"),
+            (self._settings.secrets_dir, "secrets"),
+        ):
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and path not in left_out and not path.name.startswith("."):
+                    yield Part(f"{under}/{path.relative_to(folder)}", _file(path))
+
+    async def _emit(self, principal: Principal, job: Backup, size: int) -> None:
+        event = Event(
+            id=EventId(self._system.new_id()),
+            stream="backups",
+            type="backup.created",
+            time=self._system.clock.now(),
+            payload={"backup": job.id, "bytes": size, "objects": job.objects},
+            request_id=request_id(),
+        )
+        outbox = self._state.outbox
+        await self._state.database.write(
+            principal, lambda conn: outbox.emit(conn, principal, event)
+        )
+
+
+def dump_table(store: Any, table: str) -> bytes:
+    """A table of the keyring, one JSON array a line."""
+
+    def unit(rows: Rows) -> bytes:
+        names = ", ".join(NAMES[table])
+        found = rows.all(f"SELECT {names} FROM {table}")  # noqa: S608 - our own names
+        return b"".join(
+            msgspec.json.encode([_plain(cell) for cell in row]) + b"\n" for row in found
+        )
+
+    made: bytes = store.transact(unit)
+    return made
+
+
+def load_table(store: Any, table: str, data: bytes) -> None:
+    """Put the rows of :func:`dump_table` into the empty table."""
+    columns = NAMES[table]
+    values = [
+        tuple(
+            base64.b64decode(cell) if name == "wrapped" else cell
+            for name, cell in zip(columns, msgspec.json.decode(line), strict=True)
+        )
+        for line in data.splitlines()
+    ]
+    places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+    statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608
+
+    def unit(rows: Rows) -> None:
+        rows.many(statement, values)
+
+    if values:
+        store.transact(unit)
+
+
+def _plain(cell: Any) -> Any:
+    return base64.b64encode(cell).decode() if isinstance(cell, bytes | memoryview) else cell
+
+
+def _copy_sqlite(settings: Settings, target: Path) -> None:
+    """A consistent copy of the open database, whole and flushed, without what was deleted."""
+    from pysqlite3 import dbapi2
+
+    from holdfast.kernel.database import sqlite_path
+
+    target.unlink(missing_ok=True)
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    source = sqlite_path(settings.database_url)
+    with closing(dbapi2.connect(f"file:{source}?mode=ro", uri=True, isolation_level=None)) as read:
+        read.execute("PRAGMA busy_timeout=10000").close()
+        with closing(dbapi2.connect(str(target), isolation_level=None)) as copy:
+            read.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE").close()
+
+
+def _own_files(settings: Settings) -> list[Path]:
+    """What the operator wrote into the data directory."""
+    found = [settings.data_dir / "holdfast.toml"]
+    profiles = settings.data_dir / "profiles"
+    found += sorted(profiles.rglob("*")) if profiles.is_dir() else []
+    return [path for path in found if path.is_file()]
+
+
+async def _file(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, PIECE_BYTES):
+            yield chunk
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _first(chunks: AsyncIterator[bytes]) -> bytes | None:
+    try:
+        return await anext(chunks, b"")
+    except NotFound:
+        return None
+
+
+async def _after(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in chunks:
+        yield chunk

@@ -1,0 +1,418 @@
+"""From a backup back to a system that answers.
+
+Everything is unpacked and checked in a folder beside the data directory; only when all of it is
+whole does it get the directory's name, in one step. So a backup that was cut off or changed leaves
+nothing behind. What no restore may bring back stays as it is: the erasures (both lists are joined),
+and the ledger's head files and published sizes, if the directory has them.
+
+Then the system is opened: that replays every erasure, before anything is served. At last everything
+is checked again from the stored bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from holdfast.app.backup.container import Header, size_of, unpack
+from holdfast.app.backup.create import load_table, master_backup_key
+from holdfast.app.keys import erasures_file, keyring_place, master_file
+from holdfast.app.settings import Resolved, Settings
+from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, Unsupported
+from holdfast.kernel.ids import DEFAULT_TENANT
+from holdfast.kernel.outbox import BEGINNING
+from holdfast.kernel.principal import Principal, operator, service
+from holdfast.keyring.backends import open_store
+from holdfast.keyring.backends.schema import NAMES
+from holdfast.keyring.keyring import KEEP_HINT, open_keyring
+from holdfast.keyring.master import MasterKeys
+from holdfast.keyring.model import BACKUPS, DataKey, ErasureLine, encode_line
+from holdfast.keyring.subjects import read_erasures
+
+Progress = Callable[[str, int, int], None]
+"""What is being done, how much of how much."""
+
+NEVER_RESTORED = ("ledger", "published")
+"""Folders of the data directory that outlive a restore: heads and published sizes of the ledger."""
+
+
+class Verified(Struct, frozen=True, kw_only=True):
+    """What was checked again after a restore."""
+
+    keys: int
+    events: int
+    events_erased: int
+    responses: int
+    erasures_replayed: int
+    ledger_entries: int
+    ledger: str
+    """``sound``, or what does not fit: a log from before its last published checkpoint is read
+    only, until ``holdfast ledger restart`` begins a new origin that cites it."""
+
+
+class Restored(Struct, frozen=True, kw_only=True):
+    """A restore, with what it took: the time until the system could answer again."""
+
+    backup: str
+    created_at: str
+    data_dir: str
+    objects: int
+    unpack_seconds: float
+    open_seconds: float
+    verify_seconds: float
+    verified: Verified
+
+    @property
+    def ready_seconds(self) -> float:
+        return self.unpack_seconds + self.open_seconds
+
+
+def nothing(_what: str, _done: int, _total: int) -> None:
+    """No progress is shown."""
+
+
+async def restore(
+    settings: Settings,
+    data: Path,
+    keys: Path | None,
+    *,
+    erasures: Path | None = None,
+    progress: Progress = nothing,
+) -> Restored:
+    """Restore ``data`` with the keys of ``keys`` (or those in the data directory) and check it.
+
+    The data directory must hold no state. Raises without having written anything there if a file is
+    damaged, a key is missing, or there is state already.
+    """
+    _check_place(settings)
+    size_of(data)
+    began = time.monotonic()
+    target = settings.data_dir.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = target.with_name(f".{target.name}.restoring-{os.getpid()}")
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(mode=0o700)
+    try:
+        header = await _unpacked(settings, stage, data, keys, erasures, progress)
+        await asyncio.to_thread(_put_in_place, stage, target)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)
+    unpacked = time.monotonic()
+    return await _reopened(settings, header, began, unpacked, progress)
+
+
+async def drill(
+    settings: Settings, data: Path, keys: Path, scratch: Path, *, progress: Progress = nothing
+) -> Restored:
+    """:func:`restore` into a folder of its own, which is removed afterwards, come what may."""
+    masters = _masters(settings)
+    changed: dict[str, Any] = {
+        "data_dir": scratch,
+        "keyring_master_key": _text_of(masters),
+        **dict.fromkeys(
+            ("keys_dir", "trust_dir", "secrets_dir", "backup_dir", "backup_keys_dir"), None
+        ),
+        **dict.fromkeys(("database_url", "objects_url", "keyring_url"), ""),
+    }
+    own = replace(
+        settings,
+        resolved={**settings.resolved, **{k: Resolved(v, "drill") for k, v in changed.items()}},
+    )
+    try:
+        return await restore(own, data, keys, erasures=erasures_file(settings), progress=progress)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+
+
+def _check_place(settings: Settings) -> None:
+    if not settings.database_url.startswith("sqlite:") or not settings.objects_url.startswith(
+        "file:"
+    ):
+        raise Unsupported(
+            "cannot restore: this puts back SQLite and a local folder only",
+            hint="restore PostgreSQL and S3 by their own means, then `holdfast key import`",
+        )
+    taken = [name for name in ("state", "objects") if any((settings.data_dir / name).glob("**/*"))]
+    if taken:
+        raise Conflict(
+            f"cannot restore into {settings.data_dir}: there is data in it ({', '.join(taken)})",
+            code="data-there",
+            hint="move it away, or name another --data-dir",
+        )
+
+
+def _masters(settings: Settings) -> MasterKeys:
+    if settings["keyring_master_key"]:
+        return MasterKeys.from_text(settings["keyring_master_key"])
+    path = master_file(settings)
+    try:
+        return MasterKeys.from_file(path)
+    except FileNotFoundError:
+        raise Conflict(
+            f"cannot restore: the master key is not at {path}",
+            code="master-key-missing",
+            hint=KEEP_HINT,
+        ) from None
+
+
+def _text_of(masters: MasterKeys) -> str:
+    from holdfast.keyring.master import render_master
+
+    return render_master(masters.versions)
+
+
+async def _unpacked(
+    settings: Settings,
+    stage: Path,
+    data: Path,
+    keys: Path | None,
+    erasures: Path | None,
+    progress: Progress,
+) -> Header:
+    """Everything in ``stage`` as the data directory will be; ``Corrupt`` if it is not whole."""
+    masters = _masters(settings)
+
+    async def find_master(key_id: bytes) -> DataKey:
+        master = masters.find(key_id)
+        if master is None:
+            raise Corrupt(
+                "cannot open the keys: they were kept under another master key",
+                code="master-key-foreign",
+                hint=KEEP_HINT,
+            )
+        return master_backup_key(master)
+
+    keyring_file = stage / "keyring" / "keyring.db"
+    if keys is not None:
+        total = size_of(keys)
+        of_keys = await unpack(
+            keys, "keys", find_master, stage, lambda done: progress("keys", done, total)
+        )
+        await asyncio.to_thread(_load_keyring, stage / "keyring", keyring_file)
+    else:
+        of_keys = None
+        await asyncio.to_thread(_own_keys, settings, stage, keyring_file)
+    _join_erasures(stage, [erasures_file(settings), *([erasures] if erasures else [])])
+    store = await asyncio.to_thread(open_store, f"sqlite:///{keyring_file}")
+    try:
+        keyring = open_keyring(store, lambda _: masters, SystemClock(), new_id="", expected=None)
+
+        async def find(key_id: bytes) -> DataKey:
+            return await asyncio.to_thread(keyring.find, DEFAULT_TENANT, BACKUPS, key_id)
+
+        total = size_of(data)
+        header = await unpack(data, "data", find, stage, lambda done: progress("data", done, total))
+        if keyring.id != header.keyring or (of_keys is not None and of_keys.keyring != keyring.id):
+            raise Conflict("cannot restore: the two files are of different systems")
+        store.transact(lambda rows: rows.all("UPDATE keyring_erasures SET state = 'erasing'"))
+    finally:
+        await asyncio.to_thread(store.close)
+    for lock in keyring_file.parent.glob("*.lock"):
+        lock.unlink()
+    await asyncio.to_thread(_check_sqlite, stage / "state" / "holdfast.db")
+    _move_own_files(stage)
+    if not settings["keyring_master_key"]:
+        source = master_file(settings)
+        destination = stage / "keys" / "master.key"
+        destination.parent.mkdir(exist_ok=True, mode=0o700)
+        if not destination.exists():
+            shutil.copy2(source, destination)
+    return header
+
+
+def _load_keyring(folder: Path, target: Path) -> None:
+    dumps = {table: (folder / table).read_bytes() for table in NAMES}
+    for table in NAMES:
+        (folder / table).unlink()
+    store = open_store(f"sqlite:///{target}")
+    try:
+        for table, data in dumps.items():
+            load_table(store, table, data)
+    finally:
+        store.close()
+
+
+def _own_keys(settings: Settings, stage: Path, target: Path) -> None:
+    """The keyring, keys and secrets that the data directory still has."""
+    url, _ = keyring_place(settings, "aggregator")
+    source = Path(url.removeprefix("sqlite:///"))
+    if not url.startswith("sqlite:") or not source.exists():
+        raise Conflict(
+            "cannot restore: there is no keyring in the data directory",
+            code="keyring-missing",
+            hint="name the file with the keys: --keys FILE",
+        )
+    target.parent.mkdir(parents=True, mode=0o700)
+    shutil.copy2(source, target)
+    for folder, name in ((settings.keys_dir, "keys"), (settings.secrets_dir, "secrets")):
+        shutil.copytree(folder, stage / name, dirs_exist_ok=True)
+
+
+def _join_erasures(stage: Path, others: list[Path]) -> None:
+    """Every erasure that anybody knows of: none is undone by an older list."""
+    target = stage / "keys" / "erasures.jsonl"
+    lines: dict[tuple[str, str], ErasureLine] = {}
+    for path in (target, *others):
+        for line in read_erasures(path):
+            lines.setdefault((line.tenant, line.erasure.subject), line)
+    if lines:
+        target.parent.mkdir(exist_ok=True, mode=0o700)
+        target.write_bytes(b"".join(encode_line(line) + b"\n" for line in lines.values()))
+        target.chmod(0o600)
+
+
+def _move_own_files(stage: Path) -> None:
+    files = stage / "files"
+    if files.is_dir():
+        for path in sorted(files.iterdir()):
+            path.rename(stage / path.name)
+        files.rmdir()
+
+
+def _check_sqlite(path: Path) -> None:
+    from pysqlite3 import dbapi2
+
+    if not path.exists():
+        raise Corrupt("cannot restore: the backup holds no state", code="backup-damaged")
+    with closing(dbapi2.connect(f"file:{path}?mode=ro", uri=True)) as conn:
+        found = conn.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if found != "ok":
+        raise Corrupt(f"cannot restore: the state is damaged: {found}", code="backup-damaged")
+
+
+def _put_in_place(stage: Path, target: Path) -> None:
+    """Give ``stage`` the data directory's name; what was there is kept beside it."""
+    if target.exists():
+        for name in NEVER_RESTORED:
+            if (target / name).is_dir():
+                shutil.copytree(target / name, stage / name)
+        before = target.with_name(f"{target.name}.before-restore")
+        number = 1
+        while before.exists():
+            number += 1
+            before = target.with_name(f"{target.name}.before-restore-{number}")
+        target.rename(before)
+    stage.rename(target)
+    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- opened again -------------------------------------------------------------------------------
+
+
+async def _reopened(
+    settings: Settings, header: Header, began: float, unpacked: float, progress: Progress
+) -> Restored:
+    from holdfast.app import datadir
+    from holdfast.app.compose import open_system
+
+    replayed = len(read_erasures(erasures_file(settings)))
+    with datadir.held(settings.data_dir):
+        async with open_system(settings, header.roles) as system:
+            opened = time.monotonic()
+            verified = await verify(system, progress, replayed)
+            return Restored(
+                backup=header.id,
+                created_at=header.created_at,
+                data_dir=str(settings.data_dir),
+                objects=header.objects,
+                unpack_seconds=round(unpacked - began, 3),
+                open_seconds=round(opened - unpacked, 3),
+                verify_seconds=round(time.monotonic() - opened, 3),
+                verified=verified,
+            )
+
+
+async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified:
+    """Check again from the stored bytes: every key, event, raw response and ledger entry."""
+    state = system.state
+    checked = await asyncio.to_thread(state.keyring.check)
+    if checked.damaged:
+        raise Corrupt(f"cannot restore: {len(checked.damaged)} keys do not open")
+    events = erased = responses = entries = 0
+    ledger = ""
+    for tenant in await state.database.tenants():
+        who = operator(tenant)
+        position = BEGINNING
+        while found := await state.database.read(
+            who,
+            lambda conn, who=who, position=position: state.outbox.ready(conn, who, position, 500),
+        ):
+            events += len(found)
+            erased += sum(entry.erased for entry in found)
+            position = found[-1].position
+        responses += await _check_objects(state, service("restore", tenant), progress)
+        if system.ledger is not None and "ledger" in system.roles:
+            count, said = await _check_ledger(system, who)
+            entries += count
+            ledger = said if ledger in ("", "sound") else ledger
+    return Verified(
+        keys=checked.keys,
+        events=events,
+        events_erased=erased,
+        responses=responses,
+        erasures_replayed=replayed,
+        ledger_entries=entries,
+        ledger=ledger,
+    )
+
+
+async def _check_objects(state: Any, principal: Principal, progress: Progress) -> int:
+    """Open every sealed object; their digests are checked whenever they are read."""
+    from holdfast.keyring.model import RESPONSES
+    from holdfast.keyring.stream import MAGIC, unsealed_stream
+
+    names = [found.name async for found in state.objects.scan(principal)]
+    tenant = principal.tenant
+
+    async def find(key_id: bytes) -> DataKey:
+        return await asyncio.to_thread(state.keyring.find, tenant, RESPONSES, key_id)
+
+    opened = 0
+    for done, name in enumerate(names, 1):
+        chunks = state.objects.stored(name)
+        first = await anext(chunks, b"")
+        if first.startswith(MAGIC):
+            found = hashlib.sha256()
+            try:
+                async for plain in unsealed_stream(
+                    find, tenant, RESPONSES, name, _after(first, chunks)
+                ):
+                    found.update(plain)
+            except HoldfastError as error:
+                if error.code != "key-destroyed":
+                    raise
+        opened += 1
+        progress("checking raw responses", done, len(names))
+    return opened
+
+
+async def _check_ledger(system: Any, principal: Principal) -> tuple[int, str]:
+    from holdfast.ledger.verifying import verify as verify_ledger
+
+    last: Any = None
+    async for step in verify_ledger(system.ledger, principal):
+        last = step
+    if last is None:
+        return 0, ""
+    return int(last.checked), "sound" if last.sound else str(last.reason)
+
+
+async def _after(first: bytes, chunks: Any) -> Any:
+    yield first
+    async for chunk in chunks:
+        yield chunk

@@ -1,0 +1,208 @@
+"""``holdfast backup``: everything in two files, the way back, and the rehearsal of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.app.commands.config import settings_of
+from holdfast.kernel.cli import (
+    JsonOption,
+    command_line,
+    print_fields,
+    print_json,
+    run,
+    say,
+    session,
+)
+from holdfast.kernel.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from holdfast.app.backup.restore import Progress, Restored
+    from holdfast.app.settings import Settings
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Back up, restore, and rehearse it."
+)
+POLL_SECONDS = 0.2
+FileArgument = Annotated[Path, typer.Argument(help="The file with the data (.hfb).")]
+
+
+@app.callback()
+def _group() -> None:
+    """Backups: the data in one file, the keys apart in another that is kept for less long."""
+
+
+@app.command(
+    "create",
+    help="Back up everything of this system: the data in one file, the keys in another.",
+    epilog="Example: holdfast backup create --json",
+)
+def create(ctx: typer.Context, json: JsonOption = False) -> None:
+    import asyncio
+
+    from holdfast.app.backup.create import Backup
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await api.request("POST", "/v1/backups", type=Backup)
+            with _progress() as show:
+                while found.state == "running":
+                    show("objects", found.objects_done, found.objects)
+                    await asyncio.sleep(POLL_SECONDS)
+                    found = await api.request("GET", f"/v1/backups/{found.id}", type=Backup)
+                show("objects", 1, 1)
+        if found.state == "failed":
+            raise Unavailable(f"cannot back up: {found.problem}", code="backup-failed")
+        if json:
+            print_json(found)
+            return
+        print_fields(
+            {
+                "data": found.data_file,
+                "keys": found.keys_file,
+                "bytes": f"{found.size_bytes:,}",
+                "raw responses": found.objects,
+            }
+        )
+        say("keep the two apart; the master key is in neither: holdfast key export --out FILE")
+
+    run(body)
+
+
+@app.command(
+    "restore",
+    help="Put a backup into a data directory that has no data, replay erasures, check everything.",
+    epilog="Example: holdfast backup restore data-….hfb --keys keys-….hfk --data-dir ./restored",
+)
+def restore(
+    ctx: typer.Context,
+    file: FileArgument,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", help="The file with the keys (.hfk); else those in the directory."),
+    ] = None,
+    recovery: Annotated[
+        Path | None,
+        typer.Option("--recovery", help="The file of `key export`, with the master key."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    from holdfast.app.backup.restore import restore as restored
+
+    async def body() -> None:
+        settings = settings_of(command_line(ctx))
+        with _recovered(settings, recovery) as erasures, _progress() as show:
+            found = await restored(settings, file, keys, erasures=erasures, progress=show)
+        _print(found, json=json)
+        if found.verified.ledger not in ("", "sound"):
+            say(
+                f"the ledger is read-only: {found.verified.ledger}; `holdfast ledger restart` "
+                "begins a new origin that cites the old one"
+            )
+
+    run(body)
+
+
+@app.command(
+    "drill",
+    help="Rehearse: restore into a folder of its own, check everything, say how long it took.",
+    epilog="Example: holdfast backup drill",
+)
+def drill(
+    ctx: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="The file; else the newest.")] = None,
+    keys: Annotated[Path | None, typer.Option("--keys", help="Its keys; else the newest.")] = None,
+    json: JsonOption = False,
+) -> None:
+    from holdfast.app.backup.create import backup_dir, backup_keys_dir
+    from holdfast.app.backup.restore import drill as rehearse
+
+    async def body() -> None:
+        settings = settings_of(command_line(ctx))
+        data = file or _newest(backup_dir(settings), "data-*.hfb")
+        of_keys = keys or _newest(backup_keys_dir(settings), "keys-*.hfk")
+        with tempfile.TemporaryDirectory(prefix="holdfast-drill-") as folder, _progress() as show:
+            scratch = Path(folder) / "data"
+            found = await rehearse(settings, data, of_keys, scratch, progress=show)
+        _print(found, json=json)
+
+    run(body)
+
+
+def _newest(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise NotFound(
+            f"cannot find a backup in {folder}",
+            code="backup-not-found",
+            hint="holdfast backup create",
+        )
+    return found[-1]
+
+
+@contextmanager
+def _recovered(settings: Settings, recovery: Path | None) -> Iterator[Path | None]:
+    """Put the keys of a recovery file where they belong; its erasures come along."""
+    from holdfast.app.commands.key import put_back, read_recovery
+    from holdfast.app.keys import master_file
+
+    if recovery is None:
+        yield None
+        return
+    found = read_recovery(recovery)
+    if not settings["keyring_master_key"]:
+        put_back(master_file(settings), found.master_key)
+    with tempfile.TemporaryDirectory() as folder:
+        erasures = Path(folder) / "erasures.jsonl"
+        erasures.write_text(found.erasures, encoding="ascii")
+        yield erasures
+
+
+def _print(found: Restored, *, json: bool) -> None:
+    if json:
+        print_json(found)
+        return
+    checked = found.verified
+    print_fields(
+        {
+            "backup": f"{found.backup} of {found.created_at}",
+            "restored to": found.data_dir,
+            "ready after": f"{found.ready_seconds:.2f} s (unpacking {found.unpack_seconds:.2f} s, "
+            f"opening {found.open_seconds:.2f} s)",
+            "checked in": f"{found.verify_seconds:.2f} s",
+            "keys": checked.keys,
+            "raw responses": checked.responses,
+            "ledger": f"{checked.ledger_entries} entries, {checked.ledger or 'not here'}",
+            "events on their way": checked.events,
+            "erasures replayed": checked.erasures_replayed,
+        }
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar that whoever works can set."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with Progress(
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    ) as bars:
+        known: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in known:
+                known[what] = bars.add_task(what)
+            bars.update(known[what], completed=done, total=max(total, 1))
+
+        yield show

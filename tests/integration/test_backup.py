@@ -1,0 +1,297 @@
+"""Backups of a whole system: made while it runs, restored elsewhere, refused when not whole.
+
+One system with a person in it serves all tests: collected, backed up, erased, backed up again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from holdfast.app.backup.create import Backup, BackupService
+from holdfast.app.backup.restore import Restored, drill, restore
+from holdfast.app.compose import open_system
+from holdfast.app.keys import erasures_file
+from holdfast.app.settings import ROLES, Settings, resolve
+from holdfast.app.system import System
+from holdfast.fleet.grants import sign_grant
+from holdfast.fleet.model import Grant
+from holdfast.kernel.clock import SystemClock, timestamp
+from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, Invalid, NotFound
+from holdfast.kernel.principal import operator
+from holdfast.kernel.signing import SigningKey
+from holdfast.keyring.model import SubjectRequest
+from holdfast.records.model import (
+    Batch,
+    MappedRecord,
+    RawResponse,
+    Record,
+    RecordFilter,
+    RunFinish,
+    RunOpen,
+)
+
+pytestmark = pytest.mark.xdist_group("backup")  # they share one system
+
+ME = operator()
+JANE, JOE = "jane.doe@example.org", "joe.bloggs@example.org"
+PROFILE = b"""
+version: 1
+name: clinic
+title: Visits
+publisher: A clinic
+licence: Public domain
+source:
+  url: https://example.org/visits.json
+  format: {type: json}
+key: [dimensions.patient]
+dimensions: {patient: $.patient, ward: $.ward}
+attributes: {note: $.note}
+subject: dimensions.patient
+personal: [attributes.note]
+"""
+
+
+def settings_in(folder: Path) -> Settings:
+    return resolve({}, {"data_dir": str(folder), "log_level": "error"})
+
+
+async def collect(system: System, *people: str) -> str:
+    """A run with one page for each person; its id."""
+    run, now = system.new_id(), system.clock.now()
+    version = await system.registry.show(ME, "clinic")
+    grant = sign_grant(
+        SigningKey.load_or_create(system.settings.keys_dir / "coordinator.key.jwk"),
+        Grant(
+            tenant=ME.tenant,
+            task=system.new_id(),
+            run=run,
+            profile="clinic",
+            digest=version.digest,
+            worker="worker-1",
+            fence=1,
+            lease_expires_at=timestamp(now + timedelta(minutes=5)),
+        ),
+        now,
+    )
+    await system.records.open(ME, grant, RunOpen(run=run, fence=1))
+    for number, who in enumerate(people):
+        body = f"a page that names {who}".encode()
+        response = RawResponse(
+            sequence=number,
+            digest=f"sha256:{hashlib.sha256(body).hexdigest()}",
+            size_bytes=len(body),
+            url=f"https://example.org/{number}",
+            address="192.0.2.1:443",
+            status=200,
+            media_type="application/json",
+            etag="",
+            fetched_at=timestamp(now),
+        )
+        await system.records.put_response(ME, grant, run, response, body)
+        record = MappedRecord(
+            response=number,
+            position=0,
+            key=[who],
+            dimensions={"patient": who, "ward": "north"},
+            attributes={"note": f"a note on {who}"},
+        )
+        batch = Batch(run=run, fence=1, sequence=number, records=[record], rejects=[])
+        await system.records.post_batch(ME, grant, batch)
+    ended = await system.records.finish(
+        ME, grant, RunFinish(run=run, fence=1, outcome="complete", batches=len(people))
+    )
+    assert ended.status == "succeeded", ended.reason
+    return run
+
+
+async def back_up(system: System) -> Backup:
+    assert system.state is not None
+    service = BackupService(system, system.state)
+    job = await service.start(ME)
+    with pytest.raises(Conflict):
+        await service.start(ME)
+    found = await service.ended(job.id)
+    assert found.state == "done", found.problem
+    return found
+
+
+async def people(system: System) -> dict[str, Record]:
+    page = await system.records.records(ME, RecordFilter(profile="clinic"))
+    return {str(one.dimensions.get("patient")): one for one in page.items}
+
+
+@dataclass
+class World:
+    """A data directory with Jane erased, and backups from before and after that."""
+
+    folder: Path
+    settings: Settings
+    run: str
+    before: Backup
+    after: Backup
+
+    def fresh(self, name: str, *, master: bool = True, erasures: bool = False) -> Settings:
+        """Settings of an empty data directory that has the master key."""
+        settings = settings_in(self.folder / name)
+        settings.keys_dir.mkdir(parents=True)
+        if master:
+            shutil.copy2(self.settings.keys_dir / "master.key", settings.keys_dir)
+        if erasures:
+            shutil.copy2(erasures_file(self.settings), settings.keys_dir)
+        return settings
+
+
+@pytest.fixture(scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("backup")
+    settings = settings_in(folder / "data")
+    async with open_system(settings, ROLES) as system:
+        await system.registry.publish(ME, PROFILE)
+        run = await collect(system, JANE, JOE)
+        before = await back_up(system)
+        done = await system.subjects.erase(ME, SubjectRequest(subject=JANE, reason="asked"))
+        assert (done.state, done.keys) == ("done", 1)
+        after = await back_up(system)
+    return World(folder, settings, run, before, after)
+
+
+def files_of(backup: Backup) -> tuple[Path, Path]:
+    return Path(backup.data_file), Path(backup.keys_file)
+
+
+async def test_everything_comes_back_and_is_checked_again(world: World) -> None:
+    settings = world.fresh("whole")
+    steps: list[str] = []
+    done = await restore(
+        settings, *files_of(world.after), progress=lambda what, *_: steps.append(what)
+    )
+    assert {"keys", "data", "checking raw responses"} <= set(steps)
+    assert done.verified.responses == 1
+    assert done.verified.keys > 3
+    assert done.ready_seconds > 0
+    async with open_system(settings, ROLES) as system:
+        found = await people(system)
+        assert found[JOE].attributes == {"note": f"a note on {JOE}"}
+        assert found["None"].personal == "erased"
+        body = await system.records.response_body(ME, world.run, 1)
+        assert JOE.encode() in b"".join([chunk async for chunk in body.chunks])
+
+
+async def test_an_older_backup_brings_nobody_back(world: World) -> None:
+    """Even with the keys of before: the list of erasures outlives the restore."""
+    settings = world.fresh("older", erasures=True)
+    done = await restore(settings, *files_of(world.before))
+    assert done.verified.erasures_replayed == 1
+    async with open_system(settings, ROLES) as system:
+        found = await people(system)
+        assert set(found) == {JOE, "None"}
+        with pytest.raises(NotFound):
+            await system.records.response_body(ME, world.run, 0)
+    for path in settings.data_dir.rglob("*"):
+        if path.is_file():
+            assert JANE.encode() not in path.read_bytes(), path
+
+
+async def test_only_the_keys_of_before_could_read_her_and_they_expire(
+    world: World, tmp_path: Path
+) -> None:
+    """Until then: with the old keys, and without the list. Afterwards there is no way."""
+    settings = world.fresh("careless")
+    await restore(settings, *files_of(world.before))
+    async with open_system(settings, ROLES) as system:
+        assert JANE in await people(system), "the key was in the copy of before"
+
+    # The keys of after the erasure, with the data of before: master key and all, nothing opens.
+    settings = world.fresh("expired")
+    data, keys = Path(world.before.data_file), Path(world.after.keys_file)
+    done = await restore(settings, data, keys)
+    assert done.verified.responses >= 1
+    async with open_system(settings, ROLES) as system:
+        found = await people(system)
+        assert set(found) == {JOE, "None"}
+        assert found["None"].attributes == {}
+
+    async with open_system(world.settings, ROLES) as system:
+        assert system.state is not None
+        service = BackupService(system, system.state)
+        assert await service.prune() == []
+        old = (SystemClock().now() - timedelta(days=8)).timestamp()
+        kept = Path(world.before.keys_file)
+        copy = kept.with_name("keys-00000000000000-abcdef.hfk")
+        shutil.copy2(kept, copy)
+        os.utime(copy, (old, old))
+        assert await service.prune() == [copy.name]
+        assert not copy.exists()
+
+
+async def test_the_keyring_of_the_directory_opens_a_backup_too(world: World) -> None:
+    settings = settings_in(world.folder / "lost")
+    shutil.copytree(world.settings.data_dir, settings.data_dir)
+    shutil.rmtree(settings.data_dir / "state")
+    shutil.rmtree(settings.data_dir / "objects")
+    done = await restore(settings, Path(world.before.data_file), None)
+    assert done.verified.erasures_replayed == 1
+    assert (settings.data_dir.parent / "lost.before-restore").is_dir()
+    async with open_system(settings, ROLES) as system:
+        assert set(await people(system)) == {JOE, "None"}
+
+
+@pytest.mark.parametrize("which", ["data", "keys"])
+async def test_what_is_cut_off_or_changed_leaves_nothing(world: World, which: str) -> None:
+    dice = random.Random(int(os.environ.get("HOLDFAST_TEST_SEED", "3")))
+    whole = files_of(world.after)[which == "keys"].read_bytes()
+    settings = world.fresh(f"damaged-{which}")
+    before = sorted(path.name for path in settings.data_dir.rglob("*"))
+    damaged = world.folder / f"damaged.{which}"
+    sizes = [0, 10, 30, 200, len(whole) - 1, dice.randrange(len(whole))]
+    changes = [whole[:size] for size in sizes] + [whole + b"x", whole + whole[30:]]
+    for _ in range(6):
+        at = dice.randrange(len(whole))
+        changes.append(whole[:at] + bytes([whole[at] ^ 1 << dice.randrange(8)]) + whole[at + 1 :])
+    for data in changes:
+        damaged.write_bytes(data)
+        files = list(files_of(world.after))
+        files[which == "keys"] = damaged
+        with pytest.raises(HoldfastError) as raised:
+            await restore(settings, *files)
+        assert isinstance(raised.value, Corrupt | Invalid | NotFound), raised.value
+        assert sorted(path.name for path in settings.data_dir.rglob("*")) == before
+        assert not list(world.folder.glob(".*restoring*"))
+
+
+async def test_it_is_refused_where_there_is_data_or_no_master_key(world: World) -> None:
+    with pytest.raises(Conflict) as raised:
+        await restore(world.settings, *files_of(world.after))
+    assert raised.value.code == "data-there"
+    with pytest.raises(Conflict) as raised:
+        await restore(world.fresh("keyless", master=False), *files_of(world.after))
+    assert "key import" in raised.value.hint
+    data, keys = files_of(world.after)
+    with pytest.raises(Invalid):
+        await restore(world.fresh("swapped"), keys, data)
+
+
+async def test_the_master_key_is_in_neither_file_and_nothing_lies_in_clear(world: World) -> None:
+    secret = (world.settings.keys_dir / "master.key").read_text().splitlines()[-1].split()[2]
+    for path in files_of(world.before):
+        data = path.read_bytes()
+        assert path.stat().st_mode & 0o777 == 0o600
+        for needle in (secret.encode(), bytes.fromhex(secret), JOE.encode(), b"SQLite format"):
+            assert needle not in data
+
+
+async def test_a_drill_restores_checks_tells_the_time_and_leaves_nothing(world: World) -> None:
+    scratch = world.folder / "scratch"
+    done: Restored = await drill(world.settings, *files_of(world.before), scratch)
+    assert done.verified.erasures_replayed == 1
+    assert done.verified.ledger in ("", "sound")
+    assert done.unpack_seconds + done.open_seconds == pytest.approx(done.ready_seconds)
+    assert not scratch.exists()
