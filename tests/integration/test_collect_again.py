@@ -6,11 +6,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from holdfast.kernel.errors import Conflict, Invalid
 from holdfast.records.model import Record, RecordFilter, Run, RunStatus
+from holdfast.registry.model import Expect, Limits
 from tests.integration.collecting import OPERATOR, Collecting, collecting
+from tests.support import recorded
+from tests.support.soaking import scale
 
 PERIOD = {"path": "$.day", "frequency": "D"}
 KEY = ["dimensions.id", "period"]
@@ -244,3 +248,40 @@ async def test_vintages_tell_first_and_latest_after_a_remap(bench: Collecting) -
         which: Any = RecordFilter(profile="test", vintage=vintage)  # type: ignore[arg-type]
         page = await bench.system.records.records(OPERATOR, which)
         assert [one.measures["v"].unit for one in page.items] == [unit]
+
+
+@pytest.mark.soak
+async def test_every_recorded_source_is_mapped_again_to_the_same(bench: Collecting) -> None:
+    """Collected from a server of recorded bytes, then from what was stored: nothing changes.
+
+    The large ones in the long form only.
+    """
+    folder = recorded.folder()
+    size_max, count = (2**40, 31) if scale() > 1 else (50_000, 10)
+    different: dict[str, Any] = {}
+    chosen = {
+        name: files
+        for name, files in recorded.SOURCES.items()
+        if (folder / files[0]).stat().st_size <= size_max
+    }
+    assert len(chosen) == count
+    async with bench.drone(capacity=2):
+        for name, files in chosen.items():
+            (bench.files / files[0]).write_bytes((folder / files[0]).read_bytes())
+            shipped = recorded.profile(name)
+            # The first page alone: how pages are walked is not what this is about.
+            source = msgspec.structs.replace(
+                shipped.source, url=f"{bench.source.url}/{files[0]}", method="GET", body="",
+                auth=None, pagination=None, windows=None, headers={}, parameters={},
+            )  # fmt: skip
+            one = msgspec.structs.replace(
+                shipped, source=source, schedule=None, limits=Limits(), expect=Expect(),
+                mode="snapshot", cursor=None,
+            )  # fmt: skip
+            await bench.system.registry.publish(OPERATOR, one)
+            first = await bench.ended(await bench.submit(one.name), seconds=120)
+            assert first.status is RunStatus.SUCCEEDED, (name, first.code, first.reason)
+            run = await bench.ended(await bench.submit(one.name, remap=True), seconds=120)
+            if (*counts(run), run.unchanged) != ("succeeded", 0, 0, 0, first.records):
+                different[name] = (run.status, run.code, run.reason, counts(run))
+    assert different == {}

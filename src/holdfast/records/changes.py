@@ -255,6 +255,9 @@ def _items(
         if kind == "changed":
             assert old is not None
             fields = changed_fields(decode_content(old.body), decode_content(row.body))
+            # What is personal is sealed in both: that it changed can be told, from what to what
+            # not.
+            fields = fields or [FieldChange(field="personal", old="(sealed)", new="(sealed)")]
         found.append(RecordChange(kind=kind, record=record, fields=fields))
     return found
 

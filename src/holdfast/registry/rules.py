@@ -243,12 +243,21 @@ def _reference(name: str, where: str, names: Names) -> Iterator[Problem]:
     yield Problem(where, f"{name} is not a field", names.near(name))
 
 
+DRIFT_KINDS = frozenset(
+    {"missing", "retyped", "jumped", "unit-changed", "unit-jumped", "sign-flipped", "keys-changed"}
+)
+"""Breaking changes of shape, as the aggregator calls them; a test holds the two equal."""
+
+
 def _expect(profile: Profile, names: Names) -> Iterator[Problem]:
     expect = profile.expect
     if expect.max_records is not None and expect.max_records < expect.min_records:
         yield Problem("expect.max_records", "this is below min_records")
     for index, name in enumerate(expect.required):
         yield from _reference(name, f"expect.required[{index}]", names)
+    for index, name in enumerate(expect.drift_allowed):
+        if name not in DRIFT_KINDS:
+            yield from _reference(name, f"expect.drift_allowed[{index}]", names)
     for name, bounds in expect.ranges.items():
         where = f"expect.ranges.{name}"
         yield from _reference(name, where, names)

@@ -25,6 +25,7 @@ from holdfast.records.shape import (
     shape_of,
     total,
 )
+from holdfast.registry.rules import DRIFT_KINDS
 
 Change = Callable[[MappedRecord], MappedRecord]
 replace = msgspec.structs.replace
@@ -94,6 +95,11 @@ def period(**changes: Any) -> Change:
 def differences(change: Change, count: int = 60) -> list[Drift]:
     before = total(shape_of(rows(seed=seed)) for seed in (1, 2, 3))
     return drift_of(shape_of(rows(count, seed=9, change=change)), before)
+
+
+def test_profiles_may_name_every_kind_that_breaks() -> None:
+    kinds = {kind for _, _, kind in BREAKING} | {"keys-changed"}
+    assert kinds == DRIFT_KINDS
 
 
 BREAKING = [

@@ -35,14 +35,14 @@ def rates(scale: float = 1, count: int = 40, unit: str = "%") -> list[MappedReco
 
 
 @pytest.fixture
-async def bench(sqlite_database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
+async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
     profiles = [
         profile(freshness="1h"),
         profile("lenient", expect={"drift": "report"}),
         profile("allowing", expect={"drift_allowed": ["measures.rate"]}),
         profile("steady", expect={"shrinkage": 20}),
     ]
-    async with bench_on(sqlite_database, tmp_path, *profiles) as found:
+    async with bench_on(database, tmp_path, *profiles) as found:
         yield found
 
 
