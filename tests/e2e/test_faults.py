@@ -294,7 +294,7 @@ def test_a_bad_disk_is_said_to_be_bad_and_costs_nothing_once_it_is_well(
                 stack.start()
             else:
                 disk.mend()
-            wait_until(lambda: story.ready() == "ok", 30, "the program to recover by itself")
+            wait_until(lambda: story.ready() == "ok", 90, "the program to recover by itself")
             story.check_kept()
             if unpromised:
                 stack.collect_all(unpromised)

@@ -334,7 +334,7 @@ def test_killed_at_seeded_moments_it_ends_with_the_same_records_and_history(
             changing.history(done.rounds).check(stack)
             runs = list(stack.door.items("/v1/runs", limit=500))
             orphans = stack.orphans()
-            wait_until(lambda: not list(tmp_path.glob("drone-*/spool/*/fetch-*")), 10, "the spool")
+            wait_until(lambda: not list(tmp_path.glob("drone-*/spool/*/fetch-*")), 90, "the spool")
     print(f"{len(runs)} runs")
     assert orphans == []
     assert set(done.hit) == set(PHASES)

@@ -199,7 +199,7 @@ def run_command(
     )
 
 
-def wait_until(condition: Any, seconds: float = 30.0, what: str = "") -> Any:
+def wait_until(condition: Any, seconds: float = 90.0, what: str = "") -> Any:
     """The first true value of ``condition()``; fails when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
