@@ -12,9 +12,10 @@ import pytest
 from holdfast.kernel.errors import Conflict, Invalid
 from holdfast.records.model import Record, RecordFilter, Run, RunStatus
 from holdfast.registry.model import Expect, Limits
-from tests.integration.collecting import OPERATOR, Collecting, collecting
+from tests.integration.collecting import OPERATOR, Collecting, Line, collecting
 from tests.support import recorded
 from tests.support.soaking import scale
+from tests.support.waiting import until
 
 PERIOD = {"path": "$.day", "frequency": "D"}
 KEY = ["dimensions.id", "period"]
@@ -285,3 +286,27 @@ async def test_every_recorded_source_is_mapped_again_to_the_same(bench: Collecti
             if (*counts(run), run.unchanged) != ("succeeded", 0, 0, 0, first.records):
                 different[name] = (run.status, run.code, run.reason, counts(run))
     assert different == {}
+
+
+async def test_a_remapping_survives_lost_answers_and_a_drone_that_dies(bench: Collecting) -> None:
+    rows = [day(1 + number % 28, number, id_=f"r{number}") for number in range(60)]
+    bench.write("data.json", rows)
+    await bench.publish(key=KEY, period=PERIOD)
+    line = Line(bench.system.app)
+    async with bench.drone("first", line=line):
+        await bench.collect()
+        await bench.publish(key=KEY, period=PERIOD, measures={"v": {"path": "$.v", "unit": "kg"}})
+        line.lose = {"/remap": 3, "/responses/": 1, "/v1/batches": 1, "/finish": 1}
+        lost = await bench.collect(remap=True)
+        assert (counts(lost), line.lost) == (("succeeded", 0, 60, 0), 6)
+        await bench.publish(key=KEY, period=PERIOD, measures={"v": {"path": "$.v", "unit": "t"}})
+        # Everything it posted is there when it goes: the next attempt begins anew all the same.
+        line.lose = {"/finish": 1_000}
+        task = await bench.submit(remap=True)
+        await until(lambda: line.lost > 6)
+        line.cut = True
+    async with bench.drone("second"):
+        run = await bench.ended(task, seconds=60)
+    assert run.status is RunStatus.SUCCEEDED
+    assert run.changed == 60
+    assert {one.measures["v"].unit for one in await bench.records()} == {"t"}

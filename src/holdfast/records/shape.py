@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from holdfast.records.model import Drift, MappedRecord, Measure, Scalar, SourceColumn
 
-SAMPLE_MAX = 500
+SAMPLE_MAX = 250
 FIELDS_MAX = 400
 KINDS_MAX = 16
 HISTORY_RUNS = 8
