@@ -7,11 +7,14 @@ import base64
 import hashlib
 import hmac
 import json
+import random
 import ssl
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,6 +26,7 @@ from holdfast.ledger import notes
 from holdfast.ledger.client import pipeline
 from holdfast.ledger.model import Append, NewEvent
 from tests.support.program import Program, run_command, start, started
+from tests.support.soaking import scale
 
 pytestmark = pytest.mark.xdist_group("ledger-server")
 
@@ -335,3 +339,74 @@ def test_settings_that_cannot_be_kept_stop_the_start(
     )
     assert stopped.returncode == 2
     assert said in stopped.stderr
+
+
+ATTEMPTS = 1000
+"""Of ten thousand in ``make soak``."""
+
+
+def test_nobody_reads_or_writes_another_tenants_log_and_all_refusals_are_alike(
+    server: Program,
+) -> None:
+    """Seeded attempts through every route, at things of another tenant and at nothing at all."""
+    chance = random.Random(20261127)
+    mine, theirs = token(tenant="one", roles=["admin"]), token(tenant="two", roles=["admin"])
+
+    def ask(credential: str, method: str, path: str, **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {credential}"}
+        return server.client.request(method, path, headers=headers, **options)
+
+    hidden = [event(5000 + n, f"hidden/{n % 5}") for n in range(40)]
+    answer = ask(theirs, "POST", "/v1/ledger/events", json={"events": hidden})
+    assert answer.status_code == 200, answer.text
+    before = ask(theirs, "GET", "/v1/ledger/status").json()
+    secret = {str(each["id"]) for each in hidden} | {before["root"], before["origin"]}
+
+    def generated() -> tuple[str, str, dict[str, Any]]:
+        position, size = chance.randrange(60), chance.randrange(1, 60)
+        stream = chance.choice([f"hidden/{chance.randrange(8)}", "nowhere/1"])
+        return chance.choice(
+            [
+                ("GET", f"/v1/ledger/entries/{position}", {}),
+                ("GET", "/v1/ledger/entries", {"params": {"stream": stream}}),
+                ("GET", "/v1/ledger/entries", {"params": {"first": position}}),
+                ("GET", "/v1/ledger/streams", {"params": {"prefix": "hidden/"}}),
+                ("GET", "/v1/ledger/status", {}),
+                ("GET", "/v1/ledger/tile/0/000.p/" + str(size), {}),
+                ("GET", "/v1/ledger/tile/entries/000.p/" + str(size), {}),
+                (
+                    "GET",
+                    "/v1/ledger/proofs/inclusion",
+                    {"params": {"position": position, "size": size}},
+                ),
+                (
+                    "GET",
+                    "/v1/ledger/proofs/consistency",
+                    {"params": {"first": size // 2, "second": size}},
+                ),
+                ("GET", "/v1/ledger/export", {}),
+                ("GET", "/v1/ledger/verify", {}),
+                ("GET", "/v1/ledger/checkpoint", {}),
+                (
+                    "POST",
+                    "/v1/ledger/events",
+                    {"json": {"events": [event(1)], "expected": {stream: 1 + position}}},
+                ),
+                ("POST", "/v1/ledger/relay", {"json": {"events": []}}),
+            ]
+        )
+
+    statuses: Counter[int] = Counter()
+    alike: dict[str, set[str]] = defaultdict(set)
+    for _ in range(ATTEMPTS * scale()):
+        method, path, options = generated()
+        answer = ask(mine, method, path, **options)
+        statuses[answer.status_code] += 1
+        assert not [word for word in secret if word in answer.text], f"{method} {path}"
+        if answer.status_code >= 400:
+            alike[path.rpartition("/")[0]].add(answer.json()["code"])
+    after = ask(theirs, "GET", "/v1/ledger/status").json()
+    assert (after["size"], after["root"]) == (before["size"], before["root"])
+    assert ask(mine, "GET", "/v1/ledger/status").json()["size"] == 0
+    assert all(len(codes) == 1 for codes in alike.values()), dict(alike)
+    assert set(statuses) <= {200, 400, 403, 404, 409}

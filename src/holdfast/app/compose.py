@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from holdfast.kernel.http.client import ApiClient
     from holdfast.kernel.objects.s3 import S3Credentials
     from holdfast.kernel.secrets import TenantSecrets
+    from holdfast.ledger.model import Appended, Prepared
 
 STATEFUL = frozenset({"identity", "registry", "coordinator", "aggregator", "reporter", "ledger"})
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -169,6 +170,9 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
         api = await stack.enter_async_context(ApiClient(client))
         attribute, kind = kinds[role]
         setattr(system, attribute, kind(api))
+        if role == "ledger":
+            system.deliveries = TenantDeliveries(url, signer)
+            stack.push_async_callback(system.deliveries.close)
     return elsewhere
 
 
@@ -194,6 +198,37 @@ class HopAuth(httpx.Auth):
             self._audience, self._principal, request.method, target, body
         )
         yield request
+
+
+class TenantDeliveries:
+    """The ledger elsewhere, as the relay sees it: each tenant's events go under its own name."""
+
+    def __init__(self, url: str, signer: HopSigner) -> None:
+        self._url = url
+        self._signer = signer
+        self._clients: dict[str, ApiClient] = {}
+
+    async def append_prepared(self, principal: Principal, events: Sequence[Prepared]) -> Appended:
+        """See :meth:`holdfast.ledger.service.LedgerService.append_prepared`."""
+        from holdfast.kernel.http.client import ApiClient
+        from holdfast.ledger.client import LedgerClient
+
+        api = self._clients.get(principal.tenant)
+        if api is None:
+            client = httpx.AsyncClient(
+                base_url=self._url,
+                auth=HopAuth(self._signer, "ledger", service("relay", principal.tenant)),
+                timeout=httpx.Timeout(60.0, connect=5.0),
+                limits=httpx.Limits(max_connections=2),
+                trust_env=False,
+            )
+            api = self._clients[principal.tenant] = ApiClient(client)
+        return await LedgerClient(api).append_prepared(principal, events)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for api in self._clients.values():
+            await api.aclose()
 
 
 async def _open_secrets(settings: Settings, database: Database, holder: str) -> TenantSecrets:

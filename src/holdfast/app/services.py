@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 from holdfast.app import pruning
 from holdfast.app.pruning import Pruner
 from holdfast.app.settings import NOTICE_TYPES
@@ -114,7 +116,7 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
         open_leases("sql://" if shared else "memory://", state.database, system.clock)
     )
     holder = system.new_id()
-    deliver: Deliveries = system.ledger
+    deliver: Deliveries = system.deliveries
     if "ledger" in system.roles:
         from holdfast.ledger import http
         from holdfast.ledger.backends.sql import SqlLog
@@ -122,7 +124,11 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
         from holdfast.ledger.metrics import LedgerMetrics
         from holdfast.ledger.service import LedgerService
         from holdfast.ledger.signer import SignerPaths
+        from holdfast.ledger.witness import WITNESS_SECONDS, Witness, Witnesses
 
+        asking = await stack.enter_async_context(
+            httpx.AsyncClient(timeout=WITNESS_SECONDS, trust_env=False)
+        )
         parts = LogParts(
             log=SqlLog(state.database),
             database=state.database,
@@ -135,6 +141,9 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
             paths=SignerPaths(settings.keys_dir, settings.data_dir / "published"),
             metrics=LedgerMetrics(system.metrics),
             origin=settings["ledger_origin"],
+            witnesses=Witnesses(
+                [Witness.parse(text) for text in settings["ledger_witnesses"]], asking
+            ),
         )
         system.ledger = deliver = LedgerService(parts, system.new_id)
         stack.push_async_callback(system.ledger.close)

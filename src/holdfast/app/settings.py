@@ -536,6 +536,12 @@ SETTINGS: tuple[Setting, ...] = (
         "Name under which logs are signed, such as example.org/ledger; made once if blank",
     ),
     Setting(
+        "HOLDFAST_LEDGER_WITNESSES",
+        _list,
+        (),
+        "Witnesses that cosign checkpoints: KEY@URL, each with its C2SP verifier key",
+    ),
+    Setting(
         "HOLDFAST_LEDGER_CHECKPOINT_SECONDS",
         _seconds(0.1, 3600),
         1.0,

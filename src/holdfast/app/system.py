@@ -49,6 +49,7 @@ class System:
     subjects: Any = None
     state: State | None = None
     ledger: Any = None
+    deliveries: Any = None
     links: LoginLinks | None = None
     app: App | None = None
     loops: list[tuple[str, Loop]] = field(default_factory=list)

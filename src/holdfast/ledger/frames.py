@@ -68,8 +68,8 @@ _leaf_decoder = msgspec.json.Decoder(Leaf)
 
 def leaf_bytes(leaf: Leaf) -> bytes:
     """The canonical bytes of a leaf."""
-    texts = (leaf.id, leaf.request, leaf.stream, leaf.subject, leaf.tenant, leaf.type)
-    if all(map(_PLAIN.fullmatch, texts)):  # nothing to escape: the same bytes, much faster
+    texts = f"{leaf.id}{leaf.request}{leaf.stream}{leaf.subject}{leaf.tenant}{leaf.type}"
+    if _PLAIN.fullmatch(texts):  # nothing to escape: the same bytes, much faster
         return (
             f'{{"commitment":"{leaf.commitment}","id":"{leaf.id}","length":{leaf.length},'
             f'"recorded":"{leaf.recorded}","request":"{leaf.request}","stream":"{leaf.stream}",'

@@ -11,7 +11,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -59,6 +59,7 @@ from holdfast.ledger.signer import (
 )
 from holdfast.ledger.store import Growth, IndexRow, LogKey, Origin, Published
 from holdfast.ledger.tree import Tree
+from holdfast.ledger.witness import Witnesses
 
 log = get_logger("ledger")
 
@@ -86,6 +87,7 @@ class LogParts:
     paths: SignerPaths
     metrics: LedgerMetrics
     origin: str = ""
+    witnesses: Witnesses | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,12 @@ class TenantLog:
             return view.tree.root()
         wanted = [(0, size)]
         return tree.node((0, size), await self.hashes(tree.tiles_for(wanted), view))
+
+    async def consistency_path(self, first: int, second: int, *, view: View) -> list[bytes]:
+        """The proof that the tree of ``second`` extends that of ``first``."""
+        ranges = tree.consistency(first, second)
+        hashes = await self.hashes(tree.tiles_for(ranges), view)
+        return [tree.node(each, hashes) for each in ranges]
 
     async def tree_at(self, size: int) -> Tree:
         """The tree of ``size`` leaves, from the index and the last commits."""
@@ -498,9 +506,10 @@ class TenantLog:
     async def _publish(self, state: _Open) -> str:
         """Make size and root durable, in the database and in the file; then release the note."""
         told = Checkpoint(state.origin.origin, state.tree.size, state.tree.root())
-        note = sign_checkpoint(told, state.private).encode()
+        tree_then = state.tree
+        signed = sign_checkpoint(told, state.private)
         now = timestamp(self.parts.clock.now())
-        published = Published(told.origin, told.size, told.root, note, now)
+        published = Published(told.origin, told.size, told.root, signed.encode(), now)
         kept = await self.parts.database.write(
             self.principal, lambda conn: store.publish(conn, self.tenant, published)
         )
@@ -517,9 +526,18 @@ class TenantLog:
                 "cannot release a checkpoint: its size could not be made durable",
                 internal=str(error),
             ) from error
+        if self.parts.witnesses is not None and self.parts.witnesses.witnesses:
+            # Only now: a witness is the outside, too.
+            view = View(told.size, state.recorded, tree_then)
+            prove = partial(self.consistency_path, view=view)
+            cosigned = await self.parts.witnesses.cosigned(signed, told.origin, told.size, prove)
+            published = replace(published, note=cosigned.encode())
+            await self.parts.database.write(
+                self.principal, lambda conn: store.publish(conn, self.tenant, published)
+            )
         state.published = published
         self.parts.metrics.published()
-        return note
+        return published.note
 
     def read_head(self) -> Head | None:
         """What the head file says. Blocking."""

@@ -543,6 +543,10 @@ class LedgerService:
                 )
                 for key in keys
             ],
+            witnesses=[
+                each.key.text()
+                for each in (self._parts.witnesses.witnesses if self._parts.witnesses else ())
+            ],
         )
 
     # --- manage -------------------------------------------------------------------------------

@@ -1,0 +1,127 @@
+"""Witnesses: others who cosign a checkpoint once they have seen that the log only grew.
+
+The log calls a witness (C2SP tlog-witness, ``add-checkpoint``) with the size that it last signed,
+the proof that the new tree extends that one, and the checkpoint; the witness answers with its
+cosignature line. A witness that does not answer in time holds nothing up: the checkpoint goes
+without it, and the next one asks again. A cosignature is checked before it is handed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import httpx
+
+from holdfast.kernel.errors import HoldfastError, Invalid
+from holdfast.kernel.telemetry import get_logger
+from holdfast.ledger.errors import NoteRefused
+from holdfast.ledger.notes import COSIGNATURE, Note, Signature, VerifierKey, parse_note
+
+log = get_logger("ledger")
+
+WITNESS_SECONDS = 5.0
+ANSWER_BYTES_MAX = 16 * 1024
+SIZE_TYPE = "text/x.tlog.size"
+
+Prove = Callable[[int, int], Awaitable[Sequence[bytes]]]
+"""The proof that the tree of the second size extends that of the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A witness: where it answers, and the key it signs with."""
+
+    url: str
+    key: VerifierKey
+
+    @classmethod
+    def parse(cls, text: str) -> Witness:
+        """``KEY@URL`` as the operator writes it; :class:`Invalid` if it is none."""
+        key, separator, url = text.partition("@")
+        try:
+            found = cls(url.rstrip("/"), VerifierKey.parse(key))
+        except NoteRefused as error:
+            raise Invalid(f"cannot use the witness {text[:80]!r}: {error.detail}") from error
+        if not separator or not url.startswith(("http://", "https://")):
+            raise Invalid(
+                f"cannot use the witness {text[:80]!r}: KEY@URL is needed",
+                hint="the key is the witness's verifier key, name+hash+key",
+            )
+        if found.key.algorithm != COSIGNATURE:
+            raise Invalid(f"cannot use the witness {text[:80]!r}: its key makes no cosignatures")
+        return found
+
+
+class Witnesses:
+    """The witnesses of a log, and what each has signed last, as far as we know."""
+
+    def __init__(self, witnesses: Sequence[Witness], client: httpx.AsyncClient) -> None:
+        self.witnesses = tuple(witnesses)
+        self._client = client
+        self._seen: dict[tuple[str, str], int] = {}
+
+    async def cosigned(self, note: Note, origin: str, size: int, prove: Prove) -> Note:
+        """``note`` with the cosignatures of the witnesses that answered in time."""
+        if not self.witnesses:
+            return note
+        lines = await asyncio.gather(
+            *(self._ask(each, note, origin, size, prove) for each in self.witnesses)
+        )
+        more = tuple(line for line in lines if line is not None)
+        return Note(note.text, (*note.signatures, *more))
+
+    async def _ask(
+        self, witness: Witness, note: Note, origin: str, size: int, prove: Prove
+    ) -> Signature | None:
+        try:
+            async with asyncio.timeout(WITNESS_SECONDS):
+                return await self._signed(witness, note, origin, size, prove)
+        except (TimeoutError, httpx.HTTPError, HoldfastError) as error:
+            log.warning(
+                "a witness did not sign",
+                witness=witness.key.name,
+                origin=origin,
+                size=size,
+                detail=str(error) or type(error).__name__,
+            )
+            return None
+
+    async def _signed(
+        self, witness: Witness, note: Note, origin: str, size: int, prove: Prove
+    ) -> Signature:
+        place = witness.url, origin
+        for _ in range(2):
+            old = min(self._seen.get(place, 0), size)
+            proof = await prove(old, size)
+            lines = [f"old {old}", *(b64encode(part).decode() for part in proof), "", note.encode()]
+            answer = await self._client.post(
+                f"{witness.url}/add-checkpoint", content="\n".join(lines).encode()
+            )
+            if answer.status_code == 409 and answer.headers.get("content-type") == SIZE_TYPE:
+                # It has seen more, or less, of this log than we remember.
+                self._seen[place] = _size(answer.text, size)
+                continue
+            if answer.status_code != 200 or len(answer.content) > ANSWER_BYTES_MAX:
+                raise NoteRefused(f"cannot use the witness's answer: {answer.status_code}")
+            found = self._checked(witness, note, answer.text)
+            self._seen[place] = size
+            return found
+        raise NoteRefused("cannot agree with the witness on the size that it has seen")
+
+    def _checked(self, witness: Witness, note: Note, text: str) -> Signature:
+        key = witness.key
+        for each in parse_note(f"{note.text}\n{text}").signatures:
+            if (each.name, each.hash) == (key.name, key.hash):
+                key.check(note.text, each.signature)
+                return each
+        raise NoteRefused(f"cannot use the witness's answer: it is not signed by {key.name}")
+
+
+def _size(text: str, most: int) -> int:
+    stripped = text.strip()
+    if not stripped.isdecimal() or len(stripped) > 16 or int(stripped) > most:
+        raise NoteRefused("cannot use the witness's answer: it has seen more than there is")
+    return int(stripped)

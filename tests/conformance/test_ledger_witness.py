@@ -1,0 +1,147 @@
+"""Cosigning by a witness that checks what it signs, over HTTP; and by ones that are dead or lie."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import Corrupt, Invalid
+from holdfast.kernel.ids import id_source
+from holdfast.kernel.signing import SigningKey
+from holdfast.ledger import notes, tree
+from holdfast.ledger.notes import COSIGNATURE, VerifierKey, verifier_key
+from holdfast.ledger.service import LedgerService
+from holdfast.ledger.witness import Witness, Witnesses
+from tests.unit.ledger.making import ONE, one, parts_on
+
+KEY = SigningKey.from_seed(b"w" * 32)
+NAME = "witness.example"
+
+
+@dataclass
+class Seen:
+    """A witness: the last size and root it signed, and how it was asked."""
+
+    size: int = 0
+    root: bytes = b""
+    lies: bool = False
+    asked: list[int] = field(default_factory=list)
+    url: str = ""
+
+    def answer(self, body: str) -> tuple[int, str, str]:
+        head, _, note_text = body.partition("\n\n")
+        first, *proof = head.split("\n")
+        old = int(first.removeprefix("old "))
+        self.asked.append(old)
+        said = notes.parse_checkpoint(notes.parse_note(note_text).text)
+        if old != self.size:
+            return 409, "text/x.tlog.size", f"{self.size}\n"
+        try:
+            tree.check_consistency(
+                old,
+                said.size,
+                self.root or said.root,
+                said.root,
+                list(map(base64.b64decode, proof)),
+            )
+        except Corrupt as error:
+            if old:
+                return 422, "text/plain", str(error)
+        self.size, self.root = said.size, said.root
+        note = notes.parse_note(note_text)
+        signature = notes.cosign(note, NAME, KEY, 1_790_000_000)
+        if self.lies:
+            signature = replace(signature, signature=bytes(72))
+        return 200, "text/plain", signature.line()
+
+
+@pytest.fixture
+def witness() -> Iterator[Seen]:
+    seen = Seen()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            status, kind, text = seen.answer(body)
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    seen.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield seen
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+async def test_checkpoints_are_cosigned_by_who_checked_that_the_log_grew(
+    sqlite_database: Database, tmp_path: Path, witness: Seen
+) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        key = verifier_key(NAME, KEY, COSIGNATURE)
+        asked = Witnesses([Witness(witness.url, key)], client)
+        parts = replace(parts_on(sqlite_database, tmp_path), witnesses=asked)
+        ledger = LedgerService(parts, id_source(parts.clock))
+        try:
+            for number in range(7):
+                await ledger.append(ONE, one(number))
+                await _signed(ledger, key)
+            assert witness.size == 7
+            trust = await ledger.trust(ONE)
+            assert trust.witnesses == [key.text()]
+            # A witness that comes back with less, or that we have forgotten, says where it is.
+            asked._seen.clear()
+            await ledger.append(ONE, one(8))
+            await _signed(ledger, key)
+            assert witness.asked[-2:] == [0, 7]
+            # One that lies or is dead is done without, and the checkpoint goes out all the same.
+            witness.lies = True
+            await ledger.append(ONE, one(9))
+            note = notes.parse_note(await ledger.checkpoint(ONE))
+            assert len(note.signatures) == 1
+        finally:
+            await ledger.close()
+
+
+async def _signed(ledger: LedgerService, key: VerifierKey) -> None:
+    mine = [VerifierKey.parse(each.key) for each in (await ledger.trust(ONE)).keys]
+    _, signers = notes.open_note(await ledger.checkpoint(ONE), [*mine, key])
+    assert signers == [*mine, key]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "witness.example",
+        verifier_key(NAME, KEY, COSIGNATURE).text(),
+        f"{verifier_key(NAME, KEY, COSIGNATURE).text()}@ftp://x",
+        f"{verifier_key(NAME, KEY).text()}@https://witness.example",
+    ],
+)
+def test_what_is_no_witness_stops_the_start(text: str) -> None:
+    with pytest.raises(Invalid):
+        Witness.parse(text)
+
+
+def test_a_witness_is_a_key_and_an_address() -> None:
+    key = verifier_key(NAME, KEY, COSIGNATURE)
+    assert Witness.parse(f"{key.text()}@https://w.example/") == Witness("https://w.example", key)

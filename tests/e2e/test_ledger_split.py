@@ -1,0 +1,64 @@
+"""Roles in processes of their own: a registry's events reach the ledger, also one that was away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.program import Program, start, wait_until
+from tests.support.stack import SAMPLE, free_port
+
+pytestmark = [pytest.mark.xdist_group("ledger-split"), pytest.mark.timeout(300)]
+
+
+def test_what_happens_in_a_role_is_in_the_ledger_of_another_process(tmp_path: Path) -> None:
+    ledger_port, registry_port = free_port(), free_port()
+    environment = {
+        "HOLDFAST_LOG_LEVEL": "error",
+        "HOLDFAST_TRUST_DIR": str(tmp_path / "trusted"),
+        "HOLDFAST_LEDGER_URL": f"http://127.0.0.1:{ledger_port}",
+        "HOLDFAST_REGISTRY_PROFILES_DIR": str(_profiles(tmp_path)),
+    }
+    registry = start(
+        ["serve", "registry", "--port", str(registry_port)],
+        tmp_path / "registry",
+        environment=environment,
+    )
+    ledger: Program | None = None
+    try:
+        # Nobody is there to take what the registry has published: it waits.
+        wait_until(lambda: _lag(registry) >= 1, 30, "an event in the registry's outbox")
+        ledger = start(
+            ["serve", "ledger", "--port", str(ledger_port)],
+            tmp_path / "ledger",
+            environment=environment,
+        )
+
+        def arrived() -> list[str]:
+            assert ledger is not None
+            return [e["type"] for e in ledger.items("/v1/ledger/entries")]
+
+        wait_until(lambda: "profile.published" in arrived(), 60, "the event in the ledger")
+        wait_until(lambda: _lag(registry) == 0, 30, "the outbox to be empty")
+        assert arrived().count("profile.published") == 1
+    finally:
+        registry.kill()
+        if ledger is not None:
+            ledger.kill()
+
+
+def _profiles(folder: Path) -> Path:
+    profiles = folder / "profiles"
+    profiles.mkdir()
+    name = "scripps-co2-monthly.yaml"
+    text = SAMPLE.joinpath("profiles", name).read_text(encoding="utf-8")
+    (profiles / name).write_text(text)
+    return profiles
+
+
+def _lag(program: Program) -> int:
+    for line in program.client.get("/metrics").text.splitlines():
+        if line.startswith("vdb_replication_lag_records "):
+            return int(float(line.rpartition(" ")[2]))
+    return -1
