@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from holdfast.kernel.errors import Conflict, Invalid
+from holdfast.records import store
 from holdfast.records.model import Record, RecordFilter, Run, RunStatus
 from holdfast.registry.model import Expect, Limits
 from tests.integration.collecting import OPERATOR, Collecting, Line, collecting
@@ -310,3 +311,34 @@ async def test_a_remapping_survives_lost_answers_and_a_drone_that_dies(bench: Co
     assert run.status is RunStatus.SUCCEEDED
     assert run.changed == 60
     assert {one.measures["v"].unit for one in await bench.records()} == {"t"}
+
+
+async def test_bytes_that_were_erased_are_not_mapped_again(bench: Collecting) -> None:
+    """A snapshot that rests on them is refused; what else is stored is mapped without them."""
+
+    def destroy(run: Run) -> Any:
+        table = store.responses
+        key = store.of_key(table, OPERATOR.tenant, run=run.id)
+        return lambda conn: store.change(conn, table, key, {"erased_at": "2026-01-01T00:00:00Z"})
+
+    database = bench.system.records._handles.db
+    for mode in ("snapshot", "append"):
+        await bench.publish(mode, mode=mode, key=KEY, period=PERIOD)
+    async with bench.drone():
+        bench.write("data.json", [day(1)])
+        first = {mode: await bench.collect(mode) for mode in ("snapshot", "append")}
+        bench.write("data.json", [day(2)])
+        await bench.collect("append")
+        for run in first.values():
+            await database.write(OPERATOR, destroy(run))
+        refused = await bench.submit("snapshot", remap=True)
+        while (ended := await bench.task(refused)).status.value in ("queued", "leased"):
+            await bench.system.clock.sleep(0.02)
+        assert (ended.status.value, ended.code) == ("dead", "response-erased")
+        unit = {"v": {"path": "$.v", "unit": "kg"}}
+        await bench.publish("append", mode="append", key=KEY, period=PERIOD, measures=unit)
+        run = await bench.collect("append", remap=True)
+    assert counts(run) == ("succeeded", 0, 1, 0)
+    assert {one.key[1]: one.measures["v"].unit for one in await bench.records("append")} == {
+        "2024-01-01": "", "2024-01-02": "kg",
+    }  # fmt: skip

@@ -27,7 +27,7 @@ from holdfast.collect.runner import Ending, LeaseLost
 from holdfast.collect.runner import _ended as ended
 from holdfast.collect.runner import _left_open as left_open
 from holdfast.collect.taking import Attempt, Tools, charset_of
-from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError
+from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, NotFound
 from holdfast.records.model import RawResponse, RemapSource, RunFinish, RunStatus
 from holdfast.registry.model import duration_seconds
 
@@ -94,7 +94,7 @@ class Remapping:
     async def _told(self, error: HoldfastError) -> Ending:
         if isinstance(error, Conflict) and error.code in _LEASE_IS_GONE:
             raise LeaseLost(error.detail) from error
-        if isinstance(error, ParseFailed | BoundReached | Corrupt | Conflict):
+        if isinstance(error, ParseFailed | BoundReached | Corrupt | Conflict | NotFound):
             reason = f"{error.detail} ({error.hint})" if error.hint else error.detail
             return await self._failed(error.code, reason)
         return left_open(error.code, error)

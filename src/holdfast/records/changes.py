@@ -61,19 +61,22 @@ class Differences(Reading):
         """
         wanted = bounded(limit)
         kind = f"diff-{run}-{base}"
-        after = int(decode_cursor(kind, cursor, int)[0]) if cursor else -1
+        begun: list[int] = []
+        if cursor:
+            begun = list(decode_cursor(kind, cursor, int, int, int, int))
+        after = begun[0] if begun else -1
 
         def unit(conn: Connection) -> RunDiff:
             tenant = principal.tenant
             newer = _ended(conn, tenant, run)
             older = _ended(conn, tenant, base) if base else None
             span = _span(conn, tenant, newer, older)
-            counts = Counter(_kind(*each) for each in _differing(conn, tenant, span, -1))
+            counts = begun[1:] or _counts(conn, tenant, newer, span, alone=older is None)
             chosen: list[tuple[Any, Any | None]] = []
             more = None
             for found, before in _differing(conn, tenant, span, after):
                 if len(chosen) == wanted:
-                    more = encode_cursor(kind, [chosen[-1][0].sequence])
+                    more = encode_cursor(kind, [chosen[-1][0].sequence, *counts])
                     break
                 chosen.append((found, before))
             return RunDiff(
@@ -83,14 +86,22 @@ class Differences(Reading):
                 base_publication=span.before,
                 publication=None if span.hidden_run is not None else span.after,
                 hidden=span.hidden_run is not None,
-                new=counts["new"],
-                changed=counts["changed"],
-                withdrawn=counts["withdrawn"],
+                new=counts[0],
+                changed=counts[1],
+                withdrawn=counts[2],
                 items=_items(conn, tenant, chosen),
                 next=more,
             )
 
         return await self._db.read(principal, unit)
+
+
+def _counts(conn: Connection, tenant: str, run: Any, span: _Span, *, alone: bool) -> list[int]:
+    """How many are new, changed, withdrawn: what the run says itself, or counted over all rows."""
+    if alone:
+        return [run.new, run.changed, run.withdrawn]
+    found = Counter(_kind(*each) for each in _differing(conn, tenant, span, -1))
+    return [found["new"], found["changed"], found["withdrawn"]]
 
 
 def _ended(conn: Connection, tenant: str, run: str) -> Any:

@@ -93,6 +93,26 @@ def _sources(conn: Connection, tenant: str, rules: Rules) -> list[RemapSource]:
         conditions.append(runs.c.kind.in_(["collect", "backfill"]))
     oldest_first = rules.duplicates == "last"
     order = runs.c.number.asc() if oldest_first else runs.c.number.desc()
+    erased = set(
+        conn.execute(
+            select(responses.c.run)
+            .select_from(
+                runs.join(
+                    responses,
+                    (responses.c.tenant == runs.c.tenant) & (responses.c.run == runs.c.run),
+                )
+            )
+            .where(*conditions, responses.c.erased_at != "")
+            .distinct()
+        ).scalars()
+    )
+    if erased and rules.mode == "snapshot":
+        raise Conflict(
+            f"cannot re-map {rules.profile}: bytes it rests on were destroyed, because a person in "
+            "them was erased",
+            code="response-erased",
+            hint=f"holdfast profile run {rules.profile} --force",
+        )
     rows = conn.execute(
         select(runs.c.run, runs.c.range_start, runs.c.range_end, func.count().label("responses"))
         .select_from(
@@ -116,4 +136,6 @@ def _sources(conn: Connection, tenant: str, rules: Rules) -> list[RemapSource]:
             range_end=row.range_end,
         )
         for row in rows
+        # What such a run brought stays as it is; nothing but a snapshot withdraws what is absent.
+        if row.run not in erased
     ]

@@ -185,8 +185,8 @@ def _failure(rules: Rules, run: Row[Any], found: Judgement) -> Failure | None:
 
 def keep_shape(conn: Connection, tenant: str, run: Row[Any], drift: Sequence[Drift]) -> None:
     """Make what a published run saw part of the history; the beginning of it if it changed."""
-    if run.kind == "backfill":
-        return
+    if run.kind in ("backfill", "merge"):
+        return  # a part, or a whole past: neither is what a run of this source looks like
     shapes = store.shapes
     row = store.find(conn, shapes, tenant, run=run.run)
     if row is None:
