@@ -231,4 +231,4 @@ def parse_tile_path(path: str) -> tuple[str, int, int] | None:
     number = int(match[2].replace("x", "").replace("/", ""))
     width = int(match[3]) if match[3] else 256
     wanted = match[1], number, width
-    return wanted if width > 0 and tile_path(*wanted) == f"tile/{path}" else None
+    return wanted if 0 < width <= 256 and tile_path(*wanted) == f"tile/{path}" else None

@@ -195,16 +195,16 @@ def check_consistency(
     """
     if not 0 <= old <= new:
         raise merkle.refused("the older tree is larger than the newer")
-    if any(len(part) != 32 for part in (old_root, new_root, *proof)):
-        raise merkle.refused("a hash is not 32 bytes long")
+    if old == 0:
+        raise merkle.refused("there is nothing to prove of an empty tree")
     if old == new:
         if proof or old_root != new_root:
             raise merkle.refused("trees of one size have one root, and nothing to prove")
         return
-    if old == 0:
-        if proof:
-            raise merkle.refused("an empty tree needs no proof")
-        return
+    if any(len(part) != 32 for part in (new_root, *proof)):
+        raise merkle.refused("a hash is not 32 bytes long")
+    if len(old_root) != 32:
+        raise merkle.refused("a hash is not 32 bytes long")
     path = list(proof)
     if old & (old - 1) == 0:
         path.insert(0, old_root)

@@ -59,7 +59,7 @@ def golden_entries(folder: Path) -> list[bytes]:
 
 def test_the_golden_log_is_read_checked_and_made_again() -> None:
     folder = golden()
-    checkpoints = [path for path in folder.rglob("checkpoint*") if path.is_file()]
+    checkpoints = sorted(folder.glob("checkpoint.*"))
     assert len(checkpoints) == 16
     hashes = [merkle.leaf_hash(entry) for entry in golden_entries(folder)]
     assert len(hashes) == 15
@@ -74,7 +74,7 @@ def test_the_golden_log_is_read_checked_and_made_again() -> None:
             grown.append(hashed)
         assert grown.root() == said.root
         sizes.add(said.size)
-    assert sizes == set(range(16)) - {0} or sizes == set(range(16))
+    assert sizes == set(range(16))
     for path in folder.glob("tile/0/000.p/*"):
         width = int(path.name)
         assert path.read_bytes() == b"".join(hashes[:width])
