@@ -568,7 +568,7 @@ def test_a_foreign_origin_is_denied(world: World) -> None:
 
 TOLD = {
     "deep": ("parse-bound", "levels"),
-    "utf8": ("parse", "UTF-8"),
+    "utf8": ("parse", "not valid utf-8"),
     "nan": ("parse", "NaN"),
     "twice": ("parse", "repeats the key 'v'"),
     "half": ("parse", "ends"),
