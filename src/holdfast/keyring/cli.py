@@ -174,11 +174,31 @@ def check(ctx: typer.Context, json: JsonOption = False) -> None:
 # --- subjects -----------------------------------------------------------------------------------
 
 
-@app.command(
-    "erase",
-    help="Destroy a subject's keys and every copy of its data. There is no way back.",
-    epilog="Example: holdfast key erase jane@example.org --reason 'her request of 2026-11-01'",
-)
+def register_subjects(noun: typer.Typer, name: str) -> None:
+    """The commands about people, below ``key`` and ``ledger`` alike."""
+    example = f"Example: holdfast {name}"
+    noun.command(
+        "erase",
+        help="Destroy a subject's keys and every copy of its data. There is no way back.",
+        epilog=f"{example} erase jane@example.org --reason 'her request of 2026-11-01'",
+    )(erase)
+    noun.command(
+        "hold",
+        help="Place a legal hold: the subject cannot be erased until it is released.",
+        epilog=f"{example} hold jane@example.org --reason 'case 12/2026'",
+    )(hold)
+    noun.command(
+        "release",
+        help="Release the legal hold on a subject.",
+        epilog=f"{example} release jane@example.org --reason 'case closed'",
+    )(release)
+    noun.command(
+        "retain",
+        help="Keep a subject's data until a time; it can be moved on, never back.",
+        epilog=f"{example} retain jane@example.org --until 2030-01-01T00:00:00Z --reason 'tax law'",
+    )(retain)
+
+
 def erase(
     ctx: typer.Context, subject: SubjectArgument, reason: ReasonOption, json: JsonOption = False
 ) -> None:
@@ -209,11 +229,6 @@ def erase(
     run(body)
 
 
-@app.command(
-    "hold",
-    help="Place a legal hold: the subject cannot be erased until it is released.",
-    epilog="Example: holdfast key hold jane@example.org --reason 'case 12/2026'",
-)
 def hold(
     ctx: typer.Context, subject: SubjectArgument, reason: ReasonOption, json: JsonOption = False
 ) -> None:
@@ -228,11 +243,6 @@ def hold(
     run(body)
 
 
-@app.command(
-    "release",
-    help="Release the legal hold on a subject.",
-    epilog="Example: holdfast key release jane@example.org --reason 'case closed'",
-)
 def release(
     ctx: typer.Context, subject: SubjectArgument, reason: ReasonOption, json: JsonOption = False
 ) -> None:
@@ -247,12 +257,6 @@ def release(
     run(body)
 
 
-@app.command(
-    "retain",
-    help="Keep a subject's data until a time; it can be moved on, never back.",
-    epilog="Example: holdfast key retain jane@example.org --until 2030-01-01T00:00:00Z "
-    "--reason 'tax law'",
-)
 def retain(
     ctx: typer.Context,
     subject: SubjectArgument,
@@ -318,3 +322,6 @@ def _print_subjects(found: Subjects, *, json: bool) -> None:
         for e in found.erasures
     ]
     print_table(["subject", "what", "since", "until", "reason"], rows)
+
+
+register_subjects(app, "key")

@@ -20,6 +20,7 @@ from holdfast.kernel.cli import (
     session,
 )
 from holdfast.kernel.errors import Invalid, Unavailable
+from holdfast.keyring.cli import register_subjects
 
 if TYPE_CHECKING:
     from holdfast.ledger.client import LedgerClient
@@ -405,3 +406,6 @@ def rebuild(ctx: typer.Context, json: JsonOption = False) -> None:
         sys.stdout.write(f"the index holds {found.size} entries\n")
 
     run(body)
+
+
+register_subjects(app, "ledger")

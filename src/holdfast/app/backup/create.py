@@ -28,7 +28,7 @@ from holdfast.app.backup.container import PIECE_BYTES, Header, Part, write
 from holdfast.app.keys import master_file
 from holdfast.app.settings import Settings
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.errors import Conflict, HoldfastError, NotFound
+from holdfast.kernel.errors import Conflict, HoldfastError, NotFound, Unsupported
 from holdfast.kernel.ids import DEFAULT_TENANT, EventId
 from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Principal, service
@@ -95,6 +95,13 @@ class BackupService:
 
     async def start(self, principal: Principal) -> Backup:
         """Begin a backup; ``Conflict`` if one is under way."""
+        if not self._settings.database_url.startswith("sqlite:"):
+            raise Unsupported(
+                "cannot back up PostgreSQL: these files hold a system on SQLite",
+                code="backup-unsupported",
+                hint="use the server's own means, and keep keys/ and secrets/; "
+                "see docs/operating/backup.md",
+            )
         if self._task is not None and not self._task.done():
             raise Conflict("cannot begin a backup: one is under way", code="backup-running")
         now = timestamp(self._system.clock.now())

@@ -1,0 +1,123 @@
+"""A person's data through the served program: collected by a real drone, sealed, held, erased."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.support.program import Program, run_command, started, wait_until
+
+JANE, JOE = "jane.doe@example.org", "joe.bloggs@example.org"
+VISITS = {
+    "visits": [
+        {"patient": who, "ward": "north", "weight": weight, "note": f"a-note-on-{who}"}
+        for who, weight in ((JANE, "61.5"), (JOE, "82.1"))
+    ]
+}
+PROFILE = """
+version: 1
+name: clinic
+title: Visits
+publisher: A clinic
+licence: Public domain
+source:
+  url: http://127.0.0.1:{port}/visits.json
+  format: {{type: json, records: "$.visits[*]"}}
+  robots: "our own server"
+key: [dimensions.patient]
+dimensions: {{patient: $.patient, ward: $.ward}}
+measures: {{weight: {{path: $.weight, unit: kg}}}}
+attributes: {{note: $.note}}
+subject: dimensions.patient
+personal: [measures.weight, attributes.note]
+"""
+
+
+@pytest.fixture
+def source() -> Iterator[int]:
+    """A source about people, on a port of its own."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path == "/visits.json"
+            body = json.dumps(VISITS).encode() if found else b""
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def places_of(folder: Path, needle: str) -> list[str]:
+    """Every file below the folder, logs and write-ahead logs included, that has it."""
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if path.is_file() and needle.encode() in path.read_bytes()
+    ]
+
+
+def collected(program: Program, runs: int) -> bool:
+    done = run_command("profile", "run", "clinic", "--data-dir", str(program.data_dir))
+    assert done.returncode == 0, done.stderr
+    return wait_until(
+        lambda: len(list(program.items("/v1/results", profile="clinic"))) >= runs, what="a run"
+    )
+
+
+def test_a_person_is_collected_sealed_held_erased_and_not_brought_back(
+    tmp_path: Path, source: int
+) -> None:
+    home = tmp_path / "home"
+    data, profiles = home / "data", tmp_path / "profiles"
+    profiles.mkdir()
+    (profiles / "clinic.yaml").write_text(PROFILE.format(port=source))
+    environment = {
+        "HOLDFAST_REGISTRY_PROFILES_DIR": str(profiles),
+        "HOLDFAST_COLLECT_ALLOW": f"127.0.0.1:{source}",
+        "HOLDFAST_LOG_LEVEL": "info",
+    }
+    where = ["--data-dir", str(data)]
+    up = ["up", "--port", "0", "--drones", "1"]
+    with started(up, data, environment=environment) as program:
+        wait_until(lambda: len(list(program.items("/v1/profiles"))) == 1, what="the profile")
+        collected(program, 1)
+        shown = run_command("record", "list", "--profile", "clinic", "--json", *where)
+        assert JANE in shown.stdout
+        for needle in (JANE, JOE, "a-note-on", "61.5"):
+            assert places_of(home, needle) == [], needle
+
+        assert run_command("key", "hold", JANE, "--reason", "case 12", *where).returncode == 0
+        refused = run_command("ledger", "erase", JANE, "--reason", "asked", *where)
+        assert refused.returncode == 5
+        assert "case 12" in refused.stderr
+        assert run_command("key", "release", JANE, "--reason", "closed", *where).returncode == 0
+        erased = run_command("ledger", "erase", JANE, "--reason", "asked", "--json", *where)
+        assert erased.returncode == 0, erased.stderr
+        assert json.loads(erased.stdout)["state"] == "done"
+        program.kill()
+
+    with started(up, data, environment=environment) as program:
+        collected(program, 2)
+        shown = run_command("record", "list", "--profile", "clinic", "--json", *where)
+        assert JOE in shown.stdout
+        assert JANE not in shown.stdout
+        assert places_of(home, JANE) == []
+        verified = run_command("ledger", "verify", "--json", *where)
+        assert json.loads(verified.stdout)["sound"] is True
