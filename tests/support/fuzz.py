@@ -1,0 +1,42 @@
+"""``python -m tests.support.fuzz FORMAT SECONDS``: atheris on one format."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["holdfast.collect"]):
+    import holdfast.collect.formats.csv
+    import holdfast.collect.formats.json
+    import holdfast.collect.formats.json_stat
+    import holdfast.collect.formats.xlsx
+    import holdfast.collect.formats.xml
+    import holdfast.collect.mapping  # noqa: F401
+
+from tests.support.fuzzing import TARGETS, reads
+
+
+def main() -> None:
+    target, seconds = sys.argv[1], sys.argv[2]
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = Path(folder, "seeds")
+        seeds.mkdir()
+        (seeds / "seed").write_bytes(TARGETS[target][1])
+        read = reads(target, Path(folder))
+
+        def once(data: bytes) -> None:
+            read(data)
+
+        options = [
+            sys.argv[0], f"-max_total_time={seconds}", "-max_len=4096", "-seed=7", "-timeout=20",
+            "-rss_limit_mb=1024", "-print_final_stats=1", str(seeds),
+        ]  # fmt: skip
+        atheris.Setup(options, once)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
