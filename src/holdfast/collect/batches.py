@@ -118,7 +118,9 @@ class BatchMaker:
         self.rows = 0
         self._ends = (None, None)
         observe = self._cursor.observe if self._cursor else None
-        look_at = self.columns.observe
+        # Names of members can be names of people; where there may be any, they are not told.
+        private = bool(self._profile.subject or self._profile.personal)
+        look_at = None if private else self.columns.observe
         read = look = 0
         for row in self._reader(content, self._spec, self._context):
             self.rows += 1
@@ -129,7 +131,8 @@ class BatchMaker:
                     yield self._flush()
             if observe is not None:
                 observe(row.value)
-            look_at(row.value)
+            if look_at is not None:
+                look_at(row.value)
             read += row.size
             if self.rows >= look or read >= _LOOK_CHARACTERS:
                 look, read = self.rows + _LOOK_RECORDS, 0
