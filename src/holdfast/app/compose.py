@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from holdfast.kernel.http.client import ApiClient
     from holdfast.kernel.objects.s3 import S3Credentials
     from holdfast.kernel.secrets import TenantSecrets
-    from holdfast.ledger.model import Appended, Prepared
+    from holdfast.ledger.client import LedgerClient
+    from holdfast.ledger.model import Appended, Prepared, Proof
 
 STATEFUL = frozenset({"identity", "registry", "coordinator", "aggregator", "reporter", "ledger"})
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -201,7 +202,7 @@ class HopAuth(httpx.Auth):
 
 
 class TenantDeliveries:
-    """The ledger elsewhere, as the relay sees it: each tenant's events go under its own name."""
+    """The ledger elsewhere, as roles see it: each tenant is spoken for under its own name."""
 
     def __init__(self, url: str, signer: HopSigner) -> None:
         self._url = url
@@ -210,6 +211,13 @@ class TenantDeliveries:
 
     async def append_prepared(self, principal: Principal, events: Sequence[Prepared]) -> Appended:
         """See :meth:`holdfast.ledger.service.LedgerService.append_prepared`."""
+        return await self._of(principal).append_prepared(principal, events)
+
+    async def event_proof(self, principal: Principal, event: str) -> Proof:
+        """See :meth:`holdfast.ledger.service.LedgerService.event_proof`."""
+        return await self._of(principal).event_proof(principal, event)
+
+    def _of(self, principal: Principal) -> LedgerClient:
         from holdfast.kernel.http.client import ApiClient
         from holdfast.ledger.client import LedgerClient
 
@@ -223,7 +231,7 @@ class TenantDeliveries:
                 trust_env=False,
             )
             api = self._clients[principal.tenant] = ApiClient(client)
-        return await LedgerClient(api).append_prepared(principal, events)
+        return LedgerClient(api)
 
     async def close(self) -> None:
         """Close the connections."""

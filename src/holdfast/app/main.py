@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reject": ("holdfast.records.cli:reject_app", "Rows that failed typing, with the reason."),
     "notice": ("holdfast.records.cli:notice_app", "What to be told about sources."),
     "report": ("holdfast.reports.cli:app", "Join, correlate and draw."),
+    "verify": ("holdfast.app.commands.verify:app", "Check a receipt, offline."),
     "ledger": ("holdfast.ledger.cli:app", "The log of everything: read, verify, prove."),
     "worker": ("holdfast.fleet.cli:worker_app", "The drones: list, admit, revoke."),
     "task": ("holdfast.fleet.cli:task_app", "The work: list, show, submit, cancel."),

@@ -248,6 +248,7 @@ def _open_aggregator(system: System, state: State, keys: Keys) -> None:
         secrets=state.secrets,
         keyring=state.keyring,
         profiles=system.registry,
+        ledger=system.ledger if "ledger" in system.roles else system.deliveries,
         grants=keys.trusted,
         clock=system.clock,
         new_id=system.new_id,

@@ -166,6 +166,12 @@ class LedgerClient:
             "GET", "/v1/ledger/proofs/inclusion", params=params, type=Proof
         )
 
+    async def event_proof(self, principal: Principal | None, event: str) -> Proof:
+        """See :meth:`LedgerService.event_proof`."""
+        return await self._api.request(
+            "GET", "/v1/ledger/proofs/event", params={"event": event}, type=Proof
+        )
+
     async def consistency(
         self, principal: Principal | None, first: int, second: int | None = None
     ) -> Consistency:

@@ -326,6 +326,12 @@ def _proving(service: LedgerService) -> list[Any]:
         """Prove that an entry is in the tree of a size, or of the newest checkpoint."""
         return await service.inclusion(principal, position, size)
 
+    @get("/v1/ledger/proofs/event", permission=READ)
+    @_counted(service, "Prove")
+    async def prove_event(principal: Principal, event: str) -> Proof:
+        """Prove that an event, by its id, is in the tree of the newest checkpoint."""
+        return await service.event_proof(principal, event)
+
     @get("/v1/ledger/proofs/consistency", permission=READ)
     @_counted(service, "Prove")
     async def prove_consistency(
@@ -345,6 +351,7 @@ def _proving(service: LedgerService) -> list[Any]:
         show_checkpoint,
         show_tile,
         prove_inclusion,
+        prove_event,
         prove_consistency,
         show_trust,
     ]

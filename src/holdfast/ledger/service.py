@@ -474,6 +474,19 @@ class LedgerService:
             checkpoint=note,
         )
 
+    async def event_proof(self, principal: Principal, event: str) -> Proof:
+        """:meth:`inclusion` of an event by its id, in the tree of the newest checkpoint."""
+        tenant = principal.tenant
+        found = await self._parts.database.read(
+            principal, lambda conn: store.find_events(conn, tenant, [event])
+        )
+        if event not in found:
+            raise EntryUnknown(f"cannot find the event {event[:80]}: the log does not hold it")
+        proof = await self.inclusion(principal, found[event])
+        if read_leaf(proof.leaf.encode()).id != event:
+            raise Corrupt("cannot find the event: the index is damaged", code="index-damaged")
+        return proof
+
     async def consistency(
         self, principal: Principal, first: int, second: int | None = None
     ) -> Consistency:

@@ -27,7 +27,7 @@ from holdfast.records.content import RecordKeys
 from holdfast.records.errors import GrantMismatch
 from holdfast.records.metrics import RecordsMetrics
 from holdfast.records.model import Drift, Run, RunStatus
-from holdfast.records.ports import Profiles
+from holdfast.records.ports import Evidence, Profiles
 from holdfast.records.rules import Rules, rules_of
 from holdfast.records.settings import RecordsSettings
 from holdfast.registry.model import ProfileVersion
@@ -60,6 +60,7 @@ class Handles:
     secrets: TenantSecrets
     keyring: Keyring
     profiles: Profiles
+    ledger: Evidence
     grants: TrustedKeys
     clock: Clock
     new_id: NewId

@@ -189,6 +189,29 @@ def show_record(
 
 
 @record_app.command(
+    "receipt",
+    help="A record's receipt: what shows, offline, that it is in the log. For `holdfast verify`.",
+    epilog="Example: holdfast record receipt 0f3c… > r.json",
+)
+def record_receipt(
+    ctx: typer.Context,
+    record: Annotated[str, typer.Argument(help="The record's id.", show_default=False)],
+    revision: Annotated[
+        int | None, typer.Option("--revision", min=1, help="Which revision. [the newest]")
+    ] = None,
+) -> None:
+    async def body() -> None:
+        from holdfast.kernel.principal import operator
+
+        async with session(ctx) as api:
+            found = await _client(api).receipt(operator(), record, revision=revision)
+        sys.stdout.buffer.write(found)
+        sys.stdout.buffer.flush()
+
+    run(body)
+
+
+@record_app.command(
     "history",
     help="Every revision of one record: when it was known, what it said, what differed.",
     epilog="Example: holdfast record history 0f3c… --json",

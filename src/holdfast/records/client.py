@@ -337,6 +337,14 @@ class RecordsClient:
             "GET", f"/v1/records/{record}", params={"as_of": as_of}, type=RecordHistory
         )
 
+    async def receipt(
+        self, principal: Principal, record: str, *, revision: int | None = None
+    ) -> bytes:
+        """The receipt of a record's published revision (the newest by default), canonical."""
+        return await self._api.request(
+            "GET", f"/v1/records/{record}/receipt", params={"revision": revision}, type=bytes
+        )
+
     async def freshness(self, principal: Principal) -> list[Freshness]:
         """How old every profile's data is, and whether that is normal."""
         return await self._api.request("GET", "/v1/records/freshness", type=list[Freshness])

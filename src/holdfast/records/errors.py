@@ -5,6 +5,12 @@ from __future__ import annotations
 from holdfast.kernel.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 
 
+class ReceiptNotYet(Unavailable):
+    """The record is published and its event is on its way into the ledger: ask again."""
+
+    code = "receipt-not-yet"
+
+
 class StaleFence(Conflict):
     """Somebody with a higher fence has the run: stop, nothing more of this attempt counts."""
 

@@ -378,12 +378,31 @@ def _record_routes(service: RecordsService) -> list[Any]:
         """Show one record with its revisions."""
         return await service.record(principal, record, as_of=as_of)
 
+    @get(
+        "/v1/records/{record:str}/receipt",
+        permission=Permission.RECORDS_READ,
+        media_type="application/json",
+    )
+    async def show_record_receipt(
+        principal: Principal, record: str, revision: int | None = None
+    ) -> Response[bytes]:
+        """Give the receipt of a record's newest revision, or of the one that is named."""
+        made = await service.receipt(principal, record, revision=revision)
+        return Response(made, media_type="application/json", headers={"Cache-Control": "no-store"})
+
     @get("/v1/records/freshness", permission=Permission.RECORDS_READ)
     async def list_freshness(principal: Principal) -> list[Freshness]:
         """List how old each profile's data is."""
         return await service.freshness(principal)
 
-    return [list_records, export_records, describe_records, show_record, list_freshness]
+    return [
+        list_records,
+        export_records,
+        describe_records,
+        show_record,
+        show_record_receipt,
+        list_freshness,
+    ]
 
 
 def _projection_routes(service: RecordsService) -> list[Any]:

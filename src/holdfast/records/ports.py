@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast.kernel.principal import Principal
+from holdfast.ledger.model import Proof
 from holdfast.records.model import StoredResponse
 from holdfast.registry.model import ProfileVersion
 
@@ -20,6 +21,17 @@ class Profiles(Protocol):
         """The version with ``digest``, whenever it was published; ``NotFound`` if never.
 
         A version never changes, so the caller may keep it.
+        """
+        ...
+
+
+class Evidence(Protocol):
+    """Proofs of events: the ledger's service, or its client in a split deployment."""
+
+    async def event_proof(self, principal: Principal, event: str) -> Proof:
+        """The event's entry, opened, with the proof that it is in the newest checkpoint.
+
+        ``NotFound`` while the ledger does not hold it.
         """
         ...
 

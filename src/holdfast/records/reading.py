@@ -158,7 +158,7 @@ class Reading(Unsealing):
     ) -> RecordHistory:
         """One record, as published now or at ``as_of``, with its published revisions in order."""
         moment = as_of and timestamp(_parsed(as_of))
-        key = _record_key(record)
+        key = record_key(record)
 
         def unit(conn: Connection) -> tuple[int, list[Record], list[SealedRow]]:
             found = store.latest_of_record(conn, principal.tenant, key)
@@ -429,7 +429,8 @@ def _run_conditions(which: RunFilter) -> list[ColumnElement[bool]]:
 # --- assembling ---------------------------------------------------------------------------------
 
 
-def _record_key(record: str) -> bytes:
+def record_key(record: str) -> bytes:
+    """The stored key that a record's id names; no such record if it names none."""
     try:
         key = bytes.fromhex(record)
     except ValueError:

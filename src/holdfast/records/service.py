@@ -23,13 +23,16 @@ from holdfast.records.erasing import Erasing
 from holdfast.records.exporting import Exporting
 from holdfast.records.intake import Intake
 from holdfast.records.kept import KeptResponses
-from holdfast.records.ports import Profiles
+from holdfast.records.ports import Evidence, Profiles
+from holdfast.records.receipts import Receipts
 from holdfast.records.remapping import Remapping
 from holdfast.records.runs import Runs
 from holdfast.records.settings import RecordsSettings
 
 
-class RecordsService(Runs, KeptResponses, Remapping, Intake, Differences, Exporting, Erasing):
+class RecordsService(
+    Runs, KeptResponses, Remapping, Intake, Differences, Exporting, Erasing, Receipts
+):
     """Runs, batches, records, results and rejects of every tenant.
 
     *Atomic*: what a run brought becomes visible at once or never. *Exactly once*: a batch, a
@@ -47,6 +50,7 @@ class RecordsService(Runs, KeptResponses, Remapping, Intake, Differences, Export
         secrets: TenantSecrets,
         keyring: Keyring,
         profiles: Profiles,
+        ledger: Evidence,
         grants: TrustedKeys,
         clock: Clock,
         new_id: NewId,
@@ -61,6 +65,7 @@ class RecordsService(Runs, KeptResponses, Remapping, Intake, Differences, Export
                 secrets=secrets,
                 keyring=keyring,
                 profiles=profiles,
+                ledger=ledger,
                 grants=grants,
                 clock=clock,
                 new_id=new_id,

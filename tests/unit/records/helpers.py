@@ -26,6 +26,8 @@ from holdfast.kernel.signing import SigningKey, TrustedKeys
 from holdfast.kernel.telemetry import Metrics
 from holdfast.keyring import EnvelopeSealer, Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
+from holdfast.ledger.errors import EntryUnknown
+from holdfast.ledger.model import Proof
 from holdfast.records.model import (
     Batch,
     BatchReceipt,
@@ -70,6 +72,13 @@ def profile(name: str = "rates", **changes: Any) -> Profile:
         **changes,
     }
     return msgspec.convert(plain, Profile)
+
+
+class EmptyLedger:
+    """A ledger that no relay has brought anything yet."""
+
+    async def event_proof(self, principal: Principal, event: str) -> Proof:
+        raise EntryUnknown(f"cannot find the event {event}")
 
 
 class KnownProfiles:
@@ -284,6 +293,7 @@ async def bench_on(
             secrets=secrets,
             keyring=keyring,
             profiles=known,
+            ledger=EmptyLedger(),
             grants=TrustedKeys({"coordinator": [KEY.public_jwk()]}),
             clock=clock,
             new_id=new_id,

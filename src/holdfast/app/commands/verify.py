@@ -1,0 +1,145 @@
+"""``holdfast verify``: check a receipt offline, against a policy file of your own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.kernel.cli import JsonOption, fail, print_fields, print_json, say
+from holdfast.kernel.errors import HoldfastError, Invalid
+
+if TYPE_CHECKING:
+    from holdfast.records.receipt import Verdict, Verified
+
+app = typer.Typer(add_completion=False)
+
+ANSWERS = {True: "yes", False: "no", None: "not shown"}
+
+
+@app.command(
+    help="Check a receipt, offline: no server, no data directory. Exit status 0: it holds (and was "
+    "reproduced, with --raw). 7: it does not, and the message says which step does not fit. 2: the "
+    "call or the policy file cannot be used. Nothing in a receipt is believed; whom to trust is "
+    "said by the policy file alone.",
+    epilog="Example: holdfast verify r.json --trust holdfast.trust | "
+    "holdfast verify r.json --trust holdfast.trust --raw page.csv --profile rain.yaml",
+)
+def verify(
+    receipt: Annotated[Path, typer.Argument(help="The receipt.", show_default=False)],
+    trust: Annotated[
+        Path, typer.Option("--trust", help="Your policy file: holdfast ledger trust > FILE.")
+    ],
+    raw: Annotated[
+        Path | None, typer.Option("--raw", help="The bytes that the source sent, to map again.")
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", help="The profile's file, with --raw.")
+    ] = None,
+    charset: Annotated[
+        str, typer.Option("--charset", help="What the source called the encoding of the bytes.")
+    ] = "",
+    json: JsonOption = False,
+) -> None:
+    if (raw is None) != (profile is None):
+        raise typer.BadParameter("--raw and --profile go together")
+    try:
+        found = _verified(receipt, trust, raw, profile, charset)
+    except HoldfastError as error:
+        if json:
+            print_json({"holds": False, "code": error.code, "reason": error.detail})
+        fail(error)
+    if json:
+        print_json(found)
+        return
+    _print(found)
+
+
+def _verified(
+    receipt: Path, trust: Path, raw: Path | None, profile: Path | None, charset: str
+) -> Verified:
+    import msgspec
+
+    from holdfast.records.receipt import (
+        RECEIPT_BYTES_MAX,
+        TRUST_BYTES_MAX,
+        decode_trust,
+        verify_receipt,
+    )
+
+    policy = decode_trust(_read(trust, TRUST_BYTES_MAX))
+    found = verify_receipt(_read(receipt, RECEIPT_BYTES_MAX), policy)
+    if raw is None or profile is None:
+        return found
+    third = _reproduced(found, raw, profile, charset)
+    return msgspec.structs.replace(found, verdicts=[*found.verdicts[:2], third])
+
+
+def _reproduced(found: Verified, raw: Path, profile: Path, charset: str) -> Verdict:
+    import hashlib
+
+    from holdfast.collect.reproduce import remapped
+    from holdfast.records.receipt import reproduced
+    from holdfast.registry.model import profile_digest
+    from holdfast.registry.validate import load_profile
+
+    known = load_profile(_read(profile, 1024 * 1024))
+    try:
+        with raw.open("rb") as file:
+            digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise Invalid(f"cannot read {raw}: {error.strerror}") from error
+    mapped: bytes | str = "it does not lead to raw bytes"
+    same = (digest, profile_digest(known)) == (found.raw_digest, found.profile_digest)
+    if same and found.raw_response is not None and found.raw_position is not None:
+        try:
+            mapped = remapped(
+                known,
+                raw,
+                response=found.raw_response,
+                position=found.raw_position,
+                charset=charset,
+            )
+        except HoldfastError as error:
+            mapped = error.detail
+    return reproduced(found, digest, profile_digest(known), mapped)
+
+
+def _read(path: Path, most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(most + 1)
+    except OSError as error:
+        raise Invalid(f"cannot read {path}: {error.strerror}") from error
+
+
+def _print(found: Verified) -> None:
+    for verdict in found.verdicts:
+        sys.stdout.write(f"{verdict.verdict}: {ANSWERS[verdict.holds]}\n  {verdict.means}\n")
+        if verdict.does_not_mean:
+            sys.stdout.write(f"  It does not mean {verdict.does_not_mean}.\n")
+    sys.stdout.write("\n")
+    print_fields(
+        {
+            "record": found.record,
+            "revision": f"{found.revision}{' (withdrawn)' if found.withdrawn else ''}",
+            "profile": f"{found.profile} {found.profile_digest}",
+            "run": found.run,
+            "worker": found.worker,
+            "recorded": found.recorded,
+            "event": f"{found.event} at position {found.position}",
+            "checkpoint": f"{found.origin}, size {found.size}",
+            "raw bytes": found.raw_digest,
+            "place in them": ""
+            if found.raw_position is None
+            else f"response {found.raw_response}, position {found.raw_position}",
+        }
+    )
+    if found.content is None:
+        say("what the record says is sealed or erased")
+        return
+    import msgspec
+
+    sys.stdout.write(f"says        {msgspec.json.encode(found.content).decode()}\n")

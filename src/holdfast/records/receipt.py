@@ -1,0 +1,433 @@
+"""Receipts: what one record's evidence looks like outside, and whether it holds. Pure.
+
+A receipt is canonical JSON (RFC 8785, restricted) that ends in its own SHA-256. It leads from one
+record to a checkpoint that the log signed: the record's salted leaf is in the tree of its batch,
+the batch in the tree of its run, the run's root in the event ``records.ingested``, the event in the
+log. Each step is recomputed; nothing in a receipt is believed, and nothing is in it that is not
+checked. Whom to believe is said by the verifier's own policy file (``holdfast ledger trust``).
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from hashlib import sha256
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from holdfast.kernel.canonical import canonical, decode_strict
+from holdfast.kernel.errors import Corrupt, Invalid
+from holdfast.kernel.merkle import check_inclusion, leaf_hash
+from holdfast.ledger.model import KeyInfo, Trust
+from holdfast.ledger.notes import (
+    Checkpoint,
+    VerifierKey,
+    open_note,
+    parse_checkpoint,
+)
+from holdfast.records.content import BATCH_LEAF_DOMAIN, LEAF_DOMAIN
+
+FORMAT = "holdfast-receipt/v1"
+RECEIPT_BYTES_MAX = 16 * 1024 * 1024
+TRUST_BYTES_MAX = 4 * 1024 * 1024
+INGESTED = "records.ingested"
+_TAIL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n')
+_TAIL_BYTES = 78
+_HASH = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class ReceiptRefused(Corrupt):
+    """A receipt that does not hold; the message says which step does not fit."""
+
+    code = "receipt-invalid"
+
+
+class TrustInvalid(Invalid):
+    """The policy file cannot be used."""
+
+    code = "trust-invalid"
+
+
+class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class RecordPart(_Part, frozen=True, kw_only=True):
+    """The record, its place in its batch, and the batch's place in its run.
+
+    ``content`` is null, and ``salt`` empty, if the record is sealed or erased: then it is known
+    that there is such a record, not what it says.
+    """
+
+    batch: dict[str, Any]
+    batch_index: int
+    batch_path: list[str]
+    content: dict[str, Any] | None
+    index: int
+    leaf: dict[str, Any]
+    path: list[str]
+    salt: str
+
+
+class EntryPart(_Part, frozen=True, kw_only=True):
+    """The event that tells of the run, and its place in the log."""
+
+    index: int
+    leaf: dict[str, Any]
+    path: list[str]
+    payload: dict[str, Any]
+    salt: str
+
+
+class RawPart(_Part, frozen=True, kw_only=True):
+    """The digest of the bytes that the source sent, and its place among those of the run."""
+
+    digest: str
+    path: list[str]
+
+
+class Receipt(_Part, frozen=True, kw_only=True):
+    """One record's evidence. ``attribution`` is null: workers do not sign batch headers yet."""
+
+    attribution: None
+    checkpoint: str
+    entry: EntryPart
+    format: str
+    raw: RawPart | None
+    record: RecordPart
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """One of the three things that can be asked of a receipt.
+
+    ``holds`` is null where this receipt, or what was supplied, cannot tell.
+    """
+
+    verdict: Literal["recorded", "attributed", "reproduced"]
+    holds: bool | None
+    means: str
+    does_not_mean: str = ""
+
+
+class Verified(Struct, frozen=True, kw_only=True):
+    """What a receipt shows. ``content`` is the record itself, null if it is sealed or erased."""
+
+    tenant: str
+    origin: str
+    size: int
+    position: int
+    recorded: str
+    event: str
+    profile: str
+    profile_digest: str
+    run: str
+    worker: str
+    record: str
+    revision: int
+    withdrawn: bool
+    content: dict[str, Any] | None
+    raw_digest: str
+    raw_response: int | None
+    raw_position: int | None
+    verdicts: list[Verdict]
+
+
+def encode_receipt(receipt: Receipt) -> bytes:
+    """The bytes of a receipt: canonical, and ending in their own SHA-256."""
+    body = canonical(receipt)
+    return body[:-1] + b',"sha256":"' + sha256(body).hexdigest().encode() + b'"}\n'
+
+
+def decode_receipt(data: bytes) -> Receipt:
+    """The receipt in ``data``; :class:`ReceiptRefused` unless it is one, whole and canonical."""
+    if len(data) > RECEIPT_BYTES_MAX:
+        raise _refused(f"it has more than {RECEIPT_BYTES_MAX} bytes")
+    tail = _TAIL.fullmatch(data[-_TAIL_BYTES:])
+    if tail is None:
+        raise _refused("it does not end in its SHA-256: it was cut off, or is no receipt")
+    body = data[:-_TAIL_BYTES] + b"}"
+    if sha256(body).hexdigest().encode() != tail[1]:
+        raise _refused("its SHA-256 is another: it was changed or damaged")
+    try:
+        plain = decode_strict(body)
+        if canonical(plain) != body:
+            raise _refused("it is not in its canonical form")
+        receipt = msgspec.convert(plain, Receipt)
+    except (Invalid, msgspec.ValidationError) as error:
+        raise _refused(f"it does not say what a receipt says ({error})") from error
+    if receipt.format != FORMAT:
+        raise _refused(f"its format {receipt.format[:60]!r} is not known here")
+    return receipt
+
+
+def decode_trust(data: bytes) -> Trust:
+    """The policy in ``data``; :class:`TrustInvalid` if it is none."""
+    try:
+        if len(data) > TRUST_BYTES_MAX:
+            raise TrustInvalid("cannot use the policy file: it is too large")
+        trust = msgspec.convert(decode_strict(data), Trust)
+        if trust.format != 1 or not trust.keys or not trust.tenant:
+            raise TrustInvalid(
+                "cannot use the policy file: it names no keys, or is of another format"
+            )
+        for key in trust.keys:
+            if VerifierKey.parse(key.key).name != key.origin or key.origin not in trust.origins:
+                raise TrustInvalid(
+                    f"cannot use the policy file: {key.key[:80]} is not of its origin"
+                )
+    except TrustInvalid:
+        raise
+    except (Invalid, Corrupt, msgspec.ValidationError) as error:
+        raise TrustInvalid(
+            f"cannot use the policy file: {error}", hint="make one: holdfast ledger trust > FILE"
+        ) from error
+    return trust
+
+
+def verify_receipt(data: bytes, trust: Trust) -> Verified:
+    """What the receipt shows to whoever trusts ``trust``.
+
+    :class:`ReceiptRefused` names the first step that does not fit. The result has the verdicts
+    *recorded* and *attributed*; :func:`reproduced` makes the third.
+    """
+    receipt = decode_receipt(data)
+    try:
+        return _verify(receipt, trust)
+    except ReceiptRefused:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, Invalid) as error:
+        raise _refused("something in it is of another kind than it must be") from error
+
+
+def _verify(receipt: Receipt, trust: Trust) -> Verified:
+    said = _signed(receipt.checkpoint, trust)
+    entry, record = receipt.entry, receipt.record
+    leaf, payload = entry.leaf, entry.payload
+    _included(
+        "the event is not in the log that was signed",
+        canonical(leaf),
+        entry.index,
+        said.size,
+        entry.path,
+        said.root,
+    )
+    if leaf["tenant"] != trust.tenant:
+        raise _refused("it is of another tenant than the policy's")
+    if (leaf["type"], leaf["stream"]) != (INGESTED, f"profile/{payload['profile']}"):
+        raise _refused("its event is none that tells of published records")
+    told = canonical(payload)
+    if _mac(entry.salt, told) != leaf["commitment"] or len(told) != leaf["length"]:
+        raise _refused("what the event is said to say is not what was committed to")
+    _check_batch(record, payload)
+    _check_record(record, payload)
+    raw = _check_raw(receipt, payload)
+    return _verified(receipt, said, raw)
+
+
+def _check_batch(record: RecordPart, payload: dict[str, Any]) -> None:
+    batch = record.batch
+    if set(batch) != {"batch", "domain", "kind", "root", "rows"}:
+        raise _refused("its batch is none")
+    if batch["domain"] != BATCH_LEAF_DOMAIN:
+        raise _refused("its batch is none")
+    _included(
+        "the batch is not in the run that the event tells of",
+        canonical(batch),
+        record.batch_index,
+        payload["batches_count"],
+        record.batch_path,
+        _hash(payload["root"]),
+    )
+
+
+def _check_record(record: RecordPart, payload: dict[str, Any]) -> None:
+    leaf = record.leaf
+    names = {"commitment", "domain", "profile", "record", "revision", "run", "withdrawn"}
+    if set(leaf) != names or leaf["domain"] != LEAF_DOMAIN:
+        raise _refused("its record's leaf is none")
+    _included(
+        "the record is not in the batch",
+        canonical(leaf),
+        record.index,
+        record.batch["rows"],
+        record.path,
+        _hash(record.batch["root"]),
+    )
+    if (leaf["run"], leaf["profile"]) != (payload["run"], payload["profile_digest"]):
+        raise _refused("the record is of another run or another mapping than the event tells of")
+    if record.content is None:
+        if record.salt:
+            raise _refused("it has a salt for a record that it does not show")
+    elif _mac(record.salt, canonical(record.content)) != leaf["commitment"]:
+        raise _refused("what the record is said to say is not what was committed to")
+
+
+def _check_raw(receipt: Receipt, payload: dict[str, Any]) -> tuple[str, int, int] | None:
+    """Digest, number and position of the raw bytes; ``None`` where there are none."""
+    content, raw = receipt.record.content, receipt.raw
+    hidden = content is None or receipt.record.leaf["withdrawn"]
+    if content is None or hidden:
+        if raw is not None:
+            raise _refused("it names raw bytes for a record that cannot lead to them")
+        return None
+    if raw is None or _DIGEST.fullmatch(raw.digest) is None:
+        raise _refused("it does not name the raw bytes")
+    number, position = content["response"], content["position"]
+    _included(
+        "the raw bytes are not those of the run",
+        raw.digest.encode(),
+        number,
+        payload["responses_count"],
+        raw.path,
+        _hash(payload["responses_root"]),
+    )
+    if type(position) is not int:
+        raise _refused("its position is no number")
+    return raw.digest, number, position
+
+
+def _signed(note: str, trust: Trust) -> Checkpoint:
+    """The checkpoint, if a key signed it that the policy trusts for that size."""
+    keys = [(info, VerifierKey.parse(info.key)) for info in trust.keys]
+    try:
+        opened, signers = open_note(note, [key for _, key in keys])
+        said = parse_checkpoint(opened.text)
+    except Corrupt as error:
+        raise _refused(f"its checkpoint does not hold: {error.detail}") from error
+    if len(opened.signatures) != 1 or said.extensions:
+        raise _refused("its checkpoint has more than the log's own signature")
+    info = next(info for info, key in keys if key == signers[0])
+    if said.origin != info.origin or said.origin not in trust.origins:
+        raise _refused("its checkpoint is signed by the key of another log")
+    _check_span(info, said.size)
+    return said
+
+
+def _check_span(info: KeyInfo, size: int) -> None:
+    if size < info.valid_from or (info.valid_to is not None and size > info.valid_to):
+        until = "on" if info.valid_to is None else f"to {info.valid_to}"
+        raise _refused(
+            f"its checkpoint has the size {size}, and the key that signed it is valid from size "
+            f"{info.valid_from} {until}"
+        )
+
+
+def _included(
+    reason: str, leaf: bytes, index: int, size: int, path: list[str], root: bytes
+) -> None:
+    if type(index) is not int or type(size) is not int:
+        raise _refused(f"{reason}: a number is none")
+    try:
+        check_inclusion(leaf_hash(leaf), index, size, [_hash(part) for part in path], root)
+    except ReceiptRefused:
+        raise
+    except Corrupt as error:
+        raise _refused(f"{reason} ({error.detail.rpartition(': ')[2]})") from error
+
+
+def _hash(text: Any) -> bytes:
+    if not isinstance(text, str) or _HASH.fullmatch(text) is None:
+        raise _refused("a hash in it is none")
+    return bytes.fromhex(text)
+
+
+def _mac(salt: str, data: bytes) -> str:
+    return hmac.digest(_hash(salt), data, "sha256").hex()
+
+
+def _refused(reason: str) -> ReceiptRefused:
+    return ReceiptRefused(
+        f"cannot accept the receipt: {reason}",
+        hint="ask for the receipt again; if it still does not hold, believe the receipt's sender "
+        "less than your policy file",
+    )
+
+
+def _verified(receipt: Receipt, said: Checkpoint, raw: tuple[str, int, int] | None) -> Verified:
+    leaf, payload, entry = receipt.record.leaf, receipt.entry.payload, receipt.entry.leaf
+    shown = receipt.record.content is not None
+    return Verified(
+        tenant=entry["tenant"],
+        origin=said.origin,
+        size=said.size,
+        position=receipt.entry.index,
+        recorded=entry["recorded"],
+        event=entry["id"],
+        profile=payload["profile"],
+        profile_digest=leaf["profile"],
+        run=leaf["run"],
+        worker=payload["worker"],
+        record=leaf["record"],
+        revision=leaf["revision"],
+        withdrawn=leaf["withdrawn"],
+        content=receipt.record.content,
+        raw_digest=raw[0] if raw else "",
+        raw_response=raw[1] if raw else None,
+        raw_position=raw[2] if raw else None,
+        verdicts=[_recorded(shown), _attributed(), not_reproduced()],
+    )
+
+
+def _recorded(shown: bool) -> Verdict:
+    means = (
+        "this record, exactly as it stands here, was published by this run and is in the log that "
+        "a key of the policy signed"
+        if shown
+        else "there is such a record in the log that a key of the policy signed; what it says is "
+        "sealed or erased, and not shown"
+    )
+    return Verdict(
+        verdict="recorded",
+        holds=True,
+        means=means,
+        does_not_mean="that it is true, that it is the newest revision, or that the operator shows "
+        "everybody the same log (compare checkpoints for that)",
+    )
+
+
+def _attributed() -> Verdict:
+    return Verdict(
+        verdict="attributed",
+        holds=None,
+        means="not available: workers do not sign the headers of their batches yet; the worker "
+        "named here is named by the operator",
+    )
+
+
+def not_reproduced() -> Verdict:
+    """The third verdict, where no raw bytes were supplied."""
+    return Verdict(
+        verdict="reproduced",
+        holds=None,
+        means="not asked for: supply the raw bytes (--raw) and the profile (--profile)",
+    )
+
+
+def reproduced(verified: Verified, raw_digest: str, profile_digest: str, remapped: Any) -> Verdict:
+    """The third verdict. ``remapped`` is the canonical record that the bytes give at its place, or
+    why they give none.
+
+    :class:`ReceiptRefused` says what does not fit.
+    """
+    if verified.content is None or not verified.raw_digest:
+        raise _refused("it cannot be reproduced: the record is sealed, erased or withdrawn")
+    if raw_digest != verified.raw_digest:
+        raise _refused(f"the raw bytes are others: {raw_digest}, not {verified.raw_digest}")
+    if profile_digest != verified.profile_digest:
+        raise _refused(f"the profile is another: {profile_digest}, not {verified.profile_digest}")
+    if not isinstance(remapped, bytes):
+        raise _refused(f"the raw bytes do not give this record: {remapped}")
+    if remapped != canonical(verified.content):
+        raise _refused(
+            f"the raw bytes give another record at this place: {remapped.decode()[:2000]}"
+        )
+    return Verdict(
+        verdict="reproduced",
+        holds=True,
+        means="the supplied bytes have the digest that was recorded, and mapping them with this "
+        "profile gives exactly this record",
+        does_not_mean="that the source really sent these bytes: that is what the worker said",
+    )

@@ -1,0 +1,253 @@
+"""Making a record's receipt: its leaf and what opens it, the way up to its run, the run's event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from holdfast.kernel import merkle
+from holdfast.kernel.errors import Internal, NotFound
+from holdfast.kernel.ids import EventId
+from holdfast.kernel.outbox import Event
+from holdfast.kernel.principal import Permission, Principal
+from holdfast.kernel.telemetry import request_id
+from holdfast.keyring.envelope import key_id_of
+from holdfast.keyring.model import RECORDS
+from holdfast.ledger.model import Proof
+from holdfast.ledger.notes import Note, parse_checkpoint, parse_note
+from holdfast.records import store
+from holdfast.records.content import (
+    RecordKeys,
+    commitment,
+    decode_content,
+    encode_sorted,
+    record_leaf,
+    row_salt,
+    stored_leaf_hash,
+    whole_of,
+)
+from holdfast.records.errors import NoSuchRecord, ReceiptNotYet
+from holdfast.records.model import MappedRecord
+from holdfast.records.personal import joined, unsealed_part
+from holdfast.records.publishing import batch_leaf
+from holdfast.records.reading import REVISIONS_MAX, Reading, record_key
+from holdfast.records.receipt import (
+    FORMAT,
+    EntryPart,
+    RawPart,
+    Receipt,
+    RecordPart,
+    encode_receipt,
+)
+
+
+class _Found(NamedTuple):
+    """What the database has of a revision: its row, its run, its batch with all rows."""
+
+    row: Any
+    run: Any
+    event: str
+    batch: Any
+    rows: Sequence[Any]
+    batches: Sequence[Any]
+    digests: Sequence[str]
+
+
+class Receipts(Reading):
+    """The part of the service that gives receipts."""
+
+    async def receipt(
+        self, principal: Principal, record: str, *, revision: int | None = None
+    ) -> bytes:
+        """The receipt of a record's published revision (the newest by default), canonical.
+
+        What is about a person stays sealed unless the principal may see it. Giving a receipt is
+        an event. :class:`ReceiptNotYet` while the ledger does not hold the run's event yet.
+        """
+        key = record_key(record)
+        found = await self._db.read(
+            principal, lambda conn: _found(conn, principal.tenant, key, record, revision)
+        )
+        try:
+            proof = await self._handles.ledger.event_proof(principal, found.event)
+        except NotFound as error:
+            raise ReceiptNotYet(
+                f"cannot give a receipt of {record}: the ledger does not hold its run's event yet",
+                retry_after_seconds=1.0,
+            ) from error
+        keys = self._keys(principal, found.row.profile)
+        opened = await self._opening(principal, keys, found)
+        made = await self.worked(len(found.rows), lambda: _made(keys, found, opened, proof))
+        await self._note_receipt(principal, found)
+        return encode_receipt(made)
+
+    async def _opening(
+        self, principal: Principal, keys: RecordKeys, found: _Found
+    ) -> tuple[bytes, bytes] | None:
+        """Salt and canonical record, if the principal may see both."""
+        row = found.row
+        if row.commitment is None:
+            whole = whole_of(row.body.encode(), row.position, row.response)
+            return row_salt(keys, found.run.run, row.sequence), whole
+        if row.sealed is None or not principal.may(Permission.RECORDS_PERSONAL):
+            return None
+        sealed = bytes(row.sealed)
+        name = key_id_of(sealed)
+        known = self._handles.keyring.find_many(principal.tenant, RECORDS, {name})
+        if name not in known:
+            return None
+        salt, part = unsealed_part(principal.tenant, row.profile, row.sequence, known[name], sealed)
+        await self._note_opened(principal, row.profile, 1, "receipt")
+        content = joined(decode_content(row.body), part)
+        whole = encode_sorted(
+            MappedRecord(
+                response=row.response,
+                position=row.position,
+                key=content.key,
+                dimensions=content.dimensions,
+                measures=content.measures,
+                attributes=content.attributes,
+                period=content.period,
+            )
+        )
+        return salt, whole
+
+    async def _note_receipt(self, principal: Principal, found: _Found) -> None:
+        event = Event(
+            id=EventId(self._new_id()),
+            stream=f"profile/{found.row.profile}",
+            type="records.receipted",
+            time=self._clock.now(),
+            payload={"record": found.row.record.hex(), "revision": found.row.revision},
+            request_id=request_id(),
+        )
+        await self._db.write(
+            principal, lambda conn: self._handles.outbox.emit(conn, principal, event)
+        )
+
+
+def _found(conn: Connection, tenant: str, key: bytes, record: str, revision: int | None) -> _Found:
+    latest = store.latest_of_record(conn, tenant, key)
+    if latest is None:
+        raise NoSuchRecord(f"cannot find the record {record}")
+    head = store.find(conn, store.heads, tenant, profile=latest.profile)
+    assert head is not None
+    chain = store.chain_of_record(conn, tenant, latest.profile, latest.sequence, REVISIONS_MAX)
+    rows = [
+        row
+        for row in chain
+        if row.from_publication <= head.publication and revision in (None, row.revision)
+    ]
+    if not rows:
+        raise NoSuchRecord(f"cannot find the record {record}, or no such revision of it")
+    row = rows[0]
+    publication = store.find(
+        conn, store.publications, tenant, profile=row.profile, publication=row.from_publication
+    )
+    run = publication and store.find(conn, store.runs, tenant, run=publication.run)
+    if publication is None or run is None or run.number != row.run:
+        raise Internal(f"cannot give a receipt of {record}: its run is not the publication's")
+    batches = store.batches
+    staged = conn.execute(
+        select(batches)
+        .where(store.of_key(batches, tenant, run=run.run, fence=run.fence))
+        .order_by(batches.c.kind, batches.c.sequence)
+    ).all()
+    batch = next(
+        each for each in staged if each.first_row <= row.sequence < each.first_row + each.rows
+    )
+    revisions, responses = store.revisions, store.responses
+    siblings = conn.execute(
+        select(revisions)
+        .where(
+            store.of_key(revisions, tenant, profile=row.profile),
+            revisions.c.sequence >= batch.first_row,
+            revisions.c.sequence < batch.first_row + batch.rows,
+        )
+        .order_by(revisions.c.sequence)
+    ).all()
+    digests = conn.execute(
+        select(responses.c.digest)
+        .where(store.of_key(responses, tenant, run=run.run, fence=run.fence))
+        .order_by(responses.c.sequence)
+    ).scalars()
+    return _Found(row, run, publication.event, batch, siblings, staged, list(digests))
+
+
+def _made(
+    keys: RecordKeys, found: _Found, opened: tuple[bytes, bytes] | None, proof: Proof
+) -> Receipt:
+    row, run, batch = found.row, found.run, found.batch
+    leaves = [
+        stored_leaf_hash(keys, run=run.run, profile_digest=run.profile_digest, row=each)
+        for each in found.rows
+    ]
+    if merkle.root(leaves).hex() != batch.root:
+        raise Internal(
+            f"cannot give a receipt of {row.record.hex()}: its batch is not what was recorded"
+        )
+    steps = [
+        merkle.leaf_hash(batch_leaf(each.kind, each.sequence, each.rows, each.root))
+        for each in found.batches
+    ]
+    at = found.batches.index(batch)
+    assert proof.payload is not None, "no person is named in such an event"
+    index = row.sequence - batch.first_row
+    said = "" if opened is None else commitment(*opened)
+    if row.commitment is not None:
+        kept = bytes(row.commitment).hex()
+        if said not in ("", kept):
+            raise Internal(f"cannot give a receipt of {row.record.hex()}: it does not open")
+        said = kept
+    whole = None if opened is None else msgspec.json.decode(opened[1])
+    return Receipt(
+        attribution=None,
+        checkpoint=_own_signature(proof.checkpoint),
+        entry=EntryPart(
+            index=proof.position,
+            leaf=msgspec.json.decode(proof.leaf),
+            path=proof.path,
+            payload=msgspec.json.decode(proof.payload),
+            salt=proof.salt,
+        ),
+        format=FORMAT,
+        raw=None if opened is None or row.withdrawn else _raw(row, found.digests),
+        record=RecordPart(
+            batch=msgspec.json.decode(
+                batch_leaf(batch.kind, batch.sequence, batch.rows, batch.root)
+            ),
+            batch_index=at,
+            batch_path=[each.hex() for each in merkle.inclusion_proof(steps, at)],
+            content=whole,
+            index=index,
+            leaf=msgspec.json.decode(
+                record_leaf(
+                    commitment=said,
+                    profile_digest=run.profile_digest,
+                    record=row.record.hex(),
+                    revision=row.revision,
+                    run=run.run,
+                    withdrawn=row.withdrawn,
+                )
+            ),
+            path=[each.hex() for each in merkle.inclusion_proof(leaves, index)],
+            salt="" if opened is None else opened[0].hex(),
+        ),
+    )
+
+
+def _own_signature(note: str) -> str:
+    """The checkpoint with the log's own signature alone: a receipt holds nothing unchecked."""
+    found = parse_note(note)
+    origin = parse_checkpoint(found.text).origin
+    own = tuple(each for each in found.signatures if each.name == origin)
+    return Note(found.text, own).encode()
+
+
+def _raw(row: Any, digests: Sequence[str]) -> RawPart:
+    hashes = [merkle.leaf_hash(digest.encode()) for digest in digests]
+    path = merkle.inclusion_proof(hashes, row.response)
+    return RawPart(digest=digests[row.response], path=[each.hex() for each in path])

