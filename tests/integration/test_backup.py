@@ -25,6 +25,7 @@ from holdfast.fleet.grants import sign_grant
 from holdfast.fleet.model import Grant
 from holdfast.kernel.clock import SystemClock, timestamp
 from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, Invalid, NotFound
+from holdfast.kernel.outbox import BEGINNING
 from holdfast.kernel.principal import operator
 from holdfast.kernel.signing import SigningKey
 from holdfast.keyring.model import SubjectRequest
@@ -37,6 +38,7 @@ from holdfast.records.model import (
     RunFinish,
     RunOpen,
 )
+from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.xdist_group("backup")  # they share one system
 
@@ -295,3 +297,50 @@ async def test_a_drill_restores_checks_tells_the_time_and_leaves_nothing(world: 
     assert done.verified.ledger in ("", "sound")
     assert done.unpack_seconds + done.open_seconds == pytest.approx(done.ready_seconds)
     assert not scratch.exists()
+
+
+async def test_a_system_on_postgresql_comes_back(postgres: PostgresServer, tmp_path: Path) -> None:
+    names = [await postgres.fresh_database("template0") for _ in range(2)]
+    first, second = map(postgres.dsn, names)
+
+    def on(folder: str, url: str) -> Settings:
+        return resolve(
+            {},
+            {"data_dir": str(tmp_path / folder), "database_url": url, "log_level": "error"},
+        )
+
+    settings = on("data", first)
+    async with open_system(settings, ROLES) as system:
+        await system.registry.publish(ME, PROFILE)
+        run = await collect(system, JANE, JOE)
+        before = await back_up(system)
+        await system.subjects.erase(ME, SubjectRequest(subject=JANE, reason="asked"))
+    rehearsed = await drill(settings, *files_of(before), tmp_path / "scratch")
+    assert (rehearsed.verified.responses, rehearsed.verified.erasures_replayed) == (1, 1)
+
+    elsewhere = on("elsewhere", second)
+    elsewhere.keys_dir.mkdir(parents=True)
+    for name in ("master.key", "erasures.jsonl"):
+        shutil.copy2(settings.keys_dir / name, elsewhere.keys_dir)
+    with pytest.raises(Conflict):
+        await restore(on("taken", first), *files_of(before))
+    damaged = tmp_path / "damaged.hfb"
+    damaged.write_bytes(Path(before.data_file).read_bytes()[:-1])
+    with pytest.raises(Corrupt):
+        await restore(elsewhere, damaged, Path(before.keys_file))
+    done = await restore(elsewhere, *files_of(before))
+    assert done.verified.erasures_replayed == 1
+    async with open_system(elsewhere, ROLES) as system:
+        found = await people(system)
+        assert found[JOE].attributes == {"note": f"a note on {JOE}"}
+        assert set(found) == {JOE, "None"}
+        with pytest.raises(NotFound):
+            await system.records.response_body(ME, run, 0)
+        assert system.state is not None
+        state = system.state
+        waiting = await state.database.read(
+            ME, lambda conn: state.outbox.ready(conn, ME, BEGINNING, 1000)
+        )
+        assert len(waiting) > 3, "the relay sees what waited on the other server"
+    for name in names:
+        await postgres.drop_database(name)

@@ -40,6 +40,8 @@ class Header(Struct, frozen=True, kw_only=True):
     engine: str
     keyring: str
     objects: int = 0
+    revision: str = ""
+    """Of the schema, where the engine needs it to be the same."""
 
 
 class PartName(Struct, frozen=True, kw_only=True, tag="part"):

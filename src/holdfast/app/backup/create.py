@@ -12,6 +12,7 @@ import asyncio
 import base64
 import os
 import re
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import timedelta
@@ -24,11 +25,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct
 
 from holdfast import __version__
+from holdfast.app.backup import postgres
 from holdfast.app.backup.container import PIECE_BYTES, Header, Part, write
 from holdfast.app.keys import master_file
 from holdfast.app.settings import Settings
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.errors import Conflict, HoldfastError, NotFound, Unsupported
+from holdfast.kernel.errors import Conflict, HoldfastError, NotFound
 from holdfast.kernel.ids import DEFAULT_TENANT, EventId
 from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Principal, service
@@ -95,13 +97,6 @@ class BackupService:
 
     async def start(self, principal: Principal) -> Backup:
         """Begin a backup; ``Conflict`` if one is under way."""
-        if not self._settings.database_url.startswith("sqlite:"):
-            raise Unsupported(
-                "cannot back up PostgreSQL: these files hold a system on SQLite",
-                code="backup-unsupported",
-                hint="use the server's own means, and keep keys/ and secrets/; "
-                "see docs/operating/backup.md",
-            )
         if self._task is not None and not self._task.done():
             raise Conflict("cannot begin a backup: one is under way", code="backup-running")
         now = timestamp(self._system.clock.now())
@@ -163,10 +158,17 @@ class BackupService:
         data = backup_dir(settings) / f"data-{stamp}-{job.id[-6:]}.hfb"
         keys = backup_keys_dir(settings) / f"keys-{stamp}-{job.id[-6:]}.hfk"
         key = await asyncio.to_thread(keyring.current, DEFAULT_TENANT, BACKUPS)
-        copy = data.with_name(f".{data.stem}.db")
+        copy = data.with_name(f".{data.stem}.copy")
+        url, revision = settings.database_url, ""
+        embedded = url.startswith("sqlite:")
         data.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            await asyncio.to_thread(_copy_sqlite, settings, copy)
+            if embedded:
+                copy.mkdir(parents=True, mode=0o700)
+                await asyncio.to_thread(_copy_sqlite, settings, copy / "holdfast.db")
+            else:
+                password = settings["database_password"] or None
+                revision = await postgres.dump(url, password, copy)
             names = [
                 found.name
                 for tenant in await self._state.database.tenants()
@@ -177,14 +179,15 @@ class BackupService:
                 created_at=job.started_at,
                 version=__version__,
                 roles=sorted(self._system.roles),
-                engine="sqlite",
+                engine="sqlite" if embedded else "postgresql",
                 keyring=await asyncio.to_thread(lambda: keyring.id),
                 objects=len(names),
+                revision=revision,
             )
             job = msgspec.structs.replace(job, objects=len(names))
             size = await write(data, "data", key, header, self._data_parts(copy, names, job))
         finally:
-            copy.unlink(missing_ok=True)
+            await asyncio.to_thread(shutil.rmtree, copy, ignore_errors=True)
         master = master_backup_key(keyring.masters.current)
         size += await write(keys, "keys", master, header, self._key_parts())
         await self.prune()
@@ -199,7 +202,8 @@ class BackupService:
         )
 
     async def _data_parts(self, copy: Path, names: list[str], job: Backup) -> AsyncIterator[Part]:
-        yield Part("state/holdfast.db", _file(copy))
+        for path in _files_below(copy):
+            yield Part(f"state/{path.relative_to(copy)}", _file(path))
         for done, name in enumerate(names):
             self._note(msgspec.structs.replace(job, objects_done=done))
             chunks = self._state.objects.stored(name)
@@ -297,6 +301,10 @@ def _own_files(settings: Settings) -> list[Path]:
     profiles = settings.data_dir / "profiles"
     found += sorted(profiles.rglob("*")) if profiles.is_dir() else []
     return [path for path in found if path.is_file()]
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 async def _file(path: Path) -> AsyncIterator[bytes]:

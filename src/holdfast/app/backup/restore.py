@@ -24,8 +24,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from holdfast.app.backup import postgres
 from holdfast.app.backup.container import Header, size_of, unpack
-from holdfast.app.backup.create import load_table, master_backup_key
+from holdfast.app.backup.create import dump_table, load_table, master_backup_key
 from holdfast.app.keys import erasures_file, keyring_place, master_file
 from holdfast.app.settings import Resolved, Settings
 from holdfast.kernel.clock import SystemClock
@@ -95,7 +96,7 @@ async def restore(
     The data directory must hold no state. Raises without having written anything there if a file is
     damaged, a key is missing, or there is state already.
     """
-    _check_place(settings)
+    await _check_place(settings)
     size_of(data)
     began = time.monotonic()
     target = settings.data_dir.resolve()
@@ -105,6 +106,8 @@ async def restore(
     stage.mkdir(mode=0o700)
     try:
         header = await _unpacked(settings, stage, data, keys, erasures, progress)
+        if header.engine == "postgresql":
+            await _fill_database(settings, stage, header)
         await asyncio.to_thread(_put_in_place, stage, target)
     finally:
         await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)
@@ -117,32 +120,51 @@ async def drill(
 ) -> Restored:
     """:func:`restore` into a folder of its own, which is removed afterwards, come what may."""
     masters = _masters(settings)
+    url, password = settings.database_url, settings["database_password"] or None
+    if not url.startswith("sqlite:"):
+        name = f"holdfast_drill_{os.urandom(6).hex()}"
+        async with postgres.scratch_database(url, password, name) as empty:
+            own = _own(settings, scratch, masters, empty)
+            return await _rehearsed(settings, own, data, keys, progress)
+    own = _own(settings, scratch, masters, "")
+    return await _rehearsed(settings, own, data, keys, progress)
+
+
+def _own(settings: Settings, scratch: Path, masters: MasterKeys, url: str) -> Settings:
+    """The settings of a drill: everything in the scratch folder, under the same master key."""
     changed: dict[str, Any] = {
         "data_dir": scratch,
         "keyring_master_key": _text_of(masters),
         **dict.fromkeys(
             ("keys_dir", "trust_dir", "secrets_dir", "backup_dir", "backup_keys_dir"), None
         ),
-        **dict.fromkeys(("database_url", "objects_url", "keyring_url"), ""),
+        "database_url": url,
+        "objects_url": "",
+        "keyring_url": f"sqlite:///{scratch / 'keyring' / 'keyring.db'}",
     }
-    own = replace(
+    return replace(
         settings,
         resolved={**settings.resolved, **{k: Resolved(v, "drill") for k, v in changed.items()}},
     )
+
+
+async def _rehearsed(
+    settings: Settings, own: Settings, data: Path, keys: Path, progress: Progress
+) -> Restored:
     try:
         return await restore(own, data, keys, erasures=erasures_file(settings), progress=progress)
     finally:
-        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, own.data_dir, ignore_errors=True)
 
 
-def _check_place(settings: Settings) -> None:
-    if not settings.database_url.startswith("sqlite:") or not settings.objects_url.startswith(
-        "file:"
-    ):
+async def _check_place(settings: Settings) -> None:
+    if not settings.objects_url.startswith("file:"):
         raise Unsupported(
-            "cannot restore: this puts back SQLite and a local folder only",
-            hint="restore PostgreSQL and S3 by their own means, then `holdfast key import`",
+            "cannot restore: objects are put back into a local folder only",
+            hint="restore the bucket by its own means",
         )
+    if not settings.database_url.startswith("sqlite:"):
+        await postgres.check_empty(settings.database_url, settings["database_password"] or None)
     taken = [name for name in ("state", "objects") if any((settings.data_dir / name).glob("**/*"))]
     if taken:
         raise Conflict(
@@ -220,7 +242,14 @@ async def _unpacked(
         await asyncio.to_thread(store.close)
     for lock in keyring_file.parent.glob("*.lock"):
         lock.unlink()
-    await asyncio.to_thread(_check_sqlite, stage / "state" / "holdfast.db")
+    embedded = settings.database_url.startswith("sqlite:")
+    if embedded is not (header.engine == "sqlite"):
+        raise Unsupported(
+            f"cannot restore: the backup is of a system on {header.engine}, the settings name "
+            "another database"
+        )
+    if embedded:
+        await asyncio.to_thread(_check_sqlite, stage / "state" / "holdfast.db")
     _move_own_files(stage)
     if not settings["keyring_master_key"]:
         source = master_file(settings)
@@ -229,6 +258,40 @@ async def _unpacked(
         if not destination.exists():
             shutil.copy2(source, destination)
     return header
+
+
+async def _fill_database(settings: Settings, stage: Path, header: Header) -> None:
+    """The state into the empty database, and the keyring beside it if that is its place."""
+    from holdfast import __version__
+    from holdfast.migrations.runner import migrate
+
+    url, password = settings.database_url, settings["database_password"] or None
+    await migrate(url, clock=SystemClock(), version=__version__, backups=stage, password=password)
+    await postgres.load(url, password, stage / "state", header.revision)
+    await asyncio.to_thread(shutil.rmtree, stage / "state")
+    holder = "aggregator" if "aggregator" in header.roles else sorted(header.roles)[0]
+    place, schema = keyring_place(settings, holder)
+    if place.startswith("sqlite:"):
+        return
+    await asyncio.to_thread(
+        _move_keyring,
+        stage / "keyring",
+        place,
+        settings["keyring_password"] or password,
+        schema,
+    )
+
+
+def _move_keyring(folder: Path, place: str, password: str | None, schema: str) -> None:
+    source = open_store(f"sqlite:///{folder / 'keyring.db'}")
+    target = open_store(place, password=password, schema=schema)
+    try:
+        for table in NAMES:
+            load_table(target, table, dump_table(source, table))
+    finally:
+        source.close()
+        target.close()
+    shutil.rmtree(folder)
 
 
 def _load_keyring(folder: Path, target: Path) -> None:

@@ -1,0 +1,151 @@
+"""State on PostgreSQL: every table as it was at one moment, and back into an empty database.
+
+The tables are read in one transaction that sees one snapshot, tenant by tenant, since row security
+binds the owner too. They are put back in one transaction, into a database without a schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from sqlalchemy import Table
+
+from holdfast.kernel.database import TENANT, metadata
+from holdfast.kernel.errors import Conflict, Corrupt, Unavailable, Unsupported
+from holdfast.migrations import load_tables
+
+CONNECT_SECONDS = 10.0
+EVERYBODY = "_"
+"""The folder of a table that has no tenants."""
+
+
+async def dump(url: str, password: str | None, folder: Path) -> str:
+    """Write every table below ``folder``; the schema's revision."""
+    load_tables()
+    _make_folder(folder)
+    async with (
+        connected(url, password) as conn,
+        conn.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        await conn.execute("SET LOCAL statement_timeout = 0")
+        revision = await conn.fetchval("SELECT revision FROM schema_state WHERE id = 1")
+        tenants = [row["id"] for row in await conn.fetch("SELECT id FROM tenants")]
+        for table in metadata.sorted_tables:
+            for tenant in tenants if TENANT in table.columns else [EVERYBODY]:
+                await _dump_table(conn, table, tenant, folder)
+    return str(revision)
+
+
+async def _dump_table(conn: Any, table: Table, tenant: str, folder: Path) -> None:
+    target = folder / table.name / f"{tenant}.copy"
+    _make_folder(target.parent)
+    target.touch(mode=0o600)
+    names = ", ".join(f'"{column.name}"' for column in table.columns)
+    query = f'SELECT {names} FROM "{table.name}"'  # noqa: S608 - our own names
+    if tenant == EVERYBODY:
+        await conn.copy_from_query(query, output=str(target), format="binary")
+        return
+    await conn.execute("SELECT set_config('holdfast.tenant', $1, true)", tenant)
+    wanted = f"{query} WHERE tenant = $1"
+    await conn.copy_from_query(wanted, tenant, output=str(target), format="binary")
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+async def check_empty(url: str, password: str | None) -> None:
+    """Return if the database has no schema of ours; ``Conflict`` if it has."""
+    async with connected(url, password) as conn:
+        there = await conn.fetchval("SELECT to_regclass('schema_state')")
+    if there is not None:
+        raise Conflict(
+            "cannot restore: the database has a schema already",
+            code="data-there",
+            hint="name an empty database",
+        )
+
+
+async def load(url: str, password: str | None, folder: Path, revision: str) -> None:
+    """Put the tables of :func:`dump` into a database that was just migrated to ``revision``."""
+    load_tables()
+    async with connected(url, password) as conn, conn.transaction():
+        await conn.execute("SET LOCAL statement_timeout = 0")
+        now = await conn.fetchval("SELECT revision FROM schema_state WHERE id = 1")
+        if now != revision:
+            raise Unsupported(
+                f"cannot restore: the backup has the schema {revision}, this program's is {now}",
+                hint="restore it with the release that made it, then start this one",
+            )
+        tables = metadata.sorted_tables
+        for table in tables:
+            if TENANT in table.columns:
+                await conn.execute(f'ALTER TABLE "{table.name}" NO FORCE ROW LEVEL SECURITY')
+        for table in reversed(tables):
+            await conn.execute(f'DELETE FROM "{table.name}"')  # noqa: S608 - our own names
+        for table in tables:
+            columns = [column.name for column in table.columns]
+            for path in sorted((folder / table.name).glob("*.copy")):
+                await conn.copy_to_table(
+                    table.name, source=str(path), columns=columns, format="binary"
+                )
+        for table in tables:
+            if TENANT in table.columns:
+                await conn.execute(f'ALTER TABLE "{table.name}" FORCE ROW LEVEL SECURITY')
+        await _renumber(conn)
+
+
+async def _renumber(conn: Any) -> None:
+    """Transactions are numbered anew on another server: keep the order of what waits, not the
+    numbers, or the relay would wait for transactions that are long over."""
+    await conn.execute(
+        "UPDATE outbox SET transaction_id = 0, sequence = waiting.number FROM ("
+        " SELECT tenant, event_id, row_number() OVER"
+        " (PARTITION BY tenant ORDER BY transaction_id, sequence) AS number FROM outbox"
+        ") AS waiting"
+        " WHERE outbox.tenant = waiting.tenant AND outbox.event_id = waiting.event_id"
+    )
+    await conn.execute(
+        "SELECT setval('outbox_sequence', (SELECT coalesce(max(sequence), 0) + 1 FROM outbox))"
+    )
+
+
+@asynccontextmanager
+async def scratch_database(url: str, password: str | None, name: str) -> AsyncIterator[str]:
+    """The URL of a new database on the same server, dropped at the end."""
+    async with connected(url, password) as conn:
+        await conn.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    parts = urlsplit(url)
+    try:
+        yield urlunsplit((parts.scheme, parts.netloc, f"/{name}", parts.query, parts.fragment))
+    finally:
+        async with connected(url, password) as conn:
+            await conn.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@asynccontextmanager
+async def connected(url: str, password: str | None) -> AsyncIterator[Any]:
+    """A connection as the owner; what the server refuses is said once, here."""
+    import asyncpg
+
+    try:
+        conn = await asyncpg.connect(url, password=password, timeout=CONNECT_SECONDS)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Unavailable(
+            "cannot reach the database", internal=f"{type(error).__name__}: {error}"
+        ) from error
+    try:
+        yield conn
+    except asyncpg.DataError as error:
+        raise Corrupt("cannot restore: a table is damaged", code="backup-damaged") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Unavailable(
+            f"cannot use the database: {str(error).splitlines()[0]}",
+            internal=f"{type(error).__name__}: {error}",
+        ) from error
+    finally:
+        await conn.close(timeout=5)
