@@ -205,11 +205,13 @@ def _done(future: Future[Any], seconds: float) -> bool:
 
 
 @pytest.mark.soak
-def test_a_kill_costs_one_page_at_most(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "shelf")
+def test_a_kill_costs_one_page_at_most(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shelf = Shelf(tmp_path_factory.mktemp("shelf"))
     shelf.prepare()
     stack = Stack(tmp_path, "split", tmp_path / "replay.json", shelf.profiles, environment=LEASE)
-    with sources(tmp_path, shelf.files) as (url, _), wire() as line:
+    with sources(shelf.directory, shelf.files) as (url, _), wire() as line:
         slow = line.way("source", urlsplit(url).port or 0)
         stack.replay.write_text(json.dumps({ORIGIN: slow}))
         stack.doors = {
