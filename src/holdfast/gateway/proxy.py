@@ -56,6 +56,7 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/projections", "aggregator"),
     ("/v1/subjects", "aggregator"),
     ("/v1/keys", "aggregator"),
+    ("/v1/backups", "aggregator"),
     ("/v1/reports", "reporter"),
     ("/v1/api-keys", "identity"),
     ("/v1/roles", "identity"),
@@ -75,7 +76,7 @@ REQUEST_HEADERS = frozenset(
 RESPONSE_HEADERS = frozenset(
     b"content-type content-length content-disposition content-security-policy etag last-modified "
     b"location retry-after allow accept-ranges content-range cache-control "
-    b"x-content-type-options digest content-digest holdfast-publication".split()
+    b"x-content-type-options digest content-digest holdfast-publication holdfast-personal".split()
 )
 PUBLIC = frozenset({("POST", "/v1/workers/register")})
 """The routes of other roles that serve callers without a credential."""
