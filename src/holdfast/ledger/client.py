@@ -39,6 +39,7 @@ from holdfast.ledger.model import (
 )
 
 FOLLOW_SECONDS = 120.0
+WRITE_BUFFER_BYTES = 64 * 1024
 
 
 class LedgerClient:
@@ -255,8 +256,11 @@ class Pipeline:
             raise self._failed
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
-        self._send(h11.Data(self._encode(append) + b"\n"))
-        await self._writer.drain()
+        # A chunk a line, written as it is: the library's checks would cost more than the rest.
+        line = self._encode(append)
+        self._writer.write(b"%x\r\n%b\n\r\n" % (len(line) + 1, line))
+        if self._writer.transport.get_write_buffer_size() > WRITE_BUFFER_BYTES:
+            await self._writer.drain()
         return future
 
     def _send(self, event: h11.Event) -> None:
@@ -279,7 +283,7 @@ class Pipeline:
     async def finish(self) -> None:
         """Send no more; return once everything is answered."""
         if self._failed is None:
-            self._send(h11.EndOfMessage())
+            self._writer.write(b"0\r\n\r\n")
             await self._writer.drain()
 
     async def receive(self) -> None:

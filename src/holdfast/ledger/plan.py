@@ -22,11 +22,20 @@ class Wanted:
     events: Sequence[Prepared]
     expected: Mapping[str, int] = field(default_factory=dict)
     each: bool = False
+    size_bytes: int = 0
+    """Roughly what it adds to the log."""
 
-    @property
-    def size_bytes(self) -> int:
-        """Roughly what it adds to the log."""
-        return sum(len(event.sealed) + 1024 for event in self.events)
+    @classmethod
+    def of(
+        cls,
+        events: Sequence[Prepared],
+        expected: Mapping[str, int] | None = None,
+        *,
+        each: bool = False,
+    ) -> Wanted:
+        """An append of these events."""
+        size = sum(len(event.sealed) for event in events) + 1024 * len(events)
+        return cls(events, expected or {}, each, size)
 
 
 @dataclass(frozen=True, slots=True)

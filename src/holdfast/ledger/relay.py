@@ -30,6 +30,7 @@ LEADERSHIP = "relay"
 LEAD_SECONDS = 10.0
 BATCH = 500
 IDLE_SECONDS = 0.2
+MEASURE_SECONDS = 1.0
 FAILED_SECONDS = 2.0
 BEHIND_SECONDS = 60.0
 REFUSALS = frozenset({Kind.INVALID, Kind.CONFLICT, Kind.TOO_LARGE, Kind.CORRUPT})
@@ -111,6 +112,7 @@ class Relay:
         self._clock = clock
         self._holder = holder
         self._metrics = metrics
+        self._measure_at = 0.0
 
     async def run(self) -> None:
         """Move events as they come, until cancelled."""
@@ -128,7 +130,9 @@ class Relay:
                         code=error.code,
                         detail=error.detail,
                     )
-            await self.measure()
+            if self._clock.monotonic() >= self._measure_at:
+                await self.measure()
+                self._measure_at = self._clock.monotonic() + MEASURE_SECONDS
             if failed:
                 await self._clock.sleep(FAILED_SECONDS)
             elif not moved:

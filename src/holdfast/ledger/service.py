@@ -152,7 +152,7 @@ class LedgerService:
                 raise Invalid(f"cannot expect version {version} of {stream[:80]!r}: no such thing")
         prepared = [self._prepared(principal, event) for event in append.events]
         _check_ids(prepared)
-        wanted = Wanted(prepared, append.expected)
+        wanted = Wanted.of(prepared, append.expected)
         if wanted.size_bytes > APPEND_BYTES_MAX:
             raise TooLarge(f"cannot append: over {APPEND_BYTES_MAX} bytes at once")
         return self.log_of(principal).begin(wanted)
@@ -263,7 +263,7 @@ class LedgerService:
         if not events:
             return Appended(events=[])
         _check_ids(events)
-        return await self.log_of(principal).begin(Wanted(events, each=True))
+        return await self.log_of(principal).begin(Wanted.of(events, each=True))
 
     # --- read ---------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.kernel.canonical import canonical
@@ -45,6 +45,7 @@ LEAVES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(LEAVES)
 def test_a_leaf_is_the_canonical_form_whatever_is_in_it(leaf: Leaf) -> None:
     if leaf.commitment.isascii() and leaf.commitment.isalnum():
@@ -69,6 +70,7 @@ def test_another_spelling_of_a_leaf_is_refused(data: bytes) -> None:
         read_leaf(data)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_commit_with_any_byte_changed_is_no_commit(data: st.DataObject) -> None:
     made = encode_frame(5, [Stored(leaf_bytes(LEAF), "clear", b"sealed")] * 3, bytes(32))

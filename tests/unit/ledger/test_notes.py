@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.kernel import merkle
@@ -80,6 +80,7 @@ def test_the_golden_log_is_read_checked_and_made_again() -> None:
         assert path.read_bytes() == b"".join(hashes[:width])
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_note_with_any_byte_changed_is_refused(data: st.DataObject) -> None:
     encoded = bytearray(NOTE.encode().encode())
@@ -89,6 +90,7 @@ def test_a_note_with_any_byte_changed_is_refused(data: st.DataObject) -> None:
         open_note(bytes(encoded), [VERIFIER])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_whatever_is_no_note_is_refused_and_never_an_other_error(data: bytes) -> None:
     for attempt in (data, NOTE.encode().encode() + data):
@@ -99,6 +101,7 @@ def test_whatever_is_no_note_is_refused_and_never_an_other_error(data: bytes) ->
         assert attempt == NOTE.encode().encode()
 
 
+@settings(deadline=None)
 @given(st.text(max_size=120))
 def test_whatever_is_no_key_is_refused(text: str) -> None:
     with pytest.raises(NoteRefused):
@@ -158,6 +161,7 @@ def test_what_is_no_checkpoint_is_refused(text: str) -> None:
         parse_checkpoint(text)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**12), st.integers(1, 256), st.sampled_from(["0", "1", "63", "entries"]))
 def test_tile_paths_have_one_spelling(number: int, width: int, level: str) -> None:
     path = tile_path(level, number, width)

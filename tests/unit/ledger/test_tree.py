@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.kernel import merkle
@@ -92,6 +92,7 @@ def test_proofs_from_tiles_are_the_proofs(grown) -> None:
             assert path == merkle.inclusion_proof(LEAVES[:new], position)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.data())
 def test_a_proof_with_anything_changed_is_refused(new: int, data: st.DataObject) -> None:
     old = data.draw(st.integers(1, new))
