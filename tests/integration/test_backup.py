@@ -224,7 +224,10 @@ async def test_only_the_keys_of_before_could_read_her_and_they_expire(
     async with open_system(world.settings, ROLES) as system:
         assert system.state is not None
         service = BackupService(system, system.state)
+        left = Path(world.before.data_file).with_name(".data-of-a-killed-process.copy")
+        left.mkdir()
         assert await service.prune() == []
+        assert not left.exists()
         old = (SystemClock().now() - timedelta(days=8)).timestamp()
         kept = Path(world.before.keys_file)
         copy = kept.with_name("keys-00000000000000-abcdef.hfk")

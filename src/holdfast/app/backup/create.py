@@ -131,6 +131,9 @@ class BackupService:
             if path.stat().st_mtime < before:
                 await asyncio.to_thread(path.unlink)
                 gone.append(path.name)
+        if self._task is None or self._task.done() or self._task is asyncio.current_task():
+            await asyncio.to_thread(_remove_leftovers, backup_dir(self._settings))
+            await asyncio.to_thread(_remove_leftovers, folder)
         return gone
 
     def _note(self, job: Backup) -> None:
@@ -301,6 +304,15 @@ def _own_files(settings: Settings) -> list[Path]:
     profiles = settings.data_dir / "profiles"
     found += sorted(profiles.rglob("*")) if profiles.is_dir() else []
     return [path for path in found if path.is_file()]
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What a process that was killed while it made a backup has left: nothing else begins so."""
+    for path in [*folder.glob(".data-*"), *folder.glob(".keys-*")] if folder.is_dir() else []:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _files_below(folder: Path) -> list[Path]:
