@@ -19,8 +19,10 @@ import pytest
 import yaml
 
 from holdfast.client import Client, HoldfastError
+from holdfast.records.receipt import decode_trust, verify_receipt
 from tests.support import guide
 from tests.support.program import Program, run_command, started, wait_until
+from tests.support.verifier import NODE, VERIFIER, run_second, second
 
 MANIFEST = yaml.safe_load(
     resources.files("holdfast.sample").joinpath("data", "MANIFEST.yaml").read_text("utf-8")
@@ -283,6 +285,65 @@ def test_the_guide_to_using_the_data_runs(
     schema = pyarrow.parquet.read_schema(tmp_path / "scripps-co2-monthly.parquet")
     assert [field["name"] for field in second["schema"]["fields"]] == schema.names
     assert all(field.get("description") for field in second["schema"]["fields"])
+
+
+RECEIPTS = Path(__file__).parents[2] / "docs" / "guides" / "receipts.md"
+
+
+def test_the_guide_to_receipts_runs(program: Program, tmp_path: Path) -> None:
+    """Its commands in their order, the second verifier's among them; then without the server."""
+    token = program.data_dir / "operator.token"
+    (tmp_path / "verifier").symlink_to(VERIFIER.parent)
+    here = {"PATH": f"{Path(sys.executable).parent}:{NODE.parent}:{os.environ['PATH']}"}
+    environment = here | {
+        "HOLDFAST_URL": program.url,
+        "HOLDFAST_OPERATOR_TOKEN_FILE": str(token),
+        "TOKEN": token.read_text().strip(),
+    }
+    script = "".join(block.text for block in guide.blocks_of(RECEIPTS) if block.kind == "sh")
+    said = guide.run_shell(script, tmp_path, environment)
+    assert said.count("recorded: yes") == 3
+    assert said.count("reproduced: yes") == 1
+    assert said.count("attributed: not shown") == 3
+
+    policy = (tmp_path / "holdfast.trust").read_bytes()
+    trusted, receipts = decode_trust(policy), []
+    for profile in sorted({entry["name"] for entry in program.items("/v1/profiles")}):
+        rows = program.get("/v1/records", profile=profile, limit=50)["items"]
+        record = rows[len(profile) % len(rows)]
+        answer = program.client.get(f"/v1/records/{record['id']}/receipt")
+        assert answer.status_code == 200, answer.text
+        found = verify_receipt(answer.content, trusted)
+        assert (found.record, found.run) == (record["id"], record["run"])
+        assert (found.content or {})["key"] == record["key"]
+        receipts.append(answer.content)
+    assert len(receipts) == 10
+    told = second(receipts, policy)
+    assert [answer["found"]["profile"] for answer in told] == [
+        verify_receipt(each, trusted).profile for each in receipts
+    ]
+
+    offline = {"cwd": tmp_path, "environment": here}
+    call = ("verify", "r.json", "--trust", "holdfast.trust")
+    assert run_command(*call, **offline).returncode == 0
+    wrong = tmp_path / "wrong.trust"
+    wrong.write_bytes(policy.replace(b'"tenant": "default"', b'"tenant": "other"'))
+    refused = run_command("verify", "r.json", "--trust", str(wrong), "--json", **offline)
+    assert (refused.returncode, json.loads(refused.stdout)["holds"]) == (7, False)
+    assert "another tenant" in refused.stderr
+    assert run_second(str(tmp_path / "r.json"), "--trust", str(wrong)).returncode == 7
+    for arguments in (
+        ("verify", "r.json", "--trust", "r.json"),
+        ("verify", "none.json", "--trust", "holdfast.trust"),
+        (*call, "--raw", "raw.csv"),
+    ):
+        assert run_command(*arguments, **offline).returncode == 2
+    (tmp_path / "raw.csv").write_bytes((tmp_path / "raw.csv").read_bytes() + b"\n")
+    mapped = (*call, "--raw", "raw.csv", "--profile", "profile.yaml")
+    refused = run_command(*mapped, **offline)
+    assert refused.returncode == 7
+    assert "raw bytes are others" in refused.stderr
+    assert program.client.get(f"/v1/records/{'0' * 32}/receipt").status_code == 404
 
 
 def test_the_client_yields_records_runs_and_tables(program: Program, data_dir: Path) -> None:

@@ -27,11 +27,11 @@ def ask(questions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         [str(NODE), str(ROOT / "tests" / "support" / "verify_many.mjs")],
         input="".join(f"{json.dumps(each)}\n" for each in questions),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=SECONDS,
         check=True,
     )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    answers = [json.loads(line) for line in done.stdout.split("\n")[:-1]]
     for answer in answers:
         assert not answer.get("kind", "").startswith("bug"), answer["kind"]
     return answers
