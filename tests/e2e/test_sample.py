@@ -316,6 +316,8 @@ def test_the_guide_to_receipts_runs(program: Program, tmp_path: Path) -> None:
         found = verify_receipt(answer.content, trusted)
         assert (found.record, found.run) == (record["id"], record["run"])
         assert (found.content or {})["key"] == record["key"]
+        proof = program.get("/v1/ledger/proofs/event", event=found.event)
+        assert proof["position"] == found.position
         receipts.append(answer.content)
     assert len(receipts) == 10
     told = second(receipts, policy)
@@ -344,6 +346,8 @@ def test_the_guide_to_receipts_runs(program: Program, tmp_path: Path) -> None:
     assert refused.returncode == 7
     assert "raw bytes are others" in refused.stderr
     assert program.client.get(f"/v1/records/{'0' * 32}/receipt").status_code == 404
+    gone = program.client.get("/v1/ledger/proofs/event", params={"event": "0" * 32})
+    assert (gone.status_code, gone.json()["code"]) == (404, "entry-unknown")
 
 
 def test_the_client_yields_records_runs_and_tables(program: Program, data_dir: Path) -> None:
