@@ -1,0 +1,74 @@
+"""Two instances on one PostgreSQL database: one appends, the other takes over, no log forks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from holdfast.kernel.clock import ManualClock
+from holdfast.kernel.database import Database
+from holdfast.ledger import notes
+from holdfast.ledger.errors import NotSequencer
+from holdfast.ledger.log import LEAD_SECONDS
+from holdfast.ledger.verifying import verify
+from tests.unit.ledger.making import NOW, ONE, everything, ledger_on, one
+
+
+async def test_the_other_instance_reads_at_once_and_takes_over_once_the_lease_is_over(
+    postgres_database: Database, tmp_path: Path
+) -> None:
+    clock, keys = ManualClock(NOW), tmp_path / "keys"
+    async with (
+        ledger_on(
+            postgres_database, tmp_path / "a", clock=clock, holder="first", keys=keys
+        ) as first,
+        ledger_on(
+            postgres_database, tmp_path / "b", clock=clock, holder="second", keys=keys
+        ) as second,
+    ):
+        for number in range(5):
+            await first.append(ONE, one(number))
+        note = await first.checkpoint(ONE)
+        with pytest.raises(NotSequencer):
+            await second.append(ONE, one(9))
+        assert [e.payload for e in await everything(second)] == [{"n": n} for n in range(5)]
+        assert await second.checkpoint(ONE) == note
+        proof = await second.inclusion(ONE, 3, 5)
+        assert proof.root == notes.parse_checkpoint(notes.parse_note(note).text).root.hex()
+
+        clock.advance(LEAD_SECONDS + 1)
+        await second.append(ONE, one(5))
+        with pytest.raises(NotSequencer):
+            await first.append(ONE, one(6))
+        assert len(await everything(first)) == 6
+
+        clock.advance(LEAD_SECONDS + 1)
+        placed = await first.append(ONE, one(6))
+        assert (placed.events[0].position, placed.events[0].version) == (6, 7)
+        last = [line async for line in verify(first, ONE)][-1]
+        assert (last.sound, last.checked) == (True, 7)
+
+
+async def test_an_instance_that_slept_past_its_lease_cannot_append_any_more(
+    postgres_database: Database, tmp_path: Path
+) -> None:
+    """It still believes that it leads: the fence in the append's transaction says no."""
+    clock, keys = ManualClock(NOW), tmp_path / "keys"
+    async with (
+        ledger_on(
+            postgres_database, tmp_path / "a", clock=clock, holder="first", keys=keys
+        ) as first,
+        ledger_on(
+            postgres_database, tmp_path / "b", clock=clock, holder="second", keys=keys
+        ) as second,
+    ):
+        await first.append(ONE, one(1))
+        asleep = first.log_of(ONE)
+        clock.advance(LEAD_SECONDS + 1)
+        await second.append(ONE, one(2))
+        assert asleep._open is not None
+        asleep._open.until = clock.now() + (asleep._open.until - NOW)
+        with pytest.raises(NotSequencer, match="taken over"):
+            await first.append(ONE, one(3))
+        assert [e.payload for e in await everything(second)] == [{"n": 1}, {"n": 2}]
