@@ -276,6 +276,18 @@ async def test_every_entry_is_proven_in_every_size(ledger: LedgerService) -> Non
         await ledger.entry(ONE, 11)
 
 
+async def test_an_event_is_proven_by_its_id_to_its_own_tenant(ledger: LedgerService) -> None:
+    placed = [(await ledger.append(ONE, one(number))).events[0] for number in range(3)]
+    note = await ledger.checkpoint(ONE)
+    for each in placed:
+        proof = await ledger.event_proof(ONE, each.id)
+        assert (proof.position, proof.size, proof.checkpoint) == (each.position, 3, note)
+        assert read_leaf(proof.leaf.encode()).id == each.id
+    for principal, event_id in ((OTHER, placed[0].id), (ONE, "0" * 32), (ONE, "")):
+        with pytest.raises(EntryUnknown):
+            await ledger.event_proof(principal, event_id)
+
+
 async def test_tiles_hold_the_tree_and_the_entries(ledger: LedgerService) -> None:
     for at in range(0, 600, 200):
         await ledger.append(ONE, Append(events=[event(n) for n in range(at, at + 200)]))

@@ -363,6 +363,7 @@ def test_the_client_yields_records_runs_and_tables(program: Program, data_dir: P
         one = counties[0]
         assert holdfast.history(one.id)[-1].measures == one.measures
         assert holdfast.record(one.id).provenance is not None
+        assert one.id.encode() in holdfast.receipt(one.id, revision=1)
         run = holdfast.last_run("bls-unemployment-county")
         assert {change.kind for change in holdfast.diff(run.id)} <= {"new"}
         assert holdfast.profile("bls-unemployment-county").name == "bls-unemployment-county"

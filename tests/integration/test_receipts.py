@@ -285,8 +285,11 @@ async def test_no_forged_receipt_is_accepted_by_either_verifier(bench: Collectin
         assert "found" in answer, answer
         verify_receipt(data, trusted)
     forger = Forger(random.Random(SEED), genuine)
-    made = [forger.forge() for _ in range(FORGERIES * scale())]
-    made = [(kind, data) for kind, data in made if data not in genuine]
+    made: list[tuple[str, bytes]] = []
+    while len(made) < FORGERIES * scale():
+        kind, data = forger.forge()
+        if data not in genuine:  # a part of another receipt can make it that one
+            made.append((kind, data))
     accepted: list[tuple[str, str, bytes]] = []
     reasons: Counter[str] = Counter()
     for kind, data in made:
@@ -300,7 +303,6 @@ async def test_no_forged_receipt_is_accepted_by_either_verifier(bench: Collectin
             accepted.append(("second", kind, data))
     assert accepted == []
     print(f"{len(made)} forgeries refused by both, seed {SEED}: {dict(reasons.most_common())}")
-    assert len(made) > 0.99 * FORGERIES * scale()
     assert len(reasons) > 12, reasons
 
 
@@ -351,6 +353,28 @@ async def test_raw_bytes_are_mapped_again_to_the_same_record(
     raw.write_bytes(b"".join([chunk async for chunk in body.chunks]))
     profile.write_bytes(msgspec.json.encode(version.profile))
     assert _reproduced(found, raw, profile, "").holds is True
+
+    bench.write("wide.json", [{"id": number, "y2001": 5, "y2002": number} for number in range(3)])
+    await bench.publish(
+        "wide",
+        "wide.json",
+        key=["dimensions.id", "dimensions.year"],
+        dimensions={"id": "$.id", "year": "#column"},
+        measures={"v": "#value"},
+        unpivot={"columns": "y[0-9]+"},
+    )
+    async with bench.drone():
+        run = await bench.collect("wide")
+    policy = decode_trust(await trust(bench))
+    version = await bench.system.registry.show(OPERATOR, "wide")
+    body = await bench.system.records.response_body(OPERATOR, run.id, 0)
+    folder = tmp_path / "wide"
+    folder.mkdir()
+    (folder / "raw").write_bytes(b"".join([chunk async for chunk in body.chunks]))
+    (folder / "profile").write_bytes(msgspec.json.encode(version.profile))
+    for one in await bench.records("wide"):
+        each = verify_receipt(await receipt(bench, one.id), policy)
+        assert _reproduced(each, folder / "raw", folder / "profile", "").holds is True
 
     other = msgspec.structs.replace(found, raw_position=0)
     with pytest.raises(HoldfastError, match="another record"):

@@ -195,6 +195,10 @@ class Client:
         """Every published revision of a record, the first one first."""
         return self._do(self._records.record(_SELF, record)).revisions
 
+    def receipt(self, record: str, *, revision: int | None = None) -> bytes:
+        """What shows, offline, that a record's revision (the newest) is in the signed log."""
+        return self._do(self._records.receipt(_SELF, record, revision=revision))
+
     # --- whole publications -------------------------------------------------------------------
 
     def table(

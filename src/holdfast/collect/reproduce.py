@@ -15,8 +15,10 @@ from holdfast.registry.model import Profile
 
 def remapped(
     profile: Profile, path: Path, *, response: int, position: int, charset: str = ""
-) -> bytes | str:
-    """The canonical record that the bytes at ``path`` give at ``position``; or why none.
+) -> list[bytes] | str:
+    """The canonical records that the bytes at ``path`` give at ``position``; or why none.
+
+    A row is one record, but for a profile with ``unpivot``.
 
     ``charset`` is what the source called their encoding when it sent them. Raises what reading and
     mapping raise. Blocking, and it reads from the beginning: occurrence numbers are counted.
@@ -29,10 +31,11 @@ def remapped(
     content = SpooledContent(path, bounds, source.compression, source.member, charset)
     context = ReadContext(bounds=bounds, enclosing=mapping.enclosing)
     for row in reader_of(source.format)(content, source.format, context):
-        for found in mapping.map(row, response):
-            if found.position != position:
-                continue
-            if isinstance(found, Reject):
-                return f"the row is refused: {found.field}: {found.reason}"
-            return encode_sorted(found)
+        # Those before it are mapped, too: they count for the occurrence numbers of keys.
+        mapped = list(mapping.map(row, response))
+        if row.position != position:
+            continue
+        records = [encode_sorted(each) for each in mapped if not isinstance(each, Reject)]
+        refused = [f"{each.field}: {each.reason}" for each in mapped if isinstance(each, Reject)]
+        return records or f"the row is refused: {'; '.join(refused)[:500]}"
     return f"there is no row {position}"

@@ -22,6 +22,7 @@ from holdfast.kernel.errors import Corrupt, Invalid
 from holdfast.kernel.merkle import check_inclusion, leaf_hash
 from holdfast.ledger.model import KeyInfo, Trust
 from holdfast.ledger.notes import (
+    ED25519,
     Checkpoint,
     VerifierKey,
     open_note,
@@ -174,9 +175,11 @@ def decode_trust(data: bytes) -> Trust:
                 "cannot use the policy file: it names no keys, or is of another format"
             )
         for key in trust.keys:
-            if VerifierKey.parse(key.key).name != key.origin or key.origin not in trust.origins:
+            known = VerifierKey.parse(key.key)
+            named = known.name == key.origin and key.origin in trust.origins
+            if not named or known.algorithm != ED25519:
                 raise TrustInvalid(
-                    f"cannot use the policy file: {key.key[:80]} is not of its origin"
+                    f"cannot use the policy file: {key.key[:80]} is no key of its origin"
                 )
     except TrustInvalid:
         raise
@@ -341,8 +344,16 @@ def _mac(salt: str, data: bytes) -> str:
 def _refused(reason: str) -> ReceiptRefused:
     return ReceiptRefused(
         f"cannot accept the receipt: {reason}",
-        hint="ask for the receipt again; if it still does not hold, believe the receipt's sender "
-        "less than your policy file",
+        hint="ask for the receipt again, and see that the policy file is of this log and not from "
+        "before its last rotation; if it still does not hold, do not believe it",
+    )
+
+
+def _unlike(reason: str) -> ReceiptRefused:
+    return ReceiptRefused(
+        f"cannot reproduce the record: {reason}",
+        code="receipt-not-reproduced",
+        hint="the receipt itself holds; see that these are the bytes and the profile it names",
     )
 
 
@@ -406,24 +417,25 @@ def not_reproduced() -> Verdict:
     )
 
 
-def reproduced(verified: Verified, raw_digest: str, profile_digest: str, remapped: Any) -> Verdict:
-    """The third verdict. ``remapped`` is the canonical record that the bytes give at its place, or
+def reproduced(
+    verified: Verified, raw_digest: str, profile_digest: str, remapped: list[bytes] | str
+) -> Verdict:
+    """The third verdict. ``remapped``: the canonical records that the bytes give at its place, or
     why they give none.
 
     :class:`ReceiptRefused` says what does not fit.
     """
     if verified.content is None or not verified.raw_digest:
-        raise _refused("it cannot be reproduced: the record is sealed, erased or withdrawn")
+        raise _unlike("the record is sealed, erased or withdrawn")
     if raw_digest != verified.raw_digest:
-        raise _refused(f"the raw bytes are others: {raw_digest}, not {verified.raw_digest}")
+        raise _unlike(f"the raw bytes are others: {raw_digest}, not {verified.raw_digest}")
     if profile_digest != verified.profile_digest:
-        raise _refused(f"the profile is another: {profile_digest}, not {verified.profile_digest}")
-    if not isinstance(remapped, bytes):
-        raise _refused(f"the raw bytes do not give this record: {remapped}")
-    if remapped != canonical(verified.content):
-        raise _refused(
-            f"the raw bytes give another record at this place: {remapped.decode()[:2000]}"
-        )
+        raise _unlike(f"the profile is another: {profile_digest}, not {verified.profile_digest}")
+    if isinstance(remapped, str):
+        raise _unlike(f"the raw bytes do not give this record: {remapped}")
+    if canonical(verified.content) not in remapped:
+        given = b" ".join(remapped).decode()[:2000]
+        raise _unlike(f"the raw bytes give another record at this place: {given}")
     return Verdict(
         verdict="reproduced",
         holds=True,

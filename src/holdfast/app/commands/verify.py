@@ -91,7 +91,7 @@ def _reproduced(found: Verified, raw: Path, profile: Path, charset: str) -> Verd
             digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError as error:
         raise Invalid(f"cannot read {raw}: {error.strerror}") from error
-    mapped: bytes | str = "it does not lead to raw bytes"
+    mapped: list[bytes] | str = "it does not lead to raw bytes"
     same = (digest, profile_digest(known)) == (found.raw_digest, found.profile_digest)
     if same and found.raw_response is not None and found.raw_position is not None:
         try:
