@@ -9,13 +9,15 @@ import hashlib
 import os
 import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from inspect import getclosurevars
 from pathlib import Path
 
 import pytest
 
 from holdfast.app.backup.create import Backup, BackupService
+from holdfast.app.backup.http import handlers as backup_handlers
 from holdfast.app.backup.restore import Restored, drill, restore
 from holdfast.app.compose import open_system
 from holdfast.app.keys import erasures_file
@@ -24,10 +26,11 @@ from holdfast.app.system import System
 from holdfast.fleet.grants import sign_grant
 from holdfast.fleet.model import Grant
 from holdfast.kernel.clock import SystemClock, timestamp
-from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, Invalid, NotFound
+from holdfast.kernel.errors import Conflict, Corrupt, Denied, HoldfastError, Invalid, NotFound
 from holdfast.kernel.outbox import BEGINNING
-from holdfast.kernel.principal import operator
+from holdfast.kernel.principal import PrincipalKind, operator
 from holdfast.kernel.signing import SigningKey
+from holdfast.keyring.http import key_handlers
 from holdfast.keyring.model import SubjectRequest
 from holdfast.records.model import (
     Batch,
@@ -291,6 +294,27 @@ async def test_the_master_key_is_in_neither_file_and_nothing_lies_in_clear(world
         assert path.stat().st_mode & 0o777 == 0o600
         for needle in (secret.encode(), bytes.fromhex(secret), JOE.encode(), b"SQLite format"):
             assert needle not in data
+
+
+async def test_what_concerns_every_tenant_is_the_operators_alone(world: World) -> None:
+    """Whatever somebody may do within one tenant."""
+    somebody = replace(ME, kind=PrincipalKind.PERSON)
+
+    async with open_system(world.settings, ROLES) as system:
+        assert system.state is not None
+        routes = [
+            *key_handlers(system.state.keyring),
+            *backup_handlers(BackupService(system, system.state)),
+        ]
+        functions = [getclosurevars(route.fn).nonlocals["function"] for route in routes]
+        calls = [each for each in functions if each.__name__ != "rotate"]
+        rotate = next(each for each in functions if each.__name__ == "rotate")
+        for call in calls:
+            more = {"backup_id": world.after.id} if call.__name__ == "show" else {}
+            with pytest.raises(Denied):
+                await call(principal=somebody, **more)
+        with pytest.raises(Denied):
+            await rotate(principal=somebody, master=True)
 
 
 async def test_a_drill_restores_checks_tells_the_time_and_leaves_nothing(world: World) -> None:

@@ -127,6 +127,15 @@ def service(role: str, tenant: TenantId = DEFAULT_TENANT) -> Principal:
     return Principal(tenant, role, PrincipalKind.SERVICE, ALL_PERMISSIONS)
 
 
+def operators_only(principal: Principal, what: str) -> None:
+    """Return for the operator; ``Denied`` for whoever acts within one tenant.
+
+    For what concerns every tenant at once, whatever permissions somebody has in theirs.
+    """
+    if principal.kind is not PrincipalKind.OPERATOR:
+        raise Denied(f"cannot {what}: only the operator does", code="operator-only")
+
+
 class Authoriser(Protocol):
     """The one decision: may this principal do this?"""
 

@@ -9,7 +9,7 @@ import asyncio
 from typing import Any
 
 from holdfast.kernel.http import get, post
-from holdfast.kernel.principal import Permission, Principal
+from holdfast.kernel.principal import Permission, Principal, operators_only
 from holdfast.keyring.keyring import Keyring
 from holdfast.keyring.model import (
     Checked,
@@ -29,25 +29,29 @@ def key_handlers(keyring: Keyring) -> list[Any]:
     """The routes of the operator's key commands."""
 
     @get("/v1/keys", permission=Permission.KEYS_READ)
-    async def list_() -> KeyringInfo:
+    async def list_(principal: Principal) -> KeyringInfo:
         """How many keys there are, of what kind, under which versions; never a key."""
+        operators_only(principal, "see the keys of every tenant")
         return await asyncio.to_thread(keyring.describe)
 
     @post("/v1/keys/check", permission=Permission.KEYS_READ, status=200)
-    async def check() -> Checked:
+    async def check(principal: Principal) -> Checked:
         """Open every wrapped key, and name those that do not open."""
+        operators_only(principal, "check the keys of every tenant")
         return await asyncio.to_thread(keyring.check)
 
     @post("/v1/keys/rotate", permission=Permission.KEYS_WRITE, status=200)
     async def rotate(principal: Principal, master: bool = False) -> Rotation:
         """A new version of the tenant's keys, or of the master key; then rewrap."""
         if master:
+            operators_only(principal, "rotate the master key")
             return await asyncio.to_thread(keyring.rotate_master)
         return await asyncio.to_thread(keyring.rotate_tenant, principal.tenant)
 
     @post("/v1/keys/rewrap", permission=Permission.KEYS_WRITE, status=200)
-    async def rewrap() -> Rewrapped:
+    async def rewrap(principal: Principal) -> Rewrapped:
         """Wrap the next few hundred keys anew; repeat until none is pending."""
+        operators_only(principal, "wrap the keys of every tenant anew")
         return await asyncio.to_thread(keyring.rewrap)
 
     return [list_, check, rotate, rewrap]

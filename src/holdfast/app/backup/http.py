@@ -6,7 +6,7 @@ from typing import Any
 
 from holdfast.app.backup.create import Backup, BackupService
 from holdfast.kernel.http import get, post
-from holdfast.kernel.principal import Permission, Principal
+from holdfast.kernel.principal import Permission, Principal, operators_only
 
 
 def handlers(service: BackupService) -> list[Any]:
@@ -15,11 +15,13 @@ def handlers(service: BackupService) -> list[Any]:
     @post("/v1/backups", permission=Permission.BACKUPS_WRITE, status=202)
     async def start(principal: Principal) -> Backup:
         """Begin a backup of this process's state and keys into its backup folders."""
+        operators_only(principal, "back up every tenant")
         return await service.start(principal)
 
     @get("/v1/backups/{backup_id:str}", permission=Permission.BACKUPS_WRITE)
-    async def show(backup_id: str) -> Backup:
+    async def show(principal: Principal, backup_id: str) -> Backup:
         """How far a backup is, and where its files are."""
+        operators_only(principal, "see backups of every tenant")
         return await service.show(backup_id)
 
     return [start, show]
