@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import random
+import re
 import ssl
 import time
 from collections import Counter, defaultdict
@@ -404,7 +405,7 @@ def test_nobody_reads_or_writes_another_tenants_log_and_all_refusals_are_alike(
         statuses[answer.status_code] += 1
         assert not [word for word in secret if word in answer.text], f"{method} {path}"
         if answer.status_code >= 400:
-            alike[path.rpartition("/")[0]].add(answer.json()["code"])
+            alike[re.sub(r"[0-9]+$", "N", path)].add(answer.json()["code"])
     after = ask(theirs, "GET", "/v1/ledger/status").json()
     assert (after["size"], after["root"]) == (before["size"], before["root"])
     assert ask(mine, "GET", "/v1/ledger/status").json()["size"] == 0

@@ -126,10 +126,15 @@ async def session(ctx: typer.Context, *, timeout_seconds: float = 60.0) -> Async
         yield api
 
 
-def run(body: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run(
+    body: Callable[[], Coroutine[Any, Any, T]],
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> T:
     """Run a command's body; map a failure to a message on standard error and an exit status."""
     try:
-        return asyncio.run(body())
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(body())
     except HoldfastError as error:
         fail(error)
     except KeyboardInterrupt:

@@ -45,7 +45,16 @@ def serve(
         fail(error)
     lead = "gateway" if "gateway" in chosen else chosen[0]
     bind = bind_with(settings[f"{lead}_bind"], host, port)
-    status = run(lambda: run_program(settings, chosen, bind=bind, reload=lambda: settings_of(line)))
+    loop_factory = None
+    if chosen == ("ledger",):
+        # It starts no child processes, and what it costs to serve a request is what it costs.
+        from uvloop import new_event_loop
+
+        loop_factory = new_event_loop
+    status = run(
+        lambda: run_program(settings, chosen, bind=bind, reload=lambda: settings_of(line)),
+        loop_factory=loop_factory,
+    )
     raise typer.Exit(status)
 
 
