@@ -24,13 +24,19 @@ from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.app import Connection
 from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.outbox import BEGINNING
 from holdfast.kernel.principal import Principal
+from holdfast.keyring import EnvelopeSealer
+from holdfast.ledger.relay import _prepared
 from holdfast.records.client import RecordsClient
+from holdfast.records.errors import NoSuchRecord, ReceiptNotYet
 from holdfast.records.http import handlers
 from holdfast.records.model import RecordFilter, Reject, Run, RunClose, RunFilter
+from holdfast.records.receipt import verify_receipt
 from holdfast.records.service import RecordsService
 from tests.conformance.records_oracle import Oracle, RefusedError, Row
 from tests.support.soaking import scale
+from tests.unit.ledger.making import ledger_on
 from tests.unit.records.helpers import OPERATOR, START, Attempt, Bench, bench_on, profile, record
 
 STATES = ["AL", "CA", "NV", "OR", "TX", "WA", "WY"]
@@ -367,6 +373,37 @@ async def _forget(database: Database) -> None:
             store.remove(conn, table, table.c.tenant == OPERATOR.tenant)
 
     await database.write(OPERATOR, unit)
+
+
+async def test_a_receipt_waits_for_the_ledger_and_then_holds(
+    database: Database, tmp_path: Path
+) -> None:
+    async with _bench(database, tmp_path, "snapshot", "error") as bench:
+        attempt = bench.attempt()
+        await attempt.open()
+        await attempt.respond()
+        await attempt.post([record("CA", "1"), record("WA", "2")])
+        await attempt.finish()
+        page = await bench.service.records(OPERATOR, RecordFilter(profile="rates"))
+        assert len(page.items) == 2
+        with pytest.raises(ReceiptNotYet):
+            await bench.service.receipt(OPERATOR, page.items[1].id)
+        with pytest.raises(NoSuchRecord):
+            await bench.service.receipt(OPERATOR, page.items[1].id, revision=2)
+        handles = bench.service._handles
+        async with ledger_on(
+            database, tmp_path, clock=bench.clock, sealer=EnvelopeSealer(handles.keyring)
+        ) as ledger:
+            sealed = await database.read(
+                OPERATOR, lambda conn: handles.outbox.ready(conn, OPERATOR, BEGINNING, 100)
+            )
+            await ledger.append_prepared(OPERATOR, [_prepared(entry) for entry in sealed])
+            parts = {name: getattr(handles, name) for name in handles.__dataclass_fields__}
+            service = RecordsService(**parts | {"ledger": ledger})
+            policy = await ledger.trust(OPERATOR)
+            for one in page.items:
+                found = verify_receipt(await service.receipt(OPERATOR, one.id), policy)
+                assert (found.record, (found.content or {})["key"]) == (one.id, one.key)
 
 
 def test_the_oracle_can_disagree() -> None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from holdfast.app.compose import TenantDeliveries
+from holdfast.identity.hop import HopSigner
+from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.errors import NotFound
+from holdfast.kernel.ids import TenantId, id_source
+from holdfast.kernel.principal import operator
+from holdfast.kernel.signing import SigningKey
+from holdfast.ledger.frames import read_leaf
 from tests.support.program import Program, start, wait_until
 from tests.support.stack import SAMPLE, free_port
 
@@ -42,10 +51,26 @@ def test_what_happens_in_a_role_is_in_the_ledger_of_another_process(tmp_path: Pa
         wait_until(lambda: "profile.published" in arrived(), 60, "the event in the ledger")
         wait_until(lambda: _lag(registry) == 0, 30, "the outbox to be empty")
         assert arrived().count("profile.published") == 1
+        asyncio.run(_prove(ledger, tmp_path / "registry"))
     finally:
         registry.kill()
         if ledger is not None:
             ledger.kill()
+
+
+async def _prove(ledger: Program, data_dir: Path) -> None:
+    """A role asks for the proof of an event, under each tenant's own name."""
+    first = next(iter(ledger.items("/v1/ledger/entries")))
+    clock = SystemClock()
+    key = SigningKey.load(data_dir / "keys" / "registry.key.jwk")
+    away = TenantDeliveries(ledger.url, HopSigner("registry", key, clock, id_source(clock)))
+    try:
+        proof = await away.event_proof(operator(), first["id"])
+        assert (proof.position, read_leaf(proof.leaf.encode()).id) == (0, first["id"])
+        with pytest.raises(NotFound):
+            await away.event_proof(operator(TenantId("other")), first["id"])
+    finally:
+        await away.close()
 
 
 def _profiles(folder: Path) -> Path:
