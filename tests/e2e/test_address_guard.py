@@ -101,6 +101,7 @@ licence: none
 source:
   url: "{url}"
   format: {{type: json}}
+  robots: "one look-up for one request is what is looked at here"
 key: [dimensions.id]
 dimensions: {{id: $.id}}
 limits: {{retries: {retries}, timeout: 20s}}
