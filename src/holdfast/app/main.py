@@ -124,14 +124,15 @@ def root(
     """The options before the noun; they are understood anywhere on the line."""
     from holdfast.kernel.cli import CommandLine
 
-    said = os.environ.get("HOLDFAST_DATA_DIR") or os.environ.get("VDB_DATA_DIR")
-    named = data_dir or Path(said or "data")
+    variables = [n for n in ("HOLDFAST_DATA_DIR", "VDB_DATA_DIR") if os.environ.get(n)]
+    named = data_dir or Path(os.environ[variables[0]] if variables else "data")
     ctx.obj = CommandLine(
         data_dir=named,
         control_plane=control_plane or os.environ.get("HOLDFAST_URL") or None,
         log_level=log_level or "",
         log_format=log_format or "",
         open_here=_open_here,
+        data_dir_from="--data-dir" if data_dir else (variables or ["default"])[0],
     )
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RUNS_SHOWN = 20
-SHAPE_CODES = ("schema-drift", "shrunk")
 LIST_MAX = 500
 
 
@@ -57,11 +56,10 @@ class Gatherer:
             _profile(p, latest.get(p.name), fresh.get(p.name), due.get(p.name, ""))
             for p in _items(profiles)
         ]
-        worst = any(line.status != "ok" for line in services)
-        changed = any(line.last_code in SHAPE_CODES and not line.accepted for line in freshness)
-        stale = any(line.stale for line in lines)
+        problems = [f"{one.name} is {one.status}" for one in services if one.status != "ok"]
+        problems += [f"{one.profile}: {one.problem}" for one in freshness if one.problem]
         return Overview(
-            status="degraded" if worst or stale or changed else "ok",
+            status="degraded" if problems else "ok",
             version=__version__,
             services=services,
             profiles=lines,
@@ -74,8 +72,7 @@ class Gatherer:
                 ReportLine(id=r.id, title=r.title or r.name, created_at=r.created_at)
                 for r in _items(reports)
             ],
-            problems=[f"{one.name} is {one.status}" for one in services if one.status != "ok"]
-            + [f"{one.profile}: {one.problem}" for one in freshness if one.problem],
+            problems=problems,
         )
 
 

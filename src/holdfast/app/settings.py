@@ -712,6 +712,21 @@ def resolve(
     environment: Mapping[str, str], flags: Mapping[str, str] | None = None, file: Path | None = None
 ) -> Settings:
     """Resolve all settings or raise :class:`Invalid` that lists everything that is wrong."""
+    settings, problems = examine(environment, flags, file)
+    if problems:
+        raise Invalid(
+            "cannot start: some settings are wrong",
+            code="settings-invalid",
+            problems=problems,
+            hint="`holdfast config show` prints every setting with its meaning",
+        )
+    return settings
+
+
+def examine(
+    environment: Mapping[str, str], flags: Mapping[str, str] | None = None, file: Path | None = None
+) -> tuple[Settings, list[Problem]]:
+    """All settings, and everything that is wrong; a wrong one counts as not set."""
     problems: list[Problem] = []
     sources: dict[str, list[tuple[str, str, Convert]]] = {s.key: [] for s in SETTINGS}
     _from_file(file, sources, problems)
@@ -721,14 +736,7 @@ def resolve(
         sources[key].append((f"--{key.replace('_', '-')}", value, setting.convert))
     resolved = {s.key: _pick(s, sources[s.key], problems) for s in SETTINGS}
     _apply_families(environment, resolved)
-    if problems:
-        raise Invalid(
-            "cannot start: some settings are wrong",
-            code="settings-invalid",
-            problems=problems,
-            hint="`holdfast config show` prints every setting with its meaning",
-        )
-    return Settings(resolved)
+    return Settings(resolved), problems
 
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}

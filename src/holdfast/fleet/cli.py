@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 from holdfast.kernel.cli import (
     JsonOption,
     LimitOption,
+    command_line,
     print_fields,
     print_json,
     print_table,
@@ -32,6 +34,9 @@ worker_app = typer.Typer(
 task_app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="The work: list, show, submit, cancel."
 )
+
+Ended = Callable[[Any, str, bool], Awaitable[HoldfastError | None]]
+"""Shows a run that has ended (and not with the last argument): why it failed, if it did."""
 
 WAIT_POLL_SECONDS = 0.5
 FINAL = ("succeeded", "dead", "cancelled")
@@ -305,8 +310,8 @@ def schedule(ctx: typer.Context, json: JsonOption = False) -> None:
 # --- on the commands of others -------------------------------------------------------------------
 
 
-def register(profiles: typer.Typer) -> None:
-    """Add ``profile run`` to the registry's commands."""
+def register(profiles: typer.Typer, ended: Ended | None = None) -> None:
+    """Add ``profile run`` to the registry's commands; ``ended`` shows what a run came to."""
 
     @profiles.command(
         "run",
@@ -339,6 +344,14 @@ def register(profiles: typer.Typer) -> None:
         async def body() -> None:
             from holdfast.fleet.model import CollectRequest
 
+            line = command_line(ctx)
+            nobody = line.control_plane is None and line.running() is None
+            if nobody and wait:
+                raise Unavailable(
+                    f"cannot wait for a run of {name}: nothing runs here that would collect it",
+                    code="nothing-runs",
+                    hint="start it with `holdfast up`; without --wait the run is kept until then",
+                )
             request = CollectRequest(
                 profile=name,
                 force=force,
@@ -351,13 +364,17 @@ def register(profiles: typer.Typer) -> None:
                 client = _client(api)
                 task = await client.collect(None, request)
                 say(f"run {task.payload['run']} is {task.status.value}")
+                if nobody:
+                    say("nothing runs here: it is collected once `holdfast up` runs")
                 if wait:
                     task = await _finished(client, task, _seconds(timeout))
-            _print_task(task, json)
-            if wait and task.status.value != "succeeded":
-                raise HoldfastError(
-                    f"the run of {name} ended {task.status.value}: {task.reason or task.code}"
-                )
+                    if json or ended is None:
+                        _print_task(task, json)
+                    why = await ended(api, task.payload["run"], json) if ended else None
+                    if why is not None or task.status.value != "succeeded":
+                        raise why or _unsuccessful(name, task)
+                else:
+                    _print_task(task, json)
 
         run(body)
 
@@ -391,6 +408,14 @@ def register_cancel(runs: typer.Typer) -> None:
                 _print_task(await client.cancel(None, found[0].id, reason), json)
 
         run(body)
+
+
+def _unsuccessful(profile: str, task: Task) -> HoldfastError:
+    return HoldfastError(
+        f"the run of {profile} ended {task.status.value}: {task.reason or task.code}",
+        code=task.code,
+        hint=f"holdfast task show {task.id}",
+    )
 
 
 async def _finished(client: FleetClient, task: Task, seconds: float) -> Task:

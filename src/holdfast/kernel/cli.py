@@ -55,6 +55,8 @@ class CommandLine:
     log_level: str
     log_format: str
     open_here: Callable[[CommandLine], AbstractAsyncContextManager[ApiClient]]
+    data_dir_from: str = "--data-dir"
+    """The flag or the variable that named the data directory, or ``default``."""
 
     def operator_token(self) -> str | None:
         """The token of ``HOLDFAST_OPERATOR_TOKEN_FILE`` or of the data directory, if readable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +20,7 @@ from holdfast.kernel.cli import (
     say,
     session,
 )
-from holdfast.kernel.errors import Invalid
+from holdfast.kernel.errors import HoldfastError, Invalid, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -340,7 +341,10 @@ def export(
             found = await client.export(
                 operator(), profile, format=format, as_of=as_of, vintage=vintage, exact=exact
             )
-            size = await _write(found.chunks, out)
+            # Closed here, while the connection is: what is left open ends in a traceback.
+            chunks: Any = found.chunks
+            async with contextlib.aclosing(chunks):
+                size = await _write(chunks, out)
         say(f"{profile}, publication {found.publication}: {size} bytes")
 
     run(body)
@@ -363,9 +367,13 @@ async def _write(chunks: Any, out: Path | None) -> int:
                 size += len(chunk)
         partial.replace(out)
     except OSError as error:
-        raise Invalid(f"cannot write {out}: {error.strerror}") from error
+        raise Invalid(
+            f"cannot write {out}: {error.strerror}",
+            hint="--out names a file in a folder that is there and can be written",
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return size
 
 
@@ -431,6 +439,52 @@ def list_runs(
         _more(page.next)
 
     run(body)
+
+
+async def show_ended(api: ApiClient, run_id: str, quiet: bool) -> HoldfastError | None:
+    """Print what a run came to; why it failed, with what to do next, if it did.
+
+    ``None`` also for a run that nobody has opened, of which there is nothing to say.
+    """
+    from holdfast.kernel.principal import operator
+
+    try:
+        found = await _client(api).run(operator(), run_id)
+    except NotFound:
+        return None
+    if not quiet:
+        print_fields(
+            {
+                "run": found.id,
+                "profile": found.profile,
+                "state": found.status.value + (" (replayed)" if found.replayed else ""),
+                **{
+                    name: f"{getattr(found, name):,}"
+                    for name in ("records", "new", "changed", "withdrawn", "rejects")
+                },
+                **({"reason": _reason(found)} if found.reason or found.code else {}),
+            }
+        )
+    if found.status.value not in ("failed", "cancelled"):
+        return None
+    return HoldfastError(
+        f"the run of {found.profile} {found.status.value}: {found.reason or found.code}",
+        code=found.code,
+        hint=after_failure(found),
+    )
+
+
+def after_failure(run: Run) -> str:
+    """What to try after a run that came to nothing."""
+    show = f"`holdfast run show {run.id}`"
+    if run.code in ("schema-drift", "shrunk"):
+        return (
+            f"{show} says what changed; if it is to be like this from now on: "
+            f"`holdfast run accept {run.id}`"
+        )
+    if run.rejects:
+        return f"`holdfast reject list --profile {run.profile}` shows the rows and why"
+    return f"{show} shows what came; `holdfast profile preview FILE` tries a changed profile"
 
 
 def _reason(one: Run) -> str:

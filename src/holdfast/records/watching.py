@@ -538,7 +538,8 @@ def _problem(row: Row[Any], normal: str | None, late: float) -> str:
     found = []
     if late > 0:
         found.append(f"silent since {row.succeeded_at[:19]}Z, normal is at most {normal}")
-    if row.last_status in (RunStatus.FAILED.value, RunStatus.PARTIAL.value):
+    wrong = row.last_status in (RunStatus.FAILED.value, RunStatus.PARTIAL.value)
+    if wrong and not row.drift_accepted:
         found.append(f"the last run is {row.last_status}: {row.last_reason or row.last_code}")
     return "; ".join(found)[:500]
 

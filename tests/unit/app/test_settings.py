@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from holdfast.app.main import app
 from holdfast.app.settings import ALIASES, SETTINGS, resolve
 from holdfast.kernel.errors import Invalid
 
@@ -52,6 +55,27 @@ def test_all_that_is_wrong_is_reported_at_once_with_the_nearest_name(tmp_path: P
     assert "sqlite://, postgresql://" in wrong["HOLDFAST_DATABASE_URL"]
     assert "geheim" not in wrong["HOLDFAST_DATABASE_URL"]
     assert f"{file}: gateway_bond" in wrong
+
+
+def test_config_show_shows_everything_and_marks_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOLDFAST_LOG_LEVEN", "debug")
+    monkeypatch.setenv("HOLDFAST_FLEET_LEASE_SECONDS", "long")
+    shown = CliRunner().invoke(app, ["config", "show", "--json"])
+    assert shown.exit_code == 2
+    rows = {row["name"]: row for row in json.loads(shown.stdout)}
+    assert len(rows) == len(SETTINGS)
+    assert rows["HOLDFAST_FLEET_LEASE_SECONDS"]["origin"].startswith("WRONG")
+    assert rows["HOLDFAST_DATA_DIR"]["origin"] == "default"
+    assert "did you mean HOLDFAST_LOG_LEVEL?" in shown.stderr
+    named = CliRunner().invoke(app, ["--data-dir", "d", "config", "show", "--json"])
+    rows = {row["name"]: row for row in json.loads(named.stdout)}
+    assert (rows["HOLDFAST_DATA_DIR"]["value"], rows["HOLDFAST_DATA_DIR"]["origin"]) == (
+        "d",
+        "--data-dir",
+    )
 
 
 def test_what_kubernetes_injects_is_ignored() -> None:

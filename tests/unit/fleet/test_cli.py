@@ -149,6 +149,18 @@ def test_a_profile_is_run_and_its_run_cancelled(terminal: Terminal) -> None:
     assert (cancelled["id"], cancelled["status"]) == (task["id"], "cancelled")
 
 
+def test_nobody_waits_where_nothing_runs(terminal: Terminal) -> None:
+    terminal.registry.publish("rain")
+    refused = terminal("profile", "run", "rain", "--wait")
+    assert refused.exit_code == 6
+    assert "nothing runs here" in refused.stderr
+    assert "holdfast up" in refused.stderr
+    assert terminal.json("task", "list") == [], "nothing was submitted"
+    kept = terminal("profile", "run", "rain")
+    assert kept.exit_code == 0
+    assert "once `holdfast up` runs" in kept.stderr
+
+
 def test_schedules_are_listed(terminal: Terminal) -> None:
     terminal.registry.publish("rain")
     terminal("profile", "run", "rain")

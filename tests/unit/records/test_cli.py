@@ -19,9 +19,9 @@ from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.principal import Principal
-from holdfast.records.cli import record_app, reject_app, run_app
+from holdfast.records.cli import after_failure, record_app, reject_app, run_app
 from holdfast.records.http import handlers
-from holdfast.records.model import Reject
+from holdfast.records.model import Reject, Run, RunStatus
 from tests.support.postgres import run_apart
 from tests.unit.records.helpers import OPERATOR, bench_on, profile, record
 
@@ -150,6 +150,47 @@ def test_exports_go_to_a_file_or_to_standard_output(
     assert "publication 2" in written.stderr
     assert invoke("record", "export", *words, "--out", "/nowhere/x").exit_code == 2
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_an_export_that_cannot_be_written_says_so_and_no_more(
+    invoke: Invoke, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for folder in ("nowhere", "file"):
+        out = tmp_path / folder / "rates.csv"
+        failed = invoke("record", "export", "--profile", "rates", "--out", str(out))
+        assert failed.exit_code == 2
+        assert f"\nerror: cannot write {out}: " in failed.stderr
+        assert "\nhint: --out names a file in a folder" in failed.stderr
+        assert "Traceback" not in failed.stderr
+    assert "asynchronous generator" not in caplog.text, "none was left open"
+
+
+@pytest.mark.parametrize(
+    ("code", "rejects", "hint"),
+    [
+        ("too-many-rejects", 3, "holdfast reject list --profile rates"),
+        ("schema-drift", 0, "holdfast run accept 019b"),
+        ("shrunk", 2, "holdfast run accept 019b"),
+        ("truncated", 0, "holdfast run show 019b"),
+    ],
+)
+def test_a_failed_run_says_what_to_do_next(code: str, rejects: int, hint: str) -> None:
+    failed = Run(
+        id="019b",
+        profile="rates",
+        profile_digest="",
+        task="",
+        worker="",
+        fence=1,
+        status=RunStatus.FAILED,
+        attempts=1,
+        started_at="",
+        lease_expires_at="",
+        code=code,
+        rejects=rejects,
+    )
+    assert hint in after_failure(failed)
 
 
 def test_a_negative_measure_is_exported_as_a_number(invoke: Invoke) -> None:

@@ -120,6 +120,7 @@ async def test_what_somebody_accepts_is_published_the_next_time(bench: Bench) ->
     failed = await source.sends(rates(1000))
     accepted = await bench.service.accept_drift(OPERATOR, failed.id)
     assert accepted.drift_accepted
+    assert [line.problem for line in await bench.service.freshness(OPERATOR)] == [""]
     assert await bench.service.accept_drift(OPERATOR, failed.id) == accepted
     assert (await source.sends(rates(1000))).status == "succeeded"
     assert (await source.sends(rates(1))).code == "schema-drift", "the old unit is drift by now"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from holdfast.app.settings import SETTINGS, Settings, resolve
+from holdfast.app.settings import SETTINGS, Resolved, Setting, Settings, examine, resolve
 from holdfast.kernel.cli import (
     CommandLine,
     JsonOption,
@@ -17,7 +19,7 @@ from holdfast.kernel.cli import (
     print_json,
     print_table,
 )
-from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.errors import Invalid, Problem
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Settings and their origins.")
 
@@ -29,6 +31,13 @@ def _group() -> None:
 
 def settings_of(line: CommandLine, **flags: str | None) -> Settings:
     """The settings for a command line: defaults, file, environment, then its flags."""
+    return _with_origin(line, resolve(*_sources(line, flags)))
+
+
+def _sources(
+    line: CommandLine, flags: dict[str, str | None]
+) -> tuple[Mapping[str, str], dict[str, str], Path]:
+    """The environment, the flags and the file that a command line is about."""
     given = {key: value for key, value in flags.items() if value is not None}
     given["data_dir"] = str(line.data_dir)
     for key, value in (("log_level", line.log_level), ("log_format", line.log_format)):
@@ -36,7 +45,13 @@ def settings_of(line: CommandLine, **flags: str | None) -> Settings:
             given[key] = value
     in_data_dir = line.data_dir / "holdfast.toml"
     file = in_data_dir if in_data_dir.exists() else Path("holdfast.toml")
-    return resolve(os.environ, given, file)
+    return os.environ, given, file
+
+
+def _with_origin(line: CommandLine, settings: Settings) -> Settings:
+    """The data directory is settled before there are settings: say where it really came from."""
+    named = Resolved(settings.data_dir, line.data_dir_from)
+    return replace(settings, resolved={**settings.resolved, "data_dir": named})
 
 
 @app.command(
@@ -45,16 +60,15 @@ def settings_of(line: CommandLine, **flags: str | None) -> Settings:
     epilog="Example: holdfast config show --json",
 )
 def show(ctx: typer.Context, json: JsonOption = False) -> None:
-    """Resolved settings with their origin, secrets hidden."""
-    try:
-        settings = settings_of(command_line(ctx))
-    except HoldfastError as error:
-        fail(error)
+    """Resolved settings with their origin, secrets hidden; those that are wrong are marked."""
+    line = command_line(ctx)
+    settings, problems = examine(*_sources(line, {}))
+    settings = _with_origin(line, settings)
     rows = [
         {
             "name": setting.name,
             "value": _shown(setting.key, settings, hide=setting.secret),
-            "origin": settings.origin(setting.key),
+            "origin": _origin(setting, settings, problems),
             "meaning": setting.meaning,
             "aliases": [alias.name for alias in setting.aliases],
         }
@@ -62,11 +76,27 @@ def show(ctx: typer.Context, json: JsonOption = False) -> None:
     ]
     if json:
         print_json(rows)
-        return
-    print_table(
-        ["setting", "value", "from", "meaning"],
-        [[row["name"], row["value"], row["origin"], row["meaning"]] for row in rows],
-    )
+    else:
+        print_table(
+            ["setting", "value", "from", "meaning"],
+            [[row["name"], row["value"], row["origin"], row["meaning"]] for row in rows],
+        )
+    if problems:
+        fail(
+            Invalid(
+                "cannot start with these settings: some are wrong",
+                code="settings-invalid",
+                problems=problems,
+                hint="set them right or unset them; until then nothing starts",
+            )
+        )
+
+
+def _origin(setting: Setting, settings: Settings, problems: list[Problem]) -> str:
+    """Where the value is from; a setting that somebody set wrongly says so instead."""
+    names = {setting.name, *(alias.name for alias in setting.aliases)}
+    wrong = [p.path for p in problems if names & set(p.path.split(" and "))]
+    return f"WRONG: {wrong[0]}" if wrong else settings.origin(setting.key)
 
 
 def _shown(key: str, settings: Settings, *, hide: bool) -> Any:

@@ -8,6 +8,7 @@ from holdfast.app.commands.config import settings_of
 from holdfast.collect.cli import register as register_collect
 from holdfast.fleet.cli import register as register_fleet
 from holdfast.kernel.cli import command_line
+from holdfast.records.cli import show_ended
 from holdfast.registry.cli import app
 
 if TYPE_CHECKING:
@@ -23,6 +24,6 @@ def _collect_settings(ctx: typer.Context) -> CollectSettings:
 
 
 register_collect(app, _collect_settings)
-register_fleet(app)
+register_fleet(app, show_ended)
 
 __all__ = ["app"]

@@ -28,8 +28,8 @@ HEALTH_SECONDS = 4.0
 
 
 @status.command(
-    help="What runs and what was collected. Exit status 1 when a source is silent or has changed "
-    "its shape, or a service does not answer; standard error says what.",
+    help="What runs and what was collected. Exit status 1 when a source is silent, has changed its "
+    "shape or failed in its last run, or a service does not answer; standard error says what.",
     epilog="Example: holdfast status --json",
 )
 def _status(ctx: typer.Context, json: JsonOption = False) -> None:
