@@ -41,7 +41,7 @@ clean: ## Remove the virtual environment and what tools left
 # Wheels only, every one pinned by its hash.
 $(VENV)/.%: requirements/%.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing requirements/$*.txt into $(VENV) …"
+	@echo "installing requirements/$*.txt into $(VENV): a minute or two …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.kernel import telemetry
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import NotFound, Unavailable
@@ -92,6 +95,39 @@ async def test_files_are_published_once_and_again_when_they_change(world: World)
     world.write("rain.yaml", title="Rain")
     assert (await world.folder.reconcile()).published == ("rain",)
     assert await world.actions("rain") == ["published", "published"]
+
+
+async def test_a_folder_that_is_missing_is_told_once_and_only_if_somebody_asked_for_it(
+    world: World,
+) -> None:
+    world.root.rmdir()
+    asked = world.folder
+    unasked = ProfilesFolder(world.service, ME, world.root, world.clock, asked=False)
+    stream = io.StringIO()
+    telemetry.configure_logging("info", "json", stream)
+    try:
+        for _ in range(3):
+            assert not (await unasked.reconcile()).changed
+        assert stream.getvalue() == ""
+        for _ in range(3):
+            await asked.reconcile()
+        world.root.mkdir()
+        world.write("rain.yaml")
+        assert (await unasked.reconcile()).published == ("rain",)
+        await asked.reconcile()
+        (world.root / "rain.yaml").unlink()
+        world.root.rmdir()
+        for folder in (asked, unasked, asked, unasked):
+            assert not (await folder.reconcile()).changed
+    finally:
+        telemetry.configure_logging("info", "json")
+    told = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert [each for each in told if "folder" in each] == [
+        "profiles.folder_unreadable",
+        "profiles.folder_readable",
+        "profiles.folder_unreadable",
+        "profiles.folder_unreadable",
+    ]
 
 
 async def test_a_comment_changes_the_file_and_not_the_version(world: World) -> None:

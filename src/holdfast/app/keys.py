@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from holdfast.app.settings import Settings
 from holdfast.app.store import read_check_value, write_check_value
+from holdfast.kernel.cli import say
 from holdfast.kernel.errors import Invalid, Unavailable
 from holdfast.kernel.principal import service
-from holdfast.kernel.telemetry import get_logger
+from holdfast.kernel.telemetry import LEVELS, get_logger
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
@@ -107,15 +108,25 @@ def _masters(settings: Settings) -> Callable[[bool], MasterKeys]:
             keys = MasterKeys.create(path)
         except Invalid:  # another instance was quicker
             return MasterKeys.from_file(path)
+        _tell_of(path, settings)
+        return keys
+
+    return masters
+
+
+def _tell_of(path: Path, settings: Settings) -> None:
+    """That there is a new master key. To a person in words, without a line that wraps."""
+    if settings["log_format"] == "json":
         log.warning(
             "master key made",
             at=str(path),
             detail="without it nothing that is sealed can be read: keep a copy elsewhere",
             do="holdfast key export --out FILE",
         )
-        return keys
-
-    return masters
+    elif LEVELS[settings["log_level"]] <= LEVELS["warning"]:
+        say(f"master key made: {path}")
+        say("  a trial needs no more; before you keep data that matter, keep a copy elsewhere:")
+        say("  holdfast key export --out FILE")
 
 
 async def seal_clear_rows(database: Database, outbox: Outbox) -> None:

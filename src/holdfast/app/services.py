@@ -227,7 +227,13 @@ def _open_registry(system: System, state: State) -> None:
         metrics=system.metrics,
     )
     system.handlers += http.handlers(system.registry)
-    folder = ProfilesFolder(system.registry, system.operator, settings.profiles_dir, system.clock)
+    folder = ProfilesFolder(
+        system.registry,
+        system.operator,
+        settings.profiles_dir,
+        system.clock,
+        asked=settings["registry_profiles_dir"] is not None,
+    )
 
     async def watch() -> None:
         await folder.watch(every_seconds=settings["registry_watch_seconds"])

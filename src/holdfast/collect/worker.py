@@ -258,7 +258,7 @@ class Drone:
         if path is None:
             raise Invalid(
                 "cannot join: the drone has no join token and no credential that holds",
-                hint="`holdfast worker token` makes one; --join-token-file names its file",
+                hint="`holdfast worker token --out FILE` makes one; --join-token-file names it",
             )
         try:
             with path.open("rb") as file:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import shlex
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,8 +86,8 @@ def list_workers(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption 
 
 @worker_app.command(
     "token",
-    help="Make a join token and print it. It is shown once.",
-    epilog="Example: holdfast worker token --region eu --expires 7d > join.token",
+    help="Make a join token and print it, or write it to a file. It is shown once.",
+    epilog="Example: holdfast worker token --region eu --expires 7d --out join-token",
 )
 def create_token(
     ctx: typer.Context,
@@ -96,10 +100,17 @@ def create_token(
     uses: Annotated[
         int | None, typer.Option("--uses", min=1, help="How many workers it admits. [any number]")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write it to this file (mode 0600) instead of printing it."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     async def body() -> None:
         from holdfast.fleet.model import JoinTokenCreate
+
+        if out is not None and json:
+            raise Invalid("cannot print JSON and write the token to a file: choose one")
 
         create = JoinTokenCreate(
             capabilities=capability or ["collect"],
@@ -107,16 +118,42 @@ def create_token(
             expires_seconds=_seconds(expires),
             uses_max=uses,
         )
-        async with session(ctx) as api:
-            token = await _client(api).worker_token_create(None, create)
-        if json:
-            print_json(token)
-            return
-        sys.stdout.write(f"{token.token}\n")
-        say(f"admits workers until {token.expires_at}; keep it in a file that only the drone reads")
-        say("hint: HOLDFAST_DRONE_JOIN_TOKEN_FILE=join.token holdfast drone --control-plane URL")
+        with _private(out) as write:
+            async with session(ctx) as api:
+                token = await _client(api).worker_token_create(None, create)
+            if json:
+                print_json(token)
+                return
+            write(f"{token.token}\n")
+        kept = "" if out else "; keep it in a file that only the drone reads (--out FILE)"
+        say(f"admits workers until {token.expires_at}{kept}")
+        file = shlex.quote(str(out)) if out else "FILE"
+        say(f"hint: holdfast drone --control-plane URL --join-token-file {file}")
 
     run(body)
+
+
+@contextmanager
+def _private(path: Path | None) -> Iterator[Callable[[str], object]]:
+    """How to write a secret: to standard output, or to a file that only its owner reads.
+
+    The file is opened before there is a secret, so that none is lost to a folder that is not
+    there, and takes its name when it is whole: an older one stays until then.
+    """
+    if path is None:
+        yield sys.stdout.write
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                yield file.write
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise Invalid(f"cannot write {path}: {error.strerror}") from error
 
 
 @worker_app.command(

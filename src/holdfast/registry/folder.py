@@ -66,12 +66,21 @@ class ProfilesFolder:
     """Keeps one tenant's profiles what the files of one folder say."""
 
     def __init__(
-        self, service: RegistryService, principal: Principal, folder: Path, clock: Clock
+        self,
+        service: RegistryService,
+        principal: Principal,
+        folder: Path,
+        clock: Clock,
+        *,
+        asked: bool = True,
     ) -> None:
+        """Without ``asked`` nobody named the folder, and there need not be one."""
         self._service = service
         self._principal = principal
         self._folder = folder
         self._clock = clock
+        self._asked = asked
+        self._unreadable = ""
         self._looks: dict[str, Look] = {}
         self._handled: dict[str, Look] = {}
         self._wake = asyncio.Event()
@@ -113,9 +122,14 @@ class ProfilesFolder:
 
         A folder that cannot be read changes nothing: it is not the same as an empty one.
         """
-        looks = await asyncio.to_thread(_scan, self._folder)
-        if looks is None:
+        try:
+            looks = await asyncio.to_thread(_scan, self._folder)
+        except OSError as error:
+            self._note_unreadable(error)
             return Reconciled()
+        if self._unreadable:
+            log.info("profiles.folder_readable", folder=str(self._folder))
+            self._unreadable = ""
         seen = {each.file: each for each in await self._service.files(self._principal)}
         gone = [file for file in seen if file not in looks]
         if gone:
@@ -136,6 +150,17 @@ class ProfilesFolder:
                     refused.append(each.file)
             self._handled[each.file] = looks[each.file]
         return Reconciled(tuple(published), tuple(refused), tuple(gone))
+
+    def _note_unreadable(self, error: OSError) -> None:
+        """Said when it begins and when the reason changes, not at every look."""
+        missed = self._asked or bool(self._looks)
+        if isinstance(error, FileNotFoundError) and not missed:
+            return
+        if str(error) != self._unreadable:
+            self._unreadable = str(error)
+            log.warning(
+                "profiles.folder_unreadable", folder=str(self._folder), reason=self._unreadable
+            )
 
     def _is_news(self, file: str, look: Look, settled: bool) -> bool:
         """Whether a file must be read: not handled as it looks now, and at rest.
@@ -171,17 +196,13 @@ class ProfilesFolder:
         return True
 
 
-def _scan(folder: Path) -> dict[str, Look] | None:
-    """Every profile file below ``folder``; ``None`` if the folder cannot be read whole.
+def _scan(folder: Path) -> dict[str, Look]:
+    """Every profile file below ``folder``; ``OSError`` if the folder cannot be read whole.
 
     Names that begin with a dot are passed over (editors' files, the ``..data`` of a mounted
     ConfigMap); a link counts if what it names lies inside the folder.
     """
-    try:
-        return dict(sorted(_walk(folder.resolve(strict=True))))
-    except OSError as error:
-        log.warning("profiles.folder_unreadable", folder=str(folder), reason=str(error))
-        return None
+    return dict(sorted(_walk(folder.resolve(strict=True))))
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Look]]:

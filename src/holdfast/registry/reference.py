@@ -50,10 +50,12 @@ expect:
 
 `holdfast profile init URL` (or `FILE`) writes a first draft from what the source sends: format,
 records, fields, time and key, checked against the page. `holdfast profile preview FILE` shows the
-records and what was rejected, keeping nothing. `holdfast profile validate FILE` lists everything
-that is wrong, each with its line and what would be right. `api/profile.schema.json` is the JSON
-Schema (2020-12), for editors: put `# yaml-language-server: $schema=…/api/profile.schema.json`
-on the first line.
+records and what was rejected, keeping nothing. `holdfast profile validate FILE` lists what is
+wrong, each with its line and what would be right, all at once per stage: how the text is read; its
+shape (members and their types), and the rules for the parts whose shape is right; when these find
+nothing, whether the fields can be mapped. So mending the shape may bring up a rule that could not
+be looked at before. `api/profile.schema.json` is the JSON Schema (2020-12), for editors: put
+`# yaml-language-server: $schema=…/api/profile.schema.json` on the first line.
 
 ## How a file is read
 

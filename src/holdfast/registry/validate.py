@@ -1,4 +1,4 @@
-"""From a document to a profile, with everything that is wrong with it at once.
+"""From a document to a profile, with everything that is wrong with it at once, look by look.
 
 Three looks at one document: the bytes (``document.py``), the shape (``schema.py``), the sense
 (``rules.py``); then what this build does not carry out (``supported.py``). Whatever passes comes

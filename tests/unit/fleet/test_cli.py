@@ -83,12 +83,34 @@ def terminal(sqlite_url: str, tmp_path: Path) -> Terminal:
     return Terminal(sqlite_url, tmp_path)
 
 
+def test_a_join_token_is_written_to_a_file_that_only_its_owner_reads(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    file = tmp_path / "join-token"
+    file.write_text("older")
+    file.chmod(0o644)
+    result = terminal("worker", "token", "--out", str(file))
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == ""
+    assert f"--join-token-file {file}" in result.stderr
+    token = file.read_text()
+    assert token.endswith("\n")
+    assert token.strip() not in result.stderr
+    assert file.stat().st_mode & 0o777 == 0o600
+    nowhere = terminal("worker", "token", "--out", str(tmp_path / "none" / "join-token"))
+    assert nowhere.exit_code == 2
+    assert "No such file" in nowhere.stderr
+    both = terminal("worker", "token", "--out", str(file), "--json")
+    assert (both.exit_code, file.read_text()) == (2, token)
+    assert not list(tmp_path.glob(".join-token*"))
+
+
 def test_a_join_token_goes_to_standard_output_alone(terminal: Terminal) -> None:
     result = terminal("worker", "token", "--region", "eu", "--expires", "7d", "--uses", "3")
     assert result.exit_code == 0
     assert result.stdout.startswith("hfj_")
     assert len(result.stdout.split()) == 1
-    assert "HOLDFAST_DRONE_JOIN_TOKEN_FILE" in result.stderr
+    assert "--join-token-file FILE" in result.stderr
     told = terminal.json("worker", "token", "--capability", "ocr")
     assert told["capabilities"] == ["ocr"]
 

@@ -268,11 +268,29 @@ async def test_websockets_are_not_offered() -> None:
 # --- the log and the metrics
 
 
-async def test_each_exchange_is_one_log_line_without_query_or_credentials() -> None:
+async def test_requests_to_a_door_that_only_this_machine_reaches_are_logged_at_debug() -> None:
+    written: dict[str, list[str]] = {}
+    for level in ("info", "debug"):
+        stream = io.StringIO()
+        telemetry.configure_logging(level, "json", stream)
+        try:
+            async with browser(make_app()) as client:
+                await client.get("/v1/things")
+        finally:
+            telemetry.configure_logging("info", "json")
+        written[level] = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert "request" not in written["info"]
+    assert written["debug"].count("request") == 1
+
+
+@pytest.mark.parametrize("door", [{"local": False}, {"https": True}])
+async def test_each_exchange_is_one_log_line_without_query_or_credentials(
+    door: dict[str, bool],
+) -> None:
     stream = io.StringIO()
     telemetry.configure_logging("info", "json", stream)
     try:
-        async with browser(make_app()) as client:
+        async with browser(make_app(**door)) as client:
             await client.get(
                 "/v1/things/hidden/1?token=secret-query", headers={"x-request-id": "r1"}
             )

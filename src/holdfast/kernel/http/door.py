@@ -164,7 +164,7 @@ class Door:
         if admitted.https:
             self._always += ((b"strict-transport-security", b"max-age=31536000"),)
         self._known_hosts: set[str] = set()
-        self._meter = _Meter(admitted.role, metrics)
+        self._meter = _Meter(admitted, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -334,12 +334,16 @@ class _Series:
 class _Meter:
     """The log line and the metrics of each exchange. Labels come from routes, never from paths.
 
+    Without TLS and with nothing in front, whoever calls is on this machine: a person's terminal is
+    then not worth a line per request, and lines are at debug.
+
     Counted here, on the one thread of the loop, and handed over when metrics are rendered: the
     library's counters, with a lock each, cost as much as the rest of the door.
     """
 
-    def __init__(self, role: str, metrics: Metrics) -> None:
-        self._role = role
+    def __init__(self, admitted: DoorRules, metrics: Metrics) -> None:
+        self._role = admitted.role
+        self._unheard = admitted.local and not admitted.https
         self._series: dict[tuple[str, str, int], _Series] = {}
         metrics.registry.register(self)
 
@@ -380,7 +384,7 @@ class _Meter:
         series.seconds += seconds
         series.buckets[bisect_left(LATENCY_BUCKETS, seconds)] += 1
         path = scope["path"]
-        quiet = path in PROBES or route == "/metrics"
+        quiet = self._unheard or path in PROBES or route == "/metrics"
         write_line(
             "debug" if quiet else "info",
             "request",
