@@ -189,6 +189,8 @@ class Oracle:
             return "too-many-rejects"
         if attempt.counts["duplicates"] and self.duplicates == "error":
             return "duplicate-keys"
+        if self.mode == "snapshot" and self.states[-1] and not self._chosen(attempt):
+            return "shrunk"
         return ""
 
     def _publish(self, attempt: RunModel, now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,17 @@ from holdfast.kernel.database.lock import FileLock
 from holdfast.kernel.errors import Unavailable
 
 MARK = "holdfast.json"
+WAIT_SECONDS = 3.0
+PAUSE_SECONDS = 0.05
 
 
 @contextmanager
 def held(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory for this process; :class:`Unavailable` names who else does."""
+    """Hold the data directory for this process; :class:`Unavailable` names who else does.
+
+    A command holds it for a moment only, so a few seconds are waited before that is said; not for
+    a program that runs, which has left its address.
+    """
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -28,11 +35,23 @@ def held(data_dir: Path) -> Iterator[None]:
             hint="--data-dir names another",
         ) from error
     lock = FileLock(data_dir / "holdfast.lock", f"the data directory {data_dir}")
-    lock.acquire()
+    _acquire(lock, data_dir)
     try:
         yield
     finally:
         lock.release()
+
+
+def _acquire(lock: FileLock, data_dir: Path) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return lock.acquire()
+        except Unavailable as error:
+            served = (data_dir / MARK).exists()
+            if error.code != "database-in-use" or served or time.monotonic() >= deadline:
+                raise
+        time.sleep(PAUSE_SECONDS)
 
 
 @contextmanager

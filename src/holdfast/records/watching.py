@@ -93,6 +93,16 @@ def judge(
     """
     found = Judgement()
     seen = store.find(conn, store.shapes, tenant, run=run.run)
+    if seen is None:  # it brought no record: that, too, can be accepted
+        store.put_shape(
+            conn,
+            tenant=tenant,
+            run=run.run,
+            profile=rules.profile,
+            number=run.number,
+            mapping=rules.mapping,
+            shape="{}",
+        )
     history = _history(conn, tenant, rules, run.number) if run.kind == "collect" else []
     if history:
         shape = Shape() if seen is None else decode_shape(seen.shape)
@@ -103,6 +113,8 @@ def judge(
         keys = _keys_changed(rules, run, head, history)
         found.drift = _allowed(rules, found.drift + ([] if keys is None else [keys]))
         found.failure = _failure(rules, run, found)
+    if found.failure is None:
+        found.failure = _emptied(rules, run, head, history)
     values = {"drift": _encode(found.drift), "usual": found.usual}
     store.change(conn, store.runs, store.of_key(store.runs, tenant, run=run.run), values)
     about: dict[str, Any] = {"records": run.records, "columns": _encode(columns)}
@@ -181,6 +193,19 @@ def _failure(rules: Rules, run: Row[Any], found: Judgement) -> Failure | None:
                 f"expect.shrinkage allows {rules.shrinkage} percent fewer",
             )
     return None
+
+
+def _emptied(rules: Rules, run: Row[Any], head: Row[Any], history: Sequence[Any]) -> Failure | None:
+    """A snapshot that brings nothing would withdraw everything: an error page reads like that."""
+    watched = rules.mode == "snapshot" and run.kind == "collect" and rules.drift == "fail"
+    accepted = bool(history) and history[0].records == 0
+    if not watched or accepted or run.records or not head.live:
+        return None
+    return (
+        "shrunk",
+        f"no record came, {head.live} are published: publishing this would withdraw them all; "
+        "if the source is empty indeed, `holdfast run accept` says so",
+    )
 
 
 def keep_shape(conn: Connection, tenant: str, run: Row[Any], drift: Sequence[Drift]) -> None:

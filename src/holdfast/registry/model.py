@@ -624,8 +624,9 @@ class Expect(_Part, frozen=True, kw_only=True):
     drift_allowed: Annotated[list[Text], Mapped] = []
     """Fields (``measures.price``) and kinds (``unit-jumped``) that may change their shape."""
     shrinkage: Annotated[int, Meta(ge=1, le=100)] | None = None
-    """Fail a run that brings this many percent fewer records than usual. A snapshot that brings
-    less than half is always reported."""
+    """Fail a run that brings this many percent fewer records than usual. A snapshot of 20 records
+    or more that brings less than half is always reported, and one that brings nothing where
+    something is published fails (unless ``drift`` is ``report``) until somebody accepts it."""
 
 
 class Limits(_Part, frozen=True, kw_only=True):

@@ -216,3 +216,37 @@ async def test_silence_is_told_when_it_begins_and_when_it_ends(bench: Bench) -> 
     await source.sends(rates())
     await bench.service.watch(OPERATOR)
     assert await events(bench) == ["source.stale", "source.fresh"]
+
+
+# --- nothing at all -------------------------------------------------------------------------------
+
+
+async def test_a_source_that_sends_nothing_withdraws_nothing_until_somebody_says_so(
+    bench: Bench,
+) -> None:
+    source = Source(bench)
+    await source.sends(rates(count=3))
+    empty = await source.sends([])
+    assert (empty.status.value, empty.code) == ("failed", "shrunk")
+    assert "3 are published" in empty.reason
+    assert len(await source.published()) == 3
+    again = await source.sends([])
+    assert again.code == "shrunk"
+    await bench.service.accept_drift(OPERATOR, again.id)
+    accepted = await source.sends([])
+    assert (accepted.status.value, accepted.withdrawn) == ("succeeded", 3)
+    assert await source.published() == {}
+    back = await source.sends(rates(count=3))
+    assert back.status.value == "succeeded"
+
+
+async def test_a_source_that_was_always_empty_is_no_failure(bench: Bench) -> None:
+    assert (await Source(bench).sends([])).status.value == "succeeded"
+
+
+async def test_where_changes_are_only_reported_an_empty_snapshot_is_published(
+    bench: Bench,
+) -> None:
+    source = Source(bench, "lenient")
+    await source.sends(rates(count=3))
+    assert (await source.sends([])).withdrawn == 3

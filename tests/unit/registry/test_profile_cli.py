@@ -140,16 +140,12 @@ def test_publish_only_if_the_expected_version_runs(invoke: Invoke, rain: Path) -
     assert "runs now" in late.stderr
 
 
-def test_publish_tells_all_problems_and_what_is_not_built(invoke: Invoke, rain: Path) -> None:
+def test_publish_tells_all_problems_at_once(invoke: Invoke, rain: Path) -> None:
     edit(rain, titel="x", mode="never")
     refused = invoke("publish", rain)
     assert refused.exit_code == 2
     assert "titel" in refused.stderr
     assert "mode" in refused.stderr
-    edit(rain, limits={"concurrency": 2})
-    lacking = invoke("publish", rain)
-    assert lacking.exit_code == 2
-    assert "concurrency above 1 is not carried out" in lacking.stderr
 
 
 def test_pause_override_resume_and_history(invoke: Invoke, rain: Path) -> None:
