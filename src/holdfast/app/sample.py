@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.kernel.cli import say
+from holdfast.kernel.cli import output_width, say
 
 if TYPE_CHECKING:
     from holdfast.app.system import System
@@ -46,7 +46,7 @@ def _print_report(report: Report) -> None:
 
     from holdfast.reports.render import render_correlation, render_table
 
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console(width=min(output_width(), 110))
     console.print(render_correlation(report) if report.correlation else render_table(report))
     console.print()
 

@@ -66,9 +66,7 @@ def draft(
     content = SpooledContent(path, Bounds(), "auto", found.source.get("member", ""), charset)
     rows = _rows(content, form)
     if not rows:
-        raise ParseFailed(
-            "cannot write a profile: no record was found", hint=f"read as {found.form}"
-        )
+        raise ParseFailed("cannot write a profile: no record was found", hint=_nothing_found(form))
     wide = _wide(rows) if is_tabular(form) else []
     shown = _without(rows, wide)
     fields = fields_of(shown, form)[:_FIELDS_MAX]
@@ -86,6 +84,23 @@ def draft(
     return Draft(
         _written(name, url, found.source, plan, notes, len(mapped)), len(mapped), len(rows), notes
     )
+
+
+def _nothing_found(form: Any) -> str:
+    """What to try where a page was read and no record came of it."""
+    kind = form.__struct_config__.tag
+    read = f"it was read as {kind}"
+    match kind:
+        case "xlsx":
+            where = "is the table further down, or on another sheet? Name the header's row with"
+            return f"{read}; {where} `header_row` and the sheet with `sheet` in source.format"
+        case "csv":
+            where = "is the header further down? Say so with"
+            return f"{read}; {where} `header_starts` or `skip_lines` in source.format"
+        case "json" | "ndjson" | "xml":
+            return f"{read}; --records says where the records are, --format what else it is"
+        case _:
+            return f"{read}; --format says what else it is"
 
 
 def name_for(source: str) -> str:

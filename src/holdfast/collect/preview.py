@@ -28,7 +28,7 @@ from holdfast.collect.windows import sections_of
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.outbound import Fetched, OutboundClient
-from holdfast.records.listing import period_text
+from holdfast.records.listing import period_text, unit_words
 from holdfast.records.model import MappedRecord, Reject
 from holdfast.registry.model import JsonFormat, Limits, Profile, Source
 
@@ -158,5 +158,6 @@ def flat(record: MappedRecord) -> dict[str, Any]:
         found["period"] = period_text(record.period)
         found["frequency"] = record.period.frequency
     for name, measure in record.measures.items():
-        found[name] = measure.value if not measure.unit else f"{measure.value} {measure.unit}"
+        words = unit_words(measure.unit, measure.multiplier)
+        found[name] = f"{measure.value} {words}" if words else measure.value
     return {**found, **record.attributes}

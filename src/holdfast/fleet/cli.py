@@ -399,7 +399,10 @@ def register(profiles: typer.Typer, ended: Ended | None = None) -> None:
             )
             async with session(ctx) as api:
                 client = _client(api)
-                task = await client.collect(None, request)
+                try:
+                    task = await client.collect(None, request)
+                except NotFound as error:
+                    raise await _not_runnable(api, name, error) from error
                 say(f"run {task.payload['run']} is {task.status.value}")
                 if nobody:
                     say("nothing runs here: it is collected once `holdfast up` runs")
@@ -445,6 +448,28 @@ def register_cancel(runs: typer.Typer) -> None:
                 _print_task(await client.cancel(None, found[0].id, reason), json)
 
         run(body)
+
+
+async def _not_runnable(api: Any, name: str, error: NotFound) -> HoldfastError:
+    """Which of the reasons it is, as the registry knows; ``error`` if it does not say."""
+    from holdfast.kernel.principal import operator
+    from holdfast.registry.client import RegistryClient
+
+    if error.code != "profile-not-runnable":
+        return error
+    try:
+        status = await RegistryClient(api).status(operator(), name)
+    except HoldfastError as unknown:
+        return unknown if unknown.code == "profile-unknown" else error
+    if not status.digest:
+        why, hint = "its file was never good", f"`holdfast profile validate {status.file}`"
+    elif status.removed:
+        why, hint = "its file was removed", "put the file back, or publish it again"
+    elif status.overrides.paused:
+        why, hint = "it is paused", f"holdfast profile resume {name}"
+    else:
+        why, hint = "it says `enabled: false`", "publish it with `enabled: true`"
+    return NotFound(f"cannot run the profile {name}: {why}", code=error.code, hint=hint)
 
 
 def _unsuccessful(profile: str, task: Task) -> HoldfastError:

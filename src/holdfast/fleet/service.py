@@ -200,7 +200,8 @@ class FleetService:
                 f"cannot run the profile {request.profile}: it is not published, or it is "
                 "disabled or paused",
                 code="profile-not-runnable",
-                hint=f"holdfast profile show {request.profile}; holdfast profile resume",
+                hint="`holdfast profile list` says which; "
+                f"`holdfast profile resume {request.profile}` ends a pause",
             )
         _check_range(request)
         given = msgspec.to_builtins(request)  # what is left at its default is left out

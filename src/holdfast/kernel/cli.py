@@ -169,6 +169,10 @@ def print_json(value: Any) -> None:
 
 
 PIPE_WIDTH = 200
+PROSE_WIDTH = 24
+"""What a column of prose needs at least, for its other columns to stay."""
+BROKEN_WIDTH = 8
+"""No column gets narrower than this, even where words are broken."""
 _IDENTITY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -204,12 +208,15 @@ def print_table(
     empty: str = "nothing yet",
     whole: bool = False,
     spare: Sequence[str] = (),
+    wraps: Sequence[str] = (),
 ) -> None:
     """A table on standard output; readable without colour and in a pipe.
 
     It is as wide as the output; with ``whole`` as wide as it must be, and nothing is wrapped. Where
     there is no room, columns of ``spare`` are left out, empty ones first, then in the given order,
-    and that is said. Identities are never cut, since they are there to be copied.
+    and that is said; columns of ``wraps`` hold prose, for which a part of its length is enough.
+    What remains is wrapped between words for as long as that is possible. Identities are never cut,
+    since they are there to be copied.
     """
     from rich.console import Console
     from rich.table import Table
@@ -221,36 +228,63 @@ def print_table(
     texts = [[visible(cell) for cell in row] for row in rows]
     width = output_width()
     if spare and not whole:
-        columns, texts, left_out = _fitting(columns, texts, spare, width)
+        columns, texts, left_out = _fitting(columns, texts, spare, wraps, width)
         if left_out:
             say(f"left out to fit {width} characters: {', '.join(left_out)}; --json shows all")
     if whole:
         widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
         width = max(width, 2 * sum(widths) + 2 * len(columns))
+    share = _shares(columns, texts, width)
     table = Table(title=title or None, box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(columns):
-        longest = max((len(row[place]) for row in texts), default=0)
-        identity = any(_IDENTITY.fullmatch(row[place]) for row in texts)
         table.add_column(
             column,
             justify="right" if column in numeric else "left",
-            no_wrap=whole or identity,
-            min_width=longest if identity else None,
+            no_wrap=whole,
+            width=None if whole else share[place],
             overflow="fold",
         )
     for row in texts:
         table.add_row(*map(Text, row))
+    # Wider than the output only where identities alone are.
+    width = max(width, sum(share) + 2 * (len(share) - 1))
     Console(width=width, soft_wrap=whole).print(table)
 
 
+def _shares(columns: Sequence[str], texts: Sequence[Sequence[str]], width: int) -> list[int]:
+    """How wide each column is, so that all fit: the widest give way first, down to their longest
+    word, and only where that is not enough further; identities never."""
+    cells = [[name, *(row[place] for row in texts)] for place, name in enumerate(columns)]
+    found = [min(max(map(len, column)), width) for column in cells]
+    words = [max(len(word) for cell in column for word in [*cell.split(), ""]) for column in cells]
+    bare = [
+        size if any(_IDENTITY.fullmatch(cell) for cell in column) else min(size, BROKEN_WIDTH)
+        for size, column in zip(words, cells, strict=True)
+    ]
+    excess = sum(found) + 2 * (len(found) - 1) - width
+    for least in (words, bare):
+        while excess > 0:
+            place = max(range(len(found)), key=lambda p: (found[p] > least[p]) * found[p])
+            if found[place] <= least[place]:
+                break
+            found[place] -= 1
+            excess -= 1
+    return found
+
+
 def _fitting(
-    columns: Sequence[str], texts: list[list[str]], spare: Sequence[str], width: int
+    columns: Sequence[str],
+    texts: list[list[str]],
+    spare: Sequence[str],
+    wraps: Sequence[str],
+    width: int,
 ) -> tuple[list[str], list[list[str]], list[str]]:
     """The columns that fit, their cells, and the names of those that were left out."""
     widths = {
         name: max(len(name), *(len(row[place]) for row in texts))
         for place, name in enumerate(columns)
     }
+    widths |= {name: min(widths[name], PROSE_WIDTH) for name in wraps}
     blank = [
         name
         for place, name in enumerate(columns)

@@ -74,5 +74,7 @@ def hint_for(error: HoldfastError, noun: str = "") -> str:
     known = BY_CODE.get(error.code)
     if known is not None:
         return known
+    if error.problems and error.kind is Kind.INVALID:
+        return "correct what is listed above, then try again"
     listed = noun if noun in LISTED else "profile"
     return BY_KIND[error.kind].format(noun=f"{noun} " if noun else "", listed=listed)

@@ -110,6 +110,7 @@ def list_records(
 ) -> None:
     async def body() -> None:
         from holdfast.kernel.principal import operator
+        from holdfast.records.errors import NotPublished
         from holdfast.records.wire import record_filter
 
         which = record_filter(
@@ -125,6 +126,12 @@ def list_records(
         )
         async with session(ctx) as api:
             page = await _client(api).records(operator(), which, cursor=cursor, limit=limit)
+        if not (page.publication or run_id or as_of):
+            raise NotPublished(
+                f"cannot list records of {profile}: nothing of it is published",
+                hint="`holdfast profile list` shows the profiles, "
+                f"`holdfast profile run {profile}` collects it",
+            )
         if json:
             print_json(page)
             return
@@ -143,8 +150,8 @@ def _print_records(records: Sequence[Record], wanted: str) -> None:
         [] if shown is None else [column.heading for column in shown.columns],
         [] if shown is None else shown.rows,
         numeric=[] if shown is None else [c.heading for c in shown.columns if c.numeric],
-        empty="no records: nothing is published, or nothing matches; "
-        "`holdfast profile list` shows the profiles, `holdfast run list` what was collected",
+        empty="no records: nothing matches, or nothing was published then; "
+        "`holdfast run list` shows what was collected",
         whole=bool(wanted),
     )
     if shown is not None and (remark := shown.remark(width)):
@@ -249,7 +256,12 @@ def _print_history(revisions: Sequence[Record]) -> None:
             ]
         )
         before = one
-    print_table(["revision", "known from", "until", "state", "what it says", "run"], rows)
+    print_table(
+        ["revision", "known from", "until", "state", "what it says", "run"],
+        rows,
+        spare=["run", "state"],
+        wraps=["what it says"],
+    )
 
 
 def _said(one: Record, before: Record | None) -> list[str]:
@@ -420,12 +432,13 @@ def list_runs(
             return
         counts = ["records", "new", "changed", "withdrawn", "rejects"]
         print_table(
-            ["run", "profile", "status", "started", *counts, "reason"],
+            ["run", "profile", "status", "replayed", "started", *counts, "reason"],
             [
                 [
                     one.id,
                     one.profile,
-                    one.status.value + (" (replayed)" if one.replayed else ""),
+                    one.status.value,
+                    "yes" if one.replayed else "",
                     one.started_at[:19],
                     *(getattr(one, name) for name in counts),
                     _reason(one),
@@ -433,7 +446,8 @@ def list_runs(
                 for one in page.items
             ],
             numeric=counts,
-            spare=["withdrawn", "changed", "new", "rejects", "started", "reason"],
+            spare=["replayed", "started", "records", "withdrawn", "changed", "new", "reason"],
+            wraps=["reason"],
             empty="no runs yet: `holdfast profile run NAME` starts one",
         )
         _more(page.next)
@@ -696,6 +710,8 @@ def list_notices(
                 ]
                 for one in page.items
             ],
+            spare=["webhook", "run", "problem"],
+            wraps=["problem"],
             empty="no notices",
         )
         _more(page.next)

@@ -7,6 +7,7 @@ named, never squeezed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -86,11 +87,25 @@ def period_text(period: PeriodValue | None) -> str:
 
 
 def measure_text(record: Record, name: str) -> str:
-    """A measure's value with its unit."""
+    """A measure's value with its unit, in words."""
     measure = record.measures.get(name)
     if measure is None or measure.value is None:
         return ""
-    return f"{measure.value} {measure.unit}".rstrip()
+    return f"{measure.value} {unit_words(measure.unit, measure.multiplier)}".rstrip()
+
+
+_COUNTS = {"1": "", "100": "hundred", "1000": "thousand", "1000000": "million"} | {
+    "1000000000": "billion"
+}
+
+
+def unit_words(unit: str, multiplier: str = "1") -> str:
+    """A UCUM unit and its multiplier as people say it: ``{persons}`` by 1000, ``thousand persons``.
+
+    A number without a unit (``1``) has no word.
+    """
+    said = "" if unit == "1" else re.sub(r"\{([^{}]*)\}", r"\1", unit)
+    return f"{_COUNTS.get(multiplier, f'× {multiplier}')} {said}".strip()
 
 
 def listing(records: Sequence[Record], *, wanted: str = "", width: int = 100) -> Listing:

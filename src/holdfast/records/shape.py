@@ -293,6 +293,11 @@ def _sign(name: str, now: FieldShape, before: FieldShape) -> Drift | None:
     return None
 
 
+def _rough(number: float) -> str:
+    """Three digits of a number, written out as people do: ``1,000``, not ``1e+03``."""
+    return f"{float(f'{number:.3g}'):,.12g}"
+
+
 def _size(name: str, now: FieldShape, before: FieldShape) -> Drift | None:
     """A jump: both ends and the middle of the values moved the same way, by about a power of ten.
 
@@ -312,7 +317,10 @@ def _size(name: str, now: FieldShape, before: FieldShape) -> Drift | None:
     factor = 10 ** moves[1]
     said = f"{factor:,.0f} times as large" if factor > 1 else f"{1 / factor:,.0f} times smaller"
     return _drift(
-        name, "unit-jumped", True, f"is {said}: typically about {typical:.3g}, was {usual:.3g}"
+        name,
+        "unit-jumped",
+        True,
+        f"is {said}: typically about {_rough(typical)}, was {_rough(usual)}",
     )
 
 

@@ -37,7 +37,8 @@ app = typer.Typer(
 
 NameArgument = Annotated[str, typer.Argument(help="The profile's name.", show_default=False)]
 FilesArgument = Annotated[
-    list[Path], typer.Argument(help="Profiles (YAML or JSON); - reads standard input.")
+    list[Path],
+    typer.Argument(help="Profiles (YAML or JSON), or folders of them; - reads standard input."),
 ]
 
 
@@ -48,7 +49,7 @@ FilesArgument = Annotated[
 )
 def validate(files: FilesArgument, json: JsonOption = False) -> None:
     async def body() -> None:
-        looked = [(path, _examined(path)) for path in files]
+        looked = [(path, _examined(path)) for path in _files(files)]
         if json:
             print_json([_as_json(path, found) for path, found in looked])
         bad = 0
@@ -62,7 +63,13 @@ def validate(files: FilesArgument, json: JsonOption = False) -> None:
             if not problems:
                 sys.stdout.write(f"{path}: good, {found.name} {found.digest}\n")
         if bad:
-            raise Invalid(f"cannot use {bad} of {len(looked)} profiles")
+            raise Invalid(
+                f"cannot use {bad} of {len(looked)} profiles"
+                if len(looked) > 1
+                else "cannot use this profile",
+                hint="correct what each line names; docs/reference/profile.md explains every "
+                "member, and `holdfast profile init` drafts a profile that is good",
+            )
 
     run(body)
 
@@ -97,7 +104,7 @@ def publish(
     async def body() -> None:
         from holdfast.kernel.principal import operator
 
-        documents = [(path, _read(path)) for path in files]
+        documents = [(path, _read(path)) for path in _files(files)]
         results: list[PublishResult] = []
         async with session(ctx) as api:
             client = _client(api)
@@ -411,6 +418,23 @@ def _client(api: Any) -> RegistryClient:
     return RegistryClient(api)
 
 
+def _files(named: Sequence[Path]) -> list[Path]:
+    """The files themselves, and in place of a folder the profiles below it."""
+    found: list[Path] = []
+    for path in named:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        below = sorted(each for each in path.rglob("*") if each.suffix in (".yaml", ".yml"))
+        if not below:
+            raise Invalid(
+                f"cannot find a profile in {path}: no file below it ends in .yaml",
+                hint="name a profile's file, or a folder of them",
+            )
+        found += below
+    return found
+
+
 def _examined(path: Path) -> Examined:
     from holdfast.registry.validate import examine
 
@@ -436,4 +460,7 @@ def _read(path: Path) -> bytes:
             return data
         return with_code_lists(data, path.resolve().parent, media_type=_media_type(path))
     except OSError as error:
-        raise Invalid(f"cannot read {path}: {error.strerror}") from error
+        raise Invalid(
+            f"cannot read {path}: {error.strerror}",
+            hint="name a profile's file; `holdfast profile init ADDRESS` writes a first one",
+        ) from error

@@ -251,7 +251,8 @@ def _meaning(error: ValidationError, member: str) -> str:
     said = node.get("properties", {}).get(member, {})
     if "enum" in said:
         return f"one of {', '.join(map(str, said['enum']))}"
-    return str(said.get("description", "")).rstrip(".").split(". ")[0]
+    words = str(said.get("description", "")).rstrip(".").split(". ")[0]
+    return words.replace("``", "").replace("`", "")
 
 
 @cache
@@ -291,6 +292,8 @@ def _sentence(error: ValidationError, kind: Any, spelled: str | None) -> tuple[s
             return _wrong_kind(value, spelled, list(kind.value))
         case "enum":
             options = [str(option) for option in kind.options]
+            if len(options) == 1:
+                return f"{_shown(value)} is not known here", f"it must be {options[0]}"
             near = did_you_mean(str(value), options)
             hint = near if near.startswith("did") else f"one of {', '.join(options)}"
             return f"{_shown(value)} is not known here", hint

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from holdfast.kernel.errors import Internal, Invalid
+from holdfast.records.listing import unit_words
 from holdfast.reports.compute import answer
 from holdfast.reports.model import Column, Correlation, InputUsed, Report, Statistics
 
@@ -209,11 +210,18 @@ def _lines(text: str, width: int) -> list[str]:
     return textwrap.wrap(plain, width) if plain else []
 
 
+def unit_of(column: Column) -> str:
+    """A column's unit and multiplier (``1000 {persons}``) in words."""
+    counted = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(?: (.+))?", column.unit)
+    return unit_words(counted[2] or "", counted[1]) if counted else unit_words(column.unit)
+
+
 def _axis_title(report: Report, column: Column) -> str:
     labels = report.spec.chart.labels
     words = column.name.replace(".", " ").replace("_", " ")
     label = labels.get(column.name) or column.label or words[:1].upper() + words[1:]
-    return f"{label} ({column.unit})" if column.unit else label
+    unit = unit_of(column)
+    return f"{label} ({unit})" if unit else label
 
 
 # --- a cloud of points --------------------------------------------------------------------------

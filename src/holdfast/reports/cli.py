@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from holdfast.kernel.cli import (
     JsonOption,
     LimitOption,
+    output_width,
     print_json,
     print_table,
     run,
@@ -167,16 +169,26 @@ async def _find(client: ReportsClient, wanted: str) -> Report:
     return await client.show(operator(), wanted)
 
 
+def _wrapped(text: str) -> str:
+    return textwrap.fill(
+        text,
+        output_width(),
+        subsequent_indent="      ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def _print(report: Report) -> None:
     from rich.console import Console
 
     from holdfast.reports.render import render_cloud, render_correlation, render_table
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=min(output_width(), 120))
     if report.correlation is None:
         console.print(render_table(report))
         for note in report.notes:
-            say(f"note: {note}")
+            say(_wrapped(f"note: {note}"))
         return
     console.print(render_correlation(report))
     cloud = render_cloud(report)

@@ -9,7 +9,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from holdfast.reports.chart import credit_lines
+from holdfast.reports.chart import credit_lines, unit_of
 from holdfast.reports.model import Column, Report, Statistics
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ def render_cloud(report: Report, *, width: int = 60, height: int = 14) -> Text |
 def _heading(report: Report, column: Column) -> str:
     labels = report.spec.chart.labels
     name = column.label or labels.get(column.name) or column.name
-    return plain(f"{name} ({column.unit})" if column.unit else name)
+    unit = unit_of(column)
+    return plain(f"{name} ({unit})" if unit else name)
 
 
 def plain(text: str) -> str:

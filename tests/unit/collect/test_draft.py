@@ -186,3 +186,12 @@ UNTIMED = {"recorded/ckan-dados-gov-br-packages"}
 )
 def test_names_come_from_addresses(source: str, name: str) -> None:
     assert name_for(source) == name
+
+
+def test_a_title_above_the_header_is_told_with_the_member_that_helps(tmp_path: Path) -> None:
+    rows = [["Rain, all places"], ["place", "year", "mm"], ["a", 2020, 1.5], ["b", 2020, 2]]
+    (tmp_path / "x").write_bytes(workbook(("s", rows)))
+    with pytest.raises(ParseFailed, match="no record was found") as caught:
+        draft(tmp_path / "x", name="x", url="https://example.org/x")
+    assert "it was read as xlsx" in caught.value.hint
+    assert "`header_row`" in caught.value.hint

@@ -51,6 +51,20 @@ def test_what_must_wrap_loses_nothing(
     assert printed.count("j") == 4
 
 
+def test_lines_break_between_words_where_they_can(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    row = ["bls-employment-monthly", "failed", "2026-11-27T12:24:39", "the source is gone " * 6]
+    print_table(["profile", "state", "published", "problem"], [row])
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert row[0] in printed
+    assert row[2] in printed
+    assert {"the", "source", "gone"} <= set(printed.split())
+    assert printed.split().count("source") == 6
+
+
 @pytest.mark.parametrize("noun", sorted(COMMANDS))
 def test_the_help_of_every_noun_is_about_it_alone(noun: str) -> None:
     shown = CliRunner().invoke(app, [noun, "--help"])

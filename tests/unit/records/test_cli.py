@@ -99,7 +99,11 @@ def test_records_are_listed_as_a_table_and_as_json(invoke: Invoke) -> None:
     assert [item["key"][0] for item in past["items"]] == ["NV"]
     gone = invoke("record", "list", "--profile", "rates", "--withdrawn")
     assert "withdrawn" in gone.stdout
-    assert "no records" in invoke("record", "list", "--profile", "unknown").stderr
+    none = invoke("record", "list", "--profile", "rates", "--dimension", "state=TX")
+    assert (none.exit_code, "no records" in none.stderr) == (0, True)
+    for verb in ("list", "export"):
+        unknown = invoke("record", verb, "--profile", "unknown")
+        assert (unknown.exit_code, "hint:" in unknown.stderr) == (4, True)
 
 
 def test_a_list_shows_the_columns_that_are_asked_for(invoke: Invoke) -> None:
@@ -236,3 +240,18 @@ def test_a_record_tells_its_history(invoke: Invoke) -> None:
     assert "rate=4.1 % -> 4.2 %" in shown.stdout
     revisions = json.loads(invoke("record", "history", listed["items"][0]["id"], "--json").stdout)
     assert [one["revision"] for one in revisions] == [1, 2]
+
+
+def test_a_history_at_100_columns_breaks_no_word(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = json.loads(invoke("record", "list", "--profile", "rates", "--json").stdout)
+    identity = listed["items"][0]["id"]
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = invoke("record", "history", identity)
+    assert max(map(len, shown.stdout.splitlines())) <= 100
+    assert "left out to fit 100 characters: run" in shown.stderr
+    for revision in told(invoke("record", "history", identity, "--json")):
+        assert revision["recorded_from"] in shown.stdout
+    runs = invoke("run", "list").stdout
+    assert {"new", "rejects", "reason"} <= set(runs.split("\n")[0].split())

@@ -10,7 +10,7 @@ import pytest
 
 from holdfast.kernel.cli import print_fields, print_table
 from holdfast.kernel.errors import Invalid
-from holdfast.records.listing import listing, period_text
+from holdfast.records.listing import listing, period_text, unit_words
 from holdfast.records.model import Measure, PeriodValue, Record
 
 YEARS = [f"fy{year}" for year in range(1962, 2026)]
@@ -123,3 +123,17 @@ def test_what_a_source_sent_does_nothing_to_the_terminal(monkeypatch: pytest.Mon
     assert not set("\x1b\x07\r\u202e") & set(shown)
     assert len(shown.splitlines()) == 3
     assert "\\x1b[2J" in shown
+
+
+@pytest.mark.parametrize(
+    ("unit", "multiplier", "words"),
+    [
+        ("1", "1", ""),
+        ("%", "1", "%"),
+        ("{persons}", "1000", "thousand persons"),
+        ("USD/{job}", "1000000", "million USD/job"),
+        ("t", "12", "× 12 t"),
+    ],
+)
+def test_units_are_said_in_words(unit: str, multiplier: str, words: str) -> None:
+    assert unit_words(unit, multiplier) == words

@@ -92,6 +92,17 @@ def test_validate_lists_everything_by_file_and_line(
     assert [problem["path"] for problem in found[0]["problems"]] == ["titel", "timezone"]
 
 
+def test_a_folder_stands_for_the_profiles_in_it(invoke: Invoke, rain: Path, tmp_path: Path) -> None:
+    good = invoke("validate", rain.parent)
+    assert (good.exit_code, good.stdout.startswith(f"{rain}: good")) == (0, True)
+    (tmp_path / "empty").mkdir()
+    bare = invoke("validate", tmp_path / "empty")
+    assert bare.exit_code == 2
+    assert "no file below it ends in .yaml" in bare.stderr
+    (tmp_path / "bad.yaml").write_text("version: [")
+    assert "correct what each line names" in invoke("validate", tmp_path / "bad.yaml").stderr
+
+
 def test_a_missing_file_is_told(invoke: Invoke, tmp_path: Path) -> None:
     for command in ("validate", "publish"):
         result = invoke(command, tmp_path / "nowhere.yaml")

@@ -94,8 +94,9 @@ def test_every_member_of_every_part_is_explained() -> None:
         (changed("nulls", [-999]), 'write "-999" in quotes to keep it as a text'),
         (changed("licence", None), "licence: nothing is given here; a text or a mapping is needed"),
         (changed("freshness", "soon"), "(a whole number and ms, s, m, h, d or w, such as 15m)"),
-        (changed("version", 2), "version: the number 2 is not known here (one of 1)"),
+        (changed("version", 2), "version: the number 2 is not known here (it must be 1)"),
         (without("publisher"), "publisher: publisher is missing (Who publishes the data)"),
+        (without("key"), "key: key is missing (Fields (dimensions.station, period) that"),
         (
             changed("source/auth", {"type": "bearer", "token": "abc123"}),
             "(secret://env/NAME (reads HOLDFAST_SECRET_NAME) or secret://file/NAME)",

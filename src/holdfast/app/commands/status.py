@@ -74,6 +74,8 @@ def _print_overview(found: Any) -> None:
             for p in found.profiles
         ],
         numeric=["records", "rejects"],
+        spare=["problem", "due next"],
+        wraps=["problem"],
         empty="no profiles",
     )
     for problem in found.problems:
