@@ -49,6 +49,22 @@ def test_it_says_what_is_down_up_and_broken(tmp_path: Path) -> None:
     assert (status, found["gateway"]["outcome"]) == (1, "fail")
 
 
+def test_drones_of_a_program_that_stops_leave_while_it_still_hears_them(tmp_path: Path) -> None:
+    arguments = ["up", "--port", "0", "--drones", "2"]
+    # Any folder of no profiles: nothing is collected, the drones wait for work.
+    environment = {"HOLDFAST_REGISTRY_PROFILES_DIR": str(tmp_path), "HOLDFAST_LOG_LEVEL": "info"}
+    with started(arguments, tmp_path / "data", environment=environment) as up:
+        wait_until(lambda: up.tail().count("drone.registered") == 2, what="two drones")
+        wait_until(
+            lambda: len([w for w in up.items("/v1/workers") if w["status"] == "alive"]) == 2,
+            what="their beats",
+        )
+        assert up.stop() == 0
+        said = up.tail()
+    assert "unheard" not in said, said
+    assert "cannot reach" not in said, said
+
+
 def test_health_and_status_tell_a_script(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     assert run_command("health", "--data-dir", str(data_dir)).returncode == 6

@@ -74,6 +74,17 @@ def test_the_first_run_shows_what_was_collected_and_reports_on_it(data_dir: Path
     assert b"Scripps" in (data_dir / "charts" / "co2-and-temperature.svg").read_bytes()
 
 
+def test_the_first_proposed_command_shows_earthquakes(data_dir: Path, program: Program) -> None:
+    shown = (data_dir.parent / "first.txt").read_text()
+    line = shown[shown.index("record list") :].splitlines()[0]
+    done = run_command(*line.split())
+    assert done.returncode == 0, done.stderr
+    assert program.data_dir == data_dir
+    heading, *rows = done.stdout.splitlines()
+    assert heading.split() == ["period", "magnitude", "place"]
+    assert any(re.search(r"^2\S+Z +\d\.\d+ +\S", row) for row in rows), done.stdout
+
+
 def test_the_second_run_changes_nothing(data_dir: Path) -> None:
     shown = (data_dir.parent / "second.txt").read_text()
     assert shown.count("unchanged") >= 10

@@ -38,8 +38,8 @@ async def run_program(
     """Serve these roles until told to stop; the exit status.
 
     ``beside`` runs once the address is known, for what ``up`` adds (drones, the sample); when it
-    returns, the program drains and ends with its status. Stopping drains requests first, then ends
-    the loops, then closes the state.
+    returns, the program drains and ends with its status. Stopping ends ``beside`` first, so that
+    its drones can give back what they hold; then drains requests, ends the loops, closes the state.
     """
     from holdfast.kernel.serving import serve
 
@@ -53,6 +53,7 @@ async def run_program(
         ledger_door.check_door(settings, bind)
     stop = asyncio.Event()
     bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
+    side: list[asyncio.Future[int]] = []
     with datadir.held(settings.data_dir):
         async with open_system(settings, roles) as system:
             settle()
@@ -68,6 +69,7 @@ async def run_program(
                         metrics=system.metrics,
                         ready=bound.set_result,
                         stop=stop,
+                        leaving=lambda: _leave(side),
                     ),
                     name="serve",
                 )
@@ -83,34 +85,35 @@ async def run_program(
                 started = timestamp(system.clock.now())
                 with datadir.announced(settings.data_dir, bound.result().url, started):
                     log.info("ready", url=bound.result().url, roles=sorted(roles))
-                    return await _until_over(system, bound.result(), server, beside, stop)
+                    if beside is not None:
+                        side.append(asyncio.ensure_future(beside(system, bound.result())))
+                    return await _until_over(server, side, stop)
             finally:
                 await _end(tasks)
 
 
 async def _until_over(
-    system: System,
-    bound: Bound,
-    server: asyncio.Task[object],
-    beside: Beside | None,
-    stop: asyncio.Event,
+    server: asyncio.Task[object], side: list[asyncio.Future[int]], stop: asyncio.Event
 ) -> int:
-    if beside is None:
-        await server
-        return 0
-    side = asyncio.ensure_future(beside(system, bound))
     try:
-        first: list[asyncio.Future[Any]] = [server, side]
+        first: list[asyncio.Future[Any]] = [server, *side]
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        if not side.done():
+        if not side or stop.is_set() or server.done():
+            await server
             return 0
         stop.set()
         await server
-        return side.result()
+        return side[0].result()
     finally:
-        side.cancel()
+        await _leave(side)
+
+
+async def _leave(side: list[asyncio.Future[int]]) -> None:
+    """End what runs beside the server, and wait until it has."""
+    for each in side:
+        each.cancel()
         with contextlib.suppress(asyncio.CancelledError, HoldfastError):
-            await side
+            await each
 
 
 async def _end(tasks: list[asyncio.Task[object]]) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 TABLE = "co2-and-temperature-by-year"
 CORRELATION = "co2-and-temperature"
+TELLING = "period,magnitude,place"
+"""What there is to see of an earthquake: the profile has more than fits."""
 
 
 async def report_on_sample(system: System) -> None:
@@ -68,7 +70,7 @@ def _suggest(system: System) -> None:
     program = ".venv/bin/holdfast" if Path(".venv/bin/holdfast").exists() else "holdfast"
     sys.stdout.write(
         "\nThree commands to try next:\n"
-        f"  {program} record list --profile usgs-earthquakes-week --limit 5{where}\n"
+        f"  {program} record list --profile usgs-earthquakes-week --columns {TELLING}{where}\n"
         f"  {program} report show {CORRELATION}{where}\n"
         f"  {program} up --sample{where}      # the same, and stays: a page to look at\n"
     )

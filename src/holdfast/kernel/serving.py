@@ -188,10 +188,12 @@ async def serve(
     clock: Clock | None = None,
     new_id: NewId | None = None,
     metrics: Metrics | None = None,
+    leaving: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Serve ``app`` until ``stop`` is set or, with ``signals``, SIGTERM or SIGINT arrives.
 
-    ``ready`` is called with the address once connections are accepted. Returns when everything is
+    ``ready`` is called with the address once connections are accepted; ``leaving``, which must be
+    bounded, when it is time to stop and everybody is still answered. Returns when everything is
     closed and the application's lifespan has ended; a second signal cuts the draining short.
     Raises what the application's start raised; the socket is closed in every case.
     """
@@ -211,6 +213,8 @@ async def serve(
                     if told is not None:
                         await told
                 await stop.wait()
+                if leaving is not None:
+                    await leaving()
                 await server.drain()
 
 

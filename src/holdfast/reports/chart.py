@@ -390,13 +390,26 @@ def _panels(report: Report, table: pyarrow.Table) -> list[dict[str, Any]]:
                         "field": "t",
                         "type": "temporal",
                         "scale": {"type": "utc"},
-                        "axis": {"title": None, "grid": False, "labels": last, "ticks": last},
+                        "axis": {
+                            "title": None,
+                            "grid": False,
+                            "labels": last,
+                            "ticks": last,
+                            "labelExpr": _LABEL_WITH_YEAR,
+                        },
                     },
                     "y": _above(_quantity("v", _axis_title(report, column)), colour),
                 },
             }
         )
     return views
+
+
+_YEAR = "utcFormat(datum.value, '%Y')"
+_LABEL_WITH_YEAR = (
+    f"datum.index === 0 && datum.label !== {_YEAR} ? [datum.label, {_YEAR}] : datum.label"
+)
+"""The first mark of a time axis names its year: within one year no other would."""
 
 
 def _above(quantity: dict[str, Any], colour: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow.parquet
 import pytest
 import vl_convert
 from rich.console import Console
@@ -110,6 +111,25 @@ def test_a_table_over_time_is_drawn_as_lines(tmp_path: Path) -> None:
     report, data = sample(tmp_path, "co2-and-temperature-by-year")
     assert report.chart == "line"
     assert "CO2 above 1959 (ppm)" in words(drawn(report, data))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "years"),
+    [("2006-02", "2006-07", ["2006"]), ("2006-11", "2007-03", ["2006", "2007"])],
+)
+def test_the_axis_of_a_few_months_names_their_year(
+    tmp_path: Path, first: str, last: str, years: list[str]
+) -> None:
+    report, data = sample(tmp_path, "employment-and-unemployment")
+    table = pyarrow.parquet.read_table(io.BytesIO(data))
+    month = next(column.name for column in report.columns if column.bucket)
+    kept = [first <= each <= last for each in table.column(month).to_pylist()]
+    assert 4 <= sum(kept) <= 6
+    cut = io.BytesIO()
+    pyarrow.parquet.write_table(table.filter(kept), cut)
+    said = words(drawn(report, cut.getvalue())).split()
+    assert "March" in said
+    assert [word for word in said if word in ("2005", "2006", "2007")] == years
 
 
 def by_series(**output: Any) -> ReportSpec:
