@@ -116,7 +116,11 @@ def test_a_changed_shape_is_told_everywhere_and_accepted_by_hand(
         quiet = command("status")
         assert (quiet.returncode, "!" in quiet.stderr) == (0, False), quiet.stderr
         outside.rows = rain(1000)
-        assert "measures.rain is 1,000 times as large" in collect().stderr
+        told = collect()
+        assert (told.returncode, "rejects" in told.stdout) == (1, True)
+        assert "measures.rain is 1,000 times as large" in told.stderr
+        assert "hint: `holdfast run show" in told.stderr
+        assert "holdfast run accept" in told.stderr
         loud = command("status")
         assert loud.returncode == 1
         assert "! rain: the last run is failed: the source changed its shape" in loud.stderr
@@ -133,5 +137,10 @@ def test_a_changed_shape_is_told_everywhere_and_accepted_by_hand(
         assert command("status").returncode == 0
         assert collect().returncode == 0
         assert min(rains(up)) > 1000
+        outside.rows = [{**row, "rain": "wet"} for row in rain(1000)]
+        assert "holdfast reject list --profile rain" in collect().stderr
+        assert command("status").returncode == 1, "the last run failed"
+        command("profile", "pause", "rain")
+        assert "it is paused\nhint: holdfast profile resume rain" in collect().stderr
         metrics = up.client.get("/metrics").text
         assert 'holdfast_profile_age_seconds{profile="rain"}' in metrics
