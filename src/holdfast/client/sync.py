@@ -109,13 +109,14 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread. Twice is fine."""
+        """Close the connections, end the thread, remove our copies. Twice is fine."""
         if self._loop.is_closed():
             return
         self._do(self._api.aclose())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._records.drop_copies()
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         """``work`` on our loop; its answer or failure here."""

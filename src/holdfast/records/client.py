@@ -440,6 +440,12 @@ class RecordsClient:
         self._projections.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self._projections
 
+    def drop_copies(self) -> None:
+        """Remove the temporary folder of copies, if there is one; asked again, it is made anew."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = self._projections = None
+
 
 def _name(written: Path, path: Path) -> None:
     """Give the file its name; another copy of it under that name is as good."""

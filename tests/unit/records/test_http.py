@@ -99,6 +99,17 @@ async def test_whole_publications_over_the_wire(
     assert package["resources"][0]["rows"] == 2
 
 
+async def test_copies_in_a_temporary_folder_are_dropped(bench: Bench, api: ApiClient) -> None:
+    client = RecordsClient(api)
+    await bench.collect([record("CA", "4.1")])
+    first = Path((await client.projection(OPERATOR, "rates")).path)
+    assert first.exists()
+    client.drop_copies()
+    assert not first.parent.exists()
+    assert Path((await client.projection(OPERATOR, "rates")).path).exists()
+    client.drop_copies()
+
+
 async def test_pages_are_conditional_on_the_publication(bench: Bench, api: ApiClient) -> None:
     await bench.collect([record("CA", "1")])
     async with api.stream("GET", "/v1/records", params={"profile": "rates"}) as answer:
