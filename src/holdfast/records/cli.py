@@ -710,7 +710,7 @@ def list_notices(
                 ]
                 for one in page.items
             ],
-            spare=["webhook", "run", "problem"],
+            spare=["run", "problem", "webhook"],
             wraps=["problem"],
             empty="no notices",
         )
