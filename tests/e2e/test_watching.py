@@ -142,5 +142,8 @@ def test_a_changed_shape_is_told_everywhere_and_accepted_by_hand(
         assert command("status").returncode == 1, "the last run failed"
         command("profile", "pause", "rain")
         assert "it is paused\nhint: holdfast profile resume rain" in collect().stderr
+        out = str(tmp_path / "nowhere" / "rain.csv")
+        unwritten = command("record", "export", "--profile", "rain", "--out", out)
+        assert len(unwritten.stderr.splitlines()) == 2, "an error and its hint, no traceback"
         metrics = up.client.get("/metrics").text
         assert 'holdfast_profile_age_seconds{profile="rain"}' in metrics
