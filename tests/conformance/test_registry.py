@@ -31,6 +31,7 @@ from holdfast.registry.model import (
     profile_digest,
 )
 from holdfast.registry.service import RegistryService
+from holdfast.registry.supported import SUPPORTED
 from holdfast.registry.validate import load_profile
 from tests.unit.registry.profiles import GOOD, changed
 
@@ -163,9 +164,12 @@ async def test_a_bad_document_is_refused_with_everything_that_is_wrong(registry:
     ]
 
 
-async def test_a_part_that_is_not_built_is_refused_by_name(registry: Registry) -> None:
-    bad = write_document(changed("limits", {"concurrency": 2})).encode()
-    with pytest.raises(Unsupported, match=r"limits\.concurrency"):
+async def test_a_part_that_is_not_built_is_refused_by_name(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SUPPORTED, "mode append", False)
+    bad = write_document(GOOD | {"mode": "append"}).encode()
+    with pytest.raises(Unsupported, match="does not carry out mode"):
         await registry.publish(ME, bad)
     with pytest.raises(NotFound):
         await registry.status(ME, "rain")
@@ -276,8 +280,6 @@ async def test_overrides_that_make_no_sense_are_refused(registry: Registry) -> N
         with pytest.raises(Invalid) as caught:
             await registry.override(ME, "rain", change)
         assert [problem.path for problem in caught.value.problems] == [path]
-    with pytest.raises(Unsupported, match=r"limits\.concurrency"):
-        await registry.override(ME, "rain", OverridesChange(limits=LimitsOverride(concurrency=4)))
     with pytest.raises(NotFound):
         await registry.pause(ME, "snow")
     assert (await registry.status(ME, "rain")).revision == 1

@@ -25,6 +25,7 @@ from holdfast.kernel.telemetry import Metrics
 from holdfast.registry.document import write_document
 from holdfast.registry.folder import ProfilesFolder, Reconciled
 from holdfast.registry.service import RegistryService
+from holdfast.registry.supported import SUPPORTED
 from tests.support.waiting import until
 from tests.unit.registry.profiles import GOOD
 
@@ -192,13 +193,13 @@ async def test_a_file_that_was_never_good_is_listed_with_its_problem(
     assert [item.name for item in (await world.service.list(ME)).items] == ["rain"]
 
 
-async def test_a_part_that_is_not_built_is_a_problem_of_the_file(world: World) -> None:
-    world.write("rain.yaml", limits={"concurrency": 2})
+async def test_a_part_that_is_not_built_is_a_problem_of_the_file(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SUPPORTED, "mode append", False)
+    world.write("rain.yaml", mode="append")
     await world.folder.reconcile()
-    assert (
-        "concurrency above 1 is not carried out by this build"
-        in (await world.service.status(ME, "rain")).problem
-    )
+    assert "append" in (await world.service.status(ME, "rain")).problem
 
 
 async def test_a_code_list_beside_a_profile_is_part_of_it(world: World) -> None:
@@ -221,8 +222,6 @@ async def test_a_code_list_beside_a_profile_is_part_of_it(world: World) -> None:
 async def test_a_refused_file_is_tried_again_by_the_next_process(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from holdfast.registry.supported import SUPPORTED
-
     monkeypatch.setitem(SUPPORTED, "format csv", False)
     world.write("rain.yaml")
     assert (await world.folder.reconcile()).refused == ("rain.yaml",)

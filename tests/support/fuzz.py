@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -30,9 +31,12 @@ def main() -> None:
         def once(data: bytes) -> None:
             read(data)
 
+        # What libFuzzer takes for its own peak begins with that of whoever started it.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         options = [
             sys.argv[0], f"-max_total_time={seconds}", "-max_len=4096", "-seed=7", "-timeout=20",
-            "-rss_limit_mb=1024", "-print_final_stats=1", str(seeds),
+            f"-rss_limit_mb={peak + 700}", "-print_final_stats=1", f"-artifact_prefix={folder}/",
+            str(seeds),
         ]  # fmt: skip
         atheris.Setup(options, once)
         atheris.Fuzz()
