@@ -102,6 +102,10 @@ def main(arguments: list[str]) -> None:
             sys.stderr.write(f"cannot run {rest[0]}: {error.strerror}\n")
             os._exit(127)
     call(rest[0], int(rest[1]), int(rest[2]))
+    # The answer is written. Native libraries end their threads in any order when the interpreter
+    # goes, and one that is late takes the process down with SIGABRT (seen under load).
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
