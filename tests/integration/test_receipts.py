@@ -313,7 +313,7 @@ async def test_no_forged_receipt_is_accepted_by_either_verifier(bench: Collectin
 
 
 async def test_what_is_sealed_stays_sealed_for_who_may_not_see_it(bench: Collecting) -> None:
-    bench.write("data.json", items(3, name="Ada"))
+    bench.write("data.json", items(3, name="Ada Lovelace"))
     await bench.publish(
         key=["dimensions.id"],
         dimensions={"id": "$.id", "name": "$.name"},
@@ -326,18 +326,20 @@ async def test_what_is_sealed_stays_sealed_for_who_may_not_see_it(bench: Collect
     policy = await trust(bench)
     stranger = replace(OPERATOR, permissions=OPERATOR.permissions - {Permission.RECORDS_PERSONAL})
     data = await receipt(bench, record, principal=stranger)
-    assert b"Ada" not in data
+    assert b"Ada Lovelace" not in data
     shown = both(data, policy)
     assert (shown["content"], shown["raw_digest"]) == (None, "")
     assert "sealed" in shown["verdicts"][0]["means"]
     opened = both(await receipt(bench, record), policy)
-    assert opened["content"]["dimensions"]["name"] == "Ada"
+    assert opened["content"]["dimensions"]["name"] == "Ada Lovelace"
     assert opened["raw_position"] == 1
 
-    await bench.system.subjects.erase(OPERATOR, SubjectRequest(subject="Ada", reason="asked"))
+    await bench.system.subjects.erase(
+        OPERATOR, SubjectRequest(subject="Ada Lovelace", reason="asked")
+    )
     both(data, policy)
     erased = await receipt(bench, record)
-    assert b"Ada" not in erased
+    assert b"Ada Lovelace" not in erased
     assert both(erased, policy)["content"] is None
 
 
