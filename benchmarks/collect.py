@@ -70,6 +70,8 @@ PROFILE: dict[str, Any] = {
 }
 
 
+AT_REST_SECONDS = 0.05
+"""Processor time of all processes within a second below which they are at rest."""
 RUN = "01a1fb93-745a-7ffa-9ec7-1183ced0f7f0"
 
 
@@ -194,6 +196,7 @@ async def _served(root: Path, count: int, path: Path) -> dict[str, Any]:
                 made = await client.post("/v1/profiles", json=PROFILE)
                 made.raise_for_status()
                 tree = psutil.Process(program.pid)
+                await _settled(client, tree)
                 worked = _processor(tree)
                 task = (await client.post("/v1/tasks/collect", json={"profile": "bench"})).json()
                 run, peaks = await _watched(client, task["payload"]["run"], tree)
@@ -235,6 +238,18 @@ async def _address(data: Path) -> str:
         except (OSError, ValueError, KeyError, httpx.HTTPError):
             pass
         await asyncio.sleep(0.1)
+
+
+async def _settled(client: Any, tree: Any) -> None:
+    """Return when the drone is registered and nobody works: the start is not what is measured."""
+    before: dict[str, float] = {}
+    while True:
+        there = (await client.get("/v1/workers")).json()["items"]
+        now = _processor(tree)
+        if there and before and sum(now.values()) - sum(before.values()) < AT_REST_SECONDS:
+            return
+        before = now
+        await asyncio.sleep(1)
 
 
 async def _watched(client: Any, run: str, tree: Any) -> tuple[dict[str, Any], dict[str, float]]:
