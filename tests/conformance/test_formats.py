@@ -21,7 +21,7 @@ from holdfast.collect.content import Content, SpooledContent
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats import format_type, reader_of
 from holdfast.collect.model import Bounds, RawRow, ReadContext
-from holdfast.registry.model import Format
+from holdfast.registry.source import Format
 from tests.support.workbooks import workbook
 
 

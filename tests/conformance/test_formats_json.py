@@ -19,7 +19,7 @@ from holdfast.collect import paths
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.json import lookup, read
 from holdfast.collect.model import Bounds, Number, ReadContext
-from holdfast.registry.model import JsonFormat
+from holdfast.registry.source import JsonFormat
 from tests.conformance.test_formats import Bytes
 
 

@@ -21,18 +21,11 @@ from holdfast.kernel.principal import Permission, Principal, PrincipalKind, oper
 from holdfast.registry import http
 from holdfast.registry.client import RegistryClient
 from holdfast.registry.document import write_document
-from holdfast.registry.model import (
-    LimitsOverride,
-    OverridesChange,
-    Profile,
-    ProfileOverrides,
-    Schedule,
-    canonical_profile,
-    profile_digest,
-)
+from holdfast.registry.model import Profile, Schedule, canonical_profile, profile_digest
 from holdfast.registry.service import RegistryService
 from holdfast.registry.supported import SUPPORTED
 from holdfast.registry.validate import load_profile
+from holdfast.registry.versions import LimitsOverride, OverridesChange, ProfileOverrides
 from tests.unit.registry.profiles import GOOD, changed
 
 Registry = RegistryService | RegistryClient

@@ -33,8 +33,8 @@ from holdfast.kernel.outbox import BEGINNING, ClearSealer, Entry, Outbox
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
 from holdfast.kernel.secrets import TenantSecrets
 from holdfast.registry.document import write_document
-from holdfast.registry.model import ProfileVersion
 from holdfast.registry.validate import load_profile
+from holdfast.registry.versions import ProfileVersion
 from holdfast.reports import http
 from holdfast.reports.client import ReportsClient
 from holdfast.reports.model import ReportSpec

@@ -16,7 +16,7 @@ import pytest
 
 from holdfast.collect.fixtures.faults import Fault
 from holdfast.records.model import RunFilter, RunStatus
-from holdfast.registry.model import LimitsOverride, OverridesChange
+from holdfast.registry.versions import LimitsOverride, OverridesChange
 from tests.integration.collecting import OPERATOR, Collecting, collecting
 from tests.support.waiting import until
 

@@ -22,7 +22,8 @@ from holdfast.kernel.principal import Principal, operator
 from holdfast.kernel.signing import SigningKey, TrustedKeys
 from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import Leases, MemoryLeases
-from holdfast.registry.model import Limits, RunnableProfile, RunnableSet, Schedule
+from holdfast.registry.model import Limits, Schedule
+from holdfast.registry.versions import RunnableProfile, RunnableSet
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KEY = SigningKey.from_seed(b"\x07" * 32)

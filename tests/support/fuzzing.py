@@ -19,7 +19,8 @@ from holdfast.collect.errors import MappingRefused, ParseFailed
 from holdfast.collect.formats import reader_of
 from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import MEBIBYTE, Bounds, ReadContext
-from holdfast.registry.model import Format, Profile
+from holdfast.registry.model import Profile
+from holdfast.registry.source import Format
 from tests.support.workbooks import workbook
 
 BOUNDS = replace(

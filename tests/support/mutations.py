@@ -33,17 +33,9 @@ from holdfast.collect.model import Bounds, ReadContext
 from holdfast.records.model import MappedRecord, Reject
 from holdfast.records.rules import rules_of
 from holdfast.records.shape import drift_of, shape_of
-from holdfast.registry.model import (
-    CsvFormat,
-    FeedFormat,
-    JsonFormat,
-    Profile,
-    ProfileVersion,
-    XmlFormat,
-    as_field,
-    as_measure,
-    profile_digest,
-)
+from holdfast.registry.model import Profile, as_field, as_measure, profile_digest
+from holdfast.registry.source import CsvFormat, FeedFormat, JsonFormat, XmlFormat
+from holdfast.registry.versions import ProfileVersion
 from holdfast.registry.xpath import FEED_NAMESPACES
 from tests.support import recorded
 

@@ -27,7 +27,8 @@ from holdfast.records.model import (
     StoredReject,
 )
 from holdfast.registry.client import RegistryClient
-from holdfast.registry.model import Profile, ProfileStatus
+from holdfast.registry.model import Profile
+from holdfast.registry.versions import ProfileStatus
 
 if TYPE_CHECKING:
     import pyarrow

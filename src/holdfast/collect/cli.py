@@ -246,7 +246,7 @@ def _refuse_overwriting(target: str) -> None:
 
 def _refuse_address(address: str) -> None:
     """What a profile would refuse is refused before it is fetched (a key in the query)."""
-    from holdfast.registry.rules import address_problems
+    from holdfast.registry.source_rules import address_problems
 
     for problem in address_problems(address, "url"):
         raise Invalid(f"cannot use the address: {problem.message}", hint=problem.hint)

@@ -13,7 +13,8 @@ from typing import Any
 from holdfast.collect import paths, values
 from holdfast.collect.errors import MappingRefused
 from holdfast.kernel.clock import parse_timestamp
-from holdfast.registry.model import Cursor, duration_seconds
+from holdfast.registry.model import Cursor
+from holdfast.registry.parts import duration_seconds
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

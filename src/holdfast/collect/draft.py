@@ -28,7 +28,8 @@ from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.collect.recognise import Plain, recognise
 from holdfast.records.model import MappedRecord, Reject
 from holdfast.registry.document import write_document
-from holdfast.registry.model import Format, Profile, is_tabular
+from holdfast.registry.model import Profile, is_tabular
+from holdfast.registry.source import Format
 
 ROWS_LOOKED_AT = 1_000
 _FIELDS_MAX = 60

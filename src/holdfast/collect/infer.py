@@ -17,7 +17,8 @@ from msgspec import Struct
 from holdfast.collect import values
 from holdfast.collect.mapping import printable
 from holdfast.collect.model import Number, RawRow
-from holdfast.registry.model import FeedFormat, Format, XmlFormat, is_tabular
+from holdfast.registry.model import is_tabular
+from holdfast.registry.source import FeedFormat, Format, XmlFormat
 
 NULL_SPELLINGS = frozenset(
     {

@@ -28,16 +28,15 @@ from holdfast.collect.occurrences import Occurrences
 from holdfast.collect.patterns import bounded_pattern
 from holdfast.records.model import MappedRecord, Measure, PeriodValue, Reject, Scalar
 from holdfast.registry.model import (
-    FeedFormat,
     Field,
     MeasureField,
     Period,
     Profile,
-    XmlFormat,
     as_field,
     as_measure,
     is_tabular,
 )
+from holdfast.registry.source import FeedFormat, XmlFormat
 from holdfast.registry.xpath import leads_out
 
 RowGetter = Callable[[RawRow], Any]

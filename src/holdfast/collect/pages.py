@@ -24,14 +24,14 @@ from holdfast.collect.errors import (
 )
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.outbound import join, parse_target
-from holdfast.registry.model import (
+from holdfast.registry.parts import Place
+from holdfast.registry.source import (
     CursorPagination,
     LinkPagination,
     NextUrlPagination,
     OffsetPagination,
     PagePagination,
     Pagination,
-    Place,
     Source,
 )
 

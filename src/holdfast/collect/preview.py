@@ -30,7 +30,8 @@ from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.outbound import Fetched, OutboundClient
 from holdfast.records.listing import period_text, unit_words
 from holdfast.records.model import MappedRecord, Reject
-from holdfast.registry.model import JsonFormat, Limits, Profile, Source
+from holdfast.registry.model import Limits, Profile
+from holdfast.registry.source import JsonFormat, Source
 
 ROWS_LOOKED_AT = 1_000
 

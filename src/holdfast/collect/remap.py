@@ -29,7 +29,7 @@ from holdfast.collect.runner import _left_open as left_open
 from holdfast.collect.taking import Attempt, Tools, charset_of
 from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, NotFound
 from holdfast.records.model import RawResponse, RemapSource, RunFinish, RunStatus
-from holdfast.registry.model import duration_seconds
+from holdfast.registry.parts import duration_seconds
 
 T = TypeVar("T")
 

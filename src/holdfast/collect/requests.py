@@ -16,15 +16,9 @@ from holdfast.collect.secrets import SecretStore
 from holdfast.collect.tokens import TokenRequest, Tokens
 from holdfast.kernel.outbound import FetchLimits, OutboundRequest, parse_target, scrub
 from holdfast.records.model import Validator
-from holdfast.registry.model import (
-    ApiKeyAuth,
-    BasicAuth,
-    BearerAuth,
-    Limits,
-    OAuth2Auth,
-    Source,
-    duration_seconds,
-)
+from holdfast.registry.model import Limits
+from holdfast.registry.parts import duration_seconds
+from holdfast.registry.source import ApiKeyAuth, BasicAuth, BearerAuth, OAuth2Auth, Source
 
 REFERENCE = "secret://"
 _KEPT_ACROSS_ORIGINS = frozenset({"accept", "accept-language"})

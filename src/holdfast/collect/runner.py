@@ -48,7 +48,7 @@ from holdfast.kernel.outbound import (
 )
 from holdfast.kernel.telemetry import get_logger
 from holdfast.records.model import Run, RunFinish, RunPlan, RunStatus
-from holdfast.registry.model import duration_seconds
+from holdfast.registry.parts import duration_seconds
 
 T = TypeVar("T")
 log = get_logger("collect")

@@ -38,7 +38,8 @@ from holdfast.kernel.outbound import (
 )
 from holdfast.kernel.telemetry import get_logger
 from holdfast.records.model import VALIDATORS_MAX, RawResponse, RunPlan, Validator, page_name
-from holdfast.registry.model import Profile, duration_seconds
+from holdfast.registry.model import Profile
+from holdfast.registry.parts import duration_seconds
 
 HIDDEN = "***"
 """What stands where a secret was: an address with it in cannot be asked for."""

@@ -24,7 +24,7 @@ from holdfast.kernel.outbound import (
     SourceUnavailable,
     is_retryable,
 )
-from holdfast.registry.model import OAuth2Auth
+from holdfast.registry.source import OAuth2Auth
 
 LIFETIME_SECONDS = 300.0
 """How long a token is used whose lifetime the server does not tell."""

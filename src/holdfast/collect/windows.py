@@ -16,7 +16,9 @@ from holdfast.collect.cursor import CursorState
 from holdfast.collect.errors import MappingRefused
 from holdfast.collect.mapping import zone_of
 from holdfast.collect.pages import Section
-from holdfast.registry.model import Profile, Windows, calendar_months, duration_seconds
+from holdfast.registry.model import Profile
+from holdfast.registry.parts import calendar_months, duration_seconds
+from holdfast.registry.source import Windows
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STEPS: tuple[tuple[str, timedelta], ...] = (

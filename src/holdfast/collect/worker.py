@@ -57,7 +57,8 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.outbound import OutboundClient, parse_target
 from holdfast.kernel.telemetry import get_logger
-from holdfast.registry.model import Limits, LimitsOverride, Profile, effective_limits
+from holdfast.registry.model import Limits, Profile
+from holdfast.registry.versions import LimitsOverride, effective_limits
 
 T = TypeVar("T")
 log = get_logger("drone")

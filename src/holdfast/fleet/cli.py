@@ -526,7 +526,7 @@ def _print_task(task: Task, json: bool) -> None:
 
 
 def _seconds(text: str) -> int:
-    from holdfast.registry.model import duration_seconds
+    from holdfast.registry.parts import duration_seconds
 
     if not _DURATION.fullmatch(text):
         raise Invalid(

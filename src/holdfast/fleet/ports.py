@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from holdfast.kernel.principal import Principal
-from holdfast.registry.model import RunnableSet
+from holdfast.registry.versions import RunnableSet
 
 
 class Profiles(Protocol):

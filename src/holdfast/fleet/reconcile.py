@@ -29,7 +29,8 @@ from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Conflict, HoldfastError, Invalid, NotFound
 from holdfast.kernel.ids import EventId, TenantId
 from holdfast.kernel.principal import Principal, service
-from holdfast.registry.model import RunnableProfile, RunnableSet, Schedule
+from holdfast.registry.model import Schedule
+from holdfast.registry.versions import RunnableProfile, RunnableSet
 
 LEADERSHIP = "coordinator"
 LEAD_SECONDS = 10.0

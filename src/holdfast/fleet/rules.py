@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from croniter import croniter
 
 from holdfast.kernel.errors import Invalid
-from holdfast.registry.model import Schedule, duration_seconds
+from holdfast.registry.model import Schedule
+from holdfast.registry.parts import duration_seconds
 
 BACKOFF_SECONDS_MAX = 3600.0
 

@@ -71,7 +71,7 @@ from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import Leases
 from holdfast.leases.ports import window_of
 from holdfast.leases.store import take
-from holdfast.registry.model import RunnableProfile
+from holdfast.registry.versions import RunnableProfile
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)

@@ -31,7 +31,7 @@ from holdfast.records.model import Drift, Run, RunStatus
 from holdfast.records.ports import Evidence, Profiles
 from holdfast.records.rules import Rules, rules_of
 from holdfast.records.settings import RecordsSettings
-from holdfast.registry.model import ProfileVersion
+from holdfast.registry.versions import ProfileVersion
 
 K = TypeVar("K")
 V = TypeVar("V")

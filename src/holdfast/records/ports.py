@@ -9,7 +9,7 @@ from typing import Protocol
 from holdfast.kernel.principal import Principal
 from holdfast.ledger.model import Proof
 from holdfast.records.model import StoredResponse
-from holdfast.registry.model import ProfileVersion
+from holdfast.registry.versions import ProfileVersion
 
 
 class Profiles(Protocol):

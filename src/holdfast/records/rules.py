@@ -10,7 +10,8 @@ from holdfast.kernel.canonical import canonical_digest
 from holdfast.kernel.errors import Invalid
 from holdfast.records.model import MappedRecord, Run, RunFinish, RunOpen
 from holdfast.records.personal import Marks, marks_of
-from holdfast.registry.model import Profile, ProfileVersion, plain_profile
+from holdfast.registry.model import Profile, plain_profile
+from holdfast.registry.versions import ProfileVersion
 
 Failure = tuple[str, str]
 """A code and a reason: why a run that wanted to be complete is not published."""

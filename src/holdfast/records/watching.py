@@ -46,7 +46,7 @@ from holdfast.records.shape import (
     total,
     usual_records,
 )
-from holdfast.registry.model import duration_seconds
+from holdfast.registry.parts import duration_seconds
 
 NOTICES_KEPT = 10_000
 SHRUNK_SHARE = 0.5

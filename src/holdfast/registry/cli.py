@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from holdfast.registry.client import RegistryClient
-    from holdfast.registry.model import Change, PublishResult
     from holdfast.registry.validate import Examined
+    from holdfast.registry.versions import Change, PublishResult
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Describe sources: validate, publish, run."
@@ -379,7 +379,7 @@ def _change(ctx: typer.Context, name: str, change: dict[str, Any], json: bool) -
         import msgspec
 
         from holdfast.kernel.principal import operator
-        from holdfast.registry.model import OverridesChange
+        from holdfast.registry.versions import OverridesChange
 
         if not change:
             raise Invalid("cannot override nothing", hint="--every, --cron, --limit or --clear")

@@ -13,9 +13,9 @@ from holdfast.kernel.http.paging import Page
 from holdfast.kernel.ids import is_name
 from holdfast.kernel.principal import Principal
 from holdfast.registry.errors import ProfileUnknown
-from holdfast.registry.model import (
+from holdfast.registry.model import Profile, canonical_profile
+from holdfast.registry.versions import (
     OverridesChange,
-    Profile,
     ProfileDiff,
     ProfileEvent,
     ProfileStatus,
@@ -23,7 +23,6 @@ from holdfast.registry.model import (
     ProfileVersionInfo,
     PublishResult,
     RunnableSet,
-    canonical_profile,
 )
 
 

@@ -12,7 +12,9 @@ from holdfast.kernel.errors import Invalid
 from holdfast.kernel.http import ApiRequest, Page, get, post, put
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.registry.document import DOCUMENT_BYTES_MAX
-from holdfast.registry.model import (
+from holdfast.registry.schema import profile_schema
+from holdfast.registry.service import RegistryService
+from holdfast.registry.versions import (
     OverridesChange,
     ProfileDiff,
     ProfileEvent,
@@ -22,8 +24,6 @@ from holdfast.registry.model import (
     PublishResult,
     RunnableSet,
 )
-from holdfast.registry.schema import profile_schema
-from holdfast.registry.service import RegistryService
 
 READ, WRITE = Permission.PROFILES_READ, Permission.PROFILES_WRITE
 Limit = Annotated[int, Parameter(ge=1, le=1000)]

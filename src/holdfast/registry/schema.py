@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from holdfast.kernel.errors import Problem
-from holdfast.registry import model
+from holdfast.registry import model, parts, source
 from holdfast.registry.document import Document, Place, dotted
 
 if TYPE_CHECKING:
     from jsonschema_rs import ValidationError
 
 SCHEMA_ID = "urn:holdfast:profile:1"
+_MODEL = (parts, source, model)
 HINTS_MAX = 200
 NEAR_MAX = 200
 SHOWN_MAX = 40
@@ -60,11 +61,12 @@ def profile_schema() -> dict[str, Any]:
 def member_texts() -> dict[tuple[str, str], str]:
     """What the model says of each member of each part: (class, member) → sentence.
 
-    Read from the docstrings under the members in the source of the model, inherited ones included.
+    Read from the docstrings under the members in the model's source text, inherited ones included.
     """
     texts: dict[tuple[str, str], str] = {}
     bases: dict[str, list[str]] = {}
-    for node in ast.parse(inspect.getsource(model)).body:
+    classes = (node for each in _MODEL for node in ast.parse(inspect.getsource(each)).body)
+    for node in classes:
         if not isinstance(node, ast.ClassDef):
             continue
         bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
@@ -259,7 +261,7 @@ def _meaning(error: ValidationError, member: str) -> str:
 def _pattern_texts() -> dict[str, str]:
     """What each pattern of the model means, as the model says it."""
     texts: dict[str, str] = {}
-    for value in vars(model).values():
+    for value in vars(parts).values():
         for note in getattr(value, "__metadata__", ()):
             if isinstance(note, msgspec.Meta) and note.pattern:
                 texts[note.pattern] = note.description or note.pattern

@@ -30,10 +30,12 @@ from holdfast.kernel.principal import Principal
 from holdfast.kernel.telemetry import Metrics, request_id
 from holdfast.registry import rules, store
 from holdfast.registry.errors import ProfileChanged, ProfileInvalid, ProfileUnknown, refusal
-from holdfast.registry.model import (
-    Limits,
+from holdfast.registry.model import Limits, Profile, canonical_profile, read_canonical
+from holdfast.registry.supported import unsupported
+from holdfast.registry.time_rules import schedule_problems
+from holdfast.registry.validate import Check, examine
+from holdfast.registry.versions import (
     OverridesChange,
-    Profile,
     ProfileDiff,
     ProfileEvent,
     ProfileOverrides,
@@ -43,14 +45,10 @@ from holdfast.registry.model import (
     PublishResult,
     RunnableProfile,
     RunnableSet,
-    canonical_profile,
     changed_overrides,
     diff_profiles,
     effective_limits,
-    read_canonical,
 )
-from holdfast.registry.supported import unsupported
-from holdfast.registry.validate import Check, examine
 
 T = TypeVar("T", str, int)
 _LAST = 2**53 - 1
@@ -585,7 +583,7 @@ def _check_overrides(name: str, profile: Profile, overrides: ProfileOverrides) -
     limits: Limits = effective_limits(profile.limits, overrides.limits)
     problems = list(rules.limits_problems(limits, "limits"))
     if overrides.schedule is not None:
-        problems += rules.schedule_problems(overrides.schedule, "schedule")
+        problems += schedule_problems(overrides.schedule, "schedule")
     if problems:
         raise ProfileInvalid(f"cannot override the profile {name}", problems=problems)
     lacking = [

@@ -10,15 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from holdfast.kernel.errors import Problem
-from holdfast.registry.model import (
-    GROUPS,
-    CsvFormat,
-    Field,
-    GeojsonFormat,
-    JsonFormat,
-    Profile,
-    as_field,
-)
+from holdfast.registry.model import GROUPS, Field, Profile, as_field
+from holdfast.registry.source import CsvFormat, GeojsonFormat, JsonFormat
 
 SUPPORTED: dict[str, bool] = {
     "method GET": True,

@@ -6,7 +6,7 @@ import os
 from typing import Protocol
 
 from holdfast.kernel.principal import Principal
-from holdfast.registry.model import ProfileVersion
+from holdfast.registry.versions import ProfileVersion
 
 
 class Projection(Protocol):

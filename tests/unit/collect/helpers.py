@@ -13,7 +13,8 @@ from holdfast.collect.formats import reader_of
 from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.records.model import MappedRecord, Reject
-from holdfast.registry.model import Format, Profile
+from holdfast.registry.model import Profile
+from holdfast.registry.source import Format
 
 SAMPLE = Path(holdfast.sample.__file__).parent / "data"
 

@@ -12,7 +12,8 @@ import pytest
 
 from holdfast.collect.draft import draft, name_for
 from holdfast.collect.errors import ParseFailed
-from holdfast.registry.model import FeedFormat, Profile, plain_profile
+from holdfast.registry.model import Profile, plain_profile
+from holdfast.registry.source import FeedFormat
 from holdfast.registry.validate import examine
 from tests.support import recorded
 from tests.support.workbooks import workbook

@@ -14,7 +14,7 @@ from holdfast.collect.formats.csv import read as read_csv
 from holdfast.collect.formats.json import read_ndjson
 from holdfast.collect.formats.json_stat import read as read_cube
 from holdfast.collect.model import Bounds, RawRow, ReadContext
-from holdfast.registry.model import CsvFormat, JsonStatFormat, NdjsonFormat
+from holdfast.registry.source import CsvFormat, JsonStatFormat, NdjsonFormat
 from tests.conformance.test_formats import Bytes
 from tests.unit.collect.helpers import mapped, profile
 

@@ -17,7 +17,7 @@ from holdfast.collect.content import SpooledContent
 from holdfast.collect.errors import BoundReached, ParseFailed
 from holdfast.collect.formats.xlsx import read
 from holdfast.collect.model import Bounds, ReadContext
-from holdfast.registry.model import XlsxFormat
+from holdfast.registry.source import XlsxFormat
 from tests.conformance.test_formats import Bytes
 from tests.support.workbooks import STYLES, workbook
 

@@ -11,7 +11,7 @@ from holdfast.collect.content import SpooledContent
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.xml import leaves, read, read_feed, xpath_getter
 from holdfast.collect.model import Bounds, RawRow, ReadContext
-from holdfast.registry.model import FeedFormat, XmlFormat
+from holdfast.registry.source import FeedFormat, XmlFormat
 from tests.conformance.test_formats import Bytes
 from tests.unit.collect.helpers import mapped, profile
 

@@ -21,7 +21,7 @@ from holdfast.collect.tokens import Tokens
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.outbound import OutboundClient
-from holdfast.registry.model import OAuth2Auth, Source
+from holdfast.registry.source import OAuth2Auth, Source
 from tests.unit.collect.helpers import profile
 
 URL = "https://api.example.org/v1/data?x=1"

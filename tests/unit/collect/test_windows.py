@@ -16,7 +16,7 @@ from holdfast.collect.cursor import CursorState
 from holdfast.collect.errors import MappingRefused
 from holdfast.collect.pages import Section
 from holdfast.collect.windows import sections_of, windows
-from holdfast.registry.model import Windows
+from holdfast.registry.source import Windows
 from tests.unit.collect.helpers import profile
 
 NOW = datetime(2022, 3, 15, 10, 30, tzinfo=UTC)

@@ -42,7 +42,8 @@ from holdfast.records.model import (
 )
 from holdfast.records.service import RecordsService
 from holdfast.records.settings import RecordsSettings
-from holdfast.registry.model import Profile, ProfileVersion, profile_digest
+from holdfast.registry.model import Profile, profile_digest
+from holdfast.registry.versions import ProfileVersion
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = SigningKey.from_seed(b"c" * 32)

@@ -17,21 +17,23 @@ from holdfast.kernel.errors import Corrupt
 from holdfast.registry.document import write_document
 from holdfast.registry.model import (
     Limits,
-    LimitsOverride,
-    OverridesChange,
     Profile,
-    ProfileOverrides,
     Schedule,
     canonical_profile,
-    changed_overrides,
-    diff_profiles,
-    duration_seconds,
-    effective_limits,
     plain_profile,
     profile_digest,
     read_canonical,
 )
+from holdfast.registry.parts import duration_seconds
 from holdfast.registry.validate import examine, load_profile
+from holdfast.registry.versions import (
+    LimitsOverride,
+    OverridesChange,
+    ProfileOverrides,
+    changed_overrides,
+    diff_profiles,
+    effective_limits,
+)
 from tests.unit.registry.profiles import GOOD, RESERVED, changed, profiles
 
 

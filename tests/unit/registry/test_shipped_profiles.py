@@ -22,15 +22,8 @@ import pytest
 
 from holdfast import sample
 from holdfast.registry.code_lists import read_list, with_code_lists
-from holdfast.registry.model import (
-    CsvFormat,
-    Field,
-    GeojsonFormat,
-    Profile,
-    as_field,
-    as_licence,
-    as_measure,
-)
+from holdfast.registry.model import Field, Profile, as_field, as_licence, as_measure
+from holdfast.registry.source import CsvFormat, GeojsonFormat
 from holdfast.registry.validate import examine, load_profile
 
 GOVERNMENT = Path(__file__).parents[3] / "profiles" / "government"

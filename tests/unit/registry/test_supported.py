@@ -7,7 +7,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from holdfast.registry import model
+from holdfast.registry import model, source
 from holdfast.registry.document import write_document
 from holdfast.registry.supported import SUPPORTED, features, unsupported
 from holdfast.registry.validate import load_profile
@@ -26,11 +26,11 @@ def options(part: type, member: str) -> set[str]:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("format", tags(model.Format)),
-        ("pagination", tags(model.Pagination)),
-        ("auth", tags(model.Auth)),
-        ("method", options(model.Source, "method")),
-        ("compression", options(model.Source, "compression")),
+        ("format", tags(source.Format)),
+        ("pagination", tags(source.Pagination)),
+        ("auth", tags(source.Auth)),
+        ("method", options(source.Source, "method")),
+        ("compression", options(source.Source, "compression")),
         ("mode", options(model.Profile, "mode")),
     ],
 )
@@ -53,11 +53,11 @@ def test_every_feature_a_profile_can_ask_for_has_an_entry() -> None:
             profile.source,
             method="POST",
             compression="zip",
-            format=model.JsonFormat(keys=["a"]),
-            pagination=model.LinkPagination(),
-            auth=model.BearerAuth(token="secret://env/A"),
-            success=model.Success(path="$.a", equals=["b"]),
-            windows=model.Windows(
+            format=source.JsonFormat(keys=["a"]),
+            pagination=source.LinkPagination(),
+            auth=source.BearerAuth(token="secret://env/A"),
+            success=source.Success(path="$.a", equals=["b"]),
+            windows=source.Windows(
                 start_parameter="a", end_parameter="b", span="1d", start="2020-01-01"
             ),
         ),

@@ -16,7 +16,7 @@ from typing import Any, cast
 from holdfast.collect.content import Content
 from holdfast.collect.errors import MappingRefused
 from holdfast.collect.model import RawRow, ReadContext
-from holdfast.registry.model import Format, PluginFormat
+from holdfast.registry.source import Format, PluginFormat
 
 Reader = Callable[[Content, Format, ReadContext], Iterator[RawRow]]
 

@@ -12,7 +12,7 @@ from holdfast.collect.content import Content
 from holdfast.collect.encodings import HINT, encoding_of
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.model import Bounds, RawRow, ReadContext
-from holdfast.registry.model import CsvFormat, Format
+from holdfast.registry.source import CsvFormat, Format
 
 Row = TypeVar("Row", bound=Sequence[str | None])
 

@@ -22,7 +22,7 @@ from holdfast.collect.encodings import HINT, known, marked
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.model import Bounds, Number, RawRow, ReadContext
 from holdfast.collect.paths import Steps, Wild
-from holdfast.registry.model import Format, GeojsonFormat, JsonFormat, NdjsonFormat
+from holdfast.registry.source import Format, GeojsonFormat, JsonFormat, NdjsonFormat
 
 _CHUNK = 256 * 1024
 _BLANKS = re.compile(r"[ \t\n\r]*")

@@ -16,7 +16,7 @@ from holdfast.collect.content import Content
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.json import Document
 from holdfast.collect.model import Bounds, RawRow, ReadContext
-from holdfast.registry.model import Format, JsonStatFormat
+from holdfast.registry.source import Format, JsonStatFormat
 
 CELLS_MAX = 100_000_000
 OWN_COLUMNS = ("value", "status")

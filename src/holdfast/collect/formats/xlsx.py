@@ -20,7 +20,7 @@ from holdfast.collect.content import Content, open_archive, open_entry, random_a
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.csv import from_header, unique_names, until, without
 from holdfast.collect.model import Bounds, Number, RawRow, ReadContext
-from holdfast.registry.model import Format, XlsxFormat
+from holdfast.registry.source import Format, XlsxFormat
 
 ROWS_MAX = 1_048_576
 COLUMNS_MAX = 16_384

@@ -20,7 +20,7 @@ from holdfast.collect.content import Content
 from holdfast.collect.encodings import AUTO, HINT, charset_of, known, marked
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.model import RawRow, ReadContext
-from holdfast.registry.model import FeedFormat, Format, XmlFormat
+from holdfast.registry.source import FeedFormat, Format, XmlFormat
 from holdfast.registry.xpath import (
     FEED_NAMESPACES,
     leads_out,

@@ -1,0 +1,149 @@
+"""Whether times, zones, periods and schedules of a profile can be read. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from holdfast.kernel.errors import Problem
+from holdfast.registry.model import (
+    Period,
+    Profile,
+    Schedule,
+)
+from holdfast.registry.parts import duration_seconds
+from holdfast.registry.path_rules import origin_problems, value_path_problems
+from holdfast.registry.schema import did_you_mean
+
+EPOCHS = ("epoch-s", "epoch-ms")
+_NAMED_TIMES = (*EPOCHS, "rfc-2822")
+
+
+def time_problems(profile: Profile) -> Iterator[Problem]:
+    """What is wrong with the zones and periods of ``profile``."""
+    yield from _zone(profile.timezone, "timezone")
+    if profile.period:
+        yield from _period(profile, profile.period)
+    if profile.freshness and duration_seconds(profile.freshness) <= 0:
+        yield Problem("freshness", "silence of no length is never normal")
+    if profile.schedule:
+        yield from schedule_problems(profile.schedule, "schedule")
+
+
+def _period(profile: Profile, period: Period) -> Iterator[Problem]:
+    yield from origin_problems("period", period.path, period.join)
+    if period.path is not None:
+        yield from value_path_problems(profile, period.path, "period.path")
+    for index, path in enumerate(period.join):
+        yield from value_path_problems(profile, path, f"period.join[{index}]")
+    yield from time_format_problems(period.format, "period.format")
+    for pattern in period.codings:
+        try:
+            groups = re.compile(pattern).groupindex
+        except (re.error, RecursionError, OverflowError) as error:
+            yield Problem("period.codings", f"{pattern!r} is no regular expression: {error}")
+            continue
+        if "year" not in groups and "end_year" not in groups:
+            yield Problem("period.codings", f"{pattern!r} has no group (?P<year>…)")
+    for text, name in period.spellings.items():
+        if not _PERIOD_NAME.fullmatch(name):
+            yield Problem(
+                f"period.spellings.{text}",
+                f"{name!r} names no period",
+                "such as 1976, 1976-S2, 1976-Q3, 1976-07, 1976-W31 or 1976-07-01",
+            )
+    if period.year_start != 1 and period.frequency != "A" and "A" not in period.codings.values():
+        yield Problem("period.year_start", "only a year (frequency A) can begin in another month")
+
+
+_PERIOD_NAME = re.compile(
+    r"[0-9]{4}(?:-S[12]|-Q[1-4]|-W(?:0[1-9]|[1-4][0-9]|5[0-3])"
+    r"|-(?:0[1-9]|1[0-2])(?:-(?:0[1-9]|[12][0-9]|3[01]))?)?"
+)
+
+
+def _zone(name: str, where: str) -> Iterator[Problem]:
+    if not _known_zone(name):
+        hint = did_you_mean(name, sorted(_zone_names()), compared=1000)
+        near = hint if hint.startswith("did") else "an IANA name such as Europe/Paris, or UTC"
+        yield Problem(where, f"{name!r} is not a known time zone", near)
+
+
+def _known_zone(name: str) -> bool:
+    from zoneinfo import ZoneInfo
+
+    if name == "UTC":
+        return True
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, KeyError):
+        return False
+    return True
+
+
+@lru_cache(maxsize=1)
+def _zone_names() -> frozenset[str]:
+    from zoneinfo import available_timezones
+
+    return frozenset(available_timezones())
+
+
+_DIRECTIVES = frozenset("aAwdbBmyYHIpMSfzZjUWcxXGuV%")
+
+
+def time_format_problems(
+    text: str, where: str, named: tuple[str, ...] = _NAMED_TIMES
+) -> Iterator[Problem]:
+    """What is wrong with the way a time is written: a pattern, or one of ``named``."""
+    if not text or text in named:
+        return
+    used = re.findall(r"%(.?)", text, re.S)
+    for letter in used:
+        if letter not in _DIRECTIVES or not letter:
+            yield Problem(where, f"%{letter} is no directive of strptime")
+    if not used:
+        yield Problem(
+            where,
+            f"{text!r} reads no part of a time",
+            f"write a pattern such as %Y-%m-%d, or {', '.join(named)}",
+        )
+
+
+def schedule_problems(schedule: Schedule, where: str) -> Iterator[Problem]:
+    """What is wrong with a schedule, a profile's or an operator's."""
+    if (schedule.every is None) == (schedule.cron is None):
+        yield Problem(where, "exactly one of every and cron is needed")
+    if schedule.every is not None:
+        every = duration_seconds(schedule.every)
+        if every < 1:
+            yield Problem(f"{where}.every", "more often than once a second is not collected")
+        elif duration_seconds(schedule.jitter) > every:
+            yield Problem(f"{where}.jitter", "the jitter is longer than the interval")
+    if schedule.cron is not None:
+        yield from _cron(schedule.cron, f"{where}.cron")
+    yield from _zone(schedule.timezone, f"{where}.timezone")
+
+
+_CRON_VALUE = r"(?:\*|(?:[0-9]{1,2}|[A-Za-z]{3})(?:-(?:[0-9]{1,2}|[A-Za-z]{3}))?)(?:/[0-9]{1,2})?"
+_CRON_PART = re.compile(rf"{_CRON_VALUE}(?:,{_CRON_VALUE})*")
+"""Values, ranges, steps and lists; no ``R`` or ``H``, which differ from one look to the next."""
+
+
+def _cron(text: str, where: str) -> Iterator[Problem]:
+    from croniter import CroniterError, croniter
+
+    parts = text.split()
+    if len(text) > 256 or len(parts) != 5 or not all(map(_CRON_PART.fullmatch, parts)):
+        yield Problem(
+            where,
+            f"{text[:60]!r} is no cron expression of five fields",
+            "minute hour day-of-month month day-of-week, such as 0 6 * * mon-fri",
+        )
+        return
+    try:
+        # A fixed day: whether an expression ever fires must not depend on when it is asked.
+        croniter(text, datetime(2024, 1, 1, tzinfo=UTC)).get_next(datetime)
+    except (CroniterError, ValueError, KeyError, AttributeError) as error:
+        yield Problem(where, f"{text!r} never fires: {error}")
