@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SWEEP_SECONDS = 1.0
 KEYS_SECONDS = 2.0
+PROJECTIONS_SECONDS = 2.0
 PRUNE_SECONDS = 3600.0
 
 
@@ -118,6 +119,7 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
     holder = system.new_id()
     deliver: Deliveries = system.deliveries
     if "ledger" in system.roles:
+        from holdfast.fleet.folding import Tasks
         from holdfast.ledger import http
         from holdfast.ledger.backends.sql import SqlLog
         from holdfast.ledger.log import LogParts
@@ -125,6 +127,7 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
         from holdfast.ledger.service import LedgerService
         from holdfast.ledger.signer import SignerPaths
         from holdfast.ledger.witness import WITNESS_SECONDS, Witness, Witnesses
+        from holdfast.records.folding import Publications, Runs
 
         asking = await stack.enter_async_context(
             httpx.AsyncClient(timeout=WITNESS_SECONDS, trust_env=False)
@@ -145,7 +148,8 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
                 [Witness.parse(text) for text in settings["ledger_witnesses"]], asking
             ),
         )
-        system.ledger = deliver = LedgerService(parts, system.new_id)
+        folds = (Publications(), Runs(), Tasks())
+        system.ledger = deliver = LedgerService(parts, system.new_id, folds)
         stack.push_async_callback(system.ledger.close)
         await system.ledger.open_all()
         system.handlers += http.handlers(system.ledger)
@@ -155,7 +159,10 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
         async def checkpoints() -> None:
             await system.ledger.publish_forever(settings["ledger_checkpoint_seconds"])
 
-        system.loops.append(("checkpoints", checkpoints))
+        async def projections() -> None:
+            await system.ledger.projections.keep_up(PROJECTIONS_SECONDS)
+
+        system.loops += [("checkpoints", checkpoints), ("projections", projections)]
     relay = Relay(
         state.database,
         state.outbox,

@@ -15,6 +15,7 @@ from holdfast.kernel.cli import (
     JsonOption,
     print_fields,
     print_json,
+    print_table,
     run,
     say,
     session,
@@ -24,7 +25,7 @@ from holdfast.keyring.cli import register_subjects
 
 if TYPE_CHECKING:
     from holdfast.ledger.client import LedgerClient
-    from holdfast.ledger.model import Entry, Progress
+    from holdfast.ledger.model import Entry, FoldProgress, Progress
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="The log of everything: read, verify, prove."
@@ -406,6 +407,120 @@ def rebuild(ctx: typer.Context, json: JsonOption = False) -> None:
         sys.stdout.write(f"the index holds {found.size} entries\n")
 
     run(body)
+
+
+projection_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="What the log says, folded: list, show, remake.",
+)
+app.add_typer(projection_app, name="projection")
+
+
+@projection_app.command(
+    "list",
+    help="Every projection, with the position of the log that it reflects.",
+    epilog="Example: holdfast ledger projection list --json",
+)
+def projection_list(ctx: typer.Context, json: JsonOption = False) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await _client(api).projection_list(None)
+        if json:
+            print_json(found)
+            return
+        print_table(
+            ["name", "position", "of", "made", "since"],
+            [[p.name, p.position, p.size, p.generation, p.started_at] for p in found],
+            empty="there are no projections",
+        )
+
+    run(body)
+
+
+@projection_app.command(
+    "show",
+    help="A projection's states by key: now, as of a position, or as of a time.",
+    epilog="Example: holdfast ledger projection show runs --as-of 2026-11-01T00:00Z",
+)
+def projection_show(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Its name; `ledger projection list` has them.")],
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="As it was at this time (RFC 3339).")
+    ] = None,
+    position: Annotated[
+        int | None,
+        typer.Option("--position", min=0, help="As it was when the log had this many entries."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most this many.")] = None,
+    json: JsonOption = False,
+) -> None:
+    moment = _moment(as_of)
+    if moment is not None and position is not None:
+        raise typer.BadParameter("--as-of and --position exclude each other")
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            ledger, shown, at = _client(api), 0, position
+            if moment is not None:
+                at = (await ledger.moment(None, moment)).position
+            cursor: str | None = None
+            while True:
+                page = await ledger.projected(None, name, position=at, cursor=cursor, limit=PAGE)
+                for each in page.items:
+                    if limit is not None and shown >= limit:
+                        break
+                    line = msgspec.json.encode(each if json else each.state).decode()
+                    sys.stdout.write(f"{line}\n" if json else f"{each.key}  {line}\n")
+                    shown += 1
+                cursor = page.next
+                if cursor is None or (limit is not None and shown >= limit):
+                    break
+            say(f"{shown} as of position {page.position}")
+
+    run(body)
+
+
+@projection_app.command(
+    "rebuild",
+    help="Make a projection anew from the log; the one there is serves until that is done.",
+    epilog="Example: holdfast ledger projection rebuild runs",
+)
+def projection_rebuild(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Its name; `ledger projection list` has them.")],
+    json: JsonOption = False,
+) -> None:
+    async def body() -> FoldProgress | None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        last: FoldProgress | None = None
+        bar = Bar(
+            TextColumn("folding"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            console=Console(stderr=True),
+            disable=json,
+        )
+        async with session(ctx) as api:
+            with bar:
+                task = bar.add_task("rebuild", total=None)
+                async for line in _client(api).projection_rebuild(None, name):
+                    bar.update(task, completed=line.folded, total=line.size)
+                    last = line
+        return last
+
+    found = run(body)
+    if found is None or not found.serving:
+        say("error: cannot rebuild: the answer was cut off; what served before still does")
+        raise typer.Exit(6)
+    if json:
+        print_json(found)
+        return
+    sys.stdout.write(f"{name} reflects {found.folded} entries\n")
 
 
 register_subjects(app, "ledger")

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import h11
 import msgspec
@@ -26,10 +26,14 @@ from holdfast.ledger.model import (
     Consistency,
     Entry,
     ExportLine,
+    FoldedPage,
+    FoldProgress,
     LedgerStatus,
+    Moment,
     Placed,
     Prepared,
     Progress,
+    ProjectionStatus,
     Proof,
     Reason,
     Relay,
@@ -145,6 +149,57 @@ class LedgerClient:
         )
         async for event in events:
             yield msgspec.json.decode(event.data, type=Entry)
+
+    async def moment(
+        self,
+        principal: Principal | None,
+        as_of: datetime | None = None,
+        position: int | None = None,
+    ) -> Moment:
+        """See :meth:`LedgerService.moment`."""
+        params = {"as_of": timestamp(as_of) if as_of else None, "position": position}
+        return await self._api.request("GET", "/v1/ledger/moment", params=params, type=Moment)
+
+    async def projection_list(self, principal: Principal | None) -> list[ProjectionStatus]:
+        """See :meth:`Projections.all`."""
+        return await self._api.request("GET", "/v1/ledger/projections", type=list[ProjectionStatus])
+
+    async def projected(
+        self,
+        principal: Principal | None,
+        name: str,
+        *,
+        position: int | None = None,
+        as_of: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> FoldedPage:
+        """See :meth:`LedgerService.projected`."""
+        params = {
+            "position": position,
+            "as_of": timestamp(as_of) if as_of else None,
+            "cursor": cursor,
+            "limit": limit,
+        }
+        return await self._api.request(
+            "GET",
+            f"/v1/ledger/projections/{quote(name, safe='')}",
+            params=params,
+            type=FoldedPage,
+            timeout_seconds=FOLLOW_SECONDS,
+        )
+
+    def projection_rebuild(
+        self, principal: Principal | None, name: str
+    ) -> AsyncIterator[FoldProgress]:
+        """See :meth:`Projections.rebuild`. Whoever stops listening stops it."""
+        return self._api.lines(
+            f"/v1/ledger/projections/{quote(name, safe='')}/rebuild",
+            type=FoldProgress,
+            method="POST",
+            json={},
+            timeout_seconds=FOLLOW_SECONDS,
+        )
 
     async def status(self, principal: Principal | None) -> LedgerStatus:
         """See :meth:`LedgerService.status`."""

@@ -68,6 +68,12 @@ class EntryUnknown(NotFound):
     code = "entry-unknown"
 
 
+class ProjectionUnknown(NotFound):
+    """No projection of that name."""
+
+    code = "projection-unknown"
+
+
 class NoteRefused(Corrupt):
     """A note, signature or proof that does not hold."""
 

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 
 from holdfast.kernel.principal import Principal
 from holdfast.ledger import notes
+from holdfast.ledger.entries import opened
 from holdfast.ledger.frames import decode_frame, read_leaf
 from holdfast.ledger.model import ExportLine
-from holdfast.ledger.service import LedgerService, opened
+from holdfast.ledger.service import LedgerService
 
 
 async def export(

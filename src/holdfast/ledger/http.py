@@ -31,7 +31,10 @@ from holdfast.ledger.model import (
     Appended,
     Consistency,
     Entry,
+    FoldedPage,
     LedgerStatus,
+    Moment,
+    ProjectionStatus,
     Proof,
     Reason,
     Relay,
@@ -57,7 +60,13 @@ log = get_logger("ledger")
 
 def handlers(service: LedgerService) -> list[Any]:
     """Every route of the ledger."""
-    return [*_appending(service), *_reading(service), *_proving(service), *_managing(service)]
+    return [
+        *_appending(service),
+        *_reading(service),
+        *_projecting(service),
+        *_proving(service),
+        *_managing(service),
+    ]
 
 
 class AppendedLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -274,6 +283,55 @@ def _reading(service: LedgerService) -> list[Any]:
         return events_answer(request, since)
 
     return [list_entries, show_entry, list_streams, follow_entries]
+
+
+def _projecting(service: LedgerService) -> list[Any]:
+    @get("/v1/ledger/moment", permission=READ)
+    @_counted(service, "Query")
+    async def show_moment(
+        principal: Principal, as_of: str | None = None, position: Position | None = None
+    ) -> Moment:
+        """Tell how many entries the log had at a time, or has now."""
+        return await service.moment(principal, _moment(as_of), position)
+
+    @get("/v1/ledger/projections", permission=READ)
+    @_counted(service, "Query")
+    async def list_projections(principal: Principal) -> list[ProjectionStatus]:
+        """List what is folded from the log, with the position that each reflects."""
+        return await service.projections.all(principal)
+
+    @get("/v1/ledger/projections/{name:str}", permission=READ)
+    @_counted(service, "Query")
+    async def show_projection(
+        principal: Principal,
+        name: str,
+        as_of: str | None = None,
+        position: Position | None = None,
+        cursor: str | None = None,
+        limit: Limit = 100,
+    ) -> FoldedPage:
+        """List a projection's states by key, now, as of a position or as of a time."""
+        return await service.projected(
+            principal,
+            name,
+            as_of=_moment(as_of),
+            position=position,
+            cursor=cursor,
+            limit=limit,
+        )
+
+    @post(
+        "/v1/ledger/projections/{name:str}/rebuild",
+        permission=MANAGE,
+        status=200,
+        media_type="application/x-ndjson",
+    )
+    @_counted(service, "Manage", timed=False)
+    async def rebuild_projection(principal: Principal, name: str) -> Any:
+        """Make a projection anew from the log; lines of progress, the last once it serves."""
+        return ndjson_answer(service.projections.rebuild(principal, name), at_once=True)
+
+    return [show_moment, list_projections, show_projection, rebuild_projection]
 
 
 def _after(last: str) -> int:

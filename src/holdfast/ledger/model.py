@@ -229,6 +229,51 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     checkpoints: int = 0
 
 
+class Moment(Struct, frozen=True, kw_only=True):
+    """A size of the log: how many entries had been recorded by a time, or have been by now."""
+
+    position: int
+    as_of: str | None = None
+
+
+class ProjectionStatus(Struct, frozen=True, kw_only=True):
+    """A projection: it reflects the first ``position`` of the log's ``size`` entries.
+
+    ``rules`` and ``generation`` say by which rules it was folded, and how often it was made anew.
+    """
+
+    name: str
+    position: int
+    size: int
+    rules: int
+    generation: int
+    started_at: str
+
+
+class Folded(Struct, frozen=True, kw_only=True):
+    """The state of one key, and the size of the log since which it is so."""
+
+    key: str
+    since: int
+    state: dict[str, Any]
+
+
+class FoldedPage(Struct, frozen=True, kw_only=True):
+    """Some states of a projection by key, as of ``position``, and the cursor of what follows."""
+
+    items: list[Folded]
+    position: int
+    next: str | None = None
+
+
+class FoldProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of a rebuild: how far it is; ``serving`` in the last one, once it took over."""
+
+    folded: int
+    size: int
+    serving: bool = False
+
+
 class ExportLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A line of an export: an entry with what opens it, or at the end the checkpoint over all."""
 

@@ -33,9 +33,11 @@ from holdfast.kernel.outbox import (
 from holdfast.kernel.principal import Principal, PrincipalKind, service
 from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.ledger import notes, store, tree
+from holdfast.ledger.entries import entry_of, opened
 from holdfast.ledger.errors import EntryUnknown, LedgerReadOnly, NotSequencer, SizeUnknown
-from holdfast.ledger.frames import Frame, decode_frame, plain_payload, read_leaf
-from holdfast.ledger.log import ERASED, KEY_DESTROYED, LogParts, TenantLog
+from holdfast.ledger.folding import Fold, Projections
+from holdfast.ledger.frames import Frame, decode_frame, read_leaf
+from holdfast.ledger.log import ERASED, LogParts, TenantLog
 from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.model import (
     APPEND_BYTES_MAX,
@@ -46,8 +48,10 @@ from holdfast.ledger.model import (
     Appended,
     Consistency,
     Entry,
+    FoldedPage,
     KeyInfo,
     LedgerStatus,
+    Moment,
     NewEvent,
     Prepared,
     Proof,
@@ -71,8 +75,9 @@ STREAMS = "ledger.streams"
 class LedgerService:
     """What others hold. Every method takes the principal whose tenant's log it is about."""
 
-    def __init__(self, parts: LogParts, new_id: NewId) -> None:
+    def __init__(self, parts: LogParts, new_id: NewId, folds: Sequence[Fold] = ()) -> None:
         self._parts = parts
+        self.projections = Projections(parts, self.log_of, folds)
         self._new_id = new_id
         self._logs: dict[TenantId, TenantLog] = {}
         self._sealing = Outbox.PURPOSE
@@ -339,6 +344,42 @@ class LedgerService:
                 )
             found.append(entry)
         return found, len(wanted) > limit
+
+    async def moment(
+        self, principal: Principal, as_of: datetime | None = None, position: int | None = None
+    ) -> Moment:
+        """The size that the log had at a time, or has now; or ``position``, if it has come to it.
+
+        ``Invalid`` for both a time and a position, or a size that is not there yet.
+        """
+        if as_of is not None and position is not None:
+            raise Invalid("cannot tell the moment: a time and a position are two")
+        tenant_log = self.log_of(principal)
+        end, recorded = await tenant_log.extent()
+        if position is not None:
+            if not 0 <= position <= end:
+                raise SizeUnknown(f"cannot tell the moment: the log has {end} entries")
+            return Moment(position=position)
+        if as_of is not None and timestamp(as_of) < recorded:
+            end = await self._end_at(tenant_log, end, as_of)
+        return Moment(position=end, as_of=timestamp(as_of) if as_of else None)
+
+    async def projected(
+        self,
+        principal: Principal,
+        name: str,
+        *,
+        position: int | None = None,
+        as_of: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> FoldedPage:
+        """See :meth:`Projections.read`; ``as_of`` is the position that the log had then."""
+        if as_of is not None:
+            position = (await self.moment(principal, as_of, position)).position
+        return await self.projections.read(
+            principal, name, position=position, cursor=cursor, limit=limit
+        )
 
     async def _end_at(self, tenant_log: TenantLog, size: int, moment: datetime) -> int:
         """The size of the log at a moment: how many entries had been recorded by then."""
@@ -608,43 +649,6 @@ class LedgerService:
         prepared = self._sealed(principal, event, timestamp(event.time), salt)
         await self.append_prepared(principal, [prepared])
         return await self.status(principal)
-
-
-def entry_of(tenant_log: TenantLog, frame: Frame, position: int) -> Entry:
-    """The entry at ``position`` of a frame, its payload unsealed and held to its commitment."""
-    stored = frame.entries[position - frame.first]
-    leaf = read_leaf(stored.leaf)
-    _, payload = opened(tenant_log, leaf.id, stored.sealing, stored.sealed, leaf.commitment)
-    return Entry(
-        position=position,
-        id=leaf.id,
-        stream=leaf.stream,
-        version=leaf.version,
-        type=leaf.type,
-        time=leaf.time,
-        recorded=leaf.recorded,
-        subject=leaf.subject,
-        request_id=leaf.request,
-        payload=None if payload is None else plain_payload(payload),
-        erased=payload is None,
-    )
-
-
-def opened(
-    tenant_log: TenantLog, event_id: str, sealing: str, sealed: bytes, expected: str = ""
-) -> tuple[bytes, bytes | None]:
-    """Salt and payload; no payload once its key is destroyed. ``Corrupt`` if it is another's."""
-    if sealing == ERASED:
-        return b"", None
-    try:
-        salt, payload = tenant_log.unsealed(event_id, sealing, sealed)
-    except HoldfastError as error:
-        if error.code == KEY_DESTROYED:
-            return b"", None
-        raise
-    if expected and commitment(salt, payload).hex() != expected:
-        raise Corrupt(f"cannot read the event {event_id}: its payload is not its own")
-    return salt, payload
 
 
 def _moment(text: str) -> datetime | None:

@@ -13,12 +13,13 @@ from holdfast.kernel.errors import Corrupt, HoldfastError
 from holdfast.kernel.merkle import leaf_hash
 from holdfast.kernel.principal import Principal
 from holdfast.ledger import notes, store
+from holdfast.ledger.entries import opened
 from holdfast.ledger.errors import FrameDamaged
 from holdfast.ledger.frames import decode_frame, read_leaf
 from holdfast.ledger.log import TenantLog
 from holdfast.ledger.model import Progress
 from holdfast.ledger.ports import StoredCommit
-from holdfast.ledger.service import LedgerService, opened
+from holdfast.ledger.service import LedgerService
 from holdfast.ledger.signer import PublishedFile, verifier_of
 from holdfast.ledger.store import IndexRow
 from holdfast.ledger.tree import Tile, Tree

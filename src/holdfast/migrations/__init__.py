@@ -11,6 +11,7 @@ STORES = (
     "holdfast.kernel.objects.orphans",
     "holdfast.leases.store",
     "holdfast.ledger.store",
+    "holdfast.ledger.folded",
     "holdfast.identity.store",
     "holdfast.registry.store",
     "holdfast.fleet.store",

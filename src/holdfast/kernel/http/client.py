@@ -273,11 +273,18 @@ class ApiClient:
                 await asyncio.to_thread(file.write, piece)
             return response.headers
 
-    async def lines(self, path: str, *, type: type[T], **options: Any) -> AsyncIterator[T]:  # noqa: A002
+    async def lines(
+        self,
+        path: str,
+        *,
+        type: type[T],  # noqa: A002
+        method: str = "GET",
+        **options: Any,
+    ) -> AsyncIterator[T]:
         """The items of an NDJSON answer, decoded one by one; any number of them."""
         wanted: Any = type
         lines: msgspec.json.Decoder[T] = decoder(wanted)
-        async with self.stream("GET", path, **options) as response:
+        async with self.stream(method, path, **options) as response:
             async for line in _lines(response):
                 if line:
                     try:
