@@ -56,6 +56,11 @@ def _rows_with_header(count: int) -> bytes:
     return msgspec.json.encode([["id", "name"], *([i, f"n{i}"] for i in range(count))])
 
 
+def _columns(count: int) -> bytes:
+    names = [f"n{i}" for i in range(count)]
+    return msgspec.json.encode({"data": {"id": list(range(count)), "name": names}})
+
+
 def _ndjson(count: int) -> bytes:
     return b"".join(msgspec.json.encode(_members(i)) + b"\n" for i in range(count))
 
@@ -136,6 +141,7 @@ CASES = {
     "xlsx": Case(_format(type="xlsx"), _sheet, text=False, held=True),
     "json": Case(_format(type="json", records="$.data[*]"), _json),
     "json-header": Case(_format(type="json", records="$[*]", header=True), _rows_with_header),
+    "json-columns": Case(_format(type="json", records="$.data", columns=True), _columns, held=True),
     "ndjson": Case(_format(type="ndjson"), _ndjson, cut_is_seen=False),
     "geojson": Case(_format(type="geojson"), _geojson),
     "geojson-sequence": Case(_format(type="geojson", sequence=True), _sequence, cut_is_seen=False),

@@ -309,3 +309,47 @@ def test_a_header_that_does_not_fit_its_rows_is_refused() -> None:
     for data in (b'[["a","a"],[1,2]]', b'[["a","b"],[1]]', b'[["a"],{"a":1}]'):
         with pytest.raises(ParseFailed):
             list(read(Bytes(data), JsonFormat(records="$[*]", header=True), ReadContext()))
+
+
+COLUMNS = b'{"unit": {"t": "C"}, "hourly": {"time": ["a", "b"], "t": [1.50, null], "note": "x"}}'
+
+
+def test_an_object_of_columns_is_read_as_rows() -> None:
+    spec = JsonFormat(records="$.hourly", columns=True)
+    context = ReadContext(enclosing=("$$.unit.t",))
+    rows = list(read(Bytes(COLUMNS), spec, context))
+    assert [(row.position, row.value, row.enclosing) for row in rows] == [
+        (0, {"time": "a", "t": Number("1.50")}, ("C",)),
+        (1, {"time": "b", "t": None}, ("C",)),
+    ]
+
+
+def test_columns_in_each_element_go_on_counting() -> None:
+    data = b'[{"x": [1, 2], "y": [3, 4]}, {"x": [], "y": []}, {"x": [5], "y": [6]}]'
+    rows = list(read(Bytes(data), JsonFormat(columns=True), ReadContext()))
+    assert [(row.position, row.value["x"], row.value["y"]) for row in rows] == [
+        (0, 1, 3), (1, 2, 4), (2, 5, 6),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b'{"c": {"x": [1, 2], "y": [3]}}', "not equally long: x 2, y 1"),
+        (b'{"c": {"x": 1}}', "no object of columns"),
+        (b'{"c": 7}', "no object of columns"),
+        (b'{"c": {"x": [1, 2], "y": [3', "ends early"),
+    ],
+)
+def test_what_is_no_object_of_columns_is_refused(data: bytes, said: str) -> None:
+    with pytest.raises(ParseFailed, match=said):
+        list(read(Bytes(data), JsonFormat(records="$.c", columns=True), ReadContext()))
+
+
+def test_an_object_of_columns_larger_than_a_record_may_be_is_refused() -> None:
+    cells = b",".join(b"%d" % i for i in range(60_000))
+    data = b'{"c": {"x": [' + cells + b'], "y": [' + cells + b"]}}"
+    bounds = Bounds(record_bytes_max=10_000)
+    spec = JsonFormat(records="$.c", columns=True)
+    with pytest.raises(BoundReached, match="one value is longer"):
+        list(read(Bytes(data), spec, ReadContext(bounds=bounds)))

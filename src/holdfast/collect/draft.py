@@ -22,7 +22,7 @@ from holdfast.collect import values
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.errors import ParseFailed
 from holdfast.collect.formats import reader_of
-from holdfast.collect.infer import NULL_SPELLINGS, InferredField, fields_of, texts_of
+from holdfast.collect.infer import NULL_SPELLINGS, InferredField, fields_of, infer, texts_of
 from holdfast.collect.mapping import Mapping, printable
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.collect.recognise import Plain, recognise
@@ -35,7 +35,7 @@ ROWS_LOOKED_AT = 1_000
 _FIELDS_MAX = 60
 _TIME = re.compile(
     r"(^|[^a-z])(date|time|year|yyyy|yr|month|period|quarter|week|day|datum|jahr|ann[eé]e|anno|fecha|"
-    r"ref_date|obsdimension|pubdate|timestamp)|(date|time|year)$", re.I,
+    r"ref_date|obsdimension|pubdate|timestamp|dt)|(date|time|year)$", re.I,
 )  # fmt: skip
 _CODE = re.compile(
     r"(^|[^a-z])(id|ids|code|fips|zip|zipcode|postcode|guid|key|number|nr|no|num|cik|isbn|geoid|uuid)"
@@ -78,6 +78,8 @@ def draft(
         )
     head: Plain = {"version": 1, "name": name, "publisher": "unknown", "licence": "unknown"}
     source: Plain = {"url": url, **found.source}
+    if plan.period is None and found.around:
+        plan.time_around(_mapped(plan, head, source, content)[0])
     mapped = _settled(plan, head, source, content)
     if plan.period is None:
         plan.notes.append("No time was found: add `period` if the records speak of one.")
@@ -206,6 +208,23 @@ class _Plan:
         codings = {} if plain else {"codings": {"(?P<year>[0-9]{4}).*": "A"}}
         self.period = {"path": "#column", "frequency": "A", **codings}
         self.notes.append("A column a year: each cell becomes a record (`unpivot`).")
+
+    def time_around(self, records: list[MappedRecord]) -> None:
+        """Where the records have no time of their own, one that stands around them is theirs."""
+        for name, entry in list(self.groups["dimensions"].items()):
+            if not entry["path"].startswith(("..", "$$")) or not _TIME.search(_slug(entry["path"])):
+                continue
+            sent = [record.dimensions.get(name) for record in records]
+            if not sent or None in sent:
+                continue
+            [looked_at] = infer([{name: text} for text in sent], tabular=True)
+            texts = sorted({str(text) for text in sent})
+            guess = _as_period(msgspec.structs.replace(looked_at, path=entry["path"]), texts)
+            if guess is not None:
+                del self.groups["dimensions"][name]
+                self.identifying = [each for each in self.identifying if each != name]
+                self.period = guess
+                return
 
     def _place(self, each: InferredField, texts: list[str], spelled: list[str], rows: int) -> None:
         entry: Plain = {"path": each.path}

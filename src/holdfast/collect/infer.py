@@ -35,7 +35,7 @@ _SAMPLE_SIZE = 60
 _DEPTH_MAX = 6
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _EPOCH_S = (315_532_800, 4_102_444_800)  # 1980 to 2100
-_TIME_NAME = re.compile(r"time|date|updated|created|stamp|epoch", re.I)
+_TIME_NAME = re.compile(r"time|date|updated|created|stamp|epoch|(^|[._\['])dt($|_|')", re.I)
 
 
 class InferredField(Struct, frozen=True, kw_only=True):

@@ -321,7 +321,7 @@ GROUPS = ("dimensions", "measures", "attributes")
 def is_tabular(form: Format) -> bool:
     """Whether the fields of a format are columns with names."""
     return isinstance(form, CsvFormat | XlsxFormat | JsonStatFormat) or (
-        isinstance(form, JsonFormat) and form.header
+        isinstance(form, JsonFormat) and (form.header or form.columns)
     )
 
 

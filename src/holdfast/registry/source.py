@@ -32,6 +32,10 @@ class JsonFormat(Part, frozen=True, kw_only=True, tag="json", tag_field="type"):
     ``$.data[*]``."""
     header: bool = False
     """The records are arrays and the first of them names the columns."""
+    columns: bool = False
+    """What stands at ``records`` is an object of columns, an array each: ``{"time": […], "rain":
+    […]}``. All are equally long, members that are no arrays are left out, and the whole object may
+    have the size of one record. The fields read the columns by their names."""
     keys: list[FieldName] = []
     """Names for the member names that the ``[*]`` of ``records`` pass through when they walk over
     an object; fields read them as ``#name``."""

@@ -176,6 +176,12 @@ def _format(profile: Profile) -> Iterator[Problem]:
             yield from records_path_problems(form.records, f"{where}.records")
             if len(set(form.keys)) != len(form.keys):
                 yield Problem(f"{where}.keys", "a name is given twice")
+            if form.header and form.columns:
+                yield Problem(
+                    where,
+                    "header and columns cannot both be true",
+                    "header: arrays of rows; columns: an object of arrays",
+                )
         case NdjsonFormat() as form:
             yield from _encoding(form.encoding, where)
         case CsvFormat() as form:

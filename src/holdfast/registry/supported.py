@@ -18,6 +18,7 @@ SUPPORTED: dict[str, bool] = {
     "method POST": True,
     "format json": True,
     "format json with keys": True,
+    "format json of columns": True,
     "format geojson": True,
     "format geojson sequence": True,
     "format csv": True,
@@ -90,6 +91,8 @@ def _format_features(profile: Profile) -> Iterator[tuple[str, str]]:
     match form:
         case JsonFormat(keys=[_, *_]):
             yield "format json with keys", "source.format.keys"
+        case JsonFormat(columns=True):
+            yield "format json of columns", "source.format.columns"
         case GeojsonFormat(sequence=True):
             yield "format geojson sequence", "source.format.sequence"
         case _:

@@ -196,3 +196,48 @@ def test_a_title_above_the_header_is_told_with_the_member_that_helps(tmp_path: P
         draft(tmp_path / "x", name="x", url="https://example.org/x")
     assert "it was read as xlsx" in caught.value.hint
     assert "`header_row`" in caught.value.hint
+
+
+def test_an_object_of_columns(tmp_path: Path) -> None:
+    hours = ", ".join(f'"2024-01-01T{hour:02d}:00"' for hour in range(24))
+    values = ", ".join(str(hour / 2) for hour in range(24))
+    text = f'{{"lat": 52.5, "hourly": {{"time": [{hours}], "temperature": [{values}]}}}}'
+    found = drafted(tmp_path / "x", text)
+    assert drawn(found, "source")["format"] == {
+        "type": "json", "records": "$.hourly", "columns": True,
+    }  # fmt: skip
+    assert found.key == ["period"]
+    assert drawn(found, "measures") == {"temperature": {"path": "temperature"}}
+    assert drawn(found, "period") == {"path": "time", "frequency": "I"}
+
+
+def test_a_time_that_stands_around_the_records(tmp_path: Path) -> None:
+    days = "".join(
+        f'<day time="2024-01-{day:02d}">'
+        + "".join(f'<r currency="{c}" rate="1.{day}"/>' for c in ("USD", "JPY"))
+        + "</day>"
+        for day in range(1, 9)
+    )
+    found = drafted(tmp_path / "x", f"<rates>{days}</rates>")
+    assert drawn(found, "period") == {"path": "../@time", "frequency": "D"}
+    assert set(found.key) == {"dimensions.currency", "period"}
+
+
+def test_tabs_win_over_the_commas_within_a_first_cell(tmp_path: Path) -> None:
+    text = "freq,unit,geo\\TIME_PERIOD\t2020\t2021\t2022\t2023\n" + "".join(
+        f"A,PC,{geo}\t1.5\t2.5\t:\t4.5\n" for geo in ("DE", "FR", "NL")
+    )
+    found = drafted(tmp_path / "x", text)
+    assert drawn(found, "source")["format"]["delimiter"] == "\t"
+    assert drawn(found, "unpivot") == {"columns": "[0-9]{4}"}
+
+
+def test_a_moment_written_as_milliseconds(tmp_path: Path) -> None:
+    features = ", ".join(
+        f'{{"attributes": {{"ID": {i}, "DT": {1_700_000_000_000 + i * 3_600_000}, "V": {i}.5}}}}'
+        for i in range(9)
+    )
+    found = drafted(tmp_path / "x", f'{{"features": [{features}]}}')
+    assert drawn(found, "period") == {
+        "path": "$.attributes.DT", "format": "epoch-ms", "frequency": "I",
+    }  # fmt: skip

@@ -80,6 +80,8 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     """
     assert isinstance(spec, JsonFormat)
     rows = Document(content, context, spec.keys, spec.encoding).rows(spec.records)
+    if spec.columns:
+        return _from_columns(rows)
     return _with_header(rows) if spec.header else rows
 
 
@@ -124,6 +126,28 @@ def _with_header(rows: Iterator[RawRow]) -> Iterator[RawRow]:
             )
         record = dict(zip(names, value, strict=True))
         yield RawRow(row.position, record, row.enclosing, size=row.size)
+
+
+def _from_columns(objects: Iterator[RawRow]) -> Iterator[RawRow]:
+    """Objects of equally long arrays become objects of their cells, one after the other."""
+    position = 0
+    for each in objects:
+        columns = each.value if isinstance(each.value, dict) else {}
+        columns = {name: cells for name, cells in columns.items() if isinstance(cells, list)}
+        lengths = {len(cells) for cells in columns.values()}
+        if not columns:
+            raise ParseFailed(
+                "cannot read JSON: there is no object of columns at the record path",
+                hint="`columns: true` reads {name: [value, …], …}",
+            )
+        if len(lengths) > 1:
+            shown = ", ".join(f"{name[:40]} {len(cells)}" for name, cells in columns.items())
+            raise ParseFailed(f"cannot read JSON: columns are not equally long: {shown[:300]}")
+        size = each.size // max(1, *lengths)
+        for cells in zip(*columns.values(), strict=True):
+            record = dict(zip(columns, cells, strict=True))
+            yield RawRow(position, record, each.enclosing, size=size)
+            position += 1
 
 
 def _sequence(content: Content, context: ReadContext, encoding: str = "utf-8") -> Iterator[RawRow]:
