@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from holdfast.gateway.door import REMEMBERED_SECONDS, DoorAuthenticator, Remembered
-from holdfast.identity import OperatorToken, Sessions, http
+from holdfast.identity import OperatorToken, http
 from holdfast.identity.client import IdentityClient
 from holdfast.identity.model import ApiKeyCreate, RoleDefine
 from holdfast.identity.service import IdentityService, principal_of
@@ -310,12 +310,12 @@ def scope(secret: str, address: str = "10.0.0.9") -> dict[str, Any]:
 
 @pytest.fixture
 def door(served: IdentityService, clock: ManualClock) -> DoorAuthenticator:
-    async def no_worker(credential: str) -> Principal:
+    async def no_worker(credential: str) -> Any:
         raise Unauthenticated("cannot do this: no workers here")
 
     return DoorAuthenticator(
         OperatorToken("hfo_x"),
-        Sessions(clock, bytes_of()),
+        no_worker,
         no_worker,
         Remembered(served.find_holder, clock),
         clock,

@@ -142,6 +142,7 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
     """
     from holdfast.fleet.client import FleetClient
     from holdfast.identity.client import IdentityClient
+    from holdfast.identity.signin.client import SessionsClient
     from holdfast.kernel.http.client import ApiClient
     from holdfast.ledger.client import LedgerClient
     from holdfast.records.client import RecordsClient
@@ -171,6 +172,8 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
         api = await stack.enter_async_context(ApiClient(client))
         attribute, kind = kinds[role]
         setattr(system, attribute, kind(api))
+        if role == "identity":
+            system.sessions = SessionsClient(api)
         if role == "ledger":
             system.deliveries = TenantDeliveries(url, signer)
             stack.push_async_callback(system.deliveries.close)

@@ -15,7 +15,7 @@ from holdfast.app.overview import Gatherer
 from holdfast.app.settings import Settings
 from holdfast.gateway.door import DoorAuthenticator, Remembered
 from holdfast.gateway.proxy import ProxyMiddleware, RoleProxy
-from holdfast.identity import HopSigner, LoginLinks, OperatorToken, Sessions
+from holdfast.identity import HopSigner, LoginLinks, OperatorToken
 from holdfast.identity.bearer import BearerTokens
 from holdfast.identity.keyfile import KeyFile
 from holdfast.identity.tokens import shared_secret
@@ -62,7 +62,7 @@ def spec(
 
     settings = system.settings
     token = OperatorToken.load_or_create(settings.data_dir / "operator.token")
-    sessions = Sessions(system.clock, os.urandom)
+    sessions = Remembered(system.sessions.find_holder, system.clock)
     system.links = LoginLinks(system.clock, os.urandom)
     workers = system.fleet.authenticate_worker
     if "coordinator" not in system.roles:
@@ -78,6 +78,7 @@ def spec(
         tenant_required=settings["identity_tenant_required"],
     )
     secure = bool(settings["gateway_tls_certificate_file"] or settings["gateway_terminator"])
+    browsers = gateway_http.Browsers(system.sessions, token.fingerprint, secure, sessions.forget)
 
     async def by_connection(connection: Any) -> Any:
         return await authenticate(connection.scope)
@@ -100,8 +101,8 @@ def spec(
         role="gateway",
         handlers=[
             *system.handlers,
-            *gateway_http.handlers(system.links, sessions, secure=secure),
-            *console.handlers(gatherer, authenticate, sessions),
+            *gateway_http.handlers(system.links, browsers),
+            *console.handlers(gatherer, authenticate),
         ],
         authenticate=by_connection,
         hosts=_hosts(settings),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,12 @@ from holdfast.app.door import LOOPBACK, listed_keys, rate_of
 from holdfast.app.settings import Settings
 from holdfast.gateway.door import DoorAuthenticator, Remembered
 from holdfast.gateway.proxy import HopMiddleware, hop_principal
-from holdfast.identity import HopVerifier, OperatorToken, Sessions
+from holdfast.identity import HopVerifier, OperatorToken
 from holdfast.identity.bearer import BearerTokens
 from holdfast.identity.hop import HEADER
 from holdfast.identity.model import KeyHolder
+from holdfast.identity.signin.model import SessionHolder
+from holdfast.identity.signin.sessions import session_over
 from holdfast.identity.tokens import LEEWAY_SECONDS, refused, shared_secret, verify_claims
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Invalid, Unauthenticated
@@ -120,7 +121,7 @@ def _direct(system: System) -> DoorAuthenticator:
     token = OperatorToken.load_or_create(settings.data_dir / "operator.token")
     return DoorAuthenticator(
         token,
-        Sessions(system.clock, os.urandom),
+        _no_sessions,
         _no_workers,
         Remembered(system.identity.find_holder, system.clock) if keyed else _no_keys,
         system.clock,
@@ -132,6 +133,10 @@ def _direct(system: System) -> DoorAuthenticator:
 
 async def _no_workers(credential: str) -> Principal:
     raise Unauthenticated("cannot do this: the token is not known", code="token-unknown")
+
+
+async def _no_sessions(secret: str) -> SessionHolder:
+    raise session_over()  # browsers sign in at the gateway
 
 
 async def _no_keys(credential: str) -> KeyHolder:

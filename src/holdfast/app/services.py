@@ -92,18 +92,35 @@ def _open_subjects(system: System, state: State) -> None:
 
 def _open_identity(system: System, state: State) -> None:
     from holdfast.identity import http
+    from holdfast.identity.granting import Parts
+    from holdfast.identity.people import http as people_http
+    from holdfast.identity.people.service import PeopleService
     from holdfast.identity.service import PEPPER, IdentityService
+    from holdfast.identity.signin import http as signin_http
+    from holdfast.identity.signin.sessions import SessionLimits, SessionsService
     from holdfast.kernel.credentials import Peppers
 
-    system.identity = IdentityService(
+    settings = system.settings
+    parts = Parts(
         state.database,
         state.outbox,
-        Peppers.load_or_create(system.settings.keys_dir, PEPPER),
+        Peppers.load_or_create(settings.keys_dir, PEPPER),
         system.clock,
         system.new_id,
         os.urandom,
     )
+    system.identity = IdentityService(
+        parts.database, parts.outbox, parts.peppers, parts.clock, parts.new_id, parts.random
+    )
     system.handlers += http.handlers(system.identity)
+    system.handlers += people_http.handlers(PeopleService(parts))
+    system.sessions = SessionsService(
+        parts,
+        SessionLimits(
+            settings["identity_session_seconds"], settings["identity_session_idle_seconds"]
+        ),
+    )
+    system.handlers += signin_http.handlers(system.sessions)
 
 
 async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> None:

@@ -141,6 +141,7 @@ def _auth_mode(value: str) -> str:
 
 
 EVENT_LOG = "event log server"
+PLATFORM = "platform"
 
 
 def _origin(value: str) -> str:
@@ -384,6 +385,19 @@ SETTINGS: tuple[Setting, ...] = (
         False,
         "Whether holders of keys and tokens must send X-Tenant-ID",
         (Alias("AUTH_TENANT_REQUIRED", "collection authentication", "false", _flag),),
+    ),
+    Setting(
+        "HOLDFAST_IDENTITY_SESSION_SECONDS",
+        _seconds(60, 30 * 86_400),
+        12 * 3600.0,
+        "How long a browser stays signed in",
+        (Alias("PLATFORM_SESSION_TTL_SECS", PLATFORM, "3600", _seconds(60, 30 * 86_400)),),
+    ),
+    Setting(
+        "HOLDFAST_IDENTITY_SESSION_IDLE_SECONDS",
+        _seconds(60, 30 * 86_400),
+        2 * 3600.0,
+        "Silence after which a browser is signed out",
     ),
     Setting(
         "HOLDFAST_SERVE_CONNECTIONS_MAX",

@@ -42,6 +42,7 @@ class System:
     new_id: NewId
     metrics: Metrics
     identity: Any = None
+    sessions: Any = None
     registry: Any = None
     fleet: Any = None
     records: Any = None

@@ -13,7 +13,7 @@ from litestar.connection import Request
 from holdfast import __version__
 from holdfast.console.overview import Overview, OverviewSource
 from holdfast.gateway.door import DoorAuthenticator, session_secret
-from holdfast.identity import Sessions
+from holdfast.identity.signin.model import csrf_of
 from holdfast.kernel.errors import NotFound, Unauthenticated
 from holdfast.kernel.http import get
 from holdfast.kernel.principal import Permission, Principal
@@ -43,9 +43,7 @@ def render(template: str, **values: Any) -> bytes:
     return _templates().get_template(template).render(version=__version__, **values).encode()
 
 
-def handlers(
-    source: OverviewSource, authenticate: DoorAuthenticator, sessions: Sessions
-) -> list[Any]:
+def handlers(source: OverviewSource, authenticate: DoorAuthenticator) -> list[Any]:
     """The routes of the pages."""
 
     @get("/", permission=Permission.PUBLIC, operation_id="page_overview", in_schema=False)
@@ -65,7 +63,7 @@ def handlers(
                 "overview.html",
                 **values,
                 total_records=found.total_records,
-                csrf=sessions.csrf_token(secret) if secret else "",
+                csrf=csrf_of(secret) if secret else "",
             )
         )
 

@@ -7,22 +7,29 @@ else counts: no peer address, no header that says who one is.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Generic, TypeVar
 
-from holdfast.identity import OperatorToken, Sessions
+from holdfast.identity import OperatorToken
 from holdfast.identity.bearer import BearerTokens
 from holdfast.identity.keyfile import KeyFile
 from holdfast.identity.model import KeyHolder, admits, is_over, networks_of
 from holdfast.identity.service import principal_of
+from holdfast.identity.signin.model import SessionHolder, csrf_of
+from holdfast.identity.signin.sessions import principal_of_session, session_over
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Denied, Unauthenticated
 from holdfast.kernel.http.door import CLIENT, SAFE_METHODS
 from holdfast.kernel.principal import Principal, PrincipalKind, operator
 
 COOKIE = "holdfast_session"
+SECURE_COOKIE = "__Host-holdfast_session"
+"""The cookie's name under TLS: browsers hold it to this very host, and to TLS."""
+CSRF_HEADER = b"x-csrf-token"
+FORM = b"application/x-www-form-urlencoded"
 WORKER_PREFIX = "hfw_"
 KEY_PREFIX = "hf_"
 TENANT_HEADER = b"x-tenant-id"
@@ -32,6 +39,7 @@ REMEMBERED_MAX = 10_000
 T = TypeVar("T")
 WorkerLookup = Callable[[str], Awaitable[Principal]]
 KeyLookup = Callable[[str], Awaitable[KeyHolder]]
+SessionFinder = Callable[[str], Awaitable[SessionHolder]]
 
 
 class DoorAuthenticator:
@@ -40,7 +48,7 @@ class DoorAuthenticator:
     def __init__(
         self,
         token: OperatorToken,
-        sessions: Sessions,
+        sessions: SessionFinder,
         workers: WorkerLookup,
         keys: KeyLookup,
         clock: Clock,
@@ -76,11 +84,19 @@ class DoorAuthenticator:
                 hint="programs send an API key or the operator token as a bearer; "
                 "`holdfast login` signs in a browser",
             )
-        principal = self._sessions.principal(secret)
-        if scope["method"] not in SAFE_METHODS and not _has_origin(scope):
-            # The door has refused foreign origins; a browser always sends one on a write.
-            raise Denied("cannot do this: a write by cookie needs an Origin", code="origin-missing")
+        principal = await self._by_session(secret)
+        if scope["method"] not in SAFE_METHODS:
+            _check_write(scope, secret)
         return principal
+
+    async def _by_session(self, secret: str) -> Principal:
+        holder = await self._sessions(secret)
+        if is_over(holder.expires_at, None, self._clock.now()):
+            raise session_over()
+        kind, _, origin = holder.credential.partition(":")
+        if kind == "operator" and origin != self._token.fingerprint:
+            raise session_over()  # it came from a token that was replaced since
+        return principal_of_session(holder)
 
     async def _by_bearer(self, token: str, address: str) -> Principal:
         if token.startswith(WORKER_PREFIX):
@@ -138,6 +154,10 @@ class Remembered(Generic[T]):
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[float, T]] = OrderedDict()
 
+    def forget(self, credential: str) -> None:
+        """Ask again next time."""
+        self._known.pop(hashlib.sha256(credential.encode(errors="replace")).digest(), None)
+
     async def __call__(self, credential: str) -> T:
         key = hashlib.sha256(credential.encode(errors="replace")).digest()
         found = self._known.get(key)
@@ -152,15 +172,18 @@ class Remembered(Generic[T]):
 
 
 def session_secret(cookies: list[str]) -> str | None:
-    """The session cookie's value, if there is exactly one."""
-    values: list[str] = []
+    """The session cookie's value, if there is exactly one. Under TLS it is the cookie that only
+    TLS brings: one that a page without TLS planted is passed over."""
+    found: dict[str, list[str]] = {COOKIE: [], SECURE_COOKIE: []}
     for header in cookies:
         try:
             jar = SimpleCookie(header)
         except CookieError:
             continue
-        if COOKIE in jar:
-            values.append(jar[COOKIE].value)
+        for name, values in found.items():
+            if name in jar:
+                values.append(jar[name].value)
+    values = found[SECURE_COOKIE] or found[COOKIE]
     return values[0] if len(values) == 1 else None
 
 
@@ -177,5 +200,16 @@ def _credentials(scope: Any) -> tuple[str | None, list[str]]:
     return token.strip(), cookies
 
 
-def _has_origin(scope: Any) -> bool:
-    return any(name == b"origin" for name, _ in scope["headers"])
+def _check_write(scope: Any, secret: str) -> None:
+    """A write by cookie is our own page's: it has an Origin (the door has refused foreign ones) and
+    the session's CSRF token, as a header or, in a form, as a field that the route checks."""
+    headers = dict(scope["headers"])
+    if b"origin" not in headers:
+        raise Denied("cannot do this: a write by cookie needs an Origin", code="origin-missing")
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == FORM:
+        return
+    given = headers.get(CSRF_HEADER, b"").decode("latin-1")
+    if not hmac.compare_digest(given.encode(), csrf_of(secret).encode()):
+        raise Denied(
+            "cannot do this: a write by cookie needs the page's X-CSRF-Token", code="csrf-missing"
+        )

@@ -62,6 +62,7 @@ ROLES: Mapping[str, frozenset[Permission]] = {
     "admin": frozenset(Permission)
     - {
         Permission.PUBLIC,
+        Permission.SELF,
         Permission.TASKS_WORK,
         Permission.RUNS_WRITE,
         Permission.LEDGER_RELAY,

@@ -5,16 +5,16 @@ Every change is written with its event. A secret is in the answer that makes it 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row
 
 from holdfast.identity import store
+from holdfast.identity.finding import TenantFinder
+from holdfast.identity.granting import check_handed_on, custom_roles
 from holdfast.identity.model import (
     KEY_PREFIX,
     ROLES,
@@ -32,14 +32,13 @@ from holdfast.identity.model import (
 from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.credentials import Peppers, identity_of, make_secret
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Unauthenticated
+from holdfast.kernel.errors import Conflict, Exhausted, Invalid, NotFound, Unauthenticated
 from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import (
     Permission,
     Principal,
     PrincipalKind,
-    service,
 )
 from holdfast.kernel.telemetry import request_id
 
@@ -47,7 +46,6 @@ PEPPER = "key-pepper"
 """The pepper's files; see :class:`holdfast.kernel.credentials.Peppers`."""
 KEYS_MAX = 10_000
 LIST_MAX = 1_000
-TENANTS_KNOWN_MAX = 100_000
 _NEWEST = "~"
 """Sorts after every id."""
 
@@ -70,7 +68,7 @@ class IdentityService:
         self._clock = clock
         self._new_id = new_id
         self._random = random
-        self._tenant_of: OrderedDict[str, TenantId] = OrderedDict()
+        self._finder = TenantFinder(database, store.find_key)
 
     # --- keys -------------------------------------------------------------------------------------
 
@@ -83,7 +81,7 @@ class IdentityService:
         networks_of(create.addresses)
         custom = await self._custom(principal)
         granted = permissions_of(create.roles, create.permissions, custom)
-        self._check_handed_on(principal, granted, create.profiles)
+        check_handed_on(principal, granted, create.profiles)
         identity, now = self._new_id(), self._clock.now()
         secret = make_secret(KEY_PREFIX, identity, self._random(32))
         kept, pepper = self._peppers.seal(secret)
@@ -163,7 +161,7 @@ class IdentityService:
         never was, was revoked, or has expired: who asks with a dead key learns nothing of it.
         """
         identity = identity_of(secret, KEY_PREFIX)
-        row, tenant = await self._find_key(identity)
+        row, tenant = await self._finder.find(identity)
         now = self._clock.now()
         if (
             row is None
@@ -182,21 +180,6 @@ class IdentityService:
             addresses=msgspec.json.decode(row.addresses, type=list[str]),
             expires_at=row.expires_at,
         )
-
-    async def _find_key(self, key: str) -> tuple[Row[Any] | None, TenantId]:
-        """The key's row and its tenant; where it was found before is looked at first."""
-        known = self._tenant_of.get(key)
-        tenants = [known] if known is not None else await self._db.tenants()
-        for tenant in tenants:
-            row = await self._db.read(
-                service("identity", tenant), partial(store.find_key, tenant=tenant, key=key)
-            )
-            if row is not None:
-                self._tenant_of[key] = tenant
-                while len(self._tenant_of) > TENANTS_KNOWN_MAX:
-                    self._tenant_of.popitem(last=False)
-                return row, tenant
-        return None, TenantId("")
 
     # --- roles ------------------------------------------------------------------------------------
 
@@ -217,7 +200,7 @@ class IdentityService:
                 f"cannot define a role {name[:64]!r}", hint="letters, digits and hyphens, up to 64"
             )
         granted = permissions_of((), define.permissions, {})
-        self._check_handed_on(principal, granted, ())
+        check_handed_on(principal, granted, ())
         payload = {"role": name, "permissions": sorted(p.value for p in granted)}
         event = self._event(principal, f"role/{name.lower()}", "role.defined", payload)
         values = {
@@ -247,33 +230,9 @@ class IdentityService:
         await self._db.write(principal, unit)
 
     async def _custom(self, principal: Principal) -> Mapping[str, frozenset[Permission]]:
-        rows = await self._db.read(principal, lambda conn: store.read_roles(conn, principal.tenant))
-        known = {permission.value: permission for permission in Permission}
-        return {
-            row.name: frozenset(
-                known[name] for name in msgspec.json.decode(row.permissions) if name in known
-            )
-            for row in rows
-        }
+        return await self._db.read(principal, lambda conn: custom_roles(conn, principal.tenant))
 
     # --- shared -----------------------------------------------------------------------------------
-
-    def _check_handed_on(
-        self, principal: Principal, granted: frozenset[Permission], profiles: Any
-    ) -> None:
-        missing = sorted(p.value for p in granted - principal.permissions)
-        if missing:
-            raise Denied(
-                f"cannot grant {', '.join(missing)}: whoever grants must have it",
-                code="grant-exceeds",
-            )
-        if principal.profiles is not None and not (
-            profiles and principal.profiles.issuperset(profiles)
-        ):
-            raise Denied(
-                "cannot grant this: it must be limited to the profiles you are limited to",
-                code="grant-exceeds",
-            )
 
     def _event(
         self, principal: Principal, stream: str, type_: str, payload: dict[str, Any]

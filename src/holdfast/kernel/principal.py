@@ -56,6 +56,9 @@ class Permission(StrEnum):
     IDENTITY_READ = "identity:read"
     IDENTITY_WRITE = "identity:write"
     SYSTEM_PRUNE = "system:prune"
+    SELF = "self"
+    """What concerns only the caller: own sessions, own passkeys. Never granted: whoever signs in
+    has it."""
     PUBLIC = "public"
     """Needs nobody: health, readiness, the login exchange. Listed by name in a test."""
 

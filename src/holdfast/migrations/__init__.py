@@ -12,6 +12,8 @@ STORES = (
     "holdfast.leases.store",
     "holdfast.ledger.store",
     "holdfast.ledger.folded",
+    "holdfast.identity.people.store",
+    "holdfast.identity.signin.store",
     "holdfast.identity.store",
     "holdfast.registry.store",
     "holdfast.fleet.store",

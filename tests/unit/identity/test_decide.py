@@ -108,8 +108,8 @@ def test_a_viewer_changes_nothing_and_exports_nothing() -> None:
 
 def test_every_permission_is_an_administrators_a_workers_a_roles_or_public() -> None:
     of_roles = {Permission.LEDGER_RELAY}
-    public = {Permission.PUBLIC}
-    assert ROLES["admin"] | WORKER_PERMISSIONS | of_roles | public == set(Permission)
+    nobodys = {Permission.PUBLIC, Permission.SELF}
+    assert ROLES["admin"] | WORKER_PERMISSIONS | of_roles | nobodys == set(Permission)
 
 
 def test_all_that_is_wrong_with_a_grant_is_said_at_once() -> None:

@@ -13,7 +13,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from holdfast.gateway.door import DoorAuthenticator
-from holdfast.identity import OperatorToken, Sessions
+from holdfast.identity import OperatorToken
 from holdfast.identity.bearer import BearerTokens
 from holdfast.identity.keyfile import KeyFile, parse
 from holdfast.identity.model import ROLES
@@ -180,7 +180,7 @@ def door(tmp_path: Path, clock: ManualClock, *, required: bool) -> DoorAuthentic
 
     return DoorAuthenticator(
         OperatorToken("hfo_token"),
-        Sessions(clock, lambda size: bytes(size)),
+        nobody,
         nobody,
         nobody,
         clock,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.identity.login import LINK_SECONDS, LINKS_MAX, LoginLinks, Sessions
+from holdfast.identity.login import LINK_SECONDS, LINKS_MAX, LoginLinks
 from holdfast.identity.operator import OperatorToken, new_token, well_formed
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Corrupt, Exhausted, Unauthenticated
@@ -84,24 +84,3 @@ def test_unused_links_are_bounded() -> None:
         links.create(operator())
     clock.advance(LINK_SECONDS)
     links.create(operator())
-
-
-def test_a_session_ends_when_idle_when_old_and_when_told() -> None:
-    clock = ManualClock(NOW)
-    sessions = Sessions(clock, os.urandom)
-    secret = sessions.begin(operator())
-    for _ in range(11):
-        clock.advance(3600)
-        assert sessions.principal(secret) == operator()
-    clock.advance(3600)
-    with pytest.raises(Unauthenticated):
-        sessions.principal(secret)
-    idle = sessions.begin(operator())
-    clock.advance(2 * 3600)
-    with pytest.raises(Unauthenticated):
-        sessions.principal(idle)
-    told = sessions.begin(operator())
-    sessions.end(told)
-    sessions.end(told)
-    with pytest.raises(Unauthenticated):
-        sessions.csrf_token(told)

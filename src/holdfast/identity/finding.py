@@ -1,0 +1,43 @@
+"""Whose a credential is: the id in it is known, its tenant is not."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from holdfast.kernel.database import Database
+from holdfast.kernel.ids import TenantId
+from holdfast.kernel.principal import service
+
+KNOWN_MAX = 100_000
+
+
+class TenantFinder:
+    """Finds the tenant of a row by its id alone; where it was found before is looked at first."""
+
+    def __init__(self, database: Database, find: Callable[[Connection, str, str], Any]) -> None:
+        self._db = database
+        self._find = find
+        self._known: OrderedDict[str, TenantId] = OrderedDict()
+
+    async def find(self, identity: str) -> tuple[Any, TenantId]:
+        """The row and its tenant; ``None`` and no tenant if nobody has it."""
+        known = self._known.get(identity)
+        for tenant in [known] if known is not None else await self._db.tenants():
+            row = await self._db.read(service("identity", tenant), self._unit(tenant, identity))
+            if row is not None:
+                self.note(identity, tenant)
+                return row, tenant
+        return None, TenantId("")
+
+    def note(self, identity: str, tenant: TenantId) -> None:
+        """Remember where it is."""
+        self._known[identity] = tenant
+        while len(self._known) > KNOWN_MAX:
+            self._known.popitem(last=False)
+
+    def _unit(self, tenant: TenantId, identity: str) -> Callable[[Connection], Any]:
+        return lambda conn: self._find(conn, tenant, identity)

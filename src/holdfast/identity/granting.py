@@ -1,0 +1,93 @@
+"""Handing rights on: nobody grants what they do not have themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from holdfast.identity import store
+from holdfast.identity.model import ROLES
+from holdfast.kernel.errors import Denied
+from holdfast.kernel.ids import EventId
+from holdfast.kernel.outbox import Event
+from holdfast.kernel.principal import Permission, Principal
+from holdfast.kernel.telemetry import request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.kernel.clock import Clock
+    from holdfast.kernel.credentials import Peppers
+    from holdfast.kernel.database import Database
+    from holdfast.kernel.ids import NewId
+    from holdfast.kernel.outbox import Outbox
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every part of identity works with."""
+
+    database: Database
+    outbox: Outbox
+    peppers: Peppers
+    clock: Clock
+    new_id: NewId
+    random: Callable[[int], bytes]
+
+    def event(
+        self, principal: Principal, stream: str, type_: str, payload: dict[str, Any]
+    ) -> Event:
+        """An event of now, by ``principal``. Payloads hold ids, never names or addresses."""
+        return Event(
+            id=EventId(self.new_id()),
+            stream=stream,
+            type=type_,
+            time=self.clock.now(),
+            payload=payload,
+            subject=principal.subject,
+            request_id=request_id(),
+        )
+
+
+def custom_roles(conn: Connection, tenant: str) -> dict[str, frozenset[Permission]]:
+    """The tenant's own roles; permissions that this build does not know grant nothing."""
+    known = {permission.value: permission for permission in Permission}
+    return {
+        row.name: frozenset(
+            known[name] for name in msgspec.json.decode(row.permissions) if name in known
+        )
+        for row in store.read_roles(conn, tenant)
+    }
+
+
+def granted_by(
+    roles: Iterable[str], custom: Mapping[str, frozenset[Permission]]
+) -> frozenset[Permission]:
+    """What these roles allow now; a role that is gone allows nothing."""
+    found: set[Permission] = set()
+    for role in roles:
+        found |= ROLES.get(role) or custom.get(role) or frozenset()
+    return frozenset(found)
+
+
+def check_handed_on(
+    principal: Principal, granted: frozenset[Permission], profiles: Collection[str]
+) -> None:
+    """``Denied`` if ``principal`` would hand on more than it has."""
+    missing = sorted(p.value for p in granted - principal.permissions)
+    if missing:
+        raise Denied(
+            f"cannot grant {', '.join(missing)}: whoever grants must have it",
+            code="grant-exceeds",
+        )
+    if principal.profiles is not None and not (
+        profiles and principal.profiles.issuperset(profiles)
+    ):
+        raise Denied(
+            "cannot grant this: it must be limited to the profiles you are limited to",
+            code="grant-exceeds",
+        )

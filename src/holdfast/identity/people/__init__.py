@@ -1,0 +1,1 @@
+"""People, the invitations by which they come, and the tenants they belong to."""

@@ -1,0 +1,293 @@
+"""``holdfast person`` and ``holdfast tenant``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.kernel.cli import (
+    JsonOption,
+    LimitOption,
+    command_line,
+    print_fields,
+    print_json,
+    print_table,
+    run,
+    say,
+    session,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from holdfast.identity.people.client import PeopleClient
+    from holdfast.identity.people.model import NewInvitation, Person
+
+person_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="People: invite, list, disable, bring back.",
+    epilog="Example: holdfast person create-admin 'Ada Lovelace'",
+)
+tenant_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Tenants: make, list. For the operator."
+)
+
+NameArgument = Annotated[str, typer.Argument(help="What they are called.")]
+EmailOption = Annotated[
+    str,
+    typer.Option("--email", help="Only an account with this verified address may come by OAuth."),
+]
+HoursOption = Annotated[
+    int, typer.Option("--hours", min=1, max=720, help="How long the invitation holds.")
+]
+PersonArgument = Annotated[str, typer.Argument(help="The person's id; see `person list`.")]
+
+
+@person_app.command(
+    "create-admin",
+    help="Invite the first administrator: prints a link, which works once.",
+    epilog="Example: holdfast person create-admin 'Ada Lovelace' --email ada@example.org",
+)
+def create_admin(
+    ctx: typer.Context,
+    name: NameArgument,
+    email: EmailOption = "",
+    tenant: Annotated[str, typer.Option("--tenant", help="Whose administrator.")] = "default",
+    hours: HoursOption = 72,
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity.people.model import AdminCreate
+
+    wanted = AdminCreate(name=name, email=email, tenant=tenant, hours=hours)
+    _made(ctx, lambda people: people.create_admin(None, wanted), json)
+
+
+@person_app.command(
+    "invite",
+    help="Invite somebody: prints a link, which works once. They may do no more than you.",
+    epilog="Example: holdfast person invite 'Grace Hopper' --role operator",
+)
+def invite(
+    ctx: typer.Context,
+    name: NameArgument,
+    email: EmailOption = "",
+    role: Annotated[list[str] | None, typer.Option("--role", help="See `role list`.")] = None,
+    hours: HoursOption = 72,
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity.people.model import PersonInvite
+
+    wanted = PersonInvite(name=name, email=email, roles=role or ["viewer"], hours=hours)
+    _made(ctx, lambda people: people.invite(None, wanted), json)
+
+
+@person_app.command(
+    "recover",
+    help="A link by which somebody who lost their passkeys registers a new one.",
+    epilog="Example: holdfast person recover 01a21cbb-894a-76f7-9f5f-41e756bbe4c4",
+)
+def recover(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -> None:
+    _made(ctx, lambda people: people.recover(None, person), json)
+
+
+@person_app.command(
+    "list", help="People, the newest first.", epilog="Example: holdfast person list"
+)
+def list_people(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = False) -> None:
+    from holdfast.identity.people.client import PeopleClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            found, more = await PeopleClient(api).list_people(None, limit=limit)
+        if json:
+            print_json(found)
+            return
+        print_table(
+            ("name", "email", "roles", "state", "since", "id"),
+            [(p.name, p.email, " ".join(p.roles), p.state, p.created_at[:10], p.id) for p in found],
+            empty="nobody yet: `holdfast person create-admin NAME` begins",
+        )
+        if more:
+            say(f"more than {limit}; see --limit")
+
+    run(body)
+
+
+@person_app.command(
+    "show", help="One person.", epilog="Example: holdfast person show PERSON --json"
+)
+def show(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -> None:
+    _changed(ctx, lambda people: people.find_person(None, person), json)
+
+
+@person_app.command(
+    "disable",
+    help="Nobody signs in as this person any more; their sessions end.",
+    epilog="Example: holdfast person disable 01a21cbb-894a-76f7-9f5f-41e756bbe4c4",
+)
+def disable(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -> None:
+    _changed(ctx, lambda people: people.disable(None, person), json)
+
+
+@person_app.command(
+    "enable",
+    help="Let a person sign in again.",
+    epilog="Example: holdfast person enable 01a21cbb-894a-76f7-9f5f-41e756bbe4c4",
+)
+def enable(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -> None:
+    _changed(ctx, lambda people: people.enable(None, person), json)
+
+
+@person_app.command(
+    "roles",
+    help="Give a person other roles.",
+    epilog="Example: holdfast person roles PERSON --role operator --role auditor",
+)
+def change_roles(
+    ctx: typer.Context,
+    person: PersonArgument,
+    role: Annotated[list[str], typer.Option("--role", help="See `role list`; all of them.")],
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity.people.model import RolesChange
+
+    change = RolesChange(roles=role)
+    _changed(ctx, lambda people: people.change_roles(None, person, change), json)
+
+
+@person_app.command(
+    "invitations",
+    help="Invitations, the newest first; never a secret.",
+    epilog="Example: holdfast person invitations",
+)
+def list_invitations(
+    ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = False
+) -> None:
+    from holdfast.identity.people.client import PeopleClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            found, more = await PeopleClient(api).list_invitations(None, limit=limit)
+        if json:
+            print_json(found)
+            return
+        print_table(
+            ("for", "email", "roles", "state", "until", "id"),
+            [(i.name, i.email, " ".join(i.roles), i.state, i.expires_at[:16], i.id) for i in found],
+            empty="no invitations yet: `holdfast person invite NAME` makes one",
+        )
+        if more:
+            say(f"more than {limit}; see --limit")
+
+    run(body)
+
+
+@person_app.command(
+    "uninvite",
+    help="End an invitation that nobody has used.",
+    epilog="Example: holdfast person uninvite 01a21cbb-894a-76f7-9f5f-41e756bbe4c4",
+)
+def revoke_invitation(
+    ctx: typer.Context,
+    invitation: Annotated[str, typer.Argument(help="Its id; see `person invitations`.")],
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity.people.client import PeopleClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            ended = await PeopleClient(api).revoke_invitation(None, invitation)
+        if json:
+            print_json(ended)
+        else:
+            say(f"the invitation of {ended.name} is {ended.state}")
+
+    run(body)
+
+
+@tenant_app.command(
+    "create", help="Make a tenant.", epilog="Example: holdfast tenant create newsroom"
+)
+def create_tenant(
+    ctx: typer.Context,
+    tenant: Annotated[str, typer.Argument(help="Its name in every key; it never changes.")],
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity.people.client import PeopleClient
+    from holdfast.identity.people.model import TenantCreate
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            made = await PeopleClient(api).create_tenant(None, TenantCreate(id=tenant))
+        if json:
+            print_json(made)
+            return
+        say(f"the tenant {made.id} is there")
+        say(f"next: holdfast person create-admin NAME --tenant {made.id}")
+
+    run(body)
+
+
+@tenant_app.command("list", help="Every tenant.", epilog="Example: holdfast tenant list --json")
+def list_tenants(ctx: typer.Context, json: JsonOption = False) -> None:
+    from holdfast.identity.people.client import PeopleClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await PeopleClient(api).list_tenants(None)
+        if json:
+            print_json(found)
+            return
+        print_table(("tenant", "since"), [(each.id, each.created_at[:10]) for each in found])
+
+    run(body)
+
+
+def _made(
+    ctx: typer.Context, ask: Callable[[PeopleClient], Awaitable[NewInvitation]], json: bool
+) -> None:
+    from holdfast.identity.people.client import PeopleClient
+
+    line = command_line(ctx)
+    running = line.running()
+    url = line.control_plane or (running.url if running else "")
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            made = await ask(PeopleClient(api))
+        if json:
+            print_json({"url": f"{url}{made.path}", "invitation": made.invitation})
+            return
+        sys.stdout.write(f"{url}{made.path}\n")
+        say(f"for {made.invitation.name} ({', '.join(made.invitation.roles)}), works once, until")
+        say(f"{made.invitation.expires_at[:16]}; this is the only time it is shown")
+
+    run(body)
+
+
+def _changed(
+    ctx: typer.Context, ask: Callable[[PeopleClient], Awaitable[Person]], json: bool
+) -> None:
+    from holdfast.identity.people.client import PeopleClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await ask(PeopleClient(api))
+        if json:
+            print_json(found)
+            return
+        print_fields(
+            {
+                "name": found.name,
+                "email": found.email,
+                "roles": " ".join(found.roles),
+                "state": found.state,
+                "since": found.created_at,
+                "id": found.id,
+            }
+        )
+
+    run(body)

@@ -1,0 +1,100 @@
+"""People over HTTP: the same methods as the service."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from holdfast.identity.people.model import (
+    INVITATIONS,
+    PEOPLE,
+    AdminCreate,
+    Invitation,
+    NewInvitation,
+    Person,
+    PersonInvite,
+    RolesChange,
+    Tenant,
+    TenantCreate,
+)
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.principal import Principal
+
+
+class PeopleClient:
+    """What :class:`~.service.PeopleService` promises, over an ``ApiClient``.
+
+    ``principal`` is for the signature's sake: who asks is who the client's token says.
+    """
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    async def invite(self, principal: Principal | None, invite: PersonInvite) -> NewInvitation:
+        """See :meth:`PeopleService.invite`."""
+        return await self._api.request("POST", "/v1/invitations", json=invite, type=NewInvitation)
+
+    async def create_admin(self, principal: Principal | None, create: AdminCreate) -> NewInvitation:
+        """See :meth:`PeopleService.create_admin`."""
+        return await self._api.request("POST", "/v1/people/admin", json=create, type=NewInvitation)
+
+    async def recover(self, principal: Principal | None, person: str) -> NewInvitation:
+        """See :meth:`PeopleService.recover`."""
+        path = f"{_path(person)}/recover"
+        return await self._api.request("POST", path, json={}, type=NewInvitation)
+
+    async def list_invitations(
+        self, principal: Principal | None, *, before: str = "", limit: int = 100
+    ) -> tuple[list[Invitation], str | None]:
+        """See :meth:`PeopleService.list_invitations`."""
+        params = {
+            "limit": limit,
+            "cursor": encode_cursor(INVITATIONS, [before]) if before else None,
+        }
+        page = await self._api.request(
+            "GET", "/v1/invitations", params=params, type=Page[Invitation]
+        )
+        return page.items, str(decode_cursor(INVITATIONS, page.next)[0]) if page.next else None
+
+    async def revoke_invitation(self, principal: Principal | None, invitation: str) -> Invitation:
+        """See :meth:`PeopleService.revoke_invitation`."""
+        path = f"/v1/invitations/{quote(invitation, safe='')}/revoke"
+        return await self._api.request("POST", path, json={}, type=Invitation)
+
+    async def list_people(
+        self, principal: Principal | None, *, before: str = "", limit: int = 100
+    ) -> tuple[list[Person], str | None]:
+        """See :meth:`PeopleService.list_people`."""
+        params = {"limit": limit, "cursor": encode_cursor(PEOPLE, [before]) if before else None}
+        page = await self._api.request("GET", "/v1/people", params=params, type=Page[Person])
+        return page.items, str(decode_cursor(PEOPLE, page.next)[0]) if page.next else None
+
+    async def find_person(self, principal: Principal | None, person: str) -> Person:
+        """See :meth:`PeopleService.find_person`."""
+        return await self._api.request("GET", _path(person), type=Person)
+
+    async def disable(self, principal: Principal | None, person: str) -> Person:
+        """See :meth:`PeopleService.disable`."""
+        return await self._api.request("POST", f"{_path(person)}/disable", json={}, type=Person)
+
+    async def enable(self, principal: Principal | None, person: str) -> Person:
+        """See :meth:`PeopleService.enable`."""
+        return await self._api.request("POST", f"{_path(person)}/enable", json={}, type=Person)
+
+    async def change_roles(
+        self, principal: Principal | None, person: str, change: RolesChange
+    ) -> Person:
+        """See :meth:`PeopleService.change_roles`."""
+        return await self._api.request("PUT", f"{_path(person)}/roles", json=change, type=Person)
+
+    async def create_tenant(self, principal: Principal | None, create: TenantCreate) -> Tenant:
+        """See :meth:`PeopleService.create_tenant`."""
+        return await self._api.request("POST", "/v1/tenants", json=create, type=Tenant)
+
+    async def list_tenants(self, principal: Principal | None) -> list[Tenant]:
+        """See :meth:`PeopleService.list_tenants`."""
+        return await self._api.request("GET", "/v1/tenants", type=list[Tenant])
+
+
+def _path(person: str) -> str:
+    return f"/v1/people/{quote(person, safe='')}"

@@ -1,0 +1,364 @@
+"""People as those who manage them see them: invited, listed, disabled, brought back; tenants.
+
+Every change is written with its event. An invitation's secret is in the answer that makes it and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row
+
+from holdfast.identity.granting import Parts, check_handed_on, custom_roles, granted_by
+from holdfast.identity.model import INVITATION_PREFIX, as_json, permissions_of
+from holdfast.identity.people import store
+from holdfast.identity.people.model import (
+    AdminCreate,
+    Invitation,
+    NewInvitation,
+    Person,
+    PersonInvite,
+    RolesChange,
+    Tenant,
+    TenantCreate,
+    invitation_state,
+    normal_email,
+)
+from holdfast.identity.signin import store as signin_store
+from holdfast.kernel.clock import timestamp
+from holdfast.kernel.credentials import make_secret
+from holdfast.kernel.errors import Conflict, Exhausted, Invalid, NotFound
+from holdfast.kernel.ids import TenantId, is_name
+from holdfast.kernel.principal import Principal, operator, operators_only
+
+ADMIN = "admin"
+PEOPLE_MAX = 100_000
+INVITATIONS_OPEN_MAX = 1_000
+LIST_MAX = 1_000
+RECOVERY_HOURS = 24
+NEWEST = "~"
+"""Sorts after every id."""
+
+
+class PeopleService:
+    """People, invitations, tenants. See the README of identity."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._db = parts.database
+
+    # --- invitations ------------------------------------------------------------------------------
+
+    async def invite(self, principal: Principal, invite: PersonInvite) -> NewInvitation:
+        """Invite somebody. :class:`Denied` if they would be allowed more than whoever invites."""
+        return await self._invite(principal, invite)
+
+    async def create_admin(self, principal: Principal, create: AdminCreate) -> NewInvitation:
+        """Invite the first administrator of a tenant; only the operator does.
+
+        :class:`Conflict` if there is one already: they invite whoever comes next.
+        """
+        operators_only(principal, "name an administrator")
+        await self._check_tenant(create.tenant)
+        principal = operator(TenantId(create.tenant))
+        there = await self._db.read(
+            principal, lambda conn: store.find_admin(conn, principal.tenant)
+        )
+        if there is not None:
+            raise Conflict(
+                "cannot name a first administrator: there is one",
+                code="admin-exists",
+                hint="`holdfast person invite NAME --role admin` invites another; "
+                f"`holdfast person recover {there.id}` brings this one back",
+            )
+        wanted = PersonInvite(
+            name=create.name, email=create.email, roles=[ADMIN], hours=create.hours
+        )
+        return await self._invite(principal, wanted)
+
+    async def recover(self, principal: Principal, person: str) -> NewInvitation:
+        """A link by which somebody who lost their passkeys registers a new one. On the record."""
+        found = await self._manageable(principal, person)
+        wanted = PersonInvite(
+            name=found.name, email=found.email, roles=found.roles, hours=RECOVERY_HOURS
+        )
+        return await self._invite(principal, wanted, person=found)
+
+    async def _invite(
+        self, principal: Principal, invite: PersonInvite, person: Person | None = None
+    ) -> NewInvitation:
+        email = _checked_email(invite.email)
+        roles = sorted(set(invite.roles))
+        if person is None:
+            await self._check_roles(principal, roles)
+        identity, now = self._parts.new_id(), self._parts.clock.now()
+        secret = make_secret(INVITATION_PREFIX, identity, self._parts.random(32))
+        kept, pepper = self._parts.peppers.seal(secret)
+        payload: dict[str, Any] = {
+            "invitation": identity,
+            "roles": roles,
+            "expires_at": timestamp(now + timedelta(hours=invite.hours)),
+        }
+        if person is not None:
+            payload["person"] = person.id
+        type_ = "person.invited" if person is None else "person.recovery"
+        stream = f"invitation/{identity}" if person is None else f"person/{person.id}"
+        event = self._parts.event(principal, stream, type_, payload)
+        values = {
+            "tenant": principal.tenant,
+            "id": identity,
+            "secret": kept,
+            "pepper": pepper,
+            "name": invite.name,
+            "email": email,
+            "roles": as_json(roles),
+            "person": "" if person is None else person.id,
+            "created_at": timestamp(now),
+            "created_by": principal.subject,
+            "expires_at": payload["expires_at"],
+            "event_id": event.id,
+        }
+
+        def unit(conn: Connection) -> Invitation:
+            if store.count_open(conn, principal.tenant, timestamp(now)) >= INVITATIONS_OPEN_MAX:
+                raise Exhausted(
+                    f"cannot invite: {INVITATIONS_OPEN_MAX} invitations are open",
+                    hint="`holdfast person invitations` lists them; revoke those not needed",
+                )
+            store.add_invitation(conn, values)
+            self._parts.outbox.emit(conn, principal, event)
+            made = store.find_invitation(conn, principal.tenant, identity)
+            assert made is not None, "its row was just written"
+            return invitation_of(made, timestamp(now))
+
+        return NewInvitation(invitation=await self._db.write(principal, unit), secret=secret)
+
+    async def list_invitations(
+        self, principal: Principal, *, before: str = "", limit: int = 100
+    ) -> tuple[list[Invitation], str | None]:
+        """Invitations, the newest first, and where the next page begins."""
+        limit = max(1, min(limit, LIST_MAX))
+        now = timestamp(self._parts.clock.now())
+        rows = await self._db.read(
+            principal,
+            lambda conn: store.page_of_invitations(
+                conn, principal.tenant, before or NEWEST, limit + 1
+            ),
+        )
+        found = [invitation_of(row, now) for row in rows[:limit]]
+        return found, found[-1].id if len(rows) > limit else None
+
+    async def revoke_invitation(self, principal: Principal, invitation: str) -> Invitation:
+        """End an invitation that nobody has used. Twice is fine; :class:`Conflict` if used."""
+        now = timestamp(self._parts.clock.now())
+        event = self._parts.event(
+            principal,
+            f"invitation/{invitation}",
+            "invitation.revoked",
+            {"invitation": invitation},
+        )
+
+        def unit(conn: Connection) -> Invitation:
+            found = store.find_invitation(conn, principal.tenant, invitation)
+            if found is None:
+                raise NotFound(
+                    f"cannot find the invitation {invitation}", code="invitation-not-found"
+                )
+            if found.used_at is not None:
+                raise Conflict(
+                    "cannot revoke the invitation: it was used",
+                    code="invitation-used",
+                    hint=f"`holdfast person disable {found.used_by}`",
+                )
+            if store.end_invitation(conn, principal.tenant, invitation, now):
+                self._parts.outbox.emit(conn, principal, event)
+                found = store.find_invitation(conn, principal.tenant, invitation)
+            assert found is not None
+            return invitation_of(found, now)
+
+        return await self._db.write(principal, unit)
+
+    # --- people -----------------------------------------------------------------------------------
+
+    async def list_people(
+        self, principal: Principal, *, before: str = "", limit: int = 100
+    ) -> tuple[list[Person], str | None]:
+        """People, the newest first, and where the next page begins."""
+        limit = max(1, min(limit, LIST_MAX))
+        rows = await self._db.read(
+            principal,
+            lambda conn: store.page_of_people(conn, principal.tenant, before or NEWEST, limit + 1),
+        )
+        found = [person_of(row) for row in rows[:limit]]
+        return found, found[-1].id if len(rows) > limit else None
+
+    async def find_person(self, principal: Principal, person: str) -> Person:
+        """One person; :class:`NotFound`."""
+        row = await self._db.read(
+            principal, lambda conn: store.find_person(conn, principal.tenant, person)
+        )
+        if row is None:
+            raise _nobody(person)
+        return person_of(row)
+
+    async def disable(self, principal: Principal, person: str) -> Person:
+        """Nobody signs in as this person from now on, and what they had open ends. Twice is fine.
+
+        Their row stays, so that what they did keeps its meaning.
+        """
+        await self._manageable(principal, person)
+        if person == principal.subject:
+            raise Conflict(
+                "cannot disable yourself", code="self-disable", hint="ask another administrator"
+            )
+        now = timestamp(self._parts.clock.now())
+        event = self._parts.event(
+            principal, f"person/{person}", "person.disabled", {"person": person}
+        )
+
+        def unit(conn: Connection) -> Person:
+            if store.disable_person(conn, principal.tenant, person, now):
+                store.end_invitations_of(conn, principal.tenant, person, now)
+                signin_store.end_sessions_of(conn, principal.tenant, person, now)
+                self._parts.outbox.emit(conn, principal, event)
+            return _there(conn, principal.tenant, person)
+
+        return await self._db.write(principal, unit)
+
+    async def enable(self, principal: Principal, person: str) -> Person:
+        """Let a person sign in again. Twice is fine."""
+        await self._manageable(principal, person)
+        event = self._parts.event(
+            principal, f"person/{person}", "person.enabled", {"person": person}
+        )
+
+        def unit(conn: Connection) -> Person:
+            if store.enable_person(conn, principal.tenant, person):
+                self._parts.outbox.emit(conn, principal, event)
+            return _there(conn, principal.tenant, person)
+
+        return await self._db.write(principal, unit)
+
+    async def change_roles(self, principal: Principal, person: str, change: RolesChange) -> Person:
+        """Give a person other roles; they count at every door within five seconds."""
+        await self._manageable(principal, person)
+        roles = sorted(set(change.roles))
+        await self._check_roles(principal, roles)
+        event = self._parts.event(
+            principal, f"person/{person}", "person.roles", {"person": person, "roles": roles}
+        )
+
+        def unit(conn: Connection) -> Person:
+            there = _there(conn, principal.tenant, person)
+            if there.roles == roles:
+                return there
+            store.set_roles(conn, principal.tenant, person, as_json(roles))
+            self._parts.outbox.emit(conn, principal, event)
+            return _there(conn, principal.tenant, person)
+
+        return await self._db.write(principal, unit)
+
+    # --- tenants ----------------------------------------------------------------------------------
+
+    async def create_tenant(self, principal: Principal, create: TenantCreate) -> Tenant:
+        """A new tenant; only the operator makes one. :class:`Conflict` if it is there."""
+        operators_only(principal, "make a tenant")
+        if not is_name(create.id):
+            raise Invalid(
+                f"cannot make the tenant {create.id!r}: that is no name of one",
+                code="tenant-invalid",
+                hint="1-64 of a-z, 0-9, dot, dash and underscore; a letter or digit at both ends",
+            )
+        now = timestamp(self._parts.clock.now())
+        event = self._parts.event(
+            principal, f"tenant/{create.id}", "tenant.created", {"tenant": create.id}
+        )
+
+        def unit(conn: Connection) -> Tenant:
+            if not store.add_tenant(conn, create.id, now):
+                raise Conflict(
+                    f"cannot make the tenant {create.id}: it is there", code="tenant-exists"
+                )
+            self._parts.outbox.emit(conn, principal, event)
+            return Tenant(id=create.id, created_at=now)
+
+        return await self._db.write(principal, unit)
+
+    async def list_tenants(self, principal: Principal) -> list[Tenant]:
+        """Every tenant; only the operator sees them."""
+        operators_only(principal, "list tenants")
+        rows = await self._db.read(principal, store.read_tenants)
+        return [Tenant(id=row.id, created_at=row.created_at) for row in rows]
+
+    # --- shared -----------------------------------------------------------------------------------
+
+    async def _check_tenant(self, tenant: str) -> None:
+        if tenant not in await self._db.tenants():
+            raise NotFound(
+                f"cannot find the tenant {tenant}",
+                code="tenant-not-found",
+                hint=f"`holdfast tenant create {tenant}` makes it",
+            )
+
+    async def _check_roles(self, principal: Principal, roles: list[str]) -> None:
+        custom = await self._db.read(principal, lambda conn: custom_roles(conn, principal.tenant))
+        check_handed_on(principal, permissions_of(roles, (), custom), ())
+
+    async def _manageable(self, principal: Principal, person: str) -> Person:
+        """The person, if ``principal`` has all that they have: or managing would be a way up."""
+        found = await self.find_person(principal, person)
+        custom = await self._db.read(principal, lambda conn: custom_roles(conn, principal.tenant))
+        check_handed_on(principal, granted_by(found.roles, custom), ())
+        return found
+
+
+def _checked_email(text: str) -> str:
+    if not text:
+        return ""
+    found = normal_email(text)
+    if found is None:
+        raise Invalid("cannot invite: that is no e-mail address", code="email-invalid")
+    return found
+
+
+def _nobody(person: str) -> NotFound:
+    return NotFound(f"cannot find the person {person}", code="person-not-found")
+
+
+def _there(conn: Connection, tenant: str, person: str) -> Person:
+    row = store.find_person(conn, tenant, person)
+    if row is None:
+        raise _nobody(person)
+    return person_of(row)
+
+
+def person_of(row: Row[Any]) -> Person:
+    """A row as a person."""
+    return Person(
+        id=row.id,
+        name=row.name,
+        email=row.email,
+        roles=msgspec.json.decode(row.roles),
+        state="active" if row.disabled_at is None else "disabled",
+        created_at=row.created_at,
+        created_by=row.created_by,
+        disabled_at=row.disabled_at,
+    )
+
+
+def invitation_of(row: Row[Any], now: str) -> Invitation:
+    """A row as an invitation, as it stands at ``now``."""
+    return Invitation(
+        id=row.id,
+        name=row.name,
+        email=row.email,
+        roles=msgspec.json.decode(row.roles),
+        state=invitation_state(row.expires_at, row.used_at, row.ended_at, now),
+        created_at=row.created_at,
+        created_by=row.created_by,
+        expires_at=row.expires_at,
+        person=row.person,
+    )

@@ -1,0 +1,183 @@
+"""The tables of people and invitations, and the statements on them. No time, ids or randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Row, Text, select, text
+
+from holdfast.kernel.database import tenant_table, tenants
+
+people = tenant_table(
+    "people",
+    Column("id", Text, primary_key=True, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("roles", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("disabled_at", Text),
+    Column("event_id", Text, nullable=False),
+    Index("ix_people_email", "tenant", "email"),
+)
+"""People: a name and an address for those who manage them, and their roles (JSON)."""
+
+invitations = tenant_table(
+    "invitations",
+    Column("id", Text, primary_key=True, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("pepper", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("roles", Text, nullable=False),
+    Column("person", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", Text, nullable=False),
+    Column("used_at", Text),
+    Column("used_by", Text, nullable=False, server_default=text("('')")),
+    Column("ended_at", Text),
+    Column("event_id", Text, nullable=False),
+)
+"""Invitations: an HMAC of the secret. ``person`` is whom it brings back, or empty."""
+
+_ADD_PERSON = text(
+    "INSERT INTO people (tenant, id, name, email, roles, created_at, created_by, event_id)"
+    " VALUES (:tenant, :id, :name, :email, :roles, :created_at, :created_by, :event_id)"
+)
+_PERSON = text("SELECT * FROM people WHERE tenant = :tenant AND id = :id")
+_PEOPLE = text(
+    "SELECT * FROM people WHERE tenant = :tenant AND id < :before ORDER BY id DESC LIMIT :limit"
+)
+_BY_EMAIL = text("SELECT * FROM people WHERE tenant = :tenant AND email = :email LIMIT 1")
+_COUNT_PEOPLE = text("SELECT count(*) FROM people WHERE tenant = :tenant")
+_ADMINS = text(
+    "SELECT * FROM people WHERE tenant = :tenant AND disabled_at IS NULL"
+    """ AND roles LIKE '%"admin"%' LIMIT 1"""
+)
+_DISABLE = text(
+    "UPDATE people SET disabled_at = :at"
+    " WHERE tenant = :tenant AND id = :id AND disabled_at IS NULL"
+)
+_ENABLE = text(
+    "UPDATE people SET disabled_at = NULL"
+    " WHERE tenant = :tenant AND id = :id AND disabled_at IS NOT NULL"
+)
+_SET_ROLES = text("UPDATE people SET roles = :roles WHERE tenant = :tenant AND id = :id")
+
+_ADD_INVITATION = text(
+    "INSERT INTO invitations (tenant, id, secret, pepper, name, email, roles, person,"
+    " created_at, created_by, expires_at, event_id)"
+    " VALUES (:tenant, :id, :secret, :pepper, :name, :email, :roles, :person,"
+    " :created_at, :created_by, :expires_at, :event_id)"
+)
+_INVITATION = text("SELECT * FROM invitations WHERE tenant = :tenant AND id = :id")
+_INVITATIONS = text(
+    "SELECT * FROM invitations WHERE tenant = :tenant AND id < :before"
+    " ORDER BY id DESC LIMIT :limit"
+)
+_COUNT_OPEN = text(
+    "SELECT count(*) FROM invitations WHERE tenant = :tenant"
+    " AND used_at IS NULL AND ended_at IS NULL AND expires_at > :now"
+)
+_END_INVITATION = text(
+    "UPDATE invitations SET ended_at = :at"
+    " WHERE tenant = :tenant AND id = :id AND used_at IS NULL AND ended_at IS NULL"
+)
+_END_OF_PERSON = text(
+    "UPDATE invitations SET ended_at = :at"
+    " WHERE tenant = :tenant AND person = :person AND used_at IS NULL AND ended_at IS NULL"
+)
+_USE = text(
+    "UPDATE invitations SET used_at = :at, used_by = :person"
+    " WHERE tenant = :tenant AND id = :id"
+    " AND used_at IS NULL AND ended_at IS NULL AND expires_at > :at"
+)
+_ADD_TENANT = text("INSERT INTO tenants (id, created_at) VALUES (:id, :at) ON CONFLICT DO NOTHING")
+
+
+def add_person(conn: Connection, values: Mapping[str, Any]) -> None:
+    conn.execute(_ADD_PERSON, dict(values))
+
+
+def find_person(conn: Connection, tenant: str, person: str) -> Row[Any] | None:
+    return conn.execute(_PERSON, {"tenant": tenant, "id": person}).one_or_none()
+
+
+def page_of_people(conn: Connection, tenant: str, before: str, limit: int) -> Sequence[Row[Any]]:
+    """People, the newest first (ids grow with time)."""
+    return conn.execute(_PEOPLE, {"tenant": tenant, "before": before, "limit": limit}).all()
+
+
+def find_by_email(conn: Connection, tenant: str, email: str) -> Row[Any] | None:
+    return conn.execute(_BY_EMAIL, {"tenant": tenant, "email": email}).one_or_none()
+
+
+def count_people(conn: Connection, tenant: str) -> int:
+    found: int = conn.execute(_COUNT_PEOPLE, {"tenant": tenant}).scalar_one()
+    return found
+
+
+def find_admin(conn: Connection, tenant: str) -> Row[Any] | None:
+    """Somebody who is an administrator now."""
+    return conn.execute(_ADMINS, {"tenant": tenant}).one_or_none()
+
+
+def disable_person(conn: Connection, tenant: str, person: str, at: str) -> bool:
+    return conn.execute(_DISABLE, {"tenant": tenant, "id": person, "at": at}).rowcount == 1
+
+
+def enable_person(conn: Connection, tenant: str, person: str) -> bool:
+    return conn.execute(_ENABLE, {"tenant": tenant, "id": person}).rowcount == 1
+
+
+def set_roles(conn: Connection, tenant: str, person: str, roles: str) -> None:
+    conn.execute(_SET_ROLES, {"tenant": tenant, "id": person, "roles": roles})
+
+
+def add_invitation(conn: Connection, values: Mapping[str, Any]) -> None:
+    conn.execute(_ADD_INVITATION, dict(values))
+
+
+def find_invitation(conn: Connection, tenant: str, invitation: str) -> Row[Any] | None:
+    return conn.execute(_INVITATION, {"tenant": tenant, "id": invitation}).one_or_none()
+
+
+def page_of_invitations(
+    conn: Connection, tenant: str, before: str, limit: int
+) -> Sequence[Row[Any]]:
+    """Invitations, the newest first."""
+    return conn.execute(_INVITATIONS, {"tenant": tenant, "before": before, "limit": limit}).all()
+
+
+def count_open(conn: Connection, tenant: str, now: str) -> int:
+    """How many invitations could still be used."""
+    found: int = conn.execute(_COUNT_OPEN, {"tenant": tenant, "now": now}).scalar_one()
+    return found
+
+
+def end_invitation(conn: Connection, tenant: str, invitation: str, at: str) -> bool:
+    """Revoke; false if it was used or revoked."""
+    values = {"tenant": tenant, "id": invitation, "at": at}
+    return conn.execute(_END_INVITATION, values).rowcount == 1
+
+
+def end_invitations_of(conn: Connection, tenant: str, person: str, at: str) -> None:
+    """Revoke whatever would bring this person back."""
+    conn.execute(_END_OF_PERSON, {"tenant": tenant, "person": person, "at": at})
+
+
+def use_invitation(conn: Connection, tenant: str, invitation: str, person: str, at: str) -> bool:
+    """Use it up, for ``person``; false if it does not hold, or somebody was first."""
+    values = {"tenant": tenant, "id": invitation, "person": person, "at": at}
+    return conn.execute(_USE, values).rowcount == 1
+
+
+def add_tenant(conn: Connection, tenant: str, at: str) -> bool:
+    """False if it is there already."""
+    return conn.execute(_ADD_TENANT, {"id": tenant, "at": at}).rowcount == 1
+
+
+def read_tenants(conn: Connection) -> Sequence[Row[Any]]:
+    return conn.execute(select(tenants).order_by(tenants.c.id)).all()

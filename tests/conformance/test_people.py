@@ -1,0 +1,306 @@
+"""What identity promises of people, asked of the service and of its client, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from holdfast.identity.granting import Parts
+from holdfast.identity.model import ROLES
+from holdfast.identity.people import http, store
+from holdfast.identity.people.client import PeopleClient
+from holdfast.identity.people.model import (
+    AdminCreate,
+    PersonInvite,
+    RolesChange,
+    TenantCreate,
+    normal_email,
+)
+from holdfast.identity.people.service import PeopleService
+from holdfast.kernel.clock import ManualClock, timestamp
+from holdfast.kernel.credentials import Peppers
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import Conflict, Denied, HoldfastError, Invalid, NotFound
+from holdfast.kernel.http import AppSpec, create_app
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.ids import TenantId, id_source
+from holdfast.kernel.outbox import BEGINNING, Entry, Outbox
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
+from tests.support.fleet import QuietSealer
+
+People = PeopleService | PeopleClient
+ME = operator()
+ELSEWHERE = operator(TenantId("elsewhere"))
+ADMIN = Principal(ME.tenant, "an-admin", PrincipalKind.PERSON, ROLES["admin"])
+CLERK = Principal(
+    ME.tenant,
+    "clerk",
+    PrincipalKind.PERSON,
+    ROLES["viewer"] | {Permission.IDENTITY_READ, Permission.IDENTITY_WRITE},
+)
+WHO = {"me": ME, "elsewhere": ELSEWHERE, "admin": ADMIN, "clerk": CLERK}
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.fixture
+async def parts(database: Database, clock: ManualClock) -> Parts:
+    def unit(conn: Any) -> None:
+        conn.execute(
+            text("INSERT INTO tenants (id, created_at) VALUES ('elsewhere', '2026-01-01')")
+        )
+
+    await database.administer(unit)
+    counted = iter(range(1, 1_000_000))
+    return Parts(
+        database,
+        Outbox(QuietSealer()),
+        Peppers({1: b"\x05" * 32}),
+        clock,
+        id_source(clock),
+        lambda size: next(counted).to_bytes(size, "big"),
+    )
+
+
+@pytest.fixture
+def served(parts: Parts) -> PeopleService:
+    return PeopleService(parts)
+
+
+@pytest.fixture
+async def clients(served: PeopleService, clock: ManualClock) -> AsyncIterator[dict[str, Any]]:
+    async def authenticate(connection: Any) -> Principal:
+        return WHO[connection.headers["authorization"].removeprefix("Bearer ")]
+
+    spec = AppSpec(
+        role="identity",
+        version="0",
+        handlers=http.handlers(served),
+        authenticate=authenticate,
+        clock=clock,
+    )
+    app = create_app(spec)
+    apis = {name: ApiClient.for_app(app, token=name) for name in WHO}
+    yield {name: PeopleClient(api) for name, api in apis.items()}
+    for api in apis.values():
+        await api.aclose()
+
+
+@pytest.fixture(params=["service", "client"])
+def people(request: pytest.FixtureRequest, served: PeopleService, clients: Any) -> People:
+    return served if request.param == "service" else clients["me"]
+
+
+async def events(database: Database, principal: Principal = ME) -> list[Entry]:
+    outbox = Outbox(QuietSealer())
+    return await database.read(
+        principal, lambda conn: outbox.ready(conn, principal, BEGINNING, 1000)
+    )
+
+
+async def join(parts: Parts, roles: list[str], principal: Principal = ME) -> str:
+    """A person who is there."""
+    identity = parts.new_id()
+    values = {
+        "tenant": principal.tenant,
+        "id": identity,
+        "name": "Ada",
+        "email": "",
+        "roles": str(roles).replace("'", '"'),
+        "created_at": timestamp(parts.clock.now()),
+        "created_by": "operator",
+        "event_id": parts.new_id(),
+    }
+    await parts.database.write(principal, lambda conn: store.add_person(conn, values))
+    return identity
+
+
+async def test_an_invitation_is_shown_once_kept_hashed_and_an_event_without_the_name(
+    people: People, database: Database
+) -> None:
+    made = await people.invite(
+        ME, PersonInvite(name="Ada Lovelace", email="Ada@Example.org", roles=["operator", "viewer"])
+    )
+    assert made.secret.startswith(f"hfi_{made.invitation.id}_")
+    assert made.invitation.email == "ada@example.org"
+    assert made.invitation.state == "open"
+    row = await database.read(
+        ME, lambda conn: store.find_invitation(conn, ME.tenant, made.invitation.id)
+    )
+    assert row is not None
+    assert made.secret.split("_")[2].encode() not in bytes(row.secret)
+    (entry,) = await events(database)
+    assert (entry.event.type, entry.event.payload["roles"]) == (
+        "person.invited",
+        ["operator", "viewer"],
+    )
+    assert "Lovelace" not in repr(entry)
+    assert "example.org" not in repr(entry)
+    assert made.secret not in repr(entry)
+
+
+async def test_an_invitation_holds_until_it_is_used_revoked_or_expired(
+    people: People, parts: Parts, clock: ManualClock
+) -> None:
+    used = await people.invite(ME, PersonInvite(name="used"))
+    revoked = await people.invite(ME, PersonInvite(name="revoked"))
+    await people.invite(ME, PersonInvite(name="expired", hours=1))
+
+    def use(conn: Any) -> bool:
+        at = timestamp(clock.now())
+        return store.use_invitation(conn, ME.tenant, used.invitation.id, "somebody", at)
+
+    assert await parts.database.write(ME, use)
+    assert not await parts.database.write(ME, use)
+    assert (await people.revoke_invitation(ME, revoked.invitation.id)).state == "revoked"
+    assert (await people.revoke_invitation(ME, revoked.invitation.id)).state == "revoked"
+    with pytest.raises(Conflict):
+        await people.revoke_invitation(ME, used.invitation.id)
+    clock.advance(3600)
+    found, more = await people.list_invitations(ME)
+    assert {each.name: each.state for each in found} == {
+        "used": "used",
+        "revoked": "revoked",
+        "expired": "expired",
+    }
+    assert more is None
+    first, more = await people.list_invitations(ME, limit=2)
+    assert more is not None
+    assert len({e.id for e in first + (await people.list_invitations(ME, before=more))[0]}) == 3
+
+
+async def test_the_first_administrator_is_named_by_the_operator_alone_and_once(
+    served: PeopleService, clients: Any, parts: Parts
+) -> None:
+    made = await clients["me"].create_admin(ME, AdminCreate(name="Ada"))
+    assert made.invitation.roles == ["admin"]
+    with pytest.raises(Denied) as refused:
+        await clients["admin"].create_admin(ADMIN, AdminCreate(name="Eve"))
+    assert refused.value.code == "operator-only"
+    with pytest.raises(NotFound):
+        await served.create_admin(ME, AdminCreate(name="Ada", tenant="nowhere"))
+    there = await join(parts, ["admin"])
+    with pytest.raises(Conflict):
+        await served.create_admin(ME, AdminCreate(name="Eve"))
+    await served.create_admin(ME, AdminCreate(name="Bob", tenant="elsewhere"))
+    assert [i.name for i in (await served.list_invitations(ELSEWHERE))[0]] == ["Bob"]
+    await served.disable(ME, there)
+    await served.create_admin(ME, AdminCreate(name="Grace"))
+
+
+async def test_nobody_hands_on_or_takes_over_more_than_they_have(
+    clients: Any, parts: Parts
+) -> None:
+    clerk: PeopleClient = clients["clerk"]
+    await clerk.invite(None, PersonInvite(name="fine", roles=["viewer"]))
+    admin, viewer = await join(parts, ["admin"]), await join(parts, ["viewer"])
+    for attempt in (
+        clerk.invite(None, PersonInvite(name="x", roles=["admin"])),
+        clerk.recover(None, admin),
+        clerk.disable(None, admin),
+        clerk.enable(None, admin),
+        clerk.change_roles(None, admin, RolesChange(roles=["viewer"])),
+        clerk.change_roles(None, viewer, RolesChange(roles=["operator"])),
+    ):
+        with pytest.raises(Denied) as refused:
+            await attempt
+        assert refused.value.code == "grant-exceeds"
+    assert (await clerk.find_person(None, admin)).state == "active"
+    await clerk.recover(None, viewer)
+
+
+async def test_a_person_is_disabled_and_enabled_and_every_change_is_an_event(
+    people: People, parts: Parts, database: Database
+) -> None:
+    person = await join(parts, ["viewer"])
+    again = await people.recover(ME, person)
+    assert (again.invitation.person, again.invitation.roles) == (person, ["viewer"])
+    assert (await people.disable(ME, person)).state == "disabled"
+    assert (await people.disable(ME, person)).state == "disabled"
+    assert (await people.list_invitations(ME))[0][0].state == "revoked"
+    assert (await people.enable(ME, person)).state == "active"
+    changed = await people.change_roles(ME, person, RolesChange(roles=["auditor", "viewer"]))
+    assert changed.roles == ["auditor", "viewer"]
+    await people.change_roles(ME, person, RolesChange(roles=["viewer", "auditor"]))
+    assert [entry.event.type for entry in await events(database)] == [
+        "person.recovery",
+        "person.disabled",
+        "person.enabled",
+        "person.roles",
+    ]
+    for attempt in (
+        people.find_person(ME, "nobody"),
+        people.disable(ME, "nobody"),
+        people.recover(ME, "nobody"),
+    ):
+        with pytest.raises(NotFound):
+            await attempt
+
+
+async def test_nobody_disables_themselves(served: PeopleService, parts: Parts) -> None:
+    person = await join(parts, ["admin"])
+    with pytest.raises(Conflict):
+        await served.disable(replace(ADMIN, subject=person), person)
+
+
+async def test_tenants_do_not_see_each_others_people(
+    served: PeopleService, clients: Any, parts: Parts
+) -> None:
+    person = await join(parts, ["viewer"])
+    made = await served.invite(ME, PersonInvite(name="x"))
+    other: PeopleClient = clients["elsewhere"]
+    assert await other.list_people(None) == ([], None)
+    assert await other.list_invitations(None) == ([], None)
+    for attempt in (
+        other.find_person(None, person),
+        other.disable(None, person),
+        other.recover(None, person),
+        other.revoke_invitation(None, made.invitation.id),
+    ):
+        with pytest.raises(NotFound):
+            await attempt
+
+
+@pytest.mark.parametrize(
+    ("invite", "failure"),
+    [
+        (PersonInvite(name="x", email="nobody"), Invalid),
+        (PersonInvite(name="x", email="a b@c"), Invalid),
+        (PersonInvite(name="x", roles=["boss"]), Invalid),
+    ],
+)
+async def test_invitations_that_cannot_be(
+    people: People, invite: PersonInvite, failure: type[HoldfastError]
+) -> None:
+    with pytest.raises(failure):
+        await people.invite(ME, invite)
+
+
+async def test_tenants_are_made_by_the_operator(people: People, clients: Any) -> None:
+    made = await people.create_tenant(ME, TenantCreate(id="newsroom"))
+    assert made.id == "newsroom"
+    with pytest.raises(Conflict):
+        await people.create_tenant(ME, TenantCreate(id="newsroom"))
+    with pytest.raises(Invalid):
+        await people.create_tenant(ME, TenantCreate(id="No Name"))
+    assert [t.id for t in await people.list_tenants(ME)] == ["default", "elsewhere", "newsroom"]
+    for attempt in (
+        clients["admin"].create_tenant(None, TenantCreate(id="mine")),
+        clients["admin"].list_tenants(None),
+    ):
+        with pytest.raises(Denied):
+            await attempt
+
+
+def test_addresses_are_compared_in_one_form() -> None:
+    assert normal_email(" Ada@Example.ORG ") == "ada@example.org"
+    for text_ in ("", "ada", "@x", "ada@", "a@b@c", "a\n@b"):
+        assert normal_email(text_) is None
