@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 from litestar import Litestar, Response
 
+from holdfast.kernel.connection import ServeLimits
 from holdfast.kernel.http import ApiRequest, App, AppSpec, create_app, get, post, stopping
 from holdfast.kernel.principal import Permission, Principal, operator
-from holdfast.kernel.serving import Bound, ServeLimits, Tls, run, serve
+from holdfast.kernel.serving import Bound, Tls, run, serve
 
 
 class Echo(msgspec.Struct, forbid_unknown_fields=True):

@@ -23,9 +23,10 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from holdfast.kernel.connection import ServeLimits
 from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable
 from holdfast.kernel.http import AppSpec, create_app
-from holdfast.kernel.serving import ServeLimits, Tls, bind_socket
+from holdfast.kernel.serving import Tls, bind_socket
 from tests.e2e.serving_program import Running, anybody, application
 
 SOON = 15

@@ -10,9 +10,9 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 
+from holdfast.kernel.connection import ServeLimits
 from holdfast.kernel.http import openapi_document
 from holdfast.kernel.http.problems import CONTENT_TYPE
-from holdfast.kernel.serving import ServeLimits
 from tests.e2e.serving_program import Running
 from tests.unit.kernel.http_app import WRITER, make_app
 

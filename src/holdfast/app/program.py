@@ -19,7 +19,8 @@ from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.telemetry import configure_logging, get_logger, set_level
 
 if TYPE_CHECKING:
-    from holdfast.kernel.serving import Bound, ServeLimits, Tls
+    from holdfast.kernel.connection import ServeLimits
+    from holdfast.kernel.serving import Bound, Tls
 
 log = get_logger("app")
 
@@ -123,7 +124,7 @@ async def _end(tasks: list[asyncio.Task[object]]) -> None:
 
 
 def _limits(settings: Settings) -> ServeLimits:
-    from holdfast.kernel.serving import ServeLimits
+    from holdfast.kernel.connection import ServeLimits
 
     return ServeLimits(
         connections_max=settings["serve_connections_max"],

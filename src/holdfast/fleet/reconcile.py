@@ -21,6 +21,7 @@ import structlog
 from sqlalchemy import Connection
 
 from holdfast.fleet import rules, store, tasks, workers
+from holdfast.fleet.fates import decide, fail, give_up
 from holdfast.fleet.model import CollectPayload, Task
 from holdfast.fleet.ports import Runs
 from holdfast.fleet.service import FleetService
@@ -205,7 +206,7 @@ class FleetLoops:
             fates = [
                 (
                     row,
-                    tasks.fail(
+                    fail(
                         row,
                         now,
                         fleet.backoff,
@@ -218,7 +219,7 @@ class FleetLoops:
                 )
                 for row, id_, chance in zip(rows, ids, chances, strict=False)
             ]
-            return tasks.decide(conn, principal, fleet.outbox, now, fates)
+            return decide(conn, principal, fleet.outbox, now, fates)
 
         events = await fleet.hot(principal.tenant, unit)
         fleet.metrics.expired(len(events))
@@ -242,7 +243,7 @@ class FleetLoops:
             fates = [
                 (
                     row,
-                    tasks.give_up(
+                    give_up(
                         row,
                         now,
                         rules.State.DEAD,
@@ -254,7 +255,7 @@ class FleetLoops:
                 )
                 for row, id_ in zip(rows, ids, strict=False)
             ]
-            return tasks.decide(conn, principal, fleet.outbox, now, fates)
+            return decide(conn, principal, fleet.outbox, now, fates)
 
         events = await fleet.hot(principal.tenant, unit)
         fleet.metrics.ended(events)

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 from sqlalchemy import Connection
 
-from holdfast.fleet import rules, store, tasks, workers
+from holdfast.fleet import fates, rules, store, tasks, workers
 from holdfast.fleet.batching import Batcher
 from holdfast.fleet.credentials import JOIN_PREFIX, WORKER_PREFIX
 from holdfast.fleet.grants import sign_grant
@@ -105,7 +105,7 @@ class _Batchers:
 
     submit: Batcher[tasks.Submission, Task]
     claim: Batcher[tasks.Want, list[Task]]
-    complete: Batcher[tasks.Ending, tasks.Ended]
+    complete: Batcher[tasks.Ending, fates.Ended]
     renew: Batcher[tuple[str, str, int, str], bool]
 
 
@@ -140,7 +140,7 @@ class FleetService:
         self.profiles = profiles
         self.started_at = clock.now()
         """For one lease time after this nothing expires: beats may have gone unheard."""
-        self.backoff = tasks.Backoff(
+        self.backoff = fates.Backoff(
             self.settings.backoff_seconds, self.settings.backoff_seconds_max
         )
         self.metrics = FleetMetrics(metrics or Metrics())
@@ -501,7 +501,7 @@ class FleetService:
 
     async def _end(
         self, tenant: TenantId, endings: list[tasks.Ending]
-    ) -> list[tasks.Ended | HoldfastError]:
+    ) -> list[fates.Ended | HoldfastError]:
         now, principal = self.clock.now(), service("coordinator", tenant)
         answers, events = await self.hot(
             tenant,
@@ -511,7 +511,7 @@ class FleetService:
         released = [
             answer.row.kind
             for answer in answers
-            if isinstance(answer, tasks.Ended)
+            if isinstance(answer, fates.Ended)
             and answer.fate is not None
             and answer.fate.event == "task.released"
         ]
@@ -615,7 +615,7 @@ class FleetService:
                 return None
             history = store.find_attempts(conn, principal.tenant, task)
             return msgspec.structs.replace(
-                tasks.task_of(row), history=[tasks.attempt_of(each) for each in history]
+                fates.task_of(row), history=[fates.attempt_of(each) for each in history]
             )
 
         found = await self.database.read(principal, unit)
@@ -638,7 +638,7 @@ class FleetService:
             principal,
             lambda conn: store.list_tasks(conn, principal.tenant, filters, before, limit + 1),
         )
-        found = [tasks.task_of(row) for row in rows[:limit]]
+        found = [fates.task_of(row) for row in rows[:limit]]
         return found, found[-1].id if len(rows) > limit else None
 
     async def prune(
@@ -915,7 +915,7 @@ def _filters(wanted: TaskFilter) -> dict[str, Any]:
     }
     if wanted.status is not None:
         filters["state"] = [
-            state for state, status in tasks.PUBLIC_STATUS.items() if status is wanted.status
+            state for state, status in fates.PUBLIC_STATUS.items() if status is wanted.status
         ]
     return filters
 
@@ -932,8 +932,8 @@ def submitted(outcome: Task | HoldfastError) -> Submitted:
     return Submitted(task=None, refused=_refusal(outcome))
 
 
-def _completed(task: str, outcome: tasks.Ended | HoldfastError) -> Completed:
-    if isinstance(outcome, tasks.Ended):
+def _completed(task: str, outcome: fates.Ended | HoldfastError) -> Completed:
+    if isinstance(outcome, fates.Ended):
         return Completed(task=task, status=outcome.status)
     return Completed(task=task, status=None, refused=_refusal(outcome))
 

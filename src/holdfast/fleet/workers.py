@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from holdfast.fleet import store, tasks
+from holdfast.fleet import store
 from holdfast.fleet.credentials import WORKER_PREFIX
+from holdfast.fleet.fates import Backoff, decide, fail
 from holdfast.fleet.model import Worker, WorkerRegister, WorkerStatus
 from holdfast.fleet.store import TaskRow
 from holdfast.kernel.clock import timestamp
@@ -157,7 +158,7 @@ def lose(
     conn: Connection,
     principal: Principal,
     outbox: Outbox,
-    backoff: tasks.Backoff,
+    backoff: Backoff,
     worker: str,
     last_beat: datetime,
     now: datetime,
@@ -184,7 +185,7 @@ def revoke(
     conn: Connection,
     principal: Principal,
     outbox: Outbox,
-    backoff: tasks.Backoff,
+    backoff: Backoff,
     worker: str,
     now: datetime,
     event: EventId,
@@ -217,7 +218,7 @@ def _free(
     conn: Connection,
     principal: Principal,
     outbox: Outbox,
-    backoff: tasks.Backoff,
+    backoff: Backoff,
     worker: str,
     now: datetime,
     code: str,
@@ -232,13 +233,13 @@ def _free(
     fates = [
         (
             row,
-            tasks.fail(row, now, backoff, jitter=chance, code=code, reason=reason),
+            fail(row, now, backoff, jitter=chance, code=code, reason=reason),
             id_,
             principal.subject,
         )
         for row, id_, chance in zip(rows, ids, chances, strict=False)
     ]
-    return tasks.decide(conn, principal, outbox, now, fates)
+    return decide(conn, principal, outbox, now, fates)
 
 
 def _event(

@@ -9,15 +9,12 @@ outcomes is in ``docs/page-mutations.md``; this test holds it to what happens.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
-
-import pytest
 
 from holdfast.collect.batches import BatchMaker
 from holdfast.collect.content import SpooledContent
@@ -31,9 +28,9 @@ from holdfast.records.model import MappedRecord
 from holdfast.registry.code_lists import with_code_lists
 from holdfast.registry.model import Profile
 from holdfast.registry.validate import load_profile
+from tests.support import recorded
 
 ROOT = Path(__file__).parents[3]
-RECORDED = Path(os.environ.get("HOLDFAST_RECORDED_SOURCES", ""))
 TABLE = ROOT / "docs" / "page-mutations.md"
 BOUNDS = Bounds()
 
@@ -59,7 +56,7 @@ class Book:
 
 def book(name: str, file: str, empty: Callable[[bytes], bytes], number: Any) -> Book:
     folder = next(ROOT.glob(f"profiles/*/{name}.yaml"))
-    files = sorted(RECORDED.glob(f"{file}_page*.json"))
+    files = sorted(recorded.folder().glob(f"{file}_page*.json"))
     pages = [path.read_bytes() for path in files]
     loaded = load_profile(with_code_lists(folder.read_bytes(), folder.parent))
     return Book(name, loaded, pages, number, empty(pages[0]))
@@ -164,7 +161,6 @@ def outcome(one: Book, pages: Pages, folder: Path) -> tuple[str, list[Any]]:
     return "published", keys
 
 
-@pytest.mark.skipif(not RECORDED.is_dir(), reason="HOLDFAST_RECORDED_SOURCES is not set")
 def test_no_page_in_disorder_is_published_as_good(tmp_path: Path) -> None:
     lines: list[str] = []
     total: Counter[str] = Counter()

@@ -14,6 +14,7 @@ from pysqlite3 import dbapi2
 from sqlalchemy import create_engine, text
 
 from holdfast.fleet import rules, store, tasks
+from holdfast.fleet.fates import PUBLIC_STATUS, Backoff, Ended, decide, fail, give_up
 from holdfast.fleet.model import Complete, Task, TaskStatus
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.database import metadata
@@ -25,7 +26,7 @@ from tests.support.fleet import START, QuietSealer, numbered_ids
 
 PRINCIPAL = service("coordinator")
 TENANT = PRINCIPAL.tenant
-BACKOFF = tasks.Backoff(first_seconds=10, most_seconds=100)
+BACKOFF = Backoff(first_seconds=10, most_seconds=100)
 FINAL = {TaskStatus.SUCCEEDED, TaskStatus.DEAD, TaskStatus.CANCELLED}
 WORKERS = ("w1", "w2")
 
@@ -162,9 +163,9 @@ class TaskMachine(RuleBasedStateMachine):
             and before.worker == ending.worker
         )
         if held:
-            assert isinstance(answer, tasks.Ended)
+            assert isinstance(answer, Ended)
             self.accepted[identity, fence + later] = f"{ending.worker}:{outcome}"
-        elif isinstance(answer, tasks.Ended):
+        elif isinstance(answer, Ended):
             # The same account of the same lease, told again: nothing changed.
             told = self.accepted.get((identity, fence + later))
             assert told == f"{ending.worker}:{outcome}"
@@ -201,19 +202,19 @@ class TaskMachine(RuleBasedStateMachine):
         fates = [
             (
                 row,
-                tasks.fail(row, self.now, BACKOFF, jitter=chance.random(), code="x", reason=""),
+                fail(row, self.now, BACKOFF, jitter=chance.random(), code="x", reason=""),
                 self._event(),
                 "",
             )
             for row in expired
         ]
-        tasks.decide(self.connection, PRINCIPAL, self.outbox, self.now, fates)
+        decide(self.connection, PRINCIPAL, self.outbox, self.now, fates)
         late = store.past_deadline(self.connection, TENANT, moment, 100, lock=True)
         ends = [
-            (row, tasks.give_up(row, self.now, rules.State.DEAD, "late", ""), self._event(), "")
+            (row, give_up(row, self.now, rules.State.DEAD, "late", ""), self._event(), "")
             for row in late
         ]
-        tasks.decide(self.connection, PRINCIPAL, self.outbox, self.now, ends)
+        decide(self.connection, PRINCIPAL, self.outbox, self.now, ends)
 
     # --- what must hold -----------------------------------------------------------------------
 
@@ -226,7 +227,7 @@ class TaskMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_final_never_changes(self) -> None:
         for row in self._rows():
-            if tasks.PUBLIC_STATUS[rules.State(row.state)] in FINAL:
+            if PUBLIC_STATUS[rules.State(row.state)] in FINAL:
                 assert self.final.setdefault(row.id, tuple(row)) == tuple(row)
                 assert row.finished_at is not None
             else:
