@@ -95,6 +95,8 @@ class World:
     stack: Stack
     mine: Worker
     other: Worker
+    reader: str
+    """The secret of an API key that may read and nothing else."""
     before: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -168,7 +170,7 @@ def world(
         with running(stack):
             stack.names()
             mine, other = (_with_run(stack, name) for name in ("good", "twice"))
-            made = World(stack, mine, other)
+            made = World(stack, mine, other, _reader(stack))
             _put_response(made)
             assert made.post("/v1/batches", _json(mine.batch(0)), mine).status == 200
             made.before = made.kept()
@@ -230,6 +232,12 @@ def _with_run(stack: Stack, profile: str) -> Worker:
     )
     assert opened.status_code == 200, opened.text
     return worker
+
+
+def _reader(stack: Stack) -> str:
+    made = stack.door.client.post("/v1/api-keys", json={"name": "reader", "roles": ["viewer"]})
+    assert made.status_code == 201, made.text
+    return str(made.json()["secret"])
 
 
 def _account(sequence: int, content: bytes, size_bytes: int | None = None) -> dict[str, str]:
@@ -332,6 +340,42 @@ def test_nobody_sends_a_body_without_a_credential(
     )  # fmt: skip
     refused(answer, 401, "unauthenticated")
     assert max(peaks.grown().values()) < GROWTH_BYTES_MAX
+
+
+@pytest.mark.parametrize("announced", [TWO_GB, None], ids=["content-length", "chunked"])
+@pytest.mark.parametrize(
+    ("who", "status", "code"),
+    [
+        ("a key that may only read", 403, "denied"),
+        ("a worker without a grant", 401, "grant-missing"),
+        ("a worker with something else", 401, "token-invalid"),
+        ("another worker", 403, "grant-mismatch"),
+        ("another's grant", 403, "grant-mismatch"),
+        ("the operator", 401, "grant-missing"),
+    ],
+)
+def test_nobody_sends_the_bytes_of_a_run_that_is_not_theirs(
+    world: World, who: str, status: int, code: str, announced: int | None
+) -> None:
+    """The bytes of a page may be many; who may not send these is told before they are taken."""
+    mine, other = world.mine.headers, world.other.headers
+    headers = {
+        "a key that may only read": {"Authorization": f"Bearer {world.reader}"},
+        "a worker without a grant": {"Authorization": mine["Authorization"]},
+        "a worker with something else": {**mine, GRANT_HEADER: "x.y.z"},
+        "another worker": other,
+        "another's grant": {**other, GRANT_HEADER: world.mine.grant},
+        "the operator": {"Authorization": f"Bearer {world.door.token}"},
+    }[who]
+    answer = upload(
+        world.door.url,
+        "PUT",
+        f"/v1/runs/{world.mine.run}/responses/7",
+        headers | _account(7, b"", TWO_GB),
+        announced=announced,
+        bytes_max=SENT_BYTES_MAX,
+    )
+    refused(answer, status, code)
 
 
 def test_a_body_longer_than_its_account_is_given_up(world: World) -> None:
@@ -497,11 +541,13 @@ LISTED = (
 )  # fmt: skip
 
 
-def test_a_negative_limit_and_an_unknown_parameter_are_refused_by_every_list(world: World) -> None:
+def test_wrong_limits_and_unknown_parameters_are_refused_by_every_list(
+    world: World,
+) -> None:
     who = {"Authorization": f"Bearer {world.door.token}"}
     for path in LISTED:
         glue = "&" if "?" in path else "?"
-        for wrong in ("limit=-1", "limit=0", "limit=ten", "limit=1&limit=2"):
+        for wrong in ("limit=-1", "limit=0", "limit=1001", "limit=ten", "limit=1&limit=2"):
             answer = world.ask("GET", f"{path}{glue}{wrong}", who)
             assert answer.status == 400, (path, wrong, answer)
             assert "limit" in json.dumps(answer.problem)

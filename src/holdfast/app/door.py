@@ -13,6 +13,7 @@ import httpx
 
 from holdfast.app.overview import Gatherer
 from holdfast.app.settings import Settings
+from holdfast.fleet.grants import Grants
 from holdfast.gateway.door import DoorAuthenticator, Remembered
 from holdfast.gateway.proxy import ProxyMiddleware, RoleProxy
 from holdfast.identity import HopSigner, LoginLinks, OperatorToken
@@ -79,6 +80,7 @@ def spec(
     )
     secure = bool(settings["gateway_tls_certificate_file"] or settings["gateway_terminator"])
     browsers = gateway_http.Browsers(system.sessions, token.fingerprint, secure, sessions.forget)
+    admitted = rate_of(settings)
 
     async def by_connection(connection: Any) -> Any:
         return await authenticate(connection.scope)
@@ -93,7 +95,9 @@ def spec(
             trust_env=False,
         )
         proxy = RoleProxy(elsewhere, signer, client, system.clock)
-        return ProxyMiddleware(inner, proxy, authenticate)
+        return ProxyMiddleware(
+            inner, proxy, authenticate, Grants(keys.trusted, system.clock), admitted
+        )
 
     health = ServiceHealth(system, elsewhere)
     gatherer = Gatherer(system, health.states)
@@ -111,7 +115,7 @@ def spec(
         https=secure,
         services=health.states,
         between=between,
-        admitted=rate_of(settings),
+        admitted=admitted,
         **shared,
     )
 

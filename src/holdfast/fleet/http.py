@@ -37,13 +37,13 @@ from holdfast.fleet.service import FleetService, submitted
 from holdfast.kernel.errors import Denied
 from holdfast.kernel.http import ApiRequest, Page, decode_cursor, encode_cursor, get, post
 from holdfast.kernel.http.door import STOPPING
+from holdfast.kernel.http.paging import Limit
 from holdfast.kernel.http.routes import Header
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
 TASKS = "tasks"
 WORKERS = "workers"
 BATCH_BYTES = 8 * 1024 * 1024
-Limit = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class PresentedCredential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -63,6 +63,7 @@ from holdfast.kernel.errors import (
     TooLarge,
     Unavailable,
 )
+from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.ids import EventId, NewId, TenantId, uuid7
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind, service
@@ -77,7 +78,6 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 PAYLOAD_BYTES_MAX = 64 * 1024
-LIST_LIMIT_MAX = 1000
 PRUNE_BATCH = 500
 COLLECT = "collect"
 DAY_SECONDS = 86_400
@@ -633,7 +633,7 @@ class FleetService:
     ) -> tuple[list[Task], str | None]:
         """Tasks, newest first, and where the next page begins (``before``); ``None`` at the end."""
         filters = _filters(wanted or TaskFilter())
-        limit = max(1, min(limit, LIST_LIMIT_MAX))
+        limit = page_size(limit)
         rows = await self.database.read(
             principal,
             lambda conn: store.list_tasks(conn, principal.tenant, filters, before, limit + 1),
@@ -799,7 +799,7 @@ class FleetService:
         self, principal: Principal, *, after: str = "", limit: int = 100
     ) -> tuple[list[Worker], str | None]:
         """Workers by name, and where the next page begins (``after``); ``None`` at the end."""
-        limit = max(1, min(limit, LIST_LIMIT_MAX))
+        limit = page_size(limit)
         tenant = principal.tenant
 
         def unit(conn: Connection) -> tuple[Sequence[Any], Mapping[str, int]]:

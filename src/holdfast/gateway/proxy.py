@@ -6,8 +6,9 @@ request. The caller's own credential stays at the door.
 
 The body is spooled (memory to 1 MiB, then disk) because the token states its digest; nothing is
 sent on before the whole body is here, so a caller that goes away half-way never reaches a role.
-Before a byte of it is taken the caller must be somebody (unless the route is for nobody), and no
-more is taken than the role will: the door knows every route's limit.
+Before a byte of it is taken the caller must be somebody (unless the route is for nobody), who may
+send a large one must have shown it, and no more is taken than the role will: the door knows every
+route's limit.
 
 When a role dies under a safe request (GET, HEAD), the door asks again, under a fresh token: a few
 times, within a few seconds, and only while no byte of an answer has gone on to the caller. All
@@ -24,6 +25,8 @@ from typing import IO, Any
 
 import httpx
 
+from holdfast.fleet.grants import HEADER as GRANT_HEADER
+from holdfast.fleet.grants import Grants
 from holdfast.identity.hop import HEADER, HopSigner, HopVerifier
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import (
@@ -32,9 +35,9 @@ from holdfast.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
-from holdfast.kernel.http.door import PROBES, answer
+from holdfast.kernel.http.door import PROBES, SUBJECT, answer
 from holdfast.kernel.http.routes import BODY_BYTES, too_large
-from holdfast.kernel.principal import Principal
+from holdfast.kernel.principal import Permission, PermissionAuthoriser, Principal
 from holdfast.kernel.telemetry import request_id
 
 Scope = MutableMapping[str, Any]
@@ -85,19 +88,41 @@ RESPONSE_HEADERS = frozenset(
 PUBLIC = frozenset({("POST", "/v1/workers/register")})
 """The routes of other roles that serve callers without a credential."""
 
-BODY_LIMITS: tuple[tuple[str, str, int], ...] = (
-    ("POST", "/v1/batches", 16 * 1024**2),
-    ("POST", "/v1/ledger/events", 8 * 1024**2),
-    ("POST", "/v1/ledger/pipeline", 2 * 1024**3),
-    ("POST", "/v1/ledger/relay", 32 * 1024**2),
-    ("POST", "/v1/profiles", 256 * 1024),
-    ("PUT", "/v1/runs/*/responses/*", 2 * 1024**3),
-    ("POST", "/v1/tasks/batch", 8 * 1024**2),
-    ("POST", "/v1/tasks/complete", 8 * 1024**2),
-)
-"""Method, path (``*``: one segment) and limit in bytes, where it is not that of any body. A test
-compares this with the routes themselves."""
 
+@dataclass(frozen=True, slots=True)
+class LargeBody:
+    """A route that takes more than any body may have: how much, and who may send that.
+
+    ``path`` is the route's; a segment in braces stands for any one segment. ``granted``: only
+    under a grant, for the run that the path names, if it names one.
+    """
+
+    method: str
+    path: str
+    limit: int
+    permission: Permission
+    granted: bool = False
+
+
+LARGE_BODIES = (
+    LargeBody("POST", "/v1/batches", 16 * 1024**2, Permission.RUNS_WRITE, granted=True),
+    LargeBody("POST", "/v1/ledger/events", 8 * 1024**2, Permission.LEDGER_APPEND),
+    LargeBody("POST", "/v1/ledger/pipeline", 2 * 1024**3, Permission.LEDGER_APPEND),
+    LargeBody("POST", "/v1/ledger/relay", 32 * 1024**2, Permission.LEDGER_RELAY),
+    LargeBody("POST", "/v1/profiles", 256 * 1024, Permission.PROFILES_WRITE),
+    LargeBody(
+        "PUT",
+        "/v1/runs/{run}/responses/{sequence}",
+        2 * 1024**3,
+        Permission.RUNS_WRITE,
+        granted=True,
+    ),
+    LargeBody("POST", "/v1/tasks/batch", 8 * 1024**2, Permission.TASKS_WRITE),
+    LargeBody("POST", "/v1/tasks/complete", 8 * 1024**2, Permission.TASKS_WORK),
+)
+"""A test compares these with the routes themselves."""
+
+GRANT = GRANT_HEADER.lower().encode()
 SPOOL_MEMORY_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -124,16 +149,23 @@ def role_of(path: str) -> str | None:
     return None
 
 
+def large_body(method: str, path: str) -> tuple[LargeBody, dict[str, str]] | None:
+    """What is known of such a request's body beforehand, with what the path names."""
+    parts = path.split("/")
+    for each in LARGE_BODIES:
+        wanted = each.path.split("/")
+        if method != each.method or len(parts) != len(wanted):
+            continue
+        named = {want[1:-1]: part for want, part in zip(wanted, parts, strict=True) if "{" in want}
+        if each.path.format(**named) == path:
+            return each, named
+    return None
+
+
 def body_limit(method: str, path: str) -> int:
     """How many bytes the body of such a request may have."""
-    parts = path.split("/")
-    for known, pattern, limit in BODY_LIMITS:
-        wanted = pattern.split("/")
-        if method != known or len(parts) != len(wanted):
-            continue
-        if all(want in ("*", part) for want, part in zip(wanted, parts, strict=True)):
-            return limit
-    return BODY_BYTES
+    found = large_body(method, path)
+    return BODY_BYTES if found is None else found[0].limit
 
 
 class RoleProxy:
@@ -299,13 +331,26 @@ class ProxyMiddleware:
     """In front of the door's own routes: what belongs to a role elsewhere is passed on to it.
 
     A caller without a credential is passed on as nobody to the public routes of a role (a worker's
-    registration), and refused everywhere else.
+    registration), and refused everywhere else. ``admitted`` is asked once a caller is known, as for
+    the door's own routes. What a caller may do is the role's to say; but who is to send a large
+    body shows what it takes (permission, grant) first: the door would keep it before the role sees
+    anything of it.
     """
 
-    def __init__(self, app: Any, proxy: RoleProxy, authenticate: Authenticate) -> None:
+    def __init__(
+        self,
+        app: Any,
+        proxy: RoleProxy,
+        authenticate: Authenticate,
+        grants: Grants,
+        admitted: Callable[[Principal], None] | None = None,
+    ) -> None:
         self._app = app
         self._proxy = proxy
         self._authenticate = authenticate
+        self._grants = grants
+        self._admitted = admitted
+        self._authoriser = PermissionAuthoriser()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not self._proxy.serves(scope["path"]):
@@ -323,8 +368,22 @@ class ProxyMiddleware:
         if nobody and (scope["method"], scope["path"]) in PUBLIC:
             return None
         principal = await self._authenticate(scope)
-        scope["holdfast.subject"] = principal.subject
+        scope[SUBJECT] = principal.subject
+        if self._admitted is not None:
+            self._admitted(principal)
+        self._check_large(scope, principal)
         return principal
+
+    def _check_large(self, scope: Scope, principal: Principal) -> None:
+        found = large_body(scope["method"], scope["path"])
+        if found is None:
+            return
+        large, named = found
+        if not principal.may(large.permission):
+            self._authoriser.authorise(principal, large.permission)
+        if large.granted:
+            grant = dict(scope["headers"]).get(GRANT, b"").decode("latin-1")
+            self._grants.of(principal, grant, named.get("run"))
 
 
 class HopMiddleware:
@@ -407,7 +466,14 @@ async def _spool(scope: Scope, receive: Receive, spool: IO[bytes]) -> tuple[str,
         if size > limit:
             raise too_large(limit)
         hasher.update(piece)
-        spool.write(piece)
+        try:
+            spool.write(piece)
+        except OSError as error:
+            raise Unavailable(
+                "cannot take the body: there is no room to keep it",
+                code="spool-full",
+                internal=repr(error),
+            ) from error
         if not message.get("more_body"):
             spool.seek(0)
             return f"sha256:{hasher.hexdigest()}", size

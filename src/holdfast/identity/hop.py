@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from datetime import timedelta
-from typing import Any
 
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Unauthenticated
 from holdfast.kernel.ids import NewId, TenantId
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
-from holdfast.kernel.signing import SigningKey, TrustedKeys, verify
+from holdfast.kernel.signing import SigningKey, TrustedKeys, Verifier
 
 TYPE = "holdfast-hop+jwt"
 HEADER = "holdfast-hop"
@@ -72,10 +71,9 @@ class HopVerifier:
 
     def __init__(self, role: str, keys: TrustedKeys, clock: Clock) -> None:
         self._role = role
-        self._keys = keys
+        self._verifier = Verifier(keys, clock)
         self._clock = clock
         self._seen: OrderedDict[str, float] = OrderedDict()
-        self._reload_after = -1.0
 
     def verify(self, token: str, method: str, target: str) -> tuple[Principal | None, str]:
         """The principal and the body digest that the token vouches for.
@@ -83,33 +81,15 @@ class HopVerifier:
         Raises :class:`Unauthenticated` for anything that does not fit this very request.
         """
         now = self._clock.now()
-        claims = self._claims(token)
+        claims = self._verifier.verify(
+            token, typ=TYPE, audience=self._role, require=("iss", "exp", "iat", "jti")
+        )
         if claims.get("htm") != method.upper() or claims.get("htu") != target:
             raise Unauthenticated("cannot accept the hop: the token is for another request")
         if int(claims["exp"]) - int(claims["iat"]) > LIFETIME_SECONDS:
             raise Unauthenticated("cannot accept the hop: the token lives too long")
         self._once(f"{claims.get('iss')}:{claims['jti']}", float(claims["exp"]), now.timestamp())
         return _principal(claims), str(claims.get("bdg", EMPTY_BODY))
-
-    def _claims(self, token: str) -> dict[str, Any]:
-        """Verify; look for new keys, at most once a second, before refusing for good.
-
-        Roles start in any order: the caller's key may have been published after ours were read.
-        """
-        required = ("iss", "exp", "iat", "jti")
-        now = self._clock.now()
-        try:
-            return verify(
-                token, self._keys, typ=TYPE, audience=self._role, now=now, require=required
-            )
-        except Unauthenticated:
-            if self._clock.monotonic() < self._reload_after:
-                raise
-            self._reload_after = self._clock.monotonic() + 1.0
-            self._keys.reload()
-            return verify(
-                token, self._keys, typ=TYPE, audience=self._role, now=now, require=required
-            )
 
     def _once(self, token_id: str, expiry: float, now: float) -> None:
         while self._seen:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Response
-from msgspec import Meta
 
 from holdfast.identity.model import (
     ApiKey,
@@ -19,11 +18,10 @@ from holdfast.identity.model import (
 from holdfast.identity.service import IdentityService
 from holdfast.kernel.errors import Denied
 from holdfast.kernel.http import delete, get, post, put
-from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import Limit, Page, decode_cursor, encode_cursor
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
 KEYS = "api-keys"
-Limit = Annotated[int, Meta(ge=1, le=1000)]
 
 
 def handlers(service: IdentityService) -> list[Any]:

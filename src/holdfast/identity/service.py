@@ -33,6 +33,7 @@ from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.credentials import Peppers, identity_of, make_secret
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Conflict, Exhausted, Invalid, NotFound, Unauthenticated
+from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import (
@@ -45,7 +46,6 @@ from holdfast.kernel.telemetry import request_id
 PEPPER = "key-pepper"
 """The pepper's files; see :class:`holdfast.kernel.credentials.Peppers`."""
 KEYS_MAX = 10_000
-LIST_MAX = 1_000
 _NEWEST = "~"
 """Sorts after every id."""
 
@@ -129,7 +129,7 @@ class IdentityService:
         self, principal: Principal, *, before: str = "", limit: int = 100
     ) -> tuple[list[ApiKey], str | None]:
         """Keys, the newest first, and where the next page begins; ``None`` at the end."""
-        limit = max(1, min(limit, LIST_MAX))
+        limit = page_size(limit)
         rows = await self._db.read(
             principal,
             lambda conn: store.page_of_keys(conn, principal.tenant, before or _NEWEST, limit + 1),

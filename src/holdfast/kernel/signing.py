@@ -26,6 +26,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
 from holdfast.kernel.canonical import canonical, decode_strict
+from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Corrupt, Invalid, Unauthenticated
 
 ALGORITHM = "Ed25519"
@@ -208,6 +209,49 @@ def verify(
     return claims
 
 
+class Verifier:
+    """:func:`verify`, which looks for new keys, at most once a second, before refusing for good.
+
+    Roles start in any order: the signer's key may have been published after ours were read.
+    """
+
+    def __init__(self, keys: TrustedKeys, clock: Clock) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._reload_after = -1.0
+
+    def verify(
+        self,
+        token: str,
+        *,
+        typ: str,
+        audience: str | None = None,
+        issuer: str | None = None,
+        require: Sequence[str] = ("iss", "exp"),
+    ) -> dict[str, Any]:
+        """The claims of ``token``; see :func:`verify`."""
+
+        def claims() -> dict[str, Any]:
+            return verify(
+                token,
+                self._keys,
+                typ=typ,
+                now=self._clock.now(),
+                audience=audience,
+                issuer=issuer,
+                require=require,
+            )
+
+        try:
+            return claims()
+        except Unauthenticated:
+            if self._clock.monotonic() < self._reload_after:
+                raise
+            self._reload_after = self._clock.monotonic() + 1.0
+            self._keys.reload()
+            return claims()
+
+
 def _signer(segment: str, keys: TrustedKeys, typ: str) -> tuple[str, OKPKey]:
     try:
         header = _object(urlsafe_b64decode(segment + "=" * (-len(segment) % 4)), "header")
@@ -372,6 +416,7 @@ __all__ = [
     "Jwk",
     "SigningKey",
     "TrustedKeys",
+    "Verifier",
     "read_private",
     "verify",
     "write_private",

@@ -25,8 +25,8 @@ from sqlalchemy import Connection
 
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.errors import Conflict, HoldfastError, Invalid
-from holdfast.kernel.http.paging import decode_cursor, encode_cursor
+from holdfast.kernel.errors import Conflict, HoldfastError
+from holdfast.kernel.http.paging import decode_cursor, encode_cursor, page_size
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import folded, store
@@ -52,7 +52,6 @@ STEP_POSITIONS = 20_000
 """Entries looked at in one step, whether they matter or not."""
 DROP_ROWS = 2000
 ATTEMPTS = 5
-PAGE_MAX = 1000
 
 
 class Fold(Protocol):
@@ -133,8 +132,7 @@ class Projections:
         that is, and so does the cursor for the pages that follow.
         """
         fold = self._fold(name)
-        if not 1 <= limit <= PAGE_MAX:
-            raise Invalid(f"cannot list the projection {name}: limit is 1 to {PAGE_MAX}")
+        limit = page_size(limit)
         kind, after = f"ledger.projection:{name}", ""
         if cursor is not None:
             begun, after = decode_cursor(kind, cursor, int, str)

@@ -16,6 +16,7 @@ from holdfast.kernel.clock import parse_timestamp
 from holdfast.kernel.errors import HoldfastError, Invalid, TooLarge
 from holdfast.kernel.http import ApiRequest, Page, get, post
 from holdfast.kernel.http.bodies import Body
+from holdfast.kernel.http.paging import Limit
 from holdfast.kernel.http.problems import ProblemDocument, document
 from holdfast.kernel.http.streaming import (
     LiveEvent,
@@ -46,7 +47,6 @@ from holdfast.ledger.verifying import verify
 
 READ, WRITE = Permission.LEDGER_READ, Permission.LEDGER_APPEND
 MANAGE, RELAY = Permission.LEDGER_MANAGE, Permission.LEDGER_RELAY
-Limit = Annotated[int, Parameter(ge=1, le=1000)]
 Position = Annotated[int, Parameter(ge=0)]
 STREAM_BYTES_MAX = 2 * 1024**3
 IN_FLIGHT_MAX = 512

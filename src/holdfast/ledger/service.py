@@ -18,7 +18,7 @@ from holdfast.kernel.errors import (
     Invalid,
     TooLarge,
 )
-from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor, page_size
 from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import (
     PAYLOAD_BYTES_MAX,
@@ -66,7 +66,6 @@ from holdfast.ledger.signer import verifier_of
 
 log = get_logger("ledger")
 
-PAGE_MAX = 1000
 FOLLOW_SECONDS = 30.0
 LIST = "ledger.entries"
 STREAMS = "ledger.streams"
@@ -284,8 +283,9 @@ class LedgerService:
     ) -> Page[Entry]:
         """Entries in their order: of the log from position ``first``, of a stream from version
         ``first``. With ``as_of`` those that were recorded by then. Reading costs what is read."""
-        if not 1 <= limit <= PAGE_MAX or first < 0:
-            raise Invalid(f"cannot read: limit is 1 to {PAGE_MAX}, and a position is not negative")
+        limit = page_size(limit)
+        if first < 0:
+            raise Invalid("cannot read: a position is not negative")
         kind = f"{LIST}:{stream or ''}"
         if cursor is not None:
             first = int(decode_cursor(kind, cursor)[0])
@@ -408,6 +408,7 @@ class LedgerService:
         self, principal: Principal, *, prefix: str = "", cursor: str | None = None, limit: int = 100
     ) -> Page[StreamInfo]:
         """Streams by name."""
+        limit = page_size(limit)
         after = str(decode_cursor(STREAMS, cursor)[0]) if cursor else ""
         tenant = principal.tenant
         found = await self._parts.database.read(

@@ -11,21 +11,19 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Row
 
-from holdfast.fleet.grants import read_grant
+from holdfast.fleet.grants import Grants
 from holdfast.fleet.model import Grant
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Unauthenticated
 from holdfast.kernel.ids import NewId
 from holdfast.kernel.objects import Objects
 from holdfast.kernel.outbox import Outbox
-from holdfast.kernel.principal import Principal, PrincipalKind
+from holdfast.kernel.principal import Principal
 from holdfast.kernel.secrets import TenantSecrets
 from holdfast.kernel.signing import TrustedKeys
 from holdfast.kernel.telemetry import Metrics
 from holdfast.keyring import Keyring
 from holdfast.records.content import RecordKeys
-from holdfast.records.errors import GrantMismatch
 from holdfast.records.metrics import RecordsMetrics
 from holdfast.records.model import Drift, Run, RunStatus
 from holdfast.records.ports import Evidence, Profiles
@@ -82,39 +80,14 @@ class Part:
         self._versions: Remembered[tuple[str, str, str], ProfileVersion] = Remembered(256)
         self._rules_known: Remembered[tuple[str, str, str], Rules] = Remembered(256)
         self._keys_known: Remembered[tuple[str, str], RecordKeys] = Remembered(256)
-        self._reload_after = -1.0
+        self._grants = Grants(handles.grants, handles.clock)
 
     def _grant(self, principal: Principal, token: str, run: str, fence: int | None = None) -> Grant:
-        """The grant in ``token``, if it is for this tenant, run and fence (if one is named).
-
-        ``Unauthenticated`` if it is no grant or is over; :class:`GrantMismatch` if it is another's.
-        Whether a higher fence has come meanwhile only the run's row can tell.
-        """
-        grant = self._read_grant(token)
-        if grant.tenant != principal.tenant or grant.run != run or fence not in (None, grant.fence):
-            raise GrantMismatch(
-                f"cannot work on the run {run[:64]}: the grant is for another run or fence"
-            )
-        if principal.kind is PrincipalKind.WORKER and principal.subject != grant.worker:
-            raise GrantMismatch(f"cannot work on the run {run[:64]}: it is another worker's")
+        """The grant in ``token``; see :meth:`holdfast.fleet.grants.Grants.of`."""
+        grant = self._grants.of(principal, token, run, fence)
         # In the one spelling that sorts by time.
         expires = timestamp(parse_timestamp(grant.lease_expires_at))
         return msgspec.structs.replace(grant, lease_expires_at=expires)
-
-    def _read_grant(self, token: str) -> Grant:
-        """Verify; look for new keys, at most once a second, before refusing for good.
-
-        Roles start in any order: the coordinator's key may have been left after ours were read.
-        """
-        grants = self._handles.grants
-        try:
-            return read_grant(token, grants, self._clock.now())
-        except Unauthenticated:
-            if self._clock.monotonic() < self._reload_after:
-                raise
-            self._reload_after = self._clock.monotonic() + 1.0
-            grants.reload()
-            return read_grant(token, grants, self._clock.now())
 
     async def _version(self, principal: Principal, profile: str, digest: str) -> ProfileVersion:
         key = (principal.tenant, profile, digest)

@@ -17,12 +17,13 @@ from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from holdfast.kernel.errors import Conflict, Invalid
 from holdfast.kernel.http import decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.content import Content, decode_content
 from holdfast.records.errors import no_such_run
 from holdfast.records.model import FieldChange, RecordChange, RunDiff, RunStatus, Scalar, is_final
-from holdfast.records.reading import Reading, assemble, bounded
+from holdfast.records.reading import Reading, assemble
 
 SCAN_ROWS = 2_000
 _GROUPS = ("dimensions", "attributes")
@@ -59,7 +60,7 @@ class Differences(Reading):
         ``Conflict`` for a run of which nothing is kept or that still goes on; ``Invalid`` if the
         runs are of two profiles.
         """
-        wanted = bounded(limit)
+        wanted = page_size(limit)
         kind = f"diff-{run}-{base}"
         begun: list[int] = []
         if cursor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.kernel.errors import Conflict, Denied, Invalid, NotFound, Unavailable
+from holdfast.kernel.errors import Conflict, Invalid, NotFound, Unavailable
 
 
 class ReceiptNotYet(Unavailable):
@@ -15,12 +15,6 @@ class StaleFence(Conflict):
     """Somebody with a higher fence has the run: stop, nothing more of this attempt counts."""
 
     code = "stale-fence"
-
-
-class GrantMismatch(Denied):
-    """The grant is genuine and for something else: another run, fence, tenant or profile."""
-
-    code = "grant-mismatch"
 
 
 class RunEnded(Conflict):

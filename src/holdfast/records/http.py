@@ -10,8 +10,9 @@ import msgspec
 from litestar import Response
 from litestar.response import Stream
 
-from holdfast.kernel.errors import Invalid, Unauthenticated
+from holdfast.kernel.errors import Invalid
 from holdfast.kernel.http import ApiRequest, Page, get, post, put
+from holdfast.kernel.http.paging import Limit
 from holdfast.kernel.http.routes import Header
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.records.exporting import file_chunks
@@ -76,12 +77,12 @@ def _worker_routes(service: RecordsService) -> list[Any]:
     @post("/v1/runs", permission=Permission.RUNS_WRITE, status=200)
     async def open_run(principal: Principal, data: RunOpen, grant: GrantText = "") -> Run:
         """Begin the run of the grant, or take it over."""
-        return await service.open(principal, _checked(grant), data)
+        return await service.open(principal, grant, data)
 
     @get("/v1/runs/{run:str}/plan", permission=Permission.RUNS_WRITE)
     async def plan_run(principal: Principal, run: str, grant: GrantText = "") -> RunPlan:
         """Where the run begins: cursor and validators."""
-        return await service.plan(principal, _checked(grant), run)
+        return await service.plan(principal, grant, run)
 
     @put(
         "/v1/runs/{run:str}/responses/{sequence:int}",
@@ -102,21 +103,21 @@ def _worker_routes(service: RecordsService) -> list[Any]:
         if response.sequence != sequence:
             raise Invalid("cannot keep the response: its number differs from that in the path")
         chunks: AsyncIterator[bytes] = request.stream()
-        return await service.put_response(principal, _checked(grant), run, response, chunks)
+        return await service.put_response(principal, grant, run, response, chunks)
 
     @get("/v1/runs/{run:str}/remap", permission=Permission.RUNS_WRITE)
     async def list_remap_sources(
         principal: Principal, run: str, grant: GrantText = ""
     ) -> list[RemapSource]:
         """List the runs whose stored bytes a re-mapping reads, in their order."""
-        return await service.remap_sources(principal, _checked(grant), run)
+        return await service.remap_sources(principal, grant, run)
 
     @get("/v1/runs/{run:str}/remap/{source:str}", permission=Permission.RUNS_WRITE)
     async def list_remap_responses(
         principal: Principal, run: str, source: str, grant: GrantText = ""
     ) -> list[RawResponse]:
         """List the raw responses of one of these runs."""
-        return await service.remap_responses(principal, _checked(grant), run, source)
+        return await service.remap_responses(principal, grant, run, source)
 
     @get(
         "/v1/runs/{run:str}/remap/{source:str}/{sequence:int}",
@@ -127,7 +128,7 @@ def _worker_routes(service: RecordsService) -> list[Any]:
         principal: Principal, run: str, source: str, sequence: int, grant: GrantText = ""
     ) -> Any:
         """Download one of these raw responses."""
-        body = await service.remap_body(principal, _checked(grant), run, source, sequence)
+        body = await service.remap_body(principal, grant, run, source, sequence)
         headers = {**ATTACHMENT, "Content-Length": str(body.stored.response.size_bytes)}
         return Stream(body.chunks, media_type="application/octet-stream", headers=headers)
 
@@ -136,7 +137,7 @@ def _worker_routes(service: RecordsService) -> list[Any]:
         principal: Principal, run: str, after: int = -1, grant: GrantText = ""
     ) -> list[RawResponse]:
         """List pages that earlier attempts of the run have stored, some at a time."""
-        return await service.kept(principal, _checked(grant), run, after=after)
+        return await service.kept(principal, grant, run, after=after)
 
     @get(
         "/v1/runs/{run:str}/known/{digest:str}",
@@ -147,7 +148,7 @@ def _worker_routes(service: RecordsService) -> list[Any]:
         principal: Principal, run: str, digest: str, grant: GrantText = ""
     ) -> Any:
         """Give the worker of a run the bytes that it, or the last complete run, has stored."""
-        body = await service.known_body(principal, _checked(grant), run, digest)
+        body = await service.known_body(principal, grant, run, digest)
         headers = {**ATTACHMENT, "Content-Digest": content_digest(body.stored.response.digest)}
         return Stream(body.chunks, media_type="application/octet-stream", headers=headers)
 
@@ -162,12 +163,12 @@ def _worker_routes(service: RecordsService) -> list[Any]:
         """Keep the account of a response whose bytes are here already."""
         if data.sequence != sequence:
             raise Invalid("cannot keep the response: its number differs from that in the path")
-        return await service.put_known(principal, _checked(grant), run, data)
+        return await service.put_known(principal, grant, run, data)
 
     @post("/v1/batches", permission=Permission.RUNS_WRITE, body_limit=BATCH_BYTES_MAX, status=200)
     async def post_batch(principal: Principal, data: Batch, grant: GrantText = "") -> BatchReceipt:
         """Stage a batch of records."""
-        return await service.post_batch(principal, _checked(grant), data)
+        return await service.post_batch(principal, grant, data)
 
     @post("/v1/runs/{run:str}/finish", permission=Permission.RUNS_WRITE, status=200)
     async def finish_run(
@@ -175,7 +176,7 @@ def _worker_routes(service: RecordsService) -> list[Any]:
     ) -> Run:
         """End the run: publish it, or say why not."""
         _check_path(run, data.run)
-        return await service.finish(principal, _checked(grant), data)
+        return await service.finish(principal, grant, data)
 
     return [
         open_run,
@@ -208,7 +209,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
         since: str = "",
         until: str = "",
         cursor: str | None = None,
-        limit: int = 100,
+        limit: Limit = 100,
     ) -> Page[Run]:
         """List runs, the last one opened first."""
         which = run_filter(profile=profile, status=status, run=run, since=since, until=until)
@@ -225,7 +226,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
         run: str,
         base: str = "",
         cursor: str | None = None,
-        limit: int = 100,
+        limit: Limit = 100,
     ) -> RunDiff:
         """Compare what is published since the run with what was before it, or since `base`."""
         return await service.run_diff(principal, run, base=base, cursor=cursor, limit=limit)
@@ -237,7 +238,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
 
     @get("/v1/notices", permission=Permission.RUNS_READ)
     async def list_notices(
-        principal: Principal, profile: str = "", cursor: str | None = None, limit: int = 100
+        principal: Principal, profile: str = "", cursor: str | None = None, limit: Limit = 100
     ) -> Page[Notice]:
         """List what somebody should be told about sources, the newest first."""
         return await service.notices(principal, profile=profile, cursor=cursor, limit=limit)
@@ -272,7 +273,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
         since: str = "",
         until: str = "",
         cursor: str | None = None,
-        limit: int = 100,
+        limit: Limit = 100,
     ) -> Page[Result]:
         """List what runs came to, the last one ended first."""
         which = run_filter(profile=profile, status=status, run=run, since=since, until=until)
@@ -286,7 +287,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
         since: str = "",
         until: str = "",
         cursor: str | None = None,
-        limit: int = 100,
+        limit: Limit = 100,
     ) -> Page[StoredReject]:
         """List rows that failed typing, with the reason."""
         which = run_filter(profile=profile, status="", run=run, since=since, until=until)
@@ -320,7 +321,7 @@ def _record_routes(service: RecordsService) -> list[Any]:
         withdrawn: bool = False,
         provenance: bool = False,
         cursor: str | None = None,
-        limit: int = 100,
+        limit: Limit = 100,
         known: IfNoneMatch = "",
     ) -> RecordPage:
         """List records of a profile; `dimension=NAME=VALUE` filters by a dimension."""
@@ -459,14 +460,6 @@ def _conditional(page: RecordPage, known: str, *, changing: bool) -> Any:
     if tag in tags or "*" in tags:
         return Response(content=None, status_code=304, headers=headers)
     return Response(content=page, headers=headers)
-
-
-def _checked(grant: str) -> str:
-    if not grant:
-        raise Unauthenticated(
-            f"cannot work on a run: the header {GRANT_HEADER} is missing", code="grant-missing"
-        )
-    return grant
 
 
 def _check_path(path: str, body: str) -> None:

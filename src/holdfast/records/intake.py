@@ -266,20 +266,17 @@ def _check_order(conn: Connection, incoming: _Incoming) -> None:
 
 def _check_responses(conn: Connection, incoming: _Incoming) -> None:
     wanted, batch = sorted(incoming.prepared.responses), incoming.batch
-    stored = conn.execute(
-        select(store.responses.c.sequence).where(
-            store.of_key(
-                store.responses, incoming.principal.tenant, run=batch.run, fence=batch.fence
-            ),
-            store.responses.c.sequence.in_(wanted[: store.IN_MAX]),
-        )
-    ).scalars()
-    missing = set(wanted[: store.IN_MAX]) - set(stored)
-    if missing or len(wanted) > store.IN_MAX:
+    ours = store.of_key(
+        store.responses, incoming.principal.tenant, run=batch.run, fence=batch.fence
+    )
+    column, missing = store.responses.c.sequence, set(wanted)
+    for some in store.parts(wanted):
+        missing -= set(conn.execute(select(column).where(ours, column.in_(some))).scalars())
+    if missing:
         raise ResponseMissing(
             f"cannot take the batch {batch.sequence} of the run {batch.run}: the raw response "
-            f"{min(missing, default=wanted[-1])} is not stored",
-            hint="store the bytes first, and keep a batch to a few responses",
+            f"{min(missing)} is not stored",
+            hint="store the bytes first",
         )
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, case, select, text
 
+from holdfast.fleet.grants import GrantMismatch
 from holdfast.fleet.model import Grant
 from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.base import run_of
-from holdfast.records.errors import GrantMismatch, ProfileBusy, RunOvertaken, StaleFence
+from holdfast.records.errors import ProfileBusy, RunOvertaken, StaleFence
 from holdfast.records.model import (
     VALIDATORS_MAX,
     Run,

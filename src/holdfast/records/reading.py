@@ -18,6 +18,7 @@ from holdfast.kernel.canonical import canonical_digest
 from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.http import Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.base import run_of
@@ -38,7 +39,6 @@ from holdfast.records.model import (
 )
 from holdfast.records.unsealing import SealedRow, Unsealing, sealed_of
 
-LIMIT_MAX = 1_000
 REVISIONS_MAX = 1_000
 STREAM_ROWS = 2_000
 _LAST = 2**62
@@ -77,7 +77,7 @@ class Reading(Unsealing):
         """
         check_filter(which)
         await self._check_sealed(principal, which)
-        wanted = bounded(limit)
+        wanted = page_size(limit)
         kind = f"records-{canonical_digest(which)[7:23]}"
         position = decode_cursor(kind, cursor, int, int) if cursor else None
 
@@ -228,7 +228,7 @@ class Reading(Unsealing):
         limit: int,
     ) -> tuple[Sequence[Any], str | None]:
         chosen = which or RunFilter()
-        wanted, kind = bounded(limit), f"runs-{order.key}-{canonical_digest(chosen)[7:23]}"
+        wanted, kind = page_size(limit), f"runs-{order.key}-{canonical_digest(chosen)[7:23]}"
         before = int(decode_cursor(kind, cursor, int)[0]) if cursor else _LAST
         condition = and_(
             store.runs.c.tenant == principal.tenant,
@@ -253,7 +253,7 @@ class Reading(Unsealing):
     ) -> Page[StoredReject]:
         """Rows that failed typing: the last run's first, in the order of their arrival."""
         chosen, table = which or RunFilter(), store.rejects
-        wanted, kind = bounded(limit), f"rejects-{canonical_digest(chosen)[7:23]}"
+        wanted, kind = page_size(limit), f"rejects-{canonical_digest(chosen)[7:23]}"
         conditions: list[ColumnElement[bool]] = [table.c.tenant == principal.tenant]
         if cursor:
             run_number, number = decode_cursor(kind, cursor, int, int)
@@ -291,13 +291,6 @@ class Reading(Unsealing):
 
 
 # --- filters ------------------------------------------------------------------------------------
-
-
-def bounded(limit: int) -> int:
-    """``limit`` within what one page may hold."""
-    if limit < 1:
-        raise Invalid("cannot list: limit must be at least 1")
-    return min(limit, LIMIT_MAX)
 
 
 def check_filter(which: RecordFilter) -> None:
@@ -512,13 +505,13 @@ def times_of(conn: Connection, tenant: str, profile: str, rows: Iterable[Any]) -
     wanted = {row.from_publication for row in rows} | {row.to_publication for row in rows}
     found: dict[int, str] = {}
     numbers = sorted(wanted - {None})
-    for start in range(0, len(numbers), store.IN_MAX):
+    for some in store.parts(numbers):
         found |= {
             row.publication: row.recorded_at
             for row in conn.execute(
                 select(store.publications.c.publication, store.publications.c.recorded_at).where(
                     store.of_key(store.publications, tenant, profile=profile),
-                    store.publications.c.publication.in_(numbers[start : start + store.IN_MAX]),
+                    store.publications.c.publication.in_(some),
                 )
             )
         }
@@ -529,10 +522,10 @@ def runs_of(conn: Connection, tenant: str, numbers: set[int]) -> dict[int, Any]:
     """The runs with these numbers, as far as a record shows them."""
     runs, wanted = store.runs.c, sorted(numbers)
     found: dict[int, Any] = {}
-    for start in range(0, len(wanted), store.IN_MAX):
+    for some in store.parts(wanted):
         statement = select(
             runs.number, runs.run, runs.worker, runs.profile_digest, runs.fence
-        ).where(runs.tenant == tenant, runs.number.in_(wanted[start : start + store.IN_MAX]))
+        ).where(runs.tenant == tenant, runs.number.in_(some))
         found |= {row.number: row for row in conn.execute(statement)}
     return found
 
@@ -549,10 +542,10 @@ def _sources(
     found: dict[tuple[int, int], Any] = {}
     for number, sequences in wanted.items():
         run, numbers = runs[number], sorted(sequences)
-        for start in range(0, len(numbers), store.IN_MAX):
+        for some in store.parts(numbers):
             statement = select(table).where(
                 store.of_key(table, tenant, run=run.run, fence=run.fence),
-                table.c.sequence.in_(numbers[start : start + store.IN_MAX]),
+                table.c.sequence.in_(some),
             )
             found |= {(number, row.sequence): row for row in conn.execute(statement)}
     return found

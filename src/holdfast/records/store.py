@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -44,6 +44,8 @@ from sqlalchemy.sql import ColumnElement
 from holdfast.kernel.database import bulk_insert, tenant_table
 from holdfast.kernel.principal import Principal
 from holdfast.records.staging import ROW_COLUMNS, Latest
+
+T = TypeVar("T")
 
 IN_MAX = 1000
 """Values in one ``IN``: far below both databases' bounds on parameters."""
@@ -448,7 +450,7 @@ _LATEST_POSTGRESQL = text(
 def latest_rows(conn: Connection, tenant: str, records: Sequence[bytes]) -> dict[bytes, Latest]:
     """The latest row of each of these records that has one. Answered from the index alone."""
     found: dict[bytes, Latest] = {}
-    for some in _parts(sorted(records)):
+    for some in parts(sorted(records)):
         if conn.dialect.name == "sqlite":
             rows: Iterable[Any] = _driver_rows(conn, _latest_text(len(some)), (tenant, *some))
         else:
@@ -483,7 +485,7 @@ def rows_by_sequence(
     """These columns (after ``sequence``) of the rows with these sequences."""
     wanted = [revisions.c.sequence, *(revisions.c[name] for name in columns)]
     found: list[Row[Any]] = []
-    for some in _parts(sorted(sequences)):
+    for some in parts(sorted(sequences)):
         found += conn.execute(
             select(*wanted).where(
                 of_key(revisions, tenant, profile=profile), revisions.c.sequence.in_(some)
@@ -502,7 +504,7 @@ def set_ends(
     only: int | None = None,
 ) -> None:
     """Let these rows end at ``publication``, or not at all; ``only`` those that end at ``only``."""
-    for some in _parts(sorted(sequences)):
+    for some in parts(sorted(sequences)):
         condition = and_(of_key(revisions, tenant, profile=profile), revisions.c.sequence.in_(some))
         if only is not None:
             condition = and_(condition, revisions.c.to_publication == only)
@@ -511,7 +513,7 @@ def set_ends(
 
 def hide_rows(conn: Connection, tenant: str, profile: str, sequences: Sequence[int]) -> None:
     """Take these rows out of every publication."""
-    for some in _parts(sorted(sequences)):
+    for some in parts(sorted(sequences)):
         change(
             conn,
             revisions,
@@ -541,7 +543,7 @@ def note_subjects(conn: Connection, rows: Sequence[tuple[str, str, str, int, int
 def seen_bits(conn: Connection, tenant: str, run: str, chunks: Sequence[int]) -> dict[int, bytes]:
     """The seen bits of these chunks, as far as there are any."""
     found: dict[int, bytes] = {}
-    for some in _parts(chunks):
+    for some in parts(chunks):
         rows = conn.execute(
             select(seen.c.chunk, seen.c.bits).where(
                 of_key(seen, tenant, run=run), seen.c.chunk.in_(some)
@@ -585,7 +587,8 @@ def visible(publication: int) -> ColumnElement[bool]:
     )
 
 
-def _parts(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+def parts(values: Sequence[T]) -> Iterable[Sequence[T]]:
+    """``values`` in the order they have, so many at a time as one statement takes."""
     for start in range(0, len(values), IN_MAX):
         yield values[start : start + IN_MAX]
 

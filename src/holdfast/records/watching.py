@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Row, and_, select
 from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Conflict, NotFound
 from holdfast.kernel.http import Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.ids import EventId
 from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Principal
@@ -34,7 +35,7 @@ from holdfast.records.model import (
     RunStatus,
     SourceColumn,
 )
-from holdfast.records.reading import Reading, bounded
+from holdfast.records.reading import Reading
 from holdfast.records.rules import Failure, Rules
 from holdfast.records.shape import (
     HISTORY_RUNS,
@@ -406,7 +407,7 @@ class Watching(Reading):
         limit: int = 100,
     ) -> Page[Notice]:
         """What somebody should be told about sources, the newest first."""
-        wanted, kind, table = bounded(limit), f"notices-{profile}", store.notices
+        wanted, kind, table = page_size(limit), f"notices-{profile}", store.notices
         before = int(decode_cursor(kind, cursor, int)[0]) if cursor else _LAST
         conditions = [table.c.tenant == principal.tenant, table.c.number < before]
         if profile:

@@ -27,6 +27,7 @@ from holdfast.kernel.errors import Invalid, NotFound
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from holdfast.kernel.http import Page
     from holdfast.registry.client import RegistryClient
     from holdfast.registry.validate import Examined
     from holdfast.registry.versions import Change, PublishResult
@@ -310,6 +311,7 @@ async def _show_versions(client: RegistryClient, name: str, json: bool) -> None:
             for v in page.items
         ],
     )
+    _say_older(page)
 
 
 async def _show_history(client: RegistryClient, name: str, json: bool) -> None:
@@ -323,6 +325,12 @@ async def _show_history(client: RegistryClient, name: str, json: bool) -> None:
         ["revision", "action", "digest", "at", "by", "event"],
         [[e.sequence, e.action, e.digest[:19], e.at, e.by, e.event] for e in page.items],
     )
+    _say_older(page)
+
+
+def _say_older(page: Page[Any]) -> None:
+    if page.next:
+        say(f"these are the newest {len(page.items)}; GET /v1/profiles/… gives older ones by pages")
 
 
 @app.command(

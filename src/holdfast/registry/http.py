@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Response
-from litestar.params import Parameter
 
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.http import ApiRequest, Page, get, post, put
+from holdfast.kernel.http.paging import Limit
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.registry.document import DOCUMENT_BYTES_MAX
 from holdfast.registry.schema import profile_schema
@@ -26,7 +26,6 @@ from holdfast.registry.versions import (
 )
 
 READ, WRITE = Permission.PROFILES_READ, Permission.PROFILES_WRITE
-Limit = Annotated[int, Parameter(ge=1, le=1000)]
 
 
 def handlers(service: RegistryService) -> list[Any]:

@@ -22,7 +22,7 @@ from holdfast.kernel.canonical import canonical, digest
 from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Problem
-from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor, page_size
 from holdfast.kernel.idempotency import once
 from holdfast.kernel.ids import EventId, NewId, is_name
 from holdfast.kernel.outbox import Event, Outbox
@@ -310,6 +310,7 @@ class RegistryService:
         self, principal: Principal, *, cursor: str | None = None, limit: int = 100
     ) -> Page[ProfileStatus]:
         """Profiles by name, with what is wrong with the newest file of each."""
+        limit = page_size(limit)
         after = _position("profiles", cursor, str) if cursor else ""
 
         def unit(conn: Connection) -> list[ProfileStatus]:
@@ -346,6 +347,7 @@ class RegistryService:
         self, principal: Principal, name: str, *, cursor: str | None = None, limit: int = 100
     ) -> Page[ProfileVersionInfo]:
         """Every version ever published, newest first."""
+        limit = page_size(limit)
         before = _position("profile-versions", cursor, int) if cursor else _LAST
 
         def unit(conn: Connection) -> tuple[str, list[Any]]:
@@ -370,6 +372,7 @@ class RegistryService:
         self, principal: Principal, name: str, *, cursor: str | None = None, limit: int = 100
     ) -> Page[ProfileEvent]:
         """What happened to the profile, newest first, each with the event that proves it."""
+        limit = page_size(limit)
         before = _position("profile-history", cursor, int) if cursor else _LAST
 
         def unit(conn: Connection) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from litestar import Response
 
 from holdfast.kernel.http import ApiRequest, Page, get, post
+from holdfast.kernel.http.paging import Limit
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.reports.export import DataFormat
 from holdfast.reports.model import Report, ReportSummary
@@ -47,7 +48,7 @@ def handlers(service: ReportsService) -> list[Any]:
         since: str = "",
         until: str = "",
         cursor: str | None = None,
-        limit: int = 50,
+        limit: Limit = 50,
     ) -> Page[ReportSummary]:
         """Reports, newest first; of one name, created in a span of time."""
         return await service.list(

@@ -24,7 +24,7 @@ from holdfast.kernel.canonical import canonical
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Corrupt, Denied, Exhausted, Invalid, NotFound, Unavailable
-from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor, page_size
 from holdfast.kernel.ids import EventId, NewId
 from holdfast.kernel.objects import Objects
 from holdfast.kernel.objects.orphans import confirm, noted
@@ -151,8 +151,7 @@ class ReportsService:
     ) -> Page[ReportSummary]:
         """Reports, newest first; of one ``name``, created in ``since`` ≤ t < ``until``."""
         (before,) = decode_cursor(_CURSOR, cursor, int) if cursor else (_SEQUENCE_MAX,)
-        if type(before) is not int or not 1 <= limit <= 1000:
-            raise Invalid("cannot list reports: the limit or the cursor is out of bounds")
+        limit = page_size(limit)
         first, last = _moment(since, "since") or "", _moment(until, "until") or _FOREVER
 
         def unit(conn: Connection) -> Numbered:

@@ -9,9 +9,10 @@ import pytest
 
 from holdfast.app.compose import open_system
 from holdfast.app.settings import ROLES, resolve
-from holdfast.gateway.proxy import BODY_LIMITS, PUBLIC, body_limit, role_of
+from holdfast.gateway.proxy import LARGE_BODIES, PUBLIC, body_limit, role_of
 from holdfast.kernel.http.routes import BODY_BYTES, RouteRules, rules_of
 from holdfast.kernel.principal import Permission
+from holdfast.records.wire import GRANT_HEADER
 
 OWN = {"/v1/login", "/v1/login/links", "/v1/overview", "/v1/whoami"}
 """What the door answers itself, wherever the roles are."""
@@ -46,7 +47,21 @@ async def test_the_door_takes_what_the_route_takes(elsewhere: list[RouteRules]) 
     }
     assert wrong == {}
     own = [rules for rules in elsewhere if rules.body_limit != BODY_BYTES]
-    assert len(own) == len(BODY_LIMITS)
+    assert len(own) == len(LARGE_BODIES)
+
+
+async def test_the_door_asks_of_who_sends_a_large_body_what_the_route_asks(
+    elsewhere: list[RouteRules],
+) -> None:
+    own = {
+        (r.method, re.sub(r":[a-z]+}", "}", r.path)): (
+            r.permission,
+            any(each.name == GRANT_HEADER.lower() for each in r.arguments),
+        )
+        for r in elsewhere
+        if r.body_limit != BODY_BYTES
+    }
+    assert own == {(r.method, r.path): (r.permission, r.granted) for r in LARGE_BODIES}
 
 
 async def test_the_door_passes_nobody_on_to_public_routes_only(

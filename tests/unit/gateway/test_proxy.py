@@ -11,12 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
+from holdfast.fleet.grants import Grants
 from holdfast.gateway.proxy import ProxyMiddleware, Repeats, RoleProxy
 from holdfast.identity.hop import HEADER, HopSigner, HopVerifier
 from holdfast.kernel.canonical import digest
 from holdfast.kernel.clock import ManualClock, SystemClock
+from holdfast.kernel.http.rates import RequestRate
 from holdfast.kernel.ids import id_source
-from holdfast.kernel.principal import operator
+from holdfast.kernel.principal import Principal, operator
 from holdfast.kernel.signing import SigningKey, TrustedKeys
 
 KEY = SigningKey.from_seed(b"\x01" * 32)
@@ -65,7 +67,11 @@ Ask = Callable[..., Awaitable[Answered]]
 
 
 @asynccontextmanager
-async def door(role: DyingRole, repeats: Repeats = REPEATS) -> AsyncIterator[Ask]:
+async def door(
+    role: DyingRole,
+    repeats: Repeats = REPEATS,
+    admitted: Callable[[Principal], None] | None = None,
+) -> AsyncIterator[Ask]:
     """A door in front of one role that listens on loopback."""
     clock = SystemClock()
     server = await asyncio.start_server(role, "127.0.0.1", 0)
@@ -77,7 +83,8 @@ async def door(role: DyingRole, repeats: Repeats = REPEATS) -> AsyncIterator[Ask
     async with server, httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
         signer = HopSigner("gateway", KEY, clock, id_source(clock))
         proxy = RoleProxy({"aggregator": url}, signer, client, clock, repeats)
-        middleware = ProxyMiddleware(None, proxy, authenticate)
+        grants = Grants(TrustedKeys(), clock)
+        middleware = ProxyMiddleware(None, proxy, authenticate, grants, admitted)
 
         async def ask(method: str, answered: Answered | None = None) -> Answered:
             answered = answered or Answered()
@@ -158,6 +165,15 @@ async def test_no_ask_begins_after_the_deadline() -> None:
     async with door(role, Repeats(pauses_seconds=(60.0,), deadline_seconds=30.0)) as ask:
         answered = await ask("GET")
     assert (answered.status, len(role.requests)) == (503, 1)
+
+
+async def test_who_asks_too_often_is_told_so_wherever_the_role_is() -> None:
+    role = DyingRole(FINE, FINE)
+    async with door(role, admitted=RequestRate(1, monotonic=lambda: 0.0).take) as ask:
+        answers = [await ask("GET"), await ask("GET")]
+    assert [answered.status for answered in answers] == [200, 429]
+    assert b"rate-exceeded" in answers[1].body
+    assert len(role.requests) == 1
 
 
 async def test_an_answer_is_an_answer_even_if_it_is_a_refusal() -> None:

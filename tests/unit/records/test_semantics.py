@@ -18,10 +18,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from holdfast.collect.cursor import CursorState
+from holdfast.fleet.grants import GrantMismatch
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Invalid
-from holdfast.records.errors import GrantMismatch
 from holdfast.records.model import MappedRecord, RecordFilter, Run, RunOpen, RunStatus
 from holdfast.registry.model import Cursor
 from tests.unit.records.helpers import OPERATOR, Attempt, Bench, bench_on, profile, record

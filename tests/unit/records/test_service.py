@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from holdfast.fleet.grants import GrantMismatch
 from holdfast.kernel import merkle
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Denied, HoldfastError, Invalid, TooLarge, Unauthenticated
@@ -25,7 +26,6 @@ from holdfast.records.content import record_leaf_hash, whole_of
 from holdfast.records.errors import (
     BatchConflict,
     DigestMismatch,
-    GrantMismatch,
     NoSuchRecord,
     NoSuchRun,
     ProfileBusy,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Response
-from msgspec import Meta
 
 from holdfast.identity.people.model import (
     INVITATIONS,
@@ -21,10 +20,8 @@ from holdfast.identity.people.model import (
 )
 from holdfast.identity.people.service import PeopleService
 from holdfast.kernel.http import get, post, put
-from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import Limit, Page, decode_cursor, encode_cursor
 from holdfast.kernel.principal import Permission, Principal
-
-Limit = Annotated[int, Meta(ge=1, le=1000)]
 
 
 def handlers(service: PeopleService) -> list[Any]:

@@ -31,13 +31,13 @@ from holdfast.identity.signin import store as signin_store
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import make_secret
 from holdfast.kernel.errors import Conflict, Exhausted, Invalid, NotFound
+from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.ids import TenantId, is_name
 from holdfast.kernel.principal import Principal, operator, operators_only
 
 ADMIN = "admin"
 PEOPLE_MAX = 100_000
 INVITATIONS_OPEN_MAX = 1_000
-LIST_MAX = 1_000
 RECOVERY_HOURS = 24
 NEWEST = "~"
 """Sorts after every id."""
@@ -140,7 +140,7 @@ class PeopleService:
         self, principal: Principal, *, before: str = "", limit: int = 100
     ) -> tuple[list[Invitation], str | None]:
         """Invitations, the newest first, and where the next page begins."""
-        limit = max(1, min(limit, LIST_MAX))
+        limit = page_size(limit)
         now = timestamp(self._parts.clock.now())
         rows = await self._db.read(
             principal,
@@ -187,7 +187,7 @@ class PeopleService:
         self, principal: Principal, *, before: str = "", limit: int = 100
     ) -> tuple[list[Person], str | None]:
         """People, the newest first, and where the next page begins."""
-        limit = max(1, min(limit, LIST_MAX))
+        limit = page_size(limit)
         rows = await self._db.read(
             principal,
             lambda conn: store.page_of_people(conn, principal.tenant, before or NEWEST, limit + 1),

@@ -18,10 +18,8 @@ from holdfast.identity.signin.model import (
 from holdfast.identity.signin.sessions import SessionsService
 from holdfast.kernel.errors import Denied
 from holdfast.kernel.http import get, post
-from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import Limit, Page, decode_cursor, encode_cursor
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
-
-Limit = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class SessionsEnd(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

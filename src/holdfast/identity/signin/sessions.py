@@ -33,6 +33,7 @@ from holdfast.identity.signin.model import (
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of, make_secret
 from holdfast.kernel.errors import Denied, Invalid, NotFound, Unauthenticated
+from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.ids import TenantId, is_name
 from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import (
@@ -43,7 +44,6 @@ from holdfast.kernel.principal import (
     service,
 )
 
-LIST_MAX = 1_000
 _NEWEST = "~"
 """Sorts after every id."""
 
@@ -224,7 +224,7 @@ class SessionsService:
         ``person`` everybody's. Others' need ``identity:read``."""
         subject = principal.subject if person is None else person
         self._check(principal, subject, Permission.IDENTITY_READ)
-        limit = max(1, min(limit, LIST_MAX))
+        limit = page_size(limit)
         rows = await self._db.read(
             principal,
             lambda conn: store.page_of_sessions(

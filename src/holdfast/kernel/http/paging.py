@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
 from holdfast.kernel.errors import Invalid
 
 T = TypeVar("T")
+
+PAGE_MAX = 1000
+Limit = Annotated[int, msgspec.Meta(ge=1, le=PAGE_MAX)]
+"""How many entries a page is to have. More than a page holds is refused, nowhere cut: whoever asks
+for 5,000 and is given 1,000 would take them for all."""
 
 CURSOR_CHARACTERS_MAX = 2048
 
@@ -26,6 +31,17 @@ class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
     items: list[T]
     next: str | None = None
+
+
+def page_size(limit: int) -> int:
+    """``limit``; :class:`Invalid` unless a page may have so many entries."""
+    if not 1 <= limit <= PAGE_MAX:
+        raise Invalid(
+            f"cannot list: limit is {limit}, and a page has 1 to {PAGE_MAX} entries",
+            code="limit-invalid",
+            hint="ask for the rest with `next` as the cursor",
+        )
+    return limit
 
 
 def encode_cursor(kind: str, position: list[Any]) -> str:
