@@ -144,7 +144,7 @@ def _title(report: Report) -> dict[str, Any]:
 def _subtitle(report: Report) -> list[str]:
     found = report.correlation
     if found is None:
-        return [report.spec.description]
+        return [report.spec.description, *_left_out(report)]
     parts = [summary_of_levels(found)]
     changes = found.first_differences
     if changes is not None and changes.pearson_r is not None:
@@ -152,10 +152,21 @@ def _subtitle(report: Report) -> list[str]:
             f"Changes from row to row: r = {short(changes.pearson_r)}{_interval(changes)}, "
             f"n = {changes.n:,}"
         )
-    if report.row_count > POINTS_MAX and report.chart == "scatter":
+    return [*parts, *_left_out(report)]
+
+
+def _left_out(report: Report) -> list[str]:
+    """What of the report the picture does not show."""
+    said = []
+    measures = sum(column.type != "text" for column in report.columns)
+    if report.chart in ("series", "line") and measures > PANELS_MAX:
+        said.append(f"The first {PANELS_MAX} of {measures} measures are drawn")
+    if report.chart == "bar" and report.row_count > BARS_MAX:
+        said.append(f"The first {BARS_MAX} of {report.row_count:,} rows are drawn")
+    elif report.chart != "bar" and report.row_count > POINTS_MAX:
         step = -(-report.row_count // POINTS_MAX)
-        parts.append(f"One point in {step} is drawn")
-    return parts
+        said.append(f"One point in {step} is drawn")
+    return said
 
 
 def summary_of_levels(found: Correlation) -> str:
@@ -250,7 +261,7 @@ def _scatter(report: Report, table: pyarrow.Table) -> list[dict[str, Any]]:
         },
     }
     if times and len(values) <= 400:
-        point["encoding"]["color"] = _time_colour(keys[0])
+        point["encoding"]["color"] = _time_colour(keys[0], times)
     layers = [*_line_layer(report.correlation, xs), point]
     if times and len(values) <= 400:
         names = drawn.column(keys[0].name).to_pylist()
@@ -334,7 +345,7 @@ def _spread(values: list[dict[str, Any]], above: list[bool], left: list[bool]) -
     return sorted(chosen)
 
 
-def _time_colour(key: Column) -> dict[str, Any]:
+def _time_colour(key: Column, times: list[str]) -> dict[str, Any]:
     return {
         "field": "t",
         "type": "temporal",
@@ -343,9 +354,17 @@ def _time_colour(key: Column) -> dict[str, Any]:
             "title": key.bucket.capitalize(),
             "gradientLength": 160,
             "gradientThickness": 10,
-            "format": "%Y",
+            # Times are UTC wherever the picture is drawn.
+            "labelExpr": f"utcFormat(datum.value, '{_time_format(times)}')",
         },
     }
+
+
+def _time_format(times: list[str]) -> str:
+    """How much of a time tells those of one legend apart: the year, the month or the day."""
+    months = [int(time[:4]) * 12 + int(time[5:7]) for time in times]
+    span = max(months) - min(months)
+    return "%Y" if span >= 60 else "%b %Y" if span >= 4 else "%-d %b %Y"
 
 
 def _opacity(count: int) -> float:

@@ -121,15 +121,34 @@ def test_the_axis_of_a_few_months_names_their_year(
     tmp_path: Path, first: str, last: str, years: list[str]
 ) -> None:
     report, data = sample(tmp_path, "employment-and-unemployment")
+    said = words(drawn(report, months_of(report, data, first, last))).split()
+    assert "March" in said
+    assert [word for word in said if word in ("2005", "2006", "2007")] == years
+
+
+def months_of(report: Report, data: bytes, first: str, last: str) -> bytes:
+    """The rows of these months, four to six."""
     table = pyarrow.parquet.read_table(io.BytesIO(data))
     month = next(column.name for column in report.columns if column.bucket)
     kept = [first <= each <= last for each in table.column(month).to_pylist()]
     assert 4 <= sum(kept) <= 6
     cut = io.BytesIO()
     pyarrow.parquet.write_table(table.filter(kept), cut)
-    said = words(drawn(report, cut.getvalue())).split()
-    assert "March" in said
-    assert [word for word in said if word in ("2005", "2006", "2007")] == years
+    return cut.getvalue()
+
+
+def test_the_legend_of_a_cloud_of_a_few_months_tells_them_apart(tmp_path: Path) -> None:
+    report, data = sample(tmp_path, "employment-and-unemployment")
+    cloud = msgspec.structs.replace(report, chart="scatter")
+    said = words(drawn(cloud, months_of(report, data, "2006-02", "2006-07")))
+    assert re.findall(r"\b([A-Z][a-z]{2} 2006)", said) == ["Feb 2006", "Jul 2006"]
+
+
+@pytest.mark.parametrize("rows", [30, 31])
+def test_a_picture_says_what_of_the_report_it_leaves_out(tmp_path: Path, rows: int) -> None:
+    report, data = made(tmp_path, by_series(), {"u": PROFILES["bls-unemployment-industry"]()})
+    said = words(drawn(msgspec.structs.replace(report, row_count=rows), data))
+    assert ("The first 30 of 31 rows are drawn" in said) == (rows > 30)
 
 
 def by_series(**output: Any) -> ReportSpec:
