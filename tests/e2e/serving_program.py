@@ -16,7 +16,12 @@ from litestar import Litestar, Response
 from holdfast.kernel.connection import ServeLimits
 from holdfast.kernel.http import ApiRequest, App, AppSpec, create_app, get, post, stopping
 from holdfast.kernel.principal import Permission, Principal, operator
-from holdfast.kernel.serving import Bound, Tls, run, serve
+from holdfast.kernel.serving import CONNECTIONS_MEANING, Bound, Tls, run, serve
+from holdfast.kernel.telemetry import Metrics
+from tests.support.waiting import until
+
+PATIENCE_SECONDS = 120.0
+"""How long a test waits for what must come, on a machine that has much else to do."""
 
 
 class Echo(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,6 +61,14 @@ def application(marks: Path | None = None) -> App:
         mark("slow-ended")
         return Echo("slow")
 
+    @get("/v1/held", permission=Permission.PUBLIC)
+    async def held_echo() -> Echo:
+        """Answers when there is a mark that says so."""
+        assert marks is not None
+        mark("held-began")
+        await until((marks / "go").exists, seconds=10 * PATIENCE_SECONDS)
+        return Echo("held")
+
     @get("/v1/wait", permission=Permission.PUBLIC)
     async def wait_echo(request: ApiRequest) -> Echo:
         mark("wait-began")
@@ -82,8 +95,8 @@ def application(marks: Path | None = None) -> App:
         mark("stopped")
 
     handlers = [
-        read_echo, write_echo, size_echo, slow_echo, wait_echo, certificate_echo, large_echo,
-        address_echo,
+        read_echo, write_echo, size_echo, slow_echo, held_echo, wait_echo, certificate_echo,
+        large_echo, address_echo,
     ]  # fmt: skip
     return create_app(
         AppSpec(
@@ -106,18 +119,19 @@ class Running:
         self._told = threading.Event()
         self._thread = threading.Thread(target=self._main)
         self._failure: BaseException | None = None
+        self._metrics = Metrics()
         self.bound: Bound
 
     def __enter__(self) -> Running:
         self._thread.start()
-        assert self._told.wait(20)
+        assert self._told.wait(PATIENCE_SECONDS)
         if self._failure is not None:
             raise self._failure
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
-        self._thread.join(30)
+        self._thread.join(PATIENCE_SECONDS)
         assert not self._thread.is_alive(), "the server did not stop"
         if self._failure is not None and exc[0] is None:
             raise self._failure
@@ -126,9 +140,14 @@ class Running:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
 
-    def joined(self, seconds: float) -> bool:
-        self._thread.join(seconds)
+    def joined(self) -> bool:
+        self._thread.join(PATIENCE_SECONDS)
         return not self._thread.is_alive()
+
+    def connections(self) -> int:
+        """How many are open now."""
+        gauge = self._metrics.gauge("vdb_connections_active", CONNECTIONS_MEANING)
+        return int(next(iter(gauge.collect())).samples[0].value)
 
     def _main(self) -> None:
         try:
@@ -154,6 +173,7 @@ class Running:
             ready=ready,
             stop=self._stop,
             signals=False,
+            metrics=self._metrics,
         )
 
 
@@ -162,8 +182,13 @@ def main(marks: Path, stop_seconds: float) -> None:
         (marks / "url.part").write_text(bound.url)
         (marks / "url.part").rename(marks / "url")
 
+    async def leaving() -> None:
+        (marks / "leaving").touch()
+        if (marks / "stay").exists():
+            await asyncio.Event().wait()
+
     limits = ServeLimits(stop_seconds=stop_seconds)
-    run(serve(application(marks), bind="127.0.0.1:0", limits=limits, ready=ready))
+    run(serve(application(marks), bind="127.0.0.1:0", limits=limits, ready=ready, leaving=leaving))
     (marks / "returned").touch()
 
 

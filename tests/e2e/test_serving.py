@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -27,11 +28,10 @@ from holdfast.kernel.connection import ServeLimits
 from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.serving import Tls, bind_socket
-from tests.e2e.serving_program import Running, anybody, application
+from tests.e2e.serving_program import PATIENCE_SECONDS, Running, anybody, application
 
-SOON = 15
-"""Seconds within which a bound of one second shows on a machine that is busy; its default, and what
-the caller would take by itself, are longer."""
+ANSWER_SECONDS = 45
+"""How long an answer may take: less than the bounds that hold unless others are set."""
 LIMITS = ServeLimits(
     connections_max=20,
     header_seconds=1.0,
@@ -55,7 +55,7 @@ class Wire:
     """One connection, spoken to in bytes."""
 
     def __init__(self, running: Running, context: ssl.SSLContext | None = None) -> None:
-        plain = socket.create_connection(("127.0.0.1", running.bound.port), timeout=10)
+        plain = socket.create_connection(("127.0.0.1", running.bound.port), timeout=ANSWER_SECONDS)
         self.socket: socket.socket = plain
         if context is not None:
             self.socket = context.wrap_socket(plain, server_hostname="localhost")
@@ -99,7 +99,7 @@ def problem(body: bytes) -> dict[str, Any]:
     return found
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not come true in time"
@@ -111,18 +111,16 @@ def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 def test_headers_that_do_not_end_are_answered_408(server: Running) -> None:
     with Wire(server) as wire:
-        began = time.monotonic()
         wire.send(b"GET /v1/echo HTTP/1.1\r\nHost: localhost\r\n")
         status, headers, body = wire.answer()
-        assert 0.8 < time.monotonic() - began < SOON
         assert (status, problem(body)["code"]) == (408, "request-timeout")
+        assert problem(body)["detail"].endswith("no complete headers in 1 s")
         assert headers["connection"] == "close"
         assert wire.rest() == b""
 
 
 def test_dripping_header_bytes_does_not_extend_the_time(server: Running) -> None:
     with Wire(server) as wire:
-        began = time.monotonic()
         wire.socket.settimeout(0.05)
         status = 0
         for byte in b"GET /v1/echo HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: b\r\n" * 100:
@@ -133,7 +131,6 @@ def test_dripping_header_bytes_does_not_extend_the_time(server: Running) -> None
             except TimeoutError:
                 continue
         assert status == 408
-        assert time.monotonic() - began < SOON
 
 
 def test_a_connection_that_says_nothing_is_closed_without_an_answer(server: Running) -> None:
@@ -176,25 +173,57 @@ def test_a_body_dripping_byte_by_byte_is_given_up(server: Running) -> None:
         assert status == 408
 
 
+def steadily(act: Callable[[], None], pause: float) -> bool:
+    """Do it again and again for half as long again as the bounds; false if the machine paused."""
+    began = last = time.monotonic()
+    while last - began < 1.5:
+        time.sleep(pause)
+        act()
+        now = time.monotonic()
+        if now - last > 0.8:
+            return False
+        last = now
+    return True
+
+
+def on_a_machine_that_keeps_pace(attempt: Callable[[], bool]) -> None:
+    """What takes time and must not take too long is tried again where the machine paused."""
+    assert any(attempt() for _ in range(20)), "this machine pauses again and again"
+
+
 def test_a_steady_body_longer_than_the_bound_in_time_arrives(server: Running) -> None:
-    with Wire(server) as wire:
-        wire.send(b"POST /v1/size HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8000\r\n\r\n")
-        for _ in range(8):
-            time.sleep(0.2)
-            wire.send(b"x" * 1000)
-        status, _, body = wire.answer()
-        assert (status, json.loads(body)) == (201, {"size": 8000})
+    head = b"POST /v1/size HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    piece = b"400\r\n" + b"x" * 1024 + b"\r\n"
+
+    def attempt() -> bool:
+        with Wire(server) as wire, contextlib.suppress(ConnectionError):
+            wire.send(head)
+            if not steadily(lambda: wire.send(piece), 0.2):
+                return False
+            wire.send(b"0\r\n\r\n")
+            status, _, body = wire.answer()
+            assert status == 201, body
+            return True
+        return False
+
+    on_a_machine_that_keeps_pace(attempt)
 
 
 def test_an_idle_connection_is_closed_but_a_busy_one_lives(server: Running) -> None:
-    with Wire(server) as wire:
-        for _ in range(4):
-            wire.send(GET)
-            assert wire.answer()[0] == 200
-            time.sleep(0.15)
-        began = time.monotonic()
-        assert wire.rest() == b""
-        assert time.monotonic() - began < SOON
+    def attempt() -> bool:
+        with Wire(server) as wire, contextlib.suppress(ConnectionError):
+
+            def ask() -> None:
+                wire.send(GET)
+                assert wire.answer()[0] == 200
+
+            if not steadily(ask, 0.15):
+                return False
+            assert wire.rest() == b""
+            return True
+        return False
+
+    on_a_machine_that_keeps_pace(attempt)
 
 
 def test_a_handler_may_take_longer_than_every_network_bound(server: Running) -> None:
@@ -203,10 +232,11 @@ def test_a_handler_may_take_longer_than_every_network_bound(server: Running) -> 
         assert wire.answer()[0] == 200
 
 
-def test_a_caller_that_does_not_read_is_cut_off(server: Running) -> None:
-    with Wire(server) as wire:
+def test_a_caller_that_does_not_read_is_cut_off() -> None:
+    with Running(LIMITS) as running, Wire(running) as wire:
         wire.send(b"GET /v1/large HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        time.sleep(2.5)
+        eventually(lambda: running.connections() == 1)
+        eventually(lambda: running.connections() == 0)
         received = 0
         try:
             while piece := wire.socket.recv(1024 * 1024):
@@ -266,7 +296,9 @@ def test_a_chunked_body_over_the_limit_is_413_while_it_arrives(server: Running) 
 
 def test_a_large_body_within_its_route_s_limit_arrives(server: Running) -> None:
     size = 20 * 1024 * 1024
-    answer = httpx.post(f"{server.bound.url}/v1/size", content=b"x" * size, timeout=30)
+    answer = httpx.post(
+        f"{server.bound.url}/v1/size", content=b"x" * size, timeout=PATIENCE_SECONDS
+    )
     assert answer.json() == {"size": size}
 
 
@@ -350,7 +382,6 @@ def test_malformed_requests_are_refused_and_the_connection_ends(
     with Wire(server) as wire:
         wire.send(sent)
         assert wire.answer()[0] in (400, 405)
-        wire.socket.settimeout(5)
         assert wire.rest() == b""
 
 
@@ -516,10 +547,8 @@ def test_over_tls_time_and_early_answers_hold_too(authority: tuple[trustme.CA, P
                 b"Content-Length: 3000000\r\n\r\n" + b"x" * 100_000
             )
             assert wire.answer()[0] == 413
-        with socket.create_connection(("127.0.0.1", running.bound.port), timeout=10) as silent:
-            began = time.monotonic()
+        with socket.create_connection(("127.0.0.1", running.bound.port), timeout=30) as silent:
             assert silent.recv(100) == b"", "a handshake that does not come is given up"
-            assert time.monotonic() - began < SOON
 
 
 def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -535,39 +564,40 @@ def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 def test_a_stop_lets_requests_in_flight_finish_and_closes_idle_connections(
     tmp_path: Path,
 ) -> None:
-    with Running(ServeLimits(stop_seconds=10), app=application(tmp_path)) as running:
+    limits = ServeLimits(stop_seconds=PATIENCE_SECONDS)
+    with Running(limits, app=application(tmp_path)) as running:
         with Wire(running) as idle, Wire(running) as busy:
             idle.send(GET)
             assert idle.answer()[0] == 200
-            busy.send(b"GET /v1/slow?seconds=0.6 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            eventually((tmp_path / "slow-began").exists)
+            busy.send(b"GET /v1/held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            eventually((tmp_path / "held-began").exists)
             running.stop()
             assert idle.rest() == b""
+            (tmp_path / "go").touch()
             status, headers, _ = busy.answer()
             assert (status, headers["connection"]) == (200, "close")
-        assert running.joined(SOON)
+        assert running.joined()
 
 
 def test_long_waits_are_told_that_the_server_stops(tmp_path: Path) -> None:
-    with Running(ServeLimits(stop_seconds=10), app=application(tmp_path)) as running:
+    limits = ServeLimits(stop_seconds=PATIENCE_SECONDS)
+    with Running(limits, app=application(tmp_path)) as running:
         with Wire(running) as wire:
             wire.send(b"GET /v1/wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
             eventually((tmp_path / "wait-began").exists)
             running.stop()
             assert json.loads(wire.answer()[2]) == {"text": "told to stop"}
-        assert running.joined(SOON)
+        assert running.joined()
 
 
 def test_draining_is_bounded_and_what_is_cut_off_is_told(tmp_path: Path) -> None:
     with Running(ServeLimits(stop_seconds=0.3), app=application(tmp_path)) as running:
         with Wire(running) as wire:
-            wire.send(b"GET /v1/slow?seconds=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            eventually((tmp_path / "slow-began").exists)
-            began = time.monotonic()
+            wire.send(b"GET /v1/held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            eventually((tmp_path / "held-began").exists)
             running.stop()
             assert wire.answer()[0] == 503
-        assert running.joined(SOON)
-        assert time.monotonic() - began < SOON
+        assert running.joined()
 
 
 def test_an_application_that_cannot_start_says_why_and_frees_the_port() -> None:
@@ -604,63 +634,80 @@ class Program:
             [sys.executable, "-m", "tests.e2e.serving_program", str(marks), str(stop_seconds)],
             stderr=subprocess.PIPE,
         )
-        eventually(self.has("url"), 20)
+        eventually(self.has("url"))
         self.url = (marks / "url").read_text()
 
     def has(self, name: str) -> Callable[[], bool]:
         return (self.marks / name).exists
+
+    def mark(self, name: str) -> None:
+        (self.marks / name).touch()
 
     def __enter__(self) -> Program:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(PATIENCE_SECONDS)
         assert self.process.stderr is not None
         self.process.stderr.close()
 
 
+def refuses(program: Program) -> bool:
+    """Whether it takes connections no more."""
+    try:
+        httpx.get(f"{program.url}/v1/echo")
+    except httpx.TransportError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_ends_the_lifespan(tmp_path: Path, number: int) -> None:
-    with Program(tmp_path, 10) as program:
+    with Program(tmp_path, PATIENCE_SECONDS) as program:
         answers: list[int] = []
 
         def ask() -> None:
-            answer = httpx.get(f"{program.url}/v1/slow", params={"seconds": 0.5})
+            answer = httpx.get(f"{program.url}/v1/held", timeout=PATIENCE_SECONDS)
             answers.append(answer.status_code)
 
         caller = threading.Thread(target=ask)
         caller.start()
-        eventually(program.has("slow-began"))
+        eventually(program.has("held-began"))
         os.kill(program.process.pid, number)
-        caller.join(10)
+        eventually(lambda: refuses(program))
+        program.mark("go")
+        caller.join(PATIENCE_SECONDS)
         assert answers == [200]
-        assert program.process.wait(10) == 0
+        assert program.process.wait(PATIENCE_SECONDS) == 0
         assert program.has("stopped")()
         assert program.has("returned")()
 
 
 def test_a_second_signal_cuts_the_draining_short(tmp_path: Path) -> None:
-    with Program(tmp_path, 60) as program:
+    with Program(tmp_path, 10 * PATIENCE_SECONDS) as program:
 
         def ask() -> None:
-            httpx.get(f"{program.url}/v1/slow", params={"seconds": 60}, timeout=60)
+            httpx.get(f"{program.url}/v1/held", timeout=10 * PATIENCE_SECONDS)
 
         caller = threading.Thread(target=ask)
         caller.start()
-        eventually(program.has("slow-began"))
+        eventually(program.has("held-began"))
         os.kill(program.process.pid, signal.SIGTERM)
-
-        def refuses() -> bool:
-            try:
-                httpx.get(f"{program.url}/v1/echo")
-            except httpx.TransportError:
-                return True
-            return False
-
-        eventually(refuses)
+        eventually(lambda: refuses(program))
         os.kill(program.process.pid, signal.SIGTERM)
-        assert program.process.wait(10) == 0
-        assert not program.has("slow-ended")()
+        assert program.process.wait(PATIENCE_SECONDS) == 0
         assert program.has("stopped")(), "the lifespan ends in order all the same"
-        caller.join(10)
+        caller.join(PATIENCE_SECONDS)
+
+
+def test_while_it_leaves_everybody_is_answered_until_a_second_signal(tmp_path: Path) -> None:
+    with Program(tmp_path, PATIENCE_SECONDS) as program:
+        program.mark("stay")
+        os.kill(program.process.pid, signal.SIGTERM)
+        eventually(program.has("leaving"))
+        answer = httpx.get(f"{program.url}/v1/echo", timeout=PATIENCE_SECONDS)
+        assert answer.status_code == 200
+        os.kill(program.process.pid, signal.SIGTERM)
+        assert program.process.wait(PATIENCE_SECONDS) == 0
+        assert program.has("stopped")()

@@ -154,7 +154,8 @@ async def serve(
 
     ``ready`` is called with the address once connections are accepted; ``leaving``, which must be
     bounded, when it is time to stop and everybody is still answered. Returns when everything is
-    closed and the application's lifespan has ended; a second signal cuts the draining short.
+    closed and the application's lifespan has ended; a second signal cuts leaving and draining
+    short.
     Raises what the application's start raised; the socket is closed in every case.
     """
     limits = limits or ServeLimits()
@@ -174,7 +175,7 @@ async def serve(
                         await told
                 await stop.wait()
                 if leaving is not None:
-                    await leaving()
+                    await server.unless_hurried(leaving())
                 await server.drain()
 
 
@@ -211,7 +212,7 @@ class _Server:
         self._config.ws_protocol_class = None
         self._config.loaded = True
         self._stopping = asyncio.Event()
-        self._hurry = False
+        self._hurried = asyncio.Event()
         self._moved = asyncio.Event()
         self._listener: asyncio.Server | None = None
         self._accepted: Any = None
@@ -265,9 +266,23 @@ class _Server:
         )
 
     def hurry(self) -> None:
-        """Cut the draining short."""
-        self._hurry = True
+        """Cut leaving and draining short."""
+        self._hurried.set()
         self._moved.set()
+
+    async def unless_hurried(self, step: Awaitable[None]) -> None:
+        """``step``, cancelled when there is no time for it; over when this returns."""
+        going = asyncio.ensure_future(step)
+        hurried = asyncio.create_task(self._hurried.wait())
+        try:
+            await asyncio.wait({going, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hurried.cancel()
+            if not going.done():
+                going.cancel()
+                await asyncio.wait({going})
+        if not going.cancelled():
+            going.result()
 
     async def drain(self) -> None:
         """Accept no more, let what is in flight finish, up to ``stop_seconds``."""
@@ -280,10 +295,10 @@ class _Server:
             log.info("draining", connections=len(self._state.connections))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.stop_seconds):
-                while self._state.connections and not self._hurry:
+                while self._state.connections and not self._hurried.is_set():
                     self._moved.clear()
                     await self._moved.wait()
-        if self._state.tasks and not self._hurry:
+        if self._state.tasks and not self._hurried.is_set():
             # What callers who went away had asked for: long polls that have yet to notice.
             await asyncio.wait(list(self._state.tasks), timeout=1)
 
