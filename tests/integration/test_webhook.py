@@ -71,7 +71,7 @@ async def receiver(seen: Seen) -> AsyncIterator[int]:
 async def told(bench: Bench, port: int, **changes: Any) -> AsyncIterator[Webhook]:
     allow = frozenset({f"127.0.0.1:{port}"})
     settings = WebhookSettings(
-        url=f"http://127.0.0.1:{port}/hook",
+        url=f"http://127.0.0.1:{port}{changes.get('path', '/hook')}",
         secret=SECRET,
         outbound=OutboundSettings(allow=changes.get("allow", allow)),
     )
@@ -182,6 +182,25 @@ async def test_a_redirect_is_not_followed(bench: Bench) -> None:
         async with told(bench, port, allow=allow) as webhook:
             assert await webhook.deliver_due(OPERATOR) == 0
     assert elsewhere.heads == []
+
+
+@pytest.mark.parametrize("answer", ["500 Oops", "302 Found\r\nLocation: /elsewhere", "garbage"])
+async def test_the_address_is_told_nobody(
+    bench: Bench, answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Chat services give out addresses that whoever knows them may write to."""
+    await failed_run(bench)
+    async with (
+        receiver(Seen(answers=[answer])) as port,
+        told(bench, port, path="/hooks/T0%31/let-me-in?key=and-me") as webhook,
+    ):
+        assert await webhook.deliver_due(OPERATOR) == 0
+    (notice,) = await notices(bench)
+    assert f"127.0.0.1:{port}" in notice.problem
+    said = capsys.readouterr()
+    for text in (notice.problem, said.out, said.err):
+        assert "let-me-in" not in text
+        assert "and-me" not in text
 
 
 async def test_a_notice_whose_sender_died_is_due_again_after_a_minute(bench: Bench) -> None:

@@ -32,7 +32,13 @@ from holdfast.kernel.canonical import canonical
 from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import HoldfastError, Invalid
-from holdfast.kernel.outbound import FetchLimits, OutboundClient, OutboundRequest, OutboundSettings
+from holdfast.kernel.outbound import (
+    FetchLimits,
+    OutboundClient,
+    OutboundRequest,
+    OutboundSettings,
+    parse_target,
+)
 from holdfast.kernel.principal import Principal
 from holdfast.kernel.telemetry import get_logger
 from holdfast.records import store
@@ -109,7 +115,11 @@ def signature(secret: bytes, notice: str, seconds: int, body: bytes) -> str:
 
 
 class Webhook:
-    """Delivers notices that are due. ``random`` answers numbers from 0 to 1."""
+    """Delivers notices that are due. ``random`` answers numbers from 0 to 1.
+
+    Raises :class:`AddressInvalid` for an address that is none. Nobody is told its path: chat
+    services give out addresses that whoever knows them may write to.
+    """
 
     def __init__(
         self,
@@ -125,6 +135,7 @@ class Webhook:
         self._clock = clock
         self._random = random
         self._metrics = metrics
+        self._target = parse_target(settings.url)
         self._stack = AsyncExitStack()
         self._outbound: OutboundClient | None = None
         self._spool: Path | None = None
@@ -214,10 +225,16 @@ class Webhook:
         try:
             answer = await self._outbound.fetch(request, self._spool)
         except HoldfastError as error:
-            return error.detail, error.retry_after_seconds or 0.0
+            return self._without_address(error.detail), error.retry_after_seconds or 0.0
         if answer.path is not None:
             answer.path.unlink(missing_ok=True)
         return "", 0.0
+
+    def _without_address(self, text: str) -> str:
+        """``text`` with the host alone: whoever knows the whole address may write to it."""
+        for spelling in (self._settings.url, self._target.url):
+            text = text.replace(spelling, self._target.host_port)
+        return text
 
     def _again_at(self, row: Any, now: datetime, wished: float) -> str | None:
         """When to try again; ``None`` once it was tried often enough."""
