@@ -537,7 +537,8 @@ def test_an_unknown_field_is_refused_by_its_name(
 LISTED = (
     "/v1/tasks", "/v1/runs", "/v1/results", "/v1/rejects", "/v1/notices", "/v1/workers",
     "/v1/profiles", "/v1/reports", "/v1/records?profile=good", "/v1/profiles/good/versions",
-    "/v1/profiles/good/history",
+    "/v1/profiles/good/history", "/v1/api-keys", "/v1/people", "/v1/invitations", "/v1/sessions",
+    "/v1/ledger/entries", "/v1/ledger/streams",
 )  # fmt: skip
 
 

@@ -8,15 +8,14 @@ was said of where and when they were fetched stays said.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from holdfast.collect.batches import BatchMaker, Filled, Stopped
+from holdfast.collect.batches import BatchMaker
 from holdfast.collect.channel import Channel, Outcome
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.errors import BoundReached, ParseFailed
@@ -27,6 +26,7 @@ from holdfast.collect.runner import Ending, LeaseLost
 from holdfast.collect.runner import _ended as ended
 from holdfast.collect.runner import _left_open as left_open
 from holdfast.collect.taking import Attempt, Tools, charset_of
+from holdfast.collect.threads import in_thread, next_of
 from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, NotFound
 from holdfast.records.model import RawResponse, RemapSource, RunFinish, RunStatus
 from holdfast.registry.parts import duration_seconds
@@ -190,17 +190,7 @@ class Remapping:
         return Bounds(content_bytes_max=self._profile.limits.max_bytes)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run ``work`` on the drone's thread; if cancelled, return only when the thread is done."""
-        future = asyncio.get_running_loop().run_in_executor(self._tools.executor, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self._stopped = True
-            with contextlib.suppress(Stopped, HoldfastError):
-                await future
-            raise
+        return await in_thread(self._tools.executor, work, self._stop)
 
-
-def next_of(filled: Iterator[Filled]) -> Filled | None:
-    """The next batch; ``StopIteration`` cannot cross from the thread to the loop."""
-    return next(filled, None)
+    def _stop(self) -> None:
+        self._stopped = True

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from holdfast.collect.batches import BatchMaker, Filled, Stopped, TooManyRejects
+from holdfast.collect.batches import BatchMaker, TooManyRejects
 from holdfast.collect.channel import Channel, Outcome
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.cursor import CursorState
@@ -35,6 +35,7 @@ from holdfast.collect.occurrences import Occurrences
 from holdfast.collect.pages import Ask, PageFacts, Section, Walk
 from holdfast.collect.ports import Opening, RunLog
 from holdfast.collect.taking import Attempt, Page, Pages, Tools, charset_of
+from holdfast.collect.threads import in_thread, next_of
 from holdfast.collect.windows import sections_of
 from holdfast.kernel.clock import Clock, parse_timestamp
 from holdfast.kernel.errors import Conflict, HoldfastError
@@ -338,7 +339,7 @@ class Collection:
         """Map the page, post the batches that become full; its file is gone afterwards."""
         filled = maker.page(self._content(page), page.account.sequence)
         with _perhaps_cut(page):
-            while (batch := await self._in_thread(lambda: _next(filled))) is not None:
+            while (batch := await self._in_thread(lambda: next_of(filled))) is not None:
                 await self._channel.post(batch)
         await self._channel.stored(page.account.sequence)
         page.path.unlink(missing_ok=True)
@@ -368,19 +369,10 @@ class Collection:
         )
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run ``work`` on the drone's thread; if cancelled, return only when the thread is done."""
-        future = asyncio.get_running_loop().run_in_executor(self._tools.executor, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self._stopped = True
-            with contextlib.suppress(Stopped, HoldfastError):
-                await future
-            raise
+        return await in_thread(self._tools.executor, work, self._stop)
 
-
-def _next(filled: Iterator[Filled]) -> Filled | None:
-    return next(filled, None)  # StopIteration cannot cross from the thread to the loop
+    def _stop(self) -> None:
+        self._stopped = True
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from holdfast.kernel.cli import (
     print_table,
     run,
     say,
+    say_more,
     session,
 )
 from holdfast.kernel.errors import HoldfastError, Invalid, NotFound, Unavailable
@@ -78,8 +79,7 @@ def list_workers(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption 
             spare=("version", "region", "capabilities"),
             empty="no workers yet: `holdfast worker token` admits one",
         )
-        if more:
-            say(f"more than {limit}; see --limit")
+        say_more(more, limit)
 
     run(body)
 
@@ -234,8 +234,7 @@ def list_tasks(
             spare=("kind", "worker", "code", "created"),
             empty="no such tasks",
         )
-        if more:
-            say(f"more than {limit}; see --limit")
+        say_more(more, limit)
 
     run(body)
 

@@ -34,7 +34,7 @@ from holdfast.fleet.model import (
 )
 from holdfast.kernel.errors import BY_KIND, HoldfastError, Kind
 from holdfast.kernel.http.client import ApiClient
-from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import Page, encode_cursor, text_position
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
@@ -96,7 +96,7 @@ class FleetClient:
             },
             type=Page[Task],
         )
-        following = str(decode_cursor("tasks", page.next)[0]) if page.next else None
+        following = text_position("tasks", page.next) or None
         return page.items, following
 
     async def cancel(self, principal: Principal | None, task: str, reason: str = "") -> Task:
@@ -194,7 +194,7 @@ class FleetClient:
             },
             type=Page[Worker],
         )
-        following = str(decode_cursor("workers", page.next)[0]) if page.next else None
+        following = text_position("workers", page.next) or None
         return page.items, following
 
     async def revoke_worker(self, principal: Principal | None, worker: str) -> Worker:

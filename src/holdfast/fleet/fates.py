@@ -124,17 +124,7 @@ def fail(
         random=jitter,
     )
     retry_at = timestamp(now + timedelta(seconds=pause))
-    attempt = (
-        row.tenant,
-        row.id,
-        row.fence,
-        row.attempts,
-        row.worker or "",
-        timestamp(now),
-        code,
-        reason,
-        answer,
-    )
+    attempt = _attempt(row, now, code, reason, answer)
     change = _unchanged(row)._replace(lease_expires_at=None, code=code, reason=reason)
     if not retry or is_last(row.attempts, row.attempts_max, row.deadline, retry_at):
         change = change._replace(answer=answer, result=result)
@@ -149,17 +139,7 @@ def release(row: TaskRow, now: datetime, *, code: str, reason: str, answer: str 
     Its fence stays used, so whoever held it is refused from the next lease on as after any other
     end; the lease is remembered, the attempt is not counted.
     """
-    attempt = (
-        row.tenant,
-        row.id,
-        row.fence,
-        row.attempts,
-        row.worker or "",
-        timestamp(now),
-        code,
-        reason,
-        answer,
-    )
+    attempt = _attempt(row, now, code, reason, answer)
     change = _unchanged(row)._replace(
         state=State.READY.value,
         worker=None,
@@ -176,6 +156,21 @@ def give_up(row: TaskRow, now: datetime, state: State, code: str, reason: str) -
     change = _unchanged(row)._replace(lease_expires_at=None, code=code, reason=reason)
     event = "task.cancelled" if state is State.CANCELLED else "task.dead"
     return Fate(_ended(change, row, state, now), None, event)
+
+
+def _attempt(row: TaskRow, now: datetime, code: str, reason: str, answer: str) -> tuple[Any, ...]:
+    """What is remembered of a lease that did not end its task, in the order of its columns."""
+    return (
+        row.tenant,
+        row.id,
+        row.fence,
+        row.attempts,
+        row.worker or "",
+        timestamp(now),
+        code,
+        reason,
+        answer,
+    )
 
 
 def _ended(change: Change, row: TaskRow, state: State, now: datetime) -> Change:

@@ -35,9 +35,9 @@ from holdfast.fleet.model import (
 )
 from holdfast.fleet.service import FleetService, submitted
 from holdfast.kernel.errors import Denied
-from holdfast.kernel.http import ApiRequest, Page, decode_cursor, encode_cursor, get, post
+from holdfast.kernel.http import ApiRequest, Page, get, post
 from holdfast.kernel.http.door import STOPPING
-from holdfast.kernel.http.paging import Limit
+from holdfast.kernel.http.paging import Limit, page_after, text_position
 from holdfast.kernel.http.routes import Header
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
@@ -88,9 +88,9 @@ def _task_handlers(service: FleetService) -> list[Any]:
     ) -> Page[Task]:
         """List tasks, newest first."""
         wanted = TaskFilter(status=status, kind=kind, worker=worker, exclusive=exclusive, run=run)
-        before = str(decode_cursor(TASKS, cursor, str)[0]) if cursor else None
+        before = text_position(TASKS, cursor) or None
         items, following = await service.list_tasks(principal, wanted, before=before, limit=limit)
-        return Page(items=items, next=encode_cursor(TASKS, [following]) if following else None)
+        return page_after(TASKS, items, following)
 
     @get("/v1/tasks/{task:str}", permission=Permission.TASKS_READ)
     async def show_task(principal: Principal, task: str) -> Task:
@@ -182,9 +182,9 @@ def _worker_handlers(service: FleetService) -> list[Any]:
         principal: Principal, limit: Limit = 100, cursor: str | None = None
     ) -> Page[Worker]:
         """List workers by name."""
-        after = str(decode_cursor(WORKERS, cursor, str)[0]) if cursor else ""
+        after = text_position(WORKERS, cursor)
         items, following = await service.list_workers(principal, after=after, limit=limit)
-        return Page(items=items, next=encode_cursor(WORKERS, [following]) if following else None)
+        return page_after(WORKERS, items, following)
 
     @post("/v1/workers/{worker:str}/revoke", permission=Permission.WORKERS_WRITE, status=200)
     async def revoke_worker(principal: Principal, worker: str) -> Worker:

@@ -19,6 +19,7 @@ from holdfast.kernel.cli import (
     print_table,
     run,
     say,
+    say_more,
     session,
 )
 from holdfast.kernel.clock import timestamp
@@ -121,8 +122,7 @@ def list_keys(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = F
             ],
             empty="no keys yet: `holdfast apikey create NAME` makes one",
         )
-        if more:
-            say(f"more than {limit}; see --limit")
+        say_more(more, limit)
 
     run(body)
 

@@ -15,7 +15,7 @@ from holdfast.identity.model import (
     RoleDefine,
 )
 from holdfast.kernel.http.client import ApiClient
-from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import Page, encode_cursor, text_position
 from holdfast.kernel.principal import Principal
 
 
@@ -38,7 +38,7 @@ class IdentityClient:
         """See :meth:`IdentityService.list_keys`."""
         params = {"limit": limit, "cursor": encode_cursor(KEYS, [before]) if before else None}
         page = await self._api.request("GET", "/v1/api-keys", params=params, type=Page[ApiKey])
-        return page.items, str(decode_cursor(KEYS, page.next)[0]) if page.next else None
+        return page.items, text_position(KEYS, page.next) or None
 
     async def revoke_key(self, principal: Principal | None, key: str) -> ApiKey:
         """See :meth:`IdentityService.revoke_key`."""

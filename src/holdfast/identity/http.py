@@ -18,7 +18,7 @@ from holdfast.identity.model import (
 from holdfast.identity.service import IdentityService
 from holdfast.kernel.errors import Denied
 from holdfast.kernel.http import delete, get, post, put
-from holdfast.kernel.http.paging import Limit, Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import Limit, Page, page_after, text_position
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
 KEYS = "api-keys"
@@ -41,9 +41,9 @@ def _keys(service: IdentityService) -> list[Any]:
         principal: Principal, limit: Limit = 100, cursor: str | None = None
     ) -> Page[ApiKey]:
         """List API keys, the newest first."""
-        before = str(decode_cursor(KEYS, cursor)[0]) if cursor else ""
+        before = text_position(KEYS, cursor)
         items, following = await service.list_keys(principal, before=before, limit=limit)
-        return Page(items=items, next=encode_cursor(KEYS, [following]) if following else None)
+        return page_after(KEYS, items, following)
 
     @post("/v1/api-keys/{key:str}/revoke", permission=Permission.IDENTITY_WRITE, status=200)
     async def revoke_api_key(principal: Principal, key: str) -> ApiKey:

@@ -199,6 +199,12 @@ def visible(value: object) -> str:
     )
 
 
+def say_more(more: object, limit: int) -> None:
+    """Whoever is shown ``limit`` entries learns that there are more."""
+    if more:
+        say(f"there are more than {limit}: raise --limit")
+
+
 def print_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[object]],

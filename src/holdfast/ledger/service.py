@@ -18,7 +18,7 @@ from holdfast.kernel.errors import (
     Invalid,
     TooLarge,
 )
-from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor, page_size
+from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor, page_size, text_position
 from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import (
     PAYLOAD_BYTES_MAX,
@@ -288,7 +288,7 @@ class LedgerService:
             raise Invalid("cannot read: a position is not negative")
         kind = f"{LIST}:{stream or ''}"
         if cursor is not None:
-            first = int(decode_cursor(kind, cursor)[0])
+            first = int(decode_cursor(kind, cursor, int)[0])
         tenant_log = self.log_of(principal)
         end, recorded = await tenant_log.extent()
         if as_of is not None and timestamp(as_of) < recorded:
@@ -409,7 +409,7 @@ class LedgerService:
     ) -> Page[StreamInfo]:
         """Streams by name."""
         limit = page_size(limit)
-        after = str(decode_cursor(STREAMS, cursor)[0]) if cursor else ""
+        after = text_position(STREAMS, cursor)
         tenant = principal.tenant
         found = await self._parts.database.read(
             principal, lambda conn: store.list_streams(conn, tenant, prefix, after, limit + 1)

@@ -109,6 +109,20 @@ COLUMNS_MAX = 400
 """Columns of the source that a worker tells of."""
 
 
+DriftKind = Literal[
+    "new",
+    "missing",
+    "thinned",
+    "retyped",
+    "renamed",
+    "jumped",
+    "unit-changed",
+    "unit-jumped",
+    "sign-flipped",
+    "keys-changed",
+]
+
+
 class Drift(_Wire, frozen=True, kw_only=True):
     """One way in which what a run saw differs from what the last good runs saw.
 
@@ -117,18 +131,7 @@ class Drift(_Wire, frozen=True, kw_only=True):
     """
 
     field: str
-    kind: Literal[
-        "new",
-        "missing",
-        "thinned",
-        "retyped",
-        "renamed",
-        "jumped",
-        "unit-changed",
-        "unit-jumped",
-        "sign-flipped",
-        "keys-changed",
-    ]
+    kind: DriftKind
     breaking: bool
     detail: str
 

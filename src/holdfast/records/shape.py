@@ -18,12 +18,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
-from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-from holdfast.records.model import Drift, MappedRecord, Measure, Scalar, SourceColumn
+from holdfast.records.model import Drift, DriftKind, MappedRecord, Measure, Scalar, SourceColumn
 
 SAMPLE_MAX = 250
 FIELDS_MAX = 400
@@ -343,18 +342,7 @@ def _listed(units: Iterable[str]) -> str:
 
 def _drift(
     field: str,
-    kind: Literal[
-        "new",
-        "missing",
-        "thinned",
-        "retyped",
-        "renamed",
-        "jumped",
-        "unit-changed",
-        "unit-jumped",
-        "sign-flipped",
-        "keys-changed",
-    ],
+    kind: DriftKind,
     breaking: bool,
     detail: str,
 ) -> Drift:

@@ -20,6 +20,7 @@ from holdfast.kernel.cli import (
     print_table,
     run,
     say,
+    say_more,
     session,
 )
 from holdfast.kernel.errors import Invalid, NotFound
@@ -231,8 +232,7 @@ def list_(ctx: typer.Context, limit: LimitOption = 1000, json: JsonOption = Fals
             ],
             empty="no profiles yet: `holdfast profile publish FILE` publishes one",
         )
-        if page.next:
-            say(f"there are more than {limit}: raise --limit")
+        say_more(page.next, limit)
 
     run(body)
 

@@ -17,6 +17,7 @@ from holdfast.kernel.cli import (
     print_table,
     run,
     say,
+    say_more,
     session,
 )
 from holdfast.kernel.errors import Invalid
@@ -81,8 +82,7 @@ def list_(
             [[r.id, r.name, r.kind, r.headline, r.created_at] for r in page.items],
             empty="no reports yet: `holdfast report run FILE` makes one",
         )
-        if page.next:
-            say("there are more: raise --limit")
+        say_more(page.next, limit)
 
     run(body)
 

@@ -16,6 +16,7 @@ from holdfast.kernel.cli import (
     print_table,
     run,
     say,
+    say_more,
     session,
 )
 
@@ -110,8 +111,7 @@ def list_people(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption =
             [(p.name, p.email, " ".join(p.roles), p.state, p.created_at[:10], p.id) for p in found],
             empty="nobody yet: `holdfast person create-admin NAME` begins",
         )
-        if more:
-            say(f"more than {limit}; see --limit")
+        say_more(more, limit)
 
     run(body)
 
@@ -179,8 +179,7 @@ def list_invitations(
             [(i.name, i.email, " ".join(i.roles), i.state, i.expires_at[:16], i.id) for i in found],
             empty="no invitations yet: `holdfast person invite NAME` makes one",
         )
-        if more:
-            say(f"more than {limit}; see --limit")
+        say_more(more, limit)
 
     run(body)
 

@@ -17,7 +17,7 @@ from holdfast.identity.people.model import (
     TenantCreate,
 )
 from holdfast.kernel.http.client import ApiClient
-from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import Page, encode_cursor, text_position
 from holdfast.kernel.principal import Principal
 
 
@@ -54,7 +54,7 @@ class PeopleClient:
         page = await self._api.request(
             "GET", "/v1/invitations", params=params, type=Page[Invitation]
         )
-        return page.items, str(decode_cursor(INVITATIONS, page.next)[0]) if page.next else None
+        return page.items, text_position(INVITATIONS, page.next) or None
 
     async def revoke_invitation(self, principal: Principal | None, invitation: str) -> Invitation:
         """See :meth:`PeopleService.revoke_invitation`."""
@@ -67,7 +67,7 @@ class PeopleClient:
         """See :meth:`PeopleService.list_people`."""
         params = {"limit": limit, "cursor": encode_cursor(PEOPLE, [before]) if before else None}
         page = await self._api.request("GET", "/v1/people", params=params, type=Page[Person])
-        return page.items, str(decode_cursor(PEOPLE, page.next)[0]) if page.next else None
+        return page.items, text_position(PEOPLE, page.next) or None
 
     async def find_person(self, principal: Principal | None, person: str) -> Person:
         """See :meth:`PeopleService.find_person`."""

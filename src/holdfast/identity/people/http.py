@@ -20,7 +20,12 @@ from holdfast.identity.people.model import (
 )
 from holdfast.identity.people.service import PeopleService
 from holdfast.kernel.http import get, post, put
-from holdfast.kernel.http.paging import Limit, Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import (
+    Limit,
+    Page,
+    page_after,
+    text_position,
+)
 from holdfast.kernel.principal import Permission, Principal
 
 
@@ -35,9 +40,9 @@ def _people(service: PeopleService) -> list[Any]:
         principal: Principal, limit: Limit = 100, cursor: str | None = None
     ) -> Page[Person]:
         """List people, the newest first."""
-        before = str(decode_cursor(PEOPLE, cursor)[0]) if cursor else ""
+        before = text_position(PEOPLE, cursor)
         items, following = await service.list_people(principal, before=before, limit=limit)
-        return Page(items=items, next=encode_cursor(PEOPLE, [following]) if following else None)
+        return page_after(PEOPLE, items, following)
 
     @post("/v1/people/admin", permission=Permission.IDENTITY_WRITE)
     async def create_admin(principal: Principal, data: AdminCreate) -> Response[NewInvitation]:
@@ -91,10 +96,9 @@ def _invitations(service: PeopleService) -> list[Any]:
         principal: Principal, limit: Limit = 100, cursor: str | None = None
     ) -> Page[Invitation]:
         """List invitations, the newest first."""
-        before = str(decode_cursor(INVITATIONS, cursor)[0]) if cursor else ""
+        before = text_position(INVITATIONS, cursor)
         items, following = await service.list_invitations(principal, before=before, limit=limit)
-        more = encode_cursor(INVITATIONS, [following]) if following else None
-        return Page(items=items, next=more)
+        return page_after(INVITATIONS, items, following)
 
     @post(
         "/v1/invitations/{invitation:str}/revoke", permission=Permission.IDENTITY_WRITE, status=200

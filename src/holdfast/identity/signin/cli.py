@@ -13,6 +13,7 @@ from holdfast.kernel.cli import (
     print_table,
     run,
     say,
+    say_more,
     session,
 )
 
@@ -58,8 +59,7 @@ def list_sessions(
             spare=("browser", "from", "began"),
             wraps=("browser",),
         )
-        if more:
-            say(f"more than {limit}; see --limit")
+        say_more(more, limit)
 
     run(body)
 

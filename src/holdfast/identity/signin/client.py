@@ -15,7 +15,7 @@ from holdfast.identity.signin.model import (
     SessionLookup,
 )
 from holdfast.kernel.http.client import ApiClient
-from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import Page, encode_cursor, text_position
 from holdfast.kernel.principal import Principal
 
 
@@ -57,7 +57,7 @@ class SessionsClient:
         cursor = encode_cursor(SESSIONS, [before]) if before else None
         params = {"limit": limit, "cursor": cursor, "person": person}
         page = await self._api.request("GET", "/v1/sessions", params=params, type=Page[Session])
-        return page.items, str(decode_cursor(SESSIONS, page.next)[0]) if page.next else None
+        return page.items, text_position(SESSIONS, page.next) or None
 
     async def end(self, principal: Principal | None, session: str) -> Session:
         """See :meth:`SessionsService.end`."""

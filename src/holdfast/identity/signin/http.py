@@ -18,7 +18,12 @@ from holdfast.identity.signin.model import (
 from holdfast.identity.signin.sessions import SessionsService
 from holdfast.kernel.errors import Denied
 from holdfast.kernel.http import get, post
-from holdfast.kernel.http.paging import Limit, Page, decode_cursor, encode_cursor
+from holdfast.kernel.http.paging import (
+    Limit,
+    Page,
+    page_after,
+    text_position,
+)
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
 
@@ -48,11 +53,11 @@ def _own(sessions: SessionsService) -> list[Any]:
         cursor: str | None = None,
     ) -> Page[Session]:
         """List sessions, the newest first: your own; with `person` theirs, empty: everybody's."""
-        before = str(decode_cursor(SESSIONS, cursor)[0]) if cursor else ""
+        before = text_position(SESSIONS, cursor)
         items, following = await sessions.list_sessions(
             principal, person=person, before=before, limit=limit
         )
-        return Page(items=items, next=encode_cursor(SESSIONS, [following]) if following else None)
+        return page_after(SESSIONS, items, following)
 
     @post("/v1/sessions/{session:str}/end", permission=Permission.SELF, status=200)
     async def end_session(principal: Principal, session: str) -> Session:

@@ -50,6 +50,16 @@ def encode_cursor(kind: str, position: list[Any]) -> str:
     return base64.urlsafe_b64encode(packed).decode("ascii").rstrip("=")
 
 
+def page_after(kind: str, items: list[T], following: str | None) -> Page[T]:
+    """A page of the list ``kind``, the next of which begins at the text ``following``."""
+    return Page(items=items, next=encode_cursor(kind, [following]) if following else None)
+
+
+def text_position(kind: str, cursor: str | None) -> str:
+    """The position that :func:`page_after` told; empty at the beginning."""
+    return str(decode_cursor(kind, cursor, str)[0]) if cursor else ""
+
+
 POSITION_MAX = 2**53 - 1
 
 
