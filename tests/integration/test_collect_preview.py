@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from holdfast.collect.fixtures.server import FixtureServer
-from holdfast.collect.preview import Preview, preview
+from holdfast.collect.preview import Preview, flat, preview
 from holdfast.collect.settings import CollectSettings
 from holdfast.kernel.errors import Denied
 from holdfast.kernel.outbound import OutboundSettings, SourceUnavailable
@@ -154,3 +154,22 @@ async def test_a_first_draft_of_an_address_and_of_a_file(
         assert said in refused.stderr
         assert "hint: " in refused.stderr
     assert not (tmp_path / "no.yaml").exists()
+
+
+async def test_repeated_keys_are_seen_before_a_run_fails_for_them(
+    source: FixtureServer, tmp_path: Path
+) -> None:
+    (tmp_path / "files" / "data.json").write_bytes(
+        b'[{"id": "a", "v": 1}, {"id": "b", "v": null}, {"id": "a", "v": 3}]'
+    )
+    found = await look(source, tmp_path)
+    assert (found.repeated, found.repeated_key) == (1, ["a"])
+    assert (await look(source, tmp_path, key="position")).repeated == 0
+
+
+async def test_a_missing_measure_has_no_unit_beside_it(
+    source: FixtureServer, tmp_path: Path
+) -> None:
+    (tmp_path / "files" / "data.json").write_bytes(b'[{"id": "a"}, {"id": "b", "v": 2}]')
+    found = await look(source, tmp_path, measures={"v": {"path": "$.v", "unit": "mm"}})
+    assert [flat(record)["v"] for record in found.records] == [None, "2 mm"]

@@ -312,6 +312,12 @@ def _print(found: Preview) -> None:
         title="records",
         empty="no records",
     )
+    if found.repeated:
+        shown = ", ".join(map(str, found.repeated_key))
+        say(
+            f"note: {found.repeated} of these rows repeat the key of another, first {shown}; "
+            "`duplicates` in the profile says what that means (by default the run fails)"
+        )
     if found.rejects:
         print_table(
             ["row", "field", "reason", "excerpt"],

@@ -34,7 +34,7 @@ from holdfast.registry.source import Format
 ROWS_LOOKED_AT = 1_000
 _FIELDS_MAX = 60
 _TIME = re.compile(
-    r"(^|[^a-z])(date|time|year|yyyy|yr|month|period|quarter|week|day|datum|jahr|ann[eé]e|anno|fecha|"
+    r"(^|[^a-z])(date|time|year|yyyy|yr|month|period|quarter|week|day|datum|jahr|monat|ann[eé]e|mois|anno|mese|fecha|mes|"
     r"ref_date|obsdimension|pubdate|timestamp|dt)|(date|time|year)$", re.I,
 )  # fmt: skip
 _CODE = re.compile(
@@ -341,7 +341,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
 )
 _DAYS = ("%Y%m%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%y", "%d.%m.%y",
          "%Y/%m/%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%y",
-         "%b %Y", "%B %Y", "%b-%y", "%m/%Y")  # fmt: skip
+         "%b %Y", "%B %Y", "%b-%y", "%m/%Y", "%m.%Y")  # fmt: skip
 _MONTH_13 = re.compile(r"(1[5-9]|20|21)\d\d([-/ ]?M?)(0[1-9]|1[0-3])")
 
 
@@ -520,7 +520,7 @@ def _written(
         *(f"# {note}" for note in notes),
         "version: 1",
         _member("name", name),
-        "title: One line for people",
+        "# title: One line for people",
         "publisher: Who publishes the data",
         "licence: The terms it is given under",
         "source:",

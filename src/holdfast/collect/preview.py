@@ -55,6 +55,10 @@ class Preview(Struct, frozen=True, kw_only=True):
     rejected: int
     fields: list[InferredField]
     problem: str = ""
+    repeated: int = 0
+    """Rows that were looked at whose key an earlier one has."""
+    repeated_key: list[Any] = []
+    """The first such key."""
 
 
 async def preview(
@@ -127,12 +131,19 @@ def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> P
         problem = f"{error.detail} ({error.hint})" if error.hint else error.detail
     records: list[MappedRecord] = []
     rejects: list[Reject] = []
+    keys: set[str] = set()
+    repeats: list[MappedRecord] = []
     for row in rows:
         for found in mapping.map(row, 0):
             if isinstance(found, Reject):
                 rejects.append(found)
-            elif len(records) < limit:
+                continue
+            if len(records) < limit:
                 records.append(found)
+            key = repr(found.key)
+            if key in keys and profile.key != "position":
+                repeats.append(found)
+            keys.add(key)
     return Preview(
         profile=profile.name,
         url=fetched.url,
@@ -149,6 +160,8 @@ def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> P
         rejected=len(rejects),
         fields=fields_of(rows, source.format),
         problem=problem,
+        repeated=len(repeats),
+        repeated_key=list(repeats[0].key) if repeats else [],
     )
 
 
@@ -160,5 +173,6 @@ def flat(record: MappedRecord) -> dict[str, Any]:
         found["frequency"] = record.period.frequency
     for name, measure in record.measures.items():
         words = unit_words(measure.unit, measure.multiplier)
-        found[name] = f"{measure.value} {words}" if words else measure.value
+        there = measure.value is not None
+        found[name] = f"{measure.value} {words}" if there and words else measure.value
     return {**found, **record.attributes}

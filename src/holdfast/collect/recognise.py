@@ -194,11 +194,50 @@ def _records(value: Any, given: str) -> Recognised:
         )
     path = best[2]
     form = {"type": "json", "records": path}
+    notes = _more_pages(value, best[0])
     if best[3]:
         form["keys"] = [f"key{i}" if best[3] > 1 else "name" for i in range(1, best[3] + 1)]
     if _is_arrays_under_a_header(_first(value, path)):
         form["header"] = True
-    return Recognised(form, around=_around(value, path))
+    found = Recognised(form, around=_around(value, path))
+    found.notes += notes
+    return found
+
+
+_TOTAL = re.compile(
+    r"(total|count|num_?found|total_?(records|count|results|items|rows|hits)|record_?count)", re.I
+)
+_PAGES = re.compile(r"(total_?pages|pages|page_?count|last_?page|num_?pages)", re.I)
+_NEXT = re.compile(
+    r"(@odata\.)?next(_?(link|url|page|cursor|token|page_?token|offset|href))?|cursor|has_?more"
+    r"|exceeded_?transfer_?limit", re.I,
+)  # fmt: skip
+
+
+def _more_pages(value: Any, records: int) -> list[str]:
+    """What an answer says of itself that makes it one page of several, for a person to heed."""
+    head, path = (value[0], "$[0]") if isinstance(value, list) and value else (value, "$")
+    if not isinstance(head, dict):
+        return []
+    inner = [(one, path + _step(name)) for name, one in head.items() if isinstance(one, dict)]
+    for part, where in [(head, path), *inner]:
+        for name, one in part.items():
+            if _tells_of_more(name, one, records):
+                shown = json.dumps(one, ensure_ascii=False)[:60]
+                return [
+                    f"This seems to be one page of several ({where}{_step(name)} is {shown}): "
+                    "add `pagination`, or a part is taken for the whole."
+                ]
+    return []
+
+
+def _tells_of_more(name: str, value: Any, records: int) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool):
+        total, pages = _TOTAL.fullmatch(name), _PAGES.fullmatch(name)
+        return bool((total and value > records) or (pages and value > 1))
+    if isinstance(value, list | float | dict):
+        return False
+    return bool(value) and _NEXT.fullmatch(name) is not None
 
 
 def _candidates(value: Any) -> Iterator[tuple[str, int, int, int]]:

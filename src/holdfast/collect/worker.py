@@ -404,7 +404,8 @@ class Drone:
 
     async def _attempt(self, claimed: ClaimedTask, lease: Lease, tools: Tools, spool: Path) -> None:
         """Carry out one task and answer for it; never raises but when cancelled."""
-        logged = self._log.bind(task=lease.task, fence=lease.fence)
+        profile = str(claimed.task.payload.get("profile", ""))
+        logged = self._log.bind(profile=profile, task=lease.task, fence=lease.fence)
         directory = spool / lease.task
         try:
             directory.mkdir(mode=0o700, exist_ok=True)

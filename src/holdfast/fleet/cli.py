@@ -473,18 +473,38 @@ async def _not_runnable(api: Any, name: str, error: NotFound) -> HoldfastError:
 
 def _unsuccessful(profile: str, task: Task) -> HoldfastError:
     return HoldfastError(
-        f"the run of {profile} ended {task.status.value}: {task.reason or task.code}",
+        f"the run of {profile} failed, its attempts are used up: {task.reason or task.code}"
+        if task.status.value == "dead"
+        else f"the run of {profile} ended {task.status.value}: {task.reason or task.code}",
         code=task.code,
         hint=f"holdfast task show {task.id}",
     )
 
 
+def _progress(task: Task) -> str:
+    """Where a task is, in a line: at work, or waiting for another attempt and why."""
+    attempt = f"attempt {max(task.attempts, 1)} of {task.attempts_max}"
+    if task.status.value == "leased":
+        return f"at work: {attempt}"
+    why = f": {task.reason or task.code}" if task.reason or task.code else ""
+    return f"waiting after {attempt}{why}" if task.attempts else f"{task.status.value}{why}"
+
+
 async def _finished(client: FleetClient, task: Task, seconds: float) -> Task:
+    """Wait until the task has ended, and say on the way what becomes of it."""
+    told = _progress(task)
     try:
         async with asyncio.timeout(seconds):
             while task.status.value not in FINAL:
                 await asyncio.sleep(WAIT_POLL_SECONDS)
                 task = await client.show_task(None, task.id)
+                line = _progress(task)
+                if line != told and task.status.value not in FINAL:
+                    say(line)
+                told = line
+    except asyncio.CancelledError:
+        say(f"the run goes on: `holdfast run show {task.payload.get('run', '')}`")
+        raise
     except TimeoutError:
         raise Unavailable(
             f"cannot wait any longer: the task {task.id} is {task.status.value}",

@@ -476,9 +476,11 @@ async def show_ended(api: ApiClient, run_id: str, quiet: bool) -> HoldfastError 
                     name: f"{getattr(found, name):,}"
                     for name in ("records", "new", "changed", "withdrawn", "rejects")
                 },
-                **({"reason": _reason(found)} if found.reason or found.code else {}),
+                **({"reason": _whole_reason(found)} if found.reason or found.code else {}),
             }
         )
+        for line in remarks(found):
+            say(f"note: {line}")
     if found.status.value not in ("failed", "cancelled"):
         return None
     return HoldfastError(
@@ -501,8 +503,33 @@ def after_failure(run: Run) -> str:
     return f"{show} shows what came; `holdfast profile preview FILE` tries a changed profile"
 
 
+def remarks(found: Run) -> list[str]:
+    """What somebody who started a run should hear although it was published."""
+    if found.status.value != "succeeded":
+        return []
+    said = [f"{one.field} {one.detail}" for one in found.drift[:5]]
+    if len(found.drift) > 5:
+        said.append(f"{len(found.drift) - 5} more changes of shape: `holdfast run show {found.id}`")
+    if found.withdrawn > max(found.records, _MANY_WITHDRAWN):
+        said.append(
+            f"{found.withdrawn:,} records are withdrawn, more than came: "
+            f"`holdfast run diff {found.id}` shows them"
+        )
+    return said
+
+
+_MANY_WITHDRAWN = 20
+_REASON_SHOWN = 80
+
+
+def _whole_reason(one: Run) -> str:
+    return f"{one.code}: {one.reason}" if one.reason else one.code
+
+
 def _reason(one: Run) -> str:
-    return f"{one.code}: {one.reason}"[:80] if one.reason else one.code
+    """As a line of a list: cut where it is long, and visibly so."""
+    whole = _whole_reason(one)
+    return whole if len(whole) <= _REASON_SHOWN else f"{whole[: _REASON_SHOWN - 1]}…"
 
 
 @run_app.command(
@@ -555,7 +582,8 @@ def show_run(ctx: typer.Context, run_id: RunArgument, json: JsonOption = False) 
 @run_app.command(
     "diff",
     help="What a run changed (new, changed with old and new values, withdrawn), or what changed "
-    "from the run A to the run B. Of a hidden run: what it would have changed.",
+    "from the run A to the run B. Of a partial or a dry run: what it would have changed. Of a "
+    "failed run nothing is kept that could be compared.",
     epilog="Example: holdfast run diff 019b… 019c… --json",
 )
 def diff_runs(

@@ -578,7 +578,7 @@ class Freshness(Struct, frozen=True, kw_only=True):
     drifted: int = 0
     """Breaking changes of shape that the last run saw and nobody has accepted."""
     shrunk: bool = False
-    """The last run brought less than half of what is usual."""
+    """The last run brought less than half of what is usual, and nobody has accepted it."""
     problem: str = ""
     """What is wrong, in a line; empty if nothing is."""
 

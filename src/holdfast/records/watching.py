@@ -116,7 +116,8 @@ def judge(
         found.failure = _failure(rules, run, found)
     if found.failure is None:
         found.failure = _emptied(rules, run, head, history)
-    values = {"drift": _encode(found.drift), "usual": found.usual}
+    snapshot = rules.mode == "snapshot"  # others bring what is new, however little that is
+    values = {"drift": _encode(found.drift), "usual": found.usual if snapshot else 0}
     store.change(conn, store.runs, store.of_key(store.runs, tenant, run=run.run), values)
     about: dict[str, Any] = {"records": run.records, "columns": _encode(columns)}
     if rules.mode == "snapshot" and run.kind == "collect":
@@ -346,10 +347,11 @@ class Watching(Reading):
     # --- what people ask --------------------------------------------------------------------------
 
     async def accept_drift(self, principal: Principal, run: str) -> Run:
-        """Say that the source is to look from now on as this failed run saw it.
+        """Say that the source is to look from now on as this run saw it.
 
-        The next run that sees the same is published. Idempotent. ``Conflict`` for a run that did
-        not fail because of its shape.
+        The next run that sees the same is published, and fewer records than before are no problem
+        any more. Idempotent. ``Conflict`` for a run that neither failed because of its shape nor
+        brought less than half of what is usual.
         """
         event = self._new_id()
         at, request = self._clock.now(), request_id()
@@ -359,10 +361,12 @@ class Watching(Reading):
             row = store.find(conn, store.runs, tenant, run=run)
             if row is None:
                 raise no_such_run(run)
-            if row.status != RunStatus.FAILED.value or row.code not in ("schema-drift", "shrunk"):
+            failed = row.status == RunStatus.FAILED.value and row.code in _SHAPE_CODES
+            code = f" ({row.code})" if row.code else ""
+            if not failed and not _brought_little(row.usual, row.records):
                 raise Conflict(
                     f"cannot accept what the run {run} saw: it is {row.status}"
-                    f"{f' ({row.code})' if row.code else ''}, not failed for its shape",
+                    f"{code}, neither failed for its shape nor shrunk",
                     code="run-not-drifted",
                 )
             if row.drift_accepted:
@@ -388,7 +392,7 @@ class Watching(Reading):
                     stream=f"profile/{row.profile}",
                     type="source.drift-accepted",
                     time=at,
-                    payload={"code": row.code, "profile": row.profile, "run": run},
+                    payload={"code": row.code or "shrunk", "profile": row.profile, "run": run},
                     request_id=request,
                 ),
             )
@@ -511,6 +515,14 @@ def notice_of(row: Row[Any]) -> Notice:
     )
 
 
+_SHAPE_CODES = frozenset({"schema-drift", "shrunk"})
+
+
+def _brought_little(usual: int | None, records: int | None) -> bool:
+    """Whether a run brought less than half of what is usual for its profile."""
+    return bool(usual) and usual >= SOME and (records or 0) < SHRUNK_SHARE * usual  # type: ignore[operator]
+
+
 def _heads(tenant: str) -> Any:
     heads, runs = store.heads, store.runs
     last = and_(runs.c.tenant == heads.c.tenant, runs.c.run == heads.c.last_run)
@@ -538,7 +550,7 @@ def _freshness(row: Row[Any], normal: str | None, now: datetime) -> Freshness:
         if normal is not None:
             late = max(0.0, age - duration_seconds(normal))
     drift = _drifts(row.drift) if row.drift else []
-    usual = row.usual or 0
+    shrunk = _brought_little(row.usual, row.last_records) and not row.drift_accepted
     return Freshness(
         profile=row.profile,
         publication=row.publication,
@@ -554,12 +566,12 @@ def _freshness(row: Row[Any], normal: str | None, now: datetime) -> Freshness:
         last_code=row.last_code or "",
         accepted=bool(row.drift_accepted),
         drifted=sum(one.breaking for one in drift) if not row.drift_accepted else 0,
-        shrunk=usual >= SOME and row.last_records < SHRUNK_SHARE * usual,
-        problem=_problem(row, normal, late),
+        shrunk=shrunk,
+        problem=_problem(row, normal, late, shrunk=shrunk),
     )
 
 
-def _problem(row: Row[Any], normal: str | None, late: float) -> str:
+def _problem(row: Row[Any], normal: str | None, late: float, *, shrunk: bool) -> str:
     """What is wrong with the profile, in a line; empty if nothing is."""
     found = []
     if late > 0:
@@ -567,6 +579,11 @@ def _problem(row: Row[Any], normal: str | None, late: float) -> str:
     wrong = row.last_status in (RunStatus.FAILED.value, RunStatus.PARTIAL.value)
     if wrong and not row.drift_accepted:
         found.append(f"the last run is {row.last_status}: {row.last_reason or row.last_code}")
+    elif shrunk:
+        found.append(
+            f"the last run brought {row.last_records:,} records, usually it is {row.usual:,}; "
+            f"`holdfast run accept {row.last_run}` if that is right"
+        )
     return "; ".join(found)[:500]
 
 

@@ -241,3 +241,20 @@ def test_a_moment_written_as_milliseconds(tmp_path: Path) -> None:
     assert drawn(found, "period") == {
         "path": "$.attributes.DT", "format": "epoch-ms", "frequency": "I",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("around", "said"),
+    [
+        ('"meta": {"page": 1, "pages": 5, "total": 120}, ', "$.meta.pages is 5"),
+        ('"total": 120, ', "$.total is 120"),
+        ('"@odata.nextLink": "https://x/?s=2", ', 'is "https://x/?s=2"'),
+        ('"next": null, "total": 12, "pages": 1, ', ""),
+    ],
+)
+def test_one_page_of_several_is_said(tmp_path: Path, around: str, said: str) -> None:
+    items = ", ".join(f'{{"id": "i{i}", "v": {i}.5}}' for i in range(12))
+    (tmp_path / "x").write_text(f'{{{around}"items": [{items}]}}')
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+    told = [note for note in made.notes if "one page of several" in note]
+    assert [said in note for note in told] == ([True] if said else [])

@@ -19,7 +19,7 @@ from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.principal import Principal
-from holdfast.records.cli import after_failure, record_app, reject_app, run_app
+from holdfast.records.cli import after_failure, record_app, reject_app, remarks, run_app
 from holdfast.records.http import handlers
 from holdfast.records.model import Reject, Run, RunStatus
 from tests.support.postgres import run_apart
@@ -195,6 +195,30 @@ def test_a_failed_run_says_what_to_do_next(code: str, rejects: int, hint: str) -
         rejects=rejects,
     )
     assert hint in after_failure(failed)
+
+
+def test_a_published_run_that_withdraws_more_than_came_is_remarked_upon() -> None:
+    def ended(records: int, withdrawn: int) -> list[str]:
+        return remarks(
+            Run(
+                id="019b",
+                profile="rates",
+                profile_digest="",
+                task="",
+                worker="",
+                fence=1,
+                status=RunStatus.SUCCEEDED,
+                attempts=1,
+                started_at="",
+                lease_expires_at="",
+                records=records,
+                withdrawn=withdrawn,
+            )
+        )
+
+    [line] = ended(2, 99_998)
+    assert line.startswith("99,998 records are withdrawn, more than came")
+    assert ended(100, 30) == []
 
 
 def test_a_negative_measure_is_exported_as_a_number(invoke: Invoke) -> None:

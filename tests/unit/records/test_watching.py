@@ -113,7 +113,7 @@ async def test_a_unit_that_jumps_is_not_published_and_told_once(bench: Bench) ->
 async def test_what_somebody_accepts_is_published_the_next_time(bench: Bench) -> None:
     source = Source(bench)
     first = await source.sends(rates())
-    with pytest.raises(Conflict, match="not failed for its shape"):
+    with pytest.raises(Conflict, match="neither failed for its shape nor shrunk"):
         await bench.service.accept_drift(OPERATOR, first.id)
     with pytest.raises(NotFound):
         await bench.service.accept_drift(OPERATOR, "01900000-0000-7000-8000-000000000000")
@@ -144,6 +144,12 @@ async def test_shrinkage_is_told_and_fails_where_the_profile_says_so(bench: Benc
     run = await source.sends(rates(count=15))
     assert (run.status, run.usual, run.withdrawn) == ("succeeded", 40, 25)
     assert await notices(bench) == ["source.shrunk"]
+    [line] = await bench.service.freshness(OPERATOR)
+    assert line.shrunk
+    assert "brought 15 records, usually it is 40" in line.problem
+    await bench.service.accept_drift(OPERATOR, run.id)
+    [line] = await bench.service.freshness(OPERATOR)
+    assert (line.shrunk, line.problem) == (False, "")
     steady = Source(bench, "steady")
     await steady.sends(rates())
     assert (await steady.sends(rates(count=32))).status == "succeeded"

@@ -287,7 +287,12 @@ class _Window:
 
     def fail(self, reason: str) -> NoReturn:
         """Refuse the page: it is not JSON at the current character."""
-        raise ParseFailed(f"cannot read JSON: {reason}, at character {self._before + self.at}")
+        at = self._before + self.at
+        markup = at == 0 and self.text[:1] == "<"
+        raise ParseFailed(
+            f"cannot read JSON: {reason}, at character {at}",
+            hint="the source sent markup: a web page (an error, a login), or XML" if markup else "",
+        )
 
 
 def _depth(value: Any) -> int:

@@ -223,9 +223,10 @@ class _Walk:
             first = self._steps[0]
             if not first[0] and not _fits(first[1], root.tag):
                 raise ParseFailed(
-                    f"cannot read XML: the document is a {_shown(root)}, "
-                    f"and {self._records} begins with another element",
-                    hint="`source.format.records` says where the records are",
+                    f"cannot read XML: the document is a {_shown(root)}"
+                    f"{_namespace(root)}, and {self._records} begins with another element",
+                    hint="`source.format.records` says where the records are, "
+                    "`source.format.namespaces` in which namespaces",
                 )
             return
         path = _FEEDS.get(root.tag)
@@ -382,6 +383,11 @@ def _fits(name: str, tag: str) -> bool:
     if name == "*":
         return True
     return tag.startswith(name[:-1]) if name.endswith("}*") else tag == name
+
+
+def _namespace(element: Any) -> str:
+    found = etree.QName(element).namespace
+    return f" in the namespace {found[:200]}" if found else " in no namespace"
 
 
 def _shown(element: Any) -> str:
