@@ -67,11 +67,18 @@ def test_drones_of_a_program_that_stops_leave_while_it_still_hears_them(tmp_path
 
 def test_health_and_status_tell_a_script(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
-    assert run_command("health", "--data-dir", str(data_dir)).returncode == 6
+    nowhere = run_command("health", "--data-dir", str(tmp_path / "nowhere"))
+    assert nowhere.returncode == 6
+    assert f"nothing runs on {tmp_path / 'nowhere'}" in nowhere.stderr
     quiet = {"HOLDFAST_LOG_LEVEL": "error"}
     with started(["up", "--port", "0", "--drones", "0"], data_dir, environment=quiet):
         assert run_command("health", "--data-dir", str(data_dir)).returncode == 0
         assert run_command("status", "--json", "--data-dir", str(data_dir)).returncode == 0
+    stopped = run_command("status", "--json", "--data-dir", str(data_dir))
+    found = json.loads(stopped.stdout)
+    assert (stopped.returncode, found["status"]) == (1, "stopped")
+    assert {one["status"] for one in found["services"]} == {"stopped"}
+    assert "nothing runs on" in found["problems"][0]
     # Nothing runs: the command opens the data directory itself, and answers the same.
     alone = run_command("profile", "list", "--json", "--data-dir", str(data_dir))
     assert alone.returncode == 0, alone.stderr

@@ -140,6 +140,11 @@ def test_a_changed_shape_is_told_everywhere_and_accepted_by_hand(
         outside.rows = [{**row, "rain": "wet"} for row in rain(1000)]
         assert "holdfast reject list --profile rain" in collect().stderr
         assert command("status").returncode == 1, "the last run failed"
+        ill = command("doctor")
+        assert (ill.returncode, "✗ sources: rain: the last run is failed" in ill.stdout) == (
+            1,
+            True,
+        )
         command("profile", "pause", "rain")
         assert "it is paused\nhint: holdfast profile resume rain" in collect().stderr
         out = str(tmp_path / "nowhere" / "rain.csv")

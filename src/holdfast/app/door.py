@@ -20,7 +20,7 @@ from holdfast.identity import HopSigner, LoginLinks, OperatorToken
 from holdfast.identity.bearer import BearerTokens
 from holdfast.identity.keyfile import KeyFile
 from holdfast.identity.tokens import shared_secret
-from holdfast.kernel.errors import Invalid
+from holdfast.kernel.errors import HoldfastError, Invalid
 
 if TYPE_CHECKING:
     from holdfast.app.system import Keys, System
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 PROBE_SECONDS = 2.0
+DEGRADED = {
+    "relay": "events wait for the ledger, or it refused some",
+    "ledger": "a log is read-only",
+    "disk": "little room is left on the disk",
+    "memory": "nearly every connection is taken",
+    "api_keys_file": "the newest file of keys was not taken",
+}
+"""What a check means that answers ``degraded``, and so gives no reason of its own."""
 
 
 def check_door(settings: Settings, bind: str) -> None:
@@ -100,7 +108,7 @@ def spec(
         )
 
     health = ServiceHealth(system, elsewhere)
-    gatherer = Gatherer(system, health.states)
+    gatherer = Gatherer(system, health.told)
     return AppSpec(
         role="gateway",
         handlers=[
@@ -174,6 +182,10 @@ class ServiceHealth:
 
     async def states(self) -> dict[str, str]:
         """Role → ``ok``, ``degraded``, ``unhealthy`` or ``unreachable``; bounded in time."""
+        return {name: state for name, (state, _) in (await self.told()).items()}
+
+    async def told(self) -> dict[str, tuple[str, str]]:
+        """Role → its state and, for those who may know, what is wrong; bounded in time."""
         here = await self._here()
         found = dict.fromkeys(sorted(self._system.roles), here)
         if self._elsewhere:
@@ -184,20 +196,25 @@ class ServiceHealth:
             found |= dict(zip(self._elsewhere, states, strict=True))
         return found
 
-    async def _here(self) -> str:
+    async def _here(self) -> tuple[str, str]:
+        name = ""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                for check in self._system.checks.values():
+                for name, check in self._system.checks.items():
                     if (await check() or "ok") != "ok":
-                        return "degraded"
-        except Exception:  # a failing part is what this reports; its reason is in /ready
-            return "unhealthy"
-        return "ok"
+                        return "degraded", f"{name}: {DEGRADED.get(name, 'see the log')}"
+        except HoldfastError as error:
+            return "unhealthy", f"{name}: {error.detail}"
+        except Exception as error:  # a failing part is what this reports, whatever it raises
+            return "unhealthy", f"{name}: {type(error).__name__}"
+        return "ok", ""
 
-    async def _ask(self, client: httpx.AsyncClient, url: str) -> str:
+    async def _ask(self, client: httpx.AsyncClient, url: str) -> tuple[str, str]:
+        """Strangers are told which checks fail; why is in that role's /health/detailed."""
         try:
             answer = await client.get(f"{url}/ready")
-            status = answer.json()["status"]
-        except (httpx.HTTPError, ValueError, KeyError):
-            return "unreachable"
-        return str(status)
+            found = answer.json()
+            failing = [n for n, one in found["checks"].items() if one["status"] != "ok"]
+            return str(found["status"]), ", ".join(failing)
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+            return "unreachable", ""

@@ -14,6 +14,7 @@ from holdfast.console.overview import (
     RunLine,
     ServiceLine,
     WorkerLine,
+    service_problems,
 )
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.principal import Principal
@@ -29,7 +30,9 @@ LIST_MAX = 500
 class Gatherer:
     """See :class:`holdfast.console.OverviewSource`."""
 
-    def __init__(self, system: System, states: Callable[[], Awaitable[dict[str, str]]]) -> None:
+    def __init__(
+        self, system: System, states: Callable[[], Awaitable[dict[str, tuple[str, str]]]]
+    ) -> None:
         self._system = system
         self._states = states
 
@@ -51,12 +54,15 @@ class Gatherer:
                 latest.setdefault(run.profile, run)
         fresh = {line.profile: line for line in freshness}
         due = {line.profile: line.next_at or "" for line in schedules}
-        services = [ServiceLine(name=name, status=status) for name, status in states.items()]
+        services = [
+            ServiceLine(name=name, status=status, detail=detail)
+            for name, (status, detail) in states.items()
+        ]
         lines = [
             _profile(p, latest.get(p.name), fresh.get(p.name), due.get(p.name, ""))
             for p in _items(profiles)
         ]
-        problems = [f"{one.name} is {one.status}" for one in services if one.status != "ok"]
+        problems = service_problems(services)
         problems += [f"{one.profile}: {one.problem}" for one in freshness if one.problem]
         return Overview(
             status="degraded" if problems else "ok",

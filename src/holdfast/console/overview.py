@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -65,6 +66,9 @@ class ReportLine(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
 
 
+T = TypeVar("T", ProfileLine, RunLine)
+
+
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
     """The whole at a glance."""
 
@@ -82,6 +86,50 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def total_records(self) -> int:
         return sum(profile.records for profile in self.profiles)
+
+
+def service_problems(services: Sequence[ServiceLine]) -> list[str]:
+    """A line for each way in which roles are not well, with the reason where it is known.
+
+    The roles of one process share its state and so their trouble, which is said once.
+    """
+    alike: dict[tuple[str, str], list[str]] = {}
+    for one in services:
+        if one.status != "ok":
+            alike.setdefault((one.status, one.detail), []).append(one.name)
+    return [
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {status}"
+        + (f": {detail}" if detail else "")
+        for (status, detail), names in alike.items()
+    ]
+
+
+def at_rest(found: Overview, place: str) -> Overview:
+    """What was read from a data directory on which nothing runs, without saying that it lives.
+
+    The command that reads it opens every role for a moment, so each says that it is well; and what
+    stood in the tables when the program ended still says that drones beat and runs go on.
+    """
+    stopped = [msgspec.structs.replace(one, status="stopped") for one in found.services]
+    return msgspec.structs.replace(
+        found,
+        status="stopped",
+        services=stopped,
+        workers=[
+            msgspec.structs.replace(one, status="unheard") if one.status == "alive" else one
+            for one in found.workers
+        ],
+        profiles=[_ended(one) for one in found.profiles],
+        runs=[_ended(one) for one in found.runs],
+        problems=[
+            f"nothing runs on {place}: this is read from the data directory",
+            *found.problems,
+        ],
+    )
+
+
+def _ended(line: T) -> T:
+    return msgspec.structs.replace(line, status="interrupted") if line.status == "running" else line
 
 
 class OverviewSource(Protocol):

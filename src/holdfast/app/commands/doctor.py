@@ -19,6 +19,9 @@ app = typer.Typer(add_completion=False)
 
 MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "skip": "·"}
 DISK_BYTES_MIN = 256 * 1024 * 1024
+DISK_FULL_BYTES = 256 * 1024
+"""With less than this no transaction fits any more."""
+PROBLEMS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,37 +83,33 @@ def _data(line: CommandLine) -> list[Finding]:
             )
         ]
     kind = _filesystem(folder)
-    if kind in ("tmpfs", "ramfs", "overlay"):
-        return [
-            Finding(
-                "data volume",
-                "fail",
-                f"{folder} is on {kind}: it does not persist",
-                "mount a volume there, or name another place with --data-dir",
-            )
-        ]
+    space = os.statvfs(folder)
+    return [_room(folder, kind, space.f_bavail * space.f_frsize)]
+
+
+def _room(folder: Path, kind: str, free: int) -> Finding:
+    """What is worst of it first: full or read-only, then gone after a restart, then nearly full."""
+    mend = "free some space or mend the mount; Holdfast recovers by itself"
+    if free < DISK_FULL_BYTES:
+        return Finding("data volume", "fail", f"{folder} is full: {free:,} bytes are left", mend)
     try:
         _write_probe(folder)
     except OSError as error:
-        return [
-            Finding(
-                "data volume",
-                "fail",
-                f"{folder} cannot be written: {error.strerror}",
-                "free some space or mend the mount; Holdfast recovers by itself",
-            )
-        ]
-    space = os.statvfs(folder)
-    free = space.f_bavail * space.f_frsize
-    short = free < DISK_BYTES_MIN
-    return [
-        Finding(
+        return Finding("data volume", "fail", f"{folder} cannot be written: {error.strerror}", mend)
+    if kind in ("tmpfs", "ramfs", "overlay"):
+        return Finding(
             "data volume",
-            "warn" if short else "pass",
-            f"{folder} on {kind or 'a local file system'}, {free // 2**20:,} MiB free",
-            "less than 256 MiB are left" if short else "",
+            "fail",
+            f"{folder} is on {kind}: it does not persist",
+            "mount a volume there, or name another place with --data-dir",
         )
-    ]
+    short = free < DISK_BYTES_MIN
+    return Finding(
+        "data volume",
+        "warn" if short else "pass",
+        f"{folder} on {kind or 'a local file system'}, {free // 2**20:,} MiB free",
+        "less than 256 MiB are left" if short else "",
+    )
 
 
 def _write_probe(folder: Path) -> None:
@@ -159,6 +158,7 @@ async def _stack(ctx: typer.Context, line: CommandLine) -> list[Finding]:
                 await _checked("registry", lambda: _profiles(api)),
                 await _checked("drones", lambda: _drones(api)),
                 await _checked("results", lambda: _results(api)),
+                await _checked("sources", lambda: _sources(api)),
             ]
     except HoldfastError as error:
         return [Finding("gateway", "fail", error.detail, error.hint)]
@@ -181,8 +181,21 @@ async def _gateway(api: Any) -> Finding:
     if found["status"] not in ("ok", "degraded"):
         return Finding("gateway", "fail", f"/health says {found['status']}")
     if bad:
-        return Finding("gateway", "fail", f"degraded: {', '.join(bad)}", "look at that role's log")
+        why = await _reasons(api)
+        hint = "look at that role's log, or at /health/detailed of it"
+        return Finding("gateway", "fail", f"degraded: {'; '.join(why or bad)}", hint)
     return Finding("gateway", "pass", f"/health says {found['status']}, version {found['version']}")
+
+
+async def _reasons(api: Any) -> list[str]:
+    """What is wrong with the roles, as far as the gateway knows."""
+    from holdfast.console.overview import Overview, service_problems
+
+    try:
+        found = await api.get("/v1/overview", type=Overview)
+    except HoldfastError:  # a system that is down cannot say why
+        return []
+    return service_problems(found.services)
 
 
 async def _profiles(api: Any) -> Finding:
@@ -218,12 +231,29 @@ async def _results(api: Any) -> Finding:
         return Finding("results", "pass", f"the latest arrived {good[0]['finished_at']}")
     if found["items"]:
         worst = found["items"][0]
-        return Finding(
-            "results", "fail", f"no run succeeded; {worst['profile']}: {worst.get('reason', '')}"
-        )
+        why = worst.get("reason") or worst.get("code") or f"the last run is {worst['status']}"
+        return Finding("results", "fail", f"no run succeeded; {worst['profile']}: {why}")
     due = await api.get("/v1/schedules", type=list[dict[str, Any]])
     moments = sorted(line["next_at"] for line in due if line.get("next_at"))
     first = f"; the first is due {moments[0][:16].replace('T', ' ')} UTC" if moments else ""
     return Finding(
         "results", "warn", f"no run yet{first}", "`holdfast profile run NAME` starts one"
+    )
+
+
+async def _sources(api: Any) -> Finding:
+    """What ``holdfast status`` says of sources: silent, failing, or of another shape."""
+    from holdfast.console.overview import Overview, service_problems
+
+    found = await api.get("/v1/overview", type=Overview)
+    of_services = service_problems(found.services)
+    problems = [problem for problem in found.problems if problem not in of_services]
+    if not problems:
+        return Finding("sources", "pass", "none is silent, has failed or changed its shape")
+    more = f" (and {len(problems) - PROBLEMS_SHOWN} more)" if len(problems) > PROBLEMS_SHOWN else ""
+    return Finding(
+        "sources",
+        "fail",
+        "; ".join(problems[:PROBLEMS_SHOWN]) + more,
+        "`holdfast status` shows all of them, `holdfast run show` of a run what came",
     )

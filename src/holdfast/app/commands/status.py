@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from holdfast.app.settings import DEFAULT_PORTS
 from holdfast.kernel.cli import (
     JsonOption,
     command_line,
@@ -29,15 +28,21 @@ HEALTH_SECONDS = 4.0
 
 @status.command(
     help="What runs and what was collected. Exit status 1 when a source is silent, has changed its "
-    "shape or failed in its last run, or a service does not answer; standard error says what.",
+    "shape or failed in its last run, a service does not answer, or nothing runs at all; standard "
+    "error says what.",
     epilog="Example: holdfast status --json",
 )
 def _status(ctx: typer.Context, json: JsonOption = False) -> None:
-    async def body() -> Any:
-        from holdfast.console.overview import Overview
+    line = command_line(ctx)
 
+    async def body() -> Any:
+        from holdfast.console.overview import Overview, at_rest
+
+        # Asked before the session: that opens the directory itself when nothing runs.
+        rests = line.control_plane is None and line.running() is None
         async with session(ctx) as api:
-            return await api.get("/v1/overview", type=Overview)
+            found = await api.get("/v1/overview", type=Overview)
+        return at_rest(found, str(line.data_dir)) if rests else found
 
     found = run(body)
     if json:
@@ -89,10 +94,17 @@ def _minute(instant: str) -> str:
 
 @health.command(
     help="Ask /health of the program on this data directory, or of --control-plane. For images "
-    "without curl: exit status 0 when it is ok or degraded.",
-    epilog="Example: holdfast health --json",
+    "without curl: exit status 0 when it answers ok or degraded (itself well, another role not); "
+    "with --strict only when it is ok; 6 when nothing runs or answers.",
+    epilog="Example: holdfast health --strict --json",
 )
-def _health(ctx: typer.Context, json: JsonOption = False) -> None:
+def _health(
+    ctx: typer.Context,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail when it is degraded: some role is not well.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     line = command_line(ctx)
     running = line.running()
     url = line.control_plane or (running.url if running else None)
@@ -100,7 +112,13 @@ def _health(ctx: typer.Context, json: JsonOption = False) -> None:
     async def body() -> dict[str, Any]:
         import httpx
 
-        target = f"{url or 'http://127.0.0.1:' + str(DEFAULT_PORTS['gateway'])}/health"
+        if url is None:
+            raise Unavailable(
+                f"cannot ask /health: nothing runs on {line.data_dir}",
+                hint="--data-dir names the directory of the program to ask, --control-plane its "
+                "address; `holdfast up` starts one",
+            )
+        target = f"{url}/health"
         try:
             async with httpx.AsyncClient(timeout=HEALTH_SECONDS, trust_env=False) as client:
                 answer = await client.get(target)
@@ -119,7 +137,8 @@ def _health(ctx: typer.Context, json: JsonOption = False) -> None:
         services = found.pop("services", None) or {}
         print_fields(found)
         print_fields({f"  {name}": state for name, state in services.items()})
-    if found.get("status") not in ("ok", "healthy", "degraded"):
+    well = ("ok", "healthy") if strict else ("ok", "healthy", "degraded")
+    if found.get("status") not in well:
         raise typer.Exit(1)
 
 

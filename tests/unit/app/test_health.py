@@ -1,0 +1,90 @@
+"""How the roles are: with the reason, said once, and never "alive" of what does not run."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from holdfast.app.commands import doctor
+from holdfast.app.door import ServiceHealth
+from holdfast.console.overview import (
+    Overview,
+    ProfileLine,
+    ServiceLine,
+    WorkerLine,
+    at_rest,
+    service_problems,
+)
+from holdfast.kernel.errors import Unavailable
+
+
+def overview(**changed: Any) -> Overview:
+    profile = ProfileLine(
+        name="air", title="", publisher="", status="running", records=0, rejects=0, published_at=""
+    )
+    parts: dict[str, Any] = {
+        "status": "ok",
+        "version": "0",
+        "services": [ServiceLine(name="gateway", status="ok")],
+        "profiles": [profile],
+        "workers": [WorkerLine(name="drone-1", status="alive", leases=1)],
+        "runs": [],
+        "reports": [],
+    }
+    return Overview(**{**parts, **changed})
+
+
+def test_what_was_read_at_rest_does_not_say_that_it_lives() -> None:
+    found = at_rest(overview(problems=["rain: silent"]), "./data")
+    assert found.status == "stopped"
+    assert [one.status for one in found.services] == ["stopped"]
+    assert [one.status for one in found.workers] == ["unheard"]
+    assert [one.status for one in found.profiles] == ["interrupted"]
+    assert found.problems == [
+        "nothing runs on ./data: this is read from the data directory",
+        "rain: silent",
+    ]
+
+
+def test_trouble_that_roles_share_is_said_once_and_with_its_reason() -> None:
+    lines = [
+        ServiceLine(name="gateway", status="ok"),
+        ServiceLine(name="ledger", status="unhealthy", detail="disk: full"),
+        ServiceLine(name="registry", status="unhealthy", detail="disk: full"),
+        ServiceLine(name="reporter", status="unreachable"),
+    ]
+    assert service_problems(lines) == [
+        "ledger, registry are unhealthy: disk: full",
+        "reporter is unreachable",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (None, ("ok", "")),
+        ("degraded", ("degraded", "relay: events wait for the ledger, or it refused some")),
+        (Unavailable("cannot write: full"), ("unhealthy", "relay: cannot write: full")),
+    ],
+)
+async def test_a_role_that_is_not_well_says_which_check_and_why(answer: Any, told: Any) -> None:
+    async def check() -> str | None:
+        if isinstance(answer, Exception):
+            raise answer
+        return cast("str | None", answer)
+
+    system = SimpleNamespace(checks={"relay": check}, roles=frozenset({"ledger"}))
+    health = ServiceHealth(cast("Any", system), {})
+    assert await health.told() == {"ledger": told}
+    assert await health.states() == {"ledger": told[0]}
+
+
+def test_a_full_volume_is_called_full_wherever_it_lies(tmp_path: Any) -> None:
+    full = doctor._room(tmp_path, "tmpfs", 4096)
+    assert (full.outcome, "is full: 4,096 bytes" in full.detail) == ("fail", True)
+    gone = doctor._room(tmp_path, "tmpfs", 2**40)
+    assert (gone.outcome, "does not persist" in gone.detail) == ("fail", True)
+    assert doctor._room(tmp_path, "ext4", 2**40).outcome == "pass"
+    assert doctor._room(tmp_path, "ext4", 2**20).outcome == "warn"
