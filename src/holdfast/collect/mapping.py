@@ -377,6 +377,8 @@ class _Compiler:
             return (lambda _row: constant), self._converter(field, frozenset())
         get = self._source_of(name, field.path, field.join, field.separator)
         nulls = frozenset(self._profile.nulls if field.nulls is None else field.nulls)
+        if field.split:
+            get = _part(get, field.split, field.part, nulls)
         return get, self._converter(field, nulls)
 
     def _source_of(
@@ -480,22 +482,33 @@ def _listed(get: RowGetter, separator: str) -> RowGetter:
 
 
 def _reshaper(field: Field, codes: dict[str, str] | None) -> Callable[[str], str | None] | None:
-    """Split, pad and look up, in that order; ``None`` where the field asks for none of it."""
-    if not field.split and not field.pad and codes is None:
+    """Pad and look up, in that order; ``None`` where the field asks for neither."""
+    if not field.pad and codes is None:
         return None
-    split, part, pad = field.split, field.part, field.pad
+    pad = field.pad
 
     def reshape(text: str) -> str | None:
-        if split:
-            parts = text.split(split)
-            if not -len(parts) <= part < len(parts):
-                return None
-            text = parts[part]
         if pad:
             text = text.rjust(pad, "0")
         return text if codes is None else _coded(text.strip(), codes, field.codes)
 
     return reshape
+
+
+def _part(get: RowGetter, split: str, part: int, nulls: frozenset[str]) -> RowGetter:
+    """One part of what ``get`` finds; nothing where there are fewer.
+
+    A text that as a whole is a spelling of "missing" (``n/a``) is not taken apart.
+    """
+
+    def found(row: RawRow) -> str | None:
+        text = _plain_text(get(row))
+        if text is None or text.strip() in nulls:
+            return text
+        parts = text.split(split)
+        return parts[part] if -len(parts) <= part < len(parts) else None
+
+    return found
 
 
 OTHERS = "*"
