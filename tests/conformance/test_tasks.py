@@ -144,6 +144,30 @@ async def test_the_same_submission_again_is_the_same_task(here: Rig, ask: Any) -
     assert refusal.value.code == "task-id-reused"
 
 
+async def test_the_same_key_again_is_the_same_task_and_other_content_a_conflict(
+    here: Rig, ask: Any
+) -> None:
+    fleet = ask(OPERATOR)
+    first = await fleet.submit(OPERATOR, work(), idempotency_key="k")
+    assert await fleet.submit(OPERATOR, work(), idempotency_key="k") == first
+    assert (await fleet.submit(OPERATOR, work(), idempotency_key="l")).id != first.id
+    with pytest.raises(Conflict) as caught:
+        await fleet.submit(OPERATOR, work(priority=7), idempotency_key="k")
+    assert caught.value.code == "idempotency-key-reused"
+    assert len((await fleet.list_tasks(OPERATOR))[0]) == 2
+    here.manual.advance(25 * 3600)
+    assert (await fleet.submit(OPERATOR, work(), idempotency_key="k")).id != first.id
+
+
+async def test_of_many_with_one_key_at_once_one_task_is_made(here: Rig, ask: Any) -> None:
+    fleet = ask(OPERATOR)
+    made = await asyncio.gather(
+        *(fleet.submit(OPERATOR, work(), idempotency_key="k") for _ in range(20))
+    )
+    assert len({task.id for task in made}) == 1
+    assert len((await fleet.list_tasks(OPERATOR))[0]) == 1
+
+
 async def test_many_are_submitted_each_on_its_own(here: Rig, ask: Any) -> None:
     known = await ask(OPERATOR).submit(OPERATOR, work(id=here.new_id()))
     again = here.new_id()
@@ -689,6 +713,22 @@ async def test_a_profile_is_collected_by_one_worker_at_a_time(here: Rig, ask: An
     # Whoever submits the task by hand stands under the same rule.
     by_hand = TaskSubmit(kind="collect", payload=dict(first.payload, run=here.new_id()))
     assert (await ask(OPERATOR).submit(OPERATOR, by_hand)).id == first.id
+
+
+async def test_a_key_gets_the_run_it_was_answered_whatever_has_ended_since(
+    here: Rig, ask: Any
+) -> None:
+    worker = await here.worker()
+    here.registry.publish("rain")
+    wanted, fleet = CollectRequest(profile="rain"), ask(OPERATOR)
+    first = await fleet.collect(OPERATOR, wanted, idempotency_key="k")
+    assert (await fleet.collect(OPERATOR, wanted, idempotency_key="l")).id == first.id
+    (held,) = await ask(worker).claim(worker, Claim())
+    await ask(worker).complete(worker, first.id, Complete(fence=held.task.fence, **DONE))
+    for key in ("k", "l"):
+        again = await fleet.collect(OPERATOR, wanted, idempotency_key=key)
+        assert (again.id, again.status) == (first.id, TaskStatus.SUCCEEDED)
+    assert (await fleet.collect(OPERATOR, wanted, idempotency_key="m")).id != first.id
 
 
 async def test_what_may_not_run_is_not_run(here: Rig, ask: Any) -> None:

@@ -346,7 +346,7 @@ def test_nobody_sends_a_body_without_a_credential(
 @pytest.mark.parametrize(
     ("who", "status", "code"),
     [
-        ("a key that may only read", 403, "denied"),
+        ("a key that may only read", 403, "permission-missing"),
         ("a worker without a grant", 401, "grant-missing"),
         ("a worker with something else", 401, "token-invalid"),
         ("another worker", 403, "grant-mismatch"),

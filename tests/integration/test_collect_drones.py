@@ -125,6 +125,20 @@ async def test_a_drone_that_is_stopped_gives_its_run_back(bench: Collecting) -> 
     await assert_collected_once(bench, 12_000)
 
 
+async def test_a_stopped_drone_that_was_revoked_does_not_insist(bench: Collecting) -> None:
+    bench.write("data.json", ROWS)
+    await bench.publish()
+    bench.source.faults.replace([Fault(kind="silent", times=1)])
+    line = Line(bench.system.app)
+    async with bench.drone("first", grace_seconds=0.1, line=line):
+        task = await bench.submit()
+        await until(lambda: bench.source.count() == 1)
+        (worker,), _ = await bench.system.fleet.list_workers(OPERATOR)
+        await bench.system.fleet.revoke_worker(OPERATOR, worker.id)
+    told = [count for name, count in line.seen.items() if task.id in name]
+    assert sum(told) <= 2, line.seen
+
+
 async def test_a_drone_that_stops_while_it_waits_for_work_is_given_none(bench: Collecting) -> None:
     """Its claim may wait at the coordinator for longer than the drone lives."""
     bench.write("data.json", ROWS[:5])

@@ -300,8 +300,9 @@ class Stack:
         if self.layout == "split":
             environment["HOLDFAST_TRUST_DIR"] = str(self.directory / "trusted")
             for role in ROLES[:-1]:
-                name = "HOLDFAST_LEDGER_URL" if role == "ledger" else f"{role.upper()}_URL"
-                environment[name] = f"http://127.0.0.1:{self.port(role)}"
+                # By the guide's names, where it has one for the role.
+                ours = "HOLDFAST_" if role in ("identity", "ledger") else ""
+                environment[f"{ours}{role.upper()}_URL"] = f"http://127.0.0.1:{self.port(role)}"
         return environment
 
     def _shared(self, part: str) -> dict[str, str]:

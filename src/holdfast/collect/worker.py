@@ -552,6 +552,8 @@ class Drone:
             try:
                 return await call()
             except Unauthenticated:
+                if self._stop.is_set():
+                    raise  # nobody registers any more, so the next answer would be the same
                 await self._signed_in_again(used)
             except (Unavailable, OutcomeUnknown, Exhausted) as error:
                 await self._pause(attempt, error)

@@ -51,9 +51,12 @@ class FleetClient:
     def __init__(self, api: ApiClient) -> None:
         self._api = api
 
-    async def submit(self, principal: Principal | None, submit: TaskSubmit) -> Task:
+    async def submit(
+        self, principal: Principal | None, submit: TaskSubmit, *, idempotency_key: str = ""
+    ) -> Task:
         """See :meth:`FleetService.submit`."""
-        return await self._api.request("POST", "/v1/tasks", json=submit, type=Task)
+        headers = _key(idempotency_key)
+        return await self._api.request("POST", "/v1/tasks", json=submit, headers=headers, type=Task)
 
     async def submit_many(
         self, principal: Principal | None, submits: Sequence[TaskSubmit]
@@ -64,9 +67,14 @@ class FleetClient:
         )
         return [_outcome(answer) for answer in answers]
 
-    async def collect(self, principal: Principal | None, request: CollectRequest) -> Task:
+    async def collect(
+        self, principal: Principal | None, request: CollectRequest, *, idempotency_key: str = ""
+    ) -> Task:
         """See :meth:`FleetService.collect`."""
-        return await self._api.request("POST", "/v1/tasks/collect", json=request, type=Task)
+        headers = _key(idempotency_key)
+        return await self._api.request(
+            "POST", "/v1/tasks/collect", json=request, headers=headers, type=Task
+        )
 
     async def show_task(self, principal: Principal | None, task: str) -> Task:
         """See :meth:`FleetService.show_task`."""
@@ -202,6 +210,10 @@ class FleetClient:
         return await self._api.request(
             "POST", f"{_at('workers', worker)}/revoke", json={}, type=Worker
         )
+
+
+def _key(idempotency_key: str) -> dict[str, str]:
+    return {"Idempotency-Key": idempotency_key} if idempotency_key else {}
 
 
 def _at(noun: str, identity: str) -> str:

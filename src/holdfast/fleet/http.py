@@ -43,6 +43,7 @@ from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
 TASKS = "tasks"
 WORKERS = "workers"
+KeyText = Annotated[str, Header("Idempotency-Key")]
 BATCH_BYTES = 8 * 1024 * 1024
 
 
@@ -59,9 +60,9 @@ def handlers(service: FleetService) -> list[Any]:
 
 def _task_handlers(service: FleetService) -> list[Any]:
     @post("/v1/tasks", permission=Permission.TASKS_WRITE)
-    async def submit_task(principal: Principal, data: TaskSubmit) -> Task:
+    async def submit_task(principal: Principal, data: TaskSubmit, key: KeyText = "") -> Task:
         """Submit a task."""
-        return await service.submit(principal, data)
+        return await service.submit(principal, data, idempotency_key=key)
 
     @post("/v1/tasks/batch", permission=Permission.TASKS_WRITE, body_limit=BATCH_BYTES)
     async def submit_tasks(
@@ -71,9 +72,9 @@ def _task_handlers(service: FleetService) -> list[Any]:
         return [submitted(each) for each in await service.submit_many(principal, data)]
 
     @post("/v1/tasks/collect", permission=Permission.TASKS_WRITE, profile="data.profile")
-    async def collect_task(principal: Principal, data: CollectRequest) -> Task:
+    async def collect_task(principal: Principal, data: CollectRequest, key: KeyText = "") -> Task:
         """Run a profile now."""
-        return await service.collect(principal, data)
+        return await service.collect(principal, data, idempotency_key=key)
 
     @get("/v1/tasks", permission=Permission.TASKS_READ)
     async def list_tasks(

@@ -8,6 +8,7 @@ renewing — is gathered from concurrent callers and done in sets.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -64,6 +65,7 @@ from holdfast.kernel.errors import (
     Unavailable,
 )
 from holdfast.kernel.http.paging import page_size
+from holdfast.kernel.idempotency import once, settle
 from holdfast.kernel.ids import EventId, NewId, TenantId, uuid7
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind, service
@@ -163,13 +165,23 @@ class FleetService:
 
     # --- submitting ---------------------------------------------------------------------------
 
-    async def submit(self, principal: Principal, submit: TaskSubmit) -> Task:
+    async def submit(
+        self, principal: Principal, submit: TaskSubmit, *, idempotency_key: str = ""
+    ) -> Task:
         """Put a task into its queue; durable when answered.
 
         With an ``id`` of the caller's the same submission again answers with the same task, another
-        under that id is a :class:`Conflict`. With ``exclusive`` an unfinished task under that name
-        is the answer instead. Raises :class:`Invalid` or :class:`TooLarge` for what cannot be kept.
+        under that id is a :class:`Conflict`; so it is, within a day, with an ``idempotency_key``.
+        With ``exclusive`` an unfinished task under that name is the answer instead. Raises
+        :class:`Invalid` or :class:`TooLarge` for what cannot be kept.
         """
+        if idempotency_key and submit.id is None:
+
+            async def make(task: str, _run: str) -> Task:
+                return await self.submit(principal, msgspec.structs.replace(submit, id=task))
+
+            told = digest(msgspec.json.encode(submit, order="sorted"))
+            return await self._once(principal, "tasks.submit", idempotency_key, told, make)
         submission = self.submission(principal, submit)
         task = await self._batchers_of(principal.tenant).submit.do(submission)
         await self._wake_for(principal, [task])
@@ -187,11 +199,55 @@ class FleetService:
         await self._wake_for(principal, [each for each in outcomes if isinstance(each, Task)])
         return outcomes
 
-    async def collect(self, principal: Principal, request: CollectRequest) -> Task:
+    async def collect(
+        self, principal: Principal, request: CollectRequest, *, idempotency_key: str = ""
+    ) -> Task:
         """Run a profile now, at its newest version; or the run of it that is not finished yet.
 
-        Raises :class:`NotFound` for a profile that is unknown, removed, disabled or paused.
+        A repetition under the same ``idempotency_key`` within a day gets the same task. Raises
+        :class:`NotFound` for a profile that is unknown, removed, disabled or paused.
         """
+        if not idempotency_key:
+            return await self._collect(principal, request, self.new_id(), self.new_id())
+        told = digest(msgspec.json.encode(request, order="sorted"))
+        make = partial(self._collect, principal, request)
+        return await self._once(principal, "tasks.collect", idempotency_key, told, make)
+
+    async def _once(
+        self,
+        principal: Principal,
+        route: str,
+        key: str,
+        fingerprint: str,
+        make: Callable[[str, str], Coroutine[Any, Any, Task]],
+    ) -> Task:
+        """The task that the first request under ``key`` got.
+
+        The ids of the task and of its run are set aside before it is made, so that at most one is,
+        and what was answered is known before it is answered. If the process dies in between, the
+        repetition makes it, under the same ids.
+        """
+        now, fresh = self.clock.now(), msgspec.json.encode([self.new_id(), self.new_id()])
+        kept, again = await self.database.write(
+            principal,
+            lambda conn: once(conn, principal, route, key, fingerprint, now, lambda: fresh),
+        )
+        task, run = msgspec.json.decode(kept, type=tuple[str, str])
+        if again:
+            with contextlib.suppress(NotFound):
+                return await self.show_task(principal, task)
+        made = await make(task, run)
+        if made.id != task:
+            # An unfinished task in the way is the answer, and stays it when it has finished.
+            answer = msgspec.json.encode([made.id, run])
+            await self.database.write(
+                principal, lambda conn: settle(conn, principal, route, key, answer)
+            )
+        return made
+
+    async def _collect(
+        self, principal: Principal, request: CollectRequest, task_id: str, run: str
+    ) -> Task:
         for profile in await self.runnable(principal):
             if profile.name == request.profile:
                 break
@@ -212,6 +268,8 @@ class FleetService:
             force=request.force,
             pages=request.pages,
             priority=request.priority,
+            task=task_id,
+            run=run,
             **{name: given[name] for name in asked if name in given},
         )
         task = await self.submit(principal, submit)
@@ -234,12 +292,19 @@ class FleetService:
         return task
 
     def collect_submission(
-        self, profile: RunnableProfile, *, trigger: str, priority: int, **more: Any
+        self,
+        profile: RunnableProfile,
+        *,
+        trigger: str,
+        priority: int,
+        task: str = "",
+        run: str = "",
+        **more: Any,
     ) -> TaskSubmit:
-        """The task of one run of ``profile``, with fresh ids."""
+        """The task of one run of ``profile``, with fresh ids but for those that are given."""
         limits = msgspec.to_builtins(profile.limits_override) if profile.limits_override else {}
         payload = {
-            "run": self.new_id(),
+            "run": run or self.new_id(),
             "profile": profile.name,
             "digest": profile.digest,
             "trigger": trigger,
@@ -247,7 +312,7 @@ class FleetService:
             **more,
         }
         return TaskSubmit(
-            id=self.new_id(),
+            id=task or self.new_id(),
             kind=COLLECT,
             payload=payload,
             capabilities=[COLLECT],

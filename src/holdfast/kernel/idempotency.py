@@ -47,6 +47,18 @@ _FORGET_EXPIRED = text(
 )
 
 
+_SETTLE = text(
+    "UPDATE idempotency SET answer = :answer"
+    " WHERE tenant = :tenant AND subject = :subject AND route = :route AND key = :key"
+)
+
+
+def settle(conn: Connection, principal: Principal, route: str, key: str, answer: bytes) -> None:
+    """Let repetitions under ``key`` get this answer instead of the one that was kept."""
+    row_key = {"tenant": principal.tenant, "subject": principal.subject, "route": route, "key": key}
+    conn.execute(_SETTLE, {**row_key, "answer": answer})
+
+
 def once(
     conn: Connection,
     principal: Principal,
