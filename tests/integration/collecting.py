@@ -117,7 +117,7 @@ class Collecting:
         found: Run = await self.system.records.run(OPERATOR, task.payload["run"])
         return found
 
-    async def ended(self, task: Task, seconds: float = 20.0) -> Run:
+    async def ended(self, task: Task, seconds: float = 60.0) -> Run:
         """The run of a task once both have ended."""
 
         async def over() -> bool:

@@ -289,6 +289,11 @@ class LedgerService:
         kind = f"{LIST}:{stream or ''}"
         if cursor is not None:
             first = int(decode_cursor(kind, cursor, int)[0])
+            if first < 0:
+                raise Invalid(
+                    "cannot go on with the list: the cursor names no position in it",
+                    code="cursor-invalid",
+                )
         tenant_log = self.log_of(principal)
         end, recorded = await tenant_log.extent()
         if as_of is not None and timestamp(as_of) < recorded:
