@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.fuzzing import TARGETS, reads
+from tests.support.plugin import installed
 from tests.support.soaking import scale
 
 SCALE = scale()
@@ -22,6 +24,13 @@ TOKENS = [
     b"<!DOCTYPE x [", b"<!ENTITY a '&b;'>", b"&a;", b"&#0;", b"\r", b"\n", b'""', b"PK\x03\x04",
     b"\x1f\x8b\x08", b"BZh9", b"9" * 500, b"[" * 200, b"<a>" * 200, b"A" * 5000,
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The format that another package brings is there, too."""
+    with installed(tmp_path_factory.mktemp("site")):
+        yield
 
 
 def harmed(data: bytes, rng: random.Random) -> bytes:

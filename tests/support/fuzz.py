@@ -18,11 +18,14 @@ with atheris.instrument_imports(include=["holdfast.collect"]):
     import holdfast.collect.mapping  # noqa: F401
 
 from tests.support.fuzzing import TARGETS, reads
+from tests.support.plugin import MODULE, installed
 
 
 def main() -> None:
     target, seconds = sys.argv[1], sys.argv[2]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, installed(Path(folder, "site")):
+        with atheris.instrument_imports(include=[MODULE]):
+            __import__(MODULE)
         seeds = Path(folder, "seeds")
         seeds.mkdir()
         (seeds / "seed").write_bytes(TARGETS[target][1])

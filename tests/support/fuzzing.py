@@ -73,9 +73,19 @@ TARGETS: dict[str, tuple[dict[str, Any], bytes, tuple[str, ...]]] = {
         ("../title",),
     ),
     "json-stat": ({"type": "json-stat"}, msgspec.json.encode(CUBE), ("$$.version",)),
+    "plugin": (
+        {
+            "type": "plugin",
+            "name": "fixed-width",
+            "options": {"columns": "a:1-3,b:4-9", "skip_lines": "1"},
+        },
+        b"a  b\n1  2.50\n\n\xc3\xa9  -99.9\n1\n",
+        (),
+    ),
     "xlsx": ({"type": "xlsx"}, workbook(("s", [["a", "b"], [1, "x"], [True, None]])), ()),
 }
-"""Format → its part of a profile, bytes that it reads, paths that lead out of its records."""
+"""Format → its part of a profile, bytes that it reads, paths that lead out of its records. The
+package of ``plugin`` is to be installed by whoever reads with it (``tests/support/plugin.py``)."""
 
 READ_ANYWAY = ("auto", "gzip", "deflate", "bzip2", "zip")
 

@@ -3,24 +3,24 @@
 A format is a function ``read(content, spec, context) -> Iterator[RawRow]``: deterministic, bounded
 by ``context.bounds``, with memory that does not grow with the page. The built-in ones are listed
 here; a distribution adds its own under the entry-point group ``holdfast.formats``, and a profile
-names it by ``type: plugin`` and ``name``. A built-in format cannot be replaced.
+names it by ``type: plugin`` and ``name`` (``plugins.py``). A built-in format cannot be replaced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, cast
 
 from holdfast.collect.content import Content
 from holdfast.collect.errors import MappingRefused
+from holdfast.collect.formats import plugins
 from holdfast.collect.model import RawRow, ReadContext
 from holdfast.registry.source import Format, PluginFormat
 
 Reader = Callable[[Content, Format, ReadContext], Iterator[RawRow]]
 
-GROUP = "holdfast.formats"
+GROUP = plugins.GROUP
 
 _BUILT_IN = {
     "json": ("holdfast.collect.formats.json", "read"),
@@ -45,9 +45,10 @@ def reader_of(spec: Format) -> Reader:
     if name in _BUILT_IN and not isinstance(spec, PluginFormat):
         module, function = _BUILT_IN[name]
         return cast("Reader", getattr(import_module(module), function))
-    for entry in entry_points(group=GROUP, name=name) if name not in _BUILT_IN else ():
-        return cast("Reader", entry.load())
-    known = sorted({*_BUILT_IN, *entry_points(group=GROUP).names})
+    entry = plugins.found(name) if name not in _BUILT_IN else None
+    if entry is not None:
+        return plugins.loaded(entry)
+    known = sorted({*_BUILT_IN, *plugins.names()})
     raise MappingRefused(
         f"cannot read the format {name!r}: this build has no reader for it",
         hint="it reads " + ", ".join(known),
