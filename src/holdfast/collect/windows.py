@@ -50,7 +50,10 @@ def sections_of(
         yield section
         return
     since = moment_of(within[0], "", zone) if within[0] else None
-    until = min(now, moment_of(within[1], "", zone)) if within[1] else now
+    until = now
+    if within[1]:
+        # A range ends before its end: no window is asked for that begins there.
+        until = min(now, moment_of(within[1], "", zone) - timedelta(microseconds=1))
     if since is None and profile.cursor and spec.start_parameter in asked:
         since = moment_of(asked[spec.start_parameter], profile.cursor.format, zone)
     for window in windows(spec, zone, until=until, since=since):

@@ -119,3 +119,37 @@ def test_windows_begin_where_the_cursor_stands() -> None:
     assert len(list(sections_of(one, CursorState(one.cursor, UTC, None), NOW))) == 3
     plain = profile({"url": "https://example.org/data", "format": {"type": "json"}})
     assert list(sections_of(plain, None, NOW)) == [Section()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "within", "expected"),
+    [
+        (
+            {},
+            ("2020-03-01", "2020-06-01"),
+            [("03-01", "04-01"), ("04-01", "05-01"), ("05-01", "06-01")],
+        ),
+        (
+            {"end": "inclusive"},
+            ("2020-03-01", "2020-04-15"),
+            [("03-01", "03-31"), ("04-01", "04-14")],
+        ),
+        ({}, ("2020-03-10", "2020-03-11"), [("03-10", "03-11")]),
+        ({"format": "%m"}, ("2020-03-01", "2020-05-01"), [("03", "04"), ("04", "05")]),
+        (
+            {"format": "%m", "end": "inclusive"},
+            ("2020-03-01", "2020-05-01"),
+            [("03", "03"), ("04", "04")],
+        ),
+    ],
+)
+def test_a_backfill_asks_for_the_windows_of_its_range_and_no_other(
+    changes: dict[str, str], within: tuple[str, str], expected: list[tuple[str, str]]
+) -> None:
+    windows_ = {
+        "start_parameter": "a", "end_parameter": "b", "start": "1", "span": "1mo",
+        "format": "%m-%d", **changes,
+    }  # fmt: skip
+    source = {"url": "https://e.org/", "format": {"type": "json"}, "windows": windows_}
+    found = sections_of(profile(source), None, NOW, within)
+    assert [(each.query["a"], each.query["b"]) for each in found] == expected
