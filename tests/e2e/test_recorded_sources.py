@@ -1,9 +1,10 @@
-"""The harder recorded sources through the served program, each twice.
+"""The harder recorded sources through the served program: each twice, and mapped again.
 
 What is stored is what mapping the same files offline gives (``tests/conformance/
-test_recorded_facts.py`` holds that to the manifest, fact by fact); the second time nothing changes,
-and where the source lets itself be asked conditionally nothing is transferred. The ten sources of
-the sample are held to the same in ``test_sample.py``.
+test_recorded_facts.py`` holds that to the manifest, fact by fact), and the raw responses that are
+kept have everything that the manifest says of the files; the second time nothing changes, and where
+the source lets itself be asked conditionally nothing is transferred; mapping what is stored again
+changes nothing. The ten sources of the sample are held to the same in ``test_sample.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import yaml
 
 from tests.support import recorded
 from tests.support.program import Program, started, wait_until
+from tests.support.recorded_files import assert_as_recorded
 from tests.support.stack import sources
 
 ADDRESSES = {
@@ -37,6 +40,21 @@ SECRETS = {
     "HOLDFAST_SECRET_FRED_API_KEY": "recorded",
     "HOLDFAST_SECRET_FRED_API_KEY_HOSTS": "api.stlouisfed.org",
 }
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The program, and the runs of the first and the second time: profile → run."""
+
+    program: Program
+    first: dict[str, dict[str, Any]]
+    second: dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def twice(program: Program) -> Collected:
+    """Everything collected, and collected again."""
+    return Collected(program, collected(program), collected(program))
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +99,12 @@ def _place(profile: Path, folder: Path) -> None:
     (folder / profile.name).write_text(yaml.safe_dump(document, sort_keys=False), "utf-8")
 
 
-def collected(program: Program) -> dict[str, dict[str, Any]]:
+def collected(program: Program, **more: Any) -> dict[str, dict[str, Any]]:
     """Run every source; profile → the run it came to."""
     names = sorted(source.rpartition("/")[2] for source in recorded.SOURCES)
     runs: dict[str, str] = {}
     for name in names:
-        answer = program.client.post("/v1/tasks/collect", json={"profile": name})
+        answer = program.client.post("/v1/tasks/collect", json={"profile": name, **more})
         assert answer.status_code == 201, answer.text
         runs[answer.json()["payload"]["run"]] = name
     found: dict[str, dict[str, Any]] = {}
@@ -111,11 +129,14 @@ def shown(record: Any) -> str:
     return json.dumps([record["key"], record.get("dimensions", {}), measures], sort_keys=True)
 
 
-@pytest.mark.timeout(900)
-def test_every_recorded_source_is_stored_as_mapped_and_found_unchanged(program: Program) -> None:
-    first = collected(program)
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_every_recorded_source_is_stored_as_mapped(twice: Collected) -> None:
+    program, first = twice.program, twice.first
     failed = {name: run for name, run in first.items() if run["status"] != "succeeded"}
     assert failed == {}, {name: run["reason"] for name, run in failed.items()}
+    assert len(first) == 31
     assert all(run["replayed"] for run in first.values())
     for source in recorded.SOURCES:
         name = source.rpartition("/")[2]
@@ -125,14 +146,40 @@ def test_every_recorded_source_is_stored_as_mapped_and_found_unchanged(program: 
             continue  # counted; what it holds is compared for the others
         wanted = sorted(shown(_plain(record)) for record in mapped)
         assert sorted(map(shown, program.items("/v1/records", profile=name, limit=1000))) == wanted
-    second = collected(program)
-    for name, run in second.items():
+
+
+def test_the_second_time_nothing_changes_and_nothing_is_sent(twice: Collected) -> None:
+    for name, run in twice.second.items():
         counts = (run["new"], run["changed"], run["withdrawn"], run["rejects"])
-        assert (name, run["status"] in ("unchanged", "succeeded"), counts) == (name, True, (0,) * 4)
-    silent = {name for name, run in second.items() if run["bytes_fetched"] == 0}
-    spoke = set(second) - silent
-    assert {first[name]["pages"] for name in spoke} <= {1, 2, 5}, spoke
+        assert (name, run["status"], counts) == (name, "unchanged", (0,) * 4)
+    spoke = {name for name, run in twice.second.items() if run["bytes_fetched"] != 0}
     assert spoke <= POSTED, spoke - POSTED
+
+
+def test_the_raw_responses_that_are_kept_are_the_files_fact_by_fact(twice: Collected) -> None:
+    """Bytes, digests, encoding, newlines, and what stands in them beside the records."""
+    seen, facts = set(), 0
+    for source, files in recorded.SOURCES.items():
+        name = source.rpartition("/")[2]
+        at = f"/v1/runs/{twice.first[name]['id']}/responses"
+        kept = twice.program.get(at)
+        assert len(kept) == len(files), name
+        for file, each in zip(files, kept, strict=True):
+            answer = twice.program.client.get(f"{at}/{each['response']['sequence']}/content")
+            assert answer.status_code == 200
+            facts += assert_as_recorded(file, answer.content)
+            seen.add(file)
+    assert seen == {entry["file"] for entry in recorded.manifest()["files"]}
+    print(f"\n{facts} facts of {len(seen)} files hold of what is kept")
+
+
+def test_mapping_what_is_kept_again_changes_nothing(twice: Collected) -> None:
+    """All of them, from the stored bytes, without asking a source for anything."""
+    for name, run in collected(twice.program, remap=True).items():
+        counts = (run["new"], run["changed"], run["withdrawn"], run["rejects"], run["requests"])
+        assert (name, run["kind"], run["status"]) == (name, "remap", "succeeded")
+        assert (name, counts) == (name, (0,) * 5)
+        assert (name, run["unchanged"]) == (name, twice.first[name]["new"])
 
 
 POSTED = {"bls-consumer-prices-components", "bls-apache-county-employment"}

@@ -91,6 +91,13 @@ def test_the_second_run_changes_nothing(data_dir: Path) -> None:
     assert "succeeded" not in shown
 
 
+def test_what_the_sources_say_has_not_changed_is_not_sent_again(program: Program) -> None:
+    unchanged = [run for run in program.items("/v1/runs") if run["status"] == "unchanged"]
+    assert len({run["profile"] for run in unchanged}) == 10
+    assert {run["bytes_fetched"] for run in unchanged} == {0}
+    assert {run["new"] + run["changed"] + run["withdrawn"] for run in unchanged} == {0}
+
+
 def test_every_record_is_there_after_a_restart(program: Program) -> None:
     profiles = [p["name"] for p in program.items("/v1/profiles")]
     assert len(profiles) == 10
