@@ -400,6 +400,13 @@ async def _open_coordinator(
             beat_seconds=settings["fleet_beat_seconds"],
             lost_after_seconds=settings["fleet_lost_seconds"],
             backoff_seconds=settings["fleet_backoff_seconds"],
+            requests_per_host=settings["fleet_requests_per_host"],
+            requests_per_host_of={
+                name: int(number)
+                for name, _, number in (
+                    each.partition("=") for each in settings["fleet_requests_per_host_of"]
+                )
+            },
         ),
         profiles=system.registry,
         metrics=system.metrics,

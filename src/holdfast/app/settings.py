@@ -108,6 +108,22 @@ def _list(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def _numbers(low: int, high: int) -> Convert:
+    """``name=number,name=number``; names in lower case."""
+    one = _whole(low, high)
+
+    def convert(value: str) -> tuple[str, ...]:
+        found: dict[str, int] = {}
+        for part in _list(value):
+            name, equals, number = part.partition("=")
+            if not equals or not name.strip() or name.strip().lower() in found:
+                raise ValueError("name=number is needed, each name once, separated by commas")
+            found[name.strip().lower()] = one(number)
+        return tuple(f"{name}={number}" for name, number in found.items())
+
+    return convert
+
+
 def _address(value: str) -> str:
     """``host:port``; a bare port is not accepted, since it would hide where we listen."""
     host, separator, port = value.strip().rpartition(":")
@@ -458,6 +474,18 @@ SETTINGS: tuple[Setting, ...] = (
         _seconds(0.01, 3600),
         10.0,
         "First pause before a failed task is tried again",
+    ),
+    Setting(
+        "HOLDFAST_FLEET_REQUESTS_PER_HOST",
+        _whole(1, 1000),
+        4,
+        "Requests to one host at once, over all drones",
+    ),
+    Setting(
+        "HOLDFAST_FLEET_REQUESTS_PER_HOST_OF",
+        _numbers(1, 1000),
+        (),
+        "Hosts to be asked otherwise: host=1,host:port=8",
     ),
     Setting(
         "HOLDFAST_FLEET_TASKS_KEPT_DAYS",

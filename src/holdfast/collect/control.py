@@ -18,6 +18,8 @@ from holdfast.fleet.model import (
     Claim,
     ClaimedTask,
     Complete,
+    PlacesHeld,
+    PlacesWanted,
     RequestsGranted,
     RequestsWanted,
     Task,
@@ -88,6 +90,9 @@ class _HttpFleet:
 
     async def admit(self, task: str, request: RequestsWanted) -> RequestsGranted:
         return await FleetClient(self._control.api).admit(_SELF, task, request)
+
+    async def places(self, task: str, request: PlacesWanted) -> PlacesHeld:
+        return await FleetClient(self._control.api).places(_SELF, task, request)
 
     async def complete(self, task: str, request: Complete) -> Task:
         return await FleetClient(self._control.api).complete(_SELF, task, request)

@@ -65,3 +65,9 @@ class QuotaReached(Exhausted):
     """The day's requests to this source are used up, over the whole fleet."""
 
     code = "quota"
+
+
+class HostBusy(Exhausted):
+    """As many requests as a host may have at once were under way all the time we waited."""
+
+    code = "host-busy"

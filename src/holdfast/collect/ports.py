@@ -18,6 +18,8 @@ from holdfast.fleet.model import (
     Claim,
     ClaimedTask,
     Complete,
+    PlacesHeld,
+    PlacesWanted,
     RequestsGranted,
     RequestsWanted,
     Task,
@@ -45,6 +47,10 @@ class Fleet(Protocol):
 
     async def admit(self, task: str, request: RequestsWanted) -> RequestsGranted:
         """Leave for requests to a source with a daily quota; asked again, it is taken again."""
+        ...
+
+    async def places(self, task: str, request: PlacesWanted) -> PlacesHeld:
+        """Say how many requests to a host are to be under way at once; how many may be."""
         ...
 
     async def complete(self, task: str, request: Complete) -> Task:

@@ -14,7 +14,7 @@ from holdfast.collect.errors import MappingRefused
 from holdfast.collect.pages import Ask, headers_wanted, with_parameters
 from holdfast.collect.secrets import SecretStore
 from holdfast.collect.tokens import TokenRequest, Tokens
-from holdfast.kernel.outbound import FetchLimits, OutboundRequest, parse_target, scrub
+from holdfast.kernel.outbound import FetchLimits, OutboundRequest, Place, parse_target, scrub
 from holdfast.records.model import Validator
 from holdfast.registry.model import Limits
 from holdfast.registry.parts import duration_seconds
@@ -42,15 +42,23 @@ NO_CREDENTIALS = Credentials({}, {}, ())
 
 
 async def credentials(
-    source: Source, store: SecretStore, tenant: str, tokens: Tokens, *, refused: str = ""
+    source: Source,
+    store: SecretStore,
+    tenant: str,
+    tokens: Tokens,
+    *,
+    refused: str = "",
+    place: Place | None = None,
 ) -> Credentials:
     """The credentials of a source, its secrets resolved now.
 
-    ``refused`` is an access token that the source does not take any more. Raises
-    :class:`SecretRefused` or :class:`SecretMissing`, and what fetching a token raises.
+    ``place`` is held while a token is asked for; ``refused`` is an access token that the source
+    does not take any more. Raises :class:`SecretRefused` or :class:`SecretMissing`, and what
+    fetching a token raises.
     """
     if isinstance(source.auth, OAuth2Auth):
-        token = await tokens.get(token_request(source, source.auth, store, tenant), refused=refused)
+        wanted = token_request(source, source.auth, store, tenant)
+        token = await tokens.get(wanted, refused=refused, place=place)
         return Credentials({"Authorization": f"Bearer {token}"}, {}, (token,), token)
     return _resolved(source, store, tenant)
 
@@ -103,6 +111,7 @@ class Manners:
     limits: Limits
     requests_per_minute: int | None = None
     admit: Callable[[], Awaitable[None]] | None = None
+    place: Place | None = None
 
 
 def request(
@@ -144,6 +153,7 @@ def request(
         concurrency=limits.concurrency,
         headers_wanted=headers_wanted(source),
         admit=manners.admit,
+        place=manners.place,
     )
 
 

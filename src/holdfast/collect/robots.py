@@ -19,6 +19,7 @@ from holdfast.kernel.outbound import (
     FetchLimits,
     OutboundClient,
     OutboundRequest,
+    Place,
     RedirectRefused,
     ResponseTooLarge,
     SourceUnavailable,
@@ -138,8 +139,9 @@ class Robots:
         self._known: OrderedDict[str, tuple[float, Rules]] = OrderedDict()
         self._asking = asyncio.Lock()
 
-    async def check(self, url: str) -> Rules:
-        """The rules of ``url``'s origin, if they admit it.
+    async def check(self, url: str, place: Place | None = None) -> Rules:
+        """The rules of ``url``'s origin, if they admit it. ``place`` is held while they are asked
+        for.
 
         Raises :class:`RobotsRefused`, and :class:`SourceUnavailable` where the origin cannot say:
         then nobody knows what it asks. A recording is nobody's to protect.
@@ -147,7 +149,7 @@ class Robots:
         if self._outbound.is_replayed(url):
             return Rules()
         target = parse_target(url)
-        rules = await self._rules(f"{target.scheme}://{target.authority}/robots.txt")
+        rules = await self._rules(f"{target.scheme}://{target.authority}/robots.txt", place)
         parts = urlsplit(url)
         path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         if not rules.allows(path):
@@ -158,22 +160,32 @@ class Robots:
             )
         return rules
 
-    async def _rules(self, url: str) -> Rules:
+    async def _rules(self, url: str, place: Place | None) -> Rules:
+        known = self._fresh(url)
+        if known is not None:
+            return known
         async with self._asking:
+            known = self._fresh(url)
+            if known is not None:
+                return known
             now = self._clock.monotonic()
-            known = self._known.get(url)
-            if known is not None and now - known[0] < KEPT_SECONDS:
-                return known[1]
-            rules = await self._fetched(url)
+            rules = await self._fetched(url, place)
             self._known[url] = (now, rules)
             while len(self._known) > _ORIGINS_MAX:
                 self._known.popitem(last=False)
             return rules
 
-    async def _fetched(self, url: str) -> Rules:
+    def _fresh(self, url: str) -> Rules | None:
+        known = self._known.get(url)
+        if known is None or self._clock.monotonic() - known[0] >= KEPT_SECONDS:
+            return None
+        return known[1]
+
+    async def _fetched(self, url: str, place: Place | None) -> Rules:
         limits = FetchLimits(size_bytes_max=_BYTES_MAX, total_seconds=30.0, retries=1)
         try:
-            answer = await self._outbound.read(OutboundRequest(url=url, limits=limits))
+            request = OutboundRequest(url=url, limits=limits, place=place)
+            answer = await self._outbound.read(request)
         except SourceUnavailable as error:
             if error.code == "status" and 400 <= error.status < 500:
                 return Rules()  # there is none (RFC 9309 §2.3.1.3)

@@ -22,6 +22,7 @@ from holdfast.collect.content import SpooledContent
 from holdfast.collect.cursor import CursorState
 from holdfast.collect.errors import (
     BoundReached,
+    HostBusy,
     LimitReached,
     ParseFailed,
     QuotaReached,
@@ -180,7 +181,7 @@ class Collection:
             return await self._unanswered(error)
         except (SourceTruncated, SourceRefused) as error:
             return _left_open(error.code, error)
-        except QuotaReached as error:
+        except (QuotaReached, HostBusy) as error:
             return _left_open(error.code, error, error.retry_after_seconds)
         except (AddressRefused, RedirectRefused) as error:
             guarded = isinstance(error, AddressRefused)

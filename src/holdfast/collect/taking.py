@@ -21,7 +21,13 @@ import msgspec
 from holdfast.collect.channel import Channel
 from holdfast.collect.errors import LimitReached
 from holdfast.collect.pages import Ask, said_by, with_parameters
-from holdfast.collect.requests import NO_CREDENTIALS, Manners, credentials, reported, request
+from holdfast.collect.requests import (
+    NO_CREDENTIALS,
+    Manners,
+    credentials,
+    reported,
+    request,
+)
 from holdfast.collect.robots import Robots
 from holdfast.collect.secrets import SecretStore
 from holdfast.collect.tokens import Tokens
@@ -31,6 +37,7 @@ from holdfast.kernel.outbound import (
     Fetched,
     OutboundClient,
     OutboundRequest,
+    Place,
     ResponseTooLarge,
     SourceBusy,
     SourceUnavailable,
@@ -54,7 +61,7 @@ class Attempt:
     """What one attempt is about. ``profile`` has the operator's limits in place of its own.
 
     ``admit`` is awaited before each request to the source; it raises where the day's quota is used
-    up.
+    up. ``place`` is held during each: a host has so many at once, whoever asks.
     """
 
     run: str
@@ -67,6 +74,7 @@ class Attempt:
     range_start: str = ""
     range_end: str = ""
     admit: Callable[[], Awaitable[None]] | None = None
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,7 @@ class Pages:
         self._kept_left = plan.kept
         self._kept: deque[RawResponse] = deque()
         self._given = NO_CREDENTIALS
-        self._manners = Manners(self._profile.limits, admit=attempt.admit)
+        self._manners = Manners(self._profile.limits, admit=attempt.admit, place=attempt.place)
         self._ahead: dict[str, asyncio.Task[Fetched]] = {}
         self._answered: dict[str, Page] = {}
         self._confirmed: dict[str, Fetched] = {}
@@ -130,7 +138,11 @@ class Pages:
         """Resolve the credentials. Raises what :func:`credentials` does."""
         tools = self._tools
         self._given = await credentials(
-            self._source, tools.secrets, self._attempt.tenant, tools.tokens
+            self._source,
+            tools.secrets,
+            self._attempt.tenant,
+            tools.tokens,
+            place=self._attempt.place,
         )
 
     # --- is there anything new? ---------------------------------------------------------------
@@ -325,7 +337,7 @@ class Pages:
     async def _fetch(self, ask: Ask, known: Validator | None) -> Fetched:
         """One answer of the source, spooled; what was asked and received is counted."""
         if not self._source.robots:
-            rules = await self._tools.robots.check(ask.url)
+            rules = await self._tools.robots.check(ask.url, self._attempt.place)
             if rules.delay_seconds:
                 self._slow_down(rules.delay_seconds)
         given = self._given
@@ -337,7 +349,12 @@ class Pages:
         # The token may have been withdrawn before its time: once, with a new one.
         tools = self._tools
         self._given = await credentials(
-            self._source, tools.secrets, self._attempt.tenant, tools.tokens, refused=given.token
+            self._source,
+            tools.secrets,
+            self._attempt.tenant,
+            tools.tokens,
+            refused=given.token,
+            place=self._attempt.place,
         )
         return await self._fetch_once(ask, known)
 
@@ -365,7 +382,7 @@ class Pages:
         limits = self._profile.limits
         wished = max(1, int(60 / delay_seconds))
         rate = min(wished, limits.requests_per_minute or wished)
-        self._manners = Manners(limits, requests_per_minute=rate, admit=self._attempt.admit)
+        self._manners = replace(self._manners, requests_per_minute=rate)
 
     def _page(self, ask: Ask, fetched: Fetched) -> Page:
         assert fetched.path is not None, "only a conditional request is answered by 304"

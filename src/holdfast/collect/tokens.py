@@ -9,7 +9,7 @@ import asyncio
 import base64
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote_plus, urlencode
 
 import msgspec
@@ -20,6 +20,7 @@ from holdfast.kernel.outbound import (
     FetchLimits,
     OutboundClient,
     OutboundRequest,
+    Place,
     RedirectRefused,
     SourceUnavailable,
     is_retryable,
@@ -76,7 +77,13 @@ class Tokens:
         self._clock = clock
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
 
-    async def get(self, request: TokenRequest, *, refused: str = "") -> str:
+    async def get(
+        self,
+        request: TokenRequest,
+        *,
+        refused: str = "",
+        place: Place | None = None,
+    ) -> str:
         """A token that holds for a while yet; another than ``refused``, which the source did not
         take.
 
@@ -90,14 +97,14 @@ class Tokens:
             now = self._clock.monotonic()
             if not kept.value or now >= kept.until or kept.value == refused:
                 kept.value = ""
-                kept.value, lifetime = await self._fetched(request)
+                kept.value, lifetime = await self._fetched(request, place)
                 kept.until = now + lifetime
             return kept.value
 
-    async def _fetched(self, request: TokenRequest) -> tuple[str, float]:
+    async def _fetched(self, request: TokenRequest, place: Place | None) -> tuple[str, float]:
         url = request.auth.token_url
         try:
-            answer = await self._outbound.read(_outbound(request))
+            answer = await self._outbound.read(replace(_outbound(request), place=place))
         except SourceUnavailable as error:
             if error.code == "status" and not is_retryable(error):
                 raise TokenRefused(

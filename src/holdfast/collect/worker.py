@@ -24,6 +24,7 @@ import msgspec
 
 from holdfast import __version__
 from holdfast.collect.errors import QuotaReached
+from holdfast.collect.places import Places
 from holdfast.collect.ports import ControlPlane
 from holdfast.collect.remap import Remapping
 from holdfast.collect.robots import Robots
@@ -40,6 +41,8 @@ from holdfast.fleet.model import (
     CollectPayload,
     Complete,
     Grant,
+    PlacesHeld,
+    PlacesWanted,
     RequestsWanted,
     WorkerCredential,
     WorkerRegister,
@@ -120,6 +123,8 @@ class Drone:
         """Set once a beat was answered: from then on it is known whether claims are counted."""
         self._claim_number = 0
         """The number of the newest claim; 0 while the coordinator counts none."""
+        self._deals_places = False
+        """Whether the coordinator deals places at hosts; an older one does not."""
         self._settled = 0
         """The newest claim whose answer is here, or will never be waited for."""
         self._log = log.bind(drone=settings.name)
@@ -319,6 +324,7 @@ class Drone:
         )
         if answer.claim_number is not None:
             self._count_from(answer.claim_number)
+        self._deals_places = answer.places
         self._heard.set()
         for task, grant in answer.renewed.items():
             if task in held:
@@ -428,9 +434,10 @@ class Drone:
         self, claimed: ClaimedTask, lease: Lease, tools: Tools, directory: Path
     ) -> Ending | None:
         """What the attempt came to; ``None`` if there is nobody left to tell."""
+        places = Places(self._placing(lease), lease.fence, self._clock)
         try:
             payload = msgspec.convert(claimed.task.payload, CollectPayload)
-            attempt = await self._prepared(payload, lease)
+            attempt = await self._prepared(payload, lease, places)
         except (msgspec.ValidationError, HoldfastError) as error:
             healing = isinstance(error, Unavailable | OutcomeUnknown | Exhausted)
             code = error.code if isinstance(error, HoldfastError) else "payload"
@@ -450,6 +457,7 @@ class Drone:
             if not running.done():
                 running.cancel()
                 await asyncio.wait([running])
+            await places.close()
         if not running.cancelled():
             return running.result()
         match lease.ended:
@@ -461,7 +469,7 @@ class Drone:
                 self._log.warning("attempt.lost", task=lease.task)
                 return None
 
-    async def _prepared(self, payload: CollectPayload, lease: Lease) -> Attempt:
+    async def _prepared(self, payload: CollectPayload, lease: Lease, places: Places) -> Attempt:
         profile = await self._profile(payload.profile, payload.digest)
         if payload.range_start and profile.period is None:
             raise Invalid(
@@ -481,7 +489,18 @@ class Drone:
             range_start=payload.range_start,
             range_end=payload.range_end,
             admit=self._admitting(profile.source.url, limits, lease),
+            place=places.at if self._deals_places else None,
         )
+
+    def _placing(self, lease: Lease) -> Callable[[PlacesWanted], Awaitable[PlacesHeld]]:
+        """What asks for places at a host in the name of a lease."""
+
+        async def ask(wanted: PlacesWanted) -> PlacesHeld:
+            return await self._insisting(
+                lambda: self._control.fleet.places(lease.task, wanted), attempts=1_000
+            )
+
+        return ask
 
     def _admitting(
         self, url: str, limits: Limits, lease: Lease

@@ -20,6 +20,8 @@ from holdfast.fleet.model import (
     CompleteTask,
     JoinToken,
     JoinTokenCreate,
+    PlacesHeld,
+    PlacesWanted,
     RequestsGranted,
     RequestsWanted,
     ScheduledProfile,
@@ -141,6 +143,14 @@ class FleetClient:
         """See :meth:`FleetService.admit`."""
         return await self._api.request(
             "POST", f"{_at('tasks', task)}/requests", json=wanted, type=RequestsGranted
+        )
+
+    async def places(
+        self, principal: Principal | None, task: str, wanted: PlacesWanted
+    ) -> PlacesHeld:
+        """See :meth:`FleetService.places`."""
+        return await self._api.request(
+            "POST", f"{_at('tasks', task)}/places", json=wanted, type=PlacesHeld
         )
 
     async def complete_many(

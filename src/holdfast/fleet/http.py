@@ -20,6 +20,8 @@ from holdfast.fleet.model import (
     CompleteTask,
     JoinToken,
     JoinTokenCreate,
+    PlacesHeld,
+    PlacesWanted,
     RequestsGranted,
     RequestsWanted,
     ScheduledProfile,
@@ -140,6 +142,11 @@ def _work_handlers(service: FleetService) -> list[Any]:
         """Ask for leave to ask a source that wants no more than so many requests a day."""
         return await service.admit(principal, task, data)
 
+    @post("/v1/tasks/{task:str}/places", permission=Permission.TASKS_WORK, status=200)
+    async def hold_places(principal: Principal, task: str, data: PlacesWanted) -> PlacesHeld:
+        """Ask for places at a host: requests that may be under way there at once."""
+        return await service.places(principal, task, data)
+
     @post(
         "/v1/tasks/complete",
         permission=Permission.TASKS_WORK,
@@ -157,7 +164,7 @@ def _work_handlers(service: FleetService) -> list[Any]:
         """Tell that a worker is alive and renew its leases."""
         return await service.beat(principal, data)
 
-    return [claim_tasks, complete_task, admit_requests, complete_tasks, beat_worker]
+    return [claim_tasks, complete_task, admit_requests, hold_places, complete_tasks, beat_worker]
 
 
 def _worker_handlers(service: FleetService) -> list[Any]:

@@ -206,6 +206,9 @@ class BeatAnswer(Struct, frozen=True, kw_only=True):
     claim_number: int | None = None
     """The highest number known of the worker's claims: the next one's is higher. A coordinator that
     does not count claims, and takes no ``released``, says nothing."""
+    places: bool = False
+    """Whether a place is asked for before a host is (:class:`PlacesWanted`). A coordinator that
+    does not deal them says nothing."""
 
 
 class Complete(_Wire, frozen=True, kw_only=True):
@@ -237,6 +240,31 @@ class RequestsGranted(Struct, frozen=True, kw_only=True):
     granted: bool
     left: int
     resets_at: str
+
+
+class PlacesWanted(_Wire, frozen=True, kw_only=True):
+    """The holder of a lease says how many requests to a host it wants to have under way at once.
+
+    ``places`` is how many in all, 0 to give back; ``busy`` of them are in use now and stay. It is
+    what is wanted, not how much more: asked again, the answer is the same.
+    """
+
+    fence: Fence
+    source: Annotated[str, Meta(min_length=1, max_length=300)]
+    """The host, as ``host:port``."""
+    places: Annotated[int, Meta(ge=0, le=1000)]
+    busy: Annotated[int, Meta(ge=0, le=1000)] = 0
+    turn: bool = False
+    """Its turn is over: whoever waits goes first."""
+
+
+class PlacesHeld(Struct, frozen=True, kw_only=True):
+    """How many are held now, for how long they may be used before asking again; with none, when to
+    ask again."""
+
+    places: int
+    turn_seconds: float
+    again_seconds: float
 
 
 class CompleteTask(Complete, frozen=True, kw_only=True):

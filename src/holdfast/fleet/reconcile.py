@@ -100,6 +100,7 @@ class FleetLoops:
             await self._step("schedule", self.run_schedules(principal))
             await self._step("promote", self.promote(principal))
             await self._step("close", self.close_runs(principal))
+            await self._step("places", self.sweep_places(principal))
 
     async def _run(self) -> None:
         while True:
@@ -484,6 +485,12 @@ class FleetLoops:
         )
 
     # --- closing runs -------------------------------------------------------------------------
+
+    async def sweep_places(self, principal: Principal) -> None:
+        """Forget the places of leases that are over; they count no more as it is."""
+        tenant = principal.tenant
+        if await self._fleet.database.read(principal, lambda c: store.has_places(c, tenant)):
+            await self._fleet.hot(tenant, lambda conn: store.sweep_places(conn, tenant))
 
     async def close_runs(self, principal: Principal) -> int:
         """Close the runs of tasks that ended without their worker; how many were closed."""

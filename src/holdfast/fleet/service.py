@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ import msgspec
 import structlog
 from sqlalchemy import Connection
 
-from holdfast.fleet import fates, rules, store, tasks, workers
+from holdfast.fleet import fates, places, rules, store, tasks, workers
 from holdfast.fleet.batching import Batcher
 from holdfast.fleet.credentials import JOIN_PREFIX, WORKER_PREFIX
 from holdfast.fleet.grants import sign_grant
@@ -37,6 +37,8 @@ from holdfast.fleet.model import (
     Grant,
     JoinToken,
     JoinTokenCreate,
+    PlacesHeld,
+    PlacesWanted,
     Refusal,
     RequestsGranted,
     RequestsWanted,
@@ -99,6 +101,10 @@ class FleetSettings:
     batch_max: int = 1000
     tick_seconds: float = 1.0
     runnable_seconds: float = 2.0
+    requests_per_host: int = 4
+    """Requests to one host at once, over the whole fleet, and…"""
+    requests_per_host_of: Mapping[str, int] = field(default_factory=dict)
+    """…where some ``host`` or ``host:port`` is to be asked otherwise."""
 
 
 @dataclass(slots=True)
@@ -507,14 +513,7 @@ class FleetService:
         start = window_of(now, DAY_SECONDS)
 
         def unit(conn: Connection) -> tuple[bool, int]:
-            rows = store.find_tasks(conn, principal.tenant, [task])
-            row = rows.get(task)
-            held = row is not None and row.state == rules.State.LEASED.value
-            if row is None or not held or (row.fence, row.worker) != (wanted.fence, worker):
-                raise Conflict(
-                    f"cannot ask for the task {task}: it is not held under fence {wanted.fence}",
-                    code="stale-fence",
-                )
+            _check_held(conn, principal.tenant, task, wanted.fence, worker)
             counter = f"requests {wanted.source.lower()}"
             return take(
                 conn, principal.tenant, counter, wanted.requests, wanted.limit, start, DAY_SECONDS
@@ -526,6 +525,24 @@ class FleetService:
             left=max(0, wanted.limit - used),
             resets_at=timestamp(datetime.fromtimestamp(start + DAY_SECONDS, UTC)),
         )
+
+    async def places(self, principal: Principal, task: str, wanted: PlacesWanted) -> PlacesHeld:
+        """Places at a host for the holder of a task: requests it may have under way there at once.
+
+        All coordinators on one database deal from the same, whatever keeps the leases. A place ends
+        with the lease of its task. :class:`Conflict` for whoever does not hold the task under that
+        fence; :class:`Invalid` for more in use than wanted.
+        """
+        worker, now = self._worker_id(principal), self.clock.now()
+        if wanted.busy > wanted.places:
+            raise Invalid("cannot hold fewer places than are in use")
+        limits = (self.settings.requests_per_host, self.settings.requests_per_host_of)
+
+        def unit(conn: Connection) -> PlacesHeld:
+            _check_held(conn, principal.tenant, task, wanted.fence, worker)
+            return places.hold(conn, principal.tenant, task, wanted, limits, now)
+
+        return await self.hot(principal.tenant, unit)
 
     async def complete_many(
         self, principal: Principal, completes: Sequence[CompleteTask]
@@ -635,6 +652,7 @@ class FleetService:
             claim_number=max(
                 held.claim_number, row.settled or 0, beat.settled or 0 if beat.leaving else 0
             ),
+            places=True,
         )
 
     async def _settle(
@@ -947,6 +965,17 @@ class FleetService:
                 code="worker-needed",
             )
         return principal.subject
+
+
+def _check_held(conn: Connection, tenant: str, task: str, fence: int, worker: str) -> None:
+    """``Conflict`` for a worker that does not hold the task under that fence."""
+    row = store.find_tasks(conn, tenant, [task]).get(task)
+    held = row is not None and row.state == rules.State.LEASED.value
+    if row is None or not held or (row.fence, row.worker) != (fence, worker):
+        raise Conflict(
+            f"cannot ask for the task {task}: it is not held under fence {fence}",
+            code="stale-fence",
+        )
 
 
 def _check_range(request: CollectRequest) -> None:

@@ -9,7 +9,7 @@ import random as random_module
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -259,11 +259,7 @@ class OutboundClient:
         """One hop in its host's turn, within what is left of the attempt's time."""
         limits = request.limits
         loop = asyncio.get_running_loop()
-        async with self._limiter.slot(
-            hop.reported.host_port,
-            concurrency=request.concurrency,
-            requests_per_minute=request.requests_per_minute,
-        ):
+        async with self._turn(request, hop.reported.host_port):
             started = loop.time()
             try:
                 async with asyncio.timeout(limits.total_seconds - tally.spent_seconds) as scope:
@@ -279,6 +275,12 @@ class OutboundClient:
                 ) from error
             finally:
                 tally.spent_seconds += loop.time() - started
+
+    def _turn(self, request: OutboundRequest, host: str) -> AbstractAsyncContextManager[None]:
+        rate = request.requests_per_minute
+        if request.place is not None:
+            return self._limiter.placed(host, request.place, requests_per_minute=rate)
+        return self._limiter.slot(host, concurrency=request.concurrency, requests_per_minute=rate)
 
     async def _hop(
         self, request: OutboundRequest, hop: _Hop, spool_dir: Path | None, tally: _Tally

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 from holdfast.kernel.errors import Denied, Exhausted, HoldfastError, TooLarge, Unavailable
+
+Place = Callable[[str], AbstractAsyncContextManager[None]]
+"""A place at ``host:port``, held while the block runs."""
 
 
 def _nothing() -> Mapping[str, str]:
@@ -70,6 +74,11 @@ class OutboundRequest:
     admit: Callable[[], Awaitable[None]] | None = None
     """Awaited before each request that is sent, repeats and redirects included; it raises where no
     more may be sent. A daily quota is kept this way."""
+    place: Place | None = None
+    """Entered with ``host:port`` before a request there, and left when its answer is here, for each
+    repeat and redirect anew: how many requests a host has at once is bounded this way beyond this
+    process; ``concurrency`` does not count then. Waiting there is not counted as the request's
+    time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

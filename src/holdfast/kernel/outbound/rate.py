@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from holdfast.kernel.clock import Clock
+from holdfast.kernel.outbound.model import Place
 
 _HOSTS_MAX = 10_000
 
@@ -16,7 +17,8 @@ class HostLimiter:
     """Per host: at most ``concurrency`` requests under way, starts spread evenly over the minute.
 
     Requests are evenly spaced rather than granted in bursts, which is what publishers mean by "ten
-    a minute". The state is this process's; the fleet's daily quota is the coordinator's.
+    a minute". The state is this process's; the fleet's daily quota is the coordinator's, and so is
+    how many requests a host has at once, where a request brings its place.
     """
 
     def __init__(
@@ -35,11 +37,36 @@ class HostLimiter:
         state = self._host(host)
         await state.enter(min(self._concurrency, concurrency or self._concurrency))
         try:
-            rates = [r for r in (self._requests_per_minute, requests_per_minute) if r]
-            await state.wait_turn(self._clock, 60.0 / min(rates) if rates else 0.0)
+            await state.wait_turn(self._clock, self._spacing_seconds(requests_per_minute))
             yield
         finally:
             state.leave()
+
+    @asynccontextmanager
+    async def placed(
+        self, host: str, place: Place, *, requests_per_minute: int | None = None
+    ) -> AsyncIterator[None]:
+        """Hold ``place`` at this host, begun when it is this host's turn.
+
+        How many are under way at once is then the place's business. Nobody holds one while waiting
+        for a turn: others may have theirs.
+        """
+        state = self._host(host)
+        spacing = self._spacing_seconds(requests_per_minute)
+        while True:
+            wait = state.next_start - self._clock.monotonic()
+            if wait > 0:
+                await self._clock.sleep(wait)
+            async with place(host):
+                now = self._clock.monotonic()
+                if state.next_start <= now:  # else another began while we waited for the place
+                    state.next_start = now + spacing
+                    yield
+                    return
+
+    def _spacing_seconds(self, requests_per_minute: int | None) -> float:
+        rates = [r for r in (self._requests_per_minute, requests_per_minute) if r]
+        return 60.0 / min(rates) if rates else 0.0
 
     def pause(self, host: str, seconds: float) -> None:
         """Start nothing at ``host`` for ``seconds``: it said so itself."""

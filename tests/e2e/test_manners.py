@@ -1,0 +1,158 @@
+"""What a publisher is spared by the whole fleet: counted by the source, on the wire.
+
+Two coordinators on one PostgreSQL, a door before each, two drones at each door.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.support.postgres import PostgresServer
+from tests.support.program import wait_until
+from tests.support.stack import Stack, running, sources
+
+pytestmark = [pytest.mark.xdist_group("fleet"), pytest.mark.timeout(600)]
+
+SETS, PAGES, ROWS = 6, 8, 5
+PLACES, QUOTA = 2, 20
+
+
+def _write_pages(folder: Path) -> None:
+    for name in _names("busy") + _names("spare"):
+        for page in range(1, PAGES + 1):
+            rows = [{"id": f"p{page}r{row}", "v": row} for row in range(ROWS)]
+            content = {"rows": rows, "pages": PAGES, "page": page}
+            (folder / f"{name}_page{page}.json").write_text(json.dumps(content))
+
+
+def _names(kind: str) -> list[str]:
+    return [f"{kind}-{number}" for number in range(SETS)]
+
+
+def _write_profiles(folder: Path) -> None:
+    kinds: dict[str, dict[str, int]] = {
+        "busy": {"concurrency": 4},
+        "spare": {"requests_per_day": QUOTA},
+    }
+    for kind, limits in kinds.items():
+        for name in _names(kind):
+            profile = {
+                "version": 1,
+                "name": name,
+                "publisher": "p",
+                "licence": "l",
+                "source": {
+                    "url": f"https://{kind}.example.org/{name}.json",
+                    "format": {"type": "json", "records": "$.rows[*]"},
+                    "pagination": {"type": "page", "total_pages": "$.pages"},
+                },
+                "key": ["dimensions.id"],
+                "dimensions": {"id": "$.id"},
+                "measures": {"v": "$.v"},
+                "limits": limits,
+            }
+            (folder / f"{name}.yaml").write_text(yaml.safe_dump(profile))
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
+) -> Iterator[tuple[Stack, str]]:
+    """The fleet, nothing collected yet, and the address of the source."""
+    root = tmp_path_factory.mktemp("manners")
+    files, profiles = root / "files", root / "profiles"
+    files.mkdir()
+    profiles.mkdir()
+    _write_pages(files)
+    _write_profiles(profiles)
+    postgres.execute("CREATE DATABASE manners")
+    with sources(root, files, "delay@/*,seconds=0.1") as (url, replay):
+        known = {f"https://{kind}.example.org": url for kind in ("busy", "spare")}
+        replay.write_text(json.dumps(known))
+        stack = Stack(
+            root / "stack",
+            "split",
+            replay,
+            profiles,
+            databases=lambda role: "" if role == "gateway" else postgres.dsn("manners"),
+            drones=4,
+            environment={
+                "HOLDFAST_FLEET_LEASES_URL": "sql://",
+                "HOLDFAST_FLEET_REQUESTS_PER_HOST": str(PLACES),
+            },
+            more=("coordinator-2", "gateway-2"),
+        )
+        stack.directory.mkdir()
+        second = f"http://127.0.0.1:{stack.port('gateway-2')}"
+        stack.doors = {"drone-2": second, "drone-4": second}
+        with running(stack):
+            wait_until(lambda: len(list(stack.door.items("/v1/workers"))) == 4, 60, "the drones")
+            yield stack, url
+
+
+def _seen(source: str) -> Any:
+    return httpx.get(f"{source}/__requests", trust_env=False).json()
+
+
+def _forget(source: str) -> None:
+    httpx.delete(f"{source}/__requests", trust_env=False)
+
+
+def test_a_host_is_asked_by_so_many_at_once_whatever_dies(fleet: tuple[Stack, str]) -> None:
+    """Six runs, each of which would ask four pages at once; a drone is killed on the way."""
+    stack, source = fleet
+    _forget(source)
+    promised = stack.collect_all(_names("busy"))
+    wait_until(lambda: _seen(source)["total"] >= SETS, 60, "the first pages")
+    [victim, *_] = [w for w in stack.door.items("/v1/workers") if w["leases"]]
+    stack.kill(victim["name"])
+    stack.settle()
+    seen = _seen(source)
+    tasks = {t["id"]: t for t in stack.door.items("/v1/tasks", limit=500)}
+    assert {tasks[task]["status"] for task in promised.values()} == {"succeeded"}
+    assert sum(t["attempts"] == 2 for t in tasks.values()) <= 1
+    for name in promised:
+        records = list(stack.door.items("/v1/records", profile=name, limit=1000))
+        assert len(records) == PAGES * ROWS
+    # As many as were under way in the run that was taken over may have been asked for twice.
+    assert SETS * PAGES <= seen["total"] <= SETS * PAGES + PLACES
+    assert seen["busiest"] == PLACES
+    stack.start_drones()
+
+
+def test_two_coordinators_never_exceed_the_days_quota_together(fleet: tuple[Stack, str]) -> None:
+    """Six runs of eight pages share twenty requests: they are made, and not one more."""
+    stack, source = fleet
+    begun = datetime.now(UTC).date()
+    _forget(source)
+    promised = stack.collect_all(_names("spare"))
+    shown = lambda: [stack.door.get(f"/v1/tasks/{task}") for task in promised.values()]  # noqa: E731
+
+    def stopped() -> bool:
+        return all(
+            task["status"] == "succeeded"
+            or (task["status"] == "queued" and task["code"] == "quota")
+            for task in shown()
+        )
+
+    wait_until(stopped, 120, "every run to end or to wait for tomorrow")
+    tasks = shown()
+    if datetime.now(UTC).date() == begun:
+        assert _seen(source)["total"] == QUOTA
+        waiting = [task for task in tasks if task["status"] == "queued"]
+        assert waiting
+        assert all(task["available_at"] > begun.isoformat() + "T23:59" for task in waiting)
+    else:  # midnight came in between: two days' worth at most
+        assert _seen(source)["total"] <= 2 * QUOTA
+    # Drones of both doors took part, so both coordinators granted from the same count.
+    doors = {w["id"]: w["name"] in stack.doors for w in stack.door.items("/v1/workers")}
+    took = {doors[each["worker"]] for task in tasks for each in task["history"]}
+    assert took == {True, False}
