@@ -17,7 +17,7 @@ from holdfast.collect.content import SpooledContent
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats import reader_of
 from holdfast.collect.model import Bounds, RawRow, ReadContext
-from holdfast.registry.model import PluginFormat
+from holdfast.registry.source import PluginFormat
 from tests.support.plugin import blocks, install, installed
 
 COLUMNS = {"columns": "station:1-5,day:6-15,rain:16-22"}

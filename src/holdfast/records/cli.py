@@ -221,25 +221,81 @@ def record_receipt(
 
 @record_app.command(
     "history",
-    help="Every revision of one record: when it was known, what it said, what differed.",
-    epilog="Example: holdfast record history 0f3c… --json",
+    help="Every revision of one record: when it was known, what it said, what differed. The record "
+    "is named by its id, or by its profile and the parts of its key.",
+    epilog="Example: holdfast record history rain KSEA 2024-03 --as-of 2026-01-31T00:00:00Z | "
+    "holdfast record history 0f3c…",
 )
 def record_history(
     ctx: typer.Context,
-    record: Annotated[str, typer.Argument(help="The record's id.", show_default=False)],
+    record: Annotated[
+        list[str],
+        typer.Argument(
+            help="Its id; or PROFILE and each part of its key, in the profile's order.",
+            metavar="RECORD",
+            show_default=False,
+        ),
+    ],
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="What was known of it at this time (RFC 3339).")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     async def body() -> None:
+        from holdfast.kernel.clock import parse_timestamp
         from holdfast.kernel.principal import operator
 
         async with session(ctx) as api:
-            found = await _client(api).record(operator(), record)
+            name = record[0] if len(record) == 1 else await _named(api, record[0], record[1:])
+            found = await _client(api).record(operator(), name, as_of=as_of)
+        known = found.revisions
+        if as_of is not None:
+            until = parse_timestamp(as_of)
+            known = [
+                one
+                for one in known
+                if one.recorded_from and parse_timestamp(one.recorded_from) <= until
+            ]
         if json:
-            print_json(found.revisions)
+            print_json(known)
             return
-        _print_history(found.revisions)
+        _print_history(known)
 
     run(body)
+
+
+async def _named(api: ApiClient, profile: str, key: Sequence[str]) -> str:
+    """The id of the record with this key, withdrawn or not."""
+    from holdfast.kernel.principal import operator
+    from holdfast.records.model import RecordFilter
+    from holdfast.registry.client import RegistryClient
+
+    fields = (await RegistryClient(api).show(operator(), profile)).profile.key
+    names = [] if isinstance(fields, str) else fields
+    if names and len(names) != len(key):
+        raise Invalid(
+            f"cannot find a record of {profile} by {len(key)} of its key's {len(names)} parts",
+            hint=f"the key is {', '.join(names)}",
+        )
+    given = zip(names, key, strict=False)
+    dimensions = {
+        name.removeprefix("dimensions."): part
+        for name, part in given
+        if name.startswith("dimensions.")
+    }
+    which = RecordFilter(profile=profile, dimensions=dimensions, withdrawn=True)
+    cursor = None
+    while True:
+        page = await _client(api).records(operator(), which, cursor=cursor, limit=1000)
+        for one in page.items:
+            if [str(part) for part in one.key] == list(key):
+                return one.id
+        cursor = page.next
+        if cursor is None:
+            raise NotFound(
+                f"cannot find a record of {profile} with the key {', '.join(key)}",
+                hint=f"`holdfast record list --profile {profile} --json` shows the keys",
+            )
 
 
 def _print_history(revisions: Sequence[Record]) -> None:

@@ -16,7 +16,7 @@ from holdfast.collect.content import Content
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.kernel.errors import HoldfastError
-from holdfast.registry.model import Format
+from holdfast.registry.source import Format
 
 GROUP = "holdfast.formats"
 
