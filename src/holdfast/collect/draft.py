@@ -23,9 +23,10 @@ from holdfast.collect.content import SpooledContent
 from holdfast.collect.errors import ParseFailed
 from holdfast.collect.formats import reader_of
 from holdfast.collect.infer import NULL_SPELLINGS, InferredField, fields_of, infer, texts_of
-from holdfast.collect.mapping import Mapping, printable
+from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.collect.recognise import Plain, recognise
+from holdfast.collect.values import printable
 from holdfast.records.model import MappedRecord, Reject
 from holdfast.registry.document import write_document
 from holdfast.registry.model import Profile, is_tabular

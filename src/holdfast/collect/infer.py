@@ -15,8 +15,8 @@ from typing import Any
 from msgspec import Struct
 
 from holdfast.collect import values
-from holdfast.collect.mapping import printable
 from holdfast.collect.model import Number, RawRow
+from holdfast.collect.values import printable
 from holdfast.registry.model import is_tabular
 from holdfast.registry.source import FeedFormat, Format, XmlFormat
 

@@ -165,7 +165,7 @@ def _check_columns(columns: Sequence[str], row: dict[str, Any]) -> None:
     for column in columns:
         if column not in row:
             near = difflib.get_close_matches(column, row, n=1, cutoff=0.6)
-            listed = ", ".join(printable(name, 40) for name in list(row)[:12])
+            listed = ", ".join(values.printable(name, 40) for name in list(row)[:12])
             raise ParseFailed(
                 f"cannot read the table: there is no column {column!r}",
                 hint=f"did you mean {near[0]!r}?" if near else f"there are {listed}",
@@ -239,7 +239,7 @@ def _reject(row: RawRow, response: int, name: str, error: Exception) -> Reject:
         response=response,
         position=row.position,
         field=name,
-        reason=printable(reason, EXCERPT_MAX),
+        reason=values.printable(reason, EXCERPT_MAX),
         excerpt=excerpt(row.value),
     )
 
@@ -247,7 +247,7 @@ def _reject(row: RawRow, response: int, name: str, error: Exception) -> Reject:
 def excerpt(value: Any) -> str:
     """The beginning of a raw value, at most 200 characters, for people to read."""
     if not isinstance(value, dict | list):
-        return printable("" if value is None else str(value), EXCERPT_MAX)
+        return values.printable("" if value is None else str(value), EXCERPT_MAX)
     parts: list[str] = []
     size = 0
     members = value.items() if isinstance(value, dict) else enumerate(value)
@@ -257,13 +257,7 @@ def excerpt(value: Any) -> str:
         size += len(parts[-1]) + 1
         if size > EXCERPT_MAX:
             break
-    return printable(" ".join(parts), EXCERPT_MAX)
-
-
-def printable(text: str, size_max: int) -> str:
-    """``text`` on one line, cut at ``size_max``, without what a terminal would act upon."""
-    cut = text[:size_max]
-    return cut if cut.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in cut)
+    return values.printable(" ".join(parts), EXCERPT_MAX)
 
 
 def _plain_text(raw: Any) -> str | None:
@@ -323,7 +317,12 @@ class _Compiler:
 
         def convert(row: RawRow) -> PeriodValue | None:
             text = _plain_text(get(row))
-            return None if text is None or text in nulls else read(text)
+            if text is None or text in nulls:
+                return None
+            try:
+                return read(text)
+            except ValueError as error:
+                raise ValueError(_why(error, text)) from error
 
         return convert
 
@@ -521,7 +520,7 @@ def _coded(text: str, codes: dict[str, str], name: str) -> str | None:
     if found is None:
         found = codes.get(OTHERS)
         if found is None:
-            raise ValueError(f"is not in the code list {name}: {printable(text, 60)!r}")
+            raise ValueError(f"is not in the code list {name}: {values.printable(text, 60)!r}")
     return found or None
 
 
@@ -567,8 +566,9 @@ def _typed(
 def _why(error: Exception, text: str) -> str:
     """Our own refusals begin with a verb; a library's are told as what they mean."""
     reason = str(error)
-    ours = reason.startswith(("is ", "has ", "came "))
-    return f"{printable(text, 60)!r} {reason if ours else 'is not a date or time of this format'}"
+    ours = reason.startswith(("is ", "has ", "came ", "does "))
+    said = reason if ours else "is not a date or time of this format"
+    return f"{values.printable(text, 60)!r} {said}"
 
 
 def _decimal(field: Field) -> Callable[[str], str]:

@@ -18,7 +18,7 @@ from holdfast.records.model import PeriodValue
 
 _YEAR = re.compile(r"([0-9]{4})").fullmatch
 _HALF = re.compile(r"([0-9]{4})[- ]?[SHsh]0?([12])").fullmatch
-_QUARTER = re.compile(r"([0-9]{4})[- ]?[Qq]0?([1-4])").fullmatch
+_QUARTER = re.compile(r"([0-9]{4})[-/ ]?[Qq]0?([1-4])").fullmatch
 _MONTH = re.compile(r"([0-9]{4})[-/ ]?[Mm]?(0[1-9]|1[0-2]|(?<=[-/Mm ])[1-9])").fullmatch
 _WEEK = re.compile(r"([0-9]{4})[- ]?[Ww](0[1-9]|[1-4][0-9]|5[0-3])").fullmatch
 
@@ -110,7 +110,31 @@ def _read_plain(text: str, frequency: str, pattern: str, zone: tzinfo) -> Period
         return of_moment(frequency, moment(text, pattern, zone), text, zone)
     if not pattern and (found := _SHORT[frequency](text.strip())):
         return found_short(frequency, found, text)
-    return of_day(frequency, day(text, pattern, zone), text)
+    try:
+        inside = day(text, pattern, zone)
+    except ValueError:
+        if pattern:
+            raise
+        raise ValueError(_is_none(text, frequency)) from None
+    return of_day(frequency, inside, text)
+
+
+_EXAMPLES = {
+    "A": "a year such as 2020",
+    "S": "a half year such as 2020-S1",
+    "Q": "a quarter such as 2020-Q1",
+    "M": "a month such as 2020-01",
+    "W": "a week such as 2020-W05",
+    "D": "a day such as 2020-01-31",
+}
+
+
+def _is_none(text: str, frequency: str) -> str:
+    """Why a text names no period, and which member of the profile could read it."""
+    said = f"is not {_EXAMPLES[frequency]}"
+    if frequency == "A" and _SPAN(text.strip()):
+        return f"{said}; `year_start` says in which month a year of two begins"
+    return f"{said}; `format`, `codings` or `spellings` read others"
 
 
 _SHORT: dict[str, Callable[[str], re.Match[str] | None]] = {
@@ -127,9 +151,16 @@ def found_short(frequency: str, found: re.Match[str], text: str) -> PeriodValue:
     """The period of a short spelling such as ``2020-Q1`` or ``2020M01``."""
     year = int(found[1])
     if frequency == "W":
-        return of_day("W", date.fromisocalendar(year, int(found[2]), 1), text)
+        return of_day("W", _monday(year, int(found[2])), text)
     number = int(found[2]) if frequency != "A" else 1
     return of_day(frequency, date(year, (number - 1) * _MONTHS_LONG[frequency] + 1, 1), text)
+
+
+def _monday(year: int, week: int) -> date:
+    try:
+        return date.fromisocalendar(year, week, 1)
+    except ValueError:
+        raise ValueError(f"is not a week: {year} has none of the number {week}") from None
 
 
 def of_parts(
@@ -150,7 +181,7 @@ def of_parts(
     if frequency == "A" and year_start != 1:
         return _year(year, year_start, text)
     if frequency == "W":
-        return of_day("W", date.fromisocalendar(year, part("week", "sub"), 1), text)
+        return of_day("W", _monday(year, part("week", "sub")), text)
     if frequency in _MONTHS_LONG:
         name = {"A": "", "S": "half", "Q": "quarter", "M": "month"}[frequency]
         number = part(name, "sub") if name else 1

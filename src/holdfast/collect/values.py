@@ -128,7 +128,20 @@ def _by_pattern(text: str, pattern: str) -> datetime:
         if len(text) > 100:
             raise ValueError("is no date of RFC 2822")
         return parsedate_to_datetime(text)
-    return datetime.strptime(text, pattern)  # noqa: DTZ007
+    try:
+        return datetime.strptime(text, pattern)  # noqa: DTZ007
+    except ValueError:
+        raise ValueError(f"is not a date or time written as {pattern}") from None
+
+
+def _by_iso(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            "is not a date or time such as 2020-01-31 or 2020-01-31T12:00:00Z; `format` says how "
+            "else it is written"
+        ) from None
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -143,7 +156,7 @@ def moment(text: str, pattern: str, zone: tzinfo) -> datetime:
     if pattern in {"epoch-s", "epoch-ms"}:
         return _from_epoch(text, pattern)
     text = text.strip()
-    found = _by_pattern(text, pattern) if pattern else datetime.fromisoformat(text)
+    found = _by_pattern(text, pattern) if pattern else _by_iso(text)
     try:
         return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
     except OverflowError as error:
@@ -171,14 +184,18 @@ def day(text: str, pattern: str, zone: tzinfo) -> date:
     """
     text = text.strip()
     if not pattern:
-        if len(text) == 10:
-            return date.fromisoformat(text)
-        found = datetime.fromisoformat(text)
+        found = _by_iso(text)
         return (found.astimezone(zone) if found.tzinfo else found).date()
     if pattern in {"epoch-s", "epoch-ms"}:
         return _from_epoch(text, pattern).astimezone(zone).date()
     found = _by_pattern(text, pattern)
     return (found.astimezone(zone) if found.tzinfo else found).date()
+
+
+def printable(text: str, size_max: int) -> str:
+    """``text`` on one line, cut at ``size_max``, without what a terminal would act upon."""
+    cut = text[:size_max]
+    return cut if cut.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in cut)
 
 
 def moment_text(value: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, timedelta
 from zoneinfo import ZoneInfo
 
@@ -160,3 +161,22 @@ def test_times_as_feeds_write_them() -> None:
     assert read("30 Dec 2019 00:57 -0500").start == "2019-12-30T05:57:00.000000Z"
     with pytest.raises(ValueError):
         read("yesterday")
+
+
+@pytest.mark.parametrize(
+    ("text", "frequency", "said"),
+    [
+        ("2020/21", "A", "is not a year such as 2020; `year_start` says"),
+        ("Q1 2024", "Q", "is not a quarter such as 2020-Q1; `format`, `codings`"),
+        ("2024-W53", "W", "is not a week: 2024 has none of the number 53"),
+        ("31.01.2024", "D", "is not a day such as 2020-01-31; `format`"),
+        ("noon", "H", "is not a date or time such as 2020-01-31 or 2020-01-31T12:00:00Z; `format`"),
+    ],
+)
+def test_a_text_that_is_no_period_is_named_with_what_could_read_it(
+    text: str, frequency: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(said)):
+        read(text, frequency)
+    with pytest.raises(ValueError, match="is not a date or time written as %d/%m"):
+        read("2024-01-31", "D", "%d/%m/%Y")

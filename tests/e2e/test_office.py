@@ -1,0 +1,264 @@
+"""What an office meets in a week, as a person at the command line sees it: doubled rows, passwords,
+circles, robots.txt, corrected and withdrawn rows, a column renamed and a unit that jumped.
+
+The publisher is a small server of this test's own, whose pages change as the test goes on.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.program import Program, run_command, started, wait_until
+
+pytestmark = pytest.mark.timeout(400)
+
+PASSWORD = "correct horse"
+
+
+class Publisher(ThreadingHTTPServer):
+    """Answers with whatever ``pages`` holds; what lies under ``/closed`` wants a password."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.pages: dict[str, str] = {}
+        self.asked: list[str] = []
+
+    @property
+    def host_port(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Publisher
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        pair = base64.b64encode(f"office:{PASSWORD}".encode()).decode()
+        if self.path.startswith("/closed") and self.headers["Authorization"] != f"Basic {pair}":
+            self._answer(401, b"")
+            return
+        body = self.server.pages.get(self.path)
+        self._answer(404 if body is None else 200, (body or "").encode())
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+class Office:
+    """The program, its publisher, and the command line."""
+
+    def __init__(self, root: Path, publisher: Publisher) -> None:
+        self.root, self.publisher = root, publisher
+        self.program: Program | None = None
+
+    def says(self, *words: str, status: int = 0) -> str:
+        """What a command prints on standard output; its exit status must be ``status``."""
+        done = run_command(*words, "--data-dir", str(self.root / "data"))
+        assert done.returncode == status, (words, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        self.said = done.stderr
+        return done.stdout
+
+    def publish(self, name: str, path: str, form: dict[str, Any], **parts: Any) -> None:
+        source = {"url": f"http://{self.publisher.host_port}{path}", "format": form}
+        source |= parts.pop("source", {})
+        document = {
+            "version": 1, "name": name, "publisher": "p", "licence": "l", "source": source,
+            "key": ["dimensions.place", "period"], "dimensions": {"place": "place"},
+            "measures": {"sales": {"path": "sales", "unit": "EUR"}},
+            "period": {"path": "month", "frequency": "M"}, **parts,
+        }  # fmt: skip
+        file = self.root / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(document))
+        self.says("profile", "publish", str(file))
+
+    def run(self, name: str, *words: str, status: int = 0) -> dict[str, Any]:
+        said = self.says("profile", "run", name, "--wait", "--json", *words, status=status)
+        found: dict[str, Any] = json.loads(said)
+        return dict(found.get("run", found))
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+    root = tmp_path_factory.mktemp("office")
+    (root / "profiles").mkdir()
+    publisher = Publisher()
+    thread = threading.Thread(target=publisher.serve_forever)
+    thread.start()
+    made = Office(root, publisher)
+    environment = {
+        "HOLDFAST_COLLECT_ALLOW": publisher.host_port,
+        "HOLDFAST_REGISTRY_PROFILES_DIR": str(root / "profiles"),
+        "HOLDFAST_SECRET_OFFICE": PASSWORD,
+        "HOLDFAST_SECRET_OFFICE_HOSTS": publisher.host_port,
+        "HOLDFAST_LOG_LEVEL": "warning",
+    }
+    try:
+        with started(
+            ["up", "--drones", "1", "--port", "0"], root / "data", environment=environment
+        ) as made.program:
+            yield made
+    finally:
+        publisher.shutdown()
+        thread.join(10)
+        publisher.server_close()
+
+
+CSV = {"type": "csv"}
+
+
+def table(*rows: str, header: str = "month,place,sales") -> str:
+    return "\n".join([header, *rows, ""])
+
+
+def test_rows_that_come_twice_are_refused_or_the_profile_says_which_counts(office: Office) -> None:
+    twice = table("2024-01,A,1.0", "2024-01,B,5.0", "2024-01,A,2.0")
+    office.publisher.pages["/twice.csv"] = twice
+    for choice, wanted in (("first", "1.0"), ("last", "2.0")):
+        office.publish(f"twice-{choice}", "/twice.csv", CSV, duplicates=choice)
+        assert office.run(f"twice-{choice}")["records"] == 2
+        listed = office.says("record", "list", "--profile", f"twice-{choice}", "--json")
+        values = {r["key"][0]: r["measures"]["sales"]["value"] for r in json.loads(listed)["items"]}
+        assert values == {"A": wanted, "B": "5.0"}
+    office.publish("twice-error", "/twice.csv", CSV)
+    refused = office.run("twice-error", status=1)
+    assert refused["status"] == "failed"
+    assert "A, 2024-01" in refused["reason"] or "2024-01" in refused["reason"], refused["reason"]
+
+
+def test_a_password_is_sent_and_never_shown(office: Office) -> None:
+    office.publisher.pages["/closed.csv"] = table("2024-01,A,1.0")
+    auth = {"type": "basic", "username": "office", "password": "secret://env/OFFICE"}
+    office.publish("closed", "/closed.csv", CSV, source={"auth": auth})
+    run = office.run("closed")
+    assert run["records"] == 1
+    shown = office.says("run", "show", run["id"]) + office.says("profile", "show", "closed")
+    assert PASSWORD not in shown
+    assert "secret://env/OFFICE" in shown
+    office.publish("locked", "/closed.csv", CSV)
+    refused = office.run("locked", status=1)
+    assert (refused["status"], refused["code"]) == ("failed", "http-status")
+    assert "401" in refused["reason"]
+
+
+def test_pages_that_lead_in_a_circle_are_found_out(office: Office) -> None:
+    at = f"http://{office.publisher.host_port}/ring"
+    for page, following in ((1, 2), (2, 3), (3, 2)):
+        rows = [{"month": f"2024-0{page}", "place": "A", "sales": page}]
+        office.publisher.pages[f"/ring{page}"] = json.dumps(
+            {"rows": rows, "next": f"{at}{following}"}
+        )
+    paths = {
+        "dimensions": {"place": "$.place"},
+        "measures": {"sales": "$.sales"},
+        "period": {"path": "$.month", "frequency": "M"},
+    }
+    form = {"type": "json", "records": "$.rows[*]"}
+    pagination = {"pagination": {"type": "next-url", "path": "$.next"}}
+    office.publish("ring", "/ring1", form, source=pagination, **paths)
+    run = office.run("ring", status=1)
+    assert (run["status"], run["code"]) == ("failed", "pagination")
+    assert "ring2" in run["reason"]
+    assert office.says("record", "list", "--profile", "ring", status=1) == ""
+    assert "nothing of it is published" in office.said
+
+
+def test_what_robots_txt_forbids_is_not_fetched_unless_the_profile_says_why(
+    office: Office,
+) -> None:
+    pages = office.publisher.pages
+    pages["/robots.txt"] = "User-agent: *\nDisallow: /private/\n"
+    pages["/private/sales.csv"] = table("2024-01,A,1.0")
+    office.publish("forbidden", "/private/sales.csv", CSV)
+    run = office.run("forbidden", status=1)
+    assert (run["status"], run["code"]) == ("failed", "robots")
+    assert "source.robots" in run["reason"]
+    assert "/private/sales.csv" not in office.publisher.asked
+    why = {"robots": "agreed with the publisher by letter of 3 May"}
+    office.publish("agreed", "/private/sales.csv", CSV, source=why)
+    assert office.run("agreed")["records"] == 1
+    del pages["/robots.txt"]
+
+
+def test_what_was_known_when_and_what_was_first_published(office: Office) -> None:
+    pages = office.publisher.pages
+    pages["/months.csv"] = table("2024-01,A,1.0", "2024-02,A,2.0")
+    office.publish("months", "/months.csv", CSV)
+    office.run("months")
+    before = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # January is corrected, February is gone, March is new.
+    pages["/months.csv"] = table("2024-01,A,1.5", "2024-03,A,3.0")
+    run = office.run("months")
+    assert (run["new"], run["changed"], run["withdrawn"]) == (1, 1, 1)
+    profile = ("--profile", "months", "--json")
+
+    def listed(*words: str) -> dict[str, str]:
+        found = json.loads(office.says("record", "list", *profile, *words))["items"]
+        return {each["key"][1]: each["measures"]["sales"]["value"] for each in found}
+
+    assert listed() == {"2024-01": "1.5", "2024-03": "3.0"}
+    assert listed("--as-of", before) == {"2024-01": "1.0", "2024-02": "2.0"}
+    assert listed("--vintage", "first") == {"2024-01": "1.0", "2024-02": "2.0", "2024-03": "3.0"}
+    history = ("record", "history", "months", "A")
+    said = json.loads(office.says(*history, "2024-01", "--json"))
+    assert [each["measures"]["sales"]["value"] for each in said] == ["1.0", "1.5"]
+    said = json.loads(office.says(*history, "2024-01", "--as-of", before, "--json"))
+    assert [each["measures"]["sales"]["value"] for each in said] == ["1.0"]
+    assert "1.0 EUR -> 1.5 EUR" in office.says(*history, "2024-01")
+    assert "withdrawn" in office.says(*history, "2024-02")
+    office.says(*history, "2024-03", "--as-of", before, status=1)
+    office.says("record", "history", "months", "A", status=1)
+    assert "the key is dimensions.place, period" in office.said
+    office.says(*history, "1999-01", status=1)
+    assert "cannot find a record of months with the key A, 1999-01" in office.said
+    changes = office.says("run", "diff", run["id"])
+    assert "1.0" in changes
+    assert "1.5" in changes
+
+
+def test_a_unit_that_jumps_and_a_column_that_is_renamed_are_not_published(office: Office) -> None:
+    pages = office.publisher.pages
+    rows = [f"2024-{month:02d},{place},{month + 100}.5" for month in range(1, 13) for place in "AB"]
+    pages["/jumps.csv"] = table(*rows)
+    office.publish("jumps", "/jumps.csv", CSV)
+    assert office.run("jumps")["records"] == 24
+    # The next month comes in thousands… of cents.
+    jumped = [row.replace(".5", "500") for row in rows]
+    pages["/jumps.csv"] = table(*jumped, "2025-01,A,101500")
+    run = office.run("jumps", status=1)
+    assert (run["status"], run["code"]) == ("failed", "schema-drift")
+    shown = office.says("run", "show", run["id"])
+    assert "unit-jumped" in shown
+    assert "measures.sales" in shown
+    said = office.says("status", status=1)
+    assert "jumps" in said + office.said
+    # Somebody looks, and says that this is how it is from now on.
+    office.says("run", "accept", run["id"])
+    assert office.run("jumps")["changed"] == 24
+    pages["/jumps.csv"] = table(*jumped, header="month,place,turnover")
+    run = office.run("jumps", status=1)
+    assert run["status"] == "failed"
+    assert "sales" in run["reason"]
+    assert wait_until(lambda: office.says("notice", "list"), what="what there is to tell")
+    kept = office.says("record", "list", "--profile", "jumps", "--json", "--limit", "1")
+    assert json.loads(kept)["items"]
