@@ -19,6 +19,7 @@ from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.telemetry import get_logger
 
 IDLE_SECONDS = 0.5
+MORE_SECONDS = 2.0
 WAIT_SECONDS_MAX = 600.0
 _RETRY_SECONDS = 60.0
 _HOSTS_MAX = 1000
@@ -80,7 +81,8 @@ class _Host:
         self._busy = 0
         self._waiting = 0
         self._turn_ends = 0.0
-        self._again_seconds = 0.0
+        self._wanted = 0
+        self._again_at = 0.0
         self._used_at = 0.0
         self._asking = asyncio.Lock()
         self._left = asyncio.Event()
@@ -97,7 +99,10 @@ class _Host:
         give_up = self._clock.monotonic() + WAIT_SECONDS_MAX
         try:
             while not await self._asked():
-                if self._clock.monotonic() >= give_up:
+                now = self._clock.monotonic()
+                if self._busy:  # we are let in, and wait for ourselves
+                    give_up = now + WAIT_SECONDS_MAX
+                if now >= give_up:
                     raise HostBusy(
                         f"cannot ask {self._name} yet: as many requests as it may have at once "
                         f"were under way for {WAIT_SECONDS_MAX:g} s",
@@ -105,8 +110,9 @@ class _Host:
                         retry_after_seconds=_RETRY_SECONDS,
                     )
                 self._left.clear()
+                pause = max(0.05, self._again_at - self._clock.monotonic())
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._again_seconds):
+                    async with asyncio.timeout(pause):
                         await self._left.wait()
         finally:
             self._waiting -= 1
@@ -129,7 +135,11 @@ class _Host:
         async with self._asking:
             if self._took():
                 return True
-            await self._want(self._busy + self._waiting)
+            wanted = self._busy + self._waiting
+            over = self._busy < self._held  # and yet not taken: the turn is
+            if not over and wanted <= self._wanted and self._clock.monotonic() < self._again_at:
+                return False  # one of us has asked for us all
+            await self._want(wanted)
             return self._took()
 
     async def _want(self, places: int) -> None:
@@ -139,9 +149,11 @@ class _Host:
                 fence=self._fence, source=self._name, places=places, busy=self._busy, turn=over
             )
         )
-        self._held = answer.places
-        self._turn_ends = self._clock.monotonic() + answer.turn_seconds
-        self._again_seconds = max(0.05, answer.again_seconds)
+        now = self._clock.monotonic()
+        self._held, self._wanted = answer.places, places
+        self._turn_ends = now + answer.turn_seconds
+        # With some in use, the next to be free is most likely one of ours.
+        self._again_at = now + max(MORE_SECONDS if self._held else 0.05, answer.again_seconds)
 
     async def _return_unused(self) -> None:
         """Give back what nobody has used for a moment."""
