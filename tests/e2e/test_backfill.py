@@ -128,8 +128,7 @@ def run(program: Program, data: Path, *words: str) -> dict[str, Any]:
         "profile", "run", "days", *words, "--wait", "--json", "--data-dir", str(data)
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    said = json.loads(done.stdout)
-    found: dict[str, Any] = said.get("run", said)
+    found: dict[str, Any] = program.get(f"/v1/runs/{json.loads(done.stdout)['payload']['run']}")
     return found
 
 

@@ -60,7 +60,7 @@ def test_a_format_of_another_package_is_collected_with(tmp_path: Path) -> None:
             }
             assert found["A0001", "2024-03-01"]["value"] == "1.50"
             assert found["A0001", "2024-03-01"]["unit"] == "mm"
-            assert found["A0001", "2024-03-02"]["value"] is None
+            assert found["A0001", "2024-03-02"].get("value") is None
             again = ran(program, data, "run", "rain-stations", "--wait")
             assert (again["status"], again["bytes_fetched"]) == ("unchanged", 0)
             mapped = ran(program, data, "remap", "rain-stations")
@@ -76,5 +76,6 @@ def ran(program: Program, data: Path, *words: str, fails: bool = False) -> dict[
     done = run_command("profile", *words, "--json", "--data-dir", str(data))
     assert (done.returncode != 0) is fails, done.stderr
     said = json.loads(done.stdout)
-    found: dict[str, object] = said.get("run", said)
-    return found
+    if "run" in said:
+        return dict(said["run"])
+    return dict(program.get(f"/v1/runs/{said['payload']['run']}"))
