@@ -154,7 +154,8 @@ def test_rows_that_come_twice_are_refused_or_the_profile_says_which_counts(offic
     office.publish("twice-error", "/twice.csv", CSV)
     refused = office.run("twice-error", status=1)
     assert refused["status"] == "failed"
-    assert (refused["code"], refused["new"]) == ("duplicate-keys", 0)
+    assert refused["code"] == "duplicate-keys"
+    assert "1 record repeats a key; first: A, 2024-01" in refused["reason"]
 
 
 def test_a_password_is_sent_and_never_shown(office: Office) -> None:

@@ -200,7 +200,8 @@ def completion_failure(
             f"{run.rejects} rows were rejected, max_rejects allows {rules.max_rejects}",
         )
     if run.duplicates and rules.duplicates == "error":
-        return ("duplicate-keys", f"{run.duplicates} records repeat a key; first: {repeat}")
+        many = "1 record repeats" if run.duplicates == 1 else f"{run.duplicates} records repeat"
+        return ("duplicate-keys", f"{many} a key; first: {repeat}")
     if violations.count:
         return (
             "expectation-failed",

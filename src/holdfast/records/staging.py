@@ -352,6 +352,9 @@ class _Classifier:
         if not change.duplicates:
             response, position, _, _ = self._prepared.places[index]
             change.repeat = f"response {response}, position {position}"
+            if self._prepared.personal is None:  # else a key may be a person's name
+                key = msgspec.json.decode(self._prepared.wholes[index])["key"]
+                change.repeat = f"{', '.join(map(str, key))[:200]} ({change.repeat})"
         change.duplicates += 1
 
     def _compare(self, index: int, found: Latest, content: bytes) -> None:
