@@ -15,9 +15,11 @@ from inspect import getclosurevars
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from holdfast.app.backup.create import Backup, BackupService
 from holdfast.app.backup.http import handlers as backup_handlers
+from holdfast.app.backup.objects import ObjectChecks
 from holdfast.app.backup.restore import Restored, drill, restore
 from holdfast.app.compose import open_system
 from holdfast.app.keys import erasures_file
@@ -62,6 +64,16 @@ attributes: {note: $.note}
 subject: dimensions.patient
 personal: [attributes.note]
 """
+
+
+AN_INSTANCE = {"tenant": ME.tenant, "instance": "elsewhere"}
+LIVES = text(
+    "INSERT INTO lease_instances"
+    " (tenant, role, instance, incarnation, shared, started_at, expires_at)"
+    " VALUES (:tenant, 'coordinator', :instance, 'x', false, '2026-01-01T00:00:00.000000Z',"
+    " '2999-01-01T00:00:00.000000Z')"
+)
+GONE = text("DELETE FROM lease_instances WHERE tenant = :tenant AND instance = :instance")
 
 
 def settings_in(folder: Path) -> Settings:
@@ -161,7 +173,11 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     async with open_system(settings, ROLES) as system:
         await system.registry.publish(ME, PROFILE)
         run = await collect(system, JANE, JOE)
+        assert system.state is not None
+        # As if it never ended: whoever opens the copy must not wait for it.
+        await system.state.database.write(ME, lambda conn: conn.execute(LIVES, AN_INSTANCE))
         before = await back_up(system)
+        await system.state.database.write(ME, lambda conn: conn.execute(GONE, AN_INSTANCE))
         done = await system.subjects.erase(ME, SubjectRequest(subject=JANE, reason="asked"))
         assert (done.state, done.keys) == ("done", 1)
         after = await back_up(system)
@@ -271,8 +287,63 @@ async def test_what_is_cut_off_or_changed_leaves_nothing(world: World, which: st
         with pytest.raises(HoldfastError) as raised:
             await restore(settings, *files)
         assert isinstance(raised.value, Corrupt | Invalid | NotFound), raised.value
+        assert str(damaged) in raised.value.detail or raised.value.code == "master-key-foreign"
         assert sorted(path.name for path in settings.data_dir.rglob("*")) == before
         assert not list(world.folder.glob(".*restoring*"))
+
+
+async def test_a_master_key_from_elsewhere_comes_with_the_rest_or_not_at_all(world: World) -> None:
+    settings = settings_in(world.folder / "recovered")
+    master = (world.settings.keys_dir / "master.key").read_text()
+    data, keys = files_of(world.after)
+    cut = world.folder / "cut.hfb"
+    cut.write_bytes(data.read_bytes()[:-100])
+    with pytest.raises(Corrupt) as raised:
+        await restore(settings, cut, keys, master=master)
+    assert (str(cut) in raised.value.detail, raised.value.code) == (True, "backup-damaged")
+    assert not settings.data_dir.exists()
+    await restore(settings, data, keys, master=master)
+    assert (settings.keys_dir / "master.key").read_text() == master
+
+
+@pytest.mark.parametrize("harm", ["longer", "changed", "lost"])
+async def test_nothing_is_backed_up_without_every_object_whole(world: World, harm: str) -> None:
+    settings = settings_in(world.folder / f"harm-{harm}")
+    shutil.copytree(world.settings.data_dir, settings.data_dir)
+    shutil.rmtree(settings.data_dir / "backups")
+    objects = [p for p in (settings.data_dir / "objects").rglob("*") if p.is_file()]
+    name = str(objects[0].relative_to(settings.data_dir / "objects"))
+    whole = objects[0].read_bytes()
+    if harm == "lost":
+        objects[0].unlink()
+    else:
+        objects[0].write_bytes(whole + b"junk" if harm == "longer" else b"HFSX" + whole[4:])
+    async with open_system(settings, ROLES) as system:
+        assert system.state is not None
+        service = BackupService(system, system.state)
+        job = await service.start(ME)
+        failed = await service.ended(job.id)
+        assert (failed.state, failed.damaged) == ("failed", True)
+        assert name in failed.problem
+        assert not list((settings.data_dir / "backups").glob("*.hfb"))
+        checks = ObjectChecks(system.state)
+        for found in (await checks.sample(10), await checks.page("", 1), await checks.page("", 9)):
+            assert (found.missing if harm == "lost" else found.damaged) == [name]
+        objects[0].write_bytes(whole)
+        assert (await checks.sample(10)).damaged == []
+        await back_up(system)
+
+
+async def test_objects_are_looked_at_page_by_page(world: World) -> None:
+    async with open_system(world.settings, ROLES) as system:
+        assert system.state is not None
+        checks = ObjectChecks(system.state)
+        whole, after, pages = 0, "", 0
+        while pages == 0 or after:
+            found = await checks.page(after, 1)
+            whole, after, pages = whole + found.checked, found.next, pages + 1
+        assert whole == (await checks.page("", 100)).checked == 1
+        assert (await checks.page("zzz ", 1)).checked == 0
 
 
 async def test_it_is_refused_where_there_is_data_or_no_master_key(world: World) -> None:

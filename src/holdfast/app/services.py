@@ -57,12 +57,14 @@ async def open_services(system: System, state: State, keys: Keys, stack: AsyncEx
 
 
 def _open_backups(system: System, state: State, stack: AsyncExitStack) -> None:
-    from holdfast.app.backup import http
+    from holdfast.app.backup import http, objects
     from holdfast.app.backup.create import BackupService
 
     backups = BackupService(system, state)
     stack.push_async_callback(backups.close)
     system.handlers += http.handlers(backups)
+    if "aggregator" in system.roles:
+        system.handlers += objects.handlers(objects.ObjectChecks(state))
 
     async def prune() -> None:
         while True:

@@ -676,7 +676,8 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_OPERATOR_TOKEN_FILE",
         _path,
         None,
-        "Operator token for the command line; default in the data directory",
+        "File with the token that commands send: the operator's, or an API key. Default: the "
+        "operator token of the data directory",
     ),
 )
 

@@ -60,6 +60,7 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/subjects", "aggregator"),
     ("/v1/keys", "aggregator"),
     ("/v1/backups", "aggregator"),
+    ("/v1/objects", "aggregator"),
     ("/v1/reports", "reporter"),
     ("/v1/api-keys", "identity"),
     ("/v1/roles", "identity"),

@@ -645,6 +645,21 @@ def holds(conn: Connection, needle: str) -> ColumnElement[bool]:
     return find_text(revisions.c.body, needle) > 0
 
 
+def object_names(
+    conn: Connection, principal: Principal, after: str, limit: int, *, anyhow: bool = False
+) -> list[str]:
+    """Stored names that raw responses have: ``limit`` behind ``after``, in order or ``anyhow``."""
+    column = responses.c.object
+    found = (
+        select(column)
+        .where(responses.c.tenant == principal.tenant, column > after, column != "")
+        .group_by(column)
+        .order_by(func.random() if anyhow else column)
+        .limit(limit)
+    )
+    return list(conn.execute(found).scalars())
+
+
 def named_objects(conn: Connection, principal: Principal, names: Sequence[str]) -> set[str]:
     """Which of these stored names a raw response of any attempt has."""
     column = responses.c.object

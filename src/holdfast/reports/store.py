@@ -149,12 +149,16 @@ class NamedObjects:
         self._known: dict[str, tuple[int, set[str]]] = {}
 
     def __call__(self, conn: Connection, principal: Principal, names: Sequence[str]) -> set[str]:
+        return self.all(conn, principal).intersection(names)
+
+    def all(self, conn: Connection, principal: Principal) -> set[str]:
+        """Every stored name that a report of the tenant has."""
         last, known = self._known.get(principal.tenant, (0, set()))
         for row in conn.execute(_DIGESTS, {"tenant": principal.tenant, "after": last}):
             known.add(self._objects.name(principal, row.data_digest))
             last = row.sequence
         self._known[principal.tenant] = (last, known)
-        return known.intersection(names)
+        return known
 
 
 def _report(row: Row[tuple[object, ...]]) -> Report:

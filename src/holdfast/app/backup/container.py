@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -25,6 +25,10 @@ from holdfast.keyring.stream import sealed_stream, unsealed_stream
 
 FileKind = Literal["data", "keys"]
 PIECE_BYTES = 256 * 1024
+DAMAGED_HINT = (
+    "the file was cut off or changed since it was written, and nothing was restored: compare it "
+    "with its other copies (`sha256sum`), or take the backup before it"
+)
 _PIECE_MAX = 1024 * 1024
 _JSON, _DATA, _END = b"J", b"D", b"E"
 
@@ -116,6 +120,7 @@ async def unpack(
     trailer: Trailer | None = None
     try:
         async with (
+            _named(path),
             aclosing(_chunks(path, kind, read)) as chunks,
             aclosing(unsealed_stream(find, DEFAULT_TENANT, BACKUPS, kind, chunks)) as unsealed,
             aclosing(_items(unsealed)) as items,
@@ -147,6 +152,18 @@ async def unpack(
     if header is None or trailer is None or trailer.parts != parts:
         raise _damaged(path)
     return header
+
+
+@asynccontextmanager
+async def _named(path: Path) -> AsyncIterator[None]:
+    """What does not open in a backup is said of its file."""
+    try:
+        yield
+    except Corrupt as error:
+        if error.code not in ("envelope-invalid", "corrupt"):
+            raise
+        reason = error.detail.partition(": ")[2] or error.detail
+        raise _damaged(path, reason) from error
 
 
 def size_of(path: Path) -> int:
@@ -203,10 +220,8 @@ async def _chunks(
                 raise Invalid(
                     f"cannot use {path}: it is the other file of a backup, {kind} are needed here"
                 )
-            raise Corrupt(
-                f"cannot read {path}: it is no backup of this version", code="backup-damaged"
-            )
-        done = 0
+            raise _damaged(path, "it is no backup of this version")
+        done = len(first)
         while chunk := await asyncio.to_thread(file.read, PIECE_BYTES):
             yield chunk
             done += len(chunk)
@@ -229,8 +244,10 @@ def _decoded(data: bytes, kind: Any, path: Path) -> Any:
         raise _damaged(path) from error
 
 
-def _damaged(path: Path) -> Corrupt:
-    return Corrupt(f"cannot read the backup {path}: it is not whole", code="backup-damaged")
+def _damaged(path: Path, reason: str = "it is not whole") -> Corrupt:
+    return Corrupt(
+        f"cannot read the backup {path}: {reason}", code="backup-damaged", hint=DAMAGED_HINT
+    )
 
 
 def _flush(file: IO[bytes]) -> None:

@@ -27,10 +27,11 @@ from msgspec import Struct
 from holdfast import __version__
 from holdfast.app.backup import postgres
 from holdfast.app.backup.container import PIECE_BYTES, Header, Part, write
+from holdfast.app.backup.objects import ObjectChecks
 from holdfast.app.keys import master_file
 from holdfast.app.settings import Settings
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.errors import Conflict, HoldfastError, NotFound
+from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, Kind, NotFound
 from holdfast.kernel.ids import DEFAULT_TENANT, EventId
 from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Principal, service
@@ -60,6 +61,8 @@ class Backup(Struct, frozen=True, kw_only=True):
     objects: int = 0
     objects_done: int = 0
     problem: str = ""
+    damaged: bool = False
+    """It failed because something that was to be backed up is missing or not whole."""
 
 
 def backup_dir(settings: Settings) -> Path:
@@ -86,6 +89,7 @@ class BackupService:
         self._system = system
         self._state = state
         self._settings = system.settings
+        self._checks = ObjectChecks(state)
         self._jobs: dict[str, Backup] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -145,7 +149,10 @@ class BackupService:
         try:
             done = await self._made(principal, job)
         except HoldfastError as error:
-            done = msgspec.structs.replace(job, state="failed", problem=error.detail)
+            corrupt = error.kind is Kind.CORRUPT
+            done = msgspec.structs.replace(
+                job, state="failed", problem=error.detail, damaged=corrupt
+            )
         except OSError as error:
             reason = error.strerror or str(error)
             done = msgspec.structs.replace(job, state="failed", problem=f"cannot write: {reason}")
@@ -172,11 +179,7 @@ class BackupService:
             else:
                 password = settings["database_password"] or None
                 revision = await postgres.dump(url, password, copy)
-            names = [
-                found.name
-                for tenant in await self._state.database.tenants()
-                async for found in self._state.objects.scan(service("backup", tenant))
-            ]
+            names = await self._objects()
             header = Header(
                 id=job.id,
                 created_at=job.started_at,
@@ -204,12 +207,30 @@ class BackupService:
             objects_done=job.objects,
         )
 
-    async def _data_parts(self, copy: Path, names: list[str], job: Backup) -> AsyncIterator[Part]:
+    async def _objects(self) -> list[tuple[Principal, str]]:
+        """Every object that is there; ``Corrupt`` if one that a row names is not."""
+        names: list[tuple[Principal, str]] = []
+        for tenant in await self._state.database.tenants():
+            who = service("backup", tenant)
+            there = [found.name async for found in self._state.objects.scan(who)]
+            if missing := await self._checks.missing(who, set(there)):
+                raise Corrupt(
+                    f"cannot back up: {len(missing)} objects are missing, the first is "
+                    f"{missing[0]}",
+                    code="object-missing",
+                )
+            names += [(who, name) for name in there]
+        return names
+
+    async def _data_parts(
+        self, copy: Path, names: list[tuple[Principal, str]], job: Backup
+    ) -> AsyncIterator[Part]:
         for path in _files_below(copy):
             yield Part(f"state/{path.relative_to(copy)}", _file(path))
-        for done, name in enumerate(names):
+        for done, (who, name) in enumerate(names):
             self._note(msgspec.structs.replace(job, objects_done=done))
-            chunks = self._state.objects.stored(name)
+            # Checked while they pass: a copy of what is damaged would be found when it is needed.
+            chunks = self._checks.whole(who, name)
             first = await _first(chunks)
             if first is not None:  # else it was erased since the list was made
                 yield Part(f"objects/{name}", _after(first, chunks))

@@ -12,7 +12,6 @@ is checked again from the stored bytes.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import shutil
 import time
@@ -30,14 +29,14 @@ from holdfast.app.backup.create import dump_table, load_table, master_backup_key
 from holdfast.app.keys import erasures_file, keyring_place, master_file
 from holdfast.app.settings import Resolved, Settings
 from holdfast.kernel.clock import SystemClock
-from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, Unsupported
+from holdfast.kernel.errors import Conflict, Corrupt, Unsupported
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.outbox import BEGINNING
 from holdfast.kernel.principal import Principal, operator, service
 from holdfast.keyring.backends import open_store
 from holdfast.keyring.backends.schema import NAMES
 from holdfast.keyring.keyring import KEEP_HINT, open_keyring
-from holdfast.keyring.master import MasterKeys
+from holdfast.keyring.master import MasterKeys, write_new
 from holdfast.keyring.model import BACKUPS, DataKey, ErasureLine, encode_line
 from holdfast.keyring.subjects import read_erasures
 
@@ -89,12 +88,14 @@ async def restore(
     keys: Path | None,
     *,
     erasures: Path | None = None,
+    master: str = "",
     progress: Progress = nothing,
 ) -> Restored:
     """Restore ``data`` with the keys of ``keys`` (or those in the data directory) and check it.
 
-    The data directory must hold no state. Raises without having written anything there if a file is
-    damaged, a key is missing, or there is state already.
+    The data directory must hold no state. ``master`` is a master key from elsewhere; it comes into
+    the directory with the rest. Raises without having written anything there if a file is damaged,
+    a key is missing, or there is state already.
     """
     await _check_place(settings)
     size_of(data)
@@ -105,10 +106,12 @@ async def restore(
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(mode=0o700)
     try:
-        header = await _unpacked(settings, stage, data, keys, erasures, progress)
+        header = await _unpacked(settings, stage, data, keys, erasures, master, progress)
         if header.engine == "postgresql":
             await _fill_database(settings, stage, header)
         await asyncio.to_thread(_put_in_place, stage, target)
+        if master and not master_file(settings).exists():  # the keys have a place of their own
+            await asyncio.to_thread(write_new, master_file(settings), master)
     finally:
         await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)
     unpacked = time.monotonic()
@@ -200,20 +203,21 @@ async def _unpacked(
     data: Path,
     keys: Path | None,
     erasures: Path | None,
+    master: str,
     progress: Progress,
 ) -> Header:
     """Everything in ``stage`` as the data directory will be; ``Corrupt`` if it is not whole."""
-    masters = _masters(settings)
+    masters = MasterKeys.from_text(master) if master else _masters(settings)
 
     async def find_master(key_id: bytes) -> DataKey:
-        master = masters.find(key_id)
-        if master is None:
+        found = masters.find(key_id)
+        if found is None:
             raise Corrupt(
                 "cannot open the keys: they were kept under another master key",
                 code="master-key-foreign",
                 hint=KEEP_HINT,
             )
-        return master_backup_key(master)
+        return master_backup_key(found)
 
     keyring_file = stage / "keyring" / "keyring.db"
     if keys is not None:
@@ -250,13 +254,16 @@ async def _unpacked(
         )
     if embedded:
         await asyncio.to_thread(_check_sqlite, stage / "state" / "holdfast.db")
+        await asyncio.to_thread(_forget_instances, stage / "state" / "holdfast.db")
     _move_own_files(stage)
     if not settings["keyring_master_key"]:
-        source = master_file(settings)
         destination = stage / "keys" / "master.key"
         destination.parent.mkdir(exist_ok=True, mode=0o700)
-        if not destination.exists():
-            shutil.copy2(source, destination)
+        if master:
+            destination.unlink(missing_ok=True)
+            write_new(destination, master)
+        elif not destination.exists():
+            shutil.copy2(master_file(settings), destination)
     return header
 
 
@@ -354,6 +361,14 @@ def _check_sqlite(path: Path) -> None:
         raise Corrupt(f"cannot restore: the state is damaged: {found}", code="backup-damaged")
 
 
+def _forget_instances(path: Path) -> None:
+    """Whoever ran when the copy was made does not run on it: nobody has to wait for them."""
+    from pysqlite3 import dbapi2
+
+    with closing(dbapi2.connect(str(path), isolation_level=None)) as conn:
+        conn.execute("DELETE FROM lease_instances").close()
+
+
 def _put_in_place(stage: Path, target: Path) -> None:
     """Give ``stage`` the data directory's name; what was there is kept beside it."""
     if target.exists():
@@ -435,33 +450,18 @@ async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified
 
 
 async def _check_objects(state: Any, principal: Principal, progress: Progress) -> int:
-    """Open every sealed object; their digests are checked whenever they are read."""
-    from holdfast.keyring.model import RESPONSES
-    from holdfast.keyring.stream import MAGIC, unsealed_stream
+    """Open every object; ``Corrupt`` names one that is missing or not whole."""
+    from holdfast.app.backup.objects import ObjectChecks
 
+    checks = ObjectChecks(state)
     names = [found.name async for found in state.objects.scan(principal)]
-    tenant = principal.tenant
-
-    async def find(key_id: bytes) -> DataKey:
-        return await asyncio.to_thread(state.keyring.find, tenant, RESPONSES, key_id)
-
-    opened = 0
+    if missing := await checks.missing(principal, set(names)):
+        raise Corrupt(f"cannot restore: the object {missing[0]} is missing", code="object-missing")
     for done, name in enumerate(names, 1):
-        chunks = state.objects.stored(name)
-        first = await anext(chunks, b"")
-        if first.startswith(MAGIC):
-            found = hashlib.sha256()
-            try:
-                async for plain in unsealed_stream(
-                    find, tenant, RESPONSES, name, _after(first, chunks)
-                ):
-                    found.update(plain)
-            except HoldfastError as error:
-                if error.code != "key-destroyed":
-                    raise
-        opened += 1
+        async for _ in checks.whole(principal, name):
+            pass
         progress("checking raw responses", done, len(names))
-    return opened
+    return len(names)
 
 
 async def _check_ledger(system: Any, principal: Principal) -> tuple[int, str]:
@@ -473,9 +473,3 @@ async def _check_ledger(system: Any, principal: Principal) -> tuple[int, str]:
     if last is None:
         return 0, ""
     return int(last.checked), "sound" if last.sound else str(last.reason)
-
-
-async def _after(first: bytes, chunks: Any) -> Any:
-    yield first
-    async for chunk in chunks:
-        yield chunk

@@ -20,7 +20,7 @@ from holdfast.kernel.cli import (
     say,
     session,
 )
-from holdfast.kernel.errors import NotFound, Unavailable
+from holdfast.kernel.errors import Corrupt, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from holdfast.app.backup.restore import Progress, Restored
@@ -57,6 +57,13 @@ def create(ctx: typer.Context, json: JsonOption = False) -> None:
                     await asyncio.sleep(POLL_SECONDS)
                     found = await api.request("GET", f"/v1/backups/{found.id}", type=Backup)
                 show("objects", 1, 1)
+        if found.state == "failed" and found.damaged:
+            raise Corrupt(
+                f"cannot back up: {found.problem.removeprefix('cannot back up: ')}",
+                code="backup-failed",
+                hint="no backup was written; `holdfast doctor --deep` names every object that is "
+                "missing or damaged: put those files back from a copy, or restore a backup",
+            )
         if found.state == "failed":
             raise Unavailable(f"cannot back up: {found.problem}", code="backup-failed")
         if json:
@@ -70,6 +77,9 @@ def create(ctx: typer.Context, json: JsonOption = False) -> None:
                 "raw responses": found.objects,
             }
         )
+        if _beside(found.data_file, found.keys_file):
+            say("both lie below the data directory now: move each to a place of its own, or set")
+            say("HOLDFAST_BACKUP_DIR and HOLDFAST_BACKUP_KEYS_DIR")
         say("keep the two apart; the master key is in neither: holdfast key export --out FILE")
 
     run(body)
@@ -97,8 +107,10 @@ def restore(
 
     async def body() -> None:
         settings = settings_of(command_line(ctx))
-        with _recovered(settings, recovery) as erasures, _progress() as show:
-            found = await restored(settings, file, keys, erasures=erasures, progress=show)
+        with _recovered(settings, recovery) as (master, erasures), _progress() as show:
+            found = await restored(
+                settings, file, keys, master=master, erasures=erasures, progress=show
+            )
         _print(found, json=json)
         if found.verified.ledger not in ("", "sound"):
             say(
@@ -135,6 +147,11 @@ def drill(
     run(body)
 
 
+def _beside(data_file: str, keys_file: str) -> bool:
+    """Whether both files lie in neighbouring folders, as they do unless told otherwise."""
+    return Path(data_file).parent.parent == Path(keys_file).parent.parent
+
+
 def _newest(folder: Path, pattern: str) -> Path:
     found = sorted(folder.glob(pattern))
     if not found:
@@ -147,21 +164,25 @@ def _newest(folder: Path, pattern: str) -> Path:
 
 
 @contextmanager
-def _recovered(settings: Settings, recovery: Path | None) -> Iterator[Path | None]:
-    """Put the keys of a recovery file where they belong; its erasures come along."""
-    from holdfast.app.commands.key import put_back, read_recovery
+def _recovered(settings: Settings, recovery: Path | None) -> Iterator[tuple[str, Path | None]]:
+    """The master key of a recovery file, if one is to be put in place, and its erasures.
+
+    Nothing is written: the key gets to its place with everything else, or not at all.
+    """
+    from holdfast.app.commands.key import check_free, read_recovery
     from holdfast.app.keys import master_file
 
     if recovery is None:
-        yield None
+        yield "", None
         return
     found = read_recovery(recovery)
-    if not settings["keyring_master_key"]:
-        put_back(master_file(settings), found.master_key)
+    master = "" if settings["keyring_master_key"] else found.master_key
+    if master:
+        check_free(master_file(settings), master)
     with tempfile.TemporaryDirectory() as folder:
         erasures = Path(folder) / "erasures.jsonl"
         erasures.write_text(found.erasures, encoding="ascii")
-        yield erasures
+        yield master, erasures
 
 
 def _print(found: Restored, *, json: bool) -> None:

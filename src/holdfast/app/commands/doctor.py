@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,8 @@ DISK_BYTES_MIN = 256 * 1024 * 1024
 DISK_FULL_BYTES = 256 * 1024
 """With less than this no transaction fits any more."""
 PROBLEMS_SHOWN = 3
+SAMPLE = 50
+DEEP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,18 @@ class Finding:
     "the data persist. Exit status 1 when a check fails.",
     epilog="Example: holdfast doctor --control-plane http://127.0.0.1:8090 --json",
 )
-def doctor(ctx: typer.Context, json: JsonOption = False) -> None:
+def doctor(
+    ctx: typer.Context,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Open every stored raw response, not a sample of them.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """Run the checklist of guide 1 against whatever is, or is not, there."""
     line = command_line(ctx)
 
     async def body() -> list[Finding]:
-        return [*_machine(), *_data(line), *await _stack(ctx, line)]
+        return [*_machine(), *_data(line), *await _stack(ctx, line, deep=deep)]
 
     findings = run(body)
     if json:
@@ -140,7 +148,7 @@ def _filesystem(folder: Path) -> str:
     return kind if kind != "overlay" or best == "/" else ""
 
 
-async def _stack(ctx: typer.Context, line: CommandLine) -> list[Finding]:
+async def _stack(ctx: typer.Context, line: CommandLine, *, deep: bool) -> list[Finding]:
     running = line.running()
     if line.control_plane is None and running is None:
         return [
@@ -152,13 +160,14 @@ async def _stack(ctx: typer.Context, line: CommandLine) -> list[Finding]:
             )
         ]
     try:
-        async with session(ctx, timeout_seconds=10) as api:
+        async with session(ctx, timeout_seconds=DEEP_SECONDS if deep else 10) as api:
             return [
                 await _checked("gateway", lambda: _gateway(api)),
                 await _checked("registry", lambda: _profiles(api)),
                 await _checked("drones", lambda: _drones(api)),
                 await _checked("results", lambda: _results(api)),
                 await _checked("sources", lambda: _sources(api)),
+                await _checked("raw bytes", lambda: _objects(api, deep=deep)),
             ]
     except HoldfastError as error:
         return [Finding("gateway", "fail", error.detail, error.hint)]
@@ -257,3 +266,30 @@ async def _sources(api: Any) -> Finding:
         "; ".join(problems[:PROBLEMS_SHOWN]) + more,
         "`holdfast status` shows all of them, `holdfast run show` of a run what came",
     )
+
+
+async def _objects(api: Any, *, deep: bool) -> Finding:
+    """Whether raw bytes are there and whole: some of them, or all."""
+    checked, missing, damaged, following = 0, list[str](), list[str](), ""
+    while True:
+        asked = {"after": following} if deep else {"sample": SAMPLE}
+        found = await api.get("/v1/objects/check", type=dict[str, Any], params=asked)
+        checked += found["checked"]
+        missing += found["missing"]
+        damaged += found["damaged"]
+        following = found["next"]
+        if not (deep and following):
+            break
+    bad = [f"{name} is missing" for name in missing] + [f"{name} is damaged" for name in damaged]
+    if bad:
+        shown = bad if deep else bad[:PROBLEMS_SHOWN]
+        more = f" (and {len(bad) - len(shown)} more)" if len(bad) > len(shown) else ""
+        hint = "put those files of the objects folder back from a copy, or restore a backup"
+        return Finding(
+            "raw bytes",
+            "fail",
+            f"of {checked} objects {'; '.join(shown)}{more}",
+            hint if deep else f"`holdfast doctor --deep` looks at all; {hint}",
+        )
+    detail = f"{checked} objects opened, whole" + ("" if deep else " (a sample; --deep opens all)")
+    return Finding("raw bytes", "pass", detail)

@@ -128,17 +128,24 @@ def put_back(path: Path, text: str) -> str:
     """Write the file if it is missing; ``Invalid`` if another one is there."""
     from holdfast.keyring.master import write_new
 
+    if check_free(path, text):
+        write_new(path, text)
+        return "put back"
+    return "there already"
+
+
+def check_free(path: Path, text: str) -> bool:
+    """Whether there is no such file; ``Invalid`` if another one than ``text`` is there."""
     try:
         there: Any = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        write_new(path, text)
-        return "put back"
+        return True
     if there != text:
         raise Invalid(
             f"cannot put {path} back: another one is there",
             hint="move it away first, if you are sure",
         )
-    return "there already"
+    return False
 
 
 def _erasures(settings: Settings) -> str:

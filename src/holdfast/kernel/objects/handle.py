@@ -86,6 +86,10 @@ class Objects:
         """The bytes under a stored name, as :meth:`scan` tells it; for whoever copies them all."""
         return self._driver.get(name, 0, None)
 
+    async def known(self, name: str) -> StoredObject | None:
+        """What lies under a stored name, or None; see :meth:`stored`."""
+        return await self._driver.head(name)
+
     async def head(self, principal: Principal, digest: str) -> StoredObject:
         """Size and time of the object; ``NotFound`` if there is none."""
         found = await self._driver.head(self.name(principal, digest))
