@@ -23,7 +23,7 @@ from holdfast.kernel.cli import (
 from holdfast.kernel.errors import HoldfastError, Invalid, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from holdfast.kernel.http.client import ApiClient
     from holdfast.records.client import RecordsClient
@@ -113,6 +113,11 @@ def list_records(
         from holdfast.records.errors import NotPublished
         from holdfast.records.wire import record_filter
 
+        if wrong := [text for text in dimension or [] if "=" not in text]:
+            raise Invalid(
+                f"cannot filter by the dimension {wrong[0][:60]!r}: it has no value",
+                hint="write --dimension NAME=VALUE",
+            )
         which = record_filter(
             profile=profile,
             as_of=as_of,
@@ -375,7 +380,8 @@ def _print_record(record: Record) -> None:
 
 @record_app.command(
     "export",
-    help="All records of a profile as ndjson, csv or parquet, on standard output or into a file.",
+    help="All records of a profile as ndjson, csv or parquet, or the data package that describes "
+    "the csv, on standard output or into a file.",
     epilog="Example: holdfast record export --profile rain --format csv --out rain.csv",
 )
 def export(
@@ -400,7 +406,12 @@ def export(
         async with session(ctx, timeout_seconds=600) as api:
             client = _client(api)
             if format == "datapackage":
-                print_json(await client.data_package(operator(), profile, as_of=as_of))
+                described = await client.data_package(operator(), profile, as_of=as_of)
+                if out is None:
+                    print_json(described)
+                    return
+                size = await _write(_document(described), out)
+                say(f"{profile}, its description: {size} bytes")
                 return
             if format == "parquet" and out is None and sys.stdout.isatty():
                 raise Invalid(
@@ -416,6 +427,13 @@ def export(
         say(f"{profile}, publication {found.publication}: {size} bytes")
 
     run(body)
+
+
+async def _document(value: Any) -> AsyncIterator[bytes]:
+    """As :func:`print_json` writes it."""
+    import msgspec
+
+    yield msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 async def _write(chunks: Any, out: Path | None) -> int:

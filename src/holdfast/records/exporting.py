@@ -56,7 +56,8 @@ class Exporting(Projecting):
         if format not in MEDIA_TYPES:
             raise Invalid(
                 f"cannot export as {format[:40]!r}",
-                hint=f"the formats are {', '.join(MEDIA_TYPES)}",
+                hint=f"the formats are {', '.join(MEDIA_TYPES)}; datapackage is the description "
+                "of the csv (GET /v1/records/datapackage)",
             )
         edition = await self.edition(principal, profile, as_of=as_of, vintage=vintage)
         if format == "parquet":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -73,7 +74,8 @@ class Reading(Unsealing):
         """A page of records, in the order in which they were first staged.
 
         Of a profile that has published nothing (or nothing yet at ``as_of``) the page is empty, its
-        publication 0. ``Invalid`` for a cursor of another list.
+        publication 0. ``Invalid`` for a cursor of another list, and when nothing was found by a
+        dimension that the profile does not have.
         """
         check_filter(which)
         await self._check_sealed(principal, which)
@@ -95,6 +97,8 @@ class Reading(Unsealing):
             return page, sealed_of(rows[:wanted])
 
         page, sealed = await self._db.read(principal, unit)
+        if position is None and not page.items:
+            await self._check_dimensions(principal, which)
         items = await self._with_personal(principal, page.items, sealed, what="list")
         return msgspec.structs.replace(page, items=items)
 
@@ -115,6 +119,28 @@ class Reading(Unsealing):
                     f"cannot filter by dimension.{name}: it is personal, and sealed",
                     code="field-sealed",
                 )
+
+    async def _check_dimensions(self, principal: Principal, which: RecordFilter) -> None:
+        """A name that is misspelt finds nothing, and so does a value: only the first is wrong.
+
+        Asked once nothing was found: records of an earlier version may have had more dimensions.
+        """
+        if not which.dimensions:
+            return
+        head = await self._db.read(
+            principal,
+            lambda conn: store.find(conn, store.heads, principal.tenant, profile=which.profile),
+        )
+        if head is None or head.profile_digest is None:
+            return
+        version = await self._version(principal, which.profile, head.profile_digest)
+        there = version.profile.dimensions
+        if unknown := [name for name in which.dimensions if name not in there]:
+            raise Invalid(
+                f"cannot filter by dimension.{unknown[0]}: {which.profile} has no such dimension",
+                code="dimension-unknown",
+                hint=f"it has {', '.join(there)}" if there else "it has none",
+            )
 
     async def publication(
         self, principal: Principal, profile: str, as_of: str | None = None
@@ -298,7 +324,7 @@ def check_filter(which: RecordFilter) -> None:
     if which.as_of is not None:
         _parsed(which.as_of)
     for name, value in (("period_from", which.start), ("period_to", which.end)):
-        if value is not None and _MOMENT.fullmatch(value) is None:
+        if value is not None and not _is_moment(value):
             raise Invalid(
                 f"cannot read {name}={value[:60]}: it is neither a date nor a UTC time",
                 hint="write 2024-01-31 or 2024-01-31T00:00:00Z",
@@ -306,6 +332,17 @@ def check_filter(which: RecordFilter) -> None:
     for name in which.dimensions:
         if _DIMENSION.fullmatch(name) is None:
             raise Invalid(f"cannot filter by dimension.{name[:60]}: it is not a field's name")
+
+
+def _is_moment(text: str) -> bool:
+    """Whether it is a day, or a UTC time, that the calendar has."""
+    if _MOMENT.fullmatch(text) is None:
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _parsed(text: str) -> Any:

@@ -73,7 +73,10 @@ def record_filter(
     dimensions = [text.partition("=") for text in dimension]
     for name, separator, _ in dimensions:
         if not separator:
-            raise Invalid(f"cannot filter by dimension={name[:60]}: write dimension=NAME=VALUE")
+            raise Invalid(
+                f"cannot filter by dimension={name[:60]}: it has no value",
+                hint="write dimension=NAME=VALUE",
+            )
     plain = {
         "profile": profile,
         "as_of": as_of,

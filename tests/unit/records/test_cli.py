@@ -101,6 +101,13 @@ def test_records_are_listed_as_a_table_and_as_json(invoke: Invoke) -> None:
     assert "withdrawn" in gone.stdout
     none = invoke("record", "list", "--profile", "rates", "--dimension", "state=TX")
     assert (none.exit_code, "no records" in none.stderr) == (0, True)
+    for words, said in (
+        (("--dimension", "region=TX"), "rates has no such dimension\nhint: it has state"),
+        (("--dimension", "state"), "it has no value\nhint: write --dimension NAME=VALUE"),
+        (("--from", "2025-13-01"), "neither a date nor a UTC time"),
+    ):
+        wrong = invoke("record", "list", "--profile", "rates", *words)
+        assert (wrong.exit_code, said in wrong.stderr) == (2, True), wrong.stderr
     for verb in ("list", "export"):
         unknown = invoke("record", verb, "--profile", "unknown")
         assert (unknown.exit_code, "hint:" in unknown.stderr) == (4, True)
@@ -145,13 +152,13 @@ def test_exports_go_to_a_file_or_to_standard_output(
     printed = invoke("record", "export", *words)
     assert printed.exit_code == 0, printed.stderr
     assert printed.stdout_bytes
-    if kind == "datapackage":
-        assert json.loads(printed.stdout)["name"] == "rates"
-        return
     out = tmp_path / f"rates.{kind}"
     written = invoke("record", "export", *words, "--out", str(out))
     assert out.read_bytes() == printed.stdout_bytes
-    assert "publication 2" in written.stderr
+    if kind == "datapackage":
+        assert json.loads(printed.stdout)["name"] == "rates"
+    else:
+        assert "publication 2" in written.stderr
     assert invoke("record", "export", *words, "--out", "/nowhere/x").exit_code == 2
     assert not list(tmp_path.glob(".*.part"))
 
