@@ -43,6 +43,7 @@ def test_it_says_what_is_down_up_and_broken(tmp_path: Path) -> None:
         )
         status, found = checklist(data_dir)
         assert (status, found["drones"]["outcome"]) == (0, "pass")
+        assert found["raw bytes"]["outcome"] == "pass"
         assert found["results"]["outcome"] == "warn"
 
     status, found = checklist(data_dir)
@@ -71,9 +72,16 @@ def test_health_and_status_tell_a_script(tmp_path: Path) -> None:
     assert nowhere.returncode == 6
     assert f"nothing runs on {tmp_path / 'nowhere'}" in nowhere.stderr
     quiet = {"HOLDFAST_LOG_LEVEL": "error"}
-    with started(["up", "--port", "0", "--drones", "0"], data_dir, environment=quiet):
+    with started(["up", "--port", "0", "--drones", "0"], data_dir, environment=quiet) as up:
         assert run_command("health", "--data-dir", str(data_dir)).returncode == 0
         assert run_command("status", "--json", "--data-dir", str(data_dir)).returncode == 0
+        made = run_command("apikey", "create", "bot", "--data-dir", str(data_dir))
+        (tmp_path / "bot.key").write_text(made.stdout)
+        by_key = run_command(
+            *("profile", "list", "--control-plane", up.url, "--data-dir", str(tmp_path / "none")),
+            environment={"HOLDFAST_OPERATOR_TOKEN_FILE": str(tmp_path / "bot.key")},
+        )
+        assert by_key.returncode == 0, by_key.stderr
     stopped = run_command("status", "--json", "--data-dir", str(data_dir))
     found = json.loads(stopped.stdout)
     assert (stopped.returncode, found["status"]) == (1, "stopped")

@@ -220,9 +220,15 @@ async def test_a_drone_without_a_way_in_says_what_to_do(bench: Collecting) -> No
         async with bench.drone(join_token_file=None):
             await asyncio.sleep(30)
     (bench.root / "join-token").write_text("hfj_nonsense")
-    with pytest.raises(HoldfastError):
+    with pytest.raises(HoldfastError, match="join-token: ") as refused:
         async with bench.drone():
             await asyncio.sleep(30)
+    assert "holdfast worker token" in refused.value.hint
+    (bench.root / "join-token").unlink()
+    with pytest.raises(Invalid, match="join-token: No such file") as missing:
+        async with bench.drone():
+            await asyncio.sleep(30)
+    assert "--join-token-file" in missing.value.hint
 
 
 async def test_two_drones_of_one_name_on_one_machine_are_refused(bench: Collecting) -> None:

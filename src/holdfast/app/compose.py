@@ -169,7 +169,7 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
             limits=httpx.Limits(max_connections=100),
             trust_env=False,
         )
-        api = await stack.enter_async_context(ApiClient(client))
+        api = await stack.enter_async_context(ApiClient(client, role=role))
         attribute, kind = kinds[role]
         setattr(system, attribute, kind(api))
         if role == "identity":
@@ -233,7 +233,7 @@ class TenantDeliveries:
                 limits=httpx.Limits(max_connections=2),
                 trust_env=False,
             )
-            api = self._clients[principal.tenant] = ApiClient(client)
+            api = self._clients[principal.tenant] = ApiClient(client, role="ledger")
         return LedgerClient(api)
 
     async def close(self) -> None:

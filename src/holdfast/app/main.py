@@ -125,13 +125,20 @@ def root(
     log_format: Annotated[str | None, typer.Option("--log-format", help="console or json.")] = None,
 ) -> None:
     """The options before the noun; they are understood anywhere on the line."""
-    from holdfast.kernel.cli import CommandLine
+    from holdfast.kernel.cli import CommandLine, checked_address, fail
+    from holdfast.kernel.errors import Invalid
 
+    control_plane = control_plane or os.environ.get("HOLDFAST_URL") or None
+    try:
+        if control_plane:
+            checked_address(control_plane, "--control-plane")
+    except Invalid as error:
+        fail(error)
     variables = [n for n in ("HOLDFAST_DATA_DIR", "VDB_DATA_DIR") if os.environ.get(n)]
     named = data_dir or Path(os.environ[variables[0]] if variables else "data")
     ctx.obj = CommandLine(
         data_dir=named,
-        control_plane=control_plane or os.environ.get("HOLDFAST_URL") or None,
+        control_plane=control_plane,
         log_level=log_level or "",
         log_format=log_format or "",
         open_here=_open_here,

@@ -50,6 +50,7 @@ from holdfast.fleet.model import (
 from holdfast.kernel.clock import Clock, SystemClock, parse_timestamp
 from holdfast.kernel.errors import (
     Conflict,
+    Denied,
     Exhausted,
     HoldfastError,
     Invalid,
@@ -69,6 +70,10 @@ log = get_logger("drone")
 CLAIM_WAIT_SECONDS = 20.0
 _PAUSE_SECONDS_MAX = 15.0
 _PROFILES_KEPT = 64
+JOIN_HINT = (
+    "`holdfast worker token --out FILE` makes one at the control plane; --join-token-file "
+    "(HOLDFAST_DRONE_JOIN_TOKEN_FILE) names its file here"
+)
 _JOIN_TOKEN_BYTES_MAX = 4096
 STOPPED = "drone-stopped"
 
@@ -254,6 +259,13 @@ class Drone:
                 except (Unavailable, OutcomeUnknown, Exhausted) as error:
                     self._log.warning("drone.waiting", error=error.detail)
                     await self._pause(attempt, error)
+                except (Unauthenticated, Denied) as error:
+                    raise type(error)(
+                        f"cannot join with the token in {self._settings.join_token_file}: "
+                        f"{error.detail.partition(': ')[2] or error.detail}",
+                        code=error.code,
+                        hint=JOIN_HINT,
+                    ) from error
             settings = self._settings
             keep_credential(settings.state_dir, settings.name, settings.control_plane, credential)
             self._use(credential)
@@ -264,13 +276,19 @@ class Drone:
         if path is None:
             raise Invalid(
                 "cannot join: the drone has no join token and no credential that holds",
-                hint="`holdfast worker token --out FILE` makes one; --join-token-file names it",
+                hint=JOIN_HINT,
             )
         try:
             with path.open("rb") as file:
                 return file.read(_JOIN_TOKEN_BYTES_MAX).decode("ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise Invalid(f"cannot read the join token {path}: {error}") from error
+        except OSError as error:
+            raise Invalid(
+                f"cannot read the join token {path}: {error.strerror}", hint=JOIN_HINT
+            ) from error
+        except UnicodeDecodeError as error:
+            raise Invalid(
+                f"cannot read the join token {path}: it is no text", hint=JOIN_HINT
+            ) from error
 
     async def _signed_in_again(self, refused: WorkerCredential | None) -> None:
         """After a refused credential: register again, however long that takes."""

@@ -32,6 +32,7 @@ from holdfast.kernel.errors import HoldfastError, Invalid, NotFound, Unavailable
 if TYPE_CHECKING:
     from holdfast.fleet.client import FleetClient
     from holdfast.fleet.model import Task, Worker
+    from holdfast.kernel.http.client import ApiClient
 
 worker_app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="The drones: list, admit, revoke."
@@ -44,6 +45,8 @@ Ended = Callable[[Any, str, bool], Awaitable[HoldfastError | None]]
 """Shows a run that has ended (and not with the last argument): why it failed, if it did."""
 
 WAIT_POLL_SECONDS = 0.5
+TROUBLE_POLLS = 10
+"""After so many looks at which nothing changed, the system is asked how it is."""
 FINAL = ("succeeded", "dead", "cancelled")
 _DURATION = re.compile(r"[0-9]{1,6}(ms|s|m|h|d|w)")
 
@@ -406,7 +409,7 @@ def register(profiles: typer.Typer, ended: Ended | None = None) -> None:
                 if nobody:
                     say("nothing runs here: it is collected once `holdfast up` runs")
                 if wait:
-                    task = await _finished(client, task, _seconds(timeout))
+                    task = await _finished(client, task, _seconds(timeout), api)
                     if json or ended is None:
                         _print_task(task, json)
                     why = await ended(api, task.payload["run"], json) if ended else None
@@ -490,9 +493,30 @@ def _progress(task: Task) -> str:
     return f"waiting after {attempt}{why}" if task.attempts else f"{task.status.value}{why}"
 
 
-async def _finished(client: FleetClient, task: Task, seconds: float) -> Task:
-    """Wait until the task has ended, and say on the way what becomes of it."""
-    told = _progress(task)
+async def _trouble(api: Any) -> str:
+    """Why the system cannot work, as far as its door knows; empty if it can, or does not say."""
+    try:
+        found = await api.get("/v1/overview", type=dict[str, Any])
+    except HoldfastError:
+        return ""
+    return next(
+        (
+            f"{line['name']} is unhealthy" + (f": {line['detail']}" if line.get("detail") else "")
+            for line in found["services"]
+            if line["status"] == "unhealthy"
+        ),
+        "",
+    )
+
+
+async def _finished(
+    client: FleetClient, task: Task, seconds: float, api: ApiClient | None = None
+) -> Task:
+    """Wait until the task has ended, and say on the way what becomes of it.
+
+    While nothing becomes of it, say what keeps the system from it.
+    """
+    told, trouble, polls = _progress(task), "", 0
     try:
         async with asyncio.timeout(seconds):
             while task.status.value not in FINAL:
@@ -501,7 +525,13 @@ async def _finished(client: FleetClient, task: Task, seconds: float) -> Task:
                 line = _progress(task)
                 if line != told and task.status.value not in FINAL:
                     say(line)
+                polls = polls + 1 if line == told else 0
                 told = line
+                if api is not None and polls and polls % TROUBLE_POLLS == 0:
+                    found = await _trouble(api)
+                    if found and found != trouble:
+                        say(f"! {found}: the run goes on once that is mended; Ctrl-C leaves it so")
+                    trouble = found
     except asyncio.CancelledError:
         say(f"the run goes on: `holdfast run show {task.payload.get('run', '')}`")
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,9 +27,15 @@ from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import Conflict, HoldfastError, Invalid, NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cryptography import x509
 
+    from holdfast.identity.client import IdentityClient
+    from holdfast.identity.model import ApiKey
     from holdfast.identity.pki import Authority, Key, Request
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 pki_app = typer.Typer(
     no_args_is_help=True,
@@ -80,7 +87,9 @@ def create_key(
 
     async def body() -> None:
         async with session(ctx) as api:
-            made = await IdentityClient(api).create_key(None, wanted)
+            client = IdentityClient(api)
+            alike = await _live_keys(client, name)
+            made = await client.create_key(None, wanted)
         if json:
             print_json(made)
             return
@@ -88,7 +97,10 @@ def create_key(
         say(f"key {made.key.id} may {', '.join(made.key.permissions)}")
         limits = [*made.key.profiles, *made.key.addresses]
         say(f"until {made.key.expires_at[:10]}{', only ' + ' '.join(limits) if limits else ''}")
-        say("this is the only time it is shown; send it as `Authorization: Bearer …`")
+        say("this is the only time it is shown; send it as `Authorization: Bearer …`, or keep it")
+        say("in a file that HOLDFAST_OPERATOR_TOKEN_FILE names: then these commands act by it")
+        if alike:
+            say(f"{_keys(alike)} named {name}, too: revoke by id what is not needed any more")
 
     run(body)
 
@@ -130,24 +142,56 @@ def list_keys(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = F
 @apikey_app.command(
     "revoke",
     help="End a key, within five seconds at every door.",
-    epilog="Example: holdfast apikey revoke 01a21cbb-894a-76f7-9f5f-41e756bbe4c4",
+    epilog="Example: holdfast apikey revoke 01a21cbb-894a-76f7-9f5f-41e756bbe4c4 | "
+    "holdfast apikey revoke reader",
 )
 def revoke_key(
     ctx: typer.Context,
-    key: Annotated[str, typer.Argument(help="The key's id; see `apikey list`.")],
+    key: Annotated[str, typer.Argument(help="The key's id, or its name.")],
     json: JsonOption = False,
 ) -> None:
     from holdfast.identity.client import IdentityClient
 
     async def body() -> None:
         async with session(ctx) as api:
-            ended = await IdentityClient(api).revoke_key(None, key)
+            client = IdentityClient(api)
+            ended = await client.revoke_key(None, await _id_of(client, key))
         if json:
             print_json(ended)
         else:
             say(f"{ended.name} was revoked at {ended.revoked_at}")
 
     run(body)
+
+
+async def _live_keys(client: IdentityClient, name: str) -> list[ApiKey]:
+    """The keys of this name that still open something, among the newest thousand."""
+    found, _ = await client.list_keys(None, limit=1000)
+    return [
+        each
+        for each in found
+        if each.name == name and not each.revoked_at and _state(each.expires_at) == "holds"
+    ]
+
+
+async def _id_of(client: IdentityClient, key: str) -> str:
+    """The id that was given, or that of the one live key with this name."""
+    if _ID.fullmatch(key):
+        return key
+    alike = await _live_keys(client, key)
+    if not alike:
+        raise NotFound(f"cannot find a key with the id or the name {key}", code="key-not-found")
+    if len(alike) > 1:
+        raise Conflict(
+            f"cannot revoke {key}: {_keys(alike)} named so",
+            code="key-ambiguous",
+            hint=f"name one by its id: {', '.join(each.id for each in alike)}",
+        )
+    return alike[0].id
+
+
+def _keys(alike: Sequence[ApiKey]) -> str:
+    return "another live key is" if len(alike) == 1 else f"{len(alike)} live keys are"
 
 
 @role_app.command(

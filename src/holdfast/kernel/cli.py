@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import typer
@@ -86,6 +87,23 @@ class CommandLine:
         except (OSError, msgspec.DecodeError):
             return None
         return found
+
+
+def checked_address(url: str, named: str) -> str:
+    """``url`` if it is the address of a system; ``Invalid`` says what it lacks."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        good = False
+    if not good:
+        bare = "://" not in url
+        raise Invalid(
+            f"cannot use the address {url[:200]!r} of {named}: "
+            + ("it lacks http:// or https://" if bare else "it is no http:// or https:// address"),
+            hint=f"write {named} http://{url[:200]}" if bare else "write http://HOST:PORT",
+        )
+    return url
 
 
 _noun: ContextVar[str] = ContextVar("noun", default="")

@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from holdfast.kernel.errors import HoldfastError, Kind
 
-LISTED = frozenset({"profile", "run", "record", "reject", "report", "worker", "task"})
-"""Nouns whose things can be listed."""
+LISTED: dict[str, str] = {
+    **{
+        noun: f"{noun} list"
+        for noun in (
+            *("profile", "run", "reject", "report", "worker", "task"),
+            *("apikey", "person", "session", "tenant", "role"),
+        )
+    },
+    "record": "record list --profile NAME",
+}
+"""Nouns whose things can be listed, and by what."""
 
 BY_CODE: dict[str, str] = {
     "unreachable": "see that this machine reaches that host: its name, the network, a firewall "
@@ -34,6 +43,10 @@ BY_CODE: dict[str, str] = {
     "run-not-found": "`holdfast run list` shows the runs",
     "task-not-found": "`holdfast task list` shows the tasks",
     "worker-not-found": "`holdfast worker list` shows the workers",
+    "record-not-found": "`holdfast record list --profile NAME --json` shows records and their ids",
+    "not-published": "`holdfast profile list` shows the profiles, `holdfast profile run NAME` "
+    "collects one",
+    "key-not-found": "`holdfast apikey list` shows the keys: their names and, last, their ids",
     "cursor-invalid": "leave --cursor out to begin with the first page",
     "schema-newer": "start the newer release of holdfast, or restore the copy made before it",
     "database-in-use": "stop the other process, or give this one a --data-dir of its own",
@@ -46,7 +59,7 @@ BY_KIND: dict[Kind, str] = {
     Kind.UNAUTHENTICATED: "the operator's token lies in the data directory: name that with "
     "--data-dir, or the token with HOLDFAST_OPERATOR_TOKEN_FILE",
     Kind.DENIED: "sign in as somebody who may do this, or ask the operator",
-    Kind.NOT_FOUND: "`holdfast {listed} list` shows what there is",
+    Kind.NOT_FOUND: "`holdfast {listed}` shows what there is",
     Kind.CONFLICT: "look at how it is now, then try again",
     Kind.TOO_LARGE: "send less at a time, or raise the bound that the message names",
     Kind.UNSUPPORTED: "`holdfast {noun}--help` shows what it takes",
@@ -76,5 +89,5 @@ def hint_for(error: HoldfastError, noun: str = "") -> str:
         return known
     if error.problems and error.kind is Kind.INVALID:
         return "correct what is listed above, then try again"
-    listed = noun if noun in LISTED else "profile"
+    listed = LISTED.get(noun, LISTED["profile"])
     return BY_KIND[error.kind].format(noun=f"{noun} " if noun else "", listed=listed)

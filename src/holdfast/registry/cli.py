@@ -23,7 +23,7 @@ from holdfast.kernel.cli import (
     say_more,
     session,
 )
-from holdfast.kernel.errors import Invalid, NotFound
+from holdfast.kernel.errors import Invalid, NotFound, TooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,8 @@ FilesArgument = Annotated[
 )
 def validate(files: FilesArgument, json: JsonOption = False) -> None:
     async def body() -> None:
-        looked = [(path, _examined(path)) for path in _files(files)]
+        named = _files(files)
+        looked = [(path, _examined(path, alone=len(named) == 1)) for path in named]
         if json:
             print_json([_as_json(path, found) for path, found in looked])
         bad = 0
@@ -123,7 +124,9 @@ def publish(
         if json:
             print_json(results)
         elif dry_run:
-            for result in results:
+            for (path, _), result in zip(documents, results, strict=True):
+                if len(results) > 1:
+                    sys.stdout.write(f"{path}:\n")
                 _print_changes(result.diff)
 
     run(body)
@@ -443,10 +446,17 @@ def _files(named: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _examined(path: Path) -> Examined:
-    from holdfast.registry.validate import examine
+def _examined(path: Path, *, alone: bool) -> Examined:
+    """What is wrong with the file; of several, one that cannot be read does not hide the others."""
+    from holdfast.kernel.errors import Problem
+    from holdfast.registry.validate import Examined, examine
 
-    return examine(_read(path), media_type=_media_type(path))
+    try:
+        return examine(_read(path), media_type=_media_type(path))
+    except (Invalid, TooLarge) as error:
+        if alone:
+            raise
+        return Examined(problems=[Problem("", error.detail.partition(": ")[2] or error.detail)])
 
 
 def _media_type(path: Path) -> str:
@@ -465,7 +475,12 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as stream:
             data = stream.read(DOCUMENT_BYTES_MAX + 1)
         if len(data) > DOCUMENT_BYTES_MAX:
-            return data
+            raise TooLarge(
+                f"cannot read {path}: a profile has at most {DOCUMENT_BYTES_MAX:,} bytes, this "
+                f"file {path.stat().st_size:,}",
+                hint="one profile describes one source: split the file, or see that it is the "
+                "right one",
+            )
         return with_code_lists(data, path.resolve().parent, media_type=_media_type(path))
     except OSError as error:
         raise Invalid(

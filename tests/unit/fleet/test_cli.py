@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from holdfast.fleet.cli import register, register_cancel, task_app, worker_app
+from holdfast.fleet.cli import _trouble, register, register_cancel, task_app, worker_app
 from holdfast.fleet.http import handlers
 from holdfast.kernel.cli import CommandLine
 from holdfast.kernel.clock import SystemClock
@@ -188,3 +189,24 @@ def test_schedules_are_listed(terminal: Terminal) -> None:
     terminal("profile", "run", "rain")
     assert [each["profile"] for each in terminal.json("task", "schedule")] == ["rain"]
     assert "rain" in terminal("task", "schedule").stdout
+
+
+async def test_whoever_waits_is_told_why_the_system_cannot_work() -> None:
+    services = [
+        {"name": "gateway", "status": "ok", "detail": ""},
+        {"name": "ledger", "status": "unhealthy", "detail": "disk: 0 bytes are left"},
+    ]
+
+    async def sent(found: Any) -> AsyncIterator[bytes]:
+        yield json.dumps({"services": found}).encode()
+
+    answers = [
+        httpx.Response(200, content=sent(services)),
+        httpx.Response(200, content=sent(services[:1])),
+        httpx.Response(503, content=sent([])),
+    ]
+    transport = httpx.MockTransport(lambda request: answers.pop(0))
+    async with ApiClient(httpx.AsyncClient(transport=transport, base_url="http://x")) as api:
+        assert await _trouble(api) == "ledger is unhealthy: disk: 0 bytes are left"
+        assert await _trouble(api) == ""
+        assert await _trouble(api) == "", "a door that does not say"

@@ -48,6 +48,8 @@ def test_the_errors_own_hint_comes_first_then_its_code_then_its_kind() -> None:
     assert hint_for(NotFound("x", code="run-not-found", hint="do this")) == "do this"
     assert "holdfast run list" in hint_for(NotFound("x", code="run-not-found"), "task")
     assert "holdfast task list" in hint_for(NotFound("x"), "task")
+    assert "record list --profile NAME" in hint_for(NotFound("x"), "record")
+    assert "profile run" in hint_for(NotFound("x", code="not-published"), "report")
     assert "network" in hint_for(Unavailable("x", code="unreachable"))
     lost = hint_for(OutcomeUnknown("x", hint="look at the log"))
     assert lost.startswith("look at the log; ")
@@ -65,4 +67,4 @@ def test_what_the_hints_name_is_there() -> None:
             assert noun in COMMANDS, hint
         for setting in re.findall(r"HOLDFAST_[A-Z_]+", hint):
             assert source.count(f'"{setting}"'), setting
-    assert set(COMMANDS) >= LISTED
+    assert set(COMMANDS) >= set(LISTED)

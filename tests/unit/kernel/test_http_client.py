@@ -297,3 +297,17 @@ def test_the_client_needs_no_server_packages() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+async def test_of_one_role_to_another_it_says_which_and_not_where() -> None:
+    async with speaking(scripted(b"")[0]) as url:
+        pass  # nobody listens there any more
+    client = httpx.AsyncClient(base_url=url, trust_env=False)
+    async with ApiClient(client, role="registry") as api:
+        for method in ("GET", "POST"):
+            with pytest.raises(Unavailable) as raised:
+                await api.request(method, "/v1/profiles/rain")
+            assert raised.value.detail == "cannot reach the registry: it does not answer"
+            assert raised.value.code == "role-unreachable"
+            assert "--control-plane" not in raised.value.hint
+            assert url in raised.value.internal

@@ -110,6 +110,33 @@ def test_a_missing_file_is_told(invoke: Invoke, tmp_path: Path) -> None:
         assert "cannot read" in result.stderr
 
 
+def test_one_file_that_cannot_be_read_does_not_hide_the_others(
+    invoke: Invoke, rain: Path, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.yaml"
+    large.write_bytes(b"#" * 400_000)
+    nowhere = tmp_path / "nowhere.yaml"
+    result = invoke("validate", nowhere, large, rain)
+    assert result.exit_code == 2
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{nowhere}: No such file or directory"
+    assert lines[1] == f"{large}: a profile has at most 262,144 bytes, this file 400,000"
+    assert lines[2].startswith(f"{rain}: good")
+    alone = invoke("publish", large)
+    assert (alone.exit_code, str(large) in alone.stderr) == (2, True)
+    assert "one profile describes one source" in alone.stderr
+
+
+def test_what_several_files_would_change_stands_below_their_names(
+    invoke: Invoke, rain: Path, tmp_path: Path
+) -> None:
+    snow = tmp_path / "snow.yaml"
+    snow.write_text(write_document(GOOD | {"name": "snow"}), encoding="utf-8")
+    lines = invoke("publish", rain, snow, "--dry-run").stdout.splitlines()
+    assert lines[0] == f"{rain}:"
+    assert '+ name: "snow"' in lines[lines.index(f"{snow}:") :]
+
+
 def test_publish_then_diff_then_show(invoke: Invoke, rain: Path) -> None:
     planned = invoke("publish", rain, "--dry-run")
     assert "would be published" in planned.stderr

@@ -12,7 +12,7 @@ import typer
 from holdfast.app.commands.config import settings_of
 from holdfast.app.settings import Settings
 from holdfast.collect.settings import CollectSettings, DroneSettings
-from holdfast.kernel.cli import command_line, fail, run
+from holdfast.kernel.cli import checked_address, command_line, fail, run
 from holdfast.kernel.errors import HoldfastError, Invalid
 from holdfast.kernel.outbound import OutboundSettings
 
@@ -57,6 +57,7 @@ def drone(
                 "cannot start a drone: it has no control plane",
                 hint="--control-plane URL, or HOLDFAST_DRONE_CONTROL_PLANE",
             )
+        checked_address(url, "--control-plane")
         configure_logging(settings["log_level"], settings["log_format"])
         state_dir = settings.data_dir / "drones"
         name = drone_name(state_dir, settings["drone_id"])

@@ -28,7 +28,9 @@ ANSWERS = {True: "yes", False: "no", None: "not shown"}
     "holdfast verify r.json --trust holdfast.trust --raw page.csv --profile rain.yaml",
 )
 def verify(
-    receipt: Annotated[Path, typer.Argument(help="The receipt.", show_default=False)],
+    receipt: Annotated[
+        Path, typer.Argument(help="The receipt; - reads standard input.", show_default=False)
+    ],
     trust: Annotated[
         Path, typer.Option("--trust", help="Your policy file: holdfast ledger trust > FILE.")
     ],
@@ -108,6 +110,8 @@ def _reproduced(found: Verified, raw: Path, profile: Path, charset: str) -> Verd
 
 
 def _read(path: Path, most: int) -> bytes:
+    if str(path) == "-":
+        return sys.stdin.buffer.read(most + 1)
     try:
         with path.open("rb") as file:
             return file.read(most + 1)

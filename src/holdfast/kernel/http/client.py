@@ -40,7 +40,7 @@ IDEMPOTENT = SAFE | {"PUT", "DELETE"}
 
 
 class ApiClient:
-    """Calls to one base URL with one credential."""
+    """Calls to one base URL with one credential; of one role to another, ``role`` names that."""
 
     def __init__(
         self,
@@ -49,8 +49,10 @@ class ApiClient:
         token: str | None = None,
         attempts: int = 1,
         response_bytes_max: int = RESPONSE_BYTES_MAX,
+        role: str = "",
     ) -> None:
         self._client = client
+        self._role = role
         self._token = token
         self._attempts = attempts
         self._response_bytes_max = response_bytes_max
@@ -103,6 +105,7 @@ class ApiClient:
             token=token,
             attempts=self._attempts,
             response_bytes_max=self._response_bytes_max,
+            role=self._role,
         )
 
     async def __aenter__(self) -> Self:
@@ -200,7 +203,8 @@ class ApiClient:
             finally:
                 await response.aclose()
         except httpx.HTTPError as error:
-            raise translate(error, method, str(request.url.copy_with(query=None))) from error
+            url = str(request.url.copy_with(query=None))
+            raise translate(error, method, url, self._role) from error
 
     def _request(
         self,
@@ -368,9 +372,26 @@ def _worth_repeating(error: Exception) -> bool | float:
     return True if wait is None else min(wait, REPEAT_SECONDS)
 
 
-def translate(error: httpx.HTTPError, method: str, url: str) -> HoldfastError:
-    """A failure of the connection as one of ours."""
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+def translate(error: httpx.HTTPError, method: str, url: str, role: str = "") -> HoldfastError:
+    """A failure of the connection as one of ours.
+
+    Of one ``role`` calling another, whoever asked the first is told which did not answer, and not
+    where it is: that address is the operator's affair.
+    """
+    never = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    if role and (never or method in SAFE):
+        return Unavailable(
+            f"cannot reach the {role}: it does not answer",
+            code="role-unreachable",
+            retry_after_seconds=1,
+            internal=f"{method} {url}: {error!r}",
+        )
+    if role:
+        return OutcomeUnknown(
+            f"cannot tell what the {role} did: its answer was lost",
+            internal=f"{method} {url}: {error!r}",
+        )
+    if never:
         return Unavailable(
             f"cannot reach {url}: {error or type(error).__name__}",
             code="unreachable",

@@ -1,0 +1,65 @@
+"""What the command line takes before it asks anybody, and what it reads."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from holdfast.app.commands.status import _nothing
+from holdfast.app.commands.verify import _read
+from holdfast.app.main import app
+from holdfast.console.overview import Overview, ServiceLine
+from holdfast.kernel.cli import checked_address
+from holdfast.kernel.errors import Invalid
+
+
+@pytest.mark.parametrize(
+    ("address", "lacks"),
+    [
+        ("127.0.0.1:8090", "it lacks http:// or https://"),
+        ("example.org", "it lacks http:// or https://"),
+        ("ftp://example.org", "it is no http:// or https:// address"),
+        ("http://", "it is no http:// or https:// address"),
+        ("http://[::1", "it is no http:// or https:// address"),
+    ],
+)
+def test_an_address_that_lacks_something_is_told_what(address: str, lacks: str) -> None:
+    result = CliRunner().invoke(app, ["--control-plane", address, "status"])
+    assert (result.exit_code, lacks in result.stderr) == (2, True), result.stderr
+    assert "hint: write " in result.stderr
+    result = CliRunner().invoke(app, ["status"], env={"HOLDFAST_URL": address})
+    assert (result.exit_code, lacks in result.stderr) == (2, True), result.stderr
+
+
+def test_a_whole_address_is_taken_as_it_is() -> None:
+    for address in ("http://127.0.0.1:8090", "https://example.org/holdfast/", "http://[::1]:80"):
+        assert checked_address(address, "--control-plane") == address
+    with pytest.raises(Invalid):
+        checked_address("", "--control-plane")
+
+
+def test_a_receipt_comes_from_standard_input_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: Any = io.TextIOWrapper(io.BytesIO(b"a receipt"))
+    monkeypatch.setattr("sys.stdin", given)
+    assert _read(Path("-"), 100) == b"a receipt"
+    with pytest.raises(Invalid, match="No such file"):
+        _read(tmp_path / "r.json", 100)
+
+
+def test_nothing_is_not_said_of_what_nobody_could_tell() -> None:
+    def seen(registry: str) -> Overview:
+        lines = [ServiceLine(name="registry", status=registry)]
+        return Overview(
+            status="", version="", services=lines, profiles=[], workers=[], runs=[], reports=[]
+        )
+
+    assert _nothing(seen("ok"), "registry", "no profiles") == "no profiles"
+    assert _nothing(seen("degraded"), "registry", "no profiles") == "no profiles"
+    told = _nothing(seen("unreachable"), "registry", "no profiles")
+    assert told == "profiles not known: the registry is unreachable"

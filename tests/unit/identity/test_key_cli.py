@@ -1,0 +1,91 @@
+"""The commands of ``holdfast apikey``, on a service in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from typer.testing import CliRunner, Result
+
+from holdfast.identity.cli import apikey_app
+from holdfast.identity.http import handlers
+from holdfast.identity.service import IdentityService
+from holdfast.kernel.cli import CommandLine, note_noun
+from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.credentials import Peppers
+from holdfast.kernel.database import open_database
+from holdfast.kernel.http import AppSpec, create_app
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.ids import id_source
+from holdfast.kernel.outbox import ClearSealer, Outbox
+from holdfast.kernel.principal import Principal, operator
+
+
+@pytest.fixture
+def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
+    """Run a command; the keys stay in the database between commands."""
+
+    @asynccontextmanager
+    async def open_here(line: CommandLine) -> AsyncIterator[ApiClient]:
+        clock = SystemClock()
+
+        async def authenticate(_connection: Any) -> Principal:
+            return operator()
+
+        async with open_database(sqlite_url, clock=clock) as database:
+            service = IdentityService(
+                database,
+                Outbox(ClearSealer()),
+                Peppers({1: b"\x05" * 32}),
+                clock,
+                id_source(clock),
+                os.urandom,
+            )
+            spec = AppSpec(
+                role="identity",
+                version="0",
+                handlers=handlers(service),
+                authenticate=authenticate,
+            )
+            async with ApiClient.for_app(create_app(spec)) as api:
+                yield api
+
+    (tmp_path / "state").mkdir()
+    line = CommandLine(tmp_path, None, "warning", "console", open_here)
+
+    def run(*arguments: str) -> Result:
+        note_noun("apikey")
+        return CliRunner().invoke(apikey_app, list(arguments), obj=line)
+
+    with structlog.testing.capture_logs():
+        yield run
+
+
+def keys(invoke: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(invoke("list", "--json").stdout)
+    return found
+
+
+def test_a_key_is_ended_by_its_name_unless_two_have_it(invoke: Any) -> None:
+    first = invoke("create", "bot")
+    assert (first.exit_code, "too" in first.stderr) == (0, False), first.stderr
+    assert "HOLDFAST_OPERATOR_TOKEN_FILE" in first.stderr
+    second = invoke("create", "bot")
+    assert "another live key is named bot, too" in second.stderr
+    made = [one["id"] for one in keys(invoke)]
+    either = invoke("revoke", "bot")
+    assert (either.exit_code, "2 live keys are named so" in either.stderr) == (5, True)
+    assert all(one in either.stderr for one in made)
+    assert invoke("revoke", made[0]).exit_code == 0
+    by_name = invoke("revoke", "bot")
+    assert (by_name.exit_code, "bot was revoked" in by_name.stderr) == (0, True)
+    assert all(one["revoked_at"] for one in keys(invoke))
+    for unknown in ("bot", made[0].replace(made[0][:4], "ffff")):
+        told = invoke("revoke", unknown)
+        assert (told.exit_code, "`holdfast apikey list`" in told.stderr) == (4, True), told.stderr
