@@ -24,6 +24,8 @@ from holdfast.identity.people.service import PeopleService
 from holdfast.identity.signin import http, store
 from holdfast.identity.signin.client import SessionsClient
 from holdfast.identity.signin.model import SESSIONS_OF_ONE_MAX, SessionBegin, csrf_of
+from holdfast.identity.signin.passkey_model import PasskeySettings
+from holdfast.identity.signin.passkeys import PasskeysService
 from holdfast.identity.signin.sessions import SessionLimits, SessionsService, principal_of_session
 from holdfast.kernel.clock import ManualClock, timestamp
 from holdfast.kernel.database import Database
@@ -61,7 +63,7 @@ async def served(parts: Parts, clock: ManualClock) -> AsyncIterator[Served]:
         AppSpec(
             role="identity",
             version="0",
-            handlers=http.handlers(sessions),
+            handlers=http.handlers(sessions, PasskeysService(parts, sessions, PasskeySettings())),
             authenticate=authenticate,
             clock=clock,
         )
@@ -145,7 +147,7 @@ async def test_a_secret_that_is_nobodys_says_nothing(sessions: Sessions, parts: 
         "",
         "hfs_x",
         crossed,
-        begun.secret[:-1] + "0",
+        begun.secret[:-9],
         begun.secret.replace("hfs", "hf"),
     ):
         with pytest.raises(Unauthenticated):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -124,6 +125,99 @@ def test_a_form_of_another_site_cannot_use_the_session(program: Program, page: A
         trust_env=False,
     )
     assert without.status_code == 403
+
+
+def with_authenticator(page: Any) -> Any:
+    """The page's browser, with an authenticator that does what it is asked."""
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("WebAuthn.enable")
+    options = {
+        "protocol": "ctap2",
+        "transport": "internal",
+        "hasResidentKey": True,
+        "hasUserVerification": True,
+        "isUserVerified": True,
+        "automaticPresenceSimulation": True,
+    }
+    devtools.send("WebAuthn.addVirtualAuthenticator", {"options": options})
+    return devtools
+
+
+def test_an_invited_administrator_comes_in_by_passkey_out_and_in_again(
+    program: Program, page: Any, tmp_path: Path
+) -> None:
+    made = run_command(
+        "person", "create-admin", "Ada Lovelace", "--data-dir", str(program.data_dir)
+    )
+    assert made.returncode == 0, made.stderr
+    link = made.stdout.strip().replace("127.0.0.1", "localhost")
+    with_authenticator(page)
+    page.goto(link)
+    page.wait_for_selector("#invited:not([hidden])")
+    assert "Ada Lovelace" in page.inner_text("main")
+    page.click("#accept")
+    page.wait_for_url("**/account")
+    page.wait_for_selector("text=this one")
+    shots = Path(os.environ.get("HOLDFAST_TEST_SCREENSHOTS", tmp_path))
+    page.screenshot(path=shots / "account.png", full_page=True)
+
+    page.click("text=Sign out")
+    page.wait_for_url("**/login")
+    sent: list[Any] = []
+    page.on("request", lambda r: sent.append(r) if r.url.endswith("/v1/login/passkey") else None)
+    page.click("#passkey")
+    page.wait_for_selector("#running")
+    page.click("a[href='/people']")
+    page.wait_for_selector("text=Ada Lovelace")
+    page.screenshot(path=shots / "people.png", full_page=True)
+
+    # What went over the wire signs nobody in a second time.
+    origin = {"Origin": program.url}
+    answer = httpx.post(
+        f"{program.url}/v1/login/passkey", json=sent[0].post_data_json, headers=origin,
+        trust_env=False,
+    )  # fmt: skip
+    assert (answer.status_code, answer.json()["code"]) == (401, "ceremony-over")
+
+    # She invites somebody, and ends every other session of hers.
+    page.fill("#invite-name", "Grace <b>Hopper</b>")
+    page.click("#invite")
+    page.wait_for_selector("#made:not([hidden])")
+    assert "/invitation#hfi_" in page.inner_text("#link")
+    page.click("a[href='/account']")
+    page.click("text=End all but this one")
+    page.wait_for_selector("text=this one")
+    assert page.problems == []
+
+    people = run_command("person", "list", "--json", "--data-dir", str(program.data_dir))
+    (ada,) = [p for p in json.loads(people.stdout) if p["name"] == "Ada Lovelace"]
+    ended = run_command("person", "disable", ada["id"], "--data-dir", str(program.data_dir))
+    assert ended.returncode == 0, ended.stderr
+    (cookie,) = page.context.cookies()
+
+    def refused() -> bool:
+        jar = {cookie["name"]: cookie["value"]}
+        return (
+            httpx.get(f"{program.url}/v1/whoami", cookies=jar, trust_env=False).status_code == 401
+        )
+
+    wait_until(refused, 10, "the session's end")
+    page.goto(f"{program.url.replace('127.0.0.1', 'localhost')}/login")
+    page.click("#passkey")
+    page.wait_for_selector("text=was not accepted")
+
+
+def test_a_page_without_the_csrf_token_writes_nothing(program: Program, page: Any) -> None:
+    page.goto(login_link(program))
+    page.wait_for_selector("#running")
+    write = """async (token) => (await fetch("/v1/sessions/end", {method: "POST", body: "{}",
+        headers: {"Content-Type": "application/json", ...token}})).status"""
+    assert page.evaluate(write, {}) == 403
+    assert page.evaluate(write, {"X-CSRF-Token": "0" * 64}) == 403
+    page.goto(f"{program.url}/account")
+    page.wait_for_selector("#sessions")
+    page.click("text=End all but this one")
+    page.wait_for_selector("text=this one")
 
 
 def test_the_page_asks_for_nothing_unsafe(program: Program) -> None:

@@ -142,7 +142,7 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
     """
     from holdfast.fleet.client import FleetClient
     from holdfast.identity.client import IdentityClient
-    from holdfast.identity.signin.client import SessionsClient
+    from holdfast.identity.signin.client import PasskeysClient, SessionsClient
     from holdfast.kernel.http.client import ApiClient
     from holdfast.ledger.client import LedgerClient
     from holdfast.records.client import RecordsClient
@@ -174,6 +174,8 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
         setattr(system, attribute, kind(api))
         if role == "identity":
             system.sessions = SessionsClient(api)
+            system.passkeys = PasskeysClient(api)
+            system.identity_as = IdentityElsewhere(url, signer)
         if role == "ledger":
             system.deliveries = TenantDeliveries(url, signer)
             stack.push_async_callback(system.deliveries.close)
@@ -202,6 +204,32 @@ class HopAuth(httpx.Auth):
             self._audience, self._principal, request.method, target, body
         )
         yield request
+
+
+class IdentityElsewhere:
+    """The identity role in another process, asked on behalf of whoever looks at a page."""
+
+    def __init__(self, url: str, signer: HopSigner) -> None:
+        self._url = url
+        self._signer = signer
+
+    @asynccontextmanager
+    async def __call__(self, principal: Principal) -> AsyncIterator[Any]:
+        from holdfast.identity.client import IdentityClient
+        from holdfast.identity.people.client import PeopleClient
+        from holdfast.identity.signin.client import PasskeysClient, SessionsClient
+        from holdfast.kernel.http.client import ApiClient
+
+        client = httpx.AsyncClient(
+            base_url=self._url,
+            auth=HopAuth(self._signer, "identity", principal),
+            timeout=httpx.Timeout(30.0, connect=5.0),
+            trust_env=False,
+        )
+        async with ApiClient(client) as api:
+            yield door.IdentityOf(
+                PeopleClient(api), SessionsClient(api), PasskeysClient(api), IdentityClient(api)
+            )
 
 
 class TenantDeliveries:

@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import hmac
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -114,7 +116,8 @@ def spec(
         handlers=[
             *system.handlers,
             *gateway_http.handlers(system.links, browsers),
-            *console.handlers(gatherer, authenticate),
+            *gateway_http.passkey_handlers(system.passkeys, browsers),
+            *console.handlers(gatherer, authenticate, system.identity_as or _identity_here(system)),
         ],
         authenticate=by_connection,
         hosts=_hosts(settings),
@@ -126,6 +129,27 @@ def spec(
         admitted=admitted,
         **shared,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityOf:
+    """The identity role as the pages ask it."""
+
+    people: Any
+    sessions: Any
+    passkeys: Any
+    identity: Any
+
+
+def _identity_here(system: System) -> Any:
+    """The identity role of this process: its services take whoever asks as an argument."""
+    found = IdentityOf(system.people, system.sessions, system.passkeys, system.identity)
+
+    @asynccontextmanager
+    async def ask(principal: Principal) -> AsyncIterator[IdentityOf]:
+        yield found
+
+    return ask
 
 
 def listed_keys(system: System) -> KeyFile | None:

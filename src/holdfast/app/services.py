@@ -99,6 +99,8 @@ def _open_identity(system: System, state: State) -> None:
     from holdfast.identity.people.service import PeopleService
     from holdfast.identity.service import PEPPER, IdentityService
     from holdfast.identity.signin import http as signin_http
+    from holdfast.identity.signin.passkey_model import PasskeySettings
+    from holdfast.identity.signin.passkeys import PasskeysService
     from holdfast.identity.signin.sessions import SessionLimits, SessionsService
     from holdfast.kernel.credentials import Peppers
 
@@ -115,14 +117,20 @@ def _open_identity(system: System, state: State) -> None:
         parts.database, parts.outbox, parts.peppers, parts.clock, parts.new_id, parts.random
     )
     system.handlers += http.handlers(system.identity)
-    system.handlers += people_http.handlers(PeopleService(parts))
+    system.people = PeopleService(parts)
+    system.handlers += people_http.handlers(system.people)
     system.sessions = SessionsService(
         parts,
         SessionLimits(
             settings["identity_session_seconds"], settings["identity_session_idle_seconds"]
         ),
     )
-    system.handlers += signin_http.handlers(system.sessions)
+    system.passkeys = PasskeysService(
+        parts,
+        system.sessions,
+        PasskeySettings(settings["identity_webauthn_rp_id"], settings["identity_webauthn_origin"]),
+    )
+    system.handlers += signin_http.handlers(system.sessions, system.passkeys)
 
 
 async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> None:

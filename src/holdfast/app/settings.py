@@ -416,6 +416,20 @@ SETTINGS: tuple[Setting, ...] = (
         "Silence after which a browser is signed out",
     ),
     Setting(
+        "HOLDFAST_IDENTITY_WEBAUTHN_RP_ID",
+        _text,
+        "",
+        "Name that passkeys belong to, such as example.org; empty: the name of the page's address",
+        (Alias("PLATFORM_WEBAUTHN_RP_ID", PLATFORM, "", _text),),
+    ),
+    Setting(
+        "HOLDFAST_IDENTITY_WEBAUTHN_ORIGIN",
+        _HTTP,
+        "",
+        "Address of the pages that passkeys are used on; empty: the one that was asked",
+        (Alias("PLATFORM_WEBAUTHN_RP_ORIGIN", PLATFORM, "", _HTTP),),
+    ),
+    Setting(
         "HOLDFAST_SERVE_CONNECTIONS_MAX",
         _whole(1, 65536),
         1024,

@@ -43,6 +43,9 @@ class System:
     metrics: Metrics
     identity: Any = None
     sessions: Any = None
+    passkeys: Any = None
+    people: Any = None
+    identity_as: Any = None
     registry: Any = None
     fleet: Any = None
     records: Any = None

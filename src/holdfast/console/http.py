@@ -1,14 +1,17 @@
-"""The pages. Everything is escaped by the templates; there is no script but the login exchange."""
+"""The pages. Everything is escaped by the templates; scripts only sign in and press buttons."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from litestar import Response
 from litestar.connection import Request
+from msgspec import Struct
 
 from holdfast import __version__
 from holdfast.console.overview import Overview, OverviewSource
@@ -16,7 +19,12 @@ from holdfast.gateway.door import DoorAuthenticator, session_secret
 from holdfast.identity.signin.model import csrf_of
 from holdfast.kernel.errors import NotFound, Unauthenticated
 from holdfast.kernel.http import get
-from holdfast.kernel.principal import Permission, Principal
+from holdfast.kernel.principal import (
+    Permission,
+    PermissionAuthoriser,
+    Principal,
+    PrincipalKind,
+)
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -24,7 +32,10 @@ POLICY = (
 )
 STATIC = {
     "console.css": "text/css; charset=utf-8",
+    "account.js": "text/javascript; charset=utf-8",
+    "invitation.js": "text/javascript; charset=utf-8",
     "login.js": "text/javascript; charset=utf-8",
+    "passkeys.js": "text/javascript; charset=utf-8",
     "mark.svg": "image/svg+xml",
 }
 
@@ -43,7 +54,31 @@ def render(template: str, **values: Any) -> bytes:
     return _templates().get_template(template).render(version=__version__, **values).encode()
 
 
-def handlers(source: OverviewSource, authenticate: DoorAuthenticator) -> list[Any]:
+class Identity(Protocol):
+    """The identity role as the caller themselves would ask it."""
+
+    people: Any
+    sessions: Any
+    passkeys: Any
+    identity: Any
+
+
+IdentityAs = Callable[[Principal], AbstractAsyncContextManager[Identity]]
+
+
+class Provider(Struct, frozen=True):
+    """A way to sign in by an account elsewhere."""
+
+    name: str
+    title: str
+
+
+def handlers(
+    source: OverviewSource,
+    authenticate: DoorAuthenticator,
+    identity_as: IdentityAs,
+    providers: Sequence[Provider] = (),
+) -> list[Any]:
     """The routes of the pages."""
 
     @get("/", permission=Permission.PUBLIC, operation_id="page_overview", in_schema=False)
@@ -52,7 +87,7 @@ def handlers(source: OverviewSource, authenticate: DoorAuthenticator) -> list[An
         try:
             principal = await authenticate(request.scope)
         except Unauthenticated:
-            return Response(content=b"", status_code=303, headers={"location": "/login"})
+            return _to_sign_in()
         secret = session_secret(request.headers.getall("cookie", []))
         found = await source.overview(principal)
         values = {
@@ -64,13 +99,68 @@ def handlers(source: OverviewSource, authenticate: DoorAuthenticator) -> list[An
                 **values,
                 total_records=found.total_records,
                 csrf=csrf_of(secret) if secret else "",
+                manages=principal.may(Permission.IDENTITY_READ),
             )
         )
+
+    async def visitor(request: Request[Any, Any, Any]) -> tuple[Principal, str] | None:
+        """Who looks at a page, and their CSRF token; nobody who is not signed in."""
+        try:
+            principal = await authenticate(request.scope)
+        except Unauthenticated:
+            return None
+        secret = session_secret(request.headers.getall("cookie", []))
+        return principal, csrf_of(secret) if secret else ""
+
+    @get("/account", permission=Permission.PUBLIC, operation_id="page_account", in_schema=False)
+    async def account_page(request: Request[Any, Any, Any]) -> Response[bytes]:
+        """One's own passkeys and sessions."""
+        found = await visitor(request)
+        if found is None:
+            return _to_sign_in()
+        principal, csrf = found
+        person = principal.kind is PrincipalKind.PERSON
+        async with identity_as(principal) as identity:
+            keys = await identity.passkeys.list_passkeys(principal) if person else []
+            sessions, _ = await identity.sessions.list_sessions(principal, limit=30)
+        return _page(
+            render("account.html", csrf=csrf, person=person, passkeys=keys, sessions=sessions)
+        )
+
+    @get("/people", permission=Permission.PUBLIC, operation_id="page_people", in_schema=False)
+    async def people_page(request: Request[Any, Any, Any]) -> Response[bytes]:
+        """People and invitations, for those who may see them."""
+        found = await visitor(request)
+        if found is None:
+            return _to_sign_in()
+        principal, csrf = found
+        PermissionAuthoriser().authorise(principal, Permission.IDENTITY_READ)
+        async with identity_as(principal) as identity:
+            people, _ = await identity.people.list_people(principal, limit=200)
+            invited, _ = await identity.people.list_invitations(principal, limit=50)
+            roles = [role.name for role in await identity.identity.list_roles(principal)]
+        return _page(
+            render(
+                "people.html",
+                csrf=csrf,
+                me=principal.subject,
+                people=people,
+                invitations=invited,
+                roles=roles,
+            )
+        )
+
+    @get(
+        "/invitation", permission=Permission.PUBLIC, operation_id="page_invitation", in_schema=False
+    )
+    async def invitation_page() -> Response[bytes]:
+        """Where an invitation's link leads."""
+        return _page(render("invitation.html", providers=providers))
 
     @get("/login", permission=Permission.PUBLIC, operation_id="page_login", in_schema=False)
     async def login_page() -> Response[bytes]:
         """Where a login link leads."""
-        return _page(render("login.html"))
+        return _page(render("login.html", providers=providers, problem=""))
 
     @get(
         "/static/{name:str}",
@@ -92,7 +182,19 @@ def handlers(source: OverviewSource, authenticate: DoorAuthenticator) -> list[An
         """What is running and what was collected."""
         return await source.overview(principal)
 
-    return [overview_page, login_page, static, overview]
+    return [
+        overview_page,
+        account_page,
+        people_page,
+        invitation_page,
+        login_page,
+        static,
+        overview,
+    ]
+
+
+def _to_sign_in() -> Response[bytes]:
+    return Response(content=b"", status_code=303, headers={"location": "/login"})
 
 
 def _page(content: bytes) -> Response[bytes]:

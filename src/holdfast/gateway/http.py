@@ -11,11 +11,23 @@ import msgspec
 from litestar import Response
 from litestar.connection import Request
 from litestar.datastructures import Cookie
+from litestar.handlers import HTTPRouteHandler
 
 from holdfast.gateway.door import COOKIE, SECURE_COOKIE, session_secret
 from holdfast.identity import LoginLinks
 from holdfast.identity.login import LINK_SECONDS
 from holdfast.identity.signin.model import SessionBegin, SessionBegun, SessionHolder, csrf_of
+from holdfast.identity.signin.passkey_model import (
+    Ceremony,
+    InvitationSecret,
+    InvitationSeen,
+    Passkey,
+    PasskeyAnswer,
+    SignInFinish,
+    SignInStart,
+    Visitor,
+    Who,
+)
 from holdfast.kernel.errors import Denied, Unauthenticated
 from holdfast.kernel.http import get, post
 from holdfast.kernel.http.door import CLIENT
@@ -79,21 +91,36 @@ class Browsers:
     ) -> SessionBegun:
         """Begin a session for somebody who has just signed in with ``credential``; the one that
         their browser had ends."""
-        old = session_secret(request.headers.getall("cookie", []))
-        begun = await self.sessions.begin(
+        visitor = self.visitor(request)
+        return await self.sessions.begin(
             SessionBegin(
                 tenant=principal.tenant,
                 subject=principal.subject,
                 kind=principal.kind.value,
                 credential=credential,
-                address=str(request.scope.get(CLIENT, "")),
-                agent=agent_of(request),
-                replaces=old or "",
+                address=visitor.address,
+                agent=visitor.agent,
+                replaces=visitor.replaces,
             )
         )
+
+    def visitor(self, request: Request[Any, Any, Any]) -> Visitor:
+        """The browser as identity is told of it. The door has refused Hosts that are not ours."""
+        scheme = "https" if self.secure else "http"
+        return Visitor(
+            origin=f"{scheme}://{header(request, b'host').lower()}",
+            address=str(request.scope.get(CLIENT, "")),
+            agent=agent_of(request),
+            replaces=(session_secret(request.headers.getall("cookie", [])) or "")[:400],
+        )
+
+    def signed_in(self, request: Request[Any, Any, Any], begun: SessionBegun) -> Response[SignedIn]:
+        """The answer to somebody who has just signed in: their cookie, and what they are."""
+        old = session_secret(request.headers.getall("cookie", []))
         if old is not None:
             self.forget(old)
-        return begun
+        body = SignedIn(subject=begun.subject, csrf=csrf_of(begun.secret))
+        return Response(content=body, cookies=[self.cookie(begun.secret, begun.seconds)])
 
     def cookie(self, value: str, seconds: int) -> Cookie:
         """The session's cookie; an empty ``value`` takes it away."""
@@ -123,6 +150,78 @@ def agent_of(request: Request[Any, Any, Any]) -> str:
     return "".join(char for char in text if char.isprintable())[:200]
 
 
+def passkey_handlers(passkeys: Any, browsers: Browsers) -> list[Any]:
+    """Where browsers make and use passkeys; ``passkeys`` are the identity role's, here or
+    elsewhere."""
+
+    def door(
+        path: str, permission: Permission = Permission.PUBLIC
+    ) -> Callable[[Callable[..., Any]], HTTPRouteHandler]:
+        name = path.removeprefix("/v1/").replace("/", "_")
+        return post(path, permission=permission, tag="login", operation_id=name, status=200)
+
+    @door("/v1/login/passkey/options")
+    async def begin_sign_in(request: Request[Any, Any, Any]) -> Response[Ceremony]:
+        """Begin to sign in with a passkey; nobody says who they are."""
+        start = SignInStart(visitor=browsers.visitor(request))
+        return Response(content=await passkeys.begin_sign_in(start))
+
+    @door("/v1/login/passkey")
+    async def sign_in(request: Request[Any, Any, Any], data: PasskeyAnswer) -> Response[SignedIn]:
+        """Sign in with what the browser's passkey answered."""
+        finish = SignInFinish(visitor=browsers.visitor(request), answer=data)
+        return browsers.signed_in(request, await passkeys.sign_in(finish))
+
+    @door("/v1/login/invitation")
+    async def see_invitation(data: InvitationSecret) -> InvitationSeen:
+        """What the holder of an invitation may see of it."""
+        seen: InvitationSeen = await passkeys.see_invitation(data.secret)
+        return seen
+
+    @door("/v1/login/invitation/options")
+    async def begin_accepting(
+        request: Request[Any, Any, Any], data: InvitationSecret
+    ) -> Response[Ceremony]:
+        """Begin to make the first passkey of somebody who was invited."""
+        start = SignInStart(visitor=browsers.visitor(request), secret=data.secret)
+        return Response(content=await passkeys.begin_accepting(start))
+
+    @door("/v1/login/invitation/passkey")
+    async def accept(request: Request[Any, Any, Any], data: PasskeyAnswer) -> Response[SignedIn]:
+        """Accept an invitation with a new passkey, and be signed in."""
+        finish = SignInFinish(visitor=browsers.visitor(request), answer=data)
+        return browsers.signed_in(request, await passkeys.accept(finish))
+
+    @door("/v1/login/passkeys/options", Permission.SELF)
+    async def begin_adding(
+        request: Request[Any, Any, Any], principal: Principal
+    ) -> Response[Ceremony]:
+        """Begin to make one more passkey of your own."""
+        start = SignInStart(visitor=browsers.visitor(request), who=_person(principal))
+        return Response(content=await passkeys.begin_adding(start))
+
+    @door("/v1/login/passkeys", Permission.SELF)
+    async def add(
+        request: Request[Any, Any, Any], principal: Principal, data: PasskeyAnswer
+    ) -> Passkey:
+        """Keep one more passkey of your own."""
+        who = _person(principal)
+        finish = SignInFinish(visitor=browsers.visitor(request), answer=data, who=who)
+        made: Passkey = await passkeys.add(finish)
+        return made
+
+    return [begin_sign_in, sign_in, see_invitation, begin_accepting, accept, begin_adding, add]
+
+
+def _person(principal: Principal) -> Who:
+    """Who adds a passkey: a person in a session of theirs, and no program."""
+    if principal.kind is not PrincipalKind.PERSON or not principal.credential.startswith(
+        "session:"
+    ):
+        raise Denied("cannot add a passkey: only a person who is signed in", code="person-only")
+    return Who(tenant=principal.tenant, person=principal.subject)
+
+
 def handlers(links: LoginLinks, browsers: Browsers) -> list[Any]:
     """The routes."""
 
@@ -131,8 +230,7 @@ def handlers(links: LoginLinks, browsers: Browsers) -> list[Any]:
         """Exchange a login link's token for a session cookie."""
         principal = links.redeem(data.token)
         begun = await browsers.begin(request, principal, f"operator:{browsers.fingerprint}")
-        body = SignedIn(subject=principal.subject, csrf=csrf_of(begun.secret))
-        return Response(content=body, cookies=[browsers.cookie(begun.secret, begun.seconds)])
+        return browsers.signed_in(request, begun)
 
     @post(
         "/v1/login/links",

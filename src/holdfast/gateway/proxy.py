@@ -68,6 +68,7 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/invitations", "identity"),
     ("/v1/tenants", "identity"),
     ("/v1/sessions", "identity"),
+    ("/v1/passkeys", "identity"),
     ("/v1/ledger", "ledger"),
     ("/v1/prune/registry", "registry"),
     ("/v1/prune/aggregator", "aggregator"),

@@ -14,6 +14,7 @@ STORES = (
     "holdfast.ledger.folded",
     "holdfast.identity.people.store",
     "holdfast.identity.signin.store",
+    "holdfast.identity.signin.passkey_store",
     "holdfast.identity.store",
     "holdfast.registry.store",
     "holdfast.fleet.store",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -14,9 +15,19 @@ from holdfast.identity.signin.model import (
     SessionHolder,
     SessionLookup,
 )
+from holdfast.identity.signin.passkey_model import (
+    Ceremony,
+    InvitationSecret,
+    InvitationSeen,
+    Passkey,
+    SignInFinish,
+    SignInStart,
+)
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page, encode_cursor, text_position
 from holdfast.kernel.principal import Principal
+
+T = TypeVar("T")
 
 
 class _Ended(Struct, frozen=True):
@@ -69,3 +80,53 @@ class SessionsClient:
         body = {} if person is None else {"person": person}
         found = await self._api.request("POST", "/v1/sessions/end", json=body, type=_Ended)
         return found.ended
+
+
+class PasskeysClient:
+    """What :class:`~.passkeys.PasskeysService` promises, over an ``ApiClient``."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    async def begin_sign_in(self, start: SignInStart) -> Ceremony:
+        """See :meth:`PasskeysService.begin_sign_in`."""
+        return await self._ask("begin-sign-in", start, Ceremony)
+
+    async def sign_in(self, finish: SignInFinish) -> SessionBegun:
+        """See :meth:`PasskeysService.sign_in`."""
+        return await self._ask("sign-in", finish, SessionBegun)
+
+    async def see_invitation(self, secret: str) -> InvitationSeen:
+        """See :meth:`PasskeysService.see_invitation`."""
+        return await self._ask("see-invitation", InvitationSecret(secret=secret), InvitationSeen)
+
+    async def begin_accepting(self, start: SignInStart) -> Ceremony:
+        """See :meth:`PasskeysService.begin_accepting`."""
+        return await self._ask("begin-accepting", start, Ceremony)
+
+    async def accept(self, finish: SignInFinish) -> SessionBegun:
+        """See :meth:`PasskeysService.accept`."""
+        return await self._ask("accept", finish, SessionBegun)
+
+    async def begin_adding(self, start: SignInStart) -> Ceremony:
+        """See :meth:`PasskeysService.begin_adding`."""
+        return await self._ask("begin-adding", start, Ceremony)
+
+    async def add(self, finish: SignInFinish) -> Passkey:
+        """See :meth:`PasskeysService.add`."""
+        return await self._ask("add", finish, Passkey)
+
+    async def list_passkeys(
+        self, principal: Principal | None, *, person: str | None = None
+    ) -> list[Passkey]:
+        """See :meth:`PasskeysService.list_passkeys`."""
+        params = {"person": person}
+        return await self._api.request("GET", "/v1/passkeys", params=params, type=list[Passkey])
+
+    async def end(self, principal: Principal | None, passkey: str) -> Passkey:
+        """See :meth:`PasskeysService.end`."""
+        path = f"/v1/passkeys/{quote(passkey, safe='')}/end"
+        return await self._api.request("POST", path, json={}, type=Passkey)
+
+    async def _ask(self, step: str, body: Struct, type_: type[T]) -> T:
+        return await self._api.request("POST", f"/v1/passkeys/{step}", json=body, type=type_)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from litestar import Response
+from litestar.handlers import HTTPRouteHandler
 from msgspec import Meta, Struct
 
 from holdfast.identity.signin.model import (
@@ -15,6 +17,15 @@ from holdfast.identity.signin.model import (
     SessionHolder,
     SessionLookup,
 )
+from holdfast.identity.signin.passkey_model import (
+    Ceremony,
+    InvitationSecret,
+    InvitationSeen,
+    Passkey,
+    SignInFinish,
+    SignInStart,
+)
+from holdfast.identity.signin.passkeys import PasskeysService
 from holdfast.identity.signin.sessions import SessionsService
 from holdfast.kernel.errors import Denied
 from holdfast.kernel.http import get, post
@@ -39,9 +50,14 @@ class SessionsEnded(Struct, frozen=True, kw_only=True):
     ended: int
 
 
-def handlers(sessions: SessionsService) -> list[Any]:
-    """Every route of sessions."""
-    return [*_own(sessions), *_for_doors(sessions)]
+def handlers(sessions: SessionsService, passkeys: PasskeysService) -> list[Any]:
+    """Every route of sessions and passkeys."""
+    return [
+        *_own(sessions),
+        *_for_doors(sessions),
+        *_own_passkeys(passkeys),
+        *_passkeys_for_doors(passkeys),
+    ]
 
 
 def _own(sessions: SessionsService) -> list[Any]:
@@ -94,6 +110,86 @@ def _for_doors(sessions: SessionsService) -> list[Any]:
         await sessions.end_by_secret(data.secret)
 
     return [begin_session, find_session, sign_out]
+
+
+def _own_passkeys(passkeys: PasskeysService) -> list[Any]:
+    @get("/v1/passkeys", permission=Permission.SELF)
+    async def list_passkeys(
+        principal: Principal, person: Annotated[str, Meta(max_length=200)] | None = None
+    ) -> list[Passkey]:
+        """List passkeys: your own, or a person's."""
+        return await passkeys.list_passkeys(principal, person=person)
+
+    @post("/v1/passkeys/{passkey:str}/end", permission=Permission.SELF, status=200)
+    async def end_passkey(principal: Principal, passkey: str) -> Passkey:
+        """End a passkey, and with it the sessions that it began."""
+        return await passkeys.end(principal, passkey)
+
+    return [list_passkeys, end_passkey]
+
+
+def _passkeys_for_doors(passkeys: PasskeysService) -> list[Any]:
+    def asked(step: str) -> Callable[[Callable[..., Any]], HTTPRouteHandler]:
+        return post(
+            f"/v1/passkeys/{step}",
+            permission=Permission.IDENTITY_WRITE,
+            status=200,
+            in_schema=False,
+        )
+
+    @asked("begin-sign-in")
+    async def begin_passkey_sign_in(principal: Principal, data: SignInStart) -> Ceremony:
+        """What a browser needs to sign in; for services only."""
+        services_only(principal)
+        return await passkeys.begin_sign_in(data)
+
+    @asked("sign-in")
+    async def passkey_sign_in(principal: Principal, data: SignInFinish) -> Response[SessionBegun]:
+        """Sign in whoever holds a passkey; for services only."""
+        services_only(principal)
+        return no_store(await passkeys.sign_in(data), 200)
+
+    @asked("see-invitation")
+    async def see_passkey_invitation(
+        principal: Principal, data: InvitationSecret
+    ) -> InvitationSeen:
+        """What the holder of an invitation may see; for services only."""
+        services_only(principal)
+        return await passkeys.see_invitation(data.secret)
+
+    @asked("begin-accepting")
+    async def begin_passkey_accepting(principal: Principal, data: SignInStart) -> Ceremony:
+        """What a browser needs to make a first passkey; for services only."""
+        services_only(principal)
+        return await passkeys.begin_accepting(data)
+
+    @asked("accept")
+    async def accept_by_passkey(principal: Principal, data: SignInFinish) -> Response[SessionBegun]:
+        """Take somebody in who was invited; for services only."""
+        services_only(principal)
+        return no_store(await passkeys.accept(data), 200)
+
+    @asked("begin-adding")
+    async def begin_passkey_adding(principal: Principal, data: SignInStart) -> Ceremony:
+        """What a browser needs to make one more passkey; for services only."""
+        services_only(principal)
+        return await passkeys.begin_adding(data)
+
+    @asked("add")
+    async def add_passkey(principal: Principal, data: SignInFinish) -> Passkey:
+        """Keep one more passkey; for services only."""
+        services_only(principal)
+        return await passkeys.add(data)
+
+    return [
+        begin_passkey_sign_in,
+        passkey_sign_in,
+        see_passkey_invitation,
+        begin_passkey_accepting,
+        accept_by_passkey,
+        begin_passkey_adding,
+        add_passkey,
+    ]
 
 
 def services_only(principal: Principal) -> None:

@@ -1,0 +1,317 @@
+"""What identity promises of passkeys, with an authenticator in software that can lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec import Raw
+
+from holdfast.identity.granting import Parts
+from holdfast.identity.people.model import PersonInvite
+from holdfast.identity.people.service import PeopleService
+from holdfast.identity.signin.model import SessionBegun
+from holdfast.identity.signin.passkey_model import (
+    CEREMONY_SECONDS,
+    Ceremony,
+    PasskeyAnswer,
+    PasskeySettings,
+    SignInFinish,
+    SignInStart,
+    Visitor,
+    Who,
+    party_of,
+)
+from holdfast.identity.signin.passkeys import PasskeysService
+from holdfast.identity.signin.sessions import SessionLimits, SessionsService, principal_of_session
+from holdfast.kernel.clock import ManualClock
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import Conflict, Invalid, NotFound, Unauthenticated
+from holdfast.kernel.principal import Principal, operator
+from tests.conformance.test_people import clock, events, parts
+from tests.support.authenticator import UP, Authenticator
+
+__all__ = ["clock", "parts"]
+
+ME = operator()
+ORIGIN = "https://holdfast.example.org"
+RP_ID = "holdfast.example.org"
+VISITOR = Visitor(origin=ORIGIN, address="192.0.2.1", agent="Firefox")
+
+
+class House:
+    """Identity, with somebody who comes in."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.people = PeopleService(parts)
+        self.sessions = SessionsService(parts, SessionLimits())
+        self.passkeys = PasskeysService(parts, self.sessions, PasskeySettings())
+
+    async def invited(self, **more: Any) -> str:
+        return (await self.people.invite(ME, PersonInvite(name="Ada", **more))).secret
+
+    async def ask_to_accept(self, secret: str) -> Ceremony:
+        return await self.passkeys.begin_accepting(SignInStart(visitor=VISITOR, secret=secret))
+
+    async def join(self, key: Authenticator, secret: str = "") -> SessionBegun:
+        begun = await self.ask_to_accept(secret or await self.invited())
+        return await self.passkeys.accept(finish(begun, key.make(begun.options)))
+
+    async def ask(self) -> Ceremony:
+        return await self.passkeys.begin_sign_in(SignInStart(visitor=VISITOR))
+
+    async def sign_in(self, key: Authenticator, **wrong: Any) -> SessionBegun:
+        begun = await self.ask()
+        return await self.passkeys.sign_in(finish(begun, key.use(begun.options, **wrong)))
+
+    async def principal(self, begun: SessionBegun) -> Principal:
+        return principal_of_session(await self.sessions.find_holder(begun.secret))
+
+
+def finish(begun: Ceremony, credential: Raw, who: Who | None = None) -> SignInFinish:
+    answer = PasskeyAnswer(ceremony=begun.ceremony, credential=credential, name="phone")
+    return SignInFinish(visitor=VISITOR, answer=answer, who=who)
+
+
+@pytest.fixture
+def house(parts: Parts) -> House:
+    return House(parts)
+
+
+@pytest.fixture
+def key() -> Authenticator:
+    return Authenticator(ORIGIN, RP_ID)
+
+
+async def test_who_was_invited_makes_a_passkey_and_signs_in_with_it_and_no_name(
+    house: House, key: Authenticator, database: Database
+) -> None:
+    secret = await house.invited(email="ada@example.org", roles=["operator"])
+    seen = await house.passkeys.see_invitation(secret)
+    assert (seen.name, seen.roles, seen.recovery) == ("Ada", ["operator"], False)
+    first = await house.join(key, secret)
+    assert (await house.people.find_person(ME, first.subject)).roles == ["operator"]
+    for count in (1, 2, 9):
+        key.counter = count
+        begun = await house.sign_in(key)
+        assert begun.subject == first.subject
+    (listed,) = await house.passkeys.list_passkeys(await house.principal(begun))
+    assert listed.name == "phone"
+    assert [entry.event.type for entry in await events(database)][:4] == [
+        "person.invited",
+        "person.joined",
+        "passkey.added",
+        "session.began",
+    ]
+
+
+async def test_a_counter_that_stays_at_zero_is_fine(house: House, key: Authenticator) -> None:
+    await house.join(key)
+    await house.sign_in(key)
+    await house.sign_in(key)
+
+
+async def test_an_invitation_lets_one_in_once(house: House, key: Authenticator) -> None:
+    secret = await house.invited()
+    other = Authenticator(ORIGIN, RP_ID, 2)
+    slow = await house.ask_to_accept(secret)
+    await house.join(key, secret)
+    for attempt in (
+        house.passkeys.accept(finish(slow, other.make(slow.options))),
+        house.ask_to_accept(secret),
+        house.passkeys.see_invitation(secret),
+    ):
+        with pytest.raises(Unauthenticated) as refused:
+            await attempt
+        assert refused.value.code == "invitation-over"
+    assert len((await house.people.list_people(ME))[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "http://holdfast.example.org"},
+        {"origin": "https://holdfast.example.org.evil.example"},
+        {"rp_id": "evil.example"},
+        {"rp_id": "example.org"},
+        {"challenge": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+        {"type": "webauthn.create"},
+        {"crossOrigin": True},
+        {"flags": UP},
+        {"flags": 0},
+        {"handle": b"somebody else"},
+        {"signer": ec.derive_private_key(99, ec.SECP256R1())},
+    ],
+    ids=lambda wrong: "-".join(f"{k}" for k in wrong),
+)
+async def test_an_assertion_that_is_wrong_in_one_way_signs_nobody_in(
+    house: House, key: Authenticator, wrong: dict[str, Any]
+) -> None:
+    await house.join(key)
+    key.counter = 5
+    with pytest.raises(Unauthenticated) as refused:
+        await house.sign_in(key, **wrong)
+    assert refused.value.code == "passkey-refused"
+    assert (await house.sessions.list_sessions(ME, person=""))[0][0].credential
+    assert len((await house.sessions.list_sessions(ME, person=""))[0]) == 1
+    await house.sign_in(key)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"origin": "https://evil.example"},
+        {"rp_id": "evil.example"},
+        {"challenge": "AAAA"},
+        {"type": "webauthn.get"},
+        {"crossOrigin": True},
+        {"flags": UP | 64},
+    ],
+    ids=lambda wrong: "-".join(f"{k}" for k in wrong),
+)
+async def test_a_registration_that_is_wrong_in_one_way_makes_nobody(
+    house: House, key: Authenticator, wrong: dict[str, Any]
+) -> None:
+    begun = await house.ask_to_accept(await house.invited())
+    with pytest.raises(Unauthenticated) as refused:
+        await house.passkeys.accept(finish(begun, key.make(begun.options, **wrong)))
+    assert refused.value.code == "passkey-refused"
+    assert (await house.people.list_people(ME))[0] == []
+
+
+async def test_a_counter_that_goes_back_or_stays_is_refused_and_on_the_record(
+    house: House, key: Authenticator, database: Database
+) -> None:
+    await house.join(key)
+    key.counter = 10
+    await house.sign_in(key)
+    for count in (10, 9, 0):
+        key.counter = count
+        with pytest.raises(Unauthenticated):
+            await house.sign_in(key)
+    refused = [e.event for e in await events(database) if e.event.type == "sign-in.refused"]
+    assert [event.payload["reason"] for event in refused] == ["counter"] * 3
+    key.counter = 11
+    await house.sign_in(key)
+
+
+async def test_an_answer_counts_once_and_not_late(
+    house: House, key: Authenticator, clock: ManualClock
+) -> None:
+    await house.join(key)
+    begun = await house.ask()
+    answer = finish(begun, key.use(begun.options))
+    await house.passkeys.sign_in(answer)
+    with pytest.raises(Unauthenticated) as replayed:
+        await house.passkeys.sign_in(answer)
+    assert replayed.value.code == "ceremony-over"
+    again = await house.ask()
+    with pytest.raises(Unauthenticated) as stale:
+        await house.passkeys.sign_in(finish(again, answer.answer.credential))
+    assert stale.value.code == "passkey-refused"
+    late = await house.ask()
+    clock.advance(CEREMONY_SECONDS)
+    with pytest.raises(Unauthenticated):
+        await house.passkeys.sign_in(finish(late, key.use(late.options)))
+    register = await house.ask_to_accept(await house.invited())
+    with pytest.raises(Unauthenticated):
+        await house.passkeys.sign_in(finish(register, key.use(register.options)))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"id": 1}',
+        b'{"id": "a", "response": {"clientDataJSON": "!"}}',
+        b'{"id": "", "response": {"clientDataJSON": "e30"}}',
+        b"[" * 20_000,
+    ],
+)
+async def test_what_is_no_credential_is_refused_the_same_way(house: House, sent: bytes) -> None:
+    begun = await house.ask()
+    with pytest.raises(Unauthenticated) as refused:
+        await house.passkeys.sign_in(finish(begun, Raw(sent)))
+    assert refused.value.code == "passkey-refused"
+
+
+async def test_several_passkeys_and_what_ends_with_one(house: House, key: Authenticator) -> None:
+    first = await house.join(key)
+    me = await house.principal(first)
+    who = Who(tenant=me.tenant, person=me.subject)
+    spare, stranger = Authenticator(ORIGIN, RP_ID, 2), Authenticator(ORIGIN, RP_ID, 3)
+    other = await house.principal(await house.join(stranger))
+    begun = await house.passkeys.begin_adding(SignInStart(visitor=VISITOR, who=who))
+    with pytest.raises(Unauthenticated):
+        await house.passkeys.add(
+            finish(begun, spare.make(begun.options), Who(tenant=other.tenant, person=other.subject))
+        )
+    begun = await house.passkeys.begin_adding(SignInStart(visitor=VISITOR, who=who))
+    made = await house.passkeys.add(finish(begun, spare.make(begun.options), who))
+    second = await house.sign_in(spare)
+    assert second.subject == first.subject
+    with pytest.raises(NotFound):
+        await house.passkeys.end(other, made.id)
+    assert (await house.passkeys.end(me, made.id)).ended_at
+    for attempt in (house.sessions.find_holder(second.secret), house.sign_in(spare)):
+        with pytest.raises(Unauthenticated):
+            await attempt
+    (last,) = [k for k in await house.passkeys.list_passkeys(me) if k.ended_at is None]
+    with pytest.raises(Conflict) as refused:
+        await house.passkeys.end(me, last.id)
+    assert refused.value.code == "passkey-last"
+    await house.sign_in(key)
+
+
+async def test_an_administrator_brings_back_who_lost_every_passkey(
+    house: House, key: Authenticator, database: Database
+) -> None:
+    first = await house.join(key)
+    again = (await house.people.recover(ME, first.subject)).secret
+    assert (await house.passkeys.see_invitation(again)).recovery
+    fresh = Authenticator(ORIGIN, RP_ID, 2)
+    assert (await house.join(fresh, again)).subject == first.subject
+    assert (await house.sign_in(fresh)).subject == first.subject
+    told = [entry.event.type for entry in await events(database)]
+    assert "person.recovery" in told
+    assert "person.recovered" in told
+
+
+async def test_a_disabled_person_does_not_come_in_by_a_passkey(
+    house: House, key: Authenticator
+) -> None:
+    first = await house.join(key)
+    again = (await house.people.recover(ME, first.subject)).secret
+    await house.people.disable(ME, first.subject)
+    with pytest.raises(Unauthenticated):
+        await house.sign_in(key)
+    with pytest.raises(Unauthenticated):
+        await house.passkeys.see_invitation(again)
+
+
+async def test_one_passkey_is_one_persons(house: House, key: Authenticator) -> None:
+    await house.join(key)
+    begun = await house.ask_to_accept(await house.invited())
+    with pytest.raises(Unauthenticated):
+        await house.passkeys.accept(finish(begun, key.make(begun.options)))
+
+
+def test_passkeys_belong_to_a_name() -> None:
+    assert party_of(PasskeySettings(), "http://localhost:8090") == (
+        "localhost",
+        "http://localhost:8090",
+    )
+    named = PasskeySettings("example.org", "https://holdfast.example.org")
+    assert party_of(named, "http://localhost:1") == ("example.org", "https://holdfast.example.org")
+    for settings, origin in (
+        (PasskeySettings(), "http://127.0.0.1:8090"),
+        (PasskeySettings(), "http://[::1]:8090"),
+        (PasskeySettings("example.org"), "https://evil-example.org"),
+        (PasskeySettings(), ""),
+    ):
+        with pytest.raises(Invalid):
+            party_of(settings, origin)
