@@ -6,7 +6,8 @@ domain-separated from a leaf by its first byte, so neither can be passed off as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from holdfast.kernel.errors import Corrupt
@@ -64,6 +65,69 @@ def inclusion_proof(hashes: Sequence[bytes], index: int) -> list[bytes]:
             paired.append(level[-1])
         level, index = paired, index // 2
     return path
+
+
+def cover(hashes: Sequence[bytes], kept: Sequence[int]) -> list[bytes]:
+    """The roots of the largest subtrees that hold none of the leaves ``kept``, from left to right.
+
+    Whoever has the kept leaves and these can prove each of the kept (:func:`proof_within`): of a
+    tree of which a few leaves are known again, a few hashes a leaf are enough to remember.
+    ``kept`` ascends.
+    """
+    found: list[bytes] = []
+
+    def look(low: int, high: int, first: int, last: int) -> None:
+        if first == last:
+            found.append(root(hashes[low:high]))
+        elif high - low > 1:
+            middle = low + _split(high - low)
+            between = bisect_left(kept, middle, first, last)
+            look(low, middle, first, between)
+            look(middle, high, between, last)
+
+    if hashes:
+        look(0, len(hashes), 0, len(kept))
+    return found
+
+
+def proof_within(
+    size: int, kept: Mapping[int, bytes], covering: Sequence[bytes], index: int
+) -> tuple[bytes, list[bytes]]:
+    """The root of a tree of ``size`` leaves and the audit path of the kept leaf ``index``.
+
+    From the leaves that were kept and the :func:`cover` of the others. Raises :class:`Corrupt` if
+    they do not belong together, ``KeyError`` if the leaf is not among the kept.
+    """
+    known = sorted(kept)
+    remaining = iter(covering)
+    path: list[bytes] = []
+    if index not in kept:
+        raise KeyError(index)
+
+    def node(low: int, high: int) -> bytes:
+        at = bisect_left(known, low)
+        if at == len(known) or known[at] >= high:
+            found = next(remaining, None)
+            if found is None:
+                raise refused("hashes of the other leaves are missing")
+            return found
+        if high - low == 1:
+            return kept[low]
+        middle = low + _split(high - low)
+        left, right = node(low, middle), node(middle, high)
+        if low <= index < high:
+            path.append(right if index < middle else left)
+        return node_hash(left, right)
+
+    top = node(0, size)
+    if next(remaining, None) is not None:
+        raise refused("there are more hashes than other leaves")
+    return top, path
+
+
+def _split(size: int) -> int:
+    """The largest power of two below ``size``."""
+    return 1 << ((size - 1).bit_length() - 1)
 
 
 def check_inclusion(

@@ -50,6 +50,31 @@ def test_every_leaf_has_a_proof_and_no_other_does(hashes: list[bytes], data: st.
         merkle.check_inclusion(hashes[index], len(hashes), len(hashes), proof, expected)
 
 
+@given(Hashes.filter(bool), st.data())
+def test_kept_leaves_and_the_cover_of_the_others_prove_each_kept_leaf(
+    hashes: list[bytes], data: st.DataObject
+) -> None:
+    kept = sorted(data.draw(st.sets(st.integers(0, len(hashes) - 1), min_size=1)))
+    cover = merkle.cover(hashes, kept)
+    assert (cover == []) == (len(kept) == len(hashes))
+    known = {index: hashes[index] for index in kept}
+    for index in kept:
+        found = merkle.proof_within(len(hashes), known, cover, index)
+        assert found == (merkle.root(hashes), merkle.inclusion_proof(hashes, index))
+    with pytest.raises(KeyError):
+        merkle.proof_within(len(hashes), known, cover, len(hashes))
+    for wrong in ([*cover, bytes(32)], cover[:-1]) if cover else ([bytes(32)],):
+        with pytest.raises(Corrupt):
+            merkle.proof_within(len(hashes), known, wrong, kept[0])
+
+
+def test_the_cover_of_one_leaf_among_many_is_its_path() -> None:
+    hashes = [sha256(bytes([number])).digest() for number in range(200)]
+    assert len(merkle.cover(hashes, [77])) == 8
+    assert merkle.cover(hashes, []) == [merkle.root(hashes)]
+    assert merkle.cover([], []) == []
+
+
 def test_no_proof_for_a_leaf_that_is_not_there() -> None:
     with pytest.raises(IndexError):
         merkle.inclusion_proof([bytes(32)], 1)
