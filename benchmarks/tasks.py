@@ -105,7 +105,8 @@ def holdfast_on(fresh_url: Callable[[], str]) -> Contender:
             workers = []
             for number in range(callers):
                 credential = await fleet.register(
-                    token.token, WorkerRegister(name=f"benchmark-{number}")
+                    token.token,
+                    WorkerRegister(name=f"benchmark-{number}", key=os.urandom(32).hex()),
                 )
                 workers.append(await fleet.authenticate_worker(credential.credential))
             batches = iter(range(0, tasks, batch))

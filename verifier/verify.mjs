@@ -11,6 +11,7 @@ import { readFileSync, realpathSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 const FORMAT = "holdfast-receipt/v1";
+const SIGNED_FORMAT = "holdfast-receipt/v2"; // with an attribution
 const RECEIPT_BYTES_MAX = 16 * 1024 * 1024;
 const DEPTH_MAX = 64;
 
@@ -85,6 +86,10 @@ function string(value, what) {
   return value;
 }
 
+function same(value, expected, what) {
+  if (value !== expected) refuse(what);
+}
+
 function integer(value, what) {
   if (!Number.isSafeInteger(value) || value < 0) refuse(`${what} is no number`);
   return value;
@@ -154,9 +159,12 @@ export function parseKey(said) {
   if (!/^[^\s+]{1,255}$/.test(name) || data.length !== 33 || data[0] !== 1) refuse("a key is none");
   const id = sha256(`${name}\n`, data).subarray(0, 4);
   if (id.toString("hex") !== hashed) refuse("a key has another's hash");
-  const x = data.subarray(1).toString("base64url");
-  const key = createPublicKey({ key: { kty: "OKP", crv: "Ed25519", x }, format: "jwk" });
-  return { name, id, key };
+  return { name, id, key: ed25519Key(data.subarray(1)) };
+}
+
+function ed25519Key(bytes) {
+  const x = bytes.toString("base64url");
+  return createPublicKey({ key: { kty: "OKP", crv: "Ed25519", x }, format: "jwk" });
 }
 
 /** Text and signatures of a note, nothing checked. */
@@ -239,9 +247,16 @@ export function verify(bytes, trust) {
   const receipt = decodeReceipt(bytes);
   const told = signed(receipt.checkpoint, trust);
   const payload = checkEntry(receipt.entry, told, trust.tenant);
+  // Only Holdfast's own roles append to streams of profiles and of workers.
+  if (receipt.entry.leaf.type !== "records.ingested" || receipt.entry.leaf.stream !== `profile/${payload.profile}`) {
+    refuse("its event is none that tells of published records");
+  }
   const shown = checkRecord(receipt.record, payload);
   const raw = checkRaw(receipt.raw, receipt.record, payload);
-  return account(receipt, told, payload, shown, raw);
+  const bySigner = receipt.record.leaf.domain === "holdfast-record-leaf/v2";
+  if (bySigner !== (receipt.attribution !== null)) refuse("whether its worker signed the record is told in two ways");
+  const key = bySigner ? checkAttribution(receipt.attribution, receipt.record, payload, raw, told, trust) : null;
+  return account(receipt, told, payload, shown, raw, key);
 }
 
 function decodeReceipt(bytes) {
@@ -252,8 +267,10 @@ function decodeReceipt(bytes) {
   if (sha256(body).toString("hex") !== tail[1]) refuse("its SHA-256 is another");
   const names = ["attribution", "checkpoint", "entry", "format", "raw", "record"];
   const receipt = members(decodeCanonical(body), names, "the receipt");
-  if (receipt.format !== FORMAT) refuse("its format is not known here");
-  if (receipt.attribution !== null) refuse("it claims an attribution that this format does not have");
+  if (![FORMAT, SIGNED_FORMAT].includes(receipt.format)) refuse("its format is not known here");
+  if ((receipt.attribution === null) !== (receipt.format === FORMAT)) {
+    refuse("its format and its attribution do not go together");
+  }
   return receipt;
 }
 
@@ -264,10 +281,6 @@ function checkEntry(given, told, tenant) {
   const reason = "the event is not in the log that was signed";
   included(reason, canonical(leaf), entry.index, told.size, entry.path, told.root);
   if (leaf.tenant !== tenant) refuse("it is of another tenant than the policy's");
-  // Only Holdfast's own roles append to streams of profiles.
-  if (leaf.type !== "records.ingested" || leaf.stream !== `profile/${payload.profile}`) {
-    refuse("its event is none that tells of published records");
-  }
   const said = Buffer.from(canonical(payload));
   if (mac(hash(entry.salt, "the event's salt"), said) !== leaf.commitment || said.length !== leaf.length) {
     refuse("what the event is said to say is not what was committed to");
@@ -278,8 +291,10 @@ function checkEntry(given, told, tenant) {
 function checkRecord(given, payload) {
   const names = ["batch", "batch_index", "batch_path", "content", "index", "leaf", "path", "salt"];
   const record = members(given, names, "its record");
-  const batch = members(record.batch, ["batch", "domain", "kind", "root", "rows"], "its batch");
-  if (batch.domain !== "holdfast-batch-leaf/v1") refuse("its batch is none");
+  const more = { "holdfast-batch-leaf/v1": [], "holdfast-batch-leaf/v2": ["header", "signature"] };
+  const domain = object(record.batch, "its batch").domain;
+  if (!Object.hasOwn(more, domain)) refuse("its batch is none");
+  const batch = members(record.batch, ["batch", "domain", "kind", "root", "rows", ...more[domain]], "its batch");
   included(
     "the batch is not in the run that the event tells of",
     canonical(batch),
@@ -290,7 +305,7 @@ function checkRecord(given, payload) {
   );
   const fields = ["commitment", "domain", "profile", "record", "revision", "run", "withdrawn"];
   const leaf = members(record.leaf, fields, "the record's leaf");
-  if (leaf.domain !== "holdfast-record-leaf/v1") refuse("its record's leaf is none");
+  if (!/^holdfast-record-leaf\/v[12]$/.test(string(leaf.domain, "a domain"))) refuse("its record's leaf is none");
   included(
     "the record is not in the batch",
     canonical(leaf),
@@ -326,7 +341,40 @@ function checkRaw(raw, record, payload) {
   return { digest, response, position: integer(position, "its position") };
 }
 
-function account(receipt, told, payload, shown, raw) {
+function checkAttribution(given, record, payload, raw, told, trust) {
+  const { header, index, path, registration } = members(
+    given, ["header", "index", "path", "registration"], "its attribution");
+  const { batch, leaf } = record;
+  const text = Buffer.from(canonical(object(header, "its header")));
+  same(sha256(text).toString("hex"), batch.header, "the header is not the batch's");
+  same(header.domain, "holdfast-batch-header/v1", "the header is none");
+  const registered = checkEntry(registration, told, trust.tenant);
+  const stream = `worker/${string(header.worker, "the worker")}`;
+  if (registration.leaf.type !== "worker.registered" || registration.leaf.stream !== stream) {
+    refuse("its registration is none of the worker that signed");
+  }
+  for (const each of [registered.worker, payload.worker]) {
+    same(each, header.worker, "the worker that signed is another than the event tells of");
+  }
+  if (!/^[0-9a-f]{128}$/.test(string(batch.signature, "the signature"))) refuse("the worker's signature is none");
+  const key = ed25519Key(hash(registered.key, "the worker's key"));
+  if (!ed25519(null, text, key, Buffer.from(batch.signature, "hex"))) {
+    refuse("the worker's registered key has not signed the header");
+  }
+  const { fence, run, task, profile_digest: profile } = payload;
+  for (const [name, value] of Object.entries({ fence, run, task, profile, sequence: batch.batch })) {
+    same(header[name], value, `the worker signed for another ${name}`);
+  }
+  const posted = `holdfast-posted-leaf/v1\n${leaf.commitment}`;
+  const reason = "the record is not among those that the worker signed";
+  included(reason, posted, index, header.records, path, hash(header.root, "the worker's root"));
+  const from = raw === null ? [] : [{ digest: raw.digest, response: raw.response }];
+  const signedRaw = header.responses.map((each) => canonical(each));
+  if (!from.every((each) => signedRaw.includes(canonical(each)))) refuse("the worker signed for other raw bytes");
+  return registered.key;
+}
+
+function account(receipt, told, payload, shown, raw, key) {
   const { leaf, content } = receipt.record;
   const means = shown
     ? "this record, exactly as it stands here, was published by this run and is in the log that a key of the policy signed"
@@ -342,6 +390,7 @@ function account(receipt, told, payload, shown, raw) {
     profile_digest: leaf.profile,
     run: leaf.run,
     worker: payload.worker,
+    worker_key: key,
     record: leaf.record,
     revision: leaf.revision,
     withdrawn: leaf.withdrawn,
@@ -357,14 +406,24 @@ function account(receipt, told, payload, shown, raw) {
         does_not_mean:
           "that it is true, that it is the newest revision, or that the operator shows everybody the same log (compare checkpoints for that)",
       },
-      {
-        verdict: "attributed",
-        holds: null,
-        means:
-          "not available: workers do not sign the headers of their batches yet; the worker named here is named by the operator",
-        does_not_mean: "",
-      },
+      attributed(key),
     ],
+  };
+}
+
+function attributed(key) {
+  if (key === null) {
+    const means =
+      "not shown: no worker signed this record (it was withdrawn, is of somebody who was erased, or from before workers signed); the worker named here is named by the operator";
+    return { verdict: "attributed", holds: null, means, does_not_mean: "" };
+  }
+  return {
+    verdict: "attributed",
+    holds: true,
+    means:
+      "the key that this worker registered, on the record of the same log, signed that it made this record in this run, under this profile, from raw bytes with these digests",
+    does_not_mean:
+      "that the source said so, or that the operator did not register a key of its own under the worker's name (compare the key with the worker's own for that)",
   };
 }
 

@@ -26,6 +26,7 @@ from holdfast.fleet.model import (
     WorkerRegister,
     WorkerStatus,
 )
+from holdfast.fleet.store import workers
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.database import open_database
 from holdfast.kernel.errors import (
@@ -38,8 +39,10 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.outbox import BEGINNING
 from holdfast.kernel.principal import Principal, PrincipalKind, service
 from tests.support.fleet import KEYS, OPERATOR, START, Rig, rig
+from tests.support.signing import PUBLIC_KEY
 
 Fleet = Any
 """A service or a client: they have the same methods."""
@@ -749,7 +752,11 @@ async def test_a_worker_is_admitted_by_its_token_and_known_by_its_credential(
     answer = await ask(None).register(
         token.token,
         WorkerRegister(
-            name="drone-1", capabilities=["collect", "root"], labels={"rack": "a"}, capacity=4
+            name="drone-1",
+            capabilities=["collect", "root"],
+            labels={"rack": "a"},
+            capacity=4,
+            key=PUBLIC_KEY,
         ),
     )
     gateway = service("gateway")
@@ -764,8 +771,10 @@ async def test_a_name_that_comes_back_takes_over_and_the_old_credential_is_dead(
     here: Rig, ask: Any
 ) -> None:
     token = await here.token(uses_max=1)
-    first = await ask(None).register(token, WorkerRegister(name="drone-1"))
-    second = await ask(None).register(token, WorkerRegister(name="drone-1", version="2"))
+    first = await ask(None).register(token, WorkerRegister(name="drone-1", key=PUBLIC_KEY))
+    second = await ask(None).register(
+        token, WorkerRegister(name="drone-1", version="2", key=PUBLIC_KEY)
+    )
     assert second.worker == first.worker
     gateway = service("gateway")
     await ask(gateway).authenticate_worker(second.credential)
@@ -773,18 +782,71 @@ async def test_a_name_that_comes_back_takes_over_and_the_old_credential_is_dead(
         await ask(gateway).authenticate_worker(first.credential)
     assert refusal.value.code == "worker-unknown"
     with pytest.raises(Unauthenticated) as used_up:
-        await ask(None).register(token, WorkerRegister(name="drone-2"))
+        await ask(None).register(token, WorkerRegister(name="drone-2", key=PUBLIC_KEY))
     assert used_up.value.code == "join-token-invalid"
+
+
+async def test_whoever_collects_brings_a_signing_key(here: Rig, ask: Any) -> None:
+    token = await here.token(capabilities=["collect", "ocr"])
+    with pytest.raises(Invalid) as refusal:
+        await ask(None).register(token, WorkerRegister(name="drone-1"))
+    assert refusal.value.code == "signing-key-needed"
+    reader = await ask(None).register(token, WorkerRegister(name="reader", capabilities=["ocr"]))
+    await ask(service("gateway")).authenticate_worker(reader.credential)
+    await ask(None).register(token, WorkerRegister(name="drone-1", key=PUBLIC_KEY))
+    shown, _ = await ask(OPERATOR).list_workers(OPERATOR)
+    assert {worker.name: worker.key for worker in shown} == {"drone-1": PUBLIC_KEY, "reader": ""}
+
+
+async def test_a_worker_without_a_key_is_refused_until_it_registers_again(
+    here: Rig, ask: Any
+) -> None:
+    """As earlier releases registered workers; their credential is enough to come back."""
+    token = await here.token(expires_seconds=60)
+    first = await ask(None).register(token, WorkerRegister(name="drone-1", key=PUBLIC_KEY))
+    here.manual.advance(61)
+    gone = workers.update().where(workers.c.tenant == OPERATOR.tenant).values(signing_key="")
+    await here.database.write(OPERATOR, lambda conn: conn.execute(gone))
+    gateway = service("gateway")
+    with pytest.raises(Unauthenticated) as refusal:
+        await ask(gateway).authenticate_worker(first.credential)
+    assert refusal.value.code == "worker-without-key"
+    other = WorkerRegister(name="drone-2", key=PUBLIC_KEY)
+    for wrong, request in (
+        (first.credential, other),
+        (first.credential[:-1] + "x", WorkerRegister(name="drone-1", key=PUBLIC_KEY)),
+        (token, WorkerRegister(name="drone-1", key=PUBLIC_KEY)),
+    ):
+        with pytest.raises(Unauthenticated):
+            await ask(None).register(wrong, request)
+    again = await ask(None).register(first.credential, WorkerRegister(name="drone-1", key="b" * 64))
+    assert again.worker == first.worker
+    assert await ask(gateway).authenticate_worker(again.credential)
+    with pytest.raises(Unauthenticated):
+        await ask(None).register(first.credential, WorkerRegister(name="drone-1", key=PUBLIC_KEY))
+
+
+async def test_a_grant_names_the_key_and_its_registration(here: Rig, ask: Any) -> None:
+    worker = await here.worker("drone-1")
+    task = await leased(here, ask, worker)
+    answer = await ask(worker).beat(worker, Beat(leases={task.id: task.fence}))
+    grant = read_grant(answer.renewed[task.id], KEYS, here.clock.now())
+    assert grant.key == PUBLIC_KEY
+    entries = await here.database.read(
+        OPERATOR, lambda conn: here.fleet.outbox.ready(conn, OPERATOR, BEGINNING, 1000)
+    )
+    [event] = [each.event for each in entries if each.event.type == "worker.registered"]
+    assert (grant.registration, event.payload["key"]) == (event.id, PUBLIC_KEY)
 
 
 async def test_a_token_admits_until_it_expires(here: Rig, ask: Any) -> None:
     token = await here.token(expires_seconds=60)
     here.manual.advance(59)
-    await ask(None).register(token, WorkerRegister(name="drone-1"))
+    await ask(None).register(token, WorkerRegister(name="drone-1", key=PUBLIC_KEY))
     here.manual.advance(1)
     for name in ("drone-1", "drone-2"):
         with pytest.raises(Unauthenticated) as refusal:
-            await ask(None).register(token, WorkerRegister(name=name))
+            await ask(None).register(token, WorkerRegister(name=name, key=PUBLIC_KEY))
         assert refusal.value.code == "join-token-invalid"
 
 
@@ -795,24 +857,28 @@ async def test_a_token_fixes_region_and_capabilities(here: Rig, ask: Any) -> Non
         ({"capabilities": ["ocr"]}, "capabilities-not-granted"),
     ):
         with pytest.raises(Denied) as refusal:
-            await ask(None).register(token, WorkerRegister(**{"name": "drone-1"} | change))
+            await ask(None).register(
+                token, WorkerRegister(**{"name": "drone-1", "key": PUBLIC_KEY} | change)
+            )
         assert refusal.value.code == code
     anywhere = await here.token()
     with pytest.raises(Denied):
-        await ask(None).register(anywhere, WorkerRegister(name="drone-1", region="eu"))
+        await ask(None).register(
+            anywhere, WorkerRegister(name="drone-1", region="eu", key=PUBLIC_KEY)
+        )
 
 
 async def test_a_name_of_another_region_cannot_be_taken(here: Rig, ask: Any) -> None:
     await here.worker("drone-1", region="eu")
     token = await here.token(region="us")
     with pytest.raises(Conflict) as refusal:
-        await ask(None).register(token, WorkerRegister(name="drone-1"))
+        await ask(None).register(token, WorkerRegister(name="drone-1", key=PUBLIC_KEY))
     assert refusal.value.code == "worker-name-taken"
 
 
 async def test_a_revoked_worker_is_out_and_what_it_held_is_free(here: Rig, ask: Any) -> None:
     token = await here.token()
-    credential = await ask(None).register(token, WorkerRegister(name="drone-1"))
+    credential = await ask(None).register(token, WorkerRegister(name="drone-1", key=PUBLIC_KEY))
     worker = await here.fleet.authenticate_worker(credential.credential)
     other = await here.worker("drone-2")
     task = await leased(here, ask, worker)
@@ -828,7 +894,7 @@ async def test_a_revoked_worker_is_out_and_what_it_held_is_free(here: Rig, ask: 
     with pytest.raises(Unauthenticated):
         await ask(worker).beat(worker, Beat())
     with pytest.raises(Denied):
-        await ask(None).register(token, WorkerRegister(name="drone-1"))
+        await ask(None).register(token, WorkerRegister(name="drone-1", key=PUBLIC_KEY))
     with pytest.raises(Conflict):
         await ask(worker).complete(worker, task.id, Complete(fence=task.fence, **DONE))
     here.manual.advance(60)
@@ -853,7 +919,7 @@ async def test_a_malformed_credential_is_refused_in_one_way(here: Rig, ask: Any,
     with pytest.raises(Unauthenticated):
         await here.fleet.authenticate_worker(text)
     with pytest.raises(Unauthenticated):
-        await here.fleet.register(text, WorkerRegister(name="drone-1"))
+        await here.fleet.register(text, WorkerRegister(name="drone-1", key=PUBLIC_KEY))
 
 
 async def test_workers_are_listed_by_pages(here: Rig, ask: Any) -> None:

@@ -21,15 +21,18 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
+import msgspec
 import psutil
 import pytest
 
+from holdfast.collect.control import grant_claims
 from holdfast.kernel.http import encode_cursor
-from holdfast.records.model import RawResponse
+from holdfast.records.model import Batch, RawResponse
 from holdfast.records.wire import GRANT_HEADER, RESPONSE_HEADER, encode_response
 from tests.support.memory import Peaks
 from tests.support.program import Program, wait_until
 from tests.support.raw_http import PIECE, Answer, connected, head, read_answer, upload
+from tests.support.signing import PUBLIC_KEY, signed
 from tests.support.stack import Layout, Stack, running, sources
 
 pytestmark = [pytest.mark.xdist_group("bad-input"), pytest.mark.timeout(300)]
@@ -83,9 +86,12 @@ class Worker:
             "response": 0, "position": 0, "key": ["a"], "dimensions": {"id": "a"},
             "measures": {"v": {"value": "1"}},
         }  # fmt: skip
-        return {
-            "run": self.run, "fence": self.fence, "sequence": sequence, "records": [row], **more,
-        }  # fmt: skip
+        batch = msgspec.convert(
+            {"run": self.run, "fence": self.fence, "sequence": sequence, "records": [row]}, Batch
+        )
+        digests = {0: f"sha256:{hashlib.sha256(SOURCES['good']).hexdigest()}"}
+        plain = msgspec.to_builtins(signed(batch, grant_claims(self.grant), digests))
+        return {**plain, "records": [row], **more}
 
 
 @dataclass
@@ -214,7 +220,7 @@ def _with_run(stack: Stack, profile: str) -> Worker:
     token = client.post("/v1/workers/tokens", json={}).json()["token"]
     joined = httpx.post(
         f"{stack.door.url}/v1/workers/register",
-        json={"name": f"by-hand-{profile}"},
+        json={"name": f"by-hand-{profile}", "key": PUBLIC_KEY},
         headers={"Holdfast-Join-Token": token},
         trust_env=False,
     )

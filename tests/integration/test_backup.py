@@ -44,6 +44,7 @@ from holdfast.records.model import (
     RunOpen,
 )
 from tests.support.postgres import PostgresServer
+from tests.support.signing import PUBLIC_KEY, REGISTRATION, signed
 
 pytestmark = pytest.mark.xdist_group("backup")  # they share one system
 
@@ -84,20 +85,20 @@ async def collect(system: System, *people: str) -> str:
     """A run with one page for each person; its id."""
     run, now = system.new_id(), system.clock.now()
     version = await system.registry.show(ME, "clinic")
-    grant = sign_grant(
-        SigningKey.load_or_create(system.settings.keys_dir / "coordinator.key.jwk"),
-        Grant(
-            tenant=ME.tenant,
-            task=system.new_id(),
-            run=run,
-            profile="clinic",
-            digest=version.digest,
-            worker="worker-1",
-            fence=1,
-            lease_expires_at=timestamp(now + timedelta(minutes=5)),
-        ),
-        now,
+    claim = Grant(
+        tenant=ME.tenant,
+        task=system.new_id(),
+        run=run,
+        profile="clinic",
+        digest=version.digest,
+        worker="worker-1",
+        fence=1,
+        lease_expires_at=timestamp(now + timedelta(minutes=5)),
+        key=PUBLIC_KEY,
+        registration=REGISTRATION,
     )
+    coordinator = SigningKey.load_or_create(system.settings.keys_dir / "coordinator.key.jwk")
+    grant = sign_grant(coordinator, claim, now)
     await system.records.open(ME, grant, RunOpen(run=run, fence=1))
     for number, who in enumerate(people):
         body = f"a page that names {who}".encode()
@@ -121,6 +122,7 @@ async def collect(system: System, *people: str) -> str:
             attributes={"note": f"a note on {who}"},
         )
         batch = Batch(run=run, fence=1, sequence=number, records=[record], rejects=[])
+        batch = signed(batch, claim, {number: response.digest})
         await system.records.post_batch(ME, grant, batch)
     ended = await system.records.finish(
         ME, grant, RunFinish(run=run, fence=1, outcome="complete", batches=len(people))

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from holdfast.collect.fixtures.faults import Fault
 from holdfast.collect.state import load_credential
 from holdfast.fleet.model import TaskStatus, WorkerStatus
+from holdfast.fleet.store import workers
 from holdfast.kernel.errors import Conflict, HoldfastError, Invalid
 from holdfast.records.model import RunStatus
 from tests.integration.collecting import OPERATOR, Collecting, Line, collecting
@@ -211,8 +212,57 @@ async def test_a_drone_that_was_forgotten_registers_again(bench: Collecting) -> 
     after = load_credential(settings.state_dir, "drone-1", settings.control_plane)
     assert before
     assert after
-    assert before.worker == after.worker
-    assert before.credential != after.credential
+    assert before[0].worker == after[0].worker
+    assert before[0].credential != after[0].credential
+    assert before[1]
+    assert after[1]
+    assert before[1].kid != after[1].kid, "each registration has a signing key of its own"
+
+
+async def test_a_drone_of_an_earlier_registration_registers_again_and_signs(
+    bench: Collecting,
+) -> None:
+    """Such a worker has no key on the record, and such a drone none on its disk. What the join
+    token admits is over by then: the credential that still holds is enough."""
+    bench.write("data.json", ROWS[:1])
+    await bench.publish()
+
+    async def as_before() -> None:
+        assert bench.system.state is not None
+        await bench.system.state.database.write(
+            OPERATOR,
+            lambda conn: conn.execute(
+                workers.update().where(workers.c.tenant == OPERATOR.tenant).values(signing_key="")
+            ),
+        )
+
+    settings = bench.settings("drone-1")
+    async with bench.drone():
+        await until_alive(bench, "drone-1")
+        first = load_credential(settings.state_dir, "drone-1", settings.control_plane)
+        (bench.root / "join-token").write_text("hfj_nonsense")
+        await as_before()
+        run = await bench.collect()
+    assert run.status is RunStatus.SUCCEEDED
+    second = load_credential(settings.state_dir, "drone-1", settings.control_plane)
+    assert first
+    assert second
+    assert first[1]
+    assert second[1]
+    assert first[1].kid != second[1].kid
+    await as_before()
+    for path in settings.state_dir.glob("*.key"):
+        path.unlink()
+    bench.write("data.json", ROWS[:2])
+    async with bench.drone():
+        run = await bench.collect()
+    assert run.status is RunStatus.SUCCEEDED
+    [worker], _ = await bench.system.fleet.list_workers(OPERATOR)
+    last = load_credential(settings.state_dir, "drone-1", settings.control_plane)
+    assert last
+    assert last[1]
+    assert worker.key == last[1].public_bytes().hex()
+    assert worker.id == run.worker == first[0].worker
 
 
 async def test_a_drone_without_a_way_in_says_what_to_do(bench: Collecting) -> None:

@@ -103,7 +103,9 @@ async def test_a_receipt_holds_before_and_after_everything_that_comes_later(
         assert found["raw_digest"] == first.provenance.response_digest  # type: ignore[union-attr]
         assert (found["raw_response"], found["raw_position"]) == (0, 3)
         verdicts = {each["verdict"]: each["holds"] for each in found["verdicts"]}
-        assert verdicts == {"recorded": True, "attributed": None, "reproduced": None}
+        assert verdicts == {"recorded": True, "attributed": True, "reproduced": None}
+        [worker], _ = await bench.system.fleet.list_workers(OPERATOR)
+        assert (found["worker"], found["worker_key"]) == (worker.id, worker.key)
 
         bench.write("data.json", [{"id": "n3", "v": 33}, *items(3)])
         await bench.collect()

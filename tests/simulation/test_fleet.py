@@ -35,6 +35,7 @@ from holdfast.kernel.principal import Principal, service
 from holdfast.leases import MemoryLeases, SqlLeases
 from holdfast.registry.model import Schedule
 from tests.support.fleet import OPERATOR, START, Rig, live_rig, rig
+from tests.support.signing import PUBLIC_KEY
 from tests.support.soaking import scale
 
 COORDINATOR = service("coordinator")
@@ -650,7 +651,9 @@ async def test_a_worker_that_was_forgotten_registers_again_by_itself(
         token = await elsewhere.token()
         from holdfast.fleet.model import WorkerRegister
 
-        credential = await elsewhere.fleet.register(token, WorkerRegister(name="drone-1"))
+        credential = await elsewhere.fleet.register(
+            token, WorkerRegister(name="drone-1", key=PUBLIC_KEY)
+        )
         with pytest.raises(Unauthenticated) as refusal:
             await before.fleet.authenticate_worker(credential.credential)
         assert refusal.value.code == "worker-unknown"

@@ -24,6 +24,7 @@ from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import Leases, MemoryLeases
 from holdfast.registry.model import Limits, Schedule
 from holdfast.registry.versions import RunnableProfile, RunnableSet
+from tests.support.signing import PUBLIC_KEY
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KEY = SigningKey.from_seed(b"\x07" * 32)
@@ -152,7 +153,7 @@ class Rig:
         """A worker that is registered and authenticated."""
         token = await self.token(capabilities=list(capabilities), region=region)
         credential = await self.fleet.register(
-            token, WorkerRegister(name=name, capabilities=list(capabilities))
+            token, WorkerRegister(name=name, capabilities=list(capabilities), key=PUBLIC_KEY)
         )
         return await self.fleet.authenticate_worker(credential.credential)
 

@@ -244,9 +244,9 @@ class TenantDeliveries:
         """See :meth:`holdfast.ledger.service.LedgerService.append_prepared`."""
         return await self._of(principal).append_prepared(principal, events)
 
-    async def event_proof(self, principal: Principal, event: str) -> Proof:
-        """See :meth:`holdfast.ledger.service.LedgerService.event_proof`."""
-        return await self._of(principal).event_proof(principal, event)
+    async def event_proofs(self, principal: Principal, events: Sequence[str]) -> list[Proof]:
+        """See :meth:`holdfast.ledger.service.LedgerService.event_proofs`."""
+        return await self._of(principal).event_proofs(principal, events)
 
     def _of(self, principal: Principal) -> LedgerClient:
         from holdfast.kernel.http.client import ApiClient

@@ -6,8 +6,9 @@ only: the same pages give the same batches with the same numbers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -20,7 +21,10 @@ from holdfast.collect.formats import Reader, reader_of
 from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import Bounds, ReadContext
 from holdfast.collect.occurrences import Occurrences
-from holdfast.records.model import Batch, MappedRecord, Reject
+from holdfast.kernel import merkle
+from holdfast.records.content import encode_sorted
+from holdfast.records.model import Batch, MappedRecord, Reject, SignedHeader
+from holdfast.records.signed import SEED_BYTES, posted, salts_of
 from holdfast.registry.model import Profile
 
 RECORDS_MAX = 5_000
@@ -45,20 +49,32 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """The content of one batch, its records encoded: a third of the memory, and ready to send."""
+    """The content of one batch, its records encoded: a third of the memory, and ready to send.
+
+    And what there is to sign of it: two batches with the same content differ by their seeds.
+    """
 
     pieces: tuple[bytes, ...]
     """JSON of records with commas between them, some records to a piece."""
     records: int
     rejects: list[Reject]
+    responses: frozenset[int] = frozenset()
+    """The raw responses that records and rejects came from."""
+    seed: bytes = field(default=b"", compare=False)
+    root: bytes = field(default=b"", compare=False)
+    """Over the commitments to the records."""
 
-    def encoded(self, run: str, fence: int, sequence: int) -> Iterator[bytes]:
+    def encoded(
+        self, run: str, fence: int, sequence: int, signed: SignedHeader | None = None
+    ) -> Iterator[bytes]:
         """The JSON of the :class:`~holdfast.records.model.Batch`, a piece at a time.
 
         In pieces it can be sent without ever being held whole: bodies of megabytes, made and
         dropped many times, would leave the process's memory in tatters.
         """
-        head = _encode(Batch(run=run, fence=fence, sequence=sequence, rejects=self.rejects))
+        head = _encode(
+            Batch(run=run, fence=fence, sequence=sequence, rejects=self.rejects, signed=signed)
+        )
         yield head[:-1] + b',"records":['
         for number, piece in enumerate(self.pieces):
             yield b"," + piece if number else piece
@@ -72,7 +88,8 @@ class BatchMaker:
     """Reads pages in order and fills batches. One per run, used from one thread at a time.
 
     ``within`` keeps the records whose period begins in a range, half-open. ``stopped`` is asked
-    now and then; when it says so, :class:`Stopped` is raised.
+    now and then; when it says so, :class:`Stopped` is raised. ``random`` makes the seeds of what is
+    signed of batches.
     """
 
     def __init__(
@@ -86,6 +103,7 @@ class BatchMaker:
         within: tuple[str, str] = ("", ""),
         records_max: int = RECORDS_MAX,
         bytes_max: int = BYTES_MAX,
+        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._profile = profile
         self._spec = profile.source.format
@@ -103,11 +121,19 @@ class BatchMaker:
         self._encoded = self._size = 0
         self._room = min(_LOOK_RECORDS, records_max)
         self._rejects: list[Reject] = []
+        self._responses: set[int] = set()
+        self._random = random
+        self._begin_batch()
         self.records = 0
         self.rejects = 0
         self.rows = 0
         """Rows of the page read last."""
         self._ends: tuple[Any, Any] = (None, None)
+
+    def _begin_batch(self) -> None:
+        self._seed = self._random(SEED_BYTES)
+        self._salt_of = salts_of(self._seed)
+        self._leaves: list[bytes] = []
 
     def page(self, content: Content, response: int) -> Iterator[Filled]:
         """The batches that become full while one page is read.
@@ -145,6 +171,7 @@ class BatchMaker:
         if isinstance(found, Reject):
             self.rejects += 1
             self._rejects.append(found)
+            self._responses.add(found.response)
             if self.rejects > self._profile.max_rejects + REJECTS_KEPT_BEYOND:
                 raise TooManyRejects(
                     f"cannot go on: {self.rejects} of {self.records + self.rejects} rows fail",
@@ -160,6 +187,7 @@ class BatchMaker:
                 hint="`limits.max_records` sets it",
             )
         self.records += 1
+        self._responses.add(found.response)
         self._fresh.append(found)
 
     def _is_within(self, found: MappedRecord) -> bool:
@@ -168,7 +196,9 @@ class BatchMaker:
 
     def _full(self) -> bool:
         if self._fresh:
-            piece = _encode(self._fresh)[1:-1]
+            wholes = list(map(encode_sorted, self._fresh))
+            self._leaves += posted(self._salt_of, wholes, self._encoded).leaves
+            piece = b",".join(wholes)
             self._pieces.append(piece)
             self._size += len(piece) + 1
             self._encoded += len(self._fresh)
@@ -179,9 +209,18 @@ class BatchMaker:
         )
 
     def _flush(self) -> Filled:
-        filled = Filled(tuple(self._pieces), self._encoded, self._rejects)
+        filled = Filled(
+            tuple(self._pieces),
+            self._encoded,
+            self._rejects,
+            frozenset(self._responses),
+            self._seed,
+            merkle.root(self._leaves),
+        )
         self._pieces.clear()
         self._rejects = []
+        self._responses.clear()
+        self._begin_batch()
         self._encoded = self._size = 0
         self._room = min(_LOOK_RECORDS, self._records_max)
         return filled

@@ -47,6 +47,7 @@ class Channel:
         self._room = 1 if ordered else IN_FLIGHT_MAX
         self._posting: list[asyncio.Task[Any]] = []
         self._storing: dict[int, asyncio.Task[Any]] = {}
+        self._digests: dict[int, str] = {}
         self.batches = 0
         self.responses = 0
 
@@ -73,11 +74,13 @@ class Channel:
     async def store_known(self, response: RawResponse) -> None:
         """Keep the account of the next response, whose bytes are stored already."""
         await self.answered(lambda: self._target.store_known(response))
+        self._digests[response.sequence] = response.digest
         self.responses = response.sequence + 1
 
     def store(self, response: RawResponse, body: Path) -> None:
         """Begin to store the raw bytes of the next response."""
         self.responses = response.sequence + 1
+        self._digests[response.sequence] = response.digest
         self._storing[response.sequence] = asyncio.create_task(
             self._answered(lambda: self._target.store_response(response, body))
         )
@@ -97,8 +100,11 @@ class Channel:
             await self._first_posted()
         sequence = self.batches
         self.batches += 1
+        digests = {number: self._digests[number] for number in filled.responses}
         self._posting.append(
-            asyncio.create_task(self._answered(lambda: self._target.post(sequence, filled)))
+            asyncio.create_task(
+                self._answered(lambda: self._target.post(sequence, filled, digests))
+            )
         )
 
     async def drained(self) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import msgspec
 
 from holdfast.collect.batches import Filled
 from holdfast.collect.ports import ControlPlane, Fleet, Opening, Profiles, RunLog
@@ -18,6 +21,7 @@ from holdfast.fleet.model import (
     Claim,
     ClaimedTask,
     Complete,
+    Grant,
     PlacesHeld,
     PlacesWanted,
     RequestsGranted,
@@ -30,6 +34,7 @@ from holdfast.kernel.errors import Invalid, Unavailable
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind
+from holdfast.kernel.signing import SigningKey
 from holdfast.records.client import RecordsClient
 from holdfast.records.model import (
     BatchReceipt,
@@ -40,6 +45,7 @@ from holdfast.records.model import (
     RunOpen,
     RunPlan,
 )
+from holdfast.records.signed import Signers
 from holdfast.records.wire import GRANT_HEADER
 from holdfast.registry.client import RegistryClient
 from holdfast.registry.model import Profile
@@ -57,6 +63,7 @@ class HttpControlPlane:
 
     def __init__(self, api: ApiClient) -> None:
         self._api = api
+        self.signers = Signers()
         self.fleet: Fleet = _HttpFleet(self)
         self.profiles: Profiles = _HttpProfiles(self)
 
@@ -68,6 +75,10 @@ class HttpControlPlane:
     def use(self, credential: str) -> None:
         """Present ``credential`` from now on."""
         self._api = self._api.authorised(credential)
+
+    def sign_with(self, key: SigningKey) -> None:
+        """Sign batches with ``key``, too, where a grant names it."""
+        self.signers.add(key)
 
     def run_log(self, run: str, fence: int, grant: Callable[[], str]) -> RunLog:
         """The aggregator for one attempt."""
@@ -146,13 +157,20 @@ class _HttpRunLog:
     async def store_known(self, response: RawResponse) -> None:
         await self._records.put_known(_SELF, self._grant(), self._run, response)
 
-    async def post(self, sequence: int, filled: Filled) -> BatchReceipt:
-        # As RecordsClient.post_batch, but encoded beside the loop and sent in pieces.
+    async def post(
+        self, sequence: int, filled: Filled, responses: Mapping[int, str]
+    ) -> BatchReceipt:
+        # As RecordsClient.post_batch, but encoded beside the loop and sent in pieces. Signed each
+        # time it is sent, as the newest grant wants it.
+        grant = self._grant()
+        signed = self._control.signers.sign(
+            grant_claims(grant), sequence, filled.records, filled.root, responses, filled.seed
+        )
         return await self._control.api.request(
             "POST",
             "/v1/batches",
-            content=_each(filled.encoded(self._run, self._fence, sequence)),
-            headers={GRANT_HEADER: self._grant()},
+            content=_each(filled.encoded(self._run, self._fence, sequence, signed)),
+            headers={GRANT_HEADER: grant},
             type=BatchReceipt,
         )
 
@@ -167,6 +185,17 @@ class _HttpRunLog:
 
     def remap_body(self, source: str, sequence: int) -> AsyncIterator[bytes]:
         return self._records.remap_chunks(_SELF, self._grant(), self._run, source, sequence)
+
+
+def grant_claims(grant: str) -> Grant:
+    """What a grant says. The drone does not check the signature: it got it from the coordinator it
+    trusts, and the aggregator checks it."""
+    try:
+        payload = grant.split(".")[1]
+        data = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+        return msgspec.json.decode(data, type=Grant)
+    except (IndexError, ValueError, msgspec.DecodeError) as error:
+        raise Invalid("cannot read the grant: it is not one") from error
 
 
 async def write_checked(chunks: AsyncIterator[bytes], target: Path, digest: str) -> None:

@@ -6,7 +6,7 @@ Implementations raise kernel errors only. ``control.py`` has the ones that speak
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -26,6 +26,7 @@ from holdfast.fleet.model import (
     WorkerCredential,
     WorkerRegister,
 )
+from holdfast.kernel.signing import SigningKey
 from holdfast.records.model import BatchReceipt, RawResponse, RemapSource, Run, RunFinish, RunPlan
 from holdfast.registry.model import Profile
 
@@ -113,8 +114,13 @@ class RunLog(Protocol):
         """
         ...
 
-    async def post(self, sequence: int, filled: Filled) -> BatchReceipt:
-        """Stage the attempt's batch of that number: durable when this returns."""
+    async def post(
+        self, sequence: int, filled: Filled, responses: Mapping[int, str]
+    ) -> BatchReceipt:
+        """Sign and stage the attempt's batch of that number: durable when this returns.
+
+        ``responses`` has the digests of the raw responses that it came from.
+        """
         ...
 
     async def finish(self, request: RunFinish) -> Run:
@@ -145,6 +151,10 @@ class ControlPlane(Protocol):
 
     def use(self, credential: str) -> None:
         """Present ``credential`` from now on."""
+        ...
+
+    def sign_with(self, key: SigningKey) -> None:
+        """Sign batches with ``key``, too, where a grant names it."""
         ...
 
     def run_log(self, run: str, fence: int, grant: Callable[[], str]) -> RunLog:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import msgspec
 from holdfast.fleet.model import WorkerCredential
 from holdfast.kernel.errors import Conflict, Corrupt, Invalid
 from holdfast.kernel.ids import is_name
+from holdfast.kernel.signing import SigningKey
 
 _NAME_FILE = "drone-id"
 
@@ -23,6 +25,8 @@ class KeptCredential(msgspec.Struct, frozen=True, kw_only=True):
 
     control_plane: str
     credential: WorkerCredential
+    key: str = ""
+    """The public half of the signing key that was registered with it."""
 
 
 def drone_name(state_dir: Path, given: str, random: Callable[[int], bytes] = os.urandom) -> str:
@@ -47,25 +51,79 @@ def drone_name(state_dir: Path, given: str, random: Callable[[int], bytes] = os.
     return kept
 
 
-def load_credential(state_dir: Path, name: str, control_plane: str) -> WorkerCredential | None:
-    """The credential kept for this name and control plane; ``None`` if there is none.
+def load_credential(
+    state_dir: Path, name: str, control_plane: str
+) -> tuple[WorkerCredential, SigningKey | None] | None:
+    """The credential kept for this name and control plane, with its signing key; or ``None``.
 
-    One that cannot be read is none: the drone registers again.
+    One that cannot be read is none, and so is a key (earlier releases had none): the drone
+    registers again.
     """
     try:
         data = _credential_path(state_dir, name).read_bytes()
         kept = msgspec.json.decode(data, type=KeptCredential)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-    return kept.credential if kept.control_plane == control_plane else None
+    if kept.control_plane != control_plane:
+        return None
+    return kept.credential, _load_key(state_dir, name, kept.key)
+
+
+def _load_key(state_dir: Path, name: str, public: str) -> SigningKey | None:
+    if _PUBLIC.fullmatch(public) is None:
+        return None
+    try:
+        key = SigningKey.load(_key_path(state_dir, name, public))
+    except Corrupt:
+        return None
+    return key if key.public_bytes().hex() == public else None
+
+
+def new_key(state_dir: Path, name: str, random: Callable[[int], bytes] = os.urandom) -> SigningKey:
+    """A fresh signing key for the next registration, mode 0600 and durable when this returns.
+
+    Those of registrations that came to nothing are removed.
+    """
+    try:
+        kept = msgspec.json.decode(
+            _credential_path(state_dir, name).read_bytes(), type=KeptCredential
+        )
+        _forget_keys(state_dir, name, kept.key)
+    except (FileNotFoundError, msgspec.DecodeError):
+        _forget_keys(state_dir, name, "")
+    key = SigningKey.from_seed(seed := random(32))
+    path = _key_path(state_dir, name, key.public_bytes().hex())
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return SigningKey.load_or_create(path, lambda _: seed)
 
 
 def keep_credential(
-    state_dir: Path, name: str, control_plane: str, credential: WorkerCredential
+    state_dir: Path, name: str, control_plane: str, credential: WorkerCredential, key: SigningKey
 ) -> None:
-    """Keep a credential, mode 0600; the old one or the new one is there if the process dies."""
-    kept = KeptCredential(control_plane=control_plane, credential=credential)
+    """Keep a credential, mode 0600; the old one or the new one is there if the process dies.
+
+    Signing keys of earlier registrations are removed: nothing is signed with them after a start.
+    """
+    public = key.public_bytes().hex()
+    kept = KeptCredential(control_plane=control_plane, credential=credential, key=public)
     write_private(_credential_path(state_dir, name), msgspec.json.encode(kept))
+    _forget_keys(state_dir, name, public)
+
+
+def _forget_keys(state_dir: Path, name: str, but: str) -> None:
+    current = _key_path(state_dir, name, but)
+    for path in state_dir.glob(f"{name}.*{_KEY_SUFFIX}"):
+        if path != current and _KEY_FILE.fullmatch(path.name.removeprefix(f"{name}.")):
+            path.unlink(missing_ok=True)
+
+
+_PUBLIC = re.compile(r"[0-9a-f]{64}")
+_KEY_SUFFIX = ".key"
+_KEY_FILE = re.compile(r"[0-9a-f]{16}\.key")
+
+
+def _key_path(state_dir: Path, name: str, public: str) -> Path:
+    return state_dir / f"{name}.{public[:16]}{_KEY_SUFFIX}"
 
 
 def _credential_path(state_dir: Path, name: str) -> Path:

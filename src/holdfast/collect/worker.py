@@ -8,7 +8,6 @@ Every lease can be taken away at any moment; then the attempt stops at once and 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import random as random_module
 import shutil
@@ -23,6 +22,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from holdfast import __version__
+from holdfast.collect.control import grant_claims
 from holdfast.collect.errors import QuotaReached
 from holdfast.collect.places import Places
 from holdfast.collect.ports import ControlPlane
@@ -31,7 +31,7 @@ from holdfast.collect.robots import Robots
 from holdfast.collect.runner import Collection, Ending, LeaseLost
 from holdfast.collect.secrets import SecretStore
 from holdfast.collect.settings import DroneSettings
-from holdfast.collect.state import keep_credential, load_credential, own_spool
+from holdfast.collect.state import keep_credential, load_credential, new_key, own_spool
 from holdfast.collect.taking import Attempt, Tools
 from holdfast.collect.tokens import Tokens
 from holdfast.fleet.model import (
@@ -40,7 +40,6 @@ from holdfast.fleet.model import (
     ClaimedTask,
     CollectPayload,
     Complete,
-    Grant,
     PlacesHeld,
     PlacesWanted,
     RequestsWanted,
@@ -60,6 +59,7 @@ from holdfast.kernel.errors import (
     Unavailable,
 )
 from holdfast.kernel.outbound import OutboundClient, parse_target
+from holdfast.kernel.signing import SigningKey
 from holdfast.kernel.telemetry import get_logger
 from holdfast.registry.model import Limits, Profile
 from holdfast.registry.versions import LimitsOverride, effective_limits
@@ -76,6 +76,8 @@ JOIN_HINT = (
 )
 _JOIN_TOKEN_BYTES_MAX = 4096
 STOPPED = "drone-stopped"
+WITHOUT_KEY = "worker-without-key"
+"""The coordinator knows the credential, and no signing key: an earlier release registered it."""
 
 Ended = Literal["", "lost", "cancelled", "stopping"]
 
@@ -220,10 +222,11 @@ class Drone:
         """Go on with the kept credential, or register; false if told to stop meanwhile."""
         settings = self._settings
         kept = load_credential(settings.state_dir, settings.name, settings.control_plane)
-        if kept is not None:
-            self._use(kept)
+        credential, key = kept or (None, None)
+        if credential is not None and key is not None:
+            self._use(credential, key)
             return True
-        registering = asyncio.create_task(self._register(None))
+        registering = asyncio.create_task(self._register(None, credential))
         await self._until_stopped(registering)
         if registering.done():
             return True
@@ -231,19 +234,27 @@ class Drone:
         await asyncio.wait([registering])
         return False
 
-    def _use(self, credential: WorkerCredential) -> None:
+    def _use(self, credential: WorkerCredential, key: SigningKey) -> None:
+        self._control.sign_with(key)
         self._credential = credential
         self._control.use(credential.credential)
 
-    async def _register(self, refused: WorkerCredential | None) -> None:
+    async def _register(
+        self, refused: WorkerCredential | None, without_key: WorkerCredential | None = None
+    ) -> None:
         """Register, unless somebody else has since ``refused`` was refused.
 
-        Waits for a coordinator that does not answer. Raises what only an operator can mend.
+        Each registration has a signing key of its own, on our disk before it is told of. A
+        credential that lacks nothing but its key admits us again, whatever became of the join
+        token. Waits for a coordinator that does not answer. Raises what only an operator can mend.
         """
         async with self._registering:
             if self._credential is not refused:
                 return
+            settings = self._settings
+            key = new_key(settings.state_dir, settings.name)
             request = WorkerRegister(
+                key=key.public_bytes().hex(),
                 name=self._settings.name,
                 capabilities=["collect"],
                 labels=dict(self._settings.labels),
@@ -251,25 +262,40 @@ class Drone:
                 capacity=self._settings.capacity,
                 version=__version__,
             )
-            token = self._join_token()
-            for attempt in range(1_000_000):
-                try:
-                    credential = await self._control.fleet.register(request, token)
-                    break
-                except (Unavailable, OutcomeUnknown, Exhausted) as error:
-                    self._log.warning("drone.waiting", error=error.detail)
-                    await self._pause(attempt, error)
-                except (Unauthenticated, Denied) as error:
-                    raise type(error)(
-                        f"cannot join with the token in {self._settings.join_token_file}: "
-                        f"{error.detail.partition(': ')[2] or error.detail}",
-                        code=error.code,
-                        hint=JOIN_HINT,
-                    ) from error
-            settings = self._settings
-            keep_credential(settings.state_dir, settings.name, settings.control_plane, credential)
-            self._use(credential)
+            credential = await self._registered(request, without_key)
+            keep_credential(
+                settings.state_dir, settings.name, settings.control_plane, credential, key
+            )
+            self._use(credential, key)
             self._log.info("drone.registered", worker=credential.worker)
+
+    async def _registered(
+        self, request: WorkerRegister, without_key: WorkerCredential | None
+    ) -> WorkerCredential:
+        if without_key is not None:
+            try:
+                return await self._insisting_to_register(request, without_key.credential)
+            except Unauthenticated as error:
+                self._log.info("drone.forgotten", code=error.code)
+        try:
+            return await self._insisting_to_register(request, self._join_token())
+        except (Unauthenticated, Denied) as error:
+            raise type(error)(
+                f"cannot join with the token in {self._settings.join_token_file}: "
+                f"{error.detail.partition(': ')[2] or error.detail}",
+                code=error.code,
+                hint=JOIN_HINT,
+            ) from error
+
+    async def _insisting_to_register(self, request: WorkerRegister, token: str) -> WorkerCredential:
+        attempt = 0
+        while True:
+            try:
+                return await self._control.fleet.register(request, token)
+            except (Unavailable, OutcomeUnknown, Exhausted) as error:
+                self._log.warning("drone.waiting", error=error.detail)
+                await self._pause(attempt, error)
+                attempt += 1
 
     def _join_token(self) -> str:
         path = self._settings.join_token_file
@@ -290,13 +316,14 @@ class Drone:
                 f"cannot read the join token {path}: it is no text", hint=JOIN_HINT
             ) from error
 
-    async def _signed_in_again(self, refused: WorkerCredential | None) -> None:
+    async def _signed_in_again(self, refused: WorkerCredential | None, code: str) -> None:
         """After a refused credential: register again, however long that takes."""
-        self._log.warning("drone.forgotten")
+        self._log.warning("drone.forgotten", code=code)
+        without_key = refused if code == WITHOUT_KEY else None
         attempt = 0
         while not self._stop.is_set():
             try:
-                await self._register(refused)
+                await self._register(refused, without_key)
                 return
             except HoldfastError as error:
                 self._log.error("drone.refused", error=error.detail, hint=error.hint)
@@ -317,8 +344,8 @@ class Drone:
             try:
                 pause = await self._beat()
                 failures = 0
-            except Unauthenticated:
-                await self._signed_in_again(used)
+            except Unauthenticated as error:
+                await self._signed_in_again(used, error.code)
                 pause = 0.0
             except HoldfastError as error:
                 failures += 1
@@ -384,8 +411,8 @@ class Drone:
             try:
                 claimed = await self._claimed(room, wait, tools, spool)
                 failures = 0
-            except Unauthenticated:
-                await self._signed_in_again(used)
+            except Unauthenticated as error:
+                await self._signed_in_again(used, error.code)
                 continue
             except HoldfastError as error:
                 self._log.warning("claim.failed", code=error.code, error=error.detail)
@@ -588,10 +615,10 @@ class Drone:
             used = self._credential
             try:
                 return await call()
-            except Unauthenticated:
+            except Unauthenticated as error:
                 if self._stop.is_set():
                     raise  # nobody registers any more, so the next answer would be the same
-                await self._signed_in_again(used)
+                await self._signed_in_again(used, error.code)
             except (Unavailable, OutcomeUnknown, Exhausted) as error:
                 await self._pause(attempt, error)
         return await call()
@@ -601,17 +628,6 @@ class Drone:
         ceiling = min(_PAUSE_SECONDS_MAX, 0.2 * 2.0 ** min(attempt, 10))
         wait = max(error.retry_after_seconds or 0.0, ceiling * (0.5 + self._random() / 2))
         await self._clock.sleep(min(wait, 60.0))
-
-
-def grant_claims(grant: str) -> Grant:
-    """What a grant says. The drone does not check the signature: it got it from the coordinator it
-    trusts, and the aggregator checks it."""
-    try:
-        payload = grant.split(".")[1]
-        data = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
-        return msgspec.json.decode(data, type=Grant)
-    except (IndexError, ValueError, msgspec.DecodeError) as error:
-        raise Invalid("cannot read the grant: it is not one") from error
 
 
 __all__ = ["Drone", "Lease", "grant_claims"]

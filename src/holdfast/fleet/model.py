@@ -21,6 +21,7 @@ Fence = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
 OptionalName = Annotated[str, Meta(pattern=r"^([a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?)?$")]
 OptionalDigest = Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+OptionalKey = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
 DayOrTime = Annotated[
     str,
     Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9.]{2,9}Z)?)?$"),
@@ -28,6 +29,10 @@ DayOrTime = Annotated[
 Id = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
 ]
+
+
+COLLECT = "collect"
+"""The kind of task, and the capability, of whoever collects."""
 
 
 class _Wire(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -161,6 +166,10 @@ class Grant(Struct, frozen=True, kw_only=True):
     worker: str
     fence: int
     lease_expires_at: str
+    key: str = ""
+    """The public signing key of the worker: what it posts is signed with the private half."""
+    registration: str = ""
+    """The event that put the key on the record."""
 
 
 class Claim(_Wire, frozen=True, kw_only=True):
@@ -362,6 +371,9 @@ class WorkerRegister(_Wire, frozen=True, kw_only=True):
     region: OptionalName = ""
     capacity: Annotated[int, Meta(ge=1, le=1000)] = 1
     version: Annotated[str, Meta(max_length=100)] = ""
+    key: OptionalKey = ""
+    """The public half of the Ed25519 key with which it will sign what it posts, in hexadecimal:
+    made for this registration. Whoever collects needs one."""
 
 
 class WorkerCredential(Struct, frozen=True, kw_only=True):
@@ -405,3 +417,5 @@ class Worker(Struct, frozen=True, kw_only=True):
     last_beat_at: str | None
     leases: int = 0
     load: dict[str, int] = {}
+    key: str = ""
+    """Its public signing key, in hexadecimal."""

@@ -25,6 +25,7 @@ from holdfast.fleet.credentials import JOIN_PREFIX, WORKER_PREFIX
 from holdfast.fleet.grants import sign_grant
 from holdfast.fleet.metrics import FleetMetrics
 from holdfast.fleet.model import (
+    COLLECT,
     Beat,
     BeatAnswer,
     Claim,
@@ -55,7 +56,7 @@ from holdfast.fleet.model import (
 from holdfast.fleet.ports import Profiles
 from holdfast.kernel.canonical import canonical, digest
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
-from holdfast.kernel.credentials import Peppers, identity_of, make_secret
+from holdfast.kernel.credentials import Peppers, identity_of, is_secret_of, make_secret
 from holdfast.kernel.database import Database, Isolation
 from holdfast.kernel.errors import (
     Conflict,
@@ -83,7 +84,6 @@ log = structlog.get_logger(__name__)
 
 PAYLOAD_BYTES_MAX = 64 * 1024
 PRUNE_BATCH = 500
-COLLECT = "collect"
 DAY_SECONDS = 86_400
 READ_COMMITTED: Isolation = "read committed"
 """The hot path's isolation: each unit locks the rows it judges (ADR 0005)."""
@@ -112,7 +112,7 @@ class _Batchers:
     """One tenant's: a transaction has one tenant."""
 
     submit: Batcher[tasks.Submission, Task]
-    claim: Batcher[tasks.Want, list[Task]]
+    claim: Batcher[tasks.Want, tasks.Leased]
     complete: Batcher[tasks.Ending, fates.Ended]
     renew: Batcher[tuple[str, str, int, str], bool]
 
@@ -451,26 +451,32 @@ class FleetService:
                 await self.leases.beat(principal, worker, self.clock.now())
                 claimed = await batcher.do(want)
                 left = until - self.clock.monotonic()
-                if claimed or left <= 0 or (stopping is not None and stopping.is_set()):
+                if claimed.tasks or left <= 0 or (stopping is not None and stopping.is_set()):
                     return self._granted(principal.tenant, claimed)
                 await _either(watch.wait(min(left, self.settings.beat_seconds)), stopping)
 
     async def _lease(
         self, tenant: TenantId, wants: list[tasks.Want]
-    ) -> list[list[Task] | HoldfastError]:
+    ) -> list[tasks.Leased | HoldfastError]:
         now = self.clock.now()
         claimed = await self.hot(tenant, lambda conn: tasks.claim(conn, tenant, now, wants))
-        self.metrics.claimed.inc(sum(len(each) for each in claimed if isinstance(each, list)))
+        self.metrics.claimed.inc(
+            sum(len(each.tasks) for each in claimed if isinstance(each, tasks.Leased))
+        )
         return claimed
 
-    def _granted(self, tenant: TenantId, claimed: Sequence[Task]) -> list[ClaimedTask]:
-        now = self.clock.now()
+    def _granted(self, tenant: TenantId, claimed: tasks.Leased) -> list[ClaimedTask]:
+        now, signing = self.clock.now(), claimed.signing
         return [
-            ClaimedTask(task=task, grant=self._grant(tenant, task, task.lease_expires_at, now))
-            for task in claimed
+            ClaimedTask(
+                task=task, grant=self._grant(tenant, task, signing, task.lease_expires_at, now)
+            )
+            for task in claimed.tasks
         ]
 
-    def _grant(self, tenant: str, task: Any, expires_at: str | None, now: datetime) -> str:
+    def _grant(
+        self, tenant: str, task: Any, signing: tasks.Signing, expires_at: str | None, now: datetime
+    ) -> str:
         payload = task.payload
         if isinstance(payload, str):
             payload = msgspec.json.decode(payload)
@@ -484,6 +490,8 @@ class FleetService:
             worker=task.worker,
             fence=task.fence,
             lease_expires_at=expires_at or "",
+            key=signing.key,
+            registration=signing.registration,
         )
         return sign_grant(self._key, grant, now)
 
@@ -628,7 +636,11 @@ class FleetService:
             )
         if beat.settled is not None and (beat.leaving or held.unheard):
             await self._settle(tenant, worker, beat, beat.settled, held.unheard)
-        renewed = {row.id: self._grant(tenant, row, row.lease_expires_at, now) for row in held.keep}
+        signing = tasks.signing_of(row)
+        renewed = {
+            each.id: self._grant(tenant, each, signing, each.lease_expires_at, now)
+            for each in held.keep
+        }
         lost = list(held.lost)
         expiries = [timestamp(now + timedelta(seconds=row.lease_seconds)) for row in held.renew]
         outcomes = await self._batchers_of(tenant).renew.do_all(
@@ -641,7 +653,7 @@ class FleetService:
             if isinstance(outcome, HoldfastError):
                 raise outcome
             if outcome:
-                renewed[each.id] = self._grant(tenant, each, expiry, now)
+                renewed[each.id] = self._grant(tenant, each, signing, expiry, now)
             else:
                 lost.append(each.id)
         return BeatAnswer(
@@ -824,12 +836,14 @@ class FleetService:
     async def register(self, join_token: str, registration: WorkerRegister) -> WorkerCredential:
         """Admit a worker by its join token, or take over the name of one that came back.
 
+        A worker that still has a credential that holds may register again with that instead.
         Raises :class:`Unauthenticated` (``join-token-invalid``) for a token that is not, no longer
         or too often used; :class:`Denied` for a region or capabilities it does not grant, or a
         revoked name; :class:`Conflict` (``worker-name-taken``) when the name works in another
         region.
         """
-        identity = identity_of(join_token, JOIN_PREFIX)
+        mine = is_secret_of(join_token, WORKER_PREFIX)
+        identity = identity_of(join_token, WORKER_PREFIX if mine else JOIN_PREFIX)
         now = self.clock.now()
         fresh = self.new_id()
         secrets = self._random(32)

@@ -50,10 +50,13 @@ workers = tenant_table(
     Column("registered_at", Text, nullable=False),
     Column("last_beat_at", Text),
     Column("settled", BigInteger),
+    Column("signing_key", Text, nullable=False, server_default=text("''")),
+    Column("registration", Text, nullable=False, server_default=text("''")),
     Index("uq_workers_name", "tenant", "name", unique=True),
 )
 """Who may work. ``secret`` is an HMAC; ``last_beat_at`` is written when the worker is lost,
-``settled`` when it leaves: claims up to that number lease nothing any more."""
+``settled`` when it leaves: claims up to that number lease nothing any more. ``signing_key`` is the
+public half of the key that it registered with, ``registration`` the event that says so."""
 
 join_tokens = tenant_table(
     "join_tokens",

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection
@@ -30,7 +30,7 @@ from holdfast.fleet.fates import (
     task_after,
     task_of,
 )
-from holdfast.fleet.model import Complete, Task, TaskStatus
+from holdfast.fleet.model import COLLECT, Complete, Task, TaskStatus
 from holdfast.fleet.rules import (
     FINAL,
     Holding,
@@ -189,6 +189,25 @@ class Want:
     number: int = 0
 
 
+class Signing(NamedTuple):
+    """The key a worker signs with, and the event that put it on the record."""
+
+    key: str
+    registration: str
+
+
+class Leased(NamedTuple):
+    """What a claim came to: tasks, and what their grants say of the worker."""
+
+    tasks: list[Task]
+    signing: Signing
+
+
+def signing_of(row: TaskRow) -> Signing:
+    """What grants say of the worker."""
+    return Signing(row.signing_key, row.registration)
+
+
 @dataclass(slots=True)
 class _Group:
     """Workers that may be given the same."""
@@ -201,20 +220,22 @@ class _Group:
 
 def claim(
     conn: Connection, tenant: str, now: datetime, wants: Sequence[Want]
-) -> list[list[Task] | HoldfastError]:
+) -> list[Leased | HoldfastError]:
     """Lease to each worker what it asks for, as far as there is any.
 
     Workers that may take the same are dealt to in turn, in the order they asked, most urgent task
     first.
     """
     known = store.find_workers(conn, tenant, {want.worker for want in wants})
-    answers: list[list[Task] | HoldfastError] = []
+    answers: list[Leased | HoldfastError] = []
     groups: dict[tuple[Any, ...], _Group] = {}
     for n, want in enumerate(wants):
         row = known.get(want.worker)
         refusal = refusal_of_worker(row) or _over(row, want)
-        answers.append(refusal if refusal is not None else [])
-        if refusal is None and row is not None:
+        if refusal is not None:
+            answers.append(refusal)
+        elif row is not None:
+            answers.append(Leased([], signing_of(row)))
             capabilities = frozenset(msgspec.json.decode(row.capabilities))
             key = (capabilities, row.region, want.kinds)
             group = groups.setdefault(key, _Group(capabilities, row.region, want.kinds, []))
@@ -236,8 +257,8 @@ def claim(
         rows = store.candidates(conn, tenant, eligible, timestamp(now), wanted)
         for n, task in _deal(conn, tenant, now, group.members, wants, rows):
             answer = answers[n]
-            assert isinstance(answer, list)
-            answer.append(task)
+            assert isinstance(answer, Leased)
+            answer.tasks.append(task)
     return answers
 
 
@@ -290,6 +311,12 @@ def refusal_of_worker(row: TaskRow | None) -> HoldfastError | None:
         )
     if row.status == "revoked":
         return Unauthenticated("cannot work: this worker was revoked", code="worker-revoked")
+    if not row.signing_key and COLLECT in msgspec.json.decode(row.capabilities):
+        return Unauthenticated(
+            "cannot work: this worker registered without a signing key, as earlier releases did",
+            code="worker-without-key",
+            hint="register again with the join token: the drone then makes a key",
+        )
     return None
 
 

@@ -12,11 +12,11 @@ from sqlalchemy import Connection
 from holdfast.fleet import store
 from holdfast.fleet.credentials import WORKER_PREFIX
 from holdfast.fleet.fates import Backoff, decide, fail
-from holdfast.fleet.model import Worker, WorkerRegister, WorkerStatus
+from holdfast.fleet.model import COLLECT, Worker, WorkerRegister, WorkerStatus
 from holdfast.fleet.store import TaskRow
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.credentials import Peppers, make_secret
-from holdfast.kernel.errors import Conflict, Denied, NotFound, Unauthenticated
+from holdfast.kernel.credentials import Peppers, is_secret_of, make_secret
+from holdfast.kernel.errors import Conflict, Denied, Invalid, NotFound, Unauthenticated
 from holdfast.kernel.ids import EventId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Principal
@@ -38,6 +38,7 @@ def worker_of(row: Any, beat: Beat | None, held: Mapping[str, int]) -> Worker:
         last_beat_at=row.last_beat_at if beat is None else timestamp(beat.at),
         leases=held.get(row.id, 0),
         load={} if beat is None else dict(beat.data),
+        key=row.signing_key,
     )
 
 
@@ -64,21 +65,38 @@ def register(
     random: bytes,
     event: EventId,
 ) -> tuple[str, str] | None:
-    """The id and the new credential of the worker; nothing if the token is another tenant's."""
+    """The id and the new credential of the worker; nothing if the token is another tenant's.
+
+    ``token`` is the identity in ``secret``: of a join token, or of the worker's own credential, by
+    which it may register again under its name as long as that credential holds.
+    """
     tenant = principal.tenant
-    granted = store.find_token(conn, tenant, token)
+    mine = is_secret_of(secret, WORKER_PREFIX)
+    granted = (store.find_worker if mine else store.find_token)(conn, tenant, token)
     if granted is None:
         return None
     if not peppers.matches(secret, bytes(granted.secret), granted.pepper):
         raise token_refused("it is not known here")
-    if granted.expires_at <= timestamp(now):
+    if mine:
+        if granted.name != registration.name:
+            raise token_refused("it is another worker's credential")
+        token = granted.join_token
+    elif granted.expires_at <= timestamp(now):
         raise token_refused("it has expired")
     capabilities = _granted_capabilities(granted, registration)
+    if COLLECT in capabilities and not registration.key:
+        raise Invalid(
+            f"cannot register {registration.name}: whoever collects signs what it posts, and this "
+            "registration brings no signing key",
+            code="signing-key-needed",
+            hint="update the drone: it makes a key each time it registers",
+        )
     known = store.find_worker_by_name(conn, tenant, registration.name)
     if known is not None:
         _check_takeover(known, granted)
     # A worker that the token admitted before may always come back.
-    if (known is None or known.join_token != token) and not store.use_token(conn, tenant, token):
+    came_before = mine or (known is not None and known.join_token == token)
+    if not came_before and not store.use_token(conn, tenant, token):
         raise token_refused("it is used up")
     worker = fresh if known is None else known.id
     credential = make_secret(WORKER_PREFIX, worker, random)
@@ -98,6 +116,8 @@ def register(
         "join_token": token,
         "registered_at": timestamp(now),
         "last_beat_at": timestamp(now),
+        "signing_key": registration.key,
+        "registration": event,
     }
     store.keep_worker(conn, values)
     payload = {
@@ -106,6 +126,7 @@ def register(
         "capabilities": capabilities,
         "token": token,
         "again": known is not None,
+        "key": registration.key,
     }
     outbox.emit(
         conn,

@@ -77,6 +77,11 @@ def make_secret(prefix: str, identity: str, random: bytes) -> str:
     return f"{body}_{zlib.crc32(body.encode()):08x}"
 
 
+def is_secret_of(secret: str, prefix: str) -> bool:
+    """Whether ``secret`` looks like one of that prefix; whole or not."""
+    return secret.startswith(f"{prefix}_")
+
+
 def identity_of(secret: str, prefix: str) -> str:
     """The id in a well-formed secret; :class:`Unauthenticated` (``credential-malformed``) if not.
 

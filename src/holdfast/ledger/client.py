@@ -228,6 +228,12 @@ class LedgerClient:
             "GET", "/v1/ledger/proofs/event", params={"event": event}, type=Proof
         )
 
+    async def event_proofs(self, principal: Principal | None, events: Sequence[str]) -> list[Proof]:
+        """See :meth:`LedgerService.event_proofs`."""
+        return await self._api.request(
+            "GET", "/v1/ledger/proofs/events", params={"event": list(events)}, type=list[Proof]
+        )
+
     async def consistency(
         self, principal: Principal | None, first: int, second: int | None = None
     ) -> Consistency:

@@ -390,6 +390,12 @@ def _proving(service: LedgerService) -> list[Any]:
         """Prove that an event, by its id, is in the tree of the newest checkpoint."""
         return await service.event_proof(principal, event)
 
+    @get("/v1/ledger/proofs/events", permission=READ)
+    @_counted(service, "Prove")
+    async def prove_events(principal: Principal, event: tuple[str, ...] = ()) -> list[Proof]:
+        """Prove that up to a thousand events, by their ids, are in one checkpoint: the newest."""
+        return await service.event_proofs(principal, event)
+
     @get("/v1/ledger/proofs/consistency", permission=READ)
     @_counted(service, "Prove")
     async def prove_consistency(
@@ -410,6 +416,7 @@ def _proving(service: LedgerService) -> list[Any]:
         show_tile,
         prove_inclusion,
         prove_event,
+        prove_events,
         prove_consistency,
         show_trust,
     ]

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
+import msgspec
 from sqlalchemy import Connection
 
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
@@ -66,6 +67,7 @@ from holdfast.ledger.signer import verifier_of
 
 log = get_logger("ledger")
 
+PROOFS_MAX = 1000
 FOLLOW_SECONDS = 30.0
 LIST = "ledger.entries"
 STREAMS = "ledger.streams"
@@ -523,16 +525,29 @@ class LedgerService:
 
     async def event_proof(self, principal: Principal, event: str) -> Proof:
         """:meth:`inclusion` of an event by its id, in the tree of the newest checkpoint."""
+        (proof,) = await self.event_proofs(principal, [event])
+        return proof
+
+    async def event_proofs(self, principal: Principal, events: Sequence[str]) -> list[Proof]:
+        """:meth:`event_proof` of each, all in the tree of the same checkpoint."""
+        if not 0 < len(events) <= PROOFS_MAX:
+            raise Invalid(f"cannot prove {len(events)} events at once: 1 to {PROOFS_MAX} are asked")
         tenant = principal.tenant
         found = await self._parts.database.read(
-            principal, lambda conn: store.find_events(conn, tenant, [event])
+            principal, lambda conn: store.find_events(conn, tenant, list(events))
         )
-        if event not in found:
-            raise EntryUnknown(f"cannot find the event {event[:80]}: the log does not hold it")
-        proof = await self.inclusion(principal, found[event])
-        if read_leaf(proof.leaf.encode()).id != event:
-            raise Corrupt("cannot find the event: the index is damaged", code="index-damaged")
-        return proof
+        for event in events:
+            if event not in found:
+                raise EntryUnknown(f"cannot find the event {event[:80]}: the log does not hold it")
+        note = await self.log_of(principal).checkpoint()
+        size = notes.parse_checkpoint(notes.parse_note(note).text).size
+        proofs = []
+        for event in events:
+            proof = await self.inclusion(principal, found[event], size)
+            if read_leaf(proof.leaf.encode()).id != event:
+                raise Corrupt("cannot find the event: the index is damaged", code="index-damaged")
+            proofs.append(msgspec.structs.replace(proof, checkpoint=note))
+        return proofs
 
     async def consistency(
         self, principal: Principal, first: int, second: int | None = None

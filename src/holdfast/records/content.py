@@ -31,7 +31,11 @@ from holdfast.records.model import Batch, MappedRecord, Measure, PeriodValue, Sc
 KEY_BYTES = 16
 MAC_BYTES = 16
 LEAF_DOMAIN = "holdfast-record-leaf/v1"
+SIGNED_LEAF_DOMAIN = "holdfast-record-leaf/v2"
+"""Of a record whose worker has signed the very commitment that the leaf holds."""
 BATCH_LEAF_DOMAIN = "holdfast-batch-leaf/v1"
+SIGNED_BATCH_LEAF_DOMAIN = "holdfast-batch-leaf/v2"
+"""Of a batch whose worker has signed its header."""
 BATCH_DOMAIN = b"holdfast-batch/v1\n"
 
 encode_sorted = msgspec.json.Encoder(order="sorted").encode
@@ -180,13 +184,14 @@ def record_leaf(
     revision: int,
     run: str,
     withdrawn: bool,
+    domain: str = LEAF_DOMAIN,
 ) -> bytes:
     """The entry of a record's leaf: a canonical header of opaque ids and the commitment.
 
     Written out, because it is made for every row: the same bytes as the canonical form.
     """
     return (
-        f'{{"commitment":"{commitment}","domain":"{LEAF_DOMAIN}","profile":"{profile_digest}",'
+        f'{{"commitment":"{commitment}","domain":"{domain}","profile":"{profile_digest}",'
         f'"record":"{record}","revision":{revision},"run":"{run}",'
         f'"withdrawn":{"true" if withdrawn else "false"}}}'
     ).encode()
@@ -216,13 +221,16 @@ def record_leaf_hash(
     )
 
 
-def stored_leaf_hash(keys: RecordKeys, *, run: str, profile_digest: str, row: Any) -> bytes:
+def stored_leaf_hash(
+    keys: RecordKeys, *, run: str, profile_digest: str, row: Any, salt: bytes | None, signed: bool
+) -> bytes:
     """The leaf hash of a row as it lies in the table, for whoever rebuilds a batch's tree.
 
-    Of a record about a person it comes from the commitment that was kept: it stays what it was
-    when the person is erased, though nobody can open it any more.
+    ``salt`` is its worker's, if that is known; ``signed`` says whether its batch is. Of a record
+    about a person the leaf comes from the commitment that was kept: it stays what it was when the
+    person is erased, though nobody can open it any more.
     """
-    if row.commitment is None:
+    if row.commitment is None and salt is None:
         return record_leaf_hash(
             keys,
             run=run,
@@ -233,37 +241,40 @@ def stored_leaf_hash(keys: RecordKeys, *, run: str, profile_digest: str, row: An
             withdrawn=row.withdrawn,
             whole=whole_of(row.body.encode(), row.position, row.response),
         )
+    if row.commitment is None:
+        assert salt is not None
+        whole = whole_of(row.body.encode(), row.position, row.response)
+        said = commitment(salt, whole)
+    else:
+        said = bytes(row.commitment).hex()
     return leaf_hash(
         record_leaf(
-            commitment=bytes(row.commitment).hex(),
+            commitment=said,
             profile_digest=profile_digest,
             record=row.record.hex(),
             revision=row.revision,
             run=run,
             withdrawn=row.withdrawn,
+            domain=SIGNED_LEAF_DOMAIN if signed else LEAF_DOMAIN,
         )
     )
 
 
-LeafHasher = Callable[[int, str, int, bytes], bytes]
+LeafHasher = Callable[[str, str, int], bytes]
 
 
-def leaf_hasher(keys: RecordKeys, run: str, profile_digest: str) -> LeafHasher:
-    """:func:`record_leaf_hash` of one run's rows that are not withdrawn, for a whole batch of them.
+def leaf_hasher(run: str, profile_digest: str) -> LeafHasher:
+    """The leaf hash of rows of one run whose worker signed them, for a whole batch of them.
 
-    Called with sequence, record, revision and whole. What all rows share is written once, and
-    nothing is called in between: it is the costliest step of staging.
+    Called with commitment, record and revision. What all rows share is written once, and nothing
+    is called in between: it is on staging's hot path.
     """
-    salt_of, sha256 = keys.salt, hashlib.sha256
-    prefix = f"{run}:".encode()
+    sha256 = hashlib.sha256
     before = '{"commitment":"'
-    between = f'","domain":"{LEAF_DOMAIN}","profile":"{profile_digest}","record":"'
+    between = f'","domain":"{SIGNED_LEAF_DOMAIN}","profile":"{profile_digest}","record":"'
     after = f',"run":"{run}","withdrawn":false}}'
 
-    def hashed(sequence: int, record: str, revision: int, whole: bytes) -> bytes:
-        salt = salt_of(b"%b%d" % (prefix, sequence))
-        inner = sha256(salt.translate(_INNER) + _INNER_REST + whole).digest()
-        said = sha256(salt.translate(_OUTER) + _OUTER_REST + inner).hexdigest()
+    def hashed(said: str, record: str, revision: int) -> bytes:
         leaf = f'\0{before}{said}{between}{record}","revision":{revision}{after}'
         return sha256(leaf.encode()).digest()
 

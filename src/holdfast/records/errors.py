@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.kernel.errors import Conflict, Invalid, NotFound, Unavailable
+from holdfast.kernel.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 
 
 class ReceiptNotYet(Unavailable):
@@ -15,6 +15,12 @@ class StaleFence(Conflict):
     """Somebody with a higher fence has the run: stop, nothing more of this attempt counts."""
 
     code = "stale-fence"
+
+
+class SignatureRefused(Denied):
+    """The batch is not what its worker signed, or somebody else signed it."""
+
+    code = "signature-refused"
 
 
 class RunEnded(Conflict):

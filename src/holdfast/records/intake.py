@@ -17,6 +17,8 @@ from weakref import WeakValueDictionary
 import msgspec
 from sqlalchemy import Connection, Row, and_, case, select
 
+from holdfast.fleet.model import Grant
+from holdfast.kernel import merkle
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.database import bulk_insert
 from holdfast.kernel.principal import Principal
@@ -33,6 +35,13 @@ from holdfast.records.errors import (
 from holdfast.records.model import Batch, BatchReceipt, RunStatus
 from holdfast.records.rules import Rules, for_kind
 from holdfast.records.shape import Shape, decode_shape, encode_shape
+from holdfast.records.signed import (
+    BatchHeader,
+    check_responses,
+    check_root,
+    check_signed,
+    encode_places,
+)
 from holdfast.records.slots import check_attempt, check_slot
 from holdfast.records.staging import (
     Change,
@@ -75,7 +84,8 @@ class _Incoming:
     batch: Batch
     rules: Rules
     prepared: Prepared
-    lease_expires_at: str
+    claim: Grant
+    header: BatchHeader
     received_at: str
 
 
@@ -94,22 +104,27 @@ class Intake(Erasing, Unsealing):
         :class:`BatchConflict` for other content under a used id, :class:`StaleFence` for an
         attempt that was taken over, :class:`RunNotOpen`, :class:`RunEnded`, :class:`RunOvertaken`,
         :class:`ResponseMissing` if a row refers to bytes that are not stored,
-        :class:`BatchOutOfOrder` where the profile gives the order a meaning. Nothing is staged
-        when it raises, but for ``OutcomeUnknown``: then send the same batch again.
+        :class:`BatchOutOfOrder` where the profile gives the order a meaning,
+        :class:`SignatureRefused` if it is not what the worker of the grant signed. Nothing is
+        staged when it raises, but for ``OutcomeUnknown``: then send the same batch again.
         """
         started = self._clock.monotonic()
         claim = self._grant(principal, grant, batch.run, batch.fence)
+        header = check_signed(batch, claim)
         rules = await self._rules(principal, claim.profile, claim.digest)
         keys = self._keys(principal, claim.profile)
         size = len(batch.records)
         owners = await self._owners(principal, rules, batch)
         prepared = await self.worked(size, lambda: prepare(batch, keys, rules, owners))
+        root = await self.worked(size, lambda: merkle.root(prepared.posted.leaves))
+        check_root(batch, header, root)
         incoming = _Incoming(
             principal=principal,
             batch=batch,
             rules=rules,
             prepared=prepared,
-            lease_expires_at=claim.lease_expires_at,
+            claim=claim,
+            header=header,
             received_at=timestamp(self._clock.now()),
         )
         async with self._lock(principal, claim.profile):
@@ -269,15 +284,18 @@ def _check_responses(conn: Connection, incoming: _Incoming) -> None:
     ours = store.of_key(
         store.responses, incoming.principal.tenant, run=batch.run, fence=batch.fence
     )
-    column, missing = store.responses.c.sequence, set(wanted)
+    column, stored = store.responses.c.sequence, {}
     for some in store.parts(wanted):
-        missing -= set(conn.execute(select(column).where(ours, column.in_(some))).scalars())
+        found = conn.execute(select(column, store.responses.c.digest).where(ours, column.in_(some)))
+        stored |= {row.sequence: row.digest for row in found}
+    missing = set(wanted) - set(stored)
     if missing:
         raise ResponseMissing(
             f"cannot take the batch {batch.sequence} of the run {batch.run}: the raw response "
             f"{min(missing)} is not stored",
             hint="store the bytes first",
         )
+    check_responses(batch, incoming.header, stored)
 
 
 def _known(conn: Connection, incoming: _Incoming, first: int, following: int) -> Known:
@@ -346,7 +364,7 @@ def _update_run(
     conn: Connection, incoming: _Incoming, look: _Look, known: Known, change: Change
 ) -> bool:
     runs, batch, prepared = store.runs, incoming.batch, incoming.prepared
-    lease = incoming.lease_expires_at
+    lease = incoming.claim.lease_expires_at
     values: dict[str, Any] = {
         "status": RunStatus.RUNNING.value,
         "lease_expires_at": case(
@@ -431,7 +449,14 @@ def _receipt(incoming: _Incoming, change: Change) -> BatchReceipt:
 
 
 def _write_batch(conn: Connection, incoming: _Incoming, known: Known, change: Change) -> None:
-    batch = incoming.batch
+    """The batch as it was answered, with what its worker signed.
+
+    Of the tree that the worker signed the other leaves' cover is kept: the rows give theirs again.
+    """
+    batch, claim, signed = incoming.batch, incoming.claim, incoming.batch.signed
+    assert signed is not None
+    cover = merkle.cover(incoming.prepared.posted.leaves, change.signed) if change.signed else []
+    personal = incoming.prepared.personal is not None
     store.add(
         conn,
         store.batches,
@@ -451,6 +476,14 @@ def _write_batch(conn: Connection, incoming: _Incoming, known: Known, change: Ch
         rows=len(change.rows),
         root=change.root,
         received_at=incoming.received_at,
+        header=signed.header,
+        signature=signed.signature,
+        signing_key=claim.key,
+        registration=claim.registration,
+        # With the seed a person's record could be guessed at after they are erased.
+        seed=None if personal else bytes.fromhex(signed.seed),
+        places=encode_places(change.places, len(batch.records)),
+        cover=b"".join(cover),
     )
 
 

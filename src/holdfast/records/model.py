@@ -34,6 +34,7 @@ PeriodText = Annotated[
 BATCH_RECORDS_MAX = 10_000
 BATCH_BYTES_MAX = 16 * 1024 * 1024
 KEY_VALUES_MAX = 64
+HEADER_BYTES_MAX = 2 * 1024 * 1024
 FIELDS_MAX = 1000
 
 
@@ -136,14 +137,30 @@ class Drift(_Wire, frozen=True, kw_only=True):
     detail: str
 
 
+class SignedHeader(_Wire, frozen=True, kw_only=True, gc=False):
+    """What a worker says of a batch, signed: see :mod:`holdfast.records.signed`.
+
+    ``header`` is the very text that was signed, ``signature`` the Ed25519 signature of its bytes.
+    ``seed`` makes the salts of the commitments to the records; it opens them, and is not signed.
+    """
+
+    header: Annotated[str, Meta(max_length=HEADER_BYTES_MAX)]
+    signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$")]
+    seed: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Batch(_Wire, frozen=True, kw_only=True, gc=False):
-    """What a worker posts to ``/v1/batches``; at most 10,000 records and 16 MiB."""
+    """What a worker posts to ``/v1/batches``; at most 10,000 records and 16 MiB.
+
+    One that its worker has not signed is refused.
+    """
 
     run: Id
     fence: Fence
     sequence: NotNegative
     records: Annotated[list[MappedRecord], Meta(max_length=BATCH_RECORDS_MAX)] = []
     rejects: Annotated[list[Reject], Meta(max_length=BATCH_RECORDS_MAX)] = []
+    signed: SignedHeader | None = None
 
 
 class BatchReceipt(Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,10 +28,10 @@ class Profiles(Protocol):
 class Evidence(Protocol):
     """Proofs of events: the ledger's service, or its client in a split deployment."""
 
-    async def event_proof(self, principal: Principal, event: str) -> Proof:
-        """The event's entry, opened, with the proof that it is in the newest checkpoint.
+    async def event_proofs(self, principal: Principal, events: Sequence[str]) -> list[Proof]:
+        """The events' entries, opened, with the proofs that they are in one checkpoint: the newest.
 
-        ``NotFound`` while the ledger does not hold it.
+        ``NotFound`` while the ledger does not hold all of them.
         """
         ...
 

@@ -14,10 +14,11 @@ from holdfast.kernel.canonical import canonical
 from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Internal
 from holdfast.records import store
-from holdfast.records.content import BATCH_LEAF_DOMAIN, FieldNames
+from holdfast.records.content import BATCH_LEAF_DOMAIN, SIGNED_BATCH_LEAF_DOMAIN, FieldNames
 from holdfast.records.errors import Contended
 from holdfast.records.model import RunFinish
 from holdfast.records.rules import Rules
+from holdfast.records.signed import header_digest
 from holdfast.records.slots import FREE_SLOT, change_slot
 
 LISTED_MAX = 2_000
@@ -122,17 +123,25 @@ class Published:
     fields: str
 
 
-def batch_leaf(kind: str, sequence: int, rows: int, root: str) -> bytes:
-    """The entry of a batch in the tree of its run: the root over its own record leaves."""
-    return canonical(
-        {
-            "batch": sequence,
-            "domain": BATCH_LEAF_DOMAIN,
-            "kind": kind,
-            "root": root,
-            "rows": rows,
+def batch_leaf(row: Any) -> bytes:
+    """The entry of a batch in the tree of its run: the root over its own record leaves.
+
+    With what its worker signed, if it did: withdrawals are concluded here.
+    """
+    leaf = {
+        "batch": row.sequence,
+        "domain": BATCH_LEAF_DOMAIN,
+        "kind": row.kind,
+        "root": row.root,
+        "rows": row.rows,
+    }
+    if row.header is not None:
+        leaf |= {
+            "domain": SIGNED_BATCH_LEAF_DOMAIN,
+            "header": header_digest(row.header),
+            "signature": row.signature,
         }
-    )
+    return canonical(leaf)
 
 
 def evidence_of(conn: Connection, tenant: str, request: RunFinish) -> dict[str, Any]:
@@ -140,7 +149,14 @@ def evidence_of(conn: Connection, tenant: str, request: RunFinish) -> dict[str, 
     batches, responses = store.batches, store.responses
     key = {"run": request.run, "fence": request.fence}
     staged = conn.execute(
-        select(batches.c.kind, batches.c.sequence, batches.c.rows, batches.c.root)
+        select(
+            batches.c.kind,
+            batches.c.sequence,
+            batches.c.rows,
+            batches.c.root,
+            batches.c.header,
+            batches.c.signature,
+        )
         .where(store.of_key(batches, tenant, **key))
         .order_by(batches.c.kind, batches.c.sequence)
     ).all()
@@ -151,12 +167,16 @@ def evidence_of(conn: Connection, tenant: str, request: RunFinish) -> dict[str, 
             .order_by(responses.c.sequence)
         ).scalars()
     )
-    leaves = [
-        merkle.leaf_hash(batch_leaf(row.kind, row.sequence, row.rows, row.root)) for row in staged
-    ]
+    leaves = [merkle.leaf_hash(batch_leaf(row)) for row in staged]
     raw = [merkle.leaf_hash(digest.encode()) for digest in digests]
     listed = [
-        {"kind": row.kind, "root": row.root, "rows": row.rows, "sequence": row.sequence}
+        {
+            "kind": row.kind,
+            "root": row.root,
+            "rows": row.rows,
+            "sequence": row.sequence,
+            "header": None if row.header is None else header_digest(row.header),
+        }
         for row in staged
     ]
     return {

@@ -3,7 +3,9 @@
 A receipt is canonical JSON (RFC 8785, restricted) that ends in its own SHA-256. It leads from one
 record to a checkpoint that the log signed: the record's salted leaf is in the tree of its batch,
 the batch in the tree of its run, the run's root in the event ``records.ingested``, the event in the
-log. Each step is recomputed; nothing in a receipt is believed, and nothing is in it that is not
+log. If the record's worker signed it, the same salted commitment is in the tree of the header that
+was signed, and the event of the worker's registration, in the same log, has the key. Each step is
+recomputed; nothing in a receipt is believed, and nothing is in it that is not
 checked. Whom to believe is said by the verifier's own policy file (``holdfast ledger trust``).
 """
 
@@ -15,6 +17,8 @@ from hashlib import sha256
 from typing import Any, Literal
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Struct
 
 from holdfast.kernel.canonical import canonical, decode_strict
@@ -28,12 +32,21 @@ from holdfast.ledger.notes import (
     open_note,
     parse_checkpoint,
 )
-from holdfast.records.content import BATCH_LEAF_DOMAIN, LEAF_DOMAIN
+from holdfast.records.content import (
+    BATCH_LEAF_DOMAIN,
+    LEAF_DOMAIN,
+    SIGNED_BATCH_LEAF_DOMAIN,
+    SIGNED_LEAF_DOMAIN,
+)
+from holdfast.records.signed import HEADER_DOMAIN, posted_leaf
 
 FORMAT = "holdfast-receipt/v1"
+SIGNED_FORMAT = "holdfast-receipt/v2"
+"""With an attribution, which the first does not have."""
 RECEIPT_BYTES_MAX = 16 * 1024 * 1024
 TRUST_BYTES_MAX = 4 * 1024 * 1024
 INGESTED = "records.ingested"
+REGISTERED = "worker.registered"
 _TAIL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n')
 _TAIL_BYTES = 78
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -90,10 +103,22 @@ class RawPart(_Part, frozen=True, kw_only=True):
     path: list[str]
 
 
-class Receipt(_Part, frozen=True, kw_only=True):
-    """One record's evidence. ``attribution`` is null: workers do not sign batch headers yet."""
+class AttributionPart(_Part, frozen=True, kw_only=True):
+    """What the worker signed, the record's place in it, and the event that tells of its key.
 
-    attribution: None
+    The signature is in the leaf of the batch: it is evidence itself.
+    """
+
+    header: dict[str, Any]
+    index: int
+    path: list[str]
+    registration: EntryPart
+
+
+class Receipt(_Part, frozen=True, kw_only=True):
+    """One record's evidence. ``attribution`` is null where no worker signed the record."""
+
+    attribution: AttributionPart | None
     checkpoint: str
     entry: EntryPart
     format: str
@@ -126,6 +151,7 @@ class Verified(Struct, frozen=True, kw_only=True):
     profile_digest: str
     run: str
     worker: str
+    worker_key: str | None
     record: str
     revision: int
     withdrawn: bool
@@ -159,8 +185,10 @@ def decode_receipt(data: bytes) -> Receipt:
         receipt = msgspec.convert(plain, Receipt)
     except (Invalid, msgspec.ValidationError) as error:
         raise _refused(f"it does not say what a receipt says ({error})") from error
-    if receipt.format != FORMAT:
+    if receipt.format not in (FORMAT, SIGNED_FORMAT):
         raise _refused(f"its format {receipt.format[:60]!r} is not known here")
+    if (receipt.attribution is None) != (receipt.format == FORMAT):
+        raise _refused("its format and its attribution do not go together")
     return receipt
 
 
@@ -208,6 +236,23 @@ def verify_receipt(data: bytes, trust: Trust) -> Verified:
 def _verify(receipt: Receipt, trust: Trust) -> Verified:
     said = _signed(receipt.checkpoint, trust)
     entry, record = receipt.entry, receipt.record
+    payload = _check_entry(entry, said, trust)
+    leaf = entry.leaf
+    if (leaf["type"], leaf["stream"]) != (INGESTED, f"profile/{payload['profile']}"):
+        raise _refused("its event is none that tells of published records")
+    _check_batch(record, payload)
+    _check_record(record, payload)
+    raw = _check_raw(receipt, payload)
+    if (receipt.attribution is None) != (record.leaf["domain"] == LEAF_DOMAIN):
+        raise _refused("whether its worker signed the record is told in two ways")
+    key = None
+    if receipt.attribution is not None:
+        key = _check_attribution(receipt.attribution, record, payload, raw, said, trust)
+    return _verified(receipt, said, raw, key)
+
+
+def _check_entry(entry: EntryPart, said: Checkpoint, trust: Trust) -> dict[str, Any]:
+    """What the event says, if it is in the log and of the policy's tenant."""
     leaf, payload = entry.leaf, entry.payload
     _included(
         "the event is not in the log that was signed",
@@ -219,22 +264,73 @@ def _verify(receipt: Receipt, trust: Trust) -> Verified:
     )
     if leaf["tenant"] != trust.tenant:
         raise _refused("it is of another tenant than the policy's")
-    if (leaf["type"], leaf["stream"]) != (INGESTED, f"profile/{payload['profile']}"):
-        raise _refused("its event is none that tells of published records")
     told = canonical(payload)
     if _mac(entry.salt, told) != leaf["commitment"] or len(told) != leaf["length"]:
         raise _refused("what the event is said to say is not what was committed to")
-    _check_batch(record, payload)
-    _check_record(record, payload)
-    raw = _check_raw(receipt, payload)
-    return _verified(receipt, said, raw)
+    return payload
+
+
+def _check_attribution(
+    given: AttributionPart,
+    record: RecordPart,
+    payload: dict[str, Any],
+    raw: tuple[str, int, int] | None,
+    said: Checkpoint,
+    trust: Trust,
+) -> str:
+    """The worker's registered key, if the worker signed the record with it."""
+    header, batch, worker = given.header, record.batch, given.header["worker"]
+    text = canonical(header)
+    if sha256(text).hexdigest() != batch["header"] or header["domain"] != HEADER_DOMAIN:
+        raise _refused("the header is not the batch's")
+    registration = _check_entry(given.registration, said, trust)
+    told = given.registration.leaf
+    if (told["type"], told["stream"]) != (REGISTERED, f"worker/{worker}"):
+        raise _refused("its registration is none of the worker that signed")
+    if registration["worker"] != worker or payload["worker"] != worker:
+        raise _refused("the worker that signed is another than the event tells of")
+    key = registration["key"]
+    _check_signature(_hash(key), batch["signature"], text)
+    about = {
+        "fence": payload["fence"],
+        "profile": payload["profile_digest"],
+        "run": payload["run"],
+        "sequence": batch["batch"],
+        "task": payload["task"],
+    }
+    for name, value in about.items():
+        if header[name] != value:
+            raise _refused(f"the worker signed for another {name}")
+    _included(
+        "the record is not among those that the worker signed",
+        posted_leaf(record.leaf["commitment"]),
+        given.index,
+        header["records"],
+        given.path,
+        _hash(header["root"]),
+    )
+    if raw is not None and {"digest": raw[0], "response": raw[1]} not in header["responses"]:
+        raise _refused("the worker signed for other raw bytes")
+    return str(key)
+
+
+def _check_signature(key: bytes, signature: str, text: bytes) -> None:
+    if re.fullmatch("[0-9a-f]{128}", signature) is None:
+        raise _refused("the worker's signature is none")
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(bytes.fromhex(signature), text)
+    except (InvalidSignature, ValueError) as error:
+        raise _refused("the worker's registered key has not signed the header") from error
 
 
 def _check_batch(record: RecordPart, payload: dict[str, Any]) -> None:
     batch = record.batch
-    if set(batch) != {"batch", "domain", "kind", "root", "rows"}:
+    names = {"batch", "domain", "kind", "root", "rows"}
+    if batch.get("domain") == SIGNED_BATCH_LEAF_DOMAIN:
+        names |= {"header", "signature"}
+    elif batch.get("domain") != BATCH_LEAF_DOMAIN:
         raise _refused("its batch is none")
-    if batch["domain"] != BATCH_LEAF_DOMAIN:
+    if set(batch) != names:
         raise _refused("its batch is none")
     _included(
         "the batch is not in the run that the event tells of",
@@ -249,7 +345,7 @@ def _check_batch(record: RecordPart, payload: dict[str, Any]) -> None:
 def _check_record(record: RecordPart, payload: dict[str, Any]) -> None:
     leaf = record.leaf
     names = {"commitment", "domain", "profile", "record", "revision", "run", "withdrawn"}
-    if set(leaf) != names or leaf["domain"] != LEAF_DOMAIN:
+    if set(leaf) != names or leaf["domain"] not in (LEAF_DOMAIN, SIGNED_LEAF_DOMAIN):
         raise _refused("its record's leaf is none")
     _included(
         "the record is not in the batch",
@@ -357,7 +453,9 @@ def _unlike(reason: str) -> ReceiptRefused:
     )
 
 
-def _verified(receipt: Receipt, said: Checkpoint, raw: tuple[str, int, int] | None) -> Verified:
+def _verified(
+    receipt: Receipt, said: Checkpoint, raw: tuple[str, int, int] | None, key: str | None
+) -> Verified:
     leaf, payload, entry = receipt.record.leaf, receipt.entry.payload, receipt.entry.leaf
     shown = receipt.record.content is not None
     return Verified(
@@ -371,6 +469,7 @@ def _verified(receipt: Receipt, said: Checkpoint, raw: tuple[str, int, int] | No
         profile_digest=leaf["profile"],
         run=leaf["run"],
         worker=payload["worker"],
+        worker_key=key,
         record=leaf["record"],
         revision=leaf["revision"],
         withdrawn=leaf["withdrawn"],
@@ -378,7 +477,7 @@ def _verified(receipt: Receipt, said: Checkpoint, raw: tuple[str, int, int] | No
         raw_digest=raw[0] if raw else "",
         raw_response=raw[1] if raw else None,
         raw_position=raw[2] if raw else None,
-        verdicts=[_recorded(shown), _attributed(), not_reproduced()],
+        verdicts=[_recorded(shown), _attributed(key), not_reproduced()],
     )
 
 
@@ -399,12 +498,22 @@ def _recorded(shown: bool) -> Verdict:
     )
 
 
-def _attributed() -> Verdict:
+def _attributed(key: str | None) -> Verdict:
+    if key is None:
+        return Verdict(
+            verdict="attributed",
+            holds=None,
+            means="not shown: no worker signed this record (it was withdrawn, is of somebody who "
+            "was erased, or from before workers signed); the worker named here is named by the "
+            "operator",
+        )
     return Verdict(
         verdict="attributed",
-        holds=None,
-        means="not available: workers do not sign the headers of their batches yet; the worker "
-        "named here is named by the operator",
+        holds=True,
+        means="the key that this worker registered, on the record of the same log, signed that it "
+        "made this record in this run, under this profile, from raw bytes with these digests",
+        does_not_mean="that the source said so, or that the operator did not register a key of its "
+        "own under the worker's name (compare the key with the worker's own for that)",
     )
 
 

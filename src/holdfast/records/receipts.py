@@ -20,13 +20,14 @@ from holdfast.ledger.model import Proof
 from holdfast.ledger.notes import Note, parse_checkpoint, parse_note
 from holdfast.records import store
 from holdfast.records.content import (
+    LEAF_DOMAIN,
+    SIGNED_LEAF_DOMAIN,
     RecordKeys,
     commitment,
     decode_content,
     encode_sorted,
     record_leaf,
     row_salt,
-    stored_leaf_hash,
     whole_of,
 )
 from holdfast.records.errors import NoSuchRecord, ReceiptNotYet
@@ -36,12 +37,15 @@ from holdfast.records.publishing import batch_leaf
 from holdfast.records.reading import REVISIONS_MAX, Reading, record_key
 from holdfast.records.receipt import (
     FORMAT,
+    SIGNED_FORMAT,
+    AttributionPart,
     EntryPart,
     RawPart,
     Receipt,
     RecordPart,
     encode_receipt,
 )
+from holdfast.records.signed import SignedBatch, plain_header
 
 
 class _Found(NamedTuple):
@@ -71,27 +75,33 @@ class Receipts(Reading):
         found = await self._db.read(
             principal, lambda conn: _found(conn, principal.tenant, key, record, revision)
         )
+        signed = SignedBatch(found.batch)
+        events = [found.event]
+        if signed.index(found.row) is not None:
+            events.append(found.batch.registration)
         try:
-            proof = await self._handles.ledger.event_proof(principal, found.event)
+            proofs = await self._handles.ledger.event_proofs(principal, events)
         except NotFound as error:
             raise ReceiptNotYet(
                 f"cannot give a receipt of {record}: the ledger does not hold its run's event yet",
                 retry_after_seconds=1.0,
             ) from error
         keys = self._keys(principal, found.row.profile)
-        opened = await self._opening(principal, keys, found)
-        made = await self.worked(len(found.rows), lambda: _made(keys, found, opened, proof))
+        opened = await self._opening(principal, keys, found, signed)
+        made = await self.worked(
+            len(found.rows), lambda: _made(keys, found, signed, opened, proofs)
+        )
         await self._note_receipt(principal, found)
         return encode_receipt(made)
 
     async def _opening(
-        self, principal: Principal, keys: RecordKeys, found: _Found
+        self, principal: Principal, keys: RecordKeys, found: _Found, signed: SignedBatch
     ) -> tuple[bytes, bytes] | None:
         """Salt and canonical record, if the principal may see both."""
         row = found.row
         if row.commitment is None:
             whole = whole_of(row.body.encode(), row.position, row.response)
-            return row_salt(keys, found.run.run, row.sequence), whole
+            return signed.salt(row) or row_salt(keys, found.run.run, row.sequence), whole
         if row.sealed is None or not principal.may(Permission.RECORDS_PERSONAL):
             return None
         sealed = bytes(row.sealed)
@@ -178,23 +188,20 @@ def _found(conn: Connection, tenant: str, key: bytes, record: str, revision: int
 
 
 def _made(
-    keys: RecordKeys, found: _Found, opened: tuple[bytes, bytes] | None, proof: Proof
+    keys: RecordKeys,
+    found: _Found,
+    signed: SignedBatch,
+    opened: tuple[bytes, bytes] | None,
+    proofs: Sequence[Proof],
 ) -> Receipt:
     row, run, batch = found.row, found.run, found.batch
-    leaves = [
-        stored_leaf_hash(keys, run=run.run, profile_digest=run.profile_digest, row=each)
-        for each in found.rows
-    ]
+    leaves = [signed.leaf_hash(keys, run.run, run.profile_digest, each) for each in found.rows]
     if merkle.root(leaves).hex() != batch.root:
         raise Internal(
             f"cannot give a receipt of {row.record.hex()}: its batch is not what was recorded"
         )
-    steps = [
-        merkle.leaf_hash(batch_leaf(each.kind, each.sequence, each.rows, each.root))
-        for each in found.batches
-    ]
+    steps = [merkle.leaf_hash(batch_leaf(each)) for each in found.batches]
     at = found.batches.index(batch)
-    assert proof.payload is not None, "no person is named in such an event"
     index = row.sequence - batch.first_row
     said = "" if opened is None else commitment(*opened)
     if row.commitment is not None:
@@ -203,22 +210,15 @@ def _made(
             raise Internal(f"cannot give a receipt of {row.record.hex()}: it does not open")
         said = kept
     whole = None if opened is None else msgspec.json.decode(opened[1])
+    attribution = _attribution(found, signed, proofs[1]) if len(proofs) > 1 else None
     return Receipt(
-        attribution=None,
-        checkpoint=_own_signature(proof.checkpoint),
-        entry=EntryPart(
-            index=proof.position,
-            leaf=msgspec.json.decode(proof.leaf),
-            path=proof.path,
-            payload=msgspec.json.decode(proof.payload),
-            salt=proof.salt,
-        ),
-        format=FORMAT,
+        attribution=attribution,
+        checkpoint=_own_signature(proofs[0].checkpoint),
+        entry=_entry(proofs[0]),
+        format=FORMAT if attribution is None else SIGNED_FORMAT,
         raw=None if opened is None or row.withdrawn else _raw(row, found.digests),
         record=RecordPart(
-            batch=msgspec.json.decode(
-                batch_leaf(batch.kind, batch.sequence, batch.rows, batch.root)
-            ),
+            batch=msgspec.json.decode(batch_leaf(batch)),
             batch_index=at,
             batch_path=[each.hex() for each in merkle.inclusion_proof(steps, at)],
             content=whole,
@@ -231,11 +231,36 @@ def _made(
                     revision=row.revision,
                     run=run.run,
                     withdrawn=row.withdrawn,
+                    domain=LEAF_DOMAIN if attribution is None else SIGNED_LEAF_DOMAIN,
                 )
             ),
             path=[each.hex() for each in merkle.inclusion_proof(leaves, index)],
             salt="" if opened is None else opened[0].hex(),
         ),
+    )
+
+
+def _entry(proof: Proof) -> EntryPart:
+    assert proof.payload is not None, "no person is named in such an event"
+    return EntryPart(
+        index=proof.position,
+        leaf=msgspec.json.decode(proof.leaf),
+        path=proof.path,
+        payload=msgspec.json.decode(proof.payload),
+        salt=proof.salt,
+    )
+
+
+def _attribution(found: _Found, signed: SignedBatch, registration: Proof) -> AttributionPart:
+    """What the worker signed, the record's place in it, and the event that tells of its key."""
+    index = signed.index(found.row)
+    assert index is not None
+    assert signed.header is not None
+    return AttributionPart(
+        header=plain_header(signed.header),
+        index=index,
+        path=[each.hex() for each in signed.path(found.rows, index)],
+        registration=_entry(registration),
     )
 
 

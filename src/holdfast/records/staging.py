@@ -14,7 +14,6 @@ which they were staged, never twice. Three facts decide what a record of a batch
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -28,15 +27,13 @@ from holdfast.records.content import (
     RecordKeys,
     batch_digest,
     check_names,
-    commitment,
     content_of,
     encode_sorted,
     leaf_hasher,
-    record_leaf,
+    record_leaf_hash,
 )
 from holdfast.records.model import Batch, Reject
 from holdfast.records.personal import (
-    SALT_BYTES,
     WITHHELD,
     Owners,
     Personal,
@@ -45,6 +42,7 @@ from holdfast.records.personal import (
 )
 from holdfast.records.rules import Rules, Violations
 from holdfast.records.shape import Shape, shape_of
+from holdfast.records.signed import Posted, posted, salts_of
 
 SEEN_BITS = 32_768
 SEEN_BYTES = SEEN_BITS // 8
@@ -89,6 +87,8 @@ class Prepared:
     violations: Violations
     size_bytes: int
     shape: Shape
+    posted: Posted
+    """Its records as the worker commits to them, those of erased people included."""
     personal: list[Personal] | None = None
     """Of a profile with a subject: whose each record is. ``bodies`` then have no personal field;
     the wholes of erased people neither."""
@@ -97,10 +97,17 @@ class Prepared:
 def prepare(batch: Batch, keys: RecordKeys, rules: Rules, owners: Owners | None = None) -> Prepared:
     """Canonical bytes and keyed digests of every record; :class:`Invalid` for impossible names.
 
-    ``owners`` is needed if the rules mark something as personal.
+    ``owners`` is needed if the rules mark something as personal. The batch is a signed one.
     """
     if owners is not None:
         return _prepare_personal(batch, keys, rules, owners)
+    assert batch.signed is not None
+    return _prepared(batch, keys, rules, salts_of(bytes.fromhex(batch.signed.seed)))
+
+
+def _prepared(
+    batch: Batch, keys: RecordKeys, rules: Rules, salt_of: Callable[[int], bytes] | None
+) -> Prepared:
     names = check_names(batch.records)
     key_of = keys.key
     wholes = [encode_sorted(record) for record in batch.records]
@@ -124,7 +131,11 @@ def prepare(batch: Batch, keys: RecordKeys, rules: Rules, owners: Owners | None 
         violations=rules.check(batch.records),
         size_bytes=sum(map(len, wholes)),
         shape=shape_of(batch.records),
+        posted=_NOTHING if salt_of is None else posted(salt_of, wholes),
     )
+
+
+_NOTHING = Posted([], [], [])
 
 
 def _prepare_personal(batch: Batch, keys: RecordKeys, rules: Rules, owners: Owners) -> Prepared:
@@ -132,7 +143,7 @@ def _prepare_personal(batch: Batch, keys: RecordKeys, rules: Rules, owners: Owne
     parts = [split(record, owners.marks) for record in batch.records]
     clear = [record for record, _ in parts]
     whole = prepare(batch, keys, rules)
-    public = prepare(
+    public = _prepared(
         msgspec.structs.replace(
             batch,
             records=clear,
@@ -143,6 +154,7 @@ def _prepare_personal(batch: Batch, keys: RecordKeys, rules: Rules, owners: Owne
         ),
         keys,
         rules,
+        None,
     )
     personal = [
         Personal(token, owners.keys[token], part)
@@ -165,6 +177,7 @@ def _prepare_personal(batch: Batch, keys: RecordKeys, rules: Rules, owners: Owne
         fields=whole.fields,
         violations=whole.violations,
         size_bytes=whole.size_bytes,
+        posted=whole.posted,
         personal=personal,
     )
 
@@ -218,6 +231,10 @@ class Change:
     """Published rows that do not end after all: a later row of the batch took its change back."""
     hide: list[int] = field(default_factory=list)
     """Staged rows that a later one of the same key replaces."""
+    places: list[int] = field(default_factory=list)
+    """Which records of the batch became the rows, in order."""
+    signed: list[int] = field(default_factory=list)
+    """Of these, those whose rows commit to what the worker signed: all but erased people's."""
     seen: dict[int, bytearray] = field(default_factory=dict)
     records: int = 0
     new: int = 0
@@ -236,13 +253,9 @@ def classify(
     target: Target,
     rules: Rules,
     keys: RecordKeys,
-    random: Callable[[int], bytes] = os.urandom,
 ) -> Change:
-    """The change that the batch makes. The same arguments give the same change.
-
-    ``random`` makes the salts of leaves that must not be guessed back, even by us.
-    """
-    return _Classifier(prepared, known, target, rules, keys, random).run()
+    """The change that the batch makes. The same arguments give the same change."""
+    return _Classifier(prepared, known, target, rules, keys).run()
 
 
 class _Classifier:
@@ -255,14 +268,13 @@ class _Classifier:
         target: Target,
         rules: Rules,
         keys: RecordKeys,
-        random: Callable[[int], bytes],
     ) -> None:
         self._prepared = prepared
         self._known = known
         self._target = target
         self._keep_last = rules.duplicates == "last"
-        self._leaf_hash = leaf_hasher(keys, target.run, target.profile_digest)
-        self._random = random
+        self._keys = keys
+        self._leaf_hash = leaf_hasher(target.run, target.profile_digest)
         self._change = Change()
         self._leaves: list[bytes] = []
         self._sequence = known.next
@@ -325,11 +337,10 @@ class _Classifier:
             )
         ]
         leaves = [
-            leaf_hash(sequence, key.hex(), 1, whole)
-            for sequence, key, whole in zip(
-                count(first), prepared.keys, prepared.wholes, strict=False
-            )
+            leaf_hash(said, key.hex(), 1)
+            for said, key in zip(prepared.posted.commitments, prepared.keys, strict=True)
         ]
+        change.places = change.signed = list(range(len(leaves)))
         change.records = change.new = len(change.rows)
         change.root = merkle.root(leaves).hex()
 
@@ -443,31 +454,36 @@ class _Classifier:
                 *self._sealed(index, sequence, key.hex(), revision, whole),
             )
         )
+        self._change.places.append(index)
         self._sequence = sequence + 1
 
     def _sealed(
         self, index: int, sequence: int, record: str, revision: int, whole: bytes
     ) -> tuple[str | None, bytes | None, bytes | None]:
         """Add the row's leaf; its subject, sealed part and commitment, if it is about somebody."""
-        owned = self._prepared.personal
-        mine = None if owned is None else owned[index]
-        if mine is None or mine.key is None:
-            self._leaves.append(self._leaf_hash(sequence, record, revision, whole))
-            return (None if mine is None else mine.token), None, None
-        target, salt = self._target, self._random(SALT_BYTES)
-        said = commitment(salt, whole)
-        self._leaves.append(
-            merkle.leaf_hash(
-                record_leaf(
-                    commitment=said,
+        prepared, target = self._prepared, self._target
+        mine = None if prepared.personal is None else prepared.personal[index]
+        if mine is not None and mine.key is None:
+            # They are erased: nothing that the worker committed to may be found in what is kept.
+            self._leaves.append(
+                record_leaf_hash(
+                    self._keys,
+                    run=target.run,
                     profile_digest=target.profile_digest,
+                    sequence=sequence,
                     record=record,
                     revision=revision,
-                    run=target.run,
                     withdrawn=False,
+                    whole=whole,
                 )
             )
-        )
+            return mine.token, None, None
+        said = prepared.posted.commitments[index]
+        self._leaves.append(self._leaf_hash(said, record, revision))
+        self._change.signed.append(index)
+        if mine is None or mine.key is None:
+            return None, None, None
+        salt = prepared.posted.salts[index]
         sealed = sealed_part(target.tenant, target.profile, sequence, mine.key, salt, mine.part)
         return mine.token, sealed, bytes.fromhex(said)
 

@@ -172,10 +172,22 @@ batches = tenant_table(
     Column("root", Text, nullable=False),
     Column("received_at", Text, nullable=False),
     Column("superseded", Boolean, nullable=False, server_default=text("FALSE")),
+    Column("header", Text),
+    Column("signature", Text),
+    Column("signing_key", Text),
+    Column("registration", Text),
+    Column("seed", LargeBinary),
+    Column("places", LargeBinary),
+    Column("cover", LargeBinary),
 )
 """Batches as they were answered. ``kind`` is ``posted`` by the worker or, for those made at the end
 of a snapshot, ``withdrawals``. ``rows`` of them begin at ``first_row``: the leaves of ``root``, in
-order. What an abandoned attempt posted is ``superseded``."""
+order. What an abandoned attempt posted is ``superseded``.
+
+``header`` is what the worker signed (null for withdrawals, and for batches of releases before it
+was asked for), with the ``signing_key`` that the event ``registration`` tells of. ``seed`` makes
+the salts of its records (null where there are personal fields), ``places`` says which of its
+records became rows, and ``cover`` proves these rows in the tree that was signed."""
 
 revisions = tenant_table(
     "record_revisions",

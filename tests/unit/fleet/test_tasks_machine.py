@@ -70,6 +70,8 @@ class TaskMachine(RuleBasedStateMachine):
             "join_token": "",
             "registered_at": timestamp(START),
             "last_beat_at": None,
+            "signing_key": "",
+            "registration": "",
         }
         store.keep_worker(self.connection, values)
 
@@ -132,12 +134,12 @@ class TaskMachine(RuleBasedStateMachine):
     def claim(self, worker: str, limit: int) -> Any:
         want = tasks.Want(worker, frozenset({"collect"}), limit)
         [claimed] = tasks.claim(self.connection, TENANT, self.now, [want])
-        assert isinstance(claimed, list)
-        assert len(claimed) <= limit
-        for task in claimed:
+        assert isinstance(claimed, tasks.Leased)
+        assert len(claimed.tasks) <= limit
+        for task in claimed.tasks:
             assert task.fence > self.highest
             self.highest = task.fence
-        return multiple(*((task.id, task.fence, worker) for task in claimed))
+        return multiple(*((task.id, task.fence, worker) for task in claimed.tasks))
 
     @rule(
         lease=leases,

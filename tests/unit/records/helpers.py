@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -44,6 +44,7 @@ from holdfast.records.service import RecordsService
 from holdfast.records.settings import RecordsSettings
 from holdfast.registry.model import Profile, profile_digest
 from holdfast.registry.versions import ProfileVersion
+from tests.support.signing import PUBLIC_KEY, REGISTRATION, WORKER_KEY, signed
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = SigningKey.from_seed(b"c" * 32)
@@ -78,8 +79,8 @@ def profile(name: str = "rates", **changes: Any) -> Profile:
 class EmptyLedger:
     """A ledger that no relay has brought anything yet."""
 
-    async def event_proof(self, principal: Principal, event: str) -> Proof:
-        raise EntryUnknown(f"cannot find the event {event}")
+    async def event_proofs(self, principal: Principal, events: Sequence[str]) -> list[Proof]:
+        raise EntryUnknown(f"cannot find the event {events[0]}")
 
 
 class KnownProfiles:
@@ -186,6 +187,8 @@ class Bench:
                 worker="worker-1",
                 fence=fence,
                 lease_expires_at=timestamp(self.clock.now() + timedelta(seconds=lease_seconds)),
+                key=PUBLIC_KEY,
+                registration=REGISTRATION,
             ),
         )
 
@@ -209,6 +212,8 @@ class Attempt:
 
     bench: Bench
     claim: Grant
+    digests: dict[int, str] = field(default_factory=dict)
+    """Of the raw responses, as the worker knows them."""
 
     @property
     def run(self) -> str:
@@ -228,6 +233,7 @@ class Attempt:
         return await self.bench.service.open(self.bench.principal, self.grant, request)
 
     async def respond(self, sequence: int = 0, content: bytes = b"[]", **changes: Any) -> None:
+        self.digests[sequence] = raw(sequence, content, **changes).digest
         await self.bench.service.put_response(
             self.bench.principal, self.grant, self.run, raw(sequence, content, **changes), content
         )
@@ -239,6 +245,18 @@ class Attempt:
         sequence: int = 0,
         rejects: list[Reject] | None = None,
     ) -> BatchReceipt:
+        batch = self.batch(records, sequence=sequence, rejects=rejects)
+        return await self.bench.service.post_batch(self.bench.principal, self.grant, batch)
+
+    def batch(
+        self,
+        records: list[MappedRecord],
+        *,
+        sequence: int = 0,
+        rejects: list[Reject] | None = None,
+        key: SigningKey = WORKER_KEY,
+    ) -> Batch:
+        """A batch as the worker signs it."""
         batch = Batch(
             run=self.run,
             fence=self.claim.fence,
@@ -246,7 +264,7 @@ class Attempt:
             records=records,
             rejects=rejects or [],
         )
-        return await self.bench.service.post_batch(self.bench.principal, self.grant, batch)
+        return signed(batch, self.claim, self.digests, key)
 
     async def finish(self, outcome: str = "complete", *, batches: int = 1, **members: Any) -> Run:
         request = msgspec.convert(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.errors import Invalid
+from holdfast.kernel.merkle import leaf_hash
 from holdfast.kernel.secrets import TenantSecrets
 from holdfast.records import content
 from holdfast.records.model import Batch, MappedRecord, Measure, PeriodValue
@@ -93,19 +94,19 @@ def test_a_leaf_is_written_canonically(withdrawn: bool) -> None:
 
 
 def test_leaves_of_many_rows_are_those_of_each() -> None:
-    keys = content.RecordKeys(TenantSecrets(b"s" * 32), "a", "p")
     run, digest = "01900000-0000-7000-8000-000000000000", f"sha256:{'b' * 64}"
-    hashed = content.leaf_hasher(keys, run, digest)
-    for sequence, revision, whole in ((1, 1, b"{}"), (2**40, 9, b"x" * 5000)):
-        assert hashed(sequence, "c" * 32, revision, whole) == content.record_leaf_hash(
-            keys,
-            run=run,
-            profile_digest=digest,
-            sequence=sequence,
-            record="c" * 32,
-            revision=revision,
-            withdrawn=False,
-            whole=whole,
+    hashed = content.leaf_hasher(run, digest)
+    for revision, said in ((1, "a" * 64), (9, "0" * 64)):
+        assert hashed(said, "c" * 32, revision) == leaf_hash(
+            content.record_leaf(
+                commitment=said,
+                profile_digest=digest,
+                record="c" * 32,
+                revision=revision,
+                run=run,
+                withdrawn=False,
+                domain=content.SIGNED_LEAF_DOMAIN,
+            )
         )
 
 

@@ -16,7 +16,7 @@ from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.principal import Principal
 from holdfast.records.client import RecordsClient
 from holdfast.records.http import handlers
-from holdfast.records.model import Batch, RecordFilter, RunFinish, RunOpen, RunStatus
+from holdfast.records.model import RecordFilter, RunFinish, RunOpen, RunStatus
 from tests.unit.records.helpers import OPERATOR, Bench, bench_on, raw, record
 
 RUN = "01900000-0000-7000-8000-000000000000"
@@ -54,9 +54,8 @@ async def test_a_run_over_the_wire(bench: Bench, api: ApiClient) -> None:
     content = b'[{"a": 1}]' * 100
     stored = await client.put_response(OPERATOR, attempt.grant, run, raw(0, content), content)
     assert not stored.repeated
-    batch = Batch(
-        run=run, fence=fence, sequence=0, records=[record("CA", "4.1"), record("NV", "5")]
-    )
+    attempt.digests[0] = raw(0, content).digest
+    batch = attempt.batch([record("CA", "4.1"), record("NV", "5")])
     receipt = await client.post_batch(OPERATOR, attempt.grant, batch)
     assert (await client.post_batch(OPERATOR, attempt.grant, batch)).repeated
     assert receipt.new == 2

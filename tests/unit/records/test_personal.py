@@ -21,9 +21,9 @@ from holdfast.kernel.principal import Permission
 from holdfast.keyring.model import Erasure, SubjectRequest
 from holdfast.keyring.subjects import SubjectsService
 from holdfast.records import store
-from holdfast.records.content import stored_leaf_hash
 from holdfast.records.model import MappedRecord, Measure, Record, RecordFilter, Reject
 from holdfast.records.publishing import batch_leaf
+from holdfast.records.signed import SignedBatch
 from tests.unit.records.helpers import OPERATOR, Bench, bench_on, profile
 
 SOMEBODY = replace(OPERATOR, permissions=OPERATOR.permissions - {Permission.RECORDS_PERSONAL})
@@ -159,14 +159,13 @@ async def all_leaves_verify(bench: Bench) -> int:
     leaves: dict[str, list[bytes]] = {}
     for batch in sorted(batches, key=lambda b: (b.run, b.kind, b.sequence)):
         digest = runs[batch.run].profile_digest
+        signed = SignedBatch(batch)
         hashes = [
-            stored_leaf_hash(keys, run=batch.run, profile_digest=digest, row=rows[number])
+            signed.leaf_hash(keys, batch.run, digest, rows[number])
             for number in range(batch.first_row, batch.first_row + batch.rows)
         ]
         assert merkle.root(hashes).hex() == batch.root
-        leaves.setdefault(batch.run, []).append(
-            merkle.leaf_hash(batch_leaf(batch.kind, batch.sequence, batch.rows, batch.root))
-        )
+        leaves.setdefault(batch.run, []).append(merkle.leaf_hash(batch_leaf(batch)))
     for entry in await events(bench, "records.ingested"):
         payload = entry.event.payload
         assert merkle.root(leaves[payload["run"]]).hex() == payload["root"]

@@ -22,7 +22,6 @@ from holdfast.kernel.principal import (
     PrincipalKind,
 )
 from holdfast.records import store
-from holdfast.records.content import record_leaf_hash, whole_of
 from holdfast.records.errors import (
     BatchConflict,
     DigestMismatch,
@@ -37,7 +36,6 @@ from holdfast.records.errors import (
     StaleFence,
 )
 from holdfast.records.model import (
-    Batch,
     RecordFilter,
     Reject,
     RunClose,
@@ -45,6 +43,7 @@ from holdfast.records.model import (
     RunStatus,
 )
 from holdfast.records.publishing import batch_leaf
+from holdfast.records.signed import SignedBatch
 from holdfast.records.store import named_objects
 from tests.unit.records.helpers import (
     OPERATOR,
@@ -344,7 +343,7 @@ async def test_a_higher_fence_takes_over_and_the_old_attempt_is_nothing(bench: B
 async def test_a_grant_is_for_one_run_fence_tenant_and_worker(quick: Bench) -> None:
     attempt = await working(quick)
     other = quick.attempt()
-    batch = Batch(run=attempt.run, fence=1, sequence=0)
+    batch = attempt.batch([])
     service = quick.service
     with pytest.raises(GrantMismatch):
         await service.post_batch(OPERATOR, other.grant, batch)
@@ -702,43 +701,40 @@ async def test_the_event_of_a_publication_carries_a_root_that_the_rows_give_agai
         )
         assert rebuilt == [batch["root"] for batch in payload["batches"]]
         leaves = [
-            merkle.leaf_hash(
-                batch_leaf(batch["kind"], batch["sequence"], batch["rows"], batch["root"])
+            merkle.leaf_hash(batch_leaf(batch))
+            for batch in await bench.db.read(
+                OPERATOR, lambda conn, payload=payload: _batches(conn, payload)
             )
-            for batch in payload["batches"]
         ]
         assert merkle.root(leaves).hex() == payload["root"]
     assert [batch["kind"] for batch in payload["batches"]] == ["posted", "withdrawals"]
+
+
+def _batches(conn: Any, payload: dict[str, Any]) -> list[Any]:
+    """The batches that the event lists, as they are kept."""
+    found = [
+        store.find(
+            conn, store.batches, OPERATOR.tenant, run=payload["run"], fence=payload["fence"],
+            kind=batch["kind"], sequence=batch["sequence"],
+        )
+        for batch in payload["batches"]
+    ]  # fmt: skip
+    assert None not in found
+    return found
 
 
 def _roots(conn: Any, bench: Bench, payload: dict[str, Any]) -> list[str]:
     """The batch roots, from what is kept of the records and nothing else."""
     keys = bench.service._keys(OPERATOR, payload["profile"])
     found = []
-    for batch in payload["batches"]:
-        row = store.find(
-            conn, store.batches, OPERATOR.tenant, run=payload["run"], fence=payload["fence"],
-            kind=batch["kind"], sequence=batch["sequence"],
-        )  # fmt: skip
-        assert row is not None
-        leaves = []
+    for row in _batches(conn, payload):
+        leaves, signed = [], SignedBatch(row)
         for number in range(row.first_row, row.first_row + row.rows):
             kept = store.find(
                 conn, store.revisions, OPERATOR.tenant, profile=payload["profile"], sequence=number
             )
             assert kept is not None
-            leaves.append(
-                record_leaf_hash(
-                    keys,
-                    run=payload["run"],
-                    profile_digest=payload["profile_digest"],
-                    sequence=number,
-                    record=kept.record.hex(),
-                    revision=kept.revision,
-                    withdrawn=kept.withdrawn,
-                    whole=whole_of(kept.body.encode(), kept.position, kept.response),
-                )
-            )
+            leaves.append(signed.leaf_hash(keys, payload["run"], payload["profile_digest"], kept))
         found.append(merkle.root(leaves).hex())
     return found
 

@@ -132,6 +132,7 @@ def _print(found: Verified) -> None:
             "profile": f"{found.profile} {found.profile_digest}",
             "run": found.run,
             "worker": found.worker,
+            "its key": found.worker_key or "",
             "recorded": found.recorded,
             "event": f"{found.event} at position {found.position}",
             "checkpoint": f"{found.origin}, size {found.size}",
