@@ -24,7 +24,8 @@ from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.app import Connection
 from holdfast.kernel.http.client import ApiClient
-from holdfast.kernel.outbox import BEGINNING
+from holdfast.kernel.ids import EventId
+from holdfast.kernel.outbox import BEGINNING, Event
 from holdfast.kernel.principal import Principal
 from holdfast.keyring import EnvelopeSealer
 from holdfast.ledger.relay import _prepared
@@ -35,6 +36,7 @@ from holdfast.records.model import RecordFilter, Reject, Run, RunClose, RunFilte
 from holdfast.records.receipt import verify_receipt
 from holdfast.records.service import RecordsService
 from tests.conformance.records_oracle import Oracle, RefusedError, Row
+from tests.support.signing import PUBLIC_KEY, REGISTRATION
 from tests.support.soaking import scale
 from tests.unit.ledger.making import ledger_on
 from tests.unit.records.helpers import OPERATOR, START, Attempt, Bench, bench_on, profile, record
@@ -391,6 +393,14 @@ async def test_a_receipt_waits_for_the_ledger_and_then_holds(
         with pytest.raises(NoSuchRecord):
             await bench.service.receipt(OPERATOR, page.items[1].id, revision=2)
         handles = bench.service._handles
+        registered = Event(
+            id=EventId(REGISTRATION),
+            stream="worker/worker-1",
+            type="worker.registered",
+            time=bench.clock.now(),
+            payload={"worker": "worker-1", "key": PUBLIC_KEY},
+        )
+        await database.write(OPERATOR, lambda conn: handles.outbox.emit(conn, OPERATOR, registered))
         async with ledger_on(
             database, tmp_path, clock=bench.clock, sealer=EnvelopeSealer(handles.keyring)
         ) as ledger:
@@ -404,6 +414,7 @@ async def test_a_receipt_waits_for_the_ledger_and_then_holds(
             for one in page.items:
                 found = verify_receipt(await service.receipt(OPERATOR, one.id), policy)
                 assert (found.record, (found.content or {})["key"]) == (one.id, one.key)
+                assert found.worker_key == PUBLIC_KEY
 
 
 def test_the_oracle_can_disagree() -> None:

@@ -284,7 +284,8 @@ def _check_responses(conn: Connection, incoming: _Incoming) -> None:
     ours = store.of_key(
         store.responses, incoming.principal.tenant, run=batch.run, fence=batch.fence
     )
-    column, stored = store.responses.c.sequence, {}
+    column = store.responses.c.sequence
+    stored: dict[int, str] = {}
     for some in store.parts(wanted):
         found = conn.execute(select(column, store.responses.c.digest).where(ours, column.in_(some)))
         stored |= {row.sequence: row.digest for row in found}

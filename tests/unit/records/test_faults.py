@@ -190,7 +190,7 @@ async def test_two_processes_share_a_database(postgres_database: Database, tmp_p
         attempt = one.attempt()
         await attempt.open()
         await attempt.respond()
-        also = Attempt(two, attempt.claim)
+        also = Attempt(two, attempt.claim, attempt.digests)
         receipts = await asyncio.gather(
             *(
                 (attempt if number % 2 else also).post([record(f"s{number}", "1")], sequence=number)
