@@ -306,9 +306,9 @@ def test_tls_by_the_guides_names(tmp_path: Path) -> None:
         "VDB_TLS_KEY": str(key),
     }
     data = tmp_path / "data"
-    program = start(["serve", "ledger"], data, environment=environment, authority=ca)
+    context = ssl.create_default_context(cafile=ca)
+    program = start(["serve", "ledger"], data, environment=environment, verify=context)
     try:
-        context = ssl.create_default_context(cafile=ca)
         answer = httpx.get(
             f"{program.url}/v1/ledger/status",
             headers={"Authorization": f"Bearer {(data / 'operator.token').read_text().strip()}"},

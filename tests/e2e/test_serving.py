@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,12 @@ def server() -> Iterator[Running]:
 class Wire:
     """One connection, spoken to in bytes."""
 
-    def __init__(self, running: Running, context: ssl.SSLContext | None = None) -> None:
-        plain = socket.create_connection(("127.0.0.1", running.bound.port), timeout=ANSWER_SECONDS)
+    def __init__(
+        self, running: Running, context: ssl.SSLContext | None = None, source: str = "127.0.0.1"
+    ) -> None:
+        plain = socket.create_connection(
+            ("127.0.0.1", running.bound.port), timeout=ANSWER_SECONDS, source_address=(source, 0)
+        )
         self.socket: socket.socket = plain
         if context is not None:
             self.socket = context.wrap_socket(plain, server_hostname="localhost")
@@ -323,6 +328,47 @@ def test_at_the_connection_limit_a_caller_is_told_when_to_come_back() -> None:
 
         eventually(served)
         for wire in held:
+            wire.socket.close()
+
+
+def test_one_address_cannot_take_every_connection() -> None:
+    limits = ServeLimits(connections_max=10, address_connections_max=3)
+    with Running(limits) as running:
+
+        def wire(address: str) -> Wire:
+            found = Wire(running, source=address)
+            found.send(GET)
+            return found
+
+        held = [wire("127.0.0.2") for _ in range(3)]
+        assert [each.answer()[0] for each in held] == [200] * 3
+        for _ in range(20):
+            with wire("127.0.0.2") as late:
+                status, headers, body = late.answer()
+                code = problem(body)["code"]
+                assert (status, code) == (503, "address-connections-exhausted")
+                assert headers["retry-after"] == "1"
+        with wire("127.0.0.3") as other:
+            assert other.answer()[0] == 200
+        held.pop().socket.close()
+
+        def served() -> bool:
+            with wire("127.0.0.2") as again:
+                return again.answer()[0] == 200
+
+        eventually(served)
+        for each in held:
+            each.socket.close()
+
+
+def test_a_trusted_proxy_has_as_many_connections_as_there_are() -> None:
+    proxies = (ip_network("127.0.0.2"),)
+    limits = ServeLimits(connections_max=10, address_connections_max=1, trusted_proxies=proxies)
+    with Running(limits) as running:
+        held = [Wire(running, source="127.0.0.2") for _ in range(5)]
+        for wire in held:
+            wire.send(GET)
+            assert wire.answer()[0] == 200
             wire.socket.close()
 
 

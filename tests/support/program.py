@@ -48,6 +48,7 @@ class Program:
     log: Path
     url: str = ""
     token: str = ""
+    verify: ssl.SSLContext | bool = True
     _client: httpx.Client | None = field(default=None, repr=False)
 
     @property
@@ -56,7 +57,7 @@ class Program:
         if self._client is None:
             headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
             self._client = httpx.Client(
-                base_url=self.url, headers=headers, timeout=30, trust_env=False
+                base_url=self.url, headers=headers, timeout=30, trust_env=False, verify=self.verify
             )
         return self._client
 
@@ -137,7 +138,7 @@ def start(
     *,
     environment: Mapping[str, str] | None = None,
     ready: str = "/ready",
-    authority: Path | None = None,
+    verify: ssl.SSLContext | bool = True,
 ) -> Program:
     """Start it and wait until it says its address and answers ``ready``."""
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -151,12 +152,12 @@ def start(
             env=clean_environment(environment),
             cwd=data_dir,
         )
-    program = Program(process, data_dir, log)
+    program = Program(process, data_dir, log, verify=verify)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, f"died with {process.returncode}:\n{program.tail()}"
         address = _address(data_dir, process.pid)
-        if address and _answers(address, ready, authority):
+        if address and _answers(address, ready, verify):
             program.url = address
             token = data_dir / "operator.token"
             program.token = token.read_text().strip() if token.exists() else ""
@@ -176,8 +177,7 @@ def _address(data_dir: Path, pid: int) -> str:
     return str(said["url"]) if said["pid"] == pid else ""
 
 
-def _answers(url: str, path: str, authority: Path | None = None) -> bool:
-    verify = ssl.create_default_context(cafile=authority) if authority else True
+def _answers(url: str, path: str, verify: ssl.SSLContext | bool) -> bool:
     try:
         return httpx.get(url + path, timeout=2, trust_env=False, verify=verify).status_code == 200
     except httpx.HTTPError:

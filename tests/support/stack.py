@@ -23,6 +23,7 @@ from typing import Any, Literal
 import httpx
 import psutil
 
+from tests.support.pki import Pki
 from tests.support.program import (
     HOLDFAST,
     STOP_SECONDS,
@@ -98,6 +99,7 @@ class Stack:
     ``doors`` leads drones to the door by another way than straight: a drone's name → its address.
     ``more`` names further instances (``coordinator-2``): of the same role, keys and database, with
     a data directory and an address of their own. A second gateway leads to a second coordinator.
+    With ``pki`` every role serves TLS and asks every caller for a certificate.
     """
 
     directory: Path
@@ -109,6 +111,7 @@ class Stack:
     environment: Mapping[str, str] = field(default_factory=dict)
     doors: Mapping[str, str] = field(default_factory=dict)
     more: Sequence[str] = ()
+    pki: Pki | None = None
     running: dict[str, Program] = field(default_factory=dict)
     drone_processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _ports: dict[str, int] = field(default_factory=dict)
@@ -157,6 +160,8 @@ class Stack:
         """Start one program as it was before: same data, same address."""
         role = part.partition("-")[0]
         environment = self._common() | self._shared(part) | dict(self.environment)
+        if self.pki:
+            environment |= self.pki.serving(role)
         if url := self.databases(role):
             environment["HOLDFAST_DATABASE_URL"] = url
         port = str(self.port(part))
@@ -165,7 +170,11 @@ class Stack:
         else:
             arguments = ["serve", role, "--port", port]
         self.running[part] = start(
-            arguments, self.directory / part, environment=environment, ready="/health"
+            arguments,
+            self.directory / part,
+            environment=environment,
+            ready="/health",
+            verify=self.pki.context("operator") if self.pki else True,
         )
 
     def kill(self, part: str) -> None:
@@ -302,8 +311,14 @@ class Stack:
             for role in ROLES[:-1]:
                 # By the guide's names, where it has one for the role.
                 ours = "HOLDFAST_" if role in ("identity", "ledger") else ""
-                environment[f"{ours}{role.upper()}_URL"] = f"http://127.0.0.1:{self.port(role)}"
+                environment[f"{ours}{role.upper()}_URL"] = (
+                    f"{self._scheme}://127.0.0.1:{self.port(role)}"
+                )
         return environment
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.pki else "http"
 
     def _shared(self, part: str) -> dict[str, str]:
         """What a further instance has in common with the first of its role."""
@@ -317,7 +332,7 @@ class Stack:
         }
         if role == "gateway":
             second = self.port(f"coordinator-{number}")
-            environment["COORDINATOR_URL"] = f"http://127.0.0.1:{second}"
+            environment["COORDINATOR_URL"] = f"{self._scheme}://127.0.0.1:{second}"
         return environment
 
     def start_drones(self) -> None:
@@ -343,6 +358,8 @@ class Stack:
                 "HOLDFAST_DRONE_CONTROL_PLANE": self.doors.get(name, self.door.url),
             }
         )
+        if self.pki:
+            environment |= self.pki.calling("{name}")
         with (self.directory / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 [*HOLDFAST, "drone", "--data-dir", str(self.directory / name)],

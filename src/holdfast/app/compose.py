@@ -20,6 +20,7 @@ from holdfast import __version__
 from holdfast.app import datadir, door, keys, services
 from holdfast.app.settings import DEFAULT_PORTS, ROLES, Settings
 from holdfast.app.system import Keys, State, System
+from holdfast.app.tls import certificate_of, client_tls, url_scheme, verify_of
 from holdfast.gateway.proxy import HopMiddleware, hop_principal
 from holdfast.identity import HopSigner, HopVerifier
 from holdfast.identity.hop import HEADER
@@ -32,6 +33,8 @@ from holdfast.kernel.structs import prepare_structs
 from holdfast.kernel.telemetry import Metrics
 
 if TYPE_CHECKING:
+    import ssl
+
     from holdfast.kernel.cli import CommandLine
     from holdfast.kernel.database import Database
     from holdfast.kernel.http.client import ApiClient
@@ -66,6 +69,8 @@ async def open_system(
             hint=f"built are: {', '.join(ROLES)}",
         )
     system = System(settings, chosen, clock, new_id or id_source(clock), Metrics())
+    system.tls = client_tls(settings)
+    system.limit(settings)
     async with AsyncExitStack() as stack:
         signing = Keys(settings, chosen)
         elsewhere = await _open_clients(system, signing, stack)
@@ -161,12 +166,15 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
     elsewhere = {role: _url_of(system.settings, role) for role in kinds if role not in system.roles}
     caller = sorted(system.roles)[0]
     for role, url in elsewhere.items():
-        signer = HopSigner(caller, signing.own[caller], system.clock, system.new_id)
+        signer = HopSigner(
+            caller, signing.own[caller], system.clock, system.new_id, system.thumbprints
+        )
         client = httpx.AsyncClient(
             base_url=url,
             auth=HopAuth(signer, role, system.principal),
             timeout=httpx.Timeout(60.0, connect=5.0),
             limits=httpx.Limits(max_connections=100),
+            verify=verify_of(system.tls),
             trust_env=False,
         )
         api = await stack.enter_async_context(ApiClient(client, role=role))
@@ -175,16 +183,16 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
         if role == "identity":
             system.sessions = SessionsClient(api)
             system.passkeys = PasskeysClient(api)
-            system.identity_as = IdentityElsewhere(url, signer)
+            system.identity_as = IdentityElsewhere(url, signer, verify_of(system.tls))
         if role == "ledger":
-            system.deliveries = TenantDeliveries(url, signer)
+            system.deliveries = TenantDeliveries(url, signer, verify_of(system.tls))
             stack.push_async_callback(system.deliveries.close)
     return elsewhere
 
 
 def _url_of(settings: Settings, role: str) -> str:
     named: str = settings[f"{role}_url"]
-    return named or f"http://127.0.0.1:{DEFAULT_PORTS[role]}"
+    return named or f"{url_scheme(settings, role)}://127.0.0.1:{DEFAULT_PORTS[role]}"
 
 
 class HopAuth(httpx.Auth):
@@ -209,9 +217,10 @@ class HopAuth(httpx.Auth):
 class IdentityElsewhere:
     """The identity role in another process, asked on behalf of whoever looks at a page."""
 
-    def __init__(self, url: str, signer: HopSigner) -> None:
+    def __init__(self, url: str, signer: HopSigner, verify: ssl.SSLContext | bool) -> None:
         self._url = url
         self._signer = signer
+        self._verify = verify
 
     @asynccontextmanager
     async def __call__(self, principal: Principal) -> AsyncIterator[Any]:
@@ -224,6 +233,7 @@ class IdentityElsewhere:
             base_url=self._url,
             auth=HopAuth(self._signer, "identity", principal),
             timeout=httpx.Timeout(30.0, connect=5.0),
+            verify=self._verify,
             trust_env=False,
         )
         async with ApiClient(client) as api:
@@ -235,9 +245,10 @@ class IdentityElsewhere:
 class TenantDeliveries:
     """The ledger elsewhere, as roles see it: each tenant is spoken for under its own name."""
 
-    def __init__(self, url: str, signer: HopSigner) -> None:
+    def __init__(self, url: str, signer: HopSigner, verify: ssl.SSLContext | bool) -> None:
         self._url = url
         self._signer = signer
+        self._verify = verify
         self._clients: dict[str, ApiClient] = {}
 
     async def append_prepared(self, principal: Principal, events: Sequence[Prepared]) -> Appended:
@@ -259,6 +270,7 @@ class TenantDeliveries:
                 auth=HopAuth(self._signer, "ledger", service("relay", principal.tenant)),
                 timeout=httpx.Timeout(60.0, connect=5.0),
                 limits=httpx.Limits(max_connections=2),
+                verify=self._verify,
                 trust_env=False,
             )
             api = self._clients[principal.tenant] = ApiClient(client, role="ledger")
@@ -326,6 +338,7 @@ def _open_application(system: System, signing: Keys, elsewhere: Mapping[str, str
             handlers=system.handlers,
             authenticate=authenticate,
             hosts=_hosts(system.settings, role),
+            https=certificate_of(system.settings, role)[0] is not None,
             metrics_permission=Permission.PUBLIC,
             between=lambda inner: HopMiddleware(inner, verifier),
             **shared,

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,13 @@ import httpx
 
 from holdfast.app.overview import Gatherer
 from holdfast.app.settings import Settings
+from holdfast.app.tls import certificate_of, clients_of, verify_of
 from holdfast.fleet.grants import Grants
+from holdfast.gateway.audit import DoorAudit
 from holdfast.gateway.door import DoorAuthenticator, Remembered
-from holdfast.gateway.proxy import ProxyMiddleware, RoleProxy
+from holdfast.gateway.proxy import CertificateMiddleware, ProxyMiddleware, RoleProxy
 from holdfast.identity import HopSigner, LoginLinks, OperatorToken
+from holdfast.identity.audit import Trail
 from holdfast.identity.bearer import BearerTokens
 from holdfast.identity.keyfile import KeyFile
 from holdfast.identity.tokens import shared_secret
@@ -47,19 +50,15 @@ def check_door(settings: Settings, bind: str) -> None:
     A credential is always asked for, so that half of the rule cannot be broken by a setting.
     """
     host = bind.rpartition(":")[0]
-    certificate, key = settings["gateway_tls_certificate_file"], settings["gateway_tls_key_file"]
-    if bool(certificate) != bool(key):
-        raise Invalid(
-            "cannot start: TLS needs both a certificate and its key",
-            hint="HOLDFAST_GATEWAY_TLS_CERTIFICATE_FILE and HOLDFAST_GATEWAY_TLS_KEY_FILE",
-        )
+    certificate = certificate_of(settings, "gateway")[0]
     if host in LOOPBACK or certificate or settings["gateway_terminator"]:
         return
     raise Invalid(
         f"cannot start: {bind} is beyond loopback and there is no TLS",
         code="door-open",
-        hint="give a certificate (HOLDFAST_GATEWAY_TLS_CERTIFICATE_FILE and …_KEY_FILE), or name "
-        "what ends TLS in front (HOLDFAST_GATEWAY_TERMINATOR=my-proxy), or bind 127.0.0.1",
+        hint="give a certificate (`holdfast pki` makes one; HOLDFAST_TLS_CERTIFICATE_FILE and "
+        "HOLDFAST_TLS_KEY_FILE name it), or name what ends TLS in front "
+        "(HOLDFAST_GATEWAY_TERMINATOR=my-proxy), or bind 127.0.0.1",
     )
 
 
@@ -86,29 +85,38 @@ def spec(
         system.clock,
         listed=listed_keys(system),
         tokens=_bearer_tokens(system),
+        admin=_admin_key(settings),
         tenant_required=settings["identity_tenant_required"],
     )
-    secure = bool(settings["gateway_tls_certificate_file"] or settings["gateway_terminator"])
+    secure = bool(certificate_of(settings, "gateway")[0] or settings["gateway_terminator"])
+    asks = clients_of(settings, "gateway") != "none"
     browsers = gateway_http.Browsers(system.sessions, token.fingerprint, secure, sessions.forget)
-    admitted = rate_of(settings)
 
     async def by_connection(connection: Any) -> Any:
         return await authenticate(connection.scope)
 
     def between(inner: Any) -> Any:
-        if not elsewhere:
-            return inner
-        signer = HopSigner("gateway", keys.own["gateway"], system.clock, system.new_id)
+        passed = proxied(inner) if elsewhere else inner
+        return CertificateMiddleware(passed) if asks else passed
+
+    def proxied(inner: Any) -> Any:
+        signer = HopSigner(
+            "gateway", keys.own["gateway"], system.clock, system.new_id, system.thumbprints
+        )
         client = httpx.AsyncClient(
             timeout=httpx.Timeout(120.0, connect=5.0),
             limits=httpx.Limits(max_connections=500, max_keepalive_connections=100),
+            verify=verify_of(system.tls),
             trust_env=False,
         )
         proxy = RoleProxy(elsewhere, signer, client, system.clock)
         return ProxyMiddleware(
-            inner, proxy, authenticate, Grants(keys.trusted, system.clock), admitted
+            inner, proxy, authenticate, Grants(keys.trusted, system.clock), system.rates.take
         )
 
+    trail = Trail(system.identity.record, system.clock, system.new_id)
+    system.loops.append(("audit", trail.loop))
+    audit = DoorAudit(trail)
     health = ServiceHealth(system, elsewhere)
     gatherer = Gatherer(system, health.told)
     return AppSpec(
@@ -126,7 +134,9 @@ def spec(
         https=secure,
         services=health.states,
         between=between,
-        admitted=admitted,
+        origins=settings["gateway_origins"],
+        rates=system.rates,
+        noted=audit.exchange,
         **shared,
     )
 
@@ -163,16 +173,30 @@ def listed_keys(system: System) -> KeyFile | None:
     return found
 
 
+def _token_secret(settings: Settings) -> bytes | None:
+    """The secret shared with whoever makes tokens, by value or in a file; two must be one."""
+    path, named = settings["identity_jwt_secret_file"], settings["identity_token_secret"].encode()
+    if path is None:
+        return named or None
+    try:
+        secret: bytes = path.read_bytes().strip()
+    except OSError as error:
+        raise Invalid(f"cannot read the token secret {path}: {error.strerror}") from error
+    if named and named != secret:
+        raise Invalid(
+            f"cannot start: the token secret in {path} is not that of "
+            f"{settings.origin('identity_token_secret')}",
+            hint="set one of them",
+        )
+    return secret
+
+
 def _bearer_tokens(system: System) -> BearerTokens | None:
     """What verifies tokens signed with the operator's shared secret, if there is one."""
     settings = system.settings
-    path = settings["identity_jwt_secret_file"]
-    if path is None:
+    secret = _token_secret(settings)
+    if secret is None:
         return None
-    try:
-        secret = path.read_bytes().strip()
-    except OSError as error:
-        raise Invalid(f"cannot read the token secret {path}: {error.strerror}") from error
     return BearerTokens(
         [shared_secret(secret)],
         hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest(),
@@ -180,15 +204,25 @@ def _bearer_tokens(system: System) -> BearerTokens | None:
         issuer=settings["identity_jwt_issuer"],
         audience=settings["identity_jwt_audience"],
         default_role=settings["identity_default_role"],
+        seconds_max=settings["identity_jwt_seconds"],
     )
 
 
-def rate_of(settings: Settings) -> Callable[[Principal], None] | None:
-    """The limit on requests per second of one principal, if there is one."""
-    from holdfast.kernel.http.rates import RequestRate
+ADMIN_KEY_CHARACTERS_MIN = 32
 
-    limit = settings["serve_requests_per_second"]
-    return RequestRate(limit).take if limit else None
+
+def _admin_key(settings: Settings) -> OperatorToken | None:
+    """The operator's own bearer, if one is named; too short a one stops the start."""
+    key: str = settings["gateway_admin_key"]
+    if not key:
+        return None
+    if len(key) < ADMIN_KEY_CHARACTERS_MIN:
+        raise Invalid(
+            f"cannot start: the admin key has under {ADMIN_KEY_CHARACTERS_MIN} characters",
+            code="admin-key-weak",
+            hint="ADMIN_KEY=$(openssl rand -hex 24)",
+        )
+    return OperatorToken(key)
 
 
 def _hosts(settings: Settings) -> list[str]:
@@ -213,7 +247,9 @@ class ServiceHealth:
         here = await self._here()
         found = dict.fromkeys(sorted(self._system.roles), here)
         if self._elsewhere:
-            async with httpx.AsyncClient(timeout=PROBE_SECONDS, trust_env=False) as client:
+            async with httpx.AsyncClient(
+                timeout=PROBE_SECONDS, trust_env=False, verify=verify_of(self._system.tls)
+            ) as client:
                 states = await asyncio.gather(
                     *(self._ask(client, url) for url in self._elsewhere.values())
                 )

@@ -13,17 +13,20 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.app.door import LOOPBACK, listed_keys, rate_of
+from holdfast.app.door import LOOPBACK, listed_keys
 from holdfast.app.settings import Settings
+from holdfast.app.tls import certificate_of
+from holdfast.gateway.audit import DoorAudit
 from holdfast.gateway.door import DoorAuthenticator, Remembered
 from holdfast.gateway.proxy import HopMiddleware, hop_principal
 from holdfast.identity import HopVerifier, OperatorToken
+from holdfast.identity.audit import AuditLog, Trail
 from holdfast.identity.bearer import BearerTokens
 from holdfast.identity.hop import HEADER
 from holdfast.identity.model import KeyHolder
 from holdfast.identity.signin.model import SessionHolder
 from holdfast.identity.signin.sessions import session_over
-from holdfast.identity.tokens import LEEWAY_SECONDS, refused, shared_secret, verify_claims
+from holdfast.identity.tokens import shared_secret
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Invalid, Unauthenticated
 from holdfast.kernel.principal import Permission, Principal
@@ -35,12 +38,6 @@ if TYPE_CHECKING:
 
 def check_door(settings: Settings, bind: str) -> None:
     """Refuse a start that would not keep what its settings ask for."""
-    certificate, key = settings["ledger_tls_certificate_file"], settings["ledger_tls_key_file"]
-    if bool(certificate) != bool(key):
-        raise Invalid(
-            "cannot start: TLS needs both a certificate and its key",
-            hint="VDB_TLS_CERT and VDB_TLS_KEY, or HOLDFAST_LEDGER_TLS_…_FILE",
-        )
     if settings["ledger_replication"] == "cluster" and settings.database_url.startswith("sqlite:"):
         raise Invalid(
             "cannot start: a cluster shares its log, and this one would be in a file of its own",
@@ -65,7 +62,7 @@ def check_door(settings: Settings, bind: str) -> None:
 def takes_callers(settings: Settings, bind: str) -> bool:
     """Whether this door may take a credential that is not the gateway's."""
     host = bind.rpartition(":")[0]
-    secure = settings["ledger_tls_certificate_file"] or settings["gateway_terminator"]
+    secure = certificate_of(settings, "ledger")[0] or settings["gateway_terminator"]
     return host in LOOPBACK or bool(secure)
 
 
@@ -94,6 +91,10 @@ def ledger_spec(
 
         return either
 
+    assert system.state is not None, "the ledger keeps something"
+    log = AuditLog(system.state.database, system.state.outbox)
+    trail = Trail(log.record, system.clock, system.new_id)
+    system.loops.append(("audit", trail.loop))
     return AppSpec(
         role="ledger",
         handlers=system.handlers,
@@ -101,10 +102,11 @@ def ledger_spec(
         hosts=[*hosts, *settings["gateway_hosts"]],
         local=not settings["gateway_terminator"],
         trusted_proxies=settings["gateway_trusted_proxies"],
-        https=bool(settings["ledger_tls_certificate_file"] or settings["gateway_terminator"]),
+        https=bool(certificate_of(settings, "ledger")[0] or settings["gateway_terminator"]),
         metrics_permission=Permission.PUBLIC,
         between=between,
-        admitted=rate_of(settings),
+        rates=system.rates,
+        noted=DoorAudit(trail).exchange,
         **shared,
     )
 
@@ -126,12 +128,12 @@ def _direct(system: System) -> DoorAuthenticator:
         Remembered(system.identity.find_holder, system.clock) if keyed else _no_keys,
         system.clock,
         listed=listed_keys(system) if keyed else None,
-        tokens=LimitedTokens(settings, system.clock) if tokens else None,
+        tokens=_tokens(settings, system.clock) if tokens else None,
         tenant_required=settings["identity_tenant_required"],
     )
 
 
-async def _no_workers(credential: str) -> Principal:
+async def _no_workers(credential: str, certificate: str | None) -> Principal:
     raise Unauthenticated("cannot do this: the token is not known", code="token-unknown")
 
 
@@ -146,28 +148,15 @@ async def _no_keys(credential: str) -> KeyHolder:
     )
 
 
-class LimitedTokens(BearerTokens):
-    """HS256 tokens that end soon enough."""
-
-    def __init__(self, settings: Settings, clock: Clock) -> None:
-        secret = settings["ledger_jwt_secret"].encode()
-        self._key = shared_secret(secret)
-        self._seconds = settings["ledger_jwt_seconds"]
-        self._now = clock.now
-        super().__init__(
-            [self._key],
-            hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest(),
-            clock,
-            issuer=settings["ledger_jwt_issuer"],
-            audience=settings["ledger_jwt_audience"],
-            default_role=settings["identity_default_role"],
-        )
-
-    def principal(self, token: str) -> Principal:
-        """Who the token speaks for; raises :class:`Unauthenticated`."""
-        found = super().principal(token)
-        now = self._now()
-        ends = verify_claims(token, [self._key], now=now)["exp"]
-        if ends > now.timestamp() + self._seconds + LEEWAY_SECONDS:
-            raise refused(f"it ends later than {self._seconds} seconds from now")
-        return found
+def _tokens(settings: Settings, clock: Clock) -> BearerTokens:
+    """What verifies the HS256 tokens of this door; they have to end soon enough."""
+    secret = settings["ledger_jwt_secret"].encode()
+    return BearerTokens(
+        [shared_secret(secret)],
+        hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest(),
+        clock,
+        issuer=settings["ledger_jwt_issuer"],
+        audience=settings["ledger_jwt_audience"],
+        default_role=settings["identity_default_role"],
+        seconds_max=settings["ledger_jwt_seconds"],
+    )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from holdfast.kernel.cli import CommandLine
     from holdfast.kernel.http.client import ApiClient
+    from holdfast.kernel.tls import ClientTls
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("holdfast.app.commands.up:app", "Run every role on this machine."),
@@ -50,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "person": ("holdfast.identity.people.cli:person_app", "People: invite, list, disable."),
     "session": ("holdfast.identity.signin.cli:app", "Browsers signed in: list, end."),
     "tenant": ("holdfast.identity.people.cli:tenant_app", "Tenants: make, list."),
+    "audit": ("holdfast.app.commands.audit:app", "Who did what, and who was turned away."),
     "role": ("holdfast.identity.cli:role_app", "Roles and what they allow."),
     "pki": ("holdfast.identity.cli:pki_app", "Certificates of your own: make, list, renew."),
     "config": ("holdfast.app.commands.config:app", "Settings with their values and origins."),
@@ -143,6 +145,7 @@ def root(
         log_format=log_format or "",
         open_here=_open_here,
         data_dir_from="--data-dir" if data_dir else (variables or ["default"])[0],
+        tls_of=_tls_of,
     )
 
 
@@ -150,6 +153,13 @@ def _open_here(line: CommandLine) -> AbstractAsyncContextManager[ApiClient]:
     from holdfast.app.compose import open_data_dir
 
     return open_data_dir(line)
+
+
+def _tls_of(line: CommandLine) -> ClientTls | None:
+    from holdfast.app.commands.config import settings_of
+    from holdfast.app.tls import client_tls
+
+    return client_tls(settings_of(line))
 
 
 def hoist(arguments: list[str]) -> list[str]:

@@ -7,18 +7,22 @@ import contextlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from holdfast.app import datadir, door
 from holdfast.app.compose import open_system
 from holdfast.app.settings import Settings
 from holdfast.app.system import System
+from holdfast.app.tls import check_tls, lead_of, server_tls
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.collector import settle
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.telemetry import configure_logging, get_logger, set_level
 
 if TYPE_CHECKING:
+    import ssl
+
     from holdfast.kernel.connection import ServeLimits
     from holdfast.kernel.serving import Bound, Tls
 
@@ -46,6 +50,8 @@ async def run_program(
 
     configure_logging(settings["log_level"], settings["log_format"])
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    lead = lead_of(roles)
+    check_tls(settings, lead)
     if "gateway" in roles:
         door.check_door(settings, bind)
     elif "ledger" in roles:
@@ -58,15 +64,17 @@ async def run_program(
     with datadir.held(settings.data_dir):
         async with open_system(settings, roles) as system:
             settle()
+            tls = server_tls(settings, lead)
+            context = tls.context() if tls else None
             if reload is not None:
-                _reload_on_hangup(reload)
+                _reload_on_hangup(reload, system, _certificates(system, tls, context))
             tasks: list[asyncio.Task[object]] = [
                 asyncio.create_task(
                     serve(
                         system.app,
                         bind=bind,
                         limits=_limits(settings),
-                        tls=_tls(settings, roles),
+                        tls=context,
                         metrics=system.metrics,
                         ready=bound.set_result,
                         stop=stop,
@@ -128,6 +136,8 @@ def _limits(settings: Settings) -> ServeLimits:
 
     return ServeLimits(
         connections_max=settings["serve_connections_max"],
+        address_connections_max=settings["serve_address_connections_max"],
+        trusted_proxies=tuple(map(ip_network, settings["gateway_trusted_proxies"])),
         header_seconds=settings["serve_header_seconds"],
         body_seconds=settings["serve_body_seconds"],
         idle_seconds=settings["serve_idle_seconds"],
@@ -135,23 +145,31 @@ def _limits(settings: Settings) -> ServeLimits:
     )
 
 
-def _tls(settings: Settings, roles: tuple[str, ...]) -> Tls | None:
-    """TLS of the door: the gateway's, or the ledger's own where there is no gateway."""
-    from holdfast.kernel.serving import Tls
+def _certificates(
+    system: System, tls: Tls | None, context: ssl.SSLContext | None
+) -> Callable[[], None]:
+    """What reads renewed certificates: connections made from then on use them."""
 
-    lead = "gateway" if "gateway" in roles else "ledger" if "ledger" in roles else ""
-    if not lead or not settings[f"{lead}_tls_certificate_file"]:
-        return None
-    return Tls(settings[f"{lead}_tls_certificate_file"], settings[f"{lead}_tls_key_file"])
+    def reread() -> None:
+        if tls is not None and context is not None:
+            tls.load(context)
+        if system.tls is not None:
+            system.tls.reload()
+
+    return reread
 
 
-def _reload_on_hangup(reload: Reload) -> None:
-    """SIGHUP reads the settings again and takes the log level; a wrong file keeps the old one."""
+def _reload_on_hangup(reload: Reload, system: System, certificates: Callable[[], None]) -> None:
+    """SIGHUP reads the settings again and takes the log level and the rate limits, and the files of
+    certificates; what is wrong keeps the old ones."""
 
     def reread() -> None:
         try:
-            set_level(reload()["log_level"])
-            log.info("settings read again")
+            settings = reload()
+            set_level(settings["log_level"])
+            system.limit(settings)
+            certificates()
+            log.info("settings and certificates read again")
         except HoldfastError as error:
             log.warning("settings not taken", detail=error.detail, problems=list(error.problems))
 

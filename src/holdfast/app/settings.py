@@ -8,6 +8,7 @@ aliases that disagree.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -144,6 +145,24 @@ def _url(*schemes: str) -> Convert:
     return convert
 
 
+def _networks(value: str) -> tuple[str, ...]:
+    """Networks, or single addresses."""
+    for part in _list(value):
+        ipaddress.ip_network(part)
+    return _list(value)
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    """Origins of other sites; ``none`` is nobody's."""
+    if value.strip().lower() == "none":
+        return ()
+    found = tuple(part.lower().rstrip("/") for part in _list(value))
+    for each in found:
+        if each != "*" and not re.fullmatch(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d+)?", each):
+            raise ValueError("origins are needed, such as https://app.example.org, or *")
+    return found
+
+
 def _guide_level(value: str) -> str:
     """A level of guide 3, which has more of them, and other names."""
     known = {"trace": "debug", "warn": "warning"}
@@ -157,7 +176,11 @@ def _auth_mode(value: str) -> str:
 
 
 EVENT_LOG = "event log server"
+AGENTS = "agent control plane"
+AGENTS_AUTH = "agent control plane: authentication"
 PLATFORM = "platform"
+DOCUMENTS_AUTH = "documents: admin key"
+AGENTS_TLS = "agent control plane: TLS"
 
 
 def _origin(value: str) -> str:
@@ -241,6 +264,7 @@ SETTINGS: tuple[Setting, ...] = (
         (
             Alias("DB_DRIVER", "collection database", "sqlite", _one_of("sqlite", "postgres")),
             Alias("DB_DSN", "collection database", "", _text),
+            Alias("PLATFORM_SQLITE_PATH", PLATFORM, "", _text),
         ),
         secret=True,
         file_variant=True,
@@ -334,7 +358,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Backups of the keys, kept apart and for less long; default key-backups/",
     ),
     Setting("HOLDFAST_SECRETS_DIR", _path, None, "Files for secret://file/NAME; default secrets/"),
-    *(_bind(role) for role in ROLES if role != "ledger"),
+    Setting(
+        "HOLDFAST_GATEWAY_BIND",
+        _address,
+        f"127.0.0.1:{DEFAULT_PORTS['gateway']}",
+        "Address the gateway listens on; port 0 takes a free one",
+        (Alias("PLATFORM_HTTP_ADDR", PLATFORM, "0.0.0.0:8080", _address, "127.0.0.1:8080"),),
+    ),
+    *(_bind(role) for role in ROLES if role not in ("gateway", "ledger")),
     Setting(
         "HOLDFAST_LEDGER_BIND",
         _address,
@@ -350,9 +381,78 @@ SETTINGS: tuple[Setting, ...] = (
         "Host names answered for besides the bound address and localhost",
     ),
     Setting(
-        "HOLDFAST_GATEWAY_TLS_CERTIFICATE_FILE", _path, None, "Certificate chain (PEM) of the door"
+        "HOLDFAST_TLS_ENABLED",
+        _flag,
+        None,
+        "Whether roles serve TLS: true stops a start without a certificate, false leaves the files "
+        "unused; unset, TLS is on where there is a certificate",
+        (Alias("ARAGORA_TLS_ENABLED", AGENTS_TLS, "", _flag),),
+    ),
+    Setting(
+        "HOLDFAST_TLS_CERTIFICATE_FILE",
+        _path,
+        None,
+        "Certificate chain (PEM) that every role of the process serves with",
+        (Alias("ARAGORA_TLS_CERT_FILE", AGENTS_TLS, "", _path),),
+    ),
+    Setting(
+        "HOLDFAST_TLS_KEY_FILE",
+        _path,
+        None,
+        "Private key (PEM) of that certificate",
+        (Alias("ARAGORA_TLS_KEY_FILE", AGENTS_TLS, "", _path),),
+    ),
+    Setting(
+        "HOLDFAST_TLS_CA_FILE",
+        _path,
+        None,
+        "Authorities (PEM) that roles, drones and commands trust each other's certificates by, and "
+        "no others",
+        (Alias("ARAGORA_TLS_CA_FILE", AGENTS_TLS, "", _path),),
+    ),
+    Setting(
+        "HOLDFAST_TLS_CLIENTS",
+        _one_of("none", "optional", "required"),
+        "none",
+        "Whether callers are asked for a certificate of those authorities; a role's is bound to "
+        "its every request, a drone's to its registration",
+    ),
+    Setting(
+        "HOLDFAST_TLS_CLIENT_CERTIFICATE_FILE",
+        _path,
+        None,
+        "Certificate chain (PEM) presented to others; {name} in it is the drone's name",
+    ),
+    Setting(
+        "HOLDFAST_TLS_CLIENT_KEY_FILE",
+        _path,
+        None,
+        "Private key (PEM) of that certificate; {name} in it is the drone's name",
+    ),
+    Setting(
+        "HOLDFAST_GATEWAY_TLS_CERTIFICATE_FILE",
+        _path,
+        None,
+        "Certificate chain (PEM) of the door, if it is another",
     ),
     Setting("HOLDFAST_GATEWAY_TLS_KEY_FILE", _path, None, "Private key (PEM) of the door"),
+    Setting(
+        "HOLDFAST_GATEWAY_TLS_CLIENTS",
+        _one_of("none", "optional", "required"),
+        "",
+        "Whether the door asks for client certificates, if otherwise than the roles behind it: "
+        "people have none, so optional is for a door that both people and drones come to",
+    ),
+    Setting(
+        "HOLDFAST_GATEWAY_ADMIN_KEY",
+        _text,
+        "",
+        "Bearer of your own making (32 characters or more) for the operator, besides the token in "
+        "the data directory",
+        (Alias("ADMIN_KEY", DOCUMENTS_AUTH),),
+        secret=True,
+        file_variant=True,
+    ),
     Setting(
         "HOLDFAST_GATEWAY_TERMINATOR",
         _text,
@@ -360,7 +460,18 @@ SETTINGS: tuple[Setting, ...] = (
         "Name of what ends TLS in front of the door, if something does (a proxy, an ingress)",
     ),
     Setting(
-        "HOLDFAST_GATEWAY_TRUSTED_PROXIES", _list, (), "Networks whose X-Forwarded-For is believed"
+        "HOLDFAST_GATEWAY_TRUSTED_PROXIES",
+        _networks,
+        (),
+        "Networks whose X-Forwarded-For is believed",
+    ),
+    Setting(
+        "HOLDFAST_GATEWAY_ORIGINS",
+        _origins,
+        (),
+        "Sites whose pages may ask, with a token of their own and never with a cookie: "
+        "https://app.example.org, or * for any",
+        (Alias("ARAGORA_CORS_ORIGINS", AGENTS, "*", _origins, applied="none"),),
     ),
     Setting(
         "HOLDFAST_IDENTITY_KEYS_FILE",
@@ -387,6 +498,22 @@ SETTINGS: tuple[Setting, ...] = (
         "File of the secret (32 bytes or more) that signs HS256 tokens",
         (Alias("AUTH_JWT_HS256_SECRET_FILE", "collection authentication", "", _path),),
     ),
+    Setting(
+        "HOLDFAST_IDENTITY_TOKEN_SECRET",
+        _text,
+        "",
+        "That secret by value, where there is no file of it",
+        (Alias("ARAGORA_JWT_SECRET", AGENTS_AUTH),),
+        secret=True,
+        file_variant=True,
+    ),
+    Setting(
+        "HOLDFAST_IDENTITY_JWT_SECONDS",
+        _whole(0, 10 * 365 * 86_400),
+        0,
+        "How far ahead such a token may end; 0 is no bound",
+        (Alias("ARAGORA_JWT_EXPIRY", AGENTS_AUTH, "3600", _whole(1, 10 * 365 * 86_400)),),
+    ),
     Setting("HOLDFAST_IDENTITY_JWT_ISSUER", _text, "", "Issuer that such a token must name"),
     Setting("HOLDFAST_IDENTITY_JWT_AUDIENCE", _text, "", "Audience that such a token must name"),
     Setting(
@@ -394,6 +521,14 @@ SETTINGS: tuple[Setting, ...] = (
         _one_of("viewer", "operator", "approver", "auditor", "admin"),
         "viewer",
         "Role of a token that names none of ours",
+        (
+            Alias(
+                "ARAGORA_RBAC_DEFAULT_ROLE",
+                AGENTS_AUTH,
+                "viewer",
+                _one_of("viewer", "operator", "approver", "auditor", "admin"),
+            ),
+        ),
     ),
     Setting(
         "HOLDFAST_IDENTITY_TENANT_REQUIRED",
@@ -457,6 +592,25 @@ SETTINGS: tuple[Setting, ...] = (
         (Alias("VDB_RATE_LIMIT_RPS", EVENT_LOG, "", _whole(1, 1_000_000)),),
     ),
     Setting(
+        "HOLDFAST_SERVE_TENANT_REQUESTS_PER_SECOND",
+        _whole(0, 1_000_000),
+        0,
+        "Requests per second of one tenant, all its principals together; 0 is no limit",
+    ),
+    Setting(
+        "HOLDFAST_SERVE_ADDRESS_REQUESTS_PER_SECOND",
+        _whole(0, 1_000_000),
+        0,
+        "Requests per second from one address (of IPv6 a /64), known or not; 0 is no limit",
+    ),
+    Setting(
+        "HOLDFAST_SERVE_ADDRESS_CONNECTIONS_MAX",
+        _whole(0, 65536),
+        0,
+        "Connections at once from one address (of IPv6 a /64) that is no trusted proxy; more are "
+        "refused with 503; 0 is no limit of its own",
+    ),
+    Setting(
         "HOLDFAST_SERVE_STOP_SECONDS", _seconds(0.1, 600), 20.0, "Time to drain when told to stop"
     ),
     Setting(
@@ -517,7 +671,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_LEDGER_TLS_CERTIFICATE_FILE",
         _path,
         None,
-        "Certificate chain (PEM) of the ledger's own door",
+        "Certificate chain (PEM) of the ledger's own door, if it is another",
         (Alias("VDB_TLS_CERT", EVENT_LOG, "", _path),),
     ),
     Setting(
@@ -862,7 +1016,9 @@ def _from_database_aliases(
     found: list[tuple[str, str, Convert]],
     problems: list[Problem],
 ) -> None:
-    """``DB_DRIVER`` and ``DB_DSN`` of guide 1 name one thing together."""
+    """``DB_DRIVER`` and ``DB_DSN`` of guide 1 name one thing together; guide 3's is a path."""
+    if path := environment.get("PLATFORM_SQLITE_PATH", "").strip():
+        found.append(("PLATFORM_SQLITE_PATH", f"sqlite:///{path}", _url(*DATABASE_SCHEMES)))
     driver, dsn = environment.get("DB_DRIVER", "").lower(), environment.get("DB_DSN", "")
     if not driver and not dsn:
         return

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.app.settings import Settings
 from holdfast.identity import LoginLinks
 from holdfast.kernel.clock import Clock
+from holdfast.kernel.http.rates import RequestRates
 from holdfast.kernel.ids import NewId
 from holdfast.kernel.principal import Principal, operator, service
 from holdfast.kernel.signing import SigningKey, TrustedKeys
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from holdfast.kernel.objects import Objects
     from holdfast.kernel.outbox import Outbox, Sealer
     from holdfast.kernel.secrets import TenantSecrets
+    from holdfast.kernel.tls import ClientTls
     from holdfast.keyring import Keyring
 
 log = get_logger("app")
@@ -54,11 +56,18 @@ class System:
     state: State | None = None
     ledger: Any = None
     deliveries: Any = None
+    rates: RequestRates = field(default_factory=RequestRates)
     links: LoginLinks | None = None
+    tls: ClientTls | None = None
+    """What this process calls others with."""
     app: App | None = None
     loops: list[tuple[str, Loop]] = field(default_factory=list)
     checks: dict[str, Check] = field(default_factory=dict)
     handlers: list[Any] = field(default_factory=list)
+
+    def thumbprints(self) -> tuple[str, ...]:
+        """Of the certificates this process calls others with."""
+        return self.tls.thumbprints if self.tls else ()
 
     @property
     def principal(self) -> Principal:
@@ -69,6 +78,14 @@ class System:
     def operator(self) -> Principal:
         """The operator of this data directory, on whose behalf `up` acts."""
         return operator()
+
+    def limit(self, settings: Settings) -> None:
+        """Take the limits of ``settings``: at the start, and when they were read again."""
+        self.rates.set(
+            settings["serve_requests_per_second"],
+            settings["serve_tenant_requests_per_second"],
+            settings["serve_address_requests_per_second"],
+        )
 
     async def run_loops(self) -> None:
         """Run every loop until cancelled; a loop that fails is logged and begun again."""

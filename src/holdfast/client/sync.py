@@ -48,8 +48,9 @@ class Client:
     """The system at ``url``. Use it as a context manager, or :meth:`close` it.
 
     ``token`` is the operator's (``operator.token`` in the data directory) or any other credential
-    of the system. ``ca_file`` names certificates to trust beside the machine's own. Every wait for
-    the network ends after ``timeout_seconds``. May be used from several threads.
+    of the system. ``ca_file`` names certificates to trust beside the machine's own;
+    ``certificate_files`` the certificate and the key to present. Every wait for the network ends
+    after ``timeout_seconds``. May be used from several threads.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Client:
         token: str | None = None,
         timeout_seconds: float = 60.0,
         ca_file: Path | None = None,
+        certificate_files: tuple[Path, Path] | None = None,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise Invalid(f"cannot connect to {url[:80]!r}: it is no http:// or https:// address")
@@ -67,7 +69,9 @@ class Client:
             target=self._loop.run_forever, name="holdfast-client", daemon=True
         )
         self._thread.start()
-        self._api = self._do(self._connected(url, token, timeout_seconds, ca_file))
+        self._api = self._do(
+            self._connected(url, token, timeout_seconds, ca_file, certificate_files)
+        )
         self._records = RecordsClient(self._api, projections=None)
         self._registry = RegistryClient(self._api)
 
@@ -93,12 +97,19 @@ class Client:
 
     @staticmethod
     async def _connected(
-        url: str, token: str | None, timeout_seconds: float, ca_file: Path | None
+        url: str,
+        token: str | None,
+        timeout_seconds: float,
+        ca_file: Path | None,
+        certificate_files: tuple[Path, Path] | None,
     ) -> ApiClient:
         verify: ssl.SSLContext | bool = True
-        if ca_file is not None:
+        if ca_file is not None or certificate_files is not None:
             verify = ssl.create_default_context()
+        if isinstance(verify, ssl.SSLContext) and ca_file is not None:
             verify.load_verify_locations(cafile=str(ca_file))
+        if isinstance(verify, ssl.SSLContext) and certificate_files is not None:
+            verify.load_cert_chain(*certificate_files)
         return ApiClient.connect(
             url, token=token, timeout_seconds=timeout_seconds, attempts=ATTEMPTS, verify=verify
         )

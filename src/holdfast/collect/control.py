@@ -35,6 +35,7 @@ from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind
 from holdfast.kernel.signing import SigningKey
+from holdfast.kernel.tls import ClientTls
 from holdfast.records.client import RecordsClient
 from holdfast.records.model import (
     BatchReceipt,
@@ -230,12 +231,14 @@ async def _pieces(path: Path) -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def connect(url: str, ca_file: Path | None = None) -> AsyncIterator[ControlPlane]:
+async def connect(
+    url: str, ca_file: Path | None = None, tls: ClientTls | None = None
+) -> AsyncIterator[ControlPlane]:
     """The control plane at ``url``; nothing is sent yet."""
     verify: ssl.SSLContext | bool = True
     if url.startswith("https://"):
         try:
-            verify = ssl.create_default_context()
+            verify = ssl.create_default_context() if tls is None else tls.context
             if ca_file is not None:
                 verify.load_verify_locations(cafile=str(ca_file))
         except (OSError, ssl.SSLError) as error:

@@ -28,7 +28,7 @@ async def run_drone(settings: DroneSettings) -> None:
     prepare_structs()
     settle()
     stop = stop_on_signal()
-    async with connect(settings.control_plane, settings.ca_file) as control:
+    async with connect(settings.control_plane, settings.ca_file, settings.tls) as control:
         log.info("drone.started", drone=settings.name, control_plane=settings.control_plane)
         await Drone(settings, control).run(stop)
     log.info("drone.stopped", drone=settings.name)

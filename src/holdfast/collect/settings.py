@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.kernel.outbound import OutboundSettings
+from holdfast.kernel.tls import ClientTls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +43,5 @@ class DroneSettings:
     """How long giving it back to the coordinator may take then."""
     ca_file: Path | None = None
     """Further certificate authorities for the control plane's own certificate."""
+    tls: ClientTls | None = None
+    """Whom the drone trusts as the control plane, and the certificate it presents there."""

@@ -167,8 +167,13 @@ class FleetClient:
 
     # --- workers ------------------------------------------------------------------------------
 
-    async def register(self, join_token: str, registration: WorkerRegister) -> WorkerCredential:
-        """See :meth:`FleetService.register`; needs no token but the join token."""
+    async def register(
+        self, join_token: str, registration: WorkerRegister, certificate: str | None = None
+    ) -> WorkerCredential:
+        """See :meth:`FleetService.register`; needs no token but the join token.
+
+        The certificate is the connection's own, whatever is said here.
+        """
         return await self._api.request(
             "POST",
             "/v1/workers/register",
@@ -183,12 +188,14 @@ class FleetClient:
         """See :meth:`FleetService.worker_token_create`."""
         return await self._api.request("POST", "/v1/workers/tokens", json=create, type=JoinToken)
 
-    async def authenticate_worker(self, credential: str) -> Principal:
+    async def authenticate_worker(
+        self, credential: str, certificate: str | None = None
+    ) -> Principal:
         """See :meth:`FleetService.authenticate_worker`; for services only."""
         found = await self._api.request(
             "POST",
             "/v1/workers/authenticate",
-            json={"credential": credential},
+            json={"credential": credential, "certificate": certificate},
             type=WorkerIdentity,
         )
         known = {permission.value: permission for permission in Permission}

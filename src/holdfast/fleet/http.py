@@ -42,6 +42,7 @@ from holdfast.kernel.http.door import STOPPING
 from holdfast.kernel.http.paging import Limit, page_after, text_position
 from holdfast.kernel.http.routes import Header
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
+from holdfast.kernel.tls import CERTIFICATE
 
 TASKS = "tasks"
 WORKERS = "workers"
@@ -53,6 +54,8 @@ class PresentedCredential(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A worker's credential as the door was shown it."""
 
     credential: Annotated[str, Meta(max_length=200)]
+    certificate: Annotated[str, Meta(max_length=200)] | None = None
+    """The name in the certificate it came with; empty if there was none, null if nobody asks."""
 
 
 def handlers(service: FleetService) -> list[Any]:
@@ -170,11 +173,14 @@ def _work_handlers(service: FleetService) -> list[Any]:
 def _worker_handlers(service: FleetService) -> list[Any]:
     @post("/v1/workers/register", permission=Permission.PUBLIC)
     async def register_worker(
+        request: ApiRequest,
         data: WorkerRegister,
         join_token: Annotated[str, Header(JOIN_TOKEN_HEADER)],
     ) -> Response[WorkerCredential]:
         """Register a worker by its join token."""
-        credential = await service.register(join_token, data)
+        shown = request.scope.get(CERTIFICATE)
+        certificate = None if shown is None else str(shown)
+        credential = await service.register(join_token, data, certificate)
         return Response(content=credential, status_code=201, headers={"Cache-Control": "no-store"})
 
     @post("/v1/workers/tokens", permission=Permission.WORKERS_WRITE)
@@ -206,7 +212,7 @@ def _worker_handlers(service: FleetService) -> list[Any]:
         """Tell the public door who holds a worker's credential; for services only."""
         if principal.kind is not PrincipalKind.SERVICE:
             raise Denied("cannot ask who holds a credential: only services may")
-        found = await service.authenticate_worker(data.credential)
+        found = await service.authenticate_worker(data.credential, data.certificate)
         return WorkerIdentity(
             tenant=found.tenant,
             worker=found.subject,

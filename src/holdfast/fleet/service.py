@@ -833,15 +833,21 @@ class FleetService:
             uses_max=create.uses_max,
         )
 
-    async def register(self, join_token: str, registration: WorkerRegister) -> WorkerCredential:
+    async def register(
+        self, join_token: str, registration: WorkerRegister, certificate: str | None = None
+    ) -> WorkerCredential:
         """Admit a worker by its join token, or take over the name of one that came back.
 
         A worker that still has a credential that holds may register again with that instead.
+        Where the door asks for certificates, ``certificate`` is the name in the one shown (empty:
+        none was), and must be the worker's.
+
         Raises :class:`Unauthenticated` (``join-token-invalid``) for a token that is not, no longer
-        or too often used; :class:`Denied` for a region or capabilities it does not grant, or a
-        revoked name; :class:`Conflict` (``worker-name-taken``) when the name works in another
-        region.
+        or too often used, and for another's or no certificate; :class:`Denied` for a region or
+        capabilities it does not grant, or a revoked name; :class:`Conflict`
+        (``worker-name-taken``) when the name works in another region.
         """
+        workers.check_certificate(registration.name, certificate)
         mine = is_secret_of(join_token, WORKER_PREFIX)
         identity = identity_of(join_token, WORKER_PREFIX if mine else JOIN_PREFIX)
         now = self.clock.now()
@@ -877,10 +883,13 @@ class FleetService:
                 )
         raise workers.token_refused("it is not known here")
 
-    async def authenticate_worker(self, credential: str) -> Principal:
-        """Who holds ``credential``.
+    async def authenticate_worker(
+        self, credential: str, certificate: str | None = None
+    ) -> Principal:
+        """Who holds ``credential``; ``certificate`` as for :meth:`register`.
 
-        Raises :class:`Unauthenticated`: ``credential-malformed``; ``worker-unknown`` when it is
+        Raises :class:`Unauthenticated`: ``certificate-missing``, ``certificate-foreign``;
+        ``credential-malformed``; ``worker-unknown`` when it is
         not, or no longer, anybody's (the worker then registers again); ``worker-revoked``.
         """
         worker = identity_of(credential, WORKER_PREFIX)
@@ -890,6 +899,7 @@ class FleetService:
         refusal = tasks.refusal_of_worker(row)
         if refusal is not None:
             raise refusal
+        workers.check_certificate(row.name, certificate)
         return Principal(tenant, worker, PrincipalKind.WORKER, WORKER_PERMISSIONS)
 
     async def list_workers(

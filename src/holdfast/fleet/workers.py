@@ -51,6 +51,22 @@ def token_refused(reason: str) -> Unauthenticated:
     )
 
 
+def check_certificate(name: str, certificate: str | None) -> None:
+    """Return where the certificate is the worker's, or nobody is asked for one.
+
+    It is the name that binds, not the key: a renewed certificate is the same worker's.
+    """
+    if certificate is None or certificate == name:
+        return
+    raise Unauthenticated(
+        "cannot do this: the certificate is another's"
+        if certificate
+        else "cannot do this: workers present a certificate here",
+        code="certificate-foreign" if certificate else "certificate-missing",
+        hint="`holdfast pki client NAME` makes one; NAME is the worker's own",
+    )
+
+
 def register(
     conn: Connection,
     *,

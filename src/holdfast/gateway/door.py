@@ -22,8 +22,9 @@ from holdfast.identity.signin.model import SessionHolder, csrf_of
 from holdfast.identity.signin.sessions import principal_of_session, session_over
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Denied, Unauthenticated
-from holdfast.kernel.http.door import CLIENT, SAFE_METHODS
+from holdfast.kernel.http.door import CLIENT, FOREIGN, SAFE_METHODS
 from holdfast.kernel.principal import Principal, PrincipalKind, operator
+from holdfast.kernel.tls import CERTIFICATE
 
 COOKIE = "holdfast_session"
 SECURE_COOKIE = "__Host-holdfast_session"
@@ -37,7 +38,8 @@ REMEMBERED_SECONDS = 5.0
 REMEMBERED_MAX = 10_000
 
 T = TypeVar("T")
-WorkerLookup = Callable[[str], Awaitable[Principal]]
+WorkerLookup = Callable[[str, str | None], Awaitable[Principal]]
+"""By a credential, and the name in the certificate it came with; see ``FleetService``."""
 KeyLookup = Callable[[str], Awaitable[KeyHolder]]
 SessionFinder = Callable[[str], Awaitable[SessionHolder]]
 
@@ -55,6 +57,7 @@ class DoorAuthenticator:
         *,
         listed: KeyFile | None = None,
         tokens: BearerTokens | None = None,
+        admin: OperatorToken | None = None,
         tenant_required: bool = False,
     ) -> None:
         self._token = token
@@ -64,6 +67,7 @@ class DoorAuthenticator:
         self._clock = clock
         self._listed = listed
         self._tokens = tokens
+        self._admin = admin
         self._tenant_required = tenant_required
 
     async def __call__(self, scope: Any) -> Principal:
@@ -74,10 +78,11 @@ class DoorAuthenticator:
         """
         bearer, cookies = _credentials(scope)
         if bearer is not None:
-            principal = await self._by_bearer(bearer, str(scope.get(CLIENT, "")))
+            principal = await self._by_bearer(bearer, scope)
             self._check_tenant(scope, principal)
             return principal
-        secret = session_secret(cookies)
+        # A page of another site may ask with a token of its own, never with our cookie.
+        secret = None if FOREIGN in scope else session_secret(cookies)
         if secret is None:
             raise Unauthenticated(
                 "cannot do this: nobody is signed in",
@@ -98,12 +103,12 @@ class DoorAuthenticator:
             raise session_over()  # it came from a token that was replaced since
         return principal_of_session(holder)
 
-    async def _by_bearer(self, token: str, address: str) -> Principal:
+    async def _by_bearer(self, token: str, scope: Any) -> Principal:
         if token.startswith(WORKER_PREFIX):
-            return await self._workers(token)
+            return await self._workers(token, scope.get(CERTIFICATE))
         if token.startswith(KEY_PREFIX):
-            return await self._by_key(token, address)
-        if self._token.matches(token):
+            return await self._by_key(token, str(scope.get(CLIENT, "")))
+        if self._token.matches(token) or (self._admin is not None and self._admin.matches(token)):
             return operator()
         if self._listed is not None and (found := self._listed.find(token)) is not None:
             return found
@@ -149,26 +154,31 @@ class Remembered(Generic[T]):
     most these five seconds, at every door; a refusal is never remembered.
     """
 
-    def __init__(self, lookup: Callable[[str], Awaitable[T]], clock: Clock) -> None:
+    def __init__(self, lookup: Callable[..., Awaitable[T]], clock: Clock) -> None:
         self._lookup = lookup
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[float, T]] = OrderedDict()
+        self._known: OrderedDict[tuple[Any, ...], tuple[float, T]] = OrderedDict()
 
     def forget(self, credential: str) -> None:
         """Ask again next time."""
-        self._known.pop(hashlib.sha256(credential.encode(errors="replace")).digest(), None)
+        self._known.pop((_digest(credential),), None)
 
-    async def __call__(self, credential: str) -> T:
-        key = hashlib.sha256(credential.encode(errors="replace")).digest()
+    async def __call__(self, credential: str, *more: str | None) -> T:
+        """Whose it is; ``more`` is what else the look-up is told."""
+        key = (_digest(credential), *more)
         found = self._known.get(key)
         if found is not None and self._clock.monotonic() < found[0]:
             return found[1]
-        holder = await self._lookup(credential)
+        holder = await self._lookup(credential, *more)
         self._known[key] = (self._clock.monotonic() + REMEMBERED_SECONDS, holder)
         self._known.move_to_end(key)
         while len(self._known) > REMEMBERED_MAX:
             self._known.popitem(last=False)
         return holder
+
+
+def _digest(credential: str) -> bytes:
+    return hashlib.sha256(credential.encode(errors="replace")).digest()
 
 
 def session_secret(cookies: list[str]) -> str | None:

@@ -27,7 +27,7 @@ import httpx
 
 from holdfast.fleet.grants import HEADER as GRANT_HEADER
 from holdfast.fleet.grants import Grants
-from holdfast.identity.hop import HEADER, HopSigner, HopVerifier
+from holdfast.identity.hop import HEADER, Hop, HopSigner, HopVerifier
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import (
     HoldfastError,
@@ -35,10 +35,12 @@ from holdfast.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
-from holdfast.kernel.http.door import PROBES, SUBJECT, answer
+from holdfast.kernel.http.door import CODE, PROBES, SUBJECT, TENANT, answer
+from holdfast.kernel.http.problems import CODE_HEADER
 from holdfast.kernel.http.routes import BODY_BYTES, too_large
 from holdfast.kernel.principal import Permission, PermissionAuthoriser, Principal
 from holdfast.kernel.telemetry import request_id
+from holdfast.kernel.tls import CERTIFICATE, peer_in
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -69,6 +71,7 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/tenants", "identity"),
     ("/v1/sessions", "identity"),
     ("/v1/passkeys", "identity"),
+    ("/v1/audit", "identity"),
     ("/v1/ledger", "ledger"),
     ("/v1/prune/registry", "registry"),
     ("/v1/prune/aggregator", "aggregator"),
@@ -76,6 +79,8 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/prune/reporter", "reporter"),
 )
 """Path prefix → role. The console, login and the aggregated health are the door's own."""
+
+_ROLES = dict(ROUTES)
 
 REQUEST_HEADERS = frozenset(
     b"accept content-type content-digest if-match if-none-match idempotency-key last-event-id "
@@ -145,9 +150,15 @@ class Repeats:
 
 def role_of(path: str) -> str | None:
     """The role that answers for ``path``, or none if the door does itself."""
-    for prefix, role in ROUTES:
+    prefix = prefix_of(path)
+    return _ROLES.get(prefix) if prefix else None
+
+
+def prefix_of(path: str) -> str | None:
+    """Which of the prefixes ``path`` lies under."""
+    for prefix in _ROLES:
         if path == prefix or path.startswith(f"{prefix}/"):
-            return role
+            return prefix
     return None
 
 
@@ -213,7 +224,7 @@ class RoleProxy:
             else:
                 answer_ = await self._ask(role, request())
             try:
-                await answer_.pass_on(send)
+                await answer_.pass_on(scope, send)
             finally:
                 await answer_.close()
 
@@ -230,7 +241,14 @@ class RoleProxy:
         target = _target(scope)
         spool.seek(0)
         headers = [(k, v) for k, v in scope["headers"] if k in REQUEST_HEADERS]
-        token = self._signer.token(role, principal, scope["method"], target, body_digest)
+        token = self._signer.token(
+            role,
+            principal,
+            scope["method"],
+            target,
+            body_digest,
+            certificate=scope.get(CERTIFICATE),
+        )
         headers.append((HEADER.encode(), token.encode()))
         headers.append((b"content-length", str(size).encode()))
         headers.append((b"x-request-id", request_id().encode()))
@@ -314,8 +332,11 @@ class _Answer:
             if not short:
                 return
 
-    async def pass_on(self, send: Send) -> None:
+    async def pass_on(self, scope: Scope, send: Send) -> None:
         raw = self._response.headers.raw
+        for name, value in raw:
+            if name.lower() == CODE_HEADER:
+                scope[CODE] = value.decode("latin-1")
         headers = [(k.lower(), v) for k, v in raw if k.lower() in RESPONSE_HEADERS]
         status = self._response.status_code
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -333,7 +354,7 @@ class ProxyMiddleware:
     """In front of the door's own routes: what belongs to a role elsewhere is passed on to it.
 
     A caller without a credential is passed on as nobody to the public routes of a role (a worker's
-    registration), and refused everywhere else. ``admitted`` is asked once a caller is known, as for
+    registration), and refused everywhere else. ``take`` counts a known caller's request, as for
     the door's own routes. What a caller may do is the role's to say; but who is to send a large
     body shows what it takes (permission, grant) first: the door would keep it before the role sees
     anything of it.
@@ -345,19 +366,20 @@ class ProxyMiddleware:
         proxy: RoleProxy,
         authenticate: Authenticate,
         grants: Grants,
-        admitted: Callable[[Principal], None] | None = None,
+        take: Callable[[Principal], None],
     ) -> None:
         self._app = app
         self._proxy = proxy
         self._authenticate = authenticate
         self._grants = grants
-        self._admitted = admitted
+        self._take = take
         self._authoriser = PermissionAuthoriser()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not self._proxy.serves(scope["path"]):
             await self._app(scope, receive, send)
             return
+        scope["path_template"] = prefix_of(scope["path"])
         try:
             principal = await self._principal(scope)
             await self._proxy.forward(scope, receive, send, principal)
@@ -371,8 +393,8 @@ class ProxyMiddleware:
             return None
         principal = await self._authenticate(scope)
         scope[SUBJECT] = principal.subject
-        if self._admitted is not None:
-            self._admitted(principal)
+        scope[TENANT] = principal.tenant
+        self._take(principal)
         self._check_large(scope, principal)
         return principal
 
@@ -386,6 +408,19 @@ class ProxyMiddleware:
         if large.granted:
             grant = dict(scope["headers"]).get(GRANT, b"").decode("latin-1")
             self._grants.of(principal, grant, named.get("run"))
+
+
+class CertificateMiddleware:
+    """At a door that asks for client certificates: notes whose came with each request."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            peer = peer_in(scope)
+            scope[CERTIFICATE] = peer.name if peer else ""
+        await self._app(scope, receive, send)
 
 
 class HopMiddleware:
@@ -405,18 +440,22 @@ class HopMiddleware:
             await self._app(scope, receive, send)
             return
         presented = [v for k, v in scope["headers"] if k == HEADER.encode()]
-        principal: Principal | None = None
-        expected = ""
+        hop = Hop(None, "")
         problem: Unauthenticated | None = None
         try:
             if len(presented) != 1:
                 raise Unauthenticated("cannot accept the request: exactly one hop token is needed")
             token = presented[0].decode("ascii", errors="replace")
-            principal, expected = self._verifier.verify(token, scope["method"], _target(scope))
+            peer = peer_in(scope)
+            hop = self._verifier.verify(
+                token, scope["method"], _target(scope), peer.thumbprint if peer else ""
+            )
         except Unauthenticated as error:
             problem = error
-        scope["holdfast.hop"] = (principal, problem)
-        await self._app(scope, receive if problem else _hashed(receive, expected), send)
+        scope["holdfast.hop"] = (hop.principal, problem)
+        if hop.certificate is not None:
+            scope[CERTIFICATE] = hop.certificate
+        await self._app(scope, receive if problem else _hashed(receive, hop.body), send)
 
 
 def hop_principal(scope: Scope) -> Principal:

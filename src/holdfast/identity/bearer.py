@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.identity.model import ROLES
-from holdfast.identity.tokens import TokenKey, refused, verify_claims
+from holdfast.identity.tokens import LEEWAY_SECONDS, TokenKey, refused, verify_claims
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.ids import DEFAULT_TENANT, TenantId, is_name
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
@@ -23,7 +23,7 @@ class BearerTokens:
     or ``role`` and ``permissions`` what they may do. Roles of other systems are passed over; a
     token that names none of ours has ``default_role``. Only an opaque name made of ``iss`` and
     ``sub`` under ``naming`` goes further: subjects are often e-mail addresses, and events are for
-    ever.
+    ever. With ``seconds_max`` a token may not end later than that from now.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class BearerTokens:
         issuer: str = "",
         audience: str = "",
         default_role: str = "viewer",
+        seconds_max: int = 0,
     ) -> None:
         self._keys = tuple(keys)
         self._naming = naming
@@ -42,16 +43,18 @@ class BearerTokens:
         self._issuer = issuer
         self._audience = audience
         self._default = ROLES[default_role]
+        self._seconds_max = seconds_max
 
     def principal(self, token: str) -> Principal:
         """Who the token speaks for; raises :class:`Unauthenticated`."""
+        now = self._clock.now()
         claims = verify_claims(
-            token,
-            self._keys,
-            now=self._clock.now(),
-            issuer=self._issuer,
-            audience=self._audience,
+            token, self._keys, now=now, issuer=self._issuer, audience=self._audience
         )
+        if self._seconds_max and (
+            claims["exp"] > now.timestamp() + self._seconds_max + LEEWAY_SECONDS
+        ):
+            raise refused(f"it ends later than {self._seconds_max} seconds from now")
         subject, tenant = claims.get("sub"), claims.get("tenant", DEFAULT_TENANT)
         if not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_BYTES_MAX:
             raise refused("it says of nobody that it is theirs")

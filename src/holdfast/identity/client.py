@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import quote
 
+from holdfast.identity.audit import AuditNote
 from holdfast.identity.http import KEYS
 from holdfast.identity.model import (
     ApiKey,
@@ -51,6 +53,10 @@ class IdentityClient:
         return await self._api.request(
             "POST", "/v1/api-keys/authenticate", json=lookup, type=KeyHolder
         )
+
+    async def record(self, notes: Sequence[AuditNote]) -> None:
+        """See :meth:`IdentityService.record`."""
+        await self._api.request("POST", "/v1/audit/notes", json=notes)
 
     async def list_roles(self, principal: Principal | None) -> list[Role]:
         """See :meth:`IdentityService.list_roles`."""

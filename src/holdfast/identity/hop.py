@@ -3,13 +3,17 @@
 The calling role signs, with a private key that only it has, a statement about *this* request: who
 is asking, for which tenant, with which permissions, by which method and path, with which body, to
 which one role, for at most thirty seconds, once. The receiving role pins the public keys of the
-roles that may call it and trusts no header besides.
+roles that may call it and trusts no header besides. Where roles show each other certificates, the
+token is bound to the caller's (RFC 8705 §3): a token without its certificate opens nothing.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Unauthenticated
@@ -24,25 +28,52 @@ SEEN_MAX = 200_000
 EMPTY_BODY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
-class HopSigner:
-    """Signs as one role."""
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """What a token vouches for: who asks (nobody on public routes), the digest of the body, and
+    the name in the certificate that the caller showed at the door (empty: none; ``None``: nobody
+    is asked for one)."""
 
-    def __init__(self, role: str, key: SigningKey, clock: Clock, new_id: NewId) -> None:
+    principal: Principal | None
+    body: str
+    certificate: str | None = None
+
+
+class HopSigner:
+    """Signs as one role. ``thumbprints`` tells the certificates that it presents, if any."""
+
+    def __init__(
+        self,
+        role: str,
+        key: SigningKey,
+        clock: Clock,
+        new_id: NewId,
+        thumbprints: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
         self._role = role
         self._key = key
         self._clock = clock
         self._new_id = new_id
+        self._thumbprints = thumbprints
 
     def token(
-        self, audience: str, principal: Principal | None, method: str, target: str, body: str
+        self,
+        audience: str,
+        principal: Principal | None,
+        method: str,
+        target: str,
+        body: str,
+        *,
+        certificate: str | None = None,
     ) -> str:
         """A token for one request to ``audience``.
 
         ``target`` is the path with its query as sent; ``body`` the digest of the body. Without a
-        principal the token vouches for the hop only: good for public routes.
+        principal the token vouches for the hop only: good for public routes. ``certificate`` is
+        the name in the one that the caller showed.
         """
         now = self._clock.now()
-        claims = {
+        claims: dict[str, Any] = {
             "iss": self._role,
             "aud": audience,
             "iat": int(now.timestamp()),
@@ -52,6 +83,10 @@ class HopSigner:
             "htu": target,
             "bdg": body,
         }
+        if bound := self._thumbprints():
+            claims["cnf"] = {"x5t#S256": list(bound)}
+        if certificate is not None:
+            claims["crt"] = certificate
         if principal is not None:
             claims |= {
                 "sub": principal.subject,
@@ -75,10 +110,12 @@ class HopVerifier:
         self._clock = clock
         self._seen: OrderedDict[str, float] = OrderedDict()
 
-    def verify(self, token: str, method: str, target: str) -> tuple[Principal | None, str]:
-        """The principal and the body digest that the token vouches for.
+    def verify(self, token: str, method: str, target: str, thumbprint: str = "") -> Hop:
+        """What the token vouches for; ``thumbprint`` is that of the caller's certificate.
 
-        Raises :class:`Unauthenticated` for anything that does not fit this very request.
+        Raises :class:`Unauthenticated` for anything that does not fit this very request. A caller
+        with a certificate must be the one that the token is bound to, and a bound token is good for
+        nobody without one.
         """
         now = self._clock.now()
         claims = self._verifier.verify(
@@ -88,8 +125,20 @@ class HopVerifier:
             raise Unauthenticated("cannot accept the hop: the token is for another request")
         if int(claims["exp"]) - int(claims["iat"]) > LIFETIME_SECONDS:
             raise Unauthenticated("cannot accept the hop: the token lives too long")
+        if thumbprint not in _bound_to(claims):
+            raise Unauthenticated(
+                "cannot accept the hop: the token is not bound to the caller's certificate",
+                code="hop-certificate",
+                hint="roles that present certificates call roles that ask for them: "
+                "HOLDFAST_TLS_CLIENTS",
+            )
         self._once(f"{claims.get('iss')}:{claims['jti']}", float(claims["exp"]), now.timestamp())
-        return _principal(claims), str(claims.get("bdg", EMPTY_BODY))
+        certificate = claims.get("crt")
+        return Hop(
+            _principal(claims),
+            str(claims.get("bdg", EMPTY_BODY)),
+            None if certificate is None else str(certificate),
+        )
 
     def _once(self, token_id: str, expiry: float, now: float) -> None:
         while self._seen:
@@ -100,6 +149,18 @@ class HopVerifier:
         if token_id in self._seen:
             raise Unauthenticated("cannot accept the hop: the token was used", code="hop-replayed")
         self._seen[token_id] = expiry
+
+
+def _bound_to(claims: dict[str, Any]) -> tuple[str, ...]:
+    """The thumbprints that the token is bound to; the empty one where it is bound to none."""
+    confirmed = claims.get("cnf")
+    if confirmed is None:
+        return ("",)
+    bound = confirmed.get("x5t#S256") if isinstance(confirmed, dict) else None
+    found = tuple(each for each in bound if isinstance(each, str)) if bound else ()
+    if not isinstance(bound, list) or not all(found):
+        raise Unauthenticated("cannot accept the hop: what it is bound to cannot be read")
+    return found
 
 
 def _principal(claims: dict[str, object]) -> Principal | None:

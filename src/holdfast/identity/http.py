@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from litestar import Response
+from msgspec import Meta
 
+from holdfast.identity.audit import TYPES, AuditNote
 from holdfast.identity.model import (
     ApiKey,
     ApiKeyCreate,
@@ -16,7 +18,7 @@ from holdfast.identity.model import (
     RoleDefine,
 )
 from holdfast.identity.service import IdentityService
-from holdfast.kernel.errors import Denied
+from holdfast.kernel.errors import Denied, Invalid
 from holdfast.kernel.http import delete, get, post, put
 from holdfast.kernel.http.paging import Limit, Page, page_after, text_position
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
@@ -26,7 +28,22 @@ KEYS = "api-keys"
 
 def handlers(service: IdentityService) -> list[Any]:
     """Every route of identity."""
-    return [*_keys(service), *_roles(service)]
+    return [*_keys(service), *_roles(service), *_audit(service)]
+
+
+def _audit(service: IdentityService) -> list[Any]:
+    @post("/v1/audit/notes", permission=Permission.IDENTITY_WRITE, status=204)
+    async def record_notes(
+        principal: Principal, data: Annotated[list[AuditNote], Meta(max_length=1000)]
+    ) -> None:
+        """Write what a door noted; for services only."""
+        if principal.kind is not PrincipalKind.SERVICE:
+            raise Denied("cannot write the audit: only services may")
+        if any(note.type not in TYPES for note in data):
+            raise Invalid("cannot write the audit: there is no such type of note")
+        await service.record(data)
+
+    return [record_notes]
 
 
 def _keys(service: IdentityService) -> list[Any]:

@@ -5,7 +5,7 @@ Every change is written with its event. A secret is in the answer that makes it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import Connection, Row
 
 from holdfast.identity import store
+from holdfast.identity.audit import AuditLog, AuditNote
 from holdfast.identity.finding import TenantFinder
 from holdfast.identity.granting import check_handed_on, custom_roles
 from holdfast.identity.model import (
@@ -68,6 +69,7 @@ class IdentityService:
         self._clock = clock
         self._new_id = new_id
         self._random = random
+        self._audit = AuditLog(database, outbox)
         self._finder = TenantFinder(database, store.find_key)
 
     # --- keys -------------------------------------------------------------------------------------
@@ -231,6 +233,12 @@ class IdentityService:
 
     async def _custom(self, principal: Principal) -> Mapping[str, frozenset[Permission]]:
         return await self._db.read(principal, lambda conn: custom_roles(conn, principal.tenant))
+
+    # --- audit ------------------------------------------------------------------------------------
+
+    async def record(self, notes: Sequence[AuditNote]) -> None:
+        """Write what a door noted; see :class:`AuditLog`."""
+        await self._audit.record(notes)
 
     # --- shared -----------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from holdfast.kernel.hints import hint_for
 
 if TYPE_CHECKING:
     from holdfast.kernel.http.client import ApiClient
+    from holdfast.kernel.tls import ClientTls
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 T = TypeVar("T")
@@ -58,6 +59,13 @@ class CommandLine:
     open_here: Callable[[CommandLine], AbstractAsyncContextManager[ApiClient]]
     data_dir_from: str = "--data-dir"
     """The flag or the variable that named the data directory, or ``default``."""
+    tls_of: Callable[[CommandLine], ClientTls | None] = lambda _: None
+    """How the settings say that systems over https are called."""
+
+    def verify_for(self, url: str) -> Any:
+        """As httpx takes it: whom a system at ``url`` is trusted by."""
+        tls = self.tls_of(self) if url.startswith("https://") else None
+        return True if tls is None else tls.context
 
     def operator_token(self) -> str | None:
         """The token of ``HOLDFAST_OPERATOR_TOKEN_FILE`` or of the data directory, if readable."""
@@ -141,7 +149,10 @@ async def session(ctx: typer.Context, *, timeout_seconds: float = 60.0) -> Async
     from holdfast.kernel.http.client import ApiClient
 
     async with ApiClient.connect(
-        url, token=line.operator_token(), timeout_seconds=timeout_seconds
+        url,
+        token=line.operator_token(),
+        timeout_seconds=timeout_seconds,
+        verify=line.verify_for(url),
     ) as api:
         yield api
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote
@@ -22,7 +23,8 @@ from uvicorn.server import ServerState
 
 from holdfast.kernel.errors import HoldfastError, Internal, Invalid, TooLarge, Unavailable
 from holdfast.kernel.http import problems
-from holdfast.kernel.http.door import STOPPING
+from holdfast.kernel.http.door import STOPPING, Network, is_among
+from holdfast.kernel.http.rates import network_of
 from holdfast.kernel.ids import NewId
 from holdfast.kernel.telemetry import get_logger
 
@@ -45,6 +47,8 @@ STATUS_LINES = {
 class ServeLimits:
     """The bounds of serving.
 
+    ``address_connections_max``: of ``connections_max``, how many one address may have (0: all of
+    them); ``trusted_proxies`` are addresses to which that does not apply.
     ``header_seconds``: from the connection, or the first byte of a later request, to the end of the
     headers. ``body_seconds``: the longest silence inside a body, and the longest time a caller may
     leave an answer unread. ``body_bytes_per_second_min``: slower bodies are given up after
@@ -52,6 +56,8 @@ class ServeLimits:
     """
 
     connections_max: int = 1000
+    address_connections_max: int = 0
+    trusted_proxies: tuple[Network, ...] = ()
     header_seconds: float = 10.0
     body_seconds: float = 60.0
     body_bytes_per_second_min: int = 1024
@@ -129,6 +135,8 @@ class GuardedProtocol(HttpToolsProtocol):
         limits: ServeLimits,
         new_id: NewId,
         moved: asyncio.Event,
+        addresses: Counter[str],
+        refused: Counter[str],
     ) -> None:
         super().__init__(config, server_state, app_state, loop)
         # uvicorn's parser is told to read on after `Connection: close`; a fresh one is strict.
@@ -136,6 +144,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self.limits = limits
         self._new_id = new_id
         self._moved = moved
+        self._addresses = addresses
+        self._refused = refused
+        self._address = ""
         self._timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -162,6 +173,17 @@ class GuardedProtocol(HttpToolsProtocol):
                 )
             )
             return
+        if not self._counts(transport):
+            self.transport = transport
+            self._refuse(
+                Unavailable(
+                    f"cannot serve: {self.limits.address_connections_max} connections of your "
+                    "address are open",
+                    code="address-connections-exhausted",
+                    retry_after_seconds=1,
+                )
+            )
+            return
         super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
@@ -174,7 +196,27 @@ class GuardedProtocol(HttpToolsProtocol):
             }
         self._timer = self.loop.call_later(self.limits.header_seconds, self._headers_late)
 
+    def _counts(self, transport: Any) -> bool:
+        """Count the connection to its address; false if that has as many as it may."""
+        if not self.limits.address_connections_max:
+            return True
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if peer else ""
+        if is_among(address, self.limits.trusted_proxies):
+            return True
+        address = network_of(address)
+        if self._addresses[address] >= self.limits.address_connections_max:
+            return False
+        self._address = address
+        self._addresses[address] += 1
+        return True
+
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._address:
+            self._addresses[self._address] -= 1
+            if not self._addresses[self._address]:
+                del self._addresses[self._address]
+            self._address = ""
         for timer in (self._timer, self._body_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
@@ -250,6 +292,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         identifier = self._new_id()
+        self._refused[error.code] += 1
         log.info("refused", code=error.code, client=self.client, request_id=identifier)
         self.transport.write(refusal(error, identifier))
         self._linger()

@@ -16,7 +16,8 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import uvloop
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -214,6 +217,8 @@ class _Server:
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
         self._moved = asyncio.Event()
+        self._addresses: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
         self._listener: asyncio.Server | None = None
         self._accepted: Any = None
 
@@ -226,7 +231,15 @@ class _Server:
             if self._accepted is not None:
                 self._accepted.inc()
             return GuardedProtocol(
-                self._config, self._state, shared, loop, self._limits, self._new_id, self._moved
+                self._config,
+                self._state,
+                shared,
+                loop,
+                self._limits,
+                self._new_id,
+                self._moved,
+                self._addresses,
+                self._refused,
             )
 
         secured: dict[str, Any] = {}
@@ -261,6 +274,7 @@ class _Server:
         metrics.gauge("vdb_connections_active", CONNECTIONS_MEANING).set_function(
             lambda: len(self._state.connections)
         )
+        metrics.registry.register(_Refusals(self._refused))
         self._accepted = metrics.counter(
             "vdb_connections_total", "Connections taken, those refused at the limit included."
         )
@@ -314,6 +328,24 @@ class _Server:
         for connection in list(self._state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
+
+
+class _Refusals:
+    """What never became a request, as metrics: too late, too large, or not HTTP."""
+
+    def __init__(self, refused: Counter[str]) -> None:
+        self._refused = refused
+
+    def collect(self) -> Iterator[Metric]:
+        """What prometheus_client asks of a collector."""
+        found = CounterMetricFamily(
+            "holdfast_connection_refusals",
+            "Connections and requests refused before they were read, by the code of the reason.",
+            labels=("code",),
+        )
+        for code, count in list(self._refused.items()):
+            found.add_metric((code,), count)
+        yield found
 
 
 @contextlib.contextmanager

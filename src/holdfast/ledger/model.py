@@ -16,7 +16,9 @@ APPEND_BYTES_MAX = 8 * 1024 * 1024
 CLOCK_ALARM_SECONDS = 1.0
 CLOCK_REFUSE_SECONDS = 3600.0
 OWN_STREAMS = frozenset(
-    {"profile", "run", "report", "task", "worker", "ledger", "key", "panel", "document", "tenant"}
+    {"access", "api-key", "invitation", "join-token", "passkey", "person", "role", "session"}
+    | {"profile", "run", "report", "task", "worker", "ledger", "key", "panel", "document", "tenant"}
+    | {"backup", "subject"}
 )
 """First segments of the streams in which the roles record what they did: nobody else appends."""
 

@@ -16,11 +16,12 @@ from holdfast.gateway.proxy import ProxyMiddleware, Repeats, RoleProxy
 from holdfast.identity.hop import HEADER, HopSigner, HopVerifier
 from holdfast.kernel.canonical import digest
 from holdfast.kernel.clock import ManualClock, SystemClock
-from holdfast.kernel.http.rates import RequestRate
+from holdfast.kernel.http.rates import RequestRates
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.principal import Principal, operator
 from holdfast.kernel.signing import SigningKey, TrustedKeys
 
+UNLIMITED = RequestRates().take
 KEY = SigningKey.from_seed(b"\x01" * 32)
 REPEATS = Repeats(pauses_seconds=(0.0, 0.0, 0.0), deadline_seconds=60.0)
 FINE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n[1,2,3] "
@@ -70,7 +71,7 @@ Ask = Callable[..., Awaitable[Answered]]
 async def door(
     role: DyingRole,
     repeats: Repeats = REPEATS,
-    admitted: Callable[[Principal], None] | None = None,
+    take: Callable[[Principal], None] = UNLIMITED,
 ) -> AsyncIterator[Ask]:
     """A door in front of one role that listens on loopback."""
     clock = SystemClock()
@@ -84,7 +85,7 @@ async def door(
         signer = HopSigner("gateway", KEY, clock, id_source(clock))
         proxy = RoleProxy({"aggregator": url}, signer, client, clock, repeats)
         grants = Grants(TrustedKeys(), clock)
-        middleware = ProxyMiddleware(None, proxy, authenticate, grants, admitted)
+        middleware = ProxyMiddleware(None, proxy, authenticate, grants, take)
 
         async def ask(method: str, answered: Answered | None = None) -> Answered:
             answered = answered or Answered()
@@ -124,8 +125,8 @@ async def test_each_ask_carries_a_token_of_its_own_that_fits() -> None:
     clock = ManualClock(datetime.now(UTC))
     verifier = HopVerifier("aggregator", TrustedKeys({"gateway": [KEY.public_jwk()]}), clock)
     for headers in role.requests:
-        principal, body = verifier.verify(headers[HEADER], "GET", "/v1/records?a=1")
-        assert (principal, body) == (operator(), digest(b""))
+        hop = verifier.verify(headers[HEADER], "GET", "/v1/records?a=1")
+        assert (hop.principal, hop.body) == (operator(), digest(b""))
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
@@ -169,7 +170,7 @@ async def test_no_ask_begins_after_the_deadline() -> None:
 
 async def test_who_asks_too_often_is_told_so_wherever_the_role_is() -> None:
     role = DyingRole(FINE, FINE)
-    async with door(role, admitted=RequestRate(1, monotonic=lambda: 0.0).take) as ask:
+    async with door(role, take=RequestRates(principal=1, monotonic=lambda: 0.0).take) as ask:
         answers = [await ask("GET"), await ask("GET")]
     assert [answered.status for answered in answers] == [200, 429]
     assert b"rate-exceeded" in answers[1].body

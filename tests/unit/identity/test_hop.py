@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from holdfast.identity.hop import EMPTY_BODY, TYPE, HopSigner, HopVerifier
+from holdfast.identity.hop import EMPTY_BODY, TYPE, Hop, HopSigner, HopVerifier
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Unauthenticated
 from holdfast.kernel.ids import id_source
-from holdfast.kernel.principal import Principal, operator
-from holdfast.kernel.signing import SigningKey, TrustedKeys
+from holdfast.kernel.principal import operator
+from holdfast.kernel.signing import SigningKey, TrustedKeys, verify
 
 GATEWAY = SigningKey.from_seed(b"\x01" * 32)
 STRANGER = SigningKey.from_seed(b"\x02" * 32)
@@ -38,18 +38,18 @@ class Pair:
         }
         return self.signer.token(**(request | changed))
 
-    def verify(self, token: str) -> tuple[Principal | None, str]:
-        return self.verifier.verify(token, "POST", "/v1/profiles?dry_run=true")
+    def verify(self, token: str, thumbprint: str = "") -> Hop:
+        return self.verifier.verify(token, "POST", "/v1/profiles?dry_run=true", thumbprint)
 
 
 def test_the_role_learns_who_asks_and_which_body_was_meant() -> None:
     pair = Pair()
-    assert pair.verify(pair.token(body="sha256:x")) == (operator(), "sha256:x")
+    assert pair.verify(pair.token(body="sha256:x")) == Hop(operator(), "sha256:x")
 
 
 def test_a_hop_without_a_caller_vouches_for_the_hop_only() -> None:
     pair = Pair()
-    assert pair.verify(pair.token(principal=None))[0] is None
+    assert pair.verify(pair.token(principal=None)).principal is None
 
 
 @pytest.mark.parametrize(
@@ -122,4 +122,49 @@ def test_a_key_published_later_is_found() -> None:
         verifier.verify(token, "POST", "/v1/profiles?dry_run=true")
     keys._fixed["gateway"] = [GATEWAY.public_jwk()]
     pair.clock.advance(2)
-    assert verifier.verify(token, "POST", "/v1/profiles?dry_run=true")[0] == operator()
+    assert verifier.verify(token, "POST", "/v1/profiles?dry_run=true").principal == operator()
+
+
+def test_a_token_is_good_for_whoever_has_the_certificate_it_is_bound_to_and_for_nobody_else() -> (
+    None
+):
+    pair = Pair()
+    renewed = ("new", "old")
+    pair.signer = HopSigner("gateway", GATEWAY, pair.clock, pair.new_id, lambda: renewed)
+    for thumbprint in renewed:
+        assert pair.verify(pair.token(), thumbprint).principal == operator()
+    for thumbprint in ("", "other"):
+        with pytest.raises(Unauthenticated) as refused:
+            pair.verify(pair.token(), thumbprint)
+        assert refused.value.code == "hop-certificate"
+
+
+def test_a_token_that_is_bound_to_nothing_is_no_use_to_a_caller_with_a_certificate() -> None:
+    pair = Pair()
+    with pytest.raises(Unauthenticated) as refused:
+        pair.verify(pair.token(), "own")
+    assert refused.value.code == "hop-certificate"
+
+
+@pytest.mark.parametrize(
+    "bound", [{}, {"x5t#S256": ""}, {"x5t#S256": "own"}, [], "own", {"jkt": 1}]
+)
+def test_what_a_token_is_bound_to_must_be_readable(bound: Any) -> None:
+    pair = Pair()
+    pair.signer = HopSigner("gateway", GATEWAY, pair.clock, pair.new_id, lambda: ("own",))
+    claims = verify(
+        pair.token(),
+        TrustedKeys({"gateway": [GATEWAY.public_jwk()]}),
+        typ=TYPE,
+        audience="registry",
+        now=pair.clock.now(),
+    )
+    for thumbprint in ("own", ""):
+        with pytest.raises(Unauthenticated):
+            pair.verify(GATEWAY.sign(claims | {"cnf": bound}, typ=TYPE), thumbprint)
+
+
+def test_the_certificate_that_the_caller_showed_is_told_of() -> None:
+    pair = Pair()
+    for shown in (None, "", "drone-1"):
+        assert pair.verify(pair.token(certificate=shown)).certificate == shown

@@ -175,7 +175,7 @@ def door(tmp_path: Path, clock: ManualClock, *, required: bool) -> DoorAuthentic
     path = tmp_path / "keys.json"
     path.write_bytes(listed({"key": NEWS, "roles": ["viewer"], "tenant": "t2"}))
 
-    async def nobody(credential: str) -> Any:
+    async def nobody(credential: str, *more: str | None) -> Any:
         raise Unauthenticated("cannot do this: nobody")
 
     return DoorAuthenticator(

@@ -16,6 +16,7 @@ from holdfast.kernel import telemetry
 from holdfast.kernel.errors import Unavailable
 from holdfast.kernel.http import get
 from holdfast.kernel.http.door import client_address
+from holdfast.kernel.http.rates import RequestRates
 from holdfast.kernel.ids import is_id
 from holdfast.kernel.principal import Permission
 from holdfast.kernel.telemetry import Metrics
@@ -138,6 +139,86 @@ async def test_no_cross_origin_permission_is_ever_given() -> None:
         assert refused.status_code == 403
         for answer in (refused, await client.get(THINGS)):
             assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+FRIEND = "https://app.example.org"
+
+
+@pytest.mark.parametrize("listed", [FRIEND, "*"])
+async def test_a_page_of_a_listed_site_may_ask_with_a_token_of_its_own(listed: str) -> None:
+    async with browser(make_app(origins=[listed])) as client:
+        told = await client.options(
+            THINGS, headers={"origin": FRIEND, "access-control-request-method": "POST"}
+        )
+        assert told.status_code == 204
+        assert told.headers["access-control-allow-origin"] == FRIEND
+        assert "POST" in told.headers["access-control-allow-methods"]
+        assert "authorization" in told.headers["access-control-allow-headers"]
+        answer = await client.get(THINGS, headers={"origin": FRIEND})
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == FRIEND
+        assert "etag" in answer.headers["access-control-expose-headers"]
+        refused = await client.get(
+            THINGS, headers={"origin": FRIEND, "authorization": "Bearer nobody"}
+        )
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == FRIEND
+        for each in (told, answer, refused):
+            assert each.headers["vary"] == "Origin"
+            assert "access-control-allow-credentials" not in each.headers
+
+
+async def test_a_page_of_another_site_than_those_listed_is_told_nothing() -> None:
+    async with browser(make_app(origins=[FRIEND])) as client:
+        for origin in ("https://app.example.org.evil", "http://app.example.org", "null"):
+            asked = {"origin": origin, "access-control-request-method": "POST"}
+            for answer in (
+                await client.options(THINGS, headers=asked),
+                await client.get(THINGS, headers={"origin": origin}),
+            ):
+                assert answer.status_code == 403
+                assert not [n for n in answer.headers if n.startswith("access-control-")]
+                assert answer.headers["vary"] == "Origin"
+
+
+# --- rates
+
+
+async def test_guessing_costs_the_guesser() -> None:
+    app = make_app(
+        rates=RequestRates(address=5, monotonic=lambda: 0.0),
+        trusted_proxies=["127.0.0.1"],
+        local=False,
+    )
+
+    async def ask(address: str, path: str = THINGS) -> httpx.Response:
+        async with browser(app) as client:
+            headers = {"authorization": "Bearer guess", "x-forwarded-for": address}
+            return await client.get(path, headers=headers)
+
+    answers = [await ask("192.0.2.1") for _ in range(20)]
+    assert [answer.status_code for answer in answers[:5]] == [401] * 5
+    limited = [answer for answer in answers if answer.status_code == 429]
+    assert len(limited) >= 10
+    assert limited[0].json()["code"] == "rate-exceeded"
+    assert int(limited[0].headers["retry-after"]) >= 1
+    assert (await ask("192.0.2.2")).status_code == 401, "another address"
+    assert (await ask("192.0.2.1", "/health")).status_code == 200, "a probe"
+
+
+async def test_every_refusal_is_counted_by_its_reason() -> None:
+    metrics = Metrics()
+    app = make_app(metrics=metrics)
+    await status_of(app, {"host": "evil.example"})
+    await status_of(app, {"authorization": "Bearer nobody"})
+    await status_of(app, {"authorization": "Bearer nobody"})
+    await status_of(app, {}, path="/v1/nothing")
+    await status_of(app, {})
+    text = metrics.render().decode()
+    for code, count in {
+        "host-not-listed": 1, "unauthenticated": 2, "route-not-found": 1,
+    }.items():  # fmt: skip
+        assert f'holdfast_http_refusals_total{{code="{code}",role="test"}} {count}.0' in text
 
 
 # --- proxies

@@ -11,6 +11,7 @@ import typer
 
 from holdfast.app.commands.config import settings_of
 from holdfast.app.settings import Settings
+from holdfast.app.tls import client_tls
 from holdfast.collect.settings import CollectSettings, DroneSettings
 from holdfast.kernel.cli import checked_address, command_line, fail, run
 from holdfast.kernel.errors import HoldfastError, Invalid
@@ -62,6 +63,7 @@ def drone(
         state_dir = settings.data_dir / "drones"
         name = drone_name(state_dir, settings["drone_id"])
         labels = dict(_label(text) for text in label or ())
+        tls = client_tls(settings, name) if count == 1 else None
     except HoldfastError as error:
         fail(error)
     if count == 1:
@@ -76,6 +78,7 @@ def drone(
             capacity=capacity,
             process_interval_seconds=settings["drone_process_interval"],
             ca_file=settings["collect_ca_file"],
+            tls=tls,
         )
         run(lambda: run_drone(one))
         return

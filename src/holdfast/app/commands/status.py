@@ -126,7 +126,9 @@ def _health(
             )
         target = f"{url}/health"
         try:
-            async with httpx.AsyncClient(timeout=HEALTH_SECONDS, trust_env=False) as client:
+            async with httpx.AsyncClient(
+                timeout=HEALTH_SECONDS, trust_env=False, verify=line.verify_for(target)
+            ) as client:
                 answer = await client.get(target)
                 found: dict[str, Any] = answer.json()
         except (httpx.HTTPError, ValueError) as error:

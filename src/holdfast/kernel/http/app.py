@@ -27,6 +27,7 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.http import door, problems
 from holdfast.kernel.http.openapi import openapi_document
+from holdfast.kernel.http.rates import RequestRates
 from holdfast.kernel.http.routes import PRINCIPAL, RULES, ApiRequest, Connection, RouteRules, get
 from holdfast.kernel.ids import NewId, id_source
 from holdfast.kernel.principal import Authoriser, Permission, PermissionAuthoriser, Principal
@@ -49,6 +50,7 @@ CHECK_SECONDS = 2.0
 class AppSpec:
     """Everything an application is made of.
 
+    ``origins`` are those of other sites whose pages may call, never with a cookie; ``*`` is any.
     ``local``: nothing stands in front, so forwarding headers are refused. ``https``: callers come
     by TLS, ours or a terminator's. ``trusted_proxies`` are the networks whose ``X-Forwarded-For``
     is believed. ``services``, at the public door, tells the state of the roles
@@ -72,9 +74,11 @@ class AppSpec:
     new_id: NewId | None = None
     metrics: Metrics = field(default_factory=Metrics)
     metrics_permission: Permission = Permission.SYSTEM_READ
-    admitted: Callable[[Principal], None] | None = None
-    """Asked once a caller is known: raises :class:`Exhausted` when it has asked too often."""
+    rates: RequestRates = field(default_factory=RequestRates)
+    """How often one address, principal and tenant may ask."""
     lifespan: Sequence[Lifespan] = ()
+    noted: door.Noted | None = None
+    """Told of every exchange: the audit of a door."""
     between: Callable[[door.ASGI], door.ASGI] | None = None
     """What stands between the door and the routes: the hop check of a role, the gateway's proxy."""
 
@@ -93,8 +97,8 @@ class App(Litestar):
         scope: Any = connection.scope
         scope[PRINCIPAL] = principal
         scope[door.SUBJECT] = principal.subject
-        if self.spec.admitted is not None:
-            self.spec.admitted(principal)
+        scope[door.TENANT] = principal.tenant
+        self.spec.rates.take(principal)
         if not principal.may(permission):
             self.spec.authoriser.authorise(principal, permission)
 
@@ -136,6 +140,8 @@ def create_app(spec: AppSpec) -> App:
         clock=spec.clock,
         new_id=spec.new_id or id_source(spec.clock),
         metrics=spec.metrics,
+        rates=spec.rates,
+        noted=spec.noted,
     )
     return app
 
@@ -180,6 +186,7 @@ def _exception(request: Any, error: Exception) -> Response[bytes]:
             detail=found.detail,
             internal=found.internal,
         )
+    request.scope[door.CODE] = found.code
     document = problems.document(found, instance=request.scope["path"], request_id=request_id())
     headers = {name.decode(): value.decode() for name, value in problems.headers_of(found)}
     if found.code == "method-not-allowed":

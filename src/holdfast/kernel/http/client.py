@@ -391,6 +391,13 @@ def translate(error: httpx.HTTPError, method: str, url: str, role: str = "") -> 
             f"cannot tell what the {role} did: its answer was lost",
             internal=f"{method} {url}: {error!r}",
         )
+    if "CERTIFICATE" in str(error) and isinstance(error, httpx.TransportError):
+        return Unavailable(
+            f"cannot reach {url}: {error}",
+            code="tls-refused",
+            hint="HOLDFAST_TLS_CA_FILE names whom to trust there, "
+            "HOLDFAST_TLS_CLIENT_CERTIFICATE_FILE and …_KEY_FILE what to present",
+        )
     if never:
         return Unavailable(
             f"cannot reach {url}: {error or type(error).__name__}",

@@ -22,6 +22,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import (
     Denied,
+    Exhausted,
     HoldfastError,
     Internal,
     Invalid,
@@ -29,6 +30,7 @@ from holdfast.kernel.errors import (
     Unsupported,
 )
 from holdfast.kernel.http import problems
+from holdfast.kernel.http.rates import RequestRates
 from holdfast.kernel.ids import NewId
 from holdfast.kernel.telemetry import (
     LATENCY_BUCKETS,
@@ -66,6 +68,30 @@ CLIENT = "holdfast.client"
 SUBJECT = "holdfast.subject"
 """Key of the scope: the subject of the principal, for the log."""
 
+TENANT = "holdfast.tenant"
+"""Key of the scope: the tenant of the principal."""
+
+CODE = "holdfast.code"
+"""Key of the scope: why the request was refused."""
+
+Noted = Callable[[Scope, int], None]
+"""Told of every exchange, with its scope and status, when it is over; must not raise or wait."""
+
+FOREIGN = "holdfast.foreign"
+"""Key of the scope, there when a page of another site asks: no cookie counts then."""
+
+ANY_ORIGIN = "*"
+PREFLIGHT_SECONDS = 600
+PREFLIGHT_HEADERS = (
+    b"authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, range, "
+    b"traceparent, x-request-id, x-tenant-id"
+)
+EXPOSED_HEADERS = (
+    b"allow, content-disposition, content-range, etag, holdfast-personal, holdfast-publication, "
+    b"last-modified, location, retry-after, x-request-id"
+)
+"""What pages of other sites may send and read. Credentials of the browser are never among it."""
+
 SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -91,7 +117,8 @@ _WANTED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class DoorRules:
-    """What the door admits. ``hosts`` are names or addresses; one without a port fits any port."""
+    """What the door admits. ``hosts`` are names or addresses; one without a port fits any port.
+    ``origins`` are other sites whose pages may ask, without cookies; ``*`` among them is any."""
 
     role: str
     hosts: frozenset[str]
@@ -130,7 +157,7 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: tuple[Netwo
     """
     hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
     found = peer
-    while hops and _trusted(found, trusted):
+    while hops and is_among(found, trusted):
         hop = hops.pop()
         match = _HOST.fullmatch(hop)
         bare = hop if match is None else match["name"].strip("[]")
@@ -141,22 +168,33 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: tuple[Netwo
     return found
 
 
-def _trusted(address: str, trusted: tuple[Network, ...]) -> bool:
+def is_among(address: str, networks: tuple[Network, ...]) -> bool:
+    """Whether ``address`` lies in one of ``networks``."""
     try:
         parsed = ip_address(address)
     except ValueError:
         return False
     mapped = getattr(parsed, "ipv4_mapped", None)
-    return any((mapped or parsed) in network for network in trusted)
+    return any((mapped or parsed) in network for network in networks)
 
 
 class Door:
     """Wraps an ASGI application."""
 
     def __init__(
-        self, app: ASGI, admitted: DoorRules, *, clock: Clock, new_id: NewId, metrics: Metrics
+        self,
+        app: ASGI,
+        admitted: DoorRules,
+        *,
+        clock: Clock,
+        new_id: NewId,
+        metrics: Metrics,
+        rates: RequestRates | None = None,
+        noted: Noted | None = None,
     ) -> None:
         self._app = app
+        self._noted = noted
+        self._rates = rates
         self._rules = admitted
         self._clock = clock
         self._new_id = new_id
@@ -179,7 +217,12 @@ class Door:
             identifier = self._new_id()
         trace = wanted.get(b"traceparent", "")
         with request_context(identifier, trace if sane_traceparent(trace) else ""):
-            exchange = _Exchange(send, identifier, self._always, scope["method"] == "HEAD")
+            exchange = _Exchange(
+                send,
+                identifier,
+                self._always + self._granted(wanted),
+                scope["method"] == "HEAD",
+            )
             started = self._clock.monotonic()
             scope[CLIENT] = self._client(scope, forwarded)
             if scope["method"] == "HEAD":
@@ -190,10 +233,14 @@ class Door:
                 refusal = self._refusal(scope, wanted, doubled, forwarded)
                 if refusal is not None:
                     await answer(scope, exchange.send, refusal, identifier)
+                elif _is_preflight(scope):
+                    await _answer_preflight(exchange.send)
                 else:
                     await self._admit(scope, receive, exchange)
             finally:
                 self._meter.note(scope, exchange, self._clock.monotonic() - started)
+                if self._noted is not None:
+                    self._noted(scope, exchange.status)
 
     def _client(self, scope: Scope, forwarded: bytes) -> str:
         peer = scope.get("client")
@@ -235,6 +282,11 @@ class Door:
                     code="host-not-listed",
                     hint="HOLDFAST_GATEWAY_HOSTS lists the names this system is reached by",
                 )
+        if self._rates is not None and scope["path"] not in PROBES:
+            try:
+                self._rates.take_address(scope[CLIENT])
+            except Exhausted as error:
+                return error
         if forwarded and self._rules.local:
             return Invalid(
                 f"cannot accept {forwarded.decode()}: there is no proxy in front in local mode",
@@ -265,10 +317,14 @@ class Door:
 
     def _foreign_page(self, scope: Scope, wanted: dict[bytes, str]) -> HoldfastError | None:
         origin = wanted.get(b"origin")
-        if origin is not None and not self._own_origin(origin, wanted.get(b"host", "")):
-            return Denied(
-                f"cannot serve a page of the origin {origin[:255]!r}", code="origin-foreign"
-            )
+        if origin is not None and not _own_origin(origin, wanted.get(b"host", "")):
+            if not self._admits_origin(origin):
+                return Denied(
+                    f"cannot serve a page of the origin {origin[:255]!r}",
+                    code="origin-foreign",
+                    hint="HOLDFAST_GATEWAY_ORIGINS lists the sites whose pages may ask",
+                )
+            scope[FOREIGN] = True
         site = wanted.get(b"sec-fetch-site", "none")
         if site in ("cross-site", "same-site") and origin is None:
             navigation = wanted.get(b"sec-fetch-mode") == "navigate"
@@ -276,15 +332,48 @@ class Door:
                 return Denied("cannot serve a page of another site", code="origin-foreign")
         return None
 
-    def _own_origin(self, origin: str, host: str) -> bool:
-        lowered = origin.lower()
-        if lowered in self._rules.origins:
-            return True
-        scheme, separator, authority = lowered.partition("://")
-        if not separator or scheme not in ("http", "https"):
-            return False
-        default = ":443" if scheme == "https" else ":80"
-        return authority.removesuffix(default) == host.lower().removesuffix(default)
+    def _admits_origin(self, origin: str) -> bool:
+        listed = self._rules.origins
+        return bool(listed) and (ANY_ORIGIN in listed or origin.lower() in listed)
+
+    def _granted(self, wanted: dict[bytes, str]) -> tuple[tuple[bytes, bytes], ...]:
+        """What a browser needs to see before a page of an admitted site may read the answer."""
+        origin = wanted.get(b"origin")
+        if origin is None or not self._admits_origin(origin):
+            return ((b"vary", b"Origin"),) if self._rules.origins else ()
+        return (
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-expose-headers", EXPOSED_HEADERS),
+            (b"vary", b"Origin"),
+        )
+
+
+def _own_origin(origin: str, host: str) -> bool:
+    scheme, separator, authority = origin.lower().partition("://")
+    if not separator or scheme not in ("http", "https"):
+        return False
+    default = ":443" if scheme == "https" else ":80"
+    return authority.removesuffix(default) == host.lower().removesuffix(default)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """Whether a browser asks on behalf of another site's page what that page may ask."""
+    return (
+        scope["method"] == "OPTIONS"
+        and FOREIGN in scope
+        and any(name == b"access-control-request-method" for name, _ in scope["headers"])
+    )
+
+
+async def _answer_preflight(send: Send) -> None:
+    headers = [
+        (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
+        (b"access-control-allow-headers", PREFLIGHT_HEADERS),
+        (b"access-control-max-age", str(PREFLIGHT_SECONDS).encode()),
+        (b"content-length", b"0"),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class _Exchange:
@@ -345,6 +434,7 @@ class _Meter:
         self._role = admitted.role
         self._unheard = admitted.local and not admitted.https
         self._series: dict[tuple[str, str, int], _Series] = {}
+        self._refusals: dict[str, int] = {}
         metrics.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
@@ -369,8 +459,17 @@ class _Meter:
         for (method, route), total in together.items():
             upto = list(zip(bounds, itertools.accumulate(total.buckets), strict=True))
             durations.add_metric((self._role, method, route), upto, total.seconds)
+        refusals = CounterMetricFamily(
+            "holdfast_http_refusals",
+            "Requests refused, by the code of the reason; at the gateway also those that the roles "
+            "behind it refused.",
+            labels=("role", "code"),
+        )
+        for code, count in list(self._refusals.items()):
+            refusals.add_metric((self._role, code), count)
         yield requests
         yield durations
+        yield refusals
 
     def note(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
         method = "HEAD" if scope.get("holdfast.head") else scope["method"]
@@ -383,6 +482,8 @@ class _Meter:
         series.count += 1
         series.seconds += seconds
         series.buckets[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        if (code := scope.get(CODE)) is not None:
+            self._refusals[code] = self._refusals.get(code, 0) + 1
         path = scope["path"]
         quiet = self._unheard or path in PROBES or route == "/metrics"
         write_line(
@@ -432,6 +533,7 @@ def _is_text(scope: Scope) -> bool:
 
 async def answer(scope: Scope, send: Send, error: HoldfastError, identifier: str) -> None:
     """Send ``error`` as a problem document."""
+    scope[CODE] = error.code
     found = problems.document(error, instance=scope["path"], request_id=identifier)
     body = problems.encode(found)
     headers = problems.headers_of(error)

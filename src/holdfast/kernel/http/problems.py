@@ -14,6 +14,8 @@ import msgspec
 from holdfast.kernel.errors import BY_KIND, HTTP_STATUS, HoldfastError, Kind, Problem
 
 CONTENT_TYPE = "application/problem+json"
+CODE_HEADER = b"holdfast-code"
+"""Why, for whoever passes the answer on without reading it."""
 
 TITLES: dict[Kind, str] = {
     Kind.INVALID: "The input breaks a rule",
@@ -104,8 +106,12 @@ def _clean(text: str) -> str:
 
 
 def headers_of(error: HoldfastError) -> list[tuple[bytes, bytes]]:
-    """The headers that belong to a failure: ``Retry-After``, ``WWW-Authenticate``."""
-    headers = [(b"content-type", CONTENT_TYPE.encode()), (b"cache-control", b"no-store")]
+    """The headers that belong to a failure: its code, ``Retry-After``, ``WWW-Authenticate``."""
+    headers = [
+        (b"content-type", CONTENT_TYPE.encode()),
+        (b"cache-control", b"no-store"),
+        (CODE_HEADER, error.code.encode()),
+    ]
     if error.retry_after_seconds is not None:
         seconds = max(1, math.ceil(error.retry_after_seconds))
         headers.append((b"retry-after", str(seconds).encode()))

@@ -1,0 +1,192 @@
+"""``holdfast audit``: who did what, and who was turned away, out of the ledger."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.kernel.cli import JsonOption, print_json, print_table, run, say, session
+from holdfast.kernel.errors import Denied, Invalid
+
+if TYPE_CHECKING:
+    from holdfast.ledger.client import LedgerClient
+    from holdfast.ledger.model import Entry
+
+app = typer.Typer(add_completion=False)
+
+PAGE = 500
+ABOUT_ACCESS = (
+    "access.", "api-key.", "backup.", "invitation.", "join-token.", "key.", "ledger.", "passkey.",
+    "person.", "records.exported", "records.opened", "role.", "session.", "subject.",
+    "worker.registered", "worker.revoked",
+)  # fmt: skip
+"""Types of events that say who may do what, who used it, and who was refused."""
+_SHORT_ID = re.compile(r"[0-9a-f-]{8,}")
+"""The beginning of an id is taken for the whole of it."""
+
+
+@app.command(
+    help="Who signed in, who was refused, which keys, roles and workers were made and ended, who "
+    "exported and opened what. With --who everything that one subject did: a person, a worker, a "
+    "key (its name or id), `operator`, or `nobody` for those who never said who they are.",
+    epilog="Examples: holdfast audit --since 24h | holdfast audit --who operator --since 7d --json "
+    "| holdfast audit --who nobody --type access.refused",
+)
+def audit(
+    ctx: typer.Context,
+    who: Annotated[str, typer.Option("--who", help="Only this subject, and all it did.")] = "",
+    since: Annotated[
+        str, typer.Option("--since", help="How far back: 30m, 24h, 7d, or a time (RFC 3339).")
+    ] = "7d",
+    type_: Annotated[
+        str, typer.Option("--type", help="Only events whose type begins so: access., api-key.")
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most so many.")] = (
+        1000
+    ),
+    json: JsonOption = False,
+) -> None:
+    """Read the ledger from that time on and show what is of interest."""
+
+    async def body() -> list[Entry]:
+        begins = began(since, datetime.now(UTC))
+        async with session(ctx) as api:
+            from holdfast.ledger.client import LedgerClient
+
+            subjects = await _subjects(api, who) if who else frozenset()
+            found: list[Entry] = []
+            async for entry in _entries(LedgerClient(api), begins):
+                if wanted(entry.type, entry.subject, subjects, type_):
+                    found.append(entry)
+                    if len(found) > limit:
+                        break
+            return found
+
+    found = run(body)
+    if len(found) > limit:
+        found.pop()
+        say(f"only the first {limit} are shown: --limit shows more, --since less")
+    if json:
+        print_json([_row(entry) for entry in found])
+        return
+    rows = [_row(entry) for entry in found]
+    print_table(
+        ["time", "who", "what", "of", "detail", "times", "request"],
+        [
+            [
+                row["time"][:19].replace("T", " "),
+                row["who"],
+                row["type"],
+                row["stream"],
+                _detail(row["payload"]),
+                row["payload"].get("count", 1),
+                row["request_id"],
+            ]
+            for row in rows
+        ],
+        numeric=["times"],
+        spare=["of", "request"],
+        wraps=["detail"],
+        empty="nothing of that kind is recorded",
+    )
+
+
+def began(text: str, now: datetime) -> datetime:
+    """When ``--since`` begins; :class:`Invalid` if it is neither a duration nor a time."""
+    from holdfast.kernel.clock import parse_timestamp
+
+    units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+    number, unit = text[:-1], text[-1:]
+    if number.isdecimal() and unit in units:
+        with suppress(OverflowError):
+            return now - timedelta(**{units[unit]: int(number)})
+    with suppress(ValueError):
+        return parse_timestamp(text)
+    raise Invalid(
+        f"cannot look back {text[:80]!r}", hint="30m, 24h, 7d, or a time: 2026-11-01T00:00:00Z"
+    )
+
+
+def wanted(type_: str, subject: str, subjects: frozenset[str], begins: str) -> bool:
+    """Whether an event is asked for."""
+    if begins and not type_.startswith(begins):
+        return False
+    if subjects:
+        return any(
+            subject == each or (_SHORT_ID.fullmatch(each) and subject.startswith(each))
+            for each in subjects
+        )
+    return bool(begins) or type_.startswith(ABOUT_ACCESS)
+
+
+async def _subjects(api: Any, who: str) -> frozenset[str]:
+    """The subjects that ``who`` may mean: itself, and keys and workers of that name."""
+    from holdfast.fleet.client import FleetClient
+    from holdfast.identity.client import IdentityClient
+
+    found = {who}
+    with suppress(Denied):
+        before: str | None = ""
+        while before is not None:
+            keys, before = await IdentityClient(api).list_keys(None, before=before, limit=PAGE)
+            found |= {key.id for key in keys if key.name == who}
+    with suppress(Denied):
+        after: str | None = ""
+        while after is not None:
+            workers, after = await FleetClient(api).list_workers(None, after=after, limit=PAGE)
+            found |= {worker.id for worker in workers if worker.name == who}
+    return frozenset(found)
+
+
+async def _entries(ledger: LedgerClient, begins: datetime) -> AsyncIterator[Entry]:
+    """The entries recorded since then, in their order."""
+    first = await _first_since(ledger, begins)
+    cursor: str | None = None
+    while True:
+        page = await ledger.read(None, first=first, limit=PAGE, cursor=cursor)
+        for entry in page.items:
+            yield entry
+        cursor = page.next
+        if cursor is None:
+            return
+
+
+async def _first_since(ledger: LedgerClient, begins: datetime) -> int:
+    """The first position recorded at or after ``begins``: recorded time never goes back."""
+    from holdfast.kernel.clock import parse_timestamp
+
+    low, high = 0, (await ledger.status(None)).size
+    while low < high:
+        middle = (low + high) // 2
+        page = await ledger.read(None, first=middle, limit=1)
+        if page.items and parse_timestamp(page.items[0].recorded) < begins:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {
+        "time": entry.time,
+        "who": entry.subject,
+        "type": entry.type,
+        "stream": entry.stream,
+        "request_id": entry.request_id,
+        "position": entry.position,
+        "payload": entry.payload or {},
+    }
+
+
+def _detail(payload: dict[str, Any]) -> str:
+    shown = [payload.get(name, "") for name in ("code", "method", "route", "network")]
+    told = " ".join(str(each) for each in shown if each)
+    if told:
+        return told
+    plain = {k: v for k, v in payload.items() if isinstance(v, str | int) and k != "count"}
+    return ", ".join(f"{name} {value}" for name, value in list(plain.items())[:4])

@@ -1,0 +1,111 @@
+"""Certificates between processes: what a caller presents, and what is seen of the one who calls.
+
+A server's side is in ``kernel.serving`` (:class:`~holdfast.kernel.serving.Tls`). Here are the
+client's side, which trusts a named authority and may present a certificate of its own, and the two
+facts of a peer's certificate that anything is decided by: the name in its subject, and its
+thumbprint (RFC 8705 §3.1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from holdfast.kernel.errors import Invalid
+
+CERTIFICATE = "holdfast.certificate"
+"""Key of the scope: the name in the caller's verified certificate, empty where it showed none. Not
+there at all where nobody is asked for one."""
+
+THUMBPRINTS_MAX = 2
+"""How many certificates of one caller hold at once: its own, and the one before a renewal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Whose certificate a connection came with; the handshake has verified it."""
+
+    name: str
+    thumbprint: str
+
+
+@lru_cache(maxsize=1024)
+def peer_of(der: bytes) -> Peer:
+    """The name and the thumbprint of a certificate."""
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    found = x509.load_der_x509_certificate(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return Peer(str(found[0].value) if found else "", thumbprint_of(der))
+
+
+def thumbprint_of(der: bytes) -> str:
+    """SHA-256 of the certificate, as ``x5t#S256`` writes it."""
+    return urlsafe_b64encode(hashlib.sha256(der).digest()).rstrip(b"=").decode()
+
+
+def peer_in(scope: Mapping[str, Any]) -> Peer | None:
+    """The peer of the connection that a request came by; none without a certificate."""
+    tls = (scope.get("extensions") or {}).get("tls")
+    der = tls.get("peer_certificate_der") if tls else None
+    return peer_of(der) if der else None
+
+
+class ClientTls:
+    """How a process calls others over TLS.
+
+    With ``authorities`` it trusts those and nobody else, else whom the machine trusts. There is one
+    context for all its clients. :meth:`reload` reads the files again: new connections present the
+    new certificate, open ones go on with the old one, and both thumbprints are told of.
+    """
+
+    def __init__(
+        self, authorities: Path | None, certificate: Path | None = None, key: Path | None = None
+    ) -> None:
+        self._authorities = authorities
+        self._certificate = certificate
+        self._key = key
+        self._thumbprints: tuple[str, ...] = ()
+        try:
+            self.context = ssl.create_default_context(cafile=authorities)
+        except (OSError, ssl.SSLError) as error:
+            raise _unusable(authorities, error) from error
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.reload()
+
+    @property
+    def thumbprints(self) -> tuple[str, ...]:
+        """Of the certificates this process may be seen with; none if it has none."""
+        return self._thumbprints
+
+    def reload(self) -> None:
+        """Read the files (again); :class:`Invalid` when one cannot be used."""
+        named = self._authorities
+        try:
+            if self._authorities is not None:
+                self.context.load_verify_locations(cafile=str(self._authorities))
+            named = self._certificate
+            if self._certificate is not None:
+                self.context.load_cert_chain(self._certificate, self._key)
+                own = thumbprint_of(_first_certificate(self._certificate))
+                known = (own, *(each for each in self._thumbprints if each != own))
+                self._thumbprints = known[:THUMBPRINTS_MAX]
+        except (OSError, ValueError, ssl.SSLError) as error:
+            raise _unusable(named, error) from error
+
+
+def _unusable(path: Path | None, error: Exception) -> Invalid:
+    return Invalid(f"cannot use the TLS file {path}: {error}", code="tls-files")
+
+
+def _first_certificate(path: Path) -> bytes:
+    text = path.read_text(encoding="ascii")
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    first = text[text.index(begin) : text.index(end) + len(end)]
+    return ssl.PEM_cert_to_DER_cert(first)

@@ -1,0 +1,188 @@
+"""A stack in which every role serves TLS and asks every caller for a certificate.
+
+The certificates are those of ``holdfast pki``, as it leaves them. What is shown: the stack
+collects; whoever has no certificate, a foreign or an expired one does not even get to ask; a role's
+certificate is not enough without a token, a drone's not enough for another drone's name.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.support.pki import Pki
+from tests.support.program import run_command, wait_until
+from tests.support.stack import ROLES, SAMPLE, Stack, running, sources
+
+pytestmark = pytest.mark.xdist_group("mtls")
+
+PROFILE = "scripps-co2-monthly"
+DRONES = ("drone-1", "drone-2", "drone-3")
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    made = Pki.init(tmp_path_factory.mktemp("pki"))
+    for role in ROLES:
+        made.server(role)
+        made.client(f"{role}-caller")
+    for name in ("operator", *DRONES):
+        made.client(name)
+    made.expired_client("expired")
+    return made
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    """Another authority, which signs the same names."""
+    made = Pki.init(tmp_path_factory.mktemp("stranger"))
+    made.client("operator")
+    return made
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Stack]:
+    directory = tmp_path_factory.mktemp("mtls")
+    profiles = directory / "profiles"
+    profiles.mkdir()
+    with SAMPLE.joinpath("profiles", f"{PROFILE}.yaml").open("rb") as source:
+        (profiles / f"{PROFILE}.yaml").write_bytes(source.read())
+    with (
+        sources(directory) as (_, replay),
+        running(Stack(directory, "split", replay, profiles, drones=1, pki=pki)) as made,
+    ):
+        yield made
+
+
+def test_a_source_is_collected_and_reported_on_over_mutual_tls(stack: Stack) -> None:
+    assert all(program.url.startswith("https://") for program in stack.running.values())
+    stack.collect_all()
+    stack.settle()
+    assert len(stack.records()) > 500
+    [run] = stack.door.items("/v1/runs")
+    assert run["status"] == "succeeded"
+    wait_until(lambda: stack.door.get("/health")["status"] == "ok", what="every role to be well")
+    wait_until(
+        lambda: any(
+            event["type"] == "records.ingested" for event in stack.door.items("/v1/ledger/entries")
+        ),
+        what="the event of the run, over three hops",
+    )
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_without_a_certificate_of_ours_nobody_gets_to_ask(
+    stack: Stack, pki: Pki, stranger: Pki, role: str
+) -> None:
+    url = f"https://127.0.0.1:{stack.port(role)}/health"
+    callers = {
+        "nobody": pki.context(),
+        "another authority's": pki.context("operator", of=stranger),
+        "an expired one": pki.context("expired"),
+        "a server's": pki.context(role),
+    }
+    for who, context in callers.items():
+        with pytest.raises((httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)):
+            httpx.get(url, verify=context, trust_env=False, timeout=10)
+        assert not _greeted(stack.port(role), context), who
+    assert httpx.get(url, verify=pki.context("operator"), trust_env=False).status_code == 200
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(url.replace("https", "http"), trust_env=False)
+
+
+def _greeted(port: int, context: ssl.SSLContext) -> bool:
+    """Whether such a caller gets one byte of an answer (TLS 1.3 tells of a refusal on reading)."""
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as secured,
+        ):
+            secured.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return bool(secured.recv(1))
+    except OSError:
+        return False
+
+
+def test_a_certificate_alone_is_no_token(stack: Stack, pki: Pki) -> None:
+    for role in ROLES[:-1]:
+        answer = httpx.get(
+            f"https://127.0.0.1:{stack.port(role)}/openapi.json",
+            verify=pki.context("gateway-caller"),
+            trust_env=False,
+        )
+        assert answer.status_code == 401, role
+
+
+def test_a_drone_is_the_one_its_certificate_names(stack: Stack, pki: Pki) -> None:
+    token = stack.door.client.post("/v1/workers/tokens", json={}).json()["token"]
+
+    def register(name: str, certificate: str) -> httpx.Response:
+        return httpx.post(
+            f"{stack.door.url}/v1/workers/register",
+            json={"name": name},
+            headers={"holdfast-join-token": token},
+            verify=pki.context(certificate),
+            trust_env=False,
+        )
+
+    foreign = register("drone-1", "drone-2")
+    assert (foreign.status_code, foreign.json()["code"]) == (401, "certificate-foreign")
+    admitted = register("drone-2", "drone-2")
+    assert admitted.status_code == 201, admitted.text
+    headers = {"authorization": f"Bearer {admitted.json()['credential']}"}
+
+    def beat(certificate: str) -> httpx.Response:
+        return httpx.post(
+            f"{stack.door.url}/v1/workers/beat",
+            json={},
+            headers=headers,
+            verify=pki.context(certificate),
+            trust_env=False,
+        )
+
+    assert beat("drone-2").status_code == 200
+    for other in ("drone-1", "drone-3", "operator"):
+        answer = beat(other)
+        assert (answer.status_code, answer.json()["code"]) == (401, "certificate-foreign"), other
+    assert beat("drone-2").status_code == 200
+
+
+def test_the_command_line_presents_what_the_settings_name(stack: Stack, pki: Pki) -> None:
+    told = ["status", "--data-dir", str(stack.door.data_dir)]
+    shown = run_command(*told, environment=pki.calling("operator"))
+    assert shown.returncode == 0, shown.stderr
+    assert PROFILE in shown.stdout
+    asked = run_command("health", *told[1:], environment=pki.calling("operator"))
+    assert asked.returncode == 0, asked.stderr
+    refused = run_command(*told)
+    assert refused.returncode != 0
+    assert "HOLDFAST_TLS_CA_FILE" in refused.stderr
+
+
+def test_renewed_certificates_are_taken_without_a_restart(stack: Stack, pki: Pki) -> None:
+    port = stack.port("registry")
+    before = _certificate(port, pki)
+    kept = pki.folder.with_name("before")
+    shutil.copytree(pki.folder, kept)
+    pki.command("renew", "registry", "registry-caller", "gateway", "gateway-caller")
+    for role in ("registry", "gateway"):
+        stack.running[role].process.send_signal(signal.SIGHUP)
+    wait_until(lambda: _certificate(port, pki) != before, what="the new certificate")
+    for _ in range(5):
+        assert stack.door.client.get("/v1/profiles").status_code == 200
+    stack.door.close()
+    assert stack.door.client.get("/v1/profiles").status_code == 200
+
+
+def _certificate(port: int, pki: Pki) -> bytes:
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        pki.context("operator").wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        return secured.getpeercert(binary_form=True) or b""

@@ -1,0 +1,139 @@
+"""What a door notes: bounded whatever comes, nothing uncounted, nothing secret."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from holdfast.app.commands.audit import began, wanted
+from holdfast.identity.audit import (
+    KINDS_MAX,
+    NOBODY,
+    REFUSED,
+    VARIOUS,
+    WAITING_MAX,
+    AuditNote,
+    Happened,
+    Trail,
+    network_of,
+    stream_of,
+)
+from holdfast.kernel.clock import ManualClock
+from holdfast.kernel.errors import Invalid, Unavailable
+from holdfast.kernel.ids import id_source
+
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
+
+
+class Kept:
+    """Where notes go; it may be away."""
+
+    def __init__(self) -> None:
+        self.notes: list[AuditNote] = []
+        self.away = False
+
+    async def record(self, notes: Sequence[AuditNote]) -> None:
+        if self.away:
+            raise Unavailable("cannot reach the identity")
+        self.notes += notes
+
+
+def trail() -> tuple[Trail, Kept, ManualClock]:
+    clock, kept = ManualClock(NOW), Kept()
+    return Trail(kept.record, clock, id_source(clock)), kept, clock
+
+
+def refused(code: str = "token-unknown", address: str = "192.0.2.77", **more: str) -> Happened:
+    return Happened(REFUSED, code=code, address=address, **more)
+
+
+async def test_the_same_again_is_a_count() -> None:
+    door, kept, clock = trail()
+    for number in range(1000):
+        door.note(refused(request_id=f"r-{number}"))
+        clock.advance(0.001)
+    await door.flush()
+    [note] = kept.notes
+    assert (note.count, note.request_id, note.subject) == (1000, "r-0", NOBODY)
+    assert (note.first, note.last) == ("2026-11-27T00:00:00.000000Z", "2026-11-27T00:00:00.999000Z")
+    assert note.network == "192.0.2.0/24"
+    await door.flush()
+    assert len(kept.notes) == 1
+
+
+async def test_a_flood_of_different_things_is_bounded_and_all_of_it_is_counted() -> None:
+    door, kept, _ = trail()
+    for number in range(10_000):
+        door.note(refused(code=f"c{number}"))
+    await door.flush()
+    assert len(kept.notes) == KINDS_MAX + 1
+    assert sum(note.count for note in kept.notes) == 10_000
+    assert kept.notes[-1].code == VARIOUS
+    assert len({note.id for note in kept.notes}) == len(kept.notes)
+
+
+async def test_what_cannot_be_handed_over_waits_and_is_bounded() -> None:
+    door, kept, _ = trail()
+    kept.away = True
+    for _ in range(30):
+        for number in range(KINDS_MAX):
+            door.note(refused(code=f"c{number}"))
+        await door.flush()
+    kept.away = False
+    await door.flush()
+    assert len(kept.notes) == WAITING_MAX
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.77", "192.0.2.0/24"),
+        ("::ffff:192.0.2.77", "192.0.2.0/24"),
+        ("2001:db8:1:2::3", "2001:db8:1::/48"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("", ""),
+        ("<script>", ""),
+    ],
+)
+def test_an_address_is_told_as_its_network(address: str, network: str) -> None:
+    assert network_of(address) == network
+
+
+@pytest.mark.parametrize(
+    ("subject", "stream"),
+    [
+        ("operator", "access/operator"),
+        ("0190a1b2-0000-7000-8000-000000000000", "access/0190a1b2-0000-7000-8000-000000000000"),
+        ("T-Ab", "access/t-ab"),
+        ("a/../b", "access/other"),
+        ("", "access/other"),
+        ("é", "access/other"),
+        ("x" * 101, "access/other"),
+    ],
+)
+def test_every_subject_has_a_stream_that_is_a_name(subject: str, stream: str) -> None:
+    assert stream_of(subject) == stream
+
+
+def test_since_is_a_duration_or_a_time() -> None:
+    assert began("7d", NOW) == NOW - timedelta(days=7)
+    assert began("90m", NOW) == NOW - timedelta(minutes=90)
+    assert began("2026-11-01T00:00:00Z", NOW) == datetime(2026, 11, 1, tzinfo=UTC)
+    for bad in ("", "d", "7", "-1d", "yesterday", "99999999999d", "7 d"):
+        with pytest.raises(Invalid):
+            began(bad, NOW)
+
+
+def test_with_a_name_everything_that_it_did_is_wanted_and_else_what_is_about_access() -> None:
+    someone = frozenset({"operator", "0190a1b2"})
+    assert wanted("profile.published", "operator", someone, "")
+    assert wanted("profile.published", "0190a1b2-0000", someone, "")
+    assert not wanted("profile.published", "operators", someone, "")
+    assert not wanted("api-key.created", "other", someone, "")
+    assert wanted("api-key.created", "other", frozenset(), "")
+    assert not wanted("profile.published", "operator", frozenset(), "")
+    assert wanted("profile.published", "operator", frozenset(), "profile.")
+    assert not wanted("api-key.created", "operator", someone, "access.")
