@@ -613,5 +613,5 @@ def _date(field: Field, zone: tzinfo) -> Callable[[str], str]:
 
 def _datetime(field: Field, zone: tzinfo) -> Callable[[str], str]:
     return lru_cache(maxsize=8192)(
-        lambda text: values.moment_text(values.moment(text, field.format, zone))
+        lambda text: values.moment_text(values.local_moment(text, field.format, zone))
     )

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 import msgspec
 
 from holdfast.collect.patterns import TEXT_MAX, bounded_pattern
-from holdfast.collect.values import day, moment, moment_text
+from holdfast.collect.values import day, local_moment, moment_text
 from holdfast.records.model import PeriodValue
 
 _YEAR = re.compile(r"([0-9]{4})").fullmatch
@@ -107,7 +107,7 @@ def of_name(text: str, year_start: int = 1) -> PeriodValue:
 
 def _read_plain(text: str, frequency: str, pattern: str, zone: tzinfo) -> PeriodValue:
     if frequency in {"H", "I"}:
-        return of_moment(frequency, moment(text, pattern, zone), text, zone)
+        return of_moment(frequency, local_moment(text, pattern, zone), text, zone)
     if not pattern and (found := _SHORT[frequency](text.strip())):
         return found_short(frequency, found, text)
     try:

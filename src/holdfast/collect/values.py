@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -161,6 +161,29 @@ def moment(text: str, pattern: str, zone: tzinfo) -> datetime:
         return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
     except OverflowError as error:
         raise ValueError("is outside the years 1 to 9999") from error
+
+
+def local_moment(text: str, pattern: str, zone: tzinfo) -> datetime:
+    """As :func:`moment`, for what a row says; a time that no clock of the zone showed is refused.
+
+    Such a time (02:30 in the night in which they were put forward) says that the source keeps
+    another time than the profile thinks. A day's beginning is a day and no time of a clock.
+    """
+    found = moment(text, pattern, zone)
+    if zone is UTC or pattern in {"epoch-s", "epoch-ms"}:
+        return found
+    plain = _by_pattern(text.strip(), pattern) if pattern else _by_iso(text.strip())
+    if plain.tzinfo is not None or plain.time() == _MIDNIGHT:
+        return found
+    if found.astimezone(zone).replace(tzinfo=None) != plain:
+        raise ValueError(
+            f"is not a time that the clocks of {zone} showed: they were put forward over it; is "
+            "`timezone` right?"
+        )
+    return found
+
+
+_MIDNIGHT = time()
 
 
 def _from_epoch(text: str, pattern: str) -> datetime:

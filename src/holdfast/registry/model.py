@@ -280,7 +280,9 @@ class Profile(Part, frozen=True, kw_only=True):
     duplicates: Literal["error", "first", "last"] = "error"
     """What two records of one run with the same key mean."""
     timezone: Text = "UTC"
-    """The source's own time zone: of its times without an offset, and of its days and months."""
+    """The source's own time zone: of its times without an offset, and of its days and months. Of a
+    time that the zone's clocks showed twice the first is meant; one that they never showed, because
+    they were put forward over it, is a reject."""
     nulls: list[str] = field(default_factory=lambda: [""])
     """Spellings that mean "missing" in this source; the original is kept beside the record."""
     unpivot: Unpivot | None = None

@@ -160,3 +160,24 @@ def test_the_text_of_a_moment_reads_back_and_sorts(moment: datetime) -> None:
     text = values.moment_text(moment.replace(tzinfo=UTC))
     assert len(text) == 27
     assert values.moment(text, "", UTC) == moment.replace(tzinfo=UTC)
+
+
+def test_a_time_that_no_clock_showed_is_refused() -> None:
+    paris = ZoneInfo("Europe/Paris")
+    assert (
+        values.local_moment("2024-03-31T01:59", "", paris).isoformat()
+        == "2024-03-31T00:59:00+00:00"
+    )
+    assert (
+        values.local_moment("2024-03-31T03:00", "", paris).isoformat()
+        == "2024-03-31T01:00:00+00:00"
+    )
+    for text, pattern in (("2024-03-31T02:30", ""), ("31.03.2024 02:30", "%d.%m.%Y %H:%M")):
+        with pytest.raises(ValueError, match="the clocks of Europe/Paris showed"):
+            values.local_moment(text, pattern, paris)
+    # With its offset it is a moment; midnight is a day's beginning, wherever the clocks were.
+    assert values.local_moment("2024-03-31T02:30+01:00", "", paris).hour == 1
+    sao_paulo = ZoneInfo("America/Sao_Paulo")
+    assert (
+        values.local_moment("2018-11-04", "", sao_paulo).isoformat() == "2018-11-04T03:00:00+00:00"
+    )
