@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from holdfast.fleet.base import FleetSettings
 from holdfast.fleet.model import Claim, Complete, PlacesHeld, PlacesWanted, Task, TaskSubmit
 from holdfast.fleet.places import WAITING_SECONDS
-from holdfast.fleet.service import FleetSettings
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.database import open_database
 from holdfast.kernel.errors import Conflict, Invalid

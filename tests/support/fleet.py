@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
+from holdfast.fleet.base import FleetSettings
 from holdfast.fleet.model import JoinTokenCreate, WorkerRegister
 from holdfast.fleet.reconcile import FleetLoops
-from holdfast.fleet.service import FleetService, FleetSettings
+from holdfast.fleet.service import FleetService
 from holdfast.kernel.clock import Clock, ManualClock, SystemClock
 from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.database import Database

@@ -375,9 +375,10 @@ async def _open_coordinator(
     system: System, state: State, keys: Keys, stack: AsyncExitStack
 ) -> None:
     from holdfast.fleet import http
+    from holdfast.fleet.base import FleetSettings
     from holdfast.fleet.credentials import PEPPER
     from holdfast.fleet.reconcile import FleetLoops
-    from holdfast.fleet.service import FleetService, FleetSettings
+    from holdfast.fleet.service import FleetService
     from holdfast.kernel.credentials import Peppers
     from holdfast.leases import InstanceGuard, open_leases
 

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-import structlog
 from sqlalchemy import Connection
 
-from holdfast.fleet import fates, places, rules, store, tasks, workers
+from holdfast.fleet import fates, places, rules, store, tasks
+from holdfast.fleet.admission import Admission
+from holdfast.fleet.base import Batchers
 from holdfast.fleet.batching import Batcher
-from holdfast.fleet.credentials import JOIN_PREFIX, WORKER_PREFIX
 from holdfast.fleet.grants import sign_grant
-from holdfast.fleet.metrics import FleetMetrics
 from holdfast.fleet.model import (
     COLLECT,
     Beat,
@@ -36,8 +34,6 @@ from holdfast.fleet.model import (
     Completed,
     CompleteTask,
     Grant,
-    JoinToken,
-    JoinTokenCreate,
     PlacesHeld,
     PlacesWanted,
     Refusal,
@@ -49,15 +45,9 @@ from holdfast.fleet.model import (
     TaskFilter,
     TaskStatus,
     TaskSubmit,
-    Worker,
-    WorkerCredential,
-    WorkerRegister,
 )
-from holdfast.fleet.ports import Profiles
 from holdfast.kernel.canonical import canonical, digest
-from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
-from holdfast.kernel.credentials import Peppers, identity_of, is_secret_of, make_secret
-from holdfast.kernel.database import Database, Isolation
+from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import (
     Conflict,
     Denied,
@@ -69,99 +59,20 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.idempotency import once, settle
-from holdfast.kernel.ids import EventId, NewId, TenantId, uuid7
-from holdfast.kernel.outbox import Event, Outbox
-from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind, service
-from holdfast.kernel.signing import SigningKey
-from holdfast.kernel.telemetry import Metrics
-from holdfast.leases import Leases
+from holdfast.kernel.ids import EventId, TenantId, uuid7
+from holdfast.kernel.outbox import Event
+from holdfast.kernel.principal import Principal, PrincipalKind, service
 from holdfast.leases.ports import window_of
 from holdfast.leases.store import take
 from holdfast.registry.versions import RunnableProfile
 
-T = TypeVar("T")
-log = structlog.get_logger(__name__)
-
 PAYLOAD_BYTES_MAX = 64 * 1024
 PRUNE_BATCH = 500
 DAY_SECONDS = 86_400
-READ_COMMITTED: Isolation = "read committed"
-"""The hot path's isolation: each unit locks the rows it judges (ADR 0005)."""
 
 
-@dataclass(frozen=True, slots=True)
-class FleetSettings:
-    """How long things may take, in seconds."""
-
-    lease_seconds: int = 30
-    beat_seconds: float = 5.0
-    lost_after_seconds: float = 30.0
-    backoff_seconds: float = 10.0
-    backoff_seconds_max: float = rules.BACKOFF_SECONDS_MAX
-    batch_max: int = 1000
-    tick_seconds: float = 1.0
-    runnable_seconds: float = 2.0
-    requests_per_host: int = 4
-    """Requests to one host at once, over the whole fleet, and…"""
-    requests_per_host_of: Mapping[str, int] = field(default_factory=dict)
-    """…where some ``host`` or ``host:port`` is to be asked otherwise."""
-
-
-@dataclass(slots=True)
-class _Batchers:
-    """One tenant's: a transaction has one tenant."""
-
-    submit: Batcher[tasks.Submission, Task]
-    claim: Batcher[tasks.Want, tasks.Leased]
-    complete: Batcher[tasks.Ending, fates.Ended]
-    renew: Batcher[tuple[str, str, int, str], bool]
-
-
-class FleetService:
-    """Workers, tasks and schedules. See the README for the life of one task.
-
-    ``random`` gives bytes for secrets, ``chance`` a number in [0, 1) for jitter. ``profiles`` is
-    the registry; without it nothing is scheduled and profiles cannot be run by name.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        leases: Leases,
-        outbox: Outbox,
-        key: SigningKey,
-        peppers: Peppers,
-        *,
-        clock: Clock,
-        new_id: NewId,
-        random: Callable[[int], bytes],
-        chance: Callable[[], float],
-        settings: FleetSettings | None = None,
-        profiles: Profiles | None = None,
-        metrics: Metrics | None = None,
-    ) -> None:
-        self.database = database
-        self.leases = leases
-        self.outbox = outbox
-        self.clock = clock
-        self.settings = settings or FleetSettings()
-        self.profiles = profiles
-        self.started_at = clock.now()
-        """For one lease time after this nothing expires: beats may have gone unheard."""
-        self.backoff = fates.Backoff(
-            self.settings.backoff_seconds, self.settings.backoff_seconds_max
-        )
-        self.metrics = FleetMetrics(metrics or Metrics())
-        self.new_id = new_id
-        self.chance = chance
-        self.changed = asyncio.Event()
-        """Set when the loops have something to look at before their next tick."""
-        self._key = key
-        self._peppers = peppers
-        self._random = random
-        self._batchers: dict[TenantId, _Batchers] = {}
-        self._queues: dict[TenantId, frozenset[str]] = {}
-        self._tenant_of_worker: dict[str, TenantId] = {}
+class FleetService(Admission):
+    """Workers, tasks and schedules. See the README for the life of one task."""
 
     async def close(self) -> None:
         """Wait for what is under way."""
@@ -785,196 +696,13 @@ class FleetService:
             for row in rows
         ]
 
-    # --- workers ------------------------------------------------------------------------------
-
-    async def worker_token_create(self, principal: Principal, create: JoinTokenCreate) -> JoinToken:
-        """A join token that admits workers of one region with these capabilities.
-
-        Its text is in this answer and nowhere else.
-        """
-        identity, now = self.new_id(), self.clock.now()
-        secret = make_secret(JOIN_PREFIX, identity, self._random(32))
-        kept, pepper = self._peppers.seal(secret)
-        expires_at = timestamp(now + timedelta(seconds=create.expires_seconds))
-        capabilities = sorted(set(create.capabilities))
-        values = {
-            "tenant": principal.tenant,
-            "id": identity,
-            "secret": kept,
-            "pepper": pepper,
-            "region": create.region,
-            "capabilities": msgspec.json.encode(capabilities).decode(),
-            "created_at": timestamp(now),
-            "expires_at": expires_at,
-            "uses": 0,
-            "uses_max": create.uses_max,
-        }
-        payload = {
-            "token": identity,
-            "region": create.region,
-            "capabilities": capabilities,
-            "expires_at": expires_at,
-        }
-        event = self.event(
-            f"join-token/{identity}", "join-token.created", payload, principal.subject
-        )
-
-        def unit(conn: Connection) -> None:
-            store.add_token(conn, values)
-            self.outbox.emit(conn, principal, event)
-
-        await self.database.write(principal, unit)
-        return JoinToken(
-            id=identity,
-            token=secret,
-            region=create.region,
-            capabilities=capabilities,
-            expires_at=expires_at,
-            uses_max=create.uses_max,
-        )
-
-    async def register(
-        self, join_token: str, registration: WorkerRegister, certificate: str | None = None
-    ) -> WorkerCredential:
-        """Admit a worker by its join token, or take over the name of one that came back.
-
-        A worker that still has a credential that holds may register again with that instead.
-        Where the door asks for certificates, ``certificate`` is the name in the one shown (empty:
-        none was), and must be the worker's.
-
-        Raises :class:`Unauthenticated` (``join-token-invalid``) for a token that is not, no longer
-        or too often used, and for another's or no certificate; :class:`Denied` for a region or
-        capabilities it does not grant, or a revoked name; :class:`Conflict`
-        (``worker-name-taken``) when the name works in another region.
-        """
-        workers.check_certificate(registration.name, certificate)
-        mine = is_secret_of(join_token, WORKER_PREFIX)
-        identity = identity_of(join_token, WORKER_PREFIX if mine else JOIN_PREFIX)
-        now = self.clock.now()
-        fresh = self.new_id()
-        secrets = self._random(32)
-        event = EventId(self.new_id())
-        for tenant in await self.database.tenants():
-            principal = service("coordinator", tenant)
-            unit = partial(
-                workers.register,
-                principal=principal,
-                outbox=self.outbox,
-                peppers=self._peppers,
-                token=identity,
-                secret=join_token,
-                registration=registration,
-                now=now,
-                fresh=fresh,
-                random=secrets,
-                event=event,
-            )
-            admitted = await self.database.write(principal, unit)
-            if admitted is not None:
-                worker, credential = admitted
-                self._tenant_of_worker[worker] = tenant
-                await self.leases.beat(principal, worker, now)
-                return WorkerCredential(
-                    worker=worker,
-                    name=registration.name,
-                    credential=credential,
-                    beat_seconds=self.settings.beat_seconds,
-                    lost_after_seconds=self.settings.lost_after_seconds,
-                )
-        raise workers.token_refused("it is not known here")
-
-    async def authenticate_worker(
-        self, credential: str, certificate: str | None = None
-    ) -> Principal:
-        """Who holds ``credential``; ``certificate`` as for :meth:`register`.
-
-        Raises :class:`Unauthenticated`: ``certificate-missing``, ``certificate-foreign``;
-        ``credential-malformed``; ``worker-unknown`` when it is
-        not, or no longer, anybody's (the worker then registers again); ``worker-revoked``.
-        """
-        worker = identity_of(credential, WORKER_PREFIX)
-        row, tenant = await self._find_worker(worker)
-        if row is None or not self._peppers.matches(credential, bytes(row.secret), row.pepper):
-            row = None
-        refusal = tasks.refusal_of_worker(row)
-        if refusal is not None:
-            raise refusal
-        workers.check_certificate(row.name, certificate)
-        return Principal(tenant, worker, PrincipalKind.WORKER, WORKER_PERMISSIONS)
-
-    async def list_workers(
-        self, principal: Principal, *, after: str = "", limit: int = 100
-    ) -> tuple[list[Worker], str | None]:
-        """Workers by name, and where the next page begins (``after``); ``None`` at the end."""
-        limit = page_size(limit)
-        tenant = principal.tenant
-
-        def unit(conn: Connection) -> tuple[Sequence[Any], Mapping[str, int]]:
-            page = store.page_of_workers(conn, tenant, after, limit + 1)
-            return page, store.leases_held(conn, tenant)
-
-        rows, held = await self.database.read(principal, unit)
-        beats = await self.leases.beats(principal)
-        found = [workers.worker_of(row, beats.get(row.id), held) for row in rows[:limit]]
-        return found, found[-1].name if len(rows) > limit else None
-
-    async def revoke_worker(self, principal: Principal, worker: str) -> Worker:
-        """Refuse this worker from now on and free what it holds. Twice is fine."""
-        now = self.clock.now()
-        ids = [EventId(self.new_id()) for _ in range(self.settings.batch_max)]
-        chances = [self.chance() for _ in ids]
-        event = EventId(self.new_id())
-
-        def unit(conn: Connection) -> Any:
-            return workers.revoke(
-                conn, principal, self.outbox, self.backoff, worker, now, event, ids, chances
-            )
-
-        row, events = await self.hot(principal.tenant, unit)
-        self.metrics.ended(events)
-        await self.leases.forget(principal, worker)
-        return workers.worker_of(row, None, {})
-
-    async def _find_worker(self, worker: str) -> tuple[Any, TenantId]:
-        known = self._tenant_of_worker.get(worker)
-        tenants = [known] if known is not None else await self.database.tenants()
-        for tenant in tenants:
-            row = await self.database.read(
-                service("coordinator", tenant),
-                lambda conn, tenant=tenant: store.find_worker(conn, tenant, worker),  # type: ignore[misc]
-            )
-            if row is not None:
-                self._tenant_of_worker[worker] = tenant
-                return row, tenant
-        self._tenant_of_worker.pop(worker, None)
-        return None, TenantId("")
-
     # --- helpers ------------------------------------------------------------------------------
 
-    def event(self, stream: str, type_: str, payload: dict[str, Any], subject: str) -> Event:
-        """A fresh event, now."""
-        return Event(
-            id=EventId(self.new_id()),
-            stream=stream,
-            type=type_,
-            time=self.clock.now(),
-            payload=payload,
-            subject=subject,
-        )
-
-    async def hot(
-        self, tenant: TenantId, unit: Callable[[Connection], T], *, size_bytes: int = 0
-    ) -> T:
-        """Run a unit that locks the rows it judges."""
-        return await self.database.write(
-            service("coordinator", tenant), unit, size_bytes=size_bytes, isolation=READ_COMMITTED
-        )
-
-    def _batchers_of(self, tenant: TenantId) -> _Batchers:
+    def _batchers_of(self, tenant: TenantId) -> Batchers:
         known = self._batchers.get(tenant)
         if known is None:
             size = self.settings.batch_max
-            known = self._batchers[tenant] = _Batchers(
+            known = self._batchers[tenant] = Batchers(
                 submit=Batcher(partial(self._store_submissions, tenant), size_max=size),
                 claim=Batcher(partial(self._lease, tenant), size_max=size),
                 complete=Batcher(partial(self._end, tenant), size_max=size),

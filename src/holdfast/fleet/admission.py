@@ -1,0 +1,193 @@
+"""The part of the coordinator that admits workers: join tokens, credentials, revocation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from holdfast.fleet import store, tasks, workers
+from holdfast.fleet.base import Base
+from holdfast.fleet.credentials import JOIN_PREFIX, WORKER_PREFIX
+from holdfast.fleet.model import (
+    JoinToken,
+    JoinTokenCreate,
+    Worker,
+    WorkerCredential,
+    WorkerRegister,
+)
+from holdfast.kernel.clock import timestamp
+from holdfast.kernel.credentials import identity_of, is_secret_of, make_secret
+from holdfast.kernel.http.paging import page_size
+from holdfast.kernel.ids import EventId, TenantId
+from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind, service
+
+
+class Admission(Base):
+    """Who may work."""
+
+    async def worker_token_create(self, principal: Principal, create: JoinTokenCreate) -> JoinToken:
+        """A join token that admits workers of one region with these capabilities.
+
+        Its text is in this answer and nowhere else.
+        """
+        identity, now = self.new_id(), self.clock.now()
+        secret = make_secret(JOIN_PREFIX, identity, self._random(32))
+        kept, pepper = self._peppers.seal(secret)
+        expires_at = timestamp(now + timedelta(seconds=create.expires_seconds))
+        capabilities = sorted(set(create.capabilities))
+        values = {
+            "tenant": principal.tenant,
+            "id": identity,
+            "secret": kept,
+            "pepper": pepper,
+            "region": create.region,
+            "capabilities": msgspec.json.encode(capabilities).decode(),
+            "created_at": timestamp(now),
+            "expires_at": expires_at,
+            "uses": 0,
+            "uses_max": create.uses_max,
+        }
+        payload = {
+            "token": identity,
+            "region": create.region,
+            "capabilities": capabilities,
+            "expires_at": expires_at,
+        }
+        event = self.event(
+            f"join-token/{identity}", "join-token.created", payload, principal.subject
+        )
+
+        def unit(conn: Connection) -> None:
+            store.add_token(conn, values)
+            self.outbox.emit(conn, principal, event)
+
+        await self.database.write(principal, unit)
+        return JoinToken(
+            id=identity,
+            token=secret,
+            region=create.region,
+            capabilities=capabilities,
+            expires_at=expires_at,
+            uses_max=create.uses_max,
+        )
+
+    async def register(
+        self, join_token: str, registration: WorkerRegister, certificate: str | None = None
+    ) -> WorkerCredential:
+        """Admit a worker by its join token, or take over the name of one that came back.
+
+        A worker that still has a credential that holds may register again with that instead.
+        Where the door asks for certificates, ``certificate`` is the name in the one shown (empty:
+        none was), and must be the worker's.
+
+        Raises :class:`Unauthenticated` (``join-token-invalid``) for a token that is not, no longer
+        or too often used, and for another's or no certificate; :class:`Denied` for a region or
+        capabilities it does not grant, or a revoked name; :class:`Conflict`
+        (``worker-name-taken``) when the name works in another region.
+        """
+        workers.check_certificate(registration.name, certificate)
+        mine = is_secret_of(join_token, WORKER_PREFIX)
+        identity = identity_of(join_token, WORKER_PREFIX if mine else JOIN_PREFIX)
+        now = self.clock.now()
+        fresh = self.new_id()
+        secrets = self._random(32)
+        event = EventId(self.new_id())
+        for tenant in await self.database.tenants():
+            principal = service("coordinator", tenant)
+            unit = partial(
+                workers.register,
+                principal=principal,
+                outbox=self.outbox,
+                peppers=self._peppers,
+                token=identity,
+                secret=join_token,
+                registration=registration,
+                now=now,
+                fresh=fresh,
+                random=secrets,
+                event=event,
+            )
+            admitted = await self.database.write(principal, unit)
+            if admitted is not None:
+                worker, credential = admitted
+                self._tenant_of_worker[worker] = tenant
+                await self.leases.beat(principal, worker, now)
+                return WorkerCredential(
+                    worker=worker,
+                    name=registration.name,
+                    credential=credential,
+                    beat_seconds=self.settings.beat_seconds,
+                    lost_after_seconds=self.settings.lost_after_seconds,
+                )
+        raise workers.token_refused("it is not known here")
+
+    async def authenticate_worker(
+        self, credential: str, certificate: str | None = None
+    ) -> Principal:
+        """Who holds ``credential``; ``certificate`` as for :meth:`register`.
+
+        Raises :class:`Unauthenticated`: ``certificate-missing``, ``certificate-foreign``;
+        ``credential-malformed``; ``worker-unknown`` when it is
+        not, or no longer, anybody's (the worker then registers again); ``worker-revoked``.
+        """
+        worker = identity_of(credential, WORKER_PREFIX)
+        row, tenant = await self._find_worker(worker)
+        if row is None or not self._peppers.matches(credential, bytes(row.secret), row.pepper):
+            row = None
+        refusal = tasks.refusal_of_worker(row)
+        if refusal is not None:
+            raise refusal
+        workers.check_certificate(row.name, certificate)
+        return Principal(tenant, worker, PrincipalKind.WORKER, WORKER_PERMISSIONS)
+
+    async def list_workers(
+        self, principal: Principal, *, after: str = "", limit: int = 100
+    ) -> tuple[list[Worker], str | None]:
+        """Workers by name, and where the next page begins (``after``); ``None`` at the end."""
+        limit = page_size(limit)
+        tenant = principal.tenant
+
+        def unit(conn: Connection) -> tuple[Sequence[Any], Mapping[str, int]]:
+            page = store.page_of_workers(conn, tenant, after, limit + 1)
+            return page, store.leases_held(conn, tenant)
+
+        rows, held = await self.database.read(principal, unit)
+        beats = await self.leases.beats(principal)
+        found = [workers.worker_of(row, beats.get(row.id), held) for row in rows[:limit]]
+        return found, found[-1].name if len(rows) > limit else None
+
+    async def revoke_worker(self, principal: Principal, worker: str) -> Worker:
+        """Refuse this worker from now on and free what it holds. Twice is fine."""
+        now = self.clock.now()
+        ids = [EventId(self.new_id()) for _ in range(self.settings.batch_max)]
+        chances = [self.chance() for _ in ids]
+        event = EventId(self.new_id())
+
+        def unit(conn: Connection) -> Any:
+            return workers.revoke(
+                conn, principal, self.outbox, self.backoff, worker, now, event, ids, chances
+            )
+
+        row, events = await self.hot(principal.tenant, unit)
+        self.metrics.ended(events)
+        await self.leases.forget(principal, worker)
+        return workers.worker_of(row, None, {})
+
+    async def _find_worker(self, worker: str) -> tuple[Any, TenantId]:
+        known = self._tenant_of_worker.get(worker)
+        tenants = [known] if known is not None else await self.database.tenants()
+        for tenant in tenants:
+            row = await self.database.read(
+                service("coordinator", tenant),
+                lambda conn, tenant=tenant: store.find_worker(conn, tenant, worker),  # type: ignore[misc]
+            )
+            if row is not None:
+                self._tenant_of_worker[worker] = tenant
+                return row, tenant
+        self._tenant_of_worker.pop(worker, None)
+        return None, TenantId("")
