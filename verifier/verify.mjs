@@ -12,13 +12,13 @@ import { fileURLToPath } from "node:url";
 
 const FORMAT = "holdfast-receipt/v1";
 const SIGNED_FORMAT = "holdfast-receipt/v2"; // with an attribution
+const CELL_FORMAT = "holdfast-cell-receipt/v1";
+const CARRIED_MAX = 200; // so many records a cell's receipt carries, and must
 const RECEIPT_BYTES_MAX = 16 * 1024 * 1024;
 const DEPTH_MAX = 64;
 
-/** The receipt does not hold. */
+/** The receipt does not hold; the policy file cannot be used. */
 export class Refused extends Error {}
-
-/** The policy file cannot be used. */
 export class TrustInvalid extends Error {}
 
 function refuse(reason) {
@@ -32,78 +32,54 @@ export function canonical(value, depth = 0) {
   if (depth > DEPTH_MAX) refuse("it is nested too deeply");
   if (value === null || typeof value === "boolean") return String(value);
   if (typeof value === "string") return text(value);
-  if (typeof value === "number") {
-    if (!Number.isSafeInteger(value) || Object.is(value, -0)) refuse("a number in it is no integer");
-    return String(value);
-  }
-  if (Array.isArray(value)) {
-    return `[${value.map((each) => canonical(each, depth + 1)).join(",")}]`;
-  }
+  const whole = Number.isSafeInteger(value) && !Object.is(value, -0);
+  if (typeof value === "number") return String(guard(whole, value, "a number in it is no integer"));
+  if (Array.isArray(value)) return `[${value.map((each) => canonical(each, depth + 1)).join(",")}]`;
   if (typeof value !== "object") refuse("something in it has no canonical form");
   // The default order of texts is that of their UTF-16 code units, as RFC 8785 wants it.
   const members = Object.keys(value).sort();
   return `{${members.map((name) => `${text(name)}:${canonical(value[name], depth + 1)}`).join(",")}}`;
 }
 
-function text(value) {
-  if (!value.isWellFormed()) refuse("a text in it holds a lone surrogate");
-  return JSON.stringify(value);
-}
+const text = (value) => JSON.stringify(guard(value.isWellFormed(), value, "a text in it holds a lone surrogate"));
 
 /** Plain data from bytes that must be canonical already. */
 export function decodeCanonical(bytes) {
   const said = utf8(bytes);
-  let plain;
-  try {
-    plain = JSON.parse(said);
-  } catch {
-    refuse("it is not JSON");
-  }
+  const plain = attempt(() => JSON.parse(said), "it is not JSON");
   // Repeated members, other spellings of numbers and texts, spaces: all give other bytes.
-  if (canonical(plain) !== said) refuse("it is not in its canonical form");
-  return plain;
+  return guard(canonical(plain) === said, plain, "it is not in its canonical form");
 }
 
-function utf8(bytes) {
+const utf8 = (bytes) =>
+  attempt(() => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes), "it is not UTF-8");
+
+function attempt(make, what) {
   try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    return make();
   } catch {
-    return refuse("it is not UTF-8");
+    return refuse(what);
   }
 }
 
 // --- shapes ---------------------------------------------------------------------------------------
 
 function members(value, names, what) {
-  if (value === null || typeof value !== "object" || Array.isArray(value)) refuse(`${what} is missing`);
-  const found = Object.keys(value).sort().join(" ");
-  if (found !== [...names].sort().join(" ")) refuse(`${what} has other members than it must have`);
-  return value;
+  const found = Object.keys(object(value, what)).sort().join(" ");
+  return guard(found === [...names].sort().join(" "), value, `${what} has other members than it must have`);
 }
 
-function string(value, what) {
-  if (typeof value !== "string") refuse(`${what} is no text`);
-  return value;
+function guard(fits, value, what) {
+  return fits ? value : refuse(what);
 }
 
-function same(value, expected, what) {
-  if (value !== expected) refuse(what);
-}
-
-function integer(value, what) {
-  if (!Number.isSafeInteger(value) || value < 0) refuse(`${what} is no number`);
-  return value;
-}
-
-function hash(value, what) {
-  if (typeof value !== "string" || !/^[0-9a-f]{64}$/.test(value)) refuse(`${what} is no hash`);
-  return Buffer.from(value, "hex");
-}
-
-function object(value, what) {
-  if (value === null || typeof value !== "object" || Array.isArray(value)) refuse(`${what} is none`);
-  return value;
-}
+const same = (value, expected, what) => guard(value === expected, value, what);
+const string = (value, what) => guard(typeof value === "string", value, `${what} is no text`);
+const integer = (value, what) => guard(Number.isSafeInteger(value) && value >= 0, value, `${what} is no number`);
+const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+const object = (value, what) => guard(isObject(value), value, `${what} is none`);
+const hash = (value, what) =>
+  Buffer.from(guard(/^[0-9a-f]{64}$/.test(string(value, what)), value, `${what} is no hash`), "hex");
 
 // --- hashes and the tree (RFC 9162 §2.1) ----------------------------------------------------------
 
@@ -148,8 +124,7 @@ function included(reason, data, index, size, path, root) {
 
 function base64(said, what) {
   const data = Buffer.from(said, "base64");
-  if (data.toString("base64") !== said) refuse(`${what} is not base64`);
-  return data;
+  return guard(data.toString("base64") === said, data, `${what} is not base64`);
 }
 
 /** The Ed25519 key in its C2SP spelling `name+hash+key`. */
@@ -209,11 +184,8 @@ function signed(note, trust) {
   if (known === undefined) refuse("no key of the policy has signed its checkpoint");
   const told = parseCheckpoint(said);
   if (told.origin !== known.origin) refuse("its checkpoint is signed by the key of another log");
-  if (told.size < known.from || (known.to !== null && told.size > known.to)) {
-    const until = known.to === null ? "on" : `to ${known.to}`;
-    refuse(`its checkpoint has the size ${told.size}; its key is valid from ${known.from} ${until}`);
-  }
-  return told;
+  const valid = told.size >= known.from && told.size <= (known.to ?? Infinity);
+  return guard(valid, told, `its checkpoint has the size ${told.size}; its key is valid from ${known.from} to ${known.to ?? "now"}`);
 }
 
 // --- the policy file ------------------------------------------------------------------------------
@@ -244,13 +216,15 @@ export function decodeTrust(bytes) {
 
 /** What the receipt in `bytes` shows to whoever trusts `trust`; throws Refused if it does not hold. */
 export function verify(bytes, trust) {
-  const receipt = decodeReceipt(bytes);
+  const plain = decodeFile(bytes);
+  return plain?.format === CELL_FORMAT ? verifyCell(plain, trust) : verifyRecord(plain, trust);
+}
+
+function verifyRecord(plain, trust) {
+  const receipt = checkShape(plain);
   const told = signed(receipt.checkpoint, trust);
   const payload = checkEntry(receipt.entry, told, trust.tenant);
-  // Only Holdfast's own roles append to streams of profiles and of workers.
-  if (receipt.entry.leaf.type !== "records.ingested" || receipt.entry.leaf.stream !== `profile/${payload.profile}`) {
-    refuse("its event is none that tells of published records");
-  }
+  isFrom(receipt.entry, "records.ingested", `profile/${payload.profile}`, "its event is none that tells of published records");
   const shown = checkRecord(receipt.record, payload);
   const raw = checkRaw(receipt.raw, receipt.record, payload);
   const bySigner = receipt.record.leaf.domain === "holdfast-record-leaf/v2";
@@ -259,19 +233,20 @@ export function verify(bytes, trust) {
   return account(receipt, told, payload, shown, raw, key);
 }
 
-function decodeReceipt(bytes) {
+function decodeFile(bytes) {
   if (bytes.length > RECEIPT_BYTES_MAX) refuse(`it has more than ${RECEIPT_BYTES_MAX} bytes`);
   const tail = /^,"sha256":"([0-9a-f]{64})"\}\n$/.exec(bytes.subarray(-78).toString("latin1"));
   if (tail === null) refuse("it does not end in its SHA-256: it was cut off, or is no receipt");
   const body = Buffer.concat([bytes.subarray(0, -78), Buffer.from("}")]);
   if (sha256(body).toString("hex") !== tail[1]) refuse("its SHA-256 is another");
-  const names = ["attribution", "checkpoint", "entry", "format", "raw", "record"];
-  const receipt = members(decodeCanonical(body), names, "the receipt");
+  return decodeCanonical(body);
+}
+
+function checkShape(plain) {
+  const receipt = members(plain, ["attribution", "checkpoint", "entry", "format", "raw", "record"], "the receipt");
   if (![FORMAT, SIGNED_FORMAT].includes(receipt.format)) refuse("its format is not known here");
-  if ((receipt.attribution === null) !== (receipt.format === FORMAT)) {
-    refuse("its format and its attribution do not go together");
-  }
-  return receipt;
+  const together = (receipt.attribution === null) === (receipt.format === FORMAT);
+  return guard(together, receipt, "its format and its attribution do not go together");
 }
 
 function checkEntry(given, told, tenant) {
@@ -288,6 +263,11 @@ function checkEntry(given, told, tenant) {
   return payload;
 }
 
+// Only Holdfast's own roles append to streams of profiles, workers and reports.
+function isFrom({ leaf }, type, stream, what) {
+  if (leaf.type !== type || leaf.stream !== stream) refuse(what);
+}
+
 function checkRecord(given, payload) {
   const names = ["batch", "batch_index", "batch_path", "content", "index", "leaf", "path", "salt"];
   const record = members(given, names, "its record");
@@ -295,44 +275,23 @@ function checkRecord(given, payload) {
   const domain = object(record.batch, "its batch").domain;
   if (!Object.hasOwn(more, domain)) refuse("its batch is none");
   const batch = members(record.batch, ["batch", "domain", "kind", "root", "rows", ...more[domain]], "its batch");
-  included(
-    "the batch is not in the run that the event tells of",
-    canonical(batch),
-    record.batch_index,
-    payload.batches_count,
-    record.batch_path,
-    hash(payload.root, "the run's root"),
-  );
+  const [outside, root] = ["the batch is not in the run that the event tells of", hash(payload.root, "the run's root")];
+  included(outside, canonical(batch), record.batch_index, payload.batches_count, record.batch_path, root);
   const fields = ["commitment", "domain", "profile", "record", "revision", "run", "withdrawn"];
   const leaf = members(record.leaf, fields, "the record's leaf");
   if (!/^holdfast-record-leaf\/v[12]$/.test(string(leaf.domain, "a domain"))) refuse("its record's leaf is none");
-  included(
-    "the record is not in the batch",
-    canonical(leaf),
-    record.index,
-    batch.rows,
-    record.path,
-    hash(batch.root, "the batch's root"),
-  );
-  if (leaf.run !== payload.run || leaf.profile !== payload.profile_digest) {
-    refuse("the record is of another run or another mapping than the event tells of");
-  }
-  if (record.content === null) {
-    if (record.salt !== "") refuse("it has a salt for a record that it does not show");
-    return false;
-  }
+  included("the record is not in the batch", canonical(leaf), record.index, batch.rows, record.path, hash(batch.root, "a root"));
+  const from = leaf.run === payload.run && leaf.profile === payload.profile_digest;
+  guard(from, leaf, "the record is of another run or another mapping than the event tells of");
+  if (record.content === null) return guard(record.salt === "", false, "it has a salt for a record that it does not show");
   const said = canonical(object(record.content, "what the record says"));
-  if (mac(hash(record.salt, "the record's salt"), said) !== leaf.commitment) {
-    refuse("what the record is said to say is not what was committed to");
-  }
-  return true;
+  const told = mac(hash(record.salt, "the record's salt"), said);
+  return guard(told === leaf.commitment, true, "what the record is said to say is not what was committed to");
 }
 
 function checkRaw(raw, record, payload) {
-  if (record.content === null || record.leaf.withdrawn !== false) {
-    if (raw !== null) refuse("it names raw bytes for a record that cannot lead to them");
-    return null;
-  }
+  const hidden = record.content === null || record.leaf.withdrawn !== false;
+  if (hidden) return same(raw, null, "it names raw bytes for a record that cannot lead to them");
   const { digest, path } = members(raw, ["digest", "path"], "its raw bytes");
   if (!/^sha256:[0-9a-f]{64}$/.test(string(digest, "a digest"))) refuse("it does not name the raw bytes");
   const root = hash(payload.responses_root, "the root of the raw bytes");
@@ -342,25 +301,20 @@ function checkRaw(raw, record, payload) {
 }
 
 function checkAttribution(given, record, payload, raw, told, trust) {
-  const { header, index, path, registration } = members(
-    given, ["header", "index", "path", "registration"], "its attribution");
+  const { header, index, path, registration } = members(given, ["header", "index", "path", "registration"], "its attribution");
   const { batch, leaf } = record;
   const text = Buffer.from(canonical(object(header, "its header")));
   same(sha256(text).toString("hex"), batch.header, "the header is not the batch's");
   same(header.domain, "holdfast-batch-header/v1", "the header is none");
   const registered = checkEntry(registration, told, trust.tenant);
   const stream = `worker/${string(header.worker, "the worker")}`;
-  if (registration.leaf.type !== "worker.registered" || registration.leaf.stream !== stream) {
-    refuse("its registration is none of the worker that signed");
-  }
-  for (const each of [registered.worker, payload.worker]) {
-    same(each, header.worker, "the worker that signed is another than the event tells of");
-  }
+  isFrom(registration, "worker.registered", stream, "its registration is none of the worker that signed");
+  const other = "the worker that signed is another than the event tells of";
+  for (const each of [registered.worker, payload.worker]) same(each, header.worker, other);
   if (!/^[0-9a-f]{128}$/.test(string(batch.signature, "the signature"))) refuse("the worker's signature is none");
   const key = ed25519Key(hash(registered.key, "the worker's key"));
-  if (!ed25519(null, text, key, Buffer.from(batch.signature, "hex"))) {
-    refuse("the worker's registered key has not signed the header");
-  }
+  const made = ed25519(null, text, key, Buffer.from(batch.signature, "hex"));
+  same(made, true, "the worker's registered key has not signed the header");
   const { fence, run, task, profile_digest: profile } = payload;
   for (const [name, value] of Object.entries({ fence, run, task, profile, sequence: batch.batch })) {
     same(header[name], value, `the worker signed for another ${name}`);
@@ -368,63 +322,145 @@ function checkAttribution(given, record, payload, raw, told, trust) {
   const posted = `holdfast-posted-leaf/v1\n${leaf.commitment}`;
   const reason = "the record is not among those that the worker signed";
   included(reason, posted, index, header.records, path, hash(header.root, "the worker's root"));
-  const from = raw === null ? [] : [{ digest: raw.digest, response: raw.response }];
-  const signedRaw = header.responses.map((each) => canonical(each));
-  if (!from.every((each) => signedRaw.includes(canonical(each)))) refuse("the worker signed for other raw bytes");
-  return registered.key;
+  const own = (each) => each.digest === raw.digest && each.response === raw.response;
+  return guard(raw === null || header.responses.some(own), registered.key, "the worker signed for other raw bytes");
 }
 
 function account(receipt, told, payload, shown, raw, key) {
   const { leaf, content } = receipt.record;
+  const { tenant, recorded, id: event } = receipt.entry.leaf;
+  const { profile, publication, worker } = payload;
+  const { run, record, revision, withdrawn, profile: profile_digest } = leaf;
   const means = shown
     ? "this record, exactly as it stands here, was published by this run and is in the log that a key of the policy signed"
     : "there is such a record in the log that a key of the policy signed; what it says is sealed or erased, and not shown";
+  const not =
+    "that it is true, that it is the newest revision, or that the operator shows everybody the same log (compare checkpoints for that)";
   return {
-    tenant: receipt.entry.leaf.tenant,
-    origin: told.origin,
-    size: told.size,
-    position: receipt.entry.index,
-    recorded: receipt.entry.leaf.recorded,
-    event: receipt.entry.leaf.id,
-    profile: payload.profile,
-    profile_digest: leaf.profile,
-    run: leaf.run,
-    worker: payload.worker,
-    worker_key: key,
-    record: leaf.record,
-    revision: leaf.revision,
-    withdrawn: leaf.withdrawn,
-    content,
-    raw_digest: raw === null ? "" : raw.digest,
-    raw_response: raw === null ? null : raw.response,
-    raw_position: raw === null ? null : raw.position,
-    verdicts: [
-      {
-        verdict: "recorded",
-        holds: true,
-        means,
-        does_not_mean:
-          "that it is true, that it is the newest revision, or that the operator shows everybody the same log (compare checkpoints for that)",
-      },
-      attributed(key),
-    ],
+    tenant, origin: told.origin, size: told.size, position: receipt.entry.index, recorded, event, profile,
+    profile_digest, publication, run, worker, worker_key: key, record, revision, withdrawn, content,
+    raw_digest: raw?.digest ?? "", raw_response: raw?.response ?? null, raw_position: raw?.position ?? null,
+    verdicts: [verdict("recorded", true, means, not), attributed(key)],
   };
 }
 
+function verdict(name, holds, means, not = "") {
+  return { verdict: name, holds, means, does_not_mean: not };
+}
+
 function attributed(key) {
-  if (key === null) {
-    const means =
-      "not shown: no worker signed this record (it was withdrawn, is of somebody who was erased, or from before workers signed); the worker named here is named by the operator";
-    return { verdict: "attributed", holds: null, means, does_not_mean: "" };
-  }
+  const no =
+    "not shown: no worker signed this record (it was withdrawn, is of somebody who was erased, or from before workers signed); the worker named here is named by the operator";
+  if (key === null) return verdict("attributed", null, no);
+  const means =
+    "the key that this worker registered, on the record of the same log, signed that it made this record in this run, under this profile, from raw bytes with these digests";
+  const not =
+    "that the source said so, or that the operator did not register a key of its own under the worker's name (compare the key with the worker's own for that)";
+  return verdict("attributed", true, means, not);
+}
+
+// --- cells of reports -----------------------------------------------------------------------------
+
+function rootOver(leaves) {
+  if (leaves.length < 2) return leaves.length === 0 ? sha256("") : leafHash(leaves[0]);
+  let split = 1;
+  while (split * 2 < leaves.length) split *= 2;
+  return sha256(Buffer.of(1), rootOver(leaves.slice(0, split)), rootOver(leaves.slice(split)));
+}
+
+function verifyCell(plain, trust) {
+  const receipt = members(plain, ["cell", "checkpoint", "entry", "format", "inputs", "output", "records", "spec"], "the receipt");
+  const told = signed(receipt.checkpoint, trust);
+  const payload = checkEntry(receipt.entry, told, trust.tenant);
+  const { leaf: entry, index: position } = receipt.entry;
+  isFrom(receipt.entry, "report.computed", `report/${payload.report}`, "its event is none that tells of a computed report");
+  const digest = `sha256:${sha256(canonical(object(receipt.spec, "its spec"))).toString("hex")}`;
+  same(digest, payload.spec_digest, "the spec is another than the report was computed from");
+  checkInputs(receipt, payload);
+  const cell = checkCell(receipt, payload);
+  const { counts, carried } = checkBehind(receipt, trust);
+  const { report, name, spec_digest, computation } = payload;
   return {
-    verdict: "attributed",
-    holds: true,
-    means:
-      "the key that this worker registered, on the record of the same log, signed that it made this record in this run, under this profile, from raw bytes with these digests",
-    does_not_mean:
-      "that the source said so, or that the operator did not register a key of its own under the worker's name (compare the key with the worker's own for that)",
+    tenant: entry.tenant, origin: told.origin, size: told.size, position, recorded: entry.recorded,
+    event: entry.id, report, name, spec_digest, computation, inputs: receipt.inputs, ...cell,
+    records: counts, carried: carried === null ? null : carried.length,
+    verdicts: [cellRecorded(), cellAttributed(carried)],
   };
+}
+
+function checkInputs({ inputs, spec }, payload) {
+  if (!Array.isArray(inputs)) refuse("its inputs are none");
+  const fields = ["as_of", "digest", "name", "profile", "publication", "vintage"];
+  const names = inputs.map((used) => string(members(used, fields, "an input").name, "a name"));
+  same(canonical(names), canonical([...new Set(names)].sort()), "its inputs are none");
+  same(canonical(names), canonical(Object.keys(object(spec.inputs, "inputs")).sort()), "its inputs are others than the spec names");
+  const root = rootOver(inputs.map((used) => canonical(used))).toString("hex");
+  same(root, payload.inputs_root, "its inputs are others than the event tells of");
+}
+
+function checkCell({ cell, output }, payload) {
+  const { column, row, value } = members(cell, ["column", "row", "value"], "its cell");
+  const { index, leaf, path } = members(output, ["index", "leaf", "path"], "its row");
+  const reason = "the row is not among the outputs that the event tells of";
+  included(reason, canonical(object(leaf, "its row")), index, payload.outputs_count, path, hash(payload.outputs_root, "a root"));
+  const table = payload.kind === "table";
+  members(leaf, table ? ["cells", "records", "row"] : ["correlation", "records"], "its row");
+  if (table && (leaf.row !== index || row !== index)) refuse("the cell is of another row");
+  if (!table && row !== null) refuse("its coefficients are none");
+  const at = table ? ["cells", payload.columns.indexOf(string(column, "a column"))] : ["correlation", ...string(column, "a path").split(".")];
+  let found = leaf;
+  for (const name of at) {
+    const inside = found !== null && typeof found === "object" && Object.keys(found).includes(String(name));
+    if (!inside) refuse("there is no such cell");
+    found = found[name];
+  }
+  if (found !== null && typeof found === "object") refuse("there is no such cell");
+  same(value, found, "the cell says something else than the report");
+  return { column, row, value };
+}
+
+function checkBehind(receipt, trust) {
+  const told = object(receipt.output.leaf.records, "its records");
+  const names = receipt.inputs.map((used) => used.name);
+  members(told, names, "its records");
+  const parts = names.map((name) => told[name] && members(told[name], ["count", "root"], "its records"));
+  const counts = Object.fromEntries(names.map((name, at) => [name, parts[at] && integer(parts[at].count, "a count")]));
+  const sum = Object.values(counts).reduce((total, count) => total + (count ?? Infinity), 0);
+  if ((receipt.records !== null) !== sum <= CARRIED_MAX) refuse("it does not carry the records that it must, or carries too many");
+  if (receipt.records === null) return { counts, carried: null };
+  members(receipt.records, names, "its records");
+  const carried = receipt.inputs.flatMap((used, at) => {
+    if (!Array.isArray(receipt.records[used.name])) refuse("its records are none");
+    const found = receipt.records[used.name].map((one) => verifyRecord(one, trust));
+    const root = rootOver(found.map((one) => `${one.record}@${one.revision}`)).toString("hex");
+    if (found.length !== parts[at].count || root !== parts[at].root) refuse("its records are others than the row was made of");
+    for (const one of found) {
+      if (one.profile !== used.profile || one.publication > used.publication) refuse("a record in it is of another profile or a later publication");
+      if (one.withdrawn) refuse("a record in it is withdrawn");
+    }
+    return found;
+  });
+  return { counts, carried };
+}
+
+function cellRecorded() {
+  const means =
+    "this cell stands in the report that this event tells of, with exactly this spec, these inputs and these records, in the log that a key of the policy signed";
+  const not =
+    "that it was computed correctly (recompute it for that), or that the operator shows everybody the same log";
+  return verdict("recorded", true, means, not);
+}
+
+function cellAttributed(carried) {
+  const by = (carried ?? []).filter((one) => one.worker_key !== null).length;
+  const no = carried === null
+    ? `not shown: more than ${CARRIED_MAX} records are behind the cell, and the receipt does not carry them; ask for the receipts of records`
+    : `not shown: of ${carried.length} records behind the cell workers signed ${by}`;
+  if (carried === null || by < carried.length || by === 0) return verdict("attributed", null, no);
+  const means =
+    "each record behind the cell is in the same log, and was signed by the worker that made it with the key that this worker registered there";
+  const not = "that a source said so, or that the operator did not register a key of its own under a worker's name";
+  return verdict("attributed", true, means, not);
 }
 
 // --- the command ----------------------------------------------------------------------------------

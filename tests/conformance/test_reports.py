@@ -37,6 +37,7 @@ from holdfast.registry.validate import load_profile
 from holdfast.registry.versions import ProfileVersion
 from holdfast.reports import http
 from holdfast.reports.client import ReportsClient
+from holdfast.reports.compute import records_of
 from holdfast.reports.model import ReportSpec
 from holdfast.reports.service import ReportsService, ReportsSettings
 from holdfast.reports.spec import convert_spec
@@ -302,7 +303,15 @@ async def test_a_cell_is_provable_under_the_roots(reports: Reports) -> None:
     table = spec(output={"type": "table"}, derive={"sum": "a.value + b.value"})
     report = await reports.run(ME, table)
     leaves = [
-        merkle.leaf_hash(canonical({"row": index, "cells": cells}))
+        merkle.leaf_hash(
+            canonical(
+                {
+                    "cells": cells,
+                    "records": dict.fromkeys(("a", "b"), records_of([f"r{index:08d}@1"])),
+                    "row": index,
+                }
+            )
+        )
         for index, cells in enumerate(report.rows)
     ]
     proof = merkle.inclusion_proof(leaves, 7)

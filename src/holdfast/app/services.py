@@ -474,5 +474,7 @@ def _open_reporter(system: System, state: State) -> None:
         ReportsSettings(
             seconds=settings["reports_seconds"], memory_mb=settings["reports_memory_mb"]
         ),
+        receipts=system.records,
+        evidence=system.ledger if "ledger" in system.roles else system.deliveries,
     )
     system.handlers += http.handlers(system.reports)

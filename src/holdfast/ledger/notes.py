@@ -232,3 +232,11 @@ def parse_tile_path(path: str) -> tuple[str, int, int] | None:
     width = int(match[3]) if match[3] else 256
     wanted = match[1], number, width
     return wanted if 0 < width <= 256 and tile_path(*wanted) == f"tile/{path}" else None
+
+
+def own_signature(note: str) -> str:
+    """The checkpoint with the log's own signature alone: a receipt holds nothing unchecked."""
+    found = parse_note(note)
+    origin = parse_checkpoint(found.text).origin
+    own = tuple(each for each in found.signatures if each.name == origin)
+    return Note(found.text, own).encode()

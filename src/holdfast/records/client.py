@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import re
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from holdfast.records.model import (
     Notice,
     ProjectionInfo,
     RawResponse,
+    ReceiptsWanted,
     Record,
     RecordFilter,
     RecordHistory,
@@ -336,6 +337,18 @@ class RecordsClient:
         return await self._api.request(
             "GET", f"/v1/records/{record}", params={"as_of": as_of}, type=RecordHistory
         )
+
+    async def receipts(
+        self, principal: Principal, profile: str, wanted: Sequence[str]
+    ) -> list[bytes]:
+        """Receipts of revisions of a profile's records, each ``RECORD@REVISION``."""
+        found = await self._api.request(
+            "POST",
+            "/v1/records/receipts",
+            json=ReceiptsWanted(profile=profile, records=list(wanted)),
+            type=list[str],
+        )
+        return [each.encode() for each in found]
 
     async def receipt(
         self, principal: Principal, record: str, *, revision: int | None = None

@@ -24,6 +24,7 @@ from holdfast.records.model import (
     Notice,
     ProjectionInfo,
     RawResponse,
+    ReceiptsWanted,
     RecordHistory,
     RecordPage,
     RemapSource,
@@ -396,12 +397,24 @@ def _record_routes(service: RecordsService) -> list[Any]:
         """List how old each profile's data is."""
         return await service.freshness(principal)
 
+    @post(
+        "/v1/records/receipts",
+        permission=Permission.RECORDS_READ,
+        status=200,
+        profile="data.profile",
+    )
+    async def give_receipts(principal: Principal, data: ReceiptsWanted) -> list[str]:
+        """Give the receipts of many revisions of one profile's records, nothing personal opened."""
+        made = await service.receipts(principal, data.profile, data.records)
+        return [each.decode() for each in made]
+
     return [
         list_records,
         export_records,
         describe_records,
         show_record,
         show_record_receipt,
+        give_receipts,
         list_freshness,
     ]
 

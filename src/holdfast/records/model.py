@@ -185,6 +185,13 @@ class BatchReceipt(Struct, frozen=True, kw_only=True):
     repeated: bool = False
 
 
+class ReceiptsWanted(_Wire, frozen=True, kw_only=True):
+    """Which revisions of a profile's records receipts are asked of: each ``RECORD@REVISION``."""
+
+    profile: Name
+    records: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=200)]
+
+
 class RawResponse(_Wire, frozen=True, kw_only=True):
     """One answer of the source, as it was fetched: stored before any batch refers to it.
 

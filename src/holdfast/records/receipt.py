@@ -149,6 +149,7 @@ class Verified(Struct, frozen=True, kw_only=True):
     event: str
     profile: str
     profile_digest: str
+    publication: int
     run: str
     worker: str
     worker_key: str | None
@@ -164,31 +165,49 @@ class Verified(Struct, frozen=True, kw_only=True):
 
 def encode_receipt(receipt: Receipt) -> bytes:
     """The bytes of a receipt: canonical, and ending in their own SHA-256."""
+    return sealed(receipt)
+
+
+def sealed(receipt: Any) -> bytes:
+    """Canonical bytes that end in their own SHA-256."""
     body = canonical(receipt)
     return body[:-1] + b',"sha256":"' + sha256(body).hexdigest().encode() + b'"}\n'
 
 
 def decode_receipt(data: bytes) -> Receipt:
     """The receipt in ``data``; :class:`ReceiptRefused` unless it is one, whole and canonical."""
+    return receipt_of(opened_plain(data))
+
+
+def opened_plain(data: bytes) -> Any:
+    """What a file says that ends in its own SHA-256, if it is whole and canonical."""
     if len(data) > RECEIPT_BYTES_MAX:
-        raise _refused(f"it has more than {RECEIPT_BYTES_MAX} bytes")
+        raise refused(f"it has more than {RECEIPT_BYTES_MAX} bytes")
     tail = _TAIL.fullmatch(data[-_TAIL_BYTES:])
     if tail is None:
-        raise _refused("it does not end in its SHA-256: it was cut off, or is no receipt")
+        raise refused("it does not end in its SHA-256: it was cut off, or is no receipt")
     body = data[:-_TAIL_BYTES] + b"}"
     if sha256(body).hexdigest().encode() != tail[1]:
-        raise _refused("its SHA-256 is another: it was changed or damaged")
+        raise refused("its SHA-256 is another: it was changed or damaged")
     try:
         plain = decode_strict(body)
         if canonical(plain) != body:
-            raise _refused("it is not in its canonical form")
+            raise refused("it is not in its canonical form")
+    except Invalid as error:
+        raise refused(f"it does not say what a receipt says ({error})") from error
+    return plain
+
+
+def receipt_of(plain: Any) -> Receipt:
+    """A record's receipt from plain data."""
+    try:
         receipt = msgspec.convert(plain, Receipt)
-    except (Invalid, msgspec.ValidationError) as error:
-        raise _refused(f"it does not say what a receipt says ({error})") from error
+    except msgspec.ValidationError as error:
+        raise refused(f"it does not say what a receipt says ({error})") from error
     if receipt.format not in (FORMAT, SIGNED_FORMAT):
-        raise _refused(f"its format {receipt.format[:60]!r} is not known here")
+        raise refused(f"its format {receipt.format[:60]!r} is not known here")
     if (receipt.attribution is None) != (receipt.format == FORMAT):
-        raise _refused("its format and its attribution do not go together")
+        raise refused("its format and its attribution do not go together")
     return receipt
 
 
@@ -224,37 +243,41 @@ def verify_receipt(data: bytes, trust: Trust) -> Verified:
     :class:`ReceiptRefused` names the first step that does not fit. The result has the verdicts
     *recorded* and *attributed*; :func:`reproduced` makes the third.
     """
-    receipt = decode_receipt(data)
+    return verify_decoded(decode_receipt(data), trust)
+
+
+def verify_decoded(receipt: Receipt, trust: Trust) -> Verified:
+    """As :func:`verify_receipt`, of a receipt that was read already."""
     try:
         return _verify(receipt, trust)
     except ReceiptRefused:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, Invalid) as error:
-        raise _refused("something in it is of another kind than it must be") from error
+        raise refused("something in it is of another kind than it must be") from error
 
 
 def _verify(receipt: Receipt, trust: Trust) -> Verified:
-    said = _signed(receipt.checkpoint, trust)
+    said = signed_checkpoint(receipt.checkpoint, trust)
     entry, record = receipt.entry, receipt.record
-    payload = _check_entry(entry, said, trust)
+    payload = check_entry(entry, said, trust)
     leaf = entry.leaf
     if (leaf["type"], leaf["stream"]) != (INGESTED, f"profile/{payload['profile']}"):
-        raise _refused("its event is none that tells of published records")
+        raise refused("its event is none that tells of published records")
     _check_batch(record, payload)
     _check_record(record, payload)
     raw = _check_raw(receipt, payload)
     if (receipt.attribution is None) != (record.leaf["domain"] == LEAF_DOMAIN):
-        raise _refused("whether its worker signed the record is told in two ways")
+        raise refused("whether its worker signed the record is told in two ways")
     key = None
     if receipt.attribution is not None:
         key = _check_attribution(receipt.attribution, record, payload, raw, said, trust)
     return _verified(receipt, said, raw, key)
 
 
-def _check_entry(entry: EntryPart, said: Checkpoint, trust: Trust) -> dict[str, Any]:
+def check_entry(entry: EntryPart, said: Checkpoint, trust: Trust) -> dict[str, Any]:
     """What the event says, if it is in the log and of the policy's tenant."""
     leaf, payload = entry.leaf, entry.payload
-    _included(
+    included(
         "the event is not in the log that was signed",
         canonical(leaf),
         entry.index,
@@ -263,10 +286,10 @@ def _check_entry(entry: EntryPart, said: Checkpoint, trust: Trust) -> dict[str, 
         said.root,
     )
     if leaf["tenant"] != trust.tenant:
-        raise _refused("it is of another tenant than the policy's")
+        raise refused("it is of another tenant than the policy's")
     told = canonical(payload)
     if _mac(entry.salt, told) != leaf["commitment"] or len(told) != leaf["length"]:
-        raise _refused("what the event is said to say is not what was committed to")
+        raise refused("what the event is said to say is not what was committed to")
     return payload
 
 
@@ -282,15 +305,15 @@ def _check_attribution(
     header, batch, worker = given.header, record.batch, given.header["worker"]
     text = canonical(header)
     if sha256(text).hexdigest() != batch["header"] or header["domain"] != HEADER_DOMAIN:
-        raise _refused("the header is not the batch's")
-    registration = _check_entry(given.registration, said, trust)
+        raise refused("the header is not the batch's")
+    registration = check_entry(given.registration, said, trust)
     told = given.registration.leaf
     if (told["type"], told["stream"]) != (REGISTERED, f"worker/{worker}"):
-        raise _refused("its registration is none of the worker that signed")
+        raise refused("its registration is none of the worker that signed")
     if registration["worker"] != worker or payload["worker"] != worker:
-        raise _refused("the worker that signed is another than the event tells of")
+        raise refused("the worker that signed is another than the event tells of")
     key = registration["key"]
-    _check_signature(_hash(key), batch["signature"], text)
+    _check_signature(hash_of(key), batch["signature"], text)
     about = {
         "fence": payload["fence"],
         "profile": payload["profile_digest"],
@@ -300,27 +323,27 @@ def _check_attribution(
     }
     for name, value in about.items():
         if header[name] != value:
-            raise _refused(f"the worker signed for another {name}")
-    _included(
+            raise refused(f"the worker signed for another {name}")
+    included(
         "the record is not among those that the worker signed",
         posted_leaf(record.leaf["commitment"]),
         given.index,
         header["records"],
         given.path,
-        _hash(header["root"]),
+        hash_of(header["root"]),
     )
     if raw is not None and {"digest": raw[0], "response": raw[1]} not in header["responses"]:
-        raise _refused("the worker signed for other raw bytes")
+        raise refused("the worker signed for other raw bytes")
     return str(key)
 
 
 def _check_signature(key: bytes, signature: str, text: bytes) -> None:
     if re.fullmatch("[0-9a-f]{128}", signature) is None:
-        raise _refused("the worker's signature is none")
+        raise refused("the worker's signature is none")
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(bytes.fromhex(signature), text)
     except (InvalidSignature, ValueError) as error:
-        raise _refused("the worker's registered key has not signed the header") from error
+        raise refused("the worker's registered key has not signed the header") from error
 
 
 def _check_batch(record: RecordPart, payload: dict[str, Any]) -> None:
@@ -329,16 +352,16 @@ def _check_batch(record: RecordPart, payload: dict[str, Any]) -> None:
     if batch.get("domain") == SIGNED_BATCH_LEAF_DOMAIN:
         names |= {"header", "signature"}
     elif batch.get("domain") != BATCH_LEAF_DOMAIN:
-        raise _refused("its batch is none")
+        raise refused("its batch is none")
     if set(batch) != names:
-        raise _refused("its batch is none")
-    _included(
+        raise refused("its batch is none")
+    included(
         "the batch is not in the run that the event tells of",
         canonical(batch),
         record.batch_index,
         payload["batches_count"],
         record.batch_path,
-        _hash(payload["root"]),
+        hash_of(payload["root"]),
     )
 
 
@@ -346,22 +369,22 @@ def _check_record(record: RecordPart, payload: dict[str, Any]) -> None:
     leaf = record.leaf
     names = {"commitment", "domain", "profile", "record", "revision", "run", "withdrawn"}
     if set(leaf) != names or leaf["domain"] not in (LEAF_DOMAIN, SIGNED_LEAF_DOMAIN):
-        raise _refused("its record's leaf is none")
-    _included(
+        raise refused("its record's leaf is none")
+    included(
         "the record is not in the batch",
         canonical(leaf),
         record.index,
         record.batch["rows"],
         record.path,
-        _hash(record.batch["root"]),
+        hash_of(record.batch["root"]),
     )
     if (leaf["run"], leaf["profile"]) != (payload["run"], payload["profile_digest"]):
-        raise _refused("the record is of another run or another mapping than the event tells of")
+        raise refused("the record is of another run or another mapping than the event tells of")
     if record.content is None:
         if record.salt:
-            raise _refused("it has a salt for a record that it does not show")
+            raise refused("it has a salt for a record that it does not show")
     elif _mac(record.salt, canonical(record.content)) != leaf["commitment"]:
-        raise _refused("what the record is said to say is not what was committed to")
+        raise refused("what the record is said to say is not what was committed to")
 
 
 def _check_raw(receipt: Receipt, payload: dict[str, Any]) -> tuple[str, int, int] | None:
@@ -370,37 +393,37 @@ def _check_raw(receipt: Receipt, payload: dict[str, Any]) -> tuple[str, int, int
     hidden = content is None or receipt.record.leaf["withdrawn"]
     if content is None or hidden:
         if raw is not None:
-            raise _refused("it names raw bytes for a record that cannot lead to them")
+            raise refused("it names raw bytes for a record that cannot lead to them")
         return None
     if raw is None or _DIGEST.fullmatch(raw.digest) is None:
-        raise _refused("it does not name the raw bytes")
+        raise refused("it does not name the raw bytes")
     number, position = content["response"], content["position"]
-    _included(
+    included(
         "the raw bytes are not those of the run",
         raw.digest.encode(),
         number,
         payload["responses_count"],
         raw.path,
-        _hash(payload["responses_root"]),
+        hash_of(payload["responses_root"]),
     )
     if type(position) is not int:
-        raise _refused("its position is no number")
+        raise refused("its position is no number")
     return raw.digest, number, position
 
 
-def _signed(note: str, trust: Trust) -> Checkpoint:
+def signed_checkpoint(note: str, trust: Trust) -> Checkpoint:
     """The checkpoint, if a key signed it that the policy trusts for that size."""
     keys = [(info, VerifierKey.parse(info.key)) for info in trust.keys]
     try:
         opened, signers = open_note(note, [key for _, key in keys])
         said = parse_checkpoint(opened.text)
     except Corrupt as error:
-        raise _refused(f"its checkpoint does not hold: {error.detail}") from error
+        raise refused(f"its checkpoint does not hold: {error.detail}") from error
     if len(opened.signatures) != 1 or said.extensions:
-        raise _refused("its checkpoint has more than the log's own signature")
+        raise refused("its checkpoint has more than the log's own signature")
     info = next(info for info, key in keys if key == signers[0])
     if said.origin != info.origin or said.origin not in trust.origins:
-        raise _refused("its checkpoint is signed by the key of another log")
+        raise refused("its checkpoint is signed by the key of another log")
     _check_span(info, said.size)
     return said
 
@@ -408,36 +431,34 @@ def _signed(note: str, trust: Trust) -> Checkpoint:
 def _check_span(info: KeyInfo, size: int) -> None:
     if size < info.valid_from or (info.valid_to is not None and size > info.valid_to):
         until = "on" if info.valid_to is None else f"to {info.valid_to}"
-        raise _refused(
+        raise refused(
             f"its checkpoint has the size {size}, and the key that signed it is valid from size "
             f"{info.valid_from} {until}"
         )
 
 
-def _included(
-    reason: str, leaf: bytes, index: int, size: int, path: list[str], root: bytes
-) -> None:
+def included(reason: str, leaf: bytes, index: int, size: int, path: list[str], root: bytes) -> None:
     if type(index) is not int or type(size) is not int:
-        raise _refused(f"{reason}: a number is none")
+        raise refused(f"{reason}: a number is none")
     try:
-        check_inclusion(leaf_hash(leaf), index, size, [_hash(part) for part in path], root)
+        check_inclusion(leaf_hash(leaf), index, size, [hash_of(part) for part in path], root)
     except ReceiptRefused:
         raise
     except Corrupt as error:
-        raise _refused(f"{reason} ({error.detail.rpartition(': ')[2]})") from error
+        raise refused(f"{reason} ({error.detail.rpartition(': ')[2]})") from error
 
 
-def _hash(text: Any) -> bytes:
+def hash_of(text: Any) -> bytes:
     if not isinstance(text, str) or _HASH.fullmatch(text) is None:
-        raise _refused("a hash in it is none")
+        raise refused("a hash in it is none")
     return bytes.fromhex(text)
 
 
 def _mac(salt: str, data: bytes) -> str:
-    return hmac.digest(_hash(salt), data, "sha256").hex()
+    return hmac.digest(hash_of(salt), data, "sha256").hex()
 
 
-def _refused(reason: str) -> ReceiptRefused:
+def refused(reason: str) -> ReceiptRefused:
     return ReceiptRefused(
         f"cannot accept the receipt: {reason}",
         hint="ask for the receipt again, and see that the policy file is of this log and not from "
@@ -467,6 +488,7 @@ def _verified(
         event=entry["id"],
         profile=payload["profile"],
         profile_digest=leaf["profile"],
+        publication=payload["publication"],
         run=leaf["run"],
         worker=payload["worker"],
         worker_key=key,

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from holdfast.kernel import merkle
-from holdfast.kernel.errors import Internal, NotFound
+from holdfast.kernel.errors import Internal, Invalid, NotFound
 from holdfast.kernel.ids import EventId
 from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Permission, Principal
@@ -17,7 +17,7 @@ from holdfast.kernel.telemetry import request_id
 from holdfast.keyring.envelope import key_id_of
 from holdfast.keyring.model import RECORDS
 from holdfast.ledger.model import Proof
-from holdfast.ledger.notes import Note, parse_checkpoint, parse_note
+from holdfast.ledger.notes import own_signature
 from holdfast.records import store
 from holdfast.records.content import (
     LEAF_DOMAIN,
@@ -47,6 +47,8 @@ from holdfast.records.receipt import (
 )
 from holdfast.records.signed import SignedBatch, plain_header
 
+RECEIPTS_MAX = 200
+
 
 class _Found(NamedTuple):
     """What the database has of a revision: its row, its run, its batch with all rows."""
@@ -71,6 +73,38 @@ class Receipts(Reading):
         What is about a person stays sealed unless the principal may see it. Giving a receipt is
         an event. :class:`ReceiptNotYet` while the ledger does not hold the run's event yet.
         """
+        found, made = await self._receipt(principal, record, revision, opened=True)
+        await self._note_receipt(
+            principal,
+            found.row.profile,
+            {"record": found.row.record.hex(), "revision": found.row.revision},
+        )
+        return made
+
+    async def receipts(
+        self, principal: Principal, profile: str, wanted: Sequence[str]
+    ) -> list[bytes]:
+        """Receipts of revisions of one profile's records, each named ``RECORD@REVISION``.
+
+        What is about a person stays sealed, whoever asks. Giving them is one event.
+        """
+        if not 0 < len(wanted) <= RECEIPTS_MAX:
+            raise Invalid(f"cannot give {len(wanted)} receipts at once: 1 to {RECEIPTS_MAX}")
+        made = []
+        for one in wanted:
+            record, _, revision = one.partition("@")
+            if not revision.isdecimal() or len(revision) > 15:
+                raise Invalid(f"cannot give a receipt of {one[:80]}: it is no RECORD@REVISION")
+            found, receipt = await self._receipt(principal, record, int(revision), opened=False)
+            if found.row.profile != profile:
+                raise NoSuchRecord(f"cannot find the record {record} in {profile}")
+            made.append(receipt)
+        await self._note_receipt(principal, profile, {"records": len(made)})
+        return made
+
+    async def _receipt(
+        self, principal: Principal, record: str, revision: int | None, *, opened: bool
+    ) -> tuple[_Found, bytes]:
         key = record_key(record)
         found = await self._db.read(
             principal, lambda conn: _found(conn, principal.tenant, key, record, revision)
@@ -87,22 +121,27 @@ class Receipts(Reading):
                 retry_after_seconds=1.0,
             ) from error
         keys = self._keys(principal, found.row.profile)
-        opened = await self._opening(principal, keys, found, signed)
+        content = await self._opening(principal, keys, found, signed, may=opened)
         made = await self.worked(
-            len(found.rows), lambda: _made(keys, found, signed, opened, proofs)
+            len(found.rows), lambda: _made(keys, found, signed, content, proofs)
         )
-        await self._note_receipt(principal, found)
-        return encode_receipt(made)
+        return found, encode_receipt(made)
 
     async def _opening(
-        self, principal: Principal, keys: RecordKeys, found: _Found, signed: SignedBatch
+        self,
+        principal: Principal,
+        keys: RecordKeys,
+        found: _Found,
+        signed: SignedBatch,
+        *,
+        may: bool,
     ) -> tuple[bytes, bytes] | None:
         """Salt and canonical record, if the principal may see both."""
         row = found.row
         if row.commitment is None:
             whole = whole_of(row.body.encode(), row.position, row.response)
             return signed.salt(row) or row_salt(keys, found.run.run, row.sequence), whole
-        if row.sealed is None or not principal.may(Permission.RECORDS_PERSONAL):
+        if row.sealed is None or not may or not principal.may(Permission.RECORDS_PERSONAL):
             return None
         sealed = bytes(row.sealed)
         name = key_id_of(sealed)
@@ -125,13 +164,15 @@ class Receipts(Reading):
         )
         return salt, whole
 
-    async def _note_receipt(self, principal: Principal, found: _Found) -> None:
+    async def _note_receipt(
+        self, principal: Principal, profile: str, payload: dict[str, Any]
+    ) -> None:
         event = Event(
             id=EventId(self._new_id()),
-            stream=f"profile/{found.row.profile}",
+            stream=f"profile/{profile}",
             type="records.receipted",
             time=self._clock.now(),
-            payload={"record": found.row.record.hex(), "revision": found.row.revision},
+            payload=payload,
             request_id=request_id(),
         )
         await self._db.write(
@@ -213,7 +254,7 @@ def _made(
     attribution = _attribution(found, signed, proofs[1]) if len(proofs) > 1 else None
     return Receipt(
         attribution=attribution,
-        checkpoint=_own_signature(proofs[0].checkpoint),
+        checkpoint=own_signature(proofs[0].checkpoint),
         entry=_entry(proofs[0]),
         format=FORMAT if attribution is None else SIGNED_FORMAT,
         raw=None if opened is None or row.withdrawn else _raw(row, found.digests),
@@ -262,14 +303,6 @@ def _attribution(found: _Found, signed: SignedBatch, registration: Proof) -> Att
         path=[each.hex() for each in signed.path(found.rows, index)],
         registration=_entry(registration),
     )
-
-
-def _own_signature(note: str) -> str:
-    """The checkpoint with the log's own signature alone: a receipt holds nothing unchecked."""
-    found = parse_note(note)
-    origin = parse_checkpoint(found.text).origin
-    own = tuple(each for each in found.signatures if each.name == origin)
-    return Note(found.text, own).encode()
 
 
 def _raw(row: Any, digests: Sequence[str]) -> RawPart:

@@ -156,6 +156,30 @@ def data(
     run(body)
 
 
+@app.command(
+    "receipt",
+    help="Give the receipt of one cell: which spec, inputs and records it came from. Of a table by "
+    "--row (from 0) and --column, of a correlation by the path of a coefficient.",
+    epilog="Example: holdfast report receipt co2 --row 0 --column anomaly > r.json | "
+    "holdfast report receipt co2-and-temperature --column levels.pearson_r > r.json",
+)
+def receipt(
+    ctx: typer.Context,
+    report: Annotated[str, typer.Argument(help="A report's id, or the name of the newest.")],
+    column: Annotated[str, typer.Option("--column", help="The column, or a coefficient's path.")],
+    row: Annotated[int | None, typer.Option("--row", help="The row, from 0.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="A file; - is standard output.")] = Path("-"),
+) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            client = _client(api)
+            found = await _find(client, report)
+            content = await client.receipt(operator(), found.id, column, row)
+        _write(out, content)
+
+    run(body)
+
+
 def _client(api: Any) -> ReportsClient:
     from holdfast.reports.client import ReportsClient
 

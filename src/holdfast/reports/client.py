@@ -79,6 +79,19 @@ class ReportsClient:
             timeout_seconds=RUN_SECONDS,
         )
 
+    async def receipt(
+        self, principal: Principal, report_id: str, column: str, row: int | None = None
+    ) -> bytes:
+        """See :meth:`ReportsService.receipt`."""
+        del principal
+        return await self._api.request(
+            "GET",
+            f"{_path(report_id)}/receipt",
+            type=bytes,
+            params={"column": column, "row": row},
+            timeout_seconds=RUN_SECONDS,
+        )
+
     async def chart(
         self,
         principal: Principal,

@@ -54,6 +54,8 @@ class ComputeJob(msgspec.Struct, frozen=True, kw_only=True):
     spec: ReportSpec
     files: dict[str, InputFile]
     memory_mb: int = 1024
+    trace: int | None = None
+    """The row whose leaf and records the result shall have (0 for a correlation)."""
 
 
 class InputCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +64,15 @@ class InputCounts(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     rows_used: int
     groups: int
+
+
+class Traced(msgspec.Struct, frozen=True, kw_only=True):
+    """One leaf of the outputs: its text, its path to their root, and the records behind it."""
+
+    leaf: str
+    path: list[str]
+    records: dict[str, list[str]]
+    """By input, each ``RECORD@REVISION``."""
 
 
 class ComputeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +87,8 @@ class ComputeResult(msgspec.Struct, frozen=True, kw_only=True):
     data: bytes
     data_digest: str
     outputs_root: str
+    outputs_count: int = 0
+    traced: Traced | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +157,7 @@ def _compute(connection: duckdb.DuckDBPyConnection, job: ComputeJob) -> ComputeR
         ordered = [names.resolve(c.lstrip("-")) for c in output.order]
         wanted = list(dict.fromkeys([*listed, *ordered]))
         joined = join(connection, job.spec, job.files, wanted, exact=True)
-        return _table(connection, job.spec, joined, listed, names, output)
+        return _table(connection, job, joined, listed, names, output)
     x, y = names.resolve(output.x), names.resolve(output.y)
     joined = join(connection, job.spec, job.files, [x, y], exact=False)
     # Keys are unique, so a join has no more rows than its smallest side.
@@ -153,7 +166,7 @@ def _compute(connection: duckdb.DuckDBPyConnection, job: ComputeJob) -> ComputeR
             f"cannot correlate: every input has more than {ROWS_MAX:,} rows",
             hint="aggregate or filter",
         )
-    return _correlation(connection, job.spec, joined, (x, y), output)
+    return _correlation(connection, job, joined, (x, y), output)
 
 
 # --- a table ------------------------------------------------------------------------------------
@@ -161,7 +174,7 @@ def _compute(connection: duckdb.DuckDBPyConnection, job: ComputeJob) -> ComputeR
 
 def _table(
     connection: duckdb.DuckDBPyConnection,
-    spec: ReportSpec,
+    job: ComputeJob,
     joined: Joined,
     listed: list[str],
     names: Names,
@@ -179,7 +192,8 @@ def _table(
     chosen = [joined.columns[name] for name in listed]
     order = [_ordering(joined.columns, names, item) for item in output.order]
     sql = (
-        f"SELECT {_selected(chosen)} FROM joined ORDER BY {', '.join([*order, *joined.order])}"
+        f"SELECT {', '.join([_selected(chosen), *_traces(joined)])} FROM joined"
+        f" ORDER BY {', '.join([*order, *joined.order])}"
         f" LIMIT {output.limit or TABLE_ROWS_MAX}"
     )
     table = connection.sql(sql).to_arrow_table()
@@ -203,8 +217,40 @@ def _table(
     rows = [list(row) for row in zip(*texts, strict=True)]
     if joined_rows > table.num_rows:
         joined.notes.append(f"{table.num_rows} of {joined_rows} rows, by output.limit")
-    leaves = [canonical({"row": index, "cells": row}) for index, row in enumerate(rows)]
-    return _result(joined, columns, rows, None, pyarrow.table(arrays, names=fields), leaves)
+    behind = {name: table.column(side.traced).to_pylist() for name, side in joined.sides.items()}
+    leaves = [
+        canonical(
+            {
+                "cells": row,
+                "records": {name: records_of(named[index]) for name, named in behind.items()},
+                "row": index,
+            }
+        )
+        for index, row in enumerate(rows)
+    ]
+    traced = None
+    if job.trace is not None and job.trace < len(rows):
+        traced = {name: named[job.trace] or [] for name, named in behind.items()}
+    return _result(
+        joined, columns, rows, None, pyarrow.table(arrays, names=fields), leaves,
+        trace=job.trace, records=traced,
+    )  # fmt: skip
+
+
+def _traces(joined: Joined) -> list[str]:
+    return [side.traced for side in joined.sides.values()]
+
+
+def records_of(named: list[str] | None) -> dict[str, Any] | None:
+    """What a leaf says of the records behind it: how many, and the root over their names in order.
+
+    ``None`` where they are too many to be named. It is for whoever makes a leaf and for whoever
+    checks one.
+    """
+    if named is None:
+        return None
+    hashes = [merkle.leaf_hash(name.encode()) for name in named]
+    return {"count": len(named), "root": merkle.root(hashes).hex()}
 
 
 def _selected(chosen: list[Built]) -> str:
@@ -226,11 +272,12 @@ def _ordering(columns: dict[str, Built], names: Names, item: str) -> str:
 
 def _correlation(
     connection: duckdb.DuckDBPyConnection,
-    spec: ReportSpec,
+    job: ComputeJob,
     joined: Joined,
     pair: tuple[str, str],
     output: CorrelationOutput,
 ) -> ComputeResult:
+    spec = job.spec
     columns, table, dropped = _pairs(connection, spec, joined, pair)
     x, y = table.column("x").to_numpy(), table.column("y").to_numpy()
     if len(x) < ROWS_MIN:
@@ -250,11 +297,32 @@ def _correlation(
     table = table.rename_columns(_distinct([column.name for column in columns]))
     rows = _preview(table)
     data = _parquet(table)
+    behind = _behind(connection, joined, pair)
+    told = {name: records_of(named) for name, named in behind.items()}
     leaves = [
-        canonical({"correlation": found}),
+        canonical({"correlation": found, "records": told}),
         canonical({"data": _digest(data), "rows": table.num_rows}),
     ]
-    return _result(joined, columns, rows, found, table, leaves, data)
+    traced = {name: named or [] for name, named in behind.items()}
+    return _result(
+        joined, columns, rows, found, table, leaves, data,
+        trace=None if job.trace is None else 0, records=traced,
+    )  # fmt: skip
+
+
+def _behind(
+    connection: duckdb.DuckDBPyConnection, joined: Joined, pair: tuple[str, str]
+) -> dict[str, list[str] | None]:
+    """By input the records behind the rows that have both x and y."""
+    both = " AND ".join(
+        f"coalesce(isfinite(CAST({joined.columns[name].value} AS DOUBLE)), false)" for name in pair
+    )
+    found: dict[str, list[str] | None] = {}
+    for name, side in joined.sides.items():
+        rows = connection.execute(f"SELECT {side.traced} FROM joined WHERE {both}").fetchall()
+        unnamed = any(named is None for (named,) in rows)
+        found[name] = None if unnamed else sorted(each for (named,) in rows for each in named)
+    return found
 
 
 def _pairs(
@@ -345,8 +413,19 @@ def _result(
     table: pyarrow.Table,
     leaves: list[bytes],
     data: bytes | None = None,
+    *,
+    trace: int | None = None,
+    records: dict[str, list[str]] | None = None,
 ) -> ComputeResult:
     data = _parquet(table) if data is None else data
+    hashes = [merkle.leaf_hash(leaf) for leaf in leaves]
+    traced = None
+    if trace is not None and records is not None:
+        traced = Traced(
+            leaf=leaves[trace].decode(),
+            path=[each.hex() for each in merkle.inclusion_proof(hashes, trace)],
+            records=records,
+        )
     return ComputeResult(
         inputs={name: _counted(count) for name, count in joined.counts.items()},
         columns=columns,
@@ -356,7 +435,9 @@ def _result(
         notes=joined.notes,
         data=data,
         data_digest=_digest(data),
-        outputs_root=merkle.root([merkle.leaf_hash(leaf) for leaf in leaves]).hex(),
+        outputs_root=merkle.root(hashes).hex(),
+        outputs_count=len(leaves),
+        traced=traced,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.kernel.errors import Corrupt, Invalid, NotFound, TooLarge
+from holdfast.kernel.errors import Corrupt, Invalid, NotFound, TooLarge, Unavailable
 
 
 class SpecInvalid(Invalid):
@@ -45,3 +45,9 @@ class InputCorrupt(Corrupt):
     """A projection's bytes are not what its digest says."""
 
     code = "report-input-corrupt"
+
+
+class CellReceiptNotYet(Unavailable):
+    """The report is computed and its event is on its way into the ledger: ask again."""
+
+    code = "receipt-not-yet"

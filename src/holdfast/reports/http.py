@@ -82,7 +82,19 @@ def handlers(service: ReportsService) -> list[Any]:
         """The report drawn, as PNG at twice the size."""
         return _attachment(await service.chart(principal, report_id, "png"), report_id, "png")
 
-    return [run, list_, show, data, chart_svg, chart_png]
+    @get(
+        "/v1/reports/{report_id:str}/receipt",
+        permission=Permission.REPORTS_READ,
+        media_type="application/json",
+    )
+    async def receipt(
+        principal: Principal, report_id: str, column: str, row: int | None = None
+    ) -> Response[bytes]:
+        """Give the receipt of one cell, by row and column, or of a coefficient by its path."""
+        made = await service.receipt(principal, report_id, column, row)
+        return Response(made, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    return [run, list_, show, data, chart_svg, chart_png, receipt]
 
 
 def _attachment(content: bytes, report_id: str, extension: str) -> Response[bytes]:

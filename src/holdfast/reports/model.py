@@ -77,9 +77,11 @@ TABLE_ROWS_MAX = 100_000
 PREVIEW_ROWS = 200
 ROWS_MIN = 3
 LAGS_MAX = 24
-COMPUTATION = 1
-"""The version of the arithmetic: part of what makes two reports the same. It changes when the same
-spec over the same inputs may give other cells."""
+COMPUTATION = 2
+"""The version of the arithmetic and of its evidence: part of what makes two reports the same. It
+changes when the same spec over the same inputs may give other cells, or another outputs root."""
+NAMED_MAX = 200_000
+"""Beyond so many records of an input the evidence counts them and does not say which they were."""
 
 
 class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

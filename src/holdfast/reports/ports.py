@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 from holdfast.kernel.principal import Principal
+from holdfast.ledger.model import Proof
 from holdfast.registry.versions import ProfileVersion
 
 
@@ -51,6 +53,27 @@ class Profiles(Protocol):
         self, principal: Principal, name: str, digest: str | None = None
     ) -> ProfileVersion:
         """The version that runs; ``NotFound`` for an unknown profile."""
+        ...
+
+
+class Receipts(Protocol):
+    """Receipts of records: the aggregator, here or elsewhere."""
+
+    async def receipts(
+        self, principal: Principal, profile: str, wanted: Sequence[str]
+    ) -> list[bytes]:
+        """The receipts of these revisions, each ``RECORD@REVISION``, nothing personal opened."""
+        ...
+
+
+class Evidence(Protocol):
+    """Proofs of events: the ledger, here or elsewhere."""
+
+    async def event_proofs(self, principal: Principal, events: Sequence[str]) -> list[Proof]:
+        """The events' entries with the proofs that they are in one checkpoint: the newest.
+
+        ``NotFound`` while the ledger does not hold all of them.
+        """
         ...
 
 

@@ -23,7 +23,15 @@ from holdfast.kernel import merkle
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Corrupt, Denied, Exhausted, Invalid, NotFound, Unavailable
+from holdfast.kernel.errors import (
+    Conflict,
+    Corrupt,
+    Denied,
+    Exhausted,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
 from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor, page_size
 from holdfast.kernel.ids import EventId, NewId
 from holdfast.kernel.objects import Objects
@@ -31,11 +39,18 @@ from holdfast.kernel.objects.orphans import confirm, noted
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.kernel.telemetry import request_id
+from holdfast.ledger.notes import own_signature
+from holdfast.records.receipt import (
+    RECEIPT_BYTES_MAX,
+    EntryPart,
+    ReceiptRefused,
+    sealed,
+)
 from holdfast.registry.model import Profile
 from holdfast.reports import store
 from holdfast.reports.chart import ChartFormat, ChartJob, chart_kind
-from holdfast.reports.compute import ComputeJob, ComputeResult, opened
-from holdfast.reports.errors import UnknownReport
+from holdfast.reports.compute import ComputeJob, ComputeResult, Traced, opened
+from holdfast.reports.errors import CellReceiptNotYet, ReportTooLarge, UnknownReport
 from holdfast.reports.export import DataFormat, ExportJob, write_rows
 from holdfast.reports.model import (
     COMPUTATION,
@@ -47,8 +62,23 @@ from holdfast.reports.model import (
     ReportSummary,
     headline,
 )
-from holdfast.reports.ports import Children, Profiles, Projection, Projections
-from holdfast.reports.spec import check_spec, spec_digest
+from holdfast.reports.ports import (
+    Children,
+    Evidence,
+    Profiles,
+    Projection,
+    Projections,
+    Receipts,
+)
+from holdfast.reports.receipt import (
+    FORMAT,
+    CellPart,
+    CellReceipt,
+    OutputPart,
+    carries,
+    coefficient,
+)
+from holdfast.reports.spec import canonical_spec, check_spec, spec_digest
 from holdfast.reports.tables import InputFile
 
 COMPUTE = "holdfast.reports.compute:compute"
@@ -61,6 +91,7 @@ _CURSOR = "reports"
 _SEQUENCE_MAX = 2**53 - 1
 _FOREVER = "9999"
 Inputs = list[InputUsed]
+Carried = dict[str, list[dict[str, Any]]]
 Numbered = list[tuple[int, Report]]
 T = TypeVar("T")
 
@@ -91,6 +122,9 @@ class ReportsService:
         clock: Clock,
         new_id: NewId,
         settings: ReportsSettings | None = None,
+        *,
+        receipts: Receipts | None = None,
+        evidence: Evidence | None = None,
     ) -> None:
         self._db = db
         self._objects = objects
@@ -101,6 +135,8 @@ class ReportsService:
         self._clock = clock
         self._new_id = new_id
         self._settings = settings or ReportsSettings()
+        self._receipts = receipts
+        self._evidence = evidence
         self._turns = asyncio.Semaphore(self._settings.at_once)
         self._waiting = 0
 
@@ -213,6 +249,125 @@ class ReportsService:
         report = await self.show(principal, report_id)
         data = await self._objects.read(principal, report.data_digest)
         return await self._child(RENDER, ChartJob(report=report, data=data, format=format), bytes)
+
+    # --- receipts ---------------------------------------------------------------------------------
+
+    async def receipt(
+        self, principal: Principal, report_id: str, column: str, row: int | None = None
+    ) -> bytes:
+        """The receipt of one cell: of a table by ``row`` (from 0) and ``column``, of a correlation
+        by the path of a coefficient (``levels.pearson_r``).
+
+        The report is computed again from the same publications, to know which records are behind
+        the cell. ``Conflict`` if that gives other bytes (a person was erased meanwhile),
+        :class:`CellReceiptNotYet` while the ledger does not hold the report's event.
+        """
+        _require(principal, Permission.RECORDS_READ)
+        if self._receipts is None or self._evidence is None:
+            raise Unavailable("cannot give receipts: this reporter knows no ledger")
+        report, event = await self._with_event(principal, report_id)
+        value = _cell(report, column, row)
+        files = await self._past_files(principal, report)
+        job = ComputeJob(
+            spec=report.spec,
+            files=files,
+            memory_mb=self._settings.memory_mb // 2,
+            trace=0 if row is None else row,
+        )
+        result = await self._child(COMPUTE, job, ComputeResult)
+        if result.outputs_root != report.outputs_root or result.traced is None:
+            raise _other_inputs(report)
+        traced = result.traced
+        output = OutputPart(
+            index=job.trace or 0, leaf=msgspec.json.decode(traced.leaf), path=traced.path
+        )
+        if row is not None:
+            value = output.leaf["cells"][[each.name for each in report.columns].index(column)]
+        try:
+            (proof,) = await self._evidence.event_proofs(principal, [event])
+        except NotFound as error:
+            raise CellReceiptNotYet(
+                f"cannot give a receipt of {report_id}: the ledger does not hold its event yet",
+                retry_after_seconds=1.0,
+            ) from error
+        payload = msgspec.json.decode(proof.payload or "{}")
+        if "outputs_count" not in payload:
+            raise _other_inputs(report)
+        records = await self._carried(principal, report, output.leaf["records"], traced)
+        made = CellReceipt(
+            cell=CellPart(column=column, row=row, value=value),
+            checkpoint=own_signature(proof.checkpoint),
+            entry=EntryPart(
+                index=proof.position,
+                leaf=msgspec.json.decode(proof.leaf),
+                path=proof.path,
+                payload=payload,
+                salt=proof.salt,
+            ),
+            format=FORMAT,
+            inputs=[input_leaf(used) for used in by_name(report.inputs)],
+            output=output,
+            records=records,
+            spec=msgspec.json.decode(canonical_spec(report.spec)),
+        )
+        data = sealed(made)
+        if len(data) > RECEIPT_BYTES_MAX:
+            raise ReportTooLarge(
+                f"cannot give a receipt of {report_id}: with its records it has {len(data)} bytes, "
+                f"more than {RECEIPT_BYTES_MAX}",
+                hint="ask for the receipts of its records",
+            )
+        await self._note_receipt(principal, report, column)
+        return data
+
+    async def _with_event(self, principal: Principal, report_id: str) -> tuple[Report, str]:
+        report = await self.show(principal, report_id)
+        event = await self._db.read(
+            principal, lambda conn: store.event_of(conn, principal, report_id)
+        )
+        if report.computation != COMPUTATION:
+            raise _other_inputs(report)
+        return report, event
+
+    async def _past_files(self, principal: Principal, report: Report) -> dict[str, InputFile]:
+        """The projections that the report was computed from, if they can be made again."""
+        files = {}
+        for used in report.inputs:
+            found: Projection = await self._projections.projection(
+                principal,
+                used.profile,
+                as_of=used.as_of or report.created_at,
+                vintage=used.vintage,
+            )
+            if found.digest != used.digest:
+                raise _other_inputs(report)
+            files[used.name] = InputFile(path=str(Path(found.path)), digest=found.digest)
+        return files
+
+    async def _carried(
+        self, principal: Principal, report: Report, told: dict[str, Any], traced: Traced
+    ) -> Carried | None:
+        assert self._receipts is not None
+        counts = {name: None if part is None else part["count"] for name, part in told.items()}
+        if not carries(counts):
+            return None
+        found = {}
+        for used in report.inputs:
+            wanted = traced.records[used.name]
+            made = await self._receipts.receipts(principal, used.profile, wanted) if wanted else []
+            found[used.name] = [_without_digest(each) for each in made]
+        return found
+
+    async def _note_receipt(self, principal: Principal, report: Report, column: str) -> None:
+        event = Event(
+            id=EventId(self._new_id()),
+            stream=f"report/{report.id}",
+            type="report.receipted",
+            time=self._clock.now(),
+            payload={"column": column, "report": report.id},
+            request_id=request_id() if _OPAQUE.fullmatch(request_id()) else "",
+        )
+        await self._db.write(principal, lambda conn: self._outbox.emit(conn, principal, event))
 
     # --- a run, step by step --------------------------------------------------------------------
 
@@ -362,26 +517,69 @@ def credit_of(profile: Profile) -> Credit:
     )
 
 
-def inputs_root(inputs: list[InputUsed]) -> str:
-    """The RFC 6962 root over the inputs by name: which profile, publication and bytes each was."""
-    leaves = [
-        canonical(
-            {
-                "as_of": used.as_of,
-                "digest": used.digest,
-                "name": used.name,
-                "profile": used.profile,
-                "publication": used.publication,
-                "vintage": used.vintage,
-            }
+def _cell(report: Report, column: str, row: int | None) -> str | int | None:
+    """The value of a coefficient; of a table only whether there is such a cell."""
+    if report.correlation is not None:
+        if row is not None:
+            raise Invalid("cannot give a receipt: a correlation has no rows, leave `row` out")
+        try:
+            return coefficient(msgspec.to_builtins(report.correlation), column)
+        except (ReceiptRefused, KeyError, IndexError, TypeError) as error:
+            raise Invalid(
+                f"cannot give a receipt: there is no coefficient {column[:100]!r}",
+                hint="levels.pearson_r, levels.n, slope, first_differences.spearman_rho, …",
+            ) from error
+    names = [each.name for each in report.columns]
+    if row is None or not 0 <= row < report.row_count or column not in names:
+        raise Invalid(
+            f"cannot give a receipt: {report.name} has {report.row_count} rows, from 0, and the "
+            f"columns {', '.join(names)}",
+            hint="name a cell by `row` and `column`",
         )
-        for used in sorted(inputs, key=lambda used: used.name)
-    ]
+    return None
+
+
+def _other_inputs(report: Report) -> Conflict:
+    return Conflict(
+        f"cannot give a receipt of {report.id}: what it was computed from cannot be made again",
+        code="inputs-gone",
+        hint="a person was erased since, or an earlier release computed it: run the report again",
+    )
+
+
+def _without_digest(receipt: bytes) -> dict[str, Any]:
+    """A record's receipt within another's: the outer one has the digest of all."""
+    plain: dict[str, Any] = msgspec.json.decode(receipt)
+    del plain["sha256"]
+    return plain
+
+
+def by_name(inputs: list[InputUsed]) -> list[InputUsed]:
+    """The inputs in the order in which they are committed to."""
+    return sorted(inputs, key=lambda used: used.name)
+
+
+def input_leaf(used: InputUsed) -> dict[str, Any]:
+    """What is committed to of an input: which profile, publication and bytes it was."""
+    return {
+        "as_of": used.as_of,
+        "digest": used.digest,
+        "name": used.name,
+        "profile": used.profile,
+        "publication": used.publication,
+        "vintage": used.vintage,
+    }
+
+
+def inputs_root(inputs: list[InputUsed]) -> str:
+    """The RFC 6962 root over the inputs by name."""
+    leaves = [canonical(input_leaf(used)) for used in by_name(inputs)]
     return merkle.root([merkle.leaf_hash(leaf) for leaf in leaves]).hex()
 
 
 def _payload(report: Report) -> dict[str, Any]:
     return {
+        "columns": [column.name for column in report.columns],
         "computation": report.computation,
         "data_digest": report.data_digest,
         "inputs": [
@@ -394,7 +592,10 @@ def _payload(report: Report) -> dict[str, Any]:
             for used in report.inputs
         ],
         "inputs_root": report.inputs_root,
+        "kind": report.kind,
         "name": report.name,
+        # A leaf for each row, or two: the coefficients, and the data they were computed from.
+        "outputs_count": report.row_count if report.correlation is None else 2,
         "outputs_root": report.outputs_root,
         "report": report.id,
         "row_count": report.row_count,

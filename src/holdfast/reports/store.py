@@ -67,6 +67,15 @@ def find(conn: Connection, principal: Principal, report_id: str) -> Report | Non
     return None if row is None else _report(row)
 
 
+_EVENT = text("SELECT event_id FROM reports WHERE tenant = :tenant AND id = :id")
+
+
+def event_of(conn: Connection, principal: Principal, report_id: str) -> str:
+    """The event of a report that is there."""
+    found = conn.execute(_EVENT, {"tenant": principal.tenant, "id": report_id})
+    return str(found.scalar_one())
+
+
 def find_same(
     conn: Connection, principal: Principal, spec_digest: str, inputs_root: str, computation: int
 ) -> Report | None:

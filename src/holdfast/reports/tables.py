@@ -27,6 +27,7 @@ from holdfast.reports.errors import DuplicateKeys, InputCorrupt, InputMismatch
 from holdfast.reports.expression import compile_expression
 from holdfast.reports.model import (
     BUCKETS,
+    NAMED_MAX,
     Aggregate,
     Column,
     Input,
@@ -170,7 +171,7 @@ def needed_fields(
     source: Input, columns: Iterable[str], keys: Iterable[str], *, exact: bool
 ) -> set[str]:
     """The projection's fields that the given columns, keys and filters of an input touch."""
-    needed = {"period_start", "period_end", "period_frequency"}
+    needed = {"period_start", "period_end", "period_frequency", "record_id", "revision"}
     for reference in [*keys, *source.where, *(source.aggregate.by if source.aggregate else ())]:
         if reference not in BUCKETS:
             needed.add(_field_of(reference))
@@ -181,8 +182,6 @@ def needed_fields(
                 needed.add(column)
     needed |= {f"dim_{name}" for name in source.dimensions if name in columns}
     needed |= {f"attr_{name}" for name in source.attributes if name in columns}
-    if source.aggregate is None and not keys:
-        needed.add("record_id")
     return needed
 
 
@@ -266,9 +265,12 @@ class Side:
         self.exact = exact or self.source.aggregate is not None
         self.notes: list[str] = []
         self.columns: dict[str, Built] = {}
+        self.traced = f"rr_{index}"
+        """The column that has the records behind each row, or null where they are not named."""
         self._raw = f"input_{index}"
         self._fields = set(table.schema.names)
         self._rows = table.num_rows
+        self._named = table.num_rows <= NAMED_MAX and {"record_id", "revision"} <= self._fields
         connection.register(self._raw, table)
 
     def build(self) -> Counts:
@@ -417,6 +419,7 @@ class Side:
         select += ["record_id AS r0", "period_start AS r1"]
         if "record_id" not in self._fields:
             select[-2] = "NULL AS r0"
+        select.append(f"{f'[{_RECORD}]' if self._named else _UNNAMED} AS {self.traced}")
         for column in self.needed:
             if column in measures:
                 select.append(f"{quoted(column + '__double')} AS {self._slot(column, 'v')}")
@@ -433,6 +436,8 @@ class Side:
 
     def _aggregate(self, aggregate: Aggregate, measures: dict[str, _Measure], used: int) -> None:
         select, grouping = self._grouped(aggregate)
+        listed = f"list({_RECORD} ORDER BY {_RECORD})" if self._named else _UNNAMED
+        select.append(f"{listed} AS {self.traced}")
         for name in measures:
             select += self._aggregated(aggregate, name, measures[name], used)
         if not measures:
@@ -576,6 +581,10 @@ class Side:
 
     def _one(self, sql: str) -> Any:
         return one_of(self.connection, sql)
+
+
+_RECORD = "record_id || '@' || CAST(revision AS VARCHAR)"
+_UNNAMED = "CAST(NULL AS VARCHAR[])"
 
 
 def _unit(unit: str | None, multiplier: str | None) -> str:
@@ -738,6 +747,7 @@ def _create_joined(
     if not keys:
         select += ["r0", "r1"]
     for side in sides.values():
+        select.append(side.traced)
         for found in side.columns.values():
             select += [found.value, *([found.exact] if found.exact else [])]
     kind = "TABLE" if stored else "VIEW"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from holdfast.kernel.errors import HoldfastError, Invalid
 
 if TYPE_CHECKING:
     from holdfast.records.receipt import Verdict, Verified
+    from holdfast.reports.receipt import CellVerified
 
 app = typer.Typer(add_completion=False)
 
@@ -40,6 +41,14 @@ def verify(
     profile: Annotated[
         Path | None, typer.Option("--profile", help="The profile's file, with --raw.")
     ] = None,
+    recompute: Annotated[
+        bool,
+        typer.Option("--recompute", help="Of a cell: compute it again from its records."),
+    ] = False,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="Of a cell: NAME=FILE.parquet, to compute it again."),
+    ] = None,
     charset: Annotated[
         str, typer.Option("--charset", help="What the source called the encoding of the bytes.")
     ] = "",
@@ -48,7 +57,11 @@ def verify(
     if (raw is None) != (profile is None):
         raise typer.BadParameter("--raw and --profile go together")
     try:
-        found = _verified(receipt, trust, raw, profile, charset)
+        found: Any = _cell(receipt, trust, recompute, inputs or [])
+        if found is None:
+            found = _verified(receipt, trust, raw, profile, charset)
+        elif raw is not None:
+            raise typer.BadParameter("--raw is for receipts of records")
     except HoldfastError as error:
         if json:
             print_json({"holds": False, "code": error.code, "reason": error.detail})
@@ -56,7 +69,72 @@ def verify(
     if json:
         print_json(found)
         return
-    _print(found)
+    if hasattr(found, "report"):
+        _print_cell(found)
+    else:
+        _print(found)
+
+
+def _cell(receipt: Path, trust: Path, recompute: bool, inputs: list[str]) -> CellVerified | None:
+    """What a cell's receipt shows; ``None`` if it is a record's."""
+    import tempfile
+
+    import msgspec
+
+    from holdfast.records.receipt import (
+        RECEIPT_BYTES_MAX,
+        TRUST_BYTES_MAX,
+        decode_trust,
+        opened_plain,
+    )
+    from holdfast.reports.receipt import is_cell_receipt, recomputed, verify_cell
+
+    files: dict[str, Path] = {}
+    for given in inputs:
+        name, separator, path = given.partition("=")
+        if not separator:
+            raise typer.BadParameter("--input is NAME=FILE.parquet")
+        files[name] = Path(path)
+    policy = decode_trust(_read(trust, TRUST_BYTES_MAX))
+    plain = opened_plain(_read(receipt, RECEIPT_BYTES_MAX))
+    if not is_cell_receipt(plain):
+        if recompute or files:
+            raise typer.BadParameter("--recompute and --input are for receipts of cells")
+        return None
+    found = verify_cell(plain, policy)
+    if not recompute and not files:
+        return found
+    with tempfile.TemporaryDirectory() as scratch:
+        third = recomputed(plain, found, files, Path(scratch))
+    return msgspec.structs.replace(found, verdicts=[*found.verdicts[:2], third])
+
+
+def _print_cell(found: CellVerified) -> None:
+    _print_verdicts(found.verdicts)
+    print_fields(
+        {
+            "cell": f"{found.column}{'' if found.row is None else f' of row {found.row}'}",
+            "report": f"{found.name} {found.report}",
+            "spec": f"{found.spec_digest}, computation {found.computation}",
+            "recorded": found.recorded,
+            "event": f"{found.event} at position {found.position}",
+            "checkpoint": f"{found.origin}, size {found.size}",
+        }
+    )
+    for used in found.inputs:
+        count = found.records[used["name"]]
+        many = "too many records to be named" if count is None else f"{count} records"
+        said = f"{used['profile']} at publication {used['publication']}, {many} behind the cell"
+        print_fields({f"input {used['name']}": said})
+    sys.stdout.write(f"says        {'null' if found.value is None else found.value}\n")
+
+
+def _print_verdicts(verdicts: list[Verdict]) -> None:
+    for verdict in verdicts:
+        sys.stdout.write(f"{verdict.verdict}: {ANSWERS[verdict.holds]}\n  {verdict.means}\n")
+        if verdict.does_not_mean:
+            sys.stdout.write(f"  It does not mean {verdict.does_not_mean}.\n")
+    sys.stdout.write("\n")
 
 
 def _verified(
@@ -120,11 +198,7 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def _print(found: Verified) -> None:
-    for verdict in found.verdicts:
-        sys.stdout.write(f"{verdict.verdict}: {ANSWERS[verdict.holds]}\n  {verdict.means}\n")
-        if verdict.does_not_mean:
-            sys.stdout.write(f"  It does not mean {verdict.does_not_mean}.\n")
-    sys.stdout.write("\n")
+    _print_verdicts(found.verdicts)
     print_fields(
         {
             "record": found.record,
