@@ -320,9 +320,10 @@ def test_the_guide_to_receipts_runs(program: Program, tmp_path: Path) -> None:
     }
     script = "".join(block.text for block in guide.blocks_of(RECEIPTS) if block.kind == "sh")
     said = guide.run_shell(script, tmp_path, environment)
-    assert said.count("recorded: yes") == 3
+    assert said.count("recorded: yes") == 4
     assert said.count("reproduced: yes") == 1
-    assert said.count("attributed: not shown") == 3
+    assert said.count("attributed: yes") == 3
+    assert said.count("attributed: not shown") == 1, "885 records are behind the coefficient"
 
     policy = (tmp_path / "holdfast.trust").read_bytes()
     trusted, receipts = decode_trust(policy), []
