@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from holdfast.kernel.cli import RunningProgram
 from holdfast.kernel.errors import Invalid, NotFound, Unavailable, Unsupported
+from holdfast.kernel.files import opened
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.principal import operator
@@ -331,7 +332,7 @@ class Client:
 
 
 async def _written(chunks: AsyncIterator[bytes], path: Path) -> None:
-    file = await asyncio.to_thread(path.open, "wb")
+    file = await opened(path, "wb")
     try:
         async for chunk in chunks:
             await asyncio.to_thread(file.write, chunk)

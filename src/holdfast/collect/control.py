@@ -31,6 +31,7 @@ from holdfast.fleet.model import (
     WorkerRegister,
 )
 from holdfast.kernel.errors import Invalid, Unavailable
+from holdfast.kernel.files import opened
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind
@@ -206,7 +207,7 @@ async def write_checked(chunks: AsyncIterator[bytes], target: Path, digest: str)
     early or are others: asked for again they may be right. A file may stay then.
     """
     found = hashlib.sha256()
-    file = await asyncio.to_thread(target.open, "wb")
+    file = await opened(target, "wb")
     with file:
         async for chunk in chunks:
             found.update(chunk)
@@ -222,7 +223,7 @@ async def _each(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:
     """A spooled file, a piece at a time, read beside the loop."""
-    file = await asyncio.to_thread(path.open, "rb")
+    file = await opened(path, "rb")
     try:
         while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
             yield piece

@@ -28,6 +28,7 @@ from holdfast.collect.runner import _left_open as left_open
 from holdfast.collect.taking import Attempt, Tools, charset_of
 from holdfast.collect.threads import in_thread, next_of
 from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, NotFound
+from holdfast.kernel.files import opened
 from holdfast.records.model import RawResponse, RemapSource, RunFinish, RunStatus
 from holdfast.registry.parts import duration_seconds
 
@@ -169,7 +170,7 @@ class Remapping:
 
         async def copy() -> str:
             found = hashlib.sha256()
-            file = await asyncio.to_thread(path.open, "wb")
+            file = await opened(path, "wb")
             try:
                 async for chunk in self._target.remap_body(run, account.sequence):
                     found.update(chunk)

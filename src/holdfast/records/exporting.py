@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from holdfast.kernel.errors import Invalid
+from holdfast.kernel.files import opened
 from holdfast.kernel.ids import EventId
 from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Permission, Principal
@@ -203,7 +204,7 @@ def ndjson_part(rows: Sequence[Row]) -> bytes:
 
 async def file_chunks(path: Path) -> AsyncIterator[bytes]:
     """A file's bytes; once it is open, replacing it does not matter."""
-    file = await asyncio.to_thread(path.open, "rb")
+    file = await opened(path, "rb")
     try:
         while chunk := await asyncio.to_thread(file.read, FILE_CHUNK_BYTES):
             yield chunk

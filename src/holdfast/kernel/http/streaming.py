@@ -17,6 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from holdfast.kernel.errors import NotFound
+from holdfast.kernel.files import opened
 from holdfast.kernel.http.door import STOPPING
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def file_answer(
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         try:
-            file = await asyncio.to_thread(path.open, "rb")
+            file = await opened(path, "rb")
         except FileNotFoundError as error:
             raise NotFound("cannot send the file: it is gone", internal=str(path)) from error
         with file:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from holdfast.kernel.errors import NotFound, Unavailable
+from holdfast.kernel.files import taken
 from holdfast.kernel.objects.driver import CHUNK_BYTES, Source, StoredObject
 
 T = TypeVar("T")
@@ -46,7 +47,9 @@ class FileObjects:
             return await self._run(self._put_whole, target, [source])
         if isinstance(source, Path):
             return await self._run(self._put_whole, target, source)
-        temporary, file = await self._run(self._open_temporary)
+        temporary, file = await taken(
+            self._run(self._open_temporary), lambda made: _drop(made[1], made[0])
+        )
         try:
             try:
                 async for chunk in source:
@@ -60,7 +63,7 @@ class FileObjects:
             raise
 
     async def get(self, name: str, start: int, length: int | None) -> AsyncIterator[bytes]:
-        file = await self._run(self._open_existing, name, start)
+        file = await taken(self._run(self._open_existing, name, start), lambda found: found.close())
         try:
             left = length
             while left is None or left > 0:

@@ -14,6 +14,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
 from holdfast.kernel.errors import NotFound, Unavailable
+from holdfast.kernel.files import opened
 from holdfast.kernel.objects.driver import CHUNK_BYTES, Source, StoredObject
 
 _CONDITIONAL_BYTES_MAX = 32 * 1024 * 1024
@@ -158,7 +159,7 @@ async def _first_bytes(
 
 
 async def _file_chunks(path: Path) -> AsyncIterator[bytes]:
-    file = await asyncio.to_thread(path.open, "rb")
+    file = await opened(path, "rb")
     try:
         while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES * 16):
             yield chunk

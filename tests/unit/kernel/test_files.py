@@ -1,0 +1,84 @@
+"""What a thread opens is closed, whether somebody still waits for it or not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from holdfast.kernel.files import opened, taken
+from tests.support.waiting import until
+
+
+async def test_a_file_is_opened_and_belongs_to_the_caller(tmp_path: Path) -> None:
+    with await opened(tmp_path / "new", "wb") as file:
+        file.write(b"x")
+    with await opened(tmp_path / "new", "rb") as file:
+        assert file.read() == b"x"
+    with pytest.raises(FileNotFoundError):
+        await opened(tmp_path / "none", "rb")
+
+
+async def test_what_comes_after_the_wait_was_cancelled_is_dropped(tmp_path: Path) -> None:
+    begun, go = threading.Event(), threading.Event()
+    made: list[BinaryIO] = []
+
+    def slowly() -> BinaryIO:
+        begun.set()
+        go.wait(10)
+        made.append((tmp_path / "late").open("wb"))
+        return made[0]
+
+    waiting = asyncio.create_task(taken(asyncio.to_thread(slowly), lambda file: file.close()))
+    await until(begun.is_set)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    go.set()
+    await until(lambda: bool(made) and made[0].closed)
+
+
+async def test_a_file_that_is_opened_too_late_is_closed(tmp_path: Path) -> None:
+    """A pipe opens for reading once somebody writes, and breaks once nobody reads."""
+    os.mkfifo(tmp_path / "pipe")
+    waiting = asyncio.create_task(opened(tmp_path / "pipe", "rb"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    writer = await asyncio.to_thread(os.open, tmp_path / "pipe", os.O_WRONLY)
+
+    def broken() -> bool:
+        try:
+            os.write(writer, b"x")
+        except BrokenPipeError:
+            return True
+        return False
+
+    try:
+        await until(broken)
+    finally:
+        os.close(writer)
+
+
+async def test_a_failure_after_the_wait_was_cancelled_is_nobodys(tmp_path: Path) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def fails() -> BinaryIO:
+        begun.set()
+        go.wait(10)
+        return (tmp_path / "none").open("rb")
+
+    inner = asyncio.ensure_future(asyncio.to_thread(fails))
+    waiting = asyncio.create_task(taken(inner, lambda file: file.close()))
+    await until(begun.is_set)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    go.set()
+    await until(inner.done)
+    assert isinstance(inner.exception(), FileNotFoundError)
