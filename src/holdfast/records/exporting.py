@@ -62,7 +62,7 @@ class Exporting(Projecting):
             )
         edition = await self.edition(principal, profile, as_of=as_of, vintage=vintage)
         if format == "parquet":
-            found = await self.projection(principal, profile, as_of=as_of, vintage=vintage)
+            found = await self.projection_of(principal, edition)
             chunks = file_chunks(Path(found.path))
         elif format == "csv":
             chunks = self._csv(principal, edition, exact=exact)

@@ -77,8 +77,12 @@ class Projecting(Unsealing):
         it compares the digest, and asks again if it is gone.
         """
         edition = await self.edition(principal, profile, as_of=as_of, vintage=vintage)
-        folder = self._settings.projections / principal.tenant / profile
-        path = folder / f"{edition.publication}-{vintage}.parquet"
+        return await self.projection_of(principal, edition)
+
+    async def projection_of(self, principal: Principal, edition: Edition) -> ProjectionInfo:
+        """The same for an edition that was chosen before: its, whatever was published since."""
+        folder = self._settings.projections / principal.tenant / edition.profile
+        path = folder / f"{edition.publication}-{edition.vintage}.parquet"
         lock = self._building.setdefault(path, asyncio.Lock())
         async with lock:
             known = await asyncio.to_thread(self._known, path)

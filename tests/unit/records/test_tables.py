@@ -24,6 +24,7 @@ from holdfast.records.errors import NotPublished
 from holdfast.records.exporting import _cell
 from holdfast.records.model import Measure, ProjectionInfo
 from holdfast.records.parquet import read_frames, write_frame
+from holdfast.records.projection import Edition
 from tests.unit.records.helpers import OPERATOR, Bench, bench_on, profile, record
 
 
@@ -55,6 +56,29 @@ async def exported(bench: Bench, kind: str, **options: Any) -> bytes:
 
 def table_of(info: ProjectionInfo) -> list[dict[str, Any]]:
     return list(pq.read_table(info.path).to_pylist())
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+async def test_an_export_is_of_the_publication_that_it_names(bench: Bench, kind: str) -> None:
+    """Another is published just when the export has chosen its own."""
+    await bench.collect([typed("CA", "1")])
+    service, choose = bench.service, bench.service.edition
+
+    async def overtaken(*arguments: Any, **named: Any) -> Edition:
+        chosen = await choose(*arguments, **named)
+        service.edition = choose  # type: ignore[method-assign]
+        await bench.collect([typed("CA", "1"), typed("NV", "2")], fence=2)
+        return chosen
+
+    service.edition = overtaken  # type: ignore[method-assign]
+    found = await service.export(OPERATOR, "rates", format=kind)
+    content = b"".join([chunk async for chunk in found.chunks])
+    rows = (
+        pq.read_table(io.BytesIO(content)).num_rows
+        if kind == "parquet"
+        else content.count(b"\n") - 1
+    )
+    assert (found.publication, found.file_name, rows) == (1, f"rates-1.{kind}", 1)
 
 
 async def test_a_projection_shows_every_record_typed_and_exact(bench: Bench) -> None:
