@@ -147,7 +147,7 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
     """
     from holdfast.fleet.client import FleetClient
     from holdfast.identity.client import IdentityClient
-    from holdfast.identity.signin.client import PasskeysClient, SessionsClient
+    from holdfast.identity.signin.client import OAuthClient, PasskeysClient, SessionsClient
     from holdfast.kernel.http.client import ApiClient
     from holdfast.ledger.client import LedgerClient
     from holdfast.records.client import RecordsClient
@@ -184,6 +184,7 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
             system.sessions = SessionsClient(api)
             system.passkeys = PasskeysClient(api)
             system.identity_as = IdentityElsewhere(url, signer, verify_of(system.tls))
+            system.oauth = OAuthClient(api)
         if role == "ledger":
             system.deliveries = TenantDeliveries(url, signer, verify_of(system.tls))
             stack.push_async_callback(system.deliveries.close)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from holdfast.app import people
 from holdfast.app.overview import Gatherer
 from holdfast.app.settings import Settings
 from holdfast.app.tls import certificate_of, clients_of, verify_of
@@ -117,6 +118,9 @@ def spec(
     trail = Trail(system.identity.record, system.clock, system.new_id)
     system.loops.append(("audit", trail.loop))
     audit = DoorAudit(trail)
+    providers = [
+        console.Provider(each.name, each.title) for each in people.providers_of(settings).values()
+    ]
     health = ServiceHealth(system, elsewhere)
     gatherer = Gatherer(system, health.told)
     return AppSpec(
@@ -125,7 +129,10 @@ def spec(
             *system.handlers,
             *gateway_http.handlers(system.links, browsers),
             *gateway_http.passkey_handlers(system.passkeys, browsers),
-            *console.handlers(gatherer, authenticate, system.identity_as or _identity_here(system)),
+            *gateway_http.oauth_handlers(system.oauth, browsers, console.oauth_page(providers)),
+            *console.handlers(
+                gatherer, authenticate, system.identity_as or _identity_here(system), providers
+            ),
         ],
         authenticate=by_connection,
         hosts=_hosts(settings),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from holdfast.app import pruning
+from holdfast.app import people, pruning
 from holdfast.app.pruning import Pruner
 from holdfast.app.settings import NOTICE_TYPES
 from holdfast.kernel.errors import Invalid, Problem
@@ -37,6 +37,7 @@ async def open_services(system: System, state: State, keys: Keys, stack: AsyncEx
     await _open_ledger(system, state, stack)
     if "identity" in system.roles:
         _open_identity(system, state)
+        await people.open_oauth(system, state, stack)
     _open_backups(system, state, stack)
     if system.roles & {"aggregator", "ledger"}:
         _open_subjects(system, state)
@@ -131,6 +132,7 @@ def _open_identity(system: System, state: State) -> None:
         PasskeySettings(settings["identity_webauthn_rp_id"], settings["identity_webauthn_origin"]),
     )
     system.handlers += signin_http.handlers(system.sessions, system.passkeys)
+    system.identity_parts = parts
 
 
 async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> None:

@@ -46,6 +46,8 @@ class System:
     identity: Any = None
     sessions: Any = None
     passkeys: Any = None
+    oauth: Any = None
+    identity_parts: Any = None
     people: Any = None
     identity_as: Any = None
     registry: Any = None

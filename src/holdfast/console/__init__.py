@@ -1,6 +1,14 @@
 """Server-rendered pages for people."""
 
-from holdfast.console.http import handlers
+from holdfast.console.http import Provider, handlers, oauth_page
 from holdfast.console.overview import Overview, OverviewSource, ProfileLine, ServiceLine
 
-__all__ = ["Overview", "OverviewSource", "ProfileLine", "ServiceLine", "handlers"]
+__all__ = [
+    "Overview",
+    "OverviewSource",
+    "ProfileLine",
+    "Provider",
+    "ServiceLine",
+    "handlers",
+    "oauth_page",
+]

@@ -33,6 +33,7 @@ POLICY = (
 STATIC = {
     "console.css": "text/css; charset=utf-8",
     "account.js": "text/javascript; charset=utf-8",
+    "arrived.js": "text/javascript; charset=utf-8",
     "invitation.js": "text/javascript; charset=utf-8",
     "login.js": "text/javascript; charset=utf-8",
     "passkeys.js": "text/javascript; charset=utf-8",
@@ -191,6 +192,19 @@ def handlers(
         static,
         overview,
     ]
+
+
+def oauth_page(providers: Sequence[Provider]) -> Callable[[str], Response[bytes]]:
+    """The page that ends the way from a provider: why it failed, or (empty) on into the console."""
+
+    def page(problem: str) -> Response[bytes]:
+        if problem:
+            found = _page(render("login.html", providers=providers, problem=problem))
+            found.status_code = 403
+            return found
+        return _page(render("arrived.html"))
+
+    return page
 
 
 def _to_sign_in() -> Response[bytes]:

@@ -17,7 +17,9 @@ from holdfast.gateway.door import COOKIE, SECURE_COOKIE, session_secret
 from holdfast.identity import LoginLinks
 from holdfast.identity.login import LINK_SECONDS
 from holdfast.identity.signin.model import SessionBegin, SessionBegun, SessionHolder, csrf_of
+from holdfast.identity.signin.oauth_model import OAuthAsk, OAuthBegun, OAuthFinish, OAuthStart
 from holdfast.identity.signin.passkey_model import (
+    CEREMONY_SECONDS,
     Ceremony,
     InvitationSecret,
     InvitationSeen,
@@ -28,7 +30,7 @@ from holdfast.identity.signin.passkey_model import (
     Visitor,
     Who,
 )
-from holdfast.kernel.errors import Denied, Unauthenticated
+from holdfast.kernel.errors import Denied, HoldfastError, Unauthenticated
 from holdfast.kernel.http import get, post
 from holdfast.kernel.http.door import CLIENT
 from holdfast.kernel.http.routes import header
@@ -134,6 +136,19 @@ class Browsers:
             secure=self.secure,
         )
 
+    def oauth_cookie(self, value: str, seconds: int) -> Cookie:
+        """What holds a sign-in elsewhere to the browser that began it. It comes along when the
+        provider sends the browser back: that is a navigation from another site."""
+        return Cookie(
+            key=OAUTH_COOKIE,
+            value=value,
+            max_age=seconds,
+            path=OAUTH_PATH,
+            httponly=True,
+            samesite="lax",
+            secure=self.secure,
+        )
+
     async def end(self, secret: str) -> None:
         """Sign out; a session that is over is fine."""
         try:
@@ -211,6 +226,97 @@ def passkey_handlers(passkeys: Any, browsers: Browsers) -> list[Any]:
         return made
 
     return [begin_sign_in, sign_in, see_invitation, begin_accepting, accept, begin_adding, add]
+
+
+OAUTH_COOKIE = "holdfast_oauth"
+OAUTH_PATH = "/login/oauth"
+
+
+class OAuthAway(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the browser goes to sign in."""
+
+    url: str
+
+
+def oauth_handlers(
+    oauth: Any, browsers: Browsers, page: Callable[[str], Response[bytes]]
+) -> list[Any]:
+    """The way to a provider of accounts and back; ``page`` shows why it failed, or that it did not.
+
+    The session's cookie is strict, so that a page reached from elsewhere does not have it yet: the
+    page that ends the way is ours, and goes on by itself.
+    """
+
+    async def away(request: Request[Any, Any, Any], ask: OAuthAsk) -> tuple[str, Cookie]:
+        start = OAuthStart(visitor=browsers.visitor(request), ask=ask)
+        begun: OAuthBegun = await oauth.begin(start)
+        return begun.url, browsers.oauth_cookie(begun.browser, CEREMONY_SECONDS)
+
+    @post(
+        "/v1/login/oauth",
+        permission=Permission.PUBLIC,
+        tag="login",
+        operation_id="login_oauth",
+        status=200,
+    )
+    async def begin_invited(request: Request[Any, Any, Any], data: OAuthAsk) -> Response[OAuthAway]:
+        """Begin to sign in by an account elsewhere, perhaps to accept an invitation."""
+        url, cookie = await away(request, data)
+        return Response(content=OAuthAway(url=url), cookies=[cookie])
+
+    @get(
+        "/login/oauth/{provider:str}",
+        permission=Permission.PUBLIC,
+        tag="login",
+        operation_id="page_oauth",
+        in_schema=False,
+    )
+    async def begin(request: Request[Any, Any, Any], provider: str) -> Response[bytes]:
+        """Send the browser to the provider."""
+        try:
+            url, cookie = await away(request, OAuthAsk(provider=provider[:40]))
+        except HoldfastError as error:
+            return page(error.detail)
+        return Response(content=b"", status_code=303, headers={"location": url}, cookies=[cookie])
+
+    @get(
+        "/login/oauth/{provider:str}/callback",
+        permission=Permission.PUBLIC,
+        tag="login",
+        operation_id="page_oauth_callback",
+        in_schema=False,
+        open_query=True,
+    )
+    async def callback(
+        request: Request[Any, Any, Any],
+        provider: str,
+        state: str = "",
+        code: str = "",
+        error: str = "",
+        iss: str = "",
+    ) -> Response[bytes]:
+        """Where the provider sends the browser back."""
+        try:
+            begun = await oauth.finish(
+                OAuthFinish(
+                    visitor=browsers.visitor(request),
+                    provider=provider[:40],
+                    browser=request.cookies.get(OAUTH_COOKIE, "")[:400],
+                    state=state[:4000],
+                    code=code[:4000],
+                    error=error[:4000],
+                    iss=iss[:4000],
+                )
+            )
+        except HoldfastError as problem:
+            answer = page(problem.detail)
+        else:
+            answer = page("")
+            answer.cookies.append(browsers.cookie(begun.secret, begun.seconds))
+        answer.cookies.append(browsers.oauth_cookie("", 0))
+        return answer
+
+    return [begin_invited, begin, callback]
 
 
 def _person(principal: Principal) -> Who:

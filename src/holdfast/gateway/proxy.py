@@ -72,6 +72,7 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/sessions", "identity"),
     ("/v1/passkeys", "identity"),
     ("/v1/audit", "identity"),
+    ("/v1/sign-in", "identity"),
     ("/v1/ledger", "ledger"),
     ("/v1/prune/registry", "registry"),
     ("/v1/prune/aggregator", "aggregator"),

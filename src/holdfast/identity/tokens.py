@@ -180,6 +180,15 @@ def verify_signature(token: str, keys: Sequence[TokenKey]) -> bytes:
         raise refused("the signature does not verify") from error
 
 
+def kid_of(token: str) -> str | None:
+    """The key that a token says it was signed with: good for looking it up, and nothing else."""
+    match = _COMPACT.fullmatch(token) if len(token) <= TOKEN_BYTES_MAX else None
+    if match is None:
+        raise refused("it is not a compact JWS")
+    kid = _object(_decoded(match[1]), "header").get("kid")
+    return kid if isinstance(kid, str) else None
+
+
 def _chosen(header: Mapping[str, Any], keys: Sequence[TokenKey]) -> TokenKey:
     foreign = sorted(header.keys() - _HEADERS)
     if foreign:
@@ -261,6 +270,7 @@ def _spelled(text: str) -> str:
 __all__ = [
     "TokenKey",
     "key_set",
+    "kid_of",
     "refused",
     "shared_secret",
     "token_key",

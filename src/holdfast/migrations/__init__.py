@@ -15,6 +15,7 @@ STORES = (
     "holdfast.identity.people.store",
     "holdfast.identity.signin.store",
     "holdfast.identity.signin.passkey_store",
+    "holdfast.identity.signin.oauth_store",
     "holdfast.identity.store",
     "holdfast.registry.store",
     "holdfast.fleet.store",

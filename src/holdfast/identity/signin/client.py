@@ -15,6 +15,7 @@ from holdfast.identity.signin.model import (
     SessionHolder,
     SessionLookup,
 )
+from holdfast.identity.signin.oauth_model import OAuthBegun, OAuthFinish, OAuthStart
 from holdfast.identity.signin.passkey_model import (
     Ceremony,
     InvitationSecret,
@@ -130,3 +131,22 @@ class PasskeysClient:
 
     async def _ask(self, step: str, body: Struct, type_: type[T]) -> T:
         return await self._api.request("POST", f"/v1/passkeys/{step}", json=body, type=type_)
+
+
+class OAuthClient:
+    """What :class:`~.oauth.OAuthService` promises, over an ``ApiClient``."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    async def begin(self, start: OAuthStart) -> OAuthBegun:
+        """See :meth:`OAuthService.begin`."""
+        return await self._api.request(
+            "POST", "/v1/sign-in/oauth-begin", json=start, type=OAuthBegun
+        )
+
+    async def finish(self, finish: OAuthFinish) -> SessionBegun:
+        """See :meth:`OAuthService.finish`."""
+        return await self._api.request(
+            "POST", "/v1/sign-in/oauth-finish", json=finish, type=SessionBegun
+        )

@@ -17,6 +17,8 @@ from holdfast.identity.signin.model import (
     SessionHolder,
     SessionLookup,
 )
+from holdfast.identity.signin.oauth import OAuthService
+from holdfast.identity.signin.oauth_model import OAuthBegun, OAuthFinish, OAuthStart
 from holdfast.identity.signin.passkey_model import (
     Ceremony,
     InvitationSecret,
@@ -48,6 +50,24 @@ class SessionsEnded(Struct, frozen=True, kw_only=True):
     """How many sessions ended."""
 
     ended: int
+
+
+def oauth_handlers(oauth: OAuthService) -> list[Any]:
+    """What doors ask about accounts elsewhere."""
+
+    @post("/v1/sign-in/oauth-begin", permission=Permission.IDENTITY_WRITE, in_schema=False)
+    async def begin_oauth(principal: Principal, data: OAuthStart) -> Response[OAuthBegun]:
+        """Where to send a browser; for services only."""
+        services_only(principal)
+        return no_store(await oauth.begin(data), 200)
+
+    @post("/v1/sign-in/oauth-finish", permission=Permission.IDENTITY_WRITE, in_schema=False)
+    async def finish_oauth(principal: Principal, data: OAuthFinish) -> Response[SessionBegun]:
+        """Sign in whoever came back; for services only."""
+        services_only(principal)
+        return no_store(await oauth.finish(data), 200)
+
+    return [begin_oauth, finish_oauth]
 
 
 def handlers(sessions: SessionsService, passkeys: PasskeysService) -> list[Any]:

@@ -162,7 +162,7 @@ class PasskeysService:
 
     async def see_invitation(self, secret: str) -> InvitationSeen:
         """What the holder of an invitation may see of it."""
-        row, _ = await self._open_invitation(secret)
+        row, _ = await self.open_invitation(secret)
         return InvitationSeen(
             name=row.name,
             roles=msgspec.json.decode(row.roles),
@@ -172,7 +172,7 @@ class PasskeysService:
 
     async def begin_accepting(self, start: SignInStart) -> Ceremony:
         """What a browser needs to make the first passkey of somebody who was invited."""
-        row, tenant = await self._open_invitation(start.secret)
+        row, tenant = await self.open_invitation(start.secret)
         person = row.person or self._parts.new_id()
         return await self._begin_making(
             start.visitor,
@@ -203,7 +203,8 @@ class PasskeysService:
         await self._db.write(principal, unit)
         return begun.begun
 
-    async def _open_invitation(self, secret: str) -> tuple[Row[Any], TenantId]:
+    async def open_invitation(self, secret: str) -> tuple[Row[Any], TenantId]:
+        """The invitation whose secret this is, and its tenant; only while it holds."""
         identity = identity_of(secret, INVITATION_PREFIX)
         row, tenant = await self._invitations.find(identity)
         now = timestamp(self._parts.clock.now())

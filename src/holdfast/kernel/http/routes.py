@@ -93,6 +93,7 @@ class RouteRules:
     answer: Any
     media_type: str
     responses: Mapping[int, str] = field(default_factory=dict)
+    open_query: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ def route(
     responses: Mapping[int, str] | None = None,
     in_schema: bool = True,
     profile: str = "profile",
+    open_query: bool = False,
 ) -> Callable[[Callable[..., Any]], HTTPRouteHandler]:
     """Declare a route.
 
@@ -133,7 +135,8 @@ def route(
     ``media_type`` documents what an answer that is not JSON is; ``responses`` tells of further
     statuses. ``profile`` names the argument that says which profile the request is about, or a
     member of the body (``data.profile``): a caller limited to some profiles is held to it, and is
-    refused where a route has no such argument.
+    refused where a route has no such argument. ``open_query``: parameters that the route does not
+    know are passed over, where somebody else writes the address (RFC 6749 §4.1.2).
     """
 
     def decorate(function: Callable[..., Any]) -> HTTPRouteHandler:
@@ -168,6 +171,7 @@ def route(
             answer=answer,
             media_type=media_type,
             responses=dict(responses or {}),
+            open_query=open_query,
         )
         return HTTPRouteHandler(
             path,
@@ -357,7 +361,7 @@ def _reader(rules: RouteRules) -> Callable[[ApiRequest], dict[str, Any]]:
         for each in from_header:
             _take(each, request.headers.getall(each.name, []), found, problems)
         given = _query(scope.get("query_string", b""), problems)
-        for name in given.keys() - queried.keys():
+        for name in () if rules.open_query else given.keys() - queried.keys():
             known = ", ".join(sorted(queried)) or "none"
             problems.append(
                 Problem(f"query {name[:100]}", "is not a parameter here", f"known: {known}")

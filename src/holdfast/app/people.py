@@ -1,0 +1,88 @@
+"""How people may come in by accounts elsewhere, as the settings say."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from holdfast.identity.signin.oauth_model import GOOGLE, OAuthSettings, Provider
+from holdfast.kernel.errors import Invalid
+
+if TYPE_CHECKING:
+    from holdfast.app.settings import Settings
+    from holdfast.app.system import State, System
+
+
+def providers_of(settings: Settings) -> dict[str, Provider]:
+    """The providers that are configured; :class:`Invalid` for one that is half configured."""
+    found: dict[str, Provider] = {}
+    allow = frozenset(settings["identity_oauth_allow"])
+
+    def add(name: str, title: str, kind: str, issuer: str, prefix: str) -> None:
+        client, secret = (settings[f"identity_{prefix}_client_{part}"] for part in ("id", "secret"))
+        if not client or not secret or not issuer:
+            raise Invalid(
+                f"cannot start: sign-in by {title} needs a client id, a client secret"
+                + ("" if issuer else ", and an issuer"),
+                code="oauth-incomplete",
+                hint=f"HOLDFAST_IDENTITY_{prefix.upper()}_CLIENT_ID, …_CLIENT_SECRET_FILE"
+                + ("" if issuer else ", HOLDFAST_IDENTITY_OAUTH_ISSUER"),
+            )
+        parts = urlsplit(issuer)
+        if parts.scheme != "https" and parts.netloc not in allow:
+            raise Invalid(
+                f"cannot start: {title} at {issuer} is without TLS",
+                code="oauth-open",
+                hint="only a host:port of HOLDFAST_IDENTITY_OAUTH_ALLOW may be",
+            )
+        found[name] = Provider(name, title, kind, issuer, client, secret)
+
+    if settings["identity_github_client_id"] or settings["identity_github_client_secret"]:
+        add("github", "GitHub", "github", settings["identity_github_url"], "github")
+    chosen = settings["identity_oauth_provider"]
+    if chosen == "github":
+        add("github", "GitHub", "github", settings["identity_github_url"], "oauth")
+    elif chosen == "google":
+        add("google", "Google", "oidc", GOOGLE, "oauth")
+    elif chosen == "oidc":
+        issuer = settings["identity_oauth_issuer"]
+        add("oidc", urlsplit(issuer).hostname or "OpenID", "oidc", issuer, "oauth")
+    return found
+
+
+async def open_oauth(system: System, state: State, stack: AsyncExitStack) -> None:
+    """Sign-in by accounts elsewhere, which goes out through the one outbound client."""
+    from holdfast.identity.signin.http import oauth_handlers
+    from holdfast.identity.signin.oauth import OAuthService
+    from holdfast.identity.signin.providers import Wire
+    from holdfast.kernel.outbound import OutboundClient, OutboundSettings
+
+    settings = system.settings
+    allow = frozenset(settings["identity_oauth_allow"])
+    wanted = OAuthSettings(
+        providers_of(settings),
+        frozenset(each.casefold() for each in settings["identity_oauth_domains"]),
+        frozenset(each.casefold() for each in settings["identity_admin_users"]),
+        settings["identity_default_role"],
+        allow,
+    )
+    outbound = await stack.enter_async_context(
+        OutboundClient(
+            OutboundSettings(
+                allow=allow,
+                resolver=settings["collect_resolver"],
+                contact=settings["collect_contact"],
+                ca_file=settings["collect_ca_file"],
+            ),
+            clock=system.clock,
+        )
+    )
+    system.oauth = OAuthService(
+        system.identity_parts,
+        system.sessions,
+        system.passkeys,
+        wanted,
+        Wire(outbound, allow),
+    )
+    system.handlers += oauth_handlers(system.oauth)

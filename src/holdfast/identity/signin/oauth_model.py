@@ -1,0 +1,112 @@
+"""Signing in by an account elsewhere: what is configured, asked and answered."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from holdfast.identity.signin.passkey_model import Text400, Visitor
+from holdfast.kernel.errors import Denied, Unauthenticated
+
+OAUTH_CREDENTIAL = "oauth"
+GOOGLE = "https://accounts.google.com"
+GITHUB = "https://github.com"
+GITHUB_API = "https://api.github.com"
+
+Text4000 = Annotated[str, Meta(max_length=4000)]
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Who keeps the accounts. ``kind`` is ``oidc`` or ``github``; ``issuer`` is where it is."""
+
+    name: str
+    title: str
+    kind: str
+    issuer: str
+    client_id: str
+    client_secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthSettings:
+    """The providers there are, and who may come without an invitation."""
+
+    providers: Mapping[str, Provider]
+    domains: frozenset[str] = frozenset()
+    admins: frozenset[str] = frozenset()
+    default_role: str = "viewer"
+    insecure: frozenset[str] = frozenset()
+    """``host:port`` that may be asked without TLS: those the operator allows by name."""
+
+
+class OAuthAsk(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A browser wants to sign in there; ``invitation`` is the secret of a link it holds."""
+
+    provider: Annotated[str, Meta(max_length=40)]
+    invitation: Text400 = ""
+
+
+class OAuthStart(Struct, frozen=True, kw_only=True):
+    """The same, as the door passes it on."""
+
+    visitor: Visitor
+    ask: OAuthAsk
+
+
+class OAuthBegun(Struct, frozen=True, kw_only=True):
+    """Where to send the browser; ``browser`` goes into a cookie, so that only it may come back."""
+
+    url: str
+    browser: str
+
+
+class OAuthFinish(Struct, frozen=True, kw_only=True):
+    """What the browser came back with."""
+
+    visitor: Visitor
+    provider: Annotated[str, Meta(max_length=40)]
+    browser: Text400 = ""
+    state: Text4000 = ""
+    code: Text4000 = ""
+    error: Text4000 = ""
+    iss: Text4000 = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account elsewhere, as its keeper vouches for it. ``email`` is empty unless verified."""
+
+    issuer: str
+    subject: str
+    email: str
+    name: str
+
+    @property
+    def id(self) -> str:
+        """One id for one account, which says nothing of it."""
+        text = f"{len(self.issuer)}:{self.issuer}{self.subject}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sign_in_refused(internal: str = "") -> Unauthenticated:
+    """The one answer when what came back does not hold."""
+    return Unauthenticated(
+        "cannot sign in: what came back from the provider does not hold",
+        code="oauth-refused",
+        hint="begin again",
+        internal=internal,
+    )
+
+
+def stranger() -> Denied:
+    """The answer to an account that nobody let in."""
+    return Denied(
+        "cannot sign in: nobody invited this account",
+        code="oauth-unknown",
+        hint="ask for an invitation, and open its link first",
+    )

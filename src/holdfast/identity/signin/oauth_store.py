@@ -1,0 +1,37 @@
+"""The table of accounts elsewhere that sign somebody in. No time, ids or randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Column, Connection, Index, Row, Text, text
+
+from holdfast.kernel.database import tenant_table
+
+accounts = tenant_table(
+    "person_accounts",
+    Column("id", Text, primary_key=True, nullable=False),
+    Column("person", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("issuer", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("linked_at", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Index("ix_person_accounts_person", "tenant", "person"),
+)
+"""Accounts elsewhere: bound once, to issuer and subject, never to an address."""
+
+_ADD = text(
+    "INSERT INTO person_accounts (tenant, id, person, provider, issuer, subject, linked_at,"
+    " event_id) VALUES (:tenant, :id, :person, :provider, :issuer, :subject, :linked_at, :event_id)"
+)
+_FIND = text("SELECT * FROM person_accounts WHERE tenant = :tenant AND id = :id")
+
+
+def add_account(conn: Connection, values: Mapping[str, Any]) -> None:
+    conn.execute(_ADD, dict(values))
+
+
+def find_account(conn: Connection, tenant: str, account: str) -> Row[Any] | None:
+    return conn.execute(_FIND, {"tenant": tenant, "id": account}).one_or_none()

@@ -1,0 +1,337 @@
+"""Sign-in by accounts elsewhere, at a provider that can lie: it signs nobody in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import pytest
+from joserfc.jwk import OctKey, RSAKey
+
+from holdfast.identity.granting import Parts
+from holdfast.identity.people.model import PersonInvite
+from holdfast.identity.people.service import PeopleService
+from holdfast.identity.signin.model import SessionBegun
+from holdfast.identity.signin.oauth import OAuthService
+from holdfast.identity.signin.oauth_model import (
+    OAuthAsk,
+    OAuthFinish,
+    OAuthSettings,
+    OAuthStart,
+    Provider,
+)
+from holdfast.identity.signin.passkey_model import PasskeySettings, Visitor
+from holdfast.identity.signin.passkeys import PasskeysService
+from holdfast.identity.signin.providers import Wire
+from holdfast.identity.signin.sessions import SessionLimits, SessionsService
+from holdfast.kernel.clock import ManualClock
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import HoldfastError, NotFound, Unavailable
+from holdfast.kernel.outbound import OutboundClient, OutboundSettings
+from holdfast.kernel.principal import operator
+from tests.conformance.test_people import events, parts
+from tests.support.provider import CLIENT, SECRET, FakeProvider, fake_provider
+
+__all__ = ["parts"]
+
+ME = operator()
+VISITOR = Visitor(origin="https://holdfast.example.org", address="192.0.2.1", agent="Firefox")
+VERIFIED = {"email": "ada@example.org", "email_verified": True}
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    # The provider's tokens are of now.
+    return ManualClock(datetime.fromtimestamp(int(time.time()), UTC))
+
+
+@pytest.fixture
+def provider() -> Iterator[FakeProvider]:
+    with fake_provider() as provider:
+        yield provider
+
+
+class House:
+    """Identity with two providers, both at one address."""
+
+    def __init__(self, parts: Parts, provider: FakeProvider, outbound: OutboundClient) -> None:
+        self.provider = provider
+        self.people = PeopleService(parts)
+        self.sessions = SessionsService(parts, SessionLimits())
+        passkeys = PasskeysService(parts, self.sessions, PasskeySettings())
+        at = urlsplit(provider.url).netloc
+        both = {
+            "oidc": Provider("oidc", "The office", "oidc", provider.url, CLIENT, SECRET),
+            "github": Provider("github", "GitHub", "github", provider.url, CLIENT, SECRET),
+        }
+        settings = OAuthSettings(
+            both,
+            domains=frozenset({"office.example"}),
+            admins=frozenset({"boss@example.org"}),
+            insecure=frozenset({at}),
+        )
+        wire = Wire(outbound, settings.insecure)
+        self.oauth = OAuthService(parts, self.sessions, passkeys, settings, wire)
+
+    async def ask(self, name: str = "oidc", invitation: str = "") -> OAuthFinish:
+        """A browser that went to the provider, and what it comes back with."""
+        ask = OAuthAsk(provider=name, invitation=invitation)
+        begun = await self.oauth.begin(OAuthStart(visitor=VISITOR, ask=ask))
+        query = {k: v[0] for k, v in parse_qs(urlsplit(begun.url).query).items()}
+        assert query["code_challenge_method"] == "S256"
+        assert query["redirect_uri"] == f"{VISITOR.origin}/login/oauth/{name}/callback"
+        self.provider.challenge = query["code_challenge"]
+        if name == "oidc":
+            self.provider.claims = {"nonce": query["nonce"]} | self.provider.claims
+            self.provider.claims["nonce"] = query["nonce"]
+        return OAuthFinish(
+            visitor=VISITOR,
+            provider=name,
+            browser=begun.browser,
+            state=query["state"],
+            code="right",
+        )
+
+    async def come(self, name: str = "oidc", invitation: str = "", **claims: Any) -> SessionBegun:
+        self.provider.claims = claims
+        return await self.oauth.finish(await self.ask(name, invitation))
+
+    async def invited(self, **more: Any) -> str:
+        return (await self.people.invite(ME, PersonInvite(name="Ada", **more))).secret
+
+
+@pytest.fixture
+async def house(parts: Parts, provider: FakeProvider, clock: ManualClock) -> AsyncIterator[House]:
+    settings = OutboundSettings(allow=frozenset({urlsplit(provider.url).netloc}))
+    async with OutboundClient(settings) as outbound:
+        yield House(parts, provider, outbound)
+
+
+async def refused(attempt: Any, *codes: str) -> None:
+    with pytest.raises(HoldfastError) as found:
+        await attempt
+    assert found.value.code in codes, found.value.detail + found.value.internal
+
+
+async def test_an_invitation_links_an_account_that_signs_in_from_then_on(
+    house: House, database: Database
+) -> None:
+    secret = await house.invited(roles=["operator"], email="ada@example.org")
+    first = await house.come(invitation=secret, **VERIFIED)
+    assert (await house.people.find_person(ME, first.subject)).roles == ["operator"]
+    # By issuer and subject: the address may change, or be another's later.
+    again = await house.come(email="other@example.org", email_verified=False)
+    assert again.subject == first.subject
+    told = [entry.event.type for entry in await events(database)]
+    assert told[:4] == ["person.invited", "person.joined", "account.linked", "session.began"]
+    assert "ada@example.org" not in repr(await events(database))
+
+
+async def test_github_is_asked_whose_it_is(house: House, provider: FakeProvider) -> None:
+    provider.emails = [
+        {"email": "old@example.org", "primary": False, "verified": True},
+        {"email": "ada@example.org", "primary": True, "verified": True},
+    ]
+    secret = await house.invited(email="ada@example.org")
+    first = await house.come("github", secret)
+    assert (await house.come("github")).subject == first.subject
+    provider.user = {"id": 43, "login": "ada"}
+    await refused(house.come("github"), "oauth-unknown")
+
+
+async def test_who_was_not_invited_comes_by_a_named_address_or_domain_once(house: House) -> None:
+    boss = await house.come(sub="boss", email="Boss@Example.org", email_verified=True)
+    assert (await house.people.find_person(ME, boss.subject)).roles == ["admin"]
+    clerk = await house.come(sub="clerk", email="clerk@office.example", email_verified=True)
+    assert (await house.people.find_person(ME, clerk.subject)).roles == ["viewer"]
+    # The same addresses at another account: bound once to issuer and subject.
+    for email in ("boss@example.org", "clerk@office.example"):
+        await refused(house.come(sub="thief", email=email, email_verified=True), "oauth-unknown")
+    assert (await house.come(sub="boss")).subject == boss.subject
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"email": "boss@example.org", "email_verified": False},
+        {"email": "boss@example.org"},
+        {"email": "boss@example.org", "email_verified": "true"},
+        {"email": "boss@example.org.evil.example", "email_verified": True},
+        {"email": "x@office.example@evil.example", "email_verified": True},
+        {"email": "x@sub.office.example", "email_verified": True},
+        {},
+    ],
+)
+async def test_an_address_that_is_not_verified_lets_nobody_in(
+    house: House, claims: dict[str, Any]
+) -> None:
+    await refused(house.come(**claims), "oauth-unknown")
+    assert (await house.people.list_people(ME))[0] == []
+
+
+async def test_an_unverified_github_address_lets_nobody_in(
+    house: House, provider: FakeProvider
+) -> None:
+    for emails in (
+        [{"email": "boss@example.org", "primary": True, "verified": False}],
+        [{"email": "boss@example.org", "primary": False, "verified": True}],
+        {"message": "no"},
+    ):
+        provider.emails = emails
+        await refused(house.come("github"), "oauth-unknown")
+
+
+async def test_an_invitation_for_an_address_is_for_that_address(house: House) -> None:
+    secret = await house.invited(email="ada@example.org")
+    for claims in (
+        {},
+        {"email": "ada@example.org"},
+        {"email": "eve@x.org", "email_verified": True},
+    ):
+        await refused(house.come(invitation=secret, **claims), "oauth-unknown")
+    await house.come(invitation=secret, **VERIFIED)
+    await refused(house.come(invitation=secret, sub="eve", **VERIFIED), "invitation-over")
+
+
+async def test_a_state_counts_once_in_its_own_browser_at_its_own_provider(
+    house: House, provider: FakeProvider
+) -> None:
+    secret = await house.invited()
+    provider.claims = {}
+    back = await house.ask(invitation=secret)
+    await house.oauth.finish(back)
+    await refused(house.oauth.finish(back), "ceremony-over")
+    for wrong in (
+        {"browser": ""},
+        {"browser": "another's"},
+        {"provider": "github"},
+        {"iss": "https://evil.example"},
+        {"code": ""},
+        {"code": "injected"},
+        {"error": "access_denied"},
+    ):
+        back = await house.ask()
+        await refused(house.oauth.finish(_with(back, **wrong)), "oauth-refused")
+        # And it is used up.
+        await refused(house.oauth.finish(back), "ceremony-over")
+    back, other = await house.ask(), await house.ask()
+    crossed = back.state.partition(".")[0] + "." + other.state.partition(".")[2]
+    await refused(house.oauth.finish(_with(back, state=crossed)), "oauth-refused")
+    for state in ("", "x", "x.y", "." * 100):
+        await refused(house.oauth.finish(_with(other, state=state)), "ceremony-over")
+
+
+async def test_a_code_of_another_sign_in_is_useless(house: House, provider: FakeProvider) -> None:
+    """Code injection: the code was issued to another browser's challenge and nonce."""
+    await house.come(invitation=await house.invited())
+    mine = await house.ask()
+    victims = provider.challenge
+    await house.ask()
+    assert provider.challenge != victims
+    await refused(house.oauth.finish(mine), "oauth-refused")
+
+
+def _with(back: OAuthFinish, **changes: Any) -> OAuthFinish:
+    return msgspec.structs.replace(back, **changes)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iss": "https://evil.example"},
+        {"aud": "another client"},
+        {"aud": [CLIENT, "another"]},
+        {"azp": "another"},
+        {"exp": 1},
+        {"exp": None},
+        {"sub": ""},
+        {"sub": 7},
+        {"sub": "x" * 256},
+        {"iat": 99999999999},
+    ],
+    ids=str,
+)
+async def test_a_wrong_id_token_signs_nobody_in(house: House, claims: dict[str, Any]) -> None:
+    secret = await house.invited()
+    await refused(
+        house.come(invitation=secret, **claims),
+        "oauth-refused", "token-invalid", "token-expired", "token-not-yet-valid",
+    )  # fmt: skip
+    assert (await house.people.list_people(ME))[0] == []
+
+
+async def test_a_nonce_of_another_sign_in_signs_nobody_in(
+    house: House, provider: FakeProvider
+) -> None:
+    back = await house.ask(invitation=await house.invited())
+    provider.claims["nonce"] = "another"
+    await refused(house.oauth.finish(back), "oauth-refused")
+    back = await house.ask(invitation=await house.invited())
+    del provider.claims["nonce"]
+    await refused(house.oauth.finish(back), "oauth-refused")
+
+
+async def test_a_token_of_another_key_or_kind_signs_nobody_in(
+    house: House, provider: FakeProvider
+) -> None:
+    secret = await house.invited()
+    published = provider.published
+    provider.key = RSAKey.generate_key(2048, parameters={"kid": "one"})
+    await refused(house.come(invitation=secret), "token-invalid")
+    provider.key, provider.alg = OctKey.import_key(SECRET * 2, {"kid": "one"}), "HS256"
+    await refused(house.come(invitation=secret), "token-invalid")
+    provider.published = [OctKey.import_key(SECRET * 2, {"kid": "two"})]
+    await refused(house.come(invitation=secret), "token-invalid", "jwks-unreachable")
+    provider.published, provider.token_answer = published, {"access_token": "a"}
+    await refused(house.come(invitation=secret), "oauth-refused")
+
+
+async def test_a_rotated_key_is_noticed_and_not_at_every_token(
+    house: House, provider: FakeProvider, clock: ManualClock
+) -> None:
+    await house.come(invitation=await house.invited())
+    await house.come()
+    assert provider.jwks_asked == 1
+    clock.advance(11)
+    provider.rotate("two")
+    await house.come()
+    assert provider.jwks_asked == 2
+    provider.header = {"kid": "three"}
+    for _ in range(3):
+        await refused(house.come(), "token-invalid")
+    assert provider.jwks_asked == 2
+
+
+async def test_metadata_of_another_issuer_is_not_followed(
+    house: House, provider: FakeProvider
+) -> None:
+    provider.metadata = {"issuer": "https://accounts.example"}
+    with pytest.raises(Unavailable):
+        await house.ask()
+    provider.metadata = {"token_endpoint": "http://169.254.169.254/token"}
+    await refused(house.come(), "oauth-refused")
+
+
+async def test_userinfo_of_somebody_else_does_not_count(
+    house: House, provider: FakeProvider
+) -> None:
+    provider.userinfo = {"sub": "eve", "email": "boss@example.org", "email_verified": True}
+    await refused(house.come(), "oauth-refused")
+    provider.userinfo["sub"] = "ada"
+    begun = await house.come()
+    assert (await house.people.find_person(ME, begun.subject)).roles == ["admin"]
+
+
+async def test_a_disabled_person_does_not_come_in(house: House) -> None:
+    first = await house.come(invitation=await house.invited())
+    await house.people.disable(ME, first.subject)
+    await refused(house.come(), "oauth-unknown")
+
+
+async def test_a_provider_that_is_not_named_is_not_asked(house: House) -> None:
+    with pytest.raises(NotFound):
+        await house.ask("evil")
