@@ -21,6 +21,7 @@ from holdfast.kernel.cli import (
     session,
 )
 from holdfast.kernel.errors import HoldfastError, Invalid, NotFound
+from holdfast.kernel.hints import BY_CODE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -574,6 +575,8 @@ def after_failure(run: Run) -> str:
         )
     if run.rejects:
         return f"`holdfast reject list --profile {run.profile}` shows the rows and why"
+    if run.code in BY_CODE:
+        return f"{BY_CODE[run.code]}; {show} shows what came"
     return f"{show} shows what came; `holdfast profile preview FILE` tries a changed profile"
 
 

@@ -87,4 +87,4 @@ def test_a_full_volume_is_called_full_wherever_it_lies(tmp_path: Any) -> None:
     gone = doctor._room(tmp_path, "tmpfs", 2**40)
     assert (gone.outcome, "does not persist" in gone.detail) == ("fail", True)
     assert doctor._room(tmp_path, "ext4", 2**40).outcome == "pass"
-    assert doctor._room(tmp_path, "ext4", 2**20).outcome == "warn"
+    assert doctor._room(tmp_path, "ext4", 2**21).outcome == "warn"

@@ -56,7 +56,8 @@ def create(ctx: typer.Context, json: JsonOption = False) -> None:
                     show("objects", found.objects_done, found.objects)
                     await asyncio.sleep(POLL_SECONDS)
                     found = await api.request("GET", f"/v1/backups/{found.id}", type=Backup)
-                show("objects", 1, 1)
+                if found.state == "done":
+                    show("objects", 1, 1)
         if found.state == "failed" and found.damaged:
             raise Corrupt(
                 f"cannot back up: {found.problem.removeprefix('cannot back up: ')}",

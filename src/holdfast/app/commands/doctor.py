@@ -19,8 +19,8 @@ app = typer.Typer(add_completion=False)
 
 MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "skip": "·"}
 DISK_BYTES_MIN = 256 * 1024 * 1024
-DISK_FULL_BYTES = 256 * 1024
-"""With less than this no transaction fits any more."""
+DISK_FULL_BYTES = 1024 * 1024
+"""With less than this a system says of itself that it cannot go on."""
 PROBLEMS_SHOWN = 3
 SAMPLE = 50
 DEEP_SECONDS = 60.0
@@ -180,6 +180,8 @@ async def _checked(name: str, check: Callable[[], Awaitable[Finding]]) -> Findin
         hint = error.hint
         if not hint and error.kind == "unauthenticated":
             hint = "give the operator token: HOLDFAST_OPERATOR_TOKEN_FILE, or the data directory"
+        if not hint and error.code == "role-unreachable":
+            hint = "see that it runs (its log), and that its address in the settings is right"
         return Finding(name, "fail", error.detail, hint)
 
 
