@@ -26,7 +26,6 @@ from holdfast.kernel.http import (
     events_answer,
     file_answer,
     get,
-    idempotency_key,
     ndjson_answer,
     not_modified,
     patch,
@@ -167,11 +166,6 @@ def handlers(folder: Path | None = None) -> list[Any]:
             return Response(None, status_code=304, headers={"ETag": '"7"'})
         return Response(Thing(name="seven"), headers={"ETag": '"7"'})
 
-    @post("/v1/once", permission=Permission.PUBLIC)
-    async def once_thing(request: ApiRequest, data: Thing) -> list[str]:
-        key = await idempotency_key(request)
-        return [] if key is None else [key.route, key.key, key.fingerprint]
-
     @get("/v1/lines", permission=Permission.PUBLIC, media_type="application/x-ndjson")
     async def read_lines(count: int, fail_at: int = -1) -> Any:
         async def items() -> AsyncIterator[Thing]:
@@ -213,7 +207,7 @@ def handlers(folder: Path | None = None) -> list[Any]:
     return [
         list_things, show_thing, create_thing, replace_thing, change_thing, drop_thing, grow_tree,
         count_things, take_raw, take_yaml, read_header, read_ids, fail_thing, read_versioned,
-        once_thing, read_lines, read_file, read_events, read_endless,
+        read_lines, read_file, read_events, read_endless,
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Versions and keys in headers."""
+"""Versions in headers."""
 
 from __future__ import annotations
 
@@ -39,33 +39,3 @@ async def test_what_the_caller_has_is_not_sent_again(tag: str, status: int) -> N
     assert answer.status_code == status
     assert answer.headers["etag"] == '"7"'
     assert bool(answer.content) == (status == 200)
-
-
-async def test_an_idempotency_key_comes_with_a_digest_of_what_is_asked() -> None:
-    async with browser(make_app()) as client:
-
-        async def ask(key: str | None, body: object = BODY, query: str = "") -> list[str]:
-            headers = {} if key is None else {"idempotency-key": key}
-            answer = await client.post(f"/v1/once{query}", json=body, headers=headers)
-            found: list[str] = answer.json()
-            return found
-
-        assert await ask(None) == []
-        first = await ask("key-1")
-        assert first[:2] == ["POST /v1/once", "key-1"]
-        assert first[2].startswith("sha256:")
-        assert await ask('"key-1"') == first
-        assert (await ask("key-1", {"name": "b"}))[2] != first[2]
-        assert (await ask("key-2"))[2] == first[2]
-
-
-@pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "ké"])
-async def test_a_key_that_is_none_is_refused(key: str) -> None:
-    async with browser(make_app()) as client:
-        answer = await client.post(
-            "/v1/once", json=BODY, headers={"idempotency-key": key.encode("latin-1")}
-        )
-        assert (answer.status_code, answer.json()["code"]) == (400, "idempotency-key-invalid")
-        twice = [("idempotency-key", "a"), ("idempotency-key", "b")]
-        answer = await client.post("/v1/once", json=BODY, headers=twice)
-        assert answer.status_code == 400
