@@ -1,9 +1,9 @@
 """kill -9 in runs of many pages: the records are right, and a kill costs one page at most.
 
-The pages are counted where they are served. In each round the sources say something else, two
-drones collect them, and seeded victims die at seeded requests: while a page is fetched, sent on,
-committed, published. What was hit, by phase and by victim, and what it cost is printed;
-``HOLDFAST_TEST_SEED`` repeats a choice.
+A process per role, on SQLite and on PostgreSQL. The pages are counted where they are served. In
+each round the sources say something else, two drones collect them, and seeded victims die at seeded
+requests: while a page is fetched, sent on, committed, published. What was hit, by phase and by
+victim, and what it cost is printed; ``HOLDFAST_TEST_SEED`` repeats a choice.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import json
 import os
 import random
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.support.postgres import PostgresServer
 from tests.support.program import wait_until
 from tests.support.soaking import scale
 from tests.support.stack import Stack, running, sources
@@ -30,12 +33,12 @@ from tests.support.wire import LATER_SECONDS_MAX, MOMENTS, PHASES, Trap, Wire, w
 pytestmark = [pytest.mark.xdist_group("kill-pages"), pytest.mark.timeout(1200 * scale())]
 
 SEED = int(os.environ.get("HOLDFAST_TEST_SEED", "20261127"))
-KILLS = 50
-"""In ``make test``; ``make soak`` multiplies."""
+KILLS = {"sqlite": 25, "postgresql": 25}
+"""In ``make test``: fifty; ``make soak`` multiplies."""
 KILLS_OF_A_ROUND = 3
 """A task has four attempts."""
 PAGES, ROWS, VERSIONS = 9, 150, 3
-LEASE = {"HOLDFAST_FLEET_LEASE_SECONDS": "3", "HOLDFAST_FLEET_LOST_SECONDS": "4"}
+LEASE = {"HOLDFAST_FLEET_LEASE_SECONDS": "2", "HOLDFAST_FLEET_LOST_SECONDS": "3"}
 ORIGIN = "https://pages.example.org"
 VICTIMS = ("drone-1", "drone-2", "aggregator", "coordinator")
 
@@ -111,7 +114,6 @@ class Killing:
     victims: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
     refetched: int = 0
-    again: int = 0
     _phases: list[str] = field(default_factory=list)
     _deck: list[str] = field(default_factory=list)
 
@@ -204,13 +206,34 @@ def _done(future: Future[Any], seconds: float) -> bool:
     return True
 
 
+@contextmanager
+def told(case: str, done: Killing) -> Iterator[None]:
+    """What was hit and what it cost is printed, however it ends."""
+    try:
+        yield
+    finally:
+        print(
+            f"\n{case}: seed {SEED}, {done.kills} kills in {done.rounds} rounds of "
+            f"{PAGES * len(PAGINATIONS)} pages; by phase {dict(sorted(done.hit.items()))}, by "
+            f"victim {dict(sorted(done.victims.items()))}; {done.refetched} pages sent twice"
+        )
+
+
 @pytest.mark.soak
+@pytest.mark.parametrize("database", sorted(KILLS))
 def test_a_kill_costs_one_page_at_most(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    database: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> None:
     shelf = Shelf(tmp_path_factory.mktemp("shelf"))
     shelf.prepare()
     stack = Stack(tmp_path, "split", tmp_path / "replay.json", shelf.profiles, environment=LEASE)
+    if database == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        server.execute("CREATE DATABASE kill_pages")
+        stack.databases = lambda role: "" if role == "gateway" else server.dsn("kill_pages")
     with sources(shelf.directory, shelf.files) as (url, _), wire() as line:
         slow = line.way("source", urlsplit(url).port or 0)
         stack.replay.write_text(json.dumps({ORIGIN: slow}))
@@ -218,17 +241,14 @@ def test_a_kill_costs_one_page_at_most(
             name: line.way(name, stack.port(stack.door_name)) for name in stack.drone_names
         }
         with running(stack), httpx.Client(base_url=url) as source:
-            done = Killing(stack, line, shelf, source, random.Random(SEED))
-            done.undisturbed()
-            while done.kills < KILLS * scale():
-                done.round()
+            done = Killing(stack, line, shelf, source, random.Random(f"{SEED}-{database}"))
+            with told(f"split-{database}", done):
+                done.undisturbed()
+                while done.kills < KILLS[database] * scale():
+                    done.round()
             runs = list(stack.door.items("/v1/runs", limit=500))
             orphans = stack.orphans()
-    print(
-        f"\nseed {SEED}, {done.kills} kills in {done.rounds} rounds of {PAGES * 2} pages; by phase "
-        f"{dict(sorted(done.hit.items()))}, by victim {dict(sorted(done.victims.items()))}; "
-        f"{done.refetched} pages sent twice, {len(runs)} runs"
-    )
+    print(f"{len(runs)} runs")
     assert orphans == []
     assert set(done.hit) == set(PHASES)
     assert {run["status"] for run in runs} == {"succeeded"}
