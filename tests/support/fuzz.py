@@ -1,4 +1,8 @@
-"""``python -m tests.support.fuzz FORMAT SECONDS``: atheris on one format."""
+"""``python -m tests.support.fuzz FORMAT RUNS``: atheris on one format, led by what it covers.
+
+Only what is imported below is instrumented, and only where the finder of atheris is asked before
+all others. ``import holdfast`` puts a finder of its own first, so it comes before that.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import tempfile
 from pathlib import Path
 
 import atheris
+
+import holdfast
 
 with atheris.instrument_imports(include=["holdfast.collect"]):
     import holdfast.collect.formats.csv
@@ -22,7 +28,7 @@ from tests.support.plugin import MODULE, installed
 
 
 def main() -> None:
-    target, seconds = sys.argv[1], sys.argv[2]
+    target, runs = sys.argv[1], sys.argv[2]
     with tempfile.TemporaryDirectory() as folder, installed(Path(folder, "site")):
         with atheris.instrument_imports(include=[MODULE]):
             __import__(MODULE)
@@ -37,7 +43,7 @@ def main() -> None:
         # What libFuzzer takes for its own peak begins with that of whoever started it.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         options = [
-            sys.argv[0], f"-max_total_time={seconds}", "-max_len=4096", "-seed=7", "-timeout=20",
+            sys.argv[0], f"-runs={runs}", "-max_len=4096", "-seed=7", "-timeout=20",
             f"-rss_limit_mb={peak + 700}", "-print_final_stats=1", f"-artifact_prefix={folder}/",
             str(seeds),
         ]  # fmt: skip

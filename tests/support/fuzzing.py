@@ -1,7 +1,7 @@
 """Bytes from outside at the formats: whatever they are, a format ends in rows or in one of the two
 refusals, soon, and holds no more than its bounds allow.
 
-``python -m tests.support.fuzz FORMAT SECONDS`` runs atheris on one of them.
+``python -m tests.support.fuzz FORMAT RUNS`` runs atheris on one of them.
 """
 
 from __future__ import annotations
