@@ -1,31 +1,31 @@
-"""How fast and how lean collecting is: nested JSON → mapped → durable records.
+"""How fast and how lean collecting is: nested JSON, CSV, XML or pages → mapped → durable records.
 
-    python -m benchmarks.collect compare [--records 100000] [--rounds 3]    against dlt, in turn
-    python -m benchmarks.collect served [--records 100000 2000000]          the served program
-    python -m benchmarks.collect map [--records 100000 2000000]             one core, not stored
+    python -m benchmarks.collect compare --input csv [--records 50000] [--rounds 3]
+    python -m benchmarks.collect served --input csv [--records 100000 2000000]   the served program
+    python -m benchmarks.collect map --input csv [--records 100000 2000000]  one core, not stored
 
 ``map`` reads, maps and encodes batches in a fresh process per size and reports records per second
 and peak resident memory; a flat line is the point. ``served`` starts ``holdfast up`` with one drone
 (two cores: the drone's and the server's) and a recorded source, and times a run from its opening to
 its publication: fetched, its raw bytes kept, every record mapped, durable and readable.
 
-``compare`` alternates that with dlt on the same file, each in fresh processes: by its defaults
-(insert-values into DuckDB; at a tenth of the records, because that is what it bears), and by its
-Parquet path into DuckDB in three ways: what it does by itself with nested records and a primary key
-(``merge``, which like us finds out what is new); the same without looking (``append``); and
-``append`` of the nine mapped fields only, mapped by hand in its generator (``flat``). Normalising
-uses two processes. dlt neither keeps the raw bytes nor flushes what it writes between the steps.
-Ratios are taken within a round; processor time, of all processes and without the start, tells what
-a machine busy with other work hides.
+``compare`` alternates that with dlt on the same bytes, each in fresh processes (``--python`` names
+an environment that has dlt and pandas): by its Parquet path into DuckDB with a primary key
+(``merge``, which like us finds out what is new); the same without looking (``append``); and where
+the records are nested ``append`` of the nine mapped fields only, mapped by hand in its generator
+(``flat``). For JSON also by its defaults (insert-values; at a tenth of the records, because that is
+what it bears). Normalising uses two processes. dlt neither keeps the raw bytes nor flushes what it
+writes between the steps. The limit is DuckDB or pandas reading the same files into a table and
+nothing else. Ratios are taken within a round; processor time, of all processes and without the
+start, tells what a machine busy with other work hides.
 
-All take the same file: GeoJSON-like features of about 300 bytes, of which nine fields are mapped.
+``inputs.py`` writes the records, ``others.py`` is what they are compared with.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
 import os
 import platform
@@ -35,7 +35,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -43,62 +42,13 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.inputs import ADDRESS, INPUTS, Input, digest_of
+from benchmarks.others import LIMITS, WAYS, Outcome, run_dlt, run_limit, versions
 from holdfast import __version__
-
-PROFILE: dict[str, Any] = {
-    "version": 1,
-    "name": "bench",
-    "publisher": "generated",
-    "licence": "none",
-    "source": {
-        "url": "https://bench.example.org/features.json",
-        "format": {"type": "json", "records": "$.features[*]"},
-    },
-    "key": ["dimensions.id"],
-    "dimensions": {
-        "id": "$.id",
-        "net": "$.properties.net",
-        "status": "$.properties.status",
-    },
-    "measures": {
-        "mag": "$.properties.mag",
-        "depth": {"path": "$.geometry.coordinates[2]", "unit": "km"},
-        "sig": {"path": "$.properties.sig", "type": "integer"},
-    },
-    "attributes": {"place": "$.properties.place", "code": "$.properties.code"},
-    "period": {"path": "$.properties.time", "frequency": "I", "format": "epoch-ms"},
-}
-
 
 AT_REST_SECONDS = 0.05
 """Processor time of all processes within a second below which they are at rest."""
 RUN = "01a1fb93-745a-7ffa-9ec7-1183ced0f7f0"
-
-
-def generate(path: Path, count: int) -> None:
-    """``count`` nested records, the same for the same count."""
-    with path.open("w", encoding="utf-8") as file:
-        head = json.dumps({"type": "FeatureCollection", "metadata": {"count": count}})
-        file.write(f'{head[:-1]}, "features": [')
-        for i in range(count):
-            feature = {
-                "type": "Feature",
-                "id": f"ci{i}",
-                "properties": {
-                    "mag": i % 70 / 10,
-                    "place": f"{i % 977} km W of Castaic, CA",
-                    "time": 1_517_966_773_840 + i,
-                    "tz": -480,
-                    "felt": None,
-                    "status": "automatic",
-                    "sig": 62 + i % 9,
-                    "net": "ci",
-                    "code": str(i),
-                },
-                "geometry": {"type": "Point", "coordinates": [-118.6 + i / 1e6, 34.5, 8.25]},
-            }
-            file.write(("," if i else "") + json.dumps(feature))
-        file.write("]}")
 
 
 def peak_megabytes() -> float:
@@ -108,7 +58,7 @@ def peak_megabytes() -> float:
 # --- map ----------------------------------------------------------------------------------------
 
 
-def map_one(path: Path) -> dict[str, Any]:
+def map_one(given: Input, folder: Path) -> dict[str, Any]:
     """Read, map and encode in this process."""
     from holdfast.collect.batches import BatchMaker
     from holdfast.collect.content import SpooledContent
@@ -117,18 +67,20 @@ def map_one(path: Path) -> dict[str, Any]:
     from holdfast.registry.model import Profile
 
     settle()  # as a drone does
-    profile = msgspec.convert(PROFILE, Profile)
+    profile = msgspec.convert(given.profile, Profile)
     maker = BatchMaker(profile, Bounds())
     before, size, batches = peak_megabytes(), 0, 0
     started, worked = time.perf_counter(), time.process_time()
-    for filled in maker.page(SpooledContent(path, Bounds()), 0):
-        size += sum(map(len, filled.encoded(RUN, 1, batches)))
-        batches += 1
+    for number, path in enumerate(given.files(folder)):
+        for filled in maker.page(SpooledContent(path, Bounds()), number):
+            size += sum(map(len, filled.encoded(RUN, 1, batches)))
+            batches += 1
     if (rest := maker.rest()) is not None:
         size += sum(map(len, rest.encoded(RUN, 1, batches)))
         batches += 1
     seconds, worked = time.perf_counter() - started, time.process_time() - worked
     return {
+        "input": given.name,
         "records": maker.records,
         "records_per_second": round(maker.records / seconds),
         "records_per_processor_second": round(maker.records / worked),
@@ -139,12 +91,14 @@ def map_one(path: Path) -> dict[str, Any]:
     }
 
 
-def bench_map(counts: list[int]) -> None:
+def bench_map(given: Input, counts: list[int]) -> None:
     for count in counts:
         with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
-            path = Path(folder) / "features.json"
-            generate(path, count)
-            command = [sys.executable, "-m", "benchmarks.collect", "map-one", str(path)]
+            given.write(Path(folder), count)
+            command = [
+                *(sys.executable, "-m", "benchmarks.collect", "map-one", folder),
+                *("--input", given.name),
+            ]
             print(
                 subprocess.run(command, check=True, capture_output=True, text=True).stdout, end=""
             )
@@ -153,28 +107,27 @@ def bench_map(counts: list[int]) -> None:
 # --- served -------------------------------------------------------------------------------------
 
 
-def bench_served(counts: list[int]) -> None:
+def bench_served(given: Input, counts: list[int]) -> None:
     for count in counts:
         with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
-            path = Path(folder) / "features.json"
-            generate(path, count)
-            print(json.dumps(asyncio.run(_served(Path(folder), count, path))), flush=True)
+            files = Path(folder) / "files"
+            given.write(files, count)
+            found = asyncio.run(_served(given, Path(folder), count, files))
+            print(json.dumps({"input": given.name, **found}), flush=True)
 
 
-async def _served(root: Path, count: int, path: Path) -> dict[str, Any]:
-    """One run of the served program over the file at ``path``, and what it took."""
+async def _served(given: Input, root: Path, count: int, files: Path) -> dict[str, Any]:
+    """One run of the served program over the files in ``files``, and what it took."""
     import httpx
     import psutil
 
     from holdfast.collect.fixtures.server import FixtureServer
 
-    files, data = root / "files", root / "data"
-    files.mkdir(parents=True)
-    (root / "profiles").mkdir()
-    (files / "features.json").hardlink_to(path)
+    data = root / "data"
+    (root / "profiles").mkdir(parents=True)
     async with FixtureServer(files) as source:
         replay = root / "replay.json"
-        replay.write_text(json.dumps({"https://bench.example.org": source.url}))
+        replay.write_text(json.dumps({ADDRESS: source.url}))
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")},
             "HOLDFAST_COLLECT_REPLAY_FILE": str(replay),
@@ -193,7 +146,7 @@ async def _served(root: Path, count: int, path: Path) -> dict[str, Any]:
             token = (data / "operator.token").read_text().strip()
             headers = {"Authorization": f"Bearer {token}"}
             async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
-                made = await client.post("/v1/profiles", json=PROFILE)
+                made = await client.post("/v1/profiles", json=given.profile)
                 made.raise_for_status()
                 tree = psutil.Process(program.pid)
                 await _settled(client, tree)
@@ -276,91 +229,13 @@ def _seconds(text: str) -> float:
     return parse_timestamp(text).timestamp()
 
 
-# --- dlt ----------------------------------------------------------------------------------------
-
-DLT = """
-import json, os, resource, sys, time
-import dlt
-
-path, how, where = sys.argv[1:]
-
-def nested():
-    import ijson
-    with open(path, "rb") as file:
-        batch = []
-        for feature in ijson.items(file, "features.item", use_float=True):
-            batch.append(feature)
-            if len(batch) == 1000:
-                yield batch
-                batch = []
-        yield batch
-
-def flat():
-    for batch in nested():
-        yield [
-            {"id": one["id"], "depth": one["geometry"]["coordinates"][2],
-             **{name: one["properties"][name]
-                for name in ("net", "status", "mag", "sig", "place", "code", "time")}}
-            for one in batch
-        ]
-
-def used():
-    own, others = (resource.getrusage(who)
-                   for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
-
-disposition = "merge" if how in ("default", "merge") else "append"
-resource_ = dlt.resource(flat if how == "flat" else nested, name="features", primary_key="id",
-                         write_disposition=disposition)
-pipeline = dlt.pipeline("bench", destination=dlt.destinations.duckdb(where + "/b.duckdb"),
-                        dataset_name="bench", pipelines_dir=where)
-options = {} if how == "default" else {"loader_file_format": "parquet"}
-started, worked = time.perf_counter(), used()
-pipeline.run(resource_(), **options)
-seconds, worked = time.perf_counter() - started, used() - worked
-with pipeline.sql_client() as client:
-    [[count]] = client.execute_sql("SELECT count(*) FROM features")
-peak = max(resource.getrusage(who).ru_maxrss / 1024
-           for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-print(json.dumps({"records": count, "seconds": seconds, "processor": worked, "peak": peak}))
-"""
+# --- compare ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One run of one contender: what came of it, and what it took."""
-
-    records: int
-    seconds: float
-    processor: float
-    """Seconds of processor time, of all its processes."""
-    peak: float
-    """Megabytes of its largest process."""
-
-    @property
-    def pace(self) -> float:
-        return self.records / self.seconds
-
-    @property
-    def thrift(self) -> float:
-        return self.records / self.processor
-
-
-def bench_dlt(python: str, path: Path, how: str) -> Outcome:
+def ours(given: Input, count: int, files: Path) -> Outcome:
+    """The served program, timed from the opening of its run to the publication."""
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
-        found = subprocess.run(
-            [python, "-c", DLT, str(path), how, folder],
-            check=True,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "NORMALIZE__WORKERS": "2", "RUNTIME__DLTHUB_TELEMETRY": "false"},
-        )
-    return Outcome(**json.loads(found.stdout.splitlines()[-1]))
-
-
-def ours(path: Path, count: int) -> Outcome:
-    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
-        found = asyncio.run(_served(Path(folder), count, path))
+        found = asyncio.run(_served(given, Path(folder), count, files))
     return Outcome(
         found["records"],
         found["seconds"],
@@ -369,27 +244,50 @@ def ours(path: Path, count: int) -> Outcome:
     )
 
 
-OURS, DEFAULT = "holdfast", "dlt, default"
+async def _dlt_over_http(python: str, given: Input, how: str, folder: Path) -> Outcome:
+    """dlt asks for the pages where the program asks for them: at a fixture server of ours."""
+    from holdfast.collect.fixtures.server import FixtureServer
+
+    async with FixtureServer(folder) as source:
+        return await asyncio.to_thread(run_dlt, python, given.name, how, source.url)
 
 
-def compare(count: int, rounds: int, python: str) -> None:
+def theirs(python: str, given: Input, how: str, folder: Path) -> Outcome:
+    """dlt on the files in ``folder``."""
+    if given.pagination:
+        return asyncio.run(_dlt_over_http(python, given, how, folder))
+    return run_dlt(python, given.name, how, str(given.files(folder)[0]))
+
+
+OURS = "holdfast"
+
+
+def contenders(
+    given: Input, count: int, folder: Path, python: str
+) -> dict[str, Callable[[], Outcome]]:
+    """Who takes part, by name; the files lie in ``folder``."""
+    found: dict[str, Callable[[], Outcome]] = {OURS: partial(ours, given, count, folder)}
+    if given.name == "json":
+        given.write(folder / "small", count // 10)
+        found["dlt, default"] = partial(theirs, python, given, "default", folder / "small")
+    for how in WAYS[given.name]:
+        found[f"dlt, Parquet, {how}"] = partial(theirs, python, given, how, folder)
+    for engine in LIMITS[given.name]:
+        found[f"limit: {engine}"] = partial(
+            run_limit, python, given.name, engine, given.files(folder)
+        )
+    return found
+
+
+def compare(given: Input, count: int, rounds: int, python: str) -> None:
     """Everybody in turn, so that all meet the same neighbours on the machine."""
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
-        path, small = Path(folder) / "features.json", Path(folder) / "small.json"
-        generate(path, count)
-        generate(small, count // 10)
-        describe(path, count, python)
-        contenders: dict[str, Callable[[], Outcome]] = {
-            OURS: lambda: ours(path, count),
-            DEFAULT: lambda: bench_dlt(python, small, "default"),
-            **{
-                f"dlt, Parquet, {how}": partial(bench_dlt, python, path, how)
-                for how in ("merge", "append", "flat")
-            },
-        }
-        found: dict[str, list[Outcome]] = {name: [] for name in contenders}
+        files = given.write(Path(folder), count)
+        describe(given, files, count, python)
+        taking_part = contenders(given, count, Path(folder), python)
+        found: dict[str, list[Outcome]] = {name: [] for name in taking_part}
         for _ in range(rounds):
-            for name, run in contenders.items():
+            for name, run in taking_part.items():
                 found[name].append(run())
                 print(f"  {name}: {found[name][-1]}", file=sys.stderr)
     print(f"\n{'':<22}{'records':>9}{'records/s':>11}{'per core s':>11}{'peak MB':>9}", end="")
@@ -410,40 +308,37 @@ def spread(ratios: list[float]) -> str:
     return f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
-def describe(path: Path, count: int, python: str) -> None:
+def describe(given: Input, files: list[Path], count: int, python: str) -> None:
     """What the ratios depend on."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    versions = subprocess.run(
-        [python, "-c", "import dlt, duckdb; print(dlt.__version__, duckdb.__version__)"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.split()
-    print(f"holdfast {__version__}, dlt {versions[0]} into DuckDB {versions[1]},", end=" ")
+    known = versions(python)
+    print(f"{given.name}: holdfast {__version__}, dlt {known['dlt']} into DuckDB", end=" ")
+    print(f"{known['duckdb']}, pandas {known['pandas']},", end=" ")
     print(f"Python {platform.python_version()}, {platform.platform()}")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
-    print(f"{count:,} records, {path.stat().st_size:,} bytes, sha256:{digest}")
+    size = sum(path.stat().st_size for path in files)
+    print(f"{count:,} records, {len(files)} files, {size:,} bytes, {digest_of(files)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=["compare", "served", "map", "map-one"])
     parser.add_argument("path", nargs="?", type=Path)
+    parser.add_argument("--input", choices=sorted(INPUTS), default="json")
     parser.add_argument("--records", nargs="+", type=int, default=[100_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--python", default=sys.executable, help="an environment that has dlt")
-    given = parser.parse_args()
-    match given.what:
+    told = parser.parse_args()
+    given = INPUTS[told.input]
+    match told.what:
         case "compare":
-            for count in given.records:
-                compare(count, given.rounds, given.python)
+            for count in told.records:
+                compare(given, count, told.rounds, told.python)
         case "served":
-            bench_served(given.records)
+            bench_served(given, told.records)
         case "map":
-            bench_map(given.records)
+            bench_map(given, told.records)
         case "map-one":
-            print(json.dumps(map_one(given.path)))
+            print(json.dumps(map_one(given, told.path)))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,15 @@ def test_every_outcome_is_one_of_four_and_names_its_reason() -> None:
 
 
 def test_the_page_in_the_documentation_is_what_was_seen() -> None:
-    assert mutation_report.PAGE.read_text("utf-8") == mutation_report.page(results()), (
+    written = mutation_report.PAGE.read_text("utf-8")
+    served = mutation_report.served_part(written)
+    assert written == mutation_report.page(results(), served), (
         "python -m tests.mutation_report writes it"
     )
+
+
+def test_as_many_were_seen_to_end_so_in_the_served_program() -> None:
+    served = mutation_report.served_part(mutation_report.PAGE.read_text("utf-8"))
+    counted = mutation_report.tally((case.kind, verdict.outcome) for case, verdict in results())
+    missing = [line for line in mutation_report.table(counted)[:-1] if line not in served]
+    assert missing == [], "python -m tests.mutation_report --served writes it"

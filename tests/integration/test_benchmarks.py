@@ -3,36 +3,75 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
-from benchmarks import collect, report, tasks
+from benchmarks import collect, others, report, tasks
+from benchmarks.inputs import INPUTS
 
 from holdfast.collect.batches import BatchMaker
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.model import Bounds
+from holdfast.records.model import MappedRecord
 from holdfast.registry.model import Profile
 from tests.support.postgres import PostgresServer
 
 
-def test_every_generated_record_is_mapped(tmp_path: Path) -> None:
-    path = tmp_path / "features.json"
-    collect.generate(path, 300)
-    maker = BatchMaker(msgspec.convert(collect.PROFILE, Profile), Bounds())
-    batches = list(maker.page(SpooledContent(path, Bounds()), 0))
-    assert (maker.records, maker.rejects, len(batches)) == (300, 0, 0)
+@pytest.mark.parametrize("name", sorted(INPUTS))
+def test_every_generated_record_is_mapped(name: str, tmp_path: Path) -> None:
+    given = INPUTS[name]
+    files = given.write(tmp_path, 1_300)
+    assert len(files) == (2 if name == "pages" else 1)
+    maker = BatchMaker(msgspec.convert(given.profile, Profile), Bounds())
+    for number, path in enumerate(files):
+        assert list(maker.page(SpooledContent(path, Bounds()), number)) == []
     rest = maker.rest()
     assert rest is not None
-    assert rest.records == 300
+    assert (maker.records, maker.rejects, rest.records) == (1_300, 0, 1_300)
+    mapped = [
+        each
+        for piece in rest.pieces
+        for each in msgspec.json.decode(b"[" + piece + b"]", type=list[MappedRecord])
+    ]
+    assert _plain(mapped[1_299]) == {
+        "key": ["ci1299"],
+        "dimensions": {"id": "ci1299", "net": "ci", "status": "automatic"},
+        "measures": {"mag": "3.9", "depth": "8.25", "sig": "65"},
+        "attributes": {"place": "322 km W of Castaic, CA", "code": "1299"},
+        "start": "2018-02-07T01:49:15.139Z",
+    }
 
 
-def test_collecting_is_timed_to_the_publication(tmp_path: Path) -> None:
-    path = tmp_path / "features.json"
-    collect.generate(path, 300)
-    found = asyncio.run(collect._served(tmp_path / "served", 300, path))
-    assert (found["records"], found["status"]) == (300, "succeeded")
+def _plain(record: MappedRecord) -> dict[str, Any]:
+    assert record.period is not None
+    return {
+        "key": record.key,
+        "dimensions": record.dimensions,
+        "measures": {name: measure.value for name, measure in record.measures.items()},
+        "attributes": record.attributes,
+        "start": record.period.start,
+    }
+
+
+@pytest.mark.parametrize("name", ["json", "pages"])
+def test_collecting_is_timed_to_the_publication(name: str, tmp_path: Path) -> None:
+    given = INPUTS[name]
+    given.write(tmp_path / "files", 1_300)
+    found = asyncio.run(collect._served(given, tmp_path / "served", 1_300, tmp_path / "files"))
+    assert (found["records"], found["status"]) == (1_300, "succeeded")
     assert min(found["peak_megabytes"].values()) > 10
+
+
+@pytest.mark.parametrize("name", sorted(INPUTS))
+def test_the_limit_reads_every_record_of_the_same_file(name: str, tmp_path: Path) -> None:
+    files = INPUTS[name].write(tmp_path, 1_300)
+    for engine in others.LIMITS[name]:
+        found = others.run_limit(sys.executable, name, engine, files)
+        assert found.records == 1_300
+        assert found.peak > 10
 
 
 def test_tasks_are_worked_off_by_one_caller_or_two(
