@@ -20,6 +20,7 @@ from lxml import etree
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.encodings import marked
 from holdfast.collect.errors import ParseFailed
+from holdfast.collect.formats.xml import split_name
 from holdfast.collect.infer import NULL_SPELLINGS
 from holdfast.collect.model import MEBIBYTE, Bounds
 
@@ -368,8 +369,7 @@ def _markup(data: bytes, whole: bool, records: str) -> Recognised:
     namespaces = _prefixes(root)
     if records:
         return Recognised({"type": "xml", "records": records, "namespaces": namespaces})
-    name = etree.QName(root)
-    if name.localname in {"rss", "feed", "RDF"}:
+    if split_name(root.tag)[1] in {"rss", "feed", "RDF"}:
         from holdfast.registry.xpath import FEED_NAMESPACES
 
         known = set(FEED_NAMESPACES.values())
@@ -398,8 +398,8 @@ def _repeated(root: Any, namespaces: dict[str, str]) -> Recognised:
     prefixes = {uri: prefix for prefix, uri in namespaces.items()}
 
     def named(tag: str) -> str:
-        name = etree.QName(tag)
-        return f"{prefixes[name.namespace]}:{name.localname}" if name.namespace else name.localname
+        namespace, local = split_name(tag)
+        return f"{prefixes[namespace]}:{local}" if namespace else local
 
     counts: Counter[tuple[str, ...]] = Counter()
     leaves: Counter[tuple[str, ...]] = Counter()
@@ -427,9 +427,9 @@ def _repeated(root: Any, namespaces: dict[str, str]) -> Recognised:
         and not len(examples[path])
     ):
         path = path[:-1]
-    used = {etree.QName(tag).namespace for tag in path}
+    used = {split_name(tag)[0] for tag in path}
     for element in examples[path].iter():
-        used |= {etree.QName(name).namespace for name in (element.tag, *element.attrib)}
+        used |= {split_name(name)[0] for name in (element.tag, *element.attrib)}
     parent = examples[path].getparent()
     around = _series(parent, path[-1], named) if parent is not None and len(path) > 2 else []
     for expression in around:

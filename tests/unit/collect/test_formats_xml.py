@@ -258,6 +258,14 @@ def test_what_is_no_feed_is_refused() -> None:
         list(read_feed(Bytes(b"<html/>"), FeedFormat(), ReadContext()))
 
 
+def test_a_prefix_that_nobody_declared_is_refused_like_any_fault() -> None:
+    for text in ("<r:s><channel>n", "<r:s/>", "<rss><channel><r:item/></channel></rss>"):
+        with pytest.raises(ParseFailed, match="cannot read"):
+            list(read_feed(Bytes(text.encode()), FeedFormat(), ReadContext()))
+        with pytest.raises(ParseFailed, match="cannot read"):
+            rows(text, "/*/*")
+
+
 def test_fields_of_a_record_have_paths_that_select_them() -> None:
     text = '<r xmlns:g="urn:g"><x a="1"><b>2</b><c><d>3</d><d>4</d></c><g:e f="5"/></x></r>'
     [row] = rows(text, namespaces={"g": "urn:g"})

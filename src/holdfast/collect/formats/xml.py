@@ -385,13 +385,23 @@ def _fits(name: str, tag: str) -> bool:
     return tag.startswith(name[:-1]) if name.endswith("}*") else tag == name
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """The namespace of an element or attribute (empty: none), and its name there.
+
+    Where a prefix was never declared the parser takes it for a part of the name; ``etree.QName``
+    refuses such a name.
+    """
+    namespace, _, local = name.rpartition("}")
+    return namespace[1:], local
+
+
 def _namespace(element: Any) -> str:
-    found = etree.QName(element).namespace
+    found, _ = split_name(element.tag)
     return f" in the namespace {found[:200]}" if found else " in no namespace"
 
 
 def _shown(element: Any) -> str:
-    return f"<{etree.QName(element).localname[:60]}>"
+    return f"<{split_name(element.tag)[1][:60]}>"
 
 
 def _refuse(error: Any) -> NoReturn:
@@ -474,10 +484,8 @@ def leaves(record: XmlRecord, namespaces: Mapping[str, str]) -> Iterator[tuple[s
     prefixes = {uri: prefix for prefix, uri in namespaces.items()}
 
     def named(tag: str) -> str:
-        name = etree.QName(tag)
-        if not name.namespace:
-            return name.localname
-        return f"{prefixes.get(name.namespace, 'ns')}:{name.localname}"
+        namespace, local = split_name(tag)
+        return f"{prefixes.get(namespace, 'ns')}:{local}" if namespace else local
 
     def walk(element: Any, path: str) -> Iterator[tuple[str, str]]:
         base = f"{path}/" if path else ""
