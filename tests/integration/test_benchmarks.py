@@ -41,7 +41,7 @@ def test_every_generated_record_is_mapped(name: str, tmp_path: Path) -> None:
         "dimensions": {"id": "ci1299", "net": "ci", "status": "automatic"},
         "measures": {"mag": "3.9", "depth": "8.25", "sig": "65"},
         "attributes": {"place": "322 km W of Castaic, CA", "code": "1299"},
-        "start": "2018-02-07T01:49:15.139Z",
+        "start": "2018-02-07T01:26:15.139000Z",
     }
 
 

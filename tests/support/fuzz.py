@@ -43,7 +43,7 @@ def main() -> None:
         # What libFuzzer takes for its own peak begins with that of whoever started it.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         options = [
-            sys.argv[0], f"-runs={runs}", "-max_len=4096", "-seed=7", "-timeout=20",
+            sys.argv[0], f"-runs={runs}", "-max_len=4096", "-seed=7", "-timeout=300",
             f"-rss_limit_mb={peak + 700}", "-print_final_stats=1", f"-artifact_prefix={folder}/",
             str(seeds),
         ]  # fmt: skip
