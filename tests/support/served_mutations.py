@@ -210,7 +210,11 @@ def served(folder: Path, names: Sequence[str]) -> Iterator[Served]:
         arguments = ["up", "--drones", "2", "--port", "0"]
         with started(arguments, folder / "data", environment=environment) as program:
             assert program.client  # made here, once, before several threads ask for it
-            yield Served(program, made)
+            try:
+                yield Served(program, made)
+            except BaseException:
+                print("--- the program's log", program.tail(80), sep="\n")
+                raise
 
 
 # --- one document and its mutations ---------------------------------------------------------------
