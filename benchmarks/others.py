@@ -97,7 +97,7 @@ print(json.dumps({"records": count, "seconds": seconds, "processor": worked, "pe
 """
 
 LIMIT = """
-import json, resource, sys, time
+import json, os, resource, sys, time
 
 form, engine, where, *paths = sys.argv[1:]
 NESTED = '''f.id, f.properties.net, f.properties.status, f.properties.mag,
@@ -107,11 +107,12 @@ NESTED = '''f.id, f.properties.net, f.properties.status, f.properties.mag,
 def by_duckdb():
     import duckdb
     database = duckdb.connect(where + "/limit.duckdb")
+    room = max(16 << 20, *(2 * os.path.getsize(path) for path in paths))  # a file is one object
     if form == "csv":
         query = "SELECT * FROM read_csv(?)"
     else:
         query = (f"SELECT {NESTED} FROM (SELECT unnest(features) AS f FROM "
-                 "read_json(?, maximum_object_size=2000000000))")
+                 f"read_json(?, maximum_object_size={room}))")
     started, worked = time.perf_counter(), time.process_time()
     database.execute("CREATE TABLE features AS " + query, [paths])
     database.execute("CHECKPOINT")
