@@ -22,7 +22,7 @@ from tests.support.soaking import scale
 pytestmark = [pytest.mark.xdist_group("served-mutations"), pytest.mark.timeout(600 * scale())]
 
 SEED = int(os.environ.get("HOLDFAST_TEST_SEED", "20261127"))
-SOURCES, OF_A_KIND, OF_A_BOOK = 12, 6, 8
+SOURCES, OF_A_KIND, OF_A_BOOK = 10, 4, 6
 """In ``make test``: so many documents, cases of each kind, disorders of each source of pages."""
 
 
