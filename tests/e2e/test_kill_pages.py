@@ -38,7 +38,7 @@ KILLS = {"sqlite": 25, "postgresql": 25}
 KILLS_OF_A_ROUND = 3
 """A task has four attempts."""
 PAGES, ROWS, VERSIONS = 9, 150, 3
-LEASE = {"HOLDFAST_FLEET_LEASE_SECONDS": "2", "HOLDFAST_FLEET_LOST_SECONDS": "3"}
+LEASE = {"HOLDFAST_FLEET_LEASE_SECONDS": "3", "HOLDFAST_FLEET_LOST_SECONDS": "4"}
 ORIGIN = "https://pages.example.org"
 VICTIMS = ("drone-1", "drone-2", "aggregator", "coordinator")
 
