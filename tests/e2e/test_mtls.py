@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from tests.support.attacks import worker_key
 from tests.support.pki import Pki
 from tests.support.program import run_command, wait_until
 from tests.support.stack import ROLES, SAMPLE, Stack, running, sources
@@ -125,7 +126,7 @@ def test_a_drone_is_the_one_its_certificate_names(stack: Stack, pki: Pki) -> Non
     def register(name: str, certificate: str) -> httpx.Response:
         return httpx.post(
             f"{stack.door.url}/v1/workers/register",
-            json={"name": name},
+            json={"name": name, "key": worker_key()},
             headers={"holdfast-join-token": token},
             verify=pki.context(certificate),
             trust_env=False,

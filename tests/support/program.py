@@ -114,9 +114,10 @@ def started(
     *,
     environment: Mapping[str, str] | None = None,
     ready: str = "/ready",
+    verify: ssl.SSLContext | bool = True,
 ) -> Iterator[Program]:
     """``holdfast ARGUMENTS`` on ``data_dir``, ready, and stopped (or found dead) at the end."""
-    program = start(arguments, data_dir, environment=environment, ready=ready)
+    program = start(arguments, data_dir, environment=environment, ready=ready, verify=verify)
     try:
         yield program
     finally:

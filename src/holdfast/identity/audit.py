@@ -11,6 +11,7 @@ request id, for as long as logs are kept.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from msgspec import Meta, Struct
 
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.errors import HoldfastError, Invalid
 from holdfast.kernel.ids import DEFAULT_TENANT, EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import service
@@ -122,6 +123,13 @@ class Trail:
             return
         try:
             await self._record(self._waiting)
+        except Invalid:
+            # One of them will never be taken: it must not keep the others from it.
+            log.exception("an audit note is not one")
+            self._waiting, tried = [], self._waiting
+            for note in tried:
+                with contextlib.suppress(Invalid):
+                    await self._record([note])
         except HoldfastError as error:
             lost = self._waiting[:-WAITING_MAX]
             self._waiting = self._waiting[-WAITING_MAX:]

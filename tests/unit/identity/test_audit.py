@@ -33,10 +33,13 @@ class Kept:
     def __init__(self) -> None:
         self.notes: list[AuditNote] = []
         self.away = False
+        self.refuses = ""
 
     async def record(self, notes: Sequence[AuditNote]) -> None:
         if self.away:
             raise Unavailable("cannot reach the identity")
+        if self.refuses in [note.code for note in notes]:
+            raise Invalid("cannot take a note")
         self.notes += notes
 
 
@@ -84,6 +87,18 @@ async def test_what_cannot_be_handed_over_waits_and_is_bounded() -> None:
     kept.away = False
     await door.flush()
     assert len(kept.notes) == WAITING_MAX
+
+
+async def test_a_note_that_is_not_one_keeps_no_other_from_being_told() -> None:
+    door, kept, _ = trail()
+    kept.refuses = "c3"
+    for number in range(5):
+        door.note(refused(code=f"c{number}"))
+    await door.flush()
+    assert [note.code for note in kept.notes] == ["c0", "c1", "c2", "c4"]
+    door.note(refused())
+    await door.flush()
+    assert len(kept.notes) == 5
 
 
 @pytest.mark.parametrize(
