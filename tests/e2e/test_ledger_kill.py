@@ -21,7 +21,11 @@ from holdfast.kernel.ids import uuid7
 from tests.support.program import Program, run_command, start
 from tests.support.soaking import scale
 
-pytestmark = [pytest.mark.xdist_group("ledger-kill"), pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.xdist_group("ledger-kill"),
+    pytest.mark.timeout(900 * scale()),
+    pytest.mark.soak,
+]
 
 SEED = int(os.environ.get("HOLDFAST_TEST_SEED", "20261127"))
 CLIENTS = 64

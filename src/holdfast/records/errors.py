@@ -11,6 +11,12 @@ class ReceiptNotYet(Unavailable):
     code = "receipt-not-yet"
 
 
+class EventSealed(Conflict):
+    """The ledger cannot open an event: no person is named in it, so its keyring is another."""
+
+    code = "event-sealed"
+
+
 class StaleFence(Conflict):
     """Somebody with a higher fence has the run: stop, nothing more of this attempt counts."""
 

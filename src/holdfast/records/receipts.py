@@ -30,7 +30,7 @@ from holdfast.records.content import (
     row_salt,
     whole_of,
 )
-from holdfast.records.errors import NoSuchRecord, ReceiptNotYet
+from holdfast.records.errors import EventSealed, NoSuchRecord, ReceiptNotYet
 from holdfast.records.model import MappedRecord
 from holdfast.records.personal import joined, unsealed_part
 from holdfast.records.publishing import batch_leaf
@@ -282,7 +282,13 @@ def _made(
 
 
 def _entry(proof: Proof) -> EntryPart:
-    assert proof.payload is not None, "no person is named in such an event"
+    if proof.payload is None:
+        raise EventSealed(
+            f"cannot give a receipt: the ledger cannot open the entry {proof.position}, since the "
+            "role that sealed it has a keyring of its own",
+            hint="let the roles share HOLDFAST_KEYRING_URL and the master key; what was sealed "
+            "before stays closed to the ledger",
+        )
     return EntryPart(
         index=proof.position,
         leaf=msgspec.json.decode(proof.leaf),

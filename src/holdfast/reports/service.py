@@ -40,6 +40,7 @@ from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.kernel.telemetry import request_id
 from holdfast.ledger.notes import own_signature
+from holdfast.records.errors import EventSealed
 from holdfast.records.receipt import (
     RECEIPT_BYTES_MAX,
     EntryPart,
@@ -290,7 +291,13 @@ class ReportsService:
                 f"cannot give a receipt of {report_id}: the ledger does not hold its event yet",
                 retry_after_seconds=1.0,
             ) from error
-        payload = msgspec.json.decode(proof.payload or "{}")
+        if proof.payload is None:
+            raise EventSealed(
+                f"cannot give a receipt of {report_id}: the ledger cannot open its event, since "
+                "the reporter has a keyring of its own",
+                hint="let the roles share HOLDFAST_KEYRING_URL and the master key",
+            )
+        payload = msgspec.json.decode(proof.payload)
         if "outputs_count" not in payload:
             raise _other_inputs(report)
         records = await self._carried(principal, report, output.leaf["records"], traced)
