@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.app.compose import TenantDeliveries
+from holdfast.app.compose import TenantClients, TenantDeliveries
 from holdfast.identity.hop import HopSigner
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.errors import NotFound
 from holdfast.kernel.ids import TenantId, id_source
 from holdfast.kernel.principal import operator
 from holdfast.kernel.signing import SigningKey
+from holdfast.ledger.client import LedgerClient
 from holdfast.ledger.frames import read_leaf
 from tests.support.program import Program, start, wait_until
 from tests.support.stack import SAMPLE, free_port
@@ -63,14 +64,16 @@ async def _prove(ledger: Program, data_dir: Path) -> None:
     first = next(iter(ledger.items("/v1/ledger/entries")))
     clock = SystemClock()
     key = SigningKey.load(data_dir / "keys" / "registry.key.jwk")
-    away = TenantDeliveries(ledger.url, HopSigner("registry", key, clock, id_source(clock)))
+    signer = HopSigner("registry", key, clock, id_source(clock))
+    clients = TenantClients(ledger.url, signer, "ledger", LedgerClient)
+    away = TenantDeliveries(clients)
     try:
         proof = await away.event_proof(operator(), first["id"])
         assert (proof.position, read_leaf(proof.leaf.encode()).id) == (0, first["id"])
         with pytest.raises(NotFound):
             await away.event_proof(operator(TenantId("other")), first["id"])
     finally:
-        await away.close()
+        await clients.close()
 
 
 def _profiles(folder: Path) -> Path:

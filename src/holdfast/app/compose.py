@@ -8,8 +8,9 @@ itself makes one without loops.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,10 +39,11 @@ if TYPE_CHECKING:
     from holdfast.kernel.cli import CommandLine
     from holdfast.kernel.database import Database
     from holdfast.kernel.http.client import ApiClient
+    from holdfast.kernel.http.paging import Page
     from holdfast.kernel.objects.s3 import S3Credentials
     from holdfast.kernel.secrets import TenantSecrets
     from holdfast.ledger.client import LedgerClient
-    from holdfast.ledger.model import Appended, Prepared, Proof
+    from holdfast.ledger.model import Appended, Entry, FoldedPage, Moment, Prepared, Proof
 
 STATEFUL = frozenset({"identity", "registry", "coordinator", "aggregator", "reporter", "ledger"})
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -185,9 +187,14 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
             system.passkeys = PasskeysClient(api)
             system.identity_as = IdentityElsewhere(url, signer, verify_of(system.tls))
             system.oauth = OAuthClient(api)
+        each = TenantClients(url, signer, role, kind, verify_of(system.tls))
+        stack.push_async_callback(each.close)
         if role == "ledger":
-            system.deliveries = TenantDeliveries(url, signer, verify_of(system.tls))
-            stack.push_async_callback(system.deliveries.close)
+            system.deliveries = TenantDeliveries(each)
+        elif role == "aggregator":
+            system.projections = TenantProjections(each)
+        elif role == "registry":
+            system.profiles = TenantProfiles(each)
     return elsewhere
 
 
@@ -243,14 +250,53 @@ class IdentityElsewhere:
             )
 
 
-class TenantDeliveries:
-    """The ledger elsewhere, as roles see it: each tenant is spoken for under its own name."""
+class TenantClients:
+    """A role elsewhere, each tenant spoken for under its own name."""
 
-    def __init__(self, url: str, signer: HopSigner, verify: ssl.SSLContext | bool) -> None:
+    def __init__(
+        self,
+        url: str,
+        signer: HopSigner,
+        role: str,
+        kind: Callable[[ApiClient], Any],
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
         self._url = url
-        self._signer = signer
         self._verify = verify
-        self._clients: dict[str, ApiClient] = {}
+        self._signer = signer
+        self._role = role
+        self._kind = kind
+        self._clients: dict[str, tuple[ApiClient, Any]] = {}
+
+    def of(self, principal: Principal) -> Any:
+        """The client that speaks for the principal's tenant."""
+        from holdfast.kernel.http.client import ApiClient
+
+        known = self._clients.get(principal.tenant)
+        if known is None:
+            client = httpx.AsyncClient(
+                base_url=self._url,
+                auth=HopAuth(self._signer, self._role, service("relay", principal.tenant)),
+                timeout=httpx.Timeout(60.0, connect=5.0),
+                limits=httpx.Limits(max_connections=2),
+                verify=self._verify,
+                trust_env=False,
+            )
+            api = ApiClient(client, role=self._role)
+            known = self._clients[principal.tenant] = (api, self._kind(api))
+        return known[1]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for api, _ in self._clients.values():
+            await api.aclose()
+
+
+class TenantDeliveries:
+    """The ledger elsewhere, as roles see it."""
+
+    def __init__(self, clients: TenantClients) -> None:
+        self._clients = clients
 
     async def append_prepared(self, principal: Principal, events: Sequence[Prepared]) -> Appended:
         """See :meth:`holdfast.ledger.service.LedgerService.append_prepared`."""
@@ -260,27 +306,45 @@ class TenantDeliveries:
         """See :meth:`holdfast.ledger.service.LedgerService.event_proofs`."""
         return await self._of(principal).event_proofs(principal, events)
 
+    async def moment(
+        self, principal: Principal, as_of: datetime | None = None, position: int | None = None
+    ) -> Moment:
+        """See :meth:`holdfast.ledger.service.LedgerService.moment`."""
+        return await self._of(principal).moment(principal, as_of, position)
+
+    async def read(self, principal: Principal, *, first: int = 0, limit: int = 100) -> Page[Entry]:
+        """See :meth:`holdfast.ledger.service.LedgerService.read`."""
+        return await self._of(principal).read(principal, first=first, limit=limit)
+
+    async def projected(self, principal: Principal, name: str, **options: Any) -> FoldedPage:
+        """See :meth:`holdfast.ledger.service.LedgerService.projected`."""
+        return await self._of(principal).projected(principal, name, **options)
+
     def _of(self, principal: Principal) -> LedgerClient:
-        from holdfast.kernel.http.client import ApiClient
-        from holdfast.ledger.client import LedgerClient
+        client: LedgerClient = self._clients.of(principal)
+        return client
 
-        api = self._clients.get(principal.tenant)
-        if api is None:
-            client = httpx.AsyncClient(
-                base_url=self._url,
-                auth=HopAuth(self._signer, "ledger", service("relay", principal.tenant)),
-                timeout=httpx.Timeout(60.0, connect=5.0),
-                limits=httpx.Limits(max_connections=2),
-                verify=self._verify,
-                trust_env=False,
-            )
-            api = self._clients[principal.tenant] = ApiClient(client, role="ledger")
-        return LedgerClient(api)
 
-    async def close(self) -> None:
-        """Close the connections."""
-        for api in self._clients.values():
-            await api.aclose()
+class TenantProjections:
+    """The aggregator elsewhere, as the reporter sees it."""
+
+    def __init__(self, clients: TenantClients) -> None:
+        self._clients = clients
+
+    async def projection(self, principal: Principal, profile: str, **options: Any) -> Any:
+        """See :meth:`holdfast.records.client.RecordsClient.projection`."""
+        return await self._clients.of(principal).projection(principal, profile, **options)
+
+
+class TenantProfiles:
+    """The registry elsewhere, as the reporter sees it."""
+
+    def __init__(self, clients: TenantClients) -> None:
+        self._clients = clients
+
+    async def show(self, principal: Principal, name: str, digest: str | None = None) -> Any:
+        """See :meth:`holdfast.registry.client.RegistryClient.show`."""
+        return await self._clients.of(principal).show(principal, name, digest)
 
 
 async def _open_secrets(settings: Settings, database: Database, holder: str) -> TenantSecrets:

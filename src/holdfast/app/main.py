@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reject": ("holdfast.records.cli:reject_app", "Rows that failed typing, with the reason."),
     "notice": ("holdfast.records.cli:notice_app", "What to be told about sources."),
     "report": ("holdfast.reports.cli:app", "Join, correlate and draw."),
+    "query": ("holdfast.reports.query_cli:app", "Ask SQL about any moment."),
     "verify": ("holdfast.app.commands.verify:app", "Check a receipt, offline."),
     "ledger": ("holdfast.ledger.cli:app", "The log of everything: read, verify, prove."),
     "worker": ("holdfast.fleet.cli:worker_app", "The drones: list, admit, revoke."),

@@ -48,7 +48,7 @@ async def open_services(system: System, state: State, keys: Keys, stack: AsyncEx
     if "coordinator" in system.roles:
         await _open_coordinator(system, state, keys, stack)
     if "reporter" in system.roles:
-        _open_reporter(system, state)
+        _open_reporter(system, state, stack)
     pruner = Pruner(system, state)
     system.handlers += pruning.handlers(pruner)
     system.loops.append(("prune", pruner.loop))
@@ -458,18 +458,21 @@ class ClosesRuns:
         return await self._system.records.close(principal, RunClose(**account))
 
 
-def _open_reporter(system: System, state: State) -> None:
+def _open_reporter(system: System, state: State, stack: AsyncExitStack) -> None:
+    from holdfast.kernel.reads import ReadLog
     from holdfast.reports import http
-    from holdfast.reports.children import ReportChildren
+    from holdfast.reports.asking import QueryService, QuerySettings
+    from holdfast.reports.children import QuerySandboxes, ReportChildren
     from holdfast.reports.service import ReportsService, ReportsSettings
 
     settings = system.settings
+    records = system.records if "aggregator" in system.roles else system.projections
     system.reports = ReportsService(
         state.database,
         state.objects,
         state.outbox,
-        system.records,
-        system.registry,
+        records,
+        system.registry if "registry" in system.roles else system.profiles,
         ReportChildren(),
         system.clock,
         system.new_id,
@@ -479,4 +482,26 @@ def _open_reporter(system: System, state: State) -> None:
         receipts=system.records,
         evidence=system.ledger if "ledger" in system.roles else system.deliveries,
     )
-    system.handlers += http.handlers(system.reports)
+    reads = ReadLog(
+        state.database,
+        state.outbox,
+        system.clock,
+        system.new_id,
+        role="reporter",
+        stream="report/queries",
+        type="report.queried",
+    )
+    stack.push_async_callback(reads.close)
+    queries = QueryService(
+        system.ledger if "ledger" in system.roles else system.deliveries,
+        records,
+        QuerySandboxes(),
+        reads,
+        QuerySettings(
+            seconds=settings["reports_query_seconds"],
+            memory_mb=settings["reports_query_memory_mb"],
+            rows_max=settings["reports_query_rows_max"],
+            input_bytes_max=settings["reports_query_input_mb"] * 2**20,
+        ),
+    )
+    system.handlers += [*http.handlers(system.reports), *http.query_handlers(queries)]

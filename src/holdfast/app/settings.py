@@ -869,6 +869,30 @@ SETTINGS: tuple[Setting, ...] = (
         "Memory for one report's computation",
     ),
     Setting(
+        "HOLDFAST_REPORTS_QUERY_SECONDS",
+        _seconds(1, 3600),
+        30.0,
+        "Longest query of `holdfast query`, and longest gathering of its tables",
+    ),
+    Setting(
+        "HOLDFAST_REPORTS_QUERY_MEMORY_MB",
+        _whole(256, 1 << 20),
+        1024,
+        "Memory for one query's process",
+    ),
+    Setting(
+        "HOLDFAST_REPORTS_QUERY_ROWS_MAX",
+        _whole(1, 10_000_000),
+        100_000,
+        "Most rows that a query is answered with",
+    ),
+    Setting(
+        "HOLDFAST_REPORTS_QUERY_INPUT_MB",
+        _whole(1, 1 << 20),
+        256,
+        "Most megabytes of tables that a query may speak of, as they are stored",
+    ),
+    Setting(
         "HOLDFAST_DRONE_CONTROL_PLANE",
         _HTTP,
         "",

@@ -59,6 +59,9 @@ class System:
     ledger: Any = None
     deliveries: Any = None
     rates: RequestRates = field(default_factory=RequestRates)
+    projections: Any = None
+    profiles: Any = None
+    """The aggregator and the registry elsewhere, asked for each tenant under its own name."""
     links: LoginLinks | None = None
     tls: ClientTls | None = None
     """What this process calls others with."""

@@ -24,6 +24,7 @@ from holdfast.kernel.http.client import ApiClient
 from holdfast.records.client import RecordsClient
 from holdfast.records.model import Measure, Notice, PeriodValue, Record, RecordChange, Run
 from holdfast.registry.client import RegistryClient
+from holdfast.reports.query import QueryResult
 
 __all__ = [
     "ApiClient",
@@ -32,6 +33,7 @@ __all__ = [
     "Measure",
     "Notice",
     "PeriodValue",
+    "QueryResult",
     "Record",
     "RecordChange",
     "RecordsClient",

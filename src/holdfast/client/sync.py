@@ -30,6 +30,8 @@ from holdfast.records.model import (
 from holdfast.registry.client import RegistryClient
 from holdfast.registry.model import Profile
 from holdfast.registry.versions import ProfileStatus
+from holdfast.reports.client import QueryClient
+from holdfast.reports.query import Query, QueryResult
 
 if TYPE_CHECKING:
     import pyarrow
@@ -75,6 +77,7 @@ class Client:
         )
         self._records = RecordsClient(self._api, projections=None)
         self._registry = RegistryClient(self._api)
+        self._queries = QueryClient(self._api)
 
     @classmethod
     def of(cls, data_dir: str | Path = "data", **options: Any) -> Client:
@@ -212,6 +215,27 @@ class Client:
     def receipt(self, record: str, *, revision: int | None = None) -> bytes:
         """What shows, offline, that a record's revision (the newest) is in the signed log."""
         return self._do(self._records.receipt(_SELF, record, revision=revision))
+
+    # --- SQL ----------------------------------------------------------------------------------
+
+    def query(
+        self,
+        sql: str,
+        *,
+        as_of: str | None = None,
+        position: int | None = None,
+        vintage: Vintage = "latest",
+        events_from: int = 0,
+    ) -> QueryResult:
+        """The answer to one ``SELECT`` over records, events, runs, tasks and a table a profile.
+
+        Everything is as it was at ``as_of`` (RFC 3339), or when the ledger had ``position``
+        entries, or is now. ``events_from`` leaves earlier entries out of the table ``events``.
+        """
+        wanted = Query(
+            sql=sql, as_of=as_of, position=position, vintage=vintage, events_from=events_from
+        )
+        return self._do(self._queries.query(_SELF, wanted))
 
     # --- whole publications -------------------------------------------------------------------
 

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from holdfast.fleet import fates, rules, tasks
-from holdfast.fleet.batching import Batcher
 from holdfast.fleet.metrics import FleetMetrics
 from holdfast.fleet.model import (
     Task,
 )
 from holdfast.fleet.ports import Profiles
+from holdfast.kernel.batching import Batcher
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.database import Database, Isolation

@@ -20,7 +20,6 @@ from sqlalchemy import Connection
 from holdfast.fleet import fates, places, rules, store, tasks
 from holdfast.fleet.admission import Admission
 from holdfast.fleet.base import Batchers
-from holdfast.fleet.batching import Batcher
 from holdfast.fleet.grants import sign_grant
 from holdfast.fleet.model import (
     COLLECT,
@@ -46,6 +45,7 @@ from holdfast.fleet.model import (
     TaskStatus,
     TaskSubmit,
 )
+from holdfast.kernel.batching import Batcher
 from holdfast.kernel.canonical import canonical, digest
 from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import (

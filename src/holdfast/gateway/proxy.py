@@ -64,6 +64,7 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/backups", "aggregator"),
     ("/v1/objects", "aggregator"),
     ("/v1/reports", "reporter"),
+    ("/v1/query", "reporter"),
     ("/v1/api-keys", "identity"),
     ("/v1/roles", "identity"),
     ("/v1/people", "identity"),

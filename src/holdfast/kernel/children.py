@@ -233,11 +233,13 @@ async def run_child(
     limits: ChildLimits | None = None,
     env: Mapping[str, str] | None = None,
     answer_bytes_max: int = ANSWER_BYTES_MAX,
+    descriptors: Sequence[int] = (),
 ) -> Any:
     """Call ``module:name`` with ``payload`` in a process of its own; what it returns.
 
     ``payload`` is anything msgspec encodes; the function gets and returns plain JSON data. A kernel
-    error it raises is raised here. :class:`TooLarge` when a bound was hit, naming it;
+    error it raises is raised here. ``descriptors`` of ours are open in the child, under their
+    numbers. :class:`TooLarge` when a bound was hit, naming it;
     :class:`Internal` when it crashed. The process is dead when this returns, whatever happened.
     """
     source = os.memfd_create("holdfast-payload")
@@ -252,7 +254,7 @@ async def run_child(
             env,
             None,
             limits,
-            pass_fds=(source, target),
+            pass_fds=(source, target, *descriptors),
         )
         child = Child(process)
         try:

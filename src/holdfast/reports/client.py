@@ -8,6 +8,7 @@ from urllib.parse import quote
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.principal import Principal
 from holdfast.reports.model import Report, ReportSpec, ReportSummary
+from holdfast.reports.query import Query, QueryResult
 
 if TYPE_CHECKING:
     from holdfast.kernel.http.client import ApiClient
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from holdfast.reports.export import DataFormat
 
 RUN_SECONDS = 600.0
+QUERY_SECONDS = 300.0
 """A computation may take as long as the reporter lets it; the reporter has the shorter deadline."""
 
 
@@ -105,6 +107,38 @@ class ReportsClient:
             f"{_path(report_id)}/chart.{quote(format, safe='')}",
             type=bytes,
             timeout_seconds=RUN_SECONDS,
+        )
+
+
+class QueryClient:
+    """Ad-hoc SQL elsewhere. Who asks is in the client's credential; ``principal`` is not sent."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    async def query(self, principal: Principal, query: Query) -> QueryResult:
+        """See :meth:`QueryService.query`. Repeating it is safe."""
+        del principal
+        return await self._api.request(
+            "POST",
+            "/v1/query",
+            type=QueryResult,
+            json=query,
+            timeout_seconds=QUERY_SECONDS,
+            repeatable=True,
+        )
+
+    async def answer_csv(self, principal: Principal, query: Query, *, exact: bool = False) -> bytes:
+        """See :meth:`QueryService.answer_csv`. Repeating it is safe."""
+        del principal
+        return await self._api.request(
+            "POST",
+            "/v1/query",
+            type=bytes,
+            json=query,
+            params={"format": "csv", "exact": exact},
+            timeout_seconds=QUERY_SECONDS,
+            repeatable=True,
         )
 
 

@@ -73,11 +73,16 @@ def write_rows(
 
 
 def _cell(column: Column, value: str | None, *, exact: bool) -> str:
+    return csv_cell(value, number=column.type != "text", exact=exact)
+
+
+def csv_cell(value: str | None, *, number: bool, exact: bool) -> str:
+    """A cell as CSV has it; ``number``: a number in a column of numbers is no formula."""
     if value is None:
         return ""
     if exact or not value.startswith(_FORMULA):
         return value
-    if column.type != "text" and _NUMBER.fullmatch(value):
+    if number and _NUMBER.fullmatch(value):
         return value
     return f"'{value}"
 

@@ -6,11 +6,14 @@ from typing import Any
 
 from litestar import Response
 
+from holdfast.kernel.errors import Invalid
 from holdfast.kernel.http import ApiRequest, Page, get, post
 from holdfast.kernel.http.paging import Limit
 from holdfast.kernel.principal import Permission, Principal
+from holdfast.reports.asking import QueryService
 from holdfast.reports.export import DataFormat
 from holdfast.reports.model import Report, ReportSummary
+from holdfast.reports.query import Query, QueryResult
 from holdfast.reports.service import ReportsService
 from holdfast.reports.spec import read_spec
 
@@ -95,6 +98,36 @@ def handlers(service: ReportsService) -> list[Any]:
         return Response(made, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     return [run, list_, show, data, chart_svg, chart_png, receipt]
+
+
+def query_handlers(service: QueryService) -> list[Any]:
+    """The route of ad-hoc SQL."""
+
+    @post("/v1/query", permission=Permission.REPORTS_READ, status=200)
+    async def query(
+        principal: Principal,
+        data: Query,
+        format: str = "json",  # noqa: A002 - the word of the interface
+        exact: bool = False,
+    ) -> Response[QueryResult]:
+        """Answer one SELECT over records, events, runs and tasks as of any moment.
+
+        With format=csv the rows as CSV; exact leaves cells that look like formulas as they are.
+        """
+        if format not in ("json", "csv"):
+            raise Invalid(f"cannot answer as {format[:40]!r}: json or csv")
+        answered: Any = (
+            await service.answer(principal, data)
+            if format == "json"
+            else await service.answer_csv(principal, data, exact=exact)
+        )
+        return Response(
+            answered,
+            media_type=MEDIA_TYPES[format],
+            headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+        )
+
+    return [query]
 
 
 def _attachment(content: bytes, report_id: str, extension: str) -> Response[bytes]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from datetime import datetime
+from typing import Any, Protocol
 
+from holdfast.kernel.http.paging import Page
 from holdfast.kernel.principal import Principal
-from holdfast.ledger.model import Proof
+from holdfast.ledger.model import Entry, FoldedPage, Moment, Proof
 from holdfast.registry.versions import ProfileVersion
+from holdfast.reports.query import QueryJob
 
 
 class Projection(Protocol):
@@ -42,6 +45,44 @@ class Projections(Protocol):
         The same publication and vintage give the same bytes. ``NotFound`` if nothing of the
         profile was published (by then). The file may be replaced by a later publication's; whoever
         reads it compares the digest.
+        """
+        ...
+
+
+class Log(Protocol):
+    """The ledger, here or elsewhere, as a query reads it; always the principal's tenant's."""
+
+    async def moment(
+        self, principal: Principal, as_of: datetime | None = None, position: int | None = None
+    ) -> Moment:
+        """The size that the log had at a time or has now; ``Invalid`` for one not there yet."""
+        ...
+
+    async def read(self, principal: Principal, *, first: int = 0, limit: int = 100) -> Page[Entry]:
+        """Entries in order from position ``first``."""
+        ...
+
+    async def projected(
+        self,
+        principal: Principal,
+        name: str,
+        *,
+        position: int | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> FoldedPage:
+        """What the log says, folded, as of a position: equal to a replay up to it."""
+        ...
+
+
+class QueryChildren(Protocol):
+    """Child processes that answer one query each and die with this process."""
+
+    async def query(self, job: QueryJob, *, deadline_seconds: float, answer_bytes_max: int) -> Any:
+        """What :func:`holdfast.reports.sandbox.answer` answers to ``job``.
+
+        The descriptors of the job's tables are open in the child. Fails as :meth:`Children.call`
+        does.
         """
         ...
 

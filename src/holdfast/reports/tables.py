@@ -102,6 +102,7 @@ def locked_database(memory_mb: int) -> Iterator[duckdb.DuckDBPyConnection]:
         },
     )
     try:
+        rows_of(connection, "SET TimeZone = 'UTC'")
         rows_of(connection, "SET enable_external_access = false")
         rows_of(connection, "SET lock_configuration = true")
         yield connection

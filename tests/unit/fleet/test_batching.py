@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from holdfast.fleet.batching import Batcher
+from holdfast.kernel.batching import Batcher
 from holdfast.kernel.errors import Conflict, HoldfastError, Invalid, Unavailable
 
 

@@ -1,0 +1,237 @@
+"""Ad-hoc SQL: what is asked, what is answered, and which SQL is let near the engine. Pure.
+
+A query is one ``SELECT`` over the tables that :mod:`holdfast.reports.asking` names. What it may
+call is a list, not a hope: no table function but those that make rows out of nothing or out of
+their arguments, no function that tells of the engine or changes it, no table but ours. The engine
+is shut by itself (:mod:`holdfast.reports.sandbox`); this says so earlier, and in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from holdfast.kernel.errors import Invalid
+
+SQL_BYTES_MAX = 64 * 1024
+Vintage = Literal["latest", "first"]
+QueryFormat = Literal["json", "csv"]
+
+TABLES = ("records", "events", "runs", "tasks")
+"""The tables there always are; besides, each profile that has published is one."""
+
+TABLE_FUNCTIONS = frozenset(
+    {
+        "generate_series",
+        "json_each",
+        "json_tree",
+        "range",
+        "repeat",
+        "repeat_row",
+        "summary",
+        "unnest",
+    }
+)
+REFUSED_FUNCTIONS = frozenset(
+    {
+        "current_query",
+        "current_query_id",
+        "current_setting",
+        "currval",
+        "getenv",
+        "getvariable",
+        "nextval",
+        "parse_duckdb_log_message",
+        "pg_sleep",
+        "set_config",
+        "setval",
+        "sleep",
+        "sleep_ms",
+        "write_log",
+    }
+)
+"""What tells of the engine, changes it, or waits."""
+
+INFORMATION = frozenset({"columns", "tables"})
+"""Of ``information_schema``."""
+
+
+class Query(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ``SELECT``, and the moment it is about.
+
+    ``as_of`` (RFC 3339) or ``position`` (a size of the ledger) is the moment; without both it is
+    now. ``vintage: first`` shows what was said first of each record. ``events_from`` leaves earlier
+    entries out of the table ``events``.
+    """
+
+    sql: str
+    as_of: str | None = None
+    position: int | None = None
+    vintage: Vintage = "latest"
+    events_from: int = 0
+
+
+class QueryColumn(Struct, frozen=True, kw_only=True):
+    """A column of the answer, with the engine's word for its type."""
+
+    name: str
+    type: str
+
+
+class TableUsed(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A table that the query had before it: how many rows, and of which publication."""
+
+    name: str
+    rows: int
+    profile: str = ""
+    publication: int = 0
+
+
+class QueryResult(Struct, frozen=True, kw_only=True):
+    """The answer: everything as it was when the ledger had ``position`` entries.
+
+    Numbers that JSON cannot carry exactly (decimals, whole numbers beyond 2⁵³) are text.
+    """
+
+    position: int
+    as_of: str | None
+    columns: list[QueryColumn]
+    rows: list[list[Any]]
+    row_count: int
+    tables: list[TableUsed]
+
+
+def mentioned(sql: str, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that the text may speak of: more than it does, never fewer."""
+    told = sql.casefold()
+    return [name for name in names if name.casefold() in told]
+
+
+def identifier(profile: str) -> str:
+    """A profile's name as an identifier that needs no quotes."""
+    return profile.replace("-", "_").replace(".", "_")
+
+
+def check_tree(tree: dict[str, Any], tables: Iterable[str], listed: Iterable[str]) -> None:
+    """``Invalid`` unless the parsed SQL is one ``SELECT`` that keeps to what it may.
+
+    ``tree`` is what the engine's own parser made of it, ``listed`` the names to tell of.
+    """
+    if tree.get("error"):
+        message = str(tree.get("error_message", ""))
+        if tree.get("error_type") == "not implemented":
+            raise refused("only one SELECT is answered")
+        raise Invalid(f"cannot run the query: {message}", code="query-invalid")
+    statements = tree.get("statements") or []
+    if len(statements) != 1:
+        raise refused("one SELECT is answered at a time")
+    nodes = list(_nodes(statements))
+    known = {name.casefold() for name in tables}
+    known |= {name.casefold() for node in nodes for name in _introduced(node)}
+    for node in nodes:
+        _check_node(node, known, sorted(listed))
+
+
+def _nodes(found: Any) -> Iterator[dict[str, Any]]:
+    waiting = [found]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            yield node
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+
+
+def _introduced(node: dict[str, Any]) -> Iterator[str]:
+    """Names that a node gives to what follows it: common table expressions."""
+    names = node.get("cte_map")
+    if isinstance(names, dict):
+        for entry in names.get("map") or ():
+            yield str(entry.get("key", ""))
+    if node.get("cte_name"):
+        yield str(node["cte_name"])
+
+
+def _check_node(node: dict[str, Any], known: set[str], listed: list[str]) -> None:
+    kind = node.get("type")
+    if kind == "TABLE_FUNCTION":
+        function = node.get("function") or {}
+        name = str(function.get("function_name", "")).casefold()
+        if name not in TABLE_FUNCTIONS:
+            raise refused(f"{name or 'that table function'} is not for queries")
+    elif kind == "BASE_TABLE":
+        _check_table(node, known, listed)
+    elif kind == "SHOW_REF" and str(node.get("table_name", "")) not in ("", '"tables"'):
+        raise refused("of the engine only SHOW TABLES, DESCRIBE and SUMMARIZE are answered")
+    if node.get("class") in ("FUNCTION", "WINDOW"):
+        name = str(node.get("function_name", "")).casefold()
+        if name in REFUSED_FUNCTIONS:
+            raise refused(f"{name} is not for queries")
+
+
+def _check_table(node: dict[str, Any], known: set[str], listed: list[str]) -> None:
+    catalog = str(node.get("catalog_name", "")).casefold()
+    schema = str(node.get("schema_name", "")).casefold()
+    name = str(node.get("table_name", ""))
+    if not catalog and schema == "information_schema" and name.casefold() in INFORMATION:
+        return
+    if catalog not in ("", "memory") or schema not in ("", "main") or name.casefold() not in known:
+        raise Invalid(
+            f"cannot run the query: there is no table {name[:80]!r}",
+            code="query-table-unknown",
+            hint=f"there are {', '.join(listed[:40])}",
+        )
+
+
+def refused(why: str) -> Invalid:
+    """The refusal of SQL that is not for queries."""
+    return Invalid(f"cannot run the query: {why}", code="query-refused")
+
+
+class ChildTable(Struct, frozen=True, kw_only=True):
+    """A table for the child: a projection's file, or rows behind a descriptor.
+
+    One with neither has no rows, and may be listed only: the SQL does not speak of it.
+    """
+
+    names: list[str]
+    profile: str = ""
+    path: str = ""
+    digest: str = ""
+    descriptor: int = -1
+
+    @property
+    def loaded(self) -> bool:
+        """Whether its rows come along."""
+        return bool(self.path) or self.descriptor >= 0
+
+
+class QueryJob(Struct, frozen=True, kw_only=True):
+    """What the child is given. ``withheld`` are tables that exist but not for this caller."""
+
+    sql: str
+    format: QueryFormat
+    exact: bool
+    tables: list[ChildTable]
+    withheld: dict[str, str]
+    rows_max: int
+    answer_bytes_max: int
+    memory_mb: int
+
+
+class ChildAnswer(Struct, frozen=True, kw_only=True):
+    """What the child answers; ``body`` is the rows, as JSON or as CSV."""
+
+    columns: list[QueryColumn]
+    row_count: int
+    body: str
+    rows: dict[str, int]
+
+
+def job_of(payload: Any) -> QueryJob:
+    """The job in a child's payload."""
+    return msgspec.convert(payload, QueryJob)
