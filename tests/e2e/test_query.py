@@ -118,9 +118,7 @@ def test_projections_by_command(program: Program) -> None:
     again = command(program, "ledger", "projection", "list", "--json")
     numbers = {p["name"]: p["generation"] for p in json.loads(again.stdout)}
     assert numbers["tasks"] > numbers["runs"]
-    shown = run_command(
-        ["ledger", "projection", "show", "tasks", "--position", "0"], program.data_dir
-    )
+    shown = command(program, "ledger", "projection", "show", "tasks", "--position", "0")
     assert "0 as of position 0" in shown.stderr
 
 

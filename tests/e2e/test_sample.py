@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -367,6 +368,53 @@ def test_the_guide_to_receipts_runs(program: Program, tmp_path: Path) -> None:
     assert program.client.get(f"/v1/records/{'0' * 32}/receipt").status_code == 404
     gone = program.client.get("/v1/ledger/proofs/event", params={"event": "0" * 32})
     assert (gone.status_code, gone.json()["code"]) == (404, "entry-unknown")
+
+
+def test_sql_sees_what_the_lists_show_and_the_past_before_it(program: Program) -> None:
+    def query(sql: str, **moment: object) -> list[list[object]]:
+        answer = program.client.post("/v1/query", json={"sql": sql, **moment})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["rows"]
+
+    counted = dict(query("select profile, count(*) from records group by profile"))
+    assert counted["scripps-co2-monthly"] == len(records(program, "scripps-co2-monthly"))
+    assert len(counted) == 10
+    highest = query(
+        "select period_start, co2 from scripps_co2_monthly order by co2__double desc limit 1"
+    )
+    rows = records(program, "scripps-co2-monthly")
+    assert Decimal(str(highest[0][1])) == max(measure(rows, "co2"))
+    ended = query("select run, status from runs")
+    assert dict(ended) == {
+        run["id"]: run["status"] for run in program.items("/v1/runs") if run["id"] in dict(ended)
+    }
+    assert len(ended) >= 20, "both runs of the sample"
+    # As of the position of each first publication, and just before it.
+    [[first]] = query(
+        "select min(position) from events where type = 'records.ingested'"
+        " and payload->>'$.profile' = 'omb-receipts'"
+    )
+    assert isinstance(first, int)
+    omb = "select count(*) from records where profile = 'omb-receipts'"
+    assert query(omb, position=first) == [[0]]
+    assert query(omb, position=first + 1) == [[counted["omb-receipts"]]]
+
+
+def test_the_bytes_behind_a_record_have_the_digest_it_names(
+    program: Program, tmp_path: Path
+) -> None:
+    [record] = program.get("/v1/records", profile="omb-receipts", limit=1)["items"]
+    shown = program.get(f"/v1/records/{record['id']}")["record"]["provenance"]
+    out = tmp_path / "raw"
+    here = ("--data-dir", str(program.data_dir), "record", "raw")
+    said = run_command(*here, record["id"], "--out", str(out))
+    assert said.returncode == 0, said.stderr
+    digest = f"sha256:{hashlib.sha256(out.read_bytes()).hexdigest()}"
+    assert digest == shown["response_digest"]
+    assert digest in said.stderr
+    assert run_command(*here, "0" * 32).returncode != 0
+    missing = run_command(*here, record["id"], "--out", str(tmp_path / "none" / "raw"))
+    assert "No such file" in missing.stderr
 
 
 def test_the_client_yields_records_runs_and_tables(program: Program, data_dir: Path) -> None:

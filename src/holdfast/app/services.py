@@ -145,7 +145,9 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
     leases = await stack.enter_async_context(
         open_leases("sql://" if shared else "memory://", state.database, system.clock)
     )
-    holder = system.new_id()
+    # One of several instances is told from the others where it leads and sequences.
+    replica = settings["ledger_replica"] if settings["ledger_replication"] != "none" else None
+    holder = system.new_id() if replica is None else f"replica-{replica}-{system.new_id()}"
     deliver: Deliveries = system.deliveries
     if "ledger" in system.roles:
         from holdfast.fleet.folding import Tasks

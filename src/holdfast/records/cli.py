@@ -20,7 +20,7 @@ from holdfast.kernel.cli import (
     say,
     session,
 )
-from holdfast.kernel.errors import HoldfastError, Invalid, NotFound
+from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid, NotFound
 from holdfast.kernel.hints import BY_CODE
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from holdfast.kernel.http.client import ApiClient
     from holdfast.records.client import RecordsClient
-    from holdfast.records.model import Record, RecordChange, Run, RunFilter
+    from holdfast.records.model import Provenance, Record, RecordChange, Run, RunFilter
 
 record_app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Read and export what is kept."
@@ -223,6 +223,84 @@ def record_receipt(
         sys.stdout.buffer.flush()
 
     run(body)
+
+
+@record_app.command(
+    "raw",
+    help="The bytes that the source sent and a record was read from, as they came; their digest is "
+    "checked on the way.",
+    epilog="Example: holdfast record raw 0f3c… --out raw.json && sha256sum raw.json",
+)
+def record_raw(
+    ctx: typer.Context,
+    record: Annotated[str, typer.Argument(help="The record's id.", show_default=False)],
+    revision: Annotated[
+        int | None, typer.Option("--revision", min=1, help="Which revision. [the newest]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file to write; - is standard output.")
+    ] = None,
+) -> None:
+    async def body() -> None:
+        from holdfast.kernel.principal import operator
+
+        async with session(ctx, timeout_seconds=600) as api:
+            client = _client(api)
+            found = await client.record(operator(), record)
+            source = _source_of(found.revisions, record, revision)
+            stored = await client.response_body(operator(), source.run, source.response)
+            size, digest = await _write_checked(stored.chunks, out, source.response_digest)
+        say(f"{size} bytes, {digest}; the record is at position {source.position} in them")
+
+    run(body)
+
+
+def _source_of(revisions: list[Record], record: str, revision: int | None) -> Provenance:
+    """Where a revision came from; a withdrawal came from no bytes at all."""
+    wanted = [one for one in revisions if revision in (None, one.revision)]
+    if not wanted:
+        raise NotFound(f"cannot find revision {revision} of the record {record}")
+    last = wanted[-1]
+    if last.withdrawn or last.provenance is None:
+        raise NotFound(
+            f"cannot show the bytes of revision {last.revision}: it says that the source has the "
+            "record no more",
+            hint="--revision names an earlier one; `holdfast record history` lists them",
+        )
+    return last.provenance
+
+
+async def _write_checked(
+    chunks: AsyncIterator[bytes], out: Path | None, expected: str
+) -> tuple[int, str]:
+    """Write the bytes; the file is there once it is whole and has the digest that was told."""
+    import hashlib
+
+    to_file = out is not None and str(out) != "-"
+    partial = out.with_name(f".{out.name}.part") if out is not None and to_file else None
+    size, found = 0, hashlib.sha256()
+    try:
+        sink = partial.open("wb") if partial else sys.stdout.buffer
+        try:
+            async for chunk in chunks:
+                size += len(chunk)
+                found.update(chunk)
+                sink.write(chunk)
+        finally:
+            sink.flush()
+            if partial:
+                sink.close()
+        digest = f"sha256:{found.hexdigest()}"
+        if digest != expected:
+            raise Corrupt(f"cannot use the bytes: their digest is {digest}, not {expected}")
+        if partial and out is not None:
+            partial.replace(out)
+    except OSError as error:
+        raise Invalid(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        if partial:
+            partial.unlink(missing_ok=True)
+    return size, digest
 
 
 @record_app.command(
