@@ -68,10 +68,10 @@ async def _prove(ledger: Program, data_dir: Path) -> None:
     clients = TenantClients(ledger.url, signer, "ledger", LedgerClient)
     away = TenantDeliveries(clients)
     try:
-        proof = await away.event_proof(operator(), first["id"])
+        [proof] = await away.event_proofs(operator(), [first["id"]])
         assert (proof.position, read_leaf(proof.leaf.encode()).id) == (0, first["id"])
         with pytest.raises(NotFound):
-            await away.event_proof(operator(TenantId("other")), first["id"])
+            await away.event_proofs(operator(TenantId("other")), [first["id"]])
     finally:
         await clients.close()
 
