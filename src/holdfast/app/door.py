@@ -25,7 +25,9 @@ from holdfast.identity import HopSigner, LoginLinks, OperatorToken
 from holdfast.identity.audit import Trail
 from holdfast.identity.bearer import BearerTokens
 from holdfast.identity.keyfile import KeyFile
+from holdfast.identity.signin.throttle import Throttle
 from holdfast.identity.tokens import shared_secret
+from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.errors import HoldfastError, Invalid
 
 if TYPE_CHECKING:
@@ -91,7 +93,15 @@ def spec(
     )
     secure = bool(certificate_of(settings, "gateway")[0] or settings["gateway_terminator"])
     asks = clients_of(settings, "gateway") != "none"
-    browsers = gateway_http.Browsers(system.sessions, token.fingerprint, secure, sessions.forget)
+    devices = Peppers.load_or_create(settings.keys_dir, "device-pepper")
+    browsers = gateway_http.Browsers(
+        system.sessions,
+        token.fingerprint,
+        secure,
+        sessions.forget,
+        Throttle(system.clock.monotonic, devices.seal("device")[0]),
+        os.urandom,
+    )
 
     async def by_connection(connection: Any) -> Any:
         return await authenticate(connection.scope)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,11 +32,15 @@ from holdfast.identity.signin.passkey_model import (
     Visitor,
     Who,
 )
+from holdfast.identity.signin.throttle import Throttle
 from holdfast.kernel.errors import Denied, HoldfastError, Unauthenticated
 from holdfast.kernel.http import get, post
 from holdfast.kernel.http.door import CLIENT
 from holdfast.kernel.http.routes import header
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
+from holdfast.kernel.telemetry import get_logger
+
+log = get_logger("gateway")
 
 
 class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +72,20 @@ class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):
     permissions: list[str]
 
 
+DEVICE_COOKIE = "holdfast_device"
+DEVICE_SECONDS = 365 * 86_400
+
+
+def _device(request: Request[Any, Any, Any]) -> str:
+    """The cookie of a browser that has signed in before, whoever it was."""
+    return request.cookies.get(DEVICE_COOKIE, "")[:200]
+
+
+def _account(answer: PasskeyAnswer) -> str:
+    """The passkey that an answer names, right or wrong: failures in its name are counted."""
+    return hashlib.sha256(bytes(answer.credential)[:200]).hexdigest()
+
+
 class Sessions(Protocol):
     """The sessions of the identity role, here or elsewhere."""
 
@@ -87,6 +107,22 @@ class Browsers:
     fingerprint: str
     secure: bool
     forget: Callable[[str], None]
+    throttle: Throttle
+    random: Callable[[int], bytes]
+
+    def begins(self, request: Request[Any, Any, Any]) -> None:
+        """Count a sign-in that begins; :class:`Exhausted` beyond a minute's worth."""
+        self.throttle.begin(str(request.scope.get(CLIENT, "")), _device(request))
+
+    @contextmanager
+    def tried(self, request: Request[Any, Any, Any], account: str = "") -> Iterator[None]:
+        """Around what may turn out wrong: that it was is counted, what is right is let in."""
+        try:
+            yield
+        except (Unauthenticated, Denied):
+            address = str(request.scope.get(CLIENT, ""))
+            self.throttle.failed(address, _device(request), account)
+            raise
 
     async def begin(
         self, request: Request[Any, Any, Any], principal: Principal, credential: str
@@ -122,7 +158,24 @@ class Browsers:
         if old is not None:
             self.forget(old)
         body = SignedIn(subject=begun.subject, csrf=csrf_of(begun.secret))
-        return Response(content=body, cookies=[self.cookie(begun.secret, begun.seconds)])
+        cookies = [self.cookie(begun.secret, begun.seconds), *self.device_cookies(request)]
+        return Response(content=body, cookies=cookies)
+
+    def device_cookies(self, request: Request[Any, Any, Any]) -> list[Cookie]:
+        """What names a browser that has signed in, if it has none yet; it signs nobody in."""
+        if self.throttle.knows(_device(request)):
+            return []
+        return [
+            Cookie(
+                key=DEVICE_COOKIE,
+                value=self.throttle.device(self.random(16)),
+                max_age=DEVICE_SECONDS,
+                path="/",
+                httponly=True,
+                samesite="lax",
+                secure=self.secure,
+            )
+        ]
 
     def cookie(self, value: str, seconds: int) -> Cookie:
         """The session's cookie; an empty ``value`` takes it away."""
@@ -178,6 +231,7 @@ def passkey_handlers(passkeys: Any, browsers: Browsers) -> list[Any]:
     @door("/v1/login/passkey/options")
     async def begin_sign_in(request: Request[Any, Any, Any]) -> Response[Ceremony]:
         """Begin to sign in with a passkey; nobody says who they are."""
+        browsers.begins(request)
         start = SignInStart(visitor=browsers.visitor(request))
         return Response(content=await passkeys.begin_sign_in(start))
 
@@ -185,12 +239,17 @@ def passkey_handlers(passkeys: Any, browsers: Browsers) -> list[Any]:
     async def sign_in(request: Request[Any, Any, Any], data: PasskeyAnswer) -> Response[SignedIn]:
         """Sign in with what the browser's passkey answered."""
         finish = SignInFinish(visitor=browsers.visitor(request), answer=data)
-        return browsers.signed_in(request, await passkeys.sign_in(finish))
+        with browsers.tried(request, _account(data)):
+            begun = await passkeys.sign_in(finish)
+        return browsers.signed_in(request, begun)
 
     @door("/v1/login/invitation")
-    async def see_invitation(data: InvitationSecret) -> InvitationSeen:
+    async def see_invitation(
+        request: Request[Any, Any, Any], data: InvitationSecret
+    ) -> InvitationSeen:
         """What the holder of an invitation may see of it."""
-        seen: InvitationSeen = await passkeys.see_invitation(data.secret)
+        with browsers.tried(request):
+            seen: InvitationSeen = await passkeys.see_invitation(data.secret)
         return seen
 
     @door("/v1/login/invitation/options")
@@ -198,14 +257,19 @@ def passkey_handlers(passkeys: Any, browsers: Browsers) -> list[Any]:
         request: Request[Any, Any, Any], data: InvitationSecret
     ) -> Response[Ceremony]:
         """Begin to make the first passkey of somebody who was invited."""
+        browsers.begins(request)
         start = SignInStart(visitor=browsers.visitor(request), secret=data.secret)
-        return Response(content=await passkeys.begin_accepting(start))
+        with browsers.tried(request):
+            begun = await passkeys.begin_accepting(start)
+        return Response(content=begun)
 
     @door("/v1/login/invitation/passkey")
     async def accept(request: Request[Any, Any, Any], data: PasskeyAnswer) -> Response[SignedIn]:
         """Accept an invitation with a new passkey, and be signed in."""
         finish = SignInFinish(visitor=browsers.visitor(request), answer=data)
-        return browsers.signed_in(request, await passkeys.accept(finish))
+        with browsers.tried(request):
+            begun = await passkeys.accept(finish)
+        return browsers.signed_in(request, begun)
 
     @door("/v1/login/passkeys/options", Permission.SELF)
     async def begin_adding(
@@ -248,6 +312,7 @@ def oauth_handlers(
     """
 
     async def away(request: Request[Any, Any, Any], ask: OAuthAsk) -> tuple[str, Cookie]:
+        browsers.begins(request)
         start = OAuthStart(visitor=browsers.visitor(request), ask=ask)
         begun: OAuthBegun = await oauth.begin(start)
         return begun.url, browsers.oauth_cookie(begun.browser, CEREMONY_SECONDS)
@@ -297,22 +362,27 @@ def oauth_handlers(
     ) -> Response[bytes]:
         """Where the provider sends the browser back."""
         try:
-            begun = await oauth.finish(
-                OAuthFinish(
-                    visitor=browsers.visitor(request),
-                    provider=provider[:40],
-                    browser=request.cookies.get(OAUTH_COOKIE, "")[:400],
-                    state=state[:4000],
-                    code=code[:4000],
-                    error=error[:4000],
-                    iss=iss[:4000],
-                )
+            finish = OAuthFinish(
+                visitor=browsers.visitor(request),
+                provider=provider[:40],
+                browser=request.cookies.get(OAUTH_COOKIE, "")[:400],
+                state=state[:4000],
+                code=code[:4000],
+                error=error[:4000],
+                iss=iss[:4000],
             )
+            with browsers.tried(request):
+                begun = await oauth.finish(finish)
         except HoldfastError as problem:
+            # The page says little; whoever configures the provider needs the reason.
+            log.warning(
+                "oauth.refused", provider=provider[:40], code=problem.code, reason=problem.internal
+            )
             answer = page(problem.detail)
         else:
             answer = page("")
             answer.cookies.append(browsers.cookie(begun.secret, begun.seconds))
+            answer.cookies.extend(browsers.device_cookies(request))
         answer.cookies.append(browsers.oauth_cookie("", 0))
         return answer
 
@@ -334,7 +404,8 @@ def handlers(links: LoginLinks, browsers: Browsers) -> list[Any]:
     @post("/v1/login", permission=Permission.PUBLIC, tag="login", operation_id="login", status=200)
     async def login(request: Request[Any, Any, Any], data: Login) -> Response[SignedIn]:
         """Exchange a login link's token for a session cookie."""
-        principal = links.redeem(data.token)
+        with browsers.tried(request):
+            principal = links.redeem(data.token)
         begun = await browsers.begin(request, principal, f"operator:{browsers.fingerprint}")
         return browsers.signed_in(request, begun)
 
