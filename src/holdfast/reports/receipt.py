@@ -121,6 +121,8 @@ def verify_cell(plain: Any, trust: Trust) -> CellVerified:
 
 
 def _verify(receipt: CellReceipt, trust: Trust) -> CellVerified:
+    if receipt.format != FORMAT:
+        raise refused(f"its format {receipt.format[:60]!r} is not known here")
     said = signed_checkpoint(receipt.checkpoint, trust)
     payload = check_entry(receipt.entry, said, trust)
     entry = receipt.entry.leaf
