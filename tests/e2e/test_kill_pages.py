@@ -115,6 +115,7 @@ class Killing:
     victims: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
     refetched: int = 0
+    again: int = 0
     _phases: list[str] = field(default_factory=list)
     _deck: list[str] = field(default_factory=list)
 
@@ -140,14 +141,35 @@ class Killing:
         before = self.kills
         while self.kills - before < KILLS_OF_A_ROUND and self._killed():
             self.stack.start()
-        self.stack.settle(120)
+        anew = self._settle(promised)
         kills = self.kills - before
-        excess = sum(count - 1 for count in self._sent().values())
+        excess = sum(
+            count - 1
+            for target, count in self._sent().items()
+            if not any(f"/{name}." in target for name in anew)
+        )
         self.refetched += excess
-        ended = {t["id"]: t["status"] for t in self.stack.door.items("/v1/tasks", limit=500)}
-        assert {ended.get(task) for task in promised.values()} == {"succeeded"}
         assert excess <= kills, f"round {self.rounds}: {kills} kills cost {excess} pages"
         assert self.stack.records() == self.published[version], f"round {self.rounds}"
+
+    def _settle(self, promised: dict[str, str]) -> set[str]:
+        """Every task ends; what truthfully used up its attempts is asked for again, and counted.
+
+        The profiles of which that was so: a run of its own fetches every page once more.
+        """
+        anew: set[str] = set()
+        for _ in range(3):
+            self.stack.settle(120)
+            ended = {t["id"]: t["status"] for t in self.stack.door.items("/v1/tasks", limit=500)}
+            assert set(promised.values()) <= set(ended), "acknowledged and lost"
+            dead = tuple(sorted(name for name, task in promised.items() if ended[task] == "dead"))
+            assert {ended[task] for task in promised.values()} <= {"succeeded", "dead"}
+            if not dead:
+                return anew
+            anew |= set(dead)
+            self.again += len(dead)
+            promised = self.stack.collect_all(dead)
+        raise AssertionError("some profiles are never collected")
 
     def _begin(self, version: int) -> dict[str, str]:
         self.shelf.become(version)
@@ -216,7 +238,8 @@ def told(case: str, done: Killing) -> Iterator[None]:
         print(
             f"\n{case}: seed {SEED}, {done.kills} kills in {done.rounds} rounds of "
             f"{PAGES * len(PAGINATIONS)} pages; by phase {dict(sorted(done.hit.items()))}, by "
-            f"victim {dict(sorted(done.victims.items()))}; {done.refetched} pages sent twice"
+            f"victim {dict(sorted(done.victims.items()))}; {done.refetched} pages sent twice; "
+            f"{done.again} asked for again"
         )
 
 
@@ -252,4 +275,5 @@ def test_a_kill_costs_one_page_at_most(
     print(f"{len(runs)} runs")
     assert orphans == []
     assert set(done.hit) == set(PHASES)
-    assert {run["status"] for run in runs} == {"succeeded"}
+    assert {run["status"] for run in runs} <= {"succeeded", "failed"}
+    assert sum(run["status"] == "failed" for run in runs) <= done.again

@@ -15,7 +15,9 @@ import pytest
 
 from tests.support.program import HOLDFAST, Program, clean_environment, started, wait_until
 
-RESIDENT_MEGABYTES_MAX = 60
+RESIDENT_MEGABYTES_MAX = 70
+"""60 was aimed at and kept until drones signed their batches: Ed25519's library takes 6.5 MB (ADR
+0017, docs/benchmarks.md). A server's packages would take tens more."""
 SERVER_ONLY = (
     "litestar",
     "sqlalchemy",

@@ -12,22 +12,25 @@ the token's ``iss`` must be that issuer. Whatever is wrong with a token, the ans
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from joserfc import jws
-from joserfc.errors import JoseError
-from joserfc.jwk import OKPKey
 
 from holdfast.kernel.canonical import canonical, decode_strict
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Corrupt, Invalid, Unauthenticated
+
+if TYPE_CHECKING:
+    from joserfc.jwk import OKPKey
+    from joserfc.jws import JWSRegistry
 
 ALGORITHM = "Ed25519"
 TOKEN_BYTES_MAX = 16 * 1024
@@ -38,7 +41,6 @@ Jwk = dict[str, str]
 """A public key: ``kty``, ``crv``, ``x`` and ``kid``."""
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{86})")
-_registry = jws.JWSRegistry(algorithms=[ALGORITHM])
 
 
 class SigningKey:
@@ -46,10 +48,10 @@ class SigningKey:
 
     def __init__(self, private: Ed25519PrivateKey) -> None:
         self._private = private
-        key = OKPKey.import_key(private)
-        self._public: Jwk = {"kty": "OKP", "crv": "Ed25519", "x": str(key.as_dict()["x"])}
+        x = _segment(private.public_key().public_bytes_raw()).decode("ascii")
+        self._public: Jwk = {"kty": "OKP", "crv": "Ed25519", "x": x}
         self._headers: dict[str, bytes] = {}
-        self.kid = key.thumbprint()
+        self.kid = _segment(hashlib.sha256(canonical(self._public)).digest()).decode("ascii")
 
     @classmethod
     def from_seed(cls, seed: bytes) -> SigningKey:
@@ -171,6 +173,13 @@ class TrustedKeys:
             yield issuer, read["keys"] if isinstance(read, dict) and "keys" in read else [read]
 
 
+@cache
+def _registry() -> JWSRegistry:
+    from joserfc.jws import JWSRegistry
+
+    return JWSRegistry(algorithms=[ALGORITHM])
+
+
 def verify(
     token: str,
     keys: TrustedKeys,
@@ -192,9 +201,13 @@ def verify(
     match = _COMPACT.fullmatch(token) if len(token) <= TOKEN_BYTES_MAX else None
     if match is None:
         raise _refused("it is not a compact JWS with an Ed25519 signature")
+    # Whoever only signs, as a drone does, need not carry the library that verifies.
+    from joserfc import jws
+    from joserfc.errors import JoseError
+
     signer, key = _signer(match[1], keys, typ)
     try:
-        payload = jws.deserialize_compact(token, key, registry=_registry).payload
+        payload = jws.deserialize_compact(token, key, registry=_registry()).payload
     except (JoseError, ValueError) as error:
         raise _refused("the signature does not verify") from error
     # A signature has one spelling: the last character of its text carries four unused bits.
@@ -345,6 +358,9 @@ def _import_public(jwk: object, issuer: str) -> tuple[str, OKPKey]:
             f"cannot trust {issuer}: the file holds its private key",
             hint="that key is no longer secret; replace it",
         )
+    from joserfc.errors import JoseError
+    from joserfc.jwk import OKPKey
+
     try:
         key = OKPKey.import_key({name: jwk[name] for name in ("kty", "crv", "x")})
         kid = key.thumbprint()
