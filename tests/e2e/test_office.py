@@ -74,7 +74,8 @@ class Office:
 
     def says(self, *words: str, status: int = 0) -> str:
         """What a command prints on standard output; its exit status must be ``status``."""
-        done = run_command(*words, "--data-dir", str(self.root / "data"))
+        wide = {"COLUMNS": "160"}  # so that no cell is wrapped
+        done = run_command(*words, "--data-dir", str(self.root / "data"), environment=wide)
         assert done.returncode == status, (words, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         self.said = done.stderr
