@@ -445,7 +445,7 @@ async def test_when_too_many_wait_the_rest_is_told_to_come_back(
 ) -> None:
     children.gate = asyncio.Event()
     running = [asyncio.create_task(service.run(ME, spec(f"s{i}"))) for i in range(3)]
-    await until(lambda: service._waiting == 2)
+    await until(lambda: service._turns.waiting == 2)
     with pytest.raises(Exhausted) as caught:
         await service.run(ME, spec("one-too-many"))
     assert caught.value.retry_after_seconds

@@ -17,6 +17,7 @@ import json
 import math
 import random
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ class Verdict:
 # --- documents ------------------------------------------------------------------------------------
 
 
-class Document:
+class Document(ABC):
     """A recorded file with its rows at hand. ``get`` and ``put`` take a path of the profile."""
 
     def __init__(self, profile: Profile) -> None:
@@ -72,23 +73,23 @@ class Document:
 
     rows: list[Any]
 
-    def get(self, row: Any, path: str) -> str | None:
-        raise NotImplementedError
+    @abstractmethod
+    def get(self, row: Any, path: str) -> str | None: ...
 
-    def put(self, row: Any, path: str, text: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def put(self, row: Any, path: str, text: str) -> None: ...
 
-    def rename(self, path: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def rename(self, path: str) -> None: ...
 
-    def shift(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def shift(self) -> None: ...
 
-    def widen(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def widen(self) -> None: ...
 
-    def bytes(self) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def bytes(self) -> bytes: ...
 
     def copy(self) -> Document:
         return copy.deepcopy(self)

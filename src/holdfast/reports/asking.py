@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from holdfast.kernel.clock import parse_timestamp
-from holdfast.kernel.errors import Corrupt, Exhausted, Internal, Invalid, TooLarge
+from holdfast.kernel.errors import Corrupt, Internal, Invalid, TooLarge
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.kernel.reads import ReadLog
 from holdfast.reports.ports import Log, Projections, QueryChildren
@@ -42,6 +42,7 @@ from holdfast.reports.query import (
     mentioned,
 )
 from holdfast.reports.sandbox import LAYOUTS, frame
+from holdfast.reports.turns import Turns
 
 PAGE = 1000
 NEEDED = {
@@ -94,8 +95,8 @@ class QueryService:
         self._children = children
         self._reads = reads
         self._settings = settings or QuerySettings()
-        self._turns = asyncio.Semaphore(self._settings.at_once)
-        self._waiting = 0
+        bounds = self._settings
+        self._turns = Turns(bounds.at_once, bounds.waiting_max, "run the query", 2)
 
     async def query(self, principal: Principal, query: Query) -> QueryResult:
         """Answer one ``SELECT`` as of its moment.
@@ -129,7 +130,7 @@ class QueryService:
         self, principal: Principal, query: Query, format_: QueryFormat, *, exact: bool
     ) -> tuple[_Gathered, ChildAnswer]:
         moment = _checked(query)
-        async with self._turn(), AsyncExitStack() as stack:
+        async with self._turns.turn(), AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(self._settings.seconds):
                     gathered = await self._gathered(principal, query, moment, stack)
@@ -315,24 +316,6 @@ class QueryService:
                 code="query-input",
                 hint="name one profile instead of records; --events-from leaves earlier events out",
             )
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """A bounded number runs, a bounded number waits, the rest is told to come back."""
-        if self._turns.locked() and self._waiting >= self._settings.waiting_max:
-            raise Exhausted(
-                f"cannot run the query now: {self._waiting} are waiting",
-                retry_after_seconds=2,
-            )
-        self._waiting += 1
-        try:
-            await self._turns.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._turns.release()
 
 
 def _checked(query: Query) -> datetime | None:

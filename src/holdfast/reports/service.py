@@ -8,10 +8,7 @@ same inputs is the same report: it is answered, not computed again.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -27,7 +24,6 @@ from holdfast.kernel.errors import (
     Conflict,
     Corrupt,
     Denied,
-    Exhausted,
     Invalid,
     NotFound,
     Unavailable,
@@ -81,6 +77,7 @@ from holdfast.reports.receipt import (
 )
 from holdfast.reports.spec import canonical_spec, check_spec, spec_digest
 from holdfast.reports.tables import InputFile
+from holdfast.reports.turns import Turns
 
 COMPUTE = "holdfast.reports.compute:compute"
 RENDER = "holdfast.reports.chart:render"
@@ -138,8 +135,8 @@ class ReportsService:
         self._settings = settings or ReportsSettings()
         self._receipts = receipts
         self._evidence = evidence
-        self._turns = asyncio.Semaphore(self._settings.at_once)
-        self._waiting = 0
+        bounds = self._settings
+        self._turns = Turns(bounds.at_once, bounds.waiting_max, "compute", 5)
 
     async def run(self, principal: Principal, spec: ReportSpec) -> Report:
         """Compute the report, or answer the one that is there (``unchanged``).
@@ -482,7 +479,7 @@ class ReportsService:
     # --- children -------------------------------------------------------------------------------
 
     async def _child(self, target: str, job: Any, type_: type[T]) -> T:
-        async with self._turn():
+        async with self._turns.turn():
             answered = await self._children.call(
                 target,
                 msgspec.msgpack.encode(job),
@@ -492,24 +489,6 @@ class ReportsService:
                 else self._settings.memory_mb,
             )
         return cast(T, opened(answered, type_))
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """A bounded number computes, a bounded number waits, the rest is told to come back."""
-        if self._turns.locked() and self._waiting >= self._settings.waiting_max:
-            raise Exhausted(
-                f"cannot compute now: {self._waiting} computations are waiting",
-                retry_after_seconds=5,
-            )
-        self._waiting += 1
-        try:
-            await self._turns.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._turns.release()
 
 
 def credit_of(profile: Profile) -> Credit:
