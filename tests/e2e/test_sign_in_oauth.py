@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from joserfc import jwt
+from joserfc.jwk import ECKey, OKPKey
 
 from tests.e2e.test_console import browser, page
 from tests.support.program import Program, run_command, started, wait_until
+from tests.support.provider import FakeProvider, fake_provider
 
 __all__ = ["browser", "page"]
 
@@ -52,14 +56,28 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory, provider: str) -> Iterator[Program]:
+def issuer() -> Iterator[FakeProvider]:
+    """Whoever makes tokens for programs, and publishes the keys of them."""
+    with fake_provider() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def program(
+    tmp_path_factory: pytest.TempPathFactory, provider: str, issuer: FakeProvider
+) -> Iterator[Program]:
     environment = {
+        "HOLDFAST_IDENTITY_JWKS_URL": f"{issuer.url}/jwks",
+        "HOLDFAST_IDENTITY_JWT_ISSUER": issuer.url,
+        "HOLDFAST_IDENTITY_JWT_AUDIENCE": "holdfast",
         "ARAGORA_OAUTH_PROVIDER": "oidc",
         "ARAGORA_OAUTH_CLIENT_ID": "holdfast",
         "ARAGORA_OAUTH_CLIENT_SECRET": "a secret of the client",
         "ARAGORA_ADMIN_USERS": "boss@example.org",
         "HOLDFAST_IDENTITY_OAUTH_ISSUER": provider,
-        "HOLDFAST_IDENTITY_OAUTH_ALLOW": urlsplit(provider).netloc,
+        "HOLDFAST_IDENTITY_OAUTH_ALLOW": ",".join(
+            urlsplit(url).netloc for url in (provider, issuer.url)
+        ),
     }
     path = tmp_path_factory.mktemp("oauth") / "data"
     with started(["up", "--drones", "0", "--port", "0"], path, environment=environment) as running:
@@ -97,3 +115,79 @@ def test_an_account_with_an_unverified_address_stays_outside(program: Program, p
 
 def test_the_secret_of_the_client_is_nowhere_to_be_seen(program: Program) -> None:
     assert "a secret of the client" not in program.log.read_text(errors="replace")
+
+
+# --- tokens of an issuer that publishes its keys ------------------------------------------------
+
+
+def token(issuer: FakeProvider, **changes: Any) -> str:
+    now = int(time.time())
+    given = {"iss": issuer.url, "aud": "holdfast", "sub": "ada@example.org", "exp": now + 300}
+    header = {"alg": issuer.alg, "kid": issuer.key.kid}
+    return jwt.encode(header, given | changes, issuer.key, algorithms=[issuer.alg])
+
+
+def whoami(program: Program, bearer: str) -> httpx.Response:
+    headers = {"authorization": f"Bearer {bearer}"}
+    return httpx.get(f"{program.url}/v1/whoami", headers=headers, trust_env=False)
+
+
+def test_a_program_comes_in_by_a_token_under_published_keys(
+    program: Program, issuer: FakeProvider
+) -> None:
+    first = whoami(program, token(issuer, roles=["auditor"]))
+    assert first.status_code == 200, first.text
+    assert "ada" not in first.text
+    stolen, now = token(issuer), int(time.time())
+    head, body, _ = stolen.split(".")
+    for wrong in (
+        token(issuer, aud="another"),
+        token(issuer, iss="https://another.example"),
+        token(issuer, exp=now - 3600),
+        token(issuer, nbf=now + 3600),
+        f"{head}.{body}.{token(issuer, sub='eve').split('.')[2]}",
+    ):
+        answer = whoami(program, wrong)
+        assert (answer.status_code, "ada" in answer.text) == (401, False), answer.text
+
+    issuer.key, issuer.alg = (
+        OKPKey.generate_key("Ed25519", {"kid": "two", "alg": "Ed25519"}),
+        ("Ed25519"),
+    )
+    issuer.published = [issuer.key]
+    # Whoever asks too soon is told that the key is not known; then it is looked for.
+    wait_until(lambda: whoami(program, token(issuer)).status_code == 200, 60, "the new key")
+    assert whoami(program, stolen).status_code == 401  # its key left the set
+    assert whoami(program, token(issuer)).json()["subject"] == first.json()["subject"]
+
+
+def test_keys_that_cannot_be_had_any_more_hold_and_are_told_of(
+    program: Program, issuer: FakeProvider
+) -> None:
+    published, issuer.published = issuer.published, []
+    asked = issuer.jwks_asked
+    stranger = jwt.encode({"alg": "ES256", "kid": "three"}, {}, ECKey.generate_key("P-256"))
+    try:
+        # An unknown key makes it look, and what it finds is no set of keys.
+        wait_until(
+            lambda: whoami(program, stranger).status_code == 401 and issuer.jwks_asked > asked,
+            60,
+            "a look at the keys",
+        )
+        assert whoami(program, token(issuer)).status_code == 200
+        ready = httpx.get(f"{program.url}/ready", trust_env=False).json()
+        assert ready["checks"]["token_keys"]["status"] == "degraded"
+        assert "jwks.kept" in program.log.read_text(errors="replace")
+    finally:
+        issuer.published = published
+
+
+def test_published_keys_without_an_issuer_or_tls_open_nothing(tmp_path: Path) -> None:
+    for url, code in (("https://keys.example", "issuer"), ("http://keys.example", "TLS")):
+        more = {} if code == "issuer" else {"HOLDFAST_IDENTITY_JWT_ISSUER": "https://x.example"}
+        more |= {"HOLDFAST_IDENTITY_JWT_AUDIENCE": "holdfast", "HOLDFAST_IDENTITY_JWKS_URL": url}
+        found = run_command(
+            "serve", "gateway", "--data-dir", str(tmp_path / code), environment=more
+        )
+        assert found.returncode != 0
+        assert code in found.stderr

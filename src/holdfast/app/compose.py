@@ -79,6 +79,8 @@ async def open_system(
         if chosen & STATEFUL:
             state = system.state = await _open_state(system, stack)
             await services.open_services(system, state, signing, stack)
+        if "gateway" in chosen:
+            await door.open_token_keys(system, stack)
         _open_application(system, signing, elsewhere)
         # All types are loaded, and nothing works at the same time yet.
         prepare_structs()

@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import hmac
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -23,15 +24,18 @@ from holdfast.gateway.door import DoorAuthenticator, Remembered
 from holdfast.gateway.proxy import CertificateMiddleware, ProxyMiddleware, RoleProxy
 from holdfast.identity import HopSigner, LoginLinks, OperatorToken
 from holdfast.identity.audit import Trail
-from holdfast.identity.bearer import BearerTokens
+from holdfast.identity.bearer import BearerTokens, TokensOfBoth
 from holdfast.identity.keyfile import KeyFile
 from holdfast.identity.signin.throttle import Throttle
-from holdfast.identity.tokens import shared_secret
+from holdfast.identity.tokens import TokenKey, shared_secret
 from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.errors import HoldfastError, Invalid
 
 if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
     from holdfast.app.system import Keys, System
+    from holdfast.identity.jwks import KeySets
     from holdfast.kernel.http import AppSpec
     from holdfast.kernel.principal import Principal
 
@@ -43,6 +47,7 @@ DEGRADED = {
     "disk": "little room is left on the disk",
     "memory": "nearly every connection is taken",
     "api_keys_file": "the newest file of keys was not taken",
+    "token_keys": "the keys that tokens are verified by cannot be fetched: the last good ones hold",
 }
 """What a check means that answers ``degraded``, and so gives no reason of its own."""
 
@@ -208,15 +213,67 @@ def _token_secret(settings: Settings) -> bytes | None:
     return secret
 
 
-def _bearer_tokens(system: System) -> BearerTokens | None:
-    """What verifies tokens signed with the operator's shared secret, if there is one."""
+async def open_token_keys(system: System, stack: AsyncExitStack) -> None:
+    """The keys by which an issuer elsewhere signs tokens, if one is named; kept by a loop.
+
+    Whoever publishes them says who is who here, so the issuer and the audience are part of the
+    setting: :class:`Invalid` without them, or the issuer's tokens for others would open this door.
+    """
+    from holdfast.identity.jwks import KeySets
+    from holdfast.identity.signin.providers import Wire
+
     settings = system.settings
-    secret = _token_secret(settings)
+    url = settings["identity_jwks_url"]
+    if not url:
+        return
+    if not settings["identity_jwt_issuer"] or not settings["identity_jwt_audience"]:
+        raise Invalid(
+            "cannot start: tokens under published keys need an issuer and an audience",
+            code="jwks-incomplete",
+            hint="HOLDFAST_IDENTITY_JWT_ISSUER and HOLDFAST_IDENTITY_JWT_AUDIENCE, exactly as "
+            "the tokens name them",
+        )
+    allow = frozenset(settings["identity_oauth_allow"])
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.netloc not in allow:
+        raise Invalid(
+            f"cannot start: the keys at {url} would come without TLS",
+            code="jwks-open",
+            hint="only a host:port of HOLDFAST_IDENTITY_OAUTH_ALLOW may be",
+        )
+    wire = Wire(await people.open_outbound(system, stack), allow)
+    system.token_keys = KeySets(
+        url,
+        wire.get_bytes,
+        system.clock,
+        stale_seconds=settings["identity_jwks_stale_seconds"],
+    )
+    system.loops.append(("keys of tokens", system.token_keys.keep))
+    system.checks["token_keys"] = system.token_keys.check
+
+
+def _bearer_tokens(system: System) -> BearerTokens | TokensOfBoth | None:
+    """What verifies tokens, under the operator's shared secret, under published keys, or both."""
+    settings = system.settings
+    secret, published = _token_secret(settings), None
+    if system.token_keys is not None:
+        # Subjects are named under a key of this door's, since nothing here is secret.
+        naming = Peppers.load_or_create(settings.keys_dir, "subject-pepper")
+        published = _tokens_under(system, system.token_keys, naming.seal("holdfast subjects")[0])
     if secret is None:
-        return None
+        return published
+    naming_secret = hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest()
+    shared = _tokens_under(system, [shared_secret(secret)], naming_secret)
+    return shared if published is None else TokensOfBoth(shared, published)
+
+
+def _tokens_under(
+    system: System, keys: Sequence[TokenKey] | KeySets, naming: bytes
+) -> BearerTokens:
+    settings = system.settings
     return BearerTokens(
-        [shared_secret(secret)],
-        hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest(),
+        keys,
+        naming,
         system.clock,
         issuer=settings["identity_jwt_issuer"],
         audience=settings["identity_jwt_audience"],

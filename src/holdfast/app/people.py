@@ -12,6 +12,7 @@ from holdfast.kernel.errors import Invalid
 if TYPE_CHECKING:
     from holdfast.app.settings import Settings
     from holdfast.app.system import State, System
+    from holdfast.kernel.outbound import OutboundClient
 
 
 def providers_of(settings: Settings) -> dict[str, Provider]:
@@ -56,7 +57,6 @@ async def open_oauth(system: System, state: State, stack: AsyncExitStack) -> Non
     from holdfast.identity.signin.http import oauth_handlers
     from holdfast.identity.signin.oauth import OAuthService
     from holdfast.identity.signin.providers import Wire
-    from holdfast.kernel.outbound import OutboundClient, OutboundSettings
 
     settings = system.settings
     allow = frozenset(settings["identity_oauth_allow"])
@@ -67,10 +67,25 @@ async def open_oauth(system: System, state: State, stack: AsyncExitStack) -> Non
         settings["identity_default_role"],
         allow,
     )
-    outbound = await stack.enter_async_context(
+    system.oauth = OAuthService(
+        system.identity_parts,
+        system.sessions,
+        system.passkeys,
+        wanted,
+        Wire(await open_outbound(system, stack), allow),
+    )
+    system.handlers += oauth_handlers(system.oauth)
+
+
+async def open_outbound(system: System, stack: AsyncExitStack) -> OutboundClient:
+    """The outbound client for whoever says who people are: guarded as every other is."""
+    from holdfast.kernel.outbound import OutboundClient, OutboundSettings
+
+    settings = system.settings
+    return await stack.enter_async_context(
         OutboundClient(
             OutboundSettings(
-                allow=allow,
+                allow=frozenset(settings["identity_oauth_allow"]),
                 resolver=settings["collect_resolver"],
                 contact=settings["collect_contact"],
                 ca_file=settings["collect_ca_file"],
@@ -78,11 +93,3 @@ async def open_oauth(system: System, state: State, stack: AsyncExitStack) -> Non
             clock=system.clock,
         )
     )
-    system.oauth = OAuthService(
-        system.identity_parts,
-        system.sessions,
-        system.passkeys,
-        wanted,
-        Wire(outbound, allow),
-    )
-    system.handlers += oauth_handlers(system.oauth)

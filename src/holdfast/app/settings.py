@@ -514,8 +514,21 @@ SETTINGS: tuple[Setting, ...] = (
         "How far ahead such a token may end; 0 is no bound",
         (Alias("ARAGORA_JWT_EXPIRY", AGENTS_AUTH, "3600", _whole(1, 10 * 365 * 86_400)),),
     ),
-    Setting("HOLDFAST_IDENTITY_JWT_ISSUER", _text, "", "Issuer that such a token must name"),
-    Setting("HOLDFAST_IDENTITY_JWT_AUDIENCE", _text, "", "Audience that such a token must name"),
+    Setting("HOLDFAST_IDENTITY_JWT_ISSUER", _text, "", "Issuer that a token must name"),
+    Setting("HOLDFAST_IDENTITY_JWT_AUDIENCE", _text, "", "Audience that a token must name"),
+    Setting(
+        "HOLDFAST_IDENTITY_JWKS_URL",
+        _HTTP,
+        "",
+        "Where an issuer publishes the keys (JWK Set) of its RS256, ES256 or EdDSA tokens; issuer "
+        "and audience are needed then",
+    ),
+    Setting(
+        "HOLDFAST_IDENTITY_JWKS_STALE_SECONDS",
+        _seconds(60, 30 * 86_400),
+        86_400.0,
+        "How long the last good keys hold while that address does not answer",
+    ),
     Setting(
         "HOLDFAST_IDENTITY_DEFAULT_ROLE",
         _one_of("viewer", "operator", "approver", "auditor", "admin"),
@@ -626,7 +639,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_IDENTITY_OAUTH_ALLOW",
         _list,
         (),
-        "Private host:port pairs that a provider may be at",
+        "Private host:port pairs that a provider, or the keys of tokens, may be at",
     ),
     Setting(
         "HOLDFAST_IDENTITY_OAUTH_DOMAINS",

@@ -21,6 +21,7 @@ from holdfast.kernel.signing import SigningKey, TrustedKeys
 from holdfast.kernel.telemetry import Metrics, get_logger
 
 if TYPE_CHECKING:
+    from holdfast.identity.jwks import KeySets
     from holdfast.kernel.database import Database
     from holdfast.kernel.http import App, Check
     from holdfast.kernel.objects import Objects
@@ -63,6 +64,7 @@ class System:
     profiles: Any = None
     """The aggregator and the registry elsewhere, asked for each tenant under its own name."""
     links: LoginLinks | None = None
+    token_keys: KeySets | None = None
     tls: ClientTls | None = None
     """What this process calls others with."""
     app: App | None = None

@@ -14,7 +14,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, Generic, TypeVar
 
 from holdfast.identity import OperatorToken
-from holdfast.identity.bearer import BearerTokens
+from holdfast.identity.bearer import BearerTokens, TokensOfBoth
 from holdfast.identity.keyfile import KeyFile
 from holdfast.identity.model import KeyHolder, admits, is_over, networks_of
 from holdfast.identity.service import principal_of
@@ -56,7 +56,7 @@ class DoorAuthenticator:
         clock: Clock,
         *,
         listed: KeyFile | None = None,
-        tokens: BearerTokens | None = None,
+        tokens: BearerTokens | TokensOfBoth | None = None,
         admin: OperatorToken | None = None,
         tenant_required: bool = False,
     ) -> None:
@@ -113,7 +113,7 @@ class DoorAuthenticator:
         if self._listed is not None and (found := self._listed.find(token)) is not None:
             return found
         if self._tokens is not None and token.count(".") == 2:
-            return self._tokens.principal(token)
+            return await self._tokens.principal(token)
         raise Unauthenticated("cannot do this: the token is not known", code="token-unknown")
 
     def _check_tenant(self, scope: Any, principal: Principal) -> None:

@@ -7,8 +7,17 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from holdfast.identity.jwks import KeySets
 from holdfast.identity.model import ROLES
-from holdfast.identity.tokens import LEEWAY_SECONDS, TokenKey, refused, verify_claims
+from holdfast.identity.tokens import (
+    ASYMMETRIC,
+    LEEWAY_SECONDS,
+    TokenKey,
+    algorithm_of,
+    kid_of,
+    refused,
+    verify_claims,
+)
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.ids import DEFAULT_TENANT, TenantId, is_name
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
@@ -28,7 +37,7 @@ class BearerTokens:
 
     def __init__(
         self,
-        keys: Sequence[TokenKey],
+        keys: Sequence[TokenKey] | KeySets,
         naming: bytes,
         clock: Clock,
         *,
@@ -37,7 +46,7 @@ class BearerTokens:
         default_role: str = "viewer",
         seconds_max: int = 0,
     ) -> None:
-        self._keys = tuple(keys)
+        self._keys = keys if isinstance(keys, KeySets) else tuple(keys)
         self._naming = naming
         self._clock = clock
         self._issuer = issuer
@@ -45,12 +54,14 @@ class BearerTokens:
         self._default = ROLES[default_role]
         self._seconds_max = seconds_max
 
-    def principal(self, token: str) -> Principal:
-        """Who the token speaks for; raises :class:`Unauthenticated`."""
+    async def principal(self, token: str) -> Principal:
+        """Who the token speaks for; raises :class:`Unauthenticated`, or :class:`Unavailable` when
+        nobody can tell, because the keys are published elsewhere and cannot be had."""
+        keys = self._keys
+        if isinstance(keys, KeySets):
+            keys = await keys.keys(kid_of(token))
         now = self._clock.now()
-        claims = verify_claims(
-            token, self._keys, now=now, issuer=self._issuer, audience=self._audience
-        )
+        claims = verify_claims(token, keys, now=now, issuer=self._issuer, audience=self._audience)
         if self._seconds_max and (
             claims["exp"] > now.timestamp() + self._seconds_max + LEEWAY_SECONDS
         ):
@@ -82,6 +93,23 @@ class BearerTokens:
     def _name(self, issuer: str, subject: str) -> str:
         text = f"{len(issuer)}:{issuer}{subject}".encode()
         return f"t-{hmac.new(self._naming, text, hashlib.sha256).hexdigest()[:32]}"
+
+
+class TokensOfBoth:
+    """Tokens under a shared secret and tokens under published keys, at one door.
+
+    A token's algorithm chooses between the two before any key is looked at, so that what everybody
+    can read is never taken for a secret, and a secret's token never waits for a published key.
+    """
+
+    def __init__(self, secret: BearerTokens, published: BearerTokens) -> None:
+        self._secret = secret
+        self._published = published
+
+    async def principal(self, token: str) -> Principal:
+        """See :meth:`BearerTokens.principal`."""
+        chosen = self._published if algorithm_of(token) in ASYMMETRIC else self._secret
+        return await chosen.principal(token)
 
 
 def _texts(value: Any) -> list[str]:

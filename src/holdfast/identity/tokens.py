@@ -182,11 +182,20 @@ def verify_signature(token: str, keys: Sequence[TokenKey]) -> bytes:
 
 def kid_of(token: str) -> str | None:
     """The key that a token says it was signed with: good for looking it up, and nothing else."""
+    return _said(token, "kid")
+
+
+def algorithm_of(token: str) -> str | None:
+    """The algorithm that a token says it was signed by: whose keys to hold it against."""
+    return _said(token, "alg")
+
+
+def _said(token: str, name: str) -> str | None:
     match = _COMPACT.fullmatch(token) if len(token) <= TOKEN_BYTES_MAX else None
     if match is None:
         raise refused("it is not a compact JWS")
-    kid = _object(_decoded(match[1]), "header").get("kid")
-    return kid if isinstance(kid, str) else None
+    found = _object(_decoded(match[1]), "header").get(name)
+    return found if isinstance(found, str) else None
 
 
 def _chosen(header: Mapping[str, Any], keys: Sequence[TokenKey]) -> TokenKey:
@@ -269,6 +278,7 @@ def _spelled(text: str) -> str:
 
 __all__ = [
     "TokenKey",
+    "algorithm_of",
     "key_set",
     "kid_of",
     "refused",

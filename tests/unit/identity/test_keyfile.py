@@ -128,14 +128,14 @@ def tokens(clock: ManualClock) -> BearerTokens:
     return BearerTokens([shared_secret(SECRET)], b"naming", clock)
 
 
-def test_a_token_says_who_where_and_what(tokens: BearerTokens, clock: ManualClock) -> None:
-    found = tokens.principal(token(clock, tenant="t2", roles=["auditor", "their-own"]))
+async def test_a_token_says_who_where_and_what(tokens: BearerTokens, clock: ManualClock) -> None:
+    found = await tokens.principal(token(clock, tenant="t2", roles=["auditor", "their-own"]))
     assert (found.tenant, found.kind) == ("t2", PrincipalKind.PERSON)
     assert found.permissions == ROLES["auditor"]
     assert "ada" not in found.subject
-    assert found.subject == tokens.principal(token(clock)).subject
-    assert found.subject != tokens.principal(token(clock, iss="elsewhere")).subject
-    assert found.subject != tokens.principal(token(clock, sub="bob@example.org")).subject
+    assert found.subject == (await tokens.principal(token(clock))).subject
+    assert found.subject != (await tokens.principal(token(clock, iss="elsewhere"))).subject
+    assert found.subject != (await tokens.principal(token(clock, sub="bob@example.org"))).subject
 
 
 @pytest.mark.parametrize(
@@ -149,23 +149,23 @@ def test_a_token_says_who_where_and_what(tokens: BearerTokens, clock: ManualCloc
         ({"roles": {"admin": True}}, ROLES["viewer"]),
     ],
 )
-def test_what_a_token_may_do(
+async def test_what_a_token_may_do(
     tokens: BearerTokens,
     clock: ManualClock,
     claims: dict[str, Any],
     permissions: frozenset[Permission],
 ) -> None:
-    assert tokens.principal(token(clock, **claims)).permissions == permissions
+    assert (await tokens.principal(token(clock, **claims))).permissions == permissions
 
 
 @pytest.mark.parametrize(
     "claims", [{"sub": ""}, {"sub": 7}, {"sub": "x" * 256}, {"tenant": 7}, {"tenant": "../other"}]
 )
-def test_a_token_of_nobody_is_refused(
+async def test_a_token_of_nobody_is_refused(
     tokens: BearerTokens, clock: ManualClock, claims: dict[str, Any]
 ) -> None:
     with pytest.raises(Unauthenticated):
-        tokens.principal(token(clock, **claims))
+        await tokens.principal(token(clock, **claims))
 
 
 # --- at the door --------------------------------------------------------------------------------
