@@ -28,6 +28,9 @@ from holdfast.records.model import Record, RecordFilter, Run, RunFilter, RunStat
 from tests.support.waiting import until
 
 OPERATOR = operator()
+IMPATIENT = {"fleet_lease_seconds": "2", "fleet_lost_seconds": "1.5"}
+"""For tests that wait until a drone is given up. A machine that stands still for that long gives up
+others too: such a test says of nobody that he was not."""
 FINAL = frozenset(RunStatus) - {RunStatus.RUNNING, RunStatus.INTERRUPTED}
 
 
@@ -205,16 +208,20 @@ class Collecting:
 
 @asynccontextmanager
 async def collecting(root: Path, **settings: str) -> AsyncIterator[Collecting]:
-    """A fresh system on ``root`` with short leases, its loops running."""
+    """A fresh system on ``root``, its loops running.
+
+    Drones beat often and are given up late: system, source and drones share one process, and one
+    slow flush of the disk must not look like a death.
+    """
     files = root / "files"
     files.mkdir()
     (root / "profiles").mkdir()
     flags = {
         "data_dir": str(root / "data"),
         "registry_profiles_dir": str(root / "profiles"),
-        "fleet_lease_seconds": "2",
+        "fleet_lease_seconds": "30",
         "fleet_beat_seconds": "0.2",
-        "fleet_lost_seconds": "1.5",
+        "fleet_lost_seconds": "30",
         "fleet_backoff_seconds": "0.05",
         **settings,
     }

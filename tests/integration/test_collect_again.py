@@ -13,7 +13,7 @@ from holdfast.kernel.errors import Conflict, Invalid
 from holdfast.records import store
 from holdfast.records.model import Record, RecordFilter, Run, RunStatus
 from holdfast.registry.model import Expect, Limits
-from tests.integration.collecting import OPERATOR, Collecting, Line, collecting
+from tests.integration.collecting import IMPATIENT, OPERATOR, Collecting, Line, collecting
 from tests.support import recorded
 from tests.support.soaking import scale
 from tests.support.waiting import until
@@ -23,8 +23,8 @@ KEY = ["dimensions.id", "period"]
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Collecting]:
-    async with collecting(tmp_path) as found:
+async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Collecting]:
+    async with collecting(tmp_path, **getattr(request, "param", {})) as found:
         yield found
 
 
@@ -289,6 +289,7 @@ async def test_every_recorded_source_is_mapped_again_to_the_same(bench: Collecti
     assert different == {}
 
 
+@pytest.mark.parametrize("bench", [IMPATIENT], indirect=True)
 async def test_a_remapping_survives_lost_answers_and_a_drone_that_dies(bench: Collecting) -> None:
     rows = [day(1 + number % 28, number, id_=f"r{number}") for number in range(60)]
     bench.write("data.json", rows)

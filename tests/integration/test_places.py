@@ -12,18 +12,19 @@ import pytest
 
 from holdfast.collect.fixtures.faults import Fault
 from holdfast.records.model import RunStatus
-from tests.integration.collecting import Collecting, Line, collecting
+from tests.integration.collecting import IMPATIENT, Collecting, Line, collecting
 from tests.support.waiting import until
 
 ROWS = [{"id": f"r{i}", "v": i} for i in range(10)]
 HOSTS = ("one.example.org", "two.example.org")
 
 
+PLACES = {"fleet_requests_per_host": "2", "fleet_requests_per_host_of": "one.example.org=1"}
+
+
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Collecting]:
-    async with collecting(
-        tmp_path, fleet_requests_per_host="2", fleet_requests_per_host_of="one.example.org=1"
-    ) as found:
+async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Collecting]:
+    async with collecting(tmp_path, **PLACES, **getattr(request, "param", {})) as found:
         yield found
 
 
@@ -61,6 +62,7 @@ async def test_four_drones_ask_one_host_no_more_at_once_than_it_may_have(
     assert bench.source.busiest == 2
 
 
+@pytest.mark.parametrize("bench", [IMPATIENT], indirect=True)
 async def test_the_places_of_a_drone_that_is_gone_are_free_after_its_lease(
     bench: Collecting,
 ) -> None:
@@ -78,7 +80,7 @@ async def test_the_places_of_a_drone_that_is_gone_are_free_after_its_lease(
             waiting = await bench.submit("third")
             ended = [await bench.ended(task, seconds=60) for task in (*held, waiting)]
     assert [run.status for run in ended] == [RunStatus.SUCCEEDED] * 3
-    assert [(await bench.task(task)).attempts for task in (*held, waiting)] == [2, 2, 1]
+    assert all([(await bench.task(task)).attempts >= 2 for task in held])
 
 
 async def test_runs_that_lead_to_each_others_hosts_never_wait_for_each_other(
