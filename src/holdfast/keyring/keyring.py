@@ -16,7 +16,6 @@ import hashlib
 import hmac
 import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -117,7 +116,7 @@ class Keyring:
     def current(self, tenant: str, purpose: str) -> DataKey:
         """The key that seals for this purpose now; made when there is none yet."""
         self._allowed(purpose)
-        now = time.monotonic()
+        now = self._clock.monotonic()
         with self._guard:
             known = self._current.get((tenant, purpose))
             if known is not None and now - known[0] < CURRENT_SECONDS:
@@ -438,11 +437,22 @@ class Keyring:
             found = _newest_tenant_key(rows, tenant)
         return self._unwrapped(rows, tenant, found[0]), int(found[0][4])
 
+    def _master(self, rows: Rows) -> MasterKey:
+        """The version of the master key that wraps now, and is known to the keyring.
+
+        Another process may have added it: what we wrapped under the one before would be lost when
+        that is retired.
+        """
+        newest = rows.all("SELECT id, version FROM keyring_masters ORDER BY version DESC LIMIT 1")
+        if newest and int(newest[0][1]) > self._masters.current.version:
+            self._masters.find(bytes.fromhex(newest[0][0]))
+        _know_master(rows, self._masters.current)
+        return self._masters.current
+
     def _new_tenant_key(self, rows: Rows, tenant: str) -> int:
         found = _newest_tenant_key(rows, tenant)
         version = int(found[0][4]) + 1 if found else 1
-        master = self._masters.current
-        _know_master(rows, master)
+        master = self._master(rows)
         key = DataKey(self._random(KEY_ID_BYTES), self._random(KEY_BYTES))
         wrapper = DataKey(master.id, master.secret)
         rows.many(
@@ -508,8 +518,7 @@ class Keyring:
         return opened
 
     def _rewrap_tenant_keys(self, rows: Rows, limit: int) -> int:
-        master = self._masters.current
-        _know_master(rows, master)
+        master = self._master(rows)
         found = rows.all(
             f"SELECT tenant, {_KEY} FROM keyring_keys"  # noqa: S608
             " WHERE kind = 'tenant' AND wrapped_by <> $1 ORDER BY tenant, id LIMIT $2",

@@ -7,11 +7,13 @@ every backup of the data directory; without it nothing that is sealed can be rea
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,24 +105,26 @@ class MasterKeys:
     def add_version(self, random: Callable[[int], bytes] = os.urandom) -> MasterKey:
         """A new version, durable in the file beside the old ones before this returns."""
         path = self._own_file("rotate")
-        keys = _read(path)
-        newest = max(key.version for key in keys)
-        keys.append(MasterKey(newest + 1, random(KEY_BYTES)))
-        _replace(path, render_master(keys))
-        self._take(keys)
-        return self._current
+        with _turn(path):
+            keys = _read(path)
+            newest = max(key.version for key in keys)
+            added = MasterKey(newest + 1, random(KEY_BYTES))
+            _replace(path, render_master([*keys, added]))
+        self._take([*keys, added])
+        return added
 
     def retire(self, used: set[bytes]) -> list[MasterKey]:
         """Remove from the file the versions that wrap nothing any more; those removed."""
         if self._path is None:
             return []
-        keys = _read(self._path)
-        newest = max(keys, key=lambda key: key.version)
-        gone = [key for key in keys if key.id not in used and key != newest]
-        if gone:
+        with _turn(self._path):
+            keys = _read(self._path)
+            newest = max(keys, key=lambda key: key.version)
+            gone = [key for key in keys if key.id not in used and key != newest]
             kept = [key for key in keys if key not in gone]
-            _replace(self._path, render_master(kept))
-            self._take(kept)
+            if gone:
+                _replace(self._path, render_master(kept))
+        self._take(kept)
         return gone
 
     def _own_file(self, what: str) -> Path:
@@ -169,6 +173,22 @@ def write_new(path: Path, text: str) -> None:
         raise Invalid(f"cannot write {path}: it is there already") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """One at a time, in any process, reads the file and writes it anew.
+
+    Of two at once the later would take the earlier's version out again, and with it everything
+    that was wrapped by that meanwhile.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _replace(path: Path, text: str) -> None:

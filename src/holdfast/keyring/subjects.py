@@ -147,25 +147,28 @@ class SubjectsService:
         """Release the hold; harmless if there is none."""
         token = await self.token(principal, request.subject)
 
-        def unit(rows: Rows) -> bool:
-            there = any(
-                each.kind == "hold" for each in _restrictions(rows, principal.tenant, token)
-            )
+        def held(rows: Rows) -> bool:
+            found = _restrictions(rows, principal.tenant, token)
+            return any(each.kind == "hold" for each in found)
+
+        def lift(rows: Rows) -> None:
             rows.all(
                 "DELETE FROM keyring_restrictions"
                 " WHERE tenant = $1 AND subject = $2 AND kind = 'hold'",
                 principal.tenant,
                 token,
             )
-            return there
 
-        if await self._transact(unit):
+        if await self._transact(held):
+            # The evidence first: if we die in between the hold still holds, and a repetition lifts
+            # it. The other way round it would be gone, and nobody could say who lifted it.
             await self._emit(
                 principal,
                 "subject.released",
                 self._new_id(),
                 {"reason": request.reason, "subject": token},
             )
+            await self._transact(lift)
         return await self.list(principal)
 
     # --- erasing ------------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +251,42 @@ def test_a_master_key_that_was_made_but_not_yet_used_is_taken_up(
         pass
     assert [each.version for each in again.describe().masters] == [2]
     assert opened(store, path).current("default", EVENTS) == key
+
+
+def test_of_two_rotations_at_once_neither_takes_the_others_version_away(tmp_path: Path) -> None:
+    path = tmp_path / "master.key"
+    MasterKeys.create(path)
+    both = threading.Barrier(2)
+
+    def random(length: int) -> bytes:
+        # Both would have read by now, if they could.
+        with suppress(threading.BrokenBarrierError):
+            both.wait(timeout=0.3)
+        return os.urandom(length)
+
+    with ThreadPoolExecutor(2) as pool:
+        masters = [MasterKeys.from_file(path) for _ in range(2)]
+        made = list(pool.map(lambda each: each.add_version(random), masters))
+    assert sorted(key.version for key in made) == [2, 3]
+    kept = MasterKeys.from_file(path).versions
+    assert [key.version for key in kept] == [1, 2, 3]
+    assert all(key in kept for key in made)
+
+
+def test_a_process_that_missed_a_rotation_does_not_wrap_under_what_is_retired(
+    store: KeyStore, keyring: Keyring, tmp_path: Path
+) -> None:
+    path = tmp_path / "master.key"
+    other = opened(store, path)
+    keyring.rotate_master()
+    while keyring.rewrap().pending:
+        pass
+    key = other.current("newcomer", EVENTS)
+    while other.rewrap().pending:
+        pass
+    again = opened(store, path)
+    assert [each.version for each in again.describe().masters] == [2]
+    assert again.current("newcomer", EVENTS) == key
 
 
 # --- the master key and the start ----------------------------------------------------------------

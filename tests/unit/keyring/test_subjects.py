@@ -13,7 +13,7 @@ from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Corrupt, Invalid
 from holdfast.kernel.ids import DEFAULT_TENANT, TenantId, id_source
-from holdfast.kernel.outbox import BEGINNING, Entry, Outbox
+from holdfast.kernel.outbox import BEGINNING, Entry, Outbox, Sealed
 from holdfast.kernel.principal import Principal, operator
 from holdfast.keyring import EnvelopeSealer, KeyDestroyed, Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
@@ -65,12 +65,17 @@ def keyring(tmp_path: Path) -> Iterator[Keyring]:
 
 
 def subjects(
-    keyring: Keyring, database: Database, tmp_path: Path, copies: Copies | None = None
+    keyring: Keyring,
+    database: Database,
+    tmp_path: Path,
+    copies: Copies | None = None,
+    *,
+    sealer: EnvelopeSealer | None = None,
 ) -> SubjectsService:
     service = SubjectsService(
         keyring,
         database,
-        Outbox(EnvelopeSealer(keyring)),
+        Outbox(sealer or EnvelopeSealer(keyring)),
         CLOCK,
         id_source(CLOCK),
         erasures=tmp_path / "erasures.jsonl",
@@ -133,6 +138,31 @@ async def test_a_hold_refuses_with_its_reason_until_it_is_released(
     assert "case 12/2026" in raised.value.detail
     assert keyring.subject_keys("default", [token])[token] == key
     await service.release(ME, SubjectRequest(subject=JANE.subject, reason="closed"))
+    assert (await service.erase(ME, JANE)).state == "done"
+    kinds = [entry.event.type for entry in await events(database, keyring)]
+    assert kinds == ["subject.held", "subject.released", "subject.erased"]
+
+
+class Mute(EnvelopeSealer):
+    """Dies where the evidence would be sealed."""
+
+    def seal(
+        self, tenant: str, purpose: str, object_id: str, plain: bytes, *, subject: str = ""
+    ) -> Sealed:
+        raise Died
+
+
+async def test_a_hold_is_not_lifted_without_evidence_of_it(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    service = subjects(keyring, database, tmp_path, Copies())
+    await service.hold(ME, JANE)
+    dying = subjects(keyring, database, tmp_path, sealer=Mute(keyring))
+    with pytest.raises(Died):
+        await dying.release(ME, JANE)
+    with pytest.raises(SubjectHeld):
+        await service.erase(ME, JANE)
+    await service.release(ME, JANE)
     assert (await service.erase(ME, JANE)).state == "done"
     kinds = [entry.event.type for entry in await events(database, keyring)]
     assert kinds == ["subject.held", "subject.released", "subject.erased"]
