@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.clock import Clock, SystemClock
 from holdfast.kernel.database import Database, open_database
 from holdfast.kernel.errors import Conflict, Invalid
 from holdfast.kernel.ids import TenantId
@@ -240,10 +240,24 @@ async def test_an_unknown_scheme_names_the_known_ones(sqlite_database: Database)
     assert "sql://" in refusal.value.hint
 
 
-def guard(database: Database, instance: str, *, shared: bool, run: str = "1") -> InstanceGuard:
+class AheadClock(SystemClock):
+    """An hour ahead, until it is set right."""
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(hours=1)
+
+
+def guard(
+    database: Database,
+    instance: str,
+    *,
+    shared: bool,
+    run: str = "1",
+    clock: Clock | None = None,
+) -> InstanceGuard:
     return InstanceGuard(
         database,
-        SystemClock(),
+        clock or SystemClock(),
         role="coordinator",
         instance=instance,
         incarnation=f"{instance}-{run}",
@@ -284,6 +298,18 @@ async def test_an_instance_that_was_killed_is_waited_out(
     assert killed._loop is not None
     killed._loop.cancel()
     async with asyncio.timeout(5), guard(database, "host-b", shared=False):
+        pass
+
+
+async def test_an_instance_that_was_killed_before_the_clock_was_set_back_is_waited_out(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.leases.instances.INSTANCE_SECONDS", 0.6)
+    killed = guard(database, "host-a", shared=False, clock=AheadClock())
+    await killed.__aenter__()
+    assert killed._loop is not None
+    killed._loop.cancel()
+    async with asyncio.timeout(10), guard(database, "host-b", shared=False):
         pass
 
 

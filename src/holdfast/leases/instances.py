@@ -8,6 +8,7 @@ where either has leases of its own, does not start.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any
@@ -30,7 +31,7 @@ class InstanceGuard:
 
     ``instance`` is the same after a restart (host and data directory, say), so that a killed
     instance takes its own row over at once; a row of another that is gone is waited out, at most
-    :data:`INSTANCE_SECONDS`. Raises :class:`Conflict` (``second-instance``) that names the other.
+    :data:`INSTANCE_SECONDS`, whatever time it was there. Raises :class:`Conflict` (``second-instance``) that names the other.
 
     When another takes this row over (a copy under the same name, or this process slept too long),
     the task that entered is cancelled, and leaving raises :class:`Conflict`
@@ -62,10 +63,18 @@ class InstanceGuard:
         self._lost = False
 
     async def __aenter__(self) -> InstanceGuard:
-        seen: dict[str, str] = {}
-        while (other := await self._try()) is not None:
-            if seen.setdefault(other.instance, other.expires_at) != other.expires_at:
+        seen: dict[str, tuple[str, float]] = {}
+        gone: set[tuple[str, str]] = set()
+        while (other := await self._try(gone)) is not None:
+            now = self._clock.monotonic()
+            known, since = seen.setdefault(other.instance, (other.expires_at, now))
+            if known != other.expires_at:
                 raise _second(self._row["role"], other)
+            if now - since >= INSTANCE_SECONDS:
+                # Who lives has renewed its row by now. Its end may lie far ahead, where a clock
+                # was set back since it was written.
+                gone.add((other.instance, other.expires_at))
+                continue
             wait = (parse_timestamp(other.expires_at) - self._clock.now()).total_seconds()
             log.info("instance.waiting", role=self._row["role"], other=other.instance)
             # Short steps: a live instance renews its row long before the row ends.
@@ -93,8 +102,11 @@ class InstanceGuard:
                 code="instance-taken-over",
             ) from error
 
-    async def _try(self) -> Any | None:
-        """Take the row; or the live instance that stands in the way."""
+    async def _try(self, gone: Collection[tuple[str, str]]) -> Any | None:
+        """Take the row; or the live instance that stands in the way.
+
+        ``gone`` are rows, by instance and end, that were seen to be nobody's any more.
+        """
         now = self._clock.now()
         values: dict[str, Any] = {
             **self._row,
@@ -107,6 +119,8 @@ class InstanceGuard:
             for other in store.other_instances(
                 conn, values["tenant"], values["role"], values["instance"]
             ):
+                if (other.instance, other.expires_at) in gone:
+                    continue
                 if other.expires_at > values["now"] and not (self._shared and other.shared):
                     return other
             store.enter(conn, values)
