@@ -31,7 +31,8 @@ class InstanceGuard:
 
     ``instance`` is the same after a restart (host and data directory, say), so that a killed
     instance takes its own row over at once; a row of another that is gone is waited out, at most
-    :data:`INSTANCE_SECONDS`, whatever time it was there. Raises :class:`Conflict` (``second-instance``) that names the other.
+    :data:`INSTANCE_SECONDS`, whatever time it was there. Raises :class:`Conflict`
+    (``second-instance``) that names the other.
 
     When another takes this row over (a copy under the same name, or this process slept too long),
     the task that entered is cancelled, and leaving raises :class:`Conflict`

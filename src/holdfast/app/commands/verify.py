@@ -12,6 +12,7 @@ from holdfast.kernel.cli import JsonOption, fail, print_fields, print_json, say
 from holdfast.kernel.errors import HoldfastError, Invalid
 
 if TYPE_CHECKING:
+    from holdfast.ledger.model import Trust
     from holdfast.records.receipt import Verdict, Verified
     from holdfast.reports.receipt import CellVerified
 
@@ -57,11 +58,7 @@ def verify(
     if (raw is None) != (profile is None):
         raise typer.BadParameter("--raw and --profile go together")
     try:
-        found: Any = _cell(receipt, trust, recompute, inputs or [])
-        if found is None:
-            found = _verified(receipt, trust, raw, profile, charset)
-        elif raw is not None:
-            raise typer.BadParameter("--raw is for receipts of records")
+        found = _found(receipt, trust, raw, profile, charset, recompute, inputs or [])
     except HoldfastError as error:
         if json:
             print_json({"holds": False, "code": error.code, "reason": error.detail})
@@ -69,38 +66,61 @@ def verify(
     if json:
         print_json(found)
         return
+    shown: Any = found
     if hasattr(found, "report"):
-        _print_cell(found)
+        _print_cell(shown)
     else:
-        _print(found)
+        _print(shown)
 
 
-def _cell(receipt: Path, trust: Path, recompute: bool, inputs: list[str]) -> CellVerified | None:
-    """What a cell's receipt shows; ``None`` if it is a record's."""
-    import tempfile
-
-    import msgspec
-
+def _found(
+    receipt: Path,
+    trust: Path,
+    raw: Path | None,
+    profile: Path | None,
+    charset: str,
+    recompute: bool,
+    inputs: list[str],
+) -> Verified | CellVerified:
+    """What the receipt shows, of a record or of a cell; it is read once, since it may be piped."""
     from holdfast.records.receipt import (
         RECEIPT_BYTES_MAX,
         TRUST_BYTES_MAX,
         decode_trust,
         opened_plain,
     )
-    from holdfast.reports.receipt import is_cell_receipt, recomputed, verify_cell
+    from holdfast.reports.receipt import is_cell_receipt
 
-    files: dict[str, Path] = {}
-    for given in inputs:
-        name, separator, path = given.partition("=")
-        if not separator:
-            raise typer.BadParameter("--input is NAME=FILE.parquet")
-        files[name] = Path(path)
+    files = _inputs(inputs)
     policy = decode_trust(_read(trust, TRUST_BYTES_MAX))
-    plain = opened_plain(_read(receipt, RECEIPT_BYTES_MAX))
+    data = _read(receipt, RECEIPT_BYTES_MAX)
+    plain = opened_plain(data)
     if not is_cell_receipt(plain):
         if recompute or files:
             raise typer.BadParameter("--recompute and --input are for receipts of cells")
-        return None
+        return _verified(data, policy, raw, profile, charset)
+    if raw is not None:
+        raise typer.BadParameter("--raw is for receipts of records")
+    return _cell(plain, policy, recompute, files)
+
+
+def _inputs(given: list[str]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for each in given:
+        name, separator, path = each.partition("=")
+        if not separator:
+            raise typer.BadParameter("--input is NAME=FILE.parquet")
+        files[name] = Path(path)
+    return files
+
+
+def _cell(plain: Any, policy: Trust, recompute: bool, files: dict[str, Path]) -> CellVerified:
+    import tempfile
+
+    import msgspec
+
+    from holdfast.reports.receipt import recomputed, verify_cell
+
     found = verify_cell(plain, policy)
     if not recompute and not files:
         return found
@@ -138,19 +158,13 @@ def _print_verdicts(verdicts: list[Verdict]) -> None:
 
 
 def _verified(
-    receipt: Path, trust: Path, raw: Path | None, profile: Path | None, charset: str
+    data: bytes, policy: Trust, raw: Path | None, profile: Path | None, charset: str
 ) -> Verified:
     import msgspec
 
-    from holdfast.records.receipt import (
-        RECEIPT_BYTES_MAX,
-        TRUST_BYTES_MAX,
-        decode_trust,
-        verify_receipt,
-    )
+    from holdfast.records.receipt import verify_receipt
 
-    policy = decode_trust(_read(trust, TRUST_BYTES_MAX))
-    found = verify_receipt(_read(receipt, RECEIPT_BYTES_MAX), policy)
+    found = verify_receipt(data, policy)
     if raw is None or profile is None:
         return found
     third = _reproduced(found, raw, profile, charset)

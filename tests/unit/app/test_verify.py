@@ -1,0 +1,44 @@
+"""``holdfast verify`` says the same of a receipt, however it is handed in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner, Result
+
+from holdfast.app.commands.verify import app
+from holdfast.kernel.signing import SigningKey
+from holdfast.ledger.model import KeyInfo, Trust
+from holdfast.ledger.notes import verifier_key
+from holdfast.records.receipt import sealed
+from holdfast.reports.receipt import FORMAT as CELL
+
+ORIGIN = "holdfast/test/default"
+
+
+def policy(path: Path) -> str:
+    key = verifier_key(ORIGIN, SigningKey.from_seed(bytes(32))).text()
+    known = KeyInfo(key=key, origin=ORIGIN, valid_from=0)
+    path.write_bytes(
+        msgspec.json.encode(Trust(format=1, tenant="default", origins=[ORIGIN], keys=[known]))
+    )
+    return str(path)
+
+
+def verified(*arguments: str, given: bytes = b"") -> Result:
+    return CliRunner().invoke(app, list(arguments), input=given)
+
+
+@pytest.mark.parametrize("plain", [{"format": "of a record"}, {"format": CELL}])
+def test_a_receipt_may_be_piped(tmp_path: Path, plain: dict[str, Any]) -> None:
+    trust = policy(tmp_path / "holdfast.trust")
+    receipt = tmp_path / "r.json"
+    receipt.write_bytes(sealed(plain))
+    of_file = verified(str(receipt), "--trust", trust)
+    piped = verified("-", "--trust", trust, given=receipt.read_bytes())
+    assert of_file.exit_code == 7
+    assert "does not say what a receipt says" in of_file.stderr
+    assert (piped.exit_code, piped.stderr) == (of_file.exit_code, of_file.stderr)
