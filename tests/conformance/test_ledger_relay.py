@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Invalid, Unavailable
+from holdfast.kernel.errors import Corrupt, Invalid, Unavailable
 from holdfast.kernel.outbox import ClearSealer, Event, Outbox, Sealed
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import Metrics
@@ -164,6 +164,23 @@ async def test_a_row_that_cannot_be_read_is_set_aside_too(bench: Bench) -> None:
     await bench.drain()
     assert [entry.payload for entry in await everything(bench.ledger)] == [{"n": 2}, {"n": 3}]
     assert await bench.relay.check() == "degraded"
+
+
+async def test_damage_to_the_ledger_is_no_events_fault(bench: Bench) -> None:
+    await bench.emit(happened(1))
+    await bench.drain()
+    spoil = text("UPDATE ledger_streams SET mark = mark + 1 WHERE tenant = :tenant")
+    values = {"tenant": ONE.tenant}
+    await bench.database.write(WHO, lambda conn: conn.execute(spoil, values) and None)
+    await bench.emit(happened(4), happened(2))
+    with pytest.raises(Corrupt):
+        await bench.relay.step(WHO)
+    assert await bench.relay.check() is None, "nothing is set aside"
+    assert await bench.left() == 2
+    await bench.ledger.rebuild(ONE)
+    await bench.drain()
+    found = [entry.payload for entry in await everything(bench.ledger)]
+    assert found == [{"n": 1}, {"n": 4}, {"n": 2}]
 
 
 async def test_an_event_about_somebody_erased_keeps_its_place_and_its_header(bench: Bench) -> None:

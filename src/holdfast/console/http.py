@@ -24,6 +24,7 @@ from holdfast.kernel.principal import (
     PermissionAuthoriser,
     Principal,
     PrincipalKind,
+    decide,
 )
 
 POLICY = (
@@ -84,12 +85,16 @@ def handlers(
 
     @get("/", permission=Permission.PUBLIC, operation_id="page_overview", in_schema=False)
     async def overview_page(request: Request[Any, Any, Any]) -> Response[bytes]:
-        """What is running and what was collected; people who are not signed in go to sign in."""
-        try:
-            principal = await authenticate(request.scope)
-        except Unauthenticated:
-            return _to_sign_in()
-        secret = session_secret(request.headers.getall("cookie", []))
+        """What is running and what was collected, for those who may see that.
+
+        People who are not signed in go to sign in, others to the page that is everybody's own.
+        """
+        seen = await visitor(request)
+        if seen is None:
+            return _to("/login")
+        principal, csrf = seen
+        if not decide(principal, Permission.SYSTEM_READ).allowed:
+            return _to("/account")
         found = await source.overview(principal)
         values = {
             name: getattr(found, name) for name in Overview.__struct_fields__ if name != "version"
@@ -99,7 +104,7 @@ def handlers(
                 "overview.html",
                 **values,
                 total_records=found.total_records,
-                csrf=csrf_of(secret) if secret else "",
+                csrf=csrf,
                 manages=principal.may(Permission.IDENTITY_READ),
             )
         )
@@ -118,7 +123,7 @@ def handlers(
         """One's own passkeys and sessions."""
         found = await visitor(request)
         if found is None:
-            return _to_sign_in()
+            return _to("/login")
         principal, csrf = found
         person = principal.kind is PrincipalKind.PERSON
         async with identity_as(principal) as identity:
@@ -133,7 +138,7 @@ def handlers(
         """People and invitations, for those who may see them."""
         found = await visitor(request)
         if found is None:
-            return _to_sign_in()
+            return _to("/login")
         principal, csrf = found
         PermissionAuthoriser().authorise(principal, Permission.IDENTITY_READ)
         async with identity_as(principal) as identity:
@@ -207,8 +212,8 @@ def oauth_page(providers: Sequence[Provider]) -> Callable[[str], Response[bytes]
     return page
 
 
-def _to_sign_in() -> Response[bytes]:
-    return Response(content=b"", status_code=303, headers={"location": "/login"})
+def _to(place: str) -> Response[bytes]:
+    return Response(content=b"", status_code=303, headers={"location": place})
 
 
 def _page(content: bytes) -> Response[bytes]:

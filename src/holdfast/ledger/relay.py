@@ -33,8 +33,9 @@ IDLE_SECONDS = 0.2
 MEASURE_SECONDS = 1.0
 FAILED_SECONDS = 2.0
 BEHIND_SECONDS = 60.0
-REFUSALS = frozenset({Kind.INVALID, Kind.CONFLICT, Kind.TOO_LARGE, Kind.CORRUPT})
-"""What repeating cannot help. Everything else is tried again, for as long as it takes."""
+REFUSALS = frozenset({Kind.INVALID, Kind.CONFLICT, Kind.TOO_LARGE})
+"""What repeating cannot help. Everything else is tried again, for as long as it takes: damage is
+the ledger's own, no event's, and events that were set aside for it would never come into it."""
 
 _BURY = text(
     "INSERT INTO outbox_dead (tenant, event_id, stream, type, time, subject, request_id,"
