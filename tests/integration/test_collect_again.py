@@ -98,6 +98,25 @@ async def test_a_backfill_of_a_snapshot_touches_nothing_outside_of_its_range(
     assert counts(whole) == ("succeeded", 0, 1, 1), "the rest is the next ordinary run's"
 
 
+async def test_the_days_of_a_backfill_are_those_of_the_source(bench: Collecting) -> None:
+    hours = ["2024-01-04T23:00", "2024-01-05T00:00", "2024-01-05T23:00", "2024-01-06T00:00"]
+    period = {"path": "$.at", "frequency": "H"}
+    bench.write("data.json", [{"id": "a", "at": at, "v": 1} for at in hours])
+    await bench.publish(key=KEY, period=period, timezone="Europe/Paris")
+    async with bench.drone():
+        await bench.collect()
+        # An answer to a question about the 5th: the hour after it is not there, nor asked for.
+        bench.write("data.json", [{"id": "a", "at": at, "v": 2} for at in hours[:3]])
+        run = await bench.collect(range_start="2024-01-05", range_end="2024-01-06")
+    assert (counts(run), run.records) == (("succeeded", 0, 2, 0), 2)
+    assert values(await bench.records()) == {
+        "a 2024-01-04T22:00:00.000000Z": "1",
+        "a 2024-01-04T23:00:00.000000Z": "2",
+        "a 2024-01-05T22:00:00.000000Z": "2",
+        "a 2024-01-05T23:00:00.000000Z": "1",
+    }
+
+
 async def test_a_backfill_of_an_incremental_source_leaves_the_cursor(bench: Collecting) -> None:
     cursor = {"path": "$.day", "parameter": "since", "start": "2024-01-10", "format": "%Y-%m-%d"}
     bench.write("data.json", [day(10), day(11)])
@@ -125,6 +144,8 @@ async def test_what_cannot_be_backfilled_is_refused(bench: Collecting) -> None:
     for start, end in [("2024-01-05", ""), ("2024-01-05", "2024-01-05"), ("", "2024-01-05")]:
         with pytest.raises(Invalid, match="a range begins and ends"):
             await bench.submit(range_start=start, range_end=end)
+    with pytest.raises(Invalid, match="2024-02-30 is no day"):
+        await bench.submit(range_start="2024-02-30", range_end="2024-03-01")
     async with bench.drone():
         task = await bench.submit(range_start="2024-01-05", range_end="2024-01-06")
         await bench.ended(task)

@@ -25,6 +25,7 @@ from holdfast.kernel import merkle
 from holdfast.records.content import encode_sorted
 from holdfast.records.model import Batch, MappedRecord, Reject, SignedHeader
 from holdfast.records.signed import SEED_BYTES, posted, salts_of
+from holdfast.records.within import within as _within
 from holdfast.registry.model import Profile
 
 RECORDS_MAX = 5_000
@@ -87,7 +88,8 @@ _encode = msgspec.json.Encoder().encode
 class BatchMaker:
     """Reads pages in order and fills batches. One per run, used from one thread at a time.
 
-    ``within`` keeps the records whose period begins in a range, half-open. ``stopped`` is asked
+    ``within`` (days of the source, or UTC times; empty: no bounds) keeps the records whose period
+    begins in that half-open range. ``stopped`` is asked
     now and then; when it says so, :class:`Stopped` is raised. ``random`` makes the seeds of what is
     signed of batches.
     """
@@ -113,7 +115,7 @@ class BatchMaker:
         self._cursor = cursor
         self.columns = Columns()
         self._stopped = stopped
-        self._within = within
+        self._within = _within(*within, profile.timezone) if within[0] else None
         self._records_max = records_max
         self._bytes_max = bytes_max
         self._fresh: list[MappedRecord] = []
@@ -178,7 +180,9 @@ class BatchMaker:
                     hint="the rejects name field and reason",
                 )
             return
-        if self._within[0] and not self._is_within(found):
+        if self._within is not None and not (
+            found.period is not None and self._within.holds(found.period.start)
+        ):
             return  # a backfill is about its range, whatever else the source sends with it
         if self.records >= self._profile.limits.max_records:
             raise LimitReached(
@@ -189,10 +193,6 @@ class BatchMaker:
         self.records += 1
         self._responses.add(found.response)
         self._fresh.append(found)
-
-    def _is_within(self, found: MappedRecord) -> bool:
-        start, end = self._within
-        return found.period is not None and start <= found.period.start < end
 
     def _full(self) -> bool:
         if self._fresh:

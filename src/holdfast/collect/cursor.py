@@ -55,7 +55,7 @@ class CursorState:
     def _spelled(self, moment: datetime) -> str:
         match self._cursor.format:
             case "":
-                return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+                return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             case "epoch-s":
                 return str((moment - _EPOCH) // timedelta(seconds=1))
             case "epoch-ms":

@@ -311,6 +311,7 @@ class _Compiler:
             self._zone,
             spellings=period.spellings,
             year_start=period.year_start,
+            ambiguous=self._profile.ambiguous,
         )
         read = lru_cache(maxsize=4096)(read)
         nulls = frozenset(self._profile.nulls)
@@ -423,7 +424,7 @@ class _Compiler:
             case "string":
                 return _string(nulls, before)
             case "decimal":
-                return _typed(nulls, before, _decimal(field))
+                return _number(nulls, before, field, values.decimal_text)
             case "integer":
                 return _integer(nulls, before, field)
             case "boolean":
@@ -431,7 +432,7 @@ class _Compiler:
             case "date":
                 return _typed(nulls, before, _date(field, self._zone))
             case "datetime":
-                return _typed(nulls, before, _datetime(field, self._zone))
+                return _typed(nulls, before, _datetime(field, self._zone, self._profile.ambiguous))
 
 
 @lru_cache(maxsize=64)
@@ -571,18 +572,10 @@ def _why(error: Exception, text: str) -> str:
     return f"{values.printable(text, 60)!r} {said}"
 
 
-def _decimal(field: Field) -> Callable[[str], str]:
-    thousands, point = field.thousands, field.decimal
-    if not thousands and point == ".":
-        return values.decimal_text
-    return lambda text: values.decimal_text(values.localised(text, thousands, point))
-
-
 def _integer(
     nulls: frozenset[str], before: Callable[[str], str | None] | None, field: Field
 ) -> Convert:
-    to_decimal = _decimal(field)
-    slow = _typed(nulls, before, lambda text: values.integer(to_decimal(text)))
+    slow = _number(nulls, before, field, values.integer)
     if before is not None:
         return slow
 
@@ -593,6 +586,25 @@ def _integer(
         return found
 
     return convert
+
+
+def _number(
+    nulls: frozenset[str],
+    before: Callable[[str], str | None] | None,
+    field: Field,
+    read: Callable[[str], Any],
+) -> Convert:
+    """A converter to numbers, by ``read``; a text has the separators that the profile says.
+
+    A number of the source's own (of JSON, of a cell) has those of its format: 1.234 there is
+    never the 1234 that it would be as a text with ``.`` between thousands.
+    """
+    plain = _typed(nulls, before, read)
+    thousands, point = field.thousands, field.decimal
+    if not thousands and point == ".":
+        return plain
+    written = _typed(nulls, before, lambda text: read(values.localised(text, thousands, point)))
+    return lambda raw: (written if raw.__class__ is str else plain)(raw)
 
 
 def _then_text(convert: Convert) -> Convert:
@@ -611,7 +623,7 @@ def _date(field: Field, zone: tzinfo) -> Callable[[str], str]:
     return lru_cache(maxsize=8192)(lambda text: values.day(text, field.format, zone).isoformat())
 
 
-def _datetime(field: Field, zone: tzinfo) -> Callable[[str], str]:
+def _datetime(field: Field, zone: tzinfo, ambiguous: str) -> Callable[[str], str]:
     return lru_cache(maxsize=8192)(
-        lambda text: values.moment_text(values.local_moment(text, field.format, zone))
+        lambda text: values.moment_text(values.local_moment(text, field.format, zone, ambiguous))
     )

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 import msgspec
 
 from holdfast.collect.patterns import TEXT_MAX, bounded_pattern
-from holdfast.collect.values import day, local_moment, moment_text
+from holdfast.collect.values import day, local_moment, moment_text, on_the_clock
 from holdfast.records.model import PeriodValue
 
 _YEAR = re.compile(r"([0-9]{4})").fullmatch
@@ -38,6 +38,7 @@ def reader(
     *,
     spellings: Mapping[str, str] | None = None,
     year_start: int = 1,
+    ambiguous: str = "first",
 ) -> PeriodReader:
     """A function from the source's spelling to the period; ``ValueError`` for what is none.
 
@@ -45,6 +46,7 @@ def reader(
     ``codings`` are tried in their order, whole text only, before the plain reading. Their named
     groups say what they found: ``year`` and ``sub`` (the number of the half, quarter, month or
     week), or, for days and hours, ``month``, ``day`` and ``hour``.
+    ``ambiguous`` is for times that the zone's clocks showed twice.
     """
     coded = [(bounded_pattern(text).fullmatch, to) for text, to in codings.items()]
     spelled = {text: of_name(to, year_start) for text, to in (spellings or {}).items()}
@@ -55,10 +57,10 @@ def reader(
         if coded and len(text) <= TEXT_MAX:
             for match, to in coded:
                 if matched := match(text):
-                    return of_parts(to, matched.groupdict(), text, zone, year_start)
+                    return of_parts(to, matched.groupdict(), text, zone, year_start, ambiguous)
         if frequency == "A" and year_start != 1 and not pattern:
             return _read_year(text, year_start)
-        return _read_plain(text, frequency, pattern, zone)
+        return _read_plain(text, frequency, pattern, zone, ambiguous)
 
     return read
 
@@ -105,9 +107,12 @@ def of_name(text: str, year_start: int = 1) -> PeriodValue:
         raise ValueError(f"is no period: {text!r}") from None
 
 
-def _read_plain(text: str, frequency: str, pattern: str, zone: tzinfo) -> PeriodValue:
+def _read_plain(
+    text: str, frequency: str, pattern: str, zone: tzinfo, ambiguous: str
+) -> PeriodValue:
     if frequency in {"H", "I"}:
-        return of_moment(frequency, local_moment(text, pattern, zone), text, zone)
+        at = local_moment(text, pattern, zone, ambiguous, hourly=frequency == "H")
+        return of_moment(frequency, at, text, zone)
     if not pattern and (found := _SHORT[frequency](text.strip())):
         return found_short(frequency, found, text)
     try:
@@ -164,7 +169,12 @@ def _monday(year: int, week: int) -> date:
 
 
 def of_parts(
-    frequency: str, parts: Mapping[str, str | None], text: str, zone: tzinfo, year_start: int = 1
+    frequency: str,
+    parts: Mapping[str, str | None],
+    text: str,
+    zone: tzinfo,
+    year_start: int = 1,
+    ambiguous: str = "first",
 ) -> PeriodValue:
     """The period whose parts a coding has found; a part that is missing or no number is refused."""
 
@@ -191,8 +201,9 @@ def of_parts(
         return of_day(frequency, date(year, (number - 1) * months + 1, 1), text)
     if frequency == "D":
         return of_day("D", date(year, part("month"), part("day")), text)
-    local = datetime(year, part("month"), part("day"), part("hour"), tzinfo=zone)
-    return of_moment(frequency, local.astimezone(UTC), text, zone)
+    plain = datetime(year, part("month"), part("day"), part("hour"))  # noqa: DTZ001
+    at = on_the_clock(plain, zone, ambiguous, hourly=frequency == "H")
+    return of_moment(frequency, at, text, zone)
 
 
 def of_day(frequency: str, inside: date, text: str) -> PeriodValue:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
@@ -122,16 +123,31 @@ def boolean(text: str, spelling: str = "") -> bool:
     raise ValueError("is neither true nor false")
 
 
-def _by_pattern(text: str, pattern: str) -> datetime:
-    """Without a zone where the pattern has none: the caller knows which zone that means."""
+def _by_pattern(text: str, pattern: str) -> tuple[datetime, str]:
+    """What is written there, and the name of its time zone where it has a name and no offset.
+
+    Without a zone where the pattern has none: the caller knows which zone that means.
+    """
     if pattern == "rfc-2822":
         if len(text) > 100:
             raise ValueError("is no date of RFC 2822")
-        return parsedate_to_datetime(text)
+        found = parsedate_to_datetime(text)
+        last = text.partition("(")[0].split()[-1:]
+        return found, last[0] if found.tzinfo is None and last and last[0].isalpha() else ""
+    if "%Z" in pattern:
+        # The library knows UTC, GMT and the names of whatever zone its machine is in, and drops
+        # them all. UTC in the place of each word finds the one that stands there.
+        for word in _WORD.finditer(text):
+            with suppress(ValueError):
+                probe = f"{text[: word.start()]}UTC{text[word.end() :]}"
+                return datetime.strptime(probe, pattern), word[0]  # noqa: DTZ007
     try:
-        return datetime.strptime(text, pattern)  # noqa: DTZ007
+        return datetime.strptime(text, pattern), ""  # noqa: DTZ007
     except ValueError:
         raise ValueError(f"is not a date or time written as {pattern}") from None
+
+
+_WORD = re.compile(r"[A-Za-z]{1,8}")
 
 
 def _by_iso(text: str) -> datetime:
@@ -142,6 +158,32 @@ def _by_iso(text: str) -> datetime:
             "is not a date or time such as 2020-01-31 or 2020-01-31T12:00:00Z; `format` says how "
             "else it is written"
         ) from None
+
+
+def _written(text: str, pattern: str, zone: tzinfo) -> datetime:
+    """The time that ``text`` says, with the zone that it names itself, if it names one."""
+    found, name = _by_pattern(text, pattern) if pattern else (_by_iso(text), "")
+    return _in_named_zone(found, name, zone) if name and found.tzinfo is None else found
+
+
+_UTC_NAMES = frozenset({"UTC", "GMT", "UT", "Z"})
+
+
+def _in_named_zone(plain: datetime, name: str, zone: tzinfo) -> datetime:
+    """``plain`` in the zone of that name: UTC, or what ``zone`` itself is called at that time.
+
+    Names such as CST are several zones', so one of another zone is refused, never guessed at.
+    """
+    if name.upper() in _UTC_NAMES:
+        return plain.replace(tzinfo=UTC)
+    for fold in (0, 1):
+        local = plain.replace(tzinfo=zone, fold=fold)
+        if (local.tzname() or "").upper() == name.upper():
+            return local
+    raise ValueError(
+        f"is in a time zone called {name}, which is neither UTC nor what the clocks of {zone} say "
+        "then; is `timezone` right?"
+    )
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -155,32 +197,54 @@ def moment(text: str, pattern: str, zone: tzinfo) -> datetime:
     """
     if pattern in {"epoch-s", "epoch-ms"}:
         return _from_epoch(text, pattern)
-    text = text.strip()
-    found = _by_pattern(text, pattern) if pattern else _by_iso(text)
+    found = _written(text.strip(), pattern, zone)
+    return _in_utc(found if found.tzinfo else found.replace(tzinfo=zone))
+
+
+def _in_utc(found: datetime) -> datetime:
     try:
-        return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
+        return found.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("is outside the years 1 to 9999") from error
 
 
-def local_moment(text: str, pattern: str, zone: tzinfo) -> datetime:
-    """As :func:`moment`, for what a row says; a time that no clock of the zone showed is refused.
+def local_moment(
+    text: str, pattern: str, zone: tzinfo, ambiguous: str = "first", *, hourly: bool = False
+) -> datetime:
+    """As :func:`moment`, for what a row says; :func:`on_the_clock` judges a time without an offset.
 
-    Such a time (02:30 in the night in which they were put forward) says that the source keeps
-    another time than the profile thinks. A day's beginning is a day and no time of a clock.
+    With ``hourly`` the hour is meant, midnight's too.
     """
-    found = moment(text, pattern, zone)
-    if zone is UTC or pattern in {"epoch-s", "epoch-ms"}:
-        return found
-    plain = _by_pattern(text.strip(), pattern) if pattern else _by_iso(text.strip())
-    if plain.tzinfo is not None or plain.time() == _MIDNIGHT:
-        return found
-    if found.astimezone(zone).replace(tzinfo=None) != plain:
+    if pattern in {"epoch-s", "epoch-ms"}:
+        return _from_epoch(text, pattern)
+    found = _written(text.strip(), pattern, zone)
+    return _in_utc(found) if found.tzinfo else on_the_clock(found, zone, ambiguous, hourly=hourly)
+
+
+def on_the_clock(plain: datetime, zone: tzinfo, ambiguous: str, *, hourly: bool) -> datetime:
+    """The moment, in UTC, at which the clocks of ``zone`` showed ``plain``.
+
+    A time that they never showed (02:30 in the night in which they were put forward) is refused:
+    it says that the source keeps another time than the profile thinks. Of one that they showed
+    twice, because they were put back over it, ``ambiguous`` says which is meant: ``first``,
+    ``second``, or ``reject`` for neither. A day's beginning is a day and no time of a clock, unless
+    it is its first hour that is meant.
+    """
+    first = _in_utc(plain.replace(tzinfo=zone, fold=0))
+    second = _in_utc(plain.replace(tzinfo=zone, fold=1))
+    if first == second or (plain.time() == _MIDNIGHT and not hourly):
+        return first
+    if second < first:
         raise ValueError(
             f"is not a time that the clocks of {zone} showed: they were put forward over it; is "
             "`timezone` right?"
         )
-    return found
+    if ambiguous == "reject":
+        raise ValueError(
+            f"is a time that the clocks of {zone} showed twice: they were put back over it, and "
+            "`ambiguous` does not say which is meant"
+        )
+    return second if ambiguous == "second" else first
 
 
 _MIDNIGHT = time()
@@ -205,13 +269,9 @@ def day(text: str, pattern: str, zone: tzinfo) -> date:
     A text with an offset, and a time since the epoch, is first turned into ``zone``'s own time:
     08:00Z is local midnight in the Pacific zone.
     """
-    text = text.strip()
-    if not pattern:
-        found = _by_iso(text)
-        return (found.astimezone(zone) if found.tzinfo else found).date()
     if pattern in {"epoch-s", "epoch-ms"}:
         return _from_epoch(text, pattern).astimezone(zone).date()
-    found = _by_pattern(text, pattern)
+    found = _written(text.strip(), pattern, zone)
     return (found.astimezone(zone) if found.tzinfo else found).date()
 
 

@@ -735,13 +735,22 @@ def _check_range(request: CollectRequest) -> None:
     start, end = request.range_start, request.range_end
     if not start and not end:
         return
-    if not start or not end or end <= start:
+    if not start or not end or _moment(end) <= _moment(start):
         raise Invalid(
             "cannot backfill: a range begins and ends, and ends after it begins",
             hint="--from 2020-01-01 --to 2021-01-01",
         )
     if request.remap:
         raise Invalid("cannot re-map a range: a re-mapping is of all that is stored")
+
+
+def _moment(text: str) -> datetime:
+    """A day or a UTC time that the calendar has."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Invalid(f"cannot backfill: {text[:40]} is no day and no time") from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _time(name: str, text: str | None) -> str | None:

@@ -20,6 +20,7 @@ from holdfast.records.model import RunFinish
 from holdfast.records.rules import Rules
 from holdfast.records.signed import header_digest
 from holdfast.records.slots import FREE_SLOT, change_slot
+from holdfast.records.within import Within
 
 LISTED_MAX = 2_000
 """Batches and responses named one by one in an event; beyond that their root stands for them."""
@@ -46,17 +47,13 @@ def live_rows(
     profile: str,
     after: int,
     before: int,
-    start: str | None = None,
-    end: str | None = None,
+    within: Within | None = None,
 ) -> list[int]:
     """The next published, not withdrawn rows that nothing of the attempt replaces.
 
     With a range only those whose period begins in it.
     """
     revisions = store.revisions
-    within = []
-    if start is not None and end is not None:
-        within = [revisions.c.period_start >= start, revisions.c.period_start < end]
     return list(
         conn.execute(
             select(revisions.c.sequence)
@@ -67,7 +64,7 @@ def live_rows(
                 revisions.c.from_publication.is_not(None),
                 revisions.c.to_publication.is_(None),
                 revisions.c.withdrawn.is_(False),
-                *within,
+                *(() if within is None else (store.begins_within(within),)),
             )
             .order_by(revisions.c.sequence)
             .limit(SCAN_ROWS)

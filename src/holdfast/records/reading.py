@@ -39,6 +39,7 @@ from holdfast.records.model import (
     StoredReject,
 )
 from holdfast.records.unsealing import SealedRow, Unsealing, sealed_of
+from holdfast.records.within import bound
 
 REVISIONS_MAX = 1_000
 STREAM_ROWS = 2_000
@@ -406,9 +407,9 @@ def _statement(
     if not which.withdrawn:
         conditions.append(rows.withdrawn.is_(False))
     if which.start is not None:
-        conditions.append(rows.period_start >= which.start)
+        conditions.append(rows.period_start >= bound(which.start))
     if which.end is not None:
-        conditions.append(rows.period_start < which.end)
+        conditions.append(rows.period_start < bound(which.end))
     for name, value in which.dimensions.items():
         # Canonical text has one spelling of each member; what matches elsewhere is sorted out by
         # looking at the decoded record.

@@ -10,6 +10,7 @@ from holdfast.kernel.canonical import canonical_digest
 from holdfast.kernel.errors import Invalid
 from holdfast.records.model import MappedRecord, Run, RunFinish, RunOpen
 from holdfast.records.personal import Marks, marks_of
+from holdfast.records.within import within
 from holdfast.registry.model import Profile, plain_profile
 from holdfast.registry.versions import ProfileVersion
 
@@ -44,6 +45,8 @@ class Rules:
     required: tuple[tuple[str, str], ...] = ()
     ranges: tuple[tuple[str, Decimal | None, Decimal | None], ...] = field(default=())
     has_period: bool = False
+    timezone: str = "UTC"
+    """The source's own, of the days that a backfill is about."""
     mapping: str = ""
     """The digest of what decides how records look: shapes are compared within it."""
     drift: Literal["fail", "report"] = "fail"
@@ -122,6 +125,7 @@ def rules_of(version: ProfileVersion) -> Rules:
             for text, bounds in expect.ranges.items()
         ),
         has_period=profile.period is not None,
+        timezone=profile.timezone,
         mapping=mapping_digest(profile),
         drift=expect.drift,
         drift_allowed=frozenset(expect.drift_allowed),
@@ -131,7 +135,8 @@ def rules_of(version: ProfileVersion) -> Rules:
 
 
 _MAPPING = (
-    "dimensions", "measures", "attributes", "period", "unpivot", "nulls", "timezone", "code_lists",
+    "dimensions", "measures", "attributes", "period", "unpivot", "nulls", "timezone", "ambiguous",
+    "code_lists",
 )  # fmt: skip
 
 
@@ -169,6 +174,11 @@ def check_opening(rules: Rules, request: RunOpen) -> None:
         (request.range_start is None) != (request.range_end is None)
     ):
         raise Invalid("cannot open the run: a backfill, and nothing else, has a range")
+    if request.range_start is not None and request.range_end is not None:
+        try:
+            within(request.range_start, request.range_end, rules.timezone)
+        except ValueError as error:
+            raise Invalid("cannot open the run: its range is none of the calendar's") from error
     if ranged and not rules.has_period:
         raise Invalid(
             f"cannot backfill {rules.profile}: its records have no period",

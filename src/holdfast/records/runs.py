@@ -63,6 +63,7 @@ from holdfast.records.rules import (
 from holdfast.records.slots import attempt_of, change_slot, check_attempt, clean_step
 from holdfast.records.staging import is_seen
 from holdfast.records.watching import Watching, judge, keep_shape
+from holdfast.records.within import within
 
 OUTCOMES: dict[str, RunStatus] = {
     "unchanged": RunStatus.UNCHANGED,
@@ -274,6 +275,7 @@ class Runs(Watching):
         whole = run.range_start is None
         if ended or (whole and head.live <= run.present + run.withdrawn):
             return None
+        about = None if whole else within(run.range_start, run.range_end, rules.timezone)
         seen = {
             row.chunk: bytes(row.bits)
             for row in conn.execute(
@@ -285,9 +287,7 @@ class Runs(Watching):
         position: int = head.slot_position
         absent: list[int] = []
         while len(absent) < self._settings.withdrawal_rows:
-            scanned = live_rows(
-                conn, tenant, profile, position, head.slot_first, run.range_start, run.range_end
-            )
+            scanned = live_rows(conn, tenant, profile, position, head.slot_first, about)
             if not scanned:
                 break
             for sequence in scanned:

@@ -33,6 +33,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    not_,
     or_,
     select,
     text,
@@ -44,6 +45,7 @@ from sqlalchemy.sql import ColumnElement
 from holdfast.kernel.database import bulk_insert, tenant_table
 from holdfast.kernel.principal import Principal
 from holdfast.records.staging import ROW_COLUMNS, Latest
+from holdfast.records.within import Within
 
 T = TypeVar("T")
 
@@ -596,6 +598,16 @@ def visible(publication: int) -> ColumnElement[bool]:
     return and_(
         revisions.c.from_publication <= publication,
         or_(revisions.c.to_publication.is_(None), revisions.c.to_publication > publication),
+    )
+
+
+def begins_within(within: Within) -> ColumnElement[bool]:
+    """The rows whose period begins in a range: those with a day, and those with a moment."""
+    start = revisions.c.period_start
+    is_moment = start.contains("T", autoescape=True)
+    return or_(
+        and_(not_(is_moment), start >= within.days[0], start < within.days[1]),
+        and_(is_moment, start >= within.moments[0], start < within.moments[1]),
     )
 
 

@@ -280,9 +280,14 @@ class Profile(Part, frozen=True, kw_only=True):
     duplicates: Literal["error", "first", "last"] = "error"
     """What two records of one run with the same key mean."""
     timezone: Text = "UTC"
-    """The source's own time zone: of its times without an offset, and of its days and months. Of a
-    time that the zone's clocks showed twice the first is meant; one that they never showed, because
-    they were put forward over it, is a reject."""
+    """The source's own time zone: of its times without an offset, and of its days and months. A
+    time that the zone's clocks never showed, because they were put forward over it, is a reject. So
+    is one with the name of a zone (``CEST``) that is neither UTC nor what the clocks here say then.
+    """
+    ambiguous: Literal["first", "second", "reject"] = "first"
+    """Which is meant of a time without an offset that the zone's clocks showed twice, because they
+    were put back over it: the ``first``, the ``second``, or none: ``reject`` makes it a reject. Two
+    rows of such an hour have one key; a source that has both says which is which by an offset."""
     nulls: list[str] = field(default_factory=lambda: [""])
     """Spellings that mean "missing" in this source; the original is kept beside the record."""
     unpivot: Unpivot | None = None

@@ -12,6 +12,7 @@ import msgspec
 
 from holdfast.kernel.canonical import canonical, digest
 from holdfast.kernel.errors import Invalid, Problem, TooLarge
+from holdfast.records.within import bound
 from holdfast.registry.document import DOCUMENT_BYTES_MAX, dotted, read_document
 from holdfast.reports.errors import SpecInvalid
 from holdfast.reports.expression import compile_expression
@@ -20,6 +21,7 @@ from holdfast.reports.model import (
     CorrelationOutput,
     Input,
     JoinKey,
+    PeriodFilter,
     ReportSpec,
     TableOutput,
     derived,
@@ -182,10 +184,21 @@ def _input_problems(path: str, source: Input) -> list[Problem]:
             found.append(Problem(f"{path}.where.{key}", "is a time", "use period: {from:, until:}"))
         if wanted == []:
             found.append(Problem(f"{path}.where.{key}", "lists no value, so no record could pass"))
-    period = source.period
-    if period and period.start and period.until and str(period.start) >= str(period.until):
-        found.append(Problem(f"{path}.period", "ends before it begins", "from <= start < until"))
+    if source.period is not None:
+        found += _period_problems(f"{path}.period", source.period)
     return found + _aggregate_problems(path, source)
+
+
+def _period_problems(path: str, period: PeriodFilter) -> list[Problem]:
+    found, bounds = [], []
+    for member, value in (("from", period.start), ("until", period.until)):
+        try:
+            bounds.append("" if value is None else bound(str(value)))
+        except ValueError:
+            found.append(Problem(f"{path}.{member}", f"{value} is no time of the calendar"))
+    if not found and all(bounds) and bounds[0] >= bounds[1]:
+        found.append(Problem(path, "ends before it begins", "from <= start < until"))
+    return found
 
 
 def _aggregate_problems(path: str, source: Input) -> list[Problem]:

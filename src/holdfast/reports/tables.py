@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from holdfast.kernel.errors import Problem, Unavailable
+from holdfast.records.within import bound
 from holdfast.reports.errors import DuplicateKeys, InputCorrupt, InputMismatch
 from holdfast.reports.expression import compile_expression
 from holdfast.reports.model import (
@@ -313,9 +314,9 @@ class Side:
         period = self.source.period
         if period is not None:
             if period.start is not None:
-                conditions.append(f"period_start >= {literal(str(period.start))}")
+                conditions.append(f"period_start >= {literal(bound(str(period.start)))}")
             if period.until is not None:
-                conditions.append(f"period_start < {literal(str(period.until))}")
+                conditions.append(f"period_start < {literal(bound(str(period.until)))}")
             if period.frequency is not None:
                 conditions.append(f"period_frequency = {literal(period.frequency)}")
         return f"WHERE {' AND '.join(conditions)}" if conditions else ""

@@ -78,3 +78,9 @@ def test_what_is_no_time_is_refused() -> None:
         state().observe({"t": "soon"})
     with pytest.raises(MappingRefused, match="numbers and times"):
         state("41").observe({"t": "2020-01-01"})
+
+
+def test_a_backfill_begins_with_the_day_of_the_source() -> None:
+    given = Cursor(path="$.t", parameter="since", start="2020-01-01")
+    of_paris = CursorState(given, ZoneInfo("Europe/Paris"), None, since="2020-01-01")
+    assert of_paris.parameters() == {"since": "2019-12-31T23:00:00Z"}

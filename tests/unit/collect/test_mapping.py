@@ -59,6 +59,10 @@ def test_a_record_knows_where_it_stood() -> None:
         (" 2,5 ", {"type": "decimal", "decimal": ","}, "2.5"),
         (Number("1e3"), {"type": "integer"}, 1000),
         ("1,234", {"type": "integer", "thousands": ","}, 1234),
+        ("1.234", {"type": "decimal", "thousands": ".", "decimal": ","}, "1234"),
+        (Number("1.234"), {"type": "decimal", "thousands": ".", "decimal": ","}, "1.234"),
+        (Number("12.5"), {"type": "decimal", "decimal": ","}, "12.5"),
+        (Number("7.000"), {"type": "integer", "thousands": ".", "decimal": ","}, 7),
         (5, {"type": "integer"}, 5),
         (True, {"type": "boolean"}, True),
         ("N", {"type": "boolean"}, False),
@@ -235,6 +239,22 @@ def test_a_wide_row_becomes_a_record_for_each_matching_column() -> None:
         (["A", "1962"], "1234"),
         (["A", "1964"], "5"),
     ]
+
+
+def test_an_hour_shown_twice_is_a_reject_where_the_profile_asks_for_it() -> None:
+    row = {"at": "2026-10-25T02:00", "n": 1}
+    parts: dict[str, Any] = {
+        "timezone": "Europe/Paris",
+        "measures": {"n": "$.n"},
+        "attributes": {"at": {"path": "$.at", "type": "datetime"}},
+    }
+    for ambiguous, hour in (("first", "00"), ("second", "01")):
+        found = record(row, ambiguous=ambiguous, **parts)
+        assert found.attributes["at"] == f"2026-10-25T{hour}:00:00.000000Z"
+    assert "showed twice" in reject(row, ambiguous="reject", **parts).reason
+    parts["period"] = {"path": "$.at", "frequency": "H"}
+    del parts["attributes"]
+    assert reject(row, ambiguous="reject", **parts).field == "period"
 
 
 def test_columns_of_any_name() -> None:

@@ -180,3 +180,28 @@ def test_a_text_that_is_no_period_is_named_with_what_could_read_it(
         read(text, frequency)
     with pytest.raises(ValueError, match="is not a date or time written as %d/%m"):
         read("2024-01-31", "D", "%d/%m/%Y")
+
+
+def test_an_hour_that_no_clock_showed_is_refused_however_it_is_written() -> None:
+    coding = {r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)/(?P<hour>\d\d)": "H"}
+    coded = periods.reader("H", "", coding, ZoneInfo("Europe/Paris"))
+    assert coded("20260329/03").start == "2026-03-29T01:00:00.000000Z"
+    with pytest.raises(ValueError, match="were put forward"):
+        coded("20260329/02")
+    # As a day's first hour midnight is an hour like others: 01:00 would be the same one.
+    with pytest.raises(ValueError, match="were put forward"):
+        read("2018-11-04T00:00", "H", "", "America/Sao_Paulo")
+    assert read("2018-11-04T00:00", "I", "", "America/Sao_Paulo").start.endswith(
+        "T03:00:00.000000Z"
+    )
+
+
+def test_of_an_hour_shown_twice_the_profile_says_which_is_meant() -> None:
+    coding = {r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)/(?P<hour>\d\d)": "H"}
+    for ambiguous, hour in (("first", "00"), ("second", "01")):
+        either = periods.reader("H", "", coding, ZoneInfo("Europe/Paris"), ambiguous=ambiguous)
+        for text in ("20261025/02", "2026-10-25T02:00"):
+            assert either(text).start == f"2026-10-25T{hour}:00:00.000000Z"
+    neither = periods.reader("H", "", coding, ZoneInfo("Europe/Paris"), ambiguous="reject")
+    with pytest.raises(ValueError, match="showed twice"):
+        neither("20261025/02")

@@ -181,3 +181,53 @@ def test_a_time_that_no_clock_showed_is_refused() -> None:
     assert (
         values.local_moment("2018-11-04", "", sao_paulo).isoformat() == "2018-11-04T03:00:00+00:00"
     )
+
+
+@pytest.mark.parametrize(
+    ("ambiguous", "hour"), [("first", "00:30"), ("second", "01:30"), ("reject", "")]
+)
+def test_of_a_time_shown_twice_the_profile_says_which_is_meant(ambiguous: str, hour: str) -> None:
+    paris = ZoneInfo("Europe/Paris")
+    for text, pattern in (("2024-10-27T02:30", ""), ("27.10.2024 02:30", "%d.%m.%Y %H:%M")):
+        if not hour:
+            with pytest.raises(ValueError, match="the clocks of Europe/Paris showed twice"):
+                values.local_moment(text, pattern, paris, ambiguous)
+            continue
+        found = values.local_moment(text, pattern, paris, ambiguous)
+        assert found.isoformat() == f"2024-10-27T{hour}:00+00:00"
+    # With an offset, or the name that only one of the two has, nothing is ambiguous.
+    assert values.local_moment("2024-10-27T02:30+01:00", "", paris, ambiguous).hour == 1
+    named = values.local_moment("2024-10-27 02:30 CET", "%Y-%m-%d %H:%M %Z", paris, ambiguous)
+    assert named.isoformat() == "2024-10-27T01:30:00+00:00"
+    # A day begins once, also where its first hour comes twice.
+    havana = ZoneInfo("America/Havana")
+    assert values.local_moment("2024-11-03", "", havana, ambiguous).hour == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "zone", "moment"),
+    [
+        ("2026-07-01 12:00 UTC", "%Y-%m-%d %H:%M %Z", "Europe/Paris", "2026-07-01T12:00:00+00:00"),
+        ("2026-07-01 12:00 CEST", "%Y-%m-%d %H:%M %Z", "Europe/Paris", "2026-07-01T10:00:00+00:00"),
+        ("Jul 1 2026 12:00 gmt", "%b %d %Y %H:%M %Z", "Europe/Paris", "2026-07-01T12:00:00+00:00"),
+        ("Wed, 01 Jul 2026 12:00 CEST", "rfc-2822", "Europe/Paris", "2026-07-01T10:00:00+00:00"),
+        ("Wed, 01 Jul 2026 12:00 EST", "rfc-2822", "Europe/Paris", "2026-07-01T17:00:00+00:00"),
+        ("Wed, 01 Jul 2026 12:00", "rfc-2822", "Europe/Paris", "2026-07-01T10:00:00+00:00"),
+    ],
+)
+def test_a_zone_by_its_name_is_heeded(text: str, pattern: str, zone: str, moment: str) -> None:
+    assert values.moment(text, pattern, ZoneInfo(zone)).isoformat() == moment
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("2026-07-01 12:00 JST", "%Y-%m-%d %H:%M %Z"),
+        ("2026-07-01 12:00 CET", "%Y-%m-%d %H:%M %Z"),  # not in July
+        ("Wed, 01 Jul 2026 12:00:00 JST", "rfc-2822"),
+    ],
+)
+def test_a_zone_of_another_name_is_refused(text: str, pattern: str) -> None:
+    for read in (values.moment, values.day):
+        with pytest.raises(ValueError, match="is in a time zone called"):
+            read(text, pattern, ZoneInfo("Europe/Paris"))

@@ -257,6 +257,10 @@ async def test_what_a_run_was_opened_as_it_stays(bench: Bench) -> None:
     ):
         with pytest.raises(Invalid, match="has a range"):
             await opened(bench, bench.attempt("snapshot", fence=2), **wrong)
+    with pytest.raises(Invalid, match="none of the calendar's"):
+        await opened(
+            bench, attempt, kind="backfill", range_start="2025-02-30", range_end="2025-03-01"
+        )
     timeless = bench.attempt("timeless")
     with pytest.raises(Invalid, match="no period"):
         await opened(

@@ -36,6 +36,7 @@ from holdfast.records.errors import (
     StaleFence,
 )
 from holdfast.records.model import (
+    PeriodValue,
     RecordFilter,
     Reject,
     RunClose,
@@ -573,6 +574,32 @@ async def test_records_are_filtered_by_period_and_dimension(bench: Bench) -> Non
     ]  # fmt: skip
     nobody = RecordFilter(profile="rates", dimensions={"state": "N"})
     assert (await bench.service.records(OPERATOR, nobody)).items == []
+
+
+async def test_a_time_as_a_bound_counts_whatever_its_fraction(quick: Bench) -> None:
+    hours = [f"2025-01-31T{hour:02d}:00:00.000000Z" for hour in (0, 1, 2)]
+    await quick.collect(
+        [
+            record("CA", "1"),  # all of January
+            *(
+                msgspec.structs.replace(
+                    record("CA", "1"),
+                    key=["CA", start],
+                    period=PeriodValue(start=start, end=start, frequency="I"),
+                )
+                for start in hours
+            ),
+        ]
+    )
+    for start, end, expected in (
+        ("2025-01-31T00:00:00Z", "2025-01-31T02:00:00Z", hours[:2]),
+        ("2025-01-31T01:00:00Z", "2025-02-01", hours[1:]),
+        ("2025-01-31T01:00:00.5Z", "2025-01-31T02:00:00.5Z", hours[2:]),
+        ("2025-01-01T00:00:00Z", "2025-01-31T00:00:00Z", ["2025-01-01"]),
+    ):
+        which = RecordFilter(profile="rates", start=start, end=end)
+        found = (await quick.service.records(OPERATOR, which)).items
+        assert [one.period and one.period.start for one in found] == expected
 
 
 async def test_a_dimension_filter_compares_values_not_text(bench: Bench) -> None:

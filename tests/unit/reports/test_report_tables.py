@@ -418,6 +418,20 @@ def test_filters_let_through_what_they_say(
     assert result.inputs["a"].rows_used == len(expected)
 
 
+def test_a_time_as_a_bound_counts_whatever_its_fraction(tmp_path: Path) -> None:
+    rows = series(
+        [(f"2000-01-01T{hour:02d}:00:00.000000Z", str(hour)) for hour in (0, 12, 18)],
+        frequency="I",
+    )
+    for narrowing, expected in (
+        ({"from": "2000-01-01T00:00:00Z", "until": "2000-01-01T18:00:00Z"}, ["0", "12"]),
+        ({"from": "2000-01-01T12:00:00Z"}, ["12", "18"]),
+        ({"until": "2000-01-01T12:00:00.5Z"}, ["0", "12"]),
+    ):
+        result = run(tmp_path, {"a": rows}, inputs={"a": {"period": narrowing}})
+        assert [item[0] for item in result.rows] == expected
+
+
 def test_unknown_fields_are_all_named_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(InputMismatch) as caught:
         run(
