@@ -4,7 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two workers per two cores; servers are shared by each worker's tests.
+# Two workers per two cores. A module stays on one worker, since its tests share what they start;
+# the order of modules is tests/conftest.py's, the longest first.
 TEST_WORKERS ?= 2
 
 .PHONY: help run test check dev docs soak clean
@@ -16,7 +17,7 @@ run: $(VENV)/.server ## Install, collect the sample sources, report on them, and
 	@$(BIN)/holdfast up --sample --once
 
 test: $(VENV)/.test ## Run the whole suite
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --junitxml .test-report.xml $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --junitxml .test-report.xml $(TEST_ARGS)
 	$(BIN)/python -m tests.conformance_report
 
 check: $(VENV)/.test ## Lint, types, import order, generated files up to date

@@ -2,6 +2,7 @@
 
 ``database`` is an open handle with the whole schema, once on SQLite and once on PostgreSQL.
 Every statement on SQLite is watched for its tenant. With ``HOLDFAST_CI=1`` a skip is a failure.
+Long modules begin first, so that no worker is left alone with one at the end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,21 @@ from tests.support.postgres import PostgresServer, postgres_server, run_apart
 from tests.support.tenancy import TenancyWatch
 
 _TEMPLATE = "holdfast_template"
+_FIRST = (
+    "e2e/test_kill.py",
+    "e2e/test_sample.py",
+    "e2e/test_recorded_sources.py",
+    "e2e/test_bad_input.py",
+    "e2e/test_kill_pages.py",
+    "e2e/test_fleet.py",
+    "e2e/test_containers.py",
+    "e2e/test_ledger_kill.py",
+    "e2e/test_console.py",
+    "e2e/",
+    "integration/",
+    "conformance/",
+)
+"""The longest; the two that keep whole stacks of processes busy are not asked for together."""
 _watch = TenancyWatch()
 
 
@@ -29,6 +45,16 @@ def pytest_sessionstart() -> None:
 
 def pytest_sessionfinish() -> None:
     _watch.stop()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    path = item.nodeid.partition("::")[0].removeprefix("tests/")
+    return next((turn for turn, of in enumerate(_FIRST) if path.startswith(of)), len(_FIRST))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,8 +11,6 @@ from tests import mutation_report
 from tests.support import recorded
 from tests.support.mutations import FAILED, MUTATIONS, REJECTED, RIGHT, UNCHANGED, Case, Verdict
 
-pytestmark = pytest.mark.xdist_group("mutations")
-
 
 @cache
 def results() -> list[tuple[Case, Verdict]]:

@@ -20,7 +20,7 @@ from tests.support.dns import Zone, served
 from tests.support.program import wait_until
 from tests.support.stack import Stack, running, sources
 
-pytestmark = [pytest.mark.xdist_group("guard"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 UNROUTED = "2000::1"
 """Global unicast by its form, so that the guard lets it pass, and assigned to nobody (RFC 4291)."""

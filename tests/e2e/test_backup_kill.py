@@ -16,7 +16,6 @@ from tests.support.program import Program, run_command, start
 from tests.support.soaking import scale
 
 pytestmark = [
-    pytest.mark.xdist_group("backup-kill"),
     pytest.mark.timeout(400 * scale()),
     pytest.mark.soak,
 ]

@@ -35,7 +35,7 @@ from tests.support.raw_http import PIECE, Answer, connected, head, read_answer, 
 from tests.support.signing import PUBLIC_KEY, signed
 from tests.support.stack import Layout, Stack, running, sources
 
-pytestmark = [pytest.mark.xdist_group("bad-input"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 TWO_GB = 2 * 10**9
 GROWTH_BYTES_MAX = 96 * 2**20

@@ -28,7 +28,7 @@ from tests.support.containers import ROOT, Podman, image, podman, run
 from tests.support.program import HOLDFAST, clean_environment, wait_until
 from tests.support.stack import free_port
 
-pytestmark = [pytest.mark.xdist_group("containers"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 SAMPLE = resources.files("holdfast.sample")
 PROFILE = "scripps-co2-monthly"

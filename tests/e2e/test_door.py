@@ -20,8 +20,6 @@ import pytest
 
 from tests.support.program import Program, run_command, started, wait_until
 
-pytestmark = pytest.mark.xdist_group("door")
-
 SECRET = b"door-" + b"s" * 32
 TENANT_LIMIT = 20
 SITE = "https://app.example.org"

@@ -14,7 +14,7 @@ import pytest
 from tests.support.program import wait_until
 from tests.support.stack import Stack
 
-pytestmark = [pytest.mark.xdist_group("door-split"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 BACK_SECONDS = 2.5
 """The door asks again for 3.5 seconds; a role that takes longer to come back is not its matter."""

@@ -23,7 +23,7 @@ import pytest
 from tests.support.program import run_command, wait_until
 from tests.support.stack import SAMPLE, Stack, running, sources
 
-pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 USED = {
     "nasa-global-temp-annual": "nasa_global_temp_annual.csv",

@@ -25,7 +25,7 @@ from tests.support.program import run_command, wait_until
 from tests.support.stack import LEASE_SECONDS, SAMPLE, Stack, free_port, running, sources
 from tests.support.wire import Trap, wire
 
-pytestmark = [pytest.mark.xdist_group("fleet"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 USED = (
     "bls-employment-monthly",

@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.support.attacks import jwt
 from tests.support.pki import Pki
 from tests.support.program import Program, run_command, started, wait_until
 from tests.support.stack import SAMPLE, free_port
-
-pytestmark = pytest.mark.xdist_group("guides")
 
 
 def ask(program: Program, token: str = "", path: str = "/v1/profiles", **headers: str) -> int:

@@ -20,8 +20,6 @@ from tests.support.memory import Peaks
 from tests.support.program import Program, started, wait_until
 from tests.support.raw_http import upload
 
-pytestmark = pytest.mark.xdist_group("hostile")
-
 ATTACKER = "127.0.0.2"
 CONNECTIONS, OF_ONE_ADDRESS = 120, 80
 SECONDS = 2

@@ -42,7 +42,7 @@ from tests.support.stack import (
 from tests.support.wire import LATER_SECONDS_MAX, MOMENTS, PHASES, Trap, Wire, wire
 
 # A mark is stronger than --timeout, so it must grow with the soak by itself.
-pytestmark = [pytest.mark.xdist_group("kill"), pytest.mark.timeout(1200 * scale())]
+pytestmark = pytest.mark.timeout(1200 * scale())
 
 USED = {
     "faa-birdstrikes": "faa_birdstrikes.csv",

@@ -30,7 +30,7 @@ from tests.support.soaking import scale
 from tests.support.stack import Stack, running, sources
 from tests.support.wire import LATER_SECONDS_MAX, MOMENTS, PHASES, Trap, Wire, wire
 
-pytestmark = [pytest.mark.xdist_group("kill-pages"), pytest.mark.timeout(1200 * scale())]
+pytestmark = pytest.mark.timeout(1200 * scale())
 
 SEED = int(os.environ.get("HOLDFAST_TEST_SEED", "20261127"))
 KILLS = {"sqlite": 25, "postgresql": 25}

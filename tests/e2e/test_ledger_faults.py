@@ -28,7 +28,7 @@ from tests.support.program import Program, run_command, start, wait_until
 from tests.support.soaking import scale
 from tests.unit.ledger.making import NOW, ONE, event, everything, ledger_on, one
 
-pytestmark = [pytest.mark.xdist_group("ledger-faults"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 QUIET = {"HOLDFAST_LOG_LEVEL": "error"}
 

@@ -26,7 +26,7 @@ from holdfast.kernel.signing import SigningKey
 from tests.support.program import Program, started, wait_until
 from tests.support.stack import free_port
 
-pytestmark = [pytest.mark.xdist_group("ledger-keys"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 SECRET = "a secret of at least thirty-two bytes, for a test"
 

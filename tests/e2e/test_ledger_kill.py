@@ -22,7 +22,6 @@ from tests.support.program import Program, run_command, start
 from tests.support.soaking import scale
 
 pytestmark = [
-    pytest.mark.xdist_group("ledger-kill"),
     pytest.mark.timeout(900 * scale()),
     pytest.mark.soak,
 ]

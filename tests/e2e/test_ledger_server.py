@@ -29,8 +29,6 @@ from holdfast.ledger.model import Append, NewEvent
 from tests.support.program import Program, run_command, start, started
 from tests.support.soaking import scale
 
-pytestmark = pytest.mark.xdist_group("ledger-server")
-
 SECRET = "a secret of at least thirty-two bytes, for a test"
 
 

@@ -19,7 +19,7 @@ from holdfast.ledger.frames import read_leaf
 from tests.support.program import Program, start, wait_until
 from tests.support.stack import SAMPLE, free_port
 
-pytestmark = [pytest.mark.xdist_group("ledger-split"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_what_happens_in_a_role_is_in_the_ledger_of_another_process(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.program import wait_until
 from tests.support.stack import Stack, running, sources
 
-pytestmark = [pytest.mark.xdist_group("fleet"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 SETS, PAGES, ROWS = 6, 8, 5
 PLACES, QUOTA = 2, 20

@@ -21,8 +21,6 @@ from tests.support.pki import Pki
 from tests.support.program import run_command, wait_until
 from tests.support.stack import ROLES, SAMPLE, Stack, running, sources
 
-pytestmark = pytest.mark.xdist_group("mtls")
-
 PROFILE = "scripps-co2-monthly"
 DRONES = ("drone-1", "drone-2", "drone-3")
 

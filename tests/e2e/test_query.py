@@ -14,7 +14,7 @@ from holdfast.client import Client, HoldfastError
 from tests.support.program import Program, run_command, started, wait_until
 from tests.support.stack import SAMPLE
 
-pytestmark = [pytest.mark.xdist_group("query"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 PROFILE = "scripps-co2-monthly"
 
 

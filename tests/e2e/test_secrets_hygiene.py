@@ -19,7 +19,6 @@ from typing import Any
 
 import httpx
 import psutil
-import pytest
 import yaml
 
 from holdfast.app.settings import SETTINGS
@@ -28,8 +27,6 @@ from tests.support.attacks import jwt, worker_key
 from tests.support.postgres import PostgresServer
 from tests.support.program import Program, run_command, start, wait_until
 from tests.support.stack import SAMPLE, sources
-
-pytestmark = pytest.mark.xdist_group("hygiene")
 
 PROFILE = "scripps-co2-monthly"
 HOLDERS = (

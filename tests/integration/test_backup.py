@@ -46,8 +46,6 @@ from holdfast.records.model import (
 from tests.support.postgres import PostgresServer
 from tests.support.signing import PUBLIC_KEY, REGISTRATION, signed
 
-pytestmark = pytest.mark.xdist_group("backup")  # they share one system
-
 ME = operator()
 JANE, JOE = "jane.doe@example.org", "joe.bloggs@example.org"
 PROFILE = b"""
