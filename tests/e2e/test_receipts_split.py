@@ -1,0 +1,94 @@
+"""Receipts where every role is a process of its own, on PostgreSQL: record and cell, verified."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from holdfast.keyring import MasterKeys
+from tests.support.postgres import PostgresServer
+from tests.support.program import run_command, wait_until
+from tests.support.stack import SAMPLE, Stack, running, sources
+from tests.support.verifier import second
+
+pytestmark = [pytest.mark.xdist_group("receipts-split"), pytest.mark.timeout(300)]
+
+PROFILE = "nasa-global-temp-annual"
+SPEC = {
+    "version": 1,
+    "name": "decades",
+    "inputs": {
+        "temperature": {
+            "profile": PROFILE,
+            "measures": ["temperature_anomaly"],
+            "period": {"from": 2001, "until": 2011},
+        }
+    },
+    "output": {"type": "table"},
+}
+
+
+def receipt(client: httpx.Client, path: str, **params: Any) -> bytes:
+    """The receipt, once the relay has brought its event from another process."""
+
+    def there() -> bytes:
+        answer = client.get(path, params=params)
+        assert answer.status_code in (200, 503), answer.text
+        return answer.content if answer.status_code == 200 else b""
+
+    found: bytes = wait_until(there, 60, f"the receipt {path}")
+    return found
+
+
+def test_a_receipt_made_by_five_processes_holds_before_both_verifiers(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    profiles = tmp_path / "profiles"
+    profiles.mkdir()
+    kept = SAMPLE.joinpath("profiles", f"{PROFILE}.yaml").read_text()
+    (profiles / f"{PROFILE}.yaml").write_text(kept)
+    postgres.execute("CREATE DATABASE receipts_split")
+    url = postgres.dsn("receipts_split")
+    with sources(tmp_path) as (_, replay):
+        stack = Stack(tmp_path / "stack", "split", replay, profiles, drones=1)
+        stack.directory.mkdir()
+        stack.databases = lambda role: "" if role == "gateway" else url
+        # One keyring for all: the ledger opens what other roles have sealed.
+        master = MasterKeys.create(tmp_path / "master.key").path
+        stack.environment = {
+            "HOLDFAST_KEYRING_URL": url,
+            "HOLDFAST_KEYRING_MASTER_KEY_FILE": str(master),
+        }
+        stack.start_role("ledger")
+        with running(stack):
+            stack.collect_all()
+            stack.settle()
+            door = stack.door
+            [row] = door.get("/v1/records", profile=PROFILE, limit=1)["items"]
+            record = receipt(door.client, f"/v1/records/{row['id']}/receipt")
+            report = door.client.post("/v1/reports", json=SPEC).json()
+            assert report["row_count"] == 10, report
+            column = report["columns"][-1]["name"]
+            cell = receipt(door.client, f"/v1/reports/{report['id']}/receipt", row=3, column=column)
+            policy = door.client.get("/v1/ledger/trust").content
+            [worker] = list(door.items("/v1/workers"))
+    for name, data in (("trust", policy), ("record.json", record), ("cell.json", cell)):
+        (tmp_path / name).write_bytes(data)
+    for name, more in (("record.json", ()), ("cell.json", ("--recompute",))):
+        done = run_command("verify", name, "--trust", "trust", "--json", *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        told = json.loads(done.stdout)
+        verdicts = {each["verdict"]: each["holds"] for each in told["verdicts"]}
+        assert verdicts == {
+            "recorded": True, "attributed": True, "reproduced": True if more else None,
+        }  # fmt: skip
+        if "worker_key" in told:
+            assert (told["worker"], told["worker_key"]) == (worker["id"], worker["key"])
+        else:
+            assert (told["value"], told["carried"]) == (report["rows"][3][-1], 1)
+    for answer in second([record, cell], policy):
+        assert [each["holds"] for each in answer["found"]["verdicts"]] == [True, True], answer

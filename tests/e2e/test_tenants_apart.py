@@ -1,0 +1,312 @@
+"""One tenant's administrator asks for another's things, everywhere: refused, and refused alike.
+
+Every endpoint with something to name is asked for what is there in the other tenant and for what is
+nowhere, in turn. Both answers must be the same, whatever they are. Attempts come from a seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.test_door import SECRET, token_of
+from tests.support.program import Program
+from tests.support.soaking import scale
+from tests.support.stack import SAMPLE, Stack, running, sources
+
+pytestmark = [
+    pytest.mark.xdist_group("tenants"),
+    pytest.mark.timeout(600 * scale()),
+    pytest.mark.soak,
+]
+
+SEED = int(os.environ.get("HOLDFAST_TEST_SEED", "20261127"))
+ATTEMPTS = 1000
+API = Path(__file__).parents[2] / "api" / "openapi.json"
+OPEN = ("/v1/login", "/health", "/ready", "/metrics", "/v1/tenants", "/v1/people", "/v1/passkeys")
+"""Nobody's (they need no tenant, or are of people and their own sessions)."""
+ENDLESS = ("/v1/ledger/follow",)
+"""Subscriptions end when their caller goes; they are tried by themselves."""
+OWN = {"position", "path", "sequence"}
+"""What every tenant has of its own: positions and tiles of its log."""
+LISTED = ("profiles", "runs", "tasks", "api-keys", "reports")
+
+
+PROFILE = "nasa-global-temp-annual"
+SPEC = {
+    "version": 1,
+    "name": "decades",
+    "inputs": {"temperature": {"profile": PROFILE, "measures": ["temperature_anomaly"]}},
+    "output": {"type": "table"},
+}
+
+
+class Known:
+    """What is there in the other tenant, by the parameter that names it, and the like of it."""
+
+    def __init__(self, program: Program, chance: random.Random) -> None:
+        self.chance = chance
+        entries = list(program.items("/v1/ledger/entries", limit=1000))
+        profiles = [one["name"] for one in program.items("/v1/profiles")]
+        runs = [one["id"] for one in program.items("/v1/runs")]
+        tasks = [one["id"] for one in program.items("/v1/tasks")]
+        records = program.get("/v1/records", profile=profiles[0], limit=50)["items"]
+        digests = [
+            one["response"]["digest"]
+            for run in runs[:3]
+            for one in program.get(f"/v1/runs/{run}/responses")
+        ]
+        role = program.client.put("/v1/roles/of-default", json={"permissions": ["records:read"]})
+        assert role.status_code < 300, role.text
+        made = program.client.post(
+            "/v1/api-keys", json={"name": "key", "permissions": ["records:read"]}
+        )
+        self.values: dict[str, list[str]] = {
+            "profile": profiles,
+            "run": runs,
+            "source": runs,
+            "task": tasks,
+            "record": [one["id"] for one in records],
+            "report_id": [one["id"] for one in program.items("/v1/reports")],
+            "worker": [one["id"] for one in program.items("/v1/workers")],
+            "event": [one["id"] for one in entries],
+            "stream": sorted({one["stream"] for one in entries}),
+            "digest": digests,
+            "key": [made.json()["key"]["id"]],
+            "role": ["of-default"],
+            "subject": ["somebody"],
+            "backup_id": [str(uuid.uuid4())],
+            "session": [str(uuid.uuid4())],
+            "invitation": [str(uuid.uuid4())],
+        }
+
+    def invented(self, value: str) -> str:
+        """Something of the same form that is nowhere."""
+        if ":" in value:
+            return f"sha256:{self.chance.randbytes(32).hex()}"
+        if re.fullmatch("[0-9a-f]{32}", value):
+            return self.chance.randbytes(16).hex()
+        if re.fullmatch("[0-9a-f-]{36}", value):
+            return f"{value[:19]}{value[19:24]}{self.chance.randbytes(6).hex()}"
+        return f"{value[:1]}{''.join(self.chance.choices('abcdefghij', k=max(3, len(value) - 1)))}"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A program in which the tenant `default` has something of every sort."""
+    folder = tmp_path_factory.mktemp("tenants")
+    profiles = folder / "profiles"
+    profiles.mkdir()
+    text = SAMPLE.joinpath("profiles", f"{PROFILE}.yaml").read_text(encoding="utf-8")
+    (profiles / f"{PROFILE}.yaml").write_text(text)
+    (folder / "secret").write_bytes(SECRET)
+    with sources(folder) as (_, replay):
+        stack = Stack(folder / "stack", "up", replay, profiles, drones=1)
+        stack.directory.mkdir()
+        stack.environment = {"HOLDFAST_IDENTITY_JWT_SECRET_FILE": str(folder / "secret")}
+        with running(stack):
+            stack.collect_all()
+            stack.settle()
+            made = stack.door.client.post("/v1/reports", json=SPEC)
+            assert made.status_code == 201, made.text
+            yield stack.door
+
+
+def routes() -> list[tuple[str, str, list[str]]]:
+    """Every method and path with what can be named in it: in the path, or in the query."""
+    found = []
+    for path, operations in json.loads(API.read_text())["paths"].items():
+        if path.startswith(OPEN):
+            continue
+        for method, operation in operations.items():
+            named = [
+                one["name"]
+                for one in operation.get("parameters", [])
+                if one["in"] == "query"
+                and one["name"] in ("profile", "run", "event", "stream", "worker")
+            ]
+            if named or "{" in path:
+                found.append((method.upper(), path, named))
+    return found
+
+
+BODIES: dict[str, Any] = {
+    "/v1/roles/{name}": {"permissions": ["records:read"]},
+    "/v1/tasks/{task}/cancel": {"reason": "x"},
+    "/v1/tasks/{task}/complete": {"fence": 1, "outcome": "succeeded"},
+    "/v1/runs/{run}/finish": {"fence": 1, "outcome": "failed", "batches": 0},
+}
+NAMED_IN_BODIES: list[tuple[str, str, Any]] = [
+    ("/v1/records/receipts", "record", {"records": ["<>"]}),
+    ("/v1/tasks/collect", "profile", {"profile": "<>"}),
+    ("/v1/reports", "profile", {**SPEC, "inputs": {"a": {"profile": "<>", "measures": ["x"]}}}),
+    ("/v1/subjects/erase", "subject", {"subject": "<>", "reason": "a test"}),
+    ("/v1/subjects/hold", "subject", {"subject": "<>", "reason": "a test"}),
+    ("/v1/subjects/release", "subject", {"subject": "<>", "reason": "a test"}),
+]
+"""Routes whose bodies name things of one sort."""
+
+
+def parameter_of(path: str, name: str) -> str:
+    """Which sort of thing a path's parameter names."""
+    if name == "name":
+        return "role" if "/roles/" in path else "profile"
+    return name
+
+
+def told(answer: httpx.Response, given: list[str]) -> tuple[int, str]:
+    """Status and text, without what was asked for and what differs in every answer."""
+    text = answer.text
+    for place, value in enumerate(given):
+        text = text.replace(value, f"<{place}>").replace(value[:60], f"<{place}>")
+    text = re.sub(r'"(instance|request_id)":"[^"]*",?', "", text)
+    return answer.status_code, re.sub(r'"(time|recorded|.*_at)":"[^"]*"', "", text)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to name something: method, path, and the sorts of things named in it, by place."""
+
+    method: str
+    path: str
+    named: tuple[str, ...]
+    body: Any = None
+
+
+def attempts() -> list[Attempt]:
+    """Every way there is."""
+    found = []
+    for method, path, queried in routes():
+        if path not in ENDLESS:
+            in_path = [name for name in re.findall(r"\{([a-z_]+)\}", path) if name not in OWN]
+            body = None if method in ("GET", "DELETE") else BODIES.get(path, {})
+            found.append(Attempt(method, path, (*in_path, *queried), body))
+    found += [Attempt("POST", path, (sort,), body) for path, sort, body in NAMED_IN_BODIES]
+    return found
+
+
+def asked(client: httpx.Client, attempt: Attempt, values: list[str]) -> httpx.Response:
+    """The answer to one attempt with these things named."""
+    url, query, body = attempt.path, {}, attempt.body
+    for name, value in zip(attempt.named, values, strict=True):
+        if f"{{{name}}}" in url:
+            url = url.replace(f"{{{name}}}", value)
+        elif "<>" in json.dumps(body):
+            body = json.loads(json.dumps(body).replace("<>", value))
+        else:
+            query[name] = value
+    url = re.sub(r"\{[a-z_]+\}", "0", url)
+    if "receipt" in url and "report" in url:
+        query["column"] = "temperature_anomaly"
+    more = {} if body is None else {"json": body}
+    return client.request(attempt.method, url, params=query, **more)
+
+
+def test_another_tenants_things_are_refused_alike_whether_they_exist_or_not(
+    program: Program,
+) -> None:
+    chance = random.Random(SEED)
+    known = Known(program, chance)
+    before = state_of(program)
+    every, outcomes = attempts(), Counter[int]()
+    differing: list[Any] = []
+    revealing: list[Any] = []
+    secret = {v for name in ("run", "task", "record", "event") for v in known.values[name]}
+    with other(program) as client:
+        for number in range(ATTEMPTS * scale() // 2):
+            attempt = every[number % len(every)]
+            there, nowhere = [], []
+            for name in attempt.named:
+                sort = parameter_of(attempt.path, name)
+                value = chance.choice(known.values.get(sort, ["nothing-known"]))
+                there.append(value)
+                nowhere.append(known.invented(value))
+            first = asked(client, attempt, there)
+            second = asked(client, attempt, nowhere)
+            if attempt.method == "PUT" and "/roles/" in attempt.path:
+                for (name,) in (there, nowhere):  # one's own now; it is to be found nowhere again
+                    assert client.delete(f"/v1/roles/{name}").status_code == 204
+            outcomes[first.status_code] += 1
+            outcomes[second.status_code] += 1
+            both = told(first, there), told(second, nowhere)
+            if both[0] != both[1]:
+                differing.append((attempt.method, attempt.path, there, *both))
+            shown = secret.difference(there) & set(re.findall(r"[0-9a-f-]{32,36}", first.text))
+            if shown:
+                revealing.append((attempt.method, attempt.path, sorted(shown)[:3]))
+    assert differing == []
+    assert revealing == []
+    assert state_of(program) == before, "something of the other tenant has changed"
+    assert not [status for status in outcomes if status >= 500], outcomes
+    print(f"{outcomes.total()} attempts, {len(every)} ways, seed {SEED}: {dict(outcomes)}")
+
+
+def test_a_stream_of_the_same_name_is_ones_own(program: Program) -> None:
+    """Appended to, expected at, listed and followed: none of it touches the other tenant's."""
+    stream = "notes/same"
+
+    def event(number: int) -> dict[str, Any]:
+        return {"stream": stream, "type": "note.added", "payload": {"n": number}}
+
+    hidden = program.client.post("/v1/ledger/events", json={"events": [event(n) for n in range(9)]})
+    assert hidden.status_code == 200, hidden.text
+    theirs = {each["id"] for each in hidden.json()["events"]}
+    with other(program, "third") as client:
+        for expected in (9, 1):
+            body = {"events": [event(0)], "expected": {stream: expected}}
+            refused = client.post("/v1/ledger/events", json=body)
+            assert (refused.status_code, refused.json()["code"]) == (409, "version-conflict")
+            assert "at version 0" in refused.json()["detail"]
+        taken = client.post(
+            "/v1/ledger/events", json={"events": [event(0)], "expected": {stream: 0}}
+        )
+        assert taken.status_code == 200, taken.text
+        [mine] = taken.json()["events"]
+        # An id that the other tenant has used is free here, whatever it carries.
+        reused = {**event(7), "id": sorted(theirs)[0]}
+        free = client.post("/v1/ledger/events", json={"events": [reused]})
+        assert free.status_code == 200, free.text
+        listed = client.get("/v1/ledger/entries", params={"stream": stream}).json()["items"]
+        assert [each["id"] for each in listed] == [mine["id"], reused["id"]]
+        with client.stream(
+            "GET", "/v1/ledger/follow", params={"stream": stream, "first": 0}
+        ) as followed:
+            ids = [line for line in _first(followed, 2) if line]
+        assert [json.loads(line)["id"] for line in ids] == [mine["id"], reused["id"]]
+    kept = program.items("/v1/ledger/entries", stream=stream)
+    assert [each["payload"]["n"] for each in kept] == list(range(9))
+
+
+def _first(followed: httpx.Response, count: int) -> list[str]:
+    found: list[str] = []
+    for line in followed.iter_lines():
+        if line.startswith("data:"):
+            found.append(line.removeprefix("data:"))
+        if len(found) == count:
+            break
+    return found
+
+
+def other(program: Program, tenant: str = "other") -> httpx.Client:
+    """An administrator of another tenant."""
+    headers = {"authorization": f"Bearer {token_of(tenant, roles='admin')}"}
+    return httpx.Client(base_url=program.url, headers=headers, trust_env=False, timeout=60)
+
+
+def state_of(program: Program) -> dict[str, Any]:
+    """What the tenant `default` has, as its operator sees it."""
+    found: dict[str, Any] = {name: list(program.items(f"/v1/{name}")) for name in LISTED}
+    found["roles"] = program.get("/v1/roles")
+    found["records"] = program.get("/v1/records", profile=PROFILE, limit=1000)["items"]
+    return found
