@@ -1,4 +1,4 @@
-"""Places at a host, dealt by the coordinator: on both databases, and the same over HTTP."""
+"""Places and paces at a host, dealt by the coordinator: on both databases, and over HTTP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 from holdfast.fleet.base import FleetSettings
-from holdfast.fleet.model import Claim, Complete, PlacesHeld, PlacesWanted, Task, TaskSubmit
+from holdfast.fleet.model import (
+    Claim,
+    Complete,
+    PaceGiven,
+    PaceWanted,
+    PlacesHeld,
+    PlacesWanted,
+    Task,
+    TaskSubmit,
+)
+from holdfast.fleet.paces import AHEAD_SECONDS
 from holdfast.fleet.places import WAITING_SECONDS
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.database import open_database
@@ -94,7 +104,7 @@ async def test_places_end_with_the_lease_however_it_ends(here: tuple[Rig, Any]) 
         await asks(here, worker, third)
     again = await leased(here[0], worker, 1)
     assert (await asks(here, worker, again[0], 2)).places == 2
-    await loops.sweep_places(OPERATOR)
+    await loops.sweep_hosts(OPERATOR)
     assert (await asks(here, worker, again[0], 2)).places == 2
 
 
@@ -149,3 +159,68 @@ async def test_asking_at_once_deals_no_more_than_there_are(here: tuple[Rig, Any]
     )
     assert sum(answer.places for answer in answers) == 2
     assert timedelta(seconds=max(a.again_seconds for a in answers)) <= timedelta(seconds=5)
+
+
+# --- paces --------------------------------------------------------------------------------------
+
+
+async def paced(
+    here: tuple[Rig, Any], worker: Any, task: Task, per_minute: int = 6, **more: Any
+) -> PaceGiven:
+    fence = more.pop("fence", task.fence)
+    wanted = PaceWanted(**{"fence": fence, "source": HOST, "per_minute": per_minute} | more)
+    found: PaceGiven = await here[1](worker).pace(worker, task.id, wanted)
+    return found
+
+
+async def test_requests_to_a_host_follow_each_other_whoever_makes_them(
+    here: tuple[Rig, Any],
+) -> None:
+    worker, other = await here[0].worker(), await here[0].worker("drone-2")
+    [first] = await leased(here[0], worker, 1)
+    [second] = await leased(here[0], other, 1)
+    assert await paced(here, worker, first) == PaceGiven(given=True, wait_seconds=0)
+    assert (await paced(here, other, second)).wait_seconds == 10
+    assert (await paced(here, worker, first, 60)).wait_seconds == 11
+    elsewhere = await paced(here, worker, first, source="other.example.org:443")
+    assert elsewhere.wait_seconds == 0
+    here[0].manual.advance(11)
+    assert (await paced(here, other, second)).wait_seconds == 10
+    here[0].manual.advance(100)
+    assert (await paced(here, other, second)).wait_seconds == 0
+    for asking in (paced(here, other, first), paced(here, worker, first, fence=first.fence + 1)):
+        with pytest.raises(Conflict, match="not held"):
+            await asking
+
+
+async def test_no_moment_is_given_far_ahead(here: tuple[Rig, Any]) -> None:
+    worker = await here[0].worker()
+    [task] = await leased(here[0], worker, 1)
+    given = [await paced(here, worker, task, 2) for _ in range(4)]
+    assert [each.wait_seconds for each in given if each.given] == [0, 30, 60]
+    assert not given[3].given
+    assert 0 < given[3].wait_seconds <= AHEAD_SECONDS
+    here[0].manual.advance(31)
+    assert await paced(here, worker, task, 2) == PaceGiven(given=True, wait_seconds=59)
+    # What binds nobody any more is forgotten; what does is not.
+    loops = here[0].loops()
+    await loops.sweep_hosts(OPERATOR)
+    assert not (await paced(here, worker, task, 2)).given
+    here[0].manual.advance(1000)
+    await loops.sweep_hosts(OPERATOR)
+    again = await leased(here[0], worker, 1)
+    assert (await paced(here, worker, again[0], 2)).wait_seconds == 0
+
+
+async def test_asking_at_once_gives_every_moment_once(here: tuple[Rig, Any]) -> None:
+    worker = await here[0].worker()
+    tasks = await leased(here[0], worker, 12)
+    fleets = [here[1](worker), here[0].again().fleet]
+    wanted = [PaceWanted(fence=t.fence, source=HOST, per_minute=60) for t in tasks]
+    answers = await asyncio.gather(
+        *(
+            fleets[n % 2].pace(worker, task.id, want)
+            for n, (task, want) in enumerate(zip(tasks, wanted, strict=True))
+        )
+    )
+    assert sorted(answer.wait_seconds for answer in answers) == list(range(12))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -151,6 +152,27 @@ async def test_two_drones_keep_one_daily_quota_and_go_on_the_next_day(bench: Col
     assert [run.status for run in ended] == [RunStatus.SUCCEEDED] * 2
     # What was fetched the day before was not fetched again: ten pages are ten requests.
     assert bench.source.count() == 10
+
+
+async def test_two_drones_keep_one_pace_together(bench: Collecting) -> None:
+    """Twelve requests at four a second take their time, whoever makes them."""
+    for name in ("one", "two"):
+        write_pages(bench, name, 6)
+        await bench.publish(
+            name,
+            path=f"{name}.json",
+            source=paged(total_records="$.total") | {"robots": "they know"},
+            limits={"requests_per_minute": 240},
+        )
+    async with bench.drone("first"), bench.drone("second"):
+        begun = asyncio.get_running_loop().time()
+        tasks = [await bench.submit(name) for name in ("one", "two")]
+        ended = [await bench.ended(task, seconds=60) for task in tasks]
+        took = asyncio.get_running_loop().time() - begun
+    assert [run.status for run in ended] == [RunStatus.SUCCEEDED] * 2
+    assert len({run.worker for run in ended}) == 2
+    assert bench.source.count() == 12
+    assert took >= 11 * 0.25
 
 
 # --- robots.txt ---------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from holdfast.fleet.model import (
     ClaimedTask,
     Complete,
     Grant,
+    PaceGiven,
+    PaceWanted,
     PlacesHeld,
     PlacesWanted,
     RequestsGranted,
@@ -106,6 +108,9 @@ class _HttpFleet:
 
     async def places(self, task: str, request: PlacesWanted) -> PlacesHeld:
         return await FleetClient(self._control.api).places(_SELF, task, request)
+
+    async def pace(self, task: str, request: PaceWanted) -> PaceGiven:
+        return await FleetClient(self._control.api).pace(_SELF, task, request)
 
     async def complete(self, task: str, request: Complete) -> Task:
         return await FleetClient(self._control.api).complete(_SELF, task, request)

@@ -21,7 +21,7 @@ from holdfast.kernel.telemetry import get_logger
 IDLE_SECONDS = 0.5
 MORE_SECONDS = 2.0
 WAIT_SECONDS_MAX = 600.0
-_RETRY_SECONDS = 60.0
+RETRY_SECONDS = 60.0
 _HOSTS_MAX = 1000
 
 Ask = Callable[[PlacesWanted], Awaitable[PlacesHeld]]
@@ -107,7 +107,7 @@ class _Host:
                         f"cannot ask {self._name} yet: as many requests as it may have at once "
                         f"were under way for {WAIT_SECONDS_MAX:g} s",
                         hint="HOLDFAST_FLEET_REQUESTS_PER_HOST sets how many",
-                        retry_after_seconds=_RETRY_SECONDS,
+                        retry_after_seconds=RETRY_SECONDS,
                     )
                 self._left.clear()
                 pause = max(0.05, self._again_at - self._clock.monotonic())

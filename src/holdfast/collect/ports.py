@@ -18,6 +18,8 @@ from holdfast.fleet.model import (
     Claim,
     ClaimedTask,
     Complete,
+    PaceGiven,
+    PaceWanted,
     PlacesHeld,
     PlacesWanted,
     RequestsGranted,
@@ -52,6 +54,10 @@ class Fleet(Protocol):
 
     async def places(self, task: str, request: PlacesWanted) -> PlacesHeld:
         """Say how many requests to a host are to be under way at once; how many may be."""
+        ...
+
+    async def pace(self, task: str, request: PaceWanted) -> PaceGiven:
+        """The moment of the next request to a host; asked again, another is given."""
         ...
 
     async def complete(self, task: str, request: Complete) -> Task:

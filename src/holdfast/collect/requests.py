@@ -7,7 +7,8 @@ address of a next page may lie elsewhere, and then goes without them.
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from holdfast.collect.errors import MappingRefused
@@ -104,14 +105,42 @@ def _resolved(source: Source, store: SecretStore, tenant: str) -> Credentials:
             raise MappingRefused(f"cannot authenticate by {type(other).__name__} in this build")
 
 
+Pace = Callable[[str, int], Awaitable[None]]
+"""Returns when a request to ``host:port`` may begin, of so many a minute."""
+
+
 @dataclass(frozen=True, slots=True)
 class Manners:
     """How the source is asked, beside what is asked for: its bounds and its publisher's wishes."""
 
     limits: Limits
-    requests_per_minute: int | None = None
+    slowed_to: int | None = None
+    """Requests a minute that ``robots.txt`` asks for."""
     admit: Callable[[], Awaitable[None]] | None = None
     place: Place | None = None
+    pace: Pace | None = None
+    """Waits for the moment of a request, where the coordinator gives them."""
+
+    @property
+    def per_minute(self) -> int | None:
+        """How many requests a minute there may be: the fewest that anybody asks for."""
+        asked = [rate for rate in (self.slowed_to, self.limits.requests_per_minute) if rate]
+        return min(asked, default=None)
+
+    def at(self) -> Place | None:
+        """What is held during each request. Who waits for its moment holds no place: others may
+        have theirs."""
+        pace, place, rate = self.pace, self.place, self.per_minute
+        if pace is None or place is None or rate is None:
+            return place
+
+        @asynccontextmanager
+        async def paced(host_port: str) -> AsyncIterator[None]:
+            await pace(host_port, rate)
+            async with place(host_port):
+                yield
+
+        return paced
 
 
 def request(
@@ -149,11 +178,12 @@ def request(
         etag=known.etag,
         last_modified=known.last_modified,
         limits=fetch_limits(limits, size_bytes_max),
-        requests_per_minute=manners.requests_per_minute or limits.requests_per_minute,
+        # The fleet's pace stands for this process's: what waits for both would wait twice.
+        requests_per_minute=manners.per_minute if manners.pace is None else None,
         concurrency=limits.concurrency,
         headers_wanted=headers_wanted(source),
         admit=manners.admit,
-        place=manners.place,
+        place=manners.at(),
     )
 
 

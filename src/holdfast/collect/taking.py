@@ -24,6 +24,7 @@ from holdfast.collect.pages import Ask, said_by, with_parameters
 from holdfast.collect.requests import (
     NO_CREDENTIALS,
     Manners,
+    Pace,
     credentials,
     reported,
     request,
@@ -75,6 +76,7 @@ class Attempt:
     range_end: str = ""
     admit: Callable[[], Awaitable[None]] | None = None
     place: Place | None = None
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,9 @@ class Pages:
         self._kept_left = plan.kept
         self._kept: deque[RawResponse] = deque()
         self._given = NO_CREDENTIALS
-        self._manners = Manners(self._profile.limits, admit=attempt.admit, place=attempt.place)
+        self._manners = Manners(
+            self._profile.limits, admit=attempt.admit, place=attempt.place, pace=attempt.pace
+        )
         self._ahead: dict[str, asyncio.Task[Fetched]] = {}
         self._answered: dict[str, Page] = {}
         self._confirmed: dict[str, Fetched] = {}
@@ -379,10 +383,7 @@ class Pages:
         return fetched
 
     def _slow_down(self, delay_seconds: float) -> None:
-        limits = self._profile.limits
-        wished = max(1, int(60 / delay_seconds))
-        rate = min(wished, limits.requests_per_minute or wished)
-        self._manners = replace(self._manners, requests_per_minute=rate)
+        self._manners = replace(self._manners, slowed_to=max(1, int(60 / delay_seconds)))
 
     def _page(self, ask: Ask, fetched: Fetched) -> Page:
         assert fetched.path is not None, "only a conditional request is answered by 304"

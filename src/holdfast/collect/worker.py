@@ -23,10 +23,11 @@ import msgspec
 
 from holdfast import __version__
 from holdfast.collect.control import grant_claims
-from holdfast.collect.errors import QuotaReached
-from holdfast.collect.places import Places
+from holdfast.collect.errors import HostBusy, QuotaReached
+from holdfast.collect.places import RETRY_SECONDS, WAIT_SECONDS_MAX, Places
 from holdfast.collect.ports import ControlPlane
 from holdfast.collect.remap import Remapping
+from holdfast.collect.requests import Pace
 from holdfast.collect.robots import Robots
 from holdfast.collect.runner import Collection, Ending, LeaseLost
 from holdfast.collect.secrets import SecretStore
@@ -40,6 +41,7 @@ from holdfast.fleet.model import (
     ClaimedTask,
     CollectPayload,
     Complete,
+    PaceWanted,
     PlacesHeld,
     PlacesWanted,
     RequestsWanted,
@@ -132,6 +134,8 @@ class Drone:
         """The number of the newest claim; 0 while the coordinator counts none."""
         self._deals_places = False
         """Whether the coordinator deals places at hosts; an older one does not."""
+        self._gives_paces = False
+        """The same for the moments of requests."""
         self._settled = 0
         """The newest claim whose answer is here, or will never be waited for."""
         self._log = log.bind(drone=settings.name)
@@ -369,7 +373,7 @@ class Drone:
         )
         if answer.claim_number is not None:
             self._count_from(answer.claim_number)
-        self._deals_places = answer.places
+        self._deals_places, self._gives_paces = answer.places, answer.paces
         self._heard.set()
         for task, grant in answer.renewed.items():
             if task in held:
@@ -535,6 +539,7 @@ class Drone:
             range_end=payload.range_end,
             admit=self._admitting(profile.source.url, limits, lease),
             place=places.at if self._deals_places else None,
+            pace=self._pacing(lease) if self._deals_places and self._gives_paces else None,
         )
 
     def _placing(self, lease: Lease) -> Callable[[PlacesWanted], Awaitable[PlacesHeld]]:
@@ -546,6 +551,29 @@ class Drone:
             )
 
         return ask
+
+    def _pacing(self, lease: Lease) -> Pace:
+        """What waits for the moment of a request in the name of a lease."""
+
+        async def pace(host_port: str, per_minute: int) -> None:
+            wanted = PaceWanted(fence=lease.fence, source=host_port, per_minute=per_minute)
+            give_up = self._clock.monotonic() + WAIT_SECONDS_MAX
+            while True:
+                answer = await self._insisting(
+                    lambda: self._control.fleet.pace(lease.task, wanted), attempts=1_000
+                )
+                await self._clock.sleep(answer.wait_seconds)
+                if answer.given:
+                    return
+                if self._clock.monotonic() >= give_up:
+                    raise HostBusy(
+                        f"cannot ask {host_port} yet: with {per_minute} requests a minute over the "
+                        f"whole fleet there was no turn for {WAIT_SECONDS_MAX:g} s",
+                        hint="`limits.requests_per_minute` sets how many",
+                        retry_after_seconds=RETRY_SECONDS,
+                    )
+
+        return pace
 
     def _admitting(
         self, url: str, limits: Limits, lease: Lease

@@ -19,9 +19,10 @@ from holdfast.kernel.batching import Batcher
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.database import Database, Isolation
+from holdfast.kernel.errors import Denied
 from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
-from holdfast.kernel.principal import service
+from holdfast.kernel.principal import Principal, PrincipalKind, service
 from holdfast.kernel.signing import SigningKey
 from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import Leases
@@ -124,3 +125,13 @@ class Base:
         return await self.database.write(
             service("coordinator", tenant), unit, size_bytes=size_bytes, isolation=READ_COMMITTED
         )
+
+
+def asking_worker(principal: Principal) -> str:
+    """The worker that asks; :class:`Denied` for anybody else."""
+    if principal.kind is not PrincipalKind.WORKER:
+        raise Denied(
+            "cannot work: only a registered worker claims, beats and completes",
+            code="worker-needed",
+        )
+    return principal.subject

@@ -20,6 +20,8 @@ from holdfast.fleet.model import (
     CompleteTask,
     JoinToken,
     JoinTokenCreate,
+    PaceGiven,
+    PaceWanted,
     PlacesHeld,
     PlacesWanted,
     RequestsGranted,
@@ -151,6 +153,12 @@ class FleetClient:
         """See :meth:`FleetService.places`."""
         return await self._api.request(
             "POST", f"{_at('tasks', task)}/places", json=wanted, type=PlacesHeld
+        )
+
+    async def pace(self, principal: Principal | None, task: str, wanted: PaceWanted) -> PaceGiven:
+        """See :meth:`FleetService.pace`."""
+        return await self._api.request(
+            "POST", f"{_at('tasks', task)}/pace", json=wanted, type=PaceGiven
         )
 
     async def complete_many(

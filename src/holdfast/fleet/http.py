@@ -20,6 +20,8 @@ from holdfast.fleet.model import (
     CompleteTask,
     JoinToken,
     JoinTokenCreate,
+    PaceGiven,
+    PaceWanted,
     PlacesHeld,
     PlacesWanted,
     RequestsGranted,
@@ -150,6 +152,11 @@ def _work_handlers(service: FleetService) -> list[Any]:
         """Ask for places at a host: requests that may be under way there at once."""
         return await service.places(principal, task, data)
 
+    @post("/v1/tasks/{task:str}/pace", permission=Permission.TASKS_WORK, status=200)
+    async def give_pace(principal: Principal, task: str, data: PaceWanted) -> PaceGiven:
+        """Ask when a request to a host may begin that wants no more than so many a minute."""
+        return await service.pace(principal, task, data)
+
     @post(
         "/v1/tasks/complete",
         permission=Permission.TASKS_WORK,
@@ -167,7 +174,15 @@ def _work_handlers(service: FleetService) -> list[Any]:
         """Tell that a worker is alive and renew its leases."""
         return await service.beat(principal, data)
 
-    return [claim_tasks, complete_task, admit_requests, hold_places, complete_tasks, beat_worker]
+    return [
+        claim_tasks,
+        complete_task,
+        admit_requests,
+        hold_places,
+        give_pace,
+        complete_tasks,
+        beat_worker,
+    ]
 
 
 def _worker_handlers(service: FleetService) -> list[Any]:

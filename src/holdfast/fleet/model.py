@@ -218,6 +218,8 @@ class BeatAnswer(Struct, frozen=True, kw_only=True):
     places: bool = False
     """Whether a place is asked for before a host is (:class:`PlacesWanted`). A coordinator that
     does not deal them says nothing."""
+    paces: bool = False
+    """Whether the moment of a request is asked for (:class:`PaceWanted`), as for places."""
 
 
 class Complete(_Wire, frozen=True, kw_only=True):
@@ -274,6 +276,23 @@ class PlacesHeld(Struct, frozen=True, kw_only=True):
     places: int
     turn_seconds: float
     again_seconds: float
+
+
+class PaceWanted(_Wire, frozen=True, kw_only=True):
+    """The holder of a lease asks when its next request to a host may begin, where so many a minute
+    are to be made by the whole fleet."""
+
+    fence: Fence
+    source: Annotated[str, Meta(min_length=1, max_length=300)]
+    """The host, as ``host:port``."""
+    per_minute: Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class PaceGiven(Struct, frozen=True, kw_only=True):
+    """Whether a moment was given, and how far ahead it lies; if not, when to ask again."""
+
+    given: bool
+    wait_seconds: float
 
 
 class CompleteTask(Complete, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from holdfast.fleet import store
+from holdfast.fleet import host_store
 from holdfast.fleet.model import PlacesHeld, PlacesWanted
 from holdfast.kernel.clock import timestamp
 
@@ -81,8 +81,8 @@ def hold(
     after the other: on PostgreSQL by a lock that ends with the transaction.
     """
     source = wanted.source.lower()
-    store.lock_places(conn, tenant, source)
-    rows = {row.task: row for row in store.read_places(conn, tenant, source)}
+    host_store.lock(conn, tenant, source)
+    rows = {row.task: row for row in host_store.read_places(conn, tenant, source)}
     mine = _mine(rows.pop(task, None), task, now)
     oldest = timestamp(now - timedelta(seconds=WAITING_SECONDS))
     others = [_place(row, oldest) for row in rows.values()]
@@ -90,11 +90,11 @@ def hold(
     limit = exceptions.get(source, exceptions.get(source.rpartition(":")[0], everybody))
     held = deal(mine, others, wanted, limit)
     if wanted.places == 0 and held == 0:
-        store.drop_place(conn, tenant, source, task)
+        host_store.drop_place(conn, tenant, source, task)
         return PlacesHeld(places=0, turn_seconds=0.0, again_seconds=0.0)
     # Whose turn is over, or who has none yet and got none, stands in the line from then on.
     since = timestamp(now) if wanted.turn or mine.held else mine.since
-    store.keep_place(
+    host_store.keep_place(
         conn,
         {
             "tenant": tenant,

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 from sqlalchemy import Connection
 
-from holdfast.fleet import rules, store, tasks, workers
+from holdfast.fleet import host_store, rules, store, tasks, workers
 from holdfast.fleet.fates import decide, fail, give_up
 from holdfast.fleet.model import CollectPayload, Task
 from holdfast.fleet.ports import Runs
@@ -38,6 +38,7 @@ LEAD_SECONDS = 10.0
 SWEEP_MAX = 500
 CLOSES_AT_ONCE = 8
 MEASURE_SECONDS = 15.0
+PACE_KEPT_SECONDS = 300.0
 CLOSE_SECONDS_FIRST = 1.0
 CLOSE_SECONDS_MAX = 300.0
 
@@ -100,7 +101,7 @@ class FleetLoops:
             await self._step("schedule", self.run_schedules(principal))
             await self._step("promote", self.promote(principal))
             await self._step("close", self.close_runs(principal))
-            await self._step("places", self.sweep_places(principal))
+            await self._step("hosts", self.sweep_hosts(principal))
 
     async def _run(self) -> None:
         while True:
@@ -484,13 +485,23 @@ class FleetLoops:
             principal, lambda conn: store.drop_schedule(conn, principal.tenant, profile)
         )
 
-    # --- closing runs -------------------------------------------------------------------------
+    # --- places and paces ---------------------------------------------------------------------
 
-    async def sweep_places(self, principal: Principal) -> None:
-        """Forget the places of leases that are over; they count no more as it is."""
+    async def sweep_hosts(self, principal: Principal) -> None:
+        """Forget the places of leases that are over, and paces that bind nobody any more."""
         tenant = principal.tenant
-        if await self._fleet.database.read(principal, lambda c: store.has_places(c, tenant)):
-            await self._fleet.hot(tenant, lambda conn: store.sweep_places(conn, tenant))
+        old = timestamp(self._fleet.clock.now() - timedelta(seconds=PACE_KEPT_SECONDS))
+
+        def unit(conn: Connection) -> None:
+            host_store.sweep_places(conn, tenant)
+            host_store.sweep_paces(conn, tenant, old)
+
+        if await self._fleet.database.read(
+            principal, lambda conn: host_store.may_sweep(conn, tenant, old)
+        ):
+            await self._fleet.hot(tenant, unit)
+
+    # --- closing runs -------------------------------------------------------------------------
 
     async def close_runs(self, principal: Principal) -> int:
         """Close the runs of tasks that ended without their worker; how many were closed."""

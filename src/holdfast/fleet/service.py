@@ -17,10 +17,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from holdfast.fleet import fates, places, rules, store, tasks
+from holdfast.fleet import fates, rules, store, tasks
 from holdfast.fleet.admission import Admission
-from holdfast.fleet.base import Batchers
+from holdfast.fleet.base import Batchers, asking_worker
 from holdfast.fleet.grants import sign_grant
+from holdfast.fleet.hosts import Hosts
 from holdfast.fleet.model import (
     COLLECT,
     Beat,
@@ -33,11 +34,7 @@ from holdfast.fleet.model import (
     Completed,
     CompleteTask,
     Grant,
-    PlacesHeld,
-    PlacesWanted,
     Refusal,
-    RequestsGranted,
-    RequestsWanted,
     ScheduledProfile,
     Submitted,
     Task,
@@ -50,7 +47,6 @@ from holdfast.kernel.canonical import canonical, digest
 from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import (
     Conflict,
-    Denied,
     HoldfastError,
     Invalid,
     NotFound,
@@ -61,17 +57,14 @@ from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.idempotency import once, settle
 from holdfast.kernel.ids import EventId, TenantId, uuid7
 from holdfast.kernel.outbox import Event
-from holdfast.kernel.principal import Principal, PrincipalKind, service
-from holdfast.leases.ports import window_of
-from holdfast.leases.store import take
+from holdfast.kernel.principal import Principal, service
 from holdfast.registry.versions import RunnableProfile
 
 PAYLOAD_BYTES_MAX = 64 * 1024
 PRUNE_BATCH = 500
-DAY_SECONDS = 86_400
 
 
-class FleetService(Admission):
+class FleetService(Admission, Hosts):
     """Workers, tasks and schedules. See the README for the life of one task."""
 
     async def close(self) -> None:
@@ -352,7 +345,7 @@ class FleetService(Admission):
         this ``number`` is settled. ``stopping`` ends the waiting early, so
         that a server that drains is not held up by those who wait for work.
         """
-        worker = self._worker_id(principal)
+        worker = asking_worker(principal)
         want = tasks.Want(worker, frozenset(claim.kinds), claim.limit, claim.number)
         batcher = self._batchers_of(principal.tenant).claim
         until = self.clock.monotonic() + claim.wait_seconds
@@ -418,51 +411,6 @@ class FleetService(Admission):
         ending = self._ending(principal, task, complete)
         return (await self._batchers_of(principal.tenant).complete.do(ending)).task
 
-    async def admit(
-        self, principal: Principal, task: str, wanted: RequestsWanted
-    ) -> RequestsGranted:
-        """Leave for requests to a source whose publisher wants no more than so many a day (UTC).
-
-        Counted in SQL, whatever keeps the leases: all coordinators on one database share the count,
-        and a restart does not forget it. Requests of every profile that states a quota for the same
-        host and port count together, each against its own. What was granted counts, used or not.
-        :class:`Conflict` for whoever does not hold the task under that fence.
-        """
-        worker, now = self._worker_id(principal), self.clock.now()
-        start = window_of(now, DAY_SECONDS)
-
-        def unit(conn: Connection) -> tuple[bool, int]:
-            _check_held(conn, principal.tenant, task, wanted.fence, worker)
-            counter = f"requests {wanted.source.lower()}"
-            return take(
-                conn, principal.tenant, counter, wanted.requests, wanted.limit, start, DAY_SECONDS
-            )
-
-        granted, used = await self.database.write(principal, unit)
-        return RequestsGranted(
-            granted=granted,
-            left=max(0, wanted.limit - used),
-            resets_at=timestamp(datetime.fromtimestamp(start + DAY_SECONDS, UTC)),
-        )
-
-    async def places(self, principal: Principal, task: str, wanted: PlacesWanted) -> PlacesHeld:
-        """Places at a host for the holder of a task: requests it may have under way there at once.
-
-        All coordinators on one database deal from the same, whatever keeps the leases. A place ends
-        with the lease of its task. :class:`Conflict` for whoever does not hold the task under that
-        fence; :class:`Invalid` for more in use than wanted.
-        """
-        worker, now = self._worker_id(principal), self.clock.now()
-        if wanted.busy > wanted.places:
-            raise Invalid("cannot hold fewer places than are in use")
-        limits = (self.settings.requests_per_host, self.settings.requests_per_host_of)
-
-        def unit(conn: Connection) -> PlacesHeld:
-            _check_held(conn, principal.tenant, task, wanted.fence, worker)
-            return places.hold(conn, principal.tenant, task, wanted, limits, now)
-
-        return await self.hot(principal.tenant, unit)
-
     async def complete_many(
         self, principal: Principal, completes: Sequence[CompleteTask]
     ) -> list[Completed]:
@@ -492,7 +440,7 @@ class FleetService(Admission):
         return cancelled
 
     def _ending(self, principal: Principal, task: str, complete: Complete) -> tasks.Ending:
-        worker = self._worker_id(principal)
+        worker = asking_worker(principal)
         if len(canonical(complete.result)) > PAYLOAD_BYTES_MAX:
             raise TooLarge(
                 f"cannot complete the task {task}: its result is over {PAYLOAD_BYTES_MAX} bytes"
@@ -528,7 +476,7 @@ class FleetService(Admission):
         was taken for lost is alive again. What settled claims leased without the worker's ever
         hearing of it goes back to the queue, and costs no attempt.
         """
-        worker = self._worker_id(principal)
+        worker = asking_worker(principal)
         tenant, now = principal.tenant, self.clock.now()
         await self.leases.beat(principal, worker, now, beat.load)
 
@@ -576,6 +524,7 @@ class FleetService(Admission):
                 held.claim_number, row.settled or 0, beat.settled or 0 if beat.leaving else 0
             ),
             places=True,
+            paces=True,
         )
 
     async def _settle(
@@ -709,25 +658,6 @@ class FleetService(Admission):
                 renew=Batcher(partial(self._renew, tenant), size_max=size),
             )
         return known
-
-    def _worker_id(self, principal: Principal) -> str:
-        if principal.kind is not PrincipalKind.WORKER:
-            raise Denied(
-                "cannot work: only a registered worker claims, beats and completes",
-                code="worker-needed",
-            )
-        return principal.subject
-
-
-def _check_held(conn: Connection, tenant: str, task: str, fence: int, worker: str) -> None:
-    """``Conflict`` for a worker that does not hold the task under that fence."""
-    row = store.find_tasks(conn, tenant, [task]).get(task)
-    held = row is not None and row.state == rules.State.LEASED.value
-    if row is None or not held or (row.fence, row.worker) != (fence, worker):
-        raise Conflict(
-            f"cannot ask for the task {task}: it is not held under fence {fence}",
-            code="stale-fence",
-        )
 
 
 def _check_range(request: CollectRequest) -> None:

@@ -181,20 +181,6 @@ schedules = tenant_table(
 """When each runnable profile is due; ``schedule`` is the canonical text it was computed from."""
 
 
-fleet_places = tenant_table(
-    "fleet_places",
-    Column("source", Text, primary_key=True, nullable=False),
-    Column("task", Text, primary_key=True, nullable=False),
-    Column("fence", BigInteger, nullable=False),
-    Column("held", BigInteger, nullable=False),
-    Column("since", Text, nullable=False),
-    Column("seen", Text, nullable=False),
-)
-"""Who may ask which host, and with how many requests at once. A row counts while its task is leased
-under its fence; ``held`` is 0 for who waits, ``since`` its place in the line, ``seen`` when it last
-asked."""
-
-
 # --- helpers -------------------------------------------------------------------------------------
 
 
@@ -909,61 +895,3 @@ def drop_schedule(conn: Connection, tenant: str, profile: str) -> None:
 def note_start(conn: Connection, values: Mapping[str, Any]) -> None:
     """The profile was started by request: intervals count from here."""
     conn.execute(_STARTED, dict(values))
-
-
-# --- places at hosts -----------------------------------------------------------------------------
-
-# Who deals the places of a host must see what the last one dealt: at the isolation of the hot path
-# each statement sees what is committed, so waiting for the lock first is enough.
-_LOCK_PLACES = text(
-    "SELECT pg_advisory_xact_lock(hashtextextended(CAST(:tenant AS text) || ' places '"
-    " || CAST(:source AS text), 0))"
-)
-_PLACES = text(
-    "SELECT p.task, p.held, p.since, p.seen FROM fleet_places p JOIN tasks t"
-    " ON t.tenant = p.tenant AND t.id = p.task AND t.state = 'leased' AND t.fence = p.fence"
-    " WHERE p.tenant = :tenant AND t.tenant = :tenant AND p.source = :source ORDER BY p.task"
-)
-_KEEP_PLACE = text(
-    "INSERT INTO fleet_places (tenant, source, task, fence, held, since, seen)"
-    " VALUES (:tenant, :source, :task, :fence, :held, :since, :seen)"
-    " ON CONFLICT (tenant, source, task) DO UPDATE SET fence = excluded.fence,"
-    " held = excluded.held, since = excluded.since, seen = excluded.seen"
-)
-_DROP_PLACE = text(
-    "DELETE FROM fleet_places WHERE tenant = :tenant AND source = :source AND task = :task"
-)
-_HAS_PLACES = text("SELECT 1 FROM fleet_places WHERE tenant = :tenant LIMIT 1")
-_SWEEP_PLACES = text(
-    "DELETE FROM fleet_places WHERE tenant = :tenant AND NOT EXISTS (SELECT 1 FROM tasks t"
-    " WHERE t.tenant = :tenant AND t.id = fleet_places.task AND t.state = 'leased'"
-    " AND t.fence = fleet_places.fence)"
-)
-
-
-def lock_places(conn: Connection, tenant: str, source: str) -> None:
-    """Be the only one who deals the places of this host until we commit."""
-    if not _is_sqlite(conn):
-        conn.execute(_LOCK_PLACES, {"tenant": tenant, "source": source})
-
-
-def read_places(conn: Connection, tenant: str, source: str) -> Sequence[TaskRow]:
-    """Who holds places at a host or waits for one, leases that are over left out."""
-    return conn.execute(_PLACES, {"tenant": tenant, "source": source}).all()
-
-
-def keep_place(conn: Connection, values: Mapping[str, Any]) -> None:
-    conn.execute(_KEEP_PLACE, dict(values))
-
-
-def drop_place(conn: Connection, tenant: str, source: str, task: str) -> None:
-    conn.execute(_DROP_PLACE, {"tenant": tenant, "source": source, "task": task})
-
-
-def has_places(conn: Connection, tenant: str) -> bool:
-    return conn.execute(_HAS_PLACES, {"tenant": tenant}).first() is not None
-
-
-def sweep_places(conn: Connection, tenant: str) -> None:
-    """Forget the places of leases that are over; they count no more as it is."""
-    conn.execute(_SWEEP_PLACES, {"tenant": tenant})

@@ -19,6 +19,7 @@ STORES = (
     "holdfast.identity.store",
     "holdfast.registry.store",
     "holdfast.fleet.store",
+    "holdfast.fleet.host_store",
     "holdfast.records.store",
     "holdfast.reports.store",
     "holdfast.app.store",

@@ -216,7 +216,8 @@ class Limits(Part, frozen=True, kw_only=True):
     max_duration: Duration = "1h"
     """How long a run may take."""
     requests_per_minute: Positive | None = None
-    """Requests a minute to this source; one worker at a time collects a profile."""
+    """Requests a minute to this source, over the whole fleet, evenly spread: a request waits until
+    its host has not been asked for that long, by whichever profile with such a limit."""
     requests_per_day: Positive | None = None
     """Requests a day to this source, over the whole fleet."""
     concurrency: Positive = 1
