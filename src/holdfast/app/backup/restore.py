@@ -12,6 +12,7 @@ is checked again from the stored bytes.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import time
@@ -102,9 +103,10 @@ async def restore(
     began = time.monotonic()
     target = settings.data_dir.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    stage = target.with_name(f".{target.name}.restoring-{os.getpid()}")
-    shutil.rmtree(stage, ignore_errors=True)
+    await asyncio.to_thread(_undo_killed, target)
+    stage = target.with_name(f"{_stage_prefix(target)}{os.getpid()}")
     stage.mkdir(mode=0o700)
+    held = _hold(stage)
     try:
         header = await _unpacked(settings, stage, data, keys, erasures, master, progress)
         if header.engine == "postgresql":
@@ -114,6 +116,7 @@ async def restore(
             await asyncio.to_thread(write_new, master_file(settings), master)
     finally:
         await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)
+        os.close(held)
     unpacked = time.monotonic()
     return await _reopened(settings, header, began, unpacked, progress)
 
@@ -369,17 +372,62 @@ def _forget_instances(path: Path) -> None:
         conn.execute("DELETE FROM lease_instances").close()
 
 
+def _stage_prefix(target: Path) -> str:
+    return f".{target.name}.restoring-"
+
+
+def _hold(stage: Path) -> int:
+    """A lock on ``stage`` that ends with this process, however it ends; ``Conflict`` if taken."""
+    descriptor = os.open(stage, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise Conflict(
+            f"cannot restore: another restore works in {stage}", code="restore-running"
+        ) from error
+    return descriptor
+
+
+def _undo_killed(target: Path) -> None:
+    """Remove what restores left that were killed; half of them may hold what was sealed.
+
+    One that was killed between its last two renames had put the directory aside already: it comes
+    back, for there are the ledger's published sizes and the erasures, which no restore goes behind.
+    """
+    for stage in sorted(target.parent.glob(f"{_stage_prefix(target)}*")):
+        try:
+            held = _hold(stage)
+        except Conflict:
+            continue
+        try:
+            put_aside = _kept_before(target)
+            if not target.exists() and put_aside:
+                put_aside[-1].rename(target)
+            shutil.rmtree(stage, ignore_errors=True)
+        finally:
+            os.close(held)
+
+
+def _kept_before(target: Path) -> list[Path]:
+    """What restores have put aside, the newest last."""
+    found: list[Path] = []
+    before = target.with_name(f"{target.name}.before-restore")
+    while before.exists():
+        found.append(before)
+        before = target.with_name(f"{target.name}.before-restore-{len(found) + 1}")
+    return found
+
+
 def _put_in_place(stage: Path, target: Path) -> None:
     """Give ``stage`` the data directory's name; what was there is kept beside it."""
     if target.exists():
         for name in NEVER_RESTORED:
             if (target / name).is_dir():
                 shutil.copytree(target / name, stage / name)
-        before = target.with_name(f"{target.name}.before-restore")
-        number = 1
-        while before.exists():
-            number += 1
-            before = target.with_name(f"{target.name}.before-restore-{number}")
+        kept = len(_kept_before(target))
+        number = f"-{kept + 1}" if kept else ""
+        before = target.with_name(f"{target.name}.before-restore{number}")
         target.rename(before)
     stage.rename(target)
     descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
