@@ -70,6 +70,20 @@ def check_door(settings: Settings, bind: str) -> None:
     )
 
 
+def check_scraped(settings: Settings, role: str) -> None:
+    """Refuse a port for the metrics that would be open in clear beyond loopback."""
+    bind = settings["metrics_bind"]
+    inside = not bind or bind.rpartition(":")[0] in LOOPBACK
+    if inside or certificate_of(settings, role)[0] or settings["gateway_terminator"]:
+        return
+    raise Invalid(
+        f"cannot start: the metrics at {bind} are beyond loopback and there is no TLS",
+        code="door-open",
+        hint="give a certificate, or name what ends TLS in front "
+        "(HOLDFAST_GATEWAY_TERMINATOR=my-proxy), or bind them to 127.0.0.1",
+    )
+
+
 def spec(
     system: System, keys: Keys, elsewhere: Mapping[str, str], shared: Mapping[str, Any]
 ) -> AppSpec:

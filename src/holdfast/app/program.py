@@ -58,6 +58,7 @@ async def run_program(
         from holdfast.app import ledger_door
 
         ledger_door.check_door(settings, bind)
+    door.check_scraped(settings, lead)
     stop = asyncio.Event()
     bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
     side: list[asyncio.Future[int]] = []
@@ -90,6 +91,8 @@ async def run_program(
                 if server.done():
                     server.result()
                     return 0
+                if settings["metrics_bind"]:
+                    tasks.append(await _scraped(system, settings, context, stop))
                 tasks.append(asyncio.create_task(system.run_loops(), name="loops"))
                 started = timestamp(system.clock.now())
                 with datadir.announced(settings.data_dir, bound.result().url, started):
@@ -99,6 +102,37 @@ async def run_program(
                     return await _until_over(server, side, stop)
             finally:
                 await _end(tasks)
+
+
+async def _scraped(
+    system: System, settings: Settings, context: ssl.SSLContext | None, stop: asyncio.Event
+) -> asyncio.Task[object]:
+    """The metrics on a port of their own, served until ``stop``; raises if it cannot listen."""
+    from holdfast.kernel.http.scrape import ScrapeApp
+    from holdfast.kernel.serving import serve
+
+    bind = settings["metrics_bind"]
+    hosts = [*door.LOOPBACK, *settings["gateway_hosts"], bind.rpartition(":")[0]]
+    bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
+    app = ScrapeApp(system.metrics, hosts)
+    served: asyncio.Task[object] = asyncio.create_task(
+        serve(
+            app,
+            bind=bind,
+            limits=_limits(settings),
+            tls=context,
+            ready=bound.set_result,
+            stop=stop,
+            signals=False,
+        ),
+        name="metrics",
+    )
+    first: list[asyncio.Future[Any]] = [served, bound]
+    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+    if served.done():
+        served.result()
+    log.info("metrics on a port of their own", url=f"{bound.result().url}/metrics")
+    return served
 
 
 async def _until_over(

@@ -704,6 +704,13 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_SERVE_STOP_SECONDS", _seconds(0.1, 600), 20.0, "Time to drain when told to stop"
     ),
     Setting(
+        "HOLDFAST_METRICS_BIND",
+        _address,
+        "",
+        "Address of a port with /metrics alone, for scrapers that bring no credential, such as "
+        "0.0.0.0:9090; with the door's TLS; none if empty",
+    ),
+    Setting(
         "HOLDFAST_REGISTRY_PROFILES_DIR",
         _path,
         None,

@@ -1,0 +1,135 @@
+"""The ledger's own door by guide 3's names: client certificates, limits, the metrics' own port."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.pki import Pki
+from tests.support.program import Program, run_command, started
+from tests.support.stack import free_port
+
+pytestmark = pytest.mark.xdist_group("ledger-door")
+
+CONNECTIONS = 3
+REFUSED = (httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)
+
+
+@pytest.fixture(scope="module")
+def scraped_at() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory, scraped_at: int) -> Iterator[Program]:
+    data = tmp_path_factory.mktemp("limited") / "data"
+    environment = {
+        "VDB_DATA_DIR": str(data),
+        "VDB_BIND_ADDR": "127.0.0.1:0",
+        "VDB_MAX_CONNECTIONS": str(CONNECTIONS),
+        "VDB_IDLE_TIMEOUT_SECS": "1",
+        "VDB_LOG_LEVEL": "info",
+        "HOLDFAST_METRICS_BIND": f"127.0.0.1:{scraped_at}",
+    }
+    with started(["serve", "ledger"], data, environment=environment) as program:
+        yield program
+
+
+def test_one_connection_more_than_the_guide_allows_is_told_so(limited: Program) -> None:
+    limited.close()
+    headers = {"authorization": f"Bearer {limited.token}"}
+    url = f"{limited.url}/v1/ledger/follow"
+    with ExitStack() as stack:
+        for _ in range(CONNECTIONS):  # subscriptions: they are never idle
+            one = stack.enter_context(httpx.Client(trust_env=False, timeout=30))
+            following = stack.enter_context(one.stream("GET", url, headers=headers))
+            assert following.status_code == 200
+        more = httpx.get(f"{limited.url}/health", trust_env=False)
+        assert (more.status_code, "retry-after" in more.headers) == (503, True)
+
+
+def test_a_connection_that_falls_idle_is_closed(limited: Program) -> None:
+    host, port = limited.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as idle:
+        idle.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while part := idle.recv(4096):  # ends when the server closes; 75 s without the setting
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_the_log_level_and_the_data_directory_are_the_guides(limited: Program) -> None:
+    assert "ready" in limited.log.read_text()
+    told = run_command("ledger", "status", environment={"VDB_DATA_DIR": str(limited.data_dir)})
+    assert told.returncode == 0, told.stderr
+
+
+def test_the_metrics_have_a_port_of_their_own_with_nothing_else(
+    limited: Program, scraped_at: int
+) -> None:
+    def ask(method: str, path: str, host: str = "") -> httpx.Response:
+        headers = {"host": host} if host else {}
+        url = f"http://127.0.0.1:{scraped_at}{path}"
+        return httpx.request(method, url, headers=headers, trust_env=False)
+
+    scraped = ask("GET", "/metrics")
+    assert scraped.status_code == 200
+    assert scraped.headers["content-type"].startswith("text/plain")
+    assert "vdb_requests_total{" in scraped.text
+    assert "vdb_replication_view_number" in scraped.text
+    assert ask("HEAD", "/metrics").content == b""
+    assert ask("GET", "/metrics", "10.1.2.3:9090").status_code == 200, "a pod, by its address"
+    assert ask("GET", "/metrics", "evil.example").status_code == 421
+    assert ask("POST", "/metrics").status_code == 405
+    for path in ("/", "/v1/ledger/status", "/v1/ledger/entries", "/openapi.json"):
+        assert ask("GET", path).status_code == 404
+
+
+def test_the_metrics_are_not_opened_in_clear_beyond_loopback_nor_where_somebody_listens(
+    tmp_path: Path, scraped_at: int, limited: Program
+) -> None:
+    for bind, status, said in (
+        ("0.0.0.0:0", 2, "beyond loopback and there is no TLS"),
+        (f"127.0.0.1:{scraped_at}", None, "another program has this port"),
+    ):
+        stopped = run_command(
+            "serve", "ledger", "--data-dir", str(tmp_path / "data"), "--port", "0",
+            environment={"HOLDFAST_METRICS_BIND": bind},
+        )  # fmt: skip
+        assert stopped.returncode == status or (status is None and stopped.returncode > 0)
+        assert said in stopped.stderr
+        assert "Traceback" not in stopped.stderr
+
+
+def test_client_certificates_are_asked_for_at_the_ledgers_own_door(tmp_path: Path) -> None:
+    """Guide 3's mTLS: its certificate and key, and an authority whose callers count."""
+    ours, stranger = Pki.init(tmp_path / "ours"), Pki.init(tmp_path / "stranger")
+    ours.server("ledger")
+    ours.client("craton-client")
+    stranger.client("craton-client")
+    scraped_at = free_port()
+    environment = {
+        "VDB_BIND_ADDR": "127.0.0.1:0",
+        "VDB_TLS_CERT": str(ours.folder / "ledger.crt"),
+        "VDB_TLS_KEY": str(ours.folder / "ledger.key"),
+        "HOLDFAST_TLS_CLIENTS": "required",
+        "HOLDFAST_TLS_CA_FILE": str(ours.authority),
+        "HOLDFAST_METRICS_BIND": f"127.0.0.1:{scraped_at}",
+    }
+    mine = ours.context("craton-client")
+    with started(
+        ["serve", "ledger"], tmp_path / "data", environment=environment, verify=mine
+    ) as program:
+        doors = (f"{program.url}/v1/ledger/status", f"https://127.0.0.1:{scraped_at}/metrics")
+        for door in doors:
+            for caller in (ours.context(), ours.context("craton-client", of=stranger)):
+                with pytest.raises(REFUSED):
+                    httpx.get(door, verify=caller, trust_env=False, timeout=10)
+        assert httpx.get(doors[0], verify=mine, trust_env=False).status_code == 401, "no token"
+        assert program.client.get("/v1/ledger/status").status_code == 200
+        assert httpx.get(doors[1], verify=mine, trust_env=False).status_code == 200
