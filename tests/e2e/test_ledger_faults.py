@@ -91,6 +91,73 @@ def test_a_bad_disk_is_an_error_and_costs_nothing_acknowledged(tmp_path: Path, h
             program.kill()
 
 
+CALLS_MAX = 200
+"""More writes and flushes than an append makes."""
+STREAMS_OF_ONE = 3
+
+
+def test_each_write_and_flush_of_an_append_fails_once_and_none_of_them_lies(tmp_path: Path) -> None:
+    """Call after call, until an append is through before the one that was to fail."""
+    with preloaded(tmp_path, how="once") as disk:
+        environment = QUIET | disk.environment | {"HOLDFAST_LEDGER_CHECKPOINT_SECONDS": "3600"}
+        flag = tmp_path / f"{disk.data_dir.name}.once"
+        serve = partial(
+            start, ["serve", "ledger", "--port", "0"], disk.data_dir, environment=environment
+        )
+        program = serve()
+        acknowledged: dict[str, int] = {}
+        appends: list[list[str]] = []
+        outcomes: Counter[str] = Counter()
+
+        def tell() -> int:
+            """Append an event to each of some streams at once; they are all there, or none."""
+            number = STREAMS_OF_ONE * len(appends)
+            events = [
+                {**numbered(number + n), "stream": f"faults/{n}"} for n in range(STREAMS_OF_ONE)
+            ]
+            appends.append([str(each["id"]) for each in events])
+            answer = program.client.post("/v1/ledger/events", json={"events": events}, timeout=60)
+            outcomes[str(answer.status_code)] += 1
+            if answer.status_code == 200:
+                acknowledged.update({e["id"]: e["position"] for e in answer.json()["events"]})
+            else:
+                assert answer.status_code == 503, answer.text
+                assert answer.json()["detail"], answer.text
+            return answer.status_code
+
+        try:
+            assert tell() == 200
+            failed = 0
+            for call in range(1, CALLS_MAX):
+                again = tmp_path / "again"
+                again.write_text(f"{call} {call}")
+                again.rename(flag)
+                status = tell()
+                fired = not flag.exists()
+                flag.unlink(missing_ok=True)
+                if not fired:
+                    assert status == 200
+                    break
+                failed += 1
+                assert program.process.poll() is None
+                wait_until(lambda: tell() == 200, 60, "the ledger to take events again")
+            else:
+                raise AssertionError("an append never came through")
+            assert failed >= 5, "frames, flush, head file and its flush at least"
+            program.kill()
+            program = serve()
+            found = {e["id"]: e["position"] for e in program.items("/v1/ledger/entries", limit=500)}
+            assert {id_: found.get(id_) for id_ in acknowledged} == acknowledged
+            assert sorted(found.values()) == list(range(len(found)))
+            by_half = [ids for ids in appends if 0 < sum(id_ in found for id_ in ids) < len(ids)]
+            assert not by_half
+            verdict = run_command("ledger", "verify", "--json", "--data-dir", str(disk.data_dir))
+            assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+            print(f"{failed} writes and flushes failed once each; answers {dict(outcomes)}")
+        finally:
+            program.kill()
+
+
 def test_a_lost_tail_is_told_by_the_served_program_which_goes_on_when_told_to(
     tmp_path: Path,
 ) -> None:

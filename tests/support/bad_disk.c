@@ -2,12 +2,15 @@
 
    Preloaded. With HOLDFAST_TEST_DISK=FOLDER: while FOLDER.fsync exists, flushes of files in FOLDER
    fail with EIO, as a dying disk's do; while FOLDER.readonly exists, whatever would change FOLDER
-   fails with EROFS, as after the kernel has mounted it read-only for a fault. */
+   fails with EROFS, as after the kernel has mounted it read-only for a fault. While FOLDER.once
+   exists and says "ROUND N", the Nth write or flush of a file in FOLDER since it says so fails with
+   EIO, that one alone; then it is gone. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,17 +56,43 @@ static int opened(int fd) {
     return inside(path);
 }
 
+static int once(int fd) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static int counted_round, counted;
+    const char *folder = getenv("HOLDFAST_TEST_DISK");
+    char flag[PATH_MAX], text[64];
+    int kept = errno, round, wanted, fails = 0;
+    if (!folder || !opened(fd)) return 0;
+    snprintf(flag, sizeof flag, "%s.once", folder);
+    pthread_mutex_lock(&lock);
+    int file = syscall(SYS_openat, AT_FDCWD, flag, O_RDONLY | O_CLOEXEC);
+    if (file >= 0) {
+        ssize_t length = syscall(SYS_read, file, text, sizeof text - 1);
+        syscall(SYS_close, file);
+        text[length > 0 ? length : 0] = 0;
+        if (sscanf(text, "%d %d", &round, &wanted) == 2) {
+            if (round != counted_round) { counted_round = round; counted = 0; }
+            fails = ++counted == wanted;
+            if (fails) syscall(SYS_unlinkat, AT_FDCWD, flag, 0);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    errno = kept;
+    return fails;
+}
+
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define FAIL(code) do { errno = code; return -1; } while (0)
 #define FLUSH(name) \
     int name(int fd) { \
-        if (bad("fsync") && opened(fd)) FAIL(EIO); \
+        if ((bad("fsync") && opened(fd)) || once(fd)) FAIL(EIO); \
         if (bad("readonly") && opened(fd)) FAIL(EROFS); \
         return REAL(name)(fd); \
     }
 #define CHANGE(type, name, arguments, passed) \
     type name arguments { \
         if (bad("readonly") && opened(fd)) FAIL(EROFS); \
+        if (once(fd)) FAIL(EIO); \
         return REAL(name) passed; \
     }
 #define RENAME(name, arguments, passed, dir) \
