@@ -15,9 +15,9 @@ import pytest
 
 from tests.support.program import HOLDFAST, Program, clean_environment, started, wait_until
 
-RESIDENT_MEGABYTES_MAX = 70
-"""60 was aimed at and kept until drones signed their batches: Ed25519's library takes 6.5 MB (ADR
-0017, docs/benchmarks.md). A server's packages would take tens more."""
+RESIDENT_MEGABYTES_MAX = 60
+"""About 50 is seen, of which Ed25519's library is 6.5. The packages of a server would take tens
+more, those of the command line nine."""
 SERVER_ONLY = (
     "litestar",
     "sqlalchemy",
@@ -28,6 +28,22 @@ SERVER_ONLY = (
     "uvicorn",
     "alembic",
 )
+COMMAND_LINE = ("typer", "rich", "pydantic", "pygments")
+"""What reads lines, prints help and draws tables, and has no place in a program that stays."""
+
+
+TOLD_IMPORTS = {"PYTHONPROFILEIMPORTTIME": "1"}
+"""Has Python write each module's name to standard error when it is imported."""
+
+
+def imported(log: Path) -> set[str]:
+    """The packages of which a process with ``TOLD_IMPORTS`` has imported a module so far.
+
+    The package alone is told of, too, when it was asked for and is not there.
+    """
+    lines = re.findall(r"(?m)^import time: +\d+ \| +\d+ \| +(\w+\.[\w.]+)$", log.read_text())
+    assert len(lines) > 100, "it does not tell"
+    return {line.partition(".")[0] for line in lines}
 
 
 def test_a_drone_imports_nothing_of_the_server() -> None:
@@ -48,6 +64,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         "HOLDFAST_REGISTRY_PROFILES_DIR": str(root / "profiles"),
         "HOLDFAST_FLEET_BEAT_SECONDS": "0.3",
         "HOLDFAST_FLEET_LOST_SECONDS": "3",
+        **TOLD_IMPORTS,
     }
     with started(
         ["up", "--port", "0", "--drones", "0"], root / "data", environment=environment
@@ -94,6 +111,7 @@ def test_several_drones_have_names_and_processes_of_their_own(
         assert len(children) == 2
         for child in children:
             assert child.memory_info().rss < RESIDENT_MEGABYTES_MAX * 2**20
+            assert "pydantic" not in Path(f"/proc/{child.pid}/maps").read_text()
         drones.send_signal(signal.SIGTERM)
         assert drones.wait(timeout=20) == 0
         gone, left = psutil.wait_procs(children, timeout=5)
@@ -102,6 +120,19 @@ def test_several_drones_have_names_and_processes_of_their_own(
     finally:
         drones.kill()
         drones.wait()
+
+
+def test_neither_drone_nor_server_imports_what_reads_the_command_line(
+    program: Program, tmp_path: Path
+) -> None:
+    drone = start(program, tmp_path, DRONE_ID="lean", **TOLD_IMPORTS)
+    try:
+        wait_until(lambda: alive(program, "lean") == ["lean"], what="a drone")
+    finally:
+        drone.send_signal(signal.SIGTERM)
+        assert drone.wait(timeout=20) == 0
+    assert not imported(tmp_path / "log") & {*COMMAND_LINE, *SERVER_ONLY, "click"}
+    assert not imported(program.log) & set(COMMAND_LINE)
 
 
 def test_drones_die_with_the_process_that_started_them(program: Program, tmp_path: Path) -> None:

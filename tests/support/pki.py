@@ -9,7 +9,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from holdfast.app.main import app
+from holdfast.app.commandline import app
 from holdfast.identity import pki
 
 

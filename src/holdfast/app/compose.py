@@ -178,7 +178,7 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
             auth=HopAuth(signer, role, system.principal),
             timeout=httpx.Timeout(60.0, connect=5.0),
             limits=httpx.Limits(max_connections=100),
-            verify=verify_of(system.tls),
+            verify=verify_of(system.tls, [url]),
             trust_env=False,
         )
         api = await stack.enter_async_context(ApiClient(client, role=role))
@@ -187,9 +187,9 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
         if role == "identity":
             system.sessions = SessionsClient(api)
             system.passkeys = PasskeysClient(api)
-            system.identity_as = IdentityElsewhere(url, signer, verify_of(system.tls))
+            system.identity_as = IdentityElsewhere(url, signer, verify_of(system.tls, [url]))
             system.oauth = OAuthClient(api)
-        each = TenantClients(url, signer, role, kind, verify_of(system.tls))
+        each = TenantClients(url, signer, role, kind, verify_of(system.tls, [url]))
         stack.push_async_callback(each.close)
         if role == "ledger":
             system.deliveries = TenantDeliveries(each)
@@ -227,7 +227,7 @@ class HopAuth(httpx.Auth):
 class IdentityElsewhere:
     """The identity role in another process, asked on behalf of whoever looks at a page."""
 
-    def __init__(self, url: str, signer: HopSigner, verify: ssl.SSLContext | bool) -> None:
+    def __init__(self, url: str, signer: HopSigner, verify: ssl.SSLContext) -> None:
         self._url = url
         self._signer = signer
         self._verify = verify
@@ -423,7 +423,7 @@ def _hosts(settings: Settings, role: str) -> list[str]:
 @asynccontextmanager
 async def open_data_dir(line: CommandLine) -> AsyncIterator[ApiClient]:
     """A client straight into a system on the data directory, for a command when nothing runs."""
-    from holdfast.app.commands.config import settings_of
+    from holdfast.app.line import settings_of
     from holdfast.kernel.http.client import ApiClient
     from holdfast.kernel.telemetry import configure_logging
 

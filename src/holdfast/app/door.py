@@ -136,7 +136,7 @@ def spec(
         client = httpx.AsyncClient(
             timeout=httpx.Timeout(120.0, connect=5.0),
             limits=httpx.Limits(max_connections=500, max_keepalive_connections=100),
-            verify=verify_of(system.tls),
+            verify=verify_of(system.tls, elsewhere.values()),
             trust_env=False,
         )
         proxy = RoleProxy(elsewhere, signer, client, system.clock)
@@ -336,7 +336,9 @@ class ServiceHealth:
         found = dict.fromkeys(sorted(self._system.roles), here)
         if self._elsewhere:
             async with httpx.AsyncClient(
-                timeout=PROBE_SECONDS, trust_env=False, verify=verify_of(self._system.tls)
+                timeout=PROBE_SECONDS,
+                trust_env=False,
+                verify=verify_of(self._system.tls, self._elsewhere.values()),
             ) as client:
                 states = await asyncio.gather(
                     *(self._ask(client, url) for url in self._elsewhere.values())

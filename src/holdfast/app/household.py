@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import resources
@@ -17,6 +16,7 @@ from pathlib import Path
 from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
+from holdfast.app.programs import PROGRAM
 from holdfast.app.settings import Settings
 from holdfast.kernel.cli import say
 from holdfast.kernel.errors import Unavailable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 log = get_logger("app")
 
 SAMPLE = resources.files("holdfast.sample")
-PROGRAM = [sys.executable, "-m", "holdfast.app.main"]
 START_SECONDS = 30.0
 TOKEN_SECONDS = 365 * 86_400
 

@@ -17,6 +17,7 @@ import httpx
 from holdfast.app import people, pruning
 from holdfast.app.pruning import Pruner
 from holdfast.app.settings import NOTICE_TYPES
+from holdfast.app.tls import verify_of
 from holdfast.kernel.errors import Invalid, Problem
 from holdfast.kernel.principal import Principal, service
 
@@ -160,8 +161,10 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
         from holdfast.ledger.witness import WITNESS_SECONDS, Witness, Witnesses
         from holdfast.records.folding import Publications, Runs
 
+        witnesses = [Witness.parse(text) for text in settings["ledger_witnesses"]]
+        verify = verify_of(None, [each.url for each in witnesses])
         asking = await stack.enter_async_context(
-            httpx.AsyncClient(timeout=WITNESS_SECONDS, trust_env=False)
+            httpx.AsyncClient(timeout=WITNESS_SECONDS, trust_env=False, verify=verify)
         )
         parts = LogParts(
             log=SqlLog(state.database),
@@ -175,9 +178,7 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
             paths=SignerPaths(settings.keys_dir, settings.data_dir / "published"),
             metrics=LedgerMetrics(system.metrics),
             origin=settings["ledger_origin"],
-            witnesses=Witnesses(
-                [Witness.parse(text) for text in settings["ledger_witnesses"]], asking
-            ),
+            witnesses=Witnesses(witnesses, asking),
         )
         folds = (Publications(), Runs(), Tasks())
         system.ledger = deliver = LedgerService(parts, system.new_id, folds)

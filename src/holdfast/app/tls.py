@@ -9,13 +9,13 @@ the gateway it binds workers to their registrations.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.app.settings import ROLES, Settings
 from holdfast.kernel.errors import Invalid, Problem
-from holdfast.kernel.tls import ClientTls
+from holdfast.kernel.tls import ClientTls, machine_trust, nobody
 
 if TYPE_CHECKING:
     from holdfast.kernel.serving import Tls
@@ -118,9 +118,11 @@ def client_tls(settings: Settings, name: str = "") -> ClientTls | None:
     return ClientTls(authorities, certificate, key)
 
 
-def verify_of(tls: ClientTls | None) -> ssl.SSLContext | bool:
-    """As httpx takes it: our context, or what the machine trusts."""
-    return True if tls is None else tls.context
+def verify_of(tls: ClientTls | None, urls: Iterable[str]) -> ssl.SSLContext:
+    """As httpx takes it, to call these: our context, or what the machine trusts."""
+    if tls is not None:
+        return tls.context
+    return machine_trust() if any(url.startswith("https:") for url in urls) else nobody()
 
 
 def url_scheme(settings: Settings, role: str) -> str:

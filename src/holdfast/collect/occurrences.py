@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
 
 HELD_MAX = 200_000
 """Contents kept in memory; beyond that they go to a file, so that memory stays bounded."""
@@ -46,6 +49,8 @@ class Occurrences:
 
     def _to_file(self, path: Path) -> None:
         if self._file is None:
+            import sqlite3  # few runs come this far
+
             # Nothing of it outlives the run, so nothing of it needs to reach the disk.
             self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._file.execute("PRAGMA journal_mode = OFF")

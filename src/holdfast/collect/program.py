@@ -42,6 +42,7 @@ async def run_children(
     Parsing keeps one core busy, so drones that share a machine do not share a process. Children die
     with this process, however it ends.
     """
+    settle()
     async with asyncio.TaskGroup() as group:
         keepers = [group.create_task(_kept(command, env)) for env in environments]
         await stop.wait()

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import yaml
 
 from holdfast.kernel.errors import Denied, Invalid
 from holdfast.kernel.ids import DEFAULT_TENANT
@@ -119,11 +118,17 @@ class SecretStore:
         try:
             if path.stat().st_size > _BINDINGS_BYTES_MAX:
                 raise Invalid(f"cannot read {path}: it is over {_BINDINGS_BYTES_MAX} bytes")
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-            return msgspec.convert(data or {}, dict[str, Binding])
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
+            raise Invalid(f"cannot read {path}: {error}") from error
+        import yaml  # few machines have the file
+
+        try:
+            data = yaml.safe_load(text)
+            return msgspec.convert(data or {}, dict[str, Binding])
+        except (ValueError, yaml.YAMLError) as error:
             raise Invalid(f"cannot read {path}: {error}") from error
 
     def _variable(self, name: str) -> str:

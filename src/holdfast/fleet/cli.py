@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.kernel.cli import (
-    JsonOption,
-    LimitOption,
     command_line,
     print_fields,
     print_json,
@@ -28,6 +26,7 @@ from holdfast.kernel.cli import (
     session,
 )
 from holdfast.kernel.errors import HoldfastError, Invalid, NotFound, Unavailable
+from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
     from holdfast.fleet.client import FleetClient

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.kernel.cli import (
-    JsonOption,
-    LimitOption,
     command_line,
     fail,
     print_json,
@@ -25,6 +23,7 @@ from holdfast.kernel.cli import (
 )
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import Conflict, HoldfastError, Invalid, NotFound
+from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

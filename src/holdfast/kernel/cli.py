@@ -7,6 +7,9 @@ A command talks to the system named by ``--control-plane`` (or ``HOLDFAST_URL``)
 that runs on the data directory, which leaves its address there; else it opens the data directory
 itself under the same lock. The answer is the same three ways, because all three go through the
 same HTTP interface.
+
+The library that reads the line (typer) is not loaded here: programs that stay print and fail the
+same way and have no use for it. What needs it is in ``kernel.options``.
 """
 
 from __future__ import annotations
@@ -21,23 +24,21 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-import typer
 
 from holdfast.kernel.errors import EXIT_STATUS, HoldfastError, Invalid, Unavailable
 from holdfast.kernel.hints import hint_for
 
 if TYPE_CHECKING:
+    import typer
+
     from holdfast.kernel.http.client import ApiClient
     from holdfast.kernel.tls import ClientTls
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 T = TypeVar("T")
-
-LimitOption = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most this many.")]
 
 
 class RunningProgram(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,11 +170,11 @@ def run(
     except HoldfastError as error:
         fail(error)
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise SystemExit(130) from None
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not a failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
+        raise SystemExit(0) from None
 
 
 def fail(error: HoldfastError) -> NoReturn:
@@ -182,7 +183,7 @@ def fail(error: HoldfastError) -> NoReturn:
     for problem in error.problems:
         say(f"  - {problem}")
     say(f"hint: {hint_for(error, _noun.get())}")
-    raise typer.Exit(EXIT_STATUS[error.kind])
+    raise SystemExit(EXIT_STATUS[error.kind])
 
 
 def say(message: str) -> None:

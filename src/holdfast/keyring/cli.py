@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.kernel.cli import (
-    JsonOption,
-    print_fields,
-    print_json,
-    print_table,
-    run,
-    say,
-    session,
-)
+from holdfast.kernel.cli import print_fields, print_json, print_table, run, say, session
 from holdfast.kernel.errors import Corrupt, Invalid
+from holdfast.kernel.options import JsonOption
 
 if TYPE_CHECKING:
     from holdfast.keyring.model import Restriction, Rewrapped, Subjects

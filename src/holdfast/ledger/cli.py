@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from holdfast.kernel.cli import (
-    JsonOption,
-    print_fields,
-    print_json,
-    print_table,
-    run,
-    say,
-    session,
-)
+from holdfast.kernel.cli import print_fields, print_json, print_table, run, say, session
 from holdfast.kernel.errors import Invalid, Unavailable
+from holdfast.kernel.options import JsonOption
 from holdfast.keyring.cli import register_subjects
 
 if TYPE_CHECKING:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.kernel.cli import (
-    JsonOption,
-    LimitOption,
     output_width,
     print_fields,
     print_json,
@@ -22,6 +20,7 @@ from holdfast.kernel.cli import (
 )
 from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid, NotFound
 from holdfast.kernel.hints import BY_CODE
+from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -12,18 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import (
-    JsonOption,
-    LimitOption,
-    print_fields,
-    print_json,
-    print_table,
-    run,
-    say,
-    say_more,
-    session,
-)
+from holdfast.kernel.cli import print_fields, print_json, print_table, run, say, say_more, session
 from holdfast.kernel.errors import Invalid, NotFound, TooLarge
+from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

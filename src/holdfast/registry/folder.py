@@ -241,10 +241,12 @@ def _read_all(folder: Path, files: Sequence[str], seen: dict[str, FileSeen]) -> 
             continue
         except Invalid as error:  # told where the list is used: the profile has no such list
             log.warning("profiles.code_list_refused", file=file, detail=error.detail)
-        before = seen.get(file)
-        found.append(
-            _Found(file, data, digest(data), _name_of(file, data, before.name if before else ""))
-        )
+        before, found_digest = seen.get(file), digest(data)
+        if before is not None and before.digest == found_digest and not before.problem:
+            name = before.name  # the same bytes give the same name: nothing to examine
+        else:
+            name = _name_of(file, data, before.name if before else "")
+        found.append(_Found(file, data, found_digest, name))
     return found
 
 

@@ -9,19 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import (
-    JsonOption,
-    LimitOption,
-    output_width,
-    print_json,
-    print_table,
-    run,
-    say,
-    say_more,
-    session,
-)
+from holdfast.kernel.cli import output_width, print_json, print_table, run, say, say_more, session
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.ids import is_id
+from holdfast.kernel.options import JsonOption, LimitOption
 from holdfast.kernel.principal import operator
 
 if TYPE_CHECKING:

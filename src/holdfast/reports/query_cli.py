@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import JsonOption, print_json, print_table, run, say, session
+from holdfast.kernel.cli import print_json, print_table, run, say, session
 from holdfast.kernel.errors import Invalid
+from holdfast.kernel.options import JsonOption
 from holdfast.kernel.principal import operator
 
 if TYPE_CHECKING:

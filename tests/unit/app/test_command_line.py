@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from holdfast.app.commandline import app
 from holdfast.app.commands.status import _nothing
 from holdfast.app.commands.verify import _read
-from holdfast.app.main import app
 from holdfast.console.overview import Overview, ServiceLine
 from holdfast.kernel.cli import checked_address
 from holdfast.kernel.errors import Invalid

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from holdfast.app.main import app
+from holdfast.app.commandline import app
 from holdfast.app.settings import ALIASES, SETTINGS, resolve
 from holdfast.kernel.errors import Invalid
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from holdfast.app.main import COMMANDS, app
+from holdfast.app.commandline import COMMANDS, app
 from holdfast.kernel.cli import print_table
 
 ID = "01a21cf6-d81f-7e01-a7bd-3a288cb95b0a"

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 import holdfast
-from holdfast.app.main import COMMANDS
+from holdfast.app.commandline import COMMANDS
 from holdfast.kernel.cli import fail
 from holdfast.kernel.errors import BY_KIND, Kind, NotFound, OutcomeUnknown, Unavailable
 from holdfast.kernel.hints import BY_CODE, LISTED, hint_for

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import JsonOption, print_json, print_table, run, say, session
+from holdfast.kernel.cli import print_json, print_table, run, say, session
 from holdfast.kernel.errors import Denied, Invalid
+from holdfast.kernel.options import JsonOption
 
 if TYPE_CHECKING:
     from holdfast.ledger.client import LedgerClient

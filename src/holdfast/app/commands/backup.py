@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.app.commands.config import settings_of
-from holdfast.kernel.cli import (
-    JsonOption,
-    command_line,
-    print_fields,
-    print_json,
-    run,
-    say,
-    session,
-)
+from holdfast.app.line import settings_of
+from holdfast.kernel.cli import command_line, print_fields, print_json, run, say, session
 from holdfast.kernel.errors import Corrupt, NotFound, Unavailable
+from holdfast.kernel.options import JsonOption
 
 if TYPE_CHECKING:
     from holdfast.app.backup.restore import Progress, Restored

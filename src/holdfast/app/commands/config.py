@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import typer
 
-from holdfast.app.settings import SETTINGS, Resolved, Setting, Settings, examine, resolve
-from holdfast.kernel.cli import (
-    CommandLine,
-    JsonOption,
-    command_line,
-    fail,
-    print_json,
-    print_table,
-)
+from holdfast.app.line import sources_of, with_origin
+from holdfast.app.settings import SETTINGS, Setting, Settings, examine
+from holdfast.kernel.cli import command_line, fail, print_json, print_table
 from holdfast.kernel.errors import Invalid, Problem
+from holdfast.kernel.options import JsonOption
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Settings and their origins.")
 
@@ -27,31 +18,6 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Settings and
 @app.callback()
 def _group() -> None:
     """Settings with their values and origins."""
-
-
-def settings_of(line: CommandLine, **flags: str | None) -> Settings:
-    """The settings for a command line: defaults, file, environment, then its flags."""
-    return _with_origin(line, resolve(*_sources(line, flags)))
-
-
-def _sources(
-    line: CommandLine, flags: dict[str, str | None]
-) -> tuple[Mapping[str, str], dict[str, str], Path]:
-    """The environment, the flags and the file that a command line is about."""
-    given = {key: value for key, value in flags.items() if value is not None}
-    given["data_dir"] = str(line.data_dir)
-    for key, value in (("log_level", line.log_level), ("log_format", line.log_format)):
-        if value:
-            given[key] = value
-    in_data_dir = line.data_dir / "holdfast.toml"
-    file = in_data_dir if in_data_dir.exists() else Path("holdfast.toml")
-    return os.environ, given, file
-
-
-def _with_origin(line: CommandLine, settings: Settings) -> Settings:
-    """The data directory is settled before there are settings: say where it really came from."""
-    named = Resolved(settings.data_dir, line.data_dir_from)
-    return replace(settings, resolved={**settings.resolved, "data_dir": named})
 
 
 @app.command(
@@ -62,8 +28,8 @@ def _with_origin(line: CommandLine, settings: Settings) -> Settings:
 def show(ctx: typer.Context, json: JsonOption = False) -> None:
     """Resolved settings with their origin, secrets hidden; those that are wrong are marked."""
     line = command_line(ctx)
-    settings, problems = examine(*_sources(line, {}))
-    settings = _with_origin(line, settings)
+    settings, problems = examine(*sources_of(line, {}))
+    settings = with_origin(line, settings)
     rows = [
         {
             "name": setting.name,

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import CommandLine, JsonOption, command_line, print_json, run, session
+from holdfast.kernel.cli import CommandLine, command_line, print_json, run, session
 from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.options import JsonOption
 
 app = typer.Typer(add_completion=False)
 

@@ -156,6 +156,6 @@ def _erasures(settings: Settings) -> str:
 
 
 def _settings(ctx: typer.Context) -> Settings:
-    from holdfast.app.commands.config import settings_of
+    from holdfast.app.line import settings_of
 
     return settings_of(command_line(ctx))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.app.commands.config import settings_of
+from holdfast.app.line import settings_of
 from holdfast.collect.cli import register as register_collect
 from holdfast.fleet.cli import register as register_fleet
 from holdfast.kernel.cli import command_line
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _collect_settings(ctx: typer.Context) -> CollectSettings:
-    from holdfast.app.commands.drone import collect_settings
+    from holdfast.app.programs import collect_settings
 
     return collect_settings(settings_of(command_line(ctx)))
 

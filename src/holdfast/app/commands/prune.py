@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from holdfast.kernel.cli import JsonOption, print_json, print_table, run, say, session
+from holdfast.kernel.cli import print_json, print_table, run, say, session
+from holdfast.kernel.options import JsonOption
 
 app = typer.Typer(add_completion=False)
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.kernel.cli import (
-    JsonOption,
     command_line,
     print_fields,
     print_json,
@@ -18,6 +17,7 @@ from holdfast.kernel.cli import (
     session,
 )
 from holdfast.kernel.errors import Unavailable
+from holdfast.kernel.options import JsonOption
 
 status = typer.Typer(add_completion=False)
 health = typer.Typer(add_completion=False)

@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
-from holdfast.app.commands.config import settings_of
-from holdfast.app.commands.serve import bind_with
-from holdfast.kernel.cli import command_line, fail, run
-from holdfast.kernel.errors import HoldfastError, Invalid
+from holdfast.app import programs
+from holdfast.kernel.cli import command_line
 
 app = typer.Typer(add_completion=False)
 
@@ -35,26 +33,7 @@ def up(
     ] = None,
 ) -> None:
     """Serve all roles until told to stop; with ``--once`` until everything is collected."""
-    from holdfast.app.household import Household
-    from holdfast.app.program import run_program
-    from holdfast.app.settings import ROLES
-
     line = command_line(ctx)
-    if once and not drones:
-        fail(Invalid("cannot collect once: --drones 0 leaves nobody to collect"))
-    if once and port is None:
-        port = 0  # nobody needs to know the address of a program that ends by itself
-    try:
-        flags = Household.flags(line.data_dir, sample=sample)
-        quiet = "warning" if once and not line.log_level else None
-        settings = settings_of(line, **flags, **({"log_level": quiet} if quiet else {}))
-    except HoldfastError as error:
-        fail(error)
-    household = Household(settings, sample=sample, once=once, drones=drones)
-    bind = bind_with(settings["gateway_bind"], host, port)
-    status = run(
-        lambda: run_program(
-            settings, ROLES, bind=bind, beside=household.live, reload=lambda: settings_of(line)
-        )
+    raise typer.Exit(
+        programs.up(line, sample=sample, once=once, drones=drones, host=host, port=port)
     )
-    raise typer.Exit(status)

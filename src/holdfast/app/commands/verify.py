@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import JsonOption, fail, print_fields, print_json, say
+from holdfast.kernel.cli import fail, print_fields, print_json, say
 from holdfast.kernel.errors import HoldfastError, Invalid
+from holdfast.kernel.options import JsonOption
 
 if TYPE_CHECKING:
     from holdfast.ledger.model import Trust

@@ -8,7 +8,8 @@ import sys
 import typer
 
 from holdfast import __version__
-from holdfast.kernel.cli import JsonOption, print_json
+from holdfast.kernel.cli import print_json
+from holdfast.kernel.options import JsonOption
 
 app = typer.Typer(add_completion=False)
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.kernel.cli import (
-    JsonOption,
-    LimitOption,
     command_line,
     print_fields,
     print_json,
@@ -19,6 +17,7 @@ from holdfast.kernel.cli import (
     say_more,
     session,
 )
+from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -6,16 +6,8 @@ from typing import Annotated
 
 import typer
 
-from holdfast.kernel.cli import (
-    JsonOption,
-    LimitOption,
-    print_json,
-    print_table,
-    run,
-    say,
-    say_more,
-    session,
-)
+from holdfast.kernel.cli import print_json, print_table, run, say, say_more, session
+from holdfast.kernel.options import JsonOption, LimitOption
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Browsers signed in: list, end.")
 

@@ -28,6 +28,7 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.http.problems import error_from
 from holdfast.kernel.structs import decoder
+from holdfast.kernel.tls import machine_trust, nobody
 
 T = TypeVar("T")
 
@@ -69,6 +70,8 @@ class ApiClient:
         connections_max: int = 100,
     ) -> Self:
         """A client for the system at ``url``; close it with ``async with`` or :meth:`aclose`."""
+        if verify is True:
+            verify = machine_trust() if url.startswith("https://") else nobody()
         return cls(
             httpx.AsyncClient(
                 base_url=url.rstrip("/"),

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-import yaml
-
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.outbound.address import Target, parse_target
 
@@ -44,6 +42,8 @@ class ReplayMap:
     @classmethod
     def load(cls, path: Path) -> ReplayMap:
         """The map in ``path``: JSON or YAML, ``{original: replay}`` or ``{only, map}``."""
+        import yaml  # of no use to a drone that fetches live
+
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

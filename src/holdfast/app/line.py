@@ -1,0 +1,81 @@
+"""The options before the noun, and the settings they lead to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from holdfast.app.settings import Resolved, Settings, resolve
+from holdfast.kernel.cli import CommandLine, checked_address
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from holdfast.kernel.http.client import ApiClient
+    from holdfast.kernel.tls import ClientTls
+
+
+def line_of(
+    data_dir: Path | None = None,
+    control_plane: str | None = None,
+    log_level: str | None = None,
+    log_format: str | None = None,
+) -> CommandLine:
+    """What is said before the noun, completed from the environment.
+
+    Raises :class:`~holdfast.kernel.errors.Invalid` for an address that is none.
+    """
+    control_plane = control_plane or os.environ.get("HOLDFAST_URL") or None
+    if control_plane:
+        checked_address(control_plane, "--control-plane")
+    variables = [n for n in ("HOLDFAST_DATA_DIR", "VDB_DATA_DIR") if os.environ.get(n)]
+    named = data_dir or Path(os.environ[variables[0]] if variables else "data")
+    return CommandLine(
+        data_dir=named,
+        control_plane=control_plane,
+        log_level=log_level or "",
+        log_format=log_format or "",
+        open_here=_open_here,
+        data_dir_from="--data-dir" if data_dir else (variables or ["default"])[0],
+        tls_of=_tls_of,
+    )
+
+
+def _open_here(line: CommandLine) -> AbstractAsyncContextManager[ApiClient]:
+    from holdfast.app.compose import open_data_dir
+
+    return open_data_dir(line)
+
+
+def _tls_of(line: CommandLine) -> ClientTls | None:
+    from holdfast.app.tls import client_tls
+
+    return client_tls(settings_of(line))
+
+
+def settings_of(line: CommandLine, **flags: str | None) -> Settings:
+    """The settings for a command line: defaults, file, environment, then its flags."""
+    return with_origin(line, resolve(*sources_of(line, flags)))
+
+
+def sources_of(
+    line: CommandLine, flags: dict[str, str | None]
+) -> tuple[Mapping[str, str], dict[str, str], Path]:
+    """The environment, the flags and the file that a command line is about."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    given["data_dir"] = str(line.data_dir)
+    for key, value in (("log_level", line.log_level), ("log_format", line.log_format)):
+        if value:
+            given[key] = value
+    in_data_dir = line.data_dir / "holdfast.toml"
+    file = in_data_dir if in_data_dir.exists() else Path("holdfast.toml")
+    return os.environ, given, file
+
+
+def with_origin(line: CommandLine, settings: Settings) -> Settings:
+    """The data directory is settled before there are settings: say where it really came from."""
+    named = Resolved(settings.data_dir, line.data_dir_from)
+    return replace(settings, resolved={**settings.resolved, "data_dir": named})
