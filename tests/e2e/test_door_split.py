@@ -11,6 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from holdfast.fleet.client import FleetClient
+from holdfast.fleet.model import Beat
+from holdfast.fleet.proofs import HEADER, WINDOW_SECONDS, Prover
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.signing import SigningKey
 from tests.support.program import wait_until
 from tests.support.stack import Stack
 
@@ -86,3 +91,76 @@ def test_a_write_is_left_to_the_caller_who_is_told_that_nobody_knows(stack: Stac
     assert answer.json()["code"] == "outcome-unknown"
     assert answer.headers["retry-after"] == "1"
     assert client.get("/v1/tasks").json()["items"] == before
+
+
+# --- a worker's credential where nobody asks for certificates -----------------------------------
+
+
+KEY = SigningKey.from_seed(b"e" * 32)
+
+
+def registered(stack: Stack, name: str, key: SigningKey = KEY) -> tuple[httpx.Response, str]:
+    """The answer to a registration with a proof by ``key`` of holding ``KEY``; and the token."""
+    token = stack.door.client.post("/v1/workers/tokens", json={}).json()["token"]
+    answer = httpx.post(
+        f"{stack.door.url}/v1/workers/register",
+        json={"name": name, "key": KEY.public_bytes().hex()},
+        headers={
+            "holdfast-join-token": token,
+            HEADER: Prover(key, token)("POST", "/v1/workers/register"),
+        },
+        trust_env=False,
+    )
+    return answer, token
+
+
+def beat(stack: Stack, credential: str, *proofs: str) -> tuple[int, str]:
+    answer = httpx.post(
+        f"{stack.door.url}/v1/workers/beat",
+        json={},
+        headers=[("authorization", f"Bearer {credential}"), *((HEADER, proof) for proof in proofs)],
+        trust_env=False,
+    )
+    return answer.status_code, answer.json().get("code", "")
+
+
+def test_a_worker_s_credential_is_of_no_use_without_its_key(stack: Stack) -> None:
+    thief = SigningKey.from_seed(b"t" * 32)
+    foreign, _ = registered(stack, "bound-1", thief)
+    assert (foreign.status_code, foreign.json()["code"]) == (401, "proof-refused")
+    admitted, _ = registered(stack, "bound-1")
+    assert admitted.status_code == 201, admitted.text
+    credential = admitted.json()["credential"]
+    asked = ("POST", "/v1/workers/beat")
+    prove = Prover(KEY, credential)
+    proof = prove(*asked)
+    assert beat(stack, credential, proof) == (200, "")
+    assert beat(stack, credential, proof) == (401, "proof-replayed")
+    assert beat(stack, credential) == (401, "proof-missing")
+    assert beat(stack, credential, prove(*asked), prove(*asked)) == (401, "proof-missing")
+    assert beat(stack, credential, Prover(thief, credential)(*asked)) == (401, "proof-refused")
+    assert beat(stack, credential, prove("POST", "/v1/tasks/claim")) == (401, "proof-refused")
+    late = Prover(KEY, credential, ahead=-WINDOW_SECONDS - 5)
+    assert beat(stack, credential, late(*asked)) == (401, "proof-stale")
+    assert beat(stack, credential, prove(*asked)) == (200, "")
+    [shown] = [w for w in stack.door.items("/v1/workers") if w["name"] == "bound-1"]
+    assert shown["bound"] is True
+    # Nor does the credential admit a key of the thief's under that name.
+    again = httpx.post(
+        f"{stack.door.url}/v1/workers/register",
+        json={"name": "bound-1", "key": thief.public_bytes().hex()},
+        headers={"holdfast-join-token": credential},
+        trust_env=False,
+    )
+    assert (again.status_code, again.json()["code"]) == (401, "join-token-invalid")
+
+
+async def test_a_worker_whose_clock_is_wrong_learns_the_door_s(stack: Stack) -> None:
+    admitted, _ = registered(stack, "bound-2")
+    credential = admitted.json()["credential"]
+    async with ApiClient.connect(stack.door.url) as api:
+        prove = Prover(KEY, credential, moment=lambda: time.time() - 7200)
+        fleet = FleetClient(api.authorised(credential, prove))
+        await fleet.beat(None, Beat())
+        assert prove.ahead == pytest.approx(7200, abs=60)
+        await fleet.beat(None, Beat())

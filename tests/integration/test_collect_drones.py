@@ -280,7 +280,9 @@ async def test_a_drone_of_an_earlier_registration_registers_again_and_signs(
         await bench.system.state.database.write(
             OPERATOR,
             lambda conn: conn.execute(
-                workers.update().where(workers.c.tenant == OPERATOR.tenant).values(signing_key="")
+                workers.update()
+                .where(workers.c.tenant == OPERATOR.tenant)
+                .values(signing_key="", proved=0)
             ),
         )
 

@@ -96,7 +96,7 @@ def spec(
     token = OperatorToken.load_or_create(settings.data_dir / "operator.token")
     sessions = Remembered(system.sessions.find_holder, system.clock)
     system.links = LoginLinks(system.clock, os.urandom)
-    workers = system.fleet.authenticate_worker
+    workers = system.fleet.find_worker_holder
     if "coordinator" not in system.roles:
         workers = Remembered(workers, system.clock)
     authenticate = DoorAuthenticator(
@@ -185,11 +185,14 @@ class IdentityOf:
     sessions: Any
     passkeys: Any
     identity: Any
+    accounts: Any
 
 
 def _identity_here(system: System) -> Any:
     """The identity role of this process: its services take whoever asks as an argument."""
-    found = IdentityOf(system.people, system.sessions, system.passkeys, system.identity)
+    found = IdentityOf(
+        system.people, system.sessions, system.passkeys, system.identity, system.oauth
+    )
 
     @asynccontextmanager
     async def ask(principal: Principal) -> AsyncIterator[IdentityOf]:

@@ -133,7 +133,7 @@ def _direct(system: System) -> DoorAuthenticator:
     )
 
 
-async def _no_workers(credential: str, certificate: str | None) -> Principal:
+async def _no_workers(credential: str, certificate: str | None) -> tuple[Principal, str]:
     raise Unauthenticated("cannot do this: the token is not known", code="token-unknown")
 
 

@@ -417,6 +417,7 @@ async def _open_coordinator(
             lost_after_seconds=settings["fleet_lost_seconds"],
             backoff_seconds=settings["fleet_backoff_seconds"],
             requests_per_host=settings["fleet_requests_per_host"],
+            bound_only=settings["fleet_workers_bound"],
             requests_per_host_of={
                 name: int(number)
                 for name, _, number in (

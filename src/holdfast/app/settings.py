@@ -741,6 +741,13 @@ SETTINGS: tuple[Setting, ...] = (
         "First pause before a failed task is tried again",
     ),
     Setting(
+        "HOLDFAST_FLEET_WORKERS_BOUND",
+        _flag,
+        False,
+        "Whether workers are refused that neither show a certificate nor prove their key, as those "
+        "of earlier releases",
+    ),
+    Setting(
         "HOLDFAST_FLEET_REQUESTS_PER_HOST",
         _whole(1, 1000),
         4,

@@ -32,6 +32,7 @@ from holdfast.fleet.model import (
     WorkerCredential,
     WorkerRegister,
 )
+from holdfast.fleet.proofs import Prover
 from holdfast.kernel.errors import Invalid, Unavailable
 from holdfast.kernel.files import opened
 from holdfast.kernel.http.client import ApiClient
@@ -67,6 +68,7 @@ class HttpControlPlane:
 
     def __init__(self, api: ApiClient) -> None:
         self._api = api
+        self._proving: Prover | None = None
         self.signers = Signers()
         self.fleet: Fleet = _HttpFleet(self)
         self.profiles: Profiles = _HttpProfiles(self)
@@ -76,13 +78,17 @@ class HttpControlPlane:
         """The connection under the newest credential."""
         return self._api
 
-    def use(self, credential: str) -> None:
-        """Present ``credential`` from now on."""
-        self._api = self._api.authorised(credential)
-
-    def sign_with(self, key: SigningKey) -> None:
-        """Sign batches with ``key``, too, where a grant names it."""
+    def use(self, credential: str, key: SigningKey) -> None:
+        """Present ``credential`` from now on, and prove with ``key`` that it is ours; sign batches
+        with ``key``, too, where a grant names it."""
         self.signers.add(key)
+        self._proving = Prover(key, credential, ahead=self._proving.ahead if self._proving else 0.0)
+        self._api = self._api.authorised(credential, self._proving)
+
+    def joining(self, join_token: str, key: SigningKey) -> ApiClient:
+        """The connection without a credential, proving that ``key`` is ours."""
+        self._proving = Prover(key, join_token, ahead=self._proving.ahead if self._proving else 0.0)
+        return self._api.authorised(None, self._proving)
 
     def run_log(self, run: str, fence: int, grant: Callable[[], str]) -> RunLog:
         """The aggregator for one attempt."""
@@ -93,8 +99,10 @@ class _HttpFleet:
     def __init__(self, control: HttpControlPlane) -> None:
         self._control = control
 
-    async def register(self, request: WorkerRegister, join_token: str) -> WorkerCredential:
-        api = self._control.api.authorised(None)
+    async def register(
+        self, request: WorkerRegister, join_token: str, key: SigningKey
+    ) -> WorkerCredential:
+        api = self._control.joining(join_token, key)
         return await FleetClient(api).register(join_token, request)
 
     async def claim(self, request: Claim) -> list[ClaimedTask]:

@@ -36,8 +36,11 @@ from holdfast.registry.model import Profile
 class Fleet(Protocol):
     """The coordinator, as one worker sees it."""
 
-    async def register(self, request: WorkerRegister, join_token: str) -> WorkerCredential:
-        """Become the worker of that name; its earlier credential is dead from now on."""
+    async def register(
+        self, request: WorkerRegister, join_token: str, key: SigningKey
+    ) -> WorkerCredential:
+        """Become the worker of that name, proving that ``key`` is ours; its earlier credential is
+        dead from now on."""
         ...
 
     async def claim(self, request: Claim) -> list[ClaimedTask]:
@@ -155,12 +158,9 @@ class ControlPlane(Protocol):
     @property
     def profiles(self) -> Profiles: ...
 
-    def use(self, credential: str) -> None:
-        """Present ``credential`` from now on."""
-        ...
-
-    def sign_with(self, key: SigningKey) -> None:
-        """Sign batches with ``key``, too, where a grant names it."""
+    def use(self, credential: str, key: SigningKey) -> None:
+        """Present ``credential`` from now on, and prove with ``key`` that it is ours; sign batches
+        with ``key``, too, where a grant names it."""
         ...
 
     def run_log(self, run: str, fence: int, grant: Callable[[], str]) -> RunLog:

@@ -239,9 +239,8 @@ class Drone:
         return False
 
     def _use(self, credential: WorkerCredential, key: SigningKey) -> None:
-        self._control.sign_with(key)
         self._credential = credential
-        self._control.use(credential.credential)
+        self._control.use(credential.credential, key)
 
     async def _register(
         self, refused: WorkerCredential | None, without_key: WorkerCredential | None = None
@@ -266,7 +265,7 @@ class Drone:
                 capacity=self._settings.capacity,
                 version=__version__,
             )
-            credential = await self._registered(request, without_key)
+            credential = await self._registered(request, key, without_key)
             keep_credential(
                 settings.state_dir, settings.name, settings.control_plane, credential, key
             )
@@ -274,15 +273,15 @@ class Drone:
             self._log.info("drone.registered", worker=credential.worker)
 
     async def _registered(
-        self, request: WorkerRegister, without_key: WorkerCredential | None
+        self, request: WorkerRegister, key: SigningKey, without_key: WorkerCredential | None
     ) -> WorkerCredential:
         if without_key is not None:
             try:
-                return await self._insisting_to_register(request, without_key.credential)
+                return await self._insisting_to_register(request, key, without_key.credential)
             except Unauthenticated as error:
                 self._log.info("drone.forgotten", code=error.code)
         try:
-            return await self._insisting_to_register(request, self._join_token())
+            return await self._insisting_to_register(request, key, self._join_token())
         except (Unauthenticated, Denied) as error:
             raise type(error)(
                 f"cannot join with the token in {self._settings.join_token_file}: "
@@ -291,11 +290,13 @@ class Drone:
                 hint=JOIN_HINT,
             ) from error
 
-    async def _insisting_to_register(self, request: WorkerRegister, token: str) -> WorkerCredential:
+    async def _insisting_to_register(
+        self, request: WorkerRegister, key: SigningKey, token: str
+    ) -> WorkerCredential:
         attempt = 0
         while True:
             try:
-                return await self._control.fleet.register(request, token)
+                return await self._control.fleet.register(request, token, key)
             except (Unavailable, OutcomeUnknown, Exhausted) as error:
                 self._log.warning("drone.waiting", error=error.detail)
                 await self._pause(attempt, error)

@@ -22,9 +22,13 @@ from holdfast.fleet.model import (
 )
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of, is_secret_of, make_secret
+from holdfast.kernel.errors import Unauthenticated
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.ids import EventId, TenantId
 from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind, service
+
+REGISTER = ("POST", "/v1/workers/register")
+"""What a worker asks for when it registers: its proof says so."""
 
 
 class Admission(Base):
@@ -77,13 +81,19 @@ class Admission(Base):
         )
 
     async def register(
-        self, join_token: str, registration: WorkerRegister, certificate: str | None = None
+        self,
+        join_token: str,
+        registration: WorkerRegister,
+        certificate: str | None = None,
+        proof: str | None = None,
     ) -> WorkerCredential:
         """Admit a worker by its join token, or take over the name of one that came back.
 
         A worker that still has a credential that holds may register again with that instead.
         Where the door asks for certificates, ``certificate`` is the name in the one shown (empty:
-        none was), and must be the worker's.
+        none was), and must be the worker's. ``proof`` is what it signed for this request with the
+        key it brings (empty: nothing; ``None``: nobody asks): from then on its credential is good
+        only with such a proof each time. See :mod:`holdfast.fleet.proofs`.
 
         Raises :class:`Unauthenticated` (``join-token-invalid``) for a token that is not, no longer
         or too often used, and for another's or no certificate; :class:`Denied` for a region or
@@ -91,6 +101,14 @@ class Admission(Base):
         (``worker-name-taken``) when the name works in another region.
         """
         workers.check_certificate(registration.name, certificate)
+        if proof:
+            self._proofs.check(proof, *REGISTER, join_token, registration.key)
+        elif proof is not None and self.settings.bound_only and not certificate:
+            raise Unauthenticated(
+                f"cannot register {registration.name}: it does not prove that it holds its key",
+                code="proof-missing",
+                hint="update the drone: it proves that by itself",
+            )
         mine = is_secret_of(join_token, WORKER_PREFIX)
         identity = identity_of(join_token, WORKER_PREFIX if mine else JOIN_PREFIX)
         now = self.clock.now()
@@ -111,6 +129,8 @@ class Admission(Base):
                 fresh=fresh,
                 random=secrets,
                 event=event,
+                proved=bool(proof),
+                certified=bool(certificate),
             )
             admitted = await self.database.write(principal, unit)
             if admitted is not None:
@@ -129,7 +149,14 @@ class Admission(Base):
     async def authenticate_worker(
         self, credential: str, certificate: str | None = None
     ) -> Principal:
-        """Who holds ``credential``; ``certificate`` as for :meth:`register`.
+        """See :meth:`find_worker_holder`; for those who look at no proof."""
+        return (await self.find_worker_holder(credential, certificate))[0]
+
+    async def find_worker_holder(
+        self, credential: str, certificate: str | None = None
+    ) -> tuple[Principal, str]:
+        """Who holds ``credential``, and the key that has to sign for each request with it: empty
+        where the certificate binds, or nothing does. ``certificate`` as for :meth:`register`.
 
         Raises :class:`Unauthenticated`: ``certificate-missing``, ``certificate-foreign``;
         ``credential-malformed``; ``worker-unknown`` when it is
@@ -143,7 +170,8 @@ class Admission(Base):
         if refusal is not None:
             raise refusal
         workers.check_certificate(row.name, certificate)
-        return Principal(tenant, worker, PrincipalKind.WORKER, WORKER_PERMISSIONS)
+        key = row.signing_key if row.proved and certificate is None else ""
+        return Principal(tenant, worker, PrincipalKind.WORKER, WORKER_PERMISSIONS), key
 
     async def list_workers(
         self, principal: Principal, *, after: str = "", limit: int = 100

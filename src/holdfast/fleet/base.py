@@ -15,6 +15,7 @@ from holdfast.fleet.model import (
     Task,
 )
 from holdfast.fleet.ports import Profiles
+from holdfast.fleet.proofs import Proofs
 from holdfast.kernel.batching import Batcher
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.credentials import Peppers
@@ -47,6 +48,8 @@ class FleetSettings:
     runnable_seconds: float = 2.0
     requests_per_host: int = 4
     """Requests to one host at once, over the whole fleet, and…"""
+    bound_only: bool = False
+    """Whether a worker that proves no key is refused (where it shows no certificate, either)."""
     requests_per_host_of: Mapping[str, int] = field(default_factory=dict)
     """…where some ``host`` or ``host:port`` is to be asked otherwise."""
 
@@ -106,6 +109,7 @@ class Base:
         self._batchers: dict[TenantId, Batchers] = {}
         self._queues: dict[TenantId, frozenset[str]] = {}
         self._tenant_of_worker: dict[str, TenantId] = {}
+        self._proofs = Proofs(clock)
 
     def event(self, stream: str, type_: str, payload: dict[str, Any], subject: str) -> Event:
         """A fresh event, now."""

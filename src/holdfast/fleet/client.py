@@ -176,11 +176,16 @@ class FleetClient:
     # --- workers ------------------------------------------------------------------------------
 
     async def register(
-        self, join_token: str, registration: WorkerRegister, certificate: str | None = None
+        self,
+        join_token: str,
+        registration: WorkerRegister,
+        certificate: str | None = None,
+        proof: str | None = None,
     ) -> WorkerCredential:
         """See :meth:`FleetService.register`; needs no token but the join token.
 
-        The certificate is the connection's own, whatever is said here.
+        The certificate is the connection's own, whatever is said here, and the proof what the
+        client of this proves.
         """
         return await self._api.request(
             "POST",
@@ -200,6 +205,12 @@ class FleetClient:
         self, credential: str, certificate: str | None = None
     ) -> Principal:
         """See :meth:`FleetService.authenticate_worker`; for services only."""
+        return (await self.find_worker_holder(credential, certificate))[0]
+
+    async def find_worker_holder(
+        self, credential: str, certificate: str | None = None
+    ) -> tuple[Principal, str]:
+        """See :meth:`FleetService.find_worker_holder`; for services only."""
         found = await self._api.request(
             "POST",
             "/v1/workers/authenticate",
@@ -207,12 +218,13 @@ class FleetClient:
             type=WorkerIdentity,
         )
         known = {permission.value: permission for permission in Permission}
-        return Principal(
+        principal = Principal(
             TenantId(found.tenant),
             found.worker,
             PrincipalKind.WORKER,
             frozenset(known[name] for name in found.permissions if name in known),
         )
+        return principal, found.key
 
     async def list_workers(
         self, principal: Principal | None, *, after: str = "", limit: int = 100

@@ -37,6 +37,7 @@ from holdfast.fleet.model import (
     WorkerIdentity,
     WorkerRegister,
 )
+from holdfast.fleet.proofs import HEADER as PROOF_HEADER
 from holdfast.fleet.service import FleetService, submitted
 from holdfast.kernel.errors import Denied
 from holdfast.kernel.http import ApiRequest, Page, get, post
@@ -191,11 +192,12 @@ def _worker_handlers(service: FleetService) -> list[Any]:
         request: ApiRequest,
         data: WorkerRegister,
         join_token: Annotated[str, Header(JOIN_TOKEN_HEADER)],
+        proof: Annotated[str, Header(PROOF_HEADER)] = "",
     ) -> Response[WorkerCredential]:
         """Register a worker by its join token."""
         shown = request.scope.get(CERTIFICATE)
         certificate = None if shown is None else str(shown)
-        credential = await service.register(join_token, data, certificate)
+        credential = await service.register(join_token, data, certificate, proof)
         return Response(content=credential, status_code=201, headers={"Cache-Control": "no-store"})
 
     @post("/v1/workers/tokens", permission=Permission.WORKERS_WRITE)
@@ -227,11 +229,12 @@ def _worker_handlers(service: FleetService) -> list[Any]:
         """Tell the public door who holds a worker's credential; for services only."""
         if principal.kind is not PrincipalKind.SERVICE:
             raise Denied("cannot ask who holds a credential: only services may")
-        found = await service.authenticate_worker(data.credential, data.certificate)
+        found, key = await service.find_worker_holder(data.credential, data.certificate)
         return WorkerIdentity(
             tenant=found.tenant,
             worker=found.subject,
             permissions=sorted(permission.value for permission in found.permissions),
+            key=key,
         )
 
     return [

@@ -411,6 +411,8 @@ class WorkerIdentity(Struct, frozen=True, kw_only=True):
     tenant: str
     worker: str
     permissions: list[str]
+    key: str = ""
+    """The key that has to sign for each request, if its credential is bound to one."""
 
 
 class WorkerStatus(StrEnum):
@@ -438,3 +440,5 @@ class Worker(Struct, frozen=True, kw_only=True):
     load: dict[str, int] = {}
     key: str = ""
     """Its public signing key, in hexadecimal."""
+    bound: bool = False
+    """Whether its credential is good only together with that key."""

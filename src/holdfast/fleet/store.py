@@ -52,11 +52,13 @@ workers = tenant_table(
     Column("settled", BigInteger),
     Column("signing_key", Text, nullable=False, server_default=text("''")),
     Column("registration", Text, nullable=False, server_default=text("''")),
+    Column("proved", BigInteger, nullable=False, server_default=text("0")),
     Index("uq_workers_name", "tenant", "name", unique=True),
 )
 """Who may work. ``secret`` is an HMAC; ``last_beat_at`` is written when the worker is lost,
 ``settled`` when it leaves: claims up to that number lease nothing any more. ``signing_key`` is the
-public half of the key that it registered with, ``registration`` the event that says so."""
+public half of the key that it registered with, ``registration`` the event that says so; ``proved``
+is 1 where it showed that it holds that key, as it has to for each request from then on."""
 
 join_tokens = tenant_table(
     "join_tokens",

@@ -39,6 +39,7 @@ def worker_of(row: Any, beat: Beat | None, held: Mapping[str, int]) -> Worker:
         leases=held.get(row.id, 0),
         load={} if beat is None else dict(beat.data),
         key=row.signing_key,
+        bound=bool(row.proved),
     )
 
 
@@ -80,11 +81,14 @@ def register(
     fresh: str,
     random: bytes,
     event: EventId,
+    proved: bool = False,
+    certified: bool = False,
 ) -> tuple[str, str] | None:
     """The id and the new credential of the worker; nothing if the token is another tenant's.
 
     ``token`` is the identity in ``secret``: of a join token, or of the worker's own credential, by
-    which it may register again under its name as long as that credential holds.
+    which it may register again under its name as long as that credential holds. ``proved`` is
+    whether it showed that it holds its key, ``certified`` whether it came with its certificate.
     """
     tenant = principal.tenant
     mine = is_secret_of(secret, WORKER_PREFIX)
@@ -96,6 +100,8 @@ def register(
     if mine:
         if granted.name != registration.name:
             raise token_refused("it is another worker's credential")
+        if granted.proved and not certified:
+            raise token_refused("it is bound to a key; the join token admits a new one")
         token = granted.join_token
     elif granted.expires_at <= timestamp(now):
         raise token_refused("it has expired")
@@ -134,6 +140,7 @@ def register(
         "last_beat_at": timestamp(now),
         "signing_key": registration.key,
         "registration": event,
+        "proved": int(proved),
     }
     store.keep_worker(conn, values)
     payload = {
@@ -143,6 +150,7 @@ def register(
         "token": token,
         "again": known is not None,
         "key": registration.key,
+        "bound": "certificate" if certified else "key" if proved else "nothing",
     }
     outbox.emit(
         conn,

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Generic, TypeVar
 
+from holdfast.fleet.proofs import HEADER, Proofs
 from holdfast.identity import OperatorToken
 from holdfast.identity.bearer import BearerTokens, TokensOfBoth
 from holdfast.identity.keyfile import KeyFile
@@ -22,7 +23,7 @@ from holdfast.identity.signin.model import SessionHolder, csrf_of
 from holdfast.identity.signin.sessions import principal_of_session, session_over
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Denied, Unauthenticated
-from holdfast.kernel.http.door import CLIENT, FOREIGN, SAFE_METHODS
+from holdfast.kernel.http.door import CLIENT, FOREIGN, SAFE_METHODS, target_of
 from holdfast.kernel.principal import Principal, PrincipalKind, operator
 from holdfast.kernel.tls import CERTIFICATE
 
@@ -34,12 +35,14 @@ FORM = b"application/x-www-form-urlencoded"
 WORKER_PREFIX = "hfw_"
 KEY_PREFIX = "hf_"
 TENANT_HEADER = b"x-tenant-id"
+PROOF = HEADER.lower().encode()
 REMEMBERED_SECONDS = 5.0
 REMEMBERED_MAX = 10_000
 
 T = TypeVar("T")
-WorkerLookup = Callable[[str, str | None], Awaitable[Principal]]
-"""By a credential, and the name in the certificate it came with; see ``FleetService``."""
+WorkerLookup = Callable[[str, str | None], Awaitable[tuple[Principal, str]]]
+"""By a credential, and the name in the certificate it came with; see
+``FleetService.find_worker_holder``."""
 KeyLookup = Callable[[str], Awaitable[KeyHolder]]
 SessionFinder = Callable[[str], Awaitable[SessionHolder]]
 
@@ -69,6 +72,7 @@ class DoorAuthenticator:
         self._tokens = tokens
         self._admin = admin
         self._tenant_required = tenant_required
+        self._proofs = Proofs(clock)
 
     async def __call__(self, scope: Any) -> Principal:
         """The caller; raises :class:`Unauthenticated` when there is no credential or a wrong one.
@@ -105,7 +109,7 @@ class DoorAuthenticator:
 
     async def _by_bearer(self, token: str, scope: Any) -> Principal:
         if token.startswith(WORKER_PREFIX):
-            return await self._workers(token, scope.get(CERTIFICATE))
+            return await self._by_worker(token, scope)
         if token.startswith(KEY_PREFIX):
             return await self._by_key(token, str(scope.get(CLIENT, "")))
         if self._token.matches(token) or (self._admin is not None and self._admin.matches(token)):
@@ -115,6 +119,15 @@ class DoorAuthenticator:
         if self._tokens is not None and token.count(".") == 2:
             return await self._tokens.principal(token)
         raise Unauthenticated("cannot do this: the token is not known", code="token-unknown")
+
+    async def _by_worker(self, credential: str, scope: Any) -> Principal:
+        """A worker is who its certificate names, or else who signs with the key it registered."""
+        principal, key = await self._workers(credential, scope.get(CERTIFICATE))
+        if key:
+            shown = [v.decode("latin-1") for k, v in scope["headers"] if k == PROOF]
+            proof = shown[0] if len(shown) == 1 else ""
+            self._proofs.check(proof, scope["method"], target_of(scope), credential, key)
+        return principal
 
     def _check_tenant(self, scope: Any, principal: Principal) -> None:
         """``X-Tenant-ID`` chooses nothing: it must be the tenant the credential is of.

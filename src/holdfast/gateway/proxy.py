@@ -35,7 +35,7 @@ from holdfast.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
-from holdfast.kernel.http.door import CODE, PROBES, SUBJECT, TENANT, answer
+from holdfast.kernel.http.door import CODE, PROBES, SUBJECT, TENANT, answer, target_of
 from holdfast.kernel.http.problems import CODE_HEADER
 from holdfast.kernel.http.routes import BODY_BYTES, too_large
 from holdfast.kernel.principal import Permission, PermissionAuthoriser, Principal
@@ -87,7 +87,7 @@ _ROLES = dict(ROUTES)
 REQUEST_HEADERS = frozenset(
     b"accept content-type content-digest if-match if-none-match idempotency-key last-event-id "
     b"range traceparent tracestate holdfast-grant holdfast-response "
-    b"holdfast-join-token".split()
+    b"holdfast-join-token holdfast-proof".split()
 )
 RESPONSE_HEADERS = frozenset(
     b"content-type content-length content-disposition content-security-policy etag last-modified "
@@ -240,7 +240,7 @@ class RoleProxy:
         size: int,
     ) -> httpx.Request:
         """What goes on. Its token works once, so each ask is a request of its own."""
-        target = _target(scope)
+        target = target_of(scope)
         spool.seek(0)
         headers = [(k, v) for k, v in scope["headers"] if k in REQUEST_HEADERS]
         token = self._signer.token(
@@ -450,7 +450,7 @@ class HopMiddleware:
             token = presented[0].decode("ascii", errors="replace")
             peer = peer_in(scope)
             hop = self._verifier.verify(
-                token, scope["method"], _target(scope), peer.thumbprint if peer else ""
+                token, scope["method"], target_of(scope), peer.thumbprint if peer else ""
             )
         except Unauthenticated as error:
             problem = error
@@ -483,14 +483,6 @@ def _hashed(receive: Receive, expected: str) -> Receive:
         return message
 
     return checked
-
-
-def _target(scope: Scope) -> str:
-    """Path and query exactly as they were sent: what the token speaks of."""
-    raw = scope.get("raw_path") or scope["path"].encode()
-    path = bytes(raw).split(b"?", 1)[0].decode("ascii", errors="replace")
-    query = scope.get("query_string", b"").decode("ascii", errors="replace")
-    return f"{path}?{query}" if query else path
 
 
 async def _spool(scope: Scope, receive: Receive, spool: IO[bytes]) -> tuple[str, int]:

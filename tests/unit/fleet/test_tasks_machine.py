@@ -72,6 +72,7 @@ class TaskMachine(RuleBasedStateMachine):
             "last_beat_at": None,
             "signing_key": "",
             "registration": "",
+            "proved": 0,
         }
         store.keep_worker(self.connection, values)
 

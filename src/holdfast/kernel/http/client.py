@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import IO, Any, Self, TypeVar, overload
+from typing import IO, Any, Protocol, Self, TypeVar, overload
 
 import httpx
 import msgspec
@@ -38,6 +38,22 @@ TIMEOUT_SECONDS = 60.0
 REPEAT_SECONDS = 30.0
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 IDEMPOTENT = SAFE | {"PUT", "DELETE"}
+PROOF_STALE = "proof-stale"
+PROOF_REPLAYED = "proof-replayed"
+
+
+class Proving(Protocol):
+    """What shows, for each request, that the credential is ours: a line under a header."""
+
+    header: str
+
+    def __call__(self, method: str, target: str) -> str:
+        """The line for one request; never the same twice."""
+        ...
+
+    def told(self, date: str) -> None:
+        """The other side's time, as an answer's ``Date`` says it."""
+        ...
 
 
 class ApiClient:
@@ -51,8 +67,10 @@ class ApiClient:
         attempts: int = 1,
         response_bytes_max: int = RESPONSE_BYTES_MAX,
         role: str = "",
+        proving: Proving | None = None,
     ) -> None:
         self._client = client
+        self._proving = proving
         self._role = role
         self._token = token
         self._attempts = attempts
@@ -101,7 +119,7 @@ class ApiClient:
             token=token,
         )
 
-    def authorised(self, token: str | None) -> Self:
+    def authorised(self, token: str | None, proving: Proving | None = None) -> Self:
         """A client on the same connections under another credential; closing one closes both."""
         return type(self)(
             self._client,
@@ -109,6 +127,7 @@ class ApiClient:
             attempts=self._attempts,
             response_bytes_max=self._response_bytes_max,
             role=self._role,
+            proving=proving,
         )
 
     async def __aenter__(self) -> Self:
@@ -177,6 +196,16 @@ class ApiClient:
         raise AssertionError("stamina raises the last failure")
 
     async def _call(self, method: str, path: str, **options: Any) -> bytes:
+        try:
+            return await self._once(method, path, options)
+        except Unavailable as error:
+            # The answer told the other side's time. What is streamed cannot be sent twice.
+            content = options.get("content")
+            if error.code != PROOF_STALE or not (content is None or isinstance(content, bytes)):
+                raise
+            return await self._once(method, path, options)
+
+    async def _once(self, method: str, path: str, options: dict[str, Any]) -> bytes:
         async with self.stream(method, path, **options) as response:
             return await self._read(response)
 
@@ -199,9 +228,15 @@ class ApiClient:
         request = self._request(method, path, json, content, params, headers, timeout_seconds)
         try:
             response = await self._client.send(request, stream=True)
+            if self._proving is not None:
+                self._proving.told(response.headers.get("date", ""))
             try:
                 if response.status_code >= 400:
-                    raise _failure(response, await self._read(response))
+                    failure = _failure(response, await self._read(response))
+                    if failure.code in (PROOF_STALE, PROOF_REPLAYED):
+                        # Of the credential nothing is said: asked again, it is as good as ever.
+                        raise Unavailable(failure.detail, code=failure.code)
+                    raise failure
                 yield response
             finally:
                 await response.aclose()
@@ -229,9 +264,13 @@ class ApiClient:
         if timeout_seconds is not None:
             extra["timeout"] = httpx.Timeout(timeout_seconds, connect=min(5.0, timeout_seconds))
         try:
-            return self._client.build_request(
+            request = self._client.build_request(
                 method, path, content=content, params=chosen or None, headers=sent, **extra
             )
+            if self._proving is not None:
+                target = request.url.raw_path.decode("ascii")
+                request.headers[self._proving.header] = self._proving(method, target)
+            return request
         except (UnicodeEncodeError, httpx.InvalidURL) as error:
             raise Invalid(f"cannot ask for {path!r}: {error}") from error
 

@@ -348,6 +348,14 @@ class Door:
         )
 
 
+def target_of(scope: Scope) -> str:
+    """Path and query exactly as they were sent: what a signature over a request speaks of."""
+    raw = scope.get("raw_path") or scope["path"].encode()
+    path = bytes(raw).split(b"?", 1)[0].decode("ascii", errors="replace")
+    query = scope.get("query_string", b"").decode("ascii", errors="replace")
+    return f"{path}?{query}" if query else path
+
+
 def _own_origin(origin: str, host: str) -> bool:
     scheme, separator, authority = origin.lower().partition("://")
     if not separator or scheme not in ("http", "https"):
