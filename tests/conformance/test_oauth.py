@@ -30,9 +30,16 @@ from holdfast.identity.signin.providers import Wire
 from holdfast.identity.signin.sessions import SessionLimits, SessionsService
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import HoldfastError, NotFound, Unavailable
+from holdfast.kernel.errors import (
+    Conflict,
+    Denied,
+    HoldfastError,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
 from holdfast.kernel.outbound import OutboundClient, OutboundSettings
-from holdfast.kernel.principal import operator
+from holdfast.kernel.principal import Principal, PrincipalKind, operator
 from tests.conformance.test_people import events, parts
 from tests.support.provider import CLIENT, SECRET, FakeProvider, fake_provider
 
@@ -324,6 +331,46 @@ async def test_userinfo_of_somebody_else_does_not_count(
     provider.userinfo["sub"] = "ada"
     begun = await house.come()
     assert (await house.people.find_person(ME, begun.subject)).roles == ["admin"]
+
+
+async def test_an_account_is_unlinked_and_its_sessions_end_but_never_the_last_way_in(
+    house: House, database: Database
+) -> None:
+    secret = await house.invited()
+    first = await house.come(invitation=secret, sub="ada")
+    ada = Principal(ME.tenant, first.subject, PrincipalKind.PERSON, frozenset())
+    other = Principal(ME.tenant, "somebody-else", PrincipalKind.PERSON, frozenset())
+    [account] = await house.oauth.list_accounts(ada)
+    assert (account.provider, account.person) == ("oidc", first.subject)
+    with pytest.raises(Conflict) as found:
+        await house.oauth.unlink(ada, account.id)
+    assert found.value.code == "account-last"
+    for refusal, attempt in (
+        (NotFound, house.oauth.unlink(other, account.id)),
+        (NotFound, house.oauth.unlink(ada, "nothing")),
+        (Denied, house.oauth.list_accounts(other, person=first.subject)),
+    ):
+        with pytest.raises(refusal):
+            await attempt
+    assert await house.oauth.list_accounts(other) == []
+
+    # A second account is a way back: the first may go, the second may not.
+    link = (await house.people.recover(ME, first.subject)).secret
+    second = await house.come("github", link)
+    assert second.subject == first.subject
+    await house.oauth.unlink(ada, account.id)
+    with pytest.raises(Unauthenticated):
+        await house.sessions.find_holder(first.secret)
+    assert (await house.sessions.find_holder(second.secret)).subject == first.subject
+    await refused(house.come(sub="ada"), "oauth-unknown")
+    [left] = await house.oauth.list_accounts(ada)
+    with pytest.raises(Conflict):
+        await house.oauth.unlink(ada, left.id)
+    # An administrator may: there is `recover` for who is locked out then.
+    assert (await house.oauth.unlink(ME, left.id)).id == left.id
+    told = [entry.event for entry in await events(database)]
+    ended = [each.payload for each in told if each.type == "account.unlinked"]
+    assert ended == [{"person": first.subject, "account": each} for each in (account.id, left.id)]
 
 
 async def test_a_disabled_person_does_not_come_in(house: House) -> None:

@@ -236,7 +236,7 @@ class IdentityElsewhere:
     async def __call__(self, principal: Principal) -> AsyncIterator[Any]:
         from holdfast.identity.client import IdentityClient
         from holdfast.identity.people.client import PeopleClient
-        from holdfast.identity.signin.client import PasskeysClient, SessionsClient
+        from holdfast.identity.signin.client import OAuthClient, PasskeysClient, SessionsClient
         from holdfast.kernel.http.client import ApiClient
 
         client = httpx.AsyncClient(
@@ -248,7 +248,11 @@ class IdentityElsewhere:
         )
         async with ApiClient(client) as api:
             yield door.IdentityOf(
-                PeopleClient(api), SessionsClient(api), PasskeysClient(api), IdentityClient(api)
+                PeopleClient(api),
+                SessionsClient(api),
+                PasskeysClient(api),
+                IdentityClient(api),
+                OAuthClient(api),
             )
 
 

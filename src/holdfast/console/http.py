@@ -63,6 +63,7 @@ class Identity(Protocol):
     sessions: Any
     passkeys: Any
     identity: Any
+    accounts: Any
 
 
 IdentityAs = Callable[[Principal], AbstractAsyncContextManager[Identity]]
@@ -120,7 +121,7 @@ def handlers(
 
     @get("/account", permission=Permission.PUBLIC, operation_id="page_account", in_schema=False)
     async def account_page(request: Request[Any, Any, Any]) -> Response[bytes]:
-        """One's own passkeys and sessions."""
+        """One's own passkeys, accounts elsewhere and sessions."""
         found = await visitor(request)
         if found is None:
             return _to("/login")
@@ -128,9 +129,17 @@ def handlers(
         person = principal.kind is PrincipalKind.PERSON
         async with identity_as(principal) as identity:
             keys = await identity.passkeys.list_passkeys(principal) if person else []
+            accounts = await identity.accounts.list_accounts(principal) if person else []
             sessions, _ = await identity.sessions.list_sessions(principal, limit=30)
         return _page(
-            render("account.html", csrf=csrf, person=person, passkeys=keys, sessions=sessions)
+            render(
+                "account.html",
+                csrf=csrf,
+                person=person,
+                passkeys=keys,
+                accounts=accounts,
+                sessions=sessions,
+            )
         )
 
     @get("/people", permission=Permission.PUBLIC, operation_id="page_people", in_schema=False)

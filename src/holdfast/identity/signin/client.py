@@ -15,7 +15,12 @@ from holdfast.identity.signin.model import (
     SessionHolder,
     SessionLookup,
 )
-from holdfast.identity.signin.oauth_model import OAuthBegun, OAuthFinish, OAuthStart
+from holdfast.identity.signin.oauth_model import (
+    LinkedAccount,
+    OAuthBegun,
+    OAuthFinish,
+    OAuthStart,
+)
 from holdfast.identity.signin.passkey_model import (
     Ceremony,
     InvitationSecret,
@@ -150,3 +155,17 @@ class OAuthClient:
         return await self._api.request(
             "POST", "/v1/sign-in/oauth-finish", json=finish, type=SessionBegun
         )
+
+    async def list_accounts(
+        self, principal: Principal | None, *, person: str | None = None
+    ) -> list[LinkedAccount]:
+        """See :meth:`OAuthService.list_accounts`."""
+        params = {"person": person}
+        return await self._api.request(
+            "GET", "/v1/accounts", params=params, type=list[LinkedAccount]
+        )
+
+    async def unlink(self, principal: Principal | None, account: str) -> LinkedAccount:
+        """See :meth:`OAuthService.unlink`."""
+        path = f"/v1/accounts/{quote(account, safe='')}/unlink"
+        return await self._api.request("POST", path, json={}, type=LinkedAccount)

@@ -18,7 +18,12 @@ from holdfast.identity.signin.model import (
     SessionLookup,
 )
 from holdfast.identity.signin.oauth import OAuthService
-from holdfast.identity.signin.oauth_model import OAuthBegun, OAuthFinish, OAuthStart
+from holdfast.identity.signin.oauth_model import (
+    LinkedAccount,
+    OAuthBegun,
+    OAuthFinish,
+    OAuthStart,
+)
 from holdfast.identity.signin.passkey_model import (
     Ceremony,
     InvitationSecret,
@@ -67,7 +72,19 @@ def oauth_handlers(oauth: OAuthService) -> list[Any]:
         services_only(principal)
         return no_store(await oauth.finish(data), 200)
 
-    return [begin_oauth, finish_oauth]
+    @get("/v1/accounts", permission=Permission.SELF)
+    async def list_accounts(
+        principal: Principal, person: Annotated[str, Meta(max_length=200)] | None = None
+    ) -> list[LinkedAccount]:
+        """List the accounts elsewhere that sign in: you, or a person."""
+        return await oauth.list_accounts(principal, person=person)
+
+    @post("/v1/accounts/{account:str}/unlink", permission=Permission.SELF, status=200)
+    async def unlink_account(principal: Principal, account: str) -> LinkedAccount:
+        """Let an account elsewhere sign nobody in any more; the sessions it began end."""
+        return await oauth.unlink(principal, account)
+
+    return [begin_oauth, finish_oauth, list_accounts, unlink_account]
 
 
 def handlers(sessions: SessionsService, passkeys: PasskeysService) -> list[Any]:

@@ -11,20 +11,24 @@ from __future__ import annotations
 import hashlib
 import hmac
 from base64 import urlsafe_b64encode
+from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from holdfast.identity.finding import TenantFinder
 from holdfast.identity.granting import Parts
 from holdfast.identity.model import as_json
 from holdfast.identity.people import store as people_store
 from holdfast.identity.signin import oauth_store as store
+from holdfast.identity.signin import passkey_store
+from holdfast.identity.signin import store as sessions_store
 from holdfast.identity.signin.ceremonies import Ceremonies
 from holdfast.identity.signin.model import SessionBegin, SessionBegun
 from holdfast.identity.signin.oauth_model import (
     OAUTH_CREDENTIAL,
     Account,
+    LinkedAccount,
     OAuthBegun,
     OAuthFinish,
     OAuthSettings,
@@ -34,11 +38,11 @@ from holdfast.identity.signin.oauth_model import (
 )
 from holdfast.identity.signin.passkeys import Joining, PasskeysService
 from holdfast.identity.signin.providers import GitHub, Keeper, OpenIdConnect, Wire
-from holdfast.identity.signin.sessions import SessionsService
+from holdfast.identity.signin.sessions import SessionsService, end_prepared
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.errors import NotFound
+from holdfast.kernel.errors import Conflict, Denied, NotFound
 from holdfast.kernel.ids import DEFAULT_TENANT, TenantId
-from holdfast.kernel.principal import Principal, PrincipalKind, service
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind, service
 
 KIND = "oauth"
 
@@ -135,6 +139,55 @@ class OAuthService:
             finish.code, asked.verifier, asked.nonce, asked.redirect, finish.iss
         )
         return await self._let_in(finish, asked, account)
+
+    async def list_accounts(
+        self, principal: Principal, *, person: str | None = None
+    ) -> list[LinkedAccount]:
+        """Accounts that sign the caller in, or ``person``, which needs ``identity:read``."""
+        subject = principal.subject if person is None else person
+        if subject != principal.subject and not principal.may(Permission.IDENTITY_READ):
+            raise Denied("cannot do this: identity:read is missing", code="permission-missing")
+        rows = await self._db.read(
+            principal, lambda conn: store.accounts_of(conn, principal.tenant, subject)
+        )
+        return [_linked(row) for row in rows]
+
+    async def unlink(self, principal: Principal, account: str) -> LinkedAccount:
+        """That account signs nobody in any more, and the sessions that it began end: one's own, or
+        with ``identity:write`` anybody's. What lets oneself in last of all stays."""
+        tenant, now = principal.tenant, timestamp(self._parts.clock.now())
+        row = await self._db.read(principal, lambda conn: store.find_account(conn, tenant, account))
+        own = row is not None and row.person == principal.subject
+        if row is None or not (own or principal.may(Permission.IDENTITY_WRITE)):
+            raise _not_linked(account)
+        credential = f"{OAUTH_CREDENTIAL}:{account}"
+        begun = await self._db.read(
+            principal,
+            lambda conn: sessions_store.open_of_credential(conn, tenant, credential, now),
+        )
+        endings = self._sessions.endings(principal, begun, "account unlinked")
+        event = self._parts.event(
+            principal,
+            f"person/{row.person}",
+            "account.unlinked",
+            {"person": row.person, "account": account},
+        )
+
+        def unit(conn: Connection) -> None:
+            others = store.count_accounts(conn, tenant, row.person) - 1
+            if own and others + passkey_store.count_passkeys(conn, tenant, row.person) <= 0:
+                raise Conflict(
+                    "cannot unlink your only account: nothing would let you in again",
+                    code="account-last",
+                    hint="add a passkey first",
+                )
+            if not store.remove_account(conn, tenant, account):
+                raise _not_linked(account)
+            self._parts.outbox.emit(conn, principal, event)
+            end_prepared(conn, self._parts, principal, endings, now)
+
+        await self._db.write(principal, unit)
+        return _linked(row)
 
     async def _let_in(self, finish: OAuthFinish, asked: _Asked, account: Account) -> SessionBegun:
         linked, tenant = await self._finder.find(account.id)
@@ -244,6 +297,20 @@ class OAuthService:
 
     def _fresh(self) -> str:
         return urlsafe_b64encode(self._parts.random(32)).rstrip(b"=").decode()
+
+
+def _linked(row: Row[Any]) -> LinkedAccount:
+    return LinkedAccount(
+        id=row.id,
+        person=row.person,
+        provider=row.provider,
+        issuer=row.issuer,
+        linked_at=row.linked_at,
+    )
+
+
+def _not_linked(account: str) -> NotFound:
+    return NotFound(f"cannot find the account {account}", code="account-not-found")
 
 
 def _digest(text: str) -> bytes:

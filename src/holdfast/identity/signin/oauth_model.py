@@ -44,6 +44,16 @@ class OAuthSettings:
     """``host:port`` that may be asked without TLS: those the operator allows by name."""
 
 
+class LinkedAccount(Struct, frozen=True, kw_only=True):
+    """An account elsewhere that signs somebody in, as it is listed."""
+
+    id: str
+    person: str
+    provider: str
+    issuer: str
+    linked_at: str
+
+
 class OAuthAsk(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A browser wants to sign in there; ``invitation`` is the secret of a link it holds."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Column, Connection, Index, Row, Text, text
@@ -26,11 +26,31 @@ _ADD = text(
     "INSERT INTO person_accounts (tenant, id, person, provider, issuer, subject, linked_at,"
     " event_id) VALUES (:tenant, :id, :person, :provider, :issuer, :subject, :linked_at, :event_id)"
 )
+_OF_PERSON = text(
+    "SELECT * FROM person_accounts WHERE tenant = :tenant AND person = :person"
+    " ORDER BY linked_at DESC, id LIMIT 200"
+)
+_COUNT = text("SELECT count(*) FROM person_accounts WHERE tenant = :tenant AND person = :person")
+_REMOVE = text("DELETE FROM person_accounts WHERE tenant = :tenant AND id = :id")
 _FIND = text("SELECT * FROM person_accounts WHERE tenant = :tenant AND id = :id")
 
 
 def add_account(conn: Connection, values: Mapping[str, Any]) -> None:
     conn.execute(_ADD, dict(values))
+
+
+def accounts_of(conn: Connection, tenant: str, person: str) -> Sequence[Row[Any]]:
+    return conn.execute(_OF_PERSON, {"tenant": tenant, "person": person}).all()
+
+
+def count_accounts(conn: Connection, tenant: str, person: str) -> int:
+    """How many accounts elsewhere sign this person in."""
+    found: int = conn.execute(_COUNT, {"tenant": tenant, "person": person}).scalar_one()
+    return found
+
+
+def remove_account(conn: Connection, tenant: str, account: str) -> bool:
+    return conn.execute(_REMOVE, {"tenant": tenant, "id": account}).rowcount == 1
 
 
 def find_account(conn: Connection, tenant: str, account: str) -> Row[Any] | None:

@@ -21,6 +21,7 @@ from holdfast.identity.granting import Parts
 from holdfast.identity.model import INVITATION_PREFIX
 from holdfast.identity.people import store as people_store
 from holdfast.identity.people.model import invitation_state
+from holdfast.identity.signin import oauth_store
 from holdfast.identity.signin import passkey_store as store
 from holdfast.identity.signin import store as sessions_store
 from holdfast.identity.signin.ceremonies import Ceremonies
@@ -263,8 +264,8 @@ class PasskeysService:
 
     async def end(self, principal: Principal, passkey: str) -> Passkey:
         """End a passkey, and with it the sessions that it began: one's own, or with
-        ``identity:write`` anybody's. Twice is fine. One's own last one stays: it would lock the
-        door from inside."""
+        ``identity:write`` anybody's. Twice is fine. One's own last one stays, unless an account
+        elsewhere lets its owner in: it would lock the door from inside."""
         now = timestamp(self._parts.clock.now())
         row = await self._db.read(
             principal, lambda conn: store.find_passkey(conn, principal.tenant, passkey)
@@ -286,7 +287,10 @@ class PasskeysService:
         )
 
         def unit(conn: Connection) -> Row[Any] | None:
-            if own and store.count_passkeys(conn, principal.tenant, row.person) == 1:
+            holds = store.count_passkeys(conn, principal.tenant, row.person)
+            others = holds - 1 + oauth_store.count_accounts(conn, principal.tenant, row.person)
+            found = store.find_passkey(conn, principal.tenant, passkey)
+            if own and found is not None and found.ended_at is None and others <= 0:
                 raise Conflict(
                     "cannot end your only passkey: nothing would let you in again",
                     code="passkey-last",
