@@ -10,9 +10,11 @@ import asyncio
 import gzip
 import hashlib
 import json
+import os
 import random
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -128,6 +130,38 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - what is waited for cannot set an event
             await asyncio.sleep(0.01)
+
+
+async def test_a_thread_that_writes_late_writes_into_no_other_file(
+    client: OutboundClient, server: FixtureServer, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is slow and the fetch is given up: its file's number must not become another's."""
+    write, begun, go, over = os.write, threading.Event(), threading.Event(), threading.Event()
+
+    def slowly(number: int, data: bytes) -> int:
+        if bytes(data) != CONTENT.encode():
+            return write(number, data)
+        begun.set()
+        go.wait(10)
+        try:
+            return write(number, data)
+        finally:
+            over.set()
+
+    monkeypatch.setattr(os, "write", slowly)
+    fetch = OutboundRequest(url=f"{server.url}/table.csv", limits=ONCE)
+    waiting = asyncio.create_task(client.fetch(fetch, spool))
+    await until(begun.is_set)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    others = [spool / str(number) for number in range(20)]
+    files = [path.open("wb") for path in others]
+    go.set()
+    await until(over.is_set)
+    for file in files:
+        file.close()
+    assert [path.read_bytes() for path in others] == [b""] * 20
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from urllib.parse import quote, quote_plus
 from holdfast import __version__
 from holdfast.kernel.clock import Clock, SystemClock, timestamp
 from holdfast.kernel.errors import HoldfastError, Invalid
+from holdfast.kernel.files import Descriptor
 from holdfast.kernel.outbound.address import (
     AddressInvalid,
     Target,
@@ -580,9 +581,10 @@ async def _spool(
     decoder = _decoder(head, limits, subject)
     digest = hashlib.sha256()
     try:
-        handle, name = tempfile.mkstemp(prefix="fetch-", suffix=".raw", dir=directory)
+        number, name = tempfile.mkstemp(prefix="fetch-", suffix=".raw", dir=directory)
     except OSError as error:
         raise _spool_failed(subject, directory, error) from error
+    handle = Descriptor(number)
     try:
         pending = bytearray()
         async with aclosing(connection.body()) as body:
@@ -591,10 +593,10 @@ async def _spool(
                     digest.update(piece)
                     pending += piece
                     if len(pending) >= _WRITE_BYTES:
-                        await asyncio.to_thread(_write_all, handle, bytes(pending))
+                        await handle.run(_write_all, bytes(pending))
                         pending.clear()
         decoder.finish()
-        await asyncio.to_thread(_finish_file, handle, bytes(pending), directory)
+        await handle.run(_finish_file, bytes(pending), directory)
     except OSError as error:
         _remove(name)
         raise _spool_failed(subject, directory, error) from error
@@ -602,7 +604,7 @@ async def _spool(
         _remove(name)
         raise
     finally:
-        os.close(handle)
+        handle.close()
     return _Spooled(
         Path(name), f"sha256:{digest.hexdigest()}", decoder.size_bytes, decoder.wire_bytes
     )
