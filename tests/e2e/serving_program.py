@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -112,8 +113,15 @@ def application(marks: Path | None = None) -> App:
 class Running:
     """The application in a thread with a uvloop of its own."""
 
-    def __init__(self, limits: ServeLimits, tls: Tls | None = None, app: Any = None) -> None:
+    def __init__(
+        self,
+        limits: ServeLimits,
+        tls: Tls | None = None,
+        app: Any = None,
+        bind: str | socket.socket = "127.0.0.1:0",
+    ) -> None:
         self._limits = limits
+        self._bind = bind
         self._tls = tls
         self._app = app
         self._told = threading.Event()
@@ -167,7 +175,7 @@ class Running:
 
         await serve(
             self._app or application(),
-            bind="127.0.0.1:0",
+            bind=self._bind,
             limits=self._limits,
             tls=self._tls,
             ready=ready,

@@ -251,6 +251,23 @@ def test_a_caller_that_does_not_read_is_cut_off() -> None:
         assert received < 32 * 1024 * 1024, "what the kernel had taken, not all of it"
 
 
+@pytest.mark.parametrize("connection", [b"keep-alive", b"close"])
+def test_the_unread_end_of_an_answer_does_not_hold_its_connection(connection: bytes) -> None:
+    """So little is left that the server never noticed that nobody reads."""
+    listening = bind_socket("127.0.0.1:0")
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    body = json.dumps({"text": "x" * 48 * 1024}).encode()
+    with Running(LIMITS, bind=listening) as running, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", running.bound.port))
+        deaf.sendall(
+            b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Connection: %b\r\nContent-Length: %d\r\n\r\n" % (connection, len(body)) + body
+        )
+        eventually(lambda: running.connections() == 1)
+        eventually(lambda: running.connections() == 0)
+
+
 # --- size
 
 

@@ -303,16 +303,30 @@ class GuardedProtocol(HttpToolsProtocol):
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self._timer = self.loop.call_later(LINGER_SECONDS, self._close)
         if self.flow is not None:
             self.flow.resume_reading()
         if self.transport.can_write_eof():
             with contextlib.suppress(OSError, RuntimeError):
                 self.transport.write_eof()
         elif not self._in_body():
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Close when what was written has been read, or when there was time enough for that."""
+        self.transport.close()
+        self._bound_reading()
+
+    def _bound_reading(self) -> None:
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.limits.body_seconds, self.transport.abort)
 
     # --- time
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing came for so long: close, though the last answer may not have been read."""
+        if not self.transport.is_closing():
+            self._close()
 
     def _headers_late(self) -> None:
         self._timer = None
@@ -355,12 +369,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._write_timer is None:
-            self._write_timer = self.loop.call_later(self.limits.body_seconds, self.transport.abort)
+        self._bound_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._write_timer is not None:
+        # A connection that closes is still held by what is left unread, however little that is.
+        if self._write_timer is not None and not self.transport.is_closing():
             self._write_timer.cancel()
             self._write_timer = None
 
@@ -457,8 +471,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._linger()
             return
         super().on_response_complete()
-        if self._closing and not self.pipeline:
-            self.transport.close()
+        if self.transport.is_closing() or (self._closing and not self.pipeline):
+            self._close()
 
     def shutdown(self) -> None:
         """Close when nothing is in flight; else after the answer."""
