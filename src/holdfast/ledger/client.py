@@ -142,7 +142,10 @@ class LedgerClient:
         first: int | None = None,
         stream: str | None = None,
     ) -> AsyncIterator[Entry]:
-        """See :meth:`LedgerService.follow`. Ends when the server does; go on after the last one."""
+        """See :meth:`LedgerService.follow`.
+
+        Ends when the server does, and every few minutes; go on after the last one.
+        """
         params = {"first": first, "stream": stream}
         events = self._api.events(
             "/v1/ledger/follow", params=params, timeout_seconds=FOLLOW_SECONDS

@@ -182,14 +182,14 @@ def handlers(folder: Path | None = None) -> list[Any]:
         return file_answer(folder / name, filename='bericht für "alle".bin')
 
     @get("/v1/events", permission=Permission.PUBLIC, media_type="text/event-stream")
-    async def read_events(request: ApiRequest, count: int) -> Any:
+    async def read_events(request: ApiRequest, count: int, seconds: float = 300) -> Any:
         async def since(last: str | None) -> AsyncIterator[LiveEvent]:
             first = int(last) + 1 if last else 0
             for number in range(first, first + count):
                 yield LiveEvent(id=str(number), event="tick", data={"text": "a\nb", "n": number})
             await asyncio.sleep(600 if count == 0 else 0)
 
-        return events_answer(request, since, heartbeat_seconds=0.05)
+        return events_answer(request, since, heartbeat_seconds=0.05, seconds_max=seconds)
 
     @get("/v1/endless", permission=Permission.PUBLIC, media_type="application/octet-stream")
     async def read_endless() -> Any:

@@ -123,6 +123,14 @@ async def test_silence_is_filled_and_a_stop_ends_the_stream() -> None:
     await wire.task
 
 
+async def test_a_stream_of_events_ends_before_long_so_that_who_reads_it_is_asked_again() -> None:
+    wire = Wire(make_app(), "/v1/events", "count=0&seconds=0.2")
+    assert (await wire.next())["status"] == 200
+    while (await wire.next()).get("more_body", True):
+        pass
+    await wire.task
+
+
 async def test_an_event_cannot_break_out_of_its_line() -> None:
     for event in (
         LiveEvent(id="1\ndata: x", data=1),

@@ -30,6 +30,9 @@ PIECE_BYTES = 64 * 1024
 FILE_PIECE_BYTES = 1024 * 1024
 HEARTBEAT_SECONDS = 15.0
 RETRY_MILLISECONDS = 2000
+EVENTS_SECONDS = 300.0
+"""How long a stream of events lasts: who comes back for the rest shows a credential again, so that
+none outlives by much the key or the session that it was begun with."""
 
 
 class LiveEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,16 +176,19 @@ def events_answer(
     since: Callable[[str | None], AsyncIterator[LiveEvent]],
     *,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    seconds_max: float = EVENTS_SECONDS,
 ) -> Answer:
     """Send live events (``text/event-stream``).
 
     ``since(last)`` yields the events after the one whose id is ``last`` (from ``Last-Event-ID``;
     ``None``: from now on), then goes on with new ones. A comment goes out when nothing happens for
-    ``heartbeat_seconds``; the stream ends when the server stops, and the caller comes back with the
-    last id it saw.
+    ``heartbeat_seconds``; the stream ends when the server stops, or after ``seconds_max``, and the
+    caller comes back with the last id it saw.
     """
     last = request.headers.get("last-event-id") or None
     stop = stopping(request)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds_max
 
     async def pieces() -> AsyncIterator[bytes]:
         yield b"retry: %d\n\n" % RETRY_MILLISECONDS
@@ -190,12 +196,12 @@ def events_answer(
         following: asyncio.Task[LiveEvent] | None = None
         stopped = asyncio.ensure_future(stop.wait())
         try:
-            while not stop.is_set():
+            while not stop.is_set() and (left := until - loop.time()) > 0:
                 if following is None:
                     following = asyncio.ensure_future(_next(source))
                 await asyncio.wait(
                     {following, stopped},
-                    timeout=heartbeat_seconds,
+                    timeout=min(heartbeat_seconds, left),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if not following.done():
