@@ -112,6 +112,12 @@ async def test_of_concurrent_appends_with_an_expected_version_one_wins(
     assert len(await everything(ledger)) == 5
 
 
+async def test_a_version_that_no_stream_can_have_is_none_of_it(ledger: LedgerService) -> None:
+    await ledger.append(ONE, one(1))
+    for first in (2, 2**53, 10**30):
+        assert (await ledger.read(ONE, stream="notes/a", first=first)).items == []
+
+
 async def test_an_append_to_several_streams_is_whole_or_not_there(ledger: LedgerService) -> None:
     both = Append(events=[event(1, "notes/a"), event(2, "notes/b")], expected={"notes/c": 0})
     assert [p.stream for p in (await ledger.append(ONE, both)).events] == ["notes/a", "notes/b"]

@@ -1130,6 +1130,8 @@ def _from_environment(
                 sources[of_file.key].append((name, content, of_file.convert))
             except OSError as error:
                 problems.append(Problem(name, f"cannot read {value}: {error.strerror}"))
+            except UnicodeDecodeError:
+                problems.append(Problem(name, f"cannot read {value}: it is no text"))
             continue
         problems.append(Problem(name, "is not a setting", _near(name, _BY_NAME)))
     for name, (setting, alias) in ALIASES.items():

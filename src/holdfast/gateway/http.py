@@ -443,7 +443,8 @@ def handlers(links: LoginLinks, browsers: Browsers) -> list[Any]:
     async def logout(request: Request[Any, Any, Any]) -> Response[bytes]:
         """End the browser's session."""
         secret = session_secret(request.headers.getall("cookie", []))
-        form = dict(part.partition("=")[::2] for part in (await request.body()).decode().split("&"))
+        body = (await request.body()).decode("utf-8", "replace")
+        form = dict(part.partition("=")[::2] for part in body.split("&"))
         if secret is not None:
             if not hmac.compare_digest(form.get("csrf", "").encode(), csrf_of(secret).encode()):
                 raise Denied("cannot sign out: the form is not of this session", code="csrf")

@@ -93,8 +93,14 @@ def timestamp(moment: datetime) -> str:
 
 
 def parse_timestamp(text: str) -> datetime:
-    """The moment that ``text`` (RFC 3339, any offset) names; ``ValueError`` if it has no offset."""
+    """The moment that ``text`` (RFC 3339, any offset) names.
+
+    ``ValueError`` if it has no offset, or is out of the calendar's years in UTC.
+    """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"cannot read the time {text!r}: it has no zone")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"cannot read the time {text!r}: no year has it in UTC") from error

@@ -10,6 +10,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection
 
+from holdfast.kernel.canonical import INTEGER_MAX
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import (
@@ -323,6 +324,7 @@ class LedgerService:
         if not stream_name(stream):
             raise Invalid(f"cannot read the stream {stream[:80]!r}: that is no name")
         tenant = tenant_log.tenant
+        first = min(first, INTEGER_MAX)  # no stream comes to that, and the databases count so far
 
         def unit(conn: Connection) -> tuple[dict[str, int], list[tuple[int, int]]]:
             return (

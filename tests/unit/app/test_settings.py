@@ -141,6 +141,15 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     assert settings["database_url"] == "postgresql://u:geheim@h/db"
 
 
+def test_a_file_of_a_secret_that_is_no_text_is_named(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\xff\xfe")
+    with pytest.raises(Invalid) as refused:
+        resolve({"HOLDFAST_DATABASE_PASSWORD_FILE": str(secret)})
+    (problem,) = refused.value.problems
+    assert (problem.path, "no text" in problem.message) == ("HOLDFAST_DATABASE_PASSWORD_FILE", True)
+
+
 def test_every_setting_is_named_by_the_rule_and_says_what_it_means() -> None:
     for setting in SETTINGS:
         assert re.fullmatch(r"HOLDFAST_[A-Z0-9_]+", setting.name)

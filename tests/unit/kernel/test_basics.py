@@ -66,6 +66,14 @@ def test_a_timestamp_is_utc_fixed_width_and_reads_back() -> None:
         parse_timestamp("2026-01-02T03:04:05")
 
 
+@pytest.mark.parametrize(
+    "text", ["9999-12-31T23:59:59-23:00", "0001-01-01T00:00:00+23:00", "2026-01-01T00:00:00", "x"]
+)
+def test_a_time_that_has_no_place_in_utc_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_timestamp(text)
+
+
 async def test_a_manual_clock_wakes_sleepers_in_order_of_their_deadlines() -> None:
     clock = ManualClock(START)
     woken: list[str] = []
