@@ -350,17 +350,18 @@ class ServiceHealth:
         return found
 
     async def _here(self) -> tuple[str, str]:
-        name = ""
+        """What is worst: a check that fails outweighs those that are merely degraded."""
+        name, found = "", ("ok", "")
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 for name, check in self._system.checks.items():
-                    if (await check() or "ok") != "ok":
-                        return "degraded", f"{name}: {DEGRADED.get(name, 'see the log')}"
+                    if (await check() or "ok") != "ok" and found[0] == "ok":
+                        found = "degraded", f"{name}: {DEGRADED.get(name, 'see the log')}"
         except HoldfastError as error:
             return "unhealthy", f"{name}: {error.detail}"
         except Exception as error:  # a failing part is what this reports, whatever it raises
             return "unhealthy", f"{name}: {type(error).__name__}"
-        return "ok", ""
+        return found
 
     async def _ask(self, client: httpx.AsyncClient, url: str) -> tuple[str, str]:
         """Strangers are told which checks fail; why is in that role's /health/detailed."""

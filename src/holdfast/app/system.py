@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = get_logger("app")
 
 Loop = Callable[[], Awaitable[None]]
+PAUSE_SECONDS = 0.5
+PAUSE_SECONDS_MAX = 30.0
 
 
 @dataclass(slots=True)
@@ -102,16 +104,22 @@ class System:
 
 
 async def _forever(name: str, loop: Loop, clock: Clock) -> None:
-    """A loop is a reconciler: begun again after a failure it goes on where things stand."""
-    pause = 0.5
+    """A loop is a reconciler: begun again after a failure it goes on where things stand.
+
+    The pause grows while it keeps failing; one that had been well for a while begins again soon.
+    """
+    pause = PAUSE_SECONDS
     while True:
+        began = clock.monotonic()
         try:
             await loop()
             return
         except Exception:
+            if clock.monotonic() - began > PAUSE_SECONDS_MAX:
+                pause = PAUSE_SECONDS
             log.exception("loop failed; it begins again", loop=name, pause_seconds=pause)
         await clock.sleep(pause)
-        pause = min(pause * 2, 30.0)
+        pause = min(pause * 2, PAUSE_SECONDS_MAX)
 
 
 class Keys:

@@ -81,6 +81,19 @@ async def test_a_role_that_is_not_well_says_which_check_and_why(answer: Any, tol
     assert await health.states() == {"ledger": told[0]}
 
 
+async def test_what_fails_outweighs_what_is_merely_degraded() -> None:
+    async def degraded() -> str | None:
+        return "degraded"
+
+    async def failing() -> str | None:
+        raise Unavailable("cannot write: full")
+
+    checks = {"disk": degraded, "data_dir": failing}
+    system = SimpleNamespace(checks=checks, roles=frozenset({"ledger"}))
+    health = ServiceHealth(cast("Any", system), {})
+    assert await health.told() == {"ledger": ("unhealthy", "data_dir: cannot write: full")}
+
+
 def test_a_full_volume_is_called_full_wherever_it_lies(tmp_path: Any) -> None:
     full = doctor._room(tmp_path, "tmpfs", 4096)
     assert (full.outcome, "is full: 4,096 bytes" in full.detail) == ("fail", True)
