@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.kernel.cli import print_fields, print_json, print_table, run, say, session
+from holdfast.kernel.cli import (
+    print_fields,
+    print_json,
+    print_table,
+    progress,
+    run,
+    say,
+    session,
+)
 from holdfast.kernel.errors import Corrupt, Invalid
 from holdfast.kernel.options import JsonOption
 
 if TYPE_CHECKING:
+    from holdfast.keyring.client import KeysClient
     from holdfast.keyring.model import Restriction, Rewrapped, Subjects
 
 app = typer.Typer(
@@ -110,27 +119,16 @@ def rewrap(ctx: typer.Context, json: JsonOption = False) -> None:
     run(body)
 
 
-async def _rewrap(client: object, pending: int | None) -> Rewrapped:
+async def _rewrap(client: KeysClient, pending: int | None) -> Rewrapped:
     """Rewrap until nothing is pending, with a bar; what all steps came to."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    from holdfast.keyring.client import KeysClient
     from holdfast.keyring.model import Rewrapped
 
-    assert isinstance(client, KeysClient)
     done = retired = 0
-    with Progress(
-        TextColumn("wrapping keys anew"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=Console(stderr=True),
-    ) as progress:
-        bar = progress.add_task("", total=pending)
+    with progress("wrapping keys anew", total=pending) as show:
         while True:
             step = await client.rewrap()
             done, retired = done + step.done, retired + step.retired
-            progress.update(bar, total=done + step.pending, completed=done)
+            show(done, done + step.pending)
             if not step.pending:
                 break
             if not step.done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from holdfast.kernel.cli import print_fields, print_json, print_table, run, say, session
+from holdfast.kernel.cli import (
+    print_fields,
+    print_json,
+    print_table,
+    progress,
+    run,
+    say,
+    session,
+    whole_file,
+)
 from holdfast.kernel.errors import Invalid, Unavailable
 from holdfast.kernel.options import JsonOption
 from holdfast.keyring.cli import register_subjects
@@ -277,23 +287,11 @@ def consistency(
 )
 def verify(ctx: typer.Context, json: JsonOption = False) -> None:
     async def body() -> Progress | None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Bar
-
         last: Progress | None = None
-        bar = Bar(
-            TextColumn("verifying"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            console=Console(stderr=True),
-            disable=json,
-        )
         async with session(ctx) as api:
-            with bar:
-                task = bar.add_task("verify", total=None)
+            with progress("verifying", quiet=json) as show:
                 async for line in _client(api).verify(None):
-                    bar.update(task, completed=line.checked, total=line.size)
+                    show(line.checked, line.size)
                     last = line
         return last
 
@@ -327,20 +325,15 @@ def export(
 ) -> None:
     async def body() -> None:
         async with session(ctx) as api:
-            count, whole = 0, False
-            temporary = out.with_name(f".{out.name}.partial") if out else None
-            target = temporary.open("wb") if temporary else sys.stdout.buffer
-            try:
+            with whole_file(out) if out else nullcontext(sys.stdout.buffer) as target:
+                count, whole = 0, False
                 async for line in _client(api).export(None, first):
                     target.write(msgspec.json.encode(line) + b"\n")
                     count += line.position is not None
                     whole = bool(line.checkpoint)
-            finally:
-                target.flush() if out is None else target.close()
-            if not whole:
-                raise Unavailable("cannot export: the answer was cut off")
-            if out is not None and temporary is not None:
-                temporary.replace(out)
+                target.flush()
+                if not whole:
+                    raise Unavailable("cannot export: the answer was cut off")
             say(f"{count} entries exported")
 
     run(body)
@@ -486,23 +479,11 @@ def projection_rebuild(
     json: JsonOption = False,
 ) -> None:
     async def body() -> FoldProgress | None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Bar
-
         last: FoldProgress | None = None
-        bar = Bar(
-            TextColumn("folding"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            console=Console(stderr=True),
-            disable=json,
-        )
         async with session(ctx) as api:
-            with bar:
-                task = bar.add_task("rebuild", total=None)
+            with progress("folding", quiet=json) as show:
                 async for line in _client(api).projection_rebuild(None, name):
-                    bar.update(task, completed=line.folded, total=line.size)
+                    show(line.folded, line.size)
                     last = line
         return last
 

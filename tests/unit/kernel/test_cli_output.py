@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from holdfast.app.commandline import COMMANDS, app
-from holdfast.kernel.cli import print_table
+from holdfast.kernel.cli import print_table, whole_file
+from holdfast.kernel.errors import Invalid, Unavailable
 
 ID = "01a21cf6-d81f-7e01-a7bd-3a288cb95b0a"
 COLUMNS = ["run", "profile", "started", "new", "gone", "reason"]
 ROW = [ID, "noaa-two-cities-weather-daily", "2026-11-27T12:24:39", 7, 0, "x" * 30]
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with pytest.raises(Unavailable), whole_file(path) as file:
+        file.write(b"half")
+        raise Unavailable("cannot go on: the answer was cut off")
+    assert list(tmp_path.iterdir()) == []
+    with whole_file(path) as file:
+        file.write(b"whole")
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"whole"]
+    with pytest.raises(Invalid, match="No such file"), whole_file(tmp_path / "none" / "out"):
+        pass
 
 
 @pytest.mark.parametrize("width", [80, 100])
