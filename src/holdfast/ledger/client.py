@@ -232,7 +232,7 @@ class LedgerClient:
         )
 
     async def event_proofs(self, principal: Principal | None, events: Sequence[str]) -> list[Proof]:
-        """See :meth:`LedgerService.event_proofs`."""
+        """See :meth:`LedgerService.event_proofs`: of a hundred at most, which an address holds."""
         return await self._api.request(
             "GET", "/v1/ledger/proofs/events", params={"event": list(events)}, type=list[Proof]
         )

@@ -393,7 +393,7 @@ def _proving(service: LedgerService) -> list[Any]:
     @get("/v1/ledger/proofs/events", permission=READ)
     @_counted(service, "Prove")
     async def prove_events(principal: Principal, event: tuple[str, ...] = ()) -> list[Proof]:
-        """Prove that up to a thousand events, by their ids, are in one checkpoint: the newest."""
+        """Prove that up to a hundred events, by their ids, are in one checkpoint: the newest."""
         return await service.event_proofs(principal, event)
 
     @get("/v1/ledger/proofs/consistency", permission=READ)

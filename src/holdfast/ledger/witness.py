@@ -97,16 +97,17 @@ class Witnesses:
             old = min(self._seen.get(place, 0), size)
             proof = await prove(old, size)
             lines = [f"old {old}", *(b64encode(part).decode() for part in proof), "", note.encode()]
-            answer = await self._client.post(
-                f"{witness.url}/add-checkpoint", content="\n".join(lines).encode()
-            )
+            async with self._client.stream(
+                "POST", f"{witness.url}/add-checkpoint", content="\n".join(lines).encode()
+            ) as answer:
+                text = await _text(answer)
             if answer.status_code == 409 and answer.headers.get("content-type") == SIZE_TYPE:
                 # It has seen more, or less, of this log than we remember.
-                self._seen[place] = _size(answer.text, size)
+                self._seen[place] = _size(text, size)
                 continue
-            if answer.status_code != 200 or len(answer.content) > ANSWER_BYTES_MAX:
+            if answer.status_code != 200:
                 raise NoteRefused(f"cannot use the witness's answer: {answer.status_code}")
-            found = self._checked(witness, note, answer.text)
+            found = self._checked(witness, note, text)
             self._seen[place] = size
             return found
         raise NoteRefused("cannot agree with the witness on the size that it has seen")
@@ -118,6 +119,16 @@ class Witnesses:
                 key.check(note.text, each.signature)
                 return each
         raise NoteRefused(f"cannot use the witness's answer: it is not signed by {key.name}")
+
+
+async def _text(answer: httpx.Response) -> str:
+    """The answer's text, no more of it taken than there may be."""
+    data = b""
+    async for piece in answer.aiter_bytes():
+        data += piece
+        if len(data) > ANSWER_BYTES_MAX:
+            raise NoteRefused(f"cannot use the witness's answer: over {ANSWER_BYTES_MAX} bytes")
+    return data.decode("utf-8", "replace")
 
 
 def _size(text: str, most: int) -> int:

@@ -117,6 +117,7 @@ def _health(
 
     async def body() -> dict[str, Any]:
         import httpx
+        import msgspec
 
         if url is None:
             raise Unavailable(
@@ -130,8 +131,8 @@ def _health(
                 timeout=HEALTH_SECONDS, trust_env=False, verify=line.verify_for(target)
             ) as client:
                 answer = await client.get(target)
-                found: dict[str, Any] = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
+                found = msgspec.json.decode(answer.content, type=dict[str, Any])
+        except (httpx.HTTPError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unavailable(
                 f"cannot ask {target}: {str(error) or type(error).__name__}",
                 hint="is it running? `holdfast doctor` looks closer",

@@ -139,10 +139,11 @@ class SqliteDatabase(Database):
 
     def close(self) -> None:
         """Refuse what comes, finish what waits, fold the log into the file, give the lock up."""
-        if self._closed:
-            return
-        self._closed = True
-        self._queue.put(None)
+        with self._counters:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
         if self._thread is not None:
             self._thread.join()
         if self._readers is not None:
@@ -211,7 +212,11 @@ class SqliteDatabase(Database):
                 f"{limits.waiting_bytes_max} are taken"
             )
         self._refuse_if_down()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
         with self._counters:
+            if self._closed:
+                raise unavailable("it is closed")  # nobody would look at what comes in now
             if (
                 self._waiting >= limits.waiting_max
                 or self._waiting_bytes + size_bytes > limits.waiting_bytes_max
@@ -219,9 +224,7 @@ class SqliteDatabase(Database):
                 raise _exhausted("writes")
             self._waiting += 1
             self._waiting_bytes += size_bytes
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Waiting(unit, future, loop, size_bytes))
+            self._queue.put(_Waiting(unit, future, loop, size_bytes))
         return await future
 
     # --- the writer thread --------------------------------------------------------------------
