@@ -54,6 +54,14 @@ async def test_the_default_tenant_is_there_from_the_start(database: Database) ->
     assert await database.tenants() == ["default"]
 
 
+async def test_whoever_has_written_is_among_the_tenants_that_loops_visit(db: Database) -> None:
+    await db.read(OTHER, values("other"))
+    assert await db.tenants() == ["default"]
+    await db.write(OTHER, put("a", 7, "other"))
+    await db.write(OTHER, put("b", 7, "other"))
+    assert await db.tenants() == ["default", "other"]
+
+
 async def test_a_write_answers_with_the_units_result_and_is_seen_by_the_next_read(
     db: Database,
 ) -> None:

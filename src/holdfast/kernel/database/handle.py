@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text
 
-from holdfast.kernel.database.tables import tenants
+from holdfast.kernel.clock import Clock, SystemClock, timestamp
+from holdfast.kernel.database.tables import SEED_TENANTS, tenants
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.ids import TenantId, is_name
 from holdfast.kernel.principal import Principal, service
@@ -16,6 +17,7 @@ from holdfast.kernel.principal import Principal, service
 T = TypeVar("T")
 Dialect = Literal["sqlite", "postgresql"]
 Isolation = Literal["serializable", "read committed"]
+_ADD_TENANT = text("INSERT INTO tenants (id, created_at) VALUES (:id, :at) ON CONFLICT DO NOTHING")
 Unit = Callable[[Connection], T]
 """A unit of work: a plain function of a Core connection.
 
@@ -42,9 +44,17 @@ class Database(ABC):
 
     Cancelling the caller never runs half a unit: it runs whole or not at all, and the caller does
     not learn which.
+
+    Whoever has a row has a place among :meth:`tenants`: the first write for a tenant sees to it. A
+    tenant may come by nothing but its name in a token that is trusted, and what no loop visits
+    would lie there for ever: events that never reach the ledger, keys that nobody finds.
     """
 
     dialect: Dialect
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._tenants_seen: set[TenantId] = set(SEED_TENANTS)
+        self._since = clock or SystemClock()
 
     @abstractmethod
     async def write(
@@ -80,6 +90,19 @@ class Database(ABC):
             return [TenantId(row.id) for row in conn.execute(select(tenants.c.id).order_by("id"))]
 
         return await self.read(service("database"), unit)
+
+    async def _see(self, tenant: TenantId) -> None:
+        """Have ``tenant`` among :meth:`tenants` before anything is written for it."""
+        if tenant in self._tenants_seen:
+            return
+        if tenant not in await self.tenants():
+            values = {"id": tenant, "at": timestamp(self._since.now())}
+
+            def unit(conn: Connection) -> None:
+                conn.execute(_ADD_TENANT, values)
+
+            await self.write(service("database"), unit)
+        self._tenants_seen.add(tenant)
 
 
 def checked_tenant(principal: Principal) -> TenantId:

@@ -35,7 +35,7 @@ async def open_database(
     if scheme == "sqlite":
         from holdfast.kernel.database.sqlite import SqliteDatabase
 
-        embedded = SqliteDatabase(sqlite_path(url))
+        embedded = SqliteDatabase(sqlite_path(url), clock=clock)
         await asyncio.to_thread(embedded.open)
         try:
             yield embedded

@@ -66,6 +66,7 @@ class PostgresDatabase(Database):
         password: str | None = None,
         limits: PostgresLimits | None = None,
     ) -> None:
+        super().__init__(clock)
         self._dsn = dsn
         self._password = password
         self._clock = clock
@@ -120,7 +121,9 @@ class PostgresDatabase(Database):
         size_bytes: int = 0,
         isolation: Isolation = "serializable",
     ) -> T:
-        begin = _begin(f"ISOLATION LEVEL {isolation.upper()}", checked_tenant(principal))
+        tenant = checked_tenant(principal)
+        await self._see(tenant)
+        begin = _begin(f"ISOLATION LEVEL {isolation.upper()}", tenant)
         return await self._repeatedly(self.engine, begin, unit)
 
     async def read(self, principal: Principal, unit: Unit[T]) -> T:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, MetaData, text
 
-from holdfast.kernel.database.tables import metadata, tables_of_tenants
+from holdfast.kernel.database.tables import metadata, tables_of_tenants, tenants
 
 APPLICATION_ROLE = "holdfast_app"
 
@@ -43,6 +43,6 @@ def apply_row_level_security(conn: Connection, of: MetaData = metadata) -> None:
         ):
             conn.execute(text(statement))
     for name, rights in (("tenants", "SELECT, INSERT"), ("schema_state", "SELECT")):
-        if name in of.tables:
+        if name in of.tables or name == tenants.name:
             conn.execute(text(f"GRANT {rights} ON {name} TO {APPLICATION_ROLE}"))
     conn.execute(text(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {APPLICATION_ROLE}"))

@@ -21,10 +21,10 @@ async def create_schema(database: Database, of: MetaData = metadata) -> None:
     """
 
     def unit(conn: Connection) -> None:
+        tenants.create(conn, checkfirst=True)  # the handle itself needs it
         of.create_all(conn)
         apply_row_level_security(conn, of)
-        if tenants.name in of.tables:
-            seed_tenants(conn)
+        seed_tenants(conn)
 
     await database.administer(unit)
 

@@ -24,6 +24,7 @@ import structlog
 from pysqlite3 import dbapi2
 from sqlalchemy import Connection
 
+from holdfast.kernel.clock import Clock
 from holdfast.kernel.database.errors import sqlite_code, translated, unavailable
 from holdfast.kernel.database.handle import Database, Isolation, Unit, checked_tenant
 from holdfast.kernel.database.lock import FileLock
@@ -92,7 +93,10 @@ class SqliteDatabase(Database):
 
     dialect: Literal["sqlite"] = "sqlite"
 
-    def __init__(self, path: Path, *, limits: SqliteLimits | None = None) -> None:
+    def __init__(
+        self, path: Path, *, clock: Clock | None = None, limits: SqliteLimits | None = None
+    ) -> None:
+        super().__init__(clock)
         self.path = path
         self._limits = limits or SqliteLimits()
         self._lock = FileLock(path.with_name(path.name + ".lock"), f"the database {path}")
@@ -164,7 +168,7 @@ class SqliteDatabase(Database):
         size_bytes: int = 0,
         isolation: Isolation = "serializable",
     ) -> T:
-        checked_tenant(principal)
+        await self._see(checked_tenant(principal))
         return await self._submit(unit, size_bytes)
 
     async def administer(self, unit: Unit[T]) -> T:
