@@ -135,6 +135,8 @@ GRANT = GRANT_HEADER.lower().encode()
 SPOOL_MEMORY_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 SAFE_METHODS = frozenset({"GET", "HEAD"})
+OPEN_AT_ROLES = frozenset({"/metrics", "/health/detailed"})
+"""What a role may show without a hop: where it is not for everybody, its permission says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,9 +430,11 @@ class CertificateMiddleware:
 class HopMiddleware:
     """In front of a role: every request but the probes carries a hop token that fits it.
 
-    The principal the token vouches for is put into the scope. The body is hashed as the handler
-    reads it, and the last piece is withheld when the digest is not the token's: the handler then
-    sees the failure instead of the end of the body.
+    What comes without is refused, whatever the route. The principal the token vouches for is put
+    into the scope. A short body is read and compared with the token's digest before anything else
+    sees the request: a handler that does not look at its body acts on no other one than was vouched
+    for. A long one is hashed as the handler reads it, and its last piece is withheld when the
+    digest is not the token's: the handler then sees the failure instead of the end of the body.
     """
 
     def __init__(self, app: Any, verifier: HopVerifier) -> None:
@@ -441,34 +445,55 @@ class HopMiddleware:
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
-        presented = [v for k, v in scope["headers"] if k == HEADER.encode()]
-        hop = Hop(None, "")
-        problem: Unauthenticated | None = None
         try:
-            if len(presented) != 1:
-                raise Unauthenticated("cannot accept the request: exactly one hop token is needed")
-            token = presented[0].decode("ascii", errors="replace")
-            peer = peer_in(scope)
-            hop = self._verifier.verify(
-                token, scope["method"], target_of(scope), peer.thumbprint if peer else ""
-            )
+            hop = self._hop(scope)
+            checked = await _checked(scope, receive, hop.body)
         except Unauthenticated as error:
-            problem = error
-        scope["holdfast.hop"] = (hop.principal, problem)
+            if scope["path"] in OPEN_AT_ROLES:
+                await self._app(scope, receive, send)
+                return
+            await answer(scope, send, error, request_id())
+            return
+        scope["holdfast.hop"] = hop.principal
         if hop.certificate is not None:
             scope[CERTIFICATE] = hop.certificate
-        await self._app(scope, receive if problem else _hashed(receive, hop.body), send)
+        await self._app(scope, checked, send)
+
+    def _hop(self, scope: Scope) -> Hop:
+        presented = [v for k, v in scope["headers"] if k == HEADER.encode()]
+        if len(presented) != 1:
+            raise Unauthenticated("cannot accept the request: exactly one hop token is needed")
+        token = presented[0].decode("ascii", errors="replace")
+        peer = peer_in(scope)
+        return self._verifier.verify(
+            token, scope["method"], target_of(scope), peer.thumbprint if peer else ""
+        )
 
 
 def hop_principal(scope: Scope) -> Principal:
     """The principal that :class:`HopMiddleware` verified; the authenticator of every role."""
-    found: tuple[Principal | None, Unauthenticated | None] = scope.get("holdfast.hop", (None, None))
-    principal, problem = found
-    if problem is not None:
-        raise problem
+    principal: Principal | None = scope.get("holdfast.hop")
     if principal is None:
         raise Unauthenticated("cannot do this: nobody is signed in")
     return principal
+
+
+async def _checked(scope: Scope, receive: Receive, expected: str) -> Receive:
+    """What reads the body that ``expected`` is the digest of; a short one has been read by then."""
+    checked = _hashed(receive, expected)
+    headers = dict(scope["headers"])
+    declared = headers.get(b"content-length", b"0")
+    if b"transfer-encoding" in headers or not declared.isdigit() or int(declared) > CHUNK_BYTES:
+        return checked
+    kept: list[MutableMapping[str, Any]] = []
+    while not kept or (kept[-1]["type"] == "http.request" and kept[-1].get("more_body")):
+        kept.append(await checked())
+    kept.reverse()
+
+    async def again() -> MutableMapping[str, Any]:
+        return kept.pop() if kept else await receive()
+
+    return again
 
 
 def _hashed(receive: Receive, expected: str) -> Receive:

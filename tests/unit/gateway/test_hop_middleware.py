@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,28 +21,46 @@ KEY = SigningKey.from_seed(b"\x01" * 32)
 BODY = b'{"a":1}'
 
 
-async def call(token: str | None, body: bytes = BODY, **headers: str) -> Principal:
-    """Who a role takes the caller for, after it has read the whole body."""
+@dataclass
+class Seen:
+    """What came of a request."""
+
+    principals: list[Principal] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+
+
+async def call(
+    token: str | None, body: bytes = BODY, *, reads: bool = True, declared: bool = True,
+    **headers: str,
+) -> Seen:  # fmt: skip
+    """Ask a role, whose handler reads the body or does not look at it."""
     clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
-    seen: list[Principal] = []
+    seen = Seen()
 
     async def role(scope: Any, receive: Any, send: Any) -> None:
-        found = hop_principal(scope)
-        await receive()
-        seen.append(found)
+        seen.principals.append(hop_principal(scope))
+        if reads:
+            seen.bodies.append((await receive())["body"])
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            seen.statuses.append(message["status"])
+
     keys = TrustedKeys({"gateway": [KEY.public_jwk()]})
     given = [(k.encode(), v.encode()) for k, v in headers.items()]
     given += [(HEADER.encode(), token.encode())] if token is not None else []
+    given += [(b"content-length", str(len(body)).encode())] if declared else []
+    given += [] if declared else [(b"transfer-encoding", b"chunked")]
     scope = {
         "type": "http", "method": "POST", "path": "/v1/x", "raw_path": b"/v1/x",
         "query_string": b"", "headers": given,
     }  # fmt: skip
-    await HopMiddleware(role, HopVerifier("registry", keys, clock))(scope, receive, None)  # type: ignore[arg-type]
-    return seen[0]
+    await HopMiddleware(role, HopVerifier("registry", keys, clock))(scope, receive, send)
+    return seen
 
 
 def token(body: bytes = BODY) -> str:
@@ -50,15 +69,25 @@ def token(body: bytes = BODY) -> str:
     return signer.token("registry", operator(), "POST", "/v1/x", digest(body))
 
 
-async def test_a_fitting_token_brings_its_principal() -> None:
-    assert await call(token()) == operator()
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_fitting_token_brings_its_principal_and_the_body(declared: bool) -> None:
+    seen = await call(token(), declared=declared)
+    assert (seen.principals, seen.bodies, seen.statuses) == ([operator()], [BODY], [])
 
 
 async def test_without_a_token_no_header_makes_anybody_of_a_caller() -> None:
-    with pytest.raises(Unauthenticated):
-        await call(None, authorization="Bearer hfo_x", **{"x-principal": "operator"})
+    seen = await call(None, authorization="Bearer hfo_x", **{"x-principal": "operator"})
+    assert (seen.principals, seen.statuses) == ([], [401])
 
 
-async def test_the_end_of_another_body_is_never_seen() -> None:
+@pytest.mark.parametrize("reads", [True, False])
+async def test_another_short_body_reaches_no_handler_whether_it_reads_it_or_not(
+    reads: bool,
+) -> None:
+    seen = await call(token(b"meant"), b"changed", reads=reads)
+    assert (seen.principals, seen.statuses) == ([], [401])
+
+
+async def test_the_end_of_another_body_of_unknown_length_is_never_seen() -> None:
     with pytest.raises(Unauthenticated, match="another body"):
-        await call(token(b"meant"), b"changed")
+        await call(token(b"meant"), b"changed", declared=False)
