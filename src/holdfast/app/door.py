@@ -23,9 +23,10 @@ from holdfast.gateway.audit import DoorAudit
 from holdfast.gateway.door import DoorAuthenticator, Remembered
 from holdfast.gateway.proxy import CertificateMiddleware, ProxyMiddleware, RoleProxy
 from holdfast.identity import HopSigner, LoginLinks, OperatorToken
-from holdfast.identity.audit import Trail
+from holdfast.identity.audit import Record, Trail
 from holdfast.identity.bearer import BearerTokens, TokensOfBoth
 from holdfast.identity.keyfile import KeyFile
+from holdfast.identity.notebook import Notebook
 from holdfast.identity.signin.throttle import Throttle
 from holdfast.identity.tokens import TokenKey, shared_secret
 from holdfast.kernel.credentials import Peppers
@@ -48,6 +49,7 @@ DEGRADED = {
     "memory": "nearly every connection is taken",
     "api_keys_file": "the newest file of keys was not taken",
     "token_keys": "the keys that tokens are verified by cannot be fetched: the last good ones hold",
+    "audit": "refusals of note wait for the ledger, or are kept in memory only",
 }
 """What a check means that answers ``degraded``, and so gives no reason of its own."""
 
@@ -144,8 +146,7 @@ def spec(
             inner, proxy, authenticate, Grants(keys.trusted, system.clock), system.rates.take
         )
 
-    trail = Trail(system.identity.record, system.clock, system.new_id)
-    system.loops.append(("audit", trail.loop))
+    trail = trail_of(system, "gateway", system.identity.record)
     audit = DoorAudit(trail)
     providers = [
         console.Provider(each.name, each.title) for each in people.providers_of(settings).values()
@@ -175,6 +176,15 @@ def spec(
         noted=audit.exchange,
         **shared,
     )
+
+
+def trail_of(system: System, door: str, record: Record) -> Trail:
+    """What that door notes on its way to ``record``, and what was on its way when it ended."""
+    notebook = Notebook(system.settings.data_dir / "audit" / door)
+    trail = Trail(record, system.clock, system.new_id, notebook)
+    system.loops.append(("audit", trail.loop))
+    system.checks["audit"] = trail.check
+    return trail
 
 
 @dataclass(frozen=True, slots=True)

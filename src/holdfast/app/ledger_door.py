@@ -13,14 +13,14 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.app.door import LOOPBACK, listed_keys
+from holdfast.app.door import LOOPBACK, listed_keys, trail_of
 from holdfast.app.settings import Settings
 from holdfast.app.tls import certificate_of
 from holdfast.gateway.audit import DoorAudit
 from holdfast.gateway.door import DoorAuthenticator, Remembered
 from holdfast.gateway.proxy import HopMiddleware, hop_principal
 from holdfast.identity import HopVerifier, OperatorToken
-from holdfast.identity.audit import AuditLog, Trail
+from holdfast.identity.audit import AuditLog
 from holdfast.identity.bearer import BearerTokens
 from holdfast.identity.hop import HEADER
 from holdfast.identity.model import KeyHolder
@@ -93,8 +93,7 @@ def ledger_spec(
 
     assert system.state is not None, "the ledger keeps something"
     log = AuditLog(system.state.database, system.state.outbox)
-    trail = Trail(log.record, system.clock, system.new_id)
-    system.loops.append(("audit", trail.loop))
+    trail = trail_of(system, "ledger", log.record)
     return AppSpec(
         role="ledger",
         handlers=system.handlers,

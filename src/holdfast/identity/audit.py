@@ -2,7 +2,8 @@
 
 A door has no ledger of its own. It keeps *notes* for a few seconds, one for each kind of thing that
 happened to one caller, with a count: a flood of refusals is a handful of events that say how many,
-and none goes uncounted. The identity role writes them down as events.
+and none goes uncounted. The identity role writes them down as events. Until it has, they are in a
+file as well (:mod:`holdfast.identity.notebook`), so that a door that is killed forgets none.
 
 Nothing secret is in a note: not the credential, not the path with its ids and queries, and of the
 address the network only, since events are for ever. The log has the whole of it under the same
@@ -12,16 +13,14 @@ request id, for as long as logs are kept.
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address, ip_network
-from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec.structs import replace
 
+from holdfast.identity.notebook import AuditNote, Notebook, Tally, note_of
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import HoldfastError, Invalid
@@ -38,33 +37,11 @@ NOBODY = "nobody"
 VARIOUS = "various"
 
 KEEP_SECONDS = 5.0
+SYNC_SECONDS = 1.0
 KINDS_MAX = 50
 """Different notes of one period; what comes besides is counted together."""
-WAITING_MAX = 500
-"""Notes kept while the identity role does not answer."""
-
-Text = Annotated[str, Meta(max_length=200)]
-
-
-class AuditNote(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Something that happened at a door, ``count`` times from ``first`` to ``last``.
-
-    ``subject`` is an opaque id, or ``nobody``. ``code`` says why it was refused. ``request_id`` is
-    that of the first time.
-    """
-
-    id: Text
-    type: Text
-    tenant: Text
-    subject: Text
-    code: Text
-    method: Text = ""
-    route: Text = ""
-    network: Text = ""
-    request_id: Text = ""
-    count: Annotated[int, Meta(ge=1)] = 1
-    first: Text
-    last: Text
+PATIENCE_SECONDS = 60.0
+"""Notes that wait longer than this to be taken are something to look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,92 +58,138 @@ class Happened:
     request_id: str = ""
 
 
-@dataclass(slots=True)
-class _Counted:
-    what: Happened
-    first: datetime
-    last: datetime
-    count: int = 1
+Kind = tuple[str, str, str, str, str, str, str]
+"""What makes two things one note: type, code, tenant, subject, method, route, network."""
+
+
+def kind_of(what: Happened | AuditNote) -> Kind:
+    """The note that ``what`` is counted in."""
+    network = what.network if isinstance(what, AuditNote) else network_of(what.address)
+    tenant, subject = what.tenant or DEFAULT_TENANT, what.subject or NOBODY
+    return (what.type, what.code, tenant, subject, what.method, what.route, network)
 
 
 Record = Callable[[Sequence[AuditNote]], Awaitable[None]]
 
 
 class Trail:
-    """The notes of one door, on their way to the ledger. Bounded, whatever comes."""
+    """The notes of one door, on their way to the ledger. Bounded, whatever comes; none is dropped.
 
-    def __init__(self, record: Record, clock: Clock, new_id: NewId) -> None:
+    There are two pages: one that is written on, and one that is being handed over. While that is
+    not taken, the first goes on counting: an outage of an hour costs how finely is told when
+    things happened, and nothing of how often.
+    """
+
+    def __init__(
+        self, record: Record, clock: Clock, new_id: NewId, notebook: Notebook | None = None
+    ) -> None:
+        """Without a ``notebook`` notes are kept in memory only.
+
+        With one, what an earlier life of this door left in it is told first.
+        """
         self._record = record
         self._clock = clock
         self._new_id = new_id
-        self._now: OrderedDict[Happened, _Counted] = OrderedDict()
-        self._waiting: list[AuditNote] = []
+        self._notebook = notebook
+        self._page: dict[Kind, Tally] = {}
+        self._handed: list[AuditNote] = []
+        self._waits_since: float | None = None
+        if notebook is not None:
+            self._handed = [note_of(each) for each in notebook.handed()]
+            self._page = {kind_of(each.note): each for each in notebook.open()}
 
     def note(self, what: Happened) -> None:
         """Note it; never raises, never waits."""
-        now = self._clock.now()
-        kind = replace(what, request_id="", address=network_of(what.address))
-        if kind not in self._now and len(self._now) >= KINDS_MAX:
-            kind = Happened(what.type, VARIOUS)
-        found = self._now.get(kind)
+        now = timestamp(self._clock.now())
+        kind = kind_of(what)
+        if kind not in self._page and len(self._page) >= KINDS_MAX:
+            kind = kind_of(Happened(what.type, VARIOUS))
+        found = self._page.get(kind)
         if found is None:
-            self._now[kind] = _Counted(replace(kind, request_id=what.request_id), now, now)
+            fresh = _first(kind, self._new_id(), what.request_id, now)
+            found = self._page[kind] = Tally(fresh, len(self._page), 1, now)
+            if self._notebook is not None:
+                self._notebook.begin(found)
         else:
             found.count += 1
             found.last = now
+            if self._notebook is not None:
+                self._notebook.again(found)
 
     async def flush(self) -> None:
-        """Hand over what was noted; what cannot be handed over is kept for the next time."""
-        counted, self._now = self._now, OrderedDict()
-        self._waiting += [self._note_of(each) for each in counted.values()]
-        if not self._waiting:
+        """Hand over what was noted; what is not taken now is handed over again the next time."""
+        if not self._handed and self._page:
+            self._handed = [note_of(each) for each in self._page.values()]
+            self._page = {}
+            if self._notebook is not None:
+                await self._notebook.turn()
+        if not self._handed:
             return
         try:
-            await self._record(self._waiting)
-        except Invalid:
-            # One of them will never be taken: it must not keep the others from it.
-            log.exception("an audit note is not one")
-            self._waiting, tried = [], self._waiting
-            for note in tried:
-                with contextlib.suppress(Invalid):
-                    await self._record([note])
+            try:
+                await self._record(self._handed)
+            except Invalid:
+                await self._one_by_one()
         except HoldfastError as error:
-            lost = self._waiting[:-WAITING_MAX]
-            self._waiting = self._waiting[-WAITING_MAX:]
+            if self._waits_since is None:
+                self._waits_since = self._clock.monotonic()
             log.warning(
                 "audit notes wait: the identity role does not take them",
                 detail=error.detail,
-                waiting=len(self._waiting),
-                dropped=sum(note.count for note in lost),
+                waiting=len(self._handed),
             )
-        else:
-            self._waiting = []
+            return
+        self._handed, self._waits_since = [], None
+        if self._notebook is not None:
+            self._notebook.taken()
+
+    async def _one_by_one(self) -> None:
+        """One of them is not taken as it is: told plainly, so that it is counted all the same."""
+        for note in self._handed:
+            try:
+                await self._record([note])
+            except Invalid:
+                log.exception("an audit note is not one", code=note.code)
+                plain = _first(kind_of(Happened(note.type, VARIOUS)), note.id, "", note.first)
+                with contextlib.suppress(Invalid):
+                    await self._record([replace(plain, count=note.count, last=note.last)])
 
     async def loop(self) -> None:
         """Hand over every few seconds, and once more when told to stop."""
         try:
+            await self.flush()  # what an earlier life of this door left
             while True:
-                await self._clock.sleep(KEEP_SECONDS)
+                for _ in range(round(KEEP_SECONDS / SYNC_SECONDS)):
+                    await self._clock.sleep(SYNC_SECONDS)
+                    if self._notebook is not None:
+                        await self._notebook.sync()
                 await self.flush()
         finally:
             await self.flush()
 
-    def _note_of(self, counted: _Counted) -> AuditNote:
-        what = counted.what
-        return AuditNote(
-            id=self._new_id(),
-            type=what.type,
-            tenant=what.tenant or DEFAULT_TENANT,
-            subject=what.subject or NOBODY,
-            code=what.code,
-            method=what.method,
-            route=what.route,
-            network=what.address,
-            request_id=what.request_id,
-            count=counted.count,
-            first=timestamp(counted.first),
-            last=timestamp(counted.last),
-        )
+    async def check(self) -> str | None:
+        """Readiness: degraded while notes are taken by nobody, or cannot be kept on disk."""
+        since = self._waits_since
+        waits = since is not None and self._clock.monotonic() - since > PATIENCE_SECONDS
+        broken = self._notebook is not None and self._notebook.broken
+        return "degraded" if waits or broken else None
+
+
+def _first(kind: Kind, identity: str, request_id: str, now: str) -> AuditNote:
+    type_, code, tenant, subject, method, route, network = kind
+    return AuditNote(
+        id=identity,
+        type=type_,
+        tenant=tenant,
+        subject=subject,
+        code=code,
+        method=method,
+        route=route,
+        network=network,
+        request_id=request_id,
+        first=now,
+        last=now,
+    )
 
 
 class AuditLog:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from holdfast.identity.audit import AuditNote
 from holdfast.identity.http import KEYS
 from holdfast.identity.model import (
     ApiKey,
@@ -16,6 +15,7 @@ from holdfast.identity.model import (
     Role,
     RoleDefine,
 )
+from holdfast.identity.notebook import AuditNote
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page, encode_cursor, text_position
 from holdfast.kernel.principal import Principal

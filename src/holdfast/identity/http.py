@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from litestar import Response
 from msgspec import Meta
 
-from holdfast.identity.audit import TYPES, AuditNote
+from holdfast.identity.audit import TYPES
 from holdfast.identity.model import (
     ApiKey,
     ApiKeyCreate,
@@ -17,6 +17,7 @@ from holdfast.identity.model import (
     Role,
     RoleDefine,
 )
+from holdfast.identity.notebook import AuditNote
 from holdfast.identity.service import IdentityService
 from holdfast.kernel.errors import Denied, Invalid
 from holdfast.kernel.http import delete, get, post, put

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection, Row
 
 from holdfast.identity import store
-from holdfast.identity.audit import AuditLog, AuditNote
+from holdfast.identity.audit import AuditLog
 from holdfast.identity.finding import TenantFinder
 from holdfast.identity.granting import check_handed_on, custom_roles
 from holdfast.identity.model import (
@@ -30,6 +30,7 @@ from holdfast.identity.model import (
     networks_of,
     permissions_of,
 )
+from holdfast.identity.notebook import AuditNote
 from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.credentials import Peppers, identity_of, make_secret
 from holdfast.kernel.database import Database

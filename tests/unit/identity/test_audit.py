@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from holdfast.app.commands.audit import began, wanted
+from holdfast.identity import notebook
 from holdfast.identity.audit import (
     KINDS_MAX,
     NOBODY,
     REFUSED,
     VARIOUS,
-    WAITING_MAX,
-    AuditNote,
     Happened,
     Trail,
     network_of,
     stream_of,
 )
+from holdfast.identity.notebook import AuditNote, Notebook
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Invalid, Unavailable
 from holdfast.kernel.ids import id_source
@@ -77,28 +79,109 @@ async def test_a_flood_of_different_things_is_bounded_and_all_of_it_is_counted()
     assert len({note.id for note in kept.notes}) == len(kept.notes)
 
 
-async def test_what_cannot_be_handed_over_waits_and_is_bounded() -> None:
-    door, kept, _ = trail()
+async def test_while_nobody_takes_them_notes_are_bounded_and_every_one_is_counted() -> None:
+    door, kept, clock = trail()
     kept.away = True
     for _ in range(30):
-        for number in range(KINDS_MAX):
+        for number in range(2 * KINDS_MAX):
             door.note(refused(code=f"c{number}"))
         await door.flush()
+        clock.advance(5.0)
+    assert await door.check() == "degraded"
     kept.away = False
     await door.flush()
-    assert len(kept.notes) == WAITING_MAX
+    await door.flush()
+    assert len(kept.notes) == 2 * (KINDS_MAX + 1)
+    assert sum(note.count for note in kept.notes) == 30 * 2 * KINDS_MAX
+    assert await door.check() is None
 
 
-async def test_a_note_that_is_not_one_keeps_no_other_from_being_told() -> None:
+async def test_a_note_that_is_not_one_keeps_no_other_from_being_told_and_is_counted() -> None:
     door, kept, _ = trail()
     kept.refuses = "c3"
     for number in range(5):
-        door.note(refused(code=f"c{number}"))
+        door.note(refused(code=f"c{number}", request_id="r"))
     await door.flush()
-    assert [note.code for note in kept.notes] == ["c0", "c1", "c2", "c4"]
+    assert [note.code for note in kept.notes] == ["c0", "c1", "c2", VARIOUS, "c4"]
+    assert kept.notes[3].request_id == ""
     door.note(refused())
     await door.flush()
-    assert len(kept.notes) == 5
+    assert len(kept.notes) == 6
+
+
+# --- on disk
+
+
+def again(path: Path, kept: Kept, clock: ManualClock) -> Trail:
+    """The door in its next life; the last one was killed where it stood."""
+    return Trail(kept.record, clock, id_source(clock), Notebook(path))
+
+
+async def test_a_door_that_is_killed_forgets_nothing_and_tells_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    clock, kept = ManualClock(NOW), Kept()
+    door = again(tmp_path / "gateway", kept, clock)
+    for number in range(100):
+        door.note(refused(code=f"c{number % 3}", request_id=f"r-{number}"))
+    kept.away = True
+    door = again(tmp_path / "gateway", kept, clock)
+    door.note(refused(code="c0"))
+    await door.flush()
+    door.note(refused(code="c0"))
+    # It is killed after the notes were taken and before it could know.
+    page, kept.away = (tmp_path / "gateway.handed").read_bytes(), False
+    await again(tmp_path / "gateway", kept, clock).flush()
+    (tmp_path / "gateway.handed").write_bytes(page)
+    door = again(tmp_path / "gateway", kept, clock)
+    await door.flush()
+    await door.flush()
+    first, second, rest = kept.notes[:3], kept.notes[3:6], kept.notes[6:]
+    assert first == second
+    assert {note.code: note.count for note in first} == {"c0": 35, "c1": 33, "c2": 33}
+    assert [(note.code, note.count) for note in rest] == [("c0", 1)]
+    assert [note.request_id for note in first] == ["r-0", "r-1", "r-2"]
+    await again(tmp_path / "gateway", kept, clock).flush()
+    assert len(kept.notes) == 7
+
+
+async def test_a_line_that_was_cut_off_and_a_full_page_cost_no_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notebook, "PAGE_BYTES_MAX", 1000)
+    clock, kept = ManualClock(NOW), Kept()
+    door = again(tmp_path / "gateway", kept, clock)
+    for number in range(500):
+        door.note(refused(code=f"c{number % 2}"))
+    page = tmp_path / "gateway.open"
+    assert page.stat().st_size < 2000
+    assert page.stat().st_mode & 0o777 == 0o600
+    page.write_bytes(page.read_bytes() + b'{"id": "hal')
+    door = again(tmp_path / "gateway", kept, clock)
+    door.note(refused(code="c1"))
+    door = again(tmp_path / "gateway", kept, clock)
+    await door.flush()
+    assert {note.code: note.count for note in kept.notes} == {"c0": 250, "c1": 251}
+
+
+async def test_a_page_that_cannot_be_written_is_told_of_and_written_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, kept = ManualClock(NOW), Kept()
+    door = again(tmp_path / "gateway", kept, clock)
+    door.note(refused(code="c0"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(notebook, "_write_all", full)
+        door.note(refused(code="c1"))
+        assert await door.check() == "degraded"
+    door.note(refused(code="c1"))
+    assert await door.check() is None
+    await again(tmp_path / "gateway", kept, clock).flush()
+    assert {note.code: note.count for note in kept.notes} == {"c0": 1, "c1": 2}
 
 
 @pytest.mark.parametrize(
