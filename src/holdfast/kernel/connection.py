@@ -516,8 +516,10 @@ def _check_absolute(parsed: Any, headers: list[tuple[bytes, bytes]]) -> None:
     """An absolute request target must name the same authority as Host (RFC 9112 §3.2.2)."""
     host = next((value for name, value in headers if name == b"host"), b"")
     bare, _, port = host.rpartition(b":") if not host.endswith(b"]") else (host, b"", b"")
-    named = bare if bare and port.isdigit() else host
-    if parsed.host.strip(b"[]").lower() != named.strip(b"[]").lower():
+    named, told = (bare, int(port)) if bare and port.isdigit() else (host, 0)
+    usual = 443 if parsed.schema == b"https" else 80
+    same = parsed.host.strip(b"[]").lower() == named.strip(b"[]").lower()
+    if not same or (parsed.port or usual) != (told or usual) or parsed.userinfo:
         raise _Refused(
             Invalid("cannot read the request: target and Host differ", code="host-differs")
         )

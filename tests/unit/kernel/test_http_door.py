@@ -7,6 +7,7 @@ import io
 import json
 from ipaddress import ip_network
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -264,6 +265,36 @@ async def test_a_path_that_is_no_text_is_refused(path: str) -> None:
     async with browser(make_app()) as client:
         answer = await client.get(path)
         assert (answer.status_code, answer.json()["code"]) == (400, "path-invalid")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//v1/ids", "/v1//ids", "/v1/ids/", "/v1%2fids", "/v1%2Fids", "/v1/%2e/ids", "/v1/./ids",
+        "/v1/x/%2E%2e/ids", "/health/../v1/ids", "/v1%5cids", "/v1/ids/.",
+    ],
+)  # fmt: skip
+async def test_a_path_has_one_spelling(path: str) -> None:
+    app = make_app()
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "GET", "path": unquote(path), "raw_path": path.encode(),
+        "query_string": b"", "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1),
+        "http_version": "1.1", "scheme": "http", "root_path": "", "server": ("127.0.0.1", 1),
+    }  # fmt: skip
+    for way, status in ((path, 404), ("/v1/ids", 200)):
+        sent.clear()
+        asked = {**scope, "path": unquote(way), "raw_path": way.encode()}
+        await app(asked, _nothing, send)
+        assert sent[0]["status"] == status, way
+
+
+async def _nothing() -> dict[str, Any]:
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 # --- ids

@@ -27,6 +27,7 @@ from holdfast.kernel.errors import (
     Internal,
     Invalid,
     Misdirected,
+    NotFound,
     Unsupported,
 )
 from holdfast.kernel.http import problems
@@ -106,6 +107,8 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 _ALWAYS_NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_TRICKS = re.compile(r"//|/\.{1,2}(?:/|$)|./$")
+_ENCODED = re.compile(rb"%(?:2[ef]|5c)", re.IGNORECASE)
 _FORWARDED = frozenset(
     b"forwarded x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-port "
     b"x-forwarded-server x-forwarded-prefix x-real-ip".split()
@@ -274,6 +277,8 @@ class Door:
             return Invalid(f"cannot do {scope['method'][:16]!r}: no such method here")
         if not _is_text(scope):
             return Invalid("cannot read the request: its path is no text", code="path-invalid")
+        if not _is_spelled(scope):
+            return NotFound(f"cannot find {scope['path']}: no such route", code="route-not-found")
         if scope["path"] not in PROBES:
             host = wanted.get(b"host", "")
             if not self._answers_for(host):
@@ -537,6 +542,19 @@ def _is_text(scope: Scope) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _is_spelled(scope: Scope) -> bool:
+    """Whether the path is spelled the one way there is.
+
+    The router passes over empty parts and a slash at the end, and sees an encoded slash as one;
+    whoever stands in front may not, and guards another path than is served. No name of ours has a
+    slash in it.
+    """
+    if _TRICKS.search(scope["path"]):
+        return False
+    raw = bytes(scope.get("raw_path") or b"")
+    return b"%" not in raw or _ENCODED.search(raw.partition(b"?")[0]) is None
 
 
 async def answer(scope: Scope, send: Send, error: HoldfastError, identifier: str) -> None:
