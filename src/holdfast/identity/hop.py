@@ -121,6 +121,8 @@ class HopVerifier:
         claims = self._verifier.verify(
             token, typ=TYPE, audience=self._role, require=("iss", "exp", "iat", "jti")
         )
+        if claims["aud"] != self._role:
+            raise Unauthenticated("cannot accept the hop: the token is for several roles")
         if claims.get("htm") != method.upper() or claims.get("htu") != target:
             raise Unauthenticated("cannot accept the hop: the token is for another request")
         if int(claims["exp"]) - int(claims["iat"]) > LIFETIME_SECONDS:

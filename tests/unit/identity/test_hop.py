@@ -67,6 +67,13 @@ def test_a_token_for_another_request_is_refused(changed: dict[str, str]) -> None
         pair.verify(pair.token(**changed))
 
 
+def test_a_token_is_for_one_role_and_not_for_one_of_several() -> None:
+    pair = Pair()
+    for audience in (["registry"], ["registry", "ledger"]):
+        with pytest.raises(Unauthenticated):
+            pair.verify(pair.token(audience=audience))
+
+
 def test_a_token_works_once() -> None:
     pair = Pair()
     token = pair.token()
