@@ -232,6 +232,28 @@ async def test_a_state_counts_once_in_its_own_browser_at_its_own_provider(
         await refused(house.oauth.finish(_with(other, state=state)), "ceremony-over")
 
 
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://holdfast.example.org", "https://holdfast.example.org:8443",
+        "https://holdfast.example.org.", "https://evil.example", "https://holdfast.example.org/",
+        "https://a@holdfast.example.org", "https://holdfast.example.org#", "//holdfast.example.org",
+        "https:\\\\holdfast.example.org", "https://holdfast.example%2eorg", "",
+    ],
+)  # fmt: skip
+async def test_whoever_comes_back_to_another_address_is_not_signed_in(
+    house: House, origin: str
+) -> None:
+    house.provider.claims = {"email": "boss@example.org", "email_verified": True}
+    finish = await house.ask()
+    elsewhere = msgspec.structs.replace(VISITOR, origin=origin)
+    await refused(
+        house.oauth.finish(msgspec.structs.replace(finish, visitor=elsewhere)), "oauth-refused"
+    )
+    await refused(house.oauth.finish(finish), "ceremony-over")  # and it was used up by that
+    assert (await house.oauth.finish(await house.ask())).subject
+
+
 async def test_a_code_of_another_sign_in_is_useless(house: House, provider: FakeProvider) -> None:
     """Code injection: the code was issued to another browser's challenge and nonce."""
     await house.come(invitation=await house.invited())

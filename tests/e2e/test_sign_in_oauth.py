@@ -113,6 +113,57 @@ def test_an_account_with_an_unverified_address_stays_outside(program: Program, p
     assert httpx.get(f"{program.url}/v1/whoami", trust_env=False).status_code == 401
 
 
+def sent_back(program: Program, host: str) -> tuple[str, str, str]:
+    """The way back that the provider chose, its query, and the browser's cookies."""
+    begun = httpx.get(f"{program.url}/login/oauth/oidc", headers={"host": host}, trust_env=False)
+    cookies = "; ".join(f"{name}={value}" for name, value in begun.cookies.items())
+    answer = httpx.post(begun.headers["location"], data={"sub": "boss"}, trust_env=False)
+    back = urlsplit(answer.headers["location"])
+    assert back.path == "/login/oauth/oidc/callback"
+    return f"{back.scheme}://{back.netloc}", back.query, cookies
+
+
+def test_a_provider_that_sends_the_browser_back_another_way_signs_nobody_in(
+    program: Program,
+) -> None:
+    """State and code are right each time; only the way is not the one that was asked for."""
+    port = urlsplit(program.url).port or 0
+    host, path = f"localhost:{port}", "/login/oauth/oidc/callback"
+
+    def come_back(target: str, named: str = host) -> tuple[int, bool]:
+        """The status, and whether anybody was signed in."""
+        _, query, cookies = sent_back(program, host)
+        text = (
+            f"GET {target.replace('QUERY', query)} HTTP/1.1\r\nHost: {named}\r\n"
+            f"Cookie: {cookies}\r\nConnection: close\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as line:
+            line.sendall(text.encode("latin-1"))
+            answer = b"".join(iter(lambda: line.recv(65536), b""))
+        return int(answer[9:12]), b"set-cookie: holdfast_session=" in answer.lower()
+
+    assert come_back(f"{path}?QUERY") == (200, True), "the right way must lead in"
+    ways = [
+        f"/{path}?QUERY", f"{path}/?QUERY", f"{path}%2f?QUERY", f"{path}/..?QUERY",
+        "/login/oauth/oidc/x/../callback?QUERY", "/login/oauth/oidc%2fcallback?QUERY",
+        "/login/oauth/%6fidc/call%62ack/?QUERY", path.replace("/", "\\") + "?QUERY",
+        path.upper() + "?QUERY", f"{path};a=b?QUERY", f"{path}%00?QUERY", f"{path}%23?QUERY",
+        f"{path}#?QUERY", f"{path}#QUERY", f"{path}%3fQUERY", "/login/oauth/github/callback?QUERY",
+        "/login/oauth/oidc?QUERY", "/login?QUERY", "/?QUERY", f"http://evil.example{path}?QUERY",
+        f"//evil.example{path}?QUERY", f"http://boss@localhost:{port}{path}?QUERY",
+        f"{path}?QUERY&QUERY", f"{path}?QUERY&state=x", f"{path}?QUERY&code=x",
+    ]  # fmt: skip
+    for way in ways:
+        assert not come_back(way)[1], way
+    for named in (
+        f"127.0.0.1:{port}", "localhost", f"localhost:{port + 1}", f"localhost.:{port}",
+        f"boss@localhost:{port}", f"localhost:{port}@evil.example", "evil.example",
+        f"evil.example:{port}", f"localhost:{port}#", f"localhost:{port}/", f"[::1]:{port}",
+    ):  # fmt: skip
+        assert not come_back(f"{path}?QUERY", named)[1], named
+    assert come_back(f"{path}?QUERY") == (200, True)
+
+
 def test_the_secret_of_the_client_is_nowhere_to_be_seen(program: Program) -> None:
     assert "a secret of the client" not in program.log.read_text(errors="replace")
 

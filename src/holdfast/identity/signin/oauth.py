@@ -36,6 +36,7 @@ from holdfast.identity.signin.oauth_model import (
     sign_in_refused,
     stranger,
 )
+from holdfast.identity.signin.passkey_model import Visitor
 from holdfast.identity.signin.passkeys import Joining, PasskeysService
 from holdfast.identity.signin.providers import GitHub, Keeper, OpenIdConnect, Wire
 from holdfast.identity.signin.sessions import SessionsService, end_prepared
@@ -95,7 +96,7 @@ class OAuthService:
             row, found = await self._passkeys.open_invitation(start.ask.invitation)
             tenant, invitation = found, row.id
         secret, browser, verifier, nonce = (self._fresh() for _ in range(4))
-        redirect = f"{start.visitor.origin}/login/oauth/{start.ask.provider}/callback"
+        redirect = _callback(start.visitor, start.ask.provider)
         asked = _Asked(
             start.ask.provider,
             _digest(secret),
@@ -133,6 +134,9 @@ class OAuthService:
             and asked.provider == finish.provider
         ):
             raise sign_in_refused("the state is of another browser or provider")
+        if asked.redirect != _callback(finish.visitor, finish.provider):
+            # The code was asked for by another name of ours; it is good there only.
+            raise sign_in_refused("it came back to another address than it was asked for")
         if finish.error or not finish.code:
             raise sign_in_refused(finish.error[:200] or "no code")
         account = await keeper.account(
@@ -311,6 +315,11 @@ def _linked(row: Row[Any]) -> LinkedAccount:
 
 def _not_linked(account: str) -> NotFound:
     return NotFound(f"cannot find the account {account}", code="account-not-found")
+
+
+def _callback(visitor: Visitor, provider: str) -> str:
+    """Where a browser that reaches us by that name comes back to, to the letter."""
+    return f"{visitor.origin}/login/oauth/{provider}/callback"
 
 
 def _digest(text: str) -> bytes:
