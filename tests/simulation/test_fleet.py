@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
@@ -37,6 +38,7 @@ from holdfast.registry.model import Schedule
 from tests.support.fleet import OPERATOR, START, Rig, live_rig, rig
 from tests.support.signing import PUBLIC_KEY
 from tests.support.soaking import scale
+from tests.support.waiting import until
 
 COORDINATOR = service("coordinator")
 DONE: dict[str, Any] = {"outcome": "succeeded"}
@@ -130,6 +132,61 @@ async def test_each_profile_is_collected_once_at_start_when_asked(here: Rig) -> 
     assert sorted(task.exclusive for task in done) == ["profile:rain", "profile:snow"]
     await after(here, loops, 60)
     assert await finish(here, worker) == []
+
+
+async def test_a_moment_at_which_a_run_is_under_way_is_that_runs(here: Rig) -> None:
+    worker, loops = await here.worker(), here.loops()
+    here.registry.publish("rain", Schedule(every="1h"))
+    await loops.tick()
+    [begun] = await here.fleet.claim(worker, Claim())
+    here.manual.advance(3600)
+    await loops.run_schedules(COORDINATOR)
+    [planned] = await here.fleet.schedules(OPERATOR)
+    assert (planned.last_task, planned.last_at) == (begun.task.id, begun.task.created_at)
+    assert planned.next_at == timestamp(START + timedelta(hours=2))
+
+
+async def test_a_profile_that_cannot_be_started_keeps_no_other_from_it(here: Rig) -> None:
+    loops = here.loops()
+    for name in ("fog", "rain", "snow"):
+        here.registry.publish(name, Schedule(every="1h"))
+    wrong = msgspec.structs.replace(here.registry.profiles["rain"], digest="x" * 70_000)
+    here.registry.profiles["rain"] = wrong
+    await loops.tick()
+    assert sorted(task.exclusive for task in await tasks_of(here)) == [
+        "profile:fog", "profile:snow",
+    ]  # fmt: skip
+
+
+async def test_a_remapping_is_of_the_version_it_was_asked_for(here: Rig) -> None:
+    loops = here.loops()
+    old = here.registry.publish("rain")
+    here.registry.publish("rain", version=2)
+    wanted = CollectRequest(profile="rain", remap=True, digest=old.digest)
+    task = await here.fleet.collect(OPERATOR, wanted)
+    for _ in range(3):
+        await after(here, loops, 10)
+    found = await here.fleet.show_task(OPERATOR, task.id)
+    assert (found.status, found.payload["digest"]) == (TaskStatus.QUEUED, old.digest)
+
+
+async def test_a_registry_that_does_not_answer_keeps_no_lease_from_ending(here: Rig) -> None:
+    worker = await here.worker()
+    await here.fleet.submit(OPERATOR, TaskSubmit(kind="work"))
+    [claimed] = await here.fleet.claim(worker, Claim(kinds=["work"]))
+
+    async def silent(*_: Any, **__: Any) -> Any:
+        await asyncio.Event().wait()
+
+    here.registry.runnable = silent  # type: ignore[method-assign]
+
+    async def queued() -> bool:
+        here.manual.advance(5)
+        found = await here.fleet.show_task(OPERATOR, claimed.task.id)
+        return found.status is TaskStatus.QUEUED
+
+    async with here.loops():
+        await until(queued, seconds=30)
 
 
 async def test_what_is_paused_never_runs_not_even_what_waits_already(here: Rig) -> None:
@@ -597,6 +654,23 @@ async def test_closing_is_tried_until_the_aggregator_answers(here: Rig) -> None:
     for _ in range(20):
         await after(again, loops, 1)
     assert len(here.runs.closed) == 1
+
+
+async def test_an_aggregator_that_is_away_is_asked_once_in_a_turn(here: Rig) -> None:
+    worker, loops = await here.worker(), here.loops()
+    tasks = []
+    for name in ("rain", "snow", "fog"):
+        here.registry.publish(name)
+        tasks.append(await here.fleet.collect(OPERATOR, CollectRequest(profile=name)))
+    await here.fleet.claim(worker, Claim(limit=3))
+    for task in tasks:
+        await here.fleet.cancel(OPERATOR, task.id)
+    here.runs.failures = [Unavailable("down")]
+    await loops.close_runs(COORDINATOR)
+    assert here.runs.closed == []
+    for _ in range(20):
+        await after(here, loops, 1)
+    assert len(here.runs.closed) == 3
 
 
 async def test_a_run_that_needs_no_closing_is_left_alone(here: Rig) -> None:

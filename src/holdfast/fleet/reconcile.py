@@ -14,7 +14,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -27,7 +27,14 @@ from holdfast.fleet.ports import Runs
 from holdfast.fleet.service import FleetService
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.clock import parse_timestamp, timestamp
-from holdfast.kernel.errors import Conflict, HoldfastError, Invalid, NotFound
+from holdfast.kernel.errors import (
+    Conflict,
+    HoldfastError,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    Unavailable,
+)
 from holdfast.kernel.ids import EventId, TenantId
 from holdfast.kernel.principal import Principal, service
 from holdfast.registry.model import Schedule
@@ -41,6 +48,8 @@ MEASURE_SECONDS = 15.0
 PACE_KEPT_SECONDS = 300.0
 CLOSE_SECONDS_FIRST = 1.0
 CLOSE_SECONDS_MAX = 300.0
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -68,16 +77,19 @@ class FleetLoops:
         self._runnable: dict[TenantId, RunnableSet] = {}
         self._lead_until: dict[TenantId, datetime] = {}
         self._measure_at = 0.0
-        self._loop: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> FleetLoops:
-        self._loop = asyncio.create_task(self._run(), name="fleet-loops")
+        self._loops = [
+            asyncio.create_task(self._run(self.keep_tasks), name="fleet-tasks"),
+            asyncio.create_task(self._run(self.ask_neighbours), name="fleet-neighbours"),
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
         for tenant in self._lead_until:
             try:
                 principal = service("coordinator", tenant)
@@ -87,6 +99,11 @@ class FleetLoops:
 
     async def tick(self) -> None:
         """One turn of every step for every tenant; failures are logged, not raised."""
+        await self.keep_tasks()
+        await self.ask_neighbours()
+
+    async def keep_tasks(self) -> None:
+        """One turn of the steps that need nobody but the database."""
         tenants = await self._tenants()
         if self._fleet.clock.monotonic() >= self._measure_at:
             self._measure_at = self._fleet.clock.monotonic() + MEASURE_SECONDS
@@ -98,15 +115,25 @@ class FleetLoops:
             await self._step("expire", self.expire_leases(principal))
             await self._step("overdue", self.end_overdue(principal))
             await self._step("lost", self.find_lost_workers(principal))
-            await self._step("schedule", self.run_schedules(principal))
             await self._step("promote", self.promote(principal))
-            await self._step("close", self.close_runs(principal))
             await self._step("hosts", self.sweep_hosts(principal))
 
-    async def _run(self) -> None:
+    async def ask_neighbours(self) -> None:
+        """One turn of the steps that ask the registry and the aggregator.
+
+        They have a loop of their own: a neighbour that does not answer must not keep leases from
+        ending.
+        """
+        for tenant in await self._tenants():
+            principal = service("coordinator", tenant)
+            if await self._step("lead", self._leads(principal)):
+                await self._step("schedule", self.run_schedules(principal))
+                await self._step("close", self.close_runs(principal))
+
+    async def _run(self, turn: Callable[[], Awaitable[None]]) -> None:
         while True:
             self._fleet.changed.clear()
-            await self.tick()
+            await turn()
             waits = [
                 asyncio.create_task(self._fleet.changed.wait()),
                 asyncio.create_task(
@@ -127,7 +154,7 @@ class FleetLoops:
             log.warning("fleet.step_failed", step="tenants", detail=error.detail)
             return []
 
-    async def _step(self, name: str, step: Awaitable[object]) -> object:
+    async def _step(self, name: str, step: Awaitable[T]) -> T | None:
         try:
             return await step
         except HoldfastError as error:
@@ -339,13 +366,12 @@ class FleetLoops:
         await self._cancel_unwanted(principal, profiles, queued)
         started: list[Task] = []
         for profile in profiles.values():
-            row = await self._planned(principal, profile, known.get(profile.name), queued, now)
-            if row is not None and row.next_at is not None and row.next_at <= timestamp(now):
-                started += await self._fire(principal, profile, row, now)
-            key = (principal.tenant, profile.name)
-            if self._collect_at_start and key not in self._started:
-                started += await self._start(principal, profile, now)
-                self._started.add(key)
+            # One that cannot be started keeps none of the others from it.
+            found = await self._step(
+                f"schedule {profile.name}",
+                self._begun(principal, profile, known.get(profile.name), queued, now),
+            )
+            started += found or []
         for name, row in known.items():
             wanted = name in profiles and profiles[name].schedule is not None
             if row.next_at is not None and not wanted:
@@ -353,6 +379,25 @@ class FleetLoops:
         if started:
             self._fleet.metrics.submitted.inc(len(started))
             await self._fleet.leases.wake(principal, "tasks/collect")
+        return started
+
+    async def _begun(
+        self,
+        principal: Principal,
+        profile: RunnableProfile,
+        row: Any,
+        queued: Sequence[Any],
+        now: datetime,
+    ) -> list[Task]:
+        """What was started of one profile, because it is due or this is the start."""
+        started: list[Task] = []
+        row = await self._planned(principal, profile, row, queued, now)
+        if row is not None and row.next_at is not None and row.next_at <= timestamp(now):
+            started += await self._fire(principal, profile, row, now)
+        key = (principal.tenant, profile.name)
+        if self._collect_at_start and key not in self._started:
+            started += await self._start(principal, profile, now)
+            self._started.add(key)
         return started
 
     async def _profiles(self, principal: Principal) -> Mapping[str, RunnableProfile]:
@@ -410,9 +455,8 @@ class FleetLoops:
             "schedule": row.schedule,
             "due": row.next_at,
             "next_at": timestamp(following),
-            "last_at": timestamp(now),
-            "last_task": submission.task.id,
         }
+        start = _start_of(principal, profile, now, submission.task.id)
 
         def unit(conn: Connection) -> list[Task]:
             if not store.fire(conn, values):
@@ -420,8 +464,10 @@ class FleetLoops:
             [outcome], _ = tasks.submit(conn, principal, fleet.outbox, [submission], frozenset())
             if isinstance(outcome, HoldfastError):
                 raise outcome
-            # An earlier run that is not finished stands for this one.
-            return [outcome] if outcome.id == submission.task.id else []
+            if outcome.id != submission.task.id:
+                return []  # an earlier run that is not finished stands for this one
+            store.note_start(conn, start)
+            return [outcome]
 
         return await fleet.hot(principal.tenant, unit)
 
@@ -431,13 +477,7 @@ class FleetLoops:
         fleet = self._fleet
         submit = fleet.collect_submission(profile, trigger="start", priority=0)
         submission = fleet.submission(principal, submit)
-        values = {
-            "tenant": principal.tenant,
-            "profile": profile.name,
-            "digest": profile.digest,
-            "last_at": timestamp(now),
-            "last_task": submission.task.id,
-        }
+        start = _start_of(principal, profile, now, submission.task.id)
 
         def unit(conn: Connection) -> list[Task]:
             [outcome], _ = tasks.submit(conn, principal, fleet.outbox, [submission], frozenset())
@@ -445,7 +485,7 @@ class FleetLoops:
                 raise outcome
             if outcome.id != submission.task.id:
                 return []
-            store.note_start(conn, values)
+            store.note_start(conn, start)
             return [outcome]
 
         return await fleet.hot(principal.tenant, unit)
@@ -456,11 +496,14 @@ class FleetLoops:
         profiles: Mapping[str, RunnableProfile],
         queued: Sequence[Any],
     ) -> None:
-        """End queued runs of what may not run any more, or of a version that is not the newest."""
+        """End queued runs of what may not run any more, or of a version that is not the newest.
+
+        A re-mapping asks the source nothing, and is of whichever version it was asked for.
+        """
         for row in queued:
             payload = msgspec.json.decode(row.payload, type=CollectPayload)
             profile = profiles.get(payload.profile)
-            if profile is not None and profile.digest == payload.digest:
+            if profile is not None and (payload.remap or profile.digest == payload.digest):
                 continue
             if profile is None:
                 code, reason = "profile-not-runnable", "the profile was paused, disabled or removed"
@@ -512,15 +555,18 @@ class FleetLoops:
         rows = await self._fleet.database.read(
             principal, lambda conn: store.due_closes(conn, principal.tenant, now, SWEEP_MAX)
         )
-        gate = asyncio.Semaphore(CLOSES_AT_ONCE)
+        gate, silent = asyncio.Semaphore(CLOSES_AT_ONCE), asyncio.Event()
 
         async def one(row: Any) -> bool:
             async with gate:
-                return await self._close(principal, runs, row)
+                # Whoever does not answer one now would let the others wait as long.
+                return not silent.is_set() and await self._close(principal, runs, row, silent)
 
         return sum(await asyncio.gather(*(one(row) for row in rows)))
 
-    async def _close(self, principal: Principal, runs: Runs, row: Any) -> bool:
+    async def _close(
+        self, principal: Principal, runs: Runs, row: Any, silent: asyncio.Event
+    ) -> bool:
         payload = msgspec.json.decode(row.payload, type=CollectPayload)
         again: str | None = None
         try:
@@ -539,6 +585,8 @@ class FleetLoops:
             # It never began, or it ended otherwise: nothing is left to close.
             log.info("run.close_moot", run=payload.run, task=row.id, detail=error.detail)
         except HoldfastError as error:
+            if isinstance(error, Unavailable | OutcomeUnknown):
+                silent.set()
             pause = rules.backoff_seconds(
                 row.closes + 1,
                 first_seconds=CLOSE_SECONDS_FIRST,
@@ -560,6 +608,19 @@ class FleetLoops:
             [EventId(fleet.new_id()) for _ in range(amount)],
             [fleet.chance() for _ in range(amount)],
         )
+
+
+def _start_of(
+    principal: Principal, profile: RunnableProfile, now: datetime, task: str
+) -> dict[str, Any]:
+    """What a schedule's row is told of a start."""
+    return {
+        "tenant": principal.tenant,
+        "profile": profile.name,
+        "digest": profile.digest,
+        "last_at": timestamp(now),
+        "last_task": task,
+    }
 
 
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):

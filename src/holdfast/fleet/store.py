@@ -858,7 +858,7 @@ _KEEP_SCHEDULE = text(
 )
 # Only whoever still finds the moment it computed from moves it on: of two, one starts the run.
 _FIRE = text(
-    "UPDATE schedules SET next_at = :next_at, last_at = :last_at, last_task = :last_task"
+    "UPDATE schedules SET next_at = :next_at"
     " WHERE tenant = :tenant AND profile = :profile AND next_at = :due AND schedule = :schedule"
     " RETURNING profile"
 )
@@ -895,5 +895,5 @@ def drop_schedule(conn: Connection, tenant: str, profile: str) -> None:
 
 
 def note_start(conn: Connection, values: Mapping[str, Any]) -> None:
-    """The profile was started by request: intervals count from here."""
+    """The profile was started: what by, and when. Intervals that are new count from here."""
     conn.execute(_STARTED, dict(values))
