@@ -767,6 +767,35 @@ async def test_a_worker_is_admitted_by_its_token_and_known_by_its_credential(
     assert (shown.labels, shown.capacity) == ({"rack": "a"}, 4)
 
 
+async def test_a_join_token_that_was_ended_admits_nobody_and_whom_it_admitted_stays(
+    here: Rig, ask: Any
+) -> None:
+    token, other = await here.token(), await here.token(uses_max=9)
+    admitted = await ask(None).register(token, WorkerRegister(name="drone-1", key=PUBLIC_KEY))
+    lasts = here.fleet.join_token_lasts
+    assert await lasts(OPERATOR, token, 86_399)
+    assert not await lasts(OPERATOR, token, 86_401)
+    assert not await lasts(OPERATOR, other, 60), "it admits nine only"
+    forged = f"{token[:-12]}{'0' * 12}"
+    for nonsense in ("", "hfj_nonsense", forged, admitted.credential):
+        assert not await lasts(OPERATOR, nonsense, 60)
+        await here.fleet.end_join_token(OPERATOR, nonsense)
+    assert await lasts(OPERATOR, token, 60)
+    for _ in range(2):
+        await here.fleet.end_join_token(OPERATOR, token)
+    assert not await lasts(OPERATOR, token, 0)
+    with pytest.raises(Unauthenticated) as refusal:
+        await ask(None).register(token, WorkerRegister(name="drone-2", key=PUBLIC_KEY))
+    assert refusal.value.code == "join-token-invalid"
+    await ask(service("gateway")).authenticate_worker(admitted.credential)
+    again = WorkerRegister(name="drone-1", key=PUBLIC_KEY)
+    await ask(None).register(admitted.credential, again)
+    entries = await here.database.read(
+        OPERATOR, lambda conn: here.fleet.outbox.ready(conn, OPERATOR, BEGINNING, 1000)
+    )
+    assert [each.event.type for each in entries].count("join-token.ended") == 1
+
+
 async def test_a_name_that_comes_back_takes_over_and_the_old_credential_is_dead(
     here: Rig, ask: Any
 ) -> None:

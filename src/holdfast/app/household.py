@@ -31,6 +31,8 @@ log = get_logger("app")
 SAMPLE = resources.files("holdfast.sample")
 START_SECONDS = 30.0
 TOKEN_SECONDS = 365 * 86_400
+TOKEN_SECONDS_LEFT = TOKEN_SECONDS / 2
+"""A join token that would end sooner is replaced at the start."""
 
 
 class Household:
@@ -60,7 +62,7 @@ class Household:
             if self._sample:
                 await stack.enter_async_context(self._sources())
             if self._drones:
-                await self._write_join_token(system)
+                await self.keep_join_token(system)
                 drones = [
                     asyncio.create_task(self._keep_drone(number, bound.url), name=f"drone-{number}")
                     for number in range(1, self._drones + 1)
@@ -105,13 +107,26 @@ class Household:
                     await asyncio.sleep(0.02)
             yield
 
-    async def _write_join_token(self, system: System) -> None:
+    async def keep_join_token(self, system: System) -> None:
+        """Have the drones' join token in its file: the one that is there while it lasts.
+
+        Drones that are started again may register again, so a token lasts as long as we may run.
+        The one that a new one replaces ends first: if we die in between, the next start makes
+        another, and none is left that admits somebody.
+        """
         from holdfast.fleet.model import JoinTokenCreate
 
-        # Drones that are started again may register again: the token lasts as long as we may.
+        path = self._token_file
+        try:
+            kept = path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            kept = ""
+        if await system.fleet.join_token_lasts(system.operator, kept, TOKEN_SECONDS_LEFT):
+            path.chmod(0o600)
+            return
+        await system.fleet.end_join_token(system.operator, kept)
         wanted = JoinTokenCreate(expires_seconds=TOKEN_SECONDS)
         token = await system.fleet.worker_token_create(system.operator, wanted)
-        path = self._token_file
         path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:

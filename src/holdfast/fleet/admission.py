@@ -80,6 +80,46 @@ class Admission(Base):
             uses_max=create.uses_max,
         )
 
+    async def join_token_lasts(self, principal: Principal, secret: str, seconds: float) -> bool:
+        """Whether this join token still admits any number of workers for so long.
+
+        False for whatever is not one of this system's, too.
+        """
+        until = timestamp(self.clock.now() + timedelta(seconds=seconds))
+        found = await self._own_token(principal, secret)
+        return found is not None and found.uses_max is None and found.expires_at > until
+
+    async def end_join_token(self, principal: Principal, secret: str) -> None:
+        """Admit nobody by this join token from now on; whom it admitted stays. Twice is fine, and
+        so is what is no token of this system."""
+        found = await self._own_token(principal, secret)
+        if found is None:
+            return
+        event = self.event(
+            f"join-token/{found.id}", "join-token.ended", {"token": found.id}, principal.subject
+        )
+
+        def unit(conn: Connection) -> None:
+            if store.end_token(conn, principal.tenant, found.id, timestamp(self.clock.now())):
+                self.outbox.emit(conn, principal, event)
+
+        await self.database.write(principal, unit)
+
+    async def _own_token(self, principal: Principal, secret: str) -> Any:
+        """The row of a join token, if it is whole and one of the principal's tenant."""
+        if not is_secret_of(secret, JOIN_PREFIX):
+            return None
+        try:
+            identity = identity_of(secret, JOIN_PREFIX)
+        except Unauthenticated:
+            return None
+        found = await self.database.read(
+            principal, lambda conn: store.find_token(conn, principal.tenant, identity)
+        )
+        if found is None or not self._peppers.matches(secret, bytes(found.secret), found.pepper):
+            return None
+        return found
+
     async def register(
         self,
         join_token: str,

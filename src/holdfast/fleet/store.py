@@ -777,6 +777,10 @@ _ADD_TOKEN = text(
     f" VALUES ({', '.join(f':{name}' for name in _TOKEN_COLUMNS)})"
 )
 _TOKEN = text("SELECT * FROM join_tokens WHERE tenant = :tenant AND id = :id")
+_END_TOKEN = text(
+    "UPDATE join_tokens SET expires_at = :now"
+    " WHERE tenant = :tenant AND id = :id AND expires_at > :now RETURNING id"
+)
 _USE_TOKEN = text(
     "UPDATE join_tokens SET uses = uses + 1 WHERE tenant = :tenant AND id = :id"
     " AND (uses_max IS NULL OR uses < uses_max) RETURNING id"
@@ -844,6 +848,12 @@ def find_token(conn: Connection, tenant: str, token: str) -> TaskRow | None:
 def use_token(conn: Connection, tenant: str, token: str) -> bool:
     """Count one use; false when they are used up."""
     return conn.execute(_USE_TOKEN, {"tenant": tenant, "id": token}).first() is not None
+
+
+def end_token(conn: Connection, tenant: str, token: str, now: str) -> bool:
+    """The token admits nobody from now on; false if it did not anyway."""
+    values = {"tenant": tenant, "id": token, "now": now}
+    return conn.execute(_END_TOKEN, values).first() is not None
 
 
 # --- schedules -----------------------------------------------------------------------------------

@@ -398,7 +398,8 @@ def _print_history(revisions: Sequence[Record]) -> None:
     print_table(
         ["revision", "known from", "until", "state", "what it says", "run"],
         rows,
-        spare=["run", "state"],
+        # A revision holds until the next is known: where room is short, saying it once is enough.
+        spare=["run", "until", "state"],
         wraps=["what it says"],
     )
 

@@ -275,16 +275,23 @@ def test_a_record_tells_its_history(invoke: Invoke) -> None:
     assert [one["revision"] for one in revisions] == [1, 2]
 
 
-def test_a_history_at_100_columns_breaks_no_word(
-    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("width", "left_out"), [(80, "run, until"), (100, "run")])
+def test_a_history_breaks_no_time_at_the_width_of_a_terminal(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, width: int, left_out: str
 ) -> None:
     listed = json.loads(invoke("record", "list", "--profile", "rates", "--json").stdout)
     identity = listed["items"][0]["id"]
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", str(width))
     shown = invoke("record", "history", identity)
-    assert max(map(len, shown.stdout.splitlines())) <= 100
-    assert "left out to fit 100 characters: run" in shown.stderr
+    assert max(map(len, shown.stdout.splitlines())) <= width
+    assert f"left out to fit {width} characters: {left_out};" in shown.stderr
     for revision in told(invoke("record", "history", identity, "--json")):
         assert revision["recorded_from"] in shown.stdout
+
+
+def test_runs_at_100_columns_tell_what_became_of_them(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     runs = invoke("run", "list").stdout
     assert {"new", "rejects", "reason"} <= set(runs.split("\n")[0].split())
