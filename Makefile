@@ -4,9 +4,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two workers per two cores. A module stays on one worker, since its tests share what they start;
-# the order of modules is tests/conftest.py's, the longest first.
-TEST_WORKERS ?= 2
+# Three workers per two cores: while one waits for a lease, a disk or a start, the others work. A
+# module stays on one worker, since its tests share what they start; the order of modules is
+# tests/conftest.py's, the longest first.
+TEST_WORKERS ?= 3
 
 .PHONY: help run test check dev docs soak clean
 

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from holdfast.kernel.clock import SystemClock
@@ -37,6 +38,9 @@ _FIRST = (
 )
 """The longest; the two that keep whole stacks of processes busy are not asked for together."""
 _watch = TenancyWatch()
+# Where a test says nothing httpx gives up after five seconds: a slow disk takes as long.
+for _part in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, _part, 60.0)
 
 
 def pytest_sessionstart() -> None:

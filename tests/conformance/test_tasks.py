@@ -370,7 +370,7 @@ async def test_a_waiting_claim_is_answered_when_work_comes(here: Rig, ask: Any) 
     await asyncio.sleep(0.05)
     assert not waiting.done()
     task = await ask(OPERATOR).submit(OPERATOR, work())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         [claimed] = await waiting
     assert claimed.task.id == task.id
 
@@ -378,7 +378,7 @@ async def test_a_waiting_claim_is_answered_when_work_comes(here: Rig, ask: Any) 
 async def test_a_waiting_claim_ends_empty_handed_in_time(here: Rig, ask: Any) -> None:
     worker = await here.worker()
     waiting = asyncio.create_task(ask(worker).claim(worker, claim(wait_seconds=10)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not waiting.done():
             here.manual.advance(1)
             await asyncio.sleep(0.01)

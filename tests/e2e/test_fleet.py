@@ -22,7 +22,7 @@ import pytest
 
 from tests.support.postgres import PostgresServer
 from tests.support.program import run_command, wait_until
-from tests.support.stack import LEASE_SECONDS, SAMPLE, Stack, free_port, running, sources
+from tests.support.stack import SAMPLE, Stack, free_port, running, sources
 from tests.support.wire import Trap, wire
 
 pytestmark = pytest.mark.timeout(600)
@@ -38,7 +38,14 @@ USED = (
 CALM = {"HOLDFAST_FLEET_LEASE_SECONDS": "120", "HOLDFAST_FLEET_LOST_SECONDS": "120"}
 """Where nobody dies nobody is to be taken for dead, however busy the machine is."""
 SHARED = CALM | {"HOLDFAST_FLEET_LEASES_URL": "sql://"}
-LOOK_SECONDS = 10.0
+LEASE_SECONDS = 8
+TAKEN_OVER = {
+    "HOLDFAST_FLEET_LEASE_SECONDS": str(LEASE_SECONDS),
+    "HOLDFAST_FLEET_LOST_SECONDS": "60",
+}
+"""One is killed, and the other must not look dead meanwhile: longer than a disk stands still."""
+IMPATIENT = {"HOLDFAST_FLEET_LEASE_SECONDS": "3", "HOLDFAST_FLEET_LOST_SECONDS": "4"}
+LOOK_SECONDS = 30.0
 """From the end of a lease until somebody looks, on a machine that has other things to do."""
 
 
@@ -186,7 +193,7 @@ def test_a_killed_drones_run_is_taken_over_within_its_lease_and_nothing_doubles(
     world: World, alone: Any, tmp_path: Path
 ) -> None:
     with wire() as line:
-        stack = Stack(tmp_path, "up", world.replay, world.profiles)
+        stack = Stack(tmp_path, "up", world.replay, world.profiles, environment=TAKEN_OVER)
         stack.doors = {name: line.way(name, stack.port("up")) for name in stack.drone_names}
         with running(stack):
             wait_until(lambda: _alive(stack) == 2, 60, "both drones to be there")
@@ -215,7 +222,7 @@ def test_a_drone_that_comes_back_late_is_refused(world: World, alone: Any, tmp_p
     """Stopped with a batch on its way; when that arrives, another has done the run."""
     release = threading.Event()
     with wire() as line:
-        stack = Stack(tmp_path, "up", world.replay, world.profiles)
+        stack = Stack(tmp_path, "up", world.replay, world.profiles, environment=IMPATIENT)
         stack.doors = {name: line.way(name, stack.port("up")) for name in stack.drone_names}
         with running(stack):
             wait_until(lambda: _alive(stack) == 2, 60, "both drones to be there")

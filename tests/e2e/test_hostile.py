@@ -64,7 +64,7 @@ def connections(program: Program) -> int:
 
 def assert_served(program: Program) -> None:
     """Somebody else comes, on a connection of their own, and is answered."""
-    with httpx.Client(base_url=program.url, trust_env=False, timeout=20) as client:
+    with httpx.Client(base_url=program.url, trust_env=False, timeout=60) as client:
         assert client.get("/health").status_code == 200
         headers = {"authorization": f"Bearer {program.token}"}
         assert client.get("/v1/whoami", headers=headers).status_code == 200
@@ -73,7 +73,7 @@ def assert_served(program: Program) -> None:
 def attack(program: Program) -> socket.socket:
     """A connection of the attacker's."""
     port = httpx.URL(program.url).port or 0
-    return socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(ATTACKER, 0))
+    return socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(ATTACKER, 0))
 
 
 def rest(line: socket.socket) -> bytes:

@@ -85,10 +85,10 @@ async def append_until_killed(program: Program, history: History, kill_after: fl
         program.process.kill()
 
     async with httpx.AsyncClient(
-        base_url=program.url, headers=headers, timeout=20, limits=limits, trust_env=False
+        base_url=program.url, headers=headers, timeout=60, limits=limits, trust_env=False
     ) as http:
         await asyncio.gather(killer(), *(client(name, http) for name in range(CLIENTS)))
-    program.process.wait(timeout=20)
+    program.process.wait(timeout=60)
     program.close()
 
 

@@ -91,7 +91,7 @@ def test_every_mode_asks_for_a_credential(server: Program) -> None:
     def status(credential: str | None) -> int:
         headers = {"Authorization": f"Bearer {credential}"} if credential else {}
         return httpx.get(
-            f"{server.url}/v1/ledger/entries", headers=headers, timeout=10, trust_env=False
+            f"{server.url}/v1/ledger/entries", headers=headers, timeout=60, trust_env=False
         ).status_code
 
     assert status(None) == 401

@@ -88,7 +88,7 @@ def test_without_a_certificate_of_ours_nobody_gets_to_ask(
     }
     for who, context in callers.items():
         with pytest.raises((httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)):
-            httpx.get(url, verify=context, trust_env=False, timeout=10)
+            httpx.get(url, verify=context, trust_env=False, timeout=60)
         assert not _greeted(stack.port(role), context), who
     assert httpx.get(url, verify=pki.context("operator"), trust_env=False).status_code == 200
     with pytest.raises(httpx.HTTPError):
@@ -99,7 +99,7 @@ def _greeted(port: int, context: ssl.SSLContext) -> bool:
     """Whether such a caller gets one byte of an answer (TLS 1.3 tells of a refusal on reading)."""
     try:
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
             context.wrap_socket(plain, server_hostname="localhost") as secured,
         ):
             secured.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -181,7 +181,7 @@ def test_renewed_certificates_are_taken_without_a_restart(stack: Stack, pki: Pki
 
 def _certificate(port: int, pki: Pki) -> bytes:
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
         pki.context("operator").wrap_socket(plain, server_hostname="localhost") as secured,
     ):
         return secured.getpeercert(binary_form=True) or b""

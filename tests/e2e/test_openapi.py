@@ -41,6 +41,6 @@ def test_no_input_makes_the_program_fail(case: schemathesis.Case, program: Progr
         base_url=program.url,
         headers={"Authorization": f"Bearer {program.token}"},
         checks=[not_a_server_error, status_code_conformance, content_type_conformance],
-        timeout=20,
+        timeout=60,
     )
     assert program.process.poll() is None

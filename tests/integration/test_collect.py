@@ -188,9 +188,9 @@ async def test_one_answer_beyond_the_limit_fails_the_run(bench: Collecting) -> N
 
 async def test_the_deadline_of_a_run_ends_it_as_partial(bench: Collecting) -> None:
     write_pages(bench, size=30)
-    slow = Fault(kind="slow", path="*", skip=1, bytes_per_second=50)
+    slow = Fault(kind="slow", path="*", skip=1, bytes_per_second=20)
     bench.source.faults.replace([slow])
-    await bench.publish(source=PAGED, limits={"max_duration": "1s"})
+    await bench.publish(source=PAGED, limits={"max_duration": "6s"})
     async with bench.drone():
         run = await bench.collect()
     assert (run.status, run.code, run.records) == (RunStatus.PARTIAL, "deadline", 30)

@@ -364,10 +364,11 @@ async def test_a_process_interval_is_a_pause_between_empty_polls(bench: Collecti
     bench.write("data.json", ROWS[:1])
     await bench.publish()
     line = Line(bench.system.app)
+    began = time.monotonic()
     async with bench.drone(line=line, process_interval_seconds=0.3):
         await until(lambda: line.seen["POST /v1/tasks/claim"] >= 3)
         task = await bench.submit()
         run = await bench.ended(task)
     assert run.status is RunStatus.SUCCEEDED
-    # It asked now and then, and never waited at the coordinator.
-    assert line.seen["POST /v1/tasks/claim"] < 20
+    # It asked now and then.
+    assert line.seen["POST /v1/tasks/claim"] <= 2 + (time.monotonic() - began) / 0.3

@@ -63,7 +63,6 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     environment = {
         "HOLDFAST_REGISTRY_PROFILES_DIR": str(root / "profiles"),
         "HOLDFAST_FLEET_BEAT_SECONDS": "0.3",
-        "HOLDFAST_FLEET_LOST_SECONDS": "3",
         **TOLD_IMPORTS,
     }
     with started(
@@ -113,8 +112,8 @@ def test_several_drones_have_names_and_processes_of_their_own(
             assert child.memory_info().rss < RESIDENT_MEGABYTES_MAX * 2**20
             assert "pydantic" not in Path(f"/proc/{child.pid}/maps").read_text()
         drones.send_signal(signal.SIGTERM)
-        assert drones.wait(timeout=20) == 0
-        gone, left = psutil.wait_procs(children, timeout=5)
+        assert drones.wait(timeout=60) == 0
+        gone, left = psutil.wait_procs(children, timeout=60)
         assert len(gone) == 2
         assert left == []
     finally:
@@ -142,7 +141,7 @@ def test_drones_die_with_the_process_that_started_them(program: Program, tmp_pat
         children = psutil.Process(drones.pid).children(recursive=True)
         drones.kill()
         drones.wait()
-        _, left = psutil.wait_procs(children, timeout=10)
+        _, left = psutil.wait_procs(children, timeout=60)
         assert left == []
     finally:
         drones.kill()
@@ -160,7 +159,7 @@ def test_a_blank_name_is_made_and_kept_over_restarts(program: Program, tmp_path:
             names.append(name)
         finally:
             drone.send_signal(signal.SIGTERM)
-            assert drone.wait(timeout=20) == 0
+            assert drone.wait(timeout=60) == 0
     assert names[0] == names[1]
     kept = (tmp_path / "data" / "drones" / f"{names[0]}.credential").stat()
     assert kept.st_mode & 0o777 == 0o600
@@ -181,7 +180,7 @@ def test_what_an_operator_has_to_mend_is_said_at_once(
 ) -> None:
     drone = start(program, tmp_path, *options, **variables)
     try:
-        assert drone.wait(timeout=20) in {2, 3}
+        assert drone.wait(timeout=60) in {2, 3}
         assert said in (tmp_path / "log").read_text()
     finally:
         drone.kill()

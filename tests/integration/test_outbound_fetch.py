@@ -126,8 +126,8 @@ async def refused(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for ``condition``, ten seconds at most."""
-    async with asyncio.timeout(10):
+    """Wait for ``condition``, a minute at most."""
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what is waited for cannot set an event
             await asyncio.sleep(0.01)
 

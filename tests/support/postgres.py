@@ -72,7 +72,7 @@ class PostgresServer:
 
     def _wait_until_ready(self, bin_: Path) -> None:
         assert self._process is not None
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             ready = subprocess.run(
                 [bin_ / "pg_isready", "-q", "-h", self.folder], cwd="/", env=_environment()

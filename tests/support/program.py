@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 START_SECONDS = 120.0
-STOP_SECONDS = 30.0
+STOP_SECONDS = 60.0
 HOLDFAST = [sys.executable, "-m", "holdfast.app.main"]
 
 
@@ -57,7 +57,7 @@ class Program:
         if self._client is None:
             headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
             self._client = httpx.Client(
-                base_url=self.url, headers=headers, timeout=30, trust_env=False, verify=self.verify
+                base_url=self.url, headers=headers, timeout=60, trust_env=False, verify=self.verify
             )
         return self._client
 
@@ -84,7 +84,7 @@ class Program:
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait(timeout=STOP_SECONDS)
-        gone, alive = psutil.wait_procs(children, timeout=10)
+        gone, alive = psutil.wait_procs(children, timeout=STOP_SECONDS)
         self.close()
         assert not alive, f"orphans: {alive}"
         del gone
@@ -129,7 +129,7 @@ def started(
             except subprocess.TimeoutExpired:
                 program.process.kill()
                 program.process.wait()
-            psutil.wait_procs(children, timeout=5)
+            psutil.wait_procs(children, timeout=STOP_SECONDS)
         program.close()
 
 
@@ -180,7 +180,7 @@ def _address(data_dir: Path, pid: int) -> str:
 
 def _answers(url: str, path: str, verify: ssl.SSLContext | bool) -> bool:
     try:
-        return httpx.get(url + path, timeout=2, trust_env=False, verify=verify).status_code == 200
+        return httpx.get(url + path, timeout=10, trust_env=False, verify=verify).status_code == 200
     except httpx.HTTPError:
         return False
 

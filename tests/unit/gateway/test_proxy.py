@@ -81,7 +81,7 @@ async def door(
     async def authenticate(_scope: Any) -> Any:
         return operator()
 
-    async with server, httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
+    async with server, httpx.AsyncClient(trust_env=False, timeout=60) as client:
         signer = HopSigner("gateway", KEY, clock, id_source(clock))
         proxy = RoleProxy({"aggregator": url}, signer, client, clock, repeats)
         grants = Grants(TrustedKeys(), clock)

@@ -33,7 +33,7 @@ def alive(pid: int) -> bool:
     return state not in ("Z", "X")
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 15) -> None:
+async def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not come true in time"
@@ -61,7 +61,7 @@ async def test_a_child_whose_parent_is_gone_before_it_is_tied_ends_at_once() -> 
     start = str(Path(ROOT) / "src/holdfast/kernel/child_start.py")
     nobody = "1" if os.getpid() != 1 else "2"
     ended = subprocess.run(
-        [sys.executable, "-I", "-S", start, nobody, "{}", "exec", "sleep", "600"], timeout=10
+        [sys.executable, "-I", "-S", start, nobody, "{}", "exec", "sleep", "600"], timeout=60
     )
     assert ended.returncode == GONE
 
@@ -99,7 +99,7 @@ async def test_a_child_that_ignores_being_asked_is_killed_in_time(tmp_path: Path
     async with spawn(["sh", "-c", script], stop_seconds=0.3) as child:
         await eventually(ready.exists)
     assert child.returncode == -signal.SIGKILL
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 async def test_what_a_child_started_and_left_behind_goes_with_it(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ async def test_time_is_bounded() -> None:
     with pytest.raises(TooLarge) as caught:
         await run_child(f"{WORK}:wait", None, timeout_seconds=0.5)
     assert caught.value.code == "child-deadline"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 async def test_the_answer_is_bounded() -> None:

@@ -189,12 +189,12 @@ def test_a_type_s_depth_is_known_or_said_not_to_be() -> None:
 
 
 def test_a_body_of_any_size_that_only_nests_is_refused_quickly() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     for data in (b"[" * 1_000_000, b'{"a":' * 200_000, nested(65, "1") * 1):
         refused(ANYTHING, data)
         refused(THING, data)
     refused(Body(Tree), b'{"children":[' * 100_000)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 10
 
 
 # --- text

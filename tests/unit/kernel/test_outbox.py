@@ -277,7 +277,7 @@ async def test_nothing_is_read_past_a_transaction_that_still_runs(
         await_only(finish.wait())
 
     running = asyncio.ensure_future(postgres_database.write(ONE, slow))
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 60)
     await postgres_database.write(ONE, emitting(outbox, event(2)))
     # The second is committed and visible, yet not ready: the first would come before it.
     count = text("SELECT count(*) FROM outbox WHERE tenant = 'default'")

@@ -60,7 +60,7 @@ async def test_the_deadline_ends_the_child(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(TooLarge):
         await ReportChildren().call(COMPUTE, job(tmp_path), deadline_seconds=0.05, memory_mb=2048)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert children_of_this_process() <= before
 
 
