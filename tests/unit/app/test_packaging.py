@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import yaml
 
 from holdfast import __version__
 from holdfast.app.settings import ALIASES, DEFAULT_PORTS, ROLES, resolve
+from holdfast.kernel.database.opening import POSTGRESQL_NEEDS
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = ("docker-compose.control.yml", "docker-compose.drone.yml")
@@ -180,6 +182,53 @@ def test_drone_up_builds_the_image_once_where_there_is_none(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", POWERSHELL)
 def test_powershell_scripts_say_that_nothing_tests_them(name: str) -> None:
     assert "Experimental: no PowerShell runs in our tests" in text(f"scripts/{name}")
+
+
+# --- what is installed by it ---------------------------------------------------------------------
+
+ONLY_LISTED = """
+import importlib, pkgutil, re, sys
+from importlib.metadata import packages_distributions
+
+spelled = lambda name: re.sub("[-_.]+", "-", name).lower()
+listed = {spelled(name) for name in sys.argv[2].split()} | {"holdfast"}
+provided = packages_distributions()
+
+class OnlyListed:
+    def find_spec(self, name, path=None, target=None):
+        owners = provided.get(name.partition(".")[0])
+        if owners and not listed & set(map(spelled, owners)):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, OnlyListed())
+for name in sys.argv[1].split():
+    importlib.import_module(name)
+from sqlalchemy.ext.asyncio import create_async_engine
+create_async_engine("postgresql+asyncpg://nobody@127.0.0.1/nothing")
+"""
+ENGINES = "holdfast.kernel.database.postgresql holdfast.kernel.database.sqlite holdfast.app.compose"
+
+
+def listed(without: str = "") -> str:
+    names = re.findall(r"^([A-Za-z0-9_.-]+)==", text("requirements/server.txt"), re.MULTILINE)
+    return " ".join(name for name in names if name != without)
+
+
+def test_the_engines_load_with_what_the_image_and_the_readme_install() -> None:
+    # What the suite itself brings along must not stand in for what is missing.
+    command = [sys.executable, "-W", "error", "-c", ONLY_LISTED, ENGINES]
+    done = subprocess.run([*command, listed()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [*command, listed(without="greenlet")], capture_output=True, text=True, check=False
+    )
+    assert "greenlet" in done.stderr
+
+
+def test_the_extra_for_postgresql_is_all_that_its_engine_needs() -> None:
+    extras = tomllib.loads(text("pyproject.toml"))["project"]["optional-dependencies"]
+    named = {re.split(r"[<>=]", wanted)[0] for wanted in extras["postgres"]}
+    assert named == set(POSTGRESQL_NEEDS)
 
 
 # --- what must not be there ----------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import random as random_module
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from holdfast.kernel.clock import Clock
@@ -13,6 +14,8 @@ from holdfast.kernel.database.handle import Database
 from holdfast.kernel.errors import Invalid, Unsupported
 
 SCHEMES = ("sqlite", "postgresql")
+POSTGRESQL_NEEDS = ("asyncpg", "greenlet")
+"""What the server engine loads beside SQLAlchemy, which asks for neither by itself."""
 
 
 @asynccontextmanager
@@ -46,9 +49,13 @@ async def open_database(
         try:
             from holdfast.kernel.database.postgresql import PostgresDatabase
         except ImportError as error:
+            missing = [name for name in POSTGRESQL_NEEDS if find_spec(name) is None]
             raise Unsupported(
-                "cannot open a PostgreSQL database: its driver is not installed",
-                hint="install holdfast[postgres]",
+                "cannot open a PostgreSQL database: not installed "
+                f"{'are' if len(missing) > 1 else 'is'} {' and '.join(missing) or error.name}",
+                hint=f"pip install {' '.join(missing)}, or install holdfast[postgres]"
+                if missing
+                else "install holdfast[postgres]",
             ) from error
         server = PostgresDatabase(url, clock=clock, random=random, password=password)
         try:
