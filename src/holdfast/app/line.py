@@ -41,6 +41,7 @@ def line_of(
         open_here=_open_here,
         data_dir_from="--data-dir" if data_dir else (variables or ["default"])[0],
         tls_of=_tls_of,
+        database_of=lambda line: settings_of(line).database_url,
     )
 
 

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from holdfast.kernel.errors import EXIT_STATUS, HoldfastError, Invalid, Unavailable
+from holdfast.kernel.errors import EXIT_STATUS, HoldfastError, Invalid, Kind, Unavailable
 from holdfast.kernel.hints import hint_for
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class CommandLine:
     """The flag or the variable that named the data directory, or ``default``."""
     tls_of: Callable[[CommandLine], ClientTls | None] = lambda _: None
     """How the settings say that systems over https are called."""
+    database_of: Callable[[CommandLine], str] = lambda _: "sqlite:"
+    """Where the settings say that state is kept."""
 
     def verify_for(self, url: str) -> Any:
         """As httpx takes it: whom a system at ``url`` is trusted by."""
@@ -83,6 +85,12 @@ class CommandLine:
             return None
         except OSError as error:
             raise Invalid(f"cannot read the operator token {path}: {error.strerror}") from error
+
+    def has_data(self) -> bool:
+        """Whether a system has been here: its files, or what it keeps beside a server's tables."""
+        if (self.data_dir / "state").is_dir():
+            return True
+        return (self.data_dir / "keys").is_dir() and not self.database_of(self).startswith("sqlite")
 
     def running(self) -> RunningProgram | None:
         """The program that says it runs on this data directory, if its process is alive."""
@@ -139,7 +147,7 @@ async def session(ctx: typer.Context, *, timeout_seconds: float = 60.0) -> Async
         running = line.running()
         url = running.url if running else None
     if url is None:
-        if not (line.data_dir / "state").is_dir():
+        if not line.has_data():
             raise Unavailable(
                 f"cannot find a system: nothing runs and there is no data in {line.data_dir}",
                 hint="start one with `holdfast up`, or name one with --control-plane URL",
@@ -182,6 +190,9 @@ def fail(error: HoldfastError) -> NoReturn:
     say(f"error: {error.detail}")
     for problem in error.problems:
         say(f"  - {problem}")
+    if error.kind is Kind.INTERNAL and error.internal:
+        # Of this process itself: no log has it.
+        say(f"  - {error.internal.splitlines()[0][:300]}")
     say(f"hint: {hint_for(error, _noun.get())}")
     raise SystemExit(EXIT_STATUS[error.kind])
 

@@ -119,8 +119,19 @@ async def _renumber(conn: Any) -> None:
 @asynccontextmanager
 async def scratch_database(url: str, password: str | None, name: str) -> AsyncIterator[str]:
     """The URL of a new database on the same server, dropped at the end."""
+    import asyncpg
+
     async with connected(url, password) as conn:
-        await conn.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+        try:
+            await conn.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+        except asyncpg.InsufficientPrivilegeError as error:
+            role = await conn.fetchval("SELECT quote_ident(current_user)")
+            raise Unsupported(
+                f"cannot rehearse: the database's role {role} may not make a database beside it",
+                code="database-role",
+                hint=f"as an administrator run ALTER ROLE {role} CREATEDB; or restore the backup "
+                "into an empty database of a server of its own",
+            ) from error
     parts = urlsplit(url)
     try:
         yield urlunsplit((parts.scheme, parts.netloc, f"/{name}", parts.query, parts.fragment))
