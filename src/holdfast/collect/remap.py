@@ -22,9 +22,14 @@ from holdfast.collect.errors import BoundReached, ParseFailed
 from holdfast.collect.model import Bounds
 from holdfast.collect.occurrences import Occurrences
 from holdfast.collect.ports import Opening, RunLog
-from holdfast.collect.runner import Ending, LeaseLost
-from holdfast.collect.runner import _ended as ended
-from holdfast.collect.runner import _left_open as left_open
+from holdfast.collect.runner import (
+    LEASE_IS_GONE,
+    REASON_MAX,
+    Ending,
+    LeaseLost,
+    ended,
+    left_open,
+)
 from holdfast.collect.taking import Attempt, Tools, charset_of
 from holdfast.collect.threads import in_thread, next_of
 from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, NotFound
@@ -35,8 +40,6 @@ from holdfast.registry.parts import duration_seconds
 T = TypeVar("T")
 
 SECONDS_MAX = 86_400.0
-_REASON_MAX = 2000
-_LEASE_IS_GONE = frozenset({"stale-fence", "run-not-open", "run-overtaken", "run-ended"})
 
 
 class Remapping:
@@ -93,7 +96,7 @@ class Remapping:
             raise LeaseLost(error.detail) from error
 
     async def _told(self, error: HoldfastError) -> Ending:
-        if isinstance(error, Conflict) and error.code in _LEASE_IS_GONE:
+        if isinstance(error, Conflict) and error.code in LEASE_IS_GONE:
             raise LeaseLost(error.detail) from error
         if isinstance(error, ParseFailed | BoundReached | Corrupt | Conflict | NotFound):
             reason = f"{error.detail} ({error.hint})" if error.hint else error.detail
@@ -105,7 +108,7 @@ class Remapping:
         try:
             return await self._finish("failed", code, reason)
         except HoldfastError as refused:
-            if refused.code in _LEASE_IS_GONE:
+            if refused.code in LEASE_IS_GONE:
                 # It was never opened (there was nothing to map), or it is another's by now.
                 return Ending(False, "failed", code, reason)
             return left_open(refused.code, refused)
@@ -119,7 +122,7 @@ class Remapping:
             batches=channel.batches,
             pages=channel.responses,
             code=code[:100],
-            reason=reason[:_REASON_MAX],
+            reason=reason[:REASON_MAX],
         )
         return ended(await channel.finish(request))
 

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes, urlsplit
+from weakref import WeakValueDictionary
 
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Denied
@@ -137,7 +138,8 @@ class Robots:
         self._outbound = outbound
         self._clock = clock
         self._known: OrderedDict[str, tuple[float, Rules]] = OrderedDict()
-        self._asking = asyncio.Lock()
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One asks an origin while the others that want it wait; who wants another does not."""
 
     async def check(self, url: str, place: Place | None = None) -> Rules:
         """The rules of ``url``'s origin, if they admit it. ``place`` is held while they are asked
@@ -164,7 +166,8 @@ class Robots:
         known = self._fresh(url)
         if known is not None:
             return known
-        async with self._asking:
+        lock = self._asking.setdefault(url, asyncio.Lock())
+        async with lock:
             known = self._fresh(url)
             if known is not None:
                 return known

@@ -55,10 +55,10 @@ from holdfast.registry.parts import duration_seconds
 T = TypeVar("T")
 log = get_logger("collect")
 
-_REASON_MAX = 2000
+REASON_MAX = 2000
 _LEAVING_SECONDS = 5.0
 _RETRY_AFTER_SECONDS_MAX = 86_400.0
-_LEASE_IS_GONE = frozenset({"stale-fence", "run-not-open", "run-overtaken", "run-ended"})
+LEASE_IS_GONE = frozenset({"stale-fence", "run-not-open", "run-overtaken", "run-ended"})
 
 
 class LeaseLost(Exception):
@@ -119,7 +119,7 @@ class Collection:
         try:
             opened = await self._channel.open(self._opening())
             if opened.status is not RunStatus.RUNNING:
-                return _ended(opened)  # an earlier attempt ended it and could not tell the task
+                return ended(opened)  # an earlier attempt ended it and could not tell the task
             return await self._collected()
         except HoldfastError as error:
             return await self._told(error)
@@ -160,9 +160,9 @@ class Collection:
                 return await self._ended_with(error.code, error)
         except HoldfastError as refused:
             error = refused
-        if error.code in _LEASE_IS_GONE:
+        if error.code in LEASE_IS_GONE:
             raise LeaseLost(error.detail) from error
-        return _left_open(error.code, error)
+        return left_open(error.code, error)
 
     async def _collected(self) -> Ending:
         limit = self._profile.limits.max_duration
@@ -171,7 +171,7 @@ class Collection:
                 outcome = await self._pages()
         except TimeoutError as error:
             if not scope.expired():
-                return _left_open("spool", error)
+                return left_open("spool", error)
             return await self._partial("deadline", f"cannot finish: not done within {limit}")
         except LimitReached as error:
             return await self._partial(error.code, error.detail)
@@ -180,9 +180,9 @@ class Collection:
         except (SourceUnavailable, SourceBusy) as error:
             return await self._unanswered(error)
         except (SourceTruncated, SourceRefused) as error:
-            return _left_open(error.code, error)
+            return left_open(error.code, error)
         except (QuotaReached, HostBusy) as error:
-            return _left_open(error.code, error, error.retry_after_seconds)
+            return left_open(error.code, error, error.retry_after_seconds)
         except (AddressRefused, RedirectRefused) as error:
             guarded = isinstance(error, AddressRefused)
             return await self._ended_with("guard-refused" if guarded else error.code, error)
@@ -190,7 +190,7 @@ class Collection:
             await self._drained()  # people will want to see them
             return await self._ended_with(error.code, error)
         except OSError as error:
-            return _left_open("spool", error)
+            return left_open("spool", error)
         return await self._finish(outcome)
 
     async def _beyond(self, error: ResponseTooLarge | BoundReached) -> Ending:
@@ -206,7 +206,7 @@ class Collection:
         code = "http-status" if error.code == "status" else error.code
         if not is_retryable(error):
             return await self._ended_with(code, error)
-        return _left_open(code, error, error.retry_after_seconds)
+        return left_open(code, error, error.retry_after_seconds)
 
     async def _partial(self, code: str, reason: str) -> Ending:
         """Keep what was mapped, and end as partial."""
@@ -220,7 +220,7 @@ class Collection:
         return await self._finish("failed", code, reason)
 
     async def _finish(self, outcome: Outcome, code: str = "", reason: str = "") -> Ending:
-        return _ended(await self._channel.finish(self._account(outcome, code, reason)))
+        return ended(await self._channel.finish(self._account(outcome, code, reason)))
 
     def _account(self, outcome: Outcome, code: str, reason: str) -> RunFinish:
         """What is told about this attempt when it ends."""
@@ -238,7 +238,7 @@ class Collection:
             cursor=cursor,
             columns=self._maker.columns.seen() if self._maker else [],
             code=code[:100],
-            reason=reason[:_REASON_MAX],
+            reason=reason[:REASON_MAX],
         )
 
     # --- pages --------------------------------------------------------------------------------
@@ -330,7 +330,8 @@ class Collection:
             return {}
         content = self._content(page)
         with _perhaps_cut(page):
-            found = await self._in_thread(lambda: lookup(content, asked, self._bounds))
+            encoding = getattr(self._source.format, "encoding", "utf-8")
+            found = await self._in_thread(lambda: lookup(content, asked, self._bounds, encoding))
         if success and _as_text(found.get(success.path)) not in success.equals:
             said = _as_text(found.get(success.message or success.path))[:300]
             raise SourceRefused(f"cannot use the answer: the source says {said!r}")
@@ -400,7 +401,7 @@ def _as_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _ended(run: Run) -> Ending:
+def ended(run: Run) -> Ending:
     """The end of a run as its task is told: only a complete or unchanged one has succeeded."""
     result = {"run": run.id, "status": run.status.value, "records": run.records}
     if run.status in {RunStatus.SUCCEEDED, RunStatus.UNCHANGED} or run.code == "rehearsal":
@@ -409,7 +410,7 @@ def _ended(run: Run) -> Ending:
     return Ending(False, run.status.value, code, run.reason, result=result)
 
 
-def _left_open(code: str, error: Exception, retry_after_seconds: float | None = None) -> Ending:
+def left_open(code: str, error: Exception, retry_after_seconds: float | None = None) -> Ending:
     """The attempt ends; the run stays open for the next one."""
     reason = (
         error.detail if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
@@ -420,7 +421,7 @@ def _left_open(code: str, error: Exception, retry_after_seconds: float | None = 
         False,
         "open",
         code,
-        reason[:_REASON_MAX],
+        reason[:REASON_MAX],
         retry=True,
         retry_after_seconds=retry_after_seconds,
     )

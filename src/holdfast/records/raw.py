@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import zstandard
 from sqlalchemy import Connection, Row, case, select
@@ -27,6 +28,8 @@ from holdfast.records.ports import ResponseBody
 from holdfast.records.slots import check_attempt, check_slot
 
 CHUNK_BYTES = 256 * 1024
+EXPANDED_BYTES = 256
+"""Compressed bytes that are expanded at a time."""
 EMPTY_DIGEST = f"sha256:{hashlib.sha256(b'').hexdigest()}"
 
 
@@ -175,14 +178,17 @@ class RawResponses(Part):
         found = hashlib.sha256()
         expander = zstandard.ZstdDecompressor().decompressobj()
         async for chunk in self._unsealed(principal, response.digest):
-            try:
-                plain = await asyncio.to_thread(expander.decompress, chunk)
-            except zstandard.ZstdError as error:
-                raise Corrupt(
-                    f"cannot read the response {response.digest}: its object is damaged"
-                ) from error
-            found.update(plain)
-            yield plain
+            at = 0
+            while at < len(chunk):
+                try:
+                    plain, at = await asyncio.to_thread(expanded, expander, chunk, at)
+                except zstandard.ZstdError as error:
+                    raise Corrupt(
+                        f"cannot read the response {response.digest}: its object is damaged"
+                    ) from error
+                found.update(plain)
+                if plain:
+                    yield plain
         if f"sha256:{found.hexdigest()}" != response.digest:
             raise Corrupt(f"cannot read the response {response.digest}: its bytes are others")
 
@@ -291,6 +297,23 @@ def stored_response(row: Row[tuple[object, ...]]) -> StoredResponse:
         ),
         stored_at=row.stored_at,
     )
+
+
+def expanded(expander: Any, chunk: bytes, at: int) -> tuple[bytes, int]:
+    """Some of what ``chunk`` holds from ``at`` on, decompressed, and where the rest begins.
+
+    Few bytes can hold very many: a page of blanks in a chunk would be in memory whole. So the chunk
+    is taken in small pieces, of which none can hold more than 8 MiB (a block of four bytes stands
+    for 128 KiB at most).
+    """
+    pieces: list[bytes] = []
+    size = 0
+    while at < len(chunk) and size < CHUNK_BYTES:
+        piece = expander.decompress(chunk[at : at + EXPANDED_BYTES])
+        at += EXPANDED_BYTES
+        pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces), at
 
 
 # --- streams ------------------------------------------------------------------------------------

@@ -96,6 +96,12 @@ def test_what_publishers_put_around_a_table() -> None:
         values(data, sheet=2, header_starts="Ort")
 
 
+def test_footnotes_are_found_behind_an_empty_column() -> None:
+    rows = [[None, "place", "people"], [None, "a", 1], [None, "Notes: none"], [None, "b", 2]]
+    found = values(workbook(("s", rows)), stop_at="Notes")
+    assert [row["place"] for row in found] == ["a"]
+
+
 def test_a_row_wider_than_its_header_is_no_record() -> None:
     data = workbook(("s", [["a", "b"], [1, 2, 3], [1]]))
     found = list(read(Bytes(data), XlsxFormat(), ReadContext()))

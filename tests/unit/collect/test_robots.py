@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.collect.robots import Rules, parse
+from holdfast.collect.robots import Robots, Rules, parse
+from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.outbound import OutboundClient, OutboundSettings
+from tests.support.waiting import until
 
 SIMPLE = """
 User-Agent: *
@@ -121,3 +125,37 @@ def test_no_pattern_takes_long() -> None:
     started = time.process_time()
     assert rules.allows("/" + "a" * 4000)
     assert time.process_time() - started < 2
+
+
+async def test_an_origin_that_does_not_answer_keeps_nobody_from_another() -> None:
+    """Two that want the silent one ask it once; one that wants another does not wait."""
+    asked: list[bytes] = []
+    over = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        await over.wait()
+        writer.close()
+
+    async def empty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async with (
+        await asyncio.start_server(silent, "127.0.0.1", 0) as one,
+        await asyncio.start_server(empty, "127.0.0.1", 0) as other,
+    ):
+        hosts = ["127.0.0.1:{1}".format(*each.sockets[0].getsockname()) for each in (one, other)]
+        async with OutboundClient(OutboundSettings(allow=frozenset(hosts))) as outbound:
+            robots = Robots(outbound, SystemClock())
+            wanted = f"http://{hosts[0]}/a"
+            waiting = [asyncio.create_task(robots.check(wanted)) for _ in range(2)]
+            await until(lambda: bool(asked))
+            async with asyncio.timeout(20):
+                assert (await robots.check(f"http://{hosts[1]}/b")).allows("/b")
+            assert len(asked) == 1
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        over.set()

@@ -576,6 +576,16 @@ async def test_records_are_filtered_by_period_and_dimension(bench: Bench) -> Non
     assert (await bench.service.records(OPERATOR, nobody)).items == []
 
 
+async def test_bytes_that_were_few_when_stored_are_handed_out_in_pieces(quick: Bench) -> None:
+    content = bytes(40 * 2**20)
+    attempt = await working(quick)
+    await attempt.respond(1, content)
+    body = await quick.service.response_body(OPERATOR, attempt.run, 1)
+    sizes = [len(chunk) async for chunk in body.chunks]
+    assert sum(sizes) == len(content)
+    assert max(sizes) <= 9 * 2**20
+
+
 async def test_a_time_as_a_bound_counts_whatever_its_fraction(quick: Bench) -> None:
     hours = [f"2025-01-31T{hour:02d}:00:00.000000Z" for hour in (0, 1, 2)]
     await quick.collect(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from itertools import chain, count
+from itertools import chain, count, takewhile
 from typing import BinaryIO, TypeVar
 
 from holdfast.collect.content import Content
@@ -114,10 +114,7 @@ def from_header(cells: Iterator[Row], starts: str) -> Iterator[Row]:
 
 def until(cells: Iterator[Row], stop_at: str) -> Iterator[Row]:
     """The rows before the first whose first cell begins with ``stop_at``: then come footnotes."""
-    for row in cells:
-        if row and (row[0] or "").startswith(stop_at):
-            return
-        yield row
+    return takewhile(lambda row: not (row and (row[0] or "").startswith(stop_at)), cells)
 
 
 def without(cells: Iterator[Row], skipped: Sequence[str]) -> Iterator[Row]:

@@ -12,13 +12,14 @@ import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import takewhile
 from typing import Any, BinaryIO, NoReturn
 
 from lxml import etree
 
 from holdfast.collect.content import Content, open_archive, open_entry, random_access
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
-from holdfast.collect.formats.csv import from_header, unique_names, until, without
+from holdfast.collect.formats.csv import first_text, from_header, unique_names, without
 from holdfast.collect.model import Bounds, Number, RawRow, ReadContext
 from holdfast.registry.source import Format, XlsxFormat
 
@@ -63,7 +64,9 @@ def _rows(cells: Iterator[list[Cell]], spec: XlsxFormat, bounds: Bounds) -> Iter
         for _ in range(spec.header_row - 1):
             next(cells, None)
     if spec.stop_at:
-        cells = until(cells, spec.stop_at)
+        # Unlike in text, an empty column often stands before a table.
+        stop_at = spec.stop_at
+        cells = takewhile(lambda row: not first_text(row).startswith(stop_at), cells)
     header = next(cells, None)
     if header is None or not any(header):
         raise ParseFailed(
