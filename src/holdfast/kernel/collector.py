@@ -32,7 +32,7 @@ def settle() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, _BLOCK_BYTES)
         mallopt(_ARENA_MAX, _ARENAS)
-    gc.collect()
+    # What died meanwhile stays with the rest: half a megabyte, against a tenth of a second.
     gc.freeze()
     gc.enable()
     gc.set_threshold(5_000, 5, 5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,7 +44,7 @@ class Head:
 class Dialer:
     """Resolves, checks and connects. The only place where Holdfast opens a socket to a source."""
 
-    def __init__(self, resolver: Resolver, tls: ssl.SSLContext) -> None:
+    def __init__(self, resolver: Resolver, tls: Callable[[], ssl.SSLContext]) -> None:
         self._resolver = resolver
         self._tls = tls
 
@@ -116,7 +116,7 @@ class Dialer:
             address,
             target.port,
             limit=READ_BYTES,
-            ssl=self._tls if secure else None,
+            ssl=self._tls() if secure else None,
             server_hostname=target.host if secure else None,
         )
         return Connection(reader, writer, host_port(address, target.port), limits)
