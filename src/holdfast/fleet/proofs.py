@@ -96,8 +96,9 @@ class Prover:
             return
         if found.tzinfo is None:
             found = found.replace(tzinfo=UTC)
-        # The half second is what the header leaves out, in the middle.
-        ahead = found.timestamp() + 0.5 - self._moment()
+        # The header leaves out fractions. Rather a second ahead than behind: a door takes nothing
+        # from before it was started.
+        ahead = found.timestamp() + 1.0 - self._moment()
         if abs(ahead - self.ahead) > 2.0:
             self.ahead = ahead
 

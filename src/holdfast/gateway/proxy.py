@@ -72,6 +72,7 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/tenants", "identity"),
     ("/v1/sessions", "identity"),
     ("/v1/passkeys", "identity"),
+    ("/v1/accounts", "identity"),
     ("/v1/audit", "identity"),
     ("/v1/sign-in", "identity"),
     ("/v1/ledger", "ledger"),
@@ -323,6 +324,7 @@ class _Answer:
         self._response = response
         self._pieces = response.aiter_raw()
         self._begun: list[bytes] = []
+        self._whole = False
 
     async def begin(self) -> None:
         """Wait for all of a short body, the first bytes of a long one, nothing of a live one."""
@@ -335,6 +337,7 @@ class _Answer:
             self._begun.append(piece)
             if not short:
                 return
+        self._whole = True
 
     async def pass_on(self, scope: Scope, send: Send) -> None:
         raw = self._response.headers.raw
@@ -344,6 +347,10 @@ class _Answer:
         headers = [(k.lower(), v) for k, v in raw if k.lower() in RESPONSE_HEADERS]
         status = self._response.status_code
         await send({"type": "http.response.start", "status": status, "headers": headers})
+        if self._whole:
+            whole = b"".join(self._begun)
+            await send({"type": "http.response.body", "body": whole, "more_body": False})
+            return
         for piece in self._begun:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         async for piece in self._pieces:

@@ -97,6 +97,17 @@ def test_what_a_door_saw_before_it_was_started_again_does_not_count_again(
     again.check(prove(*ASKED), *ASKED, SECRET, PUBLIC)
 
 
+def test_whoever_learns_the_time_of_a_door_that_was_just_started_is_let_in(
+    clock: ManualClock,
+) -> None:
+    clock.advance(0.9)
+    door = Proofs(clock)
+    clock.advance(0.05)
+    prove = Prover(KEY, SECRET, moment=lambda: clock.now().timestamp() - 7200)
+    prove.told(format_datetime(clock.now(), usegmt=True))
+    door.check(prove(*ASKED), *ASKED, SECRET, PUBLIC)
+
+
 def test_the_table_is_bounded_and_what_is_forgotten_stays_refused(
     door: Proofs, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
