@@ -22,6 +22,7 @@ from holdfast.identity.people.model import (
     normal_email,
 )
 from holdfast.identity.people.service import PeopleService
+from holdfast.identity.signin import oauth_store
 from holdfast.kernel.clock import ManualClock, timestamp
 from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.database import Database
@@ -243,6 +244,55 @@ async def test_a_person_is_disabled_and_enabled_and_every_change_is_an_event(
     ):
         with pytest.raises(NotFound):
             await attempt
+
+
+async def test_a_person_who_is_forgotten_is_in_no_row_and_does_not_come_back(
+    people: People, served: PeopleService, parts: Parts, database: Database
+) -> None:
+    made = await people.invite(ME, PersonInvite(name="Ada Lovelace", email="ada@example.org"))
+    person, now = parts.new_id(), timestamp(parts.clock.now())
+
+    def unit(conn: Any) -> None:
+        store.use_invitation(conn, ME.tenant, made.invitation.id, person, now)
+        values = {
+            "tenant": ME.tenant, "id": person, "name": "Ada Lovelace", "email": "ada@example.org",
+            "roles": '["viewer"]', "created_at": now, "created_by": "x", "event_id": parts.new_id(),
+        }  # fmt: skip
+        store.add_person(conn, values)
+        account = {
+            "tenant": ME.tenant, "id": "a-1", "person": person, "provider": "oidc",
+            "issuer": "https://id.example", "subject": "ada-lovelace", "linked_at": now,
+            "event_id": parts.new_id(),
+        }  # fmt: skip
+        oauth_store.add_account(conn, account)
+
+    await database.write(ME, unit)
+    assert (await people.forget(ME, person)).state == "forgotten"
+    assert (await people.forget(ME, person)).state == "forgotten"
+    found = await people.find_person(ME, person)
+    assert (found.name, found.email, found.roles) == ("", "", ["viewer"])
+
+    def everything(conn: Any) -> str:
+        tables = ("people", "invitations", "person_accounts", "passkeys", "sessions")
+        select = "SELECT * FROM {} WHERE tenant = :tenant"
+        rows = [
+            conn.execute(text(select.format(table)), {"tenant": ME.tenant}).all()
+            for table in tables
+        ]
+        return repr(rows)
+
+    kept = await database.read(ME, everything)
+    assert person in kept
+    assert "ovelace" not in kept
+    assert "example" not in kept
+    told = [entry.event.type for entry in await events(database)]
+    assert told.count("person.forgotten") == 1
+    for attempt in (people.enable(ME, person), people.recover(ME, person)):
+        with pytest.raises(Conflict) as refusal:
+            await attempt
+        assert refusal.value.code == "person-forgotten"
+    with pytest.raises(Conflict):
+        await served.forget(replace(ADMIN, subject=(mine := await join(parts, ["admin"]))), mine)
 
 
 async def test_nobody_disables_themselves(served: PeopleService, parts: Parts) -> None:

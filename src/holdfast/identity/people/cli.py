@@ -17,6 +17,7 @@ from holdfast.kernel.cli import (
     say_more,
     session,
 )
+from holdfast.kernel.errors import Invalid
 from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
@@ -129,6 +130,22 @@ def show(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -
 )
 def disable(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -> None:
     _changed(ctx, lambda people: people.disable(None, person), json)
+
+
+@person_app.command(
+    "forget",
+    help="Disable a person and take out, for ever, everything that says who they are.",
+    epilog="Example: holdfast person forget 01a21cbb-894a-76f7-9f5f-41e756bbe4c4 --yes",
+)
+def forget(
+    ctx: typer.Context,
+    person: PersonArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="There is no way back.")] = False,
+    json: JsonOption = False,
+) -> None:
+    if not yes:
+        raise Invalid("cannot forget a person without --yes: there is no way back")
+    _changed(ctx, lambda people: people.forget(None, person), json)
 
 
 @person_app.command(

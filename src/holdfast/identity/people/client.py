@@ -77,6 +77,10 @@ class PeopleClient:
         """See :meth:`PeopleService.disable`."""
         return await self._api.request("POST", f"{_path(person)}/disable", json={}, type=Person)
 
+    async def forget(self, principal: Principal | None, person: str) -> Person:
+        """See :meth:`PeopleService.forget`."""
+        return await self._api.request("POST", f"{_path(person)}/forget", json={}, type=Person)
+
     async def enable(self, principal: Principal | None, person: str) -> Person:
         """See :meth:`PeopleService.enable`."""
         return await self._api.request("POST", f"{_path(person)}/enable", json={}, type=Person)

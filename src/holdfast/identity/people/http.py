@@ -59,6 +59,11 @@ def _people(service: PeopleService) -> list[Any]:
         """Nobody signs in as this person from now on, and what they had open ends."""
         return await service.disable(principal, person)
 
+    @post("/v1/people/{person:str}/forget", permission=Permission.IDENTITY_WRITE, status=200)
+    async def forget_person(principal: Principal, person: str) -> Person:
+        """Take out name, address, passkeys, accounts and sessions of a person, for ever."""
+        return await service.forget(principal, person)
+
     @post("/v1/people/{person:str}/enable", permission=Permission.IDENTITY_WRITE, status=200)
     async def enable_person(principal: Principal, person: str) -> Person:
         """Let a person sign in again."""
@@ -79,6 +84,7 @@ def _people(service: PeopleService) -> list[Any]:
         create_admin,
         find_person,
         disable_person,
+        forget_person,
         enable_person,
         recover_person,
         change_roles,

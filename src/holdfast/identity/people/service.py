@@ -27,6 +27,7 @@ from holdfast.identity.people.model import (
     invitation_state,
     normal_email,
 )
+from holdfast.identity.signin import oauth_store, passkey_store
 from holdfast.identity.signin import store as signin_store
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import make_secret
@@ -228,6 +229,36 @@ class PeopleService:
 
         return await self._db.write(principal, unit)
 
+    async def forget(self, principal: Principal, person: str) -> Person:
+        """Nothing here says any more who this person is. Twice is fine; there is no way back.
+
+        They are disabled; their name, address, passkeys, accounts and sessions (with the addresses
+        those came from) are gone. Their id and roles stay, so that what was done in that name keeps
+        its meaning. A copy made before still has them: after a restore this is to be said again.
+        """
+        await self._manageable(principal, person, forgotten=True)
+        if person == principal.subject:
+            raise Conflict(
+                "cannot forget yourself", code="self-disable", hint="ask another administrator"
+            )
+        now = timestamp(self._parts.clock.now())
+        event = self._parts.event(
+            principal, f"person/{person}", "person.forgotten", {"person": person}
+        )
+
+        def unit(conn: Connection) -> Person:
+            tenant = principal.tenant
+            store.disable_person(conn, tenant, person, now)
+            store.end_invitations_of(conn, tenant, person, now)
+            passkey_store.remove_passkeys_of(conn, tenant, person)
+            oauth_store.remove_accounts_of(conn, tenant, person)
+            signin_store.remove_sessions_of(conn, tenant, person)
+            if store.forget_person(conn, tenant, person):
+                self._parts.outbox.emit(conn, principal, event)
+            return _there(conn, tenant, person)
+
+        return await self._db.write(principal, unit)
+
     async def enable(self, principal: Principal, person: str) -> Person:
         """Let a person sign in again. Twice is fine."""
         await self._manageable(principal, person)
@@ -307,9 +338,17 @@ class PeopleService:
         custom = await self._db.read(principal, lambda conn: custom_roles(conn, principal.tenant))
         check_handed_on(principal, permissions_of(roles, (), custom), ())
 
-    async def _manageable(self, principal: Principal, person: str) -> Person:
+    async def _manageable(
+        self, principal: Principal, person: str, *, forgotten: bool = False
+    ) -> Person:
         """The person, if ``principal`` has all that they have: or managing would be a way up."""
         found = await self.find_person(principal, person)
+        if found.state == "forgotten" and not forgotten:
+            raise Conflict(
+                "cannot do this: nothing here says any more who this person is",
+                code="person-forgotten",
+                hint="invite them anew",
+            )
         custom = await self._db.read(principal, lambda conn: custom_roles(conn, principal.tenant))
         check_handed_on(principal, granted_by(found.roles, custom), ())
         return found
@@ -335,6 +374,12 @@ def _there(conn: Connection, tenant: str, person: str) -> Person:
     return person_of(row)
 
 
+def _state_of(row: Row[Any]) -> str:
+    if not row.name:
+        return "forgotten"
+    return "active" if row.disabled_at is None else "disabled"
+
+
 def person_of(row: Row[Any]) -> Person:
     """A row as a person."""
     return Person(
@@ -342,7 +387,7 @@ def person_of(row: Row[Any]) -> Person:
         name=row.name,
         email=row.email,
         roles=msgspec.json.decode(row.roles),
-        state="active" if row.disabled_at is None else "disabled",
+        state=_state_of(row),
         created_at=row.created_at,
         created_by=row.created_by,
         disabled_at=row.disabled_at,

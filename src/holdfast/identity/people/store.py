@@ -64,6 +64,13 @@ _ENABLE = text(
     "UPDATE people SET disabled_at = NULL"
     " WHERE tenant = :tenant AND id = :id AND disabled_at IS NOT NULL"
 )
+_FORGET = text(
+    "UPDATE people SET name = '', email = '' WHERE tenant = :tenant AND id = :id AND name <> ''"
+)
+_FORGET_INVITATIONS = text(
+    "UPDATE invitations SET name = '', email = ''"
+    " WHERE tenant = :tenant AND (person = :id OR used_by = :id)"
+)
 _SET_ROLES = text("UPDATE people SET roles = :roles WHERE tenant = :tenant AND id = :id")
 
 _ADD_INVITATION = text(
@@ -130,6 +137,13 @@ def disable_person(conn: Connection, tenant: str, person: str, at: str) -> bool:
 
 def enable_person(conn: Connection, tenant: str, person: str) -> bool:
     return conn.execute(_ENABLE, {"tenant": tenant, "id": person}).rowcount == 1
+
+
+def forget_person(conn: Connection, tenant: str, person: str) -> bool:
+    """Take name and address out of every row; false if they were out already."""
+    values = {"tenant": tenant, "id": person}
+    conn.execute(_FORGET_INVITATIONS, values)
+    return conn.execute(_FORGET, values).rowcount == 1
 
 
 def set_roles(conn: Connection, tenant: str, person: str, roles: str) -> None:

@@ -32,6 +32,7 @@ _OF_PERSON = text(
 )
 _COUNT = text("SELECT count(*) FROM person_accounts WHERE tenant = :tenant AND person = :person")
 _REMOVE = text("DELETE FROM person_accounts WHERE tenant = :tenant AND id = :id")
+_REMOVE_OF = text("DELETE FROM person_accounts WHERE tenant = :tenant AND person = :person")
 _FIND = text("SELECT * FROM person_accounts WHERE tenant = :tenant AND id = :id")
 
 
@@ -51,6 +52,10 @@ def count_accounts(conn: Connection, tenant: str, person: str) -> int:
 
 def remove_account(conn: Connection, tenant: str, account: str) -> bool:
     return conn.execute(_REMOVE, {"tenant": tenant, "id": account}).rowcount == 1
+
+
+def remove_accounts_of(conn: Connection, tenant: str, person: str) -> None:
+    conn.execute(_REMOVE_OF, {"tenant": tenant, "person": person})
 
 
 def find_account(conn: Connection, tenant: str, account: str) -> Row[Any] | None:

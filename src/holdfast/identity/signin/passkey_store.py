@@ -58,6 +58,7 @@ _USED = text(
 _END = text(
     "UPDATE passkeys SET ended_at = :at WHERE tenant = :tenant AND id = :id AND ended_at IS NULL"
 )
+_REMOVE_OF = text("DELETE FROM passkeys WHERE tenant = :tenant AND person = :person")
 _BEGIN = text(
     "INSERT INTO ceremonies (tenant, id, kind, data, expires_at)"
     " VALUES (:tenant, :id, :kind, :data, :expires_at)"
@@ -108,6 +109,11 @@ def note_use(conn: Connection, row: Row[Any], counter: int, backed_up: bool, at:
 
 def end_passkey(conn: Connection, tenant: str, passkey: str, at: str) -> bool:
     return conn.execute(_END, {"tenant": tenant, "id": passkey, "at": at}).rowcount == 1
+
+
+def remove_passkeys_of(conn: Connection, tenant: str, person: str) -> None:
+    """Remove what is known of a person's devices."""
+    conn.execute(_REMOVE_OF, {"tenant": tenant, "person": person})
 
 
 def begin_ceremony(conn: Connection, values: Mapping[str, Any], now: str, most: int) -> bool:

@@ -63,6 +63,7 @@ _OPEN_OF_CREDENTIAL = text(
     "SELECT id FROM sessions WHERE tenant = :tenant AND credential = :credential"
     " AND ended_at IS NULL AND ends_at > :now ORDER BY id DESC"
 )
+_REMOVE_OF = text("DELETE FROM sessions WHERE tenant = :tenant AND subject = :subject")
 _FORGET = text(
     "DELETE FROM sessions WHERE tenant = :tenant AND subject = :subject AND ends_at < :before"
 )
@@ -88,6 +89,11 @@ def end_session(conn: Connection, tenant: str, session: str, at: str) -> bool:
 def end_sessions_of(conn: Connection, tenant: str, subject: str, at: str) -> None:
     """End all of one who may not sign in any more; the event that says so is the caller's."""
     conn.execute(_END_OF_SUBJECT, {"tenant": tenant, "subject": subject, "at": at})
+
+
+def remove_sessions_of(conn: Connection, tenant: str, subject: str) -> None:
+    """Remove all of one, with the addresses they came from."""
+    conn.execute(_REMOVE_OF, {"tenant": tenant, "subject": subject})
 
 
 def page_of_sessions(
