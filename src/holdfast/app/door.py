@@ -31,6 +31,7 @@ from holdfast.identity.signin.throttle import Throttle
 from holdfast.identity.tokens import TokenKey, shared_secret
 from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.errors import HoldfastError, Invalid
+from holdfast.kernel.http.pool import RolePool
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
@@ -137,8 +138,7 @@ def spec(
         )
         client = httpx.AsyncClient(
             timeout=httpx.Timeout(120.0, connect=5.0),
-            limits=httpx.Limits(max_connections=500, max_keepalive_connections=100),
-            verify=verify_of(system.tls, elsewhere.values()),
+            transport=RolePool(verify_of(system.tls, elsewhere.values())),
             trust_env=False,
         )
         proxy = RoleProxy(elsewhere, signer, client, system.clock)

@@ -257,14 +257,16 @@ class IdentityService:
         )
 
 
+_KNOWN = {permission.value: permission for permission in Permission}
+
+
 def principal_of(holder: KeyHolder) -> Principal:
     """The principal that a holder is; permissions this build does not know grant nothing."""
-    known = {permission.value: permission for permission in Permission}
     return Principal(
         TenantId(holder.tenant),
         holder.subject,
         PrincipalKind(holder.kind),
-        frozenset(known[name] for name in holder.permissions if name in known),
+        frozenset(_KNOWN[name] for name in holder.permissions if name in _KNOWN),
         None if holder.profiles is None else frozenset(holder.profiles),
         holder.credential,
     )
