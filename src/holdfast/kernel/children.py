@@ -174,7 +174,7 @@ async def spawn(
     process = _start(
         ["-I", "-S"], ["exec", *command], env, cwd, limits, stdout=stdout, stderr=stderr
     )
-    child = Child(process)
+    child = _watched(process)
     try:
         yield child
     finally:
@@ -215,9 +215,33 @@ def _start(
             **streams,
         )
     except OSError as error:
-        raise Unavailable(
-            f"cannot start a child process: {error.strerror}", code="child-not-started"
-        ) from error
+        raise _not_started(error) from error
+
+
+def _watched(process: subprocess.Popen[bytes]) -> Child:
+    """The child; one that cannot be watched is ended again, or nobody would ever collect it."""
+    try:
+        return Child(process)
+    except OSError as error:
+        process.kill()
+        process.wait()
+        raise _not_started(error) from error
+
+
+def _not_started(error: OSError) -> Unavailable:
+    return Unavailable(
+        f"cannot start a child process: {error.strerror}", code="child-not-started"
+    )
+
+
+def _memory(stack: contextlib.ExitStack, name: str) -> int:
+    """A file in memory, closed with the stack."""
+    try:
+        number = os.memfd_create(name)
+    except OSError as error:
+        raise _not_started(error) from error
+    stack.callback(os.close, number)
+    return number
 
 
 def harmless_environment() -> dict[str, str]:
@@ -242,9 +266,8 @@ async def run_child(
     numbers. :class:`TooLarge` when a bound was hit, naming it;
     :class:`Internal` when it crashed. The process is dead when this returns, whatever happened.
     """
-    source = os.memfd_create("holdfast-payload")
-    target = os.memfd_create("holdfast-answer")
-    try:
+    with contextlib.ExitStack() as stack:
+        source, target = _memory(stack, "holdfast-payload"), _memory(stack, "holdfast-answer")
         with open(source, "wb", closefd=False) as file:  # noqa: ASYNC230 — memory
             file.write(msgspec.json.encode(payload))
         os.lseek(source, 0, os.SEEK_SET)
@@ -256,7 +279,7 @@ async def run_child(
             limits,
             pass_fds=(source, target, *descriptors),
         )
-        child = Child(process)
+        child = _watched(process)
         try:
             async with asyncio.timeout(timeout_seconds):
                 status = await child.wait()
@@ -267,9 +290,6 @@ async def run_child(
         finally:
             await _ended(child, 0)
         return _outcome(function, status, target, limits, answer_bytes_max)
-    finally:
-        os.close(source)
-        os.close(target)
 
 
 def _outcome(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from holdfast.kernel.child_start import GONE
 from holdfast.kernel.children import ChildLimits, ChildPool, harmless_environment, run_child, spawn
-from holdfast.kernel.errors import Conflict, Exhausted, Internal, TooLarge
+from holdfast.kernel.errors import Conflict, Exhausted, Internal, TooLarge, Unavailable
 
 WORK = "tests.unit.kernel.child_work"
 ROOT = str(Path(__file__).parents[3])
@@ -106,6 +107,43 @@ async def test_what_a_child_started_and_left_behind_goes_with_it(tmp_path: Path)
     pid_file = tmp_path / "pid"
     await run_child(f"{WORK}:scatter", str(pid_file), timeout_seconds=30)
     await eventually(lambda: not alive(int(pid_file.read_text())))
+
+
+def own_children() -> set[int]:
+    """Children of this process that nobody has collected."""
+    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return {int(pid) for pid in found.split()}
+
+
+def descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+@pytest.mark.parametrize("how", ["spawn", "call"])
+async def test_where_descriptors_run_out_nothing_stays_behind(how: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before, others = descriptors(), own_children()
+    free = [number for number in range(1000) if str(number) not in before]
+    failed = 0
+    while True:
+        # One more each time: whichever step it is that finds none, is found out.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[failed], hard))
+        try:
+            if how == "spawn":
+                async with spawn(["true"]) as child:
+                    assert await child.wait() == 0
+            else:
+                await run_child(f"{WORK}:double", {"number": 2}, timeout_seconds=30)
+        except Unavailable as error:
+            assert error.code == "child-not-started"
+            failed += 1
+        else:
+            break
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert descriptors() == before
+        assert own_children() == others
+    assert failed > 1
 
 
 async def test_the_exit_status_is_told() -> None:
