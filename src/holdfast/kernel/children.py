@@ -229,9 +229,7 @@ def _watched(process: subprocess.Popen[bytes]) -> Child:
 
 
 def _not_started(error: OSError) -> Unavailable:
-    return Unavailable(
-        f"cannot start a child process: {error.strerror}", code="child-not-started"
-    )
+    return Unavailable(f"cannot start a child process: {error.strerror}", code="child-not-started")
 
 
 def _memory(stack: contextlib.ExitStack, name: str) -> int:

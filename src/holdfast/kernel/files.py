@@ -1,4 +1,4 @@
-"""Files opened and written beside the event loop.
+"""Files that are there whole and durable or not at all, and files used beside the event loop.
 
 A thread cannot be cancelled: where nobody waits for what it opens any more, that has to be dropped
 when it comes, or it stays open until the collector finds it.
@@ -65,3 +65,53 @@ class Descriptor:
         if not work.cancelled():
             work.exception()  # nobody is left to hear of it
         os.close(self._number)
+
+
+# --- whole and durable; blocking -----------------------------------------------------------------
+
+
+def flush_folder(path: Path) -> None:
+    """Make durable which names are in the folder ``path``, and what they name."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_new(path: Path, data: bytes, mode: int = 0o600) -> bool:
+    """A new file with ``data``, whole and durable on return; false if there is one, which stays.
+
+    If the process dies in between there is none, at most a left-over that begins with a dot.
+    """
+    temporary = _written(path, data, mode)
+    try:
+        os.link(temporary, path)
+        created = True
+    except FileExistsError:
+        created = False
+    finally:
+        temporary.unlink()
+    # Also when it was there: whoever linked it may not have come so far yet.
+    flush_folder(path.parent)
+    return created
+
+
+def write_over(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """The file with ``data``, or as it was before: whole and durable on return."""
+    _written(path, data, mode).replace(path)
+    flush_folder(path.parent)
+
+
+def _written(path: Path, data: bytes, mode: int) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from holdfast.kernel.errors import Corrupt, Invalid, Unavailable
+from holdfast.kernel.files import write_new
 
 _FORMAT = "holdfast-tenant-secrets-1"
 _SECRET_BYTES = 32
@@ -129,22 +130,5 @@ def _damaged(path: Path) -> Corrupt:
 def _create(path: Path, secret: bytes) -> None:
     """Write the file whole and flushed under its name, or not at all; never over another."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     body = _File(format=_FORMAT, secret=secret.hex(), check=_check(secret))
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(body) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_new(path, msgspec.json.encode(body) + b"\n")

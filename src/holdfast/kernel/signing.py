@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from holdfast.kernel.canonical import canonical, decode_strict
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Corrupt, Invalid, Unauthenticated
+from holdfast.kernel.files import write_new, write_over
 
 if TYPE_CHECKING:
     from joserfc.jwk import OKPKey
@@ -95,7 +96,8 @@ class SigningKey:
     def write_public(self, directory: Path, issuer: str) -> Path:
         """Leave the public half as ``<issuer>.pub.jwk``; replaces what this issuer had there."""
         path = directory / f"{issuer}{PUBLIC_SUFFIX}"
-        _replace(path, canonical(self.public_jwk()))
+        directory.mkdir(parents=True, exist_ok=True)
+        write_over(path, canonical(self.public_jwk()) + b"\n", 0o644)
         return path
 
     def public_bytes(self) -> bytes:
@@ -389,42 +391,7 @@ def read_private(path: Path) -> bytes:
 def write_private(path: Path, data: bytes) -> None:
     """Write a new file, mode 0600, durable when this returns; leave it alone if there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _write_temporary(path, data, 0o600)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass  # another process was first; its key counts
-    finally:
-        temporary.unlink()
-    _sync_directory(path.parent)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_temporary(path, data, 0o644).replace(path)
-    _sync_directory(path.parent)
-
-
-def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_new(path, data + b"\n")  # if another process was first, its key counts
 
 
 __all__ = [

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.kernel import files
 from holdfast.kernel.errors import Corrupt, Internal, Invalid, Unsupported
 from holdfast.keyring.envelope import KEY_BYTES, KEY_ID_BYTES
 
@@ -109,7 +110,7 @@ class MasterKeys:
             keys = _read(path)
             newest = max(key.version for key in keys)
             added = MasterKey(newest + 1, random(KEY_BYTES))
-            _replace(path, render_master([*keys, added]))
+            files.write_over(path, render_master([*keys, added]).encode())
         self._take([*keys, added])
         return added
 
@@ -123,7 +124,7 @@ class MasterKeys:
             gone = [key for key in keys if key.id not in used and key != newest]
             kept = [key for key in keys if key not in gone]
             if gone:
-                _replace(self._path, render_master(kept))
+                files.write_over(self._path, render_master(kept).encode())
         self._take(kept)
         return gone
 
@@ -165,14 +166,8 @@ def parse_master(text: str, source: str) -> list[MasterKey]:
 def write_new(path: Path, text: str) -> None:
     """Write ``text`` whole and flushed at ``path``, or not at all; never over a file."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = _written(path, text)
-    try:
-        os.link(temporary, path)
-        _flush_folder(path.parent)
-    except FileExistsError as error:
-        raise Invalid(f"cannot write {path}: it is there already") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    if not files.write_new(path, text.encode("ascii")):
+        raise Invalid(f"cannot write {path}: it is there already")
 
 
 @contextmanager
@@ -187,30 +182,6 @@ def _turn(path: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _replace(path: Path, text: str) -> None:
-    _written(path, text).replace(path)
-    _flush_folder(path.parent)
-
-
-def _written(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
-
-
-def _flush_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -22,6 +22,7 @@ import msgspec
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Corrupt, Invalid
+from holdfast.kernel.files import flush_folder
 from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Principal, service
@@ -460,8 +461,4 @@ def _append(path: Path, line: ErasureLine) -> None:
         file.flush()
         os.fsync(file.fileno())
     if fresh:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush_folder(path.parent)

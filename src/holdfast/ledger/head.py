@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.kernel.errors import Corrupt
+from holdfast.kernel.files import flush_folder
 
 _SLOT = struct.Struct(">8sQQ32sI")
 _MAGIC = b"HFHEAD01"
@@ -76,11 +77,7 @@ class HeadFile:
             return
         os.ftruncate(self._descriptor, 2 * _SLOT_BYTES)
         os.fsync(self._descriptor)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush_folder(self.path.parent)
 
     def close(self) -> None:
         """Close the file."""

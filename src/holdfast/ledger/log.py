@@ -28,6 +28,7 @@ from holdfast.kernel.errors import (
     OutcomeUnknown,
     Unavailable,
 )
+from holdfast.kernel.files import flush_folder
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.merkle import leaf_hash
 from holdfast.kernel.outbox import SALT_BYTES, Outbox, Sealed, Sealer
@@ -655,6 +656,8 @@ class TenantLog:
                 position = found[-1].after
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
+        # Its name, too: what it holds is about to be forgotten everywhere else.
+        await asyncio.to_thread(flush_folder, path.parent)
         return str(path)
 
     # --- opening ------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ nothing is ever signed below what the outside has seen.
 from __future__ import annotations
 
 import json
-import os
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.errors import Corrupt
+from holdfast.kernel.files import write_over
 from holdfast.kernel.signing import SigningKey
 from holdfast.ledger.notes import Checkpoint, VerifierKey
 from holdfast.ledger.store import LogKey, Origin, Published
@@ -108,14 +108,4 @@ class PublishedFile:
         found[published.origin] = Checkpoint(published.origin, published.size, published.root)
         said = {name: [each.size, b64encode(each.root).decode()] for name, each in found.items()}
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        with temporary.open("wb") as file:
-            file.write(canonical(said) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_over(self._path, canonical(said) + b"\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import BinaryIO
 
 import pytest
 
-from holdfast.kernel.files import opened, taken
+from holdfast.kernel.files import opened, taken, write_new, write_over
 from tests.support.waiting import until
 
 
@@ -82,3 +83,31 @@ async def test_a_failure_after_the_wait_was_cancelled_is_nobodys(tmp_path: Path)
     go.set()
     await until(inner.done)
     assert isinstance(inner.exception(), FileNotFoundError)
+
+
+def test_a_new_file_is_written_once_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    assert write_new(path, b"first")
+    assert not write_new(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_file_that_cannot_be_written_over_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "head"
+    write_over(path, b"before", 0o644)
+    write_over(path, b"after", 0o644)
+    assert path.read_bytes() == b"after"
+
+    def full(_number: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (write_over, write_new):
+        with pytest.raises(OSError, match="no space"):
+            write(path, b"never")
+    assert path.read_bytes() == b"after"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["head"]

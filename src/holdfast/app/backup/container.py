@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from holdfast.kernel.errors import Corrupt, Invalid, NotFound
+from holdfast.kernel.files import flush_folder
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.keyring.model import BACKUPS, DataKey
 from holdfast.keyring.stream import sealed_stream, unsealed_stream
@@ -96,7 +97,7 @@ async def write(
                 written(size)
             await asyncio.to_thread(_flush, file)
         temporary.replace(path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return size + len(magic(kind))
@@ -253,11 +254,3 @@ def _damaged(path: Path, reason: str = "it is not whole") -> Corrupt:
 def _flush(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _flush_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -31,6 +31,7 @@ from holdfast.app.keys import erasures_file, keyring_place, master_file
 from holdfast.app.settings import Resolved, Settings
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.errors import Conflict, Corrupt, Unsupported
+from holdfast.kernel.files import flush_folder
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.outbox import BEGINNING
 from holdfast.kernel.principal import Principal, operator, service
@@ -430,11 +431,7 @@ def _put_in_place(stage: Path, target: Path) -> None:
         before = target.with_name(f"{target.name}.before-restore{number}")
         target.rename(before)
     stage.rename(target)
-    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_folder(target.parent)
 
 
 # --- opened again -------------------------------------------------------------------------------

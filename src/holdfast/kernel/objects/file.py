@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from holdfast.kernel.errors import NotFound, Unavailable
-from holdfast.kernel.files import taken
+from holdfast.kernel.files import flush_folder, taken
 from holdfast.kernel.objects.driver import CHUNK_BYTES, Source, StoredObject
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ class FileObjects:
             created = False
         # Also when it was there: whoever linked it may not have flushed the folder yet, and we
         # are about to promise that it is durable.
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
         return created
 
     def _open_existing(self, name: str, start: int) -> BinaryIO:
@@ -153,7 +153,7 @@ class FileObjects:
             path.unlink()
         except FileNotFoundError:
             return
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
     def _list_folder(self, folder: str) -> list[StoredObject]:
         heads = (self._head(f"{folder}/{name}") for name in _names(self._path(folder)))
@@ -188,15 +188,7 @@ def _make_folder(path: Path) -> None:
         return
     _make_folder(path.parent)
     path.mkdir(exist_ok=True, mode=0o700)
-    _flush_folder(path.parent)
-
-
-def _flush_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_folder(path.parent)
 
 
 def _drop(file: BinaryIO, temporary: Path) -> None:

@@ -22,7 +22,7 @@ from urllib.parse import quote, quote_plus
 from holdfast import __version__
 from holdfast.kernel.clock import Clock, SystemClock, timestamp
 from holdfast.kernel.errors import HoldfastError, Invalid
-from holdfast.kernel.files import Descriptor
+from holdfast.kernel.files import Descriptor, flush_folder
 from holdfast.kernel.outbound.address import (
     AddressInvalid,
     Target,
@@ -633,11 +633,7 @@ def _finish_file(handle: int, data: bytes, directory: Path) -> None:
     """Bytes, then their name: both are on disk when this returns."""
     _write_all(handle, data)
     os.fsync(handle)
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    flush_folder(directory)
 
 
 async def _drain(connection: Connection) -> None:
