@@ -158,6 +158,45 @@ async def test_the_secret_is_shown_once_and_kept_nowhere(
     assert random_part not in await database.read(ME, rows)
 
 
+async def test_of_one_idempotency_key_comes_one_secret_and_no_second_sight_of_it(
+    identity: Identity, served: IdentityService, database: Database
+) -> None:
+    create = ApiKeyCreate(name="x", roles=["viewer"])
+    made = await identity.create_key(ME, create, idempotency_key="k")
+    for _ in range(2):
+        with pytest.raises(Conflict) as caught:
+            await identity.create_key(ME, create, idempotency_key="k")
+        assert caught.value.code == "secret-shown-once"
+        assert f"holdfast apikey revoke {made.key.id}" in caught.value.hint
+        assert made.secret not in repr(caught.value) + caught.value.hint
+    with pytest.raises(Conflict) as caught:
+        await identity.create_key(ME, ApiKeyCreate(name="y", roles=["viewer"]), idempotency_key="k")
+    assert caught.value.code == "idempotency-key-reused"
+    assert len((await identity.list_keys(ME))[0]) == 1
+    assert [entry.event.type for entry in await events(database)] == ["api-key.created"]
+    assert (await served.find_holder(made.secret)).subject == made.key.id
+    other = await identity.create_key(ME, create, idempotency_key="l")
+    assert other.secret != made.secret
+
+
+async def test_a_secret_with_any_one_character_changed_is_nobody_s(
+    served: IdentityService,
+) -> None:
+    made = await served.create_key(ME, ApiKeyCreate(name="x", roles=["viewer"]))
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_="
+    last = len(made.secret) - 1
+    places = [*range(0, last, 7), len(made.secret) - 10, *range(last - 7, last + 1)]
+    for place in places:
+        for other in alphabet:
+            changed = made.secret[:place] + other + made.secret[place + 1 :]
+            if changed != made.secret:
+                with pytest.raises(Unauthenticated):
+                    await served.find_holder(changed)
+    for changed in (f"{made.secret}=", f"{made.secret}\n", made.secret.upper(), f" {made.secret}"):
+        with pytest.raises(Unauthenticated):
+            await served.find_holder(changed)
+
+
 async def test_a_revoked_an_expired_and_an_unknown_key_are_refused_alike(
     identity: Identity, served: IdentityService, clock: ManualClock
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -237,6 +238,20 @@ async def test_what_is_no_credential_is_refused_the_same_way(house: House, sent:
     with pytest.raises(Unauthenticated) as refused:
         await house.passkeys.sign_in(finish(begun, Raw(sent)))
     assert refused.value.code == "passkey-refused"
+
+
+@pytest.mark.parametrize("name", ["clientDataJSON", "authenticatorData", "signature", "userHandle"])
+async def test_an_answer_that_is_spelled_another_way_is_refused(
+    house: House, key: Authenticator, name: str
+) -> None:
+    await house.join(key)
+    for spelling in ("{}=", "{} ", "{}\n", "+{}", "{}!"):
+        begun = await house.ask()
+        given = json.loads(bytes(key.use(begun.options)))
+        given["response"][name] = spelling.format(given["response"][name])
+        with pytest.raises(Unauthenticated) as refused:
+            await house.passkeys.sign_in(finish(begun, Raw(json.dumps(given).encode())))
+        assert refused.value.code == "passkey-refused"
 
 
 async def test_several_passkeys_and_what_ends_with_one(house: House, key: Authenticator) -> None:

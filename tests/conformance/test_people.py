@@ -148,6 +148,17 @@ async def test_an_invitation_is_shown_once_kept_hashed_and_an_event_without_the_
     assert made.secret not in repr(entry)
 
 
+async def test_of_one_idempotency_key_comes_one_invitation(people: People) -> None:
+    wanted = PersonInvite(name="Ada")
+    made = await people.invite(ME, wanted, idempotency_key="k")
+    with pytest.raises(Conflict) as caught:
+        await people.invite(ME, wanted, idempotency_key="k")
+    assert caught.value.code == "secret-shown-once"
+    assert made.invitation.id in caught.value.detail
+    assert len((await people.list_invitations(ME))[0]) == 1
+    assert (await people.invite(ME, wanted, idempotency_key="l")).secret != made.secret
+
+
 async def test_an_invitation_holds_until_it_is_used_revoked_or_expired(
     people: People, parts: Parts, clock: ManualClock
 ) -> None:

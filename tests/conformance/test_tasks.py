@@ -162,6 +162,35 @@ async def test_the_same_key_again_is_the_same_task_and_other_content_a_conflict(
     assert (await fleet.submit(OPERATOR, work(), idempotency_key="k")).id != first.id
 
 
+async def test_many_at_once_under_the_same_key_again_are_the_same_tasks(
+    here: Rig, ask: Any
+) -> None:
+    fleet = ask(OPERATOR)
+    alone = await fleet.submit(OPERATOR, work(exclusive="one"))
+    many = [work(), work(exclusive="one"), work(priority=7)]
+    first = await fleet.submit_many(OPERATOR, many, idempotency_key="k")
+    assert first[1] == alone
+    await fleet.cancel(OPERATOR, alone.id, "no more")
+    again = await fleet.submit_many(OPERATOR, many, idempotency_key="k")
+    assert [each.id for each in again] == [each.id for each in first]
+    assert len((await fleet.list_tasks(OPERATOR))[0]) == 3
+    with pytest.raises(Conflict) as caught:
+        await fleet.submit_many(OPERATOR, many[:2], idempotency_key="k")
+    assert caught.value.code == "idempotency-key-reused"
+    other = await fleet.submit_many(OPERATOR, many, idempotency_key="l")
+    assert not {each.id for each in other} & {each.id for each in first}
+
+
+async def test_of_one_idempotency_key_comes_one_join_token(ask: Any) -> None:
+    wanted = JoinTokenCreate()
+    made = await ask(OPERATOR).worker_token_create(OPERATOR, wanted, idempotency_key="k")
+    with pytest.raises(Conflict) as caught:
+        await ask(OPERATOR).worker_token_create(OPERATOR, wanted, idempotency_key="k")
+    assert caught.value.code == "secret-shown-once"
+    assert made.id in caught.value.detail
+    assert made.token not in caught.value.detail + caught.value.hint
+
+
 async def test_of_many_with_one_key_at_once_one_task_is_made(here: Rig, ask: Any) -> None:
     fleet = ask(OPERATOR)
     made = await asyncio.gather(

@@ -24,6 +24,7 @@ from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of, is_secret_of, make_secret
 from holdfast.kernel.errors import Unauthenticated
 from holdfast.kernel.http.paging import page_size
+from holdfast.kernel.idempotency import Asked, one_secret
 from holdfast.kernel.ids import EventId, TenantId
 from holdfast.kernel.principal import WORKER_PERMISSIONS, Principal, PrincipalKind, service
 
@@ -34,7 +35,9 @@ REGISTER = ("POST", "/v1/workers/register")
 class Admission(Base):
     """Who may work."""
 
-    async def worker_token_create(self, principal: Principal, create: JoinTokenCreate) -> JoinToken:
+    async def worker_token_create(
+        self, principal: Principal, create: JoinTokenCreate, *, idempotency_key: str = ""
+    ) -> JoinToken:
         """A join token that admits workers of one region with these capabilities.
 
         Its text is in this answer and nowhere else.
@@ -66,7 +69,13 @@ class Admission(Base):
             f"join-token/{identity}", "join-token.created", payload, principal.subject
         )
 
+        asked = Asked.of(idempotency_key, create)
+
         def unit(conn: Connection) -> None:
+            one_secret(
+                conn, principal, "workers.tokens", asked, now, identity,
+                "nobody has it, and it is over by itself",
+            )  # fmt: skip
             store.add_token(conn, values)
             self.outbox.emit(conn, principal, event)
 

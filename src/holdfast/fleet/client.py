@@ -37,7 +37,7 @@ from holdfast.fleet.model import (
     WorkerRegister,
 )
 from holdfast.kernel.errors import BY_KIND, HoldfastError, Kind
-from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.http.client import ApiClient, with_key
 from holdfast.kernel.http.paging import Page, encode_cursor, text_position
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
@@ -59,15 +59,23 @@ class FleetClient:
         self, principal: Principal | None, submit: TaskSubmit, *, idempotency_key: str = ""
     ) -> Task:
         """See :meth:`FleetService.submit`."""
-        headers = _key(idempotency_key)
+        headers = with_key(idempotency_key)
         return await self._api.request("POST", "/v1/tasks", json=submit, headers=headers, type=Task)
 
     async def submit_many(
-        self, principal: Principal | None, submits: Sequence[TaskSubmit]
+        self,
+        principal: Principal | None,
+        submits: Sequence[TaskSubmit],
+        *,
+        idempotency_key: str = "",
     ) -> list[Task | HoldfastError]:
         """See :meth:`FleetService.submit_many`; at most 1,000 at a time."""
         answers = await self._api.request(
-            "POST", "/v1/tasks/batch", json=list(submits), type=list[Submitted]
+            "POST",
+            "/v1/tasks/batch",
+            json=list(submits),
+            headers=with_key(idempotency_key),
+            type=list[Submitted],
         )
         return [_outcome(answer) for answer in answers]
 
@@ -75,7 +83,7 @@ class FleetClient:
         self, principal: Principal | None, request: CollectRequest, *, idempotency_key: str = ""
     ) -> Task:
         """See :meth:`FleetService.collect`."""
-        headers = _key(idempotency_key)
+        headers = with_key(idempotency_key)
         return await self._api.request(
             "POST", "/v1/tasks/collect", json=request, headers=headers, type=Task
         )
@@ -196,10 +204,13 @@ class FleetClient:
         )
 
     async def worker_token_create(
-        self, principal: Principal | None, create: JoinTokenCreate
+        self, principal: Principal | None, create: JoinTokenCreate, *, idempotency_key: str = ""
     ) -> JoinToken:
         """See :meth:`FleetService.worker_token_create`."""
-        return await self._api.request("POST", "/v1/workers/tokens", json=create, type=JoinToken)
+        headers = with_key(idempotency_key)
+        return await self._api.request(
+            "POST", "/v1/workers/tokens", json=create, headers=headers, type=JoinToken
+        )
 
     async def authenticate_worker(
         self, credential: str, certificate: str | None = None
@@ -247,10 +258,6 @@ class FleetClient:
         return await self._api.request(
             "POST", f"{_at('workers', worker)}/revoke", json={}, type=Worker
         )
-
-
-def _key(idempotency_key: str) -> dict[str, str]:
-    return {"Idempotency-Key": idempotency_key} if idempotency_key else {}
 
 
 def _at(noun: str, identity: str) -> str:

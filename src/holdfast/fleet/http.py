@@ -43,13 +43,12 @@ from holdfast.kernel.errors import Denied
 from holdfast.kernel.http import ApiRequest, Page, get, post
 from holdfast.kernel.http.door import STOPPING
 from holdfast.kernel.http.paging import Limit, page_after, text_position
-from holdfast.kernel.http.routes import Header
+from holdfast.kernel.http.routes import Header, KeyText
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 from holdfast.kernel.tls import CERTIFICATE
 
 TASKS = "tasks"
 WORKERS = "workers"
-KeyText = Annotated[str, Header("Idempotency-Key")]
 BATCH_BYTES = 8 * 1024 * 1024
 
 
@@ -74,10 +73,13 @@ def _task_handlers(service: FleetService) -> list[Any]:
 
     @post("/v1/tasks/batch", permission=Permission.TASKS_WRITE, body_limit=BATCH_BYTES)
     async def submit_tasks(
-        principal: Principal, data: Annotated[list[TaskSubmit], Meta(max_length=1000)]
+        principal: Principal,
+        data: Annotated[list[TaskSubmit], Meta(max_length=1000)],
+        key: KeyText = "",
     ) -> list[Submitted]:
         """Submit several tasks, each on its own."""
-        return [submitted(each) for each in await service.submit_many(principal, data)]
+        outcomes = await service.submit_many(principal, data, idempotency_key=key)
+        return [submitted(each) for each in outcomes]
 
     @post("/v1/tasks/collect", permission=Permission.TASKS_WRITE, profile="data.profile")
     async def collect_task(principal: Principal, data: CollectRequest, key: KeyText = "") -> Task:
@@ -202,10 +204,10 @@ def _worker_handlers(service: FleetService) -> list[Any]:
 
     @post("/v1/workers/tokens", permission=Permission.WORKERS_WRITE)
     async def create_worker_token(
-        principal: Principal, data: JoinTokenCreate
+        principal: Principal, data: JoinTokenCreate, key: KeyText = ""
     ) -> Response[JoinToken]:
         """Make a join token; its text is shown once."""
-        token = await service.worker_token_create(principal, data)
+        token = await service.worker_token_create(principal, data, idempotency_key=key)
         return Response(content=token, status_code=201, headers={"Cache-Control": "no-store"})
 
     @get("/v1/workers", permission=Permission.WORKERS_READ)

@@ -98,12 +98,49 @@ class FleetService(Admission, Hosts):
         return task
 
     async def submit_many(
-        self, principal: Principal, submits: Sequence[TaskSubmit]
+        self, principal: Principal, submits: Sequence[TaskSubmit], *, idempotency_key: str = ""
     ) -> list[Task | HoldfastError]:
         """:meth:`submit` of each; the task or the refusal of each, in order.
 
-        What cannot be kept at all is raised before anything is stored.
+        A repetition under the same ``idempotency_key`` within a day gets the same tasks, and makes
+        those that the first request did not come to. What cannot be kept at all is raised before
+        anything is stored.
         """
+        if not idempotency_key:
+            return await self._submit_all(principal, submits)
+        told = digest(msgspec.json.encode(list(submits), order="sorted"))
+        now = self.clock.now()
+        fresh = msgspec.json.encode([each.id or self.new_id() for each in submits])
+        for submit in submits:
+            self.submission(principal, submit)
+        route = "tasks.submit-many"
+        kept, again = await self.database.write(
+            principal,
+            lambda conn: once(conn, principal, route, idempotency_key, told, now, lambda: fresh),
+        )
+        ids = msgspec.json.decode(kept, type=list[str])
+        found: dict[int, Task | HoldfastError] = {}
+        for place, task in enumerate(ids if again else ()):
+            with contextlib.suppress(NotFound):
+                found[place] = await self.show_task(principal, task)
+        missing = [place for place in range(len(ids)) if place not in found]
+        named = [msgspec.structs.replace(submits[place], id=ids[place]) for place in missing]
+        found |= zip(missing, await self._submit_all(principal, named), strict=True)
+        answered = [
+            outcome.id if isinstance(outcome, Task) else ids[place]
+            for place, outcome in sorted(found.items())
+        ]
+        if answered != ids:
+            # Unfinished tasks in the way are the answer, and stay it when they have finished.
+            answer = msgspec.json.encode(answered)
+            await self.database.write(
+                principal, lambda conn: settle(conn, principal, route, idempotency_key, answer)
+            )
+        return [found[place] for place in range(len(ids))]
+
+    async def _submit_all(
+        self, principal: Principal, submits: Sequence[TaskSubmit]
+    ) -> list[Task | HoldfastError]:
         submissions = [self.submission(principal, submit) for submit in submits]
         outcomes = await self._batchers_of(principal.tenant).submit.do_all(submissions)
         await self._wake_for(principal, [each for each in outcomes if isinstance(each, Task)])

@@ -164,7 +164,8 @@ class Remembered(Generic[T]):
     """Remembers for five seconds whose a credential is.
 
     Who knows it may be another process, and every request asks. What was revoked is out after at
-    most these five seconds, at every door; a refusal is never remembered.
+    most these five seconds, at every door, however long an answer takes: they count from when it
+    was asked for. A refusal is never remembered.
     """
 
     def __init__(self, lookup: Callable[..., Awaitable[T]], clock: Clock) -> None:
@@ -180,10 +181,11 @@ class Remembered(Generic[T]):
         """Whose it is; ``more`` is what else the look-up is told."""
         key = (_digest(credential), *more)
         found = self._known.get(key)
-        if found is not None and self._clock.monotonic() < found[0]:
+        now = self._clock.monotonic()
+        if found is not None and now < found[0]:
             return found[1]
         holder = await self._lookup(credential, *more)
-        self._known[key] = (self._clock.monotonic() + REMEMBERED_SECONDS, holder)
+        self._known[key] = (now + REMEMBERED_SECONDS, holder)
         self._known.move_to_end(key)
         while len(self._known) > REMEMBERED_MAX:
             self._known.popitem(last=False)

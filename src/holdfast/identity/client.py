@@ -16,7 +16,7 @@ from holdfast.identity.model import (
     RoleDefine,
 )
 from holdfast.identity.notebook import AuditNote
-from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.http.client import ApiClient, with_key
 from holdfast.kernel.http.paging import Page, encode_cursor, text_position
 from holdfast.kernel.principal import Principal
 
@@ -30,9 +30,14 @@ class IdentityClient:
     def __init__(self, api: ApiClient) -> None:
         self._api = api
 
-    async def create_key(self, principal: Principal | None, create: ApiKeyCreate) -> NewApiKey:
+    async def create_key(
+        self, principal: Principal | None, create: ApiKeyCreate, *, idempotency_key: str = ""
+    ) -> NewApiKey:
         """See :meth:`IdentityService.create_key`."""
-        return await self._api.request("POST", "/v1/api-keys", json=create, type=NewApiKey)
+        headers = with_key(idempotency_key)
+        return await self._api.request(
+            "POST", "/v1/api-keys", json=create, headers=headers, type=NewApiKey
+        )
 
     async def list_keys(
         self, principal: Principal | None, *, before: str = "", limit: int = 100

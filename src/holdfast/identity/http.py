@@ -22,6 +22,7 @@ from holdfast.identity.service import IdentityService
 from holdfast.kernel.errors import Denied, Invalid
 from holdfast.kernel.http import delete, get, post, put
 from holdfast.kernel.http.paging import Limit, Page, page_after, text_position
+from holdfast.kernel.http.routes import KeyText
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
 KEYS = "api-keys"
@@ -49,9 +50,11 @@ def _audit(service: IdentityService) -> list[Any]:
 
 def _keys(service: IdentityService) -> list[Any]:
     @post("/v1/api-keys", permission=Permission.IDENTITY_WRITE)
-    async def create_api_key(principal: Principal, data: ApiKeyCreate) -> Response[NewApiKey]:
+    async def create_api_key(
+        principal: Principal, data: ApiKeyCreate, key: KeyText = ""
+    ) -> Response[NewApiKey]:
         """Make an API key; its secret is in this answer and nowhere else."""
-        made = await service.create_key(principal, data)
+        made = await service.create_key(principal, data, idempotency_key=key)
         return Response(content=made, status_code=201, headers={"Cache-Control": "no-store"})
 
     @get("/v1/api-keys", permission=Permission.IDENTITY_READ)

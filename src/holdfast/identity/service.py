@@ -36,6 +36,7 @@ from holdfast.kernel.credentials import Peppers, identity_of, make_secret
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Conflict, Exhausted, Invalid, NotFound, Unauthenticated
 from holdfast.kernel.http.paging import page_size
+from holdfast.kernel.idempotency import Asked, one_secret
 from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import (
@@ -75,8 +76,10 @@ class IdentityService:
 
     # --- keys -------------------------------------------------------------------------------------
 
-    async def create_key(self, principal: Principal, create: ApiKeyCreate) -> NewApiKey:
-        """A new key and its secret.
+    async def create_key(
+        self, principal: Principal, create: ApiKeyCreate, *, idempotency_key: str = ""
+    ) -> NewApiKey:
+        """A new key and its secret; at most one for an ``idempotency_key``.
 
         :class:`Invalid` lists unknown roles, permissions and addresses; :class:`Denied` if it would
         be allowed more than whoever makes it: rights are handed on, never made.
@@ -115,7 +118,13 @@ class IdentityService:
             "event_id": event.id,
         }
 
+        asked = Asked.of(idempotency_key, create)
+
         def unit(conn: Connection) -> ApiKey:
+            one_secret(
+                conn, principal, "api-keys.create", asked, now, identity,
+                "`holdfast apikey revoke {}`",
+            )  # fmt: skip
             if store.count_keys(conn, principal.tenant, timestamp(now)) >= KEYS_MAX:
                 raise Exhausted(
                     f"cannot make a key: {KEYS_MAX} hold already", hint="revoke those not in use"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
+import msgspec
 from sqlalchemy import Column, Connection, Index, LargeBinary, Text, text
 
+from holdfast.kernel.canonical import digest
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.database import tenant_table
 from holdfast.kernel.errors import Conflict, Invalid
@@ -26,6 +30,20 @@ idempotency = tenant_table(
     Index("ix_idempotency_expires_at", "tenant", "expires_at"),
 )
 """What was answered to each (tenant, subject, route, key)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The idempotency key that a request came with, if any, and the digest of its body."""
+
+    key: str = ""
+    fingerprint: str = ""
+
+    @classmethod
+    def of(cls, key: str, body: Any) -> Asked:
+        """For a body as it was decoded."""
+        return cls(key, digest(msgspec.json.encode(body, order="sorted")) if key else "")
+
 
 _FIND = text(
     "SELECT fingerprint, answer, expires_at FROM idempotency"
@@ -108,6 +126,34 @@ def once(
         },
     )
     return answer, False
+
+
+def one_secret(
+    conn: Connection,
+    principal: Principal,
+    route: str,
+    asked: Asked,
+    now: datetime,
+    made: str,
+    hint: str,
+) -> None:
+    """Have at most one secret made under an idempotency key; before anything of it is written.
+
+    A secret is in one answer and nowhere else, so a repetition cannot have that answer again, and
+    must not have another secret: it is a ``Conflict`` that names what the first request ``made``.
+    ``hint`` says what to do with that (``{}``) if the answer never came. Without an idempotency key
+    nothing is held.
+    """
+    if not asked.key:
+        return
+    first, again = once(conn, principal, route, asked.key, asked.fingerprint, now, made.encode)
+    if again:
+        raise Conflict(
+            f"cannot show the secret of {first.decode()} again: it was in the first answer only",
+            code="secret-shown-once",
+            hint=f"if that answer never came: {hint.format(first.decode())}; "
+            "then ask again with a fresh Idempotency-Key",
+        )
 
 
 def forget_expired(conn: Connection, principal: Principal, now: datetime, limit: int = 1000) -> int:

@@ -27,6 +27,8 @@ def decode_response(text: str) -> RawResponse:
     """The account in a header; :class:`Invalid` if it is none."""
     try:
         plain = base64.b64decode(text, altchars=b"-_", validate=True)
+        if base64.urlsafe_b64encode(plain).decode("ascii") != text:
+            raise ValueError("it is not spelled canonically")
         return msgspec.json.decode(plain, type=RawResponse)
     except (ValueError, binascii.Error, msgspec.DecodeError) as error:
         raise Invalid(

@@ -41,6 +41,18 @@ def test_a_mangled_cursor_is_refused() -> None:
             decode_cursor("things", mangled)
 
 
+@pytest.mark.parametrize("name", ["t", "th", "thi"])
+def test_a_cursor_has_one_spelling(name: str) -> None:
+    text = encode_cursor(name, [7])
+    others = [f"{text}=", f"{text}==", f"{text}\n"]
+    if len(text) % 4:  # the last character has bits to spare
+        alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+        others.append(text[:-1] + alphabet[alphabet.index(text[-1]) ^ 1])
+    for other in others:
+        with pytest.raises(Invalid):
+            decode_cursor(name, other)
+
+
 @pytest.mark.parametrize(
     "position",
     [[], [None], [True], [1.5], ["1"], [[1]], [{}], [2**53], [-(2**53)], [1, 2], [2**70]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
 from holdfast.identity.people.model import (
@@ -16,7 +17,7 @@ from holdfast.identity.people.model import (
     Tenant,
     TenantCreate,
 )
-from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.http.client import ApiClient, with_key
 from holdfast.kernel.http.paging import Page, encode_cursor, text_position
 from holdfast.kernel.principal import Principal
 
@@ -30,18 +31,27 @@ class PeopleClient:
     def __init__(self, api: ApiClient) -> None:
         self._api = api
 
-    async def invite(self, principal: Principal | None, invite: PersonInvite) -> NewInvitation:
+    async def invite(
+        self, principal: Principal | None, invite: PersonInvite, *, idempotency_key: str = ""
+    ) -> NewInvitation:
         """See :meth:`PeopleService.invite`."""
-        return await self._api.request("POST", "/v1/invitations", json=invite, type=NewInvitation)
+        return await self._ask("/v1/invitations", invite, idempotency_key)
 
-    async def create_admin(self, principal: Principal | None, create: AdminCreate) -> NewInvitation:
+    async def create_admin(
+        self, principal: Principal | None, create: AdminCreate, *, idempotency_key: str = ""
+    ) -> NewInvitation:
         """See :meth:`PeopleService.create_admin`."""
-        return await self._api.request("POST", "/v1/people/admin", json=create, type=NewInvitation)
+        return await self._ask("/v1/people/admin", create, idempotency_key)
 
-    async def recover(self, principal: Principal | None, person: str) -> NewInvitation:
+    async def recover(
+        self, principal: Principal | None, person: str, *, idempotency_key: str = ""
+    ) -> NewInvitation:
         """See :meth:`PeopleService.recover`."""
-        path = f"{_path(person)}/recover"
-        return await self._api.request("POST", path, json={}, type=NewInvitation)
+        return await self._ask(f"{_path(person)}/recover", {}, idempotency_key)
+
+    async def _ask(self, path: str, body: Any, idempotency_key: str) -> NewInvitation:
+        headers = with_key(idempotency_key)
+        return await self._api.request("POST", path, json=body, headers=headers, type=NewInvitation)
 
     async def list_invitations(
         self, principal: Principal | None, *, before: str = "", limit: int = 100

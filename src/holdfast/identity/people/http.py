@@ -26,6 +26,7 @@ from holdfast.kernel.http.paging import (
     page_after,
     text_position,
 )
+from holdfast.kernel.http.routes import KeyText
 from holdfast.kernel.principal import Permission, Principal
 
 
@@ -45,9 +46,11 @@ def _people(service: PeopleService) -> list[Any]:
         return page_after(PEOPLE, items, following)
 
     @post("/v1/people/admin", permission=Permission.IDENTITY_WRITE)
-    async def create_admin(principal: Principal, data: AdminCreate) -> Response[NewInvitation]:
+    async def create_admin(
+        principal: Principal, data: AdminCreate, key: KeyText = ""
+    ) -> Response[NewInvitation]:
         """Invite the first administrator of a tenant; only the operator does."""
-        return _once(await service.create_admin(principal, data))
+        return _once(await service.create_admin(principal, data, idempotency_key=key))
 
     @get("/v1/people/{person:str}", permission=Permission.IDENTITY_READ)
     async def find_person(principal: Principal, person: str) -> Person:
@@ -70,9 +73,11 @@ def _people(service: PeopleService) -> list[Any]:
         return await service.enable(principal, person)
 
     @post("/v1/people/{person:str}/recover", permission=Permission.IDENTITY_WRITE)
-    async def recover_person(principal: Principal, person: str) -> Response[NewInvitation]:
+    async def recover_person(
+        principal: Principal, person: str, key: KeyText = ""
+    ) -> Response[NewInvitation]:
         """Make a link by which somebody who lost their passkeys registers a new one."""
-        return _once(await service.recover(principal, person))
+        return _once(await service.recover(principal, person, idempotency_key=key))
 
     @put("/v1/people/{person:str}/roles", permission=Permission.IDENTITY_WRITE)
     async def change_roles(principal: Principal, person: str, data: RolesChange) -> Person:
@@ -93,9 +98,11 @@ def _people(service: PeopleService) -> list[Any]:
 
 def _invitations(service: PeopleService) -> list[Any]:
     @post("/v1/invitations", permission=Permission.IDENTITY_WRITE)
-    async def invite_person(principal: Principal, data: PersonInvite) -> Response[NewInvitation]:
+    async def invite_person(
+        principal: Principal, data: PersonInvite, key: KeyText = ""
+    ) -> Response[NewInvitation]:
         """Invite somebody; the secret is in this answer and nowhere else."""
-        return _once(await service.invite(principal, data))
+        return _once(await service.invite(principal, data, idempotency_key=key))
 
     @get("/v1/invitations", permission=Permission.IDENTITY_READ)
     async def list_invitations(

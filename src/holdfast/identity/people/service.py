@@ -33,6 +33,7 @@ from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import make_secret
 from holdfast.kernel.errors import Conflict, Exhausted, Invalid, NotFound
 from holdfast.kernel.http.paging import page_size
+from holdfast.kernel.idempotency import Asked, one_secret
 from holdfast.kernel.ids import TenantId, is_name
 from holdfast.kernel.principal import Principal, operator, operators_only
 
@@ -53,11 +54,15 @@ class PeopleService:
 
     # --- invitations ------------------------------------------------------------------------------
 
-    async def invite(self, principal: Principal, invite: PersonInvite) -> NewInvitation:
+    async def invite(
+        self, principal: Principal, invite: PersonInvite, *, idempotency_key: str = ""
+    ) -> NewInvitation:
         """Invite somebody. :class:`Denied` if they would be allowed more than whoever invites."""
-        return await self._invite(principal, invite)
+        return await self._invite(principal, invite, Asked.of(idempotency_key, invite))
 
-    async def create_admin(self, principal: Principal, create: AdminCreate) -> NewInvitation:
+    async def create_admin(
+        self, principal: Principal, create: AdminCreate, *, idempotency_key: str = ""
+    ) -> NewInvitation:
         """Invite the first administrator of a tenant; only the operator does.
 
         :class:`Conflict` if there is one already: they invite whoever comes next.
@@ -78,18 +83,25 @@ class PeopleService:
         wanted = PersonInvite(
             name=create.name, email=create.email, roles=[ADMIN], hours=create.hours
         )
-        return await self._invite(principal, wanted)
+        return await self._invite(principal, wanted, Asked.of(idempotency_key, create))
 
-    async def recover(self, principal: Principal, person: str) -> NewInvitation:
+    async def recover(
+        self, principal: Principal, person: str, *, idempotency_key: str = ""
+    ) -> NewInvitation:
         """A link by which somebody who lost their passkeys registers a new one. On the record."""
         found = await self._manageable(principal, person)
         wanted = PersonInvite(
             name=found.name, email=found.email, roles=found.roles, hours=RECOVERY_HOURS
         )
-        return await self._invite(principal, wanted, person=found)
+        asked = Asked.of(idempotency_key, person)
+        return await self._invite(principal, wanted, asked, person=found)
 
     async def _invite(
-        self, principal: Principal, invite: PersonInvite, person: Person | None = None
+        self,
+        principal: Principal,
+        invite: PersonInvite,
+        asked: Asked,
+        person: Person | None = None,
     ) -> NewInvitation:
         email = _checked_email(invite.email)
         roles = sorted(set(invite.roles))
@@ -124,6 +136,10 @@ class PeopleService:
         }
 
         def unit(conn: Connection) -> Invitation:
+            one_secret(
+                conn, principal, f"people.{type_}", asked, now, identity,
+                "`holdfast person uninvite {}`",
+            )  # fmt: skip
             if store.count_open(conn, principal.tenant, timestamp(now)) >= INVITATIONS_OPEN_MAX:
                 raise Exhausted(
                     f"cannot invite: {INVITATIONS_OPEN_MAX} invitations are open",

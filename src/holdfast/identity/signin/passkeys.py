@@ -446,6 +446,10 @@ class Joining:
         return row
 
 
+SPELLED = ("clientDataJSON", "authenticatorData", "signature", "attestationObject", "userHandle")
+"""What of a browser's answer is base64url, and has one spelling."""
+
+
 async def _library() -> Any:
     await asyncio.to_thread(importlib.import_module, "webauthn.helpers.structs")
     return importlib.import_module("webauthn")
@@ -458,7 +462,11 @@ def _credential(raw: Raw) -> dict[str, Any]:
         raise passkey_refused("too large")
     try:
         found = json.loads(data)
-        client = json.loads(_decoded(found["response"]["clientDataJSON"]))
+        response = found["response"]
+        for each in (found["id"], found["rawId"], *(response.get(name) for name in SPELLED)):
+            if each is not None:
+                _decoded(each)
+        client = json.loads(_decoded(response["clientDataJSON"]))
         identity, crossed = found["id"], client.get("crossOrigin", False)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise passkey_refused("no credential") from error
@@ -471,7 +479,11 @@ def _credential(raw: Raw) -> dict[str, Any]:
 
 
 def _decoded(text: str) -> bytes:
-    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    """What is spelled there, without padding, as browsers do; ``ValueError`` for anything else."""
+    data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if _encoded(data) != text:
+        raise ValueError("not base64url, or not spelled canonically")
+    return data
 
 
 def _encoded(data: bytes) -> str:

@@ -469,3 +469,8 @@ def _text(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_text(item) for item in value]
     return str(value)
+
+
+def with_key(idempotency_key: str) -> dict[str, str]:
+    """The header of an idempotency key, if there is one."""
+    return {"Idempotency-Key": idempotency_key} if idempotency_key else {}

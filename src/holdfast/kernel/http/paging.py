@@ -73,6 +73,8 @@ def decode_cursor(kind: str, text: str, *wanted: type) -> list[Any]:
         if len(text) > CURSOR_CHARACTERS_MAX or not text.isascii():
             raise ValueError("too long or not text")
         packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        if base64.urlsafe_b64encode(packed).decode("ascii").rstrip("=") != text:
+            raise ValueError("spelled another way than ours are")
         version, found, position = msgspec.json.decode(packed, type=tuple[int, str, list[Any]])
     except (ValueError, binascii.Error, msgspec.DecodeError) as error:
         raise Invalid(

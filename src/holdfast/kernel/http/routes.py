@@ -51,6 +51,10 @@ class Header(str):
     __slots__ = ()
 
 
+KeyText = Annotated[str, Header("Idempotency-Key")]
+"""What makes a repeated request the same request; see :mod:`holdfast.kernel.idempotency`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Argument:
     """One argument of a handler, other than the reserved ones.
