@@ -71,6 +71,7 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/invitations", "identity"),
     ("/v1/tenants", "identity"),
     ("/v1/sessions", "identity"),
+    ("/v1/accounts", "identity"),
     ("/v1/passkeys", "identity"),
     ("/v1/accounts", "identity"),
     ("/v1/audit", "identity"),
