@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from holdfast.app.commands.verify import _cell
+from holdfast.app.commands.verify import _found
 from holdfast.kernel.errors import Invalid
 from holdfast.records.receipt import ReceiptRefused, decode_trust, opened_plain
 from holdfast.reports.errors import CellReceiptNotYet
@@ -111,8 +111,7 @@ def again(
     """What ``holdfast verify`` says of each verdict."""
     (tmp_path / "r.json").write_bytes(data)
     (tmp_path / "trust").write_bytes(policy)
-    found = _cell(tmp_path / "r.json", tmp_path / "trust", recompute, list(inputs))
-    assert found is not None
+    found = _found(tmp_path / "r.json", tmp_path / "trust", None, None, "", recompute, list(inputs))
     return {each.verdict: each.holds for each in found.verdicts}
 
 
