@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.database import Database, create_schema, open_database
@@ -38,6 +39,9 @@ _FIRST = (
 )
 """The longest; the two that keep whole stacks of processes busy are not asked for together."""
 _watch = TenancyWatch()
+# An example may take as long as a busy machine takes for it.
+settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("holdfast")
 # Where a test says nothing httpx gives up after five seconds: a slow disk takes as long.
 for _part in ("connect", "read", "write", "pool"):
     setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, _part, 60.0)
