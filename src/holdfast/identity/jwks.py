@@ -111,6 +111,6 @@ def public_keys(document: Any) -> tuple[TokenKey, ...]:
         found = key_set(document)
     except JoseError as error:
         raise Corrupt("cannot use the key set: it is broken") from error
-    if any(key.algorithm not in ASYMMETRIC for key in found):
+    if any(key.algorithm not in ASYMMETRIC or key.key.is_private for key in found):
         raise Corrupt("cannot use the key set: a published key is a secret")
     return found

@@ -67,7 +67,8 @@ def key_set(document: Any) -> tuple[TokenKey, ...]:
     """The public keys of a JWK Set or a JWK (RFC 7517).
 
     Keys for encryption and of kinds we do not use are passed over. :class:`Corrupt` for what is no
-    key set, for a secret or a private key in it, and for keys that are too weak.
+    key set, for one that mixes secrets with public keys, and for keys that are too weak. (What is
+    published is held to more: see ``jwks.public_keys``.)
     """
     entries = document.get("keys") if isinstance(document, Mapping) else None
     if entries is None:

@@ -20,6 +20,7 @@ from joserfc import jws
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
+from holdfast.identity.jwks import public_keys
 from holdfast.identity.tokens import (
     LEEWAY_SECONDS,
     TokenKey,
@@ -93,7 +94,19 @@ def test_wycheproof(name: str, count: int) -> None:
     assert seen == count
 
 
-COOKBOOK = ("4_1.rsa_v15_signature", "4_3.ecdsa_signature", "4_4.hmac-sha2_integrity_protection")
+COOKBOOK = (
+    "4_1.rsa_v15_signature",
+    "4_2.rsa-pss_signature",
+    "4_3.ecdsa_signature",
+    "4_4.hmac-sha2_integrity_protection",
+)
+OTHER_FORMS = (
+    "4_5.signature_with_detached_content",
+    "4_6.protecting_specific_header_fields",
+    "4_7.protecting_content_only",
+    "4_8.multiple_signatures",
+)
+"""JWS as JSON, or with its payload elsewhere: no token, so refused, good as the signatures are."""
 
 
 @pytest.mark.parametrize("name", COOKBOOK)
@@ -106,6 +119,41 @@ def test_the_jose_cookbook(name: str) -> None:
     head, _, rest = token.partition(".")
     with pytest.raises(Unauthenticated):
         verify_signature(f"{head}.A{rest}", key_set(key))
+
+
+@pytest.mark.parametrize("name", OTHER_FORMS)
+def test_the_jose_cookbook_s_other_forms_are_no_tokens(name: str) -> None:
+    example = json.loads((vectors() / "jose-cookbook" / "jws" / f"{name}.json").read_bytes())
+    keys = example["input"]["key"]
+    found = key_set({"keys": keys} if isinstance(keys, list) else keys) if name[2] != "8" else KEYS
+    output = example["output"]
+    forms = [json.dumps(output[each]) for each in ("json", "json_flat") if each in output]
+    for token in [*forms, *([output["compact"]] if "compact" in output else [])]:
+        with pytest.raises(Unauthenticated):
+            verify_signature(token, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm", "published"),
+    [
+        ("3_1.ec_public_key", "ES512", True),
+        ("3_2.ec_private_key", "ES512", False),
+        ("3_3.rsa_public_key", "RS256", True),
+        ("3_4.rsa_private_key", "RS256", False),
+        ("3_5.symmetric_key_mac_computation", "HS256", False),
+        ("3_6.symmetric_key_encryption", "", False),
+    ],
+)
+def test_the_jose_cookbook_s_keys(name: str, algorithm: str, published: bool) -> None:
+    """Whoever publishes a secret or a private key has let everybody sign: none of it is taken."""
+    key = json.loads((vectors() / "jose-cookbook" / "jwk" / f"{name}.json").read_bytes())
+    if algorithm:
+        assert [found.algorithm for found in key_set(key)] == [algorithm]
+    if published:
+        assert public_keys({"keys": [key]})
+    else:
+        with pytest.raises(Corrupt):
+            public_keys({"keys": [key]})
 
 
 # --- tokens of our own making -------------------------------------------------------------------
