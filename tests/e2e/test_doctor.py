@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def test_drones_of_a_program_that_stops_leave_while_it_still_hears_them(tmp_path
         said = up.tail()
     assert "unheard" not in said, said
     assert "cannot reach" not in said, said
+
+
+def test_collecting_once_that_was_interrupted_says_so(tmp_path: Path) -> None:
+    # No profiles: it waits for some until it is told to stop.
+    environment = {"HOLDFAST_REGISTRY_PROFILES_DIR": str(tmp_path)}
+    with started(["up", "--once", "--port", "0"], tmp_path / "data", environment=environment) as up:
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(60) == 130
+        assert "stopped before everything was collected" in up.tail()
 
 
 def test_health_and_status_tell_a_script(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ class Household:
         self._once = once
         self._drones = drones
         self._run_dir = settings.data_dir / "run"
+        self.collected = False
+        """Whether what ``--once`` is for came to its end, well or not."""
 
     @staticmethod
     def flags(data_dir: Path, *, sample: bool) -> dict[str, str | None]:
@@ -71,7 +73,9 @@ class Household:
             if self._once:
                 from holdfast.app.once import collect_once
 
-                return await collect_once(system, sample=self._sample)
+                status = await collect_once(system, sample=self._sample)
+                self.collected = True
+                return status
             self._greet(system, bound)
             if self._sample:
                 from holdfast.app.once import runnable_profiles, submit

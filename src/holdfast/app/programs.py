@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.app.line import settings_of
-from holdfast.kernel.cli import CommandLine, checked_address, fail, run
+from holdfast.kernel.cli import CommandLine, checked_address, fail, run, say
 from holdfast.kernel.collector import hold_back
 from holdfast.kernel.errors import HoldfastError, Invalid, Unsupported
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from holdfast.app.settings import Settings
     from holdfast.collect.settings import CollectSettings
 
+INTERRUPTED = 130
 PROGRAM = (sys.executable, "-m", "holdfast.app.main")
 
 
@@ -52,11 +53,15 @@ def up(
         fail(error)
     household = Household(settings, sample=sample, once=once, drones=drones)
     bind = _bind_with(settings["gateway_bind"], host, port)
-    return run(
+    status = run(
         lambda: run_program(
             settings, ROLES, bind=bind, beside=household.live, reload=lambda: settings_of(line)
         )
     )
+    if once and status == 0 and not household.collected:
+        say("stopped before everything was collected; the same command goes on from there")
+        return INTERRUPTED
+    return status
 
 
 def serve(

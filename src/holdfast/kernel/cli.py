@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from holdfast.kernel.tls import ClientTls
 
 T = TypeVar("T")
+_TOKEN = re.compile(r"[!-~]+")
 
 
 class RunningProgram(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +77,7 @@ class CommandLine:
         named = os.environ.get("HOLDFAST_OPERATOR_TOKEN_FILE")
         path = Path(named) if named else self.data_dir / "operator.token"
         try:
-            return path.read_text(encoding="ascii").strip()
+            token = path.read_bytes().decode("latin-1").strip()
         except FileNotFoundError:
             if named:
                 raise Invalid(
@@ -85,6 +87,35 @@ class CommandLine:
             return None
         except OSError as error:
             raise Invalid(f"cannot read the operator token {path}: {error.strerror}") from error
+        if not _TOKEN.fullmatch(token):
+            what = "holds something else than one token" if token else "is empty"
+            raise Invalid(
+                f"cannot use the operator token: the token file {path} {what}",
+                hint="HOLDFAST_OPERATOR_TOKEN_FILE names a file with the operator's token or an "
+                "API key, and nothing besides"
+                if named
+                else "put the token back from a copy; or stop the system, delete the file and "
+                "start again: a new one is made",
+            )
+        return token
+
+    def token_for(self, url: str) -> str | None:
+        """The token to show to the system at ``url``, if there is one that is meant for it.
+
+        The data directory's is for the system that runs on it alone, at the address that it wrote
+        down; whatever else answers somewhere is shown only a token that was named for it. None
+        goes unencrypted beyond this machine.
+        """
+        running = self.running()
+        if running is not None and _place(running.url) == _place(url):
+            return self.operator_token()
+        scheme, host, _ = _place(url)
+        if scheme == "http" and not _is_loopback(host):
+            raise Invalid(
+                f"cannot use {url}: without TLS what is said could be read on the way",
+                hint="write https://; http:// is for this machine alone",
+            )
+        return self.operator_token() if os.environ.get("HOLDFAST_OPERATOR_TOKEN_FILE") else None
 
     def has_data(self) -> bool:
         """Whether a system has been here: its files, or what it keeps beside a server's tables."""
@@ -123,6 +154,24 @@ def checked_address(url: str, named: str) -> str:
     return url
 
 
+def _place(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port; every name of this machine's loopback is one."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        port = None
+    host = (parts.hostname or "").rstrip(".")
+    return parts.scheme, "127.0.0.1" if host in ("localhost", "::1") else host, port
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name, which leads wherever somebody says
+
+
 _noun: ContextVar[str] = ContextVar("noun", default="")
 
 
@@ -159,7 +208,7 @@ async def session(ctx: typer.Context, *, timeout_seconds: float = 60.0) -> Async
 
     async with ApiClient.connect(
         url,
-        token=line.operator_token(),
+        token=line.token_for(url),
         timeout_seconds=timeout_seconds,
         verify=line.verify_for(url),
     ) as api:

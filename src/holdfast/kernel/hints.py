@@ -40,6 +40,12 @@ BY_CODE: dict[str, str] = {
     "parse": "see that source.format says what the source really sends",
     "mapping": "`holdfast profile validate FILE` lists what is wrong in a profile",
     "role-unreachable": "`holdfast health` and `holdfast doctor` say which role is down",
+    "foreign-answer": "something else answers at that address, or stands before it: see that "
+    "--control-plane (or HOLDFAST_URL) names the gateway of a Holdfast",
+    "answer-unreadable": "what answers there may be no Holdfast: see that --control-plane (or "
+    "HOLDFAST_URL) names the gateway of one",
+    "route-not-found": "if that is one role of several, ask the gateway: name its data directory "
+    "with --data-dir, or its address with --control-plane; else see that its release is this one's",
     "run-not-found": "`holdfast run list` shows the runs",
     "task-not-found": "`holdfast task list` shows the tasks",
     "worker-not-found": "`holdfast worker list` shows the workers",
@@ -56,8 +62,9 @@ BY_CODE: dict[str, str] = {
 
 BY_KIND: dict[Kind, str] = {
     Kind.INVALID: "`holdfast {noun}--help` shows what it takes",
-    Kind.UNAUTHENTICATED: "the operator's token lies in the data directory: name that with "
-    "--data-dir, or the token with HOLDFAST_OPERATOR_TOKEN_FILE",
+    Kind.UNAUTHENTICATED: "the operator's token lies in the data directory and is for the system "
+    "that runs on it: name that with --data-dir; for any other system name a file that holds a "
+    "token of that one with HOLDFAST_OPERATOR_TOKEN_FILE",
     Kind.DENIED: "sign in as somebody who may do this, or ask the operator",
     Kind.NOT_FOUND: "`holdfast {listed}` shows what there is",
     Kind.CONFLICT: "look at how it is now, then try again",

@@ -14,6 +14,7 @@ import typer
 
 from holdfast.kernel.cli import CommandLine, command_line, print_json, run, session
 from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.hints import hint_for
 from holdfast.kernel.options import JsonOption
 
 app = typer.Typer(add_completion=False)
@@ -171,7 +172,7 @@ async def _stack(ctx: typer.Context, line: CommandLine, *, deep: bool) -> list[F
                 await _checked("raw bytes", lambda: _objects(api, deep=deep)),
             ]
     except HoldfastError as error:
-        return [Finding("gateway", "fail", error.detail, error.hint)]
+        return [Finding("gateway", "fail", error.detail, hint_for(error, "doctor"))]
 
 
 async def _checked(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
@@ -179,10 +180,9 @@ async def _checked(name: str, check: Callable[[], Awaitable[Finding]]) -> Findin
         return await check()
     except HoldfastError as error:
         hint = error.hint
-        if not hint and error.kind == "unauthenticated":
-            hint = "give the operator token: HOLDFAST_OPERATOR_TOKEN_FILE, or the data directory"
         if not hint and error.code == "role-unreachable":
             hint = "see that it runs (its log), and that its address in the settings is right"
+        hint = hint or hint_for(error, "doctor")
         return Finding(name, "fail", error.detail, hint)
 
 

@@ -14,6 +14,8 @@ import msgspec
 from holdfast.kernel.errors import BY_KIND, HTTP_STATUS, HoldfastError, Kind, Problem
 
 CONTENT_TYPE = "application/problem+json"
+FOREIGN_ANSWER = "foreign-answer"
+"""Of an error that no Holdfast told: something else answers there, or stands in between."""
 CODE_HEADER = b"holdfast-code"
 """Why, for whoever passes the answer on without reading it."""
 
@@ -142,7 +144,8 @@ def error_from(status: int, content_type: str, body: bytes, retry_after: str = "
                 internal=f"request {found.request_id}" if found.request_id else "",
             )
     return BY_KIND[_kind_of(status)](
-        f"cannot go on: the server answered {status} without saying why",
+        f"cannot go on: the server answered {status} without saying why, as no Holdfast does",
+        code=FOREIGN_ANSWER,
         retry_after_seconds=float(retry_after) if retry_after.isdecimal() else None,
     )
 
