@@ -9,6 +9,7 @@ import bz2
 import contextlib
 import fnmatch
 import io
+import lzma
 import shutil
 import struct
 import tempfile
@@ -156,19 +157,24 @@ def _needs_no_input(engine: _Decompressor) -> bool:
     return getattr(engine, "needs_input", True) is False
 
 
-_BAD_ARCHIVE = (
-    zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError, OSError,
-    ValueError, struct.error,
-)  # fmt: skip
-"""What zipfile raises for bytes that are no good archive."""
+_DAMAGED = (zipfile.BadZipFile, RuntimeError, ValueError, OSError, EOFError, struct.error)
+_DAMAGED_ENTRY = (zlib.error, lzma.LZMAError)
+"""What zipfile raises for damaged bytes, and lets through from what unpacks an entry."""
+
+
+@contextlib.contextmanager
+def _reading_archive() -> Iterator[None]:
+    """Bytes that are no good archive are told as that, by whatever name the libraries call it."""
+    try:
+        yield
+    except (*_DAMAGED, *_DAMAGED_ENTRY) as error:
+        raise ParseFailed(f"cannot read the archive: {error}") from error
 
 
 def open_archive(raw: BinaryIO) -> zipfile.ZipFile:
     """The archive in ``raw``, its list of entries bounded."""
-    try:
+    with _reading_archive():
         archive = zipfile.ZipFile(raw)
-    except _BAD_ARCHIVE as error:
-        raise ParseFailed(f"cannot read the archive: {error}") from error
     if len(archive.infolist()) > _ZIP_ENTRIES_MAX:
         raise BoundReached(
             f"cannot read the archive: more than {_ZIP_ENTRIES_MAX} entries", bound="entries"
@@ -183,16 +189,12 @@ def open_entry(
     owner: BinaryIO | None = None,
 ) -> BinaryIO:
     """The content of one entry, bounded like a page's; closes ``owner`` with itself."""
-    try:
+    with _reading_archive():
         stream = archive.open(entry)
-    except _BAD_ARCHIVE as error:
-        raise ParseFailed(f"cannot read the archive: {error}") from error
 
     def read() -> bytes:
-        try:
+        with _reading_archive():
             return stream.read(_CHUNK * 4)
-        except _BAD_ARCHIVE as error:
-            raise ParseFailed(f"cannot read the archive: {error}") from error
 
     owned = owner or cast("BinaryIO", stream)
     return io.BufferedReader(

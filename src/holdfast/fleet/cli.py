@@ -40,6 +40,9 @@ task_app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="The work: list, show, submit, cancel."
 )
 
+TaskArgument = Annotated[str, typer.Argument(help="The task's id.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="For the record.")]
+
 Ended = Callable[[Any, str, bool], Awaitable[HoldfastError | None]]
 """Shows a run that has ended (and not with the last argument): why it failed, if it did."""
 
@@ -246,11 +249,7 @@ def list_tasks(
     help="One task, with the attempts that came to nothing.",
     epilog="Example: holdfast task show 01970000-0000-7000-8000-000000000000",
 )
-def show(
-    ctx: typer.Context,
-    task: Annotated[str, typer.Argument(help="The task's id.")],
-    json: JsonOption = False,
-) -> None:
+def show(ctx: typer.Context, task: TaskArgument, json: JsonOption = False) -> None:
     async def body() -> None:
         async with session(ctx) as api:
             _print_task(await _client(api).show_task(None, task), json)
@@ -312,8 +311,8 @@ def submit(
 )
 def cancel(
     ctx: typer.Context,
-    task: Annotated[str, typer.Argument(help="The task's id.")],
-    reason: Annotated[str, typer.Option("--reason", help="For the record.")] = "",
+    task: TaskArgument,
+    reason: ReasonOption = "",
     json: JsonOption = False,
 ) -> None:
     async def body() -> None:
@@ -431,7 +430,7 @@ def register_cancel(runs: typer.Typer) -> None:
     def cancel_run(
         ctx: typer.Context,
         identity: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
-        reason: Annotated[str, typer.Option("--reason", help="For the record.")] = "",
+        reason: ReasonOption = "",
         json: JsonOption = False,
     ) -> None:
         async def body() -> None:

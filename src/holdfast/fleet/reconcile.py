@@ -14,14 +14,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import structlog
 from sqlalchemy import Connection
 
 from holdfast.fleet import host_store, rules, store, tasks, workers
-from holdfast.fleet.fates import decide, fail, give_up
+from holdfast.fleet.fates import Fate, decide, fail, give_up
 from holdfast.fleet.model import CollectPayload, Task
 from holdfast.fleet.ports import Runs
 from holdfast.fleet.service import FleetService
@@ -52,6 +52,12 @@ CLOSE_SECONDS_MAX = 300.0
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
+
+
+class Finder(Protocol):
+    """Finds tasks; with ``lock`` they are ours until we commit."""
+
+    def __call__(self, conn: Connection, *, lock: bool) -> Sequence[Any]: ...
 
 
 class FleetLoops:
@@ -225,6 +231,45 @@ class FleetLoops:
                 if fleet.started_at + timedelta(seconds=row.lease_seconds) <= now
             ]
 
+        def fate(row: Any, chance: float) -> Fate:
+            return fail(
+                row,
+                now,
+                fleet.backoff,
+                jitter=chance,
+                code="lease-expired",
+                reason="the lease ran out without a beat",
+            )
+
+        ended = await self._end_found(principal, find, fate, now)
+        fleet.metrics.expired(ended)
+        return ended
+
+    async def end_overdue(self, principal: Principal) -> int:
+        """End what nobody claimed before its deadline; how many."""
+        now = self._fleet.clock.now()
+
+        def find(conn: Connection, *, lock: bool) -> Sequence[Any]:
+            return store.past_deadline(conn, principal.tenant, timestamp(now), SWEEP_MAX, lock=lock)
+
+        def fate(row: Any, _chance: float) -> Fate:
+            reason = "no worker had finished it by its deadline"
+            return give_up(row, now, rules.State.DEAD, "deadline-passed", reason)
+
+        return await self._end_found(principal, find, fate, now)
+
+    async def _end_found(
+        self,
+        principal: Principal,
+        find: Finder,
+        fate: Callable[[Any, float], Fate],
+        now: datetime,
+    ) -> int:
+        """Look for tasks, and if there are any look again under lock and end those; how many.
+
+        Looking takes no write, so a turn at which there is nothing to do costs nobody anything.
+        """
+        fleet = self._fleet
         seen = await fleet.database.read(principal, lambda conn: find(conn, lock=False))
         if not seen:
             return 0
@@ -233,56 +278,8 @@ class FleetLoops:
         def unit(conn: Connection) -> list[str]:
             rows = find(conn, lock=True)
             fates = [
-                (
-                    row,
-                    fail(
-                        row,
-                        now,
-                        fleet.backoff,
-                        jitter=chance,
-                        code="lease-expired",
-                        reason="the lease ran out without a beat",
-                    ),
-                    id_,
-                    principal.subject,
-                )
+                (row, fate(row, chance), id_, principal.subject)
                 for row, id_, chance in zip(rows, ids, chances, strict=False)
-            ]
-            return decide(conn, principal, fleet.outbox, now, fates)
-
-        events = await fleet.hot(principal.tenant, unit)
-        fleet.metrics.expired(len(events))
-        fleet.metrics.ended(events)
-        return len(events)
-
-    async def end_overdue(self, principal: Principal) -> int:
-        """End what nobody claimed before its deadline; how many."""
-        fleet, now = self._fleet, self._fleet.clock.now()
-
-        def find(conn: Connection, *, lock: bool) -> Sequence[Any]:
-            return store.past_deadline(conn, principal.tenant, timestamp(now), SWEEP_MAX, lock=lock)
-
-        seen = await fleet.database.read(principal, lambda conn: find(conn, lock=False))
-        if not seen:
-            return 0
-        ids, _ = self._spare(len(seen))
-
-        def unit(conn: Connection) -> list[str]:
-            rows = find(conn, lock=True)
-            fates = [
-                (
-                    row,
-                    give_up(
-                        row,
-                        now,
-                        rules.State.DEAD,
-                        "deadline-passed",
-                        "no worker had finished it by its deadline",
-                    ),
-                    id_,
-                    principal.subject,
-                )
-                for row, id_ in zip(rows, ids, strict=False)
             ]
             return decide(conn, principal, fleet.outbox, now, fates)
 

@@ -130,3 +130,25 @@ def test_a_page_can_be_opened_more_than_once_and_leaves_nothing_open(tmp_path: P
         for _ in range(2):
             with content.open() as stream:
                 assert stream.read(10) == NOISE[:10]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA],
+)
+def test_a_damaged_archive_is_no_archive_however_it_was_packed(tmp_path: Path, method: int) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("a.csv", "x,y\n1,2\n" * 500)
+    whole = buffer.getvalue()
+    refused = 0
+    for seed in range(100):
+        chance = random.Random(seed)
+        damaged = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        try:
+            read(tmp_path / "p", bytes(damaged), "zip")
+        except ParseFailed:
+            refused += 1
+    assert refused
