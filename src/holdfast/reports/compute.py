@@ -20,6 +20,7 @@ from holdfast.kernel.canonical import canonical
 from holdfast.kernel.errors import BY_KIND, HoldfastError, Kind, Problem
 from holdfast.reports.errors import InputMismatch, ReportTooLarge, TooFewRows
 from holdfast.reports.model import (
+    PERIOD,
     PREVIEW_ROWS,
     ROWS_MAX,
     ROWS_MIN,
@@ -157,6 +158,8 @@ def _compute(connection: duckdb.DuckDBPyConnection, job: ComputeJob) -> ComputeR
         ordered = [names.resolve(c.lstrip("-")) for c in output.order]
         wanted = list(dict.fromkeys([*listed, *ordered]))
         joined = join(connection, job.spec, job.files, wanted, exact=True)
+        if not output.columns:
+            listed = [name for name in listed if not _timeless(connection, joined, name)]
         return _table(connection, job, joined, listed, names, output)
     x, y = names.resolve(output.x), names.resolve(output.y)
     joined = join(connection, job.spec, job.files, [x, y], exact=False)
@@ -167,6 +170,18 @@ def _compute(connection: duckdb.DuckDBPyConnection, job: ComputeJob) -> ComputeR
             hint="aggregate or filter",
         )
     return _correlation(connection, job, joined, (x, y), output)
+
+
+def _timeless(connection: duckdb.DuckDBPyConnection, joined: Joined, name: str) -> bool:
+    """Whether a column is the period of records that have none: nobody asked to see it."""
+    found = joined.columns[name]
+    if found.column.name.rpartition(".")[2] != PERIOD or len(joined.sides) > 1:
+        return False
+    (side,) = joined.sides.values()
+    if PERIOD in (*side.source.dimensions, *side.source.attributes, *side.source.measures):
+        return False
+    rows, told = one_of(connection, f"SELECT count(*), count({found.value}) FROM joined")
+    return bool(rows > 0 and told == 0)
 
 
 # --- a table ------------------------------------------------------------------------------------

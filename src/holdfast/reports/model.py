@@ -72,12 +72,14 @@ Frequency = Literal["A", "S", "Q", "M", "W", "D", "H", "I"]
 Scalar = str | int | bool | None
 
 BUCKETS = ("year", "quarter", "month", "day")
+PERIOD = "period"
+"""The column of records that are neither joined nor aggregated which says when they are of."""
 ROWS_MAX = 2_000_000
 TABLE_ROWS_MAX = 100_000
 PREVIEW_ROWS = 200
 ROWS_MIN = 3
 LAGS_MAX = 24
-COMPUTATION = 3
+COMPUTATION = 4
 """The version of the arithmetic and of its evidence: part of what makes two reports the same. It
 changes when the same spec over the same inputs may give other cells, or another outputs root."""
 NAMED_MAX = 200_000

@@ -18,6 +18,7 @@ from holdfast.reports.errors import SpecInvalid
 from holdfast.reports.expression import compile_expression
 from holdfast.reports.model import (
     BUCKETS,
+    PERIOD,
     CorrelationOutput,
     Input,
     JoinKey,
@@ -123,7 +124,7 @@ class Names:
         self.full: list[str] = []
         key_names = [key.name for key in self.keys]
         for name, source in spec.inputs.items():
-            for column in input_columns(source):
+            for column in input_columns(source, joined=spec.join is not None):
                 if column not in key_names:
                     self.full.append(f"{name}.{column}")
         self.derived = list(spec.derive)
@@ -154,12 +155,16 @@ class Names:
         return bare if len(self._bare.get(bare, [])) == 1 else column
 
 
-def input_columns(source: Input) -> list[str]:
-    """The columns that an input brings, before the join."""
+def input_columns(source: Input, *, joined: bool = True) -> list[str]:
+    """The columns that an input brings, before the join.
+
+    Records shown as they are bring their :data:`PERIOD` too, unless a field bears its name.
+    """
     if source.aggregate is not None:
         measures = source.measures or ["records"]
         return [*map(key_name, source.aggregate.by), *measures]
-    return [*source.dimensions, *source.attributes, *source.measures]
+    fields = [*source.dimensions, *source.attributes, *source.measures]
+    return fields if joined or not fields or PERIOD in fields else [PERIOD, *fields]
 
 
 def _semantic_problems(spec: ReportSpec) -> list[Problem]:

@@ -29,6 +29,7 @@ from holdfast.reports.expression import compile_expression
 from holdfast.reports.model import (
     BUCKETS,
     NAMED_MAX,
+    PERIOD,
     Aggregate,
     Column,
     Input,
@@ -264,6 +265,7 @@ class Side:
         self.keys = [(key.name, key.of[name]) for key in row_keys(spec)]
         self.joined = spec.join is not None
         self.needed = needed
+        self._listed = input_columns(self.source, joined=self.joined)
         self.exact = exact or self.source.aggregate is not None
         self.notes: list[str] = []
         self.columns: dict[str, Built] = {}
@@ -434,14 +436,19 @@ class Side:
                 field = quoted(f"{prefix}_{column}")
                 select.append(f"CAST({field} AS VARCHAR) AS {self._slot(column, 'v')}")
                 self._add(column, "text", "")
+            elif column == PERIOD:
+                select.append(f"{_PERIOD_TEXT} AS {self._slot(column, 'v')}")
+                self._add(column, "text", "")
         return select
 
     def _aggregate(self, aggregate: Aggregate, measures: dict[str, _Measure], used: int) -> None:
         select, grouping = self._grouped(aggregate)
         listed = f"list({_RECORD} ORDER BY {_RECORD})" if self._named else _UNNAMED
         select.append(f"{listed} AS {self.traced}")
-        for name in measures:
+        for index, name in enumerate(measures):
             select += self._aggregated(aggregate, name, measures[name], used)
+            select.append(f"count(*) - count({quoted(name)}) AS missing_{index}")
+            select.append(f"count(*) AS of_{index}")
         if not measures:
             count = f"CASE WHEN count(*) >= {aggregate.min_count} THEN count(*) END"
             select.append(f"{count} AS {self._slot('records', 'v')}")
@@ -455,6 +462,25 @@ class Side:
         empty = " AND ".join(f"{value} IS NULL" for value in values)
         rows_of(self.connection, f"DELETE FROM {self.table} WHERE {empty}")
         self._drop_timeless()
+        for index, name in enumerate(measures):
+            if function_of(aggregate, name) != "count":
+                self._note_missing(index, name, grouping)
+
+    def _note_missing(self, index: int, name: str, grouping: list[str]) -> None:
+        """Say where a value was made although some of its group had none."""
+        missing, value = f"missing_{index}", self._slot(name, "v")
+        label = " || ', ' || ".join(f"coalesce(CAST({part} AS VARCHAR), '')" for part in grouping)
+        rows = rows_of(
+            self.connection,
+            f"SELECT {label}, {missing}, of_{index}, count(*) OVER () FROM {self.table} "
+            f"WHERE {missing} > 0 AND {value} IS NOT NULL ORDER BY {', '.join(grouping)} LIMIT 1",
+        )
+        for group, count, of, groups in rows:
+            others = f", and so in {groups - 1} more" if groups > 1 else ""
+            self.notes.append(
+                f"{self.name}.{name}: {count} of the {of} records of {group} have no value, "
+                f"it is made of the others{others}; aggregate.min_count leaves such groups out"
+            )
 
     def _grouped(self, aggregate: Aggregate) -> tuple[list[str], list[str]]:
         """What is selected and grouped by: the keys, and what else the input is aggregated by."""
@@ -515,7 +541,7 @@ class Side:
         ]
 
     def _slot(self, column: str, kind: str) -> str:
-        return f"{kind}_{self.table}_{input_columns(self.source).index(column)}"
+        return f"{kind}_{self.table}_{self._listed.index(column)}"
 
     def _add(
         self, column: str, type_: Any, unit: str, *, exact: bool = False, bucket: str = ""
@@ -585,6 +611,21 @@ class Side:
         return one_of(self.connection, sql)
 
 
+_FIRST_DAY = "period_start LIKE '%-01'"
+_MONTH = "CAST(substr(period_start, 6, 2) AS INTEGER)"
+_PERIOD_TEXT = f"""CASE
+    WHEN contains(period_start, '.') THEN regexp_replace(period_start, '[.]?0*Z$', 'Z')
+    WHEN contains(period_start, 'T') THEN period_start
+    WHEN period_frequency = 'D' THEN period_start
+    WHEN period_frequency = 'A' AND period_start LIKE '%-01-01' THEN substr(period_start, 1, 4)
+    WHEN period_frequency = 'S' AND {_FIRST_DAY} AND {_MONTH} IN (1, 7)
+        THEN substr(period_start, 1, 4) || '-H' || (({_MONTH} + 5) // 6)
+    WHEN period_frequency = 'Q' AND {_FIRST_DAY} AND {_MONTH} % 3 = 1
+        THEN substr(period_start, 1, 4) || '-Q' || (({_MONTH} + 2) // 3)
+    WHEN period_frequency = 'M' AND {_FIRST_DAY} THEN substr(period_start, 1, 7)
+    ELSE period_start || ' ' || period_frequency
+END"""
+"""A period as records are listed with it: :func:`holdfast.records.listing.period_text`."""
 _RECORD = "record_id || '@' || CAST(revision AS VARCHAR)"
 _UNNAMED = "CAST(NULL AS VARCHAR[])"
 
@@ -662,7 +703,8 @@ def join(
     notes: list[str] = []
     for index, (name, source) in enumerate(spec.inputs.items()):
         # Which groups there are depends on all measures, also on those that are not shown.
-        columns = [c for c in input_columns(source) if source.aggregate or f"{name}.{c}" in sources]
+        own = input_columns(source, joined=spec.join is not None)
+        columns = [c for c in own if source.aggregate or f"{name}.{c}" in sources]
         keys = [key.of[name] for key in row_keys(spec)]
         needed = needed_fields(source, columns, keys, exact=exact)
         table = read_projection(name, source, files[name], needed)

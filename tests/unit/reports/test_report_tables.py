@@ -9,6 +9,8 @@ import duckdb
 import pyarrow
 import pytest
 
+from holdfast.records.listing import period_text
+from holdfast.records.model import PeriodValue
 from holdfast.reports.compute import ComputeJob, ComputeResult, compute_report
 from holdfast.reports.errors import (
     DuplicateKeys,
@@ -335,7 +337,7 @@ def test_units_are_not_mixed_in_silence(tmp_path: Path) -> None:
 
 def test_units_reach_the_columns(tmp_path: Path) -> None:
     rows = [row("2000", "A", measures={"value": "1"}, units={"value": "ppm"})]
-    assert run(tmp_path, {"a": rows}).columns[0].unit == "ppm"
+    assert run(tmp_path, {"a": rows}).columns[-1].unit == "ppm"
 
 
 def test_multipliers_are_not_mixed_and_are_shown(tmp_path: Path) -> None:
@@ -345,7 +347,7 @@ def test_multipliers_are_not_mixed_and_are_shown(tmp_path: Path) -> None:
             for i, m in enumerate(multipliers)
         ]
 
-    assert run(tmp_path, {"a": rows("1000000", "1000000")}).columns[0].unit == "1000000 USD"
+    assert run(tmp_path, {"a": rows("1000000", "1000000")}).columns[-1].unit == "1000000 USD"
     with pytest.raises(InputMismatch, match="'1000 USD' and in '1000000 USD'"):
         run(tmp_path, {"a": rows("1000", "1000000")})
 
@@ -414,7 +416,7 @@ def test_filters_let_through_what_they_say(
     tmp_path: Path, narrowing: dict[str, Any], expected: list[str]
 ) -> None:
     result = run(tmp_path, {"a": ROWS}, inputs={"a": narrowing})
-    assert [item[0] for item in result.rows] == expected
+    assert [item[-1] for item in result.rows] == expected
     assert result.inputs["a"].rows_used == len(expected)
 
 
@@ -429,7 +431,7 @@ def test_a_time_as_a_bound_counts_whatever_its_fraction(tmp_path: Path) -> None:
         ({"until": "2000-01-01T12:00:00.5Z"}, ["0", "12"]),
     ):
         result = run(tmp_path, {"a": rows}, inputs={"a": {"period": narrowing}})
-        assert [item[0] for item in result.rows] == expected
+        assert [item[-1] for item in result.rows] == expected
 
 
 def test_unknown_fields_are_all_named_with_what_there_is(tmp_path: Path) -> None:
@@ -470,7 +472,7 @@ def test_order_limit_and_derived_columns(tmp_path: Path) -> None:
 
 def test_values_come_out_as_the_source_spelt_them(tmp_path: Path) -> None:
     rows = series([("2000", "1.50"), ("2001", "-0.0"), ("2002", "100")])
-    assert [item[0] for item in run(tmp_path, {"a": rows}).rows] == ["1.50", "-0.0", "100"]
+    assert [item[-1] for item in run(tmp_path, {"a": rows}).rows] == ["1.50", "-0.0", "100"]
 
 
 def test_a_table_beyond_the_bound_is_refused_not_cut(
@@ -538,3 +540,70 @@ def test_the_database_reaches_nothing(sql: str, tmp_path: Path) -> None:
 def test_the_database_keeps_to_its_memory() -> None:
     with locked_database(64) as connection, pytest.raises(duckdb.OutOfMemoryException):
         rows_of(connection, "SELECT list(i ORDER BY hash(i)) FROM range(50000000) t(i)")
+
+
+# --- what is missing, and when --------------------------------------------------------------------
+
+
+def by_region(values: dict[str, list[str | None]]) -> list[Row]:
+    return [
+        row(month, "M", measures={"value": value}, dimensions={"region": f"{index:02}"})
+        for month, given in values.items()
+        for index, value in enumerate(given, 1)
+    ]
+
+
+@pytest.mark.parametrize("function", ["sum", "mean", "max", "last"])
+def test_a_value_made_of_a_group_with_gaps_says_so(tmp_path: Path, function: str) -> None:
+    rows = by_region(
+        {"2026-08": ["1", "2"], "2026-09": [None, "4"], "2026-10": ["5", None], "2026-11": [None]}
+    )
+    aggregate = {"by": ["month"], "function": function}
+    result = run(tmp_path, {"a": rows}, inputs={"a": {"aggregate": aggregate}})
+    assert [cells[0] for cells in result.rows] == ["2026-08", "2026-09", "2026-10"]
+    assert result.notes == [
+        "a.value: 1 of the 2 records of 2026-09 have no value, it is made of the others, and so in "
+        "1 more; aggregate.min_count leaves such groups out"
+    ]
+    strict = run(tmp_path, {"a": rows}, inputs={"a": {"aggregate": {**aggregate, "min_count": 2}}})
+    assert ([cells[0] for cells in strict.rows], strict.notes) == (["2026-08"], [])
+
+
+def test_records_as_they_are_say_when_they_are_of(tmp_path: Path) -> None:
+    rows = by_region({"2026-09": ["1", "2"], "2026-10": ["3"]})
+    shown = {"a": {"dimensions": ["region"]}}
+    result = run(tmp_path, {"a": rows}, inputs=shown)
+    assert [column.name for column in result.columns] == ["period", "region", "value"]
+    assert result.rows == [["2026-09", "01", "1"], ["2026-09", "02", "2"], ["2026-10", "01", "3"]]
+    chosen = {"type": "table", "columns": ["value", "period"], "order": ["-period", "value"]}
+    result = run(tmp_path, {"a": rows}, inputs=shown, output=chosen)
+    assert result.rows == [["3", "2026-10"], ["1", "2026-09"], ["2", "2026-09"]]
+
+
+@pytest.mark.parametrize(
+    ("period", "frequency"),
+    [
+        ("2026", "A"), ("2026-03", "M"), ("2026-07-01/2026-10-01", "Q"),
+        ("2026-07-01/2027-01-01", "S"),
+        ("2026-02-01/2026-05-01", "Q"), ("2026-03-09", "D"), ("2026-03-09/2026-03-16", "W"),
+        ("2026-03-09T10:00:00.000000Z", "H"), ("2026-03-09T10:00:00.250000Z", "I"),
+    ],
+)  # fmt: skip
+def test_a_period_reads_as_in_a_list_of_records(
+    tmp_path: Path, period: str, frequency: str
+) -> None:
+    made = row(period, frequency, measures={"value": "1"})
+    ((told, _),) = run(tmp_path, {"a": [made]}).rows
+    start, end = made["period_start"], made["period_end"]
+    assert told == period_text(PeriodValue(start=start, end=end, frequency=frequency, text=""))
+
+
+def test_nobody_is_shown_a_period_that_no_record_has(tmp_path: Path) -> None:
+    timeless = [row(None, None, measures={"value": "1"})]
+    assert [column.name for column in run(tmp_path, {"a": timeless}).columns] == ["value"]
+
+
+def test_a_field_of_its_own_may_be_called_period(tmp_path: Path) -> None:
+    rows = [row("2026", "A", measures={"value": "1"}, dimensions={"period": "early"})]
+    result = run(tmp_path, {"a": rows}, inputs={"a": {"dimensions": ["period"]}})
+    assert result.rows == [["early", "1"]]
