@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.attacks import jwt
 from tests.support.pki import Pki
 from tests.support.program import Program, run_command, started
 from tests.support.stack import free_port
@@ -17,6 +19,7 @@ from tests.support.stack import free_port
 pytestmark = pytest.mark.xdist_group("ledger-door")
 
 CONNECTIONS = 3
+SECRET = "a secret of at least thirty-two bytes, for a test"
 REFUSED = (httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)
 
 
@@ -34,6 +37,11 @@ def limited(tmp_path_factory: pytest.TempPathFactory, scraped_at: int) -> Iterat
         "VDB_MAX_CONNECTIONS": str(CONNECTIONS),
         "VDB_IDLE_TIMEOUT_SECS": "1",
         "VDB_LOG_LEVEL": "info",
+        "VDB_AUTH_MODE": "jwt",
+        "VDB_JWT_SECRET": SECRET,
+        "VDB_JWT_ISSUER": "ours",
+        "VDB_JWT_AUDIENCE": "our-ledger",
+        "VDB_JWT_EXPIRATION_SECS": "120",
         "HOLDFAST_METRICS_BIND": f"127.0.0.1:{scraped_at}",
     }
     with started(["serve", "ledger"], data, environment=environment) as program:
@@ -51,6 +59,20 @@ def test_one_connection_more_than_the_guide_allows_is_told_so(limited: Program) 
             assert following.status_code == 200
         more = httpx.get(f"{limited.url}/health", trust_env=False)
         assert (more.status_code, "retry-after" in more.headers) == (503, True)
+
+
+def test_tokens_are_held_to_the_issuer_audience_and_expiry_that_are_set(limited: Program) -> None:
+    def status(seconds: float, **changes: str) -> int:
+        claims = {"iss": "ours", "aud": "our-ledger", "sub": "somebody", "roles": ["operator"]}
+        token = jwt(SECRET.encode(), {**claims, "exp": int(time.time() + seconds), **changes})
+        headers = {"authorization": f"Bearer {token}"}
+        url = f"{limited.url}/v1/ledger/status"
+        return httpx.get(url, headers=headers, trust_env=False, timeout=30).status_code
+
+    assert status(100) == 200
+    assert status(600) == 401
+    assert status(100, iss="craton") == 401
+    assert status(100, aud="craton") == 401
 
 
 def test_a_connection_that_falls_idle_is_closed(limited: Program) -> None:

@@ -284,3 +284,91 @@ async def judged(folder: Path, truth: list[Any], root: str) -> str:
     except HoldfastError:
         seen = True
     return "seen" if seen else "harmless"
+
+
+SERVED_FLIPS = 4
+EVENTS = 60
+
+
+def test_a_flipped_bit_in_any_file_under_the_served_ledger_is_told_or_harmless(
+    tmp_path: Path,
+) -> None:
+    """The program is killed, a bit of one of its files flips, and it is started again."""
+    chance = random.Random(SEED + 1)
+    original, outcomes = tmp_path / "original", Counter[str]()
+    program = start(["serve", "ledger", "--port", "0"], original, environment=QUIET)
+    for number in range(EVENTS):
+        assert append(program, number).status_code == 200
+    assert program.client.get("/v1/ledger/checkpoint").status_code == 200
+    truth = list(program.items("/v1/ledger/entries", limit=500))
+    program.kill()
+    files = [path for path in sorted(original.rglob("*")) if path.is_file()]
+    files = [path for path in files if path.suffix != ".lock" and path.stat().st_size]
+    weights = [4 if path.suffix in (".db", ".db-wal") else 1 for path in files]
+    for number in range(SERVED_FLIPS * scale()):
+        copy = tmp_path / f"copy-{number}"
+        shutil.copytree(original, copy)
+        victim = copy / chance.choices(files, weights)[0].relative_to(original)
+        data = bytearray(victim.read_bytes())
+        at = chance.randrange(len(data))
+        data[at] ^= 1 << chance.randrange(8)
+        victim.write_bytes(bytes(data))
+        try:
+            outcome = told_by_the_program(copy, truth)
+        except AssertionError as error:
+            raise AssertionError(f"flip {number}: {victim.name} at {at}: {error}") from error
+        outcomes[f"{outcome} ({victim.name if outcome == 'refused' else victim.suffix})"] += 1
+        shutil.rmtree(copy)
+    print(f"{sum(outcomes.values())} flips: {dict(outcomes)}")
+
+
+def started_or_refused(folder: Path) -> Program | None:
+    """The program; none if it refused to start, which it must have said clearly."""
+    try:
+        return start(["serve", "ledger", "--port", "0"], folder, environment=QUIET, ready="/health")
+    except AssertionError as error:
+        died = str(error)
+    said = (folder.parent / f"{folder.name}.log").read_text(errors="replace")
+    assert "died with" in died, died
+    assert "error: " in said, said
+    assert "Traceback" not in said, said
+    return None
+
+
+def told_by_the_program(folder: Path, truth: list[Any]) -> str:
+    """``refused`` at the start, ``seen`` by an answer, or ``harmless``; never a wrong answer."""
+    program = started_or_refused(folder)
+    if program is None:
+        return "refused"
+    seen = lost = False
+    try:
+        for first in range(0, EVENTS, 10):
+            answer = program.client.get("/v1/ledger/entries", params={"first": first, "limit": 10})
+            if answer.status_code == 200:
+                items, right = answer.json()["items"], truth[first : first + 10]
+                assert items == right[: len(items)]
+                lost = lost or len(items) < len(right)
+            else:
+                assert answer.status_code >= 500, answer.text
+                assert answer.json()["code"] != "internal", answer.text + program.tail()
+                seen = True
+        if lost:  # that is said, with positions, and nothing is appended behind it
+            status = program.get("/v1/ledger/status")
+            assert (status["writable"], status["damage"]["reason"]) == (False, "lost-tail")
+        taken = append(program, EVENTS + 1)
+        if taken.status_code == 200:
+            assert taken.json()["events"][0]["position"] >= len(truth)
+        else:
+            assert taken.status_code >= 500, taken.text
+            assert taken.json()["code"] != "internal", taken.text + program.tail()
+            seen = True
+        lines = program.client.get("/v1/ledger/verify", timeout=60).text.splitlines()
+        sound = '"sound":true' in lines[-1]
+        seen = seen or not sound
+        if sound:
+            entries = list(program.items("/v1/ledger/entries", limit=500))
+            assert entries[: len(truth)] == truth
+        return "seen" if seen else "harmless"
+    finally:
+        if program.process.poll() is None:
+            program.kill()

@@ -26,7 +26,7 @@ from holdfast.kernel.ids import uuid7
 from holdfast.ledger import notes
 from holdfast.ledger.client import pipeline
 from holdfast.ledger.model import Append, NewEvent
-from tests.support.program import Program, run_command, start, started
+from tests.support.program import Program, run_command, start, started, wait_until
 from tests.support.soaking import scale
 
 SECRET = "a secret of at least thirty-two bytes, for a test"
@@ -406,6 +406,50 @@ def test_nobody_reads_or_writes_another_tenants_log_and_all_refusals_are_alike(
             alike[re.sub(r"[0-9]+$", "N", path)].add(answer.json()["code"])
     after = ask(theirs, "GET", "/v1/ledger/status").json()
     assert (after["size"], after["root"]) == (before["size"], before["root"])
-    assert ask(mine, "GET", "/v1/ledger/status").json()["size"] == 0
+    # Nothing is mine but the note that I have exported.
+    own = ask(mine, "GET", "/v1/ledger/entries", params={"limit": 1000}).json()["items"]
+    assert {each["type"] for each in own} <= {"ledger.exported"}
     assert all(len(codes) == 1 for codes in alike.values()), dict(alike)
     assert set(statuses) <= {200, 400, 403, 404, 409}
+
+
+def command(server: Program, *arguments: str) -> tuple[int, str, str]:
+    told = run_command("ledger", *arguments, "--data-dir", str(server.data_dir))
+    return told.returncode, told.stdout, told.stderr
+
+
+def test_what_was_kept_outside_is_held_against_the_log(server: Program, tmp_path: Path) -> None:
+    """A checkpoint of before, an export; both of another log; an export that was cut off."""
+    append(server, event(4000, "kept/a"))
+    trust, kept, out = (tmp_path / name for name in ("holdfast.trust", "kept.note", "all.ndjson"))
+    trust.write_text(command(server, "trust")[1])
+    kept.write_text(command(server, "checkpoint")[1])
+    append(server, event(4001, "kept/a"))
+    since = ("consistency", "--since", str(kept), "--trust", str(trust))
+    status, said, wrong = command(server, *since)
+    assert status == 0, wrong
+    assert "extends the checkpoint of" in said
+    assert command(server, "export", "--out", str(out))[0] == 0
+    noted = wait_until(
+        lambda: list(server.items("/v1/ledger/entries", stream="ledger/exports")),
+        what="the note of the export",
+    )
+    assert [each["payload"]["reads"][0]["by"] for each in noted] == ["operator"]
+    check = ("verify", "--export", str(out), "--trust", str(trust))
+    status, said, wrong = command(server, *check)
+    assert (status, said[:6]) == (0, "sound:"), wrong
+
+    whole = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(whole[:-1]))
+    status, said, wrong = command(server, *check)
+    assert (status, said) == (7, "")
+    assert "it was cut off" in wrong
+
+    other = tmp_path / "other"
+    foreign = run_command("ledger", "checkpoint", "--data-dir", str(other))
+    assert foreign.returncode == 0, foreign.stderr
+    kept.write_text(foreign.stdout)
+    status, said, wrong = command(server, *since)
+    assert (status, said) == (7, "")
+    assert "no key that is trusted has signed it" in wrong
+    assert "hint: see that it is a checkpoint of this log" in wrong

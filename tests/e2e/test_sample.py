@@ -20,7 +20,8 @@ import pytest
 import yaml
 
 from holdfast.client import Client, HoldfastError
-from holdfast.records.receipt import decode_trust, verify_receipt
+from holdfast.ledger.trusting import decode_trust
+from holdfast.records.receipt import verify_receipt
 from tests.support import guide
 from tests.support.program import Program, run_command, started, wait_until
 from tests.support.verifier import NODE, VERIFIER, run_second, second

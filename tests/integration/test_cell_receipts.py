@@ -14,7 +14,8 @@ import pytest
 
 from holdfast.app.commands.verify import _found
 from holdfast.kernel.errors import Invalid
-from holdfast.records.receipt import ReceiptRefused, decode_trust, opened_plain
+from holdfast.ledger.trusting import decode_trust
+from holdfast.records.receipt import ReceiptRefused, opened_plain
 from holdfast.reports.errors import CellReceiptNotYet
 from holdfast.reports.model import Report
 from holdfast.reports.receipt import verify_cell

@@ -22,9 +22,10 @@ from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.principal import Permission
 from holdfast.keyring.model import SubjectRequest
 from holdfast.ledger.model import Append, NewEvent, Trust
+from holdfast.ledger.trusting import TrustInvalid, decode_trust
 from holdfast.records.errors import NoSuchRecord, ReceiptNotYet
 from holdfast.records.model import RecordFilter
-from holdfast.records.receipt import ReceiptRefused, TrustInvalid, decode_trust, verify_receipt
+from holdfast.records.receipt import ReceiptRefused, verify_receipt
 from tests.integration.collecting import OPERATOR, Collecting, collecting
 from tests.support.soaking import scale
 from tests.support.verifier import second

@@ -152,6 +152,7 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
     deliver: Deliveries = system.deliveries
     if "ledger" in system.roles:
         from holdfast.fleet.folding import Tasks
+        from holdfast.kernel.reads import ReadLog
         from holdfast.ledger import http
         from holdfast.ledger.backends.sql import SqlLog
         from holdfast.ledger.log import LogParts
@@ -184,7 +185,17 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
         system.ledger = deliver = LedgerService(parts, system.new_id, folds)
         stack.push_async_callback(system.ledger.close)
         await system.ledger.open_all()
-        system.handlers += http.handlers(system.ledger)
+        exports = ReadLog(
+            state.database,
+            state.outbox,
+            system.clock,
+            system.new_id,
+            role="ledger",
+            stream="ledger/exports",
+            type="ledger.exported",
+        )
+        stack.push_async_callback(exports.close)
+        system.handlers += http.handlers(system.ledger, exports)
         system.checks["ledger"] = system.ledger.check
         system.checks |= guide_checks(system)
 

@@ -246,6 +246,18 @@ def fail(error: HoldfastError) -> NoReturn:
     raise SystemExit(EXIT_STATUS[error.kind])
 
 
+def read_file(path: Path, most: int) -> bytes:
+    """A file that a command is given, or with ``-`` standard input; one byte over ``most`` tells
+    that there is more. ``Invalid`` if it cannot be read."""
+    if str(path) == "-":
+        return sys.stdin.buffer.read(most + 1)
+    try:
+        with path.open("rb") as file:
+            return file.read(most + 1)
+    except OSError as error:
+        raise Invalid(f"cannot read {path}: {error.strerror}") from error
+
+
 def say(message: str) -> None:
     """Talk, on standard error."""
     sys.stderr.write(f"{message}\n")

@@ -53,6 +53,11 @@ BY_CODE: dict[str, str] = {
     "not-published": "`holdfast profile list` shows the profiles, `holdfast profile run NAME` "
     "collects one",
     "key-not-found": "`holdfast apikey list` shows the keys: their names and, last, their ids",
+    "entry-unknown": "`holdfast ledger status` says how many entries there are",
+    "size-unknown": "`holdfast ledger status` says how many entries there are",
+    "note-invalid": "see that it is a checkpoint of this log, and that the policy file is not from "
+    "before the log's last rotation",
+    "log-changed": "keep the file: it is the evidence; ask whoever operates the log",
     "cursor-invalid": "leave --cursor out to begin with the first page",
     "schema-newer": "start the newer release of holdfast, or restore the copy made before it",
     "database-in-use": "stop the other process, or give this one a --data-dir of its own",

@@ -243,7 +243,9 @@ def release(
     async def body() -> None:
         wanted = SubjectRequest(subject=_subject(subject), reason=reason)
         async with session(ctx) as api:
-            _print_subjects(await SubjectsClient(api).release(None, wanted), json=json)
+            left = await SubjectsClient(api).release(None, wanted)
+        say("the hold is released")
+        _print_subjects(left, json=json)
 
     run(body)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from holdfast.kernel.cli import (
     print_json,
     print_table,
     progress,
+    read_file,
     run,
     say,
     session,
@@ -37,6 +38,8 @@ app = typer.Typer(
 PAGE = 500
 FAILURES_MAX = 20
 UNSOUND_STATUS = 7
+EXPORT_LINE_BYTES_MAX = 16 * 1024 * 1024
+"""Of an export's lines; what is longer is cut there, and then is none."""
 
 
 def _client(api: Any) -> LedgerClient:
@@ -263,29 +266,89 @@ def prove(
     run(body)
 
 
+TrustOption = Annotated[
+    Path | None,
+    typer.Option("--trust", help="Your policy file: holdfast ledger trust > FILE."),
+]
+
+
 @app.command(
     "consistency",
-    help="The proof that the log only grew between two sizes.",
-    epilog="Example: holdfast ledger consistency 100 200",
+    help="The proof that the log only grew between two sizes; or, with --since, whether it extends "
+    "a checkpoint that you have kept.",
+    epilog="Example: holdfast ledger consistency 100 200; holdfast ledger consistency --since "
+    "kept.note --trust holdfast.trust",
 )
 def consistency(
     ctx: typer.Context,
-    first: Annotated[int, typer.Argument(min=0, help="The earlier size.")],
+    first: Annotated[int | None, typer.Argument(min=0, help="The earlier size.")] = None,
     second: Annotated[int | None, typer.Argument(min=0, help="The later one. [all]")] = None,
+    since: Annotated[
+        Path | None, typer.Option("--since", help="A checkpoint that was kept outside.")
+    ] = None,
+    trust: TrustOption = None,
 ) -> None:
+    if (first is None) is (since is None) or (since is None) is not (trust is None):
+        raise typer.BadParameter("give two sizes, or --since FILE with --trust FILE")
+
     async def body() -> None:
         async with session(ctx) as api:
-            print_json(await _client(api).consistency(None, first, second))
+            if since is None or trust is None:
+                print_json(await _client(api).consistency(None, first or 0, second))
+                return
+            old, new = await _extended(_client(api), since, trust)
+            sys.stdout.write(f"the log of {new} entries extends the checkpoint of {old}\n")
 
     run(body)
 
 
+async def _extended(client: LedgerClient, since: Path, trust: Path) -> tuple[int, int]:
+    """The sizes of a kept checkpoint and of the newest, which extends it; ``Corrupt`` if not."""
+    from holdfast.ledger.errors import LogChanged
+    from holdfast.ledger.tree import check_consistency
+    from holdfast.ledger.trusting import TRUST_BYTES_MAX, decode_trust, trusted_checkpoint
+
+    policy = decode_trust(read_file(trust, TRUST_BYTES_MAX))
+    kept = trusted_checkpoint(read_file(since, TRUST_BYTES_MAX).decode(errors="replace"), policy)
+    now = trusted_checkpoint(await client.checkpoint(None), policy)
+    if now.origin != kept.origin:
+        raise LogChanged(
+            f"cannot extend the checkpoint: it is of {kept.origin}, and the log is {now.origin}",
+            hint="the first entry of a new origin cites the old one, up to which size it was sound",
+        )
+    if now.size < kept.size:
+        raise LogChanged(
+            f"cannot extend the checkpoint: it speaks of {kept.size} entries, and the newest one "
+            f"of {now.size}"
+        )
+    if kept.size:
+        proof = await client.consistency(None, kept.size, now.size)
+        path = [bytes.fromhex(part) for part in proof.path]
+        check_consistency(kept.size, now.size, kept.root, now.root, path)
+    return kept.size, now.size
+
+
 @app.command(
     "verify",
-    help="Recompute everything from the stored bytes: sound, or the first entry that is not.",
-    epilog="Example: holdfast ledger verify --json",
+    help="Recompute everything from the stored bytes: sound, or the first entry that is not. With "
+    "--export check the file of an export instead, offline.",
+    epilog="Example: holdfast ledger verify; holdfast ledger verify --export ledger.ndjson --trust "
+    "holdfast.trust",
 )
-def verify(ctx: typer.Context, json: JsonOption = False) -> None:
+def verify(
+    ctx: typer.Context,
+    exported: Annotated[
+        Path | None, typer.Option("--export", help="What `holdfast ledger export` wrote.")
+    ] = None,
+    trust: TrustOption = None,
+    json: JsonOption = False,
+) -> None:
+    if (exported is None) is not (trust is None):
+        raise typer.BadParameter("--export FILE and --trust FILE belong together")
+    if exported is not None and trust is not None:
+        _verify_export(exported, trust, json)
+        return
+
     async def body() -> Progress | None:
         last: Progress | None = None
         async with session(ctx) as api:
@@ -311,6 +374,35 @@ def verify(ctx: typer.Context, json: JsonOption = False) -> None:
         sys.stdout.write(f"not sound: entry {found.position}: {found.reason}\n")
     if not found.sound:
         raise typer.Exit(UNSOUND_STATUS)
+
+
+def _export_lines(exported: Path) -> Iterator[bytes]:
+    try:
+        with exported.open("rb") if str(exported) != "-" else sys.stdin.buffer as file:
+            while line := file.readline(EXPORT_LINE_BYTES_MAX):
+                yield line
+    except OSError as error:
+        raise Invalid(f"cannot read {exported}: {error.strerror}") from error
+
+
+def _verify_export(exported: Path, trust: Path, json: bool) -> None:
+    from holdfast.ledger.exported import CheckedExport, check_export
+    from holdfast.ledger.trusting import TRUST_BYTES_MAX, decode_trust
+
+    async def body() -> CheckedExport:
+        policy = decode_trust(read_file(trust, TRUST_BYTES_MAX))
+        return check_export(_export_lines(exported), policy)
+
+    found = run(body)
+    if json:
+        print_json(found)
+        return
+    sys.stdout.write(
+        f"sound: {found.entries} entries in {found.streams} streams of {found.origin}, "
+        f"root {found.root}\n"
+    )
+    if found.erased:
+        say(f"{found.erased} entries are erased: their headers are sound, nothing reads them")
 
 
 @app.command(

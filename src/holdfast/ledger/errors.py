@@ -80,6 +80,18 @@ class NoteRefused(Corrupt):
     code = "note-invalid"
 
 
+class ExportRefused(Corrupt):
+    """An export that does not hold; the message says which entry does not fit."""
+
+    code = "export-invalid"
+
+
+class LogChanged(Corrupt):
+    """The log does not extend a checkpoint that somebody has kept."""
+
+    code = "log-changed"
+
+
 class FrameDamaged(Corrupt):
     """Stored bytes that are not a whole commit, or are missing; ``position`` says where."""
 

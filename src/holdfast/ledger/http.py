@@ -24,6 +24,7 @@ from holdfast.kernel.http.streaming import (
     ndjson_answer,
 )
 from holdfast.kernel.principal import Permission, Principal
+from holdfast.kernel.reads import ReadLog
 from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.ledger.exporting import export
 from holdfast.ledger.model import (
@@ -58,14 +59,14 @@ T = TypeVar("T")
 log = get_logger("ledger")
 
 
-def handlers(service: LedgerService) -> list[Any]:
-    """Every route of the ledger."""
+def handlers(service: LedgerService, exports: ReadLog) -> list[Any]:
+    """Every route of the ledger; ``exports`` notes whoever takes all of it along."""
     return [
         *_appending(service),
         *_reading(service),
         *_projecting(service),
         *_proving(service),
-        *_managing(service),
+        *_managing(service, exports),
     ]
 
 
@@ -422,7 +423,7 @@ def _proving(service: LedgerService) -> list[Any]:
     ]
 
 
-def _managing(service: LedgerService) -> list[Any]:
+def _managing(service: LedgerService, exports: ReadLog) -> list[Any]:
     @get("/v1/ledger/verify", permission=READ, media_type="application/x-ndjson")
     @_counted(service, "Query", timed=False)
     async def verify_ledger(principal: Principal) -> Any:
@@ -433,6 +434,7 @@ def _managing(service: LedgerService) -> list[Any]:
     @_counted(service, "Query", timed=False)
     async def export_ledger(principal: Principal, first: Position = 0) -> Any:
         """Export every entry with what opens it, and the checkpoint over them as the last line."""
+        await exports.note(principal, {"first": first})
         return ndjson_answer(export(service, principal, first))
 
     @post("/v1/ledger/rotate", permission=MANAGE, status=200)

@@ -24,14 +24,9 @@ from msgspec import Struct
 from holdfast.kernel.canonical import canonical, decode_strict
 from holdfast.kernel.errors import Corrupt, Invalid
 from holdfast.kernel.merkle import check_inclusion, leaf_hash
-from holdfast.ledger.model import KeyInfo, Trust
-from holdfast.ledger.notes import (
-    ED25519,
-    Checkpoint,
-    VerifierKey,
-    open_note,
-    parse_checkpoint,
-)
+from holdfast.ledger.model import Trust
+from holdfast.ledger.notes import Checkpoint, parse_note
+from holdfast.ledger.trusting import trusted_checkpoint
 from holdfast.records.content import (
     BATCH_LEAF_DOMAIN,
     LEAF_DOMAIN,
@@ -44,7 +39,6 @@ FORMAT = "holdfast-receipt/v1"
 SIGNED_FORMAT = "holdfast-receipt/v2"
 """With an attribution, which the first does not have."""
 RECEIPT_BYTES_MAX = 16 * 1024 * 1024
-TRUST_BYTES_MAX = 4 * 1024 * 1024
 INGESTED = "records.ingested"
 REGISTERED = "worker.registered"
 _TAIL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n')
@@ -57,12 +51,6 @@ class ReceiptRefused(Corrupt):
     """A receipt that does not hold; the message says which step does not fit."""
 
     code = "receipt-invalid"
-
-
-class TrustInvalid(Invalid):
-    """The policy file cannot be used."""
-
-    code = "trust-invalid"
 
 
 class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,32 +197,6 @@ def receipt_of(plain: Any) -> Receipt:
     if (receipt.attribution is None) != (receipt.format == FORMAT):
         raise refused("its format and its attribution do not go together")
     return receipt
-
-
-def decode_trust(data: bytes) -> Trust:
-    """The policy in ``data``; :class:`TrustInvalid` if it is none."""
-    try:
-        if len(data) > TRUST_BYTES_MAX:
-            raise TrustInvalid("cannot use the policy file: it is too large")
-        trust = msgspec.convert(decode_strict(data), Trust)
-        if trust.format != 1 or not trust.keys or not trust.tenant:
-            raise TrustInvalid(
-                "cannot use the policy file: it names no keys, or is of another format"
-            )
-        for key in trust.keys:
-            known = VerifierKey.parse(key.key)
-            named = known.name == key.origin and key.origin in trust.origins
-            if not named or known.algorithm != ED25519:
-                raise TrustInvalid(
-                    f"cannot use the policy file: {key.key[:80]} is no key of its origin"
-                )
-    except TrustInvalid:
-        raise
-    except (Invalid, Corrupt, msgspec.ValidationError) as error:
-        raise TrustInvalid(
-            f"cannot use the policy file: {error}", hint="make one: holdfast ledger trust > FILE"
-        ) from error
-    return trust
 
 
 def verify_receipt(data: bytes, trust: Trust) -> Verified:
@@ -413,28 +375,14 @@ def _check_raw(receipt: Receipt, payload: dict[str, Any]) -> tuple[str, int, int
 
 def signed_checkpoint(note: str, trust: Trust) -> Checkpoint:
     """The checkpoint, if a key signed it that the policy trusts for that size."""
-    keys = [(info, VerifierKey.parse(info.key)) for info in trust.keys]
     try:
-        opened, signers = open_note(note, [key for _, key in keys])
-        said = parse_checkpoint(opened.text)
+        said = trusted_checkpoint(note, trust)
+        signatures = parse_note(note).signatures
     except Corrupt as error:
         raise refused(f"its checkpoint does not hold: {error.detail}") from error
-    if len(opened.signatures) != 1 or said.extensions:
+    if len(signatures) != 1 or said.extensions:
         raise refused("its checkpoint has more than the log's own signature")
-    info = next(info for info, key in keys if key == signers[0])
-    if said.origin != info.origin or said.origin not in trust.origins:
-        raise refused("its checkpoint is signed by the key of another log")
-    _check_span(info, said.size)
     return said
-
-
-def _check_span(info: KeyInfo, size: int) -> None:
-    if size < info.valid_from or (info.valid_to is not None and size > info.valid_to):
-        until = "on" if info.valid_to is None else f"to {info.valid_to}"
-        raise refused(
-            f"its checkpoint has the size {size}, and the key that signed it is valid from size "
-            f"{info.valid_from} {until}"
-        )
 
 
 def included(reason: str, leaf: bytes, index: int, size: int, path: list[str], root: bytes) -> None:

@@ -11,9 +11,8 @@ from typer.testing import CliRunner
 
 from holdfast.app.commandline import app
 from holdfast.app.commands.status import _nothing
-from holdfast.app.commands.verify import _read
 from holdfast.console.overview import Overview, ServiceLine
-from holdfast.kernel.cli import checked_address
+from holdfast.kernel.cli import checked_address, read_file
 from holdfast.kernel.errors import Invalid
 
 
@@ -47,9 +46,9 @@ def test_a_receipt_comes_from_standard_input_too(
 ) -> None:
     given: Any = io.TextIOWrapper(io.BytesIO(b"a receipt"))
     monkeypatch.setattr("sys.stdin", given)
-    assert _read(Path("-"), 100) == b"a receipt"
+    assert read_file(Path("-"), 100) == b"a receipt"
     with pytest.raises(Invalid, match="No such file"):
-        _read(tmp_path / "r.json", 100)
+        read_file(tmp_path / "r.json", 100)
 
 
 def test_nothing_is_not_said_of_what_nobody_could_tell() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import fail, print_fields, print_json, say
+from holdfast.kernel.cli import fail, print_fields, print_json, read_file, say
 from holdfast.kernel.errors import HoldfastError, Invalid
 from holdfast.kernel.options import JsonOption
 
@@ -84,17 +84,13 @@ def _found(
     inputs: list[str],
 ) -> Verified | CellVerified:
     """What the receipt shows, of a record or of a cell; it is read once, since it may be piped."""
-    from holdfast.records.receipt import (
-        RECEIPT_BYTES_MAX,
-        TRUST_BYTES_MAX,
-        decode_trust,
-        opened_plain,
-    )
+    from holdfast.ledger.trusting import TRUST_BYTES_MAX, decode_trust
+    from holdfast.records.receipt import RECEIPT_BYTES_MAX, opened_plain
     from holdfast.reports.receipt import is_cell_receipt
 
     files = _inputs(inputs)
-    policy = decode_trust(_read(trust, TRUST_BYTES_MAX))
-    data = _read(receipt, RECEIPT_BYTES_MAX)
+    policy = decode_trust(read_file(trust, TRUST_BYTES_MAX))
+    data = read_file(receipt, RECEIPT_BYTES_MAX)
     plain = opened_plain(data)
     if not is_cell_receipt(plain):
         if recompute or files:
@@ -180,7 +176,7 @@ def _reproduced(found: Verified, raw: Path, profile: Path, charset: str) -> Verd
     from holdfast.registry.model import profile_digest
     from holdfast.registry.validate import load_profile
 
-    known = load_profile(_read(profile, 1024 * 1024))
+    known = load_profile(read_file(profile, 1024 * 1024))
     try:
         with raw.open("rb") as file:
             digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
@@ -200,16 +196,6 @@ def _reproduced(found: Verified, raw: Path, profile: Path, charset: str) -> Verd
         except HoldfastError as error:
             mapped = error.detail
     return reproduced(found, digest, profile_digest(known), mapped)
-
-
-def _read(path: Path, most: int) -> bytes:
-    if str(path) == "-":
-        return sys.stdin.buffer.read(most + 1)
-    try:
-        with path.open("rb") as file:
-            return file.read(most + 1)
-    except OSError as error:
-        raise Invalid(f"cannot read {path}: {error.strerror}") from error
 
 
 def _print(found: Verified) -> None:
