@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import random
 import re
 import ssl
@@ -23,6 +24,7 @@ import pytest
 from holdfast.identity import pki
 from holdfast.kernel import merkle
 from holdfast.kernel.ids import uuid7
+from holdfast.kernel.signing import SigningKey
 from holdfast.ledger import notes
 from holdfast.ledger.client import pipeline
 from holdfast.ledger.model import Append, NewEvent
@@ -445,10 +447,9 @@ def test_what_was_kept_outside_is_held_against_the_log(server: Program, tmp_path
     assert (status, said) == (7, "")
     assert "it was cut off" in wrong
 
-    other = tmp_path / "other"
-    foreign = run_command("ledger", "checkpoint", "--data-dir", str(other))
-    assert foreign.returncode == 0, foreign.stderr
-    kept.write_text(foreign.stdout)
+    stranger = SigningKey.load_or_create(tmp_path / "other.jwk", os.urandom)
+    foreign = notes.Checkpoint("example.org/other", 1, bytes(32))
+    kept.write_text(notes.sign_checkpoint(foreign, stranger).encode())
     status, said, wrong = command(server, *since)
     assert (status, said) == (7, "")
     assert "no key that is trusted has signed it" in wrong
