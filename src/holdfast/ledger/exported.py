@@ -54,8 +54,10 @@ class _Walk:
         version = self.versions.get(leaf.stream, 0) + 1
         if leaf.version != version or leaf.recorded < self.recorded:
             raise _refused(f"entry {position} does not follow what is in front of it")
-        if line.payload is None:
+        if line.payload is None and not line.salt:
             self.erased += 1
+        elif line.payload is None:
+            raise _refused(f"entry {position} has a salt for a payload that it does not show")
         else:
             payload = line.payload.encode()
             told = commitment(_bytes(line.salt, position), payload).hex()
@@ -87,7 +89,8 @@ def check_export(lines: Iterable[bytes], trust: Trust) -> CheckedExport:
     """What an export of the whole log says, if all of it holds; ``ExportRefused`` if not.
 
     Every header and payload, versions, times and the tree, up to the checkpoint at its end, which a
-    key of the policy has signed.
+    key of the policy has signed. Whoever hands it over can leave payloads out, as if they were
+    erased: how many are is told.
     """
     walk, found = _Walk(trust), None
     for data in lines:

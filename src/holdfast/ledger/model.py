@@ -276,8 +276,11 @@ class FoldProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     serving: bool = False
 
 
-class ExportLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A line of an export: an entry with what opens it, or at the end the checkpoint over all."""
+class ExportLine(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A line of an export: an entry with what opens it, or at the end the checkpoint over all.
+
+    An erased entry has neither salt nor payload.
+    """
 
     position: int | None = None
     leaf: str = ""
