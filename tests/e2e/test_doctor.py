@@ -85,6 +85,15 @@ def test_health_and_status_tell_a_script(tmp_path: Path) -> None:
     with started(["up", "--port", "0", "--drones", "0"], data_dir, environment=quiet) as up:
         assert run_command("health", "--data-dir", str(data_dir)).returncode == 0
         assert run_command("status", "--json", "--data-dir", str(data_dir)).returncode == 0
+        here = ["--data-dir", str(data_dir)]
+        head = json.loads(run_command("ledger", "checkpoint", "--json", *here).stdout)
+        assert head["note"].startswith(f"{head['origin']}\n{head['size']}\n{head['root']}\n")
+        told = run_command("person", "uninvite", "nope", "--json", *here)
+        assert told.returncode == 4
+        assert "person invitations" in json.loads(told.stderr)["hint"]
+        told = run_command("run", "list", "--status", "foo", *here)
+        assert "'foo' is none of" in told.stderr
+        assert "succeeded" in told.stderr
         made = run_command("apikey", "create", "bot", "--data-dir", str(data_dir))
         (tmp_path / "bot.key").write_text(made.stdout)
         by_key = run_command(
@@ -92,6 +101,18 @@ def test_health_and_status_tell_a_script(tmp_path: Path) -> None:
             environment={"HOLDFAST_OPERATOR_TOKEN_FILE": str(tmp_path / "bot.key")},
         )
         assert by_key.returncode == 0, by_key.stderr
+        # What only the operator may see is not looked at, and is not said to be ill.
+        looked = run_command(
+            *("doctor", "--json", "--control-plane", up.url, "--data-dir", str(tmp_path / "none")),
+            environment={"HOLDFAST_OPERATOR_TOKEN_FILE": str(tmp_path / "bot.key")},
+        )
+        found = {line["check"]: line["outcome"] for line in json.loads(looked.stdout)}
+        assert found["raw bytes"] == "skip"
+        taken = run_command(
+            *("up", "--port", up.url.rpartition(":")[2], "--data-dir", str(tmp_path / "second"))
+        )
+        assert (taken.returncode, "--port" in taken.stderr) == (6, True), taken.stderr
+        assert not (tmp_path / "second").exists()
     stopped = run_command("status", "--json", "--data-dir", str(data_dir))
     found = json.loads(stopped.stdout)
     assert (stopped.returncode, found["status"]) == (1, "stopped")

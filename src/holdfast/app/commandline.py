@@ -126,5 +126,8 @@ def root(
 
 def main(arguments: list[str]) -> None:
     """Run the command that ``arguments`` name, global options first; does not return."""
+    from holdfast.kernel.cli import note_json
+
+    note_json("--json" in arguments)
     command = get_command(app)
     command.main(args=arguments, prog_name="holdfast")

@@ -46,24 +46,26 @@ class Gatherer:
             _or(s.fleet.schedules(principal), []),
             _or(s.records.runs(principal, limit=LIST_MAX), None),
             _or(s.reports.list(principal, limit=6), None),
-            _or(s.records.freshness(principal), []),
+            _or(s.records.freshness(principal), None),
         )
         latest: dict[str, Any] = {}
         for run in runs.items if runs else []:
             if not run.rehearsal:
                 latest.setdefault(run.profile, run)
-        fresh = {line.profile: line for line in freshness}
+        # Nobody has said that nothing was collected where the aggregator does not answer.
+        known = runs is not None and freshness is not None
+        fresh = {line.profile: line for line in freshness or []}
         due = {line.profile: line.next_at or "" for line in schedules}
         services = [
             ServiceLine(name=name, status=status, detail=detail)
             for name, (status, detail) in states.items()
         ]
         lines = [
-            _profile(p, latest.get(p.name), fresh.get(p.name), due.get(p.name, ""))
+            _profile(p, latest.get(p.name), fresh.get(p.name), due.get(p.name, ""), known=known)
             for p in _items(profiles)
         ]
         problems = service_problems(services)
-        problems += [f"{one.profile}: {one.problem}" for one in freshness if one.problem]
+        problems += [f"{one.profile}: {one.problem}" for one in freshness or [] if one.problem]
         return Overview(
             status="degraded" if problems else "ok",
             version=__version__,
@@ -93,20 +95,20 @@ def _items(page: Any) -> list[Any]:
     return list(page.items) if page is not None else []
 
 
-def _profile(status: Any, run: Any, fresh: Any, due_at: str) -> ProfileLine:
+def _profile(status: Any, run: Any, fresh: Any, due_at: str, *, known: bool) -> ProfileLine:
     stale = bool(fresh and fresh.stale)
     if not status.runnable:
         state = "paused"
     elif stale:
         state = "stale"
     else:
-        state = run.status if run is not None else "never run"
+        state = run.status if run is not None else "never run" if known else "not known"
     return ProfileLine(
         name=status.name,
         title=status.title,
         publisher=status.publisher,
         status=state,
-        records=fresh.records if fresh else 0,
+        records=fresh.records if fresh else 0 if known else None,
         rejects=run.rejects if run is not None else 0,
         published_at=(fresh.published_at if fresh else "") or "",
         replayed=bool(run is not None and run.replayed),

@@ -46,7 +46,7 @@ async def run_program(
     returns, the program drains and ends with its status. Stopping ends ``beside`` first, so that
     its drones can give back what they hold; then drains requests, ends the loops, closes the state.
     """
-    from holdfast.kernel.serving import serve
+    from holdfast.kernel.serving import bind_socket, serve
 
     configure_logging(settings["log_level"], settings["log_format"])
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -62,6 +62,8 @@ async def run_program(
     stop = asyncio.Event()
     bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
     side: list[asyncio.Future[int]] = []
+    if not settings.data_dir.exists():
+        bind_socket(bind).close()  # of a start that cannot be, nothing is made
     with datadir.held(settings.data_dir):
         async with open_system(settings, roles) as system:
             settle()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.app.settings import Settings
 from holdfast.identity import LoginLinks
 from holdfast.kernel.clock import Clock
+from holdfast.kernel.errors import Exhausted, Unavailable
 from holdfast.kernel.http.rates import RequestRates
 from holdfast.kernel.ids import NewId
 from holdfast.kernel.principal import Principal, operator, service
@@ -114,10 +115,19 @@ async def _forever(name: str, loop: Loop, clock: Clock) -> None:
         try:
             await loop()
             return
-        except Exception:
+        except Exception as error:
             if clock.monotonic() - began > PAUSE_SECONDS_MAX:
                 pause = PAUSE_SECONDS
-            log.exception("loop failed; it begins again", loop=name, pause_seconds=pause)
+            if isinstance(error, Unavailable | Exhausted):
+                # A full disk, a role that is gone: its state, and no defect to trace.
+                log.warning(
+                    "loop waits; it begins again",
+                    loop=name,
+                    detail=error.detail,
+                    pause_seconds=pause,
+                )
+            else:
+                log.exception("loop failed; it begins again", loop=name, pause_seconds=pause)
         await clock.sleep(pause)
         pause = min(pause * 2, PAUSE_SECONDS_MAX)
 

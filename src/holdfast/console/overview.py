@@ -25,7 +25,8 @@ class ProfileLine(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     publisher: str
     status: str
-    records: int
+    records: int | None
+    """How many are kept; nothing where whoever keeps them does not answer."""
     rejects: int
     published_at: str
     replayed: bool = False
@@ -85,7 +86,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total_records(self) -> int:
-        return sum(profile.records for profile in self.profiles)
+        return sum(profile.records or 0 for profile in self.profiles)
 
 
 def service_problems(services: Sequence[ServiceLine]) -> list[str]:

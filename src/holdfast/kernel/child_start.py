@@ -66,7 +66,10 @@ def call(function: str, source: int, target: int) -> None:
         answer = {"value": work(payload)}
         encoded = json.dumps(answer, allow_nan=False).encode()
     except BaseException as error:
-        encoded = json.dumps({"error": _told(error), "trace": traceback.format_exc()}).encode()
+        told = _told(error)
+        # Where the work itself says what is wrong with its input, no place in our code tells more.
+        trace = traceback.format_exc() if told["kind"] in ("internal", "corrupt") else ""
+        encoded = json.dumps({"error": told, "trace": trace}).encode()
     with os.fdopen(target, "wb") as file:
         file.write(encoded)
 

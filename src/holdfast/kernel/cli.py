@@ -175,6 +175,14 @@ def _is_loopback(host: str) -> bool:
 _noun: ContextVar[str] = ContextVar("noun", default="")
 
 
+_as_json: ContextVar[bool] = ContextVar("as_json", default=False)
+
+
+def note_json(wanted: bool) -> None:
+    """Whether the line asked for JSON: failures are told so too."""
+    _as_json.set(wanted)
+
+
 def note_noun(noun: str) -> None:
     """Which noun (or bare verb) this process was called with, for hints."""
     _noun.set(noun)
@@ -235,7 +243,22 @@ def run(
 
 
 def fail(error: HoldfastError) -> NoReturn:
-    """Print what went wrong and leave with the status of its kind."""
+    """Print what went wrong and leave with the status of its kind.
+
+    For a line with ``--json`` it is one JSON object on one line, the problem document of HTTP.
+    """
+    if _as_json.get():
+        from holdfast.kernel.http.problems import document
+
+        shown = document(error, instance="", request_id="")
+        shown = msgspec.structs.replace(
+            shown,
+            detail=error.detail,
+            problems=error.problems,
+            hint=hint_for(error, _noun.get()),
+        )
+        say(msgspec.json.encode(shown).decode())
+        raise SystemExit(EXIT_STATUS[error.kind])
     say(f"error: {error.detail}")
     for problem in error.problems:
         say(f"  - {problem}")

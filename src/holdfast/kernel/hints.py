@@ -30,6 +30,8 @@ BY_CODE: dict[str, str] = {
     "truncated": "try again; if it stays, the source sends less than it says",
     "protocol-error": "that is no HTTP answer: see that the address is right",
     "status": "see that source.url is right and whether the source wants credentials (source.auth)",
+    "http-status": "the source answered that: see that source.url is right and whether it wants "
+    "credentials (source.auth)",
     "source-busy": "the source asks for fewer requests: try again later",
     "source-refused": "see that source.url and its parameters are right",
     "address-refused": "only public addresses are contacted; an operator can allow an exact "
@@ -50,6 +52,7 @@ BY_CODE: dict[str, str] = {
     "task-not-found": "`holdfast task list` shows the tasks",
     "worker-not-found": "`holdfast worker list` shows the workers",
     "record-not-found": "`holdfast record list --profile NAME --json` shows records and their ids",
+    "invitation-not-found": "`holdfast person invitations` shows the invitations and their ids",
     "not-published": "`holdfast profile list` shows the profiles, `holdfast profile run NAME` "
     "collects one",
     "key-not-found": "`holdfast apikey list` shows the keys: their names and, last, their ids",

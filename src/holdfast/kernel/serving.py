@@ -120,7 +120,10 @@ def bind_socket(bind: str) -> socket.socket:
         raise Unavailable(
             f"cannot listen on {bind}: {error.strerror}",
             code="address-taken" if taken else "address-unusable",
-            hint="another program has this port; choose another, or 0 for any" if taken else "",
+            hint="another program has this port; choose another with --port or the setting that "
+            "names it; 0 takes a free one"
+            if taken
+            else "",
         ) from error
     return bound
 

@@ -238,10 +238,15 @@ def trust(ctx: typer.Context) -> None:
     help="The newest checkpoint: origin, size and root, signed (a C2SP note).",
     epilog="Example: holdfast ledger checkpoint > checkpoint.txt",
 )
-def checkpoint(ctx: typer.Context) -> None:
+def checkpoint(ctx: typer.Context, json: JsonOption = False) -> None:
     async def body() -> None:
         async with session(ctx) as api:
-            sys.stdout.write(await _client(api).checkpoint(None))
+            note = await _client(api).checkpoint(None)
+        if not json:
+            sys.stdout.write(note)
+            return
+        origin, size, root = note.split("\n")[:3]
+        print_json({"origin": origin, "size": int(size), "root": root, "note": note})
 
     run(body)
 

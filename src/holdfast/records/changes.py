@@ -111,7 +111,9 @@ def _ended(conn: Connection, tenant: str, run: str) -> Any:
         raise no_such_run(run)
     if not is_final(RunStatus(row.status)):
         raise Conflict(
-            f"cannot compare the run {run}: it has not ended ({row.status})", code="run-not-ended"
+            f"cannot compare the run {run}: it has not ended ({row.status})",
+            code="run-not-ended",
+            hint=f"`holdfast run show {run}` shows how far it is",
         )
     return row
 
@@ -155,6 +157,8 @@ def _seen_since(conn: Connection, tenant: str, run: Any) -> int:
     raise Conflict(
         f"cannot compare the run {run.run}: it is {run.status}, nothing of it was published",
         code="run-not-published",
+        hint=f"`holdfast run show {run.run}` says why; `holdfast run list --profile {run.profile} "
+        "--status succeeded` shows the runs that can be compared",
     )
 
 

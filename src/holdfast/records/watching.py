@@ -368,6 +368,8 @@ class Watching(Reading):
                     f"cannot accept what the run {run} saw: it is {row.status}"
                     f"{code}, neither failed for its shape nor shrunk",
                     code="run-not-drifted",
+                    hint="nothing is to be accepted: only a run that failed for its shape, or "
+                    "brought far less than usual, waits for that (`holdfast notice list`)",
                 )
             if row.drift_accepted:
                 return run_of(row)

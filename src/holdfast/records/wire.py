@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from holdfast.kernel.errors import Invalid
+from holdfast.kernel.structs import said
 from holdfast.records.model import RawResponse, RecordFilter, RunFilter
 
 GRANT_HEADER = "Holdfast-Grant"
@@ -118,4 +119,6 @@ def converted(plain: Any, kind: type[Any]) -> Any:
     try:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
-        raise Invalid(f"cannot accept the request: {error}", code="request-invalid") from error
+        raise Invalid(
+            f"cannot accept the request: {said(error, kind)}", code="request-invalid"
+        ) from error

@@ -381,6 +381,7 @@ def _change(ctx: typer.Context, name: str, change: dict[str, Any], json: bool) -
         import msgspec
 
         from holdfast.kernel.principal import operator
+        from holdfast.kernel.structs import said
         from holdfast.registry.versions import OverridesChange
 
         if not change:
@@ -388,7 +389,9 @@ def _change(ctx: typer.Context, name: str, change: dict[str, Any], json: bool) -
         try:
             wanted = msgspec.convert(change, OverridesChange)
         except msgspec.ValidationError as error:
-            raise Invalid(f"cannot override the profile {name}: {error}") from error
+            raise Invalid(
+                f"cannot override the profile {name}: {said(error, OverridesChange)}"
+            ) from error
         async with session(ctx) as api:
             status = await _client(api).override(operator(), name, wanted)
         if json:

@@ -9,6 +9,7 @@ import pytest
 
 from holdfast.app.commands import doctor
 from holdfast.app.door import ServiceHealth
+from holdfast.app.overview import _profile
 from holdfast.console.overview import (
     Overview,
     ProfileLine,
@@ -34,6 +35,15 @@ def overview(**changed: Any) -> Overview:
         "reports": [],
     }
     return Overview(**{**parts, **changed})
+
+
+def test_what_nobody_could_tell_of_a_source_is_not_said() -> None:
+    one = SimpleNamespace(name="air", title="", publisher="", runnable=True, problem="")
+    known = _profile(one, None, None, "", known=True)
+    assert (known.status, known.records) == ("never run", 0)
+    unknown = _profile(one, None, None, "", known=False)
+    assert (unknown.status, unknown.records) == ("not known", None)
+    assert overview(profiles=[known, unknown]).total_records == 0
 
 
 def test_what_was_read_at_rest_does_not_say_that_it_lives() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 import holdfast
 from holdfast.app.commandline import COMMANDS
-from holdfast.kernel.cli import fail
+from holdfast.kernel.cli import fail, note_json
 from holdfast.kernel.errors import BY_KIND, Kind, NotFound, OutcomeUnknown, Unavailable
 from holdfast.kernel.hints import BY_CODE, LISTED, hint_for
 from holdfast.kernel.hints import BY_KIND as KIND_HINTS
@@ -42,6 +43,19 @@ def test_the_last_line_of_a_failure_is_a_hint(kind: Kind) -> None:
     lines = shown(BY_KIND[kind]("cannot x: y"))
     assert lines[0] == "error: cannot x: y"
     assert lines[-1].startswith("hint: ")
+
+
+def test_a_line_with_json_is_told_its_failure_as_json() -> None:
+    note_json(True)
+    try:
+        [line] = shown(NotFound("cannot x: y", code="run-not-found"))
+    finally:
+        note_json(False)
+    told = json.loads(line)
+    assert (told["kind"], told["code"], told["detail"]) == (
+        "not-found", "run-not-found", "cannot x: y",
+    )  # fmt: skip
+    assert "holdfast run list" in told["hint"]
 
 
 def test_the_errors_own_hint_comes_first_then_its_code_then_its_kind() -> None:

@@ -191,7 +191,7 @@ def _masters(settings: Settings) -> MasterKeys:
         raise Conflict(
             f"cannot restore: the master key is not at {path}",
             code="master-key-missing",
-            hint=KEEP_HINT,
+            hint="name the file that `holdfast key export` made: --recovery FILE",
         ) from None
 
 

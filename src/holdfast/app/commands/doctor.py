@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.kernel.cli import CommandLine, command_line, print_json, run, session
-from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.errors import Denied, HoldfastError
 from holdfast.kernel.hints import hint_for
 from holdfast.kernel.options import JsonOption
 
@@ -178,6 +178,9 @@ async def _stack(ctx: typer.Context, line: CommandLine, *, deep: bool) -> list[F
 async def _checked(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
     try:
         return await check()
+    except Denied as error:
+        hint = "with the operator's token it is looked at"
+        return Finding(name, "skip", f"not looked at: {error.detail}", hint)
     except HoldfastError as error:
         hint = error.hint
         if not hint and error.code == "role-unreachable":

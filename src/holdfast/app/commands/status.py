@@ -68,7 +68,7 @@ def _print_overview(found: Any) -> None:
             [
                 p.name,
                 p.status,
-                f"{p.records:,}",
+                "not known" if p.records is None else f"{p.records:,}",
                 p.rejects,
                 _minute(p.published_at),
                 _minute(p.due_at),

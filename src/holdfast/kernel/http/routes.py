@@ -31,6 +31,7 @@ from litestar.types import ASGIApp
 from holdfast.kernel.errors import Invalid, Problem, TooLarge, Unavailable, Unsupported
 from holdfast.kernel.http.bodies import Body
 from holdfast.kernel.principal import Permission, Principal
+from holdfast.kernel.structs import said
 
 BODY_BYTES = 1024 * 1024
 """Largest body of a route that does not say otherwise."""
@@ -419,7 +420,7 @@ def _take(each: Argument, texts: list[str], found: dict[str, Any], problems: lis
         value = texts if each.many else texts[0]
         found[each.keyword] = msgspec.convert(value, each.wanted, strict=False)
     except msgspec.ValidationError as error:
-        problems.append(Problem(where, str(error).partition(" - at `")[0]))
+        problems.append(Problem(where, said(error, each.wanted).partition(" - at `")[0]))
 
 
 def _answerer(rules: RouteRules) -> Callable[[Any, ApiRequest], Any]:
