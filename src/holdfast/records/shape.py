@@ -372,7 +372,7 @@ def column_drift(now: Sequence[SourceColumn], before: Sequence[SourceColumn]) ->
         found.append(
             _drift(f"source.{one.name}"[:200], "renamed", False, f"seems to be {heir.name!r} now")
         )
-    found += [_drift(f"source.{one.name}"[:200], "new", False, "was not sent") for one in come]
+    found += [_drift(f"source.{one.name}"[:200], "new", False, "is new") for one in come]
     for name in sorted({*was} & {*there}):
         old, new = was[name], there[name]
         if old.kind and new.kind and old.kind != new.kind:

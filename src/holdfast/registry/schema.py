@@ -231,6 +231,13 @@ def _told(error: ValidationError, document: Document, hints: int) -> list[tuple[
     return [(place, document.problem(place, message, hint))]
 
 
+def _only(error: ValidationError, option: str) -> str:
+    """What a member takes of which one word is known: that word, and whatever else it may be."""
+    if list(error.instance_path) == ["key"]:
+        return f"it must be a list of fields, such as [dimensions.region], or {option}"
+    return f"it must be {option}"
+
+
 def _unknown(place: Place, known: list[str], document: Document) -> tuple[Place, Problem]:
     member = str(place[-1])
     inside = dotted(place[:-1]) or "a profile"
@@ -295,7 +302,7 @@ def _sentence(error: ValidationError, kind: Any, spelled: str | None) -> tuple[s
         case "enum":
             options = [str(option) for option in kind.options]
             if len(options) == 1:
-                return f"{_shown(value)} is not known here", f"it must be {options[0]}"
+                return f"{_shown(value)} is not known here", _only(error, options[0])
             near = did_you_mean(str(value), options)
             hint = near if near.startswith("did") else f"one of {', '.join(options)}"
             return f"{_shown(value)} is not known here", hint

@@ -14,7 +14,6 @@ from holdfast.reports.model import Column, Report, Statistics
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -22,21 +21,20 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The bits of a braille character by row and column."""
 
 
-def render_table(report: Report, *, limit: int = 40) -> Table:
-    """The first rows of a report."""
+def render_table(report: Report, *, limit: int = 40) -> Group:
+    """The first rows of a report, and under them what to know of them."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     shown = report.rows[:limit]
     left_out = report.row_count - len(shown)
-    caption = [f"{left_out:,} more rows"] if left_out else []
-    caption += [plain(f"Data: {line}") for line in credit_lines(report.inputs)]
+    tail = [f"{left_out:,} more rows"] if left_out else []
+    tail += [plain(f"Data: {line}") for line in credit_lines(report.inputs)]
     table = Table(
         title=Text(plain(report.title), style="bold"),
         title_justify="left",
-        caption=Text("\n".join(caption)),
-        caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -49,7 +47,7 @@ def render_table(report: Report, *, limit: int = 40) -> Table:
     ]
     for row in shown:
         table.add_row(*(Text(_cell(v, places)) for v, places in zip(row, decimals, strict=True)))
-    return table
+    return Group(table, *(Text(line) for line in tail))
 
 
 def render_correlation(report: Report) -> Group:

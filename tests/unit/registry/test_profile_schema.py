@@ -142,3 +142,8 @@ measures:
 @pytest.mark.parametrize("plain", [None, [], "x", 3, {}])
 def test_a_document_that_is_no_mapping_is_told_so(plain: Any) -> None:
     assert schema_problems(read_document(json.dumps(plain).encode()))
+
+
+def test_a_key_that_is_one_word_is_told_of_lists() -> None:
+    (said,) = complaints(changed("key", "region"))
+    assert "a list of fields, such as [dimensions.region], or position" in said

@@ -366,6 +366,13 @@ def test_a_table_is_readable_in_a_pipe(tmp_path: Path) -> None:
     assert "10 more rows" in printed(render_table(report, limit=5))
 
 
+def test_what_to_say_under_a_narrow_table_is_not_as_narrow(tmp_path: Path) -> None:
+    report, _ = sample(tmp_path, "co2-and-temperature-by-year")
+    empty = msgspec.structs.replace(report, rows=[], row_count=0, columns=report.columns[:1])
+    credit = next(line for line in printed(render_table(empty)).splitlines() if "Data:" in line)
+    assert len(credit) > 30
+
+
 def test_the_cloud_is_drawn_only_from_all_rows(tmp_path: Path) -> None:
     report, _ = sample(tmp_path, "co2-and-temperature")
     cloud = render_cloud(report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -261,6 +262,15 @@ def list_tenants(ctx: typer.Context, json: JsonOption = False) -> None:
     run(body)
 
 
+def _with_a_name(url: str) -> str:
+    """``url`` as a browser must open it: passkeys belong to a name, loopback addresses have one."""
+    parts = urlsplit(url)
+    if parts.hostname not in {"127.0.0.1", "::1"}:
+        return url
+    port = f":{parts.port}" if parts.port else ""
+    return parts._replace(netloc=f"localhost{port}").geturl()
+
+
 def _made(
     ctx: typer.Context, ask: Callable[[PeopleClient], Awaitable[NewInvitation]], json: bool
 ) -> None:
@@ -268,7 +278,7 @@ def _made(
 
     line = command_line(ctx)
     running = line.running()
-    url = line.control_plane or (running.url if running else "")
+    url = _with_a_name(line.control_plane or (running.url if running else ""))
 
     async def body() -> None:
         async with session(ctx) as api:
