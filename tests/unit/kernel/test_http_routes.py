@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from litestar import WebSocket, asgi, route, websocket
 from litestar import get as litestar_get
+from litestar.response import Stream
 
 from holdfast.kernel.http import get, post, routes_of
 from holdfast.kernel.principal import Permission
@@ -181,6 +183,25 @@ def test_a_route_without_a_permission_cannot_be_served() -> None:
 
     with pytest.raises(ValueError, match="declares no permission"):
         make_app(handlers=[open_door])
+
+
+def test_nothing_else_that_answers_can_be_served_without_a_permission() -> None:
+    @websocket("/open")
+    async def socket(socket: WebSocket[Any, Any, Any]) -> None: ...
+
+    @asgi("/open", is_mount=True, copy_scope=True)
+    async def mounted(scope: Any, receive: Any, send: Any) -> None: ...
+
+    @route("/open", http_method=["OPTIONS"])
+    async def options() -> None: ...
+
+    @litestar_get("/open")
+    async def stream() -> Stream:
+        return Stream(iter([b"x"]))
+
+    for handler in (socket, mounted, options, stream):
+        with pytest.raises(ValueError, match="declares no permission"):
+            make_app(handlers=[handler])
 
 
 def test_two_routes_with_one_operation_id_cannot_be_served() -> None:

@@ -148,9 +148,11 @@ def create_app(spec: AppSpec) -> App:
 
 def _check_routes(app: Litestar) -> None:
     seen: dict[str, str] = {}
+    each: Any
     for each in app.routes:
-        for handler in getattr(each, "route_handlers", ()):
-            if handler.http_methods == {"OPTIONS"} and RULES not in handler.opt:
+        # Mounted applications and websockets have one handler, and would be asked nothing either.
+        for handler in getattr(each, "route_handlers", None) or [each.route_handler]:
+            if _is_the_routers_own(handler):
                 continue
             if RULES not in handler.opt:
                 raise ValueError(f"cannot serve {each.path}: the route declares no permission")
@@ -161,6 +163,13 @@ def _check_routes(app: Litestar) -> None:
                     f"cannot serve {place}: its operation id {rules.operation_id} is that of "
                     f"{seen[rules.operation_id]}"
                 )
+
+
+def _is_the_routers_own(handler: Any) -> bool:
+    """The answer to OPTIONS that the router adds to each path: it lists methods, and runs nothing
+    of ours."""
+    own = str(getattr(handler.fn, "__module__", "")).partition(".")[0] == "litestar"
+    return own and getattr(handler, "http_methods", None) == {"OPTIONS"}
 
 
 # --- failures -----------------------------------------------------------------------------------
