@@ -57,7 +57,7 @@ def test_a_receipt_made_by_five_processes_holds_before_both_verifiers(
         stack = Stack(tmp_path / "stack", "split", replay, profiles, drones=1)
         stack.directory.mkdir()
         stack.databases = lambda role: "" if role == "gateway" else url
-        # One keyring for all: the ledger opens what other roles have sealed.
+        # One database for all, so one keyring: the ledger relays what other roles have sealed.
         master = MasterKeys.create(tmp_path / "master.key").path
         stack.environment = {
             "HOLDFAST_KEYRING_URL": url,

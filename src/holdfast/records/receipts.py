@@ -286,8 +286,8 @@ def _entry(proof: Proof) -> EntryPart:
         raise EventSealed(
             f"cannot give a receipt: the ledger cannot open the entry {proof.position}, since the "
             "role that sealed it has a keyring of its own",
-            hint="let the roles share HOLDFAST_KEYRING_URL and the master key; what was sealed "
-            "before stays closed to the ledger",
+            hint="let roles on one database share HOLDFAST_KEYRING_URL and the master key; what "
+            "was sealed before stays closed to the ledger",
         )
     return EntryPart(
         index=proof.position,

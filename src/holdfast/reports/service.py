@@ -292,7 +292,7 @@ class ReportsService:
             raise EventSealed(
                 f"cannot give a receipt of {report_id}: the ledger cannot open its event, since "
                 "the reporter has a keyring of its own",
-                hint="let the roles share HOLDFAST_KEYRING_URL and the master key",
+                hint="let roles on one database share HOLDFAST_KEYRING_URL and the master key",
             )
         payload = msgspec.json.decode(proof.payload)
         if "outputs_count" not in payload:

@@ -61,7 +61,7 @@ async def test_a_defect_leaks_nothing_and_is_logged_whole(how: str, logged: io.S
     async with browser(make_app()) as client:
         answer = await client.get(f"/v1/fails/{how}")
     assert answer.status_code == 500
-    assert "42" not in answer.text
+    assert "is 42" not in answer.text  # an id may hold the number
     assert "secret" not in answer.text
     lines = [json.loads(line) for line in logged.getvalue().splitlines()]
     failed = next(line for line in lines if line["event"] == "request failed")

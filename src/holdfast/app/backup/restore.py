@@ -191,7 +191,8 @@ def _masters(settings: Settings) -> MasterKeys:
         raise Conflict(
             f"cannot restore: the master key is not at {path}",
             code="master-key-missing",
-            hint="name the file that `holdfast key export` made: --recovery FILE",
+            hint="name the file that `holdfast key export` made: `holdfast backup restore` takes "
+            "it with --recovery FILE, `holdfast key import FILE` puts it back",
         ) from None
 
 
