@@ -7,6 +7,7 @@ anything but the keys of the process.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -118,18 +119,22 @@ async def _forever(name: str, loop: Loop, clock: Clock) -> None:
         except Exception as error:
             if clock.monotonic() - began > PAUSE_SECONDS_MAX:
                 pause = PAUSE_SECONDS
-            if isinstance(error, Unavailable | Exhausted):
+            if isinstance(error, Unavailable | Exhausted) or _full(error):
                 # A full disk, a role that is gone: its state, and no defect to trace.
                 log.warning(
                     "loop waits; it begins again",
                     loop=name,
-                    detail=error.detail,
+                    detail=str(error),
                     pause_seconds=pause,
                 )
             else:
                 log.exception("loop failed; it begins again", loop=name, pause_seconds=pause)
         await clock.sleep(pause)
         pause = min(pause * 2, PAUSE_SECONDS_MAX)
+
+
+def _full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class Keys:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
+import pytest
+import structlog
+
 from holdfast.app.system import PAUSE_SECONDS, PAUSE_SECONDS_MAX, _forever
 from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.errors import Unavailable
 
 
 class Hours(SystemClock):
@@ -18,6 +24,26 @@ class Hours(SystemClock):
 
     async def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
+
+
+@pytest.mark.parametrize(
+    ("failure", "traced"),
+    [
+        (Unavailable("cannot use the database: the disk is full"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (RuntimeError("a defect"), True),
+    ],
+)
+async def test_only_defects_are_traced(failure: Exception, traced: bool) -> None:
+    failures = iter([failure])
+
+    async def loop() -> None:
+        for each in failures:
+            raise each
+
+    with structlog.testing.capture_logs() as said:
+        await _forever("test", loop, Hours())
+    assert [line["log_level"] != "warning" for line in said] == [traced]
 
 
 async def test_a_loop_that_had_been_well_begins_again_soon() -> None:
