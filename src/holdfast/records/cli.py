@@ -870,6 +870,8 @@ def list_notices(
     limit: LimitOption = 20,
     json: JsonOption = False,
 ) -> None:
+    from holdfast.records.listing import notice_text
+
     async def body() -> None:
         from holdfast.kernel.principal import operator
 
@@ -881,12 +883,13 @@ def list_notices(
             print_json(page)
             return
         print_table(
-            ["at", "what", "profile", "run", "webhook", "problem"],
+            ["at", "what", "profile", "says", "run", "webhook", "problem"],
             [
                 [
                     one.at[:19],
                     one.type,
                     one.profile,
+                    notice_text(one)[:200],
                     one.run,
                     "told" if one.delivered_at else ("due" if one.due_at else ""),
                     one.problem[:60],
@@ -894,7 +897,7 @@ def list_notices(
                 for one in page.items
             ],
             spare=["run", "problem", "webhook"],
-            wraps=["problem"],
+            wraps=["says", "problem"],
             empty="no notices",
         )
         _more(page.next)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from holdfast.kernel.errors import Invalid, Problem
-from holdfast.records.model import PeriodValue, Record, Scalar
+from holdfast.records.model import Notice, PeriodValue, Record, Scalar
 
 CELL_CHARACTERS_MAX = 32
 GAP = 2
@@ -84,6 +84,23 @@ def period_text(period: PeriodValue | None) -> str:
             return start[:7]
         case other:
             return f"{start} {other}"
+
+
+def notice_text(notice: Notice) -> str:
+    """What a notice is about, in words: what drifted, why a run failed, how late a source is."""
+    data = notice.data
+    match notice.type:
+        case "source.drifted":
+            return "; ".join(f"{one['field']} {one['detail']}" for one in data.get("drift", []))
+        case "source.shrunk":
+            return f"{data.get('records')} records, usually {data.get('usual')}"
+        case "source.stale":
+            last = data.get("succeeded_at") or "never"
+            return f"due every {data.get('freshness')}, last good run {last[:19]}"
+        case "run.failed" | "run.partial":
+            return ": ".join(filter(None, (data.get("code"), data.get("reason"))))
+        case _:
+            return ""
 
 
 def measure_text(record: Record, name: str) -> str:

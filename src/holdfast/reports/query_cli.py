@@ -8,13 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import print_json, print_table, run, say, session
+from holdfast.kernel.cli import (
+    output_width,
+    print_json,
+    print_table,
+    run,
+    say,
+    session,
+    visible,
+)
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.options import JsonOption
 from holdfast.kernel.principal import operator
 
 if TYPE_CHECKING:
     from holdfast.reports.query import QueryResult
+
+CELL_LEAST = 20
+"""So many characters of its longest value a column of a table has at least."""
 
 app = typer.Typer(add_completion=False, help="Ask SQL about any moment.")
 
@@ -73,15 +84,27 @@ def query(
         if json or format_ == "json" or str(out) != "-":
             _print_json(found, out)
             return
-        print_table(
+        _print_rows(
             [column.name for column in found.columns],
             [[_shown(value) for value in row] for row in found.rows],
-            empty="no rows",
         )
         rows = "1 row" if found.row_count == 1 else f"{found.row_count:,} rows"
         say(f"{rows}, as of position {found.position} of the ledger")
 
     run(body)
+
+
+def _print_rows(columns: list[str], rows: list[list[str]]) -> None:
+    """A table where one fits; else a line for each value: cells of a few letters read badly."""
+    longest = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    if sum(min(size, CELL_LEAST) + 2 for size in longest) <= output_width():
+        print_table(columns, rows, empty="no rows")
+        return
+    indent = max(map(len, columns)) + 2
+    for number, row in enumerate(rows, 1):
+        sys.stdout.write(f"— row {number}\n")
+        for name, value in zip(columns, row, strict=True):
+            sys.stdout.write(f"{visible(name).ljust(indent)}{visible(value)}\n")
 
 
 def _print_json(found: QueryResult, out: Path) -> None:

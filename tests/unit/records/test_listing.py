@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
 import msgspec
 import pytest
 
 from holdfast.kernel.cli import print_fields, print_table
 from holdfast.kernel.errors import Invalid
-from holdfast.records.listing import listing, period_text, unit_words
-from holdfast.records.model import Measure, PeriodValue, Record
+from holdfast.records.listing import listing, notice_text, period_text, unit_words
+from holdfast.records.model import Measure, Notice, PeriodValue, Record
 
 YEARS = [f"fy{year}" for year in range(1962, 2026)]
 
@@ -137,3 +138,27 @@ def test_what_a_source_sent_does_nothing_to_the_terminal(monkeypatch: pytest.Mon
 )
 def test_units_are_said_in_words(unit: str, multiplier: str, words: str) -> None:
     assert unit_words(unit, multiplier) == words
+
+
+@pytest.mark.parametrize(
+    ("type_", "data", "said"),
+    [
+        (
+            "source.drifted",
+            {"drift": [{"field": "source.x", "detail": "is new"}]},
+            "source.x is new",
+        ),
+        ("source.shrunk", {"records": 3, "usual": 66}, "3 records, usually 66"),
+        (
+            "source.stale",
+            {"freshness": "1d", "succeeded_at": ""},
+            "due every 1d, last good run never",
+        ),
+        ("run.failed", {"code": "unreachable", "reason": "no route"}, "unreachable: no route"),
+        ("run.failed", {"code": "unreachable"}, "unreachable"),
+        ("source.fresh", {}, ""),
+    ],
+)
+def test_a_notice_says_what_it_is_about(type_: str, data: dict[str, Any], said: str) -> None:
+    made = Notice(id="n", type=type_, profile="p", run="r", at="2026-01-01T00:00:00Z", data=data)
+    assert notice_text(made) == said
