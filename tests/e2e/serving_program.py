@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -116,7 +117,7 @@ class Running:
     def __init__(
         self,
         limits: ServeLimits,
-        tls: Tls | None = None,
+        tls: Tls | ssl.SSLContext | None = None,
         app: Any = None,
         bind: str | socket.socket = "127.0.0.1:0",
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from holdfast.kernel.connection import ServeLimits
 from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable
 from holdfast.kernel.http import AppSpec, create_app
+from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.serving import Tls, bind_socket
+from holdfast.kernel.tls import ClientTls
 from tests.e2e.serving_program import PATIENCE_SECONDS, Running, anybody, application
 
 ANSWER_SECONDS = 45
@@ -596,6 +600,53 @@ def test_without_a_certificate_the_scope_says_so_where_one_is_optional(
     ):
         wire.send(CERTIFICATE)
         assert wire.answer()[2] == b"none"
+
+
+def test_an_authority_that_was_removed_is_trusted_no_more(
+    authority: tuple[trustme.CA, Path], tmp_path: Path
+) -> None:
+    ca, directory = authority
+    removed = trustme.CA()
+    former, current = (each.issue_cert("drone-7@holdfast.test") for each in (removed, ca))
+    both = tmp_path / "ca.pem"
+    removed.cert_pem.write_to_path(both)
+    ca.cert_pem.write_to_path(both, append=True)
+    context = replace(_tls(directory, required=True), client_authorities=both).context()
+    with Running(ServeLimits(), tls=context) as running:
+        # One context of the caller's, so that it may offer to resume its session.
+        caller = _context(ca, former)
+        assert _certificate_seen(running, caller)
+        both.write_text("no certificate")
+        with pytest.raises(Invalid):
+            context.renew()
+        assert _certificate_seen(running, caller), "what cannot be read changes nothing"
+        ca.cert_pem.write_to_path(both)
+        context.renew()
+        with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+            _certificate_seen(running, caller)
+        assert _certificate_seen(running, _context(ca, current))
+
+
+def test_a_caller_trusts_no_server_of_an_authority_that_was_removed(
+    authority: tuple[trustme.CA, Path], tmp_path: Path
+) -> None:
+    ca, directory = authority
+    both = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(both)
+    trustme.CA().cert_pem.write_to_path(both, append=True)
+    calling = ClientTls(both)
+
+    async def ask(url: str) -> None:
+        async with ApiClient.connect(url, verify=calling.context) as api:
+            await api.get("/v1/certificate", type=bytes)
+
+    with Running(ServeLimits(), tls=_tls(directory, required=False)) as running:
+        asyncio.run(ask(running.bound.url))
+        trustme.CA().cert_pem.write_to_path(both)
+        calling.reload()
+        with pytest.raises(Unavailable) as caught:
+            asyncio.run(ask(running.bound.url))
+        assert caught.value.code == "tls-refused"
 
 
 def test_over_tls_time_and_early_answers_hold_too(authority: tuple[trustme.CA, Path]) -> None:

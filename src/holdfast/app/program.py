@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import ssl
 
     from holdfast.kernel.connection import ServeLimits
-    from holdfast.kernel.serving import Bound, Tls
+    from holdfast.kernel.serving import Bound
+    from holdfast.kernel.tls import RenewedContext
 
 log = get_logger("app")
 
@@ -70,7 +71,7 @@ async def run_program(
             tls = server_tls(settings, lead)
             context = tls.context() if tls else None
             if reload is not None:
-                _reload_on_hangup(reload, system, _certificates(system, tls, context))
+                _reload_on_hangup(reload, system, _certificates(system, context))
             tasks: list[asyncio.Task[object]] = [
                 asyncio.create_task(
                     serve(
@@ -181,14 +182,12 @@ def _limits(settings: Settings) -> ServeLimits:
     )
 
 
-def _certificates(
-    system: System, tls: Tls | None, context: ssl.SSLContext | None
-) -> Callable[[], None]:
-    """What reads renewed certificates: connections made from then on use them."""
+def _certificates(system: System, context: RenewedContext | None) -> Callable[[], None]:
+    """What reads renewed certificates and authorities: connections from then on go by them."""
 
     def reread() -> None:
-        if tls is not None and context is not None:
-            tls.load(context)
+        if context is not None:
+            context.renew()
         if system.tls is not None:
             system.tls.reload()
 

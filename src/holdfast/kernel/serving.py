@@ -36,6 +36,7 @@ from holdfast.kernel.errors import Internal, Invalid, Unavailable
 from holdfast.kernel.http.door import STOPPING
 from holdfast.kernel.ids import NewId, id_source
 from holdfast.kernel.telemetry import Metrics, get_logger
+from holdfast.kernel.tls import RenewedContext
 
 T = TypeVar("T")
 
@@ -57,16 +58,14 @@ class Tls:
     client_authorities: Path | None = None
     client_required: bool = False
 
-    def context(self) -> ssl.SSLContext:
-        """The TLS context; :class:`Invalid` when a file cannot be used."""
+    def context(self) -> RenewedContext:
+        """The TLS context; :class:`Invalid` when a file cannot be used, now or at a renewal."""
+        return RenewedContext(ssl.PROTOCOL_TLS_SERVER, self._made)
+
+    def _made(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        self.load(context)
-        return context
-
-    def load(self, context: ssl.SSLContext) -> None:
-        """Read the files (again): new connections use them, open ones go on."""
         try:
             context.load_cert_chain(self.certificate, self.key)
             if self.client_authorities is not None:
@@ -78,6 +77,7 @@ class Tls:
             raise Invalid(
                 f"cannot use the TLS files of {self.certificate}: {error}", code="tls-files"
             ) from error
+        return context
 
 
 _ANY_IPV4 = str(ipaddress.IPv4Address(0))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -71,12 +71,42 @@ def nobody() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
+class RenewedContext(ssl.SSLContext):
+    """A context that can be read anew: each connection begins under the newest reading.
+
+    A context can only be added to: what it trusted once it trusts for good, and it goes on
+    resuming sessions of those it had trusted. So each reading is a context of its own, made whole
+    by ``read`` before it takes the place of the one before; if ``read`` raises, that one stays.
+    """
+
+    def __new__(cls, protocol: int, read: Callable[[], ssl.SSLContext]) -> RenewedContext:
+        """Of the same ``protocol`` as what ``read`` makes."""
+        return super().__new__(cls, protocol)
+
+    def __init__(self, protocol: int, read: Callable[[], ssl.SSLContext]) -> None:
+        self._read = read
+        self._newest = read()
+
+    def renew(self) -> None:
+        """Read anew; open connections go on as they are."""
+        self._newest = self._read()
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """See :meth:`ssl.SSLContext.wrap_bio`."""
+        return self._newest.wrap_bio(*args, **kwargs)
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        """See :meth:`ssl.SSLContext.wrap_socket`."""
+        return self._newest.wrap_socket(*args, **kwargs)
+
+
 class ClientTls:
     """How a process calls others over TLS.
 
     With ``authorities`` it trusts those and nobody else, else whom the machine trusts. There is one
     context for all its clients. :meth:`reload` reads the files again: new connections present the
-    new certificate, open ones go on with the old one, and both thumbprints are told of.
+    new certificate and trust whom the file names now, open ones go on with the old one, and both
+    thumbprints are told of.
     """
 
     def __init__(
@@ -86,12 +116,7 @@ class ClientTls:
         self._certificate = certificate
         self._key = key
         self._thumbprints: tuple[str, ...] = ()
-        try:
-            self.context = ssl.create_default_context(cafile=authorities)
-        except (OSError, ssl.SSLError) as error:
-            raise _unusable(authorities, error) from error
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.reload()
+        self.context = RenewedContext(ssl.PROTOCOL_TLS_CLIENT, self._made)
 
     @property
     def thumbprints(self) -> tuple[str, ...]:
@@ -99,19 +124,25 @@ class ClientTls:
         return self._thumbprints
 
     def reload(self) -> None:
-        """Read the files (again); :class:`Invalid` when one cannot be used."""
+        """Read the files again; :class:`Invalid` when one cannot be used, and nothing changes."""
+        self.context.renew()
+
+    def _made(self) -> ssl.SSLContext:
         named = self._authorities
         try:
-            if self._authorities is not None:
-                self.context.load_verify_locations(cafile=str(self._authorities))
+            context = ssl.create_default_context(cafile=self._authorities)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            # What httpx would set, on the context that it knows of.
+            context.set_alpn_protocols(["http/1.1"])
             named = self._certificate
             if self._certificate is not None:
-                self.context.load_cert_chain(self._certificate, self._key)
+                context.load_cert_chain(self._certificate, self._key)
                 own = thumbprint_of(_first_certificate(self._certificate))
                 known = (own, *(each for each in self._thumbprints if each != own))
                 self._thumbprints = known[:THUMBPRINTS_MAX]
         except (OSError, ValueError, ssl.SSLError) as error:
             raise _unusable(named, error) from error
+        return context
 
 
 def _unusable(path: Path | None, error: Exception) -> Invalid:
