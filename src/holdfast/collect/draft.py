@@ -8,6 +8,7 @@ means is for a person to say.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -114,7 +115,7 @@ def name_for(source: str) -> str:
     stem = re.sub(
         r"(\.(csv|tsv|txt|json|ndjson|jsonl|geojson|xml|rss|atom|xlsx|zip|gz|bz2))+$", "", last
     )
-    plain = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:64].rstrip("-")
+    plain = re.sub(r"[^a-z0-9]+", "-", _bare_letters(stem)).strip("-")[:64].rstrip("-")
     return plain or "source"
 
 
@@ -233,6 +234,9 @@ class _Plan:
         coded = _CODE.search(_slug(each.path)) is not None
         nulls = spelled if style else each.nulls
         self.nulls += [null for null in nulls if null not in self.nulls]
+        if each.path.endswith(".label"):
+            self._add("attributes", each.path, entry, each.samples)
+            return
         if (each.type in {"integer", "decimal"} or style) and not coded:
             if each.type == "integer":
                 entry["type"] = "integer"
@@ -290,6 +294,15 @@ class _Plan:
         return False
 
 
+def _bare_letters(text: str) -> str:
+    """``text`` in small letters without their accents: ``veranderung``, ``annee``."""
+    return (
+        unicodedata.normalize("NFKD", text.lower().replace("ß", "ss"))
+        .encode("ascii", "ignore")
+        .decode()
+    )
+
+
 def _local(path: str) -> str:
     return re.split(r"[./\]\[]", path.rstrip("]'"))[-1] or path
 
@@ -311,7 +324,7 @@ def _slug(path: str) -> str:
     if last.lower() in _GENERAL and len(parts) > 1 and parts[-2] not in {"properties", "_source"}:
         last = f"{parts[-2]}_{last}"
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", last)
-    plain = re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")[:58]
+    plain = re.sub(r"[^a-z0-9]+", "_", _bare_letters(spaced)).strip("_")[:58]
     return plain if re.match(r"[a-z]", plain) else f"f_{plain}".rstrip("_")
 
 
@@ -530,9 +543,12 @@ def _written(
     ]
     if "member" in source:
         lines.append(_indented(_member("member", source["member"])))
-    lines.append(
-        "mode: snapshot  # a complete run is the whole truth; append: what is gone stays true"
-    )
+    if source["format"]["type"] == "feed":
+        lines.append("mode: append  # a feed forgets: what is gone from it stays true")
+    else:
+        lines.append(
+            "mode: snapshot  # a complete run is the whole truth; append: what is gone stays true"
+        )
     lines.append(f"key: {_flow(plan.key)}")
     if plan.nulls != [""]:
         lines.append(f"nulls: {_flow(plan.nulls)}")

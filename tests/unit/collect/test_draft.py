@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_what_stands_before_the_header_and_decimal_commas(tmp_path: Path) -> Non
     assert form == {
         "type": "csv", "delimiter": ";", "encoding": "windows-1252", "header_starts": "Ort",
     }  # fmt: skip
-    assert drawn(found, "measures") == {"h_he": {"path": "Höhe", "thousands": ".", "decimal": ","}}
+    assert drawn(found, "measures") == {"hohe": {"path": "Höhe", "thousands": ".", "decimal": ","}}
     assert drawn(found, "period") == {"path": "Jahr", "frequency": "A"}
     assert found.nulls == ["", "-"]
 
@@ -181,7 +182,7 @@ UNTIMED = {"recorded/ckan-dados-gov-br-packages"}
     [
         ("https://example.org/a/Rain_2020.csv.gz?x=1", "rain-2020"),
         ("https://example.org/", "example-org"),
-        ("data/Über.json", "ber"),
+        ("data/Über.json", "uber"),
         ("/x/%%%", "source"),
     ],
 )
@@ -258,3 +259,31 @@ def test_one_page_of_several_is_said(tmp_path: Path, around: str, said: str) -> 
     made = draft(tmp_path / "x", name="x", url="https://example.org/x")
     told = [note for note in made.notes if "one page of several" in note]
     assert [said in note for note in told] == ([True] if said else [])
+
+
+def test_a_feed_forgets_and_its_draft_does_not(tmp_path: Path) -> None:
+    items = "".join(
+        f"<item><title>Note {i}</title><guid>g{i}</guid>"
+        f"<pubDate>Mon, 0{i} Jan 2020 10:00:00 GMT</pubDate></item>"
+        for i in range(1, 6)
+    )
+    text = f'<rss version="2.0"><channel><title>N</title>{items}</channel></rss>'
+    assert drawn(drafted(tmp_path / "x", text), "mode") == "append"
+
+
+def test_a_name_of_years_is_no_measure(tmp_path: Path) -> None:
+    years = {str(year): str(year) for year in range(2015, 2021)}
+    text = json.dumps(
+        {
+            "version": "2.0",
+            "class": "dataset",
+            "id": ["time", "place"],
+            "size": [6, 2],
+            "dimension": {
+                "time": {"category": {"index": list(years), "label": years}},
+                "place": {"category": {"index": ["A", "B"], "label": {"A": "Aa", "B": "Bb"}}},
+            },
+            "value": [float(i) / 2 for i in range(12)],
+        }
+    )
+    assert "time_label" not in drawn(drafted(tmp_path / "x", text), "measures")
