@@ -19,10 +19,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from holdfast.kernel.clock import Clock, timestamp
-from holdfast.kernel.errors import Corrupt, Internal
+from holdfast.kernel.errors import Corrupt, Internal, OutcomeUnknown, Unavailable
 from holdfast.keyring.envelope import (
     KEY_BYTES,
     KEY_ID_BYTES,
@@ -63,6 +63,7 @@ IN_MAX = 500
 REWRAP_ROWS = 500
 KEEP_HINT = "put it back: holdfast key import FILE, with the file that `holdfast key export` made"
 
+T = TypeVar("T")
 Random = Callable[[int], bytes]
 
 
@@ -121,7 +122,7 @@ class Keyring:
             known = self._current.get((tenant, purpose))
             if known is not None and now - known[0] < CURRENT_SECONDS:
                 return known[1]
-        found = self._store.transact(lambda rows: self._purpose_key(rows, tenant, purpose))
+        found = self._repeatable(lambda rows: self._purpose_key(rows, tenant, purpose))
         with self._guard:
             _keep(self._current, (tenant, purpose), (now, found))
             _keep(self._opened, (tenant, found.id), found)
@@ -193,7 +194,7 @@ class Keyring:
             fresh = [token for token in wanted if token not in found]
             return found | self._made(rows, tenant, "subject", "", fresh)
 
-        return self._store.transact(unit) if wanted else {}
+        return self._repeatable(unit) if wanted else {}
 
     def erased(self, tenant: str, tokens: Iterable[str]) -> set[str]:
         """Which of these subjects are erased."""
@@ -211,7 +212,7 @@ class Keyring:
                 return self._unwrapped(rows, tenant, row)
             return self._made(rows, tenant, "object", RESPONSES, [name])[name]
 
-        return self._store.transact(unit)
+        return self._repeatable(unit)
 
     def destroy_objects(self, tenant: str, names: Iterable[str]) -> int:
         """Destroy the keys of these objects; how many there were. What they sealed is gone."""
@@ -225,9 +226,11 @@ class Keyring:
             )
             return len(gone)
 
-        count = self._store.transact(unit) if wanted else 0
-        if count:
-            self._store.scrub()
+        if not wanted:
+            return 0
+        count = self._store.transact(unit)
+        # Also where there were none: whoever destroyed them may not have come as far as this.
+        self._store.scrub()
         return count
 
     # --- the operator's ------------------------------------------------------------------------
@@ -370,6 +373,21 @@ class Keyring:
     def _allowed(self, purpose: str) -> None:
         if purpose not in self._purposes:
             raise NotThisRole(f"cannot open a key for {purpose}: this role has no business with it")
+
+    def _repeatable(self, unit: Callable[[Rows], T]) -> T:
+        """Run what finds the next time what it has made: nobody has used a key not yet given out.
+
+        So where its outcome is not known, nothing was done that anybody must know of.
+        """
+        try:
+            return self._store.transact(unit)
+        except OutcomeUnknown as error:
+            raise Unavailable(
+                "cannot use the keyring: its database was lost while it made a key",
+                code="keyring-unavailable",
+                retry_after_seconds=error.retry_after_seconds,
+                internal=error.internal,
+            ) from error
 
     def _purpose_key(self, rows: Rows, tenant: str, purpose: str) -> DataKey:
         found = rows.all(

@@ -29,8 +29,9 @@ class KeyStore(Protocol):
     Called from any thread, and synchronously: sealing happens inside of transactions of the data.
     Must: run units one after the other as if alone; be durable on return; leave nothing of a unit
     that raises. Must not: keep bytes of a deleted row where a later reader of its files finds them,
-    once :meth:`scrub` has returned. If the process dies inside of :meth:`transact`, the unit was
-    done whole or not at all.
+    once :meth:`scrub` has returned. ``Unavailable``: nothing of the unit was done;
+    ``OutcomeUnknown``: it wrote, and whether that was stored nobody can tell. If the process dies
+    inside of :meth:`transact`, the unit was done whole or not at all.
     """
 
     def transact(self, unit: Callable[[Rows], T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +14,14 @@ from typing import Any
 import pytest
 
 from holdfast.kernel.clock import SystemClock
-from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid, Unavailable, Unsupported
+from holdfast.kernel.errors import (
+    Corrupt,
+    HoldfastError,
+    Invalid,
+    OutcomeUnknown,
+    Unavailable,
+    Unsupported,
+)
 from holdfast.kernel.outbox import Sealed
 from holdfast.keyring import EnvelopeSealer, Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
@@ -28,6 +36,7 @@ from holdfast.keyring.master import MasterKey, parse_master, render_master
 from holdfast.keyring.model import EVENTS, NAMES, PURPOSES, RECORDS
 from holdfast.keyring.ports import KeyStore, Rows
 from tests.support.postgres import PostgresServer, run_apart
+from tests.support.proxy import CuttingProxy
 
 CLOCK = SystemClock()
 
@@ -454,3 +463,37 @@ def test_an_unknown_scheme_names_the_known_ones() -> None:
 
 def test_purposes_are_the_ones_that_are_used() -> None:
     assert {EVENTS, RECORDS, NAMES} < PURPOSES
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_commit_that_is_not_answered_is_no_promise_that_nothing_was_done(
+    postgres: PostgresServer, tmp_path: Path, before: bool
+) -> None:
+    name = await postgres.fresh_database()
+    proxy = CuttingProxy()
+    try:
+        async with proxy.between(postgres.folder, tmp_path):
+            dsn = postgres.dsn(name).replace(str(postgres.folder), str(tmp_path))
+            store = await asyncio.to_thread(open_store, dsn)
+            try:
+                keyring = await asyncio.to_thread(opened, store, tmp_path / "master.key")
+                await asyncio.to_thread(keyring.object_key, "default", "raw")
+                proxy.word, proxy.before = b"COMMIT", before
+                # Keys that nobody was given are found again, and reading stores nothing.
+                for call in (
+                    lambda: keyring.object_key("default", "fresh"),
+                    lambda: keyring.erased("default", ["00"]),
+                ):
+                    with pytest.raises(Unavailable):
+                        await asyncio.to_thread(call)
+                with pytest.raises(OutcomeUnknown):
+                    await asyncio.to_thread(keyring.destroy_objects, "default", ["raw"])
+                assert proxy.cuts == 3
+                proxy.word = None
+                # Both happen, which is why nobody may claim to know.
+                again = await asyncio.to_thread(keyring.destroy_objects, "default", ["raw"])
+                assert again == (1 if before else 0)
+            finally:
+                await asyncio.to_thread(store.close)
+    finally:
+        await postgres.drop_database(name)

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from holdfast.kernel.errors import Unavailable
+from holdfast.kernel.database.errors import is_connection_loss, sqlstate
+from holdfast.kernel.errors import OutcomeUnknown, Unavailable
 from holdfast.keyring.backends.schema import TABLES
 from holdfast.keyring.ports import Rows
 
@@ -55,13 +56,14 @@ class PostgresKeyStore:
                     # The connection had died while nobody used it; nothing has begun.
                     self._drop()
                     self._begin()
+                rows = _PostgresRows(self._connection, self._wait)
                 try:
-                    result = unit(_PostgresRows(self._connection, self._wait))
-                    self._wait(self._connection.execute("COMMIT"))
+                    result = unit(rows)
                 except BaseException:
                     with contextlib.suppress(Exception):
                         self._wait(self._connection.execute("ROLLBACK"))
                     raise
+                self._commit(rows.wrote)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 self._drop()
                 raise Unavailable(
@@ -102,6 +104,26 @@ class PostgresKeyStore:
         self._open()
         self._wait(self._connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK})"))
 
+    def _commit(self, wrote: bool) -> None:
+        try:
+            self._wait(self._connection.execute("COMMIT"))
+        except Exception as error:
+            refused = sqlstate(error) is not None and not is_connection_loss(error)
+            if refused or not wrote:
+                # The server itself says that it rolled back; or there was nothing to be stored.
+                raise
+            self._drop()
+            raise OutcomeUnknown(
+                "cannot tell whether the keyring stored it: the commit was not answered",
+                code="commit-failed",
+                hint="repeat it",
+                retry_after_seconds=1.0,
+                internal=f"{type(error).__name__}: {error}",
+            ) from error
+        except BaseException:
+            self._drop()
+            raise
+
     def _open(self) -> None:
         if self._connection is None:
             self._connection = self._wait(
@@ -135,11 +157,14 @@ class _PostgresRows:
     def __init__(self, connection: Any, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._connection = connection
         self._wait = wait
+        self.wrote = False
 
     def all(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        self.wrote = self.wrote or not statement.startswith("SELECT ")
         return [tuple(row) for row in self._wait(self._connection.fetch(statement, *values))]
 
     def many(self, statement: str, values: list[tuple[Any, ...]]) -> None:
+        self.wrote = True
         self._wait(self._connection.executemany(statement, values))
 
 
