@@ -17,7 +17,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
+
+from tests.support.waiting import until
 
 Moment = Literal["before", "after", "later", "answered"]
 MOMENTS: tuple[Moment, ...] = ("before", "after", "later", "answered")
@@ -93,17 +96,22 @@ class Wire:
         self._trap = trap
         return trap
 
-    def way(self, name: str, port: int) -> str:
-        """A new address that leads to the server at ``port``; its user is called ``name``."""
-        made = asyncio.run_coroutine_threadsafe(self._listen(name, port), self._loop)
+    def way(self, name: str, port: int, *, patient: bool = False) -> str:
+        """A new address that leads to the server at ``port``; its user is called ``name``.
+
+        ``patient``: who comes while nobody listens there is kept waiting until somebody does.
+        """
+        made = asyncio.run_coroutine_threadsafe(self._listen(name, port, patient), self._loop)
         return f"http://127.0.0.1:{made.result(10)}"
 
-    async def _listen(self, name: str, port: int) -> int:
+    async def _listen(self, name: str, port: int, patient: bool) -> int:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
             self._connections.add(task)
             try:
+                if patient:
+                    await until(partial(_listens, port), seconds=HOLD_SECONDS_MAX)
                 await self._connection(name, port, reader, writer)
             except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 pass
@@ -208,6 +216,15 @@ class Wire:
         for task in list(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, probe = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    probe.close()
+    return True
 
 
 def _whole(answer: bytes) -> bool:
