@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from itertools import product
 from typing import Any
 
 import pytest
 
 from holdfast.fleet.client import FleetClient
+from holdfast.fleet.credentials import JOIN_PREFIX, WORKER_PREFIX
 from holdfast.fleet.grants import read_grant
 from holdfast.fleet.http import handlers
 from holdfast.fleet.model import (
@@ -28,6 +30,7 @@ from holdfast.fleet.model import (
 )
 from holdfast.fleet.store import workers
 from holdfast.kernel.clock import timestamp
+from holdfast.kernel.credentials import identity_of, make_secret
 from holdfast.kernel.database import open_database
 from holdfast.kernel.errors import (
     Conflict,
@@ -854,6 +857,24 @@ async def test_whoever_collects_brings_a_signing_key(here: Rig, ask: Any) -> Non
     await ask(None).register(token, WorkerRegister(name="drone-1", key=PUBLIC_KEY))
     shown, _ = await ask(OPERATOR).list_workers(OPERATOR)
     assert {worker.name: worker.key for worker in shown} == {"drone-1": PUBLIC_KEY, "reader": ""}
+
+
+async def test_a_token_that_nobody_gave_makes_nobody_write(
+    here: Rig, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await here.token()
+    registration = WorkerRegister(name="drone-1", key=PUBLIC_KEY)
+    admitted = await ask(None).register(token, registration)
+
+    async def writes(*_: Any, **__: Any) -> None:
+        raise AssertionError("a stranger makes the database write")
+
+    monkeypatch.setattr(type(here.database), "write", writes)
+    ids = (identity_of(token, JOIN_PREFIX), admitted.worker)
+    for prefix, identity in product((JOIN_PREFIX, WORKER_PREFIX), ids):
+        with pytest.raises(Unauthenticated) as refusal:
+            await ask(None).register(make_secret(prefix, identity, b"x" * 32), registration)
+        assert refusal.value.code == "join-token-invalid"
 
 
 async def test_a_worker_without_a_key_is_refused_until_it_registers_again(

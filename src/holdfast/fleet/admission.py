@@ -166,6 +166,16 @@ class Admission(Base):
         event = EventId(self.new_id())
         for tenant in await self.database.tenants():
             principal = service("coordinator", tenant)
+            # Looked up by a read first: a stranger's token makes nobody write.
+            look = partial(
+                workers.is_granted,
+                peppers=self._peppers,
+                tenant=tenant,
+                token=identity,
+                secret=join_token,
+            )
+            if not await self.database.read(principal, look):
+                continue
             unit = partial(
                 workers.register,
                 principal=principal,

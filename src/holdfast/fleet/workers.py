@@ -68,6 +68,15 @@ def check_certificate(name: str, certificate: str | None) -> None:
     )
 
 
+def is_granted(conn: Connection, *, peppers: Peppers, tenant: str, token: str, secret: str) -> bool:
+    """Whether ``secret`` (``token`` is its identity) is a join token or a credential of the tenant;
+    how much it is still good for is seen by :func:`register`.
+    """
+    find = store.find_worker if is_secret_of(secret, WORKER_PREFIX) else store.find_token
+    granted = find(conn, tenant, token)
+    return granted is not None and peppers.matches(secret, bytes(granted.secret), granted.pepper)
+
+
 def register(
     conn: Connection,
     *,
