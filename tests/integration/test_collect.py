@@ -477,6 +477,22 @@ async def test_an_answer_that_says_it_is_none_is_asked_again(bench: Collecting) 
     )
 
 
+async def test_what_an_answer_says_of_itself_is_read_in_the_encoding_of_its_profile(
+    bench: Collecting,
+) -> None:
+    bench.write(
+        "data.json", '{"status": "vollständig", "data": [{"id": "ö", "v": 1}]}'.encode("cp1252")
+    )
+    form = {"type": "json", "records": "$.data[*]", "encoding": "cp1252"}
+    success = {"path": "$.status", "equals": ["vollständig"]}
+    await bench.publish(source={"format": form, "success": success})
+    async with bench.drone():
+        run = await bench.collect()
+    assert (run.status, run.records) == (RunStatus.SUCCEEDED, 1), run.reason
+    [record] = await bench.records()
+    assert record.key == ["ö"]
+
+
 async def test_a_wide_table_is_unpivoted(bench: Collecting) -> None:
     bench.write("data.csv", "account,2020,2021,note\nA,1,..,x\nB,2,3,y\n")
     await bench.publish(
