@@ -47,10 +47,10 @@ class CursorState:
             return self._spelled(self._since)
         if self._asked is None:
             return self._cursor.start
-        overlap = duration_seconds(self._cursor.overlap)
+        overlap = self._cursor.overlap
         if isinstance(self._asked, int):
-            return str(self._asked)
-        return self._spelled(self._asked - timedelta(seconds=overlap))
+            return str(max(0, self._asked - _numbers(overlap)))
+        return self._spelled(self._asked - _time(overlap))
 
     def _spelled(self, moment: datetime) -> str:
         match self._cursor.format:
@@ -95,6 +95,28 @@ class CursorState:
         if isinstance(self._greatest, int):
             return str(self._greatest)
         return values.moment_text(self._greatest)
+
+
+def _numbers(overlap: str) -> int:
+    if overlap.isdigit():
+        return int(overlap)
+    if duration_seconds(overlap):
+        raise MappingRefused(
+            f"cannot go back {overlap} from the cursor: it is a number, so cursor.overlap is a "
+            'whole number too, such as "100"'
+        )
+    return 0
+
+
+def _time(overlap: str) -> timedelta:
+    if not overlap.isdigit():
+        return timedelta(seconds=duration_seconds(overlap))
+    if int(overlap):
+        raise MappingRefused(
+            f"cannot go back {overlap} from the cursor: it is a time, so cursor.overlap is one "
+            "too, such as 1h"
+        )
+    return timedelta()
 
 
 def _since(text: str, zone: tzinfo) -> datetime:

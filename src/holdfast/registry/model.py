@@ -28,6 +28,7 @@ from holdfast.registry.parts import (
     Mapped,
     Name,
     NotNegative,
+    Overlap,
     Part,
     Path,
     Place,
@@ -161,8 +162,9 @@ class Cursor(Part, frozen=True, kw_only=True):
     """Where the parameter goes, as for pagination."""
     start: Text
     """The value of the first run."""
-    overlap: Duration = "0s"
-    """How far to go back before the cursor, for late arrivals."""
+    overlap: Overlap = "0s"
+    """How far to go back before the cursor, for late arrivals: a time, or a number if the cursor
+    is one."""
     format: Text = ""
     """How the value is read and written: a strptime pattern, ``epoch-s``, ``epoch-ms``, or empty
     for ISO 8601."""

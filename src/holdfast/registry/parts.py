@@ -23,6 +23,13 @@ Duration = Annotated[
         description="a whole number and ms, s, m, h, d or w, such as 15m",
     ),
 ]
+Overlap = Annotated[
+    str,
+    Meta(
+        pattern=r"^([0-9]{1,6}(ms|s|m|h|d|w)|[0-9]{1,18})$",
+        description="a time such as 15m, or a whole number for a source that numbers its rows",
+    ),
+]
 SecretReference = Annotated[
     str,
     Meta(

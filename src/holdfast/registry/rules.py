@@ -13,6 +13,7 @@ from decimal import Decimal
 from holdfast.kernel.errors import Problem
 from holdfast.registry.model import (
     GROUPS,
+    Cursor,
     Field,
     Limits,
     Profile,
@@ -229,10 +230,18 @@ def _mode(profile: Profile, _names: Names) -> Iterator[Problem]:
         profile.cursor.parameter, profile.cursor.start, "cursor.parameter"
     )
     yield from time_format_problems(profile.cursor.format, "cursor.format", EPOCHS)
+    yield from _overlap(profile.cursor)
     if profile.cursor.into == "body":
         yield from placement_problems(profile, "body", [], "cursor")
     elif profile.cursor.parameter in profile.source.parameters:
         yield Problem("cursor.parameter", f"{profile.cursor.parameter} is also in parameters")
+
+
+def _overlap(cursor: Cursor) -> Iterator[Problem]:
+    """A number goes back from a number only; whether a cursor is one, its rows tell for sure."""
+    counts = cursor.overlap.isdigit() and int(cursor.overlap) > 0
+    if counts and (cursor.format or (cursor.start and not cursor.start.isdigit())):
+        yield Problem("cursor.overlap", "this cursor is a time, and goes back by one", "such as 1h")
 
 
 def _unpivot(profile: Profile, _names: Names) -> Iterator[Problem]:

@@ -67,6 +67,17 @@ def test_rows_that_are_numbered() -> None:
     assert under.result() == "100"
 
 
+def test_what_goes_back_from_a_number_is_a_number() -> None:
+    assert state("41", start="0", overlap="10").parameters() == {"since": "31"}
+    assert state("41", start="0", overlap="50").parameters() == {"since": "0"}
+    with pytest.raises(MappingRefused, match="cannot go back 1h from the cursor: it is a number"):
+        state("41", start="0", overlap="1h").parameters()
+    moment = "2020-05-01T12:00:00.000000Z"
+    assert state(moment, overlap="0").parameters() == {"since": "2020-05-01T12:00:00Z"}
+    with pytest.raises(MappingRefused, match="cannot go back 10 from the cursor: it is a time"):
+        state(moment, start="", overlap="10").parameters()
+
+
 def test_a_column_can_hold_it() -> None:
     under = state(path="updated at")
     under.observe({"updated at": "2021-01-01"})

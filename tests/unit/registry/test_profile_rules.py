@@ -282,6 +282,23 @@ def test_the_good_profiles_are_good() -> None:
             "cursor",
             "a snapshot source has no cursor",
         ),
+        (
+            both(
+                ("mode", "incremental"),
+                (
+                    "cursor",
+                    {
+                        "path": "Date",
+                        "parameter": "since",
+                        "start": "2020",
+                        "overlap": "9",
+                        "format": "%Y",
+                    },
+                ),
+            ),
+            "cursor.overlap",
+            "this cursor is a time",
+        ),
         (changed("source/body", "x"), "source.body", "only a POST has a body"),
         (changed("source/method", "POST"), "source.body", "a POST needs a body"),
         (
