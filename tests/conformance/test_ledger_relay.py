@@ -14,11 +14,14 @@ from sqlalchemy import text
 
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Corrupt, Invalid, Unavailable
+from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid, Unavailable
+from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.http.problems import FOREIGN_ANSWER
 from holdfast.kernel.outbox import ClearSealer, Event, Outbox, Sealed
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import MemoryLeases
+from holdfast.ledger.client import LedgerClient
 from holdfast.ledger.model import Appended, Prepared
 from holdfast.ledger.relay import Relay, RelayMetrics
 from holdfast.ledger.service import LedgerService
@@ -152,6 +155,26 @@ async def test_a_row_that_is_refused_is_set_aside_and_those_behind_it_go_on(benc
     assert "event-id-reused" in dead[0][1]
     assert await bench.relay.check() == "degraded"
     assert b"holdfast_relay_dead_letters 1.0" in bench.metrics.render()
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
+async def test_what_another_than_the_ledger_answers_buries_no_event(
+    bench: Bench, status: int
+) -> None:
+    async def between(scope: Any, receive: Any, send: Any) -> None:
+        head = [(b"content-type", b"text/html")]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": b"<h1>No</h1>"})
+
+    await bench.emit(happened(1), happened(2))
+    async with ApiClient.for_app(between) as api:
+        stopped = bench_on(bench.database, LedgerClient(api), bench.clock, Metrics())
+        with pytest.raises(HoldfastError) as caught:
+            await stopped.relay.step(WHO)
+    assert caught.value.code == FOREIGN_ANSWER
+    assert await bench.relay.measure() == (2, 0.0, 0)
+    await bench.drain()
+    assert [entry.payload for entry in await everything(bench.ledger)] == [{"n": 1}, {"n": 2}]
 
 
 async def test_a_row_that_cannot_be_read_is_set_aside_too(bench: Bench) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.database import Database, Unit
 from holdfast.kernel.errors import HoldfastError, Kind
+from holdfast.kernel.http.problems import FOREIGN_ANSWER
 from holdfast.kernel.outbox import BEGINNING, Entry, Outbox
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import Metrics, get_logger
@@ -34,8 +35,9 @@ MEASURE_SECONDS = 1.0
 FAILED_SECONDS = 2.0
 BEHIND_SECONDS = 60.0
 REFUSALS = frozenset({Kind.INVALID, Kind.CONFLICT, Kind.TOO_LARGE})
-"""What repeating cannot help. Everything else is tried again, for as long as it takes: damage is
-the ledger's own, no event's, and events that were set aside for it would never come into it."""
+"""What repeating cannot help, if it is the ledger that says so. Everything else is tried again, for
+as long as it takes: damage is the ledger's own, no event's, and events that were set aside for it
+would never come into it."""
 
 _BURY = text(
     "INSERT INTO outbox_dead (tenant, event_id, stream, type, time, subject, request_id,"
@@ -161,7 +163,8 @@ class Relay:
         try:
             await self._ledger.append_prepared(principal, [_prepared(each) for each in entries])
         except HoldfastError as error:
-            if error.kind not in REFUSALS:
+            # What stands in between, or speaks another version, says nothing of the event.
+            if error.kind not in REFUSALS or error.code == FOREIGN_ANSWER:
                 raise
             if len(entries) > 1:
                 for entry in entries:
