@@ -18,10 +18,12 @@ other methods are left to the caller, who knows whether repeating is safe.
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import closing
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import httpx
 
@@ -35,6 +37,7 @@ from holdfast.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
+from holdfast.kernel.files import Descriptor
 from holdfast.kernel.http.door import CODE, PROBES, SUBJECT, TENANT, answer, target_of
 from holdfast.kernel.http.problems import CODE_HEADER
 from holdfast.kernel.http.routes import BODY_BYTES, too_large
@@ -219,8 +222,8 @@ class RoleProxy:
         """
         role = role_of(scope["path"])
         assert role is not None, "only called for paths it serves"
-        with tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool:
-            digest, size = await _spool(scope, receive, spool)
+        with closing(_Spool()) as spool:
+            digest, size = await _kept(scope, receive, spool)
 
             def request() -> httpx.Request:
                 return self._request(scope, role, principal, spool, digest, size)
@@ -239,13 +242,12 @@ class RoleProxy:
         scope: Scope,
         role: str,
         principal: Principal | None,
-        spool: IO[bytes],
+        spool: _Spool,
         body_digest: str,
         size: int,
     ) -> httpx.Request:
         """What goes on. Its token works once, so each ask is a request of its own."""
         target = target_of(scope)
-        spool.seek(0)
         headers = [(k, v) for k, v in scope["headers"] if k in REQUEST_HEADERS]
         token = self._signer.token(
             role,
@@ -262,7 +264,7 @@ class RoleProxy:
             scope["method"],
             self._urls[role] + target,
             headers=headers,
-            content=_chunks(spool) if size else None,
+            content=spool.pieces() if size else None,
         )
 
     async def _ask_again(self, role: str, request: Callable[[], httpx.Request]) -> _Answer:
@@ -518,7 +520,8 @@ def _hashed(receive: Receive, expected: str) -> Receive:
     return checked
 
 
-async def _spool(scope: Scope, receive: Receive, spool: IO[bytes]) -> tuple[str, int]:
+async def _kept(scope: Scope, receive: Receive, spool: _Spool) -> tuple[str, int]:
+    """The whole body in ``spool``; its digest and size."""
     limit = body_limit(scope["method"], scope["path"])
     declared = dict(scope["headers"]).get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limit:
@@ -530,23 +533,65 @@ async def _spool(scope: Scope, receive: Receive, spool: IO[bytes]) -> tuple[str,
         if message["type"] == "http.disconnect":
             raise Unavailable("cannot go on: the caller went away")
         piece = message.get("body", b"")
+        more = message.get("more_body", False)
         size += len(piece)
         if size > limit:
             raise too_large(limit)
         hasher.update(piece)
         try:
-            spool.write(piece)
+            await spool.keep(piece, last=not more)
         except OSError as error:
             raise Unavailable(
                 "cannot take the body: there is no room to keep it",
                 code="spool-full",
                 internal=repr(error),
             ) from error
-        if not message.get("more_body"):
-            spool.seek(0)
+        if not more:
             return f"sha256:{hasher.hexdigest()}", size
 
 
-async def _chunks(spool: IO[bytes]) -> AsyncIterator[bytes]:
-    while piece := spool.read(CHUNK_BYTES):
-        yield piece
+class _Spool:
+    """A body on its way: in memory while it is short, else in a file that has no name.
+
+    Only threads read and write the file, a piece at a time: the disk holds nobody else up.
+    """
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._file: Descriptor | None = None
+
+    async def keep(self, piece: bytes, *, last: bool) -> None:
+        """Take what comes next."""
+        self._pending += piece
+        if len(self._pending) > SPOOL_MEMORY_BYTES or (last and self._file is not None):
+            if self._file is None:
+                self._file = _unnamed()
+            await self._file.run(_write_all, bytes(self._pending))
+            self._pending.clear()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body from its beginning, as often as it is asked for."""
+        if self._file is None:
+            for at in range(0, len(self._pending), CHUNK_BYTES):
+                yield bytes(self._pending[at : at + CHUNK_BYTES])
+            return
+        at = 0
+        while piece := await self._file.run(os.pread, SPOOL_MEMORY_BYTES, at):
+            yield piece
+            at += len(piece)
+
+    def close(self) -> None:
+        """Give the file up."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _unnamed() -> Descriptor:
+    with tempfile.TemporaryFile(buffering=0) as file:
+        return Descriptor(os.dup(file.fileno()))
+
+
+def _write_all(number: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(number, view) :]

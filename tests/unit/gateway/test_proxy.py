@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -12,7 +15,7 @@ import httpx
 import pytest
 
 from holdfast.fleet.grants import Grants
-from holdfast.gateway.proxy import ProxyMiddleware, Repeats, RoleProxy
+from holdfast.gateway.proxy import CHUNK_BYTES, ProxyMiddleware, Repeats, RoleProxy
 from holdfast.identity.hop import HEADER, HopSigner, HopVerifier
 from holdfast.kernel.canonical import digest
 from holdfast.kernel.clock import ManualClock, SystemClock
@@ -182,3 +185,52 @@ async def test_an_answer_is_an_answer_even_if_it_is_a_refusal() -> None:
     async with door(role) as ask:
         answered = await ask("GET")
     assert (answered.status, len(role.requests)) == (503, 1)
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, 1024**2, 1024**2 + 1, 5 * 1024**2 + 7])
+async def test_a_body_goes_on_whole_and_no_disk_holds_up_the_others(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    body = random.Random(size).randbytes(size)
+    arrived: list[bytes] = []
+    workers: set[int] = set()
+
+    async def role(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"content-length: %d\r\n" % size in head.lower()
+        arrived.append(await reader.readexactly(size))
+        writer.write(FINE)
+        await writer.drain()
+        writer.close()
+
+    def seen(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            workers.add(threading.get_ident())
+            return call(*arguments)
+
+        return called
+
+    for name in ("write", "pread"):
+        monkeypatch.setattr(os, name, seen(getattr(os, name)))
+    sent = iter(range(0, max(size, 1), CHUNK_BYTES))
+
+    async def receive() -> dict[str, Any]:
+        at = next(sent)
+        piece = body[at : at + CHUNK_BYTES]
+        return {"type": "http.request", "body": piece, "more_body": at + CHUNK_BYTES < size}
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/ledger/events", "query_string": b"",
+        "raw_path": b"/v1/ledger/events", "headers": [],
+    }  # fmt: skip
+    clock, answered = SystemClock(), Answered()
+    server = await asyncio.start_server(role, "127.0.0.1", 0, limit=2**16)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        proxy = RoleProxy(
+            {"ledger": url}, HopSigner("gateway", KEY, clock, id_source(clock)), client, clock
+        )
+        await proxy.forward(scope, receive, answered.send, operator())
+    assert (answered.status, arrived) == (200, [body])
+    assert threading.get_ident() not in workers
+    assert bool(workers) == (size > 1024**2)
