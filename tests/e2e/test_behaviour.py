@@ -295,11 +295,15 @@ def test_silence_beyond_the_freshness_shows(world: World) -> None:
     world.profile("stale", "freshness: 1s\n")
     assert world.collect("stale")["status"] == "succeeded"
 
-    def stale() -> bool:
-        found = world.program.get("/v1/overview")["profiles"]
-        return any(p["name"] == "stale" and p["stale"] for p in found)
+    def shown(status: str) -> bool:
+        found = world.program.get("/v1/overview")
+        said = any(problem.startswith("stale: ") for problem in found["problems"])
+        [line] = [each for each in found["profiles"] if each["name"] == "stale"]
+        return bool(line["status"] == status and line["stale"] == said == (status == "stale"))
 
-    wait_until(stale, 90, "the profile to be stale")
+    wait_until(lambda: shown("stale"), 90, "the profile to be stale")
+    (world.profiles / "stale.yaml").unlink()
+    wait_until(lambda: shown("removed"), 90, "the profile that was removed to be no problem")
 
 
 def test_an_unreachable_source_is_said_to_be_and_nothing_worse(world: World) -> None:

@@ -97,7 +97,9 @@ def _items(page: Any) -> list[Any]:
 
 def _profile(status: Any, run: Any, fresh: Any, due_at: str, *, known: bool) -> ProfileLine:
     stale = bool(fresh and fresh.stale)
-    if not status.runnable:
+    if status.removed:
+        state = "removed"
+    elif not status.runnable:
         state = "paused"
     elif stale:
         state = "stale"

@@ -9,7 +9,7 @@ from typing import Protocol
 from holdfast.kernel.principal import Principal
 from holdfast.ledger.model import Proof
 from holdfast.records.model import StoredResponse
-from holdfast.registry.versions import ProfileVersion
+from holdfast.registry.versions import ProfileStatus, ProfileVersion
 
 
 class Profiles(Protocol):
@@ -22,6 +22,10 @@ class Profiles(Protocol):
 
         A version never changes, so the caller may keep it.
         """
+        ...
+
+    async def status(self, principal: Principal, name: str) -> ProfileStatus:
+        """How the profile is now, removed or not; ``NotFound`` if it never was one."""
         ...
 
 

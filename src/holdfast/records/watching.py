@@ -428,8 +428,14 @@ class Watching(Reading):
     async def freshness(self, principal: Principal) -> list[Freshness]:
         """Every profile that ever ran to its end, how old its data is, and whether that is normal.
 
-        Also sets the gauges by which alerts see it.
+        Nothing is wrong with a profile that was removed: it is to be silent. Also sets the gauges
+        by which alerts see it.
         """
+        return [line for line, _ in await self._lines(principal)]
+
+    async def _lines(self, principal: Principal) -> list[tuple[Freshness, bool]]:
+        """The lines of :meth:`freshness`, each with whether something would be wrong with it if the
+        profile had not been removed."""
         rows = await self._db.read(
             principal, lambda conn: conn.execute(_heads(principal.tenant)).all()
         )
@@ -439,14 +445,24 @@ class Watching(Reading):
             if row.profile_digest is not None:
                 version = await self._version(principal, row.profile, row.profile_digest)
                 normal = version.profile.freshness
-            line = _freshness(row, normal, now)
+            line, excused = _freshness(row, normal, now), False
+            if line.problem:  # asked of those only: the registry may be elsewhere
+                status = await self._handles.profiles.status(principal, row.profile)
+                excused = status.removed
+            if excused:
+                line = msgspec.structs.replace(
+                    line, stale=False, late_seconds=0.0, drifted=0, shrunk=False, problem=""
+                )
             self._metrics.watched(line)
-            found.append(line)
+            found.append((line, excused))
         return found
 
     async def watch(self, principal: Principal) -> None:
-        """Tell of profiles that have gone silent, and of those that speak again. Run by a loop."""
-        lines = await self.freshness(principal)
+        """Tell of profiles that have gone silent, and of those that speak again. Run by a loop.
+
+        One that was removed does neither.
+        """
+        lines = await self._lines(principal)
 
         def states(conn: Connection) -> dict[str, str | None]:
             heads = store.heads
@@ -458,18 +474,19 @@ class Watching(Reading):
             return {row.profile: row.stale_since for row in rows}
 
         known = await self._db.read(principal, states)
-        for line in lines:
+        for line, excused in lines:
             if line.stale != (known.get(line.profile) is not None):
-                await self._db.write(principal, self._turned(principal, line, self.telling(1)))
+                turned = self._turned(principal, line, self.telling(1), quietly=excused)
+                await self._db.write(principal, turned)
 
-    def _turned(self, principal: Principal, line: Freshness, how: Telling) -> Any:
+    def _turned(self, principal: Principal, line: Freshness, how: Telling, *, quietly: bool) -> Any:
         def unit(conn: Connection) -> None:
             tenant, heads = principal.tenant, store.heads
             key = store.of_key(heads, tenant, profile=line.profile)
             known = heads.c.stale_since.is_(None)
             condition = and_(key, known if line.stale else heads.c.stale_since.is_not(None))
             values = {"stale_since": timestamp(how.at) if line.stale else None}
-            if not store.change(conn, heads, condition, values):
+            if not store.change(conn, heads, condition, values) or quietly:
                 return
             payload = {
                 "freshness": line.freshness or "",

@@ -43,7 +43,7 @@ from holdfast.records.model import (
 from holdfast.records.service import RecordsService
 from holdfast.records.settings import RecordsSettings
 from holdfast.registry.model import Profile, profile_digest
-from holdfast.registry.versions import ProfileVersion
+from holdfast.registry.versions import ProfileOverrides, ProfileStatus, ProfileVersion
 from tests.support.signing import PUBLIC_KEY, REGISTRATION, WORKER_KEY, signed
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -89,6 +89,7 @@ class KnownProfiles:
     def __init__(self) -> None:
         self.versions: dict[tuple[str, str], ProfileVersion] = {}
         self.newest: dict[str, str] = {}
+        self.removed: set[str] = set()
 
     def add(self, one: Profile) -> ProfileVersion:
         version = ProfileVersion(
@@ -109,6 +110,19 @@ class KnownProfiles:
         if found is None:
             raise NotFound(f"cannot find the profile {name}")
         return found
+
+    async def status(self, principal: Principal, name: str) -> ProfileStatus:
+        found = await self.show(principal, name)
+        return ProfileStatus(
+            name=name,
+            title=found.profile.title,
+            digest=found.digest,
+            published_at=found.published_at,
+            enabled=True,
+            overrides=ProfileOverrides(),
+            runnable=name not in self.removed,
+            removed=name in self.removed,
+        )
 
 
 def record(

@@ -224,6 +224,22 @@ async def test_silence_is_told_when_it_begins_and_when_it_ends(bench: Bench) -> 
     assert await events(bench) == ["source.stale", "source.fresh"]
 
 
+async def test_a_profile_that_was_removed_is_to_be_silent(bench: Bench) -> None:
+    source = Source(bench)
+    await source.sends(rates())
+    bench.clock.advance(3601)
+    await bench.service.watch(OPERATOR)
+    bench.profiles.removed.add("rates")
+    await bench.service.watch(OPERATOR)
+    (line,) = await bench.service.freshness(OPERATOR)
+    assert (line.stale, line.late_seconds, line.problem) == (False, 0, "")
+    assert b'holdfast_profile_stale{profile="rates"} 0.0' in bench.metrics.render()
+    assert await events(bench) == ["source.stale"], "it did not speak again either"
+    bench.profiles.removed.clear()
+    await bench.service.watch(OPERATOR)
+    assert await events(bench) == ["source.stale", "source.stale"]
+
+
 # --- nothing at all -------------------------------------------------------------------------------
 
 
