@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -15,7 +16,7 @@ import msgspec
 
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import Corrupt, HoldfastError, OutcomeUnknown, Unavailable
-from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.http.client import LINE_BYTES_MAX, ApiClient
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.http.problems import error_from
 from holdfast.kernel.principal import Principal
@@ -44,6 +45,7 @@ from holdfast.ledger.model import (
 
 FOLLOW_SECONDS = 120.0
 WRITE_BUFFER_BYTES = 64 * 1024
+PROBLEM_BYTES_MAX = 1024 * 1024
 
 
 class LedgerClient:
@@ -324,8 +326,13 @@ class Pipeline:
         line = self._encode(append)
         self._writer.write(b"%x\r\n%b\n\r\n" % (len(line) + 1, line))
         if self._writer.transport.get_write_buffer_size() > WRITE_BUFFER_BYTES:
-            await self._writer.drain()
+            await self._drained()
         return future
+
+    async def _drained(self) -> None:
+        # Of a lost connection those tell who wait for answers: the reader learns of it, too.
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
 
     def _send(self, event: h11.Event) -> None:
         data = self._http.send(event)
@@ -348,7 +355,7 @@ class Pipeline:
         """Send no more; return once everything is answered."""
         if self._failed is None:
             self._writer.write(b"0\r\n\r\n")
-            await self._writer.drain()
+            await self._drained()
 
     async def receive(self) -> None:
         """Read answers until the other side ends; every future is done then."""
@@ -359,7 +366,7 @@ class Pipeline:
             )
         except HoldfastError as found:
             error = found
-        except (OSError, h11.RemoteProtocolError, msgspec.DecodeError) as found:
+        except (OSError, ValueError, h11.RemoteProtocolError, msgspec.DecodeError) as found:
             error = OutcomeUnknown(
                 "cannot tell what became of the append: the connection was lost",
                 internal=repr(found),
@@ -387,6 +394,11 @@ class Pipeline:
                     *lines, rest = rest.split(b"\n")
                     for line in lines:
                         self._answered(line)
+                    if len(rest) > LINE_BYTES_MAX:
+                        raise Corrupt(f"cannot read the answer: a line is over {LINE_BYTES_MAX} B")
+                elif len(rest) > PROBLEM_BYTES_MAX:
+                    # Longer than any problem document of ours: its status is what there is to it.
+                    raise error_from(status, "", b"", "")
             elif isinstance(event, h11.EndOfMessage):
                 if status != 200:
                     raise error_from(status, kind, rest, "")

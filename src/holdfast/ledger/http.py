@@ -187,17 +187,25 @@ class _Pipeline:
 
     async def _answer(self, send: Any) -> None:
         encode = msgspec.json.Encoder().encode
-        while (following := await self._waiting.get()) is not None:
+        following = await self._waiting.get()
+        while following is not None:
             lines = [encode(await self._line(*following))]
-            # What is answered already goes out together.
-            while not self._waiting.empty() and len(lines) < IN_FLIGHT_MAX:
-                more = self._waiting.get_nowait()
-                if more is None:
-                    self._waiting.put_nowait(None)
-                    break
-                lines.append(encode(await self._line(*more)))
+            # What is answered already goes out together; what is not keeps nobody waiting.
+            following, more = self._next()
+            while more and following is not None and following[1].done():
+                lines.append(encode(await self._line(*following)))
+                following, more = self._next() if len(lines) < IN_FLIGHT_MAX else (None, False)
             body = b"\n".join(lines) + b"\n"
             await send({"type": "http.response.body", "body": body, "more_body": True})
+            if not more:
+                following = await self._waiting.get()
+
+    def _next(self) -> tuple[tuple[int, asyncio.Future[Appended]] | None, bool]:
+        """What is next in line, and whether there was anything: the end is something, too."""
+        try:
+            return self._waiting.get_nowait(), True
+        except asyncio.QueueEmpty:
+            return None, False
 
     async def _line(self, number: int, future: asyncio.Future[Appended]) -> AppendedLine:
         try:

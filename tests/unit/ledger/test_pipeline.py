@@ -1,0 +1,151 @@
+"""A pipeline of appends: each is answered when it is durable, and a lost line is told as one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.database import create_schema, open_database
+from holdfast.kernel.errors import HoldfastError, OutcomeUnknown
+from holdfast.kernel.http import AppSpec, create_app
+from holdfast.kernel.http.problems import FOREIGN_ANSWER
+from holdfast.kernel.ids import id_source
+from holdfast.ledger.client import pipeline
+from holdfast.ledger.http import handlers
+from holdfast.ledger.model import Append, NewEvent
+from holdfast.ledger.service import LedgerService
+from tests.unit.ledger.making import ONE, one, parts_on
+
+PATIENCE_SECONDS = 60
+
+
+class HeldLog:
+    """A log that stores each commit only when it is let."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self.begun: asyncio.Queue[None] = asyncio.Queue()
+        self.let: asyncio.Queue[None] = asyncio.Queue()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def append(self, *arguments: Any) -> None:
+        self.begun.put_nowait(None)
+        await self.let.get()
+        await self._log.append(*arguments)
+
+
+async def test_an_append_is_answered_although_the_one_behind_it_is_not_stored_yet(
+    tmp_path: Path,
+) -> None:
+    clock = SystemClock()
+    sent: asyncio.Queue[bytes | None] = asyncio.Queue()
+    taken: asyncio.Queue[bytes] = asyncio.Queue()
+    asked: asyncio.Queue[None] = asyncio.Queue()
+
+    async def receive() -> dict[str, Any]:
+        asked.put_nowait(None)
+        line = await sent.get()
+        return {"type": "http.request", "body": line or b"", "more_body": line is not None}
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            taken.put_nowait(message["body"])
+
+    async def anybody(_request: Any) -> Any:
+        return ONE
+
+    async with open_database(f"sqlite:///{tmp_path / 'l.db'}", clock=clock) as database:
+        await create_schema(database)
+        parts = parts_on(database, tmp_path, clock=clock)
+        held = HeldLog(parts.log)
+        service = LedgerService(replace(parts, log=held), id_source(clock))  # type: ignore[arg-type]
+        app = create_app(
+            AppSpec(role="t", version="0", handlers=handlers(service, None), authenticate=anybody)  # type: ignore[arg-type]
+        )
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+            "scheme": "http", "path": "/v1/ledger/pipeline", "raw_path": b"/v1/ledger/pipeline",
+            "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2), "state": {},
+            "headers": [(b"host", b"localhost"), (b"content-type", b"application/x-ndjson"),
+                        (b"transfer-encoding", b"chunked")],
+        }  # fmt: skip
+        serving = asyncio.create_task(app(scope, receive, send))  # type: ignore[arg-type]
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                for number in (1, 2):
+                    await asked.get()
+                    sent.put_nowait(msgspec.json.encode(one(number)) + b"\n")
+                    if number == 1:
+                        await held.begun.get()
+                await asked.get()  # the second line is in line
+                held.let.put_nowait(None)
+                first = await taken.get()
+                assert [msgspec.json.decode(line)["line"] for line in first.splitlines()] == [1]
+                held.let.put_nowait(None)
+                second = await taken.get()
+                assert msgspec.json.decode(second)["appended"]["events"][0]["position"] == 1
+                sent.put_nowait(None)
+                await serving
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+            for _ in range(2):
+                held.let.put_nowait(None)
+            await service.close()
+
+
+@asynccontextmanager
+async def answering(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """Something else than a ledger, on loopback."""
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, limit=2**16)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_line_that_is_lost_while_it_is_sent_is_told_as_an_unknown_outcome() -> None:
+    async def abort(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+
+    long = NewEvent(stream="notes/a", type="n.sent", payload={"text": "x" * 2**24})
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        answering(abort) as url,
+        pipeline(url) as line,
+    ):
+        future = await line.append(Append(events=[long]))
+        with pytest.raises(OutcomeUnknown):
+            await future
+        with pytest.raises(OutcomeUnknown):
+            await line.append(Append(events=[long]))
+
+
+async def test_an_answer_without_an_end_is_not_read_to_its_end() -> None:
+    over = asyncio.Event()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 403 No\r\nContent-Length: 9000000000\r\n\r\n" + b"x" * 2**21)
+        await over.wait()
+        writer.close()
+
+    async with asyncio.timeout(PATIENCE_SECONDS), answering(refuse) as url:
+        async with pipeline(url) as line:
+            future = await line.append(one(1))
+            with pytest.raises(HoldfastError) as caught:
+                await future
+        over.set()
+    assert caught.value.code == FOREIGN_ANSWER
