@@ -828,6 +828,30 @@ async def test_a_join_token_that_was_ended_admits_nobody_and_whom_it_admitted_st
     assert [each.event.type for each in entries].count("join-token.ended") == 1
 
 
+async def test_join_tokens_are_listed_and_ended_by_their_id(here: Rig, ask: Any) -> None:
+    token = await here.token(uses_max=1)
+    await ask(None).register(token, WorkerRegister(name="drone-1", key=PUBLIC_KEY))
+    here.manual.advance(1)
+    await here.token(region="eu")
+    operator = ask(OPERATOR)
+    [newest], following = await operator.list_join_tokens(OPERATOR, limit=1)
+    [oldest], end = await operator.list_join_tokens(OPERATOR, before=following, limit=1)
+    assert end is None
+    assert (newest.region, newest.uses, newest.uses_max, newest.admits) == ("eu", 0, None, True)
+    assert oldest.id == identity_of(token, JOIN_PREFIX)
+    assert (oldest.uses, oldest.uses_max, oldest.admits) == (1, 1, False)
+    for _ in range(2):
+        ended = await operator.end_join_token_of(OPERATOR, newest.id)
+        assert (ended.id, ended.admits) == (newest.id, False)
+    entries = await here.database.read(
+        OPERATOR, lambda conn: here.fleet.outbox.ready(conn, OPERATOR, BEGINNING, 1000)
+    )
+    assert [each.event.type for each in entries].count("join-token.ended") == 1
+    with pytest.raises(NotFound) as refusal:
+        await operator.end_join_token_of(OPERATOR, here.new_id())
+    assert refusal.value.code == "join-token-not-found"
+
+
 async def test_a_name_that_comes_back_takes_over_and_the_old_credential_is_dead(
     here: Rig, ask: Any
 ) -> None:

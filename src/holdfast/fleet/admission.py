@@ -16,13 +16,14 @@ from holdfast.fleet.credentials import JOIN_PREFIX, WORKER_PREFIX
 from holdfast.fleet.model import (
     JoinToken,
     JoinTokenCreate,
+    JoinTokenInfo,
     Worker,
     WorkerCredential,
     WorkerRegister,
 )
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of, is_secret_of, make_secret
-from holdfast.kernel.errors import Unauthenticated
+from holdfast.kernel.errors import NotFound, Unauthenticated
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.idempotency import Asked, one_secret
 from holdfast.kernel.ids import EventId, TenantId
@@ -104,15 +105,41 @@ class Admission(Base):
         found = await self._own_token(principal, secret)
         if found is None:
             return
+        await self.end_join_token_of(principal, found.id)
+
+    async def end_join_token_of(self, principal: Principal, token: str) -> JoinTokenInfo:
+        """The same by the token's id. Raises :class:`NotFound` where there is none."""
         event = self.event(
-            f"join-token/{found.id}", "join-token.ended", {"token": found.id}, principal.subject
+            f"join-token/{token}", "join-token.ended", {"token": token}, principal.subject
         )
+        now = timestamp(self.clock.now())
 
-        def unit(conn: Connection) -> None:
-            if store.end_token(conn, principal.tenant, found.id, timestamp(self.clock.now())):
+        def unit(conn: Connection) -> Any:
+            if store.end_token(conn, principal.tenant, token, now):
                 self.outbox.emit(conn, principal, event)
+            return store.find_token(conn, principal.tenant, token)
 
-        await self.database.write(principal, unit)
+        found = await self.database.write(principal, unit)
+        if found is None:
+            raise NotFound(
+                f"cannot end the join token {token}: there is none of that id",
+                code="join-token-not-found",
+                hint="holdfast worker token-list",
+            )
+        return _info(found, now)
+
+    async def list_join_tokens(
+        self, principal: Principal, *, before: str = "", limit: int = 100
+    ) -> tuple[list[JoinTokenInfo], str | None]:
+        """Join tokens, the newest first, those that admit nobody any more too; and where the next
+        page begins (``before``), ``None`` at the end."""
+        limit = page_size(limit)
+        rows = await self.database.read(
+            principal, lambda conn: store.page_of_tokens(conn, principal.tenant, before, limit + 1)
+        )
+        now = timestamp(self.clock.now())
+        found = [_info(row, now) for row in rows[:limit]]
+        return found, found[-1].id if len(rows) > limit else None
 
     async def _own_token(self, principal: Principal, secret: str) -> Any:
         """The row of a join token, if it is whole and one of the principal's tenant."""
@@ -278,3 +305,17 @@ class Admission(Base):
                 return row, tenant
         self._tenant_of_worker.pop(worker, None)
         return None, TenantId("")
+
+
+def _info(row: Any, now: str) -> JoinTokenInfo:
+    unused = row.uses_max is None or row.uses < row.uses_max
+    return JoinTokenInfo(
+        id=row.id,
+        region=row.region,
+        capabilities=msgspec.json.decode(row.capabilities),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        uses=row.uses,
+        uses_max=row.uses_max,
+        admits=unused and row.expires_at > now,
+    )

@@ -138,6 +138,61 @@ def create_token(
     run(body)
 
 
+@worker_app.command(
+    "token-list",
+    help="Join tokens, the newest first; their texts are nowhere.",
+    epilog="Example: holdfast worker token-list --json",
+)
+def list_tokens(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = False) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            found, more = await _client(api).list_join_tokens(None, limit=limit)
+        if json:
+            print_json(found)
+            return
+        print_table(
+            ("created", "until", "admits", "used", "region", "capabilities", "id"),
+            [
+                (
+                    each.created_at[:19],
+                    each.expires_at[:19],
+                    "yes" if each.admits else "no",
+                    each.uses if each.uses_max is None else f"{each.uses}/{each.uses_max}",
+                    each.region,
+                    " ".join(each.capabilities),
+                    each.id,
+                )
+                for each in found
+            ],
+            spare=("region", "capabilities", "created"),
+            empty="no join tokens yet: `holdfast worker token` makes one",
+        )
+        say_more(more, limit)
+
+    run(body)
+
+
+@worker_app.command(
+    "token-end",
+    help="Admit nobody by a join token from now on; whom it admitted stays.",
+    epilog="Example: holdfast worker token-end 01a21e83-cb00-764a-bd5f-ccd12bb7c68a",
+)
+def end_token(
+    ctx: typer.Context,
+    token: Annotated[str, typer.Argument(help="The token's id, as token-list shows it.")],
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await _client(api).end_join_token_of(None, token)
+        if json:
+            print_json(found)
+        else:
+            say(f"{found.id} admits nobody any more; `holdfast worker revoke` is for whom it did")
+
+    run(body)
+
+
 @contextmanager
 def _private(path: Path | None) -> Iterator[Callable[[str], object]]:
     """How to write a secret: to standard output, or to a file that only its owner reads.

@@ -20,6 +20,7 @@ from holdfast.fleet.model import (
     CompleteTask,
     JoinToken,
     JoinTokenCreate,
+    JoinTokenInfo,
     PaceGiven,
     PaceWanted,
     PlacesHeld,
@@ -210,6 +211,27 @@ class FleetClient:
         headers = with_key(idempotency_key)
         return await self._api.request(
             "POST", "/v1/workers/tokens", json=create, headers=headers, type=JoinToken
+        )
+
+    async def list_join_tokens(
+        self, principal: Principal | None, *, before: str = "", limit: int = 100
+    ) -> tuple[list[JoinTokenInfo], str | None]:
+        """See :meth:`FleetService.list_join_tokens`."""
+        page = await self._api.request(
+            "GET",
+            "/v1/workers/tokens",
+            params={
+                "limit": limit,
+                "cursor": encode_cursor("join-tokens", [before]) if before else None,
+            },
+            type=Page[JoinTokenInfo],
+        )
+        return page.items, text_position("join-tokens", page.next) or None
+
+    async def end_join_token_of(self, principal: Principal | None, token: str) -> JoinTokenInfo:
+        """See :meth:`FleetService.end_join_token_of`."""
+        return await self._api.request(
+            "POST", f"{_at('workers/tokens', token)}/end", type=JoinTokenInfo
         )
 
     async def authenticate_worker(

@@ -20,6 +20,7 @@ from holdfast.fleet.model import (
     CompleteTask,
     JoinToken,
     JoinTokenCreate,
+    JoinTokenInfo,
     PaceGiven,
     PaceWanted,
     PlacesHeld,
@@ -49,6 +50,7 @@ from holdfast.kernel.tls import CERTIFICATE
 
 TASKS = "tasks"
 WORKERS = "workers"
+JOIN_TOKENS = "join-tokens"
 BATCH_BYTES = 8 * 1024 * 1024
 
 
@@ -210,6 +212,20 @@ def _worker_handlers(service: FleetService) -> list[Any]:
         token = await service.worker_token_create(principal, data, idempotency_key=key)
         return Response(content=token, status_code=201, headers={"Cache-Control": "no-store"})
 
+    @get("/v1/workers/tokens", permission=Permission.WORKERS_READ)
+    async def list_worker_tokens(
+        principal: Principal, limit: Limit = 100, cursor: str | None = None
+    ) -> Page[JoinTokenInfo]:
+        """List join tokens, the newest first, without their texts."""
+        before = text_position(JOIN_TOKENS, cursor)
+        items, following = await service.list_join_tokens(principal, before=before, limit=limit)
+        return page_after(JOIN_TOKENS, items, following)
+
+    @post("/v1/workers/tokens/{token:str}/end", permission=Permission.WORKERS_WRITE, status=200)
+    async def end_worker_token(principal: Principal, token: str) -> JoinTokenInfo:
+        """Admit nobody by this join token from now on; whom it admitted stays."""
+        return await service.end_join_token_of(principal, token)
+
     @get("/v1/workers", permission=Permission.WORKERS_READ)
     async def list_workers(
         principal: Principal, limit: Limit = 100, cursor: str | None = None
@@ -242,6 +258,8 @@ def _worker_handlers(service: FleetService) -> list[Any]:
     return [
         register_worker,
         create_worker_token,
+        list_worker_tokens,
+        end_worker_token,
         list_workers,
         revoke_worker,
         authenticate_worker,

@@ -363,6 +363,22 @@ class JoinToken(Struct, frozen=True, kw_only=True):
     uses_max: int | None
 
 
+class JoinTokenInfo(Struct, frozen=True, kw_only=True):
+    """A join token as the list shows it: all but its text, which nobody has but its holder."""
+
+    id: str
+    region: str
+    capabilities: list[str]
+    created_at: str
+    expires_at: str
+    """When it admits nobody any more: as it was made, or when it was ended."""
+    uses: int
+    """How many workers it has admitted."""
+    uses_max: int | None
+    admits: bool
+    """Whether it still admits a worker that it has not admitted before."""
+
+
 class ScheduledProfile(Struct, frozen=True, kw_only=True):
     """When a profile is next collected, and what it was last collected by."""
 

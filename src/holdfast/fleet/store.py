@@ -777,6 +777,10 @@ _ADD_TOKEN = text(
     f" VALUES ({', '.join(f':{name}' for name in _TOKEN_COLUMNS)})"
 )
 _TOKEN = text("SELECT * FROM join_tokens WHERE tenant = :tenant AND id = :id")
+_TOKEN_PAGE = text(
+    "SELECT * FROM join_tokens WHERE tenant = :tenant AND (:before = '' OR id < :before)"
+    " ORDER BY id DESC LIMIT :limit"
+)
 _END_TOKEN = text(
     "UPDATE join_tokens SET expires_at = :now"
     " WHERE tenant = :tenant AND id = :id AND expires_at > :now RETURNING id"
@@ -843,6 +847,11 @@ def add_token(conn: Connection, values: Mapping[str, Any]) -> None:
 
 def find_token(conn: Connection, tenant: str, token: str) -> TaskRow | None:
     return conn.execute(_TOKEN, {"tenant": tenant, "id": token}).first()
+
+
+def page_of_tokens(conn: Connection, tenant: str, before: str, limit: int) -> Sequence[TaskRow]:
+    """Join tokens, the newest first, from before the id ``before``, if that is given."""
+    return conn.execute(_TOKEN_PAGE, {"tenant": tenant, "before": before, "limit": limit}).all()
 
 
 def use_token(conn: Connection, tenant: str, token: str) -> bool:

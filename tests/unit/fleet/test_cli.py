@@ -116,6 +116,19 @@ def test_a_join_token_goes_to_standard_output_alone(terminal: Terminal) -> None:
     assert told["capabilities"] == ["ocr"]
 
 
+def test_join_tokens_are_listed_and_ended(terminal: Terminal) -> None:
+    assert "holdfast worker token" in terminal("worker", "token-list").stderr
+    made = terminal.json("worker", "token", "--uses", "3")
+    [shown] = terminal.json("worker", "token-list")
+    assert (shown["id"], shown["admits"], shown["uses_max"]) == (made["id"], True, 3)
+    assert "token" not in shown
+    ended = terminal("worker", "token-end", made["id"])
+    assert (ended.exit_code, ended.stderr.partition(" ")[0]) == (0, made["id"])
+    assert terminal.json("worker", "token-end", made["id"])["admits"] is False
+    assert "no  " in terminal("worker", "token-list").stdout
+    assert "token-list" in terminal("worker", "token-end", "none").stderr
+
+
 def test_workers_are_listed_and_revoked_by_name(terminal: Terminal) -> None:
     empty = terminal("worker", "list")
     assert (empty.exit_code, empty.stdout) == (0, "")
