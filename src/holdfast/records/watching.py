@@ -17,7 +17,7 @@ import msgspec
 from sqlalchemy import Connection, Row, and_, select
 
 from holdfast.kernel.clock import parse_timestamp, timestamp
-from holdfast.kernel.errors import Conflict, NotFound
+from holdfast.kernel.errors import Conflict, NotFound, Unavailable
 from holdfast.kernel.http import Page, decode_cursor, encode_cursor
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.ids import EventId
@@ -433,22 +433,23 @@ class Watching(Reading):
         """
         return [line for line, _ in await self._lines(principal)]
 
-    async def _lines(self, principal: Principal) -> list[tuple[Freshness, bool]]:
+    async def _lines(self, principal: Principal) -> list[tuple[Freshness, bool | None]]:
         """The lines of :meth:`freshness`, each with whether something would be wrong with it if the
-        profile had not been removed."""
+        profile had not been removed; None if that is not known for now."""
         rows = await self._db.read(
             principal, lambda conn: conn.execute(_heads(principal.tenant)).all()
         )
-        now, found = self._clock.now(), []
+        now = self._clock.now()
+        found: list[tuple[Freshness, bool | None]] = []
         for row in rows:
             normal = None
             if row.profile_digest is not None:
                 version = await self._version(principal, row.profile, row.profile_digest)
                 normal = version.profile.freshness
-            line, excused = _freshness(row, normal, now), False
+            line = _freshness(row, normal, now)
+            excused: bool | None = False
             if line.problem:  # asked of those only: the registry may be elsewhere
-                status = await self._handles.profiles.status(principal, row.profile)
-                excused = status.removed
+                excused = await self._removed(principal, row.profile)
             if excused:
                 line = msgspec.structs.replace(
                     line, stale=False, late_seconds=0.0, drifted=0, shrunk=False, problem=""
@@ -457,10 +458,16 @@ class Watching(Reading):
             found.append((line, excused))
         return found
 
+    async def _removed(self, principal: Principal, profile: str) -> bool | None:
+        try:
+            return (await self._handles.profiles.status(principal, profile)).removed
+        except Unavailable:
+            return None
+
     async def watch(self, principal: Principal) -> None:
         """Tell of profiles that have gone silent, and of those that speak again. Run by a loop.
 
-        One that was removed does neither.
+        One that was removed does neither; where nobody can say whether it was, the next turn tells.
         """
         lines = await self._lines(principal)
 
@@ -475,7 +482,7 @@ class Watching(Reading):
 
         known = await self._db.read(principal, states)
         for line, excused in lines:
-            if line.stale != (known.get(line.profile) is not None):
+            if excused is not None and line.stale != (known.get(line.profile) is not None):
                 turned = self._turned(principal, line, self.telling(1), quietly=excused)
                 await self._db.write(principal, turned)
 

@@ -16,7 +16,7 @@ from holdfast.fleet.grants import sign_grant
 from holdfast.fleet.model import Grant
 from holdfast.kernel.clock import ManualClock, SystemClock, timestamp
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import NotFound
+from holdfast.kernel.errors import NotFound, Unavailable
 from holdfast.kernel.ids import NewId, id_source
 from holdfast.kernel.objects import open_objects
 from holdfast.kernel.outbox import Outbox
@@ -90,6 +90,7 @@ class KnownProfiles:
         self.versions: dict[tuple[str, str], ProfileVersion] = {}
         self.newest: dict[str, str] = {}
         self.removed: set[str] = set()
+        self.away = False
 
     def add(self, one: Profile) -> ProfileVersion:
         version = ProfileVersion(
@@ -112,6 +113,8 @@ class KnownProfiles:
         return found
 
     async def status(self, principal: Principal, name: str) -> ProfileStatus:
+        if self.away:
+            raise Unavailable("cannot reach the registry")
         found = await self.show(principal, name)
         return ProfileStatus(
             name=name,

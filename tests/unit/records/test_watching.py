@@ -240,6 +240,20 @@ async def test_a_profile_that_was_removed_is_to_be_silent(bench: Bench) -> None:
     assert await events(bench) == ["source.stale", "source.stale"]
 
 
+async def test_where_nobody_says_whether_it_was_removed_nothing_is_told_yet(bench: Bench) -> None:
+    source = Source(bench)
+    await source.sends(rates())
+    bench.clock.advance(3601)
+    bench.profiles.away = True
+    await bench.service.watch(OPERATOR)
+    (line,) = await bench.service.freshness(OPERATOR)
+    assert line.stale
+    assert await events(bench) == []
+    bench.profiles.away = False
+    await bench.service.watch(OPERATOR)
+    assert await events(bench) == ["source.stale"]
+
+
 # --- nothing at all -------------------------------------------------------------------------------
 
 
