@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 # tests/conftest.py's, the longest first.
 TEST_WORKERS ?= 3
 
+# Tests run in a shuffled order, the same one each time; TEST_ORDER=N is another.
+TEST_ORDER ?= 20261127
+
 .PHONY: help run test check dev docs soak clean
 
 help: ## Show what there is to do
@@ -18,7 +21,7 @@ run: $(VENV)/.server ## Install, collect the sample sources, report on them, and
 	@$(BIN)/holdfast up --sample --once
 
 test: $(VENV)/.test ## Run the whole suite
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --junitxml .test-report.xml $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -p randomly --randomly-seed=$(TEST_ORDER) --junitxml .test-report.xml $(TEST_ARGS)
 	$(BIN)/python -m tests.conformance_report
 
 check: $(VENV)/.test ## Lint, types, import order, generated files up to date

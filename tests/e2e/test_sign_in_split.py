@@ -62,7 +62,7 @@ def known(stack: Stack, page: Any) -> int:
 
 
 def test_somebody_invited_comes_in_by_passkey_out_and_in_again(stack: Stack, page: Any) -> None:
-    made = command(stack, "person", "create-admin", "Ada Lovelace")
+    made = command(stack, "person", "invite", "Ada Lovelace", "--role", "admin")
     with_authenticator(page)
     page.goto(made["url"].replace("127.0.0.1", "localhost"))
     page.wait_for_selector("#invited:not([hidden])")
