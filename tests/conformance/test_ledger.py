@@ -294,6 +294,24 @@ async def test_an_event_is_proven_by_its_id_to_its_own_tenant(ledger: LedgerServ
             await ledger.event_proof(principal, event_id)
 
 
+async def test_an_event_that_no_checkpoint_holds_yet_is_not_there_yet(
+    ledger: LedgerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index is committed first; whoever asks in between has to come again, not to despair."""
+    for size in (0, 1):
+        before = await ledger.checkpoint(ONE)
+        placed = (await ledger.append(ONE, one(size))).events[0]
+
+        async def held(note: str = before) -> str:
+            return note
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger.log_of(ONE), "checkpoint", held)
+            with pytest.raises(EntryUnknown, match="no checkpoint holds it yet"):
+                await ledger.event_proof(ONE, placed.id)
+        assert (await ledger.event_proof(ONE, placed.id)).size == size + 1
+
+
 async def test_tiles_hold_the_tree_and_the_entries(ledger: LedgerService) -> None:
     for at in range(0, 600, 200):
         await ledger.append(ONE, Append(events=[event(n) for n in range(at, at + 200)]))

@@ -531,7 +531,10 @@ class LedgerService:
         return proof
 
     async def event_proofs(self, principal: Principal, events: Sequence[str]) -> list[Proof]:
-        """:meth:`event_proof` of each, all in the tree of the same checkpoint."""
+        """:meth:`event_proof` of each, all in the tree of the same checkpoint.
+
+        :class:`EntryUnknown` while the log, or its newest checkpoint, does not hold one of them.
+        """
         if not 0 < len(events) <= PROOFS_MAX:
             raise Invalid(f"cannot prove {len(events)} events at once: 1 to {PROOFS_MAX} are asked")
         tenant = principal.tenant
@@ -543,6 +546,9 @@ class LedgerService:
                 raise EntryUnknown(f"cannot find the event {event[:80]}: the log does not hold it")
         note = await self.log_of(principal).checkpoint()
         size = notes.parse_checkpoint(notes.parse_note(note).text).size
+        if max(found[event] for event in events) >= size:
+            # The index is committed a moment before whoever signs has seen it.
+            raise EntryUnknown("cannot prove the event: no checkpoint holds it yet")
         proofs = []
         for event in events:
             proof = await self.inclusion(principal, found[event], size)
