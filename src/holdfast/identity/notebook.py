@@ -125,7 +125,16 @@ class Notebook:
         self._trying(lambda: self._handed_path.unlink(missing_ok=True))
 
     async def sync(self) -> None:
-        """Have on the disk what was written since the last time."""
+        """Have on the disk what was written since the last time; while broken, the whole page.
+
+        So a disk that is well again is found out, also where nothing is noted any more.
+        """
+        mending = self.broken
+        if mending:
+            try:
+                self._replace()
+            except OSError:
+                return
         if not self._dirty:
             return
         self._dirty = False
@@ -134,6 +143,8 @@ class Notebook:
             await asyncio.to_thread(_sync, os.dup(self._descriptor), self._open_path.parent)
         except OSError as error:
             self._tell(error)
+        else:
+            self.broken = self.broken and not mending
 
     def _turn(self) -> None:
         self._page = []

@@ -184,6 +184,30 @@ async def test_a_page_that_cannot_be_written_is_told_of_and_written_when_it_can(
     assert {note.code: note.count for note in kept.notes} == {"c0": 1, "c1": 2}
 
 
+@pytest.mark.parametrize("failing", ["_write_all", "_sync"])
+async def test_a_disk_that_is_well_again_is_found_out_though_nothing_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    kept, clock = Kept(), ManualClock(NOW)
+    pages = Notebook(tmp_path / "door")
+    door = Trail(kept.record, clock, id_source(clock), pages)
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(notebook, failing, fails)
+        door.note(refused())
+        for _ in range(3):
+            await pages.sync()
+            assert await door.check() == "degraded"
+    await pages.sync()
+    assert await door.check() is None
+    assert [each.count for each in map(notebook.note_of, pages.open())] == [1]
+    pages.close()
+    assert len(Notebook(tmp_path / "door").open()) == 1
+
+
 @pytest.mark.parametrize(
     ("address", "network"),
     [
