@@ -26,11 +26,13 @@ AGAIN_SECONDS = 5.0
 def next_moment(last: datetime | None, per_minute: int, now: datetime) -> datetime | None:
     """The moment of the next request; ``None`` if it is too far ahead to be given.
 
-    No moment beyond :data:`AHEAD_SECONDS` was ever given: one that is there tells of a clock that
-    was put back, and counts for nothing.
+    None beyond :data:`AHEAD_SECONDS` is given. One may still lie there: ``now`` is from before the
+    wait for the database, or from a coordinator whose clock is behind another's. So up to twice as
+    far ahead it counts: that much such a wait and clocks that differ may come to together. What
+    lies farther tells of a clock that was put back, and counts for nothing.
     """
     ahead = timedelta(seconds=AHEAD_SECONDS)
-    if last is None or last > now + ahead:
+    if last is None or last > now + 2 * ahead:
         return now
     found = max(now, last + timedelta(seconds=60.0 / per_minute))
     return found if found <= now + ahead else None

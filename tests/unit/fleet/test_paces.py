@@ -22,8 +22,11 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
         (50, 6, 60),
         (51, 6, None),
         (AHEAD_SECONDS, 600, None),
+        # Given by a coordinator whose clock is ahead, or while this one waited for the database.
+        (AHEAD_SECONDS + 1, 6, None),
+        (2 * AHEAD_SECONDS, 6, None),
         # Never given: the clock was put back.
-        (AHEAD_SECONDS + 1, 6, 0),
+        (2 * AHEAD_SECONDS + 1, 6, 0),
         (86_400, 6, 0),
     ],
 )
