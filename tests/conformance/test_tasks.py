@@ -184,6 +184,24 @@ async def test_many_at_once_under_the_same_key_again_are_the_same_tasks(
     assert not {each.id for each in other} & {each.id for each in first}
 
 
+async def test_an_id_that_another_task_has_is_refused_again_under_the_same_key(
+    here: Rig, ask: Any
+) -> None:
+    fleet = ask(OPERATOR)
+    other = await fleet.submit(OPERATOR, work(id=here.new_id()))
+    many = [work(), work(id=other.id, payload={"other": 1}), work(id=here.new_id())]
+    for _ in range(2):
+        first, refused, own = await fleet.submit_many(OPERATOR, many, idempotency_key="k")
+        assert isinstance(refused, Conflict)
+        assert refused.code == "task-id-reused"
+        assert own.id == many[2].id
+    assert {task.id for task in (await fleet.list_tasks(OPERATOR))[0]} == {
+        first.id,
+        other.id,
+        own.id,
+    }
+
+
 async def test_of_one_idempotency_key_comes_one_join_token(ask: Any) -> None:
     wanted = JoinTokenCreate()
     made = await ask(OPERATOR).worker_token_create(OPERATOR, wanted, idempotency_key="k")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -119,10 +119,16 @@ class FleetService(Admission, Hosts):
             lambda conn: once(conn, principal, route, idempotency_key, told, now, lambda: fresh),
         )
         ids = msgspec.json.decode(kept, type=list[str])
-        found: dict[int, Task | HoldfastError] = {}
-        for place, task in enumerate(ids if again else ()):
-            with contextlib.suppress(NotFound):
-                found[place] = await self.show_task(principal, task)
+        # Under an id of the submitter's own may lie what is another's: that is asked for again.
+        ours = {
+            place: task
+            for place, (task, submit) in enumerate(zip(ids, submits, strict=True))
+            if again and task != submit.id
+        }
+        there = await self._tasks_of(principal, ours.values())
+        found: dict[int, Task | HoldfastError] = {
+            place: there[task] for place, task in ours.items() if task in there
+        }
         missing = [place for place in range(len(ids)) if place not in found]
         named = [msgspec.structs.replace(submits[place], id=ids[place]) for place in missing]
         found |= zip(missing, await self._submit_all(principal, named), strict=True)
@@ -137,6 +143,15 @@ class FleetService(Admission, Hosts):
                 principal, lambda conn: settle(conn, principal, route, idempotency_key, answer)
             )
         return [found[place] for place in range(len(ids))]
+
+    async def _tasks_of(self, principal: Principal, ids: Collection[str]) -> dict[str, Task]:
+        """Those of these tasks that are there, without the leases that came to nothing."""
+        if not ids:
+            return {}
+        rows = await self.database.read(
+            principal, lambda conn: store.find_tasks(conn, principal.tenant, ids)
+        )
+        return {task: fates.task_of(row) for task, row in rows.items()}
 
     async def _submit_all(
         self, principal: Principal, submits: Sequence[TaskSubmit]
