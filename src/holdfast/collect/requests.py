@@ -7,8 +7,7 @@ address of a next page may lie elsewhere, and then goes without them.
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from holdfast.collect.errors import MappingRefused
@@ -105,8 +104,8 @@ def _resolved(source: Source, store: SecretStore, tenant: str) -> Credentials:
             raise MappingRefused(f"cannot authenticate by {type(other).__name__} in this build")
 
 
-Pace = Callable[[str, int], Awaitable[None]]
-"""Returns when a request to ``host:port`` may begin, of so many a minute."""
+Pace = Callable[[Place, int], Place]
+"""Makes of a place one that is held from a moment on of which there are so many a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +130,7 @@ class Manners:
         """What is held during each request. Who waits for its moment holds no place: others may
         have theirs."""
         pace, place, rate = self.pace, self.place, self.per_minute
-        if pace is None or place is None or rate is None:
-            return place
-
-        @asynccontextmanager
-        async def paced(host_port: str) -> AsyncIterator[None]:
-            await pace(host_port, rate)
-            async with place(host_port):
-                yield
-
-        return paced
+        return place if pace is None or place is None or rate is None else pace(place, rate)
 
 
 def request(

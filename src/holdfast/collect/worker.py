@@ -23,11 +23,11 @@ import msgspec
 
 from holdfast import __version__
 from holdfast.collect.control import grant_claims
-from holdfast.collect.errors import HostBusy, QuotaReached
-from holdfast.collect.places import RETRY_SECONDS, WAIT_SECONDS_MAX, Places
+from holdfast.collect.errors import QuotaReached
+from holdfast.collect.paces import Paces
+from holdfast.collect.places import Places
 from holdfast.collect.ports import ControlPlane
 from holdfast.collect.remap import Remapping
-from holdfast.collect.requests import Pace
 from holdfast.collect.robots import Robots
 from holdfast.collect.runner import Collection, Ending, LeaseLost
 from holdfast.collect.secrets import SecretStore
@@ -41,6 +41,7 @@ from holdfast.fleet.model import (
     ClaimedTask,
     CollectPayload,
     Complete,
+    PaceGiven,
     PaceWanted,
     PlacesHeld,
     PlacesWanted,
@@ -528,6 +529,7 @@ class Drone:
             )
         override = msgspec.convert(payload.limits, LimitsOverride) if payload.limits else None
         limits = effective_limits(profile.limits, override)
+        paces = Paces(self._pacing(lease), lease.fence, self._clock)
         return Attempt(
             run=payload.run,
             fence=lease.fence,
@@ -540,7 +542,7 @@ class Drone:
             range_end=payload.range_end,
             admit=self._admitting(profile.source.url, limits, lease),
             place=places.at if self._deals_places else None,
-            pace=self._pacing(lease) if self._deals_places and self._gives_paces else None,
+            pace=paces.placed if self._deals_places and self._gives_paces else None,
         )
 
     def _placing(self, lease: Lease) -> Callable[[PlacesWanted], Awaitable[PlacesHeld]]:
@@ -553,28 +555,15 @@ class Drone:
 
         return ask
 
-    def _pacing(self, lease: Lease) -> Pace:
-        """What waits for the moment of a request in the name of a lease."""
+    def _pacing(self, lease: Lease) -> Callable[[PaceWanted], Awaitable[PaceGiven]]:
+        """What asks for the moment of a request in the name of a lease."""
 
-        async def pace(host_port: str, per_minute: int) -> None:
-            wanted = PaceWanted(fence=lease.fence, source=host_port, per_minute=per_minute)
-            give_up = self._clock.monotonic() + WAIT_SECONDS_MAX
-            while True:
-                answer = await self._insisting(
-                    lambda: self._control.fleet.pace(lease.task, wanted), attempts=1_000
-                )
-                await self._clock.sleep(answer.wait_seconds)
-                if answer.given:
-                    return
-                if self._clock.monotonic() >= give_up:
-                    raise HostBusy(
-                        f"cannot ask {host_port} yet: with {per_minute} requests a minute over the "
-                        f"whole fleet there was no turn for {WAIT_SECONDS_MAX:g} s",
-                        hint="`limits.requests_per_minute` sets how many",
-                        retry_after_seconds=RETRY_SECONDS,
-                    )
+        async def ask(wanted: PaceWanted) -> PaceGiven:
+            return await self._insisting(
+                lambda: self._control.fleet.pace(lease.task, wanted), attempts=1_000
+            )
 
-        return pace
+        return ask
 
     def _admitting(
         self, url: str, limits: Limits, lease: Lease
