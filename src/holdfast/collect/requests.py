@@ -118,7 +118,7 @@ class Manners:
     admit: Callable[[], Awaitable[None]] | None = None
     place: Place | None = None
     pace: Pace | None = None
-    """Waits for the moment of a request, where the coordinator gives them."""
+    """Where the coordinator gives the moments of requests."""
 
     @property
     def per_minute(self) -> int | None:
@@ -129,8 +129,22 @@ class Manners:
     def at(self) -> Place | None:
         """What is held during each request. Who waits for its moment holds no place: others may
         have theirs."""
-        pace, place, rate = self.pace, self.place, self.per_minute
-        return place if pace is None or place is None or rate is None else pace(place, rate)
+        return self._paced or self.place
+
+    @property
+    def own_per_minute(self) -> int | None:
+        """How many requests a minute this process sees to by itself.
+
+        The fleet's pace stands for its own: what waits for both would wait twice.
+        """
+        return None if self._paced else self.per_minute
+
+    @property
+    def _paced(self) -> Place | None:
+        """A place from a moment on that the coordinator gives; nothing if it need not or cannot."""
+        if self.pace is None or self.place is None or self.per_minute is None:
+            return None
+        return self.pace(self.place, self.per_minute)
 
 
 def request(
@@ -168,8 +182,7 @@ def request(
         etag=known.etag,
         last_modified=known.last_modified,
         limits=fetch_limits(limits, size_bytes_max),
-        # The fleet's pace stands for this process's: what waits for both would wait twice.
-        requests_per_minute=manners.per_minute if manners.pace is None else None,
+        requests_per_minute=manners.own_per_minute,
         concurrency=limits.concurrency,
         headers_wanted=headers_wanted(source),
         admit=manners.admit,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from holdfast.collect.errors import HostBusy
 from holdfast.collect.paces import Paces
+from holdfast.collect.pages import Ask
 from holdfast.collect.places import WAIT_SECONDS_MAX
-from holdfast.collect.requests import Manners
+from holdfast.collect.requests import NO_CREDENTIALS, Manners, request
 from holdfast.fleet.model import PaceGiven, PaceWanted
 from holdfast.kernel.clock import ManualClock
 from holdfast.registry.model import Limits
+from tests.unit.collect.helpers import profile
 
 HOST = "source.example.org:443"
 TEN_A_MINUTE = Limits(requests_per_minute=10)
@@ -87,3 +90,20 @@ async def test_nobody_waits_for_both_for_ever() -> None:
         await began(source)
     assert source.places == 0
     assert WAIT_SECONDS_MAX <= source.clock.monotonic() < WAIT_SECONDS_MAX + 60
+
+
+@pytest.mark.parametrize(("has_place", "has_pace"), [(True, True), (True, False), (False, True)])
+def test_each_request_has_one_pace_the_fleets_or_this_process_s(
+    has_place: bool, has_pace: bool
+) -> None:
+    source = Source()
+    manners = replace(
+        source.manners(),
+        place=source.place if has_place else None,
+        pace=source.manners().pace if has_pace else None,
+    )
+    told = profile({"format": {"type": "json"}}).source
+    asked = request(told, manners, Ask(told.url), NO_CREDENTIALS)
+    of_the_fleet = has_place and has_pace
+    assert asked.requests_per_minute == (None if of_the_fleet else 10)
+    assert (asked.place is None) == (not has_place)
