@@ -217,22 +217,44 @@ def local_moment(
     """
     if pattern in {"epoch-s", "epoch-ms"}:
         return _from_epoch(text, pattern)
-    found = _written(text.strip(), pattern, zone)
-    return _in_utc(found) if found.tzinfo else on_the_clock(found, zone, ambiguous, hourly=hourly)
+    text = text.strip()
+    found = _written(text, pattern, zone)
+    if found.tzinfo:
+        return _in_utc(found)
+    timed = hourly or _names_hour(text, pattern)
+    return on_the_clock(found, zone, ambiguous, hourly=hourly, timed=timed)
 
 
-def on_the_clock(plain: datetime, zone: tzinfo, ambiguous: str, *, hourly: bool) -> datetime:
+_HOURS = re.compile(r"%(?:%|[HIcXTRr])")
+_DAY_LENGTH_MAX = len("2020-01-31")
+
+
+def _names_hour(text: str, pattern: str) -> bool:
+    """Whether a time is written there, and not only a day."""
+    if not pattern:
+        return len(text) > _DAY_LENGTH_MAX
+    return pattern == "rfc-2822" or any(found != "%%" for found in _HOURS.findall(pattern))
+
+
+def on_the_clock(
+    plain: datetime, zone: tzinfo, ambiguous: str, *, hourly: bool, timed: bool = True
+) -> datetime:
     """The moment, in UTC, at which the clocks of ``zone`` showed ``plain``.
 
     A time that they never showed (02:30 in the night in which they were put forward) is refused:
     it says that the source keeps another time than the profile thinks. Of one that they showed
     twice, because they were put back over it, ``ambiguous`` says which is meant: ``first``,
     ``second``, or ``reject`` for neither. A day's beginning is a day and no time of a clock, unless
-    it is its first hour that is meant.
+    it is its first hour that is meant (``hourly``): a day without a first hour is one, too. Of a
+    midnight that was shown twice only a day that was written without a time (not ``timed``) has
+    but one.
     """
     first = _in_utc(plain.replace(tzinfo=zone, fold=0))
     second = _in_utc(plain.replace(tzinfo=zone, fold=1))
-    if first == second or (plain.time() == _MIDNIGHT and not hourly):
+    if first == second:
+        return first
+    may_be_day = plain.time() == _MIDNIGHT and not hourly
+    if may_be_day and (second < first or not timed):
         return first
     if second < first:
         raise ValueError(

@@ -178,9 +178,9 @@ def test_a_time_that_no_clock_showed_is_refused() -> None:
     # With its offset it is a moment; midnight is a day's beginning, wherever the clocks were.
     assert values.local_moment("2024-03-31T02:30+01:00", "", paris).hour == 1
     sao_paulo = ZoneInfo("America/Sao_Paulo")
-    assert (
-        values.local_moment("2018-11-04", "", sao_paulo).isoformat() == "2018-11-04T03:00:00+00:00"
-    )
+    for text in ("2018-11-04", "2018-11-04T00:00"):
+        found = values.local_moment(text, "", sao_paulo)
+        assert found.isoformat() == "2018-11-04T03:00:00+00:00"
 
 
 @pytest.mark.parametrize(
@@ -202,6 +202,29 @@ def test_of_a_time_shown_twice_the_profile_says_which_is_meant(ambiguous: str, h
     # A day begins once, also where its first hour comes twice.
     havana = ZoneInfo("America/Havana")
     assert values.local_moment("2024-11-03", "", havana, ambiguous).hour == 4
+    assert values.local_moment("3.11.2024", "%d.%m.%Y", havana, ambiguous).hour == 4
+
+
+@pytest.mark.parametrize(("ambiguous", "moment"), [("first", 0), ("second", 1), ("reject", None)])
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("2026-10-25T00:00", ""),
+        ("20261025T00", ""),
+        ("25.10.2026 00:00", "%d.%m.%Y %H:%M"),
+        ("Sun, 25 Oct 2026 00:00:00", "rfc-2822"),
+    ],
+)
+def test_a_midnight_that_was_shown_twice_is_a_time_like_any_other(
+    text: str, pattern: str, ambiguous: str, moment: int | None
+) -> None:
+    azores = ZoneInfo("Atlantic/Azores")
+    if moment is None:
+        with pytest.raises(ValueError, match="showed twice"):
+            values.local_moment(text, pattern, azores, ambiguous)
+        return
+    found = values.local_moment(text, pattern, azores, ambiguous)
+    assert found == datetime(2026, 10, 25, moment, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
