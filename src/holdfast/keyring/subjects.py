@@ -14,6 +14,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -145,22 +146,18 @@ class SubjectsService:
         return placed
 
     async def release(self, principal: Principal, request: SubjectRequest) -> Subjects:
-        """Release the hold; harmless if there is none."""
+        """Release the hold that is there now; harmless if there is none.
+
+        One that somebody places while this one is released stays.
+        """
         token = await self.token(principal, request.subject)
 
-        def held(rows: Rows) -> bool:
+        def held(rows: Rows) -> Restriction | None:
             found = _restrictions(rows, principal.tenant, token)
-            return any(each.kind == "hold" for each in found)
+            return next((each for each in found if each.kind == "hold"), None)
 
-        def lift(rows: Rows) -> None:
-            rows.all(
-                "DELETE FROM keyring_restrictions"
-                " WHERE tenant = $1 AND subject = $2 AND kind = 'hold'",
-                principal.tenant,
-                token,
-            )
-
-        if await self._transact(held):
+        known = await self._transact(held)
+        if known is not None:
             # The evidence first: if we die in between the hold still holds, and a repetition lifts
             # it. The other way round it would be gone, and nobody could say who lifted it.
             await self._emit(
@@ -169,7 +166,7 @@ class SubjectsService:
                 self._new_id(),
                 {"reason": request.reason, "subject": token},
             )
-            await self._transact(lift)
+            await self._transact(partial(_lift, tenant=principal.tenant, known=known))
         return await self.list(principal)
 
     # --- erasing ------------------------------------------------------------------------------
@@ -330,6 +327,20 @@ class SubjectsService:
 
     async def _transact(self, unit: Callable[[Rows], T]) -> T:
         return await asyncio.to_thread(self._keyring.store.transact, unit)
+
+
+def _lift(rows: Rows, *, tenant: str, known: Restriction) -> None:
+    """Remove a restriction if it still is the one that was seen."""
+    rows.all(
+        "DELETE FROM keyring_restrictions WHERE tenant = $1 AND subject = $2 AND kind = $3"
+        " AND placed_at = $4 AND placed_by = $5 AND reason = $6",
+        tenant,
+        known.subject,
+        known.kind,
+        known.placed_at,
+        known.placed_by,
+        known.reason,
+    )
 
 
 def _check_restrictions(found: list[Restriction], now: str) -> None:

@@ -168,6 +168,31 @@ async def test_a_hold_is_not_lifted_without_evidence_of_it(
     assert kinds == ["subject.held", "subject.released", "subject.erased"]
 
 
+class Meanwhile(EnvelopeSealer):
+    """Where the evidence of a release is sealed, somebody places the hold anew."""
+
+    def seal(
+        self, tenant: str, purpose: str, object_id: str, plain: bytes, *, subject: str = ""
+    ) -> Sealed:
+        self._keyring.store.transact(
+            lambda rows: rows.all(
+                "UPDATE keyring_restrictions SET reason = 'case 13', placed_by = 'counsel'"
+            )
+        )
+        return super().seal(tenant, purpose, object_id, plain, subject=subject)
+
+
+async def test_a_hold_that_is_placed_while_the_one_before_is_released_stays(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    service = subjects(keyring, database, tmp_path, Copies())
+    await service.hold(ME, JANE)
+    left = await subjects(keyring, database, tmp_path, sealer=Meanwhile(keyring)).release(ME, JANE)
+    assert [each.reason for each in left.restrictions] == ["case 13"]
+    with pytest.raises(SubjectHeld):
+        await service.erase(ME, JANE)
+
+
 async def test_a_retention_refuses_until_it_is_over_and_moves_forward_only(
     database: Database, keyring: Keyring, tmp_path: Path
 ) -> None:
