@@ -408,18 +408,26 @@ class Pipeline:
 
     def _answered(self, line: bytes) -> None:
         found = self._decode(line)
+        refusal = None if found.appended is not None else _refusal(found.problem or {})
         if not self._waiting:
             raise Corrupt("cannot read the answer: it answers what was not asked")
+        # From here on nothing may fail: nobody else would tell whoever waits for it.
         future = self._waiting.popleft()
         self._window.release()
         if future.done():
             return
         if found.appended is not None:
             future.set_result(found.appended)
-        else:
-            problem = msgspec.json.encode(found.problem)
-            status = int(str((found.problem or {}).get("status", 500)))
-            future.set_exception(error_from(status, "application/problem+json", problem, ""))
+        elif refusal is not None:
+            future.set_exception(refusal)
+
+
+def _refusal(problem: dict[str, object]) -> HoldfastError:
+    status = problem.get("status")
+    document = msgspec.json.encode(problem)
+    return error_from(
+        status if isinstance(status, int) else 500, "application/problem+json", document, ""
+    )
 
 
 @asynccontextmanager

@@ -149,3 +149,26 @@ async def test_an_answer_without_an_end_is_not_read_to_its_end() -> None:
                 await future
         over.set()
     assert caught.value.code == FOREIGN_ANSWER
+
+
+@asynccontextmanager
+async def answering_with(body: bytes) -> AsyncIterator[str]:
+    """What reads one line and answers with ``body``, and nothing behind it."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readuntil(b"}\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n" + body)
+        writer.close()
+
+    async with asyncio.timeout(PATIENCE_SECONDS), answering(answer) as url:
+        yield url
+
+
+async def test_a_refusal_whose_status_is_no_number_is_told_to_whoever_waits_for_it() -> None:
+    async with answering_with(b'{"line":1,"problem":{"status":"gone"}}\n') as url:
+        async with pipeline(url) as line:
+            future = await line.append(one(1))
+            with pytest.raises(HoldfastError) as caught:
+                await future
+    assert caught.value.code == FOREIGN_ANSWER
