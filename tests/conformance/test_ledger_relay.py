@@ -16,7 +16,7 @@ from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid, Unavailable
 from holdfast.kernel.http.client import ApiClient
-from holdfast.kernel.http.problems import FOREIGN_ANSWER
+from holdfast.kernel.http.problems import FOREIGN_ANSWER, error_from
 from holdfast.kernel.outbox import ClearSealer, Event, Outbox, Sealed
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import Metrics
@@ -175,6 +175,26 @@ async def test_what_another_than_the_ledger_answers_buries_no_event(
     assert await bench.relay.measure() == (2, 0.0, 0)
     await bench.drain()
     assert [entry.payload for entry in await everything(bench.ledger)] == [{"n": 1}, {"n": 2}]
+
+
+@dataclass
+class Narrow:
+    """Something in between that lets less than a batch through."""
+
+    ledger: LedgerService
+
+    async def append_prepared(self, principal: Principal, events: Sequence[Prepared]) -> Appended:
+        if len(events) > 1:
+            raise error_from(413, "text/html", b"<h1>Request Entity Too Large</h1>")
+        return await self.ledger.append_prepared(principal, events)
+
+
+async def test_what_lets_no_batch_through_lets_events_through_one_by_one(bench: Bench) -> None:
+    await bench.emit(*(happened(number) for number in range(3)))
+    narrow = bench_on(bench.database, Narrow(bench.ledger), bench.clock, Metrics())
+    assert await narrow.drain() == 3
+    assert [entry.payload["n"] for entry in await everything(bench.ledger)] == [0, 1, 2]
+    assert await bench.relay.measure() == (0, 0.0, 0)
 
 
 async def test_a_row_that_cannot_be_read_is_set_aside_too(bench: Bench) -> None:

@@ -163,13 +163,16 @@ class Relay:
         try:
             await self._ledger.append_prepared(principal, [_prepared(each) for each in entries])
         except HoldfastError as error:
-            # What stands in between, or speaks another version, says nothing of the event.
-            if error.kind not in REFUSALS or error.code == FOREIGN_ANSWER:
+            if error.kind not in REFUSALS:
                 raise
             if len(entries) > 1:
+                # Also what a proxy refuses, which may let less than a batch through.
                 for entry in entries:
                     await self._deliver(principal, [entry])
                 return
+            # What stands in between, or speaks another version, says nothing of the event.
+            if error.code == FOREIGN_ANSWER:
+                raise
             await self._bury(principal, ids[0], error)
             return
         await self._database.write(
