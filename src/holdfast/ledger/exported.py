@@ -101,7 +101,11 @@ def check_export(lines: Iterable[bytes], trust: Trust) -> CheckedExport:
         except (Invalid, msgspec.ValidationError) as error:
             raise _refused(f"line {walk.tree.size + 1} is none of an export, or cut off") from error
         if line.checkpoint:
+            if line != ExportLine(checkpoint=line.checkpoint, entries=line.entries):
+                raise _refused("its last line holds more than the checkpoint")
             found = walk.end(line)
+        elif line.entries is not None:
+            raise _refused(f"line {walk.tree.size + 1} is an entry and says how many there are")
         elif walk.tree.size == 0 and line.position:
             raise _refused(f"it begins at entry {line.position}: only one of everything can be")
         else:

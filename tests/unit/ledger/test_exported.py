@@ -52,6 +52,16 @@ async def test_a_whole_export_holds_and_a_part_of_one_does_not(tmp_path: Path) -
     assert f"has {ENTRIES - 1} entries" in refusal(shorter, trust)
 
 
+async def test_a_line_says_nothing_that_nobody_checks(tmp_path: Path) -> None:
+    lines, trust = await exported(tmp_path / "a")
+    entry, last = msgspec.json.decode(lines[3]), msgspec.json.decode(lines[-1])
+    for more in ("position", "leaf", "salt", "payload"):
+        forged = msgspec.json.encode(last | {more: entry[more]}) + b"\n"
+        assert "holds more than the checkpoint" in refusal([*lines[:-1], forged], trust)
+    forged = msgspec.json.encode(entry | {"entries": 1}) + b"\n"
+    assert "says how many there are" in refusal([*lines[:3], forged, *lines[4:]], trust)
+
+
 async def test_another_logs_checkpoint_or_policy_is_refused(tmp_path: Path) -> None:
     lines, trust = await exported(tmp_path / "a")
     others, other_trust = await exported(tmp_path / "b", "example.org/other")
