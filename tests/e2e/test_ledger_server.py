@@ -455,3 +455,17 @@ def test_what_was_kept_outside_is_held_against_the_log(server: Program, tmp_path
     assert (status, said) == (7, "")
     assert "no key that is trusted has signed it" in wrong
     assert "hint: see that it is a checkpoint of this log" in wrong
+
+    # The same log, and by its own key another root: it was rewritten after it had been signed.
+    policy = json.loads(trust.read_text())
+    origin = policy["origins"][-1]
+    own = notes.verifier_key(origin, stranger).text()
+    policy["keys"].append({"key": own, "origin": origin, "valid_from": 0})
+    trust.write_text(json.dumps(policy))
+    size = json.loads(command(server, "checkpoint", "--json")[1])["size"]
+    for before in (size, size - 1):
+        other = notes.Checkpoint(origin, before, bytes(32))
+        kept.write_text(notes.sign_checkpoint(other, stranger).encode())
+        status, said, wrong = command(server, *since)
+        assert (status, said) == (7, "")
+        assert f"the log does not extend that of {before} entries" in wrong

@@ -23,7 +23,7 @@ from holdfast.kernel.cli import (
     session,
     whole_file,
 )
-from holdfast.kernel.errors import Invalid, Unavailable
+from holdfast.kernel.errors import Corrupt, Invalid, Unavailable
 from holdfast.kernel.options import JsonOption
 from holdfast.keyring.cli import register_subjects
 
@@ -308,7 +308,7 @@ def consistency(
 
 
 async def _extended(client: LedgerClient, since: Path, trust: Path) -> tuple[int, int]:
-    """The sizes of a kept checkpoint and of the newest, which extends it; ``Corrupt`` if not."""
+    """The sizes of a kept checkpoint and of the newest, which extends it; ``LogChanged`` if not."""
     from holdfast.ledger.errors import LogChanged
     from holdfast.ledger.tree import check_consistency
     from holdfast.ledger.trusting import TRUST_BYTES_MAX, decode_trust, trusted_checkpoint
@@ -328,8 +328,15 @@ async def _extended(client: LedgerClient, since: Path, trust: Path) -> tuple[int
         )
     if kept.size:
         proof = await client.consistency(None, kept.size, now.size)
-        path = [bytes.fromhex(part) for part in proof.path]
-        check_consistency(kept.size, now.size, kept.root, now.root, path)
+        try:
+            path = [bytes.fromhex(part) for part in proof.path]
+            check_consistency(kept.size, now.size, kept.root, now.root, path)
+        except (ValueError, Corrupt) as error:
+            raise LogChanged(
+                f"cannot extend the checkpoint: the log does not extend that of {kept.size} "
+                f"entries: {error}",
+                hint="keep the checkpoint, which the log signed: it shows that the log was changed",
+            ) from error
     return kept.size, now.size
 
 
