@@ -292,6 +292,11 @@ async def test_an_event_is_proven_by_its_id_to_its_own_tenant(ledger: LedgerServ
     for principal, event_id in ((OTHER, placed[0].id), (ONE, "0" * 32), (ONE, "")):
         with pytest.raises(EntryUnknown):
             await ledger.event_proof(principal, event_id)
+    proofs = await ledger.event_proofs(ONE, [placed[0].id] * 100)
+    assert [each.position for each in proofs] == [0] * 100
+    for wrong in ([], [placed[0].id] * 101):
+        with pytest.raises(Invalid):
+            await ledger.event_proofs(ONE, wrong)
 
 
 async def test_an_event_that_no_checkpoint_holds_yet_is_not_there_yet(

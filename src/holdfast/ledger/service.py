@@ -68,7 +68,8 @@ from holdfast.ledger.signer import verifier_of
 
 log = get_logger("ledger")
 
-PROOFS_MAX = 1000
+PROOFS_MAX = 100
+"""Of events at once: their ids stand in an address."""
 FOLLOW_SECONDS = 30.0
 LIST = "ledger.entries"
 STREAMS = "ledger.streams"
