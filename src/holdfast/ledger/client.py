@@ -15,7 +15,7 @@ import h11
 import msgspec
 
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.errors import Corrupt, HoldfastError, OutcomeUnknown, Unavailable
+from holdfast.kernel.errors import HoldfastError, OutcomeUnknown, Unavailable
 from holdfast.kernel.http.client import LINE_BYTES_MAX, ApiClient
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.http.problems import error_from
@@ -395,7 +395,10 @@ class Pipeline:
                     for line in lines:
                         self._answered(line)
                     if len(rest) > LINE_BYTES_MAX:
-                        raise Corrupt(f"cannot read the answer: a line is over {LINE_BYTES_MAX} B")
+                        raise OutcomeUnknown(
+                            "cannot tell what became of the append: a line of the answer is over "
+                            f"{LINE_BYTES_MAX} bytes"
+                        )
                 elif len(rest) > PROBLEM_BYTES_MAX:
                     # Longer than any problem document of ours: its status is what there is to it.
                     raise error_from(status, "", b"", "")
@@ -410,7 +413,9 @@ class Pipeline:
         found = self._decode(line)
         refusal = None if found.appended is not None else _refusal(found.problem or {})
         if not self._waiting:
-            raise Corrupt("cannot read the answer: it answers what was not asked")
+            raise OutcomeUnknown(
+                "cannot tell what became of the append: the answer is of what was not asked"
+            )
         # From here on nothing may fail: nobody else would tell whoever waits for it.
         future = self._waiting.popleft()
         self._window.release()

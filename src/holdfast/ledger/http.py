@@ -173,8 +173,12 @@ class _Pipeline:
             failed: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
             failed.set_exception(error)
             await self._waiting.put((number + 1, failed))
-        finally:
+        except asyncio.CancelledError:
+            raise  # nobody takes from the queue any more: where it is full, waiting would not end
+        except BaseException:
             await self._waiting.put(None)
+            raise
+        await self._waiting.put(None)
 
     def _begun(self, line: bytes) -> asyncio.Future[Appended]:
         """The append of a line, in line behind those before it."""

@@ -7,22 +7,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
-from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.clock import ManualClock, SystemClock
 from holdfast.kernel.database import create_schema, open_database
 from holdfast.kernel.errors import HoldfastError, OutcomeUnknown
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.problems import FOREIGN_ANSWER
 from holdfast.kernel.ids import id_source
 from holdfast.ledger.client import pipeline
-from holdfast.ledger.http import handlers
+from holdfast.ledger.http import _Pipeline, handlers
 from holdfast.ledger.model import Append, NewEvent
 from holdfast.ledger.service import LedgerService
-from tests.unit.ledger.making import ONE, one, parts_on
+from tests.unit.ledger.making import NOW, ONE, ledger_on, one, parts_on
 
 PATIENCE_SECONDS = 60
 
@@ -105,6 +105,39 @@ async def test_an_append_is_answered_although_the_one_behind_it_is_not_stored_ye
             await service.close()
 
 
+class Endless:
+    """A producer that never stops."""
+
+    scope: ClassVar = {"path": "/v1/ledger/pipeline"}
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b"none\n" * 9
+
+
+async def test_a_pipeline_whose_answers_nobody_takes_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.ledger.http.IN_FLIGHT_MAX", 1)
+
+    async def receive() -> dict[str, Any]:
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            for _ in range(9):  # until the queue is full
+                await asyncio.sleep(0)
+            raise ConnectionResetError
+
+    async with open_database(f"sqlite:///{tmp_path / 'l.db'}", clock=SystemClock()) as database:
+        await create_schema(database)
+        async with ledger_on(database, tmp_path, clock=ManualClock(NOW)) as ledger:
+            answer = _Pipeline(ledger, ONE, Endless())  # type: ignore[arg-type]
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                with pytest.raises(ConnectionResetError):
+                    await answer({}, receive, send)
+
+
 @asynccontextmanager
 async def answering(
     answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
@@ -166,9 +199,19 @@ async def answering_with(body: bytes) -> AsyncIterator[str]:
 
 
 async def test_a_refusal_whose_status_is_no_number_is_told_to_whoever_waits_for_it() -> None:
-    async with answering_with(b'{"line":1,"problem":{"status":"gone"}}\n') as url:
-        async with pipeline(url) as line:
-            future = await line.append(one(1))
-            with pytest.raises(HoldfastError) as caught:
-                await future
+    body = b'{"line":1,"problem":{"status":"gone"}}\n'
+    async with answering_with(body) as url, pipeline(url) as line:
+        future = await line.append(one(1))
+        with pytest.raises(HoldfastError) as caught:
+            await future
     assert caught.value.code == FOREIGN_ANSWER
+
+
+async def test_an_answer_that_cannot_be_read_leaves_open_what_was_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("holdfast.ledger.client.LINE_BYTES_MAX", 100)
+    async with answering_with(b"x" * 101) as url, pipeline(url) as line:
+        future = await line.append(one(1))
+        with pytest.raises(OutcomeUnknown):
+            await future
