@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 # module stays on one worker, since its tests share what they start; the order of modules is
 # tests/conftest.py's, the longest first.
 TEST_WORKERS ?= 3
+SPREAD = -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ORDER)
 
-# Tests run in a shuffled order, the same one each time; TEST_ORDER=N is another.
-TEST_ORDER ?= 20261127
+# Tests run in a shuffled order, the same one each time (pyproject.toml); TEST_ORDER=N is another.
+ORDER = $(if $(TEST_ORDER),--randomly-seed=$(TEST_ORDER))
 
 .PHONY: help run test check dev docs soak clean
 
@@ -21,7 +22,7 @@ run: $(VENV)/.server ## Install, collect the sample sources, report on them, and
 	@$(BIN)/holdfast up --sample --once
 
 test: $(VENV)/.test ## Run the whole suite
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -p randomly --randomly-seed=$(TEST_ORDER) --junitxml .test-report.xml $(TEST_ARGS)
+	$(BIN)/python -m pytest $(SPREAD) --junitxml .test-report.xml $(TEST_ARGS)
 	$(BIN)/python -m tests.conformance_report
 
 check: $(VENV)/.test ## Lint, types, import order, generated files up to date
@@ -38,7 +39,7 @@ dev: $(VENV)/.test ## Install everything a change needs
 	@echo "ready: source $(BIN)/activate"
 
 soak: $(VENV)/.test ## The long forms of the seeded tests: hours, not minutes
-	HOLDFAST_SOAK_SCALE=10 $(BIN)/python -m pytest -n $(TEST_WORKERS) -m soak --timeout 14400 -rP --durations 0 $(TEST_ARGS)
+	HOLDFAST_SOAK_SCALE=10 $(BIN)/python -m pytest $(SPREAD) -m soak --timeout 14400 -rP --durations 0 $(TEST_ARGS)
 
 clean: ## Remove the virtual environment and what tools left
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis
