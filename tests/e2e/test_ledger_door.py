@@ -16,8 +16,6 @@ from tests.support.pki import Pki
 from tests.support.program import Program, run_command, started
 from tests.support.stack import free_port
 
-pytestmark = pytest.mark.xdist_group("ledger-door")
-
 CONNECTIONS = 3
 SECRET = "a secret of at least thirty-two bytes, for a test"
 REFUSED = (httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)

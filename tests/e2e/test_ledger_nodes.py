@@ -17,7 +17,7 @@ from holdfast.ledger import notes, tree
 from tests.support.postgres import PostgresServer
 from tests.support.program import Program, start, wait_until
 
-pytestmark = [pytest.mark.xdist_group("ledger-nodes"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 NODES = ("0", "1", "2")
 KILLS = 2

@@ -15,7 +15,7 @@ from tests.support.program import run_command, wait_until
 from tests.support.stack import SAMPLE, Stack, running, sources
 from tests.support.verifier import second
 
-pytestmark = [pytest.mark.xdist_group("receipts-split"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 PROFILE = "nasa-global-temp-annual"
 SPEC = {

@@ -16,7 +16,7 @@ from tests.support.program import run_command, wait_until
 from tests.support.stack import Stack
 
 __all__ = ["browser", "page", "provider"]
-pytestmark = [pytest.mark.xdist_group("sign-in-split"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

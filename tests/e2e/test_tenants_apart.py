@@ -26,7 +26,6 @@ from tests.support.soaking import scale
 from tests.support.stack import SAMPLE, Stack, running, sources
 
 pytestmark = [
-    pytest.mark.xdist_group("tenants"),
     pytest.mark.timeout(600 * scale()),
     pytest.mark.soak,
 ]
