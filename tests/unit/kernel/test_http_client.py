@@ -152,7 +152,7 @@ async def test_waiting_is_bounded() -> None:
         writer.close()
 
     async with speaking(silent) as url, ApiClient.connect(url, timeout_seconds=0.2) as api:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(30):
             with pytest.raises(Unavailable):
                 await api.request("GET", "/x")
             with pytest.raises(OutcomeUnknown):
