@@ -6,12 +6,17 @@ process dies, and once a second a flush to the disk for when the machine does. W
 time it is *handed* over, and thrown away once somebody has it. A page that is handed over twice
 holds the same notes under the same ids, so that they are written down once.
 
+What is on either page is in memory too. After anything that failed, nobody knows what the files
+hold: both are written anew from there, the handed one first, so that a note is on one of them at
+every moment (and told by that one, should it be on both).
+
 A line that was cut off by a loss of power is passed over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -76,13 +81,16 @@ class Notebook:
         self._open_path = path.with_suffix(".open")
         self._handed_path = path.with_suffix(".handed")
         self._page: list[Tally] = []
+        self._handed: list[Tally] = []
         self._bytes = 0
-        self._dirty = False
+        self._dirty = self._handed_dirty = False
+        self._told = 0
         self.broken = False
-        """Whether the last write failed: notes are then in memory only."""
+        """Whether something failed that is not mended: notes may then be in memory only."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._page = _read(self._open_path)
+            self._handed = _read(self._handed_path)
+            self._page = _besides(self._handed, _read(self._open_path))
             self._descriptor = self._rewritten()
         except OSError as error:
             raise Unavailable(
@@ -99,7 +107,7 @@ class Notebook:
 
     def handed(self) -> list[Tally]:
         """What was handed over, and not known to be taken."""
-        return _read(self._handed_path)
+        return list(self._handed)
 
     def begin(self, tally: Tally) -> None:
         """The first of its kind."""
@@ -112,6 +120,11 @@ class Notebook:
 
     async def turn(self) -> None:
         """Hand the open page over and begin another; only when the last was :meth:`taken`."""
+        self._handed, self._page = self._page, []
+        if self.broken:
+            # The file may lack what is on the page.
+            self.broken = not self._trying(self._mend)
+            return
         before = self._descriptor
         self._trying(self._turn)
         if before != self._descriptor:
@@ -122,6 +135,7 @@ class Notebook:
 
     def taken(self) -> None:
         """What was handed over is where it belongs."""
+        self._handed = []
         self._trying(lambda: self._handed_path.unlink(missing_ok=True))
 
     async def sync(self) -> None:
@@ -129,27 +143,39 @@ class Notebook:
 
         So a disk that is well again is found out, also where nothing is noted any more.
         """
-        mending = self.broken
+        mending, told = self.broken, self._told
         if mending:
             try:
-                self._replace()
+                self._mend()
             except OSError:
                 return
         if not self._dirty:
             return
-        self._dirty = False
+        handed = self._handed_path if self._handed_dirty else None
+        self._dirty = self._handed_dirty = False
         try:
             # A descriptor of its own: the page may be written anew meanwhile.
-            await asyncio.to_thread(_sync, os.dup(self._descriptor), self._open_path.parent)
+            opened = os.dup(self._descriptor)
+            await asyncio.to_thread(_sync, opened, handed, self._open_path.parent)
         except OSError as error:
             self._tell(error)
         else:
-            self.broken = self.broken and not mending
+            # Unless something else failed while the disk was waited for.
+            self.broken = self.broken and not (mending and told == self._told)
 
     def _turn(self) -> None:
-        self._page = []
         self._open_path.replace(self._handed_path)
         self._descriptor = self._rewritten()
+
+    def _mend(self) -> None:
+        """Write both pages anew."""
+        if self._handed:
+            descriptor, _ = _fresh(self._handed_path, self._handed)
+            os.close(descriptor)
+            self._handed_dirty = True
+        else:
+            self._handed_path.unlink(missing_ok=True)
+        self._replace()
 
     def _replace(self) -> None:
         before = self._descriptor
@@ -158,44 +184,62 @@ class Notebook:
 
     def _rewritten(self) -> int:
         """The open page with what is on it and no line too many; its descriptor."""
-        fresh = self._open_path.with_suffix(".new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(fresh, flags, 0o600)
-        try:
-            content = b"".join(_first_line(note_of(tally)) for tally in self._page)
-            _write_all(descriptor, content)
-            fresh.replace(self._open_path)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._bytes, self._dirty = len(content), True
+        descriptor, self._bytes = _fresh(self._open_path, self._page)
+        self._dirty = True
         return descriptor
 
     def _write(self, line: bytes) -> None:
-        if self.broken or self._bytes > PAGE_BYTES_MAX:
+        if self.broken:
             # After a write that failed nobody knows where the last line ends.
+            self.broken = not self._trying(self._mend)
+        elif self._bytes > PAGE_BYTES_MAX:
             self._trying(self._replace)
-            return
-        self._trying(lambda: _write_all(self._descriptor, line))
-        self._bytes += len(line)
-        self._dirty = True
+        elif self._trying(lambda: _write_all(self._descriptor, line)):
+            self._bytes += len(line)
+            self._dirty = True
 
-    def _trying(self, do: Callable[[], None]) -> None:
+    def _trying(self, do: Callable[[], None]) -> bool:
+        """Whether it was done. Only what writes both pages anew says that all is well again."""
         try:
             do()
         except OSError as error:
             self._tell(error)
-        else:
-            self.broken = False
+            return False
+        return True
 
     def _tell(self, error: OSError) -> None:
         if not self.broken:
             log.error("audit notes are kept in memory only", detail=error.strerror)
         self.broken = True
+        self._told += 1
 
 
 def _first_line(note: AuditNote) -> bytes:
     return msgspec.json.encode(note) + b"\n"
+
+
+def _fresh(path: Path, page: Iterable[Tally]) -> tuple[int, int]:
+    """Put a page there, whole or not at all; its descriptor and its bytes."""
+    fresh = path.with_suffix(".new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    descriptor = os.open(fresh, flags, 0o600)
+    try:
+        content = b"".join(_first_line(note_of(tally)) for tally in page)
+        _write_all(descriptor, content)
+        fresh.replace(path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, len(content)
+
+
+def _besides(handed: Iterable[Tally], page: Iterable[Tally]) -> list[Tally]:
+    """What of a page was not handed over; each with its place there."""
+    known = {tally.note.id for tally in handed}
+    left = [tally for tally in page if tally.note.id not in known]
+    for number, tally in enumerate(left):
+        tally.number = number
+    return left
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
@@ -203,8 +247,12 @@ def _write_all(descriptor: int, content: bytes) -> None:
         content = content[os.write(descriptor, content) :]
 
 
-def _sync(descriptor: int, folder: Path) -> None:
+def _sync(descriptor: int, handed: Path | None, folder: Path) -> None:
     _synced_and_closed(descriptor)
+    if handed is not None:
+        # It may be taken meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            _synced_and_closed(os.open(handed, os.O_RDONLY | os.O_CLOEXEC))
     place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(place)

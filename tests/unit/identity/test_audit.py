@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -206,6 +207,82 @@ async def test_a_disk_that_is_well_again_is_found_out_though_nothing_is_noted(
     assert [each.count for each in map(notebook.note_of, pages.open())] == [1]
     pages.close()
     assert len(Notebook(tmp_path / "door").open()) == 1
+
+
+@pytest.mark.parametrize("failing", ["open", "replace"])
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_page_that_cannot_be_turned_is_mended_and_a_kill_forgets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, *, taken: bool
+) -> None:
+    kept, clock = Kept(), ManualClock(NOW)
+    pages = Notebook(tmp_path / "door")
+    door = Trail(kept.record, clock, id_source(clock), pages)
+    door.note(refused(code="c0"))
+    kept.away = not taken
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*{"open": (os, "open"), "replace": (Path, "replace")}[failing], fails)
+        await door.flush()
+        assert await door.check() == "degraded"
+        door.note(refused(code="c1"))
+        assert await door.check() == "degraded"
+    door.note(refused(code="c1"))
+    await pages.sync()
+    assert await door.check() is None
+    # It is killed here, and once more before anything was taken.
+    kept.away = False
+    door = again(tmp_path / "door", kept, clock)
+    door = again(tmp_path / "door", kept, clock)
+    await door.flush()
+    await door.flush()
+    assert {each.id: (each.code, each.count) for each in kept.notes} == {
+        kept.notes[0].id: ("c0", 1),
+        kept.notes[-1].id: ("c1", 2),
+    }
+    assert len(kept.notes) == 2
+
+
+async def test_a_page_that_lacks_a_note_is_not_handed_over_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, clock = Kept(), ManualClock(NOW)
+    pages = Notebook(tmp_path / "door")
+    door = Trail(kept.record, clock, id_source(clock), pages)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(notebook, "_write_all", full)
+        door.note(refused())
+    kept.away = True
+    await door.flush()
+    assert await door.check() is None
+    # It is killed before anything else was written.
+    kept.away = False
+    await again(tmp_path / "door", kept, clock).flush()
+    assert [each.count for each in kept.notes] == [1]
+
+
+async def test_a_note_that_is_on_both_pages_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, clock = Kept(), ManualClock(NOW)
+    door = again(tmp_path / "door", kept, clock)
+    for code in ("c0", "c0", "c1"):
+        door.note(refused(code=code))
+    # It was killed between writing one page anew and the other.
+    (tmp_path / "door.handed").write_bytes((tmp_path / "door.open").read_bytes())
+    door = again(tmp_path / "door", kept, clock)
+    door.note(refused(code="c2"))
+    door.note(refused(code="c2"))
+    door = again(tmp_path / "door", kept, clock)
+    await door.flush()
+    await door.flush()
+    assert [(each.code, each.count) for each in kept.notes] == [("c0", 2), ("c1", 1), ("c2", 2)]
 
 
 @pytest.mark.parametrize(
