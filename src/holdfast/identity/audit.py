@@ -12,7 +12,6 @@ request id, for as long as logs are kept.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from msgspec.structs import replace
 from holdfast.identity.notebook import AuditNote, Notebook, Tally, note_of
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import HoldfastError, Invalid
+from holdfast.kernel.errors import Conflict, HoldfastError, Invalid
 from holdfast.kernel.ids import DEFAULT_TENANT, EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import service
@@ -35,6 +34,7 @@ REFUSED = "access.refused"
 TYPES = (REFUSED,)
 NOBODY = "nobody"
 VARIOUS = "various"
+REUSED = "event-id-reused"
 
 KEEP_SECONDS = 5.0
 SYNC_SECONDS = 1.0
@@ -128,7 +128,7 @@ class Trail:
         try:
             try:
                 await self._record(self._handed)
-            except Invalid:
+            except (Invalid, Conflict):
                 await self._one_by_one()
         except HoldfastError as error:
             if self._waits_since is None:
@@ -144,15 +144,28 @@ class Trail:
             self._notebook.taken()
 
     async def _one_by_one(self) -> None:
-        """One of them is not taken as it is: told plainly, so that it is counted all the same."""
+        """One of them is not taken as it is: told plainly, so that it is counted all the same.
+
+        One that was told before with another count (a page lost its last second with the power)
+        stays as it was told: its event is for ever.
+        """
         for note in self._handed:
             try:
                 await self._record([note])
             except Invalid:
                 log.exception("an audit note is not one", code=note.code)
-                plain = _first(kind_of(Happened(note.type, VARIOUS)), note.id, "", note.first)
-                with contextlib.suppress(Invalid):
-                    await self._record([replace(plain, count=note.count, last=note.last)])
+                await self._plainly(note)
+            except Conflict as error:
+                _told_before(note, error)
+
+    async def _plainly(self, note: AuditNote) -> None:
+        plain = _first(kind_of(Happened(note.type, VARIOUS)), note.id, "", note.first)
+        try:
+            await self._record([replace(plain, count=note.count, last=note.last)])
+        except Invalid:
+            log.exception("an audit note cannot be told", note=note.id, count=note.count)
+        except Conflict as error:
+            _told_before(note, error)
 
     async def loop(self) -> None:
         """Hand over every few seconds, and once more when told to stop."""
@@ -173,6 +186,12 @@ class Trail:
         waits = since is not None and self._clock.monotonic() - since > PATIENCE_SECONDS
         broken = self._notebook is not None and self._notebook.broken
         return "degraded" if waits or broken else None
+
+
+def _told_before(note: AuditNote, error: Conflict) -> None:
+    if error.code != REUSED:
+        raise error
+    log.error("an audit note was told before", note=note.id, count=note.count)
 
 
 def _first(kind: Kind, identity: str, request_id: str, now: str) -> AuditNote:

@@ -24,7 +24,7 @@ from holdfast.identity.audit import (
 )
 from holdfast.identity.notebook import AuditNote, Notebook
 from holdfast.kernel.clock import ManualClock
-from holdfast.kernel.errors import Invalid, Unavailable
+from holdfast.kernel.errors import Conflict, Invalid, Unavailable
 from holdfast.kernel.ids import id_source
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
@@ -36,13 +36,15 @@ class Kept:
     def __init__(self) -> None:
         self.notes: list[AuditNote] = []
         self.away = False
-        self.refuses = ""
+        self.refuses = self.told = ""
 
     async def record(self, notes: Sequence[AuditNote]) -> None:
         if self.away:
             raise Unavailable("cannot reach the identity")
         if self.refuses in [note.code for note in notes]:
             raise Invalid("cannot take a note")
+        if self.told in [note.code for note in notes]:
+            raise Conflict("cannot emit the event", code="event-id-reused")
         self.notes += notes
 
 
@@ -108,6 +110,18 @@ async def test_a_note_that_is_not_one_keeps_no_other_from_being_told_and_is_coun
     door.note(refused())
     await door.flush()
     assert len(kept.notes) == 6
+
+
+async def test_a_note_that_was_told_with_another_count_keeps_no_other_waiting() -> None:
+    door, kept, _ = trail()
+    kept.told = "c1"
+    for number in range(3):
+        door.note(refused(code=f"c{number}"))
+    await door.flush()
+    assert [note.code for note in kept.notes] == ["c0", "c2"]
+    door.note(refused(code="c3"))
+    await door.flush()
+    assert [note.code for note in kept.notes] == ["c0", "c2", "c3"]
 
 
 # --- on disk
