@@ -93,7 +93,9 @@ def token_key(entry: Any) -> TokenKey | None:
     operations = entry.get("key_ops")
     if entry.get("use", "sig") != "sig":
         return None
-    if operations is not None and not {"verify", "sign"} & set(operations):
+    if operations is not None and not isinstance(operations, list):
+        raise Corrupt("cannot use the key set: what a key is for is no list")
+    if operations is not None and "verify" not in operations and "sign" not in operations:
         return None
     algorithm = _algorithm_of(entry)
     if algorithm is None:
@@ -112,6 +114,8 @@ def token_key(entry: Any) -> TokenKey | None:
 def _algorithm_of(entry: Mapping[str, Any]) -> str | None:
     """The algorithm a key says, or the only sensible one of its kind."""
     said = entry.get("alg")
+    if said is not None and not isinstance(said, str):
+        raise Corrupt("cannot use the key set: a key's algorithm is no text")
     usual = {
         "oct": "HS256",
         "RSA": "RS256",
@@ -122,7 +126,7 @@ def _algorithm_of(entry: Mapping[str, Any]) -> str | None:
         return usual
     fits = {
         "oct": said in SYMMETRIC,
-        "RSA": isinstance(said, str) and said[:2] in ("RS", "PS") and said in ASYMMETRIC,
+        "RSA": said[:2] in ("RS", "PS") and said in ASYMMETRIC,
         "EC": said == usual,
         "OKP": usual is not None and said in ("EdDSA", "Ed25519"),
     }

@@ -159,6 +159,8 @@ async def test_a_new_key_is_looked_for_and_not_at_every_token(
         Unavailable("cannot fetch: nobody answers"),
         b"<html>",
         b'{"keys": []}',
+        b'{"keys": [{"kty": "RSA", "key_ops": 5}]}',
+        b'{"keys": [{"kty": "oct", "alg": []}]}',
         json.dumps({"keys": [OctKey.import_key(SECRET).as_dict()]}).encode(),
     ],
 )
