@@ -58,11 +58,15 @@ class KeySets:
             return self._held()
 
     async def keep(self) -> None:
-        """Fetch now, and again before the keys are no longer fresh; for ever."""
+        """Fetch now, before the keys are no longer fresh, and again after a failure; for ever.
+
+        Also after one of whoever looked for a key that is not there: readiness told of it.
+        """
         self._unasked_seconds = self._stale_seconds
         while True:
             async with self._lock:
-                if self._age() >= FRESH_SECONDS / 2 and self._may_try():
+                due = self._problem != "" or self._age() >= FRESH_SECONDS / 2
+                if due and self._may_try():
                     await self._look()
             await self._clock.sleep(60.0 if self._problem == "" else AGAIN_SECONDS)
 

@@ -193,6 +193,25 @@ async def test_the_last_good_keys_hold_for_the_stated_time_and_it_says_so(
         loop.cancel()
 
 
+async def test_a_publisher_that_is_back_is_found_out_though_nobody_asks_for_a_key(
+    kept: KeySets, publisher: Publisher, clock: ManualClock
+) -> None:
+    loop = asyncio.create_task(kept.keep())
+    try:
+        await kept.keys("e")
+        publisher.answer = Unavailable("cannot fetch: nobody answers")
+        clock.advance(AGAIN_SECONDS)
+        await kept.keys("unknown")
+        assert await kept.check() == "degraded"
+        publisher.answer = None
+        clock.advance(60)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert await kept.check() is None
+    finally:
+        loop.cancel()
+
+
 async def test_a_publisher_that_hangs_holds_nobody_up_whose_key_is_there(
     kept: KeySets, publisher: Publisher, clock: ManualClock
 ) -> None:
