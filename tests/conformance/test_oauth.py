@@ -40,7 +40,7 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.outbound import OutboundClient, OutboundSettings
 from holdfast.kernel.principal import Principal, PrincipalKind, operator
-from tests.conformance.test_people import events, parts
+from tests.conformance.test_people import ELSEWHERE, events, parts
 from tests.support.provider import CLIENT, SECRET, FakeProvider, fake_provider
 
 __all__ = ["parts"]
@@ -393,6 +393,18 @@ async def test_an_account_is_unlinked_and_its_sessions_end_but_never_the_last_wa
     told = [entry.event for entry in await events(database)]
     ended = [each.payload for each in told if each.type == "account.unlinked"]
     assert ended == [{"person": first.subject, "account": each} for each in (account.id, left.id)]
+
+
+async def test_an_account_that_was_unlinked_signs_in_where_it_is_linked_next(house: House) -> None:
+    first = await house.come(invitation=await house.invited())
+    assert (await house.come()).subject == first.subject
+    ada = Principal(ME.tenant, first.subject, PrincipalKind.PERSON, frozenset())
+    [account] = await house.oauth.list_accounts(ada)
+    await house.oauth.unlink(ME, account.id)
+    link = (await house.people.invite(ELSEWHERE, PersonInvite(name="Ada"))).secret
+    there = await house.come(invitation=link)
+    assert there.tenant == ELSEWHERE.tenant
+    assert (await house.come()).subject == there.subject
 
 
 async def test_a_disabled_person_does_not_come_in(house: House) -> None:

@@ -26,8 +26,14 @@ class TenantFinder:
     async def find(self, identity: str) -> tuple[Any, TenantId]:
         """The row and its tenant; ``None`` and no tenant if nobody has it."""
         known = self._known.get(identity)
-        for tenant in [known] if known is not None else await self._db.tenants():
-            row = await self._db.read(service("identity", tenant), self._unit(tenant, identity))
+        if known is not None:
+            row = await self._read(known, identity)
+            if row is not None:
+                return row, known
+            # It was taken out there, and may be another tenant's now.
+            self._known.pop(identity, None)
+        for tenant in await self._db.tenants():
+            row = await self._read(tenant, identity)
             if row is not None:
                 self.note(identity, tenant)
                 return row, tenant
@@ -39,5 +45,7 @@ class TenantFinder:
         while len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
 
-    def _unit(self, tenant: TenantId, identity: str) -> Callable[[Connection], Any]:
-        return lambda conn: self._find(conn, tenant, identity)
+    async def _read(self, tenant: TenantId, identity: str) -> Any:
+        return await self._db.read(
+            service("identity", tenant), lambda conn: self._find(conn, tenant, identity)
+        )
