@@ -19,7 +19,7 @@ from ipaddress import ip_address, ip_network
 
 from msgspec.structs import replace
 
-from holdfast.identity.notebook import AuditNote, Notebook, Tally, note_of
+from holdfast.identity.notebook import TEXT_MAX, AuditNote, Notebook, Tally, note_of
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Conflict, HoldfastError, Invalid
@@ -63,10 +63,13 @@ Kind = tuple[str, str, str, str, str, str, str]
 
 
 def kind_of(what: Happened | AuditNote) -> Kind:
-    """The note that ``what`` is counted in."""
+    """The note that ``what`` is counted in; no part of it longer than one may be."""
     network = what.network if isinstance(what, AuditNote) else network_of(what.address)
     tenant, subject = what.tenant or DEFAULT_TENANT, what.subject or NOBODY
-    return (what.type, what.code, tenant, subject, what.method, what.route, network)
+    type_, code, method, route = (
+        each[:TEXT_MAX] for each in (what.type, what.code, what.method, what.route)
+    )
+    return (type_, code, tenant[:TEXT_MAX], subject[:TEXT_MAX], method, route, network)
 
 
 Record = Callable[[Sequence[AuditNote]], Awaitable[None]]
@@ -205,7 +208,7 @@ def _first(kind: Kind, identity: str, request_id: str, now: str) -> AuditNote:
         method=method,
         route=route,
         network=network,
-        request_id=request_id,
+        request_id=request_id[:TEXT_MAX],
         first=now,
         last=now,
     )

@@ -34,7 +34,8 @@ log = get_logger("audit")
 PAGE_BYTES_MAX = 1024 * 1024
 """An open page longer than this is written anew, each note with its count."""
 
-Text = Annotated[str, Meta(max_length=200)]
+TEXT_MAX = 200
+Text = Annotated[str, Meta(max_length=TEXT_MAX)]
 
 
 class AuditNote(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -234,12 +235,9 @@ def _fresh(path: Path, page: Iterable[Tally]) -> tuple[int, int]:
 
 
 def _besides(handed: Iterable[Tally], page: Iterable[Tally]) -> list[Tally]:
-    """What of a page was not handed over; each with its place there."""
+    """What of a page was not handed over."""
     known = {tally.note.id for tally in handed}
-    left = [tally for tally in page if tally.note.id not in known]
-    for number, tally in enumerate(left):
-        tally.number = number
-    return left
+    return _numbered(tally for tally in page if tally.note.id not in known)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
@@ -269,23 +267,37 @@ def _synced_and_closed(descriptor: int) -> None:
 
 def _read(path: Path) -> list[Tally]:
     try:
-        lines = path.read_bytes().split(b"\n")
+        *lines, cut = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return list(_tallies(lines))
+    if cut:
+        # However much of it is there: half a number names another note.
+        log.warning("a line of the audit notes was cut off", line=cut[:80].decode("latin-1"))
+    return _numbered(tally for tally in _tallies(lines) if tally is not None)
 
 
-def _tallies(lines: Iterable[bytes]) -> list[Tally]:
-    found: list[Tally] = []
+def _tallies(lines: Iterable[bytes]) -> list[Tally | None]:
+    """Each first line's tally; nothing in the place of one that is broken, as others count on."""
+    found: list[Tally | None] = []
     for line in lines:
         try:
             if line.startswith(b"{"):
+                found.append(None)
                 note = msgspec.json.decode(line, type=AuditNote)
-                found.append(Tally(note, len(found), note.count, note.last))
+                found[-1] = Tally(note, len(found) - 1, note.count, note.last)
             elif line:
                 number, _, at = line.partition(b" ")
                 tally = found[int(number)]
-                tally.count, tally.last = tally.count + 1, at.decode("ascii")
+                if tally is not None:
+                    tally.count, tally.last = tally.count + 1, at.decode("ascii")
         except (msgspec.DecodeError, ValueError, IndexError):
-            log.warning("a line of the audit notes was cut off", line=line[:80].decode("latin-1"))
+            log.warning("a line of the audit notes is broken", line=line[:80].decode("latin-1"))
+    return found
+
+
+def _numbered(page: Iterable[Tally]) -> list[Tally]:
+    """Each with its place there."""
+    found = list(page)
+    for number, tally in enumerate(found):
+        tally.number = number
     return found

@@ -179,6 +179,46 @@ async def test_a_line_that_was_cut_off_and_a_full_page_cost_no_note(
     assert {note.code: note.count for note in kept.notes} == {"c0": 250, "c1": 251}
 
 
+async def test_a_count_that_was_cut_off_counts_for_no_other_note(tmp_path: Path) -> None:
+    clock, kept = ManualClock(NOW), Kept()
+    door = again(tmp_path / "door", kept, clock)
+    for number in range(12):
+        door.note(refused(code=f"c{number}"))
+    door.note(refused(code="c11"))
+    page = tmp_path / "door.open"
+    whole = page.read_bytes()
+    for cut in (b"1", b"11", b"11 2026"):
+        page.write_bytes(whole + cut)
+        told = {each.note.code: each.count for each in Notebook(tmp_path / "door").open()}
+        assert told == {f"c{number}": 1 + (number == 11) for number in range(12)}
+
+
+async def test_a_line_that_is_broken_costs_its_own_note_only(tmp_path: Path) -> None:
+    clock, kept = ManualClock(NOW), Kept()
+    door = again(tmp_path / "door", kept, clock)
+    for code in ("c0", "c1", "c2", "c1", "c2", "c2", "c0"):
+        door.note(refused(code=code))
+    page = tmp_path / "door.open"
+    first, *rest = page.read_bytes().splitlines(keepends=True)
+    page.write_bytes(first[:20] + b"\n" + b"".join(rest))
+    door = again(tmp_path / "door", kept, clock)
+    door.note(refused(code="c2"))
+    await again(tmp_path / "door", kept, clock).flush()
+    assert [(each.code, each.count) for each in kept.notes] == [("c1", 2), ("c2", 4)]
+
+
+async def test_what_is_longer_than_a_note_may_be_is_cut_and_survives_a_kill(
+    tmp_path: Path,
+) -> None:
+    clock, kept = ManualClock(NOW), Kept()
+    door = again(tmp_path / "door", kept, clock)
+    door.note(refused(code="c" * 300, subject="s" * 300, request_id="r" * 300))
+    door = again(tmp_path / "door", kept, clock)
+    door.note(refused(code="c" * 300, subject="s" * 300))
+    await door.flush()
+    assert [(each.code, each.count) for each in kept.notes] == [("c" * 200, 2)]
+
+
 async def test_a_page_that_cannot_be_written_is_told_of_and_written_when_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
