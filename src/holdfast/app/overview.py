@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from holdfast import __version__
 from holdfast.console.overview import (
@@ -16,13 +16,12 @@ from holdfast.console.overview import (
     WorkerLine,
     service_problems,
 )
-from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.errors import HoldfastError, Kind
 from holdfast.kernel.principal import Principal
 
 if TYPE_CHECKING:
     from holdfast.app.system import System
 
-T = TypeVar("T")
 RUNS_SHOWN = 20
 LIST_MAX = 500
 
@@ -37,16 +36,25 @@ class Gatherer:
         self._states = states
 
     async def overview(self, principal: Principal) -> Overview:
-        """The overview; a role that does not answer leaves its part empty, and a line says so."""
-        s = self._system
+        """The overview; what no role would tell is empty or null, and a line says so."""
+        s, unknown = self._system, list[str]()
+
+        async def part(what: str, call: Awaitable[Any]) -> Any:
+            try:
+                return await call
+            except HoldfastError as error:
+                if error.kind is not Kind.DENIED:  # not theirs to see: nothing is wrong with it
+                    unknown.append(f"{what} not known: {error.detail}")
+                return None
+
         states, profiles, workers, schedules, runs, reports, freshness = await asyncio.gather(
             self._states(),
-            _or(s.registry.list(principal, limit=LIST_MAX), None),
-            _or(s.fleet.list_workers(principal, limit=LIST_MAX), None),
-            _or(s.fleet.schedules(principal), []),
-            _or(s.records.runs(principal, limit=LIST_MAX), None),
-            _or(s.reports.list(principal, limit=6), None),
-            _or(s.records.freshness(principal), None),
+            part("which sources there are is", s.registry.list(principal, limit=LIST_MAX)),
+            part("which drones there are is", s.fleet.list_workers(principal, limit=LIST_MAX)),
+            part("when sources are due is", s.fleet.schedules(principal)),
+            part("which runs there were is", s.records.runs(principal, limit=LIST_MAX)),
+            part("which reports there are is", s.reports.list(principal, limit=6)),
+            part("whether sources are well is", s.records.freshness(principal)),
         )
         latest: dict[str, Any] = {}
         for run in runs.items if runs else []:
@@ -55,7 +63,7 @@ class Gatherer:
         # Nobody has said that nothing was collected where the aggregator does not answer.
         known = runs is not None and freshness is not None
         fresh = {line.profile: line for line in freshness or []}
-        due = {line.profile: line.next_at or "" for line in schedules}
+        due = {line.profile: line.next_at or "" for line in schedules or []}
         services = [
             ServiceLine(name=name, status=status, detail=detail)
             for name, (status, detail) in states.items()
@@ -64,7 +72,7 @@ class Gatherer:
             _profile(p, latest.get(p.name), fresh.get(p.name), due.get(p.name, ""), known=known)
             for p in _items(profiles)
         ]
-        problems = service_problems(services)
+        problems = [*service_problems(services), *sorted(unknown)]
         problems += [f"{one.profile}: {one.problem}" for one in freshness or [] if one.problem]
         return Overview(
             status="degraded" if problems else "ok",
@@ -84,13 +92,6 @@ class Gatherer:
         )
 
 
-async def _or(call: Awaitable[T], otherwise: Any) -> Any:
-    try:
-        return await call
-    except HoldfastError:
-        return otherwise
-
-
 def _items(page: Any) -> list[Any]:
     return list(page.items) if page is not None else []
 
@@ -104,7 +105,9 @@ def _profile(status: Any, run: Any, fresh: Any, due_at: str, *, known: bool) -> 
     elif stale:
         state = "stale"
     else:
-        state = run.status if run is not None else "never run" if known else "not known"
+        ended = run.status if run is not None else fresh.last_status if fresh else ""
+        # The newest runs of all may leave out one whose last was long ago.
+        state = ended or ("never run" if known and not fresh else "not known")
     return ProfileLine(
         name=status.name,
         title=status.title,

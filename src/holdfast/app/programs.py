@@ -136,13 +136,7 @@ def drone(
             return 0
     except HoldfastError as error:
         fail(error)
-    # Flags go before the environment: each child gets the parent's, with a name of its own.
-    command = [*PROGRAM, "drone", "--data-dir", str(line.data_dir), "--control-plane", url]
-    command += ["--region", region] if region else []
-    command += [part for key, text in labels.items() for part in ("--label", f"{key}={text}")]
-    command += ["--capacity", str(capacity)]
-    if join_token_file:
-        command += ["--join-token-file", str(join_token_file)]
+    command = _child(line, url, region, labels, capacity, join_token_file)
     aliases = {key: value for key, value in os.environ.items() if key != "DRONE_ID"}
     environments = [aliases | {"HOLDFAST_DRONE_ID": f"{name}-{n}"} for n in range(1, count + 1)]
 
@@ -153,6 +147,28 @@ def drone(
 
     run(several)
     return 0
+
+
+def _child(
+    line: CommandLine,
+    url: str,
+    region: str,
+    labels: dict[str, str],
+    capacity: int,
+    join_token_file: Path | None,
+) -> list[str]:
+    """The line of each of several drones: every flag of their parent's but the count, since flags
+    go before the environment."""
+    command = [*PROGRAM, "drone", "--data-dir", str(line.data_dir), "--control-plane", url]
+    for flag, text in (
+        ("--log-level", line.log_level),
+        ("--log-format", line.log_format),
+        ("--region", region),
+    ):
+        command += [flag, text] if text else []
+    command += [part for key, text in labels.items() for part in ("--label", f"{key}={text}")]
+    command += ["--capacity", str(capacity)]
+    return command + (["--join-token-file", str(join_token_file)] if join_token_file else [])
 
 
 def _one(

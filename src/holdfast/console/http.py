@@ -14,7 +14,7 @@ from litestar.connection import Request
 from msgspec import Struct
 
 from holdfast import __version__
-from holdfast.console.overview import Overview, OverviewSource
+from holdfast.console.overview import Overview, OverviewSource, nothing
 from holdfast.gateway.door import DoorAuthenticator, session_secret
 from holdfast.identity.signin.model import csrf_of
 from holdfast.kernel.errors import NotFound, Unauthenticated
@@ -105,6 +105,7 @@ def handlers(
                 "overview.html",
                 **values,
                 total_records=found.total_records,
+                no_drones=nothing(found, "coordinator", "no drones"),
                 csrf=csrf,
                 manages=principal.may(Permission.IDENTITY_READ),
             )

@@ -85,8 +85,18 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     have changed their shape."""
 
     @property
-    def total_records(self) -> int:
-        return sum(profile.records or 0 for profile in self.profiles)
+    def total_records(self) -> int | None:
+        """How many are kept; null where that is not known of every source."""
+        counts = [profile.records for profile in self.profiles]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+
+def nothing(found: Overview, role: str, words: str) -> str:
+    """What an empty list means: there is nothing, or whoever knows does not answer."""
+    states = {line.name: line.status for line in found.services}
+    if states.get(role) not in ("unreachable", "unhealthy"):
+        return words
+    return f"{words.removeprefix('no ')} not known: the {role} is {states[role]}"
 
 
 def service_problems(services: Sequence[ServiceLine]) -> list[str]:

@@ -17,7 +17,7 @@ import msgspec
 from sqlalchemy import Connection, Row, and_, select
 
 from holdfast.kernel.clock import parse_timestamp, timestamp
-from holdfast.kernel.errors import Conflict, NotFound, Unavailable
+from holdfast.kernel.errors import Conflict, HoldfastError, NotFound
 from holdfast.kernel.http import Page, decode_cursor, encode_cursor
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.ids import EventId
@@ -461,7 +461,9 @@ class Watching(Reading):
     async def _removed(self, principal: Principal, profile: str) -> bool | None:
         try:
             return (await self._handles.profiles.status(principal, profile)).removed
-        except Unavailable:
+        except NotFound:
+            return False
+        except HoldfastError:
             return None
 
     async def watch(self, principal: Principal) -> None:

@@ -97,7 +97,7 @@ def query(
 def _print_rows(columns: list[str], rows: list[list[str]]) -> None:
     """A table where one fits; else a line for each value: cells of a few letters read badly."""
     longest = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    if sum(min(size, CELL_LEAST) + 2 for size in longest) <= output_width():
+    if not rows or sum(min(size, CELL_LEAST) + 2 for size in longest) <= output_width():
         print_table(columns, rows, empty="no rows")
         return
     indent = max(map(len, columns)) + 2

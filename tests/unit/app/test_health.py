@@ -9,7 +9,7 @@ import pytest
 
 from holdfast.app.commands import doctor
 from holdfast.app.door import ServiceHealth
-from holdfast.app.overview import _profile
+from holdfast.app.overview import Gatherer, _profile
 from holdfast.console.overview import (
     Overview,
     ProfileLine,
@@ -18,7 +18,8 @@ from holdfast.console.overview import (
     at_rest,
     service_problems,
 )
-from holdfast.kernel.errors import Unavailable
+from holdfast.kernel.errors import Corrupt, Denied, Unavailable
+from holdfast.records.model import Freshness
 
 
 def overview(**changed: Any) -> Overview:
@@ -45,7 +46,54 @@ def test_what_nobody_could_tell_of_a_source_is_not_said() -> None:
     assert (known.status, known.records) == ("never run", 0)
     unknown = _profile(one, None, None, "", known=False)
     assert (unknown.status, unknown.records) == ("not known", None)
-    assert overview(profiles=[known, unknown]).total_records == 0
+    assert overview(profiles=[known]).total_records == 0
+    assert overview(profiles=[known, unknown]).total_records is None
+
+
+@pytest.mark.parametrize(
+    ("error", "problems", "state"),
+    [
+        (Unavailable("cannot reach it"), ["whether sources are well is not known: cannot reach it"],
+         "not known"),
+        (Corrupt("a version is damaged"),
+         ["whether sources are well is not known: a version is damaged"], "not known"),
+        (Denied("not yours"), [], "not known"),
+        (None, [], "succeeded"),
+    ],
+)  # fmt: skip
+async def test_what_nobody_could_judge_is_a_problem_and_what_is_not_theirs_is_none(
+    error: Exception | None, problems: list[str], state: str
+) -> None:
+    one = SimpleNamespace(
+        name="air", title="", publisher="", runnable=True, removed=False, problem=""
+    )
+    # Its last run is not among the newest of all.
+    fresh = Freshness(
+        profile="air", publication=1, records=12, published_at=None, succeeded_at=None,
+        freshness=None, stale=False, last_status="succeeded",
+    )  # fmt: skip
+
+    async def gives(value: Any) -> Any:
+        return value
+
+    async def freshness(_: Any) -> Any:
+        if error is not None:
+            raise error
+        return [fresh]
+
+    page = SimpleNamespace(items=[])
+    system = SimpleNamespace(
+        registry=SimpleNamespace(list=lambda *_, **__: gives(SimpleNamespace(items=[one]))),
+        fleet=SimpleNamespace(
+            list_workers=lambda *_, **__: gives(([], None)), schedules=lambda _: gives([])
+        ),
+        records=SimpleNamespace(runs=lambda *_, **__: gives(page), freshness=freshness),
+        reports=SimpleNamespace(list=lambda *_, **__: gives(page)),
+    )
+    found = await Gatherer(cast("Any", system), lambda: gives({})).overview(cast("Any", None))
+    assert found.problems == problems
+    assert found.status == ("degraded" if problems else "ok")
+    assert [line.status for line in found.profiles] == [state]
 
 
 def test_what_was_read_at_rest_does_not_say_that_it_lives() -> None:

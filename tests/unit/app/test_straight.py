@@ -14,7 +14,9 @@ from typer.main import get_command
 
 from holdfast.app import commandline
 from holdfast.app.commands import drone, serve, up
+from holdfast.app.line import line_of
 from holdfast.app.main import GLOBAL_OPTIONS, hoist
+from holdfast.app.programs import PROGRAM, _child
 from holdfast.app.straight import GLOBAL, PROGRAMS, Said, read
 
 COMMANDS: dict[str, Any] = {
@@ -144,3 +146,17 @@ def test_lines_as_people_and_images_write_them_are_taken(
 )
 def test_whatever_is_not_plainly_right_is_left_to_the_library(line: list[str]) -> None:
     assert read(hoist(line)) is None
+
+
+def test_each_of_several_drones_is_started_as_their_parent_was(tmp_path: Path) -> None:
+    said = ["--log-level", "debug", "--log-format", "json", "--data-dir", str(tmp_path)]
+    line = line_of(log_level="debug", log_format="json", data_dir=tmp_path)
+    token = tmp_path / "token"
+    child = _child(line, "http://127.0.0.1:8090", "eu", {"tier": "a=b"}, 3, token)
+    assert child[: len(PROGRAM)] == list(PROGRAM)
+    found = read(hoist(child[len(PROGRAM) :]))
+    asked = ["--region", "eu", "--label", "tier=a=b", "--capacity", "3"]
+    asked += ["--join-token-file", str(token)]
+    url = ["--control-plane", "http://127.0.0.1:8090"]
+    assert found is not None
+    assert found == read([*said, *url, "drone", *asked])

@@ -31,3 +31,11 @@ def test_many_columns_are_lines_and_no_value_is_broken_or_lost(
     assert [line.split(maxsplit=1) for line in lines[1:]] == [
         [name, value] for name, value in zip(names, row, strict=True)
     ]
+
+
+def test_no_rows_are_said_to_be_none_however_many_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _print_rows([f"a_rather_long_name_{n}" for n in range(12)], [])
+    assert "no rows" in "".join(capsys.readouterr())

@@ -23,6 +23,7 @@ from holdfast.kernel.http import get
 from holdfast.kernel.principal import Permission, Principal, operators_only, service
 from holdfast.keyring.model import RESPONSES, DataKey
 from holdfast.keyring.stream import MAGIC, unsealed_stream
+from holdfast.records.raw import expanded
 from holdfast.records.store import named_objects, object_names
 from holdfast.reports.store import NamedObjects
 
@@ -154,12 +155,13 @@ class ObjectChecks:
         expander = zstandard.ZstdDecompressor().decompressobj()
         packed = first.startswith(_ZSTD_MAGIC)
         try:
-            content.update(expander.decompress(first) if packed else b"")
+            if packed:
+                await _expand(expander, first, content)
             yield first
             async for chunk in chunks:
                 stored.update(chunk)
                 if packed:
-                    content.update(await asyncio.to_thread(expander.decompress, chunk))
+                    await _expand(expander, chunk, content)
                 yield chunk
         except zstandard.ZstdError as error:
             raise damaged(name, "it cannot be expanded") from error
@@ -216,6 +218,14 @@ def damaged(name: str, reason: str) -> Corrupt:
         hint="put that file of the objects folder back from a copy, or restore a backup; "
         "`holdfast doctor --deep` names every object that is damaged or missing",
     )
+
+
+async def _expand(expander: Any, chunk: bytes, content: Any) -> None:
+    """Have ``content`` hash what ``chunk`` expands to, of which little is in memory at a time."""
+    at = 0
+    while at < len(chunk):
+        plain, at = await asyncio.to_thread(expanded, expander, chunk, at)
+        content.update(plain)
 
 
 def handlers(checks: ObjectChecks) -> list[Any]:

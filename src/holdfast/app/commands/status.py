@@ -54,13 +54,15 @@ def _status(ctx: typer.Context, json: JsonOption = False) -> None:
 
 
 def _print_overview(found: Any) -> None:
+    from holdfast.console.overview import nothing
+
     # No title of the table: that would be wrapped to its width.
     sys.stdout.write(f"Holdfast {found.version}: {found.status}\n")
     print_table(["service", "status"], [[line.name, line.status] for line in found.services])
     print_table(
         ["drone", "status", "at work"],
         [[line.name, line.status, line.leases] for line in found.workers],
-        empty=_nothing(found, "coordinator", "no drones"),
+        empty=nothing(found, "coordinator", "no drones"),
     )
     print_table(
         ["profile", "state", "records", "rejects", "published", "due next", "problem"],
@@ -79,18 +81,10 @@ def _print_overview(found: Any) -> None:
         numeric=["records", "rejects"],
         spare=["problem", "due next"],
         wraps=["problem"],
-        empty=_nothing(found, "registry", "no profiles"),
+        empty=nothing(found, "registry", "no profiles"),
     )
     for problem in found.problems:
         say(f"! {problem}")
-
-
-def _nothing(found: Any, role: str, nothing: str) -> str:
-    """What an empty table means: there is nothing, or whoever knows does not answer."""
-    states = {line.name: line.status for line in found.services}
-    if states.get(role) not in ("unreachable", "unhealthy"):
-        return nothing
-    return f"{nothing.removeprefix('no ')} not known: the {role} is {states[role]}"
 
 
 def _minute(instant: str) -> str:
