@@ -178,6 +178,7 @@ def test_a_restore_that_is_killed_leaves_things_as_they_were_or_whole(tmp_path: 
     assert not list(tmp_path.glob(STAGES)), "half a restore was left"
     # The one moment no clock hits: the old directory is aside, the new one not yet in its place.
     folder.rename(tmp_path / ".data.restoring-0")
+    (tmp_path / ".data.restoring-0.aside").write_text("data.before-restore")
     finished()
     assert not list(tmp_path.glob(STAGES))
     program = serve(folder)

@@ -38,7 +38,11 @@ SOME = 20
 """From this many on, their kind is taken to be the field's."""
 
 _NUMBER = re.compile(r"[-+]?[0-9][0-9,.  ']*([eE][-+]?[0-9]+)?%?")
-_DATE = re.compile(r"[0-9]{1,4}([-/.:][0-9]{1,4}){1,2}([T ][0-9:.]{4,18}(Z|[-+][0-9:]{4,6})?)?")
+_DATE = re.compile(
+    r"[0-9]{1,4}(([-/:.][0-9]{1,4}){2}|[-/:][0-9]{1,4})([T ][0-9:.]{4,18}(Z|[-+][0-9:]{4,6})?)?"
+)
+_GROUPED = re.compile(r"[0-9]{1,3}([.][0-9]{3})+")
+"""A number with a point between thousands; nor is one point alone a date's."""
 
 
 class FieldShape(Struct, kw_only=True, omit_defaults=True):
@@ -183,7 +187,7 @@ def kind_of(value: Scalar) -> str:
     if isinstance(value, int):
         return "number"
     text = (value or "")[:64]
-    if _DATE.fullmatch(text):
+    if _DATE.fullmatch(text) and not _GROUPED.fullmatch(text):
         return "date " + re.sub(r"[0-9]+", lambda found: "9" * min(len(found[0]), 4), text)[:40]
     if _NUMBER.fullmatch(text):
         return "number"

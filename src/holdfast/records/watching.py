@@ -441,6 +441,7 @@ class Watching(Reading):
         )
         now = self._clock.now()
         found: list[tuple[Freshness, bool | None]] = []
+        answers = True  # a registry that hangs is waited for once
         for row in rows:
             normal = None
             if row.profile_digest is not None:
@@ -449,12 +450,14 @@ class Watching(Reading):
             line = _freshness(row, normal, now)
             excused: bool | None = False
             if line.problem:  # asked of those only: the registry may be elsewhere
-                excused = await self._removed(principal, row.profile)
+                excused = await self._removed(principal, row.profile) if answers else None
+                answers = excused is not None
             if excused:
                 line = msgspec.structs.replace(
                     line, stale=False, late_seconds=0.0, drifted=0, shrunk=False, problem=""
                 )
-            self._metrics.watched(line)
+            if excused is not None:  # else the gauges stay: nobody knows that they are wrong
+                self._metrics.watched(line)
             found.append((line, excused))
         return found
 

@@ -250,6 +250,11 @@ def test_a_shape_is_bounded_whatever_the_source_sends() -> None:
         ("--", "other"),
         (7, "number"),
         (True, "boolean"),
+        ("7.25", "number"),
+        ("12.75", "number"),
+        ("1.234.567", "number"),
+        ("31.12.2024", "date 99.99.9999"),
+        ("12/2024", "date 99/9999"),
     ],
 )
 def test_what_a_value_looks_like(value: Any, kind: str) -> None:

@@ -248,6 +248,7 @@ async def test_where_nobody_says_whether_it_was_removed_nothing_is_told_yet(benc
     await bench.service.watch(OPERATOR)
     (line,) = await bench.service.freshness(OPERATOR)
     assert line.stale
+    assert b'holdfast_profile_stale{profile="rates"} 1.0' not in bench.metrics.render()
     assert await events(bench) == []
     bench.profiles.away = False
     await bench.service.watch(OPERATOR)

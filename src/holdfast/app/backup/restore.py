@@ -31,7 +31,7 @@ from holdfast.app.keys import erasures_file, keyring_place, master_file
 from holdfast.app.settings import Resolved, Settings
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.errors import Conflict, Corrupt, Unsupported
-from holdfast.kernel.files import flush_folder
+from holdfast.kernel.files import flush_folder, write_over
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.outbox import BEGINNING
 from holdfast.kernel.principal import Principal, operator, service
@@ -374,6 +374,9 @@ def _forget_instances(path: Path) -> None:
         conn.execute("DELETE FROM lease_instances").close()
 
 
+_ASIDE = ".aside"
+
+
 def _stage_prefix(target: Path) -> str:
     return f".{target.name}.restoring-"
 
@@ -396,19 +399,31 @@ def _undo_killed(target: Path) -> None:
 
     One that was killed between its last two renames had put the directory aside already: it comes
     back, for there are the ledger's published sizes and the erasures, which no restore goes behind.
+    What earlier restores have put aside is theirs who keep it.
     """
     for stage in sorted(target.parent.glob(f"{_stage_prefix(target)}*")):
+        if stage.suffix == _ASIDE:
+            if not stage.with_suffix("").exists():  # killed when all was done but this
+                stage.unlink(missing_ok=True)
+            continue
         try:
             held = _hold(stage)
         except Conflict:
             continue
         try:
-            put_aside = _kept_before(target)
-            if not target.exists() and put_aside:
-                put_aside[-1].rename(target)
+            note = _aside_note(stage)
+            before = target.with_name(note.read_text("utf-8")) if note.exists() else None
+            if before is not None and before.exists() and not target.exists():
+                before.rename(target)
+            note.unlink(missing_ok=True)
             shutil.rmtree(stage, ignore_errors=True)
         finally:
             os.close(held)
+
+
+def _aside_note(stage: Path) -> Path:
+    """The file beside ``stage`` that names what its restore puts aside."""
+    return stage.with_name(f"{stage.name}{_ASIDE}")
 
 
 def _kept_before(target: Path) -> list[Path]:
@@ -430,8 +445,10 @@ def _put_in_place(stage: Path, target: Path) -> None:
         kept = len(_kept_before(target))
         number = f"-{kept + 1}" if kept else ""
         before = target.with_name(f"{target.name}.before-restore{number}")
+        write_over(_aside_note(stage), before.name.encode())
         target.rename(before)
     stage.rename(target)
+    _aside_note(stage).unlink(missing_ok=True)
     flush_folder(target.parent)
 
 

@@ -1,0 +1,60 @@
+"""What a restore that was killed has left: its own half goes, what it had put aside comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from holdfast.app.backup.restore import _aside_note, _put_in_place, _undo_killed
+
+
+def folder(path: Path, content: str) -> Path:
+    path.mkdir()
+    (path / "file").write_text(content)
+    return path
+
+
+def left(path: Path) -> list[str]:
+    return sorted(each.name for each in path.iterdir())
+
+
+def test_what_it_had_put_aside_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, stage = folder(tmp_path / "data", "mine"), folder(tmp_path / ".data.restoring-1", "new")
+    folder(tmp_path / "data.before-restore", "of another time")
+    whole = Path.rename
+
+    def dies(path: Path, to: Path) -> Path:
+        if path == stage:
+            raise KeyboardInterrupt
+        return whole(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", dies)
+        with pytest.raises(KeyboardInterrupt):
+            _put_in_place(stage, target)
+    assert not target.exists()
+    _undo_killed(target)
+    assert (target / "file").read_text() == "mine"
+    assert left(tmp_path) == ["data", "data.before-restore"]
+
+
+def test_what_others_have_put_aside_stays_aside(tmp_path: Path) -> None:
+    folder(tmp_path / "data.before-restore", "of another time")
+    folder(tmp_path / ".data.restoring-1", "half")
+    _undo_killed(tmp_path / "data")
+    assert left(tmp_path) == ["data.before-restore"]
+
+
+def test_a_note_of_a_restore_that_was_done_goes(tmp_path: Path) -> None:
+    folder(tmp_path / "data", "new")
+    _aside_note(tmp_path / ".data.restoring-1").write_text("data.before-restore")
+    _undo_killed(tmp_path / "data")
+    assert left(tmp_path) == ["data"]
+
+
+def test_nothing_is_left_where_nobody_dies(tmp_path: Path) -> None:
+    target, stage = folder(tmp_path / "data", "mine"), folder(tmp_path / ".data.restoring-1", "new")
+    _put_in_place(stage, target)
+    assert (target / "file").read_text() == "new"
+    assert left(tmp_path) == ["data", "data.before-restore"]
