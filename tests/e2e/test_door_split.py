@@ -16,7 +16,7 @@ from holdfast.fleet.model import Beat
 from holdfast.fleet.proofs import HEADER, WINDOW_SECONDS, Prover
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.signing import SigningKey
-from tests.support.program import wait_until
+from tests.support.program import run_command, wait_until
 from tests.support.stack import Stack
 from tests.support.wire import wire
 
@@ -161,3 +161,12 @@ async def test_a_worker_whose_clock_is_wrong_learns_the_door_s(stack: Stack) -> 
         await fleet.beat(None, Beat())
         assert prove.ahead == pytest.approx(7200, abs=60)
         await fleet.beat(None, Beat())
+
+
+# --- whoever asks a role itself -------------------------------------------------------------------
+
+
+def test_a_role_asked_by_itself_says_who_answers(stack: Stack) -> None:
+    told = run_command("backup", "create", "--data-dir", str(stack.directory / "coordinator"))
+    assert told.returncode != 0
+    assert "roles answer through their gateway" in told.stderr

@@ -137,6 +137,7 @@ async def back_up(system: System) -> Backup:
         await service.start(ME)
     found = await service.ended(job.id)
     assert found.state == "done", found.problem
+    assert found.roles == sorted(system.roles - {"gateway"})
     return found
 
 

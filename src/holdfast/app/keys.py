@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.app.settings import Settings
 from holdfast.app.store import read_check_value, write_check_value
-from holdfast.kernel.cli import say
+from holdfast.kernel.cli import named_directory, say
 from holdfast.kernel.errors import Invalid, Unavailable
 from holdfast.kernel.principal import service
 from holdfast.kernel.telemetry import LEVELS, get_logger
@@ -116,17 +116,18 @@ def _masters(settings: Settings) -> Callable[[bool], MasterKeys]:
 
 def _tell_of(path: Path, settings: Settings) -> None:
     """That there is a new master key. To a person in words, without a line that wraps."""
+    where = named_directory(settings.data_dir)
     if settings["log_format"] == "json":
         log.warning(
             "master key made",
             at=str(path),
             detail="without it nothing that is sealed can be read: keep a copy elsewhere",
-            do="holdfast key export --out FILE",
+            do=f"holdfast key export --out FILE{where}",
         )
     elif LEVELS[settings["log_level"]] <= LEVELS["warning"]:
         say(f"master key made: {path}")
         say("  a trial needs no more; before you keep data that matter, keep a copy elsewhere:")
-        say("  holdfast key export --out FILE")
+        say(f"  holdfast key export --out FILE{where}")
 
 
 async def seal_clear_rows(database: Database, outbox: Outbox) -> None:

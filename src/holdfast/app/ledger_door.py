@@ -22,7 +22,7 @@ from holdfast.gateway.proxy import HopMiddleware, hop_principal
 from holdfast.identity import HopVerifier, OperatorToken
 from holdfast.identity.audit import AuditLog
 from holdfast.identity.bearer import BearerTokens
-from holdfast.identity.hop import HEADER
+from holdfast.identity.hop import HEADER, hop_missing
 from holdfast.identity.model import KeyHolder
 from holdfast.identity.signin.model import SessionHolder
 from holdfast.identity.signin.sessions import session_over
@@ -79,7 +79,7 @@ def ledger_spec(
         if _comes_by_hop(connection.scope):
             return hop_principal(connection.scope)
         if direct is None:
-            raise Unauthenticated("cannot accept the request: exactly one hop token is needed")
+            raise hop_missing()
         return await direct(connection.scope)
 
     def between(inner: Any) -> Any:

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.kernel.cli import output_width, say
+from holdfast.kernel.cli import named_directory, output_width, say
 
 if TYPE_CHECKING:
     from holdfast.app.system import System
@@ -65,8 +65,7 @@ async def _write_charts(system: System, report: Report) -> list[Path]:
 
 
 def _suggest(system: System) -> None:
-    named = system.settings.data_dir
-    where = "" if named == Path("data") else f" --data-dir {named}"
+    where = named_directory(system.settings.data_dir)
     program = ".venv/bin/holdfast" if Path(".venv/bin/holdfast").exists() else "holdfast"
     sys.stdout.write(
         "\nThree commands to try next:\n"

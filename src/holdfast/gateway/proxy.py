@@ -29,7 +29,7 @@ import httpx
 
 from holdfast.fleet.grants import HEADER as GRANT_HEADER
 from holdfast.fleet.grants import Grants
-from holdfast.identity.hop import HEADER, Hop, HopSigner, HopVerifier
+from holdfast.identity.hop import HEADER, Hop, HopSigner, HopVerifier, hop_missing
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import (
     HoldfastError,
@@ -472,7 +472,7 @@ class HopMiddleware:
     def _hop(self, scope: Scope) -> Hop:
         presented = [v for k, v in scope["headers"] if k == HEADER.encode()]
         if len(presented) != 1:
-            raise Unauthenticated("cannot accept the request: exactly one hop token is needed")
+            raise hop_missing()
         token = presented[0].decode("ascii", errors="replace")
         peer = peer_in(scope)
         return self._verifier.verify(

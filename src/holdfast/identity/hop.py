@@ -28,6 +28,15 @@ SEEN_MAX = 200_000
 EMPTY_BODY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
+def hop_missing() -> Unauthenticated:
+    """What somebody is told who asks a role itself."""
+    return Unauthenticated(
+        "cannot accept the request: exactly one hop token is needed",
+        hint="roles answer through their gateway: name its address or its data directory; what is "
+        "done in this role's own, such as a backup, is done while it is stopped",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Hop:
     """What a token vouches for: who asks (nobody on public routes), the digest of the body, and

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -279,6 +280,11 @@ def read_file(path: Path, most: int) -> bytes:
             return file.read(most + 1)
     except OSError as error:
         raise Invalid(f"cannot read {path}: {error.strerror}") from error
+
+
+def named_directory(data_dir: Path) -> str:
+    """What a command that we print needs at its end to mean this directory; mostly nothing."""
+    return "" if data_dir == Path("data") else f" --data-dir {shlex.quote(str(data_dir))}"
 
 
 def say(message: str) -> None:

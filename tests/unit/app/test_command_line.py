@@ -10,8 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.app.commandline import app
-from holdfast.app.commands.status import _nothing
-from holdfast.console.overview import Overview, ServiceLine
+from holdfast.console.overview import Overview, ServiceLine, nothing
 from holdfast.kernel.cli import checked_address, read_file
 from holdfast.kernel.errors import Invalid
 
@@ -58,7 +57,7 @@ def test_nothing_is_not_said_of_what_nobody_could_tell() -> None:
             status="", version="", services=lines, profiles=[], workers=[], runs=[], reports=[]
         )
 
-    assert _nothing(seen("ok"), "registry", "no profiles") == "no profiles"
-    assert _nothing(seen("degraded"), "registry", "no profiles") == "no profiles"
-    told = _nothing(seen("unreachable"), "registry", "no profiles")
+    assert nothing(seen("ok"), "registry", "no profiles") == "no profiles"
+    assert nothing(seen("degraded"), "registry", "no profiles") == "no profiles"
+    told = nothing(seen("unreachable"), "registry", "no profiles")
     assert told == "profiles not known: the registry is unreachable"

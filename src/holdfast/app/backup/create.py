@@ -60,6 +60,8 @@ class Backup(Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
     objects: int = 0
     objects_done: int = 0
+    roles: list[str] = []
+    """Whose data it has: of a process per role only that process's own."""
     problem: str = ""
     damaged: bool = False
     """It failed because something that was to be backed up is missing or not whole."""
@@ -104,7 +106,12 @@ class BackupService:
         if self._task is not None and not self._task.done():
             raise Conflict("cannot begin a backup: one is under way", code="backup-running")
         now = timestamp(self._system.clock.now())
-        job = Backup(id=self._system.new_id(), state="running", started_at=now)
+        job = Backup(
+            id=self._system.new_id(),
+            state="running",
+            started_at=now,
+            roles=sorted(self._system.roles - {"gateway"}),
+        )
         self._note(job)
         self._task = asyncio.create_task(self._make(principal, job), name="backup")
         return job

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.app.line import settings_of
-from holdfast.kernel.cli import command_line, print_fields, print_json, run, say, session
+from holdfast.kernel.cli import (
+    command_line,
+    named_directory,
+    print_fields,
+    print_json,
+    run,
+    say,
+    session,
+)
 from holdfast.kernel.errors import Corrupt, NotFound, Unavailable
 from holdfast.kernel.options import JsonOption
 
@@ -40,6 +48,7 @@ def create(ctx: typer.Context, json: JsonOption = False) -> None:
     import asyncio
 
     from holdfast.app.backup.create import Backup
+    from holdfast.app.settings import ROLES
 
     async def body() -> None:
         async with session(ctx) as api:
@@ -74,7 +83,12 @@ def create(ctx: typer.Context, json: JsonOption = False) -> None:
         if _beside(found.data_file, found.keys_file):
             say("both lie below the data directory now: move each to a place of its own, or set")
             say("HOLDFAST_BACKUP_DIR and HOLDFAST_BACKUP_KEYS_DIR")
-        say("keep the two apart; the master key is in neither: holdfast key export --out FILE")
+        elsewhere = [role for role in ROLES if role not in ("gateway", *found.roles)]
+        if elsewhere and found.roles:
+            say(f"these hold what is kept by: {', '.join(found.roles)}; of a process per role the")
+            say(f"others have directories of their own to back up: {', '.join(elsewhere)}")
+        export = f"holdfast key export --out FILE{named_directory(command_line(ctx).data_dir)}"
+        say(f"keep the two apart; the master key is in neither: {export}")
 
     run(body)
 

@@ -58,7 +58,7 @@ def export(
         fail(error)
     except OSError as error:
         fail(Invalid(f"cannot export the keys: {error.filename}: {error.strerror}"))
-    say(f"written: {out}; whoever has it and the data can read everything")
+    say(f"written: {out}; whoever has it and the data of {settings.data_dir} can read everything")
 
 
 @app.command(
