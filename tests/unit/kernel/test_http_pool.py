@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from holdfast.kernel.http.pool import RolePool
+from tests.support.waiting import until
 
 Served = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -126,6 +127,44 @@ async def test_a_head_has_no_body_whatever_its_length_says() -> None:
     async with calling(role) as client:
         assert (await client.head("/")).headers["content-length"] == "500"
         assert (await client.get("/")).text == "ok"
+
+
+async def test_what_comes_behind_an_answer_is_nobodys() -> None:
+    """Whoever asked is told what was meant for it, and whoever asks next hears nothing of it."""
+    secret = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nSECRET"
+    for behind in (secret, secret[:1], b"SECRET"):
+        role = Role(OK + behind, OK)
+        async with calling(role) as client:
+            assert [(await client.get("/")).text for _ in range(2)] == ["ok", "ok"]
+        assert role.connections == 2
+
+
+async def test_what_comes_while_nobody_asks_is_nobodys() -> None:
+    role = Role()
+    async with calling(role) as client:
+        assert (await client.get("/")).text == "ok"
+        [idle] = next(iter(client._transport._idle.values()))  # type: ignore[attr-defined]
+        role.writers[0].write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nSECRET")
+        await until(lambda: idle._error is not None)
+        assert (await client.get("/")).text == "ok"
+    assert role.connections == 2
+
+
+async def test_a_head_has_no_body_though_one_comes() -> None:
+    role = Role(OK)
+    async with calling(role) as client:
+        assert [(await client.head("/")).content for _ in range(2)] == [b"", b""]
+
+
+async def test_trailers_are_no_headers() -> None:
+    role = Role(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"2\r\nok\r\n0\r\nX-Late: 1\r\n\r\n"
+    )
+    async with calling(role) as client, client.stream("GET", "/") as answer:
+        connection = answer.stream._stream._connection  # type: ignore[attr-defined]
+        assert await answer.aread() == b"ok"
+        assert [name for name, _ in connection._headers] == [b"Transfer-Encoding"]
 
 
 async def test_an_answer_that_ends_with_its_connection_is_whole() -> None:

@@ -211,7 +211,9 @@ class _Connection(asyncio.Protocol):
 
     def fresh(self) -> bool:
         """Whether another request may go by it."""
-        return not self._lost and self._loop.time() - self._rested_at < IDLE_SECONDS
+        if self._lost or self._error is not None:
+            return False
+        return self._loop.time() - self._rested_at < IDLE_SECONDS
 
     def abort(self) -> None:
         """End it, whatever is on it."""
@@ -236,7 +238,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._error = httpx.RemoteProtocolError(f"not an answer: {error}")
             self.abort()
         if self._waiting_bytes > PAUSE_BYTES and not self._paused and self._transport:
@@ -261,11 +263,17 @@ class _Connection(asyncio.Protocol):
 
     # --- what the parser tells --------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        if self._complete or not self._method:
+            # It would become part of this answer, or the next caller's.
+            raise ValueError("an answer nobody asked for")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers_bytes += len(name) + len(value)
         if self._headers_bytes > HEADERS_BYTES_MAX:
             raise ValueError("its head is too long")
-        self._headers.append((name, value))
+        if not self._headed:  # else it is a trailer, and says nothing about the body
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -279,6 +287,8 @@ class _Connection(asyncio.Protocol):
             self._complete, self._keep = True, False
 
     def on_body(self, body: bytes) -> None:
+        if self._complete:
+            return  # of a HEAD: it has none, whatever came
         self._pieces.append(body)
         self._waiting_bytes += len(body)
 
