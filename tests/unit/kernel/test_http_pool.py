@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from holdfast.kernel.http import pool
 from holdfast.kernel.http.pool import RolePool
 from tests.support.waiting import until
 
@@ -71,11 +72,11 @@ async def calling(
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    pool = RolePool(ssl.create_default_context(), connections_max=connections_max)
+    transport = RolePool(ssl.create_default_context(), connections_max=connections_max)
     async with (
         server,
         httpx.AsyncClient(
-            transport=pool, base_url=f"http://127.0.0.1:{port}", timeout=seconds, trust_env=False
+            transport=transport, base_url=f"http://127.0.0.1:{port}", timeout=seconds, trust_env=False
         ) as client,
     ):
         yield client
@@ -188,6 +189,24 @@ async def test_an_answer_that_breaks_off_is_lost() -> None:
             with pytest.raises(httpx.TransportError) as found:
                 await client.get("/")
             assert not isinstance(found.value, httpx.ConnectError | httpx.TimeoutException)
+
+
+@pytest.mark.parametrize("line", [b"X: " + b"y" * 1_000_000, b"X: y\r\n" * 200_000])
+async def test_a_head_that_does_not_end_is_not_waited_for(line: bytes) -> None:
+    async with calling(Role(b"HTTP/1.1 200 OK\r\n" + line)) as client:
+        with pytest.raises(httpx.RemoteProtocolError, match="head is too long|not an answer"):
+            await client.get("/")
+
+
+async def test_a_busy_connection_does_not_live_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    role = Role()
+    async with calling(role) as client:
+        monkeypatch.setattr(pool, "LIFE_SECONDS", 1e9)
+        assert [(await client.get("/")).text for _ in range(2)] == ["ok", "ok"]
+        assert role.connections == 1
+        monkeypatch.setattr(pool, "LIFE_SECONDS", 0.0)
+        assert [(await client.get("/")).text for _ in range(2)] == ["ok", "ok"]
+    assert role.connections == 3
 
 
 async def test_a_connection_that_the_other_side_closed_is_not_used_again() -> None:

@@ -6,7 +6,8 @@ that, and passed on 38 requests a second. Here an idle connection is taken off a
 are parsed by the parser that the servers use.
 
 It speaks HTTP/1.1, over TCP or TLS, with bounded waits: those of the request's ``timeout``. A
-connection carries one request at a time and is kept only after an answer that was read to its end.
+connection carries one request at a time and is kept only after an answer that was read to its end,
+and for a few minutes at most: what was read anew of certificates holds for all of them by then.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ import httpx
 
 IDLE_SECONDS = 4.0
 """Less than servers keep a silent connection: theirs is not to end while we take it."""
+LIFE_SECONDS = 300.0
+"""A busy connection is never idle; it would go on under a certificate that was renewed since, until
+nobody knows that one any more, and with a server that is trusted no more."""
 PAUSE_BYTES = 256 * 1024
 HEADERS_BYTES_MAX = 64 * 1024
+"""Of an answer's head; one read more may have been taken by the time that it is noticed."""
 
 Origin = tuple[str, str, int]
 
@@ -141,6 +146,7 @@ class _Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._rested_at = 0.0
+        self._made_at = loop.time()
         self._begin("")
 
     def _begin(self, method: str) -> None:
@@ -148,7 +154,7 @@ class _Connection(asyncio.Protocol):
         self._method = method
         self._status = 0
         self._headers: list[tuple[bytes, bytes]] = []
-        self._headers_bytes = 0
+        self._came_bytes = self._headers_bytes = 0
         self._headed = self._complete = self._sent = False
         self._pieces: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -213,7 +219,8 @@ class _Connection(asyncio.Protocol):
         """Whether another request may go by it."""
         if self._lost or self._error is not None:
             return False
-        return self._loop.time() - self._rested_at < IDLE_SECONDS
+        now = self._loop.time()
+        return now - self._rested_at < IDLE_SECONDS and now - self._made_at < LIFE_SECONDS
 
     def abort(self) -> None:
         """End it, whatever is on it."""
@@ -225,6 +232,10 @@ class _Connection(asyncio.Protocol):
             raise self._error
         if self._lost:
             raise httpx.RemoteProtocolError(otherwise)
+
+    def _fail(self, reason: str) -> None:
+        self._error = self._error or httpx.RemoteProtocolError(f"not an answer: {reason}")
+        self.abort()
 
     async def _wait(self) -> None:
         self._changed.clear()
@@ -239,8 +250,13 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._error = httpx.RemoteProtocolError(f"not an answer: {error}")
-            self.abort()
+            self._fail(str(error))
+        if not self._headed:
+            # All of it is of the head. The parser tells of a header once it is whole, so its bytes
+            # are counted as they come.
+            self._came_bytes += len(data)
+            if self._came_bytes > HEADERS_BYTES_MAX:
+                self._fail("its head is too long")
         if self._waiting_bytes > PAUSE_BYTES and not self._paused and self._transport:
             self._paused = True
             self._transport.pause_reading()
