@@ -441,10 +441,11 @@ class HopMiddleware:
     """In front of a role: every request but the probes carries a hop token that fits it.
 
     What comes without is refused, whatever the route. The principal the token vouches for is put
-    into the scope. A short body is read and compared with the token's digest before anything else
-    sees the request: a handler that does not look at its body acts on no other one than was vouched
-    for. A long one is hashed as the handler reads it, and its last piece is withheld when the
-    digest is not the token's: the handler then sees the failure instead of the end of the body.
+    into the scope. A body that says it is short is read and compared with the token's digest before
+    anything else sees the request: a handler that does not look at its body acts on no other one
+    than was vouched for. One that is long, or does not say, is hashed as the handler reads it, and
+    its last piece is withheld when the digest is not the token's: the handler then sees the failure
+    instead of the end of the body.
     """
 
     def __init__(self, app: Any, verifier: HopVerifier) -> None:
@@ -456,12 +457,15 @@ class HopMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            hop = self._hop(scope)
-            checked = await _checked(scope, receive, hop.body)
-        except Unauthenticated as error:
-            if scope["path"] in OPEN_AT_ROLES:
+            try:
+                hop = self._hop(scope)
+            except Unauthenticated:
+                if scope["path"] not in OPEN_AT_ROLES:
+                    raise
                 await self._app(scope, receive, send)
                 return
+            checked = await _checked(scope, receive, hop.body)
+        except Unauthenticated as error:
             await answer(scope, send, error, request_id())
             return
         scope["holdfast.hop"] = hop.principal
@@ -498,6 +502,8 @@ async def _checked(scope: Scope, receive: Receive, expected: str) -> Receive:
     kept: list[MutableMapping[str, Any]] = []
     while not kept or (kept[-1]["type"] == "http.request" and kept[-1].get("more_body")):
         kept.append(await checked())
+    if kept[-1]["type"] != "http.request":
+        raise Unauthenticated("cannot accept the hop: its body broke off")
     kept.reverse()
 
     async def again() -> MutableMapping[str, Any]:

@@ -28,23 +28,30 @@ class Seen:
     principals: list[Principal] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
+    called: bool = False
 
 
 async def call(
     token: str | None, body: bytes = BODY, *, reads: bool = True, declared: bool = True,
-    **headers: str,
+    breaks_off: bool = False, path: str = "/v1/x", **headers: str,
 ) -> Seen:  # fmt: skip
     """Ask a role, whose handler reads the body or does not look at it."""
     clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
     seen = Seen()
 
     async def role(scope: Any, receive: Any, send: Any) -> None:
+        seen.called = True
         seen.principals.append(hop_principal(scope))
         if reads:
             seen.bodies.append((await receive())["body"])
 
+    messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": body, "more_body": breaks_off},
+        {"type": "http.disconnect"},
+    ]
+
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        return messages.pop(0)
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -56,17 +63,17 @@ async def call(
     given += [(b"content-length", str(len(body)).encode())] if declared else []
     given += [] if declared else [(b"transfer-encoding", b"chunked")]
     scope = {
-        "type": "http", "method": "POST", "path": "/v1/x", "raw_path": b"/v1/x",
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(),
         "query_string": b"", "headers": given,
     }  # fmt: skip
     await HopMiddleware(role, HopVerifier("registry", keys, clock))(scope, receive, send)
     return seen
 
 
-def token(body: bytes = BODY) -> str:
+def token(body: bytes = BODY, path: str = "/v1/x") -> str:
     clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
     signer = HopSigner("gateway", KEY, clock, id_source(clock))
-    return signer.token("registry", operator(), "POST", "/v1/x", digest(body))
+    return signer.token("registry", operator(), "POST", path, digest(body))
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -91,3 +98,15 @@ async def test_another_short_body_reaches_no_handler_whether_it_reads_it_or_not(
 async def test_the_end_of_another_body_of_unknown_length_is_never_seen() -> None:
     with pytest.raises(Unauthenticated, match="another body"):
         await call(token(b"meant"), b"changed", declared=False)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_short_body_that_breaks_off_reaches_no_handler(reads: bool) -> None:
+    seen = await call(token(b"meant to be longer"), b"meant", reads=reads, breaks_off=True)
+    assert (seen.called, seen.statuses) == (False, [401])
+
+
+async def test_another_body_is_refused_where_no_hop_is_needed_too() -> None:
+    """What has been taken off it is gone: the handler would wait for it."""
+    seen = await call(token(b"meant", "/metrics"), b"changed", path="/metrics")
+    assert (seen.called, seen.statuses) == (False, [401])
