@@ -15,13 +15,14 @@ same way and have no use for it. What needs it is in ``kernel.options``.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 import shlex
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -32,10 +33,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from holdfast.kernel.errors import EXIT_STATUS, HoldfastError, Invalid, Kind, Unavailable
+from holdfast.kernel.files import flush_folder
 from holdfast.kernel.hints import hint_for
 
 if TYPE_CHECKING:
     import typer
+    from _typeshed import ReadableBuffer
 
     from holdfast.kernel.http.client import ApiClient
     from holdfast.kernel.tls import ClientTls
@@ -321,19 +324,45 @@ def progress(
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name when the block has ended well; else nothing of it is left.
+    """A file that gets its name, durable, when the block has ended well; else nothing is left.
 
-    :class:`Invalid` if it cannot be written there.
+    :class:`Invalid` if it cannot be written there; what else fails in the block stays what it is.
     """
-    partial = path.with_name(f".{path.name}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
-        with partial.open("wb") as file:
+        with _telling(path):
+            raw = _Told(partial, path)
+        with io.BufferedWriter(raw) as file:
             yield file
-        partial.replace(path)
+            file.flush()
+            with _telling(path):
+                os.fsync(raw.fileno())
+        with _telling(path):
+            partial.replace(path)
+            flush_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+class _Told(io.FileIO):
+    """A new file; that it cannot be written is told of the name that it is to have."""
+
+    def __init__(self, partial: Path, path: Path) -> None:
+        super().__init__(partial, "x")
+        self._path = path
+
+    def write(self, data: ReadableBuffer, /) -> int | None:  # type: ignore[override]  # FileIO's own
+        with _telling(self._path):
+            return super().write(data)
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise Invalid(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 PIPE_WIDTH = 200

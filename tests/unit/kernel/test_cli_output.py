@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,6 +38,52 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"whole"]
     with pytest.raises(Invalid, match="No such file"), whole_file(tmp_path / "none" / "out"):
         pass
+    with pytest.raises(Invalid, match=r"out/x: Not a directory"), whole_file(path / "x"):
+        pass
+
+
+def test_a_file_that_is_there_stays_and_each_failure_is_told_as_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(b"before")
+
+    def fail(error: OSError) -> None:
+        with whole_file(path) as file, whole_file(path):  # two at once
+            file.write(b"x" * 100_000)
+            raise error
+
+    with pytest.raises(BrokenPipeError):
+        fail(BrokenPipeError())
+
+    def full(_number: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    def write() -> None:
+        with whole_file(path) as file:
+            file.write(b"after")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(Invalid, match="out: no space"):
+            write()
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"before"]
+    with limited(64), pytest.raises(Invalid, match="out: File too large"):
+        fail(BrokenPipeError())
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"before"]
+
+
+@contextmanager
+def limited(size_bytes: int) -> Iterator[None]:
+    """No file gets longer, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, kept)
 
 
 @pytest.mark.parametrize("width", [80, 100])

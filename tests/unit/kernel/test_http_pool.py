@@ -76,7 +76,10 @@ async def calling(
     async with (
         server,
         httpx.AsyncClient(
-            transport=transport, base_url=f"http://127.0.0.1:{port}", timeout=seconds, trust_env=False
+            transport=transport,
+            base_url=f"http://127.0.0.1:{port}",
+            timeout=seconds,
+            trust_env=False,
         ) as client,
     ):
         yield client
@@ -159,8 +162,7 @@ async def test_a_head_has_no_body_though_one_comes() -> None:
 
 async def test_trailers_are_no_headers() -> None:
     role = Role(
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-        b"2\r\nok\r\n0\r\nX-Late: 1\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Late: 1\r\n\r\n"
     )
     async with calling(role) as client, client.stream("GET", "/") as answer:
         connection = answer.stream._stream._connection  # type: ignore[attr-defined]
