@@ -20,6 +20,7 @@ from holdfast.app.programs import PROGRAM
 from holdfast.app.settings import Settings
 from holdfast.kernel.cli import say
 from holdfast.kernel.errors import Unavailable
+from holdfast.kernel.files import write_over
 from holdfast.kernel.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -131,10 +132,7 @@ class Household:
         await system.fleet.end_join_token(system.operator, kept)
         wanted = JoinTokenCreate(expires_seconds=TOKEN_SECONDS)
         token = await system.fleet.worker_token_create(system.operator, wanted)
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(f"{token.token}\n")
+        write_over(path, f"{token.token}\n".encode("ascii"))
 
     @property
     def _token_file(self) -> Path:

@@ -14,6 +14,7 @@ import msgspec
 
 from holdfast.fleet.model import WorkerCredential
 from holdfast.kernel.errors import Conflict, Corrupt, Invalid
+from holdfast.kernel.files import write_over
 from holdfast.kernel.ids import is_name
 from holdfast.kernel.signing import SigningKey
 
@@ -133,19 +134,7 @@ def _credential_path(state_dir: Path, name: str) -> Path:
 def write_private(path: Path, data: bytes) -> None:
     """Write ``path``, mode 0600, whole or not at all; durable when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        os.write(handle, data)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    scratch.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_over(path, data)
 
 
 @contextmanager

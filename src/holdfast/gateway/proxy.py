@@ -37,7 +37,7 @@ from holdfast.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
-from holdfast.kernel.files import Descriptor
+from holdfast.kernel.files import Descriptor, write_all
 from holdfast.kernel.http.door import CODE, PROBES, SUBJECT, TENANT, answer, target_of
 from holdfast.kernel.http.problems import CODE_HEADER
 from holdfast.kernel.http.routes import BODY_BYTES, too_large
@@ -572,7 +572,7 @@ class _Spool:
         if len(self._pending) > SPOOL_MEMORY_BYTES or (last and self._file is not None):
             if self._file is None:
                 self._file = _unnamed()
-            await self._file.run(_write_all, bytes(self._pending))
+            await self._file.run(write_all, bytes(self._pending))
             self._pending.clear()
 
     async def pieces(self) -> AsyncIterator[bytes]:
@@ -595,9 +595,3 @@ class _Spool:
 def _unnamed() -> Descriptor:
     with tempfile.TemporaryFile(buffering=0) as file:
         return Descriptor(os.dup(file.fileno()))
-
-
-def _write_all(number: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(number, view) :]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -23,6 +22,7 @@ from holdfast.kernel.cli import (
 )
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import Conflict, HoldfastError, Invalid, NotFound
+from holdfast.kernel.files import write_over
 from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
@@ -505,20 +505,8 @@ def _write(
             f"cannot make {name}: {certificate_file} is there already",
             hint="--replace makes it anew; `holdfast pki renew` makes its successor",
         )
-    _put(key_file, pki.key_pem(key), 0o600)
-    _put(certificate_file, pki.certificate_pem(certificate), 0o644)
-
-
-def _put(path: Path, content: bytes, mode: int) -> None:
-    """Complete or absent if the process dies here."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.replace(path)
+    write_over(key_file, pki.key_pem(key))
+    write_over(certificate_file, pki.certificate_pem(certificate), 0o644)
 
 
 def _facts(path: Path, certificate: x509.Certificate) -> dict[str, Any]:

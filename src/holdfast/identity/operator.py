@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from holdfast.kernel.errors import Corrupt
+from holdfast.kernel.files import write_new
 
 PREFIX = "hfo"
 
@@ -30,12 +30,14 @@ class OperatorToken:
     ) -> OperatorToken:
         """Read the token at ``path``; make one, mode 0600, if there is none.
 
-        The file is complete or absent if the process dies here: it is written under another name
-        and linked. Raises :class:`Corrupt` when the file holds something else or others may read
-        it, so that a leaked token is noticed rather than used.
+        The file is complete and durable, or absent, if the process dies here. Raises
+        :class:`Corrupt` when the file holds something else or others may read it, so that a leaked
+        token is noticed rather than used.
         """
         if not path.exists():
-            _write_private(path, new_token(PREFIX, random))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # If another process was first, its token counts.
+            write_new(path, f"{new_token(PREFIX, random)}\n".encode("ascii"))
         if path.stat().st_mode & 0o077:
             raise Corrupt(
                 f"cannot use the operator token: others may read {path}",
@@ -75,20 +77,3 @@ def well_formed(token: str, prefix: str) -> bool:
         and body.isascii()
         and checksum == f"{zlib.crc32(body.encode()):08x}"
     )
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(descriptor, f"{text}\n".encode("ascii"))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass  # another process was first; its token counts
-    finally:
-        temporary.unlink()

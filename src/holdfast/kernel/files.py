@@ -70,6 +70,13 @@ class Descriptor:
 # --- whole and durable; blocking -----------------------------------------------------------------
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """All of ``data``: the system may take less at a time, as when the disk gets full."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def flush_folder(path: Path) -> None:
     """Make durable which names are in the folder ``path``, and what they name."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -17,6 +17,7 @@ from holdfast.collect.state import (
 )
 from holdfast.fleet.model import WorkerCredential
 from holdfast.kernel.errors import Conflict, Corrupt, Invalid
+from tests.support.full_disk import full_beyond
 
 CREDENTIAL = WorkerCredential(
     worker="w", name="d1", credential="secret", beat_seconds=1, lost_after_seconds=3
@@ -29,6 +30,16 @@ def test_a_blank_name_is_made_once_and_kept(tmp_path: Path) -> None:
     assert drone_name(tmp_path / "state", "") == name
     assert drone_name(tmp_path / "other", "") != name
     assert drone_name(tmp_path / "state", "my-drone") == "my-drone"
+
+
+def test_a_disk_that_gets_full_leaves_the_credential_that_was_there(tmp_path: Path) -> None:
+    key = new_key(tmp_path, "d1")
+    keep_credential(tmp_path, "d1", "http://a", CREDENTIAL, key)
+    before = sorted(tmp_path.iterdir())
+    with full_beyond(64), pytest.raises(OSError, match="too large"):
+        keep_credential(tmp_path, "d1", "http://b", CREDENTIAL, key)
+    assert sorted(tmp_path.iterdir()) == before
+    assert load_credential(tmp_path, "d1", "http://a") is not None
 
 
 @pytest.mark.parametrize("name", ["UPPER", "../x", "a b", "-a", "x" * 65])

@@ -13,6 +13,7 @@ from holdfast.identity.operator import OperatorToken, new_token, well_formed
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Corrupt, Exhausted, Unauthenticated
 from holdfast.kernel.principal import operator
+from tests.support.full_disk import full_beyond
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -25,6 +26,12 @@ def test_a_token_is_made_once_private_and_kept(tmp_path: Path) -> None:
     assert OperatorToken.load_or_create(path).matches(text)
     assert path.read_text().strip() == text
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_leaves_no_half_token(tmp_path: Path) -> None:
+    with full_beyond(32), pytest.raises(OSError, match="too large"):
+        OperatorToken.load_or_create(tmp_path / "operator.token")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_the_token_itself_matches(tmp_path: Path) -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,7 @@ from typer.testing import CliRunner
 from holdfast.app.commandline import COMMANDS, app
 from holdfast.kernel.cli import print_table, whole_file
 from holdfast.kernel.errors import Invalid, Unavailable
+from tests.support.full_disk import full_beyond
 
 ID = "01a21cf6-d81f-7e01-a7bd-3a288cb95b0a"
 COLUMNS = ["run", "profile", "started", "new", "gone", "reason"]
@@ -68,22 +65,9 @@ def test_a_file_that_is_there_stays_and_each_failure_is_told_as_what_it_is(
         with pytest.raises(Invalid, match="out: no space"):
             write()
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"before"]
-    with limited(64), pytest.raises(Invalid, match="out: File too large"):
+    with full_beyond(64), pytest.raises(Invalid, match="out: File too large"):
         fail(BrokenPipeError())
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"before"]
-
-
-@contextmanager
-def limited(size_bytes: int) -> Iterator[None]:
-    """No file gets longer, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    kept = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, kept)
 
 
 @pytest.mark.parametrize("width", [80, 100])

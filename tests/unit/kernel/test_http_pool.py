@@ -196,7 +196,7 @@ async def test_an_answer_that_breaks_off_is_lost() -> None:
 @pytest.mark.parametrize("line", [b"X: " + b"y" * 1_000_000, b"X: y\r\n" * 200_000])
 async def test_a_head_that_does_not_end_is_not_waited_for(line: bytes) -> None:
     async with calling(Role(b"HTTP/1.1 200 OK\r\n" + line)) as client:
-        with pytest.raises(httpx.RemoteProtocolError, match="head is too long|not an answer"):
+        with pytest.raises(httpx.RemoteProtocolError, match="not an answer"):
             await client.get("/")
 
 

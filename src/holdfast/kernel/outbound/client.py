@@ -22,7 +22,7 @@ from urllib.parse import quote, quote_plus
 from holdfast import __version__
 from holdfast.kernel.clock import Clock, SystemClock, timestamp
 from holdfast.kernel.errors import HoldfastError, Invalid
-from holdfast.kernel.files import Descriptor, flush_folder
+from holdfast.kernel.files import Descriptor, flush_folder, write_all
 from holdfast.kernel.outbound.address import (
     AddressInvalid,
     Target,
@@ -597,7 +597,7 @@ async def _spool(
                     digest.update(piece)
                     pending += piece
                     if len(pending) >= _WRITE_BYTES:
-                        await handle.run(_write_all, bytes(pending))
+                        await handle.run(write_all, bytes(pending))
                         pending.clear()
         decoder.finish()
         await handle.run(_finish_file, bytes(pending), directory)
@@ -623,15 +623,9 @@ def _remove(name: str) -> None:
     Path(name).unlink()
 
 
-def _write_all(handle: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view) :]
-
-
 def _finish_file(handle: int, data: bytes, directory: Path) -> None:
     """Bytes, then their name: both are on disk when this returns."""
-    _write_all(handle, data)
+    write_all(handle, data)
     os.fsync(handle)
     flush_folder(directory)
 
