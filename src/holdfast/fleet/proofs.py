@@ -30,7 +30,10 @@ from holdfast.kernel.signing import SigningKey
 
 HEADER = "Holdfast-Proof"
 WINDOW_SECONDS = 60.0
-"""How far the time of a proof may be from the door's."""
+"""How far the time of a proof may be behind the door's."""
+AHEAD_SECONDS = 3.0
+"""How far it may be ahead. A prover takes the door's time, a second more at most, and lets it be
+two seconds off; what is dated farther ahead could count again once it is forgotten."""
 SESSIONS_MAX = 20_000
 """How many processes of workers a door keeps the numbers of."""
 BEHIND_MAX = 1024
@@ -106,6 +109,10 @@ class Prover:
 class Proofs:
     """What a door has seen of proofs: the highest number of each session, and which of those
     before it. Bounded; what is forgotten is refused by its time instead.
+
+    So a proof counts once at each door. One that is dated ahead of the door may count again if it
+    is forgotten before its time has come: within :data:`AHEAD_SECONDS`, by a start of the door or
+    by as many newer sessions as it keeps.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -131,7 +138,8 @@ class Proofs:
     def _once(self, session: tuple[str, str], number: int, moment: float) -> None:
         now = self._clock.now().timestamp()
         known = self._seen.get(session)
-        if abs(now - moment) > WINDOW_SECONDS or (known is None and moment <= self._after):
+        of_now = now - WINDOW_SECONDS <= moment <= now + AHEAD_SECONDS
+        if not of_now or (known is None and moment <= self._after):
             raise _refused("its time is not that of the door", PROOF_STALE)
         highest, before, latest = known or (0, 0, 0.0)
         ahead = number - highest

@@ -72,7 +72,7 @@ def test_nobody_without_the_key_leaves_a_trace(door: Proofs, clock: ManualClock)
     assert not door._seen
 
 
-@pytest.mark.parametrize("shift", [-WINDOW_SECONDS - 1, WINDOW_SECONDS + 1])
+@pytest.mark.parametrize("shift", [-WINDOW_SECONDS - 1, 4.0, 10.0, WINDOW_SECONDS + 1])
 def test_a_proof_of_another_time_is_refused_until_the_door_told_its_own(
     door: Proofs, clock: ManualClock, shift: float
 ) -> None:
@@ -81,6 +81,17 @@ def test_a_proof_of_another_time_is_refused_until_the_door_told_its_own(
     prove.told("yesterday")
     prove.told("")
     assert refused(door, prove(*ASKED)) == "proof-stale"
+    prove.told(format_datetime(clock.now(), usegmt=True))
+    door.check(prove(*ASKED), *ASKED, SECRET, PUBLIC)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize("shift", [-2.5, 2.1, 2.9, 3.1, 3.9, 59.0])
+def test_whoever_was_told_the_time_once_is_let_in(
+    door: Proofs, clock: ManualClock, shift: float, fraction: float
+) -> None:
+    clock.advance(fraction)
+    prove = Prover(KEY, SECRET, moment=lambda: clock.now().timestamp() + shift)
     prove.told(format_datetime(clock.now(), usegmt=True))
     door.check(prove(*ASKED), *ASKED, SECRET, PUBLIC)
 
