@@ -264,6 +264,31 @@ async def test_after_a_long_stop_one_run_stands_for_all_that_were_missed(here: R
     assert planned.next_at == timestamp(START + timedelta(days=3, hours=1))
 
 
+async def test_a_loop_that_is_busy_when_there_is_something_new_looks_again(
+    here: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: Counter[str] = Counter()
+    done = asyncio.Event()
+
+    async def quick() -> None:
+        turns["quick"] += 1
+
+    async def busy() -> None:
+        turns["busy"] += 1
+        await done.wait()
+
+    loops = here.loops()
+    monkeypatch.setattr(loops, "keep_tasks", quick)
+    monkeypatch.setattr(loops, "ask_neighbours", busy)
+    task = await here.fleet.submit(OPERATOR, TaskSubmit(kind="work"))
+    async with loops:  # the clock stands still: there is no other reason to look
+        await until(lambda: turns == {"quick": 1, "busy": 1})
+        await here.fleet.cancel(OPERATOR, task.id)
+        await until(lambda: turns == {"quick": 2, "busy": 1})
+        done.set()
+        await until(lambda: turns == {"quick": 2, "busy": 2})
+
+
 async def test_a_schedule_that_names_no_moment_says_so(here: Rig) -> None:
     loops = here.loops()
     here.registry.publish("rain", Schedule(cron="0 0 30 2 *"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -101,8 +102,7 @@ class Base:
         self.metrics = FleetMetrics(metrics or Metrics())
         self.new_id = new_id
         self.chance = chance
-        self.changed = asyncio.Event()
-        """Set when the loops have something to look at before their next tick."""
+        self._loops: set[asyncio.Event] = set()
         self._key = key
         self._peppers = peppers
         self._random = random
@@ -110,6 +110,24 @@ class Base:
         self._queues: dict[TenantId, frozenset[str]] = {}
         self._tenant_of_worker: dict[str, TenantId] = {}
         self._proofs = Proofs(clock)
+
+    @contextmanager
+    def called(self) -> Iterator[asyncio.Event]:
+        """For a loop, while it runs: set when there is something to look at before its next tick.
+
+        Each has its own: one that clears it takes nothing from the others.
+        """
+        mine = asyncio.Event()
+        self._loops.add(mine)
+        try:
+            yield mine
+        finally:
+            self._loops.discard(mine)
+
+    def call_loops(self) -> None:
+        """Have each loop look before its next tick."""
+        for loop in self._loops:
+            loop.set()
 
     def event(self, stream: str, type_: str, payload: dict[str, Any], subject: str) -> Event:
         """A fresh event, now."""

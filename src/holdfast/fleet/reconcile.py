@@ -137,21 +137,25 @@ class FleetLoops:
                 await self._step("close", self.close_runs(principal))
 
     async def _run(self, turn: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            self._fleet.changed.clear()
-            await turn()
-            waits = [
-                asyncio.create_task(self._fleet.changed.wait()),
-                asyncio.create_task(
-                    _sleep(self._fleet.clock.sleep, self._fleet.settings.tick_seconds)
-                ),
-            ]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-                await asyncio.gather(*waits, return_exceptions=True)
+        with self._fleet.called() as called:
+            while True:
+                called.clear()
+                await turn()
+                await self._wait(called)
+
+    async def _wait(self, called: asyncio.Event) -> None:
+        """Until we are called, or for a tick."""
+        clock, seconds = self._fleet.clock, self._fleet.settings.tick_seconds
+        waits = [
+            asyncio.create_task(called.wait()),
+            asyncio.create_task(_sleep(clock.sleep, seconds)),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _tenants(self) -> Sequence[TenantId]:
         try:

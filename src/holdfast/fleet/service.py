@@ -488,7 +488,7 @@ class FleetService(Admission, Hosts):
             ),
         )
         self.metrics.ended(events)
-        self.changed.set()
+        self.call_loops()
         return cancelled
 
     def _ending(self, principal: Principal, task: str, complete: Complete) -> tasks.Ending:
