@@ -16,7 +16,7 @@ from holdfast.collect.fixtures.guards import Guards
 from holdfast.fleet.model import TaskStatus
 from holdfast.kernel.clock import timestamp
 from holdfast.records.model import RunStatus
-from tests.integration.collecting import OPERATOR, Collecting, collecting
+from tests.integration.collecting import OPERATOR, Collecting, Line, collecting
 from tests.support.waiting import until
 
 ROWS = [{"id": f"r{i}", "v": i} for i in range(10)]
@@ -173,6 +173,41 @@ async def test_two_drones_keep_one_pace_together(bench: Collecting) -> None:
     assert len({run.worker for run in ended}) == 2
     assert bench.source.count() == 12
     assert took >= 11 * 0.25
+
+
+async def test_each_request_to_a_source_has_its_moment_whatever_it_is_for(
+    bench: Collecting,
+) -> None:
+    bench.write("data.json", ROWS)
+    bench.write("robots.txt", "User-agent: *\nAllow: /")
+    bench.source.gate.replace(Guards(client=f"me:{SECRET}"))
+    limits = {"requests_per_minute": 60_000}
+    await bench.publish("with-robots", source={"robots": ""}, limits=limits)
+    await bench.publish("with-token", source=OAUTH, limits=limits)
+    line = Line(bench.system.app)
+
+    def moments() -> int:
+        return sum(n for call, n in line.seen.items() if call.endswith("/pace"))
+
+    async with bench.drone(line=line):
+        bench.source.gate.forget_tokens()
+        for requests in (
+            {"/oauth/token": 1, "/data.json": 1},
+            {"/oauth/token": 1, "/data.json": 2},
+        ):
+            before = moments()
+            run = await bench.collect("with-token", force=True)
+            assert run.status is RunStatus.SUCCEEDED
+            assert {path: bench.source.count(path) for path in requests} == requests
+            assert moments() - before >= sum(requests.values())  # a moment may pass unused
+            bench.source.gate.forget_tokens()
+            bench.source.forget_requests()
+        bench.source.gate.replace(Guards())
+        before = moments()
+        run = await bench.collect("with-robots")
+        assert run.status is RunStatus.SUCCEEDED
+        assert [seen.target for seen in bench.source.requests] == ["/robots.txt", "/data.json"]
+        assert moments() - before >= 2
 
 
 # --- robots.txt ---------------------------------------------------------------------------------

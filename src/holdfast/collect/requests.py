@@ -49,16 +49,17 @@ async def credentials(
     *,
     refused: str = "",
     place: Place | None = None,
+    per_minute: int | None = None,
 ) -> Credentials:
     """The credentials of a source, its secrets resolved now.
 
-    ``place`` is held while a token is asked for; ``refused`` is an access token that the source
-    does not take any more. Raises :class:`SecretRefused` or :class:`SecretMissing`, and what
-    fetching a token raises.
+    ``place`` is held while a token is asked for, at no more than ``per_minute``; ``refused`` is an
+    access token that the source does not take any more. Raises :class:`SecretRefused` or
+    :class:`SecretMissing`, and what fetching a token raises.
     """
     if isinstance(source.auth, OAuth2Auth):
         wanted = token_request(source, source.auth, store, tenant)
-        token = await tokens.get(wanted, refused=refused, place=place)
+        token = await tokens.get(wanted, refused=refused, place=place, per_minute=per_minute)
         return Credentials({"Authorization": f"Bearer {token}"}, {}, (token,), token)
     return _resolved(source, store, tenant)
 

@@ -141,9 +141,11 @@ class Robots:
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """One asks an origin while the others that want it wait; who wants another does not."""
 
-    async def check(self, url: str, place: Place | None = None) -> Rules:
+    async def check(
+        self, url: str, place: Place | None = None, per_minute: int | None = None
+    ) -> Rules:
         """The rules of ``url``'s origin, if they admit it. ``place`` is held while they are asked
-        for.
+        for, at no more than ``per_minute``: it is a request to that host like any other.
 
         Raises :class:`RobotsRefused`, and :class:`SourceUnavailable` where the origin cannot say:
         then nobody knows what it asks. A recording is nobody's to protect.
@@ -151,7 +153,9 @@ class Robots:
         if self._outbound.is_replayed(url):
             return Rules()
         target = parse_target(url)
-        rules = await self._rules(f"{target.scheme}://{target.authority}/robots.txt", place)
+        rules = await self._rules(
+            f"{target.scheme}://{target.authority}/robots.txt", place, per_minute
+        )
         parts = urlsplit(url)
         path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         if not rules.allows(path):
@@ -162,7 +166,7 @@ class Robots:
             )
         return rules
 
-    async def _rules(self, url: str, place: Place | None) -> Rules:
+    async def _rules(self, url: str, place: Place | None, per_minute: int | None) -> Rules:
         known = self._fresh(url)
         if known is not None:
             return known
@@ -172,7 +176,7 @@ class Robots:
             if known is not None:
                 return known
             now = self._clock.monotonic()
-            rules = await self._fetched(url, place)
+            rules = await self._fetched(url, place, per_minute)
             self._known[url] = (now, rules)
             while len(self._known) > _ORIGINS_MAX:
                 self._known.popitem(last=False)
@@ -184,10 +188,12 @@ class Robots:
             return None
         return known[1]
 
-    async def _fetched(self, url: str, place: Place | None) -> Rules:
+    async def _fetched(self, url: str, place: Place | None, per_minute: int | None) -> Rules:
         limits = FetchLimits(size_bytes_max=_BYTES_MAX, total_seconds=30.0, retries=1)
         try:
-            request = OutboundRequest(url=url, limits=limits, place=place)
+            request = OutboundRequest(
+                url=url, limits=limits, place=place, requests_per_minute=per_minute
+            )
             answer = await self._outbound.read(request)
         except SourceUnavailable as error:
             if error.code == "status" and 400 <= error.status < 500:

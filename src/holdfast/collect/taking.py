@@ -146,7 +146,8 @@ class Pages:
             tools.secrets,
             self._attempt.tenant,
             tools.tokens,
-            place=self._attempt.place,
+            place=self._manners.at(),
+            per_minute=self._manners.own_per_minute,
         )
 
     # --- is there anything new? ---------------------------------------------------------------
@@ -341,7 +342,9 @@ class Pages:
     async def _fetch(self, ask: Ask, known: Validator | None) -> Fetched:
         """One answer of the source, spooled; what was asked and received is counted."""
         if not self._source.robots:
-            rules = await self._tools.robots.check(ask.url, self._attempt.place)
+            rules = await self._tools.robots.check(
+                ask.url, self._manners.at(), self._manners.own_per_minute
+            )
             if rules.delay_seconds:
                 self._slow_down(rules.delay_seconds)
         given = self._given
@@ -358,7 +361,8 @@ class Pages:
             self._attempt.tenant,
             tools.tokens,
             refused=given.token,
-            place=self._attempt.place,
+            place=self._manners.at(),
+            per_minute=self._manners.own_per_minute,
         )
         return await self._fetch_once(ask, known)
 

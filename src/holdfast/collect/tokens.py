@@ -83,6 +83,7 @@ class Tokens:
         *,
         refused: str = "",
         place: Place | None = None,
+        per_minute: int | None = None,
     ) -> str:
         """A token that holds for a while yet; another than ``refused``, which the source did not
         take.
@@ -97,14 +98,17 @@ class Tokens:
             now = self._clock.monotonic()
             if not kept.value or now >= kept.until or kept.value == refused:
                 kept.value = ""
-                kept.value, lifetime = await self._fetched(request, place)
+                kept.value, lifetime = await self._fetched(request, place, per_minute)
                 kept.until = now + lifetime
             return kept.value
 
-    async def _fetched(self, request: TokenRequest, place: Place | None) -> tuple[str, float]:
+    async def _fetched(
+        self, request: TokenRequest, place: Place | None, per_minute: int | None
+    ) -> tuple[str, float]:
         url = request.auth.token_url
+        asked = replace(_outbound(request), place=place, requests_per_minute=per_minute)
         try:
-            answer = await self._outbound.read(replace(_outbound(request), place=place))
+            answer = await self._outbound.read(asked)
         except SourceUnavailable as error:
             if error.code == "status" and not is_retryable(error):
                 raise TokenRefused(

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.collect.robots import Robots, Rules, parse
-from holdfast.kernel.clock import SystemClock
-from holdfast.kernel.outbound import OutboundClient, OutboundSettings
+from holdfast.kernel.clock import ManualClock, SystemClock
+from holdfast.kernel.outbound import (
+    FetchLimits,
+    OutboundClient,
+    OutboundRequest,
+    OutboundSettings,
+    SourceUnavailable,
+)
 from tests.support.waiting import until
 
+SMALL = FetchLimits(size_bytes_max=1024, retries=0)
 SIMPLE = """
 User-Agent: *
 Disallow: *.gif$
@@ -127,6 +135,34 @@ def test_no_pattern_takes_long() -> None:
     assert time.process_time() - started < 2
 
 
+async def empty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An origin that has nothing."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    writer.close()
+
+
+class Patient(ManualClock):
+    """A clock that moves for whoever waits."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
+
+async def test_whether_there_are_rules_is_asked_at_the_pace_of_any_request() -> None:
+    clock = Patient(datetime(2026, 11, 1, tzinfo=UTC))
+    async with await asyncio.start_server(empty, "127.0.0.1", 0) as server:
+        host = "127.0.0.1:{1}".format(*server.sockets[0].getsockname())
+        settings = OutboundSettings(allow=frozenset([host]))
+        async with OutboundClient(settings, clock=clock) as outbound:
+            begun = clock.monotonic()
+            await Robots(outbound, clock).check(f"http://{host}/a", per_minute=6)
+            assert clock.monotonic() == begun
+            with pytest.raises(SourceUnavailable):
+                await outbound.read(OutboundRequest(url=f"http://{host}/a", limits=SMALL))
+            assert clock.monotonic() == begun + 10
+
+
 async def test_an_origin_that_does_not_answer_keeps_nobody_from_another() -> None:
     """Two that want the silent one ask it once; one that wants another does not wait."""
     asked: list[bytes] = []
@@ -135,11 +171,6 @@ async def test_an_origin_that_does_not_answer_keeps_nobody_from_another() -> Non
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readline())
         await over.wait()
-        writer.close()
-
-    async def empty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         writer.close()
 
     async with (
