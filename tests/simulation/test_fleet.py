@@ -326,6 +326,37 @@ async def test_a_registry_that_is_down_stops_nothing_else(here: Rig) -> None:
     assert {task.exclusive for task in await tasks_of(here)} >= {"profile:rain"}
 
 
+async def test_a_database_that_is_down_is_waited_for_once_a_turn_not_once_a_profile(
+    here: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops, write, wake = here.loops(), here.database.write, here.leases.wake
+    names = ("rain", "snow", "fog", "hail")
+    for name in names:
+        here.registry.publish(name, Schedule(every="1h"))
+    asked: list[bool] = []
+    woken: list[str] = []
+
+    async def goes_away(*args: Any, **kwargs: Any) -> Any:
+        asked.append(True)
+        if len(asked) > 3:  # the first profile is planned and begun, the second planned
+            raise Unavailable("cannot use the database: it is away")
+        return await write(*args, **kwargs)
+
+    async def noted(principal: Principal, *keys: str) -> None:
+        woken.extend(keys)
+        await wake(principal, *keys)
+
+    monkeypatch.setattr(here.leases, "wake", noted)
+    with monkeypatch.context() as away:
+        away.setattr(here.database, "write", goes_away)
+        with pytest.raises(Unavailable):
+            await loops.run_schedules(COORDINATOR)
+    assert len(asked) == 4
+    assert woken == ["tasks/collect"], "what was begun is taken up"
+    await loops.run_schedules(COORDINATOR)
+    assert {task.exclusive for task in await tasks_of(here)} == {f"profile:{n}" for n in names}
+
+
 def _payload(here: Rig, profile: str = "other") -> dict[str, Any]:
     return {"run": here.new_id(), "profile": profile, "digest": f"sha256:{1:064x}"}
 

@@ -164,10 +164,15 @@ class FleetLoops:
             log.warning("fleet.step_failed", step="tenants", detail=error.detail)
             return []
 
-    async def _step(self, name: str, step: Awaitable[T]) -> T | None:
+    async def _step(
+        self, name: str, step: Awaitable[T], *, let_out: tuple[type[HoldfastError], ...] = ()
+    ) -> T | None:
+        """What came of it; ``None`` if it failed. What is let out ends the step around it."""
         try:
             return await step
         except HoldfastError as error:
+            if isinstance(error, let_out):
+                raise
             log.warning(
                 "fleet.step_failed",
                 step=name,
@@ -365,21 +370,25 @@ class FleetLoops:
         rows, queued = await self._fleet.database.read(principal, look)
         known = {row.profile: row for row in rows}
         await self._cancel_unwanted(principal, profiles, queued)
-        started: list[Task] = []
-        for profile in profiles.values():
-            # One that cannot be started keeps none of the others from it.
-            found = await self._step(
-                f"schedule {profile.name}",
-                self._begun(principal, profile, known.get(profile.name), queued, now),
-            )
-            started += found or []
         for name, row in known.items():
             wanted = name in profiles and profiles[name].schedule is not None
             if row.next_at is not None and not wanted:
                 await self._drop(principal, name)
-        if started:
-            self._fleet.metrics.submitted.inc(len(started))
-            await self._fleet.leases.wake(principal, "tasks/collect")
+        started: list[Task] = []
+        try:
+            for profile in profiles.values():
+                # One that cannot be started keeps none of the others from it; a database that does
+                # not answer would let each of them wait as long.
+                found = await self._step(
+                    f"schedule {profile.name}",
+                    self._begun(principal, profile, known.get(profile.name), queued, now),
+                    let_out=(Unavailable, OutcomeUnknown),
+                )
+                started += found or []
+        finally:
+            if started:
+                self._fleet.metrics.submitted.inc(len(started))
+                await self._fleet.leases.wake(principal, "tasks/collect")
         return started
 
     async def _begun(
