@@ -27,6 +27,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -60,6 +61,7 @@ measures: {value: {path: $.value}}
 CONNECTIONS = 64
 START_SECONDS = 90.0
 TENANT_LIMIT = 200
+_STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3})")
 
 
 @dataclass
@@ -447,11 +449,13 @@ async def paced(port: int, request: bytes, per_second: float, seconds: float) ->
 
 
 @contextlib.contextmanager
-def loud_one(port: int, request: bytes, rate: int, seconds: float) -> Iterator[None]:
-    """A tenant that asks so often over eight connections, from a process of its own: its asking is
-    not to hold up the clock of the quiet one."""
+def loud_one(port: int, request: bytes, rate: int, seconds: float) -> Iterator[dict[str, int]]:
+    """A tenant that asks so often, from a process of its own: its asking is not to hold up the
+    clock of the quiet one. What it sent, and how it was answered, is in what is given, afterwards.
+    """
+    told: dict[str, int] = {}
     if not rate:
-        yield
+        yield told
         return
     code = "import sys; from benchmarks.door import loud; loud(*sys.argv[1:])"
     arguments = [str(port), request.hex(), str(rate), str(seconds)]
@@ -459,25 +463,67 @@ def loud_one(port: int, request: bytes, rate: int, seconds: float) -> Iterator[N
     assert process.stdout is not None
     try:
         process.stdout.readline()  # it has begun
-        yield
+        yield told
+        told.update(json.loads(process.stdout.readline()))
     finally:
         process.wait(timeout=60 + seconds)
         process.stdout.close()
 
 
+class _Shouter(asyncio.Protocol):
+    """Sends without waiting for answers, and counts those by their status."""
+
+    def __init__(self, told: dict[str, int]) -> None:
+        self._told = told
+        self._rest = b""
+        self.paused = False
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+
+    def data_received(self, data: bytes) -> None:
+        data = self._rest + data
+        end = 0
+        for match in _STATUS.finditer(data):
+            status, end = match[1].decode(), match.end()
+            self._told[status] = self._told.get(status, 0) + 1
+        self._rest = data[max(end, len(data) - 11) :]
+
+
 def loud(port: str, request: str, rate: str, seconds: str) -> None:
-    """What :func:`loud_one` runs."""
+    """What :func:`loud_one` runs: eight connections take turns, whatever they were answered."""
+    asked = bytes.fromhex(request)
 
-    async def lanes() -> None:
+    async def shout() -> None:
+        told: dict[str, int] = {"sent": 0, "unsent": 0}
+        loop = asyncio.get_running_loop()
+        lanes = []
+        for _ in range(8):
+            transport, lane = await loop.create_connection(
+                lambda: _Shouter(told), "127.0.0.1", int(port)
+            )
+            transport.set_write_buffer_limits(high=64 * 1024)
+            lanes.append((transport, lane))
         print("begun", flush=True)
-        each = paced(int(port), bytes.fromhex(request), int(rate) / 8, float(seconds))
-        others = [
-            paced(int(port), bytes.fromhex(request), int(rate) / 8, float(seconds))
-            for _ in range(7)
-        ]
-        await asyncio.gather(each, *others)
+        began = loop.time()
+        number = 0
+        while loop.time() - began < float(seconds):
+            await asyncio.sleep(max(0.0, began + number / int(rate) - loop.time()))
+            transport, lane = lanes[number % len(lanes)]
+            number += 1
+            if lane.paused or transport.is_closing():
+                told["unsent"] += 1
+                continue
+            transport.write(asked)
+            told["sent"] += 1
+        for transport, _ in lanes:
+            transport.abort()
+        print(json.dumps(told), flush=True)
 
-    uvloop.run(lanes())
+    uvloop.run(shout())
 
 
 def tenants(folder: Path, seconds: float, rounds: int) -> None:
@@ -502,18 +548,23 @@ def tenants(folder: Path, seconds: float, rounds: int) -> None:
         rates = {"alone": 0, "beside one at its limit": TENANT_LIMIT,
                  "beside one at ten times its limit": 10 * TENANT_LIMIT}  # fmt: skip
         rows: dict[str, list[tuple[float, float]]] = {name: [] for name in rates}
+        answered: dict[str, dict[str, int]] = {}
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             for _ in range(rounds):
                 for name, rate in rates.items():
-                    with loud_one(port, requests["loud"], rate, seconds + 1):
+                    with loud_one(port, requests["loud"], rate, seconds + 1) as told:
                         found = runner.run(paced(port, requests["quiet"], 50, seconds))
                     rows[name].append((percentile(found, 0.5), percentile(found, 0.99)))
-    print("| the quiet tenant | p50 | p99 | of p99 alone |")
-    print("|---|---|---|---|")
+                    answered[name] = told
+    print("| the quiet tenant | p50 | p99 | of p99 alone | the loud one, last round |")
+    print("|---|---|---|---|---|")
     first = statistics.median(p99 for _, p99 in rows["alone"])
     for name, measured in rows.items():
         p50, p99 = (statistics.median(column) for column in zip(*measured, strict=True))
-        print(f"| {name} | {p50 * 1000:.2f} ms | {p99 * 1000:.2f} ms | {p99 / first:.0%} |")
+        loudly = ", ".join(f"{count} {what}" for what, count in sorted(answered[name].items()))
+        print(
+            f"| {name} | {p50 * 1000:.2f} ms | {p99 * 1000:.2f} ms | {p99 / first:.0%} | {loudly} |"
+        )
 
 
 def _wait_tenant(port: int, token: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any
 from urllib.parse import unquote
@@ -14,16 +15,19 @@ import pytest
 from litestar import Response
 
 from holdfast.kernel import telemetry
+from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Unavailable
 from holdfast.kernel.http import get
-from holdfast.kernel.http.door import client_address
+from holdfast.kernel.http.door import HELD_MAX, HELD_SECONDS, client_address
 from holdfast.kernel.http.rates import RequestRates
 from holdfast.kernel.ids import is_id
 from holdfast.kernel.principal import Permission
 from holdfast.kernel.telemetry import Metrics
-from tests.unit.kernel.http_app import browser, make_app
+from tests.support.waiting import until
+from tests.unit.kernel.http_app import READER, browser, make_app
 
 THINGS = "/v1/things"
+START = datetime(2026, 11, 27, tzinfo=UTC)
 
 
 async def status_of(
@@ -205,6 +209,25 @@ async def test_guessing_costs_the_guesser() -> None:
     assert int(limited[0].headers["retry-after"]) >= 1
     assert (await ask("192.0.2.2")).status_code == 401, "another address"
     assert (await ask("192.0.2.1", "/health")).status_code == 200, "a probe"
+
+
+async def test_who_asks_too_often_waits_to_be_told_so_while_few_do() -> None:
+    clock = ManualClock(START)
+    rates = RequestRates(principal=1, monotonic=lambda: 0.0)
+    app = make_app(rates=rates, clock=clock)
+    token = {"authorization": f"Bearer {READER}"}
+    assert await status_of(app, token) == 200
+    waiting = [asyncio.create_task(status_of(app, token)) for _ in range(HELD_MAX)]
+    await until(lambda: len(clock._sleepers) == HELD_MAX)
+    assert await status_of(app, token) == 429, "one more than wait at once"
+    assert await status_of(app, {"authorization": "Bearer nobody"}) == 401, "another refusal"
+    assert not any(task.done() for task in waiting)
+    clock.advance(HELD_SECONDS)
+    assert set(await asyncio.gather(*waiting)) == {429}
+    again = asyncio.create_task(status_of(app, token))
+    await until(lambda: len(clock._sleepers) == 1)
+    clock.advance(HELD_SECONDS)
+    assert await again == 429
 
 
 async def test_every_refusal_is_counted_by_its_reason() -> None:

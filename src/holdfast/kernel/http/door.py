@@ -31,7 +31,7 @@ from holdfast.kernel.errors import (
     Unsupported,
 )
 from holdfast.kernel.http import problems
-from holdfast.kernel.http.rates import RequestRates
+from holdfast.kernel.http.rates import RATE_EXCEEDED, RequestRates
 from holdfast.kernel.ids import NewId
 from holdfast.kernel.telemetry import (
     LATENCY_BUCKETS,
@@ -81,6 +81,13 @@ Noted = Callable[[Scope, int], None]
 FOREIGN = "holdfast.foreign"
 """Key of the scope, there when a page of another site asks: no cookie counts then."""
 
+HELD_SECONDS = 0.25
+"""How long whoever asks too often waits to be told so. One that waits for answers, as nearly all
+do, then asks four times a second on each connection rather than as often as we can refuse."""
+
+HELD_MAX = 256
+"""Refusals that wait at once. More are told at once: waiting must not cost what asking does."""
+
 ANY_ORIGIN = "*"
 PREFLIGHT_SECONDS = 600
 PREFLIGHT_HEADERS = (
@@ -104,6 +111,7 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 )
 """On every answer, unless the route set its own."""
 
+_RATE_EXCEEDED = RATE_EXCEEDED.encode()
 _ALWAYS_NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -205,6 +213,7 @@ class Door:
         if admitted.https:
             self._always += ((b"strict-transport-security", b"max-age=31536000"),)
         self._known_hosts: set[str] = set()
+        self._held = 0
         self._meter = _Meter(admitted, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -225,6 +234,7 @@ class Door:
                 identifier,
                 self._always + self._granted(wanted),
                 scope["method"] == "HEAD",
+                self._hold,
             )
             started = self._clock.monotonic()
             scope[CLIENT] = self._client(scope, forwarded)
@@ -252,6 +262,16 @@ class Door:
             values = [v.decode("latin-1") for k, v in scope["headers"] if k == b"x-forwarded-for"]
             return client_address(address, values, self._rules.trusted_proxies)
         return address
+
+    async def _hold(self) -> None:
+        """Let a refusal wait, while few do."""
+        if self._held >= HELD_MAX:
+            return
+        self._held += 1
+        try:
+            await self._clock.sleep(HELD_SECONDS)
+        finally:
+            self._held -= 1
 
     async def _admit(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
         try:
@@ -392,14 +412,20 @@ async def _answer_preflight(send: Send) -> None:
 class _Exchange:
     """One answer on its way out: completed with the headers that all answers carry."""
 
-    __slots__ = ("_always", "_head", "_send", "identifier", "sent_bytes", "status")
+    __slots__ = ("_always", "_head", "_hold", "_send", "identifier", "sent_bytes", "status")
 
     def __init__(
-        self, send: Send, identifier: str, always: tuple[tuple[bytes, bytes], ...], head: bool
+        self,
+        send: Send,
+        identifier: str,
+        always: tuple[tuple[bytes, bytes], ...],
+        head: bool,
+        hold: Callable[[], Awaitable[None]],
     ) -> None:
         self._send = send
         self._always = always
         self._head = head
+        self._hold = hold
         self.identifier = identifier
         self.status = 0
         self.sent_bytes = 0
@@ -408,6 +434,8 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             own = message.get("headers", ())
+            if self.status == 429 and any(value == _RATE_EXCEEDED for _, value in own):
+                await self._hold()
             present = {name for name, _ in own}
             always: Iterable[tuple[bytes, bytes]] = self._always
             if not _ALWAYS_NAMES.isdisjoint(present):

@@ -18,6 +18,7 @@ from holdfast.kernel.principal import Principal, PrincipalKind
 
 CALLERS_MAX = 10_000
 IPV6_PREFIX = 64
+RATE_EXCEEDED = "rate-exceeded"
 
 
 class Buckets:
@@ -46,7 +47,7 @@ class Buckets:
         if not granted:
             raise Exhausted(
                 f"cannot do this: more than {rate} requests in a second of one {what}",
-                code="rate-exceeded",
+                code=RATE_EXCEEDED,
                 retry_after_seconds=(1 - left) / rate,
             )
 
