@@ -286,7 +286,7 @@ def _bearer_tokens(system: System) -> BearerTokens | TokensOfBoth | None:
     if system.token_keys is not None:
         # Subjects are named under a key of this door's, since nothing here is secret.
         naming = Peppers.load_or_create(settings.keys_dir, "subject-pepper")
-        published = _tokens_under(system, system.token_keys, naming.seal("holdfast subjects")[0])
+        published = _tokens_under(system, system.token_keys, naming.name("holdfast subjects"))
     if secret is None:
         return published
     naming_secret = hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from holdfast.app.settings import Settings
     from holdfast.app.system import Keys, State, System
     from holdfast.kernel.http import Check
+    from holdfast.kernel.reads import ReadLog
     from holdfast.registry.model import Profile
 
 SWEEP_SECONDS = 1.0
@@ -152,7 +153,6 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
     deliver: Deliveries = system.deliveries
     if "ledger" in system.roles:
         from holdfast.fleet.folding import Tasks
-        from holdfast.kernel.reads import ReadLog
         from holdfast.ledger import http
         from holdfast.ledger.backends.sql import SqlLog
         from holdfast.ledger.log import LogParts
@@ -185,16 +185,7 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
         system.ledger = deliver = LedgerService(parts, system.new_id, folds)
         stack.push_async_callback(system.ledger.close)
         await system.ledger.open_all()
-        exports = ReadLog(
-            state.database,
-            state.outbox,
-            system.clock,
-            system.new_id,
-            role="ledger",
-            stream="ledger/exports",
-            type="ledger.exported",
-        )
-        stack.push_async_callback(exports.close)
+        exports = _read_log(system, state, stack, "ledger", "ledger/exports", "ledger.exported")
         system.handlers += http.handlers(system.ledger, exports)
         system.checks["ledger"] = system.ledger.check
         system.checks |= guide_checks(system)
@@ -449,6 +440,24 @@ async def _open_coordinator(
     system.loops.append(("fleet", loops))
 
 
+def _read_log(
+    system: System, state: State, stack: AsyncExitStack, role: str, stream: str, type_: str
+) -> ReadLog:
+    from holdfast.kernel.reads import ReadLog
+
+    log = ReadLog(
+        state.database,
+        state.outbox,
+        system.clock,
+        system.new_id,
+        role=role,
+        stream=stream,
+        type=type_,
+    )
+    stack.push_async_callback(log.close)
+    return log
+
+
 def mapping_problems(profile: Profile) -> Iterator[Problem]:
     """Why a drone could not compile the profile's mapping: said when it is published."""
     from holdfast.collect.errors import MappingRefused
@@ -474,7 +483,6 @@ class ClosesRuns:
 
 
 def _open_reporter(system: System, state: State, stack: AsyncExitStack) -> None:
-    from holdfast.kernel.reads import ReadLog
     from holdfast.reports import http
     from holdfast.reports.asking import QueryService, QuerySettings
     from holdfast.reports.children import QuerySandboxes, ReportChildren
@@ -497,16 +505,7 @@ def _open_reporter(system: System, state: State, stack: AsyncExitStack) -> None:
         receipts=system.records,
         evidence=system.ledger if "ledger" in system.roles else system.deliveries,
     )
-    reads = ReadLog(
-        state.database,
-        state.outbox,
-        system.clock,
-        system.new_id,
-        role="reporter",
-        stream="report/queries",
-        type="report.queried",
-    )
-    stack.push_async_callback(reads.close)
+    reads = _read_log(system, state, stack, "reporter", "report/queries", "report.queried")
     queries = QueryService(
         system.ledger if "ledger" in system.roles else system.deliveries,
         records,

@@ -51,6 +51,10 @@ class Peppers:
         """What to keep of ``secret``, and under which version."""
         return self._mac(self.newest, secret), self.newest
 
+    def name(self, text: str) -> bytes:
+        """What ``text`` is called for good: under the oldest version, whichever come after it."""
+        return self._mac(min(self._versions), text)
+
     def matches(self, secret: str, kept: bytes, version: int) -> bool:
         """Whether ``kept`` was made of ``secret``; in the same time whatever is wrong with it."""
         return version in self._versions and hmac.compare_digest(self._mac(version, secret), kept)

@@ -71,6 +71,7 @@ def test_a_new_version_makes_and_the_old_one_still_verifies(tmp_path: Path) -> N
     assert new.newest == 2
     assert new.matches("secret", kept, version)
     assert new.seal("secret")[0] != kept
+    assert new.name("somebody") == old.name("somebody")
 
 
 def test_the_pepper_is_private_and_made_once(tmp_path: Path) -> None:
