@@ -170,6 +170,14 @@ def test_renewed_certificates_are_taken_without_a_restart(stack: Stack, pki: Pki
     kept = pki.folder.with_name("before")
     shutil.copytree(pki.folder, kept)
     pki.command("renew", "registry", "registry-caller", "gateway", "gateway-caller")
+    caller = pki.folder / "registry-caller.crt"
+    renewed = caller.read_bytes()
+    caller.write_text("half")
+    registry = stack.running["registry"]
+    registry.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "settings not taken" in registry.tail(), what="the refusal")
+    assert _certificate(port, pki) == before, "what cannot be read changes nothing"
+    caller.write_bytes(renewed)
     for role in ("registry", "gateway"):
         stack.running[role].process.send_signal(signal.SIGHUP)
     wait_until(lambda: _certificate(port, pki) != before, what="the new certificate")

@@ -32,7 +32,7 @@ from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.serving import Tls, bind_socket
-from holdfast.kernel.tls import ClientTls
+from holdfast.kernel.tls import ClientTls, renew
 from tests.e2e.serving_program import PATIENCE_SECONDS, Running, anybody, application
 
 ANSWER_SECONDS = 45
@@ -618,10 +618,10 @@ def test_an_authority_that_was_removed_is_trusted_no_more(
         assert _certificate_seen(running, caller)
         both.write_text("no certificate")
         with pytest.raises(Invalid):
-            context.renew()
+            renew(context)
         assert _certificate_seen(running, caller), "what cannot be read changes nothing"
         ca.cert_pem.write_to_path(both)
-        context.renew()
+        renew(context)
         with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
             _certificate_seen(running, caller)
         assert _certificate_seen(running, _context(ca, current))
@@ -643,7 +643,7 @@ def test_a_caller_trusts_no_server_of_an_authority_that_was_removed(
     with Running(ServeLimits(), tls=_tls(directory, required=False)) as running:
         asyncio.run(ask(running.bound.url))
         trustme.CA().cert_pem.write_to_path(both)
-        calling.reload()
+        renew(calling)
         with pytest.raises(Unavailable) as caught:
             asyncio.run(ask(running.bound.url))
         assert caught.value.code == "tls-refused"

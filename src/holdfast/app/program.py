@@ -183,27 +183,24 @@ def _limits(settings: Settings) -> ServeLimits:
 
 
 def _certificates(system: System, context: RenewedContext | None) -> Callable[[], None]:
-    """What reads renewed certificates and authorities: connections from then on go by them."""
+    """What reads renewed certificates and authorities, all or none: connections from then on go by
+    them."""
+    from holdfast.kernel.tls import renew
 
-    def reread() -> None:
-        if context is not None:
-            context.renew()
-        if system.tls is not None:
-            system.tls.reload()
-
-    return reread
+    found = [each for each in (context, system.tls) if each is not None]
+    return lambda: renew(*found)
 
 
 def _reload_on_hangup(reload: Reload, system: System, certificates: Callable[[], None]) -> None:
     """SIGHUP reads the settings again and takes the log level and the rate limits, and the files of
-    certificates; what is wrong keeps the old ones."""
+    certificates; if anything is wrong, all stays as it was."""
 
     def reread() -> None:
         try:
             settings = reload()
+            certificates()
             set_level(settings["log_level"])
             system.limit(settings)
-            certificates()
             log.info("settings and certificates read again")
         except HoldfastError as error:
             log.warning("settings not taken", detail=error.detail, problems=list(error.problems))

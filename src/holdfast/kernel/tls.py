@@ -76,7 +76,8 @@ class RenewedContext(ssl.SSLContext):
 
     A context can only be added to: what it trusted once it trusts for good, and it goes on
     resuming sessions of those it had trusted. So each reading is a context of its own, made whole
-    by ``read`` before it takes the place of the one before; if ``read`` raises, that one stays.
+    by ``read`` before :func:`renew` lets it take the place of the one before; if ``read`` raises,
+    that one stays.
     """
 
     def __new__(cls, protocol: int, read: Callable[[], ssl.SSLContext]) -> RenewedContext:
@@ -87,9 +88,14 @@ class RenewedContext(ssl.SSLContext):
         self._read = read
         self._newest = read()
 
-    def renew(self) -> None:
-        """Read anew; open connections go on as they are."""
-        self._newest = self._read()
+    def reading(self) -> Callable[[], None]:
+        """Read anew, and give what takes it; open connections go on as they are."""
+        made = self._read()
+
+        def take() -> None:
+            self._newest = made
+
+        return take
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
         """See :meth:`ssl.SSLContext.wrap_bio`."""
@@ -104,9 +110,9 @@ class ClientTls:
     """How a process calls others over TLS.
 
     With ``authorities`` it trusts those and nobody else, else whom the machine trusts. There is one
-    context for all its clients. :meth:`reload` reads the files again: new connections present the
-    new certificate and trust whom the file names now, open ones go on with the old one, and both
-    thumbprints are told of.
+    context for all its clients. After a :func:`renew` new connections present the new certificate
+    and trust whom the file names now, open ones go on with the old one, and both thumbprints are
+    told of.
     """
 
     def __init__(
@@ -115,17 +121,25 @@ class ClientTls:
         self._authorities = authorities
         self._certificate = certificate
         self._key = key
-        self._thumbprints: tuple[str, ...] = ()
         self.context = RenewedContext(ssl.PROTOCOL_TLS_CLIENT, self._made)
+        self._thumbprints = self._own()
 
     @property
     def thumbprints(self) -> tuple[str, ...]:
         """Of the certificates this process may be seen with; none if it has none."""
         return self._thumbprints
 
-    def reload(self) -> None:
-        """Read the files again; :class:`Invalid` when one cannot be used, and nothing changes."""
-        self.context.renew()
+    def reading(self) -> Callable[[], None]:
+        """As :meth:`RenewedContext.reading`; :class:`Invalid` when a file cannot be used."""
+        take_context = self.context.reading()
+        own = self._own()
+
+        def take() -> None:
+            take_context()
+            known = (*own, *(each for each in self._thumbprints if each not in own))
+            self._thumbprints = known[:THUMBPRINTS_MAX]
+
+        return take
 
     def _made(self) -> ssl.SSLContext:
         named = self._authorities
@@ -137,12 +151,23 @@ class ClientTls:
             named = self._certificate
             if self._certificate is not None:
                 context.load_cert_chain(self._certificate, self._key)
-                own = thumbprint_of(_first_certificate(self._certificate))
-                known = (own, *(each for each in self._thumbprints if each != own))
-                self._thumbprints = known[:THUMBPRINTS_MAX]
         except (OSError, ValueError, ssl.SSLError) as error:
             raise _unusable(named, error) from error
         return context
+
+    def _own(self) -> tuple[str, ...]:
+        if self._certificate is None:
+            return ()
+        try:
+            return (thumbprint_of(_first_certificate(self._certificate)),)
+        except (OSError, ValueError) as error:
+            raise _unusable(self._certificate, error) from error
+
+
+def renew(*contexts: RenewedContext | ClientTls) -> None:
+    """Read all of them anew. If one raises, none has changed."""
+    for take in [each.reading() for each in contexts]:
+        take()
 
 
 def _unusable(path: Path | None, error: Exception) -> Invalid:
