@@ -11,11 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast.kernel.cli import RunningProgram
-from holdfast.kernel.database.lock import FileLock
+from holdfast.kernel.cli import LOCK, MARK, RunningProgram
 from holdfast.kernel.errors import Unavailable
+from holdfast.kernel.lock import FileLock
 
-MARK = "holdfast.json"
 WAIT_SECONDS = 3.0
 PAUSE_SECONDS = 0.05
 
@@ -24,8 +23,9 @@ PAUSE_SECONDS = 0.05
 def held(data_dir: Path) -> Iterator[None]:
     """Hold the data directory for this process; :class:`Unavailable` names who else does.
 
-    A command holds it for a moment only, so a few seconds are waited before that is said; not for
-    a program that runs, which has left its address.
+    A command holds it for a moment only, so a few seconds are waited before that is said. Not so
+    for a program that runs, which has left its address: there only the instant is waited in which
+    a command looks whether it does.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -34,7 +34,7 @@ def held(data_dir: Path) -> Iterator[None]:
             f"cannot use the data directory {data_dir}: {error.strerror}",
             hint="--data-dir names another",
         ) from error
-    lock = FileLock(data_dir / "holdfast.lock", f"the data directory {data_dir}")
+    lock = FileLock(data_dir / LOCK, f"the data directory {data_dir}")
     _acquire(lock, data_dir)
     try:
         yield
@@ -43,13 +43,14 @@ def held(data_dir: Path) -> Iterator[None]:
 
 
 def _acquire(lock: FileLock, data_dir: Path) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
+    served = (data_dir / MARK).exists()
+    deadline = time.monotonic() + (PAUSE_SECONDS if served else WAIT_SECONDS)
     while True:
+        late = time.monotonic() >= deadline
         try:
             return lock.acquire()
         except Unavailable as error:
-            served = (data_dir / MARK).exists()
-            if error.code != "database-in-use" or served or time.monotonic() >= deadline:
+            if error.code != "database-in-use" or late:
                 raise
         time.sleep(PAUSE_SECONDS)
 
@@ -58,7 +59,7 @@ def _acquire(lock: FileLock, data_dir: Path) -> None:
 def announced(data_dir: Path, url: str, started_at: str) -> Iterator[None]:
     """Leave the address where commands look for it, for as long as the program runs.
 
-    A program that is killed leaves a stale file; readers check that the process is alive.
+    A program that is killed leaves a stale file; readers look whether its process has the lock.
     """
     mark = data_dir / MARK
     temporary = mark.with_name(f".{MARK}.{os.getpid()}")

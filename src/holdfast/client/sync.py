@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from holdfast.kernel.cli import RunningProgram
+from holdfast.kernel.cli import running_on
 from holdfast.kernel.errors import Invalid, NotFound, Unavailable, Unsupported
 from holdfast.kernel.files import opened
 from holdfast.kernel.http.client import ApiClient
@@ -85,18 +85,16 @@ class Client:
 
         :class:`Unavailable` if none runs there.
         """
-        import msgspec
-
         folder = Path(data_dir)
+        found = running_on(folder)
         try:
-            found = msgspec.json.decode(
-                (folder / "holdfast.json").read_bytes(), type=RunningProgram
-            )
             token = (folder / "operator.token").read_text("ascii").strip()
-        except (OSError, msgspec.DecodeError) as error:
+        except OSError:
+            found = None
+        if found is None:
             raise Unavailable(
                 f"cannot find a running system in {folder}", hint="start it with `holdfast up`"
-            ) from error
+            )
         return cls(found.url, token=token, **options)
 
     @staticmethod

@@ -35,6 +35,7 @@ import msgspec
 from holdfast.kernel.errors import EXIT_STATUS, HoldfastError, Invalid, Kind, Unavailable
 from holdfast.kernel.files import flush_folder
 from holdfast.kernel.hints import hint_for
+from holdfast.kernel.lock import holder_of
 
 if TYPE_CHECKING:
     import typer
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _TOKEN = re.compile(r"[!-~]+")
+MARK = "holdfast.json"
+LOCK = "holdfast.lock"
+"""Of a data directory: what the program that runs on it tells of itself, and what it holds."""
 
 
 class RunningProgram(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,23 +107,31 @@ class CommandLine:
             )
         return token
 
-    def token_for(self, url: str) -> str | None:
-        """The token to show to the system at ``url``, if there is one that is meant for it.
+    def shown(self, url: str) -> tuple[str, str | None]:
+        """Where to ask the system at ``url``, and the token to show it, if one is meant for it.
 
         The data directory's is for the system that runs on it alone, at the address that it wrote
         down; whatever else answers somewhere is shown only a token that was named for it. None
         goes unencrypted beyond this machine.
         """
         running = self.running()
-        if running is not None and _place(running.url) == _place(url):
-            return self.operator_token()
-        scheme, host, _ = _place(url)
-        if scheme == "http" and not _is_loopback(host):
+        scheme, host, port = given = _place(url)
+        if running is not None:
+            own = _place(running.url)
+            if given == own:
+                return url, self.operator_token()
+            if host == "localhost" and _is_loopback(own[1]) and (scheme, port) == (own[0], own[2]):
+                # By that name another one may answer, on ::1 where the system is on 127.0.0.1; over
+                # TLS it would have to prove its right to it.
+                return (running.url if scheme == "http" else url), self.operator_token()
+        if scheme == "http" and host != "localhost" and not _is_loopback(host):
             raise Invalid(
                 f"cannot use {url}: without TLS what is said could be read on the way",
                 hint="write https://; http:// is for this machine alone",
             )
-        return self.operator_token() if os.environ.get("HOLDFAST_OPERATOR_TOKEN_FILE") else None
+        return url, self.operator_token() if os.environ.get(
+            "HOLDFAST_OPERATOR_TOKEN_FILE"
+        ) else None
 
     def has_data(self) -> bool:
         """Whether a system has been here: its files, or what it keeps beside a server's tables."""
@@ -128,17 +140,28 @@ class CommandLine:
         return (self.data_dir / "keys").is_dir() and not self.database_of(self).startswith("sqlite")
 
     def running(self) -> RunningProgram | None:
-        """The program that says it runs on this data directory, if its process is alive."""
-        try:
-            found = msgspec.json.decode(
-                (self.data_dir / "holdfast.json").read_bytes(), type=RunningProgram
-            )
-            os.kill(found.pid, 0)
-        except PermissionError:
-            return found
-        except (OSError, msgspec.DecodeError):
-            return None
-        return found
+        """The program that runs on this data directory."""
+        return running_on(self.data_dir)
+
+
+def running_on(data_dir: Path) -> RunningProgram | None:
+    """The program that runs on ``data_dir``, as it told of itself there.
+
+    It holds the directory's lock. That there is a process of its number would prove nothing: once
+    it was killed, another gets that number, and yet another its port.
+    """
+    try:
+        said = (data_dir / MARK).read_bytes()
+        found = msgspec.json.decode(said, type=RunningProgram)
+    except (OSError, msgspec.DecodeError):
+        return None
+    try:
+        holder = holder_of(data_dir / LOCK)
+    except PermissionError:
+        return found  # whoever may not look has no right to its token either
+    except OSError:
+        return None
+    return found if holder in ("", str(found.pid)) else None
 
 
 def checked_address(url: str, named: str) -> str:
@@ -159,14 +182,13 @@ def checked_address(url: str, named: str) -> str:
 
 
 def _place(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port; every name of this machine's loopback is one."""
+    """Scheme, host and port."""
     parts = urlsplit(url)
     try:
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:
         port = None
-    host = (parts.hostname or "").rstrip(".")
-    return parts.scheme, "127.0.0.1" if host in ("localhost", "::1") else host, port
+    return parts.scheme, (parts.hostname or "").rstrip("."), port
 
 
 def _is_loopback(host: str) -> bool:
@@ -218,11 +240,9 @@ async def session(ctx: typer.Context, *, timeout_seconds: float = 60.0) -> Async
         return
     from holdfast.kernel.http.client import ApiClient
 
+    url, token = line.shown(url)
     async with ApiClient.connect(
-        url,
-        token=line.token_for(url),
-        timeout_seconds=timeout_seconds,
-        verify=line.verify_for(url),
+        url, token=token, timeout_seconds=timeout_seconds, verify=line.verify_for(url)
     ) as api:
         yield api
 

@@ -28,8 +28,8 @@ from holdfast.kernel.database import (
     seed_tenants,
     sqlite_path,
 )
-from holdfast.kernel.database.lock import FileLock
 from holdfast.kernel.errors import HoldfastError, Unavailable, Unsupported
+from holdfast.kernel.lock import FileLock
 from holdfast.kernel.principal import service
 
 if TYPE_CHECKING:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
 from holdfast.app import datadir
-from holdfast.kernel.database.lock import FileLock
+from holdfast.kernel.cli import LOCK, MARK, running_on
 from holdfast.kernel.errors import Unavailable
+from holdfast.kernel.lock import FileLock
 
 
 def other(path: Path) -> FileLock:
@@ -28,15 +31,49 @@ def test_a_command_that_is_done_in_a_moment_is_waited_for(tmp_path: Path) -> Non
     waiting.join()
 
 
-def test_a_program_that_runs_is_not_waited_for(
+def test_a_program_that_runs_is_waited_for_but_an_instant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = other(tmp_path)
-    (tmp_path / datadir.MARK).write_text("{}")
-    monkeypatch.setattr(datadir.time, "sleep", lambda seconds: pytest.fail("it waited"))
+    (tmp_path / MARK).write_text("{}")
+    waits: list[float] = []
+    monkeypatch.setattr(datadir.time, "sleep", waits.append)
+    moments = iter([0.0, 0.0, datadir.PAUSE_SECONDS])
+    monkeypatch.setattr(datadir.time, "monotonic", lambda: next(moments))
     with pytest.raises(Unavailable, match="process"), datadir.held(tmp_path):
         pass
+    assert waits == [datadir.PAUSE_SECONDS]
     lock.release()
+
+
+def test_whoever_looks_whether_a_program_runs_keeps_none_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / MARK).write_text("{}")
+    looking = os.open(tmp_path / LOCK, os.O_RDONLY | os.O_CREAT)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr(datadir.time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+    with datadir.held(tmp_path):
+        pass
+    os.close(looking)
+
+
+def test_a_program_runs_while_it_holds_the_directory_whatever_number_its_process_has(
+    tmp_path: Path,
+) -> None:
+    assert running_on(tmp_path) is None
+    with datadir.held(tmp_path):
+        assert running_on(tmp_path) is None
+        with datadir.announced(tmp_path, "http://127.0.0.1:1", ""):
+            said = (tmp_path / MARK).read_bytes()
+            assert (found := running_on(tmp_path)) is not None
+            assert (found.pid, found.url) == (os.getpid(), "http://127.0.0.1:1")
+            (tmp_path / LOCK).write_text("")  # the disk was full
+            assert running_on(tmp_path) == found
+            (tmp_path / LOCK).write_text("1\n")  # a command, where a program was killed
+            assert running_on(tmp_path) is None
+    (tmp_path / MARK).write_bytes(said)  # killed: there is such a process, and it is another
+    assert running_on(tmp_path) is None
 
 
 def test_whoever_holds_on_is_named_in_the_end(

@@ -27,7 +27,6 @@ from sqlalchemy import Connection
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.database.errors import sqlite_code, translated, unavailable
 from holdfast.kernel.database.handle import Database, Isolation, Unit, checked_tenant
-from holdfast.kernel.database.lock import FileLock
 from holdfast.kernel.database.sqlite_session import (
     ReadGate,
     RunningRead,
@@ -41,6 +40,7 @@ from holdfast.kernel.errors import (
     OutcomeUnknown,
     TooLarge,
 )
+from holdfast.kernel.lock import FileLock
 from holdfast.kernel.principal import Principal
 
 T = TypeVar("T")

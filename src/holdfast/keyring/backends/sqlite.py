@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from pysqlite3 import dbapi2
 
-from holdfast.kernel.database.lock import FileLock
 from holdfast.kernel.errors import Corrupt, Unavailable
+from holdfast.kernel.lock import FileLock
 from holdfast.keyring.backends import schema
 from holdfast.keyring.ports import Rows
 

@@ -1,4 +1,4 @@
-"""One process per SQLite file."""
+"""One process per file, or per folder."""
 
 from __future__ import annotations
 
@@ -53,3 +53,21 @@ class FileLock:
                 os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def holder_of(path: Path) -> str | None:
+    """The process id that the lock's holder wrote, empty if it could not; none if nobody holds it.
+
+    Looking takes the lock for an instant; whoever wants it in that instant has to try again.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    finally:
+        os.close(descriptor)
+    return None
