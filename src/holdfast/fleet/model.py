@@ -18,16 +18,17 @@ from msgspec import Meta, Struct, field
 
 NotNegative = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Fence = Annotated[int, Meta(ge=1, le=2**53 - 1)]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
-OptionalName = Annotated[str, Meta(pattern=r"^([a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?)?$")]
-OptionalDigest = Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64})?$")]
-OptionalKey = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$(?!\n)")]
+OptionalName = Annotated[str, Meta(pattern=r"^([a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?)?$(?!\n)")]
+OptionalDigest = Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64})?$(?!\n)")]
+OptionalKey = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")]
 DayOrTime = Annotated[
     str,
-    Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9.]{2,9}Z)?)?$"),
+    Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9.]{2,9}Z)?)?$(?!\n)"),
 ]
 Id = Annotated[
-    str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+    str,
+    Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$(?!\n)"),
 ]
 
 

@@ -38,7 +38,7 @@ class ListedKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: Annotated[str, Meta(max_length=200)] = ""
     key: str = ""
-    sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")] = ""
     tenant: Annotated[str, Meta(min_length=1, max_length=100)] = DEFAULT_TENANT
     roles: list[str] = []
     permissions: list[str] = []

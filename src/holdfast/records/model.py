@@ -19,16 +19,17 @@ from msgspec import Meta, Struct
 
 NotNegative = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Fence = Annotated[int, Meta(ge=1, le=2**53 - 1)]
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
 Id = Annotated[
-    str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+    str,
+    Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$(?!\n)"),
 ]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
-DecimalText = Annotated[str, Meta(pattern=r"^-?[0-9]+(\.[0-9]+)?$", max_length=400)]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$(?!\n)")]
+DecimalText = Annotated[str, Meta(pattern=r"^-?[0-9]+(\.[0-9]+)?$(?!\n)", max_length=400)]
 Integer = Annotated[int, Meta(ge=-(2**53 - 1), le=2**53 - 1)]
 Scalar = str | Integer | bool | None
 PeriodText = Annotated[
-    str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9.]{2,9}Z)?$")
+    str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9.]{2,9}Z)?$(?!\n)")
 ]
 
 BATCH_RECORDS_MAX = 10_000
@@ -145,8 +146,8 @@ class SignedHeader(_Wire, frozen=True, kw_only=True, gc=False):
     """
 
     header: Annotated[str, Meta(max_length=HEADER_BYTES_MAX)]
-    signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$")]
-    seed: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$(?!\n)")]
+    seed: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 
 class Batch(_Wire, frozen=True, kw_only=True, gc=False):
@@ -213,7 +214,7 @@ class RawResponse(_Wire, frozen=True, kw_only=True):
     fetched_at: Annotated[str, Meta(max_length=40)]
     replayed: bool = False
     not_modified: bool = False
-    request: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    request: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")] = ""
     """SHA-256 of the body that was posted to ask for it; empty where there was none."""
     following: Annotated[str, Meta(max_length=8192)] = ""
     """What its headers said of the page after it: an address or a token, secrets removed."""

@@ -9,38 +9,38 @@ from msgspec import Meta, Struct
 Name = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$",
+        pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$(?!\n)",
         description="1-64 of a-z 0-9 . _ - that begin and end with a letter or digit",
     ),
 ]
 FieldName = Annotated[
-    str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="lower-case words joined by _")
+    str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$(?!\n)", description="lower-case words joined by _")
 ]
 Duration = Annotated[
     str,
     Meta(
-        pattern=r"^[0-9]{1,6}(ms|s|m|h|d|w)$",
+        pattern=r"^[0-9]{1,6}(ms|s|m|h|d|w)$(?!\n)",
         description="a whole number and ms, s, m, h, d or w, such as 15m",
     ),
 ]
 Overlap = Annotated[
     str,
     Meta(
-        pattern=r"^([0-9]{1,6}(ms|s|m|h|d|w)|[0-9]{1,18})$",
+        pattern=r"^([0-9]{1,6}(ms|s|m|h|d|w)|[0-9]{1,18})$(?!\n)",
         description="a time such as 15m, or a whole number for a source that numbers its rows",
     ),
 ]
 SecretReference = Annotated[
     str,
     Meta(
-        pattern=r"^secret://(env/[A-Z0-9_]{1,128}|file/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127})$",
+        pattern=r"^secret://(env/[A-Z0-9_]{1,128}|file/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127})$(?!\n)",
         description="secret://env/NAME (reads HOLDFAST_SECRET_NAME) or secret://file/NAME",
     ),
 ]
 Address = Annotated[
     str,
     Meta(
-        pattern=r"^https?://[^\s#]+$",
+        pattern=r"^https?://[^\s#]+$(?!\n)",
         max_length=4096,
         description="an http:// or https:// address without spaces and fragment",
     ),
@@ -57,7 +57,7 @@ NotNegative = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 DecimalText = Annotated[
     str,
     Meta(
-        pattern=r"^-?[0-9]+(\.[0-9]+)?$",
+        pattern=r"^-?[0-9]+(\.[0-9]+)?$(?!\n)",
         max_length=64,
         description="an exact decimal: a number, kept as it is written",
     ),
@@ -69,7 +69,7 @@ Place = Literal["query", "body"]
 Span = Annotated[
     str,
     Meta(
-        pattern=r"^[0-9]{1,6}(ms|s|m|h|d|w|mo|y)$",
+        pattern=r"^[0-9]{1,6}(ms|s|m|h|d|w|mo|y)$(?!\n)",
         description="as a duration, and with mo or y in months or years of the calendar",
     ),
 ]

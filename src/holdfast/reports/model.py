@@ -20,24 +20,24 @@ from msgspec import Meta, Struct, field
 Name = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$",
+        pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$(?!\n)",
         description="1-64 of a-z 0-9 . _ - that begin and end with a letter or digit",
     ),
 ]
 ColumnName = Annotated[
-    str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="lower-case words joined by _")
+    str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$(?!\n)", description="lower-case words joined by _")
 ]
 Reference = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z][a-z0-9_]{0,62}(\.[a-z][a-z0-9_]{0,62})?$",
+        pattern=r"^[a-z][a-z0-9_]{0,62}(\.[a-z][a-z0-9_]{0,62})?$(?!\n)",
         description="a column, or input.column where the name alone could mean two",
     ),
 ]
 KeyReference = Annotated[
     str,
     Meta(
-        pattern=r"^((dimensions|attributes)\.)?[a-z][a-z0-9_]{0,62}$",
+        pattern=r"^((dimensions|attributes)\.)?[a-z][a-z0-9_]{0,62}$(?!\n)",
         description=(
             "year, quarter, month or day (of the record's period), a dimension, or attributes.NAME"
         ),
@@ -55,7 +55,7 @@ Text = Annotated[str, Meta(max_length=500)]
 PartialTime = Annotated[
     str,
     Meta(
-        pattern=r"^[0-9]{4}(-[0-9]{2}(-[0-9]{2}(T[0-9:.]+Z)?)?)?$",
+        pattern=r"^[0-9]{4}(-[0-9]{2}(-[0-9]{2}(T[0-9:.]+Z)?)?)?$(?!\n)",
         description="2012, 2012-07, 2012-07-31 or 2012-07-31T12:00:00Z",
     ),
 ]
@@ -63,7 +63,7 @@ Year = Annotated[int, Meta(ge=1000, le=9999)]
 Moment = Annotated[
     str,
     Meta(
-        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9]{2}:[0-9]{2})$",
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9]{2}:[0-9]{2})$(?!\n)",
         description="an RFC 3339 time with its offset",
     ),
 ]
@@ -160,7 +160,7 @@ class TableOutput(_Part, frozen=True, kw_only=True, tag="table", tag_field="type
 
     columns: Annotated[list[Reference], Meta(max_length=64)] = []
     order: Annotated[
-        list[Annotated[str, Meta(pattern=r"^-?[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?$")]],
+        list[Annotated[str, Meta(pattern=r"^-?[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?$(?!\n)")]],
         Meta(max_length=8),
     ] = []
     limit: Annotated[int, Meta(ge=1, le=TABLE_ROWS_MAX)] | None = None

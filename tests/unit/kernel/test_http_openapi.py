@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytest
 import schemathesis
 
+from holdfast.fleet.model import CollectRequest, WorkerRegister
 from holdfast.kernel.http import openapi_document
 from holdfast.kernel.http.routes import rules_of
 from tests.unit.kernel.http_app import make_app
@@ -80,3 +83,26 @@ def test_another_reader_of_such_documents_understands_it() -> None:
     schema = schemathesis.openapi.from_dict(document())
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) > 15
+
+
+def test_no_pattern_lets_a_line_end_after_what_it_names() -> None:
+    """``$`` alone is before a newline at the end, too: a name with one would be another name."""
+    document = json.loads((ROOT / "api" / "openapi.json").read_text())
+    seen: list[str] = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            if isinstance(pattern := value.get("pattern"), str):
+                seen.append(pattern)
+            for each in value.values():
+                walk(each)
+        elif isinstance(value, list):
+            for each in value:
+                walk(each)
+
+    walk(document)
+    assert seen
+    assert [each for each in seen if each.endswith("$")] == []
+    for model, wrong in ((WorkerRegister, {"name": "eve\n"}), (CollectRequest, {"profile": "a\n"})):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(wrong, model)

@@ -20,7 +20,7 @@ from holdfast.kernel.http.problems import CONTENT_TYPE, TITLES, ProblemDocument
 from holdfast.kernel.http.routes import WRITES, Argument, RouteRules, rules_of
 from holdfast.kernel.principal import Permission
 
-PATH_TEXT = r"^[^\u0000-\u001f\u007f-\u009f]*$"
+PATH_TEXT = r"^[^\u0000-\u001f\u007f-\u009f]*$(?!\n)"
 """The door refuses paths with control characters."""
 
 REFERENCE = "#/components/schemas/{name}"
