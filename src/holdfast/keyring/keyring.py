@@ -459,11 +459,16 @@ class Keyring:
         """The version of the master key that wraps now, and is known to the keyring.
 
         Another process may have added it: what we wrapped under the one before would be lost when
-        that is retired.
+        that is retired. ``MasterKeyMissing`` where we were not handed it.
         """
         newest = rows.all("SELECT id, version FROM keyring_masters ORDER BY version DESC LIMIT 1")
-        if newest and int(newest[0][1]) > self._masters.current.version:
-            self._masters.find(bytes.fromhex(newest[0][0]))
+        newer = newest and int(newest[0][1]) > self._masters.current.version
+        if newer and self._masters.find(bytes.fromhex(newest[0][0])) is None:
+            raise MasterKeyMissing(
+                "cannot wrap a key: there is a newer version of the master key, and it is not here",
+                hint="hand this process the version that others were started with, and start it "
+                "again",
+            )
         _know_master(rows, self._masters.current)
         return self._masters.current
 

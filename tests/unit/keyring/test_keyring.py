@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pysqlite3 import dbapi2
 
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.errors import (
     Corrupt,
     HoldfastError,
+    Internal,
     Invalid,
     OutcomeUnknown,
     Unavailable,
@@ -25,6 +27,7 @@ from holdfast.kernel.errors import (
 from holdfast.kernel.outbox import Sealed
 from holdfast.keyring import EnvelopeSealer, Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
+from holdfast.keyring.backends.postgresql import PostgresKeyStore
 from holdfast.keyring.errors import (
     KeyDestroyed,
     KeyringMissing,
@@ -387,9 +390,12 @@ def test_a_key_that_is_handed_in_is_rotated_by_handing_in_the_next(
     with pytest.raises(Unsupported):
         ring.rotate_master()
     both = MasterKeys.from_text(text + render_master([MasterKey(2, bytes(range(32)))]))
+    behind = ring
     ring = open_keyring(store, lambda _: both, CLOCK, new_id="x", expected=None)
     while ring.rewrap().pending:
         pass
+    with pytest.raises(MasterKeyMissing):  # it would have been lost with the old version
+        behind.current("newcomer", EVENTS)
     second = MasterKeys.from_text(render_master([MasterKey(2, bytes(range(32)))]))
     ring = open_keyring(store, lambda _: second, CLOCK, new_id="x", expected=None)
     assert ring.current("default", EVENTS) == key
@@ -407,6 +413,48 @@ def test_a_unit_that_raises_leaves_nothing(store: KeyStore) -> None:
     with pytest.raises(Invalid):
         store.transact(unit)
     assert store.transact(lambda rows: rows.all("SELECT * FROM keyring_meta")) == []
+
+
+def test_a_unit_that_hides_a_failure_stores_nothing(store: KeyStore) -> None:
+    def unit(rows: Rows) -> None:
+        rows.all("INSERT INTO keyring_meta (name, value) VALUES ($1, $2)", "a", "b")
+        with suppress(Exception):
+            rows.all("SELECT nothing FROM nowhere")
+            pytest.fail("there is no such table")
+
+    if isinstance(store, PostgresKeyStore):
+        with pytest.raises(Internal):
+            store.transact(unit)
+        assert store.transact(lambda rows: rows.all("SELECT * FROM keyring_meta")) == []
+    else:  # SQLite goes on as if the statement had not been there
+        store.transact(unit)
+        assert len(store.transact(lambda rows: rows.all("SELECT * FROM keyring_meta"))) == 1
+
+
+class Unheard:
+    """A connection whose commits are done, and told as failed."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        found = self._driver.execute(statement, *values)
+        if statement == "COMMIT":
+            raise dbapi2.OperationalError("disk I/O error")
+        return found
+
+
+def test_a_commit_that_fails_on_sqlite_is_no_promise_that_nothing_was_done(tmp_path: Path) -> None:
+    store: Any = open_store(f"sqlite:///{tmp_path / 'keyring.db'}")
+    driver, store._driver = store._driver, Unheard(store._driver)
+    with pytest.raises(OutcomeUnknown):
+        store.transact(lambda rows: rows.all("INSERT INTO keyring_meta VALUES ('a', 'b')"))
+    store._driver = driver
+    assert store.transact(lambda rows: rows.all("SELECT * FROM keyring_meta")) == [("a", "b")]
+    store.close()
 
 
 def test_threads_take_turns(keyring: Keyring) -> None:

@@ -87,7 +87,11 @@ def import_(ctx: typer.Context, file: Annotated[Path, typer.Argument(help="The f
 def new_master(
     version: Annotated[int, typer.Option("--version", min=1, help="Higher than the last one.")],
 ) -> None:
-    """For operators who keep the master key in a secret store of their own."""
+    """For operators who keep the master key in a secret store of their own.
+
+    Add the line to the secret of every process that shares the keyring and start each again before
+    `key rewrap`: one that lacks a version which others know wraps no new keys.
+    """
     import os
     import sys
 

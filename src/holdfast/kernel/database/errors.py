@@ -72,6 +72,11 @@ def is_unique_violation(error: BaseException) -> bool:
     )
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether PostgreSQL itself says that a commit was rolled back: contention, a constraint."""
+    return sqlstate(error) is not None and not is_connection_loss(error)
+
+
 def is_connection_loss(error: BaseException) -> bool:
     """Whether the server is gone rather than refusing: nothing more can be said on this link."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:

@@ -22,8 +22,8 @@ from holdfast.kernel.clock import Clock
 from holdfast.kernel.database.errors import (
     is_connection_loss,
     is_contention,
+    is_refusal,
     is_unique_violation,
-    sqlstate,
     translated,
     unavailable,
 )
@@ -208,8 +208,7 @@ class PostgresDatabase(Database):
         try:
             answer = await driver.execute("COMMIT")
         except Exception as error:
-            if sqlstate(error) is not None and not is_connection_loss(error):
-                # The server itself says that it rolled back: contention, a deferred constraint.
+            if is_refusal(error):
                 raise
             await _discard(connection, driver)
             raise OutcomeUnknown(

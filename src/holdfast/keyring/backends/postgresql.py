@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from holdfast.kernel.database.errors import is_connection_loss, sqlstate
-from holdfast.kernel.errors import OutcomeUnknown, Unavailable
+from holdfast.kernel.database.errors import is_refusal
+from holdfast.kernel.errors import Internal, OutcomeUnknown, Unavailable
 from holdfast.keyring.backends.schema import TABLES
 from holdfast.keyring.ports import Rows
 
@@ -106,12 +106,10 @@ class PostgresKeyStore:
 
     def _commit(self, wrote: bool) -> None:
         try:
-            self._wait(self._connection.execute("COMMIT"))
+            answer = self._wait(self._connection.execute("COMMIT"))
         except Exception as error:
-            refused = sqlstate(error) is not None and not is_connection_loss(error)
-            if refused or not wrote:
-                # The server itself says that it rolled back; or there was nothing to be stored.
-                raise
+            if is_refusal(error) or not wrote:
+                raise  # it was rolled back, or there was nothing to be stored
             self._drop()
             raise OutcomeUnknown(
                 "cannot tell whether the keyring stored it: the commit was not answered",
@@ -123,6 +121,11 @@ class PostgresKeyStore:
         except BaseException:
             self._drop()
             raise
+        if answer != "COMMIT":
+            raise Internal(
+                "cannot write: the unit of work went on after a statement had failed",
+                internal=f"COMMIT was answered {answer}",
+            )
 
     def _open(self) -> None:
         if self._connection is None:

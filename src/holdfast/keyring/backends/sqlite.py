@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pysqlite3 import dbapi2
 
-from holdfast.kernel.errors import Corrupt, Unavailable
+from holdfast.kernel.errors import Corrupt, OutcomeUnknown, Unavailable
 from holdfast.kernel.lock import FileLock
 from holdfast.keyring.backends import schema
 from holdfast.keyring.ports import Rows
@@ -50,7 +50,7 @@ class SqliteKeyStore:
                 self._driver.execute("BEGIN IMMEDIATE")
                 try:
                     result = unit(_SqliteRows(self._driver))
-                    self._driver.execute("COMMIT")
+                    self._commit()
                 except BaseException:
                     if self._driver.in_transaction:
                         self._driver.execute("ROLLBACK")
@@ -58,6 +58,20 @@ class SqliteKeyStore:
             except dbapi2.DatabaseError as error:
                 raise _translated(self._path, error) from error
             return result
+
+    def _commit(self) -> None:
+        try:
+            self._driver.execute("COMMIT")
+        except dbapi2.DatabaseError as error:
+            if self._driver.in_transaction:
+                raise  # it was not done, and is rolled back
+            raise OutcomeUnknown(
+                "cannot tell whether the keyring stored it: the commit failed",
+                code="commit-failed",
+                hint="repeat it",
+                retry_after_seconds=1.0,
+                internal=f"{type(error).__name__}: {error}",
+            ) from error
 
     def scrub(self) -> None:
         """Nothing is left to overwrite: see the module's text."""
