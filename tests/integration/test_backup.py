@@ -357,6 +357,16 @@ async def test_it_is_refused_where_there_is_data_or_no_master_key(world: World) 
     data, keys = files_of(world.after)
     with pytest.raises(Invalid):
         await restore(world.fresh("swapped"), keys, data)
+    other = world.folder / "other.hfb"
+    other.write_text("no backup")
+    for settings in (world.settings, world.fresh("other", master=False)):
+        with pytest.raises(Corrupt) as told:
+            await restore(settings, other, keys)
+        assert f"{other}: it does not begin as one of this version does" in told.value.detail
+        with pytest.raises(NotFound) as gone:
+            await restore(settings, data, world.folder / "gone.hfk")
+        assert "gone.hfk" in gone.value.detail
+        assert "holdfast backup create" in gone.value.hint
 
 
 async def test_the_master_key_is_in_neither_file_and_nothing_lies_in_clear(world: World) -> None:

@@ -48,6 +48,7 @@ BY_CODE: dict[str, str] = {
     "HOLDFAST_URL) names the gateway of one",
     "route-not-found": "if that is one role of several, ask the gateway: name its data directory "
     "with --data-dir, or its address with --control-plane; else see that its release is this one's",
+    "profile-unknown": "`holdfast profile list` shows the profiles",
     "run-not-found": "`holdfast run list` shows the runs",
     "task-not-found": "`holdfast task list` shows the tasks",
     "worker-not-found": "`holdfast worker list` shows the workers",
@@ -104,5 +105,7 @@ def hint_for(error: HoldfastError, noun: str = "") -> str:
         return known
     if error.problems and error.kind is Kind.INVALID:
         return "correct what is listed above, then try again"
+    if noun and noun not in LISTED and error.kind is Kind.NOT_FOUND:
+        return BY_KIND[Kind.INVALID].format(noun=f"{noun} ")
     listed = LISTED.get(noun, LISTED["profile"])
     return BY_KIND[error.kind].format(noun=f"{noun} " if noun else "", listed=listed)

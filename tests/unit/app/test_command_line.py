@@ -61,3 +61,18 @@ def test_nothing_is_not_said_of_what_nobody_could_tell() -> None:
     assert nothing(seen("degraded"), "registry", "no profiles") == "no profiles"
     told = nothing(seen("unreachable"), "registry", "no profiles")
     assert told == "profiles not known: the registry is unreachable"
+
+
+def test_keys_that_are_not_there_are_told_with_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOLDFAST_DATA_DIR", raising=False)
+    out = tmp_path / "safe.json"
+    for words in ([], ["--data-dir", str(tmp_path / "wrong")]):
+        result = CliRunner().invoke(app, [*words, "key", "export", "--out", str(out)])
+        looked_at = tmp_path / ("wrong" if words else "data")
+        assert result.exit_code == 4
+        assert f"cannot export the keys of {looked_at}: there is no " in result.stderr
+        assert "--data-dir" in result.stderr.splitlines()[-1]
+    assert not out.exists()

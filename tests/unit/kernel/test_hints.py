@@ -63,6 +63,7 @@ def test_the_errors_own_hint_comes_first_then_its_code_then_its_kind() -> None:
     assert "holdfast run list" in hint_for(NotFound("x", code="run-not-found"), "task")
     assert "holdfast task list" in hint_for(NotFound("x"), "task")
     assert "record list --profile NAME" in hint_for(NotFound("x"), "record")
+    assert "holdfast backup --help" in hint_for(NotFound("x"), "backup"), "none of it can be listed"
     assert "profile run" in hint_for(NotFound("x", code="not-published"), "report")
     assert "network" in hint_for(Unavailable("x", code="unreachable"))
     lost = hint_for(OutcomeUnknown("x", hint="look at the log"))

@@ -30,7 +30,12 @@ DAMAGED_HINT = (
     "the file was cut off or changed since it was written, and nothing was restored: compare it "
     "with its other copies (`sha256sum`), or take the backup before it"
 )
+WRITTEN_HINT = (
+    "`holdfast backup create` writes data-….hfb and keys-….hfk and says where: by default in "
+    "backups/ of the data directory"
+)
 _PIECE_MAX = 1024 * 1024
+_FIRST_LINE_MAX = 100
 _JSON, _DATA, _END = b"J", b"D", b"E"
 
 
@@ -172,7 +177,34 @@ def size_of(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise NotFound(f"cannot read the backup {path}: {error.strerror}") from error
+        raise NotFound(
+            f"cannot read the backup {path}: {error.strerror}", hint=WRITTEN_HINT
+        ) from error
+
+
+def check_kind(path: Path, kind: FileKind) -> None:
+    """Raises unless the file says of itself that it is of that kind; opens no key for that."""
+    size_of(path)
+    try:
+        with path.open("rb") as file:
+            _check_first_line(path, kind, file.readline(_FIRST_LINE_MAX))
+    except OSError as error:
+        raise Invalid(f"cannot read the backup {path}: {error.strerror}") from error
+
+
+def _check_first_line(path: Path, kind: FileKind, first: bytes) -> None:
+    if first == magic(kind):
+        return
+    if first.startswith(b"holdfast-backup-1 "):
+        raise Invalid(
+            f"cannot use {path}: it is the other file of a backup, {kind} are needed here",
+            hint="data-….hfb is the argument, keys-….hfk goes with --keys",
+        )
+    raise Corrupt(
+        f"cannot read the backup {path}: it does not begin as one of this version does",
+        code="backup-damaged",
+        hint=WRITTEN_HINT,
+    )
 
 
 async def _pack(header: Header, parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
@@ -215,13 +247,8 @@ async def _chunks(
 ) -> AsyncGenerator[bytes, None]:
     size_of(path)
     with path.open("rb") as file:
-        first = file.readline(100)
-        if first != magic(kind):
-            if first.startswith(b"holdfast-backup-1 "):
-                raise Invalid(
-                    f"cannot use {path}: it is the other file of a backup, {kind} are needed here"
-                )
-            raise _damaged(path, "it is no backup of this version")
+        first = file.readline(_FIRST_LINE_MAX)
+        _check_first_line(path, kind, first)
         done = len(first)
         while chunk := await asyncio.to_thread(file.read, PIECE_BYTES):
             yield chunk

@@ -25,7 +25,7 @@ from typing import Any
 from msgspec import Struct
 
 from holdfast.app.backup import postgres
-from holdfast.app.backup.container import Header, size_of, unpack
+from holdfast.app.backup.container import Header, check_kind, size_of, unpack
 from holdfast.app.backup.create import dump_table, load_table, master_backup_key
 from holdfast.app.keys import erasures_file, keyring_place, master_file
 from holdfast.app.settings import Resolved, Settings
@@ -99,8 +99,10 @@ async def restore(
     the directory with the rest. Raises without having written anything there if a file is damaged,
     a key is missing, or there is state already.
     """
+    await asyncio.to_thread(check_kind, data, "data")
+    if keys is not None:
+        await asyncio.to_thread(check_kind, keys, "keys")
     await _check_place(settings)
-    size_of(data)
     began = time.monotonic()
     target = settings.data_dir.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)

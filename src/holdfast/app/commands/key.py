@@ -11,7 +11,7 @@ import typer
 from holdfast.app.keys import master_file
 from holdfast.app.settings import Settings
 from holdfast.kernel.cli import command_line, fail, say
-from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid
+from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid, NotFound
 from holdfast.keyring.cli import app
 
 __all__ = ["app"]
@@ -38,27 +38,42 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="A new file; mode 0600.")],
 ) -> None:
     """Read from the data directory itself: keys never travel over HTTP."""
-    from holdfast.keyring.master import MasterKeys, render_master, write_new
+    from holdfast.keyring.master import write_new
 
     try:
         settings = _settings(ctx)
-        if settings["keyring_master_key"]:
-            masters = MasterKeys.from_text(settings["keyring_master_key"])
-        else:
-            masters = MasterKeys.from_file(master_file(settings))
-        secret = (settings.secrets_dir / "tenant-secrets").read_text(encoding="ascii")
-        recovery = Recovery(
-            format=FORMAT,
-            master_key=render_master(masters.versions),
-            tenant_secret=secret,
-            erasures=_erasures(settings),
-        )
+        recovery = _recovery(settings)
         write_new(out, msgspec.json.format(msgspec.json.encode(recovery), indent=2).decode() + "\n")
     except HoldfastError as error:
         fail(error)
     except OSError as error:
         fail(Invalid(f"cannot export the keys: {error.filename}: {error.strerror}"))
     say(f"written: {out}; whoever has it and the data of {settings.data_dir} can read everything")
+
+
+def _recovery(settings: Settings) -> Recovery:
+    """What is to be kept of the data directory's keys; ``NotFound`` if it has none."""
+    from holdfast.keyring.master import MasterKeys, render_master
+
+    try:
+        if settings["keyring_master_key"]:
+            masters = MasterKeys.from_text(settings["keyring_master_key"])
+        else:
+            masters = MasterKeys.from_file(master_file(settings))
+        secret = (settings.secrets_dir / "tenant-secrets").read_text(encoding="ascii")
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"cannot export the keys of {settings.data_dir.absolute()}: there is no "
+            f"{error.filename}",
+            hint="name the data directory of the system with --data-dir; where its master key lies "
+            "elsewhere, HOLDFAST_KEYRING_MASTER_KEY_FILE names it here, too",
+        ) from error
+    return Recovery(
+        format=FORMAT,
+        master_key=render_master(masters.versions),
+        tenant_secret=secret,
+        erasures=_erasures(settings),
+    )
 
 
 @app.command(

@@ -176,7 +176,7 @@ def _reproduced(found: Verified, raw: Path, profile: Path, charset: str) -> Verd
     from holdfast.registry.model import profile_digest
     from holdfast.registry.validate import load_profile
 
-    known = load_profile(read_file(profile, 1024 * 1024))
+    known = load_profile(read_file(profile, 1024 * 1024), draft=True)
     try:
         with raw.open("rb") as file:
             digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
