@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -63,7 +64,8 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
         async def body() -> None:
             from holdfast.collect.draft import draft, name_for
             from holdfast.collect.preview import first_draft
-            from holdfast.registry.validate import examine
+            from holdfast.registry.placeholders import HOST, placeholders
+            from holdfast.registry.validate import load_profile
 
             if kind and kind not in _KINDS.split(", "):
                 raise Invalid(f"cannot read {kind!r} here", hint=f"known are {_KINDS}")
@@ -82,9 +84,9 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
                         f"cannot read {source}: it is neither a file nor an address",
                         hint="an address begins with https://",
                     )
-                address = url or f"https://example.org/{path.name}"
+                address = url or f"https://{HOST}/{quote(path.name)}"
                 found = draft(path, name=given, url=address, kind=kind, records=records)
-            examine(found.text.encode()).required()
+            profile = load_profile(found.text.encode(), draft=True)
             if target == "-":
                 sys.stdout.write(found.text)
             else:
@@ -92,6 +94,8 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
             say(f"{found.records} records of {found.rows} rows were mapped with this draft")
             for note in found.notes:
                 say(f"note: {note}")
+            left = ", ".join(problem.path for problem in placeholders(profile))
+            say(f"yours to say, before it can be published: {left}")
             if target != "-":
                 say(f"wrote {target}: correct it, then `holdfast profile preview {target}`")
 
@@ -128,6 +132,12 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
                 _print(found)
             if found.problem:
                 raise Invalid(found.problem, code="parse")
+            if found.rejects and not found.records:
+                raise Invalid(
+                    f"cannot use this mapping: not one of {found.rows} rows became a record",
+                    code="mapping",
+                    hint="the rejects say why, row by row; `fields` says what came",
+                )
 
         run(body)
 
@@ -267,9 +277,9 @@ async def _profile(ctx: typer.Context, named: str) -> Profile:
     """The profile in a file, or the published one of that name."""
     data = _file(Path(named))
     if data is not None:
-        from holdfast.registry.validate import examine
+        from holdfast.registry.validate import load_profile
 
-        return examine(data, media_type=_media_type(Path(named))).required()
+        return load_profile(data, media_type=_media_type(Path(named)), draft=True)
     from holdfast.kernel.principal import operator
     from holdfast.registry.client import RegistryClient
 
@@ -290,7 +300,11 @@ def _file(path: Path) -> bytes | None:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise NotFound(f"cannot read {path}: {error.strerror}") from error
+        raise NotFound(
+            f"cannot read {path}: {error.strerror}",
+            hint="name a profile's file, or a published profile by its name; "
+            "`holdfast profile init ADDRESS` writes a first file",
+        ) from error
     return with_code_lists(data, path.resolve().parent, media_type=_media_type(path))
 
 

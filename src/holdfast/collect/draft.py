@@ -1,8 +1,8 @@
 """The first draft of a profile, from what a source sends. A guess for people to correct.
 
 It is checked before it is shown: the page is mapped with it, and a field that would be rejected is
-written as text instead. So a draft can be previewed, validated and published as it is; what it
-means is for a person to say.
+written as text instead. So a draft can be previewed as it is. What a page does not say (who
+publishes it, under which terms) has a placeholder, with which nothing is published.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from holdfast.collect.values import printable
 from holdfast.records.model import MappedRecord, Reject
 from holdfast.registry.document import write_document
 from holdfast.registry.model import Profile, is_tabular
+from holdfast.registry.placeholders import LICENCE, PUBLISHER
 from holdfast.registry.source import Format
 
 ROWS_LOOKED_AT = 1_000
@@ -535,8 +536,8 @@ def _written(
         "version: 1",
         _member("name", name),
         "# title: One line for people",
-        "publisher: Who publishes the data",
-        "licence: The terms it is given under",
+        _member("publisher", PUBLISHER),
+        _member("licence", LICENCE),
         "source:",
         _indented(_member("url", url)),
         _indented("format: " + _flow(source["format"])),

@@ -62,7 +62,7 @@ def validate(files: FilesArgument, json: JsonOption = False) -> None:
                 if len(looked) > 1
                 else "cannot use this profile",
                 hint="correct what each line names; docs/reference/profile.md explains every "
-                "member, and `holdfast profile init` drafts a profile that is good",
+                "member, and `holdfast profile init` drafts a profile",
             )
 
     run(body)

@@ -28,6 +28,7 @@ from holdfast.registry.model import (
     profile_digest,
     read_canonical,
 )
+from holdfast.registry.placeholders import placeholders
 from holdfast.registry.schema import schema_problems
 from holdfast.registry.supported import unsupported
 
@@ -61,10 +62,15 @@ class Examined:
 
 
 def examine(
-    source: bytes | Profile, *, media_type: str = "application/yaml", checks: Sequence[Check] = ()
+    source: bytes | Profile,
+    *,
+    media_type: str = "application/yaml",
+    checks: Sequence[Check] = (),
+    draft: bool = False,
 ) -> Examined:
     """Everything there is to say about a document, or about a profile built in code.
 
+    A ``draft`` may say what drafts say of what they cannot know; it can be looked at so.
     Never raises for what is wrong with a profile; :class:`TooLarge` beyond 256 KiB.
     """
     document = (
@@ -88,6 +94,8 @@ def examine(
             if not _touches(problem.path, shape)
         ]
         found.extend(_with_lines(sense, document))
+        if not draft:
+            found.extend(_with_lines(placeholders(profile), document))
         lacking = _with_lines(
             (p for p in unsupported(profile) if not _touches(p.path, shape)), document
         )
@@ -100,9 +108,11 @@ def examine(
     return Examined(name=name, profile=profile, digest=profile_digest(profile), unsupported=lacking)
 
 
-def load_profile(data: bytes, *, media_type: str = "application/yaml") -> Profile:
+def load_profile(
+    data: bytes, *, media_type: str = "application/yaml", draft: bool = False
+) -> Profile:
     """The profile in ``data``; raises with all that is wrong, or not built."""
-    return examine(data, media_type=media_type).required()
+    return examine(data, media_type=media_type, draft=draft).required()
 
 
 def _ordered(problems: list[Problem]) -> list[Problem]:

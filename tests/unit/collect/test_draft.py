@@ -14,8 +14,9 @@ import pytest
 from holdfast.collect.draft import draft, name_for
 from holdfast.collect.errors import ParseFailed
 from holdfast.registry.model import Profile, plain_profile
+from holdfast.registry.placeholders import HOST, LICENCE, PUBLISHER
 from holdfast.registry.source import FeedFormat
-from holdfast.registry.validate import examine
+from holdfast.registry.validate import examine, load_profile
 from tests.support import recorded
 from tests.support.workbooks import workbook
 from tests.unit.collect.helpers import SAMPLE
@@ -25,13 +26,25 @@ from tests.unit.collect.helpers import mapped as records_under
 def drafted(path: Path, data: str | bytes, **known: Any) -> Profile:
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
     made = draft(path, name="x", url="https://example.org/x", **known)
-    profile = examine(made.text.encode()).required()
+    profile = load_profile(made.text.encode(), draft=True)
     records, rejects = records_under(path, profile)
     assert rejects == []
     assert len(records) >= made.records > 0
     if profile.key != "position":
         assert len({tuple(map(str, r.key)) for r in records}) == len(records)
     return profile
+
+
+def test_what_a_page_does_not_say_is_left_to_a_person(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text(SERIES)
+    made = draft(tmp_path / "x", name="x", url=f"https://{HOST}/x")
+    lines = made.text.splitlines()
+    left = examine(made.text.encode()).problems
+    assert [problem.path for problem in left] == ["publisher", "licence", "source.url"]
+    for problem in left:
+        assert lines[problem.line - 1].strip().startswith(problem.path.rpartition(".")[2])
+    said = made.text.replace(PUBLISHER, "The Met").replace(LICENCE, "CC0").replace(HOST, "a.org")
+    assert examine(said.encode()).problems == []
 
 
 def drawn(profile: Profile, member: str) -> Any:
@@ -165,7 +178,7 @@ def test_what_no_profile_can_read_is_named(tmp_path: Path, data: bytes, said: st
 def test_a_draft_of_a_recorded_source_holds(name: str) -> None:
     path = recorded.folder() / recorded.SOURCES[name][0]
     made = draft(path, name="x", url="https://example.org/x")
-    profile = examine(made.text.encode()).required()
+    profile = load_profile(made.text.encode(), draft=True)
     assert made.records >= made.rows > 0
     shipped = recorded.profile(name)
     feed = isinstance(profile.source.format, FeedFormat)  # OData in Atom is a feed as well
