@@ -225,7 +225,10 @@ def append(
     help="What a verifier elsewhere needs: origins and keys. Take it once, over a way you trust.",
     epilog="Example: holdfast ledger trust > holdfast.trust",
 )
-def trust(ctx: typer.Context) -> None:
+def trust(
+    ctx: typer.Context,
+    json: JsonOption = False,  # it always is; a failure is, too, with it
+) -> None:
     async def body() -> None:
         async with session(ctx) as api:
             print_json(await _client(api).trust(None))

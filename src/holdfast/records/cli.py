@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,13 +18,14 @@ from holdfast.kernel.cli import (
     run,
     say,
     session,
+    whole_file,
 )
 from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid, NotFound
 from holdfast.kernel.hints import BY_CODE
 from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from holdfast.kernel.http.client import ApiClient
     from holdfast.records.client import RecordsClient
@@ -65,6 +67,32 @@ def _client(api: ApiClient) -> RecordsClient:
     return RecordsClient(api)
 
 
+async def _known(api: ApiClient, profile: str) -> None:
+    """Raises if there is no such profile; asked where nothing of it was found.
+
+    Whoever may not ask for it, or reaches no registry, is told what was found: nothing.
+    """
+    from holdfast.kernel.principal import operator
+    from holdfast.registry.client import RegistryClient
+
+    try:
+        await RegistryClient(api).status(operator(), profile)
+    except HoldfastError as error:
+        if error.code == "profile-unknown":
+            raise
+
+
+@asynccontextmanager
+async def _of_known(api: ApiClient, profile: str) -> AsyncIterator[None]:
+    """Tells a profile of which nothing is published from one that there is not."""
+    try:
+        yield
+    except NotFound as error:
+        if error.code == "not-published":
+            await _known(api, profile)
+        raise
+
+
 def _more(following: str | None) -> None:
     if following is not None:
         say(f"there is more: add --cursor {following}")
@@ -75,7 +103,7 @@ def _more(following: str | None) -> None:
 
 @record_app.command(
     "list",
-    help="Records of a profile, as published now or at a time.",
+    help="Records of a profile, as published now or at a time, in the order in which they came.",
     epilog="Example: holdfast record list --profile rain --as-of 2026-01-31T00:00:00Z "
     "--dimension station=KSEA --from 2025-01-01 | holdfast record list --profile rain "
     "--columns period,amount",
@@ -89,10 +117,12 @@ def list_records(
         str | None, typer.Option("--run", help="What this run wrote, even if it is hidden.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--from", help="Periods that start on or after this day.")
+        str | None,
+        typer.Option("--from", help="Periods that start on or after this day (or month, or year)."),
     ] = None,
     end: Annotated[
-        str | None, typer.Option("--to", help="Periods that start before this day.")
+        str | None,
+        typer.Option("--to", help="Periods that start before this day (or month, or year)."),
     ] = None,
     dimension: Annotated[
         list[str] | None, typer.Option("--dimension", help="NAME=VALUE; may be repeated.")
@@ -131,11 +161,13 @@ def list_records(
         )
         async with session(ctx) as api:
             page = await _client(api).records(operator(), which, cursor=cursor, limit=limit)
+            if not (page.items or page.publication):
+                await _known(api, profile)
         if not (page.publication or run_id or as_of):
             raise NotPublished(
-                f"cannot list records of {profile}: nothing of it is published",
-                hint="`holdfast profile list` shows the profiles, "
-                f"`holdfast profile run {profile}` collects it",
+                f"cannot list records of {profile}: nothing of it is published yet",
+                hint=f"`holdfast profile run {profile}` collects it, "
+                f"`holdfast run list --profile {profile}` shows what came of it",
             )
         if json:
             print_json(page)
@@ -203,8 +235,9 @@ def show_record(
 
 @record_app.command(
     "receipt",
-    help="A record's receipt: what shows, offline, that it is in the log. For `holdfast verify`.",
-    epilog="Example: holdfast record receipt 0f3c… > r.json",
+    help="A record's receipt: what shows, offline, that it is in the log. For `holdfast verify`. "
+    "It is JSON, with or without --json.",
+    epilog="Example: holdfast record receipt 0f3c… --out r.json",
 )
 def record_receipt(
     ctx: typer.Context,
@@ -212,14 +245,23 @@ def record_receipt(
     revision: Annotated[
         int | None, typer.Option("--revision", min=1, help="Which revision. [the newest]")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file to write; - is standard output.")
+    ] = None,
+    json: JsonOption = False,  # it always is; a failure is, too, with it
 ) -> None:
     async def body() -> None:
         from holdfast.kernel.principal import operator
 
         async with session(ctx) as api:
             found = await _client(api).receipt(operator(), record, revision=revision)
-        sys.stdout.buffer.write(found)
-        sys.stdout.buffer.flush()
+        if out is None or str(out) == "-":
+            sys.stdout.buffer.write(found)
+            sys.stdout.buffer.flush()
+            return
+        with whole_file(out) as file:
+            file.write(found)
+        say(f"{len(found)} bytes; `holdfast verify {out} --trust FILE` checks them")
 
     run(body)
 
@@ -485,7 +527,8 @@ def export(
         async with session(ctx, timeout_seconds=600) as api:
             client = _client(api)
             if format == "datapackage":
-                described = await client.data_package(operator(), profile, as_of=as_of)
+                async with _of_known(api, profile):
+                    described = await client.data_package(operator(), profile, as_of=as_of)
                 if out is None:
                     print_json(described)
                     return
@@ -496,9 +539,10 @@ def export(
                 raise Invalid(
                     "cannot print Parquet on a terminal", hint="add --out FILE, or redirect it"
                 )
-            found = await client.export(
-                operator(), profile, format=format, as_of=as_of, vintage=vintage, exact=exact
-            )
+            async with _of_known(api, profile):
+                found = await client.export(
+                    operator(), profile, format=format, as_of=as_of, vintage=vintage, exact=exact
+                )
             # Closed here, while the connection is: what is left open ends in a traceback.
             chunks: Any = found.chunks
             async with contextlib.aclosing(chunks):
@@ -580,6 +624,8 @@ def list_runs(
         which = _run_filter(profile, status, "", since, until)
         async with session(ctx) as api:
             page = await _client(api).runs(operator(), which, cursor=cursor, limit=limit)
+            if profile and not page.items:
+                await _known(api, profile)
         if json:
             print_json(page)
             return
@@ -593,7 +639,7 @@ def list_runs(
                     one.status.value,
                     "yes" if one.replayed else "",
                     one.started_at[:19],
-                    *(getattr(one, name) for name in counts),
+                    *_counted(one, counts).values(),
                     _reason(one),
                 ]
                 for one in page.items
@@ -601,11 +647,25 @@ def list_runs(
             numeric=counts,
             spare=["replayed", "started", "records", "withdrawn", "changed", "new", "reason"],
             wraps=["reason"],
-            empty="no runs yet: `holdfast profile run NAME` starts one",
+            empty="no such runs"
+            if status or since or until
+            else f"no runs yet: `holdfast profile run {profile or 'NAME'}` starts one",
         )
         _more(page.next)
 
     run(body)
+
+
+_CHANGES = frozenset({"new", "changed", "unchanged", "withdrawn"})
+
+
+def _counted(one: Run, names: Iterable[str]) -> dict[str, str]:
+    """What a run came to, in numbers. One that published nothing changed nothing, whatever it had
+    found until then."""
+    in_vain = one.status.value in ("failed", "cancelled")
+    return {
+        name: "" if in_vain and name in _CHANGES else f"{getattr(one, name):,}" for name in names
+    }
 
 
 async def show_ended(api: ApiClient, run_id: str, quiet: bool) -> HoldfastError | None:
@@ -625,10 +685,7 @@ async def show_ended(api: ApiClient, run_id: str, quiet: bool) -> HoldfastError 
                 "run": found.id,
                 "profile": found.profile,
                 "state": found.status.value + (" (replayed)" if found.replayed else ""),
-                **{
-                    name: f"{getattr(found, name):,}"
-                    for name in ("records", "new", "changed", "withdrawn", "rejects")
-                },
+                **_counted(found, ("records", "new", "changed", "withdrawn", "rejects")),
                 **({"reason": _whole_reason(found)} if found.reason or found.code else {}),
             }
         )
@@ -706,6 +763,7 @@ def show_run(ctx: typer.Context, run_id: RunArgument, json: JsonOption = False) 
             print_json({"run": found, "responses": responses})
             return
         plain = to_builtins(found)
+        plain |= {name: count for name, count in _counted(found, _CHANGES).items() if not count}
         print_fields({n: v for n, v in plain.items() if v not in ("", None) and n != "drift"})
         if found.drift:
             print_table(
@@ -831,7 +889,12 @@ def list_rejects(
 
         which = _run_filter(profile, "", run_id, since, until)
         async with session(ctx) as api:
-            page = await _client(api).rejects(operator(), which, cursor=cursor, limit=limit)
+            client = _client(api)
+            page = await client.rejects(operator(), which, cursor=cursor, limit=limit)
+            if run_id and not page.items:
+                await client.run(operator(), run_id)
+            if profile and not page.items:
+                await _known(api, profile)
         if json:
             print_json(page)
             return
@@ -879,6 +942,8 @@ def list_notices(
             page = await _client(api).notices(
                 operator(), profile=profile, cursor=cursor, limit=limit
             )
+            if profile and not page.items:
+                await _known(api, profile)
         if json:
             print_json(page)
             return

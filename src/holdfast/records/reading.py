@@ -44,7 +44,7 @@ from holdfast.records.within import bound
 REVISIONS_MAX = 1_000
 STREAM_ROWS = 2_000
 _LAST = 2**62
-_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9:.]{5,15}Z)?")
+_MOMENT = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2}(T[0-9:.]{5,15}Z)?)?)?")
 _DIMENSION = re.compile(r"[a-z][a-z0-9_]{0,79}")
 
 
@@ -328,7 +328,7 @@ def check_filter(which: RecordFilter) -> None:
         if value is not None and not _is_moment(value):
             raise Invalid(
                 f"cannot read {name}={value[:60]}: it is neither a date nor a UTC time",
-                hint="write 2024-01-31 or 2024-01-31T00:00:00Z",
+                hint="write 2024, 2024-01, 2024-01-31 or 2024-01-31T00:00:00Z",
             )
     for name in which.dimensions:
         if _DIMENSION.fullmatch(name) is None:
@@ -336,11 +336,11 @@ def check_filter(which: RecordFilter) -> None:
 
 
 def _is_moment(text: str) -> bool:
-    """Whether it is a day, or a UTC time, that the calendar has."""
+    """Whether it is a year, a month, a day or a UTC time that the calendar has."""
     if _MOMENT.fullmatch(text) is None:
         return False
     try:
-        datetime.fromisoformat(text)
+        datetime.fromisoformat(text if len(text) >= 10 else f"{text}-01-01"[:10])
     except ValueError:
         return False
     return True

@@ -150,7 +150,8 @@ def data(
 @app.command(
     "receipt",
     help="Give the receipt of one cell: which spec, inputs and records it came from. Of a table by "
-    "--row (from 0) and --column, of a correlation by the path of a coefficient.",
+    "--row (from 0) and --column, of a correlation by the path of a coefficient. It is JSON, with "
+    "or without --json.",
     epilog="Example: holdfast report receipt co2 --row 0 --column anomaly > r.json | "
     "holdfast report receipt co2-and-temperature --column levels.pearson_r > r.json",
 )
@@ -160,6 +161,7 @@ def receipt(
     column: Annotated[str, typer.Option("--column", help="The column, or a coefficient's path.")],
     row: Annotated[int | None, typer.Option("--row", help="The row, from 0.")] = None,
     out: Annotated[Path, typer.Option("--out", help="A file; - is standard output.")] = Path("-"),
+    json: JsonOption = False,  # it always is; a failure is, too, with it
 ) -> None:
     async def body() -> None:
         async with session(ctx) as api:

@@ -14,19 +14,29 @@ from typer.testing import CliRunner, Result
 
 from holdfast.kernel.cli import CommandLine
 from holdfast.kernel.clock import SystemClock
-from holdfast.kernel.database import open_database
+from holdfast.kernel.database import Database, open_database
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import id_source
-from holdfast.kernel.principal import Principal
+from holdfast.kernel.outbox import ClearSealer, Outbox
+from holdfast.kernel.principal import Principal, operator
 from holdfast.records.cli import after_failure, record_app, reject_app, remarks, run_app
 from holdfast.records.http import handlers
 from holdfast.records.model import Reject, Run, RunStatus
+from holdfast.registry.document import write_document
+from holdfast.registry.http import handlers as registry_handlers
+from holdfast.registry.service import RegistryService
 from tests.support.postgres import run_apart
 from tests.unit.records.helpers import OPERATOR, bench_on, profile, record
+from tests.unit.registry.profiles import GOOD
 
 APPS = {"record": record_app, "run": run_app, "reject": reject_app}
 Invoke = Callable[..., Result]
+
+
+def registry_on(database: Database) -> RegistryService:
+    clock = SystemClock()
+    return RegistryService(database, Outbox(ClearSealer()), clock, id_source(clock))
 
 
 @pytest.fixture
@@ -46,8 +56,10 @@ def invoke(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             bad = bench.attempt(fence=3)
             await bad.open()
             await bad.respond()
-            await bad.post([], rejects=[Reject(response=0, position=7, field="rate", reason="x")])
+            rejects = [Reject(response=0, position=7, field="rate", reason="x")]
+            await bad.post([record("CA", "9.9")], rejects=rejects)
             await bad.finish()
+            await registry_on(database).publish(operator(), write_document(GOOD).encode())
 
     run_apart(filled)
 
@@ -63,7 +75,7 @@ def invoke(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             spec = AppSpec(
                 role="aggregator",
                 version="0",
-                handlers=handlers(bench.service),
+                handlers=[*handlers(bench.service), *registry_handlers(registry_on(database))],
                 authenticate=authenticate,
             )
             # The bench's ids begin anew with each command: events need others.
@@ -108,9 +120,31 @@ def test_records_are_listed_as_a_table_and_as_json(invoke: Invoke) -> None:
     ):
         wrong = invoke("record", "list", "--profile", "rates", *words)
         assert (wrong.exit_code, said in wrong.stderr) == (2, True), wrong.stderr
-    for verb in ("list", "export"):
-        unknown = invoke("record", verb, "--profile", "unknown")
-        assert (unknown.exit_code, "hint:" in unknown.stderr) == (4, True)
+    for bound in ("2025", "2025-01", "2025-01-01"):
+        words = ("--from", bound, "--to", "2026", "--json")
+        assert told(invoke("record", "list", "--profile", "rates", *words))["items"]
+
+
+def test_an_unknown_profile_is_told_from_one_of_which_nothing_is_there(invoke: Invoke) -> None:
+    kinds = ("csv", "datapackage")
+    for words in (
+        *(("record", "list"), ("run", "list"), ("reject", "list"), ("run", "list", "--json")),
+        *(("record", "export", "--format", kind) for kind in kinds),
+    ):
+        unknown = invoke(*words, "--profile", "unknown")
+        assert unknown.exit_code == 4, words
+        assert "cannot find the profile 'unknown'" in unknown.stderr
+        assert "holdfast profile list" in unknown.stderr
+    assert invoke("reject", "list", "--run", "0" * 8).exit_code == 4
+    for words, status, said in (
+        (("record", "list"), 4, "published yet\nhint: `holdfast profile run rain` collects it"),
+        (("record", "export"), 4, "nothing is published\nhint: `holdfast profile list`"),
+        (("run", "list"), 0, "no runs yet: `holdfast profile run rain` starts one"),
+        (("run", "list", "--status", "failed"), 0, "no such runs"),
+        (("reject", "list"), 0, "no rejects"),
+    ):
+        known = invoke(*words, "--profile", "rain")
+        assert (known.exit_code, said in known.stderr) == (status, True), known.stderr
 
 
 def test_a_list_shows_the_columns_that_are_asked_for(invoke: Invoke) -> None:
@@ -241,6 +275,10 @@ def test_runs_and_rejects_are_listed(invoke: Invoke) -> None:
     assert [run["status"] for run in runs] == ["failed", "succeeded", "succeeded"]
     table = invoke("run", "list", "--status", "failed")
     assert "too-many-rejects" in table.stdout
+    assert runs[0]["changed"] == 1, "what it had found until it failed"
+    [failed] = table.stdout.splitlines()[1:]
+    assert failed.split()[4:6] == ["1", "1"], "records and rejects, no changes: it made none"
+    assert "changed" not in invoke("run", "show", runs[0]["id"]).stdout
     shown = told(invoke("run", "show", runs[0]["id"], "--json"))
     assert shown["run"]["rejects"] == 1
     assert len(shown["responses"]) == 1
