@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,7 @@ class Seen:
     size: int = 0
     root: bytes = b""
     lies: bool = False
+    encodes: bool = False
     asked: list[int] = field(default_factory=list)
     url: str = ""
 
@@ -71,11 +73,14 @@ def witness() -> Iterator[Seen]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"])).decode()
             status, kind, text = seen.answer(body)
+            sent = gzip.compress(text.encode()) if seen.encodes else text.encode()
             self.send_response(status)
             self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(text.encode())))
+            self.send_header("content-length", str(len(sent)))
+            if seen.encodes:
+                self.send_header("content-encoding", "gzip")
             self.end_headers()
-            self.wfile.write(text.encode())
+            self.wfile.write(sent)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -112,6 +117,11 @@ async def test_checkpoints_are_cosigned_by_who_checked_that_the_log_grew(
             await ledger.append(ONE, one(8))
             await _signed(ledger, key)
             assert witness.asked[-2:] == [0, 7]
+            # Nothing that expands is taken, however well it is signed.
+            witness.encodes = True
+            await ledger.append(ONE, one(10))
+            assert len(notes.parse_note(await ledger.checkpoint(ONE)).signatures) == 1
+            witness.encodes = False
             # One that lies or is dead is done without, and the checkpoint goes out all the same.
             witness.lies = True
             await ledger.append(ONE, one(9))

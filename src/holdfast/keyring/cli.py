@@ -244,7 +244,7 @@ def release(
         wanted = SubjectRequest(subject=_subject(subject), reason=reason)
         async with session(ctx) as api:
             left = await SubjectsClient(api).release(None, wanted)
-        say("the hold is released")
+        say("no hold that was there before this is there now")
         _print_subjects(left, json=json)
 
     run(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext
 from datetime import datetime
@@ -242,14 +243,17 @@ def trust(
     epilog="Example: holdfast ledger checkpoint > checkpoint.txt",
 )
 def checkpoint(ctx: typer.Context, json: JsonOption = False) -> None:
+    from holdfast.ledger.notes import parse_checkpoint, parse_note
+
     async def body() -> None:
         async with session(ctx) as api:
             note = await _client(api).checkpoint(None)
         if not json:
             sys.stdout.write(note)
             return
-        origin, size, root = note.split("\n")[:3]
-        print_json({"origin": origin, "size": int(size), "root": root, "note": note})
+        found = parse_checkpoint(parse_note(note).text)
+        root = b64encode(found.root).decode()
+        print_json({"origin": found.origin, "size": found.size, "root": root, "note": note})
 
     run(body)
 

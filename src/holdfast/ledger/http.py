@@ -12,6 +12,7 @@ import msgspec
 from litestar import Response
 from litestar.params import Parameter
 
+from holdfast.kernel.canonical import INTEGER_MAX
 from holdfast.kernel.clock import parse_timestamp
 from holdfast.kernel.errors import HoldfastError, Invalid, TooLarge
 from holdfast.kernel.http import ApiRequest, Page, get, post
@@ -48,7 +49,7 @@ from holdfast.ledger.verifying import verify
 
 READ, WRITE = Permission.LEDGER_READ, Permission.LEDGER_APPEND
 MANAGE, RELAY = Permission.LEDGER_MANAGE, Permission.LEDGER_RELAY
-Position = Annotated[int, Parameter(ge=0)]
+Position = Annotated[int, Parameter(ge=0, le=INTEGER_MAX)]
 STREAM_BYTES_MAX = 2 * 1024**3
 IN_FLIGHT_MAX = 512
 LINE_BYTES_MAX = APPEND_BYTES_MAX

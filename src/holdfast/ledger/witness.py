@@ -98,7 +98,10 @@ class Witnesses:
             proof = await prove(old, size)
             lines = [f"old {old}", *(b64encode(part).decode() for part in proof), "", note.encode()]
             async with self._client.stream(
-                "POST", f"{witness.url}/add-checkpoint", content="\n".join(lines).encode()
+                "POST",
+                f"{witness.url}/add-checkpoint",
+                content="\n".join(lines).encode(),
+                headers={"accept-encoding": "identity"},
             ) as answer:
                 text = await _text(answer)
             if answer.status_code == 409 and answer.headers.get("content-type") == SIZE_TYPE:
@@ -123,8 +126,10 @@ class Witnesses:
 
 async def _text(answer: httpx.Response) -> str:
     """The answer's text, no more of it taken than there may be."""
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        raise NoteRefused("cannot use the witness's answer: it is encoded, which nobody asked for")
     data = b""
-    async for piece in answer.aiter_bytes():
+    async for piece in answer.aiter_raw():
         data += piece
         if len(data) > ANSWER_BYTES_MAX:
             raise NoteRefused(f"cannot use the witness's answer: over {ANSWER_BYTES_MAX} bytes")
