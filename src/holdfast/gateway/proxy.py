@@ -17,6 +17,7 @@ other methods are left to the caller, who knows whether repeating is safe.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import tempfile
@@ -37,7 +38,7 @@ from holdfast.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
-from holdfast.kernel.files import Descriptor, write_all
+from holdfast.kernel.files import Descriptor, taken, write_all
 from holdfast.kernel.http.door import CODE, PROBES, SUBJECT, TENANT, answer, target_of
 from holdfast.kernel.http.problems import CODE_HEADER
 from holdfast.kernel.http.routes import BODY_BYTES, too_large
@@ -76,7 +77,6 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/sessions", "identity"),
     ("/v1/accounts", "identity"),
     ("/v1/passkeys", "identity"),
-    ("/v1/accounts", "identity"),
     ("/v1/audit", "identity"),
     ("/v1/sign-in", "identity"),
     ("/v1/ledger", "ledger"),
@@ -571,7 +571,7 @@ class _Spool:
         self._pending += piece
         if len(self._pending) > SPOOL_MEMORY_BYTES or (last and self._file is not None):
             if self._file is None:
-                self._file = _unnamed()
+                self._file = await taken(asyncio.to_thread(_unnamed), Descriptor.close)
             await self._file.run(write_all, bytes(self._pending))
             self._pending.clear()
 

@@ -49,6 +49,7 @@ class Descriptor:
 
     async def run(self, call: Callable[..., T], *arguments: object) -> T:
         """What ``call`` of the number and the arguments gives, in a thread."""
+        assert self._work is None or self._work.done(), "one at a time"
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(None, call, self._number, *arguments)
         self._work = work
@@ -106,7 +107,12 @@ def write_new(path: Path, data: bytes, mode: int = 0o600) -> bool:
 
 def write_over(path: Path, data: bytes, mode: int = 0o600) -> None:
     """The file with ``data``, or as it was before: whole and durable on return."""
-    _written(path, data, mode).replace(path)
+    temporary = _written(path, data, mode)
+    try:
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink()
+        raise
     flush_folder(path.parent)
 
 

@@ -27,7 +27,7 @@ PREPARING = RLock()
 REFUSED = {
     "httpx._main": "httpx",  # its command line: click, rich and all of pygments' lexers
     "rich": "structlog",  # colours in tracebacks, which we write as plain text
-    "greenlet": "structlog",  # a context for threads of a kind that nothing here has
+    "greenlet": "structlog",  # for structlog.threadlocal, unused; PostgreSQL's engine gets it
     "pydantic": "litestar",  # types of bodies that are none of ours
     "attr": "litestar",
     "mako.ext.pygmentplugin": "mako",  # colours in pages about a template that failed

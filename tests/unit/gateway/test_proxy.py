@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from holdfast.fleet.grants import Grants
-from holdfast.gateway.proxy import CHUNK_BYTES, ProxyMiddleware, Repeats, RoleProxy
+from holdfast.gateway.proxy import CHUNK_BYTES, ROUTES, ProxyMiddleware, Repeats, RoleProxy
 from holdfast.identity.hop import HEADER, HopSigner, HopVerifier
 from holdfast.kernel.canonical import digest
 from holdfast.kernel.clock import ManualClock, SystemClock
@@ -187,6 +187,10 @@ async def test_an_answer_is_an_answer_even_if_it_is_a_refusal() -> None:
     assert (answered.status, len(role.requests)) == (503, 1)
 
 
+def test_no_path_is_two_roles() -> None:
+    assert sorted(dict(ROUTES)) == sorted(path for path, _ in ROUTES)
+
+
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, 1024**2, 1024**2 + 1, 5 * 1024**2 + 7])
 async def test_a_body_goes_on_whole_and_no_disk_holds_up_the_others(
     monkeypatch: pytest.MonkeyPatch, size: int
@@ -210,7 +214,7 @@ async def test_a_body_goes_on_whole_and_no_disk_holds_up_the_others(
 
         return called
 
-    for name in ("write", "pread"):
+    for name in ("dup", "write", "pread"):
         monkeypatch.setattr(os, name, seen(getattr(os, name)))
     sent = iter(range(0, max(size, 1), CHUNK_BYTES))
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import pytest
 
-from holdfast.kernel.files import opened, taken, write_new, write_over
+from holdfast.kernel.files import Descriptor, opened, taken, write_new, write_over
 from tests.support.waiting import until
 
 
@@ -111,3 +111,23 @@ def test_a_file_that_cannot_be_written_over_stays_as_it_was(
             write(path, b"never")
     assert path.read_bytes() == b"after"
     assert [entry.name for entry in tmp_path.iterdir()] == ["head"]
+
+
+def test_a_name_that_cannot_be_taken_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_over(tmp_path / "folder", b"x")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+async def test_one_thread_at_a_time_works_on_a_descriptor(tmp_path: Path) -> None:
+    descriptor = Descriptor(os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT))
+    go = threading.Event()
+    first = asyncio.create_task(descriptor.run(lambda _: go.wait(60)))
+    await asyncio.sleep(0)
+    with pytest.raises(AssertionError, match="one at a time"):
+        await descriptor.run(os.write, b"x")
+    go.set()
+    assert await first
+    assert await descriptor.run(os.write, b"x") == 1
+    descriptor.close()
