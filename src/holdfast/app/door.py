@@ -138,7 +138,10 @@ def spec(
         )
         client = httpx.AsyncClient(
             timeout=httpx.Timeout(120.0, connect=5.0),
-            transport=RolePool(verify_of(system.tls, elsewhere.values())),
+            transport=RolePool(
+                verify_of(system.tls, elsewhere.values()),
+                served_idle_seconds=settings["serve_idle_seconds"],
+            ),
             trust_env=False,
         )
         proxy = RoleProxy(elsewhere, signer, client, system.clock)

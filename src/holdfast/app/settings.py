@@ -671,7 +671,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_SERVE_IDLE_SECONDS",
         _seconds(0.1, 3600),
         75.0,
-        "Time between requests of a connection",
+        "Time between requests of a connection; less than 5 s only if the same for every role",
         (Alias("VDB_IDLE_TIMEOUT_SECS", EVENT_LOG, "300", _seconds(0.1, 3600)),),
     ),
     Setting(

@@ -53,7 +53,7 @@ class Role:
 
 @asynccontextmanager
 async def calling(
-    role: Served, *, connections_max: int = 10, seconds: float = 20.0
+    role: Served, *, connections_max: int = 10, seconds: float = 20.0, idle: float = 75.0
 ) -> AsyncIterator[httpx.AsyncClient]:
     serving: list[asyncio.Task[None]] = []
 
@@ -72,7 +72,9 @@ async def calling(
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    transport = RolePool(ssl.create_default_context(), connections_max=connections_max)
+    transport = RolePool(
+        ssl.create_default_context(), connections_max=connections_max, served_idle_seconds=idle
+    )
     async with (
         server,
         httpx.AsyncClient(
@@ -209,6 +211,35 @@ async def test_a_busy_connection_does_not_live_for_ever(monkeypatch: pytest.Monk
         monkeypatch.setattr(pool, "LIFE_SECONDS", 0.0)
         assert [(await client.get("/")).text for _ in range(2)] == ["ok", "ok"]
     assert role.connections == 3
+
+
+@pytest.mark.parametrize(("served", "kept"), [(0.0, 3), (1e9, 3), (8e9, 1)])
+async def test_a_connection_is_kept_for_less_than_the_servers_keep_it(
+    monkeypatch: pytest.MonkeyPatch, served: float, kept: int
+) -> None:
+    """Each request comes 0.8e9 seconds after the one before."""
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 4e9)
+    monkeypatch.setattr(pool, "LIFE_SECONDS", 1e12)
+    role = Role()
+    async with calling(role, idle=served) as client:
+        for _ in range(3):
+            assert (await client.get("/")).text == "ok"
+            [idle] = next(iter(client._transport._idle.values()))  # type: ignore[attr-defined]
+            idle._rested_at -= 0.8e9
+    assert role.connections == kept
+
+
+async def test_an_idle_connection_that_nobody_came_down_to_is_ended() -> None:
+    role = Role()
+    async with calling(role) as client:
+        await asyncio.gather(*(client.get("/") for _ in range(3)))
+        [stack] = client._transport._idle.values()  # type: ignore[attr-defined]
+        former = list(stack)
+        for each in former[:2]:
+            each._rested_at -= pool.IDLE_SECONDS
+        assert (await client.get("/")).text == "ok"
+        assert list(stack) == former[2:]
+        await until(lambda: all(each._lost for each in former[:2]))
 
 
 async def test_a_connection_that_the_other_side_closed_is_not_used_again() -> None:

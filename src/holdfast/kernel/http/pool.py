@@ -22,7 +22,10 @@ import httptools
 import httpx
 
 IDLE_SECONDS = 4.0
-"""Less than servers keep a silent connection: theirs is not to end while we take it."""
+"""How long an idle connection is kept, where servers keep a silent one for longer: theirs is not to
+end while we take it."""
+IDLE_PART = 0.75
+"""Of the time that they keep it for, where that is short."""
 LIFE_SECONDS = 300.0
 """A busy connection is never idle; it would go on under a certificate that was renewed since, until
 nobody knows that one any more, and with a server that is trusted no more."""
@@ -34,8 +37,12 @@ Origin = tuple[str, str, int]
 
 
 class RolePool(httpx.AsyncBaseTransport):
-    """At most ``connections_max`` connections; whoever waits for one longer than the request's
-    ``pool`` timeout gets :class:`httpx.PoolTimeout`."""
+    """At most ``connections_max`` connections in use, and ``idle_max`` idle ones to each origin.
+
+    Whoever waits for one longer than the request's ``pool`` timeout gets
+    :class:`httpx.PoolTimeout`. ``served_idle_seconds`` is how long the servers keep a silent
+    connection: what is sent as they end it may have been done or not, so ours end before.
+    """
 
     def __init__(
         self,
@@ -43,9 +50,11 @@ class RolePool(httpx.AsyncBaseTransport):
         *,
         connections_max: int = 500,
         idle_max: int = 100,
+        served_idle_seconds: float = 75.0,
     ) -> None:
         self._verify = verify
-        self._idle: dict[Origin, list[_Connection]] = {}
+        self._idle: dict[Origin, deque[_Connection]] = {}
+        self._idle_seconds = min(IDLE_SECONDS, IDLE_PART * served_idle_seconds)
         self._idle_max = idle_max
         self._places = asyncio.Semaphore(connections_max)
 
@@ -81,7 +90,9 @@ class RolePool(httpx.AsyncBaseTransport):
     def done(self, connection: _Connection) -> None:
         """Take a connection back, for the next one if it can carry another request."""
         self._places.release()
-        stack = self._idle.setdefault(connection.origin, [])
+        stack = self._idle.setdefault(connection.origin, deque())
+        while stack and not stack[0].fresh(self._idle_seconds):
+            stack.popleft().abort()  # nobody has come down to it since
         if connection.reusable() and len(stack) < self._idle_max:
             connection.rest()
             stack.append(connection)
@@ -90,10 +101,10 @@ class RolePool(httpx.AsyncBaseTransport):
 
     async def _connection(self, url: httpx.URL, seconds: float | None) -> _Connection:
         origin = (url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80))
-        stack = self._idle.get(origin, [])
+        stack = self._idle.get(origin)
         while stack:
             found = stack.pop()
-            if found.fresh():
+            if found.fresh(self._idle_seconds):
                 return found
             found.abort()
         loop = asyncio.get_running_loop()
@@ -215,12 +226,12 @@ class _Connection(asyncio.Protocol):
         """Nothing is asked for now."""
         self._rested_at = self._loop.time()
 
-    def fresh(self) -> bool:
-        """Whether another request may go by it."""
+    def fresh(self, idle_seconds: float) -> bool:
+        """Whether another request may go by it, after so long a silence at most."""
         if self._lost or self._error is not None:
             return False
         now = self._loop.time()
-        return now - self._rested_at < IDLE_SECONDS and now - self._made_at < LIFE_SECONDS
+        return now - self._rested_at < idle_seconds and now - self._made_at < LIFE_SECONDS
 
     def abort(self) -> None:
         """End it, whatever is on it."""
