@@ -1,4 +1,7 @@
-"""Receipts where every role is a process of its own, on PostgreSQL: record and cell, verified."""
+"""Receipts where every role is a process of its own: record and cell, verified.
+
+On one PostgreSQL with one keyring, and with a SQLite database per role, where nothing is shared.
+"""
 
 from __future__ import annotations
 
@@ -44,26 +47,32 @@ def receipt(client: httpx.Client, path: str, **params: Any) -> bytes:
     return found
 
 
+def sharing(stack: Stack, server: PostgresServer, tmp_path: Path) -> None:
+    """One database for all, so one keyring: the ledger relays what other roles have sealed."""
+    server.execute("CREATE DATABASE receipts_split")
+    url = server.dsn("receipts_split")
+    stack.databases = lambda role: "" if role == "gateway" else url
+    master = MasterKeys.create(tmp_path / "master.key").path
+    stack.environment = {
+        "HOLDFAST_KEYRING_URL": url,
+        "HOLDFAST_KEYRING_MASTER_KEY_FILE": str(master),
+    }
+    stack.start_role("ledger")
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_a_receipt_made_by_five_processes_holds_before_both_verifiers(
-    postgres: PostgresServer, tmp_path: Path
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     profiles = tmp_path / "profiles"
     profiles.mkdir()
     kept = SAMPLE.joinpath("profiles", f"{PROFILE}.yaml").read_text()
     (profiles / f"{PROFILE}.yaml").write_text(kept)
-    postgres.execute("CREATE DATABASE receipts_split")
-    url = postgres.dsn("receipts_split")
     with sources(tmp_path) as (_, replay):
         stack = Stack(tmp_path / "stack", "split", replay, profiles, drones=1)
         stack.directory.mkdir()
-        stack.databases = lambda role: "" if role == "gateway" else url
-        # One database for all, so one keyring: the ledger relays what other roles have sealed.
-        master = MasterKeys.create(tmp_path / "master.key").path
-        stack.environment = {
-            "HOLDFAST_KEYRING_URL": url,
-            "HOLDFAST_KEYRING_MASTER_KEY_FILE": str(master),
-        }
-        stack.start_role("ledger")
+        if database == "postgresql":
+            sharing(stack, request.getfixturevalue("postgres"), tmp_path)
         with running(stack):
             stack.collect_all()
             stack.settle()
