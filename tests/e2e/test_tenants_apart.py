@@ -10,18 +10,22 @@ import json
 import os
 import random
 import re
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from msgspec import Raw
 
+from holdfast.identity.signin.model import csrf_of
 from tests.e2e.test_door import SECRET, token_of
-from tests.support.program import Program
+from tests.support import provider as accounts
+from tests.support.authenticator import Authenticator
+from tests.support.program import Program, wait_until
 from tests.support.soaking import scale
 from tests.support.stack import SAMPLE, Stack, running, sources
 
@@ -33,16 +37,23 @@ pytestmark = [
 SEED = int(os.environ.get("HOLDFAST_TEST_SEED", "20261127"))
 ATTEMPTS = 1000
 API = Path(__file__).parents[2] / "api" / "openapi.json"
-OPEN = ("/v1/login", "/health", "/ready", "/metrics", "/v1/tenants", "/v1/people", "/v1/passkeys")
-"""Nobody's (they need no tenant, or are of people and their own sessions)."""
+OPEN = ("/v1/login", "/health", "/ready", "/metrics", "/v1/tenants")
+"""Nobody's: they need no tenant."""
 ENDLESS = ("/v1/ledger/follow",)
 """Subscriptions end when their caller goes; they are tried by themselves."""
 OWN = {"position", "path", "sequence"}
 """What every tenant has of its own: positions and tiles of its log."""
-LISTED = ("profiles", "runs", "tasks", "api-keys", "reports")
-
+FOLDED = "/v1/ledger/projections/{name}"
+FOLDS = ("publications", "runs", "tasks")
+"""So has it these, under the same names: there is nothing to compare, but something to show."""
+LISTED = (
+    *("profiles", "runs", "tasks", "api-keys", "reports", "workers/tokens"),
+    *("people", "invitations"),
+)
+OF_A_PERSON = ("sessions", "accounts", "passkeys")
 
 PROFILE = "nasa-global-temp-annual"
+BOSS = "boss@example.org"
 SPEC = {
     "version": 1,
     "name": "decades",
@@ -66,11 +77,15 @@ class Known:
             for run in runs[:3]
             for one in program.get(f"/v1/runs/{run}/responses")
         ]
-        role = program.client.put("/v1/roles/of-default", json={"permissions": ["records:read"]})
-        assert role.status_code < 300, role.text
-        made = program.client.post(
-            "/v1/api-keys", json={"name": "key", "permissions": ["records:read"]}
-        )
+        few = {"permissions": ["records:read"]}
+        made(program.client.put("/v1/roles/of-default", json=few))
+        key = made(program.client.post("/v1/api-keys", json={"name": "key", **few}))
+        open_one = made(program.client.post("/v1/invitations", json={"name": "Grace"}))
+        held = {"subject": "somebody", "reason": "a dispute"}
+        made(program.client.post("/v1/subjects/hold", json=held))
+        backup = made(program.client.post("/v1/backups", json={}))["id"]
+        wait_until(lambda: program.get(f"/v1/backups/{backup}")["state"] == "done", 120)
+        [person] = [each["id"] for each in program.items("/v1/people")]
         self.values: dict[str, list[str]] = {
             "profile": profiles,
             "run": runs,
@@ -82,13 +97,22 @@ class Known:
             "event": [one["id"] for one in entries],
             "stream": sorted({one["stream"] for one in entries}),
             "digest": digests,
-            "key": [made.json()["key"]["id"]],
+            "version": [
+                one["digest"] for one in program.items(f"/v1/profiles/{profiles[0]}/versions")
+            ],
+            "key": [key["key"]["id"]],
             "role": ["of-default"],
             "subject": ["somebody"],
-            "backup_id": [str(uuid.uuid4())],
-            "session": [str(uuid.uuid4())],
-            "invitation": [str(uuid.uuid4())],
+            "backup_id": [backup],
+            "invitation": [open_one["invitation"]["id"]],
+            "token": [one["id"] for one in program.items("/v1/workers/tokens")],
+            "person": [person],
+            "session": [one["id"] for one in program.items("/v1/sessions", person=person)],
+            "account": [one["id"] for one in program.get("/v1/accounts", person=person)],
+            "passkey": [one["id"] for one in program.get("/v1/passkeys", person=person)],
         }
+        empty = [sort for sort, values in self.values.items() if not values]
+        assert not empty, f"nothing of these is there, so nothing would be compared: {empty}"
 
     def invented(self, value: str) -> str:
         """Something of the same form that is nowhere."""
@@ -101,6 +125,31 @@ class Known:
         return f"{value[:1]}{''.join(self.chance.choices('abcdefghij', k=max(3, len(value) - 1)))}"
 
 
+def made(answer: httpx.Response) -> Any:
+    """What was made."""
+    assert answer.is_success, answer.text
+    return answer.json() if answer.content else None
+
+
+def come_in(program: Program, provider: accounts.FakeProvider) -> None:
+    """Somebody signs in by an account elsewhere, and keeps a passkey: one of each is there."""
+    origin = program.url.replace("127.0.0.1", "localhost")
+    host = {"host": urlsplit(origin).netloc}
+    with httpx.Client(base_url=program.url, headers=host, trust_env=False) as browser:
+        away = browser.get("/login/oauth/oidc").headers["location"]
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(away).query).items()}
+        provider.challenge = asked["code_challenge"]
+        provider.claims = {"sub": "boss", "email": BOSS, "email_verified": True, "name": "Boss"}
+        provider.claims["nonce"] = asked["nonce"]
+        back = {"state": asked["state"], "code": "right"}
+        browser.get("/login/oauth/oidc/callback", params=back)
+        mine = {"origin": origin, "x-csrf-token": csrf_of(browser.cookies["holdfast_session"])}
+        ceremony = made(browser.post("/v1/login/passkeys/options", json={}, headers=mine))
+        passkey = Authenticator(origin, "localhost").make(Raw(json.dumps(ceremony["options"])))
+        answer = {"ceremony": ceremony["ceremony"], "credential": json.loads(bytes(passkey))}
+        made(browser.post("/v1/login/passkeys", json=answer, headers=mine))
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """A program in which the tenant `default` has something of every sort."""
@@ -110,15 +159,23 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     text = SAMPLE.joinpath("profiles", f"{PROFILE}.yaml").read_text(encoding="utf-8")
     (profiles / f"{PROFILE}.yaml").write_text(text)
     (folder / "secret").write_bytes(SECRET)
-    with sources(folder) as (_, replay):
+    with sources(folder) as (_, replay), accounts.fake_provider() as provider:
         stack = Stack(folder / "stack", "up", replay, profiles, drones=1)
         stack.directory.mkdir()
-        stack.environment = {"HOLDFAST_IDENTITY_JWT_SECRET_FILE": str(folder / "secret")}
+        stack.environment = {
+            "HOLDFAST_IDENTITY_JWT_SECRET_FILE": str(folder / "secret"),
+            "HOLDFAST_IDENTITY_OAUTH_PROVIDER": "oidc",
+            "HOLDFAST_IDENTITY_OAUTH_CLIENT_ID": accounts.CLIENT,
+            "HOLDFAST_IDENTITY_OAUTH_CLIENT_SECRET": accounts.SECRET,
+            "HOLDFAST_IDENTITY_OAUTH_ISSUER": provider.url,
+            "HOLDFAST_IDENTITY_OAUTH_ALLOW": urlsplit(provider.url).netloc,
+            "HOLDFAST_IDENTITY_ADMIN_USERS": BOSS,
+        }
         with running(stack):
+            come_in(stack.door, provider)
             stack.collect_all()
             stack.settle()
-            made = stack.door.client.post("/v1/reports", json=SPEC)
-            assert made.status_code == 201, made.text
+            made(stack.door.client.post("/v1/reports", json=SPEC))
             yield stack.door
 
 
@@ -133,7 +190,7 @@ def routes() -> list[tuple[str, str, list[str]]]:
                 one["name"]
                 for one in operation.get("parameters", [])
                 if one["in"] == "query"
-                and one["name"] in ("profile", "run", "event", "stream", "worker")
+                and one["name"] in ("profile", "run", "event", "stream", "worker", "person")
             ]
             if named or "{" in path:
                 found.append((method.upper(), path, named))
@@ -142,6 +199,7 @@ def routes() -> list[tuple[str, str, list[str]]]:
 
 BODIES: dict[str, Any] = {
     "/v1/roles/{name}": {"permissions": ["records:read"]},
+    "/v1/people/{person}/roles": {"roles": ["viewer"]},
     "/v1/tasks/{task}/cancel": {"reason": "x"},
     "/v1/tasks/{task}/complete": {"fence": 1, "outcome": "succeeded"},
     "/v1/runs/{run}/finish": {"fence": 1, "outcome": "failed", "batches": 0},
@@ -150,6 +208,7 @@ NAMED_IN_BODIES: list[tuple[str, str, Any]] = [
     ("/v1/records/receipts", "record", {"records": ["<>"]}),
     ("/v1/tasks/collect", "profile", {"profile": "<>"}),
     ("/v1/reports", "profile", {**SPEC, "inputs": {"a": {"profile": "<>", "measures": ["x"]}}}),
+    ("/v1/sessions/end", "person", {"person": "<>"}),
     ("/v1/subjects/erase", "subject", {"subject": "<>", "reason": "a test"}),
     ("/v1/subjects/hold", "subject", {"subject": "<>", "reason": "a test"}),
     ("/v1/subjects/release", "subject", {"subject": "<>", "reason": "a test"}),
@@ -161,6 +220,8 @@ def parameter_of(path: str, name: str) -> str:
     """Which sort of thing a path's parameter names."""
     if name == "name":
         return "role" if "/roles/" in path else "profile"
+    if name == "digest" and "/versions/" in path:
+        return "version"
     return name
 
 
@@ -191,7 +252,10 @@ def attempts() -> list[Attempt]:
     """Every way there is."""
     found = []
     for method, path, queried in routes():
-        if path not in ENDLESS:
+        if path.startswith(FOLDED):
+            body = None if method == "GET" else {}
+            found += [Attempt(method, path.replace("{name}", fold), (), body) for fold in FOLDS]
+        elif path not in ENDLESS:
             in_path = [name for name in re.findall(r"\{([a-z_]+)\}", path) if name not in OWN]
             body = None if method in ("GET", "DELETE") else BODIES.get(path, {})
             found.append(Attempt(method, path, (*in_path, *queried), body))
@@ -245,7 +309,7 @@ def test_another_tenants_things_are_refused_alike_whether_they_exist_or_not(
             there, nowhere = [], []
             for name in attempt.named:
                 sort = parameter_of(attempt.path, name)
-                value = chance.choice(known.values.get(sort, ["nothing-known"]))
+                value = chance.choice(known.values[sort])
                 there.append(value)
                 nowhere.append(known.invented(value))
             first = asked(client, attempt, there)
@@ -255,9 +319,9 @@ def test_another_tenants_things_are_refused_alike_whether_they_exist_or_not(
                     assert client.delete(f"/v1/roles/{name}").status_code == 204
             outcomes[first.status_code] += 1
             outcomes[second.status_code] += 1
-            made = MADE.get(attempt.path, ()) if first.is_success else ()
-            both = told(first, there, made), told(second, nowhere, made)
-            if both[0] != both[1]:
+            own = MADE.get(attempt.path, ()) if first.is_success else ()
+            both = told(first, there, own), told(second, nowhere, own)
+            if attempt.named and both[0] != both[1]:
                 differing.append((attempt.method, attempt.path, there, *both))
             shown = secret.difference(there) & set(re.findall(r"[0-9a-f-]{32,36}", first.text))
             if shown:
@@ -324,6 +388,9 @@ def other(program: Program, tenant: str = "other") -> httpx.Client:
 def state_of(program: Program) -> dict[str, Any]:
     """What the tenant `default` has, as its operator sees it."""
     found: dict[str, Any] = {name: list(program.items(f"/v1/{name}")) for name in LISTED}
-    found["roles"] = program.get("/v1/roles")
+    for person in found["people"]:
+        for name in OF_A_PERSON:
+            found[f"{name} of {person['id']}"] = program.get(f"/v1/{name}", person=person["id"])
+    found |= {name: program.get(f"/v1/{name}") for name in ("roles", "subjects")}
     found["records"] = program.get("/v1/records", profile=PROFILE, limit=1000)["items"]
     return found
