@@ -57,6 +57,12 @@ SECRET = secrets.token_hex(32).encode()
 PROFILE = "scripps-co2-monthly"
 MARKER = f"marker-{secrets.token_hex(6)}"
 """What only the tenant under attack knows; no answer may hold it."""
+REPORT = {
+    "version": 1,
+    "name": MARKER,
+    "inputs": {"a": {"profile": PROFILE, "measures": ["co2"]}},
+    "output": {"type": "table"},
+}
 
 
 class Line:
@@ -228,6 +234,8 @@ def insider_at(door: Program) -> tuple[Insider, tuple[bytes, ...]]:
         "hop token": SigningKey.from_seed(b"\x05" * 32).sign({"sub": "operator"}, typ=TYPE),
         "empty": "",
     }
+    for path, wanted in (("/v1/reports", REPORT), ("/v1/invitations", {"name": MARKER})):
+        assert api.post(path, json=wanted).status_code == 201
     runs = [run["id"] for run in door.items("/v1/runs")]
     found = door.get("/v1/records", profile=PROFILE, limit=50)["items"]
     records = [record["id"] for record in found]
@@ -235,6 +243,9 @@ def insider_at(door: Program) -> tuple[Insider, tuple[bytes, ...]]:
         "name": [PROFILE], "profile": [PROFILE], "run": runs, "source": runs, "record": records,
         "task": [task["id"] for task in door.items("/v1/tasks")],
         "worker": [each["id"] for each in door.items("/v1/workers")],
+        "token": [each["id"] for each in door.items("/v1/workers/tokens")],
+        "invitation": [each["id"] for each in door.items("/v1/invitations")],
+        "report_id": [each["id"] for each in door.items("/v1/reports")],
         "key": [key_id, revoked_id],
         "digest": [each["digest"] for each in door.items(f"/v1/profiles/{PROFILE}/versions")],
     }  # fmt: skip
@@ -254,7 +265,9 @@ def insider_at(door: Program) -> tuple[Insider, tuple[bytes, ...]]:
 def state_of(door: Program) -> dict[str, Any]:
     """What the tenant has: nothing of it may change."""
     kept = ("id", "name", "status", "permissions", "revoked_at", "digest", "published_at")
-    paths = ("/v1/api-keys", "/v1/workers", "/v1/profiles", "/v1/runs", "/v1/tasks")
+    kept += ("state", "roles", "ended_at")
+    paths = ("/v1/api-keys", "/v1/workers", "/v1/profiles", "/v1/runs", "/v1/tasks", "/v1/reports")
+    paths += ("/v1/people", "/v1/invitations", "/v1/workers/tokens")
     found: dict[str, Any] = {
         path: [{k: v for k, v in each.items() if k in kept} for each in door.items(path)]
         for path in paths
@@ -262,7 +275,8 @@ def state_of(door: Program) -> dict[str, Any]:
     for worker in found["/v1/workers"]:
         # Nobody beats here: whether they are lost yet is a matter of time alone.
         worker["status"] = worker["status"].replace("lost", "alive")
-    return found | {"/v1/roles": door.get("/v1/roles")}
+    found["/v1/records"] = door.get("/v1/records", profile=PROFILE, limit=50)["items"]
+    return found | {path: door.get(path) for path in ("/v1/roles", "/v1/subjects")}
 
 
 def counted(program: Program, name: str, at_least: int = 0) -> int:
@@ -285,19 +299,32 @@ def refusals(program: Program) -> int:
 
 def told_of(door: Program, insider: Insider) -> int:
     """How many refusals the events of both tenants tell of."""
-    total = 0
+    refused = [each for each in entries(door, insider) if each["type"] == "access.refused"]
+    return sum(each["payload"]["count"] for each in refused)
+
+
+def happened(door: Program, insider: Insider, since: datetime) -> list[tuple[str, str]]:
+    """What the events of both tenants tell of since then beside refusals."""
+    return [
+        (each["type"], each["stream"])
+        for each in entries(door, insider)
+        if datetime.fromisoformat(each["time"]) > since
+        # Nobody beats here: when a worker is lost is a matter of time alone.
+        and each["type"] not in ("access.refused", "worker.lost")
+    ]
+
+
+def entries(door: Program, insider: Insider) -> Iterator[Any]:
+    """The log of the tenant under attack, and that of the attacker's."""
     for headers in ({}, {"authorization": f"Bearer {insider.foreign}"}):
         cursor: str | None = None
         while True:
             params = {"limit": 1000, **({"cursor": cursor} if cursor else {})}
             page = door.client.get("/v1/ledger/entries", params=params, headers=headers).json()
-            for entry in page["items"]:
-                if entry["type"] == "access.refused":
-                    total += entry["payload"]["count"]
+            yield from page["items"]
             cursor = page.get("next")
             if not cursor:
                 break
-    return total
 
 
 def attack(stack: Stack, count: int, seed: int) -> Tally:
@@ -306,7 +333,7 @@ def attack(stack: Stack, count: int, seed: int) -> Tally:
     routes = routes_of(door.get("/openapi.json"))
     before, refused_before = state_of(door), refusals(door)
     told_before = wait_until(lambda: told_of(door, insider) + 1, what="the ledger") - 1
-    tally = Tally()
+    tally, began = Tally(), datetime.now(UTC)
     with closing(Line(httpx.URL(door.url).port or 0)) as line:
         for attempt in Attacker(routes, insider, seed).attempts(count):
             status, answer = line.ask(attempt.request)
@@ -326,6 +353,7 @@ def attack(stack: Stack, count: int, seed: int) -> Tally:
     with suppress(AssertionError):
         wait_until(lambda: told_of(door, insider) - told_before == tally.noted, 60)
     assert told_of(door, insider) - told_before == tally.noted, tally
+    assert happened(door, insider, began) == []
     assert tally.routes == set(routes)
     assert door.get("/health")["status"] == "ok"
     return tally
