@@ -81,6 +81,10 @@ async def test_the_places_of_a_drone_that_is_gone_are_free_after_its_lease(
             ended = [await bench.ended(task, seconds=60) for task in (*held, waiting)]
     assert [run.status for run in ended] == [RunStatus.SUCCEEDED] * 3
     assert all([(await bench.task(task)).attempts >= 2 for task in held])
+    # Waiting for a place costs no attempt; a machine that stands still may.
+    waited = await bench.task(waiting)
+    lost = [each for each in waited.history if each.code in ("lease-expired", "worker-lost")]
+    assert waited.attempts == 1 + len(lost), waited
 
 
 async def test_runs_that_lead_to_each_others_hosts_never_wait_for_each_other(
