@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.database import Database, create_schema, open_database
 from holdfast.migrations import load_tables
+from tests.support.hygiene import GUARD
 from tests.support.postgres import PostgresServer, postgres_server, run_apart
 from tests.support.tenancy import TenancyWatch
 
@@ -85,6 +86,29 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 
 def _skips_fail() -> bool:
     return os.environ.get("HOLDFAST_CI") == "1"
+
+
+_settled: set[Path] = set()
+_SERVING = ("tests/e2e/", "tests/integration/")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """What programs wrote holds no secret: a test's when it is over, a module's after its last."""
+    yield
+    last = nextitem is None or nextitem.path != item.path
+    looked_at = GUARD.active or item.nodeid.startswith(_SERVING)
+    base: Path = item.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    own = getattr(item, "funcargs", {}).get("tmp_path")
+    folders = sorted(base.iterdir()) if last else [own] if own is not None else []
+    new = [each for each in folders if each not in _settled and not each.is_symlink()]
+    if last or looked_at:
+        _settled.update(new)
+    found = GUARD.settle(new) if looked_at and new else []
+    if last:
+        GUARD.forget()
+    if found:
+        pytest.fail("secrets where none may be:\n" + "\n".join(found), pytrace=False)
 
 
 @pytest.fixture(scope="session")

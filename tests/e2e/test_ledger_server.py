@@ -299,6 +299,7 @@ def test_tls_by_the_guides_names(tmp_path: Path) -> None:
     ca, certificate, key = (tmp_path / name for name in ("ca.crt", "server.crt", "server.key"))
     ca.write_bytes(pki.certificate_pem(authority.certificate))
     certificate.write_bytes(pki.certificate_pem(issued))
+    key.touch(mode=0o600)
     key.write_bytes(pki.key_pem(private))
     environment = {
         "VDB_BIND_ADDR": "127.0.0.1:0",

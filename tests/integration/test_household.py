@@ -1,7 +1,9 @@
-"""What ``up`` keeps for its drones from one start to the next."""
+"""What ``up`` keeps for its drones from one start to the next, and what it says at the start."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from holdfast.app.settings import ROLES, resolve
 from holdfast.fleet.model import WorkerRegister
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Unauthenticated
+from holdfast.kernel.serving import Bound
 from tests.support.signing import PUBLIC_KEY
+from tests.support.waiting import until
 
 
 async def test_up_keeps_one_join_token_and_ends_the_one_that_it_replaces(tmp_path: Path) -> None:
@@ -53,3 +57,31 @@ async def test_up_keeps_one_join_token_and_ends_the_one_that_it_replaces(tmp_pat
     assert fourth not in (first, second, third)
     file.unlink()
     assert await started() not in (first, second, third, fourth)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+async def test_the_link_that_signs_in_is_for_whoever_watches_and_in_no_log(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    watched: bool,
+) -> None:
+    settings = resolve({}, {"data_dir": str(tmp_path / "data")})
+    household = Household(settings, sample=False, once=False, drones=0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched)
+    said = ""
+
+    def greeted() -> bool:
+        nonlocal said
+        said += capsys.readouterr().err
+        return "stop with Ctrl-C" in said
+
+    async with open_system(settings, ROLES) as system:
+        living = asyncio.create_task(
+            household.live(system, Bound("127.0.0.1", 1, "http://127.0.0.1:1"))
+        )
+        await until(greeted)
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)
+    assert ("/login#" in said) is watched
+    assert "holdfast login" in said

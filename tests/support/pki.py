@@ -58,7 +58,9 @@ class Pki:
         wanted = pki.Request(pki.Purpose.CLIENT, name, days=1)
         made = pki.issue(authority, wanted, key.public_key(), now=began, serial=99)
         (self.folder / f"{name}.crt").write_bytes(pki.certificate_pem(made))
-        (self.folder / f"{name}.key").write_bytes(pki.key_pem(key))
+        file = self.folder / f"{name}.key"
+        file.touch(mode=0o600)
+        file.write_bytes(pki.key_pem(key))
 
     def context(self, name: str = "", of: Pki | None = None) -> ssl.SSLContext:
         """A caller that trusts this authority and presents ``name``'s certificate, if any."""

@@ -20,6 +20,7 @@ import httpx
 import psutil
 
 from holdfast.app.settings import SETTINGS
+from tests.support.hygiene import GUARD
 
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
@@ -41,6 +42,7 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("HOLDFAST_") and name not in left_out
     }
+    GUARD.configured(extra or {})
     return kept | {"PYTHONFAULTHANDLER": "1"} | dict(extra or {})
 
 
@@ -96,6 +98,7 @@ class Program:
 
     def stop(self) -> int:
         """Ask it to stop (SIGTERM); its exit status."""
+        GUARD.parting(self)
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(timeout=STOP_SECONDS)
         self.close()
@@ -127,6 +130,7 @@ def started(
         yield program
     finally:
         if program.process.poll() is None:
+            GUARD.parting(program)
             children = psutil.Process(program.process.pid).children(recursive=True)
             program.process.terminate()
             try:
@@ -194,7 +198,7 @@ def run_command(
     *arguments: str, environment: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """One command of the line, to its end."""
-    return subprocess.run(
+    done = subprocess.run(
         [*HOLDFAST, *arguments],
         capture_output=True,
         text=True,
@@ -203,6 +207,8 @@ def run_command(
         cwd=cwd,
         check=False,
     )
+    GUARD.command(arguments, done.stdout, done.stderr)
+    return done
 
 
 def wait_until(condition: Any, seconds: float = 90.0, what: str = "") -> Any:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import httpx
 import psutil
 
+from tests.support.hygiene import GUARD
 from tests.support.pki import Pki
 from tests.support.program import (
     HOLDFAST,
@@ -207,6 +208,8 @@ class Stack:
 
     def stop(self) -> None:
         """Stop everything, kindly and then not."""
+        for program in self.running.values():
+            GUARD.parting(program)
         with ExitStack() as stack:
             for process in self.drone_processes.values():
                 stack.callback(_end, process)

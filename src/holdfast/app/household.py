@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import resources
@@ -87,10 +88,15 @@ class Household:
         return 0
 
     def _greet(self, system: System, bound: Bound) -> None:
+        """Say where it runs. The link that signs in is for whoever watches, not for a log."""
         assert system.links is not None
-        link = f"{bound.url}/login#{system.links.create(system.operator)}"
         say(f"Holdfast runs at {bound.url}")
-        say(f"  console: {link}  (works once, for five minutes; `holdfast login` prints another)")
+        if sys.stderr.isatty():
+            link = f"{bound.url}/login#{system.links.create(system.operator)}"
+            again = "works once, for five minutes; `holdfast login` prints another"
+            say(f"  console: {link}  ({again})")
+        else:
+            say(f"  console: {bound.url}/  (`holdfast login` prints a link that signs in)")
         say(f"  profiles: {self._settings.profiles_dir}")
         say(f"  drones: {self._drones}; data: {self._settings.data_dir}; stop with Ctrl-C")
 
