@@ -12,6 +12,7 @@ request id, for as long as logs are kept.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -171,17 +172,27 @@ class Trail:
             _told_before(note, error)
 
     async def loop(self) -> None:
-        """Hand over every few seconds, and once more when told to stop."""
+        """Hand over every few seconds, and once more when told to stop.
+
+        What is noted goes to the disk every second meanwhile, however long handing over takes.
+        """
         try:
-            await self.flush()  # what an earlier life of this door left
-            while True:
-                for _ in range(round(KEEP_SECONDS / SYNC_SECONDS)):
-                    await self._clock.sleep(SYNC_SECONDS)
-                    if self._notebook is not None:
-                        await self._notebook.sync()
-                await self.flush()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._hand_over())
+                if self._notebook is not None:
+                    group.create_task(self._keep(self._notebook))
         finally:
             await self.flush()
+
+    async def _hand_over(self) -> None:
+        while True:
+            await self.flush()  # at first what an earlier life of this door left
+            await self._clock.sleep(KEEP_SECONDS)
+
+    async def _keep(self, notebook: Notebook) -> None:
+        while True:
+            await self._clock.sleep(SYNC_SECONDS)
+            await notebook.sync()
 
     async def check(self) -> str | None:
         """Readiness: degraded while notes are taken by nobody, or cannot be kept on disk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from holdfast.identity.audit import (
     KINDS_MAX,
     NOBODY,
     REFUSED,
+    SYNC_SECONDS,
     VARIOUS,
     Happened,
     Trail,
@@ -26,6 +28,7 @@ from holdfast.identity.notebook import AuditNote, Notebook
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Conflict, Invalid, Unavailable
 from holdfast.kernel.ids import id_source
+from tests.support.waiting import until
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 
@@ -261,6 +264,40 @@ async def test_a_disk_that_is_well_again_is_found_out_though_nothing_is_noted(
     assert [each.count for each in map(notebook.note_of, pages.open())] == [1]
     pages.close()
     assert len(Notebook(tmp_path / "door").open()) == 1
+
+
+async def test_notes_go_to_the_disk_while_whoever_takes_them_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, asked, answer = ManualClock(NOW), asyncio.Event(), asyncio.Event()
+    synced: list[Path | None] = []
+
+    async def record(_: Sequence[AuditNote]) -> None:
+        asked.set()
+        await answer.wait()
+
+    def sync(descriptor: int, handed: Path | None, _: Path) -> None:
+        os.close(descriptor)
+        synced.append(handed)
+
+    monkeypatch.setattr(notebook, "_sync", sync)
+    door = Trail(record, clock, id_source(clock), Notebook(tmp_path / "door"))
+    door.note(refused(code="c0"))
+    async with asyncio.TaskGroup() as group:
+        loop = group.create_task(door.loop())
+        await asked.wait()
+        try:
+            for number in range(3):
+                door.note(refused(code=f"c{number}"))
+
+                def once_more(count: int = len(synced)) -> bool:
+                    clock.advance(SYNC_SECONDS)
+                    return len(synced) > count
+
+                await until(once_more, seconds=20.0)
+        finally:
+            answer.set()
+            loop.cancel()
 
 
 @pytest.mark.parametrize("failing", ["open", "replace"])
