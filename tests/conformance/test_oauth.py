@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +30,7 @@ from holdfast.identity.signin.passkeys import PasskeysService
 from holdfast.identity.signin.providers import Wire
 from holdfast.identity.signin.sessions import SessionLimits, SessionsService
 from holdfast.kernel.clock import ManualClock
+from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import (
     Conflict,
@@ -67,6 +69,7 @@ class House:
 
     def __init__(self, parts: Parts, provider: FakeProvider, outbound: OutboundClient) -> None:
         self.provider = provider
+        self.outbound = outbound
         self.people = PeopleService(parts)
         self.sessions = SessionsService(parts, SessionLimits())
         passkeys = PasskeysService(parts, self.sessions, PasskeySettings())
@@ -411,6 +414,28 @@ async def test_a_disabled_person_does_not_come_in(house: House) -> None:
     first = await house.come(invitation=await house.invited())
     await house.people.disable(ME, first.subject)
     await refused(house.come(), "oauth-unknown")
+
+
+@pytest.mark.parametrize("known", ["address", "account"])
+async def test_who_was_forgotten_comes_again_by_an_invitation_only(
+    house: House, parts: Parts, known: str
+) -> None:
+    office = {"email": "ada@office.example", "email_verified": True}
+    # Only the account tells who they are, or only the address they were written down with.
+    link = await house.invited(email="" if known == "account" else office["email"])
+    first = await house.come(sub="first", invitation=link, **office)
+    await house.people.forget(ME, first.subject)
+    # Another pepper makes the marks from now on; those of the old one hold.
+    peppers = Peppers({1: b"\x05" * 32, 2: b"\x06" * 32})
+    house = House(replace(parts, peppers=peppers), house.provider, house.outbound)
+    back = office | {"sub": "first" if known == "account" else "second"}
+    await refused(house.come(**back), "oauth-unknown")
+    assert len((await house.people.list_people(ME))[0]) == 1
+    # Nobody else is kept out, and who is invited anew is somebody new.
+    await house.come(sub="third", email="bob@office.example", email_verified=True)
+    again = await house.come(invitation=await house.invited(), **back)
+    assert again.subject != first.subject
+    assert (await house.come(**back)).subject == again.subject
 
 
 async def test_a_provider_that_is_not_named_is_not_asked(house: House) -> None:

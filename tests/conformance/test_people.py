@@ -284,7 +284,9 @@ async def test_a_person_who_is_forgotten_is_in_no_row_and_does_not_come_back(
     assert (found.name, found.email, found.roles) == ("", "", ["viewer"])
 
     def everything(conn: Any) -> str:
-        tables = ("people", "invitations", "person_accounts", "passkeys", "sessions")
+        tables = (
+            "people", "invitations", "person_accounts", "passkeys", "sessions", "people_forgotten",
+        )  # fmt: skip
         select = "SELECT * FROM {} WHERE tenant = :tenant"
         rows = [
             conn.execute(text(select.format(table)), {"tenant": ME.tenant}).all()

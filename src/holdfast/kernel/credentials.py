@@ -55,6 +55,10 @@ class Peppers:
         """What ``text`` is called for good: under the oldest version, whichever come after it."""
         return self._mac(min(self._versions), text)
 
+    def seals(self, text: str) -> list[bytes]:
+        """What :meth:`seal` may have made of ``text``, under whichever version it was."""
+        return [self._mac(version, text) for version in sorted(self._versions, reverse=True)]
+
     def matches(self, secret: str, kept: bytes, version: int) -> bool:
         """Whether ``kept`` was made of ``secret``; in the same time whatever is wrong with it."""
         return version in self._versions and hmac.compare_digest(self._mac(version, secret), kept)

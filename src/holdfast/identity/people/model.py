@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct, field
 
 from holdfast.identity.model import Name
@@ -108,6 +110,14 @@ def normal_email(text: str) -> str | None:
     if not _EMAIL.fullmatch(stripped):
         return None
     return stripped.casefold()
+
+
+def traits(tenant: str, email: str, accounts: Iterable[tuple[str, str]]) -> list[str]:
+    """What somebody is known again by: their address and their accounts (issuer, subject), each a
+    text of its own, of that tenant, and like no secret."""
+    found = [("address", tenant, email)] if email else []
+    every = (*found, *(("account", tenant, *account) for account in accounts))
+    return [msgspec.json.encode(each).decode() for each in every]
 
 
 def invitation_state(expires_at: str, used_at: str | None, ended_at: str | None, now: str) -> str:

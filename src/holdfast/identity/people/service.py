@@ -26,6 +26,7 @@ from holdfast.identity.people.model import (
     TenantCreate,
     invitation_state,
     normal_email,
+    traits,
 )
 from holdfast.identity.signin import oauth_store, passkey_store
 from holdfast.identity.signin import store as signin_store
@@ -250,7 +251,9 @@ class PeopleService:
 
         They are disabled; their name, address, passkeys, accounts and sessions (with the addresses
         those came from) are gone. Their id and roles stay, so that what was done in that name keeps
-        its meaning. A copy made before still has them: after a restore this is to be said again.
+        its meaning, and a keyed mark of the address and of each account, so that by these they come
+        in again only if somebody invites them. A copy made before still has them: after a restore
+        this is to be said again.
         """
         await self._manageable(principal, person, forgotten=True)
         if person == principal.subject:
@@ -264,10 +267,13 @@ class PeopleService:
 
         def unit(conn: Connection) -> Person:
             tenant = principal.tenant
+            email = _there(conn, tenant, person).email
             store.disable_person(conn, tenant, person, now)
             store.end_invitations_of(conn, tenant, person, now)
             passkey_store.remove_passkeys_of(conn, tenant, person)
-            oauth_store.remove_accounts_of(conn, tenant, person)
+            accounts = oauth_store.remove_accounts_of(conn, tenant, person)
+            for trait in traits(tenant, email, accounts):
+                store.mark_forgotten(conn, tenant, self._parts.peppers.seal(trait)[0])
             signin_store.remove_sessions_of(conn, tenant, person)
             if store.forget_person(conn, tenant, person):
                 self._parts.outbox.emit(conn, principal, event)

@@ -42,6 +42,12 @@ invitations = tenant_table(
 )
 """Invitations: an HMAC of the secret. ``person`` is whom it brings back, or empty."""
 
+forgotten = tenant_table(
+    "people_forgotten",
+    Column("mark", LargeBinary, primary_key=True, nullable=False),
+)
+"""By what those who were forgotten would be known again: an HMAC of each address and account."""
+
 _ADD_PERSON = text(
     "INSERT INTO people (tenant, id, name, email, roles, created_at, created_by, event_id)"
     " VALUES (:tenant, :id, :name, :email, :roles, :created_at, :created_by, :event_id)"
@@ -71,6 +77,10 @@ _FORGET_INVITATIONS = text(
     "UPDATE invitations SET name = '', email = ''"
     " WHERE tenant = :tenant AND (person = :id OR used_by = :id)"
 )
+_MARK = text(
+    "INSERT INTO people_forgotten (tenant, mark) VALUES (:tenant, :mark) ON CONFLICT DO NOTHING"
+)
+_IS_MARKED = text("SELECT 1 FROM people_forgotten WHERE tenant = :tenant AND mark = :mark")
 _SET_ROLES = text("UPDATE people SET roles = :roles WHERE tenant = :tenant AND id = :id")
 
 _ADD_INVITATION = text(
@@ -144,6 +154,16 @@ def forget_person(conn: Connection, tenant: str, person: str) -> bool:
     values = {"tenant": tenant, "id": person}
     conn.execute(_FORGET_INVITATIONS, values)
     return conn.execute(_FORGET, values).rowcount == 1
+
+
+def mark_forgotten(conn: Connection, tenant: str, mark: bytes) -> None:
+    conn.execute(_MARK, {"tenant": tenant, "mark": mark})
+
+
+def is_forgotten(conn: Connection, tenant: str, mark: bytes) -> bool:
+    """Whether somebody was forgotten who would be known by this."""
+    found = conn.execute(_IS_MARKED, {"tenant": tenant, "mark": mark}).one_or_none()
+    return found is not None
 
 
 def set_roles(conn: Connection, tenant: str, person: str, roles: str) -> None:

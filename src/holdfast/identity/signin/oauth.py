@@ -20,6 +20,7 @@ from holdfast.identity.finding import TenantFinder
 from holdfast.identity.granting import Parts
 from holdfast.identity.model import as_json
 from holdfast.identity.people import store as people_store
+from holdfast.identity.people.model import traits
 from holdfast.identity.signin import oauth_store as store
 from holdfast.identity.signin import passkey_store
 from holdfast.identity.signin import store as sessions_store
@@ -279,11 +280,16 @@ class OAuthService:
         """What somebody may do who comes uninvited; :class:`Denied` for everybody else.
 
         An address counts once: whoever has it already keeps it, and a second account with the same
-        address, at whichever provider, is a stranger.
+        address, at whichever provider, is a stranger. Whoever was forgotten stays out as whoever is
+        disabled does.
         """
         email = account.email
         if not email or people_store.find_by_email(conn, tenant, email) is not None:
             raise stranger()
+        for trait in traits(tenant, email, [(account.issuer, account.subject)]):
+            for mark in self._parts.peppers.seals(trait):
+                if people_store.is_forgotten(conn, tenant, mark):
+                    raise stranger()
         if email in self._settings.admins:
             return "admin"
         if email.rpartition("@")[2] in self._settings.domains:

@@ -32,7 +32,10 @@ _OF_PERSON = text(
 )
 _COUNT = text("SELECT count(*) FROM person_accounts WHERE tenant = :tenant AND person = :person")
 _REMOVE = text("DELETE FROM person_accounts WHERE tenant = :tenant AND id = :id")
-_REMOVE_OF = text("DELETE FROM person_accounts WHERE tenant = :tenant AND person = :person")
+_REMOVE_OF = text(
+    "DELETE FROM person_accounts WHERE tenant = :tenant AND person = :person"
+    " RETURNING issuer, subject"
+)
 _FIND = text("SELECT * FROM person_accounts WHERE tenant = :tenant AND id = :id")
 
 
@@ -54,8 +57,10 @@ def remove_account(conn: Connection, tenant: str, account: str) -> bool:
     return conn.execute(_REMOVE, {"tenant": tenant, "id": account}).rowcount == 1
 
 
-def remove_accounts_of(conn: Connection, tenant: str, person: str) -> None:
-    conn.execute(_REMOVE_OF, {"tenant": tenant, "person": person})
+def remove_accounts_of(conn: Connection, tenant: str, person: str) -> list[tuple[str, str]]:
+    """Remove them; issuer and subject of each."""
+    rows = conn.execute(_REMOVE_OF, {"tenant": tenant, "person": person}).all()
+    return [(row.issuer, row.subject) for row in rows]
 
 
 def find_account(conn: Connection, tenant: str, account: str) -> Row[Any] | None:
