@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from holdfast.kernel.errors import Conflict, Invalid, NotFound, Unauthenticated
 from holdfast.kernel.principal import Principal, operator
 from tests.conformance.test_people import clock, events, parts
 from tests.support.authenticator import UP, Authenticator
+from tests.support.between import Between
 
 __all__ = ["clock", "parts"]
 
@@ -45,6 +47,8 @@ class House:
     """Identity, with somebody who comes in."""
 
     def __init__(self, parts: Parts) -> None:
+        self.between = Between(parts.database)
+        parts = replace(parts, database=self.between)
         self.people = PeopleService(parts)
         self.sessions = SessionsService(parts, SessionLimits())
         self.passkeys = PasskeysService(parts, self.sessions, PasskeySettings())
@@ -306,6 +310,38 @@ async def test_a_disabled_person_does_not_come_in_by_a_passkey(
         await house.sign_in(key)
     with pytest.raises(Unauthenticated):
         await house.passkeys.see_invitation(again)
+
+
+@pytest.mark.parametrize("meanwhile", ["disable", "forget"])
+async def test_who_goes_meanwhile_leaves_no_passkey_behind(
+    house: House, key: Authenticator, meanwhile: str
+) -> None:
+    me = await house.principal(await house.join(key))
+    who = Who(tenant=me.tenant, person=me.subject)
+    spare = Authenticator(ORIGIN, RP_ID, 2)
+    begun = await house.passkeys.begin_adding(SignInStart(visitor=VISITOR, who=who))
+    # The answer is taken, and then they go.
+    house.between.before = [None, lambda: getattr(house.people, meanwhile)(ME, me.subject)]
+    with pytest.raises(Unauthenticated):
+        await house.passkeys.add(finish(begun, spare.make(begun.options), who))
+    left = await house.passkeys.list_passkeys(ME, person=me.subject)
+    assert len(left) == (1 if meanwhile == "disable" else 0)
+
+
+async def test_one_who_is_forgotten_while_something_of_theirs_is_ended_has_nothing(
+    house: House, key: Authenticator
+) -> None:
+    for what in ("passkey", "session"):
+        first = await house.join(key)
+        [mine] = await house.passkeys.list_passkeys(await house.principal(first))
+        house.between.before = [lambda person=first.subject: house.people.forget(ME, person)]
+        ending = (
+            house.passkeys.end(ME, mine.id)
+            if what == "passkey"
+            else house.sessions.end(ME, first.id)
+        )
+        with pytest.raises(NotFound):
+            await ending
 
 
 async def test_one_passkey_is_one_persons(house: House, key: Authenticator) -> None:

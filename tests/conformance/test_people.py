@@ -32,6 +32,7 @@ from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import TenantId, id_source
 from holdfast.kernel.outbox import BEGINNING, Entry, Outbox
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
+from tests.support.between import Between
 from tests.support.fleet import QuietSealer
 
 People = PeopleService | PeopleClient
@@ -306,6 +307,40 @@ async def test_a_person_who_is_forgotten_is_in_no_row_and_does_not_come_back(
         assert refusal.value.code == "person-forgotten"
     with pytest.raises(Conflict):
         await served.forget(replace(ADMIN, subject=(mine := await join(parts, ["admin"]))), mine)
+
+
+@pytest.mark.parametrize("meanwhile", ["disable", "forget"])
+async def test_who_goes_meanwhile_is_not_brought_back_nor_written_down_anew(
+    served: PeopleService, parts: Parts, meanwhile: str
+) -> None:
+    between = Between(parts.database)
+    slow = PeopleService(replace(parts, database=between))
+    person = await join(parts, ["viewer"])
+    between.before = [lambda: getattr(served, meanwhile)(ME, person)]
+    with pytest.raises(Conflict) as refusal:
+        await slow.recover(ME, person)
+    assert (
+        refusal.value.code
+        == {"disable": "person-disabled", "forget": "person-forgotten"}[meanwhile]
+    )
+    assert await served.list_invitations(ME) == ([], None)
+    with pytest.raises(Conflict):
+        await served.recover(ME, person)
+
+
+async def test_who_is_forgotten_meanwhile_is_not_enabled(
+    served: PeopleService, parts: Parts, database: Database
+) -> None:
+    between = Between(parts.database)
+    slow = PeopleService(replace(parts, database=between))
+    person = await join(parts, ["viewer"])
+    await served.disable(ME, person)
+    between.before = [lambda: served.forget(ME, person)]
+    assert (await slow.enable(ME, person)).disabled_at is not None
+    assert [entry.event.type for entry in await events(database)] == [
+        "person.disabled",
+        "person.forgotten",
+    ]
 
 
 async def test_nobody_disables_themselves(served: PeopleService, parts: Parts) -> None:

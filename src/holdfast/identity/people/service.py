@@ -89,7 +89,10 @@ class PeopleService:
     async def recover(
         self, principal: Principal, person: str, *, idempotency_key: str = ""
     ) -> NewInvitation:
-        """A link by which somebody who lost their passkeys registers a new one. On the record."""
+        """A link by which somebody who lost their passkeys registers a new one. On the record.
+
+        :class:`Conflict` if they may not sign in: a link would not let them in either.
+        """
         found = await self._manageable(principal, person)
         wanted = PersonInvite(
             name=found.name, email=found.email, roles=found.roles, hours=RECOVERY_HOURS
@@ -137,6 +140,9 @@ class PeopleService:
         }
 
         def unit(conn: Connection) -> Invitation:
+            if person is not None:
+                # Read again: a name that was taken out meanwhile is not to be written down anew.
+                _check_active(_there(conn, principal.tenant, person.id))
             one_secret(
                 conn, principal, f"people.{type_}", asked, now, identity,
                 "`holdfast person uninvite {}`",
@@ -366,11 +372,7 @@ class PeopleService:
         """The person, if ``principal`` has all that they have: or managing would be a way up."""
         found = await self.find_person(principal, person)
         if found.state == "forgotten" and not forgotten:
-            raise Conflict(
-                "cannot do this: nothing here says any more who this person is",
-                code="person-forgotten",
-                hint="invite them anew",
-            )
+            raise _forgotten()
         custom = await self._db.read(principal, lambda conn: custom_roles(conn, principal.tenant))
         check_handed_on(principal, granted_by(found.roles, custom), ())
         return found
@@ -387,6 +389,25 @@ def _checked_email(text: str) -> str:
 
 def _nobody(person: str) -> NotFound:
     return NotFound(f"cannot find the person {person}", code="person-not-found")
+
+
+def _forgotten() -> Conflict:
+    return Conflict(
+        "cannot do this: nothing here says any more who this person is",
+        code="person-forgotten",
+        hint="invite them anew",
+    )
+
+
+def _check_active(person: Person) -> None:
+    if person.state == "forgotten":
+        raise _forgotten()
+    if person.state == "disabled":
+        raise Conflict(
+            "cannot bring back somebody who is disabled",
+            code="person-disabled",
+            hint=f"`holdfast person enable {person.id}` first",
+        )
 
 
 def _there(conn: Connection, tenant: str, person: str) -> Person:

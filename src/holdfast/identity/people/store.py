@@ -68,7 +68,7 @@ _DISABLE = text(
 )
 _ENABLE = text(
     "UPDATE people SET disabled_at = NULL"
-    " WHERE tenant = :tenant AND id = :id AND disabled_at IS NOT NULL"
+    " WHERE tenant = :tenant AND id = :id AND disabled_at IS NOT NULL AND name <> ''"
 )
 _FORGET = text(
     "UPDATE people SET name = '', email = '' WHERE tenant = :tenant AND id = :id AND name <> ''"

@@ -133,9 +133,7 @@ class PasskeysService:
         principal, now = service("identity", tenant), timestamp(self._parts.clock.now())
 
         def unit(conn: Connection) -> None:
-            person = people_store.find_person(conn, tenant, row.person)
-            if person is None or person.disabled_at is not None:
-                raise passkey_refused("the person is disabled")
+            _check_active(conn, tenant, row.person)
             count, kept = verified.new_sign_count, verified.credential_backed_up
             if not store.note_use(conn, row, count, kept, now):
                 raise passkey_refused("it was used at the same time")
@@ -243,6 +241,7 @@ class PasskeysService:
         values, event = self._passkey(asked, verified, finish.answer.name)
 
         def unit(conn: Connection) -> Row[Any] | None:
+            _check_active(conn, principal.tenant, who.person)
             self._add(conn, principal, values, event)
             return store.find_passkey(conn, principal.tenant, values["id"])
 
@@ -272,7 +271,7 @@ class PasskeysService:
         )
         own = row is not None and row.person == principal.subject
         if row is None or not (own or principal.may(Permission.IDENTITY_WRITE)):
-            raise NotFound(f"cannot find the passkey {passkey}", code="passkey-not-found")
+            raise _no_passkey(passkey)
         credential = f"{PASSKEY_CREDENTIAL}:{passkey}"
         begun = await self._db.read(
             principal,
@@ -302,7 +301,8 @@ class PasskeysService:
             return store.find_passkey(conn, principal.tenant, passkey)
 
         found = await self._db.write(principal, unit)
-        assert found is not None, "its row stays"
+        if found is None:  # whose it was is forgotten
+            raise _no_passkey(passkey)
         return passkey_of(found)
 
     # --- shared -----------------------------------------------------------------------------------
@@ -500,6 +500,17 @@ def _begin(visitor: Visitor, tenant: TenantId, person: str, passkey: str) -> Ses
         agent=visitor.agent,
         replaces=visitor.replaces,
     )
+
+
+def _check_active(conn: Connection, tenant: str, person: str) -> None:
+    """Refuse whoever may not sign in, whatever was so when they were asked."""
+    found = people_store.find_person(conn, tenant, person)
+    if found is None or found.disabled_at is not None:
+        raise passkey_refused("the person is disabled")
+
+
+def _no_passkey(passkey: str) -> NotFound:
+    return NotFound(f"cannot find the passkey {passkey}", code="passkey-not-found")
 
 
 def _signed_in(who: Who | None) -> Who:

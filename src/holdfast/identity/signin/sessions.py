@@ -246,7 +246,7 @@ class SessionsService:
         )
         if not visible:
             # The same answer whether it is somebody else's or nobody's.
-            raise NotFound(f"cannot find the session {session}", code="session-not-found")
+            raise _no_session(session)
         event = self._parts.event(
             principal,
             f"session/{session}",
@@ -260,7 +260,8 @@ class SessionsService:
             return store.find_session(conn, principal.tenant, session)
 
         found = await self._db.write(principal, unit)
-        assert found is not None, "rows are kept for a while after they end"
+        if found is None:  # whose it was is forgotten
+            raise _no_session(session)
         return self._session_of(found, principal, now)
 
     async def end_all(self, principal: Principal, person: str | None = None) -> int:
@@ -347,6 +348,10 @@ def _holder(
     roles = msgspec.json.decode(person.roles, type=list[str])
     granted = granted_by(roles, custom_roles(conn, tenant))
     return person.name, granted | {Permission.SELF}
+
+
+def _no_session(session: str) -> NotFound:
+    return NotFound(f"cannot find the session {session}", code="session-not-found")
 
 
 def session_over() -> Unauthenticated:
