@@ -43,6 +43,7 @@ from holdfast.kernel.errors import (
 from holdfast.kernel.outbound import OutboundClient, OutboundSettings
 from holdfast.kernel.principal import Principal, PrincipalKind, operator
 from tests.conformance.test_people import ELSEWHERE, events, parts
+from tests.support.between import Between
 from tests.support.provider import CLIENT, SECRET, FakeProvider, fake_provider
 
 __all__ = ["parts"]
@@ -70,6 +71,8 @@ class House:
     def __init__(self, parts: Parts, provider: FakeProvider, outbound: OutboundClient) -> None:
         self.provider = provider
         self.outbound = outbound
+        self.between = Between(parts.database)
+        parts = replace(parts, database=self.between)
         self.people = PeopleService(parts)
         self.sessions = SessionsService(parts, SessionLimits())
         passkeys = PasskeysService(parts, self.sessions, PasskeySettings())
@@ -396,6 +399,37 @@ async def test_an_account_is_unlinked_and_its_sessions_end_but_never_the_last_wa
     told = [entry.event for entry in await events(database)]
     ended = [each.payload for each in told if each.type == "account.unlinked"]
     assert ended == [{"person": first.subject, "account": each} for each in (account.id, left.id)]
+
+
+async def test_a_session_that_begins_while_its_account_is_unlinked_does_not_outlive_it(
+    house: House,
+) -> None:
+    first = await house.come(invitation=await house.invited())
+    [account] = await house.oauth.list_accounts(ME, person=first.subject)
+    began = []
+
+    async def come() -> None:
+        began.append(await house.come())
+
+    house.between.before = [come]
+    with pytest.raises(Conflict) as found:
+        await house.oauth.unlink(ME, account.id)
+    assert found.value.code == "signed-in-meanwhile"
+    await house.oauth.unlink(ME, account.id)
+    for each in (first, *began):
+        with pytest.raises(Unauthenticated):
+            await house.sessions.find_holder(each.secret)
+
+
+async def test_an_account_that_is_unlinked_while_it_comes_signs_nobody_in(house: House) -> None:
+    office = {"email": "ada@office.example", "email_verified": True}
+    first = await house.come(invitation=await house.invited(), **office)
+    [account] = await house.oauth.list_accounts(ME, person=first.subject)
+    back = await house.ask()
+    # What it came back with is taken, and then the account is unlinked.
+    house.between.before = [None, lambda: house.oauth.unlink(ME, account.id)]
+    await refused(house.oauth.finish(back), "oauth-refused")
+    assert await house.oauth.list_accounts(ME, person=first.subject) == []
 
 
 async def test_an_account_that_was_unlinked_signs_in_where_it_is_linked_next(house: House) -> None:

@@ -312,6 +312,26 @@ async def test_a_disabled_person_does_not_come_in_by_a_passkey(
         await house.passkeys.see_invitation(again)
 
 
+async def test_a_session_that_begins_while_its_passkey_is_ended_does_not_outlive_it(
+    house: House, key: Authenticator
+) -> None:
+    first = await house.join(key)
+    [mine] = await house.passkeys.list_passkeys(await house.principal(first))
+    began = []
+
+    async def sign_in() -> None:
+        began.append(await house.sign_in(key))
+
+    house.between.before = [sign_in]
+    with pytest.raises(Conflict) as refused:
+        await house.passkeys.end(ME, mine.id)
+    assert refused.value.code == "signed-in-meanwhile"
+    await house.passkeys.end(ME, mine.id)
+    for each in (first, *began):
+        with pytest.raises(Unauthenticated):
+            await house.sessions.find_holder(each.secret)
+
+
 @pytest.mark.parametrize("meanwhile", ["disable", "forget"])
 async def test_who_goes_meanwhile_leaves_no_passkey_behind(
     house: House, key: Authenticator, meanwhile: str

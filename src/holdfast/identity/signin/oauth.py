@@ -40,7 +40,7 @@ from holdfast.identity.signin.oauth_model import (
 from holdfast.identity.signin.passkey_model import Visitor
 from holdfast.identity.signin.passkeys import Joining, PasskeysService
 from holdfast.identity.signin.providers import GitHub, Keeper, OpenIdConnect, Wire
-from holdfast.identity.signin.sessions import SessionsService, end_prepared
+from holdfast.identity.signin.sessions import SessionsService, end_with
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import Conflict, Denied, NotFound
 from holdfast.kernel.ids import DEFAULT_TENANT, TenantId
@@ -189,7 +189,7 @@ class OAuthService:
             if not store.remove_account(conn, tenant, account):
                 raise _not_linked(account)
             self._parts.outbox.emit(conn, principal, event)
-            end_prepared(conn, self._parts, principal, endings, now)
+            end_with(conn, self._parts, principal, credential, endings, now)
 
         await self._db.write(principal, unit)
         return _linked(row)
@@ -256,6 +256,8 @@ class OAuthService:
 
         def unit(conn: Connection) -> None:
             there = store.find_account(conn, tenant, account.id)
+            if there is None and linked is not None:
+                raise sign_in_refused("unlinked at the same time")
             if there is None:
                 come(conn)
             elif there.person != person:

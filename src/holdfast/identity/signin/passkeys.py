@@ -41,7 +41,7 @@ from holdfast.identity.signin.passkey_model import (
     party_of,
     passkey_refused,
 )
-from holdfast.identity.signin.sessions import SessionsService, end_prepared
+from holdfast.identity.signin.sessions import SessionsService, end_with
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of
 from holdfast.kernel.errors import Conflict, Denied, Exhausted, NotFound, Unauthenticated
@@ -297,7 +297,7 @@ class PasskeysService:
                 )
             if store.end_passkey(conn, principal.tenant, passkey, now):
                 self._parts.outbox.emit(conn, principal, event)
-                end_prepared(conn, self._parts, principal, endings, now)
+                end_with(conn, self._parts, principal, credential, endings, now)
             return store.find_passkey(conn, principal.tenant, passkey)
 
         found = await self._db.write(principal, unit)

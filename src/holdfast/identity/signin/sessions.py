@@ -32,7 +32,7 @@ from holdfast.identity.signin.model import (
 )
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of, make_secret
-from holdfast.kernel.errors import Denied, Invalid, NotFound, Unauthenticated
+from holdfast.kernel.errors import Conflict, Denied, Invalid, NotFound, Unauthenticated
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.ids import TenantId, is_name
 from holdfast.kernel.outbox import Event
@@ -334,6 +334,28 @@ def end_prepared(
             parts.outbox.emit(conn, principal, event)
             ended += 1
     return ended
+
+
+def end_with(
+    conn: Connection,
+    parts: Parts,
+    principal: Principal,
+    credential: str,
+    events: dict[str, Event],
+    now: str,
+) -> None:
+    """End what ``credential`` began, with what it is; :class:`Conflict` if that is more by now.
+
+    Each has its event, and an event's id is settled before the transaction.
+    """
+    open_now = store.open_of_credential(conn, principal.tenant, credential, now)
+    if not events.keys() >= set(open_now):
+        raise Conflict(
+            "cannot end it yet: somebody signed in by it at this moment",
+            code="signed-in-meanwhile",
+            hint="ask again",
+        )
+    end_prepared(conn, parts, principal, events, now)
 
 
 def _holder(
