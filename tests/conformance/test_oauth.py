@@ -66,20 +66,23 @@ def provider() -> Iterator[FakeProvider]:
 
 
 class House:
-    """Identity with two providers, both at one address."""
+    """Identity with two providers, both at one address, or at that of another ``issuer``."""
 
-    def __init__(self, parts: Parts, provider: FakeProvider, outbound: OutboundClient) -> None:
+    def __init__(
+        self, parts: Parts, provider: FakeProvider, outbound: OutboundClient, issuer: str = ""
+    ) -> None:
         self.provider = provider
         self.outbound = outbound
         self.between = Between(parts.database)
         parts = replace(parts, database=self.between)
         self.people = PeopleService(parts)
         self.sessions = SessionsService(parts, SessionLimits())
-        passkeys = PasskeysService(parts, self.sessions, PasskeySettings())
+        issuer = issuer or provider.url
+        passkeys = PasskeysService(parts, self.sessions, PasskeySettings(), {issuer})
         at = urlsplit(provider.url).netloc
         both = {
-            "oidc": Provider("oidc", "The office", "oidc", provider.url, CLIENT, SECRET),
-            "github": Provider("github", "GitHub", "github", provider.url, CLIENT, SECRET),
+            "oidc": Provider("oidc", "The office", "oidc", issuer, CLIENT, SECRET),
+            "github": Provider("github", "GitHub", "github", issuer, CLIENT, SECRET),
         }
         settings = OAuthSettings(
             both,
@@ -399,6 +402,20 @@ async def test_an_account_is_unlinked_and_its_sessions_end_but_never_the_last_wa
     told = [entry.event for entry in await events(database)]
     ended = [each.payload for each in told if each.type == "account.unlinked"]
     assert ended == [{"person": first.subject, "account": each} for each in (account.id, left.id)]
+
+
+async def test_an_account_at_whoever_is_asked_no_more_is_no_way_in(
+    house: House, parts: Parts
+) -> None:
+    first = await house.come(invitation=await house.invited())
+    await house.come("github", (await house.people.recover(ME, first.subject)).secret)
+    ada = Principal(ME.tenant, first.subject, PrincipalKind.PERSON, frozenset())
+    one, _ = await house.oauth.list_accounts(ada)
+    later = House(parts, house.provider, house.outbound, "https://another.example")
+    with pytest.raises(Conflict) as found:
+        await later.oauth.unlink(ada, one.id)
+    assert found.value.code == "account-last"
+    await house.oauth.unlink(ada, one.id)
 
 
 async def test_a_session_that_begins_while_its_account_is_unlinked_does_not_outlive_it(

@@ -13,6 +13,7 @@ from msgspec import Raw
 from holdfast.identity.granting import Parts
 from holdfast.identity.people.model import PersonInvite
 from holdfast.identity.people.service import PeopleService
+from holdfast.identity.signin import oauth_store
 from holdfast.identity.signin.model import SessionBegun
 from holdfast.identity.signin.passkey_model import (
     CEREMONY_SECONDS,
@@ -40,6 +41,7 @@ __all__ = ["clock", "parts"]
 ME = operator()
 ORIGIN = "https://holdfast.example.org"
 RP_ID = "holdfast.example.org"
+ISSUER = "https://id.example.org"
 VISITOR = Visitor(origin=ORIGIN, address="192.0.2.1", agent="Firefox")
 
 
@@ -51,7 +53,7 @@ class House:
         parts = replace(parts, database=self.between)
         self.people = PeopleService(parts)
         self.sessions = SessionsService(parts, SessionLimits())
-        self.passkeys = PasskeysService(parts, self.sessions, PasskeySettings())
+        self.passkeys = PasskeysService(parts, self.sessions, PasskeySettings(), {ISSUER})
 
     async def invited(self, **more: Any) -> str:
         return (await self.people.invite(ME, PersonInvite(name="Ada", **more))).secret
@@ -310,6 +312,27 @@ async def test_a_disabled_person_does_not_come_in_by_a_passkey(
         await house.sign_in(key)
     with pytest.raises(Unauthenticated):
         await house.passkeys.see_invitation(again)
+
+
+async def test_the_last_passkey_goes_only_where_an_account_that_counts_is_left(
+    house: House, key: Authenticator, parts: Parts
+) -> None:
+    me = await house.principal(await house.join(key))
+    [mine] = await house.passkeys.list_passkeys(me)
+
+    async def link(issuer: str) -> None:
+        values = {
+            "tenant": me.tenant, "id": parts.new_id(), "person": me.subject, "provider": "oidc",
+            "issuer": issuer, "subject": "ada", "linked_at": "2026-01-01", "event_id": "e",
+        }  # fmt: skip
+        await parts.database.write(ME, lambda conn: oauth_store.add_account(conn, values))
+
+    await link("https://asked-no-more.example.org")
+    with pytest.raises(Conflict) as refused:
+        await house.passkeys.end(me, mine.id)
+    assert refused.value.code == "passkey-last"
+    await link(ISSUER)
+    assert (await house.passkeys.end(me, mine.id)).ended_at
 
 
 async def test_a_session_that_begins_while_its_passkey_is_ended_does_not_outlive_it(

@@ -132,6 +132,7 @@ def _open_identity(system: System, state: State) -> None:
         parts,
         system.sessions,
         PasskeySettings(settings["identity_webauthn_rp_id"], settings["identity_webauthn_origin"]),
+        {provider.issuer for provider in people.providers_of(settings).values()},
     )
     system.handlers += signin_http.handlers(system.sessions, system.passkeys)
     system.identity_parts = parts

@@ -53,6 +53,14 @@ class Parts:
         )
 
 
+def whose(principal: Principal, person: str | None, permission: Permission) -> str:
+    """Whom a question is about: the caller, or ``person``; others' need ``permission``."""
+    subject = principal.subject if person is None else person
+    if subject != principal.subject and not principal.may(permission):
+        raise Denied(f"cannot do this: {permission.value} is missing", code="permission-missing")
+    return subject
+
+
 def custom_roles(conn: Connection, tenant: str) -> dict[str, frozenset[Permission]]:
     """The tenant's own roles; permissions that this build does not know grant nothing."""
     known = {permission.value: permission for permission in Permission}

@@ -17,12 +17,11 @@ from msgspec import Struct
 from sqlalchemy import Connection, Row
 
 from holdfast.identity.finding import TenantFinder
-from holdfast.identity.granting import Parts
+from holdfast.identity.granting import Parts, whose
 from holdfast.identity.model import as_json
 from holdfast.identity.people import store as people_store
 from holdfast.identity.people.model import traits
 from holdfast.identity.signin import oauth_store as store
-from holdfast.identity.signin import passkey_store
 from holdfast.identity.signin import store as sessions_store
 from holdfast.identity.signin.ceremonies import Ceremonies
 from holdfast.identity.signin.model import SessionBegin, SessionBegun
@@ -41,8 +40,9 @@ from holdfast.identity.signin.passkey_model import Visitor
 from holdfast.identity.signin.passkeys import Joining, PasskeysService
 from holdfast.identity.signin.providers import GitHub, Keeper, OpenIdConnect, Wire
 from holdfast.identity.signin.sessions import SessionsService, end_with
+from holdfast.identity.signin.ways import other_ways_in
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.errors import Conflict, Denied, NotFound
+from holdfast.kernel.errors import Conflict, NotFound
 from holdfast.kernel.ids import DEFAULT_TENANT, TenantId
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, service
 
@@ -149,9 +149,7 @@ class OAuthService:
         self, principal: Principal, *, person: str | None = None
     ) -> list[LinkedAccount]:
         """Accounts that sign the caller in, or ``person``, which needs ``identity:read``."""
-        subject = principal.subject if person is None else person
-        if subject != principal.subject and not principal.may(Permission.IDENTITY_READ):
-            raise Denied("cannot do this: identity:read is missing", code="permission-missing")
+        subject = whose(principal, person, Permission.IDENTITY_READ)
         rows = await self._db.read(
             principal, lambda conn: store.accounts_of(conn, principal.tenant, subject)
         )
@@ -179,8 +177,8 @@ class OAuthService:
         )
 
         def unit(conn: Connection) -> None:
-            others = store.count_accounts(conn, tenant, row.person) - 1
-            if own and others + passkey_store.count_passkeys(conn, tenant, row.person) <= 0:
+            others = other_ways_in(conn, tenant, row.person, self._settings.issuers, account)
+            if own and others == 0:
                 raise Conflict(
                     "cannot unlink your only account: nothing would let you in again",
                     code="account-last",

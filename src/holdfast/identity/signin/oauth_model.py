@@ -43,6 +43,11 @@ class OAuthSettings:
     insecure: frozenset[str] = frozenset()
     """``host:port`` that may be asked without TLS: those the operator allows by name."""
 
+    @property
+    def issuers(self) -> frozenset[str]:
+        """Whose accounts let people in."""
+        return frozenset(provider.issuer for provider in self.providers.values())
+
 
 class LinkedAccount(Struct, frozen=True, kw_only=True):
     """An account elsewhere that signs somebody in, as it is listed."""

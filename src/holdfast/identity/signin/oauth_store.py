@@ -30,7 +30,10 @@ _OF_PERSON = text(
     "SELECT * FROM person_accounts WHERE tenant = :tenant AND person = :person"
     " ORDER BY linked_at DESC, id LIMIT 200"
 )
-_COUNT = text("SELECT count(*) FROM person_accounts WHERE tenant = :tenant AND person = :person")
+_COUNT = text(
+    "SELECT issuer, count(*) AS count FROM person_accounts"
+    " WHERE tenant = :tenant AND person = :person AND id <> :besides GROUP BY issuer"
+)
 _REMOVE = text("DELETE FROM person_accounts WHERE tenant = :tenant AND id = :id")
 _REMOVE_OF = text(
     "DELETE FROM person_accounts WHERE tenant = :tenant AND person = :person"
@@ -47,10 +50,10 @@ def accounts_of(conn: Connection, tenant: str, person: str) -> Sequence[Row[Any]
     return conn.execute(_OF_PERSON, {"tenant": tenant, "person": person}).all()
 
 
-def count_accounts(conn: Connection, tenant: str, person: str) -> int:
-    """How many accounts elsewhere sign this person in."""
-    found: int = conn.execute(_COUNT, {"tenant": tenant, "person": person}).scalar_one()
-    return found
+def count_accounts(conn: Connection, tenant: str, person: str, besides: str) -> dict[str, int]:
+    """Issuer → how many accounts this person has there, ``besides`` one."""
+    values = {"tenant": tenant, "person": person, "besides": besides}
+    return {row[0]: row[1] for row in conn.execute(_COUNT, values)}
 
 
 def remove_account(conn: Connection, tenant: str, account: str) -> bool:

@@ -49,7 +49,8 @@ _OF_PERSON = text(
     "SELECT * FROM passkeys WHERE tenant = :tenant AND person = :person ORDER BY id DESC LIMIT 200"
 )
 _COUNT = text(
-    "SELECT count(*) FROM passkeys WHERE tenant = :tenant AND person = :person AND ended_at IS NULL"
+    "SELECT count(*) FROM passkeys"
+    " WHERE tenant = :tenant AND person = :person AND ended_at IS NULL AND id <> :besides"
 )
 _USED = text(
     "UPDATE passkeys SET counter = :counter, backed_up = :backed_up, used_at = :at"
@@ -88,9 +89,10 @@ def passkeys_of(conn: Connection, tenant: str, person: str) -> Sequence[Row[Any]
     return conn.execute(_OF_PERSON, {"tenant": tenant, "person": person}).all()
 
 
-def count_passkeys(conn: Connection, tenant: str, person: str) -> int:
-    """How many passkeys of this person hold."""
-    found: int = conn.execute(_COUNT, {"tenant": tenant, "person": person}).scalar_one()
+def count_passkeys(conn: Connection, tenant: str, person: str, besides: str = "") -> int:
+    """How many passkeys of this person hold, ``besides`` one."""
+    values = {"tenant": tenant, "person": person, "besides": besides}
+    found: int = conn.execute(_COUNT, values).scalar_one()
     return found
 
 

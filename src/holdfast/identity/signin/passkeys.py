@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -17,11 +18,10 @@ from msgspec import Raw, Struct
 from sqlalchemy import Connection, Row
 
 from holdfast.identity.finding import TenantFinder
-from holdfast.identity.granting import Parts
+from holdfast.identity.granting import Parts, whose
 from holdfast.identity.model import INVITATION_PREFIX
 from holdfast.identity.people import store as people_store
 from holdfast.identity.people.model import invitation_state
-from holdfast.identity.signin import oauth_store
 from holdfast.identity.signin import passkey_store as store
 from holdfast.identity.signin import store as sessions_store
 from holdfast.identity.signin.ceremonies import Ceremonies
@@ -42,6 +42,7 @@ from holdfast.identity.signin.passkey_model import (
     passkey_refused,
 )
 from holdfast.identity.signin.sessions import SessionsService, end_with
+from holdfast.identity.signin.ways import other_ways_in
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of
 from holdfast.kernel.errors import Conflict, Denied, Exhausted, NotFound, Unauthenticated
@@ -72,7 +73,15 @@ class _Asked(Struct, frozen=True):
 class PasskeysService:
     """Passkeys. See the README of identity."""
 
-    def __init__(self, parts: Parts, sessions: SessionsService, settings: PasskeySettings) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        sessions: SessionsService,
+        settings: PasskeySettings,
+        issuers: Collection[str] = (),
+    ) -> None:
+        """``issuers``: whose accounts let people in beside passkeys."""
+        self._issuers = frozenset(issuers)
         self._parts = parts
         self._db = parts.database
         self._sessions = sessions
@@ -253,9 +262,7 @@ class PasskeysService:
         self, principal: Principal, *, person: str | None = None
     ) -> list[Passkey]:
         """Passkeys of the caller, or of ``person``, which needs ``identity:read``."""
-        subject = principal.subject if person is None else person
-        if subject != principal.subject and not principal.may(Permission.IDENTITY_READ):
-            raise Denied("cannot do this: identity:read is missing", code="permission-missing")
+        subject = whose(principal, person, Permission.IDENTITY_READ)
         rows = await self._db.read(
             principal, lambda conn: store.passkeys_of(conn, principal.tenant, subject)
         )
@@ -286,10 +293,9 @@ class PasskeysService:
         )
 
         def unit(conn: Connection) -> Row[Any] | None:
-            holds = store.count_passkeys(conn, principal.tenant, row.person)
-            others = holds - 1 + oauth_store.count_accounts(conn, principal.tenant, row.person)
+            others = other_ways_in(conn, principal.tenant, row.person, self._issuers, passkey)
             found = store.find_passkey(conn, principal.tenant, passkey)
-            if own and found is not None and found.ended_at is None and others <= 0:
+            if own and found is not None and found.ended_at is None and others == 0:
                 raise Conflict(
                     "cannot end your only passkey: nothing would let you in again",
                     code="passkey-last",

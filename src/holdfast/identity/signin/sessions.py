@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import Connection, Row
 
 from holdfast.identity.finding import TenantFinder
-from holdfast.identity.granting import Parts, custom_roles, granted_by
+from holdfast.identity.granting import Parts, custom_roles, granted_by, whose
 from holdfast.identity.people import store as people_store
 from holdfast.identity.signin import store
 from holdfast.identity.signin.model import (
@@ -32,7 +32,7 @@ from holdfast.identity.signin.model import (
 )
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of, make_secret
-from holdfast.kernel.errors import Conflict, Denied, Invalid, NotFound, Unauthenticated
+from holdfast.kernel.errors import Conflict, Invalid, NotFound, Unauthenticated
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.ids import TenantId, is_name
 from holdfast.kernel.outbox import Event
@@ -222,8 +222,7 @@ class SessionsService:
     ) -> tuple[list[Session], str | None]:
         """Sessions, the newest first: the caller's own, those of ``person``, or with an empty
         ``person`` everybody's. Others' need ``identity:read``."""
-        subject = principal.subject if person is None else person
-        self._check(principal, subject, Permission.IDENTITY_READ)
+        subject = whose(principal, person, Permission.IDENTITY_READ)
         limit = page_size(limit)
         rows = await self._db.read(
             principal,
@@ -266,8 +265,7 @@ class SessionsService:
 
     async def end_all(self, principal: Principal, person: str | None = None) -> int:
         """End every session of the caller but the one they are in, or of ``person``; how many."""
-        subject = principal.subject if person is None else person
-        self._check(principal, subject, Permission.IDENTITY_WRITE)
+        subject = whose(principal, person, Permission.IDENTITY_WRITE)
         now = timestamp(self._parts.clock.now())
         keep = principal.credential.removeprefix("session:")
         open_now = await self._db.read(
@@ -292,12 +290,6 @@ class SessionsService:
         }
 
     # --- shared -----------------------------------------------------------------------------------
-
-    def _check(self, principal: Principal, subject: str, permission: Permission) -> None:
-        if subject != principal.subject and not principal.may(permission):
-            raise Denied(
-                f"cannot do this: {permission.value} is missing", code="permission-missing"
-            )
 
     def _expires_at(self, row: Row[Any]) -> str:
         found = expires_at(
