@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from holdfast.collect.errors import HostBusy
-from holdfast.collect.places import RETRY_SECONDS, WAIT_SECONDS_MAX
+from holdfast.collect.places import HOSTS_MAX, RETRY_SECONDS, WAIT_SECONDS_MAX
 from holdfast.fleet.model import PaceGiven, PaceWanted
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.outbound import Place
@@ -29,12 +29,14 @@ class Paces:
         self._ask = ask
         self._fence = fence
         self._clock = clock
+        self._begun: dict[str, float] = {}
+        """When the last request to each host began."""
 
     def placed(self, place: Place, per_minute: int) -> Place:
         """``place``, held from a moment on of which there are so many a minute.
 
-        Raises :class:`HostBusy` after ten minutes without both, and what asking raises: a
-        :class:`Conflict` once the lease is gone.
+        Raises :class:`HostBusy` after ten minutes in which no request of this attempt to this host
+        had both, and what asking raises: a :class:`Conflict` once the lease is gone.
         """
         good_seconds = max(LATE_SECONDS, 60.0 / per_minute)
 
@@ -45,10 +47,14 @@ class Paces:
                 if await self._moment_came(host_port, per_minute):
                     moment = self._clock.monotonic()
                     async with place(host_port):
-                        if self._clock.monotonic() - moment <= good_seconds:
+                        now = self._clock.monotonic()
+                        if now - moment <= good_seconds:
+                            self._let_in(host_port, now)
                             yield
                             return
-                if self._clock.monotonic() - began >= WAIT_SECONDS_MAX:
+                # Where another of ours was let in meanwhile, we wait for ourselves.
+                since = max(began, self._begun.get(host_port, began))
+                if self._clock.monotonic() - since >= WAIT_SECONDS_MAX:
                     raise HostBusy(
                         f"cannot ask {host_port} yet: with {per_minute} requests a minute over the "
                         f"whole fleet there was no turn for {WAIT_SECONDS_MAX:g} s",
@@ -57,6 +63,13 @@ class Paces:
                     )
 
         return paced
+
+    def _let_in(self, host_port: str, now: float) -> None:
+        # What a source leads to is not bounded by us: who began long ago makes nobody wait longer.
+        if len(self._begun) >= HOSTS_MAX:
+            old = now - WAIT_SECONDS_MAX
+            self._begun = {host: at for host, at in self._begun.items() if at > old}
+        self._begun[host_port] = now
 
     async def _moment_came(self, host_port: str, per_minute: int) -> bool:
         """Wait as long as the coordinator says; whether that was for a moment."""

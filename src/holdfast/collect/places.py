@@ -22,7 +22,7 @@ IDLE_SECONDS = 0.5
 MORE_SECONDS = 2.0
 WAIT_SECONDS_MAX = 600.0
 RETRY_SECONDS = 60.0
-_HOSTS_MAX = 1000
+HOSTS_MAX = 1000
 
 Ask = Callable[[PlacesWanted], Awaitable[PlacesHeld]]
 
@@ -48,7 +48,7 @@ class Places:
         host = self._hosts.get(host_port)
         if host is None:
             # What a source leads to is not bounded by us: hosts that nobody uses are forgotten.
-            if len(self._hosts) >= _HOSTS_MAX:
+            if len(self._hosts) >= HOSTS_MAX:
                 self._hosts = {name: h for name, h in self._hosts.items() if h.matters}
             host = self._hosts[host_port] = _Host(host_port, self._ask, self._fence, self._clock)
         await host.enter()

@@ -6,7 +6,7 @@ waits for its moment holds no place at the host: others may have theirs.
 
 A moment is kept for whoever it was given to, whether used or not. So that what is given to a drone
 that dies costs little, none is given that lies more than :data:`AHEAD_SECONDS` ahead: who would get
-such a one asks again.
+such a one asks again when it would lie no farther.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from holdfast.fleet.model import PaceGiven, PaceWanted
 from holdfast.kernel.clock import parse_timestamp, timestamp
 
 AHEAD_SECONDS = 60.0
-AGAIN_SECONDS = 5.0
+AGAIN_SECONDS_MIN = 5.0
 
 
 def next_moment(last: datetime | None, per_minute: int, now: datetime) -> datetime | None:
@@ -38,6 +38,12 @@ def next_moment(last: datetime | None, per_minute: int, now: datetime) -> dateti
     return found if found <= now + ahead else None
 
 
+def again_seconds(last: datetime, per_minute: int, now: datetime) -> float:
+    """When to ask again, for one that got no moment: asking sooner is in vain."""
+    found = last + timedelta(seconds=60.0 / per_minute - AHEAD_SECONDS)
+    return max(AGAIN_SECONDS_MIN, (found - now).total_seconds())
+
+
 def give(conn: Connection, tenant: str, wanted: PaceWanted, now: datetime) -> PaceGiven:
     """The unit: look at the last moment, give the next. Units on one host come one by one."""
     source = wanted.source.lower()
@@ -46,6 +52,7 @@ def give(conn: Connection, tenant: str, wanted: PaceWanted, now: datetime) -> Pa
     last = None if text is None else parse_timestamp(text)
     moment = next_moment(last, wanted.per_minute, now)
     if moment is None:
-        return PaceGiven(given=False, wait_seconds=AGAIN_SECONDS)
+        assert last is not None, "the first is always given"
+        return PaceGiven(given=False, wait_seconds=again_seconds(last, wanted.per_minute, now))
     host_store.keep_last(conn, tenant, source, timestamp(moment))
     return PaceGiven(given=True, wait_seconds=(moment - now).total_seconds())

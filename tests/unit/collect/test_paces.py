@@ -92,6 +92,23 @@ async def test_nobody_waits_for_both_for_ever() -> None:
     assert WAIT_SECONDS_MAX <= source.clock.monotonic() < WAIT_SECONDS_MAX + 60
 
 
+async def test_nobody_gives_up_while_others_of_the_same_attempt_are_let_in() -> None:
+    source, refusals, let_in = Source(), 5, False
+
+    async def moment(_: PaceWanted) -> PaceGiven:
+        nonlocal refusals, let_in
+        if let_in or not refusals:
+            return PaceGiven(given=True, wait_seconds=0)
+        refusals, let_in = refusals - 1, True
+        async with at(HOST):  # another of ours
+            let_in = False
+        return PaceGiven(given=False, wait_seconds=WAIT_SECONDS_MAX / 2)
+
+    at = Paces(moment, 3, source.clock).placed(source.place, 10)
+    async with at(HOST):
+        assert source.clock.monotonic() >= 2 * WAIT_SECONDS_MAX
+
+
 @pytest.mark.parametrize(("has_place", "has_pace"), [(True, True), (True, False), (False, True)])
 def test_each_request_has_one_pace_the_fleets_or_this_process_s(
     has_place: bool, has_pace: bool
