@@ -84,6 +84,11 @@ def test_a_link_signs_in_once_and_the_page_shows_what_was_collected(
     shot = Path(os.environ.get("HOLDFAST_TEST_SCREENSHOTS", tmp_path)) / "console.png"
     page.screenshot(path=shot, full_page=True)
     assert shot.stat().st_size > 20_000
+    for width in (420, 330):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        hidden = "e => e.scrollWidth > e.clientWidth"
+        assert not any(each.evaluate(hidden) for each in page.query_selector_all(".scroll"))
     assert page.problems == []
     page.context.clear_cookies()
     page.goto(link)
@@ -195,7 +200,7 @@ def test_an_invited_administrator_comes_in_by_passkey_out_and_in_again(
     assert page.problems == []
 
     people = run_command("person", "list", "--json", "--data-dir", str(program.data_dir))
-    (ada,) = [p for p in json.loads(people.stdout) if p["name"] == "Ada Lovelace"]
+    (ada,) = [p for p in json.loads(people.stdout)["items"] if p["name"] == "Ada Lovelace"]
     ended = run_command("person", "disable", ada["id"], "--data-dir", str(program.data_dir))
     assert ended.returncode == 0, ended.stderr
     cookie = session_cookie(page)
