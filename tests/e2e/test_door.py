@@ -92,7 +92,7 @@ def signed_in(program: Program) -> str:
 def audit(program: Program, *arguments: str) -> list[dict[str, Any]]:
     told = run_command("audit", "--data-dir", str(program.data_dir), "--json", *arguments)
     assert told.returncode == 0, told.stderr
-    found: list[dict[str, Any]] = json.loads(told.stdout)
+    found: list[dict[str, Any]] = json.loads(told.stdout)["items"]
     return found
 
 

@@ -112,11 +112,15 @@ def test_a_query_without_end_ends_and_leaves_the_program_serving(program: Progra
 
 def test_projections_by_command(program: Program) -> None:
     listed = command(program, "ledger", "projection", "list", "--json")
-    assert [p["name"] for p in json.loads(listed.stdout)] == ["publications", "runs", "tasks"]
+    assert [p["name"] for p in json.loads(listed.stdout)["items"]] == [
+        "publications",
+        "runs",
+        "tasks",
+    ]
     made = command(program, "ledger", "projection", "rebuild", "tasks", "--json")
     assert json.loads(made.stdout)["serving"] is True
     again = command(program, "ledger", "projection", "list", "--json")
-    numbers = {p["name"]: p["generation"] for p in json.loads(again.stdout)}
+    numbers = {p["name"]: p["generation"] for p in json.loads(again.stdout)["items"]}
     assert numbers["tasks"] > numbers["runs"]
     shown = command(program, "ledger", "projection", "show", "tasks", "--position", "0")
     assert "0 as of position 0" in shown.stderr

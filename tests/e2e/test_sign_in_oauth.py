@@ -103,7 +103,8 @@ def test_a_named_administrator_comes_in_by_a_provider_and_out(
     sign_in(program, page, "boss")
     page.wait_for_selector("#running")
     found = run_command("person", "list", "--json", "--data-dir", str(program.data_dir))
-    assert [(p["name"], p["roles"]) for p in json.loads(found.stdout)] == [("The Boss", ["admin"])]
+    people = json.loads(found.stdout)["items"]
+    assert [(p["name"], p["roles"]) for p in people] == [("The Boss", ["admin"])]
 
 
 def test_an_account_with_an_unverified_address_stays_outside(program: Program, page: Any) -> None:

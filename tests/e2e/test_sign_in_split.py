@@ -86,7 +86,8 @@ def test_somebody_invited_comes_in_by_passkey_out_and_in_again(stack: Stack, pag
     page.goto(f"{here(stack)}/people")
     page.wait_for_selector("text=Ada Lovelace")
 
-    [ada] = [p for p in command(stack, "person", "list") if p["name"] == "Ada Lovelace"]
+    people = command(stack, "person", "list")["items"]
+    [ada] = [p for p in people if p["name"] == "Ada Lovelace"]
     command(stack, "person", "disable", ada["id"])
     wait_until(lambda: known(stack, page) == 401, 60, "the session's end")
     page.goto(f"{here(stack)}/login")

@@ -19,6 +19,7 @@ from holdfast.kernel.cli import (
     command_line,
     print_fields,
     print_json,
+    print_list,
     print_table,
     run,
     say,
@@ -62,7 +63,7 @@ def list_workers(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption 
         async with session(ctx) as api:
             found, more = await _client(api).list_workers(None, limit=limit)
         if json:
-            print_json(found)
+            print_list(found, "workers", more)
             return
         now = datetime.now(UTC)
         print_table(
@@ -148,7 +149,7 @@ def list_tokens(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption =
         async with session(ctx) as api:
             found, more = await _client(api).list_join_tokens(None, limit=limit)
         if json:
-            print_json(found)
+            print_list(found, "join-tokens", more)
             return
         print_table(
             ("created", "until", "admits", "used", "region", "capabilities", "id"),
@@ -274,7 +275,7 @@ def list_tasks(
         async with session(ctx) as api:
             found, more = await _client(api).list_tasks(None, wanted, limit=limit)
         if json:
-            print_json(found)
+            print_list(found, "tasks", more)
             return
         print_table(
             ("created", "kind", "what", "status", "attempts", "worker", "code", "id"),
@@ -385,7 +386,7 @@ def schedule(ctx: typer.Context, json: JsonOption = False) -> None:
         async with session(ctx) as api:
             found = await _client(api).schedules(None)
         if json:
-            print_json(found)
+            print_list(found)
             return
         print_table(
             ("profile", "next", "last", "problem"),
@@ -458,18 +459,20 @@ def register(profiles: typer.Typer, ended: Ended | None = None) -> None:
                     task = await client.collect(None, request)
                 except NotFound as error:
                     raise await _not_runnable(api, name, error) from error
-                say(f"run {task.payload['run']} is {task.status.value}")
                 if nobody:
                     say("nothing runs here: it is collected once `holdfast up` runs")
                 if wait:
+                    say(f"run {task.payload['run']} is {task.status.value}")
                     task = await _finished(client, task, _seconds(timeout), api)
                     if json or ended is None:
                         _print_task(task, json)
                     why = await ended(api, task.payload["run"], json) if ended else None
                     if why is not None or task.status.value != "succeeded":
                         raise why or _unsuccessful(name, task)
+                elif json:
+                    print_json(task)
                 else:
-                    _print_task(task, json)
+                    _print_queued(name, task)
 
         run(body)
 
@@ -600,6 +603,16 @@ def _client(api: Any) -> FleetClient:
     from holdfast.fleet.client import FleetClient
 
     return FleetClient(api)
+
+
+def _print_queued(profile: str, task: Task) -> None:
+    """What somebody needs who does not wait: the run's id, and how to ask for it."""
+    run_id = task.payload["run"]
+    print_fields({"run": run_id, "profile": profile, "state": task.status.value})
+    say(
+        f"`holdfast run show {run_id}` shows what came of it, once a drone has begun; until then "
+        f"`holdfast task show {task.id}`. --wait waits for its end"
+    )
 
 
 def _print_task(task: Task, json: bool) -> None:

@@ -14,6 +14,7 @@ from holdfast.kernel.cli import (
     command_line,
     fail,
     print_json,
+    print_list,
     print_table,
     run,
     say,
@@ -109,12 +110,13 @@ def create_key(
 )
 def list_keys(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = False) -> None:
     from holdfast.identity.client import IdentityClient
+    from holdfast.identity.http import KEYS
 
     async def body() -> None:
         async with session(ctx) as api:
             found, more = await IdentityClient(api).list_keys(None, limit=limit)
         if json:
-            print_json(found)
+            print_list(found, KEYS, more)
             return
         print_table(
             ("name", "state", "until", "permissions", "profiles", "addresses", "made by", "id"),
@@ -203,7 +205,7 @@ def list_roles(ctx: typer.Context, json: JsonOption = False) -> None:
         async with session(ctx) as api:
             found = await IdentityClient(api).list_roles(None)
         if json:
-            print_json(found)
+            print_list(found)
             return
         print_table(
             ("role", "", "allows"),
@@ -410,7 +412,7 @@ def list_certificates(
 
     found = _run(body)
     if json:
-        print_json(found)
+        print_list(found)
         return
     print_table(
         ("file", "purpose", "name", "hosts", "until", "fingerprint"),

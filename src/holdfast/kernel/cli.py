@@ -322,6 +322,14 @@ def print_json(value: Any) -> None:
     sys.stdout.write(encoded.decode() + "\n")
 
 
+def print_list(items: Sequence[Any], kind: str = "", following: str | None = None) -> None:
+    """A list as one JSON document, of the shape that HTTP answers: ``items``, and in ``next`` the
+    cursor of what follows in the list ``kind``, if anything does."""
+    from holdfast.kernel.http.paging import page_after
+
+    print_json(page_after(kind, list(items), following))
+
+
 @contextmanager
 def progress(
     what: str, *, total: int | None = None, quiet: bool = False

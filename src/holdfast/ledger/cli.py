@@ -16,6 +16,7 @@ import typer
 from holdfast.kernel.cli import (
     print_fields,
     print_json,
+    print_list,
     print_table,
     progress,
     read_file,
@@ -524,7 +525,7 @@ def projection_list(ctx: typer.Context, json: JsonOption = False) -> None:
         async with session(ctx) as api:
             found = await _client(api).projection_list(None)
         if json:
-            print_json(found)
+            print_list(found)
             return
         print_table(
             ["name", "position", "of", "made", "since"],

@@ -119,7 +119,7 @@ def test_a_join_token_goes_to_standard_output_alone(terminal: Terminal) -> None:
 def test_join_tokens_are_listed_and_ended(terminal: Terminal) -> None:
     assert "holdfast worker token" in terminal("worker", "token-list").stderr
     made = terminal.json("worker", "token", "--uses", "3")
-    [shown] = terminal.json("worker", "token-list")
+    [shown] = terminal.json("worker", "token-list")["items"]
     assert (shown["id"], shown["admits"], shown["uses_max"]) == (made["id"], True, 3)
     assert "token" not in shown
     ended = terminal("worker", "token-end", made["id"])
@@ -146,7 +146,7 @@ def test_a_task_is_submitted_shown_listed_and_cancelled(terminal: Terminal) -> N
     shown = terminal("task", "show", task["id"])
     assert "queued" in shown.stdout
     assert "payload document" in shown.stdout
-    assert [each["id"] for each in terminal.json("task", "list", "--kind", "review")] == [
+    assert [each["id"] for each in terminal.json("task", "list", "--kind", "review")["items"]] == [
         task["id"]
     ]
     table = terminal("task", "list")
@@ -191,16 +191,21 @@ def test_nobody_waits_where_nothing_runs(terminal: Terminal) -> None:
     assert refused.exit_code == 6
     assert "nothing runs here" in refused.stderr
     assert "holdfast up" in refused.stderr
-    assert terminal.json("task", "list") == [], "nothing was submitted"
+    assert terminal.json("task", "list") == {"items": [], "next": None}, "nothing was submitted"
     kept = terminal("profile", "run", "rain")
     assert kept.exit_code == 0
     assert "once `holdfast up` runs" in kept.stderr
+    run, profile, state = (line.split() for line in kept.stdout.splitlines())
+    assert (profile, state) == (["profile", "rain"], ["state", "queued"])
+    [task] = terminal.json("task", "list")["items"]
+    assert run == ["run", task["payload"]["run"]]
+    assert f"holdfast task show {task['id']}" in kept.stderr
 
 
 def test_schedules_are_listed(terminal: Terminal) -> None:
     terminal.registry.publish("rain")
     terminal("profile", "run", "rain")
-    assert [each["profile"] for each in terminal.json("task", "schedule")] == ["rain"]
+    assert [each["profile"] for each in terminal.json("task", "schedule")["items"]] == ["rain"]
     assert "rain" in terminal("task", "schedule").stdout
 
 

@@ -68,7 +68,7 @@ def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
 
 
 def keys(invoke: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(invoke("list", "--json").stdout)
+    found: list[dict[str, Any]] = json.loads(invoke("list", "--json").stdout)["items"]
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import print_json, print_table, run, say, session
+from holdfast.kernel.cli import print_list, print_table, run, say, session
 from holdfast.kernel.errors import Denied, Invalid
 from holdfast.kernel.options import JsonOption
 
@@ -73,7 +73,7 @@ def audit(
         found.pop()
         say(f"only the first {limit} are shown: --limit shows more, --since less")
     if json:
-        print_json([_row(entry) for entry in found])
+        print_list([_row(entry) for entry in found])
         return
     rows = [_row(entry) for entry in found]
     print_table(

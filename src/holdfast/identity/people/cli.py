@@ -12,6 +12,7 @@ from holdfast.kernel.cli import (
     command_line,
     print_fields,
     print_json,
+    print_list,
     print_table,
     run,
     say,
@@ -100,12 +101,13 @@ def recover(ctx: typer.Context, person: PersonArgument, json: JsonOption = False
 )
 def list_people(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = False) -> None:
     from holdfast.identity.people.client import PeopleClient
+    from holdfast.identity.people.model import PEOPLE
 
     async def body() -> None:
         async with session(ctx) as api:
             found, more = await PeopleClient(api).list_people(None, limit=limit)
         if json:
-            print_json(found)
+            print_list(found, PEOPLE, more)
             return
         print_table(
             ("name", "email", "roles", "state", "since", "id"),
@@ -184,12 +186,13 @@ def list_invitations(
     ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = False
 ) -> None:
     from holdfast.identity.people.client import PeopleClient
+    from holdfast.identity.people.model import INVITATIONS
 
     async def body() -> None:
         async with session(ctx) as api:
             found, more = await PeopleClient(api).list_invitations(None, limit=limit)
         if json:
-            print_json(found)
+            print_list(found, INVITATIONS, more)
             return
         print_table(
             ("for", "email", "roles", "state", "until", "id"),
@@ -255,7 +258,7 @@ def list_tenants(ctx: typer.Context, json: JsonOption = False) -> None:
         async with session(ctx) as api:
             found = await PeopleClient(api).list_tenants(None)
         if json:
-            print_json(found)
+            print_list(found)
             return
         print_table(("tenant", "since"), [(each.id, each.created_at[:10]) for each in found])
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.kernel.cli import print_json, print_table, run, say, say_more, session
+from holdfast.kernel.cli import print_json, print_list, print_table, run, say, say_more, session
 from holdfast.kernel.options import JsonOption, LimitOption
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Browsers signed in: list, end.")
@@ -24,12 +24,13 @@ def list_sessions(
     json: JsonOption = False,
 ) -> None:
     from holdfast.identity.signin.client import SessionsClient
+    from holdfast.identity.signin.model import SESSIONS
 
     async def body() -> None:
         async with session(ctx) as api:
             found, more = await SessionsClient(api).list_sessions(None, person=person, limit=limit)
         if json:
-            print_json(found)
+            print_list(found, SESSIONS, more)
             return
         print_table(
             ("state", "who", "began", "seen", "until", "by", "from", "browser", "id"),
