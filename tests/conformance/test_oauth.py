@@ -16,6 +16,7 @@ from joserfc.jwk import OctKey, RSAKey
 from holdfast.identity.granting import Parts
 from holdfast.identity.people.model import PersonInvite
 from holdfast.identity.people.service import PeopleService
+from holdfast.identity.signin import oauth_store
 from holdfast.identity.signin.model import SessionBegun
 from holdfast.identity.signin.oauth import OAuthService
 from holdfast.identity.signin.oauth_model import (
@@ -42,7 +43,7 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.outbound import OutboundClient, OutboundSettings
 from holdfast.kernel.principal import Principal, PrincipalKind, operator
-from tests.conformance.test_people import ELSEWHERE, events, parts
+from tests.conformance.test_people import ELSEWHERE, events, join, parts
 from tests.support.between import Between
 from tests.support.provider import CLIENT, SECRET, FakeProvider, fake_provider
 
@@ -145,6 +146,42 @@ async def test_an_invitation_links_an_account_that_signs_in_from_then_on(
     told = [entry.event.type for entry in await events(database)]
     assert told[:4] == ["person.invited", "person.joined", "account.linked", "session.began"]
     assert "ada@example.org" not in repr(await events(database))
+
+
+async def test_what_is_told_of_an_account_does_not_follow_from_whose_it_is(
+    house: House, database: Database
+) -> None:
+    ids = []
+    for _ in range(2):
+        first = await house.come(invitation=await house.invited())
+        [account] = await house.oauth.list_accounts(ME, person=first.subject)
+        assert (await house.come()).subject == first.subject
+        await house.oauth.unlink(ME, account.id)
+        ids.append(account.id)
+    told = [entry.event.payload for entry in await events(database)]
+    assert {each["account"] for each in told if "account" in each} == set(ids)
+    assert {each["credential"] for each in told if "credential" in each} == {
+        f"oauth:{each}" for each in ids
+    }
+    assert len(set(ids)) == 2
+
+
+async def test_an_account_that_was_linked_under_another_id_signs_in(
+    house: House, parts: Parts
+) -> None:
+    """An earlier version made ids of issuer and subject."""
+    person, old = await join(parts, ["viewer"]), "0" * 64
+    values = {
+        "tenant": ME.tenant, "id": old, "person": person, "provider": "oidc",
+        "issuer": house.provider.url, "subject": "ada", "linked_at": "2026-01-01",
+        "event_id": parts.new_id(),
+    }  # fmt: skip
+    await parts.database.write(ME, lambda conn: oauth_store.add_account(conn, values))
+    begun = await house.come()
+    assert begun.subject == person
+    await house.oauth.unlink(ME, old)
+    with pytest.raises(Unauthenticated):
+        await house.sessions.find_holder(begun.secret)
 
 
 async def test_github_is_asked_whose_it_is(house: House, provider: FakeProvider) -> None:

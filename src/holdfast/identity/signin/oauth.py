@@ -79,7 +79,7 @@ class OAuthService:
         self._passkeys = passkeys
         self._settings = settings
         self._ceremonies = Ceremonies(parts)
-        self._finder = TenantFinder(parts.database, store.find_account)
+        self._finder = TenantFinder(parts.database, store.find_by_subject)
         self._keepers: dict[str, Keeper] = {
             name: GitHub(provider, wire)
             if provider.kind == "github"
@@ -193,9 +193,10 @@ class OAuthService:
         return _linked(row)
 
     async def _let_in(self, finish: OAuthFinish, asked: _Asked, account: Account) -> SessionBegun:
-        linked, tenant = await self._finder.find(account.id)
+        linked, tenant = await self._finder.find(account.key)
         if linked is None:
             tenant = TenantId(asked.tenant or DEFAULT_TENANT)
+        identity = linked.id if linked is not None else self._parts.new_id()
         person = linked.person if linked is not None else self._parts.new_id()
         if linked is None and asked.invitation:
             person = await self._invited(tenant, asked.invitation) or person
@@ -205,7 +206,7 @@ class OAuthService:
                 tenant=tenant,
                 subject=person,
                 kind=PrincipalKind.PERSON.value,
-                credential=f"{OAUTH_CREDENTIAL}:{account.id}",
+                credential=f"{OAUTH_CREDENTIAL}:{identity}",
                 address=visitor.address,
                 agent=visitor.agent,
                 replaces=visitor.replaces,
@@ -215,7 +216,7 @@ class OAuthService:
         joining = Joining(self._parts, principal, asked.invitation, person)
         who = Principal(tenant, person, PrincipalKind.PERSON, frozenset())
         link = self._parts.event(
-            who, f"person/{person}", "account.linked", {"person": person, "account": account.id}
+            who, f"person/{person}", "account.linked", {"person": person, "account": identity}
         )
         joined = self._parts.event(who, f"person/{person}", "person.joined", {"person": person})
 
@@ -241,7 +242,7 @@ class OAuthService:
                 self._parts.outbox.emit(conn, principal, joined)
             values = {
                 "tenant": tenant,
-                "id": account.id,
+                "id": identity,
                 "person": person,
                 "provider": finish.provider,
                 "issuer": account.issuer,
@@ -253,12 +254,12 @@ class OAuthService:
             self._parts.outbox.emit(conn, principal, link)
 
         def unit(conn: Connection) -> None:
-            there = store.find_account(conn, tenant, account.id)
+            there = store.find_by_subject(conn, tenant, account.key)
             if there is None and linked is not None:
                 raise sign_in_refused("unlinked at the same time")
             if there is None:
                 come(conn)
-            elif there.person != person:
+            elif (there.id, there.person) != (identity, person):
                 raise sign_in_refused("linked at the same time")
             found = people_store.find_person(conn, tenant, person)
             if found is None or found.disabled_at is not None:
@@ -286,7 +287,7 @@ class OAuthService:
         email = account.email
         if not email or people_store.find_by_email(conn, tenant, email) is not None:
             raise stranger()
-        for trait in traits(tenant, email, [(account.issuer, account.subject)]):
+        for trait in traits(tenant, email, [account.key]):
             for mark in self._parts.peppers.seals(trait):
                 if people_store.is_forgotten(conn, tenant, mark):
                     raise stranger()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -102,10 +101,9 @@ class Account:
     name: str
 
     @property
-    def id(self) -> str:
-        """One id for one account, which says nothing of it."""
-        text = f"{len(self.issuer)}:{self.issuer}{self.subject}"
-        return hashlib.sha256(text.encode()).hexdigest()
+    def key(self) -> tuple[str, str]:
+        """What makes it that account, whatever else is said of it."""
+        return self.issuer, self.subject
 
 
 def sign_in_refused(internal: str = "") -> Unauthenticated:

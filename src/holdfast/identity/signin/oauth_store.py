@@ -19,6 +19,7 @@ accounts = tenant_table(
     Column("linked_at", Text, nullable=False),
     Column("event_id", Text, nullable=False),
     Index("ix_person_accounts_person", "tenant", "person"),
+    Index("ix_person_accounts_subject", "tenant", "issuer", "subject", unique=True),
 )
 """Accounts elsewhere: bound once, to issuer and subject, never to an address."""
 
@@ -40,6 +41,10 @@ _REMOVE_OF = text(
     " RETURNING issuer, subject"
 )
 _FIND = text("SELECT * FROM person_accounts WHERE tenant = :tenant AND id = :id")
+_BY_SUBJECT = text(
+    "SELECT * FROM person_accounts"
+    " WHERE tenant = :tenant AND issuer = :issuer AND subject = :subject"
+)
 
 
 def add_account(conn: Connection, values: Mapping[str, Any]) -> None:
@@ -68,3 +73,9 @@ def remove_accounts_of(conn: Connection, tenant: str, person: str) -> list[tuple
 
 def find_account(conn: Connection, tenant: str, account: str) -> Row[Any] | None:
     return conn.execute(_FIND, {"tenant": tenant, "id": account}).one_or_none()
+
+
+def find_by_subject(conn: Connection, tenant: str, key: tuple[str, str]) -> Row[Any] | None:
+    """The account of that issuer and subject."""
+    values = {"tenant": tenant, "issuer": key[0], "subject": key[1]}
+    return conn.execute(_BY_SUBJECT, values).one_or_none()
