@@ -209,6 +209,7 @@ async def test_of_one_idempotency_key_comes_one_join_token(ask: Any) -> None:
         await ask(OPERATOR).worker_token_create(OPERATOR, wanted, idempotency_key="k")
     assert caught.value.code == "secret-shown-once"
     assert made.id in caught.value.detail
+    assert f"holdfast worker token-end {made.id}" in caught.value.hint
     assert made.token not in caught.value.detail + caught.value.hint
 
 

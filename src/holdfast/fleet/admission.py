@@ -75,7 +75,7 @@ class Admission(Base):
         def unit(conn: Connection) -> None:
             one_secret(
                 conn, principal, "workers.tokens", asked, now, identity,
-                "nobody has it, and it is over by itself",
+                "`holdfast worker token-end {}`",
             )  # fmt: skip
             store.add_token(conn, values)
             self.outbox.emit(conn, principal, event)
