@@ -59,11 +59,13 @@ _DURATION = re.compile(r"[0-9]{1,6}(ms|s|m|h|d|w)")
 
 @worker_app.command("list", help="Workers by name.", epilog="Example: holdfast worker list --json")
 def list_workers(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = False) -> None:
+    from holdfast.fleet.model import WORKERS
+
     async def body() -> None:
         async with session(ctx) as api:
             found, more = await _client(api).list_workers(None, limit=limit)
         if json:
-            print_list(found, "workers", more)
+            print_list(found, WORKERS, more)
             return
         now = datetime.now(UTC)
         print_table(
@@ -145,11 +147,13 @@ def create_token(
     epilog="Example: holdfast worker token-list --json",
 )
 def list_tokens(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = False) -> None:
+    from holdfast.fleet.model import JOIN_TOKENS
+
     async def body() -> None:
         async with session(ctx) as api:
             found, more = await _client(api).list_join_tokens(None, limit=limit)
         if json:
-            print_list(found, "join-tokens", more)
+            print_list(found, JOIN_TOKENS, more)
             return
         print_table(
             ("created", "until", "admits", "used", "region", "capabilities", "id"),
@@ -265,7 +269,7 @@ def list_tasks(
     json: JsonOption = False,
 ) -> None:
     async def body() -> None:
-        from holdfast.fleet.model import TaskFilter, TaskStatus
+        from holdfast.fleet.model import TASKS, TaskFilter, TaskStatus
 
         try:
             wanted = TaskFilter(status=TaskStatus(status) if status else None, kind=kind)
@@ -275,7 +279,7 @@ def list_tasks(
         async with session(ctx) as api:
             found, more = await _client(api).list_tasks(None, wanted, limit=limit)
         if json:
-            print_list(found, "tasks", more)
+            print_list(found, TASKS, more)
             return
         print_table(
             ("created", "kind", "what", "status", "attempts", "worker", "code", "id"),

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from holdfast.fleet.model import (
+    JOIN_TOKENS,
+    TASKS,
+    WORKERS,
     Beat,
     BeatAnswer,
     Cancel,
@@ -39,7 +42,7 @@ from holdfast.fleet.model import (
 )
 from holdfast.kernel.errors import BY_KIND, HoldfastError, Kind
 from holdfast.kernel.http.client import ApiClient, with_key
-from holdfast.kernel.http.paging import Page, encode_cursor, text_position
+from holdfast.kernel.http.paging import Page
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
@@ -103,22 +106,16 @@ class FleetClient:
     ) -> tuple[list[Task], str | None]:
         """See :meth:`FleetService.list_tasks`."""
         wanted = wanted or TaskFilter()
-        page = await self._api.request(
-            "GET",
-            "/v1/tasks",
-            params={
-                "status": wanted.status.value if wanted.status else None,
-                "kind": wanted.kind or None,
-                "worker": wanted.worker or None,
-                "exclusive": wanted.exclusive or None,
-                "run": wanted.run or None,
-                "limit": limit,
-                "cursor": encode_cursor("tasks", [before]) if before else None,
-            },
-            type=Page[Task],
+        params = {
+            "status": wanted.status.value if wanted.status else None,
+            "kind": wanted.kind or None,
+            "worker": wanted.worker or None,
+            "exclusive": wanted.exclusive or None,
+            "run": wanted.run or None,
+        }
+        return await self._api.page(
+            "/v1/tasks", TASKS, type=Page[Task], after=before, limit=limit, params=params
         )
-        following = text_position("tasks", page.next) or None
-        return page.items, following
 
     async def cancel(self, principal: Principal | None, task: str, reason: str = "") -> Task:
         """See :meth:`FleetService.cancel`."""
@@ -217,16 +214,9 @@ class FleetClient:
         self, principal: Principal | None, *, before: str = "", limit: int = 100
     ) -> tuple[list[JoinTokenInfo], str | None]:
         """See :meth:`FleetService.list_join_tokens`."""
-        page = await self._api.request(
-            "GET",
-            "/v1/workers/tokens",
-            params={
-                "limit": limit,
-                "cursor": encode_cursor("join-tokens", [before]) if before else None,
-            },
-            type=Page[JoinTokenInfo],
+        return await self._api.page(
+            "/v1/workers/tokens", JOIN_TOKENS, type=Page[JoinTokenInfo], after=before, limit=limit
         )
-        return page.items, text_position("join-tokens", page.next) or None
 
     async def end_join_token_of(self, principal: Principal | None, token: str) -> JoinTokenInfo:
         """See :meth:`FleetService.end_join_token_of`."""
@@ -263,17 +253,9 @@ class FleetClient:
         self, principal: Principal | None, *, after: str = "", limit: int = 100
     ) -> tuple[list[Worker], str | None]:
         """See :meth:`FleetService.list_workers`."""
-        page = await self._api.request(
-            "GET",
-            "/v1/workers",
-            params={
-                "limit": limit,
-                "cursor": encode_cursor("workers", [after]) if after else None,
-            },
-            type=Page[Worker],
+        return await self._api.page(
+            "/v1/workers", WORKERS, type=Page[Worker], after=after, limit=limit
         )
-        following = text_position("workers", page.next) or None
-        return page.items, following
 
     async def revoke_worker(self, principal: Principal | None, worker: str) -> Worker:
         """See :meth:`FleetService.revoke_worker`."""

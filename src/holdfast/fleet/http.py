@@ -9,6 +9,9 @@ from msgspec import Meta, Struct
 
 from holdfast.fleet.client import JOIN_TOKEN_HEADER
 from holdfast.fleet.model import (
+    JOIN_TOKENS,
+    TASKS,
+    WORKERS,
     Beat,
     BeatAnswer,
     Cancel,
@@ -48,9 +51,6 @@ from holdfast.kernel.http.routes import Header, KeyText
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 from holdfast.kernel.tls import CERTIFICATE
 
-TASKS = "tasks"
-WORKERS = "workers"
-JOIN_TOKENS = "join-tokens"
 BATCH_BYTES = 8 * 1024 * 1024
 
 

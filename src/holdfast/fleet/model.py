@@ -32,6 +32,11 @@ Id = Annotated[
 ]
 
 
+TASKS = "tasks"
+WORKERS = "workers"
+JOIN_TOKENS = "join-tokens"
+"""The lists, as their cursors name them."""
+
 COLLECT = "collect"
 """The kind of task, and the capability, of whoever collects."""
 

@@ -110,7 +110,7 @@ def create_key(
 )
 def list_keys(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = False) -> None:
     from holdfast.identity.client import IdentityClient
-    from holdfast.identity.http import KEYS
+    from holdfast.identity.model import KEYS
 
     async def body() -> None:
         async with session(ctx) as api:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from holdfast.identity.http import KEYS
 from holdfast.identity.model import (
+    KEYS,
     ApiKey,
     ApiKeyCreate,
     KeyHolder,
@@ -17,7 +17,7 @@ from holdfast.identity.model import (
 )
 from holdfast.identity.notebook import AuditNote
 from holdfast.kernel.http.client import ApiClient, with_key
-from holdfast.kernel.http.paging import Page, encode_cursor, text_position
+from holdfast.kernel.http.paging import Page
 from holdfast.kernel.principal import Principal
 
 
@@ -43,9 +43,9 @@ class IdentityClient:
         self, principal: Principal | None, *, before: str = "", limit: int = 100
     ) -> tuple[list[ApiKey], str | None]:
         """See :meth:`IdentityService.list_keys`."""
-        params = {"limit": limit, "cursor": encode_cursor(KEYS, [before]) if before else None}
-        page = await self._api.request("GET", "/v1/api-keys", params=params, type=Page[ApiKey])
-        return page.items, text_position(KEYS, page.next) or None
+        return await self._api.page(
+            "/v1/api-keys", KEYS, type=Page[ApiKey], after=before, limit=limit
+        )
 
     async def revoke_key(self, principal: Principal | None, key: str) -> ApiKey:
         """See :meth:`IdentityService.revoke_key`."""

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from holdfast.identity.audit import TYPES
 from holdfast.identity.model import (
+    KEYS,
     ApiKey,
     ApiKeyCreate,
     KeyHolder,
@@ -24,8 +25,6 @@ from holdfast.kernel.http import delete, get, post, put
 from holdfast.kernel.http.paging import Limit, Page, page_after, text_position
 from holdfast.kernel.http.routes import KeyText
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
-
-KEYS = "api-keys"
 
 
 def handlers(service: IdentityService) -> list[Any]:

@@ -18,6 +18,9 @@ from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import Invalid, Problem
 from holdfast.kernel.principal import Permission
 
+KEYS = "api-keys"
+"""The list of keys, as its cursors name it."""
+
 KEY_PREFIX = "hf"
 INVITATION_PREFIX = "hfi"
 KEY_DAYS_MAX = 3650

@@ -18,7 +18,7 @@ from holdfast.identity.people.model import (
     TenantCreate,
 )
 from holdfast.kernel.http.client import ApiClient, with_key
-from holdfast.kernel.http.paging import Page, encode_cursor, text_position
+from holdfast.kernel.http.paging import Page
 from holdfast.kernel.principal import Principal
 
 
@@ -57,14 +57,9 @@ class PeopleClient:
         self, principal: Principal | None, *, before: str = "", limit: int = 100
     ) -> tuple[list[Invitation], str | None]:
         """See :meth:`PeopleService.list_invitations`."""
-        params = {
-            "limit": limit,
-            "cursor": encode_cursor(INVITATIONS, [before]) if before else None,
-        }
-        page = await self._api.request(
-            "GET", "/v1/invitations", params=params, type=Page[Invitation]
+        return await self._api.page(
+            "/v1/invitations", INVITATIONS, type=Page[Invitation], after=before, limit=limit
         )
-        return page.items, text_position(INVITATIONS, page.next) or None
 
     async def revoke_invitation(self, principal: Principal | None, invitation: str) -> Invitation:
         """See :meth:`PeopleService.revoke_invitation`."""
@@ -75,9 +70,9 @@ class PeopleClient:
         self, principal: Principal | None, *, before: str = "", limit: int = 100
     ) -> tuple[list[Person], str | None]:
         """See :meth:`PeopleService.list_people`."""
-        params = {"limit": limit, "cursor": encode_cursor(PEOPLE, [before]) if before else None}
-        page = await self._api.request("GET", "/v1/people", params=params, type=Page[Person])
-        return page.items, text_position(PEOPLE, page.next) or None
+        return await self._api.page(
+            "/v1/people", PEOPLE, type=Page[Person], after=before, limit=limit
+        )
 
     async def find_person(self, principal: Principal | None, person: str) -> Person:
         """See :meth:`PeopleService.find_person`."""

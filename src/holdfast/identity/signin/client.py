@@ -30,7 +30,7 @@ from holdfast.identity.signin.passkey_model import (
     SignInStart,
 )
 from holdfast.kernel.http.client import ApiClient
-from holdfast.kernel.http.paging import Page, encode_cursor, text_position
+from holdfast.kernel.http.paging import Page
 from holdfast.kernel.principal import Principal
 
 T = TypeVar("T")
@@ -71,10 +71,14 @@ class SessionsClient:
         limit: int = 100,
     ) -> tuple[list[Session], str | None]:
         """See :meth:`SessionsService.list_sessions`."""
-        cursor = encode_cursor(SESSIONS, [before]) if before else None
-        params = {"limit": limit, "cursor": cursor, "person": person}
-        page = await self._api.request("GET", "/v1/sessions", params=params, type=Page[Session])
-        return page.items, text_position(SESSIONS, page.next) or None
+        return await self._api.page(
+            "/v1/sessions",
+            SESSIONS,
+            type=Page[Session],
+            after=before,
+            limit=limit,
+            params={"person": person},
+        )
 
     async def end(self, principal: Principal | None, session: str) -> Session:
         """See :meth:`SessionsService.end`."""

@@ -26,6 +26,7 @@ from holdfast.kernel.errors import (
     TooLarge,
     Unavailable,
 )
+from holdfast.kernel.http.paging import Page, cursor_behind, text_position
 from holdfast.kernel.http.problems import error_from
 from holdfast.kernel.structs import decoder
 from holdfast.kernel.tls import machine_trust, nobody
@@ -173,6 +174,22 @@ class ApiClient:
     async def get(self, path: str, *, type: Any, **options: Any) -> Any:  # noqa: A002
         """:meth:`request` with GET."""
         return await self.request("GET", path, type=type, **options)
+
+    async def page(
+        self,
+        path: str,
+        kind: str,
+        *,
+        type: type[Page[T]],  # noqa: A002
+        after: str | None,
+        limit: int,
+        params: Mapping[str, Any] | None = None,
+    ) -> tuple[list[T], str | None]:
+        """A page of the list ``kind`` behind the text ``after``, and what the next lies behind."""
+        cursor = cursor_behind(kind, after)
+        asked = {**(params or {}), "limit": limit, "cursor": cursor}
+        found = await self.request("GET", path, params=asked, type=type)
+        return found.items, text_position(kind, found.next) or None
 
     async def _repeated(
         self, method: str, path: str, repeatable: bool | None, options: dict[str, Any]

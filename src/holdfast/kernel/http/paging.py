@@ -52,7 +52,12 @@ def encode_cursor(kind: str, position: list[Any]) -> str:
 
 def page_after(kind: str, items: list[T], following: str | None) -> Page[T]:
     """A page of the list ``kind``, the next of which begins at the text ``following``."""
-    return Page(items=items, next=encode_cursor(kind, [following]) if following else None)
+    return Page(items=items, next=cursor_behind(kind, following))
+
+
+def cursor_behind(kind: str, position: str | None) -> str | None:
+    """The cursor of what lies behind a text in the list ``kind``; none for its beginning."""
+    return encode_cursor(kind, [position]) if position else None
 
 
 def text_position(kind: str, cursor: str | None) -> str:
