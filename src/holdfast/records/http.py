@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -443,16 +444,17 @@ def _projection_routes(service: RecordsService) -> list[Any]:
     ) -> Any:
         """Download the Parquet copy of a publication."""
         found = await service.projection(principal, profile, as_of=as_of, vintage=vintage)
+        tag = f'"{found.digest}"'
         headers = {
             **ATTACHMENT,
             "Cache-Control": "private, no-cache",
             "Content-Disposition": f'attachment; filename="{profile}-{found.publication}.parquet"',
             "Content-Length": str(found.size_bytes),
             "Content-Digest": content_digest(found.digest),
-            "ETag": f'"{found.digest}"',
+            "ETag": tag,
             PUBLICATION_HEADER: str(found.publication),
         }
-        if f'"{found.digest}"' in known:
+        if _names(known, tag):
             headers.pop("Content-Length")
             return Response(content=None, status_code=304, headers=headers)
         chunks = file_chunks(Path(found.path))
@@ -462,17 +464,27 @@ def _projection_routes(service: RecordsService) -> list[Any]:
 
 
 def _conditional(page: RecordPage, known: str, *, changing: bool) -> Any:
-    """The page with its ETag, or 304: within a publication nothing changes."""
+    """The page with its ETag, or 304 for whoever has the same.
+
+    The tag is the page's digest. Its publication would not do: until when a revision held, and
+    where raw bytes are gone, is told later. What is of people is kept by nobody, and read anew each
+    time: who may see it, and whether it is still there, changes within a publication.
+    """
     headers = {PUBLICATION_HEADER: str(page.publication)}
-    if changing:
+    if changing or any(record.personal for record in page.items):
         return Response(content=page, headers={**headers, "Cache-Control": "no-store"})
-    # The address says which list and which page; the publication is all that can differ.
-    tag = f'"p{page.publication}"'
+    content = msgspec.json.encode(page)
+    tag = f'"{hashlib.sha256(content).hexdigest()}"'
     headers |= {"ETag": tag, "Cache-Control": "private, no-cache"}
-    tags = [text.strip().removeprefix("W/") for text in known.split(",")]
-    if tag in tags or "*" in tags:
+    if _names(known, tag):
         return Response(content=None, status_code=304, headers=headers)
-    return Response(content=page, headers=headers)
+    return Response(content=content, media_type="application/json", headers=headers)
+
+
+def _names(known: str, tag: str) -> bool:
+    """Whether ``If-None-Match`` names the tag; weakly is enough (RFC 9110 §13.1.2)."""
+    tags = [text.strip().removeprefix("W/") for text in known.split(",")]
+    return tag in tags or "*" in tags
 
 
 def _check_path(path: str, body: str) -> None:

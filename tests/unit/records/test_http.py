@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from holdfast.kernel.database import Database
@@ -16,8 +17,8 @@ from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.principal import Principal
 from holdfast.records.client import RecordsClient
 from holdfast.records.http import handlers
-from holdfast.records.model import RecordFilter, RunFinish, RunOpen, RunStatus
-from tests.unit.records.helpers import OPERATOR, Bench, bench_on, raw, record
+from holdfast.records.model import RecordFilter, RecordPage, RunFinish, RunOpen, RunStatus
+from tests.unit.records.helpers import OPERATOR, Bench, bench_on, profile, raw, record
 
 RUN = "01900000-0000-7000-8000-000000000000"
 
@@ -30,6 +31,11 @@ async def bench(sqlite_database: Database, tmp_path: Path) -> AsyncIterator[Benc
 
 @pytest.fixture
 async def api(bench: Bench) -> AsyncIterator[ApiClient]:
+    async with api_of(bench) as client:
+        yield client
+
+
+def api_of(bench: Bench) -> ApiClient:
     async def authenticate(connection: Connection) -> Principal:
         return OPERATOR
 
@@ -41,8 +47,7 @@ async def api(bench: Bench) -> AsyncIterator[ApiClient]:
             authenticate=authenticate,
         )
     )
-    async with ApiClient.for_app(app) as client:
-        yield client
+    return ApiClient.for_app(app)
 
 
 async def test_a_run_over_the_wire(bench: Bench, api: ApiClient) -> None:
@@ -121,6 +126,36 @@ async def test_pages_are_conditional_on_the_publication(bench: Bench, api: ApiCl
     await bench.collect([record("CA", "2")], fence=2)
     async with api.stream("GET", "/v1/records", **again) as answer:
         assert answer.status_code == 200
+
+
+async def test_a_page_of_the_past_is_not_the_same_once_it_is_known_until_when_it_held(
+    bench: Bench, api: ApiClient
+) -> None:
+    await bench.collect([record("CA", "1")])
+    page = await RecordsClient(api).records(OPERATOR, RecordFilter(profile="rates"))
+    then = {"profile": "rates", "as_of": page.items[0].recorded_from}
+    async with api.stream("GET", "/v1/records", params=then) as answer:
+        tag = answer.headers["etag"]
+    bench.clock.advance(60)
+    await bench.collect([record("CA", "2")], fence=2)
+    known = {"params": then, "headers": {"If-None-Match": tag}}
+    async with api.stream("GET", "/v1/records", **known) as answer:
+        assert answer.status_code == 200
+        found = msgspec.json.decode(await answer.aread(), type=RecordPage)
+    assert found.publication == 1
+    assert found.items[0].recorded_to is not None
+
+
+async def test_what_is_of_people_is_kept_by_nobody_and_told_anew(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    clinic = profile("clinic", subject="dimensions.state", personal=["measures.rate"])
+    async with bench_on(sqlite_database, tmp_path, clinic) as bench, api_of(bench) as api:
+        await bench.collect([record("CA", "1")], name="clinic")
+        async with api.stream("GET", "/v1/records", params={"profile": "clinic"}) as answer:
+            assert b'"personal":"opened"' in await answer.aread()
+            assert answer.headers["cache-control"] == "no-store"
+            assert "etag" not in answer.headers
 
 
 async def test_raw_bytes_leave_only_as_a_sandboxed_attachment(bench: Bench, api: ApiClient) -> None:
