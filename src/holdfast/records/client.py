@@ -7,10 +7,12 @@ is the client's credential that says who asks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import os
 import re
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,8 @@ from holdfast.records.wire import (
 
 STREAM_LIMIT = 1_000
 PROJECTIONS_KEPT = 16
+READ_SECONDS = 1800.0
+"""So long somebody may be reading a copy: longer than a query or a report may take."""
 _FILE_NAME = re.compile(r'filename="([^"/\\]+)"')
 
 
@@ -70,6 +74,7 @@ class RecordsClient:
         self._api = api
         self._projections = projections
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._checked: set[Path] = set()
 
     # --- what a worker does -------------------------------------------------------------------
 
@@ -420,26 +425,44 @@ class RecordsClient:
             "GET", f"{base}/info", params=parameters, type=ProjectionInfo
         )
         path = self._folder() / f"{info.digest.partition(':')[2]}.parquet"
-        if not path.exists():
+        if not await asyncio.to_thread(self._copied, path, info.digest):
             await self._download(base, parameters, info.digest, path)
-            await asyncio.to_thread(_prune, path.parent, path)
+            self._checked -= await asyncio.to_thread(_prune, path.parent, path)
         return msgspec.structs.replace(info, path=str(path))
+
+    def _copied(self, path: Path, digest: str) -> bool:
+        """Whether the copy is there and its bytes are right, which is looked at once.
+
+        Another process made it, perhaps, and the machine lost its power then. It is marked as used.
+        """
+        try:
+            with path.open("rb") as file:
+                if path not in self._checked:
+                    if f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" != digest:
+                        path.unlink(missing_ok=True)
+                        return False
+                    self._checked.add(path)
+                os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     async def _download(
         self, base: str, parameters: dict[str, Any], digest: str, path: Path
     ) -> None:
-        parts, found = self._parts(base, parameters), hashlib.sha256()
-        await anext(parts)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part") as file:
-            async for chunk in parts:
-                found.update(chunk)
-                await asyncio.to_thread(file.write, chunk)
-            if f"sha256:{found.hexdigest()}" != digest:
-                raise Corrupt(f"cannot use the projection from {base}: its bytes are others")
-            file.flush()
-            await asyncio.to_thread(_name, Path(file.name), path)
+        found = hashlib.sha256()
+        async with contextlib.aclosing(self._parts(base, parameters)) as parts:
+            await anext(parts)
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part") as file:
+                async for chunk in parts:
+                    found.update(chunk)
+                    await asyncio.to_thread(file.write, chunk)
+                if f"sha256:{found.hexdigest()}" != digest:
+                    raise Corrupt(f"cannot use the projection from {base}: its bytes are others")
+                file.flush()
+                await asyncio.to_thread(_name, Path(file.name), path)
 
-    async def _parts(self, path: str, parameters: dict[str, Any]) -> AsyncIterator[Any]:
+    async def _parts(self, path: str, parameters: dict[str, Any]) -> AsyncGenerator[Any, None]:
         """The headers of the answer, then its bytes."""
         async with self._api.stream("GET", path, params=parameters) as response:
             yield response.headers
@@ -458,17 +481,32 @@ class RecordsClient:
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = self._projections = None
+            self._checked.clear()
 
 
 def _name(written: Path, path: Path) -> None:
     """Give the file its name; another copy of it under that name is as good."""
-    path.unlink(missing_ok=True)
-    path.hardlink_to(written)
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(written)
 
 
-def _prune(folder: Path, newest: Path) -> None:
-    """Keep the last few copies."""
-    files = sorted(folder.glob("*.parquet"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in files[PROJECTIONS_KEPT:]:
-        if path != newest:
-            path.unlink(missing_ok=True)
+def _prune(folder: Path, newest: Path) -> set[Path]:
+    """Keep the last few copies, and all that somebody may be reading: a query reads many at once.
+
+    What a dead process left half-made goes, too. Answers what is gone.
+    """
+    ages = {path: _used(path) for path in folder.glob("*.*")}
+    limit = ages.get(newest, 0.0) - READ_SECONDS
+    copies = [path for path in ages if path.suffix == ".parquet"]
+    copies.sort(key=lambda path: ages[path], reverse=True)
+    spare = {*copies[PROJECTIONS_KEPT:], *(path for path in ages if path.suffix == ".part")}
+    gone = {path for path in spare if ages[path] < limit}
+    for path in gone:
+        path.unlink(missing_ok=True)
+    return gone
+
+
+def _used(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,48 @@ async def test_copies_in_a_temporary_folder_are_dropped(bench: Bench, api: ApiCl
     assert not first.parent.exists()
     assert Path((await client.projection(OPERATOR, "rates")).path).exists()
     client.drop_copies()
+
+
+async def test_a_copy_that_lost_its_bytes_is_made_anew(
+    bench: Bench, api: ApiClient, tmp_path: Path
+) -> None:
+    await bench.collect([record("CA", "4.1")])
+    first = RecordsClient(api, projections=tmp_path / "copies")
+    path = Path((await first.projection(OPERATOR, "rates")).path)
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    second = RecordsClient(api, projections=tmp_path / "copies")
+    assert Path((await second.projection(OPERATOR, "rates")).path).read_bytes() == whole
+    path.unlink()
+    assert Path((await second.projection(OPERATOR, "rates")).path).read_bytes() == whole
+
+
+async def test_copies_that_somebody_may_be_reading_stay_however_many_there_are(
+    bench: Bench, api: ApiClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.records.client.PROJECTIONS_KEPT", 1)
+    client = RecordsClient(api, projections=tmp_path / "copies")
+    paths = []
+    for fence, rate in enumerate("123", 1):
+        await bench.collect([record("CA", rate)], fence=fence)
+        paths.append(Path((await client.projection(OPERATOR, "rates")).path))
+    assert all(path.exists() for path in paths)
+    left = tmp_path / "copies" / "tmp1.part"
+    left.write_bytes(b"half")
+    for path in (paths[0], left):
+        os.utime(path, (1, 1))
+    await bench.collect([record("CA", "4")], fence=4)
+    paths.append(Path((await client.projection(OPERATOR, "rates")).path))
+    assert [path.exists() for path in (*paths, left)] == [False, True, True, True, False]
+
+
+async def test_two_who_copy_the_same_at_once_have_both(
+    bench: Bench, api: ApiClient, tmp_path: Path
+) -> None:
+    await bench.collect([record("CA", "4.1")])
+    client = RecordsClient(api, projections=tmp_path / "copies")
+    made = await asyncio.gather(*(client.projection(OPERATOR, "rates") for _ in range(4)))
+    assert len({one.path for one in made}) == 1
 
 
 async def test_pages_are_conditional_on_the_publication(bench: Bench, api: ApiClient) -> None:
