@@ -235,7 +235,8 @@ def insider_at(door: Program) -> tuple[Insider, tuple[bytes, ...]]:
         "empty": "",
     }
     for path, wanted in (("/v1/reports", REPORT), ("/v1/invitations", {"name": MARKER})):
-        assert api.post(path, json=wanted).status_code == 201
+        # 200: that report is there already, where another attack came before this one.
+        assert api.post(path, json=wanted).status_code in (200, 201)
     runs = [run["id"] for run in door.items("/v1/runs")]
     found = door.get("/v1/records", profile=PROFILE, limit=50)["items"]
     records = [record["id"] for record in found]
