@@ -204,7 +204,9 @@ class Collecting:
 
     async def new_join_token(self) -> None:
         token = await self.system.fleet.worker_token_create(OPERATOR, JoinTokenCreate())
-        (self.root / "join-token").write_text(token.token)
+        file = self.root / "join-token"
+        file.touch(mode=0o600)  # As whoever is given one keeps it: open to others it is found.
+        file.write_text(token.token)
 
 
 @asynccontextmanager

@@ -69,6 +69,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         ["up", "--port", "0", "--drones", "0"], root / "data", environment=environment
     ) as running:
         made = running.client.post("/v1/workers/tokens", json={})
+        (root / "join-token").touch(mode=0o600)
         (root / "join-token").write_text(made.json()["token"])
         yield running
 
