@@ -155,7 +155,9 @@ class DoorAuthenticator:
             raise Unauthenticated("cannot do this: the key is not known", code="key-unknown")
         if not admits(networks_of(holder.addresses), address):
             raise Denied(
-                "cannot do this: the key does not hold at your address", code="address-refused"
+                "cannot do this: the key does not hold at your address",
+                code="address-refused",
+                hint="it was made for other addresses: `holdfast apikey list` shows them",
             )
         return principal_of(holder)
 

@@ -20,6 +20,11 @@ LISTED: dict[str, str] = {
 }
 """Nouns whose things can be listed, and by what."""
 
+_PRIVATE = (
+    "only public addresses are contacted; an operator can allow an exact one, where the drone runs "
+    "(or `holdfast up`), with HOLDFAST_COLLECT_ALLOW=HOST:PORT"
+)
+
 BY_CODE: dict[str, str] = {
     "unreachable": "see that this machine reaches that host: its name, the network, a firewall "
     "(proxy variables are ignored); `holdfast fixture serve DIR --replay-map FILE` answers from "
@@ -34,8 +39,8 @@ BY_CODE: dict[str, str] = {
     "credentials (source.auth)",
     "source-busy": "the source asks for fewer requests: try again later",
     "source-refused": "see that source.url and its parameters are right",
-    "address-refused": "only public addresses are contacted; an operator can allow an exact "
-    "one with HOLDFAST_COLLECT_ALLOW=HOST:PORT",
+    "address-refused": _PRIVATE,
+    "guard-refused": _PRIVATE,
     "redirect-refused": "put the address it leads to into source.url",
     "response-too-large": "raise the profile's limits, or ask for less at a time",
     "spool-failed": "see that the disk has room and can be written (HOLDFAST_COLLECT_SPOOL_DIR)",

@@ -629,9 +629,8 @@ def list_runs(
         if json:
             print_json(page)
             return
-        counts = ["records", "new", "changed", "withdrawn", "rejects"]
         print_table(
-            ["run", "profile", "status", "replayed", "started", *counts, "reason"],
+            ["run", "profile", "status", "replayed", "started", *_COUNTS, "reason"],
             [
                 [
                     one.id,
@@ -639,12 +638,12 @@ def list_runs(
                     one.status.value,
                     "yes" if one.replayed else "",
                     one.started_at[:19],
-                    *_counted(one, counts).values(),
+                    *_counted(one, _COUNTS).values(),
                     _reason(one),
                 ]
                 for one in page.items
             ],
-            numeric=counts,
+            numeric=_COUNTS,
             spare=["replayed", "started", "records", "withdrawn", "changed", "new", "reason"],
             wraps=["reason"],
             empty="no such runs"
@@ -656,6 +655,7 @@ def list_runs(
     run(body)
 
 
+_COUNTS = ("records", "new", "changed", "withdrawn", "rejects")
 _CHANGES = frozenset({"new", "changed", "unchanged", "withdrawn"})
 
 
@@ -685,7 +685,7 @@ async def show_ended(api: ApiClient, run_id: str, quiet: bool) -> HoldfastError 
                 "run": found.id,
                 "profile": found.profile,
                 "state": found.status.value + (" (replayed)" if found.replayed else ""),
-                **_counted(found, ("records", "new", "changed", "withdrawn", "rejects")),
+                **{name: count for name, count in _counted(found, _COUNTS).items() if count},
                 **({"reason": _whole_reason(found)} if found.reason or found.code else {}),
             }
         )

@@ -218,6 +218,7 @@ def test_an_export_that_cannot_be_written_says_so_and_no_more(
         ("schema-drift", 0, "holdfast run accept 019b"),
         ("shrunk", 2, "holdfast run accept 019b"),
         ("truncated", 0, "holdfast run show 019b"),
+        ("guard-refused", 0, "HOLDFAST_COLLECT_ALLOW=HOST:PORT"),
         ("spool-failed", 0, "see that the disk has room"),
         ("of-no-hint", 0, "holdfast profile preview FILE"),
     ],
