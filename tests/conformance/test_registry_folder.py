@@ -307,6 +307,17 @@ async def test_a_folder_that_cannot_be_read_is_not_an_empty_one(world: World) ->
     assert await world.names() == ["rain"]
 
 
+async def test_a_file_of_json_is_read_as_json(world: World) -> None:
+    codes = {"v": {"path": "v", "codes": "flags"}}
+    world.put("codes/flags.csv", "code,meaning\na,A\n")
+    world.put("rain.json", json.dumps(GOOD | {"attributes": codes}))
+    assert (await world.folder.reconcile()).published == ("rain",)
+    assert (await world.service.status(ME, "rain")).problem == ""
+    world.put("rain.json", "version: 1")
+    assert (await world.folder.reconcile()).refused == ("rain.json",)
+    assert "this is not JSON" in (await world.service.status(ME, "rain")).problem
+
+
 async def test_links_and_hidden_names_of_a_mounted_configmap(world: World, tmp_path: Path) -> None:
     """Kubernetes mounts ``rain.yaml -> ..data/rain.yaml`` and ``..data -> ..2026_01_01``."""
     version = world.root / "..2026_01_01"

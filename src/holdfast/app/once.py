@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.kernel.cli import print_table, say
 from holdfast.kernel.errors import HoldfastError, Unavailable
+from holdfast.registry.document import SUFFIXES
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -99,7 +100,7 @@ async def runnable_profiles(system: System) -> list[str]:
 
 
 def _files_in(folder: Path) -> int:
-    return sum(1 for path in folder.rglob("*") if path.suffix in (".yaml", ".yml"))
+    return sum(1 for path in folder.rglob("*") if path.suffix in SUFFIXES)
 
 
 async def submit(system: System, profile: str) -> Collection:

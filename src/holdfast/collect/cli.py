@@ -277,9 +277,10 @@ async def _profile(ctx: typer.Context, named: str) -> Profile:
     """The profile in a file, or the published one of that name."""
     data = _file(Path(named))
     if data is not None:
+        from holdfast.registry.document import media_type_of
         from holdfast.registry.validate import load_profile
 
-        return load_profile(data, media_type=_media_type(Path(named)), draft=True)
+        return load_profile(data, media_type=media_type_of(Path(named)), draft=True)
     from holdfast.kernel.principal import operator
     from holdfast.registry.client import RegistryClient
 
@@ -293,7 +294,9 @@ async def _profile(ctx: typer.Context, named: str) -> Profile:
 
 def _file(path: Path) -> bytes | None:
     """The bytes of a file, ``None`` where the argument is no file's name."""
-    if path.suffix not in {".yaml", ".yml", ".json"} and not path.is_file():
+    from holdfast.registry.document import SUFFIXES, media_type_of
+
+    if path.suffix not in SUFFIXES and not path.is_file():
         return None
     from holdfast.registry.code_lists import with_code_lists
 
@@ -305,11 +308,7 @@ def _file(path: Path) -> bytes | None:
             hint="name a profile's file, or a published profile by its name; "
             "`holdfast profile init ADDRESS` writes a first file",
         ) from error
-    return with_code_lists(data, path.resolve().parent, media_type=_media_type(path))
-
-
-def _media_type(path: Path) -> str:
-    return "application/json" if path.suffix == ".json" else "application/yaml"
+    return with_code_lists(data, path.resolve().parent, media_type=media_type_of(path))
 
 
 def _print(found: Preview) -> None:

@@ -15,6 +15,7 @@ import typer
 from holdfast.kernel.cli import print_fields, print_json, print_table, run, say, say_more, session
 from holdfast.kernel.errors import Invalid, NotFound, TooLarge
 from holdfast.kernel.options import JsonOption, LimitOption
+from holdfast.registry.document import SUFFIXES, media_type_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +107,7 @@ def publish(
                 result = await client.publish(
                     operator(),
                     data,
-                    media_type=_media_type(path),
+                    media_type=media_type_of(path),
                     dry_run=dry_run,
                     expected=expect,
                 )
@@ -160,7 +161,7 @@ def diff(
             changes: Sequence[Change]
             if is_file:
                 result = await client.publish(
-                    operator(), _read(path), media_type=_media_type(path), dry_run=True
+                    operator(), _read(path), media_type=media_type_of(path), dry_run=True
                 )
                 changes = result.diff
             else:
@@ -430,10 +431,10 @@ def _files(named: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        below = sorted(each for each in path.rglob("*") if each.suffix in (".yaml", ".yml"))
+        below = sorted(each for each in path.rglob("*") if each.suffix in SUFFIXES)
         if not below:
             raise Invalid(
-                f"cannot find a profile in {path}: no file below it ends in .yaml",
+                f"cannot find a profile in {path}: no file below it ends in .yaml, .yml or .json",
                 hint="name a profile's file, or a folder of them",
             )
         found += below
@@ -446,15 +447,11 @@ def _examined(path: Path, *, alone: bool) -> Examined:
     from holdfast.registry.validate import Examined, examine
 
     try:
-        return examine(_read(path), media_type=_media_type(path))
+        return examine(_read(path), media_type=media_type_of(path))
     except (Invalid, TooLarge) as error:
         if alone:
             raise
         return Examined(problems=[Problem("", error.detail.partition(": ")[2] or error.detail)])
-
-
-def _media_type(path: Path) -> str:
-    return "application/json" if path.suffix == ".json" else "application/yaml"
 
 
 def _read(path: Path) -> bytes:
@@ -475,7 +472,7 @@ def _read(path: Path) -> bytes:
                 hint="one profile describes one source: split the file, or see that it is the "
                 "right one",
             )
-        return with_code_lists(data, path.resolve().parent, media_type=_media_type(path))
+        return with_code_lists(data, path.resolve().parent, media_type=media_type_of(path))
     except OSError as error:
         raise Invalid(
             f"cannot read {path}: {error.strerror}",

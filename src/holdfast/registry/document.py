@@ -12,11 +12,14 @@ import json
 import re
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import PurePath
 from typing import Any
 
 from holdfast.kernel.errors import Problem, TooLarge
 
 DOCUMENT_BYTES_MAX = 256 * 1024
+SUFFIXES = (".yaml", ".yml", ".json")
+"""How the names of profiles' files end, where a folder stands for those in it."""
 DEPTH_MAX = 16
 NODES_MAX = 20_000
 
@@ -75,6 +78,11 @@ def read_document(data: bytes, *, media_type: str = "application/yaml") -> Docum
         line = data.count(b"\n", 0, error.start) + 1
         return Document(problems=[Problem(path="", message="this is not UTF-8", line=line)])
     return _read_json(text) if "json" in media_type else _Yaml(text).read()
+
+
+def media_type_of(file: PurePath) -> str:
+    """As what a file of this name is read."""
+    return "application/json" if file.suffix == ".json" else "application/yaml"
 
 
 class _Stop(Exception):

@@ -24,14 +24,13 @@ from holdfast.kernel.ids import is_name
 from holdfast.kernel.principal import Principal
 from holdfast.kernel.telemetry import get_logger
 from holdfast.registry.code_lists import stamp, with_code_lists
-from holdfast.registry.document import DOCUMENT_BYTES_MAX
+from holdfast.registry.document import DOCUMENT_BYTES_MAX, SUFFIXES, media_type_of
 from holdfast.registry.service import FromFile, RegistryService
 from holdfast.registry.store import FileSeen
 from holdfast.registry.validate import examine
 
 FILES_MAX = 10_000
 LOOK_SECONDS = 2.0
-_SUFFIXES = (".yaml", ".yml")
 
 log = get_logger(__name__)
 
@@ -181,7 +180,9 @@ class ProfilesFolder:
         """Publish a file, or say in the list why not; the running version is untouched then."""
         file = FromFile(found.file, found.digest)
         try:
-            result = await self._service.publish(self._principal, found.data, file=file)
+            result = await self._service.publish(
+                self._principal, found.data, media_type=media_type_of(Path(found.file)), file=file
+            )
         except HoldfastError as error:
             if error.kind not in {Kind.INVALID, Kind.UNSUPPORTED, Kind.TOO_LARGE}:
                 raise
@@ -212,7 +213,7 @@ def _walk(root: Path) -> Iterator[tuple[str, Look]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             path = Path(directory, name)
-            if name.startswith(".") or path.suffix not in _SUFFIXES:
+            if name.startswith(".") or path.suffix not in SUFFIXES:
                 continue
             if not path.is_file() or not path.resolve().is_relative_to(root):
                 continue
@@ -236,7 +237,9 @@ def _read_all(folder: Path, files: Sequence[str], seen: dict[str, FileSeen]) -> 
             with (folder / file).open("rb") as stream:
                 data = stream.read(DOCUMENT_BYTES_MAX + 1)
             if len(data) <= DOCUMENT_BYTES_MAX:
-                data = with_code_lists(data, (folder / file).parent)
+                data = with_code_lists(
+                    data, (folder / file).parent, media_type=media_type_of(Path(file))
+                )
         except OSError:
             continue
         except Invalid as error:  # told where the list is used: the profile has no such list
@@ -252,7 +255,8 @@ def _read_all(folder: Path, files: Sequence[str], seen: dict[str, FileSeen]) -> 
 
 def _name_of(file: str, data: bytes, before: str) -> str:
     """The name a file gives; else the one it gave before; else its own."""
-    given = examine(data).name if len(data) <= DOCUMENT_BYTES_MAX else ""
+    small = len(data) <= DOCUMENT_BYTES_MAX
+    given = examine(data, media_type=media_type_of(Path(file))).name if small else ""
     if is_name(given):
         return given
     stem = Path(file).stem.lower()

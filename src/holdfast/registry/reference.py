@@ -72,9 +72,9 @@ whether a default is written out or left out make no difference. Versions never 
 an older version is brought back by publishing it. Pausing, and overriding the schedule or limits,
 make no new version and outlive them.
 
-Files in the profiles' folder (`PROFILES_DIR`) are published when they change. A bad file leaves the
-last good version running; `holdfast profile list` shows what is wrong with it. A profile whose file
-is gone stops running and is kept.
+Files in the profiles' folder (`PROFILES_DIR`) whose names end in `.yaml`, `.yml` or `.json` are
+published when they change. A bad file leaves the last good version running; `holdfast profile list`
+shows what is wrong with it. A profile whose file is gone stops running and is kept.
 
 ## Secrets
 

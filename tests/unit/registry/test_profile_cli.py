@@ -95,6 +95,9 @@ def test_validate_lists_everything_by_file_and_line(
 def test_a_folder_stands_for_the_profiles_in_it(invoke: Invoke, rain: Path, tmp_path: Path) -> None:
     good = invoke("validate", rain.parent)
     assert (good.exit_code, good.stdout.startswith(f"{rain}: good")) == (0, True)
+    rain.with_suffix(".json").write_text(json.dumps(GOOD))
+    assert invoke("validate", rain.parent).stdout.count(": good, rain") == 2
+    rain.with_suffix(".json").unlink()
     (tmp_path / "empty").mkdir()
     bare = invoke("validate", tmp_path / "empty")
     assert bare.exit_code == 2
