@@ -44,7 +44,7 @@ _CODE = re.compile(
     r"(^|[^a-z])(id|ids|code|fips|zip|zipcode|postcode|guid|key|number|nr|no|num|cik|isbn|geoid|uuid)"
     r"([^a-z]|$)", re.I,
 )  # fmt: skip
-_LONG = 120
+_NOTE = 400
 
 
 @dataclass(slots=True)
@@ -86,7 +86,8 @@ def draft(
     mapped = _settled(plan, head, source, content)
     if plan.period is None:
         plan.notes.append("No time was found: add `period` if the records speak of one.")
-    notes = [*found.notes, *plan.notes]
+    # A note may repeat a name that the source sent, and stands in the document as a comment.
+    notes = [printable(note, _NOTE) for note in (*found.notes, *plan.notes)]
     return Draft(
         _written(name, url, found.source, plan, notes, len(mapped)), len(mapped), len(rows), notes
     )
@@ -373,8 +374,9 @@ def _period(
             return {"join": joined, "format": "%Y-%m-%d", "frequency": "D"}, set(joined)
         joined = [year.path, month.path]
         return {"join": joined, "format": "%Y-%m", "frequency": "M"}, set(joined)
-    if year and coded and all(re.fullmatch(r"[MQSA]\d\d", t) for t in texts[coded.path]):
-        return _coded_period(year, coded, texts[coded.path]), {year.path, coded.path}
+    codes = texts.get(coded.path, []) if coded else []
+    if year and coded and codes and all(re.fullmatch(r"[MQSA]\d\d", code) for code in codes):
+        return _coded_period(year, coded, codes), {year.path, coded.path}
     best: tuple[float, Plain, str] | None = None
     for place, each in enumerate(fields):
         found = texts.get(each.path, [])

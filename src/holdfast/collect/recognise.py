@@ -5,6 +5,7 @@ Nothing here is used by a run. It helps people to start a profile; what it canno
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -18,8 +19,8 @@ from typing import Any
 from lxml import etree
 
 from holdfast.collect.content import SpooledContent
-from holdfast.collect.encodings import marked
-from holdfast.collect.errors import ParseFailed
+from holdfast.collect.encodings import known, marked
+from holdfast.collect.errors import MappingRefused, ParseFailed
 from holdfast.collect.formats.xml import split_name
 from holdfast.collect.infer import NULL_SPELLINGS
 from holdfast.collect.model import MEBIBYTE, Bounds
@@ -111,19 +112,21 @@ def _member(path: Path) -> str:
 
 def _decoded(data: bytes, charset: str, whole: bool) -> tuple[str, str]:
     """The text, and the encoding that a profile must name because nothing else does."""
-    errors = "strict" if whole else "ignore"
     for name in dict.fromkeys([marked(data) or charset or "utf-8", "utf-8"]):
         try:
-            text = data.decode(name, errors if name in {"utf-8", "utf-8-sig"} else "strict")
-        except (UnicodeError, LookupError):
+            # A beginning may end within a letter.
+            decoder = codecs.getincrementaldecoder(known(name))("strict")
+            return decoder.decode(data, whole), ""
+        except (UnicodeError, MappingRefused):
             continue
-        return text, ""
     return data.decode("cp1252", "replace"), "windows-1252"
 
 
 def _of_text(text: str, data: bytes, kind: str, whole: bool, records: str) -> Recognised:
     begin = text.lstrip("\ufeff \t\r\n\x1e")[:2000]
     lowered = begin.lower()
+    if not begin:
+        raise ParseFailed("cannot write a profile: there is nothing in it")
     if kind in {"csv", "tsv"}:
         return _table(text)
     if kind == "xml" or (begin.startswith("<") and kind != "json"):
@@ -135,8 +138,6 @@ def _of_text(text: str, data: bytes, kind: str, whole: bool, records: str) -> Re
         return _markup(data, whole, records)
     if kind in {"json", "ndjson", "geojson", "json-stat"} or begin[:1] in {"{", "["}:
         return _json(text, whole, records)
-    if not begin:
-        raise ParseFailed("cannot write a profile: there is nothing in it")
     return _table(text)
 
 
@@ -378,10 +379,16 @@ def _markup(data: bytes, whole: bool, records: str) -> Recognised:
     return _repeated(root, namespaces)
 
 
+_XML = "http://www.w3.org/XML/1998/namespace"
+"""What ``xml:lang`` is in: no document declares it."""
+
+
 def _prefixes(root: Any) -> dict[str, str]:
-    """A prefix for each namespace of the document; the default one needs one of ours."""
+    """A prefix for each of the first namespaces; the default one needs one of ours."""
     found: dict[str, str] = {}
     for element in root.iter():
+        if any(name.startswith(f"{{{_XML}}}") for name in element.attrib):
+            found["xml"] = _XML
         for prefix, uri in element.nsmap.items():
             if uri not in found.values():
                 name = prefix or "d"
@@ -401,17 +408,23 @@ def _repeated(root: Any, namespaces: dict[str, str]) -> Recognised:
         namespace, local = split_name(tag)
         return f"{prefixes[namespace]}:{local}" if namespace else local
 
+    def nameable(tag: Any) -> bool:
+        """Neither a reference to an entity nor in a namespace that came after the first ones."""
+        return isinstance(tag, str) and split_name(tag)[0] in {"", *prefixes}
+
     counts: Counter[tuple[str, ...]] = Counter()
     leaves: Counter[tuple[str, ...]] = Counter()
     examples: dict[tuple[str, ...], Any] = {}
     for element in root.iter():
-        if not isinstance(element.tag, str):
+        if not nameable(element.tag):
             continue
         path = (*[one.tag for one in reversed(list(element.iterancestors()))], element.tag)
         counts[path] += 1
         leaves[path] += len(element) + len(element.attrib)
         examples.setdefault(path, element)
-    good = [p for p in counts if counts[p] > 1 and leaves[p] / counts[p] >= 2]
+    good = [
+        p for p in counts if counts[p] > 1 and leaves[p] / counts[p] >= 2 and all(map(nameable, p))
+    ]
     if not good:
         raise ParseFailed(
             "cannot write a profile: no element of this XML is repeated with values in it",
@@ -429,9 +442,11 @@ def _repeated(root: Any, namespaces: dict[str, str]) -> Recognised:
         path = path[:-1]
     used = {split_name(tag)[0] for tag in path}
     for element in examples[path].iter():
-        used |= {split_name(name)[0] for name in (element.tag, *element.attrib)}
+        used |= {split_name(n)[0] for n in (element.tag, *element.attrib) if nameable(n)}
     parent = examples[path].getparent()
-    around = _series(parent, path[-1], named) if parent is not None and len(path) > 2 else []
+    around = (
+        _series(parent, path[-1], named, nameable) if parent is not None and len(path) > 2 else []
+    )
     for expression in around:
         used |= {namespaces[p] for p in re.findall(r"(\w+):", expression) if p in namespaces}
     form: Plain = {"type": "xml", "records": "/" + "/".join(named(tag) for tag in path)}
@@ -441,13 +456,18 @@ def _repeated(root: Any, namespaces: dict[str, str]) -> Recognised:
     return Recognised(form, around=around)
 
 
-def _series(parent: Any, record: str, named: Any) -> list[str]:
+def _series(parent: Any, record: str, named: Any, nameable: Any) -> list[str]:
     """What stands around a record: its parent's attributes, and values beside it by their id."""
-    found = [f"../@{named(name)}" for name in parent.attrib if "schemaLocation" not in name]
+    told = [name for name in parent.attrib if "schemaLocation" not in name and nameable(name)]
+    found = [f"../@{named(name)}" for name in told]
     for child in parent:
-        if child.tag == record or not isinstance(child.tag, str):
+        if child.tag == record or not nameable(child.tag):
             continue
-        inner = [one for one in child if one.get("id") and one.get("value") is not None]
+        inner = [
+            one
+            for one in child
+            if nameable(one.tag) and one.get("id") and one.get("value") is not None
+        ]
         found += [
             f"../{named(child.tag)}/{named(one.tag)}[@id='{one.get('id')}']/@value"
             for one in inner
@@ -470,6 +490,12 @@ def _table(text: str) -> Recognised:
     if not any(line.strip() for line in body):
         raise ParseFailed("cannot write a profile: there are no lines but comments")
     delimiter, rows = _split(body)
+    if not any(rows):
+        raise ParseFailed(
+            "cannot write a profile: as a table it cannot be read",
+            hint=f"a cell is over {csv.field_size_limit():,} characters, or a quotation mark is "
+            "never closed; --format says what it is",
+        )
     width = Counter(len(row) for row in rows if row).most_common(1)[0][0]
     form: Plain = {"type": "csv"}
     if delimiter != ",":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -300,3 +301,62 @@ def test_a_name_of_years_is_no_measure(tmp_path: Path) -> None:
         }
     )
     assert "time_label" not in drawn(drafted(tmp_path / "x", text), "measures")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "said"),
+    [
+        (b"", "csv", "nothing in it"),
+        (b"a" * 200_000, "", "as a table"),
+        (b'a,b\n1,"' + b"x" * 200_000, "csv", "as a table"),
+        (b'<!DOCTYPE r [<!ENTITY e "x">]><r><l><i><a>&e;</a><b>1</b></i><i><a>&e;</a><b>2</b></i>'
+         b"</l></r>", "", "declares entities"),
+        (b"<a " + b" ".join(b'xmlns:n%d="u:%d"' % (n, n) for n in range(40)) +
+         b'><l><z:i xmlns:z="late" x="1" y="2"/><z:i xmlns:z="late" x="2" y="2"/></l></a>',
+         "", "no element"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_drafted_is_told_not_fallen_over(
+    tmp_path: Path, data: bytes, kind: str, said: str
+) -> None:
+    (tmp_path / "x").write_bytes(data)
+    limit = csv.field_size_limit(131_072)  # as it is until the first table was read
+    try:
+        with pytest.raises(ParseFailed, match=said):
+            draft(tmp_path / "x", name="x", url="https://example.org/x", kind=kind)
+    finally:
+        csv.field_size_limit(limit)
+
+
+@pytest.mark.parametrize("empty", ["", "-"])
+def test_a_period_column_without_any_is_no_period(tmp_path: Path, empty: str) -> None:
+    found = drafted(tmp_path / "x", f"year,period,v\n2020,{empty},1\n2021,{empty},2\n")
+    assert drawn(found, "period") == {"path": "year", "frequency": "A"}
+
+
+def test_the_language_of_a_list_is_named_by_its_own_prefix(tmp_path: Path) -> None:
+    items = '<item x="1" y="2"/><item x="2" y="2"/>'
+    found = drafted(tmp_path / "x", f'<a><list xml:lang="en">{items}</list></a>')
+    assert drawn(found, "dimensions") == {"lang": {"path": "../@xml:lang"}}
+
+
+@pytest.mark.parametrize("end", ["\\n", "\\u2028", "\\u0085", "\\u001b[2J"])
+def test_a_source_writes_no_line_of_its_own_into_a_draft(tmp_path: Path, end: str) -> None:
+    page = f'{{"x{end}timezone: UTC": {{"next_page": "abc"}}, "data": [{{"a": 1}}, {{"a": 2}}]}}'
+    (tmp_path / "x").write_text(page)
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+    load_profile(made.text.encode(), draft=True)
+    assert any("one page of several" in note for note in made.notes)
+    assert all(note.isprintable() for note in made.notes)
+
+
+def test_the_first_part_of_a_long_page_may_end_within_a_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.collect.recognise.HEAD_BYTES", 20)
+    found = drafted(tmp_path / "x", ("a,b\n" + "ab,1\n" * 3 + "é,2\n" * 5).encode())
+    assert drawn(found, "source")["format"] == {"type": "csv"}
+    latin = ("a,b\n" + "é,2\n" * 20).encode("latin-1")
+    (tmp_path / "y").write_bytes(latin)
+    made = draft(tmp_path / "y", name="x", url="https://example.org/x")
+    assert "encoding: windows-1252" in made.text
