@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar
 
-from holdfast.kernel.cli import running_on
+from holdfast.kernel.cli import running_on, whole_file
 from holdfast.kernel.errors import Invalid, NotFound, Unavailable, Unsupported
-from holdfast.kernel.files import opened
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.principal import operator
@@ -53,7 +54,8 @@ class Client:
     ``token`` is the operator's (``operator.token`` in the data directory) or any other credential
     of the system. ``ca_file`` names certificates to trust beside the machine's own;
     ``certificate_files`` the certificate and the key to present. Every wait for the network ends
-    after ``timeout_seconds``. May be used from several threads.
+    after ``timeout_seconds``, that for the answer to a query after five minutes. May be used from
+    several threads: what one waits for while another closes it fails as :class:`Unavailable`.
     """
 
     def __init__(
@@ -72,9 +74,15 @@ class Client:
             target=self._loop.run_forever, name="holdfast-client", daemon=True
         )
         self._thread.start()
-        self._api = self._do(
-            self._connected(url, token, timeout_seconds, ca_file, certificate_files)
-        )
+        self._lock = threading.Lock()
+        self._closed = False  # under the lock: nothing is begun on a loop that is being ended
+        try:
+            self._api = self._do(
+                self._connected(url, token, timeout_seconds, ca_file, certificate_files)
+            )
+        except BaseException:
+            self._stop()
+            raise
         self._records = RecordsClient(self._api, projections=None)
         self._registry = RegistryClient(self._api)
         self._queries = QueryClient(self._api)
@@ -87,14 +95,17 @@ class Client:
         """
         folder = Path(data_dir)
         found = running_on(folder)
-        try:
-            token = (folder / "operator.token").read_text("ascii").strip()
-        except OSError:
-            found = None
         if found is None:
             raise Unavailable(
                 f"cannot find a running system in {folder}", hint="start it with `holdfast up`"
             )
+        path = folder / "operator.token"
+        try:
+            token = path.read_text("ascii").strip()
+        except OSError as error:
+            raise Invalid(f"cannot read the operator token {path}: {error.strerror}") from error
+        except UnicodeError as error:
+            raise Invalid(f"cannot use the operator token: {path} holds something else") from error
         return cls(found.url, token=token, **options)
 
     @staticmethod
@@ -108,10 +119,13 @@ class Client:
         verify: ssl.SSLContext | bool = True
         if ca_file is not None or certificate_files is not None:
             verify = ssl.create_default_context()
-        if isinstance(verify, ssl.SSLContext) and ca_file is not None:
-            verify.load_verify_locations(cafile=str(ca_file))
-        if isinstance(verify, ssl.SSLContext) and certificate_files is not None:
-            verify.load_cert_chain(*certificate_files)
+        try:
+            if isinstance(verify, ssl.SSLContext) and ca_file is not None:
+                verify.load_verify_locations(cafile=str(ca_file))
+            if isinstance(verify, ssl.SSLContext) and certificate_files is not None:
+                verify.load_cert_chain(*certificate_files)
+        except OSError as error:  # what the library says of a file's content is one, too
+            raise Invalid(f"cannot use the certificates: {error.strerror or error}") from error
         return ApiClient.connect(
             url, token=token, timeout_seconds=timeout_seconds, attempts=ATTEMPTS, verify=verify
         )
@@ -124,20 +138,41 @@ class Client:
 
     def close(self) -> None:
         """Close the connections, end the thread, remove our copies. Twice is fine."""
-        if self._loop.is_closed():
-            return
-        self._do(self._api.aclose())
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._ended(), self._loop).result()
+        self._stop()
+        self._records.drop_copies()
+
+    async def _ended(self) -> None:
+        """End what other threads wait for, each of which hears of it; then the connections."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+        await self._api.aclose()
+
+    def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._records.drop_copies()
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        """``work`` on our loop; its answer or failure here."""
-        if self._loop.is_closed():
-            work.close()
-            raise Unavailable("cannot ask: this client is closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        """``work`` on our loop; its answer or failure here. It ends with whoever waits for it."""
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise Unavailable("cannot ask: this client is closed")
+            waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return waiting.result()
+        except CancelledError as error:
+            raise Unavailable("cannot go on: this client was closed meanwhile") from error
+        finally:
+            waiting.cancel()  # an interrupt ended the wait, and nobody wants the answer any more
 
     def _pages(self, page: Callable[[str | None], Coroutine[Any, Any, Page[T]]]) -> Iterator[T]:
         cursor: str | None = None
@@ -282,19 +317,18 @@ class Client:
         In CSV ``exact=False`` escapes cells that a spreadsheet would take for formulas.
         """
         target = Path(path)
-        partial = target.with_name(f".{target.name}.part")
 
-        async def write() -> None:
+        async def write(file: BinaryIO) -> None:
             found = await self._records.export(
                 _SELF, profile, format=format, as_of=as_of, vintage=vintage, exact=exact
             )
-            await _written(found.chunks, partial)
+            chunks: Any = found.chunks
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    await asyncio.to_thread(file.write, chunk)
 
-        try:
-            self._do(write())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(target) as file:
+            self._do(write(file))
         return target
 
     def data_package(self, profile: str, *, as_of: str | None = None) -> dict[str, Any]:
@@ -351,15 +385,6 @@ class Client:
         return self._pages(
             lambda cursor: self._records.notices(_SELF, profile=profile, cursor=cursor, limit=PAGE)
         )
-
-
-async def _written(chunks: AsyncIterator[bytes], path: Path) -> None:
-    file = await opened(path, "wb")
-    try:
-        async for chunk in chunks:
-            await asyncio.to_thread(file.write, chunk)
-    finally:
-        file.close()
 
 
 def _parquet() -> Any:

@@ -356,6 +356,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     :class:`Invalid` if it cannot be written there; what else fails in the block stays what it is.
     """
+    if not path.name:
+        raise Invalid(f"cannot write {path}: it is a folder")
     partial = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         with _telling(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -65,3 +66,42 @@ def test_closing_ends_its_thread_and_nothing_is_asked_afterwards() -> None:
     assert threading.active_count() == before
     with pytest.raises(Unavailable, match="closed"):
         client.run("x")
+
+
+def test_whoever_waits_when_another_thread_closes_it_is_told() -> None:
+    heard: list[Exception] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = Client(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+        def ask() -> None:
+            try:
+                client.run("x")
+            except Exception as error:  # whatever it is, it is looked at below
+                heard.append(error)
+
+        waiting = threading.Thread(target=ask, daemon=True)
+        waiting.start()
+        asked, _ = silent.accept()
+        with asked:
+            asked.recv(1)
+            client.close()
+            waiting.join(timeout=30)
+        assert not waiting.is_alive()
+    assert isinstance(heard[0], Unavailable)
+    assert "closed meanwhile" in heard[0].detail
+
+
+def test_what_cannot_be_used_is_told_and_leaves_no_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    (tmp_path / "ca.pem").write_text("no certificate")
+    for name in ("none.pem", "ca.pem"):
+        with pytest.raises(Invalid, match="certificates"):
+            Client("https://127.0.0.1:9", ca_file=tmp_path / name)
+    with Client("http://127.0.0.1:9") as client:
+        for path in (tmp_path / "none" / "rain.csv", tmp_path / "none" / ".."):
+            with pytest.raises(Invalid, match="cannot write"):
+                client.export("rain", path)
+        with pytest.raises(Unavailable):
+            client.export("rain", tmp_path / "rain.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["ca.pem"]
+    assert threading.active_count() == before
