@@ -355,9 +355,18 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that gets its name, durable, when the block has ended well; else nothing is left.
 
     :class:`Invalid` if it cannot be written there; what else fails in the block stays what it is.
+    A pipe or a device gets what is written: no file takes its place.
     """
     if not path.name:
         raise Invalid(f"cannot write {path}: it is a folder")
+    with _telling(path):
+        special = path.exists() and not (path.is_file() or path.is_dir())
+    if special:
+        with _telling(path):
+            raw = _Told(path, path, "w")
+        with io.BufferedWriter(raw) as file:
+            yield file
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         with _telling(path):
@@ -376,10 +385,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 class _Told(io.FileIO):
-    """A new file; that it cannot be written is told of the name that it is to have."""
+    """A file; that it cannot be written is told of the name that it is to have."""
 
-    def __init__(self, partial: Path, path: Path) -> None:
-        super().__init__(partial, "x")
+    def __init__(self, place: Path, path: Path, mode: str = "x") -> None:
+        super().__init__(place, mode)
         self._path = path
 
     def write(self, data: ReadableBuffer, /) -> int | None:  # type: ignore[override]  # FileIO's own
@@ -392,7 +401,10 @@ def _telling(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Invalid(f"cannot write {path}: {error.strerror}") from error
+        raise Invalid(
+            f"cannot write {path}: {error.strerror}",
+            hint="name a file in a folder that is there and can be written",
+        ) from error
 
 
 PIPE_WIDTH = 200

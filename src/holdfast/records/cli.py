@@ -6,7 +6,7 @@ import contextlib
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -25,7 +25,7 @@ from holdfast.kernel.hints import BY_CODE
 from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
     from holdfast.kernel.http.client import ApiClient
     from holdfast.records.client import RecordsClient
@@ -255,12 +255,10 @@ def record_receipt(
 
         async with session(ctx) as api:
             found = await _client(api).receipt(operator(), record, revision=revision)
-        if out is None or str(out) == "-":
-            sys.stdout.buffer.write(found)
-            sys.stdout.buffer.flush()
-            return
-        with whole_file(out) as file:
+        with _sink(out) as file:
             file.write(found)
+        if out is None or str(out) == "-":
+            return
         say(f"{len(found)} bytes; `holdfast verify {out} --trust FILE` checks them")
 
     run(body)
@@ -290,7 +288,10 @@ def record_raw(
             found = await client.record(operator(), record)
             source = _source_of(found.revisions, record, revision)
             stored = await client.response_body(operator(), source.run, source.response)
-            size, digest = await _write_checked(stored.chunks, out, source.response_digest)
+            # Closed here, while the connection is: what is left open ends in a traceback.
+            chunks: Any = stored.chunks
+            async with contextlib.aclosing(chunks):
+                size, digest = await _write_checked(chunks, out, source.response_digest)
         say(f"{size} bytes, {digest}; the record is at position {source.position} in them")
 
     run(body)
@@ -317,31 +318,16 @@ async def _write_checked(
     """Write the bytes; the file is there once it is whole and has the digest that was told."""
     import hashlib
 
-    to_file = out is not None and str(out) != "-"
-    partial = out.with_name(f".{out.name}.part") if out is not None and to_file else None
-    size, found = 0, hashlib.sha256()
-    try:
-        sink = partial.open("wb") if partial else sys.stdout.buffer
-        try:
-            async for chunk in chunks:
-                size += len(chunk)
-                found.update(chunk)
-                sink.write(chunk)
-        finally:
-            sink.flush()
-            if partial:
-                sink.close()
-        digest = f"sha256:{found.hexdigest()}"
-        if digest != expected:
+    found = hashlib.sha256()
+
+    async def seen() -> AsyncIterator[bytes]:
+        async for chunk in chunks:
+            found.update(chunk)
+            yield chunk
+        if (digest := f"sha256:{found.hexdigest()}") != expected:
             raise Corrupt(f"cannot use the bytes: their digest is {digest}, not {expected}")
-        if partial and out is not None:
-            partial.replace(out)
-    except OSError as error:
-        raise Invalid(f"cannot write {out}: {error.strerror}") from error
-    finally:
-        if partial:
-            partial.unlink(missing_ok=True)
-    return size, digest
+
+    return await _write(seen(), out), f"sha256:{found.hexdigest()}"
 
 
 @record_app.command(
@@ -562,28 +548,21 @@ async def _document(value: Any) -> AsyncIterator[bytes]:
 async def _write(chunks: Any, out: Path | None) -> int:
     """Write to standard output, or whole or not at all to a file."""
     size = 0
-    if out is None or str(out) == "-":
+    with _sink(out) as file:
         async for chunk in chunks:
-            sys.stdout.buffer.write(chunk)
+            file.write(chunk)
             size += len(chunk)
-        sys.stdout.buffer.flush()
-        return size
-    partial = out.with_name(f".{out.name}.part")
-    try:
-        with partial.open("wb") as file:
-            async for chunk in chunks:
-                file.write(chunk)
-                size += len(chunk)
-        partial.replace(out)
-    except OSError as error:
-        raise Invalid(
-            f"cannot write {out}: {error.strerror}",
-            hint="--out names a file in a folder that is there and can be written",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
     return size
+
+
+@contextlib.contextmanager
+def _sink(out: Path | None) -> Iterator[BinaryIO]:
+    if out is not None and str(out) != "-":
+        with whole_file(out) as file:
+            yield file
+        return
+    yield sys.stdout.buffer
+    sys.stdout.buffer.flush()
 
 
 # --- run ----------------------------------------------------------------------------------------

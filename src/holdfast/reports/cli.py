@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import output_width, print_json, print_table, run, say, say_more, session
+from holdfast.kernel.cli import (
+    output_width,
+    print_json,
+    print_table,
+    run,
+    say,
+    say_more,
+    session,
+    whole_file,
+)
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.ids import is_id
 from holdfast.kernel.options import JsonOption, LimitOption
@@ -245,10 +254,8 @@ def _write(path: Path, content: bytes) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise Invalid(f"cannot write {path}: {error.strerror}") from error
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def _read(path: Path) -> bytes:

@@ -16,8 +16,8 @@ from holdfast.kernel.cli import (
     say,
     session,
     visible,
+    whole_file,
 )
-from holdfast.kernel.errors import Invalid
 from holdfast.kernel.options import JsonOption
 from holdfast.kernel.principal import operator
 
@@ -133,7 +133,5 @@ def _write(path: Path, content: bytes) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise Invalid(f"cannot write {path}: {error.strerror}") from error
+    with whole_file(path) as file:
+        file.write(content)

@@ -39,6 +39,23 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         pass
 
 
+def test_a_pipe_gets_what_is_written_and_stays_one(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with whole_file(path) as file:
+            file.write(b"whole")
+        assert os.read(reader, 10) == b"whole"
+    finally:
+        os.close(reader)
+    assert [each.is_fifo() for each in tmp_path.iterdir()] == [True]
+    with pytest.raises(Invalid, match="full: No space left"), whole_file(Path("/dev/full")) as file:
+        file.write(b"x")
+    with pytest.raises(Invalid, match="a folder"), whole_file(Path()):
+        pass
+
+
 def test_a_file_that_is_there_stays_and_each_failure_is_told_as_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,7 +206,7 @@ def test_an_export_that_cannot_be_written_says_so_and_no_more(
         failed = invoke("record", "export", "--profile", "rates", "--out", str(out))
         assert failed.exit_code == 2
         assert f"error: cannot write {out}: " in failed.stderr
-        assert "\nhint: --out names a file in a folder" in failed.stderr
+        assert "\nhint: name a file in a folder" in failed.stderr
         assert "Traceback" not in failed.stderr
     assert "asynchronous generator" not in caplog.text, "none was left open"
 
