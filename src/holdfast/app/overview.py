@@ -85,7 +85,7 @@ class Gatherer:
             ],
             runs=[_run(run) for run in _items(runs)[:RUNS_SHOWN]],
             reports=[
-                ReportLine(id=r.id, title=r.title or r.name, created_at=r.created_at)
+                ReportLine(id=r.id, title=r.title or r.name, created_at=r.created_at, chart=r.chart)
                 for r in _items(reports)
             ],
             problems=problems,

@@ -106,6 +106,8 @@ def handlers(
                 **values,
                 total_records=found.total_records,
                 no_drones=nothing(found, "coordinator", "no drones"),
+                no_profiles=nothing(found, "registry", "no profiles"),
+                no_runs=nothing(found, "aggregator", "no runs"),
                 csrf=csrf,
                 manages=principal.may(Permission.IDENTITY_READ),
             )

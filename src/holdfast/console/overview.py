@@ -65,6 +65,8 @@ class ReportLine(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     title: str
     created_at: str
+    chart: str = "none"
+    """What it is drawn as; ``none`` where a picture would show nothing."""
 
 
 T = TypeVar("T", ProfileLine, RunLine)

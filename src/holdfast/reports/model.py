@@ -327,6 +327,8 @@ class ReportSummary(Struct, frozen=True, kw_only=True):
     profiles: list[str]
     created_at: str
     created_by: str
+    chart: Literal["scatter", "series", "line", "bar", "none"] = "none"
+    """What it is drawn as; ``none`` where a picture would show nothing."""
 
 
 def headline(report: Report) -> str:

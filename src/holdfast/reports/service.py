@@ -601,6 +601,7 @@ def _summary(report: Report) -> ReportSummary:
         profiles=[used.profile for used in report.inputs],
         created_at=report.created_at,
         created_by=report.created_by,
+        chart=report.chart,
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.console import Overview, handlers
+from holdfast.console import Overview, ServiceLine, handlers
+from holdfast.console.overview import ReportLine
 from holdfast.kernel.errors import Unauthenticated
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.ids import TenantId
@@ -22,20 +23,24 @@ VIEWER = Principal(
 class Source:
     """Has little to tell."""
 
+    def __init__(self, **told: Any) -> None:
+        self._told = told
+
     async def overview(self, principal: Principal) -> Overview:
-        return Overview(
-            status="ok",
-            version="0",
-            services=[],
-            profiles=[],
-            workers=[],
-            runs=[],
-            reports=[],
-            problems=[],
-        )
+        little: dict[str, Any] = {
+            "status": "ok",
+            "version": "0",
+            "services": [],
+            "profiles": [],
+            "workers": [],
+            "runs": [],
+            "reports": [],
+            "problems": [],
+        }
+        return Overview(**{**little, **self._told})
 
 
-async def page(who: Principal | None) -> httpx.Response:
+async def page(who: Principal | None, **told: Any) -> httpx.Response:
     async def authenticate(_: Any) -> Principal:
         if who is None:
             raise Unauthenticated("cannot do this: nobody is signed in")
@@ -46,7 +51,7 @@ async def page(who: Principal | None) -> httpx.Response:
         AppSpec(
             role="gateway",
             version="0",
-            handlers=handlers(Source(), given, given),
+            handlers=handlers(Source(**told), given, given),
             authenticate=authenticate,
         )
     )
@@ -59,6 +64,34 @@ async def test_the_overview_is_for_who_may_see_it() -> None:
     found = await page(VIEWER)
     assert found.status_code == 200
     assert "What is running" in found.text
+
+
+async def test_what_no_role_tells_is_not_said_to_be_nothing() -> None:
+    away = [ServiceLine(name=role, status="unreachable") for role in ("registry", "aggregator")]
+    told = await page(
+        VIEWER, status="degraded", services=away, problems=["<b>rain</b> has changed its shape"]
+    )
+    for said in ("No profiles yet", "No runs yet", "0 records", "0 sources"):
+        assert said not in told.text
+    for said in (
+        "profiles not known: the registry is unreachable",
+        "runs not known: the aggregator is unreachable",
+        "&lt;b&gt;rain&lt;/b&gt; has changed its shape",
+    ):
+        assert said in told.text
+    nothing = await page(VIEWER)
+    for said in ("No profiles yet", "No runs yet", "0 records from 0 sources"):
+        assert said in nothing.text
+
+
+async def test_a_report_that_cannot_be_drawn_has_no_picture() -> None:
+    lines = [
+        ReportLine(id=kind, title=kind, created_at="2026-01-01T00:00:00Z", chart=kind)
+        for kind in ("none", "line")
+    ]
+    told = await page(VIEWER, reports=lines)
+    assert "/v1/reports/line/chart.png" in told.text
+    assert "/v1/reports/none/chart.png" not in told.text
 
 
 @pytest.mark.parametrize(
