@@ -30,7 +30,7 @@ def line_of(
     """
     control_plane = control_plane or os.environ.get("HOLDFAST_URL") or None
     if control_plane:
-        checked_address(control_plane, "--control-plane")
+        control_plane = checked_address(control_plane, "--control-plane").rstrip("/")
     variables = [n for n in ("HOLDFAST_DATA_DIR", "VDB_DATA_DIR") if os.environ.get(n)]
     named = data_dir or Path(os.environ[variables[0]] if variables else "data")
     return CommandLine(

@@ -6,13 +6,17 @@ import io
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from holdfast.app.commandline import app
+from holdfast.app.commands.key import FORMAT, Recovery
+from holdfast.app.line import line_of
 from holdfast.console.overview import Overview, ServiceLine, nothing
 from holdfast.kernel.cli import checked_address, read_file
 from holdfast.kernel.errors import Invalid
+from holdfast.keyring.master import MasterKey, render_master
 
 
 @pytest.mark.parametrize(
@@ -38,6 +42,24 @@ def test_a_whole_address_is_taken_as_it_is() -> None:
         assert checked_address(address, "--control-plane") == address
     with pytest.raises(Invalid):
         checked_address("", "--control-plane")
+
+
+def test_an_address_is_the_same_with_a_slash_at_its_end() -> None:
+    assert line_of(control_plane="http://127.0.0.1:1/").control_plane == "http://127.0.0.1:1"
+
+
+def test_of_keys_that_cannot_all_be_put_back_none_is(tmp_path: Path) -> None:
+    recovery = Recovery(
+        format=FORMAT, master_key=render_master([MasterKey(1, bytes(32))]), tenant_secret="s"
+    )
+    (tmp_path / "r.json").write_bytes(msgspec.json.encode(recovery))
+    data = tmp_path / "data"
+    (data / "keys").mkdir(parents=True)
+    (data / "keys" / "master.key").write_text("another")
+    said = ["--data-dir", str(data), "key", "import", str(tmp_path / "r.json")]
+    result = CliRunner().invoke(app, said)
+    assert (result.exit_code, "another one is there" in result.stderr) == (2, True), result.stderr
+    assert not (data / "secrets").exists()
 
 
 def test_a_receipt_comes_from_standard_input_too(

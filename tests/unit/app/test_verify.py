@@ -9,12 +9,13 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
-from holdfast.app.commands.verify import app
+from holdfast.app.commands.verify import _print_cell, app
 from holdfast.kernel.signing import SigningKey
 from holdfast.ledger.model import KeyInfo, Trust
 from holdfast.ledger.notes import verifier_key
 from holdfast.records.receipt import sealed
 from holdfast.reports.receipt import FORMAT as CELL
+from holdfast.reports.receipt import CellVerified
 
 ORIGIN = "holdfast/test/default"
 
@@ -42,3 +43,27 @@ def test_a_receipt_may_be_piped(tmp_path: Path, plain: dict[str, Any]) -> None:
     assert of_file.exit_code == 7
     assert "does not say what a receipt says" in of_file.stderr
     assert (piped.exit_code, piped.stderr) == (of_file.exit_code, of_file.stderr)
+
+
+def test_what_a_cell_says_does_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    cell = CellVerified(
+        tenant="default",
+        origin=ORIGIN,
+        size=1,
+        position=0,
+        recorded="2026-01-01T00:00:00Z",
+        event="e",
+        report="r",
+        name="n",
+        spec_digest="sha256:0",
+        computation=1,
+        inputs=[],
+        column="c",
+        row=0,
+        value="\x1b[2Jyes\u202e",
+        records={},
+        carried=None,
+        verdicts=[],
+    )
+    _print_cell(cell)
+    assert capsys.readouterr().out.splitlines()[-1] == r"says        \x1b[2Jyes\u202e"

@@ -230,8 +230,13 @@ async def _profiles(api: Any) -> Finding:
 
 
 async def _drones(api: Any) -> Finding:
-    found = await api.get("/v1/workers", type=dict[str, Any])
-    alive = [worker["name"] for worker in found["items"] if worker["status"] == "alive"]
+    alive: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:  # those that went away long ago are in the list, too
+        asked = {"limit": 1000, "cursor": cursor or None}
+        found = await api.get("/v1/workers", type=dict[str, Any], params=asked)
+        alive += [worker["name"] for worker in found["items"] if worker["status"] == "alive"]
+        cursor = found["next"]
     if not alive:
         return Finding(
             "drones", "fail", "no drone beats", "start one: `holdfast drone --control-plane URL`"

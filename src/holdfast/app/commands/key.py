@@ -85,8 +85,10 @@ def import_(ctx: typer.Context, file: Annotated[Path, typer.Argument(help="The f
     """Never over a file that is there, unless it is the same."""
     try:
         settings = _settings(ctx)
-        recovery = read_recovery(file)
-        for path, text in wanted_files(settings, recovery).items():
+        wanted = wanted_files(settings, read_recovery(file))
+        for path, text in wanted.items():
+            check_free(path, text)  # all of them, before one is written
+        for path, text in wanted.items():
             say(f"{put_back(path, text)}: {path}")
     except HoldfastError as error:
         fail(error)

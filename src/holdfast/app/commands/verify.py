@@ -143,7 +143,7 @@ def _print_cell(found: CellVerified) -> None:
         many = "too many records to be named" if count is None else f"{count} records"
         said = f"{used['profile']} at publication {used['publication']}, {many} behind the cell"
         print_fields({f"input {used['name']}": said})
-    sys.stdout.write(f"says        {'null' if found.value is None else found.value}\n")
+    print_fields({"says      ": "null" if found.value is None else found.value})
 
 
 def _print_verdicts(verdicts: list[Verdict]) -> None:
@@ -222,4 +222,4 @@ def _print(found: Verified) -> None:
         return
     import msgspec
 
-    sys.stdout.write(f"says        {msgspec.json.encode(found.content).decode()}\n")
+    print_fields({"says      ": msgspec.json.encode(found.content).decode()})
