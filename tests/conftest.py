@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.database import Database, create_schema, open_database
 from holdfast.migrations import load_tables
-from tests.support.hygiene import GUARD
+from tests.support.hygiene import GUARD, Guard
 from tests.support.postgres import PostgresServer, postgres_server, run_apart
 from tests.support.tenancy import TenancyWatch
 
@@ -125,9 +125,10 @@ def _statements_carry_tenant() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A real server for this worker's tests."""
+    """A real server for this worker's tests; no secret is in its files and log when they end."""
     with postgres_server() as server:
         yield server
+        assert Guard().settle([server.folder]) == []
 
 
 @pytest.fixture(scope="session")
