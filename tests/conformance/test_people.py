@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from holdfast.app.commands.audit import wanted
 from holdfast.identity.granting import Parts
 from holdfast.identity.model import ROLES
 from holdfast.identity.people import http, store
@@ -207,6 +208,31 @@ async def test_the_first_administrator_is_named_by_the_operator_alone_and_once(
     assert [i.name for i in (await served.list_invitations(ELSEWHERE))[0]] == ["Bob"]
     await served.disable(ME, there)
     await served.create_admin(ME, AdminCreate(name="Grace"))
+
+
+async def test_of_two_links_to_the_first_administrators_place_the_newer_holds(
+    people: People, parts: Parts, database: Database
+) -> None:
+    await people.invite(ME, PersonInvite(name="Bob"))
+    older = await people.create_admin(ME, AdminCreate(name="Ada"))
+    newer = await people.create_admin(ME, AdminCreate(name="Eve"))
+    assert (older.withdrawn, [each.id for each in newer.withdrawn]) == ([], [older.invitation.id])
+    states = {each.name: each.state for each in (await people.list_invitations(ME))[0]}
+    assert states == {"Ada": "revoked", "Bob": "open", "Eve": "open"}
+    told = [(entry.event.type, entry.event.stream) for entry in await events(database)]
+    assert ("invitation.revoked", f"invitation/{older.invitation.id}") in told
+
+
+async def test_who_names_another_tenants_administrator_is_on_the_operators_own_record(
+    people: People, database: Database
+) -> None:
+    await people.create_admin(ME, AdminCreate(name="Ada", tenant="elsewhere"))
+    (told,) = await events(database)
+    assert (told.event.type, told.event.stream) == (
+        "tenant.administrator-asked",
+        "tenant/elsewhere",
+    )
+    assert wanted(told.event.type, "operator", frozenset(), "")
 
 
 async def test_nobody_hands_on_or_takes_over_more_than_they_have(

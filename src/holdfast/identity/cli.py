@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from holdfast.identity.telling import tell_ending
 from holdfast.kernel.cli import (
     command_line,
     fail,
@@ -54,7 +55,8 @@ role_app = typer.Typer(
 
 @apikey_app.command(
     "create",
-    help="Make a key and print its secret, once. It may do no more than whoever makes it.",
+    help="Make a key and print its secret, once. It may do no more than whoever makes it; one that "
+    "a key makes ends with that key, at the latest.",
     epilog="Example: holdfast apikey create reader --role viewer --profile scripps-co2-monthly",
 )
 def create_key(
@@ -142,13 +144,17 @@ def list_keys(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = F
 
 @apikey_app.command(
     "revoke",
-    help="End a key, within five seconds at every door.",
+    help="End a key, within five seconds at every door, with the keys and the open invitations "
+    "that were made by it. Whom it invited stays.",
     epilog="Example: holdfast apikey revoke 01a21cbb-894a-76f7-9f5f-41e756bbe4c4 | "
-    "holdfast apikey revoke reader",
+    "holdfast apikey revoke reader --dry-run",
 )
 def revoke_key(
     ctx: typer.Context,
     key: Annotated[str, typer.Argument(help="The key's id, or its name.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would end with it.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     from holdfast.identity.client import IdentityClient
@@ -156,7 +162,10 @@ def revoke_key(
     async def body() -> None:
         async with session(ctx) as api:
             client = IdentityClient(api)
-            ended = await client.revoke_key(None, await _id_of(client, key))
+            identity = await _id_of(client, key)
+            if tell_ending(await client.find_derived(None, identity), json, dry_run):
+                return
+            ended = await client.revoke_key(None, identity)
         if json:
             print_json(ended)
         else:

@@ -9,6 +9,8 @@ from holdfast.identity.model import (
     KEYS,
     ApiKey,
     ApiKeyCreate,
+    Derived,
+    EndedKey,
     KeyHolder,
     KeyLookup,
     NewApiKey,
@@ -47,10 +49,15 @@ class IdentityClient:
             "/v1/api-keys", KEYS, type=Page[ApiKey], after=before, limit=limit
         )
 
-    async def revoke_key(self, principal: Principal | None, key: str) -> ApiKey:
+    async def find_derived(self, principal: Principal | None, subject: str) -> Derived:
+        """See :meth:`IdentityService.find_derived`."""
+        path = f"/v1/derived/{quote(subject, safe='')}"
+        return await self._api.request("GET", path, type=Derived)
+
+    async def revoke_key(self, principal: Principal | None, key: str) -> EndedKey:
         """See :meth:`IdentityService.revoke_key`."""
         path = f"/v1/api-keys/{quote(key, safe='')}/revoke"
-        return await self._api.request("POST", path, json={}, type=ApiKey)
+        return await self._api.request("POST", path, json={}, type=EndedKey)
 
     async def find_holder(self, secret: str) -> KeyHolder:
         """See :meth:`IdentityService.find_holder`."""

@@ -12,6 +12,8 @@ from holdfast.identity.model import (
     KEYS,
     ApiKey,
     ApiKeyCreate,
+    Derived,
+    EndedKey,
     KeyHolder,
     KeyLookup,
     NewApiKey,
@@ -66,9 +68,14 @@ def _keys(service: IdentityService) -> list[Any]:
         return page_after(KEYS, items, following)
 
     @post("/v1/api-keys/{key:str}/revoke", permission=Permission.IDENTITY_WRITE, status=200)
-    async def revoke_api_key(principal: Principal, key: str) -> ApiKey:
-        """End an API key, and with it what came of it."""
+    async def revoke_api_key(principal: Principal, key: str) -> EndedKey:
+        """End an API key, and with it the keys and open invitations that came of it."""
         return await service.revoke_key(principal, key)
+
+    @get("/v1/derived/{subject:str}", permission=Permission.IDENTITY_READ)
+    async def find_derived(principal: Principal, subject: str) -> Derived:
+        """List what would end with a key or a person, and who came by their invitations."""
+        return await service.find_derived(principal, subject)
 
     @post("/v1/api-keys/authenticate", permission=Permission.IDENTITY_READ, status=200)
     async def authenticate_api_key(principal: Principal, data: KeyLookup) -> KeyHolder:
@@ -77,7 +84,7 @@ def _keys(service: IdentityService) -> list[Any]:
             raise Denied("cannot ask who holds a key: only services may")
         return await service.find_holder(data.secret)
 
-    return [create_api_key, list_api_keys, revoke_api_key, authenticate_api_key]
+    return [create_api_key, list_api_keys, revoke_api_key, find_derived, authenticate_api_key]
 
 
 def _roles(service: IdentityService) -> list[Any]:

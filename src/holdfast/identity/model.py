@@ -79,7 +79,8 @@ GRANTABLE: frozenset[Permission] = ROLES["admin"]
 
 class ApiKeyCreate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A key for a program. ``roles`` and ``permissions`` add up; ``profiles`` and ``addresses``
-    limit it (empty: no limit); ``days`` is its lifetime."""
+    limit it (empty: no limit); ``days`` is its lifetime. A key that another key makes ends no later
+    than that one."""
 
     name: Name
     roles: list[str] = []
@@ -101,6 +102,28 @@ class ApiKey(Struct, frozen=True, kw_only=True):
     created_by: str
     expires_at: str
     revoked_at: str | None = None
+
+
+class Thing(Struct, frozen=True, kw_only=True):
+    """One of several, by its id and by what it is called."""
+
+    id: str
+    name: str
+
+
+class Derived(Struct, frozen=True, kw_only=True):
+    """What came of a person or a key, directly or by keys they made. ``keys`` and ``invitations``
+    end with them; ``people``, who came by their invitations, stay until somebody disables them."""
+
+    keys: list[Thing] = []
+    invitations: list[Thing] = []
+    people: list[Thing] = []
+
+
+class EndedKey(ApiKey, frozen=True, kw_only=True):
+    """A key that was ended, and what ended with it just now."""
+
+    ended: Derived
 
 
 class NewApiKey(Struct, frozen=True, kw_only=True):
@@ -183,6 +206,20 @@ def admits(networks: Iterable[Network], address: str) -> bool:
         return False
     mapped = getattr(parsed, "ipv4_mapped", None)
     return any((mapped or parsed) in network for network in known)
+
+
+def admits_all(networks: Iterable[Network], wanted: Iterable[Network]) -> bool:
+    """Whether ``wanted`` is some limit, and all of it within ``networks``."""
+    known, asked = tuple(networks), tuple(wanted)
+    return bool(asked) and all(any(_within(each, network) for network in known) for each in asked)
+
+
+def _within(inner: Network, outer: Network) -> bool:
+    if isinstance(inner, IPv4Network) and isinstance(outer, IPv4Network):
+        return inner.subnet_of(outer)
+    if isinstance(inner, IPv6Network) and isinstance(outer, IPv6Network):
+        return inner.subnet_of(outer)
+    return False
 
 
 def is_over(expires_at: str, revoked_at: str | None, now: datetime) -> bool:

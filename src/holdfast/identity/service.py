@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row
 
 from holdfast.identity import store
 from holdfast.identity.audit import AuditLog
+from holdfast.identity.derived import check_addresses, check_maker, end_derived, find_derived
 from holdfast.identity.finding import TenantFinder
 from holdfast.identity.granting import check_handed_on, custom_roles
 from holdfast.identity.model import (
@@ -21,6 +22,8 @@ from holdfast.identity.model import (
     ROLES,
     ApiKey,
     ApiKeyCreate,
+    Derived,
+    EndedKey,
     KeyHolder,
     NewApiKey,
     Role,
@@ -82,7 +85,8 @@ class IdentityService:
         """A new key and its secret; at most one for an ``idempotency_key``.
 
         :class:`Invalid` lists unknown roles, permissions and addresses; :class:`Denied` if it would
-        be allowed more than whoever makes it: rights are handed on, never made.
+        be allowed more than whoever makes it: rights are handed on, never made. A key that a key
+        makes holds where that one does, and no longer.
         """
         networks_of(create.addresses)
         custom = await self._custom(principal)
@@ -91,6 +95,13 @@ class IdentityService:
         identity, now = self._new_id(), self._clock.now()
         secret = make_secret(KEY_PREFIX, identity, self._random(32))
         kept, pepper = self._peppers.seal(secret)
+        maker = await self._db.read(
+            principal, lambda conn: check_maker(conn, principal, timestamp(now))
+        )
+        expires_at = timestamp(now + timedelta(days=create.days))
+        if maker is not None:
+            expires_at = min(expires_at, maker.expires_at)
+            check_addresses(msgspec.json.decode(maker.addresses), create.addresses)
         event = self._event(
             principal,
             f"api-key/{identity}",
@@ -100,7 +111,7 @@ class IdentityService:
                 "permissions": sorted(p.value for p in granted),
                 "profiles": sorted(create.profiles),
                 "addresses": sorted(create.addresses),
-                "expires_at": timestamp(now + timedelta(days=create.days)),
+                "expires_at": expires_at,
             },
         )
         values = {
@@ -114,13 +125,14 @@ class IdentityService:
             "addresses": as_json(create.addresses),
             "created_at": timestamp(now),
             "created_by": principal.subject,
-            "expires_at": event.payload["expires_at"],
+            "expires_at": expires_at,
             "event_id": event.id,
         }
 
         asked = Asked.of(idempotency_key, create)
 
         def unit(conn: Connection) -> ApiKey:
+            check_maker(conn, principal, timestamp(now))
             one_secret(
                 conn, principal, "api-keys.create", asked, now, identity,
                 "`holdfast apikey revoke {}`",
@@ -149,20 +161,27 @@ class IdentityService:
         found = [_key_of(row) for row in rows[:limit]]
         return found, found[-1].id if len(rows) > limit else None
 
-    async def revoke_key(self, principal: Principal, key: str) -> ApiKey:
+    async def find_derived(self, principal: Principal, subject: str) -> Derived:
+        """What would end with this key or this person; nothing of one that is not there."""
+        now = timestamp(self._clock.now())
+        return await self._db.read(
+            principal, lambda conn: find_derived(conn, principal.tenant, subject, now)
+        )
+
+    async def revoke_key(self, principal: Principal, key: str) -> EndedKey:
         """End a key, and with it what came of it. Twice is fine."""
-        now = self._clock.now()
         event = self._event(principal, f"api-key/{key}", "api-key.revoked", {"key": key})
 
-        def unit(conn: Connection) -> ApiKey:
-            found = store.find_key(conn, principal.tenant, key)
-            if found is None:
+        def unit(conn: Connection) -> EndedKey:
+            if store.find_key(conn, principal.tenant, key) is None:
                 raise NotFound(f"cannot find the key {key}", code="key-not-found")
-            if store.end_key(conn, principal.tenant, key, timestamp(now)):
+            if store.end_key(conn, principal.tenant, key, timestamp(event.time)):
                 self._outbox.emit(conn, principal, event)
-                found = store.find_key(conn, principal.tenant, key)
+            # Of a key that is over, too: an earlier version ended it alone.
+            ended = end_derived(conn, self._outbox, principal, key, event)
+            found = store.find_key(conn, principal.tenant, key)
             assert found is not None
-            return _key_of(found)
+            return EndedKey(**msgspec.structs.asdict(_key_of(found)), ended=ended)
 
         return await self._db.write(principal, unit)
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.outbox import ClearSealer, Outbox
-from holdfast.kernel.principal import Principal, operator
+from holdfast.kernel.principal import Principal, PrincipalKind, operator
+
+BY = "BY_KEY"
+"""Whose command it is, where it is not the operator's."""
 
 
 @pytest.fixture
@@ -36,7 +40,8 @@ def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
         clock = SystemClock()
 
         async def authenticate(_connection: Any) -> Principal:
-            return operator()
+            key = os.environ.get(BY)
+            return replace(operator(), subject=key, kind=PrincipalKind.KEY) if key else operator()
 
         async with open_database(sqlite_url, clock=clock) as database:
             service = IdentityService(
@@ -59,9 +64,9 @@ def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
     (tmp_path / "state").mkdir()
     line = CommandLine(tmp_path, None, "warning", "console", open_here)
 
-    def run(*arguments: str) -> Result:
+    def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
         note_noun("apikey")
-        return CliRunner().invoke(apikey_app, list(arguments), obj=line)
+        return CliRunner().invoke(apikey_app, list(arguments), obj=line, env=env)
 
     with structlog.testing.capture_logs():
         yield run
@@ -89,3 +94,18 @@ def test_a_key_is_ended_by_its_name_unless_two_have_it(invoke: Any) -> None:
     for unknown in ("bot", made[0].replace(made[0][:4], "ffff")):
         told = invoke("revoke", unknown)
         assert (told.exit_code, "`holdfast apikey list`" in told.stderr) == (4, True), told.stderr
+
+
+def test_what_ends_with_a_key_is_shown_before_it_does(invoke: Any) -> None:
+    assert invoke("create", "bot", "--role", "admin").exit_code == 0
+    (made,) = keys(invoke)
+    child = invoke("create", "child", "--json", env={BY: made["id"]})
+    shown = invoke("revoke", "bot", "--dry-run")
+    assert (shown.exit_code, "would end the key child" in shown.stderr) == (0, True), shown.stderr
+    told = json.loads(invoke("revoke", "bot", "--dry-run", "--json").stdout)
+    assert [each["name"] for each in told["keys"]] == ["child"], child.stderr
+    assert not any(each["revoked_at"] for each in keys(invoke))
+    ended = invoke("revoke", "bot")
+    assert ended.stderr.index("ends the key child") < ended.stderr.index("bot was revoked")
+    assert all(each["revoked_at"] for each in keys(invoke))
+    assert "nothing else" in invoke("revoke", made["id"], "--dry-run").stderr

@@ -24,7 +24,7 @@ PAGE = 500
 ABOUT_ACCESS = (
     "access.", "api-key.", "backup.", "invitation.", "join-token.", "key.", "ledger.", "passkey.",
     "person.", "records.exported", "records.opened", "role.", "session.", "subject.",
-    "worker.registered", "worker.revoked",
+    "tenant.", "worker.registered", "worker.revoked",
 )  # fmt: skip
 """Types of events that say who may do what, who used it, and who was refused."""
 _SHORT_ID = re.compile(r"[0-9a-f-]{8,}")

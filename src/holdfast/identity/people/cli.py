@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 
 import typer
 
+from holdfast.identity.telling import tell_ending
 from holdfast.kernel.cli import (
     command_line,
+    fail,
     print_fields,
     print_json,
     print_list,
@@ -19,7 +21,8 @@ from holdfast.kernel.cli import (
     say_more,
     session,
 )
-from holdfast.kernel.errors import Invalid
+from holdfast.kernel.errors import Conflict, Invalid, NotFound
+from holdfast.kernel.ids import is_id
 from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
@@ -46,7 +49,8 @@ EmailOption = Annotated[
 HoursOption = Annotated[
     int, typer.Option("--hours", min=1, max=720, help="How long the invitation holds.")
 ]
-PersonArgument = Annotated[str, typer.Argument(help="The person's id; see `person list`.")]
+PersonArgument = Annotated[str, typer.Argument(help="The person's id, or their name.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only show what would end.")]
 
 
 @person_app.command(
@@ -93,7 +97,10 @@ def invite(
     epilog="Example: holdfast person recover 01a21cbb-894a-76f7-9f5f-41e756bbe4c4",
 )
 def recover(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -> None:
-    _made(ctx, lambda people: people.recover(None, person), json)
+    async def ask(people: PeopleClient) -> NewInvitation:
+        return await people.recover(None, await _id_of(people, person))
+
+    _made(ctx, ask, json)
 
 
 @person_app.command(
@@ -123,16 +130,23 @@ def list_people(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption =
     "show", help="One person.", epilog="Example: holdfast person show PERSON --json"
 )
 def show(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -> None:
-    _changed(ctx, lambda people: people.find_person(None, person), json)
+    _changed(ctx, person, lambda people, found: people.find_person(None, found), json)
 
 
 @person_app.command(
     "disable",
-    help="Nobody signs in as this person any more; their sessions end.",
-    epilog="Example: holdfast person disable 01a21cbb-894a-76f7-9f5f-41e756bbe4c4",
+    help="Nobody signs in as this person any more; their sessions end, the keys they made, the "
+    "keys those made, and invitations of theirs that are open. Whom they invited stays.",
+    epilog="Examples: holdfast person disable 01a21cbb-894a-76f7-9f5f-41e756bbe4c4 | "
+    "holdfast person disable Grace --dry-run",
 )
-def disable(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -> None:
-    _changed(ctx, lambda people: people.disable(None, person), json)
+def disable(
+    ctx: typer.Context,
+    person: PersonArgument,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> None:
+    _ended(ctx, person, lambda people, found: people.disable(None, found), json, dry_run)
 
 
 @person_app.command(
@@ -147,8 +161,13 @@ def forget(
     json: JsonOption = False,
 ) -> None:
     if not yes:
-        raise Invalid("cannot forget a person without --yes: there is no way back")
-    _changed(ctx, lambda people: people.forget(None, person), json)
+        fail(
+            Invalid(
+                "cannot forget a person without --yes: there is no way back",
+                hint="`holdfast person disable ID --dry-run` shows what would end with them",
+            )
+        )
+    _ended(ctx, person, lambda people, found: people.forget(None, found), json)
 
 
 @person_app.command(
@@ -157,7 +176,7 @@ def forget(
     epilog="Example: holdfast person enable 01a21cbb-894a-76f7-9f5f-41e756bbe4c4",
 )
 def enable(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -> None:
-    _changed(ctx, lambda people: people.enable(None, person), json)
+    _changed(ctx, person, lambda people, found: people.enable(None, found), json)
 
 
 @person_app.command(
@@ -174,7 +193,7 @@ def change_roles(
     from holdfast.identity.people.model import RolesChange
 
     change = RolesChange(roles=role)
-    _changed(ctx, lambda people: people.change_roles(None, person, change), json)
+    _changed(ctx, person, lambda people, found: people.change_roles(None, found, change), json)
 
 
 @person_app.command(
@@ -287,35 +306,92 @@ def _made(
         async with session(ctx) as api:
             made = await ask(PeopleClient(api))
         if json:
-            print_json({"url": f"{url}{made.path}", "invitation": made.invitation})
+            shown = {"url": f"{url}{made.path}", "invitation": made.invitation}
+            print_json({**shown, "withdrawn": made.withdrawn} if made.withdrawn else shown)
             return
         sys.stdout.write(f"{url}{made.path}\n")
         say(f"for {made.invitation.name} ({', '.join(made.invitation.roles)}), works once, until")
         say(f"{made.invitation.expires_at[:16]}; this is the only time it is shown")
+        for link in made.withdrawn:
+            say(f"the earlier link of {link.name} does not work any more: one comes first")
 
     run(body)
 
 
+async def _id_of(people: PeopleClient, person: str) -> str:
+    """The id that was given, or that of the one person who is called so."""
+    if is_id(person):
+        return person
+    alike, before = [], ""
+    while True:
+        page, more = await people.list_people(None, before=before, limit=1000)
+        alike += [each for each in page if each.name == person]
+        if more is None:
+            break
+        before = more
+    if not alike:
+        raise NotFound(
+            f"cannot find a person with the id or the name {person}", code="person-not-found"
+        )
+    if len(alike) > 1:
+        raise Conflict(
+            f"cannot tell who {person} is: {len(alike)} people are called so",
+            code="person-ambiguous",
+            hint=f"name one by the id: {', '.join(each.id for each in alike)}",
+        )
+    return alike[0].id
+
+
 def _changed(
-    ctx: typer.Context, ask: Callable[[PeopleClient], Awaitable[Person]], json: bool
+    ctx: typer.Context,
+    person: str,
+    ask: Callable[[PeopleClient, str], Awaitable[Person]],
+    json: bool,
 ) -> None:
     from holdfast.identity.people.client import PeopleClient
 
     async def body() -> None:
         async with session(ctx) as api:
-            found = await ask(PeopleClient(api))
-        if json:
-            print_json(found)
-            return
-        print_fields(
-            {
-                "name": found.name,
-                "email": found.email,
-                "roles": " ".join(found.roles),
-                "state": found.state,
-                "since": found.created_at,
-                "id": found.id,
-            }
-        )
+            people = PeopleClient(api)
+            found = await ask(people, await _id_of(people, person))
+        _show(found, json)
 
     run(body)
+
+
+def _ended(
+    ctx: typer.Context,
+    person: str,
+    ask: Callable[[PeopleClient, str], Awaitable[Person]],
+    json: bool,
+    dry_run: bool = False,
+) -> None:
+    from holdfast.identity.client import IdentityClient
+    from holdfast.identity.people.client import PeopleClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            people = PeopleClient(api)
+            identity = await _id_of(people, person)
+            await people.find_person(None, identity)
+            if tell_ending(await IdentityClient(api).find_derived(None, identity), json, dry_run):
+                return
+            _show(await ask(people, identity), json)
+
+    run(body)
+
+
+def _show(found: Person, json: bool) -> None:
+    if json:
+        print_json(found)
+        return
+    print_fields(
+        {
+            "name": found.name,
+            "email": found.email,
+            "roles": " ".join(found.roles),
+            "state": found.state,
+            "since": found.created_at,
+            "id": found.id,
+        }
+    )

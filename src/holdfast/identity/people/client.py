@@ -9,6 +9,7 @@ from holdfast.identity.people.model import (
     INVITATIONS,
     PEOPLE,
     AdminCreate,
+    EndedPerson,
     Invitation,
     NewInvitation,
     Person,
@@ -78,13 +79,15 @@ class PeopleClient:
         """See :meth:`PeopleService.find_person`."""
         return await self._api.request("GET", _path(person), type=Person)
 
-    async def disable(self, principal: Principal | None, person: str) -> Person:
+    async def disable(self, principal: Principal | None, person: str) -> EndedPerson:
         """See :meth:`PeopleService.disable`."""
-        return await self._api.request("POST", f"{_path(person)}/disable", json={}, type=Person)
+        return await self._api.request(
+            "POST", f"{_path(person)}/disable", json={}, type=EndedPerson
+        )
 
-    async def forget(self, principal: Principal | None, person: str) -> Person:
+    async def forget(self, principal: Principal | None, person: str) -> EndedPerson:
         """See :meth:`PeopleService.forget`."""
-        return await self._api.request("POST", f"{_path(person)}/forget", json={}, type=Person)
+        return await self._api.request("POST", f"{_path(person)}/forget", json={}, type=EndedPerson)
 
     async def enable(self, principal: Principal | None, person: str) -> Person:
         """See :meth:`PeopleService.enable`."""

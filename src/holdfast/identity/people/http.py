@@ -10,6 +10,7 @@ from holdfast.identity.people.model import (
     INVITATIONS,
     PEOPLE,
     AdminCreate,
+    EndedPerson,
     Invitation,
     NewInvitation,
     Person,
@@ -58,13 +59,15 @@ def _people(service: PeopleService) -> list[Any]:
         return await service.find_person(principal, person)
 
     @post("/v1/people/{person:str}/disable", permission=Permission.IDENTITY_WRITE, status=200)
-    async def disable_person(principal: Principal, person: str) -> Person:
-        """Nobody signs in as this person from now on, and what they had open ends."""
+    async def disable_person(principal: Principal, person: str) -> EndedPerson:
+        """Nobody signs in as this person from now on; what they had open and what came of them
+        ends: sessions, keys they made, keys those made, open invitations."""
         return await service.disable(principal, person)
 
     @post("/v1/people/{person:str}/forget", permission=Permission.IDENTITY_WRITE, status=200)
-    async def forget_person(principal: Principal, person: str) -> Person:
-        """Take out name, address, passkeys, accounts and sessions of a person, for ever."""
+    async def forget_person(principal: Principal, person: str) -> EndedPerson:
+        """Take out name, address, passkeys, accounts and sessions of a person, for ever; what came
+        of them ends as if they were disabled."""
         return await service.forget(principal, person)
 
     @post("/v1/people/{person:str}/enable", permission=Permission.IDENTITY_WRITE, status=200)

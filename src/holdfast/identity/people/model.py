@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct, field
 
-from holdfast.identity.model import Name
+from holdfast.identity.model import Derived, Name, Thing
 from holdfast.kernel.ids import DEFAULT_TENANT
 
 INVITATION_HOURS_MAX = 24 * 30
@@ -64,6 +64,12 @@ class Person(Struct, frozen=True, kw_only=True):
     disabled_at: str | None = None
 
 
+class EndedPerson(Person, frozen=True, kw_only=True):
+    """A person who was disabled or forgotten, and what ended with it just now."""
+
+    ended: Derived
+
+
 class Invitation(Struct, frozen=True, kw_only=True):
     """An invitation as it is listed: never its secret. ``person``: whom it brings back, where it
     is for somebody who lost their passkey."""
@@ -80,10 +86,12 @@ class Invitation(Struct, frozen=True, kw_only=True):
 
 
 class NewInvitation(Struct, frozen=True, kw_only=True):
-    """An invitation with its secret, which is in this one answer and nowhere else."""
+    """An invitation with its secret, which is in this one answer and nowhere else. ``withdrawn``:
+    those that do not hold any more since this one does."""
 
     invitation: Invitation
     secret: str
+    withdrawn: list[Thing] = []
 
     @property
     def path(self) -> str:

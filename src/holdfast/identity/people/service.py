@@ -12,11 +12,13 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row
 
+from holdfast.identity.derived import check_maker, end_derived, withdraw
 from holdfast.identity.granting import Parts, check_handed_on, custom_roles, granted_by
-from holdfast.identity.model import INVITATION_PREFIX, as_json, permissions_of
+from holdfast.identity.model import INVITATION_PREFIX, Thing, as_json, permissions_of
 from holdfast.identity.people import store
 from holdfast.identity.people.model import (
     AdminCreate,
+    EndedPerson,
     Invitation,
     NewInvitation,
     Person,
@@ -36,6 +38,7 @@ from holdfast.kernel.errors import Conflict, Exhausted, Invalid, NotFound
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.idempotency import Asked, one_secret
 from holdfast.kernel.ids import TenantId, is_name
+from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Principal, operator, operators_only
 
 ADMIN = "admin"
@@ -66,25 +69,30 @@ class PeopleService:
     ) -> NewInvitation:
         """Invite the first administrator of a tenant; only the operator does.
 
-        :class:`Conflict` if there is one already: they invite whoever comes next.
+        There is one first: an earlier link of the operator's to an administrator's place that
+        nobody has used is withdrawn. :class:`Conflict` if there is an administrator already: they
+        invite whoever comes next.
         """
         operators_only(principal, "name an administrator")
         await self._check_tenant(create.tenant)
-        principal = operator(TenantId(create.tenant))
-        there = await self._db.read(
-            principal, lambda conn: store.find_admin(conn, principal.tenant)
-        )
-        if there is not None:
-            raise Conflict(
-                "cannot name a first administrator: there is one",
-                code="admin-exists",
-                hint="`holdfast person invite NAME --role admin` invites another; "
-                f"`holdfast person recover {there.id}` brings this one back",
-            )
+        there = operator(TenantId(create.tenant))
+        await self._db.read(there, lambda conn: _check_first(conn, there.tenant))
+        if there.tenant != principal.tenant:
+            await self._tell(principal, create.tenant)
         wanted = PersonInvite(
             name=create.name, email=create.email, roles=[ADMIN], hours=create.hours
         )
-        return await self._invite(principal, wanted, Asked.of(idempotency_key, create))
+        return await self._invite(there, wanted, Asked.of(idempotency_key, create), first=True)
+
+    async def _tell(self, principal: Principal, tenant: str) -> None:
+        """Say in the operator's own tenant, too, that another gets an administrator: what is
+        recorded there they do not read here. Told first, so that none is made untold."""
+        event = self._parts.event(
+            principal, f"tenant/{tenant}", "tenant.administrator-asked", {"tenant": tenant}
+        )
+        await self._db.write(
+            principal, lambda conn: self._parts.outbox.emit(conn, principal, event)
+        )
 
     async def recover(
         self, principal: Principal, person: str, *, idempotency_key: str = ""
@@ -106,6 +114,8 @@ class PeopleService:
         invite: PersonInvite,
         asked: Asked,
         person: Person | None = None,
+        *,
+        first: bool = False,
     ) -> NewInvitation:
         email = _checked_email(invite.email)
         roles = sorted(set(invite.roles))
@@ -139,7 +149,8 @@ class PeopleService:
             "event_id": event.id,
         }
 
-        def unit(conn: Connection) -> Invitation:
+        def unit(conn: Connection) -> tuple[Invitation, list[Thing]]:
+            check_maker(conn, principal, timestamp(now))
             if person is not None:
                 # Read again: a name that was taken out meanwhile is not to be written down anew.
                 _check_active(_there(conn, principal.tenant, person.id))
@@ -147,6 +158,8 @@ class PeopleService:
                 conn, principal, f"people.{type_}", asked, now, identity,
                 "`holdfast person uninvite {}`",
             )  # fmt: skip
+            old = _withdrawable(conn, principal.tenant, timestamp(now)) if first else []
+            withdraw(conn, self._parts.outbox, principal, old, event)
             if store.count_open(conn, principal.tenant, timestamp(now)) >= INVITATIONS_OPEN_MAX:
                 raise Exhausted(
                     f"cannot invite: {INVITATIONS_OPEN_MAX} invitations are open",
@@ -156,9 +169,10 @@ class PeopleService:
             self._parts.outbox.emit(conn, principal, event)
             made = store.find_invitation(conn, principal.tenant, identity)
             assert made is not None, "its row was just written"
-            return invitation_of(made, timestamp(now))
+            return invitation_of(made, timestamp(now)), old
 
-        return NewInvitation(invitation=await self._db.write(principal, unit), secret=secret)
+        invitation, withdrawn = await self._db.write(principal, unit)
+        return NewInvitation(invitation=invitation, secret=secret, withdrawn=withdrawn)
 
     async def list_invitations(
         self, principal: Principal, *, before: str = "", limit: int = 100
@@ -228,50 +242,51 @@ class PeopleService:
             raise _nobody(person)
         return person_of(row)
 
-    async def disable(self, principal: Principal, person: str) -> Person:
+    async def disable(self, principal: Principal, person: str) -> EndedPerson:
         """Nobody signs in as this person from now on, and what they had open ends. Twice is fine.
 
-        Their row stays, so that what they did keeps its meaning.
+        So does what came of them: keys they made, keys those made, open invitations. Their row
+        stays, so that what they did keeps its meaning.
         """
         await self._manageable(principal, person)
         if person == principal.subject:
             raise Conflict(
                 "cannot disable yourself", code="self-disable", hint="ask another administrator"
             )
-        now = timestamp(self._parts.clock.now())
         event = self._parts.event(
             principal, f"person/{person}", "person.disabled", {"person": person}
         )
+        now = timestamp(event.time)
 
-        def unit(conn: Connection) -> Person:
+        def unit(conn: Connection) -> EndedPerson:
             if store.disable_person(conn, principal.tenant, person, now):
                 store.end_invitations_of(conn, principal.tenant, person, now)
                 signin_store.end_sessions_of(conn, principal.tenant, person, now)
                 self._parts.outbox.emit(conn, principal, event)
-            return _there(conn, principal.tenant, person)
+            return self._ended(conn, principal, person, event)
 
         return await self._db.write(principal, unit)
 
-    async def forget(self, principal: Principal, person: str) -> Person:
+    async def forget(self, principal: Principal, person: str) -> EndedPerson:
         """Nothing here says any more who this person is. Twice is fine; there is no way back.
 
-        They are disabled; their name, address, passkeys, accounts and sessions (with the addresses
-        those came from) are gone. Their id and roles stay, so that what was done in that name keeps
-        its meaning, and a keyed mark of the address and of each account, so that by these they come
-        in again only if somebody invites them. A copy made before still has them: after a restore
-        this is to be said again.
+        They are disabled, with what came of them; their name, address, passkeys, accounts and
+        sessions (with the addresses those came from) are gone. Their id and roles stay, so that
+        what was done in that name keeps its meaning, and a keyed mark of the address and of each
+        account, so that by these they come in again only if somebody invites them. A copy made
+        before still has them: after a restore this is to be said again.
         """
         await self._manageable(principal, person, forgotten=True)
         if person == principal.subject:
             raise Conflict(
                 "cannot forget yourself", code="self-disable", hint="ask another administrator"
             )
-        now = timestamp(self._parts.clock.now())
         event = self._parts.event(
             principal, f"person/{person}", "person.forgotten", {"person": person}
         )
+        now = timestamp(event.time)
 
-        def unit(conn: Connection) -> Person:
+        def unit(conn: Connection) -> EndedPerson:
             tenant = principal.tenant
             email = _there(conn, tenant, person).email
             store.disable_person(conn, tenant, person, now)
@@ -283,7 +298,7 @@ class PeopleService:
             signin_store.remove_sessions_of(conn, tenant, person)
             if store.forget_person(conn, tenant, person):
                 self._parts.outbox.emit(conn, principal, event)
-            return _there(conn, tenant, person)
+            return self._ended(conn, principal, person, event)
 
         return await self._db.write(principal, unit)
 
@@ -354,6 +369,15 @@ class PeopleService:
 
     # --- shared -----------------------------------------------------------------------------------
 
+    def _ended(
+        self, conn: Connection, principal: Principal, person: str, because: Event
+    ) -> EndedPerson:
+        """The person as they stand, once what came of them has ended."""
+        # Of somebody who was disabled before, too: an earlier version left it.
+        ended = end_derived(conn, self._parts.outbox, principal, person, because)
+        there = _there(conn, principal.tenant, person)
+        return EndedPerson(**msgspec.structs.asdict(there), ended=ended)
+
     async def _check_tenant(self, tenant: str) -> None:
         if tenant not in await self._db.tenants():
             raise NotFound(
@@ -415,6 +439,25 @@ def _there(conn: Connection, tenant: str, person: str) -> Person:
     if row is None:
         raise _nobody(person)
     return person_of(row)
+
+
+def _check_first(conn: Connection, tenant: str) -> None:
+    """:class:`Conflict` if a tenant has an administrator."""
+    there = store.find_admin(conn, tenant)
+    if there is not None:
+        raise Conflict(
+            "cannot name a first administrator: there is one",
+            code="admin-exists",
+            hint="`holdfast person invite NAME --role admin` invites another; "
+            f"`holdfast person recover {there.id}` brings this one back",
+        )
+
+
+def _withdrawable(conn: Connection, tenant: str, now: str) -> list[Thing]:
+    """The links of the operator's by which somebody else would come first."""
+    _check_first(conn, tenant)
+    rows = store.open_admin_invitations(conn, tenant, now)
+    return [Thing(id=row.id, name=row.name) for row in rows]
 
 
 def _state_of(row: Row[Any]) -> str:

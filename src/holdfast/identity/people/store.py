@@ -98,6 +98,11 @@ _COUNT_OPEN = text(
     "SELECT count(*) FROM invitations WHERE tenant = :tenant"
     " AND used_at IS NULL AND ended_at IS NULL AND expires_at > :now"
 )
+_OPEN_ADMIN = text(
+    "SELECT id, name FROM invitations WHERE tenant = :tenant AND created_by = 'operator'"
+    """ AND roles = '["admin"]' AND person = ''"""
+    " AND used_at IS NULL AND ended_at IS NULL AND expires_at > :now ORDER BY id"
+)
 _END_INVITATION = text(
     "UPDATE invitations SET ended_at = :at"
     " WHERE tenant = :tenant AND id = :id AND used_at IS NULL AND ended_at IS NULL"
@@ -189,6 +194,11 @@ def count_open(conn: Connection, tenant: str, now: str) -> int:
     """How many invitations could still be used."""
     found: int = conn.execute(_COUNT_OPEN, {"tenant": tenant, "now": now}).scalar_one()
     return found
+
+
+def open_admin_invitations(conn: Connection, tenant: str, now: str) -> Sequence[Row[Any]]:
+    """The operator's invitations of a new administrator that could still be used."""
+    return conn.execute(_OPEN_ADMIN, {"tenant": tenant, "now": now}).all()
 
 
 def end_invitation(conn: Connection, tenant: str, invitation: str, at: str) -> bool:

@@ -1,0 +1,132 @@
+"""What came of a person or a key, and its end with theirs: keys they made, keys those made, links.
+
+Whoever made a thing is in its row (``created_by``), so that what came of somebody is found by
+following that column, through keys that have ended already, too. The operator and roles that act
+for themselves end with nobody: what they make stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+from sqlalchemy import Connection, Row, text
+
+from holdfast.identity import store
+from holdfast.identity.model import Derived, Thing, admits_all, is_over, networks_of
+from holdfast.identity.people import store as people_store
+from holdfast.kernel.clock import parse_timestamp, timestamp
+from holdfast.kernel.errors import Denied, Unauthenticated
+from holdfast.kernel.ids import EventId, uuid7
+from holdfast.kernel.outbox import Event, Outbox
+from holdfast.kernel.principal import Principal, PrincipalKind
+
+_MADE = (
+    "WITH RECURSIVE made (id) AS (SELECT CAST(:root AS TEXT) UNION SELECT k.id FROM api_keys k"
+    " JOIN made m ON k.created_by = m.id WHERE k.tenant = :tenant) "
+)
+_KEYS = text(
+    _MADE  # noqa: S608 — constants alone
+    + "SELECT id, name FROM api_keys WHERE tenant = :tenant AND id <> :root"
+    " AND id IN (SELECT id FROM made) AND revoked_at IS NULL AND expires_at > :now ORDER BY id"
+)
+_INVITATIONS = text(
+    _MADE  # noqa: S608 — constants alone
+    + "SELECT id, name FROM invitations WHERE tenant = :tenant"
+    " AND created_by IN (SELECT id FROM made)"
+    " AND used_at IS NULL AND ended_at IS NULL AND expires_at > :now ORDER BY id"
+)
+_PEOPLE = text(
+    _MADE  # noqa: S608 — constants alone
+    + "SELECT id, name FROM people WHERE tenant = :tenant AND id <> :root"
+    " AND created_by IN (SELECT id FROM made) AND disabled_at IS NULL ORDER BY id"
+)
+
+
+def find_derived(conn: Connection, tenant: str, root: str, now: str) -> Derived:
+    """What would end with ``root``, a person or a key, and who came by its invitations."""
+    values = {"tenant": tenant, "root": root, "now": now}
+    return Derived(
+        keys=_things(conn.execute(_KEYS, values).all()),
+        invitations=_things(conn.execute(_INVITATIONS, values).all()),
+        people=_things(conn.execute(_PEOPLE, {"tenant": tenant, "root": root}).all()),
+    )
+
+
+def end_derived(
+    conn: Connection, outbox: Outbox, principal: Principal, root: str, because: Event
+) -> Derived:
+    """End what came of ``root``, in the transaction that ends it; an event for each.
+
+    ``because`` is the event that says so of ``root``: its time and request are theirs, and their
+    ids follow from its.
+    """
+    tenant, now = principal.tenant, timestamp(because.time)
+    found = find_derived(conn, tenant, root, now)
+    for key in found.keys:
+        store.end_key(conn, tenant, key.id, now)
+        payload = {"key": key.id, "with": root}
+        outbox.emit(conn, principal, _event(because, "api-key", key.id, payload))
+    for invitation in found.invitations:
+        people_store.end_invitation(conn, tenant, invitation.id, now)
+        payload = {"invitation": invitation.id, "with": root}
+        outbox.emit(conn, principal, _event(because, "invitation", invitation.id, payload))
+    return found
+
+
+def withdraw(
+    conn: Connection, outbox: Outbox, principal: Principal, links: Sequence[Thing], because: Event
+) -> None:
+    """End open invitations for ``because``, with an event for each."""
+    for link in links:
+        people_store.end_invitation(conn, principal.tenant, link.id, timestamp(because.time))
+        payload = {"invitation": link.id}
+        outbox.emit(conn, principal, _event(because, "invitation", link.id, payload))
+
+
+def check_maker(conn: Connection, principal: Principal, now: str) -> Row[Any] | None:
+    """The key that is about to make something, if one is.
+
+    Looked at in the transaction that makes it: a door remembers a credential for some seconds, and
+    what is made in these would outlive what it came from.
+    """
+    tenant, subject = principal.tenant, principal.subject
+    if principal.kind is PrincipalKind.KEY:
+        key = store.find_key(conn, tenant, subject)
+        if key is not None and is_over(key.expires_at, key.revoked_at, parse_timestamp(now)):
+            raise Unauthenticated("cannot do this: the key is not known", code="key-unknown")
+        return key
+    if principal.kind is PrincipalKind.PERSON:
+        person = people_store.find_person(conn, tenant, subject)
+        if person is not None and person.disabled_at is not None:
+            raise Unauthenticated("cannot do this: the session is over", code="session-over")
+    return None
+
+
+def check_addresses(maker: Sequence[str], wanted: Sequence[str]) -> None:
+    """``Denied`` if a key would hold where the one that makes it does not."""
+    if maker and not admits_all(networks_of(maker), networks_of(wanted)):
+        raise Denied(
+            "cannot grant this: it must be limited to the addresses you are limited to",
+            code="grant-exceeds",
+            hint=f"name addresses within {', '.join(maker)}",
+        )
+
+
+def _event(because: Event, kind: str, identity: str, payload: dict[str, Any]) -> Event:
+    # A unit of work makes no ids, as it may run again: the same happening has the same one.
+    digest = hashlib.sha256(f"{because.id} {kind}/{identity}".encode()).digest()
+    milliseconds = int(because.id[:8] + because.id[9:13], 16)
+    return replace(
+        because,
+        id=EventId(uuid7(milliseconds, digest[:10])),
+        stream=f"{kind}/{identity}",
+        type=f"{kind}.revoked",
+        payload=payload,
+    )
+
+
+def _things(rows: Sequence[Row[Any]]) -> list[Thing]:
+    return [Thing(id=row.id, name=row.name) for row in rows]

@@ -1,0 +1,210 @@
+"""What came of a person or a key ends with them, on both databases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from holdfast.identity import store as key_store
+from holdfast.identity.granting import Parts
+from holdfast.identity.model import ROLES, ApiKeyCreate, NewApiKey
+from holdfast.identity.people import store
+from holdfast.identity.people.model import PersonInvite
+from holdfast.identity.people.service import PeopleService
+from holdfast.identity.service import IdentityService, principal_of
+from holdfast.kernel.clock import ManualClock, timestamp
+from holdfast.kernel.credentials import Peppers
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import Denied, Unauthenticated
+from holdfast.kernel.ids import id_source
+from holdfast.kernel.outbox import BEGINNING, Outbox
+from holdfast.kernel.principal import Principal, PrincipalKind, operator
+from tests.support.between import Between
+from tests.support.fleet import QuietSealer
+
+ME = operator()
+
+
+class Office:
+    """Identity on one database, and somebody in it."""
+
+    def __init__(self, database: Database) -> None:
+        self.clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+        counted = iter(range(1, 1_000_000))
+        self.parts = Parts(
+            database,
+            Outbox(QuietSealer()),
+            Peppers({1: b"\x05" * 32}),
+            self.clock,
+            id_source(self.clock),
+            lambda size: next(counted).to_bytes(size, "big"),
+        )
+        self.keys, self.people = self.keys_on(database), self.people_on(database)
+
+    def keys_on(self, database: Database) -> IdentityService:
+        parts = self.parts
+        return IdentityService(
+            database, parts.outbox, parts.peppers, parts.clock, parts.new_id, parts.random
+        )
+
+    def people_on(self, database: Database) -> PeopleService:
+        return PeopleService(replace(self.parts, database=database))
+
+    async def person(self, by: str = "operator") -> Principal:
+        """An administrator who is there."""
+        identity = self.parts.new_id()
+        values = {
+            "tenant": ME.tenant,
+            "id": identity,
+            "name": "Ada",
+            "email": "",
+            "roles": '["admin"]',
+            "created_at": timestamp(self.clock.now()),
+            "created_by": by,
+            "event_id": self.parts.new_id(),
+        }
+        await self.parts.database.write(ME, lambda conn: store.add_person(conn, values))
+        return Principal(ME.tenant, identity, PrincipalKind.PERSON, ROLES["admin"])
+
+    async def key(self, by: Principal, name: str, **more: Any) -> tuple[NewApiKey, Principal]:
+        """A key that ``by`` makes, and who holds it."""
+        self.clock.advance(1)  # ids are in the order in which they were made
+        made = await self.keys.create_key(by, ApiKeyCreate(name=name, roles=["admin"], **more))
+        return made, principal_of(await self.keys.find_holder(made.secret))
+
+    async def holds(self, made: NewApiKey) -> bool:
+        try:
+            await self.keys.find_holder(made.secret)
+        except Unauthenticated:
+            return False
+        return True
+
+    async def told(self) -> list[tuple[str, str, str]]:
+        """Type, stream and why of the events of ends."""
+        found = await self.parts.database.read(
+            ME, lambda conn: self.parts.outbox.ready(conn, ME, BEGINNING, 1000)
+        )
+        return [
+            (e.event.type, e.event.stream, e.event.payload.get("with", ""))
+            for e in found
+            if e.event.type.endswith(("revoked", "disabled", "forgotten"))
+        ]
+
+
+@pytest.fixture
+def office(database: Database) -> Office:
+    return Office(database)
+
+
+async def test_what_a_key_made_ends_with_it_and_what_others_made_stays(office: Office) -> None:
+    first, holder = await office.key(ME, "first")
+    second, next_holder = await office.key(holder, "second")
+    third, _ = await office.key(next_holder, "third")
+    other, _ = await office.key(ME, "other")
+    link = await office.people.invite(next_holder, PersonInvite(name="Eve", roles=["admin"]))
+    stays = await office.people.invite(ME, PersonInvite(name="Bob"))
+    came = await office.person(by=first.key.id)
+    before = await office.keys.find_derived(ME, first.key.id)
+    ended = await office.keys.revoke_key(ME, first.key.id)
+    assert ended.ended == before
+    assert [each.name for each in before.keys] == ["second", "third"]
+    assert [(each.id, each.name) for each in before.invitations] == [(link.invitation.id, "Eve")]
+    assert [each.id for each in before.people] == [came.subject]
+    assert [await office.holds(each) for each in (first, second, third, other)] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    states = {i.name: i.state for i in (await office.people.list_invitations(ME))[0]}
+    assert states == {"Eve": "revoked", "Bob": "open"}
+    assert stays.invitation.state == "open"
+    root = first.key.id
+    assert await office.told() == [
+        ("api-key.revoked", f"api-key/{root}", ""),
+        ("api-key.revoked", f"api-key/{second.key.id}", root),
+        ("api-key.revoked", f"api-key/{third.key.id}", root),
+        ("invitation.revoked", f"invitation/{link.invitation.id}", root),
+    ]
+    again = await office.keys.revoke_key(ME, root)
+    assert (again.ended.keys, again.ended.invitations) == ([], [])
+    assert len(await office.told()) == 4
+
+
+async def test_what_an_earlier_version_left_ends_when_its_maker_is_ended_again(
+    office: Office,
+) -> None:
+    first, holder = await office.key(ME, "first")
+    second, next_holder = await office.key(holder, "second")
+    third, _ = await office.key(next_holder, "third")
+    now = timestamp(office.clock.now())
+
+    def alone(conn: Any) -> None:
+        for each in (first, second):
+            key_store.end_key(conn, ME.tenant, each.key.id, now)
+
+    await office.parts.database.write(ME, alone)
+    assert await office.holds(third)
+    ended = await office.keys.revoke_key(ME, first.key.id)
+    assert [each.id for each in ended.ended.keys] == [third.key.id]
+    assert not await office.holds(third)
+
+
+@pytest.mark.parametrize("how", ["disable", "forget"])
+async def test_what_a_person_made_ends_with_them(office: Office, how: str) -> None:
+    ada = await office.person()
+    first, holder = await office.key(ada, "first")
+    second, _ = await office.key(holder, "second")
+    link = await office.people.invite(ada, PersonInvite(name="Eve", roles=["admin"]))
+    by_key = await office.people.invite(holder, PersonInvite(name="Mallory"))
+    ended = await getattr(office.people, how)(ME, ada.subject)
+    assert [each.id for each in ended.ended.keys] == [first.key.id, second.key.id]
+    assert {each.id for each in ended.ended.invitations} == {
+        link.invitation.id,
+        by_key.invitation.id,
+    }
+    assert not await office.holds(first)
+    assert not await office.holds(second)
+    told = await office.told()
+    assert told[0][1] == f"person/{ada.subject}"
+    assert [each[2] for each in told[1:]] == [ada.subject] * 4
+    again = await getattr(office.people, how)(ME, ada.subject)
+    assert again.ended.keys == []
+
+
+async def test_a_key_that_a_key_makes_neither_outlives_it_nor_holds_elsewhere(
+    office: Office,
+) -> None:
+    made, holder = await office.key(ME, "short", days=1, addresses=["10.0.0.0/8", "fd00::/8"])
+    for wanted in ([], ["0.0.0.0/0"], ["10.0.0.0/8", "192.0.2.1"], ["::/0"]):
+        with pytest.raises(Denied) as refused:
+            await office.key(holder, "wide", days=3650, addresses=wanted)
+        assert refused.value.code == "grant-exceeds"
+    child, _ = await office.key(holder, "child", days=3650, addresses=["10.1.0.0/16"])
+    assert child.key.expires_at == made.key.expires_at
+    free, free_holder = await office.key(ME, "free", days=10)
+    shorter, _ = await office.key(free_holder, "shorter", days=2)
+    assert shorter.key.expires_at == timestamp(office.clock.now() + timedelta(days=2))
+    assert free.key.expires_at > shorter.key.expires_at
+
+
+async def test_who_was_ended_meanwhile_makes_nothing(office: Office) -> None:
+    """A door remembers a credential for five seconds: nothing that is made in them holds."""
+    made, holder = await office.key(ME, "key")
+    ada = await office.person()
+    between = Between(office.parts.database)
+    late_keys, late_people = office.keys_on(between), office.people_on(between)
+    between.before = [lambda: office.keys.revoke_key(ME, made.key.id)]
+    with pytest.raises(Unauthenticated):
+        await late_keys.create_key(holder, ApiKeyCreate(name="late", roles=["viewer"]))
+    between.before = [lambda: office.people.disable(ME, ada.subject)]
+    with pytest.raises(Unauthenticated):
+        await late_keys.create_key(ada, ApiKeyCreate(name="late", roles=["viewer"]))
+    for gone in (holder, ada):
+        with pytest.raises(Unauthenticated):
+            await late_people.invite(gone, PersonInvite(name="late"))
+    assert (await office.people.list_invitations(ME))[0] == []
+    assert [each.name for each in (await office.keys.list_keys(ME))[0]] == ["key"]
