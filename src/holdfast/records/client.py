@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -87,7 +88,7 @@ class RecordsClient:
     async def plan(self, principal: Principal, grant: str, run: str) -> RunPlan:
         """Where the run begins."""
         return await self._api.request(
-            "GET", f"/v1/runs/{run}/plan", headers={GRANT_HEADER: grant}, type=RunPlan
+            "GET", _run(run, "/plan"), headers={GRANT_HEADER: grant}, type=RunPlan
         )
 
     async def put_response(
@@ -101,7 +102,7 @@ class RecordsClient:
         """Keep one raw response of the run's current attempt; durable on return."""
         return await self._api.request(
             "PUT",
-            f"/v1/runs/{run}/responses/{response.sequence}",
+            _run(run, f"/responses/{response.sequence}"),
             content=content,
             headers={
                 GRANT_HEADER: grant,
@@ -117,7 +118,7 @@ class RecordsClient:
         """Pages that earlier attempts of the run have stored, some at a time."""
         return await self._api.request(
             "GET",
-            f"/v1/runs/{run}/kept",
+            _run(run, "/kept"),
             params={"after": after},
             headers={GRANT_HEADER: grant},
             type=list[RawResponse],
@@ -130,7 +131,7 @@ class RecordsClient:
 
         They are checked by the aggregator as they pass, and by whoever needs them to be right.
         """
-        path = f"/v1/runs/{run}/known/{digest}"
+        path = _run(run, f"/known/{_quoted(digest)}")
         async with self._api.stream("GET", path, headers={GRANT_HEADER: grant}) as response:
             async for chunk in response.aiter_bytes():
                 yield chunk
@@ -141,7 +142,7 @@ class RecordsClient:
         """Keep the account of a response whose bytes are there already; durable on return."""
         return await self._api.request(
             "POST",
-            f"/v1/runs/{run}/responses/{response.sequence}/known",
+            _run(run, f"/responses/{response.sequence}/known"),
             json=response,
             headers={GRANT_HEADER: grant},
             type=StoredResponse,
@@ -157,7 +158,7 @@ class RecordsClient:
         """End the run as the worker says, or as the profile's rules decide."""
         return await self._api.request(
             "POST",
-            f"/v1/runs/{request.run}/finish",
+            _run(request.run, "/finish"),
             json=request,
             headers={GRANT_HEADER: grant},
             type=Run,
@@ -166,7 +167,7 @@ class RecordsClient:
     async def remap_sources(self, principal: Principal, grant: str, run: str) -> list[RemapSource]:
         """The runs whose bytes are to be mapped again, in the order in which to read them."""
         return await self._api.request(
-            "GET", f"/v1/runs/{run}/remap", headers={GRANT_HEADER: grant}, type=list[RemapSource]
+            "GET", _run(run, "/remap"), headers={GRANT_HEADER: grant}, type=list[RemapSource]
         )
 
     async def remap_responses(
@@ -175,7 +176,7 @@ class RecordsClient:
         """The accounts of one of these runs' responses, in order."""
         return await self._api.request(
             "GET",
-            f"/v1/runs/{run}/remap/{source}",
+            _run(run, f"/remap/{_quoted(source)}"),
             headers={GRANT_HEADER: grant},
             type=list[RawResponse],
         )
@@ -184,7 +185,7 @@ class RecordsClient:
         self, principal: Principal, grant: str, run: str, source: str, sequence: int
     ) -> AsyncIterator[bytes]:
         """The bytes of one of these responses."""
-        path = f"/v1/runs/{run}/remap/{source}/{sequence}"
+        path = _run(run, f"/remap/{_quoted(source)}/{sequence}")
         async with self._api.stream("GET", path, headers={GRANT_HEADER: grant}) as response:
             async for chunk in response.aiter_bytes():
                 yield chunk
@@ -193,15 +194,13 @@ class RecordsClient:
 
     async def close(self, principal: Principal, request: RunClose) -> Run:
         """End a run that no worker will end. Idempotent; also for a run that was never opened."""
-        return await self._api.request(
-            "POST", f"/v1/runs/{request.run}/close", json=request, type=Run
-        )
+        return await self._api.request("POST", _run(request.run, "/close"), json=request, type=Run)
 
     # --- reading ------------------------------------------------------------------------------
 
     async def run(self, principal: Principal, run: str) -> Run:
         """One run as it stands."""
-        return await self._api.request("GET", f"/v1/runs/{run}", type=Run)
+        return await self._api.request("GET", _run(run), type=Run)
 
     async def runs(
         self,
@@ -252,13 +251,11 @@ class RecordsClient:
     ) -> RunDiff:
         """What the run changed, or what changed between ``base`` and it, a page at a time."""
         parameters = {"base": base or None, "cursor": cursor, "limit": limit}
-        return await self._api.request(
-            "GET", f"/v1/runs/{run}/diff", params=parameters, type=RunDiff
-        )
+        return await self._api.request("GET", _run(run, "/diff"), params=parameters, type=RunDiff)
 
     async def accept_drift(self, principal: Principal, run: str) -> Run:
         """Say that the source is to look from now on as this failed run saw it."""
-        return await self._api.request("POST", f"/v1/runs/{run}/accept", json={}, type=Run)
+        return await self._api.request("POST", _run(run, "/accept"), json={}, type=Run)
 
     async def notices(
         self,
@@ -274,9 +271,7 @@ class RecordsClient:
 
     async def responses(self, principal: Principal, run: str) -> list[StoredResponse]:
         """The raw responses of the run's current attempt, in order."""
-        return await self._api.request(
-            "GET", f"/v1/runs/{run}/responses", type=list[StoredResponse]
-        )
+        return await self._api.request("GET", _run(run, "/responses"), type=list[StoredResponse])
 
     async def response_body(self, principal: Principal, run: str, sequence: int) -> ResponseBody:
         """One raw response with its bytes."""
@@ -288,7 +283,7 @@ class RecordsClient:
             ),
             None,
         )
-        path = f"/v1/runs/{run}/responses/{sequence}/content"
+        path = _run(run, f"/responses/{sequence}/content")
         if stored is None:
             # Ask all the same: the answer says what is missing.
             await self._api.request("GET", path)
@@ -340,7 +335,7 @@ class RecordsClient:
     ) -> RecordHistory:
         """One record, as published now or at ``as_of``, with its published revisions in order."""
         return await self._api.request(
-            "GET", f"/v1/records/{record}", params={"as_of": as_of}, type=RecordHistory
+            "GET", f"/v1/records/{_quoted(record)}", params={"as_of": as_of}, type=RecordHistory
         )
 
     async def receipts(
@@ -360,7 +355,10 @@ class RecordsClient:
     ) -> bytes:
         """The receipt of a record's published revision (the newest by default), canonical."""
         return await self._api.request(
-            "GET", f"/v1/records/{record}/receipt", params={"revision": revision}, type=bytes
+            "GET",
+            f"/v1/records/{_quoted(record)}/receipt",
+            params={"revision": revision},
+            type=bytes,
         )
 
     async def freshness(self, principal: Principal) -> list[Freshness]:
@@ -420,7 +418,7 @@ class RecordsClient:
         ``path`` names the copy; its digest has been checked.
         """
         parameters = {"as_of": as_of, "vintage": vintage}
-        base = f"/v1/projections/{profile}"
+        base = f"/v1/projections/{_quoted(profile)}"
         info: ProjectionInfo = await self._api.request(
             "GET", f"{base}/info", params=parameters, type=ProjectionInfo
         )
@@ -482,6 +480,15 @@ class RecordsClient:
             self._temporary.cleanup()
             self._temporary = self._projections = None
             self._checked.clear()
+
+
+def _run(run: str, rest: str = "") -> str:
+    return f"/v1/runs/{_quoted(run)}{rest}"
+
+
+def _quoted(part: str) -> str:
+    """One step of a path, whatever somebody wrote for an id. Digests keep their colon."""
+    return quote(part, safe=":")
 
 
 def _name(written: Path, path: Path) -> None:

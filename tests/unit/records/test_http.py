@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.errors import HoldfastError, Kind
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.app import Connection
 from holdfast.kernel.http.client import ApiClient
@@ -103,6 +103,23 @@ async def test_whole_publications_over_the_wire(
         )
     package = await client.data_package(OPERATOR, "rates")
     assert package["resources"][0]["rows"] == 2
+
+
+async def test_what_somebody_wrote_for_an_id_leads_nowhere_else(
+    bench: Bench, api: ApiClient
+) -> None:
+    client = RecordsClient(api)
+    run = (await bench.collect([record("CA", "4.1")])).id
+    [one] = (await client.records(OPERATOR, RecordFilter(profile="rates"))).items
+    for asked in (
+        client.run(OPERATOR, f"{run}/responses"),
+        client.run(OPERATOR, f"{run}?x"),
+        client.record(OPERATOR, f"{one.id}/receipt"),
+        client.projection(OPERATOR, "rates/info?x"),
+    ):
+        with pytest.raises(HoldfastError) as raised:
+            await asked
+        assert raised.value.kind in (Kind.NOT_FOUND, Kind.INVALID)
 
 
 async def test_copies_in_a_temporary_folder_are_dropped(bench: Bench, api: ApiClient) -> None:
