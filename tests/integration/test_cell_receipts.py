@@ -16,6 +16,7 @@ from holdfast.app.commands.verify import _found
 from holdfast.kernel.errors import Invalid
 from holdfast.ledger.trusting import decode_trust
 from holdfast.records.receipt import ReceiptRefused, opened_plain
+from holdfast.reports.children import ReportChildren
 from holdfast.reports.errors import CellReceiptNotYet
 from holdfast.reports.model import Report
 from holdfast.reports.receipt import verify_cell
@@ -158,6 +159,25 @@ async def test_a_cell_is_computed_again_from_the_inputs_themselves(
         again(tmp_path, data, policy, given[0], f"people={tmp_path / 'other.parquet'}")
     with pytest.raises(ReceiptRefused, match="the inputs are"):
         again(tmp_path, data, policy, given[0])
+
+
+async def test_a_publication_that_came_while_it_was_computed_is_not_taken_for_its_input(
+    bench: Collecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = ReportChildren.call
+
+    async def late(children: ReportChildren, *arguments: Any, **bounds: Any) -> bytes:
+        bench.write("people.json", [{**POPULATION[0], "v": 1}, *POPULATION[1:]])
+        async with bench.drone():
+            await bench.collect("people")
+        return await compute(children, *arguments, **bounds)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ReportChildren, "call", late)
+        report = await run(bench, TABLE)
+    assert [used.publication for used in report.inputs] == [1, 1]
+    found = both(await receipt(bench, report, "share", 1), await trust(bench))
+    assert found["value"] == report.rows[1][3]
 
 
 async def test_a_later_publication_changes_no_receipt(bench: Collecting, tmp_path: Path) -> None:

@@ -28,6 +28,11 @@ class Projection(Protocol):
         """``sha256:…`` of the file's bytes."""
         ...
 
+    @property
+    def recorded_at(self) -> str:
+        """When it was published."""
+        ...
+
 
 class Projections(Protocol):
     """Where projections come from: the aggregator, here or elsewhere."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -94,6 +95,8 @@ Numbered = list[tuple[int, Report]]
 T = TypeVar("T")
 
 STORED_AGAIN_MAX = 3
+LATER_MAX = 20
+"""So many publications of an input may come while a report waits and is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,16 +340,25 @@ class ReportsService:
         """The projections that the report was computed from, if they can be made again."""
         files = {}
         for used in report.inputs:
-            found: Projection = await self._projections.projection(
-                principal,
-                used.profile,
-                as_of=used.as_of or report.created_at,
-                vintage=used.vintage,
-            )
+            found = await self._past_projection(principal, report, used)
             if found.digest != used.digest:
                 raise _other_inputs(report)
             files[used.name] = InputFile(path=str(Path(found.path)), digest=found.digest)
         return files
+
+    async def _past_projection(
+        self, principal: Principal, report: Report, used: InputUsed
+    ) -> Projection:
+        """Of its publication: others may have come while the report was computed."""
+        as_of = used.as_of or report.created_at
+        for _ in range(LATER_MAX):
+            found = await self._projections.projection(
+                principal, used.profile, as_of=as_of, vintage=used.vintage
+            )
+            if found.publication <= used.publication:
+                return found
+            as_of = timestamp(parse_timestamp(found.recorded_at) - timedelta(microseconds=1))
+        raise _other_inputs(report)
 
     async def _carried(
         self, principal: Principal, report: Report, told: dict[str, Any], traced: Traced
