@@ -255,6 +255,11 @@ async def test_a_remapping_that_cannot_be_leaves_everything(bench: Collecting) -
         assert run.status is RunStatus.FAILED
         assert run.code in ("too-many-rejects", "rejects")
         assert await bench.records() == old
+        await bench.publish(key=KEY, period=PERIOD, limits={"max_records": 1})
+        run = await bench.collect(remap=True)
+        assert (run.status, run.code, run.attempts) == (RunStatus.FAILED, "limit-records", 1)
+        assert "more than 1 records" in run.reason
+        assert await bench.records() == old
     await bench.submit()
     with pytest.raises(Conflict, match="has not finished"):
         await bench.submit(remap=True)

@@ -18,7 +18,7 @@ import msgspec
 from holdfast.collect.batches import BatchMaker
 from holdfast.collect.channel import Channel, Outcome
 from holdfast.collect.content import SpooledContent
-from holdfast.collect.errors import BoundReached, ParseFailed
+from holdfast.collect.errors import ParseFailed
 from holdfast.collect.model import Bounds
 from holdfast.collect.occurrences import Occurrences
 from holdfast.collect.ports import Opening, RunLog
@@ -32,7 +32,15 @@ from holdfast.collect.runner import (
 )
 from holdfast.collect.taking import Attempt, Tools, charset_of
 from holdfast.collect.threads import in_thread, next_of
-from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, NotFound
+from holdfast.kernel.errors import (
+    Conflict,
+    Corrupt,
+    HoldfastError,
+    Invalid,
+    NotFound,
+    TooLarge,
+    Unsupported,
+)
 from holdfast.kernel.files import opened
 from holdfast.records.model import RawResponse, RemapSource, RunFinish, RunStatus
 from holdfast.registry.parts import duration_seconds
@@ -63,6 +71,7 @@ class Remapping:
     async def run(self) -> Ending:
         """Map everything again; the answer says how it ended. Raises :class:`LeaseLost` only."""
         limit = duration_seconds(self._profile.limits.max_duration)
+        scope: asyncio.Timeout | None = None
         try:
             sources = await self._channel.answered(self._target.remap_sources)
             whole = len(sources) == 1 and self._profile.mode == "snapshot"
@@ -71,12 +80,14 @@ class Remapping:
             )
             if opened.status is not RunStatus.RUNNING:
                 return ended(opened)
-            async with asyncio.timeout(min(SECONDS_MAX, limit * len(sources))):
+            async with asyncio.timeout(min(SECONDS_MAX, limit * len(sources))) as scope:
                 for number, source in enumerate(sources):
                     await self._source(number, source)
                 await self._channel.drained()
             return await self._finish("complete")
-        except TimeoutError:
+        except TimeoutError as error:
+            if scope is None or not scope.expired():
+                return left_open("spool", error)
             return await self._failed("deadline", f"cannot finish: not done within {limit} s a run")
         except OSError as error:
             return left_open("spool", error)
@@ -98,7 +109,7 @@ class Remapping:
     async def _told(self, error: HoldfastError) -> Ending:
         if isinstance(error, Conflict) and error.code in LEASE_IS_GONE:
             raise LeaseLost(error.detail) from error
-        if isinstance(error, ParseFailed | BoundReached | Corrupt | Conflict | NotFound):
+        if isinstance(error, Invalid | TooLarge | Unsupported | Corrupt | Conflict | NotFound):
             reason = f"{error.detail} ({error.hint})" if error.hint else error.detail
             return await self._failed(error.code, reason)
         return left_open(error.code, error)
@@ -147,6 +158,7 @@ class Remapping:
                 await self._channel.post(rest)
         finally:
             occurrences.close()
+            (self._spool / f"occurrences-{number}").unlink(missing_ok=True)
         if maker.rejects > self._profile.max_rejects:
             raise ParseFailed(
                 f"cannot map what the run {source.run} brought: {maker.rejects} rows fail, "
