@@ -133,7 +133,7 @@ def handlers(
         async with identity_as(principal) as identity:
             keys = await identity.passkeys.list_passkeys(principal) if person else []
             accounts = await identity.accounts.list_accounts(principal) if person else []
-            sessions, _ = await identity.sessions.list_sessions(principal, limit=30)
+            sessions, more_sessions = await identity.sessions.list_sessions(principal, limit=30)
         return _page(
             render(
                 "account.html",
@@ -142,6 +142,7 @@ def handlers(
                 passkeys=keys,
                 accounts=accounts,
                 sessions=sessions,
+                more_sessions=more_sessions,
             )
         )
 
@@ -154,8 +155,8 @@ def handlers(
         principal, csrf = found
         PermissionAuthoriser().authorise(principal, Permission.IDENTITY_READ)
         async with identity_as(principal) as identity:
-            people, _ = await identity.people.list_people(principal, limit=200)
-            invited, _ = await identity.people.list_invitations(principal, limit=50)
+            people, more_people = await identity.people.list_people(principal, limit=200)
+            invited, more_invited = await identity.people.list_invitations(principal, limit=50)
             roles = [role.name for role in await identity.identity.list_roles(principal)]
         return _page(
             render(
@@ -163,7 +164,9 @@ def handlers(
                 csrf=csrf,
                 me=principal.subject,
                 people=people,
+                more_people=more_people,
                 invitations=invited,
+                more_invited=more_invited,
                 roles=roles,
             )
         )

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from holdfast.app.commandline import app
 from holdfast.app.commands.key import FORMAT, Recovery
+from holdfast.app.commands.status import _print_overview
 from holdfast.app.line import line_of
 from holdfast.console.overview import Overview, ServiceLine, nothing
 from holdfast.kernel.cli import checked_address, read_file
@@ -42,6 +43,22 @@ def test_a_whole_address_is_taken_as_it_is() -> None:
         assert checked_address(address, "--control-plane") == address
     with pytest.raises(Invalid):
         checked_address("", "--control-plane")
+
+
+def test_what_a_source_says_does_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_overview(
+        Overview(
+            status="degraded",
+            version="0",
+            services=[],
+            profiles=[],
+            workers=[],
+            runs=[],
+            reports=[],
+            problems=["rain: \x1b[2J is no number"],
+        )
+    )
+    assert capsys.readouterr().err.splitlines()[-1] == r"! rain: \x1b[2J is no number"
 
 
 def test_an_address_is_the_same_with_a_slash_at_its_end() -> None:

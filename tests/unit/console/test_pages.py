@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from holdfast.console import Overview, ServiceLine, handlers
+from holdfast.console.http import render
 from holdfast.console.overview import ReportLine
 from holdfast.kernel.errors import Unauthenticated
 from holdfast.kernel.http import AppSpec, create_app
@@ -105,3 +106,18 @@ async def test_a_report_that_cannot_be_drawn_has_no_picture() -> None:
 async def test_others_are_sent_where_they_belong(who: Principal | None, place: str) -> None:
     found = await page(who)
     assert (found.status_code, found.headers["location"], found.text) == (303, place, "")
+
+
+@pytest.mark.parametrize("more", [None, "a position"])
+def test_a_list_that_is_cut_says_so(more: str | None) -> None:
+    people = render(
+        "people.html", csrf="", me="", roles=[], people=[], invitations=[], more_people=more,
+        more_invited=more,
+    )  # fmt: skip
+    account = render(
+        "account.html", csrf="", person=False, passkeys=[], accounts=[], sessions=[],
+        more_sessions=more,
+    )  # fmt: skip
+    cut = more is not None
+    assert (b"person list" in people, b"person invitations" in people) == (cut, cut)
+    assert (b"there are more" in account) == cut

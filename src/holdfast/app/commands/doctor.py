@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import CommandLine, command_line, print_json, run, session
+from holdfast.kernel.cli import CommandLine, command_line, print_json, run, session, visible
 from holdfast.kernel.errors import Denied, HoldfastError
 from holdfast.kernel.hints import hint_for
 from holdfast.kernel.options import JsonOption
@@ -61,9 +61,10 @@ def doctor(
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            sys.stdout.write(f"{MARKS[finding.outcome]} {finding.check}: {finding.detail}\n")
+            told = visible(finding.detail)  # a worker's or a source's words may be in it
+            sys.stdout.write(f"{MARKS[finding.outcome]} {finding.check}: {told}\n")
             if finding.hint:
-                sys.stdout.write(f"    hint: {finding.hint}\n")
+                sys.stdout.write(f"    hint: {visible(finding.hint)}\n")
     if any(finding.outcome == "fail" for finding in findings):
         raise typer.Exit(1)
 

@@ -15,6 +15,7 @@ from holdfast.kernel.cli import (
     run,
     say,
     session,
+    visible,
 )
 from holdfast.kernel.errors import Unavailable
 from holdfast.kernel.options import JsonOption
@@ -84,7 +85,7 @@ def _print_overview(found: Any) -> None:
         empty=nothing(found, "registry", "no profiles"),
     )
     for problem in found.problems:
-        say(f"! {problem}")
+        say(f"! {visible(problem)}")
 
 
 def _minute(instant: str) -> str:
