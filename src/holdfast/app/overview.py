@@ -35,6 +35,28 @@ class Gatherer:
         self._system = system
         self._states = states
 
+    async def _profiles(self, principal: Principal) -> list[Any]:
+        """All of them: what is counted over the first page would pass for the whole."""
+        found: list[Any] = []
+        cursor: str | None = None
+        while True:
+            page = await self._system.registry.list(principal, cursor=cursor, limit=LIST_MAX)
+            found += page.items
+            cursor = page.next
+            if cursor is None:
+                return found
+
+    async def _workers(self, principal: Principal) -> list[Any]:
+        """All of them: those that beat may come after many that went away."""
+        found: list[Any] = []
+        after: str | None = ""
+        while after is not None:
+            some, after = await self._system.fleet.list_workers(
+                principal, after=after, limit=LIST_MAX
+            )
+            found += some
+        return found
+
     async def overview(self, principal: Principal) -> Overview:
         """The overview; what no role would tell is empty or null, and a line says so."""
         s, unknown = self._system, list[str]()
@@ -49,8 +71,8 @@ class Gatherer:
 
         states, profiles, workers, schedules, runs, reports, freshness = await asyncio.gather(
             self._states(),
-            part("which sources there are is", s.registry.list(principal, limit=LIST_MAX)),
-            part("which drones there are is", s.fleet.list_workers(principal, limit=LIST_MAX)),
+            part("which sources there are is", self._profiles(principal)),
+            part("which drones there are is", self._workers(principal)),
             part("when sources are due is", s.fleet.schedules(principal)),
             part("which runs there were is", s.records.runs(principal, limit=LIST_MAX)),
             part("which reports there are is", s.reports.list(principal, limit=6)),
@@ -70,7 +92,7 @@ class Gatherer:
         ]
         lines = [
             _profile(p, latest.get(p.name), fresh.get(p.name), due.get(p.name, ""), known=known)
-            for p in _items(profiles)
+            for p in profiles or []
         ]
         problems = [*service_problems(services), *sorted(unknown)]
         problems += [f"{one.profile}: {one.problem}" for one in freshness or [] if one.problem]
@@ -80,8 +102,7 @@ class Gatherer:
             services=services,
             profiles=lines,
             workers=[
-                WorkerLine(name=w.name, status=w.status, leases=w.leases)
-                for w in (workers[0] if workers else [])
+                WorkerLine(name=w.name, status=w.status, leases=w.leases) for w in workers or []
             ],
             runs=[_run(run) for run in _items(runs)[:RUNS_SHOWN]],
             reports=[

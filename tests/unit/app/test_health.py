@@ -64,8 +64,9 @@ def test_what_nobody_could_tell_of_a_source_is_not_said() -> None:
 async def test_what_nobody_could_judge_is_a_problem_and_what_is_not_theirs_is_none(
     error: Exception | None, problems: list[str], state: str
 ) -> None:
-    one = SimpleNamespace(
-        name="air", title="", publisher="", runnable=True, removed=False, problem=""
+    one, two = (
+        SimpleNamespace(name=name, title="", publisher="", runnable=True, removed=False, problem="")
+        for name in ("air", "rain")
     )
     # Its last run is not among the newest of all.
     fresh = Freshness(
@@ -81,19 +82,26 @@ async def test_what_nobody_could_judge_is_a_problem_and_what_is_not_theirs_is_no
             raise error
         return [fresh]
 
+    async def profiles(_: Any, *, cursor: str | None, limit: int) -> Any:
+        return SimpleNamespace(items=[two] if cursor else [one], next=None if cursor else "more")
+
+    async def workers(_: Any, *, after: str, limit: int) -> Any:
+        drone = SimpleNamespace(name=after or "gone", status="alive" if after else "lost", leases=0)
+        return [drone], None if after else "here"
+
     page = SimpleNamespace(items=[])
     system = SimpleNamespace(
-        registry=SimpleNamespace(list=lambda *_, **__: gives(SimpleNamespace(items=[one]))),
-        fleet=SimpleNamespace(
-            list_workers=lambda *_, **__: gives(([], None)), schedules=lambda _: gives([])
-        ),
+        registry=SimpleNamespace(list=profiles),
+        fleet=SimpleNamespace(list_workers=workers, schedules=lambda _: gives([])),
         records=SimpleNamespace(runs=lambda *_, **__: gives(page), freshness=freshness),
         reports=SimpleNamespace(list=lambda *_, **__: gives(page)),
     )
     found = await Gatherer(cast("Any", system), lambda: gives({})).overview(cast("Any", None))
     assert found.problems == problems
     assert found.status == ("degraded" if problems else "ok")
-    assert [line.status for line in found.profiles] == [state]
+    assert [line.name for line in found.profiles] == ["air", "rain"], "all pages of them"
+    assert [line.name for line in found.workers] == ["gone", "here"]
+    assert found.profiles[0].status == state
 
 
 def test_what_was_read_at_rest_does_not_say_that_it_lives() -> None:
