@@ -333,6 +333,28 @@ def test_another_tenants_things_are_refused_alike_whether_they_exist_or_not(
     print(f"{outcomes.total()} attempts, {len(every)} ways, seed {SEED}: {dict(outcomes)}")
 
 
+def test_what_is_asked_without_a_name_tells_of_ones_own_tenant_alone(program: Program) -> None:
+    """Lists, totals, metrics, how the whole is: for a viewer and for an administrator."""
+    theirs = {PROFILE, BOSS}
+    for name in ("runs", "tasks", "workers", "reports"):
+        theirs |= {one["id"] for one in program.items(f"/v1/{name}")}
+    assert PROFILE in program.client.get("/metrics").text, "nothing would be found anywhere"
+    paths = json.loads(API.read_text())["paths"]
+    asked = [path for path in paths if "get" in paths[path] and "{" not in path]
+    assert {"/metrics", "/health/detailed", "/v1/overview"} <= set(asked)
+    for role in ("viewer", "admin"):
+        headers = {"authorization": f"Bearer {token_of('newsroom', roles=role)}"}
+        with httpx.Client(base_url=program.url, headers=headers, timeout=60) as client:
+            for path in (*asked, "/", "/account", "/people", "/openapi.json"):
+                if path in ENDLESS:
+                    continue
+                text = client.get(path).text
+                shown = sorted(one for one in theirs if one in text)
+                assert shown == [], f"{path} shows a {role} of another tenant {shown}"
+            refused = [client.get(path).status_code for path in ("/metrics", "/health/detailed")]
+            assert refused == [403, 403]
+
+
 def test_a_stream_of_the_same_name_is_ones_own(program: Program) -> None:
     """Appended to, expected at, listed and followed: none of it touches the other tenant's."""
     stream = "notes/same"

@@ -17,7 +17,7 @@ from holdfast.console.overview import (
     service_problems,
 )
 from holdfast.kernel.errors import HoldfastError, Kind
-from holdfast.kernel.principal import Principal
+from holdfast.kernel.principal import Principal, sees_the_whole
 
 if TYPE_CHECKING:
     from holdfast.app.system import System
@@ -60,6 +60,7 @@ class Gatherer:
     async def overview(self, principal: Principal) -> Overview:
         """The overview; what no role would tell is empty or null, and a line says so."""
         s, unknown = self._system, list[str]()
+        whole = sees_the_whole(principal)  # why a role is unwell is nothing of one tenant's
 
         async def part(what: str, call: Awaitable[Any]) -> Any:
             try:
@@ -87,7 +88,7 @@ class Gatherer:
         fresh = {line.profile: line for line in freshness or []}
         due = {line.profile: line.next_at or "" for line in schedules or []}
         services = [
-            ServiceLine(name=name, status=status, detail=detail)
+            ServiceLine(name=name, status=status, detail=detail if whole else "")
             for name, (status, detail) in states.items()
         ]
         lines = [

@@ -139,6 +139,18 @@ def operators_only(principal: Principal, what: str) -> None:
         raise Denied(f"cannot {what}: only the operator does", code="operator-only")
 
 
+def sees_the_whole(principal: Principal) -> bool:
+    """Whether what speaks of every tenant at once may be shown to ``principal``.
+
+    Metrics and the reasons of failures name things of all tenants, and every tenant has people who
+    may see the system. The tenant ``default`` is the operator's own: a monitor's key is of that.
+    """
+    return principal.tenant == DEFAULT_TENANT or principal.kind in (
+        PrincipalKind.OPERATOR,
+        PrincipalKind.SERVICE,
+    )
+
+
 class Authoriser(Protocol):
     """The one decision: may this principal do this?"""
 

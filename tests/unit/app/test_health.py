@@ -19,6 +19,8 @@ from holdfast.console.overview import (
     service_problems,
 )
 from holdfast.kernel.errors import Corrupt, Denied, Unavailable
+from holdfast.kernel.ids import TenantId
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
 from holdfast.records.model import Freshness
 
 
@@ -50,6 +52,41 @@ def test_what_nobody_could_tell_of_a_source_is_not_said() -> None:
     assert overview(profiles=[known, unknown]).total_records is None
 
 
+async def gives(value: Any) -> Any:
+    return value
+
+
+def roles_with(profile: Any, freshness: Any) -> Any:
+    """Roles that know of one profile and of nothing else."""
+    page = SimpleNamespace(items=[], next=None)
+    return SimpleNamespace(
+        registry=SimpleNamespace(
+            list=lambda *_, **__: gives(SimpleNamespace(items=[profile], next=None))
+        ),
+        fleet=SimpleNamespace(
+            list_workers=lambda *_, **__: gives(([], None)), schedules=lambda _: gives([])
+        ),
+        records=SimpleNamespace(runs=lambda *_, **__: gives(page), freshness=freshness),
+        reports=SimpleNamespace(list=lambda *_, **__: gives(page)),
+    )
+
+
+async def test_why_a_role_is_unwell_is_told_to_whoever_sees_the_whole() -> None:
+    """The reasons may name anybody's things, or the database."""
+    one = SimpleNamespace(
+        name="air", title="", publisher="", runnable=True, removed=False, problem=""
+    )
+    states = {"registry": ("unhealthy", "database: cannot reach postgresql://db.internal")}
+    gatherer = Gatherer(roles_with(one, lambda _: gives([])), lambda: gives(states))
+    may = frozenset({Permission.SYSTEM_READ})
+    for tenant, told in (("newsroom", False), ("default", True)):
+        who = Principal(TenantId(tenant), "somebody", PrincipalKind.KEY, may)
+        found = await gatherer.overview(who)
+        assert [line.status for line in found.services] == ["unhealthy"]
+        assert bool(found.services[0].detail) is told
+        assert any("db.internal" in problem for problem in found.problems) is told
+
+
 @pytest.mark.parametrize(
     ("error", "problems", "state"),
     [
@@ -74,9 +111,6 @@ async def test_what_nobody_could_judge_is_a_problem_and_what_is_not_theirs_is_no
         freshness=None, stale=False, last_status="succeeded",
     )  # fmt: skip
 
-    async def gives(value: Any) -> Any:
-        return value
-
     async def freshness(_: Any) -> Any:
         if error is not None:
             raise error
@@ -96,7 +130,7 @@ async def test_what_nobody_could_judge_is_a_problem_and_what_is_not_theirs_is_no
         records=SimpleNamespace(runs=lambda *_, **__: gives(page), freshness=freshness),
         reports=SimpleNamespace(list=lambda *_, **__: gives(page)),
     )
-    found = await Gatherer(cast("Any", system), lambda: gives({})).overview(cast("Any", None))
+    found = await Gatherer(cast("Any", system), lambda: gives({})).overview(operator())
     assert found.problems == problems
     assert found.status == ("degraded" if problems else "ok")
     assert [line.name for line in found.profiles] == ["air", "rain"], "all pages of them"

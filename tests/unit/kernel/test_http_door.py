@@ -20,8 +20,8 @@ from holdfast.kernel.errors import Unavailable
 from holdfast.kernel.http import get
 from holdfast.kernel.http.door import HELD_MAX, HELD_SECONDS, client_address
 from holdfast.kernel.http.rates import RequestRates
-from holdfast.kernel.ids import is_id
-from holdfast.kernel.principal import Permission
+from holdfast.kernel.ids import TenantId, is_id
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 from holdfast.kernel.telemetry import Metrics
 from tests.support.waiting import until
 from tests.unit.kernel.http_app import READER, browser, make_app
@@ -528,6 +528,30 @@ async def test_metrics_and_details_need_a_permission() -> None:
     async with browser(make_app(), None) as client:
         for path in ("/metrics", "/health/detailed", "/openapi.json"):
             assert (await client.get(path)).status_code == 401
+
+
+async def test_metrics_and_details_are_for_whoever_sees_the_whole() -> None:
+    """They name things of every tenant; everywhere viewers may see the system."""
+    may = frozenset({Permission.SYSTEM_READ})
+    asked = {
+        ("newsroom", PrincipalKind.KEY): 403,
+        ("newsroom", PrincipalKind.PERSON): 403,
+        ("default", PrincipalKind.KEY): 200,
+        ("newsroom", PrincipalKind.OPERATOR): 200,
+    }
+    for (tenant, kind), status in asked.items():
+        who = Principal(TenantId(tenant), "somebody", kind, may)
+
+        async def authenticate(_: Any, who: Principal = who) -> Principal:
+            return who
+
+        async with browser(make_app(authenticate=authenticate)) as client:
+            for path in ("/metrics", "/health/detailed"):
+                answer = await client.get(path)
+                assert (path, answer.status_code) == (path, status), answer.text
+                if status == 403:
+                    assert answer.json()["code"] == "tenant-confined"
+                    assert "holdfast_" not in answer.text
 
 
 async def test_an_answer_that_breaks_half_way_is_cut_not_ended() -> None:

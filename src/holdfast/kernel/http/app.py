@@ -18,6 +18,7 @@ from litestar.exceptions import (
 
 from holdfast.kernel.clock import Clock, SystemClock
 from holdfast.kernel.errors import (
+    Denied,
     HoldfastError,
     Internal,
     Invalid,
@@ -30,7 +31,13 @@ from holdfast.kernel.http.openapi import openapi_document
 from holdfast.kernel.http.rates import RequestRates
 from holdfast.kernel.http.routes import PRINCIPAL, RULES, ApiRequest, Connection, RouteRules, get
 from holdfast.kernel.ids import NewId, id_source
-from holdfast.kernel.principal import Authoriser, Permission, PermissionAuthoriser, Principal
+from holdfast.kernel.principal import (
+    Authoriser,
+    Permission,
+    PermissionAuthoriser,
+    Principal,
+    sees_the_whole,
+)
 from holdfast.kernel.telemetry import METRICS_CONTENT_TYPE, Metrics, get_logger, request_id
 
 log = get_logger("http")
@@ -54,7 +61,8 @@ class AppSpec:
     ``local``: nothing stands in front, so forwarding headers are refused. ``https``: callers come
     by TLS, ours or a terminator's. ``trusted_proxies`` are the networks whose ``X-Forwarded-For``
     is believed. ``services``, at the public door, tells the state of the roles
-    behind it. ``metrics_permission`` guards ``/metrics`` and ``/health/detailed``.
+    behind it. ``metrics_permission`` guards ``/metrics`` and ``/health/detailed``: unless that is
+    public, they are for those who may see the whole, not for one tenant's.
     """
 
     role: str
@@ -303,8 +311,9 @@ def _own_routes(spec: AppSpec) -> list[Any]:
         tag="health",
         operation_id="health_detailed",
     )
-    async def health_detailed() -> Response[Readiness]:
-        """Readiness with the reason of each failure."""
+    async def health_detailed(request: ApiRequest) -> Response[Readiness]:
+        """Readiness with the reason of each failure; for keys of the tenant `default`."""
+        _check_whole(request)
         return await readiness(details=True)
 
     @get(
@@ -314,8 +323,9 @@ def _own_routes(spec: AppSpec) -> list[Any]:
         operation_id="metrics",
         media_type="text/plain",
     )
-    async def metrics() -> Response[bytes]:
-        """The metrics, for Prometheus."""
+    async def metrics(request: ApiRequest) -> Response[bytes]:
+        """The metrics, for Prometheus; they count every tenant, so for keys of `default`."""
+        _check_whole(request)
         return Response(content=spec.metrics.render(), media_type=METRICS_CONTENT_TYPE)
 
     @get(
@@ -333,6 +343,18 @@ def _own_routes(spec: AppSpec) -> list[Any]:
         return Response(content=made[0], media_type="application/json")
 
     return [health, ready, health_detailed, metrics, openapi]
+
+
+def _check_whole(request: ApiRequest) -> None:
+    """``Denied`` for whoever is of one tenant, where what is asked for names things of all."""
+    scope: Any = request.scope
+    principal: Principal | None = scope.get(PRINCIPAL)
+    if principal is not None and not sees_the_whole(principal):
+        raise Denied(
+            "cannot show this: it speaks of every tenant, and the credential is of one",
+            code="tenant-confined",
+            hint="the operator's token, or a key of the tenant default with system:read, shows it",
+        )
 
 
 async def _run_check(spec: AppSpec, name: str, details: bool) -> CheckResult:
