@@ -28,7 +28,7 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
-from holdfast.kernel.http.door import CLIENT
+from holdfast.kernel.http.door import CLIENT, SUBJECT, TENANT
 from holdfast.kernel.ids import TenantId, id_source
 from holdfast.kernel.outbox import BEGINNING, Entry, Outbox
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator, service
@@ -393,3 +393,36 @@ async def test_a_key_holds_only_at_its_addresses(
         with pytest.raises(Denied) as found:
             await door(scope(made.secret, address))
         assert found.value.code == "address-refused"
+
+
+@pytest.mark.parametrize("place", ["here", "elsewhere"])
+async def test_the_refusal_of_a_key_is_noted_as_that_keys_and_does_not_say_so_itself(
+    served: IdentityService,
+    clients: dict[str, IdentityClient],
+    clock: ManualClock,
+    place: str,
+) -> None:
+    async def no_worker(credential: str) -> Any:
+        raise Unauthenticated("cannot do this: no workers here")
+
+    find = served.find_holder if place == "here" else clients["self"].find_holder
+    admit = DoorAuthenticator(OperatorToken("hfo_x"), no_worker, no_worker, find, clock)
+    create = ApiKeyCreate(name="x", roles=["viewer"], addresses=["10.0.0.0/8"])
+    made = await served.create_key(ELSEWHERE, create)
+    away, theirs, over = scope(made.secret, "192.0.2.1"), scope(made.secret), scope(made.secret)
+    theirs["headers"].append((b"x-tenant-id", b"default"))
+    for refused, code in ((away, "address-refused"), (theirs, "tenant-mismatch")):
+        with pytest.raises(Denied) as denied:
+            await admit(refused)
+        assert denied.value.code == code
+    await served.revoke_key(ELSEWHERE, made.key.id)
+    with pytest.raises(Unauthenticated) as found:
+        await admit(over)
+    assert (found.value.code, found.value.problems) == ("key-unknown", ())
+    assert made.key.id not in found.value.detail
+    for refused in (away, theirs, over):
+        assert (refused[TENANT], refused[SUBJECT]) == ("elsewhere", made.key.id)
+    guessed = scope(made.secret.replace(made.key.id, made.key.id[:-1] + "0"))
+    with pytest.raises(Unauthenticated):
+        await admit(guessed)
+    assert SUBJECT not in guessed

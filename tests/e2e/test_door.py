@@ -117,7 +117,8 @@ def test_the_audit_tells_who_came_what_was_made_and_who_was_turned_away(program:
         events = audit(program, "--since", "1h")
         types = Counter(event["type"] for event in events)
         wanted = ("api-key.created", "api-key.revoked", "session.began", "access.refused")
-        return events if all(types[name] for name in wanted) else []
+        dead = any(event["payload"].get("code") == "key-unknown" for event in events)
+        return events if dead and all(types[name] for name in wanted) else []
 
     events = wait_until(told, what="the events of the door")
     by_request = {event["request_id"]: event for event in events}
@@ -128,6 +129,8 @@ def test_the_audit_tells_who_came_what_was_made_and_who_was_turned_away(program:
     guessed = [e for e in events if e["payload"].get("code") in ("credential-malformed",)]
     assert sum(event["payload"]["count"] for event in guessed) == guesses
     assert {event["who"] for event in guessed} == {"nobody"}
+    dead = [e for e in events if e["payload"].get("code") == "key-unknown"]
+    assert {event["who"] for event in dead} == {key}
     signed = [event for event in events if event["type"] == "session.began"]
     assert {event["who"] for event in signed} == {"operator"}
     text = json.dumps(events)

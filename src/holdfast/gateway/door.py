@@ -17,13 +17,13 @@ from holdfast.fleet.proofs import HEADER, Proofs
 from holdfast.identity import OperatorToken
 from holdfast.identity.bearer import BearerTokens, TokensOfBoth
 from holdfast.identity.keyfile import KeyFile
-from holdfast.identity.model import KeyHolder, admits, is_over, networks_of
+from holdfast.identity.model import KeyHolder, admits, is_over, key_unknown, networks_of, was_of
 from holdfast.identity.service import principal_of
 from holdfast.identity.signin.model import SessionHolder, csrf_of
 from holdfast.identity.signin.sessions import principal_of_session, session_over
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Denied, Unauthenticated
-from holdfast.kernel.http.door import CLIENT, FOREIGN, SAFE_METHODS, target_of
+from holdfast.kernel.http.door import CLIENT, FOREIGN, SAFE_METHODS, SUBJECT, TENANT, target_of
 from holdfast.kernel.principal import Principal, PrincipalKind, operator
 from holdfast.kernel.tls import CERTIFICATE
 
@@ -83,6 +83,7 @@ class DoorAuthenticator:
         bearer, cookies = _credentials(scope)
         if bearer is not None:
             principal = await self._by_bearer(bearer, scope)
+            _know(scope, principal.tenant, principal.subject)
             self._check_tenant(scope, principal)
             return principal
         # A page of another site may ask with a token of its own, never with our cookie.
@@ -94,6 +95,7 @@ class DoorAuthenticator:
                 "`holdfast login` signs in a browser",
             )
         principal = await self._by_session(secret)
+        _know(scope, principal.tenant, principal.subject)
         if scope["method"] not in SAFE_METHODS:
             _check_write(scope, secret)
         return principal
@@ -111,7 +113,7 @@ class DoorAuthenticator:
         if token.startswith(WORKER_PREFIX):
             return await self._by_worker(token, scope)
         if token.startswith(KEY_PREFIX):
-            return await self._by_key(token, str(scope.get(CLIENT, "")))
+            return await self._by_key(token, scope)
         if self._token.matches(token) or (self._admin is not None and self._admin.matches(token)):
             return operator()
         if self._listed is not None and (found := self._listed.find(token)) is not None:
@@ -149,17 +151,27 @@ class DoorAuthenticator:
                 hint="send X-Tenant-ID with the tenant your credential is of",
             )
 
-    async def _by_key(self, secret: str, address: str) -> Principal:
-        holder = await self._keys(secret)
+    async def _by_key(self, secret: str, scope: Any) -> Principal:
+        try:
+            holder = await self._keys(secret)
+        except Unauthenticated as error:
+            if not error.problems:
+                raise
+            _know(scope, *was_of(error))
+            raise key_unknown() from None  # and whoever shows it does not learn that it was one
+        _know(scope, holder.tenant, holder.subject)
         if is_over(holder.expires_at, None, self._clock.now()):
-            raise Unauthenticated("cannot do this: the key is not known", code="key-unknown")
-        if not admits(networks_of(holder.addresses), address):
+            raise key_unknown()
+        if not admits(networks_of(holder.addresses), str(scope.get(CLIENT, ""))):
             raise Denied(
-                "cannot do this: the key does not hold at your address",
-                code="address-refused",
-                hint="it was made for other addresses: `holdfast apikey list` shows them",
+                "cannot do this: the key does not hold at your address", code="address-refused"
             )
         return principal_of(holder)
+
+
+def _know(scope: Any, tenant: str, subject: str) -> None:
+    """Whose the credential is, for the log and the audit, whether or not it opens anything."""
+    scope[TENANT], scope[SUBJECT] = tenant, subject
 
 
 class Remembered(Generic[T]):

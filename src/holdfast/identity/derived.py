@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, Row, text
 
 from holdfast.identity import store
-from holdfast.identity.model import Derived, Thing, admits_all, is_over, networks_of
+from holdfast.identity.model import Derived, Thing, admits_all, is_over, key_unknown, networks_of
 from holdfast.identity.people import store as people_store
 from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Denied, Unauthenticated
@@ -96,7 +96,7 @@ def check_maker(conn: Connection, principal: Principal, now: str) -> Row[Any] | 
     if principal.kind is PrincipalKind.KEY:
         key = store.find_key(conn, tenant, subject)
         if key is not None and is_over(key.expires_at, key.revoked_at, parse_timestamp(now)):
-            raise Unauthenticated("cannot do this: the key is not known", code="key-unknown")
+            raise key_unknown()
         return key
     if principal.kind is PrincipalKind.PERSON:
         person = people_store.find_person(conn, tenant, subject)

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.errors import Invalid, Problem
+from holdfast.kernel.errors import Invalid, Problem, Unauthenticated
 from holdfast.kernel.principal import Permission
 
 KEYS = "api-keys"
@@ -220,6 +220,20 @@ def _within(inner: Network, outer: Network) -> bool:
     if isinstance(inner, IPv6Network) and isinstance(outer, IPv6Network):
         return inner.subnet_of(outer)
     return False
+
+
+def key_unknown(tenant: str = "", key: str = "") -> Unauthenticated:
+    """A key that is none; one that is over says to the door, and to nobody else, which it was."""
+    known = (Problem("tenant", tenant), Problem("key", key)) if key else ()
+    return Unauthenticated(
+        "cannot do this: the key is not known", code="key-unknown", problems=known
+    )
+
+
+def was_of(error: Unauthenticated) -> tuple[str, str]:
+    """The tenant and the id of the key that is over; empty for one that never was."""
+    found = {problem.path: problem.message for problem in error.problems}
+    return found.get("tenant", ""), found.get("key", "")
 
 
 def is_over(expires_at: str, revoked_at: str | None, now: datetime) -> bool:

@@ -30,6 +30,7 @@ from holdfast.identity.model import (
     RoleDefine,
     as_json,
     is_over,
+    key_unknown,
     networks_of,
     permissions_of,
 )
@@ -37,7 +38,7 @@ from holdfast.identity.notebook import AuditNote
 from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.credentials import Peppers, identity_of, make_secret
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Conflict, Exhausted, Invalid, NotFound, Unauthenticated
+from holdfast.kernel.errors import Conflict, Exhausted, Invalid, NotFound
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.idempotency import Asked, one_secret
 from holdfast.kernel.ids import EventId, NewId, TenantId
@@ -189,17 +190,16 @@ class IdentityService:
         """Whom a key speaks for.
 
         Raises :class:`Unauthenticated`: ``credential-malformed``, or ``key-unknown`` whether it
-        never was, was revoked, or has expired: who asks with a dead key learns nothing of it.
+        never was, was revoked, or has expired: who asks with a dead key learns nothing of it. The
+        door does: its ``problems`` say whose it was (:func:`was_of`), for the audit alone.
         """
         identity = identity_of(secret, KEY_PREFIX)
         row, tenant = await self._finder.find(identity)
         now = self._clock.now()
-        if (
-            row is None
-            or not self._peppers.matches(secret, bytes(row.secret), row.pepper)
-            or is_over(row.expires_at, row.revoked_at, now)
-        ):
-            raise Unauthenticated("cannot do this: the key is not known", code="key-unknown")
+        if row is None or not self._peppers.matches(secret, bytes(row.secret), row.pepper):
+            raise key_unknown()
+        if is_over(row.expires_at, row.revoked_at, now):
+            raise key_unknown(tenant, identity)
         profiles = msgspec.json.decode(row.profiles, type=list[str])
         return KeyHolder(
             tenant=tenant,
