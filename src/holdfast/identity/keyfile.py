@@ -29,6 +29,10 @@ from holdfast.kernel.telemetry import get_logger
 
 FILE_BYTES_MAX = 4 * 1024 * 1024
 KEY_CHARACTERS_MIN = 32
+FORM = (
+    """{"keys": [{"name": "…", "key": "…", "roles": ["viewer"]}]}; """
+    "docs/operating/people.md has the rest"
+)
 
 log = get_logger("identity")
 
@@ -96,7 +100,9 @@ def parse(content: bytes, source: str) -> dict[bytes, Principal]:
         document = decode_strict(content)
     except Invalid as error:
         raise Invalid(
-            f"cannot read the API keys of {source}: it is not JSON", code="keys-file-invalid"
+            f"cannot read the API keys of {source}: it is not JSON",
+            code="keys-file-invalid",
+            hint=FORM,
         ) from error
     problems: list[Problem] = []
     found: dict[bytes, Principal] = {}
@@ -124,7 +130,10 @@ def parse(content: bytes, source: str) -> dict[bytes, Principal]:
         )
     if problems:
         raise Invalid(
-            f"cannot use the API keys of {source}", code="keys-file-invalid", problems=problems
+            f"cannot use the API keys of {source}",
+            code="keys-file-invalid",
+            problems=problems,
+            hint=FORM,
         )
     return found
 
@@ -132,7 +141,8 @@ def parse(content: bytes, source: str) -> dict[bytes, Principal]:
 def _entries(document: Any, source: str) -> list[tuple[str, Any]]:
     if isinstance(document, dict) and isinstance(document.get("keys"), list):
         return [(f"keys[{index}]", entry) for index, entry in enumerate(document["keys"])]
-    if isinstance(document, dict) and "keys" not in document:
+    # Nothing at all is a file that is being written, or lost; to end every key is said by name.
+    if isinstance(document, dict) and document and "keys" not in document:
         return [
             (f"key {index + 1}", {**value, "key": key} if isinstance(value, dict) else value)
             for index, (key, value) in enumerate(document.items())
@@ -140,7 +150,7 @@ def _entries(document: Any, source: str) -> list[tuple[str, Any]]:
     raise Invalid(
         f"cannot read the API keys of {source}: it lists none",
         code="keys-file-invalid",
-        hint='{"keys": [{"name": "…", "key": "…", "roles": ["viewer"]}]}',
+        hint=FORM,
     )
 
 

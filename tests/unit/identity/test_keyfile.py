@@ -66,6 +66,7 @@ def test_the_shorter_form_means_the_same() -> None:
         b"{",
         NEWS.encode(),
         b"[]",
+        b"{}",
         b"7",
         b'{"keys": 7}',
         json.dumps([NEWS]).encode(),
@@ -101,6 +102,10 @@ async def test_an_edit_counts_within_the_stated_time_and_a_bad_one_changes_nothi
     clock.advance(30)
     assert keys.find(NEWS) is not None
     assert await keys.check() == "degraded"
+    path.write_bytes(b"{}")
+    clock.advance(30)
+    assert keys.find(NEWS) is not None
+    assert await keys.check() == "degraded"
     path.unlink()
     clock.advance(30)
     assert keys.find(NEWS) is not None
@@ -112,6 +117,9 @@ async def test_an_edit_counts_within_the_stated_time_and_a_bad_one_changes_nothi
     assert keys.find(NEWS) is None
     assert keys.find(EXPORT) is not None
     assert await keys.check() is None
+    path.write_bytes(b'{"keys": []}')
+    clock.advance(30)
+    assert (keys.find(EXPORT), await keys.check()) == (None, None)
 
 
 # --- tokens -------------------------------------------------------------------------------------
