@@ -12,7 +12,7 @@ from holdfast.identity import store as key_store
 from holdfast.identity.granting import Parts
 from holdfast.identity.model import ROLES, ApiKeyCreate, NewApiKey
 from holdfast.identity.people import store
-from holdfast.identity.people.model import PersonInvite
+from holdfast.identity.people.model import PersonInvite, RolesChange
 from holdfast.identity.people.service import PeopleService
 from holdfast.identity.service import IdentityService, principal_of
 from holdfast.kernel.clock import ManualClock, timestamp
@@ -208,3 +208,35 @@ async def test_who_was_ended_meanwhile_makes_nothing(office: Office) -> None:
             await late_people.invite(gone, PersonInvite(name="late"))
     assert (await office.people.list_invitations(ME))[0] == []
     assert [each.name for each in (await office.keys.list_keys(ME))[0]] == ["key"]
+
+
+async def test_with_fewer_roles_ends_what_goes_beyond_them_and_what_that_made(
+    office: Office,
+) -> None:
+    ada = await office.person()
+    admin, holder = await office.key(ada, "admin")
+    below, _ = await office.key(holder, "below")
+    reader = await office.keys.create_key(ada, ApiKeyCreate(name="reader", roles=["viewer"]))
+    made_by_admin = await office.keys.create_key(
+        holder, ApiKeyCreate(name="reader of admin", roles=["viewer"])
+    )
+    much = await office.people.invite(ada, PersonInvite(name="Eve", roles=["admin"]))
+    little = await office.people.invite(ada, PersonInvite(name="Bob", roles=["viewer"]))
+    changed = await office.people.change_roles(ME, ada.subject, RolesChange(roles=["viewer"]))
+    assert {each.id for each in changed.ended.keys} == {
+        admin.key.id,
+        below.key.id,
+        made_by_admin.key.id,
+    }
+    assert [each.id for each in changed.ended.invitations] == [much.invitation.id]
+    assert [await office.holds(each) for each in (admin, below, made_by_admin, reader)] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    states = {i.id: i.state for i in (await office.people.list_invitations(ME))[0]}
+    assert (states[much.invitation.id], states[little.invitation.id]) == ("revoked", "open")
+    assert len(await office.told()) == 4
+    more = await office.people.change_roles(ME, ada.subject, RolesChange(roles=["admin"]))
+    assert (more.ended.keys, more.ended.invitations) == ([], [])

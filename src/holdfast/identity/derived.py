@@ -8,7 +8,7 @@ for themselves end with nobody: what they make stays.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -29,12 +29,12 @@ _MADE = (
 )
 _KEYS = text(
     _MADE  # noqa: S608 — constants alone
-    + "SELECT id, name FROM api_keys WHERE tenant = :tenant AND id <> :root"
+    + "SELECT id, name, permissions FROM api_keys WHERE tenant = :tenant AND id <> :root"
     " AND id IN (SELECT id FROM made) AND revoked_at IS NULL AND expires_at > :now ORDER BY id"
 )
 _INVITATIONS = text(
     _MADE  # noqa: S608 — constants alone
-    + "SELECT id, name FROM invitations WHERE tenant = :tenant"
+    + "SELECT id, name, roles FROM invitations WHERE tenant = :tenant"
     " AND created_by IN (SELECT id FROM made)"
     " AND used_at IS NULL AND ended_at IS NULL AND expires_at > :now ORDER BY id"
 )
@@ -67,13 +67,44 @@ def end_derived(
     found = find_derived(conn, tenant, root, now)
     for key in found.keys:
         store.end_key(conn, tenant, key.id, now)
-        payload = {"key": key.id, "with": root}
-        outbox.emit(conn, principal, _event(because, "api-key", key.id, payload))
+        outbox.emit(conn, principal, _ending(because, "api-key", "key", key.id, root))
     for invitation in found.invitations:
         people_store.end_invitation(conn, tenant, invitation.id, now)
-        payload = {"invitation": invitation.id, "with": root}
-        outbox.emit(conn, principal, _event(because, "invitation", invitation.id, payload))
+        told = _ending(because, "invitation", "invitation", invitation.id, root)
+        outbox.emit(conn, principal, told)
     return found
+
+
+def end_beyond(
+    conn: Connection,
+    outbox: Outbox,
+    principal: Principal,
+    root: str,
+    because: Event,
+    allows: Callable[[Row[Any]], bool],
+) -> Derived:
+    """End of what came of ``root`` whatever it may not hand on any more, and what came of that.
+
+    ``allows`` says of a key's or an invitation's row whether it may still be.
+    """
+    tenant, now = principal.tenant, timestamp(because.time)
+    values = {"tenant": tenant, "root": root, "now": now}
+    ended = Derived(keys=[], invitations=[], people=[])
+    for row in conn.execute(_KEYS, values).all():
+        if allows(row):
+            continue
+        if store.end_key(conn, tenant, row.id, now):
+            outbox.emit(conn, principal, _ending(because, "api-key", "key", row.id, root))
+            ended.keys.append(Thing(id=row.id, name=row.name))
+        beneath = end_derived(conn, outbox, principal, row.id, because)
+        ended.keys.extend(beneath.keys)
+        ended.invitations.extend(beneath.invitations)
+    for row in conn.execute(_INVITATIONS, values).all():
+        if not allows(row):
+            people_store.end_invitation(conn, tenant, row.id, now)
+            outbox.emit(conn, principal, _ending(because, "invitation", "invitation", row.id, root))
+            ended.invitations.append(Thing(id=row.id, name=row.name))
+    return ended
 
 
 def withdraw(
@@ -113,6 +144,10 @@ def check_addresses(maker: Sequence[str], wanted: Sequence[str]) -> None:
             code="grant-exceeds",
             hint=f"name addresses within {', '.join(maker)}",
         )
+
+
+def _ending(because: Event, kind: str, name: str, identity: str, root: str) -> Event:
+    return _event(because, kind, identity, {name: identity, "with": root})
 
 
 def _event(because: Event, kind: str, identity: str, payload: dict[str, Any]) -> Event:

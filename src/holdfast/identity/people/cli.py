@@ -181,7 +181,7 @@ def enable(ctx: typer.Context, person: PersonArgument, json: JsonOption = False)
 
 @person_app.command(
     "roles",
-    help="Give a person other roles.",
+    help="Give a person other roles. Keys and open invitations of theirs that go beyond these end.",
     epilog="Example: holdfast person roles PERSON --role operator --role auditor",
 )
 def change_roles(
@@ -193,7 +193,13 @@ def change_roles(
     from holdfast.identity.people.model import RolesChange
 
     change = RolesChange(roles=role)
-    _changed(ctx, person, lambda people, found: people.change_roles(None, found, change), json)
+
+    async def ask(people: PeopleClient, found: str) -> Person:
+        changed = await people.change_roles(None, found, change)
+        tell_ending(changed.ended, json, False)
+        return changed
+
+    _changed(ctx, person, ask, json)
 
 
 @person_app.command(

@@ -95,9 +95,11 @@ class PeopleClient:
 
     async def change_roles(
         self, principal: Principal | None, person: str, change: RolesChange
-    ) -> Person:
+    ) -> EndedPerson:
         """See :meth:`PeopleService.change_roles`."""
-        return await self._api.request("PUT", f"{_path(person)}/roles", json=change, type=Person)
+        return await self._api.request(
+            "PUT", f"{_path(person)}/roles", json=change, type=EndedPerson
+        )
 
     async def create_tenant(self, principal: Principal | None, create: TenantCreate) -> Tenant:
         """See :meth:`PeopleService.create_tenant`."""

@@ -83,8 +83,8 @@ def _people(service: PeopleService) -> list[Any]:
         return _once(await service.recover(principal, person, idempotency_key=key))
 
     @put("/v1/people/{person:str}/roles", permission=Permission.IDENTITY_WRITE)
-    async def change_roles(principal: Principal, person: str, data: RolesChange) -> Person:
-        """Give a person other roles."""
+    async def change_roles(principal: Principal, person: str, data: RolesChange) -> EndedPerson:
+        """Give a person other roles; what came of them and goes beyond these ends."""
         return await service.change_roles(principal, person, data)
 
     return [

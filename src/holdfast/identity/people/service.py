@@ -6,15 +6,16 @@ nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row
 
-from holdfast.identity.derived import check_maker, end_derived, withdraw
+from holdfast.identity.derived import check_maker, end_beyond, end_derived, withdraw
 from holdfast.identity.granting import Parts, check_handed_on, custom_roles, granted_by
-from holdfast.identity.model import INVITATION_PREFIX, Thing, as_json, permissions_of
+from holdfast.identity.model import INVITATION_PREFIX, Derived, Thing, as_json, permissions_of
 from holdfast.identity.people import store
 from holdfast.identity.people.model import (
     AdminCreate,
@@ -39,7 +40,7 @@ from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.idempotency import Asked, one_secret
 from holdfast.kernel.ids import TenantId, is_name
 from holdfast.kernel.outbox import Event
-from holdfast.kernel.principal import Principal, operator, operators_only
+from holdfast.kernel.principal import Permission, Principal, operator, operators_only
 
 ADMIN = "admin"
 PEOPLE_MAX = 100_000
@@ -316,8 +317,14 @@ class PeopleService:
 
         return await self._db.write(principal, unit)
 
-    async def change_roles(self, principal: Principal, person: str, change: RolesChange) -> Person:
-        """Give a person other roles; they count at every door within five seconds."""
+    async def change_roles(
+        self, principal: Principal, person: str, change: RolesChange
+    ) -> EndedPerson:
+        """Give a person other roles; they count at every door within five seconds.
+
+        What came of them and goes beyond what they may from now on ends: keys they made, keys those
+        made, open invitations.
+        """
         await self._manageable(principal, person)
         roles = sorted(set(change.roles))
         await self._check_roles(principal, roles)
@@ -325,13 +332,16 @@ class PeopleService:
             principal, f"person/{person}", "person.roles", {"person": person, "roles": roles}
         )
 
-        def unit(conn: Connection) -> Person:
-            there = _there(conn, principal.tenant, person)
-            if there.roles == roles:
-                return there
-            store.set_roles(conn, principal.tenant, person, as_json(roles))
-            self._parts.outbox.emit(conn, principal, event)
-            return _there(conn, principal.tenant, person)
+        def unit(conn: Connection) -> EndedPerson:
+            tenant = principal.tenant
+            ended = Derived()
+            if _there(conn, tenant, person).roles != roles:
+                store.set_roles(conn, tenant, person, as_json(roles))
+                self._parts.outbox.emit(conn, principal, event)
+                allows = _within(roles, custom_roles(conn, tenant))
+                ended = end_beyond(conn, self._parts.outbox, principal, person, event, allows)
+            there = _there(conn, tenant, person)
+            return EndedPerson(**msgspec.structs.asdict(there), ended=ended)
 
         return await self._db.write(principal, unit)
 
@@ -439,6 +449,21 @@ def _there(conn: Connection, tenant: str, person: str) -> Person:
     if row is None:
         raise _nobody(person)
     return person_of(row)
+
+
+def _within(
+    roles: list[str], custom: Mapping[str, frozenset[Permission]]
+) -> Callable[[Row[Any]], bool]:
+    """Whether a key or an invitation grants no more than these roles do."""
+    granted = granted_by(roles, custom)
+    names = {permission.value for permission in granted}
+
+    def allows(row: Row[Any]) -> bool:
+        if "roles" in row._fields:
+            return granted_by(msgspec.json.decode(row.roles), custom) <= granted
+        return names.issuperset(msgspec.json.decode(row.permissions))
+
+    return allows
 
 
 def _check_first(conn: Connection, tenant: str) -> None:
