@@ -352,7 +352,7 @@ def test_at_the_connection_limit_a_caller_is_told_when_to_come_back() -> None:
             wire.socket.close()
 
 
-def test_one_address_cannot_take_every_connection() -> None:
+def test_one_address_cannot_take_every_connection(capfd: pytest.CaptureFixture[str]) -> None:
     limits = ServeLimits(connections_max=10, address_connections_max=3)
     with Running(limits) as running:
 
@@ -380,6 +380,10 @@ def test_one_address_cannot_take_every_connection() -> None:
         eventually(served)
         for each in held:
             each.socket.close()
+    written = "".join(capfd.readouterr())
+    refused = [line for line in written.splitlines() if "address-connections" in line]
+    assert len(refused) >= 20
+    assert all("127.0.0.2" in line for line in refused), refused[:3]
 
 
 def test_a_trusted_proxy_has_as_many_connections_as_there_are() -> None:

@@ -293,7 +293,9 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         identifier = self._new_id()
         self._refused[error.code] += 1
-        log.info("refused", code=error.code, client=self.client, request_id=identifier)
+        peer = self.transport.get_extra_info("peername")
+        client = str(peer[0]) if peer else ""
+        log.info("refused", code=error.code, client=client, request_id=identifier)
         self.transport.write(refusal(error, identifier))
         self._linger()
 
