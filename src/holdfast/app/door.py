@@ -73,6 +73,29 @@ def check_door(settings: Settings, bind: str) -> None:
     )
 
 
+def nothing_in_front(settings: Settings, role: str) -> bool:
+    """Whether nobody else passes requests on to that door, so that no forwarding header counts.
+
+    Whoever trusts a proxy has one: where the door has a certificate of its own nothing else is to
+    be known of it, and without one :func:`check_proxies` has asked for its name.
+    """
+    trusted = settings["gateway_trusted_proxies"] and certificate_of(settings, role)[0]
+    return not settings["gateway_terminator"] and not trusted
+
+
+def check_proxies(settings: Settings, role: str) -> None:
+    """Refuse a trusted proxy that would be refused itself: in clear, with no terminator named."""
+    if not settings["gateway_trusted_proxies"] or not nothing_in_front(settings, role):
+        return
+    raise Invalid(
+        "cannot start: a proxy in front is trusted (HOLDFAST_GATEWAY_TRUSTED_PROXIES), and "
+        "nothing says that it ends TLS",
+        code="proxy-unnamed",
+        hint="name it (HOLDFAST_GATEWAY_TERMINATOR=my-proxy): pages, cookies and links are then "
+        "those of https; or give the door a certificate of its own",
+    )
+
+
 def check_scraped(settings: Settings, role: str) -> None:
     """Refuse a port for the metrics that would be open in clear beyond loopback."""
     bind = settings["metrics_bind"]
@@ -160,7 +183,7 @@ def spec(
         role="gateway",
         handlers=[
             *system.handlers,
-            *gateway_http.handlers(system.links, browsers),
+            *gateway_http.handlers(system.links, browsers, settings["identity_webauthn_origin"]),
             *gateway_http.passkey_handlers(system.passkeys, browsers),
             *gateway_http.oauth_handlers(system.oauth, browsers, console.oauth_page(providers)),
             *console.handlers(
@@ -169,7 +192,7 @@ def spec(
         ],
         authenticate=by_connection,
         hosts=_hosts(settings),
-        local=not settings["gateway_terminator"],
+        local=nothing_in_front(settings, "gateway"),
         trusted_proxies=settings["gateway_trusted_proxies"],
         https=secure,
         services=health.states,

@@ -13,7 +13,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.app.door import LOOPBACK, listed_keys, trail_of
+from holdfast.app.door import LOOPBACK, listed_keys, nothing_in_front, trail_of
 from holdfast.app.settings import Settings
 from holdfast.app.tls import certificate_of
 from holdfast.gateway.audit import DoorAudit
@@ -99,7 +99,7 @@ def ledger_spec(
         handlers=system.handlers,
         authenticate=authenticate,
         hosts=[*hosts, *settings["gateway_hosts"]],
-        local=not settings["gateway_terminator"],
+        local=nothing_in_front(settings, "ledger"),
         trusted_proxies=settings["gateway_trusted_proxies"],
         https=bool(certificate_of(settings, "ledger")[0] or settings["gateway_terminator"]),
         metrics_permission=Permission.PUBLIC,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from holdfast.identity.signin.oauth_model import GOOGLE, OAuthSettings, Provider
+from holdfast.identity.signin.passkey_model import PasskeySettings, party_of
 from holdfast.kernel.errors import Invalid
 
 if TYPE_CHECKING:
@@ -50,6 +51,25 @@ def providers_of(settings: Settings) -> dict[str, Provider]:
         issuer = settings["identity_oauth_issuer"]
         add("oidc", urlsplit(issuer).hostname or "OpenID", "oidc", issuer, "oauth")
     return found
+
+
+def check_party(settings: Settings) -> None:
+    """Refuse a name of passkeys (relying party) that no page at their origin could use."""
+    party = PasskeySettings(
+        settings["identity_webauthn_rp_id"], settings["identity_webauthn_origin"]
+    )
+    if not party.origin:
+        return  # then it is the address of each page that counts, and is not known yet
+    try:
+        party_of(party, party.origin)
+    except Invalid as error:
+        raise Invalid(
+            f"cannot start: {error.detail.removeprefix('cannot use passkeys here: ')}",
+            code=error.code,
+            hint="HOLDFAST_IDENTITY_WEBAUTHN_ORIGIN is the address of the page, such as "
+            "https://data.example.org, and HOLDFAST_IDENTITY_WEBAUTHN_RP_ID its name or one above, "
+            "such as example.org; either may be left out",
+        ) from error
 
 
 async def open_oauth(system: System, state: State, stack: AsyncExitStack) -> None:

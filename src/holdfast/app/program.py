@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
-from holdfast.app import datadir, door
+from holdfast.app import datadir, door, people
 from holdfast.app.compose import open_system
 from holdfast.app.settings import Settings
 from holdfast.app.system import System
@@ -55,10 +55,14 @@ async def run_program(
     check_tls(settings, lead)
     if "gateway" in roles:
         door.check_door(settings, bind)
+        door.check_proxies(settings, "gateway")
     elif "ledger" in roles:
         from holdfast.app import ledger_door
 
         ledger_door.check_door(settings, bind)
+        door.check_proxies(settings, "ledger")
+    if "identity" in roles:
+        people.check_party(settings)
     door.check_scraped(settings, lead)
     stop = asyncio.Event()
     bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()

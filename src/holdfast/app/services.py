@@ -120,7 +120,7 @@ def _open_identity(system: System, state: State) -> None:
         parts.database, parts.outbox, parts.peppers, parts.clock, parts.new_id, parts.random
     )
     system.handlers += http.handlers(system.identity)
-    system.people = PeopleService(parts)
+    system.people = PeopleService(parts, settings["identity_webauthn_origin"])
     system.handlers += people_http.handlers(system.people)
     system.sessions = SessionsService(
         parts,

@@ -57,10 +57,12 @@ class SignedIn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoginLink(msgspec.Struct, frozen=True, kw_only=True):
-    """A link for a browser; works once, for ``seconds``."""
+    """A link for a browser; works once, for ``seconds``. ``origin`` is where people sign in, if
+    that is configured."""
 
     path: str
     seconds: int
+    origin: str = ""
 
 
 class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):
@@ -398,8 +400,8 @@ def _person(principal: Principal) -> Who:
     return Who(tenant=principal.tenant, person=principal.subject)
 
 
-def handlers(links: LoginLinks, browsers: Browsers) -> list[Any]:
-    """The routes."""
+def handlers(links: LoginLinks, browsers: Browsers, origin: str = "") -> list[Any]:
+    """The routes; ``origin`` is where people sign in, if that is not wherever they ask."""
 
     @post("/v1/login", permission=Permission.PUBLIC, tag="login", operation_id="login", status=200)
     async def login(request: Request[Any, Any, Any], data: Login) -> Response[SignedIn]:
@@ -419,7 +421,8 @@ def handlers(links: LoginLinks, browsers: Browsers) -> list[Any]:
         """Make a login link for the operator."""
         if principal.kind is not PrincipalKind.OPERATOR:
             raise Denied("cannot make a login link: only the operator does")
-        return LoginLink(path=f"/login#{links.create(principal)}", seconds=LINK_SECONDS)
+        path = f"/login#{links.create(principal)}"
+        return LoginLink(path=path, seconds=LINK_SECONDS, origin=origin.rstrip("/"))
 
     @get("/v1/whoami", permission=Permission.SYSTEM_READ, tag="login", operation_id="whoami")
     async def whoami(principal: Principal) -> WhoAmI:

@@ -166,7 +166,7 @@ def _login(ctx: typer.Context, json: JsonOption = False) -> None:
             return await api.request("POST", "/v1/login/links", type=LoginLink)
 
     link = run(body)
-    full = f"{url}{link.path}"
+    full = f"{link.origin or url}{link.path}"
     if json:
         print_json({"url": full, "seconds": link.seconds})
         return

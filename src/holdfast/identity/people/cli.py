@@ -311,15 +311,17 @@ def _made(
     async def body() -> None:
         async with session(ctx) as api:
             made = await ask(PeopleClient(api))
+        # Whoever is invited may be elsewhere: where people sign in counts, not where we asked.
+        link = f"{made.origin or url}{made.path}"
         if json:
-            shown = {"url": f"{url}{made.path}", "invitation": made.invitation}
+            shown = {"url": link, "invitation": made.invitation}
             print_json({**shown, "withdrawn": made.withdrawn} if made.withdrawn else shown)
             return
-        sys.stdout.write(f"{url}{made.path}\n")
+        sys.stdout.write(f"{link}\n")
         say(f"for {made.invitation.name} ({', '.join(made.invitation.roles)}), works once, until")
         say(f"{made.invitation.expires_at[:16]}; this is the only time it is shown")
-        for link in made.withdrawn:
-            say(f"the earlier link of {link.name} does not work any more: one comes first")
+        for each in made.withdrawn:
+            say(f"the earlier link of {each.name} does not work any more: one comes first")
 
     run(body)
 

@@ -87,10 +87,12 @@ class Invitation(Struct, frozen=True, kw_only=True):
 
 class NewInvitation(Struct, frozen=True, kw_only=True):
     """An invitation with its secret, which is in this one answer and nowhere else. ``withdrawn``:
-    those that do not hold any more since this one does."""
+    those that do not hold any more since this one does. ``origin``: where people sign in, if that
+    is configured."""
 
     invitation: Invitation
     secret: str
+    origin: str = ""
     withdrawn: list[Thing] = []
 
     @property

@@ -53,8 +53,10 @@ NEWEST = "~"
 class PeopleService:
     """People, invitations, tenants. See the README of identity."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, origin: str = "") -> None:
+        """``origin``: where people sign in, if that is configured."""
         self._parts = parts
+        self._origin = origin.rstrip("/")
         self._db = parts.database
 
     # --- invitations ------------------------------------------------------------------------------
@@ -173,7 +175,9 @@ class PeopleService:
             return invitation_of(made, timestamp(now)), old
 
         invitation, withdrawn = await self._db.write(principal, unit)
-        return NewInvitation(invitation=invitation, secret=secret, withdrawn=withdrawn)
+        return NewInvitation(
+            invitation=invitation, secret=secret, origin=self._origin, withdrawn=withdrawn
+        )
 
     async def list_invitations(
         self, principal: Principal, *, before: str = "", limit: int = 100

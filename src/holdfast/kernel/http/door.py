@@ -316,6 +316,8 @@ class Door:
             return Invalid(
                 f"cannot accept {forwarded.decode()}: there is no proxy in front in local mode",
                 code="forwarded-refused",
+                hint="HOLDFAST_GATEWAY_TERMINATOR names what stands in front, and "
+                "HOLDFAST_GATEWAY_TRUSTED_PROXIES whose X-Forwarded-For is believed",
             )
         if wanted.get(b"content-encoding", "identity").strip().lower() not in ("", "identity"):
             # Nothing that arrives is unpacked, so nothing that arrives can expand.

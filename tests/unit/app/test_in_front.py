@@ -1,0 +1,79 @@
+"""What the settings say of whoever stands in front, and of the name that people sign in at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from holdfast.app.door import check_proxies, nothing_in_front
+from holdfast.app.people import check_party
+from holdfast.app.settings import Settings, resolve
+from holdfast.kernel.errors import Invalid
+
+PROXY = {"HOLDFAST_GATEWAY_TRUSTED_PROXIES": "127.0.0.2/32"}
+NAMED = {"HOLDFAST_GATEWAY_TERMINATOR": "my-proxy"}
+OWN = {"HOLDFAST_TLS_CERTIFICATE_FILE": "a.crt", "HOLDFAST_TLS_KEY_FILE": "a.key"}
+
+
+def settings(folder: Path, environment: dict[str, str]) -> Settings:
+    return resolve(environment, {"data_dir": str(folder)})
+
+
+def test_a_proxy_that_would_be_refused_itself_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(Invalid) as found:
+        check_proxies(settings(tmp_path, PROXY), "gateway")
+    assert found.value.code == "proxy-unnamed"
+    assert "HOLDFAST_GATEWAY_TERMINATOR" in found.value.hint
+
+
+@pytest.mark.parametrize(
+    ("environment", "nothing"),
+    [
+        ({}, True),
+        (OWN, True),
+        (NAMED, False),
+        (PROXY | NAMED, False),
+        (PROXY | OWN, False),
+    ],
+)
+def test_whether_something_is_in_front(
+    tmp_path: Path, environment: dict[str, str], nothing: bool
+) -> None:
+    found = settings(tmp_path, environment)
+    check_proxies(found, "gateway")
+    assert nothing_in_front(found, "gateway") is nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "origin"),
+    [
+        ("example.org", "https://other.net"),
+        ("data.example.org", "https://example.org"),
+        ("example.org", "https://notexample.org"),
+        ("", "https://192.0.2.1"),
+    ],
+)
+def test_passkeys_that_no_page_could_use_stop_the_start(
+    tmp_path: Path, name: str, origin: str
+) -> None:
+    environment = {"PLATFORM_WEBAUTHN_RP_ID": name, "PLATFORM_WEBAUTHN_RP_ORIGIN": origin}
+    with pytest.raises(Invalid, match="cannot start: ") as found:
+        check_party(settings(tmp_path, {k: v for k, v in environment.items() if v}))
+    assert "HOLDFAST_IDENTITY_WEBAUTHN_ORIGIN" in found.value.hint
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"PLATFORM_WEBAUTHN_RP_ID": "example.org"},
+        {"PLATFORM_WEBAUTHN_RP_ORIGIN": "https://data.example.org"},
+        {
+            "PLATFORM_WEBAUTHN_RP_ID": "example.org",
+            "PLATFORM_WEBAUTHN_RP_ORIGIN": "https://data.example.org/",
+        },
+    ],
+)
+def test_a_party_that_can_be_used_starts(tmp_path: Path, environment: dict[str, str]) -> None:
+    check_party(settings(tmp_path, environment))
