@@ -200,6 +200,7 @@ def spec(
         origins=settings["gateway_origins"],
         rates=system.rates,
         noted=audit.exchange,
+        page=console.refused_page,
         **shared,
     )
 

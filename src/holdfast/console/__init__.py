@@ -1,6 +1,6 @@
 """Server-rendered pages for people."""
 
-from holdfast.console.http import Provider, handlers, oauth_page
+from holdfast.console.http import Provider, handlers, oauth_page, refused_page
 from holdfast.console.overview import Overview, OverviewSource, ProfileLine, ServiceLine
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "ServiceLine",
     "handlers",
     "oauth_page",
+    "refused_page",
 ]

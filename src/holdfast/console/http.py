@@ -32,12 +32,12 @@ POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 STATIC = {
-    "console.css": "text/css; charset=utf-8",
-    "account.js": "text/javascript; charset=utf-8",
-    "arrived.js": "text/javascript; charset=utf-8",
-    "invitation.js": "text/javascript; charset=utf-8",
-    "login.js": "text/javascript; charset=utf-8",
-    "passkeys.js": "text/javascript; charset=utf-8",
+    "console.css": "text/css",
+    "account.js": "text/javascript",
+    "arrived.js": "text/javascript",
+    "invitation.js": "text/javascript",
+    "login.js": "text/javascript",
+    "passkeys.js": "text/javascript",
     "mark.svg": "image/svg+xml",
 }
 
@@ -227,6 +227,13 @@ def oauth_page(providers: Sequence[Provider]) -> Callable[[str], Response[bytes]
     return page
 
 
+def refused_page(status: int, detail: str, hint: str) -> Response[bytes]:
+    """What a browser shows where a page is none, or not for whoever asks."""
+    found = _page(render("refused.html", status=status, detail=detail, hint=hint))
+    found.status_code = status
+    return found
+
+
 def _to(place: str) -> Response[bytes]:
     return Response(content=b"", status_code=303, headers={"location": place})
 
@@ -234,7 +241,7 @@ def _to(place: str) -> Response[bytes]:
 def _page(content: bytes) -> Response[bytes]:
     return Response(
         content=content,
-        media_type="text/html; charset=utf-8",
+        media_type="text/html",  # the charset of texts is added to it
         headers={
             "content-security-policy": POLICY,
             # With "no-referrer" a browser sends "Origin: null" on our own forms.

@@ -164,7 +164,10 @@ class DoorAuthenticator:
             raise key_unknown()
         if not admits(networks_of(holder.addresses), str(scope.get(CLIENT, ""))):
             raise Denied(
-                "cannot do this: the key does not hold at your address", code="address-refused"
+                "cannot do this: the key does not hold at your address",
+                code="address-refused",
+                hint="call from one of the addresses that the key was made for; "
+                "`holdfast apikey list` shows them to whoever may see it",
             )
         return principal_of(holder)
 

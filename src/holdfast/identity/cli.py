@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from holdfast.identity.client import IdentityClient
     from holdfast.identity.model import ApiKey
     from holdfast.identity.pki import Authority, Key, Request
+    from holdfast.kernel.http.client import ApiClient
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -92,6 +94,7 @@ def create_key(
             client = IdentityClient(api)
             alike = await _live_keys(client, name)
             made = await client.create_key(None, wanted)
+            missing = [] if json else await _missing(api, wanted.profiles)
         if json:
             print_json(made)
             return
@@ -101,6 +104,8 @@ def create_key(
         say(f"until {made.key.expires_at[:10]}{', only ' + ' '.join(limits) if limits else ''}")
         say("this is the only time it is shown; send it as `Authorization: Bearer …`, or keep it")
         say("in a file that HOLDFAST_OPERATOR_TOKEN_FILE names: then these commands act by it")
+        for name_of in missing:
+            say(f"there is no profile {name_of} yet: the key opens it once there is")
         if alike:
             say(f"{_keys(alike)} named {name}, too: revoke by id what is not needed any more")
 
@@ -172,6 +177,18 @@ def revoke_key(
             say(f"{ended.name} was revoked at {ended.revoked_at}")
 
     run(body)
+
+
+async def _missing(api: ApiClient, profiles: Sequence[str]) -> list[str]:
+    """Those of ``profiles`` that nobody has published yet; a name may be misspelled."""
+    found = []
+    for name in profiles:
+        try:
+            await api.request("GET", f"/v1/profiles/{quote(name, safe='')}")
+        except HoldfastError as error:
+            if error.code == "profile-unknown":
+                found.append(name)
+    return found
 
 
 async def _live_keys(client: IdentityClient, name: str) -> list[ApiKey]:

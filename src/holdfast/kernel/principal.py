@@ -6,6 +6,7 @@ method takes a :class:`Principal`, because the tenant it carries leads every key
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -151,6 +152,11 @@ def sees_the_whole(principal: Principal) -> bool:
     )
 
 
+def _some(names: Iterable[str]) -> str:
+    known = sorted(names)
+    return ", ".join(known[:5]) + (" and more" if len(known) > 5 else "")
+
+
 class Authoriser(Protocol):
     """The one decision: may this principal do this?"""
 
@@ -174,5 +180,7 @@ class PermissionAuthoriser:
             raise Denied(
                 "cannot do this: the credential is limited to some profiles, and this is not one",
                 code="out-of-scope",
+                hint="what is of no one profile, such as lists and whoami, is closed to it; it is "
+                f"for {_some(principal.profiles or ())}",
             )
         raise Denied(f"cannot do this: {found.missing} is missing", code="permission-missing")

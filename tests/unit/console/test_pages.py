@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.console import Overview, ServiceLine, handlers
+from holdfast.console import Overview, ServiceLine, handlers, refused_page
 from holdfast.console.http import render
 from holdfast.console.overview import ReportLine
 from holdfast.kernel.errors import Unauthenticated
@@ -41,7 +41,9 @@ class Source:
         return Overview(**{**little, **self._told})
 
 
-async def page(who: Principal | None, **told: Any) -> httpx.Response:
+async def page(
+    who: Principal | None, at: str = "/", accept: str = "text/html", **told: Any
+) -> httpx.Response:
     async def authenticate(_: Any) -> Principal:
         if who is None:
             raise Unauthenticated("cannot do this: nobody is signed in")
@@ -54,11 +56,12 @@ async def page(who: Principal | None, **told: Any) -> httpx.Response:
             version="0",
             handlers=handlers(Source(**told), given, given),
             authenticate=authenticate,
+            page=refused_page,
         )
     )
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        return await client.get("/")
+        return await client.get(at, headers={"accept": accept})
 
 
 async def test_the_overview_is_for_who_may_see_it() -> None:
@@ -121,3 +124,32 @@ def test_a_list_that_is_cut_says_so(more: str | None) -> None:
     cut = more is not None
     assert (b"person list" in people, b"person invitations" in people) == (cut, cut)
     assert (b"there are more" in account) == cut
+
+
+async def test_a_page_that_is_none_or_not_for_whoever_asks_is_told_as_a_page() -> None:
+    none = await page(VIEWER, at="/<b>nowhere", accept="text/html,*/*;q=0.8")
+    theirs = await page(VIEWER, at="/people")
+    for found, status, said in (
+        (none, 404, "There is no such page"),
+        (theirs, 403, "identity:read is missing"),
+    ):
+        assert (found.status_code, said in found.text) == (status, True), found.text
+        assert "script-src 'self'" in found.headers["content-security-policy"]
+        assert "<b>nowhere" not in found.text
+    for at, accept in (("/nowhere", "*/*"), ("/v1/nowhere", "text/html")):
+        plain = await page(VIEWER, at=at, accept=accept)
+        assert plain.headers["content-type"] == "application/problem+json"
+        assert plain.json()["code"] == "route-not-found"
+
+
+@pytest.mark.parametrize(
+    ("at", "kind"),
+    [
+        ("/login", "text/html; charset=utf-8"),
+        ("/static/console.css", "text/css; charset=utf-8"),
+        ("/static/login.js", "text/javascript; charset=utf-8"),
+        ("/static/mark.svg", "image/svg+xml"),
+    ],
+)
+async def test_what_a_page_is_written_in_is_said_once(at: str, kind: str) -> None:
+    assert (await page(None, at=at)).headers["content-type"] == kind

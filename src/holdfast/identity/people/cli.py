@@ -285,7 +285,14 @@ def list_tenants(ctx: typer.Context, json: JsonOption = False) -> None:
         if json:
             print_list(found)
             return
-        print_table(("tenant", "since"), [(each.id, each.created_at[:10]) for each in found])
+        print_table(
+            ("tenant", "since"),
+            [
+                # Those that every system has are of no day.
+                (e.id, "the beginning" if e.created_at.startswith("1970-") else e.created_at[:10])
+                for e in found
+            ],
+        )
 
     run(body)
 
@@ -321,7 +328,7 @@ def _made(
         say(f"for {made.invitation.name} ({', '.join(made.invitation.roles)}), works once, until")
         say(f"{made.invitation.expires_at[:16]}; this is the only time it is shown")
         for each in made.withdrawn:
-            say(f"the earlier link of {each.name} does not work any more: one comes first")
+            say(f"the earlier link of {each.name} does not work any more: only the newest does")
 
     run(body)
 

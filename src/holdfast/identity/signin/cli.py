@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from holdfast.kernel.cli import print_json, print_list, print_table, run, say, say_more, session
+from holdfast.kernel.errors import Denied, NotFound
+from holdfast.kernel.ids import is_id
 from holdfast.kernel.options import JsonOption, LimitOption
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Browsers signed in: list, end.")
@@ -23,12 +26,17 @@ def list_sessions(
     limit: LimitOption = 100,
     json: JsonOption = False,
 ) -> None:
+    from holdfast.identity.people.client import PeopleClient
     from holdfast.identity.signin.client import SessionsClient
     from holdfast.identity.signin.model import SESSIONS
 
     async def body() -> None:
+        names: dict[str, str] = {}
         async with session(ctx) as api:
             found, more = await SessionsClient(api).list_sessions(None, person=person, limit=limit)
+            for subject in {each.subject for each in found if is_id(each.subject) and not json}:
+                with suppress(Denied, NotFound):
+                    names[subject] = (await PeopleClient(api).find_person(None, subject)).name
         if json:
             print_list(found, SESSIONS, more)
             return
@@ -37,7 +45,7 @@ def list_sessions(
             [
                 (
                     each.state,
-                    each.subject,
+                    names.get(each.subject) or each.subject,
                     each.began_at[:16],
                     each.seen_at[:16],
                     each.expires_at[:16],

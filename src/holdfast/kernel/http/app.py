@@ -87,6 +87,8 @@ class AppSpec:
     lifespan: Sequence[Lifespan] = ()
     noted: door.Noted | None = None
     """Told of every exchange: the audit of a door."""
+    page: Callable[[int, str, str], Response[bytes]] | None = None
+    """A refusal (status, detail, hint) as a page, for browsers that asked for one."""
     between: Callable[[door.ASGI], door.ASGI] | None = None
     """What stands between the door and the routes: the hop check of a role, the gateway's proxy."""
 
@@ -208,11 +210,25 @@ def _exception(request: Any, error: Exception) -> Response[bytes]:
     headers = {name.decode(): value.decode() for name, value in problems.headers_of(found)}
     if found.code == "method-not-allowed":
         headers["allow"] = ", ".join(_methods_at(request))
+    page = request.app.spec.page
+    if page is not None and _asks_for_page(request):
+        shown: Response[bytes] = page(document.status, document.detail, document.hint)
+        shown.headers.update(headers)
+        return shown
     return Response(
         content=problems.encode(document),
         status_code=document.status,
         headers=headers,
         media_type=problems.CONTENT_TYPE,
+    )
+
+
+def _asks_for_page(request: Any) -> bool:
+    """Whether a browser went there: what programs call is under ``/v1`` and answers them alike."""
+    accepts = request.headers.get("accept", "")
+    path = request.scope["path"]
+    return (
+        request.scope["method"] == "GET" and "text/html" in accepts and not path.startswith("/v1/")
     )
 
 
