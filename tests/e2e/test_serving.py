@@ -456,6 +456,17 @@ def test_malformed_requests_are_refused_and_the_connection_ends(
         assert wire.rest() == b""
 
 
+@pytest.mark.parametrize(
+    "line", [b"GET /v1/echo HTTP/2.0", b"GET /v1/echo HTTP/0.9", b"GET /v1/echo"]
+)
+def test_another_version_of_http_is_refused_by_its_name(server: Running, line: bytes) -> None:
+    with Wire(server) as wire:
+        wire.send(line + b"\r\nHost: localhost\r\n\r\n")
+        status, _, body = wire.answer()
+        assert (status, problem(body)["code"]) == (505, "http-version-unsupported")
+        assert wire.rest() == b""
+
+
 def test_rubbish_after_a_request_does_not_disturb_its_answer(server: Running) -> None:
     with Wire(server) as wire:
         wire.send(b"GET /v1/slow?seconds=0.2 HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"\x00\x01\x02")
@@ -538,7 +549,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Pat
     directory = tmp_path_factory.mktemp("tls")
     ca = trustme.CA()
     served = ca.issue_cert("localhost", "127.0.0.1")
-    served.private_key_pem.write_to_path(directory / "key.pem")
+    served.private_key_pem.write_to_path(directory / "server.key")
+    (directory / "server.key").chmod(0o600)
     for blob in served.cert_chain_pems:
         blob.write_to_path(directory / "certificate.pem", append=True)
     ca.cert_pem.write_to_path(directory / "ca.pem")
@@ -548,7 +560,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Pat
 def _tls(directory: Path, required: bool) -> Tls:
     return Tls(
         certificate=directory / "certificate.pem",
-        key=directory / "key.pem",
+        key=directory / "server.key",
         client_authorities=directory / "ca.pem",
         client_required=required,
     )

@@ -21,7 +21,14 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from holdfast.kernel.errors import HoldfastError, Internal, Invalid, TooLarge, Unavailable
+from holdfast.kernel.errors import (
+    HoldfastError,
+    Internal,
+    Invalid,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+)
 from holdfast.kernel.http import problems
 from holdfast.kernel.http.door import STOPPING, Network, is_among
 from holdfast.kernel.http.rates import network_of
@@ -40,6 +47,7 @@ STATUS_LINES = {
     431: b"HTTP/1.1 431 Request Header Fields Too Large\r\n",
     500: b"HTTP/1.1 500 Internal Server Error\r\n",
     503: b"HTTP/1.1 503 Service Unavailable\r\n",
+    505: b"HTTP/1.1 505 HTTP Version Not Supported\r\n",
 }
 
 
@@ -409,6 +417,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            # The parser takes 0.9 and 2.0 for 1.x; whoever stands in front may not.
+            raise _Refused(
+                Unsupported(
+                    f"cannot read the request: it is HTTP/{version}, and HTTP/1.1 is spoken here",
+                    code="http-version-unsupported",
+                )
+            )
         has_body = _check_framing(self.headers, version)
         if self._timer is not None:
             self._timer.cancel()

@@ -294,7 +294,9 @@ class Door:
                 code="header-repeated",
             )
         if scope["method"] not in METHODS:
-            return Invalid(f"cannot do {scope['method'][:16]!r}: no such method here")
+            return Unsupported(
+                f"cannot do {scope['method'][:16]!r}: no such method here", code="method-unknown"
+            )
         if not _is_text(scope):
             return Invalid("cannot read the request: its path is no text", code="path-invalid")
         if not _is_spelled(scope):

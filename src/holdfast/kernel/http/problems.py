@@ -43,6 +43,8 @@ STATUS_BY_CODE: dict[str, int] = {
     "precondition-required": 428,
     "headers-too-large": 431,
     "url-too-long": 414,
+    "method-unknown": 501,
+    "http-version-unsupported": 505,
 }
 """Codes for which HTTP has a status of its own, more exact than their kind's."""
 
@@ -153,6 +155,7 @@ def error_from(status: int, content_type: str, body: bytes, retry_after: str = "
 _FOREIGN: dict[int, Kind] = {
     408: Kind.UNAVAILABLE,
     405: Kind.UNSUPPORTED,
+    505: Kind.UNSUPPORTED,
     412: Kind.CONFLICT,
     422: Kind.INVALID,
     501: Kind.UNSUPPORTED,
