@@ -299,6 +299,16 @@ def test_the_client_needs_no_server_packages() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_of_a_door_that_hangs_up_it_says_that_it_may_serve_tls(method: str) -> None:
+    async with speaking(scripted(b"")[0]) as url:
+        client = httpx.AsyncClient(base_url=url, trust_env=False)
+        async with ApiClient(client) as api:
+            with pytest.raises((Unavailable, OutcomeUnknown)) as raised:
+                await api.request(method, "/v1/profiles/rain")
+    assert "https://" in raised.value.hint
+
+
 async def test_of_one_role_to_another_it_says_which_and_not_where() -> None:
     async with speaking(scripted(b"")[0]) as url:
         pass  # nobody listens there any more

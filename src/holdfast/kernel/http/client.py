@@ -464,10 +464,16 @@ def translate(error: httpx.HTTPError, method: str, url: str, role: str = "") -> 
             hint="see that it runs there and that --control-plane (or HOLDFAST_URL) is right; "
             "`holdfast doctor` looks at each part",
         )
+    cut = url.startswith("http://") and isinstance(error, httpx.RemoteProtocolError)
+    hint = "if that door serves TLS, it hangs up on http://: write https://" if cut else ""
     if method in SAFE:
-        return Unavailable(f"cannot read the answer of {url}: {error or type(error).__name__}")
+        return Unavailable(
+            f"cannot read the answer of {url}: {error or type(error).__name__}", hint=hint
+        )
     return OutcomeUnknown(
-        f"cannot tell what became of {method} {url}: the answer was lost", internal=repr(error)
+        f"cannot tell what became of {method} {url}: the answer was lost",
+        hint=hint,
+        internal=repr(error),
     )
 
 
