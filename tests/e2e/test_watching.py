@@ -151,4 +151,4 @@ def test_a_changed_shape_is_told_everywhere_and_accepted_by_hand(
         unwritten = command("record", "export", "--profile", "rain", "--out", out)
         assert len(unwritten.stderr.splitlines()) == 2, "an error and its hint, no traceback"
         metrics = up.client.get("/metrics").text
-        assert 'holdfast_profile_age_seconds{profile="rain"}' in metrics
+        assert 'holdfast_profile_age_seconds{profile="rain",tenant="default"}' in metrics

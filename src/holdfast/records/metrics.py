@@ -1,4 +1,7 @@
-"""What the aggregator counts. Labels are profile names: the operator's own, bounded by them."""
+"""What the aggregator counts. Labels are names of tenants and their profiles, bounded by those.
+
+Two tenants may call a profile alike: a series of both would say of one what is true of the other.
+"""
 
 from __future__ import annotations
 
@@ -21,37 +24,39 @@ class RecordsMetrics:
             "holdfast_runs_total", "Runs that ended, by status.", ["status"]
         )
         self.publications = metrics.counter(
-            "holdfast_publications_total", "Publications, by profile.", ["profile"]
+            "holdfast_publications_total",
+            "Publications, by tenant and profile.",
+            ["tenant", "profile"],
         )
         self.last_success = metrics.gauge(
             "holdfast_profile_last_success_timestamp_seconds",
             "When a run of the profile last succeeded.",
-            ["profile"],
+            ["tenant", "profile"],
         )
         self.stale = metrics.gauge(
             "holdfast_profile_stale",
             "1 while the profile has been silent for longer than is normal.",
-            ["profile"],
+            ["tenant", "profile"],
         )
         self.age = metrics.gauge(
             "holdfast_profile_age_seconds",
             "Seconds since a run of the profile last succeeded.",
-            ["profile"],
+            ["tenant", "profile"],
         )
         self.late = metrics.gauge(
             "holdfast_profile_late_seconds",
             "Seconds by which the profile's silence exceeds what is normal.",
-            ["profile"],
+            ["tenant", "profile"],
         )
         self.drifted = metrics.gauge(
             "holdfast_profile_drift",
             "Breaking changes of shape that the profile's last run saw.",
-            ["profile"],
+            ["tenant", "profile"],
         )
         self.shrunk = metrics.gauge(
             "holdfast_profile_shrunk",
             "1 while the profile's last run brought less than half of what is usual.",
-            ["profile"],
+            ["tenant", "profile"],
         )
         self.drifts = metrics.counter(
             "holdfast_drifts_total", "Changes of shape that runs saw, by kind.", ["kind"]
@@ -68,10 +73,11 @@ class RecordsMetrics:
             "holdfast_batch_seconds", "Seconds from a batch's arrival to its durable answer."
         )
 
-    def watched(self, line: Freshness) -> None:
-        """Set a profile's gauges."""
-        self.stale.labels(line.profile).set(int(line.stale))
-        self.age.labels(line.profile).set(line.age_seconds)
-        self.late.labels(line.profile).set(line.late_seconds)
-        self.drifted.labels(line.profile).set(line.drifted)
-        self.shrunk.labels(line.profile).set(int(line.shrunk))
+    def watched(self, tenant: str, line: Freshness) -> None:
+        """Set the gauges of a tenant's profile."""
+        of = tenant, line.profile
+        self.stale.labels(*of).set(int(line.stale))
+        self.age.labels(*of).set(line.age_seconds)
+        self.late.labels(*of).set(line.late_seconds)
+        self.drifted.labels(*of).set(line.drifted)
+        self.shrunk.labels(*of).set(int(line.shrunk))

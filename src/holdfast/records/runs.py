@@ -415,9 +415,11 @@ class Runs(Watching):
             for one in run.drift:
                 self._metrics.drifts.labels(one.kind).inc()
             if run.kind == "collect":
-                self._metrics.last_success.labels(run.profile).set(ending.at.timestamp())
+                self._metrics.last_success.labels(principal.tenant, run.profile).set(
+                    ending.at.timestamp()
+                )
             if run.new or run.changed or run.withdrawn:
-                self._metrics.publications.labels(run.profile).inc()
+                self._metrics.publications.labels(principal.tenant, run.profile).inc()
                 self._metrics.records.labels("withdrawn").inc(run.withdrawn)
         return run
 

@@ -457,7 +457,7 @@ class Watching(Reading):
                     line, stale=False, late_seconds=0.0, drifted=0, shrunk=False, problem=""
                 )
             if excused is not None:  # else the gauges stay: nobody knows that they are wrong
-                self._metrics.watched(line)
+                self._metrics.watched(principal.tenant, line)
             found.append((line, excused))
         return found
 

@@ -714,7 +714,10 @@ async def test_freshness_says_what_is_stale(sqlite_database: Database, tmp_path:
         bench.clock.advance(2)
         found = await bench.service.freshness(OPERATOR)
         assert [(one.stale, one.records, one.freshness) for one in found] == [(True, 1, "1h")]
-        assert b'holdfast_profile_stale{profile="rates"} 1.0' in bench.metrics.render()
+        assert (
+            b'holdfast_profile_stale{profile="rates",tenant="default"} 1.0'
+            in bench.metrics.render()
+        )
         attempt = await working(bench, fence=2)
         await attempt.finish("unchanged")
         assert [one.stale for one in await bench.service.freshness(OPERATOR)] == [False]
@@ -811,7 +814,7 @@ async def test_what_is_counted(quick: Bench) -> None:
         'holdfast_records_ingested_total{change="new"} 2.0',
         'holdfast_records_ingested_total{change="changed"} 1.0',
         'holdfast_records_ingested_total{change="withdrawn"} 1.0',
-        'holdfast_publications_total{profile="rates"} 2.0',
+        'holdfast_publications_total{profile="rates",tenant="default"} 2.0',
         'holdfast_runs_total{status="succeeded"} 2.0',
         'holdfast_batches_total{answer="stored"} 2.0',
     ):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
@@ -104,7 +105,7 @@ async def test_a_unit_that_jumps_is_not_published_and_told_once(bench: Bench) ->
     assert line.drifted == 1
     assert "times as large" in line.problem
     exposed = bench.metrics.render().decode()
-    assert 'holdfast_profile_drift{profile="rates"} 1.0' in exposed
+    assert 'holdfast_profile_drift{profile="rates",tenant="default"} 1.0' in exposed
     # The source mends itself: published again, and the history is what it was.
     assert (await source.sends(rates(1.02))).status == "succeeded"
     assert (await source.sends(rates(1000))).code == "schema-drift"
@@ -218,10 +219,22 @@ async def test_silence_is_told_when_it_begins_and_when_it_ends(bench: Bench) -> 
     assert line.late_seconds == 1
     assert line.problem.startswith("silent since 2026-01-01T00:01:00Z, normal is at most 1h")
     exposed = bench.metrics.render().decode()
-    assert 'holdfast_profile_late_seconds{profile="rates"} 1.0' in exposed
+    assert 'holdfast_profile_late_seconds{profile="rates",tenant="default"} 1.0' in exposed
     await source.sends(rates())
     await bench.service.watch(OPERATOR)
     assert await events(bench) == ["source.stale", "source.fresh"]
+
+
+async def test_of_profiles_called_alike_each_tenants_has_gauges_of_its_own(bench: Bench) -> None:
+    source = Source(bench)
+    await source.sends(rates())
+    bench.clock.advance(3601)
+    await bench.service.watch(OPERATOR)
+    (line,) = await bench.service.freshness(OPERATOR)
+    bench.service._metrics.watched("newsroom", msgspec.structs.replace(line, stale=False))
+    exposed = bench.metrics.render().decode()
+    assert 'holdfast_profile_stale{profile="rates",tenant="default"} 1.0' in exposed
+    assert 'holdfast_profile_stale{profile="rates",tenant="newsroom"} 0.0' in exposed
 
 
 async def test_a_profile_that_was_removed_is_to_be_silent(bench: Bench) -> None:
@@ -233,7 +246,7 @@ async def test_a_profile_that_was_removed_is_to_be_silent(bench: Bench) -> None:
     await bench.service.watch(OPERATOR)
     (line,) = await bench.service.freshness(OPERATOR)
     assert (line.stale, line.late_seconds, line.problem) == (False, 0, "")
-    assert b'holdfast_profile_stale{profile="rates"} 0.0' in bench.metrics.render()
+    assert b'holdfast_profile_stale{profile="rates",tenant="default"} 0.0' in bench.metrics.render()
     assert await events(bench) == ["source.stale"], "it did not speak again either"
     bench.profiles.removed.clear()
     await bench.service.watch(OPERATOR)
@@ -248,7 +261,10 @@ async def test_where_nobody_says_whether_it_was_removed_nothing_is_told_yet(benc
     await bench.service.watch(OPERATOR)
     (line,) = await bench.service.freshness(OPERATOR)
     assert line.stale
-    assert b'holdfast_profile_stale{profile="rates"} 1.0' not in bench.metrics.render()
+    assert (
+        b'holdfast_profile_stale{profile="rates",tenant="default"} 1.0'
+        not in bench.metrics.render()
+    )
     assert await events(bench) == []
     bench.profiles.away = False
     await bench.service.watch(OPERATOR)
