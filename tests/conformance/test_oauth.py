@@ -128,10 +128,12 @@ async def house(parts: Parts, provider: FakeProvider, clock: ManualClock) -> Asy
         yield House(parts, provider, outbound)
 
 
-async def refused(attempt: Any, *codes: str) -> None:
+async def refused(attempt: Any, *codes: str) -> str:
+    """What the person is told."""
     with pytest.raises(HoldfastError) as found:
         await attempt
     assert found.value.code in codes, found.value.detail + found.value.internal
+    return found.value.detail
 
 
 async def test_an_invitation_links_an_account_that_signs_in_from_then_on(
@@ -245,7 +247,9 @@ async def test_an_invitation_for_an_address_is_for_that_address(house: House) ->
         {"email": "ada@example.org"},
         {"email": "eve@x.org", "email_verified": True},
     ):
-        await refused(house.come(invitation=secret, **claims), "oauth-unknown")
+        told = await refused(house.come(invitation=secret, **claims), "oauth-unknown")
+        assert "for another address" in told
+        assert "ada@" not in told
     await house.come(invitation=secret, **VERIFIED)
     await refused(house.come(invitation=secret, sub="eve", **VERIFIED), "invitation-over")
 
@@ -268,7 +272,8 @@ async def test_a_state_counts_once_in_its_own_browser_at_its_own_provider(
         {"error": "access_denied"},
     ):
         back = await house.ask()
-        await refused(house.oauth.finish(_with(back, **wrong)), "oauth-refused")
+        told = await refused(house.oauth.finish(_with(back, **wrong)), "oauth-refused")
+        assert ("it was not allowed" in told) == ("error" in wrong)
         # And it is used up.
         await refused(house.oauth.finish(back), "ceremony-over")
     back, other = await house.ask(), await house.ask()

@@ -33,6 +33,8 @@ from holdfast.identity.signin.oauth_model import (
     OAuthFinish,
     OAuthSettings,
     OAuthStart,
+    addressed_otherwise,
+    said_no,
     sign_in_refused,
     stranger,
 )
@@ -139,7 +141,7 @@ class OAuthService:
             # The code was asked for by another name of ours; it is good there only.
             raise sign_in_refused("it came back to another address than it was asked for")
         if finish.error or not finish.code:
-            raise sign_in_refused(finish.error[:200] or "no code")
+            raise said_no(finish.error)
         account = await keeper.account(
             finish.code, asked.verifier, asked.nonce, asked.redirect, finish.iss
         )
@@ -225,7 +227,7 @@ class OAuthService:
             if asked.invitation:
                 invitation = joining.write(conn, now)
                 if invitation.email and invitation.email != account.email:
-                    raise stranger()
+                    raise addressed_otherwise()
             else:
                 role = self._role_of(conn, tenant, account)
                 values = {

@@ -106,10 +106,13 @@ class Account:
         return self.issuer, self.subject
 
 
-def sign_in_refused(internal: str = "") -> Unauthenticated:
-    """The one answer when what came back does not hold."""
+def sign_in_refused(
+    internal: str = "", reason: str = "what came back from the provider does not hold"
+) -> Unauthenticated:
+    """The answer when what came back does not hold: one for all, but where it is certain that the
+    browser comes from where it was sent, and the provider itself says why."""
     return Unauthenticated(
-        "cannot sign in: what came back from the provider does not hold",
+        f"cannot sign in: {reason}",
         code="oauth-refused",
         hint="begin again",
         internal=internal,
@@ -123,3 +126,21 @@ def stranger() -> Denied:
         code="oauth-unknown",
         hint="ask for an invitation, and open its link first",
     )
+
+
+def addressed_otherwise() -> Denied:
+    """The answer to an account that comes by an invitation of somebody else's address."""
+    return Denied(
+        "cannot sign in: the invitation is for another address than this account's, or the "
+        "provider does not say that the address is verified",
+        code="oauth-unknown",
+        hint="sign in at the provider by the address that was invited",
+    )
+
+
+def said_no(error: str) -> Unauthenticated:
+    """The answer when the provider sent the browser back without a code."""
+    reason = "the provider could not sign you in; begin again in a while"
+    if error == "access_denied":
+        reason = "the provider says that it was not allowed, by you or by who keeps it"
+    return sign_in_refused(error[:200] or "no code", reason)
