@@ -13,7 +13,13 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.app.door import LOOPBACK, listed_keys, nothing_in_front, trail_of
+from holdfast.app.door import (
+    LOOPBACK,
+    check_proxies,
+    listed_keys,
+    nothing_in_front,
+    trail_of,
+)
 from holdfast.app.settings import Settings
 from holdfast.app.tls import certificate_of
 from holdfast.gateway.audit import DoorAudit
@@ -50,6 +56,8 @@ def check_door(settings: Settings, bind: str) -> None:
             hint="VDB_JWT_SECRET, or HOLDFAST_LEDGER_JWT_SECRET_FILE",
         )
     asked = settings.origin("ledger_bind").startswith("VDB_")
+    if asked:  # else it is the gateway's, which has a certificate of its own perhaps
+        check_proxies(settings, "ledger")
     if asked and not takes_callers(settings, bind):
         raise Invalid(
             f"cannot start: {bind} is beyond loopback and there is no TLS",

@@ -60,7 +60,6 @@ async def run_program(
         from holdfast.app import ledger_door
 
         ledger_door.check_door(settings, bind)
-        door.check_proxies(settings, "ledger")
     if "identity" in roles:
         people.check_party(settings)
     door.check_scraped(settings, lead)

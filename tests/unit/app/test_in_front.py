@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.app import ledger_door
 from holdfast.app.door import check_proxies, nothing_in_front
 from holdfast.app.people import check_party
 from holdfast.app.settings import Settings, resolve
@@ -25,6 +26,15 @@ def test_a_proxy_that_would_be_refused_itself_stops_the_start(tmp_path: Path) ->
         check_proxies(settings(tmp_path, PROXY), "gateway")
     assert found.value.code == "proxy-unnamed"
     assert "HOLDFAST_GATEWAY_TERMINATOR" in found.value.hint
+
+
+def test_of_a_ledger_it_stops_the_start_only_where_it_is_a_door_of_its_own(tmp_path: Path) -> None:
+    """Behind a gateway the same settings may hold, and the certificate be the gateway's alone."""
+    behind = settings(tmp_path, PROXY)
+    ledger_door.check_door(behind, behind["ledger_bind"])
+    alone = settings(tmp_path, PROXY | {"VDB_BIND_ADDR": "127.0.0.1:5432"})
+    with pytest.raises(Invalid, match="a proxy in front is trusted"):
+        ledger_door.check_door(alone, alone["ledger_bind"])
 
 
 @pytest.mark.parametrize(
