@@ -600,10 +600,16 @@ def _number(
     never the 1234 that it would be as a text with ``.`` between thousands.
     """
     plain = _typed(nulls, before, read)
-    thousands, point = field.thousands, field.decimal
-    if not thousands and point == ".":
+    thousands, point, negative = field.thousands, field.decimal, field.negative
+    if not thousands and point == "." and negative == "minus":
         return plain
-    written = _typed(nulls, before, lambda text: read(values.localised(text, thousands, point)))
+
+    def local(text: str) -> Any:
+        if negative != "minus":
+            text = values.below_zero(text, negative)
+        return read(values.localised(text, thousands, point))
+
+    written = _typed(nulls, before, local)
     return lambda raw: (written if raw.__class__ is str else plain)(raw)
 
 

@@ -28,8 +28,9 @@ _FALSE = frozenset({"false", "f", "no", "n", "0"})
 def decimal_text(text: str) -> str:
     """``text`` as a plain decimal, exactly: ``1.5E+3`` is ``1500``, ``.097`` is ``0.097``.
 
-    Trailing zeros of a fraction are kept, because the source meant them; a minus may be U+2212, may
-    trail, or be written as parentheses. More than 400 characters are refused.
+    Trailing zeros of a fraction are kept, because the source meant them; a minus may be U+2212.
+    Parentheses and a minus behind the digits are refused: to some publishers they are marks of
+    little certainty. More than 400 characters are refused.
     """
     if _PLAIN(text) and len(text) <= DIGITS_MAX:
         return text if text[:2] != "-0" or text.strip("-0.") else text[1:]
@@ -38,13 +39,9 @@ def decimal_text(text: str) -> str:
 
 def _normalised(text: str) -> str:
     text = text.strip().replace("\u2212", "-")
-    if text.startswith("(") and text.endswith(")"):
-        text = "-" + text[1:-1]
-    elif text.endswith("-"):
-        text = "-" + text[:-1]
     match = _NUMBER(text)
     if match is None or not (match[2] or match[3]):
-        raise ValueError("is not a number")
+        raise ValueError("is not a number" + _otherwise(text))
     whole, fraction = match[2], match[3] or ""
     exponent = int(match[4] or 0)
     if len(whole) + len(fraction) + abs(exponent) > DIGITS_MAX:
@@ -52,6 +49,33 @@ def _normalised(text: str) -> str:
     plain = _shifted(whole, fraction, exponent)
     negative = match[1] == "-" and plain.strip("0.") != ""
     return "-" + plain if negative else plain
+
+
+def _otherwise(text: str) -> str:
+    """What would make a number of ``text``, if anything is plain."""
+    for how, match in _BELOW_ZERO.items():
+        if match(text):
+            return f"; `negative: {how}` where this is how the source writes what is below zero"
+    if blank := _BLANK(text):
+        name = "a blank" if blank[1] == " " else f"the blank U+{ord(blank[1]):04X}"
+        return f": {name} stands between its digits, which `thousands: ' '` reads"
+    return ""
+
+
+_BLANK = re.compile(rf"[0-9]([ {_SPACES}])[0-9]").search
+
+
+_BELOW_ZERO = {
+    "parentheses": re.compile(r"\(\s*([.,]?[0-9][^()]*)\)").fullmatch,
+    "trailing": re.compile(r"([.,]?[0-9].*)[-\u2212]").fullmatch,
+}
+
+
+def below_zero(text: str, how: str) -> str:
+    """``text`` with its minus in front where the source writes it as ``how`` says."""
+    text = text.strip()
+    match = _BELOW_ZERO[how](text)
+    return f"-{match[1].strip()}" if match else text
 
 
 def _shifted(whole: str, fraction: str, exponent: int) -> str:
@@ -77,7 +101,8 @@ def localised(text: str, thousands: str, point: str) -> str:
                 text = text.replace(space, " ")
         if thousands in text:
             if not _grouping(thousands, point)(text):
-                raise ValueError(f"is not a number with {thousands!r} between thousands")
+                said = f"is not a number with {thousands!r} between thousands"
+                raise ValueError(said + _otherwise(text))
             text = text.replace(thousands, "")
     if point != ".":
         if "." in text:
@@ -89,9 +114,9 @@ def localised(text: str, thousands: str, point: str) -> str:
 @lru_cache(maxsize=64)
 def _grouping(thousands: str, point: str) -> Callable[[str], object]:
     mark = re.escape(thousands)
-    rest = rf"(?:{re.escape(point)}[0-9]*)?[)-]?"
+    rest = rf"(?:{re.escape(point)}[0-9]*)?"
     groups = rf"[0-9]{{1,3}}(?:{mark}[0-9]{{2,3}})*{mark}[0-9]{{3}}"
-    return re.compile(rf"[(+\-\u2212]?{groups}{rest}").fullmatch
+    return re.compile(rf"[+\-\u2212]?{groups}{rest}").fullmatch
 
 
 def integer(text: str) -> int:

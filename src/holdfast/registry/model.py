@@ -86,6 +86,10 @@ class Field(Part, frozen=True, kw_only=True):
     """The separator of thousands in a number written as text."""
     decimal: Annotated[str, Meta(min_length=1, max_length=1)] = "."
     """The decimal mark in a number written as text."""
+    negative: Literal["minus", "parentheses", "trailing"] = "minus"
+    """How a number below zero is written as text, beside a minus in front: as ``(123)`` or as
+    ``123-``. Without it such a text is a reject: to some publishers parentheses mean that a number
+    is not reliable."""
     unit: Text = ""
     """The unit, preferably as UCUM or an ISO 4217 currency writes it."""
     unit_path: Path | None = None

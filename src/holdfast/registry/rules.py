@@ -122,6 +122,8 @@ def _field(profile: Profile, group: str, place: str, entry: Field) -> Iterator[P
         yield from time_format_problems(entry.format, f"{place}.format")
     if entry.type not in _NUMBERS and (entry.thousands or entry.decimal != "."):
         yield Problem(place, f"a {entry.type} has no thousands and no decimal mark")
+    elif entry.type not in _NUMBERS and entry.negative != "minus":
+        yield Problem(f"{place}.negative", f"a {entry.type} is not below zero")
     elif entry.thousands == entry.decimal:
         yield Problem(f"{place}.thousands", "thousands and decimals need different marks")
     if entry.codes and entry.codes not in profile.code_lists:

@@ -120,9 +120,10 @@ class FeedFormat(Part, frozen=True, kw_only=True, tag="feed", tag_field="type"):
 class JsonStatFormat(Part, frozen=True, kw_only=True, tag="json-stat", tag_field="type"):
     """A JSON-stat 2.0 dataset; a record is one cell with its categories.
 
-    The columns are the dimensions by their id (the category's code), ``<id>.label`` (its text),
-    ``value``, ``status`` and, where no dimension has that id, ``unit``. ``$$`` paths reach the
-    dataset's own members, such as ``$$.updated``.
+    A cell that has a status and no value is a record whose value is missing. The columns are the
+    dimensions by their id (the category's code), ``<id>.label`` (its text), ``value``, ``status``
+    and, where no dimension has that id, ``unit``. ``$$`` paths reach the dataset's own members,
+    such as ``$$.updated``.
     """
 
 

@@ -158,6 +158,14 @@ def test_values_may_be_given_by_their_place() -> None:
         (0, "1.5", "2020"),
         (4, "7", "2021"),
     ]
+    marked = cube(value={"4": 7, "0": 1.5}, status={"0": "p", "2": "c", "1": ""})
+    assert [(r.position, r.value["value"], r.value["status"]) for r in marked] == [
+        (4, 7, None),
+        (0, "1.5", "p"),
+        (2, None, "c"),
+    ]
+    only = cube(value={}, status=[None, "", None, "c", None, None])
+    assert [(r.position, r.value["value"], r.value["status"]) for r in only] == [(3, None, "c")]
     listed = cube(status=["a", "b", "c", "d", "e", "f"])
     assert [row.value["status"] for row in listed] == list("abcdef")
     assert {row.value["status"] for row in cube(status="e")} == {"e"}
@@ -168,6 +176,8 @@ def test_values_may_be_given_by_their_place() -> None:
     [
         ({"value": [1, 2]}, "2 values are given for 6 cells"),
         ({"value": {"6": 1}}, "beyond the 6 cells"),
+        ({"value": {"0": 1}, "status": {"6": "c"}}, "beyond the 6 cells"),
+        ({"value": {"0": 1}, "status": {"x": "c"}}, "is no place of a status mark"),
         ({"value": {"x": 1}}, "is no place"),
         ({"size": [1, 2]}, "do not fit each other"),
         ({"size": [1, 2, 4]}, "has 3 categories and the size 4"),

@@ -35,8 +35,6 @@ PACIFIC = ZoneInfo("America/Los_Angeles")
         ("1.20e1", "12.0"),
         (" 12 ", "12"),
         ("\u22123.5", "-3.5"),
-        ("(1.5)", "-1.5"),
-        ("3-", "-3"),
         ("123456789012345678901234567890.123456789", "123456789012345678901234567890.123456789"),
     ],
 )
@@ -47,7 +45,7 @@ def test_a_number_is_normalised_exactly(written: str, plain: str) -> None:
 @pytest.mark.parametrize(
     "written",
     ["", ".", "-", "e5", "1e", "1.2.3", "0x10", "NaN", "Infinity", "1 2", "--1", "١٢", "1_000",
-     "true", "1,5", "1e1000000000000", "+-1", "()", "1e401", "9" * 401],
+     "true", "1,5", "1e1000000000000", "+-1", "()", "1e401", "9" * 401, "(1.5)", "3-"],
 )  # fmt: skip
 def test_what_is_no_number_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match=r"is not a number|has more than 400 digits"):
@@ -75,7 +73,6 @@ def test_every_decimal_keeps_its_value(number: Decimal) -> None:
         ("1\u202f234,5", " ", ",", "1234.5"),
         ("1\u00a0234", " ", ".", "1234"),
         ("-1,234", ",", ".", "-1234"),
-        ("(1,234)", ",", ".", "-1234"),
         ("12", ",", ".", "12"),
         ("1'234.5", "'", ".", "1234.5"),
     ],
@@ -87,7 +84,7 @@ def test_separators_of_a_place(written: str, thousands: str, point: str, plain: 
 @pytest.mark.parametrize(
     ("written", "thousands", "point"),
     [("1,5", ",", "."), ("1,,234", ",", "."), (",234", ",", "."), ("1.5", "", ","),
-     ("1234,567", ",", "."), ("1,23", ",", ".")],
+     ("1234,567", ",", "."), ("1,23", ",", "."), ("(1,234)", ",", "."), ("1,234-", ",", ".")],
 )  # fmt: skip
 def test_a_misread_separator_is_refused(written: str, thousands: str, point: str) -> None:
     with pytest.raises(ValueError, match="is not a number"):

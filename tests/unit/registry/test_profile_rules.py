@@ -100,6 +100,11 @@ def test_the_good_profiles_are_good() -> None:
             "no thousands",
         ),
         (
+            changed("dimensions/station", {"path": "a", "negative": "trailing"}),
+            "dimensions.station.negative",
+            "is not below zero",
+        ),
+        (
             changed("dimensions/station", {"path": "a", "multiplier": 10}),
             "dimensions.station",
             "only a measure",

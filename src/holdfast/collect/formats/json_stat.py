@@ -3,6 +3,9 @@
 The dimensions are read first, in a walk of their own; then the values are streamed. Which
 categories a cell has follows from its place, in row-major order. The dimensions and the status
 marks are held, the values are not.
+
+Where the values are given by their places, a cell may have a mark and no value: it became
+confidential, say. It is a cell that was said something about, and comes behind the others.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ _HEAD = ("version", "class", "id", "size", "dimension", "role", "status")
 
 
 def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
-    """The cells of the dataset that it gives a value or a null for, in their order.
+    """The cells of the dataset that it gives a value, a null or a mark of their own for.
 
     ``position`` is the cell's own place in the cube. Raises :class:`ParseFailed` for what is no
     dataset of version 2, or contradicts itself.
@@ -43,6 +46,7 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     cube = _Cube(head, context.bounds)
     enclosing = tuple([head.get(key[0] if len(key) == 1 else key) for key in outside])
     seen, listed = -1, False
+    marked: set[int] | None = None
     for name, value, size in document.elements("$.value[*]"):
         if name is None:
             place, listed = seen + 1, True
@@ -50,10 +54,16 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
             _refuse(f"{name[:40]!r} is no place of a value")
         else:
             place = int(name)
+        if not listed:
+            marked = cube.marked() if marked is None else marked
+            marked.discard(place)
         seen = place
         yield RawRow(place, cube.cell(place, value), enclosing, size=size + 32)
     if listed and seen + 1 != cube.cells:
         _refuse(f"{seen + 1} values are given for {cube.cells} cells")
+    if not listed:
+        for place in sorted(cube.marked() if marked is None else marked):
+            yield RawRow(place, cube.cell(place, None), enclosing, size=32)
 
 
 def _outside(path: str) -> tuple[str | int, ...]:
@@ -107,7 +117,7 @@ class _Cube:
     def cell(self, place: int, value: Any) -> dict[str, Any]:
         """The columns of the cell at ``place``."""
         if place >= self.cells:
-            _refuse(f"there is a value beyond the {self.cells} cells of the cube")
+            _refuse(f"there is a value or a mark beyond the {self.cells} cells of the cube")
         found: dict[str, Any] = {}
         unit = None
         rest, span = place, self.cells
@@ -124,6 +134,17 @@ class _Cube:
         found["status"] = self._status_of(place)
         found.setdefault("unit", unit)
         return found
+
+    def marked(self) -> set[int]:
+        """The places of the cells that have a mark of their own."""
+        if isinstance(self._status, list):
+            return {place for place, mark in enumerate(self._status) if mark not in (None, "")}
+        if not isinstance(self._status, dict):
+            return set()
+        for name in self._status:
+            if not name.isascii() or not name.isdigit() or len(name) > 15:
+                _refuse(f"{name[:40]!r} is no place of a status mark")
+        return {int(name) for name, mark in self._status.items() if mark not in (None, "")}
 
     def _status_of(self, place: int) -> Any:
         status = self._status
