@@ -10,6 +10,7 @@ import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import pytest
@@ -399,6 +400,23 @@ async def test_an_incremental_source_goes_on_where_it_ended(bench: Collecting) -
     ]  # fmt: skip
     assert second.cursor == third.cursor == "2020-06-01T00:00:00.000000Z"
     assert sorted(r.key[0] for r in await bench.records()) == ["a", "b"]  # type: ignore[type-var]
+
+
+async def test_a_cursor_in_an_expression_arrives_as_one(bench: Collecting) -> None:
+    bench.write("data.json", [{"id": "a", "v": 1, "t": "2020-05-01T00:00:00.000"}])
+    cursor = {
+        "path": "$.t", "parameter": "$where", "template": "t > '{value}'",
+        "start": "2020-01-01T00:00:00.000000", "format": "%Y-%m-%dT%H:%M:%S.%f",
+    }  # fmt: skip
+    await bench.publish(mode="incremental", cursor=cursor)
+    async with bench.drone():
+        runs = [await bench.collect(), await bench.collect()]
+    assert [run.status for run in runs] == [RunStatus.SUCCEEDED] * 2
+    asked = [parse_qs(urlsplit(seen.target).query) for seen in bench.source.requests]
+    assert [each["$where"] for each in asked] == [
+        ["t > '2020-01-01T00:00:00.000000'"],
+        ["t > '2020-05-01T00:00:00.000000'"],
+    ]
 
 
 # --- other ways of asking and answering ---------------------------------------------------------

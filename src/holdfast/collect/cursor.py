@@ -16,6 +16,8 @@ from holdfast.kernel.clock import parse_timestamp
 from holdfast.registry.model import Cursor
 from holdfast.registry.parts import duration_seconds
 
+VALUE = "{value}"
+"""Where a template has the cursor."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -39,10 +41,16 @@ class CursorState:
         self._since = _since(since, zone) if since else None
 
     def parameters(self) -> dict[str, str]:
-        """The query parameter of this run: where the last one ended, less the overlap."""
-        return {self._cursor.parameter: self._sent()}
+        """The parameter of this run: where the last one ended, less the overlap.
 
-    def _sent(self) -> str:
+        What stands in a template is never a text of the source's: a number, or a time that was read
+        and is written anew, so that no value ends the quotes around it.
+        """
+        template = self._cursor.template or VALUE
+        return {self._cursor.parameter: template.replace(VALUE, self.value())}
+
+    def value(self) -> str:
+        """Where this run begins, as the source writes it."""
         if self._since is not None:
             return self._spelled(self._since)
         if self._asked is None:

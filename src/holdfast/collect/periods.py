@@ -45,7 +45,8 @@ def reader(
     ``spellings`` come first: whole texts and the names of their periods.
     ``codings`` are tried in their order, whole text only, before the plain reading. Their named
     groups say what they found: ``year`` and ``sub`` (the number of the half, quarter, month or
-    week), or, for days and hours, ``month``, ``day`` and ``hour``.
+    week), or, for days and hours, ``month``, ``day`` and ``hour``. With ``fiscal_year`` the number
+    counts from ``year_start``.
     ``ambiguous`` is for times that the zone's clocks showed twice.
     """
     coded = [(bounded_pattern(text).fullmatch, to) for text, to in codings.items()]
@@ -60,6 +61,9 @@ def reader(
                     return of_parts(to, matched.groupdict(), text, zone, year_start, ambiguous)
         if frequency == "A" and year_start != 1 and not pattern:
             return _read_year(text, year_start)
+        doubtful = year_start != 1 and not pattern and frequency in {"S", "Q"}
+        if doubtful and _SHORT[frequency](text.strip()):
+            raise ValueError("is of the fiscal year or of the calendar's; `codings` say which")
         return _read_plain(text, frequency, pattern, zone, ambiguous)
 
     return read
@@ -184,10 +188,11 @@ def of_parts(
             raise ValueError(f"has no {name} for a period of frequency {frequency}")
         return int(value)
 
-    if parts.get("end_year"):
-        year = part("end_year") - (1 if year_start != 1 else 0)
+    fiscal = bool(parts.get("fiscal_year") or parts.get("fiscal_end_year"))
+    if parts.get("end_year") or parts.get("fiscal_end_year"):
+        year = part("end_year", "fiscal_end_year") - (1 if year_start != 1 else 0)
     else:
-        year = part("year")
+        year = part("year", "fiscal_year")
     if frequency == "A" and year_start != 1:
         return _year(year, year_start, text)
     if frequency == "W":
@@ -198,7 +203,12 @@ def of_parts(
         months = _MONTHS_LONG[frequency]
         if not 1 <= number <= 12 // months:
             raise ValueError(f"has no {name} {number}")
-        return of_day(frequency, date(year, (number - 1) * months + 1, 1), text)
+        month = (number - 1) * months
+        if fiscal and parts.get("month"):  # a month by its calendar number, in that year
+            month += 12 if number < year_start else 0
+        elif fiscal:
+            month += year_start - 1
+        return of_day(frequency, date(year + month // 12, month % 12 + 1, 1), text)
     if frequency == "D":
         return of_day("D", date(year, part("month"), part("day")), text)
     plain = datetime(year, part("month"), part("day"), part("hour"))  # noqa: DTZ001

@@ -134,13 +134,16 @@ class Period(Part, frozen=True, kw_only=True):
     whole text with the named groups ``year`` and ``sub`` (the number of the half, quarter, month or
     week) or, for days and hours, ``month``, ``day`` and ``hour``. With
     ``"(?P<year>[0-9]{4})-M13": A`` an annual average coded as month 13 is annual, never a month.
-    ``end_year`` instead of ``year`` is the calendar year in which a year ends."""
+    ``end_year`` instead of ``year`` is the calendar year in which a year ends. ``fiscal_year`` (or
+    ``fiscal_end_year``) with ``sub`` counts halves, quarters and months from ``year_start``; beside
+    a ``year_start`` the groups ``half``, ``quarter`` and ``month`` are the calendar's."""
     spellings: Annotated[dict[str, str], Meta(max_length=1000)] = {}
     """Texts that no pattern can read, and the period each stands for: ``1976``, ``1976-S2``,
     ``1976-Q3``, ``1976-07``, ``1976-W31`` or ``1976-07-01``."""
     year_start: Annotated[int, Meta(ge=1, le=12)] = 1
     """The month in which a year of frequency ``A`` begins, for fiscal, school and water years;
-    ``2020/21``, ``2020-21`` and ``2020/2021`` are then read as the year that begins in 2020."""
+    ``2020/21``, ``2020-21`` and ``2020/2021`` are then read as the year that begins in 2020. It
+    holds for quarters and months where a coding says so (``fiscal_year``)."""
 
 
 class Unpivot(Part, frozen=True, kw_only=True):
@@ -172,6 +175,9 @@ class Cursor(Part, frozen=True, kw_only=True):
     format: Text = ""
     """How the value is read and written: a strptime pattern, ``epoch-s``, ``epoch-ms``, or empty
     for ISO 8601."""
+    template: Text = ""
+    """What is sent, where the source wants an expression: ``updated > '{value}'`` has the time or
+    number in the place of its one ``{value}``. ``start`` is a time or number then, too."""
 
 
 class Range(Part, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
 from holdfast.kernel.errors import Problem
@@ -233,10 +234,60 @@ def _mode(profile: Profile, _names: Names) -> Iterator[Problem]:
     )
     yield from time_format_problems(profile.cursor.format, "cursor.format", EPOCHS)
     yield from _overlap(profile.cursor)
+    yield from _template(profile)
     if profile.cursor.into == "body":
         yield from placement_problems(profile, "body", [], "cursor")
     elif profile.cursor.parameter in profile.source.parameters:
         yield Problem("cursor.parameter", f"{profile.cursor.parameter} is also in parameters")
+
+
+_EXPRESSION = re.compile(r"['\"<>=]|\s(?:gt|ge|lt|le|eq)\s", re.I)
+
+
+def _template(profile: Profile) -> Iterator[Problem]:
+    """An expression stands in the template, where every run puts its value; never in the start."""
+    cursor = profile.cursor
+    if cursor is None:
+        return
+    for member in ("start", "format"):
+        if _EXPRESSION.search(getattr(cursor, member)):
+            yield Problem(
+                f"cursor.{member}",
+                "this is an expression, and the next run sends its value alone",
+                "write it as `template`, such as \"updated > '{value}'\"",
+            )
+            return
+    if not cursor.template:
+        return
+    if cursor.template.count("{value}") != 1:
+        yield Problem("cursor.template", "exactly one {value} is needed", "updated > '{value}'")
+    if CONTROL.search(cursor.template):
+        yield Problem("cursor.template", "a template has no control characters")
+    windows = profile.source.windows
+    if windows is not None and windows.start_parameter == cursor.parameter:
+        yield Problem("cursor.template", "windows send their own start, without a template")
+    if not _is_start(cursor):
+        yield Problem(
+            "cursor.start",
+            f"{cursor.start[:60]!r} is no number, and no time as cursor.format writes it",
+            "beside a template the first value is written as every other",
+        )
+
+
+def _is_start(cursor: Cursor) -> bool:
+    text = cursor.start
+    if cursor.format in {"", *EPOCHS} and text.isascii() and text.isdigit():
+        return len(text) <= 18
+    if cursor.format in EPOCHS:
+        return False
+    try:
+        if cursor.format:
+            datetime.strptime(text, cursor.format)  # noqa: DTZ007
+        else:
+            datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _overlap(cursor: Cursor) -> Iterator[Problem]:

@@ -45,8 +45,9 @@ def _period(profile: Profile, period: Period) -> Iterator[Problem]:
         except (re.error, RecursionError, OverflowError) as error:
             yield Problem("period.codings", f"{pattern!r} is no regular expression: {error}")
             continue
-        if "year" not in groups and "end_year" not in groups:
+        if not _YEARS & set(groups):
             yield Problem("period.codings", f"{pattern!r} has no group (?P<year>…)")
+        yield from _fiscal(period, pattern, set(groups))
     for text, name in period.spellings.items():
         if not _PERIOD_NAME.fullmatch(name):
             yield Problem(
@@ -54,8 +55,46 @@ def _period(profile: Profile, period: Period) -> Iterator[Problem]:
                 f"{name!r} names no period",
                 "such as 1976, 1976-S2, 1976-Q3, 1976-07, 1976-W31 or 1976-07-01",
             )
-    if period.year_start != 1 and period.frequency != "A" and "A" not in period.codings.values():
-        yield Problem("period.year_start", "only a year (frequency A) can begin in another month")
+    annual = period.frequency == "A" or "A" in period.codings.values()
+    if period.year_start != 1 and not annual and not any("fiscal_" in p for p in period.codings):
+        yield Problem(
+            "period.year_start",
+            "only a year (frequency A) can begin in another month",
+            "for quarters and months of such years write codings with (?P<fiscal_year>…)",
+        )
+
+
+_YEARS = frozenset({"year", "end_year", "fiscal_year", "fiscal_end_year"})
+_FISCAL = frozenset({"fiscal_year", "fiscal_end_year"})
+_LONG = {"A": 12, "S": 6, "Q": 3, "M": 1}
+_NAMED = {"S": "halves", "Q": "quarters", "M": "months"}
+
+
+def _fiscal(period: Period, pattern: str, groups: set[str]) -> Iterator[Problem]:
+    """A part of a year that begins in April is the calendar's or that year's: it must be said."""
+    frequency, where = period.codings[pattern], "period.codings"
+    if not groups & _FISCAL:
+        if period.year_start != 1 and frequency in _NAMED and "sub" in groups:
+            named = _NAMED[frequency]
+            yield Problem(
+                where,
+                f"{pattern!r} does not say whether its {named} count from year_start",
+                f"(?P<fiscal_year>…) says that they do; the calendar's {named} are "
+                f"(?P<{_CALENDAR[frequency]}>…) instead of (?P<sub>…)",
+            )
+        return
+    if frequency not in _LONG:
+        yield Problem(where, f"{pattern!r}: only A, S, Q and M are parts of a fiscal year")
+    elif frequency in {"S", "Q"} and (period.year_start - 1) % _LONG[frequency]:
+        yield Problem(
+            where,
+            f"{_NAMED[frequency]} of a year that begins in month {period.year_start} are none of "
+            "the calendar's",
+            "no such period is kept: map what names them as a dimension",
+        )
+
+
+_CALENDAR = {"S": "half", "Q": "quarter", "M": "month"}
 
 
 _PERIOD_NAME = re.compile(

@@ -53,6 +53,31 @@ def test_it_is_sent_in_the_source_s_own_spelling(pattern: str, zone: str, sent: 
     assert under.result() == "2020-05-01T12:00:00.000000Z"
 
 
+@pytest.mark.parametrize(
+    ("template", "pattern", "published", "sent"),
+    [
+        ("t > '{value}'", "%Y-%m-%dT%H:%M:%S", None, "t > '2020-01-01'"),
+        ("t > '{value}'", "%Y-%m-%dT%H:%M:%S", "2020-05-01T12:00:00.000000Z",
+         "t > '2020-05-01T12:00:00'"),
+        ("id gt {value}", "", "41", "id gt 41"),
+        ("gt{value}", "", "2020-05-01T12:00:00.000000Z", "gt2020-05-01T12:00:00Z"),
+    ],
+)  # fmt: skip
+def test_an_expression_has_the_value_in_its_place(
+    template: str, pattern: str, published: str | None, sent: str
+) -> None:
+    under = state(published, template=template, format=pattern)
+    assert under.parameters() == {"since": sent}
+
+
+@pytest.mark.parametrize("text", ["2020-05-01' OR 1=1 --", "x'", "{value}", "1' or '1"])
+def test_nothing_that_is_no_number_and_no_time_becomes_a_cursor(text: str) -> None:
+    under = state(template="t > '{value}'")
+    with pytest.raises(MappingRefused, match="cannot read the cursor"):
+        under.observe({"t": text})
+    assert under.parameters() == {"since": "t > '2020-01-01'"}
+
+
 def test_a_run_that_sees_nothing_newer_does_not_move_it_back() -> None:
     under = state("2020-05-01T12:00:00.000000Z")
     under.observe({"t": "2019-01-01T00:00:00Z"})

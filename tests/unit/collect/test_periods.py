@@ -142,6 +142,40 @@ def test_years_that_do_not_begin_in_january(text: str, start: str, end: str) -> 
     assert (found.start, found.end, found.text) == (start, end, text)
 
 
+BEGUN = r"(?P<fiscal_year>\d{4})/\d\d Q(?P<sub>\d)"
+ENDED = r"FY(?P<fiscal_end_year>\d{4})Q(?P<sub>\d)"
+MONTH = r"(?P<fiscal_year>\d{4})/\d\d-(?P<month>\d+)"
+
+
+@pytest.mark.parametrize(
+    ("coding", "to", "month", "text", "start", "end"),
+    [
+        (BEGUN, "Q", 4, "2019/20 Q1", "2019-04-01", "2019-07-01"),
+        (BEGUN, "Q", 4, "2019/20 Q4", "2020-01-01", "2020-04-01"),
+        (ENDED, "Q", 10, "FY2021Q1", "2020-10-01", "2021-01-01"),
+        (ENDED, "Q", 10, "FY2021Q4", "2021-07-01", "2021-10-01"),
+        (r"(?P<fiscal_year>\d{4}) H(?P<sub>\d)", "S", 7, "2019 H2", "2020-01-01", "2020-07-01"),
+        (r"(?P<fiscal_year>\d{4}) P(?P<sub>\d+)", "M", 4, "2019 P1", "2019-04-01", "2019-05-01"),
+        (r"(?P<fiscal_year>\d{4}) P(?P<sub>\d+)", "M", 4, "2019 P12", "2020-03-01", "2020-04-01"),
+        (MONTH, "M", 4, "2019/20-03", "2020-03-01", "2020-04-01"),
+        (MONTH, "M", 4, "2019/20-04", "2019-04-01", "2019-05-01"),
+        (r"(?P<year>\d{4})-(?P<month>\d+)", "M", 4, "2019-01", "2019-01-01", "2019-02-01"),
+        (r"FY(?P<fiscal_year>\d{4})", "A", 4, "FY2019", "2019-04-01", "2020-04-01"),
+    ],
+)  # fmt: skip
+def test_quarters_and_months_of_fiscal_years(
+    coding: str, to: str, month: int, text: str, start: str, end: str
+) -> None:
+    found = periods.reader("A", "", {coding: to}, UTC, year_start=month)(text)
+    assert (found.start, found.end, found.frequency) == (start, end, to)
+
+
+def test_a_quarter_that_no_coding_reads_is_not_guessed_beside_a_fiscal_year() -> None:
+    coding = {r"(?P<fiscal_year>\d{4})/\d\d Q(?P<sub>\d)": "Q"}
+    with pytest.raises(ValueError, match="of the fiscal year or of the calendar's"):
+        periods.reader("Q", "", coding, UTC, year_start=4)("2019 Q1")
+
+
 @pytest.mark.parametrize("text", ["2020/22", "2020/20", "20/21", "2020/21/22", "next"])
 def test_two_years_must_follow_each_other(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a year|does not name two years"):

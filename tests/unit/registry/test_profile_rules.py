@@ -34,6 +34,36 @@ def url(address: str) -> dict[str, Any]:
     return changed("source/url", address)
 
 
+def incremental(**parts: Any) -> dict[str, Any]:
+    cursor = {"path": "Date", "parameter": "since", "start": "2020-01-01", **parts}
+    return both(("mode", "incremental"), ("cursor", cursor))
+
+
+def fiscal(pattern: str, frequency: str, month: int = 4) -> dict[str, Any]:
+    period = {
+        "path": "Date",
+        "frequency": "A",
+        "year_start": month,
+        "codings": {pattern: frequency},
+    }
+    return changed("period", period)
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        incremental(template="t > '{value}'"),
+        incremental(template="id gt {value}", start="0"),
+        incremental(template="t > {value}", start="1577836800000", format="epoch-ms"),
+        incremental(template="{value}", start="01/02/2020", format="%d/%m/%Y"),
+        fiscal(r"(?P<fiscal_year>\d{4})Q(?P<sub>\d)", "Q"),
+        fiscal(r"(?P<year>\d{4})-(?P<month>\d\d)", "M"),
+    ],
+)
+def test_expressions_and_fiscal_parts_that_say_what_they_mean_are_good(plain: Any) -> None:
+    assert problems(plain) == []
+
+
 def test_the_good_profiles_are_good() -> None:
     for plain in (GOOD, json_profile()):
         assert problems(plain) == []
@@ -303,6 +333,42 @@ def test_the_good_profiles_are_good() -> None:
             ),
             "cursor.overlap",
             "this cursor is a time",
+        ),
+        (incremental(template="t > '{}'"), "cursor.template", "exactly one {value} is needed"),
+        (incremental(template="{value}{value}"), "cursor.template", "exactly one {value}"),
+        (incremental(template="t > {value}", start="x' or 1"), "cursor.start", "an expression"),
+        (incremental(template="t > {value}", start="yesterday"), "cursor.start", "no number"),
+        (incremental(template="{value}", start="2", format="%Y-%m"), "cursor.start", "no number"),
+        (incremental(start="t > '2020-01-01'"), "cursor.start", "this is an expression"),
+        (incremental(start="t ge 2020-01-01"), "cursor.start", "this is an expression"),
+        (incremental(format="t > '%Y'", start="2020"), "cursor.format", "this is an expression"),
+        (
+            both(
+                (
+                    "source/windows",
+                    {
+                        "start_parameter": "since",
+                        "end_parameter": "to",
+                        "span": "1y",
+                        "start": "2020-01-01",
+                    },
+                ),
+                base=incremental(template="t > {value}"),
+            ),
+            "cursor.template",
+            "windows send their own start",
+        ),
+        (fiscal(r"(?P<year>\d{4}) Q(?P<sub>\d)", "Q"), "period.codings", "does not say whether"),
+        (fiscal(r"(?P<end_year>\d{4})M(?P<sub>\d+)", "M"), "period.codings", "does not say"),
+        (
+            fiscal(r"(?P<fiscal_year>\d{4})W(?P<sub>\d)", "W"),
+            "period.codings",
+            "only A, S, Q and M",
+        ),
+        (
+            fiscal(r"(?P<fiscal_year>\d{4})Q(?P<sub>\d)", "Q", 2),
+            "period.codings",
+            "none of the calendar's",
         ),
         (changed("source/body", "x"), "source.body", "only a POST has a body"),
         (changed("source/method", "POST"), "source.body", "a POST needs a body"),
