@@ -12,13 +12,14 @@ import signal
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support.attacks import worker_key
 from tests.support.pki import Pki
-from tests.support.program import run_command, wait_until
+from tests.support.program import run_command, started, wait_until
 from tests.support.stack import ROLES, SAMPLE, Stack, running, sources
 
 PROFILE = "scripps-co2-monthly"
@@ -90,6 +91,10 @@ def test_without_a_certificate_of_ours_nobody_gets_to_ask(
         with pytest.raises((httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)):
             httpx.get(url, verify=context, trust_env=False, timeout=60)
         assert not _greeted(stack.port(role), context), who
+    if role == "gateway":
+        counted = stack.door.client.get("/metrics").text
+        for code in ("tls-peer-did-not-return-a-certificate", "tls-certificate-verify-failed"):
+            assert f'holdfast_connection_refusals_total{{code="{code}"}}' in counted
     assert httpx.get(url, verify=pki.context("operator"), trust_env=False).status_code == 200
     with pytest.raises(httpx.HTTPError):
         httpx.get(url.replace("https", "http"), trust_env=False)
@@ -164,6 +169,30 @@ def test_the_command_line_presents_what_the_settings_name(stack: Stack, pki: Pki
     assert "HOLDFAST_TLS_CA_FILE" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("presented", "why"),
+    [
+        ("", "it asks for a certificate, and none was presented"),
+        ("expired", "it says that our certificate is not valid now"),
+        ("stranger", "it does not know the authority of our certificate"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_with_its_certificate(
+    stack: Stack, pki: Pki, stranger: Pki, presented: str, why: str
+) -> None:
+    environment = {
+        "": {"HOLDFAST_TLS_CA_FILE": str(pki.authority)},
+        "expired": pki.calling("expired"),
+        "stranger": stranger.calling("operator") | {"HOLDFAST_TLS_CA_FILE": str(pki.authority)},
+    }[presented]
+    told = run_command(
+        "run", "list", "--data-dir", str(stack.door.data_dir), environment=environment
+    )
+    assert told.returncode != 0
+    assert why in told.stderr
+    assert "HOLDFAST_TLS_CLIENT_CERTIFICATE_FILE" in told.stderr
+
+
 def test_renewed_certificates_are_taken_without_a_restart(stack: Stack, pki: Pki) -> None:
     port = stack.port("registry")
     before = _certificate(port, pki)
@@ -185,6 +214,49 @@ def test_renewed_certificates_are_taken_without_a_restart(stack: Stack, pki: Pki
         assert stack.door.client.get("/v1/profiles").status_code == 200
     stack.door.close()
     assert stack.door.client.get("/v1/profiles").status_code == 200
+
+
+def test_a_drone_takes_its_renewed_certificate(stack: Stack, pki: Pki) -> None:
+    def beat() -> str:
+        found = [w for w in stack.door.items("/v1/workers") if w["name"] == "drone-1"]
+        return found[0]["last_beat_at"] or "" if found else ""
+
+    drone, log = stack.drone_processes["drone-1"], stack.directory / "drone-1.log"
+    wait_until(beat, what="the drone to be there")
+    pki.command("renew", "drone-1")
+    certificate = pki.folder / "drone-1.crt"
+    renewed = certificate.read_bytes()
+    certificate.write_text("half")
+    try:
+        drone.send_signal(signal.SIGHUP)
+        wait_until(lambda: "drone.certificates_not_taken" in log.read_text(), what="the refusal")
+    finally:
+        certificate.write_bytes(renewed)
+    drone.send_signal(signal.SIGHUP)
+    before = beat()
+    wait_until(lambda: beat() > before, what="a beat of the drone afterwards")
+    assert drone.poll() is None
+
+
+def test_a_certificate_that_has_ended_is_said_to_be_of_no_use(tmp_path: Path) -> None:
+    made = Pki.init(tmp_path / "pki")
+    made.expired_server("registry")
+    environment = {
+        "HOLDFAST_TLS_CERTIFICATE_FILE": str(made.folder / "registry.crt"),
+        "HOLDFAST_TLS_KEY_FILE": str(made.folder / "registry.key"),
+    }
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    with started(
+        ["serve", "registry", "--port", "0"],
+        tmp_path / "data",
+        environment=environment,
+        ready="/health",
+        verify=unchecked,
+    ) as program:
+        wait_until(lambda: "certificate is of no use" in program.tail(), what="the warning")
+        ready = httpx.get(f"{program.url}/ready", verify=unchecked, trust_env=False).json()
+        assert ready["checks"]["certificate"]["status"] == "unhealthy"
 
 
 def _certificate(port: int, pki: Pki) -> bytes:

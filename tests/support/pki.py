@@ -48,14 +48,22 @@ class Pki:
         self.command("client", name)
 
     def expired_client(self, name: str) -> None:
-        """A certificate that was right until a week ago."""
+        """A caller's certificate that was right until a week ago."""
+        self._expired(pki.Request(pki.Purpose.CLIENT, name, days=1))
+
+    def expired_server(self, name: str) -> None:
+        """A role's certificate that was right until a week ago."""
+        hosts = ("localhost", "127.0.0.1")
+        self._expired(pki.Request(pki.Purpose.SERVER, name, hosts, days=1))
+
+    def _expired(self, wanted: pki.Request) -> None:
         authority = pki.Authority(
             pki.read_certificate(self.authority.read_bytes(), "ca"),
             pki.read_key((self.folder / "ca.key").read_bytes(), "ca"),
         )
         key = pki.new_key()
         began = datetime.now(UTC) - timedelta(days=8)
-        wanted = pki.Request(pki.Purpose.CLIENT, name, days=1)
+        name = wanted.name
         made = pki.issue(authority, wanted, key.public_key(), now=began, serial=99)
         (self.folder / f"{name}.crt").write_bytes(pki.certificate_pem(made))
         file = self.folder / f"{name}.key"

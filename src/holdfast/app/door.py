@@ -31,6 +31,7 @@ from holdfast.identity.signin.throttle import Throttle
 from holdfast.identity.tokens import TokenKey, shared_secret
 from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.errors import HoldfastError, Invalid
+from holdfast.kernel.http.client import FAILURES
 from holdfast.kernel.http.pool import RolePool
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ DEGRADED = {
     "memory": "nearly every connection is taken",
     "api_keys_file": "the newest file of keys was not taken",
     "token_keys": "the keys that tokens are verified by cannot be fetched: the last good ones hold",
+    "certificate": "the certificate ends soon: `holdfast pki renew`, then SIGHUP",
     "audit": "refusals of note wait for the ledger, or are kept in memory only",
 }
 """What a check means that answers ``degraded``, and so gives no reason of its own."""
@@ -407,5 +409,5 @@ class ServiceHealth:
             found = answer.json()
             failing = [n for n, one in found["checks"].items() if one["status"] != "ok"]
             return str(found["status"]), ", ".join(failing)
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+        except (*FAILURES, ValueError, KeyError, TypeError, AttributeError):
             return "unreachable", ""

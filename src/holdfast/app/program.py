@@ -14,7 +14,7 @@ from holdfast.app import datadir, door, people
 from holdfast.app.compose import open_system
 from holdfast.app.settings import Settings
 from holdfast.app.system import System
-from holdfast.app.tls import check_tls, lead_of, server_tls
+from holdfast.app.tls import certificate_check, check_tls, lead_of, server_tls
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.collector import settle
 from holdfast.kernel.errors import HoldfastError
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     import ssl
 
     from holdfast.kernel.connection import ServeLimits
-    from holdfast.kernel.serving import Bound
+    from holdfast.kernel.serving import Bound, Tls
     from holdfast.kernel.tls import RenewedContext
 
 log = get_logger("app")
+
+RENEW = "holdfast pki renew, or what signs your certificates; then SIGHUP"
 
 Beside = Callable[[System, "Bound"], Awaitable[int]]
 Reload = Callable[[], Settings]
@@ -73,6 +75,8 @@ async def run_program(
             settle()
             tls = server_tls(settings, lead)
             context = tls.context() if tls else None
+            if tls is not None:
+                await _checked_certificate(system, tls)
             if reload is not None:
                 _reload_on_hangup(reload, system, _certificates(system, context))
             tasks: list[asyncio.Task[object]] = [
@@ -183,6 +187,16 @@ def _limits(settings: Settings) -> ServeLimits:
         idle_seconds=settings["serve_idle_seconds"],
         stop_seconds=settings["serve_stop_seconds"],
     )
+
+
+async def _checked_certificate(system: System, tls: Tls) -> None:
+    """Say at the start, too, what readiness will say of the certificate."""
+    check = system.checks["certificate"] = certificate_check(tls.certificate, system.clock)
+    try:
+        if await check() is not None:
+            log.warning("the certificate ends soon", path=str(tls.certificate), do=RENEW)
+    except HoldfastError as error:
+        log.warning("the certificate is of no use", detail=error.detail, do=RENEW)
 
 
 def _certificates(system: System, context: RenewedContext | None) -> Callable[[], None]:

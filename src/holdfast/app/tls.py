@@ -8,20 +8,25 @@ the gateway it binds workers to their registrations.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.app.settings import ROLES, Settings
-from holdfast.kernel.errors import Invalid, Problem
+from holdfast.kernel.errors import Invalid, Problem, Unavailable
 from holdfast.kernel.tls import ClientTls, machine_trust, nobody
 
 if TYPE_CHECKING:
+    from holdfast.kernel.clock import Clock
+    from holdfast.kernel.http import Check
     from holdfast.kernel.serving import Tls
 
 OWN = ("gateway", "ledger")
 """The roles whose certificate may be another than that of the rest."""
+FORTNIGHT = timedelta(days=14)
 NAME = "{name}"
 """What stands for a drone's name in the paths of its certificate."""
 
@@ -104,6 +109,29 @@ def server_tls(settings: Settings, role: str) -> Tls | None:
         settings["tls_ca_file"] if clients != "none" else None,
         client_required=clients == "required",
     )
+
+
+def certificate_check(certificate: Path, clock: Clock) -> Check:
+    """Readiness: unhealthy outside the time of the certificate, degraded in its last fifth or
+    fortnight, whichever is shorter. The file is read each time, so that a renewal counts at once
+    (it is served after SIGHUP)."""
+
+    async def check() -> str | None:
+        from holdfast.identity.pki import read_certificate
+
+        try:
+            pem = await asyncio.to_thread(certificate.read_bytes)
+        except OSError as error:
+            raise Unavailable(f"cannot read {certificate}: {error.strerror}") from error
+        found = read_certificate(pem, str(certificate))
+        begins, ends, now = found.not_valid_before_utc, found.not_valid_after_utc, clock.now()
+        if now < begins:
+            raise Unavailable(f"nobody accepts {certificate} before {begins:%Y-%m-%d %H:%M} UTC")
+        if now > ends:
+            raise Unavailable(f"nobody accepts {certificate} since {ends:%Y-%m-%d %H:%M} UTC")
+        return "degraded" if ends - now < min(FORTNIGHT, (ends - begins) / 5) else None
+
+    return check
 
 
 def client_tls(settings: Settings, name: str = "") -> ClientTls | None:

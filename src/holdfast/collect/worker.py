@@ -288,7 +288,7 @@ class Drone:
                 f"cannot join with the token in {self._settings.join_token_file}: "
                 f"{error.detail.partition(': ')[2] or error.detail}",
                 code=error.code,
-                hint=JOIN_HINT,
+                hint=JOIN_HINT if error.code == "join-token-invalid" else error.hint,
             ) from error
 
     async def _insisting_to_register(

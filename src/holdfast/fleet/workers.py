@@ -64,7 +64,8 @@ def check_certificate(name: str, certificate: str | None) -> None:
         if certificate
         else "cannot do this: workers present a certificate here",
         code="certificate-foreign" if certificate else "certificate-missing",
-        hint="`holdfast pki client NAME` makes one; NAME is the worker's own",
+        hint="`holdfast pki client NAME` makes one, NAME being the worker's own; "
+        "HOLDFAST_TLS_CLIENT_CERTIFICATE_FILE and HOLDFAST_TLS_CLIENT_KEY_FILE name it",
     )
 
 

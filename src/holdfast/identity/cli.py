@@ -531,7 +531,9 @@ def _write(
     if not replace and (certificate_file.exists() or key_file.exists()):
         raise Conflict(
             f"cannot make {name}: {certificate_file} is there already",
-            hint="--replace makes it anew; `holdfast pki renew` makes its successor",
+            hint="--replace makes it anew, and what the old one signed has to be made again"
+            if name == AUTHORITY
+            else "--replace makes it anew; `holdfast pki renew` makes its successor",
         )
     write_over(key_file, pki.key_pem(key))
     write_over(certificate_file, pki.certificate_pem(certificate), 0o644)

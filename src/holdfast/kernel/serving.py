@@ -277,7 +277,8 @@ class _Server:
         metrics.gauge("vdb_connections_active", CONNECTIONS_MEANING).set_function(
             lambda: len(self._state.connections)
         )
-        metrics.registry.register(_Refusals(self._refused))
+        shaken = self._context.refusals if isinstance(self._context, RenewedContext) else Counter()
+        metrics.registry.register(_Refusals(self._refused, shaken))
         self._accepted = metrics.counter(
             "vdb_connections_total", "Connections taken, those refused at the limit included."
         )
@@ -334,9 +335,9 @@ class _Server:
 
 
 class _Refusals:
-    """What never became a request, as metrics: too late, too large, or not HTTP."""
+    """What never became a request, as metrics: too late, too large, not HTTP, or not let in."""
 
-    def __init__(self, refused: Counter[str]) -> None:
+    def __init__(self, *refused: Counter[str]) -> None:
         self._refused = refused
 
     def collect(self) -> Iterator[Metric]:
@@ -346,7 +347,7 @@ class _Refusals:
             "Connections and requests refused before they were read, by the code of the reason.",
             labels=("code",),
         )
-        for code, count in list(self._refused.items()):
+        for code, count in [pair for each in self._refused for pair in list(each.items())]:
             found.add_metric((code,), count)
         yield found
 

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast.kernel.canonical import canonical, decode_strict
 from holdfast.kernel.clock import Clock
-from holdfast.kernel.errors import Corrupt, Invalid, Unauthenticated
+from holdfast.kernel.errors import Conflict, Corrupt, Invalid, Unauthenticated
 from holdfast.kernel.files import write_new, write_over
 
 if TYPE_CHECKING:
@@ -94,9 +94,24 @@ class SigningKey:
         return {**self._public, "kid": self.kid}
 
     def write_public(self, directory: Path, issuer: str) -> Path:
-        """Leave the public half as ``<issuer>.pub.jwk``; replaces what this issuer had there."""
+        """Leave the public half as ``<issuer>.pub.jwk``, unless it is there, alone or in a set.
+
+        ``Conflict`` (``issuer-taken``) if others' keys are there: whoever trusts those would trust
+        them no more, and a second system that began in the folder of a first would end it.
+        """
         path = directory / f"{issuer}{PUBLIC_SUFFIX}"
         directory.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            there = _read_public(path, issuer)
+            if any(isinstance(jwk, dict) and jwk.get("x") == self._public["x"] for jwk in there):
+                return path
+            raise Conflict(
+                f"cannot use {directory} as the {issuer}: {path.name} there is of another",
+                code="issuer-taken",
+                hint="each system has a HOLDFAST_TRUST_DIR of its own, and all that play one role "
+                f"in it share its keys; if the other {issuer} is gone for good, remove {path} and "
+                "start again",
+            )
         write_over(path, canonical(self.public_jwk()) + b"\n", 0o644)
         return path
 
@@ -168,11 +183,19 @@ class TrustedKeys:
             return
         for path in sorted(self._directory.glob(f"*{PUBLIC_SUFFIX}")):
             issuer = path.name.removesuffix(PUBLIC_SUFFIX)
-            try:
-                read = decode_strict(path.read_bytes())
-            except (OSError, Invalid) as error:
-                raise Corrupt(f"cannot trust {issuer}: {path} cannot be read as a JWK") from error
-            yield issuer, read["keys"] if isinstance(read, dict) and "keys" in read else [read]
+            yield issuer, _read_public(path, issuer)
+
+
+def _read_public(path: Path, issuer: str) -> Sequence[Jwk]:
+    """The keys of a file: a JWK, or those of a JWK Set."""
+    try:
+        read = decode_strict(path.read_bytes())
+    except (OSError, Invalid) as error:
+        raise Corrupt(f"cannot trust {issuer}: {path} cannot be read as a JWK") from error
+    found = read.get("keys", [read]) if isinstance(read, dict) else [read]
+    if not isinstance(found, list):
+        raise Corrupt(f"cannot trust {issuer}: {path} is no JWK Set")
+    return found
 
 
 @cache

@@ -9,8 +9,11 @@ thumbprint (RFC 8705 §3.1).
 from __future__ import annotations
 
 import hashlib
+import math
 import ssl
+import time
 from base64 import urlsafe_b64encode
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -18,10 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.kernel.errors import Invalid
+from holdfast.kernel.telemetry import get_logger
 
 CERTIFICATE = "holdfast.certificate"
 """Key of the scope: the name in the caller's verified certificate, empty where it showed none. Not
 there at all where nobody is asked for one."""
+
+TELL_SECONDS = 1.0
+"""One failed handshake in so many is logged; all are counted."""
+
+log = get_logger("tls")
 
 THUMBPRINTS_MAX = 2
 """How many certificates of one caller hold at once: its own, and the one before a renewal."""
@@ -71,6 +80,41 @@ def nobody() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
+def failure_of(error: BaseException | None) -> ssl.SSLError | None:
+    """What TLS said, if that is why ``error`` came; libraries hide it behind one of their own."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, ssl.SSLError):
+            return error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+class _Handshake(ssl.SSLObject):
+    """A server's side of a connection, which tells why its handshake failed.
+
+    The loops drop the alert that would tell the other side, and are silent themselves. So a first
+    failure asks for more, which makes a loop send what is ready; whatever comes then ends the
+    connection, as the limit on the time of a handshake does.
+    """
+
+    failed: ssl.SSLError | None = None
+    tell: Callable[[ssl.SSLError], None]
+
+    def do_handshake(self) -> None:
+        if self.failed is not None:
+            raise self.failed
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            self.failed = error
+            self.tell(error)
+            raise ssl.SSLWantReadError from error
+
+
 class RenewedContext(ssl.SSLContext):
     """A context that can be read anew: each connection begins under the newest reading.
 
@@ -87,6 +131,9 @@ class RenewedContext(ssl.SSLContext):
     def __init__(self, protocol: int, read: Callable[[], ssl.SSLContext]) -> None:
         self._read = read
         self._newest = read()
+        self.refusals: Counter[str] = Counter()
+        """Handshakes of a server that failed, by the code of the reason."""
+        self._told_at = -math.inf
 
     def reading(self) -> Callable[[], None]:
         """Read anew, and give what takes it; open connections go on as they are."""
@@ -99,11 +146,24 @@ class RenewedContext(ssl.SSLContext):
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
         """See :meth:`ssl.SSLContext.wrap_bio`."""
-        return self._newest.wrap_bio(*args, **kwargs)
+        if self.protocol != ssl.PROTOCOL_TLS_SERVER:
+            return self._newest.wrap_bio(*args, **kwargs)
+        self._newest.sslobject_class = _Handshake
+        made: Any = self._newest.wrap_bio(*args, **kwargs)
+        made.tell = self._refused
+        return made  # type: ignore[no-any-return]
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         """See :meth:`ssl.SSLContext.wrap_socket`."""
         return self._newest.wrap_socket(*args, **kwargs)
+
+    def _refused(self, error: ssl.SSLError) -> None:
+        self.refusals[f"tls-{(error.reason or 'failed').lower().replace('_', '-')}"] += 1
+        now = time.monotonic()
+        if now >= self._told_at + TELL_SECONDS:  # whoever may ask may also fail, and often
+            self._told_at = now
+            why = getattr(error, "verify_message", "") or error.reason or str(error)
+            log.warning("handshake refused", detail=why, refused=sum(self.refusals.values()))
 
 
 class ClientTls:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import httpx
 
 from holdfast.kernel.errors import HoldfastError, Invalid
+from holdfast.kernel.http.client import FAILURES
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger.errors import NoteRefused
 from holdfast.ledger.notes import COSIGNATURE, Note, Signature, VerifierKey, parse_note
@@ -79,7 +80,7 @@ class Witnesses:
         try:
             async with asyncio.timeout(WITNESS_SECONDS):
                 return await self._signed(witness, note, origin, size, prove)
-        except (TimeoutError, httpx.HTTPError, HoldfastError) as error:
+        except (TimeoutError, *FAILURES, HoldfastError) as error:
             log.warning(
                 "a witness did not sign",
                 witness=witness.key.name,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import OKPKey
 
-from holdfast.kernel.errors import Corrupt, Invalid, Unauthenticated
+from holdfast.kernel.errors import Conflict, Corrupt, Invalid, Unauthenticated
 from holdfast.kernel.signing import SigningKey, TrustedKeys, verify
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -236,6 +236,20 @@ def test_a_directory_is_trusted_by_its_file_names_and_can_be_reloaded(tmp_path: 
     assert verify(token, keys, typ=TYP, now=NOW)["iss"] == "gateway"
 
 
+def test_who_comes_second_takes_nobodys_place(tmp_path: Path) -> None:
+    KEY.write_public(tmp_path, "gateway")
+    before = (tmp_path / "gateway.pub.jwk").read_bytes()
+    KEY.write_public(tmp_path, "gateway")
+    with pytest.raises(Conflict) as refused:
+        OTHER.write_public(tmp_path, "gateway")
+    assert refused.value.code == "issuer-taken"
+    assert (tmp_path / "gateway.pub.jwk").read_bytes() == before
+    both = json.dumps({"keys": [KEY.public_jwk(), OTHER.public_jwk()]})
+    (tmp_path / "gateway.pub.jwk").write_text(both, encoding="utf-8")
+    OTHER.write_public(tmp_path, "gateway")
+    assert (tmp_path / "gateway.pub.jwk").read_text(encoding="utf-8") == both
+
+
 def test_two_keys_of_one_issuer_are_trusted_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "coordinator.pub.jwk").write_text(
         json.dumps({"keys": [KEY.public_jwk(), OTHER.public_jwk()]}), encoding="utf-8"
@@ -250,6 +264,7 @@ def test_two_keys_of_one_issuer_are_trusted_at_a_time(tmp_path: Path) -> None:
     [
         "",
         "[]",
+        '{"keys":1}',
         '{"keys":[1]}',
         '{"kty":"OKP","crv":"Ed25519","x":"short"}',
         json.dumps(KEY.public_jwk() | {"kid": "another"}),

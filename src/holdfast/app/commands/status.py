@@ -114,6 +114,8 @@ def _health(
         import httpx
         import msgspec
 
+        from holdfast.kernel.http.client import FAILURES
+
         if url is None:
             raise Unavailable(
                 f"cannot ask /health: nothing runs on {line.data_dir}",
@@ -127,7 +129,7 @@ def _health(
             ) as client:
                 answer = await client.get(target)
                 found = msgspec.json.decode(answer.content, type=dict[str, Any])
-        except (httpx.HTTPError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (*FAILURES, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unavailable(
                 f"cannot ask {target}: {str(error) or type(error).__name__}",
                 hint="is it running? `holdfast doctor` looks closer",

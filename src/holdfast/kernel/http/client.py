@@ -9,6 +9,7 @@ bounded. No proxy variable of the environment is obeyed, no redirect followed.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import IO, Any, Protocol, Self, TypeVar, overload
@@ -29,7 +30,7 @@ from holdfast.kernel.errors import (
 from holdfast.kernel.http.paging import Page, cursor_behind, text_position
 from holdfast.kernel.http.problems import error_from
 from holdfast.kernel.structs import decoder
-from holdfast.kernel.tls import machine_trust, nobody
+from holdfast.kernel.tls import failure_of, machine_trust, nobody
 
 T = TypeVar("T")
 
@@ -257,7 +258,7 @@ class ApiClient:
                 yield response
             finally:
                 await response.aclose()
-        except httpx.HTTPError as error:
+        except FAILURES as error:
             url = str(request.url.copy_with(query=None))
             raise translate(error, method, url, self._role) from error
 
@@ -431,13 +432,31 @@ def _worth_repeating(error: Exception) -> bool | float:
     return True if wait is None else min(wait, REPEAT_SECONDS)
 
 
-def translate(error: httpx.HTTPError, method: str, url: str, role: str = "") -> HoldfastError:
+FAILURES = (httpx.HTTPError, ssl.SSLError)
+"""What a connection may fail with: httpx lets through what TLS says."""
+
+ALERTS = {
+    "ALERT_CERTIFICATE_REQUIRED": "it asks for a certificate, and none was presented",
+    "ALERT_CERTIFICATE_EXPIRED": "it says that our certificate is not valid now",
+    "ALERT_UNKNOWN_CA": "it does not know the authority of our certificate",
+    "ALERT_BAD_CERTIFICATE": "it does not accept our certificate",
+    "ALERT_CERTIFICATE_UNKNOWN": "it does not accept our certificate",
+    "ALERT_UNSUPPORTED_CERTIFICATE": "it does not accept our certificate for this",
+    "ALERT_HANDSHAKE_FAILURE": "it refused the handshake; perhaps it asks for a certificate",
+}
+"""What the other side may say in a handshake (RFC 8446 §6.2), by OpenSSL's names."""
+
+
+def translate(error: Exception, method: str, url: str, role: str = "") -> HoldfastError:
     """A failure of the connection as one of ours.
 
     Of one ``role`` calling another, whoever asked the first is told which did not answer, and not
     where it is: that address is the operator's affair.
     """
     never = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    tls = failure_of(error)
+    refused = next((why for what, why in ALERTS.items() if tls and what in (tls.reason or "")), "")
+    never = never or bool(refused)  # no handshake, no request
     if role and (never or method in SAFE):
         return Unavailable(
             f"cannot reach the {role}: it does not answer",
@@ -450,9 +469,9 @@ def translate(error: httpx.HTTPError, method: str, url: str, role: str = "") -> 
             f"cannot tell what the {role} did: its answer was lost",
             internal=f"{method} {url}: {error!r}",
         )
-    if "CERTIFICATE" in str(error) and isinstance(error, httpx.TransportError):
+    if tls is not None:
         return Unavailable(
-            f"cannot reach {url}: {error}",
+            f"cannot reach {url}: {refused or tls}",
             code="tls-refused",
             hint="HOLDFAST_TLS_CA_FILE names whom to trust there, "
             "HOLDFAST_TLS_CLIENT_CERTIFICATE_FILE and …_KEY_FILE what to present",
