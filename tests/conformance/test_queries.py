@@ -10,6 +10,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ import pytest
 from holdfast.fleet.folding import Tasks
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.children import run_child
-from holdfast.kernel.clock import ManualClock
+from holdfast.kernel.clock import ManualClock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database, open_database
 from holdfast.kernel.errors import (
     Corrupt,
@@ -41,6 +42,7 @@ from holdfast.kernel.reads import ReadLog
 from holdfast.ledger.folding import replay
 from holdfast.ledger.model import Relay
 from holdfast.ledger.service import LedgerService
+from holdfast.records.errors import NotPublished
 from holdfast.records.folding import Publications, Runs
 from holdfast.reports import http
 from holdfast.reports.asking import QueryService, QuerySettings
@@ -66,13 +68,15 @@ class Folder:
         self._folder = folder
         self._files: dict[tuple[str, str, int], Any] = {}
         self.asked: list[tuple[str, str]] = []
+        self.published: list[tuple[str, str, int, str]] = []
+        """Of whom, what, which, and when, in their order."""
 
     async def projection(
         self, principal: Principal, profile: str, *, as_of: str | None = None, vintage: str
     ) -> Any:
         self.asked.append((principal.tenant, profile))
         assert as_of is not None
-        number = int(as_of)
+        number = self.publication(principal.tenant, profile, as_of)
         key = (principal.tenant, profile, number)
         if key not in self._files:
             rows = [
@@ -84,6 +88,13 @@ class Folder:
             self._files[key] = write(self._folder / f"{'-'.join(map(str, key))}.parquet", rows)
         file = self._files[key]
         return SimpleNamespace(path=file.path, digest=file.digest, publication=number)
+
+    def publication(self, tenant: str, profile: str, moment: str) -> int:
+        """What readers saw at ``moment``."""
+        for of, what, number, at in reversed(self.published):
+            if (of, what) == (tenant, profile) and at <= moment:
+                return number
+        raise NotPublished("cannot find records: nothing is published")
 
 
 class Made:
@@ -117,15 +128,19 @@ class Made:
         for number in range(count):
             event = told(chance, number)
             if event.type == "records.ingested":
-                assert event.payload is not None
-                event = self._dated(event)
+                event = self._dated(event, principal, number)
             events.append(event)
         for first in range(0, count, 7):
             await self.ledger.relay(principal, Relay(events=events[first : first + 7]))
             self.clock.advance(2)
 
-    def _dated(self, event: Any) -> Any:
-        payload = event.payload | {"recorded_at": str(event.payload["publication"])}
+    def _dated(self, event: Any, principal: Principal, number: int) -> Any:
+        """The event of a publication, of which the ledger hears 1 to 2 s after readers saw it."""
+        at = self.clock.now() + timedelta(seconds=2 * (number // 7) - 2, milliseconds=number)
+        payload = event.payload | {"recorded_at": timestamp(at)}
+        self.folder.published.append(
+            (principal.tenant, payload["profile"], payload["publication"], timestamp(at))
+        )
         body = canonical(payload)
         return msgspec.structs.replace(
             event,
@@ -182,10 +197,22 @@ EVERYTHING = """
 """
 
 
-def expected(entries: list[Any]) -> list[list[Any]]:
-    """What a replay of the log up to a position says, by the folds and by nothing kept."""
+def expected(entries: list[Any], published_by: str = "") -> list[list[Any]]:
+    """What a replay of the log up to a position says, by the folds and by nothing kept.
+
+    With ``published_by`` it says so of the entries recorded by then, and of all publications that
+    readers saw by then.
+    """
+    heard = entries
+    if published_by:
+        entries = [entry for entry in entries if entry.recorded <= published_by]
+        heard = [
+            entry
+            for entry in heard
+            if entry.type != "records.ingested" or entry.payload["recorded_at"] <= published_by
+        ]
     runs, tasks = replay(Runs(), entries), replay(Tasks(), entries)
-    published = replay(Publications(), entries)
+    published = replay(Publications(), heard)
     rows = [["run", k, s["status"], s["records"]] for k, s in runs.items()]
     rows += [["task", k, s["status"], s["attempts"]] for k, s in tasks.items()]
     rows += [["event", e.id, e.stream, e.position] for e in entries]
@@ -205,9 +232,23 @@ async def test_everything_as_of_a_position_is_a_replay_up_to_it(both: Made) -> N
     moment = entries[30].recorded
     upto = [entry for entry in entries if entry.recorded <= moment]
     result = await asking.query(ME, Query(sql=EVERYTHING, as_of=moment))
-    assert result.rows == expected(upto)
+    assert result.rows == expected(entries, moment)
     assert result.position == len(upto)
     assert {t.name for t in result.tables} >= {"events", "runs", "tasks"}
+
+
+async def test_a_time_gives_the_records_that_readers_saw_then(made: Made) -> None:
+    """At the very moment of a publication, and just before it."""
+    await made.history(12, 60)
+    asking = made.service()
+    entries = await everything(made.ledger)
+    moments = [at for *_, at in made.folder.published]
+    assert len(moments) >= 8
+    for at in random.Random(13).sample(moments, 4):
+        for by in (-1, 0):
+            moment = timestamp(parse_timestamp(at) + timedelta(microseconds=by))
+            found = await ask(asking, EVERYTHING, as_of=moment)
+            assert found == expected(entries, moment), (at, by)
 
 
 async def test_a_query_holds_one_tenants_rows_and_only_what_it_speaks_of(both: Made) -> None:

@@ -39,6 +39,7 @@ Given = str | int
 """A parameter's value. In a JSON body a whole number is a number, unless a text stands there."""
 
 _ADDRESS_MAX = 8_192
+_CHANGED = "run it again; where it always changes, ask for parts that are at rest (`windows`)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +266,7 @@ class Pager:
         self._asked = self._start()
         self._total: int | None = None
         self._total_pages: int | None = None
+        self._promised = False
         self._probing = False
         self._seen: dict[bytes, int] = {}
         self.first = self._numbered(self._asked) if self._is_numbered() else self._plain()
@@ -286,7 +288,7 @@ class Pager:
         self._rows += page.rows
         self._check_new(page)
         self._check_number(page)
-        self._note_total(page)
+        self._note_totals(page)
         following = self._following(page)
         if following is None:
             self._check_total()
@@ -337,14 +339,32 @@ class Pager:
                 f"source gave {answered}"
             )
 
-    def _note_total(self, page: PageFacts) -> None:
-        """The newest word counts: sources grow while they are read."""
+    def _note_totals(self, page: PageFacts) -> None:
+        """What a page says of all of them, and that it says what those before it did.
+
+        A source whose total changes while it is read has moved its rows between the pages: one that
+        was taken out pulls another over to a page that was read already. There may be so many rows
+        as the newest word says, and not the right ones. A page that is silent changes nothing.
+        """
         path = getattr(self._kind, "total_records", None)
         said = _whole(page.values.get(path), path) if path else None
         if said is None and page.total:
             said = _whole(page.total, getattr(self._kind, "total_header", "the total"))
-        if said is not None:
-            self._total = said
+        self._total = self._same(self._total, said, "records")
+        path = getattr(self._kind, "total_pages", None)
+        pages = _whole(page.values.get(path), path) if path else None
+        self._total_pages = self._same(self._total_pages, pages, "pages")
+
+    def _same(self, before: int | None, said: int | None, what: str) -> int | None:
+        if said is None or before is None or said == before:
+            return before if said is None else said
+        detail = (
+            f"cannot use page {self._pages}: the source said {before} {what} before, and says "
+            f"{said} now: it changed while it was read"
+        )
+        if getattr(self._kind, "incomplete", "fail") == "partial":
+            raise Incomplete(detail, hint=_CHANGED)
+        raise PaginationFailed(detail, hint=_CHANGED)
 
     def _check_total(self) -> None:
         """A source that says how much there is must have given that much, and no more."""
@@ -373,9 +393,13 @@ class Pager:
                 return self._led(page, _text(page.values.get(p.path), p.path))
 
     def _after_number(self, p: PagePagination, page: PageFacts) -> Ask | None:
-        total = _whole(page.values.get(p.total_pages or ""), "total_pages")
-        self._total_pages = total
-        if total is not None:
+        total = self._total_pages
+        more = self._more(page, p.more)
+        if more is False:
+            return None
+        if more:
+            pass
+        elif total is not None:
             if self._pages >= total:
                 return None
             if page.rows == 0:
@@ -388,6 +412,9 @@ class Pager:
         return self._numbered(self._asked)
 
     def _after_offset(self, p: OffsetPagination, page: PageFacts) -> Ask | None:
+        more = self._more(page, p.more)
+        if more is False:
+            return None
         if self._probing and page.rows:
             raise PaginationFailed(
                 f"cannot go on: the source gives {self._rows - page.rows} records where "
@@ -395,12 +422,28 @@ class Pager:
                 hint="set `source.pagination.limit` to what the source gives at once",
             )
         short = 0 < page.rows < p.limit
-        if p.end == "auto" and self._total is None and short and self._pages == 1:
+        if more:
+            pass
+        elif p.end == "auto" and self._total is None and short and self._pages == 1:
             self._probing = True
         elif self._is_last(page, "short" if p.end == "auto" else p.end, p.limit):
             return None
         self._asked = self._rows
         return self._numbered(self._asked)
+
+    def _more(self, page: PageFacts, path: str | None) -> bool | None:
+        """Whether the source says that there is more; ``None`` where it does not say.
+
+        What it promised must come: an empty page after it is one left out.
+        """
+        value = page.values.get(path) if path else None
+        more = None if value is None else _yes_or_no(value, path)
+        if page.rows == 0 and (more or self._promised):
+            raise PaginationFailed(
+                f"cannot go on: the source says that there is more, and page {self._pages} is empty"
+            )
+        self._promised = bool(more)
+        return more
 
     def _is_last(self, page: PageFacts, end: str, size: int) -> bool:
         if page.missing or page.rows == 0:

@@ -170,7 +170,8 @@ Format = (
 
 
 class PagePagination(Part, frozen=True, kw_only=True, tag="page", tag_field="type"):
-    """A page number; ends after ``total_pages``, at ``total_records``, or where ``end`` says."""
+    """A page number; ends after ``total_pages``, where ``more`` denies it, at ``total_records``, or
+    where ``end`` says."""
 
     parameter: Text = "page"
     """The parameter that carries the page number."""
@@ -181,27 +182,32 @@ class PagePagination(Part, frozen=True, kw_only=True, tag="page", tag_field="typ
     size: NotNegative = 0
     """The page size to ask for; needs ``size_parameter``."""
     total_pages: Path | None = None
-    """Path, in the body, of the number of pages."""
+    """Path, in the body, of the number of pages. One that changes within a run fails it."""
+    more: Path | None = None
+    """Path, in the body, of whether there is more: a page that denies it is the last, after one
+    that affirms it must come another with records, and one that says nothing ends as ``end`` says.
+    Not with ``total_pages``."""
     number: Path | None = None
     """Path, in the body, of the number of the page as the source gives it back: another than was
     asked for is an error."""
     end: Literal["empty", "short", "missing"] = "empty"
-    """What the last page is where no total is known: one without records, the first with fewer
-    than ``size``, or the one before an answer 404."""
+    """What the last page is where neither a total nor ``more`` says so: one without records, the
+    first with fewer than ``size``, or the one before an answer 404."""
     total_records: Path | None = None
-    """Path, in the body, of the number of records. The run must bring exactly so many rows."""
+    """Path, in the body, of the number of records. The run must bring exactly so many rows, and one
+    in which the number changes fails."""
     total_header: Text = ""
     """The response header that says the number of records, such as ``X-Total-Count``."""
     incomplete: Literal["fail", "partial"] = "fail"
-    """What it means when the source gave fewer or more rows than it said: a failed run, or a
-    partial one, which is kept out of sight."""
+    """What it means when the source gave fewer or more rows than it said, or said another number
+    later: a failed run, or a partial one, which is kept out of sight."""
     into: Place = "query"
     """Where the parameters go: the query, or the body of a POST, as members of its JSON object
     (``$.paging.page`` names an inner one) or fields of its form."""
 
 
 class OffsetPagination(Part, frozen=True, kw_only=True, tag="offset", tag_field="type"):
-    """A record offset; ends at ``total_records``, or where ``end`` says."""
+    """A record offset; ends where ``more`` denies it, at ``total_records``, or as ``end`` says."""
 
     parameter: Text = "offset"
     """The parameter that carries the offset."""
@@ -212,17 +218,22 @@ class OffsetPagination(Part, frozen=True, kw_only=True, tag="offset", tag_field=
     number: Path | None = None
     """Path, in the body, of the offset as the source gives it back: another than was asked for is
     an error."""
+    more: Path | None = None
+    """Path, in the body, of whether there is more, such as ``$.exceededTransferLimit``: a page that
+    denies it is the last, after one that affirms it must come another with records, however short
+    it is, and one that says nothing ends as ``end`` says."""
     end: Literal["auto", "short", "empty", "missing"] = "auto"
-    """What the last page is where no total is known. ``auto``: one shorter than ``limit``; if that
-    is the first, one request more makes sure that the source does not give less than it is asked
-    for. Otherwise as for page numbers."""
+    """What the last page is where neither a total nor ``more`` says so. ``auto``: one shorter than
+    ``limit``; if that is the first, one request more makes sure that the source does not give less
+    than it is asked for. Otherwise as for page numbers."""
     total_records: Path | None = None
-    """Path, in the body, of the number of records. The run must bring exactly so many rows."""
+    """Path, in the body, of the number of records. The run must bring exactly so many rows, and one
+    in which the number changes fails."""
     total_header: Text = ""
     """The response header that says the number of records, such as ``X-Total-Count``."""
     incomplete: Literal["fail", "partial"] = "fail"
-    """What it means when the source gave fewer or more rows than it said: a failed run, or a
-    partial one, which is kept out of sight."""
+    """What it means when the source gave fewer or more rows than it said, or said another number
+    later: a failed run, or a partial one, which is kept out of sight."""
     into: Place = "query"
     """Where the parameters go: the query, or the body of a POST, as members of its JSON object
     (``$.paging.page`` names an inner one) or fields of its form."""
@@ -244,12 +255,13 @@ class CursorPagination(Part, frozen=True, kw_only=True, tag="cursor", tag_field=
     """Path, in the body, of whether there is more: a page that denies it is the last, one that
     affirms it must have a cursor."""
     total_records: Path | None = None
-    """Path, in the body, of the number of records. The run must bring exactly so many rows."""
+    """Path, in the body, of the number of records. The run must bring exactly so many rows, and one
+    in which the number changes fails."""
     total_header: Text = ""
     """The response header that says the number of records, such as ``X-Total-Count``."""
     incomplete: Literal["fail", "partial"] = "fail"
-    """What it means when the source gave fewer or more rows than it said: a failed run, or a
-    partial one, which is kept out of sight."""
+    """What it means when the source gave fewer or more rows than it said, or said another number
+    later: a failed run, or a partial one, which is kept out of sight."""
     into: Place = "query"
     """Where the parameters go: the query, or the body of a POST, as members of its JSON object
     (``$.paging.page`` names an inner one) or fields of its form."""
@@ -259,12 +271,13 @@ class LinkPagination(Part, frozen=True, kw_only=True, tag="link", tag_field="typ
     """The ``Link: …; rel="next"`` header (RFC 8288)."""
 
     total_records: Path | None = None
-    """Path, in the body, of the number of records. The run must bring exactly so many rows."""
+    """Path, in the body, of the number of records. The run must bring exactly so many rows, and one
+    in which the number changes fails."""
     total_header: Text = ""
     """The response header that says the number of records, such as ``X-Total-Count``."""
     incomplete: Literal["fail", "partial"] = "fail"
-    """What it means when the source gave fewer or more rows than it said: a failed run, or a
-    partial one, which is kept out of sight."""
+    """What it means when the source gave fewer or more rows than it said, or said another number
+    later: a failed run, or a partial one, which is kept out of sight."""
 
 
 class NextUrlPagination(Part, frozen=True, kw_only=True, tag="next-url", tag_field="type"):
@@ -273,12 +286,13 @@ class NextUrlPagination(Part, frozen=True, kw_only=True, tag="next-url", tag_fie
     path: Path
     """Where it stands in the body."""
     total_records: Path | None = None
-    """Path, in the body, of the number of records. The run must bring exactly so many rows."""
+    """Path, in the body, of the number of records. The run must bring exactly so many rows, and one
+    in which the number changes fails."""
     total_header: Text = ""
     """The response header that says the number of records, such as ``X-Total-Count``."""
     incomplete: Literal["fail", "partial"] = "fail"
-    """What it means when the source gave fewer or more rows than it said: a failed run, or a
-    partial one, which is kept out of sight."""
+    """What it means when the source gave fewer or more rows than it said, or said another number
+    later: a failed run, or a partial one, which is kept out of sight."""
 
 
 Pagination = (

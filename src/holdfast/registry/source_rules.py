@@ -252,6 +252,8 @@ def _pagination(profile: Profile) -> Iterator[Problem]:
                 yield Problem(where, "exactly one of path and header is needed")
         case _:
             pass
+    if isinstance(pagination, PagePagination) and pagination.more and pagination.total_pages:
+        yield Problem(f"{where}.more", "total_pages says where the end is, too", "leave one out")
     for member in ("path", "more", "number", "total_pages", "total_records"):
         if found := getattr(pagination, member, None):
             yield from body_path_problems(profile, found, f"{where}.{member}")

@@ -1,8 +1,10 @@
 """Ad-hoc SQL over records, events, runs and tasks, as they were at any moment.
 
-A moment is a size of the ledger. Which publication of each profile readers saw then, which runs
-had ended and how tasks stood is folded from the log's entries up to it; events are those entries.
-So everything a query sees is one moment, and equal to a replay of the log up to it.
+A moment is a size of the ledger. Which publication of each profile there was, which runs had ended
+and how tasks stood is folded from the log's entries up to it; events are those entries. So
+everything a query sees is one moment, and equal to a replay of the log up to it. Where a time was
+given, runs, tasks and events are those of the size that the ledger had then; the records are what
+was published by then, as in every list and export of that time, for the log hears of it after.
 
 The tables are gathered here, for one tenant and only those that the SQL may speak of; the SQL runs
 in a process of its own that holds nothing else (:mod:`holdfast.reports.sandbox`). That it ran is an
@@ -23,8 +25,8 @@ from typing import Any
 
 import msgspec
 
-from holdfast.kernel.clock import parse_timestamp
-from holdfast.kernel.errors import Corrupt, Internal, Invalid, TooLarge
+from holdfast.kernel.clock import parse_timestamp, timestamp
+from holdfast.kernel.errors import Corrupt, Internal, Invalid, NotFound, TooLarge
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.kernel.reads import ReadLog
 from holdfast.reports.ports import Log, Projections, QueryChildren
@@ -195,7 +197,7 @@ class QueryService:
             name: need.value for name, need in NEEDED.items() if not principal.may(need)
         }
         if "records" not in gathered.withheld:
-            await self._records(principal, query, gathered)
+            await self._records(principal, query, moment, gathered)
         for name in ("events", "runs", "tasks"):
             if name in gathered.withheld:
                 continue
@@ -210,10 +212,21 @@ class QueryService:
             await self._rows(name, rows, gathered, stack)
         return gathered
 
-    async def _records(self, principal: Principal, query: Query, gathered: _Gathered) -> None:
+    async def _records(
+        self, principal: Principal, query: Query, moment: datetime | None, gathered: _Gathered
+    ) -> None:
+        """What was published: up to the position, or, where a time was given, by that time.
+
+        The log hears of a publication a moment after readers saw it. For a time the records are
+        those that every other reader of that time is given, be its entry before the position or
+        not.
+        """
+        position = gathered.position
+        if moment is not None:
+            position = (await self._log.moment(principal)).position
         published = {
             str(state["profile"]): state
-            async for states in self._states(principal, "publications", gathered.position)
+            async for states in self._states(principal, "publications", position)
             for state in states
         }
         names = {profile: _names(profile, published) for profile in published}
@@ -222,10 +235,16 @@ class QueryService:
             if not everything and not mentioned(query.sql, names[profile]):
                 gathered.tables.append(ChildTable(names=names[profile], profile=profile))
                 continue
-            found = await self._projections.projection(
-                principal, profile, as_of=state["recorded_at"], vintage=query.vintage
-            )
-            if found.publication != state["publication"]:
+            as_of = state["recorded_at"] if moment is None else timestamp(moment)
+            try:
+                found = await self._projections.projection(
+                    principal, profile, as_of=as_of, vintage=query.vintage
+                )
+            except NotFound:
+                if moment is None:
+                    raise
+                continue  # nothing of it was published by then
+            if moment is None and found.publication != state["publication"]:
                 raise Corrupt(
                     f"cannot read the records of {profile}: the log speaks of publication "
                     f"{state['publication']}, there is {found.publication}",

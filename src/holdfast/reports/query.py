@@ -93,6 +93,9 @@ class TableUsed(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class QueryResult(Struct, frozen=True, kw_only=True):
     """The answer: everything as it was when the ledger had ``position`` entries.
 
+    Where ``as_of`` was given, the records are what was published by then (``tables`` says which
+    publication): the ledger may hear of it a little later.
+
     Numbers that JSON cannot carry exactly (decimals, whole numbers beyond 2⁵³) are text.
     """
 

@@ -120,13 +120,84 @@ def test_another_number_of_records_than_promised_is_an_error(said: int, rows: in
     assert caught.value.code == "incomplete"
 
 
-def test_the_newest_total_counts_also_where_a_header_says_it() -> None:
-    under = walker({"type": "link", "total_header": "X-Total-Count"})
-    assert walk(
-        under, [{"rows": 2, "total": "3", "following": "/2"}, {"rows": 2, "total": "4"}]
-    ) == [URL, "https://example.org/2"]
+def test_a_total_may_stand_in_a_header() -> None:
+    kind = {"type": "link", "total_header": "X-Total-Count"}
+    pages: list[dict[str, Any]] = [{"rows": 2, "total": "4", "following": "/2"}]
+    for said in ("4", ""):  # a later page may be silent
+        assert walk(walker(kind), [*pages, {"rows": 2, "total": said}])[1].endswith("/2")
     with pytest.raises(PaginationFailed, match="says 5 records and gave 2"):
-        walk(walker({"type": "link", "total_header": "X-Total-Count"}), [{"rows": 2, "total": "5"}])
+        walk(walker(kind), [{"rows": 2, "total": "5"}])
+
+
+COUNTED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"type": "page", "total_records": "$.n"}, {}),
+    ({"type": "page", "total_header": "X-N"}, {}),
+    ({"type": "page", "total_pages": "$.n"}, {}),
+    ({"type": "offset", "limit": 2, "total_records": "$.n"}, {}),
+    ({"type": "offset", "limit": 2, "total_header": "X-N"}, {}),
+    ({"type": "cursor", "parameter": "c", "path": "$.c", "total_records": "$.n"}, {"$.c": 1}),
+    ({"type": "cursor", "parameter": "c", "path": "$.c", "total_header": "X-N"}, {"$.c": 1}),
+    ({"type": "link", "total_records": "$.n"}, {}),
+    ({"type": "link", "total_header": "X-N"}, {}),
+    ({"type": "next-url", "path": "$.u", "total_records": "$.n"}, {"$.u": "/2"}),
+    ({"type": "next-url", "path": "$.u", "total_header": "X-N"}, {"$.u": "/2"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "leads"), COUNTED)
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_total_that_changes_between_two_pages_is_an_error(
+    kind: dict[str, Any], leads: dict[str, Any], by: int
+) -> None:
+    """Even where the rows add up to the newest word: one that was taken out moved another away."""
+    before = 3 if "total_pages" in kind else 4
+    first = {"rows": 2, "values": {**leads, "$.n": before}, "total": str(before), "following": "/2"}
+    now = before + by
+    second = {"rows": 2 + by, "values": {"$.n": now}, "total": str(now)}
+    with pytest.raises(PaginationFailed, match=f"said {before} .* before, and says {now} now"):
+        walk(walker(kind), [first, second])
+    if "total_pages" not in kind:
+        with pytest.raises(Incomplete, match="it changed while it was read"):
+            walk(walker({**kind, "incomplete": "partial"}), [first, second])
+
+
+@pytest.mark.parametrize("last", [{"rows": 0}, {"rows": 0, "missing": True}])
+def test_pages_that_were_promised_once_stay_promised(last: dict[str, Any]) -> None:
+    kind = {"type": "page", "total_pages": "$.n", "end": "missing"}
+    with pytest.raises(PaginationFailed, match="says 3 pages, and page 2 is empty"):
+        walk(walker(kind), [{"rows": 1, "values": {"$.n": 3}}, last])
+
+
+MORE = [{"type": "offset", "limit": 5, "more": "$.more"}, {"type": "page", "more": "$.more"}]
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_numbered_pages_go_on_as_long_as_the_source_says_that_there_is_more(
+    kind: dict[str, Any],
+) -> None:
+    yes, no = {"$.more": True}, {"$.more": False}
+    # A source gives less than it is asked for, and says so; a full page may be the last.
+    short = [{"rows": 2, "values": yes}, {"rows": 2, "values": yes}, {"rows": 1, "values": no}]
+    assert len(walk(walker(kind), short)) == 3
+    assert len(walk(walker(kind), [{"rows": 5, "values": yes}, {"rows": 5, "values": no}])) == 2
+    assert len(walk(walker(kind), [{"rows": 2, "values": no}])) == 1
+    # One that says nothing is judged as without a flag, so that a misspelled path cuts nothing off.
+    silent = {"rows": 2 if kind["type"] == "offset" else 0}
+    assert len(walk(walker(kind), [{"rows": 5, "values": yes}, {"rows": 5}, silent])) == 3
+    for empty in ({"rows": 0, "values": no}, {"rows": 0}):
+        with pytest.raises(PaginationFailed, match="there is more, and page 2 is empty"):
+            walk(walker(kind), [{"rows": 2, "values": yes}, empty])
+    with pytest.raises(PaginationFailed, match="there is more, and page 1 is empty"):
+        walk(walker(kind), [{"rows": 0, "values": yes}])
+    counted = {**kind, "total_records": "$.n"}
+    with pytest.raises(PaginationFailed, match="says 4 records and gave 2"):
+        walk(walker(counted), [{"rows": 2, "values": {**no, "$.n": 4}}])
+
+
+def test_a_flag_that_is_not_where_the_profile_says_does_not_hide_a_short_first_page() -> None:
+    kind = {"type": "offset", "limit": 5, "more": "$.mroe"}
+    with pytest.raises(PaginationFailed, match="gives 2 records where 5 are asked for"):
+        walk(walker(kind), [{"rows": 2}, {"rows": 2}])
 
 
 def test_a_page_that_says_it_is_another_is_an_error() -> None:
