@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,6 +21,7 @@ from holdfast.kernel.errors import (
     Corrupt,
     Denied,
     Exhausted,
+    HoldfastError,
     Invalid,
     NotFound,
     OutcomeUnknown,
@@ -27,7 +29,7 @@ from holdfast.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
-from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.http.client import ApiClient, translate
 from holdfast.kernel.http.paging import Page
 from tests.unit.kernel.http_app import READER, WRITER, Thing, handlers, make_app
 
@@ -321,3 +323,29 @@ async def test_of_one_role_to_another_it_says_which_and_not_where() -> None:
             assert raised.value.code == "role-unreachable"
             assert "--control-plane" not in raised.value.hint
             assert url in raised.value.internal
+
+
+def _tls(reason: str, hidden_in: type[httpx.TransportError]) -> httpx.TransportError:
+    """What a client library makes of a failure of TLS, which it hides."""
+    said = ssl.SSLError(1, f"[SSL: {reason}] in other words")
+    said.reason = reason
+    error = hidden_in("")
+    error.__cause__ = said
+    return error
+
+
+@pytest.mark.parametrize(
+    ("reason", "method", "expected"),
+    [
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "POST", Unavailable),
+        ("TLSV1_ALERT_UNKNOWN_CA", "GET", Unavailable),
+        ("UNEXPECTED_EOF_WHILE_READING", "POST", OutcomeUnknown),
+        ("UNEXPECTED_EOF_WHILE_READING", "GET", Unavailable),
+    ],
+)
+def test_what_tls_breaks_off_is_unknown_unless_it_was_the_handshake(
+    reason: str, method: str, expected: type[HoldfastError]
+) -> None:
+    told = translate(_tls(reason, httpx.ReadError), method, "https://example.org/v1/things")
+    assert type(told) is expected
+    assert (told.code == "tls-refused") is ("ALERT" in reason)

@@ -469,7 +469,7 @@ def translate(error: Exception, method: str, url: str, role: str = "") -> Holdfa
             f"cannot tell what the {role} did: its answer was lost",
             internal=f"{method} {url}: {error!r}",
         )
-    if tls is not None:
+    if tls is not None and never:
         return Unavailable(
             f"cannot reach {url}: {refused or tls}",
             code="tls-refused",
