@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from pathlib import Path
 
 import httpx
@@ -46,3 +48,21 @@ def test_a_start_that_could_not_work_is_refused(tmp_path: Path) -> None:
         assert stopped.returncode == 2, stopped.stderr
         assert said in stopped.stderr
         assert not (tmp_path / "data").exists(), "of a start that cannot be, nothing is made"
+
+
+def test_health_of_a_door_that_hangs_up_says_that_it_may_serve_tls(tmp_path: Path) -> None:
+    """So does a door that serves TLS, asked in clear."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up() -> None:
+            caller, _ = listening.accept()
+            with caller:
+                caller.recv(65536)
+
+        door = threading.Thread(target=hang_up)
+        door.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        found = run_command("health", "--control-plane", url, "--data-dir", str(tmp_path))
+        door.join(60)
+    assert found.returncode != 0
+    assert "write https://" in found.stderr

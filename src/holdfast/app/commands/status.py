@@ -130,9 +130,12 @@ def _health(
                 answer = await client.get(target)
                 found = msgspec.json.decode(answer.content, type=dict[str, Any])
         except (*FAILURES, msgspec.DecodeError, UnicodeDecodeError) as error:
+            cut = target.startswith("http://") and isinstance(error, httpx.RemoteProtocolError)
             raise Unavailable(
                 f"cannot ask {target}: {str(error) or type(error).__name__}",
-                hint="is it running? `holdfast doctor` looks closer",
+                hint="if that door serves TLS, it hangs up on http://: write https://"
+                if cut
+                else "is it running? `holdfast doctor` looks closer",
             ) from error
         return found
 
