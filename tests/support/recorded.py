@@ -15,7 +15,7 @@ import yaml
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.formats import reader_of
 from holdfast.collect.mapping import Mapping
-from holdfast.collect.model import Bounds, ReadContext
+from holdfast.collect.model import Bounds
 from holdfast.records.model import MappedRecord, Reject
 from holdfast.registry.code_lists import with_code_lists
 from holdfast.registry.model import Profile
@@ -101,7 +101,7 @@ def mapped(source: Profile, files: Iterable[Path]) -> tuple[list[MappedRecord], 
     bounds = Bounds(content_bytes_max=source.limits.max_bytes)
     for number, file in enumerate(files):
         content = SpooledContent(file, bounds, source.source.compression, source.source.member)
-        context = ReadContext(bounds=bounds, enclosing=mapping.enclosing)
+        context = mapping.context(bounds)
         for row in reader_of(spec)(content, spec, context):
             for found in mapping.map(row, number):
                 if isinstance(found, Reject):

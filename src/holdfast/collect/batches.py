@@ -19,7 +19,7 @@ from holdfast.collect.cursor import CursorState
 from holdfast.collect.errors import LimitReached, ParseFailed
 from holdfast.collect.formats import Reader, reader_of
 from holdfast.collect.mapping import Mapping
-from holdfast.collect.model import Bounds, ReadContext
+from holdfast.collect.model import Bounds
 from holdfast.collect.occurrences import Occurrences
 from holdfast.kernel import merkle
 from holdfast.records.content import encode_sorted
@@ -111,7 +111,7 @@ class BatchMaker:
         self._spec = profile.source.format
         self._mapping = Mapping(profile, occurrences)
         self._reader: Reader = reader_of(self._spec)
-        self._context = ReadContext(bounds=bounds, enclosing=self._mapping.enclosing)
+        self._context = self._mapping.context(bounds)
         self._cursor = cursor
         self.columns = Columns()
         self._stopped = stopped

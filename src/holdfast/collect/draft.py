@@ -122,7 +122,7 @@ def name_for(source: str) -> str:
 
 
 def _rows(content: SpooledContent, form: Any, around: Sequence[str] = ()) -> list[RawRow]:
-    context = ReadContext(enclosing=tuple(around))
+    context = ReadContext(enclosing=tuple(around), numbered=True)
     found: list[RawRow] = []
     try:
         found += islice(reader_of(form)(content, form, context), ROWS_LOOKED_AT)

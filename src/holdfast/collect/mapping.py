@@ -11,7 +11,6 @@ and an empty text leave no such attribute: nothing was spelled.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, tzinfo
@@ -22,8 +21,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from holdfast.collect import paths, periods, values
-from holdfast.collect.errors import MappingRefused, ParseFailed
-from holdfast.collect.model import RawRow
+from holdfast.collect.errors import MappingRefused
+from holdfast.collect.formats.names import check_columns
+from holdfast.collect.model import Bounds, Formula, RawRow, ReadContext
 from holdfast.collect.occurrences import Occurrences
 from holdfast.collect.patterns import bounded_pattern
 from holdfast.records.model import MappedRecord, Measure, PeriodValue, Reject, Scalar
@@ -87,6 +87,10 @@ class Mapping:
         self._columns = compiler.columns
         self._unchecked = True
 
+    def context(self, bounds: Bounds) -> ReadContext:
+        """What the format is told that reads the rows for this mapping."""
+        return ReadContext(bounds, self.enclosing, tuple(self._columns))
+
     def map(self, row: RawRow, response: int) -> Iterable[Mapped]:
         """The records of ``row``, each or the reject that says which field failed and why.
 
@@ -95,7 +99,7 @@ class Mapping:
         would otherwise be missing from every record, in silence.
         """
         if self._columns and (row.position < 2 or self._unchecked) and type(row.value) is dict:
-            _check_columns(self._columns, row.value)
+            check_columns(self._columns, row.value)
             self._unchecked = False
         if self._unpivot is None or row.problem:
             return (self._one(row, response),)
@@ -159,17 +163,6 @@ class Mapping:
         content = _encode_sorted((dimensions, measures, attributes, period))
         found = hashlib.sha256(content)
         return [f"sha256:{found.hexdigest()}", self._occurrences.number(found.digest()[:16])]
-
-
-def _check_columns(columns: Sequence[str], row: dict[str, Any]) -> None:
-    for column in columns:
-        if column not in row:
-            near = difflib.get_close_matches(column, row, n=1, cutoff=0.6)
-            listed = ", ".join(values.printable(name, 40) for name in list(row)[:12])
-            raise ParseFailed(
-                f"cannot read the table: there is no column {column!r}",
-                hint=f"did you mean {near[0]!r}?" if near else f"there are {listed}",
-            )
 
 
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
@@ -267,6 +260,11 @@ def _plain_text(raw: Any) -> str | None:
     kind = raw.__class__
     if kind is str:
         return raw  # type: ignore[no-any-return]
+    if kind is Formula:
+        raise ValueError(
+            "is a formula, and the file does not hold its result: a spreadsheet that opens and "
+            "saves the file puts it there"
+        )
     if kind is bool:
         return "true" if raw else "false"
     if isinstance(raw, str | int):

@@ -16,6 +16,12 @@ class Number(str):
     __slots__ = ()
 
 
+class Formula(str):
+    """A cell's formula whose result the file does not hold: no value, and not a missing one."""
+
+    __slots__ = ()
+
+
 class RawRow(Struct, frozen=True, gc=False):
     """One record of the source, parsed and not yet mapped.
 
@@ -57,3 +63,7 @@ class ReadContext:
     bounds: Bounds = field(default_factory=Bounds)
     enclosing: tuple[str, ...] = ()
     """The ``$$`` paths whose values each row must carry."""
+    columns: tuple[str, ...] = ()
+    """The columns of a table that are read by name: each must be there, and once."""
+    numbered: bool = False
+    """Whether all columns of a repeated name have a number, the first one too."""

@@ -17,7 +17,7 @@ from holdfast.collect.errors import ParseFailed
 from holdfast.collect.formats import reader_of
 from holdfast.collect.infer import InferredField, fields_of
 from holdfast.collect.mapping import Mapping, zone_of
-from holdfast.collect.model import Bounds, RawRow, ReadContext
+from holdfast.collect.model import Bounds, RawRow
 from holdfast.collect.pages import Walk
 from holdfast.collect.requests import NO_CREDENTIALS, Manners, credentials, request
 from holdfast.collect.robots import Robots
@@ -120,7 +120,7 @@ def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> P
     content = SpooledContent(
         fetched.path, bounds, source.compression, source.member, fetched.charset
     )
-    context = ReadContext(bounds=bounds, enclosing=mapping.enclosing)
+    context = mapping.context(bounds)
     reader = reader_of(source.format)(content, source.format, context)
     rows: list[RawRow] = []
     problem, whole = "", False

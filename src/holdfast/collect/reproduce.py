@@ -7,7 +7,7 @@ from pathlib import Path
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.formats import reader_of
 from holdfast.collect.mapping import Mapping
-from holdfast.collect.model import Bounds, ReadContext
+from holdfast.collect.model import Bounds
 from holdfast.records.content import encode_sorted
 from holdfast.records.model import Reject
 from holdfast.registry.model import Profile
@@ -29,7 +29,7 @@ def remapped(
     source = profile.source
     bounds = Bounds(content_bytes_max=profile.limits.max_bytes)
     content = SpooledContent(path, bounds, source.compression, source.member, charset)
-    context = ReadContext(bounds=bounds, enclosing=mapping.enclosing)
+    context = mapping.context(bounds)
     for row in reader_of(source.format)(content, source.format, context):
         # Those before it are mapped, too: they count for the occurrence numbers of keys.
         mapped = list(mapping.map(row, response))

@@ -72,7 +72,8 @@ class CsvFormat(Part, frozen=True, kw_only=True, tag="csv", tag_field="type"):
     type says, else UTF-8. A byte order mark is believed before either."""
     header: bool | list[str] = True
     """``true``: the first row names the columns; a list: these are the columns and there is no
-    such row."""
+    such row. Columns of one name (``Value``, ``Value``) are ``Value_1`` and ``Value_2``, one
+    without a name is ``c4``, by its number."""
     skip_lines: NotNegative = 0
     """Lines to skip before the header."""
     header_starts: Text = ""
@@ -82,7 +83,8 @@ class CsvFormat(Part, frozen=True, kw_only=True, tag="csv", tag_field="type"):
     """Rows to skip after the header (a row of units, or of HXL tags)."""
     skip_rows: Annotated[list[Text], Meta(max_length=32)] = []
     """Rows whose first cell with text is one of these are no records: totals, repeated headers,
-    tags. ``Total*`` means every text that begins so."""
+    tags. ``Total*`` means every text that begins so, an empty text rows of empty cells. A repeated
+    header that names other columns than the first fails the run."""
     comment: Annotated[str, Meta(max_length=8)] = ""
     """Lines that begin with this are skipped."""
     stop_at: str = ""
@@ -130,7 +132,9 @@ class JsonStatFormat(Part, frozen=True, kw_only=True, tag="json-stat", tag_field
 class XlsxFormat(Part, frozen=True, kw_only=True, tag="xlsx", tag_field="type"):
     """One sheet of a workbook (.xlsx).
 
-    A number is read as it is stored, a date as ISO 8601 text, a formula as its last result.
+    A number is read as it is stored, a date as ISO 8601 text, a formula as its last result; one
+    whose result the file does not hold is a reject where a field reads it. Columns are named as in
+    ``csv``.
     """
 
     sheet: str | Positive = 1

@@ -51,7 +51,7 @@ def rows(
 def mapped(path: Path, source: Profile) -> tuple[list[MappedRecord], list[Reject]]:
     """All that one page gives under a profile."""
     mapping = Mapping(source)
-    context = ReadContext(enclosing=mapping.enclosing)
+    context = mapping.context(Bounds())
     spec = source.source.format
     records: list[MappedRecord] = []
     rejects: list[Reject] = []

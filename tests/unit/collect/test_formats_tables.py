@@ -43,6 +43,68 @@ def test_preamble_tags_repeated_headers_totals_and_mixed_line_ends() -> None:
     ]
 
 
+def test_a_later_header_with_other_columns_is_another_table() -> None:
+    two = "site,flow,q\n5s,14n,10s\n1,10,A\nsite,height,q\n5s,14n,10s\n1,2.5,A\n"
+    with pytest.raises(ParseFailed, match=r"calls column 2 'height', and the first 'flow'"):
+        csv(two, skip_rows=["site", "5s"])
+    assert len(csv(two.replace("height", " flow "), skip_rows=["site", "5s"])) == 2
+    with pytest.raises(ParseFailed, match=r"calls column 4 'more', and the first ''"):
+        csv("site,flow,q\n1,10,A\nsite,flow,q,more\n", skip_rows=["si*"])
+
+
+def test_rows_of_empty_cells_are_skipped_by_an_empty_text() -> None:
+    assert csv("a,b\n1,2\n , \n3,4\n", skip_rows=[""]) == [
+        {"a": "1", "b": "2"},
+        {"a": "3", "b": "4"},
+    ]
+
+
+def test_a_quote_that_is_never_closed_is_told_where_it_opens() -> None:
+    with pytest.raises(ParseFailed, match=r"in a row that begins at line 3$") as caught:
+        csv('about\na,b\n1,"two\n3,4\n5,6\n', skip_lines=1)
+    assert 'is " opened there' in caught.value.hint
+    with pytest.raises(ParseFailed, match=r"expected after .* at line 2$"):
+        csv('a,b\n"1"x,2\n')
+
+
+@pytest.mark.parametrize(
+    "page", ["<!doctype html><html><body>Sign in</body></html>", "i;v\n", "nothing found"]
+)
+def test_a_table_without_rows_has_its_columns_too(page: str, tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    path.write_text(page)
+    source = profile({"format": {"type": "csv"}}, dimensions={"i": "i"}, measures={"v": "v"})
+    with pytest.raises(ParseFailed, match="no column 'i'"):
+        mapped(path, source)
+    path.write_text("i,v\n")
+    assert mapped(path, source) == ([], [])
+    arrays = profile(
+        {"format": {"type": "json", "header": True}}, dimensions={"i": "i"}, measures={"v": "v"}
+    )
+    path.write_text('[["i", "w"]]')
+    with pytest.raises(ParseFailed, match="no column 'v'"):
+        mapped(path, arrays)
+
+
+def test_a_repeated_name_is_read_by_its_number_only(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    path.write_text("i,Value,Flag,Value,Flag\nx,1,a,2,b\n")
+
+    def measured(**measures: str) -> list[str | None]:
+        source = profile({"format": {"type": "csv"}}, dimensions={"i": "i"}, measures=measures)
+        [record] = mapped(path, source)[0]
+        return [measure.value for measure in record.measures.values()]
+
+    with pytest.raises(ParseFailed, match="2 columns are called 'Value'") as caught:
+        measured(v="Value")
+    assert caught.value.hint == "from left to right they are Value_1, Value_2"
+    assert measured(v="Value_1", w="Value_2") == ["1", "2"]
+    assert measured(v="Value", w="Value_2") == ["1", "2"]
+    assert measured(v="Value_2") == ["2"]
+    with pytest.raises(ParseFailed, match="no column 'Value_3'"):
+        measured(v="Value_3")
+
+
 def test_a_header_that_is_nowhere_is_an_error() -> None:
     with pytest.raises(ParseFailed, match="no row begins with 'Ort'"):
         csv(MESSY, header_starts="Ort")

@@ -20,6 +20,7 @@ from holdfast.collect.model import Bounds, ReadContext
 from holdfast.registry.source import XlsxFormat
 from tests.conformance.test_formats import Bytes
 from tests.support.workbooks import STYLES, workbook
+from tests.unit.collect.helpers import mapped, profile
 
 
 def values(data: bytes, **form: Any) -> list[Any]:
@@ -76,6 +77,26 @@ def test_every_kind_of_cell() -> None:
     assert list(values(data)[0].values()) == [
         "text", "true", None, "3", "in", "result", "#N/A", "2020-01-01", "ab", "a\rb",
     ]  # fmt: skip
+
+
+def test_a_formula_without_its_result_is_no_missing_value(tmp_path: Path) -> None:
+    rows = [
+        ["i", "v", "note"],
+        ["a", ("<f>1+1</f><v>2</v>", ""), ("<f>T(A1)</f><v></v>", 't="str"')],
+        ["b", ("<f>1+1</f>", ""), ("<f>T(A1)</f><v></v>", "")],
+        ["c", ("<f>1+1</f><v/>", ""), None],
+        ["d", None, ("<f>1+1</f>", "")],
+    ]
+    path = tmp_path / "page"
+    path.write_bytes(workbook(("s", rows)))
+    source = profile({"format": {"type": "xlsx"}}, dimensions={"i": "i"}, measures={"v": "v"})
+    records, rejects = mapped(path, source)
+    assert [(r.dimensions["i"], r.measures["v"].value) for r in records] == [
+        ("a", "2"),
+        ("d", None),
+    ]
+    assert [(r.field, r.reason.partition(",")[0]) for r in rejects] == [("v", "is a formula")] * 2
+    assert rejects[0].excerpt == "i=b v==1+1 note==T(A1)"
 
 
 def test_what_publishers_put_around_a_table() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from itertools import chain, count, takewhile
-from typing import BinaryIO, TypeVar
+from itertools import chain, takewhile, zip_longest
+from typing import BinaryIO, NoReturn, TypeVar
 
 from holdfast.collect.content import Content
 from holdfast.collect.encodings import HINT, encoding_of
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
+from holdfast.collect.formats.names import table_names, unique_names
 from holdfast.collect.model import Bounds, RawRow, ReadContext
+from holdfast.collect.values import printable
 from holdfast.registry.source import CsvFormat, Format
 
 Row = TypeVar("Row", bound=Sequence[str | None])
@@ -30,7 +32,7 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     encoding = encoding_of(content, spec.encoding)
     with content.open() as stream:
         text = _text(stream, encoding, context.bounds)
-        yield from _rows(text, spec, context.bounds)
+        yield from _rows(text, spec, context)
 
 
 def _text(stream: BinaryIO, encoding: str, bounds: Bounds) -> Iterator[str]:
@@ -52,7 +54,7 @@ def _text(stream: BinaryIO, encoding: str, bounds: Bounds) -> Iterator[str]:
         ) from error
 
 
-def _rows(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[RawRow]:
+def _rows(text: Iterator[str], spec: CsvFormat, context: ReadContext) -> Iterator[RawRow]:
     for _ in range(spec.skip_lines):
         next(text, None)
     if spec.comment:
@@ -60,16 +62,16 @@ def _rows(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[RawR
         text = (line for line in text if not line.startswith(mark))
     if spec.delimiter == " ":  # any number of blanks is one separator, and none at the end
         text = (line.rstrip(" \r\n") + "\n" for line in text)
-    cells = _cells(text, spec, bounds)
+    cells = _cells(text, spec, context.bounds)
     if spec.header_starts:
         cells = from_header(cells, spec.header_starts)
     if spec.stop_at:
         cells = until(cells, spec.stop_at)
-    names, cells = _header(cells, spec)
+    names, header, cells = _header(cells, spec, context)
     for _ in range(spec.skip_after_header):
         next(cells, None)
     if spec.skip_rows:
-        cells = without(cells, spec.skip_rows)
+        cells = without(cells, spec.skip_rows, header)
     width = len(names)
     pad = spec.ragged == "pad"
     position = 0
@@ -117,14 +119,41 @@ def until(cells: Iterator[Row], stop_at: str) -> Iterator[Row]:
     return takewhile(lambda row: not (row and (row[0] or "").startswith(stop_at)), cells)
 
 
-def without(cells: Iterator[Row], skipped: Sequence[str]) -> Iterator[Row]:
-    """The rows but for those whose first cell with text is one of ``skipped``."""
+def without(
+    cells: Iterator[Row], skipped: Sequence[str], header: Sequence[str | None]
+) -> Iterator[Row]:
+    """The rows but for those whose first cell with text is one of ``skipped``.
+
+    Raises :class:`ParseFailed` where one that is to be skipped begins as ``header`` does and names
+    other columns: what follows is another table, and its numbers would be taken for the first's.
+    """
+    begins, plain = first_text(header), _plain(header)
     whole = {text for text in skipped if not text.endswith("*")}
     begun = tuple(text[:-1] for text in skipped if text.endswith("*"))
     for row in cells:
         text = first_text(row)
         if text not in whole and not (begun and text.startswith(begun)):
             yield row
+        elif begins and text == begins and _plain(row) != plain:
+            _refuse_header(plain, _plain(row))
+
+
+def _plain(row: Sequence[str | None]) -> list[str]:
+    """The texts of a row without the empty ones at its end."""
+    found = [(cell or "").strip() for cell in row]
+    while found and not found[-1]:
+        found.pop()
+    return found
+
+
+def _refuse_header(first: list[str], later: list[str]) -> NoReturn:
+    pairs = zip_longest(first, later, fillvalue="")
+    number, (was, now) = next((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    raise ParseFailed(
+        f"cannot read the table: a header further down calls column {number} "
+        f"{printable(now, 60)!r}, and the first {printable(was, 60)!r}",
+        hint="these are several tables: ask the source for one at a time",
+    )
 
 
 def _cells(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[list[str]]:
@@ -139,6 +168,7 @@ def _cells(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[lis
         skipinitialspace=spec.delimiter == " ",
         strict=True,
     )
+    begins = 1
     try:
         for row in reader:
             if len(row) > bounds.columns_max:
@@ -147,35 +177,29 @@ def _cells(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[lis
                     bound="columns",
                 )
             yield row
+            begins = reader.line_num + 1
     except csv.Error as error:
-        raise ParseFailed(f"cannot read CSV: {error}, at line {reader.line_num}") from error
+        begun, ended = begins + spec.skip_lines, reader.line_num + spec.skip_lines
+        if begun >= ended:
+            raise ParseFailed(f"cannot read CSV: {error}, at line {ended}") from error
+        raise ParseFailed(
+            f"cannot read CSV: {error}, in a row that begins at line {begun}",
+            hint=f"is {spec.quote} opened there and not closed? `quote` and `escape` say how",
+        ) from error
 
 
-def _header(cells: Iterator[list[str]], spec: CsvFormat) -> tuple[list[str], Iterator[list[str]]]:
-    """The names of the columns, and the rows that follow.
+def _header(
+    cells: Iterator[list[str]], spec: CsvFormat, context: ReadContext
+) -> tuple[list[str], list[str], Iterator[list[str]]]:
+    """The names of the columns, the file's own row of them, if any, and the rows that follow.
 
     They come from the file, from the profile, or, with ``header: false``, are ``c1``, ``c2``, …
     """
     if isinstance(spec.header, list):
-        return unique_names([name.strip() for name in spec.header]), cells
+        return unique_names([name.strip() for name in spec.header]), [], cells
     first = next((row for row in cells if row), None)
     if spec.header:
         if first is None:
             raise ParseFailed("cannot read CSV: there is no header row")
-        return unique_names([name.strip() for name in first]), cells
-    return unique_names([""] * len(first or ())), chain([first] if first else [], cells)
-
-
-def unique_names(names: list[str]) -> list[str]:
-    """Repeated names get a number (``rate``, ``rate_2``), so that no column hides another."""
-    taken: set[str] = set()
-    found: list[str] = []
-    for index, name in enumerate(names, 1):
-        plain = name or f"c{index}"
-        given = plain
-        numbers = count(2)
-        while given in taken or (given != plain and given in names):
-            given = f"{plain}_{next(numbers)}"
-        taken.add(given)
-        found.append(given)
-    return found
+        return table_names([name.strip() for name in first], context), first, cells
+    return unique_names([""] * len(first or ())), [], chain([first] if first else [], cells)

@@ -20,6 +20,7 @@ from holdfast.collect import paths
 from holdfast.collect.content import Content
 from holdfast.collect.encodings import HINT, known, marked
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
+from holdfast.collect.formats.names import check_columns
 from holdfast.collect.model import Bounds, Number, RawRow, ReadContext
 from holdfast.collect.paths import Steps, Wild
 from holdfast.registry.source import Format, GeojsonFormat, JsonFormat, NdjsonFormat
@@ -82,7 +83,7 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     rows = Document(content, context, spec.keys, spec.encoding).rows(spec.records)
     if spec.columns:
         return _from_columns(rows)
-    return _with_header(rows) if spec.header else rows
+    return _with_header(rows, context.columns) if spec.header else rows
 
 
 def read_geojson(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
@@ -107,7 +108,7 @@ def read_ndjson(content: Content, spec: Format, context: ReadContext) -> Iterato
     return _sequence(content, context, spec.encoding)
 
 
-def _with_header(rows: Iterator[RawRow]) -> Iterator[RawRow]:
+def _with_header(rows: Iterator[RawRow], columns: Sequence[str]) -> Iterator[RawRow]:
     """Arrays whose first names the columns become objects; positions still count the arrays."""
     names: list[str] | None = None
     for row in rows:
@@ -118,6 +119,7 @@ def _with_header(rows: Iterator[RawRow]) -> Iterator[RawRow]:
             names = [str(name) for name in value]
             if len(set(names)) != len(names):
                 raise ParseFailed("cannot read JSON: the header repeats a column")
+            check_columns(columns, names)
             continue
         if len(value) != len(names):
             raise ParseFailed(

@@ -19,8 +19,9 @@ from lxml import etree
 
 from holdfast.collect.content import Content, open_archive, open_entry, random_access
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
-from holdfast.collect.formats.csv import first_text, from_header, unique_names, without
-from holdfast.collect.model import Bounds, Number, RawRow, ReadContext
+from holdfast.collect.formats.csv import first_text, from_header, without
+from holdfast.collect.formats.names import table_names
+from holdfast.collect.model import Bounds, Formula, Number, RawRow, ReadContext
 from holdfast.registry.source import Format, XlsxFormat
 
 ROWS_MAX = 1_048_576
@@ -40,6 +41,8 @@ _DATE_FORMATS = frozenset({*range(14, 23), *range(27, 37), *range(45, 48), *rang
 _QUOTED = re.compile(r'"[^"]*"|\[[^\]]*\]|\\.|_.|\*.')
 _LONG = re.compile(r"[0-9]")
 
+_FORMULA_MAX = 200
+
 Cell = str | None
 
 
@@ -54,10 +57,11 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
         raise MappingRefused("cannot use a $$ or # path: a sheet has no enclosing document")
     with random_access(content) as raw:
         workbook = _Workbook(raw, context.bounds)
-        yield from _rows(workbook.rows(spec.sheet), spec, context.bounds)
+        yield from _rows(workbook.rows(spec.sheet), spec, context)
 
 
-def _rows(cells: Iterator[list[Cell]], spec: XlsxFormat, bounds: Bounds) -> Iterator[RawRow]:
+def _rows(cells: Iterator[list[Cell]], spec: XlsxFormat, context: ReadContext) -> Iterator[RawRow]:
+    bounds = context.bounds
     if spec.header_starts:
         cells = from_header(cells, spec.header_starts)
     else:
@@ -75,11 +79,11 @@ def _rows(cells: Iterator[list[Cell]], spec: XlsxFormat, bounds: Bounds) -> Iter
         )
     while header and header[-1] is None:
         header.pop()
-    names = unique_names([(name or "").strip() for name in header])
+    names = table_names([(name or "").strip() for name in header], context)
     for _ in range(spec.skip_after_header):
         next(cells, None)
     if spec.skip_rows:
-        cells = without(cells, spec.skip_rows)
+        cells = without(cells, spec.skip_rows, header)
     width, position = len(names), 0
     for row in cells:
         if not any(cell is not None and cell != "" for cell in row):
@@ -359,11 +363,16 @@ class _Cells:
     def _value(self, cell: Any) -> Cell:
         kind = cell.get("t", "n")
         text: str | None = None
+        formula: str | None = None
         for child in cell:
-            if child.tag.endswith("}v"):
+            if child.tag.endswith("}f"):
+                formula = child.text or ""
+            elif child.tag.endswith("}v"):
                 text = child.text or ""
             elif child.tag.endswith("}is") and kind == "inlineStr":
                 return _rich(child)
+        if formula is not None and (text is None or (kind == "n" and not text.strip())):
+            return Formula("=" + formula[:_FORMULA_MAX])
         if text is None:
             return None
         match kind:

@@ -1,0 +1,63 @@
+"""The names of a table's columns, and whether those that a profile reads are there. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import count
+
+from holdfast.collect.errors import ParseFailed
+from holdfast.collect.model import ReadContext
+from holdfast.collect.values import printable
+
+
+def table_names(header: Sequence[str], context: ReadContext) -> list[str]:
+    """The names of the columns under ``header``, all that the profile reads among them.
+
+    Raises :class:`ParseFailed` for a column that is not there, also where no row follows, and for
+    a name that several columns have: ``Value`` may be any of them, ``Value_1`` and ``Value_2`` are
+    one each. Who reads ``Value_2`` knows, so ``Value`` is the first to such a profile.
+    """
+    names = unique_names(header)
+    for name, times in Counter(header).items():
+        numbered = [f"{name}_{number}" for number in range(1, times + 1)]
+        if times == 1 or not name or numbered[0] in names:
+            continue
+        if context.numbered or numbered[0] in context.columns:
+            names[header.index(name)] = numbered[0]
+        elif name in context.columns and not set(numbered) & set(context.columns):
+            raise ParseFailed(
+                f"cannot read the table: {times} columns are called {printable(name, 60)!r}",
+                hint=f"from left to right they are {', '.join(numbered[:6])}",
+            )
+    check_columns(context.columns, names)
+    return names
+
+
+def check_columns(wanted: Iterable[str], there: Iterable[str]) -> None:
+    """Raise :class:`ParseFailed` for the first column that is not there."""
+    names = list(there)
+    for column in wanted:
+        if column not in names:
+            near = difflib.get_close_matches(column, names, n=1, cutoff=0.6)
+            listed = ", ".join(printable(name, 40) for name in names[:12])
+            raise ParseFailed(
+                f"cannot read the table: there is no column {column!r}",
+                hint=f"did you mean {near[0]!r}?" if near else f"there are {listed}",
+            )
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Repeated names get a number (``rate``, ``rate_2``), so that no column hides another."""
+    taken: set[str] = set()
+    found: list[str] = []
+    for index, name in enumerate(names, 1):
+        plain = name or f"c{index}"
+        given = plain
+        numbers = count(2)
+        while given in taken or (given != plain and given in names):
+            given = f"{plain}_{next(numbers)}"
+        taken.add(given)
+        found.append(given)
+    return found
