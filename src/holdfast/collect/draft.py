@@ -27,6 +27,7 @@ from holdfast.collect.infer import NULL_SPELLINGS, InferredField, fields_of, inf
 from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.collect.recognise import Plain, recognise
+from holdfast.collect.several import more_pages
 from holdfast.collect.values import printable
 from holdfast.records.model import MappedRecord, Reject
 from holdfast.registry.document import write_document
@@ -58,14 +59,27 @@ class Draft:
 
 
 def draft(
-    path: Path, *, name: str, url: str, charset: str = "", kind: str = "", records: str = ""
+    path: Path,
+    *,
+    name: str,
+    url: str,
+    charset: str = "",
+    kind: str = "",
+    records: str = "",
+    link: str = "",
 ) -> Draft:
     """A profile of the source whose page is the file at ``path``.
+
+    ``link`` is the header of that name that came with it.
 
     ``kind`` and ``records`` say what a person already knows: the format's type and where its
     records are. Raises :class:`ParseFailed` for what no profile can read.
     """
     found = recognise(path, charset=charset, kind=kind, records=records)
+    pagination, several = more_pages(found.document, found.count, url, link)
+    found.notes += several
+    if pagination is not None:
+        found.source["pagination"] = pagination
     form = msgspec.convert(found.form, Format)
     content = SpooledContent(path, Bounds(), "auto", found.source.get("member", ""), charset)
     rows = _rows(content, form)
@@ -544,6 +558,8 @@ def _written(
         _indented(_member("url", url)),
         _indented("format: " + _flow(source["format"])),
     ]
+    if "pagination" in source:
+        lines.append(_indented("pagination: " + _flow(source["pagination"])))
     if "member" in source:
         lines.append(_indented(_member("member", source["member"])))
     if source["format"]["type"] == "feed":

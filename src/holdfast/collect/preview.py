@@ -31,7 +31,7 @@ from holdfast.kernel.outbound import Fetched, OutboundClient
 from holdfast.records.listing import period_text, unit_words
 from holdfast.records.model import MappedRecord, Reject
 from holdfast.registry.model import Limits, Profile
-from holdfast.registry.source import JsonFormat, Source
+from holdfast.registry.source import JsonFormat, LinkPagination, Source
 
 ROWS_LOOKED_AT = 1_000
 
@@ -99,7 +99,8 @@ async def first_draft(
 
     The fetch obeys the same guard and limits as a drone's, and sends no credentials.
     """
-    source = Source(url=url, format=JsonFormat())
+    # A header is kept where a profile has a use for it; with this one `Link` is.
+    source = Source(url=url, format=JsonFormat(), pagination=LinkPagination())
     clock = SystemClock()
     first = Walk(source, 1, ()).first
     with tempfile.TemporaryDirectory(prefix="holdfast-init-") as folder:
@@ -109,7 +110,13 @@ async def first_draft(
             fetched = await outbound.fetch(asked, Path(folder))
         assert fetched.path is not None
         return draft(
-            fetched.path, name=name, url=url, charset=fetched.charset, kind=kind, records=records
+            fetched.path,
+            name=name,
+            url=url,
+            charset=fetched.charset,
+            kind=kind,
+            records=records,
+            link=fetched.headers.get("link", ""),
         )
 
 

@@ -24,6 +24,7 @@ from holdfast.collect.errors import MappingRefused, ParseFailed
 from holdfast.collect.formats.xml import split_name
 from holdfast.collect.infer import NULL_SPELLINGS
 from holdfast.collect.model import MEBIBYTE, Bounds
+from holdfast.collect.several import step
 
 HEAD_BYTES = 32 * MEBIBYTE
 _LINES = 400
@@ -36,10 +37,15 @@ class Recognised:
     """``source``: the members of a profile's source that say how to read the page.
 
     ``around`` are paths that lead out of a record to what probably identifies it; ``notes`` are for
-    the person who reads the draft.
+    the person who reads the draft. ``document`` is what a JSON text holds, ``count`` how many
+    records, as far as that is known.
     """
 
-    def __init__(self, form: Plain, *, around: list[str] | None = None) -> None:
+    def __init__(
+        self, form: Plain, *, around: list[str] | None = None, count: int | None = None
+    ) -> None:
+        self.document: Any = None
+        self.count = count
         self.source: Plain = {"format": form}
         self.around = around or []
         self.notes: list[str] = []
@@ -162,8 +168,16 @@ def _json(text: str, whole: bool, records: str) -> Recognised:
     if text[end:].strip("\x1e \t\r\n"):
         feature = isinstance(value, dict) and value.get("type") == "Feature"
         return Recognised({"type": "geojson", "sequence": True} if feature else {"type": "ndjson"})
+    found = _of_value(value, records)
+    found.document = value
+    return found
+
+
+def _of_value(value: Any, records: str) -> Recognised:
     if isinstance(value, dict) and value.get("type") == "FeatureCollection":
-        return Recognised({"type": "geojson"})
+        features = value.get("features")
+        count = len(features) if isinstance(features, list) else None
+        return Recognised({"type": "geojson"}, count=count)
     if isinstance(value, dict) and "dimension" in value and "value" in value and "size" in value:
         return Recognised({"type": "json-stat"})
     return _records(value, records)
@@ -178,7 +192,8 @@ def _records(value: Any, given: str) -> Recognised:
             form["header"] = True
         elif _is_columns(there):
             form["columns"] = True
-        return Recognised(form, around=_around(value, given))
+        count = len(there) if isinstance(there, list) else None
+        return Recognised(form, around=_around(value, given), count=count)
     best: tuple[int, int, str, int] | None = None
     for path, count, depth, keys in _candidates(value):
         score = (count, -depth)
@@ -196,50 +211,11 @@ def _records(value: Any, given: str) -> Recognised:
         )
     path = best[2]
     form = {"type": "json", "records": path}
-    notes = _more_pages(value, best[0])
     if best[3]:
         form["keys"] = [f"key{i}" if best[3] > 1 else "name" for i in range(1, best[3] + 1)]
     if _is_arrays_under_a_header(_first(value, path)):
         form["header"] = True
-    found = Recognised(form, around=_around(value, path))
-    found.notes += notes
-    return found
-
-
-_TOTAL = re.compile(
-    r"(total|count|num_?found|total_?(records|count|results|items|rows|hits)|record_?count)", re.I
-)
-_PAGES = re.compile(r"(total_?pages|pages|page_?count|last_?page|num_?pages)", re.I)
-_NEXT = re.compile(
-    r"(@odata\.)?next(_?(link|url|page|cursor|token|page_?token|offset|href))?|cursor|has_?more"
-    r"|exceeded_?transfer_?limit", re.I,
-)  # fmt: skip
-
-
-def _more_pages(value: Any, records: int) -> list[str]:
-    """What an answer says of itself that makes it one page of several, for a person to heed."""
-    head, path = (value[0], "$[0]") if isinstance(value, list) and value else (value, "$")
-    if not isinstance(head, dict):
-        return []
-    inner = [(one, path + _step(name)) for name, one in head.items() if isinstance(one, dict)]
-    for part, where in [(head, path), *inner]:
-        for name, one in part.items():
-            if _tells_of_more(name, one, records):
-                shown = json.dumps(one, ensure_ascii=False)[:60]
-                return [
-                    f"This seems to be one page of several ({where}{_step(name)} is {shown}): "
-                    "add `pagination`, or a part is taken for the whole."
-                ]
-    return []
-
-
-def _tells_of_more(name: str, value: Any, records: int) -> bool:
-    if isinstance(value, int) and not isinstance(value, bool):
-        total, pages = _TOTAL.fullmatch(name), _PAGES.fullmatch(name)
-        return bool((total and value > records) or (pages and value > 1))
-    if isinstance(value, list | float | dict):
-        return False
-    return bool(value) and _NEXT.fullmatch(name) is not None
+    return Recognised(form, around=_around(value, path), count=best[0])
 
 
 def _candidates(value: Any) -> Iterator[tuple[str, int, int, int]]:
@@ -266,7 +242,7 @@ def _candidates(value: Any) -> Iterator[tuple[str, int, int, int]]:
                     counts[(f"{path}[*]", depth, keys + 1)] += len(node)
                 waiting += [(one, f"{path}[*]", depth + 1, keys + 1) for one in node.values()]
             else:
-                waiting += [(one, path + _step(n), depth + 1, keys) for n, one in node.items()]
+                waiting += [(one, path + step(n), depth + 1, keys) for n, one in node.items()]
     for (path, depth, keys), count in counts.items():
         yield path, count, depth, keys
 
@@ -279,7 +255,7 @@ def _columns(value: Any) -> Iterator[tuple[int, str]]:
         if _is_columns(node) and path != "$":
             yield len(next(cells for cells in node.values() if isinstance(cells, list))), path
         elif isinstance(node, dict) and path.count("[") + path.count(".") < 8:
-            waiting += [(one, path + _step(name)) for name, one in node.items()]
+            waiting += [(one, path + step(name)) for name, one in node.items()]
 
 
 def _is_columns(node: Any) -> bool:
@@ -319,13 +295,6 @@ def _is_arrays_under_a_header(node: Any) -> bool:
     )
 
 
-def _step(name: str) -> str:
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        return f".{name}"
-    quoted = name.replace("\\", "\\\\").replace("'", "\\'")
-    return f"['{quoted}']"
-
-
 def _first(value: Any, path: str) -> Any:
     """The array at a records path, where it is one without wildcards before its end."""
     from holdfast.collect import paths
@@ -346,7 +315,7 @@ def _around(value: Any, path: str) -> list[str]:
         node = next(iter(paths.select(value, query)), None) if query else None
         if isinstance(node, dict):
             found += [
-                f"${prefix}{_step(name)}"
+                f"${prefix}{step(name)}"
                 for name, one in node.items()
                 if isinstance(one, str | int) and not isinstance(one, bool) and len(str(one)) < 200
             ]
@@ -367,6 +336,17 @@ def _markup(data: bytes, whole: bool, records: str) -> Recognised:
         raise ParseFailed(f"cannot write a profile: this is no XML: {str(error)[:200]}") from error
     if root is None:
         raise ParseFailed("cannot write a profile: this is no XML")
+    found = _of_markup(root, records)
+    matched, returned = root.get("numberMatched", ""), root.get("numberReturned", "")
+    if matched.isdigit() and returned.isdigit() and int(matched) > int(returned):
+        found.notes.append(
+            f"This is a part (numberMatched is {matched}, numberReturned {returned}): ask for all "
+            "at once, or for JSON with `pagination`."
+        )
+    return found
+
+
+def _of_markup(root: Any, records: str) -> Recognised:
     namespaces = _prefixes(root)
     if records:
         return Recognised({"type": "xml", "records": records, "namespaces": namespaces})

@@ -259,20 +259,77 @@ def test_a_moment_written_as_milliseconds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("around", "said"),
+    ("around", "said", "pagination"),
     [
-        ('"meta": {"page": 1, "pages": 5, "total": 120}, ', "$.meta.pages is 5"),
-        ('"total": 120, ', "$.total is 120"),
-        ('"@odata.nextLink": "https://x/?s=2", ', 'is "https://x/?s=2"'),
-        ('"next": null, "total": 12, "pages": 1, ', ""),
+        ('"meta": {"page": 1, "pages": 5, "total": 120}, ', "$.meta.pages is 5", {
+            "type": "page", "total_pages": "$.meta.pages", "total_records": "$.meta.total",
+        }),
+        ('"total": 120, ', "$.total is 120", None),
+        ('"total": 120, "offset": 0, "limit": 12, ', "$.total is 120", {
+            "type": "offset", "limit": 12, "total_records": "$.total",
+        }),
+        ('"@odata.nextLink": "https://x/?s=2", ', 'is "https://x/?s=2"', {
+            "type": "next-url", "path": "$['@odata.nextLink']",
+        }),
+        ('"exceededTransferLimit": true, ', "$.exceededTransferLimit is true", {
+            "type": "offset", "parameter": "resultOffset",
+            "limit_parameter": "resultRecordCount", "limit": 12,
+            "more": "$.exceededTransferLimit",
+        }),
+        ('"hasMore": true, "limit": 12, "offset": 0, ', "$.hasMore is true", {
+            "type": "offset", "limit": 12, "more": "$.hasMore",
+        }),
+        ('"has_more": true, ', "`more: $.has_more` goes with", None),
+        ('"next_cursor": "abc", ', "$.next_cursor is", None),
+        ('"links": [{"rel": "self", "href": "/"}, {"rel": "next", "href": "/2"}], ',
+         "$.links names a next one", None),
+        ('"next": null, "total": 12, "pages": 1, "hasMore": false, "links": [], ', "", None),
     ],
-)
-def test_one_page_of_several_is_said(tmp_path: Path, around: str, said: str) -> None:
+)  # fmt: skip
+def test_one_page_of_several_is_said(
+    tmp_path: Path, around: str, said: str, pagination: dict[str, Any] | None
+) -> None:
     items = ", ".join(f'{{"id": "i{i}", "v": {i}.5}}' for i in range(12))
     (tmp_path / "x").write_text(f'{{{around}"items": [{items}]}}')
     made = draft(tmp_path / "x", name="x", url="https://example.org/x")
     told = [note for note in made.notes if "one page of several" in note]
     assert [said in note for note in told] == ([True] if said else [])
+    source = drawn(load_profile(made.text.encode(), draft=True), "source")
+    assert source.get("pagination") == pagination
+
+
+def test_features_in_xml_that_are_a_part_are_said(tmp_path: Path) -> None:
+    rows = "".join(f'<member id="m{i}"><v>{i}.5</v></member>' for i in range(3))
+    text = f'<FeatureCollection numberMatched="90" numberReturned="3">{rows}</FeatureCollection>'
+    (tmp_path / "x").write_text(text)
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+    assert any("numberMatched is 90, numberReturned 3" in note for note in made.notes)
+
+
+def test_the_pages_of_features_and_of_a_link_header_are_followed(tmp_path: Path) -> None:
+    features = ", ".join(
+        json.dumps({"type": "Feature", "id": f"s{i}", "properties": {"v": i / 2}, "geometry": None})
+        for i in range(12)
+    )
+    said = '"numberMatched": 90, "numberReturned": 12'
+    (tmp_path / "x").write_text(
+        f'{{"type": "FeatureCollection", {said}, "features": [{features}]}}'
+    )
+
+    def made(url: str, link: str = "") -> Any:
+        found = draft(tmp_path / "x", name="x", url=url, link=link)
+        assert any("one page of several" in note for note in found.notes)
+        source = drawn(load_profile(found.text.encode(), draft=True), "source")
+        return source.get("pagination")
+
+    wfs = "https://example.org/wfs?service=WFS&request=GetFeature"
+    assert made(wfs) == {
+        "type": "offset", "parameter": "startIndex", "limit_parameter": "count", "limit": 12,
+        "total_records": "$.numberMatched",
+    }  # fmt: skip
+    # What the address says already is not said again, and version 1 has no such parameters.
+    assert made(f"{wfs}&count=12") is made(f"{wfs}&version=1.1.0") is None
+    assert made(wfs, '<https://example.org/wfs?page=2>; rel="next"') == {"type": "link"}
 
 
 def test_a_feed_forgets_and_its_draft_does_not(tmp_path: Path) -> None:
