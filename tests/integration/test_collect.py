@@ -402,6 +402,26 @@ async def test_an_incremental_source_goes_on_where_it_ended(bench: Collecting) -
     assert sorted(r.key[0] for r in await bench.records()) == ["a", "b"]  # type: ignore[type-var]
 
 
+@pytest.mark.parametrize("about_people", [False, True])
+async def test_a_failed_run_tells_what_the_source_says_unless_it_is_about_people(
+    bench: Collecting, *, about_people: bool
+) -> None:
+    """What a run's reason says goes into the log, where nothing is erased."""
+    bench.write("data.json", b'{"error": {"message": "no such layer"}}')
+    personal = {"subject": "dimensions.id"} if about_people else {}
+    form = {"type": "json", "records": "$.features[*]"}
+    await bench.publish(source={"format": form}, **personal)
+    async with bench.drone():
+        unread = await bench.collect()
+        bench.source.faults.replace([Fault(kind="status", status=400, body="Unknown column")])
+        refused = await bench.collect()
+    assert [run.status for run in (unread, refused)] == [RunStatus.FAILED] * 2
+    assert "nothing at $.features" in unread.reason
+    assert "answered 400" in refused.reason
+    assert ("no such layer" in unread.reason) is not about_people
+    assert ("Unknown column" in refused.reason) is not about_people
+
+
 async def test_a_cursor_in_an_expression_arrives_as_one(bench: Collecting) -> None:
     bench.write("data.json", [{"id": "a", "v": 1, "t": "2020-05-01T00:00:00.000"}])
     cursor = {

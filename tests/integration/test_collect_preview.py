@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from holdfast.collect.fixtures.faults import Fault
 from holdfast.collect.fixtures.server import FixtureServer
 from holdfast.collect.preview import Preview, flat, preview
 from holdfast.collect.settings import CollectSettings
@@ -38,7 +39,7 @@ def settings(source: FixtureServer, spool: Path) -> CollectSettings:
 async def look(source: FixtureServer, spool: Path, url: str = "", **parts: Any) -> Preview:
     told = {"key": ["dimensions.id"], "dimensions": {"id": "$.id"}, "measures": {"v": "$.v"}}
     address = {"url": f"{source.url}/data.json", "format": {"type": "json"}}
-    made = profile(address, **{**told, **parts})
+    made = profile(parts.pop("address", address), **{**told, **parts})
     return await preview(made, settings(source, spool), url=url, limit=5)
 
 
@@ -71,6 +72,25 @@ async def test_a_page_that_breaks_shows_what_came_before(
     assert [record.key for record in found.records] == [["a"]]
     assert "cannot read JSON" in found.problem
     assert found.whole is False
+
+
+async def test_a_preview_tells_what_the_source_says_of_itself(
+    source: FixtureServer, tmp_path: Path
+) -> None:
+    (tmp_path / "files" / "data.json").write_bytes(b'{"error": {"code": 400, "message": "no x"}}')
+    found = await look(
+        source,
+        tmp_path,
+        address={"url": f"{source.url}/data.json", "format": {"type": "geojson"}},
+    )
+    assert "nothing at $.features" in found.problem
+    assert '"message": "no x"' in found.problem
+    source.faults.replace([Fault(kind="status", status=403, body="Invalid app_token specified")])
+    with pytest.raises(SourceUnavailable) as failure:
+        await look(source, tmp_path)
+    assert failure.value.detail.endswith(
+        "answered 403; the source says: Invalid app_token specified"
+    )
 
 
 async def test_a_preview_obeys_the_same_guard(source: FixtureServer, tmp_path: Path) -> None:

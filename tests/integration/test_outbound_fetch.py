@@ -806,6 +806,33 @@ async def test_an_answer_that_will_not_change_is_not_asked_for_again(
     assert (failure.code, failure.status, server.count()) == ("status", status, 1)
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"error": true,\n "message": "Invalid app_token"}',
+         '{"error": true, "message": "Invalid app_token"}'),
+        ("<html><head><title>x</title></head><style>p{}</style><p>Key&nbsp;expired &amp; gone</p>",
+         "Key expired & gone"),
+        ("\x1b[31mred\u202e", "[31mred"),
+        ("you sent s3cr3t-t0ken and s3cr3t%2Dx, s3cr3t&x", "you sent *** and s3cr3t%2Dx, ***"),
+        ("x" * 100_000, "x" * 300 + "…"),
+        ("PK\0\0", ""),
+        ("", ""),
+    ],
+)  # fmt: skip
+async def test_a_refusal_keeps_how_the_source_s_own_words_begin(
+    client: OutboundClient, server: FixtureServer, spool: Path, body: str, said: str
+) -> None:
+    fault(server, "status", status=403, body=body)
+    request = OutboundRequest(
+        url=f"{server.url}/table.csv", secrets=("s3cr3t-t0ken", "s3cr3t&x"),
+    )  # fmt: skip
+    failure = await refused(client, spool, request)
+    assert isinstance(failure, SourceUnavailable)
+    assert failure.said == said
+    assert said == "" or said not in failure.detail
+
+
 async def test_nobody_there_is_unreachable_after_the_retries(spool: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

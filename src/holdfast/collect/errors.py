@@ -10,9 +10,14 @@ from holdfast.kernel.errors import Exhausted, Invalid, TooLarge
 
 
 class ParseFailed(Invalid):
-    """The bytes are not what the profile says they are; fetching them again now cannot help."""
+    """The bytes are not what the profile says they are; fetching them again now cannot help.
+
+    ``said`` is how they begin, where that may tell why: a source's own words, which may be about
+    people and hold what it was sent.
+    """
 
     code = "parse"
+    said: str = ""
 
 
 class BoundReached(ParseFailed):

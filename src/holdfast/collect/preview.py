@@ -19,7 +19,13 @@ from holdfast.collect.infer import InferredField, fields_of
 from holdfast.collect.mapping import Mapping, zone_of
 from holdfast.collect.model import Bounds, RawRow
 from holdfast.collect.pages import Walk
-from holdfast.collect.requests import NO_CREDENTIALS, Manners, credentials, request
+from holdfast.collect.requests import (
+    NO_CREDENTIALS,
+    Manners,
+    credentials,
+    request,
+    without_secrets,
+)
 from holdfast.collect.robots import Robots
 from holdfast.collect.secrets import SecretStore
 from holdfast.collect.settings import CollectSettings
@@ -27,7 +33,13 @@ from holdfast.collect.tokens import Tokens
 from holdfast.collect.windows import sections_of
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.ids import DEFAULT_TENANT
-from holdfast.kernel.outbound import Fetched, OutboundClient
+from holdfast.kernel.outbound import (
+    Fetched,
+    OutboundClient,
+    OutboundRequest,
+    SourceBusy,
+    SourceUnavailable,
+)
 from holdfast.records.listing import period_text, unit_words
 from holdfast.records.model import MappedRecord, Reject
 from holdfast.registry.model import Limits, Profile
@@ -87,9 +99,21 @@ async def preview(
             if not source.robots:
                 await Robots(outbound, clock).check(first.url)
             asked = request(source, Manners(profile.limits), first, given)
-            fetched = await outbound.fetch(asked, Path(folder))
+            fetched = await _fetched(outbound, asked, Path(folder))
         assert fetched.path is not None
-        return _read(profile, mapping, fetched, limit)
+        found = _read(profile, mapping, fetched, limit)
+        problem = without_secrets(source, given, found.problem)
+        return msgspec.structs.replace(found, problem=problem)
+
+
+async def _fetched(outbound: OutboundClient, asked: OutboundRequest, folder: Path) -> Fetched:
+    """The page; a refusal is told in the source's own words, too."""
+    try:
+        return await outbound.fetch(asked, folder)
+    except (SourceUnavailable, SourceBusy) as error:
+        if error.said:
+            error.detail = f"{error.detail}; the source says: {error.said}"
+        raise
 
 
 async def first_draft(
@@ -107,7 +131,7 @@ async def first_draft(
         async with OutboundClient(settings.outbound) as outbound:
             await Robots(outbound, clock).check(first.url)
             asked = request(source, Manners(Limits()), first, NO_CREDENTIALS)
-            fetched = await outbound.fetch(asked, Path(folder))
+            fetched = await _fetched(outbound, asked, Path(folder))
         assert fetched.path is not None
         return draft(
             fetched.path,
@@ -135,7 +159,8 @@ def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> P
         rows += islice(reader, ROWS_LOOKED_AT)
         whole = next(reader, None) is None
     except ParseFailed as error:
-        problem = f"{error.detail} ({error.hint})" if error.hint else error.detail
+        told = f"{error.detail}; the source says: {error.said}" if error.said else error.detail
+        problem = f"{told} ({error.hint})" if error.hint else told
     records: list[MappedRecord] = []
     rejects: list[Reject] = []
     keys: set[str] = set()

@@ -197,6 +197,11 @@ def reported(source: Source, ask: Ask, given: Credentials) -> str:
     return scrub(asked.url, asked)
 
 
+def without_secrets(source: Source, given: Credentials, text: str) -> str:
+    """``text`` of the source's without what it was sent to know us by."""
+    return scrub(text, request(source, Manners(Limits()), Ask(source.url), given))
+
+
 def fetch_limits(limits: Limits, size_bytes_max: int | None = None) -> FetchLimits:
     """What bounds one request: ``timeout`` for each wait, ``max_duration`` for the whole."""
     idle = duration_seconds(limits.timeout)

@@ -180,6 +180,7 @@ class Collection:
         except (SourceUnavailable, SourceBusy) as error:
             return await self._unanswered(error)
         except (SourceTruncated, SourceRefused) as error:
+            self._add_said(error)
             return left_open(error.code, error)
         except (QuotaReached, HostBusy) as error:
             return left_open(error.code, error, error.retry_after_seconds)
@@ -206,6 +207,7 @@ class Collection:
         code = "http-status" if error.code == "status" else error.code
         if not is_retryable(error):
             return await self._ended_with(code, error)
+        self._add_said(error)
         return left_open(code, error, error.retry_after_seconds)
 
     async def _partial(self, code: str, reason: str) -> Ending:
@@ -216,8 +218,20 @@ class Collection:
         return await self._finish("partial", code, reason)
 
     async def _ended_with(self, code: str, error: HoldfastError) -> Ending:
+        self._add_said(error)
         reason = f"{error.detail} ({error.hint})" if error.hint else error.detail
         return await self._finish("failed", code, reason)
+
+    def _add_said(self, error: HoldfastError) -> None:
+        """Tell in the source's own words, too, what went wrong.
+
+        The reason of a run goes into the log, where nothing is erased: not for a profile about
+        people.
+        """
+        said = getattr(error, "said", "")
+        if said and not self._profile.subject:
+            words = self._sources.without_secrets(said) if self._sources else said
+            error.detail = f"{error.detail}; the source says: {words}"
 
     async def _finish(self, outcome: Outcome, code: str = "", reason: str = "") -> Ending:
         return ended(await self._channel.finish(self._account(outcome, code, reason)))
@@ -384,9 +398,11 @@ def _perhaps_cut(page: Page) -> Iterator[None]:
         yield
     except ParseFailed as error:
         if page.account.open_ended and not isinstance(error, BoundReached):
-            raise SourceTruncated(
+            failure = SourceTruncated(
                 f"{error.detail} (and the source did not say how long its answer is)"
-            ) from error
+            )
+            failure.said = error.said
+            raise failure from error
         raise
 
 

@@ -28,6 +28,7 @@ from holdfast.collect.requests import (
     credentials,
     reported,
     request,
+    without_secrets,
 )
 from holdfast.collect.robots import Robots
 from holdfast.collect.secrets import SecretStore
@@ -149,6 +150,10 @@ class Pages:
             place=self._manners.at(),
             per_minute=self._manners.own_per_minute,
         )
+
+    def without_secrets(self, text: str) -> str:
+        """``text`` from the source without what it was sent to know us by."""
+        return without_secrets(self._source, self._given, text)
 
     # --- is there anything new? ---------------------------------------------------------------
 

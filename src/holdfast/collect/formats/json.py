@@ -23,6 +23,7 @@ from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.names import check_columns
 from holdfast.collect.model import Bounds, Number, RawRow, ReadContext
 from holdfast.collect.paths import Steps, Wild
+from holdfast.kernel.outbound import excerpt
 from holdfast.registry.source import Format, GeojsonFormat, JsonFormat, NdjsonFormat
 
 _CHUNK = 256 * 1024
@@ -317,6 +318,13 @@ Chain = tuple[tuple["str | None", Any], ...]
 """What the record path's wildcards went through: each value, with its name in an object."""
 
 
+class _NothingThere(ParseFailed):
+    """The document has not what the record path names."""
+
+
+_BEGINNING_BYTES = 1024
+
+
 class Document:
     """One walk over one document: to the records, and over the rest to see that it is whole."""
 
@@ -360,9 +368,18 @@ class Document:
         """The values at ``query``; the whole document is read, so that a cut is never missed."""
         with self._content.open() as stream:
             window = _Window(stream, self._context.bounds, self._encoding)
-            yield from _descend(window, query, 0)
+            try:
+                yield from _descend(window, query, 0)
+            except _NothingThere as error:
+                error.said = self._beginning()
+                raise
             if window.more():
                 window.fail("something follows the document")
+
+    def _beginning(self) -> str:
+        """How the document begins: where the records are missing, it often says why."""
+        with self._content.open() as stream:
+            return excerpt(stream.read(_BEGINNING_BYTES).decode(self._encoding, "replace"))
 
     def collect(self, wanted: tuple[tuple[str | int, ...], ...]) -> dict[Any, Any]:
         """The values of the enclosing document's paths, in a walk of their own.
@@ -411,7 +428,7 @@ def _descend(window: _Window, query: Steps, index: int) -> Iterator[_Element]:
             _skip(window)
     if missing:
         shown = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in query[: index + 1])
-        raise ParseFailed(
+        raise _NothingThere(
             f"cannot read JSON: nothing at ${shown[:200]}",
             hint="`source.format.records` says where the records are",
         )

@@ -1,7 +1,13 @@
 """The one way in which Holdfast touches the outside. See README.md."""
 
 from holdfast.kernel.outbound.address import AddressInvalid, canonical_host_port, join, parse_target
-from holdfast.kernel.outbound.client import OutboundClient, OutboundSettings, scrub, user_agent
+from holdfast.kernel.outbound.client import (
+    OutboundClient,
+    OutboundSettings,
+    excerpt,
+    scrub,
+    user_agent,
+)
 from holdfast.kernel.outbound.guard import check_address
 from holdfast.kernel.outbound.model import (
     AddressRefused,
@@ -48,6 +54,7 @@ __all__ = [
     "SystemResolver",
     "canonical_host_port",
     "check_address",
+    "excerpt",
     "is_retryable",
     "join",
     "parse_target",

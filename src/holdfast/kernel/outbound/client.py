@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import html
 import os
 import random as random_module
+import re
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -41,6 +43,7 @@ from holdfast.kernel.outbound.model import (
     FetchLimits,
     OutboundRequest,
     RedirectRefused,
+    ResponseTooLarge,
     SourceBusy,
     SourceUnavailable,
     SpoolFailed,
@@ -300,8 +303,9 @@ class OutboundClient:
                 await _drain(connection)
                 return self._fetched(request, hop, head, connection, tally, started, _NOTHING)
             if not 200 <= head.status < 300 or head.status == 206:
-                await _drain(connection)
-                raise self._status_error(hop, head)
+                failure = self._status_error(hop, head)
+                failure.said = await _said(connection, head, request)
+                raise failure
             if spool_dir is None:
                 spooled = await _held(connection, head, request.limits, hop.reported.url)
             else:
@@ -630,6 +634,24 @@ def _finish_file(handle: int, data: bytes, directory: Path) -> None:
     flush_folder(directory)
 
 
+async def _said(connection: Connection, head: Head, request: OutboundRequest) -> str:
+    """How the text of a refusal begins; empty where it is none. As much is read as is drained."""
+    content = bytearray()
+    try:
+        decoder = _decoder(head, request.limits, "")
+        async with aclosing(connection.body()) as body:
+            async for data in body:
+                for piece in decoder.feed(data):
+                    content += piece
+                if max(decoder.wire_bytes, len(content)) > _DRAIN_BYTES_MAX:
+                    connection.abort()
+                    break
+    except (SourceUnavailable, ResponseTooLarge):
+        connection.abort()
+    text = bytes(content[:_DRAIN_BYTES_MAX]).decode("utf-8", "replace")
+    return excerpt(scrub(text, request)) if "\0" not in text else ""
+
+
 async def _drain(connection: Connection) -> None:
     """Read a body nobody wants, if it is short, so that the connection can be used again."""
     size_bytes = 0
@@ -698,6 +720,21 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
     return context
 
 
+_SAID_MAX = 300
+_LOOKED_AT_MAX = 8 * 1024
+_UNSHOWN = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<[^<>]*>", re.S | re.I)
+
+
+def excerpt(text: str) -> str:
+    """How a text from outside begins, on one line: no markup, nothing a terminal would act upon."""
+    cut = text[:_LOOKED_AT_MAX]
+    if cut.lstrip("\ufeff \t\r\n").startswith("<"):
+        cut = html.unescape(_UNSHOWN.sub(" ", cut))
+    cut = "".join(c if c.isprintable() and c != "\ufffd" else " " for c in cut)
+    words = " ".join(cut.split())
+    return words if len(words) <= _SAID_MAX else f"{words[:_SAID_MAX]}…"
+
+
 def scrub(text: str, request: OutboundRequest) -> str:
     """``text`` without the request's secrets, in the clear or percent-encoded.
 
@@ -720,6 +757,7 @@ __all__ = [
     "AddressInvalid",
     "OutboundClient",
     "OutboundSettings",
+    "excerpt",
     "retry_after_seconds",
     "scrub",
     "tls_context",

@@ -144,9 +144,14 @@ class FetchFacts:
 
 
 class FetchFailure:
-    """What every failure of a fetch carries beside its kind."""
+    """What every failure of a fetch carries beside its kind.
+
+    ``said`` is how the source's own words about it begin, on one line, without the request's
+    secrets. They may be about people: who writes them where nothing is erased thinks of that.
+    """
 
     facts: FetchFacts = FetchFacts()
+    said: str = ""
 
 
 class AddressRefused(FetchFailure, Denied):
