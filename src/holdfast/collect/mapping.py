@@ -12,6 +12,7 @@ and an empty text leave no such attribute: nothing was spelled.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, tzinfo
 from functools import lru_cache
@@ -23,7 +24,7 @@ import msgspec
 from holdfast.collect import paths, periods, values
 from holdfast.collect.errors import MappingRefused
 from holdfast.collect.formats.names import check_columns
-from holdfast.collect.model import Bounds, Formula, RawRow, ReadContext
+from holdfast.collect.model import Bounds, Formula, Number, RawRow, ReadContext
 from holdfast.collect.occurrences import Occurrences
 from holdfast.collect.patterns import bounded_pattern
 from holdfast.records.model import MappedRecord, Measure, PeriodValue, Reject, Scalar
@@ -245,12 +246,46 @@ def excerpt(value: Any) -> str:
     size = 0
     members = value.items() if isinstance(value, dict) else enumerate(value)
     for name, member in members:
-        text = member if isinstance(member, str) else repr(member)[: EXCERPT_MAX + 1]
+        text = member if isinstance(member, str) else _written(member)
         parts.append(f"{name}={text[:EXCERPT_MAX]}" if isinstance(value, dict) else text)
         size += len(parts[-1]) + 1
         if size > EXCERPT_MAX:
             break
     return values.printable(" ".join(parts), EXCERPT_MAX)
+
+
+def _written(value: Any) -> str:
+    """The beginning of a value that is no text, as JSON writes it."""
+    parts: list[str] = []
+    size = 0
+    for part in _json_parts(value):
+        parts.append(part)
+        size += len(part)
+        if size > EXCERPT_MAX:
+            break
+    return "".join(parts)
+
+
+def _json_parts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield "{"
+        for index, (name, member) in enumerate(value.items()):
+            yield f"{', ' if index else ''}{json.dumps(name, ensure_ascii=False)}: "
+            yield from _json_parts(member)
+        yield "}"
+    elif isinstance(value, list):
+        yield "["
+        for index, member in enumerate(value):
+            if index:
+                yield ", "
+            yield from _json_parts(member)
+        yield "]"
+    elif isinstance(value, Number):
+        yield value
+    elif isinstance(value, str):
+        yield json.dumps(value[: EXCERPT_MAX + 1], ensure_ascii=False)
+    else:
+        yield json.dumps(value, default=str)
 
 
 def _plain_text(raw: Any) -> str | None:
@@ -420,7 +455,7 @@ class _Compiler:
         before = _reshaper(field, self._profile.code_lists.get(field.codes))
         match field.type:
             case "string":
-                return _string(nulls, before)
+                return _trimmed(nulls, before) if field.trim else _string(nulls, before)
             case "decimal":
                 return _number(nulls, before, field, values.decimal_text)
             case "integer":
@@ -532,6 +567,20 @@ def _string(nulls: frozenset[str], before: Callable[[str], str | None] | None) -
         if raw in nulls:
             return None
         return before(raw) if before is not None else raw
+
+    return convert
+
+
+def _trimmed(nulls: frozenset[str], before: Callable[[str], str | None] | None) -> Convert:
+    """A converter to text without the blanks around it."""
+    plain = _string(nulls, before)
+
+    def convert(raw: Any) -> str | None:
+        text = _plain_text(raw)
+        if text is None or text in nulls:
+            return None
+        found: str | None = plain(text.strip())
+        return found
 
     return convert
 

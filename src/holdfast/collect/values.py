@@ -153,6 +153,8 @@ def _by_pattern(text: str, pattern: str) -> tuple[datetime, str]:
 
     Without a zone where the pattern has none: the caller knows which zone that means.
     """
+    if pattern == EXCEL:
+        return _from_serial(text), ""
     if pattern == "rfc-2822":
         if len(text) > 100:
             raise ValueError("is no date of RFC 2822")
@@ -173,6 +175,21 @@ def _by_pattern(text: str, pattern: str) -> tuple[datetime, str]:
 
 
 _WORD = re.compile(r"[A-Za-z]{1,8}")
+
+
+EXCEL = "excel"
+_SERIAL_ZERO = datetime(1899, 12, 30)  # noqa: DTZ001
+_SERIAL_END = 2_958_466
+
+
+def _from_serial(text: str) -> datetime:
+    """The day, and the time of it, that a spreadsheet counts as ``text``: 44197 is 2021-01-01."""
+    days = Decimal(decimal_text(text))
+    if not 1 <= days < _SERIAL_END:
+        raise ValueError(f"is not a day as a spreadsheet counts them, from 1 to {_SERIAL_END - 1}")
+    if days < 60:
+        days += 1  # spreadsheets know a 29 February 1900
+    return _SERIAL_ZERO + timedelta(milliseconds=int((days * 86_400_000).to_integral_value()))
 
 
 def _by_iso(text: str) -> datetime:
@@ -217,8 +234,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def moment(text: str, pattern: str, zone: tzinfo) -> datetime:
     """The moment ``text`` names, in UTC; ``zone`` where it has no offset of its own.
 
-    ``pattern`` is empty (ISO 8601), ``epoch-s``, ``epoch-ms``, ``rfc-2822`` or strptime's. Digits
-    below a microsecond are dropped.
+    ``pattern`` is empty (ISO 8601), ``epoch-s``, ``epoch-ms``, ``excel``, ``rfc-2822`` or
+    strptime's. Digits below a microsecond are dropped.
     """
     if pattern in {"epoch-s", "epoch-ms"}:
         return _from_epoch(text, pattern)
@@ -258,6 +275,8 @@ def _names_hour(text: str, pattern: str) -> bool:
     """Whether a time is written there, and not only a day."""
     if not pattern:
         return len(text) > _DAY_LENGTH_MAX
+    if pattern == EXCEL:
+        return "." in text
     return pattern == "rfc-2822" or any(found != "%%" for found in _HOURS.findall(pattern))
 
 

@@ -62,15 +62,19 @@ class Field(Part, frozen=True, kw_only=True):
     type: Literal["string", "integer", "decimal", "boolean", "date", "datetime"] = "string"
     """What the value must be; a row that fails goes to the rejects. Numbers stay exact."""
     format: Text = ""
-    """For dates and times: a strptime pattern, ``epoch-s``, ``epoch-ms``, ``rfc-2822`` (as feeds
-    and mail write it), or empty for ISO 8601; a time without a zone is in the profile's
-    ``timezone``. For booleans: the texts that mean true and false, as in ``Y/N``."""
+    """For dates and times: a strptime pattern, ``epoch-s``, ``epoch-ms``, ``excel`` (the count of
+    days in spreadsheets: 44197 is 2021-01-01), ``rfc-2822`` (as feeds and mail write it), or empty
+    for ISO 8601; a time without a zone is in the profile's ``timezone``. For booleans: the texts
+    that mean true and false, as in ``Y/N``."""
     nulls: list[str] | None = None
     """Spellings that mean "missing" in this field, instead of the profile's own list."""
     required: bool = False
     """A missing value is a reject. Key fields are always required."""
     pad: Annotated[int, Meta(ge=0, le=64)] = 0
     """Left-pad with zeros to this width (a FIPS code that lost its leading zero)."""
+    trim: bool = False
+    """Blanks around a text do not count: ``A``, `` A`` and ``A `` are one. Around numbers, dates
+    and truth values they never do."""
     split: Text = ""
     """Cut the text at this separator and take one ``part``."""
     part: Annotated[int, Meta(ge=-1000, le=1000)] = 0
@@ -128,7 +132,8 @@ class Period(Part, frozen=True, kw_only=True):
     frequency: Frequency
     """How long the period is."""
     format: Text = ""
-    """A strptime pattern, ``epoch-s``, ``epoch-ms``, ``rfc-2822``, or empty for ISO 8601."""
+    """A strptime pattern, ``epoch-s``, ``epoch-ms``, ``excel`` (the count of days in spreadsheets),
+    ``rfc-2822``, or empty for ISO 8601."""
     codings: Annotated[dict[str, Frequency], Meta(max_length=32)] = {}
     """The publisher's own spellings and the frequency each stands for: regular expressions of the
     whole text with the named groups ``year`` and ``sub`` (the number of the half, quarter, month or

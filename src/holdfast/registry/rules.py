@@ -127,6 +127,8 @@ def _field(profile: Profile, group: str, place: str, entry: Field) -> Iterator[P
         yield Problem(f"{place}.negative", f"a {entry.type} is not below zero")
     elif entry.thousands == entry.decimal:
         yield Problem(f"{place}.thousands", "thousands and decimals need different marks")
+    if entry.trim and entry.type != "string":
+        yield Problem(f"{place}.trim", f"blanks around a {entry.type} do not count anyway")
     if entry.codes and entry.codes not in profile.code_lists:
         yield Problem(
             f"{place}.codes",

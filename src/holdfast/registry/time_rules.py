@@ -18,7 +18,7 @@ from holdfast.registry.path_rules import origin_problems, value_path_problems
 from holdfast.registry.schema import did_you_mean
 
 EPOCHS = ("epoch-s", "epoch-ms")
-_NAMED_TIMES = (*EPOCHS, "rfc-2822")
+_NAMED_TIMES = (*EPOCHS, "excel", "rfc-2822")
 
 
 def time_problems(profile: Profile) -> Iterator[Problem]:

@@ -78,6 +78,19 @@ def test_a_record_knows_where_it_stood() -> None:
         ("2020-05-01T07:00:00Z", {"type": "date"}, "2020-05-01"),
         ("01/02/2020", {"type": "date", "format": "%d/%m/%Y"}, "2020-02-01"),
         (0, {"type": "datetime", "format": "epoch-s"}, "1970-01-01T00:00:00.000000Z"),
+        ("44197", {"type": "date", "format": "excel"}, "2021-01-01"),
+        (
+            Number("44197.75"),
+            {"type": "datetime", "format": "excel"},
+            "2021-01-01T18:00:00.000000Z",
+        ),
+        ("59", {"type": "date", "format": "excel"}, "1900-02-28"),
+        ("61", {"type": "date", "format": "excel"}, "1900-03-01"),
+        (" A\u00a0", {"trim": True}, "A"),
+        (" A ", {}, " A "),
+        ("  ", {"trim": True}, None),
+        (" 7 ", {"trim": True, "pad": 3}, "007"),
+        (" a - b ", {"trim": True, "split": "-", "part": 1}, "b"),
         ("1001", {"pad": 5}, "01001"),
         (1001, {"pad": 5}, "01001"),
         ("123456", {"pad": 5}, "123456"),
@@ -110,6 +123,8 @@ def test_values_of_every_type(value: Any, field: dict[str, Any], expected: Any) 
         ("5-", {"type": "decimal", "negative": "parentheses"}, "is not a number"),
         ("(-5)", {"type": "decimal", "negative": "parentheses"}, "is not a number"),
         ("1\u00a0234", {"type": "decimal"}, "the blank U+00A0 stands between its digits"),
+        ("0", {"type": "date", "format": "excel"}, "'0' is not a day as a spreadsheet counts"),
+        ("2021-01-01", {"type": "date", "format": "excel"}, "is not a number"),
         (2**60, {"type": "integer"}, "beyond 2^53-1"),
         (True, {"type": "decimal"}, "'true' is not a number"),
         ("soon", {"type": "date"}, "'soon' is not a date or time such as 2020-01-31 or"),
@@ -311,6 +326,10 @@ def test_what_cannot_be_carried_out_is_refused_at_once(parts: dict[str, Any]) ->
 def test_an_excerpt_is_short_and_harmless() -> None:
     assert len(excerpt({"a": "x" * 1000, "b": "y"})) == 200
     assert excerpt({"a": "\x1b[31m", "b": [1]}) == "a=\ufffd[31m b=[1]"
+    point = {"type": "Point", "at": [Number("1.50"), None, True], "note": 'a "b"'}
+    assert excerpt({"g": point, "n": None}) == (
+        'g={"type": "Point", "at": [1.50, null, true], "note": "a \\"b\\""} n=null'
+    )
     assert excerpt("plain") == "plain"
     assert excerpt(None) == ""
 

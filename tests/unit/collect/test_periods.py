@@ -55,6 +55,9 @@ def test_patterns_and_epochs() -> None:
     assert read("31.12.2020", "D", "%d.%m.%Y").end == "2021-01-01"
     assert read("1517966773840", "I", "epoch-ms").start == "2018-02-07T01:26:13.840000Z"
     assert read("1517966773", "M", "epoch-s").start == "2018-02-01"
+    assert read("44197", "D", "excel").start == "2021-01-01"
+    assert read("44197", "Q", "excel", "America/New_York").start == "2021-01-01"
+    assert read("44197.5", "H", "excel", "America/New_York").start == "2021-01-01T17:00:00.000000Z"
 
 
 def test_an_hour_is_the_hour_where_the_source_is() -> None:

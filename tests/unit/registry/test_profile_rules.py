@@ -134,6 +134,7 @@ def test_the_good_profiles_are_good() -> None:
             "dimensions.station.negative",
             "is not below zero",
         ),
+        (changed("measures/rain", {"path": "a", "trim": True}), "measures.rain.trim", "anyway"),
         (
             changed("dimensions/station", {"path": "a", "multiplier": 10}),
             "dimensions.station",
