@@ -23,10 +23,18 @@ from holdfast.collect import values
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.errors import ParseFailed
 from holdfast.collect.formats import reader_of
-from holdfast.collect.infer import NULL_SPELLINGS, InferredField, fields_of, infer, texts_of
+from holdfast.collect.infer import (
+    NULL_SPELLINGS,
+    InferredField,
+    cells_of,
+    fields_of,
+    infer,
+    texts_of,
+)
 from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import Bounds, RawRow, ReadContext
-from holdfast.collect.recognise import Plain, recognise
+from holdfast.collect.odd import is_stamp, nearly_numbers, odd_rows, shown, skipping
+from holdfast.collect.recognise import Plain, Recognised, recognise
 from holdfast.collect.several import more_pages
 from holdfast.collect.values import printable
 from holdfast.records.model import MappedRecord, Reject
@@ -38,11 +46,12 @@ from holdfast.registry.source import Format
 ROWS_LOOKED_AT = 1_000
 _FIELDS_MAX = 60
 _TIME = re.compile(
-    r"(^|[^a-z])(date|time|year|yyyy|yr|month|period|quarter|week|day|datum|jahr|monat|ann[eé]e|mois|anno|mese|fecha|mes|"
+    r"(^|[^a-z])(date|time|year|yyyy|yr|month|period|quarter|week|day|datum|jahr|monat|ann[eé]e|mois|anno|mese|fecha|mes|zeit|jaar|perioden|"
     r"ref_date|obsdimension|pubdate|timestamp|dt)|(date|time|year)$", re.I,
 )  # fmt: skip
 _CODE = re.compile(
-    r"(^|[^a-z])(id|ids|code|fips|zip|zipcode|postcode|guid|key|number|nr|no|num|cik|isbn|geoid|uuid)"
+    r"(^|[^a-z])(id|ids|code|fips|zip|zipcode|postcode|guid|key|number|nr|no|num|cik|isbn|geoid|uuid|"
+    r"objectid|fid|gid|oid|codigo)"
     r"([^a-z]|$)", re.I,
 )  # fmt: skip
 _NOTE = 400
@@ -85,10 +94,19 @@ def draft(
     rows = _rows(content, form)
     if not rows:
         raise ParseFailed("cannot write a profile: no record was found", hint=_nothing_found(form))
+    labels: dict[str, str] = {}
+    skipped, rejected = _odd(found, rows, form)
+    if skipped:
+        form = msgspec.convert(found.form, Format)
+        rows = _rows(content, form)
+    elif rejected:
+        labels = cells_of(next(row for row in rows if row.position in rejected), form)
+        rows = [row for row in rows if row.position not in rejected]
     wide = _wide(rows) if is_tabular(form) else []
-    shown = _without(rows, wide)
-    fields = fields_of(shown, form)[:_FIELDS_MAX]
-    plan = _Plan(fields, texts_of(shown, form), len(rows), found.around)
+    looked_at = _without(rows, wide)
+    fields = fields_of(looked_at, form)[:_FIELDS_MAX]
+    plan = _Plan(fields, texts_of(looked_at, form), len(rows), found.around, labels)
+    plan.apart = rejected
     if wide:
         plan.unpivot(
             wide, [str(row.value[c]) for row in rows[:500] for c in wide if row.value.get(c)]
@@ -105,6 +123,39 @@ def draft(
     return Draft(
         _written(name, url, found.source, plan, notes, len(mapped)), len(mapped), len(rows), notes
     )
+
+
+def _odd(found: Recognised, rows: list[RawRow], form: Any) -> tuple[bool, frozenset[int]]:
+    """Leave out of the draft the rows that are none, and say which.
+
+    (whether the format now skips them, positions of those that it cannot skip).
+    """
+    cells = [cells_of(row, form) for row in rows] if len(rows) < ROWS_LOOKED_AT else []
+    seen = odd_rows(cells)
+    for index in seen.totals:
+        if index not in seen.rows:
+            found.notes.append(
+                f"A row seems to be a total: {shown(cells[index])}. It is a record like the others "
+                "unless `skip_rows` names it."
+            )
+    # Remarks follow the rows of a table. A list of objects may begin with their names.
+    table = form.__struct_config__.tag in {"csv", "xlsx"}
+    odd = seen.rows if table else seen.before
+    if not odd:
+        return False, frozenset()
+    told = "; ".join(shown(cells[index]) for index in odd)
+    skipped = skipping(cells, odd) if table else []
+    if skipped:
+        found.form["skip_rows"] = [*found.form.get("skip_rows", []), *skipped]
+        found.notes.append(
+            f"Rows that seem to be names, units or remarks are skipped (`skip_rows`): {told}."
+        )
+        return True, frozenset()
+    found.notes.append(
+        f"Rows that seem to be names, units or remarks cannot be skipped here: {told}. Each is a "
+        "reject in every run, which `max_rejects` allows."
+    )
+    return False, frozenset(rows[index].position for index in odd)
 
 
 def _nothing_found(form: Any) -> str:
@@ -178,7 +229,10 @@ class _Plan:
         texts: dict[str, list[str]],
         rows: int,
         around: list[str],
+        labels: dict[str, str],
     ) -> None:
+        self.labels = labels
+        """What a row of names calls the fields, by their paths."""
         self.notes: list[str] = []
         self.nulls: list[str] = [""]
         self.groups: dict[str, dict[str, Plain]] = {
@@ -186,6 +240,8 @@ class _Plan:
         }  # fmt: skip
         self.samples: dict[str, list[str]] = {}
         self.columns = ""
+        self.apart: frozenset[int] = frozenset()
+        """Positions of rows that are none and cannot be skipped."""
         self.key: list[str] | str = "position"
         self.identifying: list[str] = []
         """Dimensions that belong to the key wherever they are: they tell series apart."""
@@ -201,7 +257,14 @@ class _Plan:
         usable = [each for each in fields if each.type != "array" and each.present]
         if any("/" in each.path for each in usable):  # elements that only hold others say nothing
             usable = [each for each in usable if texts.get(each.path)]
+        for each in [u for u in usable if is_stamp(_last(u.path), u.distinct, rows)]:
+            usable.remove(each)
+            self.notes.append(
+                f"{each.path} is left out: it says when the file was written, and with it every "
+                "record would count as changed each time."
+            )
         self.period, used = _period(usable, texts)
+        self._note_days(texts, used)
         for path in around:
             name = self._add("dimensions", path, {"path": path}, [])
             if _CODE.search(_slug(path)) or "Key/" in path:
@@ -244,10 +307,36 @@ class _Plan:
                 self.period = guess
                 return
 
+    def _note_days(self, texts: dict[str, list[str]], used: set[str]) -> None:
+        """Days that can be read in two ways are taken in one; say so."""
+        if any(_SPAN in coding for coding in (self.period or {}).get("codings", {})):
+            self.notes.append(
+                "Years such as 2005/06 are taken for 2005. Where they begin in another month than "
+                "January, write `year_start` instead of `codings`."
+            )
+        taken = (self.period or {}).get("format", "")
+        if taken not in {"%m/%d/%Y", "%m/%d/%y"}:
+            return
+        found = [text for path in used for text in texts.get(path, [])]
+        other = taken.replace("%m/%d", "%d/%m")
+        if _days(found, other):
+            telling = next((t for t in found if t[:2] != t[3:5]), found[0])
+            self.notes.append(
+                f"{telling} can be two days: it is taken for month/day/year. If the source writes "
+                f'the day first, `format: "{other}"`.'
+            )
+
     def _place(self, each: InferredField, texts: list[str], spelled: list[str], rows: int) -> None:
         entry: Plain = {"path": each.path}
         style = _number_style(texts) if each.type == "string" else {}
-        coded = _CODE.search(_slug(each.path)) is not None
+        label = _bare_letters(self.labels.get(each.path, ""))
+        coded = any(_CODE.search(name) for name in (_slug(each.path), label))
+        if each.type == "string" and not style and not coded:
+            style, almost = self._almost(each, texts)
+            if almost and not style:
+                self._add("attributes", each.path, entry, each.samples)
+                return
+            spelled = [*spelled, *almost]
         nulls = spelled if style else each.nulls
         self.nulls += [null for null in nulls if null not in self.nulls]
         if each.path.endswith(".label"):
@@ -269,6 +358,28 @@ class _Plan:
         told = bool(texts) and short and each.present >= rows and tells
         group = "dimensions" if told else "attributes"
         self._add(group, each.path, entry, each.samples)
+
+    def _almost(self, each: InferredField, texts: list[str]) -> tuple[Plain, list[str]]:
+        """(how numbers are written, words among them) of a column of numbers but for a few words.
+
+        Words without a digit are taken for missing; with others it is a text for a person to heed.
+        """
+        for thousands, point in _STYLES:
+            plain = [_is_number(text, thousands, point) for text in texts]
+            others = nearly_numbers(texts, plain)
+            if not others:
+                continue
+            said = ", ".join(repr(text) for text in others)
+            if any(any(c.isdigit() for c in text) or len(text) > 12 for text in others):
+                self.notes.append(
+                    f"{each.path} is a text, for not every value is a number: {said}. See `nulls` "
+                    "and the field's `negative`, `thousands` and `decimal`."
+                )
+                return {}, others
+            self.notes.append(f"{each.path}: {said} is taken for a value that is missing.")
+            numbers = [text for text in texts if text not in others]
+            return _number_style(numbers) or {"type": "decimal"}, others
+        return {}, []
 
     def _add(self, group: str, path: str, entry: Plain, samples: Sequence[str]) -> str:
         base = _slug(path)
@@ -319,6 +430,11 @@ def _bare_letters(text: str) -> str:
     )
 
 
+def _last(path: str) -> str:
+    """The last name of a path, blanks and all: ``LAST UPDATE``."""
+    return re.split(r"[/@]|\.(?=\w)|\['|'\]", path.removesuffix("']"))[-1] or path
+
+
 def _local(path: str) -> str:
     return re.split(r"[./\]\[]", path.rstrip("]'"))[-1] or path
 
@@ -347,6 +463,14 @@ def _slug(path: str) -> str:
 _STYLES = ((",", "."), (" ", "."), ("'", "."), ("", ","), (".", ","), (" ", ","))
 
 
+def _is_number(text: str, thousands: str, point: str) -> bool:
+    try:
+        values.decimal_text(values.localised(text, thousands, point))
+    except ValueError:
+        return False
+    return True
+
+
 def _number_style(texts: list[str]) -> Plain:
     """Thousands separator and decimal mark of texts that are all numbers written so."""
     for thousands, point in _STYLES if texts else ():
@@ -371,7 +495,22 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
 )
 _DAYS = ("%Y%m%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%y", "%d.%m.%y",
          "%Y/%m/%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%y",
-         "%b %Y", "%B %Y", "%b-%y", "%m/%Y", "%m.%Y")  # fmt: skip
+         "%Y-%m-%dZ", "%b %Y", "%B %Y", "%b-%y", "%m/%Y", "%m.%Y")  # fmt: skip
+_YEAR = "(?P<year>(?:1[5-9]|20|21)[0-9]{2})"
+_SPAN = "[/-](?:[0-9]{4}|[0-9]{2})"
+_CODINGS: tuple[dict[str, str], ...] = (
+    {f"Q(?P<sub>[1-4])[ /-]?{_YEAR}": "Q"},
+    {f"(?P<sub>[1-4])[ -]?Q[ /-]{_YEAR}": "Q"},
+    {f"M(?P<sub>0[1-9]|1[0-2])[ /-]{_YEAR}": "M"},
+    {f"(?:W|KW|CW) ?(?P<sub>0?[1-9]|[1-4][0-9]|5[0-3])[ /-]{_YEAR}": "W"},
+    {
+        f"{_YEAR}JJ00": "A",
+        f"{_YEAR}HJ(?P<sub>0[12])": "S",
+        f"{_YEAR}KW(?P<sub>0[1-4])": "Q",
+        f"{_YEAR}MM(?P<sub>0[1-9]|1[0-2])": "M",
+    },
+)
+"""What publishers write that no pattern of days can read, each with the words of its kind."""
 _MONTH_13 = re.compile(r"(1[5-9]|20|21)\d\d([-/ ]?M?)(0[1-9]|1[0-3])")
 
 
@@ -429,10 +568,14 @@ def _as_period(each: InferredField, texts: list[str]) -> Plain | None:
         midnight = not each.format and all("T00:00:00" in text for text in texts)
         return path | form | {"frequency": _frequency(texts) if midnight else "I"}
     if not _TIME.search(_local(each.path)):
+        if _are_months(texts):
+            return path | {"frequency": "M"}
         if each.type != "string":
             return None
     elif all(_YEAR_TEXT.fullmatch(text) for text in texts):
         return path | {"frequency": "A"}
+    if _are_spans(texts):
+        return path | {"frequency": "A", "codings": {f"{_YEAR}{_SPAN}": "A"}}
     for pattern, frequency in _SPELLINGS:
         if all(re.fullmatch(pattern, text) for text in texts):
             months = {f"{text[:4]}-{text[-2:]}-01" for text in texts if text[-2:].isdigit()}
@@ -440,6 +583,13 @@ def _as_period(each: InferredField, texts: list[str]) -> Plain | None:
             if quarterly and all("-" in text for text in texts):
                 return path | {"frequency": "Q", "format": "%Y-%m"}
             return path | {"frequency": frequency}
+    for codings in _CODINGS:
+        used = {k: v for k, v in codings.items() if any(re.fullmatch(k, t) for t in texts)}
+        if all(any(re.fullmatch(coding, text) for coding in used) for text in texts):
+            frequency = Counter(
+                v for t in texts for k, v in used.items() if re.fullmatch(k, t)
+            ).most_common(1)[0][0]
+            return path | {"frequency": frequency, "codings": used}
     if all(_MONTH_13.fullmatch(text) for text in texts):
         mark = _MONTH_13.fullmatch(texts[0])
         between = re.escape(mark[2]) if mark else ""
@@ -451,6 +601,28 @@ def _as_period(each: InferredField, texts: list[str]) -> Plain | None:
             frequency = "M" if "%d" not in form_ else _frequency(found)
             return path | {"frequency": frequency, "format": form_}
     return None
+
+
+def _are_spans(texts: list[str]) -> bool:
+    """Whether ``2005/06`` are years from one to the next, and no months: several, each such."""
+    found = [re.fullmatch(f"{_YEAR}{_SPAN}", text) for text in texts]
+    told = [(int(m["year"]) + 1, re.split(r"[/-]", m[0])[1]) for m in found if m]
+    return (
+        len(set(told)) > 1
+        and len(told) == len(texts)
+        and all(str(year).endswith(end) for year, end in told)
+    )
+
+
+def _are_months(texts: list[str]) -> bool:
+    """Whether numbers such as ``202001`` are months, whatever they are called: one after another,
+    of some years."""
+    if len(texts) < 6 or not all(
+        re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])", text) for text in texts
+    ):
+        return False
+    months = sorted(int(text[:4]) * 12 + int(text[4:]) for text in set(texts))
+    return months[-1] - months[0] < 2 * len(months)
 
 
 def _days(texts: list[str], pattern: str) -> list[str]:
@@ -481,7 +653,7 @@ def _settled(
     """Map the page until nothing is rejected, then find the key; the records of the last go."""
     for _ in range(_FIELDS_MAX * 2):
         records, rejects = _mapped(plan, head, source, content)
-        failing = Counter(reject.field for reject in rejects)
+        failing = Counter(r.field for r in rejects if r.position not in plan.apart)
         if not failing or not plan.weaken(failing.most_common(1)[0][0]):
             break
     plan.key = _key(plan, records)
@@ -581,6 +753,7 @@ def _written(
         lines.append("period:")
         lines += [_indented(f"{member}: {_flow(value)}") for member, value in plan.period.items()]
     lines += [
+        *([f"max_rejects: {len(plan.apart)}"] if plan.apart else []),
         "# schedule: {every: 1d}  # without one it runs when asked",
         "expect:",
         f"  min_records: {max(1, records // 2)}  # a run that gives less is not published",

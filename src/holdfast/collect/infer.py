@@ -24,7 +24,7 @@ NULL_SPELLINGS = frozenset(
     {
         "", "-", "--", "---", ".", "..", "...", ":", "*", "?", "n/a", "N/A", "#N/A", "NA", "na",
         "null", "NULL", "None", "none", "nan", "NaN", "NAN", "nil", "missing", "-9999", "-999",
-        "9999", "99999", "(NA)", "(D)", "(X)", "ND", "n.d.",
+        "9999", "99999", "(NA)", "(D)", "(X)", "ND", "n.d.", "/",
     }
 )  # fmt: skip
 """Texts that publishers write where they have no value."""
@@ -107,6 +107,15 @@ def texts_of(rows: Iterable[RawRow], form: Format) -> dict[str, list[str]]:
         root = "" if is_tabular(form) else "$"
         seen = _looked_at(_leaves(row.value, root, 0) for row in rows)
     return {path: [text.strip() for text in found.texts] for path, found in seen.items()}
+
+
+def cells_of(row: RawRow, form: Format) -> dict[str, str]:
+    """The texts of one row by their paths; of markup none."""
+    if isinstance(form, XmlFormat | FeedFormat):
+        return {}
+    root = "" if is_tabular(form) else "$"
+    leaves = _leaves(row.value, root, 0)
+    return {path: str(v).strip() for path, v in leaves if isinstance(v, str | int | Number)}
 
 
 def infer(rows: Iterable[Any], *, tabular: bool = False) -> list[InferredField]:

@@ -417,3 +417,129 @@ def test_the_first_part_of_a_long_page_may_end_within_a_letter(
     (tmp_path / "y").write_bytes(latin)
     made = draft(tmp_path / "y", name="x", url="https://example.org/x")
     assert "encoding: windows-1252" in made.text
+
+
+def made_of(path: Path, text: str, rejects: int = 0, **known: Any) -> tuple[Profile, list[str]]:
+    """The draft of a page and its notes; so many rows of it are rejects."""
+    path.write_text(text)
+    made = draft(path, name="x", url="https://example.org/x", **known)
+    profile = load_profile(made.text.encode(), draft=True)
+    assert len(records_under(path, profile)[1]) == rejects == profile.max_rejects
+    return profile, made.notes
+
+
+def test_the_stamp_of_a_file_is_not_drafted(tmp_path: Path) -> None:
+    rows = "".join(
+        f"17/05/24 23:00:00,{geo},{year},{year % 7}.5\n"
+        for geo in "AB"
+        for year in range(2010, 2020)
+    )
+    found, notes = made_of(tmp_path / "x", "LAST UPDATE,geo,TIME_PERIOD,OBS_VALUE\n" + rows)
+    assert drawn(found, "key") == ["dimensions.geo", "period"]
+    assert list(drawn(found, "dimensions")) == ["geo"]
+    assert not drawn(found, "attributes")
+    assert any(note.startswith("LAST UPDATE is left out") for note in notes)
+    # A stamp of each row is one of its values.
+    rows = "".join(f"2024-05-{i:02d},k{i},{i}.5\n" for i in range(1, 20))
+    found, _ = made_of(tmp_path / "x", "updated,id,v\n" + rows)
+    assert drawn(found, "period")["path"] == "updated"
+
+
+DAYS = [f"2021-01-{day:02d}" for day in range(1, 20)]
+
+
+def test_rows_of_tags_and_units_are_skipped_and_said(tmp_path: Path) -> None:
+    rdb = "agency_cd\tsite_no\tdatetime\tflow\tflow_cd\n5s\t15s\t20d\t14n\t10s\n" + "".join(
+        f"USGS\t01646500\t{day}\t{'Ice' if i == 0 else 10500 + i}\tA\n"
+        for i, day in enumerate(DAYS)
+    )
+    found, notes = made_of(tmp_path / "x", rdb)
+    assert found.source.format.skip_rows == ["5s"]  # type: ignore[union-attr]
+    assert drawn(found, "period") == {"path": "datetime", "frequency": "D"}
+    assert drawn(found, "measures")["flow"]["path"] == "flow"
+    assert found.nulls == ["", "Ice"]
+    assert any("'5s, 15s, 20d, 14n'" in note for note in notes)
+    assert any("'Ice' is taken for a value that is missing" in note for note in notes)
+    bank = (
+        '"";EX.USD;EX.USD_FLAGS\n"";Reference rate of the bank;\nUnit;USD;\nDimension;One;\n'
+        + "".join(f"{day};1,{i + 10};\n" for i, day in enumerate(DAYS))
+        + '"Remark: the rate is noted at 14:15 by all";;\n'
+    )
+    found, notes = made_of(tmp_path / "x", bank)
+    assert drawn(found, "period")["frequency"] == "D"
+    assert drawn(found, "key") == ["period"]
+    assert list(drawn(found, "measures")) == ["ex_usd"]
+    assert any("(`skip_rows`)" in note and "Unit, USD" in note for note in notes)
+
+
+def test_names_in_the_place_of_a_first_record_are_said(tmp_path: Path) -> None:
+    names = {"V": "Valor", "D1C": "UF (Código)", "D1N": "UF", "D2C": "Mês (Código)"}
+    rows = [
+        {"V": f"{i}.74", "D1C": uf, "D1N": f"n{uf}", "D2C": f"2020{i:02d}"}
+        for i in range(1, 10)
+        for uf in ("11", "35")
+    ]
+    found, notes = made_of(tmp_path / "x", json.dumps([names, *rows]), rejects=1)
+    assert drawn(found, "key") == ["dimensions.d1_c", "period"]
+    assert list(drawn(found, "measures")) == ["v"]
+    assert drawn(found, "period") == {"path": "$.D2C", "frequency": "M"}
+    assert any("cannot be skipped here: 'Valor, UF" in note for note in notes)
+
+
+def test_a_total_among_the_rows_is_said(tmp_path: Path) -> None:
+    rows = "".join(f"County {i},E{i:02d},{i}00,{i}.5\n" for i in range(10, 22))
+    _, notes = made_of(tmp_path / "x", f"area,code,n,share\n{rows}Column Total,,9999,100.0\n")
+    assert any("seems to be a total: 'Column Total, 9999, 100.0'" in note for note in notes)
+
+
+def test_a_column_of_numbers_with_others_among_them_is_no_dimension(tmp_path: Path) -> None:
+    rows = "".join(
+        f"2019;MONAT{m:02d};{place};{m}.487,{place}\n" for m in range(1, 13) for place in (1, 2)
+    )
+    head = "Zeit;Monat_Code;Ort_Code;Umsatz\n"
+    odd = "2020;MONAT01;1;x\n2020;MONAT02;1;/\n2020;MONAT03;1;...\n"
+    found, notes = made_of(tmp_path / "x", head + rows + odd)
+    assert drawn(found, "period") == {"path": "Zeit", "frequency": "A"}
+    assert drawn(found, "measures")["umsatz"]["decimal"] == ","
+    assert {"x", "/", "..."} <= set(found.nulls)
+    found, notes = made_of(tmp_path / "x", f"{head}{rows}2020;MONAT01;1;(1.234,5)\n")
+    assert "umsatz" in drawn(found, "attributes")
+    assert any("not every value is a number: '(1.234,5)'" in note for note in notes)
+
+
+def test_the_number_of_a_row_is_its_key_and_no_measure(tmp_path: Path) -> None:
+    rows = [{"attributes": {"OBJECTID": i, "Cases": i / 2}} for i in range(12)]
+    found, _ = made_of(tmp_path / "x", json.dumps({"features": rows}))
+    assert drawn(found, "key") == ["dimensions.objectid"]
+    assert list(drawn(found, "measures")) == ["cases"]
+
+
+@pytest.mark.parametrize(
+    ("spelled", "frequency", "first"),
+    [
+        (["Q3 2020", "Q4 2020", "Q1 2021"], "Q", "2020-07-01"),
+        (["W30/2020", "W31/2020", "W53/2020"], "W", "2020-07-20"),
+        (["2005/06", "2006/07", "2007/08"], "A", "2005-01-01"),
+        (["2005-06", "2005-07", "2006-08"], "M", "2005-06-01"),
+        ([f"2020{m:02d}" for m in range(1, 9)], "M", "2020-01-01"),
+        (["2018MM01", "2018MM02", "2018KW01", "2018JJ00", "2018MM03"], "M", "2018-01-01"),
+        (["2021-05-01Z", "2021-05-02Z", "2021-05-04Z"], "D", "2021-05-01"),
+    ],
+)
+def test_spellings_of_periods(
+    tmp_path: Path, spelled: list[str], frequency: str, first: str
+) -> None:
+    rows = "".join(f"{text},{i}.5\n" for i, text in enumerate(spelled))
+    found, _ = made_of(tmp_path / "x", f"Perioden,v\n{rows}")
+    assert drawn(found, "period")["frequency"] == frequency
+    [record, *_], _ = records_under(tmp_path / "x", found)
+    assert record.period is not None
+    assert str(record.period.start).startswith(first)
+
+
+def test_days_that_can_be_read_in_two_ways_are_said(tmp_path: Path) -> None:
+    both = "".join(f"{m:02d}/02/2024,{m}.5\n" for m in range(1, 10))
+    _, notes = made_of(tmp_path / "x", f"date,v\n{both}")
+    assert any("01/02/2024 can be two days" in note and "%d/%m/%Y" in note for note in notes)
+    _, notes = made_of(tmp_path / "x", f"date,v\n{both}10/31/2024,5.5\n")
+    assert not any("two days" in note for note in notes)

@@ -1,0 +1,132 @@
+"""Rows and columns of a page that are not what they stand among. A guess for a draft. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from holdfast.collect.infer import NULL_SPELLINGS
+
+Cells = Mapping[str, str]
+
+_TYPED = re.compile(
+    r"[-+]?[\d.,' \u00a0\u202f:/-]*\d[\d.,' \u00a0\u202f:/TZ+-]*(?:[eE][-+]?\d+)?%?"
+    r"|\d{4}[- ]?[QMWSH]\d{1,2}"
+)
+"""A number, a day, a moment or a period."""
+_TOTAL = re.compile(
+    r"((column|grand|sub) ?)?totals?|total\b.{0,30}|insgesamt|gesamt|summe|suma|somme|ensemble",
+    re.I,
+)
+_STAMP = re.compile(
+    r"(last[ _-]?(up-?date[ds]?|modified|refresh(ed)?|change[ds]?)|"
+    r"(update[ds]?|modified|extract(ed|ion)|download(ed)?|retrieved|generated|exported)"
+    r"([ _-]?(at|on|date|time|datetime))?|"
+    r"date[ _-]?(updated|modified|extracted|exported))", re.I,
+)  # fmt: skip
+_FIRST, _LAST, _SHARE, _SHOWN = 6, 3, 0.8, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """``before`` and ``after`` are indexes of rows that seem to be names, units or footnotes;
+    ``totals`` such as seem to sum up others."""
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    totals: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        return (*self.before, *self.after)
+
+
+def odd_rows(rows: Sequence[Cells]) -> Odd:
+    """The rows at the beginning and the end that are words where all others are numbers or times.
+
+    Told only where two columns or more have such values in nearly every row: a single word among
+    the numbers of one column is a word for "missing".
+    """
+    if len(rows) < 6:
+        return Odd()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    typed = [name for name in columns if _is_typed([row.get(name, "") for row in rows])]
+    if len(typed) < 2:
+        return Odd(totals=_totals(rows, columns))
+    first = [index for index in range(min(_FIRST, len(rows) // 2)) if _is_odd(rows[index], typed)]
+    before = [index for place, index in enumerate(first) if index == place]
+    after = []
+    for index in range(len(rows) - 1, max(len(rows) - 1 - _LAST, len(before)), -1):
+        if not _is_odd(rows[index], typed):
+            break
+        after.append(index)
+    return Odd(tuple(before), tuple(reversed(after)), _totals(rows, columns))
+
+
+def _is_typed(cells: Sequence[str]) -> bool:
+    told = [cell for cell in cells if cell not in NULL_SPELLINGS]
+    fits = sum(1 for cell in told if _TYPED.fullmatch(cell))
+    return fits >= 3 and fits >= _SHARE * len(told)
+
+
+def _is_odd(row: Cells, typed: Sequence[str]) -> bool:
+    told = [row.get(name, "") for name in typed]
+    told = [cell for cell in told if cell not in NULL_SPELLINGS]
+    if not told or any(_TYPED.fullmatch(cell) for cell in told):
+        return False
+    return len(told) == 1 or len(set(told)) == len(told)  # a word for "missing" comes again
+
+
+def _totals(rows: Sequence[Cells], columns: Sequence[str]) -> tuple[int, ...]:
+    """The last rows, where their first text alone of all in its column speaks of a total."""
+    found = []
+    for index in range(len(rows) - _LAST, len(rows)):
+        name, text = _first(rows[index], columns)
+        others = {row.get(name, "") for place, row in enumerate(rows) if place != index}
+        if _TOTAL.fullmatch(text) and text not in others and len(others) > 3:
+            found.append(index)
+    return tuple(found)
+
+
+def _first(row: Cells, columns: Sequence[str]) -> tuple[str, str]:
+    return next(((name, row[name]) for name in columns if row.get(name)), ("", ""))
+
+
+def skipping(rows: Sequence[Cells], odd: Sequence[int]) -> list[str]:
+    """``skip_rows`` that leave out just these rows of a table; empty if none can."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    found: list[str] = []
+    for index in odd:
+        text = _first(rows[index], columns)[1]
+        if len(text) > _SHOWN:
+            text = text[: text.rfind(" ", 0, _SHOWN) + 1].strip() + "*"
+        if not text.strip("*") or text in found:
+            continue
+        for place, row in enumerate(rows):
+            other = _first(row, columns)[1]
+            hit = other.startswith(text[:-1]) if text.endswith("*") else other == text
+            if hit and place not in odd:
+                return []
+        found.append(text)
+    return found
+
+
+def shown(row: Cells) -> str:
+    """How a row begins, for a note."""
+    cells = [cell for cell in row.values() if cell]
+    text = ", ".join(cells[:4])
+    return repr(text if len(text) <= _SHOWN * 2 else f"{text[: _SHOWN * 2]}…")
+
+
+def is_stamp(name: str, distinct: int, rows: int) -> bool:
+    """Whether a column says of each row alike when all were written: of the file, not of a row."""
+    return rows > 3 and distinct == 1 and _STAMP.fullmatch(name) is not None
+
+
+def nearly_numbers(texts: Sequence[str], is_number: Sequence[bool]) -> list[str]:
+    """The few texts among numbers; empty where there are none, or too many to be an exception."""
+    others = [text for text, plain in zip(texts, is_number, strict=True) if not plain]
+    if len(texts) < 8 or not others or len(others) > min(8, len(texts) * (1 - _SHARE)):
+        return []
+    return others
