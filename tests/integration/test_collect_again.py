@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from holdfast.app.once import collect_once
 from holdfast.kernel.errors import Conflict, Invalid
 from holdfast.records import store
-from holdfast.records.model import Record, RecordFilter, Run, RunStatus
+from holdfast.records.model import Record, RecordFilter, Run, RunFilter, RunStatus
 from holdfast.registry.model import Expect, Limits
 from tests.integration.collecting import IMPATIENT, OPERATOR, Collecting, Line, collecting
 from tests.support import recorded
@@ -146,11 +147,10 @@ async def test_what_cannot_be_backfilled_is_refused(bench: Collecting) -> None:
             await bench.submit(range_start=start, range_end=end)
     with pytest.raises(Invalid, match="2024-02-30 is no day"):
         await bench.submit(range_start="2024-02-30", range_end="2024-03-01")
-    async with bench.drone():
-        task = await bench.submit(range_start="2024-01-05", range_end="2024-01-06")
-        await bench.ended(task)
-        ended = await bench.task(task)
-    assert "no period" in ended.reason
+    with pytest.raises(Invalid, match="its records have no period"):
+        await bench.submit(range_start="2024-01-05", range_end="2024-01-06")
+    runs = await bench.system.records.runs(OPERATOR, RunFilter(profile="test"))
+    assert runs.items == []  # a source is not ill because somebody asked for what it has not
 
 
 # --- mapping again ------------------------------------------------------------------------------
@@ -369,3 +369,33 @@ async def test_bytes_that_were_erased_are_not_mapped_again(bench: Collecting) ->
     assert {one.key[1]: one.measures["v"].unit for one in await bench.records("append")} == {
         "2024-01-01": "", "2024-01-02": "kg",
     }  # fmt: skip
+
+
+# --- collecting a folder once -------------------------------------------------------------------
+
+
+async def test_files_that_give_no_run_are_named_at_once_and_the_others_collected(
+    bench: Collecting, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.write("data.json", [{"id": "a", "v": 1}])
+    folder = bench.system.settings.profiles_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, more in (("good", ""), ("off", "enabled: false\n"), ("bad", "nonsense: 1\n")):
+        text = (
+            f"version: 1\nname: {name}\npublisher: p\nlicence: l\nkey: [dimensions.id]\n"
+            f"source: {{url: {bench.source.url}/data.json, format: {{type: json}}}}\n"
+            f"dimensions: {{id: $.id}}\nmeasures: {{v: $.v}}\n{more}"
+        )
+        (folder / f"{name}.yaml").write_text(text, "utf-8")
+    async with bench.drone():
+        status = await collect_once(bench.system, sample=False)
+    said = capsys.readouterr().err
+    assert status == 1
+    assert "bad.yaml is not collected: " in said
+    assert "nonsense" in said
+    assert "off.yaml is not collected: it is disabled" in said
+    assert len(await bench.records("good")) == 1
+    for name in ("off", "bad"):
+        (folder / f"{name}.yaml").unlink()
+    async with bench.drone():
+        assert await collect_once(bench.system, sample=False) == 0

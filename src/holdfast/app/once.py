@@ -62,8 +62,16 @@ class Tally:
 
 
 async def collect_once(system: System, *, sample: bool) -> int:
-    """Collect, show, report; the exit status: 0 if every run succeeded or changed nothing."""
-    names = await runnable_profiles(system)
+    """Collect, show, report; the exit status: 0 if every run succeeded or changed nothing.
+
+    A file of the folder that is no profile, or one that may not run, is named at once; the others
+    are collected, and the status is not 0.
+    """
+    names, left = await found_profiles(system)
+    for file, why in left:
+        say(f"error: {file} is not collected: {why}")
+    if not names:
+        raise _none_runs(system.settings.profiles_dir)
     tally = Tally([await submit(system, name) for name in names])
     await _follow(system, tally)
     await _show_collected(system, tally)
@@ -71,6 +79,8 @@ async def collect_once(system: System, *, sample: bool) -> int:
         for c in tally.collections:
             if c.state not in GOOD:
                 say(f"error: {c.profile}: {c.state}: {c.reason or 'no reason was given'}")
+        return 1
+    if left:
         return 1
     if sample:
         from holdfast.app.sample import report_on_sample
@@ -92,11 +102,39 @@ async def runnable_profiles(system: System) -> list[str]:
         if asyncio.get_running_loop().time() > deadline:
             if names:
                 return names
-            raise Unavailable(
-                f"cannot collect: no profile in {folder} can run",
-                hint="`holdfast profile validate FILE` says what is wrong with one",
-            )
+            raise _none_runs(folder)
         await asyncio.sleep(POLL_SECONDS)
+
+
+async def found_profiles(system: System) -> tuple[list[str], list[tuple[str, str]]]:
+    """The runnable profiles, and the files of the folder that give none, each with the reason."""
+    from holdfast.registry.folder import ProfilesFolder
+
+    folder = ProfilesFolder(
+        system.registry, system.operator, system.settings.profiles_dir, system.clock
+    )
+    await folder.reconcile()  # the watch does the same; here is where it has been done
+    listed = await system.registry.runnable(system.principal)
+    left: list[tuple[str, str]] = []
+    cursor: str | None = None
+    while True:
+        page = await system.registry.list(system.operator, cursor=cursor, limit=500)
+        for one in page.items:
+            why = one.problem or ("" if one.enabled else "it is disabled (enabled: false)")
+            if not why and not one.runnable:
+                why = "it is paused"
+            if one.file and why and not one.removed:
+                left.append((one.file, why))
+        cursor = page.next
+        if cursor is None:
+            return [profile.name for profile in listed.profiles], left
+
+
+def _none_runs(folder: Path) -> Unavailable:
+    return Unavailable(
+        f"cannot collect: no profile in {folder} can run",
+        hint="`holdfast profile validate FILE` says what is wrong with one",
+    )
 
 
 def _files_in(folder: Path) -> int:

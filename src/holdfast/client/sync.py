@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar
 
-from holdfast.kernel.cli import running_on, whole_file
+from holdfast.kernel.cli import checked_address, leaves_unencrypted, running_on, whole_file
 from holdfast.kernel.errors import Invalid, NotFound, Unavailable, Unsupported
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page
@@ -53,7 +53,8 @@ class Client:
 
     ``token`` is the operator's (``operator.token`` in the data directory) or any other credential
     of the system. ``ca_file`` names certificates to trust beside the machine's own;
-    ``certificate_files`` the certificate and the key to present. Every wait for the network ends
+    ``certificate_files`` the certificate and the key to present. Without TLS nothing is sent beyond
+    this machine unless ``insecure`` says that the way is safe. Every wait for the network ends
     after ``timeout_seconds``, that for the answer to a query after five minutes. May be used from
     several threads: what one waits for while another closes it fails as :class:`Unavailable`.
     """
@@ -66,9 +67,16 @@ class Client:
         timeout_seconds: float = 60.0,
         ca_file: Path | None = None,
         certificate_files: tuple[Path, Path] | None = None,
+        insecure: bool = False,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise Invalid(f"cannot connect to {url[:80]!r}: it is no http:// or https:// address")
+        checked_address(url, "Client")
+        if not insecure and leaves_unencrypted(url):
+            raise Invalid(
+                f"cannot use {url[:200]}: without TLS what is said could be read on the way",
+                hint="write https://, or insecure=True where the network between is your own",
+            )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="holdfast-client", daemon=True
@@ -106,7 +114,8 @@ class Client:
             raise Invalid(f"cannot read the operator token {path}: {error.strerror}") from error
         except UnicodeError as error:
             raise Invalid(f"cannot use the operator token: {path} holds something else") from error
-        return cls(found.url, token=token, **options)
+        # The program's own word for where it is, on this machine.
+        return cls(found.url, token=token, **{"insecure": True, **options})
 
     @staticmethod
     async def _connected(

@@ -98,7 +98,7 @@ class SecretStore:
         if origin not in {_origin(host) for host in binding.hosts}:
             raise SecretRefused(
                 f"cannot send secret://{kind}/{name} to {parse_target(url).host_port}: "
-                "it is not bound to that host over https",
+                "it is not bound to that host and port over https",
                 hint=_how_to_bind(kind, name),
             )
 
@@ -173,8 +173,14 @@ def _origin(host: str) -> tuple[object, ...]:
 
 def _how_to_bind(kind: str, name: str) -> str:
     if kind == "env":
-        return f"the operator sets {VARIABLE_PREFIX}{name}_HOSTS=host[,host] on the drone"
-    return f"the operator adds 'file/{name}: {{hosts: [host]}}' to {BINDINGS_FILE}"
+        return (
+            f"the operator sets {VARIABLE_PREFIX}{name}_HOSTS=host[,host] on the drone; "
+            "another port than 443 is written out, as host:port"
+        )
+    return (
+        f"the operator adds 'file/{name}: {{hosts: [host]}}' to {BINDINGS_FILE}; "
+        "another port than 443 is written out, as host:port"
+    )
 
 
 def _read_private(path: Path, shown: str) -> str:

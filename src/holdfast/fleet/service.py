@@ -222,6 +222,11 @@ class FleetService(Admission, Hosts):
                 f"`holdfast profile resume {request.profile}` ends a pause",
             )
         _check_range(request)
+        if request.range_start and not profile.periodic:
+            raise Invalid(
+                f"cannot backfill {profile.name}: its records have no period",
+                hint="add `period` to the profile, or run it without --from and --to",
+            )
         given = msgspec.to_builtins(request)  # what is left at its default is left out
         asked = ("rehearsal", "remap", "range_start", "range_end", "digest")
         submit = self.collect_submission(

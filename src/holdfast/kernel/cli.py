@@ -124,7 +124,7 @@ class CommandLine:
                 # By that name another one may answer, on ::1 where the system is on 127.0.0.1; over
                 # TLS it would have to prove its right to it.
                 return (running.url if scheme == "http" else url), self.operator_token()
-        if scheme == "http" and host != "localhost" and not _is_loopback(host):
+        if leaves_unencrypted(url):
             raise Invalid(
                 f"cannot use {url}: without TLS what is said could be read on the way",
                 hint="write https://; http:// is for this machine alone",
@@ -189,6 +189,12 @@ def _place(url: str) -> tuple[str, str, int | None]:
     except ValueError:
         port = None
     return parts.scheme, (parts.hostname or "").rstrip("."), port
+
+
+def leaves_unencrypted(url: str) -> bool:
+    """Whether what is sent to ``url`` could be read on its way: no TLS, beyond this machine."""
+    scheme, host, _ = _place(url)
+    return scheme == "http" and host != "localhost" and not _is_loopback(host)
 
 
 def _is_loopback(host: str) -> bool:

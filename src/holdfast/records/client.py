@@ -23,6 +23,7 @@ from holdfast.kernel.errors import Corrupt
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.principal import Principal
+from holdfast.records.errors import NoSuchRecord
 from holdfast.records.model import (
     Batch,
     BatchReceipt,
@@ -335,7 +336,7 @@ class RecordsClient:
     ) -> RecordHistory:
         """One record, as published now or at ``as_of``, with its published revisions in order."""
         return await self._api.request(
-            "GET", f"/v1/records/{_quoted(record)}", params={"as_of": as_of}, type=RecordHistory
+            "GET", f"/v1/records/{_record(record)}", params={"as_of": as_of}, type=RecordHistory
         )
 
     async def receipts(
@@ -356,7 +357,7 @@ class RecordsClient:
         """The receipt of a record's published revision (the newest by default), canonical."""
         return await self._api.request(
             "GET",
-            f"/v1/records/{_quoted(record)}/receipt",
+            f"/v1/records/{_record(record)}/receipt",
             params={"revision": revision},
             type=bytes,
         )
@@ -484,6 +485,16 @@ class RecordsClient:
 
 def _run(run: str, rest: str = "") -> str:
     return f"/v1/runs/{_quoted(run)}{rest}"
+
+
+def _record(record: str) -> str:
+    """A record's id, which is hexadecimal: `freshness` there would ask for something else."""
+    if not re.fullmatch(r"[0-9a-f]+", record):
+        raise NoSuchRecord(
+            f"cannot find the record {record[:64]!r}: that is no id of one",
+            hint="`holdfast record list --json` has the ids",
+        )
+    return record
 
 
 def _quoted(part: str) -> str:

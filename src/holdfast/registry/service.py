@@ -610,6 +610,7 @@ def _runnable(head: store.Head, profile: Profile) -> RunnableProfile | None:
         limits=effective_limits(profile.limits, overrides.limits),
         limits_override=overrides.limits,
         freshness=profile.freshness,
+        periodic=profile.period is not None,
     )
 
 

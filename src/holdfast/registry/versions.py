@@ -105,6 +105,8 @@ class RunnableProfile(Struct, frozen=True, kw_only=True):
     """The profile's limits with the operator's in their place."""
     limits_override: LimitsOverride | None
     freshness: str | None
+    periodic: bool = True
+    """Its records have a period, so that a range of them can be asked for."""
 
 
 class RunnableSet(Struct, frozen=True, kw_only=True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.app.commandline import app
-from holdfast.app.commands.key import FORMAT, Recovery
+from holdfast.app.commands.key import FORMAT, RECOVERY_BYTES_MAX, Recovery, read_recovery
 from holdfast.app.commands.status import _print_overview
 from holdfast.app.line import line_of
 from holdfast.console.overview import Overview, ServiceLine, nothing
 from holdfast.kernel.cli import checked_address, read_file
-from holdfast.kernel.errors import Invalid
+from holdfast.kernel.errors import Corrupt, Invalid
 from holdfast.keyring.master import MasterKey, render_master
 
 
@@ -115,3 +117,43 @@ def test_keys_that_are_not_there_are_told_with_the_directory(
         assert f"cannot export the keys of {looked_at}: there is no " in result.stderr
         assert "--data-dir" in result.stderr.splitlines()[-1]
     assert not out.exists()
+
+
+class _HalfWay(BaseHTTPRequestHandler):
+    """A door behind which one role answers, and the next does not know what it is asked."""
+
+    def do_POST(self) -> None:
+        there = self.path.startswith("/v1/prune/registry")
+        body = b'{"role": "registry", "dry_run": false, "idempotency_keys": 7}' if there else b"{}"
+        self.send_response(200 if there else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_earlier_roles_pruned_is_said_when_a_later_one_fails(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), _HalfWay) as door:
+        answering = threading.Thread(target=door.serve_forever)
+        answering.start()
+        try:
+            said = ["--data-dir", str(tmp_path), "--control-plane",
+                    f"http://127.0.0.1:{door.server_port}", "prune", "--json"]  # fmt: skip
+            result = CliRunner().invoke(app, said)
+        finally:
+            door.shutdown()
+            answering.join()
+    assert result.exit_code != 0
+    [done] = msgspec.json.decode(result.stdout)["roles"]
+    assert (done["role"], done["idempotency_keys"]) == ("registry", 7)
+
+
+def test_a_recovery_file_has_a_size(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    with path.open("wb") as stream:
+        stream.truncate(RECOVERY_BYTES_MAX + 1)
+    with pytest.raises(Corrupt, match="too large"):
+        read_recovery(path)

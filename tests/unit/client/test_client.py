@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.client import Client
-from holdfast.kernel.errors import Invalid, Unavailable
+from holdfast.kernel.errors import Invalid, NotFound, Unavailable
 
 BLOCKED = """
 import sys
@@ -54,6 +54,31 @@ def test_it_refuses_what_is_no_address_and_finds_no_program_where_none_runs(
         Client("localhost:8090")
     with pytest.raises(Unavailable, match="cannot find a running system"):
         Client.of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://192.0.2.1:8090", "http://holdfast.example.org", "http://localhost.example.org"]
+)
+def test_without_tls_nothing_is_sent_beyond_this_machine_unless_it_is_said(url: str) -> None:
+    with pytest.raises(Invalid, match="without TLS"):
+        Client(url, token="t")
+    Client(url, token="t", insecure=True).close()
+    for near in ("http://localhost:9", "http://127.0.0.2:9", "http://[::1]:9", "https://192.0.2.1"):
+        Client(near, token="t").close()
+
+
+def test_an_address_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(Invalid, match="cannot use the address"):
+        Client("http://[::1")
+
+
+@pytest.mark.parametrize("name", ["freshness", "export", "datapackage", "..", "", "0F3C"])
+def test_what_is_no_id_of_a_record_asks_for_nothing_else(name: str) -> None:
+    with (
+        Client("http://127.0.0.1:9", timeout_seconds=1) as client,
+        pytest.raises(NotFound, match="cannot find the record"),
+    ):
+        client.record(name)
 
 
 def test_closing_ends_its_thread_and_nothing_is_asked_afterwards() -> None:

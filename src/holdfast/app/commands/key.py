@@ -17,6 +17,8 @@ from holdfast.keyring.cli import app
 __all__ = ["app"]
 
 FORMAT = "holdfast-recovery-1"
+RECOVERY_BYTES_MAX = 64 * 1024 * 1024
+"""It has the list of erased people."""
 
 
 class Recovery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,7 +126,11 @@ def read_recovery(file: Path) -> Recovery:
     from holdfast.keyring.master import parse_master
 
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=Recovery)
+        with file.open("rb") as stream:
+            data = stream.read(RECOVERY_BYTES_MAX + 1)
+        if len(data) > RECOVERY_BYTES_MAX:
+            raise Corrupt(f"cannot read {file}: it is too large for a file of `key export`")
+        found = msgspec.json.decode(data, type=Recovery)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Corrupt(f"cannot read {file}: it is no recovery file of `key export`") from error
     if found.format != FORMAT:

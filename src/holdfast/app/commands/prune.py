@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.kernel.cli import print_json, print_table, run, say, session
 from holdfast.kernel.options import JsonOption
+
+if TYPE_CHECKING:
+    from holdfast.app.pruning import Pruned
+    from holdfast.kernel.http.client import ApiClient
 
 app = typer.Typer(add_completion=False)
 
@@ -29,24 +34,36 @@ def _prune(
     json: JsonOption = False,
 ) -> None:
     async def body() -> None:
-        from holdfast.app.pruning import PRUNING, Pruned
+        from holdfast.app.pruning import PRUNING
 
-        async with session(ctx, timeout_seconds=PRUNE_SECONDS) as api:
-            done = [
-                await api.request(
-                    "POST", f"/v1/prune/{role}", params={"dry_run": dry_run}, json={}, type=Pruned
-                )
-                for role in PRUNING
-            ]
-        if json:
-            print_json({"dry_run": dry_run, "roles": done})
-            return
-        print_table(
-            ["role", "objects", "bytes", "tasks", "idempotency keys"],
-            [[d.role, d.objects, d.object_bytes, d.tasks, d.idempotency_keys] for d in done],
-            numeric=["objects", "bytes", "tasks", "idempotency keys"],
-        )
-        if dry_run:
-            say("nothing was removed: leave --dry-run out to remove this")
+        done: list[Pruned] = []
+        try:
+            async with session(ctx, timeout_seconds=PRUNE_SECONDS) as api:
+                for role in PRUNING:
+                    done.append(await _asked(api, role, dry_run=dry_run))
+        finally:  # what an earlier role removed is removed, whatever a later one says
+            if done:
+                _print(done, dry_run=dry_run, json=json)
 
     run(body)
+
+
+async def _asked(api: ApiClient, role: str, *, dry_run: bool) -> Pruned:
+    from holdfast.app.pruning import Pruned
+
+    return await api.request(
+        "POST", f"/v1/prune/{role}", params={"dry_run": dry_run}, json={}, type=Pruned
+    )
+
+
+def _print(done: Sequence[Pruned], *, dry_run: bool, json: bool) -> None:
+    if json:
+        print_json({"dry_run": dry_run, "roles": done})
+        return
+    print_table(
+        ["role", "objects", "bytes", "tasks", "idempotency keys"],
+        [[d.role, d.objects, d.object_bytes, d.tasks, d.idempotency_keys] for d in done],
+        numeric=["objects", "bytes", "tasks", "idempotency keys"],
+    )
+    if dry_run:
+        say("nothing was removed: leave --dry-run out to remove this")
