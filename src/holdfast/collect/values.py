@@ -51,12 +51,12 @@ def _normalised(text: str) -> str:
     return "-" + plain if negative else plain
 
 
-def _otherwise(text: str) -> str:
+def _otherwise(text: str, *, blanks: bool = True) -> str:
     """What would make a number of ``text``, if anything is plain."""
     for how, match in _BELOW_ZERO.items():
         if match(text):
             return f"; `negative: {how}` where this is how the source writes what is below zero"
-    if blank := _BLANK(text):
+    if blanks and (blank := _BLANK(text)):
         name = "a blank" if blank[1] == " " else f"the blank U+{ord(blank[1]):04X}"
         return f": {name} stands between its digits, which `thousands: ' '` reads"
     return ""
@@ -102,7 +102,7 @@ def localised(text: str, thousands: str, point: str) -> str:
         if thousands in text:
             if not _grouping(thousands, point)(text):
                 said = f"is not a number with {thousands!r} between thousands"
-                raise ValueError(said + _otherwise(text))
+                raise ValueError(said + _otherwise(text, blanks=False))
             text = text.replace(thousands, "")
     if point != ".":
         if "." in text:
