@@ -35,10 +35,14 @@ class Columns:
         self._rows += 1
         if self._rows > FIRST_ROWS and self._rows % STRIDE:
             return
-        if not isinstance(value, dict):
+        if isinstance(value, dict):
+            leaves = _leaves(value, "", DEPTH_MAX)
+        elif hasattr(value, "columns"):  # an element of XML
+            leaves = ((name[:NAME_MAX], found) for name, found in value.columns())
+        else:
             return
         self._looked += 1
-        for name, found in _leaves(value, "", DEPTH_MAX):
+        for name, found in dict(leaves).items():
             if name not in self._kinds:
                 if len(self._kinds) >= COLUMNS_MAX:
                     continue

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from lxml import etree
 
 from holdfast.collect.batches import BatchMaker
 from holdfast.collect.columns import FIRST_ROWS, Columns
 from holdfast.collect.content import SpooledContent
+from holdfast.collect.formats.xml import XmlRecord
 from holdfast.collect.model import Bounds, Number
 from holdfast.records.model import COLUMNS_MAX, SourceColumn
+from holdfast.records.shape import column_drift
 from tests.unit.collect.helpers import profile
 
 
@@ -35,6 +38,26 @@ def test_columns_are_counted_by_name_kind_and_how_often_they_were_filled() -> No
         "at.note": ("", 0, 2),
         "tags": ("array", 1, 2),
     }
+
+
+GENERIC = "http://www.sdmx.org/resources/sdmxml/schemas/v2_1/data/generic"
+
+
+def test_elements_have_columns_and_generic_sdmx_has_them_by_concept() -> None:
+    plain = '<Obs TIME="2024" VALUE="1.5"><note>x</note><note>y</note><deep><er>z</er></deep></Obs>'
+    found = seen(XmlRecord(etree.fromstring(plain)))
+    assert {name: one.filled for name, one in found.items()} == {
+        "@TIME": 1, "@VALUE": 1, "note": 1, "deep/er": 1,
+    }  # fmt: skip
+    before, after = (
+        seen(XmlRecord(etree.fromstring(
+            f'<g:Obs xmlns:g="{GENERIC}"><g:ObsDimension value="2024"/><g:ObsValue value="7"/>'
+            f'<g:Attributes><g:Value id="OBS_STATUS" value="A"/>{more}</g:Attributes></g:Obs>'
+        )))
+        for more in ("", '<!-- new --><g:Value id="OBS_CONF" value="F"/>')
+    )  # fmt: skip
+    [new] = column_drift(list(after.values()), list(before.values()))
+    assert (new.field, new.kind) == ("source.Attributes/Value[OBS_CONF]", "new")
 
 
 def test_it_is_a_sample_and_bounded() -> None:

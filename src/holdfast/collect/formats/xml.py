@@ -53,6 +53,32 @@ class XmlRecord:
     def __str__(self) -> str:
         return etree.tostring(self.element, encoding="unicode", with_tail=False)
 
+    def columns(self) -> Iterator[tuple[str, str]]:
+        """What a table of such elements would have as columns, by names without prefixes.
+
+        SDMX-ML's generic form has all its attributes at one path: there the concept names them.
+        """
+        return _columns(self.element, "", _COLUMNS_DEEP)
+
+
+_COLUMNS_DEEP = 4
+
+
+def _columns(element: Any, path: str, deep: int) -> Iterator[tuple[str, str]]:
+    base = f"{path}/" if path else ""
+    namespace, _ = split_name(element.tag)
+    concept = element.get("id") or element.get("concept")
+    if "sdmx" in namespace.lower() and concept and element.get("value") is not None:
+        yield f"{path}[{concept}]", element.get("value")
+        return
+    for name, value in element.attrib.items():
+        yield f"{base}@{split_name(name)[1]}", value
+    for child in element.iterchildren(etree.Element):
+        if deep > 1:
+            yield from _columns(child, f"{base}{split_name(child.tag)[1]}", deep - 1)
+    if path and (text := (element.text or "").strip()):
+        yield path, text
+
 
 def namespaces_of(spec: Format) -> Mapping[str, str]:
     """The prefixes that a profile's paths may use."""
