@@ -155,6 +155,7 @@ async def test_a_first_draft_of_an_address_and_of_a_file(
     made = await command("profile", "init", address, "--name", "rain", "--out", str(out))
     assert made.returncode == 0, made.stderr
     assert "31 records of 31 rows" in made.stderr
+    assert "note: $.v: 'many' is taken for a value that is missing" in made.stderr
     assert "before it can be published: publisher, licence\n" in made.stderr
     text = out.read_text("utf-8")
     assert f"url: {address}" in text
@@ -163,7 +164,7 @@ async def test_a_first_draft_of_an_address_and_of_a_file(
     assert json.loads(shown.stdout)["rejected"] == 0
     left = await command("profile", "validate", str(out))
     assert left.returncode == 2
-    assert f"{out}: line 8, publisher: this is the draft's placeholder still" in left.stdout
+    assert f"{out}: line 9, publisher: this is the draft's placeholder still" in left.stdout
     out.write_text(text.replace("$.id", "$.none").replace("type: integer", "type: date"))
     nothing = await command("profile", "preview", str(out))
     assert (nothing.returncode, "not one of 31 rows" in nothing.stderr) == (2, True), nothing.stderr

@@ -55,6 +55,13 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
             str,
             typer.Option("--records", help="Where the records are, such as $.data[*] or //row."),
         ] = "",
+        sheet: Annotated[
+            str, typer.Option("--sheet", help="The sheet of a workbook; default: the first.")
+        ] = "",
+        header_row: Annotated[
+            int,
+            typer.Option("--header-row", min=0, help="The row of its header, counted from 1."),
+        ] = 0,
         out: Annotated[
             str, typer.Option("--out", help="Where to write it; default NAME.yaml, - prints it.")
         ] = "",
@@ -75,7 +82,13 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
             if source.startswith(("http://", "https://")):
                 _refuse_address(source)
                 found = await first_draft(
-                    source, settings_of(ctx), name=given, kind=kind, records=records
+                    source,
+                    settings_of(ctx),
+                    name=given,
+                    kind=kind,
+                    records=records,
+                    sheet=sheet,
+                    header_row=header_row,
                 )
             else:
                 path = Path(source)
@@ -85,7 +98,15 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
                         hint="an address begins with https://",
                     )
                 address = url or f"https://{HOST}/{quote(path.name)}"
-                found = draft(path, name=given, url=address, kind=kind, records=records)
+                found = draft(
+                    path,
+                    name=given,
+                    url=address,
+                    kind=kind,
+                    records=records,
+                    sheet=sheet,
+                    header_row=header_row,
+                )
             profile = load_profile(found.text.encode(), draft=True)
             if target == "-":
                 sys.stdout.write(found.text)
@@ -243,7 +264,7 @@ async def _show_remapped(api: ApiClient, found: Run, limit: int, *, json: bool) 
         say(f"there is more: holdfast run diff {found.id}")
 
 
-_KINDS = "csv, tsv, json, ndjson, geojson, json-stat, xml, xlsx"
+_KINDS = "csv, tsv, json, ndjson, geojson, json-stat, xml, feed, xlsx"
 
 
 def _is_file(path: Path) -> bool:

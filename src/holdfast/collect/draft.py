@@ -75,6 +75,8 @@ def draft(
     charset: str = "",
     kind: str = "",
     records: str = "",
+    sheet: str = "",
+    header_row: int = 0,
     link: str = "",
 ) -> Draft:
     """A profile of the source whose page is the file at ``path``.
@@ -82,9 +84,12 @@ def draft(
     ``link`` is the header of that name that came with it.
 
     ``kind`` and ``records`` say what a person already knows: the format's type and where its
-    records are. Raises :class:`ParseFailed` for what no profile can read.
+    records are; ``sheet`` and ``header_row`` say it of a workbook. Raises :class:`ParseFailed` for
+    what no profile can read.
     """
-    found = recognise(path, charset=charset, kind=kind, records=records)
+    found = recognise(
+        path, charset=charset, kind=kind, records=records, sheet=sheet, header_row=header_row
+    )
     pagination, several = more_pages(found.document, found.count, url, link)
     found.notes += several
     if pagination is not None:
@@ -164,8 +169,8 @@ def _nothing_found(form: Any) -> str:
     read = f"it was read as {kind}"
     match kind:
         case "xlsx":
-            where = "is the table further down, or on another sheet? Name the header's row with"
-            return f"{read}; {where} `header_row` and the sheet with `sheet` in source.format"
+            where = "is the table further down, or on another sheet?"
+            return f"{read}; {where} --sheet names the sheet, --header-row the header's row"
         case "csv":
             where = "is the header further down? Say so with"
             return f"{read}; {where} `header_starts` or `skip_lines` in source.format"

@@ -117,7 +117,14 @@ async def _fetched(outbound: OutboundClient, asked: OutboundRequest, folder: Pat
 
 
 async def first_draft(
-    url: str, settings: CollectSettings, *, name: str, kind: str = "", records: str = ""
+    url: str,
+    settings: CollectSettings,
+    *,
+    name: str,
+    kind: str = "",
+    records: str = "",
+    sheet: str = "",
+    header_row: int = 0,
 ) -> Draft:
     """Fetch the page at ``url`` and draft a profile from it; nothing is stored.
 
@@ -140,6 +147,8 @@ async def first_draft(
             charset=fetched.charset,
             kind=kind,
             records=records,
+            sheet=sheet,
+            header_row=header_row,
             link=fetched.headers.get("link", ""),
         )
 

@@ -56,10 +56,19 @@ class Recognised:
         return found
 
 
-def recognise(path: Path, *, charset: str = "", kind: str = "", records: str = "") -> Recognised:
+def recognise(
+    path: Path,
+    *,
+    charset: str = "",
+    kind: str = "",
+    records: str = "",
+    sheet: str = "",
+    header_row: int = 0,
+) -> Recognised:
     """The format of the file at ``path``.
 
-    ``kind`` is the format's type, ``records`` where its records are, as far as a person knows.
+    ``kind`` is the format's type, ``records`` where its records are, ``sheet`` and ``header_row``
+    where the table of a workbook is, as far as a person knows.
 
     Raises :class:`ParseFailed` where it is none that a profile can read, and says what it seems to
     be.
@@ -70,12 +79,16 @@ def recognise(path: Path, *, charset: str = "", kind: str = "", records: str = "
         start = raw.read(8)
     if start.startswith(b"PK"):
         if _is_workbook(path):
-            return _workbook()
+            if kind not in {"", "xlsx"}:
+                raise _other(kind, "a workbook (.xlsx)")
+            return _workbook(sheet, header_row)
         member = _member(path)
     if start == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
         raise ParseFailed(
             "cannot write a profile: this is an old workbook (.xls)", hint="save it as .xlsx"
         )
+    if kind == "xlsx" or sheet or header_row:
+        raise _other("xlsx", "no workbook")
     with SpooledContent(path, bounds, "auto", member).open() as stream:
         data = stream.read(HEAD_BYTES + 1)
     whole = len(data) <= HEAD_BYTES
@@ -98,10 +111,25 @@ def _is_workbook(path: Path) -> bool:
         return False
 
 
-def _workbook() -> Recognised:
-    found = Recognised({"type": "xlsx"})
-    found.notes.append("The first sheet is read; `sheet` names another, `header_row` the header.")
+def _workbook(sheet: str, header_row: int) -> Recognised:
+    form: Plain = {"type": "xlsx"}
+    if sheet:
+        form["sheet"] = sheet
+    if header_row:
+        form["header_row"] = header_row
+    found = Recognised(form)
+    if not sheet:
+        found.notes.append(
+            "The first sheet is read; --sheet names another, --header-row the header."
+        )
     return found
+
+
+def _other(kind: str, what: str) -> ParseFailed:
+    return ParseFailed(
+        f"cannot write a profile: this is {what}, and no {kind}",
+        hint="without --format it is told from the bytes",
+    )
 
 
 def _member(path: Path) -> str:
@@ -128,6 +156,9 @@ def _decoded(data: bytes, charset: str, whole: bool) -> tuple[str, str]:
     return data.decode("cp1252", "replace"), "windows-1252"
 
 
+_JSON_KINDS = frozenset({"json", "ndjson", "geojson", "json-stat"})
+
+
 def _of_text(text: str, data: bytes, kind: str, whole: bool, records: str) -> Recognised:
     begin = text.lstrip("\ufeff \t\r\n\x1e")[:2000]
     lowered = begin.lower()
@@ -135,27 +166,29 @@ def _of_text(text: str, data: bytes, kind: str, whole: bool, records: str) -> Re
         raise ParseFailed("cannot write a profile: there is nothing in it")
     if kind in {"csv", "tsv"}:
         return _table(text)
-    if kind == "xml" or (begin.startswith("<") and kind != "json"):
+    if kind in {"xml", "feed"} or (begin.startswith("<") and kind not in _JSON_KINDS):
         if lowered.startswith("<!doctype html") or "<html" in lowered[:500]:
             raise ParseFailed(
                 "cannot write a profile: this is a web page, not data",
                 hint="look for its download link (CSV, JSON, XML, XLSX) or its API",
             )
-        return _markup(data, whole, records)
-    if kind in {"json", "ndjson", "geojson", "json-stat"} or begin[:1] in {"{", "["}:
-        return _json(text, whole, records)
+        return _markup(data, whole, records, kind)
+    if kind in _JSON_KINDS or begin[:1] in {"{", "["}:
+        return _json(text, whole, records, kind)
     return _table(text)
 
 
 # --- JSON -----------------------------------------------------------------------------------------
 
 
-def _json(text: str, whole: bool, records: str) -> Recognised:
+def _json(text: str, whole: bool, records: str, kind: str = "") -> Recognised:
     text = text.lstrip("\ufeff \t\r\n\x1e")
     decoder = json.JSONDecoder()
     try:
         value, end = decoder.raw_decode(text)
     except ValueError as error:
+        if not whole and kind in {"geojson", "json-stat"}:
+            return Recognised({"type": kind})
         if not whole:
             found = Recognised(
                 {"type": "json", "records": "$[*]" if text[:1] == "[" else "$.data[*]"}
@@ -165,20 +198,31 @@ def _json(text: str, whole: bool, records: str) -> Recognised:
         raise ParseFailed(f"cannot write a profile: this is no JSON: {error}") from error
     except RecursionError as error:
         raise ParseFailed("cannot write a profile: JSON nested too deeply") from error
+    feature = isinstance(value, dict) and value.get("type") == "Feature"
     if text[end:].strip("\x1e \t\r\n"):
-        feature = isinstance(value, dict) and value.get("type") == "Feature"
-        return Recognised({"type": "geojson", "sequence": True} if feature else {"type": "ndjson"})
-    found = _of_value(value, records)
+        if kind in {"json", "json-stat"} or (kind == "geojson" and not feature):
+            raise _other(kind, "a document a line")
+        sequence = feature and kind != "ndjson"
+        return Recognised({"type": "geojson", "sequence": True} if sequence else {"type": "ndjson"})
+    if kind == "ndjson":
+        return Recognised({"type": "ndjson"})
+    found = _of_value(value, records, kind)
     found.document = value
     return found
 
 
-def _of_value(value: Any, records: str) -> Recognised:
-    if isinstance(value, dict) and value.get("type") == "FeatureCollection":
-        features = value.get("features")
-        count = len(features) if isinstance(features, list) else None
-        return Recognised({"type": "geojson"}, count=count)
-    if isinstance(value, dict) and "dimension" in value and "value" in value and "size" in value:
+def _of_value(value: Any, records: str, kind: str) -> Recognised:
+    said = value if isinstance(value, dict) else {}
+    features = said.get("type") == "FeatureCollection"
+    cube = "dimension" in said and "value" in said and "size" in said
+    if (kind == "geojson" and not features) or (kind == "json-stat" and not cube):
+        raise _other(kind, "other JSON")
+    if features and kind != "json":
+        found = said.get("features")
+        return Recognised(
+            {"type": "geojson"}, count=len(found) if isinstance(found, list) else None
+        )
+    if cube and kind != "json":
         return Recognised({"type": "json-stat"})
     return _records(value, records)
 
@@ -325,7 +369,7 @@ def _around(value: Any, path: str) -> list[str]:
 # --- XML ------------------------------------------------------------------------------------------
 
 
-def _markup(data: bytes, whole: bool, records: str) -> Recognised:
+def _markup(data: bytes, whole: bool, records: str, kind: str) -> Recognised:
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, recover=not whole,
         remove_comments=True, remove_pis=True, huge_tree=False,
@@ -336,7 +380,7 @@ def _markup(data: bytes, whole: bool, records: str) -> Recognised:
         raise ParseFailed(f"cannot write a profile: this is no XML: {str(error)[:200]}") from error
     if root is None:
         raise ParseFailed("cannot write a profile: this is no XML")
-    found = _of_markup(root, records)
+    found = _of_markup(root, records, kind)
     matched, returned = root.get("numberMatched", ""), root.get("numberReturned", "")
     if matched.isdigit() and returned.isdigit() and int(matched) > int(returned):
         found.notes.append(
@@ -346,11 +390,14 @@ def _markup(data: bytes, whole: bool, records: str) -> Recognised:
     return found
 
 
-def _of_markup(root: Any, records: str) -> Recognised:
+def _of_markup(root: Any, records: str, kind: str) -> Recognised:
     namespaces = _prefixes(root)
     if records:
         return Recognised({"type": "xml", "records": records, "namespaces": namespaces})
-    if split_name(root.tag)[1] in {"rss", "feed", "RDF"}:
+    feed = split_name(root.tag)[1] in {"rss", "feed", "RDF"}
+    if kind == "feed" and not feed:
+        raise _other(kind, "other XML")
+    if feed and kind != "xml":
         from holdfast.registry.xpath import FEED_NAMESPACES
 
         known = set(FEED_NAMESPACES.values())

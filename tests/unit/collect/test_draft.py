@@ -210,7 +210,7 @@ def test_a_title_above_the_header_is_told_with_the_member_that_helps(tmp_path: P
     with pytest.raises(ParseFailed, match="no record was found") as caught:
         draft(tmp_path / "x", name="x", url="https://example.org/x")
     assert "it was read as xlsx" in caught.value.hint
-    assert "`header_row`" in caught.value.hint
+    assert "--header-row" in caught.value.hint
 
 
 def test_an_object_of_columns(tmp_path: Path) -> None:
@@ -543,3 +543,64 @@ def test_days_that_can_be_read_in_two_ways_are_said(tmp_path: Path) -> None:
     assert any("01/02/2024 can be two days" in note and "%d/%m/%Y" in note for note in notes)
     _, notes = made_of(tmp_path / "x", f"date,v\n{both}10/31/2024,5.5\n")
     assert not any("two days" in note for note in notes)
+
+
+def test_the_sheet_and_the_row_of_the_header_can_be_named(tmp_path: Path) -> None:
+    table: list[list[object]] = [["Table 2"], ["place", "year", "v"]]
+    table += (["a", 2000 + i, i / 2] for i in range(9))
+    book = workbook(("Cover", [["An office"]]), ("Table 2", table))
+    (tmp_path / "x").write_bytes(book)
+    with pytest.raises(ParseFailed) as caught:
+        draft(tmp_path / "x", name="x", url="https://example.org/x")
+    assert "--sheet" in caught.value.hint
+    assert "--header-row" in caught.value.hint
+    found = drafted(tmp_path / "x", book, sheet="Table 2", header_row=2)
+    assert plain_profile(found)["source"]["format"] == {
+        "type": "xlsx", "sheet": "Table 2", "header_row": 2,
+    }  # fmt: skip
+    assert drawn(found, "period") == {"path": "year", "frequency": "A"}
+
+
+FEATURE = {"type": "Feature", "properties": {"v": 1}, "geometry": None}
+FEATURES = json.dumps({"type": "FeatureCollection", "features": [FEATURE, FEATURE]})
+RSS = (
+    '<rss version="2.0"><channel><title>N</title><item><title>a</title><guid>b</guid></item>'
+    "<item><title>c</title><guid>d</guid></item></channel></rss>"
+)
+PLAIN_JSON = '{"data": [{"id": "a", "v": 1}, {"id": "b", "v": 2}]}'
+CSV = "id,v\na,1\nb,2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "read"),
+    [
+        (FEATURES, "geojson", "geojson"),
+        (FEATURES, "json", "json"),
+        (f"{json.dumps(FEATURE)}\n" * 2, "ndjson", "ndjson"),
+        ('{"id": "a", "v": 1}', "ndjson", "ndjson"),
+        (RSS, "feed", "feed"),
+        (RSS, "xml", "xml"),
+        (PLAIN_JSON, "geojson", ""),
+        (PLAIN_JSON, "json-stat", ""),
+        (f"{PLAIN_JSON}\n" * 2, "json", ""),
+        ("<a><b x='1' y='2'/><b x='2' y='3'/></a>", "feed", ""),
+        (CSV, "xlsx", ""),
+        (CSV, "json-stat", ""),
+        (CSV, "feed", ""),
+    ],
+)
+def test_a_format_that_is_named_is_used_or_refused(
+    tmp_path: Path, text: str, kind: str, read: str
+) -> None:
+    (tmp_path / "x").write_text(text)
+    if not read:
+        with pytest.raises(ParseFailed):
+            draft(tmp_path / "x", name="x", url="https://example.org/x", kind=kind)
+        return
+    assert drawn(drafted(tmp_path / "x", text, kind=kind), "source")["format"]["type"] == read
+
+
+def test_a_workbook_is_no_table_of_text(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(workbook(("s", [["a", "b"], ["x", 1]])))
+    with pytest.raises(ParseFailed, match="this is a workbook"):
+        draft(tmp_path / "x", name="x", url="https://example.org/x", kind="csv")
