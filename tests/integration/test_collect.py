@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from holdfast.collect.fixtures.faults import Fault
+from holdfast.fleet.model import Task
 from holdfast.records.model import RunFilter, RunStatus
 from holdfast.registry.versions import LimitsOverride, OverridesChange
 from tests.integration.collecting import OPERATOR, Collecting, collecting
@@ -402,6 +403,10 @@ async def test_an_incremental_source_goes_on_where_it_ended(bench: Collecting) -
     assert sorted(r.key[0] for r in await bench.records()) == ["a", "b"]  # type: ignore[type-var]
 
 
+async def _has_been_tried(bench: Collecting, task: Task) -> bool:
+    return bool((await bench.task(task)).history)
+
+
 @pytest.mark.parametrize("about_people", [False, True])
 async def test_a_failed_run_tells_what_the_source_says_unless_it_is_about_people(
     bench: Collecting, *, about_people: bool
@@ -415,6 +420,13 @@ async def test_a_failed_run_tells_what_the_source_says_unless_it_is_about_people
         unread = await bench.collect()
         bench.source.faults.replace([Fault(kind="status", status=400, body="Unknown column")])
         refused = await bench.collect()
+        bench.source.faults.replace([])
+        asked = {"path": "$.ok", "equals": ["yes"], "message": "$.error.message"}
+        await bench.publish(source={"format": form, "success": asked}, **personal)
+        task = await bench.submit()
+        await until(lambda: _has_been_tried(bench, task))
+        [attempt, *_] = (await bench.task(task)).history
+    assert ("no such layer" in attempt.reason) is not about_people
     assert [run.status for run in (unread, refused)] == [RunStatus.FAILED] * 2
     assert "nothing at $.features" in unread.reason
     assert "answered 400" in refused.reason

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.kernel.cli import print_table, say
+from holdfast.kernel.cli import print_table, say, visible
 from holdfast.kernel.errors import HoldfastError, Unavailable
 from holdfast.registry.document import SUFFIXES
 
@@ -69,7 +69,10 @@ async def collect_once(system: System, *, sample: bool) -> int:
     """
     names, left = await found_profiles(system)
     for file, why in left:
-        say(f"error: {file} is not collected: {why}")
+        first, *more = why.splitlines()
+        further = f" (and {len(more)} more; `holdfast profile validate` says all)" if more else ""
+        said = first.removeprefix(f"{file}: ")
+        say(f"error: {file} is not collected: {visible(said)}{further}")
     if not names:
         raise _none_runs(system.settings.profiles_dir)
     tally = Tally([await submit(system, name) for name in names])

@@ -348,7 +348,8 @@ class Collection:
             found = await self._in_thread(lambda: lookup(content, asked, self._bounds, encoding))
         if success and _as_text(found.get(success.path)) not in success.equals:
             said = _as_text(found.get(success.message or success.path))[:300]
-            raise SourceRefused(f"cannot use the answer: the source says {said!r}")
+            words = "something else than success" if self._profile.subject else repr(said)
+            raise SourceRefused(f"cannot use the answer: the source says {words}")
         return found
 
     async def _read(self, maker: BatchMaker, page: Page) -> None:

@@ -88,6 +88,7 @@ def test_anywhere_else_it_is_refused(store: SecretStore, reference: str, url: st
     with pytest.raises(SecretRefused) as caught:
         store.resolve(reference, "default", url)
     assert not any(value in str(caught.value) for value in ("s3cr3t", "f1le"))
+    assert "host:port" in caught.value.hint
 
 
 @pytest.mark.parametrize(
