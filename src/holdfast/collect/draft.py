@@ -148,7 +148,7 @@ def _odd(found: Recognised, rows: list[RawRow], form: Any) -> tuple[bool, frozen
     odd = seen.rows if table else seen.before
     if not odd:
         return False, frozenset()
-    told = "; ".join(shown(cells[index]) for index in odd)
+    told = "; ".join(dict.fromkeys(shown(cells[index]) for index in odd))
     skipped = skipping(cells, odd) if table else []
     if skipped:
         found.form["skip_rows"] = [*found.form.get("skip_rows", []), *skipped]

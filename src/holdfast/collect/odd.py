@@ -61,7 +61,20 @@ def odd_rows(rows: Sequence[Cells]) -> Odd:
         if not _is_odd(rows[index], typed):
             break
         after.append(index)
+    before += _again(rows, before, after)
     return Odd(tuple(before), tuple(reversed(after)), _totals(rows, columns))
+
+
+def _again(rows: Sequence[Cells], before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """Where a header, or a row that stood under the first one, comes again further down."""
+    known = [rows[index] for index in before]
+    return [
+        index
+        for index, row in enumerate(rows)
+        if index not in before
+        and index not in after
+        and (row in known or (row and all(cell == name for name, cell in row.items())))
+    ]
 
 
 def _is_typed(cells: Sequence[str]) -> bool:

@@ -460,6 +460,11 @@ def test_rows_of_tags_and_units_are_skipped_and_said(tmp_path: Path) -> None:
     assert found.nulls == ["", "Ice"]
     assert any("'5s, 15s, 20d, 14n'" in note for note in notes)
     assert any("'Ice' is taken for a value that is missing" in note for note in notes)
+    # Another site's rows follow under a header and tags of their own.
+    second = rdb.replace("01646500", "01646502").replace("Ice", "9")
+    found, _ = made_of(tmp_path / "x", rdb + second)
+    assert found.source.format.skip_rows == ["5s", "agency_cd"]  # type: ignore[union-attr]
+    assert drawn(found, "key") == ["dimensions.site_no", "period"]
     bank = (
         '"";EX.USD;EX.USD_FLAGS\n"";Reference rate of the bank;\nUnit;USD;\nDimension;One;\n'
         + "".join(f"{day};1,{i + 10};\n" for i, day in enumerate(DAYS))
