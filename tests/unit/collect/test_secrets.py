@@ -88,6 +88,11 @@ def test_anywhere_else_it_is_refused(store: SecretStore, reference: str, url: st
     with pytest.raises(SecretRefused) as caught:
         store.resolve(reference, "default", url)
     assert not any(value in str(caught.value) for value in ("s3cr3t", "f1le"))
+
+
+def test_another_port_is_said_to_need_its_number(store: SecretStore) -> None:
+    with pytest.raises(SecretRefused, match="that host and port over https") as caught:
+        store.resolve("secret://env/KEY", "default", "https://api.example.org:9443/")
     assert "host:port" in caught.value.hint
 
 
