@@ -32,7 +32,7 @@ from holdfast.collect.errors import MappingRefused, ParseFailed, SourceRefused
 from holdfast.collect.formats import reader_of
 from holdfast.collect.formats.json import lookup
 from holdfast.collect.mapping import Mapping
-from holdfast.collect.model import Bounds, ReadContext
+from holdfast.collect.model import Bounds
 from holdfast.records.model import MappedRecord, Reject
 from holdfast.records.rules import rules_of
 from holdfast.records.shape import drift_of, shape_of
@@ -324,7 +324,7 @@ def run_of(profile: Profile, data: bytes, path: Path, charset: str = "") -> Run:
     mapping = Mapping(profile)
     form = profile.source.format
     content = SpooledContent(path, Bounds(), "auto", "", charset)
-    context = ReadContext(enclosing=mapping.enclosing)
+    context = mapping.context(Bounds())
     try:
         if profile.source.success:
             _check_success(profile.source.success, content)
