@@ -66,6 +66,8 @@ HOLDERS: Mapping[str, tuple[str, ...]] = {
 Those with none of the shapes hold secrets that are known from there. What a test itself hands to a
 program by a setting that names a file is held there as well.
 """
+GROUPS = "data/drone/join-token"
+"""What `drone-up` gives a container: its group reads it, whatever user the container runs as."""
 NOT_LOOKED_INTO = (
     "image",  # A disk with a data directory on it, its holders included.
     "*.sock",
@@ -340,7 +342,8 @@ def _holder(path: Path) -> tuple[str, ...] | None:
     """Which shapes the file is there to hold; ``None`` if it is none, or open to others."""
     for pattern, kinds in HOLDERS.items():
         if path.match(pattern):
-            return kinds if path.stat().st_mode & 0o077 == 0 else None
+            others = 0o037 if path.match(GROUPS) else 0o077
+            return kinds if path.stat().st_mode & others == 0 else None
     return None
 
 

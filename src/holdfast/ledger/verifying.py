@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from sqlalchemy import Connection
 
@@ -182,25 +183,40 @@ async def _step(tenant_log: TenantLog, walk: _Walk, batch: list[StoredCommit]) -
 
 
 async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
-    """Sizes and roots that were told to somebody; their signatures are checked here."""
+    """Sizes and roots that were told to somebody; their signatures are checked here.
+
+    What an origin told of beyond the size that the next one began at is lost, and the entry of that
+    beginning cites it: the log has other entries there now.
+    """
     tenant = tenant_log.tenant
 
-    def unit(conn: Connection) -> tuple[list[store.LogKey], dict[str, store.Published]]:
-        return store.keys(conn, tenant), store.checkpoints(conn, tenant)
+    def unit(
+        conn: Connection,
+    ) -> tuple[list[store.LogKey], dict[str, store.Published], list[store.Origin]]:
+        return (
+            store.keys(conn, tenant),
+            store.checkpoints(conn, tenant),
+            store.origins(conn, tenant),
+        )
 
-    keys, rows = await tenant_log.parts.database.read(tenant_log.principal, unit)
+    keys, rows, origins = await tenant_log.parts.database.read(tenant_log.principal, unit)
+    ends = {each.origin: then.started_size for each, then in pairwise(origins)}
     verifiers = [verifier_of(key) for key in keys]
     found: dict[int, list[tuple[str, bytes]]] = {}
+
+    def told(who: str, origin: str, size: int, root: bytes) -> None:
+        if size <= ends.get(origin, size):
+            found.setdefault(size, []).append((who, root))
+
     for row in rows.values():
         note, _ = notes.open_note(row.note, verifiers)
         said = notes.parse_checkpoint(note.text)
         if (said.origin, said.size, said.root) != (row.origin, row.size, row.root):
             raise Corrupt(f"the checkpoint of {row.origin} is not the one that was published")
-        found.setdefault(said.size, []).append((f"the checkpoint of {row.origin}", said.root))
+        told(f"the checkpoint of {row.origin}", row.origin, said.size, said.root)
     file = PublishedFile(tenant_log.parts.paths.published_file(tenant))
     for origin, outside in (await asyncio.to_thread(file.read)).items():
-        who = f"the published checkpoint of {origin}"
-        found.setdefault(outside.size, []).append((who, outside.root))
+        told(f"the published checkpoint of {origin}", origin, outside.size, outside.root)
     head = await asyncio.to_thread(tenant_log.read_head)
     if head is not None:
         found.setdefault(head.size, []).append(("the head file", head.root))

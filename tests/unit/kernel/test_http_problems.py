@@ -91,7 +91,7 @@ async def test_text_that_is_not_unicode_does_not_break_the_answer() -> None:
         ("GET", "/v1/things/", 404, "route-not-found"),
         ("PUT", "/v1/things", 405, "method-not-allowed"),
         ("GET", "/v1/things?limit=x", 400, "request-invalid"),
-        ("TRACE", "/v1/things", 501, "method-unknown"),
+        ("TRACE", "/v1/things", 405, "method-unknown"),
     ],
 )
 async def test_failures_of_routing_have_the_same_form(

@@ -58,6 +58,7 @@ PROBES = frozenset({"/health", "/ready"})
 
 KNOWN_HOSTS_MAX = 100
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHOD_UNKNOWN = "method-unknown"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 STOPPING = "holdfast_stopping"
@@ -295,7 +296,7 @@ class Door:
             )
         if scope["method"] not in METHODS:
             return Unsupported(
-                f"cannot do {scope['method'][:16]!r}: no such method here", code="method-unknown"
+                f"cannot do {scope['method'][:16]!r}: no such method here", code=METHOD_UNKNOWN
             )
         if not _is_text(scope):
             return Invalid("cannot read the request: its path is no text", code="path-invalid")
@@ -595,6 +596,8 @@ async def answer(scope: Scope, send: Send, error: HoldfastError, identifier: str
     found = problems.document(error, instance=scope["path"], request_id=identifier)
     body = problems.encode(found)
     headers = problems.headers_of(error)
+    if error.code == METHOD_UNKNOWN:
+        headers.append((b"allow", ", ".join(sorted(METHODS)).encode()))
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": found.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -43,7 +43,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "precondition-required": 428,
     "headers-too-large": 431,
     "url-too-long": 414,
-    "method-unknown": 501,
+    "method-unknown": 405,
     "http-version-unsupported": 505,
 }
 """Codes for which HTTP has a status of its own, more exact than their kind's."""
