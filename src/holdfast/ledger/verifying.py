@@ -105,13 +105,14 @@ async def verify(service: LedgerService, principal: Principal) -> AsyncIterator[
     size, _ = await tenant_log.extent()
     walk = _Walk(tenant_log, {})
     try:
-        end = await tenant_log.parts.log.end(tenant_log.principal)
-        size = max(size, end)
         said_wrongly = ""
         try:
+            # Before the end: what is appended and told of meanwhile is no part of the question.
             walk.wanted = await _told(tenant_log)
         except Corrupt as error:
             said_wrongly = error.detail  # the entries first: they are what the question is about
+        end = await tenant_log.parts.log.end(tenant_log.principal)
+        size = max(size, end)
         batch: list[StoredCommit] = []
         lost: Corrupt | None = None
         try:
