@@ -468,6 +468,27 @@ async def test_a_log_that_lost_something_says_so_and_goes_on_only_under_a_new_or
             await ledger.restart(ONE, "again")
 
 
+async def test_a_log_that_lost_twice_is_sound_past_what_it_had_told(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        for number in range(6):
+            await ledger.append(ONE, one(number))
+        await ledger.checkpoint(ONE)  # of more than is left in the end, of less than the first loss
+        for number in range(6, 10):
+            await ledger.append(ONE, one(number))
+    for number, how in ((100, "tail"), (200, "middle")):
+        await damage(database, tmp_path, how)
+        async with ledger_on(database, tmp_path, clock=clock) as ledger:
+            with pytest.raises(LedgerReadOnly):
+                await ledger.append(ONE, one(number))
+            await ledger.restart(ONE, "the disk of the test")
+            for more in range(number, number + 8):
+                await ledger.append(ONE, one(more))
+                found = await verdict(ledger)
+                assert found.sound, found.reason
+
+
 async def damage(database: Database, folder: Path, how: str) -> None:
     def unit(conn) -> None:
         values = {"tenant": ONE.tenant}

@@ -14,7 +14,7 @@ from holdfast.app import datadir, door, people
 from holdfast.app.compose import open_system
 from holdfast.app.settings import Settings
 from holdfast.app.system import System
-from holdfast.app.tls import certificate_check, check_tls, lead_of, server_tls
+from holdfast.app.tls import ServedCertificate, check_tls, lead_of, server_tls
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.collector import settle
 from holdfast.kernel.errors import HoldfastError
@@ -75,10 +75,9 @@ async def run_program(
             settle()
             tls = server_tls(settings, lead)
             context = tls.context() if tls else None
-            if tls is not None:
-                await _checked_certificate(system, tls)
+            served = await _served(system, tls) if tls is not None else None
             if reload is not None:
-                _reload_on_hangup(reload, system, _certificates(system, context))
+                _reload_on_hangup(reload, system, _certificates(system, context, served))
             tasks: list[asyncio.Task[object]] = [
                 asyncio.create_task(
                     serve(
@@ -189,23 +188,33 @@ def _limits(settings: Settings) -> ServeLimits:
     )
 
 
-async def _checked_certificate(system: System, tls: Tls) -> None:
+async def _served(system: System, tls: Tls) -> ServedCertificate:
     """Say at the start, too, what readiness will say of the certificate."""
-    check = system.checks["certificate"] = certificate_check(tls.certificate, system.clock)
+    served = ServedCertificate(tls.certificate, system.clock)
+    system.checks["certificate"] = served.check
     try:
-        if await check() is not None:
+        if await served.check() is not None:
             log.warning("the certificate ends soon", path=str(tls.certificate), do=RENEW)
     except HoldfastError as error:
         log.warning("the certificate is of no use", detail=error.detail, do=RENEW)
+    return served
 
 
-def _certificates(system: System, context: RenewedContext | None) -> Callable[[], None]:
+def _certificates(
+    system: System, context: RenewedContext | None, served: ServedCertificate | None
+) -> Callable[[], None]:
     """What reads renewed certificates and authorities, all or none: connections from then on go by
     them."""
     from holdfast.kernel.tls import renew
 
     found = [each for each in (context, system.tls) if each is not None]
-    return lambda: renew(*found)
+
+    def read() -> None:
+        renew(*found)
+        if served is not None:
+            served.read()
+
+    return read
 
 
 def _reload_on_hangup(reload: Reload, system: System, certificates: Callable[[], None]) -> None:

@@ -8,7 +8,6 @@ the gateway it binds workers to their registrations.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -21,7 +20,6 @@ from holdfast.kernel.tls import ClientTls, machine_trust, nobody
 
 if TYPE_CHECKING:
     from holdfast.kernel.clock import Clock
-    from holdfast.kernel.http import Check
     from holdfast.kernel.serving import Tls
 
 OWN = ("gateway", "ledger")
@@ -111,27 +109,33 @@ def server_tls(settings: Settings, role: str) -> Tls | None:
     )
 
 
-def certificate_check(certificate: Path, clock: Clock) -> Check:
-    """Readiness: unhealthy outside the time of the certificate, degraded in its last fifth or
-    fortnight, whichever is shorter. The file is read each time, so that a renewal counts at once
-    (it is served after SIGHUP)."""
+class ServedCertificate:
+    """The time of the certificate that is served: as its file was at the start, or at SIGHUP."""
 
-    async def check() -> str | None:
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self.read()
+
+    def read(self) -> None:
+        """Look at the file, which has just been taken."""
         from holdfast.identity.pki import read_certificate
 
         try:
-            pem = await asyncio.to_thread(certificate.read_bytes)
+            found = read_certificate(self._path.read_bytes(), str(self._path))
         except OSError as error:
-            raise Unavailable(f"cannot read {certificate}: {error.strerror}") from error
-        found = read_certificate(pem, str(certificate))
-        begins, ends, now = found.not_valid_before_utc, found.not_valid_after_utc, clock.now()
-        if now < begins:
-            raise Unavailable(f"nobody accepts {certificate} before {begins:%Y-%m-%d %H:%M} UTC")
-        if now > ends:
-            raise Unavailable(f"nobody accepts {certificate} since {ends:%Y-%m-%d %H:%M} UTC")
-        return "degraded" if ends - now < min(FORTNIGHT, (ends - begins) / 5) else None
+            raise Invalid(f"cannot read {self._path}: {error.strerror}") from error
+        self._begins, self._ends = found.not_valid_before_utc, found.not_valid_after_utc
 
-    return check
+    async def check(self) -> str | None:
+        """Readiness: unhealthy outside of its time, degraded in its last fifth or fortnight,
+        whichever is shorter."""
+        begins, ends, now = self._begins, self._ends, self._clock.now()
+        if now < begins:
+            raise Unavailable(f"nobody accepts {self._path} before {begins:%Y-%m-%d %H:%M} UTC")
+        if now > ends:
+            raise Unavailable(f"nobody accepts {self._path} since {ends:%Y-%m-%d %H:%M} UTC")
+        return "degraded" if ends - now < min(FORTNIGHT, (ends - begins) / 5) else None
 
 
 def client_tls(settings: Settings, name: str = "") -> ClientTls | None:

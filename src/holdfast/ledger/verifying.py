@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from sqlalchemy import Connection
 
@@ -186,7 +185,7 @@ async def _step(tenant_log: TenantLog, walk: _Walk, batch: list[StoredCommit]) -
 async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
     """Sizes and roots that were told to somebody; their signatures are checked here.
 
-    What an origin told of beyond the size that the next one began at is lost, and the entry of that
+    What an origin told of beyond the size that a later one began at is lost, and the entry of that
     beginning cites it: the log has other entries there now.
     """
     tenant = tenant_log.tenant
@@ -201,7 +200,10 @@ async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
         )
 
     keys, rows, origins = await tenant_log.parts.database.read(tenant_log.principal, unit)
-    ends = {each.origin: then.started_size for each, then in pairwise(origins)}
+    ends = {
+        each.origin: min(later.started_size for later in origins[number:])
+        for number, each in enumerate(origins[:-1], start=1)
+    }
     verifiers = [verifier_of(key) for key in keys]
     found: dict[int, list[tuple[str, bytes]]] = {}
 
