@@ -34,6 +34,6 @@ ENV PATH=/opt/holdfast/bin:$PATH \
 USER 10001:0
 WORKDIR /var/lib/holdfast
 VOLUME /var/lib/holdfast
-HEALTHCHECK --interval=15s --timeout=10s --start-period=30s --retries=3 CMD ["holdfast", "health"]
+HEALTHCHECK --interval=15s --timeout=30s --start-period=60s --retries=3 CMD ["holdfast", "health"]
 ENTRYPOINT ["holdfast"]
 CMD ["up"]

@@ -48,6 +48,7 @@ from holdfast import __version__
 
 AT_REST_SECONDS = 0.05
 """Processor time of all processes within a second below which they are at rest."""
+REST_SECONDS = 60
 RUN = "01a1fb93-745a-7ffa-9ec7-1183ced0f7f0"
 
 
@@ -194,12 +195,19 @@ async def _address(data: Path) -> str:
 
 
 async def _settled(client: Any, tree: Any) -> None:
-    """Return when the drone is registered and nobody works: the start is not what is measured."""
+    """Return when the drone is registered and nobody works: the start is not what is measured.
+
+    On a machine too busy for that, after a while all the same, and it is said.
+    """
     before: dict[str, float] = {}
+    late = time.monotonic() + REST_SECONDS
     while True:
         there = (await client.get("/v1/workers")).json()["items"]
         now = _processor(tree)
         if there and before and sum(now.values()) - sum(before.values()) < AT_REST_SECONDS:
+            return
+        if there and time.monotonic() > late:
+            print(f"not at rest after {REST_SECONDS} s: the machine is busy", file=sys.stderr)
             return
         before = now
         await asyncio.sleep(1)

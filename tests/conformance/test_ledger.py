@@ -12,6 +12,7 @@ from sqlalchemy import text
 from holdfast.kernel import merkle
 from holdfast.kernel.clock import ManualClock, timestamp
 from holdfast.kernel.database import Database
+from holdfast.kernel.database.tables import metadata
 from holdfast.kernel.errors import Conflict, Corrupt, Denied, HoldfastError, Invalid, TooLarge
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.outbox import commitment
@@ -23,7 +24,6 @@ from holdfast.ledger.errors import (
     EntryUnknown,
     EventIdReused,
     LedgerReadOnly,
-    NotSequencer,
     SizeUnknown,
     VersionConflict,
 )
@@ -552,8 +552,89 @@ async def test_nothing_is_signed_below_what_was_published(
     async with ledger_on(database, tmp_path, clock=clock) as ledger:
         with pytest.raises(LedgerReadOnly, match="published"):
             await ledger.append(ONE, one(9))
-        with pytest.raises(NotSequencer):
+        with pytest.raises(LedgerReadOnly, match="published"):
             await ledger.checkpoint(ONE)
+
+
+async def kept(database: Database) -> dict[str, list[dict]]:
+    """Every row of the ledger, as a backup has it."""
+    return await database.read(ONE, lambda conn: _rows(conn))
+
+
+def _rows(conn) -> dict[str, list[dict]]:
+    tables = [each for each in metadata.sorted_tables if each.name.startswith("ledger_")]
+    return {
+        each.name: [
+            dict(row._mapping)
+            for row in conn.execute(each.select().where(each.c.tenant == ONE.tenant))
+        ]
+        for each in tables
+        if "tenant" in each.c
+    }
+
+
+async def brought_back(database: Database, rows: dict[str, list[dict]]) -> None:
+    def unit(conn) -> None:
+        for name, each in rows.items():
+            table = metadata.tables[name]
+            conn.execute(table.delete().where(table.c.tenant == ONE.tenant))
+            if each:
+                conn.execute(table.insert(), each)
+
+    await database.write(ONE, unit)
+
+
+async def test_a_log_from_before_its_last_checkpoint_gives_no_older_one(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await ledger.append(ONE, one(1))
+        await ledger.checkpoint(ONE)
+        backup = await kept(database)
+        await ledger.append(ONE, one(2))
+        await ledger.checkpoint(ONE)
+    await brought_back(database, backup)
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        with pytest.raises(LedgerReadOnly, match="knows of 2"):
+            await ledger.checkpoint(ONE)
+
+
+@pytest.mark.parametrize("length", [3, 30], ids=["shorter", "longer"])
+async def test_a_log_from_before_a_restart_takes_no_name_that_was_published(
+    database: Database, tmp_path: Path, clock: ManualClock, length: int
+) -> None:
+    """Its next origin would have that name, and another tree under it."""
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        for number in range(10):
+            await ledger.append(ONE, one(number))
+        await ledger.checkpoint(ONE)
+        backup = await kept(database)
+    await damage(database, tmp_path, "tail")
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        with pytest.raises(LedgerReadOnly):
+            await ledger.append(ONE, one(10))
+        first = await ledger.restart(ONE, "the disk of the test")
+        for number in range(length):
+            await ledger.append(ONE, one(100 + number))
+        told = notes.parse_checkpoint(notes.parse_note(await ledger.checkpoint(ONE)).text)
+        assert told.origin == first.origin
+    await brought_back(database, backup)
+    (tmp_path / "ledger" / "default.head").unlink()
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        with pytest.raises(LedgerReadOnly, match=f"older than {first.origin}"):
+            await ledger.append(ONE, one(10))
+        with pytest.raises(LedgerReadOnly, match=f"older than {first.origin}"):
+            await ledger.checkpoint(ONE)
+        second = await ledger.restart(ONE, "the backup of the test")
+        assert second.origin == "example.org/ledger/default/2"
+        for number in range(50):
+            await ledger.append(ONE, one(200 + number))
+        now = notes.parse_checkpoint(notes.parse_note(await ledger.checkpoint(ONE)).text)
+        assert now.origin == second.origin
+        assert (await verdict(ledger)).sound
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await ledger.append(ONE, one(300))
+        assert (await ledger.status(ONE)).writable
 
 
 async def test_reading_damaged_bytes_is_an_error_never_a_wrong_answer(

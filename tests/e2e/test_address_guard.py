@@ -20,7 +20,7 @@ from tests.support.dns import Zone, served
 from tests.support.program import wait_until
 from tests.support.stack import Stack, running, sources
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 UNROUTED = "2000::1"
 """Global unicast by its form, so that the guard lets it pass, and assigned to nobody (RFC 4291)."""
@@ -215,5 +215,5 @@ def test_nobody_was_there(collected: Collected) -> None:
     with pytest.raises(BlockingIOError):
         collected.inside.accept()
     with socket.create_connection(collected.inside.getsockname()):
-        wait_until(lambda: select.select([collected.inside], [], [], 1)[0], 10, "a connection")
+        wait_until(lambda: select.select([collected.inside], [], [], 1)[0], what="a connection")
         collected.inside.accept()[0].close()

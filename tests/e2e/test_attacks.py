@@ -49,7 +49,7 @@ from tests.support.program import Program, started, wait_until
 from tests.support.soaking import scale
 from tests.support.stack import SAMPLE, Stack, running, sources
 
-pytestmark = pytest.mark.timeout(300 * scale())
+pytestmark = pytest.mark.timeout(1200 * scale())
 
 SEED = int(os.environ.get("HOLDFAST_TEST_SEED", "20261127"))
 AT_THE_DOOR, AT_A_ROLE = 850, 150

@@ -22,7 +22,7 @@ import yaml
 
 from tests.support.program import Program, run_command, started, wait_until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 Window = tuple[str, str]
 

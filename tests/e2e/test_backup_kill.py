@@ -25,7 +25,7 @@ from tests.support.program import (
 from tests.support.soaking import scale
 
 pytestmark = [
-    pytest.mark.timeout(400 * scale()),
+    pytest.mark.timeout(1200 * scale()),
     pytest.mark.soak,
 ]
 
@@ -161,7 +161,7 @@ def test_a_restore_that_is_killed_leaves_things_as_they_were_or_whole(tmp_path: 
         shutil.copytree(bare, folder)
         process = restoring()
         stage = tmp_path / STAGES.replace("*", str(process.pid))
-        wait_until(stage.exists, 60, "it to begin")
+        wait_until(stage.exists, what="it to begin")
         time.sleep(chance.uniform(0.0, 1.5) * unpacking)
         process.kill()
         process.communicate(timeout=60)

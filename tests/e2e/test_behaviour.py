@@ -79,7 +79,7 @@ class World:
             found = self.program.get(f"/v1/tasks/{task}")
             return found if found["status"] in ("succeeded", "dead", "cancelled") else None
 
-        over = wait_until(ended, 90, what=f"the run of {name}")
+        over = wait_until(ended, what=f"the run of {name}")
         return self.program.get(f"/v1/runs/{over['payload']['run']}")
 
     def fetches(self, name: str) -> int:
@@ -143,13 +143,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_a_schedule_is_kept_and_nothing_else_fetches(world: World) -> None:
     world.profile("plain", "schedule: {every: 2s}\n")
-    wait_until(lambda: world.fetches("plain") >= 3, 90, "three fetches by schedule")
+    wait_until(lambda: world.fetches("plain") >= 3, what="three fetches by schedule")
     runs = [r["started_at"] for r in world.program.items("/v1/runs", profile="plain")]
     assert len(runs) <= world.fetches("plain") + 1
     world.profile("never", "schedule: {every: 6h}\nenabled: false\n")
     world.profile("once")
     before = world.fetches("plain")
-    wait_until(lambda: world.fetches("plain") > before, 90, "another fetch by schedule")
+    wait_until(lambda: world.fetches("plain") > before, what="another fetch by schedule")
     assert world.fetches("never") == 0
     assert world.fetches("once") == 0
     refused = world.program.client.post("/v1/tasks/collect", json={"profile": "never"})
@@ -159,7 +159,7 @@ def test_a_schedule_is_kept_and_nothing_else_fetches(world: World) -> None:
 
 def test_a_paused_profile_is_not_fetched_until_it_is_resumed(world: World) -> None:
     world.profile("pause", "schedule: {every: 1s}\n")
-    wait_until(lambda: world.fetches("pause") >= 1, 90, "a fetch")
+    wait_until(lambda: world.fetches("pause") >= 1, what="a fetch")
     assert world.program.client.post("/v1/profiles/pause/pause", json={}).status_code == 200
     wait_until(
         lambda: (
@@ -177,7 +177,7 @@ def test_a_paused_profile_is_not_fetched_until_it_is_resumed(world: World) -> No
     wait_until(lambda: time.monotonic() > deadline, 5)
     assert world.fetches("pause") == before, other
     assert world.program.client.post("/v1/profiles/pause/resume", json={}).status_code == 200
-    wait_until(lambda: world.fetches("pause") > before, 90, "a fetch after resuming")
+    wait_until(lambda: world.fetches("pause") > before, what="a fetch after resuming")
 
 
 def test_the_second_look_at_an_unchanged_source_changes_nothing(world: World) -> None:
@@ -301,9 +301,9 @@ def test_silence_beyond_the_freshness_shows(world: World) -> None:
         [line] = [each for each in found["profiles"] if each["name"] == "stale"]
         return bool(line["status"] == status and line["stale"] == said == (status == "stale"))
 
-    wait_until(lambda: shown("stale"), 90, "the profile to be stale")
+    wait_until(lambda: shown("stale"), what="the profile to be stale")
     (world.profiles / "stale.yaml").unlink()
-    wait_until(lambda: shown("removed"), 90, "the profile that was removed to be no problem")
+    wait_until(lambda: shown("removed"), what="the profile that was removed to be no problem")
 
 
 def test_an_unreachable_source_is_said_to_be_and_nothing_worse(world: World) -> None:
@@ -317,7 +317,7 @@ def test_an_unreachable_source_is_said_to_be_and_nothing_worse(world: World) -> 
         found = world.program.get(f"/v1/tasks/{task}")
         return found if found["code"] else None
 
-    found = wait_until(tried, 90, "the first attempt to end")
+    found = wait_until(tried, what="the first attempt to end")
     assert "unreachable" in found["code"] + found["reason"]
     assert world.program.process.poll() is None
     world.program.client.post(f"/v1/tasks/{task}/cancel", json={"reason": "enough"})
@@ -334,6 +334,6 @@ def test_a_file_that_turns_bad_keeps_the_last_good_version(world: World) -> None
                 return str(line["problem"])
         return ""
 
-    assert "suorce" in wait_until(problem, 90, "the problem to show")
+    assert "suorce" in wait_until(problem, what="the problem to show")
     assert world.program.get("/v1/profiles/shut")["digest"] == digest
     assert world.collect("shut")["status"] == "succeeded"

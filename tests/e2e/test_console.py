@@ -80,7 +80,7 @@ def test_a_link_signs_in_once_and_the_page_shows_what_was_collected(
     for expected in ("Earthquakes of the past week, world", "coordinator", "drone-1", "replayed"):
         assert expected in text
     drawn = "[...document.images].every(i => i.complete && i.naturalWidth)"
-    wait_until(lambda: page.evaluate(drawn), 30, "the charts")
+    wait_until(lambda: page.evaluate(drawn), what="the charts")
     shot = Path(os.environ.get("HOLDFAST_TEST_SCREENSHOTS", tmp_path)) / "console.png"
     page.screenshot(path=shot, full_page=True)
     assert shot.stat().st_size > 20_000
@@ -211,7 +211,7 @@ def test_an_invited_administrator_comes_in_by_passkey_out_and_in_again(
             httpx.get(f"{program.url}/v1/whoami", cookies=jar, trust_env=False).status_code == 401
         )
 
-    wait_until(refused, 10, "the session's end")
+    wait_until(refused, what="the session's end")
     page.goto(f"{program.url.replace('127.0.0.1', 'localhost')}/login")
     page.click("#passkey")
     page.wait_for_selector("text=was not accepted")

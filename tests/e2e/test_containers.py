@@ -28,7 +28,7 @@ from tests.support.containers import ROOT, Podman, image, podman, run
 from tests.support.program import HOLDFAST, clean_environment, wait_until
 from tests.support.stack import free_port
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(2400)
 
 SAMPLE = resources.files("holdfast.sample")
 PROFILE = "scripps-co2-monthly"
@@ -57,7 +57,7 @@ def test_the_image_collects_the_sample_as_any_user_on_a_read_only_root_without_a
     said = engine.run(
         *("run", "--rm", "--network=none", *hardened, "--user=54321", holdfast_image),
         *("up", "--sample", "--once"),
-        timeout=300,
+        timeout=900,
     )
     assert "22,258 records" in said.stdout
     assert "0.958682" in said.stdout
@@ -120,7 +120,7 @@ class Stack:
             [self.folder / "scripts" / name, *arguments],
             self.environment,
             check=check,
-            timeout=240,
+            timeout=900,
         )
 
     def holdfast(self, *arguments: str) -> str:
@@ -195,6 +195,7 @@ def stack(engine: Podman, holdfast_image: str, tmp_path: Path) -> Iterator[Stack
         "COMPOSE_PROJECT_NAME": project,
         "HOLDFAST_IMAGE": holdfast_image,
         "HOLDFAST_PORT": str(port),
+        "WAIT_SECONDS": "900",
     }
     made = Stack(tmp_path, engine, environment, project, port)
     try:
@@ -295,7 +296,7 @@ def _start_drones(stack: Stack, replay: dict[str, str]) -> None:
     stack.script(
         *("drone-up.sh", "--control-plane", f"http://localhost:{stack.port}", "--count", "2")
     )
-    wait_until(lambda: len(stack.drones_alive()) == 2, seconds=90, what="two drones")
+    wait_until(lambda: len(stack.drones_alive()) == 2, what="two drones")
 
 
 def _check_collected(stack: Stack) -> None:
@@ -323,10 +324,9 @@ def _check_restarts(stack: Stack) -> None:
     os.kill(aggregator, signal.SIGKILL)
     wait_until(
         lambda: stack.container("aggregator")["State"]["Pid"] not in (0, aggregator),
-        seconds=90,
         what="the aggregator to be started again",
     )
-    wait_until(stack.healthy, seconds=90, what="health after a kill")
+    wait_until(stack.healthy, what="health after a kill")
 
     stack.script("control-plane-up.sh", "stop")
     assert {role: stack.container(role)["State"]["ExitCode"] for role in ROLES} == dict.fromkeys(
@@ -340,7 +340,7 @@ def _check_restarts(stack: Stack) -> None:
 
     assert stack.records() == before
     # The same drones, by the credentials they kept; and they work.
-    wait_until(lambda: stack.drones_alive() == drones, seconds=90, what="the drones to return")
+    wait_until(lambda: stack.drones_alive() == drones, what="the drones to return")
     said = stack.holdfast("profile", "run", PROFILE, "--wait")
     assert "unchanged" in said
     assert stack.records() == before

@@ -20,7 +20,7 @@ from tests.support.program import run_command, wait_until
 from tests.support.stack import Stack
 from tests.support.wire import wire
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ import pytest
 from tests.support.program import run_command, wait_until
 from tests.support.stack import SAMPLE, Stack, running, sources
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 USED = {
     "nasa-global-temp-annual": "nasa_global_temp_annual.csv",
@@ -101,7 +101,7 @@ def frozen(folder: Path) -> Iterator[Disk]:
         return done.returncode == 0
 
     def unmount() -> None:
-        wait_until(unmounted, 20, "whoever uses the disk to let it go")
+        wait_until(unmounted, what="whoever uses the disk to let it go")
 
     def spoil() -> None:
         found = subprocess.run(
@@ -294,7 +294,7 @@ def test_a_bad_disk_is_said_to_be_bad_and_costs_nothing_once_it_is_well(
                 stack.start()
             else:
                 disk.mend()
-            wait_until(lambda: story.ready() == "ok", 90, "the program to recover by itself")
+            wait_until(lambda: story.ready() == "ok", what="the program to recover by itself")
             story.check_kept()
             if unpromised:
                 stack.collect_all(unpromised)

@@ -25,7 +25,7 @@ from tests.support.program import run_command, wait_until
 from tests.support.stack import SAMPLE, Stack, free_port, running, sources
 from tests.support.wire import Trap, wire
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 USED = (
     "bls-employment-monthly",
@@ -106,7 +106,7 @@ def test_many_drones_collect_the_same_with_as_many_fetches(
 ) -> None:
     stack = Stack(tmp_path, "up", world.replay, world.profiles, drones=drones, environment=CALM)
     with running(stack):
-        wait_until(lambda: _alive(stack) == drones, 90, "every drone to be there")
+        wait_until(lambda: _alive(stack) == drones, what="every drone to be there")
         assert collected(world, stack) == alone
         assert {task["attempts"] for task in tasks(stack)} == {1}
 
@@ -196,7 +196,7 @@ def test_a_killed_drones_run_is_taken_over_within_its_lease_and_nothing_doubles(
         stack = Stack(tmp_path, "up", world.replay, world.profiles, environment=TAKEN_OVER)
         stack.doors = {name: line.way(name, stack.port("up")) for name in stack.drone_names}
         with running(stack):
-            wait_until(lambda: _alive(stack) == 2, 60, "both drones to be there")
+            wait_until(lambda: _alive(stack) == 2, what="both drones to be there")
             kill = lambda: stack.process("drone-1").kill()  # noqa: E731
             trap = line.arm(Trap("commit", 1, "after", kill, sender="drone-1"))
             promised = stack.collect_all()
@@ -225,7 +225,7 @@ def test_a_drone_that_comes_back_late_is_refused(world: World, alone: Any, tmp_p
         stack = Stack(tmp_path, "up", world.replay, world.profiles, environment=IMPATIENT)
         stack.doors = {name: line.way(name, stack.port("up")) for name in stack.drone_names}
         with running(stack):
-            wait_until(lambda: _alive(stack) == 2, 60, "both drones to be there")
+            wait_until(lambda: _alive(stack) == 2, what="both drones to be there")
             sleeper = stack.process("drone-1")
 
             def stop() -> None:
@@ -267,7 +267,7 @@ def test_a_coordinator_that_starts_again_has_lost_no_task_and_no_worker(
         stack = Stack(tmp_path, "split", world.replay, world.profiles)
         stack.doors = {name: line.way(name, stack.port("gateway")) for name in stack.drone_names}
         with running(stack):
-            wait_until(lambda: _alive(stack) == 2, 60, "both drones to be there")
+            wait_until(lambda: _alive(stack) == 2, what="both drones to be there")
             pids = [stack.process(name).pid for name in stack.drone_names]
             workers = {w["id"]: w["name"] for w in stack.door.items("/v1/workers")}
             world.forget()

@@ -259,7 +259,7 @@ class Killing:
         def over() -> bool:
             return _done(trap.sprung, 0.25) or not self._unfinished()
 
-        wait_until(over, 240, what=f"a request to {trap.phase}, or the end of the work")
+        wait_until(over, what=f"a request to {trap.phase}, or the end of the work")
         self.line.arm(Trap("", 1, "before", lambda: None))
         return _done(trap.sprung, 0.1)
 
@@ -336,7 +336,7 @@ def test_killed_at_seeded_moments_it_ends_with_the_same_records_and_history(
             changing.history(done.rounds).check(stack)
             runs = list(stack.door.items("/v1/runs", limit=500))
             orphans = stack.orphans()
-            wait_until(lambda: not list(tmp_path.glob("drone-*/spool/*/fetch-*")), 90, "the spool")
+            wait_until(lambda: not list(tmp_path.glob("drone-*/spool/*/fetch-*")), what="the spool")
     print(f"{len(runs)} runs")
     assert orphans == []
     assert set(done.hit) == set(PHASES)

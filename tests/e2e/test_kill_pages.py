@@ -236,7 +236,7 @@ class Killing:
         def over() -> bool:
             return _done(trap.sprung, 0.1) or not self._unfinished()
 
-        wait_until(over, 90, what=f"a request to {trap.phase}, or the end of the work")
+        wait_until(over, what=f"a request to {trap.phase}, or the end of the work")
         self.line.arm(Trap("", 1, "before", lambda: None))
         return _done(trap.sprung, 0.1)
 

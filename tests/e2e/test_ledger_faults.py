@@ -28,7 +28,7 @@ from tests.support.program import Program, run_command, start, wait_until
 from tests.support.soaking import scale
 from tests.unit.ledger.making import NOW, ONE, event, everything, ledger_on, one
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 QUIET = {"HOLDFAST_LOG_LEVEL": "error"}
 
@@ -74,7 +74,7 @@ def test_a_bad_disk_is_an_error_and_costs_nothing_acknowledged(tmp_path: Path, h
             assert not all(told), "the disk was bad, and nobody noticed"
             assert program.process.poll() is None
             disk.mend()
-            wait_until(lambda: tell(40), 60, "the ledger to take events again")
+            wait_until(lambda: tell(40), what="the ledger to take events again")
             program.kill()
             program = start(
                 ["serve", "ledger", "--port", "0"], disk.data_dir, environment=environment
@@ -140,7 +140,7 @@ def test_each_write_and_flush_of_an_append_fails_once_and_none_of_them_lies(tmp_
                     break
                 failed += 1
                 assert program.process.poll() is None
-                wait_until(lambda: tell() == 200, 60, "the ledger to take events again")
+                wait_until(lambda: tell() == 200, what="the ledger to take events again")
             else:
                 raise AssertionError("an append never came through")
             assert failed >= 5, "frames, flush, head file and its flush at least"

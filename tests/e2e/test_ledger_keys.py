@@ -26,7 +26,7 @@ from holdfast.kernel.signing import SigningKey
 from tests.support.program import Program, started, wait_until
 from tests.support.stack import free_port
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 SECRET = "a secret of at least thirty-two bytes, for a test"
 
@@ -123,7 +123,7 @@ def test_keys_of_the_identity_role_open_the_ledgers_own_door(tmp_path: Path, mod
         assert len(set(by)) == len(by), "each is named as who it is"
         asyncio.run(revoke(url, tmp_path / "ledger", writer.key.id))
         wait_until(
-            lambda: append(ledger, writer.secret, 7) == 401, 60, "the revoked key to be refused"
+            lambda: append(ledger, writer.secret, 7) == 401, what="the revoked key to be refused"
         )
         state = dbapi2.connect(f"file:{tmp_path}/ledger/state/holdfast.db?mode=ro", uri=True)
         with closing(state):

@@ -17,7 +17,7 @@ from holdfast.ledger import notes, tree
 from tests.support.postgres import PostgresServer
 from tests.support.program import Program, start, wait_until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 NODES = ("0", "1", "2")
 KILLS = 2
@@ -75,7 +75,7 @@ class Cluster:
 
     def sequencer(self) -> str:
         """The one node that takes events, once there is one."""
-        found: list[str] = wait_until(self.takers, 60, "a node to take events")
+        found: list[str] = wait_until(self.takers, what="a node to take events")
         assert len(found) == 1, f"{found} all take events"
         for program in self.running.values():
             self.notes.add(program.client.get("/v1/ledger/checkpoint").text)

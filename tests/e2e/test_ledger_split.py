@@ -19,7 +19,7 @@ from holdfast.ledger.frames import read_leaf
 from tests.support.program import Program, start, wait_until
 from tests.support.stack import SAMPLE, free_port
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 
 def test_what_happens_in_a_role_is_in_the_ledger_of_another_process(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_what_happens_in_a_role_is_in_the_ledger_of_another_process(tmp_path: Pa
     ledger: Program | None = None
     try:
         # Nobody is there to take what the registry has published: it waits.
-        wait_until(lambda: _lag(registry) >= 1, 30, "an event in the registry's outbox")
+        wait_until(lambda: _lag(registry) >= 1, what="an event in the registry's outbox")
         ledger = start(
             ["serve", "ledger", "--port", str(ledger_port)],
             tmp_path / "ledger",
@@ -49,8 +49,8 @@ def test_what_happens_in_a_role_is_in_the_ledger_of_another_process(tmp_path: Pa
             assert ledger is not None
             return [e["type"] for e in ledger.items("/v1/ledger/entries")]
 
-        wait_until(lambda: "profile.published" in arrived(), 60, "the event in the ledger")
-        wait_until(lambda: _lag(registry) == 0, 30, "the outbox to be empty")
+        wait_until(lambda: "profile.published" in arrived(), what="the event in the ledger")
+        wait_until(lambda: _lag(registry) == 0, what="the outbox to be empty")
         assert arrived().count("profile.published") == 1
         asyncio.run(_prove(ledger, tmp_path / "registry"))
     finally:

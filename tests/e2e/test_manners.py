@@ -19,7 +19,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.program import wait_until
 from tests.support.stack import Stack, running, sources
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 SETS, PAGES, ROWS, AHEAD = 6, 8, 5, 4
 PLACES, QUOTA = 2, 20
@@ -94,7 +94,7 @@ def fleet(
         second = f"http://127.0.0.1:{stack.port('gateway-2')}"
         stack.doors = {"drone-2": second, "drone-4": second}
         with running(stack):
-            wait_until(lambda: len(list(stack.door.items("/v1/workers"))) == 4, 60, "the drones")
+            wait_until(lambda: len(list(stack.door.items("/v1/workers"))) == 4, what="the drones")
             yield stack, url
 
 
@@ -116,11 +116,11 @@ def test_a_host_is_asked_by_so_many_at_once_whatever_dies(fleet: tuple[Stack, st
     stack, source = fleet
     _forget(source)
     promised = stack.collect_all(_names("busy"))
-    wait_until(lambda: _seen(source)["total"] >= SETS, 60, "the first pages")
+    wait_until(lambda: _seen(source)["total"] >= SETS, what="the first pages")
     [victim, *_] = [w for w in stack.door.items("/v1/workers") if w["leases"]]
     stack.kill(victim["name"])
     over = lambda: {t["status"] for t in _shown(stack, promised)} == {"succeeded"}  # noqa: E731
-    wait_until(over, 120, "every run to succeed")
+    wait_until(over, what="every run to succeed")
     seen = _seen(source)
     assert sum(task["attempts"] == 2 for task in _shown(stack, promised)) <= 1
     for name in promised:
@@ -154,7 +154,7 @@ def test_two_coordinators_never_exceed_the_days_quota_together(fleet: tuple[Stac
             for task in _shown(stack, promised)
         )
 
-    wait_until(stopped, 120, "every run to end or to wait for tomorrow")
+    wait_until(stopped, what="every run to end or to wait for tomorrow")
     tasks = _shown(stack, promised)
     if datetime.now(UTC).date() == begun:
         assert _seen(source)["total"] == QUOTA
@@ -173,7 +173,7 @@ def _collected_by(stack: Stack, profile: str, drones: tuple[str, str]) -> dict[s
     promised = stack.collect_all([profile])
     [task] = promised.values()
     over = lambda: stack.door.get(f"/v1/tasks/{task}")["status"] == "succeeded"  # noqa: E731
-    wait_until(over, 120, f"{profile} to be collected")
+    wait_until(over, what=f"{profile} to be collected")
     run = stack.door.get(f"/v1/tasks/{task}")["payload"]["run"]
     names = {worker["id"]: worker["name"] for worker in stack.door.items("/v1/workers")}
     assert names[stack.door.get(f"/v1/runs/{run}")["worker"]] in drones

@@ -21,7 +21,7 @@ import yaml
 
 from tests.support.program import Program, run_command, started, wait_until
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1200)
 
 PASSWORD = "correct horse"
 

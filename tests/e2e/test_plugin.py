@@ -12,7 +12,7 @@ from tests.support.plugin import blocks, install
 from tests.support.program import Program, run_command, started, wait_until
 from tests.support.stack import sources
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 PAGE = """station day       rain
 A00012024-03-01   1.50

@@ -14,7 +14,7 @@ from holdfast.client import Client, HoldfastError
 from tests.support.program import Program, run_command, started, wait_until
 from tests.support.stack import SAMPLE
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 PROFILE = "scripps-co2-monthly"
 
 
@@ -33,7 +33,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     }
     with started(["up"], folder / "data", environment=environment) as found:
         wait_until(
-            lambda: query(found, "select count(*) from events")[0][0] > 0, 60, "the first event"
+            lambda: query(found, "select count(*) from events")[0][0] > 0, what="the first event"
         )
         yield found
 
@@ -83,7 +83,7 @@ def test_the_past_stays_as_it_was(program: Program) -> None:
     assert query(program, sql)[0][0] > before["rows"][0][0]
     assert query(program, sql, as_of="2020-01-01T00:00Z") == [[0, None]]
     queried = "select count(*) from events where type = 'report.queried'"
-    wait_until(lambda: query(program, queried)[0][0] > 0, 60, "the event of a query")
+    wait_until(lambda: query(program, queried)[0][0] > 0, what="the event of a query")
 
 
 def test_what_is_not_for_queries_is_refused_with_a_hint(program: Program) -> None:

@@ -18,7 +18,7 @@ from tests.support.program import run_command, wait_until
 from tests.support.stack import SAMPLE, Stack, running, sources
 from tests.support.verifier import second
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 PROFILE = "nasa-global-temp-annual"
 SPEC = {
@@ -43,7 +43,7 @@ def receipt(client: httpx.Client, path: str, **params: Any) -> bytes:
         assert answer.status_code in (200, 503), answer.text
         return answer.content if answer.status_code == 200 else b""
 
-    found: bytes = wait_until(there, 60, f"the receipt {path}")
+    found: bytes = wait_until(there, what=f"the receipt {path}")
     return found
 
 

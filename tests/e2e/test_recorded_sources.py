@@ -116,7 +116,7 @@ def collected(program: Program, **more: Any) -> dict[str, dict[str, Any]]:
                 found[runs[run["id"]]] = run
         return len(found) == len(names)
 
-    wait_until(over, 280, "every source to be collected")
+    wait_until(over, what="every source to be collected")
     return found
 
 

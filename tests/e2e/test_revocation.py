@@ -33,7 +33,7 @@ from tests.support.soaking import scale
 from tests.support.stack import Stack
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.timeout(300 * scale())
+pytestmark = pytest.mark.timeout(1200 * scale())
 
 CALLERS = 2
 """At each gateway with each credential, each on a connection of its own."""

@@ -227,7 +227,7 @@ def test_mapping_what_is_stored_again_changes_nothing(program: Program, data_dir
         statuses = [run["status"] for run in program.items("/v1/runs", limit=100)]
         return len(statuses) >= 30 and not {"running", "interrupted"} & {*statuses}
 
-    wait_until(settled, 60, "the runs of the start")
+    wait_until(settled, what="the runs of the start")
     for name in profiles:
         rehearse = ["--dry-run"] if name == profiles[0] else []
         done = run_command(

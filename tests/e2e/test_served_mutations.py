@@ -19,7 +19,7 @@ from tests.support.mutations import MUTATIONS, NAMES, Case, Document, corpus
 from tests.support.served_mutations import Seen, take_through
 from tests.support.soaking import scale
 
-pytestmark = pytest.mark.timeout(600 * scale())
+pytestmark = pytest.mark.timeout(1200 * scale())
 
 SEED = int(os.environ.get("HOLDFAST_TEST_SEED", "20261127"))
 SOURCES, OF_A_KIND, OF_A_BOOK = 10, 4, 6

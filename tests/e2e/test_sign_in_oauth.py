@@ -34,7 +34,7 @@ def provider() -> Iterator[str]:
     command = [sys.executable, "-W", "ignore", "-m", "oidc_provider_mock", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: _answers(url), 60, "the provider")
+        wait_until(lambda: _answers(url), what="the provider")
         users = {
             "boss": {"email": "boss@example.org", "email_verified": True, "name": "The Boss"},
             "eve": {"email": "boss@example.org", "email_verified": False, "name": "Eve"},
@@ -208,7 +208,7 @@ def test_a_program_comes_in_by_a_token_under_published_keys(
     )
     issuer.published = [issuer.key]
     # Whoever asks too soon is told that the key is not known; then it is looked for.
-    wait_until(lambda: whoami(program, token(issuer)).status_code == 200, 60, "the new key")
+    wait_until(lambda: whoami(program, token(issuer)).status_code == 200, what="the new key")
     assert whoami(program, stolen).status_code == 401  # its key left the set
     assert whoami(program, token(issuer)).json()["subject"] == first.json()["subject"]
 

@@ -16,7 +16,7 @@ from tests.support.program import run_command, wait_until
 from tests.support.stack import Stack
 
 __all__ = ["browser", "page", "provider"]
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_somebody_invited_comes_in_by_passkey_out_and_in_again(stack: Stack, pag
     people = command(stack, "person", "list")["items"]
     [ada] = [p for p in people if p["name"] == "Ada Lovelace"]
     command(stack, "person", "disable", ada["id"])
-    wait_until(lambda: known(stack, page) == 401, 60, "the session's end")
+    wait_until(lambda: known(stack, page) == 401, what="the session's end")
     page.goto(f"{here(stack)}/login")
     page.click("#passkey")
     page.wait_for_selector("text=was not accepted")

@@ -30,7 +30,7 @@ from tests.support.soaking import scale
 from tests.support.stack import SAMPLE, Stack, running, sources
 
 pytestmark = [
-    pytest.mark.timeout(600 * scale()),
+    pytest.mark.timeout(1200 * scale()),
     pytest.mark.soak,
 ]
 

@@ -253,7 +253,7 @@ class CellForger(Forger):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(240 * scale())
+@pytest.mark.timeout(1200 * scale())
 async def test_no_forged_receipt_of_a_cell_is_accepted_by_either_verifier(
     bench: Collecting,
 ) -> None:

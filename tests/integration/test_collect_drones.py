@@ -289,6 +289,14 @@ async def test_a_drone_of_an_earlier_registration_registers_again_and_signs(
     settings = bench.settings("drone-1")
     async with bench.drone():
         await until_alive(bench, "drone-1")
+
+        def kept() -> bool:
+            return (
+                load_credential(settings.state_dir, "drone-1", settings.control_plane) is not None
+            )
+
+        # The coordinator knows of it before it has written down what it was given.
+        await until(kept)
         first = load_credential(settings.state_dir, "drone-1", settings.control_plane)
         (bench.root / "join-token").write_text("hfj_nonsense")
         await as_before()

@@ -123,7 +123,7 @@ async def test_two_drones_keep_one_daily_quota_and_go_on_the_next_day(bench: Col
             codes = [(await bench.task(task)).code for task in tasks]
             return "quota" in codes and bench.source.count() == 7
 
-        await until(stopped, seconds=60)
+        await until(stopped)
         [waiting] = [
             task for task in [await bench.task(task) for task in tasks] if task.code == "quota"
         ]

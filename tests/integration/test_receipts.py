@@ -275,7 +275,7 @@ class Forger:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(240 * scale())
+@pytest.mark.timeout(1200 * scale())
 async def test_no_forged_receipt_is_accepted_by_either_verifier(bench: Collecting) -> None:
     bench.write("data.json", items(9))
     await bench.publish()

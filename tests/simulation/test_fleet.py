@@ -186,7 +186,7 @@ async def test_a_registry_that_does_not_answer_keeps_no_lease_from_ending(here: 
         return found.status is TaskStatus.QUEUED
 
     async with here.loops():
-        await until(queued, seconds=30)
+        await until(queued)
 
 
 async def test_what_is_paused_never_runs_not_even_what_waits_already(here: Rig) -> None:

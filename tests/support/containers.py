@@ -61,7 +61,7 @@ class Podman:
     environment: dict[str, str]
 
     def run(
-        self, *arguments: str | Path, check: bool = True, timeout: float = 120
+        self, *arguments: str | Path, check: bool = True, timeout: float = 600
     ) -> subprocess.CompletedProcess[str]:
         """One command to its end; a failure shows what it said."""
         return run(["podman", *arguments], self.environment, check=check, timeout=timeout)
@@ -77,7 +77,7 @@ def run(
     environment: Mapping[str, str],
     *,
     check: bool = True,
-    timeout: float = 120,
+    timeout: float = 600,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """One command to its end; a failure shows what it said."""

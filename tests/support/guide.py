@@ -14,7 +14,7 @@ import duckdb
 import jinja2
 
 BLOCK = re.compile(r"^```(sh|python|sql|sql\+jinja|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SECONDS = 120.0
+SECONDS = 600.0
 
 
 @dataclass(frozen=True)

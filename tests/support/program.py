@@ -22,8 +22,11 @@ import psutil
 from holdfast.app.settings import SETTINGS
 from tests.support.hygiene import GUARD
 
-START_SECONDS = 120.0
-STOP_SECONDS = 60.0
+# How long something may take on a slow and busy machine: longer, and it hangs.
+START_SECONDS = 300.0
+STOP_SECONDS = 180.0
+COMMAND_SECONDS = 600.0
+WAIT_SECONDS = 300.0
 # What the guides call our settings: a machine may have one of them for something else.
 GUIDES_NAMES = {alias.name for setting in SETTINGS for alias in setting.aliases}
 HOLDFAST = [sys.executable, "-m", "holdfast.app.main"]
@@ -202,7 +205,7 @@ def run_command(
         [*HOLDFAST, *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=COMMAND_SECONDS,
         env=clean_environment(environment),
         cwd=cwd,
         check=False,
@@ -211,7 +214,7 @@ def run_command(
     return done
 
 
-def wait_until(condition: Any, seconds: float = 90.0, what: str = "") -> Any:
+def wait_until(condition: Any, seconds: float = WAIT_SECONDS, what: str = "") -> Any:
     """The first true value of ``condition()``; fails when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:

@@ -156,8 +156,8 @@ class Served:
             told: dict[str, Any] = self.program.get(f"/v1/runs/{task['payload']['run']}")
             return None if told["status"] in ("running", "interrupted") else told
 
-        wait_until(ended, 60, f"a run of {name}")
-        found: dict[str, Any] = wait_until(run, 60, f"the end of a run of {name}")
+        wait_until(ended, what=f"a run of {name}")
+        found: dict[str, Any] = wait_until(run, what=f"the end of a run of {name}")
         return found
 
     def state(self, name: str) -> dict[str, str]:

@@ -233,7 +233,7 @@ class Stack:
         """Ask for a run of every profile (or of these); profile → the task that was promised."""
         promised = {}
         for name in names or self.names():
-            promised[name] = str(wait_until(partial(self._promise, name), 60, f"a run of {name}"))
+            promised[name] = str(wait_until(partial(self._promise, name), what=f"a run of {name}"))
         return promised
 
     def _promise(self, profile: str) -> str:

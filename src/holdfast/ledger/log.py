@@ -57,6 +57,7 @@ from holdfast.ledger.signer import (
     first_origin,
     following_origin,
     load_key,
+    unknown_origins,
 )
 from holdfast.ledger.store import Growth, IndexRow, LogKey, Origin, Published
 from holdfast.ledger.tree import Tree
@@ -482,27 +483,50 @@ class TenantLog:
     async def checkpoint(self) -> str:
         """The newest checkpoint; signed now, if the log has grown and it is ours to sign.
 
-        Another instance's, or that of a log that is read-only, is answered as it was published.
+        Another instance's, or that of a log that is read-only, is answered as it was published;
+        ``LedgerReadOnly`` where a later one is known to have been, and not known any more.
         """
         try:
             state = await self.open()
-        except (NotSequencer, LedgerReadOnly):
-            return await self._last_note()
+        except NotSequencer:
+            last = await self._last_published()
+            if last is None:
+                raise NotSequencer(
+                    "cannot give a checkpoint: none was signed yet, and another instance signs",
+                    retry_after_seconds=1.0,
+                ) from None
+            return last.note
+        except LedgerReadOnly:
+            last = await self._last_published()
+            if last is None or await self._told_more_than(last):
+                raise
+            return last.note
         async with self._signing:
             if state.published is not None and state.published.size == state.tree.size:
                 return state.published.note
             return await self._publish(state)
 
-    async def _last_note(self) -> str:
+    async def _told_more_than(self, last: Published) -> bool:
+        """Whether the outside has seen a later checkpoint than ``last``, by what is in the file."""
+        try:
+            said = await asyncio.to_thread(self._published.read)
+        except Corrupt:
+            return False
+        origins = await self.parts.database.read(
+            self.principal, lambda conn: store.origins(conn, self.tenant)
+        )
+        outside = said.get(last.origin)
+        return bool(unknown_origins(said, origins)) or (
+            outside is not None and outside.size > last.size
+        )
+
+    async def _last_published(self) -> Published | None:
         rows = await self.parts.database.read(
             self.principal, lambda conn: store.checkpoints(conn, self.tenant)
         )
-        if not rows:
-            raise NotSequencer(
-                "cannot give a checkpoint: none was signed yet, and another instance signs",
-                retry_after_seconds=1.0,
-            )
-        return max(rows.values(), key=lambda each: (each.published_at, each.size)).note
+        return max(
+            rows.values(), key=lambda each: (each.published_at, each.size), default=None
+        )
 
     async def _publish(self, state: _Open) -> str:
         """Make size and root durable, in the database and in the file; then release the note."""
@@ -591,12 +615,13 @@ class TenantLog:
         )
         before = origins[-1]
         head = await asyncio.to_thread(self._damaged_head)
+        said = await asyncio.to_thread(self._published.read)
         grown = await self._sound()
         aside = await self._set_aside(grown.size)
         await self.parts.log.cut(self.principal, grown.size)
         await self.rebuild(grown.size)
         now = timestamp(self.parts.clock.now())
-        origin = following_origin(before, grown.size, now, reason)
+        origin = following_origin(before, grown.size, now, reason, said.values())
         await self.parts.database.write(
             self.principal, lambda conn: store.add_origin(conn, self.tenant, origin)
         )
@@ -826,9 +851,19 @@ class TenantLog:
         view = View(grown.size, "", grown)
         head = await asyncio.to_thread(self._head.read)
         said = await asyncio.to_thread(self._published.read)
-        rows = await self.parts.database.read(
-            self.principal, lambda conn: store.checkpoints(conn, self.tenant)
+        origins, rows = await self.parts.database.read(
+            self.principal,
+            lambda conn: (store.origins(conn, self.tenant), store.checkpoints(conn, self.tenant)),
         )
+        for later in unknown_origins(said, origins):
+            raise self._read_only(
+                Damage(
+                    reason="lost-tail",
+                    detail=f"the log is older than {later.origin}, which was published with "
+                    f"{later.size} entries",
+                    first=min(grown.size, later.size),
+                )
+            )
         published = rows.get(origin.origin)
         claims = [("its head file", head.size, head.root)] if head is not None else []
         if published is not None:

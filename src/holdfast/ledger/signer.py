@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +48,41 @@ def first_origin(base: str, tenant: str, now: str, random: Callable[[int], bytes
     return Origin(0, origin_name(name, tenant, 0), 0, now, "the log begins")
 
 
-def following_origin(before: Origin, size: int, now: str, reason: str) -> Origin:
-    """The origin that continues ``before`` from ``size`` on."""
+def following_origin(
+    before: Origin, size: int, now: str, reason: str, taken: Iterable[Checkpoint] = ()
+) -> Origin:
+    """The origin that continues ``before`` from ``size`` on; none of those ``taken`` elsewhere."""
     base = before.origin
     if before.generation:
         base = base.rpartition("/")[0]
-    generation = before.generation + 1
+    generation = 1 + max([before.generation, *(generation_of(each.origin) for each in taken)])
     return Origin(generation, f"{base}/{generation}", size, now, reason)
+
+
+def generation_of(origin: str) -> int:
+    """The number at the end of a name that :func:`origin_name` made; 0 without one.
+
+    Of a first origin whose tenant is a number it is that number: the next one is larger, no worse.
+    """
+    last = origin.rpartition("/")[2]
+    return int(last) if last.isdecimal() and last.isascii() else 0
+
+
+def unknown_origins(
+    published: Mapping[str, Checkpoint], origins: Sequence[Origin]
+) -> list[Checkpoint]:
+    """What was published under origins that the database does not know, and should.
+
+    It is from before them: continued, it would tell the outside another story under a name that is
+    taken. A restart passes over them to a later generation; from then on they are no concern.
+    """
+    known = {each.origin for each in origins}
+    present = origins[-1].generation if origins else 0
+    return [
+        each
+        for name, each in published.items()
+        if name not in known and generation_of(name) >= present
+    ]
 
 
 def load_key(paths: SignerPaths, tenant: str, key: LogKey) -> SigningKey:

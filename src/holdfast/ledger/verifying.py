@@ -20,7 +20,7 @@ from holdfast.ledger.log import TenantLog
 from holdfast.ledger.model import Progress
 from holdfast.ledger.ports import StoredCommit
 from holdfast.ledger.service import LedgerService
-from holdfast.ledger.signer import PublishedFile, verifier_of
+from holdfast.ledger.signer import PublishedFile, unknown_origins, verifier_of
 from holdfast.ledger.store import IndexRow
 from holdfast.ledger.tree import Tile, Tree
 
@@ -218,7 +218,13 @@ async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
             raise Corrupt(f"the checkpoint of {row.origin} is not the one that was published")
         told(f"the checkpoint of {row.origin}", row.origin, said.size, said.root)
     file = PublishedFile(tenant_log.parts.paths.published_file(tenant))
-    for origin, outside in (await asyncio.to_thread(file.read)).items():
+    published = await asyncio.to_thread(file.read)
+    known = {each.origin for each in origins}
+    unknown = unknown_origins(published, origins)
+    for origin, outside in published.items():
+        # What a restart passed over is another log's by now.
+        if origin not in known and outside not in unknown:
+            continue
         told(f"the published checkpoint of {origin}", origin, outside.size, outside.root)
     head = await asyncio.to_thread(tenant_log.read_head)
     if head is not None:

@@ -294,7 +294,7 @@ async def test_notes_go_to_the_disk_while_whoever_takes_them_does_not_answer(
                     clock.advance(SYNC_SECONDS)
                     return len(synced) > count
 
-                await until(once_more, seconds=20.0)
+                await until(once_more)
         finally:
             answer.set()
             loop.cancel()
