@@ -265,3 +265,11 @@ def _certificate(port: int, pki: Pki) -> bytes:
         pki.context("operator").wrap_socket(plain, server_hostname="localhost") as secured,
     ):
         return secured.getpeercert(binary_form=True) or b""
+
+
+def test_up_tells_its_drones_to_read_again(tmp_path: Path) -> None:
+    with started(["up", "--drones", "1", "--port", "0"], tmp_path / "data") as program:
+        wait_until(lambda: "drone.registered" in program.tail(), what="the drone to be there")
+        program.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "drone.nothing_to_read_again" in program.tail(), what="the drone's word")
+        assert program.get("/v1/workers")["items"][0]["status"] == "alive"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,6 +27,7 @@ from holdfast.kernel.telemetry import get_logger
 
 if TYPE_CHECKING:
     from holdfast.app.system import System
+    from holdfast.kernel.children import Child
     from holdfast.kernel.serving import Bound
 
 log = get_logger("app")
@@ -46,6 +48,7 @@ class Household:
         self._once = once
         self._drones = drones
         self._run_dir = settings.data_dir / "run"
+        self._children: set[Child] = set()
         self.collected = False
         """Whether what ``--once`` is for came to its end, well or not."""
 
@@ -58,6 +61,11 @@ class Household:
             "registry_profiles_dir": str(SAMPLE.joinpath("profiles")),
             "collect_replay_file": str(data_dir / "run" / "replay.json"),
         }
+
+    def reread(self) -> None:
+        """Have the drones read certificates again, as we did."""
+        for child in self._children:
+            child.signal(signal.SIGHUP)
 
     async def live(self, system: System, bound: Bound) -> int:
         """Start the children and stay; with ``--once`` collect, report, and return the status."""
@@ -158,7 +166,11 @@ class Household:
         while True:
             started = asyncio.get_running_loop().time()
             async with spawn([*PROGRAM, "drone"], env=environment) as child:
-                status = await child.wait()
+                self._children.add(child)
+                try:
+                    status = await child.wait()
+                finally:
+                    self._children.discard(child)
             lived = asyncio.get_running_loop().time() - started
             pause = 0.5 if lived > 60 else min(pause * 2, 30.0)
             log.warning("drone ended; it is started again", drone=number, status=status)

@@ -42,9 +42,11 @@ async def run_program(
     bind: str,
     beside: Beside | None = None,
     reload: Reload | None = None,
+    reloaded: Callable[[], None] | None = None,
 ) -> int:
     """Serve these roles until told to stop; the exit status.
 
+    ``reload`` reads the settings again at SIGHUP; ``reloaded`` is told when they were taken.
     ``beside`` runs once the address is known, for what ``up`` adds (drones, the sample); when it
     returns, the program drains and ends with its status. Stopping ends ``beside`` first, so that
     its drones can give back what they hold; then drains requests, ends the loops, closes the state.
@@ -77,7 +79,8 @@ async def run_program(
             context = tls.context() if tls else None
             served = await _served(system, tls) if tls is not None else None
             if reload is not None:
-                _reload_on_hangup(reload, system, _certificates(system, context, served))
+                certificates = _certificates(system, context, served)
+                _reload_on_hangup(reload, system, certificates, reloaded)
             tasks: list[asyncio.Task[object]] = [
                 asyncio.create_task(
                     serve(
@@ -217,7 +220,12 @@ def _certificates(
     return read
 
 
-def _reload_on_hangup(reload: Reload, system: System, certificates: Callable[[], None]) -> None:
+def _reload_on_hangup(
+    reload: Reload,
+    system: System,
+    certificates: Callable[[], None],
+    reloaded: Callable[[], None] | None,
+) -> None:
     """SIGHUP reads the settings again and takes the log level and the rate limits, and the files of
     certificates; if anything is wrong, all stays as it was."""
 
@@ -228,6 +236,8 @@ def _reload_on_hangup(reload: Reload, system: System, certificates: Callable[[],
             set_level(settings["log_level"])
             system.limit(settings)
             log.info("settings and certificates read again")
+            if reloaded is not None:
+                reloaded()
         except HoldfastError as error:
             log.warning("settings not taken", detail=error.detail, problems=list(error.problems))
 

@@ -55,7 +55,12 @@ def up(
     bind = _bind_with(settings["gateway_bind"], host, port)
     status = run(
         lambda: run_program(
-            settings, ROLES, bind=bind, beside=household.live, reload=lambda: settings_of(line)
+            settings,
+            ROLES,
+            bind=bind,
+            beside=household.live,
+            reload=lambda: settings_of(line),
+            reloaded=household.reread,
         )
     )
     if once and status == 0 and not household.collected:
