@@ -524,9 +524,7 @@ class TenantLog:
         rows = await self.parts.database.read(
             self.principal, lambda conn: store.checkpoints(conn, self.tenant)
         )
-        return max(
-            rows.values(), key=lambda each: (each.published_at, each.size), default=None
-        )
+        return max(rows.values(), key=lambda each: (each.published_at, each.size), default=None)
 
     async def _publish(self, state: _Open) -> str:
         """Make size and root durable, in the database and in the file; then release the note."""
