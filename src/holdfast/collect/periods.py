@@ -204,8 +204,8 @@ def of_parts(
         if not 1 <= number <= 12 // months:
             raise ValueError(f"has no {name} {number}")
         month = (number - 1) * months
-        if fiscal and parts.get("month"):  # a month by its calendar number, in that year
-            month += 12 if number < year_start else 0
+        if fiscal and parts.get(name):  # by its calendar number, in that year
+            month += 12 if month + 1 < year_start else 0
         elif fiscal:
             month += year_start - 1
         return of_day(frequency, date(year + month // 12, month % 12 + 1, 1), text)

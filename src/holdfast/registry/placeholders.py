@@ -20,8 +20,15 @@ def placeholders(profile: Profile) -> Iterator[Problem]:
         yield _left("publisher", "name who publishes the data")
     if as_licence(profile.licence).name == LICENCE:
         yield _left("licence", "name the terms under which the publisher gives the data")
-    if urlsplit(profile.source.url).hostname == HOST:
+    if _host(profile.source.url) == HOST:
         yield _left("source.url", "write the address that the data comes from")
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # no address at all, which a rule of its own says
+        return None
 
 
 def _left(member: str, hint: str) -> Problem:

@@ -289,6 +289,8 @@ def _is_start(cursor: Cursor) -> bool:
             datetime.fromisoformat(text)
     except ValueError:
         return False
+    except re.error:  # the format reads a part of a time twice, which is told of it
+        return True
     return True
 
 

@@ -73,6 +73,13 @@ _NAMED = {"S": "halves", "Q": "quarters", "M": "months"}
 def _fiscal(period: Period, pattern: str, groups: set[str]) -> Iterator[Problem]:
     """A part of a year that begins in April is the calendar's or that year's: it must be said."""
     frequency, where = period.codings[pattern], "period.codings"
+    if period.year_start != 1 and "end_year" in groups and frequency in _NAMED:
+        yield Problem(
+            where,
+            f"{pattern!r} does not say whether its year is the calendar's",
+            "(?P<year>…) is; a part of a year that is named by its end has (?P<fiscal_end_year>…)",
+        )
+        return
     if not groups & _FISCAL:
         if period.year_start != 1 and frequency in _NAMED and "sub" in groups:
             named = _NAMED[frequency]
@@ -130,6 +137,8 @@ def _zone_names() -> frozenset[str]:
 
 
 _DIRECTIVES = frozenset("aAwdbBmyYHIpMSfzZjUWcxXGuV%")
+_SEVERAL = {"c": "abdHMSY", "x": "mdy", "X": "HMS"}
+"""Directives that stand for others."""
 
 
 def time_format_problems(
@@ -142,6 +151,10 @@ def time_format_problems(
     for letter in used:
         if letter not in _DIRECTIVES or not letter:
             yield Problem(where, f"%{letter} is no directive of strptime")
+    parts = "".join(_SEVERAL.get(letter, letter) for letter in used if letter != "%")
+    for letter in dict.fromkeys(parts):
+        if parts.count(letter) > 1:
+            yield Problem(where, f"{text!r} reads %{letter} twice", "each part of a time once")
     if not used:
         yield Problem(
             where,

@@ -58,7 +58,9 @@ def fiscal(pattern: str, frequency: str, month: int = 4) -> dict[str, Any]:
         incremental(template="t > {value}", start="1577836800000", format="epoch-ms"),
         incremental(template="{value}", start="01/02/2020", format="%d/%m/%Y"),
         fiscal(r"(?P<fiscal_year>\d{4})Q(?P<sub>\d)", "Q"),
+        fiscal(r"(?P<fiscal_year>\d{4})Q(?P<quarter>\d)", "Q"),
         fiscal(r"(?P<year>\d{4})-(?P<month>\d\d)", "M"),
+        fiscal(r"FY(?P<end_year>\d{4})", "A"),
     ],
 )
 def test_expressions_and_fiscal_parts_that_say_what_they_mean_are_good(plain: Any) -> None:
@@ -362,6 +364,18 @@ def test_the_good_profiles_are_good() -> None:
         ),
         (fiscal(r"(?P<year>\d{4}) Q(?P<sub>\d)", "Q"), "period.codings", "does not say whether"),
         (fiscal(r"(?P<end_year>\d{4})M(?P<sub>\d+)", "M"), "period.codings", "does not say"),
+        (
+            fiscal(r"(?P<end_year>\d{4})Q(?P<quarter>\d)", "Q"),
+            "period.codings",
+            "does not say whether its year is the calendar's",
+        ),
+        (
+            incremental(template="t > '{value}'", format="%Y%Y", start="2020"),
+            "cursor.format",
+            "reads %Y twice",
+        ),
+        (changed("period/format", "%c %Y"), "period.format", "reads %Y twice"),
+        (url("http://[bad/x.csv"), "source.url", "this is no address"),
         (
             fiscal(r"(?P<fiscal_year>\d{4})W(?P<sub>\d)", "W"),
             "period.codings",
