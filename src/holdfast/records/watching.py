@@ -17,13 +17,13 @@ import msgspec
 from sqlalchemy import Connection, Row, and_, select
 
 from holdfast.kernel.clock import parse_timestamp, timestamp
-from holdfast.kernel.errors import Conflict, HoldfastError, NotFound
+from holdfast.kernel.errors import Conflict, HoldfastError, NotFound, Unavailable
 from holdfast.kernel.http import Page, decode_cursor, encode_cursor
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.ids import EventId
 from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Principal
-from holdfast.kernel.telemetry import request_id
+from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.records import store
 from holdfast.records.base import run_of
 from holdfast.records.errors import no_such_run
@@ -54,6 +54,9 @@ SHRUNK_SHARE = 0.5
 TOLD_MAX = 20
 """Differences named in one event or notice."""
 _LAST = 2**62
+
+log = get_logger("watch")
+
 _columns = msgspec.json.Decoder(list[SourceColumn]).decode
 _drifts = msgspec.json.Decoder(list[Drift]).decode
 
@@ -450,8 +453,13 @@ class Watching(Reading):
             line = _freshness(row, normal, now)
             excused: bool | None = False
             if line.problem:  # asked of those only: the registry may be elsewhere
-                excused = await self._removed(principal, row.profile) if answers else None
-                answers = excused is not None
+                excused = None
+                if answers:
+                    try:
+                        excused = await self._removed(principal, row.profile)
+                    except Unavailable as error:
+                        answers = False
+                        log.warning("watch.registry_silent", detail=error.detail)
             if excused:
                 line = msgspec.structs.replace(
                     line, stale=False, late_seconds=0.0, drifted=0, shrunk=False, problem=""
@@ -462,11 +470,16 @@ class Watching(Reading):
         return found
 
     async def _removed(self, principal: Principal, profile: str) -> bool | None:
+        """Whether it was; None where the registry cannot say it of this one. Raises
+        :class:`Unavailable` where it says nothing at all."""
         try:
             return (await self._handles.profiles.status(principal, profile)).removed
         except NotFound:
             return False
-        except HoldfastError:
+        except Unavailable:
+            raise
+        except HoldfastError as error:
+            log.warning("watch.not_told", profile=profile, code=error.code, detail=error.detail)
             return None
 
     async def watch(self, principal: Principal) -> None:

@@ -16,7 +16,7 @@ from holdfast.fleet.grants import sign_grant
 from holdfast.fleet.model import Grant
 from holdfast.kernel.clock import ManualClock, SystemClock, timestamp
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import NotFound, Unavailable
+from holdfast.kernel.errors import Corrupt, NotFound, Unavailable
 from holdfast.kernel.ids import NewId, id_source
 from holdfast.kernel.objects import open_objects
 from holdfast.kernel.outbox import Outbox
@@ -91,6 +91,7 @@ class KnownProfiles:
         self.newest: dict[str, str] = {}
         self.removed: set[str] = set()
         self.away = False
+        self.broken: set[str] = set()
 
     def add(self, one: Profile) -> ProfileVersion:
         version = ProfileVersion(
@@ -115,6 +116,8 @@ class KnownProfiles:
     async def status(self, principal: Principal, name: str) -> ProfileStatus:
         if self.away:
             raise Unavailable("cannot reach the registry")
+        if name in self.broken:
+            raise Corrupt(f"cannot read the profile {name}: its version is not what it was")
         found = await self.show(principal, name)
         return ProfileStatus(
             name=name,

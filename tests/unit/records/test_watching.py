@@ -271,6 +271,19 @@ async def test_where_nobody_says_whether_it_was_removed_nothing_is_told_yet(benc
     assert await events(bench) == ["source.stale"]
 
 
+async def test_one_profile_that_the_registry_cannot_tell_of_silences_no_other(
+    bench: Bench,
+) -> None:
+    for name in ("sooner", "later"):
+        bench.profiles.add(profile(name, freshness="1h"))
+        await Source(bench, name).sends(rates())
+    bench.clock.advance(3601)
+    bench.profiles.broken = {min("sooner", "later")}
+    await bench.service.watch(OPERATOR)
+    assert await notices(bench, "sooner") == ["source.stale"]
+    assert await notices(bench, "later") == []
+
+
 # --- nothing at all -------------------------------------------------------------------------------
 
 
