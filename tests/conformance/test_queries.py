@@ -31,6 +31,7 @@ from holdfast.kernel.errors import (
     Exhausted,
     HoldfastError,
     Invalid,
+    NotFound,
     TooLarge,
 )
 from holdfast.kernel.http import AppSpec, create_app
@@ -70,12 +71,16 @@ class Folder:
         self.asked: list[tuple[str, str]] = []
         self.published: list[tuple[str, str, int, str]] = []
         """Of whom, what, which, and when, in their order."""
+        self.lost = ""
+        """A profile whose version nobody has any more."""
 
     async def projection(
         self, principal: Principal, profile: str, *, as_of: str | None = None, vintage: str
     ) -> Any:
         self.asked.append((principal.tenant, profile))
         assert as_of is not None
+        if profile == self.lost:
+            raise NotFound("cannot find the version of the profile", code="profile-version-unknown")
         number = self.publication(principal.tenant, profile, as_of)
         key = (principal.tenant, profile, number)
         if key not in self._files:
@@ -249,6 +254,13 @@ async def test_a_time_gives_the_records_that_readers_saw_then(made: Made) -> Non
             moment = timestamp(parse_timestamp(at) + timedelta(microseconds=by))
             found = await ask(asking, EVERYTHING, as_of=moment)
             assert found == expected(entries, moment), (at, by)
+
+
+async def test_records_that_cannot_be_made_are_not_taken_for_unpublished(made: Made) -> None:
+    await made.history(12, 60)
+    *_, made.folder.lost, _, at = sorted(made.folder.published, key=lambda each: each[3])[-1]
+    with pytest.raises(NotFound, match="cannot find the version"):
+        await ask(made.service(), "SELECT count(*) FROM records", as_of=at)
 
 
 async def test_a_query_holds_one_tenants_rows_and_only_what_it_speaks_of(both: Made) -> None:

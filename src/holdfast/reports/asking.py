@@ -240,8 +240,8 @@ class QueryService:
                 found = await self._projections.projection(
                     principal, profile, as_of=as_of, vintage=query.vintage
                 )
-            except NotFound:
-                if moment is None:
+            except NotFound as error:
+                if moment is None or error.code != "not-published":
                     raise
                 continue  # nothing of it was published by then
             if moment is None and found.publication != state["publication"]:
