@@ -69,7 +69,8 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
         """Guess format, records, fields, time and key; check the guess; write it with remarks."""
 
         async def body() -> None:
-            from holdfast.collect.draft import draft, name_for
+            from holdfast.collect.draft import draft
+            from holdfast.collect.draft_names import name_for
             from holdfast.collect.preview import first_draft
             from holdfast.registry.placeholders import HOST, placeholders
             from holdfast.registry.validate import load_profile

@@ -8,11 +8,9 @@ publishes it, under which terms) has a placeholder, with which nothing is publis
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,8 @@ import msgspec
 
 from holdfast.collect import values
 from holdfast.collect.content import SpooledContent
+from holdfast.collect.draft_names import bare_letters, last_name, slug
+from holdfast.collect.draft_time import SPAN, TIME, as_period, days_of, period_of
 from holdfast.collect.errors import ParseFailed
 from holdfast.collect.formats import reader_of
 from holdfast.collect.infer import (
@@ -32,7 +32,7 @@ from holdfast.collect.infer import (
     texts_of,
 )
 from holdfast.collect.mapping import Mapping
-from holdfast.collect.model import Bounds, RawRow, ReadContext
+from holdfast.collect.model import Bounds, Formula, RawRow, ReadContext
 from holdfast.collect.odd import is_stamp, nearly_numbers, odd_rows, shown, skipping
 from holdfast.collect.recognise import Plain, Recognised, recognise
 from holdfast.collect.several import more_pages
@@ -45,10 +45,6 @@ from holdfast.registry.source import Format
 
 ROWS_LOOKED_AT = 1_000
 _FIELDS_MAX = 60
-_TIME = re.compile(
-    r"(^|[^a-z])(date|time|year|yyyy|yr|month|period|quarter|week|day|datum|jahr|monat|ann[eé]e|mois|anno|mese|fecha|mes|zeit|jaar|perioden|"
-    r"ref_date|obsdimension|pubdate|timestamp|dt)|(date|time|year)$", re.I,
-)  # fmt: skip
 _CODE = re.compile(
     r"(^|[^a-z])(id|ids|code|fips|zip|zipcode|postcode|guid|key|number|nr|no|num|cik|isbn|geoid|uuid|"
     r"objectid|fid|gid|oid|codigo)"
@@ -108,7 +104,7 @@ def draft(
         labels = cells_of(next(row for row in rows if row.position in rejected), form)
         rows = [row for row in rows if row.position not in rejected]
     wide = _wide(rows) if is_tabular(form) else []
-    looked_at = _without(rows, wide)
+    looked_at = _without(_with_results(found, rows), wide)
     fields = fields_of(looked_at, form)[:_FIELDS_MAX]
     plan = _Plan(fields, texts_of(looked_at, form), len(rows), found.around, labels)
     plan.apart = rejected
@@ -180,17 +176,6 @@ def _nothing_found(form: Any) -> str:
             return f"{read}; --format says what else it is"
 
 
-def name_for(source: str) -> str:
-    """A profile's name from an address or a file's name."""
-    bare = source.partition("?")[0].rstrip("/")
-    last = bare.rpartition("/")[2] if "/" in bare else bare
-    stem = re.sub(
-        r"(\.(csv|tsv|txt|json|ndjson|jsonl|geojson|xml|rss|atom|xlsx|zip|gz|bz2))+$", "", last
-    )
-    plain = re.sub(r"[^a-z0-9]+", "-", _bare_letters(stem)).strip("-")[:64].rstrip("-")
-    return plain or "source"
-
-
 def _rows(content: SpooledContent, form: Any, around: Sequence[str] = ()) -> list[RawRow]:
     context = ReadContext(enclosing=tuple(around), numbered=True)
     found: list[RawRow] = []
@@ -210,6 +195,28 @@ def _wide(rows: list[RawRow]) -> list[str]:
     columns = list(rows[0].value) if isinstance(rows[0].value, dict) else []
     found = [column for column in columns if _YEAR_COLUMN.fullmatch(column)]
     return found if len(found) >= 4 else []
+
+
+def _with_results(found: Recognised, rows: list[RawRow]) -> list[RawRow]:
+    """The rows without the columns in which a formula stands whose result the file does not hold.
+
+    Raises :class:`ParseFailed` if no column is left.
+    """
+    tables = [row.value for row in rows if isinstance(row.value, dict)]
+    cells = (cell for table in tables for cell in table.items())
+    bare = list(dict.fromkeys(name for name, value in cells if type(value) is Formula))
+    if not bare:
+        return rows
+    if len(bare) == len(tables[0]):
+        raise ParseFailed(
+            "cannot write a profile: each column holds formulas without their results",
+            hint="a spreadsheet puts them there that opens and saves the file",
+        )
+    found.notes.append(
+        f"{', '.join(bare)} is left out: cells there hold formulas without their results, which a "
+        "spreadsheet puts there that opens and saves the file."
+    )
+    return _without(rows, bare)
 
 
 def _without(rows: list[RawRow], columns: list[str]) -> list[RawRow]:
@@ -251,6 +258,9 @@ class _Plan:
         self.identifying: list[str] = []
         """Dimensions that belong to the key wherever they are: they tell series apart."""
         self._names: set[str] = {"period"}
+        self._sent = texts
+        self._missing: list[tuple[Plain, list[str]]] = []
+        """What is written for "missing" in a field's column."""
         spelled = {
             path: sorted({text for text in found if text in NULL_SPELLINGS})
             for path, found in texts.items()
@@ -262,21 +272,22 @@ class _Plan:
         usable = [each for each in fields if each.type != "array" and each.present]
         if any("/" in each.path for each in usable):  # elements that only hold others say nothing
             usable = [each for each in usable if texts.get(each.path)]
-        for each in [u for u in usable if is_stamp(_last(u.path), u.distinct, rows)]:
+        for each in [u for u in usable if is_stamp(last_name(u.path), u.distinct, rows)]:
             usable.remove(each)
             self.notes.append(
                 f"{each.path} is left out: it says when the file was written, and with it every "
                 "record would count as changed each time."
             )
-        self.period, used = _period(usable, texts)
+        self.period, used = period_of(usable, texts)
         self._note_days(texts, used)
         for path in around:
             name = self._add("dimensions", path, {"path": path}, [])
-            if _CODE.search(_slug(path)) or "Key/" in path:
+            if _CODE.search(slug(path)) or "Key/" in path:
                 self.identifying.append(name)
         for each in usable:
             if each.path not in used:
                 self._place(each, texts.get(each.path, []), spelled.get(each.path, []), rows)
+        self._say_missing()
         if not any(self.groups.values()) and usable:
             self._add("attributes", usable[0].path, {"path": usable[0].path}, usable[0].samples)
 
@@ -298,14 +309,14 @@ class _Plan:
     def time_around(self, records: list[MappedRecord]) -> None:
         """Where the records have no time of their own, one that stands around them is theirs."""
         for name, entry in list(self.groups["dimensions"].items()):
-            if not entry["path"].startswith(("..", "$$")) or not _TIME.search(_slug(entry["path"])):
+            if not entry["path"].startswith(("..", "$$")) or not TIME.search(slug(entry["path"])):
                 continue
             sent = [record.dimensions.get(name) for record in records]
             if not sent or None in sent:
                 continue
             [looked_at] = infer([{name: text} for text in sent], tabular=True)
             texts = sorted({str(text) for text in sent})
-            guess = _as_period(msgspec.structs.replace(looked_at, path=entry["path"]), texts)
+            guess = as_period(msgspec.structs.replace(looked_at, path=entry["path"]), texts)
             if guess is not None:
                 del self.groups["dimensions"][name]
                 self.identifying = [each for each in self.identifying if each != name]
@@ -314,7 +325,7 @@ class _Plan:
 
     def _note_days(self, texts: dict[str, list[str]], used: set[str]) -> None:
         """Days that can be read in two ways are taken in one; say so."""
-        if any(_SPAN in coding for coding in (self.period or {}).get("codings", {})):
+        if any(SPAN in coding for coding in (self.period or {}).get("codings", {})):
             self.notes.append(
                 "Years such as 2005/06 are taken for 2005. Where they begin in another month than "
                 "January, write `year_start` instead of `codings`."
@@ -324,7 +335,7 @@ class _Plan:
             return
         found = [text for path in used for text in texts.get(path, [])]
         other = taken.replace("%m/%d", "%d/%m")
-        if _days(found, other):
+        if days_of(found, other):
             telling = next((t for t in found if t[:2] != t[3:5]), found[0])
             self.notes.append(
                 f"{telling} can be two days: it is taken for month/day/year. If the source writes "
@@ -334,8 +345,8 @@ class _Plan:
     def _place(self, each: InferredField, texts: list[str], spelled: list[str], rows: int) -> None:
         entry: Plain = {"path": each.path}
         style = _number_style(texts) if each.type == "string" else {}
-        label = _bare_letters(self.labels.get(each.path, ""))
-        coded = any(_CODE.search(name) for name in (_slug(each.path), label))
+        label = bare_letters(self.labels.get(each.path, ""))
+        coded = any(_CODE.search(name) for name in (slug(each.path), label))
         if each.type == "string" and not style and not coded:
             style, almost = self._almost(each, texts)
             if almost and not style:
@@ -343,14 +354,15 @@ class _Plan:
                 return
             spelled = [*spelled, *almost]
         nulls = spelled if style else each.nulls
-        self.nulls += [null for null in nulls if null not in self.nulls]
+        self._missing.append((entry, nulls))
         if each.path.endswith(".label"):
             self._add("attributes", each.path, entry, each.samples)
             return
         if (each.type in {"integer", "decimal"} or style) and not coded:
             if each.type == "integer":
                 entry["type"] = "integer"
-            self._add("measures", each.path, entry | style, each.samples)
+            entry |= style
+            self._add("measures", each.path, entry, each.samples)
             return
         if each.type in {"date", "datetime", "boolean"}:
             entry["type"] = each.type
@@ -363,6 +375,24 @@ class _Plan:
         told = bool(texts) and short and each.present >= rows and tells
         group = "dimensions" if told else "attributes"
         self._add(group, each.path, entry, each.samples)
+
+    def _say_missing(self) -> None:
+        """Spellings of "missing" for all fields; one that is a text elsewhere, for its own only.
+
+        ``NA`` among numbers is no value, and among codes of countries it is Namibia.
+        """
+        texts = {
+            text
+            for group in ("dimensions", "attributes")
+            for entry in self.groups[group].values()
+            if "type" not in entry
+            for text in self._sent.get(entry["path"], [])
+        }
+        for entry, nulls in self._missing:
+            if texts & set(nulls) - {""}:
+                entry["nulls"] = list(dict.fromkeys(["", *nulls]))
+            else:
+                self.nulls += [null for null in nulls if null not in self.nulls]
 
     def _almost(self, each: InferredField, texts: list[str]) -> tuple[Plain, list[str]]:
         """(how numbers are written, words among them) of a column of numbers but for a few words.
@@ -387,7 +417,7 @@ class _Plan:
         return {}, []
 
     def _add(self, group: str, path: str, entry: Plain, samples: Sequence[str]) -> str:
-        base = _slug(path)
+        base = slug(path)
         name, count = base, 2
         while name in self._names:
             name, count = f"{base[:58]}_{count}", count + 1
@@ -426,45 +456,6 @@ class _Plan:
         return False
 
 
-def _bare_letters(text: str) -> str:
-    """``text`` in small letters without their accents: ``veranderung``, ``annee``."""
-    return (
-        unicodedata.normalize("NFKD", text.lower().replace("ß", "ss"))
-        .encode("ascii", "ignore")
-        .decode()
-    )
-
-
-def _last(path: str) -> str:
-    """The last name of a path, blanks and all: ``LAST UPDATE``."""
-    return re.split(r"[/@]|\.(?=\w)|\['|'\]", path.removesuffix("']"))[-1] or path
-
-
-def _local(path: str) -> str:
-    return re.split(r"[./\]\[]", path.rstrip("]'"))[-1] or path
-
-
-_GENERAL = frozenset({"id", "value", "label", "code", "name", "text", "title", "type", "unit"})
-"""Ends of paths that say little without what stands before them."""
-
-
-def _slug(path: str) -> str:
-    """A field's name from the end of its path."""
-    bare = re.sub(r"\[@id='([^']*)'\]/@value$", r"/\1", path)
-    bare = bare.replace("']", "").replace("['", "/").replace("[*]", "")
-    bare = re.sub(r"\[(\d+)\]", r"_\1", bare)
-    split = r"[/@#]+" if "$" not in path else r"[./$@#]+"
-    parts = [
-        part.rpartition(":")[2] for part in re.split(split, bare) if part not in {"", "..", "$"}
-    ]
-    last = parts[-1] if parts else "value"
-    if last.lower() in _GENERAL and len(parts) > 1 and parts[-2] not in {"properties", "_source"}:
-        last = f"{parts[-2]}_{last}"
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", last)
-    plain = re.sub(r"[^a-z0-9]+", "_", _bare_letters(spaced)).strip("_")[:58]
-    return plain if re.match(r"[a-z]", plain) else f"f_{plain}".rstrip("_")
-
-
 _STYLES = ((",", "."), (" ", "."), ("'", "."), ("", ","), (".", ","), (" ", ","))
 
 
@@ -487,166 +478,6 @@ def _number_style(texts: list[str]) -> Plain:
         style = {"thousands": thousands} if thousands and any(thousands in t for t in texts) else {}
         return style | ({"decimal": point} if point != "." else {})
     return {}
-
-
-# --- the time -------------------------------------------------------------------------------------
-
-_YEAR_TEXT = re.compile(r"(1[5-9]|20|21)\d\d")
-_SPELLINGS: tuple[tuple[str, str], ...] = (
-    (r"(1[5-9]|20|21)\d\d([-/ ]?M?(0[1-9]|1[0-2])|[-/M][1-9])", "M"),
-    (r"\d{4}[- ]?Q0?[1-4]", "Q"),
-    (r"\d{4}[- ]?[SH]0?[12]", "S"),
-    (r"\d{4}[- ]?W\d\d", "W"),
-)
-_DAYS = ("%Y%m%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%y", "%d.%m.%y",
-         "%Y/%m/%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%y",
-         "%Y-%m-%dZ", "%b %Y", "%B %Y", "%b-%y", "%m/%Y", "%m.%Y")  # fmt: skip
-_YEAR = "(?P<year>(?:1[5-9]|20|21)[0-9]{2})"
-_SPAN = "[/-](?:[0-9]{4}|[0-9]{2})"
-_CODINGS: tuple[dict[str, str], ...] = (
-    {f"Q(?P<sub>[1-4])[ /-]?{_YEAR}": "Q"},
-    {f"(?P<sub>[1-4])[ -]?Q[ /-]{_YEAR}": "Q"},
-    {f"M(?P<sub>0[1-9]|1[0-2])[ /-]{_YEAR}": "M"},
-    {f"(?:W|KW|CW) ?(?P<sub>0?[1-9]|[1-4][0-9]|5[0-3])[ /-]{_YEAR}": "W"},
-    {
-        f"{_YEAR}JJ00": "A",
-        f"{_YEAR}HJ(?P<sub>0[12])": "S",
-        f"{_YEAR}KW(?P<sub>0[1-4])": "Q",
-        f"{_YEAR}MM(?P<sub>0[1-9]|1[0-2])": "M",
-    },
-)
-"""What publishers write that no pattern of days can read, each with the words of its kind."""
-_MONTH_13 = re.compile(r"(1[5-9]|20|21)\d\d([-/ ]?M?)(0[1-9]|1[0-3])")
-
-
-def _period(
-    fields: list[InferredField], texts: dict[str, list[str]]
-) -> tuple[Plain | None, set[str]]:
-    """The period that the fields suggest, and the paths it uses up."""
-    by_name = {_slug(each.path): each for each in fields}
-    year, month = by_name.get("year"), by_name.get("month") or by_name.get("mo")
-    day, coded = by_name.get("day"), by_name.get("period")
-    if year and month and year.type == month.type == "integer":
-        if day and day.type == "integer":
-            joined = [year.path, month.path, day.path]
-            return {"join": joined, "format": "%Y-%m-%d", "frequency": "D"}, set(joined)
-        joined = [year.path, month.path]
-        return {"join": joined, "format": "%Y-%m", "frequency": "M"}, set(joined)
-    codes = texts.get(coded.path, []) if coded else []
-    if year and coded and codes and all(re.fullmatch(r"[MQSA]\d\d", code) for code in codes):
-        return _coded_period(year, coded, codes), {year.path, coded.path}
-    best: tuple[float, Plain, str] | None = None
-    for place, each in enumerate(fields):
-        found = texts.get(each.path, [])
-        guess = _as_period(each, found) if found and each.present else None
-        if guess is None:
-            continue
-        named = _TIME.search(_local(each.path)) is not None
-        score = (100 if named else 0) + min(each.distinct, 50) - place / 10
-        if best is None or score > best[0]:
-            best = (score, guess, each.path)
-    return (best[1], {best[2]}) if best else (None, set())
-
-
-def _coded_period(year: InferredField, coded: InferredField, texts: list[str]) -> Plain:
-    letters = Counter(text[0] for text in texts)
-    codings = {
-        "(?P<year>[0-9]{4})-M(?P<sub>0[1-9]|1[0-2])": "M",
-        "(?P<year>[0-9]{4})-M13": "A",
-        "(?P<year>[0-9]{4})-Q(?P<sub>0[1-4])": "Q",
-        "(?P<year>[0-9]{4})-(?:Q05|A01|S03)": "A",
-        "(?P<year>[0-9]{4})-S(?P<sub>0[12])": "S",
-    }
-    kept = {k: v for k, v in codings.items() if any(re.fullmatch(k, f"2000-{t}") for t in texts)}
-    frequency = letters.most_common(1)[0][0]
-    return {"join": [year.path, coded.path], "frequency": frequency, "codings": kept}
-
-
-def _as_period(each: InferredField, texts: list[str]) -> Plain | None:
-    path = {"path": each.path}
-    if all(re.fullmatch(r"\d{4}-?W\d\d", text) for text in texts):
-        return path | {"frequency": "W"}
-    if each.type == "date":
-        return path | {"frequency": _frequency(texts)}
-    if each.type == "datetime":
-        form = {"format": each.format} if each.format else {}
-        midnight = not each.format and all("T00:00:00" in text for text in texts)
-        return path | form | {"frequency": _frequency(texts) if midnight else "I"}
-    if not _TIME.search(_local(each.path)):
-        if _are_months(texts):
-            return path | {"frequency": "M"}
-        if each.type != "string":
-            return None
-    elif all(_YEAR_TEXT.fullmatch(text) for text in texts):
-        return path | {"frequency": "A"}
-    if _are_spans(texts):
-        return path | {"frequency": "A", "codings": {f"{_YEAR}{_SPAN}": "A"}}
-    for pattern, frequency in _SPELLINGS:
-        if all(re.fullmatch(pattern, text) for text in texts):
-            months = {f"{text[:4]}-{text[-2:]}-01" for text in texts if text[-2:].isdigit()}
-            quarterly = frequency == "M" and _frequency(sorted(months)) == "Q"
-            if quarterly and all("-" in text for text in texts):
-                return path | {"frequency": "Q", "format": "%Y-%m"}
-            return path | {"frequency": frequency}
-    for codings in _CODINGS:
-        used = {k: v for k, v in codings.items() if any(re.fullmatch(k, t) for t in texts)}
-        if all(any(re.fullmatch(coding, text) for coding in used) for text in texts):
-            frequency = Counter(
-                v for t in texts for k, v in used.items() if re.fullmatch(k, t)
-            ).most_common(1)[0][0]
-            return path | {"frequency": frequency, "codings": used}
-    if all(_MONTH_13.fullmatch(text) for text in texts):
-        mark = _MONTH_13.fullmatch(texts[0])
-        between = re.escape(mark[2]) if mark else ""
-        return path | {"frequency": "M", "codings": {f"(?P<year>[0-9]{{4}}){between}13": "A"}}
-    if all(re.match(r"[A-Z][a-z]{2}, \d\d? [A-Z][a-z]{2} \d{4} ", text) for text in texts):
-        return path | {"format": "rfc-2822", "frequency": "I"}
-    for form_ in _DAYS:
-        if found := _days(texts, form_):
-            frequency = "M" if "%d" not in form_ else _frequency(found)
-            return path | {"frequency": frequency, "format": form_}
-    return None
-
-
-def _are_spans(texts: list[str]) -> bool:
-    """Whether ``2005/06`` are years from one to the next, and no months: several, each such."""
-    found = [re.fullmatch(f"{_YEAR}{_SPAN}", text) for text in texts]
-    told = [(int(m["year"]) + 1, re.split(r"[/-]", m[0])[1]) for m in found if m]
-    return (
-        len(set(told)) > 1
-        and len(told) == len(texts)
-        and all(str(year).endswith(end) for year, end in told)
-    )
-
-
-def _are_months(texts: list[str]) -> bool:
-    """Whether numbers such as ``202001`` are months, whatever they are called: one after another,
-    of some years."""
-    if len(texts) < 6 or not all(
-        re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])", text) for text in texts
-    ):
-        return False
-    months = sorted(int(text[:4]) * 12 + int(text[4:]) for text in set(texts))
-    return months[-1] - months[0] < 2 * len(months)
-
-
-def _days(texts: list[str], pattern: str) -> list[str]:
-    """The days that all the texts name under a pattern; none if one of them does not."""
-    try:
-        return [values.day(text, pattern, UTC).isoformat() for text in texts]
-    except ValueError:
-        return []
-
-
-def _frequency(texts: list[str]) -> str:
-    """Days, unless they are the first days of months, quarters or years."""
-    if len(texts) < 3 or any(text[8:10] != "01" for text in texts):
-        return "D"
-    months = {text[5:7] for text in texts}
-    if len(months) == 1:
-        return "A"
-    regular = {frozenset(f"{m:02d}" for m in range(first, 13, 3)) for first in (1, 2, 3)}
-    return "Q" if frozenset(months) in regular else "M"
 
 
 # --- making it hold -------------------------------------------------------------------------------

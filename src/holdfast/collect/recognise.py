@@ -207,7 +207,8 @@ def _json(text: str, whole: bool, records: str, kind: str = "") -> Recognised:
     if kind == "ndjson":
         return Recognised({"type": "ndjson"})
     found = _of_value(value, records, kind)
-    found.document = value
+    # Of an array of records the first is one of them: it says nothing of the whole.
+    found.document = None if found.form.get("records") == "$[*]" else value
     return found
 
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import msgspec
+
 from holdfast.collect.pages import next_link
+from holdfast.registry.source import Pagination
 
 Plain = dict[str, Any]
 
@@ -40,14 +44,29 @@ def more_pages(
         told = "the `Link` header names a next one"
         return {"type": "link"}, [_note(told, written=True)]
     for told, found in _said(value, records):
-        taken = {name.lower() for name, _ in parse_qsl(urlsplit(url).query, True)}
-        kind = _kind(found, value, records, url)
+        taken = set(_parameters(url))
+        kind = _fitting(_kind(found, value, records, url))
         ours = {"page": ("page",), "offset": ("offset", "limit")}.get(kind.get("type", ""), ())
         names = {kind.get("parameter"), kind.get("limit_parameter"), *ours} - {None}
         if not kind or taken & {str(name).lower() for name in names}:
             return None, [_note(told, written=False) + _hint(found)]
         return kind, [_note(told, written=True)]
     return None, []
+
+
+def _parameters(url: str) -> dict[str, str]:
+    """The parameters of an address in small letters; none of what is no address."""
+    with suppress(ValueError):
+        return {name.lower(): one.lower() for name, one in parse_qsl(urlsplit(url).query, True)}
+    return {}
+
+
+def _fitting(kind: Plain) -> Plain:
+    """``kind`` if a profile can say it: what an answer tells may be beyond all bounds."""
+    with suppress(msgspec.ValidationError):
+        msgspec.convert(kind, Pagination)
+        return kind
+    return {}
 
 
 def _note(told: str, *, written: bool) -> str:
@@ -165,7 +184,7 @@ def _total(found: _Found) -> Plain:
 
 def _is_features(url: str) -> bool:
     """Whether a Web Feature Service of version 2 answers: that has ``startIndex``."""
-    query = {name.lower(): one.lower() for name, one in parse_qsl(urlsplit(url).query, True)}
+    query = _parameters(url)
     return query.get("service") == "wfs" and not query.get("version", "2").startswith("1")
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.collect.draft import draft, name_for
+from holdfast.collect.draft import draft
+from holdfast.collect.draft_names import name_for
 from holdfast.collect.errors import ParseFailed
 from holdfast.registry.model import Profile, plain_profile
 from holdfast.registry.placeholders import HOST, LICENCE, PUBLISHER
@@ -280,6 +281,8 @@ def test_a_moment_written_as_milliseconds(tmp_path: Path) -> None:
             "type": "offset", "limit": 12, "more": "$.hasMore",
         }),
         ('"has_more": true, ', "`more: $.has_more` goes with", None),
+        ('"has_more": true, "offset": 0, "limit": true, ', "$.has_more is true", None),
+        (f'"has_more": true, "offset": 0, "limit": {2**60}, ', "$.has_more is true", None),
         ('"next_cursor": "abc", ', "$.next_cursor is", None),
         ('"links": [{"rel": "self", "href": "/"}, {"rel": "next", "href": "/2"}], ',
          "$.links names a next one", None),
@@ -296,6 +299,22 @@ def test_one_page_of_several_is_said(
     assert [said in note for note in told] == ([True] if said else [])
     source = drawn(load_profile(made.text.encode(), draft=True), "source")
     assert source.get("pagination") == pagination
+
+
+def test_a_record_of_a_plain_list_says_nothing_of_more(tmp_path: Path) -> None:
+    books = [{"id": f"b{i}", "pages": 300 + i, "next": f"https://x/b{i + 1}"} for i in range(9)]
+    (tmp_path / "x").write_text(json.dumps(books))
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+    assert not any("one page of several" in note for note in made.notes)
+
+
+def test_an_address_that_is_none_is_told_by_its_rule(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text(
+        '{"total": 90, "items": [{"id": "a", "v": 1}, {"id": "b", "v": 2}]}'
+    )
+    made = draft(tmp_path / "x", name="x", url="http://[bad/x")
+    [problem] = examine(made.text.encode(), draft=True).problems
+    assert problem.path == "source.url"
 
 
 def test_features_in_xml_that_are_a_part_are_said(tmp_path: Path) -> None:
@@ -512,6 +531,22 @@ def test_a_column_of_numbers_with_others_among_them_is_no_dimension(tmp_path: Pa
     assert any("not every value is a number: '(1.234,5)'" in note for note in notes)
 
 
+def test_a_word_for_missing_stays_a_text_where_it_is_one(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{code},{'F' if year % 2 else 'M'},{year},{'NA' if code == 'FR' else year / 7:},"
+        f"{'M' if year == 2003 and code == 'DE' else year}\n"
+        for code in ("NA", "DE", "FR", "GB", "ZA")
+        for year in range(2001, 2005)
+    )
+    found, _ = made_of(tmp_path / "x", "iso2,sex,year,v,w\n" + rows)
+    assert drawn(found, "measures")["v"]["nulls"] == ["", "NA"]
+    assert drawn(found, "measures")["w"]["nulls"] == ["", "M"]
+    assert found.nulls == [""]
+    records, _ = records_under(tmp_path / "x", found)
+    assert {one.dimensions["iso2"] for one in records} == {"NA", "DE", "FR", "GB", "ZA"}
+    assert {one.dimensions["sex"] for one in records} == {"F", "M"}
+
+
 def test_the_number_of_a_row_is_its_key_and_no_measure(tmp_path: Path) -> None:
     rows = [{"attributes": {"OBJECTID": i, "Cases": i / 2}} for i in range(12)]
     found, _ = made_of(tmp_path / "x", json.dumps({"features": rows}))
@@ -564,6 +599,18 @@ def test_the_sheet_and_the_row_of_the_header_can_be_named(tmp_path: Path) -> Non
         "type": "xlsx", "sheet": "Table 2", "header_row": 2,
     }  # fmt: skip
     assert drawn(found, "period") == {"path": "year", "frequency": "A"}
+
+
+def test_a_column_of_formulas_without_results_is_left_out_and_said(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["id", "v", "doubled"]]
+    rows += ([f"a{i}", i / 2, (f"<f>B{i + 1}*2</f>", "")] for i in range(1, 9))
+    (tmp_path / "x").write_bytes(workbook(("s", rows)))
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+    assert made.records == made.rows == 8
+    assert any("doubled is left out" in note for note in made.notes)
+    (tmp_path / "x").write_bytes(workbook(("s", [row[2:] for row in rows])))
+    with pytest.raises(ParseFailed, match="formulas"):
+        draft(tmp_path / "x", name="x", url="https://example.org/x")
 
 
 FEATURE = {"type": "Feature", "properties": {"v": 1}, "geometry": None}
