@@ -48,8 +48,8 @@ class Projections(Protocol):
         """The projection of what was published, or of what was known at ``as_of``.
 
         The same publication and vintage give the same bytes. ``NotFound`` with the code
-        ``not-published`` if nothing of the profile was published (by then). The file may be replaced by a later publication's; whoever
-        reads it compares the digest.
+        ``not-published`` if nothing of the profile was published (by then). The file may be
+        replaced by a later publication's; whoever reads it compares the digest.
         """
         ...
 
