@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
 from holdfast.identity import store as key_store
 from holdfast.identity.granting import Parts
-from holdfast.identity.model import ROLES, ApiKeyCreate, NewApiKey
+from holdfast.identity.model import ROLES, ApiKeyCreate, NewApiKey, RoleDefine
 from holdfast.identity.people import store
 from holdfast.identity.people.model import PersonInvite, RolesChange
 from holdfast.identity.people.service import PeopleService
@@ -208,6 +209,54 @@ async def test_who_was_ended_meanwhile_makes_nothing(office: Office) -> None:
             await late_people.invite(gone, PersonInvite(name="late"))
     assert (await office.people.list_invitations(ME))[0] == []
     assert [each.name for each in (await office.keys.list_keys(ME))[0]] == ["key"]
+
+
+async def test_who_has_fewer_roles_by_now_hands_on_no_more_and_takes_none_back(
+    office: Office,
+) -> None:
+    """What a door remembers of somebody for five seconds is not what they may."""
+    ada, bob = await office.person(), await office.person()
+    between = Between(office.parts.database)
+    late_keys, late_people = office.keys_on(between), office.people_on(between)
+    await office.people.disable(ME, bob.subject)
+    manager = RoleDefine(permissions=["identity:read", "identity:write"])
+    await office.keys.define_role(ME, "manager", manager)
+    lesser, viewer = RolesChange(roles=["manager"]), RolesChange(roles=["viewer"])
+    late = [
+        lambda: late_keys.create_key(ada, ApiKeyCreate(name="late", roles=["admin"])),
+        lambda: late_keys.define_role(ada, "late", RoleDefine(permissions=["ledger:append"])),
+        lambda: late_people.invite(ada, PersonInvite(name="late", roles=["admin"])),
+        lambda: late_people.enable(ada, bob.subject),
+        lambda: late_people.recover(ada, ada.subject),
+        lambda: late_people.change_roles(ada, ada.subject, RolesChange(roles=["admin"])),
+    ]
+    for roles in (lesser, viewer):
+        for attempt in late:
+            await office.people.change_roles(ME, ada.subject, RolesChange(roles=["admin"]))
+            between.before = [partial(office.people.change_roles, ME, ada.subject, roles)]
+            with pytest.raises(Denied) as refused:
+                await attempt()
+            assert refused.value.code == "permission-missing"
+    assert (await office.people.find_person(ME, ada.subject)).roles == ["viewer"]
+    assert (await office.people.find_person(ME, bob.subject)).state == "disabled"
+    assert (await office.people.list_invitations(ME))[0] == []
+    assert (await office.keys.list_keys(ME))[0] == []
+    assert "late" not in [role.name for role in await office.keys.list_roles(ME)]
+
+
+async def test_nobody_who_was_ended_lets_themselves_in_again(office: Office) -> None:
+    ada = await office.person()
+    made, holder = await office.key(ada, "key")
+    between = Between(office.parts.database)
+    late_people = office.people_on(between)
+    between.before = [lambda: office.people.disable(ME, ada.subject)]
+    with pytest.raises(Unauthenticated):
+        await late_people.enable(ada, ada.subject)
+    for who in (ada, holder):
+        with pytest.raises(Unauthenticated):
+            await office.people.enable(who, ada.subject)
+    assert (await office.people.find_person(ME, ada.subject)).state == "disabled"
+    assert not await office.holds(made)
 
 
 async def test_with_fewer_roles_ends_what_goes_beyond_them_and_what_that_made(

@@ -11,7 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Raw
 
 from holdfast.identity.granting import Parts
-from holdfast.identity.people.model import PersonInvite
+from holdfast.identity.model import ROLES
+from holdfast.identity.people import store as people_store
+from holdfast.identity.people.model import PersonInvite, RolesChange
 from holdfast.identity.people.service import PeopleService
 from holdfast.identity.signin import oauth_store
 from holdfast.identity.signin.model import SessionBegun
@@ -31,7 +33,7 @@ from holdfast.identity.signin.sessions import SessionLimits, SessionsService, pr
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Conflict, Invalid, NotFound, Unauthenticated
-from holdfast.kernel.principal import Principal, operator
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
 from tests.conformance.test_people import clock, events, parts
 from tests.support.authenticator import UP, Authenticator
 from tests.support.between import Between
@@ -300,6 +302,39 @@ async def test_an_administrator_brings_back_who_lost_every_passkey(
     told = [entry.event.type for entry in await events(database)]
     assert "person.recovery" in told
     assert "person.recovered" in told
+
+
+async def test_a_link_that_brings_somebody_back_brings_no_roles_that_they_got_since(
+    house: House, key: Authenticator, parts: Parts
+) -> None:
+    """Whoever made it had all that they had, and so could not come in as more than that."""
+    first = await house.join(key, await house.invited(roles=["viewer"]))
+    clerk = Principal(
+        ME.tenant,
+        "clerk",
+        PrincipalKind.PERSON,
+        ROLES["viewer"] | {Permission.IDENTITY_READ, Permission.IDENTITY_WRITE},
+    )
+    link = (await house.people.recover(clerk, first.subject)).secret
+    begun = await house.ask_to_accept(link)
+    await house.people.change_roles(ME, first.subject, RolesChange(roles=["admin"]))
+    fresh = Authenticator(ORIGIN, RP_ID, 2)
+    with pytest.raises(Unauthenticated):
+        await house.passkeys.accept(finish(begun, fresh.make(begun.options)))
+    with pytest.raises(Unauthenticated):
+        await house.passkeys.see_invitation(link)
+    # So with one that was made just when they got them.
+    late = (await house.people.recover(ME, first.subject)).secret
+    begun = await house.ask_to_accept(late)
+    house.between.before = [
+        None,  # the ceremony is taken
+        lambda: parts.database.write(
+            ME, lambda conn: people_store.set_roles(conn, ME.tenant, first.subject, '["operator"]')
+        ),
+    ]
+    with pytest.raises(Unauthenticated):
+        await house.passkeys.accept(finish(begun, fresh.make(begun.options)))
+    assert len(await house.passkeys.list_passkeys(ME, person=first.subject)) == 1
 
 
 async def test_a_disabled_person_does_not_come_in_by_a_passkey(

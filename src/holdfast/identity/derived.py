@@ -11,17 +11,19 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 from sqlalchemy import Connection, Row, text
 
 from holdfast.identity import store
+from holdfast.identity.granting import custom_roles, granted_by
 from holdfast.identity.model import Derived, Thing, admits_all, is_over, key_unknown, networks_of
 from holdfast.identity.people import store as people_store
 from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Denied, Unauthenticated
 from holdfast.kernel.ids import EventId, uuid7
 from holdfast.kernel.outbox import Event, Outbox
-from holdfast.kernel.principal import Principal, PrincipalKind
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
 _MADE = (
     "WITH RECURSIVE made (id) AS (SELECT CAST(:root AS TEXT) UNION SELECT k.id FROM api_keys k"
@@ -117,11 +119,17 @@ def withdraw(
         outbox.emit(conn, principal, _event(because, "invitation", link.id, payload))
 
 
-def check_maker(conn: Connection, principal: Principal, now: str) -> Row[Any] | None:
-    """The key that is about to make something, if one is.
+def check_maker(
+    conn: Connection,
+    principal: Principal,
+    now: str,
+    granted: frozenset[Permission] = frozenset(),
+) -> Row[Any] | None:
+    """Refuse whoever may not hand on ``granted`` any more; the key that is about to, if one is.
 
-    Looked at in the transaction that makes it: a door remembers a credential for some seconds, and
-    what is made in these would outlive what it came from.
+    Looked at in the transaction that does it: a door remembers a credential, and what it may do,
+    for some seconds, and what is made in these would outlive what it came from. So would what
+    somebody gives themselves back.
     """
     tenant, subject = principal.tenant, principal.subject
     if principal.kind is PrincipalKind.KEY:
@@ -133,6 +141,13 @@ def check_maker(conn: Connection, principal: Principal, now: str) -> Row[Any] | 
         person = people_store.find_person(conn, tenant, subject)
         if person is not None and person.disabled_at is not None:
             raise Unauthenticated("cannot do this: the session is over", code="session-over")
+        if person is not None:
+            has = granted_by(msgspec.json.decode(person.roles), custom_roles(conn, tenant))
+            missing = sorted(p.value for p in {*granted, Permission.IDENTITY_WRITE} - has)
+            if missing:
+                raise Denied(
+                    f"cannot do this: {', '.join(missing)} is missing", code="permission-missing"
+                )
     return None
 
 

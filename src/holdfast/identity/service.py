@@ -133,7 +133,7 @@ class IdentityService:
         asked = Asked.of(idempotency_key, create)
 
         def unit(conn: Connection) -> ApiKey:
-            check_maker(conn, principal, timestamp(now))
+            check_maker(conn, principal, timestamp(now), granted)
             one_secret(
                 conn, principal, "api-keys.create", asked, now, identity,
                 "`holdfast apikey revoke {}`",
@@ -243,6 +243,7 @@ class IdentityService:
         }
 
         def unit(conn: Connection) -> None:
+            check_maker(conn, principal, timestamp(event.time), granted)
             store.put_role(conn, values)
             self._outbox.emit(conn, principal, event)
 

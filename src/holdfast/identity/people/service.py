@@ -153,7 +153,8 @@ class PeopleService:
         }
 
         def unit(conn: Connection) -> tuple[Invitation, list[Thing]]:
-            check_maker(conn, principal, timestamp(now))
+            custom = custom_roles(conn, principal.tenant)
+            check_maker(conn, principal, timestamp(now), granted_by(roles, custom))
             if person is not None:
                 # Read again: a name that was taken out meanwhile is not to be written down anew.
                 _check_active(_there(conn, principal.tenant, person.id))
@@ -315,6 +316,9 @@ class PeopleService:
         )
 
         def unit(conn: Connection) -> Person:
+            there = _there(conn, principal.tenant, person)
+            granted = granted_by(there.roles, custom_roles(conn, principal.tenant))
+            check_maker(conn, principal, timestamp(event.time), granted)
             if store.enable_person(conn, principal.tenant, person):
                 self._parts.outbox.emit(conn, principal, event)
             return _there(conn, principal.tenant, person)
@@ -337,12 +341,16 @@ class PeopleService:
         )
 
         def unit(conn: Connection) -> EndedPerson:
-            tenant = principal.tenant
+            tenant, now = principal.tenant, timestamp(event.time)
+            custom = custom_roles(conn, tenant)
+            check_maker(conn, principal, now, granted_by(roles, custom))
             ended = Derived()
             if _there(conn, tenant, person).roles != roles:
                 store.set_roles(conn, tenant, person, as_json(roles))
+                # Whoever made one might manage them as they were, and perhaps not as they are.
+                store.end_invitations_of(conn, tenant, person, now)
                 self._parts.outbox.emit(conn, principal, event)
-                allows = _within(roles, custom_roles(conn, tenant))
+                allows = _within(roles, custom)
                 ended = end_beyond(conn, self._parts.outbox, principal, person, event, allows)
             there = _there(conn, tenant, person)
             return EndedPerson(**msgspec.structs.asdict(there), ended=ended)

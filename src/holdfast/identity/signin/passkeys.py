@@ -435,6 +435,9 @@ class Joining:
             there = people_store.find_person(conn, tenant, row.person)
             if row.person != person or there is None or there.disabled_at is not None:
                 raise invitation_over()
+            if set(msgspec.json.decode(row.roles)) != set(msgspec.json.decode(there.roles)):
+                # Whoever made the link had all that they had then: not what they have since.
+                raise invitation_over()
             self._parts.outbox.emit(conn, principal, self._recovered)
             return row
         values = {
