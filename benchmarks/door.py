@@ -45,6 +45,8 @@ import httpx
 import psutil
 import uvloop
 
+from holdfast.kernel.connection import PIPELINED_MAX
+
 PROGRAM = [sys.executable, "-m", "holdfast.app.main"]
 PROFILE = "bench"
 PROFILE_TEXT = """version: 1
@@ -471,11 +473,13 @@ def loud_one(port: int, request: bytes, rate: int, seconds: float) -> Iterator[d
 
 
 class _Shouter(asyncio.Protocol):
-    """Sends without waiting for answers, and counts those by their status."""
+    """Sends without waiting for answers, as far as a connection may, and counts those by their
+    status."""
 
     def __init__(self, told: dict[str, int]) -> None:
         self._told = told
         self._rest = b""
+        self.waiting = 0
         self.paused = False
 
     def pause_writing(self) -> None:
@@ -490,6 +494,7 @@ class _Shouter(asyncio.Protocol):
         for match in _STATUS.finditer(data):
             status, end = match[1].decode(), match.end()
             self._told[status] = self._told.get(status, 0) + 1
+            self.waiting -= 1
         self._rest = data[max(end, len(data) - 11) :]
 
 
@@ -514,9 +519,10 @@ def loud(port: str, request: str, rate: str, seconds: str) -> None:
             await asyncio.sleep(max(0.0, began + number / int(rate) - loop.time()))
             transport, lane = lanes[number % len(lanes)]
             number += 1
-            if lane.paused or transport.is_closing():
+            if lane.paused or lane.waiting >= PIPELINED_MAX or transport.is_closing():
                 told["unsent"] += 1
                 continue
+            lane.waiting += 1
             transport.write(asked)
             told["sent"] += 1
         for transport, _ in lanes:

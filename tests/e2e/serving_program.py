@@ -158,6 +158,13 @@ class Running:
         gauge = self._metrics.gauge("vdb_connections_active", CONNECTIONS_MEANING)
         return int(next(iter(gauge.collect())).samples[0].value)
 
+    def refused(self, code: str) -> int:
+        """How much was refused before it was a request, for this reason."""
+        samples = [each for found in self._metrics.registry.collect() for each in found.samples]
+        return int(
+            sum(each.value for each in samples if each.labels == {"code": code} and each.value)
+        )
+
     def _main(self) -> None:
         try:
             run(self._serve())

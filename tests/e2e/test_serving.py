@@ -27,7 +27,7 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from holdfast.kernel.connection import ServeLimits
+from holdfast.kernel.connection import PIPELINED_MAX, ServeLimits
 from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
@@ -488,6 +488,19 @@ def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
             b'{"text":"hello"}',
             b'{"path":"/v1/address"}',
         ]
+
+
+def test_of_pipelined_requests_no_more_wait_than_may(server: Running) -> None:
+    """What is over that is not taken: it would grow for as long as a caller sends."""
+    slow = b"GET /v1/slow?seconds=0.2 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = GET[:-2] + b"Connection: close\r\n\r\n"
+    with Wire(server) as wire:
+        wire.send(slow + (PIPELINED_MAX - 1) * GET + last)
+        assert wire.rest().count(b"HTTP/1.1 200") == PIPELINED_MAX + 1
+    with Wire(server) as wire:
+        wire.send(slow + PIPELINED_MAX * GET + last)
+        assert wire.rest().count(b"HTTP/1.1 200") == 1
+    assert server.refused("pipelined-too-many") == 1
 
 
 def test_nothing_is_served_after_connection_close(server: Running) -> None:

@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from holdfast.kernel.errors import (
+    Exhausted,
     HoldfastError,
     Internal,
     Invalid,
@@ -39,6 +40,9 @@ log = get_logger("serving")
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1024 * 1024
+PIPELINED_MAX = 100
+"""Requests that may wait behind one on its connection. Each takes some fifty times the memory that
+its bytes do, and with each answer more of them are read."""
 STATUS_LINES = {
     400: b"HTTP/1.1 400 Bad Request\r\n",
     408: b"HTTP/1.1 408 Request Timeout\r\n",
@@ -272,6 +276,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Refuse what arrives; an answer still being written comes to its end first."""
         self._closing = True
         if self._busy() and not self._in_body():
+            self._refused[error.code] += 1
             self.cycle.keep_alive = False
             for cycle, _ in self.pipeline:
                 cycle.disconnected = True
@@ -426,6 +431,13 @@ class GuardedProtocol(HttpToolsProtocol):
                 )
             )
         has_body = _check_framing(self.headers, version)
+        if self._busy() and len(self.pipeline) >= PIPELINED_MAX:
+            raise _Refused(
+                Exhausted(
+                    f"cannot take more requests: {PIPELINED_MAX} wait on this connection",
+                    code="pipelined-too-many",
+                )
+            )
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
