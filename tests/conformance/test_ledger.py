@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +14,15 @@ from holdfast.kernel import merkle
 from holdfast.kernel.clock import ManualClock, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.database.tables import metadata
-from holdfast.kernel.errors import Conflict, Corrupt, Denied, HoldfastError, Invalid, TooLarge
+from holdfast.kernel.errors import (
+    Conflict,
+    Corrupt,
+    Denied,
+    HoldfastError,
+    Invalid,
+    TooLarge,
+    Unavailable,
+)
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.outbox import commitment
 from holdfast.kernel.principal import operator
@@ -30,6 +39,8 @@ from holdfast.ledger.errors import (
 from holdfast.ledger.frames import read_leaf
 from holdfast.ledger.model import Append, NewEvent
 from holdfast.ledger.service import LedgerService
+from holdfast.ledger.signer import PublishedFile
+from holdfast.ledger.store import Published
 from holdfast.ledger.verifying import verify
 from tests.unit.ledger.making import NOW, ONE, event, everything, ledger_on, one
 
@@ -597,6 +608,66 @@ async def test_a_log_from_before_its_last_checkpoint_gives_no_older_one(
     async with ledger_on(database, tmp_path, clock=clock) as ledger:
         with pytest.raises(LedgerReadOnly, match="knows of 2"):
             await ledger.checkpoint(ONE)
+
+
+async def test_a_checkpoint_whose_release_broke_off_is_not_given_before_the_file_knows_it(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    """Else a log from before it would tell another story under the same origin."""
+    published = tmp_path / "published"
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        for number in range(3):
+            await ledger.append(ONE, one(number))
+        backup = await kept(database)
+        await ledger.append(ONE, one(3))
+        published.touch()  # a file, where a folder is to be made
+        with pytest.raises(Unavailable, match="could not be made durable"):
+            await ledger.checkpoint(ONE)
+        published.unlink()
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        told = notes.parse_checkpoint(notes.parse_note(await ledger.checkpoint(ONE)).text)
+        assert told.size == 4
+    assert PublishedFile(published / "default.json").read() == {told.origin: told}
+    await brought_back(database, backup)
+    (tmp_path / "ledger" / "default.head").unlink()
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        with pytest.raises(LedgerReadOnly, match="published"):
+            await ledger.append(ONE, one(9))
+
+
+async def test_a_size_is_never_published_with_another_root(tmp_path: Path) -> None:
+    file = PublishedFile(tmp_path / "default.json")
+    first = Published("here", 4, b"\x01" * 32, "", "")
+    file.write(first)
+    file.write(first)
+    other = replace(first, root=b"\x02" * 32)
+    with pytest.raises(Corrupt, match="another root"):
+        file.write(other)
+    for known in (other, replace(other, size=3)):
+        file.learn(known)
+    assert file.read()["here"].root == first.root
+    file.learn(replace(other, size=5))
+    with pytest.raises(Corrupt, match="5 was published before"):
+        file.write(first)
+
+
+async def test_the_newest_checkpoint_is_that_of_the_newest_origin_whatever_the_clock_said(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        for number in range(10):
+            await ledger.append(ONE, one(number))
+        await ledger.checkpoint(ONE)
+    await damage(database, tmp_path, "tail")
+    earlier = ManualClock(NOW - timedelta(minutes=10))
+    async with ledger_on(database, tmp_path, clock=earlier) as ledger:
+        await ledger.restart(ONE, "the disk of the test")
+        second = await ledger.checkpoint(ONE)
+    await damage(database, tmp_path, "byte")
+    async with ledger_on(database, tmp_path, clock=earlier) as ledger:
+        with pytest.raises(LedgerReadOnly):
+            await ledger.append(ONE, one(20))
+        assert await ledger.checkpoint(ONE) == second
 
 
 @pytest.mark.parametrize("length", [3, 30], ids=["shorter", "longer"])

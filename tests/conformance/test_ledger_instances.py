@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
 from holdfast.ledger import notes
-from holdfast.ledger.errors import NotSequencer
+from holdfast.ledger.errors import LedgerReadOnly, NotSequencer
 from holdfast.ledger.log import LEAD_SECONDS
+from holdfast.ledger.service import LedgerService
 from holdfast.ledger.verifying import verify
+from tests.conformance.test_ledger import brought_back, kept
 from tests.unit.ledger.making import NOW, ONE, everything, ledger_on, one
 
 
@@ -48,6 +51,58 @@ async def test_the_other_instance_reads_at_once_and_takes_over_once_the_lease_is
         assert (placed.events[0].position, placed.events[0].version) == (6, 7)
         last = [line async for line in verify(first, ONE)][-1]
         assert (last.sound, last.checked) == (True, 7)
+
+
+async def test_what_another_instance_published_is_known_to_whoever_gave_it_or_signs_next(
+    postgres_database: Database, tmp_path: Path
+) -> None:
+    """Each has a file of its own that no restore brings back; the database may be older then."""
+    clock, keys = ManualClock(NOW), tmp_path / "keys"
+    backup = await kept(postgres_database)
+
+    def instance(name: str) -> AbstractAsyncContextManager[LedgerService]:
+        return ledger_on(
+            postgres_database, tmp_path / name, clock=clock, holder=name, keys=keys, origin="here"
+        )
+
+    async with instance("first") as first, instance("second") as second:
+        for number in range(3):
+            await first.append(ONE, one(number))
+        note = await first.checkpoint(ONE)
+        assert await second.checkpoint(ONE) == note
+    async with instance("third") as third:
+        clock.advance(LEAD_SECONDS + 1)
+        await third.append(ONE, one(3))
+    for name in ("first", "second", "third"):
+        clock.advance(LEAD_SECONDS + 1)
+        await brought_back(postgres_database, backup)
+        (tmp_path / name / "ledger" / "default.head").unlink(missing_ok=True)
+        async with instance(name) as later:
+            with pytest.raises(LedgerReadOnly, match="published"):
+                await later.append(ONE, one(9))
+
+
+async def test_an_instance_that_does_not_sign_gives_no_older_checkpoint_than_it_gave(
+    postgres_database: Database, tmp_path: Path
+) -> None:
+    clock, keys = ManualClock(NOW), tmp_path / "keys"
+    async with (
+        ledger_on(
+            postgres_database, tmp_path / "a", clock=clock, holder="first", keys=keys
+        ) as first,
+        ledger_on(
+            postgres_database, tmp_path / "b", clock=clock, holder="second", keys=keys
+        ) as second,
+    ):
+        await first.append(ONE, one(1))
+        await first.checkpoint(ONE)
+        backup = await kept(postgres_database)
+        await first.append(ONE, one(2))
+        note = await first.checkpoint(ONE)
+        assert await second.checkpoint(ONE) == note
+        await brought_back(postgres_database, backup)
+        with pytest.raises(LedgerReadOnly, match="a later one was published"):
+            await second.checkpoint(ONE)
 
 
 async def test_an_instance_that_slept_past_its_lease_cannot_append_any_more(

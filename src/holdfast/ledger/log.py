@@ -495,12 +495,16 @@ class TenantLog:
                     "cannot give a checkpoint: none was signed yet, and another instance signs",
                     retry_after_seconds=1.0,
                 ) from None
-            return last.note
+            if await self._told_more_than(last):
+                raise LedgerReadOnly(
+                    "cannot give a checkpoint: a later one was published than the database knows of"
+                ) from None
+            return await self._answered(last)
         except LedgerReadOnly:
             last = await self._last_published()
             if last is None or await self._told_more_than(last):
                 raise
-            return last.note
+            return await self._answered(last)
         async with self._signing:
             if state.published is not None and state.published.size == state.tree.size:
                 return state.published.note
@@ -520,11 +524,29 @@ class TenantLog:
             outside is not None and outside.size > last.size
         )
 
+    async def _answered(self, last: Published) -> str:
+        """The note of what is in the database, once the file knows of it, too."""
+        try:
+            await self._learn(last)
+        except Corrupt as error:
+            log.warning("what was published is not known", tenant=self.tenant, detail=error.detail)
+        return last.note
+
+    async def _learn(self, known: Published) -> None:
+        """Have the file know of a checkpoint that the database has: whoever put it there may have
+        died before telling the file, or is another instance, which has a file of its own."""
+        try:
+            await asyncio.to_thread(self._published.learn, known)
+        except OSError as error:
+            raise _unreleased(error) from error
+
     async def _last_published(self) -> Published | None:
-        rows = await self.parts.database.read(
-            self.principal, lambda conn: store.checkpoints(conn, self.tenant)
+        origins, rows = await self.parts.database.read(
+            self.principal,
+            lambda conn: (store.origins(conn, self.tenant), store.checkpoints(conn, self.tenant)),
         )
-        return max(rows.values(), key=lambda each: (each.published_at, each.size), default=None)
+        # By the order of the origins: the clock may have been put back between two of them.
+        return next((rows[o.origin] for o in reversed(origins) if o.origin in rows), None)
 
     async def _publish(self, state: _Open) -> str:
         """Make size and root durable, in the database and in the file; then release the note."""
@@ -545,10 +567,7 @@ class TenantLog:
         try:
             await asyncio.to_thread(self._published.write, published)
         except OSError as error:
-            raise Unavailable(
-                "cannot release a checkpoint: its size could not be made durable",
-                internal=str(error),
-            ) from error
+            raise _unreleased(error) from error
         if self.parts.witnesses is not None and self.parts.witnesses.witnesses:
             # Only now: a witness is the outside, too.
             view = View(told.size, state.recorded, tree_then)
@@ -720,6 +739,8 @@ class TenantLog:
         try:
             grown, recorded = await self._recovered()
             published = await self._check_said(grown, origin)
+            if published is not None:
+                await self._learn(published)
             await self._tell_head(Head(grown.size, grown.root()))
         except LedgerReadOnly:
             raise
@@ -889,6 +910,12 @@ class TenantLog:
                     )
                 )
         return published
+
+
+def _unreleased(error: OSError) -> Unavailable:
+    return Unavailable(
+        "cannot release a checkpoint: its size could not be made durable", internal=str(error)
+    )
 
 
 ERASED = "erased"

@@ -2,7 +2,8 @@
 
 A checkpoint is released only after its origin, size and root are durable in two places: in the
 database by compare-and-set, and in a file that no restore brings back. So whatever is restored,
-nothing is ever signed below what the outside has seen.
+nothing is ever signed below what the outside has seen. Instances that share a database have a file
+each: it knows what its instance answered, and what was published when it began to sign.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.errors import Corrupt
@@ -106,6 +108,7 @@ class PublishedFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._writing = Lock()
 
     def read(self) -> dict[str, Checkpoint]:
         """By origin; ``Corrupt`` if the file is damaged."""
@@ -127,13 +130,33 @@ class PublishedFile:
 
     def write(self, published: Published) -> None:
         """Add a checkpoint, flushed when this returns. Never takes one back."""
-        found = self.read()
-        before = found.get(published.origin)
-        if before is not None and before.size > published.size:
-            raise Corrupt(
-                f"cannot publish size {published.size}: {before.size} was published before"
-            )
+        with self._writing:
+            found = self.read()
+            before = found.get(published.origin)
+            if before is not None and before.size > published.size:
+                raise Corrupt(
+                    f"cannot publish size {published.size}: {before.size} was published before"
+                )
+            if before is not None and _contradicts(before, published):
+                raise Corrupt(
+                    f"cannot publish size {published.size}: it was published with another root"
+                )
+            self._keep(found, published)
+
+    def learn(self, published: Published) -> None:
+        """Add a checkpoint that is known elsewhere, unless this or a later one is here."""
+        with self._writing:
+            found = self.read()
+            before = found.get(published.origin)
+            if before is None or before.size < published.size:
+                self._keep(found, published)
+
+    def _keep(self, found: dict[str, Checkpoint], published: Published) -> None:
         found[published.origin] = Checkpoint(published.origin, published.size, published.root)
         said = {name: [each.size, b64encode(each.root).decode()] for name, each in found.items()}
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_over(self._path, canonical(said) + b"\n")
+
+
+def _contradicts(before: Checkpoint, published: Published) -> bool:
+    return before.size == published.size and before.root != published.root
