@@ -815,6 +815,11 @@ async def test_an_answer_that_will_not_change_is_not_asked_for_again(
          "Key expired & gone"),
         ("\x1b[31mred\u202e", "[31mred"),
         ("you sent s3cr3t-t0ken and s3cr3t%2Dx, s3cr3t&x", "you sent *** and s3cr3t%2Dx, ***"),
+        ("<p>you sent s3cr3t&amp;x, <b>s3cr3t&#38;x</b></p>", "you sent ***, ***"),
+        ("<p>" + "x" * 296 + " s3cr3t&#38;x</p>", "x" * 296 + " ***"),
+        ('{"sent": ["s3cr3t\\u0026x", "pa\\/ss\\"word", "pa/ss\\"word"]}',
+         '{"sent": ["***", "***", "***"]}'),
+        ("Authorization was bmFtZTpwYXNz", "Authorization was ***"),
         ("x" * 100_000, "x" * 300 + "…"),
         ("PK\0\0", ""),
         ("", ""),
@@ -825,8 +830,10 @@ async def test_a_refusal_keeps_how_the_source_s_own_words_begin(
 ) -> None:
     fault(server, "status", status=403, body=body)
     request = OutboundRequest(
-        url=f"{server.url}/table.csv", secrets=("s3cr3t-t0ken", "s3cr3t&x"),
-    )  # fmt: skip
+        url=f"{server.url}/table.csv",
+        secrets=("s3cr3t-t0ken", "s3cr3t&x", 'pa/ss"word'),
+        secret_headers={"Authorization": "Basic bmFtZTpwYXNz"},
+    )
     failure = await refused(client, spool, request)
     assert isinstance(failure, SourceUnavailable)
     assert failure.said == said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import html
+import json
 import os
 import random as random_module
 import re
@@ -649,7 +650,10 @@ async def _said(connection: Connection, head: Head, request: OutboundRequest) ->
     except (SourceUnavailable, ResponseTooLarge):
         connection.abort()
     text = bytes(content[:_DRAIN_BYTES_MAX]).decode("utf-8", "replace")
-    return excerpt(scrub(text, request)) if "\0" not in text else ""
+    if "\0" in text:
+        return ""
+    # Again once it is as it is shown: a page spells a secret in ways of its own.
+    return excerpt(scrub(text, request), lambda shown: scrub(shown, request))
 
 
 async def _drain(connection: Connection) -> None:
@@ -725,31 +729,56 @@ _LOOKED_AT_MAX = 8 * 1024
 _UNSHOWN = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<[^<>]*>", re.S | re.I)
 
 
-def excerpt(text: str) -> str:
-    """How a text from outside begins, on one line: no markup, nothing a terminal would act upon."""
+def excerpt(text: str, hidden: Callable[[str], str] = str) -> str:
+    """How a text from outside begins, on one line: no markup, nothing a terminal would act upon.
+
+    ``hidden`` takes out of it what is not to be shown.
+    """
     cut = text[:_LOOKED_AT_MAX]
     if cut.lstrip("\ufeff \t\r\n").startswith("<"):
         cut = html.unescape(_UNSHOWN.sub(" ", cut))
     cut = "".join(c if c.isprintable() and c != "\ufffd" else " " for c in cut)
-    words = " ".join(cut.split())
+    words = hidden(" ".join(cut.split()))
     return words if len(words) <= _SAID_MAX else f"{words[:_SAID_MAX]}…"
 
 
 def scrub(text: str, request: OutboundRequest) -> str:
-    """``text`` without the request's secrets, in the clear or percent-encoded.
+    """``text`` without the request's secrets, in the clear or as addresses, pages and JSON spell
+    them.
 
     Shorter than four characters is no secret: replacing those would only garble the message.
     """
-    secrets = {*request.secrets, *request.secret_headers.values()}
+    headers = request.secret_headers.values()
+    # A header's value with its scheme, and what follows that by itself.
+    secrets = {*request.secrets, *headers, *(each.rpartition(" ")[2] for each in headers)}
     spellings = {
         spelling
         for secret in secrets
         if len(secret) >= _SECRET_LENGTH_MIN
-        for spelling in (secret, quote(secret, safe=""), quote(secret), quote_plus(secret))
+        for spelling in _spellings(secret)
     }
     for spelling in sorted(spellings, key=len, reverse=True):
         text = text.replace(spelling, "***")
     return text
+
+
+def _spellings(secret: str) -> set[str]:
+    in_json = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    in_json |= {each.replace("/", "\\/") for each in in_json}
+    in_json |= {each.translate(_AS_FOR_PAGES) for each in in_json}
+    return {
+        secret,
+        quote(secret, safe=""),
+        quote(secret),
+        quote_plus(secret),
+        html.escape(secret),
+        html.escape(secret, quote=False),
+        *in_json,
+    }
+
+
+_AS_FOR_PAGES = {ord(c): f"\\u{ord(c):04x}" for c in "&<>"}
+"""What some write in JSON in such a way that it may stand in a page."""
 
 
 __all__ = [
