@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from holdfast.kernel.canonical import canonical, decode_strict
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Conflict, Corrupt, Invalid, Unauthenticated
-from holdfast.kernel.files import write_new, write_over
+from holdfast.kernel.files import write_new
 
 if TYPE_CHECKING:
     from joserfc.jwk import OKPKey
@@ -101,19 +101,20 @@ class SigningKey:
         """
         path = directory / f"{issuer}{PUBLIC_SUFFIX}"
         directory.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            there = _read_public(path, issuer)
-            if any(isinstance(jwk, dict) and jwk.get("x") == self._public["x"] for jwk in there):
-                return path
-            raise Conflict(
-                f"cannot use {directory} as the {issuer}: {path.name} there is of another",
-                code="issuer-taken",
-                hint="each system has a HOLDFAST_TRUST_DIR of its own, and all that play one role "
-                f"in it share its keys; if the other {issuer} is gone for good, remove {path} and "
-                "start again",
-            )
-        write_over(path, canonical(self.public_jwk()) + b"\n", 0o644)
-        return path
+        own = canonical(self.public_jwk()) + b"\n"
+        # Of several that begin at once one is first, and the others see it.
+        if not path.exists() and write_new(path, own, 0o644):
+            return path
+        there = _read_public(path, issuer)
+        if any(isinstance(jwk, dict) and jwk.get("x") == self._public["x"] for jwk in there):
+            return path
+        raise Conflict(
+            f"cannot use {directory} as the {issuer}: {path.name} there is of another",
+            code="issuer-taken",
+            hint="each system has a HOLDFAST_TRUST_DIR of its own, and all that play one role "
+            f"in it share its keys; if the other {issuer} is gone for good, remove {path} and "
+            "start again",
+        )
 
     def public_bytes(self) -> bytes:
         """The public half as 32 bytes (RFC 8032)."""

@@ -6,8 +6,10 @@ import json
 import os
 import stat
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -248,6 +250,26 @@ def test_who_comes_second_takes_nobodys_place(tmp_path: Path) -> None:
     (tmp_path / "gateway.pub.jwk").write_text(both, encoding="utf-8")
     OTHER.write_public(tmp_path, "gateway")
     assert (tmp_path / "gateway.pub.jwk").read_text(encoding="utf-8") == both
+
+
+def test_of_several_that_begin_at_once_one_takes_the_place(tmp_path: Path) -> None:
+    keys = [SigningKey.from_seed(bytes([number]) * 32) for number in range(1, 5)]
+
+    def begin(key: SigningKey, directory: Path, ready: Barrier) -> SigningKey | None:
+        ready.wait(timeout=30)
+        try:
+            key.write_public(directory, "gateway")
+        except Conflict:
+            return None
+        return key
+
+    with ThreadPoolExecutor(len(keys)) as pool:
+        for number in range(5):
+            directory, ready = tmp_path / str(number), Barrier(len(keys))
+            begun = [pool.submit(begin, key, directory, ready) for key in keys]
+            [first] = [key for each in begun if (key := each.result()) is not None]
+            there = json.loads((directory / "gateway.pub.jwk").read_bytes())
+            assert there["kid"] == first.kid
 
 
 def test_two_keys_of_one_issuer_are_trusted_at_a_time(tmp_path: Path) -> None:
