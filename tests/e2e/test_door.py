@@ -89,6 +89,21 @@ def signed_in(program: Program) -> str:
     return answer.headers["set-cookie"].partition(";")[0]
 
 
+def test_a_login_link_asks_for_more_than_to_look_and_is_the_operator_s_alone(
+    program: Program,
+) -> None:
+    path = "/v1/login/links"
+    for role, code in (("viewer", "permission-missing"), ("admin", "operator-only")):
+        made = program.client.post("/v1/api-keys", json={"name": role, "roles": [role]}).json()
+        answer = httpx.post(
+            f"{program.url}{path}", json={}, trust_env=False,
+            headers={"authorization": f"Bearer {made['secret']}"},
+        )  # fmt: skip
+        assert (answer.status_code, answer.json()["code"]) == (403, code), answer.text
+    described = program.get("/openapi.json")["paths"][path]["post"]
+    assert described["x-permission"] == "identity:write"
+
+
 def audit(program: Program, *arguments: str) -> list[dict[str, Any]]:
     told = run_command("audit", "--data-dir", str(program.data_dir), "--json", *arguments)
     assert told.returncode == 0, told.stderr

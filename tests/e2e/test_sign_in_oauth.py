@@ -190,6 +190,7 @@ def test_a_program_comes_in_by_a_token_under_published_keys(
     first = whoami(program, token(issuer, roles=["auditor"]))
     assert first.status_code == 200, first.text
     assert "ada@" not in first.text
+    assert first.json()["kind"] == "token", "it is nobody who is kept here"
     stolen, now = token(issuer), int(time.time())
     head, body, _ = stolen.split(".")
     for wrong in (

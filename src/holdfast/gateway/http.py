@@ -37,7 +37,7 @@ from holdfast.kernel.errors import Denied, HoldfastError, Unauthenticated
 from holdfast.kernel.http import get, post
 from holdfast.kernel.http.door import CLIENT
 from holdfast.kernel.http.routes import header
-from holdfast.kernel.principal import Permission, Principal, PrincipalKind
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operators_only
 from holdfast.kernel.telemetry import get_logger
 
 log = get_logger("gateway")
@@ -413,14 +413,13 @@ def handlers(links: LoginLinks, browsers: Browsers, origin: str = "") -> list[An
 
     @post(
         "/v1/login/links",
-        permission=Permission.SYSTEM_READ,
+        permission=Permission.IDENTITY_WRITE,
         tag="login",
         operation_id="login_create_link",
     )
     async def create_link(principal: Principal) -> LoginLink:
-        """Make a login link for the operator."""
-        if principal.kind is not PrincipalKind.OPERATOR:
-            raise Denied("cannot make a login link: only the operator does")
+        """Make a login link for the operator; nobody else may, whatever their permissions."""
+        operators_only(principal, "make a login link")
         path = f"/login#{links.create(principal)}"
         return LoginLink(path=path, seconds=LINK_SECONDS, origin=origin.rstrip("/"))
 

@@ -75,7 +75,7 @@ class BearerTokens:
         return Principal(
             TenantId(tenant),
             name,
-            PrincipalKind.PERSON,
+            PrincipalKind.FOREIGN,
             self._granted(claims),
             None,
             f"token:{name}",

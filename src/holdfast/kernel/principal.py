@@ -20,6 +20,9 @@ class PrincipalKind(StrEnum):
 
     OPERATOR = "operator"
     PERSON = "person"
+    """Somebody who is kept here, in a session of theirs."""
+    FOREIGN = "token"
+    """Whoever another issuer's token speaks for: nobody who is kept here."""
     KEY = "key"
     WORKER = "worker"
     SERVICE = "service"

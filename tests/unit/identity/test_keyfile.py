@@ -138,7 +138,7 @@ def tokens(clock: ManualClock) -> BearerTokens:
 
 async def test_a_token_says_who_where_and_what(tokens: BearerTokens, clock: ManualClock) -> None:
     found = await tokens.principal(token(clock, tenant="t2", roles=["auditor", "their-own"]))
-    assert (found.tenant, found.kind) == ("t2", PrincipalKind.PERSON)
+    assert (found.tenant, found.kind) == ("t2", PrincipalKind.FOREIGN)
     assert found.permissions == ROLES["auditor"]
     assert "ada" not in found.subject
     assert found.subject == (await tokens.principal(token(clock))).subject
