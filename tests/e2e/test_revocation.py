@@ -28,7 +28,7 @@ from holdfast.gateway.door import REMEMBERED_SECONDS
 from holdfast.kernel.signing import SigningKey
 from tests.support.authenticator import Authenticator
 from tests.support.postgres import PostgresServer
-from tests.support.program import Program
+from tests.support.program import Program, wait_until
 from tests.support.soaking import scale
 from tests.support.stack import Stack
 from tests.support.waiting import until
@@ -259,6 +259,57 @@ def check(outcome: Outcome) -> None:
 
 def test_what_is_revoked_is_dead_at_every_gateway_within_the_stated_seconds(stack: Stack) -> None:
     check(asyncio.run(revoked_under_load(stack)))
+
+
+def registered(door: str, token: str, name: str) -> httpx.Response:
+    """What a drone is answered that comes with ``token``."""
+    path, signing = "/v1/workers/register", SigningKey.from_seed(secrets.token_bytes(32))
+    shown = {"holdfast-join-token": token, HEADER: Prover(signing, token)("POST", path)}
+    wanted = {"name": name, "key": signing.public_bytes().hex()}
+    return httpx.post(f"{door}{path}", json=wanted, headers=shown, trust_env=False, timeout=60)
+
+
+def test_a_join_token_ends_with_the_key_that_made_it_where_identity_is_another_process(
+    stack: Stack,
+) -> None:
+    client = stack.door.client
+    new = made(client.post("/v1/api-keys", json={"name": "fleet", "roles": ["operator"]}))
+    bearer = {"authorization": f"Bearer {new['secret']}"}
+    with httpx.Client(base_url=stack.door.url, headers=bearer, trust_env=False) as program:
+        token = made(program.post("/v1/workers/tokens", json={}))["token"]
+    doors = [stack.running[each].url for each in GATEWAYS]
+    assert registered(doors[1], token, "first").status_code == 201
+
+    # While nobody can say whether the key still holds, the token admits nobody; a drone asks again.
+    stack.kill("identity")
+    unasked = registered(doors[0], token, "second")
+    assert (unasked.status_code, unasked.json()["code"]) == (503, "maker-unasked"), unasked.text
+    stack.start_role("identity")
+    wait_until(lambda: registered(doors[0], token, "second").status_code == 201)
+
+    made(client.post(f"/v1/api-keys/{new['key']['id']}/revoke", json={}))
+    for door in doors:
+        refused = registered(door, token, "third")
+        assert (refused.status_code, refused.json()["code"]) == (401, "join-token-invalid")
+    [shown] = stack.door.items("/v1/workers/tokens", maker=new["key"]["id"])
+    assert (shown["admits"], shown["ended"], shown["uses"]) == (False, "key-revoked", 2)
+    names = {each["name"]: each["status"] for each in stack.door.items("/v1/workers")}
+    assert (names["first"], names["second"]) == ("alive", "alive")
+
+
+def test_a_join_token_that_nobody_brings_is_listed_as_ended_too(stack: Stack) -> None:
+    client = stack.door.client
+    new = made(client.post("/v1/api-keys", json={"name": "fleet", "roles": ["operator"]}))
+    bearer = {"authorization": f"Bearer {new['secret']}"}
+    with httpx.Client(base_url=stack.door.url, headers=bearer, trust_env=False) as program:
+        made(program.post("/v1/workers/tokens", json={}))
+    made(client.post(f"/v1/api-keys/{new['key']['id']}/revoke", json={}))
+
+    def ended() -> bool:
+        [shown] = stack.door.items("/v1/workers/tokens", maker=new["key"]["id"])
+        return bool(shown["ended"] == "key-revoked")
+
+    wait_until(ended, 60, "the join token's end")
 
 
 @pytest.mark.soak

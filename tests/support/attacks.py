@@ -29,9 +29,16 @@ TOKEN_SECONDS_MAX = 3600
 OWN = frozenset({"position", "path", "sequence"})
 """Parameters that everybody has of their own: their numbers name nothing of another tenant's."""
 OPERATORS_ONLY = frozenset(
-    {"/v1/backups", "/v1/backups/{backup_id}", "/v1/keys", "/v1/keys/check", "/v1/keys/rewrap"}
+    {
+        "/v1/backups",
+        "/v1/backups/{backup_id}",
+        "/v1/keys",
+        "/v1/keys/check",
+        "/v1/keys/rewrap",
+        "/v1/keys/handled",
+    }
     | {"/v1/people/admin", "/v1/tenants", "/v1/login/links", "/v1/audit/notes"}
-    | {"/v1/api-keys/authenticate", "/v1/workers/authenticate"}
+    | {"/v1/api-keys/authenticate", "/v1/workers/authenticate", "/v1/derived/standing"}
 )
 """What not even an administrator may: it is the operator's, or for roles among themselves."""
 WRITES = ("POST", "PUT", "PATCH", "DELETE")

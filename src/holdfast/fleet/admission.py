@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
-from holdfast.fleet import store, tasks, workers
+from holdfast.fleet import makers, store, tasks, workers
 from holdfast.fleet.base import Base
 from holdfast.fleet.credentials import JOIN_PREFIX, WORKER_PREFIX
 from holdfast.fleet.model import (
@@ -20,7 +21,10 @@ from holdfast.fleet.model import (
     Worker,
     WorkerCredential,
     WorkerRegister,
+    WorkerStatus,
+    WorkerSummary,
 )
+from holdfast.identity.model import MAKERS_MAX, Standing
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of, is_secret_of, make_secret
 from holdfast.kernel.errors import NotFound, Unauthenticated
@@ -41,12 +45,23 @@ class Admission(Base):
     ) -> JoinToken:
         """A join token that admits workers of one region with these capabilities.
 
-        Its text is in this answer and nowhere else.
+        Its text is in this answer and nowhere else. What a key or a person makes ends with them,
+        and no later than the key: :class:`Unavailable` where nobody says whether they still may.
         """
         identity, now = self.new_id(), self.clock.now()
         secret = make_secret(JOIN_PREFIX, identity, self._random(32))
         kept, pepper = self._peppers.seal(secret)
         expires_at = timestamp(now + timedelta(seconds=create.expires_seconds))
+        made = {
+            "created_at": timestamp(now),
+            "created_by": principal.subject,
+            "created_as": principal.kind.value,
+        }
+        if makers.is_asked_about(principal.kind.value):
+            standing = await self._standing(principal, SimpleNamespace(**made), "make a join token")
+            if standing.reason:
+                raise workers.maker_over(standing.reason)
+            expires_at = min(expires_at, standing.until or expires_at)
         capabilities = sorted(set(create.capabilities))
         values = {
             "tenant": principal.tenant,
@@ -55,10 +70,10 @@ class Admission(Base):
             "pepper": pepper,
             "region": create.region,
             "capabilities": msgspec.json.encode(capabilities).decode(),
-            "created_at": timestamp(now),
             "expires_at": expires_at,
             "uses": 0,
             "uses_max": create.uses_max,
+            **made,
         }
         payload = {
             "token": identity,
@@ -109,17 +124,7 @@ class Admission(Base):
 
     async def end_join_token_of(self, principal: Principal, token: str) -> JoinTokenInfo:
         """The same by the token's id. Raises :class:`NotFound` where there is none."""
-        event = self.event(
-            f"join-token/{token}", "join-token.ended", {"token": token}, principal.subject
-        )
-        now = timestamp(self.clock.now())
-
-        def unit(conn: Connection) -> Any:
-            if store.end_token(conn, principal.tenant, token, now):
-                self.outbox.emit(conn, principal, event)
-            return store.find_token(conn, principal.tenant, token)
-
-        found = await self.database.write(principal, unit)
+        found, now = await self._end_token(principal, token, makers.ENDED, {})
         if found is None:
             raise NotFound(
                 f"cannot end the join token {token}: there is none of that id",
@@ -128,14 +133,76 @@ class Admission(Base):
             )
         return _info(found, now)
 
+    async def _end_token(
+        self, principal: Principal, token: str, because: str, more: Mapping[str, str]
+    ) -> tuple[Any, str]:
+        """End it, on the record unless it was over already; its row, and the moment."""
+        payload = {"token": token, **more}
+        event = self.event(f"join-token/{token}", "join-token.ended", payload, principal.subject)
+        now = timestamp(self.clock.now())
+
+        def unit(conn: Connection) -> Any:
+            if store.end_token(conn, principal.tenant, token, now, because):
+                self.outbox.emit(conn, principal, event)
+            return store.find_token(conn, principal.tenant, token)
+
+        return await self.database.write(principal, unit), now
+
+    async def _standing(self, principal: Principal, row: Any, what: str) -> Standing:
+        maker = makers.maker_of(principal.tenant, row)
+        [found] = await makers.ask(self.makers, principal, [maker], f"cannot {what}")
+        return found
+
+    async def _check_maker(self, principal: Principal, row: Any) -> None:
+        """``join-token-invalid`` if the token has ended with its maker; then it stays ended."""
+        if not makers.is_asked_about(row.created_as):
+            return
+        standing = await self._standing(principal, row, "register")
+        if standing.reason:
+            await self._end_with_maker(principal, row, standing.reason)
+            raise workers.token_refused(workers.reason_of(standing.reason))
+
+    async def _end_with_maker(self, principal: Principal, row: Any, reason: str) -> None:
+        more = {"with": row.created_by, "because": reason}
+        await self._end_token(principal, row.id, reason, more)
+
+    async def end_tokens_of_makers(self, principal: Principal) -> int:
+        """End every join token whose maker may not have it any more; how many.
+
+        Such a token admits nobody anyway. This brings it on the record and into the list, and sees
+        to it that it stays so, whatever its maker may again later.
+        """
+        after, ended, more = "", 0, True
+        while more:
+            now = timestamp(self.clock.now())
+            rows = await self.database.read(
+                principal,
+                lambda conn, after=after, now=now: store.asked_tokens(  # type: ignore[misc]
+                    conn, principal.tenant, after, MAKERS_MAX, now
+                ),
+            )
+            wanted = [makers.maker_of(principal.tenant, row) for row in rows]
+            if not wanted:
+                break
+            found = await makers.ask(
+                self.makers, principal, wanted, "cannot look after join tokens"
+            )
+            for row, standing in zip(rows, found, strict=True):
+                if standing.reason:
+                    await self._end_with_maker(principal, row, standing.reason)
+                    ended += 1
+            after, more = rows[-1].id, len(rows) == MAKERS_MAX
+        return ended
+
     async def list_join_tokens(
-        self, principal: Principal, *, before: str = "", limit: int = 100
+        self, principal: Principal, *, before: str = "", limit: int = 100, maker: str = ""
     ) -> tuple[list[JoinTokenInfo], str | None]:
         """Join tokens, the newest first, those that admit nobody any more too; and where the next
-        page begins (``before``), ``None`` at the end."""
+        page begins (``before``), ``None`` at the end. With ``maker`` those that they made."""
         limit = page_size(limit)
         rows = await self.database.read(
-            principal, lambda conn: store.page_of_tokens(conn, principal.tenant, before, limit + 1)
+            principal,
+            lambda conn: store.page_of_tokens(conn, principal.tenant, before, limit + 1, maker),
         )
         now = timestamp(self.clock.now())
         found = [_info(row, now) for row in rows[:limit]]
@@ -172,8 +239,9 @@ class Admission(Base):
         only with such a proof each time. See :mod:`holdfast.fleet.proofs`.
 
         Raises :class:`Unauthenticated` (``join-token-invalid``) for a token that is not, no longer
-        or too often used, and for another's or no certificate; :class:`Denied` for a region or
-        capabilities it does not grant, or a revoked name; :class:`Conflict`
+        or too often used, or whose maker may not any more, and for another's or no certificate;
+        :class:`Unavailable` (``maker-unasked``) where that cannot be told now; :class:`Denied` for
+        a region or capabilities it does not grant, or a revoked name; :class:`Conflict`
         (``worker-name-taken``) when the name works in another region.
         """
         workers.check_certificate(registration.name, certificate)
@@ -195,14 +263,17 @@ class Admission(Base):
             principal = service("coordinator", tenant)
             # Looked up by a read first: a stranger's token makes nobody write.
             look = partial(
-                workers.is_granted,
+                workers.find_granted,
                 peppers=self._peppers,
                 tenant=tenant,
                 token=identity,
                 secret=join_token,
             )
-            if not await self.database.read(principal, look):
+            granted = await self.database.read(principal, look)
+            if granted is None:
                 continue
+            if not mine and granted.expires_at > timestamp(now):
+                await self._check_maker(principal, granted)
             unit = partial(
                 workers.register,
                 principal=principal,
@@ -275,6 +346,21 @@ class Admission(Base):
         found = [workers.worker_of(row, beats.get(row.id), held) for row in rows[:limit]]
         return found, found[-1].name if len(rows) > limit else None
 
+    async def summarise_workers(self, principal: Principal, *, limit: int = 50) -> WorkerSummary:
+        """How many workers there are, and some of them, the alive first; without their loads."""
+        limit = page_size(limit)
+        tenant = principal.tenant
+
+        def unit(conn: Connection) -> tuple[dict[str, int], Sequence[Any], Mapping[str, int]]:
+            some = store.first_workers(conn, tenant, limit)
+            return store.count_workers(conn, tenant), some, store.leases_held(conn, tenant)
+
+        counts, rows, held = await self.database.read(principal, unit)
+        return WorkerSummary(
+            counts={WorkerStatus(status): count for status, count in counts.items()},
+            workers=[workers.worker_of(row, None, held) for row in rows],
+        )
+
     async def revoke_worker(self, principal: Principal, worker: str) -> Worker:
         """Refuse this worker from now on and free what it holds. Twice is fine."""
         now = self.clock.now()
@@ -318,4 +404,7 @@ def _info(row: Any, now: str) -> JoinTokenInfo:
         uses=row.uses,
         uses_max=row.uses_max,
         admits=unused and row.expires_at > now,
+        created_by=row.created_by,
+        created_as=row.created_as,
+        ended=row.ended_because,
     )

@@ -15,7 +15,7 @@ from holdfast.fleet.metrics import FleetMetrics
 from holdfast.fleet.model import (
     Task,
 )
-from holdfast.fleet.ports import Profiles
+from holdfast.fleet.ports import Makers, Profiles
 from holdfast.fleet.proofs import Proofs
 from holdfast.kernel.batching import Batcher
 from holdfast.kernel.clock import Clock
@@ -69,7 +69,8 @@ class Base:
     """The part that the others stand on.
 
     ``random`` gives bytes for secrets, ``chance`` a number in [0, 1) for jitter. ``profiles`` is
-    the registry; without it nothing is scheduled and profiles cannot be run by name.
+    the registry; without it nothing is scheduled and profiles cannot be run by name. ``makers`` is
+    identity; without it join tokens are the operator's alone.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Base:
         chance: Callable[[], float],
         settings: FleetSettings | None = None,
         profiles: Profiles | None = None,
+        makers: Makers | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self.database = database
@@ -94,6 +96,7 @@ class Base:
         self.clock = clock
         self.settings = settings or FleetSettings()
         self.profiles = profiles
+        self.makers = makers
         self.started_at = clock.now()
         """For one lease time after this nothing expires: beats may have gone unheard."""
         self.backoff = fates.Backoff(

@@ -31,7 +31,7 @@ from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
     from holdfast.fleet.client import FleetClient
-    from holdfast.fleet.model import Task, Worker
+    from holdfast.fleet.model import JoinTokenInfo, Task, Worker
     from holdfast.kernel.http.client import ApiClient
 
 worker_app = typer.Typer(
@@ -156,15 +156,25 @@ def list_tokens(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption =
             print_list(found, JOIN_TOKENS, more)
             return
         print_table(
-            ("created", "until", "admits", "used", "region", "capabilities", "id"),
+            (
+                "created",
+                "until",
+                "admits",
+                "used",
+                "region",
+                "capabilities",
+                "made by",
+                "id",
+            ),
             [
                 (
                     each.created_at[:19],
                     each.expires_at[:19],
-                    "yes" if each.admits else "no",
+                    _admits(each),
                     each.uses if each.uses_max is None else f"{each.uses}/{each.uses_max}",
                     each.region,
                     " ".join(each.capabilities),
+                    each.created_by,
                     each.id,
                 )
                 for each in found
@@ -196,6 +206,13 @@ def end_token(
             say(f"{found.id} admits nobody any more; `holdfast worker revoke` is for whom it did")
 
     run(body)
+
+
+def _admits(token: JoinTokenInfo) -> str:
+    if token.admits:
+        return "yes"
+    used_up = token.uses_max is not None and token.uses >= token.uses_max
+    return f"no: {token.ended or ('used up' if used_up else 'expired')}"
 
 
 @contextmanager

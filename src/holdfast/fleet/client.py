@@ -39,6 +39,7 @@ from holdfast.fleet.model import (
     WorkerCredential,
     WorkerIdentity,
     WorkerRegister,
+    WorkerSummary,
 )
 from holdfast.kernel.errors import BY_KIND, HoldfastError, Kind
 from holdfast.kernel.http.client import ApiClient, with_key
@@ -211,11 +212,21 @@ class FleetClient:
         )
 
     async def list_join_tokens(
-        self, principal: Principal | None, *, before: str = "", limit: int = 100
+        self,
+        principal: Principal | None,
+        *,
+        before: str = "",
+        limit: int = 100,
+        maker: str = "",
     ) -> tuple[list[JoinTokenInfo], str | None]:
         """See :meth:`FleetService.list_join_tokens`."""
         return await self._api.page(
-            "/v1/workers/tokens", JOIN_TOKENS, type=Page[JoinTokenInfo], after=before, limit=limit
+            "/v1/workers/tokens",
+            JOIN_TOKENS,
+            type=Page[JoinTokenInfo],
+            after=before,
+            limit=limit,
+            params={"maker": maker} if maker else None,
         )
 
     async def end_join_token_of(self, principal: Principal | None, token: str) -> JoinTokenInfo:
@@ -255,6 +266,14 @@ class FleetClient:
         """See :meth:`FleetService.list_workers`."""
         return await self._api.page(
             "/v1/workers", WORKERS, type=Page[Worker], after=after, limit=limit
+        )
+
+    async def summarise_workers(
+        self, principal: Principal | None, *, limit: int = 50
+    ) -> WorkerSummary:
+        """See :meth:`FleetService.summarise_workers`."""
+        return await self._api.request(
+            "GET", "/v1/workers/summary", params={"limit": limit}, type=WorkerSummary
         )
 
     async def revoke_worker(self, principal: Principal | None, worker: str) -> Worker:

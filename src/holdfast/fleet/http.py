@@ -40,6 +40,7 @@ from holdfast.fleet.model import (
     WorkerCredential,
     WorkerIdentity,
     WorkerRegister,
+    WorkerSummary,
 )
 from holdfast.fleet.proofs import HEADER as PROOF_HEADER
 from holdfast.fleet.service import FleetService, submitted
@@ -214,11 +215,17 @@ def _worker_handlers(service: FleetService) -> list[Any]:
 
     @get("/v1/workers/tokens", permission=Permission.WORKERS_READ)
     async def list_worker_tokens(
-        principal: Principal, limit: Limit = 100, cursor: str | None = None
+        principal: Principal,
+        limit: Limit = 100,
+        cursor: str | None = None,
+        maker: Annotated[str, Meta(max_length=255)] = "",
     ) -> Page[JoinTokenInfo]:
-        """List join tokens, the newest first, without their texts."""
+        """List join tokens, the newest first, without their texts; with ``maker`` those that this
+        key or person made."""
         before = text_position(JOIN_TOKENS, cursor)
-        items, following = await service.list_join_tokens(principal, before=before, limit=limit)
+        items, following = await service.list_join_tokens(
+            principal, before=before, limit=limit, maker=maker
+        )
         return page_after(JOIN_TOKENS, items, following)
 
     @post("/v1/workers/tokens/{token:str}/end", permission=Permission.WORKERS_WRITE, status=200)
@@ -234,6 +241,11 @@ def _worker_handlers(service: FleetService) -> list[Any]:
         after = text_position(WORKERS, cursor)
         items, following = await service.list_workers(principal, after=after, limit=limit)
         return page_after(WORKERS, items, following)
+
+    @get("/v1/workers/summary", permission=Permission.WORKERS_READ)
+    async def summarise_workers(principal: Principal, limit: Limit = 50) -> WorkerSummary:
+        """Count the workers by status and show some, those that beat first."""
+        return await service.summarise_workers(principal, limit=limit)
 
     @post("/v1/workers/{worker:str}/revoke", permission=Permission.WORKERS_WRITE, status=200)
     async def revoke_worker(principal: Principal, worker: str) -> Worker:
@@ -261,6 +273,7 @@ def _worker_handlers(service: FleetService) -> list[Any]:
         list_worker_tokens,
         end_worker_token,
         list_workers,
+        summarise_workers,
         revoke_worker,
         authenticate_worker,
     ]

@@ -383,6 +383,20 @@ class JoinTokenInfo(Struct, frozen=True, kw_only=True):
     uses_max: int | None
     admits: bool
     """Whether it still admits a worker that it has not admitted before."""
+    created_by: str = ""
+    """Who made it; empty for what an earlier version made."""
+    created_as: str = ""
+    """What they were: ``operator``, ``person``, ``key``…"""
+    ended: str = ""
+    """Why it ended before it expired: ``ended`` by its id, or with its maker (``key-revoked``,
+    ``key-expired``, ``person-disabled``, ``permission-lost``, ``maker-unknown``)."""
+
+
+class WorkerSummary(Struct, frozen=True, kw_only=True):
+    """How many workers there are, by status, and some of them: those that beat first."""
+
+    counts: dict[WorkerStatus, int]
+    workers: list[Worker]
 
 
 class ScheduledProfile(Struct, frozen=True, kw_only=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from holdfast.identity.model import Maker, Standing
 from holdfast.kernel.principal import Principal
 from holdfast.registry.versions import RunnableSet
 
@@ -13,6 +15,18 @@ class Profiles(Protocol):
 
     async def runnable(self, principal: Principal, *, unless: str = "") -> RunnableSet | None:
         """Every profile that may be collected now; ``None`` if the etag is still ``unless``."""
+        ...
+
+
+class Makers(Protocol):
+    """Identity, as the coordinator sees it."""
+
+    async def standing(self, principal: Principal, makers: Sequence[Maker]) -> list[Standing]:
+        """Whether what these made still stands, as it is now; at most 1,000 at a time.
+
+        :class:`~holdfast.kernel.errors.HoldfastError` where that cannot be said: nothing stands
+        then, and nothing has ended.
+        """
         ...
 
 

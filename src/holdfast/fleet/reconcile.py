@@ -45,6 +45,7 @@ LEAD_SECONDS = 10.0
 SWEEP_MAX = 500
 CLOSES_AT_ONCE = 8
 MEASURE_SECONDS = 15.0
+MAKERS_SECONDS = 5.0
 PACE_KEPT_SECONDS = 300.0
 CLOSE_SECONDS_FIRST = 1.0
 CLOSE_SECONDS_MAX = 300.0
@@ -83,12 +84,14 @@ class FleetLoops:
         self._runnable: dict[TenantId, RunnableSet] = {}
         self._lead_until: dict[TenantId, datetime] = {}
         self._measure_at = 0.0
+        self._makers_at = 0.0
         self._loops: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> FleetLoops:
         self._loops = [
             asyncio.create_task(self._run(self.keep_tasks), name="fleet-tasks"),
             asyncio.create_task(self._run(self.ask_neighbours), name="fleet-neighbours"),
+            asyncio.create_task(self._run(self.ask_identity), name="fleet-identity"),
         ]
         return self
 
@@ -107,6 +110,7 @@ class FleetLoops:
         """One turn of every step for every tenant; failures are logged, not raised."""
         await self.keep_tasks()
         await self.ask_neighbours()
+        await self.ask_identity()
 
     async def keep_tasks(self) -> None:
         """One turn of the steps that need nobody but the database."""
@@ -135,6 +139,17 @@ class FleetLoops:
             if await self._step("lead", self._leads(principal)):
                 await self._step("schedule", self.run_schedules(principal))
                 await self._step("close", self.close_runs(principal))
+
+    async def ask_identity(self) -> None:
+        """One turn of what asks identity, in a loop of its own, too."""
+        clock = self._fleet.clock
+        if clock.monotonic() < self._makers_at:
+            return
+        self._makers_at = clock.monotonic() + MAKERS_SECONDS
+        for tenant in await self._tenants():
+            principal = service("coordinator", tenant)
+            if await self._step("lead", self._leads(principal)):
+                await self._step("makers", self._fleet.end_tokens_of_makers(principal))
 
     async def _run(self, turn: Callable[[], Awaitable[None]]) -> None:
         with self._fleet.called() as called:

@@ -71,7 +71,12 @@ join_tokens = tenant_table(
     Column("expires_at", Text, nullable=False),
     Column("uses", BigInteger, nullable=False),
     Column("uses_max", BigInteger),
+    Column("created_by", Text, nullable=False, server_default=text("('')")),
+    Column("created_as", Text, nullable=False, server_default=text("('')")),
+    Column("ended_because", Text, nullable=False, server_default=text("('')")),
 )
+"""By what workers are admitted. ``secret`` is an HMAC; ``created_by`` and ``created_as`` say who
+made it and what they were, ``ended_because`` why it ended before it expired."""
 
 _READY = "state = 'ready'"
 _WAITING = "state = 'waiting'"
@@ -755,6 +760,10 @@ _WORKERS = "SELECT * FROM workers WHERE tenant = :tenant AND id {ids}"
 _WORKER_PAGE = text(
     "SELECT * FROM workers WHERE tenant = :tenant AND name > :after ORDER BY name LIMIT :limit"
 )
+_WORKERS_FIRST = text(
+    "SELECT * FROM workers WHERE tenant = :tenant"
+    " ORDER BY CASE status WHEN 'alive' THEN 0 WHEN 'lost' THEN 1 ELSE 2 END, name LIMIT :limit"
+)
 _ALIVE = text("SELECT * FROM workers WHERE tenant = :tenant AND status = 'alive' ORDER BY id")
 _SET_STATUS = text(
     "UPDATE workers SET status = :status, last_beat_at = :last_beat_at"
@@ -771,7 +780,7 @@ _KEEP_WORKER = text(
     " ON CONFLICT (tenant, id) DO UPDATE SET "
     + ", ".join(f"{n} = excluded.{n}" for n in _WORKER_COLUMNS if n not in ("tenant", "id", "name"))
 )
-_TOKEN_COLUMNS = tuple(column.name for column in join_tokens.columns)
+_TOKEN_COLUMNS = tuple(c.name for c in join_tokens.columns if c.name != "ended_because")
 _ADD_TOKEN = text(
     f"INSERT INTO join_tokens ({', '.join(_TOKEN_COLUMNS)})"
     f" VALUES ({', '.join(f':{name}' for name in _TOKEN_COLUMNS)})"
@@ -779,11 +788,16 @@ _ADD_TOKEN = text(
 _TOKEN = text("SELECT * FROM join_tokens WHERE tenant = :tenant AND id = :id")
 _TOKEN_PAGE = text(
     "SELECT * FROM join_tokens WHERE tenant = :tenant AND (:before = '' OR id < :before)"
+    " AND (:maker = '' OR created_by = :maker)"
     " ORDER BY id DESC LIMIT :limit"
 )
 _END_TOKEN = text(
-    "UPDATE join_tokens SET expires_at = :now"
+    "UPDATE join_tokens SET expires_at = :now, ended_because = :because"
     " WHERE tenant = :tenant AND id = :id AND expires_at > :now RETURNING id"
+)
+_ASKED_TOKENS = text(
+    "SELECT * FROM join_tokens WHERE tenant = :tenant AND id > :after AND expires_at > :now"
+    " AND created_as NOT IN ('', 'operator', 'service', 'token') ORDER BY id LIMIT :limit"
 )
 _USE_TOKEN = text(
     "UPDATE join_tokens SET uses = uses + 1 WHERE tenant = :tenant AND id = :id"
@@ -806,6 +820,11 @@ def find_workers(conn: Connection, tenant: str, ids: Collection[str]) -> dict[st
 def page_of_workers(conn: Connection, tenant: str, after: str, limit: int) -> Sequence[TaskRow]:
     """Workers by name, from after the name ``after``."""
     return conn.execute(_WORKER_PAGE, {"tenant": tenant, "after": after, "limit": limit}).all()
+
+
+def first_workers(conn: Connection, tenant: str, limit: int) -> Sequence[TaskRow]:
+    """Workers by name, those that beat before those that fell silent."""
+    return conn.execute(_WORKERS_FIRST, {"tenant": tenant, "limit": limit}).all()
 
 
 def workers_alive(conn: Connection, tenant: str) -> Sequence[TaskRow]:
@@ -849,9 +868,20 @@ def find_token(conn: Connection, tenant: str, token: str) -> TaskRow | None:
     return conn.execute(_TOKEN, {"tenant": tenant, "id": token}).first()
 
 
-def page_of_tokens(conn: Connection, tenant: str, before: str, limit: int) -> Sequence[TaskRow]:
-    """Join tokens, the newest first, from before the id ``before``, if that is given."""
-    return conn.execute(_TOKEN_PAGE, {"tenant": tenant, "before": before, "limit": limit}).all()
+def page_of_tokens(
+    conn: Connection, tenant: str, before: str, limit: int, maker: str = ""
+) -> Sequence[TaskRow]:
+    """Join tokens, the newest first, from before the id ``before`` and by ``maker``, if given."""
+    values = {"tenant": tenant, "before": before, "limit": limit, "maker": maker}
+    return conn.execute(_TOKEN_PAGE, values).all()
+
+
+def asked_tokens(
+    conn: Connection, tenant: str, after: str, limit: int, now: str
+) -> Sequence[TaskRow]:
+    """Join tokens that have not expired and end with their makers, from after the id ``after``."""
+    values = {"tenant": tenant, "after": after, "limit": limit, "now": now}
+    return conn.execute(_ASKED_TOKENS, values).all()
 
 
 def use_token(conn: Connection, tenant: str, token: str) -> bool:
@@ -859,9 +889,9 @@ def use_token(conn: Connection, tenant: str, token: str) -> bool:
     return conn.execute(_USE_TOKEN, {"tenant": tenant, "id": token}).first() is not None
 
 
-def end_token(conn: Connection, tenant: str, token: str, now: str) -> bool:
+def end_token(conn: Connection, tenant: str, token: str, now: str, because: str) -> bool:
     """The token admits nobody from now on; false if it did not anyway."""
-    values = {"tenant": tenant, "id": token, "now": now}
+    values = {"tenant": tenant, "id": token, "now": now, "because": because}
     return conn.execute(_END_TOKEN, values).first() is not None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from holdfast.fleet import store
+from holdfast.fleet import makers, store
 from holdfast.fleet.credentials import WORKER_PREFIX
 from holdfast.fleet.fates import Backoff, decide, fail
 from holdfast.fleet.model import COLLECT, Worker, WorkerRegister, WorkerStatus
@@ -52,6 +52,18 @@ def token_refused(reason: str) -> Unauthenticated:
     )
 
 
+def maker_over(reason: str) -> Unauthenticated:
+    """Why somebody whom a door still remembers makes no join token any more."""
+    return Unauthenticated(
+        f"cannot make a join token: whoever asks may not any more ({reason})", code="maker-over"
+    )
+
+
+def reason_of(because: str) -> str:
+    """Why a token whose time is over admits nobody, as it is told to whoever brings it."""
+    return makers.REASONS.get(because, "it has ended" if because else "it has expired")
+
+
 def check_certificate(name: str, certificate: str | None) -> None:
     """Return where the certificate is the worker's, or nobody is asked for one.
 
@@ -69,13 +81,17 @@ def check_certificate(name: str, certificate: str | None) -> None:
     )
 
 
-def is_granted(conn: Connection, *, peppers: Peppers, tenant: str, token: str, secret: str) -> bool:
-    """Whether ``secret`` (``token`` is its identity) is a join token or a credential of the tenant;
-    how much it is still good for is seen by :func:`register`.
+def find_granted(
+    conn: Connection, *, peppers: Peppers, tenant: str, token: str, secret: str
+) -> TaskRow | None:
+    """The row of ``secret`` (``token`` is its identity), a join token or a credential, if it is one
+    of the tenant's; how much it is still good for is seen by :func:`register`.
     """
     find = store.find_worker if is_secret_of(secret, WORKER_PREFIX) else store.find_token
     granted = find(conn, tenant, token)
-    return granted is not None and peppers.matches(secret, bytes(granted.secret), granted.pepper)
+    if granted is None or not peppers.matches(secret, bytes(granted.secret), granted.pepper):
+        return None
+    return granted
 
 
 def register(
@@ -114,7 +130,7 @@ def register(
             raise token_refused("it is bound to a key; the join token admits a new one")
         token = granted.join_token
     elif granted.expires_at <= timestamp(now):
-        raise token_refused("it has expired")
+        raise token_refused(reason_of(granted.ended_because))
     capabilities = _granted_capabilities(granted, registration)
     if COLLECT in capabilities and not registration.key:
         raise Invalid(

@@ -168,7 +168,7 @@ def revoke_key(
         async with session(ctx) as api:
             client = IdentityClient(api)
             identity = await _id_of(client, key)
-            if tell_ending(await client.find_derived(None, identity), json, dry_run):
+            if await tell_ending(api, identity, json, dry_run):
                 return
             ended = await client.revoke_key(None, identity)
         if json:

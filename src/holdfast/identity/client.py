@@ -13,9 +13,11 @@ from holdfast.identity.model import (
     EndedKey,
     KeyHolder,
     KeyLookup,
+    Maker,
     NewApiKey,
     Role,
     RoleDefine,
+    Standing,
 )
 from holdfast.identity.notebook import AuditNote
 from holdfast.kernel.http.client import ApiClient, with_key
@@ -53,6 +55,14 @@ class IdentityClient:
         """See :meth:`IdentityService.find_derived`."""
         path = f"/v1/derived/{quote(subject, safe='')}"
         return await self._api.request("GET", path, type=Derived)
+
+    async def standing(
+        self, principal: Principal | None, makers: Sequence[Maker]
+    ) -> list[Standing]:
+        """See :meth:`IdentityService.standing`; for services only, at most 1,000 at a time."""
+        return await self._api.request(
+            "POST", "/v1/derived/standing", json=list(makers), type=list[Standing]
+        )
 
     async def revoke_key(self, principal: Principal | None, key: str) -> EndedKey:
         """See :meth:`IdentityService.revoke_key`."""

@@ -17,11 +17,20 @@ from sqlalchemy import Connection, Row, text
 
 from holdfast.identity import store
 from holdfast.identity.granting import custom_roles, granted_by
-from holdfast.identity.model import Derived, Thing, admits_all, is_over, key_unknown, networks_of
+from holdfast.identity.model import (
+    Derived,
+    Maker,
+    Standing,
+    Thing,
+    admits_all,
+    is_over,
+    key_unknown,
+    networks_of,
+)
 from holdfast.identity.people import store as people_store
 from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Denied, Unauthenticated
-from holdfast.kernel.ids import EventId, uuid7
+from holdfast.kernel.ids import EventId, is_id, uuid7
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
@@ -149,6 +158,45 @@ def check_maker(
                     f"cannot do this: {', '.join(missing)} is missing", code="permission-missing"
                 )
     return None
+
+
+def find_standing(conn: Connection, maker: Maker, now: str) -> Standing:
+    """Whether what ``maker`` made and another role keeps still stands.
+
+    What ended once does not stand again: of a person who was disabled and may sign in again, and of
+    a permission that was taken away and given back, that is kept (``people.lost_at``). Keys of the
+    operator's file and subjects of other issuers are not of this role: what they made ends by its
+    own id.
+    """
+    tenant, subject = maker.tenant, maker.subject
+    if maker.kind == PrincipalKind.KEY:
+        key = store.find_key(conn, tenant, subject)
+        if key is None:
+            return _of_nobody_here(subject)
+        if key.revoked_at is not None:
+            return Standing(reason="key-revoked")
+        if is_over(key.expires_at, None, parse_timestamp(now)):
+            return Standing(reason="key-expired")
+        if maker.permission not in msgspec.json.decode(key.permissions):
+            return Standing(reason="permission-lost")
+        return Standing(until=key.expires_at)
+    if maker.kind == PrincipalKind.PERSON:
+        person = people_store.find_person(conn, tenant, subject)
+        if person is None:
+            return _of_nobody_here(subject)
+        if person.disabled_at is not None:
+            return Standing(reason="person-disabled")
+        lost = msgspec.json.decode(person.lost_at, type=dict[str, str])
+        granted = granted_by(msgspec.json.decode(person.roles), custom_roles(conn, tenant))
+        may = maker.permission in {permission.value for permission in granted}
+        if not may or lost.get(maker.permission, "") >= maker.since:
+            return Standing(reason="permission-lost")
+        return Standing()
+    return Standing(reason="maker-unknown")
+
+
+def _of_nobody_here(subject: str) -> Standing:
+    return Standing(reason="maker-unknown" if is_id(subject) else "")
 
 
 def check_addresses(maker: Sequence[str], wanted: Sequence[str]) -> None:

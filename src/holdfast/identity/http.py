@@ -10,15 +10,18 @@ from msgspec import Meta
 from holdfast.identity.audit import TYPES
 from holdfast.identity.model import (
     KEYS,
+    MAKERS_MAX,
     ApiKey,
     ApiKeyCreate,
     Derived,
     EndedKey,
     KeyHolder,
     KeyLookup,
+    Maker,
     NewApiKey,
     Role,
     RoleDefine,
+    Standing,
 )
 from holdfast.identity.notebook import AuditNote
 from holdfast.identity.service import IdentityService
@@ -26,6 +29,7 @@ from holdfast.kernel.errors import Denied, Invalid
 from holdfast.kernel.http import delete, get, post, put
 from holdfast.kernel.http.paging import Limit, Page, page_after, text_position
 from holdfast.kernel.http.routes import KeyText
+from holdfast.kernel.ids import is_name
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 
 
@@ -77,6 +81,17 @@ def _keys(service: IdentityService) -> list[Any]:
         """List what would end with a key or a person, and who came by their invitations."""
         return await service.find_derived(principal, subject)
 
+    @post("/v1/derived/standing", permission=Permission.IDENTITY_READ, status=200)
+    async def find_standing(
+        principal: Principal, data: Annotated[list[Maker], Meta(max_length=MAKERS_MAX)]
+    ) -> list[Standing]:
+        """Tell a role whether what somebody made there still stands; for services only."""
+        if principal.kind is not PrincipalKind.SERVICE:
+            raise Denied("cannot ask what stands: only services may")
+        if not all(is_name(maker.tenant) for maker in data):
+            raise Invalid("cannot tell what stands: a tenant is no name of one")
+        return await service.standing(principal, data)
+
     @post("/v1/api-keys/authenticate", permission=Permission.IDENTITY_READ, status=200)
     async def authenticate_api_key(principal: Principal, data: KeyLookup) -> KeyHolder:
         """Tell the public door whom a key speaks for; for services only."""
@@ -84,7 +99,14 @@ def _keys(service: IdentityService) -> list[Any]:
             raise Denied("cannot ask who holds a key: only services may")
         return await service.find_holder(data.secret)
 
-    return [create_api_key, list_api_keys, revoke_api_key, find_derived, authenticate_api_key]
+    return [
+        create_api_key,
+        list_api_keys,
+        revoke_api_key,
+        find_derived,
+        find_standing,
+        authenticate_api_key,
+    ]
 
 
 def _roles(service: IdentityService) -> list[Any]:

@@ -26,6 +26,7 @@ INVITATION_PREFIX = "hfi"
 KEY_DAYS_MAX = 3650
 PROFILES_MAX = 200
 ADDRESSES_MAX = 50
+MAKERS_MAX = 1000
 
 Network = IPv4Network | IPv6Network
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -118,6 +119,25 @@ class Derived(Struct, frozen=True, kw_only=True):
     keys: list[Thing] = []
     invitations: list[Thing] = []
     people: list[Thing] = []
+
+
+class Maker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who made something that another role keeps, by which permission, and when."""
+
+    tenant: Annotated[str, Meta(max_length=64)]
+    subject: Annotated[str, Meta(max_length=255)]
+    kind: Annotated[str, Meta(max_length=32)]
+    permission: Annotated[str, Meta(max_length=64)]
+    since: Annotated[str, Meta(max_length=64)]
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """Whether what somebody made still stands. ``reason`` says why not: ``key-revoked``,
+    ``key-expired``, ``person-disabled``, ``permission-lost`` or ``maker-unknown``; empty while it
+    does. ``until`` is when it ends by itself at the latest, where that is known."""
+
+    reason: str = ""
+    until: str = ""
 
 
 class EndedKey(ApiKey, frozen=True, kw_only=True):

@@ -14,7 +14,13 @@ from sqlalchemy import Connection, Row
 
 from holdfast.identity import store
 from holdfast.identity.audit import AuditLog
-from holdfast.identity.derived import check_addresses, check_maker, end_derived, find_derived
+from holdfast.identity.derived import (
+    check_addresses,
+    check_maker,
+    end_derived,
+    find_derived,
+    find_standing,
+)
 from holdfast.identity.finding import TenantFinder
 from holdfast.identity.granting import check_handed_on, custom_roles
 from holdfast.identity.model import (
@@ -25,9 +31,11 @@ from holdfast.identity.model import (
     Derived,
     EndedKey,
     KeyHolder,
+    Maker,
     NewApiKey,
     Role,
     RoleDefine,
+    Standing,
     as_json,
     is_over,
     key_unknown,
@@ -47,6 +55,7 @@ from holdfast.kernel.principal import (
     Permission,
     Principal,
     PrincipalKind,
+    service,
 )
 from holdfast.kernel.telemetry import request_id
 
@@ -168,6 +177,19 @@ class IdentityService:
         return await self._db.read(
             principal, lambda conn: find_derived(conn, principal.tenant, subject, now)
         )
+
+    async def standing(self, principal: Principal, makers: Sequence[Maker]) -> list[Standing]:
+        """Whether what these made still stands, each as it is now; for roles that keep it."""
+        now = timestamp(self._clock.now())
+        found: dict[Maker, Standing] = {}
+        for tenant in sorted({maker.tenant for maker in makers}):
+            mine = [maker for maker in makers if maker.tenant == tenant]
+
+            def unit(conn: Connection, mine: list[Maker] = mine) -> dict[Maker, Standing]:
+                return {maker: find_standing(conn, maker, now) for maker in mine}
+
+            found |= await self._db.read(service("identity", TenantId(tenant)), unit)
+        return [found[maker] for maker in makers]
 
     async def revoke_key(self, principal: Principal, key: str) -> EndedKey:
         """End a key, and with it what came of it. Twice is fine."""

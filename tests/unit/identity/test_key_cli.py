@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,9 @@ import pytest
 import structlog
 from typer.testing import CliRunner, Result
 
+from holdfast.fleet.cli import worker_app
+from holdfast.fleet.http import handlers as fleet_handlers
+from holdfast.fleet.service import FleetService
 from holdfast.identity.cli import apikey_app
 from holdfast.identity.http import handlers
 from holdfast.identity.service import IdentityService
@@ -26,6 +30,8 @@ from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.outbox import ClearSealer, Outbox
 from holdfast.kernel.principal import Principal, PrincipalKind, operator
+from holdfast.kernel.signing import SigningKey
+from holdfast.leases import MemoryLeases
 
 BY = "BY_KEY"
 """Whose command it is, where it is not the operator's."""
@@ -52,10 +58,22 @@ def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
                 id_source(clock),
                 os.urandom,
             )
+            fleet = FleetService(
+                database,
+                MemoryLeases(clock),
+                Outbox(ClearSealer()),
+                SigningKey.from_seed(b"\x07" * 32),
+                Peppers({1: b"\x01" * 32}),
+                clock=clock,
+                new_id=id_source(clock),
+                random=os.urandom,
+                chance=random.random,
+                makers=service,
+            )
             spec = AppSpec(
                 role="identity",
                 version="0",
-                handlers=handlers(service),
+                handlers=[*handlers(service), *fleet_handlers(fleet)],
                 authenticate=authenticate,
             )
             async with ApiClient.for_app(create_app(spec)) as api:
@@ -64,9 +82,10 @@ def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
     (tmp_path / "state").mkdir()
     line = CommandLine(tmp_path, None, "warning", "console", open_here)
 
-    def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
-        note_noun("apikey")
-        return CliRunner().invoke(apikey_app, list(arguments), obj=line, env=env)
+    def run(*arguments: str, env: dict[str, str] | None = None, noun: str = "apikey") -> Result:
+        note_noun(noun)
+        app = worker_app if noun == "worker" else apikey_app
+        return CliRunner().invoke(app, list(arguments), obj=line, env=env)
 
     with structlog.testing.capture_logs():
         yield run
@@ -109,3 +128,20 @@ def test_what_ends_with_a_key_is_shown_before_it_does(invoke: Any) -> None:
     assert ended.stderr.index("ends the key child") < ended.stderr.index("bot was revoked")
     assert all(each["revoked_at"] for each in keys(invoke))
     assert "nothing else" in invoke("revoke", made["id"], "--dry-run").stderr
+
+
+def test_the_join_tokens_that_end_with_a_key_are_shown_and_listed_as_ended(invoke: Any) -> None:
+    assert invoke("create", "bot", "--role", "admin").exit_code == 0
+    (made,) = keys(invoke)
+    for by in ({BY: made["id"]}, {}):
+        assert invoke("token", noun="worker", env=by).exit_code == 0
+    mine, its = json.loads(invoke("token-list", "--json", noun="worker").stdout)["items"]
+    assert (mine["created_by"], its["created_by"]) == ("operator", made["id"])
+    shown = invoke("revoke", "bot", "--dry-run")
+    assert f"would end the join token {its['id']}" in shown.stderr, shown.stderr
+    assert mine["id"] not in shown.stderr
+    assert "nothing else" not in shown.stderr
+    told = json.loads(invoke("revoke", "bot", "--dry-run", "--json").stdout)
+    assert told["join_tokens"] == [{"id": its["id"], "admits": True, "uses": 0}]
+    ended = invoke("revoke", "bot")
+    assert f"ends the join token {its['id']}" in ended.stderr, ended.stderr

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from holdfast.identity.telling import tell_ending
+from holdfast.identity.telling import say_derived, tell_ending
 from holdfast.kernel.cli import (
     command_line,
     fail,
@@ -196,7 +196,8 @@ def change_roles(
 
     async def ask(people: PeopleClient, found: str) -> Person:
         changed = await people.change_roles(None, found, change)
-        tell_ending(changed.ended, json, False)
+        if not json:
+            say_derived(changed.ended)
         return changed
 
     _changed(ctx, person, ask, json)
@@ -381,7 +382,6 @@ def _ended(
     json: bool,
     dry_run: bool = False,
 ) -> None:
-    from holdfast.identity.client import IdentityClient
     from holdfast.identity.people.client import PeopleClient
 
     async def body() -> None:
@@ -389,7 +389,7 @@ def _ended(
             people = PeopleClient(api)
             identity = await _id_of(people, person)
             await people.find_person(None, identity)
-            if tell_ending(await IdentityClient(api).find_derived(None, identity), json, dry_run):
+            if await tell_ending(api, identity, json, dry_run):
                 return
             _show(await ask(people, identity), json)
 

@@ -266,6 +266,7 @@ class PeopleService:
 
         def unit(conn: Connection) -> EndedPerson:
             if store.disable_person(conn, principal.tenant, person, now):
+                _note_lost(conn, principal.tenant, _there(conn, principal.tenant, person), [], now)
                 store.end_invitations_of(conn, principal.tenant, person, now)
                 signin_store.end_sessions_of(conn, principal.tenant, person, now)
                 self._parts.outbox.emit(conn, principal, event)
@@ -346,6 +347,7 @@ class PeopleService:
             check_maker(conn, principal, now, granted_by(roles, custom))
             ended = Derived()
             if _there(conn, tenant, person).roles != roles:
+                _note_lost(conn, tenant, _there(conn, tenant, person), roles, timestamp(event.time))
                 store.set_roles(conn, tenant, person, as_json(roles))
                 # Whoever made one might manage them as they were, and perhaps not as they are.
                 store.end_invitations_of(conn, tenant, person, now)
@@ -461,6 +463,14 @@ def _there(conn: Connection, tenant: str, person: str) -> Person:
     if row is None:
         raise _nobody(person)
     return person_of(row)
+
+
+def _note_lost(conn: Connection, tenant: str, person: Person, roles: list[str], now: str) -> None:
+    """Keep what they may not do any more once they have ``roles``: other roles ask by it whether
+    what they made there still stands."""
+    custom = custom_roles(conn, tenant)
+    lost = granted_by(person.roles, custom) - granted_by(roles, custom)
+    store.note_lost(conn, tenant, person.id, (each.value for each in lost), now)
 
 
 def _within(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Row, Text, select, text
 
 from holdfast.kernel.database import tenant_table, tenants
@@ -19,9 +20,11 @@ people = tenant_table(
     Column("created_by", Text, nullable=False),
     Column("disabled_at", Text),
     Column("event_id", Text, nullable=False),
+    Column("lost_at", Text, nullable=False, server_default=text("('{}')")),
     Index("ix_people_email", "tenant", "email"),
 )
-"""People: a name and an address for those who manage them, and their roles (JSON)."""
+"""People: a name and an address for those who manage them, and their roles (JSON). ``lost_at``:
+which permissions they ever lost, and when last (JSON)."""
 
 invitations = tenant_table(
     "invitations",
@@ -82,6 +85,8 @@ _MARK = text(
 )
 _IS_MARKED = text("SELECT 1 FROM people_forgotten WHERE tenant = :tenant AND mark = :mark")
 _SET_ROLES = text("UPDATE people SET roles = :roles WHERE tenant = :tenant AND id = :id")
+
+_SET_LOST = text("UPDATE people SET lost_at = :lost WHERE tenant = :tenant AND id = :id")
 
 _ADD_INVITATION = text(
     "INSERT INTO invitations (tenant, id, secret, pepper, name, email, roles, person,"
@@ -173,6 +178,17 @@ def is_forgotten(conn: Connection, tenant: str, mark: bytes) -> bool:
 
 def set_roles(conn: Connection, tenant: str, person: str, roles: str) -> None:
     conn.execute(_SET_ROLES, {"tenant": tenant, "id": person, "roles": roles})
+
+
+def note_lost(
+    conn: Connection, tenant: str, person: str, permissions: Iterable[str], at: str
+) -> None:
+    """Keep that they may not do this any more, whatever is given back later."""
+    row = find_person(conn, tenant, person)
+    if row is not None:
+        lost = msgspec.json.decode(row.lost_at) | dict.fromkeys(permissions, at)
+        kept = msgspec.json.encode(lost, order="sorted").decode()
+        conn.execute(_SET_LOST, {"tenant": tenant, "id": person, "lost": kept})
 
 
 def add_invitation(conn: Connection, values: Mapping[str, Any]) -> None:
