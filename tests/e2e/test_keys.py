@@ -74,13 +74,28 @@ def sealings(data: Path) -> list[str]:
     return found
 
 
+def audited(where: list[str]) -> list[str]:
+    """What was done with the keys, as the audit tells it; never a secret of theirs."""
+    told = run_command("audit", "--type", "key.", "--json", *where)
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)["items"]
+    for each in found:
+        assert each["who"] == "operator"
+        assert all(len(master) == 32 for master in each["payload"].get("masters", []))
+    return [each["type"] for each in found]
+
+
 def test_events_are_sealed_and_the_keys_can_be_lost_and_put_back(tmp_path: Path) -> None:
     data, safe = tmp_path / "data", tmp_path / "safe.json"
     where, environment = ["--data-dir", str(data)], quiet(tmp_path)
     with started(UP, data, environment=environment) as program:
         wait_until(lambda: len(list(program.items("/v1/profiles"))) == 1, what="the profile")
         assert "master key made" in program.tail()
-        assert run_command("key", "export", "--out", str(safe), *where).returncode == 0
+        exported = run_command("key", "export", "--out", str(safe), *where)
+        assert (exported.returncode, "not on the record" in exported.stderr) == (0, False)
+        wait_until(lambda: audited(where) == ["key.exported"], what="the export on the record")
+        again = run_command("key", "export", "--out", str(safe), *where)
+        assert (again.returncode, "there already" in again.stderr) == (2, True), again.stderr
         made = run_command("backup", "create", "--json", *where)
         assert made.returncode == 0, made.stderr
         backup = json.loads(made.stdout)
@@ -109,6 +124,12 @@ def test_events_are_sealed_and_the_keys_can_be_lost_and_put_back(tmp_path: Path)
         path.unlink()
         done = run_command("key", "import", str(safe), *where)
         assert (done.returncode, path.read_bytes()) == (0, kept), done.stderr
+        assert "not on the record" not in done.stderr
+    # Nothing runs: what is said is in the database, and goes to the ledger at the next start.
+    last = tmp_path / "last.json"
+    assert run_command("key", "export", "--out", str(last), *where).returncode == 0
+    there = run_command("key", "import", str(last), *where)
+    assert (there.returncode, "there already" in there.stderr) == (0, True), there.stderr
     checked = run_command("key", "check", "--json", *where)
     assert checked.returncode == 0, checked.stderr
     assert json.loads(checked.stdout)["damaged"] == []
@@ -150,6 +171,8 @@ def test_events_are_sealed_and_the_keys_can_be_lost_and_put_back(tmp_path: Path)
         assert len(list(program.items("/v1/profiles"))) == 1
         read = ["ledger", "read", "--stream", "old", *where]
         wait_until(lambda: "plain words" in run_command(*read).stdout, what="the old event")
+        done = ["key.exported", "key.imported", "key.imported", "key.exported"]
+        wait_until(lambda: audited(where) == done, what="what was done while nothing ran")
     for path in (data / "state").iterdir():
         assert b"plain words" not in path.read_bytes(), path
 

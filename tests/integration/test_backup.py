@@ -33,7 +33,8 @@ from holdfast.kernel.outbox import BEGINNING
 from holdfast.kernel.principal import PrincipalKind, operator
 from holdfast.kernel.signing import SigningKey
 from holdfast.keyring.http import key_handlers
-from holdfast.keyring.model import SubjectRequest
+from holdfast.keyring.model import KeysHandled, SubjectRequest
+from holdfast.keyring.noting import KeyNotes
 from holdfast.records.model import (
     Batch,
     MappedRecord,
@@ -384,15 +385,20 @@ async def test_what_concerns_every_tenant_is_the_operators_alone(world: World) -
 
     async with open_system(world.settings, ROLES) as system:
         assert system.state is not None
+        notes = KeyNotes(system.state.database, system.state.outbox, system.clock, system.new_id)
         routes = [
-            *key_handlers(system.state.keyring),
+            *key_handlers(system.state.keyring, notes),
             *backup_handlers(BackupService(system, system.state)),
         ]
         functions = [getclosurevars(route.fn).nonlocals["function"] for route in routes]
         calls = [each for each in functions if each.__name__ != "rotate"]
         rotate = next(each for each in functions if each.__name__ == "rotate")
         for call in calls:
-            more = {"backup_id": world.after.id} if call.__name__ == "show" else {}
+            more: dict[str, object] = {}
+            if call.__name__ == "show":
+                more = {"backup_id": world.after.id}
+            elif call.__name__ == "note_handled":
+                more = {"data": KeysHandled(what="exported", masters=["0" * 32])}
             with pytest.raises(Denied):
                 await call(principal=somebody, **more)
         with pytest.raises(Denied):

@@ -80,6 +80,7 @@ def _open_backups(system: System, state: State, stack: AsyncExitStack) -> None:
 def _open_subjects(system: System, state: State) -> None:
     from holdfast.app.keys import erasures_file
     from holdfast.keyring import http
+    from holdfast.keyring.noting import KeyNotes
     from holdfast.keyring.subjects import SubjectsService
 
     system.subjects = SubjectsService(
@@ -91,7 +92,8 @@ def _open_subjects(system: System, state: State) -> None:
         erasures=erasures_file(system.settings),
         backup_days=system.settings["keyring_backup_days"],
     )
-    system.handlers += http.key_handlers(state.keyring)
+    notes = KeyNotes(state.database, state.outbox, system.clock, system.new_id)
+    system.handlers += http.key_handlers(state.keyring, notes)
     system.handlers += http.subject_handlers(system.subjects)
 
 
@@ -429,6 +431,7 @@ async def _open_coordinator(
             },
         ),
         profiles=system.registry,
+        makers=system.identity,
         metrics=system.metrics,
     )
     stack.push_async_callback(system.fleet.close)

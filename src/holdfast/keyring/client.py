@@ -8,6 +8,7 @@ from holdfast.keyring.model import (
     Checked,
     Erasure,
     KeyringInfo,
+    KeysHandled,
     Restriction,
     RetainRequest,
     Rewrapped,
@@ -45,6 +46,10 @@ class KeysClient:
         return await self._api.request(
             "POST", "/v1/keys/rotate", type=Rotation, params={"master": master}
         )
+
+    async def handled(self, handled: KeysHandled) -> None:
+        """See :meth:`holdfast.keyring.noting.KeyNotes.handled`."""
+        await self._api.request("POST", "/v1/keys/handled", json=handled)
 
     async def rewrap(self) -> Rewrapped:
         """See :meth:`holdfast.keyring.Keyring.rewrap`."""

@@ -15,6 +15,7 @@ from holdfast.keyring.model import (
     Checked,
     Erasure,
     KeyringInfo,
+    KeysHandled,
     Restriction,
     RetainRequest,
     Rewrapped,
@@ -22,10 +23,11 @@ from holdfast.keyring.model import (
     SubjectRequest,
     Subjects,
 )
+from holdfast.keyring.noting import KeyNotes
 from holdfast.keyring.subjects import SubjectsService
 
 
-def key_handlers(keyring: Keyring) -> list[Any]:
+def key_handlers(keyring: Keyring, notes: KeyNotes) -> list[Any]:
     """The routes of the operator's key commands."""
 
     @get("/v1/keys", permission=Permission.KEYS_READ)
@@ -45,8 +47,17 @@ def key_handlers(keyring: Keyring) -> list[Any]:
         """A new version of the tenant's keys, or of the master key; then rewrap."""
         if master:
             operators_only(principal, "rotate the master key")
-            return await asyncio.to_thread(keyring.rotate_master)
-        return await asyncio.to_thread(keyring.rotate_tenant, principal.tenant)
+            made = await asyncio.to_thread(keyring.rotate_master)
+        else:
+            made = await asyncio.to_thread(keyring.rotate_tenant, principal.tenant)
+        await notes.rotated(principal, made)
+        return made
+
+    @post("/v1/keys/handled", permission=Permission.KEYS_WRITE, status=204)
+    async def note_handled(principal: Principal, data: KeysHandled) -> None:
+        """Bring on the record that keys are exported, or were put back; no key is told here."""
+        operators_only(principal, "say what was done with the keys")
+        await notes.handled(principal, data)
 
     @post("/v1/keys/rewrap", permission=Permission.KEYS_WRITE, status=200)
     async def rewrap(principal: Principal) -> Rewrapped:
@@ -54,7 +65,7 @@ def key_handlers(keyring: Keyring) -> list[Any]:
         operators_only(principal, "wrap the keys of every tenant anew")
         return await asyncio.to_thread(keyring.rewrap)
 
-    return [list_, check, rotate, rewrap]
+    return [list_, check, rotate, note_handled, rewrap]
 
 
 def subject_handlers(service: SubjectsService) -> list[Any]:

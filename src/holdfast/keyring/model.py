@@ -87,6 +87,19 @@ class Rotation(Struct, frozen=True, kw_only=True):
     pending: int
 
 
+class KeysHandled(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What somebody did with the keys in the files of a data directory, for the record: which
+    versions of a master key it was, by their ids, and what was put back."""
+
+    what: Literal["exported", "imported"]
+    masters: Annotated[
+        list[Annotated[str, Meta(pattern="^[0-9a-f]{8,64}$")]], Meta(min_length=1, max_length=1000)
+    ]
+    parts: Annotated[
+        list[Literal["master-key", "tenant-secret", "erasures"]], Meta(max_length=3)
+    ] = []
+
+
 class Rewrapped(Struct, frozen=True, kw_only=True):
     """One step of rewrapping."""
 

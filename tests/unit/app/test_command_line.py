@@ -19,7 +19,7 @@ from holdfast.app.line import line_of
 from holdfast.console.overview import Overview, ServiceLine, nothing
 from holdfast.kernel.cli import checked_address, read_file
 from holdfast.kernel.errors import Corrupt, Invalid
-from holdfast.keyring.master import MasterKey, render_master
+from holdfast.keyring.master import MasterKey, MasterKeys, render_master
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,17 @@ def test_keys_that_are_not_there_are_told_with_the_directory(
         assert f"cannot export the keys of {looked_at}: there is no " in result.stderr
         assert "--data-dir" in result.stderr.splitlines()[-1]
     assert not out.exists()
+
+
+def test_keys_are_exported_although_nobody_can_bring_it_on_the_record(tmp_path: Path) -> None:
+    """Whoever reads the files can copy them: to refuse would keep nobody from it. It is said."""
+    data, out = tmp_path / "data", tmp_path / "safe.json"
+    MasterKeys.create(data / "keys" / "master.key")
+    (data / "secrets").mkdir()
+    (data / "secrets" / "tenant-secrets").write_text("s")
+    result = CliRunner().invoke(app, ["--data-dir", str(data), "key", "export", "--out", str(out)])
+    assert (result.exit_code, out.exists()) == (0, True), result.stderr
+    assert "not on the record: cannot find a system" in result.stderr
 
 
 class _HalfWay(BaseHTTPRequestHandler):

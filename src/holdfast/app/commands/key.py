@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +12,15 @@ import typer
 
 from holdfast.app.keys import master_file
 from holdfast.app.settings import Settings
-from holdfast.kernel.cli import command_line, fail, say
+from holdfast.kernel.cli import command_line, fail, say, session
 from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid, NotFound
 from holdfast.keyring.cli import app
 
 __all__ = ["app"]
 
 FORMAT = "holdfast-recovery-1"
+PUT_BACK = "put back"
+_PARTS = {"tenant-secrets": "tenant-secret", "erasures.jsonl": "erasures"}
 RECOVERY_BYTES_MAX = 64 * 1024 * 1024
 """It has the list of erased people."""
 
@@ -39,12 +43,20 @@ def export(
     ctx: typer.Context,
     out: Annotated[Path, typer.Option("--out", help="A new file; mode 0600.")],
 ) -> None:
-    """Read from the data directory itself: keys never travel over HTTP."""
+    """Read from the data directory itself: keys never travel over HTTP.
+
+    On the record before it is written. Where nobody can write that down (a role's own data
+    directory, a database that cannot be opened) the keys are exported all the same, and it is said:
+    whoever can read these files can copy them without us.
+    """
     from holdfast.keyring.master import write_new
 
     try:
         settings = _settings(ctx)
         recovery = _recovery(settings)
+        if out.exists():
+            raise Invalid(f"cannot write {out}: it is there already")
+        _note(ctx, "exported", recovery.master_key)
         write_new(out, msgspec.json.format(msgspec.json.encode(recovery), indent=2).decode() + "\n")
     except HoldfastError as error:
         fail(error)
@@ -84,14 +96,22 @@ def _recovery(settings: Settings) -> Recovery:
     epilog="Example: holdfast key import /media/safe/holdfast-recovery.json",
 )
 def import_(ctx: typer.Context, file: Annotated[Path, typer.Argument(help="The file.")]) -> None:
-    """Never over a file that is there, unless it is the same."""
+    """Never over a file that is there, unless it is the same. On the record when it is there: the
+    record itself is sealed under these keys."""
     try:
         settings = _settings(ctx)
-        wanted = wanted_files(settings, read_recovery(file))
+        recovery = read_recovery(file)
+        wanted = wanted_files(settings, recovery)
         for path, text in wanted.items():
             check_free(path, text)  # all of them, before one is written
+        parts = []
         for path, text in wanted.items():
-            say(f"{put_back(path, text)}: {path}")
+            done = put_back(path, text)
+            say(f"{done}: {path}")
+            if done == PUT_BACK:
+                parts.append(_PARTS.get(path.name, "master-key"))
+        if parts:
+            _note(ctx, "imported", recovery.master_key, parts)
     except HoldfastError as error:
         fail(error)
     except OSError as error:
@@ -157,7 +177,7 @@ def put_back(path: Path, text: str) -> str:
 
     if check_free(path, text):
         write_new(path, text)
-        return "put back"
+        return PUT_BACK
     return "there already"
 
 
@@ -173,6 +193,29 @@ def check_free(path: Path, text: str) -> bool:
             hint="move it away first, if you are sure",
         )
     return False
+
+
+def _note(ctx: typer.Context, what: str, master_key: str, parts: Sequence[str] = ()) -> None:
+    """Bring it on the record; where that is not possible, say that it is not there, and why."""
+    from holdfast.keyring.client import KeysClient
+    from holdfast.keyring.master import parse_master
+    from holdfast.keyring.model import KeysHandled
+
+    masters = [key.id.hex() for key in parse_master(master_key, "the master key")]
+    handled = msgspec.convert(
+        {"what": what, "masters": masters, "parts": list(parts)}, type=KeysHandled
+    )
+
+    async def tell() -> None:
+        async with session(ctx) as api:
+            await KeysClient(api).handled(handled)
+
+    try:
+        asyncio.run(tell())
+    except HoldfastError as error:
+        say(f"not on the record: {error.detail}")
+    except Exception as error:  # whatever is wrong with the data: the keys are what is wanted
+        say(f"not on the record: {type(error).__name__}: {error}")
 
 
 def _erasures(settings: Settings) -> str:
