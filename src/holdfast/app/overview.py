@@ -22,8 +22,12 @@ from holdfast.kernel.principal import Principal, sees_the_whole
 if TYPE_CHECKING:
     from holdfast.app.system import System
 
+PROFILES_SHOWN = 100
+WORKERS_SHOWN = 50
+PROBLEMS_SHOWN = 50
 RUNS_SHOWN = 20
-LIST_MAX = 500
+RUNS_LOOKED_AT = 500
+REPORTS_SHOWN = 6
 
 
 class Gatherer:
@@ -35,27 +39,13 @@ class Gatherer:
         self._system = system
         self._states = states
 
-    async def _profiles(self, principal: Principal) -> list[Any]:
-        """All of them: what is counted over the first page would pass for the whole."""
-        found: list[Any] = []
-        cursor: str | None = None
-        while True:
-            page = await self._system.registry.list(principal, cursor=cursor, limit=LIST_MAX)
-            found += page.items
-            cursor = page.next
-            if cursor is None:
-                return found
-
-    async def _workers(self, principal: Principal) -> list[Any]:
-        """All of them: those that beat may come after many that went away."""
-        found: list[Any] = []
-        after: str | None = ""
-        while after is not None:
-            some, after = await self._system.fleet.list_workers(
-                principal, after=after, limit=LIST_MAX
-            )
-            found += some
-        return found
+    async def _sources(self, principal: Principal) -> tuple[Any, int]:
+        """The first of them, and how many there are."""
+        registry = self._system.registry
+        page, count = await asyncio.gather(
+            registry.list(principal, limit=PROFILES_SHOWN), registry.count(principal)
+        )
+        return page, int(count)
 
     async def overview(self, principal: Principal) -> Overview:
         """The overview; what no role would tell is empty or null, and a line says so."""
@@ -70,15 +60,19 @@ class Gatherer:
                     unknown.append(f"{what} not known: {error.detail}")
                 return None
 
-        states, profiles, workers, schedules, runs, reports, freshness = await asyncio.gather(
+        states, named, workers, schedules, runs, reports, freshness = await asyncio.gather(
             self._states(),
-            part("which sources there are is", self._profiles(principal)),
-            part("which drones there are is", self._workers(principal)),
+            part("which sources there are is", self._sources(principal)),
+            part(
+                "which drones there are is",
+                s.fleet.summarise_workers(principal, limit=WORKERS_SHOWN),
+            ),
             part("when sources are due is", s.fleet.schedules(principal)),
-            part("which runs there were is", s.records.runs(principal, limit=LIST_MAX)),
-            part("which reports there are is", s.reports.list(principal, limit=6)),
+            part("which runs there were is", s.records.runs(principal, limit=RUNS_LOOKED_AT)),
+            part("which reports there are is", s.reports.list(principal, limit=REPORTS_SHOWN)),
             part("whether sources are well is", s.records.freshness(principal)),
         )
+        profiles, sources = named or (None, None)
         latest: dict[str, Any] = {}
         for run in runs.items if runs else []:
             if not run.rehearsal:
@@ -93,7 +87,7 @@ class Gatherer:
         ]
         lines = [
             _profile(p, latest.get(p.name), fresh.get(p.name), due.get(p.name, ""), known=known)
-            for p in profiles or []
+            for p in _items(profiles)
         ]
         problems = [*service_problems(services), *sorted(unknown)]
         problems += [f"{one.profile}: {one.problem}" for one in freshness or [] if one.problem]
@@ -103,14 +97,20 @@ class Gatherer:
             services=services,
             profiles=lines,
             workers=[
-                WorkerLine(name=w.name, status=w.status, leases=w.leases) for w in workers or []
+                WorkerLine(name=w.name, status=w.status, leases=w.leases)
+                for w in (workers.workers if workers else [])
             ],
             runs=[_run(run) for run in _items(runs)[:RUNS_SHOWN]],
             reports=[
                 ReportLine(id=r.id, title=r.title or r.name, created_at=r.created_at, chart=r.chart)
                 for r in _items(reports)
             ],
-            problems=problems,
+            problems=problems[:PROBLEMS_SHOWN],
+            # Over all sources, not over those that are shown.
+            total_records=sum(line.records for line in freshness) if known else None,
+            total_profiles=sources,
+            total_workers=sum(workers.counts.values()) if workers else None,
+            total_problems=len(problems),
         )
 
 

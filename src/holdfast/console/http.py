@@ -104,7 +104,9 @@ def handlers(
             render(
                 "overview.html",
                 **values,
-                total_records=found.total_records,
+                more_profiles=found.more_profiles,
+                more_workers=found.more_workers,
+                more_problems=found.more_problems,
                 no_drones=nothing(found, "coordinator", "no drones"),
                 no_profiles=nothing(found, "registry", "no profiles"),
                 no_runs=nothing(found, "aggregator", "no runs"),

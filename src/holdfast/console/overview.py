@@ -85,12 +85,28 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[str] = []
     """What is wrong, a line each: services that do not answer, sources that are silent, failing or
     have changed their shape."""
+    total_records: int | None = None
+    """How many are kept of all sources; null where that is not known."""
+    total_profiles: int | None = None
+    total_workers: int | None = None
+    """How many there are in all; of many only the first are shown here. Null where that is not
+    known."""
+    total_problems: int = 0
 
     @property
-    def total_records(self) -> int | None:
-        """How many are kept; null where that is not known of every source."""
-        counts = [profile.records for profile in self.profiles]
-        return None if None in counts else sum(count or 0 for count in counts)
+    def more_profiles(self) -> int:
+        """How many are not shown: `holdfast profile list` lists them."""
+        return max(0, (self.total_profiles or 0) - len(self.profiles))
+
+    @property
+    def more_workers(self) -> int:
+        """How many are not shown: `holdfast worker list` lists them."""
+        return max(0, (self.total_workers or 0) - len(self.workers))
+
+    @property
+    def more_problems(self) -> int:
+        """How many are not told."""
+        return max(0, self.total_problems - len(self.problems))
 
 
 def nothing(found: Overview, role: str, words: str) -> str:
@@ -138,6 +154,7 @@ def at_rest(found: Overview, place: str) -> Overview:
             f"nothing runs on {place}: this is read from the data directory",
             *found.problems,
         ],
+        total_problems=found.total_problems + 1,
     )
 
 

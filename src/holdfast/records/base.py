@@ -31,6 +31,9 @@ from holdfast.records.rules import Rules, rules_of
 from holdfast.records.settings import RecordsSettings
 from holdfast.registry.versions import ProfileVersion
 
+NORMAL_MAX = 50_000
+"""Profiles whose freshness is remembered: a short text each."""
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -78,6 +81,7 @@ class Part:
         self._settings = handles.settings
         self._metrics = RecordsMetrics(handles.metrics)
         self._versions: Remembered[tuple[str, str, str], ProfileVersion] = Remembered(256)
+        self._normal: Remembered[tuple[str, str, str], str | None] = Remembered(NORMAL_MAX)
         self._rules_known: Remembered[tuple[str, str, str], Rules] = Remembered(256)
         self._keys_known: Remembered[tuple[str, str], RecordKeys] = Remembered(256)
         self._grants = Grants(handles.grants, handles.clock)

@@ -448,8 +448,7 @@ class Watching(Reading):
         for row in rows:
             normal = None
             if row.profile_digest is not None:
-                version = await self._version(principal, row.profile, row.profile_digest)
-                normal = version.profile.freshness
+                normal = await self._normal_of(principal, row.profile, row.profile_digest)
             line = _freshness(row, normal, now)
             excused: bool | None = False
             if line.problem:  # asked of those only: the registry may be elsewhere
@@ -468,6 +467,15 @@ class Watching(Reading):
                 self._metrics.watched(principal.tenant, line)
             found.append((line, excused))
         return found
+
+    async def _normal_of(self, principal: Principal, profile: str, digest: str) -> str | None:
+        """How long silence is normal. Kept apart from the versions: of those a few are remembered,
+        and every profile is asked about by each look at all of them."""
+        key = (principal.tenant, profile, digest)
+        if key in self._normal:
+            return self._normal[key]
+        found = await self._version(principal, profile, digest)
+        return self._normal.keep(key, found.profile.freshness)
 
     async def _removed(self, principal: Principal, profile: str) -> bool | None:
         """Whether it was; None where the registry cannot say it of this one. Raises

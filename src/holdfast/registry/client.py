@@ -16,6 +16,7 @@ from holdfast.registry.errors import ProfileUnknown
 from holdfast.registry.model import Profile, canonical_profile
 from holdfast.registry.versions import (
     OverridesChange,
+    ProfileCount,
     ProfileDiff,
     ProfileEvent,
     ProfileStatus,
@@ -103,6 +104,11 @@ class RegistryClient:
             params={"cursor": cursor, "limit": limit},
             type=Page[ProfileStatus],
         )
+
+    async def count(self, principal: Principal) -> int:
+        """See :meth:`RegistryService.count`."""
+        found = await self._api.request("GET", "/v1/profiles/all/count", type=ProfileCount)
+        return found.profiles
 
     async def status(self, principal: Principal, name: str) -> ProfileStatus:
         """See :meth:`RegistryService.status`."""

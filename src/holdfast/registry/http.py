@@ -16,6 +16,7 @@ from holdfast.registry.schema import profile_schema
 from holdfast.registry.service import RegistryService
 from holdfast.registry.versions import (
     OverridesChange,
+    ProfileCount,
     ProfileDiff,
     ProfileEvent,
     ProfileStatus,
@@ -90,6 +91,11 @@ def _reading(service: RegistryService) -> list[Any]:
         """List profiles by name, with what is wrong with the newest file of each."""
         return await service.list(principal, cursor=cursor, limit=limit)
 
+    @get("/v1/profiles/all/count", permission=READ)
+    async def count_profiles(principal: Principal) -> ProfileCount:
+        """Count the profiles that the list has."""
+        return ProfileCount(profiles=await service.count(principal))
+
     @get("/v1/profiles/runnable", permission=READ)
     async def list_runnable_profiles(
         request: ApiRequest, principal: Principal
@@ -120,6 +126,7 @@ def _reading(service: RegistryService) -> list[Any]:
 
     return [
         list_profiles,
+        count_profiles,
         list_runnable_profiles,
         profile_json_schema,
         show_profile,

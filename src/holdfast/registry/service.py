@@ -321,6 +321,10 @@ class RegistryService:
         more = encode_cursor("profiles", [items[limit - 1].name]) if len(items) > limit else None
         return Page(items=items[:limit], next=more)
 
+    async def count(self, principal: Principal) -> int:
+        """How many profiles the whole list has."""
+        return await self._db.read(principal, lambda conn: store.count(conn, principal))
+
     async def status(self, principal: Principal, name: str) -> ProfileStatus:
         """One line of the list; :class:`ProfileUnknown` if there is no such profile."""
         return await self._db.read(principal, lambda conn: _status_of(conn, principal, name))

@@ -81,6 +81,10 @@ _HISTORY = text(
     " ORDER BY sequence DESC LIMIT :limit"
 )
 # A name with a bad file and no version is listed too: that is where its owner looks for it.
+_COUNT = text(
+    "SELECT count(*) FROM (SELECT name FROM profiles WHERE tenant = :tenant"
+    " UNION SELECT name FROM profile_files WHERE tenant = :tenant AND problem <> '') AS named"
+)
 _LIST = text(
     "SELECT name FROM profiles WHERE tenant = :tenant AND name > :after"
     " UNION SELECT name FROM profile_files"
@@ -215,6 +219,12 @@ def names(conn: Connection, principal: Principal, after: str, limit: int) -> lis
     """Names in order, after ``after``: of heads, and of files that never gave one."""
     given = {"tenant": principal.tenant, "after": after, "limit": limit}
     return [row.name for row in conn.execute(_LIST, given)]
+
+
+def count(conn: Connection, principal: Principal) -> int:
+    """How many names :func:`names` has in all."""
+    found: int = conn.execute(_COUNT, {"tenant": principal.tenant}).scalar_one()
+    return found
 
 
 def live(conn: Connection, principal: Principal) -> list[tuple[Head, str]]:

@@ -65,6 +65,12 @@ class OverridesChange(
     limits: LimitsOverride | None | UnsetType = UNSET
 
 
+class ProfileCount(Struct, frozen=True, kw_only=True):
+    """How many profiles the list has."""
+
+    profiles: int
+
+
 class ProfileStatus(Struct, frozen=True, kw_only=True):
     """A profile as the list shows it.
 

@@ -48,6 +48,7 @@ from holdfast.registry.model import Profile
 from holdfast.reports import store
 from holdfast.reports.chart import ChartFormat, ChartJob, chart_kind
 from holdfast.reports.compute import ComputeJob, ComputeResult, Traced, opened
+from holdfast.reports.drawings import Drawings
 from holdfast.reports.errors import CellReceiptNotYet, ReportTooLarge, UnknownReport
 from holdfast.reports.export import DataFormat, ExportJob, write_rows
 from holdfast.reports.model import (
@@ -82,6 +83,7 @@ from holdfast.reports.turns import Turns
 
 COMPUTE = "holdfast.reports.compute:compute"
 RENDER = "holdfast.reports.chart:render"
+DRAWN_BYTES_MAX = 16 * 1024 * 1024
 EXPORT = "holdfast.reports.export:export"
 RENDER_MEMORY_MB = 1024
 """What the renderer's engine claims before it draws its first line."""
@@ -138,6 +140,7 @@ class ReportsService:
         self._settings = settings or ReportsSettings()
         self._receipts = receipts
         self._evidence = evidence
+        self._drawn = Drawings(DRAWN_BYTES_MAX)
         bounds = self._settings
         self._turns = Turns(bounds.at_once, bounds.waiting_max, "compute", 5)
 
@@ -248,8 +251,13 @@ class ReportsService:
         if format not in ("svg", "png"):
             raise Invalid(f"cannot draw as {format!r}: svg or png")
         report = await self.show(principal, report_id)
-        data = await self._objects.read(principal, report.data_digest)
-        return await self._child(RENDER, ChartJob(report=report, data=data, format=format), bytes)
+        key = (principal.tenant, report_id, format)
+        drawn = self._drawn.get(key)
+        if drawn is None:
+            data = await self._objects.read(principal, report.data_digest)
+            job = ChartJob(report=report, data=data, format=format)
+            drawn = self._drawn.keep(key, await self._child(RENDER, job, bytes))
+        return drawn
 
     # --- receipts ---------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from holdfast.console.overview import (
     at_rest,
     service_problems,
 )
+from holdfast.fleet.model import WorkerSummary
 from holdfast.kernel.errors import Corrupt, Denied, Unavailable
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
@@ -48,8 +49,6 @@ def test_what_nobody_could_tell_of_a_source_is_not_said() -> None:
     assert (known.status, known.records) == ("never run", 0)
     unknown = _profile(one, None, None, "", known=False)
     assert (unknown.status, unknown.records) == ("not known", None)
-    assert overview(profiles=[known]).total_records == 0
-    assert overview(profiles=[known, unknown]).total_records is None
 
 
 async def gives(value: Any) -> Any:
@@ -61,10 +60,12 @@ def roles_with(profile: Any, freshness: Any) -> Any:
     page = SimpleNamespace(items=[], next=None)
     return SimpleNamespace(
         registry=SimpleNamespace(
-            list=lambda *_, **__: gives(SimpleNamespace(items=[profile], next=None))
+            list=lambda *_, **__: gives(SimpleNamespace(items=[profile], next=None)),
+            count=lambda _: gives(1),
         ),
         fleet=SimpleNamespace(
-            list_workers=lambda *_, **__: gives(([], None)), schedules=lambda _: gives([])
+            summarise_workers=lambda *_, **__: gives(WorkerSummary(counts={}, workers=[])),
+            schedules=lambda _: gives([]),
         ),
         records=SimpleNamespace(runs=lambda *_, **__: gives(page), freshness=freshness),
         reports=SimpleNamespace(list=lambda *_, **__: gives(page)),
@@ -116,25 +117,27 @@ async def test_what_nobody_could_judge_is_a_problem_and_what_is_not_theirs_is_no
             raise error
         return [fresh]
 
-    async def profiles(_: Any, *, cursor: str | None, limit: int) -> Any:
-        return SimpleNamespace(items=[two] if cursor else [one], next=None if cursor else "more")
+    async def profiles(_: Any, *, limit: int) -> Any:
+        return SimpleNamespace(items=[one, two][:limit], next=None)
 
-    async def workers(_: Any, *, after: str, limit: int) -> Any:
-        drone = SimpleNamespace(name=after or "gone", status="alive" if after else "lost", leases=0)
-        return [drone], None if after else "here"
+    async def workers(_: Any, *, limit: int) -> Any:
+        drone = SimpleNamespace(name="here", status="alive", leases=0)
+        return SimpleNamespace(counts={"alive": 1, "lost": 2}, workers=[drone])
 
     page = SimpleNamespace(items=[])
     system = SimpleNamespace(
-        registry=SimpleNamespace(list=profiles),
-        fleet=SimpleNamespace(list_workers=workers, schedules=lambda _: gives([])),
+        registry=SimpleNamespace(list=profiles, count=lambda _: gives(5)),
+        fleet=SimpleNamespace(summarise_workers=workers, schedules=lambda _: gives([])),
         records=SimpleNamespace(runs=lambda *_, **__: gives(page), freshness=freshness),
         reports=SimpleNamespace(list=lambda *_, **__: gives(page)),
     )
     found = await Gatherer(cast("Any", system), lambda: gives({})).overview(operator())
     assert found.problems == problems
     assert found.status == ("degraded" if problems else "ok")
-    assert [line.name for line in found.profiles] == ["air", "rain"], "all pages of them"
-    assert [line.name for line in found.workers] == ["gone", "here"]
+    assert [line.name for line in found.profiles] == ["air", "rain"]
+    assert [line.name for line in found.workers] == ["here"]
+    assert (found.more_profiles, found.more_workers, found.more_problems) == (3, 2, 0)
+    assert found.total_records == (12 if error is None else None)
     assert found.profiles[0].status == state
 
 

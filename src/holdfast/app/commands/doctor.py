@@ -271,7 +271,8 @@ async def _sources(api: Any) -> Finding:
     problems = [problem for problem in found.problems if problem not in of_services]
     if not problems:
         return Finding("sources", "pass", "none is silent, has failed or changed its shape")
-    more = f" (and {len(problems) - PROBLEMS_SHOWN} more)" if len(problems) > PROBLEMS_SHOWN else ""
+    left = len(problems) - PROBLEMS_SHOWN + found.more_problems
+    more = f" (and {left} more)" if left > 0 else ""
     return Finding(
         "sources",
         "fail",

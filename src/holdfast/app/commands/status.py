@@ -84,8 +84,14 @@ def _print_overview(found: Any) -> None:
         wraps=["problem"],
         empty=nothing(found, "registry", "no profiles"),
     )
+    if found.more_workers:
+        say(f"and {found.more_workers:,} more drones: holdfast worker list")
+    if found.more_profiles:
+        say(f"and {found.more_profiles:,} more profiles: holdfast profile list")
     for problem in found.problems:
         say(f"! {visible(problem)}")
+    if found.more_problems:
+        say(f"! and {found.more_problems:,} more problems")
 
 
 def _minute(instant: str) -> str:

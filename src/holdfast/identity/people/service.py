@@ -347,7 +347,7 @@ class PeopleService:
             check_maker(conn, principal, now, granted_by(roles, custom))
             ended = Derived()
             if _there(conn, tenant, person).roles != roles:
-                _note_lost(conn, tenant, _there(conn, tenant, person), roles, timestamp(event.time))
+                _note_lost(conn, tenant, _there(conn, tenant, person), roles, now)
                 store.set_roles(conn, tenant, person, as_json(roles))
                 # Whoever made one might manage them as they were, and perhaps not as they are.
                 store.end_invitations_of(conn, tenant, person, now)
