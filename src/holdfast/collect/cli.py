@@ -248,8 +248,8 @@ async def _digest(api: ApiClient, name: str, version: str) -> str:
 
 async def _show_remapped(api: ApiClient, found: Run, limit: int, *, json: bool) -> None:
     from holdfast.kernel.principal import operator
-    from holdfast.records.cli import print_diff
     from holdfast.records.client import RecordsClient
+    from holdfast.records.run_cli import print_diff
 
     diff = await RecordsClient(api).run_diff(operator(), found.id, limit=limit)
     if json:

@@ -20,9 +20,10 @@ from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.outbox import ClearSealer, Outbox
 from holdfast.kernel.principal import Principal, operator
-from holdfast.records.cli import after_failure, record_app, reject_app, remarks, run_app
+from holdfast.records.cli import record_app
 from holdfast.records.http import handlers
 from holdfast.records.model import Reject, Run, RunStatus
+from holdfast.records.run_cli import after_failure, reject_app, remarks, run_app
 from holdfast.registry.document import write_document
 from holdfast.registry.http import handlers as registry_handlers
 from holdfast.registry.service import RegistryService

@@ -8,7 +8,7 @@ from holdfast.app.line import settings_of
 from holdfast.collect.cli import register as register_collect
 from holdfast.fleet.cli import register as register_fleet
 from holdfast.kernel.cli import command_line
-from holdfast.records.cli import show_ended
+from holdfast.records.run_cli import show_ended
 from holdfast.registry.cli import app
 
 if TYPE_CHECKING:
