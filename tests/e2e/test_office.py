@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from tests.support.program import Program, run_command, started, wait_until
+from tests.support.workbooks import workbook
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -33,7 +34,7 @@ class Publisher(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.pages: dict[str, str] = {}
+        self.pages: dict[str, str | bytes] = {}
         self.asked: list[str] = []
 
     @property
@@ -52,7 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(401, b"")
             return
         body = self.server.pages.get(self.path)
-        self._answer(404 if body is None else 200, (body or "").encode())
+        sent = body if isinstance(body, bytes) else (body or "").encode()
+        self._answer(404 if body is None else 200, sent)
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -287,3 +289,110 @@ def test_a_unit_that_jumps_and_a_column_that_is_renamed_are_not_published(office
     assert wait_until(lambda: office.says("notice", "list"), what="what there is to tell")
     kept = office.says("record", "list", "--profile", "jumps", "--json", "--limit", "1")
     assert json.loads(kept)["items"]
+
+
+# --- what a table says beside its numbers ---------------------------------------------------------
+
+GROUPED: list[list[object]] = [
+    ["Employed persons, thousands"],
+    ["Area", None, 2019, None, None, 2020, None, None],
+    [None, "Code", "Male", "Female", "Total", "Male", "Female", "Total"],
+    ["North", "N", 10.5, 11, 21.5, 12, "(9)", 21],
+    ["South", "S", 1, "..", 1, "2 p", 3, "5 p"],
+]
+FLAGGED = "geo,2019,2019_F,2020,2020_F\nN,1.5,,2.5,p\nS,,c,3.5,b\nW,,,4.5,\n"
+LABELLED = [
+    {"NC": "Level (Code)", "V": "Value", "D1C": "State (Code)", "D2C": "Month (Code)"},
+    {"NC": "3", "V": "7.25", "D1C": "11", "D2C": "202401"},
+    {"NC": "3", "V": "-", "D1C": "35", "D2C": "202401"},
+]
+QUARTERS = "period,sales\nFY2021 Q1,1.5\nFY2021 Q2,2.5\nFY2021,4\n"
+YEARS = {"path": "#year", "frequency": "A"}
+
+
+def stored(office: Office, name: str, **words: Any) -> list[dict[str, Any]]:
+    """The records of one run of a profile, as they are listed: in the order of their keys."""
+    office.publish(name, **words)
+    run = office.run(name)
+    assert (run["status"], run["rejects"]) == ("succeeded", 0), run
+    items = json.loads(office.says("record", "list", "--profile", name, "--json"))["items"]
+    assert len(items) == run["records"]
+    return sorted(items, key=lambda each: [str(part) for part in each["key"]])
+
+
+def test_what_a_table_says_beside_its_numbers_is_stored_with_them(office: Office) -> None:
+    pages = office.publisher.pages
+    pages["/grouped.xlsx"] = workbook(("Cover", [["x"]]), ("Table 1", GROUPED))
+    pages["/flagged.csv"] = FLAGGED
+    pages["/labelled.json"] = json.dumps(LABELLED)
+    pages["/quarters.csv"] = QUARTERS
+
+    found = stored(
+        office, "grouped", path="/grouped.xlsx",
+        form={"type": "xlsx", "sheet": "Table 1", "header_row": 2, "header_rows": 2},
+        unpivot={"columns": r"(?P<year>[0-9]{4}) \| (?P<sex>.+)"}, nulls=["", ".."],
+        key=["dimensions.code", "dimensions.sex", "period"],
+        dimensions={"code": "Area | Code", "sex": "#sex"},
+        measures={"n": {"path": "#value", "marks": ["()", "p"]}}, period=YEARS,
+    )  # fmt: skip
+    names = [f"{year} | {sex}" for year in (2019, 2020) for sex in ("Male", "Female", "Total")]
+    expected = {}
+    for row in GROUPED[3:]:
+        for name, cell in zip(names, row[2:], strict=True):
+            text = str(cell).strip("() p")
+            mark = "p" if "p" in str(cell) else "()" if "(" in str(cell) else None
+            year, sex = name.split(" | ")
+            if text != "..":
+                expected[row[1], sex, year] = (text, mark)
+    assert {
+        tuple(each["key"]): (each["measures"]["n"]["value"], each["attributes"].get("n_mark"))
+        for each in found
+    } == expected
+
+    found = stored(
+        office, "flagged", path="/flagged.csv", form=CSV,
+        unpivot={"columns": "[0-9]{4}", "beside": {"flag": "{column}_F"}},
+        key=["dimensions.geo", "period"], dimensions={"geo": "geo"},
+        measures={"v": "#value"}, attributes={"flag": "#flag"},
+        period={"path": "#column", "frequency": "A"},
+    )  # fmt: skip
+    assert [
+        (*each["key"], each["measures"]["v"].get("value"), each["attributes"]["flag"])
+        for each in found
+    ] == [
+        ("N", "2019", "1.5", None),
+        ("N", "2020", "2.5", "p"),
+        ("S", "2019", None, "c"),
+        ("S", "2020", "3.5", "b"),
+        ("W", "2020", "4.5", None),
+    ]
+
+    found = stored(
+        office, "labelled", path="/labelled.json",
+        form={"type": "json", "skip_rows": ["Level (Code)"]}, nulls=["-"],
+        key=["dimensions.state", "period"], dimensions={"state": "$.D1C"},
+        measures={"v": "$.V"}, period={"path": "$.D2C", "frequency": "M"},
+    )  # fmt: skip
+    assert [(*each["key"], each["measures"]["v"].get("value")) for each in found] == [
+        ("11", "2024-01", "7.25"),
+        ("35", "2024-01", None),
+    ]
+
+    coding = r"FY(?P<fiscal_end_year>[0-9]{4}) Q(?P<sub>[1-4])"
+    found = stored(
+        office, "quarters", path="/quarters.csv", form=CSV, key=["period"], dimensions={},
+        measures={"sales": "sales"},
+        period={
+            "path": "period", "frequency": "A", "year_start": 11,
+            "codings": {coding: "Q", r"FY(?P<end_year>[0-9]{4})": "A"},
+        },
+    )  # fmt: skip
+    periods = [(each["period"]["start"], each["period"]["end"]) for each in found]
+    assert [each["key"] for each in found] == [["2020"], ["2020-11-01 Q"], ["2021-02-01 Q"]]
+    assert periods == [
+        ("2020-11-01", "2021-11-01"),
+        ("2020-11-01", "2021-02-01"),
+        ("2021-02-01", "2021-05-01"),
+    ]
+    said = office.says("record", "history", "quarters", "2020-11-01 Q", "--json")
+    assert [each["measures"]["sales"]["value"] for each in json.loads(said)] == ["1.5"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from holdfast.collect.draft_names import bare_letters, last_name, slug
 from holdfast.collect.draft_time import SPAN, TIME, as_period, days_of, period_of
 from holdfast.collect.errors import ParseFailed
 from holdfast.collect.formats import reader_of
+from holdfast.collect.formats.names import JOINT
 from holdfast.collect.infer import (
     NULL_SPELLINGS,
     InferredField,
@@ -95,23 +96,19 @@ def draft(
     rows = _rows(content, form)
     if not rows:
         raise ParseFailed("cannot write a profile: no record was found", hint=_nothing_found(form))
-    labels: dict[str, str] = {}
-    skipped, rejected = _odd(found, rows, form)
+    skipped, rejected, labels = _odd(found, rows, form)
     if skipped:
         form = msgspec.convert(found.form, Format)
         rows = _rows(content, form)
     elif rejected:
-        labels = cells_of(next(row for row in rows if row.position in rejected), form)
         rows = [row for row in rows if row.position not in rejected]
-    wide = _wide(rows) if is_tabular(form) else []
-    looked_at = _without(_with_results(found, rows), wide)
+    wide = _wide(rows) if is_tabular(form) else None
+    looked_at = _without(_with_results(found, rows), wide.used if wide else [])
     fields = fields_of(looked_at, form)[:_FIELDS_MAX]
     plan = _Plan(fields, texts_of(looked_at, form), len(rows), found.around, labels)
     plan.apart = rejected
     if wide:
-        plan.unpivot(
-            wide, [str(row.value[c]) for row in rows[:500] for c in wide if row.value.get(c)]
-        )
+        plan.unpivot(wide, rows[:500])
     head: Plain = {"version": 1, "name": name, "publisher": "unknown", "licence": "unknown"}
     source: Plain = {"url": url, **found.source}
     if plan.period is None and found.around:
@@ -126,10 +123,13 @@ def draft(
     )
 
 
-def _odd(found: Recognised, rows: list[RawRow], form: Any) -> tuple[bool, frozenset[int]]:
+def _odd(
+    found: Recognised, rows: list[RawRow], form: Any
+) -> tuple[bool, frozenset[int], dict[str, str]]:
     """Leave out of the draft the rows that are none, and say which.
 
-    (whether the format now skips them, positions of those that it cannot skip).
+    (whether the format now skips them, positions of those that it cannot skip, what a list's first
+    object calls the members of the others).
     """
     cells = [cells_of(row, form) for row in rows] if len(rows) < ROWS_LOOKED_AT else []
     seen = odd_rows(cells)
@@ -140,23 +140,24 @@ def _odd(found: Recognised, rows: list[RawRow], form: Any) -> tuple[bool, frozen
                 "unless `skip_rows` names it."
             )
     # Remarks follow the rows of a table. A list of objects may begin with their names.
-    table = form.__struct_config__.tag in {"csv", "xlsx"}
-    odd = seen.rows if table else seen.before
+    kind = form.__struct_config__.tag
+    odd = seen.rows if kind in {"csv", "xlsx"} else seen.before
     if not odd:
-        return False, frozenset()
+        return False, frozenset(), {}
+    labels = {} if kind in {"csv", "xlsx"} else cells[odd[0]]
     told = "; ".join(dict.fromkeys(shown(cells[index]) for index in odd))
-    skipped = skipping(cells, odd) if table else []
+    skipped = skipping(cells, odd) if kind in {"csv", "xlsx", "json", "ndjson"} else []
     if skipped:
         found.form["skip_rows"] = [*found.form.get("skip_rows", []), *skipped]
         found.notes.append(
             f"Rows that seem to be names, units or remarks are skipped (`skip_rows`): {told}."
         )
-        return True, frozenset()
+        return True, frozenset(), labels
     found.notes.append(
         f"Rows that seem to be names, units or remarks cannot be skipped here: {told}. Each is a "
         "reject in every run, which `max_rejects` allows."
     )
-    return False, frozenset(rows[index].position for index in odd)
+    return False, frozenset(rows[index].position for index in odd), labels
 
 
 def _nothing_found(form: Any) -> str:
@@ -187,14 +188,77 @@ def _rows(content: SpooledContent, form: Any, around: Sequence[str] = ()) -> lis
     return [row for row in found if not row.problem]
 
 
-_YEAR_COLUMN = re.compile(r"(?:1[5-9]|20|21)\d\d(?:\s*\[?YR\d{4}\]?)?")
+@dataclass(frozen=True, slots=True)
+class _Wide:
+    """The columns of a wide table, one a period (or one a period and group)."""
+
+    columns: list[str]
+    pattern: str
+    period: Plain
+    group: str = ""
+    beside: str | int = 0
+    flags: tuple[str, ...] = ()
+
+    @property
+    def used(self) -> list[str]:
+        return [*self.columns, *self.flags]
 
 
-def _wide(rows: list[RawRow]) -> list[str]:
-    """The columns of a wide table, one a year."""
+_YEARS = "(?:1[5-9]|20|21)[0-9]{2}"
+_MONTH_NAMES = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}"
+_PERIOD_COLUMNS = (
+    _YEARS,
+    rf"{_YEARS}[-/ ]?[MQSHW]?[0-9]{{1,2}}",
+    rf"{_YEARS}-[0-9]{{2}}-[0-9]{{2}}",
+    rf"Q[1-4][ /-]?{_YEARS}",
+    rf"{_MONTH_NAMES}[ -]{_YEARS}",
+    rf"{_MONTH_NAMES}[ -][0-9]{{2}}",
+)
+
+
+def _wide(rows: list[RawRow]) -> _Wide | None:
+    """What is spread over the columns, where at least four are called after periods."""
     columns = list(rows[0].value) if isinstance(rows[0].value, dict) else []
-    found = [column for column in columns if _YEAR_COLUMN.fullmatch(column)]
-    return found if len(found) >= 4 else []
+    worldbank = [c for c in columns if re.fullmatch(rf"{_YEARS}\s*\[?YR[0-9]{{4}}\]?", c)]
+    if len(worldbank) >= 4:
+        coded = {"path": "#column", "frequency": "A", "codings": {"(?P<year>[0-9]{4}).*": "A"}}
+        return _Wide(worldbank, "[0-9]{4}.*", coded)
+    for times in _PERIOD_COLUMNS:
+        found = [column for column in columns if re.fullmatch(times, column)]
+        if len(found) >= 4 and (period := _period_of("#column", found)):
+            written = times.replace(_YEARS, "[0-9]{4}")
+            return _with_flags(_Wide(found, written, period), columns)
+        for order in (("(?P<time>{})", "(?P<group>.+)"), ("(?P<group>.+)", "(?P<time>{})")):
+            pattern = re.escape(JOINT).replace("\\ ", " ").join(order).format(times)
+            matches = [match for c in columns if (match := re.fullmatch(pattern, c))]
+            period = _period_of("#time", sorted({match["time"] for match in matches}))
+            if len(matches) >= 4 and period:
+                written = pattern.replace(_YEARS, "[0-9]{4}")
+                return _Wide([match[0] for match in matches], written, period, "#group")
+    return None
+
+
+def _period_of(path: str, names: list[str]) -> Plain | None:
+    """The period that columns are called after."""
+    fields = infer([{"period": name} for name in names], tabular=True)
+    guess = as_period(fields[0], names) if fields else None
+    return {**guess, "path": path} if guess else None
+
+
+def _with_flags(wide: _Wide, columns: list[str]) -> _Wide:
+    """Where each column has one of its own to the right, that is its flag."""
+    after = [columns[columns.index(c) + 1 : columns.index(c) + 2] for c in wide.columns]
+    flags = tuple(name for names in after for name in names if name not in wide.columns)
+    if len(flags) != len(wide.columns) or len(set(flags)) != len(flags):
+        return wide
+    spelled = {
+        flag.replace(column, "{column}") for column, flag in zip(wide.columns, flags, strict=True)
+    }
+    alike = len(spelled) == 1 and "{column}" in next(iter(spelled))
+    numbered = {re.sub(r"_?[0-9]+$", "", flag) for flag in flags}
+    if not alike and len(numbered) != 1:
+        return wide
+    return replace(wide, beside=next(iter(spelled)) if alike else 1, flags=flags)
 
 
 def _with_results(found: Recognised, rows: list[RawRow]) -> list[RawRow]:
@@ -251,7 +315,8 @@ class _Plan:
             "dimensions": {}, "measures": {}, "attributes": {},
         }  # fmt: skip
         self.samples: dict[str, list[str]] = {}
-        self.columns = ""
+        self.spread: Plain = {}
+        """How columns become records, if they do."""
         self.apart: frozenset[int] = frozenset()
         """Positions of rows that are none and cannot be skipped."""
         self.key: list[str] | str = "position"
@@ -291,10 +356,16 @@ class _Plan:
         if not any(self.groups.values()) and usable:
             self._add("attributes", usable[0].path, {"path": usable[0].path}, usable[0].samples)
 
-    def unpivot(self, columns: list[str], cells: list[str]) -> None:
-        """A wide table becomes a record for each year of each row."""
-        plain = all(re.fullmatch(r"\d{4}", column) for column in columns)
-        self.columns = "[0-9]{4}" if plain else "[0-9]{4}.*"
+    def unpivot(self, wide: _Wide, rows: list[RawRow]) -> None:
+        """A wide table becomes a record for each period of each row."""
+        self.spread = {"columns": wide.pattern}
+        if wide.group:
+            name = self._add("dimensions", "group", {"path": wide.group}, [])
+            self.identifying.append(name)
+        if wide.beside:
+            self.spread["beside"] = {"flag": wide.beside}
+            self._add("attributes", "flag", {"path": "#flag"}, [])
+        cells = [str(row.value[c]) for row in rows for c in wide.columns if row.value.get(c)]
         for name, entry in list(self.groups["measures"].items()):
             del self.groups["measures"][name]
             self.groups["attributes"][name] = {"path": entry["path"]}
@@ -302,9 +373,11 @@ class _Plan:
         texts = [cell for cell in cells if cell.strip() not in NULL_SPELLINGS]
         self._names.add("value")
         self.groups["measures"]["value"] = {"path": "#value"} | _number_style(texts)
-        codings = {} if plain else {"codings": {"(?P<year>[0-9]{4}).*": "A"}}
-        self.period = {"path": "#column", "frequency": "A", **codings}
-        self.notes.append("A column a year: each cell becomes a record (`unpivot`).")
+        self.period = wide.period
+        self.notes.append(
+            "A column a period: each cell becomes a record (`unpivot`)"
+            + (", with what the column beside it says." if wide.beside else ".")
+        )
 
     def time_around(self, records: list[MappedRecord]) -> None:
         """Where the records have no time of their own, one that stands around them is theirs."""
@@ -430,8 +503,8 @@ class _Plan:
         found: Plain = {"key": self.key}
         if self.nulls != [""]:
             found["nulls"] = self.nulls
-        if self.columns:
-            found["unpivot"] = {"columns": self.columns}
+        if self.spread:
+            found["unpivot"] = self.spread
         for group, entries in self.groups.items():
             if entries:
                 found[group] = entries
@@ -579,8 +652,8 @@ def _written(
     lines.append(f"key: {_flow(plan.key)}")
     if plan.nulls != [""]:
         lines.append(f"nulls: {_flow(plan.nulls)}")
-    if plan.columns:
-        lines.append("unpivot: " + _flow({"columns": plan.columns}))
+    if plan.spread:
+        lines.append("unpivot: " + _flow(plan.spread))
     for group, entries in plan.groups.items():
         if entries:
             lines.append(f"{group}:")

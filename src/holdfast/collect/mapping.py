@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, tzinfo
 from functools import lru_cache
@@ -22,7 +23,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from holdfast.collect import paths, periods, values
-from holdfast.collect.errors import MappingRefused
+from holdfast.collect.errors import MappingRefused, ParseFailed
 from holdfast.collect.formats.names import check_columns
 from holdfast.collect.model import Bounds, Formula, Number, RawRow, ReadContext
 from holdfast.collect.occurrences import Occurrences
@@ -35,6 +36,7 @@ from holdfast.registry.model import (
     Profile,
     as_field,
     as_measure,
+    cell_paths,
     is_tabular,
 )
 from holdfast.registry.source import FeedFormat, XmlFormat
@@ -45,7 +47,7 @@ Convert = Callable[[Any], Any]
 Mapped = MappedRecord | Reject
 
 EXCERPT_MAX = 200
-MISSING_SUFFIX = "_missing"
+MISSING_SUFFIX, MARK_SUFFIX = "_missing", "_mark"
 _JOINED_MAX = 64
 
 
@@ -84,6 +86,7 @@ class Mapping:
         self._measures = [compiler.measure(n, as_measure(f)) for n, f in profile.measures.items()]
         self._period = compiler.period(profile.period) if profile.period else None
         self._unpivot = _Unpivoting(profile) if profile.unpivot else None
+        self._marked = compiler.marked
         self._key = None if profile.key == "position" else compiler.key(profile.key)
         self._columns = compiler.columns
         self._unchecked = True
@@ -139,6 +142,9 @@ class Mapping:
             if spelled:
                 for name, text in spelled.items():
                     attributes.setdefault(name + MISSING_SUFFIX, text)
+            for name, marks_in in self._marked:
+                if text := marks_in(row):
+                    attributes[name + MARK_SUFFIX] = text
             name = "key"
             parts = (dimensions, measures, attributes, period)
             key = self._position_key(*parts) if self._key is None else self._key(*parts)
@@ -169,10 +175,6 @@ class Mapping:
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
-COLUMN, VALUE = "#column", "#value"
-"""What fields of an unpivoted row read: the column's name and its cell."""
-
-
 def enclosing_paths(profile: Profile) -> tuple[str, ...]:
     """The paths of a profile that lead out of the record, each once, in the order of first use.
 
@@ -187,7 +189,7 @@ def enclosing_paths(profile: Profile) -> tuple[str, ...]:
         found += [profile.period.path, *profile.period.join]
     if isinstance(profile.source.format, XmlFormat | FeedFormat):
         return tuple(dict.fromkeys(path for path in found if path and leads_out(path)))
-    cells = {COLUMN, VALUE} if profile.unpivot else set()
+    cells = cell_paths(profile)
     beside = ("$$",) if is_tabular(profile.source.format) else ("$$", "#")
     return tuple(dict.fromkeys(p for p in found if p and p.startswith(beside) and p not in cells))
 
@@ -199,20 +201,50 @@ class _Unpivoting:
         assert profile.unpivot is not None
         self._matches = lru_cache(maxsize=4096)(bounded_pattern(profile.unpivot.columns).fullmatch)
         self._nulls = frozenset(profile.nulls) if profile.unpivot.skip_nulls else None
+        self._beside = tuple(profile.unpivot.beside.values())
+        self._tabular = is_tabular(profile.source.format)
 
     def cells(self, row: RawRow) -> Iterator[RawRow]:
         if not isinstance(row.value, dict):
             yield RawRow(row.position, row.value, problem="is not a row of named columns")
             return
         for column, cell in row.value.items():
-            if self._matches(column) is None or self._skipped(cell):
+            match = self._matches(column)
+            if match is None:
                 continue
-            yield RawRow(row.position, row.value, (*row.enclosing, column, cell))
+            beside = [self._cell(row.value, column, match, where) for where in self._beside]
+            if self._skipped(cell) and all(map(self._skipped, beside)):
+                continue
+            groups = match.groupdict().values()
+            yield RawRow(row.position, row.value, (*row.enclosing, column, cell, *groups, *beside))
+
+    def _cell(
+        self, value: dict[str, Any], column: str, match: re.Match[str], where: str | int
+    ) -> Any:
+        """What stands beside a cell, in a column by its name or by its place."""
+        if isinstance(where, str):
+            parts = {"column": column, **match.groupdict("")}
+            name = _PLACE.sub(lambda place: parts[place[1]], where)
+            if self._tabular:
+                check_columns((name,), value)
+            return value.get(name)
+        names = list(value)
+        at = names.index(column) + where
+        if not 0 <= at < len(names) or self._matches(names[at]) is not None:
+            raise ParseFailed(
+                f"cannot read the table: the column {where} to the right of {column!r} is "
+                + (f"{names[at]!r}, a value itself" if 0 <= at < len(names) else "not there"),
+                hint="`unpivot.beside` says where the columns are that belong to a value",
+            )
+        return value[names[at]]
 
     def _skipped(self, cell: Any) -> bool:
         if self._nulls is None:
             return False
         return cell is None or (isinstance(cell, str | int) and str(cell).strip() in self._nulls)
+
+
+_PLACE = re.compile(r"\{(\w+)\}")
 
 
 def _missing(
@@ -315,8 +347,10 @@ class _Compiler:
     def __init__(self, profile: Profile, enclosing: Sequence[str]) -> None:
         self._profile = profile
         self._zone = zone_of(profile.timezone)
-        beside = (COLUMN, VALUE) if profile.unpivot else ()
-        self._enclosing = {path: index for index, path in enumerate((*enclosing, *beside))}
+        inside = cell_paths(profile)
+        self._enclosing = {path: index for index, path in enumerate((*enclosing, *inside))}
+        self.marked: list[tuple[str, Callable[[RawRow], str]]] = []
+        """The fields whose numbers may have marks, and how a row's are found."""
         self._tabular = is_tabular(profile.source.format)
         self._markup = isinstance(profile.source.format, XmlFormat | FeedFormat)
         self.columns: list[str] = []
@@ -412,7 +446,12 @@ class _Compiler:
         nulls = frozenset(self._profile.nulls if field.nulls is None else field.nulls)
         if field.split:
             get = _part(get, field.split, field.part, nulls)
-        return get, self._converter(field, nulls)
+        convert = self._converter(field, nulls)
+        if field.marks:
+            marks = sorted(field.marks, key=len, reverse=True)  # of two that fit, the longer one
+            convert = _without_marks(convert, marks, nulls)
+            self.marked.append((name, _marks_in(get, marks, nulls)))
+        return get, convert
 
     def _source_of(
         self, name: str, path: str | None, join: Sequence[str], separator: str
@@ -658,6 +697,28 @@ def _number(
 
     written = _typed(nulls, before, local)
     return lambda raw: (written if raw.__class__ is str else plain)(raw)
+
+
+def _is_marked(raw: Any, nulls: frozenset[str]) -> bool:
+    """Whether marks are looked for: in a text that is no spelling of "missing" as a whole."""
+    return raw.__class__ is str and raw not in nulls and raw.strip() not in nulls
+
+
+def _without_marks(convert: Convert, marks: Sequence[str], nulls: frozenset[str]) -> Convert:
+    def unmarked(raw: Any) -> Any:
+        return convert(values.unmarked(raw, marks)[0] if _is_marked(raw, nulls) else raw)
+
+    return unmarked
+
+
+def _marks_in(
+    get: RowGetter, marks: Sequence[str], nulls: frozenset[str]
+) -> Callable[[RawRow], str]:
+    def found(row: RawRow) -> str:
+        raw = get(row)
+        return " ".join(values.unmarked(raw, marks)[1]) if _is_marked(raw, nulls) else ""
+
+    return found
 
 
 def _then_text(convert: Convert) -> Convert:

@@ -208,12 +208,24 @@ def of_parts(
             month += 12 if month + 1 < year_start else 0
         elif fiscal:
             month += year_start - 1
+            return _of_months(frequency, year, month, text)
         return of_day(frequency, date(year + month // 12, month % 12 + 1, 1), text)
     if frequency == "D":
         return of_day("D", date(year, part("month"), part("day")), text)
     plain = datetime(year, part("month"), part("day"), part("hour"))  # noqa: DTZ001
     at = on_the_clock(plain, zone, ambiguous, hourly=frequency == "H")
     return of_moment(frequency, at, text, zone)
+
+
+def _of_months(frequency: str, year: int, month: int, text: str) -> PeriodValue:
+    """The months of a period from the ``month``-th after January of ``year`` on."""
+    start, end = (divmod(month + more, 12) for more in (0, _MONTHS_LONG[frequency]))
+    return PeriodValue(
+        start=date(year + start[0], start[1] + 1, 1).isoformat(),
+        end=date(year + end[0], end[1] + 1, 1).isoformat(),
+        frequency=frequency,  # type: ignore[arg-type]
+        text=text,
+    )
 
 
 def of_day(frequency: str, inside: date, text: str) -> PeriodValue:
@@ -252,16 +264,17 @@ def name(period: PeriodValue) -> str:
     """The one short name of a period, whatever the source's spelling: part of a record's key.
 
     Periods of different frequency never share a name: ``2020`` is the year, ``2020-01`` its first
-    month, ``2020-01-01`` its first day.
+    month, ``2020-01-01`` its first day. A quarter or half year that is none of the calendar's
+    is its first day and its frequency.
     """
     start = period.start
     match period.frequency:
         case "A":
             return start[:4]
-        case "S":
-            return f"{start[:4]}-S{(int(start[5:7]) + 5) // 6}"
-        case "Q":
-            return f"{start[:4]}-Q{(int(start[5:7]) + 2) // 3}"
+        case "S" | "Q" as kind:
+            months = _MONTHS_LONG[kind]
+            number, inside = divmod(int(start[5:7]) - 1, months)
+            return f"{start} {kind}" if inside else f"{start[:4]}-{kind}{number + 1}"
         case "M":
             return start[:7]
         case "W":

@@ -12,7 +12,8 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from lxml import etree
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.encodings import known, marked
 from holdfast.collect.errors import MappingRefused, ParseFailed
+from holdfast.collect.formats.csv import first_text
+from holdfast.collect.formats.names import JOINT, joined_names
+from holdfast.collect.formats.xlsx import first_rows
 from holdfast.collect.formats.xml import split_name
 from holdfast.collect.infer import NULL_SPELLINGS
 from holdfast.collect.model import MEBIBYTE, Bounds
@@ -81,7 +85,7 @@ def recognise(
         if _is_workbook(path):
             if kind not in {"", "xlsx"}:
                 raise _other(kind, "a workbook (.xlsx)")
-            return _workbook(sheet, header_row)
+            return _workbook(path, sheet, header_row)
         member = _member(path)
     if start == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
         raise ParseFailed(
@@ -111,13 +115,18 @@ def _is_workbook(path: Path) -> bool:
         return False
 
 
-def _workbook(sheet: str, header_row: int) -> Recognised:
+def _workbook(path: Path, sheet: str, header_row: int) -> Recognised:
     form: Plain = {"type": "xlsx"}
     if sheet:
         form["sheet"] = sheet
     if header_row:
         form["header_row"] = header_row
     found = Recognised(form)
+    skipped = max(0, header_row - 1)
+    rows = first_rows(SpooledContent(path, Bounds(), "auto"), sheet or 1, skipped + 3)[skipped:]
+    if len(rows) == 3 and _is_double(rows[0], rows[1], rows[2]):
+        form["header_rows"] = 2
+        found.notes.append(_DOUBLE)
     if not sheet:
         found.notes.append(
             "The first sheet is read; --sheet names another, --header-row the header."
@@ -533,18 +542,47 @@ def _table(text: str) -> Recognised:
     found = Recognised(form)
     index = next((i for i, row in enumerate(rows) if _is_header(row, width)), None)
     first = next(i for i, row in enumerate(rows) if row)
+    for upper, lower in pairwise(range(len(rows) if index is None else index + 2)):
+        if lower + 1 < len(rows) and _is_double(rows[upper], rows[lower], rows[lower + 1]):
+            index = upper
+            form["header_rows"] = 2
+            found.notes.append(_DOUBLE)
+            break
     if index is None:
         form["header"] = [f"c{i}" for i in range(1, width + 1)]
         found.notes.append("There is no header: give the columns their names.")
         return found
     if index > first:
-        form["header_starts"] = next(c.strip() for c in rows[index] if c.strip())
+        form["header_starts"] = first_text(rows[index])
         found.notes.append(f"{index - first} lines before the header are skipped.")
     following = rows[index + 1] if index + 1 < len(rows) else []
     if following and following[0].startswith("#"):
         form["skip_rows"] = ["#*"]
         found.notes.append("The row of tags under the header is skipped.")
     return found
+
+
+_DOUBLE = f"Two rows name the columns (`header_rows`): of both a name is joined by {JOINT!r}."
+_YEAR = re.compile(r"[12]\d{3}")
+
+
+def _is_double(
+    upper: Sequence[str | None], lower: Sequence[str | None], following: Sequence[str | None]
+) -> bool:
+    """Whether two rows are one header: the lower one repeats its names, the upper one tells them
+    apart, and what follows under them are numbers."""
+    if len(following) < 3 or not len(upper) <= len(following) >= len(lower):
+        return False
+    below = [text for cell in lower if (text := (cell or "").strip())]
+    names = [name for name in joined_names([upper, lower]) if name]
+    if len(set(below)) == len(below) or len(set(names)) != len(names):
+        return False
+    if any(_NUMBER.fullmatch(text) and not _YEAR.fullmatch(text) for text in below):
+        return False
+    joined = joined_names([upper, lower])
+    cells = [cell for name, cell in zip(joined, following, strict=False) if JOINT in name]
+    numbers = [c for c in cells if c and (_NUMBER.fullmatch(c.strip()) or c in NULL_SPELLINGS)]
+    return len(cells) > 3 and 2 * len(numbers) >= len(cells)
 
 
 _LIKELIER = {"\t": 1.02, ";": 1.01, "|": 1.01, " ": 0.9}
@@ -580,9 +618,11 @@ def _is_header(row: list[str], width: int) -> bool:
     if len(row) != width:
         return False
     cells = [cell.strip() for cell in row]
+    # A column without a name to the right of each year has that year's flags.
+    flags = sum(1 for year, flag in pairwise(cells) if _YEAR.fullmatch(year) and not flag)
     named = [c for c in cells if c and (not _NUMBER.fullmatch(c) or re.fullmatch(r"[12]\d{3}", c))]
     texts = [c for c in named if not re.fullmatch(r"[12]\d{3}", c)]
     if width == 1:
         return bool(texts)
     missing = {c for c in cells if c in NULL_SPELLINGS and c}
-    return len(named) >= max(1, width - 1) and bool(texts) and not missing
+    return len(named) + flags >= max(1, width - 1) and bool(texts) and not missing

@@ -7,7 +7,7 @@ to UTC with the profile's zone where the source gave none.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
@@ -55,7 +55,9 @@ def _otherwise(text: str, *, blanks: bool = True) -> str:
     """What would make a number of ``text``, if anything is plain."""
     for how, match in _BELOW_ZERO.items():
         if match(text):
-            return f"; `negative: {how}` where this is how the source writes what is below zero"
+            said = f"; `negative: {how}` where this is how the source writes what is below zero"
+            uncertain = ', `marks: ["()"]` where it says that a number is not reliable'
+            return said + (uncertain if how == "parentheses" else "")
     if blanks and (blank := _BLANK(text)):
         name = "a blank" if blank[1] == " " else f"the blank U+{ord(blank[1]):04X}"
         return f": {name} stands between its digits, which `thousands: ' '` reads"
@@ -76,6 +78,32 @@ def below_zero(text: str, how: str) -> str:
     text = text.strip()
     match = _BELOW_ZERO[how](text)
     return f"-{match[1].strip()}" if match else text
+
+
+_MARKS_MAX = 8
+_AROUND = frozenset({"()", "[]", "{}", "<>"})
+
+
+def unmarked(text: str, marks: Sequence[str]) -> tuple[str, list[str]]:
+    """``text`` without the marks that stand before, behind or around it, and those marks."""
+    found: list[str] = []
+    text = text.strip()
+    while text and len(found) < _MARKS_MAX:
+        for mark in marks:
+            if mark in _AROUND and text[0] == mark[0] and text[-1] == mark[1] and len(text) > 2:
+                text = text[1:-1]
+            elif text.endswith(mark):
+                text = text[: -len(mark)]
+            elif text.startswith(mark):
+                text = text[len(mark) :]
+            else:
+                continue
+            found.append(mark)
+            text = text.strip()
+            break
+        else:
+            break
+    return text, found
 
 
 def _shifted(whole: str, fraction: str, exponent: int) -> str:

@@ -29,6 +29,7 @@ from holdfast.records.model import MappedRecord, Measure, PeriodValue, Scalar
 from holdfast.registry.model import Profile
 
 MISSING_SUFFIX = "_missing"
+MARK_SUFFIX = "_mark"
 SALT_BYTES = 32
 WITHHELD = "withheld: the profile has personal fields"
 
@@ -79,8 +80,8 @@ def marks_of(profile: Profile) -> Marks | None:
     for full in marked - {"period"}:
         group, _, name = full.partition(".")
         names[group].add(name)
-        # How the source spelled a missing value says something, too.
-        names["attributes"].add(f"{name}{MISSING_SUFFIX}")
+        # How the source spelled a missing value says something, too; so does a mark.
+        names["attributes"] |= {f"{name}{MISSING_SUFFIX}", f"{name}{MARK_SUFFIX}"}
     return Marks(
         profile=profile.name,
         subject=profile.subject,

@@ -12,6 +12,7 @@ A profile is data: no code, no secrets (only references to them).
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -100,6 +101,10 @@ class Field(Part, frozen=True, kw_only=True):
     """Where the unit stands, when each record says its own."""
     multiplier: DecimalText = "1"
     """What one counts for: ``1000`` for a table in thousands. The value itself is kept as sent."""
+    marks: Annotated[list[Text], Meta(max_length=32)] = []
+    """What may stand before or behind a number written as text and is no part of it: ``*``, ``p``,
+    ``[b]``; ``()`` stands around it, so that ``(123)`` is 123. What stood there is kept in the
+    attribute ``<field>_mark``."""
     description: Text = ""
     """What the value means."""
 
@@ -148,7 +153,8 @@ class Period(Part, frozen=True, kw_only=True):
     year_start: Annotated[int, Meta(ge=1, le=12)] = 1
     """The month in which a year of frequency ``A`` begins, for fiscal, school and water years;
     ``2020/21``, ``2020-21`` and ``2020/2021`` are then read as the year that begins in 2020. It
-    holds for quarters and months where a coding says so (``fiscal_year``)."""
+    holds for halves, quarters and months where a coding says so (``fiscal_year``); a quarter from
+    November is kept by its first day and its length, and is none of the calendar's."""
 
 
 class Unpivot(Part, frozen=True, kw_only=True):
@@ -158,9 +164,15 @@ class Unpivot(Part, frozen=True, kw_only=True):
     """
 
     columns: Text
-    """A regular expression that the whole name of a column must match."""
+    """A regular expression that the whole name of a column must match. Fields read its named groups
+    as ``#name``: ``(?P<year>[0-9]{4}) \\| (?P<sex>.+)`` gives ``#year`` and ``#sex``."""
+    beside: Annotated[dict[FieldName, Text | int], Meta(max_length=8)] = {}
+    """Columns that say more of the cell, by the names with which fields read them (``#flag``). Each
+    is a column's name with ``{column}``, or a group of ``columns``, in its place (``"{column}
+    flag"``, ``"F_{year}"``), or how many columns to the right it stands (``1``; ``-1`` to the
+    left)."""
     skip_nulls: bool = True
-    """Cells that are missing give no record."""
+    """Cells that are missing give no record, unless something stands in a column ``beside``."""
 
 
 class Cursor(Part, frozen=True, kw_only=True):
@@ -348,6 +360,21 @@ def is_tabular(form: Format) -> bool:
     return isinstance(form, CsvFormat | XlsxFormat | JsonStatFormat) or (
         isinstance(form, JsonFormat) and (form.header or form.columns)
     )
+
+
+COLUMN, VALUE = "#column", "#value"
+"""What fields of an unpivoted row read: the column's name and its cell."""
+
+
+def cell_paths(profile: Profile) -> tuple[str, ...]:
+    """The paths by which fields read a cell of an unpivoted row and what belongs to it."""
+    if profile.unpivot is None:
+        return ()
+    try:
+        groups = re.compile(profile.unpivot.columns).groupindex
+    except (re.error, RecursionError, OverflowError):  # a rule says so
+        groups = {}
+    return (COLUMN, VALUE, *(f"#{name}" for name in (*groups, *profile.unpivot.beside)))
 
 
 def field_names(profile: Profile) -> list[str]:

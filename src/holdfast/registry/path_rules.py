@@ -8,7 +8,10 @@ from typing import Any
 
 from holdfast.kernel.errors import Problem
 from holdfast.registry.model import (
+    COLUMN,
+    VALUE,
     Profile,
+    cell_paths,
     is_tabular,
 )
 from holdfast.registry.schema import did_you_mean
@@ -30,9 +33,10 @@ _JSON_BODIES = (*_JSON, JsonStatFormat)
 def value_path_problems(profile: Profile, path: str, where: str) -> Iterator[Problem]:
     """A path that leads from a record to a value."""
     form = profile.source.format
-    if path in {"#column", "#value"}:
-        if profile.unpivot is None:
-            yield Problem(where, f"{path} needs unpivot")
+    if path in cell_paths(profile):
+        return
+    if path in {COLUMN, VALUE}:
+        yield Problem(where, f"{path} needs unpivot")
     elif is_tabular(form):
         if isinstance(form, CsvFormat) and isinstance(form.header, list):
             if path not in form.header:

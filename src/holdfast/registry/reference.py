@@ -92,6 +92,7 @@ In a table (CSV) a path is a column's name. In JSON it is a JSONPath (RFC 9535):
 | `$$` | the enclosing document; a `[*]` that `records` has too is the element around the record |
 | `#name` | a member name that `records` walked over, named in the format's `keys` |
 | `#column`, `#value` | the column and cell of an unpivoted row |
+| `#name` | there also: a named group of `unpivot.columns`, or a column of `unpivot.beside` |
 
 `records` itself is read as a stream: names, indexes and `[*]` only.
 

@@ -19,10 +19,12 @@ from holdfast.registry.model import (
     Limits,
     Profile,
     as_field,
+    is_tabular,
 )
 from holdfast.registry.parts import duration_seconds
 from holdfast.registry.path_rules import origin_problems, value_path_problems
 from holdfast.registry.schema import did_you_mean
+from holdfast.registry.source import JsonFormat
 from holdfast.registry.source_rules import (
     CONTROL,
     parameter_problems,
@@ -88,6 +90,7 @@ def _texts(profile: Profile, _names: Names) -> Iterator[Problem]:
 
 def _fields(profile: Profile, names: Names) -> Iterator[Problem]:
     seen: dict[str, str] = {}
+    marked = {place.partition(".")[2] for _, place, entry in _entries(profile) if entry.marks}
     for group, place, entry in _entries(profile):
         name = place.partition(".")[2]
         if name in seen:
@@ -103,6 +106,8 @@ def _fields(profile: Profile, names: Names) -> Iterator[Problem]:
             field.endswith("." + name.removesuffix("_missing")) for field in names.fields
         ):
             yield Problem(place, "this name keeps the original spelling of a missing value")
+        if name.endswith("_mark") and name.removesuffix("_mark") in marked:
+            yield Problem(place, "this name keeps the marks of a number")
         yield from _field(profile, group, place, entry)
     if not seen and not names.fields:
         yield Problem("", "the profile maps nothing", "give dimensions, measures or attributes")
@@ -127,6 +132,7 @@ def _field(profile: Profile, group: str, place: str, entry: Field) -> Iterator[P
         yield Problem(f"{place}.negative", f"a {entry.type} is not below zero")
     elif entry.thousands == entry.decimal:
         yield Problem(f"{place}.thousands", "thousands and decimals need different marks")
+    yield from _marks(place, entry)
     if entry.trim and entry.type != "string":
         yield Problem(f"{place}.trim", f"blanks around a {entry.type} do not count anyway")
     if entry.codes and entry.codes not in profile.code_lists:
@@ -144,6 +150,27 @@ def _field(profile: Profile, group: str, place: str, entry: Field) -> Iterator[P
         yield Problem(f"{place}.multiplier", "nothing counts for zero")
     if entry.constant is not None:
         yield from _constant(place, entry)
+
+
+def _marks(place: str, entry: Field) -> Iterator[Problem]:
+    """A mark must be no part of a number, or it would be another number without it."""
+    if entry.marks and entry.type not in _NUMBERS:
+        yield Problem(
+            f"{place}.marks", f"a {entry.type} has no marks", "split and part take a text apart"
+        )
+    numeric = frozenset("0123456789+-\u2212.,") | {entry.thousands, entry.decimal}
+    for index, mark in enumerate(entry.marks):
+        where = f"{place}.marks[{index}]"
+        if not mark.strip():
+            yield Problem(where, "a blank is no mark; blanks around a number do not count anyway")
+        elif {mark.strip()[0], mark.strip()[-1]} & numeric:
+            yield Problem(
+                where,
+                f"{mark!r} begins or ends with what is part of a number",
+                "where a blank stands before it, split: ' ' takes the text apart",
+            )
+        elif mark == "()" and entry.negative == "parentheses":
+            yield Problem(where, "negative says that (123) is below zero", "leave one out")
 
 
 def _constant(place: str, entry: Field) -> Iterator[Problem]:
@@ -302,12 +329,42 @@ def _overlap(cursor: Cursor) -> Iterator[Problem]:
 
 
 def _unpivot(profile: Profile, _names: Names) -> Iterator[Problem]:
-    if profile.unpivot is None:
+    spec = profile.unpivot
+    if spec is None:
         return
     try:
-        re.compile(profile.unpivot.columns)
+        groups = set(re.compile(spec.columns).groupindex)
     except (re.error, RecursionError, OverflowError) as error:
         yield Problem("unpivot.columns", f"this is no regular expression: {error}")
+        return
+    form = profile.source.format
+    taken = {"column", "value"} | set(form.keys if isinstance(form, JsonFormat) else ())
+    for name in sorted(groups & taken):
+        yield Problem("unpivot.columns", f"#{name} has another meaning", "take another name")
+    for name, column in spec.beside.items():
+        where = f"unpivot.beside.{name}"
+        if name in taken | groups:
+            yield Problem(where, f"#{name} has another meaning", "take another name")
+        if isinstance(column, int):
+            if not is_tabular(form):
+                yield Problem(where, "only the columns of a table stand beside each other")
+            elif not 1 <= abs(column) <= 1000:
+                yield Problem(where, "no such place beside a column", "1 is the next to the right")
+            continue
+        named = set(re.findall(r"\{(\w+)\}", column))
+        if not named:
+            yield Problem(
+                where,
+                f"{column!r} is the same column for every cell",
+                'write "{column} flag", or how many columns to the right it stands; fields read '
+                "what is the same by its name",
+            )
+        for unknown in sorted(named - groups - {"column"}):
+            yield Problem(
+                where,
+                f"there is no {{{unknown}}} to put in",
+                f"known are {', '.join(f'{{{n}}}' for n in ('column', *sorted(groups)))}",
+            )
 
 
 def _source(profile: Profile, _names: Names) -> Iterator[Problem]:

@@ -39,6 +39,10 @@ class JsonFormat(Part, frozen=True, kw_only=True, tag="json", tag_field="type"):
     keys: list[FieldName] = []
     """Names for the member names that the ``[*]`` of ``records`` pass through when they walk over
     an object; fields read them as ``#name``."""
+    skip_rows: Annotated[list[Text], Meta(max_length=32)] = []
+    """What stands at ``records`` and has one of these as its first value is no record: a first
+    object that holds the names of the members, a total. ``Total*`` means every text that begins
+    so."""
     encoding: str = "utf-8"
     """JSON is UTF-8 whatever its media type says (RFC 8259). A byte order mark of UTF-16 or UTF-32
     is heeded; for a source that breaks the rule otherwise, this names its encoding."""
@@ -47,6 +51,8 @@ class JsonFormat(Part, frozen=True, kw_only=True, tag="json", tag_field="type"):
 class NdjsonFormat(Part, frozen=True, kw_only=True, tag="ndjson", tag_field="type"):
     """One JSON value a line."""
 
+    skip_rows: Annotated[list[Text], Meta(max_length=32)] = []
+    """As for ``json``."""
     encoding: str = "utf-8"
     """As for ``json``."""
 
@@ -74,11 +80,15 @@ class CsvFormat(Part, frozen=True, kw_only=True, tag="csv", tag_field="type"):
     """``true``: the first row names the columns; a list: these are the columns and there is no
     such row. Columns of one name (``Value``, ``Value``) are ``Value_1`` and ``Value_2``, one
     without a name is ``c4``, by its number."""
+    header_rows: Annotated[int, Meta(ge=1, le=8)] = 1
+    """How many rows the header has. Their cells are joined to one name: ``2019`` over ``Male`` is
+    ``2019 | Male``. An empty cell in an upper row has what stands to its left there, as merged
+    cells do, up to the next cell of a row above it; a column with cells in no row has no name."""
     skip_lines: NotNegative = 0
     """Lines to skip before the header."""
     header_starts: Text = ""
-    """The text of the header's first cell: rows before it are a preamble of any length and are
-    skipped."""
+    """The text of the header's first cell (of the first cell with text of its first row): rows
+    before it are a preamble of any length and are skipped."""
     skip_after_header: NotNegative = 0
     """Rows to skip after the header (a row of units, or of HXL tags)."""
     skip_rows: Annotated[list[Text], Meta(max_length=32)] = []
@@ -141,6 +151,8 @@ class XlsxFormat(Part, frozen=True, kw_only=True, tag="xlsx", tag_field="type"):
     """Its name, or its position from 1."""
     header_row: Positive = 1
     """The row that names the columns, from 1, as a spreadsheet counts."""
+    header_rows: Annotated[int, Meta(ge=1, le=8)] = 1
+    """As for ``csv``; ``header_row`` is the first of them."""
     header_starts: Text = ""
     """Instead: the text of the header's first cell with text; rows before it are skipped."""
     skip_after_header: NotNegative = 0

@@ -207,6 +207,8 @@ def _csv(form: CsvFormat, where: str) -> Iterator[Problem]:
         yield Problem(
             f"{where}.header_starts", "there is a header to look for only with header: true"
         )
+    if form.header_rows > 1 and form.header is not True:
+        yield Problem(f"{where}.header_rows", "the file has rows of names only with header: true")
     marks = [mark for mark in (form.delimiter, form.quote, form.escape) if mark]
     if len(set(marks)) != len(marks):
         yield Problem(where, "delimiter, quote and escape must differ")

@@ -92,12 +92,12 @@ def _fiscal(period: Period, pattern: str, groups: set[str]) -> Iterator[Problem]
         return
     if frequency not in _LONG:
         yield Problem(where, f"{pattern!r}: only A, S, Q and M are parts of a fiscal year")
-    elif frequency in {"S", "Q"} and (period.year_start - 1) % _LONG[frequency]:
+    elif _CALENDAR.get(frequency) in groups and (period.year_start - 1) % _LONG[frequency]:
         yield Problem(
             where,
-            f"{_NAMED[frequency]} of a year that begins in month {period.year_start} are none of "
-            "the calendar's",
-            "no such period is kept: map what names them as a dimension",
+            f"{pattern!r} names the calendar's {_NAMED[frequency]}, and one of them lies in two "
+            f"years that begin in month {period.year_start}",
+            "(?P<sub>…) is for those that count from there",
         )
 
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -503,11 +504,77 @@ def test_names_in_the_place_of_a_first_record_are_said(tmp_path: Path) -> None:
         for i in range(1, 10)
         for uf in ("11", "35")
     ]
-    found, notes = made_of(tmp_path / "x", json.dumps([names, *rows]), rejects=1)
+    found, notes = made_of(tmp_path / "x", json.dumps([names, *rows]))
+    assert drawn(found, "source")["format"] == {"type": "json", "skip_rows": ["Valor"]}
     assert drawn(found, "key") == ["dimensions.d1_c", "period"]
     assert list(drawn(found, "measures")) == ["v"]
     assert drawn(found, "period") == {"path": "$.D2C", "frequency": "M"}
-    assert any("cannot be skipped here: 'Valor, UF" in note for note in notes)
+    assert any("are skipped (`skip_rows`): 'Valor, UF" in note for note in notes)
+
+
+def test_two_header_rows_are_joined_and_taken_apart(tmp_path: Path) -> None:
+    def page(first: str, second: str) -> str:
+        rows = "".join(f"{place},{c},1,2,3,4\n" for c, place in enumerate("ABCDEFGH"))
+        return f"{first}\n{second}\n{rows}"
+
+    found, notes = made_of(tmp_path / "x", page("Area,Code,2019,,2020,", ",,M,F,M,F"))
+    assert drawn(found, "source")["format"] == {"type": "csv", "header_rows": 2}
+    assert found.unpivot is not None
+    assert re.fullmatch(found.unpivot.columns, "2021 | M and F")
+    assert set(found.key) == {"dimensions.code", "dimensions.group", "period"}
+    assert drawn(found, "period") == {"path": "#time", "frequency": "A"}
+    assert any("Two rows name the columns" in note for note in notes)
+    found, _ = made_of(
+        tmp_path / "x", "Population,,,,,\n" + page(",,M,,F,", "Area,Code,2019,2020,2019,2020")
+    )
+    form = {"type": "csv", "header_rows": 2, "header_starts": "M"}
+    assert drawn(found, "source")["format"] == form
+    assert set(found.key) == {"dimensions.code", "dimensions.group", "period"}
+    assert drawn(found, "period") == {"path": "#time", "frequency": "A"}
+    rows = [["Area", None, 2019, None, 2020], [None, "Code", "M", "F", "M"]]
+    rows += [[p, f"{p}{p}", 1, 2, 3] for p in "ABCDEFGH"]
+    found = drafted(tmp_path / "x", workbook(("s", rows)))
+    assert drawn(found, "source")["format"] == {"type": "xlsx", "header_rows": 2}
+    found = drafted(tmp_path / "x", workbook(("s", [["Title"], *rows])), header_row=2)
+    assert drawn(found, "source")["format"] == {"type": "xlsx", "header_row": 2, "header_rows": 2}
+
+
+@pytest.mark.parametrize(
+    ("names", "beside"),
+    [
+        ("2019,2019 flag,2020,2020 flag,2021,2021 flag,2022,2022 flag", "{column} flag"),
+        ("2019,,2020,,2021,,2022,", 1),
+        ("2019,Flag,2020,Flag,2021,Flag,2022,Flag", 1),
+        ("2019,f,2020,g,2021,h,2022,i", None),
+    ],
+)
+def test_flags_beside_the_years_are_theirs(
+    tmp_path: Path, names: str, beside: str | int | None
+) -> None:
+    rows = "".join(f"{p},1.5,p,2.5,,3.5,e,4.5,\n" for p in "ABCDEFGH")
+    found = drafted(tmp_path / "x", f"geo,{names}\n{rows}")
+    assert found.unpivot is not None
+    assert found.unpivot.beside == ({"flag": beside} if beside else {})
+    assert ("flag" in found.attributes) == bool(beside)
+
+
+@pytest.mark.parametrize(
+    ("names", "period"),
+    [
+        ("2020-01,2020-02,2020-03,2020-04", {"frequency": "M"}),
+        ("2019Q4,2020Q1,2020Q2,2020Q3", {"frequency": "Q"}),
+        ("2020-01-31,2020-02-29,2020-03-31,2020-04-30", {"frequency": "D"}),
+        ("Jan 2020,Feb 2020,Mar 2020,Apr 2020", {"frequency": "M", "format": "%b %Y"}),
+        ("Jan-20,Feb-20,Mar-20,Apr-20", {"frequency": "M", "format": "%b-%y"}),
+    ],
+)
+def test_columns_that_are_periods_of_any_kind(
+    tmp_path: Path, names: str, period: dict[str, str]
+) -> None:
+    rows = "".join(f"{p},1.5,2.5,3.5,4.5\n" for p in "ABCDEFGH")
+    found = drafted(tmp_path / "x", f"geo,{names}\n{rows}")
+    assert drawn(found, "period") == {"path": "#column", **period}
+    assert found.key == ["dimensions.geo", "period"]
 
 
 def test_a_total_among_the_rows_is_said(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import pytest
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.csv import read as read_csv
+from holdfast.collect.formats.json import read as read_json
 from holdfast.collect.formats.json import read_ndjson
 from holdfast.collect.formats.json_stat import read as read_cube
 from holdfast.collect.model import Bounds, RawRow, ReadContext
-from holdfast.registry.source import CsvFormat, JsonStatFormat, NdjsonFormat
+from holdfast.registry.source import CsvFormat, JsonFormat, JsonStatFormat, NdjsonFormat
 from tests.conformance.test_formats import Bytes
 from tests.unit.collect.helpers import mapped, profile
 
@@ -103,6 +104,59 @@ def test_a_repeated_name_is_read_by_its_number_only(tmp_path: Path) -> None:
     assert measured(v="Value_2") == ["2"]
     with pytest.raises(ParseFailed, match="no column 'Value_3'"):
         measured(v="Value_3")
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "names"),
+    [
+        ("g,c,2019,,2020\n,,m,f,m\n", 2, ["g", "c", "2019 | m", "2019 | f", "2020 | m"]),
+        (",,2019,,2020\ng,c,m,f,m\n", 2, ["g", "c", "2019 | m", "2019 | f", "2020 | m"]),
+        ("a,2019,2019,n\n,m,f,\n", 2, ["a", "2019 | m", "2019 | f", "n"]),
+        # not across the edge of a cell above; the same cell twice is none
+        ("a,X,,,Y,\n,p,,q,,r\n,1,2,1,3,1\n", 3,
+         ["a", "X | p | 1", "X | p | 2", "X | q | 1", "Y | 3", "Y | r | 1"]),
+        ("a,X,X,X\n,p,,q\n,1,2,1\n", 3, ["a", "X | p | 1", "X | p | 2", "X | q | 1"]),
+        # a column without a cell of its own
+        ("a,X,,,Y\n,m,f,,m\n", 2, ["a", "X | m", "X | f", "c4", "Y | m"]),
+        ("a,X,,Y\n,m,m,f\n", 2, ["a", "X | m", "X | m_2", "Y | f"]),
+    ],
+)  # fmt: skip
+def test_several_header_rows_name_a_column_together(text: str, rows: int, names: list[str]) -> None:
+    cells = ",".join("1" * len(names))
+    [found] = csv(f"{text}{cells}\n", header_rows=rows)
+    assert list(found) == names
+
+
+def test_a_second_header_row_belongs_to_the_first_only() -> None:
+    two = "Table 1,,\n\narea,2019,\n,m,f\nA,1,2\narea,2019,\n,m,f\nB,3,4\n"
+    about: dict[str, Any] = {"header_rows": 2, "header_starts": "area", "skip_rows": ["area", "m"]}
+    assert csv(two, **about) == [
+        {"area": "A", "2019 | m": "1", "2019 | f": "2"},
+        {"area": "B", "2019 | m": "3", "2019 | f": "4"},
+    ]
+    with pytest.raises(ParseFailed, match=r"calls column 3 'x', and the first 'f'"):
+        csv(two.replace(",m,f\nB", ",m,x\nB"), **about)
+    with pytest.raises(ParseFailed, match="there are no 2 header rows"):
+        csv("a,b\n", header_rows=2)
+
+
+def test_what_begins_with_a_name_of_another_kind_is_no_record() -> None:
+    names, row = {"NC": "Level (Code)", "V": "Value"}, {"NC": "1", "V": "2.5"}
+    page = msgspec.json.encode(
+        [names, row, {"NC": "Total A", "V": "9"}, {"NC": None, "V": "Total"}]
+    )
+    form = JsonFormat(skip_rows=["Level (Code)", "Total*"])
+    found = list(read_json(Bytes(page), form, ReadContext()))
+    assert [(each.position, each.value) for each in found] == [(1, row)]
+    nested = msgspec.json.encode([{"a": {"b": ["", "Level"]}}, {"a": {"b": ["x"]}}])
+    form = JsonFormat(skip_rows=["Level"])
+    assert len(list(read_json(Bytes(nested), form, ReadContext()))) == 1
+    arrays = msgspec.json.encode([["i", "v"], ["Total", 3], ["a", 1]])
+    form = JsonFormat(header=True, skip_rows=["Total"])
+    assert [r.value for r in read_json(Bytes(arrays), form, ReadContext())] == [{"i": "a", "v": 1}]
+    lines = b'{"i": "Total", "v": 3}\n{"i": "a", "v": 1}\n'
+    spec = NdjsonFormat(skip_rows=["Total"])
+    assert [r.position for r in read_ndjson(Bytes(lines), spec, ReadContext())] == [1]
 
 
 def test_a_header_that_is_nowhere_is_an_error() -> None:

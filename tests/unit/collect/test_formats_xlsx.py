@@ -117,6 +117,19 @@ def test_what_publishers_put_around_a_table() -> None:
         values(data, sheet=2, header_starts="Ort")
 
 
+def test_merged_cells_of_two_header_rows_name_their_columns() -> None:
+    rows = [
+        ["Population"], ["Area", None, 2019, None, None, 2020], [None, "Code", "M", "F", None, "M"],
+        ["A", "a", 1, 2, None, 3],
+    ]  # fmt: skip
+    found = values(workbook(("s", rows)), header_row=2, header_rows=2)
+    expected = {"Area": "A", "Area | Code": "a", "2019 | M": "1", "2019 | F": "2", "2020 | M": "3"}
+    assert found == [{**expected, "c5": None}]
+    assert values(workbook(("s", rows)), header_starts="Area", header_rows=2) == found
+    with pytest.raises(ParseFailed, match="no header row"):
+        values(workbook(("s", rows[:2])), header_row=2, header_rows=2)
+
+
 def test_footnotes_are_found_behind_an_empty_column() -> None:
     rows = [[None, "place", "people"], [None, "a", 1], [None, "Notes: none"], [None, "b", 2]]
     found = values(workbook(("s", rows)), stop_at="Notes")

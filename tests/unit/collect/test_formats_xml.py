@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from lxml import etree
 
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
-from holdfast.collect.formats.xml import leaves, read, read_feed, xpath_getter
+from holdfast.collect.formats.xml import XmlRecord, leaves, read, read_feed, xpath_getter
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.registry.source import FeedFormat, XmlFormat
 from tests.conformance.test_formats import Bytes
@@ -273,6 +274,36 @@ def test_fields_of_a_record_have_paths_that_select_them() -> None:
     assert found == {"@a": "1", "b": "2", "c/d[1]": "3", "c/d[2]": "4", "g:e/@f": "5", "g:e": ""}
     for path, value in found.items():
         assert xpath_getter(path, {"g": "urn:g"})(row.value.element) == value
+
+
+class Counted(etree.ElementBase):  # type: ignore[misc]
+    """An element that counts how often it is asked what it is."""
+
+    asked: ClassVar[list[int]] = [0]
+
+    @property
+    def tag(self) -> Any:
+        self.asked[0] += 1
+        return super().tag
+
+
+def test_a_record_of_many_parts_is_looked_through_once() -> None:
+    parser = etree.XMLParser()
+    parser.set_element_class_lookup(etree.ElementDefaultClassLookup(element=Counted))
+    asked = []
+    for count in (50, 500):
+        parts = "".join(f"<x>{number}</x><y a='{number}'/>" for number in range(count))
+        record = XmlRecord(etree.fromstring(f"<r>{parts}</r>", parser))
+        Counted.asked[0] = 0
+        found = list(leaves(record, {}))
+        asked.append(Counted.asked[0])
+        assert len(found) == 3 * count
+        assert found[-3:] == [
+            (f"x[{count}]", str(count - 1)),
+            (f"y[{count}]/@a", str(count - 1)),
+            (f"y[{count}]", ""),
+        ]
+    assert asked[1] == 10 * asked[0] > 0
 
 
 def test_a_whole_profile_of_xml(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.collect.errors import MappingRefused
+from holdfast.collect.errors import MappingRefused, ParseFailed
 from holdfast.collect.mapping import Mapping, excerpt
 from holdfast.collect.model import Number, RawRow
 from holdfast.records.model import MappedRecord, Measure, Reject
@@ -118,6 +119,9 @@ def test_values_of_every_type(value: Any, field: dict[str, Any], expected: Any) 
         ("abc", {"type": "decimal"}, "'abc' is not a number"),
         ("5.5", {"type": "integer"}, "'5.5' is not a whole number"),
         ("(5)", {"type": "decimal"}, "'(5)' is not a number; `negative: parentheses`"),
+        ("(5)", {"type": "decimal"}, '`marks: ["()"]` where it says that a number is not'),
+        ("5 p", {"type": "decimal", "marks": ["b"]}, "'5 p' is not a number"),
+        ("*b", {"type": "decimal", "marks": ["*"]}, "'b' is not a number"),
         ("(1,234)", {"type": "integer", "thousands": ","}, "; `negative: parentheses`"),
         ("5-", {"type": "decimal"}, "'5-' is not a number; `negative: trailing`"),
         ("5-", {"type": "decimal", "negative": "parentheses"}, "is not a number"),
@@ -268,6 +272,117 @@ def test_a_wide_row_becomes_a_record_for_each_matching_column() -> None:
         (["A", "1962"], "1234"),
         (["A", "1964"], "5"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("sent", "value", "mark"),
+    [
+        ("(123)", "123", "()"),
+        ("(1,234.5)", "1234.5", "()"),
+        ("(-5)", "-5", "()"),
+        ("12.30*", "12.30", "*"),
+        ("12.30 [b]", "12.30", "[b]"),
+        ("<0.5", "0.5", "<"),
+        ("(7) p*", "7", "* p ()"),
+        ("12 pp", "12", "pp"),
+        ("12", "12", None),
+        (12, "12", None),
+        (Number("12"), "12", None),
+        ("", None, None),
+        ("n/a", None, None),
+        (": p", None, "p"),
+        ("p", None, "p"),
+    ],
+)
+def test_a_mark_is_no_part_of_the_number_and_is_kept(
+    sent: Any, value: str | None, mark: str | None
+) -> None:
+    marks = ["()", "*", "[b]", "<", "p", "pp"]
+    field = {"path": "$.v", "marks": marks, "thousands": ","}
+    found = record({"v": sent}, nulls=["", ":", "n/a"], measures={"v": field})
+    assert found.measures["v"].value == value
+    assert found.attributes.get("v_mark") == mark
+    missing = sent if value is None and sent else None
+    assert found.attributes.get("v_missing") == missing
+    whole = record({"v": "(12)"}, dimensions={"d": {**field, "type": "integer"}})
+    assert (whole.dimensions["d"], whole.attributes["d_mark"]) == (12, "()")
+
+
+def wide(row: dict[str, Any], source: dict[str, Any], **spec: Any) -> list[list[Any]]:
+    mapping = Mapping(
+        profile(
+            source, nulls=["", ":"], unpivot=spec,
+            measures={"v": "#value"}, attributes={"f": "#flag"},
+        )
+    )  # fmt: skip
+    found = list(mapping.map(RawRow(0, row), 0))
+    assert all(isinstance(each, MappedRecord) for each in found), found
+    return [[each.measures["v"].value, each.attributes["f"]] for each in found]  # type: ignore[union-attr]
+
+
+CSV: dict[str, Any] = {"format": {"type": "csv"}}
+
+
+@pytest.mark.parametrize(
+    ("columns", "beside", "names"),
+    [
+        (r"\d{4}", "{column} flag", ["2019", "2019 flag", "2020", "2020 flag"]),
+        (r"V(?P<year>\d{4})", "F_{year}", ["V2019", "V2020", "F_2019", "F_2020"]),
+        (r"\d{4}", 1, ["2019", "c3", "2020", "c5"]),
+        (r"\d{4}", -1, ["f", "2019", "f_2", "2020"]),
+    ],
+)
+def test_a_value_has_the_flag_beside_it(columns: str, beside: str | int, names: list[str]) -> None:
+    def row(*cells: str) -> dict[str, str]:
+        first = [name for name in names if re.fullmatch(columns, name)]
+        flags = [name for name in names if name not in first]
+        told = dict(zip((*first, *flags), cells, strict=True))
+        return {"geo": "A", **{name: told[name] for name in names}}
+
+    spec = {"columns": columns, "beside": {"flag": beside}}
+    assert wide(row("1", "2", "p", ""), CSV, **spec) == [["1", "p"], ["2", None]]
+    # a number that is confidential is missing, and not gone
+    assert wide(row("1", "", "", "c"), CSV, **spec) == [["1", None], [None, "c"]]
+    assert wide(row("1", ":", "", ":"), CSV, **spec) == [["1", None]]
+
+
+def test_a_flag_that_is_nowhere_fails_the_table() -> None:
+    named = {"columns": r"\d{4}", "beside": {"flag": "{column} flag"}}
+    with pytest.raises(ParseFailed, match="there is no column '2020 flag'") as caught:
+        wide({"2019": "1", "2019 flag": "", "2020": "2", "2020 Flag": "c"}, CSV, **named)
+    assert caught.value.hint == "did you mean '2020 Flag'?"
+    placed = {"columns": r"\d{4}", "beside": {"flag": 1}}
+    with pytest.raises(ParseFailed, match="right of '2020' is not there"):
+        wide({"2019": "1", "c2": "", "2020": "2"}, CSV, **placed)
+    with pytest.raises(ParseFailed, match="right of '2019' is '2020', a value itself"):
+        wide({"2019": "1", "2020": "2", "c3": "p"}, CSV, **placed)
+    # what a member of JSON lacks it has not
+    assert wide({"2019": "1", "2020": "2", "2020 flag": "c"}, JSON, **named) == [
+        ["1", None],
+        ["2", "c"],
+    ]
+
+
+def test_a_column_s_name_is_taken_apart_by_its_groups() -> None:
+    mapping = Mapping(
+        profile(
+            CSV,
+            key=["dimensions.sex", "period"],
+            unpivot={"columns": r"(?P<when>\w+ \d{4}) \| (?P<sex>[^|]+)(?P<odd>!)?"},
+            dimensions={"sex": "#sex"},
+            measures={"n": "#value"},
+            attributes={"odd": "#odd"},
+            period={"path": "#when", "format": "%b %Y", "frequency": "M"},
+        )
+    )
+    row = RawRow(0, {"Jan 2019 | M": "1", "Jan 2019 | F": "2", "Feb 2019 | M": "3", "Total": "6"})
+    found = list(mapping.map(row, 0))
+    assert [(f.key, f.measures["n"].value) for f in found] == [  # type: ignore[union-attr]
+        (["M", "2019-01"], "1"),
+        (["F", "2019-01"], "2"),
+        (["M", "2019-02"], "3"),
+    ]
+    assert found[0].attributes["odd"] is None  # type: ignore[union-attr]
 
 
 def test_an_hour_shown_twice_is_a_reject_where_the_profile_asks_for_it() -> None:

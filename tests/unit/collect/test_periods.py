@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from holdfast.collect import periods
 from holdfast.collect.errors import MappingRefused
+from holdfast.records.listing import period_text
 from holdfast.records.model import PeriodValue
 
 
@@ -174,6 +175,38 @@ def test_quarters_and_months_of_fiscal_years(
 ) -> None:
     found = periods.reader("A", "", {coding: to}, UTC, year_start=month)(text)
     assert (found.start, found.end, found.frequency) == (start, end, to)
+
+
+@pytest.mark.parametrize(
+    ("coding", "to", "month", "text", "start", "end"),
+    [
+        (ENDED, "Q", 11, "FY2021Q1", "2020-11-01", "2021-02-01"),
+        (ENDED, "Q", 11, "FY2021Q2", "2021-02-01", "2021-05-01"),
+        (ENDED, "Q", 2, "FY2021Q4", "2020-11-01", "2021-02-01"),
+        (BEGUN, "Q", 12, "2019/20 Q1", "2019-12-01", "2020-03-01"),
+        (r"(?P<fiscal_year>\d{4}) H(?P<sub>\d)", "S", 4, "2019 H2", "2019-10-01", "2020-04-01"),
+    ],
+)  # fmt: skip
+def test_quarters_and_halves_of_years_from_any_month_are_none_of_the_calendar_s(
+    coding: str, to: str, month: int, text: str, start: str, end: str
+) -> None:
+    found = periods.reader("A", "", {coding: to}, UTC, year_start=month)(text)
+    assert (found.start, found.end, found.frequency) == (start, end, to)
+    assert periods.name(found) == f"{start} {to}" == period_text(found)
+
+
+def test_no_two_quarters_share_a_name() -> None:
+    read = {m: periods.reader("A", "", {BEGUN: "Q"}, UTC, year_start=m) for m in range(1, 13)}
+    found = {
+        (p.start, periods.name(p))
+        for year in (2019, 2020)
+        for month in read
+        for number in (1, 2, 3, 4)
+        for p in [read[month](f"{year}/{(year + 1) % 100} Q{number}")]
+    }
+    assert len(found) == len({name for _, name in found}) == len({start for start, _ in found})
+    assert ("2020-04-01", "2020-Q2") in found
+    assert ("2020-11-01", "2020-11-01 Q") in found
 
 
 def test_a_quarter_that_no_coding_reads_is_not_guessed_beside_a_fiscal_year() -> None:

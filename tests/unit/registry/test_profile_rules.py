@@ -50,6 +50,10 @@ def fiscal(pattern: str, frequency: str, month: int = 4) -> dict[str, Any]:
     return changed("period", period)
 
 
+def wide(columns: str = r"(?P<year>\d{4})", **beside: str | int) -> dict[str, Any]:
+    return changed("unpivot", {"columns": columns, "beside": beside})
+
+
 @pytest.mark.parametrize(
     "plain",
     [
@@ -61,6 +65,10 @@ def fiscal(pattern: str, frequency: str, month: int = 4) -> dict[str, Any]:
         fiscal(r"(?P<fiscal_year>\d{4})Q(?P<quarter>\d)", "Q"),
         fiscal(r"(?P<year>\d{4})-(?P<month>\d\d)", "M"),
         fiscal(r"FY(?P<end_year>\d{4})", "A"),
+        fiscal(r"(?P<fiscal_year>\d{4})Q(?P<sub>\d)", "Q", 2),
+        wide(flag="{column} flag"),
+        wide(flag=-1, note="N{year}"),
+        changed("measures/rain/marks", ["()", "p", "<", "[1]", "\u00b9"]),
     ],
 )
 def test_expressions_and_fiscal_parts_that_say_what_they_mean_are_good(plain: Any) -> None:
@@ -382,9 +390,9 @@ def test_the_good_profiles_are_good() -> None:
             "only A, S, Q and M",
         ),
         (
-            fiscal(r"(?P<fiscal_year>\d{4})Q(?P<sub>\d)", "Q", 2),
+            fiscal(r"(?P<fiscal_year>\d{4})Q(?P<quarter>\d)", "Q", 2),
             "period.codings",
-            "none of the calendar's",
+            "lies in two years that begin in month 2",
         ),
         (changed("source/body", "x"), "source.body", "only a POST has a body"),
         (changed("source/method", "POST"), "source.body", "a POST needs a body"),
@@ -394,6 +402,42 @@ def test_the_good_profiles_are_good() -> None:
             "only a zip archive",
         ),
         (changed("unpivot", {"columns": "("}), "unpivot.columns", "no regular expression"),
+        (wide("(?P<value>.*)"), "unpivot.columns", "#value has another meaning"),
+        (wide(year="{column}"), "unpivot.beside.year", "#year has another meaning"),
+        (wide(flag="{yaer} flag"), "unpivot.beside.flag", "known are {column}, {year}"),
+        (wide(flag="flag"), "unpivot.beside.flag", "the same column for every cell"),
+        (wide(flag=0), "unpivot.beside.flag", "1 is the next to the right"),
+        (
+            both(("unpivot", {"columns": "x", "beside": {"flag": 1}}), base=json_profile()),
+            "unpivot.beside.flag",
+            "only the columns of a table",
+        ),
+        (
+            changed(
+                "source/format",
+                {"type": "csv", "header": ["Station", "Rain", "Date"], "header_rows": 2},
+            ),
+            "source.format.header_rows",
+            "only with header: true",
+        ),
+        (changed("measures/rain/marks", ["-"]), "measures.rain.marks[0]", "part of a number"),
+        (changed("measures/rain/marks", ["p", "1)"]), "measures.rain.marks[1]", "part of a number"),
+        (changed("measures/rain/marks", [" "]), "measures.rain.marks[0]", "a blank is no mark"),
+        (
+            changed("dimensions/station", {"path": "Station", "marks": ["*"]}),
+            "dimensions.station.marks",
+            "a string has no marks",
+        ),
+        (
+            both(("measures/rain/marks", ["()"]), ("measures/rain/negative", "parentheses")),
+            "measures.rain.marks[0]",
+            "(123) is below zero",
+        ),
+        (
+            both(("measures/rain/marks", ["p"]), ("attributes", {"rain_mark": "x"})),
+            "attributes.rain_mark",
+            "keeps the marks",
+        ),
         (
             changed("source/success", {"path": "$.s", "equals": []}),
             "source.success.equals",

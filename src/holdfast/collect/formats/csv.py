@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from itertools import chain, takewhile, zip_longest
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice, takewhile, zip_longest
 from typing import BinaryIO, NoReturn, TypeVar
 
 from holdfast.collect.content import Content
 from holdfast.collect.encodings import HINT, encoding_of
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
-from holdfast.collect.formats.names import table_names, unique_names
+from holdfast.collect.formats.names import joined_names, table_names, unique_names
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.collect.values import printable
 from holdfast.registry.source import CsvFormat, Format
@@ -120,22 +120,30 @@ def until(cells: Iterator[Row], stop_at: str) -> Iterator[Row]:
 
 
 def without(
-    cells: Iterator[Row], skipped: Sequence[str], header: Sequence[str | None]
+    cells: Iterator[Row], skipped: Sequence[str], header: Sequence[Sequence[str | None]]
 ) -> Iterator[Row]:
     """The rows but for those whose first cell with text is one of ``skipped``.
 
-    Raises :class:`ParseFailed` where one that is to be skipped begins as ``header`` does and names
-    other columns: what follows is another table, and its numbers would be taken for the first's.
+    Raises :class:`ParseFailed` where one that is to be skipped begins as a row of ``header`` does
+    and names other columns: what follows is another table, and its numbers would be taken for the
+    first's.
     """
-    begins, plain = first_text(header), _plain(header)
-    whole = {text for text in skipped if not text.endswith("*")}
-    begun = tuple(text[:-1] for text in skipped if text.endswith("*"))
+    known = [_plain(row) for row in header]
+    begins = {first_text(row): _plain(row) for row in reversed(header) if first_text(row)}
+    is_skipped = skipping(skipped)
     for row in cells:
         text = first_text(row)
-        if text not in whole and not (begun and text.startswith(begun)):
+        if not is_skipped(text):
             yield row
-        elif begins and text == begins and _plain(row) != plain:
-            _refuse_header(plain, _plain(row))
+        elif text in begins and _plain(row) not in known:
+            _refuse_header(begins[text], _plain(row))
+
+
+def skipping(skipped: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a row that begins with a text is one of ``skip_rows``."""
+    whole = {text for text in skipped if not text.endswith("*")}
+    begun = tuple(text[:-1] for text in skipped if text.endswith("*"))
+    return lambda text: text in whole or bool(begun and text.startswith(begun))
 
 
 def _plain(row: Sequence[str | None]) -> list[str]:
@@ -190,16 +198,21 @@ def _cells(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[lis
 
 def _header(
     cells: Iterator[list[str]], spec: CsvFormat, context: ReadContext
-) -> tuple[list[str], list[str], Iterator[list[str]]]:
-    """The names of the columns, the file's own row of them, if any, and the rows that follow.
+) -> tuple[list[str], list[list[str]], Iterator[list[str]]]:
+    """The names of the columns, the file's own rows of them, if any, and the rows that follow.
 
     They come from the file, from the profile, or, with ``header: false``, are ``c1``, ``c2``, …
     """
     if isinstance(spec.header, list):
         return unique_names([name.strip() for name in spec.header]), [], cells
-    first = next((row for row in cells if row), None)
     if spec.header:
-        if first is None:
-            raise ParseFailed("cannot read CSV: there is no header row")
-        return table_names([name.strip() for name in first], context), first, cells
+        header = list(islice((row for row in cells if row), spec.header_rows))
+        if len(header) < spec.header_rows:
+            raise ParseFailed(
+                "cannot read CSV: there is no header row"
+                if not header
+                else f"cannot read CSV: there are no {spec.header_rows} header rows"
+            )
+        return table_names(joined_names(header), context), header, cells
+    first = next((row for row in cells if row), None)
     return unique_names([""] * len(first or ())), [], chain([first] if first else [], cells)

@@ -20,6 +20,7 @@ from holdfast.collect import paths
 from holdfast.collect.content import Content
 from holdfast.collect.encodings import HINT, known, marked
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
+from holdfast.collect.formats.csv import skipping
 from holdfast.collect.formats.names import check_columns
 from holdfast.collect.model import Bounds, Number, RawRow, ReadContext
 from holdfast.collect.paths import Steps, Wild
@@ -83,8 +84,10 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     assert isinstance(spec, JsonFormat)
     rows = Document(content, context, spec.keys, spec.encoding).rows(spec.records)
     if spec.columns:
-        return _from_columns(rows)
-    return _with_header(rows, context.columns) if spec.header else rows
+        rows = _from_columns(rows)
+    elif spec.header:
+        rows = _with_header(rows, context.columns)
+    return _without(rows, spec.skip_rows)
 
 
 def read_geojson(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
@@ -106,7 +109,22 @@ def read_geojson(content: Content, spec: Format, context: ReadContext) -> Iterat
 def read_ndjson(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
     """One JSON value after the other, as lines."""
     assert isinstance(spec, NdjsonFormat)
-    return _sequence(content, context, spec.encoding)
+    return _without(_sequence(content, context, spec.encoding), spec.skip_rows)
+
+
+def _without(rows: Iterator[RawRow], skipped: Sequence[str]) -> Iterator[RawRow]:
+    """The rows but for those whose first value is one of ``skipped``; positions still count all."""
+    if not skipped:
+        return rows
+    is_skipped = skipping(skipped)
+    return (row for row in rows if not is_skipped(_first_text(row.value)))
+
+
+def _first_text(value: Any) -> str:
+    """The first scalar in a value that is no empty text, in the order in which it was sent."""
+    if isinstance(value, dict | list):
+        return next(filter(None, map(_first_text, _members(value))), "")
+    return str(value).strip() if isinstance(value, str | int) else ""
 
 
 def _with_header(rows: Iterator[RawRow], columns: Sequence[str]) -> Iterator[RawRow]:

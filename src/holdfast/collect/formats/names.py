@@ -11,6 +11,29 @@ from holdfast.collect.errors import ParseFailed
 from holdfast.collect.model import ReadContext
 from holdfast.collect.values import printable
 
+JOINT = " | "
+"""What stands between the names of several header rows."""
+
+
+def joined_names(rows: Sequence[Sequence[str | None]]) -> list[str]:
+    """The names under a header of one row or of several: ``2019`` over ``Male`` is ``2019 | Male``.
+
+    An empty cell of an upper row has what stands to its left there, but not across the edge of a
+    cell in a row above it. A column without a cell of its own has no name.
+    """
+    width = max(map(len, rows), default=0)
+    texts = [[*((cell or "").strip() for cell in row), *[""] * (width - len(row))] for row in rows]
+    held = [""] * len(rows)
+    names = []
+    for own in zip(*texts, strict=True):
+        for level, text in enumerate(own):
+            if text and text != held[level]:
+                held[level:] = [text, *[""] * (len(own) - level - 1)]
+        deepest = max((level for level, text in enumerate(own) if text), default=-1)
+        names.append(JOINT.join(filter(None, held[: deepest + 1])))
+        held[-1] = ""
+    return names
+
 
 def table_names(header: Sequence[str], context: ReadContext) -> list[str]:
     """The names of the columns under ``header``, all that the profile reads among them.

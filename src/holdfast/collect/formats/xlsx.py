@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any, BinaryIO, NoReturn
 
 from lxml import etree
@@ -20,7 +20,7 @@ from lxml import etree
 from holdfast.collect.content import Content, open_archive, open_entry, random_access
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.csv import first_text, from_header, without
-from holdfast.collect.formats.names import table_names
+from holdfast.collect.formats.names import joined_names, table_names
 from holdfast.collect.model import Bounds, Formula, Number, RawRow, ReadContext
 from holdfast.registry.source import Format, XlsxFormat
 
@@ -60,6 +60,12 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
         yield from _rows(workbook.rows(spec.sheet), spec, context)
 
 
+def first_rows(content: Content, sheet: str | int, count: int) -> list[list[Cell]]:
+    """The first rows of a sheet as they stand there."""
+    with random_access(content) as raw:
+        return list(islice(_Workbook(raw, Bounds()).rows(sheet), count))
+
+
 def _rows(cells: Iterator[list[Cell]], spec: XlsxFormat, context: ReadContext) -> Iterator[RawRow]:
     bounds = context.bounds
     if spec.header_starts:
@@ -71,15 +77,16 @@ def _rows(cells: Iterator[list[Cell]], spec: XlsxFormat, context: ReadContext) -
         # Unlike in text, an empty column often stands before a table.
         stop_at = spec.stop_at
         cells = takewhile(lambda row: not first_text(row).startswith(stop_at), cells)
-    header = next(cells, None)
-    if header is None or not any(header):
+    header = list(islice(cells, spec.header_rows))
+    if len(header) < spec.header_rows or not any(map(any, header)):
         raise ParseFailed(
             "cannot read the sheet: there is no header row",
             hint="`source.format.header_row` or `header_starts` says where it is",
         )
-    while header and header[-1] is None:
-        header.pop()
-    names = table_names([(name or "").strip() for name in header], context)
+    for row in header:
+        while row and row[-1] is None:
+            row.pop()
+    names = table_names(joined_names(header), context)
     for _ in range(spec.skip_after_header):
         next(cells, None)
     if spec.skip_rows:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
@@ -517,12 +518,14 @@ def leaves(record: XmlRecord, namespaces: Mapping[str, str]) -> Iterator[tuple[s
         base = f"{path}/" if path else ""
         for name, value in element.attrib.items():
             yield f"{base}@{named(name)}", value
-        tags = [child.tag for child in element]
-        for child in element:
-            step = named(child.tag)
-            if tags.count(child.tag) > 1:
-                at = [other for other in element if other.tag == child.tag].index(child)
-                step = f"{step}[{at + 1}]"
+        children = [(child, child.tag) for child in element]
+        times = Counter(tag for _, tag in children)
+        met: Counter[str] = Counter()
+        for child, tag in children:
+            step = named(tag)
+            if times[tag] > 1:
+                met[tag] += 1
+                step = f"{step}[{met[tag]}]"
             yield from walk(child, f"{base}{step}")
         if path and (not len(element) or (element.text or "").strip()):
             yield path, element.text or ""
