@@ -16,10 +16,12 @@ from holdfast.identity.people import store as people_store
 from holdfast.identity.people.model import PersonInvite, RolesChange
 from holdfast.identity.people.service import PeopleService
 from holdfast.identity.signin import oauth_store
+from holdfast.identity.signin.ceremonies import Ceremonies
 from holdfast.identity.signin.model import SessionBegun
 from holdfast.identity.signin.passkey_model import (
     CEREMONY_SECONDS,
     Ceremony,
+    InvitationSeen,
     PasskeyAnswer,
     PasskeySettings,
     SignInFinish,
@@ -288,6 +290,22 @@ async def test_several_passkeys_and_what_ends_with_one(house: House, key: Authen
         await house.passkeys.end(me, last.id)
     assert refused.value.code == "passkey-last"
     await house.sign_in(key)
+
+
+async def test_whoever_begins_without_end_shuts_nobody_out(
+    parts: Parts, clock: ManualClock
+) -> None:
+    ceremonies, begun = Ceremonies(parts, most=3), []
+    for number in range(5):
+        clock.advance(1)
+        seen = InvitationSeen(name=str(number), roles=[], expires_at="", recovery=False)
+        begun.append(await ceremonies.begin("a", seen))
+    for late in begun[:2]:
+        with pytest.raises(Unauthenticated) as over:
+            await ceremonies.take(late, "a", InvitationSeen)
+        assert over.value.code == "ceremony-over"
+    found = [await ceremonies.take(each, "a", InvitationSeen) for each in begun[2:]]
+    assert [each.name for each in found] == ["2", "3", "4"]
 
 
 async def test_an_administrator_brings_back_who_lost_every_passkey(

@@ -70,6 +70,10 @@ _TAKE = text(
 )
 _FORGET = text("DELETE FROM ceremonies WHERE tenant = :tenant AND expires_at <= :now")
 _UNDER_WAY = text("SELECT count(*) FROM ceremonies WHERE tenant = :tenant")
+_FORGET_OLDEST = text(
+    "DELETE FROM ceremonies WHERE tenant = :tenant AND id IN (SELECT id FROM ceremonies"
+    " WHERE tenant = :tenant ORDER BY expires_at, id LIMIT :many)"
+)
 
 
 def add_passkey(conn: Connection, values: Mapping[str, Any]) -> None:
@@ -118,14 +122,14 @@ def remove_passkeys_of(conn: Connection, tenant: str, person: str) -> None:
     conn.execute(_REMOVE_OF, {"tenant": tenant, "person": person})
 
 
-def begin_ceremony(conn: Connection, values: Mapping[str, Any], now: str, most: int) -> bool:
-    """Keep a ceremony and forget those that are over; false if ``most`` are under way."""
+def begin_ceremony(conn: Connection, values: Mapping[str, Any], now: str, most: int) -> None:
+    """Keep a ceremony; forget those that are over, and the oldest where ``most`` are under way."""
     tenant = values["tenant"]
     conn.execute(_FORGET, {"tenant": tenant, "now": now})
-    if conn.execute(_UNDER_WAY, {"tenant": tenant}).scalar_one() >= most:
-        return False
+    over = conn.execute(_UNDER_WAY, {"tenant": tenant}).scalar_one() - most + 1
+    if over > 0:
+        conn.execute(_FORGET_OLDEST, {"tenant": tenant, "many": over})
     conn.execute(_BEGIN, dict(values))
-    return True
 
 
 def take_ceremony(conn: Connection, tenant: str, ceremony: str, kind: str) -> Row[Any] | None:
