@@ -14,7 +14,9 @@ _TYPED = re.compile(
     r"[-+]?[\d.,' \u00a0\u202f:/-]*\d[\d.,' \u00a0\u202f:/TZ+-]*(?:[eE][-+]?\d+)?%?"
     r"|\d{4}[- ]?[QMWSH]\d{1,2}"
 )
-"""A number, a day, a moment or a period."""
+"""A number, a day, a moment or a period. Its time grows with the square of a text."""
+_TYPED_MAX = 64
+"""None of them is longer; outlines of places are, and are made of the same letters."""
 _TOTAL = re.compile(
     r"((column|grand|sub) ?)?totals?|total\b.{0,30}|insgesamt|gesamt|summe|suma|somme|ensemble",
     re.I,
@@ -79,14 +81,18 @@ def _again(rows: Sequence[Cells], before: Sequence[int], after: Sequence[int]) -
 
 def _is_typed(cells: Sequence[str]) -> bool:
     told = [cell for cell in cells if cell not in NULL_SPELLINGS]
-    fits = sum(1 for cell in told if _TYPED.fullmatch(cell))
+    fits = sum(1 for cell in told if _is_value(cell))
     return fits >= 3 and fits >= _SHARE * len(told)
+
+
+def _is_value(cell: str) -> bool:
+    return len(cell) <= _TYPED_MAX and _TYPED.fullmatch(cell) is not None
 
 
 def _is_odd(row: Cells, typed: Sequence[str]) -> bool:
     told = [row.get(name, "") for name in typed]
     told = [cell for cell in told if cell not in NULL_SPELLINGS]
-    if not told or any(_TYPED.fullmatch(cell) for cell in told):
+    if not told or any(_is_value(cell) for cell in told):
         return False
     return len(told) == 1 or len(set(told)) == len(told)  # a word for "missing" comes again
 

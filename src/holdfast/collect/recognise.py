@@ -520,6 +520,11 @@ def _series(parent: Any, record: str, named: Any, nameable: Any) -> list[str]:
 _NUMBER = re.compile(r"[-+(]?[\d.,' \u00a0]*\d[\d.,' \u00a0]*[)%]?(?:[eE][-+]?\d+)?")
 
 
+def _is_number(cell: str) -> bool:
+    """Nothing long is one, and to look at it would take as long as the square of it."""
+    return len(cell) <= 64 and _NUMBER.fullmatch(cell) is not None
+
+
 def _table(text: str) -> Recognised:
     lines = text.splitlines(keepends=True)[:_LINES]
     comment = next((mark for mark in ("#", "%", "!", "//") if lines[0].startswith(mark)), "")
@@ -620,7 +625,7 @@ def _is_header(row: list[str], width: int) -> bool:
     cells = [cell.strip() for cell in row]
     # A column without a name to the right of each year has that year's flags.
     flags = sum(1 for year, flag in pairwise(cells) if _YEAR.fullmatch(year) and not flag)
-    named = [c for c in cells if c and (not _NUMBER.fullmatch(c) or re.fullmatch(r"[12]\d{3}", c))]
+    named = [c for c in cells if c and (not _is_number(c) or re.fullmatch(r"[12]\d{3}", c))]
     texts = [c for c in named if not re.fullmatch(r"[12]\d{3}", c)]
     if width == 1:
         return bool(texts)

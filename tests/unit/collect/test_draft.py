@@ -16,6 +16,7 @@ import pytest
 from holdfast.collect.draft import draft
 from holdfast.collect.draft_names import name_for
 from holdfast.collect.errors import ParseFailed
+from holdfast.collect.odd import odd_rows
 from holdfast.registry.model import Profile, plain_profile
 from holdfast.registry.placeholders import HOST, LICENCE, PUBLISHER
 from holdfast.registry.source import FeedFormat
@@ -575,6 +576,15 @@ def test_columns_that_are_periods_of_any_kind(
     found = drafted(tmp_path / "x", f"geo,{names}\n{rows}")
     assert drawn(found, "period") == {"path": "#column", **period}
     assert found.key == ["dimensions.geo", "period"]
+
+
+@pytest.mark.parametrize("digits", [64, 65])
+def test_what_is_longer_than_any_number_is_not_looked_at_as_one(digits: int) -> None:
+    """The time that takes grows with the square of it: an outline of a country took minutes."""
+    names = {"a": "words", "b": "other words"}
+    rows = [names, *({"a": str(i) * digits, "b": str(i + 1) * digits} for i in range(1, 9))]
+    rows[8]["b"] = "9" * digits
+    assert odd_rows(rows).before == ((0,) if digits == 64 else ())
 
 
 def test_a_total_among_the_rows_is_said(tmp_path: Path) -> None:
