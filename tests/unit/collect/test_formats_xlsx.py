@@ -63,6 +63,19 @@ def test_dates_are_numbers_with_a_date_s_format(
     assert values(data) == [{"d": found}]
 
 
+@pytest.mark.parametrize(("before", "found"), [(254, "2020-01-01"), (255, "43831")])
+def test_no_more_of_a_number_s_format_is_looked_at_than_spreadsheets_have(
+    before: int, found: str
+) -> None:
+    styles = (
+        '<styleSheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">'
+        f'<numFmts count="1"><numFmt numFmtId="164" formatCode="{"[" * before}d"/></numFmts>'
+        '<cellXfs><xf numFmtId="0"/><xf numFmtId="164"/></cellXfs></styleSheet>'
+    )
+    data = workbook(("s", [["d"], [styled("43831", 1)]]), replaced={"xl/styles.xml": styles})
+    assert values(data) == [{"d": found}]
+
+
 def test_every_kind_of_cell() -> None:
     row = [
         "text", True, None, 3,

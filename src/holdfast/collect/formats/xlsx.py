@@ -41,6 +41,9 @@ _DATE_FORMATS = frozenset({*range(14, 23), *range(27, 37), *range(45, 48), *rang
 _QUOTED = re.compile(r'"[^"]*"|\[[^\]]*\]|\\.|_.|\*.')
 _LONG = re.compile(r"[0-9]")
 
+_FORMAT_MAX = 255
+"""Spreadsheets have no longer formats of numbers; what is quoted there is found by the square of
+their length."""
 _FORMULA_MAX = 200
 
 Cell = str | None
@@ -205,7 +208,8 @@ class _Workbook:
         styles: list[str] = []
         for element in self._parsed(part, *_tags("numFmt", "cellXfs")) if part else ():
             if element.tag.endswith("}numFmt"):
-                custom[_whole(element.get("numFmtId"))] = element.get("formatCode", "")
+                code = element.get("formatCode", "")[:_FORMAT_MAX]
+                custom[_whole(element.get("numFmtId"))] = code
             else:
                 styles = [
                     _shows(_whole(style.get("numFmtId")), custom)
