@@ -582,11 +582,11 @@ def _is_double(
     names = [name for name in joined_names([upper, lower]) if name]
     if len(set(below)) == len(below) or len(set(names)) != len(names):
         return False
-    if any(_NUMBER.fullmatch(text) and not _YEAR.fullmatch(text) for text in below):
+    if any(_is_number(text) and not _YEAR.fullmatch(text) for text in below):
         return False
     joined = joined_names([upper, lower])
     cells = [cell for name, cell in zip(joined, following, strict=False) if JOINT in name]
-    numbers = [c for c in cells if c and (_NUMBER.fullmatch(c.strip()) or c in NULL_SPELLINGS)]
+    numbers = [c for c in cells if c and (_is_number(c.strip()) or c in NULL_SPELLINGS)]
     return len(cells) > 3 and 2 * len(numbers) >= len(cells)
 
 

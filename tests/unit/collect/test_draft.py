@@ -611,8 +611,8 @@ def test_a_column_of_numbers_with_others_among_them_is_no_dimension(tmp_path: Pa
 def test_a_word_for_missing_stays_a_text_where_it_is_one(tmp_path: Path) -> None:
     rows = "".join(
         f"{code},{'F' if year % 2 else 'M'},{year},{'NA' if code == 'FR' else year / 7:},"
-        f"{'M' if year == 2003 and code == 'DE' else year}\n"
-        for code in ("NA", "DE", "FR", "GB", "ZA")
+        f"{'M' if year == 2003 and code == 'DE' else year * 10 + number}\n"
+        for number, code in enumerate(("NA", "DE", "FR", "GB", "ZA"))
         for year in range(2001, 2005)
     )
     found, _ = made_of(tmp_path / "x", "iso2,sex,year,v,w\n" + rows)
