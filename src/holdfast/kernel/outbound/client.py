@@ -644,6 +644,8 @@ async def _said(connection: Connection, head: Head, request: OutboundRequest) ->
             async for data in body:
                 for piece in decoder.feed(data):
                     content += piece
+                    if len(content) > _DRAIN_BYTES_MAX:
+                        break  # little of it may unpack to much
                 if max(decoder.wire_bytes, len(content)) > _DRAIN_BYTES_MAX:
                     connection.abort()
                     break
