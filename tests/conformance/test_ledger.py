@@ -37,7 +37,8 @@ from holdfast.ledger.errors import (
     VersionConflict,
 )
 from holdfast.ledger.frames import read_leaf
-from holdfast.ledger.model import Append, NewEvent
+from holdfast.ledger.log import Restarted
+from holdfast.ledger.model import Append, LedgerStatus, NewEvent, Prepared
 from holdfast.ledger.service import LedgerService
 from holdfast.ledger.signer import PublishedFile
 from holdfast.ledger.store import Published
@@ -477,6 +478,47 @@ async def test_a_log_that_lost_something_says_so_and_goes_on_only_under_a_new_or
         assert notes.parse_checkpoint(note.text).origin == after.origin
         with pytest.raises(Conflict, match="nothing is wrong"):
             await ledger.restart(ONE, "again")
+
+
+async def test_a_restart_that_broke_off_before_its_first_entry_leaves_the_log_read_only(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    """Nothing in the log would say that there was another one before."""
+
+    def died(made: Restarted) -> Prepared:
+        raise RuntimeError(f"before the first entry of {made.origin.origin}")
+
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        for number in range(10):
+            await ledger.append(ONE, one(number))
+        await ledger.checkpoint(ONE)
+    await damage(database, tmp_path, "tail")
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        with pytest.raises(RuntimeError, match="default/1"):
+            await ledger.log_of(ONE).restart("the disk of the test", died)
+        with pytest.raises(LedgerReadOnly, match="lacks the first entry"):
+            await ledger.append(ONE, one(10))
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        with pytest.raises(LedgerReadOnly, match="default/1 lacks the first entry"):
+            await ledger.append(ONE, one(10))
+        status = await ledger.status(ONE)
+        assert status.damage is not None
+        assert (status.damage.reason, status.damage.first) == ("restart-broke-off", 7)
+        after, *_ = await asyncio.gather(
+            ledger.restart(ONE, "once more"),
+            *(ledger.append(ONE, one(number)) for number in range(20, 40)),
+            return_exceptions=True,
+        )
+        assert isinstance(after, LedgerStatus), after
+        assert after.origin == "example.org/ledger/default/2"
+        await ledger.append(ONE, one(50))
+        found = await everything(ledger)
+        first = found[7]
+        assert first.type == "ledger.restarted"
+        assert first.payload["before"] == "example.org/ledger/default/1"
+        assert first.payload["published_origin"] == "example.org/ledger/default"
+        assert (first.payload["size"], first.payload["published_size"]) == (7, 10)
+        assert (await verdict(ledger)).sound
 
 
 async def test_a_log_that_lost_twice_is_sound_past_what_it_had_told(

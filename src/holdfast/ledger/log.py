@@ -47,7 +47,13 @@ from holdfast.ledger.errors import (
 from holdfast.ledger.frames import Frame, damaged, decode_frame, encode_frame, read_leaf
 from holdfast.ledger.head import Head, HeadFile
 from holdfast.ledger.metrics import LedgerMetrics
-from holdfast.ledger.model import CLOCK_ALARM_SECONDS, CLOCK_REFUSE_SECONDS, Appended, Damage
+from holdfast.ledger.model import (
+    CLOCK_ALARM_SECONDS,
+    CLOCK_REFUSE_SECONDS,
+    Appended,
+    Damage,
+    Prepared,
+)
 from holdfast.ledger.notes import Checkpoint, sign_checkpoint
 from holdfast.ledger.plan import Known, Plan, Wanted, plan
 from holdfast.ledger.ports import Log, StoredCommit
@@ -155,6 +161,8 @@ class TenantLog:
         self._signing = asyncio.Lock()
         self._grown = asyncio.Event()
         self._view: View | None = None
+        self._begun = ""
+        """The origin whose first entry we are about to store."""
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -606,11 +614,12 @@ class TenantLog:
             await self.rebuild(await self.parts.log.end(self.principal))
             await self.open()
 
-    async def restart(self, reason: str) -> Restarted:
-        """Continue from what is sound, under a new origin that cites the old one.
+    async def restart(self, reason: str, citing: Callable[[Restarted], Prepared]) -> None:
+        """Continue from what is sound, under a new origin; its first entry is that of ``citing``.
 
         Commits behind the first one that is not sound are copied to a file, then forgotten.
-        ``Conflict`` if nothing is wrong with the log.
+        ``Conflict`` if nothing is wrong with the log. Without its first entry the log stays
+        read-only, and can be restarted again.
         """
         async with self._storing:
             try:
@@ -623,7 +632,25 @@ class TenantLog:
                     code="ledger-sound",
                 )
             assert self.damage is not None
-            return await self._restart(self.damage, reason)
+            made = await self._restart(self.damage, reason)
+            self._begun = made.origin.origin
+            try:
+                # Nobody else's comes before it: whoever stores waits for us.
+                [outcome] = await self._commit_held([Wanted.of([citing(made)], each=True)])
+                if isinstance(outcome, Exception):
+                    raise outcome
+            except BaseException:
+                self._open = None
+                raise
+            finally:
+                self._begun = ""
+        log.warning(
+            "the ledger continues under a new origin",
+            tenant=self.tenant,
+            origin=made.origin.origin,
+            size=made.size,
+            reason=reason,
+        )
 
     async def _restart(self, damage: Damage, reason: str) -> Restarted:
         origins, rows = await self.parts.database.read(
@@ -644,15 +671,8 @@ class TenantLog:
         )
         await self._tell_head(Head(grown.size, grown.root()))
         self.damage = None
-        await self.open()
-        log.warning(
-            "the ledger continues under a new origin",
-            tenant=self.tenant,
-            origin=origin.origin,
-            size=grown.size,
-            reason=reason,
-        )
-        last = rows.get(before.origin)
+        # Of an origin before, where that restart broke off before it told anybody anything.
+        last = next((rows[o.origin] for o in reversed(origins) if o.origin in rows), None)
         return Restarted(before, origin, damage, grown.size, grown.root(), head, last, aside)
 
     def _damaged_head(self) -> Head | None:
@@ -741,6 +761,8 @@ class TenantLog:
             published = await self._check_said(grown, origin)
             if published is not None:
                 await self._learn(published)
+            if origin.generation and grown.size == origin.started_size:
+                self._check_begun(origin)
             await self._tell_head(Head(grown.size, grown.root()))
         except LedgerReadOnly:
             raise
@@ -755,6 +777,18 @@ class TenantLog:
         self.parts.metrics.writable(self.tenant, writable=True)
         self.parts.metrics.sequencing(self.tenant, fence)
         return _Open(fence, grown, recorded, until, origin, key, private, published)
+
+    def _check_begun(self, origin: Origin) -> None:
+        """``LedgerReadOnly`` for an origin that never came to its first entry: without that, what
+        came before it, and why it ended, is nowhere in the log."""
+        if origin.origin != self._begun:
+            raise self._read_only(
+                Damage(
+                    reason="restart-broke-off",
+                    detail=f"{origin.origin} lacks the first entry, which cites what was before it",
+                    first=origin.started_size,
+                )
+            )
 
     def _read_only(self, damage: Damage) -> LedgerReadOnly:
         first_time = self.damage is None

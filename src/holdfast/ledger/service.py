@@ -6,6 +6,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from functools import partial
 
 import msgspec
 from sqlalchemy import Connection
@@ -39,7 +40,7 @@ from holdfast.ledger.entries import entry_of, opened
 from holdfast.ledger.errors import EntryUnknown, LedgerReadOnly, NotSequencer, SizeUnknown
 from holdfast.ledger.folding import Fold, Projections
 from holdfast.ledger.frames import Frame, decode_frame, read_leaf
-from holdfast.ledger.log import ERASED, LogParts, TenantLog
+from holdfast.ledger.log import ERASED, LogParts, Restarted, TenantLog
 from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.model import (
     APPEND_BYTES_MAX,
@@ -652,7 +653,12 @@ class LedgerService:
         """
         if not reason.strip() or len(reason) > 1000:
             raise Invalid("cannot start a new origin: a reason of 1 to 1000 characters is needed")
-        made = await self.log_of(principal).restart(reason)
+        citing = partial(self._citing, principal, reason)
+        await self.log_of(principal).restart(reason, citing)
+        return await self.status(principal)
+
+    def _citing(self, principal: Principal, reason: str, made: Restarted) -> Prepared:
+        """The first entry of a new origin: what was before it, and why it ended."""
         published = made.published
         event = Event(
             id=EventId(self._new_id()),
@@ -669,6 +675,7 @@ class LedgerService:
                 "root": made.root.hex(),
                 "head_size": made.head.size if made.head else None,
                 "head_root": made.head.root.hex() if made.head else None,
+                "published_origin": published.origin if published else None,
                 "published_size": published.size if published else None,
                 "published_root": published.root.hex() if published else None,
             },
@@ -676,9 +683,7 @@ class LedgerService:
             request_id=request_id(),
         )
         salt = self._parts.random(SALT_BYTES)
-        prepared = self._sealed(principal, event, timestamp(event.time), salt)
-        await self.append_prepared(principal, [prepared])
-        return await self.status(principal)
+        return self._sealed(principal, event, timestamp(event.time), salt)
 
 
 def _moment(text: str) -> datetime | None:
