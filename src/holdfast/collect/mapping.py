@@ -208,35 +208,41 @@ class _Unpivoting:
         if not isinstance(row.value, dict):
             yield RawRow(row.position, row.value, problem="is not a row of named columns")
             return
-        for column, cell in row.value.items():
+        names = list(row.value)
+        for at, (column, cell) in enumerate(row.value.items()):
             match = self._matches(column)
             if match is None:
                 continue
-            beside = [self._cell(row.value, column, match, where) for where in self._beside]
+            beside = [
+                self._named(row.value, column, match, where)
+                if isinstance(where, str)
+                else row.value[self._next_to(names, at, where)]
+                for where in self._beside
+            ]
             if self._skipped(cell) and all(map(self._skipped, beside)):
                 continue
             groups = match.groupdict().values()
             yield RawRow(row.position, row.value, (*row.enclosing, column, cell, *groups, *beside))
 
-    def _cell(
-        self, value: dict[str, Any], column: str, match: re.Match[str], where: str | int
-    ) -> Any:
-        """What stands beside a cell, in a column by its name or by its place."""
-        if isinstance(where, str):
-            parts = {"column": column, **match.groupdict("")}
-            name = _PLACE.sub(lambda place: parts[place[1]], where)
-            if self._tabular:
-                check_columns((name,), value)
-            return value.get(name)
-        names = list(value)
-        at = names.index(column) + where
-        if not 0 <= at < len(names) or self._matches(names[at]) is not None:
+    def _named(self, value: dict[str, Any], column: str, match: re.Match[str], where: str) -> Any:
+        """What stands in the column that belongs to a cell by its name."""
+        parts = {"column": column, **match.groupdict("")}
+        name = _PLACE.sub(lambda place: parts[place[1]], where)
+        if self._tabular and name not in value:
+            check_columns((name,), value)
+        return value.get(name)
+
+    def _next_to(self, names: Sequence[str], at: int, where: int) -> str:
+        """The column that belongs to a cell by its place."""
+        other = at + where
+        if not 0 <= other < len(names) or self._matches(names[other]) is not None:
             raise ParseFailed(
-                f"cannot read the table: the column {where} to the right of {column!r} is "
-                + (f"{names[at]!r}, a value itself" if 0 <= at < len(names) else "not there"),
+                f"cannot read the table: the column {abs(where)} to the "
+                f"{'right' if where > 0 else 'left'} of {names[at]!r} is "
+                + (f"{names[other]!r}, a value itself" if 0 <= other < len(names) else "not there"),
                 hint="`unpivot.beside` says where the columns are that belong to a value",
             )
-        return value[names[at]]
+        return names[other]
 
     def _skipped(self, cell: Any) -> bool:
         if self._nulls is None:

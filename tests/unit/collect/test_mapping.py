@@ -346,6 +346,28 @@ def test_a_value_has_the_flag_beside_it(columns: str, beside: str | int, names: 
     assert wide(row("1", ":", "", ":"), CSV, **spec) == [["1", None]]
 
 
+class Column(str):
+    """A column's name; it is counted how often it is compared with another."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Column.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.parametrize("beside", [1, "{column} flag"])
+def test_columns_beside_are_found_without_a_search_for_each_cell(beside: str | int) -> None:
+    names = [f"{year}{flag}" for year in range(1000, 1400) for flag in ("", " flag")]
+    row = {Column(name): "1" for name in names}
+    Column.compared = 0
+    found = wide(row, CSV, columns=r"\d{4}", beside={"flag": beside})
+    assert found == [["1", "1"]] * 400
+    assert Column.compared < 5 * len(names)
+
+
 def test_a_flag_that_is_nowhere_fails_the_table() -> None:
     named = {"columns": r"\d{4}", "beside": {"flag": "{column} flag"}}
     with pytest.raises(ParseFailed, match="there is no column '2020 flag'") as caught:
@@ -354,6 +376,8 @@ def test_a_flag_that_is_nowhere_fails_the_table() -> None:
     placed = {"columns": r"\d{4}", "beside": {"flag": 1}}
     with pytest.raises(ParseFailed, match="right of '2020' is not there"):
         wide({"2019": "1", "c2": "", "2020": "2"}, CSV, **placed)
+    with pytest.raises(ParseFailed, match="1 to the left of '2019' is not there"):
+        wide({"2019": "1", "c2": ""}, CSV, columns=r"\d{4}", beside={"flag": -1})
     with pytest.raises(ParseFailed, match="right of '2019' is '2020', a value itself"):
         wide({"2019": "1", "2020": "2", "c3": "p"}, CSV, **placed)
     # what a member of JSON lacks it has not
