@@ -23,11 +23,17 @@ from holdfast.identity.people.model import RolesChange
 from holdfast.identity.people.service import PeopleService
 from holdfast.identity.signin import http, store
 from holdfast.identity.signin.client import SessionsClient
-from holdfast.identity.signin.model import SESSIONS_OF_ONE_MAX, SessionBegin, csrf_of
+from holdfast.identity.signin.model import (
+    SESSION_PREFIX,
+    SESSIONS_OF_ONE_MAX,
+    SessionBegin,
+    csrf_of,
+)
 from holdfast.identity.signin.passkey_model import PasskeySettings
 from holdfast.identity.signin.passkeys import PasskeysService
 from holdfast.identity.signin.sessions import SessionLimits, SessionsService, principal_of_session
 from holdfast.kernel.clock import ManualClock, timestamp
+from holdfast.kernel.credentials import make_secret
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Denied, NotFound, Unauthenticated
 from holdfast.kernel.http import AppSpec, create_app
@@ -163,6 +169,15 @@ async def test_signing_in_again_ends_what_the_browser_had(sessions: Sessions, pa
         await sessions.find_holder(first.secret)
     await sessions.find_holder(second.secret)
     await sessions.begin(begin(person, replaces="no session at all"))
+
+
+async def test_nobody_ends_anothers_session_by_its_id(sessions: Sessions, parts: Parts) -> None:
+    """Ids are in events; what a browser had it shows by the secret."""
+    ada, mallory = await join(parts, ["viewer"]), await join(parts, ["viewer"])
+    hers = await sessions.begin(begin(ada))
+    guessed = make_secret(SESSION_PREFIX, hers.id, b"\x01" * 32)
+    await sessions.begin(begin(mallory, replaces=guessed))
+    assert (await sessions.find_holder(hers.secret)).subject == ada
 
 
 async def test_a_disabled_person_is_signed_out_and_stays_so(

@@ -63,6 +63,8 @@ class Prepared:
     begun: SessionBegun
     values: dict[str, Any]
     began: Event
+    replaces: str
+    """The secret that their browser showed of a session before, whether it is one or not."""
     replaced: str
     ended: Event
 
@@ -134,10 +136,10 @@ class SessionsService:
             subject=begin.subject,
             seconds=seconds,
         )
-        return Prepared(begun, values, began, replaced, ended)
+        return Prepared(begun, values, began, begin.replaces, replaced, ended)
 
     def _replaced(self, secret: str) -> str:
-        """The id of the session a browser had; whether it was its own is seen when it is ended."""
+        """The id of the session a browser says it had; see :meth:`_had`."""
         try:
             return identity_of(secret, SESSION_PREFIX) if secret else ""
         except Unauthenticated:
@@ -153,7 +155,9 @@ class SessionsService:
         now = values["began_at"]
         store.add_session(conn, values)
         self._parts.outbox.emit(conn, principal, prepared.began)
-        if prepared.replaced and store.end_session(conn, tenant, prepared.replaced, now):
+        if self._had(conn, tenant, prepared) and store.end_session(
+            conn, tenant, prepared.replaced, now
+        ):
             self._parts.outbox.emit(conn, principal, prepared.ended)
         for old in store.open_of_subject(conn, tenant, values["subject"], now)[
             SESSIONS_OF_ONE_MAX:
@@ -161,6 +165,14 @@ class SessionsService:
             store.end_session(conn, tenant, old, now)
         kept = timestamp(datetime.fromisoformat(now) - timedelta(days=SESSION_KEPT_DAYS))
         store.forget_sessions(conn, tenant, values["subject"], kept)
+
+    def _had(self, conn: Connection, tenant: str, prepared: Prepared) -> bool:
+        """Whether the browser had that session. Ids are no secret: whoever reads the record knows
+        them, and would end others' sessions by signing in."""
+        row = store.find_session(conn, tenant, prepared.replaced) if prepared.replaced else None
+        return row is not None and self._parts.peppers.matches(
+            prepared.replaces, bytes(row.secret), row.pepper
+        )
 
     async def find_holder(self, secret: str) -> SessionHolder:
         """Whom a session speaks for, with what they may do now.
