@@ -93,7 +93,8 @@ class KeysHandled(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     what: Literal["exported", "imported"]
     masters: Annotated[
-        list[Annotated[str, Meta(pattern="^[0-9a-f]{8,64}$")]], Meta(min_length=1, max_length=1000)
+        list[Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}$(?!\n)")]],
+        Meta(min_length=1, max_length=1000),
     ]
     parts: Annotated[
         list[Literal["master-key", "tenant-secret", "erasures"]], Meta(max_length=3)
