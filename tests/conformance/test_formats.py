@@ -22,7 +22,7 @@ from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats import format_type, reader_of
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.registry.source import Format
-from tests.support.workbooks import workbook
+from tests.support.workbooks import open_document, workbook
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,11 @@ def _sheet(count: int) -> bytes:
     return workbook(("Data", rows))
 
 
+def _open_sheet(count: int) -> bytes:
+    rows = [["id", "name", "value"], *([i, f"n{i} ünï", i / 4] for i in range(count))]
+    return open_document(("Data", rows))
+
+
 CASES = {
     "xml": Case(
         _format(type="xml", records="/x:doc/x:rows/x:row", namespaces={"x": "urn:x"}), _rows_xml
@@ -139,6 +144,7 @@ CASES = {
     "feed": Case(_format(type="feed"), _rss),
     "json-stat": Case(_format(type="json-stat"), _cube, held=True),
     "xlsx": Case(_format(type="xlsx"), _sheet, text=False, held=True),
+    "ods": Case(_format(type="ods"), _open_sheet, text=False),
     "json": Case(_format(type="json", records="$.data[*]"), _json),
     "json-header": Case(_format(type="json", records="$[*]", header=True), _rows_with_header),
     "json-columns": Case(_format(type="json", records="$.data", columns=True), _columns, held=True),
@@ -254,7 +260,8 @@ def test_a_record_beyond_its_bound_is_an_error_that_names_it(case: Case) -> None
         b" 1</name>", b"x" * 300_000 + b"</name>"
     )
     if not case.text:
-        data = workbook(("Data", [["id", "name"], [1, "n" * 300_000]]))
+        write = open_document if format_type(case.spec) == "ods" else workbook
+        data = write(("Data", [["id", "name"], [1, "n" * 300_000]]))
     bounds = replace(Bounds(), record_bytes_max=100_000)
     with pytest.raises(BoundReached) as caught:
         read(case, Bytes(data), bounds)

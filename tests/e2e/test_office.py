@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.support.program import Program, run_command, started, wait_until
-from tests.support.workbooks import workbook
+from tests.support.workbooks import open_document, workbook
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -335,6 +335,17 @@ def test_what_a_table_says_beside_its_numbers_is_stored_with_them(office: Office
         dimensions={"code": "Area | Code", "sex": "#sex"},
         measures={"n": {"path": "#value", "marks": ["()", "p"]}}, period=YEARS,
     )  # fmt: skip
+    pages["/grouped.ods"] = open_document(("Cover", [["x"]]), ("Table 1", GROUPED))
+    again = stored(
+        office, "grouped-ods", path="/grouped.ods",
+        form={"type": "ods", "sheet": "Table 1", "header_row": 2, "header_rows": 2},
+        unpivot={"columns": r"(?P<year>[0-9]{4}) \| (?P<sex>.+)"}, nulls=["", ".."],
+        key=["dimensions.code", "dimensions.sex", "period"],
+        dimensions={"code": "Area | Code", "sex": "#sex"},
+        measures={"n": {"path": "#value", "marks": ["()", "p"]}}, period=YEARS,
+    )  # fmt: skip
+    parts = ("key", "dimensions", "measures", "attributes", "period")
+    assert [[e[p] for p in parts] for e in again] == [[e[p] for p in parts] for e in found]
     names = [f"{year} | {sex}" for year in (2019, 2020) for sex in ("Male", "Female", "Total")]
     expected = {}
     for row in GROUPED[3:]:

@@ -19,6 +19,7 @@ with atheris.instrument_imports(include=["holdfast.collect"]):
     import holdfast.collect.formats.csv
     import holdfast.collect.formats.json
     import holdfast.collect.formats.json_stat
+    import holdfast.collect.formats.ods
     import holdfast.collect.formats.xlsx
     import holdfast.collect.formats.xml
     import holdfast.collect.mapping  # noqa: F401

@@ -21,7 +21,7 @@ from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import MEBIBYTE, Bounds, ReadContext
 from holdfast.registry.model import Profile
 from holdfast.registry.source import Format
-from tests.support.workbooks import workbook
+from tests.support.workbooks import open_document, workbook
 
 BOUNDS = replace(
     Bounds(), content_bytes_max=8 * MEBIBYTE, record_bytes_max=MEBIBYTE, ratio_floor_bytes=MEBIBYTE
@@ -82,6 +82,7 @@ TARGETS: dict[str, tuple[dict[str, Any], bytes, tuple[str, ...]]] = {
         b"a  b\n1  2.50\n\n\xc3\xa9  -99.9\n1\n",
         (),
     ),
+    "ods": ({"type": "ods"}, open_document(("s", [["a", "b"], [1, "x"], [True, None]])), ()),
     "xlsx": ({"type": "xlsx"}, workbook(("s", [["a", "b"], [1, "x"], [True, None]])), ()),
 }
 """Format → its part of a profile, bytes that it reads, paths that lead out of its records. The

@@ -265,7 +265,7 @@ async def _show_remapped(api: ApiClient, found: Run, limit: int, *, json: bool) 
         say(f"there is more: holdfast run diff {found.id}")
 
 
-_KINDS = "csv, tsv, json, ndjson, geojson, json-stat, xml, feed, xlsx"
+_KINDS = "csv, tsv, json, ndjson, geojson, json-stat, xml, feed, xlsx, ods"
 
 
 def _is_file(path: Path) -> bool:

@@ -52,6 +52,12 @@ _CODE = re.compile(
     r"([^a-z]|$)", re.I,
 )  # fmt: skip
 _NOTE = 400
+_MARKED = re.compile(
+    r"(?P<before>[$€£¥])?\s*(?P<number>[-+]?[\d.,' \u00a0]*\d)"
+    r"\s*(?P<after>[A-Za-z]{1,2}|[*†‡¹²³]{1,3}|\[[A-Za-z]{1,3}\])?"
+)
+_VALUES = frozenset({"obs_value", "value", "data_value"})
+_MAGNITUDES = frozenset({"unit_mult", "scalar_id"})
 
 
 @dataclass(slots=True)
@@ -94,6 +100,7 @@ def draft(
     form = msgspec.convert(found.form, Format)
     content = SpooledContent(path, Bounds(), "auto", found.source.get("member", ""), charset)
     rows = _rows(content, form)
+    _say_ragged(found, content, form, len(rows))
     if not rows:
         raise ParseFailed("cannot write a profile: no record was found", hint=_nothing_found(form))
     skipped, rejected, labels = _odd(found, rows, form)
@@ -141,12 +148,12 @@ def _odd(
             )
     # Remarks follow the rows of a table. A list of objects may begin with their names.
     kind = form.__struct_config__.tag
-    odd = seen.rows if kind in {"csv", "xlsx"} else seen.before
+    odd = seen.rows if kind in {"csv", "xlsx", "ods"} else seen.before
     if not odd:
         return False, frozenset(), {}
-    labels = {} if kind in {"csv", "xlsx"} else cells[odd[0]]
+    labels = {} if kind in {"csv", "xlsx", "ods"} else cells[odd[0]]
     told = "; ".join(dict.fromkeys(shown(cells[index]) for index in odd))
-    skipped = skipping(cells, odd) if kind in {"csv", "xlsx", "json", "ndjson"} else []
+    skipped = skipping(cells, odd) if kind in {"csv", "xlsx", "ods", "json", "ndjson"} else []
     if skipped:
         found.form["skip_rows"] = [*found.form.get("skip_rows", []), *skipped]
         found.notes.append(
@@ -165,7 +172,7 @@ def _nothing_found(form: Any) -> str:
     kind = form.__struct_config__.tag
     read = f"it was read as {kind}"
     match kind:
-        case "xlsx":
+        case "xlsx" | "ods":
             where = "is the table further down, or on another sheet?"
             return f"{read}; {where} --sheet names the sheet, --header-row the header's row"
         case "csv":
@@ -177,7 +184,27 @@ def _nothing_found(form: Any) -> str:
             return f"{read}; --format says what else it is"
 
 
+def _say_ragged(found: Recognised, content: SpooledContent, form: Any, good: int) -> None:
+    """Rows that can be no records are left out of a draft, and must not be so in silence."""
+    bad = sum(1 for row in _read(content, form) if row.problem)
+    if not bad:
+        return
+    found.notes.append(
+        f"{bad} of {bad + good} rows have more or fewer cells than the header: each is a reject in "
+        "every run. `delimiter`, `quote` and `ragged` say how a row is cut"
+        + (
+            "; columns at fixed places, with blanks in a cell, are none of a csv."
+            if getattr(form, "delimiter", "") == " "
+            else "."
+        )
+    )
+
+
 def _rows(content: SpooledContent, form: Any, around: Sequence[str] = ()) -> list[RawRow]:
+    return [row for row in _read(content, form, around) if not row.problem]
+
+
+def _read(content: SpooledContent, form: Any, around: Sequence[str] = ()) -> list[RawRow]:
     context = ReadContext(enclosing=tuple(around), numbered=True)
     found: list[RawRow] = []
     try:
@@ -185,7 +212,7 @@ def _rows(content: SpooledContent, form: Any, around: Sequence[str] = ()) -> lis
     except ParseFailed:
         if not found:
             raise
-    return [row for row in found if not row.problem]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +372,7 @@ class _Plan:
             )
         self.period, used = period_of(usable, texts)
         self._note_days(texts, used)
+        self._magnitude = self._magnitude_among(usable, texts)
         for path in around:
             name = self._add("dimensions", path, {"path": path}, [])
             if _CODE.search(slug(path)) or "Key/" in path:
@@ -421,6 +449,8 @@ class _Plan:
         label = bare_letters(self.labels.get(each.path, ""))
         coded = any(_CODE.search(name) for name in (slug(each.path), label))
         if each.type == "string" and not style and not coded:
+            style = self._marks(each, texts)
+        if each.type == "string" and not style and not coded:
             style, almost = self._almost(each, texts)
             if almost and not style:
                 self._add("attributes", each.path, entry, each.samples)
@@ -435,6 +465,8 @@ class _Plan:
             if each.type == "integer":
                 entry["type"] = "integer"
             entry |= style
+            if slug(each.path) in _VALUES and self._magnitude:
+                entry["magnitude_path"] = self._magnitude
             self._add("measures", each.path, entry, each.samples)
             return
         if each.type in {"date", "datetime", "boolean"}:
@@ -447,6 +479,8 @@ class _Plan:
         tells = coded or each.distinct < max(200, rows // 3)
         told = bool(texts) and short and each.present >= rows and tells
         group = "dimensions" if told else "attributes"
+        if any(sample != sample.strip() for sample in each.samples):
+            entry["trim"] = True
         self._add(group, each.path, entry, each.samples)
 
     def _say_missing(self) -> None:
@@ -466,6 +500,44 @@ class _Plan:
                 entry["nulls"] = list(dict.fromkeys(["", *nulls]))
             else:
                 self.nulls += [null for null in nulls if null not in self.nulls]
+
+    def _magnitude_among(self, usable: list[InferredField], texts: dict[str, list[str]]) -> str:
+        """The path of the powers of ten that the values beside them count for, if there is one."""
+        if not any(slug(each.path) in _VALUES for each in usable):
+            return ""
+        for each in usable:
+            sent = texts.get(each.path, [])
+            if slug(each.path) in _MAGNITUDES and all(
+                re.fullmatch("-?[0-9]{1,2}", t) for t in sent
+            ):
+                usable.remove(each)
+                return each.path
+        return ""
+
+    def _marks(self, each: InferredField, texts: list[str]) -> Plain:
+        """How numbers are written that have a sign of money, or now and then a flag, with them."""
+        if len(texts) > 1 and all(text.endswith("%") for text in texts):
+            numbers = [text[:-1].strip() for text in texts]
+            style = _number_style(numbers)
+            if style or all(_is_number(text, "", ".") for text in numbers):
+                return {"split": "%", **style}
+        matches = [_MARKED.fullmatch(text) for text in texts]
+        found = [match for match in matches if match]
+        if not found or len(found) < len(texts):
+            return {}
+        marks = sorted({mark for match in found for mark in match.group("before", "after") if mark})
+        plain = sum(1 for match in found if not match["after"])
+        numbers = [match["number"] for match in found]
+        style = _number_style(numbers)
+        if not marks or len(marks) > 6 or plain * 2 < len(found):
+            return {}
+        if not style and not all(_is_number(text, "", ".") for text in numbers):
+            return {}
+        said = ", ".join(repr(mark) for mark in marks)
+        self.notes.append(
+            f"{each.path}: {said} is taken for a mark at the number, and kept beside it (`marks`)."
+        )
+        return {"type": "decimal", "marks": marks, **style}
 
     def _almost(self, each: InferredField, texts: list[str]) -> tuple[Plain, list[str]]:
         """(how numbers are written, words among them) of a column of numbers but for a few words.

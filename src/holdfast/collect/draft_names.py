@@ -51,7 +51,7 @@ def name_for(source: str) -> str:
     bare = source.partition("?")[0].rstrip("/")
     last = bare.rpartition("/")[2] if "/" in bare else bare
     stem = re.sub(
-        r"(\.(csv|tsv|txt|json|ndjson|jsonl|geojson|xml|rss|atom|xlsx|zip|gz|bz2))+$", "", last
+        r"(\.(csv|tsv|txt|json|ndjson|jsonl|geojson|xml|rss|atom|xlsx|ods|zip|gz|bz2))+$", "", last
     )
     plain = re.sub(r"[^a-z0-9]+", "-", bare_letters(stem)).strip("-")[:64].rstrip("-")
     return plain or "source"

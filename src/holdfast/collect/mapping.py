@@ -68,6 +68,7 @@ class _MeasurePlan(NamedTuple):
     unit: str
     unit_get: RowGetter | None
     multiplier: str
+    magnitude_get: RowGetter | None
 
 
 class Mapping:
@@ -122,13 +123,14 @@ class Mapping:
                 if value is None and (required or (raw is not None and raw != "")):
                     spelled = _missing(spelled, name, raw, required)
             measures: dict[str, Measure] = {}
-            for name, get, convert, required, unit, unit_get, multiplier in self._measures:
+            for name, get, convert, required, unit, unit_get, multiplier, power in self._measures:
                 raw = get(row)
                 value = convert(raw)
                 if value is None and (required or (raw is not None and raw != "")):
                     spelled = _missing(spelled, name, raw, required)
                 named = unit if unit_get is None else _plain_text(unit_get(row)) or unit
-                measures[name] = Measure(value=value, unit=named, multiplier=multiplier)
+                counts = multiplier if power is None else _power(power(row)) or multiplier
+                measures[name] = Measure(value=value, unit=named, multiplier=counts)
             attributes: dict[str, Scalar] = {}
             for name, get, convert, required in self._attributes:
                 raw = get(row)
@@ -184,7 +186,7 @@ def enclosing_paths(profile: Profile) -> tuple[str, ...]:
     for group in (profile.dimensions, profile.measures, profile.attributes):
         for entry in cast("dict[str, Field | str]", group).values():
             field = as_field(entry)
-            found += [field.path, *field.join, field.unit_path]
+            found += [field.path, *field.join, field.unit_path, field.magnitude_path]
     if profile.period:
         found += [profile.period.path, *profile.period.join]
     if isinstance(profile.source.format, XmlFormat | FeedFormat):
@@ -347,6 +349,23 @@ def _plain_text(raw: Any) -> str | None:
     raise ValueError(f"is {'an array' if isinstance(raw, list) else 'an object'}, not one value")
 
 
+_POWER_MAX = 30
+
+
+def _power(raw: Any) -> str | None:
+    """The power of ten that a source names by its exponent; nothing where it names none."""
+    text = (_plain_text(raw) or "").strip()
+    if not text:
+        return None
+    try:
+        power = values.integer(text)
+    except ValueError:
+        power = _POWER_MAX + 1
+    if abs(power) > _POWER_MAX:
+        raise ValueError(f"{values.printable(text, 60)!r} is not the exponent of a power of ten")
+    return values.decimal_text(f"1e{power}")
+
+
 class _Compiler:
     """Turns the parts of one profile into closures."""
 
@@ -371,8 +390,9 @@ class _Compiler:
         if field.type == "integer":
             convert = _then_text(convert)
         unit_get = self._row_getter(field.unit_path) if field.unit_path else None
+        power = self._row_getter(field.magnitude_path) if field.magnitude_path else None
         return _MeasurePlan(
-            name, get, convert, field.required, field.unit, unit_get, field.multiplier
+            name, get, convert, field.required, field.unit, unit_get, field.multiplier, power
         )
 
     def period(self, period: Period) -> Callable[[RawRow], PeriodValue | None]:
@@ -383,6 +403,7 @@ class _Compiler:
             period.codings,
             self._zone,
             spellings=period.spellings,
+            months=period.months,
             year_start=period.year_start,
             ambiguous=self._profile.ambiguous,
         )

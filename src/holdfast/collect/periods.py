@@ -7,7 +7,8 @@ begins and ends at the same moment.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 
 import msgspec
@@ -22,6 +23,12 @@ _QUARTER = re.compile(r"([0-9]{4})[-/ ]?[Qq]0?([1-4])").fullmatch
 _MONTH = re.compile(r"([0-9]{4})[-/ ]?[Mm]?(0[1-9]|1[0-2]|(?<=[-/Mm ])[1-9])").fullmatch
 _WEEK = re.compile(r"([0-9]{4})[- ]?[Ww](0[1-9]|[1-4][0-9]|5[0-3])").fullmatch
 
+_ROMAN = {
+    text: str(number)
+    for number, text in enumerate(
+        ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII"), 1
+    )
+}
 _MONTHS_LONG = {"A": 12, "S": 6, "Q": 3, "M": 1}
 
 PeriodReader = Callable[[str], PeriodValue]
@@ -37,12 +44,14 @@ def reader(
     zone: tzinfo,
     *,
     spellings: Mapping[str, str] | None = None,
+    months: Sequence[str] = (),
     year_start: int = 1,
     ambiguous: str = "first",
 ) -> PeriodReader:
     """A function from the source's spelling to the period; ``ValueError`` for what is none.
 
-    ``spellings`` come first: whole texts and the names of their periods.
+    ``spellings`` come first: whole texts and the names of their periods. Then ``months`` become
+    numbers.
     ``codings`` are tried in their order, whole text only, before the plain reading. Their named
     groups say what they found: ``year`` and ``sub`` (the number of the half, quarter, month or
     week), or, for days and hours, ``month``, ``day`` and ``hour``. With ``fiscal_year`` the number
@@ -66,7 +75,29 @@ def reader(
             raise ValueError("is of the fiscal year or of the calendar's; `codings` say which")
         return _read_plain(text, frequency, pattern, zone, ambiguous)
 
-    return read
+    if not months:
+        return read
+    numbered = _numbered(months)
+
+    def read_numbered(text: str) -> PeriodValue:
+        plain = text if text.strip() in spelled else numbered(text)
+        return msgspec.structs.replace(read(plain), text=text)
+
+    return read_numbered
+
+
+def _numbered(months: Sequence[str]) -> Callable[[str], str]:
+    """A function that writes the number of a month in the place of its name."""
+    plain = [unicodedata.normalize("NFC", name) for name in months]
+    numbers = {name.casefold(): f"{index % 12 + 1:02d}" for index, name in enumerate(plain)}
+    longest = "|".join(map(re.escape, sorted(plain, key=len, reverse=True)))
+    name = re.compile(rf"(?<![^\W\d_])(?:{longest})(?![^\W\d_])", re.I)
+
+    def numbered(text: str) -> str:
+        composed = unicodedata.normalize("NFC", text)
+        return name.sub(lambda found: numbers[found[0].casefold()], composed)
+
+    return numbered
 
 
 def _read_year(text: str, month: int) -> PeriodValue:
@@ -184,6 +215,8 @@ def of_parts(
 
     def part(name: str, other: str = "") -> int:
         value = parts.get(name) or parts.get(other)
+        if value and other == "sub":
+            value = _ROMAN.get(value.upper(), value)
         if not value or not value.isascii() or not value.isdigit():
             raise ValueError(f"has no {name} for a period of frequency {frequency}")
         return int(value)
@@ -212,7 +245,10 @@ def of_parts(
         return of_day(frequency, date(year + month // 12, month % 12 + 1, 1), text)
     if frequency == "D":
         return of_day("D", date(year, part("month"), part("day")), text)
-    plain = datetime(year, part("month"), part("day"), part("hour"))  # noqa: DTZ001
+    hour = part("end_hour") - 1 if parts.get("end_hour") else part("hour")
+    if not 0 <= hour <= 23:
+        raise ValueError(f"has no hour {hour}")
+    plain = datetime(year, part("month"), part("day"), hour)  # noqa: DTZ001
     at = on_the_clock(plain, zone, ambiguous, hourly=frequency == "H")
     return of_moment(frequency, at, text, zone)
 

@@ -22,9 +22,9 @@ from lxml import etree
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.encodings import known, marked
 from holdfast.collect.errors import MappingRefused, ParseFailed
+from holdfast.collect.formats import ods, xlsx
 from holdfast.collect.formats.csv import first_text
 from holdfast.collect.formats.names import JOINT, joined_names
-from holdfast.collect.formats.xlsx import first_rows
 from holdfast.collect.formats.xml import split_name
 from holdfast.collect.infer import NULL_SPELLINGS
 from holdfast.collect.model import MEBIBYTE, Bounds
@@ -85,14 +85,23 @@ def recognise(
         if _is_workbook(path):
             if kind not in {"", "xlsx"}:
                 raise _other(kind, "a workbook (.xlsx)")
-            return _workbook(path, sheet, header_row)
+            return _workbook(path, "xlsx", sheet, header_row)
+        if _is_ods(path):
+            if kind not in {"", "ods"}:
+                raise _other(kind, "an OpenDocument spreadsheet (.ods)")
+            return _workbook(path, "ods", sheet, header_row)
         member = _member(path)
+    if start.startswith(b"PAR1"):
+        raise ParseFailed(
+            "cannot write a profile: this is Parquet, which is not read",
+            hint="ask the source for CSV or JSON, or bring a format of your own",
+        )
     if start == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
         raise ParseFailed(
             "cannot write a profile: this is an old workbook (.xls)", hint="save it as .xlsx"
         )
-    if kind == "xlsx" or sheet or header_row:
-        raise _other("xlsx", "no workbook")
+    if kind in {"xlsx", "ods"} or sheet or header_row:
+        raise _other(kind or "xlsx", "no workbook")
     with SpooledContent(path, bounds, "auto", member).open() as stream:
         data = stream.read(HEAD_BYTES + 1)
     whole = len(data) <= HEAD_BYTES
@@ -115,15 +124,24 @@ def _is_workbook(path: Path) -> bool:
         return False
 
 
-def _workbook(path: Path, sheet: str, header_row: int) -> Recognised:
-    form: Plain = {"type": "xlsx"}
+def _is_ods(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("mimetype") as said:
+            return said.read(100).strip() == b"application/vnd.oasis.opendocument.spreadsheet"
+    except (zipfile.BadZipFile, OSError, KeyError):
+        return False
+
+
+def _workbook(path: Path, kind: str, sheet: str, header_row: int) -> Recognised:
+    form: Plain = {"type": kind}
     if sheet:
         form["sheet"] = sheet
     if header_row:
         form["header_row"] = header_row
     found = Recognised(form)
     skipped = max(0, header_row - 1)
-    rows = first_rows(SpooledContent(path, Bounds(), "auto"), sheet or 1, skipped + 3)[skipped:]
+    read = ods.first_rows if kind == "ods" else xlsx.first_rows
+    rows = read(SpooledContent(path, Bounds(), "auto"), sheet or 1, skipped + 3)[skipped:]
     if len(rows) == 3 and _is_double(rows[0], rows[1], rows[2]):
         form["header_rows"] = 2
         found.notes.append(_DOUBLE)
@@ -173,6 +191,11 @@ def _of_text(text: str, data: bytes, kind: str, whole: bool, records: str) -> Re
     lowered = begin.lower()
     if not begin:
         raise ParseFailed("cannot write a profile: there is nothing in it")
+    if not kind and _PX.search(begin):
+        raise ParseFailed(
+            "cannot write a profile: this is PC-Axis (.px), which is not read",
+            hint="where it comes from gives JSON-stat, too: ask for json-stat2",
+        )
     if kind in {"csv", "tsv"}:
         return _table(text)
     if kind in {"xml", "feed"} or (begin.startswith("<") and kind not in _JSON_KINDS):
@@ -223,6 +246,12 @@ def _json(text: str, whole: bool, records: str, kind: str = "") -> Recognised:
 
 def _of_value(value: Any, records: str, kind: str) -> Recognised:
     said = value if isinstance(value, dict) else {}
+    if not kind and not records and _is_sdmx(said):
+        raise ParseFailed(
+            "cannot write a profile: this is SDMX-JSON, whose values have numbers for names",
+            hint="ask the source for CSV (format=csvdata, Accept: application/vnd.sdmx.data+csv) "
+            "or SDMX-ML; --records reads a part of it",
+        )
     features = said.get("type") == "FeatureCollection"
     cube = "dimension" in said and "value" in said and "size" in said
     if (kind == "geojson" and not features) or (kind == "json-stat" and not cube):
@@ -235,6 +264,17 @@ def _of_value(value: Any, records: str, kind: str) -> Recognised:
     if cube and kind != "json":
         return Recognised({"type": "json-stat"})
     return _records(value, records)
+
+
+_PX = re.compile(r'^(CHARSET|AXIS-VERSION)="[^"]*";', re.M)
+
+
+def _is_sdmx(said: dict[str, Any]) -> bool:
+    inner = said.get("data")
+    inner = inner if isinstance(inner, dict) else said
+    sets = inner.get("dataSets")
+    first = sets[0] if isinstance(sets, list) and sets else None
+    return isinstance(first, dict) and bool({"series", "observations"} & set(first))
 
 
 def _records(value: Any, given: str) -> Recognised:

@@ -41,6 +41,7 @@ from holdfast.registry.source import (
     Format,
     JsonFormat,
     JsonStatFormat,
+    OdsFormat,
     Source,
     XlsxFormat,
 )
@@ -101,6 +102,9 @@ class Field(Part, frozen=True, kw_only=True):
     """Where the unit stands, when each record says its own."""
     multiplier: DecimalText = "1"
     """What one counts for: ``1000`` for a table in thousands. The value itself is kept as sent."""
+    magnitude_path: Path | None = None
+    """Where each record says its own multiplier as a power of ten: ``UNIT_MULT`` of SDMX,
+    ``SCALAR_ID``; 6 there is millions. Where it says none, ``multiplier`` counts."""
     marks: Annotated[list[Text], Meta(max_length=32)] = []
     """What may stand before or behind a number written as text and is no part of it: ``*``, ``p``,
     ``[b]``; ``()`` stands around it, so that ``(123)`` is 123. What stood there is kept in the
@@ -142,11 +146,16 @@ class Period(Part, frozen=True, kw_only=True):
     codings: Annotated[dict[str, Frequency], Meta(max_length=32)] = {}
     """The publisher's own spellings and the frequency each stands for: regular expressions of the
     whole text with the named groups ``year`` and ``sub`` (the number of the half, quarter, month or
-    week) or, for days and hours, ``month``, ``day`` and ``hour``. With
+    week, also in Roman numerals) or, for days and hours, ``month``, ``day`` and ``hour``, or
+    ``end_hour`` (1 to 24) for an hour that is named by its end. With
     ``"(?P<year>[0-9]{4})-M13": A`` an annual average coded as month 13 is annual, never a month.
     ``end_year`` instead of ``year`` is the calendar year in which a year ends. ``fiscal_year`` (or
     ``fiscal_end_year``) with ``sub`` counts halves, quarters and months from ``year_start``; beside
     a ``year_start`` the groups ``half``, ``quarter`` and ``month`` are the calendar's."""
+    months: Annotated[list[Text], Meta(max_length=120)] = []
+    """The twelve months as the source calls them, from January on (``Januar``, ``Februar``, …), and
+    twelve more names if it has others, too. A name is read as the number of the month, so that
+    ``Januar 2020`` is ``01 2020`` to ``format`` (``%m %Y``) and ``codings``."""
     spellings: Annotated[dict[str, str], Meta(max_length=1000)] = {}
     """Texts that no pattern can read, and the period each stands for: ``1976``, ``1976-S2``,
     ``1976-Q3``, ``1976-07``, ``1976-W31`` or ``1976-07-01``."""
@@ -357,7 +366,7 @@ GROUPS = ("dimensions", "measures", "attributes")
 
 def is_tabular(form: Format) -> bool:
     """Whether the fields of a format are columns with names."""
-    return isinstance(form, CsvFormat | XlsxFormat | JsonStatFormat) or (
+    return isinstance(form, CsvFormat | XlsxFormat | OdsFormat | JsonStatFormat) or (
         isinstance(form, JsonFormat) and (form.header or form.columns)
     )
 

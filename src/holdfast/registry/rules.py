@@ -118,6 +118,7 @@ def _field(profile: Profile, group: str, place: str, entry: Field) -> Iterator[P
     for path, where in (
         (entry.path, f"{place}.path"),
         (entry.unit_path, f"{place}.unit_path"),
+        (entry.magnitude_path, f"{place}.magnitude_path"),
         *((path, f"{place}.join[{index}]") for index, path in enumerate(entry.join)),
     ):
         if path is not None:
@@ -144,7 +145,7 @@ def _field(profile: Profile, group: str, place: str, entry: Field) -> Iterator[P
         )
     if entry.part and not entry.split:
         yield Problem(f"{place}.part", "a part needs split")
-    if group != "measures" and (entry.unit_path or entry.multiplier != "1"):
+    if group != "measures" and (entry.unit_path or entry.multiplier != "1" or entry.magnitude_path):
         yield Problem(place, "only a measure has a unit_path and a multiplier")
     if Decimal(entry.multiplier) == 0:
         yield Problem(f"{place}.multiplier", "nothing counts for zero")

@@ -163,6 +163,25 @@ class XlsxFormat(Part, frozen=True, kw_only=True, tag="xlsx", tag_field="type"):
     """Reading ends at the first row whose first cell with text begins with this (footnotes)."""
 
 
+class OdsFormat(Part, frozen=True, kw_only=True, tag="ods", tag_field="type"):
+    """One sheet of an OpenDocument spreadsheet (.ods); values and columns as in ``xlsx``."""
+
+    sheet: str | Positive = 1
+    """As for ``xlsx``."""
+    header_row: Positive = 1
+    """As for ``xlsx``."""
+    header_rows: Annotated[int, Meta(ge=1, le=8)] = 1
+    """As for ``csv``; ``header_row`` is the first of them."""
+    header_starts: Text = ""
+    """As for ``xlsx``."""
+    skip_after_header: NotNegative = 0
+    """Rows to skip after the header."""
+    skip_rows: Annotated[list[Text], Meta(max_length=32)] = []
+    """As for ``csv``."""
+    stop_at: Text = ""
+    """As for ``xlsx``."""
+
+
 class PluginFormat(Part, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
     """A format that another package brings under the entry-point group ``holdfast.formats``."""
 
@@ -181,6 +200,7 @@ Format = (
     | FeedFormat
     | JsonStatFormat
     | XlsxFormat
+    | OdsFormat
     | PluginFormat
 )
 

@@ -25,6 +25,7 @@ from holdfast.registry.source import (
     JsonFormat,
     NdjsonFormat,
     OAuth2Auth,
+    OdsFormat,
     OffsetPagination,
     PagePagination,
     XlsxFormat,
@@ -194,7 +195,7 @@ def _format(profile: Profile) -> Iterator[Problem]:
                 yield Problem(f"{where}.records", f"{form.records} cannot be read: {steps}", hint)
         case FeedFormat() as form:
             yield from _encoding(form.encoding, where)
-        case XlsxFormat() as form:
+        case XlsxFormat() | OdsFormat() as form:
             if form.header_starts and form.header_row != 1:
                 yield Problem(where, "header_row and header_starts say the same twice", "give one")
         case _:

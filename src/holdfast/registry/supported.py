@@ -27,6 +27,7 @@ SUPPORTED: dict[str, bool] = {
     "format feed": True,
     "format json-stat": True,
     "format xlsx": True,
+    "format ods": True,
     "format plugin": True,
     "compression auto": True,
     "compression none": True,
@@ -109,7 +110,7 @@ def _mapping_features(profile: Profile) -> Iterator[tuple[str, str]]:
     for place, entry in fields.items():
         if entry.codes:
             yield "code lists", f"{place}.codes"
-        paths = [entry.path, entry.unit_path, *entry.join]
+        paths = [entry.path, entry.unit_path, entry.magnitude_path, *entry.join]
         if not tabular and any(path and path.startswith("$$") for path in paths):
             yield "values of the enclosing document", place
     if profile.period:

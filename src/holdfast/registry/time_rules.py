@@ -39,6 +39,7 @@ def _period(profile: Profile, period: Period) -> Iterator[Problem]:
     for index, path in enumerate(period.join):
         yield from value_path_problems(profile, path, f"period.join[{index}]")
     yield from time_format_problems(period.format, "period.format")
+    yield from _months(period)
     for pattern in period.codings:
         try:
             groups = re.compile(pattern).groupindex
@@ -62,6 +63,23 @@ def _period(profile: Profile, period: Period) -> Iterator[Problem]:
             "only a year (frequency A) can begin in another month",
             "for quarters and months of such years write codings with (?P<fiscal_year>…)",
         )
+
+
+def _months(period: Period) -> Iterator[Problem]:
+    names = [name.casefold() for name in period.months]
+    if len(names) % 12:
+        yield Problem(
+            "period.months", f"{len(names)} names are not those of twelve months", "from January on"
+        )
+        return
+    known: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if not any(letter.isalpha() for letter in name):
+            yield Problem(f"period.months[{index}]", f"{period.months[index]!r} is no name")
+        elif known.setdefault(name, index % 12) != index % 12:
+            yield Problem(
+                f"period.months[{index}]", f"{period.months[index]!r} is another month, too"
+            )
 
 
 _YEARS = frozenset({"year", "end_year", "fiscal_year", "fiscal_end_year"})

@@ -513,6 +513,76 @@ def test_names_in_the_place_of_a_first_record_are_said(tmp_path: Path) -> None:
     assert any("are skipped (`skip_rows`): 'Valor, UF" in note for note in notes)
 
 
+def test_what_numbers_count_for_is_said_by_each_record(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{area},{item},{year},{year / 4},{mult}\n"
+        for area in ("AU", "FR")
+        for item, mult in (("GDP", 6), ("POP", 3))
+        for year in range(2015, 2020)
+    )
+    found = drafted(tmp_path / "x", f"REF_AREA,MEASURE,TIME_PERIOD,OBS_VALUE,UNIT_MULT\n{rows}")
+    assert drawn(found, "measures") == {
+        "obs_value": {"path": "OBS_VALUE", "magnitude_path": "UNIT_MULT"}
+    }
+    assert found.key == ["dimensions.ref_area", "dimensions.measure", "period"]
+    rows = rows.replace(",6\n", ",Millions\n")
+    found = drafted(tmp_path / "x", f"REF_AREA,MEASURE,TIME_PERIOD,OBS_VALUE,UNIT_MULT\n{rows}")
+    assert drawn(found, "measures") == {"obs_value": {"path": "OBS_VALUE"}}
+
+
+def test_marks_of_money_percent_and_flags_are_taken_from_their_numbers(tmp_path: Path) -> None:
+    rows = "".join(
+        f'{s},{y},"$1,{n}34",{n}.5%,{n}.5{" p" if y == 2021 else ""},{n}{"AB"[n % 2]},"({n})"\n'
+        for n, s in enumerate(("AL", "AK", "AZ", "AR", "CA"))
+        for y in (2019, 2020, 2021)
+    )
+    found, notes = made_of(tmp_path / "x", f"state,year,spend,share,rate,house,odd\n{rows}")
+    measures = {
+        "spend": {"path": "spend", "marks": ["$"], "thousands": ","},
+        "share": {"path": "share", "split": "%"},
+        "rate": {"path": "rate", "marks": ["p"]},
+    }
+    assert drawn(found, "measures") == measures
+    assert "house" in found.dimensions
+    assert sum("is taken for a mark" in note for note in notes) == 2
+
+
+def test_blanks_that_pad_a_text_are_taken_away(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{s:<20}\t{m}\t{m * 1.5:12.1f}\n" for s in ("LNS1", "LNS2") for m in range(1, 13)
+    )
+    found = drafted(tmp_path / "x", f"series_id           \tmonth\t       value\n{rows}")
+    assert drawn(found, "dimensions")["series_id"] == {"path": "series_id", "trim": True}
+    records, _ = records_under(tmp_path / "x", found)
+    assert {record.dimensions["series_id"] for record in records} == {"LNS1", "LNS2"}
+
+
+def test_rows_that_cannot_be_records_are_said(tmp_path: Path) -> None:
+    text = "id  elev name\n" + "A1  10.1 OSLO\nA2  12.5 NEW YORK\nA3  11.5 ROME\n" * 5
+    (tmp_path / "x").write_text(text)
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+    assert any("5 of 15 rows have more or fewer cells" in note for note in made.notes)
+    assert any("at fixed places" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "hint"),
+    [
+        (b"PAR1\x15\x04PAR1", "this is Parquet", "CSV or JSON"),
+        (b'CHARSET="ANSI";\nAXIS-VERSION="2010";\nDATA=\n1 2;\n', "PC-Axis", "json-stat2"),
+        (b'{"dataSets": [{"series": {"0:0": {"observations": {"0": [1]}}}}]}', "SDMX-JSON", "CSV"),
+        (b'{"data": {"dataSets": [{"observations": {"0": [1]}}]}}', "SDMX-JSON", "CSV"),
+    ],
+)
+def test_what_is_not_read_is_named_with_what_to_ask_for(
+    tmp_path: Path, data: bytes, said: str, hint: str
+) -> None:
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(ParseFailed, match=said) as caught:
+        draft(tmp_path / "x", name="x", url="https://example.org/x")
+    assert hint in caught.value.hint
+
+
 def test_two_header_rows_are_joined_and_taken_apart(tmp_path: Path) -> None:
     def page(first: str, second: str) -> str:
         rows = "".join(f"{place},{c},1,2,3,4\n" for c, place in enumerate("ABCDEFGH"))

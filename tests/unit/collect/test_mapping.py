@@ -308,6 +308,24 @@ def test_a_mark_is_no_part_of_the_number_and_is_kept(
     assert (whole.dimensions["d"], whole.attributes["d_mark"]) == (12, "()")
 
 
+@pytest.mark.parametrize(
+    ("sent", "multiplier"),
+    [("6", "1000000"), (3, "1000"), ("0", "1"), (" -2 ", "0.01"), ("", "10"), (None, "10")],
+)
+def test_a_record_says_its_own_multiplier(sent: Any, multiplier: str) -> None:
+    field = {"path": "$.v", "magnitude_path": "$.m", "multiplier": "10"}
+    found = record({"v": "1.5", "m": sent}, measures={"v": field})
+    assert found.measures["v"] == Measure(value="1.5", unit="", multiplier=multiplier)
+
+
+@pytest.mark.parametrize("sent", ["31", "1.5", "Millions", "1000"])
+def test_what_is_no_power_of_ten_is_a_reject(sent: str) -> None:
+    field = {"path": "$.v", "magnitude_path": "$.m"}
+    found = reject({"v": "1.5", "m": sent}, measures={"v": field})
+    assert found.field == "v"
+    assert "is not the exponent of a power of ten" in found.reason
+
+
 def wide(row: dict[str, Any], source: dict[str, Any], **spec: Any) -> list[list[Any]]:
     mapping = Mapping(
         profile(

@@ -195,6 +195,83 @@ def test_quarters_and_halves_of_years_from_any_month_are_none_of_the_calendar_s(
     assert periods.name(found) == f"{start} {to}" == period_text(found)
 
 
+GERMAN = [
+    "Januar",
+    "Februar",
+    "März",
+    "April",
+    "Mai",
+    "Juni",
+    "Juli",
+    "August",
+    "September",
+    "Oktober",
+    "November",
+    "Dezember",
+    "Jan.",
+    "Feb.",
+    "Mrz.",
+    "Apr.",
+    "Mai",
+    "Jun.",
+    "Jul.",
+    "Aug.",
+    "Sep.",
+    "Okt.",
+    "Nov.",
+    "Dez.",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "start"),
+    [
+        ("2021-Januar", "", "2021-01-01"),
+        ("Dezember 2021", "%m %Y", "2021-12-01"),
+        ("märz 2021", "%m %Y", "2021-03-01"),
+        ("Ma\u0308rz 2021", "%m %Y", "2021-03-01"),
+        ("Okt. 21", "%m %y", "2021-10-01"),
+        ("FY2021 Mai", "", "2021-05-01"),
+        ("2021-07", "", "2021-07-01"),
+        ("Mitte", "", "2021-06-01"),
+    ],
+)
+def test_months_by_the_names_that_the_source_gives_them(
+    text: str, pattern: str, start: str
+) -> None:
+    read = periods.reader(
+        "M", pattern, {r"FY(?P<year>\d{4}) (?P<sub>\d+)": "M"}, UTC,
+        months=GERMAN, spellings={"Mitte": "2021-06"},
+    )  # fmt: skip
+    found = read(text)
+    assert (found.start, found.frequency, found.text) == (start, "M", text)
+
+
+def test_a_word_that_only_begins_like_a_month_is_none() -> None:
+    read = periods.reader("M", "%m %Y", {}, UTC, months=GERMAN)
+    for text in ("Maier 2021", "xMai 2021", "May 2021", "Juli Juli 2021"):
+        with pytest.raises(ValueError, match="is not a date or time written as %m %Y"):
+            read(text)
+
+
+def test_numbers_in_roman_and_hours_named_by_their_end() -> None:
+    quarter = {r"(?P<year>\d{4})-(?P<sub>[IV]+)": "Q"}
+    read = periods.reader("Q", "", quarter, UTC)
+    assert [read(f"2020-{text}").start for text in ("I", "II", "III", "IV")] == [
+        f"2020-{month:02d}-01" for month in (1, 4, 7, 10)
+    ]
+    for text in ("2020-V", "2020-IIV"):
+        with pytest.raises(ValueError, match="has no quarter"):
+            read(text)
+    ended = {r"(?P<day>\d\d)/(?P<month>\d\d)/(?P<year>\d{4}) (?P<end_hour>\d+):00": "H"}
+    hours = periods.reader("H", "", ended, ZoneInfo("America/Chicago"))
+    assert hours("31/12/2023 01:00").start == "2023-12-31T06:00:00.000000Z"
+    assert hours("31/12/2023 24:00").end == "2024-01-01T06:00:00.000000Z"
+    for text in ("31/12/2023 25:00", "31/12/2023 00:00"):
+        with pytest.raises(ValueError, match="has no hour"):
+            hours(text)
+
+
 def test_no_two_quarters_share_a_name() -> None:
     read = {m: periods.reader("A", "", {BEGUN: "Q"}, UTC, year_start=m) for m in range(1, 13)}
     found = {

@@ -50,6 +50,9 @@ def fiscal(pattern: str, frequency: str, month: int = 4) -> dict[str, Any]:
     return changed("period", period)
 
 
+MONTHS = [f"m{number}" for number in range(1, 13)]
+
+
 def wide(columns: str = r"(?P<year>\d{4})", **beside: str | int) -> dict[str, Any]:
     return changed("unpivot", {"columns": columns, "beside": beside})
 
@@ -68,6 +71,8 @@ def wide(columns: str = r"(?P<year>\d{4})", **beside: str | int) -> dict[str, An
         fiscal(r"(?P<fiscal_year>\d{4})Q(?P<sub>\d)", "Q", 2),
         wide(flag="{column} flag"),
         wide(flag=-1, note="N{year}"),
+        changed("period/months", [*MONTHS, *MONTHS]),
+        changed("measures/rain/magnitude_path", "UNIT_MULT"),
         changed("measures/rain/marks", ["()", "p", "<", "[1]", "\u00b9"]),
     ],
 )
@@ -419,6 +424,19 @@ def test_the_good_profiles_are_good() -> None:
             ),
             "source.format.header_rows",
             "only with header: true",
+        ),
+        (changed("period/months", ["Jan", "Feb"]), "period.months", "not those of twelve months"),
+        (changed("period/months", [*MONTHS[:11], "1."]), "period.months[11]", "is no name"),
+        (changed("period/months", [*MONTHS[:11], "m1"]), "period.months[11]", "another month"),
+        (
+            changed("dimensions/station", {"path": "Station", "magnitude_path": "m"}),
+            "dimensions.station",
+            "only a measure",
+        ),
+        (
+            changed("measures/rain", {"path": "Rain", "magnitude_path": "$.m"}),
+            "measures.rain.magnitude_path",
+            "a table has columns",
         ),
         (changed("measures/rain/marks", ["-"]), "measures.rain.marks[0]", "part of a number"),
         (changed("measures/rain/marks", ["p", "1)"]), "measures.rain.marks[1]", "part of a number"),

@@ -31,6 +31,7 @@ _BUILT_IN = {
     "feed": ("holdfast.collect.formats.xml", "read_feed"),
     "json-stat": ("holdfast.collect.formats.json_stat", "read"),
     "xlsx": ("holdfast.collect.formats.xlsx", "read"),
+    "ods": ("holdfast.collect.formats.ods", "read"),
 }
 
 

@@ -22,7 +22,7 @@ from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.csv import first_text, from_header, without
 from holdfast.collect.formats.names import joined_names, table_names
 from holdfast.collect.model import Bounds, Formula, Number, RawRow, ReadContext
-from holdfast.registry.source import Format, XlsxFormat
+from holdfast.registry.source import Format, OdsFormat, XlsxFormat
 
 ROWS_MAX = 1_048_576
 COLUMNS_MAX = 16_384
@@ -60,7 +60,7 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
         raise MappingRefused("cannot use a $$ or # path: a sheet has no enclosing document")
     with random_access(content) as raw:
         workbook = _Workbook(raw, context.bounds)
-        yield from _rows(workbook.rows(spec.sheet), spec, context)
+        yield from table_rows(workbook.rows(spec.sheet), spec, context)
 
 
 def first_rows(content: Content, sheet: str | int, count: int) -> list[list[Cell]]:
@@ -69,7 +69,10 @@ def first_rows(content: Content, sheet: str | int, count: int) -> list[list[Cell
         return list(islice(_Workbook(raw, Bounds()).rows(sheet), count))
 
 
-def _rows(cells: Iterator[list[Cell]], spec: XlsxFormat, context: ReadContext) -> Iterator[RawRow]:
+def table_rows(
+    cells: Iterator[list[Cell]], spec: XlsxFormat | OdsFormat, context: ReadContext
+) -> Iterator[RawRow]:
+    """The rows of a sheet under its header, as objects from column name to cell."""
     bounds = context.bounds
     if spec.header_starts:
         cells = from_header(cells, spec.header_starts)
@@ -244,9 +247,9 @@ class _Workbook:
                     unseen += len(data)
                     for _, element in parser.read_events():
                         unseen = 0
-                        _check_type(element)
+                        check_type(element)
                         yield element
-                        _cleared(element)
+                        cleared(element)
                     if unseen > self._bounds.record_bytes_max * 4:
                         raise BoundReached(
                             "cannot read the workbook: one row or text of it is too large",
@@ -256,7 +259,7 @@ class _Workbook:
             except etree.XMLSyntaxError as error:
                 raise ParseFailed(f"cannot read the workbook: {str(error)[:200]}") from error
             for _, element in parser.read_events():
-                _check_type(element)
+                check_type(element)
                 yield element
 
     def _read(self, part: str, shared: list[str], dates: list[str]) -> Iterator[list[Cell]]:
@@ -281,12 +284,12 @@ def _tags(*names: str) -> tuple[str, ...]:
     return tuple(f"{{{namespace}}}{name}" for namespace in _MAIN for name in names)
 
 
-def _check_type(element: Any) -> None:
+def check_type(element: Any) -> None:
     if element.getroottree().docinfo.internalDTD is not None:
         raise ParseFailed("cannot read the workbook: it declares entities, which are not read")
 
 
-def _cleared(element: Any) -> None:
+def cleared(element: Any) -> None:
     element.clear()
     parent = element.getparent()
     while parent is not None and element.getprevious() is not None:
@@ -404,7 +407,7 @@ class _Cells:
             return None
         index = _whole(style)
         shows = self._dates[index] if index < len(self._dates) else ""
-        return self._time(text, shows) if shows else Number(_shortest(text))
+        return self._time(text, shows) if shows else Number(shortest(text))
 
     def _time(self, text: str, shows: str) -> str:
         try:
@@ -440,7 +443,7 @@ def _column(reference: str | None, following: int) -> int:
     return column - 1
 
 
-def _shortest(text: str) -> str:
+def shortest(text: str) -> str:
     """``text``, or the shortest text of the same binary number where 17 digits were written."""
     mantissa = text.partition("e")[0].partition("E")[0]
     if "." not in mantissa or len(text) > 40:
