@@ -18,9 +18,12 @@ from holdfast.kernel.errors import Corrupt, Invalid
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.signing import SigningKey
 from holdfast.ledger import notes, tree
+from holdfast.ledger.errors import LedgerReadOnly
 from holdfast.ledger.notes import COSIGNATURE, VerifierKey, verifier_key
 from holdfast.ledger.service import LedgerService
+from holdfast.ledger.verifying import verify
 from holdfast.ledger.witness import Witness, Witnesses
+from tests.conformance.test_ledger import brought_back, kept
 from tests.unit.ledger.making import ONE, one, parts_on
 
 KEY = SigningKey.from_seed(b"w" * 32)
@@ -129,6 +132,50 @@ async def test_checkpoints_are_cosigned_by_who_checked_that_the_log_grew(
             assert len(note.signatures) == 1
         finally:
             await ledger.close()
+
+
+async def test_a_log_from_before_what_a_witness_has_seen_is_read_only(
+    sqlite_database: Database, tmp_path: Path, witness: Seen
+) -> None:
+    """On a machine that never published anything: only the witness knows that there was more."""
+    key = verifier_key(NAME, KEY, COSIGNATURE)
+
+    def instance(client: httpx.AsyncClient, folder: str) -> LedgerService:
+        parts = parts_on(sqlite_database, tmp_path / folder, keys=tmp_path / "keys")
+        asked = Witnesses([Witness(witness.url, key)], client)
+        return LedgerService(replace(parts, witnesses=asked), id_source(parts.clock))
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        first = instance(client, "first")
+        for number in range(3):
+            await first.append(ONE, one(number))
+        backup = await kept(sqlite_database)
+        for number in range(3, 7):
+            await first.append(ONE, one(number))
+        await _signed(first, key)
+        await first.close()
+        await brought_back(sqlite_database, backup)
+        for attempt in range(2):
+            later = instance(client, "second")
+            try:
+                if attempt == 0:
+                    await later.append(ONE, one(20))  # nobody here knows better yet
+                with pytest.raises(LedgerReadOnly, match=f"{NAME} has seen 7|knows of 7"):
+                    await later.checkpoint(ONE)
+                with pytest.raises(LedgerReadOnly, match="knows of 7 entries"):
+                    await later.append(ONE, one(21))
+                assert not [line async for line in verify(later, ONE)][-1].sound
+                if attempt == 0:
+                    continue
+                restarted = await later.restart(ONE, "the backup of the test")
+                assert restarted.origin.endswith("/1")
+                witness.size, witness.root = 0, b""  # of that origin it has seen nothing
+                note = notes.parse_note(await later.checkpoint(ONE))
+                assert len(note.signatures) == 2
+                assert notes.parse_checkpoint(note.text).origin == restarted.origin
+                assert [line async for line in verify(later, ONE)][-1].sound
+            finally:
+                await later.close()
 
 
 async def _signed(ledger: LedgerService, key: VerifierKey) -> None:

@@ -80,6 +80,16 @@ class NoteRefused(Corrupt):
     code = "note-invalid"
 
 
+class WitnessAhead(Corrupt):
+    """A witness has seen a longer log under this origin than there is: ``size`` entries."""
+
+    code = "witness-ahead"
+
+    def __init__(self, name: str, size: int) -> None:
+        super().__init__(f"the witness {name} has seen {size} entries")
+        self.size = size
+
+
 class ExportRefused(Corrupt):
     """An export that does not hold; the message says which entry does not fit."""
 

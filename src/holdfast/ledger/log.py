@@ -43,6 +43,7 @@ from holdfast.ledger.errors import (
     LedgerReadOnly,
     LogMoved,
     NotSequencer,
+    WitnessAhead,
 )
 from holdfast.ledger.frames import Frame, damaged, decode_frame, encode_frame, read_leaf
 from holdfast.ledger.head import Head, HeadFile
@@ -580,7 +581,12 @@ class TenantLog:
             # Only now: a witness is the outside, too.
             view = View(told.size, state.recorded, tree_then)
             prove = partial(self.consistency_path, view=view)
-            cosigned = await self.parts.witnesses.cosigned(signed, told.origin, told.size, prove)
+            try:
+                cosigned = await self.parts.witnesses.cosigned(
+                    signed, told.origin, told.size, prove
+                )
+            except WitnessAhead as error:
+                raise await self._behind(told, error) from error
             published = replace(published, note=cosigned.encode())
             await self.parts.database.write(
                 self.principal, lambda conn: store.publish(conn, self.tenant, published)
@@ -588,6 +594,33 @@ class TenantLog:
         state.published = published
         self.parts.metrics.published()
         return published.note
+
+    async def _behind(self, told: Checkpoint, ahead: WitnessAhead) -> HoldfastError:
+        """What to say where a witness has seen more than we were about to tell.
+
+        Another instance may have told it since. If nobody has, the log is from before that: the
+        file keeps it, so that nothing is appended or given of this origin any more.
+        """
+        self._open = None
+        rows = await self.parts.database.read(
+            self.principal, lambda conn: store.checkpoints(conn, self.tenant)
+        )
+        newest = rows.get(told.origin)
+        if newest is not None and newest.size >= ahead.size:
+            return NotSequencer(
+                "cannot sign: a larger checkpoint of this log has been published",
+                retry_after_seconds=1.0,
+            )
+        now = timestamp(self.parts.clock.now())
+        await self._learn(Published(told.origin, ahead.size, b"", "", now))
+        return self._read_only(
+            Damage(
+                reason="lost-tail",
+                detail=f"the log ends at {told.size}, and {ahead.detail}",
+                first=told.size,
+                last=ahead.size - 1,
+            )
+        )
 
     def read_head(self) -> Head | None:
         """What the head file says. Blocking."""
@@ -934,7 +967,7 @@ class TenantLog:
                         last=size - 1,
                     )
                 )
-            if await self.root_at(size, view) != root:
+            if root and await self.root_at(size, view) != root:
                 raise self._read_only(
                     Damage(
                         reason="altered",

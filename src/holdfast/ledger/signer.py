@@ -104,7 +104,10 @@ def verifier_of(key: LogKey) -> VerifierKey:
 
 
 class PublishedFile:
-    """The largest checkpoint of each origin that was ever released. Blocking."""
+    """The largest checkpoint of each origin that was ever released. Blocking.
+
+    Of one that only a witness knows there is no root: it is empty.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

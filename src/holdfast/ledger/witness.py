@@ -18,7 +18,7 @@ import httpx
 from holdfast.kernel.errors import HoldfastError, Invalid
 from holdfast.kernel.http.client import FAILURES
 from holdfast.kernel.telemetry import get_logger
-from holdfast.ledger.errors import NoteRefused
+from holdfast.ledger.errors import NoteRefused, WitnessAhead
 from holdfast.ledger.notes import COSIGNATURE, Note, Signature, VerifierKey, parse_note
 
 log = get_logger("ledger")
@@ -26,6 +26,7 @@ log = get_logger("ledger")
 WITNESS_SECONDS = 5.0
 ANSWER_BYTES_MAX = 16 * 1024
 SIZE_TYPE = "text/x.tlog.size"
+SIZE_DIGITS_MAX = 15
 
 Prove = Callable[[int, int], Awaitable[Sequence[bytes]]]
 """The proof that the tree of the second size extends that of the first."""
@@ -65,13 +66,20 @@ class Witnesses:
         self._seen: dict[tuple[str, str], int] = {}
 
     async def cosigned(self, note: Note, origin: str, size: int, prove: Prove) -> Note:
-        """``note`` with the cosignatures of the witnesses that answered in time."""
+        """``note`` with the cosignatures of the witnesses that answered in time.
+
+        :class:`WitnessAhead` if one has seen more of the log than there is: it is from before that.
+        """
         if not self.witnesses:
             return note
         lines = await asyncio.gather(
-            *(self._ask(each, note, origin, size, prove) for each in self.witnesses)
+            *(self._ask(each, note, origin, size, prove) for each in self.witnesses),
+            return_exceptions=True,
         )
-        more = tuple(line for line in lines if line is not None)
+        for line in lines:
+            if isinstance(line, BaseException):
+                raise line
+        more = tuple(line for line in lines if isinstance(line, Signature))
         return Note(note.text, (*note.signatures, *more))
 
     async def _ask(
@@ -80,6 +88,8 @@ class Witnesses:
         try:
             async with asyncio.timeout(WITNESS_SECONDS):
                 return await self._signed(witness, note, origin, size, prove)
+        except WitnessAhead:
+            raise
         except (TimeoutError, *FAILURES, HoldfastError) as error:
             log.warning(
                 "a witness did not sign",
@@ -107,7 +117,10 @@ class Witnesses:
                 text = await _text(answer)
             if answer.status_code == 409 and answer.headers.get("content-type") == SIZE_TYPE:
                 # It has seen more, or less, of this log than we remember.
-                self._seen[place] = _size(text, size)
+                seen = _size(text)
+                if seen > size:
+                    raise WitnessAhead(witness.key.name, seen)
+                self._seen[place] = seen
                 continue
             if answer.status_code != 200:
                 raise NoteRefused(f"cannot use the witness's answer: {answer.status_code}")
@@ -137,8 +150,8 @@ async def _text(answer: httpx.Response) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _size(text: str, most: int) -> int:
+def _size(text: str) -> int:
     stripped = text.strip()
-    if not stripped.isdecimal() or len(stripped) > 16 or int(stripped) > most:
-        raise NoteRefused("cannot use the witness's answer: it has seen more than there is")
+    if not (stripped.isascii() and stripped.isdecimal()) or len(stripped) > SIZE_DIGITS_MAX:
+        raise NoteRefused("cannot use the witness's answer: it is no size")
     return int(stripped)
