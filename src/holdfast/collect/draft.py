@@ -24,6 +24,7 @@ from holdfast.collect.draft_time import SPAN, TIME, as_period, days_of, period_o
 from holdfast.collect.errors import ParseFailed
 from holdfast.collect.formats import reader_of
 from holdfast.collect.formats.names import JOINT
+from holdfast.collect.formats.xml import namespaces_of
 from holdfast.collect.infer import (
     NULL_SPELLINGS,
     InferredField,
@@ -35,7 +36,7 @@ from holdfast.collect.infer import (
 from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import Bounds, Formula, RawRow, ReadContext
 from holdfast.collect.odd import is_stamp, nearly_numbers, odd_rows, shown, skipping
-from holdfast.collect.recognise import Plain, Recognised, recognise
+from holdfast.collect.recognise import ROWS_LOOKED_AT, Plain, Recognised, recognise
 from holdfast.collect.several import more_pages
 from holdfast.collect.values import printable
 from holdfast.records.model import MappedRecord, Reject
@@ -44,7 +45,6 @@ from holdfast.registry.model import Profile, is_tabular
 from holdfast.registry.placeholders import LICENCE, PUBLISHER
 from holdfast.registry.source import Format
 
-ROWS_LOOKED_AT = 1_000
 _FIELDS_MAX = 60
 _CODE = re.compile(
     r"(^|[^a-z])(id|ids|code|fips|zip|zipcode|postcode|guid|key|number|nr|no|num|cik|isbn|geoid|uuid|"
@@ -111,7 +111,7 @@ def draft(
         rows = [row for row in rows if row.position not in rejected]
     wide = _wide(rows) if is_tabular(form) else None
     looked_at = _without(_with_results(found, rows), wide.used if wide else [])
-    fields = fields_of(looked_at, form)[:_FIELDS_MAX]
+    fields = [f for f in fields_of(looked_at, form) if _can_be_named(f.path, form)][:_FIELDS_MAX]
     plan = _Plan(fields, texts_of(looked_at, form), len(rows), found.around, labels)
     plan.apart = rejected
     if wide:
@@ -286,6 +286,13 @@ def _with_flags(wide: _Wide, columns: list[str]) -> _Wide:
     if not alike and len(numbered) != 1:
         return wide
     return replace(wide, beside=next(iter(spelled)) if alike else 1, flags=flags)
+
+
+def _can_be_named(path: str, form: Any) -> bool:
+    """Whether the prefixes of a path of XML are among those of the format: it has the first 30."""
+    if form.__struct_config__.tag not in {"xml", "feed"}:
+        return True
+    return set(re.findall(r"(?:^|[/@])([^/@:\[]+):", path)) <= {*namespaces_of(form)}
 
 
 def _with_results(found: Recognised, rows: list[RawRow]) -> list[RawRow]:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from holdfast.collect import values
 from holdfast.collect.model import Number, RawRow
+from holdfast.collect.paths import member_step
 from holdfast.collect.values import printable
 from holdfast.registry.model import is_tabular
 from holdfast.registry.source import FeedFormat, Format, XmlFormat
@@ -33,7 +34,6 @@ FIELDS_MAX = 500
 _SAMPLES = 3
 _SAMPLE_SIZE = 60
 _DEPTH_MAX = 6
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _EPOCH_S = (315_532_800, 4_102_444_800)  # 1980 to 2100
 _TIME_NAME = re.compile(r"time|date|updated|created|stamp|epoch|(^|[._\['])dt($|_|')", re.I)
 
@@ -159,10 +159,7 @@ def _are_scalars(value: list[Any]) -> bool:
 def _joined(path: str, name: str) -> str:
     if not path:
         return name
-    if _PLAIN_NAME.fullmatch(name):
-        return f"{path}.{name}"
-    escaped = name.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{path}['{escaped}']"
+    return path + member_step(name)
 
 
 def _inferred(path: str, seen: _Seen) -> InferredField:

@@ -74,6 +74,16 @@ def _step(path: str, at: int) -> tuple[str | int | Wild, int] | None:
 
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "/": "/", "\\": "\\"}
 
+_ESCAPED = {ord(text): f"\\{letter}" for letter, text in _ESCAPES.items() if text != "/"}
+_ESCAPED[ord("'")] = "\\'"
+
+
+def member_step(name: str) -> str:
+    """The step of a path that leads to a member, whatever its name holds."""
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        return f".{name}"
+    return f"['{name.translate(_ESCAPED)}']"
+
 
 def _unescape(text: str, quote: str) -> str | None:
     """The name a quoted selector spells; ``None`` for an escape RFC 9535 does not know."""

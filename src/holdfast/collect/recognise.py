@@ -13,7 +13,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from holdfast.collect.formats.names import JOINT, joined_names
 from holdfast.collect.formats.xml import split_name
 from holdfast.collect.infer import NULL_SPELLINGS
 from holdfast.collect.model import MEBIBYTE, Bounds
-from holdfast.collect.several import step
+from holdfast.collect.paths import member_step
 
+ROWS_LOOKED_AT = 1_000
 HEAD_BYTES = 32 * MEBIBYTE
 _LINES = 400
 _DATA_NAMES = (".csv", ".tsv", ".txt", ".json", ".ndjson", ".jsonl", ".geojson", ".xml", ".xlsx")
@@ -336,7 +337,9 @@ def _candidates(value: Any) -> Iterator[tuple[str, int, int, int]]:
                     counts[(f"{path}[*]", depth, keys + 1)] += len(node)
                 waiting += [(one, f"{path}[*]", depth + 1, keys + 1) for one in node.values()]
             else:
-                waiting += [(one, path + step(n), depth + 1, keys) for n, one in node.items()]
+                waiting += [
+                    (one, path + member_step(n), depth + 1, keys) for n, one in node.items()
+                ]
     for (path, depth, keys), count in counts.items():
         yield path, count, depth, keys
 
@@ -349,7 +352,7 @@ def _columns(value: Any) -> Iterator[tuple[int, str]]:
         if _is_columns(node) and path != "$":
             yield len(next(cells for cells in node.values() if isinstance(cells, list))), path
         elif isinstance(node, dict) and path.count("[") + path.count(".") < 8:
-            waiting += [(one, path + step(name)) for name, one in node.items()]
+            waiting += [(one, path + member_step(name)) for name, one in node.items()]
 
 
 def _is_columns(node: Any) -> bool:
@@ -409,7 +412,7 @@ def _around(value: Any, path: str) -> list[str]:
         node = next(iter(paths.select(value, query)), None) if query else None
         if isinstance(node, dict):
             found += [
-                f"${prefix}{step(name)}"
+                f"${prefix}{member_step(name)}"
                 for name, one in node.items()
                 if isinstance(one, str | int) and not isinstance(one, bool) and len(str(one)) < 200
             ]
@@ -518,8 +521,13 @@ def _repeated(root: Any, namespaces: dict[str, str]) -> Recognised:
     ):
         path = path[:-1]
     used = {split_name(tag)[0] for tag in path}
-    for element in examples[path].iter():
-        used |= {split_name(n)[0] for n in (element.tag, *element.attrib) if nameable(n)}
+    around_it = list(reversed(path[:-1]))
+    records = (
+        one for one in root.iter(path[-1]) if [p.tag for p in one.iterancestors()] == around_it
+    )
+    for record in islice(records, ROWS_LOOKED_AT):  # not each has what one of them has
+        for element in record.iter():
+            used |= {split_name(n)[0] for n in (element.tag, *element.attrib) if nameable(n)}
     parent = examples[path].getparent()
     around = (
         _series(parent, path[-1], named, nameable) if parent is not None and len(path) > 2 else []

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from holdfast.collect.pages import next_link
+from holdfast.collect.paths import member_step
 from holdfast.registry.source import Pagination
 
 Plain = dict[str, Any]
@@ -97,9 +98,9 @@ def _said(value: Any, records: int | None) -> list[tuple[str, _Found]]:
     head, path = (value[0], "$[0]") if isinstance(value, list) and value else (value, "$")
     if not isinstance(head, dict) or len(head) > _MEMBERS_MAX:
         return []
-    inner = [(one, path + step(name)) for name, one in head.items() if isinstance(one, dict)]
+    inner = [(one, path + member_step(name)) for name, one in head.items() if isinstance(one, dict)]
     found = [
-        _Found(what, where + step(name), one, part, where)
+        _Found(what, where + member_step(name), one, part, where)
         for part, where in [(head, path), *inner]
         if len(part) <= _MEMBERS_MAX
         for name, one in part.items()
@@ -178,7 +179,7 @@ def _total(found: _Found) -> Plain:
     for name, one in found.beside.items():
         plain = isinstance(one, int) and not isinstance(one, bool) and one > 0
         if plain and re.fullmatch(r"total|total_?(records|items|results)", name, re.I):
-            return {"total_records": found.where + step(name)}
+            return {"total_records": found.where + member_step(name)}
     return {}
 
 
@@ -198,11 +199,3 @@ def _hint(found: _Found) -> str:
             return f" `total_pages: {found.path}` goes with `type: page`."
         case _:
             return ""
-
-
-def step(name: str) -> str:
-    """A member's step in a path."""
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        return f".{name}"
-    quoted = name.replace("\\", "\\\\").replace("'", "\\'")
-    return f"['{quoted}']"

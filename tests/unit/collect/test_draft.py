@@ -418,6 +418,24 @@ def test_the_language_of_a_list_is_named_by_its_own_prefix(tmp_path: Path) -> No
     assert drawn(found, "dimensions") == {"lang": {"path": "../@xml:lang"}}
 
 
+def test_names_that_only_some_records_have_can_be_read(tmp_path: Path) -> None:
+    extra = '<x:note xmlns:x="u:x" xml:lang="de">n</x:note>'
+    items = "".join(
+        f'<item id="i{i}"><v>{i}.5</v>{extra if i == 7 else ""}</item>' for i in range(1, 10)
+    )
+    found = drafted(tmp_path / "x", f"<list>{items}</list>")
+    said = {name: entry["path"] for name, entry in drawn(found, "attributes").items()}
+    assert said == {"note": "x:note", "lang": "x:note/@xml:lang"}
+
+
+def test_a_member_may_be_called_anything(tmp_path: Path) -> None:
+    name = "a\tb'c\\d\n"
+    found = drafted(tmp_path / "x", json.dumps([{name: i, "id": f"i{i}"} for i in range(9)]))
+    records, _ = records_under(tmp_path / "x", found)
+    [[measure]] = {tuple(one.measures) for one in records}
+    assert [one.measures[measure].value for one in records] == [str(i) for i in range(9)]
+
+
 @pytest.mark.parametrize("end", ["\\n", "\\u2028", "\\u0085", "\\u001b[2J"])
 def test_a_source_writes_no_line_of_its_own_into_a_draft(tmp_path: Path, end: str) -> None:
     page = f'{{"x{end}timezone: UTC": {{"next_page": "abc"}}, "data": [{{"a": 1}}, {{"a": 2}}]}}'
