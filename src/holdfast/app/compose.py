@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from holdfast.ledger.model import Appended, Entry, FoldedPage, Moment, Prepared, Proof
 
 STATEFUL = frozenset({"identity", "registry", "coordinator", "aggregator", "reporter", "ledger"})
+TENANT_CONNECTIONS_MAX = 20
+"""Of one process to one role for one tenant."""
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -183,7 +185,12 @@ async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) ->
         )
         api = await stack.enter_async_context(ApiClient(client, role=role))
         attribute, kind = kinds[role]
-        setattr(system, attribute, kind(api))
+        verify = verify_of(system.tls, [url])
+        mine = TenantClients(url, signer, role, kind, verify, system.principal.subject)
+        stack.push_async_callback(mine.close)
+        own = kind(api)
+        # Identity finds the tenant of a credential by itself; the ledger is asked by those below.
+        setattr(system, attribute, own if role in ("identity", "ledger") else OfTenant(mine, own))
         if role == "identity":
             system.sessions = SessionsClient(api)
             system.passkeys = PasskeysClient(api)
@@ -266,9 +273,11 @@ class TenantClients:
         role: str,
         kind: Callable[[ApiClient], Any],
         verify: ssl.SSLContext | bool = True,
+        subject: str = "relay",
     ) -> None:
         self._url = url
         self._verify = verify
+        self._subject = subject
         self._signer = signer
         self._role = role
         self._kind = kind
@@ -282,9 +291,9 @@ class TenantClients:
         if known is None:
             client = httpx.AsyncClient(
                 base_url=self._url,
-                auth=HopAuth(self._signer, self._role, service("relay", principal.tenant)),
+                auth=HopAuth(self._signer, self._role, service(self._subject, principal.tenant)),
                 timeout=httpx.Timeout(60.0, connect=5.0),
-                limits=httpx.Limits(max_connections=2),
+                limits=httpx.Limits(max_connections=TENANT_CONNECTIONS_MAX),
                 verify=self._verify,
                 trust_env=False,
             )
@@ -296,6 +305,27 @@ class TenantClients:
         """Close the connections."""
         for api, _ in self._clients.values():
             await api.aclose()
+
+
+class OfTenant:
+    """A role elsewhere: what is asked for somebody is asked in their tenant, by this process.
+
+    Its client alone asks as what its connection says, whomever it is asked for: the front page of
+    one tenant would show another's sources, and a coordinator collect one's for another.
+    """
+
+    def __init__(self, clients: TenantClients, own: Any) -> None:
+        """``own`` asks what is nobody's: whose a credential is."""
+        self._clients = clients
+        self._own = own
+
+    def __getattr__(self, name: str) -> Any:
+        def ask(*given: Any, **more: Any) -> Any:
+            about = given[0] if given else more.get("principal")
+            client = self._clients.of(about) if isinstance(about, Principal) else self._own
+            return getattr(client, name)(*given, **more)
+
+        return ask
 
 
 class TenantDeliveries:
