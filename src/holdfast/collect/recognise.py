@@ -586,7 +586,12 @@ def _table(text: str) -> Recognised:
             hint=f"a cell is over {csv.field_size_limit():,} characters, or a quotation mark is "
             "never closed; --format says what it is",
         )
-    width = Counter(len(row) for row in rows if row).most_common(1)[0][0]
+    widths = Counter(len(row) for row in rows if row)
+    width = widths.most_common(1)[0][0]
+    if delimiter == " " and len(widths) > 1 and (placed := _at_places(body)):
+        if comment:
+            placed.form["comment"] = comment
+        return placed
     form: Plain = {"type": "csv"}
     if delimiter != ",":
         form["delimiter"] = delimiter
@@ -612,6 +617,44 @@ def _table(text: str) -> Recognised:
     if following and following[0].startswith("#"):
         form["skip_rows"] = ["#*"]
         found.notes.append("The row of tags under the header is skipped.")
+    return found
+
+
+def _at_places(lines: list[str]) -> Recognised | None:
+    """A table whose columns are kept apart by places that are blank in each line."""
+    told = [line.rstrip() for line in lines if line.strip()]
+    if len(told) < 5 or any("\t" in line for line in told):
+        return None
+    longest = max(map(len, told))
+    inked = [any(line[at : at + 1].strip() for line in told) for at in range(longest)]
+    begins = [at for at in range(longest) if inked[at] and not (at and inked[at - 1])]
+    ends = [at for at in range(longest) if inked[at] and inked[at + 1 : at + 2] != [True]]
+    apart = list(zip(begins, ends, strict=True))
+    # Where the header has no name, a gap is one between words.
+    spans: list[tuple[int, int]] = []
+    for first, last in apart:
+        named = told[0][first : last + 1].strip()
+        spans[-1:] = [(spans[-1][0], last)] if spans and not named else [*spans[-1:], (first, last)]
+    names = [told[0][first : last + 1].strip() for first, last in spans]
+    numbers = any(map(_NUMBER.fullmatch, names))
+    if numbers or not _is_header(names, len(spans)) or len(set(names)) != len(names):
+        spans, names = apart, []
+    if len(spans) < 2:
+        return None
+    columns = names or [f"c{number}" for number in range(1, len(spans) + 1)]
+    places = {
+        name: f"{first + 1}-" if last == ends[-1] else f"{first + 1}-{last + 1}"
+        for name, (first, last) in zip(columns, spans, strict=True)
+    }
+    found = Recognised({"type": "csv", "places": places})
+    if names:
+        found.form["header_starts"] = names[0]
+    if any(len(line) <= spans[-1][0] for line in told):
+        found.form["ragged"] = "pad"
+    found.notes.append(
+        "Columns at fixed places, found by what is blank in each line looked at: check `places` "
+        "against the source's own description."
+    )
     return found
 
 

@@ -52,6 +52,13 @@ Path = Annotated[
         min_length=1, max_length=1024, description="an RFC 9535 JSONPath, XPath or a column's name"
     ),
 ]
+Columns = Annotated[
+    str,
+    Meta(
+        pattern=r"^[1-9][0-9]{0,5}(-([1-9][0-9]{0,5})?)?$(?!\n)",
+        description="places in a line, from 1: 1-11, 12 or 40- (to the line's end)",
+    ),
+]
 Positive = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 NotNegative = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 DecimalText = Annotated[

@@ -38,12 +38,13 @@ def value_path_problems(profile: Profile, path: str, where: str) -> Iterator[Pro
     if path in {COLUMN, VALUE}:
         yield Problem(where, f"{path} needs unpivot")
     elif is_tabular(form):
-        if isinstance(form, CsvFormat) and isinstance(form.header, list):
-            if path not in form.header:
+        named: list[str] | None = None
+        if isinstance(form, CsvFormat):
+            named = list(form.places) or (form.header if isinstance(form.header, list) else None)
+        if named is not None:
+            if path not in named:
                 yield Problem(
-                    where,
-                    f"there is no column {path}",
-                    did_you_mean(path, list(form.header), compared=50),
+                    where, f"there is no column {path}", did_you_mean(path, named, compared=50)
                 )
         elif path.startswith(("$.", "$[", "@.")):
             yield Problem(where, f"{path} is a JSONPath; a table has columns", "give its name")

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from holdfast.registry.parts import (
     Address,
+    Columns,
     FieldName,
     Name,
     NotNegative,
@@ -80,6 +81,11 @@ class CsvFormat(Part, frozen=True, kw_only=True, tag="csv", tag_field="type"):
     """``true``: the first row names the columns; a list: these are the columns and there is no
     such row. Columns of one name (``Value``, ``Value``) are ``Value_1`` and ``Value_2``, one
     without a name is ``c4``, by its number."""
+    places: Annotated[dict[Text, Columns], Meta(max_length=1000)] = {}
+    """Columns at fixed places in the line, by name: ``{id: 1-11, elevation: 32-37, name: 42-}``,
+    counted in characters from 1. Then nothing is a delimiter, and the file's own header, if it has
+    one, is skipped by ``header_starts`` or ``skip_lines``. A value that goes on beyond its place is
+    a reject, and so is a line that ends before its last column begins (unless ``ragged: pad``)."""
     header_rows: Annotated[int, Meta(ge=1, le=8)] = 1
     """How many rows the header has. Their cells are joined to one name: ``2019`` over ``Male`` is
     ``2019 | Male``. An empty cell in an upper row has what stands to its left there, as merged

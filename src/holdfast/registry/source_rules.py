@@ -208,6 +208,19 @@ def _csv(form: CsvFormat, where: str) -> Iterator[Problem]:
         yield Problem(
             f"{where}.header_starts", "there is a header to look for only with header: true"
         )
+    if form.places:
+        if form.header is not True or form.header_rows > 1 or form.delimiter != ",":
+            yield Problem(
+                f"{where}.places",
+                "columns with places have no delimiter, and no other header",
+                "leave delimiter, header and header_rows out",
+            )
+        for name, place in form.places.items():
+            first, _, last = place.partition("-")
+            if last and int(last) < int(first):
+                yield Problem(f"{where}.places.{name}", f"{place} ends before it begins")
+            if not name.strip():
+                yield Problem(f"{where}.places", "a column needs a name")
     if form.header_rows > 1 and form.header is not True:
         yield Problem(f"{where}.header_rows", "the file has rows of names only with header: true")
     marks = [mark for mark in (form.delimiter, form.quote, form.escape) if mark]

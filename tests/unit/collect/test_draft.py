@@ -576,11 +576,29 @@ def test_blanks_that_pad_a_text_are_taken_away(tmp_path: Path) -> None:
 
 
 def test_rows_that_cannot_be_records_are_said(tmp_path: Path) -> None:
-    text = "id  elev name\n" + "A1  10.1 OSLO\nA2  12.5 NEW YORK\nA3  11.5 ROME\n" * 5
-    (tmp_path / "x").write_text(text)
+    (tmp_path / "x").write_text("id,elev,name\n" + "A1,1,OSLO\nA2,2,NEW,YORK\nA3,3,ROME\n" * 5)
     made = draft(tmp_path / "x", name="x", url="https://example.org/x")
     assert any("5 of 15 rows have more or fewer cells" in note for note in made.notes)
-    assert any("at fixed places" in note for note in made.notes)
+
+
+def test_columns_at_places_are_found_by_what_is_blank(tmp_path: Path) -> None:
+    lines = [f"A{n:<3} {n * 10.5:6.1f} {name}\n" for n, name in enumerate(
+        ("OSLO", "NEW YORK", "ROME", "LA PAZ", "DEN HAAG AIRPORT", "BERN", "KYIV"), 1
+    )]  # fmt: skip
+    found, notes = made_of(tmp_path / "x", "id     elev name\n" + "".join(lines))
+    places = {"id": "1-2", "elev": "8-11", "name": "13-"}
+    assert drawn(found, "source")["format"] == {
+        "type": "csv", "header_starts": "id", "places": places,
+    }  # fmt: skip
+    assert found.key == ["dimensions.id"]
+    records, _ = records_under(tmp_path / "x", found)
+    assert [record.attributes.get("name") or record.dimensions["name"] for record in records] == [
+        line[12:].strip() for line in lines
+    ]
+    assert any("at fixed places" in note for note in notes)
+    found, _ = made_of(tmp_path / "x", "".join(lines))
+    assert list(drawn(found, "source")["format"]["places"]) == ["c1", "c2", "c3", "c4"]
+    assert drawn(found, "source")["format"]["ragged"] == "pad"
 
 
 @pytest.mark.parametrize(

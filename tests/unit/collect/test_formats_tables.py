@@ -159,6 +159,72 @@ def test_what_begins_with_a_name_of_another_kind_is_no_record() -> None:
     assert [r.position for r in read_ndjson(Bytes(lines), spec, ReadContext())] == [1]
 
 
+PLACED = "Stations\nID    ELEV NAME\nA1    10.1 NEW YORK\nA2   200.6 ROME\n\nB3         ÅS\n"
+PLACES = {"name": "12-", "id": "1-2", "elev": "6-10", "sort": "1"}
+
+
+def test_columns_stand_at_places_in_the_line() -> None:
+    found = csv(PLACED, places=PLACES, header_starts="I")
+    assert found == [
+        {"sort": "A", "id": "A1", "elev": "10.1", "name": "NEW YORK"},
+        {"sort": "A", "id": "A2", "elev": "200.6", "name": "ROME"},
+        {"sort": "B", "id": "B3", "elev": "", "name": "ÅS"},
+    ]
+    assert csv(PLACED, places=PLACES, skip_lines=2, skip_rows=["A"], stop_at="B") == []
+    # adjacent places share an edge
+    assert csv("19610102\n", places={"y": "1-4", "m": "5-6", "d": "7-8"}) == [
+        {"y": "1961", "m": "01", "d": "02"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "places", "said"),
+    [
+        ("1234567 8", {"a": "1-5", "b": "9"}, "goes on beyond its place"),
+        ("12345 678", {"a": "1-5", "b": "8-"}, "goes on beyond its place"),
+        ("12345", {"a": "1-5", "b": "8-"}, "has 1 cells under 2 columns"),
+    ],
+)
+def test_a_value_is_not_cut_at_its_place(line: str, places: dict[str, str], said: str) -> None:
+    spec = CsvFormat(places=places)
+    [row] = read_csv(Bytes(f"{line}\n".encode()), spec, ReadContext())
+    assert said in row.problem
+    if "cells" in said:
+        assert csv(f"{line}\n", places=places, ragged="pad") == [{"a": "12345", "b": ""}]
+        with pytest.raises(ParseFailed, match="line 2 holds a tab"):
+            csv(f"{line}\n1\t2\n", places=places)
+
+
+def test_a_line_a_month_has_a_value_and_a_flag_a_day(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    path.write_text("ACW196101TMAX  281X-9999    12 \nACW196102TMAX   -5X    1Q   12 \n")
+    days = {
+        f"{kind}{day}": f"{at}-{at + wide - 1}"
+        for day in (1, 2, 3)
+        for kind, at, wide in (("v", 14 + 6 * (day - 1), 5), ("f", 19 + 6 * (day - 1), 1))
+    }
+    places = {"id": "1-3", "year": "4-7", "month": "8-9", "element": "10-13", **days}
+    source = profile(
+        {"format": {"type": "csv", "places": places}},
+        nulls=["", "-9999"],
+        unpivot={"columns": "v(?P<day>[0-9]+)", "beside": {"flag": "f{day}"}},
+        key=["dimensions.element", "period"],
+        dimensions={"element": "element"},
+        measures={"v": "#value"},
+        attributes={"flag": "#flag"},
+        period={"join": ["year", "month", "#day"], "format": "%Y-%m-%d", "frequency": "D"},
+    )
+    records, rejects = mapped(path, source)
+    assert rejects == []
+    assert [(r.key[1], r.measures["v"].value, r.attributes["flag"]) for r in records] == [
+        ("1961-01-01", "281", "X"),
+        ("1961-01-03", "12", None),
+        ("1961-02-01", "-5", "X"),
+        ("1961-02-02", "1", "Q"),
+        ("1961-02-03", "12", None),
+    ]
+
+
 def test_a_header_that_is_nowhere_is_an_error() -> None:
     with pytest.raises(ParseFailed, match="no row begins with 'Ort'"):
         csv(MESSY, header_starts="Ort")

@@ -50,6 +50,12 @@ def fiscal(pattern: str, frequency: str, month: int = 4) -> dict[str, Any]:
     return changed("period", period)
 
 
+def placed(delimiter: str = ",", **places: str) -> dict[str, Any]:
+    known = {"Station": "1-5", "Date": "7-16"}
+    told = {**known, **({} if "Rian" in places else {"Rain": "18-"}), **places}
+    return changed("source/format", {"type": "csv", "delimiter": delimiter, "places": told})
+
+
 MONTHS = [f"m{number}" for number in range(1, 13)]
 
 
@@ -73,6 +79,7 @@ def wide(columns: str = r"(?P<year>\d{4})", **beside: str | int) -> dict[str, An
         wide(flag=-1, note="N{year}"),
         changed("period/months", [*MONTHS, *MONTHS]),
         changed("measures/rain/magnitude_path", "UNIT_MULT"),
+        placed(),
         changed("measures/rain/marks", ["()", "p", "<", "[1]", "\u00b9"]),
     ],
 )
@@ -425,6 +432,10 @@ def test_the_good_profiles_are_good() -> None:
             "source.format.header_rows",
             "only with header: true",
         ),
+        (placed(delimiter=";"), "source.format.places", "no delimiter"),
+        (placed(Rain="20-12"), "source.format.places.Rain", "ends before it begins"),
+        (placed(Note="0-4"), "source.format.places.Note", "places in a line, from 1"),
+        (placed(Rian="12-20"), "measures.rain.path", "did you mean Rian?"),
         (changed("period/months", ["Jan", "Feb"]), "period.months", "not those of twelve months"),
         (changed("period/months", [*MONTHS[:11], "1."]), "period.months[11]", "is no name"),
         (changed("period/months", [*MONTHS[:11], "m1"]), "period.months[11]", "another month"),

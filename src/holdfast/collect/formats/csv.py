@@ -62,7 +62,7 @@ def _rows(text: Iterator[str], spec: CsvFormat, context: ReadContext) -> Iterato
         text = (line for line in text if not line.startswith(mark))
     if spec.delimiter == " ":  # any number of blanks is one separator, and none at the end
         text = (line.rstrip(" \r\n") + "\n" for line in text)
-    cells = _cells(text, spec, context.bounds)
+    cells = _placed(text, spec) if spec.places else _cells(text, spec, context.bounds)
     if spec.header_starts:
         cells = from_header(cells, spec.header_starts)
     if spec.stop_at:
@@ -78,12 +78,58 @@ def _rows(text: Iterator[str], spec: CsvFormat, context: ReadContext) -> Iterato
     for row in cells:
         if not row:
             continue
-        if len(row) == width:
+        if type(row) is _Beyond:
+            yield RawRow(position, row, problem="has a value that goes on beyond its place")
+        elif len(row) == width:
             record = dict(zip(names, row, strict=True))
             yield RawRow(position, record, size=sum(map(len, row)))
         else:
             yield _ragged(names, row, position, pad=pad)
         position += 1
+
+
+class _Beyond(list[str]):
+    """A row in which a value goes on beyond its place: there it would be cut in silence."""
+
+
+def _placed(text: Iterator[str], spec: CsvFormat) -> Iterator[list[str]]:
+    """The cells of lines whose columns stand at fixed places, without the blanks around them."""
+    spans = [span for _, span in _in_line(spec)]
+    covered = {at for first, last in spans if last is not None for at in range(first, last)}
+    rest = min((first for first, last in spans if last is None), default=None)
+    edges = {
+        edge
+        for first, last in spans
+        for edge in (first, last)
+        if edge and not {edge - 1, edge} <= covered and not (rest is not None and edge > rest)
+    }
+    ends = max(last or first for first, last in spans)
+    pad = spec.ragged == "pad"
+    for number, whole in enumerate(text, spec.skip_lines + 1):
+        line = whole.rstrip("\r\n")
+        if not line.strip():
+            yield []
+            continue
+        if "\t" in line[:ends]:
+            raise ParseFailed(
+                f"cannot read the table: line {number} holds a tab, which has no certain width",
+                hint='`delimiter: "\\t"` reads columns between tabs',
+            )
+        cells = [line[first:last].strip() for first, last in spans if pad or first < len(line)]
+        across = any(line[e - 1] != " " != line[e] for e in edges if e < len(line))
+        yield _Beyond(cells) if across else cells
+
+
+def _in_line(spec: CsvFormat) -> list[tuple[str, tuple[int, int | None]]]:
+    """The columns by where they begin: a profile's members have no order of their own."""
+    found = [(name, _span(place)) for name, place in spec.places.items()]
+    return sorted(found, key=lambda each: (each[1][0], each[1][1] or 0, each[0]))
+
+
+def _span(place: str) -> tuple[int, int | None]:
+    """Where a place begins and ends, from 0; ``None`` for the end of the line."""
+    first, dash, last = place.partition("-")
+    return int(first) - 1, int(last or 0) or (None if dash else int(first))
 
 
 def _ragged(names: list[str], row: list[str], position: int, *, pad: bool) -> RawRow:
@@ -203,6 +249,9 @@ def _header(
 
     They come from the file, from the profile, or, with ``header: false``, are ``c1``, ``c2``, …
     """
+    if spec.places:
+        header = list(islice(cells, 1)) if spec.header_starts else []
+        return [name for name, _ in _in_line(spec)], header, cells
     if isinstance(spec.header, list):
         return unique_names([name.strip() for name in spec.header]), [], cells
     if spec.header:
