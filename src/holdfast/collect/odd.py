@@ -119,8 +119,10 @@ def skipping(rows: Sequence[Cells], odd: Sequence[int]) -> list[str]:
     for index in odd:
         text = _first(rows[index], columns)[1]
         if len(text) > _SHOWN:
-            text = text[: text.rfind(" ", 0, _SHOWN) + 1].strip() + "*"
-        if not text.strip("*") or text in found:
+            text = (text[: text.rfind(" ", 0, _SHOWN) + 1].strip() or text[:_SHOWN]) + "*"
+        if not text.strip("*"):
+            return []
+        if text in found:
             continue
         for place, row in enumerate(rows):
             other = _first(row, columns)[1]

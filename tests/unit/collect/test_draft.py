@@ -516,6 +516,17 @@ def test_rows_of_tags_and_units_are_skipped_and_said(tmp_path: Path) -> None:
     assert any("(`skip_rows`)" in note and "Unit, USD" in note for note in notes)
 
 
+def test_what_is_said_to_be_skipped_is(tmp_path: Path) -> None:
+    rows = "date,v,w\nday,kg,mm\n" + "".join(f"{day},{i}.5,{i}\n" for i, day in enumerate(DAYS))
+    address = "https://www.an-office-of-statistics.example.org/methods/notes.html"
+    found, _ = made_of(tmp_path / "x", f"{rows}{address},see there,\n")
+    assert found.source.format.skip_rows == ["day", f"{address[:40]}*"]  # type: ignore[union-attr]
+    assert drawn(found, "period") == {"path": "date", "frequency": "D"}
+    # Of all texts nothing but a star begins so: a row of it cannot be named.
+    found, notes = made_of(tmp_path / "x", f"{rows}*,see there,\n", rejects=2)
+    assert any("cannot be skipped here: 'day, kg, mm'; '*, see there'" in note for note in notes)
+
+
 def test_names_in_the_place_of_a_first_record_are_said(tmp_path: Path) -> None:
     names = {"V": "Valor", "D1C": "UF (Código)", "D1N": "UF", "D2C": "Mês (Código)"}
     rows = [
