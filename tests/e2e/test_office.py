@@ -16,9 +16,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
+from holdfast.records.model import MappedRecord
+from tests.integration.test_guide_sources import flat, recipes
 from tests.support.program import Program, run_command, started, wait_until
 from tests.support.workbooks import open_document, workbook
 
@@ -407,3 +410,50 @@ def test_what_a_table_says_beside_its_numbers_is_stored_with_them(office: Office
     ]
     said = office.says("record", "history", "quarters", "2020-11-01 Q", "--json")
     assert [each["measures"]["sales"]["value"] for each in json.loads(said)] == ["1.5"]
+
+
+def test_the_guide_s_recipes_for_odd_tables_are_stored_as_it_says(office: Office) -> None:
+    found = {case.id: case.values for case in recipes()}
+    for name in (
+        "gauges",
+        "lakes",
+        "employed",
+        "schools",
+        "crops",
+        "economy",
+        "tables",
+        "industry",
+    ):
+        text, payload, gives = found[f"{name}.yaml"]
+        assert isinstance(text, str)
+        assert payload
+        assert gives
+        office.publisher.pages[f"/{name}"] = str(payload[2])
+        document = yaml.safe_load(text)
+        document["source"]["url"] = f"http://{office.publisher.host_port}/{name}"
+        assert office.program is not None
+        answer = office.program.client.post(
+            "/v1/profiles",
+            content=yaml.safe_dump(document, allow_unicode=True).encode(),
+            headers={"Content-Type": "application/yaml"},
+        )
+        assert answer.status_code < 300, answer.text
+        run = office.run(name)
+        assert (run["status"], run["rejects"]) == ("succeeded", 0), run
+        items = json.loads(office.says("record", "list", "--profile", name, "--json"))["items"]
+        stored = [flat(msgspec.convert(_mapped_part(item), MappedRecord)) for item in items]
+        expected = [json.loads(line) for line in str(gives[2]).splitlines()]
+        assert sorted(map(sorted_items, stored)) == sorted(map(sorted_items, expected))
+    items = json.loads(office.says("record", "list", "--profile", "economy", "--json"))["items"]
+    counts = {item["key"][1]: item["measures"]["value"]["multiplier"] for item in items}
+    assert counts == {"GDP": "1000000", "POP": "1000000", "EMP": "1000"}
+
+
+def sorted_items(record: dict[str, str]) -> list[tuple[str, str]]:
+    return sorted(record.items())
+
+
+def _mapped_part(item: dict[str, Any]) -> dict[str, Any]:
+    """A record as it is listed, with what a mapped one has of it."""
+    parts = ("key", "dimensions", "measures", "attributes", "period")
+    return {"response": 0, "position": 0, **{part: item[part] for part in parts if part in item}}

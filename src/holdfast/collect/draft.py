@@ -56,6 +56,8 @@ _MARKED = re.compile(
     r"(?P<before>[$€£¥])?\s*(?P<number>[-+]?[\d.,' \u00a0]*\d)"
     r"\s*(?P<after>[A-Za-z]{1,2}|[*†‡¹²³]{1,3}|\[[A-Za-z]{1,3}\])?"
 )
+_MARKED_MAX = 64
+"""No number with a mark is longer, and the time of the pattern grows faster than the text."""
 _VALUES = frozenset({"obs_value", "value", "data_value"})
 _MAGNITUDES = frozenset({"unit_mult", "scalar_id"})
 
@@ -109,6 +111,13 @@ def draft(
         rows = _rows(content, form)
     elif rejected:
         rows = [row for row in rows if row.position not in rejected]
+    if (filled := _merged(rows)) and form.__struct_config__.tag in {"csv", "xlsx", "ods"}:
+        found.form["fill_down"] = filled
+        found.notes.append(
+            f"Empty cells of {', '.join(filled)} have what stands above them (`fill_down`)."
+        )
+        form = msgspec.convert(found.form, Format)
+        rows = _rows(content, form)
     wide = _wide(rows) if is_tabular(form) else None
     looked_at = _without(_with_results(found, rows), wide.used if wide else [])
     fields = [f for f in fields_of(looked_at, form) if _can_be_named(f.path, form)][:_FIELDS_MAX]
@@ -213,6 +222,29 @@ def _read(content: SpooledContent, form: Any, around: Sequence[str] = ()) -> lis
         if not found:
             raise
     return found
+
+
+def _merged(rows: list[RawRow]) -> list[str]:
+    """The first columns, where what they say is written once for the rows below it."""
+    columns = list(rows[0].value) if isinstance(rows[0].value, dict) else []
+    found: list[str] = []
+    begins = [0]
+    for column in columns[:-1]:
+        cells = [str(row.value.get(column) or "").strip() for row in rows]
+        given = [index for index, cell in enumerate(cells) if cell]
+        names = [cells[index] for index in given]
+        if not 2 <= len(given) <= 0.75 * len(rows) or not set(begins) <= set(given):
+            break
+        if any(_is_number(name, "", ".") and not _WHOLE_YEAR.fullmatch(name) for name in names):
+            break
+        if not found and len(set(names)) != len(names):
+            break
+        found.append(column)
+        begins = given
+    return found
+
+
+_WHOLE_YEAR = re.compile(r"(?:1[5-9]|20|21)[0-9]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -528,6 +560,8 @@ class _Plan:
             style = _number_style(numbers)
             if style or all(_is_number(text, "", ".") for text in numbers):
                 return {"split": "%", **style}
+        if max(map(len, texts), default=0) > _MARKED_MAX:
+            return {}
         matches = [_MARKED.fullmatch(text) for text in texts]
         found = [match for match in matches if match]
         if not found or len(found) < len(texts):

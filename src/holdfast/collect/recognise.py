@@ -636,7 +636,7 @@ def _at_places(lines: list[str]) -> Recognised | None:
         named = told[0][first : last + 1].strip()
         spans[-1:] = [(spans[-1][0], last)] if spans and not named else [*spans[-1:], (first, last)]
     names = [told[0][first : last + 1].strip() for first, last in spans]
-    numbers = any(map(_NUMBER.fullmatch, names))
+    numbers = any(map(_is_number, names))
     if numbers or not _is_header(names, len(spans)) or len(set(names)) != len(names):
         spans, names = apart, []
     if len(spans) < 2:

@@ -101,6 +101,10 @@ class CsvFormat(Part, frozen=True, kw_only=True, tag="csv", tag_field="type"):
     """Rows whose first cell with text is one of these are no records: totals, repeated headers,
     tags. ``Total*`` means every text that begins so, an empty text rows of empty cells. A repeated
     header that names other columns than the first fails the run."""
+    fill_down: Annotated[list[Text], Meta(max_length=32)] = []
+    """Columns whose empty cells have what stands above them, as where cells are merged: a region
+    that is written once for its rows. The outer one first: where it begins anew, the inner ones
+    have nothing above them. Rows that are skipped fill nothing."""
     comment: Annotated[str, Meta(max_length=8)] = ""
     """Lines that begin with this are skipped."""
     stop_at: str = ""
@@ -165,6 +169,8 @@ class XlsxFormat(Part, frozen=True, kw_only=True, tag="xlsx", tag_field="type"):
     """Rows to skip after the header."""
     skip_rows: Annotated[list[Text], Meta(max_length=32)] = []
     """As for ``csv``."""
+    fill_down: Annotated[list[Text], Meta(max_length=32)] = []
+    """As for ``csv``."""
     stop_at: Text = ""
     """Reading ends at the first row whose first cell with text begins with this (footnotes)."""
 
@@ -183,6 +189,8 @@ class OdsFormat(Part, frozen=True, kw_only=True, tag="ods", tag_field="type"):
     skip_after_header: NotNegative = 0
     """Rows to skip after the header."""
     skip_rows: Annotated[list[Text], Meta(max_length=32)] = []
+    """As for ``csv``."""
+    fill_down: Annotated[list[Text], Meta(max_length=32)] = []
     """As for ``csv``."""
     stop_at: Text = ""
     """As for ``xlsx``."""

@@ -196,6 +196,7 @@ def _format(profile: Profile) -> Iterator[Problem]:
         case FeedFormat() as form:
             yield from _encoding(form.encoding, where)
         case XlsxFormat() | OdsFormat() as form:
+            yield from _filled(form, where)
             if form.header_starts and form.header_row != 1:
                 yield Problem(where, "header_row and header_starts say the same twice", "give one")
         case _:
@@ -204,6 +205,7 @@ def _format(profile: Profile) -> Iterator[Problem]:
 
 def _csv(form: CsvFormat, where: str) -> Iterator[Problem]:
     yield from _encoding(form.encoding, where)
+    yield from _filled(form, where)
     if form.header_starts and form.header is not True:
         yield Problem(
             f"{where}.header_starts", "there is a header to look for only with header: true"
@@ -235,6 +237,17 @@ def _csv(form: CsvFormat, where: str) -> Iterator[Problem]:
             yield Problem(f"{where}.header", "each column needs a name")
         if len(set(form.header)) != len(form.header):
             yield Problem(f"{where}.header", "a column is named twice")
+
+
+def _filled(form: CsvFormat | XlsxFormat | OdsFormat, where: str) -> Iterator[Problem]:
+    named: list[str] = []
+    if isinstance(form, CsvFormat):
+        named = list(form.places) or (form.header if isinstance(form.header, list) else [])
+    for index, column in enumerate(form.fill_down):
+        if column in form.fill_down[:index]:
+            yield Problem(f"{where}.fill_down[{index}]", f"{column} is given twice")
+        elif named and column not in named:
+            yield Problem(f"{where}.fill_down[{index}]", f"there is no column {column}")
 
 
 def _encoding(name: str, where: str) -> Iterator[Problem]:

@@ -542,6 +542,24 @@ def test_names_in_the_place_of_a_first_record_are_said(tmp_path: Path) -> None:
     assert any("are skipped (`skip_rows`): 'Valor, UF" in note for note in notes)
 
 
+def test_cells_that_are_merged_over_rows_are_filled(tmp_path: Path) -> None:
+    rows = [["Area", "Sex", "Age", "n"]]
+    for area in ("North", "South", "West"):
+        for sex in ("M", "F"):
+            for age in ("0-14", "15-64", "65+"):
+                first, second = sex == "M" and age == "0-14", age == "0-14"
+                rows.append([area if first else "", sex if second else "", age, str(len(rows))])
+    text = "\n".join(map(",".join, rows)) + "\n"
+    found, notes = made_of(tmp_path / "x", text)
+    form = {"type": "csv", "fill_down": ["Area", "Sex"]}
+    assert drawn(found, "source")["format"] == form
+    assert set(found.key) == {"dimensions.area", "dimensions.sex", "dimensions.age"}
+    assert any("(`fill_down`)" in note for note in notes)
+    flags = "".join(f"{'p' if n % 3 else ''},{n + 2000},{n}\n" for n in range(1, 12))
+    found, _ = made_of(tmp_path / "x", f"flag,year,n\n{flags}")
+    assert "fill_down" not in drawn(found, "source")["format"]
+
+
 def test_what_numbers_count_for_is_said_by_each_record(tmp_path: Path) -> None:
     rows = "".join(
         f"{area},{item},{year},{year / 4},{mult}\n"

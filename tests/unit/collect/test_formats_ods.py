@@ -30,14 +30,14 @@ def test_a_sheet_is_read_as_the_same_sheet_of_a_workbook() -> None:
     ]  # fmt: skip
     about: dict[str, Any] = {
         "sheet": "Data", "header_row": 3, "header_rows": 2, "skip_rows": ["Total"],
-        "stop_at": "Notes",
+        "stop_at": "Notes", "fill_down": ["Area | Code"],
     }  # fmt: skip
     sheets = ("Cover", [["nothing"]]), ("Data", rows), ("More", [["x"], [1]])
     found = values(open_document(*sheets), **about)
     spec = XlsxFormat(**about)
     same = [row.value for row in read_xlsx(Bytes(workbook(*sheets)), spec, ReadContext())]
     assert found == same
-    assert [row["Area | Code"] for row in found] == ["a", None]
+    assert [row["Area | Code"] for row in found] == ["a", "a"]
     assert isinstance(found[0]["2019 | F"], Number)
     assert not isinstance(found[0]["2020 | M"], Number)
 

@@ -140,6 +140,28 @@ def test_a_second_header_row_belongs_to_the_first_only() -> None:
         csv("a,b\n", header_rows=2)
 
 
+def test_what_is_written_once_holds_for_the_rows_below_it() -> None:
+    text = (
+        "area,sex,age,n\nNorth,M,0,1\n,,1,2\n,F,0,3\n , ,1,4\nTotal,,,10\nSouth,,0,5\n"
+        "South,M,0,6\nSouth,,1,7\n,,2,8\n"
+    )
+    found = csv(text, fill_down=["area", "sex"], skip_rows=["Total"])
+    assert [tuple(row.values()) for row in found] == [
+        ("North", "M", "0", "1"),
+        ("North", "M", "1", "2"),
+        ("North", "F", "0", "3"),
+        ("North", "F", "1", "4"),
+        # the sex of the North is none of the South
+        ("South", "", "0", "5"),
+        ("South", "M", "0", "6"),
+        ("South", "M", "1", "7"),
+        ("South", "M", "2", "8"),
+    ]
+    with pytest.raises(ParseFailed, match="no column 'region'"):
+        csv(text, fill_down=["region"])
+    assert csv("a,b\n,1\nx,2\n,3,4\n,5\n", fill_down=["a"])[-1] == {"a": "x", "b": "5"}
+
+
 def test_what_begins_with_a_name_of_another_kind_is_no_record() -> None:
     names, row = {"NC": "Level (Code)", "V": "Value"}, {"NC": "1", "V": "2.5"}
     page = msgspec.json.encode(

@@ -432,6 +432,19 @@ def test_the_good_profiles_are_good() -> None:
             "source.format.header_rows",
             "only with header: true",
         ),
+        (
+            changed("source/format", {"type": "csv", "fill_down": ["a", "a"]}),
+            "source.format.fill_down[1]",
+            "given twice",
+        ),
+        (
+            changed(
+                "source/format",
+                {"type": "csv", "header": ["Station", "Rain", "Date"], "fill_down": ["Site"]},
+            ),
+            "source.format.fill_down[0]",
+            "there is no column Site",
+        ),
         (placed(delimiter=";"), "source.format.places", "no delimiter"),
         (placed(Rain="20-12"), "source.format.places.Rain", "ends before it begins"),
         (placed(Note="0-4"), "source.format.places.Note", "places in a line, from 1"),

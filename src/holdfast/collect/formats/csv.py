@@ -11,7 +11,12 @@ from typing import BinaryIO, NoReturn, TypeVar
 from holdfast.collect.content import Content
 from holdfast.collect.encodings import HINT, encoding_of
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
-from holdfast.collect.formats.names import joined_names, table_names, unique_names
+from holdfast.collect.formats.names import (
+    filled_down,
+    joined_names,
+    table_names,
+    unique_names,
+)
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.collect.values import printable
 from holdfast.registry.source import CsvFormat, Format
@@ -32,7 +37,8 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     encoding = encoding_of(content, spec.encoding)
     with content.open() as stream:
         text = _text(stream, encoding, context.bounds)
-        yield from _rows(text, spec, context)
+        rows = _rows(text, spec, context)
+        yield from filled_down(rows, spec.fill_down) if spec.fill_down else rows
 
 
 def _text(stream: BinaryIO, encoding: str, bounds: Bounds) -> Iterator[str]:

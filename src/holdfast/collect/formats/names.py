@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
+from typing import Any
 
 from holdfast.collect.errors import ParseFailed
-from holdfast.collect.model import ReadContext
+from holdfast.collect.model import RawRow, ReadContext
 from holdfast.collect.values import printable
 
 JOINT = " | "
@@ -69,6 +70,29 @@ def check_columns(wanted: Iterable[str], there: Iterable[str]) -> None:
                 f"cannot read the table: there is no column {column!r}",
                 hint=f"did you mean {near[0]!r}?" if near else f"there are {listed}",
             )
+
+
+def filled_down(rows: Iterator[RawRow], columns: Sequence[str]) -> Iterator[RawRow]:
+    """The rows with what stands above in the place of empty cells of ``columns``, outer ones first.
+
+    A row that can be no record neither fills nor is filled. Raises :class:`ParseFailed` for a
+    column that is not there.
+    """
+    held: list[Any] = [None] * len(columns)
+    for row in rows:
+        if not isinstance(row.value, dict):
+            yield row
+            continue
+        check_columns(columns, row.value)
+        for level, column in enumerate(columns):
+            cell = row.value[column]
+            if cell == held[level]:
+                continue
+            if cell is not None and cell.strip():
+                held[level:] = [cell, *[None] * (len(columns) - level - 1)]
+            elif held[level] is not None:
+                row.value[column] = held[level]
+        yield row
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

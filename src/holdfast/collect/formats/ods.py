@@ -17,6 +17,7 @@ from lxml import etree
 
 from holdfast.collect.content import Content, open_archive, open_entry, random_access
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
+from holdfast.collect.formats.names import filled_down
 from holdfast.collect.formats.xlsx import (
     CELLS_MAX,
     COLUMNS_MAX,
@@ -49,7 +50,8 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     if context.enclosing:
         raise MappingRefused("cannot use a $$ or # path: a sheet has no enclosing document")
     with random_access(content) as raw:
-        yield from table_rows(_cells(raw, spec.sheet, context.bounds), spec, context)
+        rows = table_rows(_cells(raw, spec.sheet, context.bounds), spec, context)
+        yield from filled_down(rows, spec.fill_down) if spec.fill_down else rows
 
 
 def first_rows(content: Content, sheet: str | int, count: int) -> list[list[Cell]]:

@@ -20,7 +20,7 @@ from lxml import etree
 from holdfast.collect.content import Content, open_archive, open_entry, random_access
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.csv import first_text, from_header, without
-from holdfast.collect.formats.names import joined_names, table_names
+from holdfast.collect.formats.names import filled_down, joined_names, table_names
 from holdfast.collect.model import Bounds, Formula, Number, RawRow, ReadContext
 from holdfast.registry.source import Format, OdsFormat, XlsxFormat
 
@@ -60,7 +60,8 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
         raise MappingRefused("cannot use a $$ or # path: a sheet has no enclosing document")
     with random_access(content) as raw:
         workbook = _Workbook(raw, context.bounds)
-        yield from table_rows(workbook.rows(spec.sheet), spec, context)
+        rows = table_rows(workbook.rows(spec.sheet), spec, context)
+        yield from filled_down(rows, spec.fill_down) if spec.fill_down else rows
 
 
 def first_rows(content: Content, sheet: str | int, count: int) -> list[list[Cell]]:
