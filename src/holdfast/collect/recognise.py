@@ -626,9 +626,12 @@ def _at_places(lines: list[str]) -> Recognised | None:
     if len(told) < 5 or any("\t" in line for line in told):
         return None
     longest = max(map(len, told))
-    inked = [any(line[at : at + 1].strip() for line in told) for at in range(longest)]
+    inked = bytearray(longest + 1)
+    for line in told:  # each letter once: one long line among many short ones takes no longer
+        for word in re.finditer(r"\S+", line):
+            inked[word.start() : word.end()] = b"\1" * len(word[0])
     begins = [at for at in range(longest) if inked[at] and not (at and inked[at - 1])]
-    ends = [at for at in range(longest) if inked[at] and inked[at + 1 : at + 2] != [True]]
+    ends = [at for at in range(longest) if inked[at] and not inked[at + 1]]
     apart = list(zip(begins, ends, strict=True))
     # Where the header has no name, a gap is one between words.
     spans: list[tuple[int, int]] = []

@@ -17,11 +17,13 @@ from holdfast.collect.draft import draft
 from holdfast.collect.draft_names import name_for
 from holdfast.collect.errors import ParseFailed
 from holdfast.collect.odd import odd_rows
+from holdfast.collect.recognise import recognise
 from holdfast.registry.model import Profile, plain_profile
 from holdfast.registry.placeholders import HOST, LICENCE, PUBLISHER
 from holdfast.registry.source import FeedFormat
 from holdfast.registry.validate import examine, load_profile
 from tests.support import recorded
+from tests.support.effort import calls_made
 from tests.support.workbooks import workbook
 from tests.unit.collect.helpers import SAMPLE
 from tests.unit.collect.helpers import mapped as records_under
@@ -608,6 +610,12 @@ def test_rows_that_cannot_be_records_are_said(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("id,elev,name\n" + "A1,1,OSLO\nA2,2,NEW,YORK\nA3,3,ROME\n" * 5)
     made = draft(tmp_path / "x", name="x", url="https://example.org/x")
     assert any("5 of 15 rows have more or fewer cells" in note for note in made.notes)
+
+
+def test_a_long_line_among_short_ones_is_looked_at_once(tmp_path: Path) -> None:
+    short = "".join(f"w{i} x{i} {'y ' * (i % 5)}\n" for i in range(390))
+    (tmp_path / "x").write_text(short + "word " * 2_000 + "\n")
+    assert calls_made(lambda: recognise(tmp_path / "x")) < 100_000
 
 
 def test_columns_at_places_are_found_by_what_is_blank(tmp_path: Path) -> None:

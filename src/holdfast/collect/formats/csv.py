@@ -101,13 +101,19 @@ class _Beyond(list[str]):
 def _placed(text: Iterator[str], spec: CsvFormat) -> Iterator[list[str]]:
     """The cells of lines whose columns stand at fixed places, without the blanks around them."""
     spans = [span for _, span in _in_line(spec)]
-    covered = {at for first, last in spans if last is not None for at in range(first, last)}
+    places = [(first, last) for first, last in spans if last is not None]
+
+    def covered(at: int) -> bool:
+        return any(first <= at < last for first, last in places)
+
     rest = min((first for first, last in spans if last is None), default=None)
     edges = {
         edge
         for first, last in spans
         for edge in (first, last)
-        if edge and not {edge - 1, edge} <= covered and not (rest is not None and edge > rest)
+        if edge
+        and not (covered(edge - 1) and covered(edge))
+        and not (rest is not None and edge > rest)
     }
     ends = max(last or first for first, last in spans)
     pad = spec.ragged == "pad"
