@@ -11,7 +11,7 @@ import pytest
 
 from holdfast.identity import store as key_store
 from holdfast.identity.granting import Parts
-from holdfast.identity.model import ROLES, ApiKeyCreate, NewApiKey, RoleDefine
+from holdfast.identity.model import ROLES, ApiKeyCreate, Derived, NewApiKey, RoleDefine
 from holdfast.identity.people import store
 from holdfast.identity.people.model import PersonInvite, RolesChange
 from holdfast.identity.people.service import PeopleService
@@ -19,8 +19,8 @@ from holdfast.identity.service import IdentityService, principal_of
 from holdfast.kernel.clock import ManualClock, timestamp
 from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Denied, Unauthenticated
-from holdfast.kernel.ids import id_source
+from holdfast.kernel.errors import Denied, NotFound, Unauthenticated
+from holdfast.kernel.ids import TenantId, id_source
 from holdfast.kernel.outbox import BEGINNING, Outbox
 from holdfast.kernel.principal import Principal, PrincipalKind, operator
 from tests.support.between import Between
@@ -133,6 +133,24 @@ async def test_what_a_key_made_ends_with_it_and_what_others_made_stays(office: O
     again = await office.keys.revoke_key(ME, root)
     assert (again.ended.keys, again.ended.invitations) == ([], [])
     assert len(await office.told()) == 4
+
+
+async def test_what_came_of_nobody_is_not_found_and_of_whoever_is_known_elsewhere_is(
+    office: Office,
+) -> None:
+    """A misspelled id is not somebody of whom nothing came."""
+    key, _ = await office.key(ME, "key")
+    there = (key.key.id, (await office.person()).subject)
+    for subject in there:
+        assert await office.keys.find_derived(ME, subject) == Derived()
+    elsewhere = operator(TenantId("elsewhere"))
+    for who, subject in ((ME, office.parts.new_id()), (elsewhere, there[0]), (elsewhere, there[1])):
+        with pytest.raises(NotFound) as refused:
+            await office.keys.find_derived(who, subject)
+        assert refused.value.code == "subject-not-found"
+    foreign = Principal(ME.tenant, "t-1", PrincipalKind.FOREIGN, ROLES["admin"])
+    made, _ = await office.key(foreign, "foreign")
+    assert [each.id for each in (await office.keys.find_derived(ME, "t-1")).keys] == [made.key.id]
 
 
 async def test_what_an_earlier_version_left_ends_when_its_maker_is_ended_again(

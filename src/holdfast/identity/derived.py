@@ -66,6 +66,12 @@ def find_derived(conn: Connection, tenant: str, root: str, now: str) -> Derived:
     )
 
 
+def is_here(conn: Connection, tenant: str, subject: str) -> bool:
+    """Whether there is such a key or person, as they stand."""
+    key = store.find_key(conn, tenant, subject)
+    return key is not None or people_store.find_person(conn, tenant, subject) is not None
+
+
 def end_derived(
     conn: Connection, outbox: Outbox, principal: Principal, root: str, because: Event
 ) -> Derived:

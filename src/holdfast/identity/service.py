@@ -20,6 +20,7 @@ from holdfast.identity.derived import (
     end_derived,
     find_derived,
     find_standing,
+    is_here,
 )
 from holdfast.identity.finding import TenantFinder
 from holdfast.identity.granting import check_handed_on, custom_roles
@@ -172,11 +173,23 @@ class IdentityService:
         return found, found[-1].id if len(rows) > limit else None
 
     async def find_derived(self, principal: Principal, subject: str) -> Derived:
-        """What would end with this key or this person; nothing of one that is not there."""
+        """What would end with this key or this person, or came of whoever is known elsewhere only.
+
+        :class:`NotFound` if there is no such key or person here, and nothing came of them.
+        """
         now = timestamp(self._clock.now())
-        return await self._db.read(
-            principal, lambda conn: find_derived(conn, principal.tenant, subject, now)
-        )
+
+        def unit(conn: Connection) -> Derived | None:
+            found = find_derived(conn, principal.tenant, subject, now)
+            return found if found != Derived() or is_here(conn, principal.tenant, subject) else None
+
+        found = await self._db.read(principal, unit)
+        if found is None:
+            raise NotFound(
+                f"cannot find a key or a person with the id {subject[:80]}",
+                code="subject-not-found",
+            )
+        return found
 
     async def standing(self, principal: Principal, makers: Sequence[Maker]) -> list[Standing]:
         """Whether what these made still stands, each as it is now; for roles that keep it."""
