@@ -503,3 +503,15 @@ async def test_a_stored_version_is_the_canonical_form_itself(
         ).scalar_one(),
     )
     assert stored.encode() == canonical_profile(result.version.profile)
+
+
+async def test_profiles_are_counted_as_the_list_has_them(
+    registry: Registry, service: RegistryService
+) -> None:
+    assert await registry.count(ME) == 0
+    for name in ("a", "b", "c"):
+        await service.publish(ME, document(name=name))
+    theirs = operator(TenantId("other"))
+    await service.publish(theirs, document(name="d"))
+    found = await registry.list(ME)
+    assert await registry.count(ME) == len(found.items) == 3

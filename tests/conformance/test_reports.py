@@ -39,7 +39,7 @@ from holdfast.reports import http
 from holdfast.reports.client import ReportsClient
 from holdfast.reports.compute import records_of
 from holdfast.reports.model import ReportSpec
-from holdfast.reports.service import ReportsService, ReportsSettings
+from holdfast.reports.service import RENDER, ReportsService, ReportsSettings
 from holdfast.reports.spec import convert_spec
 from tests.support.waiting import until
 from tests.unit.registry.profiles import GOOD
@@ -581,6 +581,17 @@ async def test_charts_are_drawn_from_what_was_stored(reports: Reports, folder: F
     assert _unnumbered(await reports.chart(ME, report.id, "svg")) == _unnumbered(before)
     assert b"A pair" in before
     assert (await reports.chart(ME, report.id, "png")).startswith(b"\x89PNG")
+
+
+async def test_a_picture_is_drawn_once_however_often_it_is_looked_at(
+    reports: Reports, children: Here
+) -> None:
+    report = await reports.run(ME, spec())
+    first = await reports.chart(ME, report.id, "png")
+    assert await reports.chart(ME, report.id, "png") == first
+    assert children.calls.count(RENDER) == 1
+    await reports.chart(ME, report.id, "svg")
+    assert children.calls.count(RENDER) == 2
 
 
 def _unnumbered(svg: bytes) -> bytes:

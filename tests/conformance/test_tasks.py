@@ -1051,3 +1051,15 @@ async def test_workers_are_listed_by_pages(here: Rig, ask: Any) -> None:
     rest, end = await ask(OPERATOR).list_workers(OPERATOR, after=after or "", limit=3)
     assert [worker.name for worker in first + rest] == [f"drone-{n}" for n in range(5)]
     assert end is None
+
+
+async def test_workers_are_counted_and_those_that_beat_are_shown_first(here: Rig, ask: Any) -> None:
+    for n in range(4):
+        await here.worker(f"drone-{n}")
+    [gone] = [w for w in (await here.fleet.list_workers(OPERATOR))[0] if w.name == "drone-0"]
+    await ask(OPERATOR).revoke_worker(OPERATOR, gone.id)
+    found = await ask(OPERATOR).summarise_workers(OPERATOR, limit=2)
+    assert found.counts == {WorkerStatus.ALIVE: 3, WorkerStatus.REVOKED: 1}
+    assert [worker.name for worker in found.workers] == ["drone-1", "drone-2"]
+    every = await ask(OPERATOR).summarise_workers(OPERATOR)
+    assert [worker.name for worker in every.workers][-1] == "drone-0"
