@@ -86,7 +86,7 @@ async def run_program(
                     serve(
                         system.app,
                         bind=bind,
-                        limits=_limits(settings),
+                        limits=limits_of(settings, frozenset(roles)),
                         tls=context,
                         metrics=system.metrics,
                         ready=bound.set_result,
@@ -131,7 +131,7 @@ async def _scraped(
         serve(
             app,
             bind=bind,
-            limits=_limits(settings),
+            limits=limits_of(settings, system.roles),
             tls=context,
             ready=bound.set_result,
             stop=stop,
@@ -177,12 +177,15 @@ async def _end(tasks: list[asyncio.Task[object]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _limits(settings: Settings) -> ServeLimits:
+def limits_of(settings: Settings, roles: frozenset[str]) -> ServeLimits:
+    """The bounds of serving. What one address may have is for doors: behind a gateway everybody
+    comes from one."""
     from holdfast.kernel.connection import ServeLimits
 
+    door = bool(roles & {"gateway", "ledger"})
     return ServeLimits(
         connections_max=settings["serve_connections_max"],
-        address_connections_max=settings["serve_address_connections_max"],
+        address_connections_max=settings["serve_address_connections_max"] if door else 0,
         trusted_proxies=tuple(map(ip_network, settings["gateway_trusted_proxies"])),
         header_seconds=settings["serve_header_seconds"],
         body_seconds=settings["serve_body_seconds"],

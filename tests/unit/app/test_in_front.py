@@ -9,6 +9,7 @@ import pytest
 from holdfast.app import ledger_door
 from holdfast.app.door import check_proxies, nothing_in_front
 from holdfast.app.people import check_party
+from holdfast.app.program import limits_of
 from holdfast.app.settings import Settings, resolve
 from holdfast.kernel.errors import Invalid
 
@@ -87,3 +88,14 @@ def test_passkeys_that_no_page_could_use_stop_the_start(
 )
 def test_a_party_that_can_be_used_starts(tmp_path: Path, environment: dict[str, str]) -> None:
     check_party(settings(tmp_path, environment))
+
+
+@pytest.mark.parametrize(
+    ("role", "most"), [("gateway", 3), ("ledger", 3), ("registry", 0), ("aggregator", 0)]
+)
+def test_behind_a_gateway_its_address_has_any_number_of_connections(
+    tmp_path: Path, role: str, most: int
+) -> None:
+    """The setting may well be in the environment of all roles."""
+    given = settings(tmp_path, {"HOLDFAST_SERVE_ADDRESS_CONNECTIONS_MAX": "3"})
+    assert limits_of(given, frozenset({role})).address_connections_max == most
