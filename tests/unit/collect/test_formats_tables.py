@@ -14,9 +14,11 @@ from holdfast.collect.formats.csv import read as read_csv
 from holdfast.collect.formats.json import read as read_json
 from holdfast.collect.formats.json import read_ndjson
 from holdfast.collect.formats.json_stat import read as read_cube
+from holdfast.collect.formats.names import unique_names
 from holdfast.collect.model import Bounds, RawRow, ReadContext
 from holdfast.registry.source import CsvFormat, JsonFormat, JsonStatFormat, NdjsonFormat
 from tests.conformance.test_formats import Bytes
+from tests.support.effort import calls_made
 from tests.unit.collect.helpers import mapped, profile
 
 MESSY = (
@@ -104,6 +106,12 @@ def test_a_repeated_name_is_read_by_its_number_only(tmp_path: Path) -> None:
     assert measured(v="Value_2") == ["2"]
     with pytest.raises(ParseFailed, match="no column 'Value_3'"):
         measured(v="Value_3")
+
+
+def test_columns_of_one_name_are_numbered_without_counting_from_the_beginning() -> None:
+    same = unique_names(["v", "v_3", "v", "v", "", "c5", ""])
+    assert same == ["v", "v_3", "v_2", "v_4", "c5_2", "c5", "c7"]
+    assert calls_made(lambda: unique_names(["v"] * 2_000)) < 10 * 2_000
 
 
 @pytest.mark.parametrize(

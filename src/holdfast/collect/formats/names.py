@@ -44,9 +44,10 @@ def table_names(header: Sequence[str], context: ReadContext) -> list[str]:
     one each. Who reads ``Value_2`` knows, so ``Value`` is the first to such a profile.
     """
     names = unique_names(header)
+    there = frozenset(names)
     for name, times in Counter(header).items():
         numbered = [f"{name}_{number}" for number in range(1, times + 1)]
-        if times == 1 or not name or numbered[0] in names:
+        if times == 1 or not name or numbered[0] in there:
             continue
         if context.numbered or numbered[0] in context.columns:
             names[header.index(name)] = numbered[0]
@@ -99,12 +100,13 @@ def unique_names(names: Sequence[str]) -> list[str]:
     """Repeated names get a number (``rate``, ``rate_2``), so that no column hides another."""
     taken: set[str] = set()
     found: list[str] = []
+    literal = frozenset(names)
+    numbers: dict[str, Iterator[int]] = {}
     for index, name in enumerate(names, 1):
         plain = name or f"c{index}"
         given = plain
-        numbers = count(2)
-        while given in taken or (given != plain and given in names):
-            given = f"{plain}_{next(numbers)}"
+        while given in taken or (given != name and given in literal):
+            given = f"{plain}_{next(numbers.setdefault(plain, count(2)))}"
         taken.add(given)
         found.append(given)
     return found
