@@ -135,6 +135,7 @@ async def test_a_page_that_is_none_or_not_for_whoever_asks_is_told_as_a_page() -
     ):
         assert (found.status_code, said in found.text) == (status, True), found.text
         assert "script-src 'self'" in found.headers["content-security-policy"]
+        assert found.headers["content-type"] == "text/html; charset=utf-8"
         assert "<b>nowhere" not in found.text
     for at, accept in (("/nowhere", "*/*"), ("/v1/nowhere", "text/html")):
         plain = await page(VIEWER, at=at, accept=accept)

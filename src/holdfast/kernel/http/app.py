@@ -213,6 +213,7 @@ def _exception(request: Any, error: Exception) -> Response[bytes]:
     page = request.app.spec.page
     if page is not None and _asks_for_page(request):
         shown: Response[bytes] = page(document.status, document.detail, document.hint)
+        del headers["content-type"]  # it has its own
         shown.headers.update(headers)
         return shown
     return Response(
