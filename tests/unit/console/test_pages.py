@@ -83,7 +83,7 @@ async def test_what_no_role_tells_is_not_said_to_be_nothing() -> None:
         "&lt;b&gt;rain&lt;/b&gt; has changed its shape",
     ):
         assert said in told.text
-    nothing = await page(VIEWER)
+    nothing = await page(VIEWER, total_profiles=0, total_records=0)
     for said in ("No profiles yet", "No runs yet", "0 records from 0 sources"):
         assert said in nothing.text
 
