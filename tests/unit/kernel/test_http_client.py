@@ -125,6 +125,15 @@ async def test_the_ids_of_the_request_being_served_are_passed_on() -> None:
             assert await api.request("GET", "/v1/ids", type=list[str]) == ["outer-1", trace]
 
 
+@pytest.mark.parametrize("path", ["/v1/runs/.", "/v1/runs/..", "/v1/runs/../plan"])
+async def test_what_is_written_for_an_id_leads_nowhere_else(path: str) -> None:
+    answering, seen = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    async with speaking(answering) as url, ApiClient.connect(url) as api:
+        with pytest.raises(Invalid, match=r"nothing is called \. or \.\."):
+            await api.request("POST", path, json={}, type=dict)
+    assert seen == []
+
+
 async def test_nobody_there_is_unavailable_nothing_was_done() -> None:
     answering, _ = scripted(FINE)
     async with speaking(answering) as url:

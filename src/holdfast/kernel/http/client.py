@@ -272,6 +272,12 @@ class ApiClient:
         headers: Mapping[str, str] | None,
         timeout_seconds: float | None,
     ) -> httpx.Request:
+        # Those would be taken out on the way, and what is left is another thing's address.
+        if {".", ".."} & set(path.split("/")):
+            raise Invalid(
+                f"cannot ask for {path[:200]!r}: nothing is called . or ..",
+                hint="is the name or id that you gave right?",
+            )
         sent = self._headers(
             method, {name.lower(): value for name, value in (headers or {}).items()}
         )
