@@ -61,6 +61,21 @@ TARGETS: dict[str, tuple[dict[str, Any], bytes, tuple[str, ...]]] = {
         b'x\n#c\na,b\r1,"2\n""3"\nTotal,9\nNote\n',
         (),
     ),
+    "places": (
+        {
+            "type": "csv",
+            "places": {"a": "1-3", "b": "4-5", "c": "8-"},
+            "header_starts": "a",
+            "fill_down": ["a"],
+        },
+        b"x\na  b   c\n1  2.  \xc3\xa9 x\n\n   4   5\n1234567\n",
+        (),
+    ),
+    "header-rows": (
+        {"type": "csv", "header_rows": 2, "skip_rows": ["T*"], "fill_down": ["a"]},
+        b"a,2019,,2020\n,m,f,m\nx,1,2,3\n,4,5,6\nTotal,5,7,9\na,2019,,2020\n",
+        (),
+    ),
     "blanks": ({"type": "csv", "delimiter": " ", "ragged": "pad"}, b"a  b\n 1   2 \n3\n", ()),
     "xml": (
         {"type": "xml", "records": "//s/o", "namespaces": {"n": "urn:n"}},
