@@ -130,9 +130,9 @@ async def collect(system: System, *people: str) -> str:
     return run
 
 
-async def back_up(system: System) -> Backup:
+async def back_up(system: System, service: BackupService | None = None) -> Backup:
     assert system.state is not None
-    service = BackupService(system, system.state)
+    service = service or BackupService(system, system.state)
     job = await service.start(ME)
     with pytest.raises(Conflict):
         await service.start(ME)
@@ -184,6 +184,18 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         assert (done.state, done.keys) == ("done", 1)
         after = await back_up(system)
     return World(folder, settings, run, before, after)
+
+
+async def test_a_program_backs_up_before_and_after_an_erasure(tmp_path: Path) -> None:
+    """One that runs on: what it knew of objects before is not what there must be afterwards."""
+    async with open_system(settings_in(tmp_path / "data"), ROLES) as system:
+        await system.registry.publish(ME, PROFILE)
+        await collect(system, JANE, JOE)
+        assert system.state is not None
+        service = BackupService(system, system.state)
+        await back_up(system, service)
+        await system.subjects.erase(ME, SubjectRequest(subject=JANE, reason="asked"))
+        await back_up(system, service)
 
 
 def files_of(backup: Backup) -> tuple[Path, Path]:

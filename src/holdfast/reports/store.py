@@ -155,18 +155,18 @@ class NamedObjects:
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
-        self._known: dict[str, tuple[int, set[str]]] = {}
+        self._known: dict[str, tuple[int, frozenset[str]]] = {}
 
     def __call__(self, conn: Connection, principal: Principal, names: Sequence[str]) -> set[str]:
-        return self.all(conn, principal).intersection(names)
+        return set(self.all(conn, principal).intersection(names))
 
-    def all(self, conn: Connection, principal: Principal) -> set[str]:
+    def all(self, conn: Connection, principal: Principal) -> frozenset[str]:
         """Every stored name that a report of the tenant has."""
-        last, known = self._known.get(principal.tenant, (0, set()))
-        for row in conn.execute(_DIGESTS, {"tenant": principal.tenant, "after": last}):
-            known.add(self._objects.name(principal, row.data_digest))
-            last = row.sequence
-        self._known[principal.tenant] = (last, known)
+        last, known = self._known.get(principal.tenant, (0, frozenset()))
+        rows = conn.execute(_DIGESTS, {"tenant": principal.tenant, "after": last}).all()
+        if rows:
+            known |= {self._objects.name(principal, row.data_digest) for row in rows}
+            self._known[principal.tenant] = (rows[-1].sequence, known)
         return known
 
 

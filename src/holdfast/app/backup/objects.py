@@ -191,7 +191,7 @@ class ObjectChecks:
         return ObjectsChecked(checked=checked, missing=missing, damaged=bad), ""
 
     async def _all_names(self, principal: Principal) -> set[str]:
-        names, last = await self._of_reports(principal), ""
+        names, last = set(await self._of_reports(principal)), ""
         while page := await self._names(principal, last, PAGE_MAX):
             names.update(page)
             last = page[-1]
@@ -204,7 +204,7 @@ class ObjectChecks:
             principal, lambda conn: object_names(conn, principal, after, limit, anyhow=anyhow)
         )
 
-    async def _of_reports(self, principal: Principal) -> set[str]:
+    async def _of_reports(self, principal: Principal) -> frozenset[str]:
         return await self._state.database.read(
             principal, lambda conn: self._reports.all(conn, principal)
         )
