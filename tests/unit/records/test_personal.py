@@ -51,7 +51,11 @@ def visit(who: str, number: int, weight: str = "61.5", **places: int) -> MappedR
         key=[who, str(number)],
         dimensions={"patient": who, "visit": str(number), "ward": "north"},
         measures={"weight": Measure(value=weight, unit="kg"), "beds": Measure(value="4")},
-        attributes={"note": NOTE.format(who), "weight_missing": f"n/a {who}"},
+        attributes={
+            "note": NOTE.format(who),
+            "weight_missing": f"n/a {who}",
+            "weight_mark": f"mark {who}",
+        },
     )
 
 
