@@ -108,9 +108,17 @@ def test_a_person_is_collected_sealed_held_erased_and_not_brought_back(
         assert refused.returncode == 5
         assert "case 12" in refused.stderr
         assert run_command("key", "release", JANE, "--reason", "closed", *where).returncode == 0
+        typo = run_command("ledger", "erase", JANE.title(), "--reason", "asked", *where)
+        assert typo.returncode == 4
+        assert "nobody of that name" in typo.stderr
+        assert "to the letter" in typo.stderr
         erased = run_command("ledger", "erase", JANE, "--reason", "asked", "--json", *where)
         assert erased.returncode == 0, erased.stderr
-        assert json.loads(erased.stdout)["state"] == "done"
+        first = json.loads(erased.stdout)
+        assert (first["state"], first["keys"]) == ("done", 1)
+        again = run_command("ledger", "erase", JANE, "--reason", "asked again", *where)
+        assert again.returncode == 0, again.stderr
+        assert f"erased before, on {first['requested_at']}" in again.stderr
         program.kill()
 
     with started(up, data, environment=environment) as program:

@@ -33,7 +33,7 @@ from holdfast.kernel.outbox import BEGINNING
 from holdfast.kernel.principal import PrincipalKind, operator
 from holdfast.kernel.signing import SigningKey
 from holdfast.keyring.http import key_handlers
-from holdfast.keyring.model import KeysHandled, SubjectRequest
+from holdfast.keyring.model import EraseRequest, KeysHandled
 from holdfast.keyring.noting import KeyNotes
 from holdfast.records.model import (
     Batch,
@@ -180,7 +180,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         await system.state.database.write(ME, lambda conn: conn.execute(LIVES, AN_INSTANCE))
         before = await back_up(system)
         await system.state.database.write(ME, lambda conn: conn.execute(GONE, AN_INSTANCE))
-        done = await system.subjects.erase(ME, SubjectRequest(subject=JANE, reason="asked"))
+        done = await system.subjects.erase(ME, EraseRequest(subject=JANE, reason="asked"))
         assert (done.state, done.keys) == ("done", 1)
         after = await back_up(system)
     return World(folder, settings, run, before, after)
@@ -194,7 +194,7 @@ async def test_a_program_backs_up_before_and_after_an_erasure(tmp_path: Path) ->
         assert system.state is not None
         service = BackupService(system, system.state)
         await back_up(system, service)
-        await system.subjects.erase(ME, SubjectRequest(subject=JANE, reason="asked"))
+        await system.subjects.erase(ME, EraseRequest(subject=JANE, reason="asked"))
         await back_up(system, service)
 
 
@@ -441,7 +441,7 @@ async def test_a_system_on_postgresql_comes_back(postgres: PostgresServer, tmp_p
         await system.registry.publish(ME, PROFILE)
         run = await collect(system, JANE, JOE)
         before = await back_up(system)
-        await system.subjects.erase(ME, SubjectRequest(subject=JANE, reason="asked"))
+        await system.subjects.erase(ME, EraseRequest(subject=JANE, reason="asked"))
     rehearsed = await drill(settings, *files_of(before), tmp_path / "scratch")
     assert (rehearsed.verified.responses, rehearsed.verified.erasures_replayed) == (1, 1)
 

@@ -20,7 +20,7 @@ from holdfast.app.commands.verify import _reproduced
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.principal import Permission
-from holdfast.keyring.model import SubjectRequest
+from holdfast.keyring.model import EraseRequest
 from holdfast.ledger.model import Append, NewEvent, Trust
 from holdfast.ledger.trusting import TrustInvalid, decode_trust
 from holdfast.records.errors import NoSuchRecord, ReceiptNotYet
@@ -338,7 +338,7 @@ async def test_what_is_sealed_stays_sealed_for_who_may_not_see_it(bench: Collect
     assert opened["raw_position"] == 1
 
     await bench.system.subjects.erase(
-        OPERATOR, SubjectRequest(subject="Ada Lovelace", reason="asked")
+        OPERATOR, EraseRequest(subject="Ada Lovelace", reason="asked")
     )
     both(data, policy)
     erased = await receipt(bench, record)

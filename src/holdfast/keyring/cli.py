@@ -170,7 +170,9 @@ def register_subjects(noun: typer.Typer, name: str) -> None:
     example = f"Example: holdfast {name}"
     noun.command(
         "erase",
-        help="Destroy a subject's keys and every copy of its data. There is no way back.",
+        help="Destroy a subject's keys and every copy of what was sealed under them: the personal "
+        "fields of records whose profile names a `subject`, with the raw responses they came from. "
+        "Events that say of nobody whom they are about are not touched. There is no way back.",
         epilog=f"{example} erase jane@example.org --reason 'her request of 2026-11-01'",
     )(erase)
     noun.command(
@@ -191,13 +193,23 @@ def register_subjects(noun: typer.Typer, name: str) -> None:
 
 
 def erase(
-    ctx: typer.Context, subject: SubjectArgument, reason: ReasonOption, json: JsonOption = False
+    ctx: typer.Context,
+    subject: SubjectArgument,
+    reason: ReasonOption,
+    even_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--even-unknown",
+            help="Also a name nobody ever heard of: whatever comes in under it later is dropped.",
+        ),
+    ] = False,
+    json: JsonOption = False,
 ) -> None:
     from holdfast.keyring.client import SubjectsClient
-    from holdfast.keyring.model import SubjectRequest
+    from holdfast.keyring.model import EraseRequest
 
     async def body() -> None:
-        wanted = SubjectRequest(subject=_subject(subject), reason=reason)
+        wanted = EraseRequest(subject=_subject(subject), reason=reason, even_unknown=even_unknown)
         async with session(ctx, timeout_seconds=600) as api:
             found = await SubjectsClient(api).erase(None, wanted)
         if json:
@@ -212,6 +224,12 @@ def erase(
                 "unrecoverable by": found.unrecoverable_by,
             }
         )
+        if found.repeated:
+            say(f"erased before, on {found.requested_at}: nothing was left to be destroyed")
+            return
+        if not found.keys:
+            say("there was no key to destroy: what comes in under this name is dropped from now on")
+            return
         say(
             "unreadable here from now on; copies of the keyring made before may hold the key "
             f"until {found.unrecoverable_by}"

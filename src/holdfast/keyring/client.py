@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.keyring.model import (
     Checked,
+    EraseRequest,
     Erasure,
     KeyringInfo,
     KeysHandled,
@@ -67,7 +68,7 @@ class SubjectsClient:
         del principal
         return await self._api.request("GET", "/v1/subjects", type=Subjects)
 
-    async def erase(self, principal: Principal | None, request: SubjectRequest) -> Erasure:
+    async def erase(self, principal: Principal | None, request: EraseRequest) -> Erasure:
         """Erase a subject; repeating it is safe."""
         del principal
         return await self._api.request(

@@ -29,6 +29,12 @@ class KeyDestroyed(NotFound):
     code = "key-destroyed"
 
 
+class SubjectUnknown(NotFound):
+    """Nobody of that name was ever heard of here: there is nothing to erase."""
+
+    code = "subject-unknown"
+
+
 class SubjectHeld(Conflict):
     """A legal hold keeps the subject's data; the message gives its reason."""
 

@@ -13,6 +13,7 @@ from holdfast.kernel.principal import Permission, Principal, operators_only
 from holdfast.keyring.keyring import Keyring
 from holdfast.keyring.model import (
     Checked,
+    EraseRequest,
     Erasure,
     KeyringInfo,
     KeysHandled,
@@ -77,8 +78,11 @@ def subject_handlers(service: SubjectsService) -> list[Any]:
         return await service.list(principal)
 
     @post("/v1/subjects/erase", permission=Permission.SUBJECTS_WRITE, status=200)
-    async def erase(principal: Principal, data: SubjectRequest) -> Erasure:
-        """Destroy the subject's keys, and everything about it that keys do not cover."""
+    async def erase(principal: Principal, data: EraseRequest) -> Erasure:
+        """Destroy the subject's keys, and everything about it that keys do not cover.
+
+        A name that nobody ever heard of is refused (`subject-unknown`), unless `even_unknown`.
+        """
         return await service.erase(principal, data)
 
     @post("/v1/subjects/hold", permission=Permission.SUBJECTS_WRITE, status=200)

@@ -126,6 +126,18 @@ class SubjectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reason: Text
 
 
+class EraseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whom to erase, and why.
+
+    ``even_unknown``: also a name that nobody ever heard of here. Whatever comes in under it later,
+    from a source, from an append or out of an older backup, is dropped.
+    """
+
+    subject: Text
+    reason: Text
+    even_unknown: bool = False
+
+
 class RetainRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keep the subject's data until then."""
 
@@ -149,7 +161,8 @@ class Erasure(Struct, frozen=True, kw_only=True):
     """A subject whose keys are destroyed. ``subject`` is its keyed name, never what it stands for.
 
     ``unrecoverable_by``: when the last backup of the keyring that may hold the key has expired.
-    ``state`` is ``erasing`` until every copy beside the keys is gone too.
+    ``state`` is ``erasing`` until every copy beside the keys is gone too. ``repeated``: it is the
+    answer to a request for what had been done before.
     """
 
     id: str
@@ -161,6 +174,7 @@ class Erasure(Struct, frozen=True, kw_only=True):
     unrecoverable_by: str
     keys: int
     done_at: str = ""
+    repeated: bool = False
 
 
 class ErasedParts(Struct, frozen=True, kw_only=True):

@@ -50,6 +50,10 @@ class KeyStore(Protocol):
 class Eraser(Protocol):
     """Whoever keeps data of subjects beside the keys: told when a subject's key is destroyed."""
 
+    async def knows(self, principal: Principal, subject: str) -> bool:
+        """Whether anything here is, or was, about the subject; by its keyed name."""
+        ...
+
     async def erase(self, principal: Principal, erasure: Erasure) -> ErasedParts:
         """Remove what destroying the key has not: copies, projections, whole raw responses.
 

@@ -28,10 +28,11 @@ from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import get_logger, request_id
-from holdfast.keyring.errors import SubjectHeld, SubjectRetained
+from holdfast.keyring.errors import SubjectHeld, SubjectRetained, SubjectUnknown
 from holdfast.keyring.keyring import Keyring
 from holdfast.keyring.model import (
     ErasedParts,
+    EraseRequest,
     Erasure,
     ErasureLine,
     Restriction,
@@ -171,13 +172,15 @@ class SubjectsService:
 
     # --- erasing ------------------------------------------------------------------------------
 
-    async def erase(self, principal: Principal, request: SubjectRequest) -> Erasure:
+    async def erase(self, principal: Principal, request: EraseRequest) -> Erasure:
         """Erase a subject: on return its data is unreadable, and no copy beside the keys is left.
 
-        :class:`SubjectHeld` or :class:`SubjectRetained`, with the reason, if it may not be: then
-        nothing has happened. Erasing again answers with the first erasure.
+        :class:`SubjectHeld` or :class:`SubjectRetained`, with the reason, if it may not be;
+        :class:`SubjectUnknown` if nobody of that name was ever heard of, unless the request says
+        that this is meant: then nothing has happened. Erasing again answers with the first erasure.
         """
         token = await self.token(principal, request.subject)
+        known_here = request.even_unknown or await self._known(principal, token)
         now = self._clock.now()
         erasure = Erasure(
             id=self._new_id(),
@@ -193,15 +196,30 @@ class SubjectsService:
         def unit(rows: Rows) -> Erasure:
             known = _erasures(rows, principal.tenant, token)
             if known:
-                return known[0]
+                return msgspec.structs.replace(known[0], repeated=True)
             _check_restrictions(_restrictions(rows, principal.tenant, token), timestamp(now))
             keys = _destroy(rows, principal.tenant, token)
+            if not keys and not known_here:
+                raise SubjectUnknown(
+                    "cannot erase the subject: nobody of that name is known here",
+                    hint="a name is taken to the letter, as the field has it that is the profile's "
+                    "`subject`; where roles have keyrings of their own, ask the role that has the "
+                    "data; --even-unknown (`even_unknown`) erases the name all the same, with raw "
+                    "responses of failed runs, of which nobody knows whom they name",
+                )
             made = msgspec.structs.replace(erasure, keys=keys)
             _note(rows, principal.tenant, made)
             return made
 
         noted = await self._transact(unit)
         return await self._finish(principal, noted)
+
+    async def _known(self, principal: Principal, token: str) -> bool:
+        """Whether anybody has something about the subject that its keys do not tell of."""
+        for eraser in self._erasers:
+            if await eraser.knows(principal, token):
+                return True
+        return False
 
     async def resume(self, tenants: Sequence[TenantId]) -> int:
         """Take up every erasure that is not done, and those that only the file knows of.
@@ -236,7 +254,11 @@ class SubjectsService:
     async def _finish(self, principal: Principal, erasure: Erasure) -> Erasure:
         await asyncio.to_thread(self._keyring.store.scrub)
         await asyncio.to_thread(
-            _append, self._file, ErasureLine(tenant=principal.tenant, erasure=erasure)
+            _append,
+            self._file,
+            ErasureLine(
+                tenant=principal.tenant, erasure=msgspec.structs.replace(erasure, repeated=False)
+            ),
         )
         if erasure.state == "done":
             return erasure

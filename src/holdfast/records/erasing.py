@@ -29,6 +29,12 @@ MAPPED = (RunStatus.SUCCEEDED.value, RunStatus.UNCHANGED.value)
 class Erasing(Part):
     """The part of the service that forgets; an eraser for the keyring."""
 
+    async def knows(self, principal: Principal, subject: str) -> bool:
+        """See :class:`holdfast.keyring.ports.Eraser`."""
+        return await self._db.read(
+            principal, lambda conn: store.subject_seen(conn, principal.tenant, subject)
+        )
+
     async def erase(self, principal: Principal, erasure: Erasure) -> ErasedParts:
         """See :class:`holdfast.keyring.ports.Eraser`."""
         return await self.erase_subjects(principal, [erasure.subject])

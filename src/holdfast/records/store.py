@@ -554,6 +554,16 @@ def note_subjects(conn: Connection, rows: Sequence[tuple[str, str, str, int, int
         conn.execute(_NOTE_SUBJECT, [dict(zip(names, row, strict=True)) for row in rows])
 
 
+def subject_seen(conn: Connection, tenant: str, subject: str) -> bool:
+    """Whether a record, or a raw response, was ever about this person, by their keyed name."""
+    return any(
+        conn.execute(
+            select(table.c.tenant).where(of_key(table, tenant, subject=subject)).limit(1)
+        ).first()
+        for table in (revisions, appearances)
+    )
+
+
 def seen_bits(conn: Connection, tenant: str, run: str, chunks: Sequence[int]) -> dict[int, bytes]:
     """The seen bits of these chunks, as far as there are any."""
     found: dict[int, bytes] = {}

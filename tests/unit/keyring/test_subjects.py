@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from holdfast.kernel.clock import SystemClock
@@ -17,10 +18,11 @@ from holdfast.kernel.outbox import BEGINNING, Entry, Outbox, Sealed
 from holdfast.kernel.principal import Principal, operator
 from holdfast.keyring import EnvelopeSealer, KeyDestroyed, Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
-from holdfast.keyring.errors import SubjectHeld, SubjectRetained
+from holdfast.keyring.errors import SubjectHeld, SubjectRetained, SubjectUnknown
 from holdfast.keyring.model import (
     EVENTS,
     ErasedParts,
+    EraseRequest,
     Erasure,
     RetainRequest,
     SubjectRequest,
@@ -30,6 +32,7 @@ from holdfast.keyring.subjects import SubjectsService, read_erasures
 CLOCK = SystemClock()
 ME = operator()
 JANE = SubjectRequest(subject="jane@example.org", reason="her request")
+ERASE_JANE = EraseRequest(subject=JANE.subject, reason=JANE.reason)
 
 
 class Died(BaseException):
@@ -38,10 +41,14 @@ class Died(BaseException):
 
 @dataclass
 class Copies:
-    """Keeps copies; told of erasures. ``dies`` that many times first."""
+    """Keeps copies, of everybody or of ``known``; told of erasures. ``dies`` that often first."""
 
     dies: int = 0
+    known: set[str] | None = None
     seen: list[tuple[str, str]] = field(default_factory=list)
+
+    async def knows(self, principal: Principal, subject: str) -> bool:
+        return self.known is None or subject in self.known
 
     async def erase(self, principal: Principal, erasure: Erasure) -> ErasedParts:
         if self.dies:
@@ -100,7 +107,7 @@ async def test_an_erasure_destroys_the_key_tells_everybody_and_leaves_its_eviden
     sealer = EnvelopeSealer(keyring)
     sealed = sealer.seal("default", EVENTS, "e", b"about jane", subject=token)
     before = datetime.now(UTC)
-    done = await service.erase(ME, JANE)
+    done = await service.erase(ME, ERASE_JANE)
     assert (done.state, done.keys, done.subject) == ("done", 1, token)
     assert datetime.fromisoformat(done.unrecoverable_by) >= before + timedelta(days=7)
     assert copies.seen == [("default", token)]
@@ -119,11 +126,51 @@ async def test_erasing_again_answers_the_same(
     database: Database, keyring: Keyring, tmp_path: Path
 ) -> None:
     service = subjects(keyring, database, tmp_path, Copies())
-    first = await service.erase(ME, JANE)
-    again = await service.erase(ME, SubjectRequest(subject=JANE.subject, reason="again"))
-    assert again == first
+    first = await service.erase(ME, ERASE_JANE)
+    again = await service.erase(ME, EraseRequest(subject=JANE.subject, reason="again"))
+    assert again == msgspec.structs.replace(first, repeated=True)
     assert len(await events(database, keyring)) == 1
     assert len(read_erasures(tmp_path / "erasures.jsonl")) == 1
+
+
+async def test_a_name_that_nobody_ever_heard_of_is_refused_and_nothing_happens(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    copies = Copies(known=set())
+    service = subjects(keyring, database, tmp_path, copies)
+    jane = await service.token(ME, JANE.subject)
+    keyring.subject_keys("default", [jane])
+    for stranger in ("Jane@example.org", "jane@example.org ", "joe"):
+        with pytest.raises(SubjectUnknown) as raised:
+            await service.erase(ME, EraseRequest(subject=stranger, reason="a typo"))
+        assert stranger not in raised.value.detail
+        assert "to the letter" in raised.value.hint
+    found = await service.list(ME)
+    assert (found.erasures, copies.seen, await events(database, keyring)) == ([], [], [])
+    assert read_erasures(tmp_path / "erasures.jsonl") == []
+    assert (await service.erase(ME, ERASE_JANE)).keys == 1
+
+
+async def test_who_is_known_by_copies_alone_is_erased(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    """A keyring from before they came, beside data from after."""
+    copies = Copies(known=set())
+    service = subjects(keyring, database, tmp_path, copies)
+    copies.known = {await service.token(ME, JANE.subject)}
+    done = await service.erase(ME, ERASE_JANE)
+    assert (done.state, done.keys, len(copies.seen)) == ("done", 0, 1)
+
+
+async def test_a_name_is_erased_before_it_comes_if_that_is_meant(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    service = subjects(keyring, database, tmp_path, Copies(known=set()))
+    wanted = EraseRequest(subject=JANE.subject, reason="never again", even_unknown=True)
+    done = await service.erase(ME, wanted)
+    assert (done.state, done.keys, done.repeated) == ("done", 0, False)
+    assert keyring.subject_keys("default", [done.subject]) == {done.subject: None}
+    assert (await service.erase(ME, ERASE_JANE)).repeated
 
 
 async def test_a_hold_refuses_with_its_reason_until_it_is_released(
@@ -134,11 +181,11 @@ async def test_a_hold_refuses_with_its_reason_until_it_is_released(
     key = keyring.subject_keys("default", [token])[token]
     await service.hold(ME, SubjectRequest(subject=JANE.subject, reason="case 12/2026"))
     with pytest.raises(SubjectHeld) as raised:
-        await service.erase(ME, JANE)
+        await service.erase(ME, ERASE_JANE)
     assert "case 12/2026" in raised.value.detail
     assert keyring.subject_keys("default", [token])[token] == key
     await service.release(ME, SubjectRequest(subject=JANE.subject, reason="closed"))
-    assert (await service.erase(ME, JANE)).state == "done"
+    assert (await service.erase(ME, ERASE_JANE)).state == "done"
     kinds = [entry.event.type for entry in await events(database, keyring)]
     assert kinds == ["subject.held", "subject.released", "subject.erased"]
 
@@ -161,9 +208,9 @@ async def test_a_hold_is_not_lifted_without_evidence_of_it(
     with pytest.raises(Died):
         await dying.release(ME, JANE)
     with pytest.raises(SubjectHeld):
-        await service.erase(ME, JANE)
+        await service.erase(ME, ERASE_JANE)
     await service.release(ME, JANE)
-    assert (await service.erase(ME, JANE)).state == "done"
+    assert (await service.erase(ME, ERASE_JANE)).state == "done"
     kinds = [entry.event.type for entry in await events(database, keyring)]
     assert kinds == ["subject.held", "subject.released", "subject.erased"]
 
@@ -190,7 +237,7 @@ async def test_a_hold_that_is_placed_while_the_one_before_is_released_stays(
     left = await subjects(keyring, database, tmp_path, sealer=Meanwhile(keyring)).release(ME, JANE)
     assert [each.reason for each in left.restrictions] == ["case 13"]
     with pytest.raises(SubjectHeld):
-        await service.erase(ME, JANE)
+        await service.erase(ME, ERASE_JANE)
 
 
 async def test_a_retention_refuses_until_it_is_over_and_moves_forward_only(
@@ -203,14 +250,14 @@ async def test_a_retention_refuses_until_it_is_over_and_moves_forward_only(
 
     await service.retain(ME, until("2036-01-01T00:00:00Z"))
     with pytest.raises(SubjectRetained) as raised:
-        await service.erase(ME, JANE)
+        await service.erase(ME, ERASE_JANE)
     assert "tax law" in raised.value.detail
     assert "2036-01-01" in raised.value.detail
     with pytest.raises(Invalid):
         await service.retain(ME, until("2030-01-01T00:00:00Z"))
     with pytest.raises(Invalid):
         await service.retain(ME, until("soon"))
-    other = SubjectRequest(subject="joe", reason="x")
+    other = EraseRequest(subject="joe", reason="x")
     await service.retain(
         ME, RetainRequest(subject="joe", reason="over", until="2020-01-01T00:00:00Z")
     )
@@ -223,7 +270,7 @@ async def test_what_is_erased_can_no_longer_be_held_back_by_another_tenant(
     service = subjects(keyring, database, tmp_path, Copies())
     other = operator(TenantId("other"))
     await service.hold(other, SubjectRequest(subject=JANE.subject, reason="theirs"))
-    assert (await service.erase(ME, JANE)).state == "done"
+    assert (await service.erase(ME, ERASE_JANE)).state == "done"
     assert (await service.list(ME)).restrictions == []
     assert (await service.list(other)).erasures == []
 
@@ -236,7 +283,7 @@ async def test_after_a_crash_it_is_taken_up_again(
     token = await service.token(ME, JANE.subject)
     keyring.subject_keys("default", [token])
     with pytest.raises(Died):
-        await service.erase(ME, JANE)
+        await service.erase(ME, ERASE_JANE)
     # Whatever else is not done: the key is gone already, and a hold comes too late.
     assert keyring.subject_keys("default", [token]) == {token: None}
     with pytest.raises(Died):
@@ -259,7 +306,7 @@ async def test_a_keyring_from_before_the_erasure_is_made_to_forget_again(
     key = keyring.subject_keys("default", [token])[token]
     assert key is not None
     kept = keyring.store.transact(lambda rows: rows.all("SELECT * FROM keyring_keys"))
-    await service.erase(ME, JANE)
+    await service.erase(ME, ERASE_JANE)
 
     def restored(rows) -> None:  # type: ignore[no-untyped-def]
         rows.all("DELETE FROM keyring_erasures")
@@ -278,11 +325,11 @@ async def test_a_line_that_a_crash_cut_off_is_written_again(
     database: Database, keyring: Keyring, tmp_path: Path
 ) -> None:
     service = subjects(keyring, database, tmp_path, Copies())
-    await service.erase(ME, JANE)
+    await service.erase(ME, ERASE_JANE)
     path = tmp_path / "erasures.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:40])
-    await service.erase(ME, SubjectRequest(subject="joe", reason="x"))
+    await service.erase(ME, EraseRequest(subject="joe", reason="x"))
     assert len(read_erasures(path)) == 2
     path.write_bytes(b"junk\n" + whole)
     with pytest.raises(Corrupt):

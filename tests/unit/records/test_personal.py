@@ -16,9 +16,11 @@ from sqlalchemy import select, text
 from holdfast.kernel import merkle
 from holdfast.kernel.database import Database, tables_of_tenants
 from holdfast.kernel.errors import Corrupt, Invalid, NotFound
+from holdfast.kernel.ids import TenantId
 from holdfast.kernel.outbox import BEGINNING, Entry
-from holdfast.kernel.principal import Permission
-from holdfast.keyring.model import Erasure, SubjectRequest
+from holdfast.kernel.principal import Permission, operator
+from holdfast.keyring.errors import SubjectUnknown
+from holdfast.keyring.model import EraseRequest, Erasure
 from holdfast.keyring.subjects import SubjectsService
 from holdfast.records import store
 from holdfast.records.model import MappedRecord, Measure, Record, RecordFilter, Reject
@@ -99,8 +101,9 @@ async def read(bench: Bench, who=OPERATOR) -> list[Record]:
     return page.items
 
 
-async def erase(subjects: SubjectsService, who: str) -> Erasure:
-    return await subjects.erase(OPERATOR, SubjectRequest(subject=who, reason="asked"))
+async def erase(subjects: SubjectsService, who: str, *, even_unknown: bool = False) -> Erasure:
+    wanted = EraseRequest(subject=who, reason="asked", even_unknown=even_unknown)
+    return await subjects.erase(OPERATOR, wanted)
 
 
 async def places_of(bench: Bench, folder: Path, needle: str) -> list[str]:
@@ -374,11 +377,29 @@ async def test_responses_of_runs_that_failed_are_destroyed_because_nobody_knows_
     await attempt.open()
     await attempt.respond(0, b"who knows who is on this page")
     await attempt.finish("failed", code="x", reason="y")
-    await erase(subjects, JANE)
+    with pytest.raises(SubjectUnknown):
+        await erase(subjects, JANE)
+    assert await bench.service.response_body(OPERATOR, attempt.run, 0)
+    await erase(subjects, JANE, even_unknown=True)
     with pytest.raises(NotFound):
         await bench.service.response_body(OPERATOR, attempt.run, 0)
     body = await bench.service.response_body(OPERATOR, good, 0)
     assert [chunk async for chunk in body.chunks]
+
+
+async def test_who_was_ever_in_a_record_is_known_and_nobody_else(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    await collect(bench, [visit(JANE, 1)])
+    jane = await subjects.token(OPERATOR, JANE)
+    joe = await subjects.token(OPERATOR, JOE)
+    assert await bench.service.knows(OPERATOR, jane)
+    assert not await bench.service.knows(OPERATOR, joe)
+    assert not await bench.service.knows(operator(TenantId("other")), jane)
+    with pytest.raises(SubjectUnknown):
+        await erase(subjects, JOE)
+    await erase(subjects, JANE)
+    assert (await erase(subjects, JANE)).repeated
 
 
 async def test_a_source_that_goes_on_naming_somebody_brings_nobody_back(
