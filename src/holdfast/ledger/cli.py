@@ -390,6 +390,9 @@ def verify(
         )
         if found.erased:
             say(f"{found.erased} entries are erased: their headers are sound, nothing reads them")
+        for position in found.twice:
+            say(f"entry {position} is an event that was taken before: its id was appended again")
+            say("while the index had lost it; asked for by its id, its first place is answered")
     else:
         sys.stdout.write(f"not sound: entry {found.position}: {found.reason}\n")
     if not found.sound:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from holdfast.kernel.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 
+REBUILD = "`holdfast ledger rebuild` makes the index anew from the log"
+
 
 class LogMoved(Conflict):
     """The log does not end where the commit was to begin: another sequencer was there."""
@@ -100,6 +102,22 @@ class LogChanged(Corrupt):
     """The log does not extend a checkpoint that somebody has kept."""
 
     code = "log-changed"
+
+
+class IndexWrong(Corrupt):
+    """The index does not fit the log, at ``position``. The log itself is not concerned."""
+
+    code = "index-damaged"
+
+    def __init__(self, position: int, detail: str) -> None:
+        super().__init__(detail, hint=REBUILD)
+        self.position = position
+
+
+class IndexIncomplete(Unavailable):
+    """The index does not go as far as the log: it is being made anew, or that broke off."""
+
+    code = "index-incomplete"
 
 
 class FrameDamaged(Corrupt):

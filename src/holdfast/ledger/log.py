@@ -68,6 +68,7 @@ from holdfast.ledger.signer import (
 )
 from holdfast.ledger.store import Growth, IndexRow, LogKey, Origin, Published
 from holdfast.ledger.tree import Tree
+from holdfast.ledger.walking import Walk
 from holdfast.ledger.witness import Witnesses
 
 log = get_logger("ledger")
@@ -162,6 +163,8 @@ class TenantLog:
         self._signing = asyncio.Lock()
         self._grown = asyncio.Event()
         self._view: View | None = None
+        self._led: datetime | None = None
+        """When we last renewed that it is us who append."""
         self._begun = ""
         """The origin whose first entry we are about to store."""
 
@@ -171,18 +174,36 @@ class TenantLog:
         """How many entries there are now, and the time of the last one."""
         if self._open is not None:
             return self._open.tree.size, self._open.recorded
-        state = await self._index_state()
-        return state.size, state.recorded
+        end, state = await self._extents()
+        if state.size >= end:
+            return state.size, state.recorded
+        # The index is being made anew: the log itself knows, too.
+        frame = await self.frame_at(end - 1)
+        return end, read_leaf(frame.entries[-1].leaf).recorded
 
     async def view(self) -> View:
         """What is in the log now. Where another instance appends, as of now in the database."""
         if self._open is not None:
             return View(self._open.tree.size, self._open.recorded, self._open.tree)
-        state = await self._index_state()
+        end, state = await self._extents()
+        await self.check_index(end)
         if self._view is None or self._view.size != state.size:
             grown = await self.tree_at(state.size)
             self._view = View(state.size, state.recorded, grown)
         return self._view
+
+    async def _extents(self) -> tuple[int, store.IndexState]:
+        """Where the log ends and how far the index goes; in this order, for the log grows."""
+        end = await self.parts.log.end(self.principal)
+        return end, await self._index_state()
+
+    async def check_index(self, end: int | None = None) -> None:
+        """``IndexIncomplete`` while the index does not go as far as the log does, or to ``end``."""
+        if end is None:
+            end = await self.parts.log.end(self.principal)
+        await self.parts.database.read(
+            self.principal, lambda conn: store.check_whole(conn, self.tenant, end)
+        )
 
     async def wait_grown(self, size: int, seconds: float) -> bool:
         """Return once the log is longer than ``size`` (true), or after about ``seconds``."""
@@ -319,8 +340,8 @@ class TenantLog:
         """Finish what waits; resign, so that another instance can go on at once."""
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._open is not None:
-            self._open = None
+        if self._led is not None:
+            self._led = self._open = None
             await self.parts.leases.resign(self.principal, LEADERSHIP, self.parts.holder)
         self._head.close()
 
@@ -640,17 +661,26 @@ class TenantLog:
             state.published = None
 
     async def rebuilt(self) -> None:
-        """Make the index anew from the log; nothing is appended meanwhile."""
+        """Make the index anew from the log; nothing is appended meanwhile.
+
+        Of a log that is not sound it is left as it is. Whatever breaks it off, the index says how
+        far it has come: what asks it for more is refused, and the next opening goes on.
+        """
         async with self._storing:
             await self.open()
             self._open = None
-            await self.rebuild(await self.parts.log.end(self.principal))
+            async with self._opening:
+                grown, wrong = await self._sound()
+                if wrong is not None:
+                    raise wrong
+                await self.rebuild(grown.size)
             await self.open()
 
     async def restart(self, reason: str, citing: Callable[[Restarted], Prepared]) -> None:
         """Continue from what is sound, under a new origin; its first entry is that of ``citing``.
 
         Commits behind the first one that is not sound are copied to a file, then forgotten.
+        Opening looks at the log's end only: where that finds nothing, all of it is recomputed.
         ``Conflict`` if nothing is wrong with the log. Without its first entry the log stays
         read-only, and can be restarted again.
         """
@@ -660,10 +690,16 @@ class TenantLog:
             except LedgerReadOnly:
                 pass
             else:
-                raise Conflict(
-                    "cannot start a new origin: nothing is wrong with this log",
-                    code="ledger-sound",
-                )
+                _, wrong = await self._sound()
+                if wrong is None:
+                    raise Conflict(
+                        "cannot start a new origin: nothing is wrong with this log",
+                        code="ledger-sound",
+                        hint="every entry was recomputed; `holdfast ledger verify` looks at the "
+                        "payloads, the index and what was published, too",
+                    )
+                self._open = None
+                self._read_only(_damage_of(wrong))
             assert self.damage is not None
             made = await self._restart(self.damage, reason)
             self._begun = made.origin.origin
@@ -693,7 +729,7 @@ class TenantLog:
         before = origins[-1]
         head = await asyncio.to_thread(self._damaged_head)
         said = await asyncio.to_thread(self._published.read)
-        grown = await self._sound()
+        grown, _ = await self._sound()
         aside = await self._set_aside(grown.size)
         await self.parts.log.cut(self.principal, grown.size)
         await self.rebuild(grown.size)
@@ -714,22 +750,47 @@ class TenantLog:
         except Corrupt:
             return None
 
-    async def _sound(self) -> Tree:
-        """The tree of the commits in front of the first one that is not sound."""
-        grown = Tree()
+    async def _sound(self) -> tuple[Tree, FrameDamaged | None]:
+        """The tree of the commits in front of the first one that is not sound; what that one is."""
+        walk = Walk(self.tenant)
+        batch: list[StoredCommit] = []
+        end = await self.parts.log.end(self.principal)
+
+        async def step() -> None:
+            commits = batch.copy()
+            batch.clear()
+            await asyncio.to_thread(walk.commits, commits)
+            walk.rows.clear()
+            walk.tiles.clear()
+            await self._keep_leading()
+
         try:
-            async for commit in self.commits(0, await self.parts.log.end(self.principal)):
-                frame = decode_frame(commit)
-                longer = grown.copy()
-                for entry in frame.entries:
-                    read_leaf(entry.leaf)
-                    longer.append(leaf_hash(entry.leaf))
-                if longer.root() != frame.root:
-                    break
-                grown = longer
-        except Corrupt as error:
+            try:
+                async for commit in self.commits(0, end):
+                    batch.append(commit)
+                    if len(batch) == READ_COMMITS:
+                        await step()
+            finally:
+                await step()
+        except FrameDamaged as error:
             log.warning("a commit is not sound", tenant=self.tenant, detail=error.detail)
-        return grown
+            return walk.tree, error
+        return walk.tree, None
+
+    async def _keep_leading(self) -> None:
+        """Renew what says that we append, where we have it: some things take longer than it."""
+        now = self.parts.clock.now()
+        if self._led is None or now < self._led + timedelta(seconds=LEAD_SECONDS / 4):
+            return
+        if not await self.parts.leases.lead(
+            self.principal, LEADERSHIP, self.parts.holder, LEAD_SECONDS, now
+        ):
+            self._led = self._open = None
+            raise NotSequencer(
+                "cannot go on: another instance appends to this tenant's log",
+                retry_after_seconds=1.0,
+            )
+        self._led = now
 
     async def _set_aside(self, position: int) -> str:
         """Copy the commits from ``position`` on into a file; its path, if there are any."""
@@ -771,11 +832,12 @@ class TenantLog:
             if not await self.parts.leases.lead(
                 self.principal, LEADERSHIP, self.parts.holder, LEAD_SECONDS, now
             ):
-                self._open = None
+                self._led = self._open = None
                 raise NotSequencer(
                     "cannot append here: another instance appends to this tenant's log",
                     retry_after_seconds=1.0,
                 )
+            self._led = now
             until = now + timedelta(seconds=LEAD_SECONDS)
             if self._open is not None:
                 self._open.until = until
@@ -800,13 +862,7 @@ class TenantLog:
         except LedgerReadOnly:
             raise
         except Corrupt as error:
-            raise self._read_only(
-                Damage(
-                    reason="damaged",
-                    detail=error.detail,
-                    first=error.position if isinstance(error, FrameDamaged) else 0,
-                )
-            ) from error
+            raise self._read_only(_damage_of(error)) from error
         self.parts.metrics.writable(self.tenant, writable=True)
         self.parts.metrics.sequencing(self.tenant, fence)
         return _Open(fence, grown, recorded, until, origin, key, private, published)
@@ -896,11 +952,14 @@ class TenantLog:
             if error.code != "index-damaged":
                 raise
             log.warning("the index is made anew", tenant=self.tenant, reason=error.detail)
-            grown = await self.rebuild(end)
+            whole, wrong = await self._sound()
+            if wrong is not None:
+                raise wrong from error
+            grown = await self.rebuild(whole.size)
         return grown
 
     async def rebuild(self, end: int) -> tuple[Tree, str]:
-        """Make the index anew from the log."""
+        """Make the index anew from the first ``end`` entries of the log, which are sound."""
         await self.parts.database.write(
             self.principal, lambda conn: store.clear_index(conn, self.tenant)
         )
@@ -915,7 +974,7 @@ class TenantLog:
                 )
         async for commit in self.commits(grown.size, end):
             frame = decode_frame(commit)
-            growth = Growth(0, "")
+            growth = Growth(0, "", made_anew=True, since=grown.size)
             for position, entry in enumerate(frame.entries, frame.first):
                 leaf = read_leaf(entry.leaf)
                 growth.tiles += grown.append(leaf_hash(entry.leaf))
@@ -930,6 +989,7 @@ class TenantLog:
             await self.parts.database.write(
                 self.principal, partial(_grow, tenant=self.tenant, growth=growth)
             )
+            await self._keep_leading()
         return grown, recorded
 
     async def _check_said(self, grown: Tree, origin: Origin) -> Published | None:
@@ -977,6 +1037,11 @@ class TenantLog:
                     )
                 )
         return published
+
+
+def _damage_of(error: Corrupt) -> Damage:
+    position = error.position if isinstance(error, FrameDamaged) else 0
+    return Damage(reason="damaged", detail=error.detail, first=position)
 
 
 def _unreleased(error: OSError) -> Unavailable:

@@ -219,6 +219,8 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A line of a verification: how far it is, and at the end what was found.
 
     ``sound`` is absent until the end. ``position`` is that of the first entry that is not sound.
+    ``twice`` are positions (the first 100) of events that stand at an earlier one, too: the entry
+    is as it was written, and was taken a second time while the index lacked the first.
     """
 
     checked: int
@@ -229,6 +231,7 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     root: str = ""
     erased: int = 0
     checkpoints: int = 0
+    twice: list[int] = []
 
 
 class Moment(Struct, frozen=True, kw_only=True):

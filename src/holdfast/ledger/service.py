@@ -37,7 +37,13 @@ from holdfast.kernel.principal import Principal, PrincipalKind, service
 from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.ledger import notes, store, tree
 from holdfast.ledger.entries import entry_of, opened
-from holdfast.ledger.errors import EntryUnknown, LedgerReadOnly, NotSequencer, SizeUnknown
+from holdfast.ledger.errors import (
+    EntryUnknown,
+    IndexIncomplete,
+    LedgerReadOnly,
+    NotSequencer,
+    SizeUnknown,
+)
 from holdfast.ledger.folding import Fold, Projections
 from holdfast.ledger.frames import Frame, decode_frame, read_leaf
 from holdfast.ledger.log import ERASED, LogParts, Restarted, TenantLog
@@ -329,6 +335,7 @@ class LedgerService:
         first = min(first, INTEGER_MAX)  # no stream comes to that, and the databases count so far
 
         def unit(conn: Connection) -> tuple[dict[str, int], list[tuple[int, int]]]:
+            store.check_whole(conn, tenant, end)
             return (
                 store.find_streams(conn, tenant, [stream]),
                 store.find_versions(conn, tenant, stream, first, limit + 1),
@@ -422,9 +429,13 @@ class LedgerService:
         limit = page_size(limit)
         after = text_position(STREAMS, cursor)
         tenant = principal.tenant
-        found = await self._parts.database.read(
-            principal, lambda conn: store.list_streams(conn, tenant, prefix, after, limit + 1)
-        )
+        size, _ = await self.log_of(principal).extent()
+
+        def unit(conn: Connection) -> list[tuple[str, int, int]]:
+            store.check_whole(conn, tenant, size)
+            return store.list_streams(conn, tenant, prefix, after, limit + 1)
+
+        found = await self._parts.database.read(principal, unit)
         items = [StreamInfo(stream=s, version=v, position=p) for s, v, p in found[:limit]]
         more = len(found) > limit
         return Page(items=items, next=encode_cursor(STREAMS, [items[-1].stream]) if more else None)
@@ -466,7 +477,7 @@ class LedgerService:
         size, recorded = await tenant_log.extent()
         try:
             root = (await tenant_log.view()).tree.root().hex()
-        except Corrupt:
+        except (Corrupt, IndexIncomplete):
             root = ""  # what is damaged is told below
         origins, rows = await self._said(principal)
         origin = origins[-1].origin if origins else ""
@@ -540,9 +551,13 @@ class LedgerService:
         if not 0 < len(events) <= PROOFS_MAX:
             raise Invalid(f"cannot prove {len(events)} events at once: 1 to {PROOFS_MAX} are asked")
         tenant = principal.tenant
-        found = await self._parts.database.read(
-            principal, lambda conn: store.find_events(conn, tenant, list(events))
-        )
+        size, _ = await self.log_of(principal).extent()
+
+        def unit(conn: Connection) -> dict[str, int]:
+            store.check_whole(conn, tenant, size)
+            return store.find_events(conn, tenant, list(events))
+
+        found = await self._parts.database.read(principal, unit)
         for event in events:
             if event not in found:
                 raise EntryUnknown(f"cannot find the event {event[:80]}: the log does not hold it")

@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Table, Text, text
 
 from holdfast.kernel.database import bulk_insert, tenant_table
-from holdfast.ledger.errors import FrameDamaged
+from holdfast.ledger.errors import IndexIncomplete, IndexWrong, NotSequencer
 from holdfast.ledger.tree import Tile
 
 
@@ -158,13 +158,19 @@ class IndexRow:
 
 @dataclass(slots=True)
 class Growth:
-    """What one or more commits add to the index."""
+    """What one or more commits add to the index.
+
+    Of ``made_anew`` ones the index ends at ``since``, and what it knows already stays as it is: an
+    event that stands twice in the log keeps its first place.
+    """
 
     size: int
     recorded: str
     payload_bytes: int = 0
     rows: list[IndexRow] = field(default_factory=list)
     tiles: list[Tile] = field(default_factory=list)
+    made_anew: bool = False
+    since: int = 0
 
 
 def _both(sqlite: str, postgresql: str) -> Mapping[str, Any]:
@@ -237,6 +243,18 @@ def index_state(conn: Connection, tenant: str) -> IndexState:
     return IndexState(0, "", 0) if row is None else IndexState(*row)
 
 
+def check_whole(conn: Connection, tenant: str, end: int) -> None:
+    """``IndexIncomplete`` unless the index goes as far as a log that ends at ``end``."""
+    size = index_state(conn, tenant).size
+    if size < end:
+        raise IndexIncomplete(
+            f"cannot answer from the index: it goes to {size}, and the log to {end}",
+            hint="it is being made anew; if that broke off, the next start or `holdfast ledger "
+            "rebuild` does it again; `holdfast ledger status` says what stands against it",
+            retry_after_seconds=1.0,
+        )
+
+
 def find_streams(conn: Connection, tenant: str, names: Sequence[str]) -> dict[str, int]:
     """The version of each of these streams that exists."""
     values = {"tenant": tenant, "names": msgspec.json.encode(names).decode()}
@@ -266,9 +284,8 @@ def list_streams(
 def _checked(row: Any) -> int:
     version: int = row.version
     if row.mark != mark_of(row.stream, version, row.position):
-        raise FrameDamaged(
-            f"cannot read the stream {row.stream}: its row in the index is damaged",
-            hint="`holdfast ledger rebuild` makes the index anew from the log",
+        raise IndexWrong(
+            row.position, f"cannot read the stream {row.stream}: its row in the index is damaged"
         )
     return version
 
@@ -317,19 +334,28 @@ def tile_roots(
 def grow(conn: Connection, tenant: str, growth: Growth) -> None:
     """Bring the index up by what was appended, in a handful of statements."""
     rows = growth.rows
+    farther: Sequence[IndexRow] = rows
+    if growth.made_anew:
+        if index_state(conn, tenant).size != growth.since:
+            raise NotSequencer(
+                "cannot make the index anew: another instance does", retry_after_seconds=1.0
+            )
+        farther = _farther(conn, tenant, rows)
     bulk_insert(
         conn,
         ledger_events,
         ("tenant", "event_id", "position"),
         [(tenant, row.event_id, row.position) for row in rows],
+        skip_existing=growth.made_anew,
     )
     bulk_insert(
         conn,
         ledger_versions,
         ("tenant", "stream", "version", "position"),
         [(tenant, row.stream, row.version, row.position) for row in rows],
+        skip_existing=growth.made_anew,
     )
-    newest = {row.stream: row for row in rows}
+    newest = {row.stream: row for row in farther}
     _keep_streams(
         conn,
         [
@@ -350,6 +376,17 @@ def grow(conn: Connection, tenant: str, growth: Growth) -> None:
         "payload_bytes": growth.payload_bytes,
     }
     conn.execute(_KEEP_STATE, values)
+
+
+def _farther(conn: Connection, tenant: str, rows: Sequence[IndexRow]) -> list[IndexRow]:
+    """Those that bring a stream to a version that the index does not have yet, in their order."""
+    known = find_streams(conn, tenant, list({row.stream for row in rows}))
+    found = []
+    for row in rows:
+        if row.version > known.get(row.stream, 0):
+            known[row.stream] = row.version
+            found.append(row)
+    return found
 
 
 def _keep_streams(conn: Connection, rows: Sequence[tuple[str, str, int, int, int]]) -> None:

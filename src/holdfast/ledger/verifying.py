@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 
 from holdfast.kernel.database import Unit
-from holdfast.kernel.errors import Corrupt, HoldfastError
-from holdfast.kernel.merkle import leaf_hash
+from holdfast.kernel.errors import Corrupt, HoldfastError, Unavailable
 from holdfast.kernel.principal import Principal
 from holdfast.ledger import notes, store
 from holdfast.ledger.entries import opened
-from holdfast.ledger.errors import FrameDamaged
-from holdfast.ledger.frames import decode_frame, read_leaf
+from holdfast.ledger.errors import FrameDamaged, IndexWrong
+from holdfast.ledger.frames import Leaf, Stored, read_leaf
 from holdfast.ledger.log import TenantLog
 from holdfast.ledger.model import Progress
 from holdfast.ledger.ports import StoredCommit
@@ -23,8 +22,11 @@ from holdfast.ledger.service import LedgerService
 from holdfast.ledger.signer import PublishedFile, unknown_origins, verifier_of
 from holdfast.ledger.store import IndexRow
 from holdfast.ledger.tree import Tile, Tree
+from holdfast.ledger.walking import Walk
 
 COMMITS_AT_A_TIME = 64
+TWICE_MAX = 100
+"""Positions of events that stand twice, named at the end."""
 
 
 class _UnsoundError(Exception):
@@ -37,61 +39,36 @@ class _UnsoundError(Exception):
 
 
 @dataclass(slots=True)
-class _Walk:
-    """What is known of the entries so far. ``versions`` grows with the streams, nothing else does.
+class _Asked:
+    """What is asked of the entries beside what holds them together.
 
     ``wanted`` are the sizes at which a root was told to somebody: they are compared on the way.
     """
 
     tenant_log: TenantLog
-    wanted: dict[int, list[tuple[str, bytes]]]
-    tree: Tree = field(default_factory=Tree)
-    versions: dict[str, int] = field(default_factory=dict)
-    recorded: str = ""
+    walk: Walk
+    wanted: dict[int, list[tuple[str, bytes]]] = field(default_factory=dict)
     erased: int = 0
     told: int = 0
-    tiles: list[Tile] = field(default_factory=list)
-    rows: list[IndexRow] = field(default_factory=list)
+    twice: list[int] = field(default_factory=list)
 
-    def commit(self, commit: StoredCommit) -> None:
-        if commit.first != self.tree.size:
-            raise _UnsoundError(self.tree.size, "the commit that holds it is missing")
+    def entry(self, position: int, entry: Stored, leaf: Leaf, grown: Tree) -> None:
         try:
-            frame = decode_frame(commit)
-        except FrameDamaged as error:
-            raise _UnsoundError(commit.first, error.detail) from error
-        for position, entry in enumerate(frame.entries, commit.first):
-            self._entry(position, entry.leaf, entry.sealing, entry.sealed)
-        if frame.root != self.tree.root():
-            raise _UnsoundError(commit.first, "the tree is not the one written with the commit")
-
-    def _entry(self, position: int, data: bytes, sealing: str, sealed: bytes) -> None:
-        try:
-            leaf = read_leaf(data)
-            _, payload = opened(self.tenant_log, leaf.id, sealing, sealed, leaf.commitment)
+            _, payload = opened(
+                self.tenant_log, leaf.id, entry.sealing, entry.sealed, leaf.commitment
+            )
+        except Unavailable:
+            raise
         except HoldfastError as error:
             raise _UnsoundError(position, error.detail) from error
-        if leaf.tenant != self.tenant_log.tenant:
-            raise _UnsoundError(position, "it is of another tenant")
-        if leaf.recorded < self.recorded:
-            raise _UnsoundError(position, "it was recorded before the entry in front of it")
-        version = self.versions.get(leaf.stream, 0) + 1
-        if leaf.version != version:
-            raise _UnsoundError(
-                position, f"it is version {leaf.version} of its stream, not {version}"
-            )
         if payload is None:
             self.erased += 1
         elif len(payload) != leaf.length:
             raise _UnsoundError(position, "its payload has another length than its header says")
-        self.versions[leaf.stream] = version
-        self.recorded = leaf.recorded
-        self.rows.append(IndexRow(position, leaf.stream, leaf.version, leaf.id))
-        self.tiles += self.tree.append(leaf_hash(data))
         for who, root in self.wanted.pop(position + 1, ()):
             if not root:
                 continue  # only a witness knows it
-            if self.tree.root() != root:
+            if grown.root() != root:
                 raise _UnsoundError(position, f"the tree up to it is not what {who} says")
             self.told += 1
 
@@ -103,36 +80,42 @@ async def verify(service: LedgerService, principal: Principal) -> AsyncIterator[
     index against it; the head file and every checkpoint's signature and root.
     """
     tenant_log = service.log_of(principal)
-    size, _ = await tenant_log.extent()
-    walk = _Walk(tenant_log, {})
+    walk = Walk(tenant_log.tenant)
+    asked = _Asked(tenant_log, walk)
+    size = 0
     try:
         said_wrongly = ""
         try:
             # Before the end: what is appended and told of meanwhile is no part of the question.
-            walk.wanted = await _told(tenant_log)
+            asked.wanted = await _told(tenant_log)
         except Corrupt as error:
             said_wrongly = error.detail  # the entries first: they are what the question is about
-        end = await tenant_log.parts.log.end(tenant_log.principal)
-        size = max(size, end)
+        size = end = await tenant_log.parts.log.end(tenant_log.principal)
         batch: list[StoredCommit] = []
         lost: Corrupt | None = None
         try:
             async for commit in tenant_log.commits(0, end):
                 batch.append(commit)
                 if len(batch) == COMMITS_AT_A_TIME:
-                    await _step(tenant_log, walk, batch)
+                    await _step(asked, batch)
                     batch = []
                     yield Progress(checked=walk.tree.size, size=size)
         except Corrupt as error:
             lost = error
-        await _step(tenant_log, walk, batch)
+        await _step(asked, batch)
         if lost is not None:
             raise lost
-        await _check_rest(tenant_log, walk)
+        await _check_rest(asked)
         if said_wrongly:
             raise _UnsoundError(walk.tree.size, said_wrongly)
     except _UnsoundError as error:
         yield _unsound(walk, size, error.position, error.reason)
+        return
+    except FrameDamaged as error:
+        yield _unsound(walk, size, error.position, error.detail)
+        return
+    except IndexWrong as error:
+        yield _unsound(walk, size, error.position, f"{error.detail}; {error.hint}")
         return
     except Corrupt as error:
         yield _unsound(walk, size, walk.tree.size, error.detail)
@@ -142,25 +125,44 @@ async def verify(service: LedgerService, principal: Principal) -> AsyncIterator[
         size=walk.tree.size,
         sound=True,
         root=walk.tree.root().hex(),
-        erased=walk.erased,
-        checkpoints=walk.told,
+        erased=asked.erased,
+        checkpoints=asked.told,
+        twice=asked.twice[:TWICE_MAX],
     )
 
 
-def _unsound(walk: _Walk, size: int, position: int, reason: str) -> Progress:
+def _unsound(walk: Walk, size: int, position: int, reason: str) -> Progress:
     return Progress(
         checked=walk.tree.size, size=size, sound=False, position=position, reason=reason
     )
 
 
-async def _step(tenant_log: TenantLog, walk: _Walk, batch: list[StoredCommit]) -> None:
+async def _step(asked: _Asked, batch: list[StoredCommit]) -> None:
+    walk = asked.walk
+
     def work() -> None:
         for commit in batch:
-            walk.commit(commit)
+            walk.commit(commit, asked.entry)
 
-    await asyncio.to_thread(work)
-    tiles, walk.tiles = walk.tiles, []
-    rows, walk.rows = walk.rows, []
+    try:
+        await asyncio.to_thread(work)
+    finally:
+        tiles, walk.tiles = walk.tiles, []
+        rows, walk.rows = walk.rows, []
+    found = await against_index(asked.tenant_log, rows, tiles)
+    asked.twice += found
+
+
+async def against_index(
+    tenant_log: TenantLog, rows: list[IndexRow], tiles: list[Tile]
+) -> list[int]:
+    """Hold the index to these rows and tiles of the log: ``IndexWrong`` where it is.
+
+    Returns the positions of events that the log has twice, at their second place: the index has
+    their first, and that is right.
+    """
+    if not rows:
+        return []
     tenant = tenant_log.tenant
 
     def unit(conn: Connection) -> tuple[list[bytes | None], dict[str, int], list[int | None]]:
@@ -170,18 +172,22 @@ async def _step(tenant_log: TenantLog, walk: _Walk, batch: list[StoredCommit]) -
             store.find_positions(conn, tenant, [(row.stream, row.version) for row in rows]),
         )
 
-    if not rows:
-        return
     read, ids, positions = await tenant_log.parts.database.read(tenant_log.principal, unit)
     for tile, stored in zip(tiles, read, strict=True):
         if stored != tile.hashes:
             first = tile.number << 8 * (tile.level + 1)
-            raise _UnsoundError(first, f"the tile {tile.level}/{tile.number} is not the tree's")
+            raise IndexWrong(first, f"the tile {tile.level}/{tile.number} is not the tree's")
+    twice = []
     for row, position in zip(rows, positions, strict=True):
-        if ids.get(row.event_id) != row.position or position != row.position:
-            raise _UnsoundError(
-                row.position, "the index is wrong about it; `holdfast ledger rebuild` mends that"
-            )
+        known = ids.get(row.event_id)
+        if known is not None and known < row.position:
+            frame = await tenant_log.frame_at(known)
+            if read_leaf(frame.entries[known - frame.first].leaf).id == row.event_id:
+                twice.append(row.position)
+                known = row.position
+        if known != row.position or position != row.position:
+            raise IndexWrong(row.position, "the index is wrong about it")
+    return twice
 
 
 async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
@@ -235,23 +241,24 @@ async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
     return found
 
 
-async def _check_rest(tenant_log: TenantLog, walk: _Walk) -> None:
+async def _check_rest(asked: _Asked) -> None:
     """What must hold at the end: nobody was told of more, and the index knows the same streams."""
-    for size, claims in walk.wanted.items():
+    walk, tenant_log = asked.walk, asked.tenant_log
+    for size, claims in asked.wanted.items():
         if size > walk.tree.size:
             raise _UnsoundError(
                 walk.tree.size, f"the log ends here, and {claims[0][0]} knows of {size} entries"
             )
-    tenant = tenant_log.tenant
+    assert walk.versions is not None
     names = sorted(walk.versions)
     for at in range(0, len(names), 1000):
         part = names[at : at + 1000]
         read = await tenant_log.parts.database.read(
-            tenant_log.principal, _streams_unit(tenant, part)
+            tenant_log.principal, _streams_unit(tenant_log.tenant, part)
         )
         for name in part:
             if read.get(name) != walk.versions[name]:
-                raise _UnsoundError(
+                raise IndexWrong(
                     max(walk.tree.size - 1, 0), f"the index is wrong about the stream {name}"
                 )
 

@@ -1,0 +1,153 @@
+"""A log or an index that is damaged where nobody looks: noticed, told, and mended or continued."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from holdfast.kernel.clock import ManualClock
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import Conflict, HoldfastError
+from holdfast.ledger import store
+from holdfast.ledger.errors import IndexIncomplete
+from holdfast.ledger.model import Append, Progress
+from holdfast.ledger.service import LedgerService
+from holdfast.ledger.verifying import verify
+from tests.unit.ledger.making import NOW, ONE, event, everything, ledger_on, one
+
+COMMITS, EACH = 60, 10
+"""More entries than a tile is wide: opening does not look at the first ones."""
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOW)
+
+
+async def filled(ledger: LedgerService) -> None:
+    for at in range(0, COMMITS * EACH, EACH):
+        events = [event(n, f"notes/{n % 7}") for n in range(at, at + EACH)]
+        await ledger.append(ONE, Append(events=events))
+    await ledger.checkpoint(ONE)
+
+
+async def change(database: Database, statement: str, **values: Any) -> None:
+    values["tenant"] = ONE.tenant
+    await database.write(ONE, lambda conn: conn.execute(text(statement), values))
+
+
+async def flip(database: Database, first: int) -> bytes:
+    """Change a byte of the commit at ``first``; what it was before."""
+
+    def unit(conn: Any) -> bytes:
+        where = "WHERE tenant = :tenant AND first = :first"
+        values = {"tenant": ONE.tenant, "first": first}
+        before = bytes(
+            conn.execute(text(f"SELECT frame FROM ledger_commits {where}"), values).scalar_one()
+        )
+        values["frame"] = before[:40] + bytes([before[40] ^ 1]) + before[41:]
+        conn.execute(text(f"UPDATE ledger_commits SET frame = :frame {where}"), values)
+        return before
+
+    return await database.write(ONE, unit)
+
+
+async def verdict(ledger: LedgerService) -> Progress:
+    return [line async for line in verify(ledger, ONE)][-1]
+
+
+@pytest.mark.parametrize("how", ["byte", "commit"])
+async def test_a_restart_continues_from_damage_that_opening_does_not_see(
+    database: Database, tmp_path: Path, clock: ManualClock, how: str
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+    if how == "byte":
+        await flip(database, 20)
+    else:
+        await change(database, "DELETE FROM ledger_commits WHERE tenant = :tenant AND first = 20")
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        after = await ledger.restart(ONE, "the disk of the test")
+        assert (after.writable, after.origin) == (True, "example.org/ledger/default/1")
+        found = await everything(ledger)
+        assert [entry.payload for entry in found[:20]] == [{"n": n} for n in range(20)]
+        assert found[20].type == "ledger.restarted"
+        assert found[20].payload is not None
+        assert found[20].payload["damage"] == "damaged"
+        assert (await verdict(ledger)).sound
+        with pytest.raises(Conflict, match="nothing is wrong"):
+            await ledger.restart(ONE, "again")
+
+
+async def test_an_event_that_was_taken_twice_keeps_its_first_place(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        lost = "DELETE FROM ledger_events WHERE tenant = :tenant AND position = 5"
+        await change(database, lost)
+        found = await verdict(ledger)
+        assert (found.sound, found.position) == (False, 5)
+        assert "ledger rebuild" in found.reason
+        taken = await ledger.append(ONE, one(5, "notes/5"))
+        assert (taken.events[0].position, taken.repeated) == (COMMITS * EACH, False)
+        await ledger.append(ONE, one(900, "notes/z"))
+        assert not (await verdict(ledger)).sound
+        after = await ledger.rebuild(ONE)
+        assert (after.size, after.writable) == (COMMITS * EACH + 2, True)
+        again = await ledger.append(ONE, one(5, "notes/5"))
+        assert (again.events[0].position, again.repeated) == (5, True)
+        assert [e.payload for e in await everything(ledger, stream="notes/z")] == [{"n": 900}]
+        assert len(await everything(ledger)) == COMMITS * EACH + 2
+        found = await verdict(ledger)
+        assert (found.sound, found.twice) == (True, [COMMITS * EACH]), found.reason
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        assert (await verdict(ledger)).sound
+
+
+@pytest.mark.parametrize("how", ["cancelled", "damaged"])
+async def test_a_rebuild_that_breaks_off_is_never_read_from_and_is_gone_on_with(
+    database: Database, tmp_path: Path, clock: ManualClock, how: str
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        truth = await everything(ledger)
+        stream = await everything(ledger, stream="notes/3")
+        if how == "damaged":
+            before = await flip(database, 300)
+            with pytest.raises(HoldfastError, match="position 300"):
+                await ledger.rebuild(ONE)
+            assert await everything(ledger, stream="notes/3", first=80) == stream[79:]
+            values = "SET frame = :frame WHERE tenant = :tenant AND first = 300"
+            await change(database, f"UPDATE ledger_commits {values}", frame=before)
+            return
+
+        async def size() -> int:
+            return (await database.read(ONE, lambda conn: store.index_state(conn, ONE.tenant))).size
+
+        task = asyncio.create_task(ledger.rebuild(ONE))
+        while not 0 < await size() < len(truth):
+            assert not task.done()
+        # While it is made: by position from the log itself, from the index not at all.
+        assert (await ledger.read(ONE, first=590)).items == truth[590:]
+        for question in (
+            ledger.read(ONE, stream="notes/3", first=80),
+            ledger.streams(ONE),
+            ledger.event_proof(ONE, truth[590].id),
+        ):
+            with pytest.raises(IndexIncomplete):
+                await question
+        task.cancel()
+        await asyncio.wait([task])
+        assert 0 < await size() < len(truth)
+    async with ledger_on(database, tmp_path, clock=clock, holder="next") as ledger:
+        assert await everything(ledger) == truth
+        with pytest.raises(IndexIncomplete):
+            await ledger.read(ONE, stream="notes/3")
+        assert (await ledger.append(ONE, one(3, "notes/3"))).repeated
+        assert await everything(ledger, stream="notes/3") == stream
+        assert (await verdict(ledger)).sound
