@@ -73,6 +73,8 @@ class Folder:
         """Of whom, what, which, and when, in their order."""
         self.lost = ""
         """A profile whose version nobody has any more."""
+        self.sealed: list[str] = []
+        """The columns that p1 says it lacks."""
 
     async def projection(
         self, principal: Principal, profile: str, *, as_of: str | None = None, vintage: str
@@ -90,7 +92,10 @@ class Folder:
                 | {"sealed": "Y2lwaGVydGV4dA==", "subject": "hs1:who"}
                 for n in range(number % 7 + 1)
             ]
-            self._files[key] = write(self._folder / f"{'-'.join(map(str, key))}.parquet", rows)
+            sealed = self.sealed if profile == "p1" else None
+            self._files[key] = write(
+                self._folder / f"{'-'.join(map(str, key))}.parquet", rows, sealed=sealed
+            )
         file = self._files[key]
         return SimpleNamespace(path=file.path, digest=file.digest, publication=number)
 
@@ -284,6 +289,29 @@ async def test_what_is_sealed_is_not_in_a_querys_tables(made: Made) -> None:
     assert "sealed" not in names
     [[text]] = await ask(made.service(), "select string_agg(content::varchar) from records")
     assert "Y2lwaGVydGV4dA==" not in text
+
+
+async def test_a_personal_field_is_refused_by_name_and_never_answered_as_null(made: Made) -> None:
+    made.folder.sealed = ["dim_who", "period_start"]
+    await made.history(5, 40)
+    asking = made.service()
+    for sql in (
+        "select count(*) from p1 where dim_who = 'jane'",
+        "select p.DIM_WHO from p1 as p",
+        "select count(*) from records where content->>'dim_who' = 'jane'",
+        "select count(*) from records where period_start is null",
+    ):
+        with pytest.raises(Invalid) as raised:
+            await ask(asking, sql)
+        assert raised.value.code == "field-sealed", sql
+        assert "record list --profile p1" in raised.value.hint
+    found = await asking.query(ME, Query(sql="select * from p1"))
+    assert "period_start" not in [column.name for column in found.columns]
+    assert [used.sealed for used in found.tables] == [["dim_who", "period_start"]]
+    others = await asking.query(ME, Query(sql="select period_start, count(*) from p0 group by 1"))
+    assert [used.sealed for used in others.tables] == [[]]
+    shared = await asking.query(ME, Query(sql="select profile, record_id from records"))
+    assert {used.name: used.sealed for used in shared.tables}["p1"] == made.folder.sealed
 
 
 async def test_each_query_is_an_event_before_it_is_answered(both: Made) -> None:

@@ -100,6 +100,15 @@ def test_a_person_is_collected_sealed_held_erased_and_not_brought_back(
         collected(program, 1)
         shown = run_command("record", "list", "--profile", "clinic", "--json", *where)
         assert JANE in shown.stdout
+        by_name = f"select count(*) from clinic where dim_patient = '{JANE}'"
+        refused = run_command("query", by_name, *where)
+        assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+        assert "record list --profile clinic" in refused.stderr
+        wards = run_command("query", "select dim_ward, personal from clinic", *where)
+        assert wards.returncode == 0, wards.stderr
+        assert "clinic is without dim_patient, weight" in wards.stderr
+        exported = run_command("record", "export", "--profile", "clinic", *where)
+        assert "opened" in exported.stderr
         for needle in (JANE, JOE, "a-note-on", "61.5"):
             assert places_of(home, needle) == [], needle
 

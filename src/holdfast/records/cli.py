@@ -520,9 +520,16 @@ def export(
             chunks: Any = found.chunks
             async with contextlib.aclosing(chunks):
                 size = await _write(chunks, out)
-        say(f"{profile}, publication {found.publication}: {size} bytes")
+        say(f"{profile}, publication {found.publication}: {size} bytes{_PERSONAL[found.personal]}")
 
     run(body)
+
+
+_PERSONAL = {
+    "none": "",
+    "opened": "; personal fields are in it, opened",
+    "sealed": "; personal fields are not in it: they are sealed",
+}
 
 
 async def _document(value: Any) -> AsyncIterator[bytes]:

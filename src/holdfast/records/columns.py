@@ -153,13 +153,39 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     sequence: int = 0
     subject: str = ""
     sealed: bytes = b""
+    personal: str = ""
 
 
 PERSONAL_COLUMNS = (
     Column(name="subject", part="subject", description="keyed name of the person it is about"),
+    Column(
+        name="personal",
+        part="personal",
+        description="What became of the record's personal fields: sealed, opened, or erased",
+    ),
     Column(name="sealed", part="sealed", description="personal fields, under the person's key"),
 )
 """What a table of records about people has besides."""
+
+SEALED_KEY = "holdfast.sealed"
+"""Of a projection's metadata: the names, as a JSON list, of the columns that it lacks."""
+
+
+def split_columns(
+    columns: Sequence[Column], marks: Iterable[tuple[str, str]]
+) -> tuple[list[Column], list[Column]]:
+    """The columns that everybody sees, and those of the personal fields: ``(group, name)`` each.
+
+    A sealed field has no column of its own among the first: a null would look like an answer.
+    """
+    marked = set(marks)
+    clear: list[Column] = []
+    personal: list[Column] = []
+    for column in columns:
+        group = "measures" if column.part in _MEASURED else column.part
+        mine = ("period", "") if group == "period" else (group, column.field)
+        (personal if mine in marked else clear).append(column)
+    return clear, personal
 
 
 class Table:
@@ -191,6 +217,8 @@ class Table:
                 return [row.recorded_from for row in rows]
             case "subject":
                 return [row.subject or None for row in rows]
+            case "personal":
+                return [row.personal or None for row in rows]
             case "sealed":
                 return [b64encode(row.sealed).decode() or None for row in rows]
             case "period":
@@ -243,13 +271,23 @@ _FRICTIONLESS = {"string": "string", "integer": "integer", "boolean": "boolean",
 
 
 def data_package(
-    profile: Profile, columns: Sequence[Column], *, publication: int, recorded_at: str, rows: int
+    profile: Profile,
+    columns: Sequence[Column],
+    sealed: Sequence[Column] = (),
+    *,
+    publication: int,
+    recorded_at: str,
+    rows: int,
 ) -> dict[str, Any]:
     """A Frictionless data package (v1) that describes the exports of a publication.
 
     The first resource is the CSV file, which any Frictionless tool validates; the second the
-    Parquet file, with the doubles that only it has.
+    Parquet file, with the doubles that only it has. ``columns`` are the CSV's; of ``sealed``, the
+    personal fields' own, the Parquet file has none, and ``holdfast:sealed`` of a resource names
+    those that it lacks.
     """
+    withheld = {column.name for column in sealed}
+    lacking = withheld - {column.name for column in columns}
     licence = as_licence(profile.licence)
     source: dict[str, Any] = {"title": profile.publisher, "path": profile.source.url}
     described: dict[str, Any] = {"title": licence.name}
@@ -290,12 +328,17 @@ def data_package(
                     "fields": [
                         {**_described(column), "type": _FRICTIONLESS[column.type]}
                         for column in columns
+                        if column.name not in withheld
                     ],
                     "primaryKey": ["record_id"],
                 },
             },
         ],
     }
+    for resource, names in zip(package["resources"], (lacking, withheld), strict=True):
+        told = without_doubles(sealed) if names is lacking else sealed
+        if left_out := [column.name for column in told if column.name in names]:
+            resource["holdfast:sealed"] = left_out
     if profile.source.homepage:
         package["homepage"] = profile.source.homepage
     if profile.attribution:

@@ -52,6 +52,8 @@ class Exporting(Projecting):
 
         In CSV a cell that begins like a formula is preceded by an apostrophe, unless ``exact``; a
         plain number in a column of numbers is none, so ``-5`` of a measure stays a number.
+        Where personal fields are not opened, their columns are left out; ``personal`` says of each
+        record what became of them.
         Every export is an event. :class:`NotPublished` if there is nothing.
         """
         if format not in MEDIA_TYPES:
@@ -86,14 +88,21 @@ class Exporting(Projecting):
             return "sealed"
         return "opened"
 
+    def _columns(self, principal: Principal, edition: Edition) -> list[Column]:
+        """The columns that this principal's CSV has."""
+        opened = self._shown(principal, edition, "csv") == "opened"
+        return edition.whole if opened else edition.columns
+
     async def data_package(
         self, principal: Principal, profile: str, *, as_of: str | None = None
     ) -> dict[str, Any]:
-        """The Frictionless data package of a publication's CSV export."""
+        """The Frictionless data package of the publication's CSV as this principal is given it,
+        and of the Parquet file, which has no column of a personal field for anybody."""
         edition = await self.edition(principal, profile, as_of=as_of, vintage="latest")
         return data_package(
             edition.version,
-            edition.columns,
+            self._columns(principal, edition),
+            edition.sealed,
             publication=edition.publication,
             recorded_at=edition.recorded_at,
             rows=edition.records,
@@ -102,7 +111,7 @@ class Exporting(Projecting):
     async def _csv(
         self, principal: Principal, edition: Edition, *, exact: bool
     ) -> AsyncIterator[bytes]:
-        columns = without_doubles(edition.columns)
+        columns = without_doubles(self._columns(principal, edition))
         yield csv_lines([[column.name for column in columns]])
         async for rows in self._shown_rows(principal, edition):
             yield await asyncio.to_thread(csv_part, columns, rows, exact=exact)
@@ -177,12 +186,13 @@ def csv_lines(rows: Any) -> bytes:
     return out.getvalue().encode()
 
 
-class _Line(msgspec.Struct, frozen=True, kw_only=True):
+class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     record_id: str
     revision: int
     run: str
     recorded_from: str
     content: msgspec.Raw
+    personal: str = ""
 
 
 def ndjson_part(rows: Sequence[Row]) -> bytes:
@@ -195,6 +205,7 @@ def ndjson_part(rows: Sequence[Row]) -> bytes:
                 run=row.run,
                 recorded_from=row.recorded_from,
                 content=msgspec.Raw(row.body.encode()),
+                personal=row.personal,
             )
         )
         + b"\n"

@@ -47,15 +47,20 @@ class Marks:
     key: bool
 
     @property
-    def names(self) -> frozenset[str]:
-        """The full names of the personal fields."""
+    def places(self) -> frozenset[tuple[str, str]]:
+        """The personal fields as ``(group, name)``; the period has no name."""
         groups = (
             ("dimensions", self.dimensions),
             ("measures", self.measures),
             ("attributes", self.attributes),
         )
-        named = {f"{group}.{name}" for group, names in groups for name in names}
-        return frozenset(named | ({"period"} if self.period else set()))
+        named = {(group, name) for group, names in groups for name in names}
+        return frozenset(named | ({("period", "")} if self.period else set()))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The full names of the personal fields."""
+        return frozenset(".".join(place).rstrip(".") for place in self.places)
 
 
 class PersonalPart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -25,17 +25,34 @@ from holdfast.kernel.errors import Invalid
 from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.base import Handles
-from holdfast.records.columns import PERSONAL_COLUMNS, Column, Row, columns_of
+from holdfast.records.columns import (
+    PERSONAL_COLUMNS,
+    SEALED_KEY,
+    Column,
+    Row,
+    columns_of,
+    split_columns,
+)
 from holdfast.records.content import FieldNames
 from holdfast.records.errors import NotPublished
 from holdfast.records.model import ProjectionInfo, RecordFilter
 from holdfast.records.parquet import Job, Written, build, write_frame
-from holdfast.records.reading import STREAM_ROWS, check_filter, runs_of, scope_of, times_of
+from holdfast.records.personal import marks_of
+from holdfast.records.reading import (
+    STREAM_ROWS,
+    check_filter,
+    personal_of,
+    runs_of,
+    scope_of,
+    times_of,
+)
 from holdfast.records.unsealing import Unsealing
 from holdfast.registry.model import Profile, as_licence
 
 Vintage = Literal["latest", "first"]
 BUILD_SECONDS = 1800.0
+LAYOUT = ".2"
+"""In the files' names: one that an earlier layout was written in is never taken for today's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +66,15 @@ class Edition:
     profile_digest: str
     records: int
     columns: list[Column]
+    """What everybody sees; a personal field has none of these."""
     version: Profile
     personal: bool
     """Whether the records are about people, whose fields are sealed."""
+    sealed: list[Column]
+    """The columns of personal fields, for those who may see them."""
+
+    whole: list[Column]
+    """Both, in their order."""
 
 
 class Projecting(Unsealing):
@@ -82,7 +105,7 @@ class Projecting(Unsealing):
     async def projection_of(self, principal: Principal, edition: Edition) -> ProjectionInfo:
         """The same for an edition that was chosen before: its, whatever was published since."""
         folder = self._settings.projections / principal.tenant / edition.profile
-        path = folder / f"{edition.publication}-{edition.vintage}.parquet"
+        path = folder / f"{edition.publication}-{edition.vintage}{LAYOUT}.parquet"
         lock = self._building.setdefault(path, asyncio.Lock())
         async with lock:
             known = await asyncio.to_thread(self._known, path)
@@ -128,7 +151,10 @@ class Projecting(Unsealing):
             for digest in [*older, row.profile_digest]
         ]
         fields = msgspec.json.decode(row.fields, type=FieldNames)
-        personal = any(version.subject for version in versions)
+        marks = [found for version in versions if (found := marks_of(version)) is not None]
+        # What one version marks is not all there in any table: left out, not null in some rows.
+        whole = [*columns_of(versions, fields), *(PERSONAL_COLUMNS if marks else ())]
+        clear, sealed = split_columns(whole, (place for each in marks for place in each.places))
         return Edition(
             profile=profile,
             publication=row.publication,
@@ -136,8 +162,10 @@ class Projecting(Unsealing):
             recorded_at=row.recorded_at,
             profile_digest=row.profile_digest,
             records=row.records,
-            columns=[*columns_of(versions, fields), *(PERSONAL_COLUMNS if personal else ())],
-            personal=personal,
+            columns=clear,
+            personal=bool(marks),
+            sealed=sealed,
+            whole=whole,
             version=versions[-1],
         )
 
@@ -176,6 +204,7 @@ class Projecting(Unsealing):
                     "holdfast.publisher": edition.version.publisher,
                     "holdfast.licence": as_licence(edition.version.licence).name,
                     "holdfast.attribution": edition.version.attribution,
+                    **_sealed_names(edition),
                 },
             )
             written = await self._written(job, edition.records)
@@ -236,6 +265,12 @@ class Projecting(Unsealing):
                 path.unlink(missing_ok=True)
 
 
+def _sealed_names(edition: Edition) -> dict[str, str]:
+    if not edition.personal:
+        return {}
+    return {SEALED_KEY: msgspec.json.encode([column.name for column in edition.sealed]).decode()}
+
+
 def _account(path: Path) -> Path:
     return path.with_suffix(".json")
 
@@ -277,6 +312,7 @@ def _rows(conn: Connection, tenant: str, edition: Edition, after: int) -> tuple[
             table.body,
             table.subject,
             table.sealed,
+            table.withdrawn,
         )
         .where(
             store.of_key(store.revisions, tenant, profile=edition.profile),
@@ -301,6 +337,7 @@ def _rows(conn: Connection, tenant: str, edition: Edition, after: int) -> tuple[
             row.sequence,
             row.subject or "",
             bytes(row.sealed or b""),
+            personal_of(row),
         )
         for row in rows
     ]

@@ -511,11 +511,12 @@ def _record(
         run=run.run,
         publication=row.from_publication if row.from_publication in times else None,
         provenance=None if source is None else _provenance(row, run, source),
-        personal=_personal(row),
+        personal=personal_of(row),
     )
 
 
-def _personal(row: Any) -> Literal["", "sealed", "omitted", "erased"]:
+def personal_of(row: Any) -> Literal["", "sealed", "omitted", "erased"]:
+    """What became of a row's personal part, before anybody opened it."""
     if row.subject is None:
         return ""
     if row.sealed is not None:

@@ -128,11 +128,17 @@ class Unsealing(Part):
         if parts is None:
             return list(rows)
         return [
-            row
-            if part is None
-            else msgspec.structs.replace(row, body=joined_body(row.body, part), sealed=b"")
+            _joined_row(row, part) if row.sealed else row
             for row, part in zip(rows, parts, strict=True)
         ]
+
+
+def _joined_row(row: Row, part: PersonalPart | None) -> Row:
+    if part is None:
+        return msgspec.structs.replace(row, personal="erased")
+    return msgspec.structs.replace(
+        row, body=joined_body(row.body, part), sealed=b"", personal="opened"
+    )
 
 
 def _joined_record(record: Record, part: PersonalPart | None) -> Record:

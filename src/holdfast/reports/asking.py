@@ -387,6 +387,7 @@ def _used(gathered: _Gathered, found: ChildAnswer) -> list[TableUsed]:
             rows=found.rows.get(table.profile or table.names[0], 0),
             profile=table.profile,
             publication=gathered.publications.get(table.profile, 0),
+            sealed=found.sealed.get(table.profile, []),
         )
         for table in gathered.tables
         if table.loaded

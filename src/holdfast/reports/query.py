@@ -8,7 +8,8 @@ is shut by itself (:mod:`holdfast.reports.sandbox`); this says so earlier, and i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -55,6 +56,10 @@ REFUSED_FUNCTIONS = frozenset(
 )
 """What tells of the engine, changes it, or waits."""
 
+PATH_FUNCTIONS = ("->", "json", "array_extract", "struct_extract", "element_at", "map_extract")
+"""How functions begin that take a part out of a value by its name."""
+_PATH = re.compile(r"""[$"'/\[\].]""")
+
 INFORMATION = frozenset({"columns", "tables"})
 """Of ``information_schema``."""
 
@@ -82,12 +87,16 @@ class QueryColumn(Struct, frozen=True, kw_only=True):
 
 
 class TableUsed(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A table that the query had before it: how many rows, and of which publication."""
+    """A table that the query had before it: how many rows, and of which publication.
+
+    ``sealed`` are the columns of personal fields, which no query's table has.
+    """
 
     name: str
     rows: int
     profile: str = ""
     publication: int = 0
+    sealed: list[str] = []
 
 
 class QueryResult(Struct, frozen=True, kw_only=True):
@@ -190,6 +199,72 @@ def _check_table(node: dict[str, Any], known: set[str], listed: list[str]) -> No
         )
 
 
+# --- what is personal ---------------------------------------------------------------------------
+
+
+def check_sealed(tree: dict[str, Any], sealed: Mapping[str, Mapping[str, str]]) -> None:
+    """``Invalid`` if the SQL speaks of a personal field of a table it reads.
+
+    ``sealed`` has, for each table's name, the columns that it lacks and whose they are. The engine
+    would say that there is no such column, or, worse, find another one: that of an outer query, or
+    nothing at a path of a JSON value. Neither is an answer about the field.
+    """
+    nodes = list(_nodes(tree.get("statements")))
+    lacking: dict[str, dict[str, str]] = {}
+    for node in nodes:
+        if node.get("type") == "BASE_TABLE":
+            name = str(node.get("table_name", "")).casefold()
+            for called in (name, str(node.get("alias", "")).casefold()):
+                if name in sealed:  # else the query's own, which may have anything of the others
+                    lacking.setdefault(called, {}).update(sealed[name])
+    every = {column: whose for columns in lacking.values() for column, whose in columns.items()}
+    if not every:
+        return
+    for node in nodes:
+        for column, whose in _spoken_of(node, lacking, every):
+            raise _is_sealed(column, whose)
+        by_name = node.get("ref_type") == "NATURAL" or node.get("setop_type") == "UNION_BY_NAME"
+        if by_name:
+            raise Invalid(
+                "cannot run the query: it goes by the columns that tables have, and "
+                f"{', '.join(sorted(every))} cannot be one of them: personal, and sealed",
+                code="field-sealed",
+                hint="name the columns: USING (…) for a join, a list in each SELECT for a union",
+            )
+
+
+def _spoken_of(
+    node: dict[str, Any], lacking: Mapping[str, Mapping[str, str]], every: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Personal columns that a node names: as a column, in ``USING``, or at a path of a value."""
+    names = [str(name).casefold() for name in node.get("column_names") or ()]
+    if names:
+        table = names[-2] if len(names) > 1 else ""
+        known = lacking.get(table, every) if table else every
+        if names[-1] in known:
+            yield names[-1], known[names[-1]]
+    for name in node.get("using_columns") or ():
+        if str(name).casefold() in every:
+            yield str(name), every[str(name).casefold()]
+    function = str(node.get("function_name", "")).casefold()
+    # An arrow before a name is read as a function of one parameter until its type is known.
+    if node.get("type") in ("ARRAY_EXTRACT", "LAMBDA") or function.startswith(PATH_FUNCTIONS):
+        for inner in _nodes([node.get(part) for part in ("arguments", "children", "expr")]):
+            literal = inner.get("literal") or inner.get("value") or {}
+            text = _PATH.sub("", str(literal.get("text", ""))).casefold()
+            if text in every:
+                yield text, every[text]
+
+
+def _is_sealed(column: str, whose: str) -> Invalid:
+    return Invalid(
+        f"cannot run the query: {column} of {whose} is personal, and sealed: no query has it",
+        code="field-sealed",
+        hint=f"`holdfast record list --profile {whose}` shows it to whoever may see it; `subject` "
+        "tells whose a record is without naming anybody, `personal` what became of the field",
+    )
+
+
 def refused(why: str) -> Invalid:
     """The refusal of SQL that is not for queries."""
     return Invalid(f"cannot run the query: {why}", code="query-refused")
@@ -233,6 +308,8 @@ class ChildAnswer(Struct, frozen=True, kw_only=True):
     row_count: int
     body: str
     rows: dict[str, int]
+    sealed: dict[str, list[str]] = {}
+    """Of each profile, the columns that were left out because their fields are personal."""
 
 
 def job_of(payload: Any) -> QueryJob:

@@ -81,6 +81,13 @@ def query(
                 _write(out, await client.answer_csv(operator(), wanted, exact=exact))
                 return
             found = await client.query(operator(), wanted)
+        for table in found.tables:
+            if table.sealed:
+                say(
+                    f"{table.name} is without {', '.join(table.sealed)}: personal, and sealed "
+                    f"(`holdfast record list --profile {table.profile}` shows them to whoever may "
+                    "see them)"
+                )
         if json or format_ == "json" or str(out) != "-":
             _print_json(found, out)
             return

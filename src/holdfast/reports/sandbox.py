@@ -22,6 +22,7 @@ import math
 import resource
 import zoneinfo
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -36,10 +37,17 @@ from holdfast.reports.query import (
     ChildTable,
     QueryColumn,
     QueryJob,
+    check_sealed,
     check_tree,
     job_of,
 )
-from holdfast.reports.tables import literal, locked_database, quoted, rows_of
+from holdfast.reports.tables import (
+    literal,
+    locked_database,
+    quoted,
+    rows_of,
+    sealed_columns,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -123,6 +131,17 @@ HIDDEN = ("sealed",)
 """Ciphertext is nobody's answer: personal fields are not in a query's tables at all."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What the engine was given: the rows of each table, and what personal fields each lacks."""
+
+    counts: dict[str, int]
+    sealed: dict[str, list[str]]
+    """By profile."""
+    lacking: dict[str, dict[str, str]]
+    """By every name that a table has: the columns, and whose they are."""
+
+
 def frame(rows: Sequence[Sequence[Any]]) -> bytes:
     """Some rows as the child reads them."""
     data = msgspec.msgpack.encode(rows)
@@ -138,9 +157,9 @@ def answer(payload: Any) -> Any:
     zoneinfo.ZoneInfo("UTC")
     try:
         with locked_database(job.memory_mb // 2) as connection:
-            counts = _load(connection, job)
+            loaded = _load(connection, job)
             _shut_process()
-            return msgspec.to_builtins(_answered(connection, job, counts))
+            return msgspec.to_builtins(_answered(connection, job, loaded))
     except HoldfastError:
         raise
     except (duckdb.OutOfMemoryException, MemoryError) as error:
@@ -158,53 +177,62 @@ def _shut_process() -> None:
 # --- taking in ----------------------------------------------------------------------------------
 
 
-def _load(connection: duckdb.DuckDBPyConnection, job: QueryJob) -> dict[str, int]:
-    """Give the engine its tables; how many rows each has."""
-    counts: dict[str, int] = {}
-    parts: list[str] = []
+def _load(connection: duckdb.DuckDBPyConnection, job: QueryJob) -> _Loaded:
+    """Give the engine its tables."""
+    loaded = _Loaded({}, {}, {"records": {}})
+    parts: list[tuple[ChildTable, list[str]]] = []
     for table in job.tables:
-        found = _read(table)
+        found, sealed = _read(table)
         for name in table.names:
             connection.register(name, found)
+            loaded.lacking[name.casefold()] = {n.casefold(): table.profile for n in sealed}
         if table.loaded:
-            counts[table.profile or table.names[0]] = found.num_rows
+            loaded.counts[table.profile or table.names[0]] = found.num_rows
         if table.loaded and table.profile and table.names:
-            parts.append(_records_part(table))
+            parts.append((table, sealed))
+            loaded.lacking["records"] |= loaded.lacking[table.names[0].casefold()]
+            if sealed:
+                loaded.sealed[table.profile] = sealed
     if "records" not in job.withheld:
-        _create_records(connection, parts)
-    return counts
+        # A period that is personal in one profile is no column of all of them: null is no period.
+        shared = [name for name in SHARED if name not in loaded.lacking["records"]]
+        _create_records(connection, shared, [_records_part(table, shared) for table, _ in parts])
+    return loaded
 
 
-def _records_part(table: ChildTable) -> str:
-    shared = ", ".join(quoted(name) for name in SHARED)
+def _records_part(table: ChildTable, columns: list[str]) -> str:
+    shared = ", ".join(quoted(name) for name in columns)
     return (
         f"SELECT {literal(table.profile)} AS profile, {shared}, to_json(content) AS content"
         f" FROM {quoted(table.names[0])} AS content"
     )
 
 
-def _create_records(connection: duckdb.DuckDBPyConnection, parts: list[str]) -> None:
+def _create_records(
+    connection: duckdb.DuckDBPyConnection, shared: list[str], parts: list[str]
+) -> None:
     if not parts:
         nothing = ", ".join(
             f"CAST(NULL AS {'BIGINT' if name == 'revision' else 'VARCHAR'}) AS {quoted(name)}"
-            for name in ("profile", *SHARED)
+            for name in ("profile", *shared)
         )
         parts = [f"SELECT {nothing}, CAST(NULL AS JSON) AS content WHERE false"]
     rows_of(connection, f"CREATE VIEW records AS {' UNION ALL '.join(parts)}")
 
 
-def _read(table: ChildTable) -> pyarrow.Table:
-    """A table's rows; none of one that the SQL does not speak of, which is there to be listed."""
+def _read(table: ChildTable) -> tuple[pyarrow.Table, list[str]]:
+    """A table's rows, and the personal columns that it lacks; no rows of one that the SQL does not
+    speak of, which is there to be listed."""
     import pyarrow
 
     if table.path:
         return _read_projection(table)
     if table.profile:
-        return pyarrow.table({name: pyarrow.array([], pyarrow.string()) for name in SHARED})
-    return _read_rows(table)
+        return pyarrow.table({name: pyarrow.array([], pyarrow.string()) for name in SHARED}), []
+    return _read_rows(table), []
 
 
-def _read_projection(table: ChildTable) -> pyarrow.Table:
+def _read_projection(table: ChildTable) -> tuple[pyarrow.Table, list[str]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -217,10 +245,12 @@ def _read_projection(table: ChildTable) -> pyarrow.Table:
         ) from error
     if f"sha256:{hashlib.sha256(data).hexdigest()}" != table.digest:
         raise Corrupt(f"cannot read the records of {table.profile}: their bytes are others")
-    names = pyarrow.parquet.read_schema(pyarrow.BufferReader(data)).names
+    schema = pyarrow.parquet.read_schema(pyarrow.BufferReader(data))
+    names, sealed = schema.names, sealed_columns(schema)
     repeated = [n for n in names if n.startswith(("dim_", "attr_", "period_")) or n == "run"]
     file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data), read_dictionary=repeated)
-    return file.read([name for name in names if name not in HIDDEN], use_threads=False)
+    lacking = {*HIDDEN, *sealed}
+    return file.read([name for name in names if name not in lacking], use_threads=False), sealed
 
 
 def _read_rows(table: ChildTable) -> pyarrow.Table:
@@ -270,10 +300,8 @@ def _frames(descriptor: int) -> Iterator[list[list[Any]]]:
 # --- asking -------------------------------------------------------------------------------------
 
 
-def _answered(
-    connection: duckdb.DuckDBPyConnection, job: QueryJob, counts: dict[str, int]
-) -> ChildAnswer:
-    _check(connection, job)
+def _answered(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loaded) -> ChildAnswer:
+    _check(connection, job, loaded)
     relation = connection.sql(job.sql)
     columns = [
         QueryColumn(name=name, type=str(kind))
@@ -304,10 +332,12 @@ def _answered(
         if made:
             pieces.append(made)
     body = "".join(pieces) if job.format == "csv" else f"[{','.join(pieces)}]"
-    return ChildAnswer(columns=columns, row_count=count, body=body, rows=counts)
+    return ChildAnswer(
+        columns=columns, row_count=count, body=body, rows=loaded.counts, sealed=loaded.sealed
+    )
 
 
-def _check(connection: duckdb.DuckDBPyConnection, job: QueryJob) -> None:
+def _check(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loaded) -> None:
     """Let nothing near the engine but one ``SELECT`` over the tables that were given to it."""
     rows = connection.execute("SELECT json_serialize_sql($1::VARCHAR)", [job.sql]).fetchall()
     try:
@@ -331,6 +361,7 @@ def _check(connection: duckdb.DuckDBPyConnection, job: QueryJob) -> None:
             + ", ".join(f"{need} is missing for {name}" for name, need in job.withheld.items()),
             code="permission-missing",
         ) from error
+    check_sealed(tree, loaded.lacking)
 
 
 def _failed(error: Exception, job: QueryJob) -> HoldfastError:

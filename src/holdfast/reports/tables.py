@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from holdfast.kernel.errors import Problem, Unavailable
+from holdfast.records.columns import SEALED_KEY
 from holdfast.records.within import bound
 from holdfast.reports.errors import DuplicateKeys, InputCorrupt, InputMismatch
 from holdfast.reports.expression import compile_expression
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 DECIMAL_DIGITS = 38
 THREADS = 2
+PERIODS = frozenset({"period_start", "period_end", "period_frequency"})
 
 
 class InputFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,8 +139,12 @@ def literal(text: str) -> str:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def read_projection(name: str, source: Input, file: InputFile, needed: set[str]) -> pyarrow.Table:
+def read_projection(
+    name: str, source: Input, file: InputFile, needed: set[str], *, timeless: bool = False
+) -> pyarrow.Table:
     """The needed columns of a projection, after its digest was compared.
+
+    ``timeless`` says that nothing is made of the periods: then they may be personal, and are null.
 
     Raises :class:`InputCorrupt` if the bytes are not the ones named, ``Unavailable`` if the file is
     gone, and :class:`InputMismatch` that lists every field the profile does not have.
@@ -159,13 +165,20 @@ def read_projection(name: str, source: Input, file: InputFile, needed: set[str])
             f"cannot read the input {name}: the projection's digest is {found}, not {file.digest}"
         )
     try:
-        present = pyarrow.parquet.read_schema(pyarrow.BufferReader(data)).names
+        schema = pyarrow.parquet.read_schema(pyarrow.BufferReader(data))
+        present = schema.names
+        sealed = sealed_columns(schema)
+        unused = PERIODS.intersection(sealed) if timeless else frozenset()
+        _check_sealed(name, source, sealed, needed - unused)
         _check_fields(name, source, present, needed)
         columns = [column for column in present if column in needed]
         parquet = pyarrow.parquet.ParquetFile(
             pyarrow.BufferReader(data), read_dictionary=[c for c in columns if _repeats(c)]
         )
-        return parquet.read(columns)
+        table = parquet.read(columns)
+        for column in sorted(unused):
+            table = table.append_column(column, pyarrow.nulls(len(table), pyarrow.string()))
+        return table
     except pyarrow.ArrowInvalid as error:
         raise InputCorrupt(f"cannot read the input {name}: {error}") from error
 
@@ -174,7 +187,7 @@ def needed_fields(
     source: Input, columns: Iterable[str], keys: Iterable[str], *, exact: bool
 ) -> set[str]:
     """The projection's fields that the given columns, keys and filters of an input touch."""
-    needed = {"period_start", "period_end", "period_frequency", "record_id", "revision"}
+    needed = {*PERIODS, "record_id", "revision"}
     for reference in [*keys, *source.where, *(source.aggregate.by if source.aggregate else ())]:
         if reference not in BUCKETS:
             needed.add(_field_of(reference))
@@ -188,11 +201,39 @@ def needed_fields(
     return needed
 
 
+def _in_time(source: Input, keys: Iterable[str]) -> bool:
+    """Whether an aggregate's groups, or what is let into them, depend on the records' periods."""
+    by = source.aggregate.by if source.aggregate else ()
+    return source.period is not None or any(used in BUCKETS for used in (*keys, *by))
+
+
 def _repeats(field: str) -> bool:
     """Whether the texts of a field repeat, so that reading them as a dictionary is quicker."""
     return field.startswith(("dim_", "attr_", "period_")) or field.endswith(
         ("__unit", "__multiplier")
     )
+
+
+def sealed_columns(schema: pyarrow.Schema) -> list[str]:
+    """The columns that a projection lacks because their fields are personal."""
+    told = (schema.metadata or {}).get(SEALED_KEY.encode())
+    return [] if told is None else msgspec.json.decode(told, type=list[str])
+
+
+def _check_sealed(name: str, source: Input, sealed: list[str], needed: set[str]) -> None:
+    """A personal field is in no report: computed with nulls for it, that would be a wrong one."""
+    if problems := [
+        Problem(f"inputs.{name}", f"{field.removesuffix('__double')} is personal, and sealed")
+        for field in sealed
+        if field in needed
+    ]:
+        raise InputMismatch(
+            f"cannot read the input {name}: a report cannot use what is personal in "
+            f"{source.profile}",
+            problems=problems,
+            hint=f"`holdfast record list --profile {source.profile}` shows it to those who may "
+            "see it",
+        )
 
 
 def _check_fields(name: str, source: Input, present: list[str], needed: set[str]) -> None:
@@ -707,7 +748,8 @@ def join(
         columns = [c for c in own if source.aggregate or f"{name}.{c}" in sources]
         keys = [key.of[name] for key in row_keys(spec)]
         needed = needed_fields(source, columns, keys, exact=exact)
-        table = read_projection(name, source, files[name], needed)
+        timeless = source.aggregate is not None and not _in_time(source, keys)
+        table = read_projection(name, source, files[name], needed, timeless=timeless)
         side = Side(connection, spec, name, index, table, columns, exact=exact)
         del table
         counts[name] = side.build()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from holdfast.keyring.errors import SubjectUnknown
 from holdfast.keyring.model import EraseRequest, Erasure
 from holdfast.keyring.subjects import SubjectsService
 from holdfast.records import store
+from holdfast.records.columns import SEALED_KEY
 from holdfast.records.model import MappedRecord, Measure, Record, RecordFilter, Reject
 from holdfast.records.publishing import batch_leaf
 from holdfast.records.signed import SignedBatch
@@ -303,7 +305,7 @@ async def test_exports_say_what_they_show(bench: Bench, tmp_path: Path) -> None:
     assert (row["dim_patient"], row["weight"], row["dim_ward"]) == (JANE, "61.5", "north")
     said, data = await exported(bench, "parquet")
     (row,) = pq.read_table(io.BytesIO(data)).to_pylist()
-    assert (said, row["dim_patient"], row["dim_ward"]) == ("sealed", None, "north")
+    assert (said, row["personal"], row["dim_ward"]) == ("sealed", "sealed", "north")
     assert row["sealed"]
     assert row["subject"] == await subject_token(bench, JANE)
     kinds = {event.event.payload["personal"] for event in await events(bench, "records.exported")}
@@ -315,6 +317,40 @@ async def subject_token(bench: Bench, who: str) -> str:
 
 
 # --- erasure ------------------------------------------------------------------------------------
+
+
+SEALED = ["dim_patient", "weight", "weight__double", "weight__unit", "weight__multiplier"]
+SEALED += ["attr_note", "attr_weight_missing"]
+
+
+async def test_a_sealed_field_has_no_column_that_could_be_taken_for_null(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    await collect(bench, [visit(JANE, 1), visit(JOE, 1)])
+    await erase(subjects, JANE)
+    _, data = await exported(bench, "parquet")
+    table = pq.read_table(io.BytesIO(data))
+    assert not {*SEALED} & {*table.column_names}
+    assert json.loads(table.schema.metadata[SEALED_KEY.encode()]) == SEALED
+    assert sorted(table["personal"].to_pylist()) == ["erased", "sealed"]
+
+    without_doubles = [name for name in SEALED if name != "weight__double"]
+    for who, became, lacking in (
+        (OPERATOR, ["erased", "opened"], None),
+        (SOMEBODY, ["erased", "sealed"], without_doubles),
+    ):
+        said = (await exported(bench, "csv", who))[1].decode()
+        rows = list(csv.DictReader(io.StringIO(said)))
+        assert sorted(row["personal"] for row in rows) == became
+        package = await bench.service.data_package(who, "clinic")
+        told, packed = package["resources"]
+        assert [field["name"] for field in told["schema"]["fields"]] == list(rows[0])
+        assert told.get("holdfast:sealed") == lacking
+        assert packed["holdfast:sealed"] == SEALED
+        names = {field["name"] for field in packed["schema"]["fields"]}
+        assert names == {*table.column_names}
+        lines = (await exported(bench, "ndjson", who))[1].splitlines()
+        assert sorted(json.loads(line)["personal"] for line in lines) == became
 
 
 async def test_erasing_one_leaves_the_others_and_every_proof(

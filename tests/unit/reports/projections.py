@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from holdfast.records.columns import SEALED_KEY
 from holdfast.reports.tables import InputFile
 
 Row = dict[str, Any]
@@ -65,13 +66,20 @@ def _interval(period: str | None, frequency: str | None) -> tuple[str | None, st
     return period, period
 
 
-def write(path: Path, rows: list[Row], *, shuffle: int | None = None) -> InputFile:
-    """Write a projection; the names of its columns are those of the first row."""
+def write(
+    path: Path, rows: list[Row], *, shuffle: int | None = None, sealed: list[str] | None = None
+) -> InputFile:
+    """Write a projection; the names of its columns are those of the first row.
+
+    ``sealed`` are the columns that it says it lacks, because their fields are personal.
+    """
     numbered = [{"record_id": f"r{index:08d}", "revision": 1, **r} for index, r in enumerate(rows)]
     if shuffle is not None:
         random.Random(shuffle).shuffle(numbered)
     names = list(numbered[0])
     table = pyarrow.table({name: [r[name] for r in numbered] for name in names})
+    if sealed is not None:
+        table = table.replace_schema_metadata({SEALED_KEY: json.dumps(sealed)})
     sink = io.BytesIO()
     pyarrow.parquet.write_table(table, sink)
     path.write_bytes(sink.getvalue())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow
@@ -12,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from holdfast.kernel.errors import Invalid
-from holdfast.reports.query import check_tree, identifier, mentioned
+from holdfast.reports.query import check_sealed, check_tree, identifier, mentioned
 from holdfast.reports.tables import locked_database, rows_of
 
 REFUSED = [
@@ -138,9 +139,13 @@ def engine(tmp_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def check(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
+def _tree(engine: duckdb.DuckDBPyConnection, sql: str) -> Any:
     [(text,)] = engine.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchall()
-    check_tree(json.loads(text), ["events"], ["events"])
+    return json.loads(text)
+
+
+def check(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
+    check_tree(_tree(engine, sql), ["events"], ["events"])
 
 
 @pytest.mark.parametrize("sql", REFUSED)
@@ -174,6 +179,57 @@ def test_the_engine_is_shut_by_itself(
 def test_a_select_over_our_tables_is_answered(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
     check(engine, sql)
     assert engine.sql(sql).fetchall()
+
+
+LACKING: dict[str, dict[str, str]] = {
+    "visits": {},
+    "clinic": {"dim_who": "clinic", "weight": "clinic"},
+    "records": {"dim_who": "clinic", "weight": "clinic"},
+}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select count(*) from clinic where dim_who is null",
+        "select 1 from clinic order by DIM_WHO",
+        "select main.clinic.weight from clinic",
+        "select * from visits v where v.x in (select dim_who from clinic)",
+        "select * from visits join clinic using (dim_who)",
+        "select * from visits natural join clinic",
+        "select * from visits union all by name select * from clinic",
+        "with c as (select * from clinic) select count(c.dim_who) from c",
+        "select content->'dim_who' from records",
+        "select content->>'$.dim_who' from records",
+        "select json_extract_string(content, '/dim_who') from records",
+        "select json_exists(content, '$.\"dim_who\"') from records",
+        "select json_extract(content, ['run', 'weight']) from records",
+        "select content['dim_who'] from records",
+        "select content.dim_who from records",
+        "select to_json(c)->>'weight' from clinic c",
+        "select struct_extract(c, 'weight') from clinic c",
+    ],
+)
+def test_a_personal_field_is_refused_wherever_it_is_named(
+    engine: duckdb.DuckDBPyConnection, sql: str
+) -> None:
+    with pytest.raises(Invalid) as raised:
+        check_sealed(_tree(engine, sql), LACKING)
+    assert raised.value.code == "field-sealed"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select dim_who, weight from visits",
+        "select v.dim_who from visits v join clinic c on c.subject = v.subject",
+        "select count(*) from clinic where dim_ward = 'weight'",
+        "select content->>'dim_ward' from records where profile = 'dim_who'",
+        "describe clinic",
+    ],
+)
+def test_what_only_looks_like_it_is_answered(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
+    check_sealed(_tree(engine, sql), LACKING)
 
 
 def test_tables_are_named_by_text_rather_too_often() -> None:
