@@ -11,9 +11,13 @@ from sqlalchemy import text
 
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Conflict, HoldfastError
+from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError
+from holdfast.kernel.telemetry import Metrics
+from holdfast.leases import MemoryLeases
 from holdfast.ledger import store
-from holdfast.ledger.errors import IndexIncomplete
+from holdfast.ledger.errors import IndexIncomplete, LedgerReadOnly, NotSequencer
+from holdfast.ledger.exporting import export
+from holdfast.ledger.frames import damaged
 from holdfast.ledger.model import Append, Progress
 from holdfast.ledger.service import LedgerService
 from holdfast.ledger.verifying import verify
@@ -58,6 +62,117 @@ async def flip(database: Database, first: int) -> bytes:
 
 async def verdict(ledger: LedgerService) -> Progress:
     return [line async for line in verify(ledger, ONE)][-1]
+
+
+async def meet(ledger: LedgerService, how: str) -> None:
+    """Have somebody come upon the commit at 20."""
+    if how == "read":
+        await ledger.read(ONE, first=25, limit=1)
+    elif how == "stream":
+        await ledger.read(ONE, stream=f"notes/{25 % 7}")
+    elif how == "proof":
+        await ledger.inclusion(ONE, 25, 100)
+    elif how == "append":
+        await ledger.append(ONE, one(25, f"notes/{25 % 7}"))
+    elif how == "export":
+        async for _ in export(ledger, ONE):
+            pass
+    else:
+        found = await verdict(ledger)
+        assert (found.sound, found.position) == (False, 20)
+        raise Corrupt("as the others do")
+
+
+async def stopped(ledger: LedgerService, signed: int = COMMITS * EACH, at: int = 20) -> None:
+    """Nothing is appended or signed, and it says so and where."""
+    with pytest.raises(LedgerReadOnly, match=f"position {at}"):
+        await ledger.append(ONE, one(5000))
+    status = await ledger.status(ONE)
+    assert status.damage is not None
+    assert (status.writable, status.damage.reason, status.damage.first) == (False, "damaged", at)
+    assert await ledger.check() == "degraded"
+    assert f"\n{signed}\n" in await ledger.checkpoint(ONE)
+
+
+@pytest.mark.parametrize("how", ["read", "stream", "proof", "append", "export", "verify"])
+async def test_damage_that_anybody_meets_stops_the_log_until_the_bytes_are_mended(
+    database: Database, tmp_path: Path, clock: ManualClock, how: str
+) -> None:
+    metrics = Metrics()
+    signed = COMMITS * EACH + (how == "export")  # which begins with a checkpoint
+    async with ledger_on(database, tmp_path, clock=clock, metrics=metrics) as ledger:
+        await filled(ledger)
+        await ledger.append(ONE, one(4000))  # not published: nothing is signed any more
+        before = await flip(database, 20)
+        assert (await ledger.status(ONE)).writable
+        assert b"holdfast_ledger_read_only_logs 0.0" in metrics.render()
+        with pytest.raises((Corrupt, LedgerReadOnly)):
+            await meet(ledger, how)
+        assert await ledger.check() == "degraded"
+        assert b"holdfast_ledger_read_only_logs 1.0" in metrics.render()
+        await stopped(ledger, signed)
+        assert (await ledger.read(ONE, first=600)).items
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await ledger.open_all()
+        await stopped(ledger, signed)
+        await change(
+            database,
+            "UPDATE ledger_commits SET frame = :frame WHERE tenant = :tenant AND first = 20",
+            frame=before,
+        )
+        await stopped(ledger, signed)  # nobody has looked
+        assert (await verdict(ledger)).sound
+        await ledger.append(ONE, one(4001))
+    await flip(database, 20)
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        with pytest.raises((Corrupt, LedgerReadOnly)):
+            await meet(ledger, how)
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        assert (await ledger.restart(ONE, "the disk of the test")).writable
+        assert (await ledger.append(ONE, one(25))).events[0].position == 21
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await ledger.append(ONE, one(26))
+        assert await ledger.check() is None
+
+
+async def test_damage_that_one_instance_meets_stops_the_one_that_appends(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    shared: Any = {"clock": clock, "leases": MemoryLeases(clock), "keys": tmp_path / "keys"}
+    async with (
+        ledger_on(database, tmp_path / "a", holder="a", **shared) as first,
+        ledger_on(database, tmp_path / "b", holder="b", **shared) as second,
+    ):
+        await filled(first)
+        before = await flip(database, 20)
+        with pytest.raises(Corrupt):
+            await second.read(ONE, first=25)
+        with pytest.raises((NotSequencer, LedgerReadOnly)):
+            await first.append(ONE, one(5000))
+        await stopped(first)
+        status = await second.status(ONE)
+        assert status.damage is not None
+        assert (status.damage.first, await second.check()) == (20, "degraded")
+        await change(
+            database,
+            "UPDATE ledger_commits SET frame = :frame WHERE tenant = :tenant AND first = 20",
+            frame=before,
+        )
+        assert (await verdict(first)).sound
+        await first.append(ONE, one(5000))
+        assert (await second.status(ONE)).damage is None
+        assert await second.check() is None
+
+
+async def test_what_is_whole_when_looked_at_again_is_not_damage(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        for position in (20, COMMITS * EACH, 10**6):
+            await ledger.log_of(ONE).met(damaged(position, "it was so"), walked=True)
+        await ledger.append(ONE, one(5000))
+        assert await ledger.check() is None
 
 
 @pytest.mark.parametrize("how", ["byte", "commit"])

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from holdfast.kernel.principal import Principal
 from holdfast.ledger import notes
 from holdfast.ledger.entries import opened
-from holdfast.ledger.frames import decode_frame, read_leaf
+from holdfast.ledger.frames import read_leaf
 from holdfast.ledger.model import ExportLine
 from holdfast.ledger.service import LedgerService
 
@@ -22,8 +22,7 @@ async def export(
     tenant_log = service.log_of(principal)
     note = await service.checkpoint(principal)
     size = notes.parse_checkpoint(notes.parse_note(note).text).size
-    async for commit in tenant_log.commits(first, size):
-        frame = decode_frame(commit)
+    async for frame in tenant_log.frames(first, size):
         for position in range(max(first, frame.first), min(size, frame.size)):
             stored = frame.entries[position - frame.first]
             leaf = read_leaf(stored.leaf)

@@ -33,7 +33,7 @@ from holdfast.ledger import folded, store
 from holdfast.ledger.entries import entry_of
 from holdfast.ledger.errors import ProjectionUnknown, SizeUnknown
 from holdfast.ledger.folded import Change, Generation
-from holdfast.ledger.frames import decode_frame, read_leaf
+from holdfast.ledger.frames import read_leaf
 from holdfast.ledger.log import LogParts, TenantLog
 from holdfast.ledger.model import (
     Entry,
@@ -292,8 +292,7 @@ class Projections:
         """The next entries that matter, and the position after the last that was looked at."""
         tenant_log, found = self._log_of(principal), []
         end = position = min(size, first + STEP_POSITIONS)
-        async for commit in tenant_log.commits(first, end):
-            frame = decode_frame(commit)
+        async for frame in tenant_log.frames(first, end):
             for position in range(max(first, frame.first), min(end, frame.size)):
                 leaf = read_leaf(frame.entries[position - frame.first].leaf)
                 if leaf.stream.partition("/")[0] in fold.streams:

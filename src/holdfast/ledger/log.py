@@ -163,6 +163,8 @@ class TenantLog:
         self._signing = asyncio.Lock()
         self._grown = asyncio.Event()
         self._view: View | None = None
+        self._stands: Damage | None = None
+        """Damage that was met, and is there still as far as we know."""
         self._led: datetime | None = None
         """When we last renewed that it is us who append."""
         self._begun = ""
@@ -220,7 +222,12 @@ class TenantLog:
     async def commits(self, position: int, after: int) -> AsyncIterator[StoredCommit]:
         """The commits that hold the entries ``[position, after)``, in order, read as they come."""
         while position < after:
-            found = await self.parts.log.read(self.principal, position, READ_COMMITS, READ_BYTES)
+            try:
+                found = await self.parts.log.read(
+                    self.principal, position, READ_COMMITS, READ_BYTES
+                )
+            except Corrupt as error:  # of the database itself: it says that its pages are not whole
+                raise damaged(position, error.detail) from error
             if not found or found[0].first > position:
                 raise self._gone(position)
             for commit in found:
@@ -234,11 +241,100 @@ class TenantLog:
     def _gone(self, position: int) -> FrameDamaged:
         return damaged(position, "the commit is missing")
 
+    async def frames(self, position: int, after: int) -> AsyncIterator[Frame]:
+        """:meth:`commits`, opened. Damage that is met on the way stops the log: :meth:`met`."""
+        try:
+            async for commit in self.commits(position, after):
+                yield decode_frame(commit)
+        except FrameDamaged as error:
+            await self.met(error)
+            raise
+
     async def frame_at(self, position: int) -> Frame:
         """The frame that holds ``position``."""
-        async for commit in self.commits(position, position + 1):
-            return decode_frame(commit)
+        async for frame in self.frames(position, position + 1):
+            return frame
         raise self._gone(position)
+
+    async def met(self, error: FrameDamaged, *, walked: bool = False) -> None:
+        """Damage was met, by whoever reads: look again, and if it is there, take nothing more.
+
+        From here on nothing is appended or signed, by any instance, now or after another start,
+        until a look at the whole log finds it sound. A log that was cut short by a restart in the
+        meantime is not damaged, nor is one that cannot be read just now. ``walked`` says that all
+        in front of it was recomputed: then a commit that is whole by itself may be wrong, too.
+        """
+        if self._stands is not None and self._stands.first <= error.position:
+            return
+        try:
+            again = await self._seen_again(error.position)
+            if again is None and walked:
+                _, again = await self._sound()
+        except Unavailable as unavailable:
+            log.warning("damage cannot be looked at", tenant=self.tenant, detail=unavailable.detail)
+            return
+        if again is None:
+            return
+        found = _damage_of(again)
+        self._open, self._stands = None, found
+        self._read_only(found)
+        now = timestamp(self.parts.clock.now())
+        try:
+            await self.parts.database.write(
+                self.principal, lambda conn: store.keep_damage(conn, self.tenant, found, now)
+            )
+            # Whoever is about to append, here or elsewhere, must open the log first, and will see.
+            await self.parts.log.seize(self.principal, self.parts.holder)
+        except HoldfastError as lost:
+            log.warning("damage cannot be remembered", tenant=self.tenant, detail=lost.detail)
+
+    async def _seen_again(self, position: int) -> FrameDamaged | None:
+        """What is wrong with the commit that holds ``position``; nothing past the log's end."""
+        if position >= await self.parts.log.end(self.principal):
+            return None
+        try:
+            async for commit in self.commits(position, position + 1):
+                for entry in decode_frame(commit).entries:
+                    read_leaf(entry.leaf)
+        except FrameDamaged as error:
+            return error if error.position else damaged(position, error.detail)
+        return None
+
+    async def look_again(self) -> None:
+        """Have the next opening look at the whole log, if damage was met in it."""
+        self._stands = None
+
+    async def _met_before(self) -> Damage | None:
+        return await self.parts.database.read(
+            self.principal, lambda conn: store.find_damage(conn, self.tenant)
+        )
+
+    async def _check_met(self) -> None:
+        """``LedgerReadOnly`` while damage that was met before is there. Only whoever appends asks.
+
+        Each process looks at the whole log once; then it holds what it found until it is told to
+        look again, or another instance has mended it.
+        """
+        before = await self._met_before()
+        if before is None:
+            self._stands = None
+            return
+        if self._stands is None:
+            again = await self._seen_again(before.first)
+            if again is None:
+                _, again = await self._sound()
+            if again is None:
+                await self._forget_met()
+                log.warning("what was damaged is whole again", tenant=self.tenant)
+                return
+            self._stands = _damage_of(again)
+        raise self._read_only(self._stands)
+
+    async def _forget_met(self) -> None:
+        await self.parts.database.write(
+            self.principal, lambda conn: store.forget_damage(conn, self.tenant)
+        )
+        self._stands = None
 
     def unsealed(self, event_id: str, sealing: str, sealed: bytes) -> tuple[bytes, bytes]:
         """Salt and payload of an entry."""
@@ -307,10 +403,9 @@ class TenantLog:
 
     async def _leaf_hashes(self, first: int, after: int) -> list[bytes]:
         found: list[bytes] = []
-        async for commit in self.commits(first, after):
-            entries = decode_frame(commit).entries
-            low, high = max(0, first - commit.first), min(commit.count, after - commit.first)
-            found += [leaf_hash(entry.leaf) for entry in entries[low:high]]
+        async for frame in self.frames(first, after):
+            low, high = max(0, first - frame.first), after - frame.first
+            found += [leaf_hash(entry.leaf) for entry in frame.entries[low:high]]
         return found
 
     async def _index_state(self) -> store.IndexState:
@@ -394,6 +489,11 @@ class TenantLog:
                     raise Unavailable(
                         "cannot append: the log moves under this instance", internal=error.detail
                     ) from error
+            except FrameDamaged as error:
+                self._open = None
+                if self._stands is None:
+                    raise
+                raise self._read_only(self._stands) from error
             except HoldfastError:
                 self._open = None
                 raise
@@ -536,6 +636,8 @@ class TenantLog:
                 raise
             return await self._answered(last)
         async with self._signing:
+            if self._stands is not None:  # met since the log was opened
+                raise self._read_only(self._stands)
             if state.published is not None and state.published.size == state.tree.size:
                 return state.published.note
             return await self._publish(state)
@@ -685,6 +787,7 @@ class TenantLog:
         read-only, and can be restarted again.
         """
         async with self._storing:
+            await self.look_again()
             try:
                 await self.open()
             except LedgerReadOnly:
@@ -739,6 +842,7 @@ class TenantLog:
             self.principal, lambda conn: store.add_origin(conn, self.tenant, origin)
         )
         await self._tell_head(Head(grown.size, grown.root()))
+        await self._forget_met()
         self.damage = None
         # Of an origin before, where that restart broke off before it told anybody anything.
         last = next((rows[o.origin] for o in reversed(origins) if o.origin in rows), None)
@@ -833,20 +937,32 @@ class TenantLog:
                 self.principal, LEADERSHIP, self.parts.holder, LEAD_SECONDS, now
             ):
                 self._led = self._open = None
+                await self._told_elsewhere()
                 raise NotSequencer(
                     "cannot append here: another instance appends to this tenant's log",
                     retry_after_seconds=1.0,
                 )
             self._led = now
             until = now + timedelta(seconds=LEAD_SECONDS)
-            if self._open is not None:
+            if self._open is not None and await self._met_before() is None:
                 self._open.until = until
                 return self._open
             self._open = await self._opened(until)
             return self._open
 
+    async def _told_elsewhere(self) -> None:
+        """``LedgerReadOnly`` if damage was met in a log that another instance appends to."""
+        before = await self._met_before()
+        if before is not None:
+            self._stands = self._stands or before
+            raise self._read_only(before)
+        if self._stands is not None:
+            self._stands = self.damage = None
+            self.parts.metrics.writable(self.tenant, writable=True)
+
     async def _opened(self, until: datetime) -> _Open:
         parts = self.parts
+        await self._check_met()
         origin, key = await self._identity()
         private = load_key(parts.paths, self.tenant, key)
         fence = await parts.log.seize(self.principal, parts.holder)

@@ -45,7 +45,7 @@ from holdfast.ledger.errors import (
     SizeUnknown,
 )
 from holdfast.ledger.folding import Fold, Projections
-from holdfast.ledger.frames import Frame, decode_frame, read_leaf
+from holdfast.ledger.frames import Frame, read_leaf
 from holdfast.ledger.log import ERASED, LogParts, Restarted, TenantLog
 from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.model import (
@@ -320,8 +320,7 @@ class LedgerService:
 
     async def _range(self, tenant_log: TenantLog, first: int, after: int) -> list[Entry]:
         found: list[Entry] = []
-        async for commit in tenant_log.commits(first, after):
-            frame = decode_frame(commit)
+        async for frame in tenant_log.frames(first, after):
             low, high = max(first, frame.first), min(after, frame.size)
             found += [entry_of(tenant_log, frame, position) for position in range(low, high)]
         return found
@@ -616,8 +615,7 @@ class LedgerService:
 
     async def _bundle(self, tenant_log: TenantLog, first: int, after: int) -> bytes:
         found: list[bytes] = []
-        async for commit in tenant_log.commits(first, after):
-            frame = decode_frame(commit)
+        async for frame in tenant_log.frames(first, after):
             low, high = max(first, frame.first), min(after, frame.size)
             for position in range(low, high):
                 leaf = frame.entries[position - frame.first].leaf

@@ -17,6 +17,7 @@ from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Table
 
 from holdfast.kernel.database import bulk_insert, tenant_table
 from holdfast.ledger.errors import IndexIncomplete, IndexWrong, NotSequencer
+from holdfast.ledger.model import Damage
 from holdfast.ledger.tree import Tile
 
 
@@ -113,6 +114,15 @@ tenant_table(
     Column("published_at", Text, nullable=False),
 )
 """The newest checkpoint of each origin: never replaced by a smaller one, nor by another root."""
+
+tenant_table(
+    "ledger_damage",
+    Column("first", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("met_at", Text, nullable=False),
+)
+"""Where damage was met in a log: whoever opens it looks there again before anything is appended."""
 
 tenant_table(
     "outbox_dead",
@@ -413,6 +423,41 @@ def clear_index(conn: Connection, tenant: str) -> None:
     """Forget the index: it is made anew from the log."""
     for statement in _CLEAR.values():
         conn.execute(statement, {"tenant": tenant})
+
+
+# --- damage that was met ------------------------------------------------------------------------
+
+_DAMAGE = text("SELECT reason, detail, first FROM ledger_damage WHERE tenant = :tenant")
+_KEEP_DAMAGE = text(
+    "INSERT INTO ledger_damage (tenant, first, reason, detail, met_at)"
+    " VALUES (:tenant, :first, :reason, :detail, :at) ON CONFLICT (tenant) DO UPDATE"
+    " SET first = excluded.first, reason = excluded.reason, detail = excluded.detail,"
+    " met_at = excluded.met_at WHERE excluded.first < ledger_damage.first"
+)
+_FORGET_DAMAGE = text("DELETE FROM ledger_damage WHERE tenant = :tenant")
+
+
+def find_damage(conn: Connection, tenant: str) -> Damage | None:
+    """The first damage that was met in a log and may be there still."""
+    row = conn.execute(_DAMAGE, {"tenant": tenant}).one_or_none()
+    return None if row is None else Damage(reason=row.reason, detail=row.detail, first=row.first)
+
+
+def keep_damage(conn: Connection, tenant: str, damage: Damage, at: str) -> None:
+    """Remember that damage was met, unless it was farther in front before."""
+    values = {
+        "tenant": tenant,
+        "first": damage.first,
+        "reason": damage.reason,
+        "detail": damage.detail,
+        "at": at,
+    }
+    conn.execute(_KEEP_DAMAGE, values)
+
+
+def forget_damage(conn: Connection, tenant: str) -> None:
+    """It is mended, or left behind."""
+    conn.execute(_FORGET_DAMAGE, {"tenant": tenant})
 
 
 # --- origins, keys, checkpoints -----------------------------------------------------------------

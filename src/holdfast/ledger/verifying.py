@@ -112,6 +112,7 @@ async def verify(service: LedgerService, principal: Principal) -> AsyncIterator[
         yield _unsound(walk, size, error.position, error.reason)
         return
     except FrameDamaged as error:
+        await tenant_log.met(error, walked=True)
         yield _unsound(walk, size, error.position, error.detail)
         return
     except IndexWrong as error:
@@ -120,6 +121,7 @@ async def verify(service: LedgerService, principal: Principal) -> AsyncIterator[
     except Corrupt as error:
         yield _unsound(walk, size, walk.tree.size, error.detail)
         return
+    await tenant_log.look_again()
     yield Progress(
         checked=walk.tree.size,
         size=walk.tree.size,
