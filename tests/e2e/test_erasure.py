@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -138,3 +139,30 @@ def test_a_person_is_collected_sealed_held_erased_and_not_brought_back(
         assert places_of(home, JANE) == []
         verified = run_command("ledger", "verify", "--json", *where)
         assert json.loads(verified.stdout)["sound"] is True
+
+
+def test_a_hold_outlives_the_restore_of_a_backup_from_before_it(tmp_path: Path) -> None:
+    data, serve = tmp_path / "data", ["serve", "ledger"]
+    environment = {"VDB_DATA_DIR": str(data), "VDB_BIND_ADDR": "127.0.0.1:0"}
+    where = ["--data-dir", str(data)]
+    until = ["--until", "2036-01-01T00:00:00Z"]
+    with started(serve, data, environment=environment):
+        assert run_command("ledger", "hold", JOE, "--reason", "case 11", *where).returncode == 0
+        made = run_command("backup", "create", "--json", *where)
+        assert made.returncode == 0, made.stderr
+        backup = json.loads(made.stdout)
+        for command in (["hold", JANE], ["retain", JANE, *until], ["release", JOE]):
+            done = run_command("ledger", *command, "--reason", "case 12", *where)
+            assert done.returncode == 0, done.stderr
+    for name in ("state", "objects"):
+        shutil.rmtree(data / name)
+    files = [backup["data_file"], "--keys", backup["keys_file"]]
+    restored = run_command("backup", "restore", *files, "--json", *where)
+    assert restored.returncode == 0, restored.stderr
+    assert json.loads(restored.stdout)["verified"]["restrictions"] == 2
+    with started(serve, data, environment=environment):
+        refused = run_command("ledger", "erase", JANE, "--reason", "asked", *where)
+        assert refused.returncode == 5
+        assert "case 12" in refused.stderr
+        found = json.loads(run_command("key", "subjects", "--json", *where).stdout)
+        assert [each["kind"] for each in found["restrictions"]] == ["hold", "retention"]

@@ -22,7 +22,6 @@ from holdfast.app.backup.http import handlers as backup_handlers
 from holdfast.app.backup.objects import ObjectChecks
 from holdfast.app.backup.restore import Restored, drill, restore
 from holdfast.app.compose import open_system
-from holdfast.app.keys import erasures_file
 from holdfast.app.settings import ROLES, Settings, resolve
 from holdfast.app.system import System
 from holdfast.fleet.grants import sign_grant
@@ -32,8 +31,10 @@ from holdfast.kernel.errors import Conflict, Corrupt, Denied, HoldfastError, Inv
 from holdfast.kernel.outbox import BEGINNING
 from holdfast.kernel.principal import PrincipalKind, operator
 from holdfast.kernel.signing import SigningKey
+from holdfast.keyring.errors import SubjectHeld
 from holdfast.keyring.http import key_handlers
-from holdfast.keyring.model import EraseRequest, KeysHandled
+from holdfast.keyring.lines import ERASURES, RESTRICTIONS
+from holdfast.keyring.model import EraseRequest, KeysHandled, SubjectRequest
 from holdfast.keyring.noting import KeyNotes
 from holdfast.records.model import (
     Batch,
@@ -164,7 +165,8 @@ class World:
         if master:
             shutil.copy2(self.settings.keys_dir / "master.key", settings.keys_dir)
         if erasures:
-            shutil.copy2(erasures_file(self.settings), settings.keys_dir)
+            for name in (ERASURES, RESTRICTIONS):
+                shutil.copy2(self.settings.keys_dir / name, settings.keys_dir)
         return settings
 
 
@@ -182,6 +184,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         await system.state.database.write(ME, lambda conn: conn.execute(GONE, AN_INSTANCE))
         done = await system.subjects.erase(ME, EraseRequest(subject=JANE, reason="asked"))
         assert (done.state, done.keys) == ("done", 1)
+        await system.subjects.hold(ME, SubjectRequest(subject=JOE, reason="case 12"))
         after = await back_up(system)
     return World(folder, settings, run, before, after)
 
@@ -224,8 +227,10 @@ async def test_an_older_backup_brings_nobody_back(world: World) -> None:
     """Even with the keys of before: the list of erasures outlives the restore."""
     settings = world.fresh("older", erasures=True)
     done = await restore(settings, *files_of(world.before))
-    assert done.verified.erasures_replayed == 1
+    assert (done.verified.erasures_replayed, done.verified.restrictions) == (1, 1)
     async with open_system(settings, ROLES) as system:
+        with pytest.raises(SubjectHeld, match="case 12"):  # placed after that backup
+            await system.subjects.erase(ME, EraseRequest(subject=JOE, reason="asked"))
         found = await people(system)
         assert set(found) == {JOE, "None"}
         with pytest.raises(NotFound):
@@ -440,14 +445,17 @@ async def test_a_system_on_postgresql_comes_back(postgres: PostgresServer, tmp_p
     async with open_system(settings, ROLES) as system:
         await system.registry.publish(ME, PROFILE)
         run = await collect(system, JANE, JOE)
+        case = SubjectRequest(subject=JOE, reason="case 12")
+        await system.subjects.hold(ME, case)
         before = await back_up(system)
+        await system.subjects.release(ME, case)
         await system.subjects.erase(ME, EraseRequest(subject=JANE, reason="asked"))
     rehearsed = await drill(settings, *files_of(before), tmp_path / "scratch")
     assert (rehearsed.verified.responses, rehearsed.verified.erasures_replayed) == (1, 1)
 
     elsewhere = on("elsewhere", second)
     elsewhere.keys_dir.mkdir(parents=True)
-    for name in ("master.key", "erasures.jsonl"):
+    for name in ("master.key", ERASURES, RESTRICTIONS):
         shutil.copy2(settings.keys_dir / name, elsewhere.keys_dir)
     with pytest.raises(Conflict):
         await restore(on("taken", first), *files_of(before))
@@ -456,7 +464,7 @@ async def test_a_system_on_postgresql_comes_back(postgres: PostgresServer, tmp_p
     with pytest.raises(Corrupt):
         await restore(elsewhere, damaged, Path(before.keys_file))
     done = await restore(elsewhere, *files_of(before))
-    assert done.verified.erasures_replayed == 1
+    assert (done.verified.erasures_replayed, done.verified.restrictions) == (1, 0)
     async with open_system(elsewhere, ROLES) as system:
         found = await people(system)
         assert found[JOE].attributes == {"note": f"a note on {JOE}"}

@@ -32,11 +32,6 @@ def master_file(settings: Settings) -> Path:
     return settings.keys_dir / "master.key"
 
 
-def erasures_file(settings: Settings) -> Path:
-    """The erasures that no restore goes back behind: beside the keys, not in the data's backups."""
-    return settings.keys_dir / "erasures.jsonl"
-
-
 def keyring_place(settings: Settings, holder: str) -> tuple[str, str]:
     """The keyring's URL, and its schema where that is PostgreSQL.
 

@@ -78,7 +78,6 @@ def _open_backups(system: System, state: State, stack: AsyncExitStack) -> None:
 
 
 def _open_subjects(system: System, state: State) -> None:
-    from holdfast.app.keys import erasures_file
     from holdfast.keyring import http
     from holdfast.keyring.noting import KeyNotes
     from holdfast.keyring.subjects import SubjectsService
@@ -89,7 +88,7 @@ def _open_subjects(system: System, state: State) -> None:
         state.outbox,
         system.clock,
         system.new_id,
-        erasures=erasures_file(system.settings),
+        lists=system.settings.keys_dir,
         backup_days=system.settings["keyring_backup_days"],
     )
     notes = KeyNotes(state.database, state.outbox, system.clock, system.new_id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 SUBJECT_TOKEN_BYTES = 16
@@ -97,7 +96,8 @@ class KeysHandled(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         Meta(min_length=1, max_length=1000),
     ]
     parts: Annotated[
-        list[Literal["master-key", "tenant-secret", "erasures"]], Meta(max_length=3)
+        list[Literal["master-key", "tenant-secret", "erasures", "restrictions"]],
+        Meta(max_length=4),
     ] = []
 
 
@@ -157,6 +157,16 @@ class Restriction(Struct, frozen=True, kw_only=True):
     placed_at: str
 
 
+class Release(Struct, frozen=True, kw_only=True):
+    """A legal hold that was released: every one on the subject that was placed by ``through``."""
+
+    subject: str
+    reason: str
+    through: str
+    released_by: str
+    released_at: str
+
+
 class Erasure(Struct, frozen=True, kw_only=True):
     """A subject whose keys are destroyed. ``subject`` is its keyed name, never what it stands for.
 
@@ -206,5 +216,9 @@ class ErasureLine(Struct, frozen=True, kw_only=True):
     erasure: Erasure
 
 
-encode_line = msgspec.json.Encoder(order="sorted").encode
-decode_line = msgspec.json.Decoder(ErasureLine).decode
+class RestrictionLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the file of holds and retentions: one that was placed, or a release."""
+
+    tenant: str
+    placed: Restriction | None = None
+    released: Release | None = None

@@ -11,45 +11,61 @@ anything is served; every step may be repeated.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Corrupt, Invalid
-from holdfast.kernel.files import flush_folder
+from holdfast.kernel.errors import Invalid
 from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.keyring.errors import SubjectHeld, SubjectRetained, SubjectUnknown
 from holdfast.keyring.keyring import Keyring
+from holdfast.keyring.lines import (
+    add_erasure,
+    add_restrictions,
+    read_erasures,
+    read_restrictions,
+)
 from holdfast.keyring.model import (
     ErasedParts,
     EraseRequest,
     Erasure,
     ErasureLine,
+    Release,
     Restriction,
+    RestrictionLine,
     RetainRequest,
     SubjectRequest,
     Subjects,
-    decode_line,
-    encode_line,
 )
 from holdfast.keyring.ports import Eraser, Rows
+from holdfast.keyring.restrictions import (
+    lift,
+    merge,
+    moment_after,
+    note_release,
+    place,
+    restrictions,
+)
 
 T = TypeVar("T")
 log = get_logger("keyring")
 
 
 class SubjectsService:
-    """The people whose data is kept, by their keyed names."""
+    """The people whose data is kept, by their keyed names.
+
+    ``lists`` is the folder of the two files that outlive a restore; see
+    :mod:`holdfast.keyring.lines`.
+    """
 
     def __init__(
         self,
@@ -59,7 +75,7 @@ class SubjectsService:
         clock: Clock,
         new_id: NewId,
         *,
-        erasures: Path,
+        lists: Path,
         backup_days: int,
     ) -> None:
         self._keyring = keyring
@@ -67,7 +83,7 @@ class SubjectsService:
         self._outbox = outbox
         self._clock = clock
         self._new_id = new_id
-        self._file = erasures
+        self._lists = lists
         self._backup_days = backup_days
         self._erasers: list[Eraser] = []
 
@@ -86,7 +102,7 @@ class SubjectsService:
 
         def unit(rows: Rows) -> Subjects:
             return Subjects(
-                restrictions=_restrictions(rows, principal.tenant),
+                restrictions=restrictions(rows, principal.tenant),
                 erasures=_erasures(rows, principal.tenant),
             )
 
@@ -110,34 +126,35 @@ class SubjectsService:
         return await self._restrict(principal, request.subject, "retention", request.reason, until)
 
     async def _restrict(
-        self, principal: Principal, subject: str, kind: str, reason: str, until: str
+        self,
+        principal: Principal,
+        subject: str,
+        kind: Literal["hold", "retention"],
+        reason: str,
+        until: str,
     ) -> Restriction:
-        token, now = await self.token(principal, subject), timestamp(self._clock.now())
+        tenant, now = principal.tenant, timestamp(self._clock.now())
+        token = await self.token(principal, subject)
 
         def unit(rows: Rows) -> Restriction:
-            for known in _restrictions(rows, principal.tenant, token):
+            for known in restrictions(rows, tenant, token):
                 if known.kind == kind and known.until > until:
                     raise Invalid(
                         f"cannot retain until {until}: the data must be kept until {known.until}"
                     )
-            rows.all(
-                "INSERT INTO keyring_restrictions"
-                " (tenant, subject, kind, reason, until, placed_by, placed_at)"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (tenant, subject, kind)"
-                " DO UPDATE SET reason = excluded.reason, until = excluded.until,"
-                " placed_by = excluded.placed_by, placed_at = excluded.placed_at",
-                principal.tenant,
-                token,
-                kind,
-                reason,
-                until,
-                principal.subject,
-                now,
+            made = Restriction(
+                subject=token,
+                kind=kind,
+                reason=reason,
+                until=until,
+                placed_by=principal.subject,
+                placed_at=moment_after(rows, tenant, token, kind, now),
             )
-            found = _restrictions(rows, principal.tenant, token)
-            return next(each for each in found if each.kind == kind)
+            place(rows, tenant, made)
+            return made
 
         placed = await self._transact(unit)
+        await self._tell(RestrictionLine(tenant=tenant, placed=placed))
         await self._emit(
             principal,
             f"subject.{'held' if kind == 'hold' else 'retained'}",
@@ -151,10 +168,10 @@ class SubjectsService:
 
         One that somebody places while this one is released stays.
         """
-        token = await self.token(principal, request.subject)
+        tenant, token = principal.tenant, await self.token(principal, request.subject)
 
         def held(rows: Rows) -> Restriction | None:
-            found = _restrictions(rows, principal.tenant, token)
+            found = restrictions(rows, tenant, token)
             return next((each for each in found if each.kind == "hold"), None)
 
         known = await self._transact(held)
@@ -167,8 +184,19 @@ class SubjectsService:
                 self._new_id(),
                 {"reason": request.reason, "subject": token},
             )
-            await self._transact(partial(_lift, tenant=principal.tenant, known=known))
+            release = Release(
+                subject=token,
+                reason=request.reason,
+                through=known.placed_at,
+                released_by=principal.subject,
+                released_at=timestamp(self._clock.now()),
+            )
+            if await self._transact(partial(_release, tenant=tenant, known=known, made=release)):
+                await self._tell(RestrictionLine(tenant=tenant, released=release))
         return await self.list(principal)
+
+    async def _tell(self, line: RestrictionLine) -> None:
+        await asyncio.to_thread(add_restrictions, self._lists, [line])
 
     # --- erasing ------------------------------------------------------------------------------
 
@@ -197,7 +225,7 @@ class SubjectsService:
             known = _erasures(rows, principal.tenant, token)
             if known:
                 return msgspec.structs.replace(known[0], repeated=True)
-            _check_restrictions(_restrictions(rows, principal.tenant, token), timestamp(now))
+            _check_restrictions(restrictions(rows, principal.tenant, token), timestamp(now))
             keys = _destroy(rows, principal.tenant, token)
             if not keys and not known_here:
                 raise SubjectUnknown(
@@ -222,10 +250,12 @@ class SubjectsService:
         return False
 
     async def resume(self, tenants: Sequence[TenantId]) -> int:
-        """Take up every erasure that is not done, and those that only the file knows of.
+        """Take up every erasure that is not done, and those that only the file knows of; put back
+        what holds and retentions only their file knows of, and lift what it knows to be released.
 
         At the start, before anything is served: so a restore of an older state brings nobody back.
         """
+        await self._join_restrictions(tenants)
         await self._replay_file()
         finished = 0
         for tenant in tenants:
@@ -254,8 +284,8 @@ class SubjectsService:
     async def _finish(self, principal: Principal, erasure: Erasure) -> Erasure:
         await asyncio.to_thread(self._keyring.store.scrub)
         await asyncio.to_thread(
-            _append,
-            self._file,
+            add_erasure,
+            self._lists,
             ErasureLine(
                 tenant=principal.tenant, erasure=msgspec.structs.replace(erasure, repeated=False)
             ),
@@ -307,9 +337,21 @@ class SubjectsService:
             parts = parts.plus(await eraser.erase(principal, erasure))
         return parts
 
+    async def _join_restrictions(self, tenants: Sequence[TenantId]) -> None:
+        """Of what the keyring and the file know the stricter stands, unless it was released."""
+        lines = await asyncio.to_thread(read_restrictions, self._lists)
+        for tenant in sorted({*tenants, *(line.tenant for line in lines)}):
+            put_back, lifted, lacking = await self._transact(
+                partial(merge, tenant=tenant, lines=lines)
+            )
+            await asyncio.to_thread(add_restrictions, self._lists, lacking)
+            for what, those in (("put back", put_back), ("lifted", lifted)):
+                for each in those:
+                    log.warning(f"a {each.kind} was {what}", tenant=tenant, subject=each.subject)
+
     async def _replay_file(self) -> None:
         """Erasures in the file that the keyring does not know: it was restored from before them."""
-        for line in await asyncio.to_thread(read_erasures, self._file):
+        for line in await asyncio.to_thread(read_erasures, self._lists):
 
             def unit(rows: Rows, line: ErasureLine = line) -> bool:
                 erasure = line.erasure
@@ -351,18 +393,12 @@ class SubjectsService:
         return await asyncio.to_thread(self._keyring.store.transact, unit)
 
 
-def _lift(rows: Rows, *, tenant: str, known: Restriction) -> None:
-    """Remove a restriction if it still is the one that was seen."""
-    rows.all(
-        "DELETE FROM keyring_restrictions WHERE tenant = $1 AND subject = $2 AND kind = $3"
-        " AND placed_at = $4 AND placed_by = $5 AND reason = $6",
-        tenant,
-        known.subject,
-        known.kind,
-        known.placed_at,
-        known.placed_by,
-        known.reason,
-    )
+def _release(rows: Rows, *, tenant: str, known: Restriction, made: Release) -> bool:
+    """Lift the hold if it still is the one that was seen, and note that it was; whether it was."""
+    lifted = lift(rows, tenant, known)
+    if lifted:
+        note_release(rows, tenant, made)
+    return lifted
 
 
 def _check_restrictions(found: list[Restriction], now: str) -> None:
@@ -377,26 +413,6 @@ def _check_restrictions(found: list[Restriction], now: str) -> None:
             raise SubjectRetained(
                 f"cannot erase the subject: its data must be kept until {each.until}: {each.reason}"
             )
-
-
-def _restrictions(rows: Rows, tenant: str, token: str | None = None) -> list[Restriction]:
-    wanted = "" if token is None else " AND subject = $2"
-    values = (tenant,) if token is None else (tenant, token)
-    return [
-        Restriction(
-            subject=row[0],
-            kind=row[1],
-            reason=row[2],
-            until=row[3],
-            placed_by=row[4],
-            placed_at=row[5],
-        )
-        for row in rows.all(
-            "SELECT subject, kind, reason, until, placed_by, placed_at FROM keyring_restrictions"  # noqa: S608
-            f" WHERE tenant = $1{wanted} ORDER BY placed_at, subject, kind",
-            *values,
-        )
-    ]
 
 
 def _erasures(rows: Rows, tenant: str, token: str | None = None) -> list[Erasure]:
@@ -453,45 +469,3 @@ def _note(rows: Rows, tenant: str, erasure: Erasure) -> None:
         erasure.unrecoverable_by,
         erasure.keys,
     )
-
-
-# --- the file -----------------------------------------------------------------------------------
-
-
-def read_erasures(path: Path) -> list[ErasureLine]:
-    """Every erasure that the file knows; a last line that was cut off by a crash is left out."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    *whole, _rest = data.split(b"\n")
-    try:
-        return [decode_line(line) for line in whole if line]
-    except msgspec.DecodeError as error:
-        raise Corrupt(
-            f"cannot read the erasures in {path}: the file is damaged",
-            code="erasures-damaged",
-            hint="put back the copy that you keep apart from backups",
-        ) from error
-
-
-def _append(path: Path, line: ErasureLine) -> None:
-    """Add a line, durable on return; nothing if the erasure is there."""
-    if any(
-        (known.tenant, known.erasure.subject) == (line.tenant, line.erasure.subject)
-        for known in read_erasures(path)
-    ):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = not path.exists()
-    with os.fdopen(
-        os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "r+b"
-    ) as file:
-        data = file.read()
-        if data and not data.endswith(b"\n"):
-            file.truncate(data.rfind(b"\n") + 1)
-        file.write(encode_line(line) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    if fresh:
-        flush_folder(path.parent)

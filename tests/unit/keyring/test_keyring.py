@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -38,33 +38,10 @@ from holdfast.keyring.errors import (
 from holdfast.keyring.master import MasterKey, parse_master, render_master
 from holdfast.keyring.model import EVENTS, NAMES, PURPOSES, RECORDS
 from holdfast.keyring.ports import KeyStore, Rows
-from tests.support.postgres import PostgresServer, run_apart
+from tests.support.postgres import PostgresServer
 from tests.support.proxy import CuttingProxy
 
 CLOCK = SystemClock()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'keyring.db'}"
-        return
-    server: PostgresServer = request.getfixturevalue("postgres")
-    made: list[str] = []
-
-    async def make() -> None:
-        made.append(await server.fresh_database())
-
-    run_apart(make)
-    yield server.dsn(made[0])
-    run_apart(lambda: server.drop_database(made[0]))
-
-
-@pytest.fixture
-def store(store_url: str) -> Iterator[KeyStore]:
-    opened = open_store(store_url)
-    yield opened
-    opened.close()
 
 
 def file_masters(path: Path) -> Callable[[bool], MasterKeys]:

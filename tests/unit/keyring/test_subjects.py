@@ -19,6 +19,7 @@ from holdfast.kernel.principal import Principal, operator
 from holdfast.keyring import EnvelopeSealer, KeyDestroyed, Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
 from holdfast.keyring.errors import SubjectHeld, SubjectRetained, SubjectUnknown
+from holdfast.keyring.lines import read_erasures
 from holdfast.keyring.model import (
     EVENTS,
     ErasedParts,
@@ -27,7 +28,7 @@ from holdfast.keyring.model import (
     RetainRequest,
     SubjectRequest,
 )
-from holdfast.keyring.subjects import SubjectsService, read_erasures
+from holdfast.keyring.subjects import SubjectsService
 
 CLOCK = SystemClock()
 ME = operator()
@@ -85,7 +86,7 @@ def subjects(
         Outbox(sealer or EnvelopeSealer(keyring)),
         CLOCK,
         id_source(CLOCK),
-        erasures=tmp_path / "erasures.jsonl",
+        lists=tmp_path,
         backup_days=7,
     )
     if copies is not None:
@@ -130,7 +131,7 @@ async def test_erasing_again_answers_the_same(
     again = await service.erase(ME, EraseRequest(subject=JANE.subject, reason="again"))
     assert again == msgspec.structs.replace(first, repeated=True)
     assert len(await events(database, keyring)) == 1
-    assert len(read_erasures(tmp_path / "erasures.jsonl")) == 1
+    assert len(read_erasures(tmp_path)) == 1
 
 
 async def test_a_name_that_nobody_ever_heard_of_is_refused_and_nothing_happens(
@@ -147,7 +148,7 @@ async def test_a_name_that_nobody_ever_heard_of_is_refused_and_nothing_happens(
         assert "to the letter" in raised.value.hint
     found = await service.list(ME)
     assert (found.erasures, copies.seen, await events(database, keyring)) == ([], [], [])
-    assert read_erasures(tmp_path / "erasures.jsonl") == []
+    assert read_erasures(tmp_path) == []
     assert (await service.erase(ME, ERASE_JANE)).keys == 1
 
 
@@ -330,7 +331,7 @@ async def test_a_line_that_a_crash_cut_off_is_written_again(
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:40])
     await service.erase(ME, EraseRequest(subject="joe", reason="x"))
-    assert len(read_erasures(path)) == 2
+    assert len(read_erasures(tmp_path)) == 2
     path.write_bytes(b"junk\n" + whole)
     with pytest.raises(Corrupt):
-        read_erasures(path)
+        read_erasures(tmp_path)

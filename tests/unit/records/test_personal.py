@@ -78,7 +78,7 @@ def subjects(bench: Bench, tmp_path: Path) -> SubjectsService:
         handles.outbox,
         bench.clock,
         bench.new_id,
-        erasures=tmp_path / "erasures.jsonl",
+        lists=tmp_path,
         backup_days=7,
     )
     made.add_eraser(bench.service)

@@ -2,10 +2,11 @@
 
 Everything is unpacked and checked in a folder beside the data directory; only when all of it is
 whole does it get the directory's name, in one step. So a backup that was cut off or changed leaves
-nothing behind. What no restore may bring back stays as it is: the erasures (both lists are joined),
-and the ledger's head files and published sizes, if the directory has them.
+nothing behind. What no restore may bring back stays as it is: the erasures, holds, retentions and
+releases (the lists are joined), and the ledger's head files and published sizes, if the directory
+has them.
 
-Then the system is opened: that replays every erasure, before anything is served. At last everything
+Then the system is opened: that replays them, before anything is served. At last everything
 is checked again from the stored bytes.
 """
 
@@ -27,7 +28,7 @@ from msgspec import Struct
 from holdfast.app.backup import postgres
 from holdfast.app.backup.container import Header, check_kind, size_of, unpack
 from holdfast.app.backup.create import dump_table, load_table, master_backup_key
-from holdfast.app.keys import erasures_file, keyring_place, master_file
+from holdfast.app.keys import keyring_place, master_file
 from holdfast.app.settings import Resolved, Settings
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.errors import Conflict, Corrupt, Unsupported
@@ -38,9 +39,9 @@ from holdfast.kernel.principal import Principal, operator, service
 from holdfast.keyring.backends import open_store
 from holdfast.keyring.backends.schema import NAMES
 from holdfast.keyring.keyring import KEEP_HINT, open_keyring
+from holdfast.keyring.lines import join, read_erasures
 from holdfast.keyring.master import MasterKeys, write_new
-from holdfast.keyring.model import BACKUPS, DataKey, ErasureLine, encode_line
-from holdfast.keyring.subjects import read_erasures
+from holdfast.keyring.model import BACKUPS, DataKey
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of how much."""
@@ -57,6 +58,8 @@ class Verified(Struct, frozen=True, kw_only=True):
     events_erased: int
     responses: int
     erasures_replayed: int
+    restrictions: int
+    """Holds and retentions that stand."""
     ledger_entries: int
     ledger: str
     """``sound``, or what does not fit: a log from before its last published checkpoint is read
@@ -89,14 +92,15 @@ async def restore(
     data: Path,
     keys: Path | None,
     *,
-    erasures: Path | None = None,
+    lists: Path | None = None,
     master: str = "",
     progress: Progress = nothing,
 ) -> Restored:
     """Restore ``data`` with the keys of ``keys`` (or those in the data directory) and check it.
 
     The data directory must hold no state. ``master`` is a master key from elsewhere; it comes into
-    the directory with the rest. Raises without having written anything there if a file is damaged,
+    the directory with the rest; ``lists`` is a folder with more lists of erasures, holds and
+    retentions. Raises without having written anything there if a file is damaged,
     a key is missing, or there is state already.
     """
     await asyncio.to_thread(check_kind, data, "data")
@@ -111,7 +115,7 @@ async def restore(
     stage.mkdir(mode=0o700)
     held = _hold(stage)
     try:
-        header = await _unpacked(settings, stage, data, keys, erasures, master, progress)
+        header = await _unpacked(settings, stage, data, keys, lists, master, progress)
         if header.engine == "postgresql":
             await _fill_database(settings, stage, header)
         await asyncio.to_thread(_put_in_place, stage, target)
@@ -161,7 +165,7 @@ async def _rehearsed(
     settings: Settings, own: Settings, data: Path, keys: Path, progress: Progress
 ) -> Restored:
     try:
-        return await restore(own, data, keys, erasures=erasures_file(settings), progress=progress)
+        return await restore(own, data, keys, lists=settings.keys_dir, progress=progress)
     finally:
         await asyncio.to_thread(shutil.rmtree, own.data_dir, ignore_errors=True)
 
@@ -209,7 +213,7 @@ async def _unpacked(
     stage: Path,
     data: Path,
     keys: Path | None,
-    erasures: Path | None,
+    lists: Path | None,
     master: str,
     progress: Progress,
 ) -> Header:
@@ -236,7 +240,7 @@ async def _unpacked(
     else:
         of_keys = None
         await asyncio.to_thread(_own_keys, settings, stage, keyring_file)
-    _join_erasures(stage, [erasures_file(settings), *([erasures] if erasures else [])])
+    join(stage / "keys", [settings.keys_dir, *([lists] if lists else [])])
     store = await asyncio.to_thread(open_store, f"sqlite:///{keyring_file}")
     try:
         keyring = open_keyring(store, lambda _: masters, SystemClock(), new_id="", expected=None)
@@ -309,8 +313,9 @@ def _move_keyring(folder: Path, place: str, password: str | None, schema: str) -
 
 
 def _load_keyring(folder: Path, target: Path) -> None:
-    dumps = {table: (folder / table).read_bytes() for table in NAMES}
-    for table in NAMES:
+    # One that a backup of an older version does not have is empty.
+    dumps = {table: (folder / table).read_bytes() for table in NAMES if (folder / table).exists()}
+    for table in dumps:
         (folder / table).unlink()
     store = open_store(f"sqlite:///{target}")
     try:
@@ -334,19 +339,6 @@ def _own_keys(settings: Settings, stage: Path, target: Path) -> None:
     shutil.copy2(source, target)
     for folder, name in ((settings.keys_dir, "keys"), (settings.secrets_dir, "secrets")):
         shutil.copytree(folder, stage / name, dirs_exist_ok=True)
-
-
-def _join_erasures(stage: Path, others: list[Path]) -> None:
-    """Every erasure that anybody knows of: none is undone by an older list."""
-    target = stage / "keys" / "erasures.jsonl"
-    lines: dict[tuple[str, str], ErasureLine] = {}
-    for path in (target, *others):
-        for line in read_erasures(path):
-            lines.setdefault((line.tenant, line.erasure.subject), line)
-    if lines:
-        target.parent.mkdir(exist_ok=True, mode=0o700)
-        target.write_bytes(b"".join(encode_line(line) + b"\n" for line in lines.values()))
-        target.chmod(0o600)
 
 
 def _move_own_files(stage: Path) -> None:
@@ -463,7 +455,7 @@ async def _reopened(
     from holdfast.app import datadir
     from holdfast.app.compose import open_system
 
-    replayed = len(read_erasures(erasures_file(settings)))
+    replayed = len(read_erasures(settings.keys_dir))
     with datadir.held(settings.data_dir):
         async with open_system(settings, header.roles) as system:
             opened = time.monotonic()
@@ -509,6 +501,7 @@ async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified
         events_erased=erased,
         responses=responses,
         erasures_replayed=replayed,
+        restrictions=(await asyncio.to_thread(state.keyring.describe)).held_subjects,
         ledger_entries=entries,
         ledger=ledger,
     )

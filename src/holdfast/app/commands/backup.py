@@ -95,7 +95,7 @@ def create(ctx: typer.Context, json: JsonOption = False) -> None:
 
 @app.command(
     "restore",
-    help="Put a backup into a data directory that has no data, replay erasures, check everything.",
+    help="Put a backup into a data directory that has no data, replay erasures and holds, check.",
     epilog="Example: holdfast backup restore data-….hfb --keys keys-….hfk --data-dir ./restored",
 )
 def restore(
@@ -115,10 +115,8 @@ def restore(
 
     async def body() -> None:
         settings = settings_of(command_line(ctx))
-        with _recovered(settings, recovery) as (master, erasures), _progress() as show:
-            found = await restored(
-                settings, file, keys, master=master, erasures=erasures, progress=show
-            )
+        with _recovered(settings, recovery) as (master, lists), _progress() as show:
+            found = await restored(settings, file, keys, master=master, lists=lists, progress=show)
         _print(found, json=json)
         if found.verified.ledger not in ("", "sound"):
             say(
@@ -173,7 +171,7 @@ def _newest(folder: Path, pattern: str) -> Path:
 
 @contextmanager
 def _recovered(settings: Settings, recovery: Path | None) -> Iterator[tuple[str, Path | None]]:
-    """The master key of a recovery file, if one is to be put in place, and its erasures.
+    """The master key of a recovery file, if one is to be put in place, and the folder of its lists.
 
     Nothing is written: the key gets to its place with everything else, or not at all.
     """
@@ -188,9 +186,9 @@ def _recovered(settings: Settings, recovery: Path | None) -> Iterator[tuple[str,
     if master:
         check_free(master_file(settings), master)
     with tempfile.TemporaryDirectory() as folder:
-        erasures = Path(folder) / "erasures.jsonl"
-        erasures.write_text(found.erasures, encoding="ascii")
-        yield master, erasures
+        for name, text in found.lists().items():
+            (Path(folder) / name).write_text(text, encoding="ascii")
+        yield master, Path(folder)
 
 
 def _print(found: Restored, *, json: bool) -> None:
@@ -210,6 +208,7 @@ def _print(found: Restored, *, json: bool) -> None:
             "ledger": f"{checked.ledger_entries} entries, {checked.ledger or 'not here'}",
             "events on their way": checked.events,
             "erasures replayed": checked.erasures_replayed,
+            "holds and retentions": checked.restrictions,
         }
     )
 

@@ -15,23 +15,32 @@ from holdfast.app.settings import Settings
 from holdfast.kernel.cli import command_line, fail, say, session
 from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid, NotFound
 from holdfast.keyring.cli import app
+from holdfast.keyring.lines import ERASURES, RESTRICTIONS
 
 __all__ = ["app"]
 
 FORMAT = "holdfast-recovery-1"
 PUT_BACK = "put back"
-_PARTS = {"tenant-secrets": "tenant-secret", "erasures.jsonl": "erasures"}
+_PARTS = {"tenant-secrets": "tenant-secret", ERASURES: "erasures", RESTRICTIONS: "restrictions"}
 RECOVERY_BYTES_MAX = 64 * 1024 * 1024
 """It has the list of erased people."""
 
 
-class Recovery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Recovery(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Everything that cannot be made again: as text, so that it may be printed and typed."""
 
     format: str
     master_key: str
     tenant_secret: str
     erasures: str = ""
+    restrictions: str = ""
+
+    def lists(self) -> dict[str, str]:
+        """The files that no restore goes back behind, by their names; those that there are."""
+        found = {ERASURES: self.erasures, RESTRICTIONS: self.restrictions}
+        return {name: text for name, text in found.items() if text}
 
 
 @app.command(
@@ -86,7 +95,8 @@ def _recovery(settings: Settings) -> Recovery:
         format=FORMAT,
         master_key=render_master(masters.versions),
         tenant_secret=secret,
-        erasures=_erasures(settings),
+        erasures=_text_of(settings.keys_dir / ERASURES),
+        restrictions=_text_of(settings.keys_dir / RESTRICTIONS),
     )
 
 
@@ -161,13 +171,12 @@ def read_recovery(file: Path) -> Recovery:
 
 def wanted_files(settings: Settings, recovery: Recovery) -> dict[Path, str]:
     """Where the parts of a recovery file belong."""
-    from holdfast.app.keys import erasures_file
-
     files = {settings.secrets_dir / "tenant-secrets": recovery.tenant_secret}
     if not settings["keyring_master_key"]:
         files[master_file(settings)] = recovery.master_key
-    if recovery.erasures and not erasures_file(settings).exists():
-        files[erasures_file(settings)] = recovery.erasures
+    for name, text in recovery.lists().items():
+        if not (settings.keys_dir / name).exists():
+            files[settings.keys_dir / name] = text
     return files
 
 
@@ -218,10 +227,7 @@ def _note(ctx: typer.Context, what: str, master_key: str, parts: Sequence[str] =
         say(f"not on the record: {type(error).__name__}: {error}")
 
 
-def _erasures(settings: Settings) -> str:
-    from holdfast.app.keys import erasures_file
-
-    path = erasures_file(settings)
+def _text_of(path: Path) -> str:
     return path.read_text(encoding="ascii") if path.exists() else ""
 
 

@@ -33,6 +33,14 @@ TABLES = (
         placed_by TEXT NOT NULL,
         placed_at TEXT NOT NULL,
         PRIMARY KEY (tenant, subject, kind))""",
+    """CREATE TABLE IF NOT EXISTS keyring_releases (
+        tenant TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        through TEXT NOT NULL,
+        released_by TEXT NOT NULL,
+        released_at TEXT NOT NULL,
+        PRIMARY KEY (tenant, subject))""",
     """CREATE TABLE IF NOT EXISTS keyring_erasures (
         tenant TEXT NOT NULL,
         subject TEXT NOT NULL,
@@ -70,6 +78,14 @@ NAMES: dict[str, tuple[str, ...]] = {
         "until",
         "placed_by",
         "placed_at",
+    ),
+    "keyring_releases": (
+        "tenant",
+        "subject",
+        "reason",
+        "through",
+        "released_by",
+        "released_at",
     ),
     "keyring_erasures": (
         "tenant",
