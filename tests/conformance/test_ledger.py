@@ -230,12 +230,19 @@ async def test_reading_as_of_a_time_is_reading_what_was_recorded_by_then(
         await ledger.append(ONE, one(number, f"notes/{'ab'[number % 2]}"))
         moments.append(clock.now())
         clock.advance(number % 3)
-    for moment in [NOW - timedelta(seconds=1), *moments, moments[-1] + timedelta(hours=1)]:
+    for moment in [NOW - timedelta(seconds=1), *moments, moments[-1] + timedelta(seconds=59)]:
         all_of_it = await everything(ledger, as_of=moment)
         expected = [e for e in await everything(ledger) if e.recorded <= timestamp(moment)]
         assert all_of_it == expected
         of_stream = (await ledger.read(ONE, stream="notes/a", as_of=moment)).items
         assert of_stream == [e for e in expected if e.stream == "notes/a"]
+    ahead = clock.now() + timedelta(minutes=2)
+    for asking in (ledger.read(ONE, as_of=ahead), ledger.moment(ONE, ahead)):
+        with pytest.raises(Invalid) as raised:
+            await asking
+        assert raised.value.code == "moment-ahead"
+    clock._now = NOW - timedelta(minutes=30)  # what is recorded has come, whatever the clock says
+    assert await everything(ledger, as_of=moments[-1]) == await everything(ledger)
 
 
 async def test_a_follower_sees_everything_once_and_in_order(ledger: LedgerService) -> None:

@@ -383,7 +383,7 @@ async def test_a_refused_event_takes_the_change_with_it(
     """State and evidence commit together: an event the ledger would refuse undoes the change."""
     ids = iter(["not an id"] * 2 + ["still not"] * 2)
     broken = RegistryService(database, Outbox(ClearSealer()), clock, lambda: next(ids))
-    with pytest.raises(Invalid, match="cannot emit"):
+    with pytest.raises(Invalid, match="cannot append"):
         await broken.publish(ME, document())
     with pytest.raises(NotFound):
         await broken.status(ME, "rain")

@@ -247,6 +247,7 @@ def metrics(program: Program) -> dict[str, float]:
 
 
 def test_every_metric_of_guide_3_is_there_and_moves(server: Program) -> None:
+    assert server.client.get("/metrics").headers["content-type"].count("charset") == 1
     before = metrics(server)
     assert set(GUIDE_METRICS) <= before.keys()
     append(server, event(3000))
@@ -422,6 +423,27 @@ def command(server: Program, *arguments: str) -> tuple[int, str, str]:
     return told.returncode, told.stdout, told.stderr
 
 
+def test_the_command_says_what_is_wrong_and_what_is_no_news(server: Program) -> None:
+    def said(*arguments: str) -> str:
+        status, _, wrong = command(server, "append", *arguments)
+        assert status in (2, 3), wrong
+        return wrong
+
+    assert "such as orders/17" in said("notes today", "note.added", "{}")
+    assert "such as order.placed" in said("notes/a", "added", "{}")
+    assert "a UUIDv7" in said("notes/a", "note.added", "{}", "--id", "17")
+    assert "write decimals as strings" in said("notes/a", "note.added", '{"price": 1.5}')
+    assert "begin its name with something of your own" in said("run/1", "run.begun", "{}")
+    again = ("append", "notes/again", "note.added", "{}", "--id", str(event(4500)["id"]))
+    assert "before" not in command(server, *again)[2]
+    status, placed, told = command(server, *again)
+    assert (status, "appended before" in told) == (0, True)
+    assert "notes/again@1" in placed
+    refused = server.client.get("/v1/ledger/entries", params={"as_of": "2999-01-01T00:00:00Z"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "moment-ahead")
+    assert refused.json()["hint"]
+
+
 def test_what_was_kept_outside_is_held_against_the_log(server: Program, tmp_path: Path) -> None:
     """A checkpoint of before, an export; both of another log; an export that was cut off."""
     append(server, event(4000, "kept/a"))
@@ -439,6 +461,8 @@ def test_what_was_kept_outside_is_held_against_the_log(server: Program, tmp_path
         what="the note of the export",
     )
     assert [each["payload"]["reads"][0]["by"] for each in noted] == ["operator"]
+    status, _, wrong = command(server, "export", "--out", str(out))
+    assert (status, "it is there already" in wrong) == (2, True)
     check = ("verify", "--export", str(out), "--trust", str(trust))
     status, said, wrong = command(server, *check)
     assert (status, said[:6]) == (0, "sound:"), wrong

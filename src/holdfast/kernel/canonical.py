@@ -86,7 +86,10 @@ def decode_strict(data: bytes) -> Any:
         return result
 
     def refuse(text: str) -> Any:
-        raise Invalid(f"cannot read JSON: {text} is not an integer; write decimals as strings")
+        raise Invalid(
+            f"cannot read JSON: {text} is not an integer; write decimals as strings",
+            hint=f'such as "{text[:40]}": a number with a point is not the same everywhere',
+        )
 
     try:
         plain = json.loads(

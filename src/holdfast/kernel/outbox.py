@@ -44,6 +44,16 @@ SALT_BYTES = 32
 _STREAM = re.compile(r"[a-z][a-z0-9-]{0,62}(?:/[a-z0-9](?:[a-z0-9._:-]{0,126}[a-z0-9])?){0,4}")
 _TYPE = re.compile(r"[a-z][a-z0-9-]{0,62}(?:\.[a-z][a-z0-9-]{0,62}){1,3}")
 _OPAQUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}|")
+STREAM_NAMES = (
+    "a stream is one to five parts with / between them, such as orders/17: the first begins with a "
+    "small letter and has small letters, digits and -, up to 63; the others have . _ : as well, "
+    "inside, up to 128"
+)
+TYPE_NAMES = (
+    "a type is two to four words with . between them, such as order.placed: each begins with a "
+    "small letter and has small letters, digits and -, up to 63"
+)
+OPAQUE_NAMES = "letters, digits and . _ : - are taken, up to 128, a letter or digit first"
 
 log = structlog.get_logger(__name__)
 
@@ -439,7 +449,7 @@ class Outbox:
 
 def _reused(event: Event) -> Conflict:
     return Conflict(
-        f"cannot emit the event {event.id}: the id was used with other content",
+        f"cannot append the event {event.id}: the id was used with other content",
         code="event-id-reused",
     )
 
@@ -454,7 +464,7 @@ def checked_payload(event: Event) -> bytes:
     payload = canonical(event.payload)
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise TooLarge(
-            f"cannot emit {event.type}: its payload has {len(payload)} bytes, "
+            f"cannot append {event.type}: its payload has {len(payload)} bytes, "
             f"at most {PAYLOAD_BYTES_MAX} are taken"
         )
     return payload
@@ -482,7 +492,7 @@ def checked_header(tenant: str, event: Event, subject: str, payload_bytes: int) 
     )
     if len(leaf) > LEAF_BYTES_MAX:
         raise TooLarge(
-            f"cannot emit {event.type}: its leaf has {len(leaf)} bytes, "
+            f"cannot append {event.type}: its leaf has {len(leaf)} bytes, "
             f"at most {LEAF_BYTES_MAX} are taken"
         )
 
@@ -497,9 +507,16 @@ def check_names(event: Event, subject: str) -> None:
         ("about", event.about, _is_opaque(event.about)),
     ):
         if not good:
-            raise Invalid(f"cannot emit the event {event.id}: its {what} {value[:80]!r} is no name")
+            raise Invalid(
+                f"cannot append the event {event.id[:80]}: its {what} {value[:80]!r} is no name",
+                hint={"stream": STREAM_NAMES, "type": TYPE_NAMES}.get(what, OPAQUE_NAMES),
+            )
     if not is_id(event.id):
-        raise Invalid(f"cannot emit: the event id {event.id[:80]!r} is no id")
+        raise Invalid(
+            f"cannot append: the event id {event.id[:80]!r} is no id",
+            hint="an id is a UUIDv7 in small letters, such as "
+            "0190e4a8-7b2c-7d10-9f3e-5a6b7c8d9e0f; left out, one is made",
+        )
 
 
 # The same few come again and again.

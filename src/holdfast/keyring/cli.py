@@ -262,7 +262,7 @@ def release(
         wanted = SubjectRequest(subject=_subject(subject), reason=reason)
         async with session(ctx) as api:
             left = await SubjectsClient(api).release(None, wanted)
-        say("no hold that was there before this is there now")
+        say("released: no legal hold is on it now; what is on record of others:")
         _print_subjects(left, json=json)
 
     run(body)
@@ -332,7 +332,7 @@ def _print_subjects(found: Subjects, *, json: bool) -> None:
         [e.subject, f"erased ({e.state})", e.requested_at, e.unrecoverable_by, e.reason]
         for e in found.erasures
     ]
-    print_table(["subject", "what", "since", "until", "reason"], rows)
+    print_table(["subject", "what", "since", "until", "reason"], rows, empty="none")
 
 
 register_subjects(app, "key")

@@ -123,6 +123,13 @@ class SubjectsService:
                 f"cannot read the time {request.until[:60]!r}: it is not RFC 3339 with an offset",
                 hint="write 2030-01-31T00:00:00Z",
             ) from error
+        now = timestamp(self._clock.now())
+        if until <= now:
+            raise Invalid(
+                f"cannot retain until {until}: that is over, it is {now} here",
+                code="moment-over",
+                hint="name a time that is to come; a retention that is over forbids nothing",
+            )
         return await self._restrict(principal, request.subject, "retention", request.reason, until)
 
     async def _restrict(
@@ -411,7 +418,9 @@ def _check_restrictions(found: list[Restriction], now: str) -> None:
             )
         if each.until > now:
             raise SubjectRetained(
-                f"cannot erase the subject: its data must be kept until {each.until}: {each.reason}"
+                f"cannot erase the subject: its data must be kept until {each.until}: "
+                f"{each.reason}",
+                hint="erase it after that: a retention can be moved on, never back",
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -218,6 +218,8 @@ def append(
             return
         for placed in found.events:
             sys.stdout.write(f"{placed.position}  {placed.stream}@{placed.version}  {placed.id}\n")
+        if found.repeated:
+            say(f"appended before, at {found.events[0].recorded}: the id is known, nothing is new")
 
     run(body)
 
@@ -315,6 +317,17 @@ def consistency(
     run(body)
 
 
+@contextmanager
+def _telling(which: str) -> Iterator[None]:
+    """Say of which of two checkpoints something is wrong."""
+    from holdfast.ledger.errors import NoteRefused
+
+    try:
+        yield
+    except NoteRefused as error:
+        raise NoteRefused(f"cannot use {which}: {error.detail}", hint=error.hint) from error
+
+
 async def _extended(client: LedgerClient, since: Path, trust: Path) -> tuple[int, int]:
     """The sizes of a kept checkpoint and of the newest, which extends it; ``LogChanged`` if not."""
     from holdfast.ledger.errors import LogChanged
@@ -322,8 +335,12 @@ async def _extended(client: LedgerClient, since: Path, trust: Path) -> tuple[int
     from holdfast.ledger.trusting import TRUST_BYTES_MAX, decode_trust, trusted_checkpoint
 
     policy = decode_trust(read_file(trust, TRUST_BYTES_MAX))
-    kept = trusted_checkpoint(read_file(since, TRUST_BYTES_MAX).decode(errors="replace"), policy)
-    now = trusted_checkpoint(await client.checkpoint(None), policy)
+    note = read_file(since, TRUST_BYTES_MAX).decode(errors="replace")
+    with _telling(f"the checkpoint that was kept, {since}"):
+        kept = trusted_checkpoint(note, policy)
+    newest = await client.checkpoint(None)
+    with _telling(f"the log's newest checkpoint, as {trust} has its keys"):
+        now = trusted_checkpoint(newest, policy)
     if now.origin != kept.origin:
         raise LogChanged(
             f"cannot extend the checkpoint: it is of {kept.origin}, and the log is {now.origin}",
@@ -435,10 +452,15 @@ def _verify_export(exported: Path, trust: Path, json: bool) -> None:
 )
 def export(
     ctx: typer.Context,
-    out: Annotated[Path | None, typer.Option("--out", help="A file. [standard output]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A new file. [standard output]")] = None,
     first: Annotated[int, typer.Option("--from", min=0, help="Position to begin with.")] = 0,
 ) -> None:
     async def body() -> None:
+        if out is not None and out.is_file():
+            raise Invalid(
+                f"cannot write {out}: it is there already",
+                hint="what was exported before is evidence: name another file, or move it",
+            )
         async with session(ctx) as api:
             with whole_file(out) if out else nullcontext(sys.stdout.buffer) as target:
                 count, whole = 0, False

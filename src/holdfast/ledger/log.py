@@ -1009,7 +1009,7 @@ class TenantLog:
                 last=damage.last,
             )
         return LedgerReadOnly(
-            f"cannot append: {damage.detail}",
+            f"cannot append or sign: {damage.detail}",
             hint="`holdfast ledger verify` says what is sound; `holdfast ledger restart` continues "
             "from there under a new origin",
         )

@@ -23,9 +23,11 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor, page_size, text_position
 from holdfast.kernel.ids import EventId, NewId, TenantId
+from holdfast.kernel.moments import check_come
 from holdfast.kernel.outbox import (
     PAYLOAD_BYTES_MAX,
     SALT_BYTES,
+    STREAM_NAMES,
     Event,
     Outbox,
     check_names,
@@ -38,6 +40,7 @@ from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.ledger import notes, store, tree
 from holdfast.ledger.entries import entry_of, opened
 from holdfast.ledger.errors import (
+    REBUILD,
     EntryUnknown,
     IndexIncomplete,
     LedgerReadOnly,
@@ -177,6 +180,8 @@ class LedgerService:
             raise Denied(
                 f"cannot append to {given.stream[:80]}: Holdfast's own roles record there",
                 code="stream-reserved",
+                hint="for everybody: begin its name with something of your own, as in orders/17; "
+                f"these are taken: {', '.join(sorted(OWN_STREAMS))}",
             )
         moment = _moment(given.time)
         event = Event(
@@ -293,7 +298,8 @@ class LedgerService:
         cursor: str | None = None,
     ) -> Page[Entry]:
         """Entries in their order: of the log from position ``first``, of a stream from version
-        ``first``. With ``as_of`` those that were recorded by then. Reading costs what is read."""
+        ``first``. With ``as_of`` those that were recorded by then, a moment that has come.
+        Reading costs what is read."""
         limit = page_size(limit)
         if first < 0:
             raise Invalid("cannot read: a position is not negative")
@@ -306,9 +312,7 @@ class LedgerService:
                     code="cursor-invalid",
                 )
         tenant_log = self.log_of(principal)
-        end, recorded = await tenant_log.extent()
-        if as_of is not None and timestamp(as_of) < recorded:
-            end = await self._end_at(tenant_log, end, as_of)
+        end = await self._extent_at(tenant_log, as_of)
         if stream is None:
             found = await self._range(tenant_log, first, min(first + limit, end))
             following = first + len(found)
@@ -329,7 +333,9 @@ class LedgerService:
         self, tenant_log: TenantLog, stream: str, first: int, limit: int, end: int
     ) -> tuple[list[Entry], bool]:
         if not stream_name(stream):
-            raise Invalid(f"cannot read the stream {stream[:80]!r}: that is no name")
+            raise Invalid(
+                f"cannot read the stream {stream[:80]!r}: that is no name", hint=STREAM_NAMES
+            )
         tenant = tenant_log.tenant
         first = min(first, INTEGER_MAX)  # no stream comes to that, and the databases count so far
 
@@ -357,7 +363,9 @@ class LedgerService:
             entry = entry_of(tenant_log, frame, position)
             if (entry.stream, entry.version) != (stream, version):
                 raise Corrupt(
-                    f"cannot read the stream {stream}: the index is damaged", code="index-damaged"
+                    f"cannot read the stream {stream}: the index is damaged",
+                    code="index-damaged",
+                    hint=REBUILD,
                 )
             found.append(entry)
         return found, len(wanted) > limit
@@ -367,18 +375,17 @@ class LedgerService:
     ) -> Moment:
         """The size that the log had at a time, or has now; or ``position``, if it has come to it.
 
-        ``Invalid`` for both a time and a position, or a size that is not there yet.
+        ``Invalid`` for both a time and a position, a time that has not come, or a size that is not
+        there yet.
         """
         if as_of is not None and position is not None:
             raise Invalid("cannot tell the moment: a time and a position are two")
         tenant_log = self.log_of(principal)
-        end, recorded = await tenant_log.extent()
+        end = await self._extent_at(tenant_log, as_of)
         if position is not None:
             if not 0 <= position <= end:
                 raise SizeUnknown(f"cannot tell the moment: the log has {end} entries")
             return Moment(position=position)
-        if as_of is not None and timestamp(as_of) < recorded:
-            end = await self._end_at(tenant_log, end, as_of)
         return Moment(position=end, as_of=timestamp(as_of) if as_of else None)
 
     async def projected(
@@ -397,6 +404,14 @@ class LedgerService:
         return await self.projections.read(
             principal, name, position=position, cursor=cursor, limit=limit
         )
+
+    async def _extent_at(self, tenant_log: TenantLog, as_of: datetime | None) -> int:
+        """How many entries there are, or were at a moment."""
+        end, recorded = await tenant_log.extent()
+        if as_of is None:
+            return end
+        check_come(as_of, self._parts.clock.now(), recorded)
+        return end if timestamp(as_of) >= recorded else await self._end_at(tenant_log, end, as_of)
 
     async def _end_at(self, tenant_log: TenantLog, size: int, moment: datetime) -> int:
         """The size of the log at a moment: how many entries had been recorded by then."""
@@ -705,9 +720,14 @@ def _moment(text: str) -> datetime | None:
     try:
         return parse_timestamp(text)
     except ValueError as error:
-        raise Invalid(f"cannot read the time {text[:40]!r}: RFC 3339 with an offset") from error
+        raise Invalid(
+            f"cannot read the time {text[:40]!r}: it is not RFC 3339 with an offset",
+            hint="such as 2026-11-01T00:00:00Z",
+        ) from error
 
 
 def _check_ids(events: Sequence[Prepared]) -> None:
     if len({event.id for event in events}) != len(events):
-        raise Invalid("cannot append: an event id is given twice")
+        raise Invalid(
+            "cannot append: an event id is given twice", hint="each event has an id of its own"
+        )

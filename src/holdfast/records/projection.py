@@ -125,7 +125,7 @@ class Projecting(Unsealing):
         check_filter(which)
 
         def unit(conn: Connection) -> tuple[Any, list[str]]:
-            scope = scope_of(conn, principal.tenant, which)
+            scope = scope_of(conn, principal.tenant, which, self._clock.now())
             table = store.publications
             row = store.find(
                 conn, table, principal.tenant, profile=profile, publication=scope.publication

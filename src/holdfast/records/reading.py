@@ -20,6 +20,7 @@ from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.http import Page, decode_cursor, encode_cursor
 from holdfast.kernel.http.paging import page_size
+from holdfast.kernel.moments import check_come
 from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.base import run_of
@@ -86,7 +87,7 @@ class Reading(Unsealing):
 
         def unit(conn: Connection) -> tuple[RecordPage, list[SealedRow]]:
             begun = None if position is None else int(position[0])
-            scope = scope_of(conn, principal.tenant, which, begun)
+            scope = scope_of(conn, principal.tenant, which, self._clock.now(), begun)
             after = -1 if position is None else int(position[1])
             rows = matching(conn, principal.tenant, scope, which, after, wanted + 1)
             more = rows[wanted - 1].sequence if len(rows) > wanted else None
@@ -149,8 +150,11 @@ class Reading(Unsealing):
         """The number of the publication that readers see (or saw then); 0 if there is none."""
         which = RecordFilter(profile=profile, as_of=as_of)
         check_filter(which)
+        now = self._clock.now()
         return (
-            await self._db.read(principal, lambda conn: scope_of(conn, principal.tenant, which))
+            await self._db.read(
+                principal, lambda conn: scope_of(conn, principal.tenant, which, now)
+            )
         ).publication
 
     async def stream(
@@ -159,7 +163,10 @@ class Reading(Unsealing):
         """The publication, and all its records that match, some at a time; memory stays flat."""
         check_filter(which)
         await self._check_sealed(principal, which)
-        scope = await self._db.read(principal, lambda conn: scope_of(conn, principal.tenant, which))
+        now = self._clock.now()
+        scope = await self._db.read(
+            principal, lambda conn: scope_of(conn, principal.tenant, which, now)
+        )
 
         async def parts() -> AsyncIterator[list[Record]]:
             after = -1
@@ -184,7 +191,7 @@ class Reading(Unsealing):
         self, principal: Principal, record: str, *, as_of: str | None = None
     ) -> RecordHistory:
         """One record, as published now or at ``as_of``, with its published revisions in order."""
-        moment = as_of and timestamp(_parsed(as_of))
+        moment = _parsed(as_of) if as_of else None
         key = record_key(record)
 
         def unit(conn: Connection) -> tuple[int, list[Record], list[SealedRow]]:
@@ -194,7 +201,9 @@ class Reading(Unsealing):
                 raise _no_such_record(record)
             publication = head.publication
             if moment:
-                publication = store.publication_at(conn, principal.tenant, found.profile, moment)
+                publication = _published_at(
+                    conn, principal.tenant, found.profile, moment, self._clock.now()
+                )
             chain = store.chain_of_record(
                 conn, principal.tenant, found.profile, found.sequence, REVISIONS_MAX
             )
@@ -357,9 +366,16 @@ def _parsed(text: str) -> Any:
 
 
 def scope_of(
-    conn: Connection, tenant: str, which: RecordFilter, publication: int | None = None
+    conn: Connection,
+    tenant: str,
+    which: RecordFilter,
+    now: datetime,
+    publication: int | None = None,
 ) -> Scope:
-    """Which rows ``which`` is about; ``publication`` if its list has been begun already."""
+    """Which rows ``which`` is about; ``publication`` if its list has been begun already.
+
+    ``Invalid`` for a moment that has not come.
+    """
     head = store.find(conn, store.heads, tenant, profile=which.profile)
     current = 0 if head is None else int(head.publication)
     if which.run is not None:
@@ -370,9 +386,17 @@ def scope_of(
     if publication is None:
         publication = current
         if which.as_of is not None:
-            moment = timestamp(_parsed(which.as_of))
-            publication = store.publication_at(conn, tenant, which.profile, moment)
+            publication = _published_at(conn, tenant, which.profile, _parsed(which.as_of), now)
     return Scope(which.profile, min(publication, current))
+
+
+def _published_at(
+    conn: Connection, tenant: str, profile: str, moment: datetime, now: datetime
+) -> int:
+    found = store.publication_at(conn, tenant, profile, timestamp(moment))
+    newest = store.find(conn, store.publications, tenant, profile=profile, publication=found)
+    check_come(moment, now, "" if newest is None else newest.recorded_at)
+    return found
 
 
 def matching(

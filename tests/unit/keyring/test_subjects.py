@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.clock import Clock, ManualClock, SystemClock
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Corrupt, Invalid
 from holdfast.kernel.ids import DEFAULT_TENANT, TenantId, id_source
@@ -79,13 +79,14 @@ def subjects(
     copies: Copies | None = None,
     *,
     sealer: EnvelopeSealer | None = None,
+    clock: Clock = CLOCK,
 ) -> SubjectsService:
     service = SubjectsService(
         keyring,
         database,
         Outbox(sealer or EnvelopeSealer(keyring)),
-        CLOCK,
-        id_source(CLOCK),
+        clock,
+        id_source(clock),
         lists=tmp_path,
         backup_days=7,
     )
@@ -259,9 +260,12 @@ async def test_a_retention_refuses_until_it_is_over_and_moves_forward_only(
     with pytest.raises(Invalid):
         await service.retain(ME, until("soon"))
     other = EraseRequest(subject="joe", reason="x")
-    await service.retain(
-        ME, RetainRequest(subject="joe", reason="over", until="2020-01-01T00:00:00Z")
-    )
+    over = RetainRequest(subject="joe", reason="over", until="2020-01-01T00:00:00Z")
+    with pytest.raises(Invalid) as refused:
+        await service.retain(ME, over)
+    assert refused.value.code == "moment-over"
+    then = ManualClock(datetime(2019, 1, 1, tzinfo=UTC))
+    await subjects(keyring, database, tmp_path, clock=then).retain(ME, over)
     assert (await service.erase(ME, other)).state == "done"
 
 

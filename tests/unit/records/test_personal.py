@@ -320,7 +320,7 @@ async def subject_token(bench: Bench, who: str) -> str:
 
 
 SEALED = ["dim_patient", "weight", "weight__double", "weight__unit", "weight__multiplier"]
-SEALED += ["attr_note", "attr_weight_missing"]
+SEALED += ["attr_note", "attr_weight_mark", "attr_weight_missing"]
 
 
 async def test_a_sealed_field_has_no_column_that_could_be_taken_for_null(

@@ -631,6 +631,7 @@ async def test_a_dimension_filter_compares_values_not_text(bench: Bench) -> None
     [
         RecordFilter(profile="rates", as_of="yesterday"),
         RecordFilter(profile="rates", as_of="2026-01-01"),
+        RecordFilter(profile="rates", as_of="2999-01-01T00:00:00Z"),
         RecordFilter(profile="rates", start="01/02/2025"),
         RecordFilter(profile="rates", start="2025-13-01"),
         RecordFilter(profile="rates", end="2025-02-29T00:00:00Z"),

@@ -343,7 +343,8 @@ def _own_routes(spec: AppSpec) -> list[Any]:
     async def metrics(request: ApiRequest) -> Response[bytes]:
         """The metrics, for Prometheus; they count every tenant, so for keys of `default`."""
         _check_whole(request)
-        return Response(content=spec.metrics.render(), media_type=METRICS_CONTENT_TYPE)
+        plain = METRICS_CONTENT_TYPE.removesuffix("; charset=utf-8")  # which the framework adds
+        return Response(content=spec.metrics.render(), media_type=plain)
 
     @get(
         "/openapi.json",
