@@ -166,3 +166,72 @@ def test_a_hold_outlives_the_restore_of_a_backup_from_before_it(tmp_path: Path) 
         assert "case 12" in refused.stderr
         found = json.loads(run_command("key", "subjects", "--json", *where).stdout)
         assert [each["kind"] for each in found["restrictions"]] == ["hold", "retention"]
+
+
+def test_what_was_appended_about_somebody_is_unreadable_once_they_are_erased(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    environment = {
+        "VDB_DATA_DIR": str(data),
+        "VDB_BIND_ADDR": "127.0.0.1:0",
+        "VDB_LOG_LEVEL": "debug",
+    }
+    where = ["--data-dir", str(data)]
+
+    def told(number: int, who: str) -> dict[str, object]:
+        payload = {"mail": who, "n": number}
+        about = {"about": who} if who else {}
+        return {"stream": f"people/{number}", "type": "person.added", "payload": payload, **about}
+
+    with started(["serve", "ledger"], data, environment=environment) as program:
+        text = json.dumps(told(0, JANE)["payload"])
+        typed = ["ledger", "append", "people/0", "person.added", text, "--about", JANE]
+        assert run_command(*typed, *where).returncode == 0
+        body = {"events": [told(1, JANE), told(2, JOE), told(3, "")]}
+        assert program.client.post("/v1/ledger/events", json=body).status_code == 200
+        lines = [{"events": [told(number, (JANE, "")[number % 2])]} for number in range(4, 12)]
+        piped = program.client.post(
+            "/v1/ledger/pipeline",
+            content="\n".join(json.dumps(line) for line in lines),
+            headers={"Content-Type": "application/x-ndjson"},
+        )
+        answered = [json.loads(line) for line in piped.text.splitlines()]
+        placed = [each["appended"]["events"][0]["stream"] for each in answered]
+        assert placed == [f"people/{number}" for number in range(4, 12)]
+
+        before = list(program.items("/v1/ledger/entries"))
+        mine = [each for each in before if each["stream"].startswith("people/")]
+        assert [each["payload"]["n"] for each in mine] == list(range(12))
+        assert places_of(data, JANE) == []
+        proof = program.get("/v1/ledger/proofs/inclusion", position=mine[0]["position"])
+        assert JANE in proof["payload"]
+        out = tmp_path / "before.ndjson"
+        assert run_command("ledger", "export", "--out", str(out), *where).returncode == 0
+        trust = tmp_path / "holdfast.trust"
+        trust.write_text(run_command("ledger", "trust", *where).stdout)
+
+        erased = run_command("ledger", "erase", JANE, "--reason", "asked", "--json", *where)
+        assert erased.returncode == 0, erased.stderr
+        assert json.loads(erased.stdout)["keys"] == 1
+        token = json.loads(erased.stdout)["subject"]
+        named = [each["position"] for each in mine if each.get("about") == token]
+        assert named == [mine[number]["position"] for number in (0, 1, 4, 6, 8, 10)]
+
+        after = {each["position"]: each for each in program.items("/v1/ledger/entries")}
+        for each in mine:
+            now = after[each["position"]]
+            if each["position"] in named:
+                assert (now.get("payload"), now["erased"]) == (None, True)
+            else:
+                assert now == each
+        assert JANE not in run_command("ledger", "read", "--json", *where).stdout
+        again = program.client.post("/v1/ledger/events", json={"events": [told(12, JANE)]})
+        assert (again.status_code, again.json()["code"]) == (409, "subject-erased")
+        size = {"position": mine[0]["position"], "size": proof["size"]}
+        assert program.get("/v1/ledger/proofs/inclusion", **size)["root"] == proof["root"]
+        assert json.loads(run_command("ledger", "verify", "--json", *where).stdout)["sound"]
+        # What was taken along before holds, and can be read: it is out of our hands.
+        kept = ["--export", str(out), "--trust", str(trust)]
+        assert run_command("ledger", "verify", *kept).returncode == 0
+        assert places_of(data, JANE) == []

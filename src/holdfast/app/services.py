@@ -155,6 +155,7 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
     deliver: Deliveries = system.deliveries
     if "ledger" in system.roles:
         from holdfast.fleet.folding import Tasks
+        from holdfast.keyring.sealer import KeyringPeople
         from holdfast.ledger import http
         from holdfast.ledger.backends.sql import SqlLog
         from holdfast.ledger.log import LogParts
@@ -174,6 +175,7 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
             database=state.database,
             leases=leases,
             sealer=state.sealer,
+            people=KeyringPeople(state.keyring),
             clock=system.clock,
             random=os.urandom,
             holder=holder,

@@ -171,8 +171,9 @@ def register_subjects(noun: typer.Typer, name: str) -> None:
     noun.command(
         "erase",
         help="Destroy a subject's keys and every copy of what was sealed under them: the personal "
-        "fields of records whose profile names a `subject`, with the raw responses they came from. "
-        "Events that say of nobody whom they are about are not touched. There is no way back.",
+        "fields of records whose profile names a `subject`, with the raw responses they came from, "
+        "and the payloads of events appended with --about. The payload of an event that does not "
+        "say whom it is about is not touched. There is no way back.",
         epilog=f"{example} erase jane@example.org --reason 'her request of 2026-11-01'",
     )(erase)
     noun.command(

@@ -196,6 +196,18 @@ class Keyring:
 
         return self._repeatable(unit) if wanted else {}
 
+    def subject_of(self, tenant: str, key_id: bytes) -> str:
+        """The keyed name of the person whose key this is; empty if it is nobody's own.
+
+        :class:`KeyDestroyed` if there is no such key (any more).
+        """
+        with self._guard:
+            if (tenant, key_id) in self._opened:
+                return ""  # only purpose keys are remembered
+        for row in self._store.transact(lambda rows: _by_ids(rows, tenant, [key_id.hex()])):
+            return str(row[3]) if row[1] == "subject" else ""
+        raise destroyed()
+
     def erased(self, tenant: str, tokens: Iterable[str]) -> set[str]:
         """Which of these subjects are erased."""
         wanted = sorted(set(tokens))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from holdfast.kernel.errors import Corrupt
 from holdfast.kernel.outbox import Sealed
 from holdfast.keyring.envelope import Context, key_id_of, seal, unseal
 from holdfast.keyring.keyring import Keyring, destroyed
+from holdfast.keyring.model import EVENTS
 
 SCHEME = "holdfast-envelope-1"
 
@@ -46,3 +49,20 @@ class EnvelopeSealer:
             )
         key = self._keyring.find(tenant, purpose, key_id_of(sealed.data))
         return unseal(key.secret, Context(tenant, purpose, object_id), sealed.data)
+
+
+class KeyringPeople:
+    """See :class:`holdfast.ledger.ports.People`."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    def named(self, tenant: str, names: Sequence[str]) -> list[str]:
+        """Keyed names; whoever has no key yet gets one, all of them in one transaction."""
+        tokens = self._keyring.subject_tokens(tenant, names)
+        self._keyring.subject_keys(tenant, tokens, purpose=EVENTS)
+        return tokens
+
+    def about(self, tenant: str, sealed: Sealed) -> str:
+        """Whose own key the bytes are sealed under."""
+        return self._keyring.subject_of(tenant, key_id_of(sealed.data))

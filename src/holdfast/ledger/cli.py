@@ -199,6 +199,15 @@ def append(
     event_id: Annotated[
         str, typer.Option("--id", help="A UUIDv7: repeating it appends nothing.")
     ] = "",
+    about: Annotated[
+        str,
+        typer.Option(
+            "--about",
+            metavar="NAME",
+            help="Whose data the payload holds, to the letter: `ledger erase NAME` makes it "
+            "unreadable. Without it no erasure touches the payload.",
+        ),
+    ] = "",
     json: JsonOption = False,
 ) -> None:
     async def body() -> None:
@@ -209,7 +218,7 @@ def append(
         plain = decode_strict(text.encode())
         if not isinstance(plain, dict):
             raise Invalid("cannot append: the payload is a JSON object")
-        event = NewEvent(stream=stream, type=kind, payload=plain, id=event_id)
+        event = NewEvent(stream=stream, type=kind, payload=plain, id=event_id, about=about)
         wanted = Append(events=[event], expected={} if expected is None else {stream: expected})
         async with session(ctx) as api:
             found = await _client(api).append(None, wanted)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from holdfast.kernel.errors import Corrupt, HoldfastError
 from holdfast.kernel.outbox import commitment
 from holdfast.ledger.frames import Frame, plain_payload, read_leaf
-from holdfast.ledger.log import ERASED, KEY_DESTROYED, TenantLog
-from holdfast.ledger.model import Entry
+from holdfast.ledger.log import KEY_DESTROYED, TenantLog
+from holdfast.ledger.model import ERASED, Entry
 
 
 def entry_of(tenant_log: TenantLog, frame: Frame, position: int) -> Entry:
@@ -25,8 +25,18 @@ def entry_of(tenant_log: TenantLog, frame: Frame, position: int) -> Entry:
         subject=leaf.subject,
         request_id=leaf.request,
         payload=None if payload is None else plain_payload(payload),
+        about="" if payload is None else _about(tenant_log, stored.sealing, stored.sealed),
         erased=payload is None,
     )
+
+
+def _about(tenant_log: TenantLog, sealing: str, sealed: bytes) -> str:
+    try:
+        return tenant_log.about(sealing, sealed) or ""
+    except HoldfastError as error:
+        if error.code == KEY_DESTROYED:
+            return ""  # erased since the payload was opened
+        raise
 
 
 def opened(

@@ -34,6 +34,12 @@ class EventIdReused(Conflict):
     code = "event-id-reused"
 
 
+class SubjectErased(Conflict):
+    """The person an event is about was erased: nothing more is kept about them."""
+
+    code = "subject-erased"
+
+
 class AppendPartlyKnown(Conflict):
     """Some events of an atomic append are in the ledger, others are not."""
 

@@ -169,7 +169,7 @@ class _Pipeline:
             async for line in _lines(self._request.stream()):
                 number += 1
                 if line:
-                    await self._waiting.put((number, self._begun(line)))
+                    await self._waiting.put((number, await self._begun(line)))
         except TooLarge as error:
             failed: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
             failed.set_exception(error)
@@ -181,11 +181,11 @@ class _Pipeline:
             raise
         await self._waiting.put(None)
 
-    def _begun(self, line: bytes) -> asyncio.Future[Appended]:
+    async def _begun(self, line: bytes) -> asyncio.Future[Appended]:
         """The append of a line, in line behind those before it."""
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         try:
-            return self._service.begin(self._principal, self._body.read(line))
+            return await self._service.begin(self._principal, self._body.read(line))
         except HoldfastError as error:
             future.set_exception(error)
         return future

@@ -51,13 +51,14 @@ from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.model import (
     CLOCK_ALARM_SECONDS,
     CLOCK_REFUSE_SECONDS,
+    ERASED,
     Appended,
     Damage,
     Prepared,
 )
 from holdfast.ledger.notes import Checkpoint, sign_checkpoint
 from holdfast.ledger.plan import Known, Plan, Wanted, plan
-from holdfast.ledger.ports import Log, StoredCommit
+from holdfast.ledger.ports import Log, People, StoredCommit
 from holdfast.ledger.signer import (
     PublishedFile,
     SignerPaths,
@@ -98,6 +99,8 @@ class LogParts:
     metrics: LedgerMetrics
     origin: str = ""
     witnesses: Witnesses | None = None
+    people: People | None = None
+    """Without it no event can say whom it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +345,12 @@ class TenantLog:
             self.tenant, Outbox.PURPOSE, event_id, Sealed(sealing, sealed)
         )
         return plain[:SALT_BYTES], plain[SALT_BYTES:]
+
+    def about(self, sealing: str, sealed: bytes) -> str | None:
+        """Whose own key a payload is sealed under; None if nobody can tell."""
+        if self.parts.people is None:
+            return None
+        return self.parts.people.about(self.tenant, Sealed(sealing, sealed))
 
     async def hashes(self, wanted: set[tuple[int, int]], view: View) -> tree.Hashes:
         """The hashes of these tiles: full ones from the index, the last of a level from memory."""
@@ -602,11 +611,12 @@ class TenantLog:
             return Known(position, leaf, None)
         try:
             salt, _ = self.unsealed(leaf.id, entry.sealing, entry.sealed)
+            about = self.about(entry.sealing, entry.sealed)
         except HoldfastError as error:
             if error.code != KEY_DESTROYED:
                 raise
             return Known(position, leaf, None)
-        return Known(position, leaf, salt)
+        return Known(position, leaf, salt, about)
 
     # --- signing ------------------------------------------------------------------------------
 
@@ -1165,9 +1175,6 @@ def _unreleased(error: OSError) -> Unavailable:
         "cannot release a checkpoint: its size could not be made durable", internal=str(error)
     )
 
-
-ERASED = "erased"
-"""How the payload of an event is sealed that was erased before it came here: there is none."""
 
 KEY_DESTROYED = "key-destroyed"
 """The code of the failure to unseal what was erased."""

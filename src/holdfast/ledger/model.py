@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+ERASED = "erased"
+"""How an event is said to be sealed whose payload nobody can read any more."""
 
 EVENTS_MAX = 1000
 """Events of one append."""
@@ -31,6 +34,10 @@ class NewEvent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``id`` is a UUIDv7 of the caller's making: the same id is the same event, however often it is
     sent; left out, one is made, and a repetition is another event. ``time`` is when it happened
     (RFC 3339); left out, it is when it was recorded.
+
+    ``about`` names the person whose data the payload holds, to the letter as `ledger erase` will
+    name them. The payload is then sealed under that person's own key, and nobody can read it once
+    they are erased. The name is not stored; what is read back has a keyed one in its place.
     """
 
     stream: str
@@ -38,6 +45,7 @@ class NewEvent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     payload: dict[str, Any]
     id: str = ""
     time: str = ""
+    about: Annotated[str, Meta(max_length=500)] = ""
 
 
 class Append(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,7 +102,11 @@ class Relay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One entry as it is read. Once its key is destroyed it is ``erased`` and has no payload."""
+    """One entry as it is read. Once its key is destroyed it is ``erased`` and has no payload.
+
+    ``about`` is the keyed name of the person whose own key its payload is sealed under, if it is
+    somebody's: the ``subject`` of holds and erasures.
+    """
 
     position: int
     id: str
@@ -106,6 +118,7 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     subject: str
     request_id: str = ""
     payload: dict[str, Any] | None = None
+    about: str = ""
     erased: bool = False
 
 
@@ -113,8 +126,8 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Prepared:
     """An event that has been checked and sealed: it lacks its place only.
 
-    ``payload`` and ``salt`` are empty if it is about a person who was erased meanwhile: what it was
-    committed to, and that it happened, stay.
+    ``payload`` and ``salt`` are empty if it comes from an outbox and is about a person who was
+    erased meanwhile: what it was committed to, and that it happened, stay.
     """
 
     id: str

@@ -9,9 +9,14 @@ from dataclasses import dataclass, field
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.merkle import leaf_hash
 from holdfast.kernel.outbox import commitment
-from holdfast.ledger.errors import AppendPartlyKnown, EventIdReused, VersionConflict
+from holdfast.ledger.errors import (
+    AppendPartlyKnown,
+    EventIdReused,
+    SubjectErased,
+    VersionConflict,
+)
 from holdfast.ledger.frames import Leaf, Stored, leaf_bytes
-from holdfast.ledger.model import Placed, Prepared
+from holdfast.ledger.model import ERASED, Placed, Prepared
 from holdfast.ledger.store import IndexRow
 
 
@@ -46,6 +51,9 @@ class Known:
     leaf: Leaf
     salt: bytes | None
     """None once the payload's key is destroyed: then only the header is compared."""
+
+    about: str | None = None
+    """Whose own key the payload is sealed under; None where nobody can tell."""
 
 
 Outcome = list[Placed] | HoldfastError
@@ -99,7 +107,7 @@ def _one(
     first: int,
     recorded: str,
 ) -> tuple[list[Placed], bool]:
-    fresh = [event for event in wanted.events if not _there(event, known)]
+    fresh = [event for event in wanted.events if not _there(event, known, wanted.each)]
     if not fresh:
         return [_placed(known[event.id]) for event in wanted.events], True
     if len(fresh) < len(wanted.events) and not wanted.each:
@@ -108,6 +116,12 @@ def _one(
             "in the ledger already, and the others are not",
             hint="an append is repeated whole, with the same ids, or has fresh ids throughout",
         )
+    for event in fresh:
+        if event.sealing == ERASED and not wanted.each:
+            raise SubjectErased(
+                f"cannot append the event {event.id}: the person it is about was erased",
+                hint="keep nothing more about them; nothing of this append was stored",
+            )
     for stream, expected in wanted.expected.items():
         current = versions.get(stream, 0)
         if current != expected:
@@ -117,7 +131,7 @@ def _one(
     return [_placed(known[event.id]) for event in wanted.events], False
 
 
-def _there(event: Prepared, known: Mapping[str, Known]) -> bool:
+def _there(event: Prepared, known: Mapping[str, Known], relayed: bool) -> bool:
     """Whether the log holds this event; ``EventIdReused`` if it holds another under its id."""
     found = known.get(event.id)
     if found is None:
@@ -129,6 +143,11 @@ def _there(event: Prepared, known: Mapping[str, Known]) -> bool:
         event.length,
         event.subject,
     ) and event.time in ("", leaf.time)
+    if found.salt is not None:
+        same = same and found.about in (None, event.about)
+    elif not relayed:
+        # It is about somebody who was erased; so it is the same only if this one is, too.
+        same = same and event.sealing == ERASED
     if same and found.salt is not None and event.salt:
         theirs = commitment(found.salt, event.payload).hex()
         same = hmac.compare_digest(theirs, leaf.commitment)
@@ -164,7 +183,7 @@ def _add(
     )
     data = leaf_bytes(leaf)
     versions[event.stream] = version
-    known[event.id] = Known(position, leaf, event.salt or None)
+    known[event.id] = Known(position, leaf, event.salt or None, event.about)
     made.entries.append(Stored(data, event.sealing, event.sealed))
     made.hashes.append(leaf_hash(data))
     made.rows.append(IndexRow(position, event.stream, version, event.id))

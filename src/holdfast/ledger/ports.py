@@ -9,6 +9,7 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from holdfast.kernel.database import Database
+from holdfast.kernel.outbox import Sealed
 from holdfast.kernel.principal import Principal
 
 Beside = Callable[[Connection], None]
@@ -27,6 +28,21 @@ class StoredCommit:
     def after(self) -> int:
         """The position that follows its last entry."""
         return self.first + self.count
+
+
+class People(Protocol):
+    """Whose data payloads hold: the keyring's business. Called from any thread."""
+
+    def named(self, tenant: str, names: Sequence[str]) -> list[str]:
+        """The keyed name of each person, who has a key from now on unless they are erased."""
+        ...
+
+    def about(self, tenant: str, sealed: Sealed) -> str:
+        """The keyed name of the person under whose own key this is sealed; empty if nobody's.
+
+        ``NotFound`` (``key-destroyed``) if the key is no more.
+        """
+        ...
 
 
 class Log(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -20,6 +21,7 @@ from holdfast.kernel.errors import (
     HoldfastError,
     Invalid,
     TooLarge,
+    Unsupported,
 )
 from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor, page_size, text_position
 from holdfast.kernel.ids import EventId, NewId, TenantId
@@ -49,10 +51,11 @@ from holdfast.ledger.errors import (
 )
 from holdfast.ledger.folding import Fold, Projections
 from holdfast.ledger.frames import Frame, read_leaf
-from holdfast.ledger.log import ERASED, LogParts, Restarted, TenantLog
+from holdfast.ledger.log import KEY_DESTROYED, LogParts, Restarted, TenantLog
 from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.model import (
     APPEND_BYTES_MAX,
+    ERASED,
     EVENTS_MAX,
     EXPECTED_MAX,
     OWN_STREAMS,
@@ -153,12 +156,21 @@ class LedgerService:
         """Append events together or not at all; they are durable when this returns.
 
         ``Conflict`` when a stream is not at the expected version, or an id was used with other
-        content. The same ids with the same content again are answered as the first time.
+        content, or whoever an event is about was erased. The same ids with the same content again
+        are answered as the first time.
         """
-        return await self.begin(principal, append)
+        return await (await self.begin(principal, append))
 
-    def begin(self, principal: Principal, append: Append) -> asyncio.Future[Appended]:
-        """:meth:`append`, put in line at once: what is begun first is appended first."""
+    async def begin(self, principal: Principal, append: Append) -> asyncio.Future[Appended]:
+        """:meth:`append`, put in line: what is begun before this is called is appended first."""
+        if any(event.about for event in append.events):
+            # Their keys are looked up in the keyring's store, which nobody else is to wait for.
+            wanted = await asyncio.to_thread(self._wanted, principal, append)
+        else:
+            wanted = self._wanted(principal, append)
+        return self.log_of(principal).begin(wanted)
+
+    def _wanted(self, principal: Principal, append: Append) -> Wanted:
         if not append.events:
             raise Invalid("cannot append: there are no events")
         if len(append.events) > EVENTS_MAX or len(append.expected) > EXPECTED_MAX:
@@ -168,14 +180,20 @@ class LedgerService:
         for stream, version in append.expected.items():
             if not stream_name(stream) or not 0 <= version < 2**53:
                 raise Invalid(f"cannot expect version {version} of {stream[:80]!r}: no such thing")
-        prepared = [self._prepared(principal, event) for event in append.events]
+        told = [self._told(principal, event) for event in append.events]
+        about = self._people(principal.tenant, [given.about for given in append.events])
+        prepared = [
+            self._prepared(principal, event, when, about[given.about])
+            for given, (event, when) in zip(append.events, told, strict=True)
+        ]
         _check_ids(prepared)
         wanted = Wanted.of(prepared, append.expected)
         if wanted.size_bytes > APPEND_BYTES_MAX:
             raise TooLarge(f"cannot append: over {APPEND_BYTES_MAX} bytes at once")
-        return self.log_of(principal).begin(wanted)
+        return wanted
 
-    def _prepared(self, principal: Principal, given: NewEvent) -> Prepared:
+    def _told(self, principal: Principal, given: NewEvent) -> tuple[Event, str]:
+        """The event but for whom it is about, and when it happened if that was said."""
         if given.stream.partition("/")[0] in OWN_STREAMS:
             raise Denied(
                 f"cannot append to {given.stream[:80]}: Holdfast's own roles record there",
@@ -193,8 +211,35 @@ class LedgerService:
             subject=principal.subject,
             request_id=request_id(),
         )
-        when = "" if moment is None else timestamp(moment)
-        return self._sealed(principal, event, when, self._parts.random(SALT_BYTES))
+        if given.about:  # nobody gets a key for what is refused
+            check_names(event, event.subject)
+            checked_payload(event)
+        return event, "" if moment is None else timestamp(moment)
+
+    def _people(self, tenant: TenantId, names: Sequence[str]) -> dict[str, str]:
+        """The keyed name of each person that is named; each has a key, unless they are erased."""
+        wanted = sorted(set(names) - {""})
+        if not wanted:
+            return {"": ""}
+        if self._parts.people is None:
+            raise Unsupported("cannot append about somebody: this ledger has no keyring")
+        return {"": ""} | dict(zip(wanted, self._parts.people.named(tenant, wanted), strict=True))
+
+    def _prepared(self, principal: Principal, event: Event, when: str, about: str) -> Prepared:
+        salt = self._parts.random(SALT_BYTES)
+        if not about:
+            return self._sealed(principal, event, when, salt)
+        event = msgspec.structs.replace(event, about=about)
+        try:
+            return self._sealed(principal, event, when, salt)
+        except HoldfastError as error:
+            if error.code != KEY_DESTROYED:
+                raise
+        # Nothing can be sealed under a key that is no more. What was appended before the erasure is
+        # answered as it was; what was not is refused where it is known to be new.
+        payload = checked_payload(event)
+        made = self._nameless(principal, event, when, len(payload), commitment(salt, payload))
+        return replace(made, payload=payload, salt=salt)
 
     def _sealed(self, principal: Principal, event: Event, when: str, salt: bytes) -> Prepared:
         payload = checked_payload(event)

@@ -20,6 +20,7 @@ from holdfast.ledger.backends.sql import SqlLog
 from holdfast.ledger.log import LogParts
 from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.model import Append, NewEvent
+from holdfast.ledger.ports import People
 from holdfast.ledger.service import LedgerService
 from holdfast.ledger.signer import SignerPaths
 
@@ -61,6 +62,7 @@ def parts_on(
     keys: Path | None = None,
     leases: Any = None,
     origin: str = "example.org/ledger",
+    people: People | None = None,
 ) -> LogParts:
     """The parts of a ledger on this database, its files in ``folder``."""
     clock = clock or ManualClock(NOW)
@@ -79,6 +81,7 @@ def parts_on(
         paths=SignerPaths(keys or folder / "keys", folder / "published"),
         metrics=LedgerMetrics(metrics or Metrics()),
         origin=origin,
+        people=people,
     )
 
 
