@@ -11,6 +11,7 @@ import os
 import random
 import re
 import ssl
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -21,13 +22,16 @@ from typing import Any
 import httpx
 import pytest
 
+from holdfast.client import Client, HoldfastError
 from holdfast.identity import pki
 from holdfast.kernel import merkle
 from holdfast.kernel.ids import uuid7
+from holdfast.kernel.outbox import PAYLOAD_BYTES_MAX
 from holdfast.kernel.signing import SigningKey
-from holdfast.ledger import notes
+from holdfast.ledger import model, notes
 from holdfast.ledger.client import pipeline
 from holdfast.ledger.model import Append, NewEvent
+from tests.support import guide
 from tests.support.program import Program, run_command, start, started, wait_until
 from tests.support.soaking import scale
 
@@ -444,6 +448,70 @@ def test_the_command_says_what_is_wrong_and_what_is_no_news(server: Program) -> 
     assert refused.json()["hint"]
 
 
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "event-log.md"
+
+
+def test_the_guide_to_a_log_for_your_own_programs_runs(server: Program, tmp_path: Path) -> None:
+    """Its commands, its requests and its programs, in their order; and its bounds are ours."""
+    token = server.data_dir / "operator.token"
+    environment = {
+        "HOLDFAST_URL": server.url,
+        "HOLDFAST_OPERATOR_TOKEN_FILE": str(token),
+        "TOKEN": token.read_text().strip(),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    said = ""
+    for block in guide.blocks_of(GUIDE):
+        run = guide.run_shell if block.kind == "sh" else guide.run_python
+        said += run(block.text, tmp_path, environment)
+    assert "orders/19 is at 1" in said
+    assert "['order.placed', 'order.paid']" in said
+    assert "500 followed" in said
+    assert "(erased)" in said
+    assert "jane@" not in said
+    assert "extends the checkpoint of" in said
+    [paid] = (tmp_path / "paid.ndjson").read_text().splitlines()
+    assert json.loads(paid)["payload"] == {"by": "card"}
+    page = GUIDE.read_text("utf-8")
+    [reserved] = [line for line in page.splitlines() if line.startswith("| reserved")]
+    named = set(re.findall(r"`([a-z-]+)`", reserved)) - {"stream-reserved"}
+    assert named == model.OWN_STREAMS
+    for bound, told in (
+        (PAYLOAD_BYTES_MAX, "1 MiB"),
+        (model.EVENTS_MAX, "1,000 events"),
+        (model.APPEND_BYTES_MAX, "8 MiB"),
+    ):
+        number = int(told.split()[0].replace(",", ""))
+        assert bound == number * (2**20 if told.endswith("MiB") else 1)
+        assert told in page
+
+
+def test_a_pipeline_from_a_thread_hides_no_refusal(server: Program) -> None:
+    token = (server.data_dir / "operator.token").read_text().strip()
+    with Client(server.url, token=token) as log:
+        kept = []
+
+        def unasked() -> None:
+            with log.pipeline() as producer:
+                kept.append(producer.append("threads/a", "tick.seen", {"n": 1}))
+                producer.append("threads/a", "tick.seen", {"n": 2}, expected=7)
+
+        with pytest.raises(HoldfastError) as raised:
+            unasked()
+        assert raised.value.code == "version-conflict"
+        assert kept[0].result().events[0].version == 1
+        with log.pipeline() as producer:
+            asked = producer.append("threads/a", "tick.seen", {"n": 2}, expected=7)
+            assert isinstance(asked.exception(), HoldfastError)
+        again = event(4600, "threads/b")
+        first = log.append("threads/b", "note.added", {"n": 4600}, id=str(again["id"]))
+        assert log.append("threads/b", "note.added", {"n": 4600}, id=str(again["id"])) == first
+        begun = log.follow("threads/b", first=first.position)
+        assert next(begun).id == again["id"]
+        begun.close()
+        assert [e.version for e in log.read("threads/a", first=1)] == [1]
+
+
 def test_what_was_kept_outside_is_held_against_the_log(server: Program, tmp_path: Path) -> None:
     """A checkpoint of before, an export; both of another log; an export that was cut off."""
     append(server, event(4000, "kept/a"))
@@ -455,9 +523,11 @@ def test_what_was_kept_outside_is_held_against_the_log(server: Program, tmp_path
     status, said, wrong = command(server, *since)
     assert status == 0, wrong
     assert "extends the checkpoint of" in said
+    exports = {"stream": "ledger/exports"}
+    before = len(list(server.items("/v1/ledger/entries", **exports)))
     assert command(server, "export", "--out", str(out))[0] == 0
     noted = wait_until(
-        lambda: list(server.items("/v1/ledger/entries", stream="ledger/exports")),
+        lambda: list(server.items("/v1/ledger/entries", **exports))[before:],
         what="the note of the export",
     )
     assert [each["payload"]["reads"][0]["by"] for each in noted] == ["operator"]

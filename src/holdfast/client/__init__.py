@@ -18,21 +18,29 @@ Failures are the kernel's errors: ``NotFound``, ``Invalid``, ``Denied``, ``Unava
 
 from __future__ import annotations
 
+from holdfast.client.producing import Answer, Producer
 from holdfast.client.sync import Client
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.http.client import ApiClient
+from holdfast.ledger.model import Appended, Entry, NewEvent, Placed
 from holdfast.records.client import RecordsClient
 from holdfast.records.model import Measure, Notice, PeriodValue, Record, RecordChange, Run
 from holdfast.registry.client import RegistryClient
 from holdfast.reports.query import QueryResult
 
 __all__ = [
+    "Answer",
     "ApiClient",
+    "Appended",
     "Client",
+    "Entry",
     "HoldfastError",
     "Measure",
+    "NewEvent",
     "Notice",
     "PeriodValue",
+    "Placed",
+    "Producer",
     "QueryResult",
     "Record",
     "RecordChange",

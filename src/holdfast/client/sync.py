@@ -6,16 +6,24 @@ import asyncio
 import contextlib
 import ssl
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar
 
+import msgspec
+
+from holdfast.client.producing import Producer
 from holdfast.kernel.cli import checked_address, leaves_unencrypted, running_on, whole_file
+from holdfast.kernel.clock import SystemClock, parse_timestamp
 from holdfast.kernel.errors import Invalid, NotFound, Unavailable, Unsupported
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page
+from holdfast.kernel.ids import id_source
 from holdfast.kernel.principal import operator
+from holdfast.ledger.client import LedgerClient, pipeline
+from holdfast.ledger.model import Append, Appended, Entry, NewEvent, Placed
 from holdfast.records.client import RecordsClient
 from holdfast.records.model import (
     Freshness,
@@ -85,15 +93,17 @@ class Client:
         self._lock = threading.Lock()
         self._closed = False  # under the lock: nothing is begun on a loop that is being ended
         try:
-            self._api = self._do(
-                self._connected(url, token, timeout_seconds, ca_file, certificate_files)
-            )
+            self._verify = _certificates(ca_file, certificate_files)
+            self._api = self._do(self._connected(url, token, timeout_seconds, self._verify))
         except BaseException:
             self._stop()
             raise
+        self._where = url, token
+        self._new_id = id_source(SystemClock())
         self._records = RecordsClient(self._api, projections=None)
         self._registry = RegistryClient(self._api)
         self._queries = QueryClient(self._api)
+        self._ledger = LedgerClient(self._api)
 
     @classmethod
     def of(cls, data_dir: str | Path = "data", **options: Any) -> Client:
@@ -119,24 +129,14 @@ class Client:
 
     @staticmethod
     async def _connected(
-        url: str,
-        token: str | None,
-        timeout_seconds: float,
-        ca_file: Path | None,
-        certificate_files: tuple[Path, Path] | None,
+        url: str, token: str | None, timeout_seconds: float, verify: ssl.SSLContext | None
     ) -> ApiClient:
-        verify: ssl.SSLContext | bool = True
-        if ca_file is not None or certificate_files is not None:
-            verify = ssl.create_default_context()
-        try:
-            if isinstance(verify, ssl.SSLContext) and ca_file is not None:
-                verify.load_verify_locations(cafile=str(ca_file))
-            if isinstance(verify, ssl.SSLContext) and certificate_files is not None:
-                verify.load_cert_chain(*certificate_files)
-        except OSError as error:  # what the library says of a file's content is one, too
-            raise Invalid(f"cannot use the certificates: {error.strerror or error}") from error
         return ApiClient.connect(
-            url, token=token, timeout_seconds=timeout_seconds, attempts=ATTEMPTS, verify=verify
+            url,
+            token=token,
+            timeout_seconds=timeout_seconds,
+            attempts=ATTEMPTS,
+            verify=verify or True,
         )
 
     def __enter__(self) -> Self:
@@ -279,6 +279,98 @@ class Client:
         )
         return self._do(self._queries.query(_SELF, wanted))
 
+    # --- the log --------------------------------------------------------------------------------
+
+    def append(
+        self,
+        stream: str,
+        type: str,  # noqa: A002 - the word of the interface
+        payload: Mapping[str, Any],
+        *,
+        id: str = "",  # noqa: A002 - the word of the interface
+        time: str = "",
+        about: str = "",
+        expected: int | None = None,
+    ) -> Placed:
+        """Append one event, and say where it lies; it is durable by then.
+
+        ``expected`` is the version that the stream must be at (how many events it has); else
+        ``Conflict`` with the code ``version-conflict``. ``id`` is a UUIDv7 of yours: the same event
+        under it again is not appended again. Left out, one is made here, so that what the network
+        lost is repeated safely. ``time`` (RFC 3339) is when it happened, if not now.
+        ``about`` names the person whose data the payload holds: erasing them makes it unreadable.
+        """
+        event = NewEvent(
+            stream=stream, type=type, payload=dict(payload), id=id, time=time, about=about
+        )
+        versions = {} if expected is None else {stream: expected}
+        return self.append_all([event], expected=versions).events[0]
+
+    def append_all(
+        self, events: Sequence[NewEvent], *, expected: Mapping[str, int] | None = None
+    ) -> Appended:
+        """Append events to one stream or several, together or not at all.
+
+        ``expected`` has versions by stream; 0 says that there must be none. The answer's
+        ``repeated`` says that all of it had been there before.
+        """
+        wanted = Append(
+            events=[self._named(each) for each in events], expected=dict(expected or {})
+        )
+        return self._do(self._ledger.append(_SELF, wanted))
+
+    def _named(self, event: NewEvent) -> NewEvent:
+        return event if event.id else msgspec.structs.replace(event, id=self._new_id())
+
+    def read(
+        self, stream: str | None = None, *, first: int = 0, as_of: str | None = None
+    ) -> Iterator[Entry]:
+        """Entries in their order: of the log from position ``first``, of a stream from version
+        ``first`` (the first event's is 1); with ``as_of`` those that were recorded by then."""
+        moment = None if as_of is None else _moment(as_of)
+        return self._pages(
+            lambda cursor: self._ledger.read(
+                _SELF, stream=stream, first=first, limit=PAGE, as_of=moment, cursor=cursor
+            )
+        )
+
+    def follow(self, stream: str | None = None, *, first: int | None = None) -> Iterator[Entry]:
+        """What is there from position ``first`` on (a position of the log also for a stream), then
+        what comes, without end; without ``first`` it begins now.
+
+        ``Unavailable`` when the system does not answer: go on with ``first=entry.position + 1``.
+        """
+        following = self._do(self._ledger.moment(_SELF)).position if first is None else first
+        while True:
+            entries: Any = self._ledger.follow(_SELF, first=following, stream=stream)
+            try:
+                while (entry := self._do(_next(entries))) is not None:
+                    following = entry.position + 1
+                    yield entry
+            finally:
+                with contextlib.suppress(Unavailable):  # closed meanwhile: that ended it, too
+                    self._do(entries.aclose())
+
+    @contextlib.contextmanager
+    def pipeline(self, *, in_flight_max: int = 256) -> Iterator[Producer]:
+        """Appends on one connection that do not wait for each other's answers.
+
+        Leaving the block waits for every answer; a refusal that nobody asked for is raised then.
+        """
+        url, token = self._where
+        opening = pipeline(url, token=token, in_flight_max=in_flight_max, verify=self._verify)
+        producer = Producer(self._do(opening.__aenter__()), self._do, self._named)
+        try:
+            try:
+                yield producer
+            except BaseException as error:
+                self._do(opening.__aexit__(type(error), error, error.__traceback__))
+                raise
+            self._do(opening.__aexit__(None, None, None))
+        finally:
+            producer.abandon()
+        producer.check()
+
     # --- whole publications -------------------------------------------------------------------
 
     def table(
@@ -394,6 +486,37 @@ class Client:
         return self._pages(
             lambda cursor: self._records.notices(_SELF, profile=profile, cursor=cursor, limit=PAGE)
         )
+
+
+async def _next(entries: AsyncIterator[Entry]) -> Entry | None:
+    return await anext(entries, None)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return parse_timestamp(text)
+    except ValueError as error:
+        raise Invalid(
+            f"cannot read the time {text[:40]!r}: it is not RFC 3339 with an offset",
+            hint="such as 2026-11-01T00:00:00Z",
+        ) from error
+
+
+def _certificates(
+    ca_file: Path | None, certificate_files: tuple[Path, Path] | None
+) -> ssl.SSLContext | None:
+    """What TLS is done with, if not with what the machine trusts."""
+    if ca_file is None and certificate_files is None:
+        return None
+    verify = ssl.create_default_context()
+    try:
+        if ca_file is not None:
+            verify.load_verify_locations(cafile=str(ca_file))
+        if certificate_files is not None:
+            verify.load_cert_chain(*certificate_files)
+    except OSError as error:  # what the library says of a file's content is one, too
+        raise Invalid(f"cannot use the certificates: {error.strerror or error}") from error
+    return verify
 
 
 def _parquet() -> Any:

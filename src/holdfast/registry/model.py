@@ -343,9 +343,12 @@ class Profile(Part, frozen=True, kw_only=True):
     """Code lists by name: from the source's code to what stands for it, or to nothing (an empty
     text) where it is no value; ``*`` is for all other codes."""
     subject: Text = ""
-    """The field (``dimensions.patient``) that names the person a record is about."""
+    """The field (``dimensions.patient``) that names the person a record is about; it is personal
+    itself. Erasing takes that name to the letter."""
     personal: Annotated[list[str], Mapped] = []
-    """Fields that are sealed under the subject's key."""
+    """More fields (``measures.weight``, ``attributes.note``, ``period``) that are sealed under the
+    subject's key: shown in lists and exports to those who may see them, in no query, report or
+    Parquet file, and gone when the subject is erased."""
     enabled: bool = True
     """Whether the profile may run."""
     schedule: Schedule | None = None
