@@ -6,19 +6,22 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
-from holdfast.kernel.clock import ManualClock
+from holdfast.kernel.clock import ManualClock, SystemClock
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError
 from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import MemoryLeases
 from holdfast.ledger import store
-from holdfast.ledger.errors import IndexIncomplete, LedgerReadOnly, NotSequencer
+from holdfast.ledger.errors import IndexIncomplete, IndexWrong, LedgerReadOnly, NotSequencer
 from holdfast.ledger.exporting import export
-from holdfast.ledger.frames import damaged
+from holdfast.ledger.frames import damaged, decode_frame, encode_frame
+from holdfast.ledger.looking import look_over
 from holdfast.ledger.model import Append, Progress
+from holdfast.ledger.ports import StoredCommit
 from holdfast.ledger.service import LedgerService
 from holdfast.ledger.verifying import verify
 from tests.unit.ledger.making import NOW, ONE, event, everything, ledger_on, one
@@ -58,6 +61,24 @@ async def flip(database: Database, first: int) -> bytes:
         return before
 
     return await database.write(ONE, unit)
+
+
+async def forge(database: Database, first: int) -> None:
+    """Put another event into the commit at ``first``, whole by itself."""
+
+    def unit(conn: Any) -> None:
+        where = "WHERE tenant = :tenant AND first = :first"
+        values = {"tenant": ONE.tenant, "first": first}
+        row = conn.execute(text(f"SELECT count, frame FROM ledger_commits {where}"), values).one()
+        frame = decode_frame(StoredCommit(first, row[0], bytes(row[1])))
+        entries = [
+            msgspec.structs.replace(e, leaf=e.leaf.replace(b"note.added", b"note.other"))
+            for e in frame.entries
+        ]
+        values["frame"] = encode_frame(first, entries, frame.root).frame
+        conn.execute(text(f"UPDATE ledger_commits SET frame = :frame {where}"), values)
+
+    await database.write(ONE, unit)
 
 
 async def verdict(ledger: LedgerService) -> Progress:
@@ -175,6 +196,71 @@ async def test_what_is_whole_when_looked_at_again_is_not_damage(
         assert await ledger.check() is None
 
 
+class Paced(SystemClock):
+    """Each look at the stopwatch is a hundredth of a second after the last; waiting is counted."""
+
+    def __init__(self) -> None:
+        self.looked = 0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        self.looked += 1
+        return self.looked / 100
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+@pytest.mark.parametrize("how", ["byte", "commit", "root"])
+async def test_damage_is_noticed_though_nobody_reads(
+    database: Database, tmp_path: Path, clock: ManualClock, how: str
+) -> None:
+    metrics, pace = Metrics(), Paced()
+    async with ledger_on(database, tmp_path, clock=clock, metrics=metrics) as ledger:
+        await filled(ledger)
+        tenant_log = ledger.log_of(ONE)
+        assert await look_over(tenant_log, pace, ledger.metrics)
+        entries = COMMITS * EACH
+        assert f"looked_over_entries_total {entries}.0".encode() in metrics.render()
+        assert b"looked_over_timestamp_seconds 0.0" not in metrics.render()
+        assert pace.slept == pytest.approx([0.19] * len(pace.slept))
+        assert await ledger.check() is None
+        if how == "byte":
+            await flip(database, 20)
+        elif how == "commit":
+            lost = "DELETE FROM ledger_commits WHERE tenant = :tenant AND first = 20"
+            await change(database, lost)
+        else:  # a commit that is whole, of another log
+            await forge(database, 20)
+        assert not await look_over(tenant_log, pace, ledger.metrics)
+        await stopped(ledger)
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await stopped(ledger)
+        assert await look_over(ledger.log_of(ONE), pace, ledger.metrics), "nothing is ours to look"
+        assert (await ledger.restart(ONE, "the disk of the test")).writable
+        assert await look_over(ledger.log_of(ONE), pace, ledger.metrics)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "DELETE FROM ledger_events WHERE tenant = :tenant AND position = 5",
+        "UPDATE ledger_versions SET position = 8 WHERE tenant = :tenant AND position = 5",
+        "DELETE FROM ledger_streams WHERE tenant = :tenant AND stream = 'notes/5'",
+        "UPDATE ledger_tiles SET hashes = root WHERE tenant = :tenant",
+    ],
+)
+async def test_an_index_that_is_wrong_is_made_anew_though_nobody_asks(
+    database: Database, tmp_path: Path, clock: ManualClock, lost: str
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        await change(database, lost)
+        assert await look_over(ledger.log_of(ONE), Paced(), ledger.metrics)
+        assert (await verdict(ledger)).sound
+        assert (await ledger.append(ONE, one(5, "notes/5"))).repeated
+
+
 @pytest.mark.parametrize("how", ["byte", "commit"])
 async def test_a_restart_continues_from_damage_that_opening_does_not_see(
     database: Database, tmp_path: Path, clock: ManualClock, how: str
@@ -221,6 +307,21 @@ async def test_an_event_that_was_taken_twice_keeps_its_first_place(
         found = await verdict(ledger)
         assert (found.sound, found.twice) == (True, [COMMITS * EACH]), found.reason
     async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        assert (await verdict(ledger)).sound
+
+
+async def test_an_append_that_the_index_stands_against_says_what_mends_it(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        lost = "DELETE FROM ledger_streams WHERE tenant = :tenant AND stream = 'notes/5'"
+        await change(database, lost)
+        with pytest.raises(IndexWrong, match="index has other rows") as refused:
+            await ledger.append(ONE, one(900, "notes/5"))
+        assert "ledger rebuild" in refused.value.hint
+        await ledger.rebuild(ONE)
+        assert (await ledger.append(ONE, one(900, "notes/5"))).events[0].version == 86
         assert (await verdict(ledger)).sound
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import shutil
 import sqlite3
@@ -192,6 +193,68 @@ def test_a_lost_tail_is_told_by_the_served_program_which_goes_on_when_told_to(
         assert program.get("/ready")["checks"]["ledger"]["status"] == "ok"
         verdict = run_command("ledger", "verify", "--data-dir", str(folder))
         assert verdict.returncode == 0, verdict.stdout
+    program.kill()
+
+
+def test_a_byte_of_a_stored_frame_is_told_though_nobody_reads_and_stays_so(tmp_path: Path) -> None:
+    """Under the running program, far from the log's end, where no start looks."""
+    folder = tmp_path / "data"
+    environment = QUIET | {"HOLDFAST_LEDGER_LOOK_SECONDS": "0.2"}
+    serve = partial(start, ["serve", "ledger", "--port", "0"], folder, environment=environment)
+
+    def told(program: Program) -> None:
+        wait_until(
+            lambda: program.client.get("/ready").json()["checks"]["ledger"]["status"] == "degraded",
+            what="the damage to be told",
+        )
+        assert program.client.get("/ready").json()["status"] == "degraded"
+        assert b"holdfast_ledger_read_only_logs 1.0" in program.client.get("/metrics").content
+        status = program.get("/v1/ledger/status")
+        assert (status["writable"], status["damage"]["reason"]) == (False, "damaged")
+        assert status["damage"]["first"] == 30
+        refusal = append(program, 1000)
+        assert (refusal.status_code, refusal.json()["code"]) == (503, "ledger-read-only")
+
+    program = serve()
+    for first in range(0, 320, 10):
+        events = [numbered(number) for number in range(first, first + 10)]
+        assert program.client.post("/v1/ledger/events", json={"events": events}).status_code == 200
+    signed = program.client.get("/v1/ledger/checkpoint").text
+    with sqlite3.connect(folder / "state" / "holdfast.db", timeout=60) as database:
+        (frame,) = database.execute("SELECT frame FROM ledger_commits WHERE first = 30").fetchone()
+        frame = frame[:60] + bytes([frame[60] ^ 8]) + frame[61:]
+        database.execute("UPDATE ledger_commits SET frame = ? WHERE first = 30", (frame,))
+    database.close()
+    told(program)
+    program.kill()
+    program = serve()
+    told(program)
+    assert program.client.get("/v1/ledger/checkpoint").text == signed
+    backup = partial(run_command, "backup", "create", "--json", "--data-dir", str(folder))
+    refused = backup()
+    assert refused.returncode == 7, refused.stdout + refused.stderr
+    assert "damaged at 30" in refused.stderr
+    assert not list((folder / "backups").glob("data-*"))
+    made = backup("--damaged-ledger")
+    assert made.returncode == 0, made.stderr
+    files = json.loads(made.stdout)
+    assert "damaged at 30" in files["ledger"]
+    master = run_command("key", "export", "--out", str(tmp_path / "m"), "--data-dir", str(folder))
+    assert master.returncode == 0, master.stderr
+    again = run_command("ledger", "restart", "--reason", "a test", "--data-dir", str(folder))
+    assert again.returncode == 0, again.stderr
+    assert append(program, 1000).json()["events"][0]["position"] == 31
+    assert program.get("/ready")["checks"]["ledger"]["status"] == "ok"
+    program.kill()
+    restored = tmp_path / "restored"
+    back = run_command(
+        *("backup", "restore", files["data_file"], "--keys", files["keys_file"]),
+        *("--recovery", str(tmp_path / "m"), "--data-dir", str(restored)),
+    )
+    assert back.returncode == 0, back.stderr
+    assert "ledger restart" in back.stderr
+    program = start(["serve", "ledger", "--port", "0"], restored, environment=QUIET)
+    told(program)
     program.kill()
 
 

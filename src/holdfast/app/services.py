@@ -200,7 +200,14 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
         async def projections() -> None:
             await system.ledger.projections.keep_up(PROJECTIONS_SECONDS)
 
-        system.loops += [("checkpoints", checkpoints), ("projections", projections)]
+        async def looks() -> None:
+            await system.ledger.look_forever(settings["ledger_look_seconds"])
+
+        system.loops += [
+            ("checkpoints", checkpoints),
+            ("projections", projections),
+            ("looks over the ledger", looks),
+        ]
     relay = Relay(
         state.database,
         state.outbox,

@@ -862,6 +862,12 @@ SETTINGS: tuple[Setting, ...] = (
         "Pause between checkpoints that are signed without being asked for",
     ),
     Setting(
+        "HOLDFAST_LEDGER_LOOK_SECONDS",
+        _seconds(0.1, 7 * 86400),
+        3600.0,
+        "Pause between looks over the whole ledger for damage, each at a twentieth of a core",
+    ),
+    Setting(
         "HOLDFAST_WATCH_WEBHOOK_URL",
         _HTTP,
         "",

@@ -40,6 +40,7 @@ from holdfast.ledger import store, tree
 from holdfast.ledger.errors import (
     ClockSteppedBack,
     FrameDamaged,
+    IndexWrong,
     LedgerReadOnly,
     LogMoved,
     NotSequencer,
@@ -225,21 +226,30 @@ class TenantLog:
     async def commits(self, position: int, after: int) -> AsyncIterator[StoredCommit]:
         """The commits that hold the entries ``[position, after)``, in order, read as they come."""
         while position < after:
-            try:
-                found = await self.parts.log.read(
-                    self.principal, position, READ_COMMITS, READ_BYTES
-                )
-            except Corrupt as error:  # of the database itself: it says that its pages are not whole
-                raise damaged(position, error.detail) from error
-            if not found or found[0].first > position:
-                raise self._gone(position)
-            for commit in found:
+            for commit in await self.commits_from(position):
                 if commit.first >= after:
                     return
                 if commit.after <= position or commit.first > position:
                     raise self._gone(position)
                 yield commit
                 position = commit.after
+
+    async def commits_from(
+        self, position: int, commits_max: int = READ_COMMITS, bytes_max: int = READ_BYTES
+    ) -> Sequence[StoredCommit]:
+        """One read: the commit that holds ``position``, and some of what follows it."""
+        try:
+            found = await self.parts.log.read(self.principal, position, commits_max, bytes_max)
+        except Corrupt as error:  # of the database itself: it says that its pages are not whole
+            raise damaged(position, error.detail) from error
+        if not found or found[0].first > position:
+            raise self._gone(position)
+        return found
+
+    @property
+    def sequencing(self) -> bool:
+        """Whether it is us who append."""
+        return self._open is not None
 
     def _gone(self, position: int) -> FrameDamaged:
         return damaged(position, "the commit is missing")
@@ -538,7 +548,14 @@ class TenantLog:
         growth = Growth(grown.size, recorded, made.payload_bytes, made.rows, full)
         grow = partial(_grow, tenant=self.tenant, growth=growth)
         together = parts.log.beside is parts.database
-        await parts.log.append(self.principal, commit, state.fence, grow if together else None)
+        try:
+            await parts.log.append(self.principal, commit, state.fence, grow if together else None)
+        except LogMoved:
+            raise
+        except Conflict as error:  # a row of the index: it has what the log does not have yet
+            raise IndexWrong(
+                state.tree.size, "cannot append: the index has other rows where these belong"
+            ) from error
         if not together:
             await parts.database.write(self.principal, grow)
         await self._tell_head(Head(grown.size, grown.root()))
@@ -864,7 +881,14 @@ class TenantLog:
         except Corrupt:
             return None
 
-    async def _sound(self) -> tuple[Tree, FrameDamaged | None]:
+    async def recomputed(self) -> Damage | None:
+        """What is wrong with the bytes of the log, all of them; damage that is found stops it."""
+        _, wrong = await self._sound(leading=False)
+        if wrong is not None:
+            await self.met(wrong, walked=True)
+        return self._stands
+
+    async def _sound(self, *, leading: bool = True) -> tuple[Tree, FrameDamaged | None]:
         """The tree of the commits in front of the first one that is not sound; what that one is."""
         walk = Walk(self.tenant)
         batch: list[StoredCommit] = []
@@ -876,7 +900,8 @@ class TenantLog:
             await asyncio.to_thread(walk.commits, commits)
             walk.rows.clear()
             walk.tiles.clear()
-            await self._keep_leading()
+            if leading:
+                await self._keep_leading()
 
         try:
             try:

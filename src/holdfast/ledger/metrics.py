@@ -31,6 +31,16 @@ class LedgerMetrics:
         self._read_only = metrics.gauge(
             "holdfast_ledger_read_only_logs", "Logs that are read-only: lost or damaged."
         )
+        self._looked = metrics.counter(
+            "holdfast_ledger_looked_over_entries_total",
+            "Entries that were looked over while nobody asked for them.",
+        )
+        self._oldest = metrics.gauge(
+            "holdfast_ledger_looked_over_timestamp_seconds",
+            "When all of a log was last looked over (Unix time): of the log where it is longest "
+            "ago; 0 before the first time.",
+        )
+        self._passes: dict[str, float] = {}
         self._damaged: set[str] = set()
         self._fences: dict[str, int] = {}
         self._late: dict[str, float] = {}
@@ -70,6 +80,20 @@ class LedgerMetrics:
     def published(self) -> None:
         """A checkpoint was signed."""
         self._checkpoints.inc()
+
+    def looked_at(self, entries: int) -> None:
+        """Entries were looked over in the background."""
+        self._looked.inc(entries)
+
+    def looked_over(self, tenant: str, now: float) -> None:
+        """All of a log was."""
+        self._passes[tenant] = now
+        self._oldest.set(min(self._passes.values()))
+
+    def not_looked_over(self, tenant: str) -> None:
+        """A log is not ours to look over."""
+        self._passes.pop(tenant, None)
+        self._oldest.set(min(self._passes.values(), default=0.0))
 
     def clock_behind(self, tenant: str, seconds: float) -> None:
         """How far the clock is behind the last entry of a log."""

@@ -62,6 +62,7 @@ from holdfast.ledger.model import (
     Append,
     Appended,
     Consistency,
+    Damage,
     Entry,
     FoldedPage,
     KeyInfo,
@@ -144,6 +145,15 @@ class LedgerService:
                     await each.checkpoint()
                 except HoldfastError as error:
                     log.warning("a checkpoint failed", tenant=each.tenant, detail=error.detail)
+
+    async def look_forever(self, pause_seconds: float) -> None:
+        """Look over every log, over and over, slowly: damage is noticed though nobody reads."""
+        from holdfast.ledger.looking import look_forever
+
+        def logs() -> list[TenantLog]:
+            return list(self._logs.values())
+
+        await look_forever(logs, self._parts.clock, self._parts.metrics, pause_seconds)
 
     async def check(self) -> str | None:
         """Readiness: degraded while a log is read-only."""
@@ -729,6 +739,10 @@ class LedgerService:
         citing = partial(self._citing, principal, reason)
         await self.log_of(principal).restart(reason, citing)
         return await self.status(principal)
+
+    async def damage(self, principal: Principal) -> Damage | None:
+        """What is wrong with the bytes of the log, by recomputing them: for whoever copies them."""
+        return await self.log_of(principal).recomputed()
 
     def _citing(self, principal: Principal, reason: str, made: Restarted) -> Prepared:
         """The first entry of a new origin: what was before it, and why it ended."""

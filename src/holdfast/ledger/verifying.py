@@ -13,8 +13,8 @@ from holdfast.kernel.errors import Corrupt, HoldfastError, Unavailable
 from holdfast.kernel.principal import Principal
 from holdfast.ledger import notes, store
 from holdfast.ledger.entries import opened
-from holdfast.ledger.errors import FrameDamaged, IndexWrong
-from holdfast.ledger.frames import Leaf, Stored, read_leaf
+from holdfast.ledger.errors import FrameDamaged, IndexIncomplete, IndexWrong
+from holdfast.ledger.frames import Leaf, Stored, damaged, read_leaf
 from holdfast.ledger.log import TenantLog
 from holdfast.ledger.model import Progress
 from holdfast.ledger.ports import StoredCommit
@@ -118,7 +118,7 @@ async def verify(service: LedgerService, principal: Principal) -> AsyncIterator[
     except IndexWrong as error:
         yield _unsound(walk, size, error.position, f"{error.detail}; {error.hint}")
         return
-    except Corrupt as error:
+    except (Corrupt, IndexIncomplete) as error:
         yield _unsound(walk, size, walk.tree.size, error.detail)
         return
     await tenant_log.look_again()
@@ -167,14 +167,18 @@ async def against_index(
         return []
     tenant = tenant_log.tenant
 
-    def unit(conn: Connection) -> tuple[list[bytes | None], dict[str, int], list[int | None]]:
+    def unit(
+        conn: Connection,
+    ) -> tuple[list[bytes | None], dict[str, int], list[int | None], dict[str, int]]:
+        store.check_whole(conn, tenant, rows[-1].position + 1)
         return (
             [store.find_tile(conn, tenant, tile.level, tile.number) for tile in tiles],
             store.find_events(conn, tenant, [row.event_id for row in rows]),
             store.find_positions(conn, tenant, [(row.stream, row.version) for row in rows]),
+            store.find_streams(conn, tenant, sorted({row.stream for row in rows})),
         )
 
-    read, ids, positions = await tenant_log.parts.database.read(tenant_log.principal, unit)
+    read, ids, positions, newest = await tenant_log.parts.database.read(tenant_log.principal, unit)
     for tile, stored in zip(tiles, read, strict=True):
         if stored != tile.hashes:
             first = tile.number << 8 * (tile.level + 1)
@@ -182,14 +186,27 @@ async def against_index(
     twice = []
     for row, position in zip(rows, positions, strict=True):
         known = ids.get(row.event_id)
-        if known is not None and known < row.position:
-            frame = await tenant_log.frame_at(known)
-            if read_leaf(frame.entries[known - frame.first].leaf).id == row.event_id:
-                twice.append(row.position)
-                known = row.position
+        if (
+            known is not None
+            and known < row.position
+            and (await _leaf_at(tenant_log, known)).id == row.event_id
+        ):
+            twice.append(row.position)
+            known = row.position
+        if position is not None and position < row.position:
+            leaf = await _leaf_at(tenant_log, position)
+            if (leaf.stream, leaf.version) == (row.stream, row.version):
+                raise damaged(row.position, f"its stream has its version at {position} already")
         if known != row.position or position != row.position:
             raise IndexWrong(row.position, "the index is wrong about it")
+        if newest.get(row.stream, 0) < row.version:
+            raise IndexWrong(row.position, f"the index is wrong about the stream {row.stream}")
     return twice
+
+
+async def _leaf_at(tenant_log: TenantLog, position: int) -> Leaf:
+    frame = await tenant_log.frame_at(position)
+    return read_leaf(frame.entries[position - frame.first].leaf)
 
 
 async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:

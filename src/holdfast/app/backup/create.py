@@ -65,6 +65,8 @@ class Backup(Struct, frozen=True, kw_only=True):
     problem: str = ""
     damaged: bool = False
     """It failed because something that was to be backed up is missing or not whole."""
+    ledger: str = ""
+    """What is wrong with a log of the ledger in it: it was asked for nevertheless."""
 
 
 def backup_dir(settings: Settings) -> Path:
@@ -101,8 +103,12 @@ class BackupService:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def start(self, principal: Principal) -> Backup:
-        """Begin a backup; ``Conflict`` if one is under way."""
+    async def start(self, principal: Principal, *, damaged_ledger: bool = False) -> Backup:
+        """Begin a backup; ``Conflict`` if one is under way.
+
+        Every log of the ledger is recomputed first: of a damaged one there is no backup, unless it
+        is asked for.
+        """
         if self._task is not None and not self._task.done():
             raise Conflict("cannot begin a backup: one is under way", code="backup-running")
         now = timestamp(self._system.clock.now())
@@ -113,7 +119,9 @@ class BackupService:
             roles=sorted(self._system.roles - {"gateway"}),
         )
         self._note(job)
-        self._task = asyncio.create_task(self._make(principal, job), name="backup")
+        self._task = asyncio.create_task(
+            self._make(principal, job, damaged_ledger=damaged_ledger), name="backup"
+        )
         return job
 
     async def ended(self, backup_id: str) -> Backup:
@@ -152,9 +160,12 @@ class BackupService:
         while len(self._jobs) > JOBS_MAX:
             del self._jobs[next(iter(self._jobs))]
 
-    async def _make(self, principal: Principal, job: Backup) -> None:
+    async def _make(self, principal: Principal, job: Backup, *, damaged_ledger: bool) -> None:
         try:
-            done = await self._made(principal, job)
+            said = await self._ledger_damage()
+            if said and not damaged_ledger:
+                raise Corrupt(f"cannot back up: {said}", code="ledger-damaged")
+            done = await self._made(principal, msgspec.structs.replace(job, ledger=said))
         except HoldfastError as error:
             corrupt = error.kind is Kind.CORRUPT
             done = msgspec.structs.replace(
@@ -213,6 +224,17 @@ class BackupService:
             size_bytes=size,
             objects_done=job.objects,
         )
+
+    async def _ledger_damage(self) -> str:
+        """What is wrong with the first log that is damaged; nothing where all are sound."""
+        system = self._system
+        if system.ledger is None or "ledger" not in system.roles:
+            return ""
+        for tenant in await self._state.database.tenants():
+            found = await system.ledger.damage(service("backup", tenant))
+            if found is not None:
+                return f"the ledger of {tenant} is damaged at {found.first}: {found.detail}"
+        return ""
 
     async def _objects(self) -> list[tuple[Principal, str]]:
         """Every object that is there; ``Corrupt`` if one that a row names is not."""

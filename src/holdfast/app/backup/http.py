@@ -13,10 +13,13 @@ def handlers(service: BackupService) -> list[Any]:
     """The routes."""
 
     @post("/v1/backups", permission=Permission.BACKUPS_WRITE, status=202)
-    async def start(principal: Principal) -> Backup:
-        """Begin a backup of this process's state and keys into its backup folders."""
+    async def start(principal: Principal, damaged_ledger: bool = False) -> Backup:
+        """Begin a backup of this process's state and keys into its backup folders.
+
+        Of a ledger that is damaged there is none, unless ``damaged_ledger`` says so.
+        """
         operators_only(principal, "back up every tenant")
-        return await service.start(principal)
+        return await service.start(principal, damaged_ledger=damaged_ledger)
 
     @get("/v1/backups/{backup_id:str}", permission=Permission.BACKUPS_WRITE)
     async def show(principal: Principal, backup_id: str) -> Backup:

@@ -44,7 +44,14 @@ def _group() -> None:
     help="Back up everything of this system: the data in one file, the keys in another.",
     epilog="Example: holdfast backup create --json",
 )
-def create(ctx: typer.Context, json: JsonOption = False) -> None:
+def create(
+    ctx: typer.Context,
+    damaged_ledger: Annotated[
+        bool,
+        typer.Option("--damaged-ledger", help="Make it although a log of the ledger is damaged."),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     import asyncio
 
     from holdfast.app.backup.create import Backup
@@ -52,7 +59,8 @@ def create(ctx: typer.Context, json: JsonOption = False) -> None:
 
     async def body() -> None:
         async with session(ctx) as api:
-            found = await api.request("POST", "/v1/backups", type=Backup)
+            asked = "?damaged_ledger=true" if damaged_ledger else ""
+            found = await api.request("POST", f"/v1/backups{asked}", type=Backup)
             with _progress() as show:
                 while found.state == "running":
                     show("objects", found.objects_done, found.objects)
@@ -60,6 +68,13 @@ def create(ctx: typer.Context, json: JsonOption = False) -> None:
                     found = await api.request("GET", f"/v1/backups/{found.id}", type=Backup)
                 if found.state == "done":
                     show("objects", 1, 1)
+        if found.state == "failed" and found.damaged and "the ledger of" in found.problem:
+            raise Corrupt(
+                f"cannot back up: {found.problem.removeprefix('cannot back up: ')}",
+                code="backup-failed",
+                hint="no backup was written; keep the last one that is sound, see `holdfast ledger "
+                "status`, and `--damaged-ledger` makes one of it as it is",
+            )
         if found.state == "failed" and found.damaged:
             raise Corrupt(
                 f"cannot back up: {found.problem.removeprefix('cannot back up: ')}",
@@ -80,6 +95,9 @@ def create(ctx: typer.Context, json: JsonOption = False) -> None:
                 "raw responses": found.objects,
             }
         )
+        if found.ledger:
+            say(f"{found.ledger}; it is in this backup as it is, and will be read-only when")
+            say("it is restored, until `holdfast ledger restart`")
         if _beside(found.data_file, found.keys_file):
             say("both lie below the data directory now: move each to a place of its own, or set")
             say("HOLDFAST_BACKUP_DIR and HOLDFAST_BACKUP_KEYS_DIR")
@@ -118,7 +136,9 @@ def restore(
         with _recovered(settings, recovery) as (master, lists), _progress() as show:
             found = await restored(settings, file, keys, master=master, lists=lists, progress=show)
         _print(found, json=json)
-        if found.verified.ledger not in ("", "sound"):
+        if "ledger rebuild`" in found.verified.ledger:
+            say(f"the ledger's index is not sound: {found.verified.ledger}")
+        elif found.verified.ledger not in ("", "sound"):
             say(
                 f"the ledger is read-only: {found.verified.ledger}; `holdfast ledger restart` "
                 "begins a new origin that cites the old one"
