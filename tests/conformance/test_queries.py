@@ -261,6 +261,20 @@ async def test_a_time_gives_the_records_that_readers_saw_then(made: Made) -> Non
             assert found == expected(entries, moment), (at, by)
 
 
+async def test_a_table_that_was_not_there_yet_is_said_to_be_so(made: Made) -> None:
+    await made.history(5, 40)
+    profiles = sorted({what for _, what, _, _ in made.folder.published})
+    before = timestamp(NOW - timedelta(seconds=30))
+    with pytest.raises(Invalid) as raised:
+        await ask(made.service(), f"select count(*) from {profiles[0]}", as_of=before)
+    assert f"nothing of '{profiles[0]}' was published by then" in raised.value.detail
+    assert raised.value.hint == "there were events, records, runs, tasks"
+    listed = {row[0] for row in await ask(made.service(), "show tables", as_of=before)}
+    assert not listed & set(profiles)
+    now = {row[0] for row in await ask(made.service(), "show tables")}
+    assert set(profiles) <= now
+
+
 async def test_records_that_cannot_be_made_are_not_taken_for_unpublished(made: Made) -> None:
     await made.history(12, 60)
     *_, made.folder.lost, _, at = sorted(made.folder.published, key=lambda each: each[3])[-1]

@@ -77,6 +77,8 @@ class _Gathered:
     tables: list[ChildTable] = field(default_factory=list)
     publications: dict[str, int] = field(default_factory=dict)
     withheld: dict[str, str] = field(default_factory=dict)
+    later: list[str] = field(default_factory=list)
+    """Names of tables of which nothing was there yet at the moment."""
     size_bytes: int = 0
     rows: int = 0
 
@@ -149,6 +151,7 @@ class QueryService:
                 exact=exact,
                 tables=gathered.tables,
                 withheld=gathered.withheld,
+                later=gathered.later,
                 rows_max=self._settings.rows_max,
                 answer_bytes_max=self._settings.answer_bytes_max,
                 memory_mb=self._settings.memory_mb,
@@ -224,15 +227,16 @@ class QueryService:
         position = gathered.position
         if moment is not None:
             position = (await self._log.moment(principal)).position
-        published = {
-            str(state["profile"]): state
-            async for states in self._states(principal, "publications", position)
-            for state in states
-        }
+        published = await self._published(principal, position)
+        then = published
+        if position != gathered.position:
+            then = await self._published(principal, gathered.position)
         names = {profile: _names(profile, published) for profile in published}
         everything = bool(mentioned(query.sql, ("records",)))
         for profile, state in sorted(published.items()):
             if not everything and not mentioned(query.sql, names[profile]):
+                if profile not in then:
+                    continue  # or only just: it is not listed, and can be asked for by its name
                 gathered.tables.append(ChildTable(names=names[profile], profile=profile))
                 continue
             as_of = state["recorded_at"] if moment is None else timestamp(moment)
@@ -243,7 +247,8 @@ class QueryService:
             except NotFound as error:
                 if moment is None or error.code != "not-published":
                     raise
-                continue  # nothing of it was published by then
+                gathered.later += names[profile]  # nothing of it was published by then
+                continue
             if moment is None and found.publication != state["publication"]:
                 raise Corrupt(
                     f"cannot read the records of {profile}: the log speaks of publication "
@@ -261,6 +266,14 @@ class QueryService:
                     digest=found.digest,
                 )
             )
+
+    async def _published(self, principal: Principal, position: int) -> dict[str, dict[str, Any]]:
+        """What the log has heard of each profile's publications by a position."""
+        return {
+            str(state["profile"]): state
+            async for states in self._states(principal, "publications", position)
+            for state in states
+        }
 
     async def _states(
         self, principal: Principal, name: str, position: int

@@ -127,10 +127,16 @@ def identifier(profile: str) -> str:
     return profile.replace("-", "_").replace(".", "_")
 
 
-def check_tree(tree: dict[str, Any], tables: Iterable[str], listed: Iterable[str]) -> None:
+def check_tree(
+    tree: dict[str, Any],
+    tables: Iterable[str],
+    listed: Iterable[str],
+    later: Iterable[str] = (),
+) -> None:
     """``Invalid`` unless the parsed SQL is one ``SELECT`` that keeps to what it may.
 
-    ``tree`` is what the engine's own parser made of it, ``listed`` the names to tell of.
+    ``tree`` is what the engine's own parser made of it, ``listed`` the names to tell of, ``later``
+    those of tables that were not there yet at the moment.
     """
     if tree.get("error"):
         message = str(tree.get("error_message", ""))
@@ -143,7 +149,15 @@ def check_tree(tree: dict[str, Any], tables: Iterable[str], listed: Iterable[str
     nodes = list(_nodes(statements))
     known = {name.casefold() for name in tables}
     known |= {name.casefold() for node in nodes for name in _introduced(node)}
+    unborn = {name.casefold() for name in later} - known
     for node in nodes:
+        name = str(node.get("table_name", ""))
+        if node.get("type") == "BASE_TABLE" and name.casefold() in unborn:
+            raise Invalid(
+                f"cannot run the query: nothing of {name[:80]!r} was published by then",
+                code="query-table-unknown",
+                hint=f"there were {', '.join(sorted(listed)[:40])}",
+            )
         _check_node(node, known, sorted(listed))
 
 
@@ -289,13 +303,15 @@ class ChildTable(Struct, frozen=True, kw_only=True):
 
 
 class QueryJob(Struct, frozen=True, kw_only=True):
-    """What the child is given. ``withheld`` are tables that exist but not for this caller."""
+    """What the child is given. ``withheld`` are tables that exist but not for this caller,
+    ``later`` those of which nothing was there yet."""
 
     sql: str
     format: QueryFormat
     exact: bool
     tables: list[ChildTable]
     withheld: dict[str, str]
+    later: list[str] = []
     rows_max: int
     answer_bytes_max: int
     memory_mb: int

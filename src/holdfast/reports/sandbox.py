@@ -351,7 +351,7 @@ def _check(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loaded
     if "records" not in job.withheld:
         there, listed = [*there, "records"], [*listed, "records"]
     try:
-        check_tree(tree, there, listed)
+        check_tree(tree, there, listed, job.later)
     except Invalid as error:
         if error.code != "query-table-unknown" or not job.withheld:
             raise
