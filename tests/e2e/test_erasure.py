@@ -154,6 +154,15 @@ def test_a_hold_outlives_the_restore_of_a_backup_from_before_it(tmp_path: Path) 
         for command in (["hold", JANE], ["retain", JANE, *until], ["release", JOE]):
             done = run_command("ledger", *command, "--reason", "case 12", *where)
             assert done.returncode == 0, done.stderr
+        safe = str(tmp_path / "safe.json")
+        assert run_command("key", "export", "--out", safe, *where).returncode == 0
+    # On another machine, which has of the lists what `key export` took along.
+    there = ["--data-dir", str(tmp_path / "elsewhere"), "--recovery", safe, "--json"]
+    restored = run_command(
+        "backup", "restore", backup["data_file"], "--keys", backup["keys_file"], *there
+    )
+    assert restored.returncode == 0, restored.stderr
+    assert json.loads(restored.stdout)["verified"]["restrictions"] == 2
     for name in ("state", "objects"):
         shutil.rmtree(data / name)
     files = [backup["data_file"], "--keys", backup["keys_file"]]

@@ -240,6 +240,19 @@ async def test_an_older_backup_brings_nobody_back(world: World) -> None:
             assert JANE.encode() not in path.read_bytes(), path
 
 
+async def test_what_a_recovery_file_knows_gets_to_where_the_keys_are(world: World) -> None:
+    """Also where that is no folder of the data directory."""
+    keys = world.folder / "keys of their own"
+    keys.mkdir()
+    shutil.copy2(world.settings.keys_dir / "master.key", keys)
+    given = {"data_dir": str(world.folder / "apart"), "log_level": "error", "keys_dir": str(keys)}
+    settings = resolve({}, given)
+    done = await restore(settings, *files_of(world.before), lists=world.settings.keys_dir)
+    assert (done.verified.erasures_replayed, done.verified.restrictions) == (1, 1)
+    async with open_system(settings, ROLES) as system:
+        assert set(await people(system)) == {JOE, "None"}
+
+
 async def test_only_the_keys_of_before_could_read_her_and_they_expire(
     world: World, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from holdfast.kernel.errors import Corrupt
-from holdfast.kernel.files import flush_folder
+from holdfast.kernel.files import flush_folder, write_over
 from holdfast.keyring.model import ErasureLine, RestrictionLine
 
 ERASURES = "erasures.jsonl"
@@ -105,6 +105,5 @@ def join(target: Path, others: Iterable[Path]) -> None:
 
 def _write(path: Path, lines: list[bytes]) -> None:
     if lines:
-        path.parent.mkdir(exist_ok=True, mode=0o700)
-        path.write_bytes(b"".join(line + b"\n" for line in lines))
-        path.chmod(0o600)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_over(path, b"".join(line + b"\n" for line in lines))

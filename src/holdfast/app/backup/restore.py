@@ -119,6 +119,8 @@ async def restore(
         if header.engine == "postgresql":
             await _fill_database(settings, stage, header)
         await asyncio.to_thread(_put_in_place, stage, target)
+        if settings.keys_dir.resolve() != target / "keys":
+            await asyncio.to_thread(join, settings.keys_dir, [target / "keys"])
         if master and not master_file(settings).exists():  # the keys have a place of their own
             await asyncio.to_thread(write_new, master_file(settings), master)
     finally:
