@@ -45,6 +45,7 @@ def test_it_says_what_is_down_up_and_broken(tmp_path: Path) -> None:
         status, found = checklist(data_dir)
         assert (status, found["drones"]["outcome"]) == (0, "pass")
         assert found["raw bytes"]["outcome"] == "pass"
+        assert found["ledger"]["outcome"] == "pass"
         assert found["results"]["outcome"] == "warn"
 
     status, found = checklist(data_dir)

@@ -486,6 +486,16 @@ def test_the_guide_to_a_log_for_your_own_programs_runs(server: Program, tmp_path
         assert told in page
 
 
+def test_the_doctor_looks_at_the_ledger_and_not_for_roles_that_are_not_here(
+    server: Program,
+) -> None:
+    done = run_command("doctor", "--json", "--data-dir", str(server.data_dir))
+    found = {line["check"]: line["outcome"] for line in json.loads(done.stdout)}
+    assert found.pop("ledger") == "pass"
+    assert {found.pop(name) for name in ("registry", "drones", "results", "raw bytes")} == {"skip"}
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_pipeline_from_a_thread_hides_no_refusal(server: Program) -> None:
     token = (server.data_dir / "operator.token").read_text().strip()
     with Client(server.url, token=token) as log:

@@ -16,6 +16,7 @@ from holdfast.kernel.cli import CommandLine, command_line, print_json, run, sess
 from holdfast.kernel.errors import Denied, HoldfastError
 from holdfast.kernel.hints import hint_for
 from holdfast.kernel.options import JsonOption
+from holdfast.ledger.model import LedgerStatus
 
 app = typer.Typer(add_completion=False)
 
@@ -171,6 +172,7 @@ async def _stack(ctx: typer.Context, line: CommandLine, *, deep: bool) -> list[F
                 await _checked("results", lambda: _results(api)),
                 await _checked("sources", lambda: _sources(api)),
                 await _checked("raw bytes", lambda: _objects(api, deep=deep)),
+                await _checked("ledger", lambda: _ledger(api)),
             ]
     except HoldfastError as error:
         return [Finding("gateway", "fail", error.detail, hint_for(error, "doctor"))]
@@ -183,6 +185,9 @@ async def _checked(name: str, check: Callable[[], Awaitable[Finding]]) -> Findin
         hint = "with the operator's token it is looked at"
         return Finding(name, "skip", f"not looked at: {error.detail}", hint)
     except HoldfastError as error:
+        if error.code == "route-not-found":
+            # A role that runs alone: what it has not is not broken.
+            return Finding(name, "skip", "not looked at: this door has no such role")
         hint = error.hint
         if not hint and error.code == "role-unreachable":
             hint = "see that it runs (its log), and that its address in the settings is right"
@@ -306,3 +311,21 @@ async def _objects(api: Any, *, deep: bool) -> Finding:
         )
     detail = f"{checked} objects opened, whole" + ("" if deep else " (a sample; --deep opens all)")
     return Finding("raw bytes", "pass", detail)
+
+
+async def _ledger(api: Any) -> Finding:
+    """Whether the log takes events, and if not, why not."""
+    found = await api.get("/v1/ledger/status", type=LedgerStatus)
+    if found.damage is not None or not found.writable:
+        why = "" if found.damage is None else f": {found.damage.reason}: {found.damage.detail}"
+        return Finding(
+            "ledger",
+            "fail",
+            f"read-only at {found.size:,} entries{why}",
+            "`holdfast ledger verify` says what is sound; docs/operating/ledger.md what to do then",
+        )
+    return Finding(
+        "ledger",
+        "pass",
+        f"{found.size:,} entries, appended to; `holdfast ledger verify` reads all of them",
+    )
