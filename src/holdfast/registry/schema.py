@@ -238,12 +238,16 @@ def _only(error: ValidationError, option: str) -> str:
     return f"it must be {option}"
 
 
+MEANT = {"column": "path", "field": "path", "from": "path", "jsonpath": "path", "xpath": "path"}
+"""What others call a member: nearer in meaning than what is spelled like it."""
+
+
 def _unknown(place: Place, known: list[str], document: Document) -> tuple[Place, Problem]:
     member = str(place[-1])
     inside = dotted(place[:-1]) or "a profile"
-    return place, document.problem(
-        place, f"{member} is not a member of {inside}", did_you_mean(member, known)
-    )
+    meant = MEANT.get(member, "")
+    hint = f"did you mean {meant}?" if meant in known else did_you_mean(member, known)
+    return place, document.problem(place, f"{member} is not a member of {inside}", hint)
 
 
 def did_you_mean(word: str, known: list[str], *, compared: int = NEAR_MAX) -> str:

@@ -65,6 +65,10 @@ def test_every_member_of_every_part_is_explained() -> None:
 @pytest.mark.parametrize(
     ("plain", "said"),
     [
+        (
+            changed("period/from", "x"),
+            "from is not a member of period (did you mean path?)",
+        ),
         (changed("titel", "x"), "titel is not a member of a profile (did you mean title?)"),
         (
             changed("source/format", {"type": "cvs"}),

@@ -490,7 +490,12 @@ def translate(error: Exception, method: str, url: str, role: str = "") -> Holdfa
             "`holdfast doctor` looks at each part",
         )
     cut = url.startswith("http://") and isinstance(error, httpx.RemoteProtocolError)
-    hint = "if that door serves TLS, it hangs up on http://: write https://" if cut else ""
+    hint = (
+        "it ended while it answered, or that door serves TLS and hangs up on http://: then write "
+        "https://"
+        if cut
+        else ""
+    )
     if method in SAFE:
         return Unavailable(
             f"cannot read the answer of {url}: {error or type(error).__name__}", hint=hint
