@@ -31,7 +31,11 @@ app = typer.Typer(
 )
 
 SubjectArgument = Annotated[
-    str, typer.Argument(help="The subject as the source writes it; - reads it from standard input.")
+    str,
+    typer.Argument(
+        help="The name to the letter, as the source writes it or as an append said whom it is "
+        "about; - reads it from standard input."
+    ),
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept with the evidence.")]
 

@@ -238,9 +238,10 @@ class SubjectsService:
                 raise SubjectUnknown(
                     "cannot erase the subject: nobody of that name is known here",
                     hint="a name is taken to the letter, as the field has it that is the profile's "
-                    "`subject`; where roles have keyrings of their own, ask the role that has the "
-                    "data; --even-unknown (`even_unknown`) erases the name all the same, with raw "
-                    "responses of failed runs, of which nobody knows whom they name",
+                    "`subject`, or as an append named whom its event is `about`; where roles have "
+                    "keyrings of their own, ask the role that has the data; --even-unknown "
+                    "(`even_unknown`) erases the name all the same, with raw responses of failed "
+                    "runs, of which nobody knows whom they name",
                 )
             made = msgspec.structs.replace(erasure, keys=keys)
             _note(rows, principal.tenant, made)

@@ -38,6 +38,7 @@ from holdfast.keyring.errors import (
 from holdfast.keyring.master import MasterKey, parse_master, render_master
 from holdfast.keyring.model import EVENTS, NAMES, PURPOSES, RECORDS
 from holdfast.keyring.ports import KeyStore, Rows
+from holdfast.keyring.sealer import KeyringPeople
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import CuttingProxy
 
@@ -78,6 +79,25 @@ def test_tenants_and_purposes_have_keys_of_their_own(keyring: Keyring) -> None:
     with pytest.raises(KeyDestroyed):
         keyring.find("two", EVENTS, keys[0].id)
     assert keyring.find_many("one", RECORDS, [keys[0].id]) == {}
+
+
+def test_a_key_tells_whose_own_it_is(keyring: Keyring) -> None:
+    people, sealer = KeyringPeople(keyring), EnvelopeSealer(keyring)
+    jane, joe, again = people.named("default", ["jane", "joe", "jane"])
+    assert (jane, jane != joe) == (again, True)
+    hers = sealer.seal("default", EVENTS, "e", b"x", subject=jane)
+    nobodys = sealer.seal("default", EVENTS, "e", b"x")
+    assert people.about("default", hers) == jane
+    assert people.about("default", nobodys) == ""
+    keyring.rotate_tenant("default")
+    assert people.about("default", nobodys) == ""
+    for tenant in ("other", "default"):
+        if tenant == "default":
+            keyring.store.transact(
+                lambda rows: rows.all("DELETE FROM keyring_keys WHERE subject = $1", jane)
+            )
+        with pytest.raises(KeyDestroyed):
+            people.about(tenant, hers)
 
 
 def test_a_process_has_no_keys_for_what_is_not_its_business(
