@@ -310,6 +310,29 @@ async def test_an_event_that_was_taken_twice_keeps_its_first_place(
         assert (await verdict(ledger)).sound
 
 
+async def test_a_proof_is_never_made_of_a_damaged_tile(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        where = "WHERE tenant = :tenant AND level = 0 AND number = 1"
+        right = await ledger.inclusion(ONE, 3, 520)
+        tile = await database.read(ONE, lambda c: store.find_tile(c, ONE.tenant, 0, 1))
+        assert tile is not None
+        bad = tile[:5] + bytes([tile[5] ^ 1]) + tile[6:]
+        await change(database, f"UPDATE ledger_tiles SET hashes = :bad {where}", bad=bad)
+        for question in (
+            ledger.inclusion(ONE, 300, 520),
+            ledger.consistency(ONE, 300, 520),
+            ledger.tile(ONE, "0/001"),
+        ):
+            with pytest.raises(IndexWrong, match="tile 0/1"):
+                await question
+        assert (await ledger.inclusion(ONE, 3, 520)).root == right.root
+        await ledger.rebuild(ONE)
+        assert (await ledger.inclusion(ONE, 300, 520)).root == right.root
+
+
 async def test_an_append_that_the_index_stands_against_says_what_mends_it(
     database: Database, tmp_path: Path, clock: ManualClock
 ) -> None:
@@ -337,6 +360,7 @@ async def test_a_rebuild_that_breaks_off_is_never_read_from_and_is_gone_on_with(
             before = await flip(database, 300)
             with pytest.raises(HoldfastError, match="position 300"):
                 await ledger.rebuild(ONE)
+            assert await ledger.check() == "degraded"
             assert await everything(ledger, stream="notes/3", first=80) == stream[79:]
             values = "SET frame = :frame WHERE tenant = :tenant AND first = 300"
             await change(database, f"UPDATE ledger_commits {values}", frame=before)

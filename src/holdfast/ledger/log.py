@@ -375,18 +375,12 @@ class TenantLog:
             else:
                 raise Corrupt(f"cannot read the tile {level}/{number}: the log is not that long")
 
-        def unit(conn: Connection) -> dict[tuple[int, int], bytes | None]:
-            return {each: store.find_tile(conn, self.tenant, *each) for each in stored}
+        def unit(conn: Connection) -> dict[tuple[int, int], bytes]:
+            return {each: store.whole_tile(conn, self.tenant, *each) for each in stored}
 
         if stored:
             read = await self.parts.database.read(self.principal, unit)
-            for place, data in read.items():
-                if data is None or len(data) != 32 * tree.TILE_WIDTH:
-                    raise Corrupt(
-                        f"cannot read the tile {place[0]}/{place[1]}: it is not in the index",
-                        hint="`holdfast ledger rebuild` makes the index anew from the log",
-                    )
-                found[place] = tree.split_hashes(data)
+            found |= {each: tree.split_hashes(data) for each, data in read.items()}
         return lambda level, number: found[level, number]
 
     async def root_at(self, size: int, view: View) -> bytes:
@@ -801,6 +795,7 @@ class TenantLog:
             async with self._opening:
                 grown, wrong = await self._sound()
                 if wrong is not None:
+                    await self.met(wrong, walked=True)
                     raise wrong
                 await self.rebuild(grown.size)
             await self.open()

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Table, Text, text
 
+from holdfast.kernel import merkle
 from holdfast.kernel.database import bulk_insert, tenant_table
 from holdfast.ledger.errors import IndexIncomplete, IndexWrong, NotSequencer
 from holdfast.ledger.model import Damage
-from holdfast.ledger.tree import Tile
+from holdfast.ledger.tree import TILE_HEIGHT, TILE_WIDTH, Tile, split_hashes
 
 
 def _clustered(table: Table) -> Table:
@@ -308,9 +309,15 @@ def find_versions(
     return [(row[0], row[1]) for row in conn.execute(_VERSIONS, values)]
 
 
-_POSITION = text(
-    "SELECT position FROM ledger_versions"
-    " WHERE tenant = :tenant AND stream = :stream AND version = :version"
+# The wanted ones lead: the table is asked for each, never read through.
+_POSITIONS = _both(
+    "SELECT v.stream, v.version, v.position FROM json_each(:wanted) AS w"
+    " CROSS JOIN ledger_versions AS v WHERE v.tenant = :tenant"
+    " AND v.stream = json_extract(w.value, '$[0]') AND v.version = json_extract(w.value, '$[1]')",
+    "SELECT v.stream, v.version, v.position"
+    " FROM jsonb_array_elements(CAST(:wanted AS jsonb)) AS w, LATERAL ("
+    "SELECT stream, version, position FROM ledger_versions WHERE tenant = :tenant"
+    " AND stream = w.value->>0 AND version = CAST(w.value->>1 AS bigint) OFFSET 0) AS v",
 )
 
 
@@ -318,12 +325,10 @@ def find_positions(
     conn: Connection, tenant: str, wanted: Sequence[tuple[str, int]]
 ) -> list[int | None]:
     """Where each version of a stream lies, as the index has it. For checking, not for serving."""
-    return [
-        conn.execute(
-            _POSITION, {"tenant": tenant, "stream": stream, "version": version}
-        ).scalar_one_or_none()
-        for stream, version in wanted
-    ]
+    values = {"tenant": tenant, "wanted": msgspec.json.encode(wanted).decode()}
+    rows = conn.execute(_POSITIONS[conn.dialect.name], values)
+    found = {(row[0], row[1]): row[2] for row in rows}
+    return [found.get(each) for each in wanted]
 
 
 def find_tile(conn: Connection, tenant: str, level: int, number: int) -> bytes | None:
@@ -331,6 +336,24 @@ def find_tile(conn: Connection, tenant: str, level: int, number: int) -> bytes |
     values = {"tenant": tenant, "level": level, "number": number}
     row = conn.execute(_TILE, values).one_or_none()
     return None if row is None else bytes(row.hashes)
+
+
+def whole_tile(conn: Connection, tenant: str, level: int, number: int) -> bytes:
+    """The hashes of a full tile, held to the root beside them; ``IndexWrong`` if they do not fit.
+
+    A proof out of hashes that are not the tree's would fit itself, and nothing that was published.
+    """
+    values = {"tenant": tenant, "level": level, "number": number}
+    row = conn.execute(_TILE, values).one_or_none()
+    hashes = b"" if row is None else bytes(row.hashes)
+    first = number << TILE_HEIGHT * (level + 1)
+    if row is None or len(hashes) != 32 * TILE_WIDTH:
+        raise IndexWrong(
+            first, f"cannot read the tile {level}/{number}: it is not in the index, or not whole"
+        )
+    if merkle.root(split_hashes(hashes)) != bytes(row.root):
+        raise IndexWrong(first, f"cannot read the tile {level}/{number}: it is damaged")
+    return hashes
 
 
 def tile_roots(
