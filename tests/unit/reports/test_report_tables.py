@@ -19,8 +19,9 @@ from holdfast.reports.errors import (
     ReportTooLarge,
     TooFewRows,
 )
+from holdfast.reports.model import Input
 from holdfast.reports.spec import convert_spec
-from holdfast.reports.tables import locked_database, rows_of
+from holdfast.reports.tables import locked_database, read_projection, rows_of
 from tests.unit.reports.projections import Row, row, series, write
 
 
@@ -607,3 +608,13 @@ def test_a_field_of_its_own_may_be_called_period(tmp_path: Path) -> None:
     rows = [row("2026", "A", measures={"value": "1"}, dimensions={"period": "early"})]
     result = run(tmp_path, {"a": rows}, inputs={"a": {"dimensions": ["period"]}})
     assert result.rows == [["early", "1"]]
+
+
+def test_what_is_personal_is_no_input_of_a_report(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.parquet", ROWS, sealed=["dim_who", "weight__double"])
+    source = Input(profile="clinic", measures=["value"])
+    with pytest.raises(InputMismatch) as caught:
+        read_projection("a", source, file, {"dim_who", "weight__double", "record_id"})
+    said = {problem.message for problem in caught.value.problems}
+    assert said == {"dim_who is personal, and sealed", "weight is personal, and sealed"}
+    assert read_projection("a", source, file, {"record_id"}).num_rows == len(ROWS)
