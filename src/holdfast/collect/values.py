@@ -120,7 +120,8 @@ def _shifted(whole: str, fraction: str, exponent: int) -> str:
 def localised(text: str, thousands: str, point: str) -> str:
     """``text`` with the separators of its place turned into none and ``.``.
 
-    Groups must be groups: with ``,`` for thousands, ``1,5`` is refused and not read as fifteen.
+    Groups must be groups: with ``,`` for thousands, ``1,5`` is refused and not read as fifteen, and
+    so is ``0,500``, for nobody writes five hundred so.
     """
     text = text.strip()
     if thousands:
@@ -143,7 +144,7 @@ def localised(text: str, thousands: str, point: str) -> str:
 def _grouping(thousands: str, point: str) -> Callable[[str], object]:
     mark = re.escape(thousands)
     rest = rf"(?:{re.escape(point)}[0-9]*)?"
-    groups = rf"[0-9]{{1,3}}(?:{mark}[0-9]{{2,3}})*{mark}[0-9]{{3}}"
+    groups = rf"[1-9][0-9]{{0,2}}(?:{mark}[0-9]{{2,3}})*{mark}[0-9]{{3}}"
     return re.compile(rf"[+\-\u2212]?{groups}{rest}").fullmatch
 
 
@@ -220,7 +221,13 @@ def _from_serial(text: str) -> datetime:
     return _SERIAL_ZERO + timedelta(milliseconds=int((days * 86_400_000).to_integral_value()))
 
 
+_BARE_WEEK = re.compile(r"[0-9]{4}-?W[0-9]{2}(?![0-9]|-[0-9])").match
+"""A week without its day, for which the library takes the Monday."""
+
+
 def _by_iso(text: str) -> datetime:
+    if _BARE_WEEK(text):
+        raise ValueError("is a week, and no day or time in one")
     try:
         return datetime.fromisoformat(text)
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from datetime import UTC, date, timedelta
 from zoneinfo import ZoneInfo
@@ -49,6 +50,37 @@ def test_spellings(text: str, frequency: str, start: str, end: str, name: str) -
     found = read(text, frequency)
     assert (found.start, found.end, found.frequency, found.text) == (start, end, frequency, text)
     assert periods.name(found) == name
+
+
+FINE = "ASQMWDHI"
+"""A day, and a time of it, lies in one period of every frequency; and a day begins with an hour."""
+
+
+@pytest.mark.parametrize(
+    ("texts", "frequencies"),
+    [
+        (("2020",), "A"),
+        (("2020-S2", "2020H2", "2020 s02"), "S"),
+        (("2020-Q4", "2020Q4", "2020/q04"), "Q"),
+        (("2020-12", "2020M12", "202012", "2020/12", "2020 M12"), "M"),
+        (("2020-W10", "2020W10", "2020 w10", "2020-W53", "2020W53"), "W"),
+        (("2020-W10T12:00", "2020W10T12", "2020-W54", "2021-W53", "2020-Q5", "2020-S3"), ""),
+        (("2020-W10-3", "2020W103", "2020-03-04", "20200304"), FINE),
+        (("2020-03-04T13:00", "2020-03-04T13:00Z", "2020-W10-3T13:00Z"), FINE),
+    ],
+)
+def test_a_spelling_is_of_its_own_frequency_and_of_no_other(
+    texts: tuple[str, ...], frequencies: str
+) -> None:
+    for text in texts:
+        taken = ""
+        for frequency in FINE:
+            with contextlib.suppress(ValueError):
+                taken += read(text, frequency).frequency
+        assert (text, taken) == (text, frequencies)
+    for frequency in set(FINE) - set(frequencies):
+        with pytest.raises(ValueError, match=r"^is (not )?a "):
+            read(texts[0], frequency)
 
 
 def test_patterns_and_epochs() -> None:

@@ -75,6 +75,9 @@ def test_every_decimal_keeps_its_value(number: Decimal) -> None:
         ("-1,234", ",", ".", "-1234"),
         ("12", ",", ".", "12"),
         ("1'234.5", "'", ".", "1234.5"),
+        ("0", ".", ",", "0"),
+        ("-0,250", ".", ",", "-0.250"),
+        ("100.000", ".", ",", "100000"),
     ],
 )
 def test_separators_of_a_place(written: str, thousands: str, point: str, plain: str) -> None:
@@ -85,7 +88,9 @@ def test_separators_of_a_place(written: str, thousands: str, point: str, plain: 
     ("written", "thousands", "point"),
     [("1,5", ",", "."), ("1,,234", ",", "."), (",234", ",", "."), ("1.5", "", ","),
      ("1234,567", ",", "."), ("1,23", ",", "."), ("1 2", " ", "."),
-     ("(1,234)", ",", "."), ("1,234-", ",", ".")],
+     ("(1,234)", ",", "."), ("1,234-", ",", "."),
+     ("0.123", ".", ","), ("0.500", ".", ","), ("00.123", ".", ","), ("-0.250", ".", ","),
+     ("012.345", ".", ","), ("0,123,456", ",", "."), (".123.456", ".", ",")],
 )  # fmt: skip
 def test_a_misread_separator_is_refused(written: str, thousands: str, point: str) -> None:
     with pytest.raises(ValueError, match="is not a number") as caught:
