@@ -147,7 +147,10 @@ def _statistics(found: Statistics) -> list[str]:
 
 
 def _fixed(text: str | None) -> str:
-    return "–" if text is None else f"{float(text):.6f}"
+    if text is None:
+        return "–"
+    value = float(text) + 0.0  # of the two zeros the one without a sign
+    return f"{value:.2g}" if value and abs(value) < 5e-7 else f"{value:.6f}"
 
 
 def _p(text: str | None) -> str:
@@ -158,22 +161,39 @@ def _p(text: str | None) -> str:
 
 
 def _decimals(column: Column, values: list[str | None]) -> int | None:
-    """How many decimal places a column of doubles needs: seven digits of its largest number.
+    """How many decimal places a column of doubles is given: seven digits of its largest number, or
+    all that its numbers have, if those are few.
 
-    A double's shortest spelling may have seventeen; people compare the first few. Everything else
-    is shown as it is.
+    A double's shortest spelling may have seventeen digits; people compare the first few. Everything
+    else is shown as it is. A number too small for these places has its own (``_cell``).
     """
-    numbers = [float(value) for value in values if value is not None and column.type == "double"]
+    told = [value for value in values if value is not None and column.type == "double"]
+    numbers = [float(value) for value in told]
     largest = max(map(abs, numbers), default=0.0)
-    if not numbers or not 1e-4 <= largest < 1e15:
+    if numbers and not largest:
+        return 1
+    if not 1e-4 <= largest < 1e15:
         return None
-    places = max(0, 6 - math.floor(math.log10(largest)))
+    places = max(0, _DIGITS - math.floor(math.log10(largest)))
+    if not any("e" in value or len(value.strip("-0.")) > _SHORT for value in told):
+        places = max(places, *(len(value.partition(".")[2]) for value in told))
     while places and all(f"{number:.{places}f}".endswith("0") for number in numbers):
         places -= 1
     return places
 
 
+_DIGITS = 6
+"""So many digits of a number are always shown, whatever the others of its column are like."""
+_SHORT = 12
+"""Of that many characters a number that somebody has rounded may be."""
+
+
 def _cell(value: str | None, places: int | None) -> str:
     if value is None:
         return "–"
-    return plain(value) if places is None else f"{float(value):.{places}f}"
+    if places is None:
+        return plain(value)
+    number = float(value) + 0.0  # of the two zeros the one without a sign
+    own = f"{number:.{_DIGITS}g}"
+    aligned = f"{number:.{places}f}"
+    return aligned if f"{float(aligned):.{_DIGITS}g}" == own else own

@@ -366,6 +366,33 @@ def test_a_table_is_readable_in_a_pipe(tmp_path: Path) -> None:
     assert "10 more rows" in printed(render_table(report, limit=5))
 
 
+def test_a_number_beside_much_larger_ones_keeps_its_digits(tmp_path: Path) -> None:
+    """No alignment rounds 1.68 to 2, or a small number to 0."""
+    values = ("123456789.37", "98765432109.123", "0.0000123", "5.05")
+    rows = [row(str(2000 + n), "A", measures={"value": v}) for n, v in enumerate(values)]
+    spec = convert_spec(
+        {
+            "version": 1,
+            "name": "apart",
+            "title": "Apart",
+            "inputs": {"a": {"profile": "a", "measures": ["value"]}},
+            "derive": {
+                "third": "value / 3",
+                "less": "value - 0.1",
+                "tenths": "round(value / 1000, 1)",
+                "none": "(0 - value) * 0",
+            },
+            "output": {"type": "table", "columns": ["third", "less", "tenths", "none"]},
+        }
+    )
+    report, _ = made(tmp_path, spec, {"a": rows})
+    text = printed(render_table(report))
+    words = text.split()
+    for shown in ("1.68333", "4.1e-06", "4.95", "-0.0999877", "123456.8", "32921810703", "0.0"):
+        assert shown in words, text
+    assert not {"2", "5", "-0", "-0.0", "123457"} & set(words), text
+
+
 def test_what_to_say_under_a_narrow_table_is_not_as_narrow(tmp_path: Path) -> None:
     report, _ = sample(tmp_path, "co2-and-temperature-by-year")
     empty = msgspec.structs.replace(report, rows=[], row_count=0, columns=report.columns[:1])
