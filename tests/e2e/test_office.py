@@ -174,6 +174,13 @@ def test_rows_that_come_twice_are_refused_or_the_profile_says_which_counts(offic
     assert refused["status"] == "failed"
     assert refused["code"] == "duplicate-keys"
     assert "1 record repeats a key; first: A, 2024-01" in refused["reason"]
+    office.says("profile", "run", "twice-error", "--wait", "--json", status=1)
+    problem = json.loads(office.said)  # one document on standard error, and nothing besides
+    assert (problem["kind"], problem["status"]) == ("conflict", 409)
+    assert (problem["code"], problem["detail"]) == (
+        "duplicate-keys",
+        f"the run of twice-error failed: {refused['reason']}",
+    )
 
 
 def test_a_password_is_sent_and_never_shown(office: Office) -> None:

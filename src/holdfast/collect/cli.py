@@ -190,14 +190,14 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
 
         async def body() -> None:
             async with session(ctx) as api:
-                found = await _remapped(api, name, to_version, timeout, dry_run=dry_run)
+                found = await _remapped(api, name, to_version, timeout, dry_run=dry_run, quiet=json)
                 await _show_remapped(api, found, limit, json=json)
 
         run(body)
 
 
 async def _remapped(
-    api: ApiClient, name: str, version: str, seconds: float, *, dry_run: bool
+    api: ApiClient, name: str, version: str, seconds: float, *, dry_run: bool, quiet: bool
 ) -> Run:
     """The run of a re-mapping once it has ended; raises unless it ended well."""
     from holdfast.fleet.client import FleetClient
@@ -209,7 +209,8 @@ async def _remapped(
     fleet = FleetClient(api)
     request = CollectRequest(profile=name, remap=True, rehearsal=dry_run, digest=digest)
     task = await fleet.collect(None, request)
-    say(f"run {task.payload['run']} is {task.status.value}")
+    if not quiet:
+        say(f"run {task.payload['run']} is {task.status.value}")
     try:
         async with asyncio.timeout(seconds):
             while task.status in {TaskStatus.QUEUED, TaskStatus.LEASED}:

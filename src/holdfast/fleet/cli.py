@@ -27,6 +27,7 @@ from holdfast.kernel.cli import (
     session,
 )
 from holdfast.kernel.errors import HoldfastError, Invalid, NotFound, Unavailable
+from holdfast.kernel.failed_runs import failed_run
 from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
@@ -480,11 +481,14 @@ def register(profiles: typer.Typer, ended: Ended | None = None) -> None:
                     task = await client.collect(None, request)
                 except NotFound as error:
                     raise await _not_runnable(api, name, error) from error
-                if nobody:
+                if nobody and not json:
                     say("nothing runs here: it is collected once `holdfast up` runs")
                 if wait:
-                    say(f"run {task.payload['run']} is {task.status.value}")
-                    task = await _finished(client, task, _seconds(timeout), api)
+                    if not json:
+                        at_work = task.attempts or task.status.value == "leased"
+                        state = _progress(task) if at_work else f"is {task.status.value}"
+                        say(f"run {task.payload['run']} {state}")
+                    task = await _finished(client, task, _seconds(timeout), api, quiet=json)
                     if json or ended is None:
                         _print_task(task, json)
                     why = await ended(api, task.payload["run"], json) if ended else None
@@ -552,7 +556,7 @@ async def _not_runnable(api: Any, name: str, error: NotFound) -> HoldfastError:
 
 
 def _unsuccessful(profile: str, task: Task) -> HoldfastError:
-    return HoldfastError(
+    return failed_run(
         f"the run of {profile} failed, its attempts are used up: {task.reason or task.code}"
         if task.status.value == "dead"
         else f"the run of {profile} ended {task.status.value}: {task.reason or task.code}",
@@ -587,11 +591,17 @@ async def _trouble(api: Any) -> str:
 
 
 async def _finished(
-    client: FleetClient, task: Task, seconds: float, api: ApiClient | None = None
+    client: FleetClient,
+    task: Task,
+    seconds: float,
+    api: ApiClient | None = None,
+    *,
+    quiet: bool = False,
 ) -> Task:
     """Wait until the task has ended, and say on the way what becomes of it.
 
-    While nothing becomes of it, say what keeps the system from it.
+    While nothing becomes of it, say what keeps the system from it. ``quiet`` is for scripts: a
+    failure is all that they find on standard error.
     """
     told, trouble, polls = _progress(task), "", 0
     try:
@@ -600,17 +610,18 @@ async def _finished(
                 await asyncio.sleep(WAIT_POLL_SECONDS)
                 task = await client.show_task(None, task.id)
                 line = _progress(task)
-                if line != told and task.status.value not in FINAL:
+                if line != told and task.status.value not in FINAL and not quiet:
                     say(line)
                 polls = polls + 1 if line == told else 0
                 told = line
-                if api is not None and polls and polls % TROUBLE_POLLS == 0:
+                if api is not None and not quiet and polls and polls % TROUBLE_POLLS == 0:
                     found = await _trouble(api)
                     if found and found != trouble:
                         say(f"! {found}: the run goes on once that is mended; Ctrl-C leaves it so")
                     trouble = found
     except asyncio.CancelledError:
-        say(f"the run goes on: `holdfast run show {task.payload.get('run', '')}`")
+        if not quiet:
+            say(f"the run goes on: `holdfast run show {task.payload.get('run', '')}`")
         raise
     except TimeoutError:
         raise Unavailable(

@@ -277,6 +277,7 @@ def fail(error: HoldfastError) -> NoReturn:
 
     For a line with ``--json`` it is one JSON object on one line, the problem document of HTTP.
     """
+    status = EXIT_STATUS[error.kind] if error.exit_status is None else error.exit_status
     if _as_json.get():
         from holdfast.kernel.http.problems import document
 
@@ -288,7 +289,7 @@ def fail(error: HoldfastError) -> NoReturn:
             hint=hint_for(error, _noun.get()),
         )
         say(msgspec.json.encode(shown).decode())
-        raise SystemExit(EXIT_STATUS[error.kind])
+        raise SystemExit(status)
     say(f"error: {error.detail}")
     for problem in error.problems:
         say(f"  - {problem}")
@@ -296,7 +297,7 @@ def fail(error: HoldfastError) -> NoReturn:
         # Of this process itself: no log has it.
         say(f"  - {error.internal.splitlines()[0][:300]}")
     say(f"hint: {hint_for(error, _noun.get())}")
-    raise SystemExit(EXIT_STATUS[error.kind])
+    raise SystemExit(status)
 
 
 def read_file(path: Path, most: int) -> bytes:

@@ -120,6 +120,8 @@ class HoldfastError(Exception):
         self.problems = tuple(problems)
         self.retry_after_seconds = retry_after_seconds
         self.internal = internal
+        self.exit_status: int | None = None
+        """What the command line ends with, where that is not its kind's."""
 
 
 class Invalid(HoldfastError):

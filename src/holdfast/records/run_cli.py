@@ -8,6 +8,7 @@ import typer
 
 from holdfast.kernel.cli import print_fields, print_json, print_table, run, say, session
 from holdfast.kernel.errors import HoldfastError, NotFound
+from holdfast.kernel.failed_runs import failed_run
 from holdfast.kernel.hints import BY_CODE
 from holdfast.kernel.options import JsonOption, LimitOption
 from holdfast.records.cli import CursorOption, ProfileOption, check_profile, client_of, say_cursor
@@ -140,7 +141,7 @@ async def show_ended(api: ApiClient, run_id: str, quiet: bool) -> HoldfastError 
             say(f"note: {line}")
     if found.status.value not in ("failed", "cancelled"):
         return None
-    return HoldfastError(
+    return failed_run(
         f"the run of {found.profile} {found.status.value}: {found.reason or found.code}",
         code=found.code,
         hint=after_failure(found),
