@@ -231,6 +231,15 @@ async def test_a_refused_file_is_tried_again_by_the_next_process(
     assert (await world.folder.reconcile()).published == ("rain",)
 
 
+async def test_a_data_directory_in_the_folder_is_not_looked_into(world: World) -> None:
+    world.write("rain.yaml")
+    world.put("data/holdfast.json", '{"pid": 1}')
+    world.folder = ProfilesFolder(
+        world.service, ME, world.root, world.clock, apart=world.root / "data"
+    )
+    assert (await world.folder.reconcile()).refused == ()
+
+
 async def test_a_deleted_file_stops_its_profile_and_its_return_resumes_it(world: World) -> None:
     path = world.write("rain.yaml")
     await world.folder.reconcile()

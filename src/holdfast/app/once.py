@@ -114,7 +114,11 @@ async def found_profiles(system: System) -> tuple[list[str], list[tuple[str, str
     from holdfast.registry.folder import ProfilesFolder
 
     folder = ProfilesFolder(
-        system.registry, system.operator, system.settings.profiles_dir, system.clock
+        system.registry,
+        system.operator,
+        system.settings.profiles_dir,
+        system.clock,
+        apart=system.settings.data_dir,
     )
     await folder.reconcile()  # the watch does the same; here is where it has been done
     listed = await system.registry.runnable(system.principal)

@@ -285,6 +285,7 @@ def _open_registry(system: System, state: State) -> None:
         settings.profiles_dir,
         system.clock,
         asked=settings["registry_profiles_dir"] is not None,
+        apart=settings.data_dir,
     )
 
     async def watch() -> None:

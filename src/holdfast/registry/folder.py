@@ -72,13 +72,18 @@ class ProfilesFolder:
         clock: Clock,
         *,
         asked: bool = True,
+        apart: Path | None = None,
     ) -> None:
-        """Without ``asked`` nobody named the folder, and there need not be one."""
+        """Without ``asked`` nobody named the folder, and there need not be one.
+
+        ``apart`` is not looked into if it lies there: the data directory has documents of its own.
+        """
         self._service = service
         self._principal = principal
         self._folder = folder
         self._clock = clock
         self._asked = asked
+        self._apart = apart
         self._unreadable = ""
         self._looks: dict[str, Look] = {}
         self._handled: dict[str, Look] = {}
@@ -122,7 +127,7 @@ class ProfilesFolder:
         A folder that cannot be read changes nothing: it is not the same as an empty one.
         """
         try:
-            looks = await asyncio.to_thread(_scan, self._folder)
+            looks = await asyncio.to_thread(_scan, self._folder, self._apart)
         except OSError as error:
             self._note_unreadable(error)
             return Reconciled()
@@ -197,20 +202,23 @@ class ProfilesFolder:
         return True
 
 
-def _scan(folder: Path) -> dict[str, Look]:
+def _scan(folder: Path, apart: Path | None) -> dict[str, Look]:
     """Every profile file below ``folder``; ``OSError`` if the folder cannot be read whole.
 
     Names that begin with a dot are passed over (editors' files, the ``..data`` of a mounted
     ConfigMap); a link counts if what it names lies inside the folder.
     """
-    return dict(sorted(_walk(folder.resolve(strict=True))))
+    left_out = apart.resolve() if apart is not None else None
+    return dict(sorted(_walk(folder.resolve(strict=True), left_out)))
 
 
-def _walk(root: Path) -> Iterator[tuple[str, Look]]:
+def _walk(root: Path, apart: Path | None) -> Iterator[tuple[str, Look]]:
     count = 0
     lists = stamp(root)
     for directory, folders, names in os.walk(root, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and Path(directory, name) != apart
+        )
         for name in names:
             path = Path(directory, name)
             if name.startswith(".") or path.suffix not in SUFFIXES:
