@@ -44,7 +44,9 @@ def test_a_start_that_could_not_work_is_refused(tmp_path: Path) -> None:
         (PROXIES, "HOLDFAST_GATEWAY_TERMINATOR"),
         (mismatched, "other.net does not belong to example.org"),
     ):
-        stopped = run_command("up", "--data-dir", str(tmp_path / "data"), environment=environment)
+        stopped = run_command(
+            "up", "--port", "0", "--data-dir", str(tmp_path / "data"), environment=environment
+        )
         assert stopped.returncode == 2, stopped.stderr
         assert said in stopped.stderr
         assert not (tmp_path / "data").exists(), "of a start that cannot be, nothing is made"

@@ -99,7 +99,9 @@ def test_guide_3_platform(tmp_path: Path) -> None:
         assert ask(program) == 401
         assert ask(program, program.token) == 200
     open_door = environment | {"PLATFORM_HTTP_ADDR": f"0.0.0.0:{port}"}
-    stopped = run_command("up", "--data-dir", str(tmp_path / "data"), environment=open_door)
+    stopped = run_command(
+        "up", "--port", "0", "--data-dir", str(tmp_path / "data"), environment=open_door
+    )
     assert stopped.returncode == 2
     assert "beyond loopback and there is no TLS" in stopped.stderr
 
@@ -143,7 +145,9 @@ def test_guide_4_agents(tmp_path: Path) -> None:
         )
         assert secret not in told.stdout + told.stderr
     short = environment | {"ARAGORA_JWT_SECRET": "your-256-bit-secret"}
-    stopped = run_command("up", "--data-dir", str(tmp_path / "data"), environment=short)
+    stopped = run_command(
+        "up", "--port", "0", "--data-dir", str(tmp_path / "data"), environment=short
+    )
     assert stopped.returncode == 2
     assert "at least 32 bytes" in stopped.stderr
 
@@ -157,7 +161,9 @@ def test_guide_5_documents(tmp_path: Path) -> None:
         assert ask(program) == 401
         assert ask(program, key[:-1] + ("0" if key[-1] != "0" else "1")) == 401
         assert [ask(program, each, "/v1/api-keys") for each in (key, program.token)] == [200, 200]
-    stopped = run_command("up", "--data-dir", str(data), environment={"ADMIN_KEY": "secret"})
+    stopped = run_command(
+        "up", "--port", "0", "--data-dir", str(data), environment={"ADMIN_KEY": "secret"}
+    )
     assert stopped.returncode == 2
     assert "openssl rand -hex 24" in stopped.stderr
     with started(["up", "--drones", "0", "--port", "0"], data) as program:

@@ -283,7 +283,9 @@ def test_a_database_s_password_is_in_no_message(tmp_path: Path, postgres: Postgr
         )
         watched.note(" ".join(arguments), told.stdout + told.stderr)
     disagreeing = unreachable | {"DB_DRIVER": "postgres", "DB_DSN": f"postgres://u:{keyring}@h/d"}
-    told = run_command("up", "--data-dir", str(tmp_path / "other"), environment=disagreeing)
+    told = run_command(
+        "up", "--port", "0", "--data-dir", str(tmp_path / "other"), environment=disagreeing
+    )
     assert "disagree" in told.stderr
     watched.note("a refused start", told.stdout + told.stderr)
     for path in files(data, holders=False):

@@ -240,7 +240,7 @@ def test_published_keys_without_an_issuer_or_tls_open_nothing(tmp_path: Path) ->
         more = {} if code == "issuer" else {"HOLDFAST_IDENTITY_JWT_ISSUER": "https://x.example"}
         more |= {"HOLDFAST_IDENTITY_JWT_AUDIENCE": "holdfast", "HOLDFAST_IDENTITY_JWKS_URL": url}
         found = run_command(
-            "serve", "gateway", "--data-dir", str(tmp_path / code), environment=more
+            "serve", "gateway", "--port", "0", "--data-dir", str(tmp_path / code), environment=more
         )
         assert found.returncode != 0
         assert code in found.stderr
