@@ -67,6 +67,8 @@ BY_CODE: dict[str, str] = {
     "note-invalid": "see that it is a checkpoint of this log, and that the policy file is not from "
     "before the log's last rotation",
     "log-changed": "keep the file: it is the evidence; ask whoever operates the log",
+    "key-unknown": "the key was revoked, has expired or is mistyped: ask whoever gave it to you "
+    "for a new one",
     "cursor-invalid": "leave --cursor out to begin with the first page",
     "schema-newer": "start the newer release of holdfast, or restore the copy made before it",
     "database-in-use": "stop the other process, or give this one a --data-dir of its own",

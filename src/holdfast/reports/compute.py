@@ -389,16 +389,26 @@ def _correlation_notes(
             "then too small and too narrow; compare the first differences"
         )
     if output.first_differences or output.lags:
-        gaps = _gaps(table.column("key0").to_pylist())
+        positions = [_position(key) for key in table.column("key0").to_pylist()]
+        gaps = sum(1 for a, b in itertools.pairwise(positions) if b - a != 1)
         if gaps:
             notes.append(f"{gaps} of {table.num_rows - 1} steps between rows span a gap")
+        notes += [note for lag in output.lags if (note := _lag_note(positions, lag))]
     return notes
 
 
-def _gaps(keys: list[str]) -> int:
-    """How many steps between consecutive time keys are longer than one bucket."""
-    positions = [_position(key) for key in keys]
-    return sum(1 for a, b in itertools.pairwise(positions) if b - a != 1)
+def _lag_note(positions: list[int], lag: int) -> str:
+    """How many pairs of rows ``lag`` apart are that far apart in time; nothing if all are."""
+    pairs = list(zip(positions, positions[abs(lag) :], strict=False))
+    apart = sum(1 for earlier, later in pairs if later - earlier == abs(lag))
+    if apart == len(pairs):
+        return ""
+    are = "is" if apart == 1 else "are"
+    periods = "one period" if abs(lag) == 1 else f"{abs(lag)} periods"
+    return (
+        f"lag {lag:+d}: {apart} of {len(pairs)} pairs {are} {periods} apart; "
+        "the others reach over a gap"
+    )
 
 
 def _position(key: str) -> int:

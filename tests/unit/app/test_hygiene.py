@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,14 @@ def test_whatever_is_issued_is_found_and_not_shown(tmp_path: Path, kind: str) ->
     assert {what for _, what in shapes_in(jwt(b"x" * 32, {"sub": "y"}).encode())} == {
         "signed token"
     }
+
+
+def test_what_the_readme_has_written_into_a_checkout_git_leaves_alone() -> None:
+    ignored = (ROOT / ".gitignore").read_text("utf-8").splitlines()
+    commands = (ROOT / "README.md").read_text("utf-8")
+    named = re.findall(r"holdfast worker token .*--out (\S+)", commands)
+    assert named
+    assert {f"/{name}" for name in named} <= set(ignored)
 
 
 @pytest.mark.parametrize("before", range(4))

@@ -65,6 +65,8 @@ def test_the_errors_own_hint_comes_first_then_its_code_then_its_kind() -> None:
     assert "record list --profile NAME" in hint_for(NotFound("x"), "record")
     assert "holdfast backup --help" in hint_for(NotFound("x"), "backup"), "none of it can be listed"
     assert "profile run" in hint_for(NotFound("x", code="not-published"), "report")
+    dead = hint_for(BY_KIND[Kind.UNAUTHENTICATED]("x", code="key-unknown"))
+    assert "revoked, has expired or is mistyped" in dead, "its holder has no data directory"
     assert "network" in hint_for(Unavailable("x", code="unreachable"))
     lost = hint_for(OutcomeUnknown("x", hint="look at the log"))
     assert lost.startswith("look at the log; ")

@@ -357,6 +357,27 @@ def test_a_correlation_is_readable_in_a_pipe(tmp_path: Path) -> None:
     assert "Office of <b>Numbers</b>" in text
 
 
+def test_each_lag_says_how_many_of_its_pairs_are_that_far_apart(tmp_path: Path) -> None:
+    """Rows are paired by their order: where months are missing, one row later is not one month."""
+    months = [n for n in range(1, 13) if n not in (8, 9)]
+    rows = [
+        row(f"2024-{n:02}", "M", measures={"x": str(n * n % 7), "y": str(n * 3 % 5)})
+        for n in months
+    ]
+    source = {"profile": "a", "measures": ["x", "y"], "aggregate": {"by": ["month"]}}
+    output = {"type": "correlation", "x": "x", "y": "y", "lags": [0, 1, -2]}
+    spec = convert_spec(
+        {"version": 1, "name": "lags", "title": "Lags", "inputs": {"a": source}, "output": output}
+    )
+    report, _ = made(tmp_path, spec, {"a": rows})
+    assert [note for note in report.notes if note.startswith("lag")] == [
+        "lag +1: 8 of 9 pairs are one period apart; the others reach over a gap",
+        "lag -2: 6 of 8 pairs are 2 periods apart; the others reach over a gap",
+    ]
+    whole, _ = made(tmp_path, spec, {"a": rows[:7]})
+    assert not [note for note in whole.notes if note.startswith("lag")]
+
+
 def test_a_table_is_readable_in_a_pipe(tmp_path: Path) -> None:
     report, _ = sample(tmp_path, "co2-and-temperature-by-year")
     text = printed(render_table(report))
