@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -116,15 +117,26 @@ def _counted(one: Run, names: Iterable[str]) -> dict[str, str]:
     }
 
 
+_CLOSING_POLL_SECONDS = 0.2
+_CLOSING_POLLS = 50
+
+
 async def show_ended(api: ApiClient, run_id: str, quiet: bool) -> HoldfastError | None:
     """Print what a run came to; why it failed, with what to do next, if it did.
 
+    Its task has ended. Where no attempt has ended the run as well, the coordinator does so a moment
+    later, which is waited for.
     ``None`` also for a run that nobody has opened, of which there is nothing to say.
     """
     from holdfast.kernel.principal import operator
 
     try:
         found = await client_of(api).run(operator(), run_id)
+        for _ in range(_CLOSING_POLLS):
+            if found.status.value not in ("running", "interrupted"):
+                break
+            await asyncio.sleep(_CLOSING_POLL_SECONDS)
+            found = await client_of(api).run(operator(), run_id)
     except NotFound:
         return None
     if not quiet:

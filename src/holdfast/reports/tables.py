@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 DECIMAL_DIGITS = 38
+DOUBLE_DIGITS = 15
+"""So many digits of any decimal a double gives back."""
 THREADS = 2
 PERIODS = frozenset({"period_start", "period_end", "period_frequency"})
 
@@ -564,6 +566,11 @@ class Side:
                 f"more than {DECIMAL_DIGITS} digits"
             )
         if function == "mean":
+            if decimal and measure.digits + measure.scale > DOUBLE_DIGITS:
+                self.notes.append(
+                    f"{self.name}.{name}: the mean is of an exact sum, and itself a double: of its "
+                    f"digits {DOUBLE_DIGITS} hold"
+                )
             self._add(name, "double", measure.unit)
             mean = (
                 f"CAST(sum(CAST({text} AS {decimal})) AS DOUBLE) / count({text})"

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+import msgspec
 import pytest
 import structlog
 from typer.testing import CliRunner, Result
@@ -23,13 +25,40 @@ from holdfast.kernel.principal import Principal, operator
 from holdfast.records.cli import record_app
 from holdfast.records.http import handlers
 from holdfast.records.model import Reject, Run, RunStatus
-from holdfast.records.run_cli import after_failure, reject_app, remarks, run_app
+from holdfast.records.run_cli import after_failure, reject_app, remarks, run_app, show_ended
 from holdfast.registry.document import write_document
 from holdfast.registry.http import handlers as registry_handlers
 from holdfast.registry.service import RegistryService
 from tests.support.postgres import run_apart
 from tests.unit.records.helpers import OPERATOR, bench_on, profile, record
 from tests.unit.registry.profiles import GOOD
+
+ENDED_LATER = Run(
+    id="01970000-0000-7000-8000-000000000000", profile="rain", profile_digest="", task="",
+    worker="w", fence=2, status=RunStatus.INTERRUPTED, attempts=2, started_at="",
+    lease_expires_at="", code="unreachable", reason="nobody answers",
+)  # fmt: skip
+
+
+async def test_a_run_whose_task_is_over_is_shown_as_it_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The coordinator closes a run that no attempt has ended, a moment after its task."""
+    answers = [
+        ENDED_LATER,
+        msgspec.structs.replace(ENDED_LATER, status=RunStatus.FAILED),
+    ]
+
+    async def sent(run: Run) -> AsyncIterator[bytes]:
+        yield msgspec.json.encode(run)
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=sent(answers.pop(0))))
+    async with ApiClient(httpx.AsyncClient(transport=transport, base_url="http://x")) as api:
+        why = await show_ended(api, ENDED_LATER.id, quiet=False)
+    assert why is not None
+    assert (why.kind.value, why.code, why.exit_status) == ("unavailable", "unreachable", 1)
+    assert "interrupted" not in capsys.readouterr().out
+
 
 APPS = {"record": record_app, "run": run_app, "reject": reject_app}
 Invoke = Callable[..., Result]

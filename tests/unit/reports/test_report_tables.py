@@ -251,6 +251,20 @@ def test_large_sums_stay_exact(tmp_path: Path) -> None:
     assert aggregated(tmp_path, values, "sum") == "100000000000000000000.00"
 
 
+def test_a_mean_of_more_digits_than_a_double_holds_says_so(tmp_path: Path) -> None:
+    found = {}
+    for value in ("12345678901234567890.12", "1234567890123.45"):
+        result = run(
+            tmp_path,
+            {"a": [row("2000-01", "M", measures={"value": value})]},
+            inputs={"a": {"aggregate": {"by": ["year"]}}},
+        )
+        found[value] = (result.rows[0][1], [note for note in result.notes if "15 hold" in note])
+    mean, notes = found["12345678901234567890.12"]
+    assert (mean, len(notes)) == ("1.2345678901234567e+19", 1)
+    assert found["1234567890123.45"] == ("1234567890123.45", [])
+
+
 def test_sums_beyond_38_digits_are_doubles_and_say_so(tmp_path: Path) -> None:
     rows = [row(f"2000-{i:02d}", "M", measures={"value": "9" * 38}) for i in range(1, 4)]
     result = run(
