@@ -17,9 +17,15 @@ from typing import Any
 
 import msgspec
 
-from holdfast.collect import values
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.draft_names import bare_letters, last_name, slug
+from holdfast.collect.draft_numbers import (
+    STYLES,
+    in_two_ways,
+    is_number,
+    number_style,
+    point_of,
+)
 from holdfast.collect.draft_time import SPAN, TIME, as_period, days_of, period_of
 from holdfast.collect.errors import ParseFailed
 from holdfast.collect.formats import reader_of
@@ -32,9 +38,10 @@ from holdfast.collect.infer import (
     fields_of,
     infer,
     texts_of,
+    written_of,
 )
 from holdfast.collect.mapping import Mapping
-from holdfast.collect.model import Bounds, Formula, RawRow, ReadContext
+from holdfast.collect.model import Bounds, Formula, Number, RawRow, ReadContext
 from holdfast.collect.odd import is_stamp, nearly_numbers, odd_rows, shown, skipping
 from holdfast.collect.recognise import ROWS_LOOKED_AT, Plain, Recognised, recognise
 from holdfast.collect.several import more_pages
@@ -121,7 +128,15 @@ def draft(
     wide = _wide(rows) if is_tabular(form) else None
     looked_at = _without(_with_results(found, rows), wide.used if wide else [])
     fields = [f for f in fields_of(looked_at, form) if _can_be_named(f.path, form)][:_FIELDS_MAX]
-    plan = _Plan(fields, texts_of(looked_at, form), len(rows), found.around, labels)
+    plan = _Plan(
+        fields,
+        texts_of(looked_at, form),
+        len(rows),
+        found.around,
+        labels,
+        written=written_of(looked_at, form),
+        delimiter=getattr(form, "delimiter", ""),
+    )
     plan.apart = rejected
     if wide:
         plan.unpivot(wide, rows[:500])
@@ -235,7 +250,7 @@ def _merged(rows: list[RawRow]) -> list[str]:
         names = [cells[index] for index in given]
         if not 2 <= len(given) <= 0.75 * len(rows) or not set(begins) <= set(given):
             break
-        if any(_is_number(name, "", ".") and not _WHOLE_YEAR.fullmatch(name) for name in names):
+        if any(is_number(name, "", ".") and not _WHOLE_YEAR.fullmatch(name) for name in names):
             break
         if not found and len(set(names)) != len(names):
             break
@@ -372,6 +387,9 @@ class _Plan:
         rows: int,
         around: list[str],
         labels: dict[str, str],
+        *,
+        written: frozenset[str],
+        delimiter: str,
     ) -> None:
         self.labels = labels
         """What a row of names calls the fields, by their paths."""
@@ -411,6 +429,11 @@ class _Plan:
             )
         self.period, used = period_of(usable, texts)
         self._note_days(texts, used)
+        self._written = written
+        """Paths of texts: a number that was sent as one can be read in one way only."""
+        others = [found for path, found in texts.items() if path in written and path not in used]
+        days = [text for path in used & written for text in texts.get(path, [])]
+        self._point = point_of(others, days, delimiter)
         self._magnitude = self._magnitude_among(usable, texts)
         for path in around:
             name = self._add("dimensions", path, {"path": path}, [])
@@ -432,14 +455,19 @@ class _Plan:
         if wide.beside:
             self.spread["beside"] = {"flag": wide.beside}
             self._add("attributes", "flag", {"path": "#flag"}, [])
-        cells = [str(row.value[c]) for row in rows for c in wide.columns if row.value.get(c)]
+        sent = [row.value[c] for row in rows for c in wide.columns if row.value.get(c)]
+        cells = [str(cell) for cell in sent]
         for name, entry in list(self.groups["measures"].items()):
             del self.groups["measures"][name]
             self.groups["attributes"][name] = {"path": entry["path"]}
         self.nulls += [n for n in sorted({c.strip() for c in cells} & NULL_SPELLINGS) if n]
         texts = [cell for cell in cells if cell.strip() not in NULL_SPELLINGS]
         self._names.add("value")
-        self.groups["measures"]["value"] = {"path": "#value"} | _number_style(texts)
+        if not any(isinstance(cell, int | Number) for cell in sent):
+            self._written |= {"#value"}
+        style = self._style("#value", texts)
+        self.groups["measures"]["value"] = {"path": "#value"} | style
+        self._note_numbers("#value", texts, style)
         self.period = wide.period
         self.notes.append(
             "A column a period: each cell becomes a record (`unpivot`)"
@@ -482,9 +510,17 @@ class _Plan:
                 f'the day first, `format: "{other}"`.'
             )
 
+    def _style(self, path: str, texts: list[str]) -> Plain:
+        return number_style(texts, self._point if path in self._written else "")
+
+    def _note_numbers(self, path: str, texts: list[str], style: Plain) -> None:
+        """Numbers that can be read in two ways are taken in one; say so."""
+        if path in self._written and (note := in_two_ways(path, texts, style)):
+            self.notes.append(note)
+
     def _place(self, each: InferredField, texts: list[str], spelled: list[str], rows: int) -> None:
         entry: Plain = {"path": each.path}
-        style = _number_style(texts) if each.type == "string" else {}
+        style = self._style(each.path, texts) if each.type in {"string", "decimal"} else {}
         label = bare_letters(self.labels.get(each.path, ""))
         coded = any(_CODE.search(name) for name in (slug(each.path), label))
         if each.type == "string" and not style and not coded:
@@ -506,6 +542,7 @@ class _Plan:
             entry |= style
             if slug(each.path) in _VALUES and self._magnitude:
                 entry["magnitude_path"] = self._magnitude
+            self._note_numbers(each.path, texts, style)
             self._add("measures", each.path, entry, each.samples)
             return
         if each.type in {"date", "datetime", "boolean"}:
@@ -557,8 +594,8 @@ class _Plan:
         """How numbers are written that have a sign of money, or now and then a flag, with them."""
         if len(texts) > 1 and all(text.endswith("%") for text in texts):
             numbers = [text[:-1].strip() for text in texts]
-            style = _number_style(numbers)
-            if style or all(_is_number(text, "", ".") for text in numbers):
+            style = self._style(each.path, numbers)
+            if style or all(is_number(text, "", ".") for text in numbers):
                 return {"split": "%", **style}
         if max(map(len, texts), default=0) > _MARKED_MAX:
             return {}
@@ -569,10 +606,10 @@ class _Plan:
         marks = sorted({mark for match in found for mark in match.group("before", "after") if mark})
         plain = sum(1 for match in found if not match["after"])
         numbers = [match["number"] for match in found]
-        style = _number_style(numbers)
+        style = self._style(each.path, numbers)
         if not marks or len(marks) > 6 or plain * 2 < len(found):
             return {}
-        if not style and not all(_is_number(text, "", ".") for text in numbers):
+        if not style and not all(is_number(text, "", ".") for text in numbers):
             return {}
         said = ", ".join(repr(mark) for mark in marks)
         self.notes.append(
@@ -585,8 +622,8 @@ class _Plan:
 
         Words without a digit are taken for missing; with others it is a text for a person to heed.
         """
-        for thousands, point in _STYLES:
-            plain = [_is_number(text, thousands, point) for text in texts]
+        for thousands, point in STYLES:
+            plain = [is_number(text, thousands, point) for text in texts]
             others = nearly_numbers(texts, plain)
             if not others:
                 continue
@@ -599,7 +636,7 @@ class _Plan:
                 return {}, others
             self.notes.append(f"{each.path}: {said} is taken for a value that is missing.")
             numbers = [text for text in texts if text not in others]
-            return _number_style(numbers) or {"type": "decimal"}, others
+            return self._style(each.path, numbers) or {"type": "decimal"}, others
         return {}, []
 
     def _add(self, group: str, path: str, entry: Plain, samples: Sequence[str]) -> str:
@@ -640,30 +677,6 @@ class _Plan:
                 self.groups["attributes"][name] = {"path": entries.pop(name)["path"]}
                 return True
         return False
-
-
-_STYLES = ((",", "."), (" ", "."), ("'", "."), ("", ","), (".", ","), (" ", ","))
-
-
-def _is_number(text: str, thousands: str, point: str) -> bool:
-    try:
-        values.decimal_text(values.localised(text, thousands, point))
-    except ValueError:
-        return False
-    return True
-
-
-def _number_style(texts: list[str]) -> Plain:
-    """Thousands separator and decimal mark of texts that are all numbers written so."""
-    for thousands, point in _STYLES if texts else ():
-        try:
-            for text in texts:
-                values.decimal_text(values.localised(text, thousands, point))
-        except ValueError:
-            continue
-        style = {"thousands": thousands} if thousands and any(thousands in t for t in texts) else {}
-        return style | ({"decimal": point} if point != "." else {})
-    return {}
 
 
 # --- making it hold -------------------------------------------------------------------------------

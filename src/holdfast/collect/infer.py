@@ -98,15 +98,24 @@ def fields_of(rows: Iterable[RawRow], form: Format) -> list[InferredField]:
 
 def texts_of(rows: Iterable[RawRow], form: Format) -> dict[str, list[str]]:
     """The different texts of each field, at most 1,000 each."""
+    seen = _seen(rows, form)
+    return {path: [text.strip() for text in found.texts] for path, found in seen.items()}
+
+
+def written_of(rows: Iterable[RawRow], form: Format) -> frozenset[str]:
+    """The fields that have texts, and no numbers that the format tells from them."""
+    seen = _seen(rows, form)
+    return frozenset(path for path, found in seen.items() if found.kinds == {"text"})
+
+
+def _seen(rows: Iterable[RawRow], form: Format) -> dict[str, _Seen]:
     if isinstance(form, XmlFormat | FeedFormat):
         from holdfast.collect.formats.xml import leaves, namespaces_of
 
         namespaces = namespaces_of(form)
-        seen = _looked_at(leaves(row.value, namespaces) for row in rows)
-    else:
-        root = "" if is_tabular(form) else "$"
-        seen = _looked_at(_leaves(row.value, root, 0) for row in rows)
-    return {path: [text.strip() for text in found.texts] for path, found in seen.items()}
+        return _looked_at(leaves(row.value, namespaces) for row in rows)
+    root = "" if is_tabular(form) else "$"
+    return _looked_at(_leaves(row.value, root, 0) for row in rows)
 
 
 def cells_of(row: RawRow, form: Format) -> dict[str, str]:

@@ -876,3 +876,40 @@ def test_a_workbook_is_no_table_of_text(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(workbook(("s", [["a", "b"], ["x", 1]])))
     with pytest.raises(ParseFailed, match="this is a workbook"):
         draft(tmp_path / "x", name="x", url="https://example.org/x", kind="csv")
+
+
+GERMAN = {"thousands": ".", "decimal": ","}
+
+
+@pytest.mark.parametrize(
+    ("text", "style", "said"),
+    [
+        ("Region;Jahr;Wert;Quote\nN;2020;1.234;5,1\nS;2020;980.100;6,2\n", GERMAN, "for 1234. "),
+        ("Region;Jahr;Wert\nN;2020;1.234\nS;2020;980.100\n", GERMAN, "for 1234. "),
+        ("Tag\tWert\n01.12.2020\t1.234\n31.12.2020\t980.100\n", GERMAN, "for 1234. "),
+        ("Jahr;Wert;Quote\n2020;1.234;5.1\n2021;980.100;6.25\n", {}, "for 1.234. "),
+        ("Jahr,Wert\n2020,1.234\n2021,980\n", {}, "for 1.234. "),
+        ('Jahr,Wert\n2020,"1,234"\n2021,"5,678"\n', {"thousands": ","}, "for 1234. "),
+        ("Jahr;Wert;Q\n2020;1,234;5,1\n2021;5,678;6,2\n", {"decimal": ","}, "for 1.234. "),
+        ("Jahr;Wert;Q\n2020;1,234;5.1\n2021;5,678;6.2\n", {"thousands": ","}, "for 1234. "),
+        ("Jahr;Wert\n2020;1.234.567\n2021;980.100\n", GERMAN, ""),
+        ("Jahr;Wert\n2020;0.234\n2021;980.100\n", {}, ""),
+        ("Jahr;Wert\n2020;1.234\n2021;5000\n", {}, ""),
+        ("Land;2018;2019;2020;2021\nA;1.234;2.345;3.456;4.567\n", GERMAN, "for 1234. "),
+    ],
+)
+def test_numbers_that_can_be_read_in_two_ways_are_read_as_the_file_is_and_said(
+    tmp_path: Path, text: str, style: dict[str, str], said: str
+) -> None:
+    found, notes = made_of(tmp_path / "x", text)
+    measures = drawn(found, "measures")
+    [name] = {"wert", "value"} & set(measures)
+    assert {**measures[name], "path": ""} == {"path": "", **style}
+    told = [note for note in notes if "can be two numbers" in note]
+    assert [said in note for note in told] == ([True] if said else [])
+
+
+def test_a_number_that_was_sent_as_one_is_read_in_one_way(tmp_path: Path) -> None:
+    found, notes = made_of(tmp_path / "x", '[{"a": "5,1", "v": 1.234}, {"a": "6,2", "v": 980.1}]')
+    assert drawn(found, "measures")["v"] == {"path": "$.v"}
+    assert not any("two numbers" in note for note in notes)
