@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from holdfast.collect.cli import _print
 from holdfast.collect.fixtures.faults import Fault
 from holdfast.collect.fixtures.server import FixtureServer
 from holdfast.collect.preview import Preview, flat, preview
@@ -203,3 +204,20 @@ async def test_a_missing_measure_has_no_unit_beside_it(
     (tmp_path / "files" / "data.json").write_bytes(b'[{"id": "a"}, {"id": "b", "v": 2}]')
     found = await look(source, tmp_path, measures={"v": {"path": "$.v", "unit": "mm"}})
     assert [flat(record)["v"] for record in found.records] == [None, "2 mm"]
+
+
+async def test_rows_are_told_from_their_cells_and_a_run_that_would_fail_is_said(
+    source: FixtureServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": "a", "2019": "1", "2020": "2"}, {"id": "Total", "2019": "x", "2020": "y"}]
+    (tmp_path / "files" / "data.json").write_bytes(msgspec.json.encode(rows))
+    parts = {"unpivot": {"columns": "[0-9]{4}"}, "measures": {"v": "#value"}}
+    found = await look(source, tmp_path, key=["dimensions.id", "dimensions.y"],
+                       dimensions={"id": "$.id", "y": "#column"}, **parts)  # fmt: skip
+    assert (found.rows, found.rejected_rows, found.rejected, found.max_rejects) == (2, 1, 2, 0)
+    _print(found)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 rows, 1 rejected of them (2 rejects)" in said
+    assert "2 rejects are more than the 0 that `max_rejects` in the profile allows" in said
+    _print(msgspec.structs.replace(found, max_rejects=2))
+    assert "max_rejects" not in capsys.readouterr().err

@@ -340,7 +340,8 @@ def _print(found: Preview) -> None:
     origin = " (replayed)" if found.replayed else ""
     say(f"{found.url}{origin}: {found.status}, {found.size_bytes} bytes, {found.media_type}")
     more = "" if found.whole else " looked at; there are more"
-    say(f"{found.rows} rows{more}, {found.rejected} rejected of them")
+    cells = f" ({found.rejected} rejects)" if found.rejected != found.rejected_rows else ""
+    say(f"{found.rows} rows{more}, {found.rejected_rows} rejected of them{cells}")
     lines = [flat(record) for record in found.records]
     columns = list(dict.fromkeys(name for line in lines for name in line))[:_COLUMNS_MAX]
     print_table(
@@ -354,6 +355,11 @@ def _print(found: Preview) -> None:
         say(
             f"note: {found.repeated} of these rows repeat the key of another, first {shown}; "
             "`duplicates` in the profile says what that means (by default the run fails)"
+        )
+    if found.rejected > found.max_rejects:
+        say(
+            f"note: {found.rejected} rejects are more than the {found.max_rejects} that "
+            "`max_rejects` in the profile allows: a run would fail"
         )
     if found.rejects:
         print_table(

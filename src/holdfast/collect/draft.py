@@ -518,6 +518,16 @@ class _Plan:
         if path in self._written and (note := in_two_ways(path, texts, style)):
             self.notes.append(note)
 
+    def _note_mixed(self, path: str, texts: list[str]) -> None:
+        """A text of which half and more are numbers may be a number with marks; say so."""
+        others = [text for text in texts if not any(is_number(text, *style) for style in STYLES)]
+        if len(texts) > 2 and 0 < len(others) <= len(texts) / 2:
+            said = ", ".join(repr(text) for text in others[:8])
+            self.notes.append(
+                f"{path} is a text, though {len(texts) - len(others)} of its {len(texts)} values "
+                f"are numbers; the others: {said}. See `nulls` and the field's `marks`."
+            )
+
     def _place(self, each: InferredField, texts: list[str], spelled: list[str], rows: int) -> None:
         entry: Plain = {"path": each.path}
         style = self._style(each.path, texts) if each.type in {"string", "decimal"} else {}
@@ -551,6 +561,8 @@ class _Plan:
                 entry["format"] = each.format
             self._add("attributes", each.path, entry, each.samples)
             return
+        if each.type == "string" and not coded:
+            self._note_mixed(each.path, texts)
         short = all(len(text) < 100 for text in texts)
         tells = coded or each.distinct < max(200, rows // 3)
         told = bool(texts) and short and each.present >= rows and tells

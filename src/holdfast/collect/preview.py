@@ -65,6 +65,11 @@ class Preview(Struct, frozen=True, kw_only=True):
     records: list[MappedRecord]
     rejects: list[Reject]
     rejected: int
+    """Rejects: of a row that becomes several records each may be one, as a run counts them."""
+    rejected_rows: int
+    """Rows of which at least one reject came."""
+    max_rejects: int
+    """How many rejects the profile allows a run."""
     fields: list[InferredField]
     problem: str = ""
     repeated: int = 0
@@ -199,6 +204,8 @@ def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> P
         records=records,
         rejects=rejects[:limit],
         rejected=len(rejects),
+        rejected_rows=len({reject.position for reject in rejects}),
+        max_rejects=profile.max_rejects,
         fields=fields_of(rows, source.format),
         problem=problem,
         repeated=len(repeats),

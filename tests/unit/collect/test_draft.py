@@ -913,3 +913,12 @@ def test_a_number_that_was_sent_as_one_is_read_in_one_way(tmp_path: Path) -> Non
     found, notes = made_of(tmp_path / "x", '[{"a": "5,1", "v": 1.234}, {"a": "6,2", "v": 980.1}]')
     assert drawn(found, "measures")["v"] == {"path": "$.v"}
     assert not any("two numbers" in note for note in notes)
+
+
+def test_a_text_among_which_half_are_numbers_is_said(tmp_path: Path) -> None:
+    sent = ["10", "c", "[x]", "..", "12"]
+    found, notes = made_of(
+        tmp_path / "x", "k,v\n" + "".join(f"{i},{v}\n" for i, v in enumerate(sent))
+    )
+    assert "v" not in drawn(found, "measures")
+    assert any("v is a text, though 2 of its 4 values" in n and "'c', '[x]'" in n for n in notes)
