@@ -42,7 +42,7 @@ from holdfast.collect.infer import (
 )
 from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import Bounds, Formula, Number, RawRow, ReadContext
-from holdfast.collect.odd import is_stamp, nearly_numbers, odd_rows, shown, skipping
+from holdfast.collect.odd import first_text, is_stamp, nearly_numbers, odd_rows, shown, skipping
 from holdfast.collect.recognise import ROWS_LOOKED_AT, Plain, Recognised, recognise
 from holdfast.collect.several import more_pages
 from holdfast.collect.values import printable
@@ -164,17 +164,33 @@ def _odd(
     """
     cells = [cells_of(row, form) for row in rows] if len(rows) < ROWS_LOOKED_AT else []
     seen = odd_rows(cells)
+    kind = form.__struct_config__.tag
+    timeless = [
+        index
+        for index in seen.totals
+        if index not in seen.rows
+        and kind in {"csv", "xlsx", "ods"}
+        and _in_place_of_time(cells, index)
+    ]
+    if not skipping(cells, timeless) or (seen.rows and not skipping(cells, seen.rows)):
+        timeless = []
     for index in seen.totals:
-        if index not in seen.rows:
+        if index in timeless:
+            found.notes.append(
+                "A row seems to be a total, and has a word in the place of a time: "
+                f"{shown(cells[index])}. It is skipped (`skip_rows`)."
+            )
+        elif index not in seen.rows:
             found.notes.append(
                 f"A row seems to be a total: {shown(cells[index])}. It is a record like the others "
                 "unless `skip_rows` names it."
             )
     # Remarks follow the rows of a table. A list of objects may begin with their names.
-    kind = form.__struct_config__.tag
     odd = seen.rows if kind in {"csv", "xlsx", "ods"} else seen.before
+    if timeless:
+        found.form["skip_rows"] = [*found.form.get("skip_rows", []), *skipping(cells, timeless)]
     if not odd:
-        return False, frozenset(), {}
+        return bool(timeless), frozenset(), {}
     labels = {} if kind in {"csv", "xlsx", "ods"} else cells[odd[0]]
     told = "; ".join(dict.fromkeys(shown(cells[index]) for index in odd))
     skipped = skipping(cells, odd) if kind in {"csv", "xlsx", "ods", "json", "ndjson"} else []
@@ -189,6 +205,15 @@ def _odd(
         "reject in every run, which `max_rejects` allows."
     )
     return False, frozenset(rows[index].position for index in odd), labels
+
+
+def _in_place_of_time(cells: list[dict[str, str]], index: int) -> bool:
+    """Whether a row has its first word where all others, of the column, have a time."""
+    name, _ = first_text(cells[index], list(cells[index]))
+    texts = {row.get(name, "") for place, row in enumerate(cells) if place != index}
+    [looked_at] = infer([{name: text} for text in texts], tabular=True)
+    told = sorted(texts - NULL_SPELLINGS)
+    return len(told) > 2 and as_period(looked_at, told) is not None
 
 
 def _nothing_found(form: Any) -> str:

@@ -101,14 +101,14 @@ def _totals(rows: Sequence[Cells], columns: Sequence[str]) -> tuple[int, ...]:
     """The last rows, where their first text alone of all in its column speaks of a total."""
     found = []
     for index in range(len(rows) - _LAST, len(rows)):
-        name, text = _first(rows[index], columns)
+        name, text = first_text(rows[index], columns)
         others = {row.get(name, "") for place, row in enumerate(rows) if place != index}
         if _TOTAL.fullmatch(text) and text not in others and len(others) > 3:
             found.append(index)
     return tuple(found)
 
 
-def _first(row: Cells, columns: Sequence[str]) -> tuple[str, str]:
+def first_text(row: Cells, columns: Sequence[str]) -> tuple[str, str]:
     return next(((name, row[name]) for name in columns if row.get(name)), ("", ""))
 
 
@@ -117,7 +117,7 @@ def skipping(rows: Sequence[Cells], odd: Sequence[int]) -> list[str]:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     found: list[str] = []
     for index in odd:
-        text = _first(rows[index], columns)[1]
+        text = first_text(rows[index], columns)[1]
         if len(text) > _SHOWN:
             text = (text[: text.rfind(" ", 0, _SHOWN) + 1].strip() or text[:_SHOWN]) + "*"
         if not text.strip("*"):
@@ -125,7 +125,7 @@ def skipping(rows: Sequence[Cells], odd: Sequence[int]) -> list[str]:
         if text in found:
             continue
         for place, row in enumerate(rows):
-            other = _first(row, columns)[1]
+            other = first_text(row, columns)[1]
             hit = other.startswith(text[:-1]) if text.endswith("*") else other == text
             if hit and place not in odd:
                 return []

@@ -922,3 +922,11 @@ def test_a_text_among_which_half_are_numbers_is_said(tmp_path: Path) -> None:
     )
     assert "v" not in drawn(found, "measures")
     assert any("v is a text, though 2 of its 4 values" in n and "'c', '[x]'" in n for n in notes)
+
+
+def test_a_total_in_the_place_of_a_time_hides_no_time(tmp_path: Path) -> None:
+    rows = "".join(f"{m:02d}/2023,{m}.5\n" for m in range(1, 13))
+    found, notes = made_of(tmp_path / "x", f"time,v\n{rows}Total,84.0\n")
+    assert drawn(found, "period") == {"path": "time", "frequency": "M", "format": "%m/%Y"}
+    assert drawn(found, "source")["format"]["skip_rows"] == ["Total"]
+    assert any("in the place of a time: 'Total, 84.0'" in note for note in notes)
