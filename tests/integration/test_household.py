@@ -37,7 +37,7 @@ async def test_up_keeps_one_join_token_and_ends_the_one_that_it_replaces(tmp_pat
 
     async def refused(token: str) -> None:
         async with open_system(settings, ROLES, clock=clock) as system:
-            with pytest.raises(Unauthenticated, match="expired") as refusal:
+            with pytest.raises(Unauthenticated, match="has ended") as refusal:
                 await system.fleet.register(token.strip(), drone)
         assert refusal.value.code == "join-token-invalid"
 
