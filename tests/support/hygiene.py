@@ -79,6 +79,7 @@ TELLS = (
 )  # fmt: skip
 """Commands whose output is a secret, shown once to whoever asked for it."""
 SECRET_FILES = re.compile(r"(SECRET|KEY|KEYS|TOKEN|PASSWORD)_FILE$")
+UNFINISHED = re.compile(r"\.(.+)\.\d+\.[0-9a-f]{8}")
 LENGTH_MIN = 12
 """Shorter ones are words that stand anywhere."""
 PIECE_BYTES = 1 << 24
@@ -340,8 +341,10 @@ def _private(said: Any) -> Iterator[str]:
 
 def _holder(path: Path) -> tuple[str, ...] | None:
     """Which shapes the file is there to hold; ``None`` if it is none, or open to others."""
+    # As it is while it is written: whoever is killed then leaves it behind.
+    unfinished = UNFINISHED.fullmatch(path.name)
     for pattern, kinds in HOLDERS.items():
-        if path.match(pattern):
+        if (path.with_name(unfinished[1]) if unfinished else path).match(pattern):
             others = 0o037 if path.match(GROUPS) else 0o077
             return kinds if path.stat().st_mode & others == 0 else None
     return None

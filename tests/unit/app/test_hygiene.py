@@ -101,6 +101,10 @@ def test_what_a_file_holds_may_stand_nowhere_else(tmp_path: Path) -> None:
         path.write_text(text)
         path.chmod(0o600)
     assert found_in(tmp_path) == []
+    half = tmp_path / "drones" / ".a.credential.4711.0123abcd"
+    (tmp_path / "drones" / "a.credential").rename(half)
+    assert found_in(tmp_path) == []
+    half.rename(tmp_path / "drones" / "a.credential")
     copied = tmp_path / "backup"
     pepper, token = holders["keys/key-pepper.v1"], holders["operator.token"]
     credential = holders["drones/a.credential"].split('"')[5][-52:-9]
