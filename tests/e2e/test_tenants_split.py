@@ -16,7 +16,7 @@ import pytest
 from tests.support.program import wait_until
 from tests.support.stack import SAMPLE, Stack
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 KEYS = {tenant: f"the-key-of-{tenant}-".ljust(40, "x") for tenant in ("newsroom", "office")}
 
@@ -72,7 +72,8 @@ def test_each_tenant_sees_and_collects_what_it_has_itself(
     def scheduled(client: httpx.Client) -> list[str]:
         found = client.get("/v1/schedules")
         assert found.status_code == 200, found.text
-        return [each["profile"] for each in found.json()]
+        # One that the coordinator has just heard of is not due at any time yet.
+        return [each["profile"] for each in found.json() if each["next_at"]]
 
     for tenant, client in tenants.items():
         wait_until(lambda c=client: scheduled(c), what=f"the schedule of {tenant}")  # type: ignore[misc]
