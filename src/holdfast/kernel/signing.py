@@ -153,6 +153,7 @@ class TrustedKeys:
         self._fixed = dict(issuers or {})
         self._directory = directory
         self._by_kid: dict[str, tuple[str, OKPKey]] = {}
+        self._read_at = 0
         self.reload()
 
     @classmethod
@@ -168,12 +169,23 @@ class TrustedKeys:
     def reload(self) -> None:
         """Read the directory again. On :class:`Corrupt` the keys stay what they were."""
         found: dict[str, tuple[str, OKPKey]] = {}
+        read_at = self._changed_at()
         for issuer, keys in [*self._fixed.items(), *self._read_directory()]:
             for jwk in keys:
                 kid, key = _import_public(jwk, issuer)
                 if found.setdefault(kid, (issuer, key))[0] != issuer:
                     raise Corrupt(f"cannot trust {issuer}: its key belongs to another issuer too")
-        self._by_kid = found
+        self._by_kid, self._read_at = found, read_at
+
+    def outdated(self) -> bool:
+        """Whether somebody came into the directory, or left it, since it was read."""
+        return self._changed_at() != self._read_at
+
+    def _changed_at(self) -> int:
+        try:
+            return self._directory.stat().st_mtime_ns if self._directory is not None else 0
+        except OSError:
+            return 0
 
     def find(self, kid: str) -> tuple[str, OKPKey] | None:
         """The issuer and the key of this id, if it is trusted."""
@@ -249,9 +261,10 @@ def verify(
 
 
 class Verifier:
-    """:func:`verify`, which looks for new keys, at most once a second, before refusing for good.
+    """:func:`verify`, which looks for new keys before refusing for good.
 
-    Roles start in any order: the signer's key may have been published after ours were read.
+    Roles start in any order: the signer's key may have been published after ours were read. Whoever
+    sends what nobody signed makes us read the directory once a second, if it is as it was.
     """
 
     def __init__(self, keys: TrustedKeys, clock: Clock) -> None:
@@ -284,7 +297,7 @@ class Verifier:
         try:
             return claims()
         except Unauthenticated:
-            if self._clock.monotonic() < self._reload_after:
+            if self._clock.monotonic() < self._reload_after and not self._keys.outdated():
                 raise
             self._reload_after = self._clock.monotonic() + 1.0
             self._keys.reload()

@@ -125,7 +125,9 @@ def test_join_tokens_are_listed_and_ended(terminal: Terminal) -> None:
     ended = terminal("worker", "token-end", made["id"])
     assert (ended.exit_code, ended.stderr.partition(" ")[0]) == (0, made["id"])
     assert terminal.json("worker", "token-end", made["id"])["admits"] is False
-    assert "no: ended  " in terminal("worker", "token-list").stdout
+    [shown] = terminal.json("worker", "token-list")["items"]
+    assert (shown["admits"], shown["ended"]) == (False, "ended")
+    assert "no:" in terminal("worker", "token-list").stdout
     assert "token-list" in terminal("worker", "token-end", "none").stderr
 
 

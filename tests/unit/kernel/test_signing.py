@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import OKPKey
 
+from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Conflict, Corrupt, Invalid, Unauthenticated
-from holdfast.kernel.signing import SigningKey, TrustedKeys, verify
+from holdfast.kernel.signing import SigningKey, TrustedKeys, Verifier, verify
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TYP = "holdfast-test+jwt"
@@ -236,6 +237,16 @@ def test_a_directory_is_trusted_by_its_file_names_and_can_be_reloaded(tmp_path: 
     keys.reload()
     assert keys.issuers == {"coordinator", "gateway"}
     assert verify(token, keys, typ=TYP, now=NOW)["iss"] == "gateway"
+
+
+def test_whoever_comes_is_known_at_once_also_right_after_a_stranger(tmp_path: Path) -> None:
+    KEY.write_public(tmp_path, "coordinator")
+    verifier = Verifier(TrustedKeys.from_directory(tmp_path), ManualClock(NOW))
+    token = OTHER.sign(claims(iss="gateway"), typ=TYP)
+    with pytest.raises(Unauthenticated):
+        verifier.verify(token, typ=TYP)
+    OTHER.write_public(tmp_path, "gateway")
+    assert verifier.verify(token, typ=TYP)["iss"] == "gateway"
 
 
 def test_who_comes_second_takes_nobodys_place(tmp_path: Path) -> None:
