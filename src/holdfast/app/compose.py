@@ -307,23 +307,34 @@ class TenantClients:
             await api.aclose()
 
 
+OF_NOBODY = frozenset({"register", "authenticate_worker", "find_worker_holder"})
+"""What is asked before it is known for whom: the credential that is shown says whose it is."""
+
+
 class OfTenant:
     """A role elsewhere: what is asked for somebody is asked in their tenant, by this process.
 
     Its client alone asks as what its connection says, whomever it is asked for: the front page of
-    one tenant would show another's sources, and a coordinator collect one's for another.
+    one tenant would show another's sources, and a coordinator collect one's for another. So a
+    question that names nobody first is a defect, unless it is one of :data:`OF_NOBODY`, which
+    ``own`` asks.
+
+    The role that is asked grants it to this process, whatever the one it is asked for may do, as
+    it would within one process: what people may do is decided at the door, before.
     """
 
     def __init__(self, clients: TenantClients, own: Any) -> None:
-        """``own`` asks what is nobody's: whose a credential is."""
         self._clients = clients
         self._own = own
 
     def __getattr__(self, name: str) -> Any:
-        def ask(*given: Any, **more: Any) -> Any:
-            about = given[0] if given else more.get("principal")
-            client = self._clients.of(about) if isinstance(about, Principal) else self._own
-            return getattr(client, name)(*given, **more)
+        if name in OF_NOBODY:
+            return getattr(self._own, name)
+
+        def ask(principal: Principal, *given: Any, **more: Any) -> Any:
+            if not isinstance(principal, Principal):
+                raise TypeError(f"{name} is asked for nobody: its first argument is no principal")
+            return getattr(self._clients.of(principal), name)(principal, *given, **more)
 
         return ask
 

@@ -16,8 +16,8 @@ from holdfast.console.overview import (
     WorkerLine,
     service_problems,
 )
-from holdfast.kernel.errors import HoldfastError, Kind
-from holdfast.kernel.principal import Principal, sees_the_whole
+from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.principal import Permission, Principal, decide, sees_the_whole
 
 if TYPE_CHECKING:
     from holdfast.app.system import System
@@ -28,6 +28,15 @@ PROBLEMS_SHOWN = 50
 RUNS_SHOWN = 20
 RUNS_LOOKED_AT = 500
 REPORTS_SHOWN = 6
+UNKNOWN = {
+    "profiles": "which sources there are",
+    "drones": "which drones there are",
+    "schedules": "when sources are due",
+    "runs": "which runs there were",
+    "reports": "which reports there are",
+    "records": "whether sources are well",
+}
+"""How it is told that a part of the page is not known."""
 
 
 class Gatherer:
@@ -49,28 +58,45 @@ class Gatherer:
 
     async def overview(self, principal: Principal) -> Overview:
         """The overview; what no role would tell is empty or null, and a line says so."""
-        s, unknown = self._system, list[str]()
+        s, unknown, withheld = self._system, list[str](), list[str]()
         whole = sees_the_whole(principal)  # why a role is unwell is nothing of one tenant's
 
-        async def part(what: str, call: Awaitable[Any]) -> Any:
+        async def part(
+            names: str, need: Permission, ask: Callable[..., Awaitable[Any]], **options: Any
+        ) -> Any:
+            # Roles answer each other whatever it is, so what somebody may see is decided here.
+            if not decide(principal, need).allowed:
+                withheld.append(names)
+                return None
             try:
-                return await call
+                return await ask(principal, **options)
             except HoldfastError as error:
-                if error.kind is not Kind.DENIED:  # not theirs to see: nothing is wrong with it
-                    unknown.append(f"{what} not known: {error.detail}")
+                unknown.append(f"{UNKNOWN[names]} is not known: {error.detail}")
                 return None
 
         states, named, workers, schedules, runs, reports, freshness = await asyncio.gather(
             self._states(),
-            part("which sources there are is", self._sources(principal)),
+            part("profiles", Permission.PROFILES_READ, self._sources),
             part(
-                "which drones there are is",
-                s.fleet.summarise_workers(principal, limit=WORKERS_SHOWN),
+                "drones",
+                Permission.WORKERS_READ,
+                s.fleet.summarise_workers,
+                limit=WORKERS_SHOWN,
             ),
-            part("when sources are due is", s.fleet.schedules(principal)),
-            part("which runs there were is", s.records.runs(principal, limit=RUNS_LOOKED_AT)),
-            part("which reports there are is", s.reports.list(principal, limit=REPORTS_SHOWN)),
-            part("whether sources are well is", s.records.freshness(principal)),
+            part("schedules", Permission.TASKS_READ, s.fleet.schedules),
+            part(
+                "runs",
+                Permission.RUNS_READ,
+                s.records.runs,
+                limit=RUNS_LOOKED_AT,
+            ),
+            part(
+                "reports",
+                Permission.REPORTS_READ,
+                s.reports.list,
+                limit=REPORTS_SHOWN,
+            ),
+            part("records", Permission.RECORDS_READ, s.records.freshness),
         )
         profiles, sources = named or (None, None)
         latest: dict[str, Any] = {}
@@ -111,6 +137,7 @@ class Gatherer:
             total_profiles=sources,
             total_workers=sum(workers.counts.values()) if workers else None,
             total_problems=len(problems),
+            withheld=sorted(withheld),
         )
 
 

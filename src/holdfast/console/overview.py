@@ -92,6 +92,9 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     """How many there are in all; of many only the first are shown here. Null where that is not
     known."""
     total_problems: int = 0
+    withheld: list[str] = []
+    """What is left out since whoever asks may not see it: profiles, drones, schedules, runs,
+    reports, records."""
 
     @property
     def more_profiles(self) -> int:
@@ -110,11 +113,14 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def nothing(found: Overview, role: str, words: str) -> str:
-    """What an empty list means: there is nothing, or whoever knows does not answer."""
+    """What an empty list means: there is nothing, none to be seen, or who knows does not answer."""
+    what = words.removeprefix("no ")
+    if what in found.withheld:
+        return f"{what} are not yours to see"
     states = {line.name: line.status for line in found.services}
     if states.get(role) not in ("unreachable", "unhealthy"):
         return words
-    return f"{words.removeprefix('no ')} not known: the {role} is {states[role]}"
+    return f"{what} not known: the {role} is {states[role]}"
 
 
 def service_problems(services: Sequence[ServiceLine]) -> list[str]:

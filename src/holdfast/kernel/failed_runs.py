@@ -26,17 +26,38 @@ _CODES: dict[Kind, frozenset[str]] = {
             *("secret-refused", "token-refused"),
         }
     ),
-    Kind.TOO_LARGE: frozenset({"limit", "parse-bound", "response-too-large", "too-large"}),
+    Kind.TOO_LARGE: frozenset(
+        {
+            "limit",
+            "limit-bytes",
+            "limit-pages",
+            "limit-records",
+            "parse-bound",
+            "response-too-large",
+            "too-large",
+        }
+    ),
     Kind.INVALID: frozenset({"mapping", "pagination", "parse", "secret-missing", "source-refused"}),
+    Kind.CONFLICT: frozenset(
+        {
+            *("batches-missing", "cancelled", "deadline", "duplicate-keys", "expectation-failed"),
+            *("incomplete", "rehearsal", "rejects", "schema-drift", "shrunk", "too-few-records"),
+            *("too-many-records", "too-many-rejects"),
+        }
+    ),
     Kind.INTERNAL: frozenset({"internal"}),
 }
+
+
+KNOWN = frozenset().union(*_CODES.values())
+"""The codes of runs that are told apart here."""
 
 
 def kind_of(code: str) -> Kind:
     """What kind of failure a run's ``code`` is.
 
-    One that is not listed tells that what came does not go with what is there or was declared:
-    another shape, keys that repeat, too many rejects.
+    One that this version does not know, from a drone or a role of another, is told as a conflict:
+    what came does not go with what is there. Only where a drone says so is it a defect of ours.
     """
     return next((kind for kind, codes in _CODES.items() if code in codes), Kind.CONFLICT)
 
