@@ -7,6 +7,7 @@ the lines of programs that stay by itself.
 from __future__ import annotations
 
 import importlib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +62,13 @@ class LazyGroup(TyperGroup):
         ctx.meta[LISTING] = True
         super().format_help(ctx, formatter)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{meant}")
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
@@ -72,6 +80,9 @@ class LazyGroup(TyperGroup):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = get_command(getattr(importlib.import_module(module), attribute))
         command.name = cmd_name
+        if not command.epilog and isinstance(command, TyperGroup):
+            examples = (verb.epilog for verb in command.commands.values() if not verb.hidden)
+            command.epilog = next(filter(None, examples), None)
         return command
 
 

@@ -16,7 +16,7 @@ from holdfast.console.overview import (
     WorkerLine,
     service_problems,
 )
-from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.errors import HoldfastError, Kind
 from holdfast.kernel.principal import Permission, Principal, decide, sees_the_whole
 
 if TYPE_CHECKING:
@@ -71,7 +71,10 @@ class Gatherer:
             try:
                 return await ask(principal, **options)
             except HoldfastError as error:
-                unknown.append(f"{UNKNOWN[names]} is not known: {error.detail}")
+                if error.kind is Kind.DENIED:
+                    withheld.append(names)
+                else:
+                    unknown.append(f"{UNKNOWN[names]} is not known: {error.detail}")
                 return None
 
         states, named, workers, schedules, runs, reports, freshness = await asyncio.gather(

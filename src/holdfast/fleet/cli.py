@@ -628,6 +628,12 @@ async def _finished(
             f"cannot wait any longer: the task {task.id} is {task.status.value}",
             hint=f"holdfast task show {task.id}",
         ) from None
+    except Unavailable as error:
+        raise Unavailable(
+            f"cannot see what becomes of the task {task.id}: {error.detail}",
+            code=error.code,
+            hint=f"it goes on without this command: `holdfast task show {task.id}`",
+        ) from error
     return task
 
 

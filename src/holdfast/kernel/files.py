@@ -87,6 +87,21 @@ def flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def flush_tree(path: Path) -> None:
+    """Make durable every file and name below the folder ``path``. Links are not followed."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = Path(folder, name)
+            if file.is_symlink():
+                continue
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        flush_folder(Path(folder))
+
+
 def write_new(path: Path, data: bytes, mode: int = 0o600) -> bool:
     """A new file with ``data``, whole and durable on return; false if there is one, which stays.
 

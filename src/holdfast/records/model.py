@@ -346,6 +346,7 @@ class Run(Struct, frozen=True, kw_only=True):
     pages: int = 0
     requests: int = 0
     bytes_fetched: int = 0
+    """Both of the attempt that ended it: what one was killed at has told nobody."""
     cursor: str | None = None
     code: str = ""
     reason: str = ""

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from holdfast.app.commandline import app
+from holdfast.app.commandline import COMMANDS, app
 from holdfast.app.commands.key import FORMAT, RECOVERY_BYTES_MAX, Recovery, read_recovery
 from holdfast.app.commands.status import _print_overview
 from holdfast.app.line import line_of
@@ -168,3 +168,17 @@ def test_a_recovery_file_has_a_size(tmp_path: Path) -> None:
         stream.truncate(RECOVERY_BYTES_MAX + 1)
     with pytest.raises(Corrupt, match="too large"):
         read_recovery(path)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"), [("statsu", "Did you mean 'status'?"), ("xyzzy", "command 'xyzzy'.")]
+)
+def test_a_noun_that_is_mistyped_is_told_the_one_that_was_meant(typed: str, said: str) -> None:
+    result = CliRunner().invoke(app, [typed], env={"COLUMNS": "100"})
+    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+
+
+@pytest.mark.parametrize("noun", sorted(COMMANDS))
+def test_the_help_of_each_noun_has_an_example(noun: str) -> None:
+    shown = CliRunner().invoke(app, [noun, "--help"]).stdout
+    assert "Example" in shown or "Begin with" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,30 @@ def test_nothing_is_left_where_nobody_dies(tmp_path: Path) -> None:
     _put_in_place(stage, target)
     assert (target / "file").read_text() == "new"
     assert left(tmp_path) == ["data", "data.before-restore"]
+
+
+def test_what_is_put_in_place_is_durable_before_it_has_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, stage = folder(tmp_path / "data", "mine"), folder(tmp_path / ".data.restoring-1", "new")
+    folder(target / "published", "41")
+    folder(stage / "objects", "kept")
+    flushed: list[Path] = []
+    whole, named = os.fsync, Path.rename
+
+    def flushes(descriptor: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        whole(descriptor)
+
+    def renames(path: Path, to: Path) -> Path:
+        if path == stage:
+            below = {*stage.rglob("*"), stage}
+            assert {stage / "published" / "file", stage / "objects" / "file"} <= below
+            assert below <= set(flushed)
+        return named(path, to)
+
+    monkeypatch.setattr(os, "fsync", flushes)
+    monkeypatch.setattr(Path, "rename", renames)
+    _put_in_place(stage, target)
+    assert flushed[-1] == tmp_path
+    assert (target / "published" / "file").read_text() == "41"

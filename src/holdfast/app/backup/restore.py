@@ -32,7 +32,7 @@ from holdfast.app.keys import keyring_place, master_file
 from holdfast.app.settings import Resolved, Settings
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.errors import Conflict, Corrupt, Unsupported
-from holdfast.kernel.files import flush_folder, write_over
+from holdfast.kernel.files import flush_folder, flush_tree, write_over
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.outbox import BEGINNING
 from holdfast.kernel.principal import Principal, operator, service
@@ -433,11 +433,16 @@ def _kept_before(target: Path) -> list[Path]:
 
 
 def _put_in_place(stage: Path, target: Path) -> None:
-    """Give ``stage`` the data directory's name; what was there is kept beside it."""
+    """Give ``stage`` the data directory's name; what was there is kept beside it.
+
+    It is whole and durable before it has the name: whoever finds it there may rely on it.
+    """
     if target.exists():
         for name in NEVER_RESTORED:
             if (target / name).is_dir():
                 shutil.copytree(target / name, stage / name)
+    flush_tree(stage)
+    if target.exists():
         kept = len(_kept_before(target))
         number = f"-{kept + 1}" if kept else ""
         before = target.with_name(f"{target.name}.before-restore{number}")
