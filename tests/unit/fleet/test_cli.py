@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,11 +15,14 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from holdfast.fleet.cli import _trouble, register, register_cancel, task_app, worker_app
+from holdfast.fleet.cli import _finished, _trouble, register, register_cancel, task_app, worker_app
+from holdfast.fleet.client import FleetClient
 from holdfast.fleet.http import handlers
+from holdfast.fleet.model import Task, TaskStatus
 from holdfast.kernel.cli import CommandLine
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.database import open_database
+from holdfast.kernel.errors import Unavailable
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.principal import Principal
@@ -230,3 +234,21 @@ async def test_whoever_waits_is_told_why_the_system_cannot_work() -> None:
         assert await _trouble(api) == "ledger is unhealthy: disk: 0 bytes are left"
         assert await _trouble(api) == ""
         assert await _trouble(api) == "", "a door that does not say"
+
+
+async def test_whoever_waits_and_loses_the_system_is_told_that_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("holdfast.fleet.cli.WAIT_POLL_SECONDS", 0)
+    task = Task(
+        id="019f0000-0000-7000-8000-000000000001", kind="collect", payload={},
+        status=TaskStatus.LEASED, capabilities=[], priority=0, residency="", fence=1, attempts=1,
+        attempts_max=5, worker="drone", created_at="", available_at="", deadline=None,
+        lease_seconds=60, lease_expires_at=None, finished_at=None, result=None,
+    )  # fmt: skip
+    with socket.socket() as taken:  # bound and not listening: whoever connects is refused
+        taken.bind(("127.0.0.1", 0))
+        async with ApiClient.connect(f"http://127.0.0.1:{taken.getsockname()[1]}") as api:
+            with pytest.raises(Unavailable, match="cannot see what becomes of the task") as gone:
+                await _finished(FleetClient(api), task, 60, quiet=True)
+    assert f"holdfast task show {task.id}" in gone.value.hint
