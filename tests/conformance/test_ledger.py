@@ -37,7 +37,7 @@ from holdfast.ledger.errors import (
     VersionConflict,
 )
 from holdfast.ledger.frames import read_leaf
-from holdfast.ledger.log import Restarted
+from holdfast.ledger.log.restarting import Restarted, restart
 from holdfast.ledger.model import Append, LedgerStatus, NewEvent, Prepared
 from holdfast.ledger.service import LedgerService
 from holdfast.ledger.signer import PublishedFile
@@ -502,7 +502,7 @@ async def test_a_restart_that_broke_off_before_its_first_entry_leaves_the_log_re
     await damage(database, tmp_path, "tail")
     async with ledger_on(database, tmp_path, clock=clock) as ledger:
         with pytest.raises(RuntimeError, match="default/1"):
-            await ledger.log_of(ONE).restart("the disk of the test", died)
+            await restart(ledger.log_of(ONE), "the disk of the test", died)
         with pytest.raises(LedgerReadOnly, match="lacks the first entry"):
             await ledger.append(ONE, one(10))
     async with ledger_on(database, tmp_path, clock=clock) as ledger:

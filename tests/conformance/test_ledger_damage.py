@@ -191,7 +191,7 @@ async def test_what_is_whole_when_looked_at_again_is_not_damage(
     async with ledger_on(database, tmp_path, clock=clock) as ledger:
         await filled(ledger)
         for position in (20, COMMITS * EACH, 10**6):
-            await ledger.log_of(ONE).met(damaged(position, "it was so"), walked=True)
+            await ledger.log_of(ONE).soundness.met(damaged(position, "it was so"), walked=True)
         await ledger.append(ONE, one(5000))
         assert await ledger.check() is None
 

@@ -11,7 +11,7 @@ from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
 from holdfast.ledger import notes
 from holdfast.ledger.errors import LedgerReadOnly, NotSequencer
-from holdfast.ledger.log import LEAD_SECONDS
+from holdfast.ledger.log.leadership import LEAD_SECONDS
 from holdfast.ledger.service import LedgerService
 from holdfast.ledger.verifying import verify
 from tests.conformance.test_ledger import brought_back, kept
@@ -119,11 +119,11 @@ async def test_an_instance_that_slept_past_its_lease_cannot_append_any_more(
         ) as second,
     ):
         await first.append(ONE, one(1))
-        asleep = first.log_of(ONE)
+        asleep = first.log_of(ONE).leadership
         clock.advance(LEAD_SECONDS + 1)
         await second.append(ONE, one(2))
-        assert asleep._open is not None
-        asleep._open.until = clock.now() + (asleep._open.until - NOW)
+        assert asleep.opened is not None
+        asleep.opened.until = clock.now() + (asleep.opened.until - NOW)
         with pytest.raises(NotSequencer, match="taken over"):
             await first.append(ONE, one(3))
         assert [e.payload for e in await everything(second)] == [{"n": 1}, {"n": 2}]

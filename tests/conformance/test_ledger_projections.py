@@ -20,7 +20,7 @@ from holdfast.kernel.outbox import PAYLOAD_BYTES_MAX, commitment
 from holdfast.kernel.principal import Principal, operator, service
 from holdfast.ledger.errors import ProjectionUnknown, SizeUnknown
 from holdfast.ledger.folding import replay
-from holdfast.ledger.log import LogParts
+from holdfast.ledger.log.parts import LogParts
 from holdfast.ledger.model import Append, Relay, RelayedEvent
 from holdfast.ledger.service import LedgerService
 from holdfast.records.folding import Publications, Runs

@@ -158,7 +158,7 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
         from holdfast.keyring.sealer import KeyringPeople
         from holdfast.ledger import http
         from holdfast.ledger.backends.sql import SqlLog
-        from holdfast.ledger.log import LogParts
+        from holdfast.ledger.log.parts import LogParts
         from holdfast.ledger.metrics import LedgerMetrics
         from holdfast.ledger.service import LedgerService
         from holdfast.ledger.signer import SignerPaths

@@ -19,15 +19,15 @@ async def export(
 
     An export without its last line was cut off.
     """
-    tenant_log = service.log_of(principal)
+    reader = service.log_of(principal).reader
     note = await service.checkpoint(principal)
     size = notes.parse_checkpoint(notes.parse_note(note).text).size
-    async for frame in tenant_log.frames(first, size):
+    async for frame in reader.frames(first, size):
         for position in range(max(first, frame.first), min(size, frame.size)):
             stored = frame.entries[position - frame.first]
             leaf = read_leaf(stored.leaf)
             salt, payload = opened(
-                tenant_log, leaf.id, stored.sealing, stored.sealed, leaf.commitment
+                reader.parts, leaf.id, stored.sealing, stored.sealed, leaf.commitment
             )
             yield ExportLine(
                 position=position,

@@ -34,7 +34,8 @@ from holdfast.ledger.entries import entry_of
 from holdfast.ledger.errors import ProjectionUnknown, SizeUnknown
 from holdfast.ledger.folded import Change, Generation
 from holdfast.ledger.frames import read_leaf
-from holdfast.ledger.log import LogParts, TenantLog
+from holdfast.ledger.log.parts import LogParts
+from holdfast.ledger.log.reading import LogReader
 from holdfast.ledger.model import (
     Entry,
     Folded,
@@ -89,10 +90,10 @@ class Projections:
     """The projections of every tenant's log."""
 
     def __init__(
-        self, parts: LogParts, log_of: Callable[[Principal], TenantLog], folds: Sequence[Fold]
+        self, parts: LogParts, reader_of: Callable[[Principal], LogReader], folds: Sequence[Fold]
     ) -> None:
         self._parts = parts
-        self._log_of = log_of
+        self._reader_of = reader_of
         self._folds = {fold.name: fold for fold in folds}
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
 
@@ -100,7 +101,7 @@ class Projections:
 
     async def all(self, principal: Principal) -> list[ProjectionStatus]:
         """Every projection, with the position that it reflects."""
-        size, _ = await self._log_of(principal).extent()
+        size, _ = await self._reader_of(principal).extent()
         known = await self._generations(principal)
         found = []
         for name in sorted(self._folds):
@@ -137,7 +138,7 @@ class Projections:
         if cursor is not None:
             begun, after = decode_cursor(kind, cursor, int, str)
             position = int(begun)
-        size, _ = await self._log_of(principal).extent()
+        size, _ = await self._reader_of(principal).extent()
         wanted = size if position is None else position
         if not 0 <= wanted <= size:
             raise SizeUnknown(f"cannot list as of {wanted}: the log has {size} entries")
@@ -182,7 +183,7 @@ class Projections:
                 for fold in self._folds.values():
                     principal = service("ledger", tenant)
                     try:
-                        size, _ = await self._log_of(principal).extent()
+                        size, _ = await self._reader_of(principal).extent()
                         await self._caught_up(principal, fold, size)
                     except HoldfastError as error:
                         log.warning(
@@ -207,7 +208,7 @@ class Projections:
             )
         async with lock:
             made = await self._begun(principal, fold, serving=False)
-            size, _ = await self._log_of(principal).extent()
+            size, _ = await self._reader_of(principal).extent()
             yield FoldProgress(folded=0, size=size)
             while made.position < size:
                 made = await self._step(principal, fold, made, size)
@@ -290,13 +291,13 @@ class Projections:
         self, principal: Principal, fold: Fold, first: int, size: int
     ) -> tuple[list[Entry], int]:
         """The next entries that matter, and the position after the last that was looked at."""
-        tenant_log, found = self._log_of(principal), []
+        reader, found = self._reader_of(principal), []
         end = position = min(size, first + STEP_POSITIONS)
-        async for frame in tenant_log.frames(first, end):
+        async for frame in reader.frames(first, end):
             for position in range(max(first, frame.first), min(end, frame.size)):
                 leaf = read_leaf(frame.entries[position - frame.first].leaf)
                 if leaf.stream.partition("/")[0] in fold.streams:
-                    found.append(entry_of(tenant_log, frame, position))
+                    found.append(entry_of(reader.parts, frame, position))
                     if len(found) == STEP_ENTRIES:
                         return found, position + 1
         return found, end

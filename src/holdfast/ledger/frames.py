@@ -127,6 +127,11 @@ def damaged(position: int, reason: str) -> FrameDamaged:
     )
 
 
+def missing(position: int) -> FrameDamaged:
+    """The failure to find the commit that holds ``position``."""
+    return damaged(position, "the commit is missing")
+
+
 def plain_payload(payload: bytes) -> Any:
     """The payload as plain data."""
     return decode_strict(payload)

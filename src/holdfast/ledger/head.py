@@ -6,13 +6,14 @@ in turn, each with its own checksum, so that a write that was cut off leaves the
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.kernel.errors import Corrupt
+from holdfast.kernel.errors import Corrupt, OutcomeUnknown
 from holdfast.kernel.files import flush_folder
 
 _SLOT = struct.Struct(">8sQQ32sI")
@@ -84,6 +85,19 @@ class HeadFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+async def tell_head(file: HeadFile, head: Head) -> None:
+    """Write ``head``; ``OutcomeUnknown`` if the disk refuses: the commit is in the log."""
+    try:
+        await asyncio.to_thread(file.write, head)
+    except OSError as error:
+        raise OutcomeUnknown(
+            "cannot tell whether the events were stored: the head of the log could not be written",
+            hint="repeat the append with the same ids",
+            retry_after_seconds=1.0,
+            internal=str(error),
+        ) from error
 
 
 def _slot(data: bytes) -> tuple[int, Head] | None:

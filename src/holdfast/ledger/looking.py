@@ -14,7 +14,7 @@ from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import HoldfastError, Unavailable
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger.errors import FrameDamaged, IndexWrong
-from holdfast.ledger.log import TenantLog
+from holdfast.ledger.log.tenant_log import TenantLog
 from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.verifying import against_index
 from holdfast.ledger.walking import Walk
@@ -58,21 +58,20 @@ async def look_over(
     if not tenant_log.sequencing:
         metrics.not_looked_over(tenant_log.tenant)
         return True  # whoever appends to it does, or it is read-only and that is said
-    parts, principal = tenant_log.parts, tenant_log.principal
     walk = Walk(tenant_log.tenant, versions=None)
-    end = await parts.log.end(principal)
+    end = await tenant_log.commits.end()
     mended = False
     while walk.tree.size < end:
         begun = clock.monotonic()
         try:
             size = walk.tree.size
-            found = await tenant_log.commits_from(size, COMMITS, BYTES)
+            found = await tenant_log.commits.read(size, COMMITS, BYTES)
             await asyncio.to_thread(walk.commits, found)
             rows, walk.rows = walk.rows, []
             tiles, walk.tiles = walk.tiles, []
             await against_index(tenant_log, rows, tiles)
         except FrameDamaged as error:
-            await tenant_log.met(error, walked=True)
+            await tenant_log.soundness.met(error, walked=True)
             return False
         except IndexWrong as error:
             if mended:

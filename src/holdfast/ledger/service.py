@@ -51,7 +51,10 @@ from holdfast.ledger.errors import (
 )
 from holdfast.ledger.folding import Fold, Projections
 from holdfast.ledger.frames import Frame, read_leaf
-from holdfast.ledger.log import KEY_DESTROYED, LogParts, Restarted, TenantLog
+from holdfast.ledger.log.parts import KEY_DESTROYED, LogParts
+from holdfast.ledger.log.reading import LogReader
+from holdfast.ledger.log.restarting import Restarted, restart
+from holdfast.ledger.log.tenant_log import TenantLog
 from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.model import (
     APPEND_BYTES_MAX,
@@ -94,7 +97,7 @@ class LedgerService:
 
     def __init__(self, parts: LogParts, new_id: NewId, folds: Sequence[Fold] = ()) -> None:
         self._parts = parts
-        self.projections = Projections(parts, self.log_of, folds)
+        self.projections = Projections(parts, self._reader_of, folds)
         self._new_id = new_id
         self._logs: dict[TenantId, TenantLog] = {}
         self._sealing = Outbox.PURPOSE
@@ -121,6 +124,9 @@ class LedgerService:
             found = self._logs[principal.tenant] = TenantLog(self._parts, principal.tenant)
         return found
 
+    def _reader_of(self, principal: Principal) -> LogReader:
+        return self.log_of(principal).reader
+
     async def close(self) -> None:
         """Finish what waits."""
         for each in list(self._logs.values()):
@@ -140,7 +146,7 @@ class LedgerService:
         while True:
             await self._parts.clock.sleep(pause_seconds)
             for each in list(self._logs.values()):
-                each.look_at_clock()
+                each.sequencer.look_at_clock()
                 try:
                     await each.checkpoint()
                 except HoldfastError as error:
@@ -366,32 +372,32 @@ class LedgerService:
                     "cannot go on with the list: the cursor names no position in it",
                     code="cursor-invalid",
                 )
-        tenant_log = self.log_of(principal)
-        end = await self._extent_at(tenant_log, as_of)
+        reader = self._reader_of(principal)
+        end = await self._extent_at(reader, as_of)
         if stream is None:
-            found = await self._range(tenant_log, first, min(first + limit, end))
+            found = await self._range(reader, first, min(first + limit, end))
             following = first + len(found)
             more = following < end
         else:
-            found, more = await self._stream(tenant_log, stream, max(first, 1), limit, end)
+            found, more = await self._stream(reader, stream, max(first, 1), limit, end)
             following = found[-1].version + 1 if found else first
         return Page(items=found, next=encode_cursor(kind, [following]) if more else None)
 
-    async def _range(self, tenant_log: TenantLog, first: int, after: int) -> list[Entry]:
+    async def _range(self, reader: LogReader, first: int, after: int) -> list[Entry]:
         found: list[Entry] = []
-        async for frame in tenant_log.frames(first, after):
+        async for frame in reader.frames(first, after):
             low, high = max(first, frame.first), min(after, frame.size)
-            found += [entry_of(tenant_log, frame, position) for position in range(low, high)]
+            found += [entry_of(reader.parts, frame, position) for position in range(low, high)]
         return found
 
     async def _stream(
-        self, tenant_log: TenantLog, stream: str, first: int, limit: int, end: int
+        self, reader: LogReader, stream: str, first: int, limit: int, end: int
     ) -> tuple[list[Entry], bool]:
         if not stream_name(stream):
             raise Invalid(
                 f"cannot read the stream {stream[:80]!r}: that is no name", hint=STREAM_NAMES
             )
-        tenant = tenant_log.tenant
+        tenant = reader.parts.tenant
         first = min(first, INTEGER_MAX)  # no stream comes to that, and the databases count so far
 
         def unit(conn: Connection) -> tuple[dict[str, int], list[tuple[int, int]]]:
@@ -401,7 +407,7 @@ class LedgerService:
                 store.find_versions(conn, tenant, stream, first, limit + 1),
             )
 
-        newest, versions = await self._parts.database.read(tenant_log.principal, unit)
+        newest, versions = await reader.parts.read(unit)
         expected = range(first, min(first + limit, newest.get(stream, 0)) + 1)
         if [version for version, _ in versions] != list(expected)[: limit + 1]:
             raise Corrupt(
@@ -414,8 +420,8 @@ class LedgerService:
         frame: Frame | None = None
         for version, position in wanted[:limit]:
             if frame is None or not frame.first <= position < frame.size:
-                frame = await tenant_log.frame_at(position)
-            entry = entry_of(tenant_log, frame, position)
+                frame = await reader.frame_at(position)
+            entry = entry_of(reader.parts, frame, position)
             if (entry.stream, entry.version) != (stream, version):
                 raise Corrupt(
                     f"cannot read the stream {stream}: the index is damaged",
@@ -435,8 +441,8 @@ class LedgerService:
         """
         if as_of is not None and position is not None:
             raise Invalid("cannot tell the moment: a time and a position are two")
-        tenant_log = self.log_of(principal)
-        end = await self._extent_at(tenant_log, as_of)
+        reader = self._reader_of(principal)
+        end = await self._extent_at(reader, as_of)
         if position is not None:
             if not 0 <= position <= end:
                 raise SizeUnknown(f"cannot tell the moment: the log has {end} entries")
@@ -460,20 +466,20 @@ class LedgerService:
             principal, name, position=position, cursor=cursor, limit=limit
         )
 
-    async def _extent_at(self, tenant_log: TenantLog, as_of: datetime | None) -> int:
+    async def _extent_at(self, reader: LogReader, as_of: datetime | None) -> int:
         """How many entries there are, or were at a moment."""
-        end, recorded = await tenant_log.extent()
+        end, recorded = await reader.extent()
         if as_of is None:
             return end
         check_come(as_of, self._parts.clock.now(), recorded)
-        return end if timestamp(as_of) >= recorded else await self._end_at(tenant_log, end, as_of)
+        return end if timestamp(as_of) >= recorded else await self._end_at(reader, end, as_of)
 
-    async def _end_at(self, tenant_log: TenantLog, size: int, moment: datetime) -> int:
+    async def _end_at(self, reader: LogReader, size: int, moment: datetime) -> int:
         """The size of the log at a moment: how many entries had been recorded by then."""
         wanted = timestamp(moment)
         low, high = 0, size
         while low < high:
-            frame = await tenant_log.frame_at((low + high) // 2)
+            frame = await reader.frame_at((low + high) // 2)
             times = [read_leaf(entry.leaf).recorded for entry in frame.entries]
             if times[0] > wanted:
                 high = frame.first
@@ -485,11 +491,11 @@ class LedgerService:
 
     async def entry(self, principal: Principal, position: int) -> Entry:
         """The entry at a position; :class:`EntryUnknown` if there is none."""
-        tenant_log = self.log_of(principal)
-        size, _ = await tenant_log.extent()
+        reader = self._reader_of(principal)
+        size, _ = await reader.extent()
         if not 0 <= position < size:
             raise EntryUnknown(f"cannot find the entry {position}: the log has {size}")
-        return (await self._range(tenant_log, position, position + 1))[0]
+        return (await self._range(reader, position, position + 1))[0]
 
     async def streams(
         self, principal: Principal, *, prefix: str = "", cursor: str | None = None, limit: int = 100
@@ -498,7 +504,7 @@ class LedgerService:
         limit = page_size(limit)
         after = text_position(STREAMS, cursor)
         tenant = principal.tenant
-        size, _ = await self.log_of(principal).extent()
+        size, _ = await self._reader_of(principal).extent()
 
         def unit(conn: Connection) -> list[tuple[str, int, int]]:
             store.check_whole(conn, tenant, size)
@@ -522,11 +528,12 @@ class LedgerService:
         Never ends by itself. ``seconds`` bounds each wait, not the subscription.
         """
         tenant_log = self.log_of(principal)
-        position = (await tenant_log.extent())[0] if first is None else first
+        reader = tenant_log.reader
+        position = (await reader.extent())[0] if first is None else first
         while True:
-            size, _ = await tenant_log.extent()
+            size, _ = await reader.extent()
             while position < size:
-                found = await self._range(tenant_log, position, min(position + 256, size))
+                found = await self._range(reader, position, min(position + 256, size))
                 position += len(found)
                 for entry in found:
                     if stream is None or entry.stream == stream:
@@ -543,12 +550,12 @@ class LedgerService:
             await tenant_log.open()
         except (LedgerReadOnly, NotSequencer):
             writable = False
-        size, recorded = await tenant_log.extent()
+        size, recorded = await tenant_log.reader.extent()
         try:
-            root = (await tenant_log.view()).tree.root().hex()
+            root = (await tenant_log.reader.view()).tree.root().hex()
         except (Corrupt, IndexIncomplete):
             root = ""  # what is damaged is told below
-        origins, rows = await self._said(principal)
+        origins, rows = await tenant_log.published.in_database()
         origin = origins[-1].origin if origins else ""
         return LedgerStatus(
             size=size,
@@ -559,16 +566,6 @@ class LedgerService:
             published_size=rows[origin].size if origin in rows else 0,
             damage=tenant_log.damage,
         )
-
-    async def _said(
-        self, principal: Principal
-    ) -> tuple[list[store.Origin], dict[str, store.Published]]:
-        tenant = principal.tenant
-
-        def unit(conn: Connection) -> tuple[list[store.Origin], dict[str, store.Published]]:
-            return store.origins(conn, tenant), store.checkpoints(conn, tenant)
-
-        return await self._parts.database.read(principal, unit)
 
     async def checkpoint(self, principal: Principal) -> str:
         """The newest checkpoint as a signed note; signed now, if the log has grown since."""
@@ -582,8 +579,9 @@ class LedgerService:
         Without ``size`` the tree is that of the newest checkpoint, which comes along.
         """
         tenant_log = self.log_of(principal)
+        reader = tenant_log.reader
         note = await tenant_log.checkpoint() if size is None else ""
-        view = await tenant_log.view()
+        view = await reader.view()
         if size is None:
             size = notes.parse_checkpoint(notes.parse_note(note).text).size
         if not 0 < size <= view.size:
@@ -591,11 +589,11 @@ class LedgerService:
         if not 0 <= position < size:
             raise EntryUnknown(f"cannot find the entry {position} among {size}")
         ranges = tree.inclusion(position, size)
-        hashes = await tenant_log.hashes(tree.tiles_for([*ranges, (0, size)]), view)
-        frame = await tenant_log.frame_at(position)
+        hashes = await reader.hashes(tree.tiles_for([*ranges, (0, size)]), view)
+        frame = await reader.frame_at(position)
         stored = frame.entries[position - frame.first]
         leaf = read_leaf(stored.leaf)
-        salt, payload = opened(tenant_log, leaf.id, stored.sealing, stored.sealed)
+        salt, payload = opened(reader.parts, leaf.id, stored.sealing, stored.sealed)
         return Proof(
             position=position,
             leaf=stored.leaf.decode(),
@@ -620,7 +618,7 @@ class LedgerService:
         if not 0 < len(events) <= PROOFS_MAX:
             raise Invalid(f"cannot prove {len(events)} events at once: 1 to {PROOFS_MAX} are asked")
         tenant = principal.tenant
-        size, _ = await self.log_of(principal).extent()
+        size, _ = await self._reader_of(principal).extent()
 
         def unit(conn: Connection) -> dict[str, int]:
             store.check_whole(conn, tenant, size)
@@ -647,8 +645,8 @@ class LedgerService:
         self, principal: Principal, first: int, second: int | None = None
     ) -> Consistency:
         """The proof that the tree of ``second`` entries (or all) extends that of ``first``."""
-        tenant_log = self.log_of(principal)
-        view = await tenant_log.view()
+        reader = self._reader_of(principal)
+        view = await reader.view()
         size = view.size if second is None else second
         if not 0 <= first <= size:
             raise SizeUnknown(f"cannot prove: {first} is not at most {size}")
@@ -656,7 +654,7 @@ class LedgerService:
             raise SizeUnknown(f"cannot prove: the log has {view.size} entries, not {size}")
         ranges = tree.consistency(first, size)
         roots = [(0, first), (0, size)]
-        hashes = await tenant_log.hashes(tree.tiles_for([*ranges, *roots]), view)
+        hashes = await reader.hashes(tree.tiles_for([*ranges, *roots]), view)
         return Consistency(
             first=first,
             second=size,
@@ -671,21 +669,21 @@ class LedgerService:
         if wanted is None:
             raise EntryUnknown(f"cannot find the tile {path[:80]!r}")
         level, number, width = wanted
-        tenant_log = self.log_of(principal)
-        view = await tenant_log.view()
+        reader = self._reader_of(principal)
+        view = await reader.view()
         height = 0 if level == "entries" else int(level)
         there = view.size >> (tree.TILE_HEIGHT * height)
         if number * tree.TILE_WIDTH + width > there:
             raise EntryUnknown(f"cannot find the tile {path}: the log is not that long")
         if level == "entries":
             first = number * tree.TILE_WIDTH
-            return await self._bundle(tenant_log, first, first + width)
-        hashes = await tenant_log.hashes({(height, number)}, view)
+            return await self._bundle(reader, first, first + width)
+        hashes = await reader.hashes({(height, number)}, view)
         return b"".join(hashes(height, number)[:width])
 
-    async def _bundle(self, tenant_log: TenantLog, first: int, after: int) -> bytes:
+    async def _bundle(self, reader: LogReader, first: int, after: int) -> bytes:
         found: list[bytes] = []
-        async for frame in tenant_log.frames(first, after):
+        async for frame in reader.frames(first, after):
             low, high = max(first, frame.first), min(after, frame.size)
             for position in range(low, high):
                 leaf = frame.entries[position - frame.first].leaf
@@ -694,9 +692,10 @@ class LedgerService:
 
     async def trust(self, principal: Principal) -> Trust:
         """What a verifier elsewhere needs to know: origins and keys, with their sizes."""
-        await self.log_of(principal).checkpoint()
+        tenant_log = self.log_of(principal)
+        await tenant_log.checkpoint()
         tenant = principal.tenant
-        origins, _ = await self._said(principal)
+        origins, _ = await tenant_log.published.in_database()
         keys = await self._parts.database.read(principal, lambda conn: store.keys(conn, tenant))
         return Trust(
             format=1,
@@ -737,12 +736,12 @@ class LedgerService:
         if not reason.strip() or len(reason) > 1000:
             raise Invalid("cannot start a new origin: a reason of 1 to 1000 characters is needed")
         citing = partial(self._citing, principal, reason)
-        await self.log_of(principal).restart(reason, citing)
+        await restart(self.log_of(principal), reason, citing)
         return await self.status(principal)
 
     async def damage(self, principal: Principal) -> Damage | None:
         """What is wrong with the bytes of the log, by recomputing them: for whoever copies them."""
-        return await self.log_of(principal).recomputed()
+        return await self.log_of(principal).soundness.recomputed()
 
     def _citing(self, principal: Principal, reason: str, made: Restarted) -> Prepared:
         """The first entry of a new origin: what was before it, and why it ended."""

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy import Connection
 
-from holdfast.kernel.database import Unit
 from holdfast.kernel.errors import Corrupt, HoldfastError, Unavailable
 from holdfast.kernel.principal import Principal
 from holdfast.ledger import notes, store
 from holdfast.ledger.entries import opened
 from holdfast.ledger.errors import FrameDamaged, IndexIncomplete, IndexWrong
 from holdfast.ledger.frames import Leaf, Stored, damaged, read_leaf
-from holdfast.ledger.log import TenantLog
+from holdfast.ledger.log.tenant_log import TenantLog
 from holdfast.ledger.model import Progress
 from holdfast.ledger.ports import StoredCommit
 from holdfast.ledger.service import LedgerService
-from holdfast.ledger.signer import PublishedFile, unknown_origins, verifier_of
+from holdfast.ledger.signer import unknown_origins, verifier_of
 from holdfast.ledger.store import IndexRow
 from holdfast.ledger.tree import Tile, Tree
 from holdfast.ledger.walking import Walk
@@ -55,7 +55,7 @@ class _Asked:
     def entry(self, position: int, entry: Stored, leaf: Leaf, grown: Tree) -> None:
         try:
             _, payload = opened(
-                self.tenant_log, leaf.id, entry.sealing, entry.sealed, leaf.commitment
+                self.tenant_log.parts, leaf.id, entry.sealing, entry.sealed, leaf.commitment
             )
         except Unavailable:
             raise
@@ -90,11 +90,11 @@ async def verify(service: LedgerService, principal: Principal) -> AsyncIterator[
             asked.wanted = await _told(tenant_log)
         except Corrupt as error:
             said_wrongly = error.detail  # the entries first: they are what the question is about
-        size = end = await tenant_log.parts.log.end(tenant_log.principal)
+        size = end = await tenant_log.commits.end()
         batch: list[StoredCommit] = []
         lost: Corrupt | None = None
         try:
-            async for commit in tenant_log.commits(0, end):
+            async for commit in tenant_log.commits.between(0, end):
                 batch.append(commit)
                 if len(batch) == COMMITS_AT_A_TIME:
                     await _step(asked, batch)
@@ -112,7 +112,7 @@ async def verify(service: LedgerService, principal: Principal) -> AsyncIterator[
         yield _unsound(walk, size, error.position, error.reason)
         return
     except FrameDamaged as error:
-        await tenant_log.met(error, walked=True)
+        await tenant_log.soundness.met(error, walked=True)
         yield _unsound(walk, size, error.position, error.detail)
         return
     except IndexWrong as error:
@@ -121,7 +121,7 @@ async def verify(service: LedgerService, principal: Principal) -> AsyncIterator[
     except (Corrupt, IndexIncomplete) as error:
         yield _unsound(walk, size, walk.tree.size, error.detail)
         return
-    await tenant_log.look_again()
+    tenant_log.soundness.look_again()
     yield Progress(
         checked=walk.tree.size,
         size=walk.tree.size,
@@ -178,7 +178,7 @@ async def against_index(
             store.find_streams(conn, tenant, sorted({row.stream for row in rows})),
         )
 
-    read, ids, positions, newest = await tenant_log.parts.database.read(tenant_log.principal, unit)
+    read, ids, positions, newest = await tenant_log.parts.read(unit)
     for tile, stored in zip(tiles, read, strict=True):
         if stored != tile.hashes:
             first = tile.number << 8 * (tile.level + 1)
@@ -205,7 +205,7 @@ async def against_index(
 
 
 async def _leaf_at(tenant_log: TenantLog, position: int) -> Leaf:
-    frame = await tenant_log.frame_at(position)
+    frame = await tenant_log.reader.frame_at(position)
     return read_leaf(frame.entries[position - frame.first].leaf)
 
 
@@ -226,7 +226,7 @@ async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
             store.origins(conn, tenant),
         )
 
-    keys, rows, origins = await tenant_log.parts.database.read(tenant_log.principal, unit)
+    keys, rows, origins = await tenant_log.parts.read(unit)
     ends = {
         each.origin: min(later.started_size for later in origins[number:])
         for number, each in enumerate(origins[:-1], start=1)
@@ -244,8 +244,7 @@ async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
         if (said.origin, said.size, said.root) != (row.origin, row.size, row.root):
             raise Corrupt(f"the checkpoint of {row.origin} is not the one that was published")
         told(f"the checkpoint of {row.origin}", row.origin, said.size, said.root)
-    file = PublishedFile(tenant_log.parts.paths.published_file(tenant))
-    published = await asyncio.to_thread(file.read)
+    published = await tenant_log.published.in_file()
     known = {each.origin for each in origins}
     unknown = unknown_origins(published, origins)
     for origin, outside in published.items():
@@ -272,15 +271,11 @@ async def _check_rest(asked: _Asked) -> None:
     names = sorted(walk.versions)
     for at in range(0, len(names), 1000):
         part = names[at : at + 1000]
-        read = await tenant_log.parts.database.read(
-            tenant_log.principal, _streams_unit(tenant_log.tenant, part)
+        read = await tenant_log.parts.read(
+            partial(store.find_streams, tenant=tenant_log.tenant, names=part)
         )
         for name in part:
             if read.get(name) != walk.versions[name]:
                 raise IndexWrong(
                     max(walk.tree.size - 1, 0), f"the index is wrong about the stream {name}"
                 )
-
-
-def _streams_unit(tenant: str, names: list[str]) -> Unit[dict[str, int]]:
-    return lambda conn: store.find_streams(conn, tenant, names)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from holdfast.kernel.merkle import leaf_hash
 from holdfast.ledger.errors import FrameDamaged
-from holdfast.ledger.frames import Leaf, Stored, damaged, decode_frame, read_leaf
+from holdfast.ledger.frames import Leaf, Stored, damaged, decode_frame, missing, read_leaf
 from holdfast.ledger.ports import StoredCommit
 from holdfast.ledger.store import IndexRow
 from holdfast.ledger.tree import Tile, Tree
@@ -35,7 +35,7 @@ class Walk:
     def commit(self, commit: StoredCommit, also: Also | None = None) -> None:
         """Take the next commit; ``FrameDamaged`` names its first entry that is not sound."""
         if commit.first != self.tree.size:
-            raise damaged(self.tree.size, "the commit is missing")
+            raise missing(self.tree.size)
         frame = decode_frame(commit)
         grown = self.tree.copy()
         rows, tiles = [], []

@@ -17,7 +17,7 @@ from holdfast.kernel.principal import Principal, operator
 from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import MemoryLeases, SqlLeases
 from holdfast.ledger.backends.sql import SqlLog
-from holdfast.ledger.log import LogParts
+from holdfast.ledger.log.parts import LogParts
 from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.model import Append, NewEvent
 from holdfast.ledger.ports import People

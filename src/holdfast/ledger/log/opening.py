@@ -1,0 +1,147 @@
+"""Opening a log as the one who appends: recovered, and held against what was said of it before."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+from holdfast.kernel.errors import Corrupt
+from holdfast.ledger.errors import LedgerReadOnly, NotSequencer
+from holdfast.ledger.head import Head, HeadFile, tell_head
+from holdfast.ledger.log.keys import in_force
+from holdfast.ledger.log.leadership import Leadership, Opened
+from holdfast.ledger.log.parts import TenantParts
+from holdfast.ledger.log.published import PublishedCheckpoints
+from holdfast.ledger.log.reading import LogReader, View
+from holdfast.ledger.log.recovery import Recovery
+from holdfast.ledger.log.soundness import Soundness, damage_of
+from holdfast.ledger.model import Damage
+from holdfast.ledger.signer import load_key, unknown_origins
+from holdfast.ledger.store import Origin, Published
+from holdfast.ledger.tree import Tree
+
+
+class Opening:
+    """Opens one tenant's log. ``lock`` is held while that, or a rebuild, is under way."""
+
+    def __init__(
+        self,
+        parts: TenantParts,
+        leadership: Leadership,
+        soundness: Soundness,
+        reader: LogReader,
+        recovery: Recovery,
+        published: PublishedCheckpoints,
+        head: HeadFile,
+    ) -> None:
+        self.parts = parts
+        self.leadership = leadership
+        self.soundness = soundness
+        self.reader = reader
+        self.recovery = recovery
+        self.published = published
+        self.head = head
+        self.lock = asyncio.Lock()
+        self.begun = ""
+        """The origin whose first entry we are about to store."""
+
+    async def open(self) -> Opened:
+        """The log, opened by us as the one who appends.
+
+        ``NotSequencer`` if another instance does, ``LedgerReadOnly`` if the log is not what it was.
+        """
+        async with self.lock:
+            now = self.parts.shared.clock.now()
+            state = self.leadership.fresh(now)
+            if state is not None:
+                return state
+            until = await self.leadership.take(now)
+            if until is None:
+                await self.soundness.told_elsewhere()
+                raise NotSequencer(
+                    "cannot append here: another instance appends to this tenant's log",
+                    retry_after_seconds=1.0,
+                )
+            if self.leadership.opened is not None and await self.soundness.remembered() is None:
+                self.leadership.opened.until = until
+                return self.leadership.opened
+            self.leadership.opened = await self._opened(until)
+            return self.leadership.opened
+
+    async def _opened(self, until: datetime) -> Opened:
+        parts, shared = self.parts, self.parts.shared
+        await self.soundness.check_remembered()
+        origin, key = await in_force(parts)
+        private = load_key(shared.paths, parts.tenant, key)
+        fence = await shared.log.seize(parts.principal, shared.holder)
+        self.soundness.damage = None
+        try:
+            grown, recorded = await self.recovery.recovered()
+            published = await self._check_said(grown, origin)
+            if published is not None:
+                await self.published.learn(published)
+            if origin.generation and grown.size == origin.started_size:
+                self._check_begun(origin)
+            await tell_head(self.head, Head(grown.size, grown.root()))
+        except LedgerReadOnly:
+            raise
+        except Corrupt as error:
+            raise self.soundness.read_only(damage_of(error)) from error
+        shared.metrics.writable(parts.tenant, writable=True)
+        shared.metrics.sequencing(parts.tenant, fence)
+        return Opened(fence, grown, recorded, until, origin, key, private, published)
+
+    def _check_begun(self, origin: Origin) -> None:
+        """``LedgerReadOnly`` for an origin that never came to its first entry: without that, what
+        came before it, and why it ended, is nowhere in the log."""
+        if origin.origin != self.begun:
+            raise self.soundness.read_only(
+                Damage(
+                    reason="restart-broke-off",
+                    detail=f"{origin.origin} lacks the first entry, which cites what was before it",
+                    first=origin.started_size,
+                )
+            )
+
+    async def _check_said(self, grown: Tree, origin: Origin) -> Published | None:
+        """Hold the log against its head and against what was published; ``LedgerReadOnly``."""
+        view = View(grown.size, "", grown)
+        head = await asyncio.to_thread(self.head.read)
+        said = await self.published.in_file()
+        origins, rows = await self.published.in_database()
+        for later in unknown_origins(said, origins):
+            raise self.soundness.read_only(
+                Damage(
+                    reason="lost-tail",
+                    detail=f"the log is older than {later.origin}, which was published with "
+                    f"{later.size} entries",
+                    first=min(grown.size, later.size),
+                )
+            )
+        published = rows.get(origin.origin)
+        claims = [("its head file", head.size, head.root)] if head is not None else []
+        if published is not None:
+            claims.append(("the last checkpoint", published.size, published.root))
+        if origin.origin in said:
+            outside = said[origin.origin]
+            claims.append(("the last published checkpoint", outside.size, outside.root))
+        for who, size, root in sorted(claims, key=lambda claim: claim[1]):
+            if size > grown.size:
+                raise self.soundness.read_only(
+                    Damage(
+                        reason="lost-tail",
+                        detail=f"the log ends at {grown.size}, and {who} knows of {size} entries",
+                        first=grown.size,
+                        last=size - 1,
+                    )
+                )
+            if root and await self.reader.root_at(size, view) != root:
+                raise self.soundness.read_only(
+                    Damage(
+                        reason="altered",
+                        detail=f"the first {size} entries are not those that {who} speaks of",
+                        first=0,
+                        last=size - 1,
+                    )
+                )
+        return published

@@ -1,0 +1,83 @@
+"""What logs are made of: that of every tenant together, and that of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from holdfast.kernel.clock import Clock, timestamp
+from holdfast.kernel.database import Database, Unit
+from holdfast.kernel.ids import TenantId
+from holdfast.kernel.outbox import SALT_BYTES, Outbox, Sealed, Sealer
+from holdfast.kernel.principal import Principal, service
+from holdfast.leases import Leases
+from holdfast.ledger.metrics import LedgerMetrics
+from holdfast.ledger.ports import Log, People
+from holdfast.ledger.signer import SignerPaths
+from holdfast.ledger.witness import Witnesses
+
+KEY_DESTROYED = "key-destroyed"
+"""The code of the failure to unseal what was erased."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class LogParts:
+    """What every tenant's log is made of. ``random`` makes salts and names; ``holder`` names us."""
+
+    log: Log
+    database: Database
+    leases: Leases
+    sealer: Sealer
+    clock: Clock
+    random: Callable[[int], bytes]
+    holder: str
+    heads: Path
+    paths: SignerPaths
+    metrics: LedgerMetrics
+    origin: str = ""
+    witnesses: Witnesses | None = None
+    people: People | None = None
+    """Without it no event can say whom it is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantParts:
+    """The same for one tenant's log, which acts as the ledger itself within that tenant."""
+
+    shared: LogParts
+    tenant: TenantId
+    principal: Principal
+
+    @classmethod
+    def of(cls, shared: LogParts, tenant: TenantId) -> TenantParts:
+        """Those of ``tenant``."""
+        return cls(shared, tenant, service("ledger", tenant))
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Run a unit that reads the tenant's rows."""
+        return await self.shared.database.read(self.principal, unit)
+
+    async def write(self, unit: Unit[T]) -> T:
+        """Run a unit that changes the tenant's rows."""
+        return await self.shared.database.write(self.principal, unit)
+
+    def now(self) -> str:
+        """The time, as it is kept."""
+        return timestamp(self.shared.clock.now())
+
+    def unsealed(self, event_id: str, sealing: str, sealed: bytes) -> tuple[bytes, bytes]:
+        """Salt and payload of an entry."""
+        plain = self.shared.sealer.unseal(
+            self.tenant, Outbox.PURPOSE, event_id, Sealed(sealing, sealed)
+        )
+        return plain[:SALT_BYTES], plain[SALT_BYTES:]
+
+    def about(self, sealing: str, sealed: bytes) -> str | None:
+        """Whose own key a payload is sealed under; None if nobody can tell."""
+        if self.shared.people is None:
+            return None
+        return self.shared.people.about(self.tenant, Sealed(sealing, sealed))

@@ -1,0 +1,99 @@
+"""What the outside was told of a log: kept in the database, and in a file that is not restored."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sqlalchemy import Connection
+
+from holdfast.kernel.errors import Corrupt, Unavailable
+from holdfast.kernel.telemetry import get_logger
+from holdfast.ledger import store
+from holdfast.ledger.log.parts import TenantParts
+from holdfast.ledger.notes import Checkpoint
+from holdfast.ledger.signer import PublishedFile, unknown_origins
+from holdfast.ledger.store import Origin, Published
+
+log = get_logger("ledger")
+
+
+class PublishedCheckpoints:
+    """The newest checkpoint of each origin, in both places."""
+
+    def __init__(self, parts: TenantParts) -> None:
+        self.parts = parts
+        self._file = PublishedFile(parts.shared.paths.published_file(parts.tenant))
+
+    async def in_database(self) -> tuple[list[Origin], dict[str, Published]]:
+        """The origins in their order, and what was published under each that signed."""
+        tenant = self.parts.tenant
+
+        def unit(conn: Connection) -> tuple[list[Origin], dict[str, Published]]:
+            return store.origins(conn, tenant), store.checkpoints(conn, tenant)
+
+        return await self.parts.read(unit)
+
+    async def in_file(self) -> dict[str, Checkpoint]:
+        """What the file knows, by origin; ``Corrupt`` if it is damaged."""
+        return await asyncio.to_thread(self._file.read)
+
+    async def last(self) -> Published | None:
+        """The newest of all that the database has."""
+        return last_of(*await self.in_database())
+
+    async def keep(self, published: Published) -> bool:
+        """Put a checkpoint into the database; false if a larger one is there."""
+        return await self.parts.write(
+            lambda conn: store.publish(conn, self.parts.tenant, published)
+        )
+
+    async def release(self, published: Published) -> None:
+        """Put a checkpoint that the database has into the file: from here on it may be told."""
+        try:
+            await asyncio.to_thread(self._file.write, published)
+        except OSError as error:
+            raise _unreleased(error) from error
+
+    async def learn(self, known: Published) -> None:
+        """Have the file know of a checkpoint that the database has: whoever put it there may have
+        died before telling the file, or is another instance, which has a file of its own."""
+        try:
+            await asyncio.to_thread(self._file.learn, known)
+        except OSError as error:
+            raise _unreleased(error) from error
+
+    async def answered(self, last: Published) -> str:
+        """The note of what is in the database, once the file knows of it, too."""
+        try:
+            await self.learn(last)
+        except Corrupt as error:
+            log.warning(
+                "what was published is not known", tenant=self.parts.tenant, detail=error.detail
+            )
+        return last.note
+
+    async def told_more_than(self, last: Published) -> bool:
+        """Whether the outside has seen a later checkpoint than ``last``, by what is in the file."""
+        try:
+            said = await self.in_file()
+        except Corrupt:
+            return False
+        origins = await self.parts.read(lambda conn: store.origins(conn, self.parts.tenant))
+        outside = said.get(last.origin)
+        return bool(unknown_origins(said, origins)) or (
+            outside is not None and outside.size > last.size
+        )
+
+
+def last_of(origins: list[Origin], rows: dict[str, Published]) -> Published | None:
+    """The newest checkpoint of the newest origin that has one.
+
+    By the order of the origins: the clock may have been put back between two of them.
+    """
+    return next((rows[o.origin] for o in reversed(origins) if o.origin in rows), None)
+
+
+def _unreleased(error: OSError) -> Unavailable:
+    return Unavailable(
+        "cannot release a checkpoint: its size could not be made durable", internal=str(error)
+    )

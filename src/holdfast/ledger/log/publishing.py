@@ -1,0 +1,138 @@
+"""Checkpoints: signed under the key in force, made durable, witnessed, and only then released."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+
+from holdfast.kernel.errors import HoldfastError
+from holdfast.ledger import store
+from holdfast.ledger.errors import LedgerReadOnly, NotSequencer, WitnessAhead
+from holdfast.ledger.log.keys import new_key
+from holdfast.ledger.log.leadership import Leadership, Opened
+from holdfast.ledger.log.opening import Opening
+from holdfast.ledger.log.parts import TenantParts
+from holdfast.ledger.log.published import PublishedCheckpoints
+from holdfast.ledger.log.reading import LogReader, View
+from holdfast.ledger.log.soundness import Soundness
+from holdfast.ledger.model import Damage
+from holdfast.ledger.notes import Checkpoint, sign_checkpoint
+from holdfast.ledger.signer import load_key
+from holdfast.ledger.store import Published
+
+
+class Publisher:
+    """Signs one tenant's log, where it is ours to sign."""
+
+    def __init__(
+        self,
+        parts: TenantParts,
+        leadership: Leadership,
+        soundness: Soundness,
+        reader: LogReader,
+        published: PublishedCheckpoints,
+        opening: Opening,
+    ) -> None:
+        self.parts = parts
+        self.leadership = leadership
+        self.soundness = soundness
+        self.reader = reader
+        self.published = published
+        self.opening = opening
+        self._signing = asyncio.Lock()
+
+    async def checkpoint(self) -> str:
+        """The newest checkpoint; signed now, if the log has grown and it is ours to sign.
+
+        Another instance's, or that of a log that is read-only, is answered as it was published;
+        ``LedgerReadOnly`` where a later one is known to have been, and not known any more.
+        """
+        try:
+            state = await self.opening.open()
+        except NotSequencer:
+            last = await self.published.last()
+            if last is None:
+                raise NotSequencer(
+                    "cannot give a checkpoint: none was signed yet, and another instance signs",
+                    retry_after_seconds=1.0,
+                ) from None
+            if await self.published.told_more_than(last):
+                raise LedgerReadOnly(
+                    "cannot give a checkpoint: a later one was published than the database knows of"
+                ) from None
+            return await self.published.answered(last)
+        except LedgerReadOnly:
+            last = await self.published.last()
+            if last is None or await self.published.told_more_than(last):
+                raise
+            return await self.published.answered(last)
+        async with self._signing:
+            if self.soundness.stands is not None:  # met since the log was opened
+                raise self.soundness.read_only(self.soundness.stands)
+            if state.published is not None and state.published.size == state.tree.size:
+                return state.published.note
+            return await self._publish(state)
+
+    async def _publish(self, state: Opened) -> str:
+        """Make size and root durable, in the database and in the file; then release the note."""
+        told = Checkpoint(state.origin.origin, state.tree.size, state.tree.root())
+        view = View(told.size, state.recorded, state.tree)
+        signed = sign_checkpoint(told, state.private)
+        published = Published(told.origin, told.size, told.root, signed.encode(), self.parts.now())
+        if not await self.published.keep(published):
+            self.leadership.close()
+            raise _larger_published()
+        await self.published.release(published)
+        witnesses = self.parts.shared.witnesses
+        if witnesses is not None and witnesses.witnesses:
+            # Only now: a witness is the outside, too.
+            prove = partial(self.reader.consistency_path, view=view)
+            try:
+                cosigned = await witnesses.cosigned(signed, told.origin, told.size, prove)
+            except WitnessAhead as error:
+                raise await self._behind(told, error) from error
+            published = replace(published, note=cosigned.encode())
+            await self.published.keep(published)
+        state.published = published
+        self.parts.shared.metrics.published()
+        return published.note
+
+    async def _behind(self, told: Checkpoint, ahead: WitnessAhead) -> HoldfastError:
+        """What to say where a witness has seen more than we were about to tell.
+
+        Another instance may have told it since. If nobody has, the log is from before that: the
+        file keeps it, so that nothing is appended or given of this origin any more.
+        """
+        self.leadership.close()
+        rows = await self.parts.read(lambda conn: store.checkpoints(conn, self.parts.tenant))
+        newest = rows.get(told.origin)
+        if newest is not None and newest.size >= ahead.size:
+            return _larger_published()
+        await self.published.learn(Published(told.origin, ahead.size, b"", "", self.parts.now()))
+        return self.soundness.read_only(
+            Damage(
+                reason="lost-tail",
+                detail=f"the log ends at {told.size}, and {ahead.detail}",
+                first=told.size,
+                last=ahead.size - 1,
+            )
+        )
+
+    async def rotate(self) -> None:
+        """Sign with a new key from here on. The old one signs a last time: so far it is valid."""
+        await self.checkpoint()
+        state = await self.opening.open()
+        async with self._signing:
+            keys = await self.parts.read(lambda conn: store.keys(conn, self.parts.tenant))
+            size = state.published.size if state.published is not None else 0
+            state.key = await new_key(self.parts, state.origin, keys, size)
+            state.private = load_key(self.parts.shared.paths, self.parts.tenant, state.key)
+            state.published = None
+
+
+def _larger_published() -> NotSequencer:
+    return NotSequencer(
+        "cannot sign: a larger checkpoint of this log has been published",
+        retry_after_seconds=1.0,
+    )

@@ -1,0 +1,99 @@
+"""The index of a log, brought up to what is durable in it, or made anew from it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from holdfast.kernel.errors import Corrupt
+from holdfast.kernel.merkle import leaf_hash
+from holdfast.kernel.telemetry import get_logger
+from holdfast.ledger import store
+from holdfast.ledger.frames import damaged, decode_frame, read_leaf
+from holdfast.ledger.log.commits import Commits
+from holdfast.ledger.log.leadership import Leadership
+from holdfast.ledger.log.parts import TenantParts
+from holdfast.ledger.log.reading import LogReader
+from holdfast.ledger.log.soundness import Soundness
+from holdfast.ledger.model import Damage
+from holdfast.ledger.store import Growth, IndexRow
+from holdfast.ledger.tree import Tree
+
+log = get_logger("ledger")
+
+
+class Recovery:
+    """Brings the index of one tenant's log up; whoever asks is the one who appends."""
+
+    def __init__(
+        self,
+        parts: TenantParts,
+        commits: Commits,
+        leadership: Leadership,
+        soundness: Soundness,
+        reader: LogReader,
+    ) -> None:
+        self.parts = parts
+        self.commits = commits
+        self.leadership = leadership
+        self.soundness = soundness
+        self.reader = reader
+
+    async def recovered(self) -> tuple[Tree, str]:
+        """The tree of what is durable and the time of the last entry, the index brought up to it.
+
+        An index that does not fit the log is made anew, once.
+        """
+        end = await self.commits.end()
+        state = await self.reader.index_state()
+        if state.size > end:
+            raise self.soundness.read_only(
+                Damage(
+                    reason="lost-tail",
+                    detail=f"the log ends at {end}, and the index knows of {state.size} entries",
+                    first=end,
+                    last=state.size - 1,
+                )
+            )
+        try:
+            grown = await self._caught_up(
+                await self.reader.tree_at(state.size), state.recorded, end
+            )
+        except Corrupt as error:
+            if error.code != "index-damaged":
+                raise
+            log.warning("the index is made anew", tenant=self.parts.tenant, reason=error.detail)
+            whole, wrong = await self.soundness.recompute()
+            if wrong is not None:
+                raise wrong from error
+            grown = await self.rebuild(whole.size)
+        return grown
+
+    async def rebuild(self, end: int) -> tuple[Tree, str]:
+        """Make the index anew from the first ``end`` entries of the log, which are sound."""
+        await self.parts.write(lambda conn: store.clear_index(conn, self.parts.tenant))
+        return await self._caught_up(Tree(), "", end)
+
+    async def _caught_up(self, grown: Tree, recorded: str, end: int) -> tuple[Tree, str]:
+        if grown.size:
+            frame = await self.reader.frame_at(grown.size - 1)
+            if frame.size == grown.size and frame.root != grown.root():
+                raise Corrupt(
+                    "cannot use the index: its tree is not the log's", code="index-damaged"
+                )
+        async for commit in self.commits.between(grown.size, end):
+            frame = decode_frame(commit)
+            growth = Growth(0, "", made_anew=True, since=grown.size)
+            for position, entry in enumerate(frame.entries, frame.first):
+                leaf = read_leaf(entry.leaf)
+                growth.tiles += grown.append(leaf_hash(entry.leaf))
+                growth.rows.append(IndexRow(position, leaf.stream, leaf.version, leaf.id))
+                growth.payload_bytes += leaf.length
+                recorded = leaf.recorded
+            if grown.root() != frame.root:
+                raise damaged(
+                    frame.first, "the tree of its entries is not the one written with them"
+                )
+            growth.size, growth.recorded = grown.size, recorded
+            await self.parts.write(partial(store.grow, tenant=self.parts.tenant, growth=growth))
+            await self.leadership.keep()
+        return grown, recorded

@@ -1,0 +1,150 @@
+"""A new origin: a log that is damaged or lost something is continued from what is sound."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from holdfast.kernel.errors import Conflict, Corrupt
+from holdfast.kernel.files import flush_folder
+from holdfast.kernel.telemetry import get_logger
+from holdfast.ledger import store
+from holdfast.ledger.errors import LedgerReadOnly
+from holdfast.ledger.head import Head, HeadFile, tell_head
+from holdfast.ledger.log.commits import READ_BYTES, READ_COMMITS, Commits
+from holdfast.ledger.log.published import last_of
+from holdfast.ledger.log.soundness import damage_of
+from holdfast.ledger.log.tenant_log import TenantLog
+from holdfast.ledger.model import Damage, Prepared
+from holdfast.ledger.plan import Wanted
+from holdfast.ledger.signer import following_origin
+from holdfast.ledger.store import Origin, Published
+
+log = get_logger("ledger")
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """What a new origin begins with, and what it cites of the old one."""
+
+    before: Origin
+    origin: Origin
+    damage: Damage
+    size: int
+    root: bytes
+    head: Head | None
+    published: Published | None
+    aside: str
+
+
+async def restart(
+    tenant_log: TenantLog, reason: str, citing: Callable[[Restarted], Prepared]
+) -> None:
+    """Continue from what is sound, under a new origin; its first entry is that of ``citing``.
+
+    Commits behind the first one that is not sound are copied to a file, then forgotten.
+    Opening looks at the log's end only: where that finds nothing, all of it is recomputed.
+    ``Conflict`` if nothing is wrong with the log. Without its first entry the log stays
+    read-only, and can be restarted again.
+    """
+    async with tenant_log.sequencer.storing:
+        damage = await _wrong(tenant_log)
+        made = await _begun(tenant_log, damage, reason)
+        tenant_log.opening.begun = made.origin.origin
+        try:
+            # Nobody else's comes before it: whoever stores waits for us.
+            [outcome] = await tenant_log.sequencer.commit_held(
+                [Wanted.of([citing(made)], each=True)]
+            )
+            if isinstance(outcome, Exception):
+                raise outcome
+        except BaseException:
+            tenant_log.leadership.close()
+            raise
+        finally:
+            tenant_log.opening.begun = ""
+    log.warning(
+        "the ledger continues under a new origin",
+        tenant=tenant_log.tenant,
+        origin=made.origin.origin,
+        size=made.size,
+        reason=reason,
+    )
+
+
+async def _wrong(tenant_log: TenantLog) -> Damage:
+    """What is wrong with the log; ``Conflict`` if nothing is."""
+    soundness = tenant_log.soundness
+    soundness.look_again()
+    try:
+        await tenant_log.open()
+    except LedgerReadOnly:
+        pass
+    else:
+        _, wrong = await soundness.recompute()
+        if wrong is None:
+            raise Conflict(
+                "cannot start a new origin: nothing is wrong with this log",
+                code="ledger-sound",
+                hint="every entry was recomputed; `holdfast ledger verify` looks at the "
+                "payloads, the index and what was published, too",
+            )
+        tenant_log.leadership.close()
+        soundness.read_only(damage_of(wrong))
+    assert soundness.damage is not None
+    return soundness.damage
+
+
+async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarted:
+    """Cut the log to what is sound of it, and add an origin that lacks its first entry only."""
+    parts = tenant_log.parts
+    origins, rows = await tenant_log.published.in_database()
+    before = origins[-1]
+    head = await asyncio.to_thread(_readable, tenant_log.head)
+    said = await tenant_log.published.in_file()
+    grown, _ = await tenant_log.soundness.recompute()
+    aside = await _set_aside(tenant_log.commits, grown.size)
+    await parts.shared.log.cut(parts.principal, grown.size)
+    await tenant_log.recovery.rebuild(grown.size)
+    origin = following_origin(before, grown.size, parts.now(), reason, said.values())
+    await parts.write(lambda conn: store.add_origin(conn, parts.tenant, origin))
+    await tell_head(tenant_log.head, Head(grown.size, grown.root()))
+    await tenant_log.soundness.forget()
+    tenant_log.soundness.damage = None
+    # Of an origin before, where that restart broke off before it told anybody anything.
+    last = last_of(origins, rows)
+    return Restarted(before, origin, damage, grown.size, grown.root(), head, last, aside)
+
+
+def _readable(file: HeadFile) -> Head | None:
+    try:
+        return file.read()
+    except Corrupt:
+        return None
+
+
+async def _set_aside(commits: Commits, position: int) -> str:
+    """Copy the commits from ``position`` on into a file; its path, if there are any."""
+    parts, shared = commits.parts, commits.parts.shared
+    end = await commits.end()
+    if end <= position:
+        return ""
+    stamp = parts.now().replace(":", "").replace(".", "")
+    path = shared.heads / "aside" / f"{parts.tenant}-{position}-{stamp}"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with path.open("xb") as file:
+        while position < end:
+            # As they lie there, with no look at whether one is missing.
+            found = await shared.log.read(parts.principal, position, READ_COMMITS, READ_BYTES)
+            if not found:
+                break
+            for commit in found:
+                file.write(len(commit.frame).to_bytes(8, "big") + commit.frame)
+            position = found[-1].after
+        file.flush()
+        await asyncio.to_thread(os.fsync, file.fileno())
+    # Its name, too: what it holds is about to be forgotten everywhere else.
+    await asyncio.to_thread(flush_folder, path.parent)
+    return str(path)

@@ -1,0 +1,186 @@
+"""Appending: a group of appends is decided, stored as one commit, and told to the head file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from sqlalchemy import Connection
+
+from holdfast.kernel.clock import parse_timestamp, timestamp
+from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, Unavailable
+from holdfast.kernel.telemetry import get_logger
+from holdfast.ledger import store
+from holdfast.ledger.errors import ClockSteppedBack, FrameDamaged, IndexWrong, LogMoved
+from holdfast.ledger.frames import encode_frame, read_leaf
+from holdfast.ledger.head import Head, HeadFile, tell_head
+from holdfast.ledger.log.leadership import Leadership, Opened
+from holdfast.ledger.log.opening import Opening
+from holdfast.ledger.log.parts import KEY_DESTROYED, TenantParts
+from holdfast.ledger.log.reading import LogReader
+from holdfast.ledger.log.soundness import Soundness
+from holdfast.ledger.model import CLOCK_ALARM_SECONDS, CLOCK_REFUSE_SECONDS, ERASED, Appended
+from holdfast.ledger.plan import Known, Plan, Wanted, plan
+from holdfast.ledger.store import Growth
+
+log = get_logger("ledger")
+
+
+class Sequencer:
+    """Gives entries their positions. ``storing`` is held by whoever stores: one at a time."""
+
+    def __init__(
+        self,
+        parts: TenantParts,
+        leadership: Leadership,
+        soundness: Soundness,
+        reader: LogReader,
+        opening: Opening,
+        head: HeadFile,
+    ) -> None:
+        self.parts = parts
+        self.leadership = leadership
+        self.soundness = soundness
+        self.reader = reader
+        self.opening = opening
+        self.head = head
+        self.storing = asyncio.Lock()
+        self.grown = asyncio.Event()
+        """Set once the log is longer; another one follows it."""
+
+    async def commit(self, batch: Sequence[Wanted]) -> Sequence[Appended | Exception]:
+        """What became of each append, all of it durable: refusals may rest on the others."""
+        async with self.storing:
+            return await self.commit_held(batch)
+
+    async def commit_held(self, batch: Sequence[Wanted]) -> Sequence[Appended | Exception]:
+        """:meth:`commit` for whoever holds ``storing`` already."""
+        for attempt in (1, 2):
+            state = await self.opening.open()
+            try:
+                return await self._commit_once(state, batch)
+            except LogMoved as error:
+                # Another instance appended and has lost the fence since: begin from where it ended.
+                self.leadership.close()
+                if attempt == 2:
+                    raise Unavailable(
+                        "cannot append: the log moves under this instance", internal=error.detail
+                    ) from error
+            except FrameDamaged as error:
+                self.leadership.close()
+                if self.soundness.stands is None:
+                    raise
+                raise self.soundness.read_only(self.soundness.stands) from error
+            except HoldfastError:
+                self.leadership.close()
+                raise
+        raise AssertionError("the second attempt returns or raises")
+
+    async def _commit_once(
+        self, state: Opened, batch: Sequence[Wanted]
+    ) -> Sequence[Appended | Exception]:
+        versions, known = await self._facts(batch)
+        made = plan(
+            batch,
+            versions,
+            known,
+            tenant=self.parts.tenant,
+            first=state.tree.size,
+            recorded=self._recorded(state),
+        )
+        if made.entries:
+            await self._store(state, made)
+        return [
+            outcome
+            if isinstance(outcome, HoldfastError)
+            else Appended(events=outcome, repeated=old)
+            for outcome, old in zip(made.outcomes, made.repeated, strict=True)
+        ]
+
+    async def _store(self, state: Opened, made: Plan) -> None:
+        parts, shared = self.parts, self.parts.shared
+        grown = state.tree.copy()
+        full = [tile for hashed in made.hashes for tile in grown.append(hashed)]
+        commit = encode_frame(state.tree.size, made.entries, grown.root())
+        recorded = read_leaf(made.entries[-1].leaf).recorded
+        growth = Growth(grown.size, recorded, made.payload_bytes, made.rows, full)
+        grow = partial(store.grow, tenant=parts.tenant, growth=growth)
+        together = shared.log.beside is shared.database
+        try:
+            await shared.log.append(
+                parts.principal, commit, state.fence, grow if together else None
+            )
+        except LogMoved:
+            raise
+        except Conflict as error:  # a row of the index: it has what the log does not have yet
+            raise IndexWrong(
+                state.tree.size, "cannot append: the index has other rows where these belong"
+            ) from error
+        if not together:
+            await parts.write(grow)
+        await tell_head(self.head, Head(grown.size, grown.root()))
+        state.tree, state.recorded = grown, recorded
+        shared.metrics.appended(made.payload_bytes, len(commit.frame), len(made.entries))
+        grown_before, self.grown = self.grown, asyncio.Event()
+        grown_before.set()
+
+    def look_at_clock(self) -> float:
+        """How far the clock is behind the last entry, in seconds; told as a metric."""
+        opened = self.leadership.opened
+        if opened is None or not opened.recorded:
+            return 0.0
+        now = self.parts.shared.clock.now()
+        behind = (parse_timestamp(opened.recorded) - now).total_seconds()
+        self.parts.shared.metrics.clock_behind(self.parts.tenant, max(0.0, behind))
+        return behind
+
+    def _recorded(self, state: Opened) -> str:
+        now = self.parts.shared.clock.now()
+        if not state.recorded:
+            return timestamp(now)
+        behind = self.look_at_clock()
+        if behind > CLOCK_REFUSE_SECONDS:
+            raise ClockSteppedBack(
+                f"cannot append: the clock is {behind:.0f} s behind the last entry "
+                f"({state.recorded})",
+                hint="set the clock right; entries are recorded in the order of time",
+            )
+        if behind > CLOCK_ALARM_SECONDS:
+            log.warning(
+                "the clock is behind the last entry", tenant=self.parts.tenant, seconds=behind
+            )
+        return max(timestamp(now), state.recorded)
+
+    async def _facts(self, batch: Sequence[Wanted]) -> tuple[dict[str, int], dict[str, Known]]:
+        """What the log has of the streams and ids that are named."""
+        tenant = self.parts.tenant
+        names = sorted(
+            {e.stream for w in batch for e in w.events} | {s for w in batch for s in w.expected}
+        )
+        ids = [event.id for wanted in batch for event in wanted.events]
+
+        def unit(conn: Connection) -> tuple[dict[str, int], dict[str, int]]:
+            return store.find_streams(conn, tenant, names), store.find_events(conn, tenant, ids)
+
+        versions, positions = await self.parts.read(unit)
+        return versions, {id_: await self._known(id_, at) for id_, at in positions.items()}
+
+    async def _known(self, event_id: str, position: int) -> Known:
+        frame = await self.reader.frame_at(position)
+        entry = frame.entries[position - frame.first]
+        leaf = read_leaf(entry.leaf)
+        if leaf.id != event_id:
+            raise Corrupt(
+                f"cannot find the event {event_id}: the index is damaged", code="index-damaged"
+            )
+        if entry.sealing == ERASED:
+            return Known(position, leaf, None)
+        try:
+            salt, _ = self.parts.unsealed(leaf.id, entry.sealing, entry.sealed)
+            about = self.parts.about(entry.sealing, entry.sealed)
+        except HoldfastError as error:
+            if error.code != KEY_DESTROYED:
+                raise
+            return Known(position, leaf, None)
+        return Known(position, leaf, salt, about)

@@ -1,0 +1,184 @@
+"""Damage in a log: noticed by whoever reads, looked at again, remembered, in the way of appends."""
+
+from __future__ import annotations
+
+import asyncio
+
+from holdfast.kernel.errors import Corrupt, HoldfastError, Unavailable
+from holdfast.kernel.telemetry import get_logger
+from holdfast.ledger import store
+from holdfast.ledger.errors import FrameDamaged, LedgerReadOnly
+from holdfast.ledger.frames import damaged, decode_frame, read_leaf
+from holdfast.ledger.log.commits import READ_COMMITS, Commits
+from holdfast.ledger.log.leadership import Leadership
+from holdfast.ledger.log.parts import TenantParts
+from holdfast.ledger.model import Damage
+from holdfast.ledger.ports import StoredCommit
+from holdfast.ledger.tree import Tree
+from holdfast.ledger.walking import Walk
+
+log = get_logger("ledger")
+
+
+class Soundness:
+    """What is known to be wrong with a log; while something is, nothing is appended or signed.
+
+    ``damage`` is why the log is read-only. ``stands`` is damage that was met in the stored bytes,
+    and is there still as far as we know.
+    """
+
+    def __init__(self, parts: TenantParts, commits: Commits, leadership: Leadership) -> None:
+        self.parts = parts
+        self.commits = commits
+        self.leadership = leadership
+        self.damage: Damage | None = None
+        self.stands: Damage | None = None
+
+    async def met(self, error: FrameDamaged, *, walked: bool = False) -> None:
+        """Damage was met, by whoever reads: look again, and if it is there, take nothing more.
+
+        From here on nothing is appended or signed, by any instance, now or after another start,
+        until a look at the whole log finds it sound. A log that was cut short by a restart in the
+        meantime is not damaged, nor is one that cannot be read just now. ``walked`` says that all
+        in front of it was recomputed: then a commit that is whole by itself may be wrong, too.
+        """
+        if self.stands is not None and self.stands.first <= error.position:
+            return
+        tenant = self.parts.tenant
+        try:
+            again = await self._seen_again(error.position)
+            if again is None and walked:
+                _, again = await self.recompute()
+        except Unavailable as unavailable:
+            log.warning("damage cannot be looked at", tenant=tenant, detail=unavailable.detail)
+            return
+        if again is None:
+            return
+        found = damage_of(again)
+        self.leadership.close()
+        self.stands = found
+        self.read_only(found)
+        now = self.parts.now()
+        try:
+            await self.parts.write(lambda conn: store.keep_damage(conn, tenant, found, now))
+            # Whoever is about to append, here or elsewhere, must open the log first, and will see.
+            await self.parts.shared.log.seize(self.parts.principal, self.parts.shared.holder)
+        except HoldfastError as lost:
+            log.warning("damage cannot be remembered", tenant=tenant, detail=lost.detail)
+
+    async def _seen_again(self, position: int) -> FrameDamaged | None:
+        """What is wrong with the commit that holds ``position``; nothing past the log's end."""
+        if position >= await self.commits.end():
+            return None
+        try:
+            async for commit in self.commits.between(position, position + 1):
+                for entry in decode_frame(commit).entries:
+                    read_leaf(entry.leaf)
+        except FrameDamaged as error:
+            return error if error.position else damaged(position, error.detail)
+        return None
+
+    def look_again(self) -> None:
+        """Have the next opening look at the whole log, if damage was met in it."""
+        self.stands = None
+
+    async def remembered(self) -> Damage | None:
+        """Damage that was met before, here or elsewhere."""
+        return await self.parts.read(lambda conn: store.find_damage(conn, self.parts.tenant))
+
+    async def check_remembered(self) -> None:
+        """``LedgerReadOnly`` while damage that was met before is there. Only whoever appends asks.
+
+        Each process looks at the whole log once; then it holds what it found until it is told to
+        look again, or another instance has mended it.
+        """
+        before = await self.remembered()
+        if before is None:
+            self.stands = None
+            return
+        if self.stands is None:
+            again = await self._seen_again(before.first)
+            if again is None:
+                _, again = await self.recompute()
+            if again is None:
+                await self.forget()
+                log.warning("what was damaged is whole again", tenant=self.parts.tenant)
+                return
+            self.stands = damage_of(again)
+        raise self.read_only(self.stands)
+
+    async def forget(self) -> None:
+        """The damage that was met is no more."""
+        await self.parts.write(lambda conn: store.forget_damage(conn, self.parts.tenant))
+        self.stands = None
+
+    async def told_elsewhere(self) -> None:
+        """``LedgerReadOnly`` if damage was met in a log that another instance appends to."""
+        before = await self.remembered()
+        if before is not None:
+            self.stands = self.stands or before
+            raise self.read_only(before)
+        if self.stands is not None:
+            self.stands = self.damage = None
+            self.parts.shared.metrics.writable(self.parts.tenant, writable=True)
+
+    def read_only(self, damage: Damage) -> LedgerReadOnly:
+        """Take nothing more because of ``damage``; returns what whoever asks is told."""
+        first_time = self.damage is None
+        self.damage = damage
+        self.parts.shared.metrics.writable(self.parts.tenant, writable=False)
+        if first_time:
+            log.error(
+                "the ledger is read-only",
+                tenant=self.parts.tenant,
+                reason=damage.reason,
+                detail=damage.detail,
+                first=damage.first,
+                last=damage.last,
+            )
+        return LedgerReadOnly(
+            f"cannot append or sign: {damage.detail}",
+            hint="`holdfast ledger verify` says what is sound; `holdfast ledger restart` continues "
+            "from there under a new origin",
+        )
+
+    async def recomputed(self) -> Damage | None:
+        """What is wrong with the bytes of the log, all of them; damage that is found stops it."""
+        _, wrong = await self.recompute(leading=False)
+        if wrong is not None:
+            await self.met(wrong, walked=True)
+        return self.stands
+
+    async def recompute(self, *, leading: bool = True) -> tuple[Tree, FrameDamaged | None]:
+        """The tree of the commits in front of the first one that is not sound; what that one is."""
+        walk = Walk(self.parts.tenant)
+        batch: list[StoredCommit] = []
+        end = await self.commits.end()
+
+        async def step() -> None:
+            commits = batch.copy()
+            batch.clear()
+            await asyncio.to_thread(walk.commits, commits)
+            walk.rows.clear()
+            walk.tiles.clear()
+            if leading:
+                await self.leadership.keep()
+
+        try:
+            try:
+                async for commit in self.commits.between(0, end):
+                    batch.append(commit)
+                    if len(batch) == READ_COMMITS:
+                        await step()
+            finally:
+                await step()
+        except FrameDamaged as error:
+            log.warning("a commit is not sound", tenant=self.parts.tenant, detail=error.detail)
+            return walk.tree, error
+        return walk.tree, None
+
+
+def damage_of(error: Corrupt) -> Damage:
+    """What a failure to read the log says of it."""
+    position = error.position if isinstance(error, FrameDamaged) else 0
+    return Damage(reason="damaged", detail=error.detail, first=position)

@@ -1,0 +1,118 @@
+"""The log of one tenant: its parts put together."""
+
+from __future__ import annotations
+
+import asyncio
+
+from holdfast.kernel.ids import TenantId
+from holdfast.ledger.head import Head, HeadFile
+from holdfast.ledger.log.commits import Commits
+from holdfast.ledger.log.group_commit import GroupCommit
+from holdfast.ledger.log.leadership import Leadership, Opened
+from holdfast.ledger.log.opening import Opening
+from holdfast.ledger.log.parts import LogParts, TenantParts
+from holdfast.ledger.log.published import PublishedCheckpoints
+from holdfast.ledger.log.publishing import Publisher
+from holdfast.ledger.log.reading import LogReader
+from holdfast.ledger.log.recovery import Recovery
+from holdfast.ledger.log.sequencing import Sequencer
+from holdfast.ledger.log.soundness import Soundness
+from holdfast.ledger.model import Appended, Damage
+from holdfast.ledger.plan import Wanted
+
+
+class TenantLog:
+    """What others do with a log. Whoever only reads takes its ``reader``, or bare ``commits``."""
+
+    def __init__(self, parts: LogParts, tenant: TenantId) -> None:
+        own = TenantParts.of(parts, tenant)
+        self.parts = own
+        self.tenant = tenant
+        self.commits = Commits(own)
+        self.leadership = Leadership(own)
+        self.soundness = Soundness(own, self.commits, self.leadership)
+        self.reader = LogReader(own, self.commits, self.soundness, self.leadership)
+        self.recovery = Recovery(own, self.commits, self.leadership, self.soundness, self.reader)
+        self.published = PublishedCheckpoints(own)
+        self.head = HeadFile(parts.heads / f"{tenant}.head")
+        self.opening = Opening(
+            own,
+            self.leadership,
+            self.soundness,
+            self.reader,
+            self.recovery,
+            self.published,
+            self.head,
+        )
+        self.sequencer = Sequencer(
+            own, self.leadership, self.soundness, self.reader, self.opening, self.head
+        )
+        self._publisher = Publisher(
+            own, self.leadership, self.soundness, self.reader, self.published, self.opening
+        )
+        self._line = GroupCommit(f"ledger of {tenant}", self.sequencer.commit)
+
+    @property
+    def damage(self) -> Damage | None:
+        """Why the log is read-only; None while it is not."""
+        return self.soundness.damage
+
+    @property
+    def sequencing(self) -> bool:
+        """Whether it is us who append."""
+        return self.leadership.opened is not None
+
+    async def open(self) -> Opened:
+        """See :meth:`Opening.open`."""
+        return await self.opening.open()
+
+    def begin(self, wanted: Wanted) -> asyncio.Future[Appended]:
+        """Put an append in line; the future is done once it is durable, or refused."""
+        return self._line.begin(wanted)
+
+    async def close(self) -> None:
+        """Finish what waits; resign, so that another instance can go on at once."""
+        await self._line.finish()
+        await self.leadership.resign()
+        self.head.close()
+
+    async def wait_grown(self, size: int, seconds: float) -> bool:
+        """Return once the log is longer than ``size`` (true), or after about ``seconds``."""
+        if (await self.reader.extent())[0] > size:
+            return True
+        shared = not self.sequencing
+        try:
+            async with asyncio.timeout(min(seconds, 0.5) if shared else seconds):
+                await self.sequencer.grown.wait()
+        except TimeoutError:
+            pass
+        return (await self.reader.extent())[0] > size
+
+    def read_head(self) -> Head | None:
+        """What the head file says. Blocking."""
+        return HeadFile(self.head.path).read()
+
+    async def checkpoint(self) -> str:
+        """See :meth:`Publisher.checkpoint`."""
+        return await self._publisher.checkpoint()
+
+    async def rotate(self) -> None:
+        """See :meth:`Publisher.rotate`."""
+        await self._publisher.rotate()
+
+    async def rebuilt(self) -> None:
+        """Make the index anew from the log; nothing is appended meanwhile.
+
+        Of a log that is not sound it is left as it is. Whatever breaks it off, the index says how
+        far it has come: what asks it for more is refused, and the next opening goes on.
+        """
+        async with self.sequencer.storing:
+            await self.open()
+            self.leadership.close()
+            async with self.opening.lock:
+                grown, wrong = await self.soundness.recompute()
+                if wrong is not None:
+                    await self.soundness.met(wrong, walked=True)
+                    raise wrong
+                await self.recovery.rebuild(grown.size)
+            await self.open()
