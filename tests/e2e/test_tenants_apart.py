@@ -209,6 +209,7 @@ NAMED_IN_BODIES: list[tuple[str, str, Any]] = [
     ("/v1/tasks/collect", "profile", {"profile": "<>"}),
     ("/v1/reports", "profile", {**SPEC, "inputs": {"a": {"profile": "<>", "measures": ["x"]}}}),
     ("/v1/sessions/end", "person", {"person": "<>"}),
+    ("/v1/subjects/look", "subject", {"subject": "<>"}),
     ("/v1/subjects/erase", "subject", {"subject": "<>", "reason": "a test"}),
     ("/v1/subjects/hold", "subject", {"subject": "<>", "reason": "a test"}),
     ("/v1/subjects/release", "subject", {"subject": "<>", "reason": "a test"}),
@@ -225,7 +226,11 @@ def parameter_of(path: str, name: str) -> str:
     return name
 
 
-MADE = {"/v1/subjects/erase": ("id", "subject"), "/v1/subjects/hold": ("subject",)}
+MADE = {
+    "/v1/subjects/erase": ("id", "subject"),
+    "/v1/subjects/hold": ("subject",),
+    "/v1/subjects/look": ("subject",),
+}
 """What an answer names of what it has made: one's own, and another each time."""
 
 

@@ -100,7 +100,8 @@ class Stack:
     ``doors`` leads drones to the door by another way than straight: a drone's name → its address.
     ``more`` names further instances (``coordinator-2``): of the same role, keys and database, with
     a data directory and an address of their own. A second gateway leads to a second coordinator.
-    With ``pki`` every role serves TLS and asks every caller for a certificate.
+    With ``pki`` every role serves TLS and asks every caller for a certificate. ``roles`` are those
+    that run apart; a test that needs few starts no others.
     """
 
     directory: Path
@@ -113,6 +114,7 @@ class Stack:
     doors: Mapping[str, str] = field(default_factory=dict)
     more: Sequence[str] = ()
     pki: Pki | None = None
+    roles: Sequence[str] = ROLES
     running: dict[str, Program] = field(default_factory=dict)
     drone_processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _ports: dict[str, int] = field(default_factory=dict)
@@ -130,7 +132,7 @@ class Stack:
     @property
     def served(self) -> tuple[str, ...]:
         """The names of the programs that answer somebody."""
-        return ("up",) if self.layout == "up" else (*ROLES, *self.more)
+        return ("up",) if self.layout == "up" else (*self.roles, *self.more)
 
     @property
     def drone_names(self) -> list[str]:

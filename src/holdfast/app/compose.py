@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from holdfast import __version__
-from holdfast.app import datadir, door, keys, services
+from holdfast.app import datadir, door, keys, services, subjects
 from holdfast.app.settings import DEFAULT_PORTS, ROLES, Settings
 from holdfast.app.system import Keys, State, System
 from holdfast.app.tls import certificate_of, client_tls, url_scheme, verify_of
@@ -423,6 +423,11 @@ def _open_application(system: System, signing: Keys, elsewhere: Mapping[str, str
         "metrics": system.metrics,
         "checks": system.checks,
     }
+    people = subjects.people_of(system, signing, elsewhere)
+    if people is not None:
+        from holdfast.keyring.http import subject_handlers
+
+        system.handlers += subject_handlers(people)
     if "gateway" in system.roles:
         system.app = create_app(door.spec(system, signing, elsewhere, shared))
         return

@@ -93,7 +93,6 @@ def _open_subjects(system: System, state: State) -> None:
     )
     notes = KeyNotes(state.database, state.outbox, system.clock, system.new_id)
     system.handlers += http.key_handlers(state.keyring, notes)
-    system.handlers += http.subject_handlers(system.subjects)
 
 
 def _open_identity(system: System, state: State) -> None:

@@ -63,7 +63,6 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/rejects", "aggregator"),
     ("/v1/notices", "aggregator"),
     ("/v1/projections", "aggregator"),
-    ("/v1/subjects", "aggregator"),
     ("/v1/keys", "aggregator"),
     ("/v1/backups", "aggregator"),
     ("/v1/objects", "aggregator"),
@@ -86,7 +85,8 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/prune/coordinator", "coordinator"),
     ("/v1/prune/reporter", "reporter"),
 )
-"""Path prefix → role. The console, login and the aggregated health are the door's own."""
+"""Path prefix → role. The console, login and the aggregated health are the door's own, and so is
+what is asked about a person (``/v1/subjects``): it goes to every role with a keyring of its own."""
 
 _ROLES = dict(ROUTES)
 

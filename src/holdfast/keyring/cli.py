@@ -24,7 +24,7 @@ from holdfast.kernel.options import JsonOption
 
 if TYPE_CHECKING:
     from holdfast.keyring.client import KeysClient
-    from holdfast.keyring.model import Restriction, Rewrapped, Subjects
+    from holdfast.keyring.model import Erased, Placed, Restriction, Rewrapped, Subjects, SubjectsIn
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Keys: list, rotate, check, export; erase."
@@ -220,15 +220,7 @@ def erase(
         if json:
             print_json(found)
             return
-        print_fields(
-            {
-                "subject": found.subject,
-                "state": found.state,
-                "keys destroyed": found.keys,
-                "requested at": found.requested_at,
-                "unrecoverable by": found.unrecoverable_by,
-            }
-        )
+        _print_erased(found)
         if found.repeated:
             say(f"erased before, on {found.requested_at}: nothing was left to be destroyed")
             return
@@ -243,6 +235,29 @@ def erase(
     run(body)
 
 
+def _print_erased(found: Erased) -> None:
+    if found.keyrings:
+        print_table(
+            ["keyring of", "subject", "state", "keys destroyed", "requested at"],
+            [
+                [", ".join(part.roles), each.subject, each.state, each.keys, each.requested_at]
+                for part in found.keyrings
+                for each in [part.erasure]
+            ],
+            numeric=["keys destroyed"],
+        )
+        return
+    print_fields(
+        {
+            "subject": found.subject,
+            "state": found.state,
+            "keys destroyed": found.keys,
+            "requested at": found.requested_at,
+            "unrecoverable by": found.unrecoverable_by,
+        }
+    )
+
+
 def hold(
     ctx: typer.Context, subject: SubjectArgument, reason: ReasonOption, json: JsonOption = False
 ) -> None:
@@ -252,7 +267,7 @@ def hold(
     async def body() -> None:
         wanted = SubjectRequest(subject=_subject(subject), reason=reason)
         async with session(ctx) as api:
-            _print_restriction(await SubjectsClient(api).hold(None, wanted), json=json)
+            _print_placed(await SubjectsClient(api).hold(None, wanted), json=json)
 
     run(body)
 
@@ -286,7 +301,7 @@ def retain(
     async def body() -> None:
         wanted = RetainRequest(subject=_subject(subject), reason=reason, until=until)
         async with session(ctx) as api:
-            _print_restriction(await SubjectsClient(api).retain(None, wanted), json=json)
+            _print_placed(await SubjectsClient(api).retain(None, wanted), json=json)
 
     run(body)
 
@@ -313,31 +328,63 @@ def _subject(given: str) -> str:
     return text
 
 
-def _print_restriction(found: Restriction, *, json: bool) -> None:
+def _print_placed(found: Placed, *, json: bool) -> None:
+    """What was placed; and, for a script as well, what it may have been meant for."""
+    what = "hold" if found.kind == "hold" else "retention"
     if json:
         print_json(found)
-        return
-    print_fields(
-        {
-            "subject": found.subject,
-            "kind": found.kind,
-            "until": found.until or "released",
-            "reason": found.reason,
-            "placed at": found.placed_at,
-        }
-    )
+    elif found.keyrings:
+        print_table(
+            ["keyring of", "subject", "kind", "until", "reason", "placed at"],
+            [
+                [", ".join(part.roles), r.subject, r.kind, _end(r), r.reason, r.placed_at]
+                for part in found.keyrings
+                for r in [part.restriction]
+            ],
+        )
+    else:
+        print_fields(
+            {
+                "subject": found.subject,
+                "kind": found.kind,
+                "until": _end(found),
+                "reason": found.reason,
+                "placed at": found.placed_at,
+            }
+        )
+    if found.erased_at:
+        say(f"erased on {found.erased_at}: nothing is left for the {what} to keep")
+    elif not found.known:
+        say(
+            f"nobody of that name is known here: the {what} waits for them; a name is taken to the "
+            "letter, so look whether it is written as the source or the append has it"
+        )
+
+
+def _end(found: Restriction) -> str:
+    return found.until or "released"
 
 
 def _print_subjects(found: Subjects, *, json: bool) -> None:
     if json:
         print_json(found)
         return
-    rows = [[r.subject, r.kind, r.placed_at, r.until, r.reason] for r in found.restrictions]
-    rows += [
-        [e.subject, f"erased ({e.state})", e.requested_at, e.unrecoverable_by, e.reason]
-        for e in found.erasures
-    ]
-    print_table(["subject", "what", "since", "until", "reason"], rows, empty="none")
+    several = bool(found.keyrings)
+    parts: list[tuple[str, Subjects | SubjectsIn]] = [("", found)]
+    if several:
+        parts = [(", ".join(each.roles), each) for each in found.keyrings]
+    rows = []
+    for roles, part in parts:
+        first = [roles] if several else []
+        rows += [
+            [*first, r.subject, r.kind, r.placed_at, r.until, r.reason] for r in part.restrictions
+        ]
+        rows += [
+            [*first, e.subject, f"erased ({e.state})", e.requested_at, e.unrecoverable_by, e.reason]
+            for e in part.erasures
+        ]
+    columns = ["subject", "what", "since", "until", "reason"]
+    print_table(["keyring of", *columns] if several else columns, rows, empty="none")
 
 
 register_subjects(app, "key")

@@ -6,24 +6,29 @@ from typing import TYPE_CHECKING
 
 from holdfast.keyring.model import (
     Checked,
+    Erased,
     EraseRequest,
-    Erasure,
     KeyringInfo,
     KeysHandled,
-    Restriction,
+    LookRequest,
+    Placed,
     RetainRequest,
     Rewrapped,
     Rotation,
+    Standing,
     SubjectRequest,
     Subjects,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from holdfast.kernel.http.client import ApiClient
     from holdfast.kernel.principal import Principal
 
 CHECK_SECONDS = 600.0
 ERASE_SECONDS = 600.0
+LOOK_SECONDS = 30.0
 
 
 class KeysClient:
@@ -68,30 +73,39 @@ class SubjectsClient:
         del principal
         return await self._api.request("GET", "/v1/subjects", type=Subjects)
 
-    async def erase(self, principal: Principal | None, request: EraseRequest) -> Erasure:
+    async def look(self, principal: Principal | None, request: LookRequest) -> Sequence[Standing]:
+        """How each keyring stands to a person."""
+        del principal
+        return await self._api.request(
+            "POST",
+            "/v1/subjects/look",
+            type=list[Standing],
+            json=request,
+            timeout_seconds=LOOK_SECONDS,
+        )
+
+    async def erase(self, principal: Principal | None, request: EraseRequest) -> Erased:
         """Erase a subject; repeating it is safe."""
         del principal
         return await self._api.request(
             "POST",
             "/v1/subjects/erase",
-            type=Erasure,
+            type=Erased,
             json=request,
             timeout_seconds=ERASE_SECONDS,
         )
 
-    async def hold(self, principal: Principal | None, request: SubjectRequest) -> Restriction:
+    async def hold(self, principal: Principal | None, request: SubjectRequest) -> Placed:
         """Place a legal hold."""
         del principal
-        return await self._api.request("POST", "/v1/subjects/hold", type=Restriction, json=request)
+        return await self._api.request("POST", "/v1/subjects/hold", type=Placed, json=request)
 
     async def release(self, principal: Principal | None, request: SubjectRequest) -> Subjects:
         """Release a legal hold."""
         del principal
         return await self._api.request("POST", "/v1/subjects/release", type=Subjects, json=request)
 
-    async def retain(self, principal: Principal | None, request: RetainRequest) -> Restriction:
+    async def retain(self, principal: Principal | None, request: RetainRequest) -> Placed:
         """Keep the subject's data until a time."""
         del principal
-        return await self._api.request(
-            "POST", "/v1/subjects/retain", type=Restriction, json=request
-        )
+        return await self._api.request("POST", "/v1/subjects/retain", type=Placed, json=request)

@@ -13,19 +13,21 @@ from holdfast.kernel.principal import Permission, Principal, operators_only
 from holdfast.keyring.keyring import Keyring
 from holdfast.keyring.model import (
     Checked,
+    Erased,
     EraseRequest,
-    Erasure,
     KeyringInfo,
     KeysHandled,
-    Restriction,
+    LookRequest,
+    Placed,
     RetainRequest,
     Rewrapped,
     Rotation,
+    Standing,
     SubjectRequest,
     Subjects,
 )
 from holdfast.keyring.noting import KeyNotes
-from holdfast.keyring.subjects import SubjectsService
+from holdfast.keyring.ports import People
 
 
 def key_handlers(keyring: Keyring, notes: KeyNotes) -> list[Any]:
@@ -69,7 +71,7 @@ def key_handlers(keyring: Keyring, notes: KeyNotes) -> list[Any]:
     return [list_, check, rotate, note_handled, rewrap]
 
 
-def subject_handlers(service: SubjectsService) -> list[Any]:
+def subject_handlers(service: People) -> list[Any]:
     """The routes about people whose data is kept."""
 
     @get("/v1/subjects", permission=Permission.SUBJECTS_READ)
@@ -77,17 +79,30 @@ def subject_handlers(service: SubjectsService) -> list[Any]:
         """Holds, retentions and erasures, by keyed names."""
         return await service.list(principal)
 
+    @post("/v1/subjects/look", permission=Permission.SUBJECTS_WRITE, status=200)
+    async def look(principal: Principal, data: LookRequest) -> list[Standing]:
+        """How each keyring stands to the subject: known, held, retained, erased. Changes nothing.
+
+        Only who may erase may ask: otherwise anybody could try who is known here.
+        """
+        return list(await service.look(principal, data))
+
     @post("/v1/subjects/erase", permission=Permission.SUBJECTS_WRITE, status=200)
-    async def erase(principal: Principal, data: EraseRequest) -> Erasure:
+    async def erase(principal: Principal, data: EraseRequest) -> Erased:
         """Destroy the subject's keys, and everything about it that keys do not cover.
 
         A name that nobody ever heard of is refused (`subject-unknown`), unless `even_unknown`.
+        Where roles have keyrings of their own it reaches all; `erased-in-part` says which it did
+        not, and repeating it finishes it.
         """
         return await service.erase(principal, data)
 
     @post("/v1/subjects/hold", permission=Permission.SUBJECTS_WRITE, status=200)
-    async def hold(principal: Principal, data: SubjectRequest) -> Restriction:
-        """Place a legal hold: the subject cannot be erased until it is released."""
+    async def hold(principal: Principal, data: SubjectRequest) -> Placed:
+        """Place a legal hold: the subject cannot be erased until it is released.
+
+        `known` is false where nobody of that name was ever heard of: it waits for them.
+        """
         return await service.hold(principal, data)
 
     @post("/v1/subjects/release", permission=Permission.SUBJECTS_WRITE, status=200)
@@ -96,8 +111,8 @@ def subject_handlers(service: SubjectsService) -> list[Any]:
         return await service.release(principal, data)
 
     @post("/v1/subjects/retain", permission=Permission.SUBJECTS_WRITE, status=200)
-    async def retain(principal: Principal, data: RetainRequest) -> Restriction:
+    async def retain(principal: Principal, data: RetainRequest) -> Placed:
         """Keep the subject's data until a date; a date may be moved on, never back."""
         return await service.retain(principal, data)
 
-    return [list_, erase, hold, release, retain]
+    return [list_, look, erase, hold, release, retain]

@@ -94,7 +94,7 @@ class Keyring:
     @property
     def id(self) -> str:
         """What the data carries, to know its keyring again."""
-        return str(self._store.transact(lambda rows: _meta(rows, "keyring")))
+        return self._store.transact(keyring_id)
 
     @property
     def store(self) -> KeyStore:
@@ -691,6 +691,11 @@ def _wrapping(
 def _meta(rows: Rows, name: str) -> Any:
     found = rows.all("SELECT value FROM keyring_meta WHERE name = $1", name)
     return found[0][0] if found else None
+
+
+def keyring_id(rows: Rows) -> str:
+    """The keyring's id: what the data carries, and what roles that share it have in common."""
+    return str(_meta(rows, "keyring"))
 
 
 def _know_master(rows: Rows, key: MasterKey) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta, Struct
 
+S = TypeVar("S", bound=Struct)
 SUBJECT_TOKEN_BYTES = 16
 
 EVENTS = "event-payload"
@@ -126,6 +127,12 @@ class SubjectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reason: Text
 
 
+class LookRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of whom it is asked how the keyrings stand to them."""
+
+    subject: Text
+
+
 class EraseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whom to erase, and why.
 
@@ -202,11 +209,74 @@ class ErasedParts(Struct, frozen=True, kw_only=True):
         )
 
 
+class Standing(Struct, frozen=True, kw_only=True):
+    """How one keyring stands to one person.
+
+    ``keyring`` is its id, the same for every role that shares it. ``known``: somebody of that name
+    has a key here, occurs in data or was erased. ``restrictions`` are those that refuse an erasure
+    now. ``roles`` are told by whoever asks several.
+    """
+
+    keyring: str
+    subject: str
+    known: bool
+    restrictions: list[Restriction] = []
+    erasure: Erasure | None = None
+    roles: list[str] = []
+
+
+class ErasedIn(Struct, frozen=True, kw_only=True):
+    """An erasure in one of several keyrings, and the roles whose keyring it is."""
+
+    roles: list[str]
+    erasure: Erasure
+
+
+class Erased(Erasure, frozen=True, kw_only=True):
+    """The answer to an erasure. Of several ``keyrings`` it is what they come to: the first one's
+    that had a key, with the keys of all, done when all are, repeated if all were."""
+
+    keyrings: list[ErasedIn] = []
+
+
+class PlacedIn(Struct, frozen=True, kw_only=True):
+    """A hold or a retention in one of several keyrings."""
+
+    roles: list[str]
+    known: bool
+    restriction: Restriction
+
+
+class Placed(Restriction, frozen=True, kw_only=True):
+    """The answer to a hold or a retention.
+
+    It is placed whether or not anybody is ``known`` by that name: somebody may be held before they
+    come. ``erased_at``: when they were erased, if they were; then there is nothing left to keep.
+    """
+
+    known: bool
+    erased_at: str = ""
+    keyrings: list[PlacedIn] = []
+
+
+class SubjectsIn(Struct, frozen=True, kw_only=True):
+    """The restrictions and erasures in one of several keyrings."""
+
+    roles: list[str]
+    restrictions: list[Restriction]
+    erasures: list[Erasure]
+
+
 class Subjects(Struct, frozen=True, kw_only=True):
-    """The restrictions and erasures of a tenant."""
+    """The restrictions and erasures of a tenant; of several ``keyrings``, all of theirs.
+
+    Each keyring has a name of its own for a person. ``keyring`` is the id where it is one.
+    """
 
     restrictions: list[Restriction]
     erasures: list[Erasure]
+    keyring: str = ""
+    keyrings: list[SubjectsIn] = []
 
 
 class ErasureLine(Struct, frozen=True, kw_only=True):
@@ -222,3 +292,8 @@ class RestrictionLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str
     placed: Restriction | None = None
     released: Release | None = None
+
+
+def only(kind: type[S], found: S) -> S:
+    """What an answer has of ``kind``, which it extends."""
+    return kind(**{name: getattr(found, name) for name in kind.__struct_fields__})

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from holdfast.kernel.principal import Principal
-from holdfast.keyring.model import ErasedParts, Erasure
+from holdfast.keyring.model import (
+    Erased,
+    ErasedParts,
+    EraseRequest,
+    Erasure,
+    LookRequest,
+    Placed,
+    RetainRequest,
+    Standing,
+    SubjectRequest,
+    Subjects,
+)
 
 T = TypeVar("T")
 
@@ -60,3 +71,24 @@ class Eraser(Protocol):
         Idempotent: it is called again after a crash, and after a restore.
         """
         ...
+
+
+class People(Protocol):
+    """The people of one keyring, in this process or another; or of all keyrings of a deployment.
+
+    What each does for one keyring is told at :class:`holdfast.keyring.subjects.SubjectsService`,
+    what for several at :class:`holdfast.keyring.everywhere.SubjectsEverywhere`. All but ``look``
+    may be repeated after any failure: what was done is not done twice.
+    """
+
+    async def list(self, principal: Principal) -> Subjects: ...
+
+    async def look(self, principal: Principal, request: LookRequest) -> Sequence[Standing]: ...
+
+    async def erase(self, principal: Principal, request: EraseRequest) -> Erased: ...
+
+    async def hold(self, principal: Principal, request: SubjectRequest) -> Placed: ...
+
+    async def release(self, principal: Principal, request: SubjectRequest) -> Subjects: ...
+
+    async def retain(self, principal: Principal, request: RetainRequest) -> Placed: ...

@@ -11,7 +11,7 @@ anything is served; every step may be repeated.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.keyring.errors import SubjectHeld, SubjectRetained, SubjectUnknown
-from holdfast.keyring.keyring import Keyring
+from holdfast.keyring.keyring import Keyring, keyring_id
 from holdfast.keyring.lines import (
     add_erasure,
     add_restrictions,
@@ -35,14 +35,18 @@ from holdfast.keyring.lines import (
     read_restrictions,
 )
 from holdfast.keyring.model import (
+    Erased,
     ErasedParts,
     EraseRequest,
     Erasure,
     ErasureLine,
+    LookRequest,
+    Placed,
     Release,
     Restriction,
     RestrictionLine,
     RetainRequest,
+    Standing,
     SubjectRequest,
     Subjects,
 )
@@ -104,25 +108,49 @@ class SubjectsService:
             return Subjects(
                 restrictions=restrictions(rows, principal.tenant),
                 erasures=_erasures(rows, principal.tenant),
+                keyring=keyring_id(rows),
             )
 
         return await self._transact(unit)
 
+    async def look(self, principal: Principal, request: LookRequest) -> Sequence[Standing]:
+        """How this keyring stands to a person; nothing is changed. One item: there is one keyring.
+
+        What is so may be otherwise a moment later: :meth:`erase` looks again as it destroys.
+        """
+        return [await self._standing(principal, await self.token(principal, request.subject))]
+
+    async def _standing(self, principal: Principal, token: str) -> Standing:
+        now = timestamp(self._clock.now())
+
+        def unit(rows: Rows) -> Standing:
+            known = _erasures(rows, principal.tenant, token)
+            return Standing(
+                keyring=keyring_id(rows),
+                subject=token,
+                known=bool(known) or _keys(rows, principal.tenant, token) > 0,
+                restrictions=[
+                    each
+                    for each in restrictions(rows, principal.tenant, token)
+                    if each.kind == "hold" or each.until > now
+                ],
+                erasure=known[0] if known else None,
+            )
+
+        found = await self._transact(unit)
+        known = found.known or await self._known(principal, token)
+        return msgspec.structs.replace(found, known=known)
+
     # --- reasons to keep ------------------------------------------------------------------------
 
-    async def hold(self, principal: Principal, request: SubjectRequest) -> Restriction:
-        """Place a legal hold. Placing it again changes its reason."""
+    async def hold(self, principal: Principal, request: SubjectRequest) -> Placed:
+        """Place a legal hold, on somebody who is yet to come as well. Placing it again changes its
+        reason."""
         return await self._restrict(principal, request.subject, "hold", request.reason, "")
 
-    async def retain(self, principal: Principal, request: RetainRequest) -> Restriction:
+    async def retain(self, principal: Principal, request: RetainRequest) -> Placed:
         """Keep the subject's data until a time. It can be moved on, never back."""
-        try:
-            until = timestamp(parse_timestamp(request.until))
-        except ValueError as error:
-            raise Invalid(
-                f"cannot read the time {request.until[:60]!r}: it is not RFC 3339 with an offset",
-                hint="write 2030-01-31T00:00:00Z",
-            ) from error
+        until = moment_of(request.until)
         now = timestamp(self._clock.now())
         if until <= now:
             raise Invalid(
@@ -139,16 +167,14 @@ class SubjectsService:
         kind: Literal["hold", "retention"],
         reason: str,
         until: str,
-    ) -> Restriction:
+    ) -> Placed:
         tenant, now = principal.tenant, timestamp(self._clock.now())
         token = await self.token(principal, subject)
+        standing = await self._standing(principal, token)
 
         def unit(rows: Rows) -> Restriction:
-            for known in restrictions(rows, tenant, token):
-                if known.kind == kind and known.until > until:
-                    raise Invalid(
-                        f"cannot retain until {until}: the data must be kept until {known.until}"
-                    )
+            if kind == "retention":
+                check_moved_on(restrictions(rows, tenant, token), until)
             made = Restriction(
                 subject=token,
                 kind=kind,
@@ -168,7 +194,8 @@ class SubjectsService:
             self._new_id(),
             {"reason": reason, "subject": token, "until": until},
         )
-        return placed
+        erased_at = standing.erasure.requested_at if standing.erasure else ""
+        return Placed(**msgspec.structs.asdict(placed), known=standing.known, erased_at=erased_at)
 
     async def release(self, principal: Principal, request: SubjectRequest) -> Subjects:
         """Release the hold that is there now; harmless if there is none.
@@ -207,7 +234,7 @@ class SubjectsService:
 
     # --- erasing ------------------------------------------------------------------------------
 
-    async def erase(self, principal: Principal, request: EraseRequest) -> Erasure:
+    async def erase(self, principal: Principal, request: EraseRequest) -> Erased:
         """Erase a subject: on return its data is unreadable, and no copy beside the keys is left.
 
         :class:`SubjectHeld` or :class:`SubjectRetained`, with the reason, if it may not be;
@@ -232,23 +259,18 @@ class SubjectsService:
             known = _erasures(rows, principal.tenant, token)
             if known:
                 return msgspec.structs.replace(known[0], repeated=True)
-            _check_restrictions(restrictions(rows, principal.tenant, token), timestamp(now))
+            for each in restrictions(rows, principal.tenant, token):
+                if each.kind == "hold" or each.until > timestamp(now):
+                    raise refusal(each)
             keys = _destroy(rows, principal.tenant, token)
             if not keys and not known_here:
-                raise SubjectUnknown(
-                    "cannot erase the subject: nobody of that name is known here",
-                    hint="a name is taken to the letter, as the field has it that is the profile's "
-                    "`subject`, or as an append named whom its event is `about`; where roles have "
-                    "keyrings of their own, ask the role that has the data; --even-unknown "
-                    "(`even_unknown`) erases the name all the same, with raw responses of failed "
-                    "runs, of which nobody knows whom they name",
-                )
+                raise unknown()
             made = msgspec.structs.replace(erasure, keys=keys)
             _note(rows, principal.tenant, made)
             return made
 
         noted = await self._transact(unit)
-        return await self._finish(principal, noted)
+        return Erased(**msgspec.structs.asdict(await self._finish(principal, noted)))
 
     async def _known(self, principal: Principal, token: str) -> bool:
         """Whether anybody has something about the subject that its keys do not tell of."""
@@ -409,20 +431,48 @@ def _release(rows: Rows, *, tenant: str, known: Restriction, made: Release) -> b
     return lifted
 
 
-def _check_restrictions(found: list[Restriction], now: str) -> None:
-    for each in found:
-        if each.kind == "hold":
-            raise SubjectHeld(
-                f"cannot erase the subject: a legal hold is on it since {each.placed_at}: "
-                f"{each.reason}",
-                hint="`holdfast key release` ends a hold",
-            )
-        if each.until > now:
-            raise SubjectRetained(
-                f"cannot erase the subject: its data must be kept until {each.until}: "
-                f"{each.reason}",
-                hint="erase it after that: a retention can be moved on, never back",
-            )
+def moment_of(text: str) -> str:
+    """The time that a retention names, in the form that is compared."""
+    try:
+        return timestamp(parse_timestamp(text))
+    except ValueError as error:
+        raise Invalid(
+            f"cannot read the time {text[:60]!r}: it is not RFC 3339 with an offset",
+            hint="write 2030-01-31T00:00:00Z",
+        ) from error
+
+
+def check_moved_on(found: Iterable[Restriction], until: str) -> None:
+    """Refuse a retention that ends before one that stands: it is moved on, never back."""
+    for known in found:
+        if known.kind == "retention" and known.until > until:
+            raise Invalid(f"cannot retain until {until}: the data must be kept until {known.until}")
+
+
+def refusal(found: Restriction, where: str = "") -> SubjectHeld | SubjectRetained:
+    """Why a person may not be erased, and ``where`` that stands if there are several keyrings."""
+    if found.kind == "hold":
+        return SubjectHeld(
+            f"cannot erase the subject: a legal hold is on it{where} since {found.placed_at}: "
+            f"{found.reason}",
+            hint="`holdfast key release` ends a hold",
+        )
+    return SubjectRetained(
+        f"cannot erase the subject: its data must be kept{where} until {found.until}: "
+        f"{found.reason}",
+        hint="erase it after that: a retention can be moved on, never back",
+    )
+
+
+def unknown() -> SubjectUnknown:
+    """Nobody of that name was ever heard of."""
+    return SubjectUnknown(
+        "cannot erase the subject: nobody of that name is known here",
+        hint="a name is taken to the letter, as the field has it that is the profile's `subject`, "
+        "or as an append named whom its event is `about`; a role's own door knows what that role "
+        "has, the gateway asks all; --even-unknown (`even_unknown`) erases the name all the same, "
+        "with raw responses of failed runs, of which nobody knows whom they name",
+    )
 
 
 def _erasures(rows: Rows, tenant: str, token: str | None = None) -> list[Erasure]:
@@ -449,19 +499,25 @@ def _erasures(rows: Rows, tenant: str, token: str | None = None) -> list[Erasure
     ]
 
 
-def _destroy(rows: Rows, tenant: str, token: str) -> int:
-    """Destroy the subject's keys; how many there were."""
+def _keys(rows: Rows, tenant: str, token: str) -> int:
+    """How many keys the subject has."""
     found = rows.all(
         "SELECT count(*) FROM keyring_keys WHERE tenant = $1 AND kind = 'subject' AND subject = $2",
         tenant,
         token,
     )
+    return int(found[0][0])
+
+
+def _destroy(rows: Rows, tenant: str, token: str) -> int:
+    """Destroy the subject's keys; how many there were."""
+    keys = _keys(rows, tenant, token)
     rows.all(
         "DELETE FROM keyring_keys WHERE tenant = $1 AND kind = 'subject' AND subject = $2",
         tenant,
         token,
     )
-    return int(found[0][0])
+    return keys
 
 
 def _note(rows: Rows, tenant: str, erasure: Erasure) -> None:

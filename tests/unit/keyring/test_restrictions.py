@@ -28,6 +28,7 @@ from holdfast.keyring.model import (
     RestrictionLine,
     RetainRequest,
     SubjectRequest,
+    only,
 )
 from holdfast.keyring.ports import KeyStore
 from holdfast.keyring.restrictions import merge, releases, restrictions, standing
@@ -164,7 +165,8 @@ async def test_a_hold_of_before_the_file_was_kept_is_told_to_it(
     held = await service.hold(ME, SubjectRequest(subject="jane", reason="case 12"))
     (tmp_path / RESTRICTIONS).unlink()
     await service.resume([DEFAULT_TENANT])
-    assert read_restrictions(tmp_path) == [RestrictionLine(tenant="default", placed=held)]
+    kept = RestrictionLine(tenant="default", placed=only(Restriction, held))
+    assert read_restrictions(tmp_path) == [kept]
 
 
 def restriction(kind: str, placed: int, until: str = "") -> Restriction:
