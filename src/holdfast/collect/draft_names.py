@@ -5,6 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 
+CODE = re.compile(
+    r"(^|[^a-z])(id|ids|code|fips|zip|zipcode|postcode|guid|key|number|nr|no|num|cik|isbn|geoid|uuid|"
+    r"objectid|fid|gid|oid|codigo)"
+    r"([^a-z]|$)", re.I,
+)  # fmt: skip
+"""In the name of a field: what it says is a code, whatever it is written with."""
+
 
 def bare_letters(text: str) -> str:
     """``text`` in small letters without their accents: ``veranderung``, ``annee``."""
