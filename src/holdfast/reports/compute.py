@@ -19,6 +19,9 @@ from holdfast.kernel import merkle
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.errors import BY_KIND, HoldfastError, Kind, Problem
 from holdfast.reports.errors import InputMismatch, ReportTooLarge, TooFewRows
+from holdfast.reports.inputs import InputFile
+from holdfast.reports.joining import Joined, join, settle
+from holdfast.reports.locked import locked_database, one_of
 from holdfast.reports.model import (
     PERIOD,
     PREVIEW_ROWS,
@@ -31,18 +34,9 @@ from holdfast.reports.model import (
     ReportSpec,
     TableOutput,
 )
+from holdfast.reports.side import Built, Counts
 from holdfast.reports.spec import Names, time_key
 from holdfast.reports.statistics import correlate, number
-from holdfast.reports.tables import (
-    Built,
-    Counts,
-    InputFile,
-    Joined,
-    join,
-    locked_database,
-    one_of,
-    settle,
-)
 
 if TYPE_CHECKING:
     import duckdb

@@ -306,9 +306,9 @@ def recomputed(plain: Any, found: CellVerified, files: dict[str, Path], scratch:
     :class:`ReceiptRefused` says what does not fit.
     """
     from holdfast.reports.compute import ComputeJob, compute_report
+    from holdfast.reports.inputs import InputFile
     from holdfast.reports.receipt_inputs import write_carried
     from holdfast.reports.spec import convert_spec
-    from holdfast.reports.tables import InputFile
 
     receipt = msgspec.convert(plain, CellReceipt)
     spec = convert_spec(receipt.spec)

@@ -8,8 +8,8 @@ from typing import Any
 
 from holdfast.records.columns import Row, Table, columns_of
 from holdfast.records.content import FieldNames, content_of, decode_content, encode_sorted
+from holdfast.reports.inputs import InputFile
 from holdfast.reports.model import Input, ReportSpec
-from holdfast.reports.tables import InputFile
 
 _ARROW = {"string": "string", "integer": "int64", "boolean": "bool_", "double": "float64"}
 

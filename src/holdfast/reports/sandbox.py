@@ -32,6 +32,8 @@ import msgspec
 
 from holdfast.kernel.errors import Corrupt, Denied, HoldfastError, Invalid, TooLarge, Unavailable
 from holdfast.reports.export import csv_cell
+from holdfast.reports.inputs import sealed_columns
+from holdfast.reports.locked import literal, locked_database, quoted, rows_of
 from holdfast.reports.query import (
     ChildAnswer,
     ChildTable,
@@ -40,13 +42,6 @@ from holdfast.reports.query import (
     check_sealed,
     check_tree,
     job_of,
-)
-from holdfast.reports.tables import (
-    literal,
-    locked_database,
-    quoted,
-    rows_of,
-    sealed_columns,
 )
 
 if TYPE_CHECKING:

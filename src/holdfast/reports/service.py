@@ -51,6 +51,7 @@ from holdfast.reports.compute import ComputeJob, ComputeResult, Traced, opened
 from holdfast.reports.drawings import Drawings
 from holdfast.reports.errors import CellReceiptNotYet, ReportTooLarge, UnknownReport
 from holdfast.reports.export import DataFormat, ExportJob, write_rows
+from holdfast.reports.inputs import InputFile
 from holdfast.reports.model import (
     COMPUTATION,
     CorrelationOutput,
@@ -78,7 +79,6 @@ from holdfast.reports.receipt import (
     coefficient,
 )
 from holdfast.reports.spec import canonical_spec, check_spec, spec_digest
-from holdfast.reports.tables import InputFile
 from holdfast.reports.turns import Turns
 
 COMPUTE = "holdfast.reports.compute:compute"

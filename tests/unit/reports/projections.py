@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from holdfast.records.columns import SEALED_KEY
-from holdfast.reports.tables import InputFile
+from holdfast.reports.inputs import InputFile
 
 Row = dict[str, Any]
 SAMPLE = files("holdfast.sample") / "data"

@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from holdfast.kernel.errors import Invalid
+from holdfast.reports.locked import locked_database, rows_of
 from holdfast.reports.query import check_sealed, check_tree, identifier, mentioned
-from holdfast.reports.tables import locked_database, rows_of
 
 REFUSED = [
     "select * from read_text('/etc/passwd')",

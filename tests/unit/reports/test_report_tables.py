@@ -19,9 +19,10 @@ from holdfast.reports.errors import (
     ReportTooLarge,
     TooFewRows,
 )
+from holdfast.reports.inputs import read_projection
+from holdfast.reports.locked import locked_database, rows_of
 from holdfast.reports.model import Input
 from holdfast.reports.spec import convert_spec
-from holdfast.reports.tables import locked_database, read_projection, rows_of
 from tests.unit.reports.projections import Row, row, series, write
 
 
