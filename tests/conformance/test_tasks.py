@@ -28,7 +28,7 @@ from holdfast.fleet.model import (
     WorkerRegister,
     WorkerStatus,
 )
-from holdfast.fleet.store import workers
+from holdfast.fleet.worker_store import workers
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of, make_secret
 from holdfast.kernel.database import open_database

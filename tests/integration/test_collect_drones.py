@@ -19,7 +19,7 @@ from holdfast.collect.formats import json as formats_json
 from holdfast.collect.model import RawRow
 from holdfast.collect.state import load_credential
 from holdfast.fleet.model import Task, TaskStatus, WorkerStatus
-from holdfast.fleet.store import workers
+from holdfast.fleet.worker_store import workers
 from holdfast.kernel.clock import parse_timestamp
 from holdfast.kernel.errors import Conflict, HoldfastError, Invalid
 from holdfast.records.model import RunStatus

@@ -18,7 +18,7 @@ from holdfast.app.compose import OfTenant, open_system
 from holdfast.app.overview import PROFILES_SHOWN, WORKERS_SHOWN, Gatherer
 from holdfast.app.settings import ROLES, resolve
 from holdfast.console.overview import nothing
-from holdfast.fleet import store
+from holdfast.fleet import worker_store
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.principal import Permission, Principal, operator
 from holdfast.registry.document import write_document
@@ -33,7 +33,7 @@ def add_workers(conn: Connection) -> None:
     names = [(f"a-{number:05}", "lost") for number in range(LOST)]
     names += [(f"b-{number:05}", "alive") for number in range(ALIVE)]
     for name, status in names:
-        store.keep_worker(
+        worker_store.keep_worker(
             conn,
             {
                 "tenant": ME.tenant, "id": name, "name": name, "status": status,

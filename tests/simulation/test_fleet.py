@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
+from holdfast.fleet import schedule_store
 from holdfast.fleet import service as fleet_service
-from holdfast.fleet import store
 from holdfast.fleet.model import (
     Beat,
     Claim,
@@ -858,7 +858,7 @@ async def test_a_coordinator_that_looked_long_ago_starts_nothing(database: Datab
     here.manual.advance(3600)
     await here.fleet.beat(worker, Beat())
     # What a slower coordinator saw, before the quicker one started and finished the run.
-    [seen] = await database.read(COORDINATOR, lambda c: store.read_schedules(c, "default"))
+    [seen] = await database.read(COORDINATOR, lambda c: schedule_store.read_schedules(c, "default"))
     await loops.tick()
     assert len(await finish(here, worker)) == 1
     late = here.again(seed=5).loops()

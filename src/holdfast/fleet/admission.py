@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from holdfast.fleet import makers, store, tasks, workers
+from holdfast.fleet import makers, store, tasks, worker_store, workers
 from holdfast.fleet.base import Base
 from holdfast.fleet.credentials import JOIN_PREFIX, WORKER_PREFIX
 from holdfast.fleet.model import (
@@ -92,7 +92,7 @@ class Admission(Base):
                 conn, principal, "workers.tokens", asked, now, identity,
                 "`holdfast worker token-end {}`",
             )  # fmt: skip
-            store.add_token(conn, values)
+            worker_store.add_token(conn, values)
             self.outbox.emit(conn, principal, event)
 
         await self.database.write(principal, unit)
@@ -142,9 +142,9 @@ class Admission(Base):
         now = timestamp(self.clock.now())
 
         def unit(conn: Connection) -> Any:
-            if store.end_token(conn, principal.tenant, token, now, because):
+            if worker_store.end_token(conn, principal.tenant, token, now, because):
                 self.outbox.emit(conn, principal, event)
-            return store.find_token(conn, principal.tenant, token)
+            return worker_store.find_token(conn, principal.tenant, token)
 
         return await self.database.write(principal, unit), now
 
@@ -177,7 +177,7 @@ class Admission(Base):
             now = timestamp(self.clock.now())
             rows = await self.database.read(
                 principal,
-                lambda conn, after=after, now=now: store.asked_tokens(  # type: ignore[misc]
+                lambda conn, after=after, now=now: worker_store.asked_tokens(  # type: ignore[misc]
                     conn, principal.tenant, after, MAKERS_MAX, now
                 ),
             )
@@ -202,7 +202,9 @@ class Admission(Base):
         limit = page_size(limit)
         rows = await self.database.read(
             principal,
-            lambda conn: store.page_of_tokens(conn, principal.tenant, before, limit + 1, maker),
+            lambda conn: worker_store.page_of_tokens(
+                conn, principal.tenant, before, limit + 1, maker
+            ),
         )
         now = timestamp(self.clock.now())
         found = [_info(row, now) for row in rows[:limit]]
@@ -217,7 +219,7 @@ class Admission(Base):
         except Unauthenticated:
             return None
         found = await self.database.read(
-            principal, lambda conn: store.find_token(conn, principal.tenant, identity)
+            principal, lambda conn: worker_store.find_token(conn, principal.tenant, identity)
         )
         if found is None or not self._peppers.matches(secret, bytes(found.secret), found.pepper):
             return None
@@ -338,7 +340,7 @@ class Admission(Base):
         tenant = principal.tenant
 
         def unit(conn: Connection) -> tuple[Sequence[Any], Mapping[str, int]]:
-            page = store.page_of_workers(conn, tenant, after, limit + 1)
+            page = worker_store.page_of_workers(conn, tenant, after, limit + 1)
             return page, store.leases_held(conn, tenant)
 
         rows, held = await self.database.read(principal, unit)
@@ -352,7 +354,7 @@ class Admission(Base):
         tenant = principal.tenant
 
         def unit(conn: Connection) -> tuple[dict[str, int], Sequence[Any], Mapping[str, int]]:
-            some = store.first_workers(conn, tenant, limit)
+            some = worker_store.first_workers(conn, tenant, limit)
             return store.count_workers(conn, tenant), some, store.leases_held(conn, tenant)
 
         counts, rows, held = await self.database.read(principal, unit)
@@ -384,7 +386,7 @@ class Admission(Base):
         for tenant in tenants:
             row = await self.database.read(
                 service("coordinator", tenant),
-                lambda conn, tenant=tenant: store.find_worker(conn, tenant, worker),  # type: ignore[misc]
+                lambda conn, tenant=tenant: worker_store.find_worker(conn, tenant, worker),  # type: ignore[misc]
             )
             if row is not None:
                 self._tenant_of_worker[worker] = tenant

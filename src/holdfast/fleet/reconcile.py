@@ -20,7 +20,7 @@ import msgspec
 import structlog
 from sqlalchemy import Connection
 
-from holdfast.fleet import host_store, rules, store, tasks, workers
+from holdfast.fleet import host_store, rules, schedule_store, store, tasks, worker_store, workers
 from holdfast.fleet.fates import Fate, decide, fail, give_up
 from holdfast.fleet.model import CollectPayload, Task
 from holdfast.fleet.ports import Runs
@@ -316,7 +316,7 @@ class FleetLoops:
         fleet, now = self._fleet, self._fleet.clock.now()
         patience = timedelta(seconds=fleet.settings.lost_after_seconds)
         alive = await fleet.database.read(
-            principal, lambda conn: store.workers_alive(conn, principal.tenant)
+            principal, lambda conn: worker_store.workers_alive(conn, principal.tenant)
         )
         beats = await fleet.leases.beats(principal)
         lost = 0
@@ -380,7 +380,7 @@ class FleetLoops:
 
         def look(conn: Connection) -> tuple[Sequence[Any], Sequence[Any]]:
             tenant = principal.tenant
-            return store.read_schedules(conn, tenant), store.queued_profiles(conn, tenant)
+            return schedule_store.read_schedules(conn, tenant), store.queued_profiles(conn, tenant)
 
         rows, queued = await self._fleet.database.read(principal, look)
         known = {row.profile: row for row in rows}
@@ -461,7 +461,9 @@ class FleetLoops:
             "last_at": None,
             "last_task": None,
         }
-        await self._fleet.database.write(principal, lambda c: store.keep_schedule(c, values))
+        await self._fleet.database.write(
+            principal, lambda c: schedule_store.keep_schedule(c, values)
+        )
         return plan
 
     async def _fire(
@@ -484,14 +486,14 @@ class FleetLoops:
         start = _start_of(principal, profile, now, submission.task.id)
 
         def unit(conn: Connection) -> list[Task]:
-            if not store.fire(conn, values):
+            if not schedule_store.fire(conn, values):
                 return []  # another coordinator was first
             [outcome], _ = tasks.submit(conn, principal, fleet.outbox, [submission], frozenset())
             if isinstance(outcome, HoldfastError):
                 raise outcome
             if outcome.id != submission.task.id:
                 return []  # an earlier run that is not finished stands for this one
-            store.note_start(conn, start)
+            schedule_store.note_start(conn, start)
             return [outcome]
 
         return await fleet.hot(principal.tenant, unit)
@@ -510,7 +512,7 @@ class FleetLoops:
                 raise outcome
             if outcome.id != submission.task.id:
                 return []
-            store.note_start(conn, start)
+            schedule_store.note_start(conn, start)
             return [outcome]
 
         return await fleet.hot(principal.tenant, unit)
@@ -550,7 +552,7 @@ class FleetLoops:
 
     async def _drop(self, principal: Principal, profile: str) -> None:
         await self._fleet.database.write(
-            principal, lambda conn: store.drop_schedule(conn, principal.tenant, profile)
+            principal, lambda conn: schedule_store.drop_schedule(conn, principal.tenant, profile)
         )
 
     # --- places and paces ---------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from holdfast.fleet import fates, rules, store, tasks
+from holdfast.fleet import fates, rules, schedule_store, store, tasks, worker_store
 from holdfast.fleet.admission import Admission
 from holdfast.fleet.base import Batchers, asking_worker
 from holdfast.fleet.grants import sign_grant
@@ -256,7 +256,7 @@ class FleetService(Admission, Hosts):
                 "last_at": task.created_at,
                 "last_task": task.id,
             }
-            await self.database.write(principal, lambda c: store.note_start(c, values))
+            await self.database.write(principal, lambda c: schedule_store.note_start(c, values))
         return task
 
     def collect_submission(
@@ -539,7 +539,7 @@ class FleetService(Admission, Hosts):
         await self.leases.beat(principal, worker, now, beat.load)
 
         def look(conn: Connection) -> tuple[Any, tasks.Held]:
-            row = store.find_worker(conn, tenant, worker)
+            row = worker_store.find_worker(conn, tenant, worker)
             return row, tasks.look_at_leases(conn, tenant, worker, beat.leases, now, beat.settled)
 
         row, held = await self.database.read(principal, look)
@@ -549,7 +549,9 @@ class FleetService(Admission, Hosts):
         if row.status == "lost":
             await self.database.write(
                 principal,
-                lambda c: store.set_status(c, tenant, worker, "alive", "lost", timestamp(now)),
+                lambda c: worker_store.set_status(
+                    c, tenant, worker, "alive", "lost", timestamp(now)
+                ),
             )
         if beat.settled is not None and (beat.leaving or held.unheard):
             await self._settle(tenant, worker, beat, beat.settled, held.unheard)
@@ -594,7 +596,7 @@ class FleetService(Admission, Hosts):
 
         def unit(conn: Connection) -> tuple[set[str], list[str]]:
             if beat.leaving:
-                store.settle(conn, tenant, worker, settled)
+                worker_store.settle(conn, tenant, worker, settled)
             return tasks.release_unheard(
                 conn,
                 principal,
@@ -689,7 +691,7 @@ class FleetService(Admission, Hosts):
     async def schedules(self, principal: Principal) -> list[ScheduledProfile]:
         """When each profile is due, by name."""
         rows = await self.database.read(
-            principal, lambda conn: store.read_schedules(conn, principal.tenant)
+            principal, lambda conn: schedule_store.read_schedules(conn, principal.tenant)
         )
         return [
             ScheduledProfile(

@@ -1,4 +1,4 @@
-"""The tables of the fleet and the statements on them.
+"""The tables of tasks and the statements on them.
 
 One text serves both databases but where a statement is named per dialect: the hot path works in
 sets, by ``unnest`` and ``SKIP LOCKED`` on PostgreSQL, by prepared statements run over many rows on
@@ -12,16 +12,13 @@ of its own, so what each step costs depends on what it finds, not on how much li
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import msgspec
 from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
     Index,
-    LargeBinary,
     Row,
     Text,
     TextClause,
@@ -30,53 +27,10 @@ from sqlalchemy import (
 from sqlalchemy import Sequence as SqlSequence
 
 from holdfast.fleet.rules import State
+from holdfast.fleet.statements import by_ids, ids_of, is_sqlite, run_many, select_by_ids
 from holdfast.kernel.database import as_source, bulk_insert, metadata, tenant_table
 
 TaskRow = Row[Any]
-
-workers = tenant_table(
-    "workers",
-    Column("id", Text, primary_key=True, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("capabilities", Text, nullable=False),
-    Column("labels", Text, nullable=False),
-    Column("region", Text, nullable=False),
-    Column("capacity", BigInteger, nullable=False),
-    Column("version", Text, nullable=False),
-    Column("secret", LargeBinary, nullable=False),
-    Column("pepper", BigInteger, nullable=False),
-    Column("join_token", Text, nullable=False),
-    Column("registered_at", Text, nullable=False),
-    Column("last_beat_at", Text),
-    Column("settled", BigInteger),
-    Column("signing_key", Text, nullable=False, server_default=text("''")),
-    Column("registration", Text, nullable=False, server_default=text("''")),
-    Column("proved", BigInteger, nullable=False, server_default=text("0")),
-    Index("uq_workers_name", "tenant", "name", unique=True),
-)
-"""Who may work. ``secret`` is an HMAC; ``last_beat_at`` is written when the worker is lost,
-``settled`` when it leaves: claims up to that number lease nothing any more. ``signing_key`` is the
-public half of the key that it registered with, ``registration`` the event that says so; ``proved``
-is 1 where it showed that it holds that key, as it has to for each request from then on."""
-
-join_tokens = tenant_table(
-    "join_tokens",
-    Column("id", Text, primary_key=True, nullable=False),
-    Column("secret", LargeBinary, nullable=False),
-    Column("pepper", BigInteger, nullable=False),
-    Column("region", Text, nullable=False),
-    Column("capabilities", Text, nullable=False),
-    Column("created_at", Text, nullable=False),
-    Column("expires_at", Text, nullable=False),
-    Column("uses", BigInteger, nullable=False),
-    Column("uses_max", BigInteger),
-    Column("created_by", Text, nullable=False, server_default=text("('')")),
-    Column("created_as", Text, nullable=False, server_default=text("('')")),
-    Column("ended_because", Text, nullable=False, server_default=text("('')")),
-)
-"""By what workers are admitted. ``secret`` is an HMAC; ``created_by`` and ``created_as`` say who
-made it and what they were, ``ended_because`` why it ended before it expired."""
 
 _READY = "state = 'ready'"
 _WAITING = "state = 'waiting'"
@@ -175,72 +129,6 @@ task_fences = tenant_table(
 fence_sequence = SqlSequence("task_fence_sequence", metadata=metadata)
 """The fences on PostgreSQL: a counter row would make every two claims of a tenant wait."""
 
-schedules = tenant_table(
-    "schedules",
-    Column("profile", Text, primary_key=True, nullable=False),
-    Column("digest", Text, nullable=False),
-    Column("schedule", Text, nullable=False),
-    Column("next_at", Text),
-    Column("last_at", Text),
-    Column("last_task", Text),
-    Column("problem", Text, nullable=False),
-)
-"""When each runnable profile is due; ``schedule`` is the canonical text it was computed from."""
-
-
-# --- helpers -------------------------------------------------------------------------------------
-
-
-def _is_sqlite(conn: Connection) -> bool:
-    return conn.dialect.name == "sqlite"
-
-
-@lru_cache(maxsize=64)
-def _by_ids(statement: str, dialect: str) -> TextClause:
-    """``statement`` with ``{ids}`` as the condition that takes a list, on this database."""
-    if dialect == "sqlite":
-        return text(statement.format(ids="IN (SELECT value FROM json_each(:ids))", lock=""))
-    return text(statement.format(ids="= ANY(CAST(:ids AS text[]))", lock=" FOR UPDATE"))
-
-
-def _ids(conn: Connection, ids: Collection[str]) -> Any:
-    listed = list(ids)
-    return msgspec.json.encode(listed).decode() if _is_sqlite(conn) else listed
-
-
-def _select(
-    conn: Connection, statement: str, ids: Collection[str], **values: Any
-) -> Sequence[TaskRow]:
-    if not ids:
-        return []
-    return conn.execute(
-        _by_ids(statement, conn.dialect.name), {"ids": _ids(conn, ids), **values}
-    ).all()
-
-
-def _run_many(
-    conn: Connection,
-    sqlite: str,
-    postgresql: str,
-    columns: Sequence[str],
-    rows: Sequence[Any],
-    types: Sequence[str] = (),
-) -> None:
-    """One statement over many rows, of text unless ``types`` says otherwise: prepared once on
-    SQLite, a source on PostgreSQL."""
-    if not rows:
-        return
-    if _is_sqlite(conn):
-        cursor = conn.connection.cursor()
-        try:
-            cursor.executemany(sqlite, rows)
-        finally:
-            cursor.close()
-        return
-    source, values = as_source(types or ("text",) * len(columns), columns, rows)
-    conn.exec_driver_sql(postgresql.format(source=source), values)
-
-
 # --- submitting ----------------------------------------------------------------------------------
 
 SUBMITTED_COLUMNS = (
@@ -286,14 +174,14 @@ def insert_tasks(conn: Connection, rows: Sequence[Sequence[Any]], fresh: bool) -
     ``fresh`` promises that no id and no exclusive name among ``rows`` can be taken.
     """
     at_id = SUBMITTED_COLUMNS.index("id")
-    if not _is_sqlite(conn):
+    if not is_sqlite(conn):
         if not rows:
             return set()
         source, values = as_source(_SUBMITTED_TYPES, SUBMITTED_COLUMNS, rows)
         statement = _INSERT_TASKS_POSTGRESQL.format(source=source)
         return set(conn.exec_driver_sql(statement, values).scalars())
     if fresh:
-        _run_many(conn, _INSERT_TASK_SQLITE, "", (), rows)
+        run_many(conn, _INSERT_TASK_SQLITE, "", (), rows)
         return {row[at_id] for row in rows}
     inserted = set()
     cursor = conn.connection.cursor()
@@ -331,7 +219,7 @@ def find_tasks(
     conn: Connection, tenant: str, ids: Collection[str], *, lock: bool = False
 ) -> dict[str, TaskRow]:
     """The tasks of these ids; with ``lock`` nobody else changes them before we commit."""
-    found = _select(conn, _LOCK_TASKS if lock else _FIND_TASKS, ids, tenant=tenant)
+    found = select_by_ids(conn, _LOCK_TASKS if lock else _FIND_TASKS, ids, tenant=tenant)
     return {row.id: row for row in found}
 
 
@@ -347,7 +235,7 @@ def find_attempts(conn: Connection, tenant: str, task: str) -> Sequence[TaskRow]
 
 def attempts_of(conn: Connection, tenant: str, ids: Collection[str]) -> Sequence[TaskRow]:
     """The same for several tasks at once, in no order."""
-    return _select(conn, _ATTEMPTS_OF, ids, tenant=tenant)
+    return select_by_ids(conn, _ATTEMPTS_OF, ids, tenant=tenant)
 
 
 def list_tasks(
@@ -491,7 +379,7 @@ def lease(
     """
     if not leases:
         return {}
-    if _is_sqlite(conn):
+    if is_sqlite(conn):
         amount = len(leases)
         last = conn.execute(_FENCES_SQLITE, {"tenant": tenant, "amount": amount}).scalar_one()
         fences = {task: last - amount + n for n, (task, *_) in enumerate(leases, 1)}
@@ -499,7 +387,7 @@ def lease(
             (fences[task], worker, expiry, claim, tenant, task)
             for task, worker, expiry, claim in leases
         ]
-        _run_many(conn, _LEASE_SQLITE, "", (), rows)
+        run_many(conn, _LEASE_SQLITE, "", (), rows)
         return fences
     source, values = as_source(
         ("text", "text", "text", "bigint", "text"),
@@ -531,7 +419,7 @@ def renew(conn: Connection, tenant: str, renewals: Sequence[tuple[str, str, int,
     """
     if not renewals:
         return set()
-    if _is_sqlite(conn):
+    if is_sqlite(conn):
         return {
             row.id
             for task, expiry, fence, worker in renewals
@@ -623,14 +511,14 @@ def apply(conn: Connection, changes: Sequence[Change]) -> None:
     """Move tasks on. The caller has locked and judged them."""
     done = [change for change in changes if change.state == State.SUCCEEDED.value]
     other = [change for change in changes if change.state != State.SUCCEEDED.value]
-    _run_many(
+    run_many(
         conn,
         _SUCCEED_SQLITE,
         _SUCCEED_POSTGRESQL,
         ("finished_at", "result", "answer", "tenant", "id"),
         [(each.finished_at, each.result, each.answer, each.tenant, each.id) for each in done],
     )
-    _run_many(conn, _CHANGE_SQLITE, _CHANGE_POSTGRESQL, Change._fields, other, _CHANGE_TYPES)
+    run_many(conn, _CHANGE_SQLITE, _CHANGE_POSTGRESQL, Change._fields, other, _CHANGE_TYPES)
 
 
 def keep_attempts(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -647,7 +535,7 @@ def _skipping(statement: str) -> dict[str, TextClause]:
 
 def _variant(conn: Connection, lock: bool) -> str:
     """SQLite's one writer has nobody to lock out."""
-    return "locking" if lock and not _is_sqlite(conn) else "plain"
+    return "locking" if lock and not is_sqlite(conn) else "plain"
 
 
 _EXPIRED = _skipping(
@@ -747,202 +635,6 @@ def prunable(
 
 def prune(conn: Connection, tenant: str, ids: Collection[str]) -> int:
     """Remove these tasks and what is remembered of their attempts; how many there were."""
-    values = {"tenant": tenant, "ids": _ids(conn, ids)}
-    conn.execute(_by_ids(_PRUNE_ATTEMPTS, conn.dialect.name), values)
-    return conn.execute(_by_ids(_PRUNE_TASKS, conn.dialect.name), values).rowcount
-
-
-# --- workers and join tokens ---------------------------------------------------------------------
-
-_WORKER = text("SELECT * FROM workers WHERE tenant = :tenant AND id = :id")
-_WORKER_BY_NAME = text("SELECT * FROM workers WHERE tenant = :tenant AND name = :name")
-_WORKERS = "SELECT * FROM workers WHERE tenant = :tenant AND id {ids}"
-_WORKER_PAGE = text(
-    "SELECT * FROM workers WHERE tenant = :tenant AND name > :after ORDER BY name LIMIT :limit"
-)
-_WORKERS_FIRST = text(
-    "SELECT * FROM workers WHERE tenant = :tenant"
-    " ORDER BY CASE status WHEN 'alive' THEN 0 WHEN 'lost' THEN 1 ELSE 2 END, name LIMIT :limit"
-)
-_ALIVE = text("SELECT * FROM workers WHERE tenant = :tenant AND status = 'alive' ORDER BY id")
-_SET_STATUS = text(
-    "UPDATE workers SET status = :status, last_beat_at = :last_beat_at"
-    " WHERE tenant = :tenant AND id = :id AND status = :expected RETURNING id"
-)
-_SETTLE = text(
-    "UPDATE workers SET settled = :settled WHERE tenant = :tenant AND id = :id"
-    " AND (settled IS NULL OR settled < :settled)"
-)
-_WORKER_COLUMNS = tuple(column.name for column in workers.columns if column.name != "settled")
-_KEEP_WORKER = text(
-    f"INSERT INTO workers ({', '.join(_WORKER_COLUMNS)})"
-    f" VALUES ({', '.join(f':{name}' for name in _WORKER_COLUMNS)})"
-    " ON CONFLICT (tenant, id) DO UPDATE SET "
-    + ", ".join(f"{n} = excluded.{n}" for n in _WORKER_COLUMNS if n not in ("tenant", "id", "name"))
-)
-_TOKEN_COLUMNS = tuple(c.name for c in join_tokens.columns if c.name != "ended_because")
-_ADD_TOKEN = text(
-    f"INSERT INTO join_tokens ({', '.join(_TOKEN_COLUMNS)})"
-    f" VALUES ({', '.join(f':{name}' for name in _TOKEN_COLUMNS)})"
-)
-_TOKEN = text("SELECT * FROM join_tokens WHERE tenant = :tenant AND id = :id")
-_TOKEN_PAGE = text(
-    "SELECT * FROM join_tokens WHERE tenant = :tenant AND (:before = '' OR id < :before)"
-    " AND (:maker = '' OR created_by = :maker)"
-    " ORDER BY id DESC LIMIT :limit"
-)
-_END_TOKEN = text(
-    "UPDATE join_tokens SET expires_at = :now, ended_because = :because"
-    " WHERE tenant = :tenant AND id = :id AND expires_at > :now RETURNING id"
-)
-_ASKED_TOKENS = text(
-    "SELECT * FROM join_tokens WHERE tenant = :tenant AND id > :after AND expires_at > :now"
-    " AND created_as NOT IN ('', 'operator', 'service', 'token') ORDER BY id LIMIT :limit"
-)
-_USE_TOKEN = text(
-    "UPDATE join_tokens SET uses = uses + 1 WHERE tenant = :tenant AND id = :id"
-    " AND (uses_max IS NULL OR uses < uses_max) RETURNING id"
-)
-
-
-def find_worker(conn: Connection, tenant: str, worker: str) -> TaskRow | None:
-    return conn.execute(_WORKER, {"tenant": tenant, "id": worker}).first()
-
-
-def find_worker_by_name(conn: Connection, tenant: str, name: str) -> TaskRow | None:
-    return conn.execute(_WORKER_BY_NAME, {"tenant": tenant, "name": name}).first()
-
-
-def find_workers(conn: Connection, tenant: str, ids: Collection[str]) -> dict[str, TaskRow]:
-    return {row.id: row for row in _select(conn, _WORKERS, ids, tenant=tenant)}
-
-
-def page_of_workers(conn: Connection, tenant: str, after: str, limit: int) -> Sequence[TaskRow]:
-    """Workers by name, from after the name ``after``."""
-    return conn.execute(_WORKER_PAGE, {"tenant": tenant, "after": after, "limit": limit}).all()
-
-
-def first_workers(conn: Connection, tenant: str, limit: int) -> Sequence[TaskRow]:
-    """Workers by name, those that beat before those that fell silent."""
-    return conn.execute(_WORKERS_FIRST, {"tenant": tenant, "limit": limit}).all()
-
-
-def workers_alive(conn: Connection, tenant: str) -> Sequence[TaskRow]:
-    return conn.execute(_ALIVE, {"tenant": tenant}).all()
-
-
-def keep_worker(conn: Connection, values: Mapping[str, Any]) -> None:
-    """A new worker, or the same one registered again."""
-    conn.execute(_KEEP_WORKER, dict(values))
-
-
-def set_status(
-    conn: Connection,
-    tenant: str,
-    worker: str,
-    status: str,
-    expected: str,
-    last_beat_at: str | None,
-) -> bool:
-    """Change a worker's status if it is still ``expected``."""
-    values = {
-        "tenant": tenant,
-        "id": worker,
-        "status": status,
-        "expected": expected,
-        "last_beat_at": last_beat_at,
-    }
-    return conn.execute(_SET_STATUS, values).first() is not None
-
-
-def settle(conn: Connection, tenant: str, worker: str, number: int) -> None:
-    """The worker leaves: its claims up to this number lease nothing any more."""
-    conn.execute(_SETTLE, {"tenant": tenant, "id": worker, "settled": number})
-
-
-def add_token(conn: Connection, values: Mapping[str, Any]) -> None:
-    conn.execute(_ADD_TOKEN, dict(values))
-
-
-def find_token(conn: Connection, tenant: str, token: str) -> TaskRow | None:
-    return conn.execute(_TOKEN, {"tenant": tenant, "id": token}).first()
-
-
-def page_of_tokens(
-    conn: Connection, tenant: str, before: str, limit: int, maker: str = ""
-) -> Sequence[TaskRow]:
-    """Join tokens, the newest first, from before the id ``before`` and by ``maker``, if given."""
-    values = {"tenant": tenant, "before": before, "limit": limit, "maker": maker}
-    return conn.execute(_TOKEN_PAGE, values).all()
-
-
-def asked_tokens(
-    conn: Connection, tenant: str, after: str, limit: int, now: str
-) -> Sequence[TaskRow]:
-    """Join tokens that have not expired and end with their makers, from after the id ``after``."""
-    values = {"tenant": tenant, "after": after, "limit": limit, "now": now}
-    return conn.execute(_ASKED_TOKENS, values).all()
-
-
-def use_token(conn: Connection, tenant: str, token: str) -> bool:
-    """Count one use; false when they are used up."""
-    return conn.execute(_USE_TOKEN, {"tenant": tenant, "id": token}).first() is not None
-
-
-def end_token(conn: Connection, tenant: str, token: str, now: str, because: str) -> bool:
-    """The token admits nobody from now on; false if it did not anyway."""
-    values = {"tenant": tenant, "id": token, "now": now, "because": because}
-    return conn.execute(_END_TOKEN, values).first() is not None
-
-
-# --- schedules -----------------------------------------------------------------------------------
-
-_SCHEDULES = text("SELECT * FROM schedules WHERE tenant = :tenant ORDER BY profile")
-_KEEP_SCHEDULE = text(
-    "INSERT INTO schedules"
-    " (tenant, profile, digest, schedule, next_at, last_at, last_task, problem)"
-    " VALUES (:tenant, :profile, :digest, :schedule, :next_at, :last_at, :last_task, :problem)"
-    " ON CONFLICT (tenant, profile) DO UPDATE SET digest = excluded.digest,"
-    " schedule = excluded.schedule, next_at = excluded.next_at, problem = excluded.problem"
-)
-# Only whoever still finds the moment it computed from moves it on: of two, one starts the run.
-_FIRE = text(
-    "UPDATE schedules SET next_at = :next_at"
-    " WHERE tenant = :tenant AND profile = :profile AND next_at = :due AND schedule = :schedule"
-    " RETURNING profile"
-)
-_DROP_SCHEDULE = text(
-    "UPDATE schedules SET next_at = NULL, schedule = '', problem = ''"
-    " WHERE tenant = :tenant AND profile = :profile"
-)
-_STARTED = text(
-    "INSERT INTO schedules"
-    " (tenant, profile, digest, schedule, next_at, last_at, last_task, problem)"
-    " VALUES (:tenant, :profile, :digest, '', NULL, :last_at, :last_task, '')"
-    " ON CONFLICT (tenant, profile) DO UPDATE"
-    " SET last_at = excluded.last_at, last_task = excluded.last_task"
-)
-
-
-def read_schedules(conn: Connection, tenant: str) -> Sequence[TaskRow]:
-    return conn.execute(_SCHEDULES, {"tenant": tenant}).all()
-
-
-def keep_schedule(conn: Connection, values: Mapping[str, Any]) -> None:
-    """A schedule as it is now; what it last started stays."""
-    conn.execute(_KEEP_SCHEDULE, dict(values))
-
-
-def fire(conn: Connection, values: Mapping[str, Any]) -> bool:
-    """Move a schedule from the moment ``due`` to the next; false if another has."""
-    return conn.execute(_FIRE, dict(values)).first() is not None
-
-
-def drop_schedule(conn: Connection, tenant: str, profile: str) -> None:
-    """The profile is due no more; what it last started stays known."""
-    conn.execute(_DROP_SCHEDULE, {"tenant": tenant, "profile": profile})
-
-
-def note_start(conn: Connection, values: Mapping[str, Any]) -> None:
-    """The profile was started: what by, and when. Intervals that are new count from here."""
-    conn.execute(_STARTED, dict(values))
+    values = {"tenant": tenant, "ids": ids_of(conn, ids)}
+    conn.execute(by_ids(_PRUNE_ATTEMPTS, conn.dialect.name), values)
+    return conn.execute(by_ids(_PRUNE_TASKS, conn.dialect.name), values).rowcount

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection
 
-from holdfast.fleet import store
+from holdfast.fleet import store, worker_store
 from holdfast.fleet.fates import (
     PUBLIC_STATUS,
     Backoff,
@@ -40,6 +40,7 @@ from holdfast.fleet.rules import (
     may_take,
 )
 from holdfast.fleet.store import TaskRow
+from holdfast.fleet.worker_store import WorkerRow
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import (
     Conflict,
@@ -203,7 +204,7 @@ class Leased(NamedTuple):
     signing: Signing
 
 
-def signing_of(row: TaskRow) -> Signing:
+def signing_of(row: WorkerRow) -> Signing:
     """What grants say of the worker."""
     return Signing(row.signing_key, row.registration)
 
@@ -226,7 +227,7 @@ def claim(
     Workers that may take the same are dealt to in turn, in the order they asked, most urgent task
     first.
     """
-    known = store.find_workers(conn, tenant, {want.worker for want in wants})
+    known = worker_store.find_workers(conn, tenant, {want.worker for want in wants})
     answers: list[Leased | HoldfastError] = []
     groups: dict[tuple[Any, ...], _Group] = {}
     for n, want in enumerate(wants):
@@ -242,7 +243,7 @@ def claim(
             group.members.append(n)
     for row in known.values():
         if row.status == "lost":
-            store.set_status(conn, tenant, row.id, "alive", "lost", row.last_beat_at)
+            worker_store.set_status(conn, tenant, row.id, "alive", "lost", row.last_beat_at)
     if not groups:
         return answers
     store.promote(conn, tenant, timestamp(now))
@@ -301,7 +302,7 @@ def _deal(
     ]
 
 
-def refusal_of_worker(row: TaskRow | None) -> HoldfastError | None:
+def refusal_of_worker(row: WorkerRow | None) -> HoldfastError | None:
     """Why this worker may not work; nothing if it may."""
     if row is None:
         return Unauthenticated(
@@ -320,7 +321,7 @@ def refusal_of_worker(row: TaskRow | None) -> HoldfastError | None:
     return None
 
 
-def _over(row: TaskRow | None, want: Want) -> HoldfastError | None:
+def _over(row: WorkerRow | None, want: Want) -> HoldfastError | None:
     """A claim from before its worker left has nobody to take what it would bring."""
     if row is None or not want.number or want.number > (row.settled or 0):
         return None

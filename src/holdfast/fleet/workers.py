@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from holdfast.fleet import makers, store
+from holdfast.fleet import makers, store, worker_store
 from holdfast.fleet.credentials import WORKER_PREFIX
 from holdfast.fleet.fates import Backoff, decide, fail
 from holdfast.fleet.model import COLLECT, Worker, WorkerRegister, WorkerStatus
-from holdfast.fleet.store import TaskRow
+from holdfast.fleet.worker_store import WorkerRow
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import Peppers, is_secret_of, make_secret
 from holdfast.kernel.errors import Conflict, Denied, Invalid, NotFound, Unauthenticated
@@ -83,11 +83,13 @@ def check_certificate(name: str, certificate: str | None) -> None:
 
 def find_granted(
     conn: Connection, *, peppers: Peppers, tenant: str, token: str, secret: str
-) -> TaskRow | None:
+) -> WorkerRow | None:
     """The row of ``secret`` (``token`` is its identity), a join token or a credential, if it is one
     of the tenant's; how much it is still good for is seen by :func:`register`.
     """
-    find = store.find_worker if is_secret_of(secret, WORKER_PREFIX) else store.find_token
+    find = (
+        worker_store.find_worker if is_secret_of(secret, WORKER_PREFIX) else worker_store.find_token
+    )
     granted = find(conn, tenant, token)
     if granted is None or not peppers.matches(secret, bytes(granted.secret), granted.pepper):
         return None
@@ -118,7 +120,7 @@ def register(
     """
     tenant = principal.tenant
     mine = is_secret_of(secret, WORKER_PREFIX)
-    granted = (store.find_worker if mine else store.find_token)(conn, tenant, token)
+    granted = (worker_store.find_worker if mine else worker_store.find_token)(conn, tenant, token)
     if granted is None:
         return None
     if not peppers.matches(secret, bytes(granted.secret), granted.pepper):
@@ -139,12 +141,12 @@ def register(
             code="signing-key-needed",
             hint="update the drone: it makes a key each time it registers",
         )
-    known = store.find_worker_by_name(conn, tenant, registration.name)
+    known = worker_store.find_worker_by_name(conn, tenant, registration.name)
     if known is not None:
         _check_takeover(known, granted)
     # A worker that the token admitted before may always come back.
     came_before = mine or (known is not None and known.join_token == token)
-    if not came_before and not store.use_token(conn, tenant, token):
+    if not came_before and not worker_store.use_token(conn, tenant, token):
         raise token_refused("it is used up")
     worker = fresh if known is None else known.id
     credential = make_secret(WORKER_PREFIX, worker, random)
@@ -168,7 +170,7 @@ def register(
         "registration": event,
         "proved": int(proved),
     }
-    store.keep_worker(conn, values)
+    worker_store.keep_worker(conn, values)
     payload = {
         "worker": worker,
         "region": granted.region,
@@ -193,7 +195,7 @@ def register(
     return worker, credential
 
 
-def _granted_capabilities(granted: TaskRow, registration: WorkerRegister) -> list[str]:
+def _granted_capabilities(granted: WorkerRow, registration: WorkerRegister) -> list[str]:
     if registration.region not in ("", granted.region):
         raise Denied(
             f"cannot register in the region {registration.region}: the join token does not "
@@ -211,7 +213,7 @@ def _granted_capabilities(granted: TaskRow, registration: WorkerRegister) -> lis
     return capabilities
 
 
-def _check_takeover(known: TaskRow, granted: TaskRow) -> None:
+def _check_takeover(known: WorkerRow, granted: WorkerRow) -> None:
     if known.status == WorkerStatus.REVOKED.value:
         raise Denied(
             f"cannot register as {known.name}: that worker was revoked",
@@ -241,7 +243,7 @@ def lose(
 
     The types of the events of its tasks; nothing if it was not alive.
     """
-    changed = store.set_status(
+    changed = worker_store.set_status(
         conn, principal.tenant, worker, "lost", "alive", timestamp(last_beat)
     )
     if not changed:
@@ -262,17 +264,17 @@ def revoke(
     event: EventId,
     ids: Sequence[EventId],
     chances: Sequence[float],
-) -> tuple[TaskRow, list[str]]:
+) -> tuple[WorkerRow, list[str]]:
     """Refuse a worker from now on and free what it holds.
 
     Its row, and the types of the events of its tasks.
     """
     tenant = principal.tenant
-    row = store.find_worker(conn, tenant, worker)
+    row = worker_store.find_worker(conn, tenant, worker)
     if row is None:
         raise NotFound(f"cannot find the worker {worker}", code="worker-not-found")
     freed: list[str] = []
-    if store.set_status(conn, tenant, worker, "revoked", row.status, row.last_beat_at) and (
+    if worker_store.set_status(conn, tenant, worker, "revoked", row.status, row.last_beat_at) and (
         row.status != WorkerStatus.REVOKED.value
     ):
         freed = _free(conn, principal, outbox, backoff, worker, now, "worker-revoked", ids, chances)
@@ -280,7 +282,7 @@ def revoke(
         outbox.emit(
             conn, principal, _event(event, worker, "worker.revoked", payload, now, principal)
         )
-    found = store.find_worker(conn, tenant, worker)
+    found = worker_store.find_worker(conn, tenant, worker)
     assert found is not None, "its row was just written"
     return found, freed
 

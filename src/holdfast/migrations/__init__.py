@@ -19,6 +19,8 @@ STORES = (
     "holdfast.identity.store",
     "holdfast.registry.store",
     "holdfast.fleet.store",
+    "holdfast.fleet.worker_store",
+    "holdfast.fleet.schedule_store",
     "holdfast.fleet.host_store",
     "holdfast.records.store",
     "holdfast.reports.store",

@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from pysqlite3 import dbapi2
 from sqlalchemy import create_engine, text
 
-from holdfast.fleet import rules, store, tasks
+from holdfast.fleet import rules, store, tasks, worker_store
 from holdfast.fleet.fates import PUBLIC_STATUS, Backoff, Ended, decide, fail, give_up
 from holdfast.fleet.model import Complete, Task, TaskStatus
 from holdfast.kernel.clock import timestamp
@@ -74,7 +74,7 @@ class TaskMachine(RuleBasedStateMachine):
             "registration": "",
             "proved": 0,
         }
-        store.keep_worker(self.connection, values)
+        worker_store.keep_worker(self.connection, values)
 
     def _event(self) -> EventId:
         return EventId(self.new_id())
