@@ -22,7 +22,7 @@ from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Denied, NotFound, Unauthenticated
 from holdfast.kernel.ids import TenantId, id_source
 from holdfast.kernel.outbox import BEGINNING, Outbox
-from holdfast.kernel.principal import Principal, PrincipalKind, operator
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
 from tests.support.between import Between
 from tests.support.fleet import QuietSealer
 
@@ -307,3 +307,96 @@ async def test_with_fewer_roles_ends_what_goes_beyond_them_and_what_that_made(
     assert len(await office.told()) == 4
     more = await office.people.change_roles(ME, ada.subject, RolesChange(roles=["admin"]))
     assert (more.ended.keys, more.ended.invitations) == ([], [])
+
+
+CLERK = Principal(
+    ME.tenant,
+    "clerk",
+    PrincipalKind.PERSON,
+    ROLES["viewer"] | {Permission.IDENTITY_READ, Permission.IDENTITY_WRITE},
+)
+
+
+async def test_who_may_not_manage_somebody_takes_their_role_not_apart(office: Office) -> None:
+    """Or they might manage them afterwards: by a link they would come in as them."""
+    chief = RoleDefine(permissions=["records:read", "keys:write"])
+    await office.keys.define_role(ME, "chief", chief)
+    ada = await office.person()
+    await office.people.change_roles(ME, ada.subject, RolesChange(roles=["chief"]))
+    attempts = [
+        lambda: office.people.recover(CLERK, ada.subject),
+        lambda: office.keys.define_role(CLERK, "chief", RoleDefine(permissions=["records:read"])),
+        lambda: office.keys.drop_role(CLERK, "chief"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(Denied) as refused:
+            await attempt()
+        assert refused.value.code == "grant-exceeds"
+    (role,) = [role for role in await office.keys.list_roles(ME) if not role.built_in]
+    assert role.permissions == sorted(chief.permissions)
+    # What is no more than they have is theirs to define, as before.
+    await office.keys.define_role(CLERK, "reader", RoleDefine(permissions=["records:read"]))
+    await office.keys.drop_role(CLERK, "reader")
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+async def test_what_goes_beyond_a_role_that_allows_less_ends(office: Office, dropped: bool) -> None:
+    wide = ["identity:read", "identity:write", "records:read", "runs:read"]
+    await office.keys.define_role(ME, "wide", RoleDefine(permissions=wide))
+    ada = await office.person()
+    await office.people.change_roles(ME, ada.subject, RolesChange(roles=["viewer", "wide"]))
+    granted = frozenset(Permission(each) for each in wide) | ROLES["viewer"]
+    ada = replace(ada, permissions=granted)
+    keeps = await office.keys.create_key(ada, ApiKeyCreate(name="k", permissions=["records:read"]))
+    ends = await office.keys.create_key(ada, ApiKeyCreate(name="e", permissions=["identity:read"]))
+    link = await office.people.recover(ME, ada.subject)
+    of_another = await office.keys.create_key(ME, ApiKeyCreate(name="o", permissions=wide))
+    if dropped:
+        await office.keys.drop_role(ME, "wide")
+    else:
+        await office.keys.define_role(ME, "wide", RoleDefine(permissions=["records:read"]))
+    assert not await office.holds(ends)
+    assert await office.holds(keeps) is await office.holds(of_another) is True
+    found, _ = await office.people.list_invitations(ME)
+    assert [(each.id, each.state) for each in found] == [(link.invitation.id, "revoked")]
+    assert (
+        "api-key.revoked",
+        f"api-key/{ends.key.id}",
+        ada.subject,
+    ) in await office.told()
+
+
+async def test_a_link_that_brings_somebody_back_ends_when_their_role_allows_more(
+    office: Office,
+) -> None:
+    await office.keys.define_role(ME, "helper", RoleDefine(permissions=["records:read"]))
+    ada = await office.person()
+    await office.people.change_roles(ME, ada.subject, RolesChange(roles=["helper"]))
+    link = await office.people.recover(CLERK, ada.subject)
+    await office.keys.define_role(ME, "helper", RoleDefine(permissions=["records:read"]))
+    assert (await office.people.list_invitations(ME))[0][0].state == "open"
+    everything = RoleDefine(permissions=sorted(p.value for p in ROLES["admin"]))
+    await office.keys.define_role(ME, "helper", everything)
+    found, _ = await office.people.list_invitations(ME)
+    assert [(each.id, each.state) for each in found] == [(link.invitation.id, "revoked")]
+
+
+async def test_who_manages_somebody_has_all_that_they_have_when_it_is_done(office: Office) -> None:
+    await office.keys.define_role(ME, "helper", RoleDefine(permissions=["records:read"]))
+    ada = await office.person()
+    between = Between(office.parts.database)
+    late = office.people_on(between)
+    clerk, admin = CLERK, RolesChange(roles=["admin"])
+    for attempt in (
+        lambda: late.recover(clerk, ada.subject),
+        lambda: late.disable(clerk, ada.subject),
+        lambda: late.forget(clerk, ada.subject),
+        lambda: late.change_roles(clerk, ada.subject, RolesChange(roles=["viewer"])),
+    ):
+        await office.people.change_roles(ME, ada.subject, RolesChange(roles=["helper"]))
+        between.before = [partial(office.people.change_roles, ME, ada.subject, admin)]
+        with pytest.raises(Denied) as refused:
+            await attempt()
+        assert refused.value.code == "grant-exceeds"
+    there = await office.people.find_person(ME, ada.subject)
+    assert (there.roles, there.state) == (["admin"], "active")

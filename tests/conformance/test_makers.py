@@ -136,6 +136,13 @@ async def change_what_the_role_may(house: House, maker: Principal) -> None:
     await keys.define_role(ME, "joiner", RoleDefine(permissions=["workers:read"]))
 
 
+async def change_what_the_role_may_and_back(house: House, maker: Principal) -> None:
+    await change_what_the_role_may(house, maker)
+    both = RoleDefine(permissions=["workers:write", "workers:read"])
+    house.office.clock.advance(1)
+    await house.office.keys.define_role(ME, "joiner", both)
+
+
 WAYS = {
     "key-revoked": [revoke_key],
     "key-expired": [let_expire],
@@ -145,6 +152,7 @@ WAYS = {
         take_the_role,
         take_the_role_and_give_it_back,
         change_what_the_role_may,
+        change_what_the_role_may_and_back,
     ],
 }
 

@@ -273,7 +273,7 @@ def define_role(
 
 @role_app.command(
     "drop",
-    help="Forget a role of your own; keys made with it keep what they were given.",
+    help="Forget a role of your own. What people with it made, and may make no more, ends.",
     epilog="Example: holdfast role drop reader",
 )
 def drop_role(

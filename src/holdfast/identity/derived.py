@@ -8,7 +8,7 @@ for themselves end with nobody: what they make stays.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, Row, text
 
 from holdfast.identity import store
-from holdfast.identity.granting import custom_roles, granted_by
+from holdfast.identity.granting import check_granted, custom_roles, granted_by
 from holdfast.identity.model import (
     Derived,
     Maker,
@@ -140,13 +140,15 @@ def check_maker(
     now: str,
     granted: frozenset[Permission] = frozenset(),
 ) -> Row[Any] | None:
-    """Refuse whoever may not hand on ``granted`` any more; the key that is about to, if one is.
+    """Refuse whoever may not hand on ``granted``, or not any more; the key that is about to, if
+    one is.
 
     Looked at in the transaction that does it: a door remembers a credential, and what it may do,
     for some seconds, and what is made in these would outlive what it came from. So would what
     somebody gives themselves back.
     """
     tenant, subject = principal.tenant, principal.subject
+    check_granted(principal, granted)
     if principal.kind is PrincipalKind.KEY:
         key = store.find_key(conn, tenant, subject)
         if key is not None and is_over(key.expires_at, key.revoked_at, parse_timestamp(now)):
@@ -164,6 +166,61 @@ def check_maker(
                     f"cannot do this: {', '.join(missing)} is missing", code="permission-missing"
                 )
     return None
+
+
+def redefined(
+    conn: Connection,
+    outbox: Outbox,
+    principal: Principal,
+    role: str,
+    allows: frozenset[Permission] | None,
+    because: Event,
+) -> Derived:
+    """What a role's new meaning takes with it, in the transaction that gives it that (``None``: it
+    is dropped).
+
+    For whoever has the role it is as if their roles were changed: what came of them and goes beyond
+    what they may from now on ends, and so do links that would bring them back. Whoever made such a
+    link might manage them as they were, and perhaps not as they are.
+
+    :class:`Denied` for whoever does not have all that the role allows now: who may not manage
+    somebody could take their role apart, and then might.
+    """
+    tenant, now = principal.tenant, timestamp(because.time)
+    before = custom_roles(conn, tenant)
+    after = {name: granted for name, granted in before.items() if name != role}
+    if allows is not None:
+        after[role] = allows
+    check_maker(conn, principal, now, before.get(role, frozenset()) | (allows or frozenset()))
+    ended = Derived(keys=[], invitations=[], people=[])
+    if role not in before or before[role] == allows:
+        return ended
+    for person in people_store.find_with_role(conn, tenant, role):
+        people_store.end_invitations_of(conn, tenant, person.id, now)
+        roles = msgspec.json.decode(person.roles)
+        lost = granted_by(roles, before) - granted_by(roles, after)
+        if not lost:
+            continue
+        people_store.note_lost(conn, tenant, person.id, (each.value for each in lost), now)
+        beyond = end_beyond(conn, outbox, principal, person.id, because, within(roles, after))
+        ended.keys.extend(beyond.keys)
+        ended.invitations.extend(beyond.invitations)
+    return ended
+
+
+def within(
+    roles: Sequence[str], custom: Mapping[str, frozenset[Permission]]
+) -> Callable[[Row[Any]], bool]:
+    """Whether a key or an invitation grants no more than these roles do."""
+    granted = granted_by(roles, custom)
+    names = {permission.value for permission in granted}
+
+    def allows(row: Row[Any]) -> bool:
+        if "roles" in row._fields:
+            return granted_by(msgspec.json.decode(row.roles), custom) <= granted
+        return names.issuperset(msgspec.json.decode(row.permissions))
+
+    return allows
 
 
 def find_standing(conn: Connection, maker: Maker, now: str) -> Standing:

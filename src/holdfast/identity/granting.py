@@ -82,16 +82,21 @@ def granted_by(
     return frozenset(found)
 
 
-def check_handed_on(
-    principal: Principal, granted: frozenset[Permission], profiles: Collection[str]
-) -> None:
-    """``Denied`` if ``principal`` would hand on more than it has."""
+def check_granted(principal: Principal, granted: frozenset[Permission]) -> None:
+    """``Denied`` if ``principal`` may not do all of ``granted`` itself."""
     missing = sorted(p.value for p in granted - principal.permissions)
     if missing:
         raise Denied(
             f"cannot grant {', '.join(missing)}: whoever grants must have it",
             code="grant-exceeds",
         )
+
+
+def check_handed_on(
+    principal: Principal, granted: frozenset[Permission], profiles: Collection[str]
+) -> None:
+    """``Denied`` if ``principal`` would hand on more than it has."""
+    check_granted(principal, granted)
     if principal.profiles is not None and not (
         profiles and principal.profiles.issuperset(profiles)
     ):

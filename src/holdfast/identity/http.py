@@ -122,7 +122,7 @@ def _roles(service: IdentityService) -> list[Any]:
 
     @delete("/v1/roles/{name:str}", permission=Permission.IDENTITY_WRITE)
     async def drop_role(principal: Principal, name: str) -> None:
-        """Forget a role of your own; keys made with it keep what they were given."""
+        """Forget a role of your own. What people with it made, and may make no more, ends."""
         await service.drop_role(principal, name)
 
     return [list_roles, define_role, drop_role]

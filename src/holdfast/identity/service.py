@@ -21,6 +21,7 @@ from holdfast.identity.derived import (
     find_derived,
     find_standing,
     is_here,
+    redefined,
 )
 from holdfast.identity.finding import TenantFinder
 from holdfast.identity.granting import check_handed_on, custom_roles
@@ -258,7 +259,11 @@ class IdentityService:
         ]
 
     async def define_role(self, principal: Principal, name: str, define: RoleDefine) -> Role:
-        """Make or change a role of the tenant's own; never a built-in one."""
+        """Make or change a role of the tenant's own; never a built-in one.
+
+        What goes beyond it ends, of whoever has it: see :func:`redefined`, which refuses whoever
+        does not have all that the role allowed and is to allow.
+        """
         if name in ROLES:
             raise Conflict(f"cannot define {name}: that role is built in", code="role-built-in")
         if not name.isascii() or not name.replace("-", "").isalnum() or len(name) > 64:
@@ -278,7 +283,7 @@ class IdentityService:
         }
 
         def unit(conn: Connection) -> None:
-            check_maker(conn, principal, timestamp(event.time), granted)
+            redefined(conn, self._outbox, principal, name, granted, event)
             store.put_role(conn, values)
             self._outbox.emit(conn, principal, event)
 
@@ -286,10 +291,11 @@ class IdentityService:
         return _role_of(name, granted, False)
 
     async def drop_role(self, principal: Principal, name: str) -> None:
-        """Forget a role of the tenant's own. Keys made with it keep what they were given."""
+        """Forget a role of the tenant's own; of whoever had it, as if it allowed nothing."""
         event = self._event(principal, f"role/{name.lower()}", "role.dropped", {"role": name})
 
         def unit(conn: Connection) -> None:
+            redefined(conn, self._outbox, principal, name, None, event)
             if not store.drop_role(conn, principal.tenant, name):
                 raise NotFound(f"cannot find the role {name}", code="role-not-found")
             self._outbox.emit(conn, principal, event)

@@ -6,14 +6,13 @@ nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row
 
-from holdfast.identity.derived import check_maker, end_beyond, end_derived, withdraw
+from holdfast.identity.derived import check_maker, end_beyond, end_derived, withdraw, within
 from holdfast.identity.granting import Parts, check_handed_on, custom_roles, granted_by
 from holdfast.identity.model import INVITATION_PREFIX, Derived, Thing, as_json, permissions_of
 from holdfast.identity.people import store
@@ -40,7 +39,7 @@ from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.idempotency import Asked, one_secret
 from holdfast.kernel.ids import TenantId, is_name
 from holdfast.kernel.outbox import Event
-from holdfast.kernel.principal import Permission, Principal, operator, operators_only
+from holdfast.kernel.principal import Principal, operator, operators_only
 
 ADMIN = "admin"
 PEOPLE_MAX = 100_000
@@ -158,6 +157,7 @@ class PeopleService:
             if person is not None:
                 # Read again: a name that was taken out meanwhile is not to be written down anew.
                 _check_active(_there(conn, principal.tenant, person.id))
+                _check_managed(conn, principal, person.id, timestamp(now))
             one_secret(
                 conn, principal, f"people.{type_}", asked, now, identity,
                 "`holdfast person uninvite {}`",
@@ -265,6 +265,7 @@ class PeopleService:
         now = timestamp(event.time)
 
         def unit(conn: Connection) -> EndedPerson:
+            _check_managed(conn, principal, person, now)
             if store.disable_person(conn, principal.tenant, person, now):
                 _note_lost(conn, principal.tenant, _there(conn, principal.tenant, person), [], now)
                 store.end_invitations_of(conn, principal.tenant, person, now)
@@ -295,6 +296,7 @@ class PeopleService:
 
         def unit(conn: Connection) -> EndedPerson:
             tenant = principal.tenant
+            _check_managed(conn, principal, person, now)
             email = _there(conn, tenant, person).email
             store.disable_person(conn, tenant, person, now)
             store.end_invitations_of(conn, tenant, person, now)
@@ -317,9 +319,7 @@ class PeopleService:
         )
 
         def unit(conn: Connection) -> Person:
-            there = _there(conn, principal.tenant, person)
-            granted = granted_by(there.roles, custom_roles(conn, principal.tenant))
-            check_maker(conn, principal, timestamp(event.time), granted)
+            _check_managed(conn, principal, person, timestamp(event.time))
             if store.enable_person(conn, principal.tenant, person):
                 self._parts.outbox.emit(conn, principal, event)
             return _there(conn, principal.tenant, person)
@@ -344,6 +344,7 @@ class PeopleService:
         def unit(conn: Connection) -> EndedPerson:
             tenant, now = principal.tenant, timestamp(event.time)
             custom = custom_roles(conn, tenant)
+            _check_managed(conn, principal, person, now)
             check_maker(conn, principal, now, granted_by(roles, custom))
             ended = Derived()
             if _there(conn, tenant, person).roles != roles:
@@ -352,7 +353,7 @@ class PeopleService:
                 # Whoever made one might manage them as they were, and perhaps not as they are.
                 store.end_invitations_of(conn, tenant, person, now)
                 self._parts.outbox.emit(conn, principal, event)
-                allows = _within(roles, custom)
+                allows = within(roles, custom)
                 ended = end_beyond(conn, self._parts.outbox, principal, person, event, allows)
             there = _there(conn, tenant, person)
             return EndedPerson(**msgspec.structs.asdict(there), ended=ended)
@@ -465,27 +466,19 @@ def _there(conn: Connection, tenant: str, person: str) -> Person:
     return person_of(row)
 
 
+def _check_managed(conn: Connection, principal: Principal, person: str, now: str) -> None:
+    """Refuse who does not have all that the person has, as both are in this transaction."""
+    tenant = principal.tenant
+    has = granted_by(_there(conn, tenant, person).roles, custom_roles(conn, tenant))
+    check_maker(conn, principal, now, has)
+
+
 def _note_lost(conn: Connection, tenant: str, person: Person, roles: list[str], now: str) -> None:
     """Keep what they may not do any more once they have ``roles``: other roles ask by it whether
     what they made there still stands."""
     custom = custom_roles(conn, tenant)
     lost = granted_by(person.roles, custom) - granted_by(roles, custom)
     store.note_lost(conn, tenant, person.id, (each.value for each in lost), now)
-
-
-def _within(
-    roles: list[str], custom: Mapping[str, frozenset[Permission]]
-) -> Callable[[Row[Any]], bool]:
-    """Whether a key or an invitation grants no more than these roles do."""
-    granted = granted_by(roles, custom)
-    names = {permission.value for permission in granted}
-
-    def allows(row: Row[Any]) -> bool:
-        if "roles" in row._fields:
-            return granted_by(msgspec.json.decode(row.roles), custom) <= granted
-        return names.issuperset(msgspec.json.decode(row.permissions))
-
-    return allows
 
 
 def _check_first(conn: Connection, tenant: str) -> None:

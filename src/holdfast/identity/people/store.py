@@ -65,6 +65,7 @@ _ADMINS = text(
     "SELECT * FROM people WHERE tenant = :tenant AND disabled_at IS NULL"
     """ AND roles LIKE '%"admin"%' LIMIT 1"""
 )
+_WITH_ROLE = text("SELECT * FROM people WHERE tenant = :tenant AND roles LIKE :named ORDER BY id")
 _DISABLE = text(
     "UPDATE people SET disabled_at = :at"
     " WHERE tenant = :tenant AND id = :id AND disabled_at IS NULL"
@@ -149,6 +150,12 @@ def count_people(conn: Connection, tenant: str) -> int:
 def find_admin(conn: Connection, tenant: str) -> Row[Any] | None:
     """Somebody who is an administrator now."""
     return conn.execute(_ADMINS, {"tenant": tenant}).one_or_none()
+
+
+def find_with_role(conn: Connection, tenant: str, role: str) -> list[Row[Any]]:
+    """Everybody who has the role: whose name is letters, digits and hyphens, no pattern."""
+    rows = conn.execute(_WITH_ROLE, {"tenant": tenant, "named": f'%"{role}"%'}).all()
+    return [row for row in rows if role in msgspec.json.decode(row.roles)]
 
 
 def disable_person(conn: Connection, tenant: str, person: str, at: str) -> bool:
