@@ -41,9 +41,8 @@ from holdfast.registry.source import (
     Format,
     JsonFormat,
     JsonStatFormat,
-    OdsFormat,
+    SheetFormat,
     Source,
-    XlsxFormat,
 )
 
 
@@ -369,7 +368,7 @@ GROUPS = ("dimensions", "measures", "attributes")
 
 def is_tabular(form: Format) -> bool:
     """Whether the fields of a format are columns with names."""
-    return isinstance(form, CsvFormat | XlsxFormat | OdsFormat | JsonStatFormat) or (
+    return isinstance(form, CsvFormat | SheetFormat | JsonStatFormat) or (
         isinstance(form, JsonFormat) and (form.header or form.columns)
     )
 

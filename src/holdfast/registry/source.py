@@ -149,13 +149,8 @@ class JsonStatFormat(Part, frozen=True, kw_only=True, tag="json-stat", tag_field
     """
 
 
-class XlsxFormat(Part, frozen=True, kw_only=True, tag="xlsx", tag_field="type"):
-    """One sheet of a workbook (.xlsx).
-
-    A number is read as it is stored, a date as ISO 8601 text, a formula as its last result; one
-    whose result the file does not hold is a reject where a field reads it. Columns are named as in
-    ``csv``.
-    """
+class SheetFormat(Part, frozen=True, kw_only=True):
+    """What sheets of workbooks have in common, whatever wrote them."""
 
     sheet: str | Positive = 1
     """Its name, or its position from 1."""
@@ -175,25 +170,17 @@ class XlsxFormat(Part, frozen=True, kw_only=True, tag="xlsx", tag_field="type"):
     """Reading ends at the first row whose first cell with text begins with this (footnotes)."""
 
 
-class OdsFormat(Part, frozen=True, kw_only=True, tag="ods", tag_field="type"):
-    """One sheet of an OpenDocument spreadsheet (.ods); values and columns as in ``xlsx``."""
+class XlsxFormat(SheetFormat, frozen=True, kw_only=True, tag="xlsx", tag_field="type"):
+    """One sheet of a workbook (.xlsx).
 
-    sheet: str | Positive = 1
-    """As for ``xlsx``."""
-    header_row: Positive = 1
-    """As for ``xlsx``."""
-    header_rows: Annotated[int, Meta(ge=1, le=8)] = 1
-    """As for ``csv``; ``header_row`` is the first of them."""
-    header_starts: Text = ""
-    """As for ``xlsx``."""
-    skip_after_header: NotNegative = 0
-    """Rows to skip after the header."""
-    skip_rows: Annotated[list[Text], Meta(max_length=32)] = []
-    """As for ``csv``."""
-    fill_down: Annotated[list[Text], Meta(max_length=32)] = []
-    """As for ``csv``."""
-    stop_at: Text = ""
-    """As for ``xlsx``."""
+    A number is read as it is stored, a date as ISO 8601 text, a formula as its last result; one
+    whose result the file does not hold is a reject where a field reads it. Columns are named as in
+    ``csv``.
+    """
+
+
+class OdsFormat(SheetFormat, frozen=True, kw_only=True, tag="ods", tag_field="type"):
+    """One sheet of an OpenDocument spreadsheet (.ods); values and columns as in ``xlsx``."""
 
 
 class PluginFormat(Part, frozen=True, kw_only=True, tag="plugin", tag_field="type"):

@@ -25,10 +25,9 @@ from holdfast.registry.source import (
     JsonFormat,
     NdjsonFormat,
     OAuth2Auth,
-    OdsFormat,
     OffsetPagination,
     PagePagination,
-    XlsxFormat,
+    SheetFormat,
     XmlFormat,
 )
 from holdfast.registry.time_rules import EPOCHS, time_format_problems
@@ -195,7 +194,7 @@ def _format(profile: Profile) -> Iterator[Problem]:
                 yield Problem(f"{where}.records", f"{form.records} cannot be read: {steps}", hint)
         case FeedFormat() as form:
             yield from _encoding(form.encoding, where)
-        case XlsxFormat() | OdsFormat() as form:
+        case SheetFormat() as form:
             yield from _filled(form, where)
             if form.header_starts and form.header_row != 1:
                 yield Problem(where, "header_row and header_starts say the same twice", "give one")
@@ -239,7 +238,7 @@ def _csv(form: CsvFormat, where: str) -> Iterator[Problem]:
             yield Problem(f"{where}.header", "a column is named twice")
 
 
-def _filled(form: CsvFormat | XlsxFormat | OdsFormat, where: str) -> Iterator[Problem]:
+def _filled(form: CsvFormat | SheetFormat, where: str) -> Iterator[Problem]:
     named: list[str] = []
     if isinstance(form, CsvFormat):
         named = list(form.places) or (form.header if isinstance(form.header, list) else [])

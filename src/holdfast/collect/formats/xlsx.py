@@ -22,7 +22,7 @@ from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.csv import first_text, from_header, without
 from holdfast.collect.formats.names import filled_down, joined_names, table_names
 from holdfast.collect.model import Bounds, Formula, Number, RawRow, ReadContext
-from holdfast.registry.source import Format, OdsFormat, XlsxFormat
+from holdfast.registry.source import Format, SheetFormat, XlsxFormat
 
 ROWS_MAX = 1_048_576
 COLUMNS_MAX = 16_384
@@ -71,7 +71,7 @@ def first_rows(content: Content, sheet: str | int, count: int) -> list[list[Cell
 
 
 def table_rows(
-    cells: Iterator[list[Cell]], spec: XlsxFormat | OdsFormat, context: ReadContext
+    cells: Iterator[list[Cell]], spec: SheetFormat, context: ReadContext
 ) -> Iterator[RawRow]:
     """The rows of a sheet under its header, as objects from column name to cell."""
     bounds = context.bounds
