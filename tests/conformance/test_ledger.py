@@ -8,12 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from holdfast.kernel import merkle
 from holdfast.kernel.clock import ManualClock, timestamp
 from holdfast.kernel.database import Database
-from holdfast.kernel.database.tables import metadata
 from holdfast.kernel.errors import (
     Conflict,
     Corrupt,
@@ -42,8 +40,8 @@ from holdfast.ledger.model import Append, LedgerStatus, NewEvent, Prepared
 from holdfast.ledger.service import LedgerService
 from holdfast.ledger.signer import PublishedFile
 from holdfast.ledger.store import Published
-from holdfast.ledger.verifying import verify
-from tests.unit.ledger.making import NOW, ONE, event, everything, ledger_on, one
+from tests.support.ledger import NOW, ONE, event, everything, ledger_on, one, verdict
+from tests.support.ledger_damage import brought_back, change, damage, kept
 
 OTHER = operator(TenantId("other"))
 
@@ -57,12 +55,6 @@ def clock() -> ManualClock:
 async def ledger(database: Database, tmp_path: Path, clock: ManualClock):
     async with ledger_on(database, tmp_path, clock=clock) as made:
         yield made
-
-
-async def verdict(ledger: LedgerService, principal=ONE):
-    lines = [line async for line in verify(ledger, principal)]
-    assert lines[-1].sound is not None
-    return lines[-1]
 
 
 # --- appending -----------------------------------------------------------------------------------
@@ -423,18 +415,15 @@ async def test_an_index_that_is_lost_is_made_anew(
             events = [event(n, f"notes/{n % 7}") for n in range(at, at + 100)]
             await ledger.append(ONE, Append(events=events))
         before = await everything(ledger), await ledger.status(ONE)
-    for damage in (
+    for lost in (
         "DELETE FROM ledger_tiles WHERE tenant = :tenant",
         "DELETE FROM ledger_index WHERE tenant = :tenant",
         "UPDATE ledger_tiles SET root = hashes WHERE tenant = :tenant",
     ):
-        await database.write(ONE, lambda c, s=damage: c.execute(text(s), {"tenant": ONE.tenant}))
-        if "ledger_index" in damage:
+        await change(database, lost)
+        if "ledger_index" in lost:
             for table in ("streams", "versions", "events", "tiles"):
-                statement = f"DELETE FROM ledger_{table} WHERE tenant = :tenant"
-                await database.write(
-                    ONE, lambda c, s=statement: c.execute(text(s), {"tenant": ONE.tenant})
-                )
+                await change(database, f"DELETE FROM ledger_{table} WHERE tenant = :tenant")
         async with ledger_on(database, tmp_path, clock=clock) as ledger:
             status = await ledger.status(ONE)
             assert (await everything(ledger), status) == before
@@ -549,99 +538,24 @@ async def test_a_log_that_lost_twice_is_sound_past_what_it_had_told(
                 assert found.sound, found.reason
 
 
-async def damage(database: Database, folder: Path, how: str) -> None:
-    def unit(conn) -> None:
-        values = {"tenant": ONE.tenant}
-        if how == "tail":
-            for table, column in (
-                ("commits", "first"),
-                ("versions", "position"),
-                ("events", "position"),
-            ):
-                statement = f"DELETE FROM ledger_{table} WHERE tenant = :tenant AND {column} >= 7"
-                conn.execute(text(statement), values)
-            conn.execute(text("UPDATE ledger_index SET size = 7 WHERE tenant = :tenant"), values)
-        elif how == "middle":
-            conn.execute(
-                text("DELETE FROM ledger_commits WHERE tenant = :tenant AND first = 4"), values
-            )
-        elif how == "byte":
-            read = text("SELECT frame FROM ledger_commits WHERE tenant = :tenant AND first = 5")
-            frame = bytearray(conn.execute(read, values).scalar_one())
-            frame[len(frame) // 2] ^= 1
-            conn.execute(
-                text(
-                    "UPDATE ledger_commits SET frame = :frame WHERE tenant = :tenant AND first = 5"
-                ),
-                values | {"frame": bytes(frame)},
-            )
-
-    await database.write(ONE, unit)
-    head = folder / "ledger" / "default.head"
-    if how == "head":
-        head.write_bytes(bytes(1024))
-
-
 async def test_nothing_is_signed_below_what_was_published(
     database: Database, tmp_path: Path, clock: ManualClock
 ) -> None:
     """A restore brings the database and the head file back, not the published sizes."""
     async with ledger_on(database, tmp_path, clock=clock) as ledger:
-        for number in range(5):
+        for number in range(3):
+            await ledger.append(ONE, one(number))
+        backup = await kept(database)
+        for number in range(3, 5):
             await ledger.append(ONE, one(number))
         await ledger.checkpoint(ONE)
-
-    def older(conn) -> None:
-        values = {"tenant": ONE.tenant}
-        for table, column in (
-            ("commits", "first"),
-            ("versions", "position"),
-            ("events", "position"),
-        ):
-            statement = f"DELETE FROM ledger_{table} WHERE tenant = :tenant AND {column} >= 3"
-            conn.execute(text(statement), values)
-        for statement in (
-            "UPDATE ledger_index SET size = 3 WHERE tenant = :tenant",
-            "UPDATE ledger_streams SET version = 3, position = 2, mark = 0 WHERE tenant = :tenant",
-            "DELETE FROM ledger_checkpoints WHERE tenant = :tenant",
-        ):
-            conn.execute(text(statement), values)
-
-    await database.write(ONE, older)
+    await brought_back(database, backup)
     (tmp_path / "ledger" / "default.head").unlink()
     async with ledger_on(database, tmp_path, clock=clock) as ledger:
         with pytest.raises(LedgerReadOnly, match="published"):
             await ledger.append(ONE, one(9))
         with pytest.raises(LedgerReadOnly, match="published"):
             await ledger.checkpoint(ONE)
-
-
-async def kept(database: Database) -> dict[str, list[dict]]:
-    """Every row of the ledger, as a backup has it."""
-    return await database.read(ONE, lambda conn: _rows(conn))
-
-
-def _rows(conn) -> dict[str, list[dict]]:
-    tables = [each for each in metadata.sorted_tables if each.name.startswith("ledger_")]
-    return {
-        each.name: [
-            dict(row._mapping)
-            for row in conn.execute(each.select().where(each.c.tenant == ONE.tenant))
-        ]
-        for each in tables
-        if "tenant" in each.c
-    }
-
-
-async def brought_back(database: Database, rows: dict[str, list[dict]]) -> None:
-    def unit(conn) -> None:
-        for name, each in rows.items():
-            table = metadata.tables[name]
-            conn.execute(table.delete().where(table.c.tenant == ONE.tenant))
-            if each:
-                conn.execute(table.insert(), each)
-
-    await database.write(ONE, unit)
 
 
 async def test_a_log_from_before_its_last_checkpoint_gives_no_older_one(

@@ -33,7 +33,7 @@ from holdfast.ledger.frames import read_leaf
 from holdfast.ledger.model import Append, NewEvent
 from holdfast.ledger.service import LedgerService
 from holdfast.ledger.verifying import verify
-from tests.unit.ledger.making import ONE, event, everything, ledger_on, one
+from tests.support.ledger import ONE, event, everything, ledger_on, one
 
 JANE, JOE = "jane.doe@example.org", "joe.bloggs@example.org"
 

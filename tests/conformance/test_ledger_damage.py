@@ -6,9 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from sqlalchemy import text
 
 from holdfast.kernel.clock import ManualClock, SystemClock
 from holdfast.kernel.database import Database
@@ -18,13 +16,12 @@ from holdfast.leases import MemoryLeases
 from holdfast.ledger import store
 from holdfast.ledger.errors import IndexIncomplete, IndexWrong, LedgerReadOnly, NotSequencer
 from holdfast.ledger.exporting import export
-from holdfast.ledger.frames import damaged, decode_frame, encode_frame
+from holdfast.ledger.frames import damaged
 from holdfast.ledger.looking import look_over
-from holdfast.ledger.model import Append, Progress
-from holdfast.ledger.ports import StoredCommit
+from holdfast.ledger.model import Append
 from holdfast.ledger.service import LedgerService
-from holdfast.ledger.verifying import verify
-from tests.unit.ledger.making import NOW, ONE, event, everything, ledger_on, one
+from tests.support.ledger import NOW, ONE, event, everything, ledger_on, one, verdict
+from tests.support.ledger_damage import change, flip, forge
 
 COMMITS, EACH = 60, 10
 """More entries than a tile is wide: opening does not look at the first ones."""
@@ -40,49 +37,6 @@ async def filled(ledger: LedgerService) -> None:
         events = [event(n, f"notes/{n % 7}") for n in range(at, at + EACH)]
         await ledger.append(ONE, Append(events=events))
     await ledger.checkpoint(ONE)
-
-
-async def change(database: Database, statement: str, **values: Any) -> None:
-    values["tenant"] = ONE.tenant
-    await database.write(ONE, lambda conn: conn.execute(text(statement), values))
-
-
-async def flip(database: Database, first: int) -> bytes:
-    """Change a byte of the commit at ``first``; what it was before."""
-
-    def unit(conn: Any) -> bytes:
-        where = "WHERE tenant = :tenant AND first = :first"
-        values = {"tenant": ONE.tenant, "first": first}
-        before = bytes(
-            conn.execute(text(f"SELECT frame FROM ledger_commits {where}"), values).scalar_one()
-        )
-        values["frame"] = before[:40] + bytes([before[40] ^ 1]) + before[41:]
-        conn.execute(text(f"UPDATE ledger_commits SET frame = :frame {where}"), values)
-        return before
-
-    return await database.write(ONE, unit)
-
-
-async def forge(database: Database, first: int) -> None:
-    """Put another event into the commit at ``first``, whole by itself."""
-
-    def unit(conn: Any) -> None:
-        where = "WHERE tenant = :tenant AND first = :first"
-        values = {"tenant": ONE.tenant, "first": first}
-        row = conn.execute(text(f"SELECT count, frame FROM ledger_commits {where}"), values).one()
-        frame = decode_frame(StoredCommit(first, row[0], bytes(row[1])))
-        entries = [
-            msgspec.structs.replace(e, leaf=e.leaf.replace(b"note.added", b"note.other"))
-            for e in frame.entries
-        ]
-        values["frame"] = encode_frame(first, entries, frame.root).frame
-        conn.execute(text(f"UPDATE ledger_commits SET frame = :frame {where}"), values)
-
-    await database.write(ONE, unit)
-
-
-async def verdict(ledger: LedgerService) -> Progress:
-    return [line async for line in verify(ledger, ONE)][-1]
 
 
 async def meet(ledger: LedgerService, how: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,23 +14,28 @@ from holdfast.ledger import notes
 from holdfast.ledger.errors import LedgerReadOnly, NotSequencer
 from holdfast.ledger.log.leadership import LEAD_SECONDS
 from holdfast.ledger.service import LedgerService
-from holdfast.ledger.verifying import verify
-from tests.conformance.test_ledger import brought_back, kept
-from tests.unit.ledger.making import NOW, ONE, everything, ledger_on, one
+from tests.support.ledger import NOW, ONE, everything, ledger_on, one, verdict
+from tests.support.ledger_damage import brought_back, kept
+
+
+@asynccontextmanager
+async def two(
+    database: Database, folder: Path, clock: ManualClock
+) -> AsyncIterator[tuple[LedgerService, LedgerService]]:
+    """Instances that share database and keys; each has a head file and a published file."""
+    keys = folder / "keys"
+    async with (
+        ledger_on(database, folder / "a", clock=clock, holder="first", keys=keys) as first,
+        ledger_on(database, folder / "b", clock=clock, holder="second", keys=keys) as second,
+    ):
+        yield first, second
 
 
 async def test_the_other_instance_reads_at_once_and_takes_over_once_the_lease_is_over(
     postgres_database: Database, tmp_path: Path
 ) -> None:
-    clock, keys = ManualClock(NOW), tmp_path / "keys"
-    async with (
-        ledger_on(
-            postgres_database, tmp_path / "a", clock=clock, holder="first", keys=keys
-        ) as first,
-        ledger_on(
-            postgres_database, tmp_path / "b", clock=clock, holder="second", keys=keys
-        ) as second,
-    ):
+    clock = ManualClock(NOW)
+    async with two(postgres_database, tmp_path, clock) as (first, second):
         for number in range(5):
             await first.append(ONE, one(number))
         note = await first.checkpoint(ONE)
@@ -49,7 +55,7 @@ async def test_the_other_instance_reads_at_once_and_takes_over_once_the_lease_is
         clock.advance(LEAD_SECONDS + 1)
         placed = await first.append(ONE, one(6))
         assert (placed.events[0].position, placed.events[0].version) == (6, 7)
-        last = [line async for line in verify(first, ONE)][-1]
+        last = await verdict(first)
         assert (last.sound, last.checked) == (True, 7)
 
 
@@ -85,15 +91,8 @@ async def test_what_another_instance_published_is_known_to_whoever_gave_it_or_si
 async def test_an_instance_that_does_not_sign_gives_no_older_checkpoint_than_it_gave(
     postgres_database: Database, tmp_path: Path
 ) -> None:
-    clock, keys = ManualClock(NOW), tmp_path / "keys"
-    async with (
-        ledger_on(
-            postgres_database, tmp_path / "a", clock=clock, holder="first", keys=keys
-        ) as first,
-        ledger_on(
-            postgres_database, tmp_path / "b", clock=clock, holder="second", keys=keys
-        ) as second,
-    ):
+    clock = ManualClock(NOW)
+    async with two(postgres_database, tmp_path, clock) as (first, second):
         await first.append(ONE, one(1))
         await first.checkpoint(ONE)
         backup = await kept(postgres_database)
@@ -109,15 +108,8 @@ async def test_an_instance_that_slept_past_its_lease_cannot_append_any_more(
     postgres_database: Database, tmp_path: Path
 ) -> None:
     """It still believes that it leads: the fence in the append's transaction says no."""
-    clock, keys = ManualClock(NOW), tmp_path / "keys"
-    async with (
-        ledger_on(
-            postgres_database, tmp_path / "a", clock=clock, holder="first", keys=keys
-        ) as first,
-        ledger_on(
-            postgres_database, tmp_path / "b", clock=clock, holder="second", keys=keys
-        ) as second,
-    ):
+    clock = ManualClock(NOW)
+    async with two(postgres_database, tmp_path, clock) as (first, second):
         await first.append(ONE, one(1))
         asleep = first.log_of(ONE).leadership
         clock.advance(LEAD_SECONDS + 1)

@@ -20,9 +20,8 @@ from holdfast.kernel.database import Database
 from holdfast.kernel.errors import HoldfastError
 from holdfast.ledger.model import Append
 from holdfast.ledger.service import LedgerService
-from holdfast.ledger.verifying import verify
+from tests.support.ledger import NOW, ONE, event, everything, ledger_on, verdict
 from tests.support.soaking import scale
-from tests.unit.ledger.making import NOW, ONE, event, everything, ledger_on
 
 OPERATIONS = 250
 STREAMS = ("notes/a", "notes/b", "deep/one/two")
@@ -113,4 +112,4 @@ async def test_the_ledger_is_the_model(database: Database, tmp_path: Path, seed:
         for stream in STREAMS:
             of_stream = [e.id for e in await everything(ledger, stream=stream)]
             assert of_stream == [entry[0] for entry in model.entries if entry[1] == stream]
-        assert [line async for line in verify(ledger, ONE)][-1].sound
+        assert (await verdict(ledger)).sound

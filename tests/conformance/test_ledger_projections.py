@@ -24,8 +24,8 @@ from holdfast.ledger.log.parts import LogParts
 from holdfast.ledger.model import Append, Relay, RelayedEvent
 from holdfast.ledger.service import LedgerService
 from holdfast.records.folding import Publications, Runs
+from tests.support.ledger import NOW, ONE, event, event_id, everything, parts_on
 from tests.support.soaking import scale
-from tests.unit.ledger.making import NOW, ONE, event, event_id, everything, parts_on
 
 FOLDS = (Publications(), Runs(), Tasks())
 ROLE = service("ledger")

@@ -25,8 +25,7 @@ from holdfast.ledger.client import LedgerClient
 from holdfast.ledger.model import Appended, Prepared
 from holdfast.ledger.relay import Relay, RelayMetrics
 from holdfast.ledger.service import LedgerService
-from holdfast.ledger.verifying import verify
-from tests.unit.ledger.making import NOW, ONE, event_id, everything, ledger_on
+from tests.support.ledger import NOW, ONE, event_id, everything, ledger_on, verdict
 
 WHO = service("relay")
 
@@ -99,7 +98,7 @@ async def test_what_was_emitted_is_in_the_ledger_once_and_in_order(bench: Bench)
     assert [entry.payload for entry in found] == [event.payload for event in events]
     assert {entry.subject for entry in found} == {"aggregator"}
     assert await bench.left() == 0
-    assert [line async for line in verify(bench.ledger, ONE)][-1].sound
+    assert (await verdict(bench.ledger)).sound
 
 
 @dataclass
@@ -243,7 +242,7 @@ async def test_an_event_about_somebody_erased_keeps_its_place_and_its_header(ben
     assert [entry.erased for entry in found] == [False, True, False]
     assert found[1].payload is None
     assert found[1].id == event_id(2)
-    last = [line async for line in verify(bench.ledger, ONE)][-1]
+    last = await verdict(bench.ledger)
     assert (last.sound, last.erased) == (True, 1)
     await bench.emit(happened(2))
     await bench.drain()

@@ -21,10 +21,9 @@ from holdfast.ledger import notes, tree
 from holdfast.ledger.errors import LedgerReadOnly
 from holdfast.ledger.notes import COSIGNATURE, VerifierKey, verifier_key
 from holdfast.ledger.service import LedgerService
-from holdfast.ledger.verifying import verify
 from holdfast.ledger.witness import Witness, Witnesses
-from tests.conformance.test_ledger import brought_back, kept
-from tests.unit.ledger.making import ONE, one, parts_on
+from tests.support.ledger import ONE, one, parts_on, verdict
+from tests.support.ledger_damage import brought_back, kept
 
 KEY = SigningKey.from_seed(b"w" * 32)
 NAME = "witness.example"
@@ -164,7 +163,7 @@ async def test_a_log_from_before_what_a_witness_has_seen_is_read_only(
                     await later.checkpoint(ONE)
                 with pytest.raises(LedgerReadOnly, match="knows of 7 entries"):
                     await later.append(ONE, one(21))
-                assert not [line async for line in verify(later, ONE)][-1].sound
+                assert not (await verdict(later)).sound
                 if attempt == 0:
                     continue
                 restarted = await later.restart(ONE, "the backup of the test")
@@ -173,7 +172,7 @@ async def test_a_log_from_before_what_a_witness_has_seen_is_read_only(
                 note = notes.parse_note(await later.checkpoint(ONE))
                 assert len(note.signatures) == 2
                 assert notes.parse_checkpoint(note.text).origin == restarted.origin
-                assert [line async for line in verify(later, ONE)][-1].sound
+                assert (await verdict(later)).sound
             finally:
                 await later.close()
 

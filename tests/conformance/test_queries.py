@@ -52,7 +52,7 @@ from holdfast.reports.client import QueryClient
 from holdfast.reports.query import Query, QueryJob
 from holdfast.reports.sandbox import _shut_process
 from tests.conformance.test_ledger_projections import FOLDS, told
-from tests.unit.ledger.making import NOW, everything, parts_on
+from tests.support.ledger import NOW, everything, parts_on
 from tests.unit.reports.projections import row, write
 
 ME = operator()

@@ -36,9 +36,9 @@ from holdfast.records.model import RecordFilter, Reject, Run, RunClose, RunFilte
 from holdfast.records.receipt import verify_receipt
 from holdfast.records.service import RecordsService
 from tests.conformance.records_oracle import Oracle, RefusedError, Row
+from tests.support.ledger import ledger_on
 from tests.support.signing import PUBLIC_KEY, REGISTRATION
 from tests.support.soaking import scale
-from tests.unit.ledger.making import ledger_on
 from tests.unit.records.helpers import OPERATOR, START, Attempt, Bench, bench_on, profile, record
 
 STATES = ["AL", "CA", "NV", "OR", "TX", "WA", "WY"]

@@ -22,12 +22,11 @@ from holdfast.kernel.database import open_database
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.ids import uuid7
 from holdfast.ledger.model import Append
-from holdfast.ledger.verifying import verify
 from tests.e2e.test_faults import Disk, full, preloaded
 from tests.e2e.test_ledger_kill import SEED
+from tests.support.ledger import NOW, ONE, event, everything, ledger_on, one, verdict
 from tests.support.program import Program, run_command, start, wait_until
 from tests.support.soaking import scale
-from tests.unit.ledger.making import NOW, ONE, event, everything, ledger_on, one
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -343,7 +342,7 @@ async def judged(folder: Path, truth: list[Any], root: str) -> str:
                 assert (await ledger.inclusion(ONE, 3, len(truth))).root == root
             except HoldfastError:
                 seen = True
-            last = [line async for line in verify(ledger, ONE)][-1]
+            last = await verdict(ledger)
             seen = seen or not last.sound
             if last.sound:
                 assert (await everything(ledger))[: len(truth)] == truth

@@ -19,10 +19,11 @@ from holdfast.leases import MemoryLeases, SqlLeases
 from holdfast.ledger.backends.sql import SqlLog
 from holdfast.ledger.log.parts import LogParts
 from holdfast.ledger.metrics import LedgerMetrics
-from holdfast.ledger.model import Append, NewEvent
+from holdfast.ledger.model import Append, NewEvent, Progress
 from holdfast.ledger.ports import People
 from holdfast.ledger.service import LedgerService
 from holdfast.ledger.signer import SignerPaths
+from holdfast.ledger.verifying import verify
 
 NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
 ONE = operator()
@@ -107,3 +108,10 @@ async def everything(service: LedgerService, principal: Principal = ONE, **optio
         cursor = page.next
         if cursor is None:
             return found
+
+
+async def verdict(service: LedgerService, principal: Principal = ONE) -> Progress:
+    """What a verification of all of it says at its end."""
+    last = [line async for line in verify(service, principal)][-1]
+    assert last.sound is not None
+    return last

@@ -14,7 +14,7 @@ from holdfast.ledger.errors import ExportRefused
 from holdfast.ledger.exported import CheckedExport, check_export
 from holdfast.ledger.exporting import export
 from holdfast.ledger.model import Append, Trust
-from tests.unit.ledger.making import NOW, ONE, event, ledger_on
+from tests.support.ledger import NOW, ONE, event, ledger_on
 
 ENTRIES = 40
 EDITS = 1500

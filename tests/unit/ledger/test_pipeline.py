@@ -22,7 +22,7 @@ from holdfast.ledger.client import pipeline
 from holdfast.ledger.http import _Pipeline, handlers
 from holdfast.ledger.model import Append, NewEvent
 from holdfast.ledger.service import LedgerService
-from tests.unit.ledger.making import NOW, ONE, ledger_on, one, parts_on
+from tests.support.ledger import NOW, ONE, ledger_on, one, parts_on
 
 PATIENCE_SECONDS = 60
 
