@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from asyncio import Future as LoopFuture
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from holdfast.client.appending import Appends
 from holdfast.kernel.errors import OutcomeUnknown
 from holdfast.ledger.client import Pipeline
 from holdfast.ledger.model import Append, Appended, NewEvent
@@ -29,7 +30,7 @@ class Answer(Future[Appended]):
         return super().exception(timeout)
 
 
-class Producer:
+class Producer(Appends[Answer]):
     """What :meth:`Client.pipeline` gives: appends in their order, answers as they come."""
 
     def __init__(
@@ -44,24 +45,6 @@ class Producer:
         self._waiting: set[Answer] = set()
         self._refused: list[Answer] = []
 
-    def append(
-        self,
-        stream: str,
-        type: str,  # noqa: A002 - the word of the interface
-        payload: Mapping[str, Any],
-        *,
-        id: str = "",  # noqa: A002 - the word of the interface
-        time: str = "",
-        about: str = "",
-        expected: int | None = None,
-    ) -> Answer:
-        """Send one event; see :meth:`Client.append`. Waits only while too many are unanswered."""
-        event = NewEvent(
-            stream=stream, type=type, payload=dict(payload), id=id, time=time, about=about
-        )
-        versions = {} if expected is None else {stream: expected}
-        return self.append_all(Append(events=[event], expected=versions))
-
     def append_all(self, append: Append) -> Answer:
         """Send events that are appended together or not at all."""
         wanted = Append(
@@ -69,6 +52,9 @@ class Producer:
         )
         answer: Answer = self._do(self._sent(wanted))
         return answer
+
+    def _append_one(self, append: Append) -> Answer:
+        return self.append_all(append)
 
     async def _sent(self, append: Append) -> Answer:
         answer = Answer()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar
 
 import msgspec
 
+from holdfast.client.appending import Appends
 from holdfast.client.producing import Producer
 from holdfast.kernel.cli import checked_address, leaves_unencrypted, running_on, whole_file
 from holdfast.kernel.clock import SystemClock, parse_timestamp
@@ -56,7 +57,7 @@ BATCH_ROWS = 65_536
 _SELF = operator()
 
 
-class Client:
+class Client(Appends[Placed]):
     """The system at ``url``. Use it as a context manager, or :meth:`close` it.
 
     ``token`` is the operator's (``operator.token`` in the data directory) or any other credential
@@ -281,31 +282,6 @@ class Client:
 
     # --- the log --------------------------------------------------------------------------------
 
-    def append(
-        self,
-        stream: str,
-        type: str,  # noqa: A002 - the word of the interface
-        payload: Mapping[str, Any],
-        *,
-        id: str = "",  # noqa: A002 - the word of the interface
-        time: str = "",
-        about: str = "",
-        expected: int | None = None,
-    ) -> Placed:
-        """Append one event, and say where it lies; it is durable by then.
-
-        ``expected`` is the version that the stream must be at (how many events it has); else
-        ``Conflict`` with the code ``version-conflict``. ``id`` is a UUIDv7 of yours: the same event
-        under it again is not appended again. Left out, one is made here, so that what the network
-        lost is repeated safely. ``time`` (RFC 3339) is when it happened, if not now.
-        ``about`` names the person whose data the payload holds: erasing them makes it unreadable.
-        """
-        event = NewEvent(
-            stream=stream, type=type, payload=dict(payload), id=id, time=time, about=about
-        )
-        versions = {} if expected is None else {stream: expected}
-        return self.append_all([event], expected=versions).events[0]
-
     def append_all(
         self, events: Sequence[NewEvent], *, expected: Mapping[str, int] | None = None
     ) -> Appended:
@@ -318,6 +294,9 @@ class Client:
             events=[self._named(each) for each in events], expected=dict(expected or {})
         )
         return self._do(self._ledger.append(_SELF, wanted))
+
+    def _append_one(self, append: Append) -> Placed:
+        return self.append_all(append.events, expected=append.expected).events[0]
 
     def _named(self, event: NewEvent) -> NewEvent:
         return event if event.id else msgspec.structs.replace(event, id=self._new_id())
