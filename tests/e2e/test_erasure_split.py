@@ -15,8 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+from holdfast.keyring import MasterKeys
 from tests.e2e.test_erasure import JANE, JOE, PROFILE, places_of, source
 from tests.e2e.test_receipts_split import receipt
+from tests.support.postgres import PostgresServer
 from tests.support.program import run_command, wait_until
 from tests.support.stack import Stack, running
 
@@ -30,8 +32,7 @@ KEYS = [
 KEPT = ("ledger", "registry", "aggregator", "coordinator", "gateway")
 
 
-@pytest.fixture
-def stack(tmp_path: Path, source: int) -> Iterator[Stack]:
+def deployed(tmp_path: Path, source: int) -> Stack:
     """What collecting people takes, each role with a data directory, so a keyring, of its own."""
     profiles = tmp_path / "profiles"
     profiles.mkdir()
@@ -45,6 +46,25 @@ def stack(tmp_path: Path, source: int) -> Iterator[Stack]:
         "HOLDFAST_COLLECT_ALLOW": f"127.0.0.1:{source}",
         "HOLDFAST_IDENTITY_KEYS_FILE": str(tmp_path / "keys.json"),
     }
+    return made
+
+
+@pytest.fixture
+def stack(tmp_path: Path, source: int) -> Iterator[Stack]:
+    with running(deployed(tmp_path, source)) as made:
+        yield made
+
+
+@pytest.fixture
+def sharing(tmp_path: Path, source: int, postgres: PostgresServer) -> Iterator[Stack]:
+    """The same with one keyring for all, on PostgreSQL."""
+    made = deployed(tmp_path, source)
+    postgres.execute("CREATE DATABASE erasure_split")
+    made.environment = dict(made.environment) | {
+        "HOLDFAST_KEYRING_URL": postgres.dsn("erasure_split"),
+        "HOLDFAST_KEYRING_MASTER_KEY_FILE": str(MasterKeys.create(tmp_path / "master.key").path),
+    }
+    made.start_role("ledger")
     with running(made):
         yield made
 
@@ -184,6 +204,37 @@ def test_one_erasure_reaches_every_keyring_or_says_which_it_did_not(
         (tmp_path / "r.json").write_bytes(made)
         checked = run_command("verify", "r.json", "--trust", "trust", cwd=tmp_path)
         assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_roles_that_share_a_keyring_erase_once_whichever_is_asked(sharing: Stack) -> None:
+    stack = sharing
+    stack.collect_all()
+    stack.settle()
+    for who in (JANE, JOE):
+        words = ["append", f"people/{who[:3]}", "person.added", "{}", "--about", who]
+        done(stack, *words)
+    [run] = [each["id"] for each in stack.door.items("/v1/runs")]
+    [response] = stack.door.get(f"/v1/runs/{run}/responses")
+    raw = f"/v1/runs/{run}/responses/{response['response']['sequence']}/content"
+    assert JANE in stack.door.client.get(raw).text
+
+    # The ledger has no copies beside the keys: it leaves them to the aggregator, which looks.
+    assert done(stack, "erase", JOE, of="ledger")["state"] == "erasing"
+    over = lambda: done(stack, "erase", JOE, of="ledger")["state"] == "done"  # noqa: E731
+    wait_until(over, what="the aggregator to remove what lies beside the key")
+    gone = stack.door.client.get(raw)
+    assert (gone.status_code, JANE in gone.text) == (404, False), gone.text
+    assert (patients(stack), events(stack, "people/joe")) == ({JANE}, [(True, None)])
+
+    held = done(stack, "hold", JANE)
+    assert (held["known"], held["keyrings"]) == (True, [])
+    for door in ("gateway", "ledger"):
+        assert refused(asked(stack, "erase", JANE, of=door))[:2] == (5, "subject-held")
+    assert done(stack, "release", JANE)["restrictions"] == []
+    erased = done(stack, "erase", JANE)
+    assert (erased["state"], erased["keys"], erased["keyrings"]) == ("done", 1, [])
+    assert (patients(stack), events(stack, "people/jan")) == (set(), [(True, None)])
+    wait_until(lambda: len(of_type(stack, "subject.erased")) == 2, what="one event for each")
 
 
 def others_ask_as_themselves(stack: Stack) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SWEEP_SECONDS = 1.0
 KEYS_SECONDS = 2.0
+ERASURES_SECONDS = 2.0
 PROJECTIONS_SECONDS = 2.0
 PRUNE_SECONDS = 3600.0
 
@@ -334,7 +335,13 @@ def _open_aggregator(system: System, state: State, keys: Keys) -> None:
             await system.clock.sleep(KEYS_SECONDS)
             keys.trusted.reload()
 
-    system.loops += [("sweep", sweep), ("trusted keys", reload_keys)]
+    async def erasures() -> None:
+        # Another role of the same keyring may have destroyed keys, and has not what lies beside.
+        while True:
+            await system.clock.sleep(ERASURES_SECONDS)
+            await system.subjects.finish()
+
+    system.loops += [("sweep", sweep), ("trusted keys", reload_keys), ("erasures", erasures)]
     if settings["watch_webhook_url"]:
         _open_webhook(system, state)
 

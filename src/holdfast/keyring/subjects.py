@@ -5,7 +5,8 @@ retentions, note the erasure, destroy the subject's keys. From here on nobody re
 data, whatever happens next. Then a line in the erasure file, which no restore goes back behind.
 Then everybody who keeps copies beside the keys removes them. Then the event that is its evidence,
 and *done*. Whatever is not done when a process dies is taken up again at the next start, before
-anything is served; every step may be repeated.
+anything is served; every step may be repeated. Of roles that share a keyring only those that keep
+copies finish an erasure: another one that is asked destroys the keys and leaves the rest to them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.keyring.errors import SubjectHeld, SubjectRetained, SubjectUnknown
-from holdfast.keyring.keyring import Keyring, keyring_id
+from holdfast.keyring.keyring import Keyring, copies_noted, keyring_id, note_copies
 from holdfast.keyring.lines import (
     add_erasure,
     add_restrictions,
@@ -90,6 +91,7 @@ class SubjectsService:
         self._lists = lists
         self._backup_days = backup_days
         self._erasers: list[Eraser] = []
+        self._under_way: set[tuple[str, str]] = set()
 
     def add_eraser(self, eraser: Eraser) -> None:
         """Whoever keeps copies beside the keys is told of every erasure."""
@@ -235,7 +237,8 @@ class SubjectsService:
     # --- erasing ------------------------------------------------------------------------------
 
     async def erase(self, principal: Principal, request: EraseRequest) -> Erased:
-        """Erase a subject: on return its data is unreadable, and no copy beside the keys is left.
+        """Erase a subject: on return its data is unreadable, and no copy beside the keys is left;
+        unless another role of this keyring has them: then it is ``erasing`` until that one is done.
 
         :class:`SubjectHeld` or :class:`SubjectRetained`, with the reason, if it may not be;
         :class:`SubjectUnknown` if nobody of that name was ever heard of, unless the request says
@@ -285,14 +288,27 @@ class SubjectsService:
 
         At the start, before anything is served: so a restore of an older state brings nobody back.
         """
+        if self._erasers:
+            await self._transact(note_copies)
         await self._join_restrictions(tenants)
         await self._replay_file()
+        return await self._finish_those(tenants)
+
+    async def finish(self) -> int:
+        """Take up what others that share this keyring have begun, or what broke off here; how many.
+
+        For whoever keeps copies, now and then while it runs.
+        """
+        return await self._finish_those(await self._transact(_unfinished))
+
+    async def _finish_those(self, tenants: Iterable[str]) -> int:
         finished = 0
         for tenant in tenants:
             for erasure in await self._of(tenant):
-                if erasure.state != "done":
-                    await self._finish(service("keyring", tenant), erasure)
-                    finished += 1
+                if erasure.state == "done" or (tenant, erasure.subject) in self._under_way:
+                    continue
+                done = await self._finish(service("keyring", TenantId(tenant)), erasure)
+                finished += done.state == "done"
         return finished
 
     async def again(self, principal: Principal, tokens: set[str]) -> None:
@@ -312,6 +328,14 @@ class SubjectsService:
         return await self._transact(unit)
 
     async def _finish(self, principal: Principal, erasure: Erasure) -> Erasure:
+        who = (str(principal.tenant), erasure.subject)
+        self._under_way.add(who)
+        try:
+            return await self._finish_now(principal, erasure)
+        finally:
+            self._under_way.discard(who)
+
+    async def _finish_now(self, principal: Principal, erasure: Erasure) -> Erasure:
         await asyncio.to_thread(self._keyring.store.scrub)
         await asyncio.to_thread(
             add_erasure,
@@ -321,6 +345,9 @@ class SubjectsService:
             ),
         )
         if erasure.state == "done":
+            return erasure
+        if not self._erasers and await self._transact(copies_noted):
+            log.info("an erasure is left to who has copies", subject=erasure.subject)
             return erasure
         parts = await self._remove_copies(principal, erasure)
         await self._emit(
@@ -497,6 +524,14 @@ def _erasures(rows: Rows, tenant: str, token: str | None = None) -> list[Erasure
             *values,
         )
     ]
+
+
+def _unfinished(rows: Rows) -> list[str]:
+    """The tenants with erasures that are not done."""
+    found = rows.all(
+        "SELECT DISTINCT tenant FROM keyring_erasures WHERE state <> 'done' ORDER BY tenant"
+    )
+    return [row[0] for row in found]
 
 
 def _keys(rows: Rows, tenant: str, token: str) -> int:

@@ -301,6 +301,49 @@ async def test_after_a_crash_it_is_taken_up_again(
     assert await again.resume([DEFAULT_TENANT]) == 0
 
 
+async def test_an_erasure_is_done_by_who_has_the_copies_whoever_was_asked(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    """Two roles share the keyring, and only one of them knows what lies beside the keys."""
+    copies = Copies()
+    keeper = subjects(keyring, database, tmp_path, copies)
+    other = subjects(keyring, database, tmp_path / "other")
+    await keeper.resume([])
+    token = await other.token(ME, JANE.subject)
+    keyring.subject_keys("default", [token])
+    begun = await other.erase(ME, ERASE_JANE)
+    assert (begun.state, begun.keys, begun.repeated) == ("erasing", 1, False)
+    assert keyring.subject_keys("default", [token]) == {token: None}
+    # Asked again or started again it does not take the copies for removed.
+    again = await other.erase(ME, ERASE_JANE)
+    assert (again.state, again.repeated) == ("erasing", True)
+    assert await other.resume([DEFAULT_TENANT]) == 0
+    assert (copies.seen, await events(database, keyring)) == ([], [])
+    assert await keeper.finish() == 1
+    assert copies.seen == [("default", token)]
+    [event] = await events(database, keyring)
+    assert (event.event.type, event.event.subject) == ("subject.erased", ME.subject)
+    assert (await other.erase(ME, ERASE_JANE)).state == "done"
+    assert await keeper.finish() == 0
+
+
+async def test_an_erasure_under_way_is_not_begun_a_second_time(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    copies = Copies()
+    service = subjects(keyring, database, tmp_path, copies)
+    found: list[int] = []
+
+    class Slow(Copies):
+        async def erase(self, principal: Principal, erasure: Erasure) -> ErasedParts:
+            found.append(await service.finish())
+            return ErasedParts()
+
+    service.add_eraser(Slow())
+    assert (await service.erase(ME, ERASE_JANE)).state == "done"
+    assert (found, len(copies.seen)) == ([0], 1)
+
+
 async def test_a_keyring_from_before_the_erasure_is_made_to_forget_again(
     database: Database, keyring: Keyring, tmp_path: Path
 ) -> None:
