@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from asyncio import Future as LoopFuture
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from itertools import count
 from typing import Any
 
 from holdfast.client.appending import Appends
@@ -14,20 +17,62 @@ from holdfast.ledger.model import Append, Appended, NewEvent
 
 
 class Answer(Future[Appended]):
-    """What becomes of one append: :meth:`result` waits until it is durable, or raises."""
+    """What becomes of one append: :meth:`result` waits until it is durable, or raises.
 
-    asked = False
-    """Whether somebody wanted to know."""
+    ``cancel`` is refused: what was sent cannot be taken back.
+    """
+
+    def __init__(self, untold: Untold) -> None:
+        super().__init__()
+        self._untold = untold
+        self.set_running_or_notify_cancel()
 
     def result(self, timeout: float | None = None) -> Appended:
         """Where its events lie; the refusal as it is; ``TimeoutError`` if it takes longer."""
-        self.asked = True
-        return super().result(timeout)
+        self.exception(timeout)
+        return super().result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The refusal, or ``None``."""
-        self.asked = True
-        return super().exception(timeout)
+        found = super().exception(timeout)
+        self._untold.remove(self)
+        return found
+
+    def settle(self, outcome: Appended | BaseException) -> None:
+        """Say what became of it. The first word counts, from whichever thread it comes."""
+        with contextlib.suppress(InvalidStateError):
+            if isinstance(outcome, BaseException):
+                self.set_exception(outcome)
+            else:
+                self.set_result(outcome)
+
+
+class Untold:
+    """The refusals that nobody was told of.
+
+    Kept as long as somebody holds their answers, who may ask yet. Of those that nobody can ask for
+    any more, the first: however many are refused, this holds no more than its caller does.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._held: dict[weakref.ref[Answer], tuple[int, BaseException]] = {}
+        self._let_go: tuple[int, BaseException] | None = None
+
+    def add(self, answer: Answer, refusal: BaseException) -> None:
+        self._held[weakref.ref(answer, self._dropped)] = next(self._numbers), refusal
+
+    def remove(self, answer: Answer) -> None:
+        self._held.pop(weakref.ref(answer), None)
+
+    def _dropped(self, answer: weakref.ref[Answer]) -> None:
+        found = self._held.pop(answer, None)
+        if found is not None and (self._let_go is None or found[0] < self._let_go[0]):
+            self._let_go = found
+
+    def first(self) -> BaseException | None:
+        found = [*self._held.values(), *([self._let_go] if self._let_go else [])]
+        return min(found, key=lambda each: each[0])[1] if found else None
 
 
 class Producer(Appends[Answer]):
@@ -43,7 +88,7 @@ class Producer(Appends[Answer]):
         self._do = do
         self._named = named
         self._waiting: set[Answer] = set()
-        self._refused: list[Answer] = []
+        self._untold = Untold()
 
     def append_all(self, append: Append) -> Answer:
         """Send events that are appended together or not at all."""
@@ -57,16 +102,14 @@ class Producer(Appends[Answer]):
         return self.append_all(append)
 
     async def _sent(self, append: Append) -> Answer:
-        answer = Answer()
+        answer = Answer(self._untold)
 
         def answered(future: LoopFuture[Appended]) -> None:
+            refusal = future.exception()
+            if refusal is not None:
+                self._untold.add(answer, refusal)  # before anybody can be told, and remove it
+            answer.settle(future.result() if refusal is None else refusal)
             self._waiting.discard(answer)
-            error = future.exception()
-            if error is None:
-                answer.set_result(future.result())
-                return
-            self._refused.append(answer)
-            answer.set_exception(error)
 
         future = await self._pipeline.append(append)
         self._waiting.add(answer)
@@ -76,13 +119,12 @@ class Producer(Appends[Answer]):
     def abandon(self) -> None:
         """The pipeline has ended: what is not answered by now never is."""
         for answer in list(self._waiting):
-            if not answer.done():
-                answer.set_exception(
-                    OutcomeUnknown("cannot tell what became of the append: the pipeline ended")
-                )
+            answer.settle(
+                OutcomeUnknown("cannot tell what became of the append: the pipeline ended")
+            )
 
     def check(self) -> None:
-        """Raise the first refusal that nobody has asked for."""
-        for answer in self._refused:
-            if not answer.asked:
-                answer.result()
+        """Raise the first refusal that nobody was told of."""
+        refusal = self._untold.first()
+        if refusal is not None:
+            raise refusal

@@ -16,7 +16,7 @@ import msgspec
 
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import HoldfastError, OutcomeUnknown, Unavailable
-from holdfast.kernel.http.client import LINE_BYTES_MAX, ApiClient
+from holdfast.kernel.http.client import LINE_BYTES_MAX, TIMEOUT_SECONDS, ApiClient
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.http.problems import error_from
 from holdfast.kernel.principal import Principal
@@ -44,6 +44,7 @@ from holdfast.ledger.model import (
 )
 
 FOLLOW_SECONDS = 120.0
+CONNECT_SECONDS = 10.0
 WRITE_BUFFER_BYTES = 64 * 1024
 PROBLEM_BYTES_MAX = 1024 * 1024
 
@@ -298,15 +299,24 @@ class Pipeline:
     """Appends on one connection, without waiting for an answer before the next is sent.
 
     Made by :func:`pipeline`. ``append`` returns a future as soon as the line is on its way; it is
-    held back while too many are unanswered. When the connection is lost the futures that are left
-    fail with ``OutcomeUnknown``: append again, with the same ids.
+    held back while too many are unanswered. When the connection is lost, or no answer comes for
+    ``timeout_seconds`` although one is owed, the futures that are left fail with
+    ``OutcomeUnknown``: append again, with the same ids.
     """
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, in_flight_max: int
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        in_flight_max: int,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self._reader = reader
         self._writer = writer
+        self._timeout_seconds = timeout_seconds
+        self._loop = asyncio.get_running_loop()
+        self._since = 0.0  # when the other side last answered, or came to owe an answer
+        self._finished = False
         self._http = h11.Connection(h11.CLIENT)
         self._window = asyncio.Semaphore(in_flight_max)
         self._waiting: deque[asyncio.Future[Appended]] = deque()
@@ -320,7 +330,9 @@ class Pipeline:
         if self._failed is not None:
             self._window.release()
             raise self._failed
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Appended] = self._loop.create_future()
+        if not self._waiting:
+            self._since = self._loop.time()
         self._waiting.append(future)
         # A chunk a line, written as it is: the library's checks would cost more than the rest.
         line = self._encode(append)
@@ -330,7 +342,8 @@ class Pipeline:
         return future
 
     async def _drained(self) -> None:
-        # Of a lost connection those tell who wait for answers: the reader learns of it, too.
+        # Of a lost connection those tell who wait for answers: the reader learns of it, too. It
+        # ends the connection when an answer is overdue, so this waits no longer than that.
         with contextlib.suppress(OSError):
             await self._writer.drain()
 
@@ -352,8 +365,10 @@ class Pipeline:
         self._send(h11.Request(method="POST", target=path, headers=headers))
 
     async def finish(self) -> None:
-        """Send no more; return once everything is answered."""
+        """Send no more; :meth:`receive` ends once everything is answered."""
         if self._failed is None:
+            self._finished = True
+            self._since = self._loop.time()
             self._writer.write(b"0\r\n\r\n")
             await self._drained()
 
@@ -371,7 +386,18 @@ class Pipeline:
                 "cannot tell what became of the append: the connection was lost",
                 internal=repr(found),
             )
+        self._fail(error)
+
+    def close(self) -> None:
+        """Send nothing more and leave no future open, though :meth:`receive` was cancelled."""
+        if self._failed is None:
+            self._fail(OutcomeUnknown("cannot tell what became of the append: the pipeline ended"))
+        self._writer.close()
+
+    def _fail(self, error: HoldfastError) -> None:
         self._failed = error
+        if self._waiting:  # whoever is still sending is held up by nothing any more
+            self._writer.transport.abort()
         while self._waiting:
             future = self._waiting.popleft()
             self._window.release()
@@ -384,7 +410,7 @@ class Pipeline:
         while True:
             event = self._http.next_event()
             if event is h11.NEED_DATA:
-                self._http.receive_data(await self._reader.read(65536))
+                self._http.receive_data(await self._read())
             elif isinstance(event, h11.Response):
                 status = event.status_code
                 kind = dict(event.headers).get(b"content-type", b"").decode()
@@ -409,6 +435,28 @@ class Pipeline:
             elif isinstance(event, h11.ConnectionClosed):
                 return
 
+    async def _read(self) -> bytes:
+        """What comes next; an answer that is overdue ends the wait."""
+        late = False
+        while True:
+            owed = self._finished or bool(self._waiting)
+            begun = self._since if owed else self._loop.time()
+            patience = asyncio.timeout_at(begun + self._timeout_seconds)
+            try:
+                # Nothing is lost by giving up: what has come by then stays in the reader.
+                async with patience:
+                    return await self._reader.read(65536)
+            except TimeoutError:
+                if not patience.expired():
+                    raise  # the connection's own
+                if late:
+                    raise OutcomeUnknown(
+                        "cannot tell what became of the append: no answer came for "
+                        f"{self._timeout_seconds:g} s"
+                    ) from None
+                # Looked for once more: where this loop was held up, it may have come meanwhile.
+                late = owed and begun == self._since
+
     def _answered(self, line: bytes) -> None:
         found = self._decode(line)
         refusal = None if found.appended is not None else _refusal(found.problem or {})
@@ -418,6 +466,7 @@ class Pipeline:
             )
         # From here on nothing may fail: nobody else would tell whoever waits for it.
         future = self._waiting.popleft()
+        self._since = self._loop.time()
         self._window.release()
         if future.done():
             return
@@ -441,21 +490,25 @@ async def pipeline(
     *,
     token: str | None = None,
     in_flight_max: int = 256,
+    timeout_seconds: float = TIMEOUT_SECONDS,
     verify: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Pipeline]:
-    """A pipeline of appends to the ledger at ``url``; leaving the block waits for every answer."""
+    """A pipeline of appends to the ledger at ``url``; leaving the block waits for every answer.
+
+    No wait for the other side is longer than ``timeout_seconds``.
+    """
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     context = (verify or ssl.create_default_context()) if secure else None
     port = parts.port or (443 if secure else 80)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(min(CONNECT_SECONDS, timeout_seconds)):
             reader, writer = await asyncio.open_connection(
                 parts.hostname, port, ssl=context, limit=2**20
             )
     except (OSError, TimeoutError) as error:
         raise Unavailable(f"cannot reach {url}: {error}", code="unreachable") from error
-    made = Pipeline(reader, writer, in_flight_max)
+    made = Pipeline(reader, writer, in_flight_max, timeout_seconds)
     receiving: asyncio.Task[None] | None = None
     try:
         made.begin(parts.netloc, f"{parts.path.rstrip('/')}/v1/ledger/pipeline", token)
@@ -467,4 +520,4 @@ async def pipeline(
         if receiving is not None:
             receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
-        writer.close()
+        made.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,13 +20,15 @@ from holdfast.kernel.errors import HoldfastError, OutcomeUnknown
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.problems import FOREIGN_ANSWER
 from holdfast.kernel.ids import id_source
-from holdfast.ledger.client import pipeline
+from holdfast.ledger.client import Pipeline, pipeline
 from holdfast.ledger.http import _Pipeline, handlers
-from holdfast.ledger.model import Append, NewEvent
+from holdfast.ledger.model import Append, Appended, NewEvent
 from holdfast.ledger.service import LedgerService
 from tests.support.ledger import NOW, ONE, ledger_on, one, parts_on
 
 PATIENCE_SECONDS = 60
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n"
+ANSWER = b'{"line":1,"appended":{"events":[]}}\n'
 
 
 class HeldLog:
@@ -191,7 +195,7 @@ async def answering_with(body: bytes) -> AsyncIterator[str]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         await reader.readuntil(b"}\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n" + body)
+        writer.write(HEAD + body)
         writer.close()
 
     async with asyncio.timeout(PATIENCE_SECONDS), answering(answer) as url:
@@ -215,3 +219,95 @@ async def test_an_answer_that_cannot_be_read_leaves_open_what_was_stored(
         future = await line.append(one(1))
         with pytest.raises(OutcomeUnknown):
             await future
+
+
+@asynccontextmanager
+async def silent(said: bytes = b"") -> AsyncIterator[str]:
+    """What takes a line of a pipeline, says at most ``said``, and keeps the connection open."""
+    over, gone = asyncio.Event(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if said:
+                await reader.readuntil(b"}\n\r\n")
+                writer.write(said)
+            await over.wait()
+        finally:
+            writer.close()
+            gone.set()
+
+    async with answering(answer) as url:
+        try:
+            yield url
+        finally:
+            over.set()
+            await gone.wait()
+
+
+async def test_an_answer_that_is_owed_too_long_ends_the_pipeline() -> None:
+    """The other side hears and says nothing, or does not even hear, or never comes to its end."""
+    patience: Any = {"in_flight_max": 1, "timeout_seconds": 3}
+    long = NewEvent(stream="notes/a", type="n.sent", payload={"text": "x" * 2**24})
+
+    async def unanswered(append: Append) -> None:
+        async with silent() as url, pipeline(url, **patience) as line:
+            future = await line.append(append)
+            with pytest.raises(OutcomeUnknown, match="no answer came for 3 s"):
+                await line.append(append)  # there is no room for it until the first is answered
+            with pytest.raises(OutcomeUnknown, match="no answer came for 3 s"):
+                await future
+
+    async def unended() -> None:
+        async with silent(HEAD + ANSWER) as url, pipeline(url, **patience) as line:
+            future = await line.append(one(1))
+        assert future.result().events == []
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await asyncio.gather(unanswered(one(1)), unanswered(Append(events=[long])), unended())
+
+
+async def test_a_pipeline_that_is_left_with_an_error_leaves_no_answer_open() -> None:
+    left: list[tuple[Pipeline, asyncio.Future[Appended]]] = []
+
+    async def leave(url: str) -> None:
+        async with pipeline(url) as line:
+            left.append((line, await line.append(one(1))))
+            raise ZeroDivisionError
+
+    async with asyncio.timeout(PATIENCE_SECONDS), silent() as url:
+        with pytest.raises(ZeroDivisionError):
+            await leave(url)
+        [(line, future)] = left
+        with pytest.raises(OutcomeUnknown, match="the pipeline ended"):
+            await future
+        with pytest.raises(OutcomeUnknown, match="the pipeline ended"):
+            await line.append(one(2))
+
+
+async def test_an_answer_that_came_while_the_program_was_held_up_is_no_lost_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    now = loop.time
+
+    def answer(listening: socket.socket) -> None:
+        with listening.accept()[0] as taken:
+            heard = b""
+            while b"}\n\r\n" not in heard:
+                heard += taken.recv(2**16)
+            taken.sendall(HEAD + ANSWER)
+            answered.set()
+            over.wait(PATIENCE_SECONDS)
+
+    answered, over = threading.Event(), threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        other = threading.Thread(target=answer, args=(listening,), daemon=True)
+        other.start()
+        async with pipeline(f"http://127.0.0.1:{listening.getsockname()[1]}") as line:
+            future = await line.append(one(1))
+            await asyncio.sleep(0)  # somebody waits for the answer
+            assert answered.wait(PATIENCE_SECONDS)
+            monkeypatch.setattr(loop, "time", lambda: now() + 1_000)
+            assert (await future).events == []
+            over.set()
+    other.join(PATIENCE_SECONDS)
