@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
-from holdfast.fleet import fates, rules, schedule_store, store, tasks, worker_store
+from holdfast.fleet import fates, schedule_store, store, submissions, tasks, worker_store
 from holdfast.fleet.admission import Admission
 from holdfast.fleet.base import Batchers, asking_worker
 from holdfast.fleet.grants import sign_grant
@@ -28,7 +28,6 @@ from holdfast.fleet.model import (
     BeatAnswer,
     Claim,
     ClaimedTask,
-    CollectPayload,
     CollectRequest,
     Complete,
     Completed,
@@ -42,9 +41,10 @@ from holdfast.fleet.model import (
     TaskStatus,
     TaskSubmit,
 )
+from holdfast.fleet.submissions import PAYLOAD_BYTES_MAX
 from holdfast.kernel.batching import Batcher
 from holdfast.kernel.canonical import canonical, digest
-from holdfast.kernel.clock import parse_timestamp, timestamp
+from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import (
     Conflict,
     HoldfastError,
@@ -56,11 +56,9 @@ from holdfast.kernel.errors import (
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.idempotency import once, settle
 from holdfast.kernel.ids import EventId, TenantId, uuid7
-from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Principal, service
 from holdfast.registry.versions import RunnableProfile
 
-PAYLOAD_BYTES_MAX = 64 * 1024
 PRUNE_BATCH = 500
 
 
@@ -221,7 +219,7 @@ class FleetService(Admission, Hosts):
                 hint="`holdfast profile list` says which; "
                 f"`holdfast profile resume {request.profile}` ends a pause",
             )
-        _check_range(request)
+        submissions.check_range(request)
         newest = request.digest in ("", profile.digest)  # of another version its drone will tell
         if request.range_start and newest and not profile.periodic:
             raise Invalid(
@@ -270,21 +268,13 @@ class FleetService(Admission, Hosts):
         **more: Any,
     ) -> TaskSubmit:
         """The task of one run of ``profile``, with fresh ids but for those that are given."""
-        limits = msgspec.to_builtins(profile.limits_override) if profile.limits_override else {}
-        payload = {
-            "run": run or self.new_id(),
-            "profile": profile.name,
-            "digest": profile.digest,
-            "trigger": trigger,
-            "limits": limits,
-            **more,
-        }
-        return TaskSubmit(
-            id=task or self.new_id(),
-            kind=COLLECT,
-            payload=payload,
-            capabilities=[COLLECT],
+        return submissions.of_collect(
+            profile,
+            run=run or self.new_id(),
+            task=task or self.new_id(),
+            trigger=trigger,
             priority=priority,
+            **more,
         )
 
     async def runnable(self, principal: Principal) -> Sequence[RunnableProfile]:
@@ -296,75 +286,15 @@ class FleetService(Admission, Hosts):
 
     def submission(self, principal: Principal, submit: TaskSubmit) -> tasks.Submission:
         """A checked task on its way in; :class:`Invalid` or :class:`TooLarge` if it is refused."""
-        payload, run, exclusive = self._checked_payload(submit)
-        now = timestamp(self.clock.now())
-        capabilities = sorted(set(submit.capabilities))
-        task = Task(
-            id=submit.id or self.new_id(),
-            kind=submit.kind,
-            payload=payload,
-            status=TaskStatus.QUEUED,
-            capabilities=capabilities,
-            priority=submit.priority,
-            residency=submit.residency,
-            fence=0,
-            attempts=0,
-            attempts_max=submit.attempts_max,
-            worker=None,
-            created_at=now,
-            available_at=max(now, _time("not_before", submit.not_before) or now),
-            deadline=_time("deadline", submit.deadline),
-            lease_seconds=submit.lease_seconds or self.settings.lease_seconds,
-            lease_expires_at=None,
-            finished_at=None,
-            result=None,
-            exclusive=exclusive,
+        return submissions.checked(
+            submit,
+            task=submit.id or self.new_id(),
+            now=timestamp(self.clock.now()),
+            lease_seconds=self.settings.lease_seconds,
+            event=lambda stream, type_, payload: self.event(
+                stream, type_, payload, principal.subject
+            ),
         )
-        # The payload is canonical by now, so sorted members give one text for one submission.
-        told = msgspec.structs.replace(submit, id=None, payload=payload)
-        fingerprint = digest(msgspec.json.encode(told, order="sorted"))
-        return tasks.Submission(
-            task=task,
-            queue=rules.queue_name(submit.kind, capabilities, submit.residency),
-            run=run,
-            fingerprint=fingerprint,
-            given=submit.id is not None,
-            event=self._submitted(principal, task, run, fingerprint),
-        )
-
-    def _checked_payload(self, submit: TaskSubmit) -> tuple[dict[str, Any], str, str]:
-        """The payload as it is kept, the run it is for, and the exclusive name."""
-        kept = canonical(submit.payload)
-        if len(kept) > PAYLOAD_BYTES_MAX:
-            raise TooLarge(
-                f"cannot submit: the payload has {len(kept)} bytes, "
-                f"at most {PAYLOAD_BYTES_MAX} are taken"
-            )
-        if submit.kind != COLLECT:
-            return msgspec.json.decode(kept), "", submit.exclusive
-        try:
-            collect = msgspec.convert(submit.payload, CollectPayload)
-        except msgspec.ValidationError as error:
-            raise Invalid(f"cannot submit a collect task: {error}") from error
-        exclusive = f"profile:{collect.profile}"
-        if submit.exclusive not in ("", exclusive):
-            raise Invalid(f"cannot submit a collect task: its exclusive name is {exclusive}")
-        # Whoever submits it, one worker at a time collects a profile.
-        return msgspec.json.decode(kept), collect.run, exclusive
-
-    def _submitted(self, principal: Principal, task: Task, run: str, fingerprint: str) -> Event:
-        payload: dict[str, Any] = {
-            "task": task.id,
-            "kind": task.kind,
-            "submission": fingerprint,
-            "priority": task.priority,
-            "capabilities": task.capabilities,
-            "residency": task.residency,
-            "exclusive": task.exclusive,
-        }
-        if run:
-            payload["run"] = run
-        return self.event(f"task/{task.id}", "task.submitted", payload, principal.subject)
 
     async def _store_submissions(
         self, tenant: TenantId, submissions: list[tasks.Submission]
@@ -718,38 +648,6 @@ class FleetService(Admission, Hosts):
                 renew=Batcher(partial(self._renew, tenant), size_max=size),
             )
         return known
-
-
-def _check_range(request: CollectRequest) -> None:
-    """``Invalid`` for a range without one of its ends, an empty one, or one for a re-mapping."""
-    start, end = request.range_start, request.range_end
-    if not start and not end:
-        return
-    if not start or not end or _moment(end) <= _moment(start):
-        raise Invalid(
-            "cannot backfill: a range begins and ends, and ends after it begins",
-            hint="--from 2020-01-01 --to 2021-01-01",
-        )
-    if request.remap:
-        raise Invalid("cannot re-map a range: a re-mapping is of all that is stored")
-
-
-def _moment(text: str) -> datetime:
-    """A day or a UTC time that the calendar has."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Invalid(f"cannot backfill: {text[:40]} is no day and no time") from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _time(name: str, text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        return timestamp(parse_timestamp(text))
-    except ValueError as error:
-        raise Invalid(f"cannot submit: {name} is not a time with a zone: {text[:40]!r}") from error
 
 
 def _filters(wanted: TaskFilter) -> dict[str, Any]:
