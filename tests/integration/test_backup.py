@@ -26,6 +26,7 @@ from holdfast.app.settings import ROLES, Settings, resolve
 from holdfast.app.system import System
 from holdfast.fleet.grants import sign_grant
 from holdfast.fleet.model import Grant
+from holdfast.identity.model import ApiKeyCreate
 from holdfast.kernel.clock import SystemClock, timestamp
 from holdfast.kernel.errors import Conflict, Corrupt, Denied, HoldfastError, Invalid, NotFound
 from holdfast.kernel.outbox import BEGINNING
@@ -36,6 +37,7 @@ from holdfast.keyring.http import key_handlers
 from holdfast.keyring.lines import ERASURES, RESTRICTIONS
 from holdfast.keyring.model import EraseRequest, KeysHandled, SubjectRequest
 from holdfast.keyring.noting import KeyNotes
+from holdfast.ledger.model import Append, NewEvent
 from holdfast.records.model import (
     Batch,
     MappedRecord,
@@ -143,6 +145,11 @@ async def back_up(system: System, service: BackupService | None = None) -> Backu
     return found
 
 
+def noted(number: int) -> Append:
+    """An event for the log."""
+    return Append(events=[NewEvent(stream="notes/a", type="note.added", payload={"n": number})])
+
+
 async def people(system: System) -> dict[str, Record]:
     page = await system.records.records(ME, RecordFilter(profile="clinic"))
     return {str(one.dimensions.get("patient")): one for one in page.items}
@@ -155,6 +162,7 @@ class World:
     folder: Path
     settings: Settings
     run: str
+    key: str
     before: Backup
     after: Backup
 
@@ -177,6 +185,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     async with open_system(settings, ROLES) as system:
         await system.registry.publish(ME, PROFILE)
         run = await collect(system, JANE, JOE)
+        await system.ledger.append(ME, noted(1))
+        key = await system.identity.create_key(ME, ApiKeyCreate(name="ours", roles=["viewer"]))
         assert system.state is not None
         # As if it never ended: whoever opens the copy must not wait for it.
         await system.state.database.write(ME, lambda conn: conn.execute(LIVES, AN_INSTANCE))
@@ -186,7 +196,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         assert (done.state, done.keys) == ("done", 1)
         await system.subjects.hold(ME, SubjectRequest(subject=JOE, reason="case 12"))
         after = await back_up(system)
-    return World(folder, settings, run, before, after)
+    return World(folder, settings, run, key.secret, before, after)
 
 
 async def test_a_program_backs_up_before_and_after_an_erasure(tmp_path: Path) -> None:
@@ -240,17 +250,125 @@ async def test_an_older_backup_brings_nobody_back(world: World) -> None:
             assert JANE.encode() not in path.read_bytes(), path
 
 
-async def test_what_a_recovery_file_knows_gets_to_where_the_keys_are(world: World) -> None:
-    """Also where that is no folder of the data directory."""
-    keys = world.folder / "keys of their own"
-    keys.mkdir()
+def settings_apart(world: World, name: str) -> Settings:
+    """Settings with keys and secrets outside the data directory; the master key is there."""
+    folder = world.folder / name
+    keys = folder / "elsewhere" / "keys"
+    keys.mkdir(parents=True)
     shutil.copy2(world.settings.keys_dir / "master.key", keys)
-    given = {"data_dir": str(world.folder / "apart"), "log_level": "error", "keys_dir": str(keys)}
-    settings = resolve({}, given)
+    given = {
+        "data_dir": str(folder / "data"),
+        "log_level": "error",
+        "keys_dir": str(keys),
+        "secrets_dir": str(folder / "elsewhere" / "secrets"),
+    }
+    return resolve({}, given)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+async def test_what_comes_back_works_where_the_keys_have_a_place_of_their_own(
+    world: World,
+) -> None:
+    """Credentials are known, the log goes on, and what a recovery file knows is there, too."""
+    settings = settings_apart(world, "apart")
     done = await restore(settings, *files_of(world.before), lists=world.settings.keys_dir)
     assert (done.verified.erasures_replayed, done.verified.restrictions) == (1, 1)
+    assert done.verified.ledger == "sound"
+    for name in ("keys", "secrets"):
+        assert not (settings.data_dir / name).exists(), "kept apart from the data they stay apart"
     async with open_system(settings, ROLES) as system:
         assert set(await people(system)) == {JOE, "None"}
+        assert (await system.identity.find_holder(world.key)).tenant == ME.tenant
+        await system.ledger.append(ME, noted(2))
+    theirs, back = files_below(world.settings.keys_dir), files_below(settings.keys_dir)
+    for name in ("key-pepper.v1", "worker-pepper.v1", "ledger-default-1.key.jwk"):
+        assert back[name] == theirs[name]
+
+
+async def test_keys_and_secrets_may_have_another_name_in_the_data_directory(world: World) -> None:
+    folder = world.folder / "renamed"
+    given = {"keys_dir": str(folder / "a" / "keys"), "secrets_dir": str(folder / "a" / "secrets")}
+    settings = resolve({}, {"data_dir": str(folder), "log_level": "error"} | given)
+    settings.keys_dir.mkdir(parents=True)
+    shutil.copy2(world.settings.keys_dir / "master.key", settings.keys_dir)
+    await restore(settings, *files_of(world.before))
+    assert sorted(path.name for path in (folder / "a").iterdir()) == ["keys", "secrets"]
+    assert not (folder / "keys").exists()
+    async with open_system(settings, ROLES) as system:
+        await system.identity.find_holder(world.key)
+        await system.ledger.append(ME, noted(2))
+
+
+async def test_another_key_is_never_written_over_and_then_nothing_is_written(world: World) -> None:
+    settings = settings_apart(world, "taken")
+    (settings.keys_dir / "key-pepper.v1").write_text("ab" * 32)
+    settings.secrets_dir.mkdir()
+    (settings.secrets_dir / "a-source").write_text("newer than the backup")
+    before = files_below(settings.data_dir.parent)
+    with pytest.raises(Conflict, match=r"key-pepper\.v1 is there") as caught:
+        await restore(settings, *files_of(world.before), lists=world.settings.keys_dir)
+    assert caught.value.code == "key-there"
+    assert files_below(settings.data_dir.parent) == before
+    assert not settings.data_dir.exists()
+    (settings.keys_dir / "key-pepper.v1").unlink()
+    await restore(settings, *files_of(world.before))
+    assert (settings.secrets_dir / "a-source").read_text() == "newer than the backup"
+
+
+async def test_whoever_finds_the_data_finds_its_keys_and_who_was_erased(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore that is killed as the data gets its name has put everything else in place."""
+    settings = settings_apart(world, "killed")
+    there: dict[str, bytes] = {}
+
+    def dies(stage: Path, target: Path) -> None:
+        there.update(files_below(settings.keys_dir))
+        stage.rename(target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("holdfast.app.backup.restore._put_in_place", dies)
+        with pytest.raises(KeyboardInterrupt):
+            await restore(settings, *files_of(world.before), lists=world.settings.keys_dir)
+    assert {ERASURES, RESTRICTIONS, "key-pepper.v1", "ledger-default-1.key.jwk"} <= there.keys()
+    async with open_system(settings, ROLES) as system:
+        assert set(await people(system)) == {JOE, "None"}, "Jane was erased after that backup"
+
+
+async def test_data_under_a_pepper_does_not_open_without_it_or_with_another(world: World) -> None:
+    settings = world.fresh("peppers")
+    await restore(settings, *files_of(world.before))
+    pepper = settings.keys_dir / "key-pepper.v1"
+    kept = pepper.read_bytes()
+    pepper.unlink()
+    with pytest.raises(HoldfastError) as missing:
+        async with open_system(settings, ROLES):
+            pass
+    assert missing.value.code == "pepper-missing"
+    assert not pepper.exists(), "nothing is made over what is there"
+    pepper.write_text("ab" * 32)
+    pepper.chmod(0o600)
+    with pytest.raises(Corrupt) as foreign:
+        async with open_system(settings, ROLES):
+            pass
+    assert foreign.value.code == "pepper-foreign"
+    newer = settings.keys_dir / "key-pepper.v2"
+    pepper.rename(newer)
+    pepper.write_bytes(kept)
+    pepper.chmod(0o600)
+    async with open_system(settings, ROLES) as system:  # a version was brought in
+        await system.identity.find_holder(world.key)
+    pepper.unlink()
+    async with open_system(settings, ROLES):  # and the old one retired
+        pass
 
 
 async def test_only_the_keys_of_before_could_read_her_and_they_expire(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.app.settings import Settings
-from holdfast.app.store import read_check_value, write_check_value
+from holdfast.app.store import read_check_value, read_check_values, write_check_value
 from holdfast.kernel.cli import named_directory, say
+from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.errors import Invalid, Unavailable
 from holdfast.kernel.principal import service
 from holdfast.kernel.telemetry import LEVELS, get_logger
@@ -77,6 +78,25 @@ async def open_keyring(
     if known is None:
         await database.write(service("app"), write_check_value(mark, keyring.id))
     return keyring
+
+
+async def open_peppers(settings: Settings, database: Database, name: str) -> Peppers:
+    """The pepper of that name, held against the check values that the data carries.
+
+    Where there are none, nothing was sealed under one yet (or by a release that kept no check
+    value): one may be made. A version that is new is known from now on.
+    """
+    mark = f"{name}.v"
+    found = await database.read(service("app"), read_check_values(mark))
+    known = {int(version): value for version, value in found.items()}
+    peppers = await asyncio.to_thread(
+        Peppers.load_or_create, settings.keys_dir, name, may_create=not known
+    )
+    peppers.confirm(known)
+    for version, value in peppers.check_values().items():
+        if version not in known:
+            await database.write(service("app"), write_check_value(f"{mark}{version}", value))
+    return peppers
 
 
 def _masters(settings: Settings) -> Callable[[bool], MasterKeys]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from holdfast.app import people, pruning
+from holdfast.app.keys import open_peppers
 from holdfast.app.pruning import Pruner
 from holdfast.app.settings import NOTICE_TYPES
 from holdfast.app.tls import verify_of
@@ -39,7 +40,7 @@ async def open_services(system: System, state: State, keys: Keys, stack: AsyncEx
     """Open the roles in the order in which they need each other."""
     await _open_ledger(system, state, stack)
     if "identity" in system.roles:
-        _open_identity(system, state)
+        await _open_identity(system, state)
         await people.open_oauth(system, state, stack)
     _open_backups(system, state, stack)
     if system.roles & {"aggregator", "ledger"}:
@@ -96,7 +97,7 @@ def _open_subjects(system: System, state: State) -> None:
     system.handlers += http.key_handlers(state.keyring, notes)
 
 
-def _open_identity(system: System, state: State) -> None:
+async def _open_identity(system: System, state: State) -> None:
     from holdfast.identity import http
     from holdfast.identity.granting import Parts
     from holdfast.identity.people import http as people_http
@@ -106,13 +107,12 @@ def _open_identity(system: System, state: State) -> None:
     from holdfast.identity.signin.passkey_model import PasskeySettings
     from holdfast.identity.signin.passkeys import PasskeysService
     from holdfast.identity.signin.sessions import SessionLimits, SessionsService
-    from holdfast.kernel.credentials import Peppers
 
     settings = system.settings
     parts = Parts(
         state.database,
         state.outbox,
-        Peppers.load_or_create(settings.keys_dir, PEPPER),
+        await open_peppers(settings, state.database, PEPPER),
         system.clock,
         system.new_id,
         os.urandom,
@@ -404,7 +404,6 @@ async def _open_coordinator(
     from holdfast.fleet.credentials import PEPPER
     from holdfast.fleet.reconcile import FleetLoops
     from holdfast.fleet.service import FleetService
-    from holdfast.kernel.credentials import Peppers
     from holdfast.leases import InstanceGuard, open_leases
 
     settings = system.settings
@@ -426,7 +425,7 @@ async def _open_coordinator(
         leases,
         state.outbox,
         keys.own["coordinator"],
-        Peppers.load_or_create(settings.keys_dir, PEPPER),
+        await open_peppers(settings, state.database, PEPPER),
         clock=system.clock,
         new_id=system.new_id,
         random=os.urandom,

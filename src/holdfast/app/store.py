@@ -32,6 +32,21 @@ def read_check_value(holder: str) -> Callable[[Connection], str | None]:
     return unit
 
 
+def read_check_values(prefix: str) -> Callable[[Connection], dict[str, str]]:
+    """The check values of every holder that begins so, by what comes after that."""
+
+    def unit(conn: Connection) -> dict[str, str]:
+        found = conn.execute(
+            select(secret_checks.c.holder, secret_checks.c.check_value).where(
+                secret_checks.c.tenant == DEFAULT_TENANT,
+                secret_checks.c.holder.startswith(prefix, autoescape=True),
+            )
+        )
+        return {holder.removeprefix(prefix): value for holder, value in found}
+
+    return unit
+
+
 def write_check_value(holder: str, value: str) -> Callable[[Connection], None]:
     """Keep the check value; the first one written stays."""
 

@@ -15,14 +15,20 @@ import os
 import re
 import zlib
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from holdfast.kernel.errors import Corrupt, Unauthenticated
+from holdfast.kernel.errors import Corrupt, Unauthenticated, Unavailable
 from holdfast.kernel.ids import is_id
 from holdfast.kernel.signing import read_private, write_private
 
 _SECRET = re.compile(r"(hf[a-z]?)_([0-9a-f-]{36})_([A-Za-z0-9_-]{43})_([0-9a-f]{8})")
+
+
+_PEPPER_HINT = (
+    "put its file back from where your keys are kept, or restore a backup with --keys; under a new "
+    "one no credential that was handed out would be known again"
+)
 
 
 class Peppers:
@@ -34,18 +40,52 @@ class Peppers:
 
     @classmethod
     def load_or_create(
-        cls, directory: Path, name: str, random: Callable[[int], bytes] = os.urandom
+        cls,
+        directory: Path,
+        name: str,
+        random: Callable[[int], bytes] = os.urandom,
+        *,
+        may_create: bool = True,
     ) -> Peppers:
         """The files ``<name>.v<N>`` of ``directory``; makes the first if there is none.
 
         Files are 0600, durable, never overwritten. :class:`Corrupt` when one is broken or others
         may read it. A new version is brought in by writing the next file and starting again.
+        :class:`Unavailable` if there is none and none may be made.
         """
         found = _read(directory, name)
+        if not found and not may_create:
+            raise Unavailable(
+                f"cannot start: the pepper {directory / name}.v1 is missing and there is data",
+                code="pepper-missing",
+                hint=_PEPPER_HINT,
+            )
         if not found:
             write_private(directory / f"{name}.v1", random(32).hex().encode())
             found = _read(directory, name)
         return cls(found)
+
+    def check_values(self) -> dict[int, str]:
+        """A value for each version that names it without telling it: kept beside the data."""
+        return {
+            version: hmac.new(pepper, b"holdfast pepper check value", hashlib.sha256).hexdigest()
+            for version, pepper in self._versions.items()
+        }
+
+    def confirm(self, known: Mapping[int, str]) -> None:
+        """Return if the data, which carries these check values, was written under this pepper.
+
+        :class:`Corrupt` if a version is another's, or none is here that the data knows. One that
+        is here no more may have been retired.
+        """
+        own = self.check_values()
+        both = known.keys() & own.keys()
+        if known and not (both and all(known[version] == own[version] for version in both)):
+            raise Corrupt(
+                "cannot start: the pepper does not belong to this data",
+                code="pepper-foreign",
+                hint=_PEPPER_HINT,
+            )
 
     def seal(self, secret: str) -> tuple[bytes, int]:
         """What to keep of ``secret``, and under which version."""

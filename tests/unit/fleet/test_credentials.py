@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from holdfast.fleet.credentials import JOIN_PREFIX, PEPPER, WORKER_PREFIX
 from holdfast.kernel.credentials import Peppers, identity_of, make_secret
-from holdfast.kernel.errors import Corrupt, Unauthenticated
+from holdfast.kernel.errors import Corrupt, Unauthenticated, Unavailable
 
 ID = "01970000-0000-7000-8000-000000000000"
 
@@ -81,6 +81,19 @@ def test_the_pepper_is_private_and_made_once(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     Peppers.load_or_create(tmp_path, PEPPER)
     assert path.read_bytes() == before
+
+
+def test_data_is_held_to_the_pepper_that_it_was_written_under(tmp_path: Path) -> None:
+    known = Peppers({1: b"a" * 32}).check_values()
+    Peppers({1: b"a" * 32, 2: b"b" * 32}).confirm(known)  # another version came
+    Peppers({2: b"b" * 32}).confirm({**known, **Peppers({2: b"b" * 32}).check_values()})
+    for foreign in (Peppers({1: b"b" * 32}), Peppers({2: b"a" * 32})):
+        with pytest.raises(Corrupt, match="does not belong to this data"):
+            foreign.confirm(known)
+    Peppers({1: b"b" * 32}).confirm({})
+    with pytest.raises(Unavailable, match=r"worker-pepper\.v1 is missing"):
+        Peppers.load_or_create(tmp_path, PEPPER, may_create=False)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("content", "mode"), [("", 0o600), ("zz", 0o600), ("ab" * 32, 0o644)])

@@ -28,6 +28,7 @@ from msgspec import Struct
 from holdfast.app.backup import postgres
 from holdfast.app.backup.container import Header, check_kind, size_of, unpack
 from holdfast.app.backup.create import dump_table, load_table, master_backup_key
+from holdfast.app.backup.placing import KEYS, SECRETS, TENANT_SECRET, places_of
 from holdfast.app.keys import keyring_place, master_file
 from holdfast.app.settings import Resolved, Settings
 from holdfast.kernel.clock import SystemClock
@@ -98,10 +99,11 @@ async def restore(
 ) -> Restored:
     """Restore ``data`` with the keys of ``keys`` (or those in the data directory) and check it.
 
-    The data directory must hold no state. ``master`` is a master key from elsewhere; it comes into
-    the directory with the rest; ``lists`` is a folder with more lists of erasures, holds and
-    retentions. Raises without having written anything there if a file is damaged,
-    a key is missing, or there is state already.
+    The data directory must hold no state. ``master`` is a master key from elsewhere; it comes to
+    the others with the rest; ``lists`` is a folder with more lists of erasures, holds and
+    retentions. Raises without having written anything there, or where the settings have keys and
+    secrets, if a file is damaged, a key is missing or another's is there, or there is state
+    already.
     """
     await asyncio.to_thread(check_kind, data, "data")
     if keys is not None:
@@ -116,13 +118,12 @@ async def restore(
     held = _hold(stage)
     try:
         header = await _unpacked(settings, stage, data, keys, lists, master, progress)
+        # Whoever finds the data, or the database filled, must find all that belongs to it: a
+        # process that dies from here on has left keys and lists that are more than what was there.
+        await asyncio.to_thread(_put_keys, settings, stage, header)
         if header.engine == "postgresql":
             await _fill_database(settings, stage, header)
         await asyncio.to_thread(_put_in_place, stage, target)
-        if settings.keys_dir.resolve() != target / "keys":
-            await asyncio.to_thread(join, settings.keys_dir, [target / "keys"])
-        if master and not master_file(settings).exists():  # the keys have a place of their own
-            await asyncio.to_thread(write_new, master_file(settings), master)
     finally:
         await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)
         os.close(held)
@@ -278,6 +279,25 @@ async def _unpacked(
         elif not destination.exists():
             shutil.copy2(master_file(settings), destination)
     return header
+
+
+def _put_keys(settings: Settings, stage: Path, header: Header) -> None:
+    """Keys, secrets and lists where the settings have them; ``Conflict`` if others are there."""
+    if not (stage / SECRETS / TENANT_SECRET).exists():
+        raise Conflict(
+            "cannot restore: the tenant secret is missing",
+            code="tenant-secret-missing",
+            hint="name the file with the keys: --keys FILE",
+        )
+    places = places_of(settings)
+    for place in places:
+        place.check(stage)
+    if header.engine == "postgresql" and settings.keys_dir.is_dir():
+        # The database has its data before the directory has its name: whoever opens it then finds
+        # the lists that are there now.
+        join(settings.keys_dir, [stage / KEYS])
+    for place in places:
+        place.put(stage)
 
 
 async def _fill_database(settings: Settings, stage: Path, header: Header) -> None:
@@ -530,11 +550,15 @@ async def _check_objects(state: Any, principal: Principal, progress: Progress) -
 
 
 async def _check_ledger(system: Any, principal: Principal) -> tuple[int, str]:
+    """How many entries are sound, and what is not; ``Corrupt`` if the log cannot be opened at all,
+    as without the key that signs it."""
     from holdfast.ledger.verifying import verify as verify_ledger
 
     last: Any = None
     async for step in verify_ledger(system.ledger, principal):
         last = step
+    damage = (await system.ledger.status(principal)).damage
     if last is None:
         return 0, ""
-    return int(last.checked), "sound" if last.sound else str(last.reason)
+    said = "sound" if damage is None else str(damage.detail)
+    return int(last.checked), said if last.sound else str(last.reason)
