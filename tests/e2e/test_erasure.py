@@ -147,7 +147,8 @@ def test_a_hold_outlives_the_restore_of_a_backup_from_before_it(tmp_path: Path) 
     where = ["--data-dir", str(data)]
     until = ["--until", "2036-01-01T00:00:00Z"]
     with started(serve, data, environment=environment):
-        assert run_command("ledger", "hold", JOE, "--reason", "case 11", *where).returncode == 0
+        reason = ["--reason", "Prüfung läuft"]
+        assert run_command("ledger", "hold", JOE, *reason, *where).returncode == 0
         made = run_command("backup", "create", "--json", *where)
         assert made.returncode == 0, made.stderr
         backup = json.loads(made.stdout)

@@ -166,7 +166,7 @@ def parse_master(text: str, source: str) -> list[MasterKey]:
 def write_new(path: Path, text: str) -> None:
     """Write ``text`` whole and flushed at ``path``, or not at all; never over a file."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not files.write_new(path, text.encode("ascii")):
+    if not files.write_new(path, text.encode("utf-8")):
         raise Invalid(f"cannot write {path}: it is there already")
 
 

@@ -13,13 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.app.commandline import COMMANDS, app
+from holdfast.app.commands.backup import _recovered
 from holdfast.app.commands.key import FORMAT, RECOVERY_BYTES_MAX, Recovery, read_recovery
 from holdfast.app.commands.status import _print_overview
 from holdfast.app.line import line_of
+from holdfast.app.settings import resolve
 from holdfast.console.overview import Overview, ServiceLine, nothing
 from holdfast.kernel.cli import checked_address, read_file
 from holdfast.kernel.errors import Corrupt, Invalid
+from holdfast.keyring.lines import add_restrictions, read_restrictions
 from holdfast.keyring.master import MasterKey, MasterKeys, render_master
+from holdfast.keyring.model import Restriction, RestrictionLine
 
 
 @pytest.mark.parametrize(
@@ -128,6 +132,31 @@ def test_keys_are_exported_although_nobody_can_bring_it_on_the_record(tmp_path: 
     result = CliRunner().invoke(app, ["--data-dir", str(data), "key", "export", "--out", str(out)])
     assert (result.exit_code, out.exists()) == (0, True), result.stderr
     assert "not on the record: cannot find a system" in result.stderr
+
+
+def test_reasons_in_any_script_are_exported_and_put_back(tmp_path: Path) -> None:
+    data, other, out = tmp_path / "data", tmp_path / "other", tmp_path / "safe.json"
+    MasterKeys.create(data / "keys" / "master.key")
+    (data / "secrets").mkdir()
+    (data / "secrets" / "tenant-secrets").write_text("s")
+    held = Restriction(
+        subject="ab" * 16,
+        kind="hold",
+        reason="Prüfung läuft: 調査中\u2028",
+        until="",
+        placed_by="operator",
+        placed_at="2026-11-01T00:00:00.000000Z",
+    )
+    add_restrictions(data / "keys", [RestrictionLine(tenant="default", placed=held)])
+    for words in (["key", "export", "--out", str(out)], ["key", "import", str(out)]):
+        folder = data if "export" in words else other
+        result = CliRunner().invoke(app, ["--data-dir", str(folder), *words])
+        assert result.exit_code == 0, result.output
+    assert read_restrictions(other / "keys") == read_restrictions(data / "keys")
+    with _recovered(resolve({}, {"data_dir": str(tmp_path / "third")}), out) as (master, lists):
+        assert master
+        assert lists is not None
+        assert read_restrictions(lists) == read_restrictions(data / "keys")
 
 
 class _HalfWay(BaseHTTPRequestHandler):

@@ -207,7 +207,7 @@ def _recovered(settings: Settings, recovery: Path | None) -> Iterator[tuple[str,
         check_free(master_file(settings), master)
     with tempfile.TemporaryDirectory() as folder:
         for name, text in found.lists().items():
-            (Path(folder) / name).write_text(text, encoding="ascii")
+            (Path(folder) / name).write_text(text, encoding="utf-8")
         yield master, Path(folder)
 
 

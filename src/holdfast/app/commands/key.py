@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
@@ -69,6 +69,8 @@ def export(
         write_new(out, msgspec.json.format(msgspec.json.encode(recovery), indent=2).decode() + "\n")
     except HoldfastError as error:
         fail(error)
+    except UnicodeError as error:
+        fail(Corrupt(f"cannot export the keys: a file of them is damaged: {error}"))
     except OSError as error:
         fail(Invalid(f"cannot export the keys: {error.filename}: {error.strerror}"))
     say(f"written: {out}; whoever has it and the data of {settings.data_dir} can read everything")
@@ -193,10 +195,10 @@ def put_back(path: Path, text: str) -> str:
 def check_free(path: Path, text: str) -> bool:
     """Whether there is no such file; ``Invalid`` if another one than ``text`` is there."""
     try:
-        there: Any = path.read_text(encoding="utf-8")
+        there = path.read_bytes()
     except FileNotFoundError:
         return True
-    if there != text:
+    if there != text.encode():
         raise Invalid(
             f"cannot put {path} back: another one is there",
             hint="move it away first, if you are sure",
@@ -228,7 +230,8 @@ def _note(ctx: typer.Context, what: str, master_key: str, parts: Sequence[str] =
 
 
 def _text_of(path: Path) -> str:
-    return path.read_text(encoding="ascii") if path.exists() else ""
+    """What a list says, in whatever letters reasons were given; empty without one."""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _settings(ctx: typer.Context) -> Settings:
