@@ -113,9 +113,10 @@ async def test_an_instance_that_slept_past_its_lease_cannot_append_any_more(
         await first.append(ONE, one(1))
         asleep = first.log_of(ONE).leadership
         clock.advance(LEAD_SECONDS + 1)
-        await second.append(ONE, one(2))
+        await second.log_of(ONE).open()
         assert asleep.opened is not None
         asleep.opened.until = clock.now() + (asleep.opened.until - NOW)
         with pytest.raises(NotSequencer, match="taken over"):
             await first.append(ONE, one(3))
+        await second.append(ONE, one(2))
         assert [e.payload for e in await everything(second)] == [{"n": 1}, {"n": 2}]

@@ -105,6 +105,36 @@ async def test_what_goes_beside_an_append_is_there_with_it_or_not_at_all(
     assert (await log.end(ONE), found) == (1, 1)
 
 
+async def test_what_changes_beside_the_log_is_held_to_the_fence_until_it_is_committed(
+    log: Log, database: Database
+) -> None:
+    """Of many that read and then write none is lost: each waits for the one before it."""
+    if log.beside is None:
+        pytest.skip("this backend carries nothing beside the log")
+    size = text("SELECT size FROM ledger_index WHERE tenant = :tenant")
+    values = {"tenant": ONE.tenant}
+
+    def one_more(conn) -> int:
+        found = conn.execute(size, values).scalar_one_or_none() or 0
+        conn.execute(
+            text(
+                "INSERT INTO ledger_index (tenant, size, recorded, payload_bytes)"
+                " VALUES (:tenant, :size, '', 0)"
+                " ON CONFLICT (tenant) DO UPDATE SET size = excluded.size"
+            ),
+            values | {"size": found + 1},
+        )
+        return found + 1
+
+    fence = await log.seize(ONE, "me")
+    counted = await asyncio.gather(*(log.fenced(ONE, fence, one_more) for _ in range(16)))
+    assert sorted(counted) == list(range(1, 17))
+    await log.seize(ONE, "another")
+    with pytest.raises(NotSequencer):
+        await log.fenced(ONE, fence, one_more)
+    assert await database.read(ONE, lambda conn: conn.execute(size, values).scalar_one()) == 16
+
+
 async def test_a_cut_forgets_what_follows_and_no_more(log: Log) -> None:
     fence = await log.seize(ONE, "me")
     for first in (0, 2, 4):

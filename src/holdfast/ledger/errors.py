@@ -13,6 +13,12 @@ class LogMoved(Conflict):
     code = "log-moved"
 
 
+class IndexMoved(LogMoved):
+    """The index does not end where the log does: it has to be brought up before it is added to."""
+
+    code = "index-moved"
+
+
 class VersionConflict(Conflict):
     """A stream is not at the version that was expected; the message says which it is at."""
 

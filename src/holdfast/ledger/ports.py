@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-from holdfast.kernel.database import Database
+from holdfast.kernel.database import Database, Unit
 from holdfast.kernel.outbox import Sealed
 from holdfast.kernel.principal import Principal
+
+T = TypeVar("T")
 
 Beside = Callable[[Connection], None]
 """A unit of the index that may be run in the transaction of an append."""
@@ -66,6 +68,14 @@ class Log(Protocol):
         self, principal: Principal, commit: StoredCommit, fence: int, beside: Beside | None = None
     ) -> None:
         """Store ``commit`` if the log ends where it begins and ``fence`` is still the newest."""
+        ...
+
+    async def fenced(self, principal: Principal, fence: int, unit: Unit[T]) -> T:
+        """Run a unit that changes what lies beside the log, if ``fence`` is still the newest.
+
+        Nobody becomes the one who appends, and nobody appends, between that look and the commit.
+        ``NotSequencer`` otherwise. Only where there is something beside.
+        """
         ...
 
     async def read(

@@ -17,7 +17,7 @@ from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Table
 
 from holdfast.kernel import merkle
 from holdfast.kernel.database import bulk_insert, tenant_table
-from holdfast.ledger.errors import IndexIncomplete, IndexWrong, NotSequencer
+from holdfast.ledger.errors import IndexIncomplete, IndexMoved, IndexWrong
 from holdfast.ledger.model import Damage
 from holdfast.ledger.tree import TILE_HEIGHT, TILE_WIDTH, Tile, split_hashes
 
@@ -169,19 +169,19 @@ class IndexRow:
 
 @dataclass(slots=True)
 class Growth:
-    """What one or more commits add to the index.
+    """What one or more commits add to an index that ends at ``since``.
 
-    Of ``made_anew`` ones the index ends at ``since``, and what it knows already stays as it is: an
-    event that stands twice in the log keeps its first place.
+    Where it is ``made_anew`` what it knows already stays as it is: an event that stands twice in
+    the log keeps its first place.
     """
 
+    since: int
     size: int
     recorded: str
     payload_bytes: int = 0
     rows: list[IndexRow] = field(default_factory=list)
     tiles: list[Tile] = field(default_factory=list)
     made_anew: bool = False
-    since: int = 0
 
 
 def _both(sqlite: str, postgresql: str) -> Mapping[str, Any]:
@@ -212,11 +212,17 @@ _KEEP_STREAM_POSTGRESQL = (
     " position = excluded.position, mark = excluded.mark"
 )
 _STATE = text("SELECT size, recorded, payload_bytes FROM ledger_index WHERE tenant = :tenant")
-_KEEP_STATE = text(
+# Both change nothing, and return nothing, if the index does not end where it is to be added to.
+_BEGIN_STATE = text(
     "INSERT INTO ledger_index (tenant, size, recorded, payload_bytes)"
     " VALUES (:tenant, :size, :recorded, :payload_bytes) ON CONFLICT (tenant) DO UPDATE"
     " SET size = excluded.size, recorded = excluded.recorded,"
-    " payload_bytes = ledger_index.payload_bytes + excluded.payload_bytes"
+    " payload_bytes = excluded.payload_bytes WHERE ledger_index.size = 0 RETURNING size"
+)
+_MOVE_STATE = text(
+    "UPDATE ledger_index SET size = :size, recorded = :recorded,"
+    " payload_bytes = payload_bytes + :payload_bytes"
+    " WHERE tenant = :tenant AND size = :since RETURNING size"
 )
 _VERSIONS = text(
     "SELECT version, position FROM ledger_versions WHERE tenant = :tenant AND stream = :stream"
@@ -264,6 +270,13 @@ def check_whole(conn: Connection, tenant: str, end: int) -> None:
             "rebuild` does it again; `holdfast ledger status` says what stands against it",
             retry_after_seconds=1.0,
         )
+
+
+def check_ends(conn: Connection, tenant: str, end: int) -> None:
+    """``IndexMoved`` unless the index ends at ``end``."""
+    size = index_state(conn, tenant).size
+    if size != end:
+        raise IndexMoved(f"cannot add to the index at {end}: it ends at {size}")
 
 
 def find_streams(conn: Connection, tenant: str, names: Sequence[str]) -> dict[str, int]:
@@ -365,15 +378,25 @@ def tile_roots(
 
 
 def grow(conn: Connection, tenant: str, growth: Growth) -> None:
-    """Bring the index up by what was appended, in a handful of statements."""
+    """Bring the index up by what was appended, in a handful of statements.
+
+    ``IndexMoved``, and it stays as it is, unless it ends where what is added begins: whoever adds
+    to another one would make an index that has gaps and says that it has none.
+    """
+    values = {
+        "tenant": tenant,
+        "size": growth.size,
+        "recorded": growth.recorded,
+        "payload_bytes": growth.payload_bytes,
+    }
+    if growth.since == 0:
+        moved = conn.execute(_BEGIN_STATE, values)
+    else:
+        moved = conn.execute(_MOVE_STATE, values | {"since": growth.since})
+    if moved.one_or_none() is None:
+        raise IndexMoved(f"cannot add to the index at {growth.since}: it ends elsewhere")
     rows = growth.rows
-    farther: Sequence[IndexRow] = rows
-    if growth.made_anew:
-        if index_state(conn, tenant).size != growth.since:
-            raise NotSequencer(
-                "cannot make the index anew: another instance does", retry_after_seconds=1.0
-            )
-        farther = _farther(conn, tenant, rows)
+    farther = _farther(conn, tenant, rows) if growth.made_anew else rows
     bulk_insert(
         conn,
         ledger_events,
@@ -402,13 +425,6 @@ def grow(conn: Connection, tenant: str, growth: Growth) -> None:
         ("tenant", "level", "number", "hashes", "root"),
         [(tenant, tile.level, tile.number, tile.hashes, tile.root) for tile in growth.tiles],
     )
-    values = {
-        "tenant": tenant,
-        "size": growth.size,
-        "recorded": growth.recorded,
-        "payload_bytes": growth.payload_bytes,
-    }
-    conn.execute(_KEEP_STATE, values)
 
 
 def _farther(conn: Connection, tenant: str, rows: Sequence[IndexRow]) -> list[IndexRow]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from sqlalchemy import Connection, text
 
-from holdfast.kernel.database import Database
+from holdfast.kernel.database import Database, Unit
 from holdfast.kernel.principal import Principal
 from holdfast.ledger.errors import LogMoved, NotSequencer
 from holdfast.ledger.ports import Beside, StoredCommit
+
+T = TypeVar("T")
 
 _END = text(
     "SELECT first + count FROM ledger_commits WHERE tenant = :tenant ORDER BY first DESC LIMIT 1"
@@ -54,13 +57,7 @@ class SqlLog:
         tenant = principal.tenant
 
         def unit(conn: Connection) -> None:
-            sqlite = conn.dialect.name == "sqlite"
-            newest = conn.execute(_FENCE if sqlite else _FENCE_POSTGRESQL, {"tenant": tenant})
-            if newest.scalar_one_or_none() != fence:
-                raise NotSequencer(
-                    "cannot append: another instance has taken over this tenant's log",
-                    retry_after_seconds=1.0,
-                )
+            _hold(conn, tenant, fence)
             end = conn.execute(_END, {"tenant": tenant}).scalar_one_or_none() or 0
             if end != commit.first:
                 raise LogMoved(f"cannot append at {commit.first}: the log ends at {end}")
@@ -79,6 +76,13 @@ class SqlLog:
         await self._database.write(
             principal, unit, size_bytes=len(commit.frame), isolation="read committed"
         )
+
+    async def fenced(self, principal: Principal, fence: int, unit: Unit[T]) -> T:
+        def held(conn: Connection) -> T:
+            _hold(conn, principal.tenant, fence)
+            return unit(conn)
+
+        return await self._database.write(principal, held, isolation="read committed")
 
     async def read(
         self, principal: Principal, position: int, commits_max: int, bytes_max: int
@@ -119,6 +123,17 @@ class SqlLog:
     async def cut(self, principal: Principal, position: int) -> None:
         values = {"tenant": principal.tenant, "position": position}
         await self._database.write(principal, lambda conn: _run(conn, values))
+
+
+def _hold(conn: Connection, tenant: str, fence: int) -> None:
+    """``NotSequencer`` unless ``fence`` is the newest; it stays so until the commit."""
+    sqlite = conn.dialect.name == "sqlite"
+    newest = conn.execute(_FENCE if sqlite else _FENCE_POSTGRESQL, {"tenant": tenant})
+    if newest.scalar_one_or_none() != fence:
+        raise NotSequencer(
+            "cannot append: another instance has taken over this tenant's log",
+            retry_after_seconds=1.0,
+        )
 
 
 def _run(conn: Connection, values: dict[str, object]) -> None:

@@ -76,7 +76,7 @@ class Opening:
         fence = await shared.log.seize(parts.principal, shared.holder)
         self.soundness.damage = None
         try:
-            grown, recorded = await self.recovery.recovered()
+            grown, recorded = await self.recovery.recovered(fence)
             published = await self._check_said(grown, origin)
             if published is not None:
                 await self.published.learn(published)

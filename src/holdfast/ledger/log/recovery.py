@@ -1,13 +1,21 @@
-"""The index of a log, brought up to what is durable in it, or made anew from it."""
+"""The index of a log, brought up to what is durable in it, or made anew from it.
+
+Only whoever holds the newest fence does so, and each step is held to that in its own transaction:
+an instance that slept meanwhile would forget, or add to, an index that another one goes by.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
-from holdfast.kernel.errors import Corrupt
+from sqlalchemy import Connection
+
+from holdfast.kernel.errors import Conflict, Corrupt
 from holdfast.kernel.merkle import leaf_hash
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import store
+from holdfast.ledger.errors import IndexMoved, IndexWrong, NotSequencer
 from holdfast.ledger.frames import damaged, decode_frame, read_leaf
 from holdfast.ledger.log.commits import Commits
 from holdfast.ledger.log.leadership import Leadership
@@ -38,7 +46,7 @@ class Recovery:
         self.soundness = soundness
         self.reader = reader
 
-    async def recovered(self) -> tuple[Tree, str]:
+    async def recovered(self, fence: int) -> tuple[Tree, str]:
         """The tree of what is durable and the time of the last entry, the index brought up to it.
 
         An index that does not fit the log is made anew, once.
@@ -56,7 +64,7 @@ class Recovery:
             )
         try:
             grown = await self._caught_up(
-                await self.reader.tree_at(state.size), state.recorded, end
+                await self.reader.tree_at(state.size), state.recorded, end, fence
             )
         except Corrupt as error:
             if error.code != "index-damaged":
@@ -65,15 +73,31 @@ class Recovery:
             whole, wrong = await self.soundness.recompute()
             if wrong is not None:
                 raise wrong from error
-            grown = await self.rebuild(whole.size)
+            grown = await self.rebuild(whole.size, fence)
         return grown
 
-    async def rebuild(self, end: int) -> tuple[Tree, str]:
+    async def rebuild(self, end: int, fence: int) -> tuple[Tree, str]:
         """Make the index anew from the first ``end`` entries of the log, which are sound."""
-        await self.parts.write(lambda conn: store.clear_index(conn, self.parts.tenant))
-        return await self._caught_up(Tree(), "", end)
+        await self._change(fence, partial(store.clear_index, tenant=self.parts.tenant))
+        return await self._caught_up(Tree(), "", end, fence)
 
-    async def _caught_up(self, grown: Tree, recorded: str, end: int) -> tuple[Tree, str]:
+    async def _change(self, fence: int, unit: Callable[[Connection], None]) -> None:
+        log, parts = self.parts.shared.log, self.parts
+        try:
+            if log.beside is parts.shared.database:
+                await log.fenced(parts.principal, fence, unit)
+            else:
+                await parts.write(unit)
+        except IndexMoved as error:
+            raise NotSequencer(
+                "cannot make the index anew: another instance does", retry_after_seconds=1.0
+            ) from error
+        except Conflict as error:  # it has rows of which it does not know
+            raise IndexWrong(0, "cannot bring the index up: it has more than it says") from error
+
+    async def _caught_up(
+        self, grown: Tree, recorded: str, end: int, fence: int
+    ) -> tuple[Tree, str]:
         if grown.size:
             frame = await self.reader.frame_at(grown.size - 1)
             if frame.size == grown.size and frame.root != grown.root():
@@ -82,7 +106,9 @@ class Recovery:
                 )
         async for commit in self.commits.between(grown.size, end):
             frame = decode_frame(commit)
-            growth = Growth(0, "", made_anew=True, since=grown.size)
+            if frame.first != grown.size:
+                raise IndexWrong(grown.size, "cannot use the index: it ends within a commit")
+            growth = Growth(grown.size, 0, "", made_anew=True)
             for position, entry in enumerate(frame.entries, frame.first):
                 leaf = read_leaf(entry.leaf)
                 growth.tiles += grown.append(leaf_hash(entry.leaf))
@@ -94,6 +120,7 @@ class Recovery:
                     frame.first, "the tree of its entries is not the one written with them"
                 )
             growth.size, growth.recorded = grown.size, recorded
-            await self.parts.write(partial(store.grow, tenant=self.parts.tenant, growth=growth))
+            grow = partial(store.grow, tenant=self.parts.tenant, growth=growth)
+            await self._change(fence, grow)
             await self.leadership.keep()
         return grown, recorded

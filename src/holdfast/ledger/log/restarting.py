@@ -104,10 +104,11 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
     before = origins[-1]
     head = await asyncio.to_thread(_readable, tenant_log.head)
     said = await tenant_log.published.in_file()
+    fence = await parts.shared.log.seize(parts.principal, parts.shared.holder)
     grown, _ = await tenant_log.soundness.recompute()
     aside = await _set_aside(tenant_log.commits, grown.size)
     await parts.shared.log.cut(parts.principal, grown.size)
-    await tenant_log.recovery.rebuild(grown.size)
+    await tenant_log.recovery.rebuild(grown.size, fence)
     origin = following_origin(before, grown.size, parts.now(), reason, said.values())
     await parts.write(lambda conn: store.add_origin(conn, parts.tenant, origin))
     await tell_head(tenant_log.head, Head(grown.size, grown.root()))

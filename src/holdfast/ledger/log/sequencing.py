@@ -61,7 +61,8 @@ class Sequencer:
             try:
                 return await self._commit_once(state, batch)
             except LogMoved as error:
-                # Another instance appended and has lost the fence since: begin from where it ended.
+                # Another instance appended and has lost the fence since, or the index is not that
+                # of the log: begin from where they end.
                 self.leadership.close()
                 if attempt == 2:
                     raise Unavailable(
@@ -80,7 +81,7 @@ class Sequencer:
     async def _commit_once(
         self, state: Opened, batch: Sequence[Wanted]
     ) -> Sequence[Appended | Exception]:
-        versions, known = await self._facts(batch)
+        versions, known = await self._facts(batch, state.tree.size)
         made = plan(
             batch,
             versions,
@@ -104,7 +105,7 @@ class Sequencer:
         full = [tile for hashed in made.hashes for tile in grown.append(hashed)]
         commit = encode_frame(state.tree.size, made.entries, grown.root())
         recorded = read_leaf(made.entries[-1].leaf).recorded
-        growth = Growth(grown.size, recorded, made.payload_bytes, made.rows, full)
+        growth = Growth(state.tree.size, grown.size, recorded, made.payload_bytes, made.rows, full)
         grow = partial(store.grow, tenant=parts.tenant, growth=growth)
         together = shared.log.beside is shared.database
         try:
@@ -152,8 +153,10 @@ class Sequencer:
             )
         return max(timestamp(now), state.recorded)
 
-    async def _facts(self, batch: Sequence[Wanted]) -> tuple[dict[str, int], dict[str, Known]]:
-        """What the log has of the streams and ids that are named."""
+    async def _facts(
+        self, batch: Sequence[Wanted], end: int
+    ) -> tuple[dict[str, int], dict[str, Known]]:
+        """What the log, which ends at ``end``, has of the streams and ids that are named."""
         tenant = self.parts.tenant
         names = sorted(
             {e.stream for w in batch for e in w.events} | {s for w in batch for s in w.expected}
@@ -161,6 +164,7 @@ class Sequencer:
         ids = [event.id for wanted in batch for event in wanted.events]
 
         def unit(conn: Connection) -> tuple[dict[str, int], dict[str, int]]:
+            store.check_ends(conn, tenant, end)  # a refusal rests on it, too
             return store.find_streams(conn, tenant, names), store.find_events(conn, tenant, ids)
 
         versions, positions = await self.parts.read(unit)

@@ -107,12 +107,12 @@ class TenantLog:
         far it has come: what asks it for more is refused, and the next opening goes on.
         """
         async with self.sequencer.storing:
-            await self.open()
+            state = await self.open()
             self.leadership.close()
             async with self.opening.lock:
                 grown, wrong = await self.soundness.recompute()
                 if wrong is not None:
                     await self.soundness.met(wrong, walked=True)
                     raise wrong
-                await self.recovery.rebuild(grown.size)
+                await self.recovery.rebuild(grown.size, state.fence)
             await self.open()

@@ -1,0 +1,115 @@
+"""Whoever lost the fence changes nothing any more: no index, no origin, no checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.kernel.clock import ManualClock
+from holdfast.kernel.database import Database
+from holdfast.leases import MemoryLeases
+from holdfast.ledger import store
+from holdfast.ledger.errors import NotSequencer
+from holdfast.ledger.log.leadership import LEAD_SECONDS
+from holdfast.ledger.service import LedgerService
+from tests.conformance.test_ledger_damage import COMMITS, EACH, change, filled, verdict
+from tests.unit.ledger.making import NOW, ONE, everything, ledger_on, one
+
+SIZE = COMMITS * EACH
+
+
+@dataclass(frozen=True, slots=True)
+class Two:
+    """Two instances on one database; the first appends to a log that is filled."""
+
+    first: LedgerService
+    second: LedgerService
+    clock: ManualClock
+
+    async def first_sleeps(self) -> None:
+        """The first one is stopped for longer than its lease, and the second takes over."""
+        self.clock.advance(LEAD_SECONDS + 1)
+        placed = (await self.second.append(ONE, one(1000, "notes/1"))).events[0]
+        assert (placed.position, placed.version) == (SIZE, 87)
+
+
+@pytest.fixture
+async def two(database: Database, tmp_path: Path) -> AsyncIterator[Two]:
+    clock = ManualClock(NOW)
+    shared: Any = {"clock": clock, "leases": MemoryLeases(clock), "keys": tmp_path / "keys"}
+    async with (
+        ledger_on(database, tmp_path / "a", holder="a", **shared) as first,
+        ledger_on(database, tmp_path / "b", holder="b", **shared) as second,
+    ):
+        await filled(first)
+        yield Two(first, second, clock)
+
+
+async def index_size(database: Database) -> int:
+    return (await database.read(ONE, lambda conn: store.index_state(conn, ONE.tenant))).size
+
+
+async def nothing_is_lost(ledger: LedgerService) -> None:
+    """The index is that of the log, and appends go on where they are to."""
+    assert (await ledger.append(ONE, one(1, "notes/1"))).repeated
+    placed = (await ledger.append(ONE, one(1001, "notes/1"))).events[0]
+    assert (placed.position, placed.version) == (SIZE + 1, 88)
+    assert len(await everything(ledger, stream="notes/1")) == 88
+    found = await verdict(ledger)
+    assert (found.sound, found.checked) == (True, SIZE + 2), found.reason
+
+
+async def test_an_index_is_not_made_anew_by_whoever_slept_past_its_lease(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recovery = two.first.log_of(ONE).recovery
+    rebuild = recovery.rebuild
+
+    async def slept(*how: Any) -> Any:
+        await two.first_sleeps()
+        return await rebuild(*how)
+
+    monkeypatch.setattr(recovery, "rebuild", slept)
+    with pytest.raises(NotSequencer):
+        await two.first.rebuild(ONE)
+    await nothing_is_lost(two.second)
+
+
+async def test_an_index_that_is_half_made_is_gone_on_with_by_whoever_takes_over(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one who began it wakes up, and adds nothing to what the other has made."""
+    leadership = two.first.log_of(ONE).leadership
+    keep, kept = leadership.keep, 0
+
+    async def slept() -> None:
+        nonlocal kept
+        kept += 1
+        if kept == COMMITS // 2:
+            await two.first_sleeps()
+            two.clock.advance(-(LEAD_SECONDS + 1))  # it does not even see how late it is
+        else:
+            await keep()
+
+    monkeypatch.setattr(leadership, "keep", slept)
+    with pytest.raises(NotSequencer):
+        await two.first.rebuild(ONE)
+    await nothing_is_lost(two.second)
+
+
+@pytest.mark.parametrize("how", ["forgotten", "300", "7"])
+async def test_an_append_adds_to_no_index_that_ends_elsewhere_and_has_it_brought_up(
+    two: Two, database: Database, how: str
+) -> None:
+    """What the index holds is looked at in the append's own transaction, whoever changed it."""
+    await two.first.append(ONE, one(1000, "notes/1"))
+    if how == "forgotten":
+        await database.write(ONE, lambda conn: store.clear_index(conn, ONE.tenant))
+    else:
+        await change(database, f"UPDATE ledger_index SET size = {how} WHERE tenant = :tenant")
+    await nothing_is_lost(two.first)
+    assert await index_size(database) == SIZE + 2
