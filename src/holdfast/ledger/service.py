@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -13,29 +12,21 @@ import msgspec
 from sqlalchemy import Connection
 
 from holdfast.kernel.canonical import INTEGER_MAX
-from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
+from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import (
     Corrupt,
     Denied,
     HoldfastError,
     Invalid,
-    TooLarge,
-    Unsupported,
 )
 from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor, page_size, text_position
 from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.moments import check_come
 from holdfast.kernel.outbox import (
-    PAYLOAD_BYTES_MAX,
     SALT_BYTES,
     STREAM_NAMES,
     Event,
-    Outbox,
-    check_names,
-    checked_header,
-    checked_payload,
-    commitment,
 )
 from holdfast.kernel.principal import Principal, PrincipalKind, service
 from holdfast.kernel.telemetry import get_logger, request_id
@@ -51,17 +42,12 @@ from holdfast.ledger.errors import (
 )
 from holdfast.ledger.folding import Fold, Projections
 from holdfast.ledger.frames import Frame, read_leaf
-from holdfast.ledger.log.parts import KEY_DESTROYED, LogParts
+from holdfast.ledger.log.parts import LogParts
 from holdfast.ledger.log.reading import LogReader
 from holdfast.ledger.log.restarting import Restarted, restart
 from holdfast.ledger.log.tenant_log import TenantLog
 from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.model import (
-    APPEND_BYTES_MAX,
-    ERASED,
-    EVENTS_MAX,
-    EXPECTED_MAX,
-    OWN_STREAMS,
     Append,
     Appended,
     Consistency,
@@ -71,16 +57,15 @@ from holdfast.ledger.model import (
     KeyInfo,
     LedgerStatus,
     Moment,
-    NewEvent,
     Prepared,
     Proof,
     Relay,
-    RelayedEvent,
     StreamInfo,
     Trust,
     stream_name,
 )
 from holdfast.ledger.plan import Wanted
+from holdfast.ledger.preparing import Preparer, check_ids
 from holdfast.ledger.signer import verifier_of
 
 log = get_logger("ledger")
@@ -99,8 +84,8 @@ class LedgerService:
         self._parts = parts
         self.projections = Projections(parts, self._reader_of, folds)
         self._new_id = new_id
+        self._preparer = Preparer(parts, new_id)
         self._logs: dict[TenantId, TenantLog] = {}
-        self._sealing = Outbox.PURPOSE
 
     @property
     def database(self) -> Database:
@@ -181,104 +166,10 @@ class LedgerService:
         """:meth:`append`, put in line: what is begun before this is called is appended first."""
         if any(event.about for event in append.events):
             # Their keys are looked up in the keyring's store, which nobody else is to wait for.
-            wanted = await asyncio.to_thread(self._wanted, principal, append)
+            wanted = await asyncio.to_thread(self._preparer.wanted, principal, append)
         else:
-            wanted = self._wanted(principal, append)
+            wanted = self._preparer.wanted(principal, append)
         return self.log_of(principal).begin(wanted)
-
-    def _wanted(self, principal: Principal, append: Append) -> Wanted:
-        if not append.events:
-            raise Invalid("cannot append: there are no events")
-        if len(append.events) > EVENTS_MAX or len(append.expected) > EXPECTED_MAX:
-            raise TooLarge(
-                f"cannot append {len(append.events)} events at once: at most {EVENTS_MAX}"
-            )
-        for stream, version in append.expected.items():
-            if not stream_name(stream) or not 0 <= version < 2**53:
-                raise Invalid(f"cannot expect version {version} of {stream[:80]!r}: no such thing")
-        told = [self._told(principal, event) for event in append.events]
-        about = self._people(principal.tenant, [given.about for given in append.events])
-        prepared = [
-            self._prepared(principal, event, when, about[given.about])
-            for given, (event, when) in zip(append.events, told, strict=True)
-        ]
-        _check_ids(prepared)
-        wanted = Wanted.of(prepared, append.expected)
-        if wanted.size_bytes > APPEND_BYTES_MAX:
-            raise TooLarge(f"cannot append: over {APPEND_BYTES_MAX} bytes at once")
-        return wanted
-
-    def _told(self, principal: Principal, given: NewEvent) -> tuple[Event, str]:
-        """The event but for whom it is about, and when it happened if that was said."""
-        if given.stream.partition("/")[0] in OWN_STREAMS:
-            raise Denied(
-                f"cannot append to {given.stream[:80]}: Holdfast's own roles record there",
-                code="stream-reserved",
-                hint="for everybody: begin its name with something of your own, as in orders/17; "
-                f"these are taken: {', '.join(sorted(OWN_STREAMS))}",
-            )
-        moment = _moment(given.time)
-        event = Event(
-            id=EventId(given.id or self._new_id()),
-            stream=given.stream,
-            type=given.type,
-            time=moment or self._parts.clock.now(),
-            payload=given.payload,
-            subject=principal.subject,
-            request_id=request_id(),
-        )
-        if given.about:  # nobody gets a key for what is refused
-            check_names(event, event.subject)
-            checked_payload(event)
-        return event, "" if moment is None else timestamp(moment)
-
-    def _people(self, tenant: TenantId, names: Sequence[str]) -> dict[str, str]:
-        """The keyed name of each person that is named; each has a key, unless they are erased."""
-        wanted = sorted(set(names) - {""})
-        if not wanted:
-            return {"": ""}
-        if self._parts.people is None:
-            raise Unsupported("cannot append about somebody: this ledger has no keyring")
-        return {"": ""} | dict(zip(wanted, self._parts.people.named(tenant, wanted), strict=True))
-
-    def _prepared(self, principal: Principal, event: Event, when: str, about: str) -> Prepared:
-        salt = self._parts.random(SALT_BYTES)
-        if not about:
-            return self._sealed(principal, event, when, salt)
-        event = msgspec.structs.replace(event, about=about)
-        try:
-            return self._sealed(principal, event, when, salt)
-        except HoldfastError as error:
-            if error.code != KEY_DESTROYED:
-                raise
-        # Nothing can be sealed under a key that is no more. What was appended before the erasure is
-        # answered as it was; what was not is refused where it is known to be new.
-        payload = checked_payload(event)
-        made = self._nameless(principal, event, when, len(payload), commitment(salt, payload))
-        return replace(made, payload=payload, salt=salt)
-
-    def _sealed(self, principal: Principal, event: Event, when: str, salt: bytes) -> Prepared:
-        payload = checked_payload(event)
-        check_names(event, event.subject)
-        checked_header(principal.tenant, event, event.subject, len(payload))
-        sealed = self._parts.sealer.seal(
-            principal.tenant, self._sealing, event.id, salt + payload, subject=event.about
-        )
-        return Prepared(
-            id=event.id,
-            stream=event.stream,
-            type=event.type,
-            time=when,
-            subject=event.subject,
-            request=event.request_id,
-            about=event.about,
-            length=len(payload),
-            commitment=commitment(salt, payload),
-            payload=payload,
-            salt=salt,
-            sealing=sealed.algorithm,
-            sealed=sealed.data,
-        )
 
     async def relay(self, principal: Principal, relay: Relay) -> Appended:
         """Append events of a role's outbox in their order; those that are there are passed over.
@@ -287,63 +178,14 @@ class LedgerService:
         """
         if principal.kind is not PrincipalKind.SERVICE:
             raise Denied("cannot relay events: only a role does", code="relay-not-for-you")
-        prepared = [self._relayed(principal, event) for event in relay.events]
+        prepared = [self._preparer.relayed(principal, event) for event in relay.events]
         return await self.append_prepared(principal, prepared)
-
-    def _relayed(self, principal: Principal, given: RelayedEvent) -> Prepared:
-        moment = _moment(given.time)
-        try:
-            salt, told = bytes.fromhex(given.salt), bytes.fromhex(given.commitment)
-        except ValueError as error:
-            raise Invalid(
-                f"cannot relay the event {given.id[:80]}: no salt, no commitment"
-            ) from error
-        if moment is None or len(told) != 32 or not 0 <= given.length <= PAYLOAD_BYTES_MAX:
-            raise Invalid(f"cannot relay the event {given.id[:80]}: it is not whole")
-        event = Event(
-            id=EventId(given.id),
-            stream=given.stream,
-            type=given.type,
-            time=moment,
-            payload=given.payload or {},
-            subject=given.subject,
-            request_id=given.request_id,
-            about=given.about,
-        )
-        if given.payload is None and not salt:
-            return self._nameless(principal, event, timestamp(moment), given.length, told)
-        made = self._sealed(principal, event, timestamp(moment), salt)
-        if len(salt) != SALT_BYTES or made.commitment != told:
-            raise Invalid(f"cannot relay the event {given.id[:80]}: its payload is not its own")
-        return made
-
-    def _nameless(
-        self, principal: Principal, event: Event, when: str, length: int, told: bytes
-    ) -> Prepared:
-        """An event about a person who was erased before it came here: all but its payload."""
-        check_names(event, event.subject)
-        checked_header(principal.tenant, event, event.subject, length)
-        return Prepared(
-            id=event.id,
-            stream=event.stream,
-            type=event.type,
-            time=when,
-            subject=event.subject,
-            request=event.request_id,
-            about=event.about,
-            length=length,
-            commitment=told,
-            payload=b"",
-            salt=b"",
-            sealing=ERASED,
-            sealed=b"",
-        )
 
     async def append_prepared(self, principal: Principal, events: Sequence[Prepared]) -> Appended:
         """:meth:`relay` for events that are sealed already, as the outbox has them."""
         if not events:
             return Appended(events=[])
-        _check_ids(events)
+        check_ids(events)
         return await self.log_of(principal).begin(Wanted.of(events, each=True))
 
     # --- read ---------------------------------------------------------------------------------
@@ -769,23 +611,4 @@ class LedgerService:
             request_id=request_id(),
         )
         salt = self._parts.random(SALT_BYTES)
-        return self._sealed(principal, event, timestamp(event.time), salt)
-
-
-def _moment(text: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        return parse_timestamp(text)
-    except ValueError as error:
-        raise Invalid(
-            f"cannot read the time {text[:40]!r}: it is not RFC 3339 with an offset",
-            hint="such as 2026-11-01T00:00:00Z",
-        ) from error
-
-
-def _check_ids(events: Sequence[Prepared]) -> None:
-    if len({event.id for event in events}) != len(events):
-        raise Invalid(
-            "cannot append: an event id is given twice", hint="each event has an id of its own"
-        )
+        return self._preparer.sealed(principal, event, timestamp(event.time), salt)

@@ -1,0 +1,213 @@
+"""Events on their way into the log: checked, named, and sealed under a commitment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import msgspec
+
+from holdfast.kernel.clock import parse_timestamp, timestamp
+from holdfast.kernel.errors import Denied, HoldfastError, Invalid, TooLarge, Unsupported
+from holdfast.kernel.ids import EventId, NewId, TenantId
+from holdfast.kernel.outbox import (
+    PAYLOAD_BYTES_MAX,
+    SALT_BYTES,
+    Event,
+    Outbox,
+    check_names,
+    checked_header,
+    checked_payload,
+    commitment,
+)
+from holdfast.kernel.principal import Principal
+from holdfast.kernel.telemetry import request_id
+from holdfast.ledger.log.parts import KEY_DESTROYED, LogParts
+from holdfast.ledger.model import (
+    APPEND_BYTES_MAX,
+    ERASED,
+    EVENTS_MAX,
+    EXPECTED_MAX,
+    OWN_STREAMS,
+    Append,
+    NewEvent,
+    Prepared,
+    RelayedEvent,
+    stream_name,
+)
+from holdfast.ledger.plan import Wanted
+
+
+class Preparer:
+    """Makes of what callers and roles give what the log takes. Keeps nothing."""
+
+    def __init__(self, parts: LogParts, new_id: NewId) -> None:
+        self._parts = parts
+        self._new_id = new_id
+
+    def wanted(self, principal: Principal, append: Append) -> Wanted:
+        """The events of a caller's append; checked, named and sealed."""
+        if not append.events:
+            raise Invalid("cannot append: there are no events")
+        if len(append.events) > EVENTS_MAX or len(append.expected) > EXPECTED_MAX:
+            raise TooLarge(
+                f"cannot append {len(append.events)} events at once: at most {EVENTS_MAX}"
+            )
+        for stream, version in append.expected.items():
+            if not stream_name(stream) or not 0 <= version < 2**53:
+                raise Invalid(f"cannot expect version {version} of {stream[:80]!r}: no such thing")
+        told = [self._told(principal, event) for event in append.events]
+        about = self._people(principal.tenant, [given.about for given in append.events])
+        prepared = [
+            self._prepared(principal, event, when, about[given.about])
+            for given, (event, when) in zip(append.events, told, strict=True)
+        ]
+        check_ids(prepared)
+        wanted = Wanted.of(prepared, append.expected)
+        if wanted.size_bytes > APPEND_BYTES_MAX:
+            raise TooLarge(f"cannot append: over {APPEND_BYTES_MAX} bytes at once")
+        return wanted
+
+    def _told(self, principal: Principal, given: NewEvent) -> tuple[Event, str]:
+        """The event but for whom it is about, and when it happened if that was said."""
+        if given.stream.partition("/")[0] in OWN_STREAMS:
+            raise Denied(
+                f"cannot append to {given.stream[:80]}: Holdfast's own roles record there",
+                code="stream-reserved",
+                hint="for everybody: begin its name with something of your own, as in orders/17; "
+                f"these are taken: {', '.join(sorted(OWN_STREAMS))}",
+            )
+        moment = _moment(given.time)
+        event = Event(
+            id=EventId(given.id or self._new_id()),
+            stream=given.stream,
+            type=given.type,
+            time=moment or self._parts.clock.now(),
+            payload=given.payload,
+            subject=principal.subject,
+            request_id=request_id(),
+        )
+        if given.about:  # nobody gets a key for what is refused
+            check_names(event, event.subject)
+            checked_payload(event)
+        return event, "" if moment is None else timestamp(moment)
+
+    def _people(self, tenant: TenantId, names: Sequence[str]) -> dict[str, str]:
+        """The keyed name of each person that is named; each has a key, unless they are erased."""
+        wanted = sorted(set(names) - {""})
+        if not wanted:
+            return {"": ""}
+        if self._parts.people is None:
+            raise Unsupported("cannot append about somebody: this ledger has no keyring")
+        return {"": ""} | dict(zip(wanted, self._parts.people.named(tenant, wanted), strict=True))
+
+    def _prepared(self, principal: Principal, event: Event, when: str, about: str) -> Prepared:
+        salt = self._parts.random(SALT_BYTES)
+        if not about:
+            return self.sealed(principal, event, when, salt)
+        event = msgspec.structs.replace(event, about=about)
+        try:
+            return self.sealed(principal, event, when, salt)
+        except HoldfastError as error:
+            if error.code != KEY_DESTROYED:
+                raise
+        # Nothing can be sealed under a key that is no more. What was appended before the erasure is
+        # answered as it was; what was not is refused where it is known to be new.
+        payload = checked_payload(event)
+        made = self._nameless(principal, event, when, len(payload), commitment(salt, payload))
+        return replace(made, payload=payload, salt=salt)
+
+    def sealed(self, principal: Principal, event: Event, when: str, salt: bytes) -> Prepared:
+        """An event with its payload sealed and committed to; ``when`` it happened, if said."""
+        payload = checked_payload(event)
+        check_names(event, event.subject)
+        checked_header(principal.tenant, event, event.subject, len(payload))
+        sealed = self._parts.sealer.seal(
+            principal.tenant, Outbox.PURPOSE, event.id, salt + payload, subject=event.about
+        )
+        return Prepared(
+            id=event.id,
+            stream=event.stream,
+            type=event.type,
+            time=when,
+            subject=event.subject,
+            request=event.request_id,
+            about=event.about,
+            length=len(payload),
+            commitment=commitment(salt, payload),
+            payload=payload,
+            salt=salt,
+            sealing=sealed.algorithm,
+            sealed=sealed.data,
+        )
+
+    def relayed(self, principal: Principal, given: RelayedEvent) -> Prepared:
+        """An event of a role's outbox, which has its commitment already; sealed anew."""
+        moment = _moment(given.time)
+        try:
+            salt, told = bytes.fromhex(given.salt), bytes.fromhex(given.commitment)
+        except ValueError as error:
+            raise Invalid(
+                f"cannot relay the event {given.id[:80]}: no salt, no commitment"
+            ) from error
+        if moment is None or len(told) != 32 or not 0 <= given.length <= PAYLOAD_BYTES_MAX:
+            raise Invalid(f"cannot relay the event {given.id[:80]}: it is not whole")
+        event = Event(
+            id=EventId(given.id),
+            stream=given.stream,
+            type=given.type,
+            time=moment,
+            payload=given.payload or {},
+            subject=given.subject,
+            request_id=given.request_id,
+            about=given.about,
+        )
+        if given.payload is None and not salt:
+            return self._nameless(principal, event, timestamp(moment), given.length, told)
+        made = self.sealed(principal, event, timestamp(moment), salt)
+        if len(salt) != SALT_BYTES or made.commitment != told:
+            raise Invalid(f"cannot relay the event {given.id[:80]}: its payload is not its own")
+        return made
+
+    def _nameless(
+        self, principal: Principal, event: Event, when: str, length: int, told: bytes
+    ) -> Prepared:
+        """An event about a person who was erased before it came here: all but its payload."""
+        check_names(event, event.subject)
+        checked_header(principal.tenant, event, event.subject, length)
+        return Prepared(
+            id=event.id,
+            stream=event.stream,
+            type=event.type,
+            time=when,
+            subject=event.subject,
+            request=event.request_id,
+            about=event.about,
+            length=length,
+            commitment=told,
+            payload=b"",
+            salt=b"",
+            sealing=ERASED,
+            sealed=b"",
+        )
+
+
+def _moment(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return parse_timestamp(text)
+    except ValueError as error:
+        raise Invalid(
+            f"cannot read the time {text[:40]!r}: it is not RFC 3339 with an offset",
+            hint="such as 2026-11-01T00:00:00Z",
+        ) from error
+
+
+def check_ids(events: Sequence[Prepared]) -> None:
+    """``Invalid`` for events of one append that share an id."""
+    if len({event.id for event in events}) != len(events):
+        raise Invalid(
+            "cannot append: an event id is given twice", hint="each event has an id of its own"
+        )
