@@ -172,6 +172,7 @@ def test_one_erasure_reaches_every_keyring_or_says_which_it_did_not(
     more = asked(stack, "append", "people/jan", "person.added", "{}", "--about", JANE)
     assert refused(more)[:2] == (5, "subject-erased")
     assert done(stack, "erase", JANE)["repeated"] is True
+    told_to_a_person(stack)
 
     # Begun where only the ledger was asked, with the aggregator away: said, and finished later.
     assert done(stack, "erase", "jim", of="ledger")["keyrings"] == []
@@ -235,6 +236,32 @@ def test_roles_that_share_a_keyring_erase_once_whichever_is_asked(sharing: Stack
     assert (erased["state"], erased["keys"], erased["keyrings"]) == ("done", 1, [])
     assert (patients(stack), events(stack, "people/jan")) == (set(), [(True, None)])
     wait_until(lambda: len(of_type(stack, "subject.erased")) == 2, what="one event for each")
+
+
+def told_to_a_person(stack: Stack) -> None:
+    """A line for each keyring, and in words what a name is that nobody knows, or that is gone."""
+    where = ["--data-dir", str(stack.door.data_dir)]
+    why = ["--reason", "case 13"]
+
+    def said(*command: str) -> tuple[list[str], str]:
+        found = run_command("ledger", *command, *why, *where)
+        assert found.returncode == 0, found.stderr
+        roles = [line.split()[0] for line in found.stdout.splitlines()]
+        return [role for role in roles if role in KEPT], found.stderr
+
+    both = ["aggregator", "ledger"]
+    roles, words = said("hold", "nobody-yet")
+    assert roles == both
+    assert "nobody of that name is known here: the hold waits for them" in words
+    until = ["--until", "2090-01-01T00:00:00Z"]
+    roles, words = said("retain", JANE, *until)
+    assert roles == both
+    assert "nothing is left for the retention to keep" in words
+    roles, words = said("erase", JANE)
+    assert roles == both
+    assert "erased before, on " in words
+    roles, words = said("release", "nobody-yet")
+    assert roles == ["aggregator"] * 3 + ["ledger"] * 3  # the typo's, the retention, her erasure
 
 
 def others_ask_as_themselves(stack: Stack) -> None:

@@ -214,6 +214,9 @@ def test_renewed_certificates_are_taken_without_a_restart(stack: Stack, pki: Pki
         assert stack.door.client.get("/v1/profiles").status_code == 200
     stack.door.close()
     assert stack.door.client.get("/v1/profiles").status_code == 200
+    # And what the door asks of roles itself, rather than passing it on.
+    listed = stack.door.get("/v1/subjects")
+    assert [each["roles"] for each in listed["keyrings"]] == [["aggregator"], ["ledger"]]
 
 
 def test_a_drone_takes_its_renewed_certificate(stack: Stack, pki: Pki) -> None:
