@@ -18,25 +18,14 @@ from holdfast.ledger.errors import IndexIncomplete, IndexWrong, LedgerReadOnly, 
 from holdfast.ledger.exporting import export
 from holdfast.ledger.frames import damaged
 from holdfast.ledger.looking import look_over
-from holdfast.ledger.model import Append
 from holdfast.ledger.service import LedgerService
-from tests.support.ledger import NOW, ONE, event, everything, ledger_on, one, verdict
-from tests.support.ledger_damage import change, flip, forge
-
-COMMITS, EACH = 60, 10
-"""More entries than a tile is wide: opening does not look at the first ones."""
+from tests.support.ledger import NOW, ONE, everything, ledger_on, one, verdict
+from tests.support.ledger_damage import COMMITS, EACH, change, filled, flip, forge
 
 
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(NOW)
-
-
-async def filled(ledger: LedgerService) -> None:
-    for at in range(0, COMMITS * EACH, EACH):
-        events = [event(n, f"notes/{n % 7}") for n in range(at, at + EACH)]
-        await ledger.append(ONE, Append(events=events))
-    await ledger.checkpoint(ONE)
 
 
 async def meet(ledger: LedgerService, how: str) -> None:

@@ -16,8 +16,8 @@ from holdfast.ledger import store
 from holdfast.ledger.errors import NotSequencer
 from holdfast.ledger.log.leadership import LEAD_SECONDS
 from holdfast.ledger.service import LedgerService
-from tests.conformance.test_ledger_damage import COMMITS, EACH, change, filled, verdict
-from tests.unit.ledger.making import NOW, ONE, everything, ledger_on, one
+from tests.support.ledger import NOW, ONE, everything, ledger_on, one, verdict
+from tests.support.ledger_damage import COMMITS, EACH, change, filled
 
 SIZE = COMMITS * EACH
 

@@ -11,12 +11,25 @@ from sqlalchemy import Connection, text
 from holdfast.kernel.database import Database
 from holdfast.kernel.database.tables import metadata
 from holdfast.ledger.frames import decode_frame, encode_frame
+from holdfast.ledger.model import Append
 from holdfast.ledger.ports import StoredCommit
-from tests.support.ledger import ONE
+from holdfast.ledger.service import LedgerService
+from tests.support.ledger import ONE, event
 
 Rows = dict[str, list[dict[str, Any]]]
 
+COMMITS, EACH = 60, 10
+"""More entries than a tile is wide: opening does not look at the first ones."""
+
 _AT = "WHERE tenant = :tenant AND first = :first"
+
+
+async def filled(ledger: LedgerService) -> None:
+    """Have it append :data:`COMMITS` of :data:`EACH` and publish a checkpoint."""
+    for at in range(0, COMMITS * EACH, EACH):
+        events = [event(n, f"notes/{n % 7}") for n in range(at, at + EACH)]
+        await ledger.append(ONE, Append(events=events))
+    await ledger.checkpoint(ONE)
 
 
 async def kept(database: Database) -> Rows:
