@@ -187,10 +187,12 @@ class Keyring:
         wanted = sorted(set(tokens))
 
         def unit(rows: Rows) -> dict[str, DataKey | None]:
-            erased = _erased(rows, tenant, wanted)
-            there = _named(rows, tenant, "subject", wanted)
-            found: dict[str, DataKey | None] = dict.fromkeys(erased)
-            found |= {row[3]: self._unwrapped(rows, tenant, row) for row in there}
+            found: dict[str, DataKey | None] = {
+                row[3]: self._unwrapped(rows, tenant, row)
+                for row in _named(rows, tenant, "subject", wanted)
+            }
+            # Also where there is a key: a copy of the keyring brought it, and it is to go.
+            found |= dict.fromkeys(_erased(rows, tenant, wanted))
             fresh = [token for token in wanted if token not in found]
             return found | self._made(rows, tenant, "subject", "", fresh)
 

@@ -287,6 +287,7 @@ class SubjectsService:
         what holds and retentions only their file knows of, and lift what it knows to be released.
 
         At the start, before anything is served: so a restore of an older state brings nobody back.
+        Whoever was erased has no key afterwards, whichever of the two was restored with one.
         """
         if self._erasers:
             await self._transact(note_copies)
@@ -307,6 +308,9 @@ class SubjectsService:
             for erasure in await self._of(tenant):
                 if erasure.state == "done" or (tenant, erasure.subject) in self._under_way:
                     continue
+                destroy = partial(_destroy, tenant=tenant, token=erasure.subject)
+                if await self._transact(destroy):
+                    log.warning("an erased subject had keys", subject=erasure.subject)
                 done = await self._finish(service("keyring", TenantId(tenant)), erasure)
                 finished += done.state == "done"
         return finished

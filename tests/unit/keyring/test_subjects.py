@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import pytest
 
+from holdfast.app.backup.create import dump_tables, load_table
 from holdfast.kernel.clock import Clock, ManualClock, SystemClock
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Corrupt, Invalid
@@ -28,8 +30,10 @@ from holdfast.keyring.model import (
     RetainRequest,
     SubjectRequest,
 )
+from holdfast.keyring.ports import KeyStore, Rows
 from holdfast.keyring.subjects import SubjectsService
 
+T = TypeVar("T")
 CLOCK = SystemClock()
 ME = operator()
 JANE = SubjectRequest(subject="jane@example.org", reason="her request")
@@ -190,6 +194,69 @@ async def test_a_hold_refuses_with_its_reason_until_it_is_released(
     assert (await service.erase(ME, ERASE_JANE)).state == "done"
     kinds = [entry.event.type for entry in await events(database, keyring)]
     assert kinds == ["subject.held", "subject.released", "subject.erased"]
+
+
+@dataclass
+class Between:
+    """A store in which Jane is erased between any two units of somebody else's."""
+
+    store: KeyStore
+    tenant: str
+    token: str
+
+    def transact(self, unit: Callable[[Rows], T]) -> T:
+        result = self.store.transact(unit)
+        self.store.transact(self._erase)
+        return result
+
+    def _erase(self, rows: Rows) -> None:
+        rows.all("DELETE FROM keyring_keys WHERE kind = 'subject' AND subject = $1", self.token)
+        row = (self.tenant, self.token, "e", "erasing", "asked", "me", "t", "t", 1, "")
+        rows.many(
+            "INSERT INTO keyring_erasures (tenant, subject, id, state, reason, requested_by,"
+            " requested_at, unrecoverable_by, keys, done_at)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
+            [row],
+        )
+
+    def scrub(self) -> None:
+        self.store.scrub()
+
+    def close(self) -> None:
+        self.store.close()
+
+
+async def test_a_copy_of_the_keyring_is_of_one_moment(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    """Either her key is in it, or that she was erased: of both, the erasure would be done again and
+    leave the key."""
+    token = await subjects(keyring, database, tmp_path).token(ME, JANE.subject)
+    keyring.subject_keys("default", [token])
+    copied = dump_tables(Between(keyring.store, "default", token))
+    assert token.encode() in copied["keyring_keys"]
+    assert copied["keyring_erasures"] == b""
+
+
+async def test_whoever_was_erased_has_no_key_whatever_a_copy_brought_back(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    service = subjects(keyring, database, tmp_path, Copies())
+    token = await service.token(ME, JANE.subject)
+    sealer = EnvelopeSealer(keyring)
+    sealed = sealer.seal("default", EVENTS, "e", b"about jane", subject=token)
+    before = dump_tables(keyring.store)["keyring_keys"]
+    await service.erase(ME, ERASE_JANE)
+    hers = b"".join(line for line in before.splitlines(keepends=True) if token.encode() in line)
+    load_table(keyring.store, "keyring_keys", hers)
+    await service.reopen()  # as a restore leaves it
+    assert sealer.unseal("default", EVENTS, "e", sealed) == b"about jane", "the copy has her key"
+    assert keyring.subject_keys("default", [token]) == {token: None}, "nothing new under it"
+    (tmp_path / "erasures.jsonl").unlink()  # the restored system does not have the list
+    assert await subjects(keyring, database, tmp_path, Copies()).resume([DEFAULT_TENANT]) == 1
+    with pytest.raises(KeyDestroyed):
+        sealer.unseal("default", EVENTS, "e", sealed)
+    assert (await service.list(ME)).erasures[0].state == "done"
 
 
 class Mute(EnvelopeSealer):

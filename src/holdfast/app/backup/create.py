@@ -39,7 +39,7 @@ from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.keyring.backends.schema import NAMES
 from holdfast.keyring.master import MasterKey
 from holdfast.keyring.model import BACKUPS, DataKey
-from holdfast.keyring.ports import Rows
+from holdfast.keyring.ports import KeyStore, Rows
 
 if TYPE_CHECKING:
     from holdfast.app.system import State, System
@@ -267,8 +267,8 @@ class BackupService:
             yield Part(f"files/{path.relative_to(self._settings.data_dir)}", _file(path))
 
     async def _key_parts(self) -> AsyncIterator[Part]:
-        for table in NAMES:
-            lines = await asyncio.to_thread(dump_table, self._state.keyring.store, table)
+        tables = await asyncio.to_thread(dump_tables, self._state.keyring.store)
+        for table, lines in tables.items():
             yield Part(f"keyring/{table}", _one(lines))
         left_out = {master_file(self._settings)}
         for folder, under in (
@@ -294,22 +294,26 @@ class BackupService:
         )
 
 
-def dump_table(store: Any, table: str) -> bytes:
-    """A table of the keyring, one JSON array a line."""
+def dump_tables(store: KeyStore) -> dict[str, bytes]:
+    """Every table of the keyring as of one moment, one JSON array a line.
 
-    def unit(rows: Rows) -> bytes:
-        names = ", ".join(NAMES[table])
-        found = rows.all(f"SELECT {names} FROM {table}")  # noqa: S608 - our own names
-        return b"".join(
-            msgspec.json.encode([_plain(cell) for cell in row]) + b"\n" for row in found
-        )
+    Of two moments the keys might be from before an erasure, and the erasure with them.
+    """
 
-    made: bytes = store.transact(unit)
-    return made
+    def unit(rows: Rows) -> dict[str, bytes]:
+        return {table: _lines_of(rows, table) for table in NAMES}
+
+    return store.transact(unit)
 
 
-def load_table(store: Any, table: str, data: bytes) -> None:
-    """Put the rows of :func:`dump_table` into the empty table."""
+def _lines_of(rows: Rows, table: str) -> bytes:
+    names = ", ".join(NAMES[table])
+    found = rows.all(f"SELECT {names} FROM {table}")  # noqa: S608 - our own names
+    return b"".join(msgspec.json.encode([_plain(cell) for cell in row]) + b"\n" for row in found)
+
+
+def load_table(store: KeyStore, table: str, data: bytes) -> None:
+    """Put the rows of :func:`dump_tables` into the empty table."""
     columns = NAMES[table]
     values = [
         tuple(

@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from holdfast.app.backup import postgres
 from holdfast.app.backup.container import Header, check_kind, size_of, unpack
-from holdfast.app.backup.create import dump_table, load_table, master_backup_key
+from holdfast.app.backup.create import dump_tables, load_table, master_backup_key
 from holdfast.app.backup.placing import KEYS, SECRETS, TENANT_SECRET, places_of
 from holdfast.app.keys import keyring_place, master_file
 from holdfast.app.settings import Resolved, Settings
@@ -326,8 +326,8 @@ def _move_keyring(folder: Path, place: str, password: str | None, schema: str) -
     source = open_store(f"sqlite:///{folder / 'keyring.db'}")
     target = open_store(place, password=password, schema=schema)
     try:
-        for table in NAMES:
-            load_table(target, table, dump_table(source, table))
+        for table, lines in dump_tables(source).items():
+            load_table(target, table, lines)
     finally:
         source.close()
         target.close()
