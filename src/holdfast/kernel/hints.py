@@ -101,8 +101,9 @@ def hint_for(error: HoldfastError, noun: str = "") -> str:
 
     ``noun`` is what the command was about, if known: ``record`` of ``holdfast record show``.
     """
-    if error.kind is Kind.OUTCOME_UNKNOWN:
-        # Whatever else is true, this is what to know before anything is done again.
+    if error.kind is Kind.OUTCOME_UNKNOWN and not error.problems:
+        # Whatever else is true, this is what to know before anything is done again. Where it is
+        # told part by part, what became of it is known.
         own = f"{error.hint}; " if error.hint else ""
         return own + BY_KIND[Kind.OUTCOME_UNKNOWN]
     if error.hint:

@@ -62,7 +62,8 @@ Roles = Mapping[str, People]
 Ask = Callable[[Principal], AbstractAsyncContextManager[Roles]]
 """Opens them for a principal: each role sees that one, and judges its rights itself."""
 
-SILENT = frozenset({Kind.UNAVAILABLE, Kind.OUTCOME_UNKNOWN})
+SILENT = frozenset({Kind.UNAVAILABLE, Kind.OUTCOME_UNKNOWN, Kind.INTERNAL})
+"""Failures of a role that was only asked how it stands: it could not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,8 +291,8 @@ class _Doing:
         raise kind(
             f"cannot {self.verb} the subject in every keyring: some is done, some is not",
             code=f"{self.done}-in-part",
-            hint="ask for the same again once that is mended: what is done stays done, and the "
-            "rest is done then",
+            hint="the same again, once that is mended, does the rest; what is done stays done, and "
+            "repeating is safe",
             problems=lines,
             retry_after_seconds=None if refused else 1,
             internal="; ".join(each.internal for each in failures.values() if each.internal),
@@ -314,13 +315,13 @@ def _silent(
 ) -> HoldfastError:
     """Roles that were to be asked first did not answer, or would not: nothing was done."""
     first = next(iter(away.values()))
-    kind = Unavailable if first.kind in SILENT | {Kind.INTERNAL} else BY_KIND[first.kind]
-    names = " and the ".join(away)
+    kind = Unavailable if first.kind in SILENT else BY_KIND[first.kind]
     return kind(
-        f"cannot {what}: every role that keeps people's data is asked first, and the {names} did "
-        f"not answer as it should: {first.detail}",
+        f"cannot {what}: {'; '.join(each.detail for each in away.values())}",
         code=first.code,
-        hint=first.hint or "see that it runs (`holdfast status`), and ask again: nothing was done",
+        hint=first.hint
+        or "every role with keys of people is asked before anything is done, and "
+        f"nothing was: see that the {' and the '.join(away)} runs (`holdfast status`)",
         problems=lines,
         retry_after_seconds=first.retry_after_seconds,
         internal=first.internal,
