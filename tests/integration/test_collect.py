@@ -122,6 +122,24 @@ async def test_all_pages_are_one_run(bench: Collecting) -> None:
     )  # fmt: skip
 
 
+async def test_rows_that_are_skipped_count_where_a_page_is_short(bench: Collecting) -> None:
+    """Else the first of three pages looks like the last, and what the others hold is withdrawn."""
+    form = {**PAGED["format"], "skip_rows": ["Total"]}
+    short = {"type": "page", "size_parameter": "size", "size": 3, "end": "short"}
+    write_pages(bench, count=3, size=3)
+    bench.write("data_page4.json", {"rows": []})
+    await bench.publish(source={"format": form, "pagination": short})
+    async with bench.drone():
+        await bench.collect()
+        for page in range(3):
+            rows = [*({"id": f"p{page}r{i}", "v": i} for i in range(2)), {"id": "Total", "v": 1}]
+            bench.write(f"data_page{page + 1}.json", {"rows": rows})
+        run = await bench.collect()
+    assert (run.status, run.pages, run.unchanged, run.withdrawn) == (
+        RunStatus.SUCCEEDED, 4, 6, 3,
+    )  # fmt: skip
+
+
 async def test_pages_without_validators_are_compared_by_their_bytes(bench: Collecting) -> None:
     bench.source.faults.replace([Fault(kind="no-validators")])
     write_pages(bench)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from holdfast.collect.cursor import CursorState
 from holdfast.collect.errors import LimitReached, ParseFailed
 from holdfast.collect.formats import Reader, reader_of
 from holdfast.collect.mapping import Mapping
-from holdfast.collect.model import Bounds
+from holdfast.collect.model import Bounds, RawRow
 from holdfast.collect.occurrences import Occurrences
 from holdfast.kernel import merkle
 from holdfast.records.content import encode_sorted
@@ -111,7 +111,7 @@ class BatchMaker:
         self._spec = profile.source.format
         self._mapping = Mapping(profile, occurrences)
         self._reader: Reader = reader_of(self._spec)
-        self._context = self._mapping.context(bounds)
+        self._context = replace(self._mapping.context(bounds), left_out=self._left_out)
         self._cursor = cursor
         self.columns = Columns()
         self._stopped = stopped
@@ -129,8 +129,10 @@ class BatchMaker:
         self.records = 0
         self.rejects = 0
         self.rows = 0
-        """Rows of the page read last."""
-        self._ends: tuple[Any, Any] = (None, None)
+        """Rows of the page read last, as the source sent it: with those that are skipped."""
+        self.skipped = 0
+        """How many of them the profile's ``skip_rows`` leave out."""
+        self._ends: tuple[Any, Any] | None = None
 
     def _begin_batch(self) -> None:
         self._seed = self._random(SEED_BYTES)
@@ -143,16 +145,14 @@ class BatchMaker:
         Raises :class:`ParseFailed`, :class:`LimitReached` (``limit-records``) and
         :class:`TooManyRejects`; what was mapped before is in :meth:`rest` then.
         """
-        self.rows = 0
-        self._ends = (None, None)
+        self._begin_page()
         observe = self._cursor.observe if self._cursor else None
         # Names of members can be names of people; where there may be any, they are not told.
         private = bool(self._profile.subject or self._profile.personal)
         look_at = None if private else self.columns.observe
         read = look = 0
         for row in self._reader(content, self._spec, self._context):
-            self.rows += 1
-            self._ends = (row.value if self.rows == 1 else self._ends[0], row.value)
+            self._seen(row)
             for found in self._mapping.map(row, response):
                 self._take(found)
                 if len(self._fresh) >= self._room and self._full():
@@ -168,6 +168,18 @@ class BatchMaker:
                     raise Stopped
                 if self._full():
                     yield self._flush()
+
+    def _begin_page(self) -> None:
+        self.rows = self.skipped = 0
+        self._ends = None
+
+    def _seen(self, row: RawRow) -> None:
+        self.rows += 1
+        self._ends = (self._ends[0] if self._ends else row.value, row.value)
+
+    def _left_out(self) -> None:
+        self.rows += 1
+        self.skipped += 1
 
     def _take(self, found: MappedRecord | Reject) -> None:
         if isinstance(found, Reject):
@@ -234,11 +246,9 @@ class BatchMaker:
 
     def count(self, content: Content) -> int:
         """How many rows a page has, without mapping them."""
-        self.rows = 0
-        self._ends = (None, None)
+        self._begin_page()
         for row in self._reader(content, self._spec, self._context):
-            self.rows += 1
-            self._ends = (row.value if self.rows == 1 else self._ends[0], row.value)
+            self._seen(row)
             if self.rows % 10_000 == 0 and self._stopped():
                 raise Stopped
         return self.rows
@@ -247,6 +257,7 @@ class BatchMaker:
     def mark(self) -> str:
         """Tells the rows of the page read last from another page's: by its ends and their number.
 
-        Pages that bring the same rows differ in what surrounds them: a time, a page number.
+        Pages that bring the same rows differ in what surrounds them: a time, a page number. A page
+        of skipped rows alone has no mark: they may well be the same everywhere.
         """
-        return f"{self.rows} {self._ends!r}" if self.rows else ""
+        return f"{self.rows} {self._ends!r}" if self._ends else ""

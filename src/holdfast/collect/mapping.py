@@ -90,11 +90,12 @@ class Mapping:
         self._marked = compiler.marked
         self._key = None if profile.key == "position" else compiler.key(profile.key)
         self._columns = compiler.columns
+        self._paged = profile.source.pagination is not None
         self._unchecked = True
 
     def context(self, bounds: Bounds) -> ReadContext:
         """What the format is told that reads the rows for this mapping."""
-        return ReadContext(bounds, self.enclosing, tuple(self._columns))
+        return ReadContext(bounds, self.enclosing, tuple(self._columns), paged=self._paged)
 
     def map(self, row: RawRow, response: int) -> Iterable[Mapped]:
         """The records of ``row``, each or the reject that says which field failed and why.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,10 @@ class Bounds:
     ratio_floor_bytes: int = 16 * MEBIBYTE
 
 
+def _nothing() -> None:
+    """Nobody asks."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadContext:
     """What a format is told beside its own part of the profile."""
@@ -67,3 +72,8 @@ class ReadContext:
     """The columns of a table that are read by name: each must be there, and once."""
     numbered: bool = False
     """Whether all columns of a repeated name have a number, the first one too."""
+    paged: bool = False
+    """Whether this is one page of several: what stands above its first row may be on another."""
+    left_out: Callable[[], None] = _nothing
+    """Called for each row of the source that the profile leaves out (``skip_rows``): the source
+    counts such a row, and where the next page begins goes by what the source sent."""

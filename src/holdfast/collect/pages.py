@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
@@ -59,9 +59,10 @@ class Ask:
 class PageFacts:
     """What a page that was read tells about the ones after it.
 
-    ``values`` holds what stands at :attr:`Walk.wanted`; ``rows`` is how many rows it had, and
-    ``mark`` tells whether they are those of another page, whatever surrounds them. ``following``
-    and ``total`` are what :func:`said_by` found in the headers. ``missing``: the answer was 404.
+    ``values`` holds what stands at :attr:`Walk.wanted`; ``rows`` is how many rows the source sent,
+    ``skipped`` how many of them the profile leaves out, and ``mark`` tells whether they are those
+    of another page, whatever surrounds them. ``following`` and ``total`` are what :func:`said_by`
+    found in the headers. ``missing``: the answer was 404.
     """
 
     ask: Ask
@@ -72,6 +73,12 @@ class PageFacts:
     total: str = ""
     mark: str = ""
     missing: bool = False
+    skipped: int = 0
+
+    @property
+    def kept(self) -> int:
+        """How many of its rows the profile does not leave out."""
+        return self.rows - self.skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,12 +269,16 @@ class Pager:
         self._section = section
         self._kind: Pagination | None = source.pagination
         self._pages = 0
-        self._rows = 0
+        self._rows = self._kept = 0
+        self._offset = 0
         self._asked = self._start()
         self._total: int | None = None
         self._total_pages: int | None = None
         self._promised = False
         self._probing = False
+        self._doubtful = False
+        self._before = self._other = 0
+        self._framed, self._bare = True, ""
         self._seen: dict[bytes, int] = {}
         self.first = self._numbered(self._asked) if self._is_numbered() else self._plain()
 
@@ -280,12 +291,16 @@ class Pager:
 
     def may_be_missing(self) -> bool:
         """Whether 404 is an answer: past the first page, where the profile or we expect no more."""
-        return bool(self._pages) and (self._probing or getattr(self._kind, "end", "") == "missing")
+        unsure = self._probing or self._doubtful
+        return bool(self._pages) and (unsure or getattr(self._kind, "end", "") == "missing")
 
     def after(self, page: PageFacts) -> Ask | None:
         """The request after ``page``, or ``None`` if the section ends with it."""
         self._pages += 1
+        self._doubtful = False
+        page = self._without_frame(page)
         self._rows += page.rows
+        self._kept += page.kept
         self._check_new(page)
         self._check_number(page)
         self._note_totals(page)
@@ -312,6 +327,18 @@ class Pager:
         return [self._numbered(number) for number in numbers]
 
     # --- what a page says of itself -----------------------------------------------------------
+
+    def _without_frame(self, page: PageFacts) -> PageFacts:
+        """The page, or an empty one for one that brings but a frame.
+
+        Where each page so far had rows that are skipped, such as one that holds the names of the
+        members, and this one has nothing else, like the one before it, byte for byte, the source
+        has come to its end: there is no page without rows at it.
+        """
+        self._framed = self._framed and bool(page.skipped)
+        bare = page.digest if self._framed and not page.kept and self._is_numbered() else ""
+        again, self._bare = bool(bare) and bare == self._bare, bare
+        return replace(page, rows=0, skipped=0) if again else page
 
     def _check_new(self, page: PageFacts) -> None:
         """A page that repeats one before it, in its bytes or in its rows."""
@@ -367,10 +394,16 @@ class Pager:
         raise PaginationFailed(detail, hint=_CHANGED)
 
     def _check_total(self) -> None:
-        """A source that says how much there is must have given that much, and no more."""
-        if self._total is None or self._total == self._rows:
+        """A source that says how much there is must have given that much, and no more.
+
+        Whether it counts rows that the profile leaves out is its own affair.
+        """
+        if self._total is None or self._total in {self._rows, self._kept}:
             return
-        detail = f"cannot finish: the source says {self._total} records and gave {self._rows}"
+        beside = f", {self._rows - self._kept} of them skipped" if self._rows > self._kept else ""
+        detail = (
+            f"cannot finish: the source says {self._total} records and gave {self._rows}{beside}"
+        )
         if getattr(self._kind, "incomplete", "fail") == "partial":
             raise Incomplete(detail)
         raise PaginationFailed(detail)
@@ -415,21 +448,42 @@ class Pager:
         more = self._more(page, p.more)
         if more is False:
             return None
-        if self._probing and page.rows:
+        if self._probing and page.kept:
             raise PaginationFailed(
-                f"cannot go on: the source gives {self._rows - page.rows} records where "
+                f"cannot go on: the source gives {self._before} records where "
                 f"{p.limit} are asked for, and has more",
                 hint="set `source.pagination.limit` to what the source gives at once",
             )
+        if (
+            self._probing and page.rows
+        ):  # of skipped rows: so must the other page be that may follow
+            self._asked = self._other
+            return self._numbered(self._asked)
+        self._before = page.rows
         short = 0 < page.rows < p.limit
         if more:
             pass
         elif p.end == "auto" and self._total is None and short and self._pages == 1:
             self._probing = True
-        elif self._is_last(page, "short" if p.end == "auto" else p.end, p.limit):
+        elif self._is_last(page, p.end, p.limit):
             return None
-        self._asked = self._rows
+        self._offset += self._advance(p, page)
+        self._asked = self._offset
         return self._numbered(self._asked)
+
+    def _advance(self, p: OffsetPagination, page: PageFacts) -> int:
+        """How many of a page's rows the source counts in its offsets.
+
+        All, as a rule. Where they are more than were asked for, and those that are kept are not,
+        the skipped ones stand beside what was asked for. Of any other number that is not the one
+        asked for nobody can tell: then no page with a row to keep may follow.
+        """
+        if not page.skipped or page.rows == p.limit:
+            return page.rows
+        if page.kept <= p.limit < page.rows:
+            return page.kept or p.limit
+        self._probing, self._other = True, self._offset + page.kept
+        return page.rows
 
     def _more(self, page: PageFacts, path: str | None) -> bool | None:
         """Whether the source says that there is more; ``None`` where it does not say.
@@ -448,9 +502,13 @@ class Pager:
     def _is_last(self, page: PageFacts, end: str, size: int) -> bool:
         if page.missing or page.rows == 0:
             return True
-        if self._total is not None:
-            return self._rows >= self._total
-        return end == "short" and page.rows < size
+        if self._total is None:
+            return end in {"short", "auto"} and page.rows < size
+        if self._kept >= self._total:
+            return True
+        # Rows that are skipped may be among those that the source counts, or not.
+        self._doubtful = self._rows >= self._total
+        return self._doubtful and end == "short" and page.rows < size
 
     def _after_cursor(self, p: CursorPagination, page: PageFacts) -> Ask | None:
         raw = page.values.get(p.path) if p.path else page.following

@@ -296,6 +296,7 @@ class Collection:
                     following=page.following,
                     total=page.account.total,
                     mark=maker.mark,
+                    skipped=maker.skipped,
                 )
             )
         if held is not None:

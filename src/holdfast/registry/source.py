@@ -43,7 +43,7 @@ class JsonFormat(Part, frozen=True, kw_only=True, tag="json", tag_field="type"):
     skip_rows: Annotated[list[Text], Meta(max_length=32)] = []
     """What stands at ``records`` and has one of these as its first value is no record: a first
     object that holds the names of the members, a total. ``Total*`` means every text that begins
-    so."""
+    so. For ``pagination`` it is a row of the source like all others."""
     encoding: str = "utf-8"
     """JSON is UTF-8 whatever its media type says (RFC 8259). A byte order mark of UTF-16 or UTF-32
     is heeded; for a source that breaks the rule otherwise, this names its encoding."""
@@ -100,11 +100,13 @@ class CsvFormat(Part, frozen=True, kw_only=True, tag="csv", tag_field="type"):
     skip_rows: Annotated[list[Text], Meta(max_length=32)] = []
     """Rows whose first cell with text is one of these are no records: totals, repeated headers,
     tags. ``Total*`` means every text that begins so, an empty text rows of empty cells. A repeated
-    header that names other columns than the first fails the run."""
+    header that names other columns than the first fails the run. For ``pagination`` they are rows
+    of the source like all others."""
     fill_down: Annotated[list[Text], Meta(max_length=32)] = []
     """Columns whose empty cells have what stands above them, as where cells are merged: a region
     that is written once for its rows. The outer one first: where it begins anew, the inner ones
-    have nothing above them. Rows that are skipped fill nothing."""
+    have nothing above them. Rows that are skipped fill nothing. With ``pagination`` a row that has
+    nothing above it on its page is a reject."""
     comment: Annotated[str, Meta(max_length=8)] = ""
     """Lines that begin with this are skipped."""
     stop_at: str = ""
@@ -231,8 +233,8 @@ class PagePagination(Part, frozen=True, kw_only=True, tag="page", tag_field="typ
     """What the last page is where neither a total nor ``more`` says so: one without records, the
     first with fewer than ``size``, or the one before an answer 404."""
     total_records: Path | None = None
-    """Path, in the body, of the number of records. The run must bring exactly so many rows, and one
-    in which the number changes fails."""
+    """Path, in the body, of the number of records. The run must bring exactly so many rows, with or
+    without those that are skipped, and one in which the number changes fails."""
     total_header: Text = ""
     """The response header that says the number of records, such as ``X-Total-Count``."""
     incomplete: Literal["fail", "partial"] = "fail"
@@ -264,8 +266,8 @@ class OffsetPagination(Part, frozen=True, kw_only=True, tag="offset", tag_field=
     ``limit``; if that is the first, one request more makes sure that the source does not give less
     than it is asked for. Otherwise as for page numbers."""
     total_records: Path | None = None
-    """Path, in the body, of the number of records. The run must bring exactly so many rows, and one
-    in which the number changes fails."""
+    """Path, in the body, of the number of records. The run must bring exactly so many rows, with or
+    without those that are skipped, and one in which the number changes fails."""
     total_header: Text = ""
     """The response header that says the number of records, such as ``X-Total-Count``."""
     incomplete: Literal["fail", "partial"] = "fail"
@@ -292,8 +294,8 @@ class CursorPagination(Part, frozen=True, kw_only=True, tag="cursor", tag_field=
     """Path, in the body, of whether there is more: a page that denies it is the last, one that
     affirms it must have a cursor."""
     total_records: Path | None = None
-    """Path, in the body, of the number of records. The run must bring exactly so many rows, and one
-    in which the number changes fails."""
+    """Path, in the body, of the number of records. The run must bring exactly so many rows, with or
+    without those that are skipped, and one in which the number changes fails."""
     total_header: Text = ""
     """The response header that says the number of records, such as ``X-Total-Count``."""
     incomplete: Literal["fail", "partial"] = "fail"
@@ -308,8 +310,8 @@ class LinkPagination(Part, frozen=True, kw_only=True, tag="link", tag_field="typ
     """The ``Link: …; rel="next"`` header (RFC 8288)."""
 
     total_records: Path | None = None
-    """Path, in the body, of the number of records. The run must bring exactly so many rows, and one
-    in which the number changes fails."""
+    """Path, in the body, of the number of records. The run must bring exactly so many rows, with or
+    without those that are skipped, and one in which the number changes fails."""
     total_header: Text = ""
     """The response header that says the number of records, such as ``X-Total-Count``."""
     incomplete: Literal["fail", "partial"] = "fail"
@@ -323,8 +325,8 @@ class NextUrlPagination(Part, frozen=True, kw_only=True, tag="next-url", tag_fie
     path: Path
     """Where it stands in the body."""
     total_records: Path | None = None
-    """Path, in the body, of the number of records. The run must bring exactly so many rows, and one
-    in which the number changes fails."""
+    """Path, in the body, of the number of records. The run must bring exactly so many rows, with or
+    without those that are skipped, and one in which the number changes fails."""
     total_header: Text = ""
     """The response header that says the number of records, such as ``X-Total-Count``."""
     incomplete: Literal["fail", "partial"] = "fail"

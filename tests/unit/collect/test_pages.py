@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from holdfast.collect.errors import (
@@ -515,6 +515,74 @@ def test_every_row_is_fetched_exactly_once(
     assert sum(count for _, count in shelf.fetched) == rows
     assert [at for at, count in shelf.fetched if count] == list(range(0, rows, size))
     assert len(shelf.fetched) <= rows // size + 2
+
+
+SKIPPING: list[dict[str, Any]] = [
+    *KINDS,
+    {"type": "page", "size_parameter": "size", "end": "short"},
+    {"type": "page", "size_parameter": "size", "total_records": "$.n"},
+    {"type": "offset", "end": "short"},
+    {"type": "offset", "end": "short", "total_records": "$.n"},
+    {"type": "offset", "end": "empty", "total_records": "$.n"},
+]
+
+
+@dataclass
+class Mixed:
+    """A source of whose rows some are skipped: ``totals`` among those it counts, or ``heads``, so
+    many of them beside what was asked for, on every page. It gives ``most`` rows at once."""
+
+    shelf: Shelf
+    totals: frozenset[int]
+    heads: int
+    most: int
+    fetched: list[int] = field(default_factory=list)
+
+    def answer(self, ask: Ask) -> PageFacts:
+        asked, self.shelf.size = self.shelf.size, min(self.shelf.size, self.most)
+        facts = self.shelf.answer(ask)
+        self.shelf.size = asked
+        at, count = self.shelf.fetched[-1]
+        kept = [row for row in range(at, at + count) if row not in self.totals]
+        self.fetched += kept
+        rows = count + self.heads
+        digest = facts.digest if count else "heads"
+        mark = f"{rows} {kept[0]} {kept[-1]}" if kept else ""
+        return replace(facts, digest=digest, rows=rows, skipped=rows - len(kept), mark=mark)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.sampled_from(SKIPPING),
+    st.integers(0, 40),
+    st.integers(1, 9),
+    st.frozensets(st.integers(0, 40)),
+    st.integers(0, 2),
+    st.integers(1, 9),
+)
+def test_skipped_rows_lose_no_other_and_bring_none_twice(
+    kind: dict[str, Any], rows: int, size: int, totals: frozenset[int], heads: int, most: int
+) -> None:
+    """Whether the source counts them or not; where nobody can tell, the walk fails."""
+    if kind["type"] == "offset":
+        kind = {**kind, "limit": size}
+    if "size_parameter" in kind:
+        kind = {**kind, "size": size}
+    if kind.get("end") == "short":  # a profile that says so promises full pages
+        most = size
+    assume(most + heads != size)  # what it gives at once then looks like what it is asked for
+    mixed = Mixed(Shelf(rows, size, kind), frozenset() if heads else totals, heads, most)
+    under = walker(kind, pages_max=1000)
+    ask: Ask | None = under.first
+    failed = False
+    try:
+        while ask is not None:
+            ask = under.after(mixed.answer(ask))
+    except PaginationFailed:
+        failed = True
+    expected = [row for row in range(rows) if row not in mixed.totals]
+    assert failed or mixed.fetched == expected
+    assert not failed or most < size, "the source gives what it is asked for"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     with content.open() as stream:
         text = _text(stream, encoding, context.bounds)
         rows = _rows(text, spec, context)
-        yield from filled_down(rows, spec.fill_down) if spec.fill_down else rows
+        yield from filled_down(rows, spec.fill_down, context) if spec.fill_down else rows
 
 
 def _text(stream: BinaryIO, encoding: str, bounds: Bounds) -> Iterator[str]:
@@ -77,7 +77,7 @@ def _rows(text: Iterator[str], spec: CsvFormat, context: ReadContext) -> Iterato
     for _ in range(spec.skip_after_header):
         next(cells, None)
     if spec.skip_rows:
-        cells = without(cells, spec.skip_rows, header)
+        cells = without(cells, spec.skip_rows, header, context)
     width = len(names)
     pad = spec.ragged == "pad"
     position = 0
@@ -178,7 +178,10 @@ def until(cells: Iterator[Row], stop_at: str) -> Iterator[Row]:
 
 
 def without(
-    cells: Iterator[Row], skipped: Sequence[str], header: Sequence[Sequence[str | None]]
+    cells: Iterator[Row],
+    skipped: Sequence[str],
+    header: Sequence[Sequence[str | None]],
+    context: ReadContext,
 ) -> Iterator[Row]:
     """The rows but for those whose first cell with text is one of ``skipped``.
 
@@ -193,8 +196,11 @@ def without(
         text = first_text(row)
         if not is_skipped(text):
             yield row
-        elif text in begins and _plain(row) not in known:
+            continue
+        if text in begins and _plain(row) not in known:
             _refuse_header(begins[text], _plain(row))
+        if any(cell is not None for cell in row):  # a blank line is no row to anybody
+            context.left_out()
 
 
 def skipping(skipped: Sequence[str]) -> Callable[[str], bool]:

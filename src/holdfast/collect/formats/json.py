@@ -12,7 +12,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from json.scanner import c_make_scanner  # type: ignore[attr-defined]
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -87,7 +87,7 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
         rows = _from_columns(rows)
     elif spec.header:
         rows = _with_header(rows, context.columns)
-    return _without(rows, spec.skip_rows)
+    return _without(rows, spec.skip_rows, context)
 
 
 def read_geojson(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
@@ -109,15 +109,24 @@ def read_geojson(content: Content, spec: Format, context: ReadContext) -> Iterat
 def read_ndjson(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
     """One JSON value after the other, as lines."""
     assert isinstance(spec, NdjsonFormat)
-    return _without(_sequence(content, context, spec.encoding), spec.skip_rows)
+    return _without(_sequence(content, context, spec.encoding), spec.skip_rows, context)
 
 
-def _without(rows: Iterator[RawRow], skipped: Sequence[str]) -> Iterator[RawRow]:
+def _without(
+    rows: Iterator[RawRow], skipped: Sequence[str], context: ReadContext
+) -> Iterator[RawRow]:
     """The rows but for those whose first value is one of ``skipped``; positions still count all."""
-    if not skipped:
-        return rows
-    is_skipped = skipping(skipped)
-    return (row for row in rows if not is_skipped(_first_text(row.value)))
+    return _kept(rows, skipping(skipped), context.left_out) if skipped else rows
+
+
+def _kept(
+    rows: Iterator[RawRow], is_skipped: Callable[[str], bool], left_out: Callable[[], None]
+) -> Iterator[RawRow]:
+    for row in rows:
+        if is_skipped(_first_text(row.value)):
+            left_out()
+        else:
+            yield row
 
 
 def _first_text(value: Any) -> str:

@@ -73,13 +73,17 @@ def check_columns(wanted: Iterable[str], there: Iterable[str]) -> None:
             )
 
 
-def filled_down(rows: Iterator[RawRow], columns: Sequence[str]) -> Iterator[RawRow]:
+def filled_down(
+    rows: Iterator[RawRow], columns: Sequence[str], context: ReadContext
+) -> Iterator[RawRow]:
     """The rows with what stands above in the place of empty cells of ``columns``, outer ones first.
 
-    A row that can be no record neither fills nor is filled. Raises :class:`ParseFailed` for a
-    column that is not there.
+    A row that can be no record neither fills nor is filled. On a page of several, one that needs
+    what may stand on the page before is a reject: it is not known there, and nothing is not it.
+    Raises :class:`ParseFailed` for a column that is not there.
     """
     held: list[Any] = [None] * len(columns)
+    known = len(columns) if context.paged else 0  # the outermost column that has begun on the page
     for row in rows:
         if not isinstance(row.value, dict):
             yield row
@@ -91,9 +95,14 @@ def filled_down(rows: Iterator[RawRow], columns: Sequence[str]) -> Iterator[RawR
                 continue
             if cell is not None and cell.strip():
                 held[level:] = [cell, *[None] * (len(columns) - level - 1)]
+                known = min(known, level)
             elif held[level] is not None:
                 row.value[column] = held[level]
-        yield row
+        if known:
+            problem = f"has nothing above it in {columns[0]!r} on its page"
+            yield RawRow(row.position, row.value, row.enclosing, problem, row.size)
+        else:
+            yield row
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

@@ -51,7 +51,7 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
         raise MappingRefused("cannot use a $$ or # path: a sheet has no enclosing document")
     with random_access(content) as raw:
         rows = table_rows(_cells(raw, spec.sheet, context.bounds), spec, context)
-        yield from filled_down(rows, spec.fill_down) if spec.fill_down else rows
+        yield from filled_down(rows, spec.fill_down, context) if spec.fill_down else rows
 
 
 def first_rows(content: Content, sheet: str | int, count: int) -> list[list[Cell]]:

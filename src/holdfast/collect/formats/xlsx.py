@@ -61,7 +61,7 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
     with random_access(content) as raw:
         workbook = _Workbook(raw, context.bounds)
         rows = table_rows(workbook.rows(spec.sheet), spec, context)
-        yield from filled_down(rows, spec.fill_down) if spec.fill_down else rows
+        yield from filled_down(rows, spec.fill_down, context) if spec.fill_down else rows
 
 
 def first_rows(content: Content, sheet: str | int, count: int) -> list[list[Cell]]:
@@ -97,7 +97,7 @@ def table_rows(
     for _ in range(spec.skip_after_header):
         next(cells, None)
     if spec.skip_rows:
-        cells = without(cells, spec.skip_rows, header)
+        cells = without(cells, spec.skip_rows, header, context)
     width, position = len(names), 0
     for row in cells:
         if not any(cell is not None and cell != "" for cell in row):
