@@ -90,6 +90,7 @@ class Mapping:
         self._marked = compiler.marked
         self._key = None if profile.key == "position" else compiler.key(profile.key)
         self._columns = compiler.columns
+        self._name = profile.name
         self._paged = profile.source.pagination is not None
         self._unchecked = True
 
@@ -153,6 +154,9 @@ class Mapping:
             key = self._position_key(*parts) if self._key is None else self._key(*parts)
         except (ValueError, ArithmeticError) as error:
             return _reject(row, response, name, error)
+        except Exception as error:  # a defect of ours: whoever reads of it wants to see the row
+            error.add_note(f"in row {row.position} of the profile {self._name}, at {name or 'it'}")
+            raise
         return MappedRecord(
             response=response,
             position=row.position,

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import cast
 
 import msgspec
 
@@ -88,14 +89,17 @@ def reader(
 
 def _numbered(months: Sequence[str]) -> Callable[[str], str]:
     """A function that writes the number of a month in the place of its name."""
+    numbers = [f"{index % 12 + 1:02d}" for index in range(len(months))]
     plain = [unicodedata.normalize("NFC", name) for name in months]
-    numbers = {name.casefold(): f"{index % 12 + 1:02d}" for index, name in enumerate(plain)}
-    longest = "|".join(map(re.escape, sorted(plain, key=len, reverse=True)))
-    name = re.compile(rf"(?<![^\W\d_])(?:{longest})(?![^\W\d_])", re.I)
+    longest = sorted(zip(plain, numbers, strict=True), key=lambda each: -len(each[0]))
+    # Which letters are the same is for the expression alone to say: it takes İ, ı, I and i for one,
+    # and no way to fold a text does.
+    either = "|".join(f"({re.escape(name)})" for name, _ in longest)
+    name = re.compile(rf"(?<![^\W\d_])(?:{either})(?![^\W\d_])", re.I)
 
     def numbered(text: str) -> str:
         composed = unicodedata.normalize("NFC", text)
-        return name.sub(lambda found: numbers[found[0].casefold()], composed)
+        return name.sub(lambda found: longest[cast("int", found.lastindex) - 1][1], composed)
 
     return numbered
 

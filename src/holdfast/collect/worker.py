@@ -473,11 +473,11 @@ class Drone:
                 await self._complete(lease, ending)
         except LeaseLost as error:
             logged.warning("attempt.lost", error=str(error))
-        except Exception:
+        except Exception as error:
             logged.exception("attempt.failed")
-            await self._complete(
-                lease, Ending(False, "open", "internal", "the drone failed; see its log", True)
-            )
+            where = " ".join(["the drone failed", *getattr(error, "__notes__", ())])[:500]
+            reason = f"{where}; see its log"
+            await self._complete(lease, Ending(False, "open", "internal", reason, True))
         finally:
             self._leases.pop(lease.task, None)
             shutil.rmtree(directory, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -66,20 +67,21 @@ def _period(profile: Profile, period: Period) -> Iterator[Problem]:
 
 
 def _months(period: Period) -> Iterator[Problem]:
-    names = [name.casefold() for name in period.months]
+    names = period.months
     if len(names) % 12:
         yield Problem(
             "period.months", f"{len(names)} names are not those of twelve months", "from January on"
         )
         return
-    known: dict[str, int] = {}
     for index, name in enumerate(names):
+        same = re.compile(re.escape(unicodedata.normalize("NFC", name)), re.I).fullmatch
         if not any(letter.isalpha() for letter in name):
-            yield Problem(f"period.months[{index}]", f"{period.months[index]!r} is no name")
-        elif known.setdefault(name, index % 12) != index % 12:
-            yield Problem(
-                f"period.months[{index}]", f"{period.months[index]!r} is another month, too"
-            )
+            yield Problem(f"period.months[{index}]", f"{name!r} is no name")
+        elif any(
+            same(unicodedata.normalize("NFC", other)) and number % 12 != index % 12
+            for number, other in enumerate(names[:index])
+        ):
+            yield Problem(f"period.months[{index}]", f"{name!r} is another month, too")
 
 
 _YEARS = frozenset({"year", "end_year", "fiscal_year", "fiscal_end_year"})

@@ -561,3 +561,14 @@ def test_whatever_a_row_is_its_reject_can_be_told(value: Any) -> None:
     )
     [found] = Mapping(source).map(RawRow(0, value), 0)
     assert isinstance(found, Reject)
+
+
+def test_a_defect_names_the_row_and_the_profile_it_was_found_in() -> None:
+    class Broken(Number):
+        def __str__(self) -> str:
+            raise KeyError("x")
+
+    under = Mapping(profile({"format": {"type": "csv"}}, dimensions={"site": "Site"}))
+    with pytest.raises(KeyError) as caught:
+        under.map(RawRow(7, {"Site": Broken("a")}), 0)
+    assert caught.value.__notes__ == ["in row 7 of the profile test, at site"]

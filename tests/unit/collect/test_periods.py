@@ -279,6 +279,27 @@ def test_months_by_the_names_that_the_source_gives_them(
     assert (found.start, found.frequency, found.text) == (start, "M", text)
 
 
+_TURKISH = "Ocak Şubat Mart Nisan Mayıs Haziran Temmuz Ağustos Eylül Ekim Kasım Aralık"
+_GREEK = (
+    "Ιανουάριος Φεβρουάριος Μάρτιος Απρίλιος Μάιος Ιούνιος Ιούλιος Αύγουστος Σεπτέμβριος "
+    "Οκτώβριος Νοέμβριος Δεκέμβριος"
+)
+
+
+def test_names_of_months_are_the_same_in_capitals_whatever_the_alphabet() -> None:
+    """Turkish has two letters I, and neither is the capital that the other languages know."""
+    turkish = _TURKISH.split()
+    greek = _GREEK.split()
+    for names in (turkish, greek, GERMAN):
+        read = periods.reader("M", "%m %Y", {}, UTC, months=names)
+        for number, name in enumerate(names[:12], 1):
+            for written in (name, name.upper(), name.lower(), name.upper().replace("I", "İ")):
+                assert read(f"{written} 2020").start == f"2020-{number:02d}-01"
+    read = periods.reader("M", "%m %Y", {}, UTC, months=turkish)
+    for text in ("NİSAN 2020", "KASIM 2020", "EKİM 2020", "MAYIS 2020", "KASİM 2020"):
+        assert read(text).text == text
+
+
 def test_a_word_that_only_begins_like_a_month_is_none() -> None:
     read = periods.reader("M", "%m %Y", {}, UTC, months=GERMAN)
     for text in ("Maier 2021", "xMai 2021", "May 2021", "Juli Juli 2021"):

@@ -453,6 +453,16 @@ def test_the_good_profiles_are_good() -> None:
         (changed("period/months", [*MONTHS[:11], "1."]), "period.months[11]", "is no name"),
         (changed("period/months", [*MONTHS[:11], "m1"]), "period.months[11]", "another month"),
         (
+            changed("period/months", ["Kasim", *MONTHS[1:11], "KASIM"]),
+            "period.months[11]",
+            "another month",
+        ),
+        (
+            changed("period/months", ["Kasim", *MONTHS[1:11], "kasım"]),
+            "period.months[11]",
+            "another month",
+        ),
+        (
             changed("dimensions/station", {"path": "Station", "magnitude_path": "m"}),
             "dimensions.station",
             "only a measure",
