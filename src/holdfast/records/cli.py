@@ -46,6 +46,13 @@ VintageOption = Annotated[
 CursorOption = Annotated[
     str | None, typer.Option("--cursor", help="Go on from the `next` of the page before.")
 ]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="The file to write; - is standard output.")
+]
+RecordArgument = Annotated[str, typer.Argument(help="The record's id.", show_default=False)]
+RevisionOption = Annotated[
+    int | None, typer.Option("--revision", min=1, help="Which revision. [the newest]")
+]
 
 
 def client_of(api: ApiClient) -> RecordsClient:
@@ -189,7 +196,7 @@ def _print_records(records: Sequence[Record], wanted: str) -> None:
 )
 def show_record(
     ctx: typer.Context,
-    record: Annotated[str, typer.Argument(help="The record's id.", show_default=False)],
+    record: RecordArgument,
     as_of: AsOfOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -228,13 +235,9 @@ def show_record(
 )
 def record_receipt(
     ctx: typer.Context,
-    record: Annotated[str, typer.Argument(help="The record's id.", show_default=False)],
-    revision: Annotated[
-        int | None, typer.Option("--revision", min=1, help="Which revision. [the newest]")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The file to write; - is standard output.")
-    ] = None,
+    record: RecordArgument,
+    revision: RevisionOption = None,
+    out: OutOption = None,
     json: JsonOption = False,  # it always is; a failure is, too, with it
 ) -> None:
     async def body() -> None:
@@ -259,13 +262,9 @@ def record_receipt(
 )
 def record_raw(
     ctx: typer.Context,
-    record: Annotated[str, typer.Argument(help="The record's id.", show_default=False)],
-    revision: Annotated[
-        int | None, typer.Option("--revision", min=1, help="Which revision. [the newest]")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The file to write; - is standard output.")
-    ] = None,
+    record: RecordArgument,
+    revision: RevisionOption = None,
+    out: OutOption = None,
 ) -> None:
     async def body() -> None:
         from holdfast.kernel.principal import operator
@@ -490,9 +489,7 @@ def export(
         bool,
         typer.Option("--exact", help="CSV: do not escape cells that begin like a formula."),
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The file to write; - is standard output.")
-    ] = None,
+    out: OutOption = None,
 ) -> None:
     async def body() -> None:
         from holdfast.kernel.principal import operator

@@ -241,6 +241,23 @@ def test_an_export_that_cannot_be_written_says_so_and_no_more(
     assert "asynchronous generator" not in caplog.text, "none was left open"
 
 
+def ended(status: RunStatus, **came: Any) -> Run:
+    """A run as it ended, and what came of it."""
+    return Run(
+        id="019b",
+        profile="rates",
+        profile_digest="",
+        task="",
+        worker="",
+        fence=1,
+        status=status,
+        attempts=1,
+        started_at="",
+        lease_expires_at="",
+        **came,
+    )
+
+
 @pytest.mark.parametrize(
     ("code", "rejects", "hint"),
     [
@@ -254,45 +271,13 @@ def test_an_export_that_cannot_be_written_says_so_and_no_more(
     ],
 )
 def test_a_failed_run_says_what_to_do_next(code: str, rejects: int, hint: str) -> None:
-    failed = Run(
-        id="019b",
-        profile="rates",
-        profile_digest="",
-        task="",
-        worker="",
-        fence=1,
-        status=RunStatus.FAILED,
-        attempts=1,
-        started_at="",
-        lease_expires_at="",
-        code=code,
-        rejects=rejects,
-    )
-    assert hint in after_failure(failed)
+    assert hint in after_failure(ended(RunStatus.FAILED, code=code, rejects=rejects))
 
 
 def test_a_published_run_that_withdraws_more_than_came_is_remarked_upon() -> None:
-    def ended(records: int, withdrawn: int) -> list[str]:
-        return remarks(
-            Run(
-                id="019b",
-                profile="rates",
-                profile_digest="",
-                task="",
-                worker="",
-                fence=1,
-                status=RunStatus.SUCCEEDED,
-                attempts=1,
-                started_at="",
-                lease_expires_at="",
-                records=records,
-                withdrawn=withdrawn,
-            )
-        )
-
-    [line] = ended(2, 99_998)
+    [line] = remarks(ended(RunStatus.SUCCEEDED, records=2, withdrawn=99_998))
     assert line.startswith("99,998 records are withdrawn, more than came")
-    assert ended(100, 30) == []
+    assert remarks(ended(RunStatus.SUCCEEDED, records=100, withdrawn=30)) == []
 
 
 def test_a_negative_measure_is_exported_as_a_number(invoke: Invoke) -> None:
