@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,10 +12,10 @@ from sqlalchemy import text
 from holdfast.gateway.door import REMEMBERED_SECONDS, DoorAuthenticator, Remembered
 from holdfast.identity import OperatorToken, http
 from holdfast.identity.client import IdentityClient
+from holdfast.identity.granting import Parts
 from holdfast.identity.model import ApiKeyCreate, RoleDefine
 from holdfast.identity.service import IdentityService, principal_of
 from holdfast.kernel.clock import ManualClock
-from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import (
     Conflict,
@@ -26,75 +25,31 @@ from holdfast.kernel.errors import (
     NotFound,
     Unauthenticated,
 )
-from holdfast.kernel.http import AppSpec, create_app
-from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.door import CLIENT, SUBJECT, TENANT
-from holdfast.kernel.ids import TenantId, id_source
-from holdfast.kernel.outbox import BEGINNING, Entry, Outbox
-from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator, service
-from tests.support.fleet import QuietSealer
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind, service
+from tests.support.identity import ELSEWHERE, ME, apis_for, clock, events, parts
+
+__all__ = ["clock", "parts"]
 
 Identity = IdentityService | IdentityClient
-ME = operator()
 SELF = service("gateway")
-ELSEWHERE = operator(TenantId("elsewhere"))
 NO_RIGHTS = Principal(ME.tenant, "weak", PrincipalKind.KEY, frozenset({Permission.RECORDS_READ}))
 WHO = {"me": ME, "self": SELF, "elsewhere": ELSEWHERE, "weak": NO_RIGHTS}
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
-
-
-@pytest.fixture
-async def served(database: Database, clock: ManualClock) -> IdentityService:
-    def unit(conn: Any) -> None:
-        conn.execute(
-            text("INSERT INTO tenants (id, created_at) VALUES ('elsewhere', '2026-01-01')")
-        )
-
-    await database.administer(unit)
+def served(parts: Parts) -> IdentityService:
     return IdentityService(
-        database,
-        Outbox(QuietSealer()),
-        Peppers({1: b"\x05" * 32}),
-        clock,
-        id_source(clock),
-        bytes_of(),
+        parts.database, parts.outbox, parts.peppers, parts.clock, parts.new_id, parts.random
     )
-
-
-def bytes_of() -> Any:
-    """Random bytes that count up."""
-    state = {"next": 0}
-
-    def make(size: int) -> bytes:
-        state["next"] += 1
-        return state["next"].to_bytes(size, "big")
-
-    return make
 
 
 @pytest.fixture
 async def clients(
     served: IdentityService, clock: ManualClock
 ) -> AsyncIterator[dict[str, IdentityClient]]:
-    async def authenticate(connection: Any) -> Principal:
-        return WHO[connection.headers["authorization"].removeprefix("Bearer ")]
-
-    spec = AppSpec(
-        role="identity",
-        version="0",
-        handlers=http.handlers(served),
-        authenticate=authenticate,
-        clock=clock,
-    )
-    app = create_app(spec)
-    apis = {name: ApiClient.for_app(app, token=name) for name in WHO}
-    yield {name: IdentityClient(api) for name, api in apis.items()}
-    for api in apis.values():
-        await api.aclose()
+    async with apis_for(WHO, http.handlers(served), clock) as apis:
+        yield {name: IdentityClient(api) for name, api in apis.items()}
 
 
 @pytest.fixture(params=["service", "client"])
@@ -102,13 +57,6 @@ def identity(
     request: pytest.FixtureRequest, served: IdentityService, clients: dict[str, IdentityClient]
 ) -> Identity:
     return served if request.param == "service" else clients["me"]
-
-
-async def events(database: Database, principal: Principal = ME) -> list[Entry]:
-    outbox = Outbox(QuietSealer())
-    return await database.read(
-        principal, lambda conn: outbox.ready(conn, principal, BEGINNING, 1000)
-    )
 
 
 # --- keys ---------------------------------------------------------------------------------------

@@ -43,8 +43,8 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.outbound import OutboundClient, OutboundSettings
 from holdfast.kernel.principal import Principal, PrincipalKind, operator
-from tests.conformance.test_people import ELSEWHERE, events, join, parts
 from tests.support.between import Between
+from tests.support.identity import ELSEWHERE, events, join, parts
 from tests.support.provider import CLIENT, SECRET, FakeProvider, fake_provider
 
 __all__ = ["parts"]

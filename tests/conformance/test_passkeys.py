@@ -36,9 +36,9 @@ from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Conflict, Invalid, NotFound, Unauthenticated
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
-from tests.conformance.test_people import clock, events, parts
 from tests.support.authenticator import UP, Authenticator
 from tests.support.between import Between
+from tests.support.identity import clock, events, parts
 
 __all__ = ["clock", "parts"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -25,20 +24,15 @@ from holdfast.identity.people.model import (
 from holdfast.identity.people.service import PeopleService
 from holdfast.identity.signin import oauth_store
 from holdfast.kernel.clock import ManualClock, timestamp
-from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Conflict, Denied, HoldfastError, Invalid, NotFound
-from holdfast.kernel.http import AppSpec, create_app
-from holdfast.kernel.http.client import ApiClient
-from holdfast.kernel.ids import TenantId, id_source
-from holdfast.kernel.outbox import BEGINNING, Entry, Outbox
-from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 from tests.support.between import Between
-from tests.support.fleet import QuietSealer
+from tests.support.identity import ELSEWHERE, ME, apis_for, clock, events, join, parts
+
+__all__ = ["clock", "parts"]
 
 People = PeopleService | PeopleClient
-ME = operator()
-ELSEWHERE = operator(TenantId("elsewhere"))
 ADMIN = Principal(ME.tenant, "an-admin", PrincipalKind.PERSON, ROLES["admin"])
 CLERK = Principal(
     ME.tenant,
@@ -50,80 +44,19 @@ WHO = {"me": ME, "elsewhere": ELSEWHERE, "admin": ADMIN, "clerk": CLERK}
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
-
-
-@pytest.fixture
-async def parts(database: Database, clock: ManualClock) -> Parts:
-    def unit(conn: Any) -> None:
-        conn.execute(
-            text("INSERT INTO tenants (id, created_at) VALUES ('elsewhere', '2026-01-01')")
-        )
-
-    await database.administer(unit)
-    counted = iter(range(1, 1_000_000))
-    return Parts(
-        database,
-        Outbox(QuietSealer()),
-        Peppers({1: b"\x05" * 32}),
-        clock,
-        id_source(clock),
-        lambda size: next(counted).to_bytes(size, "big"),
-    )
-
-
-@pytest.fixture
 def served(parts: Parts) -> PeopleService:
     return PeopleService(parts)
 
 
 @pytest.fixture
 async def clients(served: PeopleService, clock: ManualClock) -> AsyncIterator[dict[str, Any]]:
-    async def authenticate(connection: Any) -> Principal:
-        return WHO[connection.headers["authorization"].removeprefix("Bearer ")]
-
-    spec = AppSpec(
-        role="identity",
-        version="0",
-        handlers=http.handlers(served),
-        authenticate=authenticate,
-        clock=clock,
-    )
-    app = create_app(spec)
-    apis = {name: ApiClient.for_app(app, token=name) for name in WHO}
-    yield {name: PeopleClient(api) for name, api in apis.items()}
-    for api in apis.values():
-        await api.aclose()
+    async with apis_for(WHO, http.handlers(served), clock) as apis:
+        yield {name: PeopleClient(api) for name, api in apis.items()}
 
 
 @pytest.fixture(params=["service", "client"])
 def people(request: pytest.FixtureRequest, served: PeopleService, clients: Any) -> People:
     return served if request.param == "service" else clients["me"]
-
-
-async def events(database: Database, principal: Principal = ME) -> list[Entry]:
-    outbox = Outbox(QuietSealer())
-    return await database.read(
-        principal, lambda conn: outbox.ready(conn, principal, BEGINNING, 1000)
-    )
-
-
-async def join(parts: Parts, roles: list[str], principal: Principal = ME) -> str:
-    """A person who is there."""
-    identity = parts.new_id()
-    values = {
-        "tenant": principal.tenant,
-        "id": identity,
-        "name": "Ada",
-        "email": "",
-        "roles": str(roles).replace("'", '"'),
-        "created_at": timestamp(parts.clock.now()),
-        "created_by": "operator",
-        "event_id": parts.new_id(),
-    }
-    await parts.database.write(principal, lambda conn: store.add_person(conn, values))
-    return identity
 
 
 async def test_an_invitation_is_shown_once_kept_hashed_and_an_event_without_the_name(

@@ -36,14 +36,12 @@ from holdfast.kernel.clock import ManualClock, timestamp
 from holdfast.kernel.credentials import make_secret
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Denied, NotFound, Unauthenticated
-from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
-from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator, service
-from tests.conformance.test_people import clock, events, join, parts
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind, service
+from tests.support.identity import ME, app_for, clock, events, join, parts
 
 __all__ = ["clock", "parts"]
 
-ME = operator()
 TOKEN = OperatorToken("hfo_token")
 HOURS = 3600.0
 Sessions = SessionsService | SessionsClient
@@ -62,18 +60,8 @@ async def served(parts: Parts, clock: ManualClock) -> AsyncIterator[Served]:
     sessions = SessionsService(parts, SessionLimits())
     who: dict[str, Principal] = {"self": service("gateway"), "me": ME}
 
-    async def authenticate(connection: Any) -> Principal:
-        return who[connection.headers["authorization"].removeprefix("Bearer ")]
-
-    app = create_app(
-        AppSpec(
-            role="identity",
-            version="0",
-            handlers=http.handlers(sessions, PasskeysService(parts, sessions, PasskeySettings())),
-            authenticate=authenticate,
-            clock=clock,
-        )
-    )
+    handlers = http.handlers(sessions, PasskeysService(parts, sessions, PasskeySettings()))
+    app = app_for(who, handlers, clock)
     apis: list[ApiClient] = []
 
     def client(name: str, principal: Principal | None = None) -> SessionsClient:
