@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ import pytest
 
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
+from holdfast.kernel.errors import Corrupt
 from holdfast.leases import MemoryLeases
 from holdfast.ledger import store
-from holdfast.ledger.errors import NotSequencer
+from holdfast.ledger.errors import LedgerReadOnly, NotSequencer
 from holdfast.ledger.log.leadership import LEAD_SECONDS
 from holdfast.ledger.service import LedgerService
 from tests.support.ledger import NOW, ONE, everything, ledger_on, one, verdict
-from tests.support.ledger_damage import COMMITS, EACH, change, filled
+from tests.support.ledger_damage import COMMITS, EACH, change, filled, flip
 
 SIZE = COMMITS * EACH
 
@@ -113,3 +115,55 @@ async def test_an_append_adds_to_no_index_that_ends_elsewhere_and_has_it_brought
         await change(database, f"UPDATE ledger_index SET size = {how} WHERE tenant = :tenant")
     await nothing_is_lost(two.first)
     assert await index_size(database) == SIZE + 2
+
+
+class DiedError(Exception):
+    """The process is no more."""
+
+
+async def test_a_restart_that_dies_anywhere_leaves_no_log_that_others_go_on_with(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Acknowledged entries are lost with it, which no checkpoint knew of: somebody must hear."""
+    clock = ManualClock(NOW)
+    shared: Any = {"clock": clock, "leases": MemoryLeases(clock), "keys": tmp_path / "keys"}
+    write = database.write
+    left = 0
+
+    async def dying(*given: Any, **how: Any) -> Any:
+        nonlocal left
+        if left == 0:
+            raise DiedError
+        left -= 1
+        return await write(*given, **how)
+
+    size, restarts = 0, 0
+    async with ledger_on(database, tmp_path / "b", holder="b", **shared) as second:
+        for steps in range(100):
+            async with ledger_on(database, tmp_path / f"a{steps}", holder="a", **shared) as first:
+                for number in range(3):
+                    placed = await first.append(ONE, one(steps * 10 + number))
+                    if number == 0:
+                        await first.checkpoint(ONE)
+                size = placed.events[0].position
+                await flip(database, size)
+                with pytest.raises(Corrupt):
+                    await first.read(ONE, first=size)
+                left = steps
+                monkeypatch.setattr(database, "write", dying)
+                with contextlib.suppress(DiedError):
+                    await first.restart(ONE, "the disk of the test")
+                    restarts += 1
+                monkeypatch.setattr(database, "write", write)
+            clock.advance(LEAD_SECONDS + 1)
+            if restarts:
+                break
+            with pytest.raises(LedgerReadOnly):
+                await second.append(ONE, one(5000 + steps))
+            assert await second.check() == "degraded"
+            await second.restart(ONE, "the disk of the test, again")
+            assert (await second.entry(ONE, size)).type == "ledger.restarted"
+            await second.append(ONE, one(6000 + steps))
+            clock.advance(LEAD_SECONDS + 1)
+        assert steps > 3
+        assert (await verdict(second)).sound

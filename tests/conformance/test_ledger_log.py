@@ -139,7 +139,18 @@ async def test_a_cut_forgets_what_follows_and_no_more(log: Log) -> None:
     fence = await log.seize(ONE, "me")
     for first in (0, 2, 4):
         await log.append(ONE, commit(first, 2), fence)
-    await log.cut(ONE, 4)
+    await log.cut(ONE, 4, fence)
     assert await log.end(ONE) == 4
     await log.append(ONE, commit(4, 1), fence)
+    assert await log.end(ONE) == 5
+    if log.beside is not None:
+
+        def failing(conn) -> None:
+            raise Conflict("cannot do this: the test says so")
+
+        with pytest.raises(Conflict, match="the test says so"):
+            await log.cut(ONE, 2, fence, failing)
+    await log.seize(ONE, "another")
+    with pytest.raises(NotSequencer):
+        await log.cut(ONE, 2, fence)
     assert await log.end(ONE) == 5

@@ -92,6 +92,11 @@ class Log(Protocol):
         """Become the one who appends: a fence higher than every one before it."""
         ...
 
-    async def cut(self, principal: Principal, position: int) -> None:
-        """Forget every commit from ``position`` on: only for a new origin, after a copy."""
+    async def cut(
+        self, principal: Principal, position: int, fence: int, beside: Beside | None = None
+    ) -> None:
+        """Forget every commit from ``position`` on, if ``fence`` is still the newest.
+
+        Only for a new origin, after a copy. What goes ``beside`` is there with the cut, or neither.
+        """
         ...

@@ -120,9 +120,17 @@ class SqlLog:
         )
         return fence
 
-    async def cut(self, principal: Principal, position: int) -> None:
+    async def cut(
+        self, principal: Principal, position: int, fence: int, beside: Beside | None = None
+    ) -> None:
         values = {"tenant": principal.tenant, "position": position}
-        await self._database.write(principal, lambda conn: _run(conn, values))
+
+        def unit(conn: Connection) -> None:
+            conn.execute(_CUT, values)
+            if beside is not None:
+                beside(conn)
+
+        await self.fenced(principal, fence, unit)
 
 
 def _hold(conn: Connection, tenant: str, fence: int) -> None:
@@ -134,7 +142,3 @@ def _hold(conn: Connection, tenant: str, fence: int) -> None:
             "cannot append: another instance has taken over this tenant's log",
             retry_after_seconds=1.0,
         )
-
-
-def _run(conn: Connection, values: dict[str, object]) -> None:
-    conn.execute(_CUT, values)

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from holdfast.kernel.errors import Conflict, Corrupt
 from holdfast.kernel.files import flush_folder
 from holdfast.kernel.telemetry import get_logger
@@ -98,22 +100,33 @@ async def _wrong(tenant_log: TenantLog) -> Damage:
 
 
 async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarted:
-    """Cut the log to what is sound of it, and add an origin that lacks its first entry only."""
-    parts = tenant_log.parts
+    """Cut the log to what is sound of it, and add an origin that lacks its first entry only.
+
+    In one step: a log that is cut is sound, and says of nothing that was acknowledged and is lost.
+    What does is the origin, from which nobody goes on before its first entry tells of the loss.
+    """
+    parts, shared = tenant_log.parts, tenant_log.parts.shared
     origins, rows = await tenant_log.published.in_database()
     before = origins[-1]
     head = await asyncio.to_thread(_readable, tenant_log.head)
     said = await tenant_log.published.in_file()
-    fence = await parts.shared.log.seize(parts.principal, parts.shared.holder)
+    fence = await shared.log.seize(parts.principal, shared.holder)
     grown, _ = await tenant_log.soundness.recompute()
     aside = await _set_aside(tenant_log.commits, grown.size)
-    await parts.shared.log.cut(parts.principal, grown.size)
-    await tenant_log.recovery.rebuild(grown.size, fence)
     origin = following_origin(before, grown.size, parts.now(), reason, said.values())
-    await parts.write(lambda conn: store.add_origin(conn, parts.tenant, origin))
+
+    def begin(conn: Connection) -> None:
+        store.add_origin(conn, parts.tenant, origin)
+        store.clear_index(conn, parts.tenant)  # opening makes it anew
+        store.forget_damage(conn, parts.tenant)
+
+    if shared.log.beside is shared.database:
+        await shared.log.cut(parts.principal, grown.size, fence, begin)
+    else:  # in this order: without its index all of the log is looked at before anybody goes on
+        await parts.write(begin)
+        await shared.log.cut(parts.principal, grown.size, fence)
+    tenant_log.soundness.damage = tenant_log.soundness.stands = None
     await tell_head(tenant_log.head, Head(grown.size, grown.root()))
-    await tenant_log.soundness.forget()
-    tenant_log.soundness.damage = None
     # Of an origin before, where that restart broke off before it told anybody anything.
     last = last_of(origins, rows)
     return Restarted(before, origin, damage, grown.size, grown.root(), head, last, aside)
