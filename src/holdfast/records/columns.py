@@ -170,6 +170,11 @@ PERSONAL_COLUMNS = (
 SEALED_KEY = "holdfast.sealed"
 """Of a projection's metadata: the names, as a JSON list, of the columns that it lacks."""
 
+FREQUENCIES_KEY = "holdfast.frequencies"
+"""Of a projection's metadata, where periods are personal: the frequencies, as a JSON list, that
+they can have by the profile's versions. That tells nothing of any record, and whoever adds them up
+must know that a year is not counted beside its months."""
+
 
 def split_columns(
     columns: Sequence[Column], marks: Iterable[tuple[str, str]]

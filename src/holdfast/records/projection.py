@@ -26,6 +26,7 @@ from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.base import Handles
 from holdfast.records.columns import (
+    FREQUENCIES_KEY,
     PERSONAL_COLUMNS,
     SEALED_KEY,
     Column,
@@ -48,10 +49,11 @@ from holdfast.records.reading import (
 )
 from holdfast.records.unsealing import Unsealing
 from holdfast.registry.model import Profile, as_licence
+from holdfast.registry.time_rules import frequencies_of
 
 Vintage = Literal["latest", "first"]
 BUILD_SECONDS = 1800.0
-LAYOUT = ".2"
+LAYOUT = ".3"
 """In the files' names: one that an earlier layout was written in is never taken for today's."""
 
 
@@ -75,6 +77,9 @@ class Edition:
 
     whole: list[Column]
     """Both, in their order."""
+
+    frequencies: list[str]
+    """Those that the periods can have, by all versions."""
 
 
 class Projecting(Unsealing):
@@ -166,6 +171,14 @@ class Projecting(Unsealing):
             personal=bool(marks),
             sealed=sealed,
             whole=whole,
+            frequencies=sorted(
+                {
+                    each
+                    for version in versions
+                    if version.period
+                    for each in frequencies_of(version.period)
+                }
+            ),
             version=versions[-1],
         )
 
@@ -268,7 +281,10 @@ class Projecting(Unsealing):
 def _sealed_names(edition: Edition) -> dict[str, str]:
     if not edition.personal:
         return {}
-    return {SEALED_KEY: msgspec.json.encode([column.name for column in edition.sealed]).decode()}
+    told = {SEALED_KEY: [column.name for column in edition.sealed]}
+    if any(column.part == "period" for column in edition.sealed):
+        told[FREQUENCIES_KEY] = edition.frequencies
+    return {key: msgspec.json.encode(names).decode() for key, names in told.items()}
 
 
 def _account(path: Path) -> Path:

@@ -33,6 +33,20 @@ def time_problems(profile: Profile) -> Iterator[Problem]:
         yield from schedule_problems(profile.schedule, "schedule")
 
 
+def frequencies_of(period: Period) -> frozenset[str]:
+    """The frequencies that a period read so can have: its own, those of codings and spellings."""
+    spelt = (_frequency_of(name) for name in period.spellings.values())
+    return frozenset({period.frequency, *period.codings.values(), *spelt})
+
+
+def _frequency_of(name: str) -> str:
+    """The frequency of a period by its name; see :data:`_PERIOD_NAME`."""
+    kind = name[5:6]
+    if kind in ("S", "Q", "W"):
+        return kind
+    return {4: "A", 7: "M"}.get(len(name), "D")
+
+
 def _period(profile: Profile, period: Period) -> Iterator[Problem]:
     yield from origin_problems("period", period.path, period.join)
     if period.path is not None:

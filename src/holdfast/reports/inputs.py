@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from holdfast.kernel.errors import Problem, Unavailable
-from holdfast.records.columns import SEALED_KEY
+from holdfast.records.columns import FREQUENCIES_KEY, SEALED_KEY
 from holdfast.reports.errors import InputCorrupt, InputMismatch
-from holdfast.reports.model import BUCKETS, Input
+from holdfast.reports.model import BUCKETS, Input, function_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -32,7 +32,8 @@ def read_projection(
 ) -> pyarrow.Table:
     """The needed columns of a projection, after its digest was compared.
 
-    ``timeless`` says that nothing is made of the periods: then they may be personal, and are null.
+    ``timeless`` says that nothing is made of the periods: then they may be personal, and are null,
+    if they all are of one frequency, which the column of that name then has.
 
     Raises :class:`InputCorrupt` if the bytes are not the ones named, ``Unavailable`` if the file is
     gone, and :class:`InputMismatch` that lists every field the profile does not have.
@@ -64,8 +65,10 @@ def read_projection(
             pyarrow.BufferReader(data), read_dictionary=[c for c in columns if _repeats(c)]
         )
         table = parquet.read(columns)
+        known = {"period_frequency": _frequency(name, source, schema)} if unused else {}
         for column in sorted(unused):
-            table = table.append_column(column, pyarrow.nulls(len(table), pyarrow.string()))
+            cell = pyarrow.scalar(known.get(column), pyarrow.string())
+            table = table.append_column(column, pyarrow.repeat(cell, len(table)))
         return table
     except pyarrow.ArrowInvalid as error:
         raise InputCorrupt(f"cannot read the input {name}: {error}") from error
@@ -84,15 +87,24 @@ def needed_fields(
             needed |= {f"{column}__{part}" for part in ("double", "unit", "multiplier")}
             if exact or source.aggregate is not None:
                 needed.add(column)
+    for measure in source.units:
+        needed |= {f"{measure}__{part}" for part in ("double", "unit", "multiplier")}
     needed |= {f"dim_{name}" for name in source.dimensions if name in columns}
     needed |= {f"attr_{name}" for name in source.attributes if name in columns}
     return needed
 
 
 def in_time(source: Input, keys: Iterable[str]) -> bool:
-    """Whether an aggregate's groups, or what is let into them, depend on the records' periods."""
-    by = source.aggregate.by if source.aggregate else ()
-    return source.period is not None or any(used in BUCKETS for used in (*keys, *by))
+    """Whether an aggregate's groups, what is let into them or what is made of them depend on the
+    records' periods."""
+    aggregate = source.aggregate
+    if source.period is not None or any(
+        used in BUCKETS for used in (*keys, *(aggregate.by if aggregate else ()))
+    ):
+        return True
+    return aggregate is not None and any(
+        function_of(aggregate, measure) in ("first", "last") for measure in source.measures
+    )
 
 
 def _repeats(field: str) -> bool:
@@ -106,6 +118,24 @@ def sealed_columns(schema: pyarrow.Schema) -> list[str]:
     """The columns that a projection lacks because their fields are personal."""
     told = (schema.metadata or {}).get(SEALED_KEY.encode())
     return [] if told is None else msgspec.json.decode(told, type=list[str])
+
+
+def _frequency(name: str, source: Input, schema: pyarrow.Schema) -> str:
+    """The one frequency of periods that are personal: what is of several would count twice."""
+    told = (schema.metadata or {}).get(FREQUENCIES_KEY.encode())
+    found = [] if told is None else msgspec.json.decode(told, type=list[str])
+    if len(found) == 1:
+        return found[0]
+    why = (
+        f"its records may have the frequencies {', '.join(found)}, which must not be mixed"
+        if found
+        else "it is not known which frequencies its records have"
+    )
+    raise InputMismatch(
+        f"cannot use the input {name}: {why}, and which one a record has is personal in "
+        f"{source.profile}",
+        hint="a profile for each frequency keeps them apart",
+    )
 
 
 def _check_sealed(name: str, source: Input, sealed: list[str], needed: set[str]) -> None:

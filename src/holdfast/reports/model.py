@@ -117,7 +117,8 @@ class Aggregate(_Part, frozen=True, kw_only=True):
 class Input(_Part, frozen=True, kw_only=True):
     """The records of one profile, as they are or aggregated.
 
-    ``where`` maps a dimension (or ``attributes.NAME``) to the value or values it must have.
+    ``where`` maps a dimension (or ``attributes.NAME``) to the value or values it must have,
+    ``units`` a measure to the unit that its values must be in, as columns tell it: ``1000 EUR``.
     ``as_of`` reads what was known then; ``vintage: first`` reads what was published first.
     """
 
@@ -126,6 +127,7 @@ class Input(_Part, frozen=True, kw_only=True):
     dimensions: Annotated[list[ColumnName], Meta(max_length=64)] = []
     attributes: Annotated[list[ColumnName], Meta(max_length=64)] = []
     where: dict[KeyReference, Scalar | list[Scalar]] = {}
+    units: dict[ColumnName, Text] = {}
     period: PeriodFilter | None = None
     aggregate: Aggregate | None = None
     as_of: Moment | None = None

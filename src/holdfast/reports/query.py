@@ -217,11 +217,14 @@ def _check_table(node: dict[str, Any], known: set[str], listed: list[str]) -> No
 
 
 def check_sealed(tree: dict[str, Any], sealed: Mapping[str, Mapping[str, str]]) -> None:
-    """``Invalid`` if the SQL speaks of a personal field of a table it reads.
+    """``Invalid`` if the SQL names a personal field of a table it reads.
 
     ``sealed`` has, for each table's name, the columns that it lacks and whose they are. The engine
     would say that there is no such column, or, worse, find another one: that of an outer query, or
     nothing at a path of a JSON value. Neither is an answer about the field.
+
+    This is a courtesy and keeps no secret: what is personal is in none of the tables. A path that
+    is computed (``'dim_' || 'who'``) names nothing here, and finds nothing there.
     """
     nodes = list(_nodes(tree.get("statements")))
     lacking: dict[str, dict[str, str]] = {}
@@ -234,8 +237,9 @@ def check_sealed(tree: dict[str, Any], sealed: Mapping[str, Mapping[str, str]]) 
     every = {column: whose for columns in lacking.values() for column, whose in columns.items()}
     if not every:
         return
+    own = _own_columns(nodes, sealed)
     for node in nodes:
-        for column, whose in _spoken_of(node, lacking, every):
+        for column, whose in _spoken_of(node, lacking, every, own):
             raise _is_sealed(column, whose)
         by_name = node.get("ref_type") == "NATURAL" or node.get("setop_type") == "UNION_BY_NAME"
         if by_name:
@@ -247,15 +251,52 @@ def check_sealed(tree: dict[str, Any], sealed: Mapping[str, Mapping[str, str]]) 
             )
 
 
+def _own_columns(nodes: list[dict[str, Any]], tables: Iterable[str]) -> dict[str, set[str]]:
+    """The query's own tables, and the columns that each is sure to have, whichever is meant."""
+    found: dict[str, set[str]] = {}
+
+    def add(name: Any, columns: set[str]) -> None:
+        name = str(name).casefold()
+        found[name] = found.get(name, columns) & columns
+
+    for node in nodes:
+        for entry in (node.get("cte_map") or {}).get("map") or ():
+            made = entry.get("value") or {}
+            add(entry.get("key", ""), _made(made.get("query_node"), made.get("aliases")))
+        if node.get("type") == "SUBQUERY" and node.get("alias"):
+            query = (node.get("subquery") or {}).get("node")
+            add(node["alias"], _made(query, node.get("column_name_alias")))
+    tables_of_its_own = {name: found[name] for name in found.keys() - {*tables}}
+    for node in nodes:
+        if node.get("type") == "BASE_TABLE" and node.get("alias"):
+            columns = tables_of_its_own.get(str(node.get("table_name", "")).casefold(), set())
+            add(node["alias"], set() if node.get("column_name_alias") else columns)
+    return found
+
+
+def _made(query: Any, names: Any) -> set[str]:
+    """The columns that a subquery makes under a name that stands in it."""
+    if names:
+        return {str(name).casefold() for name in names}
+    if not isinstance(query, dict) or query.get("type") != "SELECT_NODE":
+        return set()
+    given = (each.get("alias") or "" for each in query.get("select_list") or ())
+    return {str(name).casefold() for name in given if name}
+
+
 def _spoken_of(
-    node: dict[str, Any], lacking: Mapping[str, Mapping[str, str]], every: Mapping[str, str]
+    node: dict[str, Any],
+    lacking: Mapping[str, Mapping[str, str]],
+    every: Mapping[str, str],
+    own: Mapping[str, set[str]],
 ) -> Iterator[tuple[str, str]]:
     """Personal columns that a node names: as a column, in ``USING``, or at a path of a value."""
     names = [str(name).casefold() for name in node.get("column_names") or ()]
     if names:
         table = names[-2] if len(names) > 1 else ""
-        known = lacking.get(table, every) if table else every
-        if names[-1] in known:
+        known = lacking.get(table, every)
+        its_own = table not in lacking and names[-1] in own.get(table, ())
+        if names[-1] in known and not its_own:
             yield names[-1], known[names[-1]]
     for name in node.get("using_columns") or ():
         if str(name).casefold() in every:

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from msgspec.json import encode
+
 from holdfast.kernel.errors import Problem
 from holdfast.records.within import bound
 from holdfast.reports.errors import DuplicateKeys, InputMismatch
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 DECIMAL_DIGITS = 38
 DOUBLE_DIGITS = 15
 """So many digits of any decimal a double gives back."""
+UNITS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,9 @@ class Side:
 
     def _where(self) -> str:
         conditions = [self._condition(key, wanted) for key, wanted in self.source.where.items()]
+        conditions += [
+            f"{_unit_of(name)} = {literal(wanted)}" for name, wanted in self.source.units.items()
+        ]
         period = self.source.period
         if period is not None:
             if period.start is not None:
@@ -238,11 +244,26 @@ class Side:
         unit, other_unit, multiplier, other_multiplier = units
         one, other = _unit(unit, multiplier), _unit(other_unit, other_multiplier)
         if one != other:
-            raise InputMismatch(
-                f"cannot use {self.name}.{name}: its values are in {one!r} and in {other!r}",
-                hint="filter to records of one unit",
-            )
+            raise self._mixed(name)
         return _Measure(digits or 0, scale or 0, one)
+
+    def _mixed(self, name: str) -> InputMismatch:
+        """The refusal of values in several units, which names those that there are."""
+        where = self._where()
+        present = f"{quoted(name + '__double')} IS NOT NULL"
+        rows = rows_of(
+            self.connection,
+            f"SELECT DISTINCT {_unit_of(name)} FROM {self._raw} "
+            f"{f'{where} AND' if where else 'WHERE'} {present} ORDER BY 1",
+        )
+        found = [str(unit) for (unit,) in rows]
+        more = f", and in {len(found) - UNITS_SHOWN} more" if len(found) > UNITS_SHOWN else ""
+        shown = " and in ".join(map(repr, found[:UNITS_SHOWN]))
+        chosen = encode({name: found[0]}).decode()
+        return InputMismatch(
+            f"cannot use {self.name}.{name}: its values are in {shown}{more}",
+            hint=f"choose one with inputs.{self.name}.units: {chosen}",
+        )
 
     # the table
 
@@ -468,7 +489,16 @@ def _unit(unit: str | None, multiplier: str | None) -> str:
     """A unit with the multiplier that its values are written in: ``1000000 USD``."""
     if multiplier in (None, "1"):
         return unit or ""
-    return f"{multiplier} {unit or ''}".strip()
+    return f"{multiplier} {unit or ''}".rstrip(" ")
+
+
+def _unit_of(measure: str) -> str:
+    """SQL of the same."""
+    unit, multiplier = (
+        f"coalesce(CAST({quoted(f'{measure}__{part}')} AS VARCHAR), '{plain}')"
+        for part, plain in (("unit", ""), ("multiplier", "1"))
+    )
+    return f"CASE {multiplier} WHEN '1' THEN {unit} ELSE rtrim({multiplier} || ' ' || {unit}) END"
 
 
 def _chosen(function: str, text: str, double: str, decimal: str | None) -> str:

@@ -189,6 +189,11 @@ def _input_problems(path: str, source: Input) -> list[Problem]:
             found.append(Problem(f"{path}.where.{key}", "is a time", "use period: {from:, until:}"))
         if wanted == []:
             found.append(Problem(f"{path}.where.{key}", "lists no value, so no record could pass"))
+    found += [
+        Problem(f"{path}.units.{name}", "is not one of the measures")
+        for name in source.units
+        if name not in source.measures
+    ]
     if source.period is not None:
         found += _period_problems(f"{path}.period", source.period)
     return found + _aggregate_problems(path, source)

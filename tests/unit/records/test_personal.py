@@ -24,7 +24,7 @@ from holdfast.keyring.errors import SubjectUnknown
 from holdfast.keyring.model import EraseRequest, Erasure
 from holdfast.keyring.subjects import SubjectsService
 from holdfast.records import store
-from holdfast.records.columns import SEALED_KEY
+from holdfast.records.columns import FREQUENCIES_KEY, SEALED_KEY
 from holdfast.records.model import MappedRecord, Measure, Record, RecordFilter, Reject
 from holdfast.records.publishing import batch_leaf
 from holdfast.records.signed import SignedBatch
@@ -495,3 +495,34 @@ async def test_the_digest_of_a_batch_tells_nothing_about_it(bench: Bench) -> Non
     await attempt.respond()
     receipt = await attempt.post([visit(JANE, 1)])
     assert receipt.digest.startswith("hmac-sha256:")
+
+
+SPELT = {"the year 76": "1976", "winter": "1976-S2", "TQ": "1976-Q3", "wk": "1976-W31"}
+SPELT |= {"jul": "1976-07", "4th": "1976-07-04"}
+
+
+@pytest.mark.parametrize(
+    ("told", "period"),
+    [
+        (["M"], {}),
+        (["A", "M"], {"codings": {r"(?P<year>\d{4})-M13": "A"}}),
+        (["A", "D", "H", "M", "Q", "S", "W"], {"frequency": "H", "spellings": SPELT}),
+    ],
+)
+async def test_of_personal_periods_a_table_tells_how_long_they_can_be_and_nothing_else(
+    sqlite_database: Database, tmp_path: Path, told: list[str], period: dict[str, object]
+) -> None:
+    marked = profile(
+        "clinic",
+        key=CLINIC.key,
+        dimensions=CLINIC.dimensions,
+        measures=CLINIC.measures,
+        period={"path": "$.month", "frequency": "M", **period},
+        subject="dimensions.patient",
+        personal=["period"],
+    )
+    async with bench_on(sqlite_database, tmp_path, marked) as bench:
+        await collect(bench, [visit(JANE, 1)])
+        table = pq.read_table((await bench.service.projection(OPERATOR, "clinic")).path)
+    assert not {name for name in table.column_names if name.startswith("period_")}
+    assert json.loads(table.schema.metadata[FREQUENCIES_KEY.encode()]) == told

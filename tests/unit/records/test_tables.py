@@ -145,7 +145,7 @@ async def test_old_projections_are_removed(sqlite_database: Database, tmp_path: 
             await bench.collect([record("CA", str(fence))], fence=fence)
             info = await bench.service.projection(OPERATOR, "rates")
         kept = sorted(path.name for path in Path(info.path).parent.glob("*.parquet"))
-        assert kept == ["3-latest.2.parquet", "4-latest.2.parquet"]
+        assert kept == ["3-latest.3.parquet", "4-latest.3.parquet"]
 
 
 async def test_a_child_writes_the_same_bytes(sqlite_database: Database, tmp_path: Path) -> None:

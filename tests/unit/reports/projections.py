@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from holdfast.records.columns import SEALED_KEY
+from holdfast.records.columns import FREQUENCIES_KEY, SEALED_KEY
 from holdfast.reports.inputs import InputFile
 
 Row = dict[str, Any]
@@ -67,11 +67,17 @@ def _interval(period: str | None, frequency: str | None) -> tuple[str | None, st
 
 
 def write(
-    path: Path, rows: list[Row], *, shuffle: int | None = None, sealed: list[str] | None = None
+    path: Path,
+    rows: list[Row],
+    *,
+    shuffle: int | None = None,
+    sealed: list[str] | None = None,
+    frequencies: list[str] | None = None,
 ) -> InputFile:
     """Write a projection; the names of its columns are those of the first row.
 
-    ``sealed`` are the columns that it says it lacks, because their fields are personal.
+    ``sealed`` are the columns that it says it lacks, because their fields are personal;
+    ``frequencies`` those that it says its periods can have.
     """
     numbered = [{"record_id": f"r{index:08d}", "revision": 1, **r} for index, r in enumerate(rows)]
     if shuffle is not None:
@@ -79,7 +85,8 @@ def write(
     names = list(numbered[0])
     table = pyarrow.table({name: [r[name] for r in numbered] for name in names})
     if sealed is not None:
-        table = table.replace_schema_metadata({SEALED_KEY: json.dumps(sealed)})
+        told = {} if frequencies is None else {FREQUENCIES_KEY: json.dumps(frequencies)}
+        table = table.replace_schema_metadata({SEALED_KEY: json.dumps(sealed), **told})
     sink = io.BytesIO()
     pyarrow.parquet.write_table(table, sink)
     path.write_bytes(sink.getvalue())

@@ -368,6 +368,38 @@ def test_multipliers_are_not_mixed_and_are_shown(tmp_path: Path) -> None:
         run(tmp_path, {"a": rows("1000", "1000000")})
 
 
+def test_records_in_several_units_are_filtered_apart_as_the_refusal_says(tmp_path: Path) -> None:
+    rows = [
+        row(str(2000 + i), "A", measures={"value": value, "other": "7"},
+            units={"value": unit, "other": "t"}, multiplier=multiplier)
+        for i, (value, unit, multiplier) in enumerate(
+            [("1", "USD", "1000"), ("2", "EUR", "1"), ("3", "EUR", "1000"), ("4", "EUR", "1000"),
+             ("5", "", "1000"), ("6", "", "1"), (None, "GBP", "1")]
+        )
+    ]  # fmt: skip
+    with pytest.raises(InputMismatch) as caught:
+        run(tmp_path, {"a": rows})
+    told = "'' and in '1000' and in '1000 EUR' and in '1000 USD' and in 'EUR'"
+    assert caught.value.detail == f"cannot use a.value: its values are in {told}"
+    assert caught.value.hint == 'choose one with inputs.a.units: {"value":""}'
+
+    def of(unit: str, **more: Any) -> ComputeResult:
+        return run(tmp_path, {"a": rows}, inputs={"a": {"units": {"value": unit}, **more}})
+
+    assert of("1000 EUR").rows == [["2002", "3"], ["2003", "4"]]
+    assert of("1000 EUR").columns[-1].unit == "1000 EUR"
+    assert of("1000").rows == [["2004", "5"]]
+    assert of("").rows == [["2005", "6"]]
+    assert "none of 7 records passes the filter" in of("CHF").notes[0]
+    summed = {"aggregate": {"by": ["attributes.all"], "function": "sum"}}
+    for each in rows:
+        each["attr_all"] = "x"
+    assert of("1000 EUR", **summed).rows == [["x", "7"]]
+    shown = {"type": "table", "columns": ["other"]}
+    inputs = {"a": {"units": {"value": "1000 USD"}, "measures": ["value", "other"]}}
+    assert run(tmp_path, {"a": rows}, inputs=inputs, output=shown).rows == [["7"]]
+
+
 def test_records_without_periods_lie_in_no_bucket(tmp_path: Path) -> None:
     rows = [row(None, None, measures={"value": "1"})]
     with pytest.raises(InputMismatch, match="have no period, so they lie in no year"):
@@ -633,3 +665,60 @@ def test_what_is_personal_is_no_input_of_a_report(tmp_path: Path) -> None:
     said = {problem.message for problem in caught.value.problems}
     assert said == {"dim_who is personal, and sealed", "weight is personal, and sealed"}
     assert read_projection("a", source, file, {"record_id"}).num_rows == len(ROWS)
+
+
+PERIODS = ["period_start", "period_end", "period_frequency"]
+
+
+def run_sealed(
+    folder: Path, rows: list[Row], function: Any, frequencies: list[str] | None
+) -> ComputeResult:
+    """Run an aggregate by ward over rows whose periods are personal."""
+    kept = [{name: cell for name, cell in each.items() if name not in PERIODS} for each in rows]
+    file = write(folder / "a.parquet", kept, sealed=PERIODS, frequencies=frequencies)
+    aggregate = {"by": ["ward"], "function": function}
+    spec = {
+        "version": 1,
+        "name": "test",
+        "inputs": {"a": {"profile": "clinic", "measures": ["value"], "aggregate": aggregate}},
+        "output": {"type": "table"},
+    }
+    return compute_report(ComputeJob(spec=convert_spec(spec), files={"a": file}))
+
+
+WARD = [
+    row(f"2020-0{month}", "M", measures={"value": value}, dimensions={"ward": "A"})
+    for month, value in ((1, "50"), (2, "90"), (3, "10"))
+]
+
+
+def test_what_came_first_is_not_told_where_it_is_personal_when_that_was(tmp_path: Path) -> None:
+    (opened,) = run(
+        tmp_path,
+        {"a": WARD},
+        inputs={"a": {"aggregate": {"by": ["ward"], "function": "first"}}},
+    ).rows
+    assert opened == ["A", "50"]
+    for function in ("first", "last", {"value": "last"}):
+        with pytest.raises(InputMismatch, match="cannot use what is personal") as caught:
+            run_sealed(tmp_path, WARD, function, ["M"])
+        said = {problem.message for problem in caught.value.problems}
+        assert "period_start is personal, and sealed" in said
+
+
+@pytest.mark.parametrize("function", ["sum", "mean", "count", "max"])
+def test_frequencies_are_not_mixed_where_they_are_personal(tmp_path: Path, function: str) -> None:
+    year = row("2020", "A", measures={"value": "150"}, dimensions={"ward": "A"})
+    for told, said in (
+        (["A", "M"], "its records may have the frequencies A, M"),
+        (None, "it is not known which frequencies its records have"),
+    ):
+        with pytest.raises(InputMismatch, match=said):
+            run_sealed(tmp_path, [year, *WARD], function, told)
+
+
+@pytest.mark.parametrize(("function", "made"), [("sum", "150"), ("count", "3"), ("max", "90")])
+def test_where_all_periods_are_of_one_length_personal_ones_may_be_aggregated(
+    tmp_path: Path, function: str, made: str
+) -> None:
+    assert run_sealed(tmp_path, WARD, function, ["M"]).rows == [["A", made]]
