@@ -161,6 +161,28 @@ async def test_a_cell_is_computed_again_from_the_inputs_themselves(
         again(tmp_path, data, policy, given[0])
 
 
+async def test_a_spec_is_computed_again_in_the_order_in_which_it_was_written(
+    bench: Collecting, tmp_path: Path
+) -> None:
+    z = {"profile": "sales", "measures": ["v"], "aggregate": {"by": ["year"], "function": "sum"}}
+    a = {**z, "aggregate": {"by": ["year"], "function": "max"}}
+    derive = {"y": "z.v / 3", "x": "a.v / 7"}
+    report = await run(
+        bench,
+        {**TABLE, "inputs": {"z": z, "a": a}, "derive": derive, "output": {"type": "table"}},
+    )
+    names = [column.name for column in report.columns]
+    assert names == ["year", "z.v", "a.v", "y", "x"]
+    policy = await trust(bench)
+    found = await bench.system.records.projection(OPERATOR, "sales")
+    given = [f"z={found.path}", f"a={found.path}"]
+    for column in ("z.v", "a.v", "y", "x"):
+        data = await receipt(bench, report, column, 0)
+        assert both(data, policy)["value"] == report.rows[0][names.index(column)]
+        assert again(tmp_path, data, policy, recompute=True) == ALL
+        assert again(tmp_path, data, policy, *given) == ALL
+
+
 async def test_a_publication_that_came_while_it_was_computed_is_not_taken_for_its_input(
     bench: Collecting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,10 @@ class ComputeJob(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int = 1024
     trace: int | None = None
     """The row whose leaf and records the result shall have (0 for a correlation)."""
+    columns: list[str] = []
+    """The columns that the report had, by the names it shows. A spec that names none has them in
+    the order in which it was written, which what is kept of it does not have: members of an object
+    have none there."""
 
 
 class InputCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,11 +152,12 @@ def _compute(connection: duckdb.DuckDBPyConnection, job: ComputeJob) -> ComputeR
     names = Names(job.spec)
     output = job.spec.output
     if isinstance(output, TableOutput):
-        listed = [names.resolve(c) for c in output.columns] or names.all()
+        given = job.columns or output.columns
+        listed = [names.resolve(c) for c in given] or names.all()
         ordered = [names.resolve(c.lstrip("-")) for c in output.order]
         wanted = list(dict.fromkeys([*listed, *ordered]))
         joined = join(connection, job.spec, job.files, wanted, exact=True)
-        if not output.columns:
+        if not given:
             listed = [name for name in listed if not _timeless(connection, joined, name)]
         return _table(connection, job, joined, listed, names, output)
     x, y = names.resolve(output.x), names.resolve(output.y)

@@ -325,10 +325,14 @@ def recomputed(plain: Any, found: CellVerified, files: dict[str, Path], scratch:
             raise _unlike("the receipt does not carry the records; give the inputs: --input")
         inputs = write_carried(spec, receipt.records, scratch)
         trace = 0
+    shown = [] if receipt.cell.row is None else receipt.entry.payload["columns"]
     try:
-        result = compute_report(ComputeJob(spec=spec, files=inputs, trace=trace))
+        job = ComputeJob(spec=spec, files=inputs, trace=trace, columns=shown)
+        result = compute_report(job)
     except HoldfastError as error:
         raise _unlike(error.detail) from error
+    except LookupError as error:
+        raise _unlike("the spec has other columns than the report") from error
     if files and result.outputs_root != receipt.entry.payload["outputs_root"]:
         raise _unlike("the same inputs give another report")
     if result.traced is None:

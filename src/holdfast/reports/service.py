@@ -282,6 +282,7 @@ class ReportsService:
             files=files,
             memory_mb=self._settings.memory_mb // 2,
             trace=0 if row is None else row,
+            columns=[] if row is None else [each.name for each in report.columns],
         )
         result = await self._child(COMPUTE, job, ComputeResult)
         if result.outputs_root != report.outputs_root or result.traced is None:
