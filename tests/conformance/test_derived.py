@@ -400,3 +400,38 @@ async def test_who_manages_somebody_has_all_that_they_have_when_it_is_done(offic
         assert refused.value.code == "grant-exceeds"
     there = await office.people.find_person(ME, ada.subject)
     assert (there.roles, there.state) == (["admin"], "active")
+
+
+async def test_a_key_invites_no_longer_than_it_holds_and_only_if_it_holds_anywhere(
+    office: Office,
+) -> None:
+    """As with what else it makes: by an invitation it would outlive its limits."""
+    made, holder = await office.key(ME, "short", days=1)
+    invited = await office.people.invite(holder, PersonInvite(name="Ada", hours=720))
+    assert invited.invitation.expires_at == made.key.expires_at
+    _, here = await office.key(ME, "here", addresses=["127.0.0.1/32"])
+    ada = await office.person()
+    for attempt in (
+        lambda: office.people.invite(here, PersonInvite(name="Eve")),
+        lambda: office.people.recover(here, ada.subject),
+    ):
+        with pytest.raises(Denied) as refused:
+            await attempt()
+        assert refused.value.code == "grant-exceeds"
+    assert len((await office.people.list_invitations(ME))[0]) == 1
+
+
+async def test_a_key_that_may_more_is_ended_by_its_maker_and_by_who_may_as_much(
+    office: Office,
+) -> None:
+    made, holder = await office.key(ME, "admin")
+    with pytest.raises(Denied) as refused:
+        await office.keys.revoke_key(CLERK, made.key.id)
+    assert refused.value.code == "grant-exceeds"
+    assert await office.holds(made)
+    # Itself, or one that it made, whatever they may.
+    await office.keys.revoke_key(replace(holder, permissions=CLERK.permissions), made.key.id)
+    assert not await office.holds(made)
+    lesser = await office.keys.create_key(ME, ApiKeyCreate(name="l", permissions=["records:read"]))
+    await office.keys.revoke_key(CLERK, lesser.key.id)
+    assert not await office.holds(lesser)

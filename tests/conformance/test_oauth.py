@@ -14,6 +14,7 @@ import pytest
 from joserfc.jwk import OctKey, RSAKey
 
 from holdfast.identity.granting import Parts
+from holdfast.identity.model import ROLES
 from holdfast.identity.people.model import PersonInvite
 from holdfast.identity.people.service import PeopleService
 from holdfast.identity.signin import oauth_store
@@ -42,7 +43,7 @@ from holdfast.kernel.errors import (
     Unavailable,
 )
 from holdfast.kernel.outbound import OutboundClient, OutboundSettings
-from holdfast.kernel.principal import Principal, PrincipalKind, operator
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
 from tests.support.between import Between
 from tests.support.identity import ELSEWHERE, events, join, parts
 from tests.support.provider import CLIENT, SECRET, FakeProvider, fake_provider
@@ -166,6 +167,17 @@ async def test_what_is_told_of_an_account_does_not_follow_from_whose_it_is(
         f"oauth:{each}" for each in ids
     }
     assert len(set(ids)) == 2
+
+
+async def test_of_somebody_who_may_more_nobody_unlinks_an_account(house: House) -> None:
+    chief = (await house.come(invitation=await house.invited(roles=["admin"]))).subject
+    (account,) = await house.oauth.list_accounts(ME, person=chief)
+    identity = {Permission.IDENTITY_READ, Permission.IDENTITY_WRITE}
+    clerk = Principal(ME.tenant, "clerk", PrincipalKind.PERSON, ROLES["viewer"] | identity)
+    with pytest.raises(Denied) as refused:
+        await house.oauth.unlink(clerk, account.id)
+    assert refused.value.code == "grant-exceeds"
+    assert (await house.come()).subject == chief
 
 
 async def test_an_account_that_was_linked_under_another_id_signs_in(

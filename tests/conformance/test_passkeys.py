@@ -34,7 +34,7 @@ from holdfast.identity.signin.passkeys import PasskeysService
 from holdfast.identity.signin.sessions import SessionLimits, SessionsService, principal_of_session
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Conflict, Invalid, NotFound, Unauthenticated
+from holdfast.kernel.errors import Conflict, Denied, Invalid, NotFound, Unauthenticated
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
 from tests.support.authenticator import UP, Authenticator
 from tests.support.between import Between
@@ -386,6 +386,20 @@ async def test_the_last_passkey_goes_only_where_an_account_that_counts_is_left(
     assert refused.value.code == "passkey-last"
     await link(ISSUER)
     assert (await house.passkeys.end(me, mine.id)).ended_at
+
+
+async def test_of_somebody_who_may_more_nobody_ends_a_passkey(
+    house: House, key: Authenticator
+) -> None:
+    """It would shut them out, as disabling them would."""
+    chief = await house.principal(await house.join(key, await house.invited(roles=["admin"])))
+    (passkey,) = await house.passkeys.list_passkeys(chief)
+    identity = {Permission.IDENTITY_READ, Permission.IDENTITY_WRITE}
+    clerk = Principal(ME.tenant, "clerk", PrincipalKind.PERSON, ROLES["viewer"] | identity)
+    with pytest.raises(Denied) as refused:
+        await house.passkeys.end(clerk, passkey.id)
+    assert refused.value.code == "grant-exceeds"
+    assert (await house.sign_in(key)).subject == chief.subject
 
 
 async def test_a_session_that_begins_while_its_passkey_is_ended_does_not_outlive_it(

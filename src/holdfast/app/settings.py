@@ -153,6 +153,16 @@ ALIASES: dict[str, tuple[Setting, Alias]] = {
 }
 
 
+GUIDE_PREFIXES = ("ARAGORA_", "AUTH_", "PLATFORM_", "VDB_")
+WITHOUT_EFFECT = frozenset(
+    {"ARAGORA_AUTH_ENABLED", "ARAGORA_OAUTH_ENABLED", "ARAGORA_RBAC_ENABLED", "AUTH_REQUIRED"}
+)
+"""Names of the guides that are taken and change nothing: docs/compatibility.md says why."""
+NEARLY = 0.84
+"""How alike a name must be to one of the guides' to be taken for a slip: ``VDB_AUTHMODE`` is. These
+prefixes are other programs', too, so that a name like none of ours is none of our business."""
+
+
 def _from_file(
     file: Path | None, sources: dict[str, list[tuple[str, str, Convert]]], problems: list[Problem]
 ) -> None:
@@ -206,6 +216,11 @@ def _from_environment(
         value = environment.get(name, "")
         if value and setting.key != "database_url" and not _service_link(name, value):
             sources[setting.key].append((name, value, alias.convert))
+    for name in sorted(environment):
+        if name.startswith(GUIDE_PREFIXES) and name not in ALIASES and name not in WITHOUT_EFFECT:
+            meant = _near(name, ALIASES, NEARLY)
+            if meant:
+                problems.append(Problem(name, "is not a setting", meant))
     _from_database_aliases(environment, sources["database_url"], problems)
 
 
@@ -282,8 +297,8 @@ def _service_link(name: str, value: str) -> bool:
     return value.startswith("tcp://") and name.endswith("_PORT")
 
 
-def _near(name: str, known: Mapping[str, Any]) -> str:
+def _near(name: str, known: Mapping[str, Any], cutoff: float = 0.75) -> str:
     import difflib
 
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f"did you mean {close[0]}?" if close else ""

@@ -168,6 +168,17 @@ def check_maker(
     return None
 
 
+def check_managed(conn: Connection, principal: Principal, person: str, now: str) -> None:
+    """Refuse who does not have all that the person has, as both are in this transaction.
+
+    Otherwise managing somebody would be a way up.
+    """
+    tenant = principal.tenant
+    there = people_store.find_person(conn, tenant, person)
+    roles = [] if there is None else msgspec.json.decode(there.roles)
+    check_maker(conn, principal, now, granted_by(roles, custom_roles(conn, tenant)))
+
+
 def redefined(
     conn: Connection,
     outbox: Outbox,
@@ -269,6 +280,17 @@ def check_addresses(maker: Sequence[str], wanted: Sequence[str]) -> None:
             "cannot grant this: it must be limited to the addresses you are limited to",
             code="grant-exceeds",
             hint=f"name addresses within {', '.join(maker)}",
+        )
+
+
+def check_anywhere(maker: Sequence[str]) -> None:
+    """``Denied`` for a key that holds at some addresses only: what it is about to make holds
+    everywhere."""
+    if maker:
+        raise Denied(
+            "cannot invite: this key holds at some addresses only, people come in from anywhere",
+            code="grant-exceeds",
+            hint="invite as a person, or by a key without addresses",
         )
 
 

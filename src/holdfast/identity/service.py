@@ -206,12 +206,19 @@ class IdentityService:
         return [found[maker] for maker in makers]
 
     async def revoke_key(self, principal: Principal, key: str) -> EndedKey:
-        """End a key, and with it what came of it. Twice is fine."""
+        """End a key, and with it what came of it. Twice is fine.
+
+        :class:`Denied` if it may more than whoever ends it, unless that is itself or its maker.
+        """
         event = self._event(principal, f"api-key/{key}", "api-key.revoked", {"key": key})
 
         def unit(conn: Connection) -> EndedKey:
-            if store.find_key(conn, principal.tenant, key) is None:
+            there = store.find_key(conn, principal.tenant, key)
+            if there is None:
                 raise NotFound(f"cannot find the key {key}", code="key-not-found")
+            if principal.subject not in (key, there.created_by):
+                granted = permissions_of((), msgspec.json.decode(there.permissions), {})
+                check_maker(conn, principal, timestamp(event.time), granted)
             if store.end_key(conn, principal.tenant, key, timestamp(event.time)):
                 self._outbox.emit(conn, principal, event)
             # Of a key that is over, too: an earlier version ended it alone.

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.app.commandline import app
-from holdfast.app.settings import ALIASES, SETTINGS, resolve
+from holdfast.app.settings import ALIASES, SETTINGS, WITHOUT_EFFECT, resolve
 from holdfast.kernel.errors import Invalid
 
 
@@ -161,3 +161,23 @@ def test_every_setting_is_named_by_the_rule_and_says_what_it_means() -> None:
         "REGISTRY_URL", "AGGREGATOR_URL", "COORDINATOR_URL", "REPORTER_URL", "DB_DRIVER", "DB_DSN",
         "PROFILES_DIR", "CONTROL_PLANE", "DRONE_ID", "PROCESS_INTERVAL",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("VDB_AUTHMODE", "VDB_AUTH_MODE"),
+        ("VDB_JWT_SECRET_FILE", "VDB_JWT_SECRET"),
+        ("ARAGORA_JWT_SECRETT", "ARAGORA_JWT_SECRET"),
+        ("PLATFORM_SESSION_TTL", "PLATFORM_SESSION_TTL_SECS"),
+        ("AUTH_API_KEY_FILE", "AUTH_API_KEYS_FILE"),
+    ],
+)
+def test_a_slip_in_a_guides_name_stops_the_start(slip: str, meant: str) -> None:
+    """What it was to set would otherwise be open, and nobody would hear of it."""
+    assert f"did you mean {meant}?" in problems({slip: "jwt"})[slip]
+
+
+def test_names_of_the_guides_without_effect_and_of_other_programs_are_left_alone() -> None:
+    others = ["ARAGORA_REDIS_URL", "PLATFORM_NATS_URL", "AUTH_PROXY", "PLATFORM", "VDB_HOME"]
+    resolve(dict.fromkeys([*WITHOUT_EFFECT, *others], "true"))

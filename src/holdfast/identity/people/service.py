@@ -12,7 +12,15 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row
 
-from holdfast.identity.derived import check_maker, end_beyond, end_derived, withdraw, within
+from holdfast.identity.derived import (
+    check_anywhere,
+    check_maker,
+    check_managed,
+    end_beyond,
+    end_derived,
+    withdraw,
+    within,
+)
 from holdfast.identity.granting import Parts, check_handed_on, custom_roles, granted_by
 from holdfast.identity.model import INVITATION_PREFIX, Derived, Thing, as_json, permissions_of
 from holdfast.identity.people import store
@@ -63,7 +71,11 @@ class PeopleService:
     async def invite(
         self, principal: Principal, invite: PersonInvite, *, idempotency_key: str = ""
     ) -> NewInvitation:
-        """Invite somebody. :class:`Denied` if they would be allowed more than whoever invites."""
+        """Invite somebody. :class:`Denied` if they would be allowed more than whoever invites.
+
+        A key's invitation can be used as long as the key, and one that holds at some addresses
+        only invites nobody: people come in from anywhere.
+        """
         return await self._invite(principal, invite, Asked.of(idempotency_key, invite))
 
     async def create_admin(
@@ -126,10 +138,17 @@ class PeopleService:
         identity, now = self._parts.new_id(), self._parts.clock.now()
         secret = make_secret(INVITATION_PREFIX, identity, self._parts.random(32))
         kept, pepper = self._parts.peppers.seal(secret)
+        expires_at = timestamp(now + timedelta(hours=invite.hours))
+        maker = await self._db.read(
+            principal, lambda conn: check_maker(conn, principal, timestamp(now))
+        )
+        if maker is not None:
+            check_anywhere(msgspec.json.decode(maker.addresses))
+            expires_at = min(expires_at, maker.expires_at)
         payload: dict[str, Any] = {
             "invitation": identity,
             "roles": roles,
-            "expires_at": timestamp(now + timedelta(hours=invite.hours)),
+            "expires_at": expires_at,
         }
         if person is not None:
             payload["person"] = person.id
@@ -157,7 +176,7 @@ class PeopleService:
             if person is not None:
                 # Read again: a name that was taken out meanwhile is not to be written down anew.
                 _check_active(_there(conn, principal.tenant, person.id))
-                _check_managed(conn, principal, person.id, timestamp(now))
+                check_managed(conn, principal, person.id, timestamp(now))
             one_secret(
                 conn, principal, f"people.{type_}", asked, now, identity,
                 "`holdfast person uninvite {}`",
@@ -265,7 +284,7 @@ class PeopleService:
         now = timestamp(event.time)
 
         def unit(conn: Connection) -> EndedPerson:
-            _check_managed(conn, principal, person, now)
+            check_managed(conn, principal, person, now)
             if store.disable_person(conn, principal.tenant, person, now):
                 _note_lost(conn, principal.tenant, _there(conn, principal.tenant, person), [], now)
                 store.end_invitations_of(conn, principal.tenant, person, now)
@@ -296,7 +315,7 @@ class PeopleService:
 
         def unit(conn: Connection) -> EndedPerson:
             tenant = principal.tenant
-            _check_managed(conn, principal, person, now)
+            check_managed(conn, principal, person, now)
             email = _there(conn, tenant, person).email
             store.disable_person(conn, tenant, person, now)
             store.end_invitations_of(conn, tenant, person, now)
@@ -319,7 +338,7 @@ class PeopleService:
         )
 
         def unit(conn: Connection) -> Person:
-            _check_managed(conn, principal, person, timestamp(event.time))
+            check_managed(conn, principal, person, timestamp(event.time))
             if store.enable_person(conn, principal.tenant, person):
                 self._parts.outbox.emit(conn, principal, event)
             return _there(conn, principal.tenant, person)
@@ -344,7 +363,7 @@ class PeopleService:
         def unit(conn: Connection) -> EndedPerson:
             tenant, now = principal.tenant, timestamp(event.time)
             custom = custom_roles(conn, tenant)
-            _check_managed(conn, principal, person, now)
+            check_managed(conn, principal, person, now)
             check_maker(conn, principal, now, granted_by(roles, custom))
             ended = Derived()
             if _there(conn, tenant, person).roles != roles:
@@ -464,13 +483,6 @@ def _there(conn: Connection, tenant: str, person: str) -> Person:
     if row is None:
         raise _nobody(person)
     return person_of(row)
-
-
-def _check_managed(conn: Connection, principal: Principal, person: str, now: str) -> None:
-    """Refuse who does not have all that the person has, as both are in this transaction."""
-    tenant = principal.tenant
-    has = granted_by(_there(conn, tenant, person).roles, custom_roles(conn, tenant))
-    check_maker(conn, principal, now, has)
 
 
 def _note_lost(conn: Connection, tenant: str, person: Person, roles: list[str], now: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Connection, Row
 
+from holdfast.identity.derived import check_managed
 from holdfast.identity.finding import TenantFinder
 from holdfast.identity.granting import Parts, whose
 from holdfast.identity.model import as_json
@@ -159,7 +160,8 @@ class OAuthService:
 
     async def unlink(self, principal: Principal, account: str) -> LinkedAccount:
         """That account signs nobody in any more, and the sessions that it began end: one's own, or
-        with ``identity:write`` anybody's. What lets oneself in last of all stays."""
+        with ``identity:write`` that of anybody who may no more than the caller. What lets oneself
+        in last of all stays."""
         tenant, now = principal.tenant, timestamp(self._parts.clock.now())
         row = await self._db.read(principal, lambda conn: store.find_account(conn, tenant, account))
         own = row is not None and row.person == principal.subject
@@ -179,6 +181,8 @@ class OAuthService:
         )
 
         def unit(conn: Connection) -> None:
+            if not own:
+                check_managed(conn, principal, row.person, now)
             others = other_ways_in(conn, tenant, row.person, self._settings.issuers, account)
             if own and others == 0:
                 raise Conflict(

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Raw, Struct
 from sqlalchemy import Connection, Row
 
+from holdfast.identity.derived import check_managed
 from holdfast.identity.finding import TenantFinder
 from holdfast.identity.granting import Parts, whose
 from holdfast.identity.model import INVITATION_PREFIX
@@ -270,8 +271,9 @@ class PasskeysService:
 
     async def end(self, principal: Principal, passkey: str) -> Passkey:
         """End a passkey, and with it the sessions that it began: one's own, or with
-        ``identity:write`` anybody's. Twice is fine. One's own last one stays, unless an account
-        elsewhere lets its owner in: it would lock the door from inside."""
+        ``identity:write`` that of anybody who may no more than the caller. Twice is fine. One's own
+        last one stays, unless an account elsewhere lets its owner in: it would lock the door from
+        inside."""
         now = timestamp(self._parts.clock.now())
         row = await self._db.read(
             principal, lambda conn: store.find_passkey(conn, principal.tenant, passkey)
@@ -293,6 +295,8 @@ class PasskeysService:
         )
 
         def unit(conn: Connection) -> Row[Any] | None:
+            if not own:
+                check_managed(conn, principal, row.person, now)
             others = other_ways_in(conn, principal.tenant, row.person, self._issuers, passkey)
             found = store.find_passkey(conn, principal.tenant, passkey)
             if own and found is not None and found.ended_at is None and others == 0:
