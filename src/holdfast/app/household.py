@@ -18,7 +18,7 @@ from pathlib import Path
 from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
-from holdfast.app.programs import PROGRAM
+from holdfast.app.line import PROGRAM
 from holdfast.app.settings import Settings
 from holdfast.kernel.cli import say
 from holdfast.kernel.errors import Unavailable

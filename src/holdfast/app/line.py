@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from holdfast.kernel.http.client import ApiClient
     from holdfast.kernel.tls import ClientTls
+
+PROGRAM = (sys.executable, "-m", "holdfast.app.main")
+"""What a line begins with that starts this program again."""
 
 
 def line_of(

@@ -8,12 +8,11 @@ of the server.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.app.line import settings_of
+from holdfast.app.line import PROGRAM, settings_of
 from holdfast.kernel.cli import CommandLine, checked_address, fail, run, say
 from holdfast.kernel.collector import hold_back
 from holdfast.kernel.errors import HoldfastError, Invalid, Unsupported
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from holdfast.collect.settings import CollectSettings
 
 INTERRUPTED = 130
-PROGRAM = (sys.executable, "-m", "holdfast.app.main")
 
 
 def up(

@@ -14,9 +14,9 @@ from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import HoldfastError, Unavailable
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger.errors import FrameDamaged, IndexWrong
+from holdfast.ledger.indexed import against_index
 from holdfast.ledger.log.tenant_log import TenantLog
 from holdfast.ledger.metrics import LedgerMetrics
-from holdfast.ledger.verifying import against_index
 from holdfast.ledger.walking import Walk
 
 log = get_logger("ledger")
@@ -69,7 +69,7 @@ async def look_over(
             await asyncio.to_thread(walk.commits, found)
             rows, walk.rows = walk.rows, []
             tiles, walk.tiles = walk.tiles, []
-            await against_index(tenant_log, rows, tiles)
+            await against_index(tenant_log.reader, rows, tiles)
         except FrameDamaged as error:
             await tenant_log.soundness.met(error, walked=True)
             return False

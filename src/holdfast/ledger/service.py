@@ -46,6 +46,7 @@ from holdfast.ledger.log.parts import LogParts
 from holdfast.ledger.log.reading import LogReader
 from holdfast.ledger.log.restarting import Restarted, restart
 from holdfast.ledger.log.tenant_log import TenantLog
+from holdfast.ledger.looking import look_forever
 from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.model import (
     Append,
@@ -139,12 +140,12 @@ class LedgerService:
 
     async def look_forever(self, pause_seconds: float) -> None:
         """Look over every log, over and over, slowly: damage is noticed though nobody reads."""
-        from holdfast.ledger.looking import look_forever
-
-        def logs() -> list[TenantLog]:
-            return list(self._logs.values())
-
-        await look_forever(logs, self._parts.clock, self._parts.metrics, pause_seconds)
+        await look_forever(
+            lambda: list(self._logs.values()),
+            self._parts.clock,
+            self._parts.metrics,
+            pause_seconds,
+        )
 
     async def check(self) -> str | None:
         """Readiness: degraded while a log is read-only."""

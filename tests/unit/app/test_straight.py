@@ -14,9 +14,9 @@ from typer.main import get_command
 
 from holdfast.app import commandline
 from holdfast.app.commands import drone, serve, up
-from holdfast.app.line import line_of
+from holdfast.app.line import PROGRAM, line_of
 from holdfast.app.main import GLOBAL_OPTIONS, hoist
-from holdfast.app.programs import PROGRAM, _child
+from holdfast.app.programs import _child
 from holdfast.app.straight import GLOBAL, PROGRAMS, Said, read
 
 COMMANDS: dict[str, Any] = {
