@@ -25,6 +25,9 @@ OWN_STREAMS = frozenset(
 )
 """First segments of the streams in which the roles record what they did: nobody else appends."""
 
+NO_KEY = "no-key"
+"""The reason of a log that this instance cannot sign: whoever has its key can go on."""
+
 _STREAM = re.compile(r"[a-z][a-z0-9-]{0,62}(?:/[a-z0-9](?:[a-z0-9._:-]{0,126}[a-z0-9])?){0,4}")
 
 

@@ -92,8 +92,7 @@ def load_key(paths: SignerPaths, tenant: str, key: LogKey) -> SigningKey:
     found = SigningKey.load(paths.key(tenant, key.number))
     if found.public_bytes() != key.public:
         raise Corrupt(
-            f"cannot sign: {paths.key(tenant, key.number)} is not the key that the log knows",
-            hint="bring back the key file, or rotate with `holdfast ledger rotate`",
+            f"cannot sign: {paths.key(tenant, key.number)} is not the key that the log knows"
         )
     return found
 

@@ -63,16 +63,20 @@ class Leadership:
         self._led = now
         return now + timedelta(seconds=LEAD_SECONDS)
 
+    async def lead(self) -> None:
+        """:meth:`take`; ``NotSequencer`` if another does."""
+        if await self.take(self.parts.shared.clock.now()) is None:
+            raise NotSequencer(
+                "cannot go on: another instance appends to this tenant's log",
+                retry_after_seconds=1.0,
+            )
+
     async def keep(self) -> None:
         """Renew what says that we append, where we have it: some things take longer than it."""
         now = self.parts.shared.clock.now()
         if self._led is None or now < self._led + timedelta(seconds=LEAD_SECONDS / 4):
             return
-        if await self.take(now) is None:
-            raise NotSequencer(
-                "cannot go on: another instance appends to this tenant's log",
-                retry_after_seconds=1.0,
-            )
+        await self.lead()
 
     async def resign(self) -> None:
         """Lead no more, so that another instance can go on at once."""

@@ -15,7 +15,7 @@ from holdfast.ledger.log.published import PublishedCheckpoints
 from holdfast.ledger.log.reading import LogReader, View
 from holdfast.ledger.log.recovery import Recovery
 from holdfast.ledger.log.soundness import Soundness, damage_of
-from holdfast.ledger.model import Damage
+from holdfast.ledger.model import NO_KEY, Damage
 from holdfast.ledger.signer import load_key, unknown_origins
 from holdfast.ledger.store import Origin, Published
 from holdfast.ledger.tree import Tree
@@ -71,8 +71,16 @@ class Opening:
     async def _opened(self, until: datetime) -> Opened:
         parts, shared = self.parts, self.parts.shared
         await self.soundness.check_remembered()
-        origin, key = await in_force(parts)
-        private = load_key(shared.paths, parts.tenant, key)
+        try:
+            origin, key = await in_force(parts)
+            private = await asyncio.to_thread(load_key, shared.paths, parts.tenant, key)
+        except Corrupt as error:
+            end = await shared.log.end(parts.principal)
+            # Another instance may have the key, and can go on at once.
+            await self.leadership.resign()
+            raise self.soundness.read_only(
+                Damage(reason=NO_KEY, detail=error.detail, first=end)
+            ) from error
         fence = await shared.log.seize(parts.principal, shared.holder)
         self.soundness.damage = None
         try:

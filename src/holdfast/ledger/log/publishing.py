@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import store
 from holdfast.ledger.errors import LedgerReadOnly, NotSequencer, WitnessAhead
 from holdfast.ledger.log.keys import new_key
@@ -16,10 +17,12 @@ from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.log.published import PublishedCheckpoints
 from holdfast.ledger.log.reading import LogReader, View
 from holdfast.ledger.log.soundness import Soundness
-from holdfast.ledger.model import Damage
+from holdfast.ledger.model import NO_KEY, Damage
 from holdfast.ledger.notes import Checkpoint, sign_checkpoint
 from holdfast.ledger.signer import load_key
 from holdfast.ledger.store import Published
+
+log = get_logger("ledger")
 
 
 class Publisher:
@@ -120,15 +123,37 @@ class Publisher:
         )
 
     async def rotate(self) -> None:
-        """Sign with a new key from here on. The old one signs a last time: so far it is valid."""
-        await self.checkpoint()
-        state = await self.opening.open()
+        """Sign with a new key from here on. The old one signs a last time: so far it is valid.
+
+        One that is lost is valid as far as it signed; the log is writable again with the new one.
+        """
+        try:
+            await self.checkpoint()
+            state = await self.opening.open()
+        except LedgerReadOnly:
+            if self.soundness.damage is None or self.soundness.damage.reason != NO_KEY:
+                raise
+            await self._replace_lost()
+            return
         async with self._signing:
             keys = await self.parts.read(lambda conn: store.keys(conn, self.parts.tenant))
             size = state.published.size if state.published is not None else 0
             state.key = await new_key(self.parts, state.origin, keys, size)
             state.private = load_key(self.parts.shared.paths, self.parts.tenant, state.key)
             state.published = None
+
+    async def _replace_lost(self) -> None:
+        async with self._signing:
+            await self.leadership.lead()
+            origins, rows = await self.published.in_database()
+            keys = await self.parts.read(lambda conn: store.keys(conn, self.parts.tenant))
+            origin = origins[-1]
+            sizes = [each.valid_from for each in keys] + [origin.started_size]
+            if origin.origin in rows:
+                sizes.append(rows[origin.origin].size)
+            key = await new_key(self.parts, origin, keys, max(sizes))
+        log.warning("a key that is lost was replaced", tenant=self.parts.tenant, key=key.number)
+        await self.opening.open()
 
 
 def _larger_published() -> NotSequencer:

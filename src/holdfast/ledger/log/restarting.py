@@ -110,6 +110,7 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
     before = origins[-1]
     head = await asyncio.to_thread(_readable, tenant_log.head)
     said = await tenant_log.published.in_file()
+    await tenant_log.leadership.lead()
     fence = await shared.log.seize(parts.principal, shared.holder)
     grown, _ = await tenant_log.soundness.recompute()
     aside = await _set_aside(tenant_log.commits, grown.size)

@@ -12,12 +12,21 @@ from holdfast.ledger.frames import damaged, decode_frame, read_leaf
 from holdfast.ledger.log.commits import READ_COMMITS, Commits
 from holdfast.ledger.log.leadership import Leadership
 from holdfast.ledger.log.parts import TenantParts
-from holdfast.ledger.model import Damage
+from holdfast.ledger.model import NO_KEY, Damage
 from holdfast.ledger.ports import StoredCommit
 from holdfast.ledger.tree import Tree
 from holdfast.ledger.walking import Walk
 
 log = get_logger("ledger")
+
+_HINT = (
+    "`holdfast ledger verify` says what is sound; `holdfast ledger restart` continues "
+    "from there under a new origin"
+)
+_HINTS = {
+    NO_KEY: "bring back the key file; if it is lost, `holdfast ledger rotate` begins a key without "
+    "it, valid from the last published checkpoint on",
+}
 
 
 class Soundness:
@@ -137,9 +146,7 @@ class Soundness:
                 last=damage.last,
             )
         return LedgerReadOnly(
-            f"cannot append or sign: {damage.detail}",
-            hint="`holdfast ledger verify` says what is sound; `holdfast ledger restart` continues "
-            "from there under a new origin",
+            f"cannot append or sign: {damage.detail}", hint=_HINTS.get(damage.reason, _HINT)
         )
 
     async def recomputed(self) -> Damage | None:

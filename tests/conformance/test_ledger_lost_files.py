@@ -1,0 +1,128 @@
+"""What lies beside a ledger's database is lost or another's: told, nothing signed, and a way on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.kernel.clock import ManualClock
+from holdfast.kernel.database import Database
+from holdfast.kernel.signing import SigningKey
+from holdfast.kernel.telemetry import Metrics
+from holdfast.leases import MemoryLeases
+from holdfast.ledger import notes
+from holdfast.ledger.errors import LedgerReadOnly
+from holdfast.ledger.log.leadership import LEAD_SECONDS
+from holdfast.ledger.service import LedgerService
+from tests.support.ledger import NOW, ONE, everything, ledger_on, one, verdict
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOW)
+
+
+async def begun(database: Database, folder: Path, clock: ManualClock) -> str:
+    """A log of three entries, two of them published; that checkpoint."""
+    async with ledger_on(database, folder, clock=clock) as ledger:
+        for number in range(2):
+            await ledger.append(ONE, one(number))
+        note = await ledger.checkpoint(ONE)
+        await ledger.append(ONE, one(2))
+    return note
+
+
+async def read_only(ledger: LedgerService, reason: str, hint: str) -> None:
+    """Nothing is appended, and whoever asks is told why and what to do."""
+    with pytest.raises(LedgerReadOnly) as told:
+        await ledger.append(ONE, one(9000))
+    assert hint in told.value.hint
+    status = await ledger.status(ONE)
+    assert status.damage is not None
+    assert (status.writable, status.size, status.damage.reason) == (False, 3, reason)
+    assert await ledger.check() == "degraded"
+    assert [entry.payload for entry in await everything(ledger)] == [{"n": n} for n in range(3)]
+
+
+async def signed(ledger: LedgerService, size: int) -> notes.Checkpoint:
+    """What a verifier learns from the newest checkpoint, by what `ledger trust` hands out."""
+    keys = [notes.VerifierKey.parse(each.key) for each in (await ledger.trust(ONE)).keys]
+    note, _ = notes.open_note(await ledger.checkpoint(ONE), keys)
+    told = notes.parse_checkpoint(note.text)
+    assert told.size == size
+    return told
+
+
+def lose_key(folder: Path, how: str) -> None:
+    path = folder / "keys" / "ledger-default-1.key.jwk"
+    path.unlink()
+    if how == "another's":
+        SigningKey.load_or_create(path)
+    elif how == "broken":
+        path.touch(0o600)
+
+
+@pytest.mark.parametrize("how", ["gone", "another's", "broken"])
+async def test_a_log_whose_key_is_lost_is_read_only_until_it_is_back_or_another_begins(
+    database: Database, tmp_path: Path, clock: ManualClock, how: str
+) -> None:
+    note = await begun(database, tmp_path, clock)
+    path = tmp_path / "keys" / "ledger-default-1.key.jwk"
+    right = path.read_bytes()
+    lose_key(tmp_path, how)
+    metrics = Metrics()
+    async with ledger_on(database, tmp_path, clock=clock, metrics=metrics) as ledger:
+        await ledger.open_all()
+        await read_only(ledger, "no-key", "ledger rotate")
+        assert b"holdfast_ledger_read_only_logs 1.0" in metrics.render()
+        assert await ledger.checkpoint(ONE) == note
+        path.write_bytes(right)
+        path.chmod(0o600)
+        await ledger.append(ONE, one(3))
+        assert await ledger.check() is None
+        assert b"holdfast_ledger_read_only_logs 0.0" in metrics.render()
+    lose_key(tmp_path, how)
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        with pytest.raises(LedgerReadOnly):
+            await ledger.append(ONE, one(4))
+        trust = await ledger.rotate(ONE)
+        spans = [(each.valid_from, each.valid_to) for each in trust.keys]
+        assert spans == [(0, 2), (2, None)], "the old one did not sign a last time"
+        await ledger.append(ONE, one(4))
+        assert (await signed(ledger, 5)).origin == "example.org/ledger/default"
+        assert (await verdict(ledger)).sound
+        assert await ledger.check() is None
+
+
+async def test_a_log_whose_key_is_lost_can_begin_a_new_origin(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    await begun(database, tmp_path, clock)
+    lose_key(tmp_path, "gone")
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        after = await ledger.restart(ONE, "the key of the test")
+        assert (after.writable, after.size) == (True, 4)
+        cited = (await ledger.entry(ONE, 3)).payload
+        assert cited is not None
+        assert (cited["damage"], cited["published_size"]) == ("no-key", 2)
+        assert (await signed(ledger, 4)).origin == "example.org/ledger/default/1"
+        assert (await verdict(ledger)).sound
+
+
+async def test_an_instance_without_the_key_leaves_the_log_to_one_that_has_it(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    shared: Any = {"clock": clock, "leases": MemoryLeases(clock)}
+    async with (
+        ledger_on(database, tmp_path / "a", holder="a", **shared) as first,
+        ledger_on(database, tmp_path / "b", holder="b", **shared) as second,
+    ):
+        for number in range(3):
+            await first.append(ONE, one(number))
+        clock.advance(LEAD_SECONDS + 1)
+        await read_only(second, "no-key", "ledger rotate")
+        await first.append(ONE, one(3))
+        await signed(first, 4)
+        assert await second.check() == "degraded", "it cannot take over"
