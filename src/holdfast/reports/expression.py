@@ -37,6 +37,8 @@ _OPERATORS: dict[type[ast.operator], str] = {
     ast.Mult: "({0} * {1})",
     ast.Div: "({0} / nullif({1}, 0))",
 }
+KEEPING = frozenset({"abs", "ceil", "floor", "round"})
+"""The functions whose answer is in the unit of what they are given."""
 Resolve = Callable[[str], str]
 """A column reference → its SQL (a double); raises ``LookupError`` with the reason."""
 
@@ -53,6 +55,42 @@ def compile_expression(text: str, resolve: Resolve) -> str:
         raise Invalid(f"cannot read the expression {text!r}: {reason}") from error
     sql = _compile(tree.body, resolve, 0)
     return f"(CASE WHEN isfinite({sql}) THEN {sql} END)"
+
+
+def unit_of_expression(text: str, unit_of: Resolve) -> str:
+    """The unit of what ``text`` gives, where it is that of its columns; else none.
+
+    ``text`` is an expression that compiles. What is multiplied, divided or a logarithm has a unit
+    that we do not know, and a column without one may have any: neither is held against another.
+    :class:`Invalid` for a sum or a difference of two units.
+    """
+    return _unit(ast.parse(text.strip(), mode="eval").body, unit_of)
+
+
+def _unit(node: ast.expr, unit_of: Resolve) -> str:
+    match node:
+        case ast.Name(id=name):
+            return _column(name, unit_of)
+        case ast.Attribute(value=ast.Name(id=source), attr=name):
+            return _column(f"{source}.{name}", unit_of)
+        case ast.UnaryOp(operand=operand):
+            return _unit(operand, unit_of)
+        case ast.BinOp(left=left, op=operator, right=right):
+            one, other = _unit(left, unit_of), _unit(right, unit_of)
+            if not isinstance(operator, ast.Add | ast.Sub):
+                return ""
+            if one and other and one != other:
+                raise Invalid(
+                    f"cannot compute {ast.unparse(node)[:80]!r}: {ast.unparse(left)[:60]} is in "
+                    f"{one} and {ast.unparse(right)[:60]} in {other}",
+                    hint="convert one of them with a factor: what is multiplied may be added",
+                )
+            return one or other
+        case ast.Call(func=ast.Name(id=name), args=arguments):
+            units = [_unit(argument, unit_of) for argument in arguments]
+            return units[0] if name in KEEPING else ""
+        case _:
+            return ""
 
 
 def _compile(node: ast.expr, resolve: Resolve, depth: int) -> str:

@@ -7,16 +7,19 @@ Each projection is read as bytes, its digest compared, and handed over as an Arr
 # ruff: noqa: S608 - SQL is made of our own templates; names are quoted, texts escaped.
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from holdfast.kernel.errors import Invalid, Problem
 from holdfast.reports.errors import InputMismatch
-from holdfast.reports.expression import compile_expression
+from holdfast.reports.expression import compile_expression, unit_of_expression
 from holdfast.reports.inputs import InputFile, in_time, needed_fields, read_projection
 from holdfast.reports.locked import one_of, rows_of
-from holdfast.reports.model import BUCKETS, Column, ReportSpec, derived
+from holdfast.reports.model import BUCKETS, Column, Derived, ReportSpec, derived
 from holdfast.reports.side import Built, Counts, Side
 from holdfast.reports.spec import Names, input_columns, row_keys
 
@@ -67,7 +70,7 @@ def join(
         counts[name] = side.build()
         notes += side.notes
         sides[name] = side
-    built = _columns(spec, names, sides, wanted)
+    built = _columns(spec, names, sides, wanted, notes)
     _create_joined(connection, spec, sides, stored=exact)
     order = [f"k{i}" for i in range(len(row_keys(spec)))] or ["r1", "r0"]
     return Joined(built, order, sides, counts, notes)
@@ -88,7 +91,11 @@ def referenced(spec: ReportSpec, names: Names, column: str) -> list[str]:
 
 
 def _columns(
-    spec: ReportSpec, names: Names, sides: dict[str, Side], wanted: list[str]
+    spec: ReportSpec,
+    names: Names,
+    sides: dict[str, Side],
+    wanted: list[str],
+    notes: list[str],
 ) -> dict[str, Built]:
     built: dict[str, Built] = {}
     keys = row_keys(spec)
@@ -106,22 +113,51 @@ def _columns(
         for column_name, found in side.columns.items():
             built.setdefault(f"{name}.{column_name}", found)
 
-    def resolve(reference: str) -> str:
-        found = built[names.resolve(reference)]
-        if found.column.type == "text":
-            return f"TRY_CAST({found.value} AS DOUBLE)"
-        return f"CAST({found.value} AS DOUBLE)"
-
     for name in wanted:
         if name in names.derived:
-            part = derived(spec.derive[name])
-            sql = compile_expression(part.expression, resolve)
-            column = Column(name=name, type="double", unit=part.unit, label=part.label)
-            built[name] = Built(column, sql)
+            built[name] = _derived(name, derived(spec.derive[name]), names, built, notes)
     return {
-        name: Built(_named(found.column, names.shown(name)), found.value, found.exact)
+        name: dataclasses.replace(found, column=_named(found.column, names.shown(name)))
         for name, found in built.items()
     }
+
+
+def _derived(
+    name: str, part: Derived, names: Names, built: dict[str, Built], notes: list[str]
+) -> Built:
+    """A derived column, computed in plain units: ``5`` of thousands is 5000."""
+    counted: dict[str, str] = {}
+
+    def resolve(reference: str) -> str:
+        found = built[names.resolve(reference)]
+        if found.multiplier != "1":
+            counted[reference] = found.multiplier
+        if found.column.type == "text":
+            return f"TRY_CAST({found.value} AS DOUBLE)"
+        return _times(f"CAST({found.value} AS DOUBLE)", found.multiplier)
+
+    sql = compile_expression(part.expression, resolve)
+    try:
+        own = unit_of_expression(part.expression, lambda r: built[names.resolve(r)].unit)
+    except Invalid as error:
+        raise InputMismatch(
+            f"cannot derive {name}: {error.detail.removeprefix('cannot compute ')}",
+            problems=[Problem(f"derive.{name}", error.detail, error.hint)],
+            hint=error.hint,
+        ) from error
+    if counted:
+        said = ", ".join(f"{reference} × {times}" for reference, times in counted.items())
+        notes.append(f"{name} is computed in plain units: {said}")
+    column = Column(name=name, type="double", unit=part.unit or own, label=part.label)
+    return Built(column, sql)
+
+
+def _times(sql: str, multiplier: str) -> str:
+    """``sql`` in plain units; one in thousandths is divided, since 0.001 is no double."""
+    factor = Decimal(multiplier)
+    if abs(factor) < 1 and 1 / factor == (1 / factor).to_integral_value():
+        return f"({sql} / CAST('{1 / factor:f}' AS DOUBLE))"
+    return sql if factor == 1 else f"({sql} * CAST('{factor:f}' AS DOUBLE))"
 
 
 def _named(column: Column, name: str) -> Column:

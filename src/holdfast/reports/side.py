@@ -53,11 +53,17 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A column of the joined rows: ``value`` and, for exact decimals, ``exact`` are SQL names."""
+    """A column of the joined rows: ``value`` and, for exact decimals, ``exact`` are SQL names.
+
+    ``unit`` is the plain one, ``multiplier`` what its values are written in: the column's own unit
+    tells both.
+    """
 
     column: Column
     value: str
     exact: str | None = None
+    unit: str = ""
+    multiplier: str = "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,8 @@ class _Measure:
 
     digits: int
     scale: int
-    unit: str
+    unit: str = ""
+    multiplier: str = "1"
 
     def decimal(self, rows: int) -> str | None:
         """The decimal type that holds a sum over ``rows`` values, if one does."""
@@ -74,6 +81,9 @@ class _Measure:
             return None
         narrow = self.digits + self.scale <= 18
         return f"DECIMAL({18 if narrow else DECIMAL_DIGITS}, {self.scale})"
+
+
+_PLAIN = _Measure(0, 0)
 
 
 class Side:
@@ -245,7 +255,7 @@ class Side:
         one, other = _unit(unit, multiplier), _unit(other_unit, other_multiplier)
         if one != other:
             raise self._mixed(name)
-        return _Measure(digits or 0, scale or 0, one)
+        return _Measure(digits or 0, scale or 0, unit or "", multiplier or "1")
 
     def _mixed(self, name: str) -> InputMismatch:
         """The refusal of values in several units, which names those that there are."""
@@ -280,15 +290,15 @@ class Side:
                 if self.exact:
                     select.append(f"{quoted(column)} AS {self._slot(column, 'e')}")
                 type_ = "decimal" if self.exact else "double"
-                self._add(column, type_, measures[column].unit, exact=self.exact)
+                self._add(column, type_, measures[column], exact=self.exact)
             elif column in (*self.source.dimensions, *self.source.attributes):
                 prefix = "dim" if column in self.source.dimensions else "attr"
                 field = quoted(f"{prefix}_{column}")
                 select.append(f"CAST({field} AS VARCHAR) AS {self._slot(column, 'v')}")
-                self._add(column, "text", "")
+                self._add(column, "text")
             elif column == PERIOD:
                 select.append(f"{_PERIOD_TEXT} AS {self._slot(column, 'v')}")
-                self._add(column, "text", "")
+                self._add(column, "text")
         return select
 
     def _aggregate(self, aggregate: Aggregate, measures: dict[str, _Measure], used: int) -> None:
@@ -302,7 +312,7 @@ class Side:
         if not measures:
             count = f"CASE WHEN count(*) >= {aggregate.min_count} THEN count(*) END"
             select.append(f"{count} AS {self._slot('records', 'v')}")
-            self._add("records", "integer", "")
+            self._add("records", "integer")
         rows_of(
             self.connection,
             f"CREATE TEMP TABLE {self.table} AS SELECT {', '.join(select)} "
@@ -341,7 +351,7 @@ class Side:
             slot = self._slot(key_name(by), "v")
             select.append(f"{_key(by)} AS {slot}")
             grouping.append(slot)
-            self._add(key_name(by), "text", "", bucket=by)
+            self._add(key_name(by), "text", bucket=by)
         return select, grouping
 
     def _drop_timeless(self) -> None:
@@ -365,7 +375,7 @@ class Side:
         enough = f"count({text}) >= {aggregate.min_count}"
         decimal = measure.decimal(used)
         if function == "count":
-            self._add(name, "integer", "")
+            self._add(name, "integer")
             return [f"CASE WHEN {enough} THEN count({text}) END AS {value}"]
         if function in ("sum", "mean") and decimal is None:
             self.notes.append(
@@ -378,7 +388,7 @@ class Side:
                     f"{self.name}.{name}: the mean is of an exact sum, and itself a double: of its "
                     f"digits {DOUBLE_DIGITS} hold"
                 )
-            self._add(name, "double", measure.unit)
+            self._add(name, "double", measure)
             mean = (
                 f"CAST(sum(CAST({text} AS {decimal})) AS DOUBLE) / count({text})"
                 if decimal
@@ -386,10 +396,10 @@ class Side:
             )
             return [f"CASE WHEN {enough} THEN {mean} END AS {value}"]
         if function == "sum" and decimal is None:
-            self._add(name, "double", measure.unit)
+            self._add(name, "double", measure)
             return [f"CASE WHEN {enough} THEN sum({double} ORDER BY {double}) END AS {value}"]
         chosen = _chosen(function, text, double, decimal)
-        self._add(name, "decimal", measure.unit, exact=True)
+        self._add(name, "decimal", measure, exact=True)
         return [
             f"CASE WHEN {enough} THEN CAST({chosen} AS VARCHAR) END AS {exact}",
             f"CASE WHEN {enough} THEN CAST({chosen} AS DOUBLE) END AS {value}",
@@ -399,17 +409,25 @@ class Side:
         return f"{kind}_{self.table}_{self._listed.index(column)}"
 
     def _add(
-        self, column: str, type_: Any, unit: str, *, exact: bool = False, bucket: str = ""
+        self,
+        column: str,
+        type_: Any,
+        measure: _Measure = _PLAIN,
+        *,
+        exact: bool = False,
+        bucket: str = "",
     ) -> None:
         self.columns[column] = Built(
             Column(
                 name=column,
                 type=type_,
-                unit=unit,
+                unit=_unit(measure.unit, measure.multiplier),
                 bucket=bucket if bucket in BUCKETS else "",  # type: ignore[arg-type]
             ),
             self._slot(column, "v"),
             self._slot(column, "e") if exact else None,
+            measure.unit,
+            measure.multiplier,
         )
 
     # keys

@@ -368,6 +368,62 @@ def test_multipliers_are_not_mixed_and_are_shown(tmp_path: Path) -> None:
         run(tmp_path, {"a": rows("1000", "1000000")})
 
 
+def told_in(unit: str, value: str, multiplier: str = "1") -> list[Row]:
+    return [
+        row("2021", "A", measures={"value": value}, units={"value": unit}, multiplier=multiplier)
+    ]
+
+
+def test_an_expression_sees_each_value_times_its_multiplier(tmp_path: Path) -> None:
+    sides = {"gdp": told_in("EUR", "100", "1000000"), "pop": told_in("persons", "5301.5", "1000")}
+    wanted = {
+        "percap": {"expression": "gdp.value / pop.value", "unit": "EUR"},
+        "million": "gdp.value / 1000000",
+        "own": "abs(gdp.value)",
+        "years": "year + 0",
+    }
+    result = run(tmp_path, sides, join=BY_YEAR, derive=wanted)
+    columns = {column.name: column for column in result.columns}
+    (cells,) = result.rows
+    found = dict(zip(columns, cells, strict=True))
+    assert found["gdp.value"] == "100"
+    assert columns["gdp.value"].unit == "1000000 EUR"
+    assert float(found["percap"] or 0) == pytest.approx(100e6 / 5301.5e3, rel=1e-15)
+    assert [found["million"], found["own"], found["years"]] == ["100.0", "100000000.0", "2021.0"]
+    assert [columns[name].unit for name in ("percap", "million", "own")] == ["EUR", "", "EUR"]
+    assert (
+        "percap is computed in plain units: gdp.value × 1000000, pop.value × 1000" in result.notes
+    )
+    small = {"a": told_in("g", "7", "0.001")}
+    assert run(tmp_path, small, derive={"plain": "value"}).rows[0][-1] == "0.007"
+    summed = {"a": {"aggregate": {"by": ["year"], "function": "sum"}}}
+    assert run(tmp_path, small, inputs=summed, derive={"plain": "value"}).rows[0][-1] == "0.007"
+    counted = {"a": {"aggregate": {"by": ["year"], "function": "count"}}}
+    assert run(tmp_path, small, inputs=counted, derive={"plain": "value"}).rows[0][-1] == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("expression", "fits"),
+    [
+        ("a.value - b.value", False),
+        ("2 * (abs(a.value) + round(b.value, 1))", False),
+        ("log(a.value - -b.value)", False),
+        ("a.value - b.value * 10", True),
+        ("a.value + c.value", True),
+        ("a.value / b.value - 1", True),
+        ("a.value - a.value + 1", True),
+    ],
+)
+def test_units_are_not_added_to_others(tmp_path: Path, expression: str, fits: bool) -> None:
+    sides = {"a": told_in("mm", "12"), "b": told_in("cm", "1.2"), "c": told_in("", "1")}
+    if fits:
+        assert run(tmp_path, sides, join=BY_YEAR, derive={"x": expression}).row_count == 1
+        return
+    with pytest.raises(InputMismatch, match=r"is in mm and .* in cm") as caught:
+        run(tmp_path, sides, join=BY_YEAR, derive={"x": expression})
+    assert "convert one of them with a factor" in caught.value.hint
+
+
 def test_records_in_several_units_are_filtered_apart_as_the_refusal_says(tmp_path: Path) -> None:
     rows = [
         row(str(2000 + i), "A", measures={"value": value, "other": "7"},
