@@ -56,6 +56,16 @@ def application(marks: Path | None = None) -> App:
             size += len(piece)
         return {"size": size}
 
+    @post("/v1/fields", permission=Permission.PUBLIC, raw=True)
+    async def fields_echo(request: ApiRequest) -> dict[str, list[str]]:
+        """The fields that the request has, by the time that its body has been read."""
+        async for _ in request.stream():
+            pass
+        found: dict[str, list[str]] = {}
+        for name, value in request.scope["headers"]:
+            found.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+        return found
+
     @get("/v1/slow", permission=Permission.PUBLIC)
     async def slow_echo(seconds: float) -> Echo:
         mark("slow-began")
@@ -98,7 +108,7 @@ def application(marks: Path | None = None) -> App:
 
     handlers = [
         read_echo, write_echo, size_echo, slow_echo, held_echo, wait_echo, certificate_echo,
-        large_echo, address_echo,
+        large_echo, address_echo, fields_echo,
     ]  # fmt: skip
     return create_app(
         AppSpec(

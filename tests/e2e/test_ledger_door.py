@@ -14,6 +14,7 @@ import pytest
 from tests.support.attacks import jwt
 from tests.support.pki import Pki
 from tests.support.program import Program, run_command, started
+from tests.support.raw_http import connected, head, read_answer
 from tests.support.stack import free_port
 
 CONNECTIONS = 3
@@ -71,6 +72,21 @@ def test_tokens_are_held_to_the_issuer_audience_and_expiry_that_are_set(limited:
     assert status(600) == 401
     assert status(100, iss="craton") == 401
     assert status(100, aud="craton") == 401
+
+
+def test_a_token_behind_the_body_is_no_token(limited: Program) -> None:
+    event = b'{"events":[{"stream":"trailer/1","type":"a.b","payload":{}}]}'
+    token = f"Authorization: Bearer {limited.token}\r\n".encode()
+    body = b"%x\r\n%s\r\n0\r\n%s\r\n"
+    fields = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+    begun = head("POST", "/v1/ledger/events", fields)
+    with connected(limited.url) as line:
+        line.sendall(begun + body % (len(event), event, token))
+        answer = read_answer(line)
+    assert (answer.status, answer.problem["code"]) == (401, "unauthenticated")
+    with connected(limited.url) as line:
+        line.sendall(begun[:-2] + token + b"\r\n" + body % (len(event), event, b"Host: x\r\n"))
+        assert read_answer(line).status in (200, 201)
 
 
 def test_a_connection_that_falls_idle_is_closed(limited: Program) -> None:

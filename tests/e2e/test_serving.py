@@ -467,6 +467,65 @@ def test_another_version_of_http_is_refused_by_its_name(server: Running, line: b
         assert wire.rest() == b""
 
 
+CHUNKED = (
+    b"POST /v1/fields HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+)
+SENT = {
+    "host": ["localhost"],
+    "content-type": ["text/plain"],
+    "transfer-encoding": ["chunked"],
+}
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in-one-piece", "apart"])
+@pytest.mark.parametrize(
+    "trailer",
+    [
+        b"Authorization: Bearer x\r\n",
+        b"Content-Type: application/json\r\nHost: elsewhere\r\n",
+        b"Cookie: a=b\r\nOrigin: http://localhost\r\nX-Tenant-ID: another\r\n",
+        b"X-Forwarded-For: 10.0.0.1\r\nForwarded: for=10.0.0.1\r\n",
+        b"Expect: 100-continue\r\n",
+        b"Connection: upgrade\r\nUpgrade: websocket\r\n",
+    ],
+)
+def test_what_follows_a_chunked_body_is_no_header(
+    server: Running, trailer: bytes, together: bool
+) -> None:
+    with Wire(server) as wire:
+        if together:
+            wire.send(CHUNKED + trailer + b"\r\n")
+        else:
+            wire.send(CHUNKED)
+            for line in trailer.splitlines(keepends=True):
+                wire.send(line)
+            wire.send(b"\r\n")
+        status, headers, body = wire.answer()
+        assert (status, json.loads(body)) == (201, SENT)
+        assert "connection" not in headers
+        wire.send(GET)
+        assert wire.answer()[0] == 200, "the next request is read as before"
+
+
+@pytest.mark.parametrize(
+    "trailers",
+    [
+        b"X-A: b\r\n" * 30 + b"\r\n",
+        b"X-A: " + b"b" * 5000 + b"\r\n\r\n",
+        b"X-A: " + b"b" * 600_000,  # more than is read at once
+    ],
+    ids=["many", "long", "endless"],
+)
+def test_trailers_are_bounded_with_the_headers(server: Running, trailers: bytes) -> None:
+    with Wire(server) as wire:
+        wire.send(CHUNKED)
+        wire.send(trailers)
+        status, _, body = wire.answer()
+        assert (status, problem(body)["code"]) == (431, "headers-too-large")
+        assert wire.rest() == b""
+
+
 def test_rubbish_after_a_request_does_not_disturb_its_answer(server: Running) -> None:
     with Wire(server) as wire:
         wire.send(b"GET /v1/slow?seconds=0.2 HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"\x00\x01\x02")

@@ -3,7 +3,8 @@
 uvicorn does the parsing; :class:`GuardedProtocol` adds separate time limits for headers (408),
 bodies (408), idle connections and callers that do not read; limits on the number and size of
 headers (431) and the length of the URL (414); a clear refusal at the connection limit (503 with
-``Retry-After``); requests that two parsers could read differently are refused (400); the caller's
+``Retry-After``); requests that two parsers could read differently are refused (400); fields behind
+a chunked body (trailers) are read, bounded and dropped, never taken for headers; the caller's
 certificate is in the scope.
 """
 
@@ -167,6 +168,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._closing = False
         self._lingered: int | None = None
         self._head_bytes = 0
+        self._head_over = False
+        self._trailers = 0
+        self._heard = False
+        self._unheard_bytes = 0
         self._body_bytes = 0
         self._body_began = 0.0
         self._body_last = 0.0
@@ -251,6 +256,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._in_headers = True
         if self._in_headers:
             self._head_bytes += len(data)
+        self._heard = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -265,8 +271,10 @@ class GuardedProtocol(HttpToolsProtocol):
                 else Invalid("cannot read the request: it is not HTTP/1.1", code="http-invalid")
             )
             return
+        # What the parser holds and has told nobody of: the beginning of one field, maybe endless.
+        self._unheard_bytes = 0 if self._heard else self._unheard_bytes + len(data)
         most = self.limits.header_bytes_max + self.limits.url_bytes_max
-        if self._in_headers and self._head_bytes > most:
+        if max(self._head_bytes if self._in_headers else 0, self._unheard_bytes) > most:
             self._unreadable(_headers_too_large(f"{self.limits.header_bytes_max} bytes"))
 
     def _busy(self) -> bool:
@@ -397,7 +405,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._heard = True
         self._in_headers = True
+        self._head_over = False
+        self._trailers = 0
         self._sized = 0
         if self._extensions:
             self.scope["extensions"] = self._extensions
@@ -413,9 +424,19 @@ class GuardedProtocol(HttpToolsProtocol):
             )
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        """Take a header; drop a trailer.
+
+        The parser tells of both alike, but a request is routed, and often answered, by its head:
+        what follows the body may say nothing about who asks, from where, or for what (RFC 9110
+        §6.5.1). None that we know of is worth merging, so none is.
+        """
+        self._heard = True
+        if self._head_over:
+            self._trailers += 1
+        else:
+            super().on_header(name, value)
         self._sized += len(name) + len(value)
-        if len(self.headers) > self.limits.header_count_max:
+        if len(self.headers) + self._trailers > self.limits.header_count_max:
             raise _Refused(_headers_too_large(f"{self.limits.header_count_max} fields"))
         if self._sized > self.limits.header_bytes_max:
             raise _Refused(_headers_too_large(f"{self.limits.header_bytes_max} bytes"))
@@ -442,6 +463,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
         self._in_headers = False
+        self._head_over = True
         self._head_bytes = 0
         self._fill_scope(version)
         before = self.cycle
@@ -484,11 +506,13 @@ class GuardedProtocol(HttpToolsProtocol):
         scope["query_string"] = parsed.query or b""
 
     def on_body(self, body: bytes) -> None:
+        self._heard = True
         self._body_bytes += len(body)
         self._body_last = self.loop.time()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._heard = True
         super().on_message_complete()
         if self._body_timer is not None:
             self._body_timer.cancel()
