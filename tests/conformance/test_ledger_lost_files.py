@@ -17,6 +17,7 @@ from holdfast.ledger.errors import LedgerReadOnly
 from holdfast.ledger.log.leadership import LEAD_SECONDS
 from holdfast.ledger.service import LedgerService
 from tests.support.ledger import NOW, ONE, everything, ledger_on, one, verdict
+from tests.support.ledger_damage import brought_back, kept, lose_tail
 
 
 @pytest.fixture
@@ -126,3 +127,94 @@ async def test_an_instance_without_the_key_leaves_the_log_to_one_that_has_it(
         await first.append(ONE, one(3))
         await signed(first, 4)
         assert await second.check() == "degraded", "it cannot take over"
+
+
+def spoil_published(folder: Path, how: str = "empty") -> bytes:
+    """Leave of the published sizes what lost power, or somebody, may; what is there now."""
+    path = folder / "published" / "default.json"
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "torn": whole[:-9], "another's": b'["here"]\n'}[how])
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("how", ["empty", "torn", "another's"])
+async def test_a_log_whose_published_sizes_are_damaged_gives_nothing_until_a_new_origin(
+    database: Database, tmp_path: Path, clock: ManualClock, how: str
+) -> None:
+    """Whether a later checkpoint was told than the database knows of, nobody can say."""
+    await begun(database, tmp_path, clock)
+    whole = (tmp_path / "published" / "default.json").read_bytes()
+    spoilt = spoil_published(tmp_path, how)
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await ledger.open_all()
+        await read_only(ledger, "published-damaged", "ledger restart")
+        with pytest.raises(LedgerReadOnly, match="cannot read what was published") as told:
+            await ledger.checkpoint(ONE)
+        assert "ledger restart" in told.value.hint
+        found = await verdict(ledger)
+        assert not found.sound
+        assert "cannot read what was published" in found.reason
+        (tmp_path / "published" / "default.json").write_bytes(whole)  # somebody had a copy
+        await ledger.append(ONE, one(3))
+        assert await ledger.check() is None
+        spoil_published(tmp_path, how)
+        with pytest.raises(LedgerReadOnly, match="cannot read what was published"):
+            await ledger.checkpoint(ONE)
+        with pytest.raises(LedgerReadOnly):
+            await ledger.append(ONE, one(4))
+        assert await ledger.check() == "degraded"
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        after = await ledger.restart(ONE, "the power of the test")
+        assert after.origin == "example.org/ledger/default/20261127120000"
+        cited = (await ledger.entry(ONE, 4)).payload
+        assert cited is not None
+        assert (cited["damage"], cited["published_size"]) == ("published-damaged", 4)
+        assert (await signed(ledger, 5)).origin == after.origin
+        assert (await verdict(ledger)).sound
+        assert await ledger.check() is None
+    aside = [each.read_bytes() for each in (tmp_path / "published").glob("default.json.*")]
+    assert aside == [spoilt]
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await ledger.append(ONE, one(5))
+
+
+async def test_a_new_origin_after_damaged_published_sizes_has_a_name_that_nobody_has_seen(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    """Neither the database, which is from before, nor the file knows which were told."""
+    note = await begun(database, tmp_path, clock)
+    before = await kept(database)
+    seen = {notes.parse_checkpoint(notes.parse_note(note).text).origin}
+    for number in range(3):
+        await lose_tail(database, 2)
+        async with ledger_on(database, tmp_path, clock=clock) as ledger:
+            seen.add((await ledger.restart(ONE, "the disk of the test")).origin)
+            for more in range(3):
+                await ledger.append(ONE, one(10 * (number + 1) + more))
+            await ledger.checkpoint(ONE)
+    assert len(seen) == 4
+    await brought_back(database, before)
+    spoil_published(tmp_path)
+    (tmp_path / "ledger" / "default.head").unlink()
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        after = await ledger.restart(ONE, "the backup of the test")
+        assert after.origin not in seen
+        await ledger.checkpoint(ONE)
+
+
+async def test_an_instance_that_does_not_sign_gives_nothing_while_its_published_sizes_are_damaged(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    shared: Any = {"clock": clock, "leases": MemoryLeases(clock), "keys": tmp_path / "keys"}
+    async with (
+        ledger_on(database, tmp_path / "a", holder="a", **shared) as first,
+        ledger_on(database, tmp_path / "b", holder="b", **shared) as second,
+    ):
+        await first.append(ONE, one(1))
+        note = await first.checkpoint(ONE)
+        assert await second.checkpoint(ONE) == note
+        spoil_published(tmp_path / "b")
+        with pytest.raises(LedgerReadOnly, match="cannot read what was published"):
+            await second.checkpoint(ONE)
+        await first.append(ONE, one(2))
+        assert await first.checkpoint(ONE) != note

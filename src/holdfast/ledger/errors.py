@@ -110,6 +110,12 @@ class ExportRefused(Corrupt):
     code = "export-invalid"
 
 
+class PublishedDamaged(Corrupt):
+    """The file of what was published cannot be read: nobody knows what the outside was told."""
+
+    code = "published-damaged"
+
+
 class LogChanged(Corrupt):
     """The log does not extend a checkpoint that somebody has kept."""
 

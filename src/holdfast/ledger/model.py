@@ -28,6 +28,9 @@ OWN_STREAMS = frozenset(
 NO_KEY = "no-key"
 """The reason of a log that this instance cannot sign: whoever has its key can go on."""
 
+PUBLISHED_DAMAGED = "published-damaged"
+"""The reason of a log of which nobody knows any more what the outside was told."""
+
 _STREAM = re.compile(r"[a-z][a-z0-9-]{0,62}(?:/[a-z0-9](?:[a-z0-9._:-]{0,126}[a-z0-9])?){0,4}")
 
 

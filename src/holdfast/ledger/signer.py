@@ -9,6 +9,7 @@ each: it knows what its instance answered, and what was published when it began 
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from threading import Lock
 
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.errors import Corrupt
-from holdfast.kernel.files import write_over
+from holdfast.kernel.files import write_new, write_over
 from holdfast.kernel.signing import SigningKey
+from holdfast.ledger.errors import PublishedDamaged
 from holdfast.ledger.notes import Checkpoint, VerifierKey
 from holdfast.ledger.store import LogKey, Origin, Published
 
@@ -51,14 +53,25 @@ def first_origin(base: str, tenant: str, now: str, random: Callable[[int], bytes
 
 
 def following_origin(
-    before: Origin, size: int, now: str, reason: str, taken: Iterable[Checkpoint] = ()
+    before: Origin, size: int, now: str, reason: str, taken: Iterable[Checkpoint] | None = ()
 ) -> Origin:
-    """The origin that continues ``before`` from ``size`` on; none of those ``taken`` elsewhere."""
+    """The origin that continues ``before`` from ``size`` on; none of those ``taken`` elsewhere.
+
+    Where nobody knows which are taken (none), its number is the time: those before it were small,
+    or an earlier time.
+    """
     base = before.origin
     if before.generation:
         base = base.rpartition("/")[0]
-    generation = 1 + max([before.generation, *(generation_of(each.origin) for each in taken)])
+    generation = 1 + max([before.generation, *(generation_of(each.origin) for each in taken or ())])
+    if taken is None:
+        generation = max(generation, int(moment_digits(now)))
     return Origin(generation, f"{base}/{generation}", size, now, reason)
+
+
+def moment_digits(now: str) -> str:
+    """Year to second of a time as it is kept, as digits alone."""
+    return re.sub(r"[^0-9]", "", now)[:14]
 
 
 def generation_of(origin: str) -> int:
@@ -113,7 +126,7 @@ class PublishedFile:
         self._writing = Lock()
 
     def read(self) -> dict[str, Checkpoint]:
-        """By origin; ``Corrupt`` if the file is damaged."""
+        """By origin; ``PublishedDamaged`` if it is not what was written."""
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
@@ -125,7 +138,7 @@ class PublishedFile:
                 for origin, (size, root) in said.items()
             }
         except (ValueError, TypeError, AttributeError) as error:
-            raise Corrupt(
+            raise PublishedDamaged(
                 f"cannot read what was published: {self._path} is damaged",
                 hint="compare with a checkpoint that a witness or a verifier holds",
             ) from error
@@ -153,11 +166,23 @@ class PublishedFile:
             if before is None or before.size < published.size:
                 self._keep(found, published)
 
+    def begin_anew(self, known: Iterable[Published], name: str) -> None:
+        """Keep what is there under ``name`` beside it; from here on ``known`` is in its place."""
+        with self._writing:
+            write_new(self._path.with_name(f"{self._path.name}.{name}"), self._path.read_bytes())
+            self._write({each.origin: _told(each) for each in known})
+
     def _keep(self, found: dict[str, Checkpoint], published: Published) -> None:
-        found[published.origin] = Checkpoint(published.origin, published.size, published.root)
+        self._write(found | {published.origin: _told(published)})
+
+    def _write(self, found: Mapping[str, Checkpoint]) -> None:
         said = {name: [each.size, b64encode(each.root).decode()] for name, each in found.items()}
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_over(self._path, canonical(said) + b"\n")
+
+
+def _told(published: Published) -> Checkpoint:
+    return Checkpoint(published.origin, published.size, published.root)
 
 
 def _contradicts(before: Checkpoint, published: Published) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 from datetime import datetime
 
 from holdfast.kernel.errors import Corrupt
-from holdfast.ledger.errors import LedgerReadOnly, NotSequencer
+from holdfast.ledger.errors import LedgerReadOnly, NotSequencer, PublishedDamaged
 from holdfast.ledger.head import Head, HeadFile, tell_head
 from holdfast.ledger.log.keys import in_force
 from holdfast.ledger.log.leadership import Leadership, Opened
@@ -14,7 +14,7 @@ from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.log.published import PublishedCheckpoints
 from holdfast.ledger.log.reading import LogReader, View
 from holdfast.ledger.log.recovery import Recovery
-from holdfast.ledger.log.soundness import Soundness, damage_of
+from holdfast.ledger.log.soundness import Soundness, damage_of, unknown_published
 from holdfast.ledger.model import NO_KEY, Damage
 from holdfast.ledger.signer import load_key, unknown_origins
 from holdfast.ledger.store import Origin, Published
@@ -115,7 +115,10 @@ class Opening:
         """Hold the log against its head and against what was published; ``LedgerReadOnly``."""
         view = View(grown.size, "", grown)
         head = await asyncio.to_thread(self.head.read)
-        said = await self.published.in_file()
+        try:
+            said = await self.published.in_file()
+        except PublishedDamaged as error:
+            raise self.soundness.read_only(unknown_published(error, grown.size)) from error
         origins, rows = await self.published.in_database()
         for later in unknown_origins(said, origins):
             raise self.soundness.read_only(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
-from holdfast.kernel.errors import Corrupt, Unavailable
-from holdfast.kernel.telemetry import get_logger
+from holdfast.kernel.errors import Unavailable
 from holdfast.ledger import store
 from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.notes import Checkpoint
 from holdfast.ledger.signer import PublishedFile, unknown_origins
 from holdfast.ledger.store import Origin, Published
-
-log = get_logger("ledger")
 
 
 class PublishedCheckpoints:
@@ -34,7 +32,7 @@ class PublishedCheckpoints:
         return await self.parts.read(unit)
 
     async def in_file(self) -> dict[str, Checkpoint]:
-        """What the file knows, by origin; ``Corrupt`` if it is damaged."""
+        """What the file knows, by origin; ``PublishedDamaged`` if nobody can read it."""
         return await asyncio.to_thread(self._file.read)
 
     async def last(self) -> Published | None:
@@ -64,25 +62,30 @@ class PublishedCheckpoints:
 
     async def answered(self, last: Published) -> str:
         """The note of what is in the database, once the file knows of it, too."""
-        try:
-            await self.learn(last)
-        except Corrupt as error:
-            log.warning(
-                "what was published is not known", tenant=self.parts.tenant, detail=error.detail
-            )
+        await self.learn(last)
         return last.note
 
     async def told_more_than(self, last: Published) -> bool:
-        """Whether the outside has seen a later checkpoint than ``last``, by what is in the file."""
-        try:
-            said = await self.in_file()
-        except Corrupt:
-            return False
+        """Whether the outside has seen a later checkpoint than ``last``, by what is in the file.
+
+        ``PublishedDamaged`` where that cannot be said.
+        """
+        said = await self.in_file()
         origins = await self.parts.read(lambda conn: store.origins(conn, self.parts.tenant))
         outside = said.get(last.origin)
         return bool(unknown_origins(said, origins)) or (
             outside is not None and outside.size > last.size
         )
+
+    async def begin_anew(self, rows: Iterable[Published], name: str) -> None:
+        """Put a file that is damaged aside under ``name``; the new one has what the database has.
+
+        Only once the log goes on under an origin that cannot have been in it.
+        """
+        try:
+            await asyncio.to_thread(self._file.begin_anew, list(rows), name)
+        except OSError as error:
+            raise _unreleased(error) from error
 
 
 def last_of(origins: list[Origin], rows: dict[str, Published]) -> Published | None:

@@ -9,15 +9,15 @@ from functools import partial
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import store
-from holdfast.ledger.errors import LedgerReadOnly, NotSequencer, WitnessAhead
+from holdfast.ledger.errors import LedgerReadOnly, NotSequencer, PublishedDamaged, WitnessAhead
 from holdfast.ledger.log.keys import new_key
 from holdfast.ledger.log.leadership import Leadership, Opened
 from holdfast.ledger.log.opening import Opening
 from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.log.published import PublishedCheckpoints
 from holdfast.ledger.log.reading import LogReader, View
-from holdfast.ledger.log.soundness import Soundness
-from holdfast.ledger.model import NO_KEY, Damage
+from holdfast.ledger.log.soundness import Soundness, hint_of, unknown_published
+from holdfast.ledger.model import NO_KEY, PUBLISHED_DAMAGED, Damage
 from holdfast.ledger.notes import Checkpoint, sign_checkpoint
 from holdfast.ledger.signer import load_key
 from holdfast.ledger.store import Published
@@ -60,22 +60,34 @@ class Publisher:
                     "cannot give a checkpoint: none was signed yet, and another instance signs",
                     retry_after_seconds=1.0,
                 ) from None
-            if await self.published.told_more_than(last):
-                raise LedgerReadOnly(
+            return await self._as_published(
+                last,
+                LedgerReadOnly(
                     "cannot give a checkpoint: a later one was published than the database knows of"
-                ) from None
-            return await self.published.answered(last)
-        except LedgerReadOnly:
+                ),
+            )
+        except LedgerReadOnly as stopped:
             last = await self.published.last()
-            if last is None or await self.published.told_more_than(last):
+            if last is None:
                 raise
-            return await self.published.answered(last)
+            return await self._as_published(last, stopped)
         async with self._signing:
             if self.soundness.stands is not None:  # met since the log was opened
                 raise self.soundness.read_only(self.soundness.stands)
             if state.published is not None and state.published.size == state.tree.size:
                 return state.published.note
             return await self._publish(state)
+
+    async def _as_published(self, last: Published, later: LedgerReadOnly) -> str:
+        """The note of ``last``; raises ``later`` if a later one was told to the outside."""
+        try:
+            if not await self.published.told_more_than(last):
+                return await self.published.answered(last)
+        except PublishedDamaged as error:
+            raise LedgerReadOnly(
+                f"cannot give a checkpoint: {error.detail}", hint=hint_of(PUBLISHED_DAMAGED)
+            ) from error
+        raise later
 
     async def _publish(self, state: Opened) -> str:
         """Make size and root durable, in the database and in the file; then release the note."""
@@ -86,7 +98,11 @@ class Publisher:
         if not await self.published.keep(published):
             self.leadership.close()
             raise _larger_published()
-        await self.published.release(published)
+        try:
+            await self.published.release(published)
+        except PublishedDamaged as error:
+            self.leadership.close()
+            raise self.soundness.read_only(unknown_published(error, told.size)) from error
         witnesses = self.parts.shared.witnesses
         if witnesses is not None and witnesses.witnesses:
             # Only now: a witness is the outside, too.

@@ -13,15 +13,16 @@ from holdfast.kernel.errors import Conflict, Corrupt
 from holdfast.kernel.files import flush_folder
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import store
-from holdfast.ledger.errors import LedgerReadOnly
+from holdfast.ledger.errors import LedgerReadOnly, PublishedDamaged
 from holdfast.ledger.head import Head, HeadFile, tell_head
 from holdfast.ledger.log.commits import READ_BYTES, READ_COMMITS, Commits
 from holdfast.ledger.log.published import last_of
 from holdfast.ledger.log.soundness import damage_of
 from holdfast.ledger.log.tenant_log import TenantLog
 from holdfast.ledger.model import Damage, Prepared
+from holdfast.ledger.notes import Checkpoint
 from holdfast.ledger.plan import Wanted
-from holdfast.ledger.signer import following_origin
+from holdfast.ledger.signer import following_origin, moment_digits
 from holdfast.ledger.store import Origin, Published
 
 log = get_logger("ledger")
@@ -109,12 +110,12 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
     origins, rows = await tenant_log.published.in_database()
     before = origins[-1]
     head = await asyncio.to_thread(_readable, tenant_log.head)
-    said = await tenant_log.published.in_file()
+    said = await _said(tenant_log)
     await tenant_log.leadership.lead()
     fence = await shared.log.seize(parts.principal, shared.holder)
     grown, _ = await tenant_log.soundness.recompute()
     aside = await _set_aside(tenant_log.commits, grown.size)
-    origin = following_origin(before, grown.size, parts.now(), reason, said.values())
+    origin = following_origin(before, grown.size, parts.now(), reason, said)
 
     def begin(conn: Connection) -> None:
         store.add_origin(conn, parts.tenant, origin)
@@ -127,10 +128,21 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
         await parts.write(begin)
         await shared.log.cut(parts.principal, grown.size, fence)
     tenant_log.soundness.damage = tenant_log.soundness.stands = None
+    if said is None:
+        aside_name = f"damaged-{moment_digits(parts.now())}"
+        await tenant_log.published.begin_anew(rows.values(), aside_name)
     await tell_head(tenant_log.head, Head(grown.size, grown.root()))
     # Of an origin before, where that restart broke off before it told anybody anything.
     last = last_of(origins, rows)
     return Restarted(before, origin, damage, grown.size, grown.root(), head, last, aside)
+
+
+async def _said(tenant_log: TenantLog) -> list[Checkpoint] | None:
+    """What was published, by the file; none if nobody can read it."""
+    try:
+        return list((await tenant_log.published.in_file()).values())
+    except PublishedDamaged:
+        return None
 
 
 def _readable(file: HeadFile) -> Head | None:

@@ -7,12 +7,12 @@ import asyncio
 from holdfast.kernel.errors import Corrupt, HoldfastError, Unavailable
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import store
-from holdfast.ledger.errors import FrameDamaged, LedgerReadOnly
+from holdfast.ledger.errors import FrameDamaged, LedgerReadOnly, PublishedDamaged
 from holdfast.ledger.frames import damaged, decode_frame, read_leaf
 from holdfast.ledger.log.commits import READ_COMMITS, Commits
 from holdfast.ledger.log.leadership import Leadership
 from holdfast.ledger.log.parts import TenantParts
-from holdfast.ledger.model import NO_KEY, Damage
+from holdfast.ledger.model import NO_KEY, PUBLISHED_DAMAGED, Damage
 from holdfast.ledger.ports import StoredCommit
 from holdfast.ledger.tree import Tree
 from holdfast.ledger.walking import Walk
@@ -26,6 +26,8 @@ _HINT = (
 _HINTS = {
     NO_KEY: "bring back the key file; if it is lost, `holdfast ledger rotate` begins a key without "
     "it, valid from the last published checkpoint on",
+    PUBLISHED_DAMAGED: "bring back the file, if there is a copy as new as it was; `holdfast ledger "
+    "restart` continues under a new origin, of a name that nobody can have seen",
 }
 
 
@@ -146,7 +148,7 @@ class Soundness:
                 last=damage.last,
             )
         return LedgerReadOnly(
-            f"cannot append or sign: {damage.detail}", hint=_HINTS.get(damage.reason, _HINT)
+            f"cannot append or sign: {damage.detail}", hint=hint_of(damage.reason)
         )
 
     async def recomputed(self) -> Damage | None:
@@ -183,6 +185,16 @@ class Soundness:
             log.warning("a commit is not sound", tenant=self.parts.tenant, detail=error.detail)
             return walk.tree, error
         return walk.tree, None
+
+
+def hint_of(reason: str) -> str:
+    """What to do about a log that is read-only for this reason."""
+    return _HINTS.get(reason, _HINT)
+
+
+def unknown_published(error: PublishedDamaged, size: int) -> Damage:
+    """The damage of a log of ``size`` entries of which nobody knows what was published."""
+    return Damage(reason=PUBLISHED_DAMAGED, detail=error.detail, first=size)
 
 
 def damage_of(error: Corrupt) -> Damage:
