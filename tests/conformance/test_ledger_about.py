@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -20,6 +23,7 @@ from holdfast.keyring import EnvelopeSealer, Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
 from holdfast.keyring.errors import SubjectUnknown
 from holdfast.keyring.model import EraseRequest
+from holdfast.keyring.ports import KeyStore, Rows
 from holdfast.keyring.sealer import KeyringPeople
 from holdfast.keyring.subjects import SubjectsService
 from holdfast.ledger.errors import (
@@ -30,11 +34,12 @@ from holdfast.ledger.errors import (
 )
 from holdfast.ledger.exporting import export
 from holdfast.ledger.frames import read_leaf
-from holdfast.ledger.model import Append, NewEvent
+from holdfast.ledger.model import Append, NewEvent, Proof
 from holdfast.ledger.service import LedgerService
 from holdfast.ledger.verifying import verify
 from tests.support.ledger import ONE, event, everything, ledger_on, one
 
+T = TypeVar("T")
 JANE, JOE = "jane.doe@example.org", "joe.bloggs@example.org"
 
 
@@ -206,6 +211,86 @@ async def test_another_tenant_knows_nobody_of_this_one(
     await subjects.erase(other, EraseRequest(subject=JANE, reason="theirs"))
     assert (await everything(ledger, other))[0].erased
     assert (await everything(ledger))[0].payload == {"n": 0, "mail": JANE}
+
+
+class Watched:
+    """A keyring's store that notes who asks it, and can be made not to answer for a while."""
+
+    def __init__(self, store: KeyStore) -> None:
+        self.store = store
+        self.asked: list[str] = []
+        self.answers = threading.Event()
+        self.answers.set()
+        self.met = threading.Event()
+        self.overdue = False
+
+    def transact(self, unit: Callable[[Rows], T]) -> T:
+        self.asked.append(threading.current_thread().name)
+        if not self.answers.is_set():
+            self.met.set()
+        self.overdue = not self.answers.wait(10) or self.overdue
+        return self.store.transact(unit)
+
+    def scrub(self) -> None:
+        self.store.scrub()
+
+    def close(self) -> None:
+        self.store.close()
+
+
+@pytest.fixture
+def watched(keyring: Keyring, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    store = Watched(keyring.store)
+    monkeypatch.setattr(keyring, "_store", store)
+    return store
+
+
+async def test_the_keys_of_a_page_are_asked_for_at_once_and_never_in_the_loop(
+    ledger: LedgerService, watched: Watched
+) -> None:
+    events = [about(n, f"p{n % 7}@example.org") for n in range(40)]
+    await ledger.append(ONE, Append(events=events[:20]))
+    await ledger.append(ONE, Append(events=events[20:]))
+    proof = await ledger.inclusion(ONE, 3)
+    for reading in (
+        ledger.read(ONE, limit=40),
+        ledger.read(ONE, stream=proof_stream(proof), limit=40),
+        ledger.inclusion(ONE, 3, 40),
+        ledger.append(ONE, Append(events=events[:20])),
+    ):
+        repeats = reading.__name__ == "append"
+        watched.asked.clear()
+        await reading
+        assert repeats or len(watched.asked) == 1
+        assert watched.asked
+        assert all(name.startswith("keyring") for name in watched.asked), watched.asked
+    watched.asked.clear()
+    lines = [line async for line in export(ledger, ONE)]
+    assert (len(lines), len(watched.asked)) == (41, 2), "one for each commit"
+
+
+def proof_stream(proof: Proof) -> str:
+    return read_leaf(proof.leaf.encode()).stream
+
+
+async def test_a_keyring_that_does_not_answer_holds_up_what_is_about_people_alone(
+    ledger: LedgerService, watched: Watched
+) -> None:
+    await ledger.append(ONE, one(0))
+    watched.answers.clear()
+    waiting = [
+        asyncio.create_task(ledger.append(ONE, Append(events=[about(100 + n, JANE)])))
+        for n in range(40)  # more than threads of the default pool
+    ]
+    try:
+        assert await asyncio.to_thread(watched.met.wait, 10)
+        for number in range(1, 6):
+            await ledger.append(ONE, one(number))
+        assert (await ledger.read(ONE)).items[-1].payload == {"n": 5}
+        assert not watched.overdue, "they had to wait for the keyring"
+    finally:
+        watched.answers.set()
+    assert len(await asyncio.gather(*waiting)) == 40
 
 
 async def test_a_ledger_without_a_keyring_says_so(

@@ -86,6 +86,16 @@ class Sealed(Struct, frozen=True):
     data: bytes
 
 
+class Unsealed(Struct, frozen=True):
+    """What sealed bytes open to, and the keyed name of the person whose own key that takes.
+
+    The name is empty if it is nobody's own, and None where nobody can tell.
+    """
+
+    plain: bytes
+    about: str | None = None
+
+
 class Sealer(Protocol):
     """Seals what leaves the transaction. The keyring's is the real one."""
 

@@ -5,7 +5,6 @@ A subject travels in bodies only: never in an address, which is logged.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from holdfast.kernel.http import get, post
@@ -37,22 +36,22 @@ def key_handlers(keyring: Keyring, notes: KeyNotes) -> list[Any]:
     async def list_(principal: Principal) -> KeyringInfo:
         """How many keys there are, of what kind, under which versions; never a key."""
         operators_only(principal, "see the keys of every tenant")
-        return await asyncio.to_thread(keyring.describe)
+        return await keyring.apart(keyring.describe)
 
     @post("/v1/keys/check", permission=Permission.KEYS_READ, status=200)
     async def check(principal: Principal) -> Checked:
         """Open every wrapped key, and name those that do not open."""
         operators_only(principal, "check the keys of every tenant")
-        return await asyncio.to_thread(keyring.check)
+        return await keyring.apart(keyring.check)
 
     @post("/v1/keys/rotate", permission=Permission.KEYS_WRITE, status=200)
     async def rotate(principal: Principal, master: bool = False) -> Rotation:
         """A new version of the tenant's keys, or of the master key; then rewrap."""
         if master:
             operators_only(principal, "rotate the master key")
-            made = await asyncio.to_thread(keyring.rotate_master)
+            made = await keyring.apart(keyring.rotate_master)
         else:
-            made = await asyncio.to_thread(keyring.rotate_tenant, principal.tenant)
+            made = await keyring.apart(keyring.rotate_tenant, principal.tenant)
         await notes.rotated(principal, made)
         return made
 
@@ -66,7 +65,7 @@ def key_handlers(keyring: Keyring, notes: KeyNotes) -> list[Any]:
     async def rewrap(principal: Principal) -> Rewrapped:
         """Wrap the next few hundred keys anew; repeat until none is pending."""
         operators_only(principal, "wrap the keys of every tenant anew")
-        return await asyncio.to_thread(keyring.rewrap)
+        return await keyring.apart(keyring.rewrap)
 
     return [list_, check, rotate, note_handled, rewrap]
 

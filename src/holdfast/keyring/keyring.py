@@ -1,5 +1,8 @@
 """The keyring: opens, makes, wraps and destroys keys. Synchronous, and safe from any thread.
 
+Its store may be another machine's, and slow to answer: who is in an event loop goes through
+:meth:`Keyring.apart`, which has threads of its own, so that nobody else waits for a thread.
+
 ``master → tenant → purpose, subject and object keys``. Every key below the master lies wrapped in
 the store: an envelope whose context is the tenant, the purpose, the subject, the id of the wrapped
 key and the version of the wrapping one, so a row that is moved, renamed or taken from another
@@ -12,12 +15,15 @@ destroyed key is gone for every process the moment its row is.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import hashlib
 import hmac
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -60,6 +66,8 @@ CACHED_KEYS_MAX = 4096
 CURRENT_SECONDS = 60.0
 """How long another process may go on sealing under a purpose key that was rotated."""
 IN_MAX = 500
+THREADS = 4
+"""Its units run one after the other: more would only wait."""
 REWRAP_ROWS = 500
 KEEP_HINT = "put it back: holdfast key import FILE, with the file that `holdfast key export` made"
 
@@ -86,8 +94,9 @@ class Keyring:
         self._random = random
         self._guard = threading.Lock()
         self._wrappers: OrderedDict[tuple[str, bytes], DataKey] = OrderedDict()
-        self._opened: OrderedDict[tuple[str, bytes], DataKey] = OrderedDict()
+        self._opened: OrderedDict[tuple[str, str, bytes], DataKey] = OrderedDict()
         self._current: OrderedDict[tuple[str, str], tuple[float, DataKey]] = OrderedDict()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="keyring")
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -110,7 +119,13 @@ class Keyring:
             self._wrappers.clear()
             self._opened.clear()
             self._current.clear()
+        self._threads.shutdown(cancel_futures=True)
         self._store.close()
+
+    async def apart(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What ``work`` of the arguments gives, in a thread of the keyring's own."""
+        run = partial(contextvars.copy_context().run, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
     # --- purpose keys -------------------------------------------------------------------------
 
@@ -125,7 +140,7 @@ class Keyring:
         found = self._repeatable(lambda rows: self._purpose_key(rows, tenant, purpose))
         with self._guard:
             _keep(self._current, (tenant, purpose), (now, found))
-            _keep(self._opened, (tenant, found.id), found)
+            _keep(self._opened, (tenant, purpose, found.id), found)
         return found
 
     def find(self, tenant: str, purpose: str, key_id: bytes) -> DataKey:
@@ -135,7 +150,7 @@ class Keyring:
         """
         self._allowed(purpose)
         with self._guard:
-            known = self._opened.get((tenant, key_id))
+            known = self._opened.get((tenant, purpose, key_id))
         if known is not None:
             return known
         found = self.find_many(tenant, purpose, [key_id]).get(key_id)
@@ -147,23 +162,49 @@ class Keyring:
         self, tenant: str, purpose: str, key_ids: Iterable[bytes]
     ) -> dict[bytes, DataKey]:
         """Those of the keys that there are, opened."""
-        self._allowed(purpose)
-        wanted = sorted({key_id.hex() for key_id in key_ids})
+        found = self.find_owned(tenant, purpose, key_ids)
+        return {key_id: key for key_id, (key, _) in found.items()}
 
-        def unit(rows: Rows) -> list[tuple[str, DataKey]]:
-            found = _by_ids(rows, tenant, wanted)
+    def find_owned(
+        self, tenant: str, purpose: str, key_ids: Iterable[bytes]
+    ) -> dict[bytes, tuple[DataKey, str]]:
+        """:meth:`find_many`, each with the keyed name of whose own it is: empty if nobody's.
+
+        One transaction for all of them; none for those that are remembered.
+        """
+        self._allowed(purpose)
+        wanted = set(key_ids)
+        found = dict(self._remembered(tenant, purpose, wanted))
+        asked = sorted(key_id.hex() for key_id in wanted - found.keys())
+
+        def unit(rows: Rows) -> list[tuple[str, str, DataKey]]:
             return [
-                (row[1], self._unwrapped(rows, tenant, row))
-                for row in found
+                (row[1], row[3], self._unwrapped(rows, tenant, row))
+                for row in _by_ids(rows, tenant, asked)
                 if row[1] == "subject" or row[2] == purpose
             ]
 
-        opened = self._store.transact(unit) if wanted else []
-        for kind, key in opened:
+        for kind, name, key in self._store.transact(unit) if asked else []:
             if kind == "purpose":
                 with self._guard:
-                    _keep(self._opened, (tenant, key.id), key)
-        return {key.id: key for _, key in opened}
+                    _keep(self._opened, (tenant, purpose, key.id), key)
+            found[key.id] = key, name if kind == "subject" else ""
+        return found
+
+    def all_remembered(self, tenant: str, purpose: str, key_ids: Iterable[bytes]) -> bool:
+        """Whether none of these needs the store: only purpose keys are remembered."""
+        wanted = set(key_ids)
+        return len(self._remembered(tenant, purpose, wanted)) == len(wanted)
+
+    def _remembered(
+        self, tenant: str, purpose: str, key_ids: Iterable[bytes]
+    ) -> Mapping[bytes, tuple[DataKey, str]]:
+        with self._guard:
+            return {
+                key_id: (known, "")
+                for key_id in key_ids
+                if (known := self._opened.get((tenant, purpose, key_id))) is not None
+            }
 
     # --- subjects -----------------------------------------------------------------------------
 
@@ -197,18 +238,6 @@ class Keyring:
             return found | self._made(rows, tenant, "subject", "", fresh)
 
         return self._repeatable(unit) if wanted else {}
-
-    def subject_of(self, tenant: str, key_id: bytes) -> str:
-        """The keyed name of the person whose key this is; empty if it is nobody's own.
-
-        :class:`KeyDestroyed` if there is no such key (any more).
-        """
-        with self._guard:
-            if (tenant, key_id) in self._opened:
-                return ""  # only purpose keys are remembered
-        for row in self._store.transact(lambda rows: _by_ids(rows, tenant, [key_id.hex()])):
-            return str(row[3]) if row[1] == "subject" else ""
-        raise destroyed()
 
     def erased(self, tenant: str, tokens: Iterable[str]) -> set[str]:
         """Which of these subjects are erased."""

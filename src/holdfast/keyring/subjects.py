@@ -101,7 +101,7 @@ class SubjectsService:
 
     async def token(self, principal: Principal, subject: str) -> str:
         """The keyed name of a subject."""
-        return await asyncio.to_thread(self._keyring.subject_token, principal.tenant, subject)
+        return await self._keyring.apart(self._keyring.subject_token, principal.tenant, subject)
 
     async def list(self, principal: Principal) -> Subjects:
         """Restrictions and erasures of the tenant."""
@@ -340,7 +340,7 @@ class SubjectsService:
             self._under_way.discard(who)
 
     async def _finish_now(self, principal: Principal, erasure: Erasure) -> Erasure:
-        await asyncio.to_thread(self._keyring.store.scrub)
+        await self._keyring.apart(self._keyring.store.scrub)
         await asyncio.to_thread(
             add_erasure,
             self._lists,
@@ -451,7 +451,7 @@ class SubjectsService:
         return await self._transact(lambda rows: _erasures(rows, tenant))
 
     async def _transact(self, unit: Callable[[Rows], T]) -> T:
-        return await asyncio.to_thread(self._keyring.store.transact, unit)
+        return await self._keyring.apart(self._keyring.store.transact, unit)
 
 
 def _release(rows: Rows, *, tenant: str, known: Restriction, made: Release) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from holdfast.kernel.principal import Principal
 from holdfast.ledger import notes
-from holdfast.ledger.entries import opened
+from holdfast.ledger.entries import payloads_of
 from holdfast.ledger.frames import read_leaf
 from holdfast.ledger.model import ExportLine
 from holdfast.ledger.service import LedgerService
@@ -23,15 +23,14 @@ async def export(
     note = await service.checkpoint(principal)
     size = notes.parse_checkpoint(notes.parse_note(note).text).size
     async for frame in reader.frames(first, size):
-        for position in range(max(first, frame.first), min(size, frame.size)):
-            stored = frame.entries[position - frame.first]
-            leaf = read_leaf(stored.leaf)
-            salt, payload = opened(
-                reader.parts, leaf.id, stored.sealing, stored.sealed, leaf.commitment
-            )
+        stored = frame.between(first, size)
+        found = await payloads_of(
+            reader.parts, [(read_leaf(each.leaf), each) for _, each in stored]
+        )
+        for (position, each), (salt, payload, _) in zip(stored, found, strict=True):
             yield ExportLine(
                 position=position,
-                leaf=stored.leaf.decode(),
+                leaf=each.leaf.decode(),
                 salt=salt.hex(),
                 payload=None if payload is None else payload.decode(),
             )

@@ -30,10 +30,10 @@ from holdfast.kernel.http.paging import decode_cursor, encode_cursor, page_size
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import folded, store
-from holdfast.ledger.entries import entry_of
+from holdfast.ledger.entries import entries_of
 from holdfast.ledger.errors import ProjectionUnknown, SizeUnknown
 from holdfast.ledger.folded import Change, Generation
-from holdfast.ledger.frames import read_leaf
+from holdfast.ledger.frames import Stored, read_leaf
 from holdfast.ledger.log.parts import LogParts
 from holdfast.ledger.log.reading import LogReader
 from holdfast.ledger.model import (
@@ -291,16 +291,16 @@ class Projections:
         self, principal: Principal, fold: Fold, first: int, size: int
     ) -> tuple[list[Entry], int]:
         """The next entries that matter, and the position after the last that was looked at."""
-        reader, found = self._reader_of(principal), []
-        end = position = min(size, first + STEP_POSITIONS)
+        reader = self._reader_of(principal)
+        found: list[tuple[int, Stored]] = []
+        end = min(size, first + STEP_POSITIONS)
         async for frame in reader.frames(first, end):
-            for position in range(max(first, frame.first), min(end, frame.size)):
-                leaf = read_leaf(frame.entries[position - frame.first].leaf)
-                if leaf.stream.partition("/")[0] in fold.streams:
-                    found.append(entry_of(reader.parts, frame, position))
+            for position, stored in frame.between(first, end):
+                if read_leaf(stored.leaf).stream.partition("/")[0] in fold.streams:
+                    found.append((position, stored))
                     if len(found) == STEP_ENTRIES:
-                        return found, position + 1
-        return found, end
+                        return await entries_of(reader.parts, found), position + 1
+        return await entries_of(reader.parts, found), end
 
     async def _tidy(self, principal: Principal, name: str) -> None:
         """Remove every generation but the one that serves."""

@@ -60,6 +60,11 @@ class Frame(Struct, frozen=True, array_like=True):
     size: int
     root: bytes
 
+    def between(self, first: int, after: int) -> list[tuple[int, Stored]]:
+        """Its entries at ``[first, after)``, each with its position."""
+        low, high = max(first, self.first), min(after, self.size)
+        return [(position, self.entries[position - self.first]) for position in range(low, high)]
+
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
 from holdfast.kernel.database import Database, Unit
-from holdfast.kernel.outbox import Sealed
+from holdfast.kernel.outbox import Sealed, Unsealed
 from holdfast.kernel.principal import Principal
 
 T = TypeVar("T")
@@ -33,16 +33,34 @@ class StoredCommit:
 
 
 class People(Protocol):
-    """Whose data payloads hold: the keyring's business. Called from any thread."""
+    """Whose data payloads hold: the keyring's business.
 
-    def named(self, tenant: str, names: Sequence[str]) -> list[str]:
-        """The keyed name of each person, who has a key from now on unless they are erased."""
+    Its store may take long to answer. So what is synchronous here is called in :meth:`apart` only,
+    and nothing in the event loop waits for it.
+    """
+
+    async def apart(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What ``work`` of the arguments gives, in a thread that nobody else needs."""
         ...
 
-    def about(self, tenant: str, sealed: Sealed) -> str:
-        """The keyed name of the person under whose own key this is sealed; empty if nobody's.
+    def named(self, tenant: str, names: Sequence[str]) -> list[str]:
+        """The keyed name of each person. Nobody is known by that who was not before."""
+        ...
 
-        ``NotFound`` (``key-destroyed``) if the key is no more.
+    def erased(self, tenant: str, people: Collection[str]) -> set[str]:
+        """Those of these keyed names who were erased."""
+        ...
+
+    def admit(self, tenant: str, people: Collection[str]) -> None:
+        """Each of them has a key from now on, unless they are erased."""
+        ...
+
+    async def opened(
+        self, tenant: str, purpose: str, sealed: Sequence[tuple[str, Sealed]]
+    ) -> list[Unsealed | None]:
+        """What each opens to, by the id of what it belongs to; None if its key is no more.
+
+        All of their keys are looked up at once. ``Corrupt`` if one is not its place's.
         """
         ...
 

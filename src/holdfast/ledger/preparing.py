@@ -46,8 +46,14 @@ class Preparer:
         self._parts = parts
         self._new_id = new_id
 
-    def wanted(self, principal: Principal, append: Append) -> Wanted:
+    async def wanted(self, principal: Principal, append: Append) -> Wanted:
         """The events of a caller's append; checked, named and sealed."""
+        people = self._parts.people
+        if people is None or not any(event.about for event in append.events):
+            return self._wanted(principal, append)
+        return await people.apart(self._wanted, principal, append)
+
+    def _wanted(self, principal: Principal, append: Append) -> Wanted:
         if not append.events:
             raise Invalid("cannot append: there are no events")
         if len(append.events) > EVENTS_MAX or len(append.expected) > EXPECTED_MAX:
@@ -95,12 +101,14 @@ class Preparer:
 
     def _people(self, tenant: TenantId, names: Sequence[str]) -> dict[str, str]:
         """The keyed name of each person that is named; each has a key, unless they are erased."""
-        wanted = sorted(set(names) - {""})
+        wanted, people = sorted(set(names) - {""}), self._parts.people
         if not wanted:
             return {"": ""}
-        if self._parts.people is None:
+        if people is None:
             raise Unsupported("cannot append about somebody: this ledger has no keyring")
-        return {"": ""} | dict(zip(wanted, self._parts.people.named(tenant, wanted), strict=True))
+        named = people.named(tenant, wanted)
+        people.admit(tenant, named)
+        return {"": ""} | dict(zip(wanted, named, strict=True))
 
     def _prepared(self, principal: Principal, event: Event, when: str, about: str) -> Prepared:
         salt = self._parts.random(SALT_BYTES)
@@ -142,8 +150,20 @@ class Preparer:
             sealed=sealed.data,
         )
 
-    def relayed(self, principal: Principal, given: RelayedEvent) -> Prepared:
-        """An event of a role's outbox, which has its commitment already; sealed anew."""
+    async def relayed(
+        self, principal: Principal, given: Sequence[RelayedEvent]
+    ) -> Sequence[Prepared]:
+        """Events of a role's outbox, which have their commitments already; sealed anew."""
+
+        def work() -> list[Prepared]:
+            return [self._relayed(principal, each) for each in given]
+
+        people = self._parts.people
+        if people is None or not any(each.about for each in given):
+            return work()
+        return await people.apart(work)
+
+    def _relayed(self, principal: Principal, given: RelayedEvent) -> Prepared:
         moment = _moment(given.time)
         try:
             salt, told = bytes.fromhex(given.salt), bytes.fromhex(given.commitment)

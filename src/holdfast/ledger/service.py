@@ -31,7 +31,7 @@ from holdfast.kernel.outbox import (
 from holdfast.kernel.principal import Principal, PrincipalKind, service
 from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.ledger import notes, store, tree
-from holdfast.ledger.entries import entry_of, opened
+from holdfast.ledger.entries import entries_of, payloads_of
 from holdfast.ledger.errors import (
     REBUILD,
     EntryUnknown,
@@ -41,7 +41,7 @@ from holdfast.ledger.errors import (
     SizeUnknown,
 )
 from holdfast.ledger.folding import Fold, Projections
-from holdfast.ledger.frames import Frame, read_leaf
+from holdfast.ledger.frames import Frame, Stored, read_leaf
 from holdfast.ledger.log.parts import LogParts
 from holdfast.ledger.log.reading import LogReader
 from holdfast.ledger.log.restarting import Restarted, restart
@@ -165,12 +165,7 @@ class LedgerService:
 
     async def begin(self, principal: Principal, append: Append) -> asyncio.Future[Appended]:
         """:meth:`append`, put in line: what is begun before this is called is appended first."""
-        if any(event.about for event in append.events):
-            # Their keys are looked up in the keyring's store, which nobody else is to wait for.
-            wanted = await asyncio.to_thread(self._preparer.wanted, principal, append)
-        else:
-            wanted = self._preparer.wanted(principal, append)
-        return self.log_of(principal).begin(wanted)
+        return self.log_of(principal).begin(await self._preparer.wanted(principal, append))
 
     async def relay(self, principal: Principal, relay: Relay) -> Appended:
         """Append events of a role's outbox in their order; those that are there are passed over.
@@ -179,7 +174,7 @@ class LedgerService:
         """
         if principal.kind is not PrincipalKind.SERVICE:
             raise Denied("cannot relay events: only a role does", code="relay-not-for-you")
-        prepared = [self._preparer.relayed(principal, event) for event in relay.events]
+        prepared = await self._preparer.relayed(principal, relay.events)
         return await self.append_prepared(principal, prepared)
 
     async def append_prepared(self, principal: Principal, events: Sequence[Prepared]) -> Appended:
@@ -227,11 +222,10 @@ class LedgerService:
         return Page(items=found, next=encode_cursor(kind, [following]) if more else None)
 
     async def _range(self, reader: LogReader, first: int, after: int) -> list[Entry]:
-        found: list[Entry] = []
+        found: list[tuple[int, Stored]] = []
         async for frame in reader.frames(first, after):
-            low, high = max(first, frame.first), min(after, frame.size)
-            found += [entry_of(reader.parts, frame, position) for position in range(low, high)]
-        return found
+            found += frame.between(first, after)
+        return await entries_of(reader.parts, found)
 
     async def _stream(
         self, reader: LogReader, stream: str, first: int, limit: int, end: int
@@ -259,20 +253,21 @@ class LedgerService:
                 hint="`holdfast ledger rebuild` makes the index anew from the log",
             )
         wanted = [(version, position) for version, position in versions if position < end]
-        found: list[Entry] = []
+        found: list[tuple[int, Stored]] = []
         frame: Frame | None = None
         for version, position in wanted[:limit]:
             if frame is None or not frame.first <= position < frame.size:
                 frame = await reader.frame_at(position)
-            entry = entry_of(reader.parts, frame, position)
-            if (entry.stream, entry.version) != (stream, version):
+            stored = frame.entries[position - frame.first]
+            leaf = read_leaf(stored.leaf)
+            if (leaf.stream, leaf.version) != (stream, version):
                 raise Corrupt(
                     f"cannot read the stream {stream}: the index is damaged",
                     code="index-damaged",
                     hint=REBUILD,
                 )
-            found.append(entry)
-        return found, len(wanted) > limit
+            found.append((position, stored))
+        return await entries_of(reader.parts, found), len(wanted) > limit
 
     async def moment(
         self, principal: Principal, as_of: datetime | None = None, position: int | None = None
@@ -436,7 +431,7 @@ class LedgerService:
         frame = await reader.frame_at(position)
         stored = frame.entries[position - frame.first]
         leaf = read_leaf(stored.leaf)
-        salt, payload = opened(reader.parts, leaf.id, stored.sealing, stored.sealed)
+        ((salt, payload, _),) = await payloads_of(reader.parts, [(leaf, stored)])
         return Proof(
             position=position,
             leaf=stored.leaf.decode(),

@@ -105,7 +105,8 @@ class Erasing(Part):
 
         while found := await self._db.read(principal, unit):
             names = [row.object for row in found]
-            await asyncio.to_thread(self._handles.keyring.destroy_objects, tenant, names)
+            keyring = self._handles.keyring
+            await keyring.apart(keyring.destroy_objects, tenant, names)
             for row in found:
                 await self._handles.objects.delete(principal, row.digest)
 

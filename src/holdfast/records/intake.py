@@ -139,7 +139,8 @@ class Intake(Erasing, Unsealing):
         if prepared.personal is None:
             return
         tokens = {each.token for each in prepared.personal}
-        erased = await asyncio.to_thread(self._handles.keyring.erased, principal.tenant, tokens)
+        keyring = self._handles.keyring
+        erased = await keyring.apart(keyring.erased, principal.tenant, tokens)
         await self.erase_subjects(principal, sorted(erased))
 
     def _lock(self, principal: Principal, profile: str) -> asyncio.Lock:

@@ -126,7 +126,8 @@ class RawResponses(Part):
             return True
         compressed = _compressed(checked, self._settings.compression_level)
         name = self._handles.objects.name(principal, response.digest)
-        key = await asyncio.to_thread(self._handles.keyring.object_key, principal.tenant, name)
+        keyring = self._handles.keyring
+        key = await keyring.apart(keyring.object_key, principal.tenant, name)
         sealed = sealed_stream(key, principal.tenant, RESPONSES, name, compressed)
         return not await self._handles.objects.put_stream(principal, response.digest, sealed)
 
@@ -204,7 +205,8 @@ class RawResponses(Part):
         tenant, name = principal.tenant, self._handles.objects.name(principal, digest)
 
         async def find(key_id: bytes) -> DataKey:
-            return await asyncio.to_thread(self._handles.keyring.find, tenant, RESPONSES, key_id)
+            keyring = self._handles.keyring
+            return await keyring.apart(keyring.find, tenant, RESPONSES, key_id)
 
         opened = unsealed_stream(find, tenant, RESPONSES, name, _after(first, chunks))
         async for chunk in opened:

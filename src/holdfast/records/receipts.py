@@ -145,7 +145,8 @@ class Receipts(Reading):
             return None
         sealed = bytes(row.sealed)
         name = key_id_of(sealed)
-        known = self._handles.keyring.find_many(principal.tenant, RECORDS, {name})
+        keyring = self._handles.keyring
+        known = await keyring.apart(keyring.find_many, principal.tenant, RECORDS, {name})
         if name not in known:
             return None
         salt, part = unsealed_part(principal.tenant, row.profile, row.sequence, known[name], sealed)

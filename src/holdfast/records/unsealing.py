@@ -6,7 +6,6 @@ the very next one. What was opened is an event, written before anything of it is
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -66,7 +65,7 @@ class Unsealing(Part):
             tokens = keyring.subject_tokens(tenant, subjects)
             return Owners(marks, tokens, keyring.subject_keys(tenant, tokens))
 
-        return await asyncio.to_thread(work)
+        return await keyring.apart(work)
 
     async def _opened(
         self, principal: Principal, rows: Sequence[SealedRow], *, what: str
@@ -76,7 +75,8 @@ class Unsealing(Part):
         sealed = [row for row in rows if row.sealed]
         if not sealed or not principal.may(Permission.RECORDS_PERSONAL):
             return None
-        parts = await asyncio.to_thread(self._open_rows, principal.tenant, rows)
+        keyring = self._handles.keyring
+        parts = await keyring.apart(self._open_rows, principal.tenant, rows)
         opened = sum(part is not None for part in parts)
         if opened:
             await self._note_opened(principal, sealed[0].profile, opened, what)

@@ -24,7 +24,7 @@ from holdfast.kernel.errors import (
     Unavailable,
     Unsupported,
 )
-from holdfast.kernel.outbox import Sealed
+from holdfast.kernel.outbox import Sealed, Unsealed
 from holdfast.keyring import EnvelopeSealer, Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
 from holdfast.keyring.backends.postgresql import PostgresKeyStore
@@ -81,23 +81,26 @@ def test_tenants_and_purposes_have_keys_of_their_own(keyring: Keyring) -> None:
     assert keyring.find_many("one", RECORDS, [keys[0].id]) == {}
 
 
-def test_a_key_tells_whose_own_it_is(keyring: Keyring) -> None:
+async def test_what_is_opened_tells_whose_own_its_key_is(keyring: Keyring) -> None:
     people, sealer = KeyringPeople(keyring), EnvelopeSealer(keyring)
     jane, joe, again = people.named("default", ["jane", "joe", "jane"])
     assert (jane, jane != joe) == (again, True)
+    assert not [each for each in keyring.describe().keys if each.kind == "subject"]
+    people.admit("default", {jane, joe})
     hers = sealer.seal("default", EVENTS, "e", b"x", subject=jane)
     nobodys = sealer.seal("default", EVENTS, "e", b"x")
-    assert people.about("default", hers) == jane
-    assert people.about("default", nobodys) == ""
+
+    async def opened(tenant: str = "default") -> list[Unsealed | None]:
+        return await people.opened(tenant, EVENTS, [("e", hers), ("e", nobodys)])
+
+    assert await opened() == [Unsealed(b"x", jane), Unsealed(b"x", "")]
     keyring.rotate_tenant("default")
-    assert people.about("default", nobodys) == ""
-    for tenant in ("other", "default"):
-        if tenant == "default":
-            keyring.store.transact(
-                lambda rows: rows.all("DELETE FROM keyring_keys WHERE subject = $1", jane)
-            )
-        with pytest.raises(KeyDestroyed):
-            people.about(tenant, hers)
+    assert await opened() == [Unsealed(b"x", jane), Unsealed(b"x", "")]
+    assert await opened("other") == [None, None]
+    keyring.store.transact(
+        lambda rows: rows.all("DELETE FROM keyring_keys WHERE subject = $1", jane)
+    )
+    assert await opened() == [None, Unsealed(b"x", "")]
 
 
 def test_a_process_has_no_keys_for_what_is_not_its_business(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.database import Database, Unit
+from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.ids import TenantId
-from holdfast.kernel.outbox import SALT_BYTES, Outbox, Sealed, Sealer
+from holdfast.kernel.outbox import SALT_BYTES, Outbox, Sealed, Sealer, Unsealed
 from holdfast.kernel.principal import Principal, service
 from holdfast.leases import Leases
 from holdfast.ledger.metrics import LedgerMetrics
@@ -76,8 +77,20 @@ class TenantParts:
         )
         return plain[:SALT_BYTES], plain[SALT_BYTES:]
 
-    def about(self, sealing: str, sealed: bytes) -> str | None:
-        """Whose own key a payload is sealed under; None if nobody can tell."""
-        if self.shared.people is None:
+    async def opened(self, sealed: Sequence[tuple[str, Sealed]]) -> list[Unsealed | None]:
+        """What the payloads of these events are, and whom they are about; None for who is erased.
+
+        The keys of all of them are looked up at once, and nobody else waits for that.
+        """
+        if self.shared.people is not None:
+            return await self.shared.people.opened(self.tenant, Outbox.PURPOSE, sealed)
+        return [self._alone(event_id, each) for event_id, each in sealed]
+
+    def _alone(self, event_id: str, sealed: Sealed) -> Unsealed | None:
+        try:
+            plain = self.shared.sealer.unseal(self.tenant, Outbox.PURPOSE, event_id, sealed)
+        except HoldfastError as error:
+            if error.code != KEY_DESTROYED:
+                raise
             return None
-        return self.shared.people.about(self.tenant, Sealed(sealing, sealed))
+        return Unsealed(plain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from sqlalchemy import Connection
@@ -12,15 +12,16 @@ from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, Unavailable
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import store
+from holdfast.ledger.entries import payloads_of
 from holdfast.ledger.errors import ClockSteppedBack, FrameDamaged, IndexWrong, LogMoved
-from holdfast.ledger.frames import encode_frame, read_leaf
+from holdfast.ledger.frames import Leaf, Stored, encode_frame, read_leaf
 from holdfast.ledger.head import Head, HeadFile, tell_head
 from holdfast.ledger.log.leadership import Leadership, Opened
 from holdfast.ledger.log.opening import Opening
-from holdfast.ledger.log.parts import KEY_DESTROYED, TenantParts
+from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.log.reading import LogReader
 from holdfast.ledger.log.soundness import Soundness
-from holdfast.ledger.model import CLOCK_ALARM_SECONDS, CLOCK_REFUSE_SECONDS, ERASED, Appended
+from holdfast.ledger.model import CLOCK_ALARM_SECONDS, CLOCK_REFUSE_SECONDS, Appended
 from holdfast.ledger.plan import Known, Plan, Wanted, plan
 from holdfast.ledger.store import Growth
 
@@ -168,23 +169,24 @@ class Sequencer:
             return store.find_streams(conn, tenant, names), store.find_events(conn, tenant, ids)
 
         versions, positions = await self.parts.read(unit)
-        return versions, {id_: await self._known(id_, at) for id_, at in positions.items()}
+        return versions, await self._known(positions)
 
-    async def _known(self, event_id: str, position: int) -> Known:
-        frame = await self.reader.frame_at(position)
-        entry = frame.entries[position - frame.first]
-        leaf = read_leaf(entry.leaf)
-        if leaf.id != event_id:
-            raise Corrupt(
-                f"cannot find the event {event_id}: the index is damaged", code="index-damaged"
-            )
-        if entry.sealing == ERASED:
-            return Known(position, leaf, None)
-        try:
-            salt, _ = self.parts.unsealed(leaf.id, entry.sealing, entry.sealed)
-            about = self.parts.about(entry.sealing, entry.sealed)
-        except HoldfastError as error:
-            if error.code != KEY_DESTROYED:
-                raise
-            return Known(position, leaf, None)
-        return Known(position, leaf, salt, about)
+    async def _known(self, positions: Mapping[str, int]) -> dict[str, Known]:
+        """What the log holds under these ids."""
+        stored: list[tuple[Leaf, Stored]] = []
+        for event_id, position in positions.items():
+            frame = await self.reader.frame_at(position)
+            entry = frame.entries[position - frame.first]
+            leaf = read_leaf(entry.leaf)
+            if leaf.id != event_id:
+                raise Corrupt(
+                    f"cannot find the event {event_id}: the index is damaged", code="index-damaged"
+                )
+            stored.append((leaf, entry))
+        found = await payloads_of(self.parts, stored)
+        return {
+            leaf.id: Known(position, leaf, None)
+            if opened.payload is None
+            else Known(position, leaf, opened.salt, opened.about)
+            for position, (leaf, _), opened in zip(positions.values(), stored, found, strict=True)
+        }
