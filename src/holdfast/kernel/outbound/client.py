@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import html
-import json
 import os
 import random as random_module
 import re
@@ -20,7 +19,6 @@ from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote, quote_plus
 
 from holdfast import __version__
 from holdfast.kernel.clock import Clock, SystemClock, timestamp
@@ -53,6 +51,7 @@ from holdfast.kernel.outbound.model import (
 from holdfast.kernel.outbound.rate import HostLimiter
 from holdfast.kernel.outbound.replay import ReplayMap
 from holdfast.kernel.outbound.resolver import Resolver, resolver_from_setting
+from holdfast.kernel.outbound.scrubbing import scrub
 
 HEADERS_KEPT = frozenset(
     {
@@ -73,7 +72,6 @@ _RESERVED = frozenset(
 _KEPT_ACROSS_ORIGINS = frozenset({"accept", "accept-language"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-_SECRET_LENGTH_MIN = 4
 READ_BYTES_MAX = 1024 * 1024
 _DRAIN_BYTES_MAX = 64 * 1024
 _WRITE_BYTES = 1024 * 1024
@@ -742,45 +740,6 @@ def excerpt(text: str, hidden: Callable[[str], str] = str) -> str:
     cut = "".join(c if c.isprintable() and c != "\ufffd" else " " for c in cut)
     words = hidden(" ".join(cut.split()))
     return words if len(words) <= _SAID_MAX else f"{words[:_SAID_MAX]}…"
-
-
-def scrub(text: str, request: OutboundRequest) -> str:
-    """``text`` without the request's secrets, in the clear or as addresses, pages and JSON spell
-    them.
-
-    Shorter than four characters is no secret: replacing those would only garble the message.
-    """
-    headers = request.secret_headers.values()
-    # A header's value with its scheme, and what follows that by itself.
-    secrets = {*request.secrets, *headers, *(each.rpartition(" ")[2] for each in headers)}
-    spellings = {
-        spelling
-        for secret in secrets
-        if len(secret) >= _SECRET_LENGTH_MIN
-        for spelling in _spellings(secret)
-    }
-    for spelling in sorted(spellings, key=len, reverse=True):
-        text = text.replace(spelling, "***")
-    return text
-
-
-def _spellings(secret: str) -> set[str]:
-    in_json = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-    in_json |= {each.replace("/", "\\/") for each in in_json}
-    in_json |= {each.translate(_AS_FOR_PAGES) for each in in_json}
-    return {
-        secret,
-        quote(secret, safe=""),
-        quote(secret),
-        quote_plus(secret),
-        html.escape(secret),
-        html.escape(secret, quote=False),
-        *in_json,
-    }
-
-
-_AS_FOR_PAGES = {ord(c): f"\\u{ord(c):04x}" for c in "&<>"}
-"""What some write in JSON in such a way that it may stand in a page."""
 
 
 __all__ = [
