@@ -15,7 +15,7 @@ import pytest
 from holdfast.kernel.canonical import decode_strict
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Invalid, Unsupported
+from holdfast.kernel.errors import Invalid, TooLarge, Unsupported
 from holdfast.kernel.ids import TenantId, id_source
 from holdfast.kernel.outbox import Outbox, commitment
 from holdfast.kernel.principal import operator
@@ -200,6 +200,47 @@ async def test_what_is_refused_makes_nobody_known(
             await ledger.append(ONE, Append(events=[bad]))
     with pytest.raises(SubjectUnknown):
         await erase(subjects, JANE)
+
+
+async def test_nor_does_what_is_refused_for_what_the_log_has(
+    ledger: LedgerService, subjects: SubjectsService, keyring: Keyring
+) -> None:
+    """A version that has moved, an id that is taken, somebody erased, too much at once."""
+    taken = [about(0, JOE), event(1)]
+    await ledger.append(ONE, Append(events=taken))
+    await erase(subjects, JOE)
+    known = keyring.describe()
+    large = {"n": "x" * 60_000}
+    for append, refused in (
+        (Append(events=[about(2, JANE)], expected={taken[0].stream: 7}), VersionConflict),
+        (Append(events=[about(1, JANE)]), EventIdReused),
+        (Append(events=[taken[1], about(3, JANE)]), AppendPartlyKnown),
+        (Append(events=[about(4, JANE), about(5, JOE, id="")]), SubjectErased),
+        (
+            Append(events=[event(n, payload=large, about=JANE, id="") for n in range(200)]),
+            TooLarge,
+        ),
+    ):
+        with pytest.raises(refused):
+            await ledger.append(ONE, append)
+    assert keyring.describe() == known
+    with pytest.raises(SubjectUnknown):
+        await erase(subjects, JANE)
+    # What is not refused is taken, and a repetition of it answered, as ever.
+    again = Append(events=[about(2, JANE)], expected={taken[0].stream: 2})
+    first = await ledger.append(ONE, again)
+    assert (await ledger.append(ONE, again)).events == first.events
+    assert await erase(subjects, JANE) == 1
+
+
+async def test_what_is_expected_counts_what_is_in_line_before(ledger: LedgerService) -> None:
+    """The second is begun while the first, which brings its version, is on its way."""
+    first, second = about(0, JANE), about(1, JOE)
+    begun = [
+        await ledger.begin(ONE, Append(events=[each], expected={each.stream: version}))
+        for version, each in enumerate((first, second))
+    ]
+    assert [(await each).events[0].version for each in begun] == [1, 2]
 
 
 async def test_another_tenant_knows_nobody_of_this_one(

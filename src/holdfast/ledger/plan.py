@@ -30,6 +30,9 @@ class Wanted:
     size_bytes: int = 0
     """Roughly what it adds to the log."""
 
+    asked: bool = False
+    """It is asked only whether it would be refused: nothing of it is stored."""
+
     @classmethod
     def of(
         cls,
@@ -126,6 +129,8 @@ def _one(
         current = versions.get(stream, 0)
         if current != expected:
             raise VersionConflict(stream, expected, current)
+    if wanted.asked:
+        return [], False
     for event in fresh:
         _add(made, event, versions, known, tenant, first + len(made.entries), recorded)
     return [_placed(known[event.id]) for event in wanted.events], False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -10,7 +10,7 @@ import msgspec
 
 from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Denied, HoldfastError, Invalid, TooLarge, Unsupported
-from holdfast.kernel.ids import EventId, NewId, TenantId
+from holdfast.kernel.ids import EventId, NewId
 from holdfast.kernel.outbox import (
     PAYLOAD_BYTES_MAX,
     SALT_BYTES,
@@ -37,6 +37,12 @@ from holdfast.ledger.model import (
     stream_name,
 )
 from holdfast.ledger.plan import Wanted
+from holdfast.ledger.ports import People
+
+Foresee = Callable[[Wanted], Awaitable[HoldfastError | None]]
+"""What an append would be refused with, as things are; nothing is stored."""
+SEALING_BYTES = 128
+"""No less than what sealing adds to a payload."""
 
 
 class Preparer:
@@ -46,14 +52,30 @@ class Preparer:
         self._parts = parts
         self._new_id = new_id
 
-    async def wanted(self, principal: Principal, append: Append) -> Wanted:
-        """The events of a caller's append; checked, named and sealed."""
-        people = self._parts.people
-        if people is None or not any(event.about for event in append.events):
-            return self._wanted(principal, append)
-        return await people.apart(self._wanted, principal, append)
+    async def wanted(
+        self, principal: Principal, append: Append, foresee: Foresee
+    ) -> Wanted | HoldfastError:
+        """The events of a caller's append, checked, named and sealed; or what the log refuses them
+        with.
 
-    def _wanted(self, principal: Principal, append: Append) -> Wanted:
+        Whoever an event is about has a key from then on. So for such an append ``foresee`` is asked
+        first, whether it would be refused: nobody gets to be known by what is not stored.
+        """
+        told = self._checked(principal, append)
+        if not any(given.about for given in append.events):
+            made = [self._made(principal, event, when) for event, when in told]
+            return _bounded([self._seal(principal, each) for each in made], append)
+        people = self._parts.people
+        if people is None:
+            raise Unsupported("cannot append about somebody: this ledger has no keyring")
+        bare = await people.apart(self._bare, principal, append, told, people)
+        refused = await foresee(bare)
+        if refused is not None:
+            return refused
+        return await people.apart(self._keyed, principal, append, bare, people)
+
+    def _checked(self, principal: Principal, append: Append) -> list[tuple[Event, str]]:
+        """The events but for whom they are about; what can be refused without them is."""
         if not append.events:
             raise Invalid("cannot append: there are no events")
         if len(append.events) > EVENTS_MAX or len(append.expected) > EXPECTED_MAX:
@@ -63,17 +85,42 @@ class Preparer:
         for stream, version in append.expected.items():
             if not stream_name(stream) or not 0 <= version < 2**53:
                 raise Invalid(f"cannot expect version {version} of {stream[:80]!r}: no such thing")
-        told = [self._told(principal, event) for event in append.events]
-        about = self._people(principal.tenant, [given.about for given in append.events])
-        prepared = [
-            self._prepared(principal, event, when, about[given.about])
-            for given, (event, when) in zip(append.events, told, strict=True)
-        ]
-        check_ids(prepared)
-        wanted = Wanted.of(prepared, append.expected)
-        if wanted.size_bytes > APPEND_BYTES_MAX:
-            raise TooLarge(f"cannot append: over {APPEND_BYTES_MAX} bytes at once")
-        return wanted
+        return [self._told(principal, event) for event in append.events]
+
+    def _bare(
+        self,
+        principal: Principal,
+        append: Append,
+        told: Sequence[tuple[Event, str]],
+        people: People,
+    ) -> Wanted:
+        """The append as it will be, not sealed yet; what is about who was erased never will be."""
+        names = sorted({given.about for given in append.events} - {""})
+        named = {"": ""} | dict(zip(names, people.named(principal.tenant, names), strict=True))
+        erased = people.erased(principal.tenant, set(named.values()) - {""})
+        made = []
+        for given, (event, when) in zip(append.events, told, strict=True):
+            about = named[given.about]
+            each = self._made(principal, msgspec.structs.replace(event, about=about), when)
+            made.append(replace(each, sealing=ERASED) if about in erased else each)
+        return _bounded(made, append)
+
+    def _keyed(self, principal: Principal, append: Append, bare: Wanted, people: People) -> Wanted:
+        """The same, sealed; each person that it is about has a key from now on.
+
+        Nothing can be sealed under a key that is no more. What was appended before the erasure is
+        answered as it was; what was not is refused where it is known to be new.
+        """
+        people.admit(principal.tenant, {each.about for each in bare.events} - {""})
+        sealed = []
+        for each in bare.events:
+            try:
+                sealed.append(each if each.sealing == ERASED else self._seal(principal, each))
+            except HoldfastError as error:
+                if error.code != KEY_DESTROYED:
+                    raise
+                sealed.append(replace(each, sealing=ERASED))
+        return _bounded(sealed, append)
 
     def _told(self, principal: Principal, given: NewEvent) -> tuple[Event, str]:
         """The event but for whom it is about, and when it happened if that was said."""
@@ -94,46 +141,16 @@ class Preparer:
             subject=principal.subject,
             request_id=request_id(),
         )
-        if given.about:  # nobody gets a key for what is refused
-            check_names(event, event.subject)
-            checked_payload(event)
         return event, "" if moment is None else timestamp(moment)
 
-    def _people(self, tenant: TenantId, names: Sequence[str]) -> dict[str, str]:
-        """The keyed name of each person that is named; each has a key, unless they are erased."""
-        wanted, people = sorted(set(names) - {""}), self._parts.people
-        if not wanted:
-            return {"": ""}
-        if people is None:
-            raise Unsupported("cannot append about somebody: this ledger has no keyring")
-        named = people.named(tenant, wanted)
-        people.admit(tenant, named)
-        return {"": ""} | dict(zip(wanted, named, strict=True))
-
-    def _prepared(self, principal: Principal, event: Event, when: str, about: str) -> Prepared:
-        salt = self._parts.random(SALT_BYTES)
-        if not about:
-            return self.sealed(principal, event, when, salt)
-        event = msgspec.structs.replace(event, about=about)
-        try:
-            return self.sealed(principal, event, when, salt)
-        except HoldfastError as error:
-            if error.code != KEY_DESTROYED:
-                raise
-        # Nothing can be sealed under a key that is no more. What was appended before the erasure is
-        # answered as it was; what was not is refused where it is known to be new.
-        payload = checked_payload(event)
-        made = self._nameless(principal, event, when, len(payload), commitment(salt, payload))
-        return replace(made, payload=payload, salt=salt)
-
-    def sealed(self, principal: Principal, event: Event, when: str, salt: bytes) -> Prepared:
-        """An event with its payload sealed and committed to; ``when`` it happened, if said."""
+    def _made(
+        self, principal: Principal, event: Event, when: str, salt: bytes | None = None
+    ) -> Prepared:
+        """An event and its commitment, not sealed yet; ``when`` it happened, if said."""
+        salt = self._parts.random(SALT_BYTES) if salt is None else salt
         payload = checked_payload(event)
         check_names(event, event.subject)
         checked_header(principal.tenant, event, event.subject, len(payload))
-        sealed = self._parts.sealer.seal(
-            principal.tenant, Outbox.PURPOSE, event.id, salt + payload, subject=event.about
-        )
         return Prepared(
             id=event.id,
             stream=event.stream,
@@ -146,9 +163,24 @@ class Preparer:
             commitment=commitment(salt, payload),
             payload=payload,
             salt=salt,
-            sealing=sealed.algorithm,
-            sealed=sealed.data,
+            sealing="",
+            sealed=b"",
         )
+
+    def _seal(self, principal: Principal, made: Prepared) -> Prepared:
+        """The event with its payload sealed."""
+        sealed = self._parts.sealer.seal(
+            principal.tenant,
+            Outbox.PURPOSE,
+            made.id,
+            made.salt + made.payload,
+            subject=made.about,
+        )
+        return replace(made, sealing=sealed.algorithm, sealed=sealed.data)
+
+    def sealed(self, principal: Principal, event: Event, when: str, salt: bytes) -> Prepared:
+        """An event with its payload sealed and committed to; ``when`` it happened, if said."""
+        return self._seal(principal, self._made(principal, event, when, salt))
 
     async def relayed(
         self, principal: Principal, given: Sequence[RelayedEvent]
@@ -211,6 +243,16 @@ class Preparer:
             sealing=ERASED,
             sealed=b"",
         )
+
+
+def _bounded(events: Sequence[Prepared], append: Append) -> Wanted:
+    """The append; refused alike before and after it is sealed if it is too large at once."""
+    check_ids(events)
+    wanted = Wanted.of(events, append.expected)
+    size = sum(SALT_BYTES + SEALING_BYTES + each.length for each in events) + 1024 * len(events)
+    if size > APPEND_BYTES_MAX:
+        raise TooLarge(f"cannot append: over {APPEND_BYTES_MAX} bytes at once")
+    return wanted
 
 
 def _moment(text: str) -> datetime | None:

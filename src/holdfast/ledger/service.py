@@ -165,7 +165,13 @@ class LedgerService:
 
     async def begin(self, principal: Principal, append: Append) -> asyncio.Future[Appended]:
         """:meth:`append`, put in line: what is begun before this is called is appended first."""
-        return self.log_of(principal).begin(await self._preparer.wanted(principal, append))
+        tenant_log = self.log_of(principal)
+        wanted = await self._preparer.wanted(principal, append, tenant_log.foresee)
+        if isinstance(wanted, HoldfastError):
+            refused: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+            refused.set_exception(wanted)
+            return refused
+        return tenant_log.begin(wanted)
 
     async def relay(self, principal: Principal, relay: Relay) -> Appended:
         """Append events of a role's outbox in their order; those that are there are passed over.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
+from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.ids import TenantId
+from holdfast.ledger import store
 from holdfast.ledger.head import Head, HeadFile
 from holdfast.ledger.log.commits import Commits
 from holdfast.ledger.log.group_commit import GroupCommit
@@ -17,7 +20,7 @@ from holdfast.ledger.log.reading import LogReader
 from holdfast.ledger.log.recovery import Recovery
 from holdfast.ledger.log.sequencing import Sequencer
 from holdfast.ledger.log.soundness import Soundness
-from holdfast.ledger.model import Appended, Damage
+from holdfast.ledger.model import ERASED, Appended, Damage
 from holdfast.ledger.plan import Wanted
 
 
@@ -65,6 +68,25 @@ class TenantLog:
     async def open(self) -> Opened:
         """See :meth:`Opening.open`."""
         return await self.opening.open()
+
+    async def foresee(self, wanted: Wanted) -> HoldfastError | None:
+        """What an append would be refused with, were it stored now; nothing of it is.
+
+        Asked in line, behind what was begun before: a stream may be at the version that is expected
+        only after that. Where nothing but another of the same moment could refuse it, nobody waits.
+        """
+        ids = [event.id for event in wanted.events]
+        tenant = self.tenant
+        try:
+            erased = any(event.sealing == ERASED for event in wanted.events)
+            if not wanted.expected and not erased:
+                known = await self.parts.read(lambda conn: store.find_events(conn, tenant, ids))
+                if not known:
+                    return None
+            await self._line.begin(replace(wanted, asked=True))
+        except HoldfastError as error:
+            return error
+        return None
 
     def begin(self, wanted: Wanted) -> asyncio.Future[Appended]:
         """Put an append in line; the future is done once it is durable, or refused."""
