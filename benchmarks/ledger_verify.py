@@ -64,11 +64,11 @@ async def verified(ledger: LedgerService) -> tuple[int, float]:
 
 async def hashed(ledger: LedgerService) -> tuple[int, float, float]:
     """The commits' bytes: how many, the time to read and hash them, and to hash them alone."""
-    log = ledger.log_of(ME)
+    commits = ledger.log_of(ME).commits
     began = time.perf_counter()
-    end = await log.parts.log.end(ME)
+    end = await commits.end()
     digest, pieces = hashlib.sha256(), []
-    async for commit in log.commits(0, end):
+    async for commit in commits.between(0, end):
         digest.update(commit.frame)
         pieces.append(commit.frame)
     both = time.perf_counter() - began

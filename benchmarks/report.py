@@ -36,8 +36,9 @@ import scipy.stats
 from holdfast import __version__
 from holdfast.reports.children import ReportChildren
 from holdfast.reports.compute import ComputeJob, ComputeResult, compute_report, opened
+from holdfast.reports.inputs import InputFile
+from holdfast.reports.locked import THREADS
 from holdfast.reports.spec import convert_spec
-from holdfast.reports.tables import THREADS, InputFile
 
 SPEC = {
     "version": 1,
