@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
+from holdfast.kernel.errors import Invalid
 from holdfast.ledger.model import Append, NewEvent
 
 Told = TypeVar("Told")
@@ -22,7 +23,7 @@ class Appends(ABC, Generic[Told]):
         *,
         id: str = "",  # noqa: A002 - the word of the interface
         time: str = "",
-        about: str = "",
+        about: str | None = None,
         expected: int | None = None,
     ) -> Told:
         """Append one event. A ``Client`` says where it lies, once it is durable; a ``Producer``
@@ -33,9 +34,12 @@ class Appends(ABC, Generic[Told]):
         under it again is not appended again. Left out, one is made here, so that what the network
         lost is repeated safely. ``time`` (RFC 3339) is when it happened, if not now.
         ``about`` names the person whose data the payload holds: erasing them makes it unreadable.
+        ``Invalid`` if it is empty, since then no erasure would.
         """
+        if about == "":
+            raise Invalid("cannot append: `about` names nobody", hint="leave it out")
         event = NewEvent(
-            stream=stream, type=type, payload=dict(payload), id=id, time=time, about=about
+            stream=stream, type=type, payload=dict(payload), id=id, time=time, about=about or ""
         )
         versions = {} if expected is None else {stream: expected}
         return self._append_one(Append(events=[event], expected=versions))

@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 def canonical(value: Any) -> bytes:
     """The canonical bytes of ``value``: plain data or msgspec structs.
 
-    Raises :class:`Invalid` for what the restricted form does not admit.
+    Raises :class:`Invalid` for what the restricted form does not admit, and says where it is.
     """
     if type(value) is dict and _is_flat(value):
         return _encode(value)
@@ -53,8 +53,38 @@ def _is_flat(value: dict[Any, Any]) -> bool:
     return True
 
 
+def check_plain(value: Any) -> bool:
+    """Refuse what the restricted form does not admit, as it stands: a key that is no text, too.
+
+    Tells whether code-point order is enough for the keys: see :func:`_check`.
+    """
+    try:
+        return _check(value)
+    except Invalid as error:
+        place = _place(value).lstrip(".")
+        if not place:
+            raise
+        raise Invalid(f"{error.detail}, at {place[:200]}", hint=error.hint) from None
+
+
+def _place(value: Any) -> str:
+    """Where in ``value`` the first thing is that is not admitted."""
+    if isinstance(value, dict):
+        members = ((f".{key}", item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        members = ((f"[{index}]", item) for index, item in enumerate(value))
+    else:
+        return ""
+    for name, item in members:
+        try:
+            _check(item)
+        except Invalid:
+            return name + _place(item)
+    return ""
+
+
 def _canonical_plain(plain: Any) -> bytes:
-    if _check(plain):
+    if check_plain(plain):
         try:
             return _encode(plain)
         except UnicodeEncodeError as error:
@@ -91,11 +121,21 @@ def decode_strict(data: bytes) -> Any:
             hint=f'such as "{text[:40]}": a number with a point is not the same everywhere',
         )
 
+    def whole(text: str) -> int:
+        if len(text) > len(str(-INTEGER_MAX)):
+            shown = text if len(text) <= 40 else f"{text[:40]}…"
+            raise Invalid(f"cannot read JSON: the integer {shown} is beyond 2^53-1")
+        return int(text)
+
     try:
         plain = json.loads(
-            data.decode("utf-8"), object_pairs_hook=pairs, parse_float=refuse, parse_constant=refuse
+            data.decode("utf-8"),
+            object_pairs_hook=pairs,
+            parse_float=refuse,
+            parse_constant=refuse,
+            parse_int=whole,
         )
-        _check(plain)
+        check_plain(plain)
     except Invalid:
         raise
     except (ValueError, RecursionError) as error:
@@ -124,7 +164,8 @@ def _check(value: Any, depth: int = 0) -> bool:
         return True
     if isinstance(value, int):
         if not -INTEGER_MAX <= value <= INTEGER_MAX:
-            raise Invalid(f"cannot canonicalise: the integer {value} is beyond 2^53-1")
+            shown = str(value) if value.bit_length() < 128 else f"of {value.bit_length()} bits"
+            raise Invalid(f"cannot canonicalise: the integer {shown} is beyond 2^53-1")
         return True
     if isinstance(value, dict):
         return _check_object(value, depth)
@@ -133,6 +174,11 @@ def _check(value: Any, depth: int = 0) -> bool:
         for item in value:
             simple &= _check(item, depth + 1)
         return simple
+    if isinstance(value, float):
+        raise Invalid(
+            f"cannot canonicalise: {value!r} is no integer",
+            hint=f'write decimals as strings, such as "{value!r}"',
+        )
     raise Invalid(f"cannot canonicalise: {type(value).__name__} has no canonical form")
 
 

@@ -89,7 +89,7 @@ BY_KIND: dict[Kind, str] = {
     Kind.MISDIRECTED: "see that --control-plane names the gateway as it is meant to be called",
     Kind.EXHAUSTED: "wait a moment, then try again",
     Kind.UNAVAILABLE: "`holdfast doctor` says what is down",
-    Kind.OUTCOME_UNKNOWN: "the outcome is unknown; repeating the same command is safe",
+    Kind.OUTCOME_UNKNOWN: "it may have been done: look before you repeat it",
     Kind.CORRUPT: "`holdfast doctor` says what is damaged; keep the data as it is until you know",
     Kind.INTERNAL: "this is a defect of ours: the log of the system has the details",
 }
@@ -101,11 +101,6 @@ def hint_for(error: HoldfastError, noun: str = "") -> str:
 
     ``noun`` is what the command was about, if known: ``record`` of ``holdfast record show``.
     """
-    if error.kind is Kind.OUTCOME_UNKNOWN and not error.problems:
-        # Whatever else is true, this is what to know before anything is done again. Where it is
-        # told part by part, what became of it is known.
-        own = f"{error.hint}; " if error.hint else ""
-        return own + BY_KIND[Kind.OUTCOME_UNKNOWN]
     if error.hint:
         return error.hint
     known = BY_CODE.get(error.code)

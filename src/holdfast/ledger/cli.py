@@ -25,7 +25,7 @@ from holdfast.kernel.cli import (
     session,
     whole_file,
 )
-from holdfast.kernel.errors import Corrupt, Invalid, Unavailable
+from holdfast.kernel.errors import Corrupt, Invalid, OutcomeUnknown, Unavailable
 from holdfast.kernel.options import JsonOption
 from holdfast.keyring.cli import register_subjects
 
@@ -200,28 +200,45 @@ def append(
         str, typer.Option("--id", help="A UUIDv7: repeating it appends nothing.")
     ] = "",
     about: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--about",
             metavar="NAME",
             help="Whose data the payload holds, to the letter: `ledger erase NAME` makes it "
             "unreadable. Without it no erasure touches the payload.",
         ),
-    ] = "",
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     async def body() -> None:
         from holdfast.kernel.canonical import decode_strict
+        from holdfast.kernel.clock import SystemClock
+        from holdfast.kernel.ids import id_source
         from holdfast.ledger.model import Append, NewEvent
+
+        if about == "":
+            raise Invalid(
+                "cannot append: --about names nobody",
+                hint="leave it out for what is about nobody: no erasure would touch the payload",
+            )
 
         text = sys.stdin.read() if payload == "-" else payload
         plain = decode_strict(text.encode())
         if not isinstance(plain, dict):
             raise Invalid("cannot append: the payload is a JSON object")
-        event = NewEvent(stream=stream, type=kind, payload=plain, id=event_id, about=about)
+        # With an id it is the same event however often it is sent: also from the next command.
+        named = event_id or id_source(SystemClock())()
+        event = NewEvent(stream=stream, type=kind, payload=plain, id=named, about=about or "")
         wanted = Append(events=[event], expected={} if expected is None else {stream: expected})
         async with session(ctx) as api:
-            found = await _client(api).append(None, wanted)
+            try:
+                found = await _client(api).append(None, wanted)
+            except OutcomeUnknown as error:
+                raise OutcomeUnknown(
+                    error.detail,
+                    code=error.code,
+                    hint=f"append it again with --id {named}: then it is there once",
+                ) from error
         if json:
             print_json(found)
             return

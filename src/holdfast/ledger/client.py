@@ -14,8 +14,9 @@ from urllib.parse import quote, urlsplit
 import h11
 import msgspec
 
+from holdfast.kernel.canonical import check_plain
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.errors import HoldfastError, OutcomeUnknown, Unavailable
+from holdfast.kernel.errors import HoldfastError, OutcomeUnknown, TooLarge, Unavailable
 from holdfast.kernel.http.client import LINE_BYTES_MAX, TIMEOUT_SECONDS, ApiClient
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.http.problems import error_from
@@ -59,10 +60,15 @@ class LedgerClient:
         self._api = api
 
     async def append(self, principal: Principal | None, append: Append) -> Appended:
-        """See :meth:`LedgerService.append`. With ids of the caller's it may be repeated."""
+        """See :meth:`LedgerService.append`. With ids of the caller's it may be repeated.
+
+        What would be refused for its size or form is refused here: while a body is still being
+        sent, the connection may end before the refusal can be read.
+        """
+        content = encoded(append)
         named = all(event.id for event in append.events)
         return await self._api.request(
-            "POST", "/v1/ledger/events", json=append, type=Appended, repeatable=named
+            "POST", "/v1/ledger/events", content=content, type=Appended, repeatable=named
         )
 
     async def relay(self, principal: Principal | None, relay: Relay) -> Appended:
@@ -276,6 +282,19 @@ class LedgerClient:
         return self._api.lines("/v1/ledger/export", type=ExportLine, params={"first": first})
 
 
+def encoded(append: Append) -> bytes:
+    """The body of a request; ``Invalid`` or ``TooLarge`` for what no ledger takes."""
+    for event in append.events:
+        check_plain(event.payload)
+    content = msgspec.json.encode(append)
+    if len(content) > APPEND_BYTES_MAX:
+        raise TooLarge(
+            f"cannot append: {len(content)} bytes, more than the {APPEND_BYTES_MAX} of a request",
+            code="body-too-large",
+        )
+    return content
+
+
 def _parts(events: Sequence[Prepared]) -> Iterator[list[Prepared]]:
     part: list[Prepared] = []
     size = 0
@@ -320,12 +339,15 @@ class Pipeline:
         self._http = h11.Connection(h11.CLIENT)
         self._window = asyncio.Semaphore(in_flight_max)
         self._waiting: deque[asyncio.Future[Appended]] = deque()
-        self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(_Line).decode
         self._failed: HoldfastError | None = None
 
     async def append(self, append: Append) -> asyncio.Future[Appended]:
-        """Send an append; the future is done once it is durable, or refused."""
+        """Send an append; the future is done once it is durable, or refused.
+
+        ``Invalid`` and ``TooLarge`` for what no ledger takes: it is not sent.
+        """
+        line = encoded(append)
         await self._window.acquire()
         if self._failed is not None:
             self._window.release()
@@ -335,7 +357,6 @@ class Pipeline:
             self._since = self._loop.time()
         self._waiting.append(future)
         # A chunk a line, written as it is: the library's checks would cost more than the rest.
-        line = self._encode(append)
         self._writer.write(b"%x\r\n%b\n\r\n" % (len(line) + 1, line))
         if self._writer.transport.get_write_buffer_size() > WRITE_BUFFER_BYTES:
             await self._drained()

@@ -34,7 +34,7 @@ PUBLISHED_DAMAGED = "published-damaged"
 _STREAM = re.compile(r"[a-z][a-z0-9-]{0,62}(?:/[a-z0-9](?:[a-z0-9._:-]{0,126}[a-z0-9])?){0,4}")
 
 
-class NewEvent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NewEvent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """An event to be appended.
 
     ``id`` is a UUIDv7 of the caller's making: the same id is the same event, however often it is
@@ -51,7 +51,7 @@ class NewEvent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     payload: dict[str, Any]
     id: str = ""
     time: str = ""
-    about: Annotated[str, Meta(max_length=500)] = ""
+    about: Annotated[str, Meta(min_length=1, max_length=500)] = ""
 
 
 class Append(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

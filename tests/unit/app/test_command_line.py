@@ -6,7 +6,7 @@ import io
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -211,3 +211,37 @@ def test_a_noun_that_is_mistyped_is_told_the_one_that_was_meant(typed: str, said
 def test_the_help_of_each_noun_has_an_example(noun: str) -> None:
     shown = CliRunner().invoke(app, [noun, "--help"]).stdout
     assert "Example" in shown or "Begin with" in shown
+
+
+class _LosesAnswers(BaseHTTPRequestHandler):
+    """A door that takes what is sent, and hangs up."""
+
+    taken: ClassVar[list[Any]] = []
+
+    def do_POST(self) -> None:
+        self.taken.append(msgspec.json.decode(self.rfile.read(int(self.headers["content-length"]))))
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_append_whose_answer_is_lost_says_how_it_is_repeated(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), _LosesAnswers) as door:
+        answering = threading.Thread(target=door.serve_forever)
+        answering.start()
+        said = ["--data-dir", str(tmp_path), "--control-plane",
+                f"http://127.0.0.1:{door.server_port}", "ledger", "append", "notes/a",
+                "note.added", "{}"]  # fmt: skip
+        try:
+            first = CliRunner().invoke(app, said)
+            (named,) = {each["events"][0]["id"] for each in _LosesAnswers.taken}
+            assert f"append it again with --id {named}" in first.stderr
+            CliRunner().invoke(app, [*said, "--id", named])
+            # A reused variable that is empty would leave the payload to nobody's erasure.
+            nobody = CliRunner().invoke(app, [*said, "--about", ""])
+        finally:
+            door.shutdown()
+            answering.join()
+    assert {each["events"][0]["id"] for each in _LosesAnswers.taken} == {named}
+    assert (nobody.exit_code, "--about names nobody" in nobody.stderr) == (2, True), nobody.stderr

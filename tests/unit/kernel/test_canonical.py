@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.kernel.canonical import INTEGER_MAX, canonical, decode_strict, digest
+from holdfast.kernel.canonical import INTEGER_MAX, canonical, check_plain, decode_strict, digest
 from holdfast.kernel.errors import Invalid
 
 admitted = st.recursive(
@@ -108,3 +108,26 @@ def vectors() -> Path:
     if not named:
         pytest.skip("HOLDFAST_VECTORS is not set: published vectors are not here")
     return Path(named)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"lines": [{"amount": "1"}, {"amount": 1.5}]}, "1.5 is no integer, at lines[1].amount"),
+        ({"a": {"b": "\ud800"}}, "lone surrogate, at a.b"),
+        ({"a": [2**53]}, "the integer 9007199254740992 is beyond 2^53-1, at a[0]"),
+        ({"a": 10**5000}, "the integer of 16610 bits is beyond 2^53-1, at a"),
+        ({"a": {"b": {}, "c": object()}}, "object has no canonical form, at a.c"),
+        ([{1: 2}], "an object key is not text, at [0]"),
+        (1.5, "1.5 is no integer"),
+    ],
+)
+def test_what_is_refused_is_named_with_its_place(value: Any, said: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        check_plain(value)
+    assert refused.value.detail.endswith(said)
+
+
+def test_a_number_without_end_is_refused_as_what_it_is() -> None:
+    with pytest.raises(Invalid, match=r"the integer 1{40}… is beyond 2\^53-1"):
+        decode_strict(b"[" + b"1" * 5000 + b"]")

@@ -16,11 +16,12 @@ import pytest
 
 from holdfast.kernel.clock import ManualClock, SystemClock
 from holdfast.kernel.database import create_schema, open_database
-from holdfast.kernel.errors import HoldfastError, OutcomeUnknown
+from holdfast.kernel.errors import HoldfastError, Invalid, OutcomeUnknown, TooLarge
 from holdfast.kernel.http import AppSpec, create_app
+from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.problems import FOREIGN_ANSWER
 from holdfast.kernel.ids import id_source
-from holdfast.ledger.client import Pipeline, pipeline
+from holdfast.ledger.client import LedgerClient, Pipeline, pipeline
 from holdfast.ledger.http import _Pipeline, handlers
 from holdfast.ledger.model import Append, Appended, NewEvent
 from holdfast.ledger.service import LedgerService
@@ -157,7 +158,7 @@ async def test_a_line_that_is_lost_while_it_is_sent_is_told_as_an_unknown_outcom
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.abort()
 
-    long = NewEvent(stream="notes/a", type="n.sent", payload={"text": "x" * 2**24})
+    long = NewEvent(stream="notes/a", type="n.sent", payload={"text": "x" * (2**23 - 2**10)})
     async with (
         asyncio.timeout(PATIENCE_SECONDS),
         answering(abort) as url,
@@ -168,6 +169,29 @@ async def test_a_line_that_is_lost_while_it_is_sent_is_told_as_an_unknown_outcom
             await future
         with pytest.raises(OutcomeUnknown):
             await line.append(Append(events=[long]))
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        ({"text": "x" * 2**23}, TooLarge),
+        ({"price": 1.5}, Invalid),
+        ({"text": "\ud800"}, Invalid),
+        ({1: "a key that is no text"}, Invalid),
+        ({"object": object()}, Invalid),
+    ],
+)
+async def test_what_no_ledger_takes_is_refused_before_it_is_sent(
+    payload: Any, kind: type[HoldfastError]
+) -> None:
+    """While a body is being sent its refusal may never be read: the connection ends first."""
+    append = Append(events=[NewEvent(stream="notes/a", type="n.sent", payload=payload)])
+    async with silent() as url, ApiClient.connect(url) as api:
+        with pytest.raises(kind):
+            await LedgerClient(api).append(None, append)
+        with pytest.raises(kind):
+            async with pipeline(url) as line:
+                await line.append(append)
 
 
 async def test_an_answer_without_an_end_is_not_read_to_its_end() -> None:
@@ -247,7 +271,7 @@ async def silent(said: bytes = b"") -> AsyncIterator[str]:
 async def test_an_answer_that_is_owed_too_long_ends_the_pipeline() -> None:
     """The other side hears and says nothing, or does not even hear, or never comes to its end."""
     patience: Any = {"in_flight_max": 1, "timeout_seconds": 3}
-    long = NewEvent(stream="notes/a", type="n.sent", payload={"text": "x" * 2**24})
+    long = NewEvent(stream="notes/a", type="n.sent", payload={"text": "x" * (2**23 - 2**10)})
 
     async def unanswered(append: Append) -> None:
         async with silent() as url, pipeline(url, **patience) as line:

@@ -191,7 +191,12 @@ def _path(parts: list[str | int]) -> str:
 
 
 def _unreadable(reason: str) -> Invalid:
+    if reason == CUT_OFF:  # said of half a surrogate pair as well
+        reason = "it ends in the middle, or holds half of a pair such as \\ud800"
     return Invalid(f"cannot read the body: {reason}", code="json-invalid")
+
+
+CUT_OFF = "Input data was truncated"
 
 
 @contextmanager

@@ -282,7 +282,7 @@ class ApiClient:
             method, {name.lower(): value for name, value in (headers or {}).items()}
         )
         if json is not msgspec.UNSET:
-            content = msgspec.json.encode(json)
+            content = _encoded(json)
         chosen = {k: _text(v) for k, v in (params or {}).items() if v is not None}
         extra: dict[str, Any] = {}
         if timeout_seconds is not None:
@@ -422,6 +422,13 @@ async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
         raise Corrupt("cannot read the answer: its last line is cut off", code="answer-unreadable")
 
 
+def _encoded(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:  # half of a pair is a ValueError
+        raise Invalid(f"cannot send this as JSON: {error}") from error
+
+
 def _repeatable(method: str, wanted: bool | None, options: Mapping[str, Any]) -> bool:
     if not isinstance(options.get("content", b""), bytes | str | None):
         return False  # an iterator cannot be sent again
@@ -500,10 +507,9 @@ def translate(error: Exception, method: str, url: str, role: str = "") -> Holdfa
         return Unavailable(
             f"cannot read the answer of {url}: {error or type(error).__name__}", hint=hint
         )
+    lost = f"the answer was lost{f' ({hint})' if hint else ''}"
     return OutcomeUnknown(
-        f"cannot tell what became of {method} {url}: the answer was lost",
-        hint=hint,
-        internal=repr(error),
+        f"cannot tell what became of {method} {url}: {lost}", internal=repr(error)
     )
 
 
