@@ -27,7 +27,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -72,7 +72,7 @@ class Timing:
         return self.submit + self.work
 
 
-Contender = Callable[[int, int, int], Awaitable[Timing]]
+Contender = Callable[[int, int, int], Coroutine[Any, Any, Timing]]
 """Works off so many tasks, in batches of so many, by so many concurrent callers."""
 
 
@@ -294,7 +294,8 @@ def _processor(server: PostgresServer) -> float:
     own = sum(os.times()[:2])
     postmaster = psutil.Process(int((server.folder / "data/postmaster.pid").read_text().split()[0]))
     own += sum(postmaster.cpu_times()[:4])  # with those of connections that are over
-    return own + sum(sum(each.cpu_times()[:2]) for each in postmaster.children())
+    used: float = own + sum(sum(each.cpu_times()[:2]) for each in postmaster.children())
+    return used
 
 
 async def _version(dsn: str) -> str:
