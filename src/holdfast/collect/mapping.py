@@ -39,6 +39,7 @@ from holdfast.registry.model import (
     cell_paths,
     is_tabular,
 )
+from holdfast.registry.parts import MARK_SUFFIX, MISSING_SUFFIX
 from holdfast.registry.source import FeedFormat, XmlFormat
 from holdfast.registry.xpath import leads_out
 
@@ -47,7 +48,6 @@ Convert = Callable[[Any], Any]
 Mapped = MappedRecord | Reject
 
 EXCERPT_MAX = 200
-MISSING_SUFFIX, MARK_SUFFIX = "_missing", "_mark"
 _JOINED_MAX = 64
 
 

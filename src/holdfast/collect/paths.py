@@ -74,7 +74,8 @@ def _step(path: str, at: int) -> tuple[str | int | Wild, int] | None:
 
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "/": "/", "\\": "\\"}
 
-_ESCAPED = {ord(text): f"\\{letter}" for letter, text in _ESCAPES.items() if text != "/"}
+_ESCAPED = {code: f"\\u{code:04x}" for code in range(0x20)}
+_ESCAPED |= {ord(text): f"\\{letter}" for letter, text in _ESCAPES.items() if text != "/"}
 _ESCAPED[ord("'")] = "\\'"
 
 

@@ -27,9 +27,8 @@ from holdfast.records.columns import scalar_text
 from holdfast.records.content import Content, decode_content, encode_sorted
 from holdfast.records.model import MappedRecord, Measure, PeriodValue, Scalar
 from holdfast.registry.model import Profile
+from holdfast.registry.parts import MARK_SUFFIX, MISSING_SUFFIX
 
-MISSING_SUFFIX = "_missing"
-MARK_SUFFIX = "_mark"
 SALT_BYTES = 32
 WITHHELD = "withheld: the profile has personal fields"
 

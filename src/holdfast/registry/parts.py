@@ -6,6 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+MISSING_SUFFIX = "_missing"
+"""Beside a field: the attribute that keeps how the source spelled a missing value."""
+MARK_SUFFIX = "_mark"
+"""Beside a field: the attribute that keeps what stood at a number and is no part of it."""
+
 Name = Annotated[
     str,
     Meta(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -97,18 +98,28 @@ def records_path_problems(path: str, where: str) -> Iterator[Problem]:
     if isinstance(query, str):
         yield Problem(where, f"{path!r} is no JSONPath (RFC 9535): {query}")
         return
-    for segment in query.segments:
-        selectors = [type(selector).__name__ for selector in segment.selectors]
-        streamable = {"NameSelector", "IndexSelector", "WildcardSelector"}
-        if type(segment).__name__ != "JSONPathChildSegment" or not (
-            len(selectors) == 1 and streamable.issuperset(selectors)
-        ):
-            yield Problem(
-                where,
-                f"{path} cannot be read as a stream",
-                "use names, indexes and [*], such as $.data[*]",
-            )
-            return
+    if not _is_plain(query):
+        yield Problem(
+            where,
+            f"{path} cannot be read as a stream",
+            "use names, indexes and [*], such as $.data[*]",
+        )
+
+
+def _is_plain(query: Any) -> bool:
+    """Whether a query is one of names, indexes and ``[*]``."""
+    plain = {"NameSelector", "IndexSelector", "WildcardSelector"}
+    return all(
+        type(segment).__name__ == "JSONPathChildSegment"
+        and len(segment.selectors) == 1
+        and type(segment.selectors[0]).__name__ in plain
+        for segment in query.segments
+    )
+
+
+_CONTROL = re.compile(r"(?<!\\)((?:\\\\)*)\\u00[01][0-9A-Fa-f]")
+"""A control character as RFC 9535 writes it in a name. The library knows none but those with a
+letter of their own; plain paths are not its to follow, so there it is shown another character."""
 
 
 @lru_cache(maxsize=512)
@@ -116,8 +127,10 @@ def _query(path: str) -> Any:
     """The compiled query, or why it is none."""
     from jsonpath import JSONPathEnvironment, JSONPathError
 
+    compiled = JSONPathEnvironment(strict=True).compile
     try:
-        return JSONPathEnvironment(strict=True).compile(path)
+        shown = compiled(_CONTROL.sub(r"\1\\ufffd", path))
+        return shown if _is_plain(shown) else compiled(path)
     except JSONPathError as error:
         return str(error).strip().partition("\n")[0]
     except RecursionError:

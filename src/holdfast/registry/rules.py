@@ -21,7 +21,7 @@ from holdfast.registry.model import (
     as_field,
     is_tabular,
 )
-from holdfast.registry.parts import duration_seconds
+from holdfast.registry.parts import MARK_SUFFIX, MISSING_SUFFIX, duration_seconds
 from holdfast.registry.path_rules import origin_problems, value_path_problems
 from holdfast.registry.schema import did_you_mean
 from holdfast.registry.source import JsonFormat
@@ -102,11 +102,11 @@ def _fields(profile: Profile, names: Names) -> Iterator[Problem]:
         elif name == "period" and profile.period:
             yield Problem(place, "a record's period has this name already", "take another name")
         seen.setdefault(name, group)
-        if name.endswith("_missing") and any(
-            field.endswith("." + name.removesuffix("_missing")) for field in names.fields
+        if name.endswith(MISSING_SUFFIX) and any(
+            field.endswith("." + name.removesuffix(MISSING_SUFFIX)) for field in names.fields
         ):
             yield Problem(place, "this name keeps the original spelling of a missing value")
-        if name.endswith("_mark") and name.removesuffix("_mark") in marked:
+        if name.endswith(MARK_SUFFIX) and name.removesuffix(MARK_SUFFIX) in marked:
             yield Problem(place, "this name keeps the marks of a number")
         yield from _field(profile, group, place, entry)
     if not seen and not names.fields:

@@ -66,13 +66,16 @@ def test_every_kind_of_cell() -> None:
         ),
         typed("string", "#DIV/0!", string_value=""),
         ("", 'table:formula="of:=[.A1]"'),
+        typed("string", "shown 12", string_value="12"),
+        ("<text:p>bare</text:p>", ""),
+        ("", 'office:value-type="float"'),
     ]
     header = [f"h{number}" for number in range(len(cells))]
     [row] = values(open_document(("s", [header, cells])))
     assert list(row.values()) == [
         "0.1", "0.125", "1204.5", "0.30000000000000004", "2024-01-31", "2024-01-31",
         "2024-01-31T10:30:00", "09:05:00", "PT25H00M00S", "true", "  a  b\tcde", "one\ntwo", "x",
-        "#DIV/0!", "of:=[.A1]",
+        "#DIV/0!", "of:=[.A1]", "12", "bare", None,
     ]  # fmt: skip
     assert isinstance(row["h14"], Formula)
     assert isinstance(row["h2"], Number)
@@ -118,6 +121,10 @@ def test_a_table_within_a_cell_is_no_sheet() -> None:
                    'table:number-columns-repeated="20000"')), "16384 columns"),
         (open_row("a", attributes='table:number-rows-repeated="0"'), "no number of rows"),
         (open_row(""), "no header row"),
+        (open_row("a") + open_row(("<text:p>7</text:p>", 'office:value-type="float"')),
+         "type float shows '7' and has no value"),
+        (open_row("a") + open_row(("<text:p>May</text:p>", 'office:value-type="date"')),
+         "type date shows 'May' and has no value"),
     ],
 )  # fmt: skip
 def test_what_is_no_sheet_is_refused(rows: str, said: str) -> None:

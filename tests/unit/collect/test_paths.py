@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from holdfast.collect import paths
 from holdfast.collect.errors import MappingRefused
+from holdfast.registry.path_rules import value_path_problems
+from tests.unit.collect.helpers import profile
 
 DOCUMENT: dict[str, Any] = {
     "a": {"b": [1, {"c": None}], "x y": "quoted", "ünï": 1, "": "empty"},
@@ -66,6 +70,23 @@ def test_a_pattern_that_could_run_for_ever_is_refused(path: str) -> None:
 def test_patterns_in_filters_work() -> None:
     find = paths.finder("$[?match(@.a, '[a-c]{2}')]")
     assert find([{"a": "ab"}, {"a": "xy"}]) == [{"a": "ab"}]
+
+
+@given(st.text(max_size=8) | st.sampled_from([f"a{chr(code)}" for code in range(0x80)]))
+def test_a_member_has_a_path_whatever_its_name_holds(name: str) -> None:
+    path = "$" + paths.member_step(name)
+    assert paths.steps(path) == (name,)
+    told = profile({"format": {"type": "json"}}, dimensions={"a": path})
+    assert list(value_path_problems(told, path, "dimensions.a")) == []
+    assert paths.getter(path)({name: 1}) == 1
+
+
+def test_a_control_character_in_a_path_that_is_not_plain_is_refused_at_the_door() -> None:
+    told = profile({"format": {"type": "json"}})
+    for path in (r"$..['a\u0001']", r"$[?@['a\u0001']]", "$['a\u0001']", r"$['a\\\u0001\x']"):
+        [problem] = value_path_problems(told, path, "dimensions.a")
+        assert "is no JSONPath" in problem.message
+    assert list(value_path_problems(told, r"$['a\\u0001']..b", "dimensions.a")) == []
 
 
 def test_steps_of_streamable_paths() -> None:

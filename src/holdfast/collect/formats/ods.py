@@ -29,6 +29,7 @@ from holdfast.collect.formats.xlsx import (
     table_rows,
 )
 from holdfast.collect.model import Bounds, Formula, Number, RawRow, ReadContext
+from holdfast.collect.values import printable
 from holdfast.registry.source import Format, OdsFormat
 
 _CHUNK = 64 * 1024
@@ -36,7 +37,6 @@ _OFFICE = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}"
 _TABLE = "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
 _TEXT = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
 _CELLS = frozenset({f"{_TABLE}table-cell", f"{_TABLE}covered-table-cell"})
-_NUMBERS = frozenset({"float", "percentage", "currency"})
 _FORMULA_MAX = 200
 
 
@@ -195,21 +195,39 @@ class _Walk:
         yield from parser.read_events()
 
 
+_ATTRIBUTES = {
+    **dict.fromkeys(("float", "percentage", "currency"), "value"),
+    "date": "date-value",
+    "boolean": "boolean-value",
+    "time": "time-value",
+}
+"""Where the value of a cell stands, by its type. What the cell shows is no value of it."""
+
+
 def _value(cell: Any) -> Cell:
     kind = cell.get(f"{_OFFICE}value-type")
     if kind is None:
         formula = cell.get(f"{_TABLE}formula")
-        return None if formula is None else Formula(formula[:_FORMULA_MAX])
-    if kind in _NUMBERS:
-        return Number(shortest(cell.get(f"{_OFFICE}value", "").strip()))
-    if kind == "date":
-        return _told(cell.get(f"{_OFFICE}date-value", ""))
-    if kind == "boolean":
-        return _told(cell.get(f"{_OFFICE}boolean-value", ""))
-    if kind == "time":
-        return _clock(cell.get(f"{_OFFICE}time-value", ""))
+        return _text(cell) if formula is None else Formula(formula[:_FORMULA_MAX])
+    if kind not in _ATTRIBUTES:
+        # Where a formula failed the attribute is empty, and what it shows tells the error.
+        told: str = cell.get(f"{_OFFICE}string-value", "")
+        return told or _text(cell)
+    given = cell.get(f"{_OFFICE}{_ATTRIBUTES[kind]}", "").strip()
+    if not given and (shown := _text(cell)):
+        _refuse(f"a cell of the type {kind} shows {printable(shown, 60)!r} and has no value")
+    match kind:
+        case "date" | "boolean":
+            return _told(given)
+        case "time":
+            return _clock(given)
+        case _:
+            return Number(shortest(given))
+
+
+def _text(cell: Any) -> str | None:
     lines = [_line(child) for child in cell if child.tag == f"{_TEXT}p"]
-    return "\n".join(lines) if lines else cell.get(f"{_OFFICE}string-value")
+    return "\n".join(lines) if lines else None
 
 
 def _told(text: str) -> str | None:
