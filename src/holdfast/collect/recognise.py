@@ -645,9 +645,12 @@ def _at_places(lines: list[str]) -> Recognised | None:
     if len(spans) < 2:
         return None
     columns = names or [f"c{number}" for number in range(1, len(spans) + 1)]
+    # Further down may stand a longer name: up to a blank before the next column all is its place.
+    # A longer number has none: it runs into that blank, and is a reject.
+    following = [*(first for first, _ in spans[1:]), 0]
     places = {
-        name: f"{first + 1}-" if last == ends[-1] else f"{first + 1}-{last + 1}"
-        for name, (first, last) in zip(columns, spans, strict=True)
+        name: f"{first + 1}-" if last == ends[-1] else f"{first + 1}-{max(last + 1, then - 1)}"
+        for name, (first, last), then in zip(columns, spans, following, strict=True)
     }
     found = Recognised({"type": "csv", "places": places})
     if names:

@@ -84,8 +84,9 @@ class CsvFormat(Part, frozen=True, kw_only=True, tag="csv", tag_field="type"):
     places: Annotated[dict[Text, Columns], Meta(max_length=1000)] = {}
     """Columns at fixed places in the line, by name: ``{id: 1-11, elevation: 32-37, name: 42-}``,
     counted in characters from 1. Then nothing is a delimiter, and the file's own header, if it has
-    one, is skipped by ``header_starts`` or ``skip_lines``. A value that goes on beyond its place is
-    a reject, and so is a line that ends before its last column begins (unless ``ragged: pad``)."""
+    one, is skipped by ``header_starts`` or ``skip_lines``. A line is a reject where something
+    stands in no place, as a value does that goes on beyond its own (so what is not read needs a
+    name, too), and where it ends before its last column begins (unless ``ragged: pad``)."""
     header_rows: Annotated[int, Meta(ge=1, le=8)] = 1
     """How many rows the header has. Their cells are joined to one name: ``2019`` over ``Male`` is
     ``2019 | Male``. An empty cell in an upper row has what stands to its left there, as merged

@@ -623,7 +623,7 @@ def test_columns_at_places_are_found_by_what_is_blank(tmp_path: Path) -> None:
         ("OSLO", "NEW YORK", "ROME", "LA PAZ", "DEN HAAG AIRPORT", "BERN", "KYIV"), 1
     )]  # fmt: skip
     found, notes = made_of(tmp_path / "x", "id     elev name\n" + "".join(lines))
-    places = {"id": "1-2", "elev": "8-11", "name": "13-"}
+    places = {"id": "1-6", "elev": "8-11", "name": "13-"}
     assert drawn(found, "source")["format"] == {
         "type": "csv", "header_starts": "id", "places": places,
     }  # fmt: skip
@@ -636,6 +636,24 @@ def test_columns_at_places_are_found_by_what_is_blank(tmp_path: Path) -> None:
     found, _ = made_of(tmp_path / "x", "".join(lines))
     assert list(drawn(found, "source")["format"]["places"]) == ["c1", "c2", "c3", "c4"]
     assert drawn(found, "source")["format"]["ragged"] == "pad"
+
+
+def test_a_place_runs_up_to_the_next_for_what_stands_further_down(tmp_path: Path) -> None:
+    """Of the first lines it is known: a longer name below is whole, a longer number none of it."""
+    told = [(f"{n:03}", "PORT AUX" if n % 2 else "OSLO", str(n % 90 + 10)) for n in range(450)]
+    told += [("450", "ROMA SUD EST", "7"), ("451", "OSLO", "17777"), ("452", "ROMA DEL SUD O", "7")]
+    lines = "".join(f"{i:<5}{name.ljust(18 - len(value))}{value}\n" for i, name, value in told)
+    (tmp_path / "x").write_text(f"id   station       elev\n{lines}")
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+    found = load_profile(made.text.encode(), draft=True)
+    assert drawn(found, "source")["format"]["places"] == {
+        "id": "1-4", "station": "6-18", "elev": "20-",
+    }  # fmt: skip
+    records, rejects = records_under(tmp_path / "x", found)
+    assert [(r.key[0], r.dimensions["station"]) for r in records[-2:]] == [
+        ("449", "PORT AUX"), ("450", "ROMA SUD EST"),
+    ]  # fmt: skip
+    assert [reject.reason[:7] for reject in rejects] == ["has '1'", "has 'O'"]
 
 
 @pytest.mark.parametrize(

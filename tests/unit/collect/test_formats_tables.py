@@ -210,8 +210,17 @@ def test_columns_stand_at_places_in_the_line() -> None:
 @pytest.mark.parametrize(
     ("line", "places", "said"),
     [
-        ("1234567 8", {"a": "1-5", "b": "9"}, "goes on beyond its place"),
-        ("12345 678", {"a": "1-5", "b": "8-"}, "goes on beyond its place"),
+        ("1234567 8", {"a": "1-5", "b": "9"}, "has '67' at 6, beyond the place of any column"),
+        ("12345 678", {"a": "1-5", "b": "8-"}, "has '6' at 7, beyond"),
+        ("ROMA SUD EST   77", {"a": "1-8", "b": "16-17"}, "has 'EST' at 10, beyond"),
+        ("ROMAXXXXXEST   77", {"a": "1-8", "b": "16-17"}, "has 'XEST' at 9, beyond"),
+        ("  12  3", {"a": "3-4", "b": "7"}, ""),
+        ("x 12  3", {"a": "3-4", "b": "7"}, "has 'x' at 1, beyond"),
+        ("x", {"a": "3-4", "b": "7"}, "has 'x' at 1, beyond"),
+        ("  12  3 4", {"a": "3-4", "b": "7"}, "has '4' at 9, beyond"),
+        ("ABCDEF", {"a": "1-3", "b": "4-6"}, ""),
+        ("ABCDEF", {"a": "1-3", "b": "4-"}, ""),
+        ("ABCDEF", {"a": "1-3", "b": "4-", "c": "6"}, ""),
         ("12345", {"a": "1-5", "b": "8-"}, "has 1 cells under 2 columns"),
     ],
 )
@@ -219,10 +228,26 @@ def test_a_value_is_not_cut_at_its_place(line: str, places: dict[str, str], said
     spec = CsvFormat(places=places)
     [row] = read_csv(Bytes(f"{line}\n".encode()), spec, ReadContext())
     assert said in row.problem
+    assert bool(said) == bool(row.problem)
     if "cells" in said:
         assert csv(f"{line}\n", places=places, ragged="pad") == [{"a": "12345", "b": ""}]
         with pytest.raises(ParseFailed, match="line 2 holds a tab"):
             csv(f"{line}\n1\t2\n", places=places)
+
+
+def test_what_is_wrong_with_a_line_matters_within_the_table_alone() -> None:
+    told = "by\tplace\nID    VAL more\nAB    123\nTotal\t9\nCD      4\nnote\ttext\n"
+    places = {"ID": "1-2", "VAL": "7-9"}
+    form: dict[str, Any] = {"header_starts": "ID", "skip_rows": ["To"], "stop_at": "no"}
+    assert [tuple(row.values()) for row in csv(told, places=places, **form)] == [
+        ("AB", "123"), ("CD", "4"),
+    ]  # fmt: skip
+    # lines are counted as the file has them
+    for text in ("#c\n#c\nAB\tDEF\n", "x\n#c\nAB\tDEF\n"):
+        with pytest.raises(ParseFailed, match="line 3 holds a tab"):
+            csv(text, places=places, comment="#", skip_lines=int(text[0] == "x"))
+    with pytest.raises(ParseFailed, match="in a row that begins at line 4"):
+        csv('#c\na,b\n#c\n1,"2\n\n3,4\n', comment="#")
 
 
 def test_a_line_a_month_has_a_value_and_a_flag_a_day(tmp_path: Path) -> None:

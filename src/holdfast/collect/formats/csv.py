@@ -60,15 +60,30 @@ def _text(stream: BinaryIO, encoding: str, bounds: Bounds) -> Iterator[str]:
         ) from error
 
 
+class _Lines:
+    """The lines of a table without its comments; ``number`` is where the last stands in the file,
+    ``row`` where the row begins that it is of, once whoever reads rows has said so."""
+
+    def __init__(self, text: Iterator[str], spec: CsvFormat) -> None:
+        self._text = islice(text, spec.skip_lines, None)
+        self._comment = spec.comment
+        self._at_blanks = spec.delimiter == " " and not spec.places
+        self.number = spec.skip_lines
+        self.row = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._text:
+            self.number += 1
+            if self._comment and line.startswith(self._comment):
+                continue
+            self.row = self.row or self.number
+            # Any number of blanks is one separator, and none at the end.
+            yield line.rstrip(" \r\n") + "\n" if self._at_blanks else line
+
+
 def _rows(text: Iterator[str], spec: CsvFormat, context: ReadContext) -> Iterator[RawRow]:
-    for _ in range(spec.skip_lines):
-        next(text, None)
-    if spec.comment:
-        mark = spec.comment
-        text = (line for line in text if not line.startswith(mark))
-    if spec.delimiter == " ":  # any number of blanks is one separator, and none at the end
-        text = (line.rstrip(" \r\n") + "\n" for line in text)
-    cells = _placed(text, spec) if spec.places else _cells(text, spec, context.bounds)
+    lines = _Lines(text, spec)
+    cells = _placed(lines, spec) if spec.places else _cells(lines, spec, context.bounds)
     if spec.header_starts:
         cells = from_header(cells, spec.header_starts)
     if spec.stop_at:
@@ -82,10 +97,10 @@ def _rows(text: Iterator[str], spec: CsvFormat, context: ReadContext) -> Iterato
     pad = spec.ragged == "pad"
     position = 0
     for row in cells:
-        if not row:
+        if isinstance(row, _Odd):
+            yield _odd(row, position)
+        elif not row:
             continue
-        if type(row) is _Beyond:
-            yield RawRow(position, row, problem="has a value that goes on beyond its place")
         elif len(row) == width:
             record = dict(zip(names, row, strict=True))
             yield RawRow(position, record, size=sum(map(len, row)))
@@ -94,42 +109,61 @@ def _rows(text: Iterator[str], spec: CsvFormat, context: ReadContext) -> Iterato
         position += 1
 
 
-class _Beyond(list[str]):
-    """A row in which a value goes on beyond its place: there it would be cut in silence."""
+class _Odd(list[str]):
+    """The cells of a line at places with which something is wrong, and what: it matters only in a
+    row that is a record, and not before the header or behind the table."""
+
+    def __init__(self, cells: Sequence[str], beyond: str, at: int, tab: int) -> None:
+        super().__init__(cells)
+        self.beyond, self.at = beyond, at
+        self.tab = tab
 
 
-def _placed(text: Iterator[str], spec: CsvFormat) -> Iterator[list[str]]:
+def _odd(row: _Odd, position: int) -> RawRow:
+    if row.tab:
+        raise ParseFailed(
+            f"cannot read the table: line {row.tab} holds a tab, which has no certain width",
+            hint='`delimiter: "\\t"` reads columns between tabs',
+        )
+    said = f"has {printable(row.beyond, 60)!r} at {row.at}, beyond the place of any column"
+    return RawRow(position, row, problem=said)
+
+
+def _placed(lines: _Lines, spec: CsvFormat) -> Iterator[list[str]]:
     """The cells of lines whose columns stand at fixed places, without the blanks around them."""
     spans = [span for _, span in _in_line(spec)]
-    places = [(first, last) for first, last in spans if last is not None]
-
-    def covered(at: int) -> bool:
-        return any(first <= at < last for first, last in places)
-
-    rest = min((first for first, last in spans if last is None), default=None)
-    edges = {
-        edge
-        for first, last in spans
-        for edge in (first, last)
-        if edge
-        and not (covered(edge - 1) and covered(edge))
-        and not (rest is not None and edge > rest)
-    }
+    between = _uncovered(spans)
     ends = max(last or first for first, last in spans)
     pad = spec.ragged == "pad"
-    for number, whole in enumerate(text, spec.skip_lines + 1):
+    for whole in lines:
         line = whole.rstrip("\r\n")
         if not line.strip():
             yield []
             continue
-        if "\t" in line[:ends]:
-            raise ParseFailed(
-                f"cannot read the table: line {number} holds a tab, which has no certain width",
-                hint='`delimiter: "\\t"` reads columns between tabs',
-            )
         cells = [line[first:last].strip() for first, last in spans if pad or first < len(line)]
-        across = any(line[e - 1] != " " != line[e] for e in edges if e < len(line))
-        yield _Beyond(cells) if across else cells
+        tab = lines.number if "\t" in line[:ends] else 0
+        # What stands in no place belongs to a value that would be cut, or to a column without one.
+        gap = next((gap for gap in between if line[slice(*gap)].strip()), None)
+        if gap is None and not tab:
+            yield cells
+            continue
+        first, last = gap or (0, 0)
+        beyond = line[first:last]
+        at = first + 1 + len(beyond) - len(beyond.lstrip())
+        yield _Odd(cells, beyond.strip(), at, tab)
+
+
+def _uncovered(spans: Sequence[tuple[int, int | None]]) -> list[tuple[int, int | None]]:
+    """What lies between and behind places, given by where they begin; ``None`` for the end."""
+    found: list[tuple[int, int | None]] = []
+    covered = 0
+    for first, last in spans:
+        if first > covered:
+            found.append((covered, first))
+        if last is None:
+            return found
+        covered = max(covered, last)
+    return [*found, (covered, None)]
 
 
 def _in_line(spec: CsvFormat) -> list[tuple[str, tuple[int, int | None]]]:
@@ -228,11 +262,11 @@ def _refuse_header(first: list[str], later: list[str]) -> NoReturn:
     )
 
 
-def _cells(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[list[str]]:
+def _cells(lines: _Lines, spec: CsvFormat, bounds: Bounds) -> Iterator[list[str]]:
     # One record may span lines (a quoted line break), so the bound is held over lines as well.
     csv.field_size_limit(max(csv.field_size_limit(), bounds.record_bytes_max))
     reader = csv.reader(
-        text,
+        lines,
         delimiter=spec.delimiter,
         quotechar=spec.quote,
         escapechar=spec.escape or None,
@@ -240,18 +274,17 @@ def _cells(text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> Iterator[lis
         skipinitialspace=spec.delimiter == " ",
         strict=True,
     )
-    begins = 1
     try:
         for row in reader:
+            lines.row = 0
             if len(row) > bounds.columns_max:
                 raise BoundReached(
                     f"cannot read CSV: a row has more than {bounds.columns_max} cells",
                     bound="columns",
                 )
             yield row
-            begins = reader.line_num + 1
     except csv.Error as error:
-        begun, ended = begins + spec.skip_lines, reader.line_num + spec.skip_lines
+        begun, ended = lines.row, lines.number
         if begun >= ended:
             raise ParseFailed(f"cannot read CSV: {error}, at line {ended}") from error
         raise ParseFailed(
