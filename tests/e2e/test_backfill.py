@@ -123,17 +123,15 @@ WANTED: list[Window] = [
 ]
 
 
-def run(program: Program, data: Path, *words: str) -> dict[str, Any]:
-    done = run_command(
-        "profile", "run", "days", *words, "--wait", "--json", "--data-dir", str(data)
-    )
+def run(program: Program, data: Path, *words: str, name: str = "days") -> dict[str, Any]:
+    done = run_command("profile", "run", name, *words, "--wait", "--json", "--data-dir", str(data))
     assert done.returncode == 0, done.stderr + done.stdout
     found: dict[str, Any] = program.get(f"/v1/runs/{json.loads(done.stdout)['payload']['run']}")
     return found
 
 
-def stored(program: Program) -> dict[str, str]:
-    rows = program.items("/v1/records", profile="days", limit=1000)
+def stored(program: Program, name: str = "days") -> dict[str, str]:
+    rows = program.items("/v1/records", profile=name, limit=1000)
     return {row["period"]["start"]: row["measures"]["v"]["value"] for row in rows}
 
 
@@ -145,6 +143,9 @@ def test_a_backfill_asks_for_the_windows_of_its_range_and_for_no_other(tmp_path:
         url = f"http://{source.host_port}/days"
         document = PROFILE | {"source": {"url": url, "format": form, "windows": WINDOWS}}
         (profiles / "days.yaml").write_text(yaml.safe_dump(document))
+        whole = {**document, "name": "whole", "mode": "snapshot"}
+        del whole["cursor"]
+        (profiles / "whole.yaml").write_text(yaml.safe_dump(whole))
         environment = {
             "HOLDFAST_COLLECT_ALLOW": source.host_port,
             "HOLDFAST_REGISTRY_PROFILES_DIR": str(profiles),
@@ -153,7 +154,7 @@ def test_a_backfill_asks_for_the_windows_of_its_range_and_for_no_other(tmp_path:
         data = tmp_path / "data"
         arguments = ["up", "--drones", "1", "--port", "0"]
         with started(arguments, data, environment=environment) as program:
-            wait_until(lambda: len(list(program.items("/v1/profiles"))) == 1, what="the profile")
+            wait_until(lambda: len(list(program.items("/v1/profiles"))) == 2, what="the profiles")
             ordinary = run(program, data)
             assert ordinary["status"] == "succeeded"
             first = stored(program)
@@ -190,3 +191,16 @@ def test_a_backfill_asks_for_the_windows_of_its_range_and_for_no_other(tmp_path:
             last = run(program, data)
             assert last["cursor"] >= cursor
             assert all(begin >= "2025-11" for begin, _ in source.asked)
+
+            # Of a source that each run asks for everything again, from where its windows begin.
+            run(program, data, name="whole")
+            back = run(program, data, "--from", "2020-02-01", "--to", "2020-03-01", name="whole")
+            assert (back["new"], back["withdrawn"]) == (29, 0)
+            source.changed["2025-11-01"] = 8
+            last = run(program, data, name="whole")
+            counts = [last[name] for name in ("new", "changed", "withdrawn", "unasked")]
+            assert counts == [0, 1, 0, 29]
+            kept = {day: value for day, value in stored(program, "whole").items() if day < "2025"}
+            assert kept == {
+                day: v for day, v in stored(program).items() if "2020-02" <= day < "2020-03"
+            }

@@ -153,6 +153,45 @@ async def test_what_cannot_be_backfilled_is_refused(bench: Collecting) -> None:
     assert runs.items == []  # a source is not ill because somebody asked for what it has not
 
 
+WINDOWS = {
+    "start_parameter": "from", "end_parameter": "to", "span": "100y", "start": "2024-01-05",
+}  # fmt: skip
+
+
+async def test_what_a_backfill_brought_stays_when_the_windows_begin_later(
+    bench: Collecting,
+) -> None:
+    windows = {"windows": WINDOWS}
+    await bench.publish(key=KEY, period=PERIOD, source=windows)
+    async with bench.drone():
+
+        async def collected(*days: int, **parts: Any) -> Run:
+            bench.write("data.json", [day(number) for number in days])
+            return await bench.collect(**parts)
+
+        await collected(5, 6)
+        await collected(1, 2, 3, range_start="2024-01-01", range_end="2024-01-04")
+        # The source has lost the 2nd since, and then the 6th: each told by who asked for it.
+        again = await collected(3, range_start="2024-01-02", range_end="2024-01-05")
+        assert counts(again) == ("succeeded", 0, 0, 1)
+        ordinary = await collected(5)
+        assert (counts(ordinary), ordinary.unasked) == (("succeeded", 0, 0, 1), 2)
+        before = await bench.records()
+        assert sorted(values(before)) == [f"a 2024-01-{n:02d}" for n in (1, 3, 5)]
+        # All of it is mapped again, what earlier backfills brought and later ones took back is not.
+        same = await bench.collect(remap=True)
+        assert (same.kind, counts(same)) == ("merge", ("succeeded", 0, 0, 0))
+        assert await bench.records() == before
+        unit = {"v": {"path": "$.v", "unit": "kg"}}
+        await bench.publish(key=KEY, period=PERIOD, source=windows, measures=unit)
+        mapped = await bench.collect(remap=True)
+        assert (counts(mapped), mapped.unasked) == (("succeeded", 0, 3, 0), 0)
+        # Under another key nothing of the old one stays, whoever brought it.
+        await bench.publish(key=["period"], period=PERIOD, source=windows, measures=unit)
+        renamed = await bench.collect(remap=True)
+        assert (counts(renamed), renamed.unasked) == (("succeeded", 3, 0, 3), 0)
+
+
 # --- mapping again ------------------------------------------------------------------------------
 
 

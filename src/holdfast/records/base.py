@@ -23,6 +23,7 @@ from holdfast.kernel.secrets import TenantSecrets
 from holdfast.kernel.signing import TrustedKeys
 from holdfast.kernel.telemetry import Metrics
 from holdfast.keyring import Keyring
+from holdfast.records import store
 from holdfast.records.content import RecordKeys
 from holdfast.records.metrics import RecordsMetrics
 from holdfast.records.model import Drift, Run, RunStatus
@@ -108,6 +109,15 @@ class Part:
             return known
         return self._rules_known.keep(key, rules_of(await self._version(principal, *key[1:])))
 
+    async def _fetched_rules(self, principal: Principal, rules: Rules) -> Rules:
+        """The rules under which the last complete run asked its source: those of its version."""
+        last = await self._db.read(
+            principal, lambda conn: store.last_complete(conn, principal.tenant, rules.profile)
+        )
+        if last is None:
+            return rules
+        return await self._rules(principal, rules.profile, last.profile_digest)
+
     def _keys(self, principal: Principal, profile: str) -> RecordKeys:
         key = (principal.tenant, profile)
         known = self._keys_known.get(key)
@@ -147,6 +157,7 @@ def run_of(row: Row[Any]) -> Run:
         changed=row.changed,
         unchanged=row.unchanged,
         withdrawn=row.withdrawn,
+        unasked=row.unasked,
         duplicates=row.duplicates,
         rejects=row.rejects,
         pages=row.pages,

@@ -341,6 +341,8 @@ class Run(Struct, frozen=True, kw_only=True):
     changed: int = 0
     unchanged: int = 0
     withdrawn: int = 0
+    unasked: int = 0
+    """Published records that did not come, and that the run had not asked for: they stay."""
     duplicates: int = 0
     rejects: int = 0
     pages: int = 0

@@ -37,6 +37,7 @@ _FRESH: dict[str, Any] = {
     "unchanged": 0,
     "present": 0,
     "withdrawn": 0,
+    "unasked": 0,
     "duplicates": 0,
     "rejects": 0,
     "violations": 0,

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, func, not_, select
+from sqlalchemy.sql import ColumnElement
 
 from holdfast.kernel import merkle
 from holdfast.kernel.canonical import canonical
@@ -20,7 +21,8 @@ from holdfast.records.model import RunFinish
 from holdfast.records.rules import Rules
 from holdfast.records.signed import header_digest
 from holdfast.records.slots import FREE_SLOT, change_slot
-from holdfast.records.within import Within
+from holdfast.records.staging import is_seen
+from holdfast.records.within import Asked
 
 LISTED_MAX = 2_000
 """Batches and responses named one by one in an event; beyond that their root stands for them."""
@@ -47,12 +49,9 @@ def live_rows(
     profile: str,
     after: int,
     before: int,
-    within: Within | None = None,
+    *where: ColumnElement[bool],
 ) -> list[int]:
-    """The next published, not withdrawn rows that nothing of the attempt replaces.
-
-    With a range only those whose period begins in it.
-    """
+    """The next published, not withdrawn rows that nothing of the attempt replaces."""
     revisions = store.revisions
     return list(
         conn.execute(
@@ -64,12 +63,25 @@ def live_rows(
                 revisions.c.from_publication.is_not(None),
                 revisions.c.to_publication.is_(None),
                 revisions.c.withdrawn.is_(False),
-                *(() if within is None else (store.begins_within(within),)),
+                *where,
             )
             .order_by(revisions.c.sequence)
             .limit(SCAN_ROWS)
         ).scalars()
     )
+
+
+def count_unasked(
+    conn: Connection, tenant: str, run: Row[Any], head: Row[Any], asked: Asked
+) -> int:
+    """How many published records the run did not ask for and did not bring."""
+    seen = store.all_seen(conn, tenant, run.run)
+    outside = not_(store.asked_for(asked))
+    position, found = NOWHERE, 0
+    while rows := live_rows(conn, tenant, run.profile, position, head.slot_first, outside):
+        found += sum(not is_seen(seen, sequence) for sequence in rows)
+        position = rows[-1]
+    return found
 
 
 def add_withdrawal_batch(
@@ -200,10 +212,11 @@ def move_head(
     if head.slot_state != "closing":
         raise Contended(f"cannot publish the run {run.run}: its profile changed meanwhile")
     whole = rules.mode == "snapshot" and run.kind != "backfill"
-    if whole and head.live != run.present + run.withdrawn:
+    if whole and head.live != run.present + run.withdrawn + run.unasked:
         raise Internal(
             f"cannot publish the run {run.run}: its withdrawals do not add up",
-            internal=f"live {head.live}, present {run.present}, withdrawn {run.withdrawn}",
+            internal=f"live {head.live}, present {run.present}, withdrawn {run.withdrawn}, "
+            f"unasked {run.unasked}",
         )
     fields = msgspec.json.decode(head.fields, type=FieldNames).union(
         msgspec.json.decode(run.fields, type=FieldNames)

@@ -1,15 +1,18 @@
 """Which stored raw responses a re-mapping reads, and their bytes, for the worker that does it.
 
-A snapshot is what its last complete run brought, and what backfills have added since; of the other
-modes every published run counts. They are listed so that reading them in this order gives the
-truth: where the last of equal keys counts, the oldest run first, else the newest first.
+A snapshot is what its last complete run brought, what backfills have added since, and what those
+before it have brought that it did not ask for; of the other modes every published run counts. They
+are listed so that reading them in this order gives the truth: where the last of equal keys counts,
+the oldest run first, else the newest first. What a later backfill asked for as well is no more of
+an earlier one: what it did not bring is withdrawn.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, func, select, true
 
 from holdfast.kernel.errors import Conflict
 from holdfast.kernel.principal import Principal
@@ -19,6 +22,7 @@ from holdfast.records.model import RawResponse, RemapSource, RunStatus
 from holdfast.records.ports import ResponseBody
 from holdfast.records.raw import RawResponses
 from holdfast.records.rules import Rules
+from holdfast.records.within import within
 
 SOURCES_MAX = 10_000
 
@@ -33,9 +37,10 @@ class Remapping(RawResponses):
         """
         claim = self._grant(principal, grant, run)
         rules = await self._rules(principal, claim.profile, claim.digest)
+        fetched = await self._fetched_rules(principal, rules)
 
         def unit(conn: Connection) -> list[RemapSource]:
-            found = _sources(conn, principal.tenant, rules)
+            found = remap_sources(conn, principal.tenant, rules, fetched)
             if not found:
                 raise Conflict(
                     f"cannot re-map {claim.profile}: no raw responses of it are stored",
@@ -77,44 +82,63 @@ class Remapping(RawResponses):
         await self._db.read(principal, unit)
 
 
-def _sources(conn: Connection, tenant: str, rules: Rules) -> list[RemapSource]:
-    runs, responses = store.runs, store.responses
+def remap_sources(conn: Connection, tenant: str, rules: Rules, fetched: Rules) -> list[RemapSource]:
+    """The runs whose bytes a re-mapping reads, in the order in which to read them.
+
+    ``fetched`` are the rules under which the last complete run asked its source.
+    """
+    runs, last = store.runs, None
     conditions: list[Any] = [
         store.of_key(runs, tenant, profile=rules.profile, status=RunStatus.SUCCEEDED.value)
     ]
     if rules.mode == "snapshot":
-        head = store.find(conn, store.heads, tenant, profile=rules.profile)
-        last = head and head.plan_run and store.find(conn, runs, tenant, run=head.plan_run)
-        if not last:
+        last = store.last_complete(conn, tenant, rules.profile)
+        if last is None:
             return []
-        later = (runs.c.number > last.number) & (runs.c.kind == "backfill")
+        later = (runs.c.kind == "backfill") & (
+            true() if fetched.since is not None else runs.c.number > last.number
+        )
         conditions.append((runs.c.run == last.run) | later)
     else:
         conditions.append(runs.c.kind.in_(["collect", "backfill"]))
-    oldest_first = rules.duplicates == "last"
-    order = runs.c.number.asc() if oldest_first else runs.c.number.desc()
-    erased = set(
-        conn.execute(
-            select(responses.c.run)
-            .select_from(
-                runs.join(
-                    responses,
-                    (responses.c.tenant == runs.c.tenant) & (responses.c.run == runs.c.run),
-                )
-            )
-            .where(*conditions, responses.c.erased_at != "")
-            .distinct()
-        ).scalars()
-    )
-    if erased and rules.mode == "snapshot":
+    erased = _erased(conn, conditions)
+    rows = _stored(conn, conditions)
+    if last is None:
+        # What such a run brought stays as it is; nothing but a snapshot withdraws what is absent.
+        found = [_source(row) for row in rows if row.run not in erased]
+    elif any(row.number >= last.number for row in rows if row.run in erased):
         raise Conflict(
             f"cannot re-map {rules.profile}: bytes it rests on were destroyed, because a person in "
             "them was erased",
             code="response-erased",
             hint=f"holdfast profile run {rules.profile} --force",
         )
-    rows = conn.execute(
-        select(runs.c.run, runs.c.range_start, runs.c.range_end, func.count().label("responses"))
+    else:
+        found = _of_snapshot([row for row in rows if row.run not in erased], last, rules, fetched)
+    return found[::-1] if rules.duplicates == "last" else found
+
+
+def _erased(conn: Connection, conditions: list[Any]) -> set[str]:
+    """Which of these runs have bytes that were destroyed."""
+    runs, responses = store.runs, store.responses
+    joined = runs.join(
+        responses, (responses.c.tenant == runs.c.tenant) & (responses.c.run == runs.c.run)
+    )
+    statement = (
+        select(responses.c.run)
+        .select_from(joined)
+        .where(*conditions, responses.c.erased_at != "")
+        .distinct()
+    )
+    return set(conn.execute(statement).scalars())
+
+
+def _stored(conn: Connection, conditions: list[Any]) -> Sequence[Row[Any]]:
+    """These runs and how many responses their last attempts have, the newest first."""
+    runs, responses = store.runs, store.responses
+    about = (runs.c.run, runs.c.number, runs.c.range_start, runs.c.range_end)
+    return conn.execute(
+        select(*about, func.count().label("responses"))
         .select_from(
             runs.join(
                 responses,
@@ -124,18 +148,50 @@ def _sources(conn: Connection, tenant: str, rules: Rules) -> list[RemapSource]:
             )
         )
         .where(*conditions)
-        .group_by(runs.c.run, runs.c.number, runs.c.range_start, runs.c.range_end)
-        .order_by(order)
+        .group_by(*about)
+        .order_by(runs.c.number.desc())
         .limit(SOURCES_MAX + 1)
+    ).all()
+
+
+def _source(row: Row[Any], start: str | None = None, end: str | None = None) -> RemapSource:
+    return RemapSource(
+        run=row.run,
+        responses=row.responses,
+        range_start=start or row.range_start,
+        range_end=end or row.range_end,
     )
+
+
+def _of_snapshot(
+    rows: Sequence[Row[Any]], last: Row[Any], rules: Rules, fetched: Rules
+) -> list[RemapSource]:
+    """The last complete run, and of each backfill what none after it asked for."""
+    found: list[RemapSource] = []
+    told: list[tuple[str, str]] = []
+    for row in rows:
+        if row.run == last.run:
+            found.append(_source(row))
+            continue
+        whole = within(row.range_start, row.range_end, rules.timezone).moments
+        left = [whole]
+        if row.number < last.number and fetched.since is not None:
+            left = _less(left, (fetched.since.moments[0], _NEVER))
+        for later in told:
+            left = _less(left, later)
+        told.append(whole)
+        found += [_source(row) if one == whole else _source(row, *one) for one in left]
+    return found
+
+
+_NEVER = "9999-12-31T23:59:59.999999Z"
+
+
+def _less(ranges: list[tuple[str, str]], other: tuple[str, str]) -> list[tuple[str, str]]:
+    """What is left of half-open ranges without another."""
     return [
-        RemapSource(
-            run=row.run,
-            responses=row.responses,
-            range_start=row.range_start,
-            range_end=row.range_end,
-        )
-        for row in rows
-        # What such a run brought stays as it is; nothing but a snapshot withdraws what is absent.
-        if row.run not in erased
+        (start, end)
+        for first, after in ranges
+        for start, end in ((first, min(after, other[0])), (max(first, other[1]), after))
+        if start < end
     ]

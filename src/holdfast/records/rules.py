@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from holdfast.kernel.canonical import canonical_digest
 from holdfast.kernel.errors import Invalid
 from holdfast.records.model import MappedRecord, Run, RunFinish, RunOpen
 from holdfast.records.personal import Marks, marks_of
-from holdfast.records.within import within
+from holdfast.records.within import Asked, Within, since, within
 from holdfast.registry.model import Profile, plain_profile
 from holdfast.registry.versions import ProfileVersion
 
@@ -47,6 +47,8 @@ class Rules:
     has_period: bool = False
     timezone: str = "UTC"
     """The source's own, of the days that a backfill is about."""
+    since: Within | None = None
+    """What an ordinary run asks for where its windows over time begin somewhere."""
     mapping: str = ""
     """The digest of what decides how records look: shapes are compared within it."""
     drift: Literal["fail", "report"] = "fail"
@@ -126,12 +128,34 @@ def rules_of(version: ProfileVersion) -> Rules:
         ),
         has_period=profile.period is not None,
         timezone=profile.timezone,
+        since=_since(profile),
         mapping=mapping_digest(profile),
         drift=expect.drift,
         drift_allowed=frozenset(expect.drift_allowed),
         shrinkage=expect.shrinkage,
         marks=marks_of(profile),
     )
+
+
+def _since(profile: Profile) -> Within | None:
+    spec = profile.source.windows
+    if spec is None:
+        return None
+    try:
+        return since(spec.start, spec.format, profile.timezone)
+    except ValueError:  # no worker can ask for it either: the run fails
+        return None
+
+
+def asked_by(rules: Rules, run: Any) -> Asked | None:
+    """What the worker of a run asked for; ``None`` if that was everything there is.
+
+    Nothing bounds it above: windows end with the run's beginning, and none before it knew more. Of
+    a run that reads stored bytes, ``rules`` are those under which they were fetched.
+    """
+    if run.range_start is not None:
+        return Asked((within(run.range_start, run.range_end, rules.timezone),))
+    return None if rules.since is None else Asked((rules.since,), undated=True)
 
 
 _MAPPING = (

@@ -105,6 +105,8 @@ def list_runs(
 
 
 _COUNTS = ("records", "new", "changed", "withdrawn", "rejects")
+_RARE = ("unasked",)
+"""Counts that are told where there is something to count."""
 _CHANGES = frozenset({"new", "changed", "unchanged", "withdrawn"})
 
 
@@ -224,7 +226,8 @@ def show_run(ctx: typer.Context, run_id: RunArgument, json: JsonOption = False) 
             return
         plain = to_builtins(found)
         plain |= {name: count for name, count in _counted(found, _CHANGES).items() if not count}
-        print_fields({n: v for n, v in plain.items() if v not in ("", None) and n != "drift"})
+        rare = {name for name in _RARE if not plain[name]} | {"drift"}
+        print_fields({n: v for n, v in plain.items() if v not in ("", None) and n not in rare})
         if found.drift:
             print_table(
                 ["field", "what", "breaking", "detail"],

@@ -48,14 +48,17 @@ from holdfast.records.publishing import (
     NOWHERE,
     Published,
     add_withdrawal_batch,
+    count_unasked,
     evidence_of,
     live_rows,
     move_head,
     note_totals,
 )
+from holdfast.records.remapping import remap_sources
 from holdfast.records.rules import (
     Rules,
     Violations,
+    asked_by,
     check_opening,
     completion_failure,
     for_kind,
@@ -63,7 +66,7 @@ from holdfast.records.rules import (
 from holdfast.records.slots import attempt_of, change_slot, check_attempt, clean_step
 from holdfast.records.staging import is_seen
 from holdfast.records.watching import Watching, judge, keep_shape
-from holdfast.records.within import within
+from holdfast.records.within import Asked, within
 
 OUTCOMES: dict[str, RunStatus] = {
     "unchanged": RunStatus.UNCHANGED,
@@ -162,12 +165,13 @@ class Runs(Watching):
         rules = await self._rules(principal, claim.profile, claim.digest)
         if request.outcome != "complete":
             return await self._end_early(principal, request, rules)
-        ended = await self._begin_closing(principal, request, rules)
+        asked = await self._asked(principal, request, rules) if rules.mode == "snapshot" else None
+        ended = await self._begin_closing(principal, request, rules, asked)
         if ended is not None:
             await self._clean(principal, rules.profile, steps_max=STEPS_AT_ONCE)
             return self._counted(ended)
         if rules.mode == "snapshot":
-            await self._withdraw_absent(principal, request, rules)
+            await self._withdraw_absent(principal, request, rules, asked)
         return await self._publish(principal, request, rules)
 
     async def _leave(self, principal: Principal, request: RunFinish) -> Run:
@@ -215,12 +219,40 @@ class Runs(Watching):
         await self._clean(principal, profile, steps_max=STEPS_AT_ONCE)
         return self._counted(run) if ended else run
 
+    async def _asked(self, principal: Principal, request: RunFinish, rules: Rules) -> Asked | None:
+        """What the run may withdraw; ``None`` if it asked for everything.
+
+        A re-mapping has asked nothing itself: what it reads was asked for under the version of the
+        last complete run, and by the backfills since.
+        """
+        fetched = await self._fetched_rules(principal, rules)
+
+        def unit(conn: Connection) -> Asked | None:
+            run, _ = attempt_of(conn, principal.tenant, request)
+            if run.kind not in ("remap", "merge"):
+                return asked_by(rules, run)
+            asked = asked_by(fetched, run)
+            if asked is None:
+                return None
+            backfilled = (
+                within(one.range_start, one.range_end, rules.timezone)
+                for one in remap_sources(conn, principal.tenant, rules, fetched)
+                if one.range_start is not None and one.range_end is not None
+            )
+            return replace(asked, ranges=(*asked.ranges, *backfilled))
+
+        return await self._db.read(principal, unit)
+
     async def _begin_closing(
-        self, principal: Principal, request: RunFinish, rules: Rules
+        self, principal: Principal, request: RunFinish, rules: Rules, asked: Asked | None
     ) -> Run | None:
         """Stop taking batches and check what came; the run if that ends it, or it had ended."""
         failed = self._ending(RunStatus.FAILED)
         how = self.telling()
+        # Long where much is published, so it is counted before the transaction.
+        look = await self._db.read(
+            principal, lambda conn: _absence(conn, principal, request, asked)
+        )
 
         def unit(conn: Connection) -> Run | None:
             tenant = principal.tenant
@@ -229,7 +261,18 @@ class Runs(Watching):
                 return run_of(run)
             if head.slot_state == "closing":
                 return None
+            if head.version != look.version:
+                raise Contended(f"cannot finish the run {run.run}: it got another batch meanwhile")
             note_totals(conn, tenant, request)
+            store.change(
+                conn,
+                store.runs,
+                store.of_key(store.runs, tenant, run=run.run),
+                {"unasked": look.unasked},
+            )
+            found_run = store.find(conn, store.runs, tenant, run=run.run)
+            assert found_run is not None
+            run = found_run
             count, highest = store.posted_sequences(conn, tenant, run.run, run.fence)
             failure = completion_failure(
                 for_kind(rules, run.kind),
@@ -254,40 +297,39 @@ class Runs(Watching):
     # --- withdrawals --------------------------------------------------------------------------
 
     async def _withdraw_absent(
-        self, principal: Principal, request: RunFinish, rules: Rules
+        self, principal: Principal, request: RunFinish, rules: Rules, asked: Asked | None
     ) -> None:
-        """Stage a withdrawal for every published key that did not come again; restartable."""
+        """Stage a withdrawal for every published key that was asked for and did not come again;
+        restartable."""
         while True:
             step = await self._db.read(
-                principal, lambda conn: self._absent(conn, principal, request, rules)
+                principal, lambda conn: self._absent(conn, principal, request, rules, asked)
             )
             if step is None:
                 return
             await self._db.write(principal, step, size_bytes=self._settings.withdrawal_rows * 600)
 
     def _absent(
-        self, conn: Connection, principal: Principal, request: RunFinish, rules: Rules
+        self,
+        conn: Connection,
+        principal: Principal,
+        request: RunFinish,
+        rules: Rules,
+        asked: Asked | None,
     ) -> Callable[[Connection], None] | None:
         """The unit that stages the next withdrawals, or ``None`` when there are no more."""
         tenant, profile = principal.tenant, rules.profile
         run, head = attempt_of(conn, tenant, request)
         ended = is_final(RunStatus(run.status)) or head.slot_state != "closing"
         whole = run.range_start is None
-        if ended or (whole and head.live <= run.present + run.withdrawn):
+        if ended or (whole and head.live <= run.present + run.withdrawn + run.unasked):
             return None
-        about = None if whole else within(run.range_start, run.range_end, rules.timezone)
-        seen = {
-            row.chunk: bytes(row.bits)
-            for row in conn.execute(
-                select(store.seen.c.chunk, store.seen.c.bits).where(
-                    store.of_key(store.seen, tenant, run=run.run)
-                )
-            )
-        }
+        where = [] if asked is None else [store.asked_for(asked)]
+        seen = store.all_seen(conn, tenant, run.run)
         position: int = head.slot_position
         absent: list[int] = []
         while len(absent) < self._settings.withdrawal_rows:
-            scanned = live_rows(conn, tenant, profile, position, head.slot_first, about)
+            scanned = live_rows(conn, tenant, profile, position, head.slot_first, *where)
             if not scanned:
                 break
             for sequence in scanned:
@@ -645,6 +687,26 @@ class Runs(Watching):
             steps += 1
             if steps == steps_max:
                 return
+
+
+@dataclass(frozen=True, slots=True)
+class _Absence:
+    """What is known of the published records that did not come, as of a version of the head."""
+
+    version: int = 0
+    unasked: int = 0
+
+
+def _absence(
+    conn: Connection, principal: Principal, request: RunFinish, asked: Asked | None
+) -> _Absence:
+    run, head = attempt_of(conn, principal.tenant, request)
+    if is_final(RunStatus(run.status)):
+        return _Absence()
+    unasked = 0
+    if asked is not None and run.range_start is None and head.live > run.present:
+        unasked = count_unasked(conn, principal.tenant, run, head, asked)
+    return _Absence(head.version, unasked)
 
 
 def _finished(run: Run, ending: _Ending) -> Event:

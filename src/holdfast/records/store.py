@@ -45,7 +45,7 @@ from sqlalchemy.sql import ColumnElement
 from holdfast.kernel.database import bulk_insert, tenant_table
 from holdfast.kernel.principal import Principal
 from holdfast.records.staging import ROW_COLUMNS, Latest
-from holdfast.records.within import Within
+from holdfast.records.within import Asked, Within
 
 T = TypeVar("T")
 
@@ -97,6 +97,7 @@ runs = tenant_table(
     _count("unchanged"),
     _count("present"),
     _count("withdrawn"),
+    _count("unasked"),
     _count("duplicates"),
     _count("rejects"),
     _count("violations"),
@@ -577,6 +578,12 @@ def seen_bits(conn: Connection, tenant: str, run: str, chunks: Sequence[int]) ->
     return found
 
 
+def all_seen(conn: Connection, tenant: str, run: str) -> dict[int, bytes]:
+    """All seen bits of a run's attempt."""
+    rows = conn.execute(select(seen.c.chunk, seen.c.bits).where(of_key(seen, tenant, run=run)))
+    return {row.chunk: bytes(row.bits) for row in rows}
+
+
 _PUT_SEEN = text(
     "INSERT INTO record_seen (tenant, run, chunk, bits) VALUES (:tenant, :run, :chunk, :bits)"
     " ON CONFLICT (tenant, run, chunk) DO UPDATE SET bits = excluded.bits"
@@ -591,6 +598,14 @@ def put_seen(
         conn.execute(
             _PUT_SEEN, {"tenant": tenant, "run": run, "chunk": chunk, "bits": bytes(value)}
         )
+
+
+def last_complete(conn: Connection, tenant: str, profile: str) -> Row[Any] | None:
+    """The last complete run of a profile, whose bytes its snapshot is."""
+    head = find(conn, heads, tenant, profile=profile)
+    if head is None or not head.plan_run:
+        return None
+    return find(conn, runs, tenant, run=head.plan_run)
 
 
 def posted_sequences(conn: Connection, tenant: str, run: str, fence: int) -> tuple[int, int]:
@@ -611,14 +626,20 @@ def visible(publication: int) -> ColumnElement[bool]:
     )
 
 
-def begins_within(within: Within) -> ColumnElement[bool]:
-    """The rows whose period begins in a range: those with a day, and those with a moment."""
+def asked_for(asked: Asked) -> ColumnElement[bool]:
+    """The rows that a run asked for: by a day or a moment, or those that have neither."""
+    start = revisions.c.period_start
+    undated = [start.is_(None)] if asked.undated else []
+    return or_(*undated, *map(_begins_within, asked.ranges))
+
+
+def _begins_within(within: Within) -> ColumnElement[bool]:
     start = revisions.c.period_start
     is_moment = start.contains("T", autoescape=True)
-    return or_(
-        and_(not_(is_moment), start >= within.days[0], start < within.days[1]),
-        and_(is_moment, start >= within.moments[0], start < within.moments[1]),
-    )
+    found = []
+    for kind, (first, end) in ((not_(is_moment), within.days), (is_moment, within.moments)):
+        found.append(and_(kind, start >= first, *([start < end] if end else [])))
+    return or_(*found)
 
 
 def parts(values: Sequence[T]) -> Iterable[Sequence[T]]:

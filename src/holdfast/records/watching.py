@@ -94,7 +94,9 @@ def judge(
     """Compare what the run saw with its profile's history, and note what came of it.
 
     Backfills and re-mappings are not compared: they are about other periods, or the same bytes.
+    What the run did not ask for is no part of what it is compared with.
     """
+    live = head.live - run.unasked
     found = Judgement()
     seen = store.find(conn, store.shapes, tenant, run=run.run)
     if seen is None:  # it brought no record: that, too, can be accepted
@@ -114,17 +116,17 @@ def judge(
         found.drift += column_drift(columns, _columns(history[0].columns))
         found.usual = usual_records([row.records for row in history])
         found.shrunk = _is_shrunk(rules, run, found.usual)
-        keys = _keys_changed(rules, run, head, history)
+        keys = _keys_changed(rules, run, live, history)
         found.drift = _allowed(rules, found.drift + ([] if keys is None else [keys]))
         found.failure = _failure(rules, run, found)
     if found.failure is None:
-        found.failure = _emptied(rules, run, head, history)
+        found.failure = _emptied(rules, run, live, history)
     snapshot = rules.mode == "snapshot"  # others bring what is new, however little that is
     values = {"drift": _encode(found.drift), "usual": found.usual if snapshot else 0}
     store.change(conn, store.runs, store.of_key(store.runs, tenant, run=run.run), values)
     about: dict[str, Any] = {"records": run.records, "columns": _encode(columns)}
     if rules.mode == "snapshot" and run.kind == "collect":
-        about |= {"live": head.live, "gone": max(0, head.live - run.present)}
+        about |= {"live": live, "gone": max(0, live - run.present)}
     store.change(conn, store.shapes, store.of_key(store.shapes, tenant, run=run.run), about)
     return found
 
@@ -155,16 +157,14 @@ def _is_shrunk(rules: Rules, run: Row[Any], usual: int) -> bool:
     return watched and run.records < SHRUNK_SHARE * usual
 
 
-def _keys_changed(
-    rules: Rules, run: Row[Any], head: Row[Any], history: Sequence[Any]
-) -> Drift | None:
+def _keys_changed(rules: Rules, run: Row[Any], live: int, history: Sequence[Any]) -> Drift | None:
     """Whether as much came as ever, but hardly any key that was known.
 
     Breaking if the source has shown that its keys stay; else it may be one that moves on.
     """
-    if rules.mode != "snapshot" or head.live < SOME or run.records < SHRUNK_SHARE * head.live:
+    if rules.mode != "snapshot" or live < SOME or run.records < SHRUNK_SHARE * live:
         return None
-    gone = (head.live - run.present) / head.live
+    gone = (live - run.present) / live
     before = [row.gone / row.live for row in history if row.live >= SOME]
     if gone < 0.9 or (before and max(before) > 0.2):
         return None
@@ -200,15 +200,15 @@ def _failure(rules: Rules, run: Row[Any], found: Judgement) -> Failure | None:
     return None
 
 
-def _emptied(rules: Rules, run: Row[Any], head: Row[Any], history: Sequence[Any]) -> Failure | None:
+def _emptied(rules: Rules, run: Row[Any], live: int, history: Sequence[Any]) -> Failure | None:
     """A snapshot that brings nothing would withdraw everything: an error page reads like that."""
     watched = rules.mode == "snapshot" and run.kind == "collect" and rules.drift == "fail"
     accepted = bool(history) and history[0].records == 0
-    if not watched or accepted or run.records or not head.live:
+    if not watched or accepted or run.records or live <= 0:
         return None
     return (
         "shrunk",
-        f"no record came, {head.live} are published: publishing this would withdraw them all; "
+        f"no record came, {live} are published: publishing this would withdraw them all; "
         "if the source is empty indeed, `holdfast run accept` says so",
     )
 

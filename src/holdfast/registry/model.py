@@ -307,7 +307,8 @@ class Profile(Part, frozen=True, kw_only=True):
     source: Source
     """Where the bytes come from and how to read them."""
     mode: Literal["snapshot", "append", "incremental"] = "snapshot"
-    """``snapshot``: a complete run is the whole truth, and keys absent from it are withdrawn.
+    """``snapshot``: a complete run is the whole truth, and keys absent from it are withdrawn. With
+    ``windows`` it speaks of what begins in them: what a backfill brought from before them stays.
     ``append``: records arrive and stay. ``incremental``: each run asks for what is new since the
     ``cursor``."""
     cursor: Cursor | None = None

@@ -404,7 +404,8 @@ class Windows(Part, frozen=True, kw_only=True):
     span: Span
     """The length of a window."""
     start: Text
-    """Where the history begins, in ``format``."""
+    """Where the history begins, in ``format``. What begins before it a run does not ask for, and
+    does not withdraw; a backfill may bring it."""
     format: Text = "%Y-%m-%d"
     """How the two parameters are written: a strftime pattern, ``epoch-s`` or ``epoch-ms``."""
     end: Literal["exclusive", "inclusive"] = "exclusive"
