@@ -7,8 +7,8 @@ these structs.
 **Report.** The answer, together with the exact publications and digests it was computed from. The
 same spec over the same inputs is the same report.
 
-Numbers in answers are text: an exact decimal as the source spelt it, or the shortest spelling that
-gives the same double back.
+Numbers in answers are text: an exact decimal (as the source spelt it, a sum or a mean), or the
+shortest spelling that gives the same double back.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ class InputUsed(Struct, frozen=True, kw_only=True):
 
 
 class Column(Struct, frozen=True, kw_only=True):
-    """One column of the answer. ``exact`` values are decimals as text, others doubles."""
+    """One column of the answer. ``decimal`` values are exact."""
 
     name: str
     type: Literal["text", "integer", "decimal", "double"]

@@ -5,12 +5,13 @@ Readable without colour and in a pipe; nothing is drawn that the report does not
 
 from __future__ import annotations
 
-import math
 import re
+from decimal import Context, Decimal
 from typing import TYPE_CHECKING
 
 from holdfast.reports.chart import credit_lines, unit_of
-from holdfast.reports.model import Column, Report, Statistics
+from holdfast.reports.model import Column, Report, Statistics, function_of
+from holdfast.reports.spec import Names
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -43,7 +44,8 @@ def render_table(report: Report, *, limit: int = 40) -> Group:
             Text(_heading(report, column)), justify="left" if column.type == "text" else "right"
         )
     decimals = [
-        _decimals(column, [row[i] for row in shown]) for i, column in enumerate(report.columns)
+        _decimals([row[i] for row in shown]) if _computed(report, column) else None
+        for i, column in enumerate(report.columns)
     ]
     for row in shown:
         table.add_row(*(Text(_cell(v, places)) for v, places in zip(row, decimals, strict=True)))
@@ -160,21 +162,33 @@ def _p(text: str | None) -> str:
     return "< 1e-300" if value < 1e-300 else f"{value:.2g}"
 
 
-def _decimals(column: Column, values: list[str | None]) -> int | None:
-    """How many decimal places a column of doubles is given: seven digits of its largest number, or
-    all that its numbers have, if those are few.
+def _computed(report: Report, column: Column) -> bool:
+    """Whether a column has digits that nobody wrote: doubles, and what came out of a division."""
+    if column.type == "double":
+        return True
+    name, _, measure = Names(report.spec).resolve(column.name).rpartition(".")
+    source = report.spec.inputs.get(name)
+    if source is None or source.aggregate is None or measure not in source.measures:
+        return False
+    return function_of(source.aggregate, measure) == "mean"
 
-    A double's shortest spelling may have seventeen digits; people compare the first few. Everything
-    else is shown as it is. A number too small for these places has its own (``_cell``).
+
+def _decimals(values: list[str | None]) -> int | None:
+    """How many decimal places a column of such numbers is given: seven digits of its largest
+    number, or all that its numbers have, if those are few.
+
+    A double's shortest spelling may have seventeen digits, and a quotient more; people compare the
+    first few. Everything else is shown as it is. A number too small for these places has its own
+    (``_cell``).
     """
-    told = [value for value in values if value is not None and column.type == "double"]
-    numbers = [float(value) for value in told]
-    largest = max(map(abs, numbers), default=0.0)
+    told = [value for value in values if value is not None]
+    numbers = [Decimal(value) for value in told]
+    largest = max(map(abs, numbers), default=Decimal(0))
     if numbers and not largest:
         return 1
-    if not 1e-4 <= largest < 1e15:
+    if not Decimal("1e-4") <= largest < Decimal("1e15"):
         return None
-    places = max(0, _DIGITS - math.floor(math.log10(largest)))
+    places = max(0, _DIGITS - largest.adjusted())
     if not any("e" in value or len(value.strip("-0.")) > _SHORT for value in told):
         places = max(places, *(len(value.partition(".")[2]) for value in told))
     while places and all(f"{number:.{places}f}".endswith("0") for number in numbers):
@@ -193,7 +207,13 @@ def _cell(value: str | None, places: int | None) -> str:
         return "–"
     if places is None:
         return plain(value)
-    number = float(value) + 0.0  # of the two zeros the one without a sign
-    own = f"{number:.{_DIGITS}g}"
-    aligned = f"{number:.{places}f}"
-    return aligned if f"{float(aligned):.{_DIGITS}g}" == own else own
+    number = Decimal(value)
+    if not number:
+        number = Decimal(0)  # of the two zeros the one without a sign
+    own, aligned = _short(number), f"{number:.{places}f}"
+    enough = len(aligned.strip("-").replace(".", "").lstrip("0")) >= _DIGITS
+    return aligned if enough or _short(Decimal(aligned)) == own else own
+
+
+def _short(number: Decimal) -> str:
+    return f"{float(Context(prec=_DIGITS).plus(number)):.{_DIGITS}g}"

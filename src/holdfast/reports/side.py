@@ -16,6 +16,7 @@ from msgspec.json import encode
 
 from holdfast.kernel.errors import Problem
 from holdfast.records.within import bound
+from holdfast.reports import quotient
 from holdfast.reports.errors import DuplicateKeys, InputMismatch
 from holdfast.reports.inputs import field_of
 from holdfast.reports.locked import literal, one_of, quoted, rows_of
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 DECIMAL_DIGITS = 38
-DOUBLE_DIGITS = 15
-"""So many digits of any decimal a double gives back."""
 UNITS_SHOWN = 8
 
 
@@ -111,6 +110,8 @@ class Side:
         self.exact = exact or self.source.aggregate is not None
         self.notes: list[str] = []
         self.columns: dict[str, Built] = {}
+        self._means: dict[str, str] = {}
+        """By the column of its text that of its double."""
         self.traced = f"rr_{index}"
         """The column that has the records behind each row, or null where they are not named."""
         self._raw = f"input_{index}"
@@ -313,11 +314,11 @@ class Side:
             count = f"CASE WHEN count(*) >= {aggregate.min_count} THEN count(*) END"
             select.append(f"{count} AS {self._slot('records', 'v')}")
             self._add("records", "integer")
-        rows_of(
-            self.connection,
-            f"CREATE TEMP TABLE {self.table} AS SELECT {', '.join(select)} "
-            f"FROM {self._raw} {self._where()} GROUP BY {', '.join(grouping)}",
+        made = (
+            f"SELECT {', '.join(select)} FROM {self._raw} {self._where()} "
+            f"GROUP BY {', '.join(grouping)}"
         )
+        rows_of(self.connection, f"CREATE TEMP TABLE {self.table} AS {self._with_means(made)}")
         values = [self._slot(name, "v") for name in measures or ["records"]]
         empty = " AND ".join(f"{value} IS NULL" for value in values)
         rows_of(self.connection, f"DELETE FROM {self.table} WHERE {empty}")
@@ -325,6 +326,17 @@ class Side:
         for index, name in enumerate(measures):
             if function_of(aggregate, name) != "count":
                 self._note_missing(index, name, grouping)
+
+    def _with_means(self, made: str) -> str:
+        """What an aggregation made, with each mean in the place of its parts."""
+        if not self._means:
+            return made
+        gone = ", ".join(part for exact in self._means for part in quotient.used(exact))
+        means = ", ".join(f"{quotient.mean(exact)} AS {exact}" for exact in self._means)
+        doubles = ", ".join(
+            f"CAST({exact} AS DOUBLE) AS {value}" for exact, value in self._means.items()
+        )
+        return f"SELECT *, {doubles} FROM (SELECT * EXCLUDE ({gone}), {means} FROM ({made}))"
 
     def _note_missing(self, index: int, name: str, grouping: list[str]) -> None:
         """Say where a value was made although some of its group had none."""
@@ -382,19 +394,13 @@ class Side:
                 f"{self.name}.{name}: {function} over doubles, since exact decimals would need "
                 f"more than {DECIMAL_DIGITS} digits"
             )
+        if function == "mean" and decimal is not None:
+            self._add(name, "decimal", measure, exact=True)
+            self._means[exact] = value
+            return quotient.parts(text, decimal, measure.scale, enough, exact)
         if function == "mean":
-            if decimal and measure.digits + measure.scale > DOUBLE_DIGITS:
-                self.notes.append(
-                    f"{self.name}.{name}: the mean is of an exact sum, and itself a double: of its "
-                    f"digits {DOUBLE_DIGITS} hold"
-                )
             self._add(name, "double", measure)
-            mean = (
-                f"CAST(sum(CAST({text} AS {decimal})) AS DOUBLE) / count({text})"
-                if decimal
-                else f"avg({double} ORDER BY {double})"
-            )
-            return [f"CASE WHEN {enough} THEN {mean} END AS {value}"]
+            return [f"CASE WHEN {enough} THEN avg({double} ORDER BY {double}) END AS {value}"]
         if function == "sum" and decimal is None:
             self._add(name, "double", measure)
             return [f"CASE WHEN {enough} THEN sum({double} ORDER BY {double}) END AS {value}"]
