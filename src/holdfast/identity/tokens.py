@@ -235,7 +235,8 @@ def verify_claims(
     ``exp`` is required; ``nbf`` and ``iat`` are checked where they are present. ``issuer`` and
     ``audience``, when given, must be there and match.
     """
-    claims = _object(verify_signature(token, keys), "claims")
+    # A moment may have a fraction (RFC 7519 §2, NumericDate).
+    claims = _object(verify_signature(token, keys), "claims", fractions=True)
     for name in ("exp", "nbf", "iat"):
         moment = claims.get(name, 0)
         if isinstance(moment, bool) or not isinstance(moment, int | float):
@@ -260,11 +261,11 @@ def refused(reason: str, *, code: str = "token-invalid") -> Unauthenticated:
     return Unauthenticated(f"cannot accept the token: {reason}", code=code)
 
 
-def _object(data: bytes, what: str) -> dict[str, Any]:
+def _object(data: bytes, what: str, *, fractions: bool = False) -> dict[str, Any]:
     try:
-        value = decode_strict(data)
+        value = decode_strict(data, fractions=fractions)
     except Invalid as error:
-        raise refused(f"its {what} is not JSON without repeated names") from error
+        raise refused(f"its {what} is no JSON of ours: {error.detail}") from error
     if not isinstance(value, dict):
         raise refused(f"its {what} is not an object")
     return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any
 
 import msgspec
@@ -102,11 +103,12 @@ def canonical_digest(value: Any) -> str:
     return digest(canonical(value))
 
 
-def decode_strict(data: bytes) -> Any:
+def decode_strict(data: bytes, *, fractions: bool = False) -> Any:
     """Plain data from JSON bytes, refusing what a canonical form could not carry.
 
     Duplicate keys, NaN, infinities, fractions and lone surrogates are :class:`Invalid`; so is
-    anything that is not one complete JSON text in UTF-8.
+    anything that is not one complete JSON text in UTF-8. With ``fractions`` these are taken, as the
+    nearest double: for what others write, of which no canonical form is made.
     """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -121,6 +123,10 @@ def decode_strict(data: bytes) -> Any:
             hint=f'such as "{text[:40]}": a number with a point is not the same everywhere',
         )
 
+    def nearest(text: str) -> float:
+        number = float(text)
+        return number if math.isfinite(number) else refuse(text)
+
     def whole(text: str) -> int:
         if len(text) > len(str(-INTEGER_MAX)):
             shown = text if len(text) <= 40 else f"{text[:40]}…"
@@ -131,11 +137,14 @@ def decode_strict(data: bytes) -> Any:
         plain = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=pairs,
-            parse_float=refuse,
+            parse_float=nearest if fractions else refuse,
             parse_constant=refuse,
             parse_int=whole,
         )
-        check_plain(plain)
+        if fractions:
+            json.dumps(plain, ensure_ascii=False).encode()
+        else:
+            check_plain(plain)
     except Invalid:
         raise
     except (ValueError, RecursionError) as error:

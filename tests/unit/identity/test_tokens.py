@@ -225,6 +225,7 @@ def test_claims_that_do_not_hold(changes: dict[str, Any], code: str) -> None:
 
 def test_clocks_may_differ_by_a_minute() -> None:
     assert accepted(hs256(claims(exp=AT - LEEWAY_SECONDS + 1)))
+    assert accepted(hs256(claims(exp=AT + 600.25, iat=AT - 0.5))), "RFC 7519: seconds, or parts"
     assert accepted(hs256(claims(nbf=AT + LEEWAY_SECONDS)))
 
 
@@ -337,7 +338,17 @@ def test_whatever_comes_is_refused_as_one_kind(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"7", b'{"exp":1e400}', b'{"exp":9,"exp":99999999999}', b"\xff"]
+    "body",
+    [
+        b"",
+        b"[]",
+        b"7",
+        b'{"exp":1e400}',
+        b'{"exp":NaN}',
+        b'{"exp":9e9,"sub":"\\ud800"}',
+        b'{"exp":9,"exp":99999999999}',
+        b"\xff",
+    ],
 )
 def test_a_payload_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(Unauthenticated):
