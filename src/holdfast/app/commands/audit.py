@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import print_list, print_table, run, say, session
+from holdfast.kernel.cli import command_line, print_list, print_table, run, say, session
 from holdfast.kernel.errors import Denied, Invalid
 from holdfast.kernel.options import JsonOption
 
@@ -69,6 +69,9 @@ def audit(
             return found
 
     found = run(body)
+    line = command_line(ctx)
+    if line.control_plane is None and line.running() is None and not json:
+        say("nothing runs here: what was done since it last did is told once `holdfast up` runs")
     if len(found) > limit:
         found.pop()
         say(f"only the first {limit} are shown: --limit shows more, --since less")
