@@ -13,16 +13,18 @@ from pathlib import Path
 import httpx
 import pytest
 
+from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Corrupt, Invalid
+from holdfast.kernel.errors import Conflict, Corrupt, Invalid
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.signing import SigningKey
 from holdfast.ledger import notes, tree
-from holdfast.ledger.errors import LedgerReadOnly
+from holdfast.ledger.errors import WitnessDisagrees
+from holdfast.ledger.log.publishing import DISPUTE_SECONDS
 from holdfast.ledger.notes import COSIGNATURE, VerifierKey, verifier_key
 from holdfast.ledger.service import LedgerService
 from holdfast.ledger.witness import Witness, Witnesses
-from tests.support.ledger import ONE, one, parts_on, verdict
+from tests.support.ledger import NOW, ONE, everything, one, parts_on, verdict
 from tests.support.ledger_damage import brought_back, kept
 
 KEY = SigningKey.from_seed(b"w" * 32)
@@ -133,14 +135,15 @@ async def test_checkpoints_are_cosigned_by_who_checked_that_the_log_grew(
             await ledger.close()
 
 
-async def test_a_log_from_before_what_a_witness_has_seen_is_read_only(
+async def test_of_a_log_from_before_what_a_witness_has_seen_nothing_is_told(
     sqlite_database: Database, tmp_path: Path, witness: Seen
 ) -> None:
     """On a machine that never published anything: only the witness knows that there was more."""
     key = verifier_key(NAME, KEY, COSIGNATURE)
+    clock = ManualClock(NOW)
 
     def instance(client: httpx.AsyncClient, folder: str) -> LedgerService:
-        parts = parts_on(sqlite_database, tmp_path / folder, keys=tmp_path / "keys")
+        parts = parts_on(sqlite_database, tmp_path / folder, keys=tmp_path / "keys", clock=clock)
         asked = Witnesses([Witness(witness.url, key)], client)
         return LedgerService(replace(parts, witnesses=asked), id_source(parts.clock))
 
@@ -154,20 +157,29 @@ async def test_a_log_from_before_what_a_witness_has_seen_is_read_only(
         await _signed(first, key)
         await first.close()
         await brought_back(sqlite_database, backup)
-        for attempt in range(2):
+        # Also once there are more than it has seen, and after another start.
+        for attempt, said in ((1, "has seen 7"), (2, "does not go on from the 7"), (3, "7")):
             later = instance(client, "second")
             try:
-                if attempt == 0:
-                    await later.append(ONE, one(20))  # nobody here knows better yet
-                with pytest.raises(LedgerReadOnly, match=f"{NAME} has seen 7|knows of 7"):
+                for number in range(10 * attempt, 10 * attempt + (0 if attempt == 3 else 3)):
+                    await later.append(ONE, one(number))
+                with pytest.raises(WitnessDisagrees, match=f"witness {NAME} says .*{said}"):
                     await later.checkpoint(ONE)
-                with pytest.raises(LedgerReadOnly, match="knows of 7 entries"):
-                    await later.append(ONE, one(21))
-                assert not (await verdict(later)).sound
-                if attempt == 0:
+                assert await later.check() == "degraded"
+                status = await later.status(ONE)
+                assert (status.writable, status.damage) == (True, None)
+                assert NAME in status.withheld
+                with pytest.raises(WitnessDisagrees):
+                    await later.trust(ONE)
+                assert (await verdict(later)).sound
+                if attempt < 3:
                     continue
                 restarted = await later.restart(ONE, "the backup of the test")
                 assert restarted.origin.endswith("/1")
+                assert (restarted.withheld, await later.check()) == ("", None)
+                cited = (await everything(later))[-1].payload
+                assert cited is not None
+                assert (cited["damage"], NAME in cited["detail"]) == ("witness-disagrees", True)
                 witness.size, witness.root = 0, b""  # of that origin it has seen nothing
                 note = notes.parse_note(await later.checkpoint(ONE))
                 assert len(note.signatures) == 2
@@ -175,6 +187,62 @@ async def test_a_log_from_before_what_a_witness_has_seen_is_read_only(
                 assert (await verdict(later)).sound
             finally:
                 await later.close()
+
+
+async def test_what_a_witness_says_unsigned_counts_while_it_says_so_and_is_not_kept(
+    sqlite_database: Database, tmp_path: Path, witness: Seen
+) -> None:
+    key = verifier_key(NAME, KEY, COSIGNATURE)
+    clock = ManualClock(NOW)
+    whole = witness.answer
+    async with httpx.AsyncClient(trust_env=False) as client:
+        parts = parts_on(sqlite_database, tmp_path, clock=clock)
+        asked = Witnesses([Witness(witness.url, key)], client)
+        ledger = LedgerService(replace(parts, witnesses=asked), id_source(clock))
+        try:
+            await ledger.append(ONE, one(0))
+            witness.answer = lambda _: (409, "text/x.tlog.size", "999999999999999\n")  # type: ignore[method-assign]
+            with pytest.raises(WitnessDisagrees, match=f"{NAME} says that it has seen 9{{15}}"):
+                await ledger.checkpoint(ONE)
+            await ledger.append(ONE, one(1))
+            # Its last word counts until it has another.
+            clock.advance(DISPUTE_SECONDS)
+            witness.answer = lambda _: (500, "text/plain", "")  # type: ignore[method-assign]
+            with pytest.raises(WitnessDisagrees):
+                await ledger.checkpoint(ONE)
+            witness.answer = whole  # type: ignore[method-assign]
+            asked_before = len(witness.asked)
+            with pytest.raises(WitnessDisagrees):
+                await ledger.checkpoint(ONE)
+            assert len(witness.asked) == asked_before, "not again within a moment"
+            clock.advance(DISPUTE_SECONDS)
+            await _signed(ledger, key)
+            assert await ledger.check() is None
+            assert "999" not in (tmp_path / "published" / f"{ONE.tenant}.json").read_text()
+            with pytest.raises(Conflict, match="nothing is wrong"):
+                await ledger.restart(ONE, "for nothing")
+        finally:
+            await ledger.close()
+
+
+async def test_what_was_kept_back_is_not_told_by_the_next_process(
+    sqlite_database: Database, tmp_path: Path, witness: Seen
+) -> None:
+    """It was made durable before the witness was asked, but nobody was given it."""
+    key = verifier_key(NAME, KEY, COSIGNATURE)
+    witness.answer = lambda _: (409, "text/x.tlog.size", "8\n")  # type: ignore[method-assign]
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for number in range(2):
+            parts = parts_on(sqlite_database, tmp_path)
+            asked = Witnesses([Witness(witness.url, key)], client)
+            ledger = LedgerService(replace(parts, witnesses=asked), id_source(parts.clock))
+            try:
+                if not number:
+                    await ledger.append(ONE, one(0))
+                with pytest.raises(WitnessDisagrees):
+                    await ledger.checkpoint(ONE)
+            finally:
+                await ledger.close()
 
 
 async def _signed(ledger: LedgerService, key: VerifierKey) -> None:
@@ -191,6 +259,7 @@ async def _signed(ledger: LedgerService, key: VerifierKey) -> None:
         verifier_key(NAME, KEY, COSIGNATURE).text(),
         f"{verifier_key(NAME, KEY, COSIGNATURE).text()}@ftp://x",
         f"{verifier_key(NAME, KEY).text()}@https://witness.example",
+        f"{verifier_key(NAME, KEY, COSIGNATURE).text()}@http://witness.example",
     ],
 )
 def test_what_is_no_witness_stops_the_start(text: str) -> None:

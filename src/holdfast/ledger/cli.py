@@ -178,6 +178,8 @@ def status(ctx: typer.Context, json: JsonOption = False) -> None:
             shown["damage"] = f"{found.damage.reason}: {found.damage.detail}"
             last = "?" if found.damage.last is None else found.damage.last
             shown["positions"] = f"{found.damage.first} to {last}"
+        if found.withheld:
+            shown["no checkpoint"] = found.withheld
         print_fields(shown)
 
     run(body)

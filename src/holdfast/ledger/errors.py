@@ -94,13 +94,23 @@ class NoteRefused(Corrupt):
     code = "note-invalid"
 
 
-class WitnessAhead(Corrupt):
-    """A witness has seen a longer log under this origin than there is: ``size`` entries."""
+class WitnessDisagrees(Unavailable):
+    """A witness says that the log is not what it has seen of this origin: ``size`` entries.
 
-    code = "witness-ahead"
+    It says so without a signature: nobody can hold that against it, or against us.
+    """
 
-    def __init__(self, name: str, size: int) -> None:
-        super().__init__(f"the witness {name} has seen {size} entries")
+    code = "witness-disagrees"
+
+    def __init__(self, name: str, said: str, size: int) -> None:
+        super().__init__(
+            f"cannot give a checkpoint: the witness {name} says {said}",
+            hint="none is given while it says so. Compare with a checkpoint or an export that you "
+            "keep: if it is right, `holdfast ledger restart` continues under a new origin; if not, "
+            "take it out of HOLDFAST_LEDGER_WITNESSES",
+            retry_after_seconds=5.0,
+        )
+        self.said = f"the witness {name} says {said}"
         self.size = size
 
 

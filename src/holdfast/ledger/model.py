@@ -226,6 +226,8 @@ class LedgerStatus(Struct, frozen=True, kw_only=True):
     writable: bool
     published_size: int
     damage: Damage | None = None
+    withheld: str = ""
+    """Why no checkpoint is given: what a witness says. Appends go on."""
 
 
 class Reason(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -148,9 +148,10 @@ class LedgerService:
         )
 
     async def check(self) -> str | None:
-        """Readiness: degraded while a log is read-only."""
+        """Readiness: degraded while a log is read-only, or no checkpoint of it can be given."""
         await self._parts.database.check()
-        return "degraded" if any(each.damage for each in self._logs.values()) else None
+        bad = any(each.damage or each.disputed for each in self._logs.values())
+        return "degraded" if bad else None
 
     # --- append -------------------------------------------------------------------------------
 
@@ -409,6 +410,7 @@ class LedgerService:
             writable=writable,
             published_size=rows[origin].size if origin in rows else 0,
             damage=tenant_log.damage,
+            withheld=tenant_log.disputed.said if tenant_log.disputed else "",
         )
 
     async def checkpoint(self, principal: Principal) -> str:

@@ -4,6 +4,10 @@ The log calls a witness (C2SP tlog-witness, ``add-checkpoint``) with the size th
 the proof that the new tree extends that one, and the checkpoint; the witness answers with its
 cosignature line. A witness that does not answer in time holds nothing up: the checkpoint goes
 without it, and the next one asks again. A cosignature is checked before it is handed on.
+
+One that says the log is not what it has seen may be right: then the log is from before that, and
+whoever is given a checkpoint has another story than the witness. So none is given while it says so.
+But nothing of that is signed, and nothing of it is kept: its last word counts, in this process.
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ from dataclasses import dataclass
 
 import httpx
 
+from holdfast.kernel.cli import leaves_unencrypted
 from holdfast.kernel.errors import HoldfastError, Invalid
 from holdfast.kernel.http.client import FAILURES
 from holdfast.kernel.telemetry import get_logger
-from holdfast.ledger.errors import NoteRefused, WitnessAhead
+from holdfast.ledger.errors import NoteRefused, WitnessDisagrees
 from holdfast.ledger.notes import COSIGNATURE, Note, Signature, VerifierKey, parse_note
 
 log = get_logger("ledger")
@@ -52,6 +57,11 @@ class Witness:
                 f"cannot use the witness {text[:80]!r}: KEY@URL is needed",
                 hint="the key is the witness's verifier key, name+hash+key",
             )
+        if leaves_unencrypted(url):
+            raise Invalid(
+                f"cannot use the witness {text[:80]!r}: beyond this machine it is asked by https",
+                hint="anybody on the way could say in its name that the log is not what it was",
+            )
         if found.key.algorithm != COSIGNATURE:
             raise Invalid(f"cannot use the witness {text[:80]!r}: its key makes no cosignatures")
         return found
@@ -64,11 +74,12 @@ class Witnesses:
         self.witnesses = tuple(witnesses)
         self._client = client
         self._seen: dict[tuple[str, str], int] = {}
+        self._against: dict[tuple[str, str], WitnessDisagrees] = {}
 
     async def cosigned(self, note: Note, origin: str, size: int, prove: Prove) -> Note:
         """``note`` with the cosignatures of the witnesses that answered in time.
 
-        :class:`WitnessAhead` if one has seen more of the log than there is: it is from before that.
+        :class:`WitnessDisagrees` if one says that the log is not what it has seen, or said so last.
         """
         if not self.witnesses:
             return note
@@ -76,11 +87,24 @@ class Witnesses:
             *(self._ask(each, note, origin, size, prove) for each in self.witnesses),
             return_exceptions=True,
         )
-        for line in lines:
-            if isinstance(line, BaseException):
+        for witness, line in zip(self.witnesses, lines, strict=True):
+            place = witness.url, origin
+            if isinstance(line, WitnessDisagrees):
+                self._against[place] = line
+            elif isinstance(line, BaseException):
                 raise line
+            elif line is not None:
+                self._against.pop(place, None)
+        for witness in self.witnesses:
+            if (against := self._against.get((witness.url, origin))) is not None:
+                raise against
         more = tuple(line for line in lines if isinstance(line, Signature))
         return Note(note.text, (*note.signatures, *more))
+
+    def have_signed(self, note: Note) -> bool:
+        """Whether the note has a line of each of them."""
+        there = {(each.name, each.hash) for each in note.signatures}
+        return all((each.key.name, each.key.hash) in there for each in self.witnesses)
 
     async def _ask(
         self, witness: Witness, note: Note, origin: str, size: int, prove: Prove
@@ -88,7 +112,7 @@ class Witnesses:
         try:
             async with asyncio.timeout(WITNESS_SECONDS):
                 return await self._signed(witness, note, origin, size, prove)
-        except WitnessAhead:
+        except WitnessDisagrees:
             raise
         except (TimeoutError, *FAILURES, HoldfastError) as error:
             log.warning(
@@ -119,9 +143,16 @@ class Witnesses:
                 # It has seen more, or less, of this log than we remember.
                 seen = _size(text)
                 if seen > size:
-                    raise WitnessAhead(witness.key.name, seen)
+                    said = f"that it has seen {seen} entries of {origin}, and there are {size}"
+                    raise WitnessDisagrees(witness.key.name, said, seen)
+                if seen == old:
+                    said = f"that the first {seen} entries of {origin} are not those it has seen"
+                    raise WitnessDisagrees(witness.key.name, said, seen)
                 self._seen[place] = seen
                 continue
+            if answer.status_code == 422 and old:
+                said = f"that {origin} does not go on from the {old} entries that it has seen"
+                raise WitnessDisagrees(witness.key.name, said, old)
             if answer.status_code != 200:
                 raise NoteRefused(f"cannot use the witness's answer: {answer.status_code}")
             found = self._checked(witness, note, text)

@@ -9,7 +9,7 @@ from functools import partial
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import store
-from holdfast.ledger.errors import LedgerReadOnly, NotSequencer, PublishedDamaged, WitnessAhead
+from holdfast.ledger.errors import LedgerReadOnly, NotSequencer, PublishedDamaged, WitnessDisagrees
 from holdfast.ledger.log.keys import new_key
 from holdfast.ledger.log.leadership import Leadership, Opened
 from holdfast.ledger.log.opening import Opening
@@ -17,12 +17,14 @@ from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.log.published import PublishedCheckpoints
 from holdfast.ledger.log.reading import LogReader, View
 from holdfast.ledger.log.soundness import Soundness, hint_of, unknown_published
-from holdfast.ledger.model import NO_KEY, PUBLISHED_DAMAGED, Damage
-from holdfast.ledger.notes import Checkpoint, sign_checkpoint
+from holdfast.ledger.model import NO_KEY, PUBLISHED_DAMAGED
+from holdfast.ledger.notes import Checkpoint, parse_note, sign_checkpoint
 from holdfast.ledger.signer import load_key
 from holdfast.ledger.store import Published
 
 log = get_logger("ledger")
+DISPUTE_SECONDS = 2.0
+"""How long a witness that disagrees is not asked again."""
 
 
 class Publisher:
@@ -43,17 +45,23 @@ class Publisher:
         self.reader = reader
         self.published = published
         self.opening = opening
+        self.disputed: WitnessDisagrees | None = None
+        """What a witness says against the log: no checkpoint of it is given while that stands."""
         self._signing = asyncio.Lock()
+        self._released: Published | None = None
+        self._asked_at = 0.0
 
     async def checkpoint(self) -> str:
         """The newest checkpoint; signed now, if the log has grown and it is ours to sign.
 
         Another instance's, or that of a log that is read-only, is answered as it was published;
         ``LedgerReadOnly`` where a later one is known to have been, and not known any more.
+        ``WitnessDisagrees`` while a witness says that the log is not what it has seen.
         """
         try:
             state = await self.opening.open()
         except NotSequencer:
+            self.disputed = None  # it is with whoever signs
             last = await self.published.last()
             if last is None:
                 raise NotSequencer(
@@ -74,9 +82,21 @@ class Publisher:
         async with self._signing:
             if self.soundness.stands is not None:  # met since the log was opened
                 raise self.soundness.read_only(self.soundness.stands)
-            if state.published is not None and state.published.size == state.tree.size:
-                return state.published.note
+            last = state.published
+            if last is not None and last.size == state.tree.size and self._was_released(last):
+                return last.note
+            now = self.parts.shared.clock.monotonic()
+            if self.disputed is not None and now - self._asked_at < DISPUTE_SECONDS:
+                raise self.disputed
+            self._asked_at = now
             return await self._publish(state)
+
+    def _was_released(self, last: Published) -> bool:
+        """Whether every witness was asked about it: what the database has may be kept back."""
+        witnesses = self.parts.shared.witnesses
+        if last is self._released or witnesses is None:
+            return True
+        return witnesses.have_signed(parse_note(last.note))
 
     async def _as_published(self, last: Published, later: LedgerReadOnly) -> str:
         """The note of ``last``; raises ``later`` if a later one was told to the outside."""
@@ -109,34 +129,35 @@ class Publisher:
             prove = partial(self.reader.consistency_path, view=view)
             try:
                 cosigned = await witnesses.cosigned(signed, told.origin, told.size, prove)
-            except WitnessAhead as error:
-                raise await self._behind(told, error) from error
+            except WitnessDisagrees as error:
+                raise await self._kept_back(told, error) from error
             published = replace(published, note=cosigned.encode())
             await self.published.keep(published)
-        state.published = published
+        state.published = self._released = published
+        self.disputed = None
         self.parts.shared.metrics.published()
         return published.note
 
-    async def _behind(self, told: Checkpoint, ahead: WitnessAhead) -> HoldfastError:
-        """What to say where a witness has seen more than we were about to tell.
+    async def _kept_back(self, told: Checkpoint, error: WitnessDisagrees) -> HoldfastError:
+        """What to say where a witness says that the log is not what it has seen.
 
-        Another instance may have told it since. If nobody has, the log is from before that: the
-        file keeps it, so that nothing is appended or given of this origin any more.
+        Another instance may have told it more since. If nobody has, the log may be from before
+        that. But the witness has signed nothing: so no checkpoint is given, readiness says so, and
+        appends go on, which lose nothing by it. Nothing of it is kept.
         """
-        self.leadership.close()
         rows = await self.parts.read(lambda conn: store.checkpoints(conn, self.parts.tenant))
         newest = rows.get(told.origin)
-        if newest is not None and newest.size >= ahead.size:
+        if newest is not None and newest.size > told.size and newest.size >= error.size:
+            self.leadership.close()
             return _larger_published()
-        await self.published.learn(Published(told.origin, ahead.size, b"", "", self.parts.now()))
-        return self.soundness.read_only(
-            Damage(
-                reason="lost-tail",
-                detail=f"the log ends at {told.size}, and {ahead.detail}",
-                first=told.size,
-                last=ahead.size - 1,
+        if self.disputed is None:
+            log.error(
+                "a witness disagrees; no checkpoint is given",
+                tenant=self.parts.tenant,
+                detail=error.said,
             )
-        )
+        self.disputed = error
+        return error
 
     async def rotate(self) -> None:
         """Sign with a new key from here on. The old one signs a last time: so far it is valid.

@@ -86,7 +86,12 @@ async def _wrong(tenant_log: TenantLog) -> Damage:
     except LedgerReadOnly:
         pass
     else:
+        size = (await tenant_log.reader.extent())[0]
         _, wrong = await soundness.recompute()
+        if wrong is None and (disputed := await tenant_log.disputed_now()) is not None:
+            tenant_log.leadership.close()
+            first = min(size, disputed.size)
+            return Damage(reason=disputed.code, detail=disputed.said, first=first)
         if wrong is None:
             raise Conflict(
                 "cannot start a new origin: nothing is wrong with this log",
@@ -128,6 +133,7 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
         await parts.write(begin)
         await shared.log.cut(parts.principal, grown.size, fence)
     tenant_log.soundness.damage = tenant_log.soundness.stands = None
+    tenant_log.settled()
     if said is None:
         aside_name = f"damaged-{moment_digits(parts.now())}"
         await tenant_log.published.begin_anew(rows.values(), aside_name)

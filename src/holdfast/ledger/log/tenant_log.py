@@ -8,6 +8,7 @@ from dataclasses import replace
 from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.ids import TenantId
 from holdfast.ledger import store
+from holdfast.ledger.errors import WitnessDisagrees
 from holdfast.ledger.head import Head, HeadFile
 from holdfast.ledger.log.commits import Commits
 from holdfast.ledger.log.group_commit import GroupCommit
@@ -59,6 +60,23 @@ class TenantLog:
     def damage(self) -> Damage | None:
         """Why the log is read-only; None while it is not."""
         return self.soundness.damage
+
+    @property
+    def disputed(self) -> WitnessDisagrees | None:
+        """What a witness says against the log; no checkpoint is given meanwhile."""
+        return self._publisher.disputed
+
+    async def disputed_now(self) -> WitnessDisagrees | None:
+        """The same, by asking: for whoever has just opened the log."""
+        try:
+            await self._publisher.checkpoint()
+        except WitnessDisagrees as error:
+            return error
+        return None
+
+    def settled(self) -> None:
+        """What was disputed is told under another origin from here on."""
+        self._publisher.disputed = None
 
     @property
     def sequencing(self) -> bool:
