@@ -174,6 +174,8 @@ def status(ctx: typer.Context, json: JsonOption = False) -> None:
             "published": found.published_size,
             "writable": "yes" if found.writable else "no",
         }
+        if not found.writable and found.damage is None:
+            shown["writable"] = "no: another instance appends"
         if found.damage is not None:
             shown["damage"] = f"{found.damage.reason}: {found.damage.detail}"
             last = "?" if found.damage.last is None else found.damage.last

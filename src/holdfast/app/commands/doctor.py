@@ -314,18 +314,21 @@ async def _objects(api: Any, *, deep: bool) -> Finding:
 
 
 async def _ledger(api: Any) -> Finding:
-    """Whether the log takes events, and if not, why not."""
-    found = await api.get("/v1/ledger/status", type=LedgerStatus)
-    if found.damage is not None or not found.writable:
-        why = "" if found.damage is None else f": {found.damage.reason}: {found.damage.detail}"
+    return of_ledger(await api.get("/v1/ledger/status", type=LedgerStatus))
+
+
+def of_ledger(found: LedgerStatus) -> Finding:
+    """Whether the log takes events, here or at another instance, and if not, why not."""
+    if found.damage is not None:
         return Finding(
             "ledger",
             "fail",
-            f"read-only at {found.size:,} entries{why}",
+            f"read-only at {found.size:,} entries: {found.damage.reason}: {found.damage.detail}",
             "`holdfast ledger verify` says what is sound; docs/operating/ledger.md what to do then",
         )
+    who = "here" if found.writable else "by another instance"
     return Finding(
         "ledger",
         "pass",
-        f"{found.size:,} entries, appended to; `holdfast ledger verify` reads all of them",
+        f"{found.size:,} entries, appended to {who}; `holdfast ledger verify` reads all of them",
     )
