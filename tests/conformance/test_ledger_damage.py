@@ -10,7 +10,9 @@ import pytest
 
 from holdfast.kernel.clock import ManualClock, SystemClock
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError
+from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, Unavailable
+from holdfast.kernel.ids import TenantId
+from holdfast.kernel.principal import operator
 from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import MemoryLeases
 from holdfast.ledger import store
@@ -182,6 +184,29 @@ async def test_damage_is_noticed_though_nobody_reads(
         assert await look_over(ledger.log_of(ONE), pace, ledger.metrics), "nothing is ours to look"
         assert (await ledger.restart(ONE, "the disk of the test")).writable
         assert await look_over(ledger.log_of(ONE), pace, ledger.metrics)
+
+
+async def test_a_log_that_no_look_comes_to_the_end_of_is_not_hidden_by_another(
+    database: Database, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> None:
+        raise Unavailable("the database is not there")
+
+    never = b"looked_over_timestamp_seconds 0.0"
+    metrics, other = Metrics(), operator(TenantId("other"))
+    async with ledger_on(database, tmp_path, clock=clock, metrics=metrics) as ledger:
+        for who in (ONE, other):
+            await ledger.append(who, one(1))
+        whole, broken = ledger.log_of(ONE), ledger.log_of(other)
+        with monkeypatch.context() as patch:
+            patch.setattr(broken.commits, "read", away)
+            for _ in range(2):
+                with pytest.raises(Unavailable):
+                    await look_over(broken, Paced(), ledger.metrics)
+                assert await look_over(whole, Paced(), ledger.metrics)
+                assert never in metrics.render()
+        assert await look_over(broken, Paced(), ledger.metrics)
+        assert never not in metrics.render()
 
 
 @pytest.mark.parametrize(

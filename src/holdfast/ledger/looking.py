@@ -58,6 +58,7 @@ async def look_over(
     if not tenant_log.sequencing:
         metrics.not_looked_over(tenant_log.tenant)
         return True  # whoever appends to it does, or it is read-only and that is said
+    metrics.looking(tenant_log.tenant)
     walk = Walk(tenant_log.tenant, versions=None)
     end = await tenant_log.commits.end()
     mended = False

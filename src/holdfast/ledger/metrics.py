@@ -38,7 +38,7 @@ class LedgerMetrics:
         self._oldest = metrics.gauge(
             "holdfast_ledger_looked_over_timestamp_seconds",
             "When all of a log was last looked over (Unix time): of the log where it is longest "
-            "ago; 0 before the first time.",
+            "ago; 0 while there is one of which no look came to its end.",
         )
         self._passes: dict[str, float] = {}
         self._damaged: set[str] = set()
@@ -84,6 +84,11 @@ class LedgerMetrics:
     def looked_at(self, entries: int) -> None:
         """Entries were looked over in the background."""
         self._looked.inc(entries)
+
+    def looking(self, tenant: str) -> None:
+        """A log is about to be looked over: until all of it was, it never was."""
+        self._passes.setdefault(tenant, 0.0)
+        self._oldest.set(min(self._passes.values()))
 
     def looked_over(self, tenant: str, now: float) -> None:
         """All of a log was."""
