@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -167,3 +168,42 @@ async def test_a_restart_that_dies_anywhere_leaves_no_log_that_others_go_on_with
             clock.advance(LEAD_SECONDS + 1)
         assert steps > 3
         assert (await verdict(second)).sound
+
+
+@pytest.mark.parametrize("who", ["the same", "another"])
+async def test_a_checkpoint_under_way_is_not_signed_past_the_end_of_its_origin(
+    two: Two, database: Database, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """A restart comes in between: what it cites was the last that was told of the old origin."""
+    for number in range(1000, 1003):
+        await two.first.append(ONE, one(number))
+    await flip(database, SIZE + 1)
+    published = two.first.log_of(ONE).published
+    keep, about_to, goes_on = published.keep, asyncio.Event(), asyncio.Event()
+
+    async def paused(*given: Any) -> bool:
+        about_to.set()
+        await goes_on.wait()
+        return await keep(*given)
+
+    monkeypatch.setattr(published, "keep", paused)
+    under_way = asyncio.create_task(two.first.checkpoint(ONE))
+    await about_to.wait()
+    waiting = asyncio.create_task(two.first.checkpoint(ONE))
+    restarting = two.first
+    if who == "another":
+        two.clock.advance(LEAD_SECONDS + 1)
+        restarting = two.second
+    await restarting.restart(ONE, "the disk of the test")
+    goes_on.set()
+    with pytest.raises(NotSequencer):
+        await under_way
+    rows = await database.read(ONE, lambda conn: store.checkpoints(conn, ONE.tenant))
+    cited = (await restarting.entry(ONE, SIZE + 1)).payload
+    assert cited is not None
+    assert rows["example.org/ledger/default"].size == cited["published_size"] == SIZE
+    if who == "the same":
+        assert (await waiting).startswith("example.org/ledger/default/1\n")
+    else:
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert (await verdict(restarting)).sound

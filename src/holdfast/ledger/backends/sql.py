@@ -139,6 +139,6 @@ def _hold(conn: Connection, tenant: str, fence: int) -> None:
     newest = conn.execute(_FENCE if sqlite else _FENCE_POSTGRESQL, {"tenant": tenant})
     if newest.scalar_one_or_none() != fence:
         raise NotSequencer(
-            "cannot append: another instance has taken over this tenant's log",
+            "cannot go on: another instance has taken over this tenant's log",
             retry_after_seconds=1.0,
         )

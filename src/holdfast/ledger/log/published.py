@@ -39,11 +39,20 @@ class PublishedCheckpoints:
         """The newest of all that the database has."""
         return last_of(*await self.in_database())
 
-    async def keep(self, published: Published) -> bool:
-        """Put a checkpoint into the database; false if a larger one is there."""
-        return await self.parts.write(
-            lambda conn: store.publish(conn, self.parts.tenant, published)
-        )
+    async def keep(self, published: Published, fence: int) -> bool:
+        """Put a checkpoint into the database; false if a larger one is there.
+
+        ``NotSequencer`` if ``fence`` is not the newest any more: the log may be another's to sign,
+        or have a new origin, which cites what was the last to be told of this one.
+        """
+        parts, shared = self.parts, self.parts.shared
+
+        def unit(conn: Connection) -> bool:
+            return store.publish(conn, parts.tenant, published)
+
+        if shared.log.beside is shared.database:
+            return await shared.log.fenced(parts.principal, fence, unit)
+        return await parts.write(unit)
 
     async def release(self, published: Published) -> None:
         """Put a checkpoint that the database has into the file: from here on it may be told."""

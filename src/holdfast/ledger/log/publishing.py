@@ -58,6 +58,11 @@ class Publisher:
         ``LedgerReadOnly`` where a later one is known to have been, and not known any more.
         ``WitnessDisagrees`` while a witness says that the log is not what it has seen.
         """
+        async with self._signing:
+            return await self._checkpoint()
+
+    async def _checkpoint(self) -> str:
+        # Opened by whoever signs, not by whoever waits for it: there may be a new origin meanwhile.
         try:
             state = await self.opening.open()
         except NotSequencer:
@@ -79,17 +84,16 @@ class Publisher:
             if last is None:
                 raise
             return await self._as_published(last, stopped)
-        async with self._signing:
-            if self.soundness.stands is not None:  # met since the log was opened
-                raise self.soundness.read_only(self.soundness.stands)
-            last = state.published
-            if last is not None and last.size == state.tree.size and self._was_released(last):
-                return last.note
-            now = self.parts.shared.clock.monotonic()
-            if self.disputed is not None and now - self._asked_at < DISPUTE_SECONDS:
-                raise self.disputed
-            self._asked_at = now
-            return await self._publish(state)
+        if self.soundness.stands is not None:  # met since the log was opened
+            raise self.soundness.read_only(self.soundness.stands)
+        last = state.published
+        if last is not None and last.size == state.tree.size and self._was_released(last):
+            return last.note
+        now = self.parts.shared.clock.monotonic()
+        if self.disputed is not None and now - self._asked_at < DISPUTE_SECONDS:
+            raise self.disputed
+        self._asked_at = now
+        return await self._publish(state)
 
     def _was_released(self, last: Published) -> bool:
         """Whether every witness was asked about it: what the database has may be kept back."""
@@ -115,9 +119,12 @@ class Publisher:
         view = View(told.size, state.recorded, state.tree)
         signed = sign_checkpoint(told, state.private)
         published = Published(told.origin, told.size, told.root, signed.encode(), self.parts.now())
-        if not await self.published.keep(published):
+        try:
+            if not await self.published.keep(published, state.fence):
+                raise _larger_published()
+        except NotSequencer:
             self.leadership.close()
-            raise _larger_published()
+            raise
         try:
             await self.published.release(published)
         except PublishedDamaged as error:
@@ -132,7 +139,7 @@ class Publisher:
             except WitnessDisagrees as error:
                 raise await self._kept_back(told, error) from error
             published = replace(published, note=cosigned.encode())
-            await self.published.keep(published)
+            await self.published.keep(published, state.fence)
         state.published = self._released = published
         self.disputed = None
         self.parts.shared.metrics.published()
@@ -164,15 +171,15 @@ class Publisher:
 
         One that is lost is valid as far as it signed; the log is writable again with the new one.
         """
-        try:
-            await self.checkpoint()
-            state = await self.opening.open()
-        except LedgerReadOnly:
-            if self.soundness.damage is None or self.soundness.damage.reason != NO_KEY:
-                raise
-            await self._replace_lost()
-            return
         async with self._signing:
+            try:
+                await self._checkpoint()
+                state = await self.opening.open()
+            except LedgerReadOnly:
+                if self.soundness.damage is None or self.soundness.damage.reason != NO_KEY:
+                    raise
+                await self._replace_lost()
+                return
             keys = await self.parts.read(lambda conn: store.keys(conn, self.parts.tenant))
             size = state.published.size if state.published is not None else 0
             state.key = await new_key(self.parts, state.origin, keys, size)
@@ -180,15 +187,14 @@ class Publisher:
             state.published = None
 
     async def _replace_lost(self) -> None:
-        async with self._signing:
-            await self.leadership.lead()
-            origins, rows = await self.published.in_database()
-            keys = await self.parts.read(lambda conn: store.keys(conn, self.parts.tenant))
-            origin = origins[-1]
-            sizes = [each.valid_from for each in keys] + [origin.started_size]
-            if origin.origin in rows:
-                sizes.append(rows[origin.origin].size)
-            key = await new_key(self.parts, origin, keys, max(sizes))
+        await self.leadership.lead()
+        origins, rows = await self.published.in_database()
+        keys = await self.parts.read(lambda conn: store.keys(conn, self.parts.tenant))
+        origin = origins[-1]
+        sizes = [each.valid_from for each in keys] + [origin.started_size]
+        if origin.origin in rows:
+            sizes.append(rows[origin.origin].size)
+        key = await new_key(self.parts, origin, keys, max(sizes))
         log.warning("a key that is lost was replaced", tenant=self.parts.tenant, key=key.number)
         await self.opening.open()
 

@@ -112,12 +112,13 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
     What does is the origin, from which nobody goes on before its first entry tells of the loss.
     """
     parts, shared = tenant_log.parts, tenant_log.parts.shared
+    await tenant_log.leadership.lead()
+    # From here on nothing more is signed under the origin that ends.
+    fence = await shared.log.seize(parts.principal, shared.holder)
     origins, rows = await tenant_log.published.in_database()
     before = origins[-1]
     head = await asyncio.to_thread(_readable, tenant_log.head)
     said = await _said(tenant_log)
-    await tenant_log.leadership.lead()
-    fence = await shared.log.seize(parts.principal, shared.holder)
     grown, _ = await tenant_log.soundness.recompute()
     aside = await _set_aside(tenant_log.commits, grown.size)
     origin = following_origin(before, grown.size, parts.now(), reason, said)
