@@ -97,7 +97,14 @@ def draft(
         rows = _rows(content, form)
     elif rejected:
         rows = [row for row in rows if row.position not in rejected]
-    if (filled := merged_columns(rows)) and form.__struct_config__.tag in {"csv", "xlsx", "ods"}:
+    is_table = form.__struct_config__.tag in {"csv", "xlsx", "ods"}
+    filled, doubtful = merged_columns(rows) if is_table else ([], "")
+    if doubtful:
+        found.notes.append(
+            f"Many cells of {doubtful} are empty. If they are merged, so that what stands above "
+            f"holds for them, write `fill_down: [{', '.join([*filled, doubtful])}]`."
+        )
+    if filled:
         found.form["fill_down"] = filled
         found.notes.append(
             f"Empty cells of {', '.join(filled)} have what stands above them (`fill_down`)."

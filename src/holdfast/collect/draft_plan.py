@@ -22,6 +22,7 @@ from holdfast.collect.model import Number, RawRow
 from holdfast.collect.odd import is_stamp, nearly_numbers
 from holdfast.collect.recognise import Plain
 from holdfast.records.model import MappedRecord
+from holdfast.registry.parts import MARK_SUFFIX, MISSING_SUFFIX
 
 _MARKED = re.compile(
     r"(?P<before>[$€£¥])?\s*(?P<number>[-+]?[\d.,' \u00a0]*\d)"
@@ -118,11 +119,10 @@ class FieldPlan:
             self.groups["attributes"][name] = {"path": entry["path"]}
         self.nulls += [n for n in sorted({c.strip() for c in cells} & NULL_SPELLINGS) if n]
         texts = [cell for cell in cells if cell.strip() not in NULL_SPELLINGS]
-        self._names.add("value")
         if not any(isinstance(cell, int | Number) for cell in sent):
             self._written |= {"#value"}
         style = self._style("#value", texts)
-        self.groups["measures"]["value"] = {"path": "#value"} | style
+        self._add("measures", "value", {"path": "#value"} | style, [])
         self._note_numbers("#value", texts, style)
         self.period = wide.period
         self.notes.append(
@@ -310,12 +310,25 @@ class FieldPlan:
     def _add(self, group: str, path: str, entry: Plain, samples: Sequence[str]) -> str:
         base = slug(path)
         name, count = base, 2
-        while name in self._names:
+        marked = "marks" in entry
+        while not self._is_free(name, marked=marked):
             name, count = f"{base[:58]}_{count}", count + 1
         self._names.add(name)
+        if marked:
+            self._names.add(name + MARK_SUFFIX)
         self.groups[group][name] = entry
         self.samples[name] = list(samples)
         return name
+
+    def _is_free(self, name: str, *, marked: bool) -> bool:
+        """Whether a field may have the name: that of what is kept beside a field is none."""
+        beside = name.removesuffix(MISSING_SUFFIX)
+        return (
+            name not in self._names
+            and (beside == name or beside not in self._names)
+            and name + MISSING_SUFFIX not in self._names
+            and not (marked and name + MARK_SUFFIX in self._names)
+        )
 
     def plain(self) -> Plain:
         """What it comes to, as a part of the document."""

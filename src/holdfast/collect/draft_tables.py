@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from math import inf
 
 from holdfast.collect.draft_numbers import is_number
 from holdfast.collect.draft_time import as_period
@@ -87,13 +89,18 @@ def _with_flags(wide: Wide, columns: list[str]) -> Wide:
     return replace(wide, beside=next(iter(spelled)) if alike else 1, flags=flags)
 
 
-def merged_columns(rows: list[RawRow]) -> list[str]:
-    """The first columns, where what they say is written once for the rows below it."""
+def merged_columns(rows: list[RawRow]) -> tuple[list[str], str]:
+    """(the first columns of which what they say is written once for the rows below it, the next
+    one that might be such a column, too, and need not).
+
+    It is, where the column beside it begins anew under each of its cells and nowhere else. Where
+    that goes on as if nothing was, the cells may as well be remarks on single rows.
+    """
     columns = list(rows[0].value) if isinstance(rows[0].value, dict) else []
     found: list[str] = []
     begins = [0]
-    for column in columns[:-1]:
-        cells = [str(row.value.get(column) or "").strip() for row in rows]
+    for column, beside in pairwise(columns):
+        cells = _texts(rows, column)
         given = [index for index, cell in enumerate(cells) if cell]
         names = [cells[index] for index in given]
         if not 2 <= len(given) <= 0.75 * len(rows) or not set(begins) <= set(given):
@@ -102,6 +109,40 @@ def merged_columns(rows: list[RawRow]) -> list[str]:
             break
         if not found and len(set(names)) != len(names):
             break
+        if not _begins_anew(_texts(rows, beside), given):
+            return found, column
         found.append(column)
         begins = given
-    return found
+    return found, ""
+
+
+def _texts(rows: list[RawRow], column: str) -> list[str]:
+    return [str(row.value.get(column) or "").strip() for row in rows]
+
+
+def _begins_anew(cells: list[str], begins: list[int]) -> bool:
+    """Whether what stands in a column begins again at each of the rows ``begins``, and only there:
+    with what stood above already, or with what comes before it in order."""
+    earlier: set[str] = set()
+    last = ""
+    for start, end in pairwise([*begins, len(cells)]):
+        group = [cell for cell, _ in groupby(filter(None, cells[start:end]))]
+        if len(set(group)) != len(group):
+            return False
+        if (
+            earlier
+            and group
+            and group[0] not in earlier
+            and not _in_order(group[0]) < _in_order(last)
+        ):
+            return False
+        earlier.update(group)
+        last = group[-1] if group else last
+    return True
+
+
+def _in_order(text: str) -> tuple[float, str]:
+    """What sorts numbers as numbers, and before texts."""
+    return (
+        (float(text), "") if re.fullmatch(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", text) else (inf, text)
+    )

@@ -562,6 +562,55 @@ def test_cells_that_are_merged_over_rows_are_filled(tmp_path: Path) -> None:
     assert "fill_down" not in drawn(found, "source")["format"]
 
 
+@pytest.mark.parametrize("days", ["2020-04-{:02}", "{}", "x{:02}"])
+def test_remarks_on_single_rows_are_not_filled_down(tmp_path: Path, days: str) -> None:
+    named = {1: "New Year", 12: "Easter"}
+    rows = "".join(f"{named.get(n, '')},{days.format(n)},{n}\n" for n in range(1, 29))
+    found, notes = made_of(tmp_path / "x", f"holiday,day,v\n{rows}")
+    assert "fill_down" not in drawn(found, "source")["format"]
+    assert any("Many cells of holiday are empty" in note for note in notes)
+
+
+def test_merged_cells_beside_what_begins_anew_are_filled(tmp_path: Path) -> None:
+    towns = (("North", "Aby Bor Cam"), ("South", "Ayr Bath"), ("West", "Ash Bude Cork Deal"))
+    told = [
+        f"{region if n == 0 else ''},{town},{len(town)}\n"
+        for region, names in towns
+        for n, town in enumerate(names.split())
+    ]
+    found, _ = made_of(tmp_path / "x", "region,town,n\n" + "".join(told))
+    assert drawn(found, "source")["format"]["fill_down"] == ["region"]
+    # what begins anew elsewhere, too, is no sign of it
+    weekdays = "".join(
+        f"{'Easter Monday' if n == 13 else 'New Year' if n == 0 else ''},{'WTFSsMt'[n % 7]},{n},x\n"
+        for n in range(21)
+    )
+    found, _ = made_of(tmp_path / "x", f"holiday,weekday,day,v\n{weekdays}")
+    assert "fill_down" not in drawn(found, "source")["format"]
+
+
+def test_names_of_what_stands_beside_a_field_stay_free(tmp_path: Path) -> None:
+    def names(header: str, *rows: str) -> dict[str, str]:
+        found, _ = made_of(tmp_path / "x", "\n".join([header, *rows]) + "\n")
+        groups = [drawn(found, group) or {} for group in ("dimensions", "measures", "attributes")]
+        return {
+            name: entry if isinstance(entry, str) else entry["path"]
+            for group in groups
+            for name, entry in group.items()
+        }
+
+    told = ("12,a", "13 p,b", "14,c", "15,d")
+    assert names("v,v_mark", *told) == {"v": "v", "v_mark_2": "v_mark"}
+    assert names("v,v_missing", *told) == {"v": "v", "v_missing_2": "v_missing"}
+    turned = [",".join(reversed(line.split(","))) for line in told]
+    assert names("v_mark,v", *turned) == {"v_mark": "v_mark", "v_2": "v"}
+    assert names("v_missing,v", *turned) == {"v_missing": "v_missing", "v_2": "v"}
+    plain = [line.replace(" p", "") for line in told]
+    assert names("v,v_mark", *plain) == {"v": "v", "v_mark": "v_mark"}
+    wide = names("value,2018,2019,2020,2021", *(f"a{n},1,2,3,4" for n in range(5)))
+    assert wide == {"value": "value", "value_2": "#value"}
+
+
 def test_what_numbers_count_for_is_said_by_each_record(tmp_path: Path) -> None:
     rows = "".join(
         f"{area},{item},{year},{year / 4},{mult}\n"
