@@ -437,7 +437,10 @@ def test_the_client_yields_records_runs_and_tables(program: Program, data_dir: P
         assert holdfast.profile("bls-unemployment-county").name == "bls-unemployment-county"
         assert not list(holdfast.rejects("bls-unemployment-county"))
         assert {line.profile for line in holdfast.freshness()} >= {"bls-unemployment-county"}
-        assert list(holdfast.notices("nothing")) == []
+        assert list(holdfast.records("bls-unemployment-county", start="2090")) == []
+        for listed in (holdfast.records, holdfast.runs, holdfast.rejects, holdfast.notices):
+            with pytest.raises(HoldfastError, match="cannot find the profile 'nothing'"):
+                next(listed("nothing"))
         with pytest.raises(HoldfastError) as refused:
             holdfast.profile("nothing")
         assert refused.value.code

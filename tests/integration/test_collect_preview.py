@@ -184,6 +184,12 @@ async def test_a_first_draft_of_an_address_and_of_a_file(
         assert refused.returncode != 0
         assert said in refused.stderr
         assert "hint: " in refused.stderr
+    for name in ("Rain", "BAD_NAME!", "../evil"):
+        refused = await command("profile", "init", address, "--name", name, "--out", "-")
+        assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+        told, hint = refused.stderr.splitlines()
+        assert told.startswith(f"error: cannot call a profile {name!r}: expected 1-64 of a-z 0-9")
+        assert hint.startswith("hint: such as --name ")
     assert not (tmp_path / "no.yaml").exists()
 
 

@@ -8,17 +8,94 @@ they are plainly right, and everything else by ``app.commandline``.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from holdfast import __version__
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 GLOBAL_OPTIONS = ("--data-dir", "--control-plane", "--log-level", "--log-format")
+INTERRUPTED = 130
 
 
 def main() -> None:
-    """Entry point of the ``holdfast`` command."""
-    arguments = sys.argv[1:]
+    """Entry point of the ``holdfast`` command.
+
+    An interrupt, also while modules are being loaded, and an output that takes no more end it as
+    any other failure does: with a status and at most one line.
+    """
+    output = _noting()
+    ended: BaseException = SystemExit(0)
+    try:
+        _main(sys.argv[1:])
+    except KeyboardInterrupt:
+        ended = SystemExit(INTERRUPTED)
+    except (SystemExit, OSError, ExceptionGroup) as error:
+        ended = error
+    # What is left to be written is written now, while it can be told that it could not be.
+    with suppress(OSError):
+        sys.stdout.flush()
+    if output is not None and output.lost is not None:
+        _let_go()
+        if not isinstance(output.lost, BrokenPipeError):
+            from holdfast.kernel.cli import fail
+            from holdfast.kernel.errors import Invalid
+
+            fail(
+                Invalid(
+                    f"cannot write standard output: {output.lost.strerror}",
+                    hint="where it leads takes no more: lead it to where there is room",
+                )
+            )
+        if not isinstance(ended, SystemExit):
+            ended = SystemExit(0)  # the reader went away (`| head`): not a failure of ours
+    raise ended
+
+
+class _Output(io.FileIO):
+    """Standard output, and why it took no more: whoever writes to it need not tell it apart."""
+
+    lost: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int | None:  # type: ignore[override]  # FileIO's own
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.lost = error
+            raise
+
+
+def _noting() -> _Output | None:
+    """Put it in the place of the interpreter's own; not where that is no file, as in a test."""
+    old = sys.stdout
+    if not isinstance(old, io.TextIOWrapper) or old is not sys.__stdout__:
+        return None
+    raw = _Output(old.fileno(), "w", closefd=False)
+    buffered = isinstance(old.buffer, io.BufferedWriter)  # not so under PYTHONUNBUFFERED
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw) if buffered else cast("BinaryIO", raw),
+        encoding=old.encoding,
+        errors=old.errors,
+        line_buffering=old.line_buffering,
+        write_through=not buffered,
+    )
+    return raw
+
+
+def _let_go() -> None:
+    """What could not be written is not tried again when the interpreter ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _main(arguments: list[str]) -> None:
     if arguments in (["version"], ["--version"]):
         sys.stdout.write(f"holdfast {__version__}\n")
         return

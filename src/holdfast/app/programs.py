@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.app.line import PROGRAM, settings_of
+from holdfast.app.main import INTERRUPTED
 from holdfast.kernel.cli import CommandLine, checked_address, fail, run, say
 from holdfast.kernel.collector import hold_back
 from holdfast.kernel.errors import HoldfastError, Invalid, Unsupported
@@ -20,8 +21,6 @@ from holdfast.kernel.errors import HoldfastError, Invalid, Unsupported
 if TYPE_CHECKING:
     from holdfast.app.settings import Settings
     from holdfast.collect.settings import CollectSettings
-
-INTERRUPTED = 130
 
 
 def up(

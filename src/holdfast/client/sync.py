@@ -19,7 +19,7 @@ from holdfast.client.appending import Appends
 from holdfast.client.producing import Producer
 from holdfast.kernel.cli import checked_address, leaves_unencrypted, running_on, whole_file
 from holdfast.kernel.clock import SystemClock, parse_timestamp
-from holdfast.kernel.errors import Invalid, NotFound, Unavailable, Unsupported
+from holdfast.kernel.errors import HoldfastError, Invalid, NotFound, Unavailable, Unsupported
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.ids import id_source
@@ -188,14 +188,28 @@ class Client(Appends[Placed]):
         finally:
             waiting.cancel()  # an interrupt ended the wait, and nobody wants the answer any more
 
-    def _pages(self, page: Callable[[str | None], Coroutine[Any, Any, Page[T]]]) -> Iterator[T]:
+    def _pages(
+        self, page: Callable[[str | None], Coroutine[Any, Any, Page[T]]], *, profile: str = ""
+    ) -> Iterator[T]:
+        """The items of all pages; where there is none, a ``profile`` that there is not is told."""
         cursor: str | None = None
         while True:
             found = self._do(page(cursor))
+            if profile and cursor is None and not found.items:
+                self._check(profile)
             yield from found.items
             cursor = found.next
             if cursor is None:
                 return
+
+    def _check(self, profile: str) -> None:
+        """Raises if there is no such profile. Whoever may not ask for it, or reaches no registry,
+        is told what was found: nothing."""
+        try:
+            self._do(self._registry.status(_SELF, profile))
+        except HoldfastError as error:
+            if error.code == "profile-unknown":
+                raise
 
     # --- profiles -----------------------------------------------------------------------------
 
@@ -230,7 +244,8 @@ class Client(Appends[Placed]):
 
         ``as_of`` (RFC 3339) is what was known then; ``vintage="first"`` what was said first of each
         key. ``start`` ≤ the period's start < ``end``. ``run``: what that run wrote, even if it is
-        hidden. ``provenance``: with where each came from.
+        hidden. ``provenance``: with where each came from. :class:`NotFound` for a profile that
+        there is not; one without records yields none.
         """
         which = RecordFilter(
             profile=profile,
@@ -246,6 +261,8 @@ class Client(Appends[Placed]):
         cursor: str | None = None
         while True:
             page = self._do(self._records.records(_SELF, which, cursor=cursor, limit=PAGE))
+            if cursor is None and not page.items:
+                self._check(profile)
             yield from page.items
             cursor = page.next
             if cursor is None:
@@ -436,7 +453,7 @@ class Client(Appends[Placed]):
     # --- runs ---------------------------------------------------------------------------------
 
     def runs(self, profile: str = "", *, status: str = "") -> Iterator[Run]:
-        """Runs, the last one opened first."""
+        """Runs, the last one opened first; :class:`NotFound` for a profile that there is not."""
         try:
             chosen = RunStatus(status) if status else None
         except ValueError as error:
@@ -446,7 +463,8 @@ class Client(Appends[Placed]):
             ) from error
         which = RunFilter(profile=profile, status=chosen)
         return self._pages(
-            lambda cursor: self._records.runs(_SELF, which, cursor=cursor, limit=PAGE)
+            lambda cursor: self._records.runs(_SELF, which, cursor=cursor, limit=PAGE),
+            profile=profile,
         )
 
     def run(self, run: str) -> Run:
@@ -472,16 +490,20 @@ class Client(Appends[Placed]):
                 return
 
     def rejects(self, profile: str = "", *, run: str = "") -> Iterator[StoredReject]:
-        """Rows that failed typing, with the reason."""
+        """Rows that failed typing, with the reason; :class:`NotFound` for a profile that there is
+        not."""
         which = RunFilter(profile=profile, run=run)
         return self._pages(
-            lambda cursor: self._records.rejects(_SELF, which, cursor=cursor, limit=PAGE)
+            lambda cursor: self._records.rejects(_SELF, which, cursor=cursor, limit=PAGE),
+            profile=profile,
         )
 
     def notices(self, profile: str = "") -> Iterator[Notice]:
-        """What somebody should be told about sources, the newest first."""
+        """What somebody should be told about sources, the newest first; :class:`NotFound` for a
+        profile that there is not."""
         return self._pages(
-            lambda cursor: self._records.notices(_SELF, profile=profile, cursor=cursor, limit=PAGE)
+            lambda cursor: self._records.notices(_SELF, profile=profile, cursor=cursor, limit=PAGE),
+            profile=profile,
         )
 
 

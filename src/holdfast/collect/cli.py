@@ -78,6 +78,7 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
             if kind and kind not in _KINDS.split(", "):
                 raise Invalid(f"cannot read {kind!r} here", hint=f"known are {_KINDS}")
             given = name or name_for(source)
+            _refuse_name(given)
             target = out or f"{given}.yaml"
             _refuse_overwriting(target)
             if source.startswith(("http://", "https://")):
@@ -276,6 +277,23 @@ def _is_file(path: Path) -> bool:
 def _refuse_overwriting(target: str) -> None:
     if target != "-" and Path(target).exists():
         raise Invalid(f"cannot write {target}: it is there already", hint="--out names another")
+
+
+def _refuse_name(name: str) -> None:
+    """What a profile would refuse is refused before anything is fetched."""
+    import msgspec
+
+    from holdfast.collect.draft_names import name_for
+    from holdfast.kernel.structs import said
+    from holdfast.registry.parts import Name
+
+    try:
+        msgspec.convert(name, Name)
+    except msgspec.ValidationError as error:
+        raise Invalid(
+            f"cannot call a profile {name[:80]!r}: {said(error, Name)}",
+            hint=f"such as --name {name_for(name)}",
+        ) from error
 
 
 def _refuse_address(address: str) -> None:

@@ -177,8 +177,9 @@ class XlsxFormat(SheetFormat, frozen=True, kw_only=True, tag="xlsx", tag_field="
     """One sheet of a workbook (.xlsx).
 
     A number is read as it is stored, a date as ISO 8601 text, a formula as its last result; one
-    whose result the file does not hold is a reject where a field reads it. Columns are named as in
-    ``csv``.
+    whose result the file does not hold is a reject where a field reads it. A time that went by
+    (shown with ``[h]``, ``[mm]`` or ``[ss]``) is stored in days: 30:00:00 is 1.25. Columns are
+    named as in ``csv``.
     """
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -245,3 +248,71 @@ def test_an_append_whose_answer_is_lost_says_how_it_is_repeated(tmp_path: Path) 
             answering.join()
     assert {each["events"][0]["id"] for each in _LosesAnswers.taken} == {named}
     assert (nobody.exit_code, "--about names nobody" in nobody.stderr) == (2, True), nobody.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("line", ["version", "profile --help"])
+def test_a_full_output_is_told_in_a_line(line: str, unbuffered: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "holdfast.app.main", *line.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    told, hint = done.stderr.splitlines()
+    assert told == "error: cannot write standard output: No space left on device"
+    assert hint.startswith("hint: where it leads")
+    assert done.returncode == 2
+
+
+def test_a_reader_that_went_away_is_told_nothing() -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "holdfast.app.main", "version"],
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+INTERRUPTED = """
+import sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+
+from holdfast.app import main
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["holdfast", *{line!r}]
+main.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "module"),
+    [
+        (["status"], "holdfast.app.straight"),
+        (["status"], "holdfast.app.commandline"),
+        (["status"], "holdfast.app.commands.status"),
+        (["up", "--data-dir", "never-made"], "holdfast.app.household"),
+    ],
+)
+def test_an_interrupt_while_modules_are_loaded_is_one(line: list[str], module: str) -> None:
+    code = INTERRUPTED.format(line=line, module=module)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -63,6 +63,31 @@ def test_dates_are_numbers_with_a_date_s_format(
     assert values(data) == [{"d": found}]
 
 
+@pytest.mark.parametrize(
+    ("code", "text", "found"),
+    [
+        ("[h]:mm:ss", "1.25", "1.25"),
+        ("[hh]:mm", "30.5", "30.5"),
+        ("[mm]:ss;@", "0.0138888888888889", "0.0138888888888889"),
+        ("[Red][S]", "0.30000000000000004", "0.30000000000000004"),
+        ("[$-409][h]:mm", "61", "61"),
+        ('"[h]"h:mm', "0.75", "18:00:00"),
+        ("yyyy-mm-dd [h]:mm", "43831.5", "2020-01-01T12:00:00"),
+    ],
+)
+def test_a_time_that_went_by_is_a_count_of_days_and_no_date_in_1900(
+    code: str, text: str, found: str
+) -> None:
+    styles = (
+        '<styleSheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">'
+        f"<numFmts count='1'><numFmt numFmtId='164' formatCode='{code}'/></numFmts>"
+        '<cellXfs><xf numFmtId="46"/><xf numFmtId="164"/></cellXfs></styleSheet>'
+    )
+    cells = [styled(text, 1), styled("1.25", 0)]
+    data = workbook(("s", [["t", "built in"], cells]), replaced={"xl/styles.xml": styles})
+    assert values(data) == [{"t": found, "built in": "1.25"}]
+
+
 @pytest.mark.parametrize(("before", "found"), [(254, "2020-01-01"), (255, "43831")])
 def test_no_more_of_a_number_s_format_is_looked_at_than_spreadsheets_have(
     before: int, found: str

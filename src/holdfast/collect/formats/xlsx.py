@@ -37,8 +37,12 @@ _MAIN = (
 )
 _PACKAGE = "{http://schemas.openxmlformats.org/package/2006/relationships}Relationship"
 _REFERENCE = re.compile(r"([A-Z]{1,3})([1-9][0-9]{0,6})")
-_DATE_FORMATS = frozenset({*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)})
+_DATE_FORMATS = frozenset({*range(14, 23), *range(27, 37), 45, 47, *range(50, 59)})
+"""Those that need not be written down. 46, ``[h]:mm:ss``, is a time that went by, no date."""
 _QUOTED = re.compile(r'"[^"]*"|\[[^\]]*\]|\\.|_.|\*.')
+_SPELT_OUT = re.compile(r'"[^"]*"|\\.|_.|\*.')
+_ELAPSED = re.compile(r"\[(?:h+|m+|s+)\]")
+"""Hours that go on after 24, and minutes and seconds after 60."""
 _LONG = re.compile(r"[0-9]")
 
 _FORMAT_MAX = 255
@@ -337,12 +341,14 @@ def _shows(number: int, custom: dict[int, str]) -> str:
     if code is None:
         if number not in _DATE_FORMATS:
             return ""
-        return "time" if number in {18, 19, 20, 21, 45, 46, 47} else "date"
+        return "time" if number in {18, 19, 20, 21, 45, 47} else "date"
     bare = _QUOTED.sub("", code.split(";")[0]).lower()
     if "general" in bare or "e+" in bare:
         return ""
     if any(letter in bare for letter in "yd"):
         return "date"
+    if _ELAPSED.search(_SPELT_OUT.sub("", code.split(";")[0]).lower()):
+        return ""
     if "h" in bare or "s" in bare:
         return "time"
     return "date" if "m" in bare else ""
