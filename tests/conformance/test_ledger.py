@@ -370,9 +370,21 @@ async def test_checkpoints_are_signed_and_keys_rotate(ledger: LedgerService) -> 
     assert notes.parse_checkpoint(note.text).size == 1
     note, signers = notes.open_note(second, [old, new])
     assert signers == [new]
-    assert notes.parse_checkpoint(note.text).size == 3
+    assert notes.parse_checkpoint(note.text).size == 4
     with pytest.raises(notes.NoteRefused):
         notes.open_note(second, [old])
+    told = await ledger.entry(ONE, 2)
+    assert (told.stream, told.type, told.subject) == (
+        "ledger/keys",
+        "ledger.key-rotated",
+        "operator",
+    )
+    assert told.payload == {
+        "key": trust.keys[1].key,
+        "before": trust.keys[0].key,
+        "origin": trust.keys[1].origin,
+        "valid_from": 2,
+    }
     assert (await verdict(ledger)).sound
 
 

@@ -92,7 +92,8 @@ async def test_a_log_whose_key_is_lost_is_read_only_until_it_is_back_or_another_
         spans = [(each.valid_from, each.valid_to) for each in trust.keys]
         assert spans == [(0, 2), (2, None)], "the old one did not sign a last time"
         await ledger.append(ONE, one(4))
-        assert (await signed(ledger, 5)).origin == "example.org/ledger/default"
+        assert (await signed(ledger, 6)).origin == "example.org/ledger/default"
+        assert (await ledger.entry(ONE, 4)).type == "ledger.key-rotated"
         assert (await verdict(ledger)).sound
         assert await ledger.check() is None
 

@@ -131,7 +131,10 @@ def test_the_audit_tells_who_came_what_was_made_and_who_was_turned_away(program:
     def told() -> list[dict[str, Any]]:
         events = audit(program, "--since", "1h")
         types = Counter(event["type"] for event in events)
-        wanted = ("api-key.created", "api-key.revoked", "session.began", "access.refused")
+        wanted = (
+            "api-key.created", "api-key.revoked", "session.began", "access.refused",
+            "access.link-made",
+        )  # fmt: skip
         dead = any(event["payload"].get("code") == "key-unknown" for event in events)
         return events if dead and all(types[name] for name in wanted) else []
 
@@ -148,6 +151,10 @@ def test_the_audit_tells_who_came_what_was_made_and_who_was_turned_away(program:
     assert {event["who"] for event in dead} == {key}
     signed = [event for event in events if event["type"] == "session.began"]
     assert {event["who"] for event in signed} == {"operator"}
+    linked = [event for event in events if event["type"] == "access.link-made"]
+    assert {(event["who"], event["payload"]["route"]) for event in linked} == {
+        ("operator", "/v1/login/links")
+    }
     text = json.dumps(events)
     for hidden in (secret, guess, program.token, "auditee"):
         assert hidden not in text

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,33 @@ def collected(program: Program, runs: int) -> bool:
     )
 
 
+def raw_bytes_are_for_those_who_see_people_s_own(program: Program) -> None:
+    where = ["--data-dir", str(program.data_dir)]
+    made = program.client.post("/v1/api-keys", json={"name": "exporter", "roles": ["operator"]})
+    key = {"authorization": f"Bearer {made.json()['secret']}"}
+    run = next(program.items("/v1/results", profile="clinic"))["run"]
+    path = f"/v1/runs/{run}/responses/0/content"
+    refused = program.client.get(path, headers=key)
+    assert (refused.status_code, refused.json()["code"]) == (403, "permission-missing")
+    assert JANE not in refused.text
+    record = program.get("/v1/records", profile="clinic")["items"][0]["id"]
+    assert JANE in run_command("record", "raw", record, "--out", "-", *where).stdout
+    receipt = program.client.get(f"/v1/records/{record}/receipt")
+    assert receipt.status_code == 200, receipt.text
+
+    def told() -> list[Any]:
+        shown = run_command("audit", "--since", "1h", "--json", *where)
+        events = json.loads(shown.stdout)["items"]
+        kinds = ("response.downloaded", "records.receipted", "report.queried")
+        found = [event for event in events if event["type"] in kinds]
+        return found if {event["type"] for event in found} == set(kinds) else []
+
+    events = wait_until(told, what="the looks to be in the audit")
+    (taken,) = [event for event in events if event["type"] == "response.downloaded"]
+    assert (taken["who"], taken["payload"]["run"]) == ("operator", run)
+    assert {event["who"] for event in events} == {"operator"}
+
+
 def test_a_person_is_collected_sealed_held_erased_and_not_brought_back(
     tmp_path: Path, source: int
 ) -> None:
@@ -112,6 +140,7 @@ def test_a_person_is_collected_sealed_held_erased_and_not_brought_back(
         assert "opened" in exported.stderr
         for needle in (JANE, JOE, "a-note-on", "61.5"):
             assert places_of(home, needle) == [], needle
+        raw_bytes_are_for_those_who_see_people_s_own(program)
 
         assert run_command("key", "hold", JANE, "--reason", "case 12", *where).returncode == 0
         refused = run_command("ledger", "erase", JANE, "--reason", "asked", *where)

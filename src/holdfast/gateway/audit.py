@@ -1,20 +1,22 @@
-"""Which of the door's exchanges are of note. Sign-ins are events of the sessions themselves."""
+"""Which of the door's exchanges are of note. Sign-ins are events of the sessions themselves; a link
+that signs somebody in is kept in memory only, so that it was made is noted here."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from holdfast.identity.audit import REFUSED, Happened, Trail
+from holdfast.identity.audit import LINK_MADE, REFUSED, Happened, Trail
 from holdfast.kernel.http.door import CLIENT, CODE, SAFE_METHODS, SUBJECT, TENANT
 from holdfast.kernel.telemetry import request_id
 
 OF_NOTE = frozenset({401, 403, 421, 429})
 """A credential that is none, something not allowed, a foreign name, too much."""
+LOGIN_LINKS = "/v1/login/links"
 PRESENTED = frozenset({b"authorization", b"cookie", b"holdfast-hop", b"holdfast-join-token"})
 
 
 class DoorAudit:
-    """Tells a :class:`Trail` of refusals of note."""
+    """Tells a :class:`Trail` of refusals of note, and of login links."""
 
     def __init__(self, trail: Trail) -> None:
         self._trail = trail
@@ -25,14 +27,21 @@ class DoorAudit:
         Who asks without any credential is shown the way to one: that happens all day, and is told
         of only where something was to be changed.
         """
+        made = scope.get("path_template") == LOGIN_LINKS and scope["method"] == "POST"
+        if made and status < 300:
+            self._note(scope, LINK_MADE, "login-link")
+            return
         if status not in OF_NOTE:
             return
         if status == 401 and scope["method"] in SAFE_METHODS and not _presents(scope):
             return
+        self._note(scope, REFUSED, str(scope.get(CODE, status)))
+
+    def _note(self, scope: Any, type_: str, code: str) -> None:
         self._trail.note(
             Happened(
-                REFUSED,
-                code=str(scope.get(CODE, status)),
+                type_,
+                code=code,
                 tenant=str(scope.get(TENANT, "")),
                 subject=str(scope.get(SUBJECT, "")),
                 method=scope["method"],

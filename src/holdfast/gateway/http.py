@@ -15,6 +15,7 @@ from litestar.connection import Request
 from litestar.datastructures import Cookie
 from litestar.handlers import HTTPRouteHandler
 
+from holdfast.gateway.audit import LOGIN_LINKS
 from holdfast.gateway.door import COOKIE, SECURE_COOKIE, session_secret
 from holdfast.identity import LoginLinks
 from holdfast.identity.login import LINK_SECONDS
@@ -412,7 +413,7 @@ def handlers(links: LoginLinks, browsers: Browsers, origin: str = "") -> list[An
         return browsers.signed_in(request, begun)
 
     @post(
-        "/v1/login/links",
+        LOGIN_LINKS,
         permission=Permission.IDENTITY_WRITE,
         tag="login",
         operation_id="login_create_link",

@@ -1,4 +1,4 @@
-"""What is told of who came to the door in vain: refusals of note.
+"""What a door tells of itself: who came in vain, and login links, which open it to whoever has one.
 
 A door has no ledger of its own. It keeps *notes* for a few seconds, one for each kind of thing that
 happened to one caller, with a count: a flood of refusals is a handful of events that say how many,
@@ -32,7 +32,8 @@ from holdfast.kernel.telemetry import get_logger
 log = get_logger("audit")
 
 REFUSED = "access.refused"
-TYPES = (REFUSED,)
+LINK_MADE = "access.link-made"
+TYPES = (REFUSED, LINK_MADE)
 NOBODY = "nobody"
 VARIOUS = "various"
 REUSED = "event-id-reused"

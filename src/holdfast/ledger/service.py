@@ -565,9 +565,35 @@ class LedgerService:
     # --- manage -------------------------------------------------------------------------------
 
     async def rotate(self, principal: Principal) -> Trust:
-        """Sign with a new key from here on; the old one stays valid up to the size it signed."""
+        """Sign with a new key from here on; the old one stays valid up to the size it signed.
+
+        The log itself tells of it: the first entry that only the new key can vouch for, unless
+        somebody else appends meanwhile.
+        """
         await self.log_of(principal).rotate()
-        return await self.trust(principal)
+        trust = await self.trust(principal)
+        await self.append_prepared(principal, [self._rotated(principal, trust)])
+        return trust
+
+    def _rotated(self, principal: Principal, trust: Trust) -> Prepared:
+        """What is said of a key that was replaced: public halves only."""
+        *_, before, key = trust.keys
+        event = Event(
+            id=EventId(self._new_id()),
+            stream="ledger/keys",
+            type="ledger.key-rotated",
+            time=self._parts.clock.now(),
+            payload={
+                "key": key.key,
+                "before": before.key,
+                "origin": key.origin,
+                "valid_from": key.valid_from,
+            },
+            subject=principal.subject,
+            request_id=request_id(),
+        )
+        salt = self._parts.random(SALT_BYTES)
+        return self._preparer.sealed(principal, event, timestamp(event.time), salt)
 
     async def rebuild(self, principal: Principal) -> LedgerStatus:
         """Make the index anew from the log."""

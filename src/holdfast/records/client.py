@@ -275,7 +275,7 @@ class RecordsClient:
         return await self._api.request("GET", _run(run, "/responses"), type=list[StoredResponse])
 
     async def response_body(self, principal: Principal, run: str, sequence: int) -> ResponseBody:
-        """One raw response with its bytes."""
+        """One raw response with its bytes; asking for them is an event there."""
         stored = next(
             (
                 found

@@ -256,7 +256,10 @@ def _run_routes(service: RecordsService) -> list[Any]:
         media_type="application/octet-stream",
     )
     async def download_run_response(principal: Principal, run: str, sequence: int) -> Any:
-        """Download the bytes that the source sent, as an attachment."""
+        """Download the bytes that the source sent, as an attachment.
+
+        Of a profile with personal fields that takes `records:personal`, too. Each is an event.
+        """
         body = await service.response_body(principal, run, sequence)
         headers = {
             **ATTACHMENT,

@@ -14,9 +14,12 @@ import zstandard
 from sqlalchemy import Connection, Row, case, select
 
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.errors import Corrupt, NotFound, TooLarge
+from holdfast.kernel.errors import Corrupt, Denied, NotFound, TooLarge
+from holdfast.kernel.ids import EventId
 from holdfast.kernel.objects.orphans import confirm, noted
-from holdfast.kernel.principal import Principal
+from holdfast.kernel.outbox import Event
+from holdfast.kernel.principal import Permission, Principal
+from holdfast.kernel.telemetry import request_id
 from holdfast.keyring.model import RESPONSES, DataKey
 from holdfast.keyring.stream import MAGIC as STREAM_MAGIC
 from holdfast.keyring.stream import sealed_stream, unsealed_stream
@@ -148,30 +151,94 @@ class RawResponses(Part):
         return await self._db.read(principal, unit)
 
     async def response_body(self, principal: Principal, run: str, sequence: int) -> ResponseBody:
-        """One raw response with its bytes. ``Corrupt``, at the end, if they are not its own."""
+        """One raw response with its bytes, handed out. ``Corrupt``, at the end, if they are not
+        its own.
 
-        def unit(conn: Connection) -> Row[tuple[object, ...]]:
+        They hold all that the source sent: where the profile marks what is people's own, now or
+        when they came, they are for those with ``records:personal`` only; nothing of a page can be
+        sealed apart. That they were handed out is an event, written before anything of them is.
+        """
+        profile, row = await self._response(principal, run, sequence)
+        personal = await self._names_people(principal, profile, row)
+        if personal and not principal.may(Permission.RECORDS_PERSONAL):
+            raise Denied(
+                f"cannot show the response {sequence} of the run {run[:64]}: {profile} has "
+                f"personal fields, and {Permission.RECORDS_PERSONAL} is missing",
+                code="permission-missing",
+                hint="what of it is nobody's own is in its records: `holdfast record list "
+                f"--profile {profile}`",
+            )
+        stored = stored_response(row)
+        await self._note_download(principal, profile, stored, personal=personal)
+        return ResponseBody(stored, self._body(principal, stored.response))
+
+    async def _stored_body(self, principal: Principal, run: str, sequence: int) -> ResponseBody:
+        """One raw response for a worker that maps it again: what it makes of it is sealed."""
+        _, row = await self._response(principal, run, sequence)
+        stored = stored_response(row)
+        return ResponseBody(stored, self._body(principal, stored.response))
+
+    async def _response(
+        self, principal: Principal, run: str, sequence: int
+    ) -> tuple[str, Row[tuple[object, ...]]]:
+        """The profile of the run and the account of its response, whose bytes are there."""
+
+        def unit(conn: Connection) -> tuple[str, Row[tuple[object, ...]]]:
             row = store.find(conn, store.runs, principal.tenant, run=run)
             key = {"run": run, "sequence": sequence}
             found = row and store.find(
                 conn, store.responses, principal.tenant, fence=row.fence, **key
             )
-            if found is None:
+            if row is None or found is None:
                 raise NotFound(
                     f"cannot find the response {sequence} of the run {run[:64]}",
                     code="response-not-found",
                 )
-            return found
+            return row.profile, found
 
-        row = await self._db.read(principal, unit)
+        profile, row = await self._db.read(principal, unit)
         if row.erased_at:
             raise NotFound(
                 f"cannot read the response {sequence} of the run {run[:64]}: it was destroyed at "
                 f"{row.erased_at}, because a person in it was erased",
                 code="response-erased",
             )
-        stored = stored_response(row)
-        return ResponseBody(stored, self._body(principal, stored.response))
+        return profile, row
+
+    async def _names_people(self, principal: Principal, profile: str, row: Row[Any]) -> bool:
+        """Whether the bytes may name people: by the version they came under, or the newest."""
+        if row.personal:
+            return True
+        # Marks are often an afterthought; what came before them holds the same fields.
+        try:
+            newest = await self._handles.profiles.status(principal, profile)
+            if not newest.digest:
+                return False
+            rules = await self._rules(principal, profile, newest.digest)
+        except NotFound:
+            return False
+        return rules.marks is not None
+
+    async def _note_download(
+        self, principal: Principal, profile: str, stored: StoredResponse, *, personal: bool
+    ) -> None:
+        event = Event(
+            id=EventId(self._new_id()),
+            stream=f"profile/{profile}",
+            type="response.downloaded",
+            time=self._clock.now(),
+            payload={
+                "digest": stored.response.digest,
+                "personal": "opened" if personal else "none",
+                "profile": profile,
+                "response": stored.response.sequence,
+                "run": stored.run,
+            },
+            request_id=request_id(),
+        )
+        await self._db.write(
+            principal, lambda conn: self._handles.outbox.emit(conn, principal, event)
+        )
 
     async def _body(self, principal: Principal, response: RawResponse) -> AsyncIterator[bytes]:
         if not response.size_bytes:

@@ -68,7 +68,7 @@ class Remapping(RawResponses):
     ) -> ResponseBody:
         """One of these responses with its bytes."""
         await self._check_source(principal, grant, run, source)
-        return await self.response_body(principal, source, sequence)
+        return await self._stored_body(principal, source, sequence)
 
     async def _check_source(self, principal: Principal, grant: str, run: str, source: str) -> None:
         """``NotFound`` unless ``source`` is a run of the profile that the grant is for."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -16,7 +17,7 @@ from sqlalchemy import select, text
 
 from holdfast.kernel import merkle
 from holdfast.kernel.database import Database, tables_of_tenants
-from holdfast.kernel.errors import Corrupt, Invalid, NotFound
+from holdfast.kernel.errors import Corrupt, Denied, Invalid, NotFound
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.outbox import BEGINNING, Entry
 from holdfast.kernel.principal import Permission, operator
@@ -310,6 +311,44 @@ async def test_exports_say_what_they_show(bench: Bench, tmp_path: Path) -> None:
     assert row["subject"] == await subject_token(bench, JANE)
     kinds = {event.event.payload["personal"] for event in await events(bench, "records.exported")}
     assert kinds == {"opened", "sealed"}
+
+
+async def raw(bench: Bench, run: str, who=OPERATOR) -> bytes:
+    found = await bench.service.response_body(who, run, 0)
+    return b"".join([chunk async for chunk in found.chunks])
+
+
+async def test_raw_bytes_are_for_those_who_may_see_what_is_people_s_own(bench: Bench) -> None:
+    run = await collect(bench, [visit(JANE, 1)])
+    with pytest.raises(Denied, match="records:personal is missing") as refused:
+        await raw(bench, run, SOMEBODY)
+    assert refused.value.code == "permission-missing"
+    assert await events(bench, "response.downloaded") == []
+    assert JANE.encode() in await raw(bench, run)
+    (event,) = await events(bench, "response.downloaded")
+    assert (event.event.stream, event.event.payload["run"]) == ("profile/clinic", run)
+    assert (event.event.payload["response"], event.event.payload["personal"]) == (0, "opened")
+
+
+async def test_raw_bytes_from_before_the_marks_and_from_after_them_are_theirs_too(
+    database: Database, tmp_path: Path
+) -> None:
+    lenient = msgspec.structs.replace(CLINIC.expect, drift="report")
+    clinic = msgspec.structs.replace(CLINIC, expect=lenient)
+    plain = msgspec.structs.replace(clinic, subject="", personal=[])
+    async with bench_on(database, tmp_path, plain) as bench:
+        before = await collect(bench, [visit(JANE, 1)])
+        assert JANE.encode() in await raw(bench, before, SOMEBODY)
+        (event,) = await events(bench, "response.downloaded")
+        assert event.event.payload["personal"] == "none"
+        bench.profiles.add(clinic)
+        with pytest.raises(Denied):
+            await raw(bench, before, SOMEBODY)
+        marked = await collect(bench, [visit(JANE, 2)])
+        bench.profiles.add(plain)
+        with pytest.raises(Denied):
+            await raw(bench, marked, SOMEBODY)
+        assert JANE.encode() in await raw(bench, before, SOMEBODY)
 
 
 async def subject_token(bench: Bench, who: str) -> str:

@@ -23,7 +23,8 @@ app = typer.Typer(add_completion=False)
 PAGE = 500
 ABOUT_ACCESS = (
     "access.", "api-key.", "backup.", "invitation.", "join-token.", "key.", "ledger.", "passkey.",
-    "person.", "records.exported", "records.opened", "role.", "session.", "subject.",
+    "person.", "records.exported", "records.opened", "records.receipted", "report.queried",
+    "response.downloaded", "role.", "session.", "subject.",
     "tenant.", "worker.registered", "worker.revoked",
 )  # fmt: skip
 """Types of events that say who may do what, who used it, and who was refused."""
@@ -62,7 +63,7 @@ def audit(
             subjects = await _subjects(api, who) if who else frozenset()
             found: list[Entry] = []
             async for entry in _entries(LedgerClient(api), begins):
-                if wanted(entry.type, entry.subject, subjects, type_):
+                if any(wanted(entry.type, each, subjects, type_) for each in _people(entry)):
                     found.append(entry)
                     if len(found) > limit:
                         break
@@ -88,7 +89,7 @@ def audit(
                 row["type"],
                 row["stream"],
                 _detail(row["payload"]),
-                row["payload"].get("count", 1),
+                row["payload"].get("count") or len(_reads(row["payload"])) or 1,
                 row["request_id"],
             ]
             for row in rows
@@ -175,10 +176,22 @@ async def _first_since(ledger: LedgerClient, begins: datetime) -> int:
     return low
 
 
+def _reads(payload: dict[str, Any]) -> list[dict[str, Any]]:
+    """The reads that one event tells of together: see :mod:`holdfast.kernel.reads`."""
+    found = payload.get("reads")
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _people(entry: Entry) -> list[str]:
+    """Who did it; several, where one event tells of the reads of several."""
+    readers = {str(each.get("by", "")) for each in _reads(entry.payload or {})}
+    return [entry.subject] if entry.subject or not readers else sorted(readers)
+
+
 def _row(entry: Entry) -> dict[str, Any]:
     return {
         "time": entry.time,
-        "who": entry.subject,
+        "who": " ".join(_people(entry)),
         "type": entry.type,
         "stream": entry.stream,
         "request_id": entry.request_id,
@@ -192,5 +205,8 @@ def _detail(payload: dict[str, Any]) -> str:
     told = " ".join(str(each) for each in shown if each)
     if told:
         return told
+    reads = _reads(payload)
+    if reads:
+        payload = {k: v for k, v in reads[0].items() if k not in ("at", "by", "request")}
     plain = {k: v for k, v in payload.items() if isinstance(v, str | int) and k != "count"}
     return ", ".join(f"{name} {value}" for name, value in list(plain.items())[:4])
