@@ -37,7 +37,7 @@ from holdfast.keyring.http import key_handlers
 from holdfast.keyring.lines import ERASURES, RESTRICTIONS
 from holdfast.keyring.model import EraseRequest, KeysHandled, SubjectRequest
 from holdfast.keyring.noting import KeyNotes
-from holdfast.ledger.model import Append, NewEvent
+from holdfast.ledger.model import NO_KEY, Append, NewEvent
 from holdfast.records.model import (
     Batch,
     MappedRecord,
@@ -280,7 +280,7 @@ async def test_what_comes_back_works_where_the_keys_have_a_place_of_their_own(
     settings = settings_apart(world, "apart")
     done = await restore(settings, *files_of(world.before), lists=world.settings.keys_dir)
     assert (done.verified.erasures_replayed, done.verified.restrictions) == (1, 1)
-    assert done.verified.ledger == "sound"
+    assert (done.verified.ledger, done.verified.ledger_code) == ("sound", "")
     for name in ("keys", "secrets"):
         assert not (settings.data_dir / name).exists(), "kept apart from the data they stay apart"
     async with open_system(settings, ROLES) as system:
@@ -411,7 +411,10 @@ async def test_the_keyring_of_the_directory_opens_a_backup_too(world: World) -> 
     shutil.copytree(world.settings.data_dir, settings.data_dir)
     shutil.rmtree(settings.data_dir / "state")
     shutil.rmtree(settings.data_dir / "objects")
+    (settings.keys_dir / "ledger-default-1.key.jwk").unlink()
     done = await restore(settings, Path(world.before.data_file), None)
+    assert done.verified.ledger_code == NO_KEY, "a log that cannot be signed is told"
+    assert not done.verified.index_wrong
     assert done.verified.erasures_replayed == 1
     assert (settings.data_dir.parent / "lost.before-restore").is_dir()
     async with open_system(settings, ROLES) as system:
@@ -474,6 +477,7 @@ async def test_nothing_is_backed_up_without_every_object_whole(world: World, har
         job = await service.start(ME)
         failed = await service.ended(job.id)
         assert (failed.state, failed.damaged) == ("failed", True)
+        assert failed.code == ("object-missing" if harm == "lost" else "object-damaged")
         assert name in failed.problem
         assert not list((settings.data_dir / "backups").glob("*.hfb"))
         checks = ObjectChecks(system.state)

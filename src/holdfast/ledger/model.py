@@ -249,6 +249,8 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sound: bool | None = None
     position: int | None = None
     reason: str = ""
+    code: str = ""
+    """What is not sound, for programs: ``index-damaged``, ``entry-unsound``, …"""
     root: str = ""
     erased: int = 0
     checkpoints: int = 0

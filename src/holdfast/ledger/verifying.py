@@ -109,17 +109,17 @@ async def verify(service: LedgerService, principal: Principal) -> AsyncIterator[
         if said_wrongly:
             raise _UnsoundError(walk.tree.size, said_wrongly)
     except _UnsoundError as error:
-        yield _unsound(walk, size, error.position, error.reason)
+        yield _unsound(walk, size, error.position, error.reason, "entry-unsound")
         return
     except FrameDamaged as error:
         await tenant_log.soundness.met(error, walked=True)
-        yield _unsound(walk, size, error.position, error.detail)
+        yield _unsound(walk, size, error.position, error.detail, error.code)
         return
     except IndexWrong as error:
-        yield _unsound(walk, size, error.position, f"{error.detail}; {error.hint}")
+        yield _unsound(walk, size, error.position, f"{error.detail}; {error.hint}", error.code)
         return
     except (Corrupt, IndexIncomplete) as error:
-        yield _unsound(walk, size, walk.tree.size, error.detail)
+        yield _unsound(walk, size, walk.tree.size, error.detail, error.code)
         return
     tenant_log.soundness.look_again()
     yield Progress(
@@ -133,9 +133,14 @@ async def verify(service: LedgerService, principal: Principal) -> AsyncIterator[
     )
 
 
-def _unsound(walk: Walk, size: int, position: int, reason: str) -> Progress:
+def _unsound(walk: Walk, size: int, position: int, reason: str, code: str) -> Progress:
     return Progress(
-        checked=walk.tree.size, size=size, sound=False, position=position, reason=reason
+        checked=walk.tree.size,
+        size=size,
+        sound=False,
+        position=position,
+        reason=reason,
+        code=code,
     )
 
 

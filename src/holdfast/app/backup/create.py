@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 log = get_logger("backup")
 JOBS_MAX = 20
+LEDGER_DAMAGED = "ledger-damaged"
+"""The code of a backup that was not made because a log of the ledger is not sound."""
 
 
 class Backup(Struct, frozen=True, kw_only=True):
@@ -63,6 +65,8 @@ class Backup(Struct, frozen=True, kw_only=True):
     roles: list[str] = []
     """Whose data it has: of a process per role only that process's own."""
     problem: str = ""
+    code: str = ""
+    """The code of the problem: ``ledger-damaged``, ``object-missing``, …"""
     damaged: bool = False
     """It failed because something that was to be backed up is missing or not whole."""
     ledger: str = ""
@@ -164,12 +168,12 @@ class BackupService:
         try:
             said = await self._ledger_damage()
             if said and not damaged_ledger:
-                raise Corrupt(f"cannot back up: {said}", code="ledger-damaged")
+                raise Corrupt(f"cannot back up: {said}", code=LEDGER_DAMAGED)
             done = await self._made(principal, msgspec.structs.replace(job, ledger=said))
         except HoldfastError as error:
             corrupt = error.kind is Kind.CORRUPT
             done = msgspec.structs.replace(
-                job, state="failed", problem=error.detail, damaged=corrupt
+                job, state="failed", problem=error.detail, code=error.code, damaged=corrupt
             )
         except OSError as error:
             reason = error.strerror or str(error)

@@ -43,6 +43,7 @@ from holdfast.keyring.keyring import KEEP_HINT, open_keyring
 from holdfast.keyring.lines import join, read_erasures
 from holdfast.keyring.master import MasterKeys, write_new
 from holdfast.keyring.model import BACKUPS, DataKey
+from holdfast.ledger.errors import IndexIncomplete, IndexWrong
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of how much."""
@@ -65,6 +66,13 @@ class Verified(Struct, frozen=True, kw_only=True):
     ledger: str
     """``sound``, or what does not fit: a log from before its last published checkpoint is read
     only, until ``holdfast ledger restart`` begins a new origin that cites it."""
+    ledger_code: str = ""
+    """The same for programs; empty where it is sound: ``index-damaged``, ``lost-tail``, …"""
+
+    @property
+    def index_wrong(self) -> bool:
+        """Whether it is the ledger's index that is not sound, and not the log."""
+        return self.ledger_code in (IndexWrong.code, IndexIncomplete.code)
 
 
 class Restored(Struct, frozen=True, kw_only=True):
@@ -506,7 +514,7 @@ async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified
     if checked.damaged:
         raise Corrupt(f"cannot restore: {len(checked.damaged)} keys do not open")
     events = erased = responses = entries = 0
-    ledger = ""
+    ledger = code = ""
     for tenant in await state.database.tenants():
         who = operator(tenant)
         position = BEGINNING
@@ -519,9 +527,10 @@ async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified
             position = found[-1].position
         responses += await _check_objects(state, service("restore", tenant), progress)
         if system.ledger is not None and "ledger" in system.roles:
-            count, said = await _check_ledger(system, who)
+            count, said, told = await _check_ledger(system, who)
             entries += count
-            ledger = said if ledger in ("", "sound") else ledger
+            if not code:
+                ledger, code = said or ledger, told
     return Verified(
         keys=checked.keys,
         events=events,
@@ -531,6 +540,7 @@ async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified
         restrictions=(await asyncio.to_thread(state.keyring.describe)).held_subjects,
         ledger_entries=entries,
         ledger=ledger,
+        ledger_code=code,
     )
 
 
@@ -549,9 +559,9 @@ async def _check_objects(state: Any, principal: Principal, progress: Progress) -
     return len(names)
 
 
-async def _check_ledger(system: Any, principal: Principal) -> tuple[int, str]:
-    """How many entries are sound, and what is not; ``Corrupt`` if the log cannot be opened at all,
-    as without the key that signs it."""
+async def _check_ledger(system: Any, principal: Principal) -> tuple[int, str, str]:
+    """How many entries are sound, and what is not, in words and by its code; ``Corrupt`` if the log
+    cannot be opened at all."""
     from holdfast.ledger.verifying import verify as verify_ledger
 
     last: Any = None
@@ -559,6 +569,9 @@ async def _check_ledger(system: Any, principal: Principal) -> tuple[int, str]:
         last = step
     damage = (await system.ledger.status(principal)).damage
     if last is None:
-        return 0, ""
-    said = "sound" if damage is None else str(damage.detail)
-    return int(last.checked), said if last.sound else str(last.reason)
+        return 0, "", ""
+    if not last.sound:
+        return int(last.checked), str(last.reason), str(last.code)
+    if damage is not None:
+        return int(last.checked), str(damage.detail), str(damage.reason)
+    return int(last.checked), "sound", ""

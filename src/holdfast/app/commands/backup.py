@@ -54,7 +54,7 @@ def create(
 ) -> None:
     import asyncio
 
-    from holdfast.app.backup.create import Backup
+    from holdfast.app.backup.create import LEDGER_DAMAGED, Backup
     from holdfast.app.settings import ROLES
 
     async def body() -> None:
@@ -68,7 +68,7 @@ def create(
                     found = await api.request("GET", f"/v1/backups/{found.id}", type=Backup)
                 if found.state == "done":
                     show("objects", 1, 1)
-        if found.state == "failed" and found.damaged and "the ledger of" in found.problem:
+        if found.state == "failed" and found.code == LEDGER_DAMAGED:
             raise Corrupt(
                 f"cannot back up: {found.problem.removeprefix('cannot back up: ')}",
                 code="backup-failed",
@@ -130,19 +130,18 @@ def restore(
     json: JsonOption = False,
 ) -> None:
     from holdfast.app.backup.restore import restore as restored
+    from holdfast.ledger.log.soundness import hint_of
 
     async def body() -> None:
         settings = settings_of(command_line(ctx))
         with _recovered(settings, recovery) as (master, lists), _progress() as show:
             found = await restored(settings, file, keys, master=master, lists=lists, progress=show)
         _print(found, json=json)
-        if "ledger rebuild`" in found.verified.ledger:
+        if found.verified.index_wrong:
             say(f"the ledger's index is not sound: {found.verified.ledger}")
-        elif found.verified.ledger not in ("", "sound"):
-            say(
-                f"the ledger is read-only: {found.verified.ledger}; `holdfast ledger restart` "
-                "begins a new origin that cites the old one"
-            )
+        elif found.verified.ledger_code:
+            say(f"the ledger is read-only: {found.verified.ledger}")
+            say(hint_of(found.verified.ledger_code))
 
     run(body)
 
