@@ -183,6 +183,34 @@ async def test_a_spec_is_computed_again_in_the_order_in_which_it_was_written(
         assert again(tmp_path, data, policy, *given) == ALL
 
 
+async def test_days_are_those_of_the_profiles_zone_and_the_report_says_which(
+    bench: Collecting, tmp_path: Path
+) -> None:
+    hours = [{"id": f"{n:02d}", "at": f"2024-07-0{1 + n // 24}T{n % 24:02d}:00"} for n in range(48)]
+    bench.write("hours.json", [{**each, "v": 1, "year": 2024} for each in hours])
+    period = {"path": "$.at", "frequency": "H"}
+    await bench.publish("hours", "hours.json", period=period, timezone="Europe/Berlin")
+    async with bench.drone():
+        await bench.collect("hours")
+    source = {"profile": "hours", "measures": ["v"]}
+    aggregate = {"aggregate": {"by": ["day"], "function": "sum"}}
+    spec = {
+        "version": 1, "name": "days", "output": {"type": "table"},
+        "inputs": {"hours": {**source, **aggregate}},
+    }  # fmt: skip
+    report = await run(bench, spec)
+    assert report.rows == [["2024-07-01", "24"], ["2024-07-02", "24"]]
+    assert report.spec.inputs["hours"].timezone == "Europe/Berlin"
+    assert (await run(bench, spec)).id == report.id
+    data, policy = await receipt(bench, report, "v", 0), await trust(bench)
+    assert both(data, policy)["value"] == "24"
+    assert again(tmp_path, data, policy, recompute=True) == ALL
+    plain = {**spec, "inputs": {"hours": {**source, **aggregate, "timezone": "UTC"}}}
+    assert [value for _, value in (await run(bench, plain)).rows] == ["2", "24", "22"]
+    listed = await run(bench, {**spec, "inputs": {"hours": source}})
+    assert listed.spec.inputs["hours"].timezone is None
+
+
 async def test_a_publication_that_came_while_it_was_computed_is_not_taken_for_its_input(
     bench: Collecting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

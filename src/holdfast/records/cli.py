@@ -112,11 +112,19 @@ def list_records(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="Periods that start on or after this day (or month, or year)."),
+        typer.Option(
+            "--from",
+            help="Periods that start on or after this day (or month, or year); hours and instants "
+            "by UTC.",
+        ),
     ] = None,
     end: Annotated[
         str | None,
-        typer.Option("--to", help="Periods that start before this day (or month, or year)."),
+        typer.Option(
+            "--to",
+            help="Periods that start before this day (or month, or year); hours and instants "
+            "by UTC.",
+        ),
     ] = None,
     dimension: Annotated[
         list[str] | None, typer.Option("--dimension", help="NAME=VALUE; may be repeated.")

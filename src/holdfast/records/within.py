@@ -77,6 +77,16 @@ def since(text: str, pattern: str, timezone: str) -> Within:
     return Within((first[0], ""), (first[1], ""))
 
 
+def beginnings(text: str, timezone: str) -> tuple[str, str]:
+    """A bound as the first day and as the first moment at or after it.
+
+    It is a day, a month or a year in ``timezone``, or a UTC time. ``ValueError`` as above.
+    """
+    if "T" not in text:
+        text = f"{text}{'-01-01'[len(text) - 4 :]}" if len(text) < 10 else text
+    return _bound(text, UTC if timezone == "UTC" else ZoneInfo(timezone))
+
+
 def _bound(text: str, zone: tzinfo) -> tuple[str, str]:
     """The first day that begins at or after a bound, and its moment."""
     if "T" not in text:

@@ -24,7 +24,7 @@ _NAMED_TIMES = (*EPOCHS, "excel", "rfc-2822")
 
 def time_problems(profile: Profile) -> Iterator[Problem]:
     """What is wrong with the zones and periods of ``profile``."""
-    yield from _zone(profile.timezone, "timezone")
+    yield from zone_problems(profile.timezone, "timezone")
     if profile.period:
         yield from _period(profile, profile.period)
     if profile.freshness and duration_seconds(profile.freshness) <= 0:
@@ -144,7 +144,8 @@ _PERIOD_NAME = re.compile(
 )
 
 
-def _zone(name: str, where: str) -> Iterator[Problem]:
+def zone_problems(name: str, where: str) -> Iterator[Problem]:
+    """What is wrong with the name of a time zone."""
     if not _known_zone(name):
         hint = did_you_mean(name, sorted(_zone_names()), compared=1000)
         near = hint if hint.startswith("did") else "an IANA name such as Europe/Paris, or UTC"
@@ -209,7 +210,7 @@ def schedule_problems(schedule: Schedule, where: str) -> Iterator[Problem]:
             yield Problem(f"{where}.jitter", "the jitter is longer than the interval")
     if schedule.cron is not None:
         yield from _cron(schedule.cron, f"{where}.cron")
-    yield from _zone(schedule.timezone, f"{where}.timezone")
+    yield from zone_problems(schedule.timezone, f"{where}.timezone")
 
 
 _CRON_VALUE = r"(?:\*|(?:[0-9]{1,2}|[A-Za-z]{3})(?:-(?:[0-9]{1,2}|[A-Za-z]{3}))?)(?:/[0-9]{1,2})?"

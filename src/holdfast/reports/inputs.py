@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import msgspec
 
+from holdfast.kernel.clock import parse_timestamp
 from holdfast.kernel.errors import Problem, Unavailable
 from holdfast.records.columns import FREQUENCIES_KEY, SEALED_KEY
 from holdfast.reports.errors import InputCorrupt, InputMismatch
@@ -17,6 +20,8 @@ from holdfast.reports.model import BUCKETS, Input, function_of
 if TYPE_CHECKING:
     import pyarrow
 
+LOCAL_DAY = "local day"
+"""A column beside a projection's own, none of which has a blank in its name."""
 PERIODS = frozenset({"period_start", "period_end", "period_frequency"})
 
 
@@ -72,6 +77,29 @@ def read_projection(
         return table
     except pyarrow.ArrowInvalid as error:
         raise InputCorrupt(f"cannot read the input {name}: {error}") from error
+
+
+def with_local_day(table: pyarrow.Table, timezone: str) -> pyarrow.Table:
+    """The table with :data:`LOCAL_DAY`: when each period begins, of hours and instants the day in
+    that zone. By the zones that mapping goes by; the engine has tables of its own."""
+    import pyarrow
+    import pyarrow.compute
+
+    texts = table.column("period_start").cast(pyarrow.string())
+    distinct = pyarrow.compute.unique(texts)
+    zone = ZoneInfo(timezone)
+    days = [_local_day(text, zone) for text in distinct.to_pylist()]
+    found = pyarrow.compute.index_in(texts, distinct)
+    return table.append_column(LOCAL_DAY, pyarrow.array(days, pyarrow.string()).take(found))
+
+
+def _local_day(text: str | None, zone: tzinfo) -> str | None:
+    if text is None or "T" not in text:
+        return text
+    try:
+        return parse_timestamp(text).astimezone(zone).date().isoformat()
+    except OverflowError:  # the first and the last day of the calendar, beyond which there is none
+        return text
 
 
 def needed_fields(

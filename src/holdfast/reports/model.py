@@ -120,6 +120,7 @@ class Input(_Part, frozen=True, kw_only=True):
     ``where`` maps a dimension (or ``attributes.NAME``) to the value or values it must have,
     ``units`` a measure to the unit that its values must be in, as columns tell it: ``1000 EUR``.
     ``as_of`` reads what was known then; ``vintage: first`` reads what was published first.
+    ``timezone`` is where days, months and years of hours and instants begin.
     """
 
     profile: Name
@@ -132,6 +133,7 @@ class Input(_Part, frozen=True, kw_only=True):
     aggregate: Aggregate | None = None
     as_of: Moment | None = None
     vintage: Literal["latest", "first"] = "latest"
+    timezone: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
 
 class JoinKey(_Part, frozen=True, kw_only=True):

@@ -45,6 +45,7 @@ from holdfast.records.receipt import (
     sealed,
 )
 from holdfast.registry.model import Profile
+from holdfast.registry.time_rules import frequencies_of
 from holdfast.reports import store
 from holdfast.reports.chart import ChartFormat, ChartJob, chart_kind
 from holdfast.reports.compute import ComputeJob, ComputeResult, Traced, opened
@@ -78,7 +79,7 @@ from holdfast.reports.receipt import (
     carries,
     coefficient,
 )
-from holdfast.reports.spec import canonical_spec, check_spec, spec_digest
+from holdfast.reports.spec import canonical_spec, check_spec, spec_digest, zoned
 from holdfast.reports.turns import Turns
 
 COMPUTE = "holdfast.reports.compute:compute"
@@ -154,6 +155,7 @@ class ReportsService:
         """
         check_spec(spec)
         _require(principal, Permission.RECORDS_READ)
+        spec = zoned(spec, await self._zones(principal, spec))
         inputs, files = await self._inputs(principal, spec)
         found = await self._same(principal, spec, inputs)
         if found is not None:
@@ -418,6 +420,18 @@ class ReportsService:
                 )
             )
         return inputs, files
+
+    async def _zones(self, principal: Principal, spec: ReportSpec) -> dict[str, str]:
+        """The time zones of the profiles whose periods may begin within a day."""
+        zones = {}
+        for profile in {source.profile for source in spec.inputs.values()}:
+            try:
+                found = (await self._profiles.show(principal, profile)).profile
+            except NotFound:
+                continue  # removed: its zone is known no more, and days are those of UTC
+            if found.period and {"H", "I"} & frequencies_of(found.period):
+                zones[profile] = found.timezone
+        return zones
 
     async def _credit(self, principal: Principal, profile: str) -> Credit:
         try:

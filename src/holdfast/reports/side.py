@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from msgspec.json import encode
 
 from holdfast.kernel.errors import Problem
-from holdfast.records.within import bound
+from holdfast.records.within import beginnings, bound
 from holdfast.reports import quotient
 from holdfast.reports.errors import DuplicateKeys, InputMismatch
-from holdfast.reports.inputs import field_of
+from holdfast.reports.inputs import LOCAL_DAY, field_of, with_local_day
 from holdfast.reports.locked import literal, one_of, quoted, rows_of
 from holdfast.reports.model import (
     BUCKETS,
@@ -118,6 +118,11 @@ class Side:
         self._fields = set(table.schema.names)
         self._rows = table.num_rows
         self._named = table.num_rows <= NAMED_MAX and {"record_id", "revision"} <= self._fields
+        self._local = self.source.timezone not in (None, "UTC") and "period_start" in self._fields
+        self._begun = quoted(LOCAL_DAY) if self._local else "period_start"
+        """The column whose text has the day on which a period begins."""
+        if self._local:
+            table = with_local_day(table, self.source.timezone or "UTC")
         connection.register(self._raw, table)
 
     def build(self) -> Counts:
@@ -162,12 +167,23 @@ class Side:
         period = self.source.period
         if period is not None:
             if period.start is not None:
-                conditions.append(f"period_start >= {literal(bound(str(period.start)))}")
+                conditions.append(self._begins(">=", str(period.start)))
             if period.until is not None:
-                conditions.append(f"period_start < {literal(bound(str(period.until)))}")
+                conditions.append(self._begins("<", str(period.until)))
             if period.frequency is not None:
                 conditions.append(f"period_frequency = {literal(period.frequency)}")
         return f"WHERE {' AND '.join(conditions)}" if conditions else ""
+
+    def _begins(self, compared: str, text: str) -> str:
+        if not self._local:
+            return f"period_start {compared} {literal(bound(text))}"
+        day, moment = map(literal, beginnings(text, self.source.timezone or "UTC"))
+        return f"period_start {compared} CASE WHEN {_TIMED} THEN {moment} ELSE {day} END"
+
+    def _key(self, reference: str) -> str:
+        if reference in BUCKETS:
+            return _bucket(self._begun, reference)
+        return f"CAST({quoted(field_of(reference))} AS VARCHAR)"
 
     def _condition(self, key: str, wanted: Any) -> str:
         field = f"CAST({quoted(field_of(key))} AS VARCHAR)"
@@ -214,7 +230,7 @@ class Side:
                 self._check_straddling(bucket, lowest)
 
     def _check_straddling(self, bucket: str, frequency: str) -> None:
-        first = _bucket("period_start", bucket)
+        first = _bucket(self._begun, bucket)
         last = "strftime(CAST(substr(period_end, 1, 10) AS DATE) - 1, '%Y-%m-%d')"
         where = self._where()
         extra = f"{first} <> {_bucket(last, bucket)}"
@@ -280,7 +296,7 @@ class Side:
 
     def _plain(self, measures: dict[str, _Measure]) -> list[str]:
         """Rows as they are: keys, dimensions and attributes as text, measures twice."""
-        select = [f"{_key(reference)} AS k{i}" for i, (_, reference) in enumerate(self.keys)]
+        select = [f"{self._key(reference)} AS k{i}" for i, (_, reference) in enumerate(self.keys)]
         select += ["record_id AS r0", "period_start AS r1"]
         if "record_id" not in self._fields:
             select[-2] = "NULL AS r0"
@@ -356,12 +372,12 @@ class Side:
 
     def _grouped(self, aggregate: Aggregate) -> tuple[list[str], list[str]]:
         """What is selected and grouped by: the keys, and what else the input is aggregated by."""
-        select = [f"{_key(reference)} AS k{i}" for i, (_, reference) in enumerate(self.keys)]
+        select = [f"{self._key(reference)} AS k{i}" for i, (_, reference) in enumerate(self.keys)]
         grouping = [f"k{i}" for i in range(len(self.keys))]
         taken = [reference for _, reference in self.keys]
         for by in (by for by in aggregate.by if by not in taken):
             slot = self._slot(key_name(by), "v")
-            select.append(f"{_key(by)} AS {slot}")
+            select.append(f"{self._key(by)} AS {slot}")
             grouping.append(slot)
             self._add(key_name(by), "text", bucket=by)
         return select, grouping
@@ -490,6 +506,7 @@ class Side:
         return one_of(self.connection, sql)
 
 
+_TIMED = "contains(period_start, 'T')"
 _FIRST_DAY = "period_start LIKE '%-01'"
 _MONTH = "CAST(substr(period_start, 6, 2) AS INTEGER)"
 _PERIOD_TEXT = f"""CASE
@@ -540,12 +557,6 @@ def _chosen(function: str, text: str, double: str, decimal: str | None) -> str:
             return f"arg_min({text}, {when})"
         case _:
             return f"arg_max({text}, {when})"
-
-
-def _key(reference: str) -> str:
-    if reference in BUCKETS:
-        return _bucket("period_start", reference)
-    return f"CAST({quoted(field_of(reference))} AS VARCHAR)"
 
 
 def _bucket(text: str, bucket: str) -> str:

@@ -6,6 +6,7 @@ then the parts are held against each other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from holdfast.kernel.canonical import canonical, digest
 from holdfast.kernel.errors import Invalid, Problem, TooLarge
 from holdfast.records.within import bound
 from holdfast.registry.document import DOCUMENT_BYTES_MAX, dotted, read_document
+from holdfast.registry.time_rules import zone_problems
 from holdfast.reports.errors import SpecInvalid
 from holdfast.reports.expression import compile_expression
 from holdfast.reports.model import (
@@ -194,6 +196,8 @@ def _input_problems(path: str, source: Input) -> list[Problem]:
         for name in source.units
         if name not in source.measures
     ]
+    if source.timezone is not None:
+        found += zone_problems(source.timezone, f"{path}.timezone")
     if source.period is not None:
         found += _period_problems(f"{path}.period", source.period)
     return found + _aggregate_problems(path, source)
@@ -331,6 +335,24 @@ def _chart_problems(spec: ReportSpec, names: Names) -> list[Problem]:
     if spec.chart.kind in ("series", "line") and time_key(spec) is None:
         found.append(Problem("chart.kind", "needs exactly one time as key"))
     return found
+
+
+def zoned(spec: ReportSpec, zones: Mapping[str, str]) -> ReportSpec:
+    """The spec with the zone of each profile in ``zones`` written into the inputs that go by time
+    and name none: what a report says must not depend on what its profiles say later."""
+    keys = spec.join.keys if spec.join else []
+    inputs = {}
+    for name, source in spec.inputs.items():
+        used = [reference for key in keys if (reference := join_key(key, [name]).of.get(name))]
+        used += source.aggregate.by if source.aggregate else []
+        zone = zones.get(source.profile, "UTC")
+        timed = source.period is not None or any(reference in BUCKETS for reference in used)
+        inputs[name] = (
+            msgspec.structs.replace(source, timezone=zone)
+            if timed and zone != "UTC" and source.timezone is None
+            else source
+        )
+    return msgspec.structs.replace(spec, inputs=inputs)
 
 
 def row_keys(spec: ReportSpec) -> list[JoinKey]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from pathlib import Path
 from random import Random
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import duckdb
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from holdfast.kernel.clock import timestamp
 from holdfast.records.listing import period_text
 from holdfast.records.model import PeriodValue
 from holdfast.reports import quotient
@@ -21,6 +24,7 @@ from holdfast.reports.errors import (
     InputCorrupt,
     InputMismatch,
     ReportTooLarge,
+    SpecInvalid,
     TooFewRows,
 )
 from holdfast.reports.inputs import read_projection
@@ -520,6 +524,71 @@ def test_records_in_several_units_are_filtered_apart_as_the_refusal_says(tmp_pat
     shown = {"type": "table", "columns": ["other"]}
     inputs = {"a": {"units": {"value": "1000 USD"}, "measures": ["value", "other"]}}
     assert run(tmp_path, {"a": rows}, inputs=inputs, output=shown).rows == [["7"]]
+
+
+def local_hours(first: str, count: int, zone: str) -> list[Row]:
+    """One row for each hour from a local midnight on, whose value says its local day."""
+    begin = datetime.fromisoformat(first).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+    rows = []
+    for hour in range(count):
+        start = begin + timedelta(hours=hour)
+        ends = (timestamp(start), timestamp(start + timedelta(hours=1)))
+        day = start.astimezone(ZoneInfo(zone)).day
+        rows.append(row("/".join(ends), "H", measures={"value": str(day)}))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("zone", "first", "hours"),
+    [
+        ("Europe/Berlin", "2024-03-30", [24, 23, 24]),
+        ("Europe/Berlin", "2024-10-26", [24, 25, 24]),
+        ("America/Los_Angeles", "2024-02-28", [24, 24, 24]),
+        ("Asia/Kolkata", "2024-12-30", [24, 24, 24]),
+    ],
+)
+def test_days_of_hours_are_those_of_the_zone(
+    tmp_path: Path, zone: str, first: str, hours: list[int]
+) -> None:
+    rows = local_hours(first, sum(hours), zone)
+    days = [(date.fromisoformat(first) + timedelta(days=n)).isoformat() for n in range(3)]
+    daily = [
+        row(day, "D", measures={"value": str(count * int(day[-2:]))})
+        for day, count in zip(days, hours, strict=True)
+    ]
+    by_day = {"aggregate": {"by": ["day"], "function": "sum"}, "timezone": zone}
+    sides = {"a": daily, "b": rows}
+    joined: dict[str, Any] = {
+        "join": {"on": ["day"]}, "derive": {"difference": "a.value - b.value"},
+        "output": {"type": "table", "columns": ["day", "difference"]},
+    }  # fmt: skip
+    result = run(tmp_path, sides, inputs={"b": by_day}, **joined)
+    assert result.rows == [[day, "0.0"] for day in days]
+    assert result.notes == []
+    plain = {**by_day, "timezone": "UTC"}
+    assert run(tmp_path, sides, inputs={"b": plain}, **joined).rows != result.rows
+    # A part is of local days, too: of the second one, all its hours and no others.
+    part = {**by_day, "period": {"from": days[1], "until": days[2]}}
+    alone = run(tmp_path, {"b": rows}, inputs={"b": part})
+    assert alone.rows == [[days[1], str(hours[1] * int(days[1][-2:]))]]
+    counted = {**by_day, "aggregate": {"by": ["year"], "function": "count"}}
+    years = run(tmp_path, {"b": rows}, inputs={"b": counted}).rows
+    assert sum(int(count or 0) for _, count in years) == sum(hours)
+    assert len(years) == len({day[:4] for day in days})
+
+
+def test_a_zone_that_there_is_not_is_named() -> None:
+    spec = {
+        "version": 1,
+        "name": "t",
+        "inputs": {"a": {"profile": "a", "measures": ["value"], "timezone": "Europe/Berlino"}},
+        "output": {"type": "table"},
+    }
+    with pytest.raises(SpecInvalid) as caught:
+        convert_spec(spec)
+    (problem,) = caught.value.problems
+    assert problem.path == "inputs.a.timezone"
+    assert "Europe/Berlin" in problem.hint
 
 
 def test_records_without_periods_lie_in_no_bucket(tmp_path: Path) -> None:
