@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 from holdfast.collect.cli import _print
 from holdfast.collect.fixtures.faults import Fault
 from holdfast.collect.fixtures.server import FixtureServer
-from holdfast.collect.preview import Preview, flat, preview
+from holdfast.collect.preview import Preview, first_draft, flat, preview, waiting
 from holdfast.collect.settings import CollectSettings
 from holdfast.kernel.errors import Denied
 from holdfast.kernel.outbound import OutboundSettings, SourceUnavailable
+from holdfast.kernel.outbound.model import FetchLimits, OutboundRequest
 from tests.support.program import run_command
 from tests.unit.collect.helpers import profile
 
@@ -102,8 +104,6 @@ async def test_a_preview_obeys_the_same_guard(source: FixtureServer, tmp_path: P
 
 
 async def test_the_command(source: FixtureServer, tmp_path: Path) -> None:
-    import asyncio
-
     file = tmp_path / "test.json"
     address = {"url": f"{source.url}/data.json", "format": {"type": "json"}}
     told = {
@@ -191,6 +191,30 @@ async def test_a_first_draft_of_an_address_and_of_a_file(
         assert told.startswith(f"error: cannot call a profile {name!r}: expected 1-64 of a-z 0-9")
         assert hint.startswith("hint: such as --name ")
     assert not (tmp_path / "no.yaml").exists()
+
+
+async def test_whoever_waits_for_a_source_is_told_and_it_is_not_asked_for_long(
+    source: FixtureServer, tmp_path: Path
+) -> None:
+    said: asyncio.Queue[str] = asyncio.Queue()
+    asked = OutboundRequest(url=f"{source.url}/data.json", limits=FetchLimits(retries=1))
+    async with waiting(asked, said.put_nowait, after_seconds=0, every_seconds=0):
+        told = [await said.get(), await said.get()]
+    assert told[0].startswith(f"waiting for {source.host_port} since 0 s: at most 2 tries, each")
+    while not said.empty():
+        said.get_nowait()
+    await asyncio.sleep(0)
+    assert said.empty()
+    source.faults.replace([Fault(path="/data.json", kind="status", status=503)])
+    with pytest.raises(SourceUnavailable):
+        await first_draft(f"{source.url}/data.json", settings(source, tmp_path), name="rain")
+    assert source.count("/data.json") == 2
+    with pytest.raises(SourceUnavailable):
+        await look(source, tmp_path)
+    assert source.count("/data.json") == 4
+    with pytest.raises(SourceUnavailable):
+        await look(source, tmp_path, limits={"retries": 0})
+    assert source.count("/data.json") == 5
 
 
 async def test_repeated_keys_are_seen_before_a_run_fails_for_them(

@@ -240,7 +240,14 @@ async def _show_collected(system: System, tally: Tally) -> None:
         "seconds",
     ]
     sys.stdout.write("\n")
-    print_table(columns, rows, title="What was collected", numeric=columns[2:])
+    print_table(
+        columns,
+        rows,
+        title="What was collected",
+        numeric=columns[2:],
+        spare=["seconds", "pages", "bytes"],
+        elsewhere="`holdfast run list --json` has them",
+    )
     total = sum(kept.get(c.profile, 0) for c in tally.collections)
     replayed = any(c.run is not None and c.run.replayed for c in tally.collections)
     where = "replayed from recorded copies, not fetched live" if replayed else "fetched live"

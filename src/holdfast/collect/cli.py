@@ -91,6 +91,7 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
                     records=records,
                     sheet=sheet,
                     header_row=header_row,
+                    told=say,
                 )
             else:
                 path = Path(source)
@@ -148,7 +149,10 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
             from holdfast.collect.preview import preview as look
 
             settings = settings_of(ctx)
-            found = await look(await _profile(ctx, profile), settings, url=url, limit=limit)
+            # With --json nothing but a failure is on standard error.
+            told = None if json else say
+            looked_at = await _profile(ctx, profile)
+            found = await look(looked_at, settings, url=url, limit=limit, told=told)
             if json:
                 print_json(found)
             else:

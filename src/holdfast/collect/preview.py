@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import tempfile
+from collections.abc import AsyncIterator, Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,12 +43,19 @@ from holdfast.kernel.outbound import (
     SourceBusy,
     SourceUnavailable,
 )
+from holdfast.kernel.outbound.address import parse_target
 from holdfast.records.listing import period_text, unit_words
 from holdfast.records.model import MappedRecord, Reject
 from holdfast.registry.model import Limits, Profile
 from holdfast.registry.source import JsonFormat, LinkPagination, Source
 
 ROWS_LOOKED_AT = 1_000
+RETRIES_MAX = 1
+"""Somebody sits and waits: they hear of a failure sooner than a run does, and may try again."""
+TOLD_AFTER_SECONDS = 3.0
+TOLD_EVERY_SECONDS = 10.0
+
+Told = Callable[[str], None]
 
 
 class Preview(Struct, frozen=True, kw_only=True):
@@ -79,13 +89,19 @@ class Preview(Struct, frozen=True, kw_only=True):
 
 
 async def preview(
-    profile: Profile, settings: CollectSettings, *, url: str = "", limit: int = 10
+    profile: Profile,
+    settings: CollectSettings,
+    *,
+    url: str = "",
+    limit: int = 10,
+    told: Told | None = None,
 ) -> Preview:
     """Fetch the first page and map its first rows; at most ``limit`` records and rejects.
 
     ``url`` is asked instead of the source's own. The fetch obeys the same guard, limits and secret
-    bindings as a drone's. Nothing is stored; the fetched file is gone when this returns. Raises
-    what fetching raises, and :class:`MappingRefused`.
+    bindings as a drone's; what fails is repeated once at most. Nothing is stored; the fetched file
+    is gone when this returns. ``told`` hears what is being waited for, where that takes long.
+    Raises what fetching raises, and :class:`MappingRefused`.
     """
     source = profile.source
     if url:
@@ -101,14 +117,52 @@ async def preview(
     with tempfile.TemporaryDirectory(prefix="holdfast-preview-") as folder:
         async with OutboundClient(settings.outbound) as outbound:
             given = await credentials(source, store, DEFAULT_TENANT, Tokens(outbound, clock))
-            if not source.robots:
-                await Robots(outbound, clock).check(first.url)
-            asked = request(source, Manners(profile.limits), first, given)
-            fetched = await _fetched(outbound, asked, Path(folder))
+            asked = request(source, _manners(profile.limits), first, given)
+            async with waiting(asked, told):
+                if not source.robots:
+                    await Robots(outbound, clock).check(first.url)
+                fetched = await _fetched(outbound, asked, Path(folder))
         assert fetched.path is not None
         found = _read(profile, mapping, fetched, limit)
         problem = without_secrets(source, given, found.problem)
         return msgspec.structs.replace(found, problem=problem)
+
+
+def _manners(limits: Limits) -> Manners:
+    return Manners(msgspec.structs.replace(limits, retries=min(limits.retries, RETRIES_MAX)))
+
+
+@contextlib.asynccontextmanager
+async def waiting(
+    asked: OutboundRequest,
+    told: Told | None,
+    *,
+    after_seconds: float = TOLD_AFTER_SECONDS,
+    every_seconds: float = TOLD_EVERY_SECONDS,
+) -> AsyncIterator[None]:
+    """While the block takes longer than ``after_seconds``, ``told`` hears of what it waits for."""
+    if told is None:
+        yield
+        return
+    host, bounds = parse_target(asked.url).host_port, asked.limits
+
+    async def tell() -> None:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        await asyncio.sleep(after_seconds)
+        tries = f"at most {bounds.retries + 1} tries, each" if bounds.retries else "one try,"
+        about = f"{tries} until nothing comes for {bounds.idle_seconds:g} s"
+        while True:
+            told(f"waiting for {host} since {loop.time() - begun:.0f} s: {about}")
+            await asyncio.sleep(every_seconds)
+
+    telling = asyncio.create_task(tell())
+    try:
+        yield
+    finally:
+        telling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await telling
 
 
 async def _fetched(outbound: OutboundClient, asked: OutboundRequest, folder: Path) -> Fetched:
@@ -130,10 +184,12 @@ async def first_draft(
     records: str = "",
     sheet: str = "",
     header_row: int = 0,
+    told: Told | None = None,
 ) -> Draft:
     """Fetch the page at ``url`` and draft a profile from it; nothing is stored.
 
-    The fetch obeys the same guard and limits as a drone's, and sends no credentials.
+    The fetch obeys the same guard and limits as a drone's, repeats once at most what fails, and
+    sends no credentials. ``told`` is as for :func:`preview`.
     """
     # A header is kept where a profile has a use for it; with this one `Link` is.
     source = Source(url=url, format=JsonFormat(), pagination=LinkPagination())
@@ -141,9 +197,10 @@ async def first_draft(
     first = Walk(source, 1, ()).first
     with tempfile.TemporaryDirectory(prefix="holdfast-init-") as folder:
         async with OutboundClient(settings.outbound) as outbound:
-            await Robots(outbound, clock).check(first.url)
-            asked = request(source, Manners(Limits()), first, NO_CREDENTIALS)
-            fetched = await _fetched(outbound, asked, Path(folder))
+            asked = request(source, _manners(Limits()), first, NO_CREDENTIALS)
+            async with waiting(asked, told):
+                await Robots(outbound, clock).check(first.url)
+                fetched = await _fetched(outbound, asked, Path(folder))
         assert fetched.path is not None
         return draft(
             fetched.path,

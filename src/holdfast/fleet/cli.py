@@ -440,7 +440,9 @@ def register(profiles: typer.Typer, ended: Ended | None = None) -> None:
         force: Annotated[
             bool, typer.Option("--force", help="Fetch even what has not changed.")
         ] = False,
-        pages: Annotated[int, typer.Option("--pages", min=0, help="At most this many.")] = 0,
+        pages: Annotated[
+            int, typer.Option("--pages", min=0, help="At most this many; 0: all there are.")
+        ] = 0,
         start: Annotated[
             str,
             typer.Option("--from", help="Backfill: the periods from this day on (with --to)."),

@@ -140,6 +140,7 @@ def list_keys(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = F
                 )
                 for each in found
             ],
+            spare=("addresses", "made by", "profiles", "until", "permissions"),
             empty="no keys yet: `holdfast apikey create NAME` makes one",
         )
         say_more(more, limit)

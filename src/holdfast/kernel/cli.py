@@ -461,14 +461,15 @@ def print_table(
     whole: bool = False,
     spare: Sequence[str] = (),
     wraps: Sequence[str] = (),
+    elsewhere: str = "--json shows all",
 ) -> None:
     """A table on standard output; readable without colour and in a pipe.
 
     It is as wide as the output; with ``whole`` as wide as it must be, and nothing is wrapped. Where
     there is no room, columns of ``spare`` are left out, empty ones first, then in the given order,
-    and that is said; columns of ``wraps`` hold prose, for which a part of its length is enough.
-    What remains is wrapped between words for as long as that is possible. Identities are never cut,
-    since they are there to be copied.
+    and that is said, with where they are (``elsewhere``); columns of ``wraps`` hold prose, for
+    which a part of its length is enough. What remains is wrapped between words for as long as that
+    is possible. Identities are never cut, since they are there to be copied.
     """
     from rich.console import Console
     from rich.table import Table
@@ -482,12 +483,14 @@ def print_table(
     if spare and not whole:
         columns, texts, left_out = _fitting(columns, texts, spare, wraps, width)
         if left_out:
-            say(f"left out to fit {width} characters: {', '.join(left_out)}; --json shows all")
+            say(f"left out to fit {width} characters: {', '.join(left_out)}; {elsewhere}")
     if whole:
         widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
         width = max(width, 2 * sum(widths) + 2 * len(columns))
     share = _shares(columns, texts, width)
-    table = Table(title=title or None, box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        title=title or None, box=None, pad_edge=False, header_style="bold", min_width=len(title)
+    )
     for place, column in enumerate(columns):
         table.add_column(
             column,

@@ -86,7 +86,11 @@ class MappedRecord(_Wire, frozen=True, kw_only=True, gc=False):
 
 
 class Reject(_Wire, frozen=True, kw_only=True, gc=False):
-    """One row that failed typing: where, which field, why, and the beginning of what was there."""
+    """One row that failed typing: where, which field, why, and the beginning of what was there.
+
+    ``response`` and ``position`` count from 0, as those of a record do: the third row under the
+    header of a table is position 2, whatever lines stand above it.
+    """
 
     response: NotNegative
     position: NotNegative

@@ -129,6 +129,12 @@ class Period(Part, frozen=True, kw_only=True):
     instant. Exactly one of ``path`` and ``join`` is given. A time with an offset is brought to the
     profile's ``timezone`` before the period is cut, so that a local midnight written in UTC falls
     in the right month.
+
+    A day or a time stands for the period that it lies in: ``2024-01-01``, ``2024-07-01`` and
+    ``2024-12-31`` are all the year 2024 under ``A``, since publishers name a year by its first
+    day, its middle or its last. That data is finer than its ``frequency`` shows as repeated keys,
+    which fail the run. Under ``H`` and ``I`` a day is its midnight, as sheets write it. What is
+    longer than the frequency says is a reject, as is a month under ``A`` or a week under ``M``.
     """
 
     path: Path | None = None
@@ -262,7 +268,10 @@ class Limits(Part, frozen=True, kw_only=True):
     cut its history. A crash may cost as many pages. The operator's bound on requests to one host at
     once counts too."""
     retries: Annotated[int, Meta(ge=0, le=20)] = 3
-    """Repeats of a request that failed in a way that may pass."""
+    """Repeats of a request that failed in a way that may pass, within one attempt of a run. A run
+    has four attempts with longer and longer pauses between them, so that a request that always
+    fails is sent at most 4 × (``retries`` + 1) times; ``requests_per_minute`` and
+    ``requests_per_day`` count each."""
 
 
 class Schedule(Part, frozen=True, kw_only=True):
@@ -319,10 +328,10 @@ class Profile(Part, frozen=True, kw_only=True):
     duplicates: Literal["error", "first", "last"] = "error"
     """What two records of one run with the same key mean."""
     timezone: Text = "UTC"
-    """The source's own time zone: of its times without an offset, and of its days and months. A
-    time that the zone's clocks never showed, because they were put forward over it, is a reject. So
-    is one with the name of a zone (``CEST``) that is neither UTC nor what the clocks here say then.
-    """
+    """The source's own time zone: of its times without an offset, and of its days and months. An
+    hour or an instant that the zone's clocks never showed, because they were put forward over it,
+    is a reject; of longer periods only the day counts, and it is there. A time with the name of a
+    zone (``CEST``) that is neither UTC nor what the clocks here say then is a reject, too."""
     ambiguous: Literal["first", "second", "reject"] = "first"
     """Which is meant of a time without an offset that the zone's clocks showed twice, because they
     were put back over it: the ``first``, the ``second``, or none: ``reject`` makes it a reject. Two

@@ -87,6 +87,11 @@ def test_a_file_that_is_there_stays_and_each_failure_is_told_as_what_it_is(
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"before"]
 
 
+def test_a_title_is_not_broken_by_a_narrow_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["v"], [["1"]], title="records")
+    assert capsys.readouterr().out.splitlines()[0].strip() == "records"
+
+
 @pytest.mark.parametrize("width", [80, 100])
 def test_identities_are_whole_and_what_is_left_out_is_named(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
