@@ -89,6 +89,15 @@ def test_a_token_behind_the_body_is_no_token(limited: Program) -> None:
         assert read_answer(line).status in (200, 201)
 
 
+def test_numbers_and_reasons_are_for_whoever_says_who_they_are(limited: Program) -> None:
+    for path in ("/metrics", "/health/detailed"):
+        refused = httpx.get(limited.url + path, trust_env=False)
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated"), path
+        assert limited.client.get(path).status_code == 200, path
+    limited.close()
+    assert httpx.get(f"{limited.url}/ready", trust_env=False).status_code == 200
+
+
 def test_a_connection_that_falls_idle_is_closed(limited: Program) -> None:
     host, port = limited.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as idle:

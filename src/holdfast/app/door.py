@@ -31,6 +31,7 @@ from holdfast.identity.signin.throttle import Throttle
 from holdfast.identity.tokens import TokenKey, shared_secret
 from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.errors import HoldfastError, Invalid
+from holdfast.kernel.files import read_handed
 from holdfast.kernel.http.client import FAILURES
 from holdfast.kernel.http.pool import RolePool
 
@@ -257,7 +258,7 @@ def _token_secret(settings: Settings) -> bytes | None:
     if path is None:
         return named or None
     try:
-        secret: bytes = path.read_bytes().strip()
+        secret = read_handed(path, "the token secret").strip()
     except OSError as error:
         raise Invalid(f"cannot read the token secret {path}: {error.strerror}") from error
     if named and named != secret:

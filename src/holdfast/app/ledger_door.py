@@ -110,7 +110,9 @@ def ledger_spec(
         local=nothing_in_front(settings, "ledger"),
         trusted_proxies=settings["gateway_trusted_proxies"],
         https=bool(certificate_of(settings, "ledger")[0] or settings["gateway_terminator"]),
-        metrics_permission=Permission.PUBLIC,
+        # Who is asked who they are for the log is asked for its numbers, too. A scraper that has no
+        # credential has a port of its own; behind a gateway nobody could show one here.
+        metrics_permission=Permission.SYSTEM_READ if direct else Permission.PUBLIC,
         between=between,
         rates=system.rates,
         noted=DoorAudit(trail).exchange,

@@ -28,6 +28,7 @@ from holdfast.app.known_settings import (
     Setting,
 )
 from holdfast.kernel.errors import Invalid, Problem
+from holdfast.kernel.files import read_handed
 
 __all__ = [
     "ALIASES",
@@ -204,10 +205,12 @@ def _from_environment(
         of_file = _BY_NAME.get(name.removesuffix("_FILE"))
         if name.endswith("_FILE") and of_file is not None and of_file.file_variant:
             try:
-                content = Path(value).read_text(encoding="utf-8").strip()
+                content = read_handed(Path(value), "the secret", tell=False).decode("utf-8").strip()
                 sources[of_file.key].append((name, content, of_file.convert))
             except OSError as error:
                 problems.append(Problem(name, f"cannot read {value}: {error.strerror}"))
+            except Invalid as error:
+                problems.append(Problem(name, error.detail, error.hint))
             except UnicodeDecodeError:
                 problems.append(Problem(name, f"cannot read {value}: it is no text"))
             continue

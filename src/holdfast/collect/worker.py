@@ -61,6 +61,7 @@ from holdfast.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
+from holdfast.kernel.files import read_handed
 from holdfast.kernel.outbound import OutboundClient, parse_target
 from holdfast.kernel.signing import SigningKey
 from holdfast.kernel.telemetry import get_logger
@@ -312,8 +313,9 @@ class Drone:
                 hint=JOIN_HINT,
             )
         try:
-            with path.open("rb") as file:
-                return file.read(_JOIN_TOKEN_BYTES_MAX).decode("ascii").strip()
+            return (
+                read_handed(path, "the join token", _JOIN_TOKEN_BYTES_MAX).decode("ascii").strip()
+            )
         except OSError as error:
             raise Invalid(
                 f"cannot read the join token {path}: {error.strerror}", hint=JOIN_HINT

@@ -23,6 +23,7 @@ from holdfast.identity.model import permissions_of
 from holdfast.kernel.canonical import decode_strict
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import HoldfastError, Invalid, Problem
+from holdfast.kernel.files import read_handed
 from holdfast.kernel.ids import DEFAULT_TENANT, TenantId, is_name
 from holdfast.kernel.principal import Principal, PrincipalKind
 from holdfast.kernel.telemetry import get_logger
@@ -52,9 +53,9 @@ class ListedKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class KeyFile:
     """The keys of a file. What is kept of them in memory is their digests.
 
-    The file is looked at again after ``seconds``. An edit that cannot be read keeps the last good
-    keys, and :meth:`check` says so until it is mended. A key that left the file is dead within
-    ``seconds``.
+    The file is looked at again after ``seconds``. An edit that cannot be read, or that anybody may
+    have made (others may write the file), keeps the last good keys, and :meth:`check` says so until
+    it is mended. A key that left the file is dead within ``seconds``.
     """
 
     def __init__(self, path: Path, seconds: float, clock: Clock) -> None:
@@ -63,7 +64,7 @@ class KeyFile:
         self._seconds = seconds
         self._clock = clock
         self._problem = ""
-        self._bytes = _read(path)
+        self._bytes = _read(path, tell=True)
         self._keys = parse(self._bytes, str(path))
         self._look_at = clock.monotonic() + seconds
 
@@ -168,10 +169,9 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode(errors="replace")).digest()
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, *, tell: bool = False) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(FILE_BYTES_MAX + 1)
+        content = read_handed(path, "the API keys of", FILE_BYTES_MAX + 1, tell=tell)
     except OSError as error:
         raise Invalid(
             f"cannot read the API keys of {path}: {error.strerror}", code="keys-file-unreadable"

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, cast
 
+from holdfast.kernel.errors import Invalid
+
 T = TypeVar("T")
 
 
@@ -66,6 +68,51 @@ class Descriptor:
         if not work.cancelled():
             work.exception()  # nobody is left to hear of it
         os.close(self._number)
+
+
+# --- secrets that the operator hands in; blocking ------------------------------------------------
+
+_WRITTEN_BY_OTHERS = 0o022
+_READ_BY_OTHERS = 0o004
+
+
+def read_handed(
+    path: Path, what: str, bytes_max: int = 4 * 1024 * 1024, *, tell: bool = True
+) -> bytes:
+    """The first ``bytes_max`` bytes of a file that holds a secret and was not made by us.
+
+    :class:`Invalid` (``secret-exposed``) if anybody but its owner may write it: whoever can puts a
+    secret of their own there, and is let in. That others may read it is told in the log, and no
+    more: container engines hand secrets to whatever user a program has as 0444, 0640 or 0644, so a
+    start that refused that would run nowhere. Files of our own making are held to 0600.
+    Without ``tell`` nothing is logged: for commands, whose output is somebody's input.
+    Raises what opening raises.
+    """
+    with path.open("rb") as file:
+        _check_handed(os.fstat(file.fileno()), path, what, tell=tell)
+        return file.read(bytes_max)
+
+
+def check_handed(path: Path, what: str, *, tell: bool = True) -> None:
+    """As :func:`read_handed`, for a file that a library reads by its name."""
+    _check_handed(path.stat(), path, what, tell=tell)
+
+
+def _check_handed(found: os.stat_result, path: Path, what: str, *, tell: bool) -> None:
+    if found.st_mode & _WRITTEN_BY_OTHERS:
+        raise Invalid(
+            f"cannot use {what} {path}: others may write it",
+            code="secret-exposed",
+            hint=f"chmod 600 {path} (640 if a group is to read it); if somebody may have written "
+            "it, make a new one",
+        )
+    # Another's file, or one that nobody may write, was handed in so: there is nothing to mend here.
+    ours = found.st_uid == os.geteuid() and found.st_mode & 0o200
+    if tell and ours and found.st_mode & _READ_BY_OTHERS:
+        from holdfast.kernel.telemetry import get_logger  # commands do without
+
+        log = get_logger("secrets")
+        log.warning("others may read a secret", file=str(path), what=what, hint=f"chmod 600 {path}")
 
 
 # --- whole and durable; blocking -----------------------------------------------------------------

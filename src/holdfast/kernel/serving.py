@@ -33,6 +33,7 @@ from uvicorn.server import ServerState
 from holdfast.kernel.clock import Clock, SystemClock
 from holdfast.kernel.connection import LINGER_SECONDS, GuardedProtocol, ServeLimits
 from holdfast.kernel.errors import Internal, Invalid, Unavailable
+from holdfast.kernel.files import check_handed
 from holdfast.kernel.http.door import STOPPING
 from holdfast.kernel.ids import NewId, id_source
 from holdfast.kernel.telemetry import Metrics, get_logger
@@ -67,6 +68,7 @@ class Tls:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         try:
+            check_handed(self.key, "the key")
             context.load_cert_chain(self.certificate, self.key)
             if self.client_authorities is not None:
                 context.load_verify_locations(self.client_authorities)

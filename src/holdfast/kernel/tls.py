@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.kernel.errors import Invalid
+from holdfast.kernel.files import check_handed
 from holdfast.kernel.telemetry import get_logger
 
 CERTIFICATE = "holdfast.certificate"
@@ -210,6 +211,8 @@ class ClientTls:
             context.set_alpn_protocols(["http/1.1"])
             named = self._certificate
             if self._certificate is not None:
+                if self._key is not None:
+                    check_handed(self._key, "the key", tell=False)
                 context.load_cert_chain(self._certificate, self._key)
         except (OSError, ValueError, ssl.SSLError) as error:
             raise _unusable(named, error) from error

@@ -32,6 +32,7 @@ from holdfast.kernel.canonical import canonical
 from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import HoldfastError, Invalid
+from holdfast.kernel.files import read_handed
 from holdfast.kernel.outbound import (
     FetchLimits,
     OutboundClient,
@@ -88,8 +89,7 @@ def read_secret(path: Path) -> bytes:
     ``Invalid`` if the file cannot be read, or the secret is too short to be one.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(SECRET_FILE_BYTES_MAX).strip()
+        text = read_handed(path, "the webhook's secret", SECRET_FILE_BYTES_MAX).strip()
         secret = (
             base64.b64decode(text.removeprefix(b"whsec_"), validate=True)
             if text.startswith(b"whsec_")

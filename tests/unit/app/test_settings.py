@@ -141,6 +141,28 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     assert settings["database_url"] == "postgresql://u:geheim@h/db"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HOLDFAST_KEYRING_MASTER_KEY_FILE",
+        "HOLDFAST_GATEWAY_ADMIN_KEY_FILE",
+        "HOLDFAST_LEDGER_JWT_SECRET_FILE",
+        "HOLDFAST_DATABASE_URL_FILE",
+    ],
+)
+def test_a_file_of_a_secret_that_others_may_write_stops_the_start(
+    tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text("postgresql://u:geheim@h/db\n")
+    file.chmod(0o660)
+    with pytest.raises(Invalid) as refused:
+        resolve({name: str(file)})
+    (problem,) = refused.value.problems
+    assert (problem.path, "others may write it" in problem.message) == (name, True)
+    assert f"chmod 600 {file}" in problem.hint
+
+
 def test_a_file_of_a_secret_that_is_no_text_is_named(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"\xff\xfe")

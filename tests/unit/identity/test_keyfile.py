@@ -122,6 +122,31 @@ async def test_an_edit_counts_within_the_stated_time_and_a_bad_one_changes_nothi
     assert (keys.find(EXPORT), await keys.check()) == (None, None)
 
 
+async def test_keys_that_anybody_may_have_written_are_not_taken(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    path = tmp_path / "keys.json"
+    path.write_bytes(listed({"key": NEWS, "roles": ["viewer"]}))
+    path.chmod(0o620)
+    with pytest.raises(Invalid, match="others may write it") as refused:
+        KeyFile(path, 30, clock)
+    assert (refused.value.code, f"chmod 600 {path}" in refused.value.hint) == (
+        "secret-exposed",
+        True,
+    )
+    path.chmod(0o600)
+    keys = KeyFile(path, 30, clock)
+    path.write_bytes(listed({"key": EXPORT, "roles": ["admin"]}))
+    path.chmod(0o666)
+    clock.advance(30)
+    assert (keys.find(EXPORT), keys.find(NEWS) is not None) == (None, True)
+    assert await keys.check() == "degraded"
+    path.chmod(0o640)
+    clock.advance(30)
+    assert (keys.find(NEWS), keys.find(EXPORT) is not None) == (None, True)
+    assert await keys.check() is None
+
+
 # --- tokens -------------------------------------------------------------------------------------
 
 

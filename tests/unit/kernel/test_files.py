@@ -10,9 +10,54 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+import structlog
 
-from holdfast.kernel.files import Descriptor, opened, taken, write_new, write_over
+from holdfast.kernel.errors import Invalid
+from holdfast.kernel.files import (
+    Descriptor,
+    check_handed,
+    opened,
+    read_handed,
+    taken,
+    write_new,
+    write_over,
+)
+from holdfast.kernel.serving import Tls
+from holdfast.kernel.tls import ClientTls
+from holdfast.records.webhook import read_secret
 from tests.support.waiting import until
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o620, 0o622, 0o666])
+def test_a_secret_that_others_may_write_is_not_read(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"s" * 40)
+    path.chmod(mode)
+    for read in (
+        lambda: read_handed(path, "the secret"),
+        lambda: read_secret(path),
+        lambda: Tls(path, path).context(),
+        lambda: ClientTls(None, path, path),
+    ):
+        with pytest.raises(Invalid, match="others may write it") as refused:
+            read()
+        assert refused.value.code == "secret-exposed"
+        assert f"chmod 600 {path}" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"), [(0o600, 0), (0o640, 0), (0o440, 0), (0o444, 0), (0o644, 1), (0o604, 1)]
+)
+def test_a_secret_that_others_may_read_is_read_and_told_of(
+    tmp_path: Path, mode: int, told: int
+) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"secret")
+    path.chmod(mode)
+    with structlog.testing.capture_logs() as logs:
+        assert read_handed(path, "the secret", 3) == b"sec"
+        check_handed(path, "the secret", tell=False)
+    assert [(each["file"], each["log_level"]) for each in logs] == [(str(path), "warning")] * told
 
 
 async def test_a_file_is_opened_and_belongs_to_the_caller(tmp_path: Path) -> None:
