@@ -466,7 +466,8 @@ def clear_index(conn: Connection, tenant: str) -> None:
 
 # --- damage that was met ------------------------------------------------------------------------
 
-_DAMAGE = text("SELECT reason, detail, first FROM ledger_damage WHERE tenant = :tenant")
+_DAMAGE = text("SELECT reason, detail, first, met_at FROM ledger_damage WHERE tenant = :tenant")
+_ASK_DAMAGE = text("UPDATE ledger_damage SET met_at = :at WHERE tenant = :tenant RETURNING met_at")
 _KEEP_DAMAGE = text(
     "INSERT INTO ledger_damage (tenant, first, reason, detail, met_at)"
     " VALUES (:tenant, :first, :reason, :detail, :at) ON CONFLICT (tenant) DO UPDATE"
@@ -476,14 +477,29 @@ _KEEP_DAMAGE = text(
 _FORGET_DAMAGE = text("DELETE FROM ledger_damage WHERE tenant = :tenant")
 
 
-def find_damage(conn: Connection, tenant: str) -> Damage | None:
+@dataclass(frozen=True, slots=True)
+class Met:
+    """Damage that was met in a log, and when; or when somebody last found the log whole."""
+
+    damage: Damage
+    at: str
+
+
+def find_damage(conn: Connection, tenant: str) -> Met | None:
     """The first damage that was met in a log and may be there still."""
     row = conn.execute(_DAMAGE, {"tenant": tenant}).one_or_none()
-    return None if row is None else Damage(reason=row.reason, detail=row.detail, first=row.first)
+    if row is None:
+        return None
+    return Met(Damage(reason=row.reason, detail=row.detail, first=row.first), row.met_at)
 
 
-def keep_damage(conn: Connection, tenant: str, damage: Damage, at: str) -> None:
-    """Remember that damage was met, unless it was farther in front before."""
+def ask_about_damage(conn: Connection, tenant: str, at: str) -> bool:
+    """Have whoever appends look again at damage that was met; false if none was."""
+    return conn.execute(_ASK_DAMAGE, {"tenant": tenant, "at": at}).one_or_none() is not None
+
+
+def keep_damage(conn: Connection, tenant: str, damage: Damage, at: str) -> Met | None:
+    """Remember that damage was met, unless it was farther in front before; what is remembered."""
     values = {
         "tenant": tenant,
         "first": damage.first,
@@ -492,6 +508,7 @@ def keep_damage(conn: Connection, tenant: str, damage: Damage, at: str) -> None:
         "at": at,
     }
     conn.execute(_KEEP_DAMAGE, values)
+    return find_damage(conn, tenant)
 
 
 def forget_damage(conn: Connection, tenant: str) -> None:

@@ -121,7 +121,7 @@ async def verify(service: LedgerService, principal: Principal) -> AsyncIterator[
     except (Corrupt, IndexIncomplete) as error:
         yield _unsound(walk, size, walk.tree.size, error.detail, error.code)
         return
-    tenant_log.soundness.look_again()
+    await tenant_log.soundness.ask_again()
     yield Progress(
         checked=walk.tree.size,
         size=walk.tree.size,

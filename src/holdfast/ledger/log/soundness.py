@@ -44,6 +44,8 @@ class Soundness:
         self.leadership = leadership
         self.damage: Damage | None = None
         self.stands: Damage | None = None
+        self._answered = ""
+        """When that was met for which ``stands`` is the answer of a look at the log."""
 
     async def met(self, error: FrameDamaged, *, walked: bool = False) -> None:
         """Damage was met, by whoever reads: look again, and if it is there, take nothing more.
@@ -71,7 +73,8 @@ class Soundness:
         self.read_only(found)
         now = self.parts.now()
         try:
-            await self.parts.write(lambda conn: store.keep_damage(conn, tenant, found, now))
+            kept = await self.parts.write(lambda conn: store.keep_damage(conn, tenant, found, now))
+            self._answered = kept.at if kept is not None else ""
             # Whoever is about to append, here or elsewhere, must open the log first, and will see.
             await self.parts.shared.log.seize(self.parts.principal, self.parts.shared.holder)
         except HoldfastError as lost:
@@ -93,22 +96,32 @@ class Soundness:
         """Have the next opening look at the whole log, if damage was met in it."""
         self.stands = None
 
-    async def remembered(self) -> Damage | None:
+    async def ask_again(self) -> None:
+        """Have whoever appends look at the whole log, here or elsewhere, if damage was met in it.
+
+        Whoever asks has found it sound. Only who appends goes on with it, by a look of its own.
+        """
+        tenant, now = self.parts.tenant, self.parts.now()
+        self._answered = ""
+        if not await self.parts.write(lambda conn: store.ask_about_damage(conn, tenant, now)):
+            self.stands = None
+
+    async def remembered(self) -> store.Met | None:
         """Damage that was met before, here or elsewhere."""
         return await self.parts.read(lambda conn: store.find_damage(conn, self.parts.tenant))
 
     async def check_remembered(self) -> None:
         """``LedgerReadOnly`` while damage that was met before is there. Only whoever appends asks.
 
-        Each process looks at the whole log once; then it holds what it found until it is told to
+        Each process looks at the whole log once; then it holds what it found until it is asked to
         look again, or another instance has mended it.
         """
         before = await self.remembered()
         if before is None:
             self.stands = None
             return
-        if self.stands is None:
-            again = await self._seen_again(before.first)
+        if self.stands is None or before.at != self._answered:
+            again = await self._seen_again(before.damage.first)
             if again is None:
                 _, again = await self.recompute()
             if again is None:
@@ -116,6 +129,7 @@ class Soundness:
                 log.warning("what was damaged is whole again", tenant=self.parts.tenant)
                 return
             self.stands = damage_of(again)
+            self._answered = before.at
         raise self.read_only(self.stands)
 
     async def forget(self) -> None:
@@ -127,8 +141,8 @@ class Soundness:
         """``LedgerReadOnly`` if damage was met in a log that another instance appends to."""
         before = await self.remembered()
         if before is not None:
-            self.stands = self.stands or before
-            raise self.read_only(before)
+            self.stands = self.stands or before.damage
+            raise self.read_only(before.damage)
         if self.stands is not None:
             self.stands = self.damage = None
             self.parts.shared.metrics.writable(self.parts.tenant, writable=True)
