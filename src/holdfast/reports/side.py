@@ -320,6 +320,8 @@ class Side:
 
     def _aggregate(self, aggregate: Aggregate, measures: dict[str, _Measure], used: int) -> None:
         select, grouping = self._grouped(aggregate)
+        for name in measures:
+            self._check_one_end(aggregate, name, ", ".join(select), grouping)
         listed = f"list({_RECORD} ORDER BY {_RECORD})" if self._named else _UNNAMED
         select.append(f"{listed} AS {self.traced}")
         for index, name in enumerate(measures):
@@ -343,6 +345,37 @@ class Side:
             if function_of(aggregate, name) != "count":
                 self._note_missing(index, name, grouping)
 
+    def _check_one_end(
+        self, aggregate: Aggregate, name: str, named: str, grouping: list[str]
+    ) -> None:
+        """Where several values begin together, none of them is the first or the last."""
+        function = function_of(aggregate, name)
+        if function not in ("first", "last"):
+            return
+        end = "min" if function == "first" else "max"
+        text, double, group = quoted(name), quoted(f"{name}__double"), ", ".join(grouping)
+        where = self._where()
+        starts = (
+            f"SELECT {named}, coalesce(period_start, '~') AS start, count(*) AS n, "
+            f"count(DISTINCT {double}) AS several FROM {self._raw} "
+            f"{where + ' AND' if where else 'WHERE'} {text} IS NOT NULL GROUP BY {group}, start"
+        )
+        rows = rows_of(
+            self.connection,
+            f"SELECT {_label(grouping)}, {end}(start), arg_{end}(n, start), count(*) OVER () "
+            f"FROM ({starts}) GROUP BY {group} HAVING arg_{end}(several, start) > 1 "
+            f"AND sum(n) >= {aggregate.min_count} ORDER BY {group} LIMIT 1",
+        )
+        for found, start, count, groups in rows:
+            begin = "have no period" if start == "~" else f"begin at {start}"
+            more = f" (and so in {groups - 1} more groups)" if groups > 1 else ""
+            raise InputMismatch(
+                f"cannot tell the {function} {self.name}.{name} of {found}: {count} records "
+                f"{begin}, with different values{more}",
+                hint=f"aggregate {self.name} by what tells them apart too, or filter it to one "
+                "series with where",
+            )
+
     def _with_means(self, made: str) -> str:
         """What an aggregation made, with each mean in the place of its parts."""
         if not self._means:
@@ -357,7 +390,7 @@ class Side:
     def _note_missing(self, index: int, name: str, grouping: list[str]) -> None:
         """Say where a value was made although some of its group had none."""
         missing, value = f"missing_{index}", self._slot(name, "v")
-        label = " || ', ' || ".join(f"coalesce(CAST({part} AS VARCHAR), '')" for part in grouping)
+        label = _label(grouping)
         rows = rows_of(
             self.connection,
             f"SELECT {label}, {missing}, of_{index}, count(*) OVER () FROM {self.table} "
@@ -524,6 +557,11 @@ END"""
 """A period as records are listed with it: :func:`holdfast.records.listing.period_text`."""
 _RECORD = "record_id || '@' || CAST(revision AS VARCHAR)"
 _UNNAMED = "CAST(NULL AS VARCHAR[])"
+
+
+def _label(grouping: list[str]) -> str:
+    """SQL of the words for a group."""
+    return " || ', ' || ".join(f"coalesce(CAST({part} AS VARCHAR), '')" for part in grouping)
 
 
 def _unit(unit: str | None, multiplier: str | None) -> str:

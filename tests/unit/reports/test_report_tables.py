@@ -225,6 +225,35 @@ def test_the_functions_pick_what_they_say(tmp_path: Path) -> None:
     assert aggregated(tmp_path, values, "count") == "4"
 
 
+@pytest.mark.parametrize("function", ["first", "last"])
+def test_of_several_that_begin_together_none_is_the_first(tmp_path: Path, function: str) -> None:
+    def station(name: str, *values: str | None) -> list[Row]:
+        return [
+            row(f"2022-0{n + 1}", "M", measures={"value": value}, dimensions={"st": name})
+            for n, value in enumerate(values)
+        ]
+
+    def told(rows: list[Row], *by: str, **more: Any) -> list[list[str | None]]:
+        aggregate = {"aggregate": {"by": ["year", *by], "function": function, **more}}
+        return run(tmp_path, {"a": rows}, inputs={"a": aggregate}).rows
+
+    both = [*station("N", "8.72", "9", "7"), *station("S", "15.56", "2", "3")]
+    with pytest.raises(InputMismatch) as caught:
+        told(both)
+    month = "01" if function == "first" else "03"
+    assert caught.value.detail == (
+        f"cannot tell the {function} a.value of 2022: 2 records begin at 2022-{month}-01, "
+        "with different values"
+    )
+    one = "8.72" if function == "first" else "7"
+    assert told(both, "st")[0] == ["2022", "N", one]
+    assert told(both, min_count=7) == []
+    # One value twice is that value, and who has none does not take part.
+    assert told([*station("N", "5"), *station("S", "5")]) == [["2022", "5"]]
+    apart = [*station("N", "1", None, "3"), *station("S", None, "2", None)]
+    assert told(apart) == [["2022", "1" if function == "first" else "3"]]
+
+
 def test_min_count_counts_values_not_rows(tmp_path: Path) -> None:
     assert aggregated(tmp_path, ["1"] * 12, "mean", min_count=12) == "1"
     assert aggregated(tmp_path, [*["1"] * 11, None], "mean", min_count=12) is None
@@ -792,7 +821,7 @@ def by_region(values: dict[str, list[str | None]]) -> list[Row]:
     ]
 
 
-@pytest.mark.parametrize("function", ["sum", "mean", "max", "last"])
+@pytest.mark.parametrize("function", ["sum", "mean", "max", "min"])
 def test_a_value_made_of_a_group_with_gaps_says_so(tmp_path: Path, function: str) -> None:
     rows = by_region(
         {"2026-08": ["1", "2"], "2026-09": [None, "4"], "2026-10": ["5", None], "2026-11": [None]}
