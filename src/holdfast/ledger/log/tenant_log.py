@@ -68,6 +68,9 @@ class TenantLog:
 
     async def disputed_now(self) -> WitnessDisagrees | None:
         """The same, by asking: for whoever has just opened the log."""
+        witnesses = self.parts.shared.witnesses
+        if witnesses is None or not witnesses.witnesses:
+            return None
         try:
             await self._publisher.checkpoint()
         except WitnessDisagrees as error:
