@@ -21,7 +21,7 @@ from holdfast.collect.content import SpooledContent
 from holdfast.collect.draft_document import draft_document
 from holdfast.collect.draft_names import CODE
 from holdfast.collect.draft_plan import FieldPlan
-from holdfast.collect.draft_tables import merged_columns, wide_table
+from holdfast.collect.draft_tables import merged_columns, nearly_wide, wide_table
 from holdfast.collect.draft_time import as_period
 from holdfast.collect.errors import ParseFailed
 from holdfast.collect.formats import reader_of
@@ -36,7 +36,7 @@ from holdfast.collect.infer import (
 )
 from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import Bounds, Formula, RawRow, ReadContext
-from holdfast.collect.odd import first_text, odd_rows, shown, skipping
+from holdfast.collect.odd import ROWS_JUDGED, first_text, odd_rows, shown, skipping
 from holdfast.collect.recognise import ROWS_LOOKED_AT, Plain, Recognised, recognise
 from holdfast.collect.several import more_pages
 from holdfast.collect.values import printable
@@ -112,6 +112,17 @@ def draft(
         form = msgspec.convert(found.form, Format)
         rows = _rows(content, form)
     wide = wide_table(rows) if is_tabular(form) else None
+    if wide is None and is_table and (years := nearly_wide(rows)):
+        found.notes.append(
+            f"{', '.join(years)} may be years. If so, each cell becomes a record with `unpivot: "
+            '{columns: "[0-9]{4}"}`, `period: {path: "#column", frequency: A}`, and one measure '
+            'with the path "#value" in their place.'
+        )
+    if is_table and len(rows) < ROWS_JUDGED:
+        found.notes.append(
+            f"There are only {len(rows)} rows to judge by: whether one of them is a total, a unit "
+            "or a remark was not looked at. `skip_rows` leaves rows out."
+        )
     looked_at = _without(_with_results(found, rows), wide.used if wide else [])
     fields = [f for f in fields_of(looked_at, form) if _can_be_named(f.path, form)][:_FIELDS_MAX]
     plan = FieldPlan(

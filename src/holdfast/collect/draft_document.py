@@ -66,7 +66,7 @@ def _field_line(name: str, entry: Plain, plan: FieldPlan, group: str) -> str:
     seen = ", ".join(printable(sample, 30) for sample in plan.samples.get(name, ())[:3])
     shown = dict(entry)
     if group == "measures":
-        shown["unit"] = ""
+        shown["unit"] = "%" if entry.get("split") == "%" else ""
     short = shown == {"path": entry["path"]}
     value = _flow(entry["path"] if short else shown)
     return f"  {name}: {value}" + (f"  # {seen}" if seen else "")

@@ -66,6 +66,13 @@ def wide_table(rows: list[RawRow]) -> Wide | None:
     return None
 
 
+def nearly_wide(rows: list[RawRow]) -> list[str]:
+    """Columns that are called after years, and are too few to be sure of it."""
+    columns = list(rows[0].value) if isinstance(rows[0].value, dict) else []
+    found = [column for column in columns if re.fullmatch(_YEARS, column)]
+    return found if len(found) > 1 else []
+
+
 def _period_of(path: str, names: list[str]) -> Plain | None:
     """The period that columns are called after."""
     fields = infer([{"period": name} for name in names], tabular=True)

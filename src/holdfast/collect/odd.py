@@ -27,6 +27,8 @@ _STAMP = re.compile(
     r"([ _-]?(at|on|date|time|datetime))?|"
     r"date[ _-]?(updated|modified|extracted|exported))", re.I,
 )  # fmt: skip
+ROWS_JUDGED = 6
+"""Of fewer rows nothing is told: each is a large part of them."""
 _FIRST, _LAST, _SHARE, _SHOWN = 6, 3, 0.8, 40
 
 
@@ -50,7 +52,7 @@ def odd_rows(rows: Sequence[Cells]) -> Odd:
     Told only where two columns or more have such values in nearly every row: a single word among
     the numbers of one column is a word for "missing".
     """
-    if len(rows) < 6:
+    if len(rows) < ROWS_JUDGED:
         return Odd()
     columns = list(dict.fromkeys(name for row in rows for name in row))
     typed = [name for name in columns if _is_typed([row.get(name, "") for row in rows])]

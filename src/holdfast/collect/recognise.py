@@ -140,9 +140,18 @@ def _workbook(path: Path, kind: str, sheet: str, header_row: int) -> Recognised:
     if header_row:
         form["header_row"] = header_row
     found = Recognised(form)
-    skipped = max(0, header_row - 1)
     read = ods.first_rows if kind == "ods" else xlsx.first_rows
-    rows = read(SpooledContent(path, Bounds(), "auto"), sheet or 1, skipped + 3)[skipped:]
+    content = SpooledContent(path, Bounds(), "auto")
+    rows = read(content, sheet or 1, max(0, header_row - 1) + _ROWS_ABOVE + 3)
+    above = header_row - 1 if header_row else _rows_above(rows)
+    if above and not header_row:
+        form["header_row"] = above + 1
+        said = next(str(cell) for row in rows[:above] for cell in row if cell)
+        found.notes.append(
+            f"What stands above row {above + 1} is taken for a title, and that row for the header "
+            f"(`header_row`): {said[:80]!r}."
+        )
+    rows = rows[above : above + 3]
     if len(rows) == 3 and _is_double(rows[0], rows[1], rows[2]):
         form["header_rows"] = 2
         found.notes.append(_DOUBLE)
@@ -151,6 +160,19 @@ def _workbook(path: Path, kind: str, sheet: str, header_row: int) -> Recognised:
             "The first sheet is read; --sheet names another, --header-row the header."
         )
     return found
+
+
+_ROWS_ABOVE = 10
+
+
+def _rows_above(rows: Sequence[Sequence[Any]]) -> int:
+    """How many rows at the beginning of a sheet hold one cell at most, where a table follows."""
+    cells = [sum(1 for cell in row if cell) for row in rows]
+    above = next((place for place, told in enumerate(cells) if told > 1), 0)
+    if not any(cells[:above]) or above > _ROWS_ABOVE:
+        return 0
+    double = len(rows) > above + 1 and above == 1 and _is_double(rows[0], rows[1], rows[2])
+    return 0 if double else above
 
 
 def _other(kind: str, what: str) -> ParseFailed:

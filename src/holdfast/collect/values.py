@@ -20,7 +20,7 @@ DIGITS_MAX = 400
 
 _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?").fullmatch
 _NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,9}))?").fullmatch
-_SPACES = "\u00a0\u202f\u2009"
+SPACES = "\u00a0\u202f\u2009"
 _TRUE = frozenset({"true", "t", "yes", "y", "1"})
 _FALSE = frozenset({"false", "f", "no", "n", "0"})
 
@@ -64,7 +64,7 @@ def _otherwise(text: str, *, blanks: bool = True) -> str:
     return ""
 
 
-_BLANK = re.compile(rf"[0-9]([ {_SPACES}])[0-9]").search
+_BLANK = re.compile(rf"[0-9]([ {SPACES}])[0-9]").search
 
 
 _BELOW_ZERO = {
@@ -126,7 +126,7 @@ def localised(text: str, thousands: str, point: str) -> str:
     text = text.strip()
     if thousands:
         if thousands == " ":
-            for space in _SPACES:
+            for space in SPACES:
                 text = text.replace(space, " ")
         if thousands in text:
             if not _grouping(thousands, point)(text):
@@ -377,9 +377,12 @@ def day(text: str, pattern: str, zone: tzinfo) -> date:
 
 
 def printable(text: str, size_max: int) -> str:
-    """``text`` on one line, cut at ``size_max``, without what a terminal would act upon."""
+    """``text`` on one line, cut at ``size_max``, without what a terminal would act upon. A blank
+    that breaks no line is a blank."""
     cut = text[:size_max]
-    return cut if cut.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in cut)
+    if cut.isprintable():
+        return cut
+    return "".join(c if c.isprintable() else " " if c in SPACES else "\ufffd" for c in cut)
 
 
 def moment_text(value: datetime) -> str:

@@ -210,7 +210,7 @@ def test_names_come_from_addresses(source: str, name: str) -> None:
 
 
 def test_a_title_above_the_header_is_told_with_the_member_that_helps(tmp_path: Path) -> None:
-    rows = [["Rain, all places"], ["place", "year", "mm"], ["a", 2020, 1.5], ["b", 2020, 2]]
+    rows = [["Rain", "all places"], ["place", "year", "mm"], ["a", 2020, 1.5], ["b", 2020, 2]]
     (tmp_path / "x").write_bytes(workbook(("s", rows)))
     with pytest.raises(ParseFailed, match="no record was found") as caught:
         draft(tmp_path / "x", name="x", url="https://example.org/x")
@@ -637,7 +637,7 @@ def test_marks_of_money_percent_and_flags_are_taken_from_their_numbers(tmp_path:
     found, notes = made_of(tmp_path / "x", f"state,year,spend,share,rate,house,odd\n{rows}")
     measures = {
         "spend": {"path": "spend", "marks": ["$"], "thousands": ","},
-        "share": {"path": "share", "split": "%"},
+        "share": {"path": "share", "split": "%", "unit": "%"},
         "rate": {"path": "rate", "marks": ["p"]},
     }
     assert drawn(found, "measures") == measures
@@ -997,3 +997,41 @@ def test_a_total_in_the_place_of_a_time_hides_no_time(tmp_path: Path) -> None:
     assert drawn(found, "period") == {"path": "time", "frequency": "M", "format": "%m/%Y"}
     assert drawn(found, "source")["format"]["skip_rows"] == ["Total"]
     assert any("in the place of a time: 'Total, 84.0'" in note for note in notes)
+
+
+@pytest.mark.parametrize("blank", [" ", "\u00a0", "\u202f"])
+def test_thousands_with_any_blank_between_are_numbers(tmp_path: Path, blank: str) -> None:
+    text = "date;valeur\n" + "".join(
+        f"{n:02}/01/2024;{n}{blank}00{n % 9},5\n" for n in range(1, 31)
+    )
+    found = drafted(tmp_path / "x", text)
+    assert drawn(found, "measures") == {
+        "valeur": {"path": "valeur", "thousands": " ", "decimal": ","}
+    }
+    told = draft(tmp_path / "x", name="x", url="https://example.org/x").text
+    assert "# 1 001,5, 2 002,5, 3 003,5" in told
+
+
+def test_a_sample_that_is_small_is_said_to_be(tmp_path: Path) -> None:
+    text = (
+        "Kreis;2021;2022;2023\nAachen;1,5;2,5;-\nBonn;3,5;3,5;3,5\nInsgesamt;5;6;3,5\n1) etwa;;;\n"
+    )
+    (tmp_path / "x").write_text(text)
+    notes = draft(tmp_path / "x", name="x", url="https://example.org/x").notes
+    assert any(note.startswith("There are only 4 rows to judge by") for note in notes)
+    assert any(note.startswith("2021, 2022, 2023 may be years.") for note in notes)
+    (tmp_path / "x").write_text(SERIES)
+    notes = draft(tmp_path / "x", name="x", url="https://example.org/x").notes
+    assert not any("only" in note or "may be" in note for note in notes)
+
+
+def test_a_title_above_a_sheet_s_header_is_passed_over_and_said(tmp_path: Path) -> None:
+    rows = [["Population, by area"], ["in thousands"], [], ["area", "y", "n"],
+            *([f"A{n}", 2019, n + 0.5] for n in range(4))]  # fmt: skip
+    found = drafted(tmp_path / "x", workbook(("s", rows)))
+    assert drawn(found, "source")["format"] == {"type": "xlsx", "header_row": 4}
+    notes = draft(tmp_path / "x", name="x", url="https://example.org/x").notes
+    assert any("above row 4" in note and "'Population, by area'" in note for note in notes)
+    for plain in (rows[3:], [["only"], ["x"], ["y"]]):
+        found = drafted(tmp_path / "x", workbook(("s", plain)))
+        assert drawn(found, "source")["format"] == {"type": "xlsx"}
