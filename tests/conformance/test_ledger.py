@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ from holdfast.ledger.service import LedgerService
 from holdfast.ledger.signer import PublishedFile
 from holdfast.ledger.store import Published
 from tests.support.ledger import NOW, ONE, event, everything, ledger_on, one, verdict
-from tests.support.ledger_damage import brought_back, change, damage, kept
+from tests.support.ledger_damage import brought_back, change, damage, flip, kept, lose_tail
 
 OTHER = operator(TenantId("other"))
 
@@ -526,7 +527,29 @@ async def test_a_restart_that_broke_off_before_its_first_entry_leaves_the_log_re
         assert first.payload["before"] == "example.org/ledger/default/1"
         assert first.payload["published_origin"] == "example.org/ledger/default"
         assert (first.payload["size"], first.payload["published_size"]) == (7, 10)
+        assert [told(each) for each in first.payload["earlier"]] == [
+            ("default/1", "lost-tail", 7, 10, "the disk of the test"),
+        ], "what was lost then is told now"
         assert (await verdict(ledger)).sound
+    await lose_tail(database, 7)  # and the entry that told it
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await ledger.restart(ONE, "the same disk")
+        first = (await everything(ledger))[7]
+        assert told(first.payload)[:3] == ("default/3", "lost-tail", 7)
+        assert [told(each)[:2] for each in first.payload["earlier"]] == [
+            ("default/1", "lost-tail"),
+            ("default/2", "restart-broke-off"),
+        ]
+        await ledger.append(ONE, one(60))
+    await flip(database, 8)
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await ledger.restart(ONE, "the same disk")
+        assert (await everything(ledger))[8].payload["earlier"] == [], "the log has it all"
+
+
+def told(cites: dict[str, Any]) -> tuple[Any, ...]:
+    names = ("damage", "size", "head_size", "reason")
+    return (cites["origin"].removeprefix("example.org/ledger/"), *(cites[name] for name in names))
 
 
 async def test_a_log_that_lost_twice_is_sound_past_what_it_had_told(

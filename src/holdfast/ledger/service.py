@@ -607,7 +607,7 @@ class LedgerService:
         """
         if not reason.strip() or len(reason) > 1000:
             raise Invalid("cannot start a new origin: a reason of 1 to 1000 characters is needed")
-        citing = partial(self._citing, principal, reason)
+        citing = partial(self._citing, principal)
         await restart(self.log_of(principal), reason, citing)
         return await self.status(principal)
 
@@ -615,28 +615,14 @@ class LedgerService:
         """What is wrong with the bytes of the log, by recomputing them: for whoever copies them."""
         return await self.log_of(principal).soundness.recomputed()
 
-    def _citing(self, principal: Principal, reason: str, made: Restarted) -> Prepared:
+    def _citing(self, principal: Principal, made: Restarted) -> Prepared:
         """The first entry of a new origin: what was before it, and why it ended."""
-        published = made.published
         event = Event(
             id=EventId(self._new_id()),
             stream="ledger/origins",
             type="ledger.restarted",
             time=self._parts.clock.now(),
-            payload={
-                "reason": reason,
-                "damage": made.damage.reason,
-                "detail": made.damage.detail,
-                "before": made.before.origin,
-                "origin": made.origin.origin,
-                "size": made.size,
-                "root": made.root.hex(),
-                "head_size": made.head.size if made.head else None,
-                "head_root": made.head.root.hex() if made.head else None,
-                "published_origin": published.origin if published else None,
-                "published_size": published.size if published else None,
-                "published_root": published.root.hex() if published else None,
-            },
+            payload=made.cites() | {"earlier": made.earlier},
             subject=principal.subject,
             request_id=request_id(),
         )

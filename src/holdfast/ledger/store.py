@@ -92,8 +92,10 @@ tenant_table(
     Column("started_size", BigInteger, nullable=False),
     Column("started_at", Text, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("cites", Text, nullable=False, server_default=text("''")),
 )
-"""The names under which the log was signed. The newest is in force."""
+"""The names under which the log was signed. The newest is in force. ``cites`` is what its first
+entry says of how the one before it ended: that entry may never come to be, or be lost."""
 
 tenant_table(
     "ledger_keys",
@@ -528,6 +530,7 @@ class Origin:
     started_size: int
     started_at: str
     reason: str
+    cites: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -554,12 +557,13 @@ class Published:
 
 
 _ORIGINS = text(
-    "SELECT generation, origin, started_size, started_at, reason FROM ledger_origins"
+    "SELECT generation, origin, started_size, started_at, reason, cites FROM ledger_origins"
     " WHERE tenant = :tenant ORDER BY generation"
 )
 _ADD_ORIGIN = text(
-    "INSERT INTO ledger_origins (tenant, generation, origin, started_size, started_at, reason)"
-    " VALUES (:tenant, :generation, :origin, :started_size, :started_at, :reason)"
+    "INSERT INTO ledger_origins"
+    " (tenant, generation, origin, started_size, started_at, reason, cites)"
+    " VALUES (:tenant, :generation, :origin, :started_size, :started_at, :reason, :cites)"
 )
 _KEYS = text(
     "SELECT number, origin, public, created_at, valid_from, valid_to FROM ledger_keys"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 
+from holdfast.kernel.canonical import canonical
 from holdfast.kernel.errors import Conflict, Corrupt
 from holdfast.kernel.files import flush_folder
 from holdfast.kernel.telemetry import get_logger
@@ -27,11 +30,18 @@ from holdfast.ledger.store import Origin, Published
 
 log = get_logger("ledger")
 
+EARLIER_MAX = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """What a new origin begins with, and what it cites of the old one."""
+    """What a new origin begins with, and what it cites of the old one.
 
+    ``earlier`` is what origins before it were to cite, or did, in an entry that the log does not
+    have: what was lost then is told now.
+    """
+
+    reason: str
     before: Origin
     origin: Origin
     damage: Damage
@@ -40,6 +50,24 @@ class Restarted:
     head: Head | None
     published: Published | None
     aside: str
+    earlier: list[dict[str, Any]]
+
+    def cites(self) -> dict[str, Any]:
+        """What was before, and why it ended."""
+        return {
+            "reason": self.reason,
+            "damage": self.damage.reason,
+            "detail": self.damage.detail,
+            "before": self.before.origin,
+            "origin": self.origin.origin,
+            "size": self.size,
+            "root": self.root.hex(),
+            "head_size": self.head.size if self.head else None,
+            "head_root": self.head.root.hex() if self.head else None,
+            "published_origin": self.published.origin if self.published else None,
+            "published_size": self.published.size if self.published else None,
+            "published_root": self.published.root.hex() if self.published else None,
+        }
 
 
 async def restart(
@@ -123,8 +151,23 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
     aside = await _set_aside(tenant_log.commits, grown.size)
     origin = following_origin(before, grown.size, parts.now(), reason, said)
 
+    made = Restarted(
+        reason=reason,
+        before=before,
+        origin=origin,
+        damage=damage,
+        size=grown.size,
+        root=grown.root(),
+        head=head,
+        # Of an origin before, where that restart broke off before it told anybody anything.
+        published=last_of(origins, rows),
+        aside=aside,
+        earlier=_untold(origins, grown.size),
+    )
+    added = replace(origin, cites=canonical(made.cites()).decode())
+
     def begin(conn: Connection) -> None:
-        store.add_origin(conn, parts.tenant, origin)
+        store.add_origin(conn, parts.tenant, added)
         store.clear_index(conn, parts.tenant)  # opening makes it anew
         store.forget_damage(conn, parts.tenant)
 
@@ -139,9 +182,14 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
         aside_name = f"damaged-{moment_digits(parts.now())}"
         await tenant_log.published.begin_anew(rows.values(), aside_name)
     await tell_head(tenant_log.head, Head(grown.size, grown.root()))
-    # Of an origin before, where that restart broke off before it told anybody anything.
-    last = last_of(origins, rows)
-    return Restarted(before, origin, damage, grown.size, grown.root(), head, last, aside)
+    return made
+
+
+def _untold(origins: Sequence[Origin], size: int) -> list[dict[str, Any]]:
+    """What origins cite whose first entry is not among the first ``size``: the first ones, which
+    say what was lost; those after them mostly that a restart broke off."""
+    lost = [each.cites for each in origins if each.cites and each.started_size >= size]
+    return [msgspec.json.decode(each) for each in lost[:EARLIER_MAX]]
 
 
 async def _said(tenant_log: TenantLog) -> list[Checkpoint] | None:
