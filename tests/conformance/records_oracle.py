@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 Row = tuple[str, str]
 """A key and a value."""
+Rejected = str | None
+"""The key of a rejected row; empty if it names no record, ``None`` if nobody can tell."""
 
 
 class RefusedError(Exception):
@@ -30,7 +32,7 @@ class RunModel:
     attempts: int = 1
     holds: bool = True
     """Whether the current attempt may still add and finish."""
-    batches: dict[int, tuple[list[Row], int]] = field(default_factory=dict)
+    batches: dict[int, tuple[list[Row], list[Rejected]]] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
     """Batch numbers as they arrived."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -46,8 +48,8 @@ class RunModel:
         return [row for number in self.order for row in self.batches[number][0]]
 
     @property
-    def rejects(self) -> int:
-        return sum(rejects for _, rejects in self.batches.values())
+    def rejects(self) -> list[Rejected]:
+        return [one for _, rejects in self.batches.values() for one in rejects]
 
 
 @dataclass
@@ -90,7 +92,13 @@ class Oracle:
         return fresh
 
     def post(
-        self, run: str, fence: int, sequence: int, rows: list[Row], rejects: int, lease: float
+        self,
+        run: str,
+        fence: int,
+        sequence: int,
+        rows: list[Row],
+        rejects: list[Rejected],
+        lease: float,
     ) -> bool:
         """Whether the batch was there already."""
         attempt = self._attempt(run, fence)
@@ -171,31 +179,38 @@ class Oracle:
 
     def _counts(self, attempt: RunModel) -> dict[str, int]:
         chosen, before = self._chosen(attempt), self.states[-1]
-        gone = before.keys() - chosen.keys() if self.mode == "snapshot" else set()
+        missing = before.keys() - chosen.keys() if self.mode == "snapshot" else set()
+        kept = missing & set(attempt.rejects)
+        unclear = None in attempt.rejects
         return {
             "records": len(chosen),
             "new": len(chosen.keys() - before.keys()),
             "changed": sum(key in before and before[key] != chosen[key] for key in chosen),
             "unchanged": sum(before.get(key) == value for key, value in chosen.items()),
             "duplicates": len(attempt.rows) - len(chosen),
-            "rejects": attempt.rejects,
-            "absent": len(gone),
+            "rejects": len(attempt.rejects),
+            "absent": 0 if unclear else len(missing - kept),
+            "kept": len(kept),
+            "withheld": len(missing - kept) if unclear else 0,
         }
 
     def _failure(self, attempt: RunModel, batches: int) -> str:
         if sorted(attempt.batches) != list(range(batches)):
             return "batches-missing"
-        if attempt.rejects > self.max_rejects:
+        if len(attempt.rejects) > self.max_rejects:
             return "too-many-rejects"
         if attempt.counts["duplicates"] and self.duplicates == "error":
             return "duplicate-keys"
-        if self.mode == "snapshot" and self.states[-1] and not self._chosen(attempt):
+        known = self.states[-1].keys() - set(attempt.rejects)
+        if self.mode == "snapshot" and known and not self._chosen(attempt):
             return "shrunk"
         return ""
 
     def _publish(self, attempt: RunModel, now: float) -> None:
         chosen, before = self._chosen(attempt), self.states[-1]
-        after = dict(chosen) if self.mode == "snapshot" else {**before, **chosen}
+        unclear = self.mode != "snapshot" or None in attempt.rejects
+        kept = {key: before[key] for key in before if unclear or key in attempt.rejects}
+        after = {**kept, **chosen}
         if after != before:
             for key in sorted(before.keys() | after.keys()):
                 if before.get(key) != after.get(key):

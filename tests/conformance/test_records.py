@@ -35,7 +35,7 @@ from holdfast.records.http import handlers
 from holdfast.records.model import RecordFilter, Reject, Run, RunClose, RunFilter
 from holdfast.records.receipt import verify_receipt
 from holdfast.records.service import RecordsService
-from tests.conformance.records_oracle import Oracle, RefusedError, Row
+from tests.conformance.records_oracle import Oracle, RefusedError, Rejected, Row
 from tests.support.ledger import ledger_on
 from tests.support.signing import PUBLIC_KEY, REGISTRATION
 from tests.support.soaking import scale
@@ -54,6 +54,11 @@ POLICIES = [
 ]
 
 
+def key_of(state: Rejected) -> list[Any] | None:
+    """The key of a rejected row as a worker tells it."""
+    return state if state is None else ([state, "2025-01-01"] if state else [])  # type: ignore[return-value]
+
+
 @dataclass
 class Trial:
     """One seeded run of operations against the service (or its client) and the model."""
@@ -64,7 +69,9 @@ class Trial:
     oracle: Oracle
     dice: random.Random
     attempts: list[Attempt] = field(default_factory=list)
-    sent: dict[tuple[str, int], dict[int, tuple[list[Row], int]]] = field(default_factory=dict)
+    sent: dict[tuple[str, int], dict[int, tuple[list[Row], list[Rejected]]]] = field(
+        default_factory=dict
+    )
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     fence: int = 0
 
@@ -149,14 +156,19 @@ class Trial:
             if self.oracle.duplicates == "error" and self.dice.random() < 0.85:
                 used = {key for batch, _ in sent.values() for key, _ in batch}
                 rows = list({key: (key, value) for key, value in rows if key not in used}.values())
-            rejects = self.dice.random() < 0.05
-        await self._post(attempt, sequence, rows, int(rejects))
+            rejects = []
+            if self.dice.random() < 0.12:
+                rejects = [self.dice.choice([None, "", *STATES])]
+        await self._post(attempt, sequence, rows, rejects)
 
-    async def _post(self, attempt: Attempt, sequence: int, rows: list[Row], rejects: int) -> None:
+    async def _post(
+        self, attempt: Attempt, sequence: int, rows: list[Row], rejects: list[Rejected]
+    ) -> None:
         fence, lease = attempt.claim.fence, self._lease(attempt)
         records = [record(key, value, position=at) for at, (key, value) in enumerate(rows)]
         bad = [
-            Reject(response=0, position=at, field="rate", reason="none") for at in range(rejects)
+            Reject(response=0, position=at, field="rate", reason="none", key=key_of(state))
+            for at, state in enumerate(rejects)
         ]
         expected, receipt = await self.both(
             "post",
@@ -165,7 +177,7 @@ class Trial:
         )
         if receipt is not None:
             assert receipt.repeated is expected
-            assert (receipt.records, receipt.rejects) == (len(rows), rejects)
+            assert (receipt.records, receipt.rejects) == (len(rows), len(rejects))
             self.sent[attempt.run, fence][sequence] = (rows, rejects)
 
     async def finish(self) -> None:
@@ -239,6 +251,7 @@ class Trial:
             assert {n: getattr(run, n) for n in names} == {n: model.counts[n] for n in names}
             if model.status == "succeeded":
                 assert run.withdrawn == model.counts["absent"]
+                assert (run.kept, run.withheld) == (model.counts["kept"], model.counts["withheld"])
 
     async def compare(self) -> None:
         """What everybody can see: the head, and one other view of it."""
@@ -352,7 +365,7 @@ async def _tried(
     ]  # fmt: skip
     try:
         for _ in range(STEPS):
-            await trial.dice.choices(steps, [40, 10, 10, 9, 10, 2, 3, 1])[0]()
+            await trial.dice.choices(steps, [40, 10, 10, 9, 10, 2, 5, 1])[0]()
             await trial.compare()
         await trial.compare_histories()
     except BaseException as error:
@@ -420,10 +433,10 @@ async def test_a_receipt_waits_for_the_ledger_and_then_holds(
 def test_the_oracle_can_disagree() -> None:
     oracle = Oracle("snapshot", "error", 0)
     oracle.open("r", 1, 10, 0)
-    oracle.post("r", 1, 0, [("CA", "1")], 0, 10)
+    oracle.post("r", 1, 0, [("CA", "1")], [], 10)
     done = oracle.finish("r", 1, "complete", 1, None, 1)
     assert done.status == "succeeded"
     assert oracle.states == [{}, {"CA": "1"}]
     with pytest.raises(RefusedError):
-        oracle.post("r", 1, 1, [], 0, 10)
+        oracle.post("r", 1, 1, [], [], 10)
     assert msgspec.json.encode(done.counts)

@@ -438,3 +438,22 @@ async def test_files_that_give_no_run_are_named_at_once_and_the_others_collected
         (folder / f"{name}.yaml").unlink()
     async with bench.drone():
         assert await collect_once(bench.system, sample=False) == 0
+
+
+# --- rows that are rejected ---------------------------------------------------------------------
+
+
+async def test_a_footnote_mark_on_a_number_withdraws_nothing(bench: Collecting) -> None:
+    await bench.publish(key=KEY, period=PERIOD, max_rejects=2)
+    async with bench.drone():
+        bench.write("data.json", [day(1), day(2), day(3)])
+        await bench.collect()
+        bench.write("data.json", [day(1), day(2, "2*")])
+        marked = await bench.collect()
+        assert (counts(marked), marked.kept, marked.rejects) == (("succeeded", 0, 0, 1), 1, 1)
+        assert values(await bench.records()) == {"a 2024-01-01": "1", "a 2024-01-02": "2"}
+        # A row whose day cannot be read may be the one of any day.
+        bench.write("data.json", [day(1), {"id": "a", "day": "2024-01-02*", "v": 2}])
+        unclear = await bench.collect()
+        assert (counts(unclear), unclear.withheld) == (("succeeded", 0, 0, 0), 1)
+        assert len(await bench.records()) == 2

@@ -53,6 +53,7 @@ AGENTS_TLS = "agent control plane: TLS"
 NOTICE_TYPES = (
     "run.failed",
     "run.partial",
+    "run.withheld",
     "source.drifted",
     "source.shrunk",
     "source.stale",

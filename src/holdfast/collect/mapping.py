@@ -48,6 +48,8 @@ Convert = Callable[[Any], Any]
 Mapped = MappedRecord | Reject
 
 EXCERPT_MAX = 200
+KEY_CHARACTERS_MAX = 2_000
+"""A rejected row with a longer key is one whose key is not told."""
 _JOINED_MAX = 64
 
 
@@ -89,6 +91,7 @@ class Mapping:
         self._unpivot = _Unpivoting(profile) if profile.unpivot else None
         self._marked = compiler.marked
         self._key = None if profile.key == "position" else compiler.key(profile.key)
+        self._key_parts = () if profile.key == "position" else self._parts(profile.key)
         self._columns = compiler.columns
         self._name = profile.name
         self._paged = profile.source.pagination is not None
@@ -153,7 +156,7 @@ class Mapping:
             parts = (dimensions, measures, attributes, period)
             key = self._position_key(*parts) if self._key is None else self._key(*parts)
         except (ValueError, ArithmeticError) as error:
-            return _reject(row, response, name, error)
+            return _reject(row, response, name, error, self._told_key(row))
         except Exception as error:  # a defect of ours: whoever reads of it wants to see the row
             error.add_note(f"in row {row.position} of the profile {self._name}, at {name or 'it'}")
             raise
@@ -166,6 +169,38 @@ class Mapping:
             attributes=attributes,
             period=period,
         )
+
+    def _parts(self, fields: Sequence[str]) -> tuple[Callable[[RawRow], Scalar], ...]:
+        """What reads each part of the key from a row, whatever the other fields hold."""
+        getters: dict[str, Callable[[RawRow], Scalar]] = {}
+        for group, plans in (
+            ("dimensions", self._dimensions),
+            ("measures", self._measures),
+            ("attributes", self._attributes),
+        ):
+            for plan in plans:
+                getters[f"{group}.{plan.name}"] = _converted(plan.get, plan.convert)
+        if (period_of := self._period) is not None:
+            getters["period"] = _named_period(period_of)
+        return tuple(getters[name] for name in fields)
+
+    def _told_key(self, row: RawRow) -> list[Scalar] | None:
+        """The key of a row that fails: empty if it names no record, ``None`` if nobody can tell.
+
+        Where the key is a row's content, one that cannot be read is none of those that were.
+        """
+        if self._key is None:
+            return []
+        if row.problem:
+            return None
+        try:
+            found = [part(row) for part in self._key_parts]
+        except (ValueError, ArithmeticError):
+            return None
+        if None in found:
+            return []
+        told = sum(len(part) for part in found if isinstance(part, str)) <= KEY_CHARACTERS_MAX
+        return found if told else None
 
     def _position_key(
         self,
@@ -272,7 +307,21 @@ def _missing(
     return {**(spelled or {}), name: text}
 
 
-def _reject(row: RawRow, response: int, name: str, error: Exception) -> Reject:
+def _converted(get: RowGetter, convert: Convert) -> Callable[[RawRow], Scalar]:
+    return lambda row: cast("Scalar", convert(get(row)))
+
+
+def _named_period(period_of: Callable[[RawRow], PeriodValue | None]) -> Callable[[RawRow], Scalar]:
+    def named(row: RawRow) -> str | None:
+        period = period_of(row)
+        return None if period is None else periods.name(period)
+
+    return named
+
+
+def _reject(
+    row: RawRow, response: int, name: str, error: Exception, key: list[Scalar] | None
+) -> Reject:
     reason = str(error) or type(error).__name__
     return Reject(
         response=response,
@@ -280,6 +329,7 @@ def _reject(row: RawRow, response: int, name: str, error: Exception) -> Reject:
         field=name,
         reason=values.printable(reason, EXCERPT_MAX),
         excerpt=excerpt(row.value),
+        key=key,
     )
 
 

@@ -158,6 +158,8 @@ def run_of(row: Row[Any]) -> Run:
         unchanged=row.unchanged,
         withdrawn=row.withdrawn,
         unasked=row.unasked,
+        kept=row.kept,
+        withheld=row.withheld,
         duplicates=row.duplicates,
         rejects=row.rejects,
         pages=row.pages,

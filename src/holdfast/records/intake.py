@@ -302,7 +302,8 @@ def _check_responses(conn: Connection, incoming: _Incoming) -> None:
 
 def _known(conn: Connection, incoming: _Incoming, first: int, following: int) -> Known:
     tenant, rules, prepared = incoming.principal.tenant, incoming.rules, incoming.prepared
-    latest = store.latest_rows(conn, tenant, list(set(prepared.keys)))
+    rejected = set(prepared.rejected) if rules.mode == "snapshot" else set()
+    latest = store.latest_rows(conn, tenant, list(rejected.union(prepared.keys)))
     bases: dict[int, Latest | None] = {}
     if rules.duplicates == "last":
         staged = [row.sequence for row in latest.values() if row.sequence >= first]
@@ -325,6 +326,7 @@ def _known(conn: Connection, incoming: _Incoming, first: int, following: int) ->
         },
         bases=bases,
         seen=store.seen_bits(conn, tenant, incoming.batch.run, chunks_of(published)),
+        kept=store.kept_bits(conn, tenant, incoming.batch.run) if rejected else {},
     )
 
 
@@ -381,6 +383,7 @@ def _update_run(
         "present": runs.c.present + change.present,
         "duplicates": runs.c.duplicates + change.duplicates,
         "rejects": runs.c.rejects + len(prepared.rejects),
+        "unkeyed": runs.c.unkeyed + prepared.unkeyed,
         "violations": runs.c.violations + prepared.violations.count,
         "repeat": look.repeat or change.repeat,
         "violation": look.violation or prepared.violations.first,
@@ -401,6 +404,7 @@ def _write_rows(conn: Connection, incoming: _Incoming, publication: int, change:
     store.set_ends(conn, tenant, profile, change.supersede, publication)
     store.insert_rows(conn, change.rows)
     store.put_seen(conn, tenant, incoming.batch.run, change.seen)
+    store.put_kept(conn, tenant, incoming.batch.run, change.kept)
 
 
 def _write_subjects(conn: Connection, incoming: _Incoming) -> None:

@@ -94,6 +94,11 @@ def notice_text(notice: Notice) -> str:
             return "; ".join(f"{one['field']} {one['detail']}" for one in data.get("drift", []))
         case "source.shrunk":
             return f"{data.get('records')} records, usually {data.get('usual')}"
+        case "run.withheld":
+            return (
+                f"nothing is withdrawn: {data.get('withheld')} records did not come, and of "
+                f"{data.get('unkeyed')} rejected rows nobody can tell which records they are"
+            )
         case "source.stale":
             last = data.get("succeeded_at") or "never"
             return f"due every {data.get('freshness')}, last good run {last[:19]}"

@@ -90,6 +90,10 @@ class Reject(_Wire, frozen=True, kw_only=True, gc=False):
 
     ``response`` and ``position`` count from 0, as those of a record do: the third row under the
     header of a table is position 2, whatever lines stand above it.
+
+    ``key`` is its record's, where the fields of the key hold; empty if the row names no record (a
+    part of its key has no value, or the key is its content); null if nobody can tell. It is asked
+    for by what a snapshot withdraws, and not kept.
     """
 
     response: NotNegative
@@ -97,6 +101,7 @@ class Reject(_Wire, frozen=True, kw_only=True, gc=False):
     field: Annotated[str, Meta(max_length=200)]
     reason: Annotated[str, Meta(max_length=1000)]
     excerpt: Annotated[str, Meta(max_length=200)] = ""
+    key: Annotated[list[Scalar], Meta(max_length=KEY_VALUES_MAX)] | None = None
 
 
 class SourceColumn(_Wire, frozen=True, kw_only=True, gc=False):
@@ -347,6 +352,11 @@ class Run(Struct, frozen=True, kw_only=True):
     withdrawn: int = 0
     unasked: int = 0
     """Published records that did not come, and that the run had not asked for: they stay."""
+    kept: int = 0
+    """Published records whose rows came and were rejected: they stay what they were."""
+    withheld: int = 0
+    """Records that did not come and are not withdrawn, because of some rejected rows nobody can
+    tell which records they are."""
     duplicates: int = 0
     rejects: int = 0
     pages: int = 0

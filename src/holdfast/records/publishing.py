@@ -21,7 +21,7 @@ from holdfast.records.model import RunFinish
 from holdfast.records.rules import Rules
 from holdfast.records.signed import header_digest
 from holdfast.records.slots import FREE_SLOT, change_slot
-from holdfast.records.staging import is_seen
+from holdfast.records.staging import is_seen, kept_count
 from holdfast.records.within import Asked
 
 LISTED_MAX = 2_000
@@ -71,17 +71,52 @@ def live_rows(
     )
 
 
-def count_unasked(
-    conn: Connection, tenant: str, run: Row[Any], head: Row[Any], asked: Asked
-) -> int:
-    """How many published records the run did not ask for and did not bring."""
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """What is to be said of the published records that no good row of a run speaks of."""
+
+    unasked: int = 0
+    kept: int = 0
+    withheld: int = 0
+
+
+def absence(
+    conn: Connection, tenant: str, run: Row[Any], head: Row[Any], asked: Asked | None
+) -> Absence:
+    """Count them, of a run of a snapshot that has brought everything.
+
+    Where all that is published came again, or nothing was rejected and everything was asked for,
+    nothing is looked at.
+    """
+    whole = run.range_start is None
+    if whole and head.live <= run.present:
+        return Absence()
+    bits = store.kept_bits(conn, tenant, run.run)
+    if not run.unkeyed and not bits and (asked is None or not whole):
+        return Absence()
     seen = store.all_seen(conn, tenant, run.run)
-    outside = not_(store.asked_for(asked))
-    position, found = NOWHERE, 0
-    while rows := live_rows(conn, tenant, run.profile, position, head.slot_first, outside):
-        found += sum(not is_seen(seen, sequence) for sequence in rows)
-        position = rows[-1]
-    return found
+    kept = kept_count(bits, seen)
+
+    def missing(where: ColumnElement[bool]) -> int:
+        position, found = NOWHERE, 0
+        while rows := live_rows(conn, tenant, run.profile, position, head.slot_first, where):
+            found += sum(not (is_seen(seen, row) or is_seen(bits, row)) for row in rows)
+            position = rows[-1]
+        return found
+
+    if whole:
+        unasked = 0 if asked is None else missing(not_(store.asked_for(asked)))
+        absent = head.live - run.present - kept - unasked
+    else:
+        assert asked is not None
+        unasked, absent = 0, missing(store.asked_for(asked)) if run.unkeyed else 0
+    return Absence(unasked, kept, absent if run.unkeyed else 0)
+
+
+def accounted(run: Row[Any]) -> int:
+    """How many of the records that were published before a run stay."""
+    stay: int = run.present + run.unasked + run.kept + run.withheld
+    return stay
 
 
 def add_withdrawal_batch(
@@ -212,11 +247,11 @@ def move_head(
     if head.slot_state != "closing":
         raise Contended(f"cannot publish the run {run.run}: its profile changed meanwhile")
     whole = rules.mode == "snapshot" and run.kind != "backfill"
-    if whole and head.live != run.present + run.withdrawn + run.unasked:
+    if whole and head.live != run.withdrawn + accounted(run):
         raise Internal(
             f"cannot publish the run {run.run}: its withdrawals do not add up",
             internal=f"live {head.live}, present {run.present}, withdrawn {run.withdrawn}, "
-            f"unasked {run.unasked}",
+            f"unasked {run.unasked}, kept {run.kept}, withheld {run.withheld}",
         )
     fields = msgspec.json.decode(head.fields, type=FieldNames).union(
         msgspec.json.decode(run.fields, type=FieldNames)

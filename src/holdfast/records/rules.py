@@ -210,6 +210,18 @@ def check_opening(rules: Rules, request: RunOpen) -> None:
         )
 
 
+def doubled(run: Any) -> Failure | None:
+    """Why a re-mapping that withdraws nothing must not be published: if no key that was known came
+    again it has other keys, and every record would be there twice."""
+    if run.kind not in ("remap", "merge") or not run.withheld or run.present:
+        return None
+    return (
+        "keys-unclear",
+        f"no known key came again, and of {run.unkeyed} rejected rows nobody can tell which "
+        f"records they are: the {run.withheld} that are published could not be withdrawn",
+    )
+
+
 def completion_failure(
     rules: Rules,
     run: Run,

@@ -105,7 +105,7 @@ def list_runs(
 
 
 _COUNTS = ("records", "new", "changed", "withdrawn", "rejects")
-_RARE = ("unasked",)
+_RARE = ("unasked", "kept", "withheld")
 """Counts that are told where there is something to count."""
 _CHANGES = frozenset({"new", "changed", "unchanged", "withdrawn"})
 
@@ -184,6 +184,19 @@ def remarks(found: Run) -> list[str]:
     said = [f"{one.field} {one.detail}" for one in found.drift[:5]]
     if len(found.drift) > 5:
         said.append(f"{len(found.drift) - 5} more changes of shape: `holdfast run show {found.id}`")
+    rejects = f"`holdfast reject list --run {found.id}`"
+    if found.kept:
+        many = (
+            "1 record stays what it was: its row was"
+            if found.kept == 1
+            else (f"{found.kept:,} records stay what they were: their rows were")
+        )
+        said.append(f"{many} rejected; {rejects}")
+    if found.withheld:
+        said.append(
+            f"nothing is withdrawn, though {found.withheld:,} known records did not come: of some "
+            f"rejected rows nobody can tell which records they are; {rejects}"
+        )
     if found.withdrawn > max(found.records, _MANY_WITHDRAWN):
         said.append(
             f"{found.withdrawn:,} records are withdrawn, more than came: "

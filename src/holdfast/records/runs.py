@@ -10,7 +10,7 @@ die at any point.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -46,9 +46,11 @@ from holdfast.records.model import (
 from holdfast.records.opening import add_run, claim_of_close, open_run, validators_of
 from holdfast.records.publishing import (
     NOWHERE,
+    Absence,
     Published,
+    absence,
+    accounted,
     add_withdrawal_batch,
-    count_unasked,
     evidence_of,
     live_rows,
     move_head,
@@ -61,6 +63,7 @@ from holdfast.records.rules import (
     asked_by,
     check_opening,
     completion_failure,
+    doubled,
     for_kind,
 )
 from holdfast.records.slots import attempt_of, change_slot, check_attempt, clean_step
@@ -251,7 +254,7 @@ class Runs(Watching):
         how = self.telling()
         # Long where much is published, so it is counted before the transaction.
         look = await self._db.read(
-            principal, lambda conn: _absence(conn, principal, request, asked)
+            principal, lambda conn: _look(conn, principal, request, rules, asked)
         )
 
         def unit(conn: Connection) -> Run | None:
@@ -268,7 +271,7 @@ class Runs(Watching):
                 conn,
                 store.runs,
                 store.of_key(store.runs, tenant, run=run.run),
-                {"unasked": look.unasked},
+                asdict(look.absence),
             )
             found_run = store.find(conn, store.runs, tenant, run=run.run)
             assert found_run is not None
@@ -283,12 +286,13 @@ class Runs(Watching):
                 repeat=run.repeat,
             )
             found = judge(conn, tenant, rules, run, head, request.columns)
-            failure = failure or found.failure
+            failure = failure or found.failure or doubled(run)
             self.tell_of(conn, principal, run, found, how)
             if failure is not None:
                 code, reason = failure
                 ending = replace(failed, code=code, reason=reason)
                 return self._end(conn, principal, run.run, head, ending)
+            self.tell_of_withheld(conn, principal, run, how)
             change_slot(conn, head, tenant, slot_state="closing", slot_position=NOWHERE)
             return None
 
@@ -322,10 +326,11 @@ class Runs(Watching):
         run, head = attempt_of(conn, tenant, request)
         ended = is_final(RunStatus(run.status)) or head.slot_state != "closing"
         whole = run.range_start is None
-        if ended or (whole and head.live <= run.present + run.withdrawn + run.unasked):
+        if ended or run.unkeyed or (whole and head.live <= run.withdrawn + accounted(run)):
             return None
         where = [] if asked is None else [store.asked_for(asked)]
         seen = store.all_seen(conn, tenant, run.run)
+        kept = store.kept_bits(conn, tenant, run.run)
         position: int = head.slot_position
         absent: list[int] = []
         while len(absent) < self._settings.withdrawal_rows:
@@ -333,7 +338,7 @@ class Runs(Watching):
             if not scanned:
                 break
             for sequence in scanned:
-                if not is_seen(seen, sequence):
+                if not (is_seen(seen, sequence) or is_seen(kept, sequence)):
                     absent.append(sequence)
                     if len(absent) == self._settings.withdrawal_rows:
                         break
@@ -690,23 +695,22 @@ class Runs(Watching):
 
 
 @dataclass(frozen=True, slots=True)
-class _Absence:
+class _Look:
     """What is known of the published records that did not come, as of a version of the head."""
 
     version: int = 0
-    unasked: int = 0
+    absence: Absence = field(default_factory=Absence)
 
 
-def _absence(
-    conn: Connection, principal: Principal, request: RunFinish, asked: Asked | None
-) -> _Absence:
+def _look(
+    conn: Connection, principal: Principal, request: RunFinish, rules: Rules, asked: Asked | None
+) -> _Look:
     run, head = attempt_of(conn, principal.tenant, request)
     if is_final(RunStatus(run.status)):
-        return _Absence()
-    unasked = 0
-    if asked is not None and run.range_start is None and head.live > run.present:
-        unasked = count_unasked(conn, principal.tenant, run, head, asked)
-    return _Absence(head.version, unasked)
+        return _Look()
+    if rules.mode != "snapshot":
+        return _Look(head.version)
+    return _Look(head.version, absence(conn, principal.tenant, run, head, asked))
 
 
 def _finished(run: Run, ending: _Ending) -> Event:
@@ -722,6 +726,7 @@ def _finished(run: Run, ending: _Ending) -> Event:
             "changed": run.changed,
             "code": run.code,
             "fence": run.fence,
+            "kept": run.kept,
             "new": run.new,
             "profile": run.profile,
             "profile_digest": run.profile_digest,
@@ -733,8 +738,10 @@ def _finished(run: Run, ending: _Ending) -> Event:
             "run": run.id,
             "status": run.status.value,
             "task": run.task,
+            "unasked": run.unasked,
             "unchanged": run.unchanged,
             "withdrawn": run.withdrawn,
+            "withheld": run.withheld,
             "worker": run.worker,
         },
         request_id=ending.request,

@@ -8,7 +8,8 @@ which they were staged, never twice. Three facts decide what a record of a batch
 * where this attempt's own rows begin: a latest row beyond that was staged by this attempt, so the
   key repeats within the run;
 * the *seen* bits of this attempt: one bit for each published row whose key came again. They find
-  repeats of unchanged records, and at the end the absent ones.
+  repeats of unchanged records, and at the end the absent ones. Of published rows whose key stood in
+  a row that was rejected a bit of its own is set (*kept*): they came, and say what they said.
 """
 
 from __future__ import annotations
@@ -89,6 +90,10 @@ class Prepared:
     shape: Shape
     posted: Posted
     """Its records as the worker commits to them, those of erased people included."""
+    rejected: list[bytes] = field(default_factory=list)
+    """The keys of rejected rows, of those that name a record."""
+    unkeyed: int = 0
+    """Rejected rows of which nobody can tell which record they are."""
     personal: list[Personal] | None = None
     """Of a profile with a subject: whose each record is. ``bodies`` then have no personal field;
     the wholes of erased people neither."""
@@ -132,6 +137,8 @@ def _prepared(
         size_bytes=sum(map(len, wholes)),
         shape=shape_of(batch.records),
         posted=_NOTHING if salt_of is None else posted(salt_of, wholes),
+        rejected=[key_of(encode_sorted(reject.key)) for reject in batch.rejects if reject.key],
+        unkeyed=sum(reject.key is None for reject in batch.rejects),
     )
 
 
@@ -148,7 +155,7 @@ def _prepare_personal(batch: Batch, keys: RecordKeys, rules: Rules, owners: Owne
             batch,
             records=clear,
             rejects=[
-                msgspec.structs.replace(reject, reason=WITHHELD, excerpt="")
+                msgspec.structs.replace(reject, reason=WITHHELD, excerpt="", key=None)
                 for reject in batch.rejects
             ],
         ),
@@ -178,6 +185,8 @@ def _prepare_personal(batch: Batch, keys: RecordKeys, rules: Rules, owners: Owne
         violations=whole.violations,
         size_bytes=whole.size_bytes,
         posted=whole.posted,
+        rejected=whole.rejected,
+        unkeyed=whole.unkeyed,
         personal=personal,
     )
 
@@ -205,6 +214,7 @@ class Known:
     revisions: Mapping[int, int]
     bases: Mapping[int, Latest | None]
     seen: Mapping[int, bytes]
+    kept: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +246,7 @@ class Change:
     signed: list[int] = field(default_factory=list)
     """Of these, those whose rows commit to what the worker signed: all but erased people's."""
     seen: dict[int, bytearray] = field(default_factory=dict)
+    kept: dict[int, bytearray] = field(default_factory=dict)
     records: int = 0
     new: int = 0
     changed: int = 0
@@ -299,6 +310,7 @@ class _Classifier:
                 self._add_new(index, found)
             else:
                 self._compare(index, found, contents[index])
+        self._keep()
         self._change.root = merkle.root(self._leaves).hex()
         return self._change
 
@@ -404,17 +416,17 @@ class _Classifier:
         else:
             self._add_changed(index, base)
 
+    def _keep(self) -> None:
+        """Note the published records whose rows were rejected. Whether a good row of the same key
+        comes as well, before or after, shows when the attempt ends."""
+        for key in self._prepared.rejected:
+            found = self._known.latest.get(key)
+            if found is not None and found.sequence < self._known.first and found.content:
+                _set(self._change.kept, self._known.kept, found.sequence)
+
     def _mark(self, sequence: int) -> bool:
         """Set the row's seen bit; whether it was set before."""
-        chunk, bit = divmod(sequence, SEEN_BITS)
-        bits = self._change.seen.get(chunk)
-        if bits is None:
-            bits = bytearray(self._known.seen.get(chunk, bytes(SEEN_BYTES)))
-            self._change.seen[chunk] = bits
-        byte, mask = bit >> 3, 1 << (bit & 7)
-        before = bits[byte] & mask
-        bits[byte] |= mask
-        return bool(before)
+        return _set(self._change.seen, self._known.seen, sequence)
 
     def _add_new(self, index: int, previous: Latest | None) -> None:
         self._change.records += 1
@@ -486,6 +498,26 @@ class _Classifier:
         salt = prepared.posted.salts[index]
         sealed = sealed_part(target.tenant, target.profile, sequence, mine.key, salt, mine.part)
         return mine.token, sealed, bytes.fromhex(said)
+
+
+def _set(changed: dict[int, bytearray], known: Mapping[int, bytes], sequence: int) -> bool:
+    """Set a row's bit; whether it was set before."""
+    chunk, bit = divmod(sequence, SEEN_BITS)
+    bits = changed.get(chunk)
+    if bits is None:
+        bits = changed[chunk] = bytearray(known.get(chunk, bytes(SEEN_BYTES)))
+    byte, mask = bit >> 3, 1 << (bit & 7)
+    before = bits[byte] & mask
+    bits[byte] |= mask
+    return bool(before)
+
+
+def kept_count(kept: Mapping[int, bytes], seen: Mapping[int, bytes]) -> int:
+    """How many published rows were met in rejected rows only."""
+    return sum(
+        (int.from_bytes(bits) & ~int.from_bytes(seen.get(chunk, b""))).bit_count()
+        for chunk, bits in kept.items()
+    )
 
 
 def chunks_of(sequences: list[int]) -> list[int]:

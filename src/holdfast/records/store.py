@@ -44,7 +44,7 @@ from sqlalchemy.sql import ColumnElement
 
 from holdfast.kernel.database import bulk_insert, tenant_table
 from holdfast.kernel.principal import Principal
-from holdfast.records.staging import ROW_COLUMNS, Latest
+from holdfast.records.staging import ROW_COLUMNS, SEEN_BYTES, Latest
 from holdfast.records.within import Asked, Within
 
 T = TypeVar("T")
@@ -98,6 +98,9 @@ runs = tenant_table(
     _count("present"),
     _count("withdrawn"),
     _count("unasked"),
+    _count("kept"),
+    _count("withheld"),
+    _count("unkeyed"),
     _count("duplicates"),
     _count("rejects"),
     _count("violations"),
@@ -304,8 +307,10 @@ seen = tenant_table(
     Column("run", Text, primary_key=True, nullable=False),
     Column("chunk", BigInteger, primary_key=True, nullable=False),
     Column("bits", LargeBinary, nullable=False),
+    Column("kept", LargeBinary),
 )
-"""Which published rows came again in the attempt that holds the slot; gone when it ends."""
+"""Which published rows came again in the attempt that holds the slot, and which of them it met in
+a row that was rejected (``kept``); gone when it ends."""
 
 rejects = tenant_table(
     "record_rejects",
@@ -578,6 +583,16 @@ def seen_bits(conn: Connection, tenant: str, run: str, chunks: Sequence[int]) ->
     return found
 
 
+def kept_bits(conn: Connection, tenant: str, run: str) -> dict[int, bytes]:
+    """The bits of the published rows that the attempt met in rejected ones."""
+    rows = conn.execute(
+        select(seen.c.chunk, seen.c.kept).where(
+            of_key(seen, tenant, run=run), seen.c.kept.is_not(None)
+        )
+    )
+    return {row.chunk: bytes(row.kept) for row in rows}
+
+
 def all_seen(conn: Connection, tenant: str, run: str) -> dict[int, bytes]:
     """All seen bits of a run's attempt."""
     rows = conn.execute(select(seen.c.chunk, seen.c.bits).where(of_key(seen, tenant, run=run)))
@@ -598,6 +613,22 @@ def put_seen(
         conn.execute(
             _PUT_SEEN, {"tenant": tenant, "run": run, "chunk": chunk, "bits": bytes(value)}
         )
+
+
+_PUT_KEPT = text(
+    "INSERT INTO record_seen (tenant, run, chunk, bits, kept)"
+    " VALUES (:tenant, :run, :chunk, :bits, :kept)"
+    " ON CONFLICT (tenant, run, chunk) DO UPDATE SET kept = excluded.kept"
+).bindparams(bindparam("bits", type_=LargeBinary), bindparam("kept", type_=LargeBinary))
+
+
+def put_kept(
+    conn: Connection, tenant: str, run: str, bits: Mapping[int, bytes | bytearray]
+) -> None:
+    """Store the kept bits of these chunks."""
+    for chunk, value in sorted(bits.items()):
+        values = {"tenant": tenant, "run": run, "chunk": chunk}
+        conn.execute(_PUT_KEPT, {**values, "bits": bytes(SEEN_BYTES), "kept": bytes(value)})
 
 
 def last_complete(conn: Connection, tenant: str, profile: str) -> Row[Any] | None:

@@ -96,7 +96,7 @@ def judge(
     Backfills and re-mappings are not compared: they are about other periods, or the same bytes.
     What the run did not ask for is no part of what it is compared with.
     """
-    live = head.live - run.unasked
+    live = head.live - run.unasked - run.kept
     found = Judgement()
     seen = store.find(conn, store.shapes, tenant, run=run.run)
     if seen is None:  # it brought no record: that, too, can be accepted
@@ -124,7 +124,8 @@ def judge(
     snapshot = rules.mode == "snapshot"  # others bring what is new, however little that is
     values = {"drift": _encode(found.drift), "usual": found.usual if snapshot else 0}
     store.change(conn, store.runs, store.of_key(store.runs, tenant, run=run.run), values)
-    about: dict[str, Any] = {"records": run.records, "columns": _encode(columns)}
+    # A row that was rejected came, too: an empty history would say that nothing comes, as a rule.
+    about: dict[str, Any] = {"records": run.records + run.kept, "columns": _encode(columns)}
     if rules.mode == "snapshot" and run.kind == "collect":
         about |= {"live": live, "gone": max(0, live - run.present)}
     store.change(conn, store.shapes, store.of_key(store.shapes, tenant, run=run.run), about)
@@ -257,6 +258,20 @@ def told_before(conn: Connection, tenant: str, run: Row[Any], drift: Sequence[Dr
     }
 
 
+def _withheld_before(conn: Connection, tenant: str, run: Row[Any]) -> bool:
+    runs = store.runs
+    before = conn.execute(
+        select(runs.c.withheld)
+        .where(
+            store.of_key(runs, tenant, profile=run.profile, kind="collect", status="succeeded"),
+            runs.c.number < run.number,
+        )
+        .order_by(runs.c.number.desc())
+        .limit(1)
+    ).scalar()
+    return bool(before)
+
+
 @dataclass(frozen=True, slots=True)
 class Telling:
     """What telling somebody needs beside its content: made before the transaction."""
@@ -297,6 +312,21 @@ class Watching(Reading):
                 "usual": found.usual,
             }
             self.tell(conn, principal, "source.shrunk", run.profile, run.run, payload, how, 1)
+
+    def tell_of_withheld(
+        self, conn: Connection, principal: Principal, run: Row[Any], how: Telling
+    ) -> None:
+        """The event and notice of a run that withdraws nothing, though records did not come; not
+        again while ordinary runs go on like that."""
+        if not run.withheld or run.rehearsal or _withheld_before(conn, principal.tenant, run):
+            return
+        payload = {
+            "profile": run.profile,
+            "run": run.run,
+            "unkeyed": run.unkeyed,
+            "withheld": run.withheld,
+        }
+        self.tell(conn, principal, "run.withheld", run.profile, run.run, payload, how, 2)
 
     def tell(
         self,
@@ -586,6 +616,7 @@ def _heads(tenant: str) -> Any:
             runs.c.reason.label("last_reason"),
             runs.c.records.label("last_records"),
             runs.c.usual,
+            runs.c.withheld,
             runs.c.drift,
             runs.c.drift_accepted,
         )
@@ -636,7 +667,18 @@ def _problem(row: Row[Any], normal: str | None, late: float, *, shrunk: bool) ->
             f"the last run brought {row.last_records:,} records, usually it is {row.usual:,}; "
             f"`holdfast run accept {row.last_run}` if that is right"
         )
+    if row.withheld:
+        found.append(f"the last run withdrew nothing: {withheld_text(row.withheld, row.last_run)}")
     return "; ".join(found)[:500]
+
+
+def withheld_text(withheld: int, run: str) -> str:
+    """Why records that did not come are not withdrawn, and what can be done."""
+    many = "1 record is" if withheld == 1 else f"{withheld:,} records are"
+    return (
+        f"{many} not in it, and of some rejected rows nobody can tell which they are "
+        f"(`holdfast reject list --run {run}`)"
+    )
 
 
 __all__ = ["Judgement", "Telling", "Watching", "judge", "keep_shape", "notice_of"]

@@ -48,6 +48,7 @@ from holdfast.records.metrics import RecordsMetrics
 NOTICE_TYPES = (
     "run.failed",
     "run.partial",
+    "run.withheld",
     "source.drifted",
     "source.shrunk",
     "source.stale",

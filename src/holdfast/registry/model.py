@@ -367,7 +367,9 @@ class Profile(Part, frozen=True, kw_only=True):
     expect: Expect = field(default_factory=Expect)
     """What a complete run must satisfy."""
     max_rejects: NotNegative = 0
-    """More rejected rows than this fail the run, and nothing of it is published."""
+    """More rejected rows than this fail the run, and nothing of it is published. In a snapshot a
+    rejected row keeps the record that its key names as it is; where its key cannot be read, the run
+    withdraws nothing and says so."""
     freshness: Duration | None = None
     """How long silence is normal; after that the profile is stale."""
 

@@ -572,3 +572,60 @@ def test_a_defect_names_the_row_and_the_profile_it_was_found_in() -> None:
     with pytest.raises(KeyError) as caught:
         under.map(RawRow(7, {"Site": Broken("a")}), 0)
     assert caught.value.__notes__ == ["in row 7 of the profile test, at site"]
+
+
+# --- the key of a row that fails ----------------------------------------------------------------
+
+KEYED: dict[str, Any] = {
+    "key": ["dimensions.id", "period", "measures.n", "attributes.a"],
+    "dimensions": {"id": {"path": "$.id", "type": "integer"}},
+    "measures": {"n": {"path": "$.n", "type": "integer"}, "v": "$.v"},
+    "attributes": {"a": "$.a"},
+    "period": {"path": "$.t", "frequency": "M"},
+}
+GOOD = {"id": "1", "t": "2024-02", "n": "3", "a": "x", "v": "5"}
+
+
+def test_the_key_of_a_row_that_fails_is_that_of_its_record() -> None:
+    key = record(GOOD, **KEYED).key
+    assert key == [1, "2024-02", "3", "x"]
+    assert reject({**GOOD, "v": "5*"}, **KEYED).key == key
+
+
+@pytest.mark.parametrize("part", ["id", "t", "n"])
+def test_a_row_whose_key_cannot_be_read_may_be_any(part: str) -> None:
+    found = reject({**GOOD, part: "1*"}, **KEYED)
+    assert found.field == {"t": "period"}.get(part, part)
+    assert found.key is None
+    assert reject({**GOOD, part: "1*", "v": "5*"}, **KEYED).key is None
+
+
+@pytest.mark.parametrize("part", ["id", "t", "n", "a"])
+def test_a_row_without_a_part_of_its_key_names_no_record(part: str) -> None:
+    assert reject({**GOOD, part: ""}, **KEYED).key == []
+    assert reject({**GOOD, part: None, "v": "5*"}, **KEYED).key == []
+
+
+def test_where_the_key_is_the_content_a_row_that_fails_is_no_record() -> None:
+    assert reject({**GOOD, "v": "5*"}, **{**KEYED, "key": "position"}).key == []
+
+
+def test_a_row_that_is_no_row_and_a_key_beyond_bounds_are_not_told() -> None:
+    [found] = Mapping(profile(JSON, **KEYED)).map(RawRow(7, GOOD, problem="has too few cells"), 3)
+    assert isinstance(found, Reject)
+    assert found.key is None
+    assert reject({**GOOD, "a": "x" * 2_001, "v": "5*"}, **KEYED).key is None
+
+
+def test_each_cell_that_fails_has_the_key_of_its_own_record() -> None:
+    parts: dict[str, Any] = {
+        "key": ["dimensions.id", "period"],
+        "dimensions": {"id": "id"},
+        "unpivot": {"columns": "[0-9]{4}"},
+        "measures": {"v": "#value"},
+        "period": {"path": "#column", "frequency": "A"},
+    }
+    row = RawRow(0, {"id": "x", "2020": "1", "2021": "2*", "2022": "3"})
+    found = list(Mapping(profile({"format": {"type": "csv"}}, **parts)).map(row, 0))
+    assert [type(one).__name__ for one in found] == ["MappedRecord", "Reject", "MappedRecord"]
+    assert [one.key for one in found] == [["x", "2020"], ["x", "2021"], ["x", "2022"]]
