@@ -397,11 +397,11 @@ def _used(gathered: _Gathered, found: ChildAnswer) -> list[TableUsed]:
     return [
         TableUsed(
             name=table.names[0] if table.names else table.profile,
-            rows=found.rows.get(table.profile or table.names[0], 0),
+            rows=found.rows[table.profile or table.names[0]],
             profile=table.profile,
             publication=gathered.publications.get(table.profile, 0),
             sealed=found.sealed.get(table.profile, []),
         )
         for table in gathered.tables
-        if table.loaded
+        if table.loaded and (table.profile or table.names[0]) in found.rows
     ]

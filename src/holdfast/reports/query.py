@@ -117,9 +117,23 @@ class QueryResult(Struct, frozen=True, kw_only=True):
 
 
 def mentioned(sql: str, names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that the text may speak of: more than it does, never fewer."""
+    """Those of ``names`` that the text has as whole words: more than it reads, never fewer."""
     told = sql.casefold()
-    return [name for name in names if name.casefold() in told]
+    return [name for name in names if _word(name.casefold()).search(told)]
+
+
+def _word(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![0-9a-z_]){re.escape(name)}(?![0-9a-z_])")
+
+
+def tables_of(tree: dict[str, Any]) -> set[str]:
+    """The names of the tables that parsed SQL reads, in small letters. One that the query makes
+    itself is among them: within its own text the name may mean ours."""
+    return {
+        str(node.get("table_name", "")).casefold()
+        for node in _nodes(tree.get("statements"))
+        if node.get("type") == "BASE_TABLE"
+    }
 
 
 def identifier(profile: str) -> str:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -42,6 +42,7 @@ from holdfast.reports.query import (
     check_sealed,
     check_tree,
     job_of,
+    tables_of,
 )
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ def _frames(descriptor: int) -> Iterator[list[list[Any]]]:
 
 
 def _answered(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loaded) -> ChildAnswer:
-    _check(connection, job, loaded)
+    read = tables_of(_check(connection, job, loaded))
     relation = connection.sql(job.sql)
     columns = [
         QueryColumn(name=name, type=str(kind))
@@ -328,12 +329,30 @@ def _answered(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loa
             pieces.append(made)
     body = "".join(pieces) if job.format == "csv" else f"[{','.join(pieces)}]"
     return ChildAnswer(
-        columns=columns, row_count=count, body=body, rows=loaded.counts, sealed=loaded.sealed
+        columns=columns,
+        row_count=count,
+        body=body,
+        rows={name: loaded.counts[name] for name in _read_of(job.tables, read)},
+        sealed=loaded.sealed,
     )
 
 
-def _check(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loaded) -> None:
-    """Let nothing near the engine but one ``SELECT`` over the tables that were given to it."""
+def _read_of(tables: list[ChildTable], read: set[str]) -> list[str]:
+    """What the loaded tables that the SQL reads are called; ``records`` are all of them."""
+    return [
+        table.profile or table.names[0]
+        for table in tables
+        if table.loaded
+        and (
+            (table.profile and "records" in read)
+            or any(name.casefold() in read for name in table.names)
+        )
+    ]
+
+
+def _check(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loaded) -> dict[str, Any]:
+    """Let nothing near the engine but one ``SELECT`` over the tables that were given to it; what
+    its parser makes of it."""
     rows = connection.execute("SELECT json_serialize_sql($1::VARCHAR)", [job.sql]).fetchall()
     try:
         tree = json.loads(rows[0][0])
@@ -357,6 +376,7 @@ def _check(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loaded
             code="permission-missing",
         ) from error
     check_sealed(tree, loaded.lacking)
+    return cast(dict[str, Any], tree)
 
 
 def _failed(error: Exception, job: QueryJob) -> HoldfastError:

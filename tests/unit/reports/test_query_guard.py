@@ -14,7 +14,7 @@ import pytest
 
 from holdfast.kernel.errors import Invalid
 from holdfast.reports.locked import locked_database, rows_of
-from holdfast.reports.query import check_sealed, check_tree, identifier, mentioned
+from holdfast.reports.query import check_sealed, check_tree, identifier, mentioned, tables_of
 
 REFUSED = [
     "select * from read_text('/etc/passwd')",
@@ -243,7 +243,31 @@ def test_what_only_looks_like_it_is_answered(engine: duckdb.DuckDBPyConnection, 
     check_sealed(_tree(engine, sql), LACKING)
 
 
+@pytest.mark.parametrize(
+    ("sql", "read"),
+    [
+        ("select count(*) as inc, 'mk1' from Rev", {"rev"}),
+        ('describe main."rev-1"', {"rev-1"}),
+        ("summarize rev", {"rev"}),
+        ("select (select max(x) from a) from b join c using (x) where x in (from d)",
+         {"a", "b", "c", "d"}),
+        ("with r as (select * from a) select 1 union all select 2 from b", {"a", "b"}),
+        ("select 1", set()),
+        ("show tables", set()),
+    ],
+)  # fmt: skip
+def test_what_is_read_is_told_by_the_parser(
+    engine: duckdb.DuckDBPyConnection, sql: str, read: set[str]
+) -> None:
+    assert tables_of(_tree(engine, sql)) == read
+
+
 def test_tables_are_named_by_text_rather_too_often() -> None:
     assert mentioned("select * from Runs", ("runs", "tasks")) == ["runs"]
     assert mentioned("select 'tasks'", ("runs", "tasks")) == ["tasks"]
+    assert mentioned("select count(*) as inc from rev", ("fr", "in", "inc", "rev")) == [
+        "inc",
+        "rev",
+    ]
+    assert mentioned('select*from"rev-1"join main.b', ("rev-1", "b", "mai")) == ["rev-1", "b"]
     assert identifier("usgs-earthquakes-week") == "usgs_earthquakes_week"
