@@ -375,18 +375,19 @@ async def _named(api: ApiClient, profile: str, key: Sequence[str]) -> str:
     from holdfast.records.model import RecordFilter
     from holdfast.registry.client import RegistryClient
 
-    fields = (await RegistryClient(api).show(operator(), profile)).profile.key
-    names = [] if isinstance(fields, str) else fields
+    found = (await RegistryClient(api).show(operator(), profile)).profile
+    names = [] if isinstance(found.key, str) else found.key
     if names and len(names) != len(key):
         raise Invalid(
             f"cannot find a record of {profile} by {len(key)} of its key's {len(names)} parts",
             hint=f"the key is {', '.join(names)}",
         )
-    given = zip(names, key, strict=False)
+    # What is personal is sealed where it lies: it is compared here, with what we may see.
+    sealed = {found.subject, *found.personal}
     dimensions = {
         name.removeprefix("dimensions."): part
-        for name, part in given
-        if name.startswith("dimensions.")
+        for name, part in zip(names, key, strict=False)
+        if name.startswith("dimensions.") and name not in sealed
     }
     which = RecordFilter(profile=profile, dimensions=dimensions, withdrawn=True)
     cursor = None
@@ -397,9 +398,16 @@ async def _named(api: ApiClient, profile: str, key: Sequence[str]) -> str:
                 return one.id
         cursor = page.next
         if cursor is None:
+            hidden = sealed.intersection(names)
             raise NotFound(
                 f"cannot find a record of {profile} with the key {', '.join(key)}",
-                hint=f"`holdfast record list --profile {profile} --json` shows the keys",
+                hint=f"`holdfast record list --profile {profile} --json` shows the keys"
+                + (
+                    ", but for those of people who were erased or whom you may not see; "
+                    "`holdfast record history ID` takes the record's id"
+                    if hidden
+                    else ""
+                ),
             )
 
 
@@ -427,7 +435,8 @@ def _print_history(revisions: Sequence[Record]) -> None:
 
 
 def _said(one: Record, before: Record | None) -> list[str]:
-    """The first revision whole, of a later one what differs; a withdrawal says nothing."""
+    """The first revision whole, but for what has no value; of a later one what differs; a
+    withdrawal says nothing."""
     if one.withdrawn:
         return []
     now = _flat(one)
@@ -435,21 +444,25 @@ def _said(one: Record, before: Record | None) -> list[str]:
         return [f"{name}={value}" for name, value in now.items()]
     was = _flat(before)
     return [
-        f"{name}={was.get(name)} -> {now.get(name)}"
+        f"{name}={was.get(name, _NOTHING)} -> {now.get(name, _NOTHING)}"
         for name in dict.fromkeys([*was, *now])
         if was.get(name) != now.get(name)
     ]
 
 
+_NOTHING = "(none)"
+
+
 def _flat(record: Record) -> dict[str, Any]:
     from holdfast.records.listing import measure_text, period_text
 
-    return {
+    plain = {
         "period": period_text(record.period),
         **record.dimensions,
         **{name: measure_text(record, name) for name in record.measures},
         **record.attributes,
     }
+    return {name: value for name, value in plain.items() if value not in (None, "")}
 
 
 def _print_record(record: Record) -> None:

@@ -114,9 +114,12 @@ def _counted(one: Run, names: Iterable[str]) -> dict[str, str]:
     """What a run came to, in numbers. One that published nothing changed nothing, whatever it had
     found until then."""
     in_vain = one.status.value in ("failed", "cancelled")
-    return {
+    found = {
         name: "" if in_vain and name in _CHANGES else f"{getattr(one, name):,}" for name in names
     }
+    if one.status.value == "unchanged" and "records" in found:
+        found["records"] = "as before"  # the source said so, and sent none again
+    return found
 
 
 _CLOSING_POLL_SECONDS = 0.2

@@ -17,18 +17,28 @@ from typer.testing import CliRunner, Result
 from holdfast.kernel.cli import CommandLine
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.database import Database, open_database
+from holdfast.kernel.errors import NotFound
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.outbox import ClearSealer, Outbox
 from holdfast.kernel.principal import Principal, operator
-from holdfast.records.cli import record_app
+from holdfast.records.cli import _named, _said, record_app
 from holdfast.records.http import handlers
-from holdfast.records.model import Reject, Run, RunStatus
-from holdfast.records.run_cli import after_failure, reject_app, remarks, run_app, show_ended
+from holdfast.records.model import Measure, Record, Reject, Run, RunStatus
+from holdfast.records.run_cli import (
+    _counted,
+    after_failure,
+    reject_app,
+    remarks,
+    run_app,
+    show_ended,
+)
 from holdfast.registry.document import write_document
 from holdfast.registry.http import handlers as registry_handlers
+from holdfast.registry.model import profile_digest
 from holdfast.registry.service import RegistryService
+from holdfast.registry.versions import ProfileVersion
 from tests.support.postgres import run_apart
 from tests.unit.records.helpers import OPERATOR, bench_on, profile, record
 from tests.unit.registry.profiles import GOOD
@@ -349,3 +359,71 @@ def test_runs_at_100_columns_tell_what_became_of_them(
     monkeypatch.setenv("COLUMNS", "100")
     runs = invoke("run", "list").stdout
     assert {"new", "rejects", "reason"} <= set(runs.split("\n")[0].split())
+
+
+def test_a_history_says_nothing_where_there_is_no_value() -> None:
+    def revision(number: int, note: str | None, value: str | None) -> Record:
+        return Record(
+            id="a", profile="p", key=["x"], revision=number, withdrawn=False, recorded_from="",
+            recorded_to=None, dimensions={"id": "x"}, measures={"v": Measure(value=value)},
+            attributes={"note": note}, period=None, run="r",
+        )  # fmt: skip
+
+    first, second = revision(1, None, "5"), revision(2, "late", None)
+    assert _said(first, None) == ["id=x", "v=5"]
+    assert _said(second, first) == ["v=5 -> (none)", "note=(none) -> late"]
+    assert sorted(_said(first, second)) == ["note=late -> (none)", "v=(none) -> 5"]
+
+
+def test_a_run_that_is_unchanged_has_its_records_as_before() -> None:
+    unchanged = msgspec.structs.replace(ENDED_LATER, status=RunStatus.UNCHANGED)
+    assert _counted(unchanged, ("records", "new")) == {"records": "as before", "new": "0"}
+    assert _counted(ENDED_LATER, ("records", "new")) == {"records": "0", "new": "0"}
+
+
+def test_what_a_run_left_alone_is_told_with_where_to_look() -> None:
+    done = msgspec.structs.replace(ENDED_LATER, status=RunStatus.SUCCEEDED, kept=1, withheld=3)
+    kept, withheld = remarks(done)
+    assert kept.startswith("1 record stays what it was: its row was rejected")
+    assert withheld.startswith("nothing is withdrawn, though 3 known records did not come")
+    assert all(f"`holdfast reject list --run {done.id}`" in line for line in (kept, withheld))
+    assert "2 records stay what they were" in remarks(msgspec.structs.replace(done, kept=2))[0]
+
+
+async def test_a_record_is_found_by_a_key_with_a_person_in_it() -> None:
+    """Nothing can be searched by what is sealed: that part is compared with what we may see."""
+    asked: list[httpx.URL] = []
+    one = profile(
+        "visits", key=["dimensions.patient", "dimensions.state"], subject="dimensions.patient",
+        dimensions={"patient": "$.p", "state": "$.s"}, period=None,
+    )  # fmt: skip
+    version = ProfileVersion(
+        name="visits",
+        digest=profile_digest(one),
+        profile=one,
+        published_at="",
+        published_by="operator",
+    )
+    rows = [
+        {"id": id_, "profile": "visits", "key": key, "revision": 1, "withdrawn": False,
+         "recorded_from": None, "recorded_to": None, "dimensions": {}, "measures": {},
+         "attributes": {}, "period": None, "run": "r"}
+        for id_, key in (("a" * 32, [None, "CA"]), ("b" * 32, ["jane", "CA"]))
+    ]  # fmt: skip
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url)
+        page = {"items": rows, "next": None, "publication": 1}
+        body = page if request.url.path == "/v1/records" else version
+        return httpx.Response(200, content=sent(msgspec.json.encode(body)))
+
+    async def sent(body: bytes) -> AsyncIterator[bytes]:
+        yield body
+
+    transport = httpx.MockTransport(answer)
+    async with ApiClient(httpx.AsyncClient(transport=transport, base_url="http://x")) as api:
+        assert await _named(api, "visits", ["jane", "CA"]) == "b" * 32
+        assert asked[-1].params.get_list("dimension") == ["state=CA"]
+        with pytest.raises(NotFound) as refused:
+            await _named(api, "visits", ["bob", "CA"])
+    assert "takes the record's id" in refused.value.hint
