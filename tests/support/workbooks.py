@@ -108,7 +108,13 @@ def workbook(
 
 _SPACES = "".join(
     f' xmlns:{prefix}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
-    for prefix, name in (("office", "office"), ("table", "table"), ("text", "text"))
+    for prefix, name in (
+        ("office", "office"),
+        ("table", "table"),
+        ("text", "text"),
+        ("style", "style"),
+        ("number", "datastyle"),
+    )
 )
 
 
@@ -134,7 +140,9 @@ def open_row(*cells: object, attributes: str = "") -> str:
 
 
 def open_document(
-    *sheets: tuple[str, Sequence[Sequence[object]] | str], manifest: str = "<manifest/>"
+    *sheets: tuple[str, Sequence[Sequence[object]] | str],
+    manifest: str = "<manifest/>",
+    styles: str = "",
 ) -> bytes:
     """A spreadsheet (.ods) of the sheets: their rows, or the XML of them."""
     tables = "".join(
@@ -144,7 +152,8 @@ def open_document(
         for name, rows in sheets
     )
     content = (
-        f"{_HEAD}<office:document-content{_SPACES}><office:body><office:spreadsheet>{tables}"
+        f"{_HEAD}<office:document-content{_SPACES}>"
+        f"<office:automatic-styles>{styles}</office:automatic-styles><office:body><office:spreadsheet>{tables}"
         "</office:spreadsheet></office:body></office:document-content>"
     )
     buffer = io.BytesIO()

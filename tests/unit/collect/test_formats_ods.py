@@ -81,6 +81,39 @@ def test_every_kind_of_cell() -> None:
     assert isinstance(row["h2"], Number)
 
 
+def test_a_time_that_went_by_is_a_count_of_days_as_in_a_workbook() -> None:
+    styles = (
+        '<number:time-style style:name="N1" number:truncate-on-overflow="false"/>'
+        '<number:time-style style:name="N2"/>'
+        '<style:style style:name="gone" style:family="table-cell" style:data-style-name="N1"/>'
+        '<style:style style:name="clock" style:family="table-cell" style:data-style-name="N2"/>'
+    )
+
+    def time(value: str, style: str = "") -> tuple[str, str]:
+        named = f'table:style-name="{style}"' if style else ""
+        return "", f'office:value-type="time" office:time-value="{value}" {named}'
+
+    rows = (
+        '<table:table-column table:default-cell-style-name="gone"/>'  # after one without
+        '<table:table-column table:number-columns-repeated="16000"/>'
+        + open_row("a", "b", "c", "d", "e")
+        + open_row(
+            time("PT06H00M00S"), time("PT06H00M00S"), time("PT30H00M00S", "gone"),
+            time("PT30H00M00S"), time("-PT12H00M00S", "gone"),
+        )
+        + open_row(None, time("PT06H00M00S", "clock"), time("PT0H0M1.5S", "gone"))
+    )  # fmt: skip
+    found = values(open_document(("s", rows), styles=styles))
+    assert [list(row.values()) for row in found] == [
+        ["06:00:00", "0.25", "1.25", "PT30H00M00S", "-0.5"],
+        [None, "06:00:00", "1.736111111111111e-05", None, None],
+    ]
+    assert isinstance(found[0]["b"], Number)
+    plain = open_row("b") + open_row(time("PT06H00M00S"))
+    later = values(open_document(("s", rows), ("t", plain), styles=styles), sheet="t")
+    assert later == [{"b": "06:00:00"}]
+
+
 def test_what_repeats_is_written_once() -> None:
     wide, three = (f'table:number-columns-repeated="{number}"' for number in (16000, 3))
     twice = 'table:number-rows-repeated="2"'

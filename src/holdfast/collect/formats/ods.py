@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from itertools import islice
 from typing import Any, BinaryIO, NoReturn
 
@@ -36,8 +37,12 @@ _CHUNK = 64 * 1024
 _OFFICE = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}"
 _TABLE = "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
 _TEXT = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
+_STYLE = "{urn:oasis:names:tc:opendocument:xmlns:style:1.0}"
+_NUMBER = "{urn:oasis:names:tc:opendocument:xmlns:datastyle:1.0}"
 _CELLS = frozenset({f"{_TABLE}table-cell", f"{_TABLE}covered-table-cell"})
 _FORMULA_MAX = 200
+STYLES_MAX = 100_000
+"""Styles of cells are held while a document is read."""
 
 
 def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
@@ -88,6 +93,12 @@ class _Walk:
         self._empty = 0
         self._given = 0
         self._cells = 0
+        self._elapsed: set[str] = set()
+        """How times are shown that go on after 24 hours, by the names of such formats."""
+        self._formats: dict[str, str] = {}
+        """The format of each style of a cell that has one."""
+        self._columns: list[str] = []
+        """The style of each column of the sheet: that of its cells that name none."""
 
     def rows(self) -> Iterator[list[Cell]]:
         """The rows; what stands behind the sheet is looked through, too: it must be whole."""
@@ -99,8 +110,15 @@ class _Walk:
                     found = found or self._inside
                     continue
                 self._depth -= 1
-            elif event == "end" and self._depth == 1:
-                if self._inside:
+            elif event == "start":
+                continue
+            elif element.tag in _STYLES:
+                self._style(element)
+                cleared(element)
+            elif self._depth == 1:
+                if element.tag == f"{_TABLE}table-column":
+                    self._column(element)
+                elif self._inside:
                     yield from self._row(element)
                 cleared(element)
         if not found:
@@ -117,10 +135,36 @@ class _Walk:
             return
         name = element.get(f"{_TABLE}name", "")
         self._sheets.append(name)
+        self._columns = []
         if isinstance(self._wanted, str):
             self._inside = name == self._wanted
         else:
             self._inside = len(self._sheets) == self._wanted
+
+    def _style(self, element: Any) -> None:
+        """A style of cells, or a format of times."""
+        name = element.get(f"{_STYLE}name", "")
+        if element.tag == f"{_NUMBER}time-style":
+            if element.get(f"{_NUMBER}truncate-on-overflow") == "false":
+                self._elapsed.add(name)
+        elif told := element.get(f"{_STYLE}data-style-name"):
+            self._formats[name] = told
+        if len(self._formats) + len(self._elapsed) > STYLES_MAX:
+            raise BoundReached(
+                f"cannot read the spreadsheet: it has more than {STYLES_MAX} styles", bound="styles"
+            )
+
+    def _column(self, element: Any) -> None:
+        left = COLUMNS_MAX - len(self._columns)
+        times = min(_times(element, "number-columns-repeated"), left)
+        self._columns += [element.get(f"{_TABLE}default-cell-style-name", "")] * times
+
+    def _is_elapsed(self, cell: Any, row: Any, column: int) -> bool:
+        """Whether the time in a cell is one that went by, and none of a day."""
+        style = cell.get(f"{_TABLE}style-name") or row.get(f"{_TABLE}default-cell-style-name")
+        if not style and column < len(self._columns):
+            style = self._columns[column]
+        return self._formats.get(style or "") in self._elapsed
 
     def _row(self, element: Any) -> Iterator[list[Cell]]:
         row = self._values(element)
@@ -152,6 +196,13 @@ class _Walk:
             if cell.tag not in _CELLS:
                 continue
             value = _value(cell)
+            if (
+                self._elapsed
+                and isinstance(value, str)
+                and cell.get(f"{_OFFICE}value-type") == "time"
+                and self._is_elapsed(cell, element, len(found) + empty)
+            ):
+                value = _days(cell.get(f"{_OFFICE}time-value", "").strip()) or value
             times = _times(cell, "number-columns-repeated")
             if value is None or value == "":
                 empty += times
@@ -170,7 +221,7 @@ class _Walk:
         """Where sheets begin and end, and the rows within them."""
         parser = etree.XMLPullParser(
             events=("start", "end"),
-            tag=(f"{_TABLE}table", f"{_TABLE}table-row"),
+            tag=(f"{_TABLE}table", f"{_TABLE}table-row", f"{_TABLE}table-column", *_STYLES),
             resolve_entities=False,
             no_network=True,
             load_dtd=False,
@@ -195,6 +246,7 @@ class _Walk:
         yield from parser.read_events()
 
 
+_STYLES = (f"{_STYLE}style", f"{_NUMBER}time-style")
 _ATTRIBUTES = {
     **dict.fromkeys(("float", "percentage", "currency"), "value"),
     "date": "date-value",
@@ -244,6 +296,18 @@ def _clock(text: str) -> str | None:
     if match is None or int(match[1]) > 23:
         return text or None
     return f"{match[1]:0>2}:{match[2]}:{match[3]}"
+
+
+_ELAPSED = re.compile(r"(-?)PT([0-9]{1,9})H([0-9]{1,4})M([0-9]{1,4}(?:[.,][0-9]{1,12})?)S")
+
+
+def _days(text: str) -> Number | None:
+    """A time that went by, in days, as a workbook has it."""
+    match = _ELAPSED.fullmatch(text)
+    if match is None:
+        return None
+    seconds = int(match[2]) * 3600 + int(match[3]) * 60 + Decimal(match[4].replace(",", "."))
+    return Number(match[1] + repr(float(seconds / 86_400)).removesuffix(".0"))
 
 
 def _line(element: Any) -> str:
