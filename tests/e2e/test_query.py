@@ -54,6 +54,8 @@ def test_the_same_answer_by_command_over_http_and_from_python(program: Program) 
     assert ["profile.published", 1] in rows
     said = command(program, "query", sql, "--json")
     assert json.loads(said.stdout)["rows"] == rows
+    loaded = command(program, "query", f"select 'runs', * from ({sql})", "--json")
+    assert [table["name"] for table in json.loads(loaded.stdout)["tables"]] == ["events"]
     table = command(program, "query", sql, "--format", "csv")
     assert list(csv.reader(io.StringIO(table.stdout)))[1:] == [[t, str(n)] for t, n in rows]
     shown = command(program, "query", sql)

@@ -161,6 +161,9 @@ def _left_out(report: Report) -> list[str]:
     measures = sum(column.type != "text" for column in report.columns)
     if report.chart in ("series", "line") and measures > PANELS_MAX:
         said.append(f"The first {PANELS_MAX} of {measures} measures are drawn")
+    if report.chart == "bar" and measures > 1:
+        drawn = next(column for column in report.columns if column.type != "text")
+        said.append(f"The first of {measures} numbers, {drawn.name}, is drawn")
     if report.chart == "bar" and report.row_count > BARS_MAX:
         said.append(f"The first {BARS_MAX} of {report.row_count:,} rows are drawn")
     elif report.chart != "bar" and report.row_count > POINTS_MAX:

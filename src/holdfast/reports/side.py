@@ -440,8 +440,10 @@ class Side:
             return [f"CASE WHEN {enough} THEN count({text}) END AS {value}"]
         if function in ("sum", "mean") and decimal is None:
             self.notes.append(
-                f"{self.name}.{name}: {function} over doubles, since exact decimals would need "
-                f"more than {DECIMAL_DIGITS} digits"
+                f"{self.name}.{name}: {function} over doubles in every group, since exact decimals "
+                f"of the column would need more than {DECIMAL_DIGITS} digits: its longest value "
+                f"has {measure.digits} before the point, another {measure.scale} behind it; filter "
+                "those apart for exact decimals"
             )
         if function == "mean" and decimal is not None:
             self._add(name, "decimal", measure, exact=True)

@@ -175,6 +175,10 @@ def test_a_table_by_name_is_drawn_as_bars(tmp_path: Path) -> None:
     assert report.chart == "bar"
     said = words(drawn(report, data))
     assert "Wholesale and Retail Trade" in said
+    assert "is drawn" not in said
+    two = msgspec.structs.replace(spec, derive={"half": "count / 2"})
+    said = words(drawn(*made(tmp_path, two, {"u": PROFILES["bls-unemployment-industry"]()})))
+    assert "The first of 2 numbers, count, is drawn" in said
 
 
 def test_a_png_has_twice_the_size_of_the_svg(tmp_path: Path) -> None:

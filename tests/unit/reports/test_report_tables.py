@@ -374,7 +374,8 @@ def test_sums_beyond_38_digits_are_doubles_and_say_so(tmp_path: Path) -> None:
     )
     assert result.columns[1].type == "double"
     assert float(result.rows[0][1] or 0) == pytest.approx(3e38)
-    assert any("over doubles" in note for note in result.notes)
+    assert any("over doubles in every group" in note for note in result.notes)
+    assert any("38 before the point, another 0 behind" in note for note in result.notes)
 
 
 def test_functions_by_measure_and_counting_records(tmp_path: Path) -> None:
