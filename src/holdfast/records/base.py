@@ -15,6 +15,7 @@ from holdfast.fleet.grants import Grants
 from holdfast.fleet.model import Grant
 from holdfast.kernel.clock import Clock, parse_timestamp, timestamp
 from holdfast.kernel.database import Database
+from holdfast.kernel.errors import Conflict, NotFound
 from holdfast.kernel.ids import NewId
 from holdfast.kernel.objects import Objects
 from holdfast.kernel.outbox import Outbox
@@ -27,9 +28,11 @@ from holdfast.records import store
 from holdfast.records.content import RecordKeys
 from holdfast.records.metrics import RecordsMetrics
 from holdfast.records.model import Drift, Run, RunStatus
+from holdfast.records.personal import Marks
 from holdfast.records.ports import Evidence, Profiles
 from holdfast.records.rules import Rules, rules_of
 from holdfast.records.settings import RecordsSettings
+from holdfast.registry.parts import MARK_SUFFIX, MISSING_SUFFIX
 from holdfast.registry.versions import ProfileVersion
 
 NORMAL_MAX = 50_000
@@ -117,6 +120,34 @@ class Part:
         if last is None:
             return rules
         return await self._rules(principal, rules.profile, last.profile_digest)
+
+    async def _marks_now(self, principal: Principal, profile: str) -> Marks | None:
+        """What is people's own by the newest version of the profile; ``None`` if nothing is."""
+        try:
+            newest = await self._handles.profiles.status(principal, profile)
+            if not newest.digest:
+                return None
+            return (await self._rules(principal, profile, newest.digest)).marks
+        except NotFound:
+            return None
+
+    async def _check_marks(self, principal: Principal, rules: Rules) -> None:
+        """``Conflict`` for a version that marks less than the newest one does.
+
+        Whoever may start runs chooses their version. Under one from before the marks, what is
+        people's own would be kept in clear, for everybody who reads records.
+        """
+        now = await self._marks_now(principal, rules.profile)
+        lacking = now.names - (rules.marks.names if rules.marks else frozenset()) if now else ()
+        if lacking:
+            derived = (MISSING_SUFFIX, MARK_SUFFIX)
+            named = [name for name in sorted(lacking) if not name.endswith(derived)]
+            raise Conflict(
+                f"cannot run {rules.profile} under the version {rules.digest[:19]}: it does not "
+                f"mark {', '.join((named or sorted(lacking))[:5])}, which the profile does now",
+                code="marks-lacking",
+                hint="run the newest version, or publish one with its marks",
+            )
 
     def _keys(self, principal: Principal, profile: str) -> RecordKeys:
         key = (principal.tenant, profile)

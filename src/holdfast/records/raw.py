@@ -210,14 +210,7 @@ class RawResponses(Part):
         if row.personal:
             return True
         # Marks are often an afterthought; what came before them holds the same fields.
-        try:
-            newest = await self._handles.profiles.status(principal, profile)
-            if not newest.digest:
-                return False
-            rules = await self._rules(principal, profile, newest.digest)
-        except NotFound:
-            return False
-        return rules.marks is not None
+        return await self._marks_now(principal, profile) is not None
 
     async def _note_download(
         self, principal: Principal, profile: str, stored: StoredResponse, *, personal: bool

@@ -116,6 +116,7 @@ class Runs(Watching):
         claim = self._grant(principal, grant, request.run, request.fence)
         rules = await self._rules(principal, claim.profile, claim.digest)
         check_opening(rules, request)
+        await self._check_marks(principal, rules)
         for _ in range(ROUNDS_MAX):
             unit = partial(
                 open_run, principal=principal, claim=claim, request=request, now=self._clock.now()

@@ -17,7 +17,7 @@ from sqlalchemy import select, text
 
 from holdfast.kernel import merkle
 from holdfast.kernel.database import Database, tables_of_tenants
-from holdfast.kernel.errors import Corrupt, Denied, Invalid, NotFound
+from holdfast.kernel.errors import Conflict, Corrupt, Denied, Invalid, NotFound
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.outbox import BEGINNING, Entry
 from holdfast.kernel.principal import Permission, operator
@@ -349,6 +349,19 @@ async def test_raw_bytes_from_before_the_marks_and_from_after_them_are_theirs_to
         with pytest.raises(Denied):
             await raw(bench, marked, SOMEBODY)
         assert JANE.encode() in await raw(bench, before, SOMEBODY)
+
+
+async def test_no_run_is_opened_under_a_version_that_marks_less_than_the_newest(
+    bench: Bench,
+) -> None:
+    plain = bench.profiles.add(msgspec.structs.replace(CLINIC, subject="", personal=[]))
+    fewer = bench.profiles.add(msgspec.structs.replace(CLINIC, personal=["measures.weight"]))
+    newest = bench.profiles.add(CLINIC)
+    for version, lacks in ((plain, "dimensions.patient"), (fewer, "attributes.note")):
+        with pytest.raises(Conflict, match=lacks) as refused:
+            await bench.attempt("clinic", digest=version.digest).open()
+        assert refused.value.code == "marks-lacking"
+    await bench.attempt("clinic", digest=newest.digest).open()
 
 
 async def subject_token(bench: Bench, who: str) -> str:
