@@ -228,9 +228,16 @@ async def test_where_nobody_can_tell_which_row_was_rejected_nothing_is_withdrawn
         [notice] = (await bench.service.notices(OPERATOR)).items
         assert (notice.type, notice.run) == ("run.withheld", run.id)
         assert (notice.data["withheld"], notice.data["unkeyed"]) == (2, 1)
-        assert "2 records did not come" in notice_text(notice)
+        assert "records that did not come: 2;" in notice_text(notice)
         [line] = await bench.service.freshness(OPERATOR)
         assert "the last run withdrew nothing: 2 records are not in it" in line.problem
+        # The same bytes again, says the source: nobody can tell more than before.
+        same = bench.attempt()
+        await same.open()
+        unchanged = await same.finish("unchanged")
+        assert (unchanged.status.value, unchanged.withheld) == ("unchanged", 2)
+        [line] = await bench.service.freshness(OPERATOR)
+        assert "withdrew nothing" in line.problem
         # Told once, until a run can tell again; and what one of them may have been is no question
         # where everything came.
         again = await run_with(bench, (months(1, 7), rejected(None)))

@@ -96,8 +96,9 @@ def notice_text(notice: Notice) -> str:
             return f"{data.get('records')} records, usually {data.get('usual')}"
         case "run.withheld":
             return (
-                f"nothing is withdrawn: {data.get('withheld')} records did not come, and of "
-                f"{data.get('unkeyed')} rejected rows nobody can tell which records they are"
+                f"nothing is withdrawn: records that did not come: {data.get('withheld')}; "
+                "rejected rows of which nobody can tell which records they are: "
+                f"{data.get('unkeyed')}"
             )
         case "source.stale":
             last = data.get("succeeded_at") or "never"

@@ -197,8 +197,8 @@ def remarks(found: Run) -> list[str]:
         said.append(f"{many} rejected; {rejects}")
     if found.withheld:
         said.append(
-            f"nothing is withdrawn, though {found.withheld:,} known records did not come: of some "
-            f"rejected rows nobody can tell which records they are; {rejects}"
+            f"nothing is withdrawn, though known records did not come ({found.withheld:,}): of "
+            f"some rejected rows nobody can tell which records they are; {rejects}"
         )
     if found.withdrawn > max(found.records, _MANY_WITHDRAWN):
         said.append(

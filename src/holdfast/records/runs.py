@@ -580,6 +580,9 @@ class Runs(Watching):
                 slot_position=head.slot_first - 1,
             )
             if ending.status is RunStatus.UNCHANGED:
+                # The very bytes of the last complete run: what that could not tell is not told now.
+                last = store.last_complete(conn, tenant, head.profile)
+                values["withheld"] = 0 if last is None else last.withheld
                 store.change(
                     conn,
                     store.heads,

@@ -385,7 +385,7 @@ def test_what_a_run_left_alone_is_told_with_where_to_look() -> None:
     done = msgspec.structs.replace(ENDED_LATER, status=RunStatus.SUCCEEDED, kept=1, withheld=3)
     kept, withheld = remarks(done)
     assert kept.startswith("1 record stays what it was: its row was rejected")
-    assert withheld.startswith("nothing is withdrawn, though 3 known records did not come")
+    assert withheld.startswith("nothing is withdrawn, though known records did not come (3)")
     assert all(f"`holdfast reject list --run {done.id}`" in line for line in (kept, withheld))
     assert "2 records stay what they were" in remarks(msgspec.structs.replace(done, kept=2))[0]
 
