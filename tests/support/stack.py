@@ -5,17 +5,19 @@ What a hangman needs: parts with names that can be killed with -9 and started ag
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -82,15 +84,36 @@ def free_port() -> int:
     """A port that is free and stays so while nothing listens there: roles are started again.
 
     It is none of those that the kernel hands out for outgoing connections, or one of those might
-    have it between two starts.
+    have it between two starts; nor one that was given before, here or by another process of these
+    tests that is still there.
     """
     below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for _ in range(PORT_TRIES):
         port = PORT_MIN + secrets.randbelow(below - PORT_MIN)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if _taken(port):
+                return port
     raise AssertionError(f"no free port between {PORT_MIN} and {below}")
+
+
+_given: set[int] = set()
+
+
+@cache
+def _ports() -> int:
+    """A file of which whoever was given a port holds the byte of that number, to its end."""
+    name = Path(tempfile.gettempdir()) / f"holdfast-tests-{os.getuid()}.ports"
+    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _taken(port: int) -> bool:
+    """Whether the port is ours now; ``OSError`` if another process has it."""
+    if port in _given:
+        return False
+    fcntl.lockf(_ports(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    _given.add(port)
+    return True
 
 
 @dataclass
