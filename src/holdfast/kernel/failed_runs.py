@@ -41,8 +41,8 @@ _CODES: dict[Kind, frozenset[str]] = {
     Kind.CONFLICT: frozenset(
         {
             *("batches-missing", "cancelled", "deadline", "duplicate-keys", "expectation-failed"),
-            *("incomplete", "rehearsal", "rejects", "schema-drift", "shrunk", "too-few-records"),
-            *("too-many-records", "too-many-rejects"),
+            *("incomplete", "keys-unclear", "rehearsal", "rejects", "schema-drift", "shrunk"),
+            *("too-few-records", "too-many-records", "too-many-rejects"),
         }
     ),
     Kind.INTERNAL: frozenset({"internal"}),
