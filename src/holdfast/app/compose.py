@@ -480,7 +480,7 @@ async def open_data_dir(line: CommandLine) -> AsyncIterator[ApiClient]:
     settings = settings_of(line)
     configure_logging("error", settings["log_format"])
     with datadir.held(line.data_dir):
-        async with open_system(settings, ROLES) as system:
+        async with open_system(settings.alone(), ROLES) as system:
             token = line.operator_token()
             assert system.app is not None
             async with ApiClient.for_app(system.app, token=token) as api:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,15 @@ class Settings:
     @property
     def trust_dir(self) -> Path:
         return self["trust_dir"] or self.keys_dir / "trusted"
+
+    def alone(self) -> Settings:
+        """The same for a system that is opened for one command, with every role in one process.
+
+        Its roles know each other by keys beside its own; in a folder that others share theirs are
+        neither asked for nor added to.
+        """
+        own = Resolved(None, "in one process")
+        return replace(self, resolved={**self.resolved, "trust_dir": own})
 
     @property
     def secrets_dir(self) -> Path:
