@@ -19,7 +19,14 @@ from holdfast.client.appending import Appends
 from holdfast.client.producing import Producer
 from holdfast.kernel.cli import checked_address, leaves_unencrypted, running_on, whole_file
 from holdfast.kernel.clock import SystemClock, parse_timestamp
-from holdfast.kernel.errors import HoldfastError, Invalid, NotFound, Unavailable, Unsupported
+from holdfast.kernel.errors import (
+    HoldfastError,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    Unavailable,
+    Unsupported,
+)
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.ids import id_source
@@ -52,6 +59,7 @@ Vintage = Literal["latest", "first"]
 Format = Literal["ndjson", "csv", "parquet"]
 
 PAGE = 1_000
+IDS_TOLD = 5
 ATTEMPTS = 3
 BATCH_ROWS = 65_536
 FOLLOW_PAUSE_SECONDS = 1.0
@@ -314,7 +322,16 @@ class Client(Appends[Placed]):
         wanted = Append(
             events=[self._named(each) for each in events], expected=dict(expected or {})
         )
-        return self._do(self._ledger.append(_SELF, wanted))
+        try:
+            return self._do(self._ledger.append(_SELF, wanted))
+        except OutcomeUnknown as error:
+            ids = ", ".join(f"id={each.id}" for each in wanted.events[:IDS_TOLD])
+            more = "" if len(wanted.events) <= IDS_TOLD else " and so on, in the order of `append`"
+            raise OutcomeUnknown(
+                error.detail,
+                code=error.code,
+                hint=f"append it again with the same ids, and it is there once: {ids}{more}",
+            ) from error
 
     def _append_one(self, append: Append) -> Placed:
         return self.append_all(append.events, expected=append.expected).events[0]

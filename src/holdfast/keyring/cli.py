@@ -368,7 +368,7 @@ def _print_placed(found: Placed, *, json: bool) -> None:
 
 
 def _end(found: Restriction) -> str:
-    return found.until or "released"
+    return found.until or "it is released"
 
 
 def _print_subjects(found: Subjects, *, json: bool) -> None:

@@ -486,7 +486,7 @@ def refusal(found: Restriction, where: str = "") -> SubjectHeld | SubjectRetaine
         return SubjectHeld(
             f"cannot erase the subject: a legal hold is on it{where} since {found.placed_at}: "
             f"{found.reason}",
-            hint="`holdfast key release` ends a hold",
+            hint="`holdfast ledger release` ends a hold",
         )
     return SubjectRetained(
         f"cannot erase the subject: its data must be kept{where} until {found.until}: "

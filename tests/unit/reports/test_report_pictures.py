@@ -394,8 +394,8 @@ def test_a_table_is_readable_in_a_pipe(tmp_path: Path) -> None:
     first = next(index for index, line in enumerate(said) if line.lstrip().startswith("year "))
     lines = [line.split() for line in said[first + 2 : first + 17]]
     assert lines == [line.split() for line in shown[4:19]]
-    assert ["2018", "408.5875", "92.60750", "0.85"] in lines
-    assert ["2006", "381.8075", "65.82750", "0.64"] in lines
+    assert ["2018", "408.5875", "92.60583", "0.85"] in lines
+    assert ["2006", "381.8075", "65.82583", "0.64"] in lines
     assert "10 more rows" in printed(render_table(report, limit=5))
 
 

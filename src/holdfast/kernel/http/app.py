@@ -29,7 +29,15 @@ from holdfast.kernel.errors import (
 from holdfast.kernel.http import door, problems
 from holdfast.kernel.http.openapi import openapi_document
 from holdfast.kernel.http.rates import RequestRates
-from holdfast.kernel.http.routes import PRINCIPAL, RULES, ApiRequest, Connection, RouteRules, get
+from holdfast.kernel.http.routes import (
+    CALLER_GONE,
+    PRINCIPAL,
+    RULES,
+    ApiRequest,
+    Connection,
+    RouteRules,
+    get,
+)
 from holdfast.kernel.ids import NewId, id_source
 from holdfast.kernel.principal import (
     Authoriser,
@@ -197,6 +205,8 @@ def _exception(request: Any, error: Exception) -> Response[bytes]:
             internal=found.internal,
             exc_info=error,
         )
+    elif found.code == CALLER_GONE:
+        log.info("caller gone", path=request.scope["path"])
     elif found.internal or found.kind in (Kind.UNAVAILABLE, Kind.OUTCOME_UNKNOWN):
         log.warning(
             "request refused",

@@ -42,6 +42,8 @@ PRINCIPAL = "holdfast.principal"
 BODY = "holdfast.body"
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 STATUS = {"POST": 201}
+CALLER_GONE = "caller-gone"
+"""The code of a request whose caller hung up while its body was awaited: nobody is answered."""
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -263,7 +265,7 @@ class ApiRequest(Request[Any, Any, State]):
         while True:
             message: Any = await self.receive()
             if message["type"] == "http.disconnect":
-                raise Unavailable("cannot go on: the caller went away", code="caller-gone")
+                raise Unavailable("cannot go on: the caller went away", code=CALLER_GONE)
             piece = message.get("body", b"")
             size += len(piece)
             if size > limit:
