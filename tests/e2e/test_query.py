@@ -50,8 +50,10 @@ def command(program: Program, *arguments: str) -> subprocess.CompletedProcess[st
 
 def test_the_same_answer_by_command_over_http_and_from_python(program: Program) -> None:
     sql = "select type, count(*) as n from events where position < 2 group by 1 order by 1"
+    # What comes first is whose relay is first; the first two stay what they are.
+    wait_until(lambda: program.get("/v1/ledger/status")["size"] >= 2, what="two entries")
     rows = query(program, sql)
-    assert ["profile.published", 1] in rows
+    assert sum(count for _, count in rows) == 2
     said = command(program, "query", sql, "--json")
     assert json.loads(said.stdout)["rows"] == rows
     loaded = command(program, "query", f"select 'runs', * from ({sql})", "--json")
@@ -59,7 +61,7 @@ def test_the_same_answer_by_command_over_http_and_from_python(program: Program) 
     table = command(program, "query", sql, "--format", "csv")
     assert list(csv.reader(io.StringIO(table.stdout)))[1:] == [[t, str(n)] for t, n in rows]
     shown = command(program, "query", sql)
-    assert "profile.published" in shown.stdout
+    assert all(kind in shown.stdout for kind, _ in rows)
     assert "as of position" in shown.stderr
     with Client(program.url, token=program.token) as client:
         found = client.query(sql)
