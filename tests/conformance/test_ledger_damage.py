@@ -101,6 +101,34 @@ async def test_damage_that_anybody_meets_stops_the_log_until_the_bytes_are_mende
         assert await ledger.check() is None
 
 
+async def test_damage_that_could_not_be_written_down_is_not_forgotten(
+    database: Database, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise Unavailable("the database of the test is away")
+
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        before = await flip(database, 20)
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "keep_damage", away)
+            with pytest.raises((Corrupt, LedgerReadOnly)):
+                await meet(ledger, "read")
+            with pytest.raises(HoldfastError):
+                await ledger.append(ONE, one(5000))
+        await stopped(ledger)
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await ledger.open_all()
+        await stopped(ledger)  # by now it is written down
+        await change(
+            database,
+            "UPDATE ledger_commits SET frame = :frame WHERE tenant = :tenant AND first = 20",
+            frame=before,
+        )
+        assert (await verdict(ledger)).sound
+        await ledger.append(ONE, one(5001))
+
+
 @pytest.mark.parametrize("who", ["appends", "reads"])
 async def test_damage_that_one_instance_meets_stops_the_one_that_appends(
     database: Database, tmp_path: Path, clock: ManualClock, who: str

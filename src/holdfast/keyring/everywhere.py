@@ -371,8 +371,10 @@ def _merged(found: Iterable[tuple[tuple[str, ...], Subjects]]) -> Subjects:
     """Several lists as one, that of each keyring once."""
     keyrings: dict[str, tuple[tuple[str, ...], Subjects]] = {}
     for roles, listed in found:
-        known = keyrings.get(listed.keyring, ((), listed))
-        keyrings[listed.keyring] = ((*known[0], *roles), listed)
+        # A role of an earlier release names none: then it is its own, or a list would be lost.
+        name = listed.keyring or ",".join(roles)
+        known = keyrings.get(name, ((), listed))
+        keyrings[name] = ((*known[0], *roles), listed)
     parts = [
         SubjectsIn(roles=[*roles], restrictions=listed.restrictions, erasures=listed.erasures)
         for roles, listed in keyrings.values()

@@ -46,6 +46,8 @@ class Soundness:
         self.stands: Damage | None = None
         self._answered = ""
         """When that was met for which ``stands`` is the answer of a look at the log."""
+        self._unkept = False
+        """Damage was met, and could not be written down: nobody else knows of it."""
 
     async def met(self, error: FrameDamaged, *, walked: bool = False) -> None:
         """Damage was met, by whoever reads: look again, and if it is there, take nothing more.
@@ -78,6 +80,7 @@ class Soundness:
             # Whoever is about to append, here or elsewhere, must open the log first, and will see.
             await self.parts.shared.log.seize(self.parts.principal, self.parts.shared.holder)
         except HoldfastError as lost:
+            self._unkept = True
             log.warning("damage cannot be remembered", tenant=tenant, detail=lost.detail)
 
     async def _seen_again(self, position: int) -> FrameDamaged | None:
@@ -117,6 +120,8 @@ class Soundness:
         look again, or another instance has mended it.
         """
         before = await self.remembered()
+        if before is None and self._unkept:
+            before = await self._kept_now()
         if before is None:
             self.stands = None
             return
@@ -132,6 +137,20 @@ class Soundness:
             self._answered = before.at
         raise self.read_only(self.stands)
 
+    async def _kept_now(self) -> store.Met | None:
+        """What could not be written down when it was met, if it is there still: written down now.
+
+        Raises what writing raises: on top of damage that nobody remembers nothing is appended.
+        """
+        _, again = await self.recompute()
+        kept = None
+        if again is not None:
+            tenant, found, now = self.parts.tenant, damage_of(again), self.parts.now()
+            kept = await self.parts.write(lambda conn: store.keep_damage(conn, tenant, found, now))
+            self.stands, self._answered = found, kept.at if kept is not None else ""
+        self._unkept = False
+        return kept
+
     async def forget(self) -> None:
         """The damage that was met is no more."""
         await self.parts.write(lambda conn: store.forget_damage(conn, self.parts.tenant))
@@ -143,7 +162,7 @@ class Soundness:
         if before is not None:
             self.stands = self.stands or before.damage
             raise self.read_only(before.damage)
-        if self.stands is not None:
+        if self.stands is not None and not self._unkept:
             self.stands = self.damage = None
             self.parts.shared.metrics.writable(self.parts.tenant, writable=True)
 
