@@ -20,7 +20,7 @@ from holdfast.client.producing import Producer
 from holdfast.kernel.cli import checked_address, leaves_unencrypted, running_on, whole_file
 from holdfast.kernel.clock import SystemClock, parse_timestamp
 from holdfast.kernel.errors import (
-    HoldfastError,
+    Denied,
     Invalid,
     NotFound,
     OutcomeUnknown,
@@ -211,13 +211,10 @@ class Client(Appends[Placed]):
                 return
 
     def _check(self, profile: str) -> None:
-        """Raises if there is no such profile. Whoever may not ask for it, or reaches no registry,
-        is told what was found: nothing."""
-        try:
+        """Raises if there is no such profile, or if that cannot be told just now. Whoever may not
+        ask for it is told what was found: nothing."""
+        with contextlib.suppress(Denied):
             self._do(self._registry.status(_SELF, profile))
-        except HoldfastError as error:
-            if error.code == "profile-unknown":
-                raise
 
     # --- profiles -----------------------------------------------------------------------------
 

@@ -125,7 +125,7 @@ def judge(
     values = {"drift": _encode(found.drift), "usual": found.usual if snapshot else 0}
     store.change(conn, store.runs, store.of_key(store.runs, tenant, run=run.run), values)
     # A row that was rejected came, too: an empty history would say that nothing comes, as a rule.
-    about: dict[str, Any] = {"records": run.records + run.kept, "columns": _encode(columns)}
+    about: dict[str, Any] = {"records": _came(run), "columns": _encode(columns)}
     if rules.mode == "snapshot" and run.kind == "collect":
         about |= {"live": live, "gone": max(0, live - run.present)}
     store.change(conn, store.shapes, store.of_key(store.shapes, tenant, run=run.run), about)
@@ -155,7 +155,14 @@ def _history(conn: Connection, tenant: str, rules: Rules, number: int) -> list[A
 
 def _is_shrunk(rules: Rules, run: Row[Any], usual: int) -> bool:
     watched = rules.mode == "snapshot" and usual >= SOME
-    return watched and run.records < SHRUNK_SHARE * usual
+    return watched and _came(run) < SHRUNK_SHARE * usual
+
+
+def _came(run: Row[Any]) -> int:
+    """How many records the source sent, those whose rows were rejected with them: of such counts
+    what is usual is made."""
+    came: int = run.records + run.kept
+    return came
 
 
 def _keys_changed(rules: Rules, run: Row[Any], live: int, history: Sequence[Any]) -> Drift | None:
@@ -192,10 +199,10 @@ def _failure(rules: Rules, run: Row[Any], found: Judgement) -> Failure | None:
         return ("schema-drift", f"the source changed its shape: {said}{more}"[:2000])
     if rules.shrinkage is not None and found.usual:
         least = found.usual * (100 - rules.shrinkage) / 100
-        if run.records < least:
+        if _came(run) < least:
             return (
                 "shrunk",
-                f"{run.records} records came, usually it is {found.usual}; "
+                f"{_came(run)} records came, usually it is {found.usual}; "
                 f"expect.shrinkage allows {rules.shrinkage} percent fewer",
             )
     return None

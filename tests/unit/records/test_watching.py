@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +15,7 @@ from sqlalchemy import text
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Conflict, NotFound
 from holdfast.records.model import MappedRecord, Measure, RecordFilter, Run, SourceColumn
+from holdfast.records.watching import Judgement, _failure, _is_shrunk
 from tests.unit.records.helpers import OPERATOR, Bench, bench_on, profile, record
 
 STATES = [f"S{number:02d}" for number in range(40)]
@@ -316,3 +319,18 @@ async def test_where_changes_are_only_reported_an_empty_snapshot_is_published(
     source = Source(bench, "lenient")
     await source.sends(rates(count=3))
     assert (await source.sends([])).withdrawn == 3
+
+
+def test_rows_that_were_rejected_count_with_what_came() -> None:
+    """Of both what is usual is made: a source that always sends 30 in 100 so would shrink anew
+    each time."""
+    rules: Any = SimpleNamespace(mode="snapshot", drift="fail", shrinkage=20)
+    found = Judgement(usual=100)
+    as_ever: Any = SimpleNamespace(records=45, kept=55)
+    assert not _is_shrunk(rules, as_ever, 100)
+    assert _failure(rules, as_ever, found) is None
+    fewer: Any = SimpleNamespace(records=45, kept=4)
+    assert _is_shrunk(rules, fewer, 100)
+    failure = _failure(rules, fewer, found)
+    assert failure is not None
+    assert (failure[0], failure[1].startswith("49 records came")) == ("shrunk", True)
