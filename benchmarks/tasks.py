@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import platform
@@ -293,8 +294,10 @@ def _processor(server: PostgresServer) -> float:
     """Seconds of processor time that this process and the server's have used."""
     own = sum(os.times()[:2])
     postmaster = psutil.Process(int((server.folder / "data/postmaster.pid").read_text().split()[0]))
-    own += sum(postmaster.cpu_times()[:4])  # with those of connections that are over
-    used: float = own + sum(sum(each.cpu_times()[:2]) for each in postmaster.children())
+    for connection in postmaster.children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended: counted by the next line
+            own += sum(connection.cpu_times()[:2])
+    used: float = own + sum(postmaster.cpu_times()[:4])  # with those of connections that are over
     return used
 
 
