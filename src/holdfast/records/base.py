@@ -122,14 +122,15 @@ class Part:
         return await self._rules(principal, rules.profile, last.profile_digest)
 
     async def _marks_now(self, principal: Principal, profile: str) -> Marks | None:
-        """What is people's own by the newest version of the profile; ``None`` if nothing is."""
-        try:
-            newest = await self._handles.profiles.status(principal, profile)
-            if not newest.digest:
-                return None
-            return (await self._rules(principal, profile, newest.digest)).marks
-        except NotFound:
-            return None
+        """What is people's own by the newest version of the profile; ``None`` if nothing is.
+
+        ``NotFound`` for a profile that the registry does not know: what is people's own in it
+        nobody can tell.
+        """
+        newest = await self._handles.profiles.status(principal, profile)
+        if not newest.digest:
+            raise NotFound(f"cannot find a version of the profile {profile}")
+        return (await self._rules(principal, profile, newest.digest)).marks
 
     async def _check_marks(self, principal: Principal, rules: Rules) -> None:
         """``Conflict`` for a version that marks less than the newest one does.

@@ -51,6 +51,7 @@ _FRESH: dict[str, Any] = {
     "repeat": "",
     "violation": "",
     "fields": "{}",
+    "asked": None,
     "cursor": None,
     "code": "",
     "reason": "",

@@ -206,11 +206,15 @@ class RawResponses(Part):
         return profile, row
 
     async def _names_people(self, principal: Principal, profile: str, row: Row[Any]) -> bool:
-        """Whether the bytes may name people: by the version they came under, or the newest."""
+        """Whether the bytes may name people: by the version they came under, or the newest, or
+        because there is nobody to ask."""
         if row.personal:
             return True
-        # Marks are often an afterthought; what came before them holds the same fields.
-        return await self._marks_now(principal, profile) is not None
+        try:
+            # Marks are often an afterthought; what came before them holds the same fields.
+            return await self._marks_now(principal, profile) is not None
+        except NotFound:
+            return True
 
     async def _note_download(
         self, principal: Principal, profile: str, stored: StoredResponse, *, personal: bool

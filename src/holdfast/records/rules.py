@@ -211,14 +211,25 @@ def check_opening(rules: Rules, request: RunOpen) -> None:
 
 
 def doubled(run: Any) -> Failure | None:
-    """Why a re-mapping that withdraws nothing must not be published: if no key that was known came
-    again it has other keys, and every record would be there twice."""
-    if run.kind not in ("remap", "merge") or not run.withheld or run.present:
+    """Why a re-mapping that withdraws nothing must not be published: under other keys, records
+    would be there twice, under the old one and the new one.
+
+    As many may be as there are new keys and known ones that did not come. Where the keys are the
+    same, those that did not come are the rejected rows nobody can tell the key of: about as many as
+    these, and few. So it is refused for one more than there are such rows, and for more than a
+    tenth of all (a row that several runs brought is rejected several times), or if no known key
+    came at all.
+    """
+    if run.kind not in ("remap", "merge") or not run.withheld:
+        return None
+    twice, known = min(run.new, run.withheld), run.present + run.withheld
+    if run.present and twice <= run.unkeyed and twice * 10 <= known:
         return None
     return (
         "keys-unclear",
-        f"no known key came again, and of {run.unkeyed} rejected rows nobody can tell which "
-        f"records they are: the {run.withheld} that are published could not be withdrawn",
+        f"of {known} known keys {run.present or 'none'} came again, {run.new} are new, and of "
+        f"{run.unkeyed} rejected rows nobody can tell which records they are: {run.withheld} that "
+        "are published could not be withdrawn, and might be there twice",
     )
 
 

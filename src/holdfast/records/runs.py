@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Row, and_, select
 
 from holdfast.kernel import merkle
@@ -56,7 +57,7 @@ from holdfast.records.publishing import (
     move_head,
     note_totals,
 )
-from holdfast.records.remapping import remap_sources
+from holdfast.records.remapping import asked_ranges, remap_sources
 from holdfast.records.rules import (
     Rules,
     Violations,
@@ -69,7 +70,7 @@ from holdfast.records.rules import (
 from holdfast.records.slots import attempt_of, change_slot, check_attempt, clean_step
 from holdfast.records.staging import is_seen
 from holdfast.records.watching import Watching, judge, keep_shape
-from holdfast.records.within import Asked, within
+from holdfast.records.within import Asked, decode_asked
 
 OUTCOMES: dict[str, RunStatus] = {
     "unchanged": RunStatus.UNCHANGED,
@@ -227,23 +228,25 @@ class Runs(Watching):
         """What the run may withdraw; ``None`` if it asked for everything.
 
         A re-mapping has asked nothing itself: what it reads was asked for under the version of the
-        last complete run, and by the backfills since.
+        last complete run, and by the backfills since. As bytes may be destroyed at any time, what
+        it was is kept when the run begins to close, and not looked for again.
         """
         fetched = await self._fetched_rules(principal, rules)
 
         def unit(conn: Connection) -> Asked | None:
             run, _ = attempt_of(conn, principal.tenant, request)
+            if is_final(RunStatus(run.status)):
+                return None
+            if run.asked is not None:
+                kept: Asked | None = decode_asked(run.asked)
+                return kept
             if run.kind not in ("remap", "merge"):
                 return asked_by(rules, run)
             asked = asked_by(fetched, run)
             if asked is None:
                 return None
-            backfilled = (
-                within(one.range_start, one.range_end, rules.timezone)
-                for one in remap_sources(conn, principal.tenant, rules, fetched)
-                if one.range_start is not None and one.range_end is not None
-            )
-            return replace(asked, ranges=(*asked.ranges, *backfilled))
+            sources = remap_sources(conn, principal.tenant, rules, fetched)
+            return replace(asked, ranges=(*asked.ranges, *asked_ranges(rules, sources)))
 
         return await self._db.read(principal, unit)
 
@@ -272,7 +275,7 @@ class Runs(Watching):
                 conn,
                 store.runs,
                 store.of_key(store.runs, tenant, run=run.run),
-                asdict(look.absence),
+                {**asdict(look.absence), "asked": msgspec.json.encode(asked).decode()},
             )
             found_run = store.find(conn, store.runs, tenant, run=run.run)
             assert found_run is not None

@@ -122,13 +122,15 @@ runs = tenant_table(
     _count("usual"),
     Column("drift", Text, nullable=False, server_default=text("'[]'")),
     Column("drift_accepted", Boolean, nullable=False, server_default=text("FALSE")),
+    Column("asked", Text),
     Index("ix_runs_result", "tenant", "result"),
     Index("ix_runs_number", "tenant", "number", unique=True),
     Index("ix_runs_profile", "tenant", "profile", "number"),
     Index("ix_runs_lease", "tenant", "status", "lease_expires_at"),
 )
 """Runs and the counts of their current attempt. Their rows lie in
-``first_row`` ≤ sequence < ``end_row``."""
+``first_row`` ≤ sequence < ``end_row``. ``asked``: what one of a snapshot may withdraw, from when it
+begins to close; null until then."""
 
 responses = tenant_table(
     "run_responses",

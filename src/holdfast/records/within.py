@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
+import msgspec
+
 from holdfast.kernel.clock import parse_timestamp, timestamp
 
 
@@ -38,6 +40,10 @@ class Asked:
 
     ranges: tuple[Within, ...]
     undated: bool = False
+
+
+decode_asked = msgspec.json.Decoder(Asked | None).decode
+"""What was kept of a run: nothing if it asked for everything there is."""
 
 
 def within(start: str, end: str, timezone: str) -> Within:
