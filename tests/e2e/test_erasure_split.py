@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ def sharing(tmp_path: Path, source: int, postgres: PostgresServer) -> Iterator[S
         "HOLDFAST_KEYRING_URL": postgres.dsn("erasure_split"),
         "HOLDFAST_KEYRING_MASTER_KEY_FILE": str(MasterKeys.create(tmp_path / "master.key").path),
     }
+    # Before there ever was an aggregator somebody is erased at the ledger's own door.
     made.start_role("ledger")
+    early = done(made, "erase", "early", "--even-unknown", of="ledger")
+    assert (early["state"], early["keys"]) == ("done", 0)
     with running(made):
         yield made
 
@@ -146,6 +150,11 @@ def test_one_erasure_reaches_every_keyring_or_says_which_it_did_not(
     assert (status, code) == (6, "released-in-part")
     assert told["aggregator"].startswith("released")
     assert told["ledger"].startswith("not released: cannot reach the ledger")
+    tax = ["retain", "somebody", "--until", "2090-01-01T00:00:00Z", "--reason", "tax law"]
+    status, code, told = refused(asked(stack, *tax))
+    assert (status, code) == (6, "retained-in-part")
+    assert told["aggregator"].startswith("retained since ")
+    assert told["ledger"].startswith("not retained: cannot reach the ledger")
     status, code, told = refused(asked(stack, "erase", JANE))
     assert (status, code) == (6, "role-unreachable")
     assert told == {
@@ -154,12 +163,14 @@ def test_one_erasure_reaches_every_keyring_or_says_which_it_did_not(
     }
     assert patients(stack) == {JANE, JOE}
     stack.start_role("ledger")
+    assert [*by_role(done(stack, *tax))] == ["aggregator", "ledger"]
     assert refused(asked(stack, "erase", JANE))[:2] == (5, "subject-held")  # in the ledger still
     assert patients(stack) == {JANE, JOE}
 
     receipts = [receipt_of(stack, who) for who in (JANE, JOE)]
     left = done(stack, "release", JANE)
-    assert [each["reason"] for each in left["restrictions"]] == ["case 12"] * 2  # of the typo
+    kept = [each["reason"] for each in left["restrictions"]]
+    assert kept == ["case 12", "tax law"] * 2  # of the typo, and of somebody
     erased = done(stack, "erase", JANE)
     assert (erased["state"], erased["keys"], erased["repeated"]) == ("done", 2, False)
     parts = by_role(erased)
@@ -214,6 +225,8 @@ def test_roles_that_share_a_keyring_erase_once_whichever_is_asked(sharing: Stack
     for who in (JANE, JOE):
         words = ["append", f"people/{who[:3]}", "person.added", "{}", "--about", who]
         done(stack, *words)
+    again = "erasures that others ended are taken up again"
+    assert (stack.directory / "aggregator.log").read_text().count(again) == 1
     [run] = [each["id"] for each in stack.door.items("/v1/runs")]
     [response] = stack.door.get(f"/v1/runs/{run}/responses")
     raw = f"/v1/runs/{run}/responses/{response['response']['sequence']}/content"
@@ -235,7 +248,13 @@ def test_roles_that_share_a_keyring_erase_once_whichever_is_asked(sharing: Stack
     erased = done(stack, "erase", JANE)
     assert (erased["state"], erased["keys"], erased["keyrings"]) == ("done", 1, [])
     assert (patients(stack), events(stack, "people/jan")) == (set(), [(True, None)])
-    wait_until(lambda: len(of_type(stack, "subject.erased")) == 2, what="one event for each")
+    wait_until(lambda: len(of_type(stack, "subject.erased")) == 3, what="one event for each")
+    stack.settle()
+    streamed = stack.door.items("/v1/ledger/entries", stream="subjects")
+    kinds = Counter(each["type"] for each in streamed)
+    assert kinds == {"subject.erased": 3, "subject.held": 1, "subject.released": 1}
+    services = stack.door.get("/health")["services"]
+    assert (services["aggregator"], services["ledger"]) == ("ok", "ok"), "told twice it is one"
 
 
 def told_to_a_person(stack: Stack) -> None:
@@ -261,7 +280,8 @@ def told_to_a_person(stack: Stack) -> None:
     assert roles == both
     assert "erased before, on " in words
     roles, words = said("release", "nobody-yet")
-    assert roles == ["aggregator"] * 3 + ["ledger"] * 3  # the typo's, the retention, her erasure
+    # The typo's, the two retentions, her erasure.
+    assert roles == ["aggregator"] * 4 + ["ledger"] * 4
 
 
 def others_ask_as_themselves(stack: Stack) -> None:

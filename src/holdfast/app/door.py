@@ -53,6 +53,7 @@ DEGRADED = {
     "api_keys_file": "the newest file of keys was not taken",
     "token_keys": "the keys that tokens are verified by cannot be fetched: the last good ones hold",
     "certificate": "the certificate ends soon: `holdfast pki renew`, then SIGHUP",
+    "erasures": "copies of somebody who was erased cannot be removed: see the log",
     "audit": "refusals of note wait for the ledger, or are kept in memory only",
 }
 """What a check means that answers ``degraded``, and so gives no reason of its own."""

@@ -320,6 +320,7 @@ def _open_aggregator(system: System, state: State, keys: Keys) -> None:
     )
     system.handlers += http.handlers(system.records)
     system.subjects.add_eraser(system.records)
+    system.checks["erasures"] = system.subjects.check
 
     async def sweep() -> None:
         while True:

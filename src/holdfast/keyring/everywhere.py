@@ -63,7 +63,7 @@ Ask = Callable[[Principal], AbstractAsyncContextManager[Roles]]
 """Opens them for a principal: each role sees that one, and judges its rights itself."""
 
 SILENT = frozenset({Kind.UNAVAILABLE, Kind.OUTCOME_UNKNOWN, Kind.INTERNAL})
-"""Failures of a role that was only asked how it stands: it could not say."""
+"""Failures of a role that is not there, or cannot say: all others are refusals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +286,7 @@ class _Doing:
         if not failed and not told:
             raise _silent(f"{self.verb} the subject", asked.away, lines)
         log.warning(f"a subject is {self.done} in part", undone=sorted(failures))
-        refused = all(each.kind is Kind.CONFLICT for each in failures.values())
+        refused = not any(each.kind in SILENT for each in failures.values())
         kind = Conflict if refused else OutcomeUnknown
         raise kind(
             f"cannot {self.verb} the subject in every keyring: some is done, some is not",

@@ -729,19 +729,6 @@ def keyring_id(rows: Rows) -> str:
     return str(_meta(rows, "keyring"))
 
 
-def note_copies(rows: Rows) -> None:
-    """Note that a role of this keyring keeps copies beside the keys: no other ends an erasure."""
-    rows.all(
-        "INSERT INTO keyring_meta (name, value) VALUES ('copies', 'kept')"
-        " ON CONFLICT (name) DO NOTHING"
-    )
-
-
-def copies_noted(rows: Rows) -> bool:
-    """Whether a role of this keyring keeps copies beside the keys."""
-    return _meta(rows, "copies") is not None
-
-
 def _know_master(rows: Rows, key: MasterKey) -> None:
     rows.all(
         "INSERT INTO keyring_masters (id, version, check_value) VALUES ($1, $2, $3)"

@@ -27,8 +27,9 @@ from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import get_logger, request_id
+from holdfast.keyring.copies import copies_kept, note_copies, reopen
 from holdfast.keyring.errors import SubjectHeld, SubjectRetained, SubjectUnknown
-from holdfast.keyring.keyring import Keyring, copies_noted, keyring_id, note_copies
+from holdfast.keyring.keyring import Keyring, keyring_id
 from holdfast.keyring.lines import (
     add_erasure,
     add_restrictions,
@@ -92,6 +93,8 @@ class SubjectsService:
         self._backup_days = backup_days
         self._erasers: list[Eraser] = []
         self._under_way: set[tuple[str, str]] = set()
+        self._failing = 0
+        """How many erasures could not be finished when they were last taken up."""
 
     def add_eraser(self, eraser: Eraser) -> None:
         """Whoever keeps copies beside the keys is told of every erasure."""
@@ -124,22 +127,7 @@ class SubjectsService:
 
     async def _standing(self, principal: Principal, token: str) -> Standing:
         now = timestamp(self._clock.now())
-
-        def unit(rows: Rows) -> Standing:
-            known = _erasures(rows, principal.tenant, token)
-            return Standing(
-                keyring=keyring_id(rows),
-                subject=token,
-                known=bool(known) or _keys(rows, principal.tenant, token) > 0,
-                restrictions=[
-                    each
-                    for each in restrictions(rows, principal.tenant, token)
-                    if each.kind == "hold" or each.until > now
-                ],
-                erasure=known[0] if known else None,
-            )
-
-        found = await self._transact(unit)
+        found = await self._transact(lambda rows: _standing(rows, principal.tenant, token, now))
         known = found.known or await self._known(principal, token)
         return msgspec.structs.replace(found, known=known)
 
@@ -172,11 +160,11 @@ class SubjectsService:
     ) -> Placed:
         tenant, now = principal.tenant, timestamp(self._clock.now())
         token = await self.token(principal, subject)
-        standing = await self._standing(principal, token)
 
-        def unit(rows: Rows) -> Restriction:
+        def unit(rows: Rows) -> tuple[Restriction, Standing]:
+            stood = _standing(rows, tenant, token, now)
             if kind == "retention":
-                check_moved_on(restrictions(rows, tenant, token), until)
+                check_moved_on(stood.restrictions, until)
             made = Restriction(
                 subject=token,
                 kind=kind,
@@ -186,9 +174,9 @@ class SubjectsService:
                 placed_at=moment_after(rows, tenant, token, kind, now),
             )
             place(rows, tenant, made)
-            return made
+            return made, stood
 
-        placed = await self._transact(unit)
+        placed, stood = await self._transact(unit)
         await self._tell(RestrictionLine(tenant=tenant, placed=placed))
         await self._emit(
             principal,
@@ -196,8 +184,9 @@ class SubjectsService:
             self._new_id(),
             {"reason": reason, "subject": token, "until": until},
         )
-        erased_at = standing.erasure.requested_at if standing.erasure else ""
-        return Placed(**msgspec.structs.asdict(placed), known=standing.known, erased_at=erased_at)
+        known = stood.known or await self._known(principal, token)
+        erased_at = stood.erasure.requested_at if stood.erasure else ""
+        return Placed(**msgspec.structs.asdict(placed), known=known, erased_at=erased_at)
 
     async def release(self, principal: Principal, request: SubjectRequest) -> Subjects:
         """Release the hold that is there now; harmless if there is none.
@@ -287,10 +276,11 @@ class SubjectsService:
         what holds and retentions only their file knows of, and lift what it knows to be released.
 
         At the start, before anything is served: so a restore of an older state brings nobody back.
-        Whoever was erased has no key afterwards, whichever of the two was restored with one.
+        Whoever was erased has no key afterwards, whichever of the two was restored with one. Raises
+        what hindered the first that could not be finished, when all others are.
         """
-        if self._erasers:
-            await self._transact(note_copies)
+        if self._erasers and (ended := await self._transact(note_copies)):
+            log.warning("erasures that others ended are taken up again", erasures=ended)
         await self._join_restrictions(tenants)
         await self._replay_file()
         return await self._finish_those(tenants)
@@ -298,22 +288,44 @@ class SubjectsService:
     async def finish(self) -> int:
         """Take up what others that share this keyring have begun, or what broke off here; how many.
 
-        For whoever keeps copies, now and then while it runs.
+        For whoever keeps copies, now and then while it runs. Raises as :meth:`resume` does.
         """
         return await self._finish_those(await self._transact(_unfinished))
 
+    async def check(self) -> str | None:
+        """Readiness: degraded while copies of somebody who was erased could not be removed."""
+        return "degraded" if self._failing else None
+
     async def _finish_those(self, tenants: Iterable[str]) -> int:
-        finished = 0
+        """One that fails is told and left for the next time: nobody else's waits for it."""
+        finished, failures = 0, list[Exception]()
         for tenant in tenants:
             for erasure in await self._of(tenant):
                 if erasure.state == "done" or (tenant, erasure.subject) in self._under_way:
                     continue
-                destroy = partial(_destroy, tenant=tenant, token=erasure.subject)
-                if await self._transact(destroy):
-                    log.warning("an erased subject had keys", subject=erasure.subject)
-                done = await self._finish(service("keyring", TenantId(tenant)), erasure)
-                finished += done.state == "done"
+                try:
+                    done = await self._take_up(tenant, erasure)
+                except Exception as error:
+                    detail = f"{type(error).__name__}: {error}"
+                    log.warning(
+                        "cannot finish an erasure; what its keys sealed is gone, copies beside "
+                        "them may not be",
+                        tenant=tenant,
+                        subject=erasure.subject,
+                        detail=detail,
+                    )
+                    failures.append(error)
+                else:
+                    finished += done.state == "done"
+        self._failing = len(failures)
+        if failures:
+            raise failures[0]
         return finished
+
+    async def _take_up(self, tenant: str, erasure: Erasure) -> Erasure:
+        if await self._transact(partial(_destroy, tenant=tenant, token=erasure.subject)):
+            log.warning("an erased subject had keys", subject=erasure.subject)
+        return await self._finish(service("keyring", TenantId(tenant)), erasure)
 
     async def again(self, principal: Principal, tokens: set[str]) -> None:
         """Remove copies once more: data of an erased subject came in while it was being erased."""
@@ -323,13 +335,7 @@ class SubjectsService:
 
     async def reopen(self) -> int:
         """Mark every erasure as not done: after a restore all of them are replayed."""
-
-        def unit(rows: Rows) -> int:
-            count = rows.all("SELECT count(*) FROM keyring_erasures WHERE state = 'done'")
-            rows.all("UPDATE keyring_erasures SET state = 'erasing' WHERE state = 'done'")
-            return int(count[0][0])
-
-        return await self._transact(unit)
+        return await self._transact(reopen)
 
     async def _finish(self, principal: Principal, erasure: Erasure) -> Erasure:
         who = (str(principal.tenant), erasure.subject)
@@ -350,7 +356,7 @@ class SubjectsService:
         )
         if erasure.state == "done":
             return erasure
-        if not self._erasers and await self._transact(copies_noted):
+        if await self._transact(partial(self._left, tenant=principal.tenant)):
             log.info("an erasure is left to who has copies", subject=erasure.subject)
             return erasure
         parts = await self._remove_copies(principal, erasure)
@@ -372,7 +378,9 @@ class SubjectsService:
         )
         done_at = timestamp(self._clock.now())
 
-        def unit(rows: Rows) -> None:
+        def unit(rows: Rows) -> bool:
+            if self._left(rows, principal.tenant):
+                return False  # somebody with copies has come meanwhile, and tells the same event
             rows.all(
                 "UPDATE keyring_erasures SET state = 'done', done_at = $1"
                 " WHERE tenant = $2 AND subject = $3",
@@ -380,8 +388,10 @@ class SubjectsService:
                 principal.tenant,
                 erasure.subject,
             )
+            return True
 
-        await self._transact(unit)
+        if not await self._transact(unit):
+            return erasure
         log.info(
             "subject erased",
             subject=erasure.subject,
@@ -391,6 +401,10 @@ class SubjectsService:
             projections=parts.projections,
         )
         return msgspec.structs.replace(erasure, state="done", done_at=done_at)
+
+    def _left(self, rows: Rows, tenant: str) -> bool:
+        """Whether the end of an erasure is another role's, since that one has copies."""
+        return not self._erasers and copies_kept(rows, tenant)
 
     async def _remove_copies(self, principal: Principal, erasure: Erasure) -> ErasedParts:
         parts = ErasedParts()
@@ -528,6 +542,22 @@ def _erasures(rows: Rows, tenant: str, token: str | None = None) -> list[Erasure
             *values,
         )
     ]
+
+
+def _standing(rows: Rows, tenant: str, token: str, now: str) -> Standing:
+    """How the keyring alone stands to a person; who keeps copies may know of them, too."""
+    erasures = _erasures(rows, tenant, token)
+    return Standing(
+        keyring=keyring_id(rows),
+        subject=token,
+        known=bool(erasures) or _keys(rows, tenant, token) > 0,
+        restrictions=[
+            each
+            for each in restrictions(rows, tenant, token)
+            if each.kind == "hold" or each.until > now
+        ],
+        erasure=erasures[0] if erasures else None,
+    )
 
 
 def _unfinished(rows: Rows) -> list[str]:

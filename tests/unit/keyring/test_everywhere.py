@@ -282,6 +282,45 @@ async def test_a_retention_that_one_keyring_has_for_longer_is_not_shortened_in_a
         assert kept.until.startswith("2095")
 
 
+async def test_a_retention_that_is_placed_in_part_says_where_and_the_same_again_places_the_rest(
+    deploy: Deploy,
+) -> None:
+    both = deploy()
+    ledger = both.roles["ledger"].people
+    both.roles["ledger"].faults["retain"] = ["away", "lost"]
+    for said in ("not retained: cannot reach it", "perhaps retained: cannot tell what it did"):
+        with pytest.raises(OutcomeUnknown) as raised:
+            await both.everywhere.retain(ME, LATER)
+        assert raised.value.code == "retained-in-part"
+        assert told(raised.value)["aggregator"].startswith("retained since ")
+        assert told(raised.value)["ledger"] == said
+        with pytest.raises(SubjectRetained, match="in the keyring of the aggregator until 2090"):
+            await both.everywhere.erase(ME, ERASE)
+    assert len((await ledger.list(ME)).restrictions) == 1, "only its answer was lost"
+    placed = await both.everywhere.retain(ME, LATER)
+    assert [part.roles for part in placed.keyrings] == [["aggregator"], ["ledger"]]
+    # Somebody retains it for longer at one of them, between the look and the placing: a refusal.
+    aggregator = both.roles["aggregator"]
+    retain = aggregator.people.retain
+
+    async def longer(principal: Principal, request: RetainRequest) -> Placed:
+        await ledger.retain(ME, LATEST)
+        return await retain(principal, request)
+
+    aggregator.people.retain = longer  # type: ignore[method-assign]
+    with pytest.raises(Conflict) as refused:
+        await both.everywhere.retain(ME, LATER)
+    assert refused.value.code == "retained-in-part"
+    assert told(refused.value)["ledger"].startswith("not retained: cannot retain until 2090")
+    aggregator.people.retain = retain  # type: ignore[method-assign]
+    with pytest.raises(Invalid, match="must be kept until 2095"):
+        await both.everywhere.retain(ME, LATER)
+    await both.everywhere.retain(ME, LATEST)
+    for role in both.roles.values():
+        [kept] = (await role.people.list(ME)).restrictions
+        assert kept.until.startswith("2095")
+
+
 async def test_whoever_is_held_is_said_to_be_nobody_or_to_be_erased(deploy: Deploy) -> None:
     both = deploy()
     assert not (await both.everywhere.hold(ME, JANE)).known

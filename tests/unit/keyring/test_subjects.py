@@ -14,12 +14,13 @@ import pytest
 from holdfast.app.backup.create import dump_tables, load_table
 from holdfast.kernel.clock import Clock, ManualClock, SystemClock
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Corrupt, Invalid
+from holdfast.kernel.errors import Corrupt, Invalid, Unavailable
 from holdfast.kernel.ids import DEFAULT_TENANT, TenantId, id_source
 from holdfast.kernel.outbox import BEGINNING, Entry, Outbox, Sealed
 from holdfast.kernel.principal import Principal, operator
 from holdfast.keyring import EnvelopeSealer, KeyDestroyed, Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
+from holdfast.keyring.copies import note_copies
 from holdfast.keyring.errors import SubjectHeld, SubjectRetained, SubjectUnknown
 from holdfast.keyring.lines import read_erasures
 from holdfast.keyring.model import (
@@ -31,6 +32,7 @@ from holdfast.keyring.model import (
     SubjectRequest,
 )
 from holdfast.keyring.ports import KeyStore, Rows
+from holdfast.keyring.restrictions import restrictions
 from holdfast.keyring.subjects import SubjectsService
 
 T = TypeVar("T")
@@ -50,6 +52,8 @@ class Copies:
 
     dies: int = 0
     known: set[str] | None = None
+    stuck: set[tuple[str, str]] = field(default_factory=set)
+    """Whose copies cannot be removed."""
     seen: list[tuple[str, str]] = field(default_factory=list)
 
     async def knows(self, principal: Principal, subject: str) -> bool:
@@ -59,6 +63,8 @@ class Copies:
         if self.dies:
             self.dies -= 1
             raise Died
+        if (principal.tenant, erasure.subject) in self.stuck:
+            raise Unavailable("cannot remove a raw response: the store does not answer")
         self.seen.append((principal.tenant, erasure.subject))
         return ErasedParts(records=1)
 
@@ -392,6 +398,131 @@ async def test_an_erasure_is_done_by_who_has_the_copies_whoever_was_asked(
     assert (event.event.type, event.event.subject) == ("subject.erased", ME.subject)
     assert (await other.erase(ME, ERASE_JANE)).state == "done"
     assert await keeper.finish() == 0
+
+
+async def test_an_erasure_that_cannot_be_finished_holds_up_nobody_else_s(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    copies = Copies()
+    keeper = subjects(keyring, database, tmp_path, copies)
+    asked = subjects(keyring, database, tmp_path / "other")
+    await keeper.resume([])
+    whose = [operator(TenantId(name)) for name in ("abel", "abel", "zoe")]
+    tenants = {who.tenant for who in whose}
+    tokens = []
+    for number, who in enumerate(whose):
+        name = f"{number}@example.org"
+        tokens.append((who.tenant, await asked.token(who, name)))
+        keyring.subject_keys(who.tenant, [tokens[-1][1]])
+        await asked.erase(who, EraseRequest(subject=name, reason="asked"))
+    copies.stuck = {tokens[0]}
+    for again in (keeper.finish, lambda: keeper.resume([DEFAULT_TENANT, *tenants])):
+        with pytest.raises(Unavailable, match="cannot remove a raw response"):
+            await again()
+        assert sorted(copies.seen) == sorted(tokens[1:])
+        assert await keeper.check() == "degraded"
+    listed = [each for who in whose[1:] for each in (await asked.list(who)).erasures]
+    assert [t.subject for t in listed if t.state != "done"] == [tokens[0][1]]
+    copies.stuck = set()
+    assert await keeper.finish() == 1
+    assert (await keeper.check(), len(copies.seen)) == (None, 3)
+
+
+async def test_who_has_copies_and_comes_later_removes_them_of_whoever_was_erased_before(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    """A ledger alone with its keyring ends its erasures; then an aggregator comes to share it."""
+    ledger = subjects(keyring, database, tmp_path / "ledger")
+    await ledger.resume([DEFAULT_TENANT])
+    token = await ledger.token(ME, JANE.subject)
+    keyring.subject_keys("default", [token])
+    done = await ledger.erase(ME, ERASE_JANE)
+    assert (done.state, done.keys) == ("done", 1)
+    copies = Copies()
+    assert await subjects(keyring, database, tmp_path, copies).resume([DEFAULT_TENANT]) == 1
+    assert copies.seen == [("default", token)]
+    assert [e.event.type for e in await events(database, keyring)] == ["subject.erased"]
+    # Once: neither at the next start, nor where a second one of the same data comes.
+    assert await subjects(keyring, database, tmp_path, copies).resume([DEFAULT_TENANT]) == 0
+    second = Copies()
+    assert await subjects(keyring, database, tmp_path, second).resume([DEFAULT_TENANT]) == 0
+    assert (len(copies.seen), second.seen) == (1, [])
+
+
+async def test_raw_responses_under_the_keyring_tell_that_somebody_has_copies(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    """Whoever has them is of a release that noted nothing, or is not started yet."""
+    ledger = subjects(keyring, database, tmp_path / "ledger")
+    other = operator(TenantId("other"))
+    keyring.object_key("default", "a-response")
+    assert (await ledger.resume([DEFAULT_TENANT]), await ledger.finish()) == (0, 0)
+    for who in (ME, other):
+        await ledger.erase(who, msgspec.structs.replace(ERASE_JANE, even_unknown=True))
+    [left], [done] = [(await ledger.list(who)).erasures for who in (ME, other)]
+    assert (left.state, done.state) == ("erasing", "done")
+    assert await events(database, keyring) == []
+    copies = Copies()
+    keeper = subjects(keyring, database, tmp_path, copies)
+    assert await keeper.resume([DEFAULT_TENANT, other.tenant]) == 2
+    assert sorted(copies.seen) == [("default", left.subject), ("other", done.subject)]
+    assert await keeper.check() is None
+
+
+async def test_who_has_copies_may_come_while_another_ends_an_erasure(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    copies = Copies()
+    keeper = subjects(keyring, database, tmp_path, copies)
+
+    class Comes(EnvelopeSealer):
+        """Starts, where the evidence is sealed of what the other takes for done."""
+
+        def seal(
+            self, tenant: str, purpose: str, object_id: str, plain: bytes, *, subject: str = ""
+        ) -> Sealed:
+            keyring.store.transact(note_copies)
+            return super().seal(tenant, purpose, object_id, plain, subject=subject)
+
+    keyring.current("default", EVENTS)
+    ledger = subjects(keyring, database, tmp_path / "ledger", sealer=Comes(keyring))
+    wanted = msgspec.structs.replace(ERASE_JANE, even_unknown=True)
+    assert (await ledger.erase(ME, wanted)).state == "erasing"
+    assert await keeper.finish() == 1
+    assert len(copies.seen) == 1
+    assert [e.event.type for e in await events(database, keyring)] == ["subject.erased"]
+
+
+@pytest.mark.parametrize("units", range(4))
+async def test_what_a_hold_says_of_the_person_is_of_the_moment_in_which_it_is_placed(
+    keyring: Keyring, sqlite_database: Database, tmp_path: Path, units: int
+) -> None:
+    service = subjects(keyring, sqlite_database, tmp_path)
+    token = await service.token(ME, JANE.subject)
+    keyring.subject_keys("default", [token])
+
+    class Once(Between):
+        """She is erased once, after so many units of the hold's."""
+
+        left = units
+        held_before = False
+
+        def transact(self, unit: Callable[[Rows], T]) -> T:
+            if self.left == 0:
+                self.held_before = bool(self.store.transact(lambda r: restrictions(r, "default")))
+                self.store.transact(self._erase)
+            self.left -= 1
+            return self.store.transact(unit)
+
+    racing = Once(keyring.store, "default", token)
+    there = Keyring(racing, keyring.masters, CLOCK)
+    held = await subjects(there, sqlite_database, tmp_path, sealer=EnvelopeSealer(keyring)).hold(
+        ME, JANE
+    )
+    if racing.left >= 0:  # it was over before
+        racing.left = 0
+        racing.transact(lambda _: None)
+    assert (held.known, held.erased_at) == (True, "" if racing.held_before else "t")
 
 
 async def test_an_erasure_under_way_is_not_begun_a_second_time(
