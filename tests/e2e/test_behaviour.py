@@ -18,12 +18,18 @@ import httpx
 import pytest
 
 from tests.support.https import Origin, served
-from tests.support.program import Program, started, wait_until
+from tests.support.program import Program, run_command, started, wait_until
 from tests.support.stack import QUICK, sources
 
 GOOD = [{"id": f"a{n}", "v": n} for n in range(5)]
 BAD = [*GOOD, {"id": "a5", "v": "five"}]
 SECRET = "open-sesame-4711"
+SPOILT = {
+    "renamed": b"id,value\na0,0\na1,1\n",
+    "excused": b"<!doctype html><html><body>Back at noon</body></html>\n",
+    "emptied": b"",
+}
+"""What sources send in place of a table with the columns id and v."""
 
 
 @dataclass
@@ -37,7 +43,15 @@ class World:
     api: Origin
     other: Origin
 
-    def profile(self, name: str, more: str = "", source: str = "", address: str = "") -> str:
+    def profile(
+        self,
+        name: str,
+        more: str = "",
+        source: str = "",
+        address: str = "",
+        *,
+        table: bool = False,
+    ) -> str:
         """Publish a profile of its own address by putting it into the folder."""
         address = address or f"http://{name}.source.test/good.json?p={name}"
         text = textwrap.dedent(
@@ -48,11 +62,11 @@ class World:
             licence: none
             source:
               url: {address}
-              format: {{type: json}}
+              format: {{type: {"csv" if table else "json"}}}
               {source}
             key: [dimensions.id]
-            dimensions: {{id: $.id}}
-            measures: {{v: $.v}}
+            dimensions: {{id: {"id" if table else "$.id"}}}
+            measures: {{v: {"v" if table else "$.v"}}}
             """
         )
         (self.profiles / f"{name}.yaml").write_text(text + textwrap.dedent(more))
@@ -98,6 +112,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     files.mkdir()
     (files / "good.json").write_text(json.dumps(GOOD))
     (files / "bad.json").write_text(json.dumps(BAD))
+    for name, content in SPOILT.items():
+        (files / f"{name}.csv").write_bytes(content)
     profiles = base / "profiles"
     profiles.mkdir()
     replay = base / "map.json"
@@ -108,6 +124,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         names = [
             *("plain", "limited", "pages", "auth", "rejects", "two", "few", "range"),
             *("once", "never", "stale", "shut", "pause", "change", "gone"),
+            *SPOILT,
         ]
         replay.write_text(
             json.dumps(
@@ -116,6 +133,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                     f"http://{n}.source.test/good.json?p={n}": f"{url}/bad.json?p={n}"
                     for n in ("rejects", "two")
                 }
+                | {f"http://{n}.source.test/good.json?p={n}": f"{url}/{n}.csv" for n in SPOILT}
             )
         )
         resolver = base / "names.json"
@@ -277,6 +295,22 @@ def test_rejects_within_the_allowed_number_are_named_and_the_rest_is_kept(world:
     run = world.collect("two")
     assert (run["status"], run["rejects"], run["new"]) == ("succeeded", 1, 5)
     assert len(world.kept("two")) == 5
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_a_source_sent_is_kept_when_nothing_can_be_made_of_it(world: World, name: str) -> None:
+    world.profile(name, table=True)
+    run = world.collect(name)
+    assert (run["status"], run["code"], run["pages"]) == ("failed", "parse", 1)
+    [one] = world.program.get(f"/v1/runs/{run['id']}/responses")
+    raw = world.program.client.get(f"/v1/runs/{run['id']}/responses/0/content")
+    assert (raw.status_code, raw.content) == (200, SPOILT[name])
+    assert one["response"]["size_bytes"] == len(SPOILT[name])
+    where = ["--data-dir", str(world.program.data_dir)]
+    taken = run_command("run", "raw", run["id"], "--out", "-", *where)
+    assert (taken.returncode, taken.stdout.encode()) == (0, SPOILT[name])
+    assert one["response"]["digest"] in taken.stderr
+    assert world.kept(name) == []
 
 
 @pytest.mark.parametrize(

@@ -39,34 +39,39 @@ class Line(httpx.AsyncBaseTransport):
     """The way from a drone to the system; a test can cut it, or lose what comes back.
 
     ``lose`` names calls (``/v1/batches``) whose next answers are lost, after the system has done
-    what was asked.
+    what was asked; ``refuse`` those that do not arrive.
     """
 
     def __init__(self, app: Any) -> None:
         self._inner = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         self.cut = False
         self.lose: dict[str, int] = {}
+        self.refuse: dict[str, int] = {}
         self.lost = 0
         self.seen: Counter[str] = Counter()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self.cut:
             raise httpx.ConnectError("the line is cut", request=request)
-        response = await self._inner.handle_async_request(request)
         name = f"{request.method} {request.url.path}"
+        if _takes(self.refuse, name):
+            raise httpx.ConnectError("the call did not arrive", request=request)
+        response = await self._inner.handle_async_request(request)
         self.seen[name] += 1
-        if self.cut or self._takes(name):
+        if self.cut or _takes(self.lose, name):
             self.lost += 1
             await response.aclose()
             raise httpx.ReadError("the answer was lost", request=request)
         return response
 
-    def _takes(self, name: str) -> bool:
-        for part, left in self.lose.items():
-            if left and part in name:
-                self.lose[part] = left - 1
-                return True
-        return False
+
+def _takes(calls: dict[str, int], name: str) -> bool:
+    """Whether a fault strikes this call; it is used up by that."""
+    for part, left in calls.items():
+        if left and part in name:
+            calls[part] = left - 1
+            return True
+    return False
 
 
 @dataclass

@@ -14,7 +14,13 @@ from typing import Any, Literal, TypeVar
 from holdfast.collect.batches import Filled
 from holdfast.collect.ports import ORDINARY, Opening, RunLog
 from holdfast.kernel.clock import Clock
-from holdfast.kernel.errors import Exhausted, OutcomeUnknown, Unauthenticated, Unavailable
+from holdfast.kernel.errors import (
+    Exhausted,
+    HoldfastError,
+    OutcomeUnknown,
+    Unauthenticated,
+    Unavailable,
+)
 from holdfast.kernel.telemetry import get_logger
 from holdfast.records.model import RawResponse, Run, RunFinish, RunPlan
 
@@ -89,8 +95,9 @@ class Channel:
         """Return once the bytes of that response are durable."""
         task = self._storing.get(sequence)
         if task is not None:
-            await _waited(task)
+            await asyncio.wait([task])  # cancelled, it leaves the task running, and known
             del self._storing[sequence]
+            task.result()
 
     async def post(self, filled: Filled) -> None:
         """Send a batch; returns when there is room for another, not when this one is durable."""
@@ -113,6 +120,20 @@ class Channel:
             await self._first_posted()
         for sequence in list(self._storing):
             await self.stored(sequence)
+
+    async def settled(self) -> str:
+        """Return once each response that was begun is durable or will not be; then why not.
+
+        Whatever else went wrong, what the source sent is kept: a failure of an upload is told, and
+        takes nobody else's place.
+        """
+        failures = []
+        for sequence in list(self._storing):
+            try:
+                await self.stored(sequence)
+            except (HoldfastError, OSError) as error:
+                failures.append(error.detail if isinstance(error, HoldfastError) else str(error))
+        return "; ".join(failures)
 
     async def finish(self, request: RunFinish) -> Run:
         """Tell how the attempt ended."""

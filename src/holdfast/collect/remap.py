@@ -126,6 +126,7 @@ class Remapping:
 
     async def _finish(self, outcome: Outcome, code: str = "", reason: str = "") -> Ending:
         channel = self._channel
+        await channel.settled()  # nobody can store anything for a run that has ended
         request = RunFinish(
             run=self._attempt.run,
             fence=self._attempt.fence,

@@ -7,8 +7,10 @@ address of a next page may lie elsewhere, and then goes without them.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from holdfast.collect.errors import MappingRefused
 from holdfast.collect.pages import Ask, headers_wanted, with_parameters
@@ -200,6 +202,25 @@ def reported(source: Source, ask: Ask, given: Credentials) -> str:
 def without_secrets(source: Source, given: Credentials, text: str) -> str:
     """``text`` of the source's without what it was sent to know us by."""
     return scrub(text, request(source, Manners(Limits()), Ask(source.url), given))
+
+
+def without_signatures(url: str) -> str:
+    """An address that a source has named without what lets in whoever knows it.
+
+    Stores of files sign the addresses that redirects lead to: until the signature has run out it is
+    as good as a password, and it is none that we were given and could know.
+    """
+    head, mark, query = url.partition("?")
+    return head + mark + "&".join(_unsigned(piece) for piece in query.split("&"))
+
+
+def _unsigned(piece: str) -> str:
+    name, given, _ = piece.partition("=")
+    return f"{name}=***" if given and _SIGNING.search(unquote(name)) else piece
+
+
+_SIGNING = re.compile("sig|token|credential|secret|passw|auth|key", re.I)
+"""Stands in the names of parameters that sign an address."""
 
 
 def fetch_limits(limits: Limits, size_bytes_max: int | None = None) -> FetchLimits:

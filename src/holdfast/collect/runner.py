@@ -123,6 +123,9 @@ class Collection:
             return await self._collected()
         except HoldfastError as error:
             return await self._told(error)
+        except Exception:
+            await self._kept()
+            raise
         finally:
             self._stopped = True
             if self._sources is not None:
@@ -137,6 +140,23 @@ class Collection:
         with contextlib.suppress(HoldfastError, TimeoutError):
             async with asyncio.timeout(_LEAVING_SECONDS):
                 await self._channel.leave(self._account("interrupted", ending.code, ending.reason))
+
+    async def _left_open(
+        self, code: str, error: Exception, retry_after_seconds: float | None = None
+    ) -> Ending:
+        """End the attempt, once what it fetched is kept."""
+        await self._kept()
+        return left_open(code, error, retry_after_seconds)
+
+    async def _kept(self) -> str:
+        """Return once what was fetched is durable, whatever came of it; else why it is not.
+
+        An attempt whose lease is gone is cancelled here as anywhere.
+        """
+        failure = await self._channel.settled()
+        if failure:
+            log.warning("response.not_kept", run=self._attempt.run, error=failure)
+        return failure
 
     def _opening(self) -> Opening:
         attempt = self._attempt
@@ -171,7 +191,7 @@ class Collection:
                 outcome = await self._pages()
         except TimeoutError as error:
             if not scope.expired():
-                return left_open("spool", error)
+                return await self._left_open("spool", error)
             return await self._partial("deadline", f"cannot finish: not done within {limit}")
         except LimitReached as error:
             return await self._partial(error.code, error.detail)
@@ -181,9 +201,9 @@ class Collection:
             return await self._unanswered(error)
         except (SourceTruncated, SourceRefused) as error:
             self._add_said(error)
-            return left_open(error.code, error)
+            return await self._left_open(error.code, error)
         except (QuotaReached, HostBusy) as error:
-            return left_open(error.code, error, error.retry_after_seconds)
+            return await self._left_open(error.code, error, error.retry_after_seconds)
         except (AddressRefused, RedirectRefused) as error:
             guarded = isinstance(error, AddressRefused)
             return await self._ended_with("guard-refused" if guarded else error.code, error)
@@ -191,7 +211,7 @@ class Collection:
             await self._drained()  # people will want to see them
             return await self._ended_with(error.code, error)
         except OSError as error:
-            return left_open("spool", error)
+            return await self._left_open("spool", error)
         return await self._finish(outcome)
 
     async def _beyond(self, error: ResponseTooLarge | BoundReached) -> Ending:
@@ -208,7 +228,7 @@ class Collection:
         if not is_retryable(error):
             return await self._ended_with(code, error)
         self._add_said(error)
-        return left_open(code, error, error.retry_after_seconds)
+        return await self._left_open(code, error, error.retry_after_seconds)
 
     async def _partial(self, code: str, reason: str) -> Ending:
         """Keep what was mapped, and end as partial."""
@@ -234,6 +254,10 @@ class Collection:
             error.detail = f"{error.detail}; the source says: {words}"
 
     async def _finish(self, outcome: Outcome, code: str = "", reason: str = "") -> Ending:
+        # Nobody can store anything for a run that has ended.
+        failure = await self._kept()
+        if failure:
+            reason = f"{reason}; what the source sent is not kept: {failure}"
         return ended(await self._channel.finish(self._account(outcome, code, reason)))
 
     def _account(self, outcome: Outcome, code: str, reason: str) -> RunFinish:
@@ -276,8 +300,7 @@ class Collection:
             if page is None:
                 ask = walk.after(PageFacts(ask, "", 0, missing=True))
                 continue
-            values = await self._values(page, walk.wanted)
-            await pages.store(page)
+            page, values = await self._looked_at(page, walk.wanted)
             if held is not None and not page.same:
                 for earlier in held:
                     await self._read(maker, earlier)
@@ -335,6 +358,28 @@ class Collection:
         now = _moment(plan.started_at, self._tools.clock)
         within = (self._attempt.range_start, self._attempt.range_end)
         return sections_of(self._profile, self._cursor, now, within)
+
+    async def _looked_at(self, page: Page, wanted: tuple[str, ...]) -> tuple[Page, dict[str, Any]]:
+        """The page and its values at ``wanted``; it is kept, whatever it says.
+
+        An answer that an earlier attempt was not content with is why there is another attempt: then
+        the source is asked anew.
+        """
+        assert self._sources is not None
+        if page.earlier and await self._is_no_answer(page, wanted):
+            page = await self._sources.anew(page)
+        await self._sources.store(page)
+        return page, await self._values(page, wanted)
+
+    async def _is_no_answer(self, page: Page, wanted: tuple[str, ...]) -> bool:
+        """Whether the source may well answer otherwise when it is asked again."""
+        try:
+            await self._values(page, wanted)
+        except (SourceRefused, SourceTruncated):
+            return True
+        except HoldfastError:
+            return False  # told in its turn
+        return False
 
     async def _values(self, page: Page, wanted: tuple[str, ...]) -> dict[str, Any]:
         """What stands at ``wanted`` in the page, once its own success mark says that it counts."""

@@ -29,6 +29,7 @@ from holdfast.collect.requests import (
     reported,
     request,
     without_secrets,
+    without_signatures,
 )
 from holdfast.collect.robots import Robots
 from holdfast.collect.secrets import SecretStore
@@ -105,6 +106,8 @@ class Page:
     same: bool
     there: bool
     """Its bytes are stored already; only the account of this page is to be kept."""
+    earlier: bool = False
+    """It is what an earlier attempt of the run was answered."""
     following: str = ""
     """What its headers said of the page after it, secrets and all."""
 
@@ -228,6 +231,19 @@ class Pages:
         self._taken += 1
         return page
 
+    async def anew(self, page: Page) -> Page:
+        """The page once more, from the source: what an earlier attempt was answered does not do.
+
+        What it saw behind that page does not count either. Raises what :meth:`take` does.
+        """
+        self._kept_left = 0
+        self._bytes_taken -= page.account.size_bytes
+        self._taken -= 1
+        page.path.unlink(missing_ok=True)
+        found = await self.take(page.ask)
+        assert found is not None, "only a page that may be missing can be"
+        return found
+
     async def store(self, page: Page) -> None:
         """Let the aggregator keep the page. Of new bytes this is the beginning only:
         :meth:`Channel.stored` waits for its end."""
@@ -258,7 +274,7 @@ class Pages:
         self.replayed |= account.replayed
         following = self._with_key(account.following)
         same = self._is_same(self._name(ask), account.digest)
-        return Page(ask, account, path, same=same, there=True, following=following)
+        return Page(ask, account, path, same=same, there=True, earlier=True, following=following)
 
     def _may_use(self, account: RawResponse, ask: Ask) -> bool:
         fetched = parse_timestamp(account.fetched_at)
@@ -420,6 +436,7 @@ class Pages:
             following=scrub(following, self._asked(ask)),
             total=total,
             open_ended=fetched.framing == "close",
+            final_url=_final(fetched),
         )
 
     # --- names --------------------------------------------------------------------------------
@@ -444,6 +461,14 @@ def _media_type(fetched: Fetched) -> str:
     """With the charset, if the source named one: without it the bytes could not be read again."""
     charset = f"; charset={fetched.charset}" if fetched.charset else ""
     return (fetched.media_type + charset)[:200]
+
+
+def _final(fetched: Fetched) -> str:
+    """The address that answered, if that is another than was asked for; what may let whoever reads
+    it in is not told."""
+    if fetched.final_url == fetched.url:
+        return ""
+    return without_signatures(fetched.final_url)[:8192]
 
 
 def _can_ask(known: Validator) -> bool:

@@ -285,7 +285,7 @@ def record_raw(
             # Closed here, while the connection is: what is left open ends in a traceback.
             chunks: Any = stored.chunks
             async with contextlib.aclosing(chunks):
-                size, digest = await _write_checked(chunks, out, source.response_digest)
+                size, digest = await write_checked(chunks, out, source.response_digest)
         say(f"{size} bytes, {digest}; the record is at position {source.position} in them")
 
     run(body)
@@ -306,7 +306,7 @@ def _source_of(revisions: list[Record], record: str, revision: int | None) -> Pr
     return last.provenance
 
 
-async def _write_checked(
+async def write_checked(
     chunks: AsyncIterator[bytes], out: Path | None, expected: str
 ) -> tuple[int, str]:
     """Write the bytes; the file is there once it is whole and has the digest that was told."""

@@ -128,6 +128,7 @@ def kept_rows(conn: Connection, tenant: str, run: str, fence: int) -> list[Row[A
             store.of_key(responses, tenant, run=run),
             responses.c.fence < fence,
             responses.c.erased_at == "",
+            responses.c.cut.is_(False),
         )
         .order_by(responses.c.sequence, responses.c.fence.desc())
     )

@@ -319,6 +319,8 @@ def add_response(
         following=response.following,
         total=response.total,
         open_ended=response.open_ended,
+        final_url=response.final_url,
+        cut=response.cut,
         stored_at=stored.stored_at,
         object=name,
         personal=personal,
@@ -360,6 +362,8 @@ def stored_response(row: Row[tuple[object, ...]]) -> StoredResponse:
             following=row.following,
             total=row.total,
             open_ended=row.open_ended,
+            final_url=row.final_url,
+            cut=row.cut,
         ),
         stored_at=row.stored_at,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,13 +13,21 @@ from holdfast.kernel.errors import HoldfastError, NotFound
 from holdfast.kernel.failed_runs import failed_run
 from holdfast.kernel.hints import BY_CODE
 from holdfast.kernel.options import JsonOption, LimitOption
-from holdfast.records.cli import CursorOption, ProfileOption, check_profile, client_of, say_cursor
+from holdfast.records.cli import (
+    CursorOption,
+    OutOption,
+    ProfileOption,
+    check_profile,
+    client_of,
+    say_cursor,
+    write_checked,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from holdfast.kernel.http.client import ApiClient
-    from holdfast.records.model import RecordChange, Run, RunFilter
+    from holdfast.records.model import RawResponse, RecordChange, Run, RunFilter
 
 run_app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="See what was collected, run by run."
@@ -255,11 +264,11 @@ def show_run(ctx: typer.Context, run_id: RunArgument, json: JsonOption = False) 
             [
                 [
                     one.response.sequence,
-                    one.response.status,
+                    f"{one.response.status}{', cut' if one.response.cut else ''}",
                     one.response.size_bytes,
                     one.response.fetched_at[:19],
                     one.response.digest[:19],
-                    one.response.url,
+                    _address(one.response),
                 ]
                 for one in responses
             ],
@@ -267,6 +276,38 @@ def show_run(ctx: typer.Context, run_id: RunArgument, json: JsonOption = False) 
             numeric=["bytes"],
             empty="no raw responses",
         )
+
+    run(body)
+
+
+def _address(response: RawResponse) -> str:
+    """What was asked for, and what answered in the end where that is another address."""
+    return f"{response.url} → {response.final_url}" if response.final_url else response.url
+
+
+@run_app.command(
+    "raw",
+    help="The bytes of one raw response of a run, as the source sent them, whatever came of the "
+    "run; their digest is checked on the way. `run show` lists the responses.",
+    epilog="Example: holdfast run raw 019b… --out page.html",
+)
+def run_raw(
+    ctx: typer.Context,
+    run_id: RunArgument,
+    response: Annotated[int, typer.Option("--response", min=0, help="Its number.")] = 0,
+    out: OutOption = None,
+) -> None:
+    async def body() -> None:
+        from holdfast.kernel.principal import operator
+
+        async with session(ctx, timeout_seconds=600) as api:
+            stored = await client_of(api).response_body(operator(), run_id, response)
+            # Closed here, while the connection is: what is left open ends in a traceback.
+            chunks: Any = stored.chunks
+            async with contextlib.aclosing(chunks):
+                size, digest = await write_checked(chunks, out, stored.stored.response.digest)
+        rest = "; the rest of the answer was not taken" if stored.stored.response.cut else ""
+        say(f"{size} bytes, {digest}{rest}")
 
     run(body)
 

@@ -154,6 +154,8 @@ responses = tenant_table(
     _text("following"),
     _text("total"),
     Column("open_ended", Boolean, nullable=False, server_default=text("FALSE")),
+    _text("final_url"),
+    Column("cut", Boolean, nullable=False, server_default=text("FALSE")),
     Column("personal", Boolean, nullable=False, server_default=text("FALSE")),
     _text("erased_at"),
     Index("ix_run_responses_object", "tenant", "object"),

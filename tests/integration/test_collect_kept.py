@@ -1,0 +1,175 @@
+"""What a run fetched is kept, also where nothing came of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.collect.fixtures.faults import Fault
+from holdfast.kernel.errors import Denied, NotFound
+from holdfast.kernel.principal import Permission
+from holdfast.keyring.model import EraseRequest
+from holdfast.records.model import Run, RunStatus
+from tests.integration.collecting import OPERATOR, Collecting, Line, collecting
+from tests.support.waiting import until
+
+ROWS = [{"id": f"r{i}", "v": i} for i in range(25)]
+CSV = {"format": {"type": "csv"}}
+COLUMNS: dict[str, Any] = {"dimensions": {"id": "id"}, "measures": {"v": "v"}}
+PAGE = b"<html><body>We are down for maintenance</body></html>"
+SUCCESS = {
+    "format": {"type": "json", "records": "$.data[*]"},
+    "success": {"path": "$.status", "equals": ["DONE"], "message": "$.message"},
+}
+SORRY = '{"status": "NOT", "message": "too many", "data": []}'
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Collecting]:
+    async with collecting(tmp_path) as found:
+        yield found
+
+
+async def kept(bench: Collecting, run: Run) -> list[bytes]:
+    """The bytes of each response that the run lists, as they are handed out."""
+    found = []
+    for one in await bench.system.records.responses(OPERATOR, run.id):
+        body = await bench.system.records.response_body(OPERATOR, run.id, one.response.sequence)
+        found.append(b"".join([chunk async for chunk in body.chunks]))
+    return found
+
+
+def line_of(bench: Collecting) -> Line:
+    """A way on which the first uploads do not arrive: whatever else happens, happens first."""
+    line = Line(bench.system.app)
+    line.refuse["PUT /v1/runs"] = 2
+    return line
+
+
+@pytest.mark.parametrize(
+    ("content", "parts", "code"),
+    [
+        (b"id,value\na,1\n", {"source": CSV, **COLUMNS}, "parse"),
+        (PAGE, {"source": CSV, **COLUMNS}, "parse"),
+        (b"", {"source": CSV, **COLUMNS}, "parse"),
+        (PAGE, {}, "parse"),
+        (PAGE, {"source": SUCCESS}, "parse"),
+        (b"", {}, "parse"),
+        (b'[{"id": "a", "v": 1}, {"id": "b", "v": "many"}]', {}, "too-many-rejects"),
+        (b'[{"id": "a", "v": 1}, {"id": "a", "v": 2}]', {}, "duplicate-keys"),
+    ],
+    ids=["renamed", "page-csv", "empty-csv", "page", "page-asked", "empty", "rejects", "twice"],
+)
+async def test_what_a_failed_run_fetched_is_kept(
+    bench: Collecting, content: bytes, parts: dict[str, Any], code: str
+) -> None:
+    bench.write("data.json", content)
+    await bench.publish(**parts)
+    async with bench.drone(line=line_of(bench)):
+        run = await bench.collect()
+    assert (run.status, run.code, run.pages) == (RunStatus.FAILED, code, 1), run.reason
+    assert await kept(bench, run) == [content]
+    assert await bench.records() == []
+    [one] = await bench.system.records.responses(OPERATOR, run.id)
+    assert (one.response.status, one.response.url) == (200, f"{bench.source.url}/data.json")
+
+
+async def test_an_answer_that_says_it_is_none_is_kept_and_asked_for_anew(bench: Collecting) -> None:
+    bench.write("data.json", {"status": "DONE", "data": ROWS})
+    sorry = Fault(kind="body", body=SORRY, media_type="application/json", times=2)
+    bench.source.faults.replace([sorry])
+    await bench.publish(source=SUCCESS)
+    async with bench.drone(line=line_of(bench)):
+        task = await bench.submit()
+        run = await bench.ended(task)
+    assert (run.status, run.records, run.attempts) == (RunStatus.SUCCEEDED, 25, 3)
+    assert await kept(bench, run) == [(bench.files / "data.json").read_bytes()]
+    assert len(bench.source.requests) == 3
+
+
+async def test_of_a_run_that_never_got_an_answer_what_came_instead_is_kept(
+    bench: Collecting,
+) -> None:
+    bench.source.faults.replace([Fault(kind="body", body=SORRY, media_type="application/json")])
+    bench.write("data.json", {"status": "DONE", "data": ROWS})
+    await bench.publish(source=SUCCESS)
+    async with bench.drone(line=line_of(bench)):
+        run = await bench.collect()
+    assert (run.status, run.code) == (RunStatus.FAILED, "source-refused")
+    assert await kept(bench, run) == [SORRY.encode()]
+    assert len(bench.source.requests) == run.attempts > 1
+
+
+async def test_the_failure_is_told_by_another_drone_and_the_source_is_asked_once(
+    bench: Collecting,
+) -> None:
+    """The first one dies between the upload and its report."""
+    bench.write("data.json", PAGE)
+    await bench.publish()
+    line = line_of(bench)
+    line.refuse["/finish"] = 1_000_000
+    async with bench.drone("first", line=line, grace_seconds=0.0):
+        task = await bench.submit()
+
+        async def stored() -> bool:
+            return line.refuse["/finish"] < 1_000_000
+
+        await until(stored)
+    async with bench.drone("second"):
+        run = await bench.ended(task)
+    assert (run.status, run.code, run.attempts) == (RunStatus.FAILED, "parse", 2)
+    assert await kept(bench, run) == [PAGE]
+    assert len(bench.source.requests) == 1
+
+
+async def test_a_person_in_what_a_failed_run_fetched_is_guarded_and_erased(
+    bench: Collecting,
+) -> None:
+    bench.write("data.json", b'[{"id": "a", "name": "Ada Lovelace", "v": 1}, {"id": ')
+    await bench.publish(
+        dimensions={"id": "$.id", "name": "$.name"},
+        subject="dimensions.name",
+        personal=["measures.v"],
+    )
+    async with bench.drone(line=line_of(bench)):
+        run = await bench.collect()
+    assert run.status is RunStatus.FAILED
+    stranger = replace(OPERATOR, permissions=OPERATOR.permissions - {Permission.RECORDS_PERSONAL})
+    records = bench.system.records
+    with pytest.raises(Denied):
+        await records.response_body(stranger, run.id, 0)
+    assert [b"Ada Lovelace" in one for one in await kept(bench, run)] == [True]
+    files = [path for path in (bench.root / "data").rglob("*") if path.is_file()]
+    assert [path for path in files if b"Ada Lovelace" in path.read_bytes()] == []
+    # Nothing of her became a record: she is not known here, and may be in the bytes all the same.
+    await bench.system.subjects.erase(
+        OPERATOR, EraseRequest(subject="Ada Lovelace", reason="asked", even_unknown=True)
+    )
+    with pytest.raises(NotFound, match="was erased"):
+        await records.response_body(OPERATOR, run.id, 0)
+
+
+async def test_the_address_that_answered_in_the_end_is_told_without_what_signs_it(
+    bench: Collecting,
+) -> None:
+    bench.write("data.json", ROWS)
+    away = f"{bench.source.url}/data.json?version=7&X-Amz-Signature=abcdef&sig=9"
+    bench.source.faults.replace([Fault(kind="redirect", path="/latest", location=away)])
+    await bench.publish(path="latest")
+    async with bench.drone():
+        run = await bench.collect()
+    [one] = await bench.system.records.responses(OPERATOR, run.id)
+    assert one.response.url == f"{bench.source.url}/latest"
+    assert one.response.final_url == (
+        f"{bench.source.url}/data.json?version=7&X-Amz-Signature=***&sig=***"
+    )
+    bench.source.faults.replace([])
+    await bench.publish()
+    async with bench.drone():
+        direct = await bench.collect()
+    [one] = await bench.system.records.responses(OPERATOR, direct.id)
+    assert one.response.final_url == ""
