@@ -12,7 +12,7 @@ import pytest
 
 from holdfast.kernel.database import Database
 from holdfast.records.listing import notice_text
-from holdfast.records.model import MappedRecord, RecordFilter, Reject, Run, RunOpen
+from holdfast.records.model import MappedRecord, RecordFilter, Reject, Run, RunFilter, RunOpen
 from tests.conformance.records_oracle import Oracle
 from tests.conformance.test_records import STATES, key_of
 from tests.unit.records.helpers import OPERATOR, Bench, bench_on, profile, record
@@ -231,6 +231,12 @@ async def test_where_nobody_can_tell_which_row_was_rejected_nothing_is_withdrawn
         assert "records that did not come: 2;" in notice_text(notice)
         [line] = await bench.service.freshness(OPERATOR)
         assert "the last run withdrew nothing: 2 records are not in it" in line.problem
+        # It says which rows these are, and what can be done about them.
+        assert "`holdfast reject list --profile rates` marks them" in line.problem
+        assert "`skip_rows`" in line.problem
+        assert "withdraws what is gone" in line.problem
+        rows = (await bench.service.rejects(OPERATOR, RunFilter(profile="rates"))).items
+        assert [(one.position, one.unkeyed) for one in rows] == [(50, True), (51, False)]
         # The same bytes again, says the source: nobody can tell more than before.
         same = bench.attempt()
         await same.open()

@@ -383,7 +383,7 @@ def _update_run(
         "present": runs.c.present + change.present,
         "duplicates": runs.c.duplicates + change.duplicates,
         "rejects": runs.c.rejects + len(prepared.rejects),
-        "unkeyed": runs.c.unkeyed + prepared.unkeyed,
+        "unkeyed": runs.c.unkeyed + len(prepared.unkeyed_at),
         "violations": runs.c.violations + prepared.violations.count,
         "repeat": look.repeat or change.repeat,
         "violation": look.violation or prepared.violations.first,
@@ -510,6 +510,7 @@ def _write_rejects(conn: Connection, incoming: _Incoming, look: _Look, kept_max:
             reject.reason,
             reject.excerpt,
             incoming.received_at,
+            index - 1 in incoming.prepared.unkeyed_at,
         )
         for index, reject in enumerate(incoming.prepared.rejects[:room], 1)
     ]

@@ -18,6 +18,11 @@ CELL_CHARACTERS_MAX = 32
 GAP = 2
 NAMED_MAX = 6
 """How many of the columns that were left out are named."""
+WITHHELD_HINT = (
+    "`skip_rows` leaves out what is no record, `nulls` of a field of the key says what stands for "
+    "no value there, and the next run that can read every key withdraws what is gone"
+)
+"""What to do about rejected rows of which nobody can tell which records they are."""
 
 Cell = Callable[[Record], str]
 

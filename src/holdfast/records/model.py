@@ -475,7 +475,11 @@ class RunDiff(Struct, frozen=True, kw_only=True):
 
 
 class StoredReject(Struct, frozen=True, kw_only=True):
-    """A reject as it is read back, with its run and profile."""
+    """A reject as it is read back, with its run and profile.
+
+    ``unkeyed``: nobody can tell which record it is. While a snapshot has such a row, it withdraws
+    nothing: any record that did not come may be this one.
+    """
 
     run: str
     profile: str
@@ -485,6 +489,7 @@ class StoredReject(Struct, frozen=True, kw_only=True):
     reason: str
     excerpt: str
     at: str
+    unkeyed: bool = False
 
 
 class Validator(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -30,7 +30,6 @@ from holdfast.registry.model import Profile
 from holdfast.registry.parts import MARK_SUFFIX, MISSING_SUFFIX
 
 SALT_BYTES = 32
-WITHHELD = "withheld: the profile has personal fields"
 
 
 @dataclass(frozen=True, slots=True)

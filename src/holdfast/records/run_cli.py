@@ -191,24 +191,30 @@ def after_failure(run: Run) -> str:
 
 def remarks(found: Run) -> list[str]:
     """What somebody who started a run should hear although it was published."""
+    from holdfast.records.listing import WITHHELD_HINT
+
+    rejects = f"`holdfast reject list --profile {found.profile}`"
+    withheld = (
+        f"nothing is withdrawn, though known records did not come ({found.withheld:,}): of "
+        f"some rejected rows nobody can tell which records they are; {rejects} marks them; "
+        f"{WITHHELD_HINT}"
+    )
+    if found.status.value == "unchanged" and found.withheld:
+        return [withheld]
     if found.status.value != "succeeded":
         return []
     said = [f"{one.field} {one.detail}" for one in found.drift[:5]]
     if len(found.drift) > 5:
         said.append(f"{len(found.drift) - 5} more changes of shape: `holdfast run show {found.id}`")
-    rejects = f"`holdfast reject list --run {found.id}`"
     if found.kept:
         many = (
             "1 record stays what it was: its row was"
             if found.kept == 1
             else (f"{found.kept:,} records stay what they were: their rows were")
         )
-        said.append(f"{many} rejected; {rejects}")
+        said.append(f"{many} rejected; `holdfast reject list --run {found.id}`")
     if found.withheld:
-        said.append(
-            f"nothing is withdrawn, though known records did not come ({found.withheld:,}): of "
-            f"some rejected rows nobody can tell which records they are; {rejects}"
-        )
+        said.append(withheld)
     if found.withdrawn > max(found.records, _MANY_WITHDRAWN):
         said.append(
             f"{found.withdrawn:,} records are withdrawn, more than came: "
@@ -253,6 +259,8 @@ def show_run(ctx: typer.Context, run_id: RunArgument, json: JsonOption = False) 
         plain |= {name: count for name, count in _counted(found, _CHANGES).items() if not count}
         rare = {name for name in _RARE if not plain[name]} | {"drift"}
         print_fields({n: v for n, v in plain.items() if v not in ("", None) and n not in rare})
+        for line in remarks(found):
+            say(f"note: {line}")
         if found.drift:
             print_table(
                 ["field", "what", "breaking", "detail"],
@@ -419,12 +427,21 @@ def list_rejects(
             print_json(page)
             return
         print_table(
-            ["profile", "response", "position", "field", "reason", "row"],
+            ["profile", "response", "position", "field", "record", "reason", "row"],
             [
-                [one.profile, one.response, one.position, one.field, one.reason, one.excerpt[:60]]
+                [
+                    one.profile,
+                    one.response,
+                    one.position,
+                    one.field,
+                    "nobody can tell" if one.unkeyed else "",
+                    one.reason,
+                    one.excerpt[:60],
+                ]
                 for one in page.items
             ],
             numeric=["response", "position"],
+            spare=["row", "profile"],
             empty="no rejects",
         )
         say_cursor(page.next)

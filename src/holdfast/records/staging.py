@@ -35,12 +35,12 @@ from holdfast.records.content import (
 )
 from holdfast.records.model import Batch, Reject
 from holdfast.records.personal import (
-    WITHHELD,
     Owners,
     Personal,
     sealed_part,
     split,
 )
+from holdfast.records.reasons import without_value
 from holdfast.records.rules import Rules, Violations
 from holdfast.records.shape import Shape, shape_of
 from holdfast.records.signed import Posted, posted, salts_of
@@ -92,8 +92,8 @@ class Prepared:
     """Its records as the worker commits to them, those of erased people included."""
     rejected: list[bytes] = field(default_factory=list)
     """The keys of rejected rows, of those that name a record."""
-    unkeyed: int = 0
-    """Rejected rows of which nobody can tell which record they are."""
+    unkeyed_at: frozenset[int] = frozenset()
+    """Which of the rejects nobody can tell the record of."""
     personal: list[Personal] | None = None
     """Of a profile with a subject: whose each record is. ``bodies`` then have no personal field;
     the wholes of erased people neither."""
@@ -138,7 +138,9 @@ def _prepared(
         shape=shape_of(batch.records),
         posted=_NOTHING if salt_of is None else posted(salt_of, wholes),
         rejected=[key_of(encode_sorted(reject.key)) for reject in batch.rejects if reject.key],
-        unkeyed=sum(reject.key is None for reject in batch.rejects),
+        unkeyed_at=frozenset(
+            index for index, reject in enumerate(batch.rejects) if reject.key is None
+        ),
     )
 
 
@@ -155,7 +157,9 @@ def _prepare_personal(batch: Batch, keys: RecordKeys, rules: Rules, owners: Owne
             batch,
             records=clear,
             rejects=[
-                msgspec.structs.replace(reject, reason=WITHHELD, excerpt="", key=None)
+                msgspec.structs.replace(
+                    reject, reason=without_value(reject.reason), excerpt="", key=None
+                )
                 for reject in batch.rejects
             ],
         ),
@@ -186,7 +190,7 @@ def _prepare_personal(batch: Batch, keys: RecordKeys, rules: Rules, owners: Owne
         size_bytes=whole.size_bytes,
         posted=whole.posted,
         rejected=whole.rejected,
-        unkeyed=whole.unkeyed,
+        unkeyed_at=whole.unkeyed_at,
         personal=personal,
     )
 

@@ -329,9 +329,11 @@ rejects = tenant_table(
     Column("reason", Text, nullable=False),
     Column("excerpt", Text, nullable=False),
     Column("at", Text, nullable=False),
+    Column("unkeyed", Boolean, nullable=False, server_default=text("FALSE")),
     Index("ix_record_rejects_profile", "tenant", "profile", "run_number", "number"),
 )
-"""Rows that failed typing, numbered from 1 within an attempt in the order of their arrival."""
+"""Rows that failed typing, numbered from 1 within an attempt in the order of their arrival.
+``unkeyed``: nobody can tell which record it is."""
 
 REJECT_COLUMNS = (
     "tenant",
@@ -346,6 +348,7 @@ REJECT_COLUMNS = (
     "reason",
     "excerpt",
     "at",
+    "unkeyed",
 )
 
 

@@ -27,6 +27,7 @@ from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.records import store
 from holdfast.records.base import run_of
 from holdfast.records.errors import no_such_run
+from holdfast.records.listing import WITHHELD_HINT
 from holdfast.records.model import (
     Drift,
     Freshness,
@@ -675,16 +676,16 @@ def _problem(row: Row[Any], normal: str | None, late: float, *, shrunk: bool) ->
             f"`holdfast run accept {row.last_run}` if that is right"
         )
     if row.withheld:
-        found.append(f"the last run withdrew nothing: {withheld_text(row.withheld, row.last_run)}")
+        found.append(f"the last run withdrew nothing: {withheld_text(row.withheld, row.profile)}")
     return "; ".join(found)[:500]
 
 
-def withheld_text(withheld: int, run: str) -> str:
+def withheld_text(withheld: int, profile: str) -> str:
     """Why records that did not come are not withdrawn, and what can be done."""
     many = "1 record is" if withheld == 1 else f"{withheld:,} records are"
     return (
-        f"{many} not in it, and of some rejected rows nobody can tell which they are "
-        f"(`holdfast reject list --run {run}`)"
+        f"{many} not in it, and of some rejected rows nobody can tell which records they are: "
+        f"`holdfast reject list --profile {profile}` marks them; {WITHHELD_HINT}"
     )
 
 

@@ -268,7 +268,9 @@ async def test_a_change_of_a_sealed_field_is_a_change(bench: Bench) -> None:
     assert await all_leaves_verify(bench) == 2
 
 
-async def test_what_a_worker_says_of_a_failure_is_withheld(bench: Bench, tmp_path: Path) -> None:
+async def test_of_what_a_worker_says_of_a_failure_the_value_is_withheld(
+    bench: Bench, tmp_path: Path
+) -> None:
     attempt = bench.attempt("clinic")
     await attempt.open()
     await attempt.respond()
@@ -279,11 +281,19 @@ async def test_what_a_worker_says_of_a_failure_is_withheld(bench: Bench, tmp_pat
         reason=f"{JANE} is no number",
         excerpt=JANE,
     )
-    await attempt.post([visit(JOE, 1)], rejects=[reject])
+    known = msgspec.structs.replace(
+        reject, position=4, key=[JANE, "4"], reason=f"{JANE!r} is not a number{JANE}"
+    )
+    await attempt.post([visit(JOE, 1)], rejects=[reject, known])
     await attempt.finish()
-    (kept,) = (await bench.service.rejects(OPERATOR)).items
+    kept, said = (await bench.service.rejects(OPERATOR)).items
     assert (kept.position, kept.field, kept.excerpt) == (3, "measures.weight", "")
-    assert "withheld" in kept.reason
+    assert kept.reason.startswith("withheld")
+    # A sentence of ours tells what is wrong, without what it is wrong with.
+    assert (said.position, said.field, said.excerpt) == (4, "measures.weight", "")
+    assert said.reason.startswith("is not a number")
+    assert "withheld" in said.reason
+    assert (kept.unkeyed, said.unkeyed) == (True, False)
     assert await places_of(bench, tmp_path, JANE) == []
 
 
