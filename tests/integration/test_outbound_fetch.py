@@ -264,6 +264,18 @@ async def test_an_unchanged_source_answers_304_and_leaves_no_file(
     assert not changed.not_modified
 
 
+@pytest.mark.parametrize("etag", ['"é€"', '"é"', '"a\x80"'])
+async def test_a_validator_that_cannot_be_sent_back_is_no_reason_not_to_ask(
+    spool: Path, etag: str
+) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nETag: " + etag.encode() + b"\r\n\r\nhi"
+    async with raw_server(answering(answer, answer)) as url, raw_client(url) as client:
+        first = await client.fetch(OutboundRequest(url=f"http://{url}/", limits=ONCE), spool)
+        assert first.etag
+        again = OutboundRequest(url=f"http://{url}/", etag=first.etag, limits=ONCE)
+        assert (await client.fetch(again, spool)).size_bytes == 2
+
+
 async def test_a_304_that_was_not_asked_for_is_an_error(spool: Path) -> None:
     async with raw_server(answering(b"HTTP/1.1 304 \r\n\r\n")) as at, raw_client(at) as client:
         failure = await refused(client, spool, f"http://{at}/")
@@ -403,6 +415,8 @@ async def test_a_header_cannot_smuggle_another(client: OutboundClient, spool: Pa
         {"content-length": "5"},
         {"Cookie": "a=b"},
         {"": "b"},
+        {"X-A": " b"},
+        {"X-A": "b\t"},
     ):
         for member in ("headers", "secret_headers"):
             request = OutboundRequest(url="http://public.test/", **{member: headers})
@@ -782,6 +796,28 @@ async def test_retry_after_is_honoured_in_seconds_and_as_a_date(
         async with connected(server, clock=clock) as client:
             await client.fetch(OutboundRequest(url=f"{server.url}/table.csv"), spool)
         assert low <= clock.waits[0] <= high
+
+
+async def test_the_host_that_asked_for_a_pause_has_it_from_everybody(spool: Path) -> None:
+    clock = QuickClock()
+    busy = b"HTTP/1.1 429 Busy\r\nRetry-After: 30\r\nContent-Length: 0\r\n\r\n"
+    good = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+    answers = iter((busy, good))
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answering(next(answers))(reader, writer)
+
+    async with raw_server(answer) as asked:
+        moved = f"HTTP/1.1 302 Found\r\nLocation: http://{asked}/\r\nContent-Length: 0\r\n\r\n"
+        async with raw_server(answering(moved.encode())) as first:
+            settings = OutboundSettings(allow=frozenset({first, asked}))
+            async with OutboundClient(settings, clock=clock) as client:
+                with pytest.raises(SourceBusy):
+                    await client.fetch(OutboundRequest(url=f"http://{first}/", limits=ONCE), spool)
+                assert clock.waits == []
+                await client.fetch(OutboundRequest(url=f"http://{asked}/", limits=ONCE), spool)
+    [waited] = clock.waits
+    assert 0 < waited <= 30
 
 
 async def test_a_pause_longer_than_we_wait_is_handed_to_the_caller(

@@ -124,9 +124,8 @@ def _inflated(raw: BinaryIO, make: Callable[[], _Decompressor], kind: str) -> _S
         while True:
             engine = cast("_Decompressor", state["engine"])
             if engine.eof:
-                rest = engine.unused_data or raw.read(_CHUNK)
-                # Padding after the last member is common; another member begins like the first.
-                if not rest.strip(b"\0"):
+                rest = _behind_zeros(engine.unused_data, raw)
+                if not rest:
                     return b""
                 engine = state["engine"] = make()
                 state["input"] = rest
@@ -145,6 +144,14 @@ def _inflated(raw: BinaryIO, make: Callable[[], _Decompressor], kind: str) -> _S
                 return out
 
     return read
+
+
+def _behind_zeros(data: bytes, raw: BinaryIO) -> bytes:
+    """What follows a member: padding, of any length, is nothing; another begins like the first."""
+    rest = data.lstrip(b"\0")
+    while not rest and (data := raw.read(_CHUNK)):
+        rest = data.lstrip(b"\0")
+    return rest
 
 
 def _pending(engine: _Decompressor) -> bytes:

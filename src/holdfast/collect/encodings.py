@@ -4,6 +4,12 @@ Who is believed, in this order: a byte order mark; the profile; for XML and deli
 charset the source sent with it (RFC 7303, RFC 4180); for XML its own declaration; then UTF-8. JSON
 is UTF-8 whatever its media type says (RFC 8259). Nothing is guessed and nothing is replaced: bytes
 that are not of the encoding fail the page.
+
+Most encodings of one byte a letter take any bytes, so a wrong one does not show by itself: it makes
+other letters. Servers say ``iso-8859-1`` of every file they have. So it is read as browsers read
+it, as windows-1252, which is the same but for letters that nobody writes (WHATWG Encoding); and
+where the source says such an encoding of bytes that are UTF-8, the page fails until the profile
+says which of the two holds.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from holdfast.collect.errors import MappingRefused, ParseFailed
 
 AUTO = "auto"
 HEAD_BYTES = 1024
+_CHUNK = 256 * 1024
 HINT = "`source.format.encoding` says which it is, such as windows-1252"
 
 _MARKS = (
@@ -25,6 +32,21 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_AS_BROWSERS = {"iso8859-1": "cp1252"}
+_BYTE_A_LETTER = re.compile(r"iso8859-[0-9]{1,2}|cp125[0-9]").fullmatch
+_NO_TEXT = (
+    (b"\xfd7zXZ\x00", "packed as xz"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"\x28\xb5\x2f\xfd", "packed as zstd"),
+    (b"\x1f\x8b\x08", "packed as gzip"),
+    (b"PK\x03\x04", "a zip archive or a workbook"),
+    (b"%PDF-", "a PDF"),
+    (b"PAR1", "Parquet"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old workbook (.xls)"),
+)
+"""How files begin that are no text, whatever a profile calls them."""
+_TAR_AT = 257
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]{1,64})", re.I)
 
 
@@ -45,19 +67,68 @@ def known(name: str, said_by: str = "") -> str:
                 f"cannot read the page: {said_by} names no known encoding, {name[:60]!r}", hint=HINT
             ) from None
         raise MappingRefused(f"cannot read the page: no encoding {name[:60]!r}") from None
-    return found.name
+    return _AS_BROWSERS.get(found.name, found.name)
 
 
 def encoding_of(content: Content, named: str) -> str:
-    """The encoding to decode ``content`` with; ``named`` is the profile's, or ``auto``."""
+    """The encoding to decode ``content`` with; ``named`` is the profile's, or ``auto``.
+
+    Raises :class:`ParseFailed` for what is no text.
+    """
     with content.open() as stream:
-        head = stream.read(4)
+        head = stream.read(HEAD_BYTES)
     if found := marked(head):
         return found
+    refuse_no_text(head)
     if named != AUTO:
         return known(named)
     charset = charset_of(content)
-    return known(charset, "the charset of its media type") if charset else "utf-8"
+    if not charset:
+        return "utf-8"
+    return believed(content, charset, "the charset of its media type")
+
+
+def believed(content: Content, name: str, said_by: str) -> str:
+    """The encoding that the source says, if its bytes do not tell otherwise.
+
+    Raises :class:`ParseFailed` where it says one of a byte a letter, and sent UTF-8.
+    """
+    found = known(name, said_by)
+    if _BYTE_A_LETTER(found) and is_utf8(content):
+        raise ParseFailed(
+            f"cannot read the page: {said_by} says {name[:60]}, and the bytes are UTF-8",
+            hint="`source.format.encoding` says which holds: utf-8, or "
+            f"{name[:60]} if letters such as \u00c3\u00a9 are meant",
+        )
+    return found
+
+
+def is_utf8(content: Content) -> bool:
+    """Whether the whole page is UTF-8 and has letters that one byte does not make."""
+    decode = codecs.getincrementaldecoder("utf-8")("strict").decode
+    longer = False
+    with content.open() as stream:
+        try:
+            while data := stream.read(_CHUNK):
+                longer = longer or not data.isascii()
+                decode(data)
+            decode(b"", True)
+        except UnicodeError:
+            return False
+    return longer
+
+
+def refuse_no_text(head: bytes) -> None:
+    """Raise :class:`ParseFailed` where a page begins as what is packed, or no text, begins."""
+    what = next((said for magic, said in _NO_TEXT if head.startswith(magic)), "")
+    if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
+        what = "a tar archive"
+    if what:
+        raise ParseFailed(
+            f"cannot read the page: this is {what}, and no text",
+            hint="`source.compression` reads gzip, deflate, bzip2 and zip, once; ask the source "
+            "for one of these, or for what is not packed",
+        )
 
 
 def charset_of(content: Content) -> str:

@@ -20,12 +20,12 @@ from typing import Any
 from lxml import etree
 
 from holdfast.collect.content import SpooledContent
-from holdfast.collect.encodings import known, marked
+from holdfast.collect.encodings import believed, known, marked, refuse_no_text
 from holdfast.collect.errors import MappingRefused, ParseFailed
 from holdfast.collect.formats import ods, xlsx
 from holdfast.collect.formats.csv import first_text
 from holdfast.collect.formats.names import JOINT, joined_names
-from holdfast.collect.formats.xml import split_name
+from holdfast.collect.formats.xml import declared_encoding, split_name
 from holdfast.collect.infer import NULL_SPELLINGS
 from holdfast.collect.model import MEBIBYTE, Bounds
 from holdfast.collect.paths import member_step
@@ -103,15 +103,26 @@ def recognise(
         )
     if kind in {"xlsx", "ods"} or sheet or header_row:
         raise _other(kind or "xlsx", "no workbook")
-    with SpooledContent(path, bounds, "auto", member).open() as stream:
+    content = SpooledContent(path, bounds, "auto", member)
+    with content.open() as stream:
         data = stream.read(HEAD_BYTES + 1)
     whole = len(data) <= HEAD_BYTES
-    text, encoding = _decoded(data[:HEAD_BYTES], charset, whole)
+    refuse_no_text(data)
+    said = charset or declared_encoding(data)
+    if said and not marked(data) and _says_wrong(content, said):
+        text, encoding = _decoded(data[:HEAD_BYTES], "", whole)[0], "utf-8"
+    else:
+        text, encoding = _decoded(data[:HEAD_BYTES], charset, whole)
+    if encoding == "utf-8":
+        data = data.removeprefix(codecs.BOM_UTF8)
     found = _of_text(text, data, kind, whole, records)
-    if encoding and found.form["type"] in {"csv", "json", "ndjson"}:
+    tag = found.form["type"]
+    if encoding and (tag in _NAMED or (encoding == "utf-8" and tag in {"xml", "feed"})):
         found.form["encoding"] = encoding
         found.notes.append(
-            f"The bytes are no UTF-8; {encoding} fits. Check the letters with accents."
+            f"The source says {said}, and the bytes are UTF-8 (`encoding`)."
+            if encoding == "utf-8"
+            else f"The bytes are no UTF-8; {encoding} fits. Check the letters with accents."
         )
     if member:
         found.source["member"] = member
@@ -194,8 +205,27 @@ def _member(path: Path) -> str:
     return max(data, key=lambda entry: entry.file_size).filename
 
 
+_NAMED = frozenset({"csv", "json", "ndjson"})
+"""Formats whose encoding nothing in the bytes says."""
+
+
+def _says_wrong(content: SpooledContent, said: str) -> bool:
+    """Whether the source says another encoding than UTF-8 of bytes that are."""
+    try:
+        known(said)
+    except MappingRefused:
+        return False
+    try:
+        believed(content, said, "it")
+    except ParseFailed:
+        return True
+    return False
+
+
 def _decoded(data: bytes, charset: str, whole: bool) -> tuple[str, str]:
     """The text, and the encoding that a profile must name because nothing else does."""
+    if not charset and not marked(data) and (wide := _wide(data)):
+        return data.decode(wide, "replace"), wide
     for name in dict.fromkeys([marked(data) or charset or "utf-8", "utf-8"]):
         try:
             # A beginning may end within a letter.
@@ -204,6 +234,18 @@ def _decoded(data: bytes, charset: str, whole: bool) -> tuple[str, str]:
         except (UnicodeError, MappingRefused):
             continue
     return data.decode("cp1252", "replace"), "windows-1252"
+
+
+def _wide(data: bytes) -> str:
+    """The UTF-16 that text without a mark is: every other byte of what it begins with is a zero."""
+    head = data[:64]
+    for name, zeros, letters in (
+        ("utf-16-le", head[1::2], head[0::2]),
+        ("utf-16-be", head[0::2], head[1::2]),
+    ):
+        if len(zeros) > 2 and not any(zeros) and all(letters):
+            return name
+    return ""
 
 
 _JSON_KINDS = frozenset({"json", "ndjson", "geojson", "json-stat"})

@@ -81,6 +81,12 @@ def test_members_that_follow_each_other_are_one_content(tmp_path: Path) -> None:
     assert read(tmp_path / "p", both, "bzip2") == b"one,two"
 
 
+def test_what_follows_a_long_padding_is_content_too(tmp_path: Path) -> None:
+    for padding in (1, 64 * 1024, 200_000):
+        data = gzip.compress(b"one,") + bytes(padding) + gzip.compress(b"two") + bytes(padding)
+        assert read(tmp_path / "p", data) == b"one,two"
+
+
 @pytest.mark.parametrize("kind", ["gzip", "deflate", "bzip2", "zip"])
 def test_a_bomb_is_stopped_by_its_ratio(tmp_path: Path, kind: Compression) -> None:
     zeros = bytes(8 * 1024 * 1024)

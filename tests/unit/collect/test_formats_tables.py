@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,15 @@ from holdfast.collect.formats.json import read as read_json
 from holdfast.collect.formats.json import read_ndjson
 from holdfast.collect.formats.json_stat import read as read_cube
 from holdfast.collect.formats.names import unique_names
+from holdfast.collect.formats.xml import read as read_xml
 from holdfast.collect.model import Bounds, RawRow, ReadContext
-from holdfast.registry.source import CsvFormat, JsonFormat, JsonStatFormat, NdjsonFormat
+from holdfast.registry.source import (
+    CsvFormat,
+    JsonFormat,
+    JsonStatFormat,
+    NdjsonFormat,
+    XmlFormat,
+)
 from tests.conformance.test_formats import Bytes
 from tests.support.effort import calls_made
 from tests.unit.collect.helpers import mapped, profile
@@ -70,9 +79,7 @@ def test_a_quote_that_is_never_closed_is_told_where_it_opens() -> None:
         csv('a,b\n"1"x,2\n')
 
 
-@pytest.mark.parametrize(
-    "page", ["<!doctype html><html><body>Sign in</body></html>", "i;v\n", "nothing found"]
-)
+@pytest.mark.parametrize("page", ["i;v\n", "nothing found"])
 def test_a_table_without_rows_has_its_columns_too(page: str, tmp_path: Path) -> None:
     path = tmp_path / "page"
     path.write_text(page)
@@ -293,6 +300,38 @@ def test_blanks_between_columns_count_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_a_line_of_a_cell_is_no_comment_whatever_it_begins_with(quote: str) -> None:
+    text = f"#c\nid,note\n#c\n1,{quote}a\n# b\nc{quote}\n#c\n2,d\n"
+    assert csv(text, comment="#", quote=quote) == [
+        {"id": "1", "note": "a\n# b\nc"},
+        {"id": "2", "note": "d"},
+    ]
+
+
+def test_a_row_of_many_lines_has_the_bound_of_one_record() -> None:
+    cell = '"' + "y" * 40 + "\n" * 5 + '"'
+    bounds = Bounds(record_bytes_max=200)
+    fits = f"id,a,b\n1,{cell},{cell}\n2,,\n"
+    assert len(list(read_csv(Bytes(fits.encode()), CsvFormat(), ReadContext(bounds)))) == 2
+    many = f"a,b,c,d,e,f\n1,{','.join([cell] * 5)}\n"
+    with pytest.raises(BoundReached, match="row that begins at line 2 is longer") as caught:
+        list(read_csv(Bytes(many.encode()), CsvFormat(), ReadContext(bounds)))
+    assert caught.value.bound == "record"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("id,v\n1,2\n".encode("utf-16-le"), "zeros between its letters, as in UTF-16"),
+        (b"<HTML>\n<body>Gone</body></HTML>", "the source sent a web page"),
+    ],
+)
+def test_what_is_no_table_is_not_read_as_one(data: bytes, said: str) -> None:
+    with pytest.raises(ParseFailed, match=said):
+        csv(data, header=["a", "b"])
+
+
 @pytest.mark.parametrize(
     ("encoding", "charset", "named"),
     [
@@ -328,6 +367,69 @@ def test_bytes_of_another_encoding_are_an_error_that_says_what_to_do(tmp_path: P
     odd = SpooledContent(path, Bounds(), charset="klingon")
     with pytest.raises(ParseFailed, match="names no known encoding"):
         list(read_csv(odd, CsvFormat(), ReadContext()))
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", "latin-1", "ISO_8859-1"])
+def test_latin_1_is_read_as_browsers_read_it(tmp_path: Path, charset: str) -> None:
+    path = tmp_path / "page"
+    path.write_bytes("was,wert\nbis 5 €,“1” – 2\n".encode("cp1252"))
+    for content, named in (
+        (SpooledContent(path, Bounds(), charset=charset), "auto"),
+        (SpooledContent(path, Bounds()), charset),
+    ):
+        [row] = read_csv(content, CsvFormat(encoding=named), ReadContext())
+        assert row.value == {"was": "bis 5 €", "wert": "“1” – 2"}
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", "windows-1252", "iso-8859-15"])
+def test_utf_8_that_is_called_something_else_makes_no_other_letters(
+    tmp_path: Path, charset: str
+) -> None:
+    path = tmp_path / "page"
+    path.write_text("naam,waarde\nFryslân,1\n", encoding="utf-8")
+    content = SpooledContent(path, Bounds(), charset=charset)
+    with pytest.raises(ParseFailed, match=f"says {charset}, and the bytes are UTF-8") as caught:
+        list(read_csv(content, CsvFormat(), ReadContext()))
+    assert "encoding` says which holds: utf-8" in caught.value.hint
+    [row] = read_csv(content, CsvFormat(encoding="utf-8"), ReadContext())
+    assert row.value["naam"] == "Fryslân"
+    # Whoever writes a profile may know better.
+    [row] = read_csv(content, CsvFormat(encoding="windows-1252"), ReadContext())
+    assert row.value["naam"] == "FryslÃ¢n"
+
+
+@pytest.mark.parametrize("text", ["naam,waarde\nDrenthe,1\n", "naam,waarde\nFryslân,1\n"])
+def test_a_charset_of_a_byte_a_letter_is_believed_where_the_bytes_allow_it(
+    tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "page"
+    path.write_bytes(text.encode("latin-1"))
+    [row] = read_csv(
+        SpooledContent(path, Bounds(), charset="iso-8859-1"), CsvFormat(), ReadContext()
+    )
+    assert row.value["naam"] in {"Drenthe", "Fryslân"}
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (lzma.compress(b"a,b\n1,2\n"), "packed as xz"),
+        (gzip.compress(b"a,b\n1,2\n"), "packed as gzip"),
+        (b"%PDF-1.7\n1 0 obj\n", "a PDF"),
+        (b"PAR1" + bytes(40), "Parquet"),
+        (b"data.csv".ljust(257, b"\0") + b"ustar\x00", "a tar archive"),
+    ],
+)
+def test_what_is_no_text_is_called_what_it_is(data: bytes, what: str) -> None:
+    for read, form in (
+        (read_csv, CsvFormat()),
+        (read_csv, CsvFormat(encoding="windows-1252", header=["a"])),
+        (read_json, JsonFormat()),
+        (read_ndjson, NdjsonFormat()),
+        (read_xml, XmlFormat(records="/r/x")),
+    ):
+        with pytest.raises(ParseFailed, match=f"this is {what}, and no text"):
+            list(read(Bytes(data), form, ReadContext()))
 
 
 @pytest.mark.parametrize(

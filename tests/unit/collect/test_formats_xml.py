@@ -222,6 +222,26 @@ def test_every_encoding_that_something_names(
     assert row.value.element.text == "é"
 
 
+@pytest.mark.parametrize("charset", ["", "iso-8859-1"])
+def test_utf_8_that_is_called_latin_1_makes_no_other_letters(tmp_path: Path, charset: str) -> None:
+    declared = "utf-8" if charset else "ISO-8859-1"
+    path = tmp_path / "page"
+    path.write_text(f"<?xml version='1.0' encoding='{declared}'?><r><x>é</x></r>", encoding="utf-8")
+    content = SpooledContent(path, Bounds(), charset=charset)
+    said = "the charset of its media type" if charset else "the XML declaration"
+    with pytest.raises(ParseFailed, match=f"{said} says (iso|ISO)-8859-1, and the bytes are UTF-8"):
+        list(read(content, XmlFormat(records="/r/x"), ReadContext()))
+    [row] = read(content, XmlFormat(records="/r/x", encoding="utf-8"), ReadContext())
+    assert row.value.element.text == "é"
+
+
+def test_latin_1_is_read_as_browsers_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    path.write_bytes("<?xml version='1.0' encoding='latin1'?><r><x>5 €</x></r>".encode("cp1252"))
+    [row] = read(SpooledContent(path, Bounds()), XmlFormat(records="/r/x"), ReadContext())
+    assert row.value.element.text == "5 €"
+
+
 def test_rows_outlive_their_document() -> None:
     found = rows("<r>" + "".join(f"<x><a>{i}</a></x>\n" for i in range(20_000)) + "</r>")
     assert [row.value.element.findtext("a") for row in found] == [str(i) for i in range(20_000)]

@@ -17,6 +17,8 @@ CODINGS = {
     "identity": lambda data: data,
     "gzip": gzip.compress,
     "x-gzip": gzip.compress,
+    "UTF-8": lambda data: data,
+    "none": lambda data: data,
     "GZIP": gzip.compress,
     "deflate": zlib.compress,
 }

@@ -69,6 +69,27 @@ async def test_a_waiter_that_gives_up_does_not_keep_its_place(clock: ManualClock
     assert log == ["1", "3"]
 
 
+async def test_a_waiter_that_gives_up_while_a_place_gets_free_is_cancelled_and_no_more(
+    clock: ManualClock,
+) -> None:
+    limiter, log = HostLimiter(clock, concurrency=1), []
+    others: list[asyncio.Task[None]] = []
+
+    async def hold() -> None:
+        async with limiter.slot("a.test:80"):
+            await settle()
+            others[0].cancel()  # it has not run again when this place is given up
+
+    work = worker(limiter, "a.test:80", log, asyncio.Event())
+    holding = asyncio.create_task(hold())
+    await asyncio.sleep(0)
+    others.append(asyncio.create_task(work("2")))
+    await holding
+    [outcome] = await asyncio.gather(others[0], return_exceptions=True)
+    assert isinstance(outcome, asyncio.CancelledError)
+    assert log == []
+
+
 async def test_a_place_given_in_the_moment_of_cancellation_is_passed_on(
     clock: ManualClock,
 ) -> None:

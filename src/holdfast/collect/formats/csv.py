@@ -52,6 +52,8 @@ def _text(stream: BinaryIO, encoding: str, bounds: Bounds) -> Iterator[str]:
                 raise BoundReached(
                     f"cannot read CSV: a line is longer than {limit} characters", bound="record"
                 )
+            if not number:
+                _check_begin(line)
             number += 1
             yield line
     except UnicodeError as error:
@@ -60,29 +62,62 @@ def _text(stream: BinaryIO, encoding: str, bounds: Bounds) -> Iterator[str]:
         ) from error
 
 
+def _check_begin(line: str) -> None:
+    """Refuse what any bytes could be read as, and is no table."""
+    if "\0" in line:
+        raise ParseFailed(
+            "cannot read CSV: there are zeros between its letters, as in UTF-16",
+            hint="`source.format.encoding` says which it is, such as utf-16-le",
+        )
+    if line.lstrip("\ufeff \t").lower().startswith(("<!doctype html", "<html")):
+        raise ParseFailed(
+            "cannot read CSV: the source sent a web page",
+            hint="it may be an error, or a login; is the address that of the file itself?",
+        )
+
+
 class _Lines:
     """The lines of a table without its comments; ``number`` is where the last stands in the file,
-    ``row`` where the row begins that it is of, once whoever reads rows has said so."""
+    ``row`` where the row begins that it is of.
 
-    def __init__(self, text: Iterator[str], spec: CsvFormat) -> None:
+    Whoever reads rows sets ``row`` to zero after each: until then a line goes on with one, in a
+    cell with line breaks, and is no comment whatever it begins with.
+    """
+
+    def __init__(self, text: Iterator[str], spec: CsvFormat, bounds: Bounds) -> None:
         self._text = islice(text, spec.skip_lines, None)
         self._comment = spec.comment
         self._at_blanks = spec.delimiter == " " and not spec.places
+        self._size_max = bounds.record_bytes_max
+        self._size = 0
         self.number = spec.skip_lines
         self.row = 0
 
     def __iter__(self) -> Iterator[str]:
         for line in self._text:
             self.number += 1
-            if self._comment and line.startswith(self._comment):
+            if self.row:
+                self._size += len(line)
+                self._check_size()
+            elif self._comment and line.startswith(self._comment):
                 continue
-            self.row = self.row or self.number
+            else:
+                self.row, self._size = self.number, len(line)
             # Any number of blanks is one separator, and none at the end.
             yield line.rstrip(" \r\n") + "\n" if self._at_blanks else line
 
+    def _check_size(self) -> None:
+        if self._size > self._size_max:
+            raise BoundReached(
+                f"cannot read CSV: the row that begins at line {self.row} is longer than "
+                f"{self._size_max} characters",
+                bound="record",
+                hint="is a quotation mark opened there and not closed?",
+            )
+
 
 def _rows(text: Iterator[str], spec: CsvFormat, context: ReadContext) -> Iterator[RawRow]:
-    lines = _Lines(text, spec)
+    lines = _Lines(text, spec, context.bounds)
     cells = _placed(lines, spec) if spec.places else _cells(lines, spec, context.bounds)
     if spec.header_starts:
         cells = from_header(cells, spec.header_starts)
@@ -136,6 +171,7 @@ def _placed(lines: _Lines, spec: CsvFormat) -> Iterator[list[str]]:
     ends = max(last or first for first, last in spans)
     pad = spec.ragged == "pad"
     for whole in lines:
+        lines.row = 0
         line = whole.rstrip("\r\n")
         if not line.strip():
             yield []

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 from holdfast.collect import paths
 from holdfast.collect.content import Content
-from holdfast.collect.encodings import HINT, known, marked
+from holdfast.collect.encodings import HINT, known, marked, refuse_no_text
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.csv import skipping
 from holdfast.collect.formats.names import check_columns
@@ -222,6 +222,7 @@ class _Window:
         try:
             data = self._stream.read(max(_CHUNK, len(rest), 4))
             if self._decoder is None:
+                refuse_no_text(data)
                 self._encoding = marked(data) or self._encoding
                 self._decoder = codecs.getincrementaldecoder(self._encoding)("strict")
             added = self._decoder.decode(data, not data)

@@ -18,7 +18,16 @@ from typing import Any, NoReturn, cast
 from lxml import etree
 
 from holdfast.collect.content import Content
-from holdfast.collect.encodings import AUTO, HINT, charset_of, known, marked
+from holdfast.collect.encodings import (
+    AUTO,
+    HEAD_BYTES,
+    HINT,
+    believed,
+    charset_of,
+    known,
+    marked,
+    refuse_no_text,
+)
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.model import RawRow, ReadContext
 from holdfast.registry.source import FeedFormat, Format, XmlFormat
@@ -33,7 +42,7 @@ _CHUNK = 64 * 1024
 _KEPT_MAX = 10_000
 """Elements outside records that are held for the fields that look there."""
 _DECLARATION = re.compile(rb"<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([A-Za-z0-9._-]{1,40})[\"']")
-_NATIVE = frozenset({"utf-8", "ascii", "iso8859-1"})
+_NATIVE = frozenset({"utf-8", "ascii"})
 """What libxml2 decodes itself."""
 
 
@@ -354,19 +363,27 @@ def _levels_up(path: str) -> int:
     return levels
 
 
+def declared_encoding(head: bytes) -> str:
+    """What the XML declaration says of the encoding; empty if nothing."""
+    match = _DECLARATION.match(head.lstrip())
+    return match[1].decode() if match else ""
+
+
 def _encoding(content: Content, encoding: str) -> tuple[str, str | None]:
     """Which encoding Python decodes for the parser (empty: none), and what the parser is told
     (``None``: it is left to the document's own declaration)."""
     with content.open() as stream:
-        head = stream.read(1024)
+        head = stream.read(HEAD_BYTES)
     name = marked(head)
+    if not name:
+        refuse_no_text(head)
     if not name and encoding != AUTO:
         name = known(encoding)
     elif not name and (charset := charset_of(content)):
-        name = known(charset, "the charset of its media type")
+        name = believed(content, charset, "the charset of its media type")
     if not name:
-        match = _DECLARATION.match(head.lstrip())
-        name = known(match[1].decode(), "the XML declaration") if match else ""
+        declared = declared_encoding(head)
+        name = believed(content, declared, "the XML declaration") if declared else ""
         if not name or name in _NATIVE:
             return "", None
     return ("", "utf-8") if name == "utf-8" else (name, "utf-8")

@@ -118,6 +118,8 @@ class _Tally:
 
     requests: int = 0
     address: str = ""
+    host: str = ""
+    """Who was asked last: of several hosts that redirects led to, the one that answered."""
     wire_bytes: int = 0
     spent_seconds: float = 0.0
     seen: set[tuple[str, str]] = field(default_factory=set)
@@ -222,12 +224,13 @@ class OutboundClient:
             try:
                 return await self._attempt(request, spool_dir, tally)
             except (SourceUnavailable, SourceBusy) as error:
+                # Whoever else asks there waits as well, also where this was the last try.
+                asked = error.retry_after_seconds or 0.0
+                if 0 < asked <= limits.retry_after_seconds_max:
+                    self._limiter.pause(tally.host, asked)
                 wait = self._wait_seconds(error, attempt, limits)
                 if wait is None:
                     raise
-                if error.retry_after_seconds:
-                    host = parse_target(request.url).host_port
-                    self._limiter.pause(host, error.retry_after_seconds)
             await self._clock.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
@@ -251,6 +254,7 @@ class OutboundClient:
         hop = self._first_hop(request)
         for _ in range(request.limits.redirects_max + 1):
             tally.seen.add((hop.method, hop.target.url))
+            tally.host = hop.reported.host_port
             outcome = await self._slotted(request, hop, spool_dir, tally)
             if isinstance(outcome, Fetched):
                 return outcome
@@ -481,9 +485,10 @@ class OutboundClient:
             "Accept": "*/*",
             "Accept-Encoding": ACCEPT_ENCODING,
         }
-        if request.etag:
+        # What the source sent last time: where it cannot be sent back, all is asked for again.
+        if request.etag and _is_value(request.etag):
             headers["If-None-Match"] = request.etag
-        if request.last_modified:
+        if request.last_modified and _is_value(request.last_modified):
             headers["If-Modified-Since"] = request.last_modified
         if hop.method == "POST":
             headers["Content-Length"] = str(len(hop.body))
@@ -683,6 +688,13 @@ def _check_values(headers: Mapping[str, str]) -> None:
             raise Invalid(f"cannot send the header {name!r}: it is not a header name")
         if any(not (c == "\t" or " " <= c <= "~" or "\xa0" <= c <= "\xff") for c in value):
             raise Invalid(f"cannot send the header {name}: its value holds a forbidden character")
+        if value.strip(" \t") != value:
+            raise Invalid(f"cannot send the header {name}: a blank stands around its value")
+
+
+def _is_value(text: str) -> bool:
+    """Whether a header that a source sent means the same to it when it is sent back."""
+    return text.isascii() and text.isprintable() and text.strip() == text
 
 
 def retry_after_seconds(value: str, clock: Clock) -> float | None:

@@ -14,6 +14,8 @@ from holdfast.kernel.outbound.model import FetchLimits, ResponseTooLarge, Source
 ACCEPT_ENCODING = "gzip, deflate"
 RATIO_FREE_BYTES = 1024 * 1024
 """The ratio counts only beyond this much output: tiny bodies compress absurdly well."""
+_NO_CODINGS = frozenset({"identity", "none", "utf-8", "utf8", "binary", "7bit", "8bit"})
+"""What servers write who take the header for another: none of them is a coding of content."""
 _STEP = 256 * 1024
 _GZIP = 31
 _ZLIB = 15
@@ -130,7 +132,7 @@ class _Inflater:
 
 def _inflater(content_encoding: str, subject: str) -> _Inflater | None:
     codings = [part.strip().lower() for part in content_encoding.split(",") if part.strip()]
-    codings = [coding for coding in codings if coding != "identity"]
+    codings = [coding for coding in codings if coding not in _NO_CODINGS]
     if not codings:
         return None
     if len(codings) == 1 and codings[0] in {"gzip", "x-gzip"}:

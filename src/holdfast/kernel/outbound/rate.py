@@ -105,7 +105,7 @@ class _Host:
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
                 self.leave()  # the place was given in the moment of the cancellation
-            else:
+            elif (limit, place) in self._waiting:  # whoever left has not passed it over yet
                 self._waiting.remove((limit, place))
             raise
 
