@@ -456,7 +456,7 @@ class Client(Appends[Placed]):
                 async for chunk in chunks:
                     await asyncio.to_thread(file.write, chunk)
 
-        with whole_file(target) as file:
+        with whole_file(target, replace=True) as file:
             self._do(write(file))
         return target
 

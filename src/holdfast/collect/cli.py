@@ -11,7 +11,15 @@ from urllib.parse import quote
 
 import typer
 
-from holdfast.kernel.cli import print_json, print_table, run, say, session
+from holdfast.kernel.cli import (
+    check_new,
+    print_json,
+    print_table,
+    run,
+    say,
+    session,
+    whole_file,
+)
 from holdfast.kernel.errors import Conflict, HoldfastError, Invalid, NotFound, Unavailable
 from holdfast.kernel.options import JsonOption
 
@@ -80,7 +88,7 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
             given = name or name_for(source)
             _refuse_name(given)
             target = out or f"{given}.yaml"
-            _refuse_overwriting(target)
+            check_new(Path(target))
             if source.startswith(("http://", "https://")):
                 _refuse_address(source)
                 found = await first_draft(
@@ -114,7 +122,8 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
             if target == "-":
                 sys.stdout.write(found.text)
             else:
-                _write(target, found.text)
+                with whole_file(Path(target)) as file:
+                    file.write(found.text.encode())
             say(f"{found.records} records of {found.rows} rows were mapped with this draft")
             for note in found.notes:
                 say(f"note: {note}")
@@ -278,11 +287,6 @@ def _is_file(path: Path) -> bool:
     return path.is_file()
 
 
-def _refuse_overwriting(target: str) -> None:
-    if target != "-" and Path(target).exists():
-        raise Invalid(f"cannot write {target}: it is there already", hint="--out names another")
-
-
 def _refuse_name(name: str) -> None:
     """What a profile would refuse is refused before anything is fetched."""
     import msgspec
@@ -306,16 +310,6 @@ def _refuse_address(address: str) -> None:
 
     for problem in address_problems(address, "url"):
         raise Invalid(f"cannot use the address: {problem.message}", hint=problem.hint)
-
-
-def _write(target: str, text: str) -> None:
-    try:
-        with Path(target).open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise Invalid(f"cannot write {target}: it is there already") from None
-    except OSError as error:
-        raise Invalid(f"cannot write {target}: {error.strerror}") from error
 
 
 async def _profile(ctx: typer.Context, named: str) -> Profile:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shlex
 import sys
@@ -25,6 +24,7 @@ from holdfast.kernel.cli import (
     say,
     say_more,
     session,
+    whole_file,
 )
 from holdfast.kernel.errors import HoldfastError, Invalid, NotFound, Unavailable
 from holdfast.kernel.failed_runs import failed_run
@@ -111,7 +111,7 @@ def create_token(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Write it to this file (mode 0600) instead of printing it."),
+        typer.Option("--out", help="A new file (mode 0600) for it, instead of printing it."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -218,25 +218,16 @@ def _admits(token: JoinTokenInfo) -> str:
 
 @contextmanager
 def _private(path: Path | None) -> Iterator[Callable[[str], object]]:
-    """How to write a secret: to standard output, or to a file that only its owner reads.
+    """How to write a secret: to standard output, or to a new file that only its owner reads.
 
     The file is opened before there is a secret, so that none is lost to a folder that is not
-    there, and takes its name when it is whole: an older one stays until then.
+    there, and takes its name when it is whole.
     """
     if path is None:
         yield sys.stdout.write
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                yield file.write
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise Invalid(f"cannot write {path}: {error.strerror}") from error
+    with whole_file(path, mode=0o600) as file:
+        yield lambda text: file.write(text.encode("ascii"))
 
 
 @worker_app.command(

@@ -357,12 +357,31 @@ def progress(
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
+def check_new(path: Path | None) -> None:
+    """:class:`Invalid` if a file is there already: no command writes over what it did not make.
+
+    Called before anything is asked or made for it. Standard output, a pipe and a device are there
+    to be written to.
+    """
+    if path is None or str(path) == "-":
+        return
+    with _telling(path):
+        there = path.is_symlink() or path.exists()
+        special = path.exists() and not (path.is_file() or path.is_dir())
+    if there and not special:
+        raise Invalid(
+            f"cannot write {path}: it is there already",
+            hint="nothing is written over: name another file, or move that one away",
+        )
+
+
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, *, mode: int = 0o666, replace: bool = False) -> Iterator[BinaryIO]:
     """A file that gets its name, durable, when the block has ended well; else nothing is left.
 
-    :class:`Invalid` if it cannot be written there; what else fails in the block stays what it is.
-    A pipe or a device gets what is written: no file takes its place.
+    :class:`Invalid` if it cannot be written there, or if one is there that is not to be replaced;
+    what else fails in the block stays what it is. A pipe or a device gets what is written: no file
+    takes its place.
     """
     if not path.name:
         raise Invalid(f"cannot write {path}: it is a folder")
@@ -374,15 +393,19 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with io.BufferedWriter(raw) as file:
             yield file
         return
+    if not replace:
+        check_new(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         with _telling(path):
-            raw = _Told(partial, path)
+            raw = _Told(partial, path, permissions=mode)
         with io.BufferedWriter(raw) as file:
             yield file
             file.flush()
             with _telling(path):
                 os.fsync(raw.fileno())
+        if not replace:
+            check_new(path)
         with _telling(path):
             partial.replace(path)
             flush_folder(path.parent)
@@ -394,8 +417,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 class _Told(io.FileIO):
     """A file; that it cannot be written is told of the name that it is to have."""
 
-    def __init__(self, place: Path, path: Path, mode: str = "x") -> None:
-        super().__init__(place, mode)
+    def __init__(self, place: Path, path: Path, mode: str = "x", permissions: int = 0o666) -> None:
+        super().__init__(place, mode, opener=lambda name, flags: os.open(name, flags, permissions))
         self._path = path
 
     def write(self, data: ReadableBuffer, /) -> int | None:  # type: ignore[override]  # FileIO's own

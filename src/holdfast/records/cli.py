@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from holdfast.kernel.cli import (
+    check_new,
     output_width,
     print_fields,
     print_json,
@@ -46,9 +47,7 @@ VintageOption = Annotated[
 CursorOption = Annotated[
     str | None, typer.Option("--cursor", help="Go on from the `next` of the page before.")
 ]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="The file to write; - is standard output.")
-]
+OutOption = Annotated[Path | None, typer.Option("--out", help="A new file; - is standard output.")]
 RecordArgument = Annotated[str, typer.Argument(help="The record's id.", show_default=False)]
 RevisionOption = Annotated[
     int | None, typer.Option("--revision", min=1, help="Which revision. [the newest]")
@@ -251,6 +250,7 @@ def record_receipt(
     async def body() -> None:
         from holdfast.kernel.principal import operator
 
+        check_new(out)
         async with session(ctx) as api:
             found = await client_of(api).receipt(operator(), record, revision=revision)
         with _sink(out) as file:
@@ -277,6 +277,7 @@ def record_raw(
     async def body() -> None:
         from holdfast.kernel.principal import operator
 
+        check_new(out)
         async with session(ctx, timeout_seconds=600) as api:
             client = client_of(api)
             found = await client.record(operator(), record)
@@ -515,6 +516,7 @@ def export(
     async def body() -> None:
         from holdfast.kernel.principal import operator
 
+        check_new(out)
         async with session(ctx, timeout_seconds=600) as api:
             client = client_of(api)
             if format == "datapackage":

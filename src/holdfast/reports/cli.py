@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.kernel.cli import (
+    check_new,
     output_width,
     print_json,
     print_table,
@@ -41,7 +42,8 @@ def run_(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="The spec; - reads standard input.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for report.json, the data and the chart.")
+        Path | None,
+        typer.Option("--out", help="Folder for the report, its data and its chart; written anew."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -109,7 +111,8 @@ def chart(
     ctx: typer.Context,
     report: ReportArgument,
     out: Annotated[
-        Path, typer.Option("--out", help="The file: .svg or .png; - writes SVG to standard output.")
+        Path,
+        typer.Option("--out", help="A new file: .svg or .png; - writes SVG to standard output."),
     ] = Path("-"),
     json: JsonOption = False,
 ) -> None:
@@ -117,6 +120,7 @@ def chart(
         kind = "png" if out.suffix.lower() == ".png" else "svg"
         if out.suffix.lower() not in ("", ".svg", ".png"):
             raise Invalid(f"cannot draw {out}: its name must end in .svg or .png")
+        check_new(out)
         async with session(ctx) as api:
             client = _client(api)
             found = await _find(client, report)
@@ -142,10 +146,13 @@ def data(
     exact: Annotated[
         bool, typer.Option("--exact", help="Leave CSV cells that look like formulas as they are.")
     ] = False,
-    out: Annotated[Path, typer.Option("--out", help="The file; - is standard output.")] = Path("-"),
+    out: Annotated[Path, typer.Option("--out", help="A new file; - is standard output.")] = Path(
+        "-"
+    ),
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     async def body() -> None:
+        check_new(out)
         async with session(ctx) as api:
             client = _client(api)
             found = await _find(client, report)
@@ -169,10 +176,13 @@ def receipt(
     report: Annotated[str, typer.Argument(help="A report's id, or the name of the newest.")],
     column: Annotated[str, typer.Option("--column", help="The column, or a coefficient's path.")],
     row: Annotated[int | None, typer.Option("--row", help="The row, from 0.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="A file; - is standard output.")] = Path("-"),
+    out: Annotated[Path, typer.Option("--out", help="A new file; - is standard output.")] = Path(
+        "-"
+    ),
     json: JsonOption = False,  # it always is; a failure is, too, with it
 ) -> None:
     async def body() -> None:
+        check_new(out)
         async with session(ctx) as api:
             client = _client(api)
             found = await _find(client, report)
@@ -228,17 +238,17 @@ def _inputs(report: Report) -> str:
 
 
 async def _write_all(client: ReportsClient, report: Report, folder: Path) -> None:
-    """Everything there is of a report, in one folder."""
+    """Everything there is of a report, in one folder; in place of what it had there before."""
     import msgspec
 
     _make_folder(folder)
     shown = msgspec.json.format(msgspec.json.encode(report), indent=2)
-    _write(folder / f"{report.name}.json", shown)
-    _write(folder / f"{report.name}.csv", await client.data(operator(), report.id, "csv"))
-    _write(folder / f"{report.name}.parquet", await client.data(operator(), report.id, "parquet"))
+    _replace(folder / f"{report.name}.json", shown)
+    _replace(folder / f"{report.name}.csv", await client.data(operator(), report.id, "csv"))
+    _replace(folder / f"{report.name}.parquet", await client.data(operator(), report.id, "parquet"))
     if report.chart != "none":
-        _write(folder / f"{report.name}.svg", await client.chart(operator(), report.id, "svg"))
-        _write(folder / f"{report.name}.png", await client.chart(operator(), report.id, "png"))
+        _replace(folder / f"{report.name}.svg", await client.chart(operator(), report.id, "svg"))
+        _replace(folder / f"{report.name}.png", await client.chart(operator(), report.id, "png"))
     say(f"wrote {folder / report.name}.*")
 
 
@@ -247,6 +257,11 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Invalid(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    with whole_file(path, replace=True) as file:
+        file.write(content)
 
 
 def _write(path: Path, content: bytes) -> None:

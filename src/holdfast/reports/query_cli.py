@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.kernel.cli import (
+    check_new,
     output_width,
     print_json,
     print_table,
@@ -56,7 +57,9 @@ def query(
     exact: Annotated[
         bool, typer.Option("--exact", help="Leave CSV cells that look like formulas as they are.")
     ] = False,
-    out: Annotated[Path, typer.Option("--out", help="The file; - is standard output.")] = Path("-"),
+    out: Annotated[Path, typer.Option("--out", help="A new file; - is standard output.")] = Path(
+        "-"
+    ),
     json: JsonOption = False,
 ) -> None:
     if format_ not in ("table", "csv", "json"):
@@ -75,6 +78,7 @@ def query(
             vintage="first" if vintage == "first" else "latest",
             events_from=events_from,
         )
+        check_new(out)
         async with session(ctx) as api:
             client = QueryClient(api)
             if format_ == "csv" and not json:

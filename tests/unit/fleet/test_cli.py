@@ -93,7 +93,11 @@ def test_a_join_token_is_written_to_a_file_that_only_its_owner_reads(
 ) -> None:
     file = tmp_path / "join-token"
     file.write_text("older")
-    file.chmod(0o644)
+    there = terminal("worker", "token", "--out", str(file))
+    assert (there.exit_code, file.read_text()) == (2, "older")
+    assert "move that one away" in there.stderr
+    assert terminal.json("worker", "token-list")["items"] == [], "no token was made for nothing"
+    file.unlink()
     result = terminal("worker", "token", "--out", str(file))
     assert result.exit_code == 0, result.stderr
     assert result.stdout == ""

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from holdfast.app.commandline import COMMANDS, app
@@ -63,7 +68,7 @@ def test_a_file_that_is_there_stays_and_each_failure_is_told_as_what_it_is(
     path.write_bytes(b"before")
 
     def fail(error: OSError) -> None:
-        with whole_file(path) as file, whole_file(path):  # two at once
+        with whole_file(path, replace=True) as file, whole_file(path, replace=True):  # at once
             file.write(b"x" * 100_000)
             raise error
 
@@ -74,7 +79,7 @@ def test_a_file_that_is_there_stays_and_each_failure_is_told_as_what_it_is(
         raise OSError(errno.ENOSPC, "no space left on device")
 
     def write() -> None:
-        with whole_file(path) as file:
+        with whole_file(path, replace=True) as file:
             file.write(b"after")
 
     with monkeypatch.context() as patched:
@@ -85,6 +90,70 @@ def test_a_file_that_is_there_stays_and_each_failure_is_told_as_what_it_is(
     with full_beyond(64), pytest.raises(Invalid, match="out: File too large"):
         fail(BrokenPipeError())
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"before"]
+
+
+def test_no_file_is_written_over_also_one_that_comes_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+
+    def write() -> None:
+        with whole_file(path) as file:
+            path.write_bytes(b"another's")
+            file.write(b"ours")
+
+    for _ in range(2):
+        with pytest.raises(Invalid, match="out: it is there already") as raised:
+            write()
+        assert "move that one away" in raised.value.hint
+        assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"another's"]
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(Invalid, match="it is there already"), whole_file(path):
+        pass
+
+
+OUT = {
+    "key export": [],
+    "ledger export": [],
+    "profile init": ["https://example.org/a.csv"],
+    "query": ["select 1"],
+    "record export": ["--profile", "rain"],
+    "record raw": [ID],
+    "record receipt": [ID],
+    "report chart": ["rain"],
+    "report data": ["rain"],
+    "report receipt": ["rain", "--column", "a"],
+    "worker token": [],
+}
+"""Every command that writes a file of a name that it is given, and what else it needs to be told.
+`report run` is none of them: its folder is the report's, and is written anew."""
+
+
+def test_every_out_refuses_a_file_that_is_there_before_it_asks_anybody(tmp_path: Path) -> None:
+    group = get_command(app)
+    context = typer.Context(group)
+
+    def found(command: Any, name: str) -> Iterator[str]:
+        if isinstance(command, TyperGroup):
+            for each, inner in command.commands.items():
+                yield from found(inner, f"{name} {each}")
+        elif any("--out" in param.opts for param in command.params):
+            yield name
+
+    named = {
+        name
+        for noun in COMMANDS
+        for name in found(group.get_command(context, noun), noun)  # type: ignore[attr-defined]
+    }
+    assert named - {"report run"} == OUT.keys()
+    for command, more in OUT.items():
+        file = tmp_path / "there.svg"
+        file.write_text("theirs")
+        args = ["--data-dir", str(tmp_path / "none"), "--control-plane", "http://127.0.0.1:9"]
+        done = CliRunner().invoke(app, [*args, *command.split(), *more, "--out", str(file)])
+        assert (done.exit_code, file.read_text()) == (2, "theirs"), (command, done.output)
+        assert f"cannot write {file}: it is there already" in done.stderr, command
+        assert "name another file, or move" in done.stderr, command
+        assert [each.name for each in tmp_path.iterdir()] == [file.name], command
 
 
 def test_a_title_is_not_broken_by_a_narrow_table(capsys: pytest.CaptureFixture[str]) -> None:

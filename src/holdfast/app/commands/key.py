@@ -12,7 +12,7 @@ import typer
 
 from holdfast.app.keys import master_file
 from holdfast.app.settings import Settings
-from holdfast.kernel.cli import command_line, fail, say, session
+from holdfast.kernel.cli import check_new, command_line, fail, say, session
 from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid, NotFound
 from holdfast.keyring.cli import app
 from holdfast.keyring.lines import ERASURES, RESTRICTIONS
@@ -61,10 +61,9 @@ def export(
     from holdfast.keyring.master import write_new
 
     try:
+        check_new(out)
         settings = _settings(ctx)
         recovery = _recovery(settings)
-        if out.exists():
-            raise Invalid(f"cannot write {out}: it is there already")
         _note(ctx, "exported", recovery.master_key)
         write_new(out, msgspec.json.format(msgspec.json.encode(recovery), indent=2).decode() + "\n")
     except HoldfastError as error:
