@@ -323,13 +323,15 @@ async def test_who_may_not_manage_somebody_takes_their_role_not_apart(office: Of
     await office.keys.define_role(ME, "chief", chief)
     ada = await office.person()
     await office.people.change_roles(ME, ada.subject, RolesChange(roles=["chief"]))
+    define, role = office.keys.define_role, "cannot change this role, which allows more than you "
     attempts = [
-        lambda: office.people.recover(CLERK, ada.subject),
-        lambda: office.keys.define_role(CLERK, "chief", RoleDefine(permissions=["records:read"])),
-        lambda: office.keys.drop_role(CLERK, "chief"),
+        (lambda: office.people.recover(CLERK, ada.subject), "cannot manage this person, who may "),
+        (lambda: define(CLERK, "chief", RoleDefine(permissions=["records:read"])), role),
+        (lambda: office.keys.drop_role(CLERK, "chief"), role),
+        (lambda: define(CLERK, "new", RoleDefine(permissions=["keys:write"])), "cannot grant keys"),
     ]
-    for attempt in attempts:
-        with pytest.raises(Denied) as refused:
+    for attempt, words in attempts:
+        with pytest.raises(Denied, match=words) as refused:
             await attempt()
         assert refused.value.code == "grant-exceeds"
     (role,) = [role for role in await office.keys.list_roles(ME) if not role.built_in]
@@ -395,7 +397,7 @@ async def test_who_manages_somebody_has_all_that_they_have_when_it_is_done(offic
     ):
         await office.people.change_roles(ME, ada.subject, RolesChange(roles=["helper"]))
         between.before = [partial(office.people.change_roles, ME, ada.subject, admin)]
-        with pytest.raises(Denied) as refused:
+        with pytest.raises(Denied, match="cannot manage this person, who may do more") as refused:
             await attempt()
         assert refused.value.code == "grant-exceeds"
     there = await office.people.find_person(ME, ada.subject)
@@ -425,7 +427,7 @@ async def test_a_key_that_may_more_is_ended_by_its_maker_and_by_who_may_as_much(
     office: Office,
 ) -> None:
     made, holder = await office.key(ME, "admin")
-    with pytest.raises(Denied) as refused:
+    with pytest.raises(Denied, match="cannot revoke this key, which may do more") as refused:
         await office.keys.revoke_key(CLERK, made.key.id)
     assert refused.value.code == "grant-exceeds"
     assert await office.holds(made)

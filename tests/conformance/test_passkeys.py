@@ -396,7 +396,7 @@ async def test_of_somebody_who_may_more_nobody_ends_a_passkey(
     (passkey,) = await house.passkeys.list_passkeys(chief)
     identity = {Permission.IDENTITY_READ, Permission.IDENTITY_WRITE}
     clerk = Principal(ME.tenant, "clerk", PrincipalKind.PERSON, ROLES["viewer"] | identity)
-    with pytest.raises(Denied) as refused:
+    with pytest.raises(Denied, match="cannot manage this person") as refused:
         await house.passkeys.end(clerk, passkey.id)
     assert refused.value.code == "grant-exceeds"
     assert (await house.sign_in(key)).subject == chief.subject

@@ -174,15 +174,15 @@ async def test_nobody_hands_on_or_takes_over_more_than_they_have(
     clerk: PeopleClient = clients["clerk"]
     await clerk.invite(None, PersonInvite(name="fine", roles=["viewer"]))
     admin, viewer = await join(parts, ["admin"]), await join(parts, ["viewer"])
-    for attempt in (
-        clerk.invite(None, PersonInvite(name="x", roles=["admin"])),
-        clerk.recover(None, admin),
-        clerk.disable(None, admin),
-        clerk.enable(None, admin),
-        clerk.change_roles(None, admin, RolesChange(roles=["viewer"])),
-        clerk.change_roles(None, viewer, RolesChange(roles=["operator"])),
+    for attempt, act in (
+        (clerk.invite(None, PersonInvite(name="x", roles=["admin"])), "grant"),
+        (clerk.recover(None, admin), "manage"),
+        (clerk.disable(None, admin), "manage"),
+        (clerk.enable(None, admin), "manage"),
+        (clerk.change_roles(None, admin, RolesChange(roles=["viewer"])), "manage"),
+        (clerk.change_roles(None, viewer, RolesChange(roles=["operator"])), "grant"),
     ):
-        with pytest.raises(Denied) as refused:
+        with pytest.raises(Denied, match=f"^cannot {act} ") as refused:
             await attempt
         assert refused.value.code == "grant-exceeds"
     assert (await clerk.find_person(None, admin)).state == "active"

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, Row, text
 
 from holdfast.identity import store
-from holdfast.identity.granting import check_granted, custom_roles, granted_by
+from holdfast.identity.granting import Act, check_granted, custom_roles, granted_by
 from holdfast.identity.model import (
     Derived,
     Maker,
@@ -139,16 +139,17 @@ def check_maker(
     principal: Principal,
     now: str,
     granted: frozenset[Permission] = frozenset(),
+    act: Act = Act.GRANT,
 ) -> Row[Any] | None:
-    """Refuse whoever may not hand on ``granted``, or not any more; the key that is about to, if
-    one is.
+    """Refuse whoever may not do ``act`` for want of ``granted``, or not any more; the key that is
+    about to, if one is.
 
     Looked at in the transaction that does it: a door remembers a credential, and what it may do,
     for some seconds, and what is made in these would outlive what it came from. So would what
     somebody gives themselves back.
     """
     tenant, subject = principal.tenant, principal.subject
-    check_granted(principal, granted)
+    check_granted(principal, granted, act)
     if principal.kind is PrincipalKind.KEY:
         key = store.find_key(conn, tenant, subject)
         if key is not None and is_over(key.expires_at, key.revoked_at, parse_timestamp(now)):
@@ -176,7 +177,7 @@ def check_managed(conn: Connection, principal: Principal, person: str, now: str)
     tenant = principal.tenant
     there = people_store.find_person(conn, tenant, person)
     roles = [] if there is None else msgspec.json.decode(there.roles)
-    check_maker(conn, principal, now, granted_by(roles, custom_roles(conn, tenant)))
+    check_maker(conn, principal, now, granted_by(roles, custom_roles(conn, tenant)), Act.MANAGE)
 
 
 def redefined(
@@ -202,7 +203,8 @@ def redefined(
     after = {name: granted for name, granted in before.items() if name != role}
     if allows is not None:
         after[role] = allows
-    check_maker(conn, principal, now, before.get(role, frozenset()) | (allows or frozenset()))
+    check_maker(conn, principal, now, before.get(role, frozenset()), Act.REDEFINE)
+    check_maker(conn, principal, now, allows or frozenset())
     ended = Derived(keys=[], invitations=[], people=[])
     if role not in before or before[role] == allows:
         return ended

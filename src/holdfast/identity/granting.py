@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -82,14 +83,22 @@ def granted_by(
     return frozenset(found)
 
 
-def check_granted(principal: Principal, granted: frozenset[Permission]) -> None:
+class Act(Enum):
+    """What somebody is about to do that asks for all of certain permissions; how it is refused."""
+
+    GRANT = "cannot grant {missing}: whoever grants must have it"
+    MANAGE = "cannot manage this person, who may do more than you: you have no {missing}"
+    REVOKE = "cannot revoke this key, which may do more than you: you have no {missing}"
+    REDEFINE = "cannot change this role, which allows more than you may do: you have no {missing}"
+
+
+def check_granted(
+    principal: Principal, granted: frozenset[Permission], act: Act = Act.GRANT
+) -> None:
     """``Denied`` if ``principal`` may not do all of ``granted`` itself."""
     missing = sorted(p.value for p in granted - principal.permissions)
     if missing:
-        raise Denied(
-            f"cannot grant {', '.join(missing)}: whoever grants must have it",
-            code="grant-exceeds",
-        )
+        raise Denied(act.value.format(missing=", ".join(missing)), code="grant-exceeds")
 
 
 def check_handed_on(
@@ -102,5 +111,16 @@ def check_handed_on(
     ):
         raise Denied(
             "cannot grant this: it must be limited to the profiles you are limited to",
+            code="grant-exceeds",
+        )
+
+
+def check_above(principal: Principal, granted: frozenset[Permission]) -> None:
+    """``Denied`` if a person who has ``granted`` may do more than ``principal``: managing them
+    would be a way up."""
+    check_granted(principal, granted, Act.MANAGE)
+    if principal.profiles is not None:
+        raise Denied(
+            "cannot manage this person: you are limited to some profiles, they are not",
             code="grant-exceeds",
         )

@@ -24,7 +24,7 @@ from holdfast.identity.derived import (
     redefined,
 )
 from holdfast.identity.finding import TenantFinder
-from holdfast.identity.granting import check_handed_on, custom_roles
+from holdfast.identity.granting import Act, check_handed_on, custom_roles
 from holdfast.identity.model import (
     KEY_PREFIX,
     ROLES,
@@ -218,7 +218,7 @@ class IdentityService:
                 raise NotFound(f"cannot find the key {key}", code="key-not-found")
             if principal.subject not in (key, there.created_by):
                 granted = permissions_of((), msgspec.json.decode(there.permissions), {})
-                check_maker(conn, principal, timestamp(event.time), granted)
+                check_maker(conn, principal, timestamp(event.time), granted, Act.REVOKE)
             if store.end_key(conn, principal.tenant, key, timestamp(event.time)):
                 self._outbox.emit(conn, principal, event)
             # Of a key that is over, too: an earlier version ended it alone.

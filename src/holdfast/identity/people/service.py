@@ -21,7 +21,7 @@ from holdfast.identity.derived import (
     withdraw,
     within,
 )
-from holdfast.identity.granting import Parts, check_handed_on, custom_roles, granted_by
+from holdfast.identity.granting import Parts, check_above, check_handed_on, custom_roles, granted_by
 from holdfast.identity.model import INVITATION_PREFIX, Derived, Thing, as_json, permissions_of
 from holdfast.identity.people import store
 from holdfast.identity.people.model import (
@@ -442,7 +442,7 @@ class PeopleService:
         if found.state == "forgotten" and not forgotten:
             raise _forgotten()
         custom = await self._db.read(principal, lambda conn: custom_roles(conn, principal.tenant))
-        check_handed_on(principal, granted_by(found.roles, custom), ())
+        check_above(principal, granted_by(found.roles, custom))
         return found
 
 
