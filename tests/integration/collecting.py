@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,7 @@ class Line(httpx.AsyncBaseTransport):
     """The way from a drone to the system; a test can cut it, or lose what comes back.
 
     ``lose`` names calls (``/v1/batches``) whose next answers are lost, after the system has done
-    what was asked; ``refuse`` those that do not arrive.
+    what was asked; ``refuse`` those that do not arrive; ``hold`` what each waits for first.
     """
 
     def __init__(self, app: Any) -> None:
@@ -47,6 +47,7 @@ class Line(httpx.AsyncBaseTransport):
         self.cut = False
         self.lose: dict[str, int] = {}
         self.refuse: dict[str, int] = {}
+        self.hold: dict[str, Callable[[], Awaitable[None]]] = {}
         self.lost = 0
         self.seen: Counter[str] = Counter()
 
@@ -56,6 +57,8 @@ class Line(httpx.AsyncBaseTransport):
         name = f"{request.method} {request.url.path}"
         if _takes(self.refuse, name):
             raise httpx.ConnectError("the call did not arrive", request=request)
+        for part in [part for part in self.hold if part in name]:
+            await self.hold.pop(part)()
         response = await self._inner.handle_async_request(request)
         self.seen[name] += 1
         if self.cut or _takes(self.lose, name):

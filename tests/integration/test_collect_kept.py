@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from holdfast.collect.fixtures.faults import Fault
@@ -48,6 +50,10 @@ def line_of(bench: Collecting) -> Line:
     line = Line(bench.system.app)
     line.refuse["PUT /v1/runs"] = 2
     return line
+
+
+def replace_times(fault: Fault, times: int) -> Fault:
+    return msgspec.structs.replace(fault, times=times)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +157,76 @@ async def test_a_person_in_what_a_failed_run_fetched_is_guarded_and_erased(
     )
     with pytest.raises(NotFound, match="was erased"):
         await records.response_body(OPERATOR, run.id, 0)
+
+
+async def test_of_an_answer_beyond_the_limit_its_beginning_is_kept(bench: Collecting) -> None:
+    bench.write("data.json", ROWS)
+    content = (bench.files / "data.json").read_bytes()
+    bench.source.faults.replace([Fault(kind="no-length")])
+    await bench.publish(limits={"max_bytes": 100})
+    async with bench.drone():
+        run = await bench.collect()
+    assert (run.status, run.code, run.pages) == (RunStatus.FAILED, "too-large", 1)
+    assert await kept(bench, run) == [content[:100]]
+    [one] = await bench.system.records.responses(OPERATOR, run.id)
+    assert one.response.cut
+    # One that says beforehand that it is too large is not taken at all.
+    bench.source.faults.replace([])
+    await bench.publish("announced", limits={"max_bytes": 100})
+    async with bench.drone():
+        run = await bench.collect("announced")
+    assert (run.code, await kept(bench, run)) == ("too-large", [])
+
+
+async def test_what_came_of_an_answer_that_broke_off_is_kept_and_no_attempt_goes_on_from_it(
+    bench: Collecting,
+) -> None:
+    bench.write("data.json", ROWS)
+    content = (bench.files / "data.json").read_bytes()
+    broken = Fault(kind="cut", after_bytes=50)
+    bench.source.faults.replace([broken])
+    await bench.publish(limits={"retries": 1})
+    async with bench.drone():
+        run = await bench.collect()
+        assert (run.status, run.code) == (RunStatus.FAILED, "truncated")
+        assert await kept(bench, run) == [content[:50]]
+        assert len(bench.source.requests) == 2 * run.attempts
+        bench.source.faults.replace([replace_times(broken, 2)])
+        run = await bench.collect()
+    assert (run.status, run.attempts) == (RunStatus.SUCCEEDED, 2)
+    assert await kept(bench, run) == [content]
+    assert not (await bench.system.records.responses(OPERATOR, run.id))[0].response.cut
+
+
+async def test_pages_that_had_come_ahead_are_kept_when_one_before_them_fails(
+    bench: Collecting,
+) -> None:
+    form = {"type": "json", "records": "$.rows[*]"}
+    for page in range(1, 4):
+        bench.write(f"data_page{page}.json", {"n": 6, "rows": ROWS[page * 2 - 2 : page * 2]})
+    bench.write("data_page2.json", PAGE)
+    await bench.publish(
+        source={"format": form, "pagination": {"type": "page", "total_records": "$.n"}},
+        limits={"concurrency": 3},
+    )
+    line = Line(bench.system.app)
+
+    async def nothing_is_on_its_way() -> None:
+        """While the page that fails is uploaded, the one behind it arrives."""
+
+        def under_way() -> bool:
+            asked = (task.get_coro() for task in asyncio.all_tasks())
+            return any(getattr(each, "__qualname__", "") == "Pages._fetch" for each in asked)
+
+        await until(lambda: not under_way())
+
+    line.hold["/responses/1"] = nothing_is_on_its_way
+    async with bench.drone(line=line):
+        run = await bench.collect()
+    assert (run.status, run.code) == (RunStatus.FAILED, "parse")
+    pages = [(bench.files / f"data_page{number}.json").read_bytes() for number in (1, 2, 3)]
+    assert await kept(bench, run) == pages
+    assert await bench.records() == []
 
 
 async def test_the_address_that_answered_in_the_end_is_told_without_what_signs_it(

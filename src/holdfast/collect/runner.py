@@ -124,7 +124,7 @@ class Collection:
         except HoldfastError as error:
             return await self._told(error)
         except Exception:
-            await self._kept()
+            await self._kept(ended=False)
             raise
         finally:
             self._stopped = True
@@ -145,15 +145,20 @@ class Collection:
         self, code: str, error: Exception, retry_after_seconds: float | None = None
     ) -> Ending:
         """End the attempt, once what it fetched is kept."""
-        await self._kept()
+        await self._kept(ended=False)
         return left_open(code, error, retry_after_seconds)
 
-    async def _kept(self) -> str:
+    async def _kept(self, *, ended: bool) -> str:
         """Return once what was fetched is durable, whatever came of it; else why it is not.
 
-        An attempt whose lease is gone is cancelled here as anywhere.
+        ``ended``: no other attempt of the run will go on from it. An attempt whose lease is gone is
+        cancelled here as anywhere.
         """
-        failure = await self._channel.settled()
+        failures = [await self._channel.settled()]
+        if self._sources is not None:
+            await self._sources.keep_rest(ended=ended)
+            failures.append(await self._channel.settled())
+        failure = "; ".join(filter(None, failures))
         if failure:
             log.warning("response.not_kept", run=self._attempt.run, error=failure)
         return failure
@@ -255,7 +260,7 @@ class Collection:
 
     async def _finish(self, outcome: Outcome, code: str = "", reason: str = "") -> Ending:
         # Nobody can store anything for a run that has ended.
-        failure = await self._kept()
+        failure = await self._kept(ended=outcome in ("failed", "partial"))
         if failure:
             reason = f"{reason}; what the source sent is not kept: {failure}"
         return ended(await self._channel.finish(self._account(outcome, code, reason)))

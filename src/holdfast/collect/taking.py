@@ -112,6 +112,20 @@ class Page:
     """What its headers said of the page after it, secrets and all."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A request that was sent before its turn."""
+
+    ask: Ask
+    task: asyncio.Task[Fetched]
+
+    def arrived(self) -> Fetched | None:
+        """Its answer, if there is one with bytes by now."""
+        done = self.task.done() and not self.task.cancelled() and self.task.exception() is None
+        fetched = self.task.result() if done else None
+        return fetched if fetched is not None and fetched.path is not None else None
+
+
 class Pages:
     """The pages of one attempt, in the order in which they are asked for. One per attempt."""
 
@@ -133,9 +147,10 @@ class Pages:
         self._manners = Manners(
             self._profile.limits, admit=attempt.admit, place=attempt.place, pace=attempt.pace
         )
-        self._ahead: dict[str, asyncio.Task[Fetched]] = {}
+        self._ahead: dict[str, _Ahead] = {}
         self._answered: dict[str, Page] = {}
         self._confirmed: dict[str, Fetched] = {}
+        self._cut: list[tuple[Ask, Fetched]] = []
         self._taken = 0
         self._bytes_taken = 0
         self.requests = 0
@@ -192,9 +207,10 @@ class Pages:
 
     async def close(self) -> None:
         """Give up what is still on its way."""
-        for task in self._ahead.values():
+        tasks = [each.task for each in self._ahead.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._ahead.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._ahead.clear()
 
     async def take(
@@ -254,6 +270,29 @@ class Pages:
             except NotFound:
                 log.info("page.stored_anew", digest=page.account.digest)
         self._channel.store(page.account, page.path)
+
+    async def keep_rest(self, *, ended: bool) -> None:
+        """Let the aggregator keep what came and was not taken.
+
+        The beginning of an answer that broke off or was too large; and, where the run has
+        ``ended``, pages that were asked for ahead. Another attempt would take those for what
+        follows the page at which this one failed.
+        """
+        rest: list[Page] = []
+        if ended:
+            rest += self._answered.values()
+            arrived = [(each.ask, each.arrived()) for each in self._ahead.values()]
+            rest += [self._page(ask, found) for ask, found in arrived if found is not None]
+            await self.close()
+            self._answered.clear()
+        rest += [self._page(ask, fetched, cut=True) for ask, fetched in self._cut]
+        self._cut.clear()
+        for page in rest:
+            self._bytes_taken += page.account.size_bytes
+            if self._bytes_taken <= self._profile.limits.max_bytes:
+                account = msgspec.structs.replace(page.account, sequence=self._taken)
+                self._taken += 1
+                await self.store(replace(page, account=account))
 
     # --- from an earlier attempt --------------------------------------------------------------
 
@@ -346,13 +385,15 @@ class Pages:
             known = self.known.get(name) if self._source.method == "GET" else None
             usable = known is not None and _can_ask(known)
             usable = usable and known is not None and HIDDEN not in self._with_key(known.following)
-            self._ahead[name] = asyncio.create_task(self._fetch(ask, known if usable else None))
+            task = asyncio.create_task(self._fetch(ask, known if usable else None))
+            self._ahead[name] = _Ahead(ask, task)
 
     async def _result(self, ask: Ask, known: Validator | None) -> Fetched:
         """The answer to a request that was sent ahead, or is sent now."""
-        task = self._ahead.pop(self._name(ask), None)
-        if task is None:
+        ahead = self._ahead.pop(self._name(ask), None)
+        if ahead is None:
             return await self._fetch(ask, known)
+        task = ahead.task
         try:
             return await task
         except asyncio.CancelledError:
@@ -398,9 +439,12 @@ class Pages:
             size_bytes_max=limits.max_bytes - self._bytes_taken,
         )
         try:
-            fetched = await self._tools.outbound.fetch(asked, self._spool)
+            fetched = await self._tools.outbound.fetch(replace(asked, keep_cut=True), self._spool)
         except (SourceUnavailable, SourceBusy, ResponseTooLarge) as error:
             self.requests += error.facts.requests
+            if error.received is not None:
+                self._cut.append((ask, error.received))
+                self.bytes_fetched += error.received.size_bytes
             raise
         self.requests += fetched.requests
         self.bytes_fetched += fetched.size_bytes
@@ -410,10 +454,11 @@ class Pages:
     def _slow_down(self, delay_seconds: float) -> None:
         self._manners = replace(self._manners, slowed_to=max(1, int(60 / delay_seconds)))
 
-    def _page(self, ask: Ask, fetched: Fetched) -> Page:
+    def _page(self, ask: Ask, fetched: Fetched, *, cut: bool = False) -> Page:
         assert fetched.path is not None, "only a conditional request is answered by 304"
         following, total = said_by(self._source, fetched.headers)
         account = self._account(ask, fetched, following, total)
+        account = msgspec.structs.replace(account, cut=cut)
         same = self._is_same(self._name(ask), fetched.digest)
         return Page(ask, account, fetched.path, same=same, there=same, following=following)
 

@@ -185,10 +185,11 @@ class OutboundClient:
     async def fetch(self, request: OutboundRequest, spool_dir: Path) -> Fetched:
         """Fetch ``request`` into a new file in ``spool_dir``, flushed before this returns.
 
-        On any failure no file is left. Raises :class:`AddressInvalid`, :class:`AddressRefused`,
-        :class:`RedirectRefused`, :class:`ResponseTooLarge`, :class:`SourceBusy` or
-        :class:`SourceUnavailable`, each with ``facts`` (requests made, address contacted) and with
-        secrets replaced. If the process dies, a file ``fetch-*`` may stay in ``spool_dir``.
+        On any failure no file is left but that of ``received``. Raises :class:`AddressInvalid`,
+        :class:`AddressRefused`, :class:`RedirectRefused`, :class:`ResponseTooLarge`,
+        :class:`SourceBusy` or :class:`SourceUnavailable`, each with ``facts`` (requests made,
+        address contacted) and with secrets replaced. If the process dies, a file ``fetch-*`` may
+        stay in ``spool_dir``.
         """
         return await self._answered(request, spool_dir)
 
@@ -231,6 +232,8 @@ class OutboundClient:
                 wait = self._wait_seconds(error, attempt, limits)
                 if wait is None:
                     raise
+                if error.received is not None and error.received.path is not None:
+                    error.received.path.unlink()
             await self._clock.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
@@ -312,11 +315,13 @@ class OutboundClient:
             if spool_dir is None:
                 spooled = await _held(connection, head, request.limits, hop.reported.url)
             else:
-                spooled = await _spool(
-                    connection, head, request.limits, hop.reported.url, spool_dir
-                )
+                spooled = await _spool(connection, head, request, hop.reported.url, spool_dir)
             tally.wire_bytes += spooled.wire_bytes
-            return self._fetched(request, hop, head, connection, tally, started, spooled)
+            fetched = self._fetched(request, hop, head, connection, tally, started, spooled)
+            if spooled.failure is not None:
+                spooled.failure.received = fetched
+                raise spooled.failure
+            return fetched
 
     def _fetched(
         self,
@@ -561,6 +566,8 @@ class _Spooled:
     size_bytes: int
     wire_bytes: int
     content: bytes = b""
+    failure: SourceUnavailable | ResponseTooLarge | None = None
+    """Why there is no more of it."""
 
 
 _NOTHING = _Spooled(None, "", 0, 0)
@@ -587,27 +594,35 @@ def _decoder(head: Head, limits: FetchLimits, subject: str) -> BodyDecoder:
 
 
 async def _spool(
-    connection: Connection, head: Head, limits: FetchLimits, subject: str, directory: Path
+    connection: Connection, head: Head, request: OutboundRequest, subject: str, directory: Path
 ) -> _Spooled:
     """Decode the body into a new file and flush it; no file is left if this fails."""
-    decoder = _decoder(head, limits, subject)
+    decoder = _decoder(head, request.limits, subject)
     digest = hashlib.sha256()
     try:
         number, name = tempfile.mkstemp(prefix="fetch-", suffix=".raw", dir=directory)
     except OSError as error:
         raise _spool_failed(subject, directory, error) from error
     handle = Descriptor(number)
+    failure: SourceUnavailable | ResponseTooLarge | None = None
+    size_bytes = 0
     try:
         pending = bytearray()
-        async with aclosing(connection.body()) as body:
-            async for data in body:
-                for piece in decoder.feed(data):
-                    digest.update(piece)
-                    pending += piece
-                    if len(pending) >= _WRITE_BYTES:
-                        await handle.run(write_all, bytes(pending))
-                        pending.clear()
-        decoder.finish()
+        try:
+            async with aclosing(connection.body()) as body:
+                async for data in body:
+                    for piece in decoder.feed(data):
+                        digest.update(piece)
+                        size_bytes += len(piece)
+                        pending += piece
+                        if len(pending) >= _WRITE_BYTES:
+                            await handle.run(write_all, bytes(pending))
+                            pending.clear()
+            decoder.finish()
+        except (SourceUnavailable, ResponseTooLarge) as error:
+            if not (request.keep_cut and size_bytes):
+                raise
+            failure = error
         await handle.run(_finish_file, bytes(pending), directory)
     except OSError as error:
         _remove(name)
@@ -617,9 +632,8 @@ async def _spool(
         raise
     finally:
         handle.close()
-    return _Spooled(
-        Path(name), f"sha256:{digest.hexdigest()}", decoder.size_bytes, decoder.wire_bytes
-    )
+    found = f"sha256:{digest.hexdigest()}"
+    return _Spooled(Path(name), found, size_bytes, decoder.wire_bytes, failure=failure)
 
 
 def _spool_failed(subject: str, directory: Path, error: OSError) -> SpoolFailed:

@@ -39,14 +39,17 @@ class BodyDecoder:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The content that ``data`` brings.
 
-        :class:`ResponseTooLarge` names the bound; :class:`SourceUnavailable` is a broken coding.
+        :class:`ResponseTooLarge` names the bound, once everything within it is given;
+        :class:`SourceUnavailable` is a broken coding.
         """
         self.wire_bytes += len(data)
-        self._check(self.wire_bytes)
         if self._inflate is None:
-            self.size_bytes += len(data)
-            yield data
+            room = self._limits.size_bytes_max - self.size_bytes
+            self.size_bytes += min(len(data), room)
+            yield data[:room]
+            self._check(self.wire_bytes)
             return
+        self._check(self.wire_bytes)
         try:
             for piece in self._inflate.feed(data):
                 self.size_bytes += len(piece)

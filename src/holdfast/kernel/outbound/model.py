@@ -69,6 +69,8 @@ class OutboundRequest:
     limits: FetchLimits = field(default_factory=FetchLimits)
     requests_per_minute: int | None = None
     concurrency: int | None = None
+    keep_cut: bool = False
+    """Whether what came of an answer that failed underway is kept: see :class:`FetchFailure`."""
     headers_wanted: frozenset[str] = frozenset()
     """Headers of the answer, in lower case, that are reported beside the usual ones."""
     admit: Callable[[], Awaitable[None]] | None = None
@@ -148,10 +150,13 @@ class FetchFailure:
 
     ``said`` is how the source's own words about it begin, on one line, without the request's
     secrets. They may be about people: who writes them where nothing is erased thinks of that.
+    ``received`` is the beginning of an answer that was too large or broke off, within the bounds,
+    where the request has ``keep_cut`` and anything came: its file is the caller's.
     """
 
     facts: FetchFacts = FetchFacts()
     said: str = ""
+    received: Fetched | None = None
 
 
 class AddressRefused(FetchFailure, Denied):
