@@ -424,6 +424,16 @@ async def test_bad_input_is_a_clear_error(made: Made, query: Query, kind: type) 
         await made.service().query(ME, query)
 
 
+async def test_whoever_misspells_a_column_is_told_how_columns_are_spelled(made: Made) -> None:
+    await made.history(12, 40)
+    for sql, near in (("select of from records", "dim_of"), ("select siez from records", "size")):
+        with pytest.raises(Invalid) as told:
+            await ask(made.service(), sql)
+        assert told.value.code == "query-failed"
+        assert f"near it: {near}" in told.value.hint
+        assert "NAME__double" in told.value.hint
+
+
 async def test_records_that_are_not_the_logs_are_corrupt(made: Made) -> None:
     await made.history(10, 40)
 

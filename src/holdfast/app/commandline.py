@@ -75,10 +75,12 @@ class LazyGroup(TyperGroup):
         if ctx.resilient_parsing or ctx.meta.get(LISTING):
             return _signpost(cmd_name)
         from holdfast.kernel.cli import note_noun
+        from holdfast.kernel.interrupts import loaded
 
         note_noun(cmd_name)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = get_command(getattr(importlib.import_module(module), attribute))
+        loaded()  # what a command does may want to be put right
         command.name = cmd_name
         if not command.epilog and isinstance(command, TyperGroup):
             examples = (verb.epilog for verb in command.commands.values() if not verb.hidden)

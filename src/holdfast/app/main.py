@@ -11,13 +11,16 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO, cast
 
 from holdfast import __version__
 
+# Whatever is imported here takes time in which an interrupt is a traceback: no typing, no more
+# than the interpreter has already.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
     from _typeshed import ReadableBuffer
 
 GLOBAL_OPTIONS = ("--data-dir", "--control-plane", "--log-level", "--log-format")
@@ -30,15 +33,21 @@ def main() -> None:
     An interrupt, also while modules are being loaded, and an output that takes no more end it as
     any other failure does: with a status and at most one line.
     """
-    output = _noting()
+    output = None
     ended: BaseException = SystemExit(0)
     try:
+        from holdfast.kernel.interrupts import while_loading
+
+        while_loading()
+        output = _noting()
         _main(sys.argv[1:])
     except KeyboardInterrupt:
         ended = SystemExit(INTERRUPTED)
     except (SystemExit, OSError, ExceptionGroup) as error:
         ended = error
     # What is left to be written is written now, while it can be told that it could not be.
+    from contextlib import suppress
+
     with suppress(OSError):
         sys.stdout.flush()
     if output is not None and output.lost is not None:
@@ -53,9 +62,20 @@ def main() -> None:
                     hint="where it leads takes no more: lead it to where there is room",
                 )
             )
-        if not isinstance(ended, SystemExit):
+        if not isinstance(ended, SystemExit) or _of_the_pipe(ended):
             ended = SystemExit(0)  # the reader went away (`| head`): not a failure of ours
     raise ended
+
+
+def _of_the_pipe(ended: BaseException) -> bool:
+    """Whether it ended because nobody read on: the libraries that print and that read the line make
+    a status 1 of that. What a command found before (``doctor``: not well) stays its status."""
+    found: BaseException | None = ended
+    while found is not None:
+        if isinstance(found, BrokenPipeError):
+            return True
+        found = found.__context__
+    return False
 
 
 class _Output(io.FileIO):
@@ -77,9 +97,10 @@ def _noting() -> _Output | None:
     if not isinstance(old, io.TextIOWrapper) or old is not sys.__stdout__:
         return None
     raw = _Output(old.fileno(), "w", closefd=False)
+    unbuffered: BinaryIO = raw  # as the interpreter's own is
     buffered = isinstance(old.buffer, io.BufferedWriter)  # not so under PYTHONUNBUFFERED
     sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(raw) if buffered else cast("BinaryIO", raw),
+        io.BufferedWriter(raw) if buffered else unbuffered,
         encoding=old.encoding,
         errors=old.errors,
         line_buffering=old.line_buffering,

@@ -35,6 +35,7 @@ import msgspec
 from holdfast.kernel.errors import EXIT_STATUS, HoldfastError, Invalid, Kind, Unavailable
 from holdfast.kernel.files import flush_folder
 from holdfast.kernel.hints import hint_for
+from holdfast.kernel.interrupts import loaded
 from holdfast.kernel.lock import holder_of
 
 if TYPE_CHECKING:
@@ -259,6 +260,7 @@ def run(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> T:
     """Run a command's body; map a failure to a message on standard error and an exit status."""
+    loaded()
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             return runner.run(body())

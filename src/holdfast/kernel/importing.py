@@ -9,17 +9,20 @@ still makes other threads wait for the module.
 The same finder refuses what libraries would load on the chance that it is there, though nothing of
 ours uses it through them (:data:`REFUSED`): they have their own way of doing without.
 
-Standard library only, and nothing is done for a program that never loads msgspec.
+Standard library only, and nothing is done for a program that never loads msgspec. What is imported
+here comes before the first line of the program, which says what an interrupt does: so it is little.
 """
 
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from _thread import RLock
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from threading import RLock
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
 
 PREPARING = RLock()
 """Held by whoever has msgspec work a type out. Taken after an import lock, never before one."""
@@ -87,6 +90,7 @@ def prepare_module(module: ModuleType) -> None:
     with PREPARING:
         for each in mine:
             if issubclass(each, msgspec.Struct):
-                # A type that is only ever encoded need not be decodable.
-                with suppress(Exception):
+                try:
                     msgspec.json.Decoder(each)
+                except Exception:  # noqa: S112 - one that is only ever encoded need not decode
+                    continue

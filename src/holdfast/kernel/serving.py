@@ -36,6 +36,7 @@ from holdfast.kernel.errors import Internal, Invalid, Unavailable
 from holdfast.kernel.files import check_handed
 from holdfast.kernel.http.door import STOPPING
 from holdfast.kernel.ids import NewId, id_source
+from holdfast.kernel.interrupts import loaded
 from holdfast.kernel.telemetry import Metrics, get_logger
 from holdfast.kernel.tls import RenewedContext
 
@@ -140,6 +141,7 @@ def bound_address(bound: socket.socket, *, tls: bool) -> Bound:
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a program on uvloop."""
+    loaded()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
 

@@ -9,7 +9,8 @@ is shut by itself (:mod:`holdfast.reports.sandbox`); this says so earlier, and i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import msgspec
@@ -23,6 +24,17 @@ QueryFormat = Literal["json", "csv"]
 
 TABLES = ("records", "events", "runs", "tasks")
 """The tables there always are; besides, each profile that has published is one."""
+
+SHARED = (
+    "record_id",
+    "revision",
+    "period_start",
+    "period_end",
+    "period_frequency",
+    "run",
+    "recorded_from",
+)
+"""The columns that records of every profile have."""
 
 TABLE_FUNCTIONS = frozenset(
     {
@@ -225,6 +237,70 @@ def _check_table(node: dict[str, Any], known: set[str], listed: list[str]) -> No
             code="query-table-unknown",
             hint=f"there are {', '.join(listed[:40])}",
         )
+
+
+# --- what is misspelled -------------------------------------------------------------------------
+
+_NO_COLUMN = re.compile(
+    r'(?:Referenced column|does not have a column named|Column) "([^"]{1,200})"'
+)
+_TEXT_SUMMED = re.compile(r"No (?:function matches|operator).*\bVARCHAR\b", re.S)
+_BARE = re.compile(r"^(?:dim_|attr_)|__(?:double|unit|multiplier)$")
+SPELLED = (
+    "a dimension is dim_NAME, an attribute attr_NAME, a measure NAME (its exact decimal, as text) "
+    "and NAME__double (a number, to compute with)"
+)
+COLUMNS_PAGE = "docs/guides/using-the-data.md"
+NEAR_MAX = 5
+
+
+def misspelled(message: str, columns: Mapping[str, Sequence[str]], read: Iterable[str]) -> str:
+    """What to try where the engine found no column of a name, or met text in place of a number.
+
+    ``columns`` has what each table is made of, ``read`` those that the SQL reads. Nothing, where
+    ``message`` is about something else.
+    """
+    told = {name.casefold() for name in read}
+    of_all = "records" in told
+    made = {
+        name: found
+        for name, found in columns.items()
+        if name.casefold() in told or (of_all and "record_id" in found)
+    }
+    own = any("record_id" in found for found in made.values())
+    if own and _TEXT_SUMMED.search(message):
+        return "measures are text, so that they stay exact: compute with NAME__double, or CAST it"
+    wrong = _NO_COLUMN.search(message)
+    if wrong is None or not made:
+        return ""
+    near = _near(wrong[1].casefold(), made)
+    said = [f"near it: {', '.join(near)}"] if near else []
+    if of_all:
+        whose = [name for name, found in made.items() if near and near[0] in found]
+        there = f" ({near[0]} is one of {whose[0]}'s)" if whose and near[0] not in SHARED else ""
+        said.append(
+            "records has the columns that all profiles have, and all of them in content: "
+            f"content->>'NAME'; or read the table of a profile{there}"
+        )
+    said += [SPELLED] if own else []
+    one = next(iter(made)) if len(made) == 1 else ""
+    quotes = '"' if one and not one.isidentifier() else ""
+    page = f", {COLUMNS_PAGE} says what each is" if own else ""
+    said.append(f"DESCRIBE {quotes}{one or 'TABLE'}{quotes} lists a table's columns{page}")
+    return "; ".join(said)
+
+
+def _near(wrong: str, columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """The columns that may be meant, the likeliest first: of that name but for what stands before
+    or behind it, then those that are written almost so."""
+    bare = _BARE.sub("", wrong)
+    every = list(dict.fromkeys(name for names in columns.values() for name in names))
+    same = [name for name in every if _BARE.sub("", name.casefold()) == bare]
+    folded = {name.casefold(): name for name in reversed(every)}
+    alike = [folded[name] for name in get_close_matches(wrong, folded, n=NEAR_MAX)]
+    stems = {_BARE.sub("", name): shown for name, shown in folded.items()}
+    alike += [stems[name] for name in get_close_matches(bare, stems, n=NEAR_MAX)]
+    return list(dict.fromkeys([*same, *alike]))[:NEAR_MAX]
 
 
 # --- what is personal ---------------------------------------------------------------------------

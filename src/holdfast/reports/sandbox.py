@@ -35,6 +35,7 @@ from holdfast.reports.export import csv_cell
 from holdfast.reports.inputs import sealed_columns
 from holdfast.reports.locked import literal, locked_database, quoted, rows_of
 from holdfast.reports.query import (
+    SHARED,
     ChildAnswer,
     ChildTable,
     QueryColumn,
@@ -42,6 +43,7 @@ from holdfast.reports.query import (
     check_sealed,
     check_tree,
     job_of,
+    misspelled,
     tables_of,
 )
 
@@ -113,16 +115,6 @@ LAYOUTS: dict[str, list[tuple[str, str]]] = {
 }
 """Columns of the tables that come as rows. Times are UTC; a payload is JSON as text."""
 
-SHARED = (
-    "record_id",
-    "revision",
-    "period_start",
-    "period_end",
-    "period_frequency",
-    "run",
-    "recorded_from",
-)
-"""The columns that records of every profile have."""
 HIDDEN = ("sealed",)
 """Ciphertext is nobody's answer: personal fields are not in a query's tables at all."""
 
@@ -136,6 +128,8 @@ class _Loaded:
     """By profile."""
     lacking: dict[str, dict[str, str]]
     """By every name that a table has: the columns, and whose they are."""
+    columns: dict[str, list[str]]
+    """By every name of a table whose rows came along: what it is made of."""
 
 
 def frame(rows: Sequence[Sequence[Any]]) -> bytes:
@@ -175,13 +169,15 @@ def _shut_process() -> None:
 
 def _load(connection: duckdb.DuckDBPyConnection, job: QueryJob) -> _Loaded:
     """Give the engine its tables."""
-    loaded = _Loaded({}, {}, {"records": {}})
+    loaded = _Loaded({}, {}, {"records": {}}, {})
     parts: list[tuple[ChildTable, list[str]]] = []
     for table in job.tables:
         found, sealed = _read(table)
         for name in table.names:
             connection.register(name, found)
             loaded.lacking[name.casefold()] = {n.casefold(): table.profile for n in sealed}
+            if table.loaded:
+                loaded.columns[name] = found.column_names
         if table.loaded:
             loaded.counts[table.profile or table.names[0]] = found.num_rows
         if table.loaded and table.profile and table.names:
@@ -298,7 +294,7 @@ def _frames(descriptor: int) -> Iterator[list[list[Any]]]:
 
 def _answered(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loaded) -> ChildAnswer:
     read = tables_of(_check(connection, job, loaded))
-    relation = connection.sql(job.sql)
+    relation = _bound(connection, job, loaded, read)
     columns = [
         QueryColumn(name=name, type=str(kind))
         for name, kind in zip(relation.columns, relation.types, strict=True)
@@ -335,6 +331,18 @@ def _answered(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loa
         rows={name: loaded.counts[name] for name in _read_of(job.tables, read)},
         sealed=loaded.sealed,
     )
+
+
+def _bound(
+    connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loaded, read: set[str]
+) -> duckdb.DuckDBPyRelation:
+    """The SQL with every name in it found; whoever misspelled one is told what there is."""
+    import duckdb
+
+    try:
+        return connection.sql(job.sql)
+    except duckdb.BinderException as error:
+        raise _failed(error, job, misspelled(str(error), loaded.columns, read)) from error
 
 
 def _read_of(tables: list[ChildTable], read: set[str]) -> list[str]:
@@ -379,7 +387,7 @@ def _check(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loaded
     return cast(dict[str, Any], tree)
 
 
-def _failed(error: Exception, job: QueryJob) -> HoldfastError:
+def _failed(error: Exception, job: QueryJob, hint: str = "") -> HoldfastError:
     """What the engine said, as far as it concerns the caller's SQL."""
     text = str(error).strip()[:MESSAGE_MAX]
     if "failed to allocate" in text.lower() or "out of memory" in text.lower():
@@ -387,7 +395,7 @@ def _failed(error: Exception, job: QueryJob) -> HoldfastError:
     return Invalid(
         f"cannot run the query: {text}",
         code="query-failed",
-        hint="DESCRIBE table and SHOW TABLES tell what there is",
+        hint=hint or "DESCRIBE table and SHOW TABLES tell what there is",
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+import holdfast
 from holdfast.app.commandline import COMMANDS, app
 from holdfast.app.commands.backup import _recovered
 from holdfast.app.commands.key import FORMAT, RECOVERY_BYTES_MAX, Recovery, read_recovery
@@ -269,21 +270,46 @@ def test_a_full_output_is_told_in_a_line(line: str, unbuffered: str) -> None:
     assert done.returncode == 2
 
 
-def test_a_reader_that_went_away_is_told_nothing() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (["version"], 0),
+        (["--help"], 0),
+        (["profile", "--help"], 0),
+        (["config", "show"], 0),
+        (["config", "show", "--json"], 0),
+        (["doctor"], 1),
+    ],
+)
+def test_a_reader_that_went_away_is_told_nothing(
+    line: list[str], status: int, unbuffered: str, tmp_path: Path
+) -> None:
+    """Not even by the status, unless there is something to tell by it."""
     ours, theirs = os.pipe()
     os.close(ours)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "holdfast.app.main", "version"],
+            [
+                sys.executable,
+                "-m",
+                "holdfast.app.main",
+                *line,
+                "--data-dir",
+                str(tmp_path / "none"),
+            ],
             stdout=theirs,
             stderr=subprocess.PIPE,
             text=True,
             timeout=60,
             check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         )
     finally:
         os.close(theirs)
-    assert (done.returncode, done.stderr) == (0, "")
+    if not unbuffered or not status:
+        assert done.returncode == status
+    assert done.stderr == ""
 
 
 INTERRUPTED = """
@@ -292,7 +318,7 @@ import sys
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
-            raise KeyboardInterrupt
+            {interrupt}
 
 from holdfast.app import main
 sys.meta_path.insert(0, Interrupt())
@@ -302,17 +328,71 @@ main.main()
 
 
 @pytest.mark.parametrize(
+    "interrupt",
+    ["raise KeyboardInterrupt", "import os, signal; os.kill(os.getpid(), signal.SIGINT)"],
+)
+@pytest.mark.parametrize(
     ("line", "module"),
     [
+        (["version"], "holdfast.kernel.interrupts"),
         (["status"], "holdfast.app.straight"),
         (["status"], "holdfast.app.commandline"),
         (["status"], "holdfast.app.commands.status"),
         (["up", "--data-dir", "never-made"], "holdfast.app.household"),
     ],
 )
-def test_an_interrupt_while_modules_are_loaded_is_one(line: list[str], module: str) -> None:
-    code = INTERRUPTED.format(line=line, module=module)
+def test_an_interrupt_while_modules_are_loaded_is_one(
+    line: list[str], module: str, interrupt: str
+) -> None:
+    code = INTERRUPTED.format(line=line, module=module, interrupt=interrupt)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+FORGETTING = """
+import os, signal, sys
+from holdfast.app import main
+
+class Forgetting:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(100):
+            pass
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "holdfast.app.commandline":
+            Forgetting()
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["holdfast", "--help"]
+main.main()
+"""
+
+
+def test_an_interrupt_where_python_can_raise_none_is_not_forgotten() -> None:
+    """In a callback of the import system it is printed, and the program goes on."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORGETTING], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_hardly_anything_is_loaded_before_an_interrupt_is_one() -> None:
+    source = str(Path(holdfast.__file__).parents[1])
+    code = (
+        "import sys; before = set(sys.modules); import holdfast.app.main; "
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {source!r}); {code}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert loaded & {"typing", "re", "enum", "contextlib", "threading", "collections"} == set()
+    assert len(loaded) < 20, loaded

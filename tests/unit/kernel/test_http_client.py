@@ -29,7 +29,7 @@ from holdfast.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
-from holdfast.kernel.http.client import ApiClient, translate
+from holdfast.kernel.http.client import ApiClient, pause_before_repeating, translate
 from holdfast.kernel.http.paging import Page
 from tests.unit.kernel.http_app import READER, WRITER, Thing, handlers, make_app
 
@@ -256,6 +256,51 @@ async def test_repeating_ends_and_raises_the_last_failure() -> None:
         with pytest.raises(Conflict):
             await api.request("GET", "/x")
     assert len(seen) == 1, "what cannot get better is not repeated"
+
+
+def test_pauses_grow_to_a_bound_and_are_as_long_as_the_answer_says() -> None:
+    assert [pause_before_repeating(n, None, 0.0) for n in (1, 2, 3)] == [0.1, 0.2, 0.4]
+    assert pause_before_repeating(1, None, 1.0) == 0.6
+    assert pause_before_repeating(30, None, 1.0) == 5.0
+    assert pause_before_repeating(1, 2.0, 1.0) == 2.0
+    assert pause_before_repeating(1, 3600.0, 1.0) == 30.0
+
+
+REPEATING = """
+import asyncio, logging, sys
+from holdfast.kernel.errors import Unavailable
+from holdfast.kernel.http.client import ApiClient
+
+if "--log" in sys.argv:
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s %(message)s")
+
+async def main():
+    async with ApiClient.connect("http://127.0.0.1:9", attempts=3) as api:
+        try:
+            await api.request("GET", "/x")
+        except Unavailable:
+            pass
+
+asyncio.run(main())
+"""
+
+
+def test_repetitions_are_told_to_whoever_asks_and_to_nobody_else() -> None:
+    for asked in (False, True):
+        done = subprocess.run(
+            [sys.executable, "-c", REPEATING, *(["--log"] if asked else [])],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        assert done.stderr == ""
+        told = [line for line in done.stdout.splitlines() if line.startswith("holdfast.client")]
+        if asked:
+            assert len(told) == 2
+            assert "GET /x again in" in told[0]
+        else:
+            assert done.stdout == ""
 
 
 # --- streams

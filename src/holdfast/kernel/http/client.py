@@ -9,6 +9,8 @@ bounded. No proxy variable of the environment is obeyed, no redirect followed.
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -34,10 +36,14 @@ from holdfast.kernel.tls import failure_of, machine_trust, nobody
 
 T = TypeVar("T")
 
+log = logging.getLogger("holdfast.client")
+"""The standard library's: the client lives in other people's programs, whose terminal it is."""
+
 RESPONSE_BYTES_MAX = 64 * 1024 * 1024
 LINE_BYTES_MAX = 16 * 1024 * 1024
 TIMEOUT_SECONDS = 60.0
 REPEAT_SECONDS = 30.0
+PAUSE_SECONDS, JITTER_SECONDS, PAUSE_SECONDS_MAX = 0.1, 0.5, 5.0
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 IDEMPOTENT = SAFE | {"PUT", "DELETE"}
 PROOF_STALE = "proof-stale"
@@ -197,21 +203,19 @@ class ApiClient:
     ) -> bytes:
         if self._attempts <= 1 or not _repeatable(method, repeatable, options):
             return await self._call(method, path, **options)
-        import stamina
-
-        # Typed where it is used: stamina waits as long as the answer says, else by its own pauses.
-        attempts = stamina.retry_context(
-            on=_worth_repeating,
-            attempts=self._attempts,
-            timeout=REPEAT_SECONDS,
-            wait_initial=0.1,
-            wait_max=5.0,
-            wait_jitter=0.5,
-        )
-        async for attempt in attempts:
-            with attempt:
+        now = asyncio.get_running_loop().time
+        began = now()
+        for attempt in range(1, self._attempts):
+            try:
                 return await self._call(method, path, **options)
-        raise AssertionError("stamina raises the last failure")
+            except (Unavailable, OutcomeUnknown, Exhausted) as error:
+                if now() - began >= REPEAT_SECONDS:
+                    raise
+                chance = random.random()  # noqa: S311 - no secret, only not the same for all
+                pause = pause_before_repeating(attempt, error.retry_after_seconds, chance)
+                log.info("%s %s again in %.1f s: %s", method, path, pause, error.detail)
+            await asyncio.sleep(pause)
+        return await self._call(method, path, **options)
 
     async def _call(self, method: str, path: str, **options: Any) -> bytes:
         try:
@@ -438,11 +442,12 @@ def _repeatable(method: str, wanted: bool | None, options: Mapping[str, Any]) ->
     return named or method in IDEMPOTENT
 
 
-def _worth_repeating(error: Exception) -> bool | float:
-    if not isinstance(error, Unavailable | OutcomeUnknown | Exhausted):
-        return False
-    wait = error.retry_after_seconds
-    return True if wait is None else min(wait, REPEAT_SECONDS)
+def pause_before_repeating(attempt: int, told: float | None, chance: float) -> float:
+    """How long to wait after so many attempts: as ``told``, else longer each time; ``chance``,
+    between 0 and 1, keeps callers that failed together from coming back together."""
+    if told is not None:
+        return min(told, REPEAT_SECONDS)
+    return min(PAUSE_SECONDS * 2.0 ** (attempt - 1) + JITTER_SECONDS * chance, PAUSE_SECONDS_MAX)
 
 
 FAILURES = (httpx.HTTPError, ssl.SSLError)
