@@ -753,6 +753,27 @@ def test_over_tls_time_and_early_answers_hold_too(authority: tuple[trustme.CA, P
             assert silent.recv(100) == b"", "a handshake that does not come is given up"
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "DELETE", "OPTIONS", "PATCH"])
+def test_plain_http_at_a_tls_port_is_told_so_at_once(
+    authority: tuple[trustme.CA, Path], method: str
+) -> None:
+    _, directory = authority
+    # Nobody here waits for the end of a handshake: the answer comes first, or the test hangs.
+    with (
+        Running(ServeLimits(header_seconds=3600.0), tls=_tls(directory, required=True)) as running,
+        Wire(running) as wire,
+    ):
+        body = b"x" * 200_000 if method in ("POST", "PATCH") else b""
+        head = f"{method} /v1/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}"
+        wire.send(head.encode() + b"\r\n\r\n" + body)
+        status, headers, told = wire.answer()
+        assert (status, headers["connection"]) == (400, "close")
+        assert b"this port speaks TLS; use https://" in told
+        with contextlib.suppress(ConnectionError):
+            while True:  # until it is cut off: what follows is bounded
+                wire.send(b"y" * 100_000)
+
+
 def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.pem").write_text("no certificate")
     with pytest.raises(Invalid) as caught:

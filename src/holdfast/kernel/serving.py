@@ -31,7 +31,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from holdfast.kernel.clock import Clock, SystemClock
-from holdfast.kernel.connection import LINGER_SECONDS, GuardedProtocol, ServeLimits
+from holdfast.kernel.connection import LINGER_SECONDS, GuardedProtocol, ServeLimits, refusal
 from holdfast.kernel.errors import Internal, Invalid, Unavailable
 from holdfast.kernel.files import check_handed
 from holdfast.kernel.http.door import STOPPING
@@ -62,7 +62,15 @@ class Tls:
 
     def context(self) -> RenewedContext:
         """The TLS context; :class:`Invalid` when a file cannot be used, now or at a renewal."""
-        return RenewedContext(ssl.PROTOCOL_TLS_SERVER, self._made)
+        context = RenewedContext(ssl.PROTOCOL_TLS_SERVER, self._made)
+        context.plain_answer = refusal(
+            Invalid(
+                "cannot answer: this port speaks TLS; use https://",
+                code="tls-required",
+                hint="write https:// instead of http://",
+            )
+        )
+        return context
 
     def _made(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.files import check_handed
@@ -30,6 +30,9 @@ there at all where nobody is asked for one."""
 
 TELL_SECONDS = 1.0
 """One failed handshake in so many is logged; all are counted."""
+
+PLAIN_DROPPED_BYTES_MAX = 1024 * 1024
+"""What of a plain request is read, and dropped, once it is answered."""
 
 log = get_logger("tls")
 
@@ -98,22 +101,45 @@ class _Handshake(ssl.SSLObject):
     The loops drop the alert that would tell the other side, and are silent themselves. So a first
     failure asks for more, which makes a loop send what is ready; whatever comes then ends the
     connection, as the limit on the time of a handshake does.
+
+    Whoever speaks plain HTTP is answered in plain HTTP (``plain_answer``), and then heard for a
+    while: to hang up on a request that is still being sent takes the answer with it.
     """
 
     failed: ssl.SSLError | None = None
-    tell: Callable[[ssl.SSLError], None]
+    tell: Callable[[ssl.SSLError, bool], None]
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+    plain_answer: bytes = b""
+    _plain: bool | None = None
+    _dropped = 0
 
     def do_handshake(self) -> None:
         if self.failed is not None:
-            raise self.failed
+            self._end(self.failed)
+        if self._plain is None and self.incoming.pending:
+            came = self.incoming.read()
+            self.incoming.write(came)
+            # A handshake begins with 22; a method of HTTP with a capital letter.
+            self._plain = came[:1].isalpha() and came[:1].isupper()
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
             self.failed = error
-            self.tell(error)
+            self.tell(error, self._plain is True)
+            if self._plain:
+                self.outgoing.read()  # an alert, which would stand before the answer
+                self.outgoing.write(self.plain_answer)
             raise ssl.SSLWantReadError from error
+
+    def _end(self, failed: ssl.SSLError) -> NoReturn:
+        came = len(self.incoming.read()) if self.incoming.pending else 0
+        self._dropped += came
+        if self._plain and came and self._dropped <= PLAIN_DROPPED_BYTES_MAX:
+            raise ssl.SSLWantReadError from failed
+        raise failed
 
 
 class RenewedContext(ssl.SSLContext):
@@ -135,6 +161,8 @@ class RenewedContext(ssl.SSLContext):
         self.refusals: Counter[str] = Counter()
         """Handshakes of a server that failed, by the code of the reason."""
         self._told_at = -math.inf
+        self.plain_answer = b""
+        """What a server answers to whoever speaks plain HTTP to it."""
 
     def reading(self) -> Callable[[], None]:
         """Read anew, and give what takes it; open connections go on as they are."""
@@ -145,25 +173,30 @@ class RenewedContext(ssl.SSLContext):
 
         return take
 
-    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **kwargs: Any
+    ) -> ssl.SSLObject:
         """See :meth:`ssl.SSLContext.wrap_bio`."""
         if self.protocol != ssl.PROTOCOL_TLS_SERVER:
-            return self._newest.wrap_bio(*args, **kwargs)
+            return self._newest.wrap_bio(incoming, outgoing, *args, **kwargs)
         self._newest.sslobject_class = _Handshake
-        made: Any = self._newest.wrap_bio(*args, **kwargs)
-        made.tell = self._refused
+        made: Any = self._newest.wrap_bio(incoming, outgoing, *args, **kwargs)
+        made.tell, made.plain_answer = self._refused, self.plain_answer
+        made.incoming, made.outgoing = incoming, outgoing
         return made  # type: ignore[no-any-return]
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         """See :meth:`ssl.SSLContext.wrap_socket`."""
         return self._newest.wrap_socket(*args, **kwargs)
 
-    def _refused(self, error: ssl.SSLError) -> None:
-        self.refusals[f"tls-{(error.reason or 'failed').lower().replace('_', '-')}"] += 1
+    def _refused(self, error: ssl.SSLError, plain: bool) -> None:
+        reason = "HTTP_REQUEST" if plain else error.reason or "failed"
+        self.refusals[f"tls-{reason.lower().replace('_', '-')}"] += 1
         now = time.monotonic()
         if now >= self._told_at + TELL_SECONDS:  # whoever may ask may also fail, and often
             self._told_at = now
             why = getattr(error, "verify_message", "") or error.reason or str(error)
+            why = "plain HTTP at a port that speaks TLS" if plain else why
             log.warning("handshake refused", detail=why, refused=sum(self.refusals.values()))
 
 

@@ -143,6 +143,9 @@ def _health(
                 if cut
                 else "is it running? `holdfast doctor` looks closer",
             ) from error
+        if answer.headers.get("content-type", "").startswith("application/problem+json"):
+            why = found.get("detail") or found.get("title") or answer.status_code
+            raise Unavailable(f"cannot ask {target}: {why}", hint=str(found.get("hint", "")))
         return found
 
     found = run(body)
