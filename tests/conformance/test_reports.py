@@ -352,6 +352,15 @@ async def test_records_outlive_a_removed_profile(reports: Reports, folder: Folde
     alone = {"a": {"profile": "removed", "measures": ["value"]}}
     report = await reports.run(ME, spec(inputs=alone, join=None, output={"type": "table"}))
     assert report.inputs[0].credit.publisher == ""
+    assert report.notes == []
+    # Nobody knows any more in which zone its days are: that they are UTC's is said.
+    by = {"aggregate": {"by": ["year"]}}
+    timed = {"a": {**alone["a"], **by}, "b": {"profile": "b", "measures": ["value"], **by}}
+    [note] = [n for n in (await reports.run(ME, spec(inputs=timed))).notes if "UTC" in n]
+    assert note.startswith("a: the registry does not know the profile removed, so days")
+    assert "UTC's; inputs.a.timezone" in note
+    chosen = {**timed, "a": {**timed["a"], "timezone": "UTC"}}
+    assert not any("UTC" in n for n in (await reports.run(ME, spec(inputs=chosen))).notes)
 
 
 async def test_a_projection_replaced_under_our_hands_is_looked_for_again(
@@ -436,6 +445,9 @@ async def test_unknown_reports_formats_and_cursors_are_refused(reports: Reports)
             await reports.list(ME, cursor=cursor)
     with pytest.raises(Invalid):
         await reports.list(ME, since="yesterday")
+    with pytest.raises(Invalid) as reversed_:
+        await reports.list(ME, since="2026-01-02T00:00:00Z", until="2026-01-01T00:00:00Z")
+    assert reversed_.value.code == "range-reversed"
     with pytest.raises(Invalid):
         await reports.list(ME, limit=0)
 

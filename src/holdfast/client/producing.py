@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import weakref
 from asyncio import Future as LoopFuture
 from collections.abc import Callable
@@ -52,26 +53,37 @@ class Untold:
 
     Kept as long as somebody holds their answers, who may ask yet. Of those that nobody can ask for
     any more, the first: however many are refused, this holds no more than its caller does.
+
+    The loop's thread adds, the caller's asks, and whichever lets go of an answer last drops it,
+    also in the middle of any of these: so the lock may be taken again by the thread that has it.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()
         self._numbers = count()
         self._held: dict[weakref.ref[Answer], tuple[int, BaseException]] = {}
         self._let_go: tuple[int, BaseException] | None = None
 
     def add(self, answer: Answer, refusal: BaseException) -> None:
-        self._held[weakref.ref(answer, self._dropped)] = next(self._numbers), refusal
+        held = weakref.ref(answer, self._dropped)
+        with self._lock:
+            self._held[held] = next(self._numbers), refusal
 
     def remove(self, answer: Answer) -> None:
-        self._held.pop(weakref.ref(answer), None)
+        with self._lock:
+            self._held.pop(weakref.ref(answer), None)
 
     def _dropped(self, answer: weakref.ref[Answer]) -> None:
-        found = self._held.pop(answer, None)
-        if found is not None and (self._let_go is None or found[0] < self._let_go[0]):
-            self._let_go = found
+        with self._lock:
+            found = self._held.pop(answer, None)
+            if found is not None and (self._let_go is None or found[0] < self._let_go[0]):
+                self._let_go = found
 
     def first(self) -> BaseException | None:
-        found = [*self._held.values(), *([self._let_go] if self._let_go else [])]
+        with self._lock:
+            # Copied at once: whatever else is made here may be when an answer is dropped.
+            held = self._held.copy()
+            found = [*held.values(), *([self._let_go] if self._let_go else [])]
         return min(found, key=lambda each: each[0])[1] if found else None
 
 

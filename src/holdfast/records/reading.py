@@ -20,7 +20,7 @@ from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Invalid
 from holdfast.kernel.http import Page, decode_cursor, encode_cursor
 from holdfast.kernel.http.paging import page_size
-from holdfast.kernel.moments import check_come
+from holdfast.kernel.moments import check_come, check_order
 from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.base import run_of
@@ -40,7 +40,7 @@ from holdfast.records.model import (
     StoredReject,
 )
 from holdfast.records.unsealing import SealedRow, Unsealing, sealed_of
-from holdfast.records.within import bound
+from holdfast.records.within import beginnings, bound
 
 REVISIONS_MAX = 1_000
 STREAM_ROWS = 2_000
@@ -302,10 +302,11 @@ class Reading(Unsealing):
         for name, value in (("profile", chosen.profile), ("run", chosen.run)):
             if value:
                 conditions.append(table.c[name] == value)
-        if chosen.since:
-            conditions.append(table.c.at >= timestamp(_parsed(chosen.since)))
-        if chosen.until:
-            conditions.append(table.c.at < timestamp(_parsed(chosen.until)))
+        since, until = _check_runs(chosen)
+        if since:
+            conditions.append(table.c.at >= since)
+        if until:
+            conditions.append(table.c.at < until)
         statement = (
             select(table)
             .where(*conditions)
@@ -339,9 +340,21 @@ def check_filter(which: RecordFilter) -> None:
                 f"cannot read {name}={value[:60]}: it is neither a date nor a UTC time",
                 hint="write 2024, 2024-01, 2024-01-31 or 2024-01-31T00:00:00Z",
             )
+    if which.start is not None and which.end is not None:
+        first, after = (beginnings(text, "UTC")[1] for text in (which.start, which.end))
+        begins, ends = ("period_from", which.start), ("period_to", which.end)
+        check_order("list records", begins, ends, (first, after))
     for name in which.dimensions:
         if _DIMENSION.fullmatch(name) is None:
             raise Invalid(f"cannot filter by dimension.{name[:60]}: it is not a field's name")
+
+
+def _check_runs(which: RunFilter) -> tuple[str, str]:
+    """The bounds of a list of runs, spelled as their times are; empty for none."""
+    since, until = (timestamp(_parsed(text)) if text else "" for text in (which.since, which.until))
+    if since and until:
+        check_order("list", ("since", which.since), ("until", which.until), (since, until))
+    return since, until
 
 
 def _is_moment(text: str) -> bool:
@@ -474,10 +487,11 @@ def _run_conditions(which: RunFilter) -> list[ColumnElement[bool]]:
         found.append(runs.run == which.run)
     if which.status is not None:
         found.append(runs.status == which.status.value)
-    if which.since:
-        found.append(runs.started_at >= timestamp(_parsed(which.since)))
-    if which.until:
-        found.append(runs.started_at < timestamp(_parsed(which.until)))
+    since, until = _check_runs(which)
+    if since:
+        found.append(runs.started_at >= since)
+    if until:
+        found.append(runs.started_at < until)
     return found
 
 

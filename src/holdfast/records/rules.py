@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from holdfast.kernel.canonical import canonical_digest
 from holdfast.kernel.errors import Invalid
+from holdfast.kernel.moments import check_order
 from holdfast.records.model import MappedRecord, Run, RunFinish, RunOpen
 from holdfast.records.personal import Marks, marks_of
 from holdfast.records.within import Asked, Within, since, within
@@ -200,9 +201,11 @@ def check_opening(rules: Rules, request: RunOpen) -> None:
         raise Invalid("cannot open the run: a backfill, and nothing else, has a range")
     if request.range_start is not None and request.range_end is not None:
         try:
-            within(request.range_start, request.range_end, rules.timezone)
+            asked = within(request.range_start, request.range_end, rules.timezone)
         except ValueError as error:
             raise Invalid("cannot open the run: its range is none of the calendar's") from error
+        begins, ends = ("range_start", request.range_start), ("range_end", request.range_end)
+        check_order("open the run", begins, ends, asked.moments)
     if ranged and not rules.has_period:
         raise Invalid(
             f"cannot backfill {rules.profile}: its records have no period",

@@ -9,6 +9,7 @@ same inputs is the same report: it is answered, not computed again.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +32,7 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor, page_size
 from holdfast.kernel.ids import EventId, NewId
+from holdfast.kernel.moments import check_order
 from holdfast.kernel.objects import Objects
 from holdfast.kernel.objects.orphans import confirm, noted
 from holdfast.kernel.outbox import Event, Outbox
@@ -79,7 +81,7 @@ from holdfast.reports.receipt import (
     carries,
     coefficient,
 )
-from holdfast.reports.spec import canonical_spec, check_spec, spec_digest, zoned
+from holdfast.reports.spec import canonical_spec, check_spec, spec_digest, unzoned, zoned
 from holdfast.reports.turns import Turns
 
 COMPUTE = "holdfast.reports.compute:compute"
@@ -155,7 +157,8 @@ class ReportsService:
         """
         check_spec(spec)
         _require(principal, Permission.RECORDS_READ)
-        spec = zoned(spec, await self._zones(principal, spec))
+        zones, unknown = await self._zones(principal, spec)
+        spec = zoned(spec, zones)
         inputs, files = await self._inputs(principal, spec)
         found = await self._same(principal, spec, inputs)
         if found is not None:
@@ -166,7 +169,7 @@ class ReportsService:
             # A newer publication may have replaced the file under our hands: look once more.
             inputs, files = await self._inputs(principal, spec)
             result = await self._compute(spec, files)
-        report = self._report(principal, spec, inputs, result)
+        report = self._report(principal, spec, inputs, result, _utc_notes(spec, unknown))
         for _ in range(STORED_AGAIN_MAX):
             try:
                 return await self._stored(principal, report, result.data)
@@ -195,6 +198,8 @@ class ReportsService:
         (before,) = decode_cursor(_CURSOR, cursor, int) if cursor else (_SEQUENCE_MAX,)
         limit = page_size(limit)
         first, last = _moment(since, "since") or "", _moment(until, "until") or _FOREVER
+        if since and until:
+            check_order("list reports", ("since", since), ("until", until), (first, last))
 
         def unit(conn: Connection) -> Numbered:
             return store.newest(
@@ -421,17 +426,21 @@ class ReportsService:
             )
         return inputs, files
 
-    async def _zones(self, principal: Principal, spec: ReportSpec) -> dict[str, str]:
-        """The time zones of the profiles whose periods may begin within a day."""
-        zones = {}
+    async def _zones(
+        self, principal: Principal, spec: ReportSpec
+    ) -> tuple[dict[str, str], set[str]]:
+        """The time zones of the profiles whose periods may begin within a day, and the profiles
+        that the registry does not know: records outlive what it has lost."""
+        zones, unknown = {}, set[str]()
         for profile in {source.profile for source in spec.inputs.values()}:
             try:
                 found = (await self._profiles.show(principal, profile)).profile
             except NotFound:
-                continue  # removed: its zone is known no more, and days are those of UTC
+                unknown.add(profile)
+                continue
             if found.period and {"H", "I"} & frequencies_of(found.period):
                 zones[profile] = found.timezone
-        return zones
+        return zones, unknown
 
     async def _credit(self, principal: Principal, profile: str) -> Credit:
         try:
@@ -458,6 +467,7 @@ class ReportsService:
         spec: ReportSpec,
         inputs: Inputs,
         result: ComputeResult,
+        notes: Sequence[str],
     ) -> Report:
         counted = [
             msgspec.structs.replace(used, **msgspec.structs.asdict(result.inputs[used.name]))
@@ -479,7 +489,7 @@ class ReportsService:
             row_count=result.row_count,
             rows=result.rows,
             correlation=result.correlation,
-            notes=result.notes,
+            notes=[*result.notes, *notes],
             chart=chart_kind(spec.chart.kind, result.correlation, result.columns),
             created_at=timestamp(self._clock.now()),
             created_by=principal.subject,
@@ -647,6 +657,16 @@ def _moment(text: str, what: str) -> str:
         return timestamp(parse_timestamp(text))
     except ValueError as error:
         raise Invalid(f"cannot list reports: {what} {text!r} is no RFC 3339 time") from error
+
+
+def _utc_notes(spec: ReportSpec, unknown: Collection[str]) -> Sequence[str]:
+    """What days mean where nobody can say in which zone they are."""
+    return [
+        f"{name}: the registry does not know the profile {spec.inputs[name].profile}, so days, "
+        f"months and years of hours and instants are UTC's; inputs.{name}.timezone says otherwise"
+        for name in unzoned(spec)
+        if spec.inputs[name].profile in unknown
+    ]
 
 
 def _require(principal: Principal, permission: Permission) -> None:

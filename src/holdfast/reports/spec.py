@@ -13,7 +13,7 @@ import msgspec
 
 from holdfast.kernel.canonical import canonical, digest
 from holdfast.kernel.errors import Invalid, Problem, TooLarge
-from holdfast.records.within import bound
+from holdfast.records.within import beginnings
 from holdfast.registry.document import DOCUMENT_BYTES_MAX, dotted, read_document
 from holdfast.registry.time_rules import zone_problems
 from holdfast.reports.errors import SpecInvalid
@@ -207,7 +207,7 @@ def _period_problems(path: str, period: PeriodFilter) -> list[Problem]:
     found, bounds = [], []
     for member, value in (("from", period.start), ("until", period.until)):
         try:
-            bounds.append("" if value is None else bound(str(value)))
+            bounds.append("" if value is None else beginnings(str(value), "UTC")[1])
         except ValueError:
             found.append(Problem(f"{path}.{member}", f"{value} is no time of the calendar"))
     if not found and all(bounds) and bounds[0] >= bounds[1]:
@@ -340,19 +340,24 @@ def _chart_problems(spec: ReportSpec, names: Names) -> list[Problem]:
 def zoned(spec: ReportSpec, zones: Mapping[str, str]) -> ReportSpec:
     """The spec with the zone of each profile in ``zones`` written into the inputs that go by time
     and name none: what a report says must not depend on what its profiles say later."""
-    keys = spec.join.keys if spec.join else []
-    inputs = {}
+    inputs = dict(spec.inputs)
+    for name in unzoned(spec):
+        zone = zones.get(inputs[name].profile, "UTC")
+        if zone != "UTC":
+            inputs[name] = msgspec.structs.replace(inputs[name], timezone=zone)
+    return msgspec.structs.replace(spec, inputs=inputs)
+
+
+def unzoned(spec: ReportSpec) -> list[str]:
+    """The inputs that go by time and do not say where a day begins."""
+    keys, found = spec.join.keys if spec.join else [], []
     for name, source in spec.inputs.items():
         used = [reference for key in keys if (reference := join_key(key, [name]).of.get(name))]
         used += source.aggregate.by if source.aggregate else []
-        zone = zones.get(source.profile, "UTC")
         timed = source.period is not None or any(reference in BUCKETS for reference in used)
-        inputs[name] = (
-            msgspec.structs.replace(source, timezone=zone)
-            if timed and zone != "UTC" and source.timezone is None
-            else source
-        )
-    return msgspec.structs.replace(spec, inputs=inputs)
+        if timed and source.timezone is None:
+            found.append(name)
+    return found
 
 
 def row_keys(spec: ReportSpec) -> list[JoinKey]:

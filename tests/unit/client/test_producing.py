@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from socketserver import StreamRequestHandler, ThreadingTCPServer
-from time import monotonic
-from typing import ClassVar
+from time import monotonic, sleep
+from types import FrameType
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
-from holdfast.client import Answer, Client, HoldfastError, Producer
+from holdfast.client import Answer, Client, HoldfastError, Producer, producing
 from holdfast.client.producing import Untold
 from holdfast.kernel.errors import Conflict, OutcomeUnknown
 from holdfast.kernel.http.problems import document
@@ -192,3 +194,45 @@ def test_following_a_door_that_ends_each_answer_at_once_pauses(
         following.close()
     assert len(came) == 3
     assert min(later - earlier for earlier, later in pairwise(came)) >= 0.2
+
+
+def test_the_first_refusal_is_the_first_from_however_many_threads_answers_are_let_go() -> None:
+    """The loop's thread adds them, callers' threads ask and let go, whenever they like: another one
+    goes on after every line."""
+    wrong = list[BaseException]()
+
+    def turns(frame: FrameType, event: str, argument: object) -> Any:
+        del argument
+        if event == "line":
+            sleep(0)
+        return turns if frame.f_code.co_filename == producing.__file__ else None
+
+    def let_go(mine: list[Answer], untold: Untold, start: threading.Barrier) -> None:
+        try:
+            start.wait(PATIENCE_SECONDS)
+            sys.settrace(turns)
+            while mine:
+                mine.pop()
+                untold.first()
+        except BaseException as error:  # a thread's own is not seen otherwise
+            wrong.append(error)
+        finally:
+            sys.settrace(None)
+
+    for _ in range(20):
+        untold = Untold()
+        answers = [Answer(untold) for _ in range(40)]
+        for number, answer in enumerate(answers):
+            untold.add(answer, Conflict(f"number {number}"))
+        start = threading.Barrier(4)
+        threads = [
+            threading.Thread(target=let_go, args=(answers[part::4], untold, start))
+            for part in range(4)
+        ]
+        del answers, answer
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+        assert str(untold.first()) == "number 0"
+    assert wrong == []

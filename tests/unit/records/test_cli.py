@@ -157,6 +157,9 @@ def test_records_are_listed_as_a_table_and_as_json(invoke: Invoke) -> None:
         (("--dimension", "region=TX"), "rates has no such dimension\nhint: it has state"),
         (("--dimension", "state"), "it has no value\nhint: write --dimension NAME=VALUE"),
         (("--from", "2025-13-01"), "neither a date nor a UTC time"),
+        (("--from", "2026", "--to", "2025-06"), "exchange the two: period_from=2025-06 period_to"),
+        (("--from", "2026", "--to", "2026-01-01"), "period_to is the first moment after the range"),
+        (("--from", "2026-01-01T01:00:00Z", "--to", "2026"), "not after period_from=2026-01-01T01"),
     ):
         wrong = invoke("record", "list", "--profile", "rates", *words)
         assert (wrong.exit_code, said in wrong.stderr) == (2, True), wrong.stderr

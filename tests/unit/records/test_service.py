@@ -41,6 +41,7 @@ from holdfast.records.model import (
     Reject,
     RunClose,
     RunFilter,
+    RunOpen,
     RunStatus,
 )
 from holdfast.records.publishing import batch_leaf
@@ -641,6 +642,32 @@ async def test_a_dimension_filter_compares_values_not_text(bench: Bench) -> None
 async def test_filters_that_make_no_sense_are_refused(quick: Bench, which: RecordFilter) -> None:
     with pytest.raises(Invalid):
         await quick.service.records(OPERATOR, which)
+
+
+async def test_a_range_that_ends_before_it_begins_is_refused_wherever_one_is_taken(
+    quick: Bench,
+) -> None:
+    """Nothing lies in it, and whoever turned the two around would take that for an answer."""
+    service, day = quick.service, "2026-01-0{}T00:00:00Z".format
+    turned = RunFilter(since=day(2), until=day(1))
+    back = RunOpen(run="", fence=1, kind="backfill", range_start=day(2), range_end=day(1))
+    attempt = quick.attempt()
+    asked = [
+        service.records(OPERATOR, RecordFilter(profile="rates", start="2026", end="2025-12")),
+        service.stream(OPERATOR, RecordFilter(profile="rates", start="2026-01", end="2026")),
+        service.runs(OPERATOR, turned),
+        service.results(OPERATOR, turned),
+        service.rejects(OPERATOR, turned),
+        service.open(OPERATOR, attempt.grant, msgspec.structs.replace(back, run=attempt.run)),
+    ]
+    for one in asked:
+        with pytest.raises(Invalid) as refused:
+            await one
+        assert refused.value.code == "range-reversed"
+        assert refused.value.hint
+    assert (await service.runs(OPERATOR, RunFilter(since=day(1), until=day(2)))).items == []
+    shown = await service.records(OPERATOR, RecordFilter(profile="rates", start="2025", end="2026"))
+    assert shown.items == []
 
 
 async def test_another_tenant_sees_nothing_and_cannot_tell(bench: Bench) -> None:

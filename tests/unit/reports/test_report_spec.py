@@ -107,6 +107,7 @@ chart: []
         ("co2 / anomaly", "ratio + 1", "derive.ratio", "derived itself"),
         ("ratio:", "co2:", "derive.co2", "another column"),
         ("{from: 1959}", "{from: 1959, until: 1950}", "inputs.temperature.period", "before"),
+        ("{from: 1959}", "{from: 1959, until: 1959-01-01}", "inputs.temperature.period", "before"),
         ("on: [year]", "on: [{name: y, of: {co2: year}}]", "join.on[0].of.temperature", "missing"),
         ("on: [year]", "on: [year, year]", "join.on", "twice"),
         ("measures: [co2]", "measures: [co2, co2]", "inputs.co2", "twice"),
