@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import msgspec
-
 from holdfast.collect.columns import Columns
 from holdfast.collect.content import Content
 from holdfast.collect.cursor import CursorState
@@ -71,18 +69,18 @@ class Filled:
         """The JSON of the :class:`~holdfast.records.model.Batch`, a piece at a time.
 
         In pieces it can be sent without ever being held whole: bodies of megabytes, made and
-        dropped many times, would leave the process's memory in tatters.
+        dropped many times, would leave the process's memory in tatters. Its members are sorted as
+        those of the records are: a body to the byte as the server would write it is one of which
+        it need not ask whether a key is repeated.
         """
-        head = _encode(
+        whole = encode_sorted(
             Batch(run=run, fence=fence, sequence=sequence, rejects=self.rejects, signed=signed)
         )
-        yield head[:-1] + b',"records":['
+        fence_member, _, others = whole.partition(b",")
+        yield fence_member
         for number, piece in enumerate(self.pieces):
-            yield b"," + piece if number else piece
-        yield b"]}"
-
-
-_encode = msgspec.json.Encoder().encode
+            yield (b"," if number else b',"records":[') + piece
+        yield (b"]," if self.pieces else b",") + others
 
 
 class BatchMaker:

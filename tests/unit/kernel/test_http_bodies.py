@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from holdfast.kernel.errors import Invalid
+from holdfast.kernel.http import bodies
 from holdfast.kernel.http.bodies import DEPTH_MAX, Body, check_depth, check_keys, depth_of
 from tests.unit.kernel.http_app import Thing, Tree, browser, make_app
 
@@ -104,6 +105,24 @@ def test_raw_members_are_looked_into() -> None:
 
     refused(Body(Holder), b'{"inside":{"a":1,"a":2}}')
     assert bytes(Body(Holder).read(b'{"inside":{"a":1}}').inside) == b'{"a":1}'
+
+
+@pytest.mark.parametrize("order", [None, "sorted"])
+def test_what_we_write_ourselves_is_not_scanned_for_keys(
+    order: Literal["sorted"] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Part(msgspec.Struct, omit_defaults=True):
+        second: dict[str, int]
+        first: int = 0
+
+    def scan(data: bytes) -> None:
+        raise AssertionError(f"scanned: {data!r}")
+
+    monkeypatch.setattr(bodies, "check_keys", scan)
+    part = Part(second={"b": 1, "a": 2}, first=3)
+    assert Body(Part).read(msgspec.json.encode(part, order=order)) == part
+    with pytest.raises(AssertionError, match="scanned"):
+        Body(Part).read(b'{"second":{"b":1,"b":2}}')
 
 
 # --- depth

@@ -17,6 +17,17 @@ from holdfast.kernel.errors import Internal, Unsupported
 _OLDEST_LIBRARY = (3, 51, 3)
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+for _kind, _adapted in ((type(None), _as_it_is), (bytes, bytes), (bool, int)):
+    # Only of numbers and text the driver knows without looking that they need no adapting. For
+    # anything else it asks the value and its protocol in vain, which took three quarters of the
+    # time of an insertion of rows of ten values (1.9 s of 100,000; 0.5 s with an adapter to find).
+    dbapi2.register_adapter(_kind, _adapted)
+
+
 def sqlite_engine(path: Path, *, busy_milliseconds: int = 5_000) -> Engine:
     """An engine on the file at ``path``: write-ahead log, every commit flushed, foreign keys on.
 
