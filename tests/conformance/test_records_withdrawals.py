@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from holdfast.kernel.database import Database
+from holdfast.records import publishing
 from holdfast.records.listing import notice_text
 from holdfast.records.model import MappedRecord, RecordFilter, Reject, Run, RunFilter, RunOpen
 from tests.conformance.records_oracle import Oracle
@@ -82,6 +83,41 @@ async def test_an_ordinary_run_withdraws_nothing_from_before_its_windows(
         assert (gone.withdrawn, sorted(await published(bench))) == (
             1, ["CA 2025-01-01", "CA 2025-06-01"],
         )  # fmt: skip
+
+
+async def test_no_look_at_what_is_published_holds_the_database_for_long(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much is published, and however little of it is absent: it is looked at in steps."""
+    monkeypatch.setattr(publishing, "SCAN_ROWS", 2)
+    monkeypatch.setattr(publishing, "ROWS_AT_ONCE", 4)
+    scans, most = [0], [0]
+    scan, read = publishing.live_rows, database.read
+
+    def scanned(*given: Any) -> list[int]:
+        scans[0] += 1
+        most[0] = max(most[0], scans[0])
+        return scan(*given)
+
+    async def unit(principal: Any, work: Any) -> Any:
+        scans[0] = 0
+        return await read(principal, work)
+
+    monkeypatch.setattr(publishing, "live_rows", scanned)
+    async with bench_on(database, tmp_path, windowed(max_rejects=5), withdrawal_rows=3) as bench:
+        monkeypatch.setattr(database, "read", unit)
+        every = [row for state in STATES[:4] for row in months(*range(3, 13), state=state)]
+        await run_of(bench, every)
+        await run_of(bench, months(1, 2), **BACKFILL | {"range_end": "2025-03-01"})
+        # All but the last, and but the first and two in the middle: what lies between is passed by.
+        assert counts(await run_of(bench, every[:-1]))[2:] == (39, 1, 2)
+        fewer = every[1:17] + every[19:-1]
+        assert counts(await run_of(bench, fewer))[2:] == (36, 3, 2)
+        run = await run_with(bench, (fewer[:-9], rejected(None)))
+        assert (told(run), run.unasked) == ((27, 0, 0, 9), 2)
+        gone = await run_of(bench, [], **BACKFILL | {"range_end": "2025-03-01"})
+        assert counts(gone)[2:] == (0, 2, 0)
+    assert most == [2]
 
 
 async def test_where_the_windows_begin_is_a_moment_of_the_sources_own(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from holdfast.records.model import RunFinish
 from holdfast.records.rules import Rules
 from holdfast.records.signed import header_digest
 from holdfast.records.slots import FREE_SLOT, change_slot
-from holdfast.records.staging import is_seen, kept_count
+from holdfast.records.staging import chunks_of, is_seen, kept_count
 from holdfast.records.within import Asked
 
 LISTED_MAX = 2_000
@@ -29,6 +29,8 @@ LISTED_MAX = 2_000
 NOWHERE = -1
 """Response and position of a withdrawal: it comes from the absence of something."""
 SCAN_ROWS = 5_000
+ROWS_AT_ONCE = 50_000
+"""Published rows that are looked at in one unit."""
 
 
 def note_totals(conn: Connection, tenant: str, request: RunFinish) -> None:
@@ -80,37 +82,77 @@ class Absence:
     withheld: int = 0
 
 
-def absence(
-    conn: Connection, tenant: str, run: Row[Any], head: Row[Any], asked: Asked | None
-) -> Absence:
-    """Count them, of a run of a snapshot that has brought everything.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How far a run's published records were looked at, as of a version of the head.
+
+    ``absence`` is there once all were.
+    """
+
+    version: int
+    position: int = NOWHERE
+    missing: int = 0
+    absence: Absence | None = None
+
+
+def look_on(
+    conn: Connection, tenant: str, run: Row[Any], head: Row[Any], asked: Asked | None, so_far: Look
+) -> Look:
+    """Count what is absent from a run of a snapshot that has brought everything: one step of it.
 
     Where all that is published came again, or nothing was rejected and everything was asked for,
-    nothing is looked at.
+    nothing is looked at. Else it is every published row, so many at a time as a reader may hold a
+    snapshot of the database for.
     """
     whole = run.range_start is None
     if whole and head.live <= run.present:
-        return Absence()
+        return replace(so_far, absence=Absence())
     bits = store.kept_bits(conn, tenant, run.run)
     if not run.unkeyed and not bits and (asked is None or not whole):
-        return Absence()
-    seen = store.all_seen(conn, tenant, run.run)
-    kept = kept_count(bits, seen)
-
-    def missing(where: ColumnElement[bool]) -> int:
-        position, found = NOWHERE, 0
-        while rows := live_rows(conn, tenant, run.profile, position, head.slot_first, where):
-            found += sum(not (is_seen(seen, row) or is_seen(bits, row)) for row in rows)
-            position = rows[-1]
-        return found
-
-    if whole:
-        unasked = 0 if asked is None else missing(not_(store.asked_for(asked)))
-        absent = head.live - run.present - kept - unasked
-    else:
+        return replace(so_far, absence=Absence())
+    scanned = (asked is not None) if whole else bool(run.unkeyed)
+    if scanned:
         assert asked is not None
-        unasked, absent = 0, missing(store.asked_for(asked)) if run.unkeyed else 0
-    return Absence(unasked, kept, absent if run.unkeyed else 0)
+        begins = store.asked_for(asked)
+        where = not_(begins) if whole else begins
+        position, missing, more = absent_rows(
+            conn, tenant, run, head, so_far.position, ROWS_AT_ONCE, where
+        )
+        so_far = replace(so_far, position=position, missing=so_far.missing + len(missing))
+        if more:
+            return so_far
+    kept = kept_count(bits, store.all_seen(conn, tenant, run.run))
+    unasked = so_far.missing if whole else 0
+    absent = head.live - run.present - kept - unasked if whole else so_far.missing
+    return replace(so_far, absence=Absence(unasked, kept, absent if run.unkeyed else 0))
+
+
+def absent_rows(
+    conn: Connection,
+    tenant: str,
+    run: Row[Any],
+    head: Row[Any],
+    position: int,
+    wanted: int,
+    *where: ColumnElement[bool],
+) -> tuple[int, list[int], bool]:
+    """Published rows behind ``position`` that neither came again nor were met in a rejected row.
+
+    At most ``wanted`` of them, of the next :data:`ROWS_AT_ONCE` rows; how far that was, and whether
+    more may follow.
+    """
+    absent: list[int] = []
+    for _ in range(0, ROWS_AT_ONCE, SCAN_ROWS):
+        scanned = live_rows(conn, tenant, run.profile, position, head.slot_first, *where)
+        came = store.came_bits(conn, tenant, run.run, chunks_of(scanned))
+        for position in scanned:
+            if not is_seen(came, position):
+                absent.append(position)
+                if len(absent) == wanted:
+                    return position, absent, True
+        if len(scanned) < SCAN_ROWS:
+            return position, absent, False
+    return position, absent, True
 
 
 def accounted(run: Row[Any]) -> int:

@@ -10,7 +10,7 @@ die at any point.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -48,12 +48,13 @@ from holdfast.records.opening import add_run, claim_of_close, open_run, validato
 from holdfast.records.publishing import (
     NOWHERE,
     Absence,
+    Look,
     Published,
-    absence,
+    absent_rows,
     accounted,
     add_withdrawal_batch,
     evidence_of,
-    live_rows,
+    look_on,
     move_head,
     note_totals,
 )
@@ -68,7 +69,6 @@ from holdfast.records.rules import (
     for_kind,
 )
 from holdfast.records.slots import attempt_of, change_slot, check_attempt, clean_step
-from holdfast.records.staging import is_seen
 from holdfast.records.watching import Watching, judge, keep_shape
 from holdfast.records.within import Asked, decode_asked
 
@@ -256,10 +256,14 @@ class Runs(Watching):
         """Stop taking batches and check what came; the run if that ends it, or it had ended."""
         failed = self._ending(RunStatus.FAILED)
         how = self.telling()
-        # Long where much is published, so it is counted before the transaction.
-        look = await self._db.read(
-            principal, lambda conn: _look(conn, principal, request, rules, asked)
-        )
+        # Long where much is published, so it is counted before the transaction, in steps.
+        look: Look | None = None
+        while look is None or look.absence is None:
+            look = await self._db.read(
+                principal,
+                lambda conn, so_far=look: _look(conn, principal, request, rules, asked, so_far),  # type: ignore[misc]
+            )
+        absence = look.absence
 
         def unit(conn: Connection) -> Run | None:
             tenant = principal.tenant
@@ -268,14 +272,13 @@ class Runs(Watching):
                 return run_of(run)
             if head.slot_state == "closing":
                 return None
-            if head.version != look.version:
-                raise Contended(f"cannot finish the run {run.run}: it got another batch meanwhile")
+            _check_version(run, head, look)
             note_totals(conn, tenant, request)
             store.change(
                 conn,
                 store.runs,
                 store.of_key(store.runs, tenant, run=run.run),
-                {**asdict(look.absence), "asked": msgspec.json.encode(asked).decode()},
+                {**asdict(absence), "asked": msgspec.json.encode(asked).decode()},
             )
             found_run = store.find(conn, store.runs, tenant, run=run.run)
             assert found_run is not None
@@ -309,13 +312,17 @@ class Runs(Watching):
     ) -> None:
         """Stage a withdrawal for every published key that was asked for and did not come again;
         restartable."""
-        while True:
-            step = await self._db.read(
-                principal, lambda conn: self._absent(conn, principal, request, rules, asked)
+        position: int | None = NOWHERE
+        while position is not None:
+            step, position = await self._db.read(
+                principal,
+                lambda conn, after=position: self._absent(  # type: ignore[misc]
+                    conn, principal, request, rules, asked, after
+                ),
             )
-            if step is None:
-                return
-            await self._db.write(principal, step, size_bytes=self._settings.withdrawal_rows * 600)
+            if step is not None:
+                size = self._settings.withdrawal_rows * 600
+                await self._db.write(principal, step, size_bytes=size)
 
     def _absent(
         self,
@@ -324,31 +331,27 @@ class Runs(Watching):
         request: RunFinish,
         rules: Rules,
         asked: Asked | None,
-    ) -> Callable[[Connection], None] | None:
-        """The unit that stages the next withdrawals, or ``None`` when there are no more."""
+        after: int,
+    ) -> tuple[Callable[[Connection], None] | None, int | None]:
+        """The unit that stages the next withdrawals behind ``after``, if there are any in the rows
+        that one step looks at; and how far that was, ``None`` when all were looked at."""
         tenant, profile = principal.tenant, rules.profile
         run, head = attempt_of(conn, tenant, request)
         ended = is_final(RunStatus(run.status)) or head.slot_state != "closing"
         whole = run.range_start is None
         if ended or run.unkeyed or (whole and head.live <= run.withdrawn + accounted(run)):
-            return None
-        where = [] if asked is None else [store.asked_for(asked)]
-        seen = store.all_seen(conn, tenant, run.run)
-        kept = store.kept_bits(conn, tenant, run.run)
-        position: int = head.slot_position
-        absent: list[int] = []
-        while len(absent) < self._settings.withdrawal_rows:
-            scanned = live_rows(conn, tenant, profile, position, head.slot_first, *where)
-            if not scanned:
-                break
-            for sequence in scanned:
-                if not (is_seen(seen, sequence) or is_seen(kept, sequence)):
-                    absent.append(sequence)
-                    if len(absent) == self._settings.withdrawal_rows:
-                        break
-            position = sequence
+            return None, None
+        position, absent, more = absent_rows(
+            conn,
+            tenant,
+            run,
+            head,
+            max(after, head.slot_position),
+            self._settings.withdrawal_rows,
+            *([] if asked is None else [store.asked_for(asked)]),
+        )
         if not absent:
-            return None
+            return None, position if more else None
         rows, leaves = self._withdrawals(conn, principal, run, head, absent)
         root = merkle.root(leaves).hex()
         at = timestamp(self._clock.now())
@@ -367,7 +370,8 @@ class Runs(Watching):
             store.insert_rows(conn, rows)
             add_withdrawal_batch(conn, tenant, run, head, len(rows), root, at)
 
-        return unit
+        # Whether it was written is seen by looking again, from where the head says.
+        return unit, NOWHERE
 
     def _withdrawals(
         self,
@@ -701,23 +705,29 @@ class Runs(Watching):
                 return
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What is known of the published records that did not come, as of a version of the head."""
-
-    version: int = 0
-    absence: Absence = field(default_factory=Absence)
-
-
 def _look(
-    conn: Connection, principal: Principal, request: RunFinish, rules: Rules, asked: Asked | None
-) -> _Look:
+    conn: Connection,
+    principal: Principal,
+    request: RunFinish,
+    rules: Rules,
+    asked: Asked | None,
+    so_far: Look | None,
+) -> Look:
+    """The next step of looking at the published records that did not come."""
     run, head = attempt_of(conn, principal.tenant, request)
-    if is_final(RunStatus(run.status)):
-        return _Look()
+    if is_final(RunStatus(run.status)) or head.slot_state == "closing":
+        return Look(0, absence=Absence())
+    if so_far is None:
+        so_far = Look(head.version)
+    _check_version(run, head, so_far)
     if rules.mode != "snapshot":
-        return _Look(head.version)
-    return _Look(head.version, absence(conn, principal.tenant, run, head, asked))
+        return replace(so_far, absence=Absence())
+    return look_on(conn, principal.tenant, run, head, asked, so_far)
+
+
+def _check_version(run: Row[Any], head: Row[Any], look: Look) -> None:
+    if head.version != look.version:
+        raise Contended(f"cannot finish the run {run.run}: it got another batch meanwhile")
 
 
 def _finished(run: Run, ending: _Ending) -> Event:

@@ -600,6 +600,21 @@ def kept_bits(conn: Connection, tenant: str, run: str) -> dict[int, bytes]:
     return {row.chunk: bytes(row.kept) for row in rows}
 
 
+def came_bits(conn: Connection, tenant: str, run: str, chunks: Sequence[int]) -> dict[int, bytes]:
+    """The bits, in these chunks, of what came in the attempt, in good rows or in rejected ones."""
+    found: dict[int, bytes] = {}
+    for some in parts(chunks):
+        rows = conn.execute(
+            select(seen.c.chunk, seen.c.bits, seen.c.kept).where(
+                of_key(seen, tenant, run=run), seen.c.chunk.in_(some)
+            )
+        )
+        for row in rows:
+            bits = int.from_bytes(row.bits) | int.from_bytes(row.kept or b"")
+            found[row.chunk] = bits.to_bytes(SEEN_BYTES)
+    return found
+
+
 def all_seen(conn: Connection, tenant: str, run: str) -> dict[int, bytes]:
     """All seen bits of a run's attempt."""
     rows = conn.execute(select(seen.c.chunk, seen.c.bits).where(of_key(seen, tenant, run=run)))
