@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from pysqlite3 import dbapi2
+
+from holdfast.keyring import MasterKeys
 from tests.support.program import run_command, started, wait_until
 from tests.support.stack import SAMPLE
 
@@ -48,8 +54,71 @@ def test_it_says_what_is_down_up_and_broken(tmp_path: Path) -> None:
         assert found["ledger"]["outcome"] == "pass"
         assert found["results"]["outcome"] == "warn"
 
+        up.process.kill()  # what it had not put away yet lies beside the database
+        up.process.wait(60)
+
+    before = fingerprint(data_dir)
     status, found = checklist(data_dir)
     assert (status, found["gateway"]["outcome"]) == (1, "fail")
+    rest = {name: line["outcome"] for name, line in found.items() if name != "gateway"}
+    assert rest.pop("port") in ("pass", "fail")  # somebody else may have it
+    assert set(rest.values()) == {"pass"}, found
+    assert {"settings", "data directory", "disk flush", "database", "keyring"} <= set(rest)
+    assert {"tenant secret", "ledger", "profiles", "clock"} <= set(rest)
+    assert fingerprint(data_dir) == before, "looking changes nothing"
+    _broken_at_rest(data_dir, tmp_path)
+
+
+def fingerprint(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Every file, with when it was written and what is in it."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            path.stat().st_mode,
+            path.read_bytes(),
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _broken_at_rest(data_dir: Path, apart: Path) -> None:
+    """What is broken of a stack that does not run is named, with what to do."""
+
+    def failing(name: str, spoil: Callable[[Path], object]) -> dict[str, str]:
+        copy = apart / "copy"
+        shutil.copytree(data_dir, copy, symlinks=True)
+        spoil(copy)
+        before = fingerprint(copy)
+        status, found = checklist(copy)
+        assert (status, found[name]["outcome"]) == (1, "fail"), found
+        assert found[name]["hint"]
+        assert fingerprint(copy) == before
+        shutil.rmtree(copy)
+        line: dict[str, str] = found[name]
+        return line
+
+    def sql(copy: Path, statement: str) -> None:
+        with closing(dbapi2.connect(str(copy / "state" / "holdfast.db"))) as driver:
+            driver.execute(statement)
+            driver.commit()
+
+    last = "DELETE FROM ledger_commits WHERE first = (SELECT max(first) FROM ledger_commits)"
+    assert "entries long" in failing("ledger", lambda copy: sql(copy, last))["detail"]
+    newer = "UPDATE schema_state SET revision = '9999', oldest_code = '99.0.0'"
+    assert "99.0.0 or newer" in failing("database", lambda copy: sql(copy, newer))["detail"]
+
+    def other(copy: Path) -> None:
+        key = copy / "keys" / "master.key"
+        key.unlink()
+        MasterKeys.create(key)
+
+    assert "does not belong" in failing("keyring", other)["detail"]
+    lost = failing("keyring", lambda copy: (copy / "keyring" / "keyring.db").unlink())
+    assert "sealed under a keyring that is not at" in lost["detail"]
+    failing("tenant secret", lambda copy: (copy / "secrets" / "tenant-secrets").unlink())
+    failing("database", lambda copy: (copy / "state" / "holdfast.db").write_bytes(b"x" * 8192))
+    failing("data directory", lambda copy: copy.chmod(0o777))
 
 
 def test_drones_of_a_program_that_stops_leave_while_it_still_hears_them(tmp_path: Path) -> None:

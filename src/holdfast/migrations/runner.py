@@ -123,6 +123,16 @@ async def check_schema(database: Database, *, version: str) -> None:
         )
 
 
+def standing(revision: str, oldest_code: str, *, version: str) -> str:
+    """How a schema stands to this program: ``current``, ``older`` (the next start brings it here)
+    or ``newer`` (it can be used as it is); ``Unsupported`` if this program has been left behind."""
+    known = _revisions()
+    if revision not in known:
+        _refuse_if_left_behind(SchemaState(revision, oldest_code), version)
+        return "newer"
+    return "current" if revision == known[0] else "older"
+
+
 def configuration(connection: Connection | None = None) -> Config:
     """Alembic's configuration, without a file."""
     from alembic.config import Config

@@ -202,6 +202,25 @@ class ProfilesFolder:
         return True
 
 
+def look(folder: Path, *, apart: Path | None = None) -> Iterator[tuple[str, list[Problem]]]:
+    """What is wrong with each file of ``folder``; nothing is published, and nothing noted.
+
+    ``OSError`` if the folder cannot be read whole.
+    """
+    for file in _scan(folder, apart):
+        path, media_type = folder / file, media_type_of(Path(file))
+        with path.open("rb") as stream:
+            data = stream.read(DOCUMENT_BYTES_MAX + 1)
+        try:
+            found = examine(
+                with_code_lists(data, path.parent, media_type=media_type), media_type=media_type
+            )
+        except HoldfastError as error:
+            yield file, [Problem("", error.detail, error.hint)]
+            continue
+        yield file, [*found.problems, *found.unsupported]
+
+
 def _scan(folder: Path, apart: Path | None) -> dict[str, Look]:
     """Every profile file below ``folder``; ``OSError`` if the folder cannot be read whole.
 

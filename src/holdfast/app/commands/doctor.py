@@ -6,15 +6,21 @@ import os
 import platform
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import CommandLine, command_line, print_json, run, session, visible
+from holdfast.app.line import sources_of, with_origin
+from holdfast.app.resting import Finding, of_directory, of_flush, of_settings
+from holdfast.app.settings import examine
+from holdfast.kernel.cli import LOCK, CommandLine, command_line, print_json, run, session, visible
 from holdfast.kernel.errors import Denied, HoldfastError
 from holdfast.kernel.hints import hint_for
+from holdfast.kernel.lock import holder_of
 from holdfast.kernel.options import JsonOption
 from holdfast.ledger.model import LedgerStatus
 
@@ -29,25 +35,18 @@ SAMPLE = 50
 DEEP_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the checklist."""
-
-    check: str
-    outcome: str
-    detail: str
-    hint: str = ""
-
-
 @app.command(
     help="Check a stack: is it up, are profiles loaded, do drones beat, do results arrive, does "
-    "the data persist. Exit status 1 when a check fails.",
+    "the data persist. Where nothing runs: settings, database, keys, log, profiles, clock, disk, "
+    "port; nothing is started or written. Exit status 1 when a check fails, as of a stack that is "
+    "down.",
     epilog="Example: holdfast doctor --control-plane http://127.0.0.1:8090 --json",
 )
 def doctor(
     ctx: typer.Context,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Open every stored raw response, not a sample of them.")
+        bool,
+        typer.Option("--deep", help="Open every raw response, not a sample; at rest every key."),
     ] = False,
     json: JsonOption = False,
 ) -> None:
@@ -55,7 +54,13 @@ def doctor(
     line = command_line(ctx)
 
     async def body() -> list[Finding]:
-        return [*_machine(), *_data(line), *await _stack(ctx, line, deep=deep)]
+        return [
+            *_machine(),
+            *_settings(line),
+            *_data(line),
+            *_resting(line, deep=deep),
+            *await _stack(ctx, line, deep=deep),
+        ]
 
     findings = run(body)
     if json:
@@ -96,7 +101,31 @@ def _data(line: CommandLine) -> list[Finding]:
         ]
     kind = _filesystem(folder)
     space = os.statvfs(folder)
-    return [_room(folder, kind, space.f_bavail * space.f_frsize)]
+    room = _room(folder, kind, space.f_bavail * space.f_frsize)
+    return [of_directory(folder), room, of_flush(folder)]
+
+
+def _resting(line: CommandLine, *, deep: bool) -> list[Finding]:
+    """What can be told of a stack that does not run; of one that does, its roles are asked."""
+    from holdfast.app.resting import at_rest
+
+    if line.control_plane is not None or line.running() is not None or not line.data_dir.is_dir():
+        return []
+    with suppress(OSError):
+        holder = holder_of(line.data_dir / LOCK)
+        if holder is not None:
+            who = f"process {holder}" if holder else "a process"
+            detail = f"{who} holds {line.data_dir}: a program that starts, or a command"
+            return [Finding("at rest", "skip", detail, "try again in a moment")]
+    settings, _ = examine(*sources_of(line, {}))
+    return at_rest(settings, datetime.now(UTC), deep=deep)
+
+
+def _settings(line: CommandLine) -> list[Finding]:
+    if line.control_plane is not None and not line.data_dir.is_dir():
+        return []
+    settings, problems = examine(*sources_of(line, {}))
+    return [of_settings(with_origin(line, settings), problems)]
 
 
 def _room(folder: Path, kind: str, free: int) -> Finding:
@@ -104,10 +133,8 @@ def _room(folder: Path, kind: str, free: int) -> Finding:
     mend = "free some space or mend the mount; Holdfast recovers by itself"
     if free < DISK_FULL_BYTES:
         return Finding("data volume", "fail", f"{folder} is full: {free:,} bytes are left", mend)
-    try:
-        _write_probe(folder)
-    except OSError as error:
-        return Finding("data volume", "fail", f"{folder} cannot be written: {error.strerror}", mend)
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return Finding("data volume", "fail", f"{folder} cannot be written: read-only", mend)
     if kind in ("tmpfs", "ramfs", "overlay"):
         return Finding(
             "data volume",
@@ -122,17 +149,6 @@ def _room(folder: Path, kind: str, free: int) -> Finding:
         f"{folder} on {kind or 'a local file system'}, {free // 2**20:,} MiB free",
         "less than 256 MiB are left" if short else "",
     )
-
-
-def _write_probe(folder: Path) -> None:
-    probe = folder / f".doctor.{os.getpid()}"
-    descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(descriptor, b"probe")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-        probe.unlink()
 
 
 def _filesystem(folder: Path) -> str:

@@ -1,0 +1,621 @@
+"""What can be told of a data directory on which nothing runs: each a line of ``holdfast doctor``.
+
+Nothing is started, and nothing that is kept is written: databases are opened so that they cannot
+be, and without the shared memory of a write-ahead log; keys are read and held against what the data
+says of them; the flush of the disk is tried on a file without a name. Whatever is wrong becomes a
+finding with what to do; nothing is raised.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from holdfast import __version__
+from holdfast.kernel.errors import HoldfastError, Invalid, Problem, Unavailable
+from holdfast.kernel.hints import hint_for
+
+if TYPE_CHECKING:
+    from holdfast.app.settings import Settings
+
+T = TypeVar("T")
+
+PROBLEMS_SHOWN = 3
+CHECK_SECONDS = 10.0
+"""How long one look may take where its size is not ours to say; with ``--deep`` it may."""
+FLUSH_SECONDS = 1.0
+"""A flush that takes longer is told of: every answer waits for one."""
+EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
+"""No clock that is right is before this program."""
+CLOCK_SECONDS, CLOCK_SECONDS_MAX = 1.0, 3600.0
+"""How far a clock may be behind what was recorded: an alarm, and from there on a refusal."""
+SQLITE_MAGIC = b"SQLite format 3\0"
+DIRECT = ("keys", "keyring", "ledger", "secrets", "state", "drones")
+"""Folders of a data directory whose files are looked at one by one; none has many."""
+PRIVATE = ("operator.token", "keys", "keyring", "secrets", "drones", "state")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the checklist."""
+
+    check: str
+    outcome: str
+    detail: str
+    hint: str = ""
+
+
+class Unwell(Exception):
+    """Raised within a check: what its line says, and with which outcome."""
+
+    def __init__(self, outcome: str, detail: str, hint: str = "") -> None:
+        super().__init__(detail)
+        self.finding = (outcome, detail, hint)
+
+
+def checked(name: str, check: Callable[[], str]) -> Finding:
+    """The line of one check, which says what is well or raises."""
+    try:
+        return Finding(name, "pass", check())
+    except Unwell as found:
+        return Finding(name, *found.finding)
+    except HoldfastError as error:
+        return Finding(name, "fail", error.detail, hint_for(error, "doctor"))
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        hint = "see that whoever runs holdfast owns it: `ls -l` shows whose it is"
+        return Finding(name, "fail", f"cannot read{where}: {error.strerror}", hint)
+
+
+def of_settings(settings: Settings, problems: list[Problem]) -> Finding:
+    """Whether a start would take the settings of this terminal and file."""
+    if problems:
+        told = [f"{p.path}: {p.message}" + (f" ({p.hint})" if p.hint else "") for p in problems]
+        return Finding(
+            "settings",
+            "fail",
+            _some(told),
+            "`holdfast config show` prints every setting with its meaning; nothing starts until "
+            "they are right or unset",
+        )
+    changed = sum(each.origin != "default" for each in settings.resolved.values())
+    return Finding("settings", "pass", f"{changed} set, the others at their defaults")
+
+
+def of_directory(folder: Path) -> Finding:
+    """Whether we may work in it, and nobody else read what is secret."""
+    return checked("data directory", lambda: _directory(folder))
+
+
+def _directory(folder: Path) -> str:
+    found = folder.stat()
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise Unwell(
+            "fail",
+            f"{folder} is not ours to read and write",
+            f"run as the user it belongs to (uid {found.st_uid}), or name another with --data-dir",
+        )
+    if found.st_mode & 0o022:
+        raise Unwell("fail", f"others may write in {folder}", f"chmod 700 {folder}")
+    others, open_ = [], []
+    for path in _named(folder):
+        entry = path.lstat()
+        if entry.st_uid != found.st_uid:
+            others.append(str(path.relative_to(folder)))
+        # A folder that nobody else may enter keeps what is in it.
+        private = path.relative_to(folder).parts[0] in PRIVATE and not stat.S_ISLNK(entry.st_mode)
+        if private and entry.st_mode & 0o077 and not _within_closed(path, folder):
+            open_.append(str(path.relative_to(folder)))
+    if others:
+        raise Unwell(
+            "warn",
+            f"of another user than {folder} itself: {_some(others)}",
+            "if something was run as another user: "
+            f"chown -R {found.st_uid}:{found.st_gid} {folder}",
+        )
+    if open_:
+        raise Unwell(
+            "warn", f"others may read in {folder}: {_some(open_)}", f"chmod -R go-rwx {folder}"
+        )
+    return f"{folder} is ours, mode {stat.S_IMODE(found.st_mode):o}"
+
+
+def _named(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        yield path
+        if path.name in DIRECT and path.is_dir():
+            yield from sorted(path.iterdir())
+
+
+def _within_closed(path: Path, folder: Path) -> bool:
+    return any(
+        not each.stat().st_mode & 0o077
+        for each in path.parents
+        if each == folder or folder in each.parents
+    )
+
+
+def of_flush(folder: Path) -> Finding:
+    """Whether the disk takes bytes and says that it has them."""
+    return checked("disk flush", lambda: _flush(folder))
+
+
+def _flush(folder: Path) -> str:
+    began = time.monotonic()
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+            raise Unwell(
+                "skip", "not tried: this file system has no files without a name"
+            ) from error
+        raise Unwell(
+            "fail",
+            f"{folder} cannot be written: {error.strerror}",
+            "free some space or mend the mount",
+        ) from error
+    try:
+        os.write(descriptor, b"\0" * 4096)
+        os.fsync(descriptor)
+    except OSError as error:
+        raise Unwell(
+            "fail",
+            f"{folder} does not keep what is written: {error.strerror}",
+            "free some space or mend the disk; nothing is acknowledged that is not flushed",
+        ) from error
+    finally:
+        os.close(descriptor)
+    took = time.monotonic() - began
+    if took > FLUSH_SECONDS:
+        raise Unwell(
+            "warn",
+            f"4 KiB took {took:.1f} s to be flushed",
+            "every answer waits for a flush: see what else is at that disk, or use another",
+        )
+    return f"4 KiB flushed in {took * 1000:.1f} ms"
+
+
+def of_clock(recorded: str, now: datetime) -> Finding:
+    """Whether this machine's time can be right, by what was recorded last."""
+
+    def check() -> str:
+        from holdfast.kernel.clock import parse_timestamp
+
+        told = f"{now:%Y-%m-%d %H:%M:%S} UTC"
+        hint = "set the clock, and let it be kept right: timedatectl set-ntp true"
+        if now < EARLIEST:
+            raise Unwell("fail", f"it is {told}, before this program was made", hint)
+        behind = parse_timestamp(recorded) - now if recorded else timedelta(0)
+        if behind > timedelta(seconds=CLOCK_SECONDS):
+            refused = behind > timedelta(seconds=CLOCK_SECONDS_MAX)
+            raise Unwell(
+                "fail" if refused else "warn",
+                f"it is {told}, and the log has an entry of {recorded[:19].replace('T', ' ')}"
+                + (": nothing is appended before that" if refused else ""),
+                hint,
+            )
+        return told + (", after all that was recorded" if recorded else "")
+
+    return checked("clock", check)
+
+
+def of_port(name: str, bind: str) -> Finding:
+    """Whether an address is free to be listened on."""
+
+    def check() -> str:
+        from holdfast.kernel.serving import bind_socket
+
+        try:
+            bind_socket(bind).close()
+        except Unavailable as error:
+            raise Unwell("fail", error.detail, error.hint) from error
+        return f"{bind} is free"
+
+    return checked(name, check)
+
+
+def of_profiles(folder: Path, apart: Path, *, deep: bool) -> Finding:
+    """Whether every file of the profiles' folder is a profile."""
+    return checked("profiles", lambda: _profiles(folder, apart, deep=deep))
+
+
+def _profiles(folder: Path, apart: Path, *, deep: bool) -> str:
+    from holdfast.registry.folder import look
+
+    if not folder.is_dir():
+        raise Unwell(
+            "warn",
+            f"{folder} does not exist",
+            "`holdfast profile init ADDRESS` drafts one; HOLDFAST_REGISTRY_PROFILES_DIR names "
+            "another folder",
+        )
+    until = time.monotonic() + CHECK_SECONDS
+    count, bad, more = 0, list[str](), ""
+    for file, problems in look(folder, apart=apart):
+        count += 1
+        if problems:
+            first = problems[0]
+            line = f":{first.line}" if first.line else ""
+            bad.append(f"{file}{line}: {' '.join(filter(None, (first.path, first.message)))}")
+        if not deep and time.monotonic() > until:
+            more = " (there are more; --deep reads all)"
+            break
+    if bad:
+        raise Unwell(
+            "fail",
+            f"of {count} files in {folder}{more} {_some(bad)}",
+            "`holdfast profile validate FILE` lists all that is wrong; a profile that was good "
+            "before runs on as it was",
+        )
+    if not count:
+        raise Unwell("warn", f"no profile in {folder}", "put some there: *.yaml, *.yml or *.json")
+    return f"{count} files in {folder}{more}, all of them profiles"
+
+
+# --- databases ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the database said that others are held against."""
+
+    secret: str = ""
+    keyring: str = ""
+    recorded: str = ""
+    ledgers: tuple[Ledger, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The end of one tenant's log, as the database has it."""
+
+    tenant: str
+    size: int
+    root: bytes
+    damage: str = ""
+
+
+def of_database(path: Path, holder: str, *, deep: bool) -> tuple[Finding, Told | None]:
+    """Whether the embedded database opens, is whole and of this program's schema."""
+    told: list[Told] = []
+
+    def check() -> str:
+        if not path.exists():
+            raise Unwell("warn", f"{path} does not exist yet", "`holdfast up` creates it")
+        _check_mode(path)
+        with read_only(path) as driver:
+            whole = _whole(driver, deep=deep)
+            told.append(_told(driver, holder))
+            schema = _schema(driver)
+        size = f"{path.stat().st_size / 2**20:,.1f} MiB"
+        return f"{path} opens, {size}, write-ahead log, {whole}, {schema}"
+
+    return checked("database", check), next(iter(told), None)
+
+
+def _check_mode(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(20)
+    if head[:16] != SQLITE_MAGIC:
+        raise Unwell(
+            "fail",
+            f"{path} is no SQLite database, or its beginning is damaged",
+            "keep the file as it is; `holdfast backup restore` makes a directory from a backup",
+        )
+    if head[18:20] != b"\x02\x02":
+        raise Unwell(
+            "warn",
+            f"{path} is not in write-ahead mode",
+            "the next start sets it; if it stays, put the data directory on a local disk",
+        )
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[Any]:
+    """A connection that cannot write, not even the memory that others would share."""
+    from pysqlite3 import dbapi2
+
+    # What is in the log of one that was killed counts. Without a log the file is all there is.
+    log, journal = (path.with_name(path.name + suffix) for suffix in ("-wal", "-journal"))
+    if journal.exists() and journal.stat().st_size:
+        raise Unwell(
+            "warn",
+            f"{path} was left in the middle of a commit: not looked at",
+            "the next start takes it back to before that commit, by itself",
+        )
+    logged = log.exists() and log.stat().st_size
+    how = "readonly_shm=1" if logged else "immutable=1"
+    try:
+        driver = dbapi2.connect(
+            f"file:{quote(str(path.resolve()))}?mode=ro&{how}", uri=True, isolation_level=None
+        )
+        try:
+            driver.execute("PRAGMA query_only=1").close()
+            driver.execute("PRAGMA trusted_schema=OFF").close()
+            yield driver
+        finally:
+            driver.close()
+    except dbapi2.DatabaseError as error:
+        said = str(error)
+        if logged and "unable to open" in said:
+            raise Unwell(
+                "warn",
+                f"{path} was not closed, and its shared memory is gone: not looked at",
+                "the next start recovers it, by itself",
+            ) from error
+        raise Unwell(
+            "fail",
+            f"cannot read {path}: {said}",
+            "keep the file as it is; `holdfast backup restore` makes a directory from a backup",
+        ) from error
+
+
+def _rows(driver: Any, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    cursor = driver.execute(statement, values)
+    try:
+        return list(cursor.fetchall())
+    finally:
+        cursor.close()
+
+
+def _has(driver: Any, table: str) -> bool:
+    return bool(_rows(driver, "SELECT 1 FROM sqlite_master WHERE type='table' AND name=?", table))
+
+
+def _schema(driver: Any) -> str:
+    from holdfast.migrations.runner import standing
+
+    found = _has(driver, "schema_state") and _rows(
+        driver, "SELECT revision, oldest_code FROM schema_state WHERE id = 1"
+    )
+    if not found:
+        raise Unwell(
+            "fail", "the database has no schema of ours", "see that HOLDFAST_DATABASE_URL is right"
+        )
+    revision, oldest = found[0]
+    match standing(revision, oldest, version=__version__):
+        case "current":
+            return f"schema {revision}"
+        case "older":
+            raise Unwell(
+                "warn",
+                f"schema {revision} is older than this program's",
+                "the next start brings it up to date, after a copy into backups/",
+            )
+        case _:
+            return f"schema {revision}, of a newer release, which this one can use"
+
+
+def _whole(driver: Any, *, deep: bool) -> str:
+    """Whether its pages are what they must be, as far as there is time to look."""
+    from pysqlite3 import dbapi2
+
+    until = time.monotonic() + CHECK_SECONDS
+    if not deep:
+        driver.set_progress_handler(lambda: time.monotonic() > until, 100_000)
+    try:
+        found = [str(row[0]) for row in _rows(driver, "PRAGMA quick_check(5)")]
+    except dbapi2.OperationalError as error:
+        if "interrupted" not in str(error):
+            raise
+        return "too large to be read whole in 10 s (--deep does)"
+    finally:
+        driver.set_progress_handler(None, 0)
+    if found != ["ok"]:
+        raise Unwell(
+            "fail",
+            f"the database is damaged: {_some(found)}",
+            "keep the files as they are, and restore a backup into another directory",
+        )
+    return "whole"
+
+
+def _told(driver: Any, holder: str) -> Told:
+    known: dict[str, str] = {}
+    if _has(driver, "secret_checks"):
+        known = dict(_rows(driver, "SELECT holder, check_value FROM secret_checks"))
+        marks = [
+            name.removeprefix("keyring of ") for name in known if name.startswith("keyring of")
+        ]
+        if f"keyring of {holder}" not in known and len(marks) == 1:
+            holder = marks[0]  # a directory of one role
+    recorded, ledgers = "", list[Ledger]()
+    if _has(driver, "ledger_commits"):
+        ledgers = [_ledger(driver, *row) for row in _rows(driver, _ENDS)]
+    if _has(driver, "ledger_index"):
+        recorded = max(
+            (str(r[0]) for r in _rows(driver, "SELECT recorded FROM ledger_index")), default=""
+        )
+    return Told(
+        known.get(holder, ""), known.get(f"keyring of {holder}", ""), recorded, tuple(ledgers)
+    )
+
+
+_ENDS = (
+    "SELECT tenant, first, count, frame FROM ledger_commits AS c"
+    " WHERE first = (SELECT max(first) FROM ledger_commits AS d WHERE d.tenant = c.tenant)"
+)
+
+
+def _ledger(driver: Any, tenant: str, first: int, count: int, frame: bytes) -> Ledger:
+    from holdfast.ledger.frames import decode_frame
+    from holdfast.ledger.ports import StoredCommit
+
+    damage = ""
+    if _has(driver, "ledger_damage"):
+        met = _rows(driver, "SELECT reason, detail FROM ledger_damage WHERE tenant = ?", tenant)
+        damage = "; ".join(f"{reason}: {detail}" for reason, detail in met)
+    try:
+        root = decode_frame(StoredCommit(first, count, bytes(frame))).root
+    except HoldfastError as error:
+        root, damage = b"", damage or error.detail
+    return Ledger(tenant, first + count, root, damage)
+
+
+def of_ledger_heads(folder: Path, ledgers: tuple[Ledger, ...]) -> Finding:
+    """Whether each log is as long as its head file says, and ends as that says."""
+    return checked("ledger", lambda: _heads(folder, ledgers))
+
+
+def _heads(folder: Path, ledgers: tuple[Ledger, ...]) -> str:
+    from holdfast.ledger.head import HeadFile
+
+    hint = "`holdfast ledger verify` says what is sound; docs/operating/ledger.md what to do then"
+    known = {each.tenant: each for each in ledgers}
+    heads = {path.stem for path in folder.glob("*.head")} if folder.is_dir() else set[str]()
+    bad, notes = list[str](), list[str]()
+    for tenant in sorted(heads | set(known)):
+        log = known.get(tenant, Ledger(tenant, 0, b""))
+        head = HeadFile(folder / f"{tenant}.head").read()
+        if log.damage:
+            bad.append(f"{tenant} is damaged: {log.damage}")
+        elif head is None:
+            notes.append(f"{tenant} has no head file")
+        elif head.size > log.size:
+            bad.append(f"{tenant} ends at {log.size:,}, and was {head.size:,} entries long")
+        elif head.size == log.size and log.root not in (b"", head.root):
+            bad.append(f"{tenant} has {log.size:,} entries, and ends otherwise than it did")
+        elif head.size < log.size:
+            notes.append(f"the head of {tenant} is {log.size - head.size:,} entries behind")
+    if bad:
+        raise Unwell("fail", _some(bad), hint)
+    if notes:
+        raise Unwell("warn", _some(notes), "the next start reads the log and writes its head anew")
+    told = ", ".join(f"{each.tenant} {each.size:,}" for each in ledgers) or "none"
+    return f"as long as the head files say (entries: {told})"
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+class _Shut:
+    """A keyring's store that is only read: see :class:`holdfast.keyring.ports.KeyStore`."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    def all(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        return _rows(self._driver, re.sub(r"\$(\d+)", r"?\1", statement), *values)
+
+    def many(self, statement: str, values: list[tuple[Any, ...]]) -> None:
+        raise Unwell("fail", "the keyring is not as a start leaves it")
+
+    def transact(self, unit: Callable[[Any], T]) -> T:
+        return unit(self)
+
+    def scrub(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def of_keyring(path: Path, settings: Settings, expected: str, *, deep: bool) -> Finding:
+    """Whether the keyring is the one of the data, and the master key the one of the keyring."""
+    return checked("keyring", lambda: _keyring(path, settings, expected, deep=deep))
+
+
+def _keyring(path: Path, settings: Settings, expected: str, *, deep: bool) -> str:
+    from holdfast.app.keys import master_file
+    from holdfast.kernel.clock import SystemClock
+    from holdfast.keyring import MasterKeys, open_keyring
+    from holdfast.keyring.errors import KeyringMissing, MasterKeyMissing
+    from holdfast.keyring.keyring import KEEP_HINT
+
+    if not path.exists():
+        if expected:
+            raise KeyringMissing(
+                f"the data was sealed under a keyring that is not at {path}",
+                hint="put its file back, or restore it: holdfast backup restore",
+            )
+        raise Unwell("warn", f"{path} does not exist yet", "`holdfast up` creates it")
+
+    def masters(may_create: bool) -> MasterKeys:
+        if settings["keyring_master_key"]:
+            return MasterKeys.from_text(settings["keyring_master_key"])
+        try:
+            return MasterKeys.from_file(master_file(settings))
+        except FileNotFoundError:
+            raise MasterKeyMissing(
+                f"the master key {master_file(settings)} is missing", hint=KEEP_HINT
+            ) from None
+
+    with read_only(path) as driver:
+        keyring = open_keyring(
+            _Shut(driver), masters, SystemClock(), new_id="", expected=expected or None
+        )
+        versions = len(keyring.masters.versions)
+        opened = keyring.check() if deep else None
+    if opened is not None and opened.damaged:
+        raise Unwell(
+            "fail",
+            f"of {opened.keys} keys do not open: {_some(opened.damaged)}",
+            "restore the keyring from a backup of keys",
+        )
+    keys = f", {opened.keys} keys open" if opened else " (--deep opens every key)"
+    which = "the master key fits" if versions == 1 else f"{versions} versions of the master key fit"
+    return f"{path} opens, {which}{keys}"
+
+
+def of_secret(settings: Settings, expected: str) -> Finding:
+    """Whether the tenant secret is the one that the data was written under."""
+
+    def check() -> str:
+        from holdfast.kernel.secrets import TenantSecrets
+
+        path = settings.secrets_dir / "tenant-secrets"
+        if not expected and not path.exists():
+            raise Unwell("skip", "there is none yet")
+        found = TenantSecrets.open(path, may_create=False)
+        if expected:
+            found.confirm(expected)
+        return f"{path} is the one that the data was written under"
+
+    return checked("tenant secret", check)
+
+
+def _some(texts: list[str]) -> str:
+    more = len(texts) - PROBLEMS_SHOWN
+    return "; ".join(texts[:PROBLEMS_SHOWN]) + (f" (and {more} more)" if more > 0 else "")
+
+
+# --- all of it ----------------------------------------------------------------------------------
+
+
+def at_rest(settings: Settings, now: datetime, *, deep: bool) -> list[Finding]:
+    """Everything that can be told of a directory that is there, and that nobody holds."""
+    from holdfast.app.keys import keyring_place
+    from holdfast.kernel.database import sqlite_path
+
+    found: list[Finding] = []
+    told: Told | None = None
+    url, where = settings.database_url, "kept on PostgreSQL: a start checks it"
+    if url.startswith("sqlite:"):
+        database, told = of_database(sqlite_path(url), "aggregator", deep=deep)
+        found.append(database)
+    else:
+        found.append(Finding("database", "skip", where))
+    place, _ = keyring_place(settings, "aggregator")
+    if not place.startswith("sqlite:"):
+        found.append(Finding("keyring", "skip", where))
+    elif told is not None or not url.startswith("sqlite:"):
+        expected = told.keyring if told else ""
+        found.append(of_keyring(sqlite_path(place), settings, expected, deep=deep))
+    if told is not None:
+        found.append(of_secret(settings, told.secret))
+        found.append(of_ledger_heads(settings.data_dir / "ledger", told.ledgers))
+    found.append(of_profiles(settings.profiles_dir, settings.data_dir, deep=deep))
+    found.append(of_clock(told.recorded if told else "", now))
+    with suppress(Invalid):
+        found.append(of_port("port", settings["gateway_bind"]))
+    if settings["metrics_bind"]:
+        found.append(of_port("metrics port", settings["metrics_bind"]))
+    return found
