@@ -62,7 +62,8 @@ class PageFacts:
     ``values`` holds what stands at :attr:`Walk.wanted`; ``rows`` is how many rows the source sent,
     ``skipped`` how many of them the profile leaves out, and ``mark`` tells whether they are those
     of another page, whatever surrounds them. ``following`` and ``total`` are what :func:`said_by`
-    found in the headers. ``missing``: the answer was 404.
+    found in the headers. ``missing``: the answer was 404. ``framed``: its rows stand on
+    every page, and are not counted here.
     """
 
     ask: Ask
@@ -74,6 +75,7 @@ class PageFacts:
     mark: str = ""
     missing: bool = False
     skipped: int = 0
+    framed: bool = False
 
     @property
     def kept(self) -> int:
@@ -261,6 +263,32 @@ class Walk:
         return len(self._seen) > before
 
 
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """A request is under way that makes sure that there is no more."""
+
+    gave: int = 0
+    """How many rows came where as many as are asked for were expected."""
+    other: int | None = None
+    """The offset at which no row to keep may be either, where skipped ones come."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Mixed:
+    """Full pages had rows that are skipped: are they counted in the source's offsets?
+
+    Do they stand beside the records that it counts, and does it cut its pages at what is asked for,
+    then each is as full as one of records alone, and the next begins behind some that never came.
+    """
+
+    behind: int
+    """The offset behind the records of the last such page, if these alone are counted."""
+    passed: bool = False
+    """Records came after one: then such as are between were passed over."""
+    last: bool = False
+    """What is ``behind`` is being asked for."""
+
+
 class Pager:
     """Walks the pages of one section. Raises what :meth:`Walk.after` says."""
 
@@ -275,9 +303,9 @@ class Pager:
         self._total: int | None = None
         self._total_pages: int | None = None
         self._promised = False
-        self._probing = False
+        self._probe: _Probe | None = None
+        self._mixed: _Mixed | None = None
         self._doubtful = False
-        self._before = self._other = 0
         self._framed, self._bare = True, ""
         self._seen: dict[bytes, int] = {}
         self.first = self._numbered(self._asked) if self._is_numbered() else self._plain()
@@ -291,7 +319,7 @@ class Pager:
 
     def may_be_missing(self) -> bool:
         """Whether 404 is an answer: past the first page, where the profile or we expect no more."""
-        unsure = self._probing or self._doubtful
+        unsure = self._probe is not None or self._doubtful
         return bool(self._pages) and (unsure or getattr(self._kind, "end", "") == "missing")
 
     def after(self, page: PageFacts) -> Ask | None:
@@ -311,7 +339,7 @@ class Pager:
 
     def ahead(self, count: int) -> list[Ask]:
         """Requests that follow the one under way, as far as the source has said how many."""
-        if not self._pages or not self._is_numbered() or self._probing:
+        if not self._pages or not self._is_numbered() or self._probe is not None:
             return []
         step, left = 1, 0
         if isinstance(self._kind, PagePagination):
@@ -338,7 +366,7 @@ class Pager:
         self._framed = self._framed and bool(page.skipped)
         bare = page.digest if self._framed and not page.kept and self._is_numbered() else ""
         again, self._bare = bool(bare) and bare == self._bare, bare
-        return replace(page, rows=0, skipped=0) if again else page
+        return replace(page, rows=0, skipped=0, framed=True) if again else page
 
     def _check_new(self, page: PageFacts) -> None:
         """A page that repeats one before it, in its bytes or in its rows."""
@@ -445,44 +473,83 @@ class Pager:
         return self._numbered(self._asked)
 
     def _after_offset(self, p: OffsetPagination, page: PageFacts) -> Ask | None:
-        more = self._more(page, p.more)
+        probe, more = self._probe, self._more(page, p.more)
+        if self._mixed is not None and probe is not None:
+            return self._after_end(self._mixed, page)
+        self._note_mixed(p, page)
         if more is False:
-            return None
-        if self._probing and page.kept:
+            return self._ended(page)
+        if probe is not None and (page.kept or (page.rows and probe.other is None)):
             raise PaginationFailed(
-                f"cannot go on: the source gives {self._before} records where "
+                f"cannot go on: the source gives {probe.gave} records where "
                 f"{p.limit} are asked for, and has more",
                 hint="set `source.pagination.limit` to what the source gives at once",
             )
-        if (
-            self._probing and page.rows
-        ):  # of skipped rows: so must the other page be that may follow
-            self._asked = self._other
-            return self._numbered(self._asked)
-        self._before = page.rows
+        if probe is not None and probe.other is not None and page.rows:
+            # Of skipped rows: so must the other page be that may follow.
+            return self._at(probe.other)
         short = 0 < page.rows < p.limit
         if more:
             pass
         elif p.end == "auto" and self._total is None and short and self._pages == 1:
-            self._probing = True
+            self._probe = _Probe(gave=page.rows)
         elif self._is_last(page, p.end, p.limit):
-            return None
+            return self._ended(page)
         self._offset += self._advance(p, page)
-        self._asked = self._offset
-        return self._numbered(self._asked)
+        return self._at(self._offset)
+
+    def _at(self, offset: int) -> Ask:
+        self._asked = offset
+        return self._numbered(offset)
+
+    def _note_mixed(self, p: OffsetPagination, page: PageFacts) -> None:
+        if self._mixed is not None and page.kept:
+            self._mixed = replace(self._mixed, passed=True)
+        if p.counts == "auto" and page.rows == p.limit and 0 < page.kept < page.rows:
+            passed = self._mixed is not None and self._mixed.passed
+            self._mixed = _Mixed(self._offset + page.kept, passed)
+
+    def _ended(self, page: PageFacts) -> Ask | None:
+        """Nothing; but where full pages had rows that are skipped, the next page once more."""
+        nothing = page.missing or (page.rows == 0 and not page.framed)
+        if self._mixed is None or nothing or self._kept == self._total:
+            return None
+        self._probe = _Probe()
+        return self._at(self._offset + page.rows)
+
+    def _after_end(self, mixed: _Mixed, page: PageFacts) -> Ask | None:
+        """A source that counts all rows has none behind the last one.
+
+        If there are some, they stand on every page, beside the records.
+        """
+        more = page.framed or page.rows > 0
+        if page.kept or (more and mixed.passed):
+            raise PaginationFailed(
+                "cannot tell whether records were passed over: full pages had rows that are "
+                "skipped, and there are more behind the last one",
+                hint="`counts` in `source.pagination` says what an offset of this source counts: "
+                "`records` where rows that are skipped stand on every page beside them, `rows` "
+                "where they are among them",
+            )
+        if mixed.last or not more:
+            return None
+        self._mixed = replace(mixed, last=True)
+        return self._at(mixed.behind)
 
     def _advance(self, p: OffsetPagination, page: PageFacts) -> int:
         """How many of a page's rows the source counts in its offsets.
 
-        All, as a rule. Where they are more than were asked for, and those that are kept are not,
-        the skipped ones stand beside what was asked for. Of any other number that is not the one
-        asked for nobody can tell: then no page with a row to keep may follow.
+        All, as a rule, or what the profile says. Where they are more than were asked for, and those
+        that are kept are not, the skipped ones stand beside what was asked for. Of any other number
+        that is not the one asked for nobody can tell: then no page with a row to keep may follow.
         """
-        if not page.skipped or page.rows == p.limit:
+        if p.counts == "records":
+            return page.kept or p.limit
+        if p.counts == "rows" or not page.skipped or page.rows == p.limit:
             return page.rows
         if page.kept <= p.limit < page.rows:
             return page.kept or p.limit
-        self._probing, self._other = True, self._offset + page.kept
+        self._probe = _Probe(gave=page.rows, other=self._offset + page.kept)
         return page.rows
 
     def _more(self, page: PageFacts, path: str | None) -> bool | None:

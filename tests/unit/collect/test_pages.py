@@ -570,7 +570,8 @@ def test_skipped_rows_lose_no_other_and_bring_none_twice(
         kind = {**kind, "size": size}
     if kind.get("end") == "short":  # a profile that says so promises full pages
         most = size
-    assume(most + heads != size)  # what it gives at once then looks like what it is asked for
+    if kind["type"] == "page":  # it cannot be asked where its next page begins
+        assume(most + heads != size)
     mixed = Mixed(Shelf(rows, size, kind), frozenset() if heads else totals, heads, most)
     under = walker(kind, pages_max=1000)
     ask: Ask | None = under.first
@@ -583,6 +584,42 @@ def test_skipped_rows_lose_no_other_and_bring_none_twice(
     expected = [row for row in range(rows) if row not in mixed.totals]
     assert failed or mixed.fetched == expected
     assert not failed or most < size, "the source gives what it is asked for"
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.sampled_from(["auto", "short", "empty"]),
+    st.booleans(),
+    st.integers(0, 40),
+    st.integers(1, 9),
+    st.integers(1, 3),
+)
+def test_what_an_offset_counts_is_found_out_or_said(
+    end: str, total: bool, rows: int, most: int, heads: int
+) -> None:
+    """Pages cut at what is asked for, rows that are skipped among these and not in the offsets."""
+    size = most + heads
+    kind: dict[str, Any] = {"type": "offset", "limit": size, "end": end}
+    if total:
+        kind["total_records"] = "$.n"
+
+    def walked(counts: str) -> tuple[list[int], str]:
+        mixed = Mixed(Shelf(rows, size, kind), frozenset(), heads, most)
+        under = walker({**kind, "counts": counts}, pages_max=1000)
+        ask: Ask | None = under.first
+        try:
+            while ask is not None:
+                ask = under.after(mixed.answer(ask))
+        except PaginationFailed as error:
+            return mixed.fetched, error.hint
+        return mixed.fetched, ""
+
+    found, _ = walked("records")
+    assert found == list(range(rows))
+    found, hint = walked("auto")
+    assert found == list(range(rows)) or hint
+    if rows > most and not total:
+        assert "`counts`" in hint
 
 
 @pytest.mark.parametrize(
