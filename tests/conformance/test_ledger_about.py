@@ -12,13 +12,13 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from holdfast.kernel.canonical import decode_strict
-from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.canonical import canonical, decode_strict
+from holdfast.kernel.clock import SystemClock, timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Invalid, TooLarge, Unsupported
 from holdfast.kernel.ids import TenantId, id_source
 from holdfast.kernel.outbox import Outbox, commitment
-from holdfast.kernel.principal import operator
+from holdfast.kernel.principal import operator, service
 from holdfast.keyring import EnvelopeSealer, Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
 from holdfast.keyring.errors import SubjectUnknown
@@ -34,10 +34,10 @@ from holdfast.ledger.errors import (
 )
 from holdfast.ledger.exporting import export
 from holdfast.ledger.frames import read_leaf
-from holdfast.ledger.model import Append, NewEvent, Proof
+from holdfast.ledger.model import Append, NewEvent, Proof, Relay, RelayedEvent
 from holdfast.ledger.service import LedgerService
 from holdfast.ledger.verifying import verify
-from tests.support.ledger import ONE, event, everything, ledger_on, one
+from tests.support.ledger import NOW, ONE, event, event_id, everything, ledger_on, one
 
 T = TypeVar("T")
 JANE, JOE = "jane.doe@example.org", "joe.bloggs@example.org"
@@ -332,6 +332,57 @@ async def test_a_keyring_that_does_not_answer_holds_up_what_is_about_people_alon
     finally:
         watched.answers.set()
     assert len(await asyncio.gather(*waiting)) == 40
+
+
+async def test_the_key_that_payloads_are_sealed_under_is_never_asked_for_in_the_loop(
+    ledger: LedgerService, keyring: Keyring, watched: Watched
+) -> None:
+    """Nor does an append come before one that was begun before it and waits for that key."""
+    relayed = relayable(50)
+    for number, doing in enumerate(
+        (
+            lambda: ledger.append(ONE, one(1)),
+            lambda: ledger.relay(service("registry", ONE.tenant), relayed),
+            lambda: ledger.rotate(ONE),
+        )
+    ):
+        keyring._current.clear()  # as it is once a minute
+        watched.asked.clear()
+        await doing()
+        assert watched.asked, number
+        assert all(name.startswith("sealing") for name in watched.asked), watched.asked
+    keyring._current.clear()
+    watched.answers.clear()
+    first = await ledger.begin(ONE, one(2))
+    assert await asyncio.to_thread(watched.met.wait, 10)
+    second = await ledger.begin(ONE, one(3))
+    watched.answers.set()
+    placed = [(await each).events[0].position for each in (first, second)]
+    assert placed == sorted(placed)
+    assert not watched.overdue
+
+
+def relayable(number: int) -> Relay:
+    """An event of a role's outbox, as it comes from another process."""
+    payload = canonical({"n": number})
+    salt = bytes(32)
+    return Relay(
+        events=[
+            RelayedEvent(
+                id=event_id(number),
+                stream="profile/a",
+                type="profile.published",
+                time=timestamp(NOW),
+                subject="operator",
+                request_id="",
+                about="",
+                length=len(payload),
+                commitment=commitment(salt, payload).hex(),
+                payload={"n": number},
+                salt=salt.hex(),
+            )
+        ]
+    )
 
 
 async def test_a_ledger_without_a_keyring_says_so(

@@ -12,13 +12,14 @@ from holdfast.kernel.clock import ManualClock, SystemClock
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, Unavailable
 from holdfast.kernel.ids import TenantId
-from holdfast.kernel.principal import operator
+from holdfast.kernel.principal import Principal, operator
 from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import MemoryLeases
 from holdfast.ledger import store
 from holdfast.ledger.errors import IndexIncomplete, IndexWrong, LedgerReadOnly, NotSequencer
 from holdfast.ledger.exporting import export
 from holdfast.ledger.frames import damaged
+from holdfast.ledger.log import restarting
 from holdfast.ledger.looking import look_over
 from holdfast.ledger.service import LedgerService
 from tests.support.ledger import NOW, ONE, everything, ledger_on, one, verdict
@@ -282,6 +283,58 @@ async def test_a_restart_continues_from_damage_that_opening_does_not_see(
         assert (await verdict(ledger)).sound
         with pytest.raises(Conflict, match="nothing is wrong"):
             await ledger.restart(ONE, "again")
+
+
+@pytest.mark.parametrize("how", ["not found", "no room"])
+async def test_a_restart_cuts_nothing_that_it_could_not_copy(
+    database: Database,
+    tmp_path: Path,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    aside = tmp_path / "ledger" / "aside"
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        await flip(database, 20)
+        driver = ledger.log_of(ONE).parts.shared.log
+        read = driver.read
+
+        async def short(principal: Principal, position: int, *how: int) -> Any:
+            return [] if position == 20 else await read(principal, position, *how)
+
+        if how == "not found":
+            monkeypatch.setattr(driver, "read", short)
+        else:
+            aside.write_text("in the way of the folder")
+        with pytest.raises((Corrupt, Unavailable)):
+            await ledger.restart(ONE, "the disk of the test")
+        assert await driver.end(ONE) == COMMITS * EACH
+        monkeypatch.setattr(driver, "read", read)
+        assert how == "no room" or not list(aside.iterdir())
+        if how == "no room":
+            aside.unlink()
+        clock.advance(1)
+        assert (await ledger.restart(ONE, "once more")).size == 21
+        [copied] = aside.iterdir()
+        assert copied.stat().st_size > 0
+
+
+async def test_a_new_origin_says_how_much_of_what_was_lost_before_it_leaves_out(
+    database: Database, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restarting, "EARLIER_MAX", 2)
+    said = []
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        for number in range(5):
+            await flip(database, 20)
+            clock.advance(1)
+            await ledger.restart(ONE, f"restart {number}")
+            payload = (await ledger.entry(ONE, 20)).payload
+            assert payload is not None
+            said.append((len(payload["earlier"]), payload["earlier_left_out"]))
+    assert said == [(0, 0), (1, 0), (2, 0), (2, 1), (2, 2)]
 
 
 async def test_an_event_that_was_taken_twice_keeps_its_first_place(

@@ -14,11 +14,13 @@ import pytest
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Corrupt
+from holdfast.kernel.signing import SigningKey
 from holdfast.leases import MemoryLeases
 from holdfast.ledger import store
 from holdfast.ledger.errors import LedgerReadOnly, NotSequencer
 from holdfast.ledger.log.leadership import LEAD_SECONDS
 from holdfast.ledger.service import LedgerService
+from holdfast.ledger.signer import verifier_of
 from tests.support.ledger import NOW, ONE, everything, ledger_on, one, verdict
 from tests.support.ledger_damage import COMMITS, EACH, change, filled, flip
 
@@ -207,3 +209,115 @@ async def test_a_checkpoint_under_way_is_not_signed_past_the_end_of_its_origin(
     else:
         await asyncio.gather(waiting, return_exceptions=True)
     assert (await verdict(restarting)).sound
+
+
+async def left_behind(two: Two, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one is stopped when about to take the fence anew, and the second begins another
+    origin meanwhile."""
+    for number in range(1000, 1003):
+        await two.first.append(ONE, one(number))
+    await flip(database, SIZE + 1)
+    two.first.log_of(ONE).leadership.close()
+    driver = two.first.log_of(ONE).parts.shared.log
+    seize = driver.seize
+
+    async def slept(*given: Any) -> int:
+        monkeypatch.setattr(driver, "seize", seize)
+        two.clock.advance(LEAD_SECONDS + 1)
+        assert (await two.second.restart(ONE, "the disk of the test")).size == SIZE + 2
+        return await seize(*given)
+
+    monkeypatch.setattr(driver, "seize", slept)
+
+
+async def test_whoever_slept_through_a_restart_goes_on_under_the_new_origin(
+    two: Two, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its head file knows of more than is left: of the origin that ended, and that is told."""
+    await left_behind(two, database, monkeypatch)
+    placed = (await two.first.append(ONE, one(2000))).events[0]
+    assert placed.position == SIZE + 2
+    two.clock.advance(LEAD_SECONDS + 1)  # the lease is its own again, and its state what it was
+    assert (await two.first.checkpoint(ONE)).startswith("example.org/ledger/default/1\n")
+    assert await two.first.check() is None
+    assert (await verdict(two.first)).sound
+    two.clock.advance(LEAD_SECONDS + 1)
+    await two.second.append(ONE, one(2001))
+    assert (await verdict(two.second)).sound
+
+
+async def test_a_key_is_not_replaced_by_whoever_slept_meanwhile(
+    two: Two, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has signed more under it, which would not be valid any more."""
+    await two.first.append(ONE, one(1000))
+    load, slept = SigningKey.load_or_create, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def paused(*given: Any) -> SigningKey:
+        made = load(*given)
+        asyncio.run_coroutine_threadsafe(elsewhere(), loop).result(60)
+        return made
+
+    async def elsewhere() -> None:
+        two.clock.advance(LEAD_SECONDS + 1)
+        await two.second.append(ONE, one(1001))
+        await two.second.checkpoint(ONE)
+        slept.set()
+
+    monkeypatch.setattr(SigningKey, "load_or_create", paused)
+    with pytest.raises(NotSequencer):
+        await two.first.rotate(ONE)
+    assert slept.is_set()
+    [key] = (await two.second.trust(ONE)).keys
+    assert key.valid_to is None
+    assert (await verdict(two.second)).sound
+
+
+@pytest.mark.parametrize("key", ["there", "lost"])
+async def test_a_key_is_replaced_and_told_of_in_the_log_or_neither(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Whatever write the process dies at."""
+    clock = ManualClock(NOW)
+    write = database.write
+    left = 0
+
+    async def dying(*given: Any, **how: Any) -> Any:
+        nonlocal left
+        if left == 0:
+            raise DiedError
+        left -= 1
+        return await write(*given, **how)
+
+    for steps in range(100):
+        async with ledger_on(database, tmp_path, clock=clock) as ledger:
+            await ledger.append(ONE, one(steps))
+        if key == "lost":
+            for path in (tmp_path / "keys").iterdir():
+                path.unlink()
+        async with ledger_on(database, tmp_path, clock=clock) as ledger:
+            left, done = steps, False
+            monkeypatch.setattr(database, "write", dying)
+            with contextlib.suppress(DiedError):
+                await ledger.rotate(ONE)
+                done = True
+            monkeypatch.setattr(database, "write", write)
+        async with ledger_on(database, tmp_path, clock=clock) as ledger:
+            with contextlib.suppress(LedgerReadOnly):
+                await ledger.open_all()
+            keys = await database.read(ONE, lambda conn: store.keys(conn, ONE.tenant))
+            told = [e for e in await everything(ledger) if e.type == "ledger.key-rotated"]
+            assert len(told) == len(keys) - 1
+            for event, made in zip(told, keys[1:], strict=True):
+                assert event.payload is not None
+                assert event.payload["key"] == verifier_of(made).text()
+                assert event.payload["valid_from"] == made.valid_from <= event.position
+            if done:
+                break
+            if not (await ledger.status(ONE)).writable:
+                await ledger.rotate(ONE)
+    assert steps > 2
+    assert done
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        assert (await verdict(ledger)).sound

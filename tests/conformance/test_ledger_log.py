@@ -82,8 +82,6 @@ async def test_tenants_have_logs_of_their_own(log: Log) -> None:
 async def test_what_goes_beside_an_append_is_there_with_it_or_not_at_all(
     log: Log, database: Database
 ) -> None:
-    if log.beside is None:
-        pytest.skip("this backend carries nothing beside an append")
     fence = await log.seize(ONE, "me")
     insert = text(
         "INSERT INTO ledger_index (tenant, size, recorded, payload_bytes)"
@@ -109,8 +107,6 @@ async def test_what_changes_beside_the_log_is_held_to_the_fence_until_it_is_comm
     log: Log, database: Database
 ) -> None:
     """Of many that read and then write none is lost: each waits for the one before it."""
-    if log.beside is None:
-        pytest.skip("this backend carries nothing beside the log")
     size = text("SELECT size FROM ledger_index WHERE tenant = :tenant")
     values = {"tenant": ONE.tenant}
 
@@ -143,13 +139,12 @@ async def test_a_cut_forgets_what_follows_and_no_more(log: Log) -> None:
     assert await log.end(ONE) == 4
     await log.append(ONE, commit(4, 1), fence)
     assert await log.end(ONE) == 5
-    if log.beside is not None:
 
-        def failing(conn) -> None:
-            raise Conflict("cannot do this: the test says so")
+    def failing(conn) -> None:
+        raise Conflict("cannot do this: the test says so")
 
-        with pytest.raises(Conflict, match="the test says so"):
-            await log.cut(ONE, 2, fence, failing)
+    with pytest.raises(Conflict, match="the test says so"):
+        await log.cut(ONE, 2, fence, failing)
     await log.seize(ONE, "another")
     with pytest.raises(NotSequencer):
         await log.cut(ONE, 2, fence)

@@ -12,7 +12,7 @@ from holdfast.kernel.database import Database
 from holdfast.kernel.signing import SigningKey
 from holdfast.kernel.telemetry import Metrics
 from holdfast.leases import MemoryLeases
-from holdfast.ledger import notes
+from holdfast.ledger import notes, store
 from holdfast.ledger.errors import LedgerReadOnly
 from holdfast.ledger.log.leadership import LEAD_SECONDS
 from holdfast.ledger.service import LedgerService
@@ -219,3 +219,69 @@ async def test_an_instance_that_does_not_sign_gives_nothing_while_its_published_
             await second.checkpoint(ONE)
         await first.append(ONE, one(2))
         assert await first.checkpoint(ONE) != note
+
+
+@pytest.mark.parametrize("also", ["the tail", "the published sizes", "nothing"])
+async def test_a_key_that_is_lost_is_replaced_only_in_a_log_that_is_what_was_published(
+    database: Database, tmp_path: Path, clock: ManualClock, also: str
+) -> None:
+    """By the database, which may be from before; and by the file, which no restore brings back."""
+    note = await begun(database, tmp_path, clock)
+    if also != "the tail":
+        rows = (await kept(database))["ledger_checkpoints"]
+        async with ledger_on(database, tmp_path, clock=clock) as ledger:
+            assert await ledger.checkpoint(ONE) != note
+        await brought_back(database, {"ledger_checkpoints": rows})
+    lose_key(tmp_path, "gone")
+    if also == "the tail":
+        (tmp_path / "ledger" / "default.head").unlink()
+        await lose_tail(database, 1)
+    elif also == "the published sizes":
+        spoil_published(tmp_path)
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        if also == "nothing":
+            trust = await ledger.rotate(ONE)
+            spans = [(each.valid_from, each.valid_to) for each in trust.keys]
+            assert spans == [(0, 3), (3, None)], "the old one signed three, by the file"
+            assert (await verdict(ledger)).sound
+            return
+        with pytest.raises(LedgerReadOnly):
+            await ledger.rotate(ONE)
+        keys = await database.read(ONE, lambda conn: store.keys(conn, ONE.tenant))
+        assert len(keys) == 1
+        after = await ledger.restart(ONE, "the disk of the test")
+        await signed(ledger, after.size)
+        assert (await verdict(ledger)).sound
+
+
+async def test_published_sizes_that_are_gone_are_taken_from_the_database_and_that_is_said(
+    database: Database, tmp_path: Path, clock: ManualClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A database from before the last checkpoint is not believed: there is the head file."""
+    await begun(database, tmp_path, clock)
+    before = await kept(database)
+    await lose_tail(database, 2)
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        assert (await ledger.restart(ONE, "the disk of the test")).origin.endswith("/default/1")
+        note = await ledger.checkpoint(ONE)
+    path = tmp_path / "published" / "default.json"
+    whole = path.read_bytes()
+    assert b"default/1" in whole
+    path.unlink()
+    said = "what was published is taken from the database"
+    assert said not in capsys.readouterr().err
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        assert await ledger.checkpoint(ONE) == note
+        assert path.read_bytes() == whole
+        assert said in capsys.readouterr().err
+    path.unlink()
+    await brought_back(database, before)
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await read_only(ledger, "lost-tail", "ledger restart")
+        with pytest.raises(LedgerReadOnly):
+            await ledger.checkpoint(ONE)
+        after = await ledger.restart(ONE, "the backup of the test")
+        assert after.origin == "example.org/ledger/default/2", "the head file knows of the other"
+        assert (await signed(ledger, after.size)).origin == after.origin
+        assert (await verdict(ledger)).sound
+        assert b"default/2" in path.read_bytes()

@@ -120,6 +120,12 @@ class ExportRefused(Corrupt):
     code = "export-invalid"
 
 
+class KeyMissing(Corrupt):
+    """The private key in force is not here, or is another's."""
+
+    code = "no-key"
+
+
 class PublishedDamaged(Corrupt):
     """The file of what was published cannot be read: nobody knows what the outside was told."""
 

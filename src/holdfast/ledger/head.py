@@ -2,6 +2,9 @@
 
 A log that comes back shorter than its head has lost something, and says so. Two slots are written
 in turn, each with its own checksum, so that a write that was cut off leaves the one before.
+
+Behind each slot stands the origin that the log had then, with a checksum of its own: several
+instances have a file each, and one of them may have begun another origin since, from less.
 """
 
 from __future__ import annotations
@@ -18,16 +21,19 @@ from holdfast.kernel.files import flush_folder
 
 _SLOT = struct.Struct(">8sQQ32sI")
 _MAGIC = b"HFHEAD01"
+_ORIGIN = struct.Struct(">QH")
+"""The sequence of the slot that it belongs to, and how long the name is that follows."""
 _SLOT_BYTES = 512
 """A sector each: a torn write of one cannot reach the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The size and root of a log after a commit."""
+    """The size and root of a log after a commit, and its origin: empty where nobody knows."""
 
     size: int
     root: bytes
+    origin: str = ""
 
 
 class HeadFile:
@@ -47,7 +53,7 @@ class HeadFile:
             data = self.path.read_bytes()
         except FileNotFoundError:
             return None
-        slots = [_slot(data[at : at + _SLOT.size]) for at in (0, _SLOT_BYTES)]
+        slots = [_slot(data[at : at + _SLOT_BYTES]) for at in (0, _SLOT_BYTES)]
         whole = [slot for slot in slots if slot is not None]
         if not whole:
             raise Corrupt(f"cannot read the head of the log: {self.path} is damaged")
@@ -60,7 +66,7 @@ class HeadFile:
             self._open()
         following = self._sequence + 1
         body = _SLOT.pack(_MAGIC, following, head.size, head.root, 0)[:-4]
-        slot = body + zlib.crc32(body).to_bytes(4, "big")
+        slot = _checked(body) + _checked(_origin(following, head.origin))
         try:
             os.pwrite(self._descriptor, slot, (following % 2) * _SLOT_BYTES)
             os.fdatasync(self._descriptor)
@@ -100,10 +106,31 @@ async def tell_head(file: HeadFile, head: Head) -> None:
         ) from error
 
 
+def _checked(body: bytes) -> bytes:
+    return body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def _origin(sequence: int, origin: str) -> bytes:
+    name = origin.encode()
+    return _ORIGIN.pack(sequence, len(name)) + name
+
+
 def _slot(data: bytes) -> tuple[int, Head] | None:
     if len(data) < _SLOT.size:
         return None
-    magic, sequence, size, root, checksum = _SLOT.unpack(data)
-    if magic != _MAGIC or zlib.crc32(data[:-4]) != checksum:
+    magic, sequence, size, root, checksum = _SLOT.unpack_from(data)
+    if magic != _MAGIC or zlib.crc32(data[: _SLOT.size - 4]) != checksum:
         return None
-    return sequence, Head(size, root)
+    return sequence, Head(size, root, _read_origin(data[_SLOT.size :], sequence))
+
+
+def _read_origin(data: bytes, sequence: int) -> str:
+    """The origin; none if it is of another write, or of a version that did not tell."""
+    if len(data) < _ORIGIN.size:
+        return ""
+    told, length = _ORIGIN.unpack_from(data)
+    end = _ORIGIN.size + length
+    body, checksum = data[:end], data[end : end + 4]
+    if told != sequence or zlib.crc32(body).to_bytes(4, "big") != checksum:
+        return ""
+    return body[_ORIGIN.size :].decode()

@@ -28,6 +28,9 @@ OWN_STREAMS = frozenset(
 NO_KEY = "no-key"
 """The reason of a log that this instance cannot sign: whoever has its key can go on."""
 
+LOST_TAIL = "lost-tail"
+"""The reason of a log that is shorter, or older, than somebody was told."""
+
 PUBLISHED_DAMAGED = "published-damaged"
 """The reason of a log of which nobody knows any more what the outside was told."""
 
@@ -130,7 +133,7 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An event that has been checked and sealed: it lacks its place only.
+    """An event that has been checked: it lacks its place, and its seal while ``sealing`` is empty.
 
     ``payload`` and ``salt`` are empty if it comes from an outbox and is about a person who was
     erased meanwhile: what it was committed to, and that it happened, stay.

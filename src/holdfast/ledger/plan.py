@@ -42,7 +42,7 @@ class Wanted:
         each: bool = False,
     ) -> Wanted:
         """An append of these events."""
-        size = sum(len(event.sealed) for event in events) + 1024 * len(events)
+        size = sum(len(event.sealed) or event.length for event in events) + 1024 * len(events)
         return cls(events, expected or {}, each, size)
 
 

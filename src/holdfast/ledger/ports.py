@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-from holdfast.kernel.database import Database, Unit
+from holdfast.kernel.database import Unit
 from holdfast.kernel.outbox import Sealed, Unsealed
 from holdfast.kernel.principal import Principal
 
@@ -75,12 +75,12 @@ class Log(Protocol):
     ``Unavailable``: nothing was stored. ``OutcomeUnknown``: the commit may be there; :meth:`end`
     tells. The log never looks into a frame.
 
-    ``beside`` is the database in which an append can carry a unit of its own: both commit, or
-    neither. A store without such a thing (a broker) says ``None``, and what lies beside the log is
-    brought up from it afterwards.
+    What lies *beside* the log (its index, origins, keys, what was published) changes with it or
+    under its fence: a unit that is handed in commits together with what it came with, or neither
+    does. So the commits, the fence and those tables are in one database, as far as anybody can see.
+    A broker alone is no such log: its driver would keep each commit in the database until the
+    broker has it.
     """
-
-    beside: Database | None
 
     async def append(
         self, principal: Principal, commit: StoredCommit, fence: int, beside: Beside | None = None
@@ -92,7 +92,7 @@ class Log(Protocol):
         """Run a unit that changes what lies beside the log, if ``fence`` is still the newest.
 
         Nobody becomes the one who appends, and nobody appends, between that look and the commit.
-        ``NotSequencer`` otherwise. Only where there is something beside.
+        ``NotSequencer`` otherwise.
         """
         ...
 

@@ -1,4 +1,8 @@
-"""Events on their way into the log: checked, named, and sealed under a commitment."""
+"""Events on their way into the log: checked, named, committed to.
+
+What is about somebody is sealed here, under that person's key. The rest is sealed together with
+what waits beside it, when its turn has come: whoever does so may have to wait for the keyring.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,6 @@ from holdfast.kernel.outbox import (
     PAYLOAD_BYTES_MAX,
     SALT_BYTES,
     Event,
-    Outbox,
     check_names,
     checked_header,
     checked_payload,
@@ -23,7 +26,7 @@ from holdfast.kernel.outbox import (
 )
 from holdfast.kernel.principal import Principal
 from holdfast.kernel.telemetry import request_id
-from holdfast.ledger.log.parts import KEY_DESTROYED, LogParts
+from holdfast.ledger.log.parts import KEY_DESTROYED, LogParts, seal
 from holdfast.ledger.model import (
     APPEND_BYTES_MAX,
     ERASED,
@@ -55,16 +58,14 @@ class Preparer:
     async def wanted(
         self, principal: Principal, append: Append, foresee: Foresee
     ) -> Wanted | HoldfastError:
-        """The events of a caller's append, checked, named and sealed; or what the log refuses them
-        with.
+        """The events of a caller's append, checked and named; or what the log refuses them with.
 
         Whoever an event is about has a key from then on. So for such an append ``foresee`` is asked
         first, whether it would be refused: nobody gets to be known by what is not stored.
         """
         told = self._checked(principal, append)
         if not any(given.about for given in append.events):
-            made = [self._made(principal, event, when) for event, when in told]
-            return _bounded([self._seal(principal, each) for each in made], append)
+            return _bounded([self.made(principal, event, when) for event, when in told], append)
         people = self._parts.people
         if people is None:
             raise Unsupported("cannot append about somebody: this ledger has no keyring")
@@ -101,7 +102,7 @@ class Preparer:
         made = []
         for given, (event, when) in zip(append.events, told, strict=True):
             about = named[given.about]
-            each = self._made(principal, msgspec.structs.replace(event, about=about), when)
+            each = self.made(principal, msgspec.structs.replace(event, about=about), when)
             made.append(replace(each, sealing=ERASED) if about in erased else each)
         return _bounded(made, append)
 
@@ -143,7 +144,7 @@ class Preparer:
         )
         return event, "" if moment is None else timestamp(moment)
 
-    def _made(
+    def made(
         self, principal: Principal, event: Event, when: str, salt: bytes | None = None
     ) -> Prepared:
         """An event and its commitment, not sealed yet; ``when`` it happened, if said."""
@@ -168,24 +169,12 @@ class Preparer:
         )
 
     def _seal(self, principal: Principal, made: Prepared) -> Prepared:
-        """The event with its payload sealed."""
-        sealed = self._parts.sealer.seal(
-            principal.tenant,
-            Outbox.PURPOSE,
-            made.id,
-            made.salt + made.payload,
-            subject=made.about,
-        )
-        return replace(made, sealing=sealed.algorithm, sealed=sealed.data)
-
-    def sealed(self, principal: Principal, event: Event, when: str, salt: bytes) -> Prepared:
-        """An event with its payload sealed and committed to; ``when`` it happened, if said."""
-        return self._seal(principal, self._made(principal, event, when, salt))
+        return seal(self._parts.sealer, principal.tenant, made)
 
     async def relayed(
         self, principal: Principal, given: Sequence[RelayedEvent]
     ) -> Sequence[Prepared]:
-        """Events of a role's outbox, which have their commitments already; sealed anew."""
+        """Events of a role's outbox, which have their commitments already."""
 
         def work() -> list[Prepared]:
             return [self._relayed(principal, each) for each in given]
@@ -217,10 +206,10 @@ class Preparer:
         )
         if given.payload is None and not salt:
             return self._nameless(principal, event, timestamp(moment), given.length, told)
-        made = self.sealed(principal, event, timestamp(moment), salt)
+        made = self.made(principal, event, timestamp(moment), salt)
         if len(salt) != SALT_BYTES or made.commitment != told:
             raise Invalid(f"cannot relay the event {given.id[:80]}: its payload is not its own")
-        return made
+        return self._seal(principal, made) if event.about else made
 
     def _nameless(
         self, principal: Principal, event: Event, when: str, length: int, told: bytes

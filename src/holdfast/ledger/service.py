@@ -24,7 +24,6 @@ from holdfast.kernel.http.paging import Page, decode_cursor, encode_cursor, page
 from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.moments import check_come
 from holdfast.kernel.outbox import (
-    SALT_BYTES,
     STREAM_NAMES,
     Event,
 )
@@ -45,6 +44,7 @@ from holdfast.ledger.frames import Frame, Stored, read_leaf
 from holdfast.ledger.log.parts import LogParts
 from holdfast.ledger.log.reading import LogReader
 from holdfast.ledger.log.restarting import Restarted, restart
+from holdfast.ledger.log.rotating import rotate
 from holdfast.ledger.log.tenant_log import TenantLog
 from holdfast.ledger.looking import look_forever
 from holdfast.ledger.metrics import LedgerMetrics
@@ -68,6 +68,7 @@ from holdfast.ledger.model import (
 from holdfast.ledger.plan import Wanted
 from holdfast.ledger.preparing import Preparer, check_ids
 from holdfast.ledger.signer import verifier_of
+from holdfast.ledger.store import LogKey
 
 log = get_logger("ledger")
 
@@ -117,6 +118,7 @@ class LedgerService:
         """Finish what waits."""
         for each in list(self._logs.values()):
             await each.close()
+        self._parts.sealing.shutdown()
 
     async def open_all(self) -> None:
         """Open every tenant's log, so that what is wrong with one is said at the start."""
@@ -567,33 +569,28 @@ class LedgerService:
     async def rotate(self, principal: Principal) -> Trust:
         """Sign with a new key from here on; the old one stays valid up to the size it signed.
 
-        The log itself tells of it: the first entry that only the new key can vouch for, unless
-        somebody else appends meanwhile.
+        The log itself tells of it: in the first entry that only the new key can vouch for.
         """
-        await self.log_of(principal).rotate()
-        trust = await self.trust(principal)
-        await self.append_prepared(principal, [self._rotated(principal, trust)])
-        return trust
+        await rotate(self.log_of(principal), partial(self._rotated, principal))
+        return await self.trust(principal)
 
-    def _rotated(self, principal: Principal, trust: Trust) -> Prepared:
+    def _rotated(self, principal: Principal, before: LogKey, key: LogKey) -> Prepared:
         """What is said of a key that was replaced: public halves only."""
-        *_, before, key = trust.keys
         event = Event(
             id=EventId(self._new_id()),
             stream="ledger/keys",
             type="ledger.key-rotated",
             time=self._parts.clock.now(),
             payload={
-                "key": key.key,
-                "before": before.key,
+                "key": verifier_of(key).text(),
+                "before": verifier_of(before).text(),
                 "origin": key.origin,
                 "valid_from": key.valid_from,
             },
             subject=principal.subject,
             request_id=request_id(),
         )
-        salt = self._parts.random(SALT_BYTES)
-        return self._preparer.sealed(principal, event, timestamp(event.time), salt)
+        return self._preparer.made(principal, event, timestamp(event.time))
 
     async def rebuild(self, principal: Principal) -> LedgerStatus:
         """Make the index anew from the log."""
@@ -622,9 +619,8 @@ class LedgerService:
             stream="ledger/origins",
             type="ledger.restarted",
             time=self._parts.clock.now(),
-            payload=made.cites() | {"earlier": made.earlier},
+            payload=made.told(),
             subject=principal.subject,
             request_id=request_id(),
         )
-        salt = self._parts.random(SALT_BYTES)
-        return self._preparer.sealed(principal, event, timestamp(event.time), salt)
+        return self._preparer.made(principal, event, timestamp(event.time))

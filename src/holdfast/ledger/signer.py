@@ -20,7 +20,7 @@ from holdfast.kernel.canonical import canonical
 from holdfast.kernel.errors import Corrupt
 from holdfast.kernel.files import write_new, write_over
 from holdfast.kernel.signing import SigningKey
-from holdfast.ledger.errors import PublishedDamaged
+from holdfast.ledger.errors import KeyMissing, PublishedDamaged
 from holdfast.ledger.notes import Checkpoint, VerifierKey
 from holdfast.ledger.store import LogKey, Origin, Published
 
@@ -100,14 +100,40 @@ def unknown_origins(
     ]
 
 
+def binds(origins: Sequence[Origin], origin: str, size: int) -> bool:
+    """Whether the log has to be what it was said to be at ``size`` under ``origin``.
+
+    What an origin told of beyond the size that a later one began at is lost, and the entry of that
+    beginning cites it: the log has other entries there now. What a restart passed over is another
+    log's.
+    """
+    names = [each.origin for each in origins]
+    if origin not in names:
+        return bool(unknown_origins({origin: Checkpoint(origin, size, b"")}, origins))
+    later = origins[names.index(origin) + 1 :]
+    return all(size <= each.started_size for each in later)
+
+
 def load_key(paths: SignerPaths, tenant: str, key: LogKey) -> SigningKey:
-    """The private half of ``key``; ``Corrupt`` if the file holds another key or is gone."""
-    found = SigningKey.load(paths.key(tenant, key.number))
+    """The private half of ``key``; ``KeyMissing`` if the file holds another key or is gone."""
+    path = paths.key(tenant, key.number)
+    try:
+        found = SigningKey.load(path)
+    except Corrupt as error:
+        raise KeyMissing(error.detail) from error
     if found.public_bytes() != key.public:
-        raise Corrupt(
-            f"cannot sign: {paths.key(tenant, key.number)} is not the key that the log knows"
-        )
+        raise KeyMissing(f"cannot sign: {path} is not the key that the log knows")
     return found
+
+
+def made_key(
+    paths: SignerPaths, tenant: str, number: int, random: Callable[[int], bytes]
+) -> SigningKey:
+    """A private key of that number: a new one, or the one in its file."""
+    try:
+        return SigningKey.load_or_create(paths.key(tenant, number), random)
+    except Corrupt as error:
+        raise KeyMissing(error.detail) from error
 
 
 def verifier_of(key: LogKey) -> VerifierKey:
@@ -156,24 +182,29 @@ class PublishedFile:
                 raise Corrupt(
                     f"cannot publish size {published.size}: it was published with another root"
                 )
-            self._keep(found, published)
+            self._write(found | {published.origin: _told(published)})
 
-    def learn(self, published: Published) -> None:
-        """Add a checkpoint that is known elsewhere, unless this or a later one is here."""
+    def is_there(self) -> bool:
+        """Whether anything was ever released here, as far as anybody can see."""
+        return self._path.exists()
+
+    def learn(self, known: Iterable[Published]) -> None:
+        """Add checkpoints that are known elsewhere, but those of which a later one is here."""
         with self._writing:
             found = self.read()
-            before = found.get(published.origin)
-            if before is None or before.size < published.size:
-                self._keep(found, published)
+            learnt = {
+                each.origin: _told(each)
+                for each in known
+                if each.origin not in found or found[each.origin].size < each.size
+            }
+            if learnt:
+                self._write(found | learnt)
 
     def begin_anew(self, known: Iterable[Published], name: str) -> None:
         """Keep what is there under ``name`` beside it; from here on ``known`` is in its place."""
         with self._writing:
             write_new(self._path.with_name(f"{self._path.name}.{name}"), self._path.read_bytes())
             self._write({each.origin: _told(each) for each in known})
-
-    def _keep(self, found: dict[str, Checkpoint], published: Published) -> None:
-        self._write(found | {published.origin: _told(published)})
 
     def _write(self, found: Mapping[str, Checkpoint]) -> None:
         said = {name: [each.size, b64encode(each.root).decode()] for name, each in found.items()}

@@ -574,8 +574,7 @@ _ADD_KEY = text(
     " VALUES (:tenant, :number, :origin, :public, :created_at, :valid_from, NULL)"
 )
 _RETIRE = text(
-    "UPDATE ledger_keys SET valid_to = :size"
-    " WHERE tenant = :tenant AND number = :number AND valid_to IS NULL"
+    "UPDATE ledger_keys SET valid_to = :size WHERE tenant = :tenant AND valid_to IS NULL"
 )
 _CHECKPOINTS = text(
     "SELECT origin, size, root, note, published_at FROM ledger_checkpoints WHERE tenant = :tenant"
@@ -610,11 +609,9 @@ def keys(conn: Connection, tenant: str) -> list[LogKey]:
     ]
 
 
-def add_key(conn: Connection, tenant: str, key: LogKey, retired: int | None = None) -> None:
-    """Add a key, and retire the one before it at ``key.valid_from`` if ``retired`` names it."""
-    if retired is not None:
-        values = {"tenant": tenant, "number": retired, "size": key.valid_from}
-        conn.execute(_RETIRE, values)
+def add_key(conn: Connection, tenant: str, key: LogKey) -> None:
+    """Add a key; the one before it, if it is live, ends at ``key.valid_from``."""
+    conn.execute(_RETIRE, {"tenant": tenant, "size": key.valid_from})
     values = {name: getattr(key, name) for name in key.__slots__ if name != "valid_to"}
     conn.execute(_ADD_KEY, {"tenant": tenant, **values})
 

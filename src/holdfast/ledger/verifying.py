@@ -20,7 +20,7 @@ from holdfast.ledger.log.tenant_log import TenantLog
 from holdfast.ledger.model import Progress
 from holdfast.ledger.ports import StoredCommit
 from holdfast.ledger.service import LedgerService
-from holdfast.ledger.signer import unknown_origins, verifier_of
+from holdfast.ledger.signer import binds, verifier_of
 from holdfast.ledger.tree import Tree
 from holdfast.ledger.walking import Walk
 
@@ -163,8 +163,7 @@ async def _step(asked: _Asked, batch: list[StoredCommit]) -> None:
 async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
     """Sizes and roots that were told to somebody; their signatures are checked here.
 
-    What an origin told of beyond the size that a later one began at is lost, and the entry of that
-    beginning cites it: the log has other entries there now.
+    What is lost with an origin that ended was told, and is not asked of the log any more.
     """
     tenant = tenant_log.tenant
 
@@ -178,15 +177,11 @@ async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
         )
 
     keys, rows, origins = await tenant_log.parts.read(unit)
-    ends = {
-        each.origin: min(later.started_size for later in origins[number:])
-        for number, each in enumerate(origins[:-1], start=1)
-    }
     verifiers = [verifier_of(key) for key in keys]
     found: dict[int, list[tuple[str, bytes]]] = {}
 
     def told(who: str, origin: str, size: int, root: bytes) -> None:
-        if size <= ends.get(origin, size):
+        if not origin or binds(origins, origin, size):
             found.setdefault(size, []).append((who, root))
 
     for row in rows.values():
@@ -196,16 +191,11 @@ async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
             raise Corrupt(f"the checkpoint of {row.origin} is not the one that was published")
         told(f"the checkpoint of {row.origin}", row.origin, said.size, said.root)
     published = await tenant_log.published.in_file()
-    known = {each.origin for each in origins}
-    unknown = unknown_origins(published, origins)
     for origin, outside in published.items():
-        # What a restart passed over is another log's by now.
-        if origin not in known and outside not in unknown:
-            continue
         told(f"the published checkpoint of {origin}", origin, outside.size, outside.root)
     head = await asyncio.to_thread(tenant_log.read_head)
     if head is not None:
-        found.setdefault(head.size, []).append(("the head file", head.root))
+        told("the head file", head.origin, head.size, head.root)
     found.pop(0, None)
     return found
 

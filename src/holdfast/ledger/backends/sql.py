@@ -48,7 +48,6 @@ class SqlLog:
     """
 
     def __init__(self, database: Database) -> None:
-        self.beside: Database | None = database
         self._database = database
 
     async def append(

@@ -15,6 +15,14 @@ LEAD_SECONDS = 10.0
 LEADERSHIP = "ledger"
 
 
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Both halves of the key under which a log is signed."""
+
+    key: LogKey
+    private: SigningKey
+
+
 @dataclass(slots=True)
 class Opened:
     """The state of a log that this instance sequences."""
@@ -24,8 +32,7 @@ class Opened:
     recorded: str
     until: datetime
     origin: Origin
-    key: LogKey
-    private: SigningKey
+    signer: Signer
     published: Published | None
 
 
@@ -63,13 +70,15 @@ class Leadership:
         self._led = now
         return now + timedelta(seconds=LEAD_SECONDS)
 
-    async def lead(self) -> None:
+    async def lead(self) -> datetime:
         """:meth:`take`; ``NotSequencer`` if another does."""
-        if await self.take(self.parts.shared.clock.now()) is None:
+        until = await self.take(self.parts.shared.clock.now())
+        if until is None:
             raise NotSequencer(
                 "cannot go on: another instance appends to this tenant's log",
                 retry_after_seconds=1.0,
             )
+        return until
 
     async def keep(self) -> None:
         """Renew what says that we append, where we have it: some things take longer than it."""

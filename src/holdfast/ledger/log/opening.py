@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from holdfast.kernel.errors import Corrupt
-from holdfast.ledger.errors import LedgerReadOnly, NotSequencer, PublishedDamaged
+from holdfast.ledger.errors import KeyMissing, LedgerReadOnly, NotSequencer, PublishedDamaged
 from holdfast.ledger.head import Head, HeadFile, tell_head
-from holdfast.ledger.log.keys import in_force
-from holdfast.ledger.log.leadership import Leadership, Opened
+from holdfast.ledger.log.keys import check_key, origin_in_force, signer_in_force
+from holdfast.ledger.log.leadership import Leadership, Opened, Signer
 from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.log.published import PublishedCheckpoints
 from holdfast.ledger.log.reading import LogReader, View
 from holdfast.ledger.log.recovery import Recovery
 from holdfast.ledger.log.soundness import Soundness, damage_of, unknown_published
-from holdfast.ledger.model import NO_KEY, Damage
-from holdfast.ledger.signer import load_key, unknown_origins
+from holdfast.ledger.model import LOST_TAIL, NO_KEY, Damage
+from holdfast.ledger.notes import Checkpoint
+from holdfast.ledger.signer import binds, unknown_origins
 from holdfast.ledger.store import Origin, Published
 from holdfast.ledger.tree import Tree
 
@@ -65,39 +67,57 @@ class Opening:
             if self.leadership.opened is not None and await self.soundness.remembered() is None:
                 self.leadership.opened.until = until
                 return self.leadership.opened
-            self.leadership.opened = await self._opened(until)
+            await self.soundness.check_remembered()
+            try:
+                await check_key(self.parts)
+                self.leadership.opened = await self._opened(until)
+            except KeyMissing as error:
+                end = await self.parts.shared.log.end(self.parts.principal)
+                # Another instance may have the key, and can go on at once.
+                await self.leadership.resign()
+                raise self.soundness.read_only(
+                    Damage(reason=NO_KEY, detail=error.detail, first=end)
+                ) from error
             return self.leadership.opened
 
-    async def _opened(self, until: datetime) -> Opened:
+    async def open_under(self, another: Callable[[Origin], Awaitable[Signer]]) -> Opened:
+        """:meth:`open`, of a log whose key is lost, under another one that is not kept yet.
+
+        Only for whoever keeps it next, and lets nobody append or sign before that.
+        """
+        async with self.lock:
+            until = await self.leadership.lead()
+            await self.soundness.check_remembered()
+            self.leadership.opened = await self._opened(until, another)
+            return self.leadership.opened
+
+    async def _opened(
+        self, until: datetime, another: Callable[[Origin], Awaitable[Signer]] | None = None
+    ) -> Opened:
         parts, shared = self.parts, self.parts.shared
-        await self.soundness.check_remembered()
-        try:
-            origin, key = await in_force(parts)
-            private = await asyncio.to_thread(load_key, shared.paths, parts.tenant, key)
-        except Corrupt as error:
-            end = await shared.log.end(parts.principal)
-            # Another instance may have the key, and can go on at once.
-            await self.leadership.resign()
-            raise self.soundness.read_only(
-                Damage(reason=NO_KEY, detail=error.detail, first=end)
-            ) from error
         fence = await shared.log.seize(parts.principal, shared.holder)
+        # From here on: what was read before may have been another's to change.
+        origin = await origin_in_force(parts, fence)
+        signer = None if another else await signer_in_force(parts, fence, origin)
         self.soundness.damage = None
         try:
             grown, recorded = await self.recovery.recovered(fence)
             published = await self._check_said(grown, origin)
-            if published is not None:
-                await self.published.learn(published)
+            await self.published.learn(list(published.values()))
             if origin.generation and grown.size == origin.started_size:
                 self._check_begun(origin)
-            await tell_head(self.head, Head(grown.size, grown.root()))
-        except LedgerReadOnly:
+            if another is not None:
+                signer = await another(origin)
+            assert signer is not None
+            await tell_head(self.head, Head(grown.size, grown.root(), origin.origin))
+        except (LedgerReadOnly, KeyMissing):
             raise
         except Corrupt as error:
             raise self.soundness.read_only(damage_of(error)) from error
         shared.metrics.writable(parts.tenant, writable=True)
         shared.metrics.sequencing(parts.tenant, fence)
-        return Opened(fence, grown, recorded, until, origin, key, private, published)
+        last = published.get(origin.origin)
+        return Opened(fence, grown, recorded, until, origin, signer, last)
 
     def _check_begun(self, origin: Origin) -> None:
         """``LedgerReadOnly`` for an origin that never came to its first entry: without that, what
@@ -111,8 +131,11 @@ class Opening:
                 )
             )
 
-    async def _check_said(self, grown: Tree, origin: Origin) -> Published | None:
-        """Hold the log against its head and against what was published; ``LedgerReadOnly``."""
+    async def _check_said(self, grown: Tree, origin: Origin) -> dict[str, Published]:
+        """Hold the log against its head and against what was published; ``LedgerReadOnly``.
+
+        What the database knows of that, by origin.
+        """
         view = View(grown.size, "", grown)
         head = await asyncio.to_thread(self.head.read)
         try:
@@ -123,14 +146,16 @@ class Opening:
         for later in unknown_origins(said, origins):
             raise self.soundness.read_only(
                 Damage(
-                    reason="lost-tail",
+                    reason=LOST_TAIL,
                     detail=f"the log is older than {later.origin}, which was published with "
                     f"{later.size} entries",
                     first=min(grown.size, later.size),
                 )
             )
         published = rows.get(origin.origin)
-        claims = [("its head file", head.size, head.root)] if head is not None else []
+        claims = []
+        if head is not None and self._is_concerned(head, grown.size, origins):
+            claims.append(("its head file", head.size, head.root))
         if published is not None:
             claims.append(("the last checkpoint", published.size, published.root))
         if origin.origin in said:
@@ -140,7 +165,7 @@ class Opening:
             if size > grown.size:
                 raise self.soundness.read_only(
                     Damage(
-                        reason="lost-tail",
+                        reason=LOST_TAIL,
                         detail=f"the log ends at {grown.size}, and {who} knows of {size} entries",
                         first=grown.size,
                         last=size - 1,
@@ -155,4 +180,22 @@ class Opening:
                         last=size - 1,
                     )
                 )
-        return published
+        return rows
+
+    def _is_concerned(self, head: Head, size: int, origins: list[Origin]) -> bool:
+        """Whether the log must hold what its head file knows; ``LedgerReadOnly`` if it is older.
+
+        Of what an origin held beyond its end another instance may have told, which began the next
+        one, and has a head file of its own.
+        """
+        told = {head.origin: Checkpoint(head.origin, head.size, head.root)}
+        if head.origin and unknown_origins(told, origins):
+            raise self.soundness.read_only(
+                Damage(
+                    reason=LOST_TAIL,
+                    detail=f"the log is older than {head.origin}, under which its head file knows "
+                    f"of {head.size} entries",
+                    first=min(head.size, size),
+                )
+            )
+        return not head.origin or binds(origins, head.origin, head.size)

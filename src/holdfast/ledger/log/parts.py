@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +18,7 @@ from holdfast.kernel.outbox import SALT_BYTES, Outbox, Sealed, Sealer, Unsealed
 from holdfast.kernel.principal import Principal, service
 from holdfast.leases import Leases
 from holdfast.ledger.metrics import LedgerMetrics
+from holdfast.ledger.model import Prepared
 from holdfast.ledger.ports import Log, People
 from holdfast.ledger.signer import SignerPaths
 from holdfast.ledger.witness import Witnesses
@@ -22,7 +26,17 @@ from holdfast.ledger.witness import Witnesses
 KEY_DESTROYED = "key-destroyed"
 """The code of the failure to unseal what was erased."""
 
+SEALING_THREADS = 4
+"""How many tenants' keys may be waited for at once before the others have to wait, too."""
+
 T = TypeVar("T")
+
+
+def seal(sealer: Sealer, tenant: str, event: Prepared) -> Prepared:
+    """The event with its payload sealed; under their own key, if it is about somebody."""
+    plain = event.salt + event.payload
+    sealed = sealer.seal(tenant, Outbox.PURPOSE, event.id, plain, subject=event.about)
+    return replace(event, sealing=sealed.algorithm, sealed=sealed.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,11 @@ class LogParts:
     witnesses: Witnesses | None = None
     people: People | None = None
     """Without it no event can say whom it is about."""
+
+    sealing: ThreadPoolExecutor = field(
+        default_factory=partial(ThreadPoolExecutor, SEALING_THREADS, "sealing")
+    )
+    """Not the keyring's own: what is about nobody does not wait behind what is about people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +95,21 @@ class TenantParts:
             self.tenant, Outbox.PURPOSE, event_id, Sealed(sealing, sealed)
         )
         return plain[:SALT_BYTES], plain[SALT_BYTES:]
+
+    async def sealed(self, events: Sequence[Prepared]) -> list[Prepared]:
+        """These events, those that are not sealed yet under the tenant's key.
+
+        In a thread: now and then the keyring has to ask its store for that key.
+        """
+        if all(each.sealing for each in events):
+            return list(events)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.shared.sealing, self._sealed, events)
+
+    def _sealed(self, events: Sequence[Prepared]) -> list[Prepared]:
+        return [
+            each if each.sealing else seal(self.shared.sealer, self.tenant, each) for each in events
+        ]
 
     async def opened(self, sealed: Sequence[tuple[str, Sealed]]) -> list[Unsealed | None]:
         """What the payloads of these events are, and whom they are about; None for who is erased.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection
 
 from holdfast.kernel.errors import Unavailable
+from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import store
 from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.notes import Checkpoint
 from holdfast.ledger.signer import PublishedFile, unknown_origins
 from holdfast.ledger.store import Origin, Published
+
+log = get_logger("ledger")
 
 
 class PublishedCheckpoints:
@@ -45,14 +48,12 @@ class PublishedCheckpoints:
         ``NotSequencer`` if ``fence`` is not the newest any more: the log may be another's to sign,
         or have a new origin, which cites what was the last to be told of this one.
         """
-        parts, shared = self.parts, self.parts.shared
+        parts = self.parts
 
         def unit(conn: Connection) -> bool:
             return store.publish(conn, parts.tenant, published)
 
-        if shared.log.beside is shared.database:
-            return await shared.log.fenced(parts.principal, fence, unit)
-        return await parts.write(unit)
+        return await parts.shared.log.fenced(parts.principal, fence, unit)
 
     async def release(self, published: Published) -> None:
         """Put a checkpoint that the database has into the file: from here on it may be told."""
@@ -61,9 +62,19 @@ class PublishedCheckpoints:
         except OSError as error:
             raise _unreleased(error) from error
 
-    async def learn(self, known: Published) -> None:
-        """Have the file know of a checkpoint that the database has: whoever put it there may have
+    async def is_lost(self) -> bool:
+        """Whether the file is not there: what the outside was told, the database alone may know."""
+        return not await asyncio.to_thread(self._file.is_there)
+
+    async def learn(self, known: Sequence[Published]) -> None:
+        """Have the file know of checkpoints that the database has: whoever put them there may have
         died before telling the file, or is another instance, which has a file of its own."""
+        if known and await self.is_lost():
+            log.warning(
+                "what was published is taken from the database: there is no file of it here",
+                tenant=self.parts.tenant,
+                detail="a new instance has none yet; after a restore the outside may know of more",
+            )
         try:
             await asyncio.to_thread(self._file.learn, known)
         except OSError as error:
@@ -71,7 +82,7 @@ class PublishedCheckpoints:
 
     async def answered(self, last: Published) -> str:
         """The note of what is in the database, once the file knows of it, too."""
-        await self.learn(last)
+        await self.learn([last])
         return last.note
 
     async def told_more_than(self, last: Published) -> bool:

@@ -10,16 +10,14 @@ from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import store
 from holdfast.ledger.errors import LedgerReadOnly, NotSequencer, PublishedDamaged, WitnessDisagrees
-from holdfast.ledger.log.keys import new_key
 from holdfast.ledger.log.leadership import Leadership, Opened
 from holdfast.ledger.log.opening import Opening
 from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.log.published import PublishedCheckpoints
 from holdfast.ledger.log.reading import LogReader, View
 from holdfast.ledger.log.soundness import Soundness, hint_of, unknown_published
-from holdfast.ledger.model import NO_KEY, PUBLISHED_DAMAGED
+from holdfast.ledger.model import LOST_TAIL, PUBLISHED_DAMAGED
 from holdfast.ledger.notes import Checkpoint, parse_note, sign_checkpoint
-from holdfast.ledger.signer import load_key
 from holdfast.ledger.store import Published
 
 log = get_logger("ledger")
@@ -28,7 +26,10 @@ DISPUTE_SECONDS = 2.0
 
 
 class Publisher:
-    """Signs one tenant's log, where it is ours to sign."""
+    """Signs one tenant's log, where it is ours to sign. ``signing`` is held by whoever does.
+
+    Whoever holds the sequencer's ``storing``, too, took that first.
+    """
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class Publisher:
         self.opening = opening
         self.disputed: WitnessDisagrees | None = None
         """What a witness says against the log: no checkpoint of it is given while that stands."""
-        self._signing = asyncio.Lock()
+        self.signing = asyncio.Lock()
         self._released: Published | None = None
         self._asked_at = 0.0
 
@@ -58,10 +59,11 @@ class Publisher:
         ``LedgerReadOnly`` where a later one is known to have been, and not known any more.
         ``WitnessDisagrees`` while a witness says that the log is not what it has seen.
         """
-        async with self._signing:
-            return await self._checkpoint()
+        async with self.signing:
+            return await self.checkpoint_held()
 
-    async def _checkpoint(self) -> str:
+    async def checkpoint_held(self) -> str:
+        """:meth:`checkpoint` for whoever holds ``signing`` already."""
         # Opened by whoever signs, not by whoever waits for it: there may be a new origin meanwhile.
         try:
             state = await self.opening.open()
@@ -104,6 +106,9 @@ class Publisher:
 
     async def _as_published(self, last: Published, later: LedgerReadOnly) -> str:
         """The note of ``last``; raises ``later`` if a later one was told to the outside."""
+        damage = self.soundness.damage
+        if damage is not None and damage.reason == LOST_TAIL and await self.published.is_lost():
+            raise later  # the database may be as old as the log
         try:
             if not await self.published.told_more_than(last):
                 return await self.published.answered(last)
@@ -117,7 +122,7 @@ class Publisher:
         """Make size and root durable, in the database and in the file; then release the note."""
         told = Checkpoint(state.origin.origin, state.tree.size, state.tree.root())
         view = View(told.size, state.recorded, state.tree)
-        signed = sign_checkpoint(told, state.private)
+        signed = sign_checkpoint(told, state.signer.private)
         published = Published(told.origin, told.size, told.root, signed.encode(), self.parts.now())
         try:
             if not await self.published.keep(published, state.fence):
@@ -165,38 +170,6 @@ class Publisher:
             )
         self.disputed = error
         return error
-
-    async def rotate(self) -> None:
-        """Sign with a new key from here on. The old one signs a last time: so far it is valid.
-
-        One that is lost is valid as far as it signed; the log is writable again with the new one.
-        """
-        async with self._signing:
-            try:
-                await self._checkpoint()
-                state = await self.opening.open()
-            except LedgerReadOnly:
-                if self.soundness.damage is None or self.soundness.damage.reason != NO_KEY:
-                    raise
-                await self._replace_lost()
-                return
-            keys = await self.parts.read(lambda conn: store.keys(conn, self.parts.tenant))
-            size = state.published.size if state.published is not None else 0
-            state.key = await new_key(self.parts, state.origin, keys, size)
-            state.private = load_key(self.parts.shared.paths, self.parts.tenant, state.key)
-            state.published = None
-
-    async def _replace_lost(self) -> None:
-        await self.leadership.lead()
-        origins, rows = await self.published.in_database()
-        keys = await self.parts.read(lambda conn: store.keys(conn, self.parts.tenant))
-        origin = origins[-1]
-        sizes = [each.valid_from for each in keys] + [origin.started_size]
-        if origin.origin in rows:
-            sizes.append(rows[origin.origin].size)
-        key = await new_key(self.parts, origin, keys, max(sizes))
-        log.warning("a key that is lost was replaced", tenant=self.parts.tenant, key=key.number)
-        await self.opening.open()
 
 
 def _larger_published() -> NotSequencer:

@@ -22,7 +22,7 @@ from holdfast.ledger.log.leadership import Leadership
 from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.log.reading import LogReader
 from holdfast.ledger.log.soundness import Soundness
-from holdfast.ledger.model import Damage
+from holdfast.ledger.model import LOST_TAIL, Damage
 from holdfast.ledger.store import Growth, IndexRow
 from holdfast.ledger.tree import Tree
 
@@ -56,7 +56,7 @@ class Recovery:
         if state.size > end:
             raise self.soundness.read_only(
                 Damage(
-                    reason="lost-tail",
+                    reason=LOST_TAIL,
                     detail=f"the log ends at {end}, and the index knows of {state.size} entries",
                     first=end,
                     last=state.size - 1,
@@ -82,12 +82,8 @@ class Recovery:
         return await self._caught_up(Tree(), "", end, fence)
 
     async def _change(self, fence: int, unit: Callable[[Connection], None]) -> None:
-        log, parts = self.parts.shared.log, self.parts
         try:
-            if log.beside is parts.shared.database:
-                await log.fenced(parts.principal, fence, unit)
-            else:
-                await parts.write(unit)
+            await self.parts.shared.log.fenced(self.parts.principal, fence, unit)
         except IndexMoved as error:
             raise NotSequencer(
                 "cannot make the index anew: another instance does", retry_after_seconds=1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +12,12 @@ import msgspec
 from sqlalchemy import Connection
 
 from holdfast.kernel.canonical import canonical
-from holdfast.kernel.errors import Conflict, Corrupt
+from holdfast.kernel.errors import Conflict, Corrupt, Unavailable
 from holdfast.kernel.files import flush_folder
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import store
 from holdfast.ledger.errors import LedgerReadOnly, PublishedDamaged
+from holdfast.ledger.frames import missing
 from holdfast.ledger.head import Head, HeadFile, tell_head
 from holdfast.ledger.log.commits import READ_BYTES, READ_COMMITS, Commits
 from holdfast.ledger.log.published import last_of
@@ -31,6 +32,7 @@ from holdfast.ledger.store import Origin, Published
 log = get_logger("ledger")
 
 EARLIER_MAX = 100
+"""Citations that an entry has room for. What is left out is told by its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Restarted:
     """What a new origin begins with, and what it cites of the old one.
 
     ``earlier`` is what origins before it were to cite, or did, in an entry that the log does not
-    have: what was lost then is told now.
+    have: what was lost then is told now. ``left_out`` is how many of them there is no room for.
     """
 
     reason: str
@@ -51,6 +53,11 @@ class Restarted:
     published: Published | None
     aside: str
     earlier: list[dict[str, Any]]
+    left_out: int
+
+    def told(self) -> dict[str, Any]:
+        """What the first entry says."""
+        return self.cites() | {"earlier": self.earlier, "earlier_left_out": self.left_out}
 
     def cites(self) -> dict[str, Any]:
         """What was before, and why it ended."""
@@ -64,6 +71,7 @@ class Restarted:
             "root": self.root.hex(),
             "head_size": self.head.size if self.head else None,
             "head_root": self.head.root.hex() if self.head else None,
+            "head_origin": (self.head.origin or None) if self.head else None,
             "published_origin": self.published.origin if self.published else None,
             "published_size": self.published.size if self.published else None,
             "published_root": self.published.root.hex() if self.published else None,
@@ -149,8 +157,11 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
     said = await _said(tenant_log)
     grown, _ = await tenant_log.soundness.recompute()
     aside = await _set_aside(tenant_log.commits, grown.size)
-    origin = following_origin(before, grown.size, parts.now(), reason, said)
-
+    taken = said
+    if said is not None and head is not None:  # it may have begun one, and told nobody yet
+        taken = [*said, Checkpoint(head.origin, head.size, head.root)]
+    origin = following_origin(before, grown.size, parts.now(), reason, taken)
+    untold = _untold(origins, grown.size)
     made = Restarted(
         reason=reason,
         before=before,
@@ -162,7 +173,8 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
         # Of an origin before, where that restart broke off before it told anybody anything.
         published=last_of(origins, rows),
         aside=aside,
-        earlier=_untold(origins, grown.size),
+        earlier=untold[:EARLIER_MAX],
+        left_out=max(0, len(untold) - EARLIER_MAX),
     )
     added = replace(origin, cites=canonical(made.cites()).decode())
 
@@ -171,25 +183,21 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
         store.clear_index(conn, parts.tenant)  # opening makes it anew
         store.forget_damage(conn, parts.tenant)
 
-    if shared.log.beside is shared.database:
-        await shared.log.cut(parts.principal, grown.size, fence, begin)
-    else:  # in this order: without its index all of the log is looked at before anybody goes on
-        await parts.write(begin)
-        await shared.log.cut(parts.principal, grown.size, fence)
+    await shared.log.cut(parts.principal, grown.size, fence, begin)
     tenant_log.soundness.damage = tenant_log.soundness.stands = None
     tenant_log.settled()
     if said is None:
         aside_name = f"damaged-{moment_digits(parts.now())}"
         await tenant_log.published.begin_anew(rows.values(), aside_name)
-    await tell_head(tenant_log.head, Head(grown.size, grown.root()))
+    await tell_head(tenant_log.head, Head(grown.size, grown.root(), origin.origin))
     return made
 
 
 def _untold(origins: Sequence[Origin], size: int) -> list[dict[str, Any]]:
-    """What origins cite whose first entry is not among the first ``size``: the first ones, which
-    say what was lost; those after them mostly that a restart broke off."""
+    """What origins cite whose first entry is not among the first ``size``. The first ones say what
+    was lost, those after them mostly that a restart broke off."""
     lost = [each.cites for each in origins if each.cites and each.started_size >= size]
-    return [msgspec.json.decode(each) for each in lost[:EARLIER_MAX]]
+    return [msgspec.json.decode(each) for each in lost]
 
 
 async def _said(tenant_log: TenantLog) -> list[Checkpoint] | None:
@@ -208,25 +216,45 @@ def _readable(file: HeadFile) -> Head | None:
 
 
 async def _set_aside(commits: Commits, position: int) -> str:
-    """Copy the commits from ``position`` on into a file; its path, if there are any."""
-    parts, shared = commits.parts, commits.parts.shared
+    """Copy the commits from ``position`` on into a file; its path, if there are any.
+
+    They are about to be forgotten everywhere else: all of them are there on return, or none is cut.
+    """
+    parts = commits.parts
     end = await commits.end()
     if end <= position:
         return ""
     stamp = parts.now().replace(":", "").replace(".", "")
-    path = shared.heads / "aside" / f"{parts.tenant}-{position}-{stamp}"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with path.open("xb") as file:
-        while position < end:
-            # As they lie there, with no look at whether one is missing.
-            found = await shared.log.read(parts.principal, position, READ_COMMITS, READ_BYTES)
-            if not found:
-                break
-            for commit in found:
-                file.write(len(commit.frame).to_bytes(8, "big") + commit.frame)
-            position = found[-1].after
-        file.flush()
-        await asyncio.to_thread(os.fsync, file.fileno())
-    # Its name, too: what it holds is about to be forgotten everywhere else.
-    await asyncio.to_thread(flush_folder, path.parent)
+    path = parts.shared.heads / "aside" / f"{parts.tenant}-{position}-{stamp}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with path.open("xb") as file:
+            try:
+                async for data in _as_stored(commits, position, end):
+                    await asyncio.to_thread(file.write, data)
+                file.flush()
+                await asyncio.to_thread(os.fsync, file.fileno())
+            except BaseException:
+                path.unlink()
+                raise
+        await asyncio.to_thread(flush_folder, path.parent)  # its name, too
+    except OSError as error:
+        raise Unavailable(
+            "cannot start a new origin: what it leaves behind could not be copied",
+            hint=f"make room for it in {path.parent}",
+            internal=str(error),
+        ) from error
     return str(path)
+
+
+async def _as_stored(commits: Commits, position: int, end: int) -> AsyncIterator[bytes]:
+    """The commits of ``[position, end)``, each behind its length, as they lie there: with no look
+    at whether one is missing in between. ``FrameDamaged`` if none is found where the log says that
+    there are some."""
+    parts = commits.parts
+    while position < end:
+        found = await parts.shared.log.read(parts.principal, position, READ_COMMITS, READ_BYTES)
+        if not found:
+            raise missing(position)
+        yield b"".join(len(each.frame).to_bytes(8, "big") + each.frame for each in found)
+        position = found[-1].after

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
@@ -23,6 +23,7 @@ from holdfast.ledger.log.reading import LogReader
 from holdfast.ledger.log.soundness import Soundness
 from holdfast.ledger.model import CLOCK_ALARM_SECONDS, CLOCK_REFUSE_SECONDS, Appended
 from holdfast.ledger.plan import Known, Plan, Wanted, plan
+from holdfast.ledger.ports import Beside
 from holdfast.ledger.store import Growth
 
 log = get_logger("ledger")
@@ -57,10 +58,11 @@ class Sequencer:
 
     async def commit_held(self, batch: Sequence[Wanted]) -> Sequence[Appended | Exception]:
         """:meth:`commit` for whoever holds ``storing`` already."""
+        batch = await self._sealed(batch)
         for attempt in (1, 2):
             state = await self.opening.open()
             try:
-                return await self._commit_once(state, batch)
+                return await self.commit_once(state, batch)
             except LogMoved as error:
                 # Another instance appended and has lost the fence since, or the index is not that
                 # of the log: begin from where they end.
@@ -79,9 +81,23 @@ class Sequencer:
                 raise
         raise AssertionError("the second attempt returns or raises")
 
-    async def _commit_once(
-        self, state: Opened, batch: Sequence[Wanted]
+    async def _sealed(self, batch: Sequence[Wanted]) -> Sequence[Wanted]:
+        """The group with every payload sealed that is to be stored: all of them in one go."""
+        waiting = [e for wanted in batch if not wanted.asked for e in wanted.events]
+        sealed = iter(await self.parts.sealed(waiting))
+
+        def whole(wanted: Wanted) -> Wanted:
+            return replace(wanted, events=[next(sealed) for _ in wanted.events])
+
+        return [wanted if wanted.asked else whole(wanted) for wanted in batch]
+
+    async def commit_once(
+        self, state: Opened, batch: Sequence[Wanted], also: Beside | None = None
     ) -> Sequence[Appended | Exception]:
+        """:meth:`commit_held` on the log as it was opened, once; what fails leaves it to close.
+
+        ``also`` changes what lies beside the log with the commit: both are there, or neither.
+        """
         versions, known = await self._facts(batch, state.tree.size)
         made = plan(
             batch,
@@ -92,7 +108,7 @@ class Sequencer:
             recorded=self._recorded(state),
         )
         if made.entries:
-            await self._store(state, made)
+            await self._store(state, made, also)
         return [
             outcome
             if isinstance(outcome, HoldfastError)
@@ -100,28 +116,28 @@ class Sequencer:
             for outcome, old in zip(made.outcomes, made.repeated, strict=True)
         ]
 
-    async def _store(self, state: Opened, made: Plan) -> None:
+    async def _store(self, state: Opened, made: Plan, also: Beside | None) -> None:
         parts, shared = self.parts, self.parts.shared
         grown = state.tree.copy()
         full = [tile for hashed in made.hashes for tile in grown.append(hashed)]
         commit = encode_frame(state.tree.size, made.entries, grown.root())
         recorded = read_leaf(made.entries[-1].leaf).recorded
         growth = Growth(state.tree.size, grown.size, recorded, made.payload_bytes, made.rows, full)
-        grow = partial(store.grow, tenant=parts.tenant, growth=growth)
-        together = shared.log.beside is shared.database
+
+        def beside(conn: Connection) -> None:
+            store.grow(conn, parts.tenant, growth)
+            if also is not None:
+                also(conn)
+
         try:
-            await shared.log.append(
-                parts.principal, commit, state.fence, grow if together else None
-            )
+            await shared.log.append(parts.principal, commit, state.fence, beside)
         except LogMoved:
             raise
         except Conflict as error:  # a row of the index: it has what the log does not have yet
             raise IndexWrong(
                 state.tree.size, "cannot append: the index has other rows where these belong"
             ) from error
-        if not together:
-            await parts.write(grow)
-        await tell_head(self.head, Head(grown.size, grown.root()))
+        await tell_head(self.head, Head(grown.size, grown.root(), state.origin.origin))
         state.tree, state.recorded = grown, recorded
         shared.metrics.appended(made.payload_bytes, len(commit.frame), len(made.entries))
         grown_before, self.grown = self.grown, asyncio.Event()

@@ -51,7 +51,7 @@ class TenantLog:
         self.sequencer = Sequencer(
             own, self.leadership, self.soundness, self.reader, self.opening, self.head
         )
-        self._publisher = Publisher(
+        self.publisher = Publisher(
             own, self.leadership, self.soundness, self.reader, self.published, self.opening
         )
         self._line = GroupCommit(f"ledger of {tenant}", self.sequencer.commit)
@@ -64,7 +64,7 @@ class TenantLog:
     @property
     def disputed(self) -> WitnessDisagrees | None:
         """What a witness says against the log; no checkpoint is given meanwhile."""
-        return self._publisher.disputed
+        return self.publisher.disputed
 
     async def disputed_now(self) -> WitnessDisagrees | None:
         """The same, by asking: for whoever has just opened the log."""
@@ -72,14 +72,14 @@ class TenantLog:
         if witnesses is None or not witnesses.witnesses:
             return None
         try:
-            await self._publisher.checkpoint()
+            await self.publisher.checkpoint()
         except WitnessDisagrees as error:
             return error
         return None
 
     def settled(self) -> None:
         """What was disputed is told under another origin from here on."""
-        self._publisher.disputed = None
+        self.publisher.disputed = None
 
     @property
     def sequencing(self) -> bool:
@@ -137,11 +137,7 @@ class TenantLog:
 
     async def checkpoint(self) -> str:
         """See :meth:`Publisher.checkpoint`."""
-        return await self._publisher.checkpoint()
-
-    async def rotate(self) -> None:
-        """See :meth:`Publisher.rotate`."""
-        await self._publisher.rotate()
+        return await self.publisher.checkpoint()
 
     async def rebuilt(self) -> None:
         """Make the index anew from the log; nothing is appended meanwhile.
