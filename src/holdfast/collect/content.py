@@ -227,9 +227,10 @@ def random_access(content: Content) -> Iterator[BinaryIO]:
     """The page where a format needs to jump about in it: the spooled file itself or, where it is
     compressed, a temporary one that is gone afterwards."""
     path = getattr(content, "path", None)
-    if path is not None and getattr(content, "compression", "none") in {"none", "auto"}:
+    plain = getattr(content, "compression", "none") in {"none", "auto"}
+    if path is not None and plain and not getattr(content, "member", ""):
         with path.open("rb") as raw:
-            if raw.read(4) == b"PK\x03\x04":
+            if raw.read(4) == b"PK\x03\x04" and not _is_wrapped(raw):
                 raw.seek(0)
                 yield raw
                 return
@@ -238,6 +239,18 @@ def random_access(content: Content) -> Iterator[BinaryIO]:
         shutil.copyfileobj(stream, copy)
         copy.seek(0)
         yield cast("BinaryIO", copy)
+
+
+_OF_DOCUMENTS = frozenset({"_rels/.rels", "[content_types].xml", "mimetype", "content.xml"})
+
+
+def _is_wrapped(raw: BinaryIO) -> bool:
+    """Whether an archive holds documents and is none itself."""
+    try:
+        names = {name.lstrip("/").lower() for name in zipfile.ZipFile(raw).namelist()}
+    except _DAMAGED:
+        return False  # whoever reads it says what is wrong
+    return not names & _OF_DOCUMENTS
 
 
 def _wanted(name: str, member: str) -> bool:

@@ -28,6 +28,7 @@ from holdfast.collect.formats import reader_of
 from holdfast.collect.formats.xml import namespaces_of
 from holdfast.collect.infer import (
     NULL_SPELLINGS,
+    InferredField,
     cells_of,
     fields_of,
     infer,
@@ -87,6 +88,12 @@ def draft(
         found.source["pagination"] = pagination
     form = msgspec.convert(found.form, Format)
     content = SpooledContent(path, Bounds(), "auto", found.source.get("member", ""), charset)
+    if ends := _footnotes(content, form):
+        found.form["stop_at"] = ends
+        found.notes.append(
+            f"What stands behind the table, from {ends!r} on, is taken for footnotes (`stop_at`)."
+        )
+        form = msgspec.convert(found.form, Format)
     rows = _rows(content, form)
     _say_ragged(found, content, form, len(rows))
     if not rows:
@@ -124,7 +131,8 @@ def draft(
             "or a remark was not looked at. `skip_rows` leaves rows out."
         )
     looked_at = _without(_with_results(found, rows), wide.used if wide else [])
-    fields = [f for f in fields_of(looked_at, form) if _can_be_named(f.path, form)][:_FIELDS_MAX]
+    fields = [f for f in fields_of(looked_at, form) if _can_be_named(f.path, form)]
+    fields = _told_apart(fields, form)[:_FIELDS_MAX]
     plan = FieldPlan(
         fields,
         texts_of(looked_at, form),
@@ -233,6 +241,31 @@ def _nothing_found(form: Any) -> str:
             return f"{read}; --format says what else it is"
 
 
+_FOOTNOTE_MAX = 60
+
+
+def _footnotes(content: SpooledContent, form: Any) -> str:
+    """How the first of the lines begins that stand behind a table and are no rows; empty if none.
+
+    Each of them has one cell, which is a text, and nothing but such lines follows the table.
+    """
+    if form.__struct_config__.tag != "csv" or form.stop_at:
+        return ""
+    read = _read(content, form)
+    if len(read) >= ROWS_LOOKED_AT:
+        return ""  # where the table ends was not seen
+    table = max((at for at, row in enumerate(read) if not row.problem), default=-1) + 1
+    behind = [row.value for row in read[table:]]
+    if not table or not behind or not all(isinstance(one, list) for one in behind):
+        return ""
+    alone = all(len([cell for cell in one if cell.strip()]) == 1 for one in behind)
+    begins: str = behind[0][0][:_FOOTNOTE_MAX]
+    firsts = (str(next(iter(row.value.values()))) for row in read[:table] if not row.problem)
+    if not alone or len(begins.strip()) < 4 or any(first.startswith(begins) for first in firsts):
+        return ""
+    return begins
+
+
 def _say_ragged(found: Recognised, content: SpooledContent, form: Any, good: int) -> None:
     """Rows that can be no records are left out of a draft, and must not be so in silence."""
     bad = sum(1 for row in _read(content, form) if row.problem)
@@ -269,6 +302,17 @@ def _can_be_named(path: str, form: Any) -> bool:
     if form.__struct_config__.tag not in {"xml", "feed"}:
         return True
     return set(re.findall(r"(?:^|[/@])([^/@:\[]+):", path)) <= {*namespaces_of(form)}
+
+
+def _told_apart(fields: list[InferredField], form: Any) -> list[InferredField]:
+    """The fields without ``link/@href`` where some records have ``link[1]/@href`` and more.
+
+    The first is there in each record; of several the path without a number finds a list.
+    """
+    if form.__struct_config__.tag not in {"xml", "feed"}:
+        return fields
+    numbered = {re.sub(r"\[[0-9]+\]", "", f.path) for f in fields if re.search(r"\[[0-9]", f.path)}
+    return [each for each in fields if each.path not in numbered]
 
 
 def _with_results(found: Recognised, rows: list[RawRow]) -> list[RawRow]:

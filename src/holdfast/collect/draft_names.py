@@ -38,7 +38,7 @@ _GENERAL = frozenset({"id", "value", "label", "code", "name", "text", "title", "
 
 def slug(path: str) -> str:
     """A field's name from the end of its path."""
-    bare = re.sub(r"\[@id='([^']*)'\]/@value$", r"/\1", path)
+    bare = re.sub(r"\[@(?:id|concept)='([^']*)'\]/@value$", r"/\1", path)
     bare = bare.replace("']", "").replace("['", "/").replace("[*]", "")
     bare = re.sub(r"\[(\d+)\]", r"_\1", bare)
     split = r"[/@#]+" if "$" not in path else r"[./$@#]+"

@@ -56,7 +56,7 @@ def number_style(texts: list[str], point: str = "") -> Plain:
     for thousands, decimal in STYLES if texts else ():
         if all(is_number(text, thousands, decimal) for text in texts):
             # A blank between thousands is any blank: French ones are those that break no line.
-            marks = " " + values.SPACES if thousands == " " else thousands
+            marks = thousands + values.LIKE.get(thousands, "")
             used = any(mark in text for mark in marks for text in texts)
             style = {"thousands": thousands} if used else {}
             return style | ({"decimal": decimal} if decimal != "." else {})

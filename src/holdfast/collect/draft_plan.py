@@ -16,7 +16,7 @@ from holdfast.collect.draft_numbers import (
     point_of,
 )
 from holdfast.collect.draft_tables import Wide
-from holdfast.collect.draft_time import SPAN, TIME, as_period, days_of, period_of
+from holdfast.collect.draft_time import SPAN, TIME, as_period, days_of, offsets_of, period_of
 from holdfast.collect.infer import NULL_SPELLINGS, InferredField, infer
 from holdfast.collect.model import Number, RawRow
 from holdfast.collect.odd import is_stamp, nearly_numbers
@@ -25,7 +25,7 @@ from holdfast.records.model import MappedRecord
 from holdfast.registry.parts import MARK_SUFFIX, MISSING_SUFFIX
 
 _MARKED = re.compile(
-    r"(?P<before>[$€£¥])?\s*(?P<number>[-+]?[\d.,' \u00a0]*\d)"
+    r"(?P<before>[$€£¥])?\s*(?P<number>[-+\u2212]?[\d.,'\u2019 \u00a0\u202f\u2009]*\d)"
     r"\s*(?P<after>[A-Za-z]{1,2}|[*†‡¹²³]{1,3}|\[[A-Za-z]{1,3}\])?"
 )
 _MARKED_MAX = 64
@@ -94,7 +94,7 @@ class FieldPlan:
         self._magnitude = self._magnitude_among(usable, texts)
         for path in around:
             name = self._add("dimensions", path, {"path": path}, [])
-            if CODE.search(slug(path)) or "Key/" in path:
+            if CODE.search(slug(path)) or "Key/" in path or path.startswith("#"):
                 self.identifying.append(name)
         for each in usable:
             if each.path not in used:
@@ -122,6 +122,10 @@ class FieldPlan:
         if not any(isinstance(cell, int | Number) for cell in sent):
             self._written |= {"#value"}
         style = self._style("#value", texts)
+        if not style and not all(is_number(text, "", ".") for text in texts):
+            style = self._marks("#value", texts)
+            if not style:
+                self._note_mixed("#value", texts)
         self._add("measures", "value", {"path": "#value"} | style, [])
         self._note_numbers("#value", texts, style)
         self.period = wide.period
@@ -133,7 +137,10 @@ class FieldPlan:
     def time_around(self, records: list[MappedRecord]) -> None:
         """Where the records have no time of their own, one that stands around them is theirs."""
         for name, entry in list(self.groups["dimensions"].items()):
-            if not entry["path"].startswith(("..", "$$")) or not TIME.search(slug(entry["path"])):
+            path = entry["path"]
+            # The name of a member is a value: what it is called says nothing.
+            told = path.startswith("#") or TIME.search(slug(path))
+            if not told or not path.startswith(("..", "$$", "#")):
                 continue
             sent = [record.dimensions.get(name) for record in records]
             if not sent or None in sent:
@@ -154,7 +161,17 @@ class FieldPlan:
                 "Years such as 2005/06 are taken for 2005. Where they begin in another month than "
                 "January, write `year_start` instead of `codings`."
             )
-        taken = (self.period or {}).get("format", "")
+        period = self.period or {}
+        sent = [text for path in used for text in texts.get(path, [])]
+        offsets = offsets_of(sent)
+        if period.get("frequency") == "I" and offsets and all("T00:00:00" in t for t in sent):
+            self.notes.append(
+                f"{sent[0]} is kept as the moment that it is. Where such times mean days, months "
+                "or years, name the place whose midnight they are "
+                f"(`timezone`: {', '.join(offsets)} from UTC) and the `frequency`; without it they "
+                "are those of UTC, and begin a day early or late."
+            )
+        taken = period.get("format", "")
         if taken not in {"%m/%d/%Y", "%m/%d/%y"}:
             return
         found = [text for path in used for text in texts.get(path, [])]
@@ -190,7 +207,7 @@ class FieldPlan:
         label = bare_letters(self.labels.get(each.path, ""))
         coded = any(CODE.search(name) for name in (slug(each.path), label))
         if each.type == "string" and not style and not coded:
-            style = self._marks(each, texts)
+            style = self._marks(each.path, texts)
         if each.type == "string" and not style and not coded:
             style, almost = self._almost(each, texts)
             if almost and not style:
@@ -258,11 +275,11 @@ class FieldPlan:
                 return each.path
         return ""
 
-    def _marks(self, each: InferredField, texts: list[str]) -> Plain:
+    def _marks(self, path: str, texts: list[str]) -> Plain:
         """How numbers are written that have a sign of money, or now and then a flag, with them."""
         if len(texts) > 1 and all(text.endswith("%") for text in texts):
             numbers = [text[:-1].strip() for text in texts]
-            style = self._style(each.path, numbers)
+            style = self._style(path, numbers)
             if style or all(is_number(text, "", ".") for text in numbers):
                 return {"split": "%", **style}
         if max(map(len, texts), default=0) > _MARKED_MAX:
@@ -274,14 +291,14 @@ class FieldPlan:
         marks = sorted({mark for match in found for mark in match.group("before", "after") if mark})
         plain = sum(1 for match in found if not match["after"])
         numbers = [match["number"] for match in found]
-        style = self._style(each.path, numbers)
+        style = self._style(path, numbers)
         if not marks or len(marks) > 6 or plain * 2 < len(found):
             return {}
         if not style and not all(is_number(text, "", ".") for text in numbers):
             return {}
         said = ", ".join(repr(mark) for mark in marks)
         self.notes.append(
-            f"{each.path}: {said} is taken for a mark at the number, and kept beside it (`marks`)."
+            f"{path}: {said} is taken for a mark at the number, and kept beside it (`marks`)."
         )
         return {"type": "decimal", "marks": marks, **style}
 

@@ -96,7 +96,9 @@ def as_period(each: InferredField, texts: list[str]) -> Plain | None:
     if each.type == "datetime":
         form = {"format": each.format} if each.format else {}
         midnight = not each.format and all("T00:00:00" in text for text in texts)
-        return path | form | {"frequency": _frequency(texts) if midnight else "I"}
+        # Of a midnight elsewhere the day depends on `timezone`, which no page says.
+        days = midnight and not offsets_of(texts)
+        return path | form | {"frequency": _frequency(texts) if days else "I"}
     if not TIME.search(last_part(each.path)):
         if _are_months(texts):
             return path | {"frequency": "M"}
@@ -131,6 +133,15 @@ def as_period(each: InferredField, texts: list[str]) -> Plain | None:
             frequency = "M" if "%d" not in form_ else _frequency(found)
             return path | {"frequency": frequency, "format": form_}
     return None
+
+
+def offsets_of(texts: list[str]) -> list[str]:
+    """The offsets from UTC that times are written with, but for none."""
+    found = (_OFFSET.search(text) for text in texts)
+    return sorted({match[0] for match in found if match and match[0].strip("+-0:")})
+
+
+_OFFSET = re.compile(r"(?<=[0-9])[+-][0-9]{2}:?[0-9]{2}$")
 
 
 def _are_spans(texts: list[str]) -> bool:

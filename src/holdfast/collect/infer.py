@@ -35,7 +35,7 @@ _SAMPLES = 3
 _SAMPLE_SIZE = 60
 _DEPTH_MAX = 6
 _EPOCH_S = (315_532_800, 4_102_444_800)  # 1980 to 2100
-_TIME_NAME = re.compile(r"time|date|updated|created|stamp|epoch|(^|[._\['])dt($|_|')", re.I)
+_TIME_NAME = re.compile(r"time|date|updated|created|stamp|epoch|(^|[._\['])(dt|ts)($|_|')", re.I)
 
 
 class InferredField(Struct, frozen=True, kw_only=True):
@@ -153,16 +153,22 @@ def _leaves(value: Any, path: str, depth: int) -> Iterable[tuple[str, Any]]:
     if isinstance(value, dict) and depth < _DEPTH_MAX:
         for name, member in value.items():
             yield from _leaves(member, _joined(path, name), depth + 1)
-    elif isinstance(value, list) and path != "$" and _are_scalars(value):
-        for index, member in enumerate(value[:8]):
+    elif isinstance(value, list) and _are_scalars(value, _ROW_MAX if path == "$" else _SHORT_MAX):
+        for index, member in enumerate(value):
             yield f"{path}[{index}]", member
     else:
         yield path or "$", value
 
 
-def _are_scalars(value: list[Any]) -> bool:
-    """Short arrays of scalars (coordinates) are fields of their own; others are one thing."""
-    return 0 < len(value) <= 8 and not any(isinstance(member, dict | list) for member in value)
+_SHORT_MAX = 8
+_ROW_MAX = 60
+
+
+def _are_scalars(value: list[Any], length_max: int) -> bool:
+    """Short arrays of scalars (coordinates, a row without names) are fields of their own; others
+    are one thing."""
+    scalars = not any(isinstance(member, dict | list) for member in value)
+    return 0 < len(value) <= length_max and scalars
 
 
 def _joined(path: str, name: str) -> str:
@@ -231,7 +237,7 @@ def _integer(text: str) -> None:
 
 
 def _date(text: str) -> None:
-    if len(text) != 10:
+    if len(text) != 10 and not values.is_zoned_day(text):
         raise ValueError("is longer than a date")
     values.day(text, "", UTC)
 

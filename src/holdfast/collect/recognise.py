@@ -33,7 +33,9 @@ from holdfast.collect.paths import member_step
 ROWS_LOOKED_AT = 1_000
 HEAD_BYTES = 32 * MEBIBYTE
 _LINES = 400
-_DATA_NAMES = (".csv", ".tsv", ".txt", ".json", ".ndjson", ".jsonl", ".geojson", ".xml", ".xlsx")
+_DATA_NAMES = (
+    ".csv", ".tsv", ".txt", ".json", ".ndjson", ".jsonl", ".geojson", ".xml", ".xlsx", ".ods",
+)  # fmt: skip
 
 Plain = dict[str, Any]
 
@@ -83,6 +85,7 @@ def recognise(
     with path.open("rb") as raw:
         start = raw.read(8)
     if start.startswith(b"PK"):
+        member = _member(path)
         if _is_workbook(path):
             if kind not in {"", "xlsx"}:
                 raise _other(kind, "a workbook (.xlsx)")
@@ -91,7 +94,9 @@ def recognise(
             if kind not in {"", "ods"}:
                 raise _other(kind, "an OpenDocument spreadsheet (.ods)")
             return _workbook(path, "ods", sheet, header_row)
-        member = _member(path)
+        inside = (member or _lone(path)).lower()
+        if inside.endswith((".xlsx", ".ods")) and kind in {"", "xlsx", "ods"}:
+            return _workbook(path, inside.rpartition(".")[2], sheet, header_row, member)
     if start.startswith(b"PAR1"):
         raise ParseFailed(
             "cannot write a profile: this is Parquet, which is not read",
@@ -129,6 +134,15 @@ def recognise(
     return found
 
 
+def _lone(path: Path) -> str:
+    """The name of the only file in an archive."""
+    try:
+        names = [entry.filename for entry in zipfile.ZipFile(path).infolist() if not entry.is_dir()]
+    except (zipfile.BadZipFile, OSError):
+        return ""
+    return names[0] if len(names) == 1 else ""
+
+
 def _is_workbook(path: Path) -> bool:
     try:
         return any("workbook.xml" in name for name in zipfile.ZipFile(path).namelist())
@@ -144,7 +158,7 @@ def _is_ods(path: Path) -> bool:
         return False
 
 
-def _workbook(path: Path, kind: str, sheet: str, header_row: int) -> Recognised:
+def _workbook(path: Path, kind: str, sheet: str, header_row: int, member: str = "") -> Recognised:
     form: Plain = {"type": kind}
     if sheet:
         form["sheet"] = sheet
@@ -152,7 +166,9 @@ def _workbook(path: Path, kind: str, sheet: str, header_row: int) -> Recognised:
         form["header_row"] = header_row
     found = Recognised(form)
     read = ods.first_rows if kind == "ods" else xlsx.first_rows
-    content = SpooledContent(path, Bounds(), "auto")
+    content = SpooledContent(path, Bounds(), "auto", member)
+    if member:
+        found.source["member"] = member
     rows = read(content, sheet or 1, max(0, header_row - 1) + _ROWS_ABOVE + 3)
     above = header_row - 1 if header_row else _rows_above(rows)
     if above and not header_row:
@@ -351,8 +367,12 @@ def _records(value: Any, given: str) -> Recognised:
             form["header"] = True
         elif _is_columns(there):
             form["columns"] = True
+        names = _keys(_names_walked(value, given))
+        if names:
+            form["keys"] = names
         count = len(there) if isinstance(there, list) else None
-        return Recognised(form, around=_around(value, given), count=count)
+        around = [*(f"#{name}" for name in names), *_around(value, given)]
+        return Recognised(form, around=around, count=count)
     best: tuple[int, int, str, int] | None = None
     for path, count, depth, keys in _candidates(value):
         score = (count, -depth)
@@ -363,18 +383,59 @@ def _records(value: Any, given: str) -> Recognised:
         found = Recognised({"type": "json", "records": columns[1], "columns": True})
         found.notes.append("An object of columns, an array each: every place makes a record.")
         return found
+    if best is None and (bare := max(_bare_rows(value), default=(0, ""))) > (1, ""):
+        found = Recognised({"type": "json", "records": bare[1]}, count=bare[0])
+        found.notes.append(
+            "Arrays without names: what stands at which place ($[0], $[1], …) is for the source to "
+            "say, and a column that it puts between them would be read as another."
+        )
+        return found
     if best is None:
         raise ParseFailed(
             "cannot write a profile: no list of records in this JSON",
-            hint="`source.format.records` says where they are, such as $.data[*]",
+            hint="--records says where they are, such as $.data[*]",
         )
     path = best[2]
     form = {"type": "json", "records": path}
-    if best[3]:
-        form["keys"] = [f"key{i}" if best[3] > 1 else "name" for i in range(1, best[3] + 1)]
+    names = _keys(best[3])
+    if names:
+        form["keys"] = names
     if _is_arrays_under_a_header(_first(value, path)):
         form["header"] = True
-    return Recognised(form, around=_around(value, path), count=best[0])
+    around = [*(f"#{name}" for name in names), *_around(value, path)]
+    return Recognised(form, around=around, count=best[0])
+
+
+def _keys(count: int) -> list[str]:
+    """Names for the names of members that a path walks over: they tell its records apart."""
+    return ["name"] if count == 1 else [f"key{number}" for number in range(1, count + 1)]
+
+
+def _names_walked(value: Any, path: str) -> int:
+    """How many of a path's wildcards walk over the members of objects."""
+    from holdfast.collect import paths
+
+    parts = path.split("[*]")
+    nodes = (
+        next(iter(paths.select(value, query)), None)
+        for end in range(1, len(parts))
+        if (query := paths.steps("[*]".join(parts[:end]))) is not None
+    )
+    return sum(1 for node in nodes if isinstance(node, dict))
+
+
+def _bare_rows(value: Any) -> Iterator[tuple[int, str]]:
+    """Arrays of arrays of one length, of plain values: how many, and the path to them."""
+    waiting: list[tuple[Any, str]] = [(value, "$")]
+    while waiting:
+        node, path = waiting.pop()
+        if isinstance(node, dict) and path.count("[") + path.count(".") < 8:
+            waiting += [(one, path + member_step(name)) for name, one in node.items()]
+        elif isinstance(node, list) and node and all(isinstance(one, list) for one in node[:200]):
+            widths = {len(one) for one in node[:200]}
+            plain = not any(isinstance(cell, dict | list) for one in node[:200] for cell in one)
+            if plain and len(widths) == 1 and max(widths) > 1:
+                yield len(node), f"{path}[*]"
 
 
 def _candidates(value: Any) -> Iterator[tuple[str, int, int, int]]:
@@ -572,8 +633,12 @@ def _repeated(root: Any, namespaces: dict[str, str]) -> Recognised:
     if not good:
         raise ParseFailed(
             "cannot write a profile: no element of this XML is repeated with values in it",
-            hint="`source.format.records` is the path of the repeated element",
+            hint="--records is the path of the repeated element, such as //row",
         )
+    # A series of few values has more words in its key than values: those of SDMX have a name.
+    observed = [p for p in counts if split_name(p[-1])[1] == "Obs" and all(map(nameable, p))]
+    if "sdmx" in split_name(root.tag)[0].lower() and observed:
+        good = observed
     path = max(good, key=lambda p: (counts[p], -len(p)))
     # Values of a record may themselves be repeated: their parent is the record then.
     while (
@@ -629,12 +694,17 @@ def _series(parent: Any, record: str, named: Any, nameable: Any) -> list[str]:
 
 # --- tables ---------------------------------------------------------------------------------------
 
-_NUMBER = re.compile(r"[-+(]?[\d.,' \u00a0]*\d[\d.,' \u00a0]*[)%]?(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(
+    r"[-+(\u2212]?[\d.,'\u2019 \u00a0\u202f]*\d[\d.,'\u2019 \u00a0\u202f]*[)%]?(?:[eE][-+]?\d+)?"
+)
 
 
 def _is_number(cell: str) -> bool:
     """Nothing long is one, and to look at it would take as long as the square of it."""
     return len(cell) <= 64 and _NUMBER.fullmatch(cell) is not None
+
+
+_TOLD = re.compile(r'"?sep=(.)"?\s*', re.I)
 
 
 def _table(text: str) -> Recognised:
@@ -643,6 +713,9 @@ def _table(text: str) -> Recognised:
     body = [line for line in lines if not (comment and line.startswith(comment))]
     if not any(line.strip() for line in body):
         raise ParseFailed("cannot write a profile: there are no lines but comments")
+    told = _TOLD.fullmatch(body[0])
+    if told:  # a line for spreadsheet programs, which says what stands between cells
+        body = body[1:]
     delimiter, rows = _split(body)
     if not any(rows):
         raise ParseFailed(
@@ -657,6 +730,8 @@ def _table(text: str) -> Recognised:
             placed.form["comment"] = comment
         return placed
     form: Plain = {"type": "csv"}
+    if told:
+        form["skip_lines"] = 1
     if delimiter != ",":
         form["delimiter"] = delimiter
     if comment:

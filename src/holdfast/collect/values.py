@@ -21,6 +21,9 @@ DIGITS_MAX = 400
 _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?").fullmatch
 _NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,9}))?").fullmatch
 SPACES = "\u00a0\u202f\u2009"
+LIKE = {" ": SPACES, "'": "\u2019"}
+"""What stands between thousands as this mark does: the blanks that break no line, the apostrophe
+of typesetters."""
 _TRUE = frozenset({"true", "t", "yes", "y", "1"})
 _FALSE = frozenset({"false", "f", "no", "n", "0"})
 
@@ -125,9 +128,8 @@ def localised(text: str, thousands: str, point: str) -> str:
     """
     text = text.strip()
     if thousands:
-        if thousands == " ":
-            for space in SPACES:
-                text = text.replace(space, " ")
+        for other in LIKE.get(thousands, ""):
+            text = text.replace(other, thousands)
         if thousands in text:
             if not _grouping(thousands, point)(text):
                 said = f"is not a number with {thousands!r} between thousands"
@@ -225,10 +227,27 @@ _BARE_WEEK = re.compile(r"[0-9]{4}-?W[0-9]{2}(?![0-9]|-[0-9])").match
 """A week without its day, for which the library takes the Monday."""
 
 
+_ZONED_DAY = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(Z|[+-][0-9]{2}:[0-9]{2})").fullmatch
+"""A day with the zone it is one of, as XML Schema has it; to the library ``+01:00`` is a time."""
+
+
+_ODDLY_JOINED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[^Tt ]").match
+"""The library takes any character between day and time, and ``-0500`` after a day for a time."""
+
+
+def is_zoned_day(text: str) -> bool:
+    """Whether a text is a day with the zone it is one of: ``2024-01-31+01:00``."""
+    return _ZONED_DAY(text) is not None
+
+
 def _by_iso(text: str) -> datetime:
     if _BARE_WEEK(text):
         raise ValueError("is a week, and no day or time in one")
+    if zoned := _ZONED_DAY(text):
+        text = f"{zoned[1]}T00:00{zoned[2]}"
     try:
+        if _ODDLY_JOINED(text):
+            raise ValueError
         return datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(
@@ -368,10 +387,12 @@ def day(text: str, pattern: str, zone: tzinfo) -> date:
     """The calendar day ``text`` names where the source is.
 
     A text with an offset, and a time since the epoch, is first turned into ``zone``'s own time:
-    08:00Z is local midnight in the Pacific zone.
+    08:00Z is local midnight in the Pacific zone. A day with an offset is that day.
     """
     if pattern in {"epoch-s", "epoch-ms"}:
         return _from_epoch(text, pattern).astimezone(zone).date()
+    if not pattern and (zoned := _ZONED_DAY(text.strip())):
+        text = zoned[1]
     found = _written(text.strip(), pattern, zone)
     return (found.astimezone(zone) if found.tzinfo else found).date()
 

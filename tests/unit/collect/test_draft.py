@@ -842,6 +842,140 @@ def test_the_number_of_a_row_is_its_key_and_no_measure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("offsets", "told"), [(["+01:00"], "+01:00"), (["+01:00", "+02:00"], "+01:00, +02:00")]
+)
+def test_a_midnight_elsewhere_is_no_day_of_utc(
+    tmp_path: Path, offsets: list[str], told: str
+) -> None:
+    rows = [{"d": f"2024-0{m}-01T00:00:00{offsets[m % len(offsets)]}", "v": m} for m in range(1, 7)]
+    found, notes = made_of(tmp_path / "x", json.dumps(rows))
+    assert drawn(found, "period") == {"path": "$.d", "frequency": "I"}
+    assert any(f"(`timezone`: {told} from UTC)" in note for note in notes)
+    rows = [{"d": f"2024-0{m}-01T00:00:00Z", "v": m} for m in range(1, 7)]
+    found, notes = made_of(tmp_path / "x", json.dumps(rows))
+    assert drawn(found, "period") == {"path": "$.d", "frequency": "M"}
+    assert not any("timezone" in note for note in notes)
+
+
+def test_footnotes_behind_a_table_end_it(tmp_path: Path) -> None:
+    table = "Land;Jahr;Wert\nA;2022;1,5\nB;2022;2,5\nA;2023;3\n"
+    found, notes = made_of(tmp_path / "x", f"{table}\n© Amt für Statistik\n1) vorläufig\n")
+    assert drawn(found, "source")["format"]["stop_at"] == "© Amt für Statistik"
+    assert any("taken for footnotes (`stop_at`)" in note for note in notes)
+    # Neither a row that was cut nor one that begins like a record is a footnote.
+    for behind in ("B;2023\n", "A\n", "x\nC;2023;5\n"):
+        (tmp_path / "x").write_text(table + behind)
+        made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+        assert "stop_at" not in made.text
+        assert any("more or fewer cells" in note for note in made.notes)
+
+
+def test_a_line_for_spreadsheet_programs_is_no_header(tmp_path: Path) -> None:
+    found = drafted(tmp_path / "x", "sep=;\nid;wert\n1;2,5\n2;3,5\n")
+    assert drawn(found, "source")["format"] == {"type": "csv", "delimiter": ";", "skip_lines": 1}
+    assert drawn(found, "measures") == {"wert": {"path": "wert", "decimal": ","}}
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", ""])
+def test_utf_8_under_another_name_is_drafted_as_what_it_is(tmp_path: Path, charset: str) -> None:
+    if charset:
+        text, kind = "naam;waarde\nFryslân;1,5\nDrenthe;2\n", "csv"
+    else:
+        row = "<r><naam>Fryslân</naam><v>1</v></r><r><naam>Drenthe</naam><v>2</v></r>"
+        text, kind = f"<?xml version='1.0' encoding='latin1'?><x>{row}</x>", "xml"
+    (tmp_path / "x").write_text(text, encoding="utf-8")
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x", charset=charset)
+    found = load_profile(made.text.encode(), draft=True)
+    assert drawn(found, "source")["format"]["type"] == kind
+    assert drawn(found, "source")["format"]["encoding"] == "utf-8"
+    assert "Fryslân" in made.text or kind == "xml"
+    assert any("and the bytes are UTF-8" in note for note in made.notes)
+
+
+def test_utf_16_without_a_mark_is_seen(tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        found = drafted(tmp_path / "x", "naam;waarde\nA;1,5\nB;2\n".encode(encoding))
+        assert drawn(found, "source")["format"]["encoding"] == encoding
+
+
+@pytest.mark.parametrize("name", ["pop.xlsx", "2024/pop.xlsx"])
+def test_a_workbook_in_an_archive(tmp_path: Path, name: str) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(name, workbook(("T", [["a", "v"], ["x", 1], ["y", 2]])))
+        if "/" in name:
+            archive.writestr("read me.txt", "x")
+    found = drafted(tmp_path / "x", packed.getvalue())
+    source = drawn(found, "source")
+    assert source["format"]["type"] == "xlsx"
+    assert source.get("member", "") == (name if "/" in name else "")
+
+
+def test_the_names_of_members_tell_records_apart(tmp_path: Path) -> None:
+    rates = {f"2024-01-{d:02d}": {"USD": 1 + d / 100, "GBP": 0.8} for d in range(2, 8)}
+    text = json.dumps({"base": "EUR", "rates": rates})
+    found = drafted(tmp_path / "x", text)
+    assert drawn(found, "period") == {"path": "#name", "frequency": "D"}
+    assert found.key == ["period"]
+    found = drafted(tmp_path / "x", text, records="$.rates[*][*]")
+    assert drawn(found, "period") == {"path": "#key1", "frequency": "D"}
+    assert drawn(found, "dimensions") == {"key2": {"path": "#key2"}}
+    assert found.key == ["dimensions.key2", "period"]
+    levels = {f"S{n}": {"level": n / 10} for n in range(2, 8)}
+    found = drafted(tmp_path / "x", json.dumps({"stations": levels}))
+    assert found.key == ["dimensions.name"]
+
+
+def test_rows_without_names_are_read_by_place(tmp_path: Path) -> None:
+    rows = [["A", 2020, 1.5], ["B", 2020, 2.5]]
+    found, notes = made_of(tmp_path / "x", json.dumps({"columns": ["c", "y", "v"], "rows": rows}))
+    assert drawn(found, "source")["format"] == {"type": "json", "records": "$.rows[*]"}
+    assert drawn(found, "dimensions") == {"f_0": {"path": "$[0]"}}
+    assert any("Arrays without names" in note for note in notes)
+
+
+GENERIC = """<m:GenericData xmlns:m="http://www.sdmx.org/x/message" xmlns:g="http://www.sdmx.org/x/generic">
+<m:DataSet>%s</m:DataSet></m:GenericData>"""
+
+
+def test_values_of_sdmx_have_the_names_of_their_concepts(tmp_path: Path) -> None:
+    series = "".join(
+        f'<g:Series><g:SeriesKey><g:Value id="AREA" value="N{n}"/><g:Value id="IND" value="X"/>'
+        f'</g:SeriesKey><g:Obs><g:ObsDimension value="2023"/><g:ObsValue value="{n}.5"/>'
+        '<g:Attributes><g:Value id="OBS_STATUS" value="A"/><g:Value id="CONF" value="F"/>'
+        "</g:Attributes></g:Obs></g:Series>"
+        for n in range(3)
+    )
+    found = drafted(tmp_path / "x", GENERIC % series)
+    assert drawn(found, "source")["format"]["records"].endswith("/g:Series/g:Obs")
+    told = {**(drawn(found, "dimensions") or {}), **(drawn(found, "attributes") or {})}
+    assert told["obs_status"]["path"] == "g:Attributes/g:Value[@id='OBS_STATUS']/@value"
+    assert told["conf"]["path"] == "g:Attributes/g:Value[@id='CONF']/@value"
+
+
+def test_entries_with_one_link_and_with_several(tmp_path: Path) -> None:
+    link = '<link rel="alternate" href="https://x.example/1"/>'
+    entries = "".join(
+        f"<entry><id>urn:{n}</id><updated>2024-02-0{n}T00:00:00Z</updated>{link * n}</entry>"
+        for n in (1, 2, 3)
+    )
+    feed = f'<feed xmlns="http://www.w3.org/2005/Atom">{entries}</feed>'
+    found = drafted(tmp_path / "x", feed)
+    told = {**(drawn(found, "dimensions") or {}), **(drawn(found, "attributes") or {})}
+    paths = [entry["path"] for entry in told.values()]
+    assert "atom:link[1]/@href" in paths
+    assert "atom:link/@href" not in paths
+
+
+def test_a_wide_table_with_flags_at_its_numbers(tmp_path: Path) -> None:
+    head = ";".join(f"Q{quarter} 2022" for quarter in range(1, 5))
+    text = f"ind;{head}\nGDP;1 234,5;1 250,0p;1 260,1;1 270\nEXP;400,1;410,2;;−5,5\n"
+    found = drafted(tmp_path / "x", text)
+    [entry] = drawn(found, "measures").values()
+    assert entry == {"path": "#value", "marks": ["p"], "thousands": " ", "decimal": ","}
+
+
+@pytest.mark.parametrize(
     ("spelled", "frequency", "first"),
     [
         (["Q3 2020", "Q4 2020", "Q1 2021"], "Q", "2020-07-01"),

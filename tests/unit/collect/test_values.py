@@ -75,6 +75,7 @@ def test_every_decimal_keeps_its_value(number: Decimal) -> None:
         ("-1,234", ",", ".", "-1234"),
         ("12", ",", ".", "12"),
         ("1'234.5", "'", ".", "1234.5"),
+        ("1’234’567.5", "'", ".", "1234567.5"),
         ("0", ".", ",", "0"),
         ("-0,250", ".", ",", "-0.250"),
         ("100.000", ".", ",", "100000"),
@@ -123,6 +124,8 @@ def test_truth_values() -> None:
         ("2020-01-02T03:04:05Z", "", UTC, datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)),
         ("2020-07-01T00:00:00", "", PACIFIC, datetime(2020, 7, 1, 7, tzinfo=UTC)),
         ("2020-01-01T00:00:00", "", PACIFIC, datetime(2020, 1, 1, 8, tzinfo=UTC)),
+        ("2020-01-01+05:30", "", PACIFIC, datetime(2019, 12, 31, 18, 30, tzinfo=UTC)),
+        ("2020-01-01Z", "", PACIFIC, datetime(2020, 1, 1, tzinfo=UTC)),
         ("2020-01-01T00:00:00+05:30", "", PACIFIC, datetime(2019, 12, 31, 18, 30, tzinfo=UTC)),
         ("1517966773840", "epoch-ms", UTC, datetime(2018, 2, 7, 1, 26, 13, 840000, tzinfo=UTC)),
         ("1517966773.84", "epoch-s", UTC, datetime(2018, 2, 7, 1, 26, 13, 840000, tzinfo=UTC)),
@@ -154,6 +157,11 @@ def test_a_day_is_the_day_where_the_source_is() -> None:
     assert values.day("2000-05-01T07:00:00.000Z", "", PACIFIC) == date(2000, 5, 1)
     assert values.day("2000-05-01T06:59:59.000Z", "", PACIFIC) == date(2000, 4, 30)
     assert values.day("2000-05-01", "", PACIFIC) == date(2000, 5, 1)
+    assert values.day("2000-05-01+02:00", "", PACIFIC) == date(2000, 5, 1)
+    assert values.day("2000-05-01-08:00", "", UTC) == date(2000, 5, 1)
+    for text in ("2000-05-01-0800", "2000-05-01x12:00", "2000-05-01+12"):
+        with pytest.raises(ValueError, match="is not a date or time such as"):
+            values.day(text, "", UTC)
     assert values.day("2000-05-01T23:00:00", "", PACIFIC) == date(2000, 5, 1)
     assert values.day("957164400", "epoch-s", PACIFIC) == date(2000, 5, 1)
     assert values.day("May 1, 2000", "%B %d, %Y", PACIFIC) == date(2000, 5, 1)

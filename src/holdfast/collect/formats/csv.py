@@ -317,6 +317,8 @@ def _cells(lines: _Lines, spec: CsvFormat, bounds: Bounds) -> Iterator[list[str]
                 raise BoundReached(
                     f"cannot read CSV: a row has more than {bounds.columns_max} cells",
                     bound="columns",
+                    hint="this bound cannot be set: ask the source for fewer columns, or for a row "
+                    "a value",
                 )
             yield row
     except csv.Error as error:

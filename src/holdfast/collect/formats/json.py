@@ -284,7 +284,9 @@ class _Window:
         except _Repeated as error:
             self.fail(f"an object repeats the key {str(error)!r}")
         except _NotANumber as error:
-            self.fail(f"{error} is no number")
+            self.fail(
+                f"{error} is no number", "JSON has none such: ask the source for null, or CSV"
+            )
         except ValueError as error:  # int() refuses thousands of digits
             raise BoundReached(
                 f"cannot read JSON: a number has more than {self._bounds.digits_max} digits",
@@ -307,7 +309,9 @@ class _Window:
 
     def _too_deep(self) -> BoundReached:
         return BoundReached(
-            f"cannot read JSON: nested deeper than {self._bounds.depth_max} levels", bound="depth"
+            f"cannot read JSON: nested deeper than {self._bounds.depth_max} levels",
+            bound="depth",
+            hint="this bound cannot be set: ask the source for a flatter form",
         )
 
     def _check_surrogates(self, value: Any) -> None:
@@ -316,14 +320,13 @@ class _Window:
         except UnicodeEncodeError:
             self.fail("a text holds half a character (a lone surrogate)")
 
-    def fail(self, reason: str) -> NoReturn:
+    def fail(self, reason: str, hint: str = "") -> NoReturn:
         """Refuse the page: it is not JSON at the current character."""
         at = self._before + self.at
         markup = at == 0 and self.text[:1] == "<"
-        raise ParseFailed(
-            f"cannot read JSON: {reason}, at character {at}",
-            hint="the source sent markup: a web page (an error, a login), or XML" if markup else "",
-        )
+        if markup:
+            hint = "the source sent markup: a web page (an error, a login), or XML"
+        raise ParseFailed(f"cannot read JSON: {reason}, at character {at}", hint=hint)
 
 
 def _depth(value: Any) -> int:

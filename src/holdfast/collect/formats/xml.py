@@ -76,10 +76,8 @@ _COLUMNS_DEEP = 4
 
 def _columns(element: Any, path: str, deep: int) -> Iterator[tuple[str, str]]:
     base = f"{path}/" if path else ""
-    namespace, _ = split_name(element.tag)
-    concept = element.get("id") or element.get("concept")
-    if "sdmx" in namespace.lower() and concept and element.get("value") is not None:
-        yield f"{path}[{concept}]", element.get("value")
+    if concept := _concept(element):
+        yield f"{path}[{concept[1]}]", element.get("value")
         return
     for name, value in element.attrib.items():
         yield f"{base}@{split_name(name)[1]}", value
@@ -88,6 +86,14 @@ def _columns(element: Any, path: str, deep: int) -> Iterator[tuple[str, str]]:
             yield from _columns(child, f"{base}{split_name(child.tag)[1]}", deep - 1)
     if path and (text := (element.text or "").strip()):
         yield path, text
+
+
+def _concept(element: Any) -> tuple[str, str] | None:
+    """(attribute, name) of what an element of SDMX-ML's generic form gives the value of."""
+    if not isinstance(element.tag, str) or "sdmx" not in split_name(element.tag)[0].lower():
+        return None
+    name = next((name for name in ("id", "concept") if element.get(name)), "")
+    return (name, element.get(name)) if name and element.get("value") is not None else None
 
 
 def namespaces_of(spec: Format) -> Mapping[str, str]:
@@ -540,6 +546,9 @@ def leaves(record: XmlRecord, namespaces: Mapping[str, str]) -> Iterator[tuple[s
         met: Counter[str] = Counter()
         for child, tag in children:
             step = named(tag)
+            if (concept := _concept(child)) and "'" not in concept[1]:
+                yield f"{base}{step}[@{concept[0]}='{concept[1]}']/@value", child.get("value")
+                continue
             if times[tag] > 1:
                 met[tag] += 1
                 step = f"{step}[{met[tag]}]"
