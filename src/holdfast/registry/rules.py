@@ -31,7 +31,12 @@ from holdfast.registry.source_rules import (
     placement_problems,
     source_problems,
 )
-from holdfast.registry.time_rules import EPOCHS, time_format_problems, time_problems
+from holdfast.registry.time_rules import (
+    EPOCHS,
+    reading_problems,
+    time_format_problems,
+    time_problems,
+)
 
 RESERVED_NAMES = frozenset({"runnable", "schema", "files"})
 """Names that are addresses of the registry itself."""
@@ -126,7 +131,7 @@ def _field(profile: Profile, group: str, place: str, entry: Field) -> Iterator[P
     if entry.format and entry.type not in (*_DATES, "boolean"):
         yield Problem(f"{place}.format", f"a {entry.type} has no format")
     elif entry.type in _DATES:
-        yield from time_format_problems(entry.format, f"{place}.format")
+        yield from reading_problems(entry.format, f"{place}.format")
     if entry.type not in _NUMBERS and (entry.thousands or entry.decimal != "."):
         yield Problem(place, f"a {entry.type} has no thousands and no decimal mark")
     elif entry.type not in _NUMBERS and entry.negative != "minus":

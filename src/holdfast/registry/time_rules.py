@@ -53,7 +53,7 @@ def _period(profile: Profile, period: Period) -> Iterator[Problem]:
         yield from value_path_problems(profile, period.path, "period.path")
     for index, path in enumerate(period.join):
         yield from value_path_problems(profile, path, f"period.join[{index}]")
-    yield from time_format_problems(period.format, "period.format")
+    yield from reading_problems(period.format, "period.format")
     yield from _months(period)
     for pattern in period.codings:
         try:
@@ -196,6 +196,39 @@ def time_format_problems(
             f"{text!r} reads no part of a time",
             f"write a pattern such as %Y-%m-%d, or {', '.join(named)}",
         )
+
+
+_WEEKDAYS = frozenset("aAwu")
+_MONTHS = frozenset("mbBjUWV")
+_WEEK = '`codings` read a week: "(?P<year>[0-9]{4})-(?P<sub>[0-9]{2})": W'
+
+
+def reading_problems(text: str, where: str) -> Iterator[Problem]:
+    """What is wrong with the way in which a source's times are read.
+
+    What a pattern does not say the library makes up, or drops: a time without its year is one of
+    1900, a week without a day of it is the first of January.
+    """
+    problems = list(time_format_problems(text, where))
+    if problems or not text or text in _NAMED_TIMES:
+        yield from problems
+        return
+    letters = re.findall(r"%(.)", text, re.S)
+    parts = {part for letter in letters for part in _SEVERAL.get(letter, letter)} - {"%"}
+    if not parts & set("YyG"):
+        yield Problem(
+            where,
+            f"{text!r} reads no year",
+            "`join` brings it from another column; a time of no day is `type: string`",
+        )
+    elif parts & set("UW") and not parts & _WEEKDAYS:
+        yield Problem(where, f"{text!r} reads a week and no day in it", _WEEK)
+    elif "d" in parts and not parts & _MONTHS:
+        yield Problem(where, f"{text!r} reads a day and no month")
+    if "I" in parts and "p" not in parts:
+        yield Problem(where, f"{text!r} reads no half of the day", "%H counts hours to 24")
+    elif "p" in parts and "I" not in parts:
+        yield Problem(where, f"{text!r} reads hours to 24 and AM or PM", "%I counts hours to 12")
 
 
 def schedule_problems(schedule: Schedule, where: str) -> Iterator[Problem]:

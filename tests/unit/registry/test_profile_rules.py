@@ -173,6 +173,22 @@ def test_the_good_profiles_are_good() -> None:
             "dimensions.station.format",
             "reads no part of a time",
         ),
+        *(
+            (changed("period/format", pattern), "period.format", said)
+            for pattern, said in (
+                ("%m-%d", "reads no year"),
+                ("%H:%M", "reads no year"),
+                ("%Y %W", "reads a week and no day in it"),
+                ("%d %Y", "reads a day and no month"),
+                ("%Y-%m-%d %I:%M", "reads no half of the day"),
+                ("%Y-%m-%d %H:%M %p", "AM or PM"),
+            )
+        ),
+        (
+            changed("dimensions/station", {"path": "a", "type": "datetime", "format": "%H:%M"}),
+            "dimensions.station.format",
+            "reads no year",
+        ),
         # times
         (changed("timezone", "Europe/Pari"), "timezone", "did you mean Europe/Paris?"),
         (changed("timezone", "../../etc/passwd"), "timezone", "not a known time zone"),
