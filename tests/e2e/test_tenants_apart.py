@@ -206,6 +206,7 @@ BODIES: dict[str, Any] = {
 }
 NAMED_IN_BODIES: list[tuple[str, str, Any]] = [
     ("/v1/records/receipts", "record", {"records": ["<>"]}),
+    ("/v1/records/by-key", "profile", {"profile": "<>", "key": ["x"]}),
     ("/v1/tasks/collect", "profile", {"profile": "<>"}),
     ("/v1/reports", "profile", {**SPEC, "inputs": {"a": {"profile": "<>", "measures": ["x"]}}}),
     ("/v1/sessions/end", "person", {"person": "<>"}),

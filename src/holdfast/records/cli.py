@@ -352,8 +352,16 @@ def record_history(
         from holdfast.kernel.principal import operator
 
         async with session(ctx) as api:
-            name = record[0] if len(record) == 1 else await _named(api, record[0], record[1:])
-            found = await client_of(api).record(operator(), name, as_of=as_of)
+            client = client_of(api)
+            if len(record) == 1:
+                found = await client.record(operator(), record[0], as_of=as_of)
+            else:
+                profile, *key = record
+                try:
+                    found = await client.record_by_key(operator(), profile, key, as_of=as_of)
+                except NotFound:
+                    await check_profile(api, profile)
+                    raise
         known = found.revisions
         if as_of is not None:
             until = parse_timestamp(as_of)
@@ -368,48 +376,6 @@ def record_history(
         _print_history(known)
 
     run(body)
-
-
-async def _named(api: ApiClient, profile: str, key: Sequence[str]) -> str:
-    """The id of the record with this key, withdrawn or not."""
-    from holdfast.kernel.principal import operator
-    from holdfast.records.model import RecordFilter
-    from holdfast.registry.client import RegistryClient
-
-    found = (await RegistryClient(api).show(operator(), profile)).profile
-    names = [] if isinstance(found.key, str) else found.key
-    if names and len(names) != len(key):
-        raise Invalid(
-            f"cannot find a record of {profile} by {len(key)} of its key's {len(names)} parts",
-            hint=f"the key is {', '.join(names)}",
-        )
-    # What is personal is sealed where it lies: it is compared here, with what we may see.
-    sealed = {found.subject, *found.personal}
-    dimensions = {
-        name.removeprefix("dimensions."): part
-        for name, part in zip(names, key, strict=False)
-        if name.startswith("dimensions.") and name not in sealed
-    }
-    which = RecordFilter(profile=profile, dimensions=dimensions, withdrawn=True)
-    cursor = None
-    while True:
-        page = await client_of(api).records(operator(), which, cursor=cursor, limit=1000)
-        for one in page.items:
-            if [str(part) for part in one.key] == list(key):
-                return one.id
-        cursor = page.next
-        if cursor is None:
-            hidden = sealed.intersection(names)
-            raise NotFound(
-                f"cannot find a record of {profile} with the key {', '.join(key)}",
-                hint=f"`holdfast record list --profile {profile} --json` shows the keys"
-                + (
-                    ", but for those of people who were erased or whom you may not see; "
-                    "`holdfast record history ID` takes the record's id"
-                    if hidden
-                    else ""
-                ),
-            )
 
 
 def _print_history(revisions: Sequence[Record]) -> None:

@@ -36,6 +36,7 @@ from holdfast.records.model import (
     RecordFilter,
     RecordHistory,
     RecordPage,
+    RecordWanted,
     RemapSource,
     Result,
     Run,
@@ -337,6 +338,15 @@ class RecordsClient:
         """One record, as published now or at ``as_of``, with its published revisions in order."""
         return await self._api.request(
             "GET", f"/v1/records/{_record(record)}", params={"as_of": as_of}, type=RecordHistory
+        )
+
+    async def record_by_key(
+        self, principal: Principal, profile: str, key: Sequence[str], *, as_of: str | None = None
+    ) -> RecordHistory:
+        """The same of the record with this key, each part as it is shown."""
+        wanted = RecordWanted(profile=profile, key=list(key), as_of=as_of)
+        return await self._api.request(
+            "POST", "/v1/records/by-key", json=wanted, type=RecordHistory
         )
 
     async def receipts(

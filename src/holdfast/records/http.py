@@ -28,6 +28,7 @@ from holdfast.records.model import (
     ReceiptsWanted,
     RecordHistory,
     RecordPage,
+    RecordWanted,
     RemapSource,
     Result,
     Run,
@@ -402,6 +403,16 @@ def _record_routes(service: RecordsService) -> list[Any]:
         return await service.freshness(principal)
 
     @post(
+        "/v1/records/by-key",
+        permission=Permission.RECORDS_READ,
+        status=200,
+        profile="data.profile",
+    )
+    async def find_record(principal: Principal, data: RecordWanted) -> RecordHistory:
+        """Show the record with a key, with its revisions."""
+        return await service.record_by_key(principal, data.profile, data.key, as_of=data.as_of)
+
+    @post(
         "/v1/records/receipts",
         permission=Permission.RECORDS_READ,
         status=200,
@@ -418,6 +429,7 @@ def _record_routes(service: RecordsService) -> list[Any]:
         describe_records,
         show_record,
         show_record_receipt,
+        find_record,
         give_receipts,
         list_freshness,
     ]

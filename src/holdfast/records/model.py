@@ -202,6 +202,17 @@ class ReceiptsWanted(_Wire, frozen=True, kw_only=True):
     records: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=200)]
 
 
+class RecordWanted(_Wire, frozen=True, kw_only=True):
+    """Which record is asked for: by its profile and the parts of its key, in the profile's order,
+    each as it is shown. In a body, because a part may be a person's name."""
+
+    profile: Name
+    key: Annotated[
+        list[Annotated[str, Meta(max_length=4_000)]], Meta(min_length=1, max_length=KEY_VALUES_MAX)
+    ]
+    as_of: str | None = None
+
+
 class RawResponse(_Wire, frozen=True, kw_only=True):
     """One answer of the source, as it was fetched: stored before any batch refers to it.
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import product
 from typing import Any, Literal
 
 import msgspec
@@ -17,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select
 
 from holdfast.kernel.canonical import canonical_digest
 from holdfast.kernel.clock import parse_timestamp, timestamp
-from holdfast.kernel.errors import Invalid
+from holdfast.kernel.errors import Invalid, NotFound
 from holdfast.kernel.http import Page, decode_cursor, encode_cursor
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.moments import check_come, check_order
@@ -25,7 +26,7 @@ from holdfast.kernel.principal import Principal
 from holdfast.records import store
 from holdfast.records.base import run_of
 from holdfast.records.columns import scalar_text
-from holdfast.records.content import KEY_BYTES, Content, decode_content
+from holdfast.records.content import KEY_BYTES, Content, decode_content, encode_sorted
 from holdfast.records.errors import NoSuchRecord, no_such_run
 from holdfast.records.model import (
     Provenance,
@@ -37,6 +38,7 @@ from holdfast.records.model import (
     Run,
     RunFilter,
     RunStatus,
+    Scalar,
     StoredReject,
 )
 from holdfast.records.unsealing import SealedRow, Unsealing, sealed_of
@@ -46,6 +48,8 @@ REVISIONS_MAX = 1_000
 STREAM_ROWS = 2_000
 _LAST = 2**62
 _MOMENT = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2}(T[0-9:.]{5,15}Z)?)?)?")
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,15}")
+_MEANINGS_PARTS_MAX = 10
 _DIMENSION = re.compile(r"[a-z][a-z0-9_]{0,79}")
 
 
@@ -217,6 +221,56 @@ class Reading(Unsealing):
         shown, made, sealed = await self._db.read(principal, unit)
         made = await self._with_personal(principal, made, sealed, what="record")
         return RecordHistory(record=made[shown], revisions=made)
+
+    async def record_by_key(
+        self, principal: Principal, profile: str, key: Sequence[str], *, as_of: str | None = None
+    ) -> RecordHistory:
+        """:meth:`record` by the parts of its key, in the profile's order, each as it is shown.
+
+        A key with a part that is somebody's own is found by those who may see it, as long as the
+        person is not erased; for everybody else it is as unknown as one that there is not:
+        ``NotFound``. ``Invalid`` for another number of parts than the key has.
+        """
+        hidden = await self._check_key(principal, profile, key)
+        digest = self._keys(principal, profile).key
+        wanted = {digest(encode_sorted(list(one))): list(one) for one in _meanings(key)}
+        found = await self._db.read(
+            principal, lambda conn: store.latest_rows(conn, principal.tenant, sorted(wanted))
+        )
+        for record in sorted(found, key=list(wanted).index):
+            try:
+                history = await self.record(principal, record.hex(), as_of=as_of)
+            except NoSuchRecord:
+                continue
+            # What nobody may see (any more) has no key that could be compared.
+            if any(one.key == wanted[record] for one in history.revisions):
+                return history
+        more = (
+            ", but for those of people who were erased or whom you may not see; "
+            "`holdfast record history ID` takes the record's id"
+        )
+        raise NotFound(
+            f"cannot find a record of {profile} with this key",  # which may be a person's name
+            hint=f"`holdfast record list --profile {profile} --json` shows the keys"
+            + (more if hidden else ""),
+        )
+
+    async def _check_key(self, principal: Principal, profile: str, key: Sequence[str]) -> bool:
+        """Whether a part of the profile's keys is somebody's own, by what is published."""
+        head = await self._db.read(
+            principal, lambda conn: store.find(conn, store.heads, principal.tenant, profile=profile)
+        )
+        if head is None or head.profile_digest is None:
+            return False
+        version = await self._version(principal, profile, head.profile_digest)
+        names = version.profile.key
+        if not isinstance(names, str) and len(names) != len(key):
+            raise Invalid(
+                f"cannot find a record of {profile} by {len(key)} of its key's {len(names)} parts",
+                hint=f"the key is {', '.join(names)}",
+            )
+        marks = (await self._rules(principal, profile, head.profile_digest)).marks
+        return marks is not None and marks.key
 
     # --- runs, results, rejects ---------------------------------------------------------------
 
@@ -459,6 +513,24 @@ def _statement(
         .order_by(rows.sequence)
         .limit(limit)
     )
+
+
+def _meanings(key: Sequence[str]) -> Iterable[tuple[Scalar, ...]]:
+    """The keys that are shown so: a part may be a text, or a number or a truth value."""
+    parts: list[list[Scalar]] = []
+    for text in key:
+        one: list[Scalar] = [text]
+        if _INTEGER.fullmatch(text):
+            one.append(int(text))
+        elif text.lower() in ("true", "false"):
+            one.append(text.lower() == "true")
+        parts.append(one)
+    if sum(len(one) > 1 for one in parts) > _MEANINGS_PARTS_MAX:
+        raise Invalid(
+            f"cannot find a record by a key with more than {_MEANINGS_PARTS_MAX} numbers in it",
+            hint="`holdfast record history ID` takes the record's id",
+        )
+    return product(*parts)
 
 
 def _spellings(value: str) -> list[str]:

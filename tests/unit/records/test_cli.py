@@ -17,13 +17,12 @@ from typer.testing import CliRunner, Result
 from holdfast.kernel.cli import CommandLine
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.database import Database, open_database
-from holdfast.kernel.errors import NotFound
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.outbox import ClearSealer, Outbox
 from holdfast.kernel.principal import Principal, operator
-from holdfast.records.cli import _named, _said, record_app
+from holdfast.records.cli import _said, record_app
 from holdfast.records.http import handlers
 from holdfast.records.model import Measure, Record, Reject, Run, RunStatus
 from holdfast.records.run_cli import (
@@ -36,9 +35,7 @@ from holdfast.records.run_cli import (
 )
 from holdfast.registry.document import write_document
 from holdfast.registry.http import handlers as registry_handlers
-from holdfast.registry.model import profile_digest
 from holdfast.registry.service import RegistryService
-from holdfast.registry.versions import ProfileVersion
 from tests.support.postgres import run_apart
 from tests.unit.records.helpers import OPERATOR, bench_on, profile, record
 from tests.unit.registry.profiles import GOOD
@@ -340,6 +337,17 @@ def test_a_record_tells_its_history(invoke: Invoke) -> None:
     assert "rate=4.1 % -> 4.2 %" in shown.stdout
     revisions = json.loads(invoke("record", "history", listed["items"][0]["id"], "--json").stdout)
     assert [one["revision"] for one in revisions] == [1, 2]
+    named = ("record", "history", "rates", "CA", "2025-01-01")
+    assert told(invoke(*named, "--json")) == revisions
+    then = told(invoke(*named, "--as-of", revisions[0]["recorded_from"], "--json"))
+    assert [one["revision"] for one in then] == [1]
+    for words, status, said in (
+        (("rates", "CA"), 2, "2 parts\nhint: the key is dimensions.state, period"),
+        (("nothing", "TX"), 4, "cannot find the profile 'nothing'"),
+        (("rates", *"1" * 65), 2, "key"),
+    ):
+        wrong = invoke("record", "history", *words)
+        assert (wrong.exit_code, said in wrong.stderr) == (status, True), wrong.stderr
 
 
 @pytest.mark.parametrize(("width", "left_out"), [(80, "run, until"), (100, "run")])
@@ -395,42 +403,3 @@ def test_what_a_run_left_alone_is_told_with_where_to_look() -> None:
     same = msgspec.structs.replace(done, status=RunStatus.UNCHANGED)
     assert remarks(same) == [withheld]
     assert "2 records stay what they were" in remarks(msgspec.structs.replace(done, kept=2))[0]
-
-
-async def test_a_record_is_found_by_a_key_with_a_person_in_it() -> None:
-    """Nothing can be searched by what is sealed: that part is compared with what we may see."""
-    asked: list[httpx.URL] = []
-    one = profile(
-        "visits", key=["dimensions.patient", "dimensions.state"], subject="dimensions.patient",
-        dimensions={"patient": "$.p", "state": "$.s"}, period=None,
-    )  # fmt: skip
-    version = ProfileVersion(
-        name="visits",
-        digest=profile_digest(one),
-        profile=one,
-        published_at="",
-        published_by="operator",
-    )
-    rows = [
-        {"id": id_, "profile": "visits", "key": key, "revision": 1, "withdrawn": False,
-         "recorded_from": None, "recorded_to": None, "dimensions": {}, "measures": {},
-         "attributes": {}, "period": None, "run": "r"}
-        for id_, key in (("a" * 32, [None, "CA"]), ("b" * 32, ["jane", "CA"]))
-    ]  # fmt: skip
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url)
-        page = {"items": rows, "next": None, "publication": 1}
-        body = page if request.url.path == "/v1/records" else version
-        return httpx.Response(200, content=sent(msgspec.json.encode(body)))
-
-    async def sent(body: bytes) -> AsyncIterator[bytes]:
-        yield body
-
-    transport = httpx.MockTransport(answer)
-    async with ApiClient(httpx.AsyncClient(transport=transport, base_url="http://x")) as api:
-        assert await _named(api, "visits", ["jane", "CA"]) == "b" * 32
-        assert asked[-1].params.get_list("dimension") == ["state=CA"]
-        with pytest.raises(NotFound) as refused:
-            await _named(api, "visits", ["bob", "CA"])
-    assert "takes the record's id" in refused.value.hint

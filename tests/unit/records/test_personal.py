@@ -233,6 +233,32 @@ async def test_sealed_fields_cannot_be_searched_by(bench: Bench) -> None:
     assert [one.dimensions["patient"] for one in page.items] == [JANE]
 
 
+async def test_a_record_is_found_by_a_key_with_a_person_in_it_by_those_who_may_see_it(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    """Everybody else is told what is told of a key that there is not."""
+    await collect(bench, [visit(JANE, 1), visit(JOE, 2)])
+    found = await bench.service.record_by_key(OPERATOR, "clinic", [JANE, "1"])
+    assert (found.record.key, found.record.personal) == ([JANE, "1"], "opened")
+    told = []
+    for who, key in ((SOMEBODY, [JANE, "1"]), (SOMEBODY, ["nobody", "1"]), (OPERATOR, [JANE, "2"])):
+        with pytest.raises(NotFound) as refused:
+            await bench.service.record_by_key(who, "clinic", key)
+        told.append((str(refused.value), refused.value.hint))
+    assert len(set(told)) == 1
+    assert "whom you may not see" in told[0][1]
+    with pytest.raises(Invalid, match="1 of its key's 2 parts"):
+        await bench.service.record_by_key(OPERATOR, "clinic", [JANE])
+    await erase(subjects, JANE)
+    with pytest.raises(NotFound) as gone:
+        await bench.service.record_by_key(OPERATOR, "clinic", [JANE, "1"])
+    assert (str(gone.value), gone.value.hint) == told[0]
+    # What is withdrawn has no personal part of its own; what it was before, still has.
+    await collect(bench, [visit("joan@example.org", 3)])
+    found = await bench.service.record_by_key(OPERATOR, "clinic", [JOE, "2"])
+    assert [one.withdrawn for one in found.revisions] == [False, True]
+
+
 async def test_a_sealed_part_opens_in_its_own_row_only(bench: Bench) -> None:
     await collect(bench, [visit(JANE, 1), visit(JANE, 2)])
 

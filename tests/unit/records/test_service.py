@@ -12,7 +12,14 @@ import pytest
 from holdfast.fleet.grants import GrantMismatch
 from holdfast.kernel import merkle
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import Denied, HoldfastError, Invalid, TooLarge, Unauthenticated
+from holdfast.kernel.errors import (
+    Denied,
+    HoldfastError,
+    Invalid,
+    NotFound,
+    TooLarge,
+    Unauthenticated,
+)
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.outbox import BEGINNING, Entry
 from holdfast.kernel.principal import (
@@ -625,6 +632,26 @@ async def test_a_dimension_filter_compares_values_not_text(bench: Bench) -> None
         which = RecordFilter(profile="rates", dimensions={"state": wanted})
         found = await _all(bench, 1, which)
         assert [one.key[0] for one in found] == expected
+
+
+async def test_a_record_is_found_by_its_key_as_it_is_shown(quick: Bench) -> None:
+    """A part may be a text, a number or a truth value; two keys may look alike."""
+    keys: list[list[Any]] = [["5", 7], [5, "x"], [True, "x"], ["a", 0]]
+    rows = [msgspec.structs.replace(record("a", "1"), key=key) for key in keys]
+    await quick.collect(rows)
+    for key in keys:
+        shown = [str(part) for part in key]
+        found = await quick.service.record_by_key(OPERATOR, "rates", shown)
+        assert found.record.key == key
+    for strange in (["5", "7.0"], ["05", "7"], ["a", "-0"], ["a", str(2**60)], ["a", "\x00"]):
+        with pytest.raises(NotFound):
+            await quick.service.record_by_key(OPERATOR, "rates", strange)
+    later = quick.attempt(fence=2)
+    await later.open()
+    await later.respond()
+    await later.post([msgspec.structs.replace(record("b", "1"), key=["staged", 1])])
+    with pytest.raises(NotFound):
+        await quick.service.record_by_key(OPERATOR, "rates", ["staged", "1"])
 
 
 @pytest.mark.parametrize(
