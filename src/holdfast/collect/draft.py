@@ -37,7 +37,7 @@ from holdfast.collect.infer import (
 )
 from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import Bounds, Formula, RawRow, ReadContext
-from holdfast.collect.odd import ROWS_JUDGED, first_text, odd_rows, shown, skipping
+from holdfast.collect.odd import ROWS_JUDGED, first_word, odd_rows, shown, skip_rows_for
 from holdfast.collect.recognise import ROWS_LOOKED_AT, Plain, Recognised, recognise
 from holdfast.collect.several import more_pages
 from holdfast.collect.values import printable
@@ -130,7 +130,7 @@ def draft(
             f"There are only {len(rows)} rows to judge by: whether one of them is a total, a unit "
             "or a remark was not looked at. `skip_rows` leaves rows out."
         )
-    looked_at = _without(_with_results(found, rows), wide.used if wide else [])
+    looked_at = _without_columns(_with_results(found, rows), wide.used if wide else [])
     fields = [f for f in fields_of(looked_at, form) if _can_be_named(f.path, form)]
     fields = _told_apart(fields, form)[:_FIELDS_MAX]
     plan = FieldPlan(
@@ -180,7 +180,7 @@ def _odd(
         and kind in {"csv", "xlsx", "ods"}
         and _in_place_of_time(cells, index)
     ]
-    if not skipping(cells, timeless) or (seen.rows and not skipping(cells, seen.rows)):
+    if not skip_rows_for(cells, timeless) or (seen.rows and not skip_rows_for(cells, seen.rows)):
         timeless = []
     for index in seen.totals:
         if index in timeless:
@@ -196,12 +196,15 @@ def _odd(
     # Remarks follow the rows of a table. A list of objects may begin with their names.
     odd = seen.rows if kind in {"csv", "xlsx", "ods"} else seen.before
     if timeless:
-        found.form["skip_rows"] = [*found.form.get("skip_rows", []), *skipping(cells, timeless)]
+        found.form["skip_rows"] = [
+            *found.form.get("skip_rows", []),
+            *skip_rows_for(cells, timeless),
+        ]
     if not odd:
         return bool(timeless), frozenset(), {}
     labels = {} if kind in {"csv", "xlsx", "ods"} else cells[odd[0]]
     told = "; ".join(dict.fromkeys(shown(cells[index]) for index in odd))
-    skipped = skipping(cells, odd) if kind in {"csv", "xlsx", "ods", "json", "ndjson"} else []
+    skipped = skip_rows_for(cells, odd) if kind in {"csv", "xlsx", "ods", "json", "ndjson"} else []
     if skipped:
         found.form["skip_rows"] = [*found.form.get("skip_rows", []), *skipped]
         found.notes.append(
@@ -217,7 +220,7 @@ def _odd(
 
 def _in_place_of_time(cells: list[dict[str, str]], index: int) -> bool:
     """Whether a row has its first word where all others, of the column, have a time."""
-    name, _ = first_text(cells[index], list(cells[index]))
+    name, _ = first_word(cells[index], list(cells[index]))
     texts = {row.get(name, "") for place, row in enumerate(cells) if place != index}
     [looked_at] = infer([{name: text} for text in texts], tabular=True)
     told = sorted(texts - NULL_SPELLINGS)
@@ -334,10 +337,10 @@ def _with_results(found: Recognised, rows: list[RawRow]) -> list[RawRow]:
         f"{', '.join(bare)} is left out: cells there hold formulas without their results, which a "
         "spreadsheet puts there that opens and saves the file."
     )
-    return _without(rows, bare)
+    return _without_columns(rows, bare)
 
 
-def _without(rows: list[RawRow], columns: list[str]) -> list[RawRow]:
+def _without_columns(rows: list[RawRow], columns: list[str]) -> list[RawRow]:
     if not columns:
         return rows
     hidden = frozenset(columns)

@@ -103,23 +103,24 @@ def _totals(rows: Sequence[Cells], columns: Sequence[str]) -> tuple[int, ...]:
     """The last rows, where their first text alone of all in its column speaks of a total."""
     found = []
     for index in range(len(rows) - _LAST, len(rows)):
-        name, text = first_text(rows[index], columns)
+        name, text = first_word(rows[index], columns)
         others = {row.get(name, "") for place, row in enumerate(rows) if place != index}
         if _TOTAL.fullmatch(text) and text not in others and len(others) > 3:
             found.append(index)
     return tuple(found)
 
 
-def first_text(row: Cells, columns: Sequence[str]) -> tuple[str, str]:
+def first_word(row: Cells, columns: Sequence[str]) -> tuple[str, str]:
+    """The first cell of a row that holds something, with the name of its column."""
     return next(((name, row[name]) for name in columns if row.get(name)), ("", ""))
 
 
-def skipping(rows: Sequence[Cells], odd: Sequence[int]) -> list[str]:
+def skip_rows_for(rows: Sequence[Cells], odd: Sequence[int]) -> list[str]:
     """``skip_rows`` that leave out just these rows of a table; empty if none can."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     found: list[str] = []
     for index in odd:
-        text = first_text(rows[index], columns)[1]
+        text = first_word(rows[index], columns)[1]
         if len(text) > _SHOWN:
             text = (text[: text.rfind(" ", 0, _SHOWN) + 1].strip() or text[:_SHOWN]) + "*"
         if not text.strip("*"):
@@ -127,7 +128,7 @@ def skipping(rows: Sequence[Cells], odd: Sequence[int]) -> list[str]:
         if text in found:
             continue
         for place, row in enumerate(rows):
-            other = first_text(row, columns)[1]
+            other = first_word(row, columns)[1]
             hit = other.startswith(text[:-1]) if text.endswith("*") else other == text
             if hit and place not in odd:
                 return []

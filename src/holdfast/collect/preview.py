@@ -19,7 +19,8 @@ from holdfast.collect.draft import Draft, draft
 from holdfast.collect.errors import ParseFailed
 from holdfast.collect.formats import reader_of
 from holdfast.collect.infer import InferredField, fields_of
-from holdfast.collect.mapping import Mapping, zone_of
+from holdfast.collect.mapping import Mapping
+from holdfast.collect.mapping_fields import zone_of
 from holdfast.collect.model import Bounds, RawRow
 from holdfast.collect.pages import Walk
 from holdfast.collect.requests import (

@@ -23,7 +23,7 @@ from holdfast.collect.content import SpooledContent
 from holdfast.collect.encodings import believed, known, marked, refuse_no_text
 from holdfast.collect.errors import MappingRefused, ParseFailed
 from holdfast.collect.formats import ods, xlsx
-from holdfast.collect.formats.csv import first_text
+from holdfast.collect.formats.around import first_text
 from holdfast.collect.formats.names import JOINT, joined_names
 from holdfast.collect.formats.xml import declared_encoding, split_name
 from holdfast.collect.infer import NULL_SPELLINGS

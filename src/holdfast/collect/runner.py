@@ -30,7 +30,7 @@ from holdfast.collect.errors import (
     SourceTruncated,
 )
 from holdfast.collect.formats.json import lookup
-from holdfast.collect.mapping import zone_of
+from holdfast.collect.mapping_fields import zone_of
 from holdfast.collect.model import Bounds
 from holdfast.collect.occurrences import Occurrences
 from holdfast.collect.pages import Ask, PageFacts, Section, Walk

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from holdfast.collect import values
 from holdfast.collect.cursor import CursorState
 from holdfast.collect.errors import MappingRefused
-from holdfast.collect.mapping import zone_of
+from holdfast.collect.mapping_fields import zone_of
 from holdfast.collect.pages import Section
 from holdfast.registry.model import Profile
 from holdfast.registry.parts import calendar_months, duration_seconds

@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from holdfast.kernel.outbound.client import OutboundRequest, scrub
+from holdfast.kernel.outbound import OutboundRequest, scrub
 
 KEY = 'Zm9v/YmFy+Q== &"ü€😀'
 

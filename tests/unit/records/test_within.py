@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.collect.mapping import zone_of
+from holdfast.collect.mapping_fields import zone_of
 from holdfast.collect.windows import moment_of
 from holdfast.kernel.clock import timestamp
 from holdfast.records.within import since, within

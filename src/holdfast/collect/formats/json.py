@@ -20,7 +20,7 @@ from holdfast.collect import paths
 from holdfast.collect.content import Content
 from holdfast.collect.encodings import HINT, known, marked, refuse_no_text
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
-from holdfast.collect.formats.csv import skipping
+from holdfast.collect.formats.around import skipped_by
 from holdfast.collect.formats.names import check_columns
 from holdfast.collect.model import Bounds, Number, RawRow, ReadContext
 from holdfast.collect.paths import Steps, Wild
@@ -87,7 +87,7 @@ def read(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRo
         rows = _from_columns(rows)
     elif spec.header:
         rows = _with_header(rows, context.columns)
-    return _without(rows, spec.skip_rows, context)
+    return _without_skipped(rows, spec.skip_rows, context)
 
 
 def read_geojson(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
@@ -109,30 +109,30 @@ def read_geojson(content: Content, spec: Format, context: ReadContext) -> Iterat
 def read_ndjson(content: Content, spec: Format, context: ReadContext) -> Iterator[RawRow]:
     """One JSON value after the other, as lines."""
     assert isinstance(spec, NdjsonFormat)
-    return _without(_sequence(content, context, spec.encoding), spec.skip_rows, context)
+    return _without_skipped(_sequence(content, context, spec.encoding), spec.skip_rows, context)
 
 
-def _without(
+def _without_skipped(
     rows: Iterator[RawRow], skipped: Sequence[str], context: ReadContext
 ) -> Iterator[RawRow]:
     """The rows but for those whose first value is one of ``skipped``; positions still count all."""
-    return _kept(rows, skipping(skipped), context.left_out) if skipped else rows
+    return _kept(rows, skipped_by(skipped), context.left_out) if skipped else rows
 
 
 def _kept(
     rows: Iterator[RawRow], is_skipped: Callable[[str], bool], left_out: Callable[[], None]
 ) -> Iterator[RawRow]:
     for row in rows:
-        if is_skipped(_first_text(row.value)):
+        if is_skipped(_first_scalar(row.value)):
             left_out()
         else:
             yield row
 
 
-def _first_text(value: Any) -> str:
+def _first_scalar(value: Any) -> str:
     """The first scalar in a value that is no empty text, in the order in which it was sent."""
     if isinstance(value, dict | list):
-        return next(filter(None, map(_first_text, _members(value))), "")
+        return next(filter(None, map(_first_scalar, _members(value))), "")
     return str(value).strip() if isinstance(value, str | int) else ""
 
 

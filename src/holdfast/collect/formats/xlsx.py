@@ -19,7 +19,7 @@ from lxml import etree
 
 from holdfast.collect.content import Content, open_archive, open_entry, random_access
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
-from holdfast.collect.formats.csv import first_text, from_header, without
+from holdfast.collect.formats.around import first_text, from_header, without
 from holdfast.collect.formats.names import filled_down, joined_names, table_names
 from holdfast.collect.model import Bounds, Formula, Number, RawRow, ReadContext
 from holdfast.registry.source import Format, SheetFormat, XlsxFormat

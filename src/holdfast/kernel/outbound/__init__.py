@@ -1,14 +1,10 @@
 """The one way in which Holdfast touches the outside. See README.md."""
 
 from holdfast.kernel.outbound.address import AddressInvalid, canonical_host_port, join, parse_target
-from holdfast.kernel.outbound.client import (
-    OutboundClient,
-    OutboundSettings,
-    excerpt,
-    scrub,
-    user_agent,
-)
+from holdfast.kernel.outbound.client import OutboundClient, OutboundSettings
+from holdfast.kernel.outbound.excerpts import excerpt
 from holdfast.kernel.outbound.guard import check_address
+from holdfast.kernel.outbound.headers import user_agent
 from holdfast.kernel.outbound.model import (
     AddressRefused,
     Fetched,
@@ -31,6 +27,7 @@ from holdfast.kernel.outbound.resolver import (
     SystemResolver,
     resolver_from_setting,
 )
+from holdfast.kernel.outbound.scrubbing import scrub
 
 __all__ = [
     "AddressInvalid",

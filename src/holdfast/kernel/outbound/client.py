@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import html
-import os
 import random as random_module
-import re
-import ssl
-import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from holdfast import __version__
 from holdfast.kernel.clock import Clock, SystemClock, timestamp
 from holdfast.kernel.errors import HoldfastError, Invalid
-from holdfast.kernel.files import Descriptor, flush_folder, write_all
 from holdfast.kernel.outbound.address import (
-    AddressInvalid,
     Target,
     canonical_host_port,
     join,
     parse_target,
 )
 from holdfast.kernel.outbound.connection import Connection, Dialer, Head
-from holdfast.kernel.outbound.decode import ACCEPT_ENCODING, BodyDecoder
+from holdfast.kernel.outbound.decode import ACCEPT_ENCODING
 from holdfast.kernel.outbound.guard import check_address
+from holdfast.kernel.outbound.headers import (
+    HEADERS_KEPT,
+    check_headers,
+    check_values,
+    is_value,
+    retry_after_seconds,
+    user_agent,
+)
 from holdfast.kernel.outbound.model import (
     AddressRefused,
     Fetched,
@@ -42,39 +39,21 @@ from holdfast.kernel.outbound.model import (
     FetchLimits,
     OutboundRequest,
     RedirectRefused,
-    ResponseTooLarge,
     SourceBusy,
     SourceUnavailable,
-    SpoolFailed,
     is_retryable,
 )
 from holdfast.kernel.outbound.rate import HostLimiter
 from holdfast.kernel.outbound.replay import ReplayMap
 from holdfast.kernel.outbound.resolver import Resolver, resolver_from_setting
 from holdfast.kernel.outbound.scrubbing import scrub
+from holdfast.kernel.outbound.spooling import NOTHING, Spooled, drain, held, said, spool
+from holdfast.kernel.outbound.tls import tls_context
 
-HEADERS_KEPT = frozenset(
-    {
-        "age", "cache-control", "content-disposition", "content-language", "content-type", "date",
-        "etag", "expires", "last-modified", "link", "retry-after", "server", "x-total-count",
-        "x-next-page",
-    }
-)  # fmt: skip
-"""What of an answer's headers is reported; the rest (cookies above all) is dropped."""
-
-_RESERVED = frozenset(
-    {
-        "accept-encoding", "connection", "content-length", "cookie", "expect", "host",
-        "if-modified-since", "if-none-match", "keep-alive", "proxy-authorization",
-        "proxy-connection", "range", "te", "trailer", "transfer-encoding", "upgrade", "user-agent",
-    }
-)  # fmt: skip
 _KEPT_ACROSS_ORIGINS = frozenset({"accept", "accept-language"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 READ_BYTES_MAX = 1024 * 1024
-_DRAIN_BYTES_MAX = 64 * 1024
-_WRITE_BYTES = 1024 * 1024
 _IDLE_CONNECTION_SECONDS = 15.0
 _IDLE_CONNECTIONS_MAX = 8
 
@@ -149,7 +128,7 @@ class OutboundClient:
             ReplayMap.load(settings.replay_map) if settings.replay_map else ReplayMap()
         )
         self._user_agent = user_agent(settings.contact)
-        _check_values({"User-Agent": self._user_agent})
+        check_values({"User-Agent": self._user_agent})
         # A megabyte and 40 ms, read when the first https address is dialled; a file that somebody
         # named is read now, so that what is wrong with it is said at the start.
         tls = cache(partial(tls_context, settings.ca_file))
@@ -303,19 +282,19 @@ class OutboundClient:
         async with self._exchange(request, hop, tally) as (connection, head):
             tally.address = connection.address
             if head.status in _REDIRECTS and "location" in head.headers:
-                await _drain(connection)
+                await drain(connection)
                 return head
             if head.status == 304 and (request.etag or request.last_modified):
-                await _drain(connection)
-                return self._fetched(request, hop, head, connection, tally, started, _NOTHING)
+                await drain(connection)
+                return self._fetched(request, hop, head, connection, tally, started, NOTHING)
             if not 200 <= head.status < 300 or head.status == 206:
                 failure = self._status_error(hop, head)
-                failure.said = await _said(connection, head, request)
+                failure.said = await said(connection, head, request)
                 raise failure
             if spool_dir is None:
-                spooled = await _held(connection, head, request.limits, hop.reported.url)
+                spooled = await held(connection, head, request.limits, hop.reported.url)
             else:
-                spooled = await _spool(connection, head, request, hop.reported.url, spool_dir)
+                spooled = await spool(connection, head, request, hop.reported.url, spool_dir)
             tally.wire_bytes += spooled.wire_bytes
             fetched = self._fetched(request, hop, head, connection, tally, started, spooled)
             if spooled.failure is not None:
@@ -331,7 +310,7 @@ class OutboundClient:
         connection: Connection,
         tally: _Tally,
         started: float,
-        spooled: _Spooled,
+        spooled: Spooled,
     ) -> Fetched:
         return Fetched(
             path=spooled.path,
@@ -360,7 +339,7 @@ class OutboundClient:
 
     def _first_hop(self, request: OutboundRequest) -> _Hop:
         reported = parse_target(request.url)
-        _check_headers({**request.headers, **request.secret_headers})
+        check_headers({**request.headers, **request.secret_headers})
         target = self._replay.find(reported)
         if target is None and self._replay.only:
             raise AddressRefused(
@@ -491,9 +470,9 @@ class OutboundClient:
             "Accept-Encoding": ACCEPT_ENCODING,
         }
         # What the source sent last time: where it cannot be sent back, all is asked for again.
-        if request.etag and _is_value(request.etag):
+        if request.etag and is_value(request.etag):
             headers["If-None-Match"] = request.etag
-        if request.last_modified and _is_value(request.last_modified):
+        if request.last_modified and is_value(request.last_modified):
             headers["If-Modified-Since"] = request.last_modified
         if hop.method == "POST":
             headers["Content-Length"] = str(len(hop.body))
@@ -501,7 +480,7 @@ class OutboundClient:
         by_lower = {name.lower(): name for name in headers}
         for name, value in (*hop.headers.items(), *hop.secret_headers.items()):
             headers[by_lower.get(name.lower(), name)] = value
-        _check_values(headers)
+        check_values(headers)
         return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
 
     def _key(self, hop: _Hop) -> tuple[object, ...]:
@@ -557,225 +536,3 @@ def _without_origin(hop: _Hop, subject: str) -> _Hop:
         )
     kept = {k: v for k, v in hop.headers.items() if k.lower() in _KEPT_ACROSS_ORIGINS}
     return replace(hop, headers=kept, secret_headers={})
-
-
-@dataclass(frozen=True, slots=True)
-class _Spooled:
-    path: Path | None
-    digest: str
-    size_bytes: int
-    wire_bytes: int
-    content: bytes = b""
-    failure: SourceUnavailable | ResponseTooLarge | None = None
-    """Why there is no more of it."""
-
-
-_NOTHING = _Spooled(None, "", 0, 0)
-
-
-async def _held(connection: Connection, head: Head, limits: FetchLimits, subject: str) -> _Spooled:
-    """Decode the body into memory."""
-    decoder = _decoder(head, limits, subject)
-    content = bytearray()
-    async with aclosing(connection.body()) as body:
-        async for data in body:
-            for piece in decoder.feed(data):
-                content += piece
-    decoder.finish()
-    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    return _Spooled(None, digest, decoder.size_bytes, decoder.wire_bytes, bytes(content))
-
-
-def _decoder(head: Head, limits: FetchLimits, subject: str) -> BodyDecoder:
-    decoder = BodyDecoder(head.headers.get("content-encoding", ""), limits, subject)
-    if head.framing == "length":
-        decoder.announce(int(head.headers["content-length"].partition(",")[0]))
-    return decoder
-
-
-async def _spool(
-    connection: Connection, head: Head, request: OutboundRequest, subject: str, directory: Path
-) -> _Spooled:
-    """Decode the body into a new file and flush it; no file is left if this fails."""
-    decoder = _decoder(head, request.limits, subject)
-    digest = hashlib.sha256()
-    try:
-        number, name = tempfile.mkstemp(prefix="fetch-", suffix=".raw", dir=directory)
-    except OSError as error:
-        raise _spool_failed(subject, directory, error) from error
-    handle = Descriptor(number)
-    failure: SourceUnavailable | ResponseTooLarge | None = None
-    size_bytes = 0
-    try:
-        pending = bytearray()
-        try:
-            async with aclosing(connection.body()) as body:
-                async for data in body:
-                    for piece in decoder.feed(data):
-                        digest.update(piece)
-                        size_bytes += len(piece)
-                        pending += piece
-                        if len(pending) >= _WRITE_BYTES:
-                            await handle.run(write_all, bytes(pending))
-                            pending.clear()
-            decoder.finish()
-        except (SourceUnavailable, ResponseTooLarge) as error:
-            if not (request.keep_cut and size_bytes):
-                raise
-            failure = error
-        await handle.run(_finish_file, bytes(pending), directory)
-    except OSError as error:
-        _remove(name)
-        raise _spool_failed(subject, directory, error) from error
-    except BaseException:
-        _remove(name)
-        raise
-    finally:
-        handle.close()
-    found = f"sha256:{digest.hexdigest()}"
-    return _Spooled(Path(name), found, size_bytes, decoder.wire_bytes, failure=failure)
-
-
-def _spool_failed(subject: str, directory: Path, error: OSError) -> SpoolFailed:
-    # Failures of the connection have their own kinds by now; what is left is the disk.
-    return SpoolFailed(f"cannot keep {subject} in {directory}: {error.strerror or error}")
-
-
-def _remove(name: str) -> None:
-    Path(name).unlink()
-
-
-def _finish_file(handle: int, data: bytes, directory: Path) -> None:
-    """Bytes, then their name: both are on disk when this returns."""
-    write_all(handle, data)
-    os.fsync(handle)
-    flush_folder(directory)
-
-
-async def _said(connection: Connection, head: Head, request: OutboundRequest) -> str:
-    """How the text of a refusal begins; empty where it is none. As much is read as is drained."""
-    content = bytearray()
-    try:
-        decoder = _decoder(head, request.limits, "")
-        async with aclosing(connection.body()) as body:
-            async for data in body:
-                for piece in decoder.feed(data):
-                    content += piece
-                    if len(content) > _DRAIN_BYTES_MAX:
-                        break  # little of it may unpack to much
-                if max(decoder.wire_bytes, len(content)) > _DRAIN_BYTES_MAX:
-                    connection.abort()
-                    break
-    except (SourceUnavailable, ResponseTooLarge):
-        connection.abort()
-    text = bytes(content[:_DRAIN_BYTES_MAX]).decode("utf-8", "replace")
-    if "\0" in text:
-        return ""
-    # Again once it is as it is shown: a page spells a secret in ways of its own.
-    return excerpt(scrub(text, request), lambda shown: scrub(shown, request))
-
-
-async def _drain(connection: Connection) -> None:
-    """Read a body nobody wants, if it is short, so that the connection can be used again."""
-    size_bytes = 0
-    try:
-        async with aclosing(connection.body()) as body:
-            async for data in body:
-                size_bytes += len(data)
-                if size_bytes > _DRAIN_BYTES_MAX:
-                    connection.abort()
-                    return
-    except SourceUnavailable:
-        connection.abort()
-
-
-def _check_headers(headers: Mapping[str, str]) -> None:
-    for name in headers:
-        if name.lower() in _RESERVED:
-            raise Invalid(f"cannot send the header {name}: Holdfast sets it itself")
-    _check_values(headers)
-
-
-def _check_values(headers: Mapping[str, str]) -> None:
-    for name, value in headers.items():
-        if not name or not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
-            raise Invalid(f"cannot send the header {name!r}: it is not a header name")
-        if any(not (c == "\t" or " " <= c <= "~" or "\xa0" <= c <= "\xff") for c in value):
-            raise Invalid(f"cannot send the header {name}: its value holds a forbidden character")
-        if value.strip(" \t") != value:
-            raise Invalid(f"cannot send the header {name}: a blank stands around its value")
-
-
-def _is_value(text: str) -> bool:
-    """Whether a header that a source sent means the same to it when it is sent back."""
-    return text.isascii() and text.isprintable() and text.strip() == text
-
-
-def retry_after_seconds(value: str, clock: Clock) -> float | None:
-    """The pause a ``Retry-After`` asks for (seconds or a date, RFC 9110 §10.2.3), if readable."""
-    value = value.strip()
-    if not value:
-        return None
-    if value.isdecimal() and value.isascii() and len(value) <= 9:
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError, TypeError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - clock.now()).total_seconds())
-
-
-def user_agent(contact: str) -> str:
-    """Who we are, and how to reach whoever runs us."""
-    return f"Holdfast/{__version__} (+{contact})" if contact else f"Holdfast/{__version__}"
-
-
-def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
-    """The machine's trust store, and ``ca_file`` on top of it; there is no way to trust all."""
-    # Not create_default_context(): that one would also log session keys where the environment says.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_default_certs()
-    try:
-        if not any(ssl.get_default_verify_paths()[:2]):
-            import certifi
-
-            context.load_verify_locations(cafile=certifi.where())
-        if ca_file is not None:
-            context.load_verify_locations(cafile=str(ca_file))
-    except (OSError, ssl.SSLError) as error:
-        raise Invalid(f"cannot read the certificate authorities in {ca_file}: {error}") from error
-    return context
-
-
-_SAID_MAX = 300
-_LOOKED_AT_MAX = 8 * 1024
-_UNSHOWN = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<[^<>]*>", re.S | re.I)
-
-
-def excerpt(text: str, hidden: Callable[[str], str] = str) -> str:
-    """How a text from outside begins, on one line: no markup, nothing a terminal would act upon.
-
-    ``hidden`` takes out of it what is not to be shown.
-    """
-    cut = text[:_LOOKED_AT_MAX]
-    if cut.lstrip("\ufeff \t\r\n").startswith("<"):
-        cut = html.unescape(_UNSHOWN.sub(" ", cut))
-    cut = "".join(c if c.isprintable() and c != "\ufffd" else " " for c in cut)
-    words = hidden(" ".join(cut.split()))
-    return words if len(words) <= _SAID_MAX else f"{words[:_SAID_MAX]}…"
-
-
-__all__ = [
-    "HEADERS_KEPT",
-    "AddressInvalid",
-    "OutboundClient",
-    "OutboundSettings",
-    "excerpt",
-    "retry_after_seconds",
-    "scrub",
-    "tls_context",
-    "user_agent",
-]
