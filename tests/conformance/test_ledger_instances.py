@@ -39,8 +39,9 @@ async def test_the_other_instance_reads_at_once_and_takes_over_once_the_lease_is
         for number in range(5):
             await first.append(ONE, one(number))
         note = await first.checkpoint(ONE)
-        with pytest.raises(NotSequencer):
+        with pytest.raises(NotSequencer) as told:
             await second.append(ONE, one(9))
+        assert "ask the other instances" in told.value.hint
         assert [e.payload for e in await everything(second)] == [{"n": n} for n in range(5)]
         assert await second.checkpoint(ONE) == note
         proof = await second.inclusion(ONE, 3, 5)

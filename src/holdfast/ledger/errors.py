@@ -59,9 +59,18 @@ class LedgerReadOnly(Unavailable):
 
 
 class NotSequencer(Unavailable):
-    """Another instance sequences this tenant's log."""
+    """Another instance sequences this tenant's log. Nothing was done, nor passed on to it."""
 
     code = "not-sequencer"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            detail,
+            hint="ask the other instances: `holdfast ledger status` says which one is writable, "
+            "and a load balancer that goes on to the next one at a 503 finds it by itself; if that "
+            "one is gone, this one takes over ten seconds later",
+            retry_after_seconds=1.0,
+        )
 
 
 class ClockSteppedBack(Unavailable):

@@ -137,7 +137,4 @@ def _hold(conn: Connection, tenant: str, fence: int) -> None:
     sqlite = conn.dialect.name == "sqlite"
     newest = conn.execute(_FENCE if sqlite else _FENCE_POSTGRESQL, {"tenant": tenant})
     if newest.scalar_one_or_none() != fence:
-        raise NotSequencer(
-            "cannot go on: another instance has taken over this tenant's log",
-            retry_after_seconds=1.0,
-        )
+        raise NotSequencer("cannot go on: another instance has taken over this tenant's log")

@@ -74,10 +74,7 @@ class Leadership:
         """:meth:`take`; ``NotSequencer`` if another does."""
         until = await self.take(self.parts.shared.clock.now())
         if until is None:
-            raise NotSequencer(
-                "cannot go on: another instance appends to this tenant's log",
-                retry_after_seconds=1.0,
-            )
+            raise NotSequencer("cannot go on: another instance appends to this tenant's log")
         return until
 
     async def keep(self) -> None:

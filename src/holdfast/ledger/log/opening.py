@@ -61,8 +61,7 @@ class Opening:
             if until is None:
                 await self.soundness.told_elsewhere()
                 raise NotSequencer(
-                    "cannot append here: another instance appends to this tenant's log",
-                    retry_after_seconds=1.0,
+                    "cannot add to the log here: another instance appends to this tenant's log"
                 )
             if self.leadership.opened is not None and await self.soundness.remembered() is None:
                 self.leadership.opened.until = until

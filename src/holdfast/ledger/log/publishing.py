@@ -72,8 +72,7 @@ class Publisher:
             last = await self.published.last()
             if last is None:
                 raise NotSequencer(
-                    "cannot give a checkpoint: none was signed yet, and another instance signs",
-                    retry_after_seconds=1.0,
+                    "cannot give a checkpoint: none was signed yet, and another instance signs"
                 ) from None
             return await self._as_published(
                 last,
@@ -173,7 +172,4 @@ class Publisher:
 
 
 def _larger_published() -> NotSequencer:
-    return NotSequencer(
-        "cannot sign: a larger checkpoint of this log has been published",
-        retry_after_seconds=1.0,
-    )
+    return NotSequencer("cannot sign: a larger checkpoint of this log has been published")

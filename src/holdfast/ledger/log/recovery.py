@@ -85,9 +85,7 @@ class Recovery:
         try:
             await self.parts.shared.log.fenced(self.parts.principal, fence, unit)
         except IndexMoved as error:
-            raise NotSequencer(
-                "cannot make the index anew: another instance does", retry_after_seconds=1.0
-            ) from error
+            raise NotSequencer("cannot make the index anew: another instance does") from error
         except Conflict as error:  # it has rows of which it does not know
             raise IndexWrong(0, "cannot bring the index up: it has more than it says") from error
 

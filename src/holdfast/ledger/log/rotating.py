@@ -69,8 +69,7 @@ async def _keep(tenant_log: TenantLog, state: Opened, made: Signer, telling: Tel
         [outcome] = await tenant_log.sequencer.commit_once(state, [wanted], add)
     except LogMoved as error:  # once only: the old key may have signed more elsewhere
         raise NotSequencer(
-            "cannot begin a key: another instance has taken over this tenant's log",
-            retry_after_seconds=1.0,
+            "cannot begin a key: another instance has taken over this tenant's log"
         ) from error
     if isinstance(outcome, Exception):
         raise outcome
