@@ -306,6 +306,51 @@ async def test_keys_and_secrets_may_have_another_name_in_the_data_directory(worl
         await system.ledger.append(ME, noted(2))
 
 
+async def test_keys_that_a_link_keeps_elsewhere_stay_there_and_the_link_stays(
+    world: World,
+) -> None:
+    settings = world.fresh("linked", master=False)
+    disk = world.folder / "disk"
+    (disk / "secrets").mkdir(parents=True)
+    settings.keys_dir.rename(disk / "keys")
+    shutil.copy2(world.settings.keys_dir / "master.key", disk / "keys")
+    settings.keys_dir.symlink_to("../disk/keys")
+    settings.secrets_dir.symlink_to(disk / "secrets")
+    await restore(settings, *files_of(world.before), lists=world.settings.keys_dir)
+    assert settings.keys_dir.readlink() == Path("../disk/keys")
+    assert settings.secrets_dir.readlink() == disk / "secrets"
+    assert {"master.key", ERASURES, "key-pepper.v1"} <= files_below(disk / "keys").keys()
+    assert (disk / "secrets" / "tenant-secrets").exists()
+    async with open_system(settings, ROLES) as system:
+        await system.identity.find_holder(world.key)
+        assert set(await people(system)) == {JOE, "None"}
+        await system.ledger.append(ME, noted(2))
+    # One that is not mounted: no second keyring is begun beside it.
+    shutil.rmtree(settings.data_dir / "state")
+    shutil.rmtree(settings.data_dir / "objects")
+    disk.rename(world.folder / "unplugged")
+    before = files_below(settings.data_dir)
+    recovery = (world.settings.keys_dir / "master.key").read_text()
+    with pytest.raises(Conflict, match="which is not there") as broken:
+        await restore(settings, *files_of(world.before), master=recovery)
+    assert broken.value.code == "link-broken"
+    assert (files_below(settings.data_dir), disk.exists()) == (before, False)
+
+
+async def test_keys_may_lie_in_the_data_directory_itself(world: World) -> None:
+    folder = world.folder / "flat" / "keys"
+    folder.mkdir(parents=True)
+    given = {"keys_dir": str(folder), "secrets_dir": str(folder / "." / "secrets")}
+    settings = resolve({}, {"data_dir": str(folder), "log_level": "error"} | given)
+    shutil.copy2(world.settings.keys_dir / "master.key", folder)
+    await restore(settings, *files_of(world.before), lists=world.settings.keys_dir)
+    assert not (folder / "keys").exists()
+    async with open_system(settings, ROLES) as system:
+        await system.identity.find_holder(world.key)
+        assert set(await people(system)) == {JOE, "None"}
+        await system.ledger.append(ME, noted(2))
+
+
 async def test_another_key_is_never_written_over_and_then_nothing_is_written(world: World) -> None:
     settings = settings_apart(world, "taken")
     (settings.keys_dir / "key-pepper.v1").write_text("ab" * 32)

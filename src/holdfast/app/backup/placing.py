@@ -1,6 +1,7 @@
 """Where the keys and secrets of a restore belong: where the settings have them.
 
-In the data directory they get there with everything else, in one step. Elsewhere they are put there
+In the data directory they get there with everything else, in one step; unless it is a link there that
+leads out of it: then the link is made anew, and they lie where it leads. Elsewhere they are put there
 before the data has its name, the lists of what no restore goes back behind first of all: so whoever
 finds the data finds its keys, and whoever finds a key finds the list of those who were erased.
 Nothing that is there is written over: all of it is looked at before anything is written.
@@ -25,6 +26,14 @@ _TRUSTED = "trusted"
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """A link in the data directory: where it is in there, and what it says."""
+
+    within: Path
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """A folder of the stage, and where the settings have what is in it."""
 
@@ -32,6 +41,8 @@ class Place:
     folder: Path
     within: Path | None
     """Relative to the data directory; None if it lies elsewhere."""
+    link: Link | None = None
+    """By which the data directory has what lies elsewhere."""
 
     def _files(self, stage: Path) -> Iterator[tuple[Path, Path]]:
         """Each file of the stage, and where it belongs. Without the two lists: they are joined."""
@@ -84,6 +95,9 @@ class Place:
             _make(wanted.parent)
             write_new(wanted, path.read_bytes())
         shutil.rmtree(stage / self.name, ignore_errors=True)
+        if self.link is not None and not (stage / self.link.within).is_symlink():
+            _make((stage / self.link.within).parent)
+            (stage / self.link.within).symlink_to(self.link.text)
 
     def _move(self, stage: Path, home: Path) -> None:
         """To the name that the folder has in the data directory."""
@@ -98,20 +112,35 @@ class Place:
 
 
 def places_of(settings: Settings) -> list[Place]:
-    """Where keys and secrets belong."""
+    """Where keys and secrets belong. ``Conflict`` for a link in the data directory that leads to
+    nowhere: what it led to is perhaps a disk that is not mounted."""
     return [
-        Place(KEYS, settings.keys_dir, _within(settings.keys_dir, settings.data_dir)),
-        Place(SECRETS, settings.secrets_dir, _within(settings.secrets_dir, settings.data_dir)),
+        _place_of(KEYS, settings.keys_dir, settings.data_dir),
+        _place_of(SECRETS, settings.secrets_dir, settings.data_dir),
     ]
 
 
-def _within(folder: Path, data_dir: Path) -> Path | None:
-    """``folder`` relative to the data directory, by its name or by what its name leads to."""
-    named = Path(os.path.abspath(folder)), Path(os.path.abspath(data_dir))  # noqa: PTH100 - links
-    for path, root in (named, (folder.resolve(), data_dir.resolve())):
-        if path != root and path.is_relative_to(root):
-            return path.relative_to(root)
-    return None
+def _place_of(name: str, folder: Path, data_dir: Path) -> Place:
+    root = data_dir.resolve()
+    within = _below(Path(os.path.abspath(folder)), Path(os.path.abspath(data_dir)))  # noqa: PTH100 - links
+    if within is None:
+        return Place(name, folder, _below(folder.resolve(), root))
+    for part in reversed([within, *within.parents]):
+        path = data_dir / part
+        if part.name and path.is_symlink() and not path.resolve().is_relative_to(root):
+            if not path.exists():
+                raise Conflict(
+                    f"cannot restore: {path} is a link to {path.readlink()}, which is not there",
+                    code="link-broken",
+                    hint="nothing was written; bring back what it leads to, or remove the link",
+                )
+            return Place(name, folder.resolve(), None, Link(part, str(path.readlink())))
+    return Place(name, folder, within)
+
+
+def _below(folder: Path, root: Path) -> Path | None:
+    """``folder`` relative to ``root``, which may be itself; None if it lies elsewhere."""
+    return folder.relative_to(root) if folder.is_relative_to(root) else None
 
 
 def _make(folder: Path) -> None:
