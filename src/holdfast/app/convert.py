@@ -20,6 +20,14 @@ def text(value: str) -> str:
     return value.strip()
 
 
+def secret(value: str) -> str:
+    """Text that is there: one that got lost on its way is not taken for none."""
+    found = text(value)
+    if not found:
+        raise ValueError("it is empty: hand it in, or do not name it")
+    return found
+
+
 def path(value: str) -> Path:
     """A file or a folder; ``~`` is the home of whoever starts us."""
     if not value.strip():

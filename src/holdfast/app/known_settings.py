@@ -125,7 +125,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_DATABASE_URL",
         convert.url(*DATABASE_SCHEMES),
         "",
-        "State: sqlite:///PATH or postgresql://…; empty is SQLite in the data directory",
+        "State: sqlite:///PATH or postgresql://…; unset, it is SQLite in the data directory",
         (
             Alias(
                 "DB_DRIVER", "collection database", "sqlite", convert.one_of("sqlite", "postgres")
@@ -140,11 +140,12 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_OBJECTS_URL",
         convert.url(*OBJECT_SCHEMES),
         "",
-        "Raw responses and report files: file:///PATH or s3://BUCKET/PREFIX",
+        "Raw responses and report files: file:///PATH or s3://BUCKET/PREFIX; unset, it is objects/ "
+        "in the data directory",
     ),
     Setting(
         "HOLDFAST_DATABASE_PASSWORD",
-        convert.text,
+        convert.secret,
         "",
         "Password of the PostgreSQL role, when it is not in the URL",
         secret=True,
@@ -159,7 +160,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("HOLDFAST_OBJECTS_S3_REGION", convert.text, "us-east-1", "Region of the S3 store"),
     Setting(
         "HOLDFAST_OBJECTS_S3_ACCESS_KEY_ID",
-        convert.text,
+        convert.secret,
         "",
         "Access key of the S3 store",
         secret=True,
@@ -167,7 +168,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "HOLDFAST_OBJECTS_S3_SECRET_ACCESS_KEY",
-        convert.text,
+        convert.secret,
         "",
         "Secret key of the S3 store",
         secret=True,
@@ -189,14 +190,14 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_KEYRING_URL",
         convert.url(*DATABASE_SCHEMES),
         "",
-        "Wrapped keys, apart from the data: sqlite:///PATH or postgresql://…; empty is a file in "
-        "the data directory, or with PostgreSQL a schema of its own beside the data",
+        "Wrapped keys, apart from the data: sqlite:///PATH or postgresql://…; unset, it is a file "
+        "in the data directory, or with PostgreSQL a schema of its own beside the data",
         secret=True,
         file_variant=True,
     ),
     Setting(
         "HOLDFAST_KEYRING_PASSWORD",
-        convert.text,
+        convert.secret,
         "",
         "Password of the keyring's PostgreSQL role, when it is not in the URL",
         secret=True,
@@ -204,10 +205,10 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "HOLDFAST_KEYRING_MASTER_KEY",
-        convert.text,
+        convert.secret,
         "",
-        "The master key, where the operator hands it in; empty is the file master.key among the "
-        "keys",
+        "The master key, where the operator hands it in; unset, it is the file master.key among "
+        "the keys",
         secret=True,
         file_variant=True,
     ),
@@ -215,17 +216,27 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_KEYRING_BACKUP_DAYS",
         convert.whole(1, 3650),
         7,
-        "How long copies of the keyring are kept: after that an erased subject is unrecoverable",
+        "How many days copies of the keyring are kept: after that an erased subject is "
+        "unrecoverable",
     ),
-    Setting("HOLDFAST_BACKUP_DIR", convert.path, None, "Backups of the data; default backups/"),
+    Setting(
+        "HOLDFAST_BACKUP_DIR",
+        convert.path,
+        None,
+        "Backups of the data; default backups/ in the data directory",
+    ),
     Setting(
         "HOLDFAST_BACKUP_KEYS_DIR",
         convert.path,
         None,
-        "Backups of the keys, kept apart and for less long; default key-backups/",
+        "Backups of the keys, kept apart and for less long; default key-backups/ in the data "
+        "directory",
     ),
     Setting(
-        "HOLDFAST_SECRETS_DIR", convert.path, None, "Files for secret://file/NAME; default secrets/"
+        "HOLDFAST_SECRETS_DIR",
+        convert.path,
+        None,
+        "Files for secret://file/NAME; default secrets/ in the data directory",
     ),
     Setting(
         "HOLDFAST_GATEWAY_BIND",
@@ -314,7 +325,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "HOLDFAST_GATEWAY_ADMIN_KEY",
-        convert.text,
+        convert.secret,
         "",
         "Bearer of your own making (32 characters or more) for the operator, besides the token in "
         "the data directory",
@@ -372,7 +383,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "HOLDFAST_IDENTITY_TOKEN_SECRET",
-        convert.text,
+        convert.secret,
         "",
         "That secret by value, where there is no file of it",
         (Alias("ARAGORA_JWT_SECRET", AGENTS_AUTH),),
@@ -383,7 +394,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_IDENTITY_JWT_SECONDS",
         convert.whole(0, 10 * 365 * 86_400),
         0,
-        "How far ahead such a token may end; 0 is no bound",
+        "How many seconds ahead such a token may end; 0 is no bound",
         (Alias("ARAGORA_JWT_EXPIRY", AGENTS_AUTH, "3600", convert.whole(1, 10 * 365 * 86_400)),),
     ),
     Setting("HOLDFAST_IDENTITY_JWT_ISSUER", convert.text, "", "Issuer that a token must name"),
@@ -439,14 +450,14 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_IDENTITY_WEBAUTHN_RP_ID",
         convert.text,
         "",
-        "Name that passkeys belong to, such as example.org; empty: the name of the page's address",
+        "Name that passkeys belong to, such as example.org; unset, the name of the page's address",
         (Alias("PLATFORM_WEBAUTHN_RP_ID", PLATFORM, "", convert.text),),
     ),
     Setting(
         "HOLDFAST_IDENTITY_WEBAUTHN_ORIGIN",
         _HTTP,
         "",
-        "Address of the pages that passkeys are used on; empty: the one that was asked",
+        "Address of the pages that passkeys are used on; unset, the one that was asked",
         (Alias("PLATFORM_WEBAUTHN_RP_ORIGIN", PLATFORM, "", _HTTP),),
     ),
     Setting(
@@ -458,7 +469,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "HOLDFAST_IDENTITY_GITHUB_CLIENT_SECRET",
-        convert.text,
+        convert.secret,
         "",
         "Its client secret",
         (Alias("PLATFORM_OAUTH_GITHUB_CLIENT_SECRET", PLATFORM, "", convert.text),),
@@ -494,7 +505,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "HOLDFAST_IDENTITY_OAUTH_CLIENT_SECRET",
-        convert.text,
+        convert.secret,
         "",
         "Client secret at that provider",
         (Alias("ARAGORA_OAUTH_CLIENT_SECRET", AGENTS_AUTH, "", convert.text),),
@@ -589,7 +600,7 @@ SETTINGS: tuple[Setting, ...] = (
         convert.address,
         "",
         "Address of a port with /metrics alone, for scrapers that bring no credential, such as "
-        "0.0.0.0:9090; with the door's TLS; none if empty",
+        "0.0.0.0:9090; with the door's TLS; none unless set",
     ),
     Setting(
         "HOLDFAST_REGISTRY_PROFILES_DIR",
@@ -606,7 +617,10 @@ SETTINGS: tuple[Setting, ...] = (
         "Pause between looks at the folder",
     ),
     Setting(
-        "HOLDFAST_FLEET_LEASE_SECONDS", convert.whole(1, 3600), 30, "How long a task is leased"
+        "HOLDFAST_FLEET_LEASE_SECONDS",
+        convert.whole(1, 3600),
+        30,
+        "How long a task is leased, in seconds",
     ),
     Setting(
         "HOLDFAST_FLEET_BEAT_SECONDS",
@@ -655,7 +669,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_FLEET_LEASES_URL",
         convert.url("memory", "sql"),
         "memory://",
-        "Beats and leadership: memory:// or sql://",
+        "Beats and leadership: memory:// for one coordinator, sql:// (the database) for several",
     ),
     Setting(
         "HOLDFAST_LEDGER_TLS_CERTIFICATE_FILE",
@@ -680,7 +694,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "HOLDFAST_LEDGER_JWT_SECRET",
-        convert.text,
+        convert.secret,
         "",
         "Secret (32 bytes or more) that signs the HS256 tokens taken at the ledger's own door",
         (Alias("VDB_JWT_SECRET", EVENT_LOG),),
@@ -705,7 +719,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_LEDGER_JWT_SECONDS",
         convert.whole(1, 10 * 365 * 86_400),
         3600,
-        "How far ahead such a token may end",
+        "How many seconds ahead such a token may end",
         (Alias("VDB_JWT_EXPIRATION_SECS", EVENT_LOG, "3600", convert.whole(1, 10 * 365 * 86_400)),),
     ),
     Setting(
@@ -757,7 +771,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_WATCH_WEBHOOK_URL",
         _HTTP,
         "",
-        "Where notices (failed runs, changed shapes, silence) are posted; nowhere if empty",
+        "Where notices (failed runs, changed shapes, silence) are posted; nowhere unless set",
     ),
     Setting(
         "HOLDFAST_WATCH_WEBHOOK_SECRET_FILE",
@@ -781,7 +795,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_RECORDS_RAW_BYTES_MAX",
         convert.whole(1, 2**40),
         2**31,
-        "Largest raw response kept",
+        "Largest raw response kept, in bytes",
     ),
     Setting(
         "HOLDFAST_REPORTS_SECONDS",
@@ -793,7 +807,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_REPORTS_MEMORY_MB",
         convert.whole(128, 1 << 20),
         2048,
-        "Memory for one report's computation",
+        "Memory for one report's computation, in megabytes",
     ),
     Setting(
         "HOLDFAST_REPORTS_QUERY_SECONDS",
@@ -805,7 +819,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_REPORTS_QUERY_MEMORY_MB",
         convert.whole(256, 1 << 20),
         1024,
-        "Memory for one query's process",
+        "Memory for one query's process, in megabytes",
     ),
     Setting(
         "HOLDFAST_REPORTS_QUERY_ROWS_MAX",
@@ -865,7 +879,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_COLLECT_RESOLVER",
         convert.text,
         "system",
-        "system, dns:ADDRESS[:PORT] or file:PATH",
+        "What turns host names into addresses: system, dns:ADDRESS[:PORT] or file:PATH",
     ),
     Setting(
         "HOLDFAST_COLLECT_CA_FILE",

@@ -153,7 +153,9 @@ def examine(
         sources[key].append((f"--{key.replace('_', '-')}", value, setting.convert))
     resolved = {s.key: _pick(s, sources[s.key], problems) for s in SETTINGS}
     _apply_families(environment, resolved)
-    return Settings(resolved), problems
+    settings = Settings(resolved)
+    problems += _folders_that_hold_all(settings)
+    return settings, problems
 
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
@@ -291,6 +293,21 @@ def _pick(
         problems.append(Problem(names, "disagree", "set one of them"))
     origin, value = converted[-1]
     return Resolved(value, origin)
+
+
+def _folders_that_hold_all(settings: Settings) -> list[Problem]:
+    """Folders of keys and secrets in which the data directory would be: all of a folder is copied
+    with the keys."""
+    return [
+        Problem(
+            settings.resolved[key].origin,
+            f"{settings[key]} is the data directory, or holds it",
+            "name a folder of its own",
+        )
+        for key in ("keys_dir", "secrets_dir")
+        if settings[key] is not None
+        and settings.data_dir.resolve().is_relative_to(settings[key].resolve())
+    ]
 
 
 def _apply_families(environment: Mapping[str, str], resolved: dict[str, Resolved]) -> None:

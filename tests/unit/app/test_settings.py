@@ -78,6 +78,19 @@ def test_config_show_shows_everything_and_marks_what_is_wrong(
     )
 
 
+def test_keys_and_secrets_have_a_folder_that_the_data_directory_is_not_in(tmp_path: Path) -> None:
+    """All of it goes into the copies of the keys."""
+    data, link = tmp_path / "home" / "data", tmp_path / "link"
+    data.mkdir(parents=True)
+    link.symlink_to(tmp_path / "home")
+    for folder in (data, data / ".." / "data", tmp_path, link):
+        for name in ("HOLDFAST_KEYS_DIR", "HOLDFAST_SECRETS_DIR"):
+            found = problems({name: str(folder)}, flags={"data_dir": str(data)})
+            assert "is the data directory, or holds it" in found[name], folder
+    apart = {"HOLDFAST_KEYS_DIR": str(data / "keys"), "HOLDFAST_SECRETS_DIR": str(tmp_path / "s")}
+    resolve(apart, {"data_dir": str(data)})
+
+
 def test_what_kubernetes_injects_is_ignored() -> None:
     settings = resolve(
         {
@@ -161,6 +174,19 @@ def test_a_file_of_a_secret_that_others_may_write_stops_the_start(
     (problem,) = refused.value.problems
     assert (problem.path, "others may write it" in problem.message) == (name, True)
     assert f"chmod 600 {file}" in problem.hint
+
+
+def test_a_secret_that_got_lost_on_its_way_is_not_taken_for_none(tmp_path: Path) -> None:
+    """An empty file of the master key began a key of its own."""
+    empty = tmp_path / "empty"
+    empty.write_text("\n")
+    empty.chmod(0o600)
+    for setting in SETTINGS:
+        if setting.secret:
+            found = problems({setting.name: " "})
+            assert re.search("is empty|is needed", found[setting.name]), setting.name
+            name = f"{setting.name}_FILE"
+            assert name in problems({name: str(empty)}), setting.name
 
 
 def test_a_file_of_a_secret_that_is_no_text_is_named(tmp_path: Path) -> None:
