@@ -9,6 +9,10 @@ import hashlib
 import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from inspect import getclosurevars
@@ -17,10 +21,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from holdfast.app.backup import postgres as postgresql
 from holdfast.app.backup.create import Backup, BackupService
 from holdfast.app.backup.http import handlers as backup_handlers
 from holdfast.app.backup.objects import ObjectChecks
-from holdfast.app.backup.restore import Restored, drill, restore
+from holdfast.app.backup.restore import Restored, drill, restore, verify
 from holdfast.app.compose import open_system
 from holdfast.app.settings import ROLES, Settings, resolve
 from holdfast.app.system import System
@@ -32,6 +37,8 @@ from holdfast.kernel.errors import Conflict, Corrupt, Denied, HoldfastError, Inv
 from holdfast.kernel.outbox import BEGINNING
 from holdfast.kernel.principal import PrincipalKind, operator
 from holdfast.kernel.signing import SigningKey
+from holdfast.keyring import MasterKeys, open_keyring
+from holdfast.keyring.backends import open_store
 from holdfast.keyring.errors import SubjectHeld
 from holdfast.keyring.http import key_handlers
 from holdfast.keyring.lines import ERASURES, RESTRICTIONS
@@ -48,7 +55,9 @@ from holdfast.records.model import (
     RunOpen,
 )
 from tests.support.postgres import PostgresServer
+from tests.support.program import clean_environment
 from tests.support.signing import PUBLIC_KEY, REGISTRATION, signed
+from tests.support.soaking import scale
 
 ME = operator()
 JANE, JOE = "jane.doe@example.org", "joe.bloggs@example.org"
@@ -335,20 +344,6 @@ async def test_keys_that_a_link_keeps_elsewhere_stay_there_and_the_link_stays(
         await restore(settings, *files_of(world.before), master=recovery)
     assert broken.value.code == "link-broken"
     assert (files_below(settings.data_dir), disk.exists()) == (before, False)
-
-
-async def test_keys_may_lie_in_the_data_directory_itself(world: World) -> None:
-    folder = world.folder / "flat" / "keys"
-    folder.mkdir(parents=True)
-    given = {"keys_dir": str(folder), "secrets_dir": str(folder / "." / "secrets")}
-    settings = resolve({}, {"data_dir": str(folder), "log_level": "error"} | given)
-    shutil.copy2(world.settings.keys_dir / "master.key", folder)
-    await restore(settings, *files_of(world.before), lists=world.settings.keys_dir)
-    assert not (folder / "keys").exists()
-    async with open_system(settings, ROLES) as system:
-        await system.identity.find_holder(world.key)
-        assert set(await people(system)) == {JOE, "None"}
-        await system.ledger.append(ME, noted(2))
 
 
 async def test_another_key_is_never_written_over_and_then_nothing_is_written(world: World) -> None:
@@ -659,3 +654,135 @@ async def test_a_system_on_postgresql_comes_back(postgres: PostgresServer, tmp_p
         assert len(waiting) > 3, "the relay sees what waited on the other server"
     for name in names:
         await postgres.drop_database(name)
+
+
+async def test_a_keyring_that_outlived_its_data_stays_and_another_is_not_written_over(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """It lies on a server of its own and knows who was erased since; the lists are lost."""
+    names = [await postgres.fresh_database("template0") for _ in range(4)]
+    first, second, survived, foreign = map(postgres.dsn, names)
+
+    def on(folder: str, url: str, keyring: str) -> Settings:
+        home = {"data_dir": str(tmp_path / folder), "log_level": "error"}
+        return resolve({}, {**home, "database_url": url, "keyring_url": keyring})
+
+    settings = on("data", first, survived)
+    async with open_system(settings, ROLES) as system:
+        await system.registry.publish(ME, PROFILE)
+        await collect(system, JANE, JOE)
+        before = await back_up(system)
+        await system.subjects.erase(ME, EraseRequest(subject=JANE, reason="asked"))
+    store = open_store(foreign, schema="holdfast_keyring")
+    own = MasterKeys.create(tmp_path / "keys" / "master.key")
+    open_keyring(store, lambda _: own, SystemClock(), new_id="another", expected=None)
+    store.close()
+    for keyring, code in ((foreign, "keyring-there"), (survived, "")):
+        elsewhere = on("elsewhere", second, keyring)
+        elsewhere.keys_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(settings.keys_dir / "master.key", elsewhere.keys_dir)
+        if code:
+            with pytest.raises(Conflict) as refused:
+                await restore(elsewhere, *files_of(before))
+            assert refused.value.code == code
+            continue
+        await restore(elsewhere, *files_of(before))
+        async with open_system(elsewhere, ROLES) as system:
+            assert set(await people(system)) == {JOE, "None"}
+    for name in names:
+        await postgres.drop_database(name)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(300 * scale())
+async def test_a_restore_on_postgresql_that_is_killed_is_no_system_until_it_is_done_again(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """Database, keyring and directory are filled one after the other, keys are elsewhere: whoever
+    starts on a part of them is refused, whatever the moment, and the same restore ends it."""
+    source = await postgres.fresh_database("template0")
+    given = {"database_url": postgres.dsn(source), "log_level": "error"}
+    async with open_system(resolve({}, {"data_dir": str(tmp_path / "data"), **given}), ROLES) as a:
+        await a.registry.publish(ME, PROFILE)
+        await collect(a, JANE, JOE)
+        before = await back_up(a)
+        await a.subjects.erase(ME, EraseRequest(subject=JANE, reason="asked"))
+        keys = a.settings.keys_dir
+
+    def target(name: str, database: str) -> Settings:
+        folder = tmp_path / name / "elsewhere"
+        shutil.copytree(keys, folder / "keys", ignore=lambda _, names: {*names} - {*KEPT})
+        apart = {"keys_dir": str(folder / "keys"), "secrets_dir": str(folder / "secrets")}
+        home = {"data_dir": str(tmp_path / name / "data"), "database_url": postgres.dsn(database)}
+        return resolve({}, {"log_level": "error", **home, **apart})
+
+    def dying(settings: Settings, when: str) -> tuple[int, list[str]]:
+        note = tmp_path / "moments"
+        names = ("database_url", "keys_dir", "secrets_dir", "log_level")
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.support.dying", str(note), when,
+             "backup", "restore", before.data_file, "--keys", before.keys_file,
+             "--data-dir", str(settings.data_dir)],
+            env=clean_environment({f"HOLDFAST_{n.upper()}": str(settings[n]) for n in names}),
+            capture_output=True, timeout=240, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        return done.returncode, note.read_text("utf-8").splitlines()
+
+    databases, chosen, seen = [source], [*MOMENTS], Counter[str]()
+    if scale() > 1:
+        databases.append(whole := await postgres.fresh_database("template0"))
+        status, moments = dying(target("whole", whole), "0")
+        assert status == 0
+        numbers = range(1, len(moments) + 1)
+        chosen += map(str, random.Random(20261128).sample(numbers, 4 * (scale() - 1)))
+    for index, when in enumerate(chosen):
+        databases.append(database := await postgres.fresh_database("template0"))
+        settings = target(f"killed-{index}", database)
+        status, reached = dying(settings, when)
+        assert status == -signal.SIGKILL, when
+        found = await _found_after(settings)
+        seen[found] += 1
+        if found == "whole":
+            with pytest.raises(Conflict):
+                await restore(settings, *files_of(before))
+        else:
+            done = await restore(settings, *files_of(before))
+            assert done.verified.responses == 1, reached[-1]
+            assert await _found_after(settings) == "whole", reached[-1]
+        left = [path.name for path in settings.data_dir.parent.iterdir()]
+        assert sorted(left) == ["data", "elsewhere"], reached[-1]
+    assert seen.keys() >= {"refused", "whole"}, seen
+    print(f"{len(chosen)} kills: {dict(seen)}")
+    for name in databases:
+        await postgres.drop_database(name)
+
+
+KEPT = ("master.key", ERASURES, RESTRICTIONS)
+
+
+MOMENTS = (
+    "INSERT INTO keyring_keys",  # the keyring is half in its place
+    "os.rmdir state",  # the database is full, the directory is not there
+    "DROP TABLE holdfast",  # all is done, and not said yet
+)
+"""At which a restore dies in each run; a soak has others besides, of any number."""
+
+
+async def _found_after(settings: Settings) -> str:
+    """What a start finds: nothing yet, a restore that is not finished, or all of it."""
+    async with postgresql.connected(settings.database_url, None) as conn:
+        there = await conn.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    if not there and not settings.data_dir.exists():
+        return "nothing"
+    if not settings.data_dir.exists():
+        with pytest.raises(Conflict) as refused:
+            async with open_system(settings, ROLES):
+                pass
+        assert refused.value.code == "restore-unfinished"
+        return "refused"
+    async with open_system(settings, ROLES) as system:
+        assert set(await people(system)) == {JOE, "None"}
+        checked = await verify(system, lambda *_: None)
+        assert (checked.responses, checked.ledger) == (1, "sound")
+    return "whole"

@@ -108,6 +108,10 @@ async def _open_state(system: System, stack: AsyncExitStack) -> State:
         backups=settings.data_dir / "backups",
         password=password,
     )
+    if not url.startswith("sqlite:"):
+        from holdfast.app.backup.postgres import finish_restore
+
+        await finish_restore(url, password, settings.data_dir)
     database = await stack.enter_async_context(
         open_database(url, clock=system.clock, password=password)
     )

@@ -725,8 +725,9 @@ def _meta(rows: Rows, name: str) -> Any:
 
 
 def keyring_id(rows: Rows) -> str:
-    """The keyring's id: what the data carries, and what roles that share it have in common."""
-    return str(_meta(rows, "keyring"))
+    """The keyring's id: what the data carries, and what roles that share it have in common. Empty
+    where there is none yet."""
+    return str(_meta(rows, "keyring") or "")
 
 
 def _know_master(rows: Rows, key: MasterKey) -> None:

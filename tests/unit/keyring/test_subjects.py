@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from holdfast.app.backup.create import dump_tables, load_table
+from holdfast.app.backup.create import dump_tables, load_tables
 from holdfast.kernel.clock import Clock, ManualClock, SystemClock
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Corrupt, Invalid, Unavailable
@@ -254,7 +254,7 @@ async def test_whoever_was_erased_has_no_key_whatever_a_copy_brought_back(
     before = dump_tables(keyring.store)["keyring_keys"]
     await service.erase(ME, ERASE_JANE)
     hers = b"".join(line for line in before.splitlines(keepends=True) if token.encode() in line)
-    load_table(keyring.store, "keyring_keys", hers)
+    keyring.store.transact(lambda rows: load_tables(rows, {"keyring_keys": hers}))
     await service.reopen()  # as a restore leaves it
     assert sealer.unseal("default", EVENTS, "e", sealed) == b"about jane", "the copy has her key"
     assert keyring.subject_keys("default", [token]) == {token: None}, "nothing new under it"

@@ -13,7 +13,7 @@ import base64
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -316,24 +316,21 @@ def _lines_of(rows: Rows, table: str) -> bytes:
     return b"".join(msgspec.json.encode([_plain(cell) for cell in row]) + b"\n" for row in found)
 
 
-def load_table(store: KeyStore, table: str, data: bytes) -> None:
-    """Put the rows of :func:`dump_tables` into the empty table."""
-    columns = NAMES[table]
-    values = [
-        tuple(
-            base64.b64decode(cell) if name == "wrapped" else cell
-            for name, cell in zip(columns, msgspec.json.decode(line), strict=True)
-        )
-        for line in data.splitlines()
-    ]
-    places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
-    statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608
-
-    def unit(rows: Rows) -> None:
-        rows.many(statement, values)
-
-    if values:
-        store.transact(unit)
+def load_tables(rows: Rows, dumped: Mapping[str, bytes]) -> None:
+    """Put the rows of :func:`dump_tables` into the empty tables."""
+    for table, data in dumped.items():
+        columns = NAMES[table]
+        values = [
+            tuple(
+                base64.b64decode(cell) if name == "wrapped" else cell
+                for name, cell in zip(columns, msgspec.json.decode(line), strict=True)
+            )
+            for line in data.splitlines()
+        ]
+        places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+        statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608
+        if values:
+            rows.many(statement, values)
 
 
 def _plain(cell: Any) -> Any:

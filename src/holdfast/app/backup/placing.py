@@ -1,9 +1,10 @@
 """Where the keys and secrets of a restore belong: where the settings have them.
 
-In the data directory they get there with everything else, in one step; unless it is a link there that
-leads out of it: then the link is made anew, and they lie where it leads. Elsewhere they are put there
-before the data has its name, the lists of what no restore goes back behind first of all: so whoever
-finds the data finds its keys, and whoever finds a key finds the list of those who were erased.
+In the data directory they get there with everything else, in one step; unless what is there is a
+link that leads out of it: then the link is made anew, and they lie where it leads. Elsewhere they
+are put there before the data has its name, the lists of what no restore goes back behind first of
+all: so whoever finds the data finds its keys, and whoever finds a key finds the list of those who
+were erased.
 Nothing that is there is written over: all of it is looked at before anything is written.
 """
 
@@ -139,7 +140,7 @@ def _place_of(name: str, folder: Path, data_dir: Path) -> Place:
 
 
 def _below(folder: Path, root: Path) -> Path | None:
-    """``folder`` relative to ``root``, which may be itself; None if it lies elsewhere."""
+    """``folder`` relative to ``root``; None if it lies elsewhere."""
     return folder.relative_to(root) if folder.is_relative_to(root) else None
 
 

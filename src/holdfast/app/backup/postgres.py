@@ -2,10 +2,16 @@
 
 The tables are read in one transaction that sees one snapshot, tenant by tenant, since row security
 binds the owner too. They are put back in one transaction, into a database without a schema.
+
+Beside the database a restore fills a keyring and a directory, and no transaction spans them. So
+first of all the database is marked, and last of all the mark is removed: nobody starts on one that
+is marked, and the same restore again begins anew. The mark's token lies in the directory too, which
+gets its name in one step: where both agree, all was done but the removal.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +22,14 @@ from sqlalchemy import Table
 
 from holdfast.kernel.database import TENANT, metadata
 from holdfast.kernel.errors import Conflict, Corrupt, Unavailable, Unsupported
+from holdfast.kernel.files import write_over
 from holdfast.migrations import load_tables
 
 CONNECT_SECONDS = 10.0
+MARK = "holdfast_restoring"
+"""The table that is there while a restore is under way, or was killed."""
+RESTORED = ".restored"
+"""The file of the data directory that has the same token as the mark."""
 EVERYBODY = "_"
 """The folder of a table that has no tenants."""
 
@@ -59,15 +70,59 @@ def _make_folder(folder: Path) -> None:
 
 
 async def check_empty(url: str, password: str | None) -> None:
-    """Return if the database has no schema of ours; ``Conflict`` if it has."""
+    """Return if the database has no schema of ours, or is one that a restore was killed in;
+    ``Conflict`` if anybody works with it."""
     async with connected(url, password) as conn:
-        there = await conn.fetchval("SELECT to_regclass('schema_state')")
-    if there is not None:
+        await _check_empty(conn)
+
+
+async def _check_empty(conn: Any) -> None:
+    there = await conn.fetchval("SELECT to_regclass('schema_state')")
+    if there is not None and await _token(conn) is None:
         raise Conflict(
             "cannot restore: the database has a schema already",
             code="data-there",
             hint="name an empty database",
         )
+
+
+async def begin_restore(url: str, password: str | None, stage: Path) -> None:
+    """Mark the database as one in which a restore is under way, from ``stage``."""
+    token = os.urandom(16).hex()
+    write_over(stage / RESTORED, token.encode())
+    async with connected(url, password) as conn, conn.transaction():
+        await _check_empty(conn)
+        await conn.execute(f"DROP TABLE IF EXISTS {MARK}")
+        await conn.execute(f"CREATE TABLE {MARK} (token TEXT NOT NULL)")
+        await conn.execute(f"INSERT INTO {MARK} VALUES ($1)", token)  # noqa: S608 - our own name
+
+
+async def finish_restore(url: str, password: str | None, data_dir: Path) -> None:
+    """Remove the mark, if what was to come to ``data_dir`` with it has come.
+
+    Also at each start: a restore may have been killed when all was done but this. ``Conflict`` if
+    something of it is missing.
+    """
+    async with connected(url, password) as conn:
+        token = await _token(conn)
+        if token is None:
+            return
+        there = data_dir / RESTORED
+        if not there.exists() or there.read_text("ascii") != token:
+            raise Conflict(
+                "cannot start: a restore into this database was not finished",
+                code="restore-unfinished",
+                hint="run the same `holdfast backup restore` again: it begins anew",
+            )
+        await conn.execute(f"DROP TABLE {MARK}")
+        there.unlink()
+
+
+async def _token(conn: Any) -> str | None:
+    """What the mark says; None if there is none."""
+    if await conn.fetchval("SELECT to_regclass($1)", MARK) is None:
+        return None
+    return str(await conn.fetchval(f"SELECT token FROM {MARK}"))  # noqa: S608 - our own name
 
 
 async def load(url: str, password: str | None, folder: Path, revision: str) -> None:

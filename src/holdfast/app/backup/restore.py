@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from holdfast.app.backup import postgres
 from holdfast.app.backup.container import Header, check_kind, size_of, unpack
-from holdfast.app.backup.create import dump_tables, load_table, master_backup_key
+from holdfast.app.backup.create import dump_tables, load_tables, master_backup_key
 from holdfast.app.backup.placing import KEYS, SECRETS, TENANT_SECRET, places_of
 from holdfast.app.keys import keyring_place, master_file
 from holdfast.app.settings import Resolved, Settings
@@ -39,10 +39,12 @@ from holdfast.kernel.outbox import BEGINNING
 from holdfast.kernel.principal import Principal, operator, service
 from holdfast.keyring.backends import open_store
 from holdfast.keyring.backends.schema import NAMES
-from holdfast.keyring.keyring import KEEP_HINT, open_keyring
+from holdfast.keyring.copies import reopen
+from holdfast.keyring.keyring import KEEP_HINT, keyring_id, open_keyring
 from holdfast.keyring.lines import join, read_erasures
 from holdfast.keyring.master import MasterKeys, write_new
 from holdfast.keyring.model import BACKUPS, DataKey
+from holdfast.keyring.ports import Rows
 from holdfast.ledger.errors import IndexIncomplete, IndexWrong
 
 Progress = Callable[[str, int, int], None]
@@ -132,6 +134,8 @@ async def restore(
         if header.engine == "postgresql":
             await _fill_database(settings, stage, header)
         await asyncio.to_thread(_put_in_place, stage, target)
+        if header.engine == "postgresql":
+            await postgres.finish_restore(settings.database_url, _password(settings), target)
     finally:
         await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)
         os.close(held)
@@ -144,7 +148,7 @@ async def drill(
 ) -> Restored:
     """:func:`restore` into a folder of its own, which is removed afterwards, come what may."""
     masters = _masters(settings)
-    url, password = settings.database_url, settings["database_password"] or None
+    url, password = settings.database_url, _password(settings)
     if not url.startswith("sqlite:"):
         name = f"holdfast_drill_{os.urandom(6).hex()}"
         async with postgres.scratch_database(url, password, name) as empty:
@@ -188,7 +192,7 @@ async def _check_place(settings: Settings) -> None:
             hint="restore the bucket by its own means",
         )
     if not settings.database_url.startswith("sqlite:"):
-        await postgres.check_empty(settings.database_url, settings["database_password"] or None)
+        await postgres.check_empty(settings.database_url, _password(settings))
     taken = [name for name in ("state", "objects") if any((settings.data_dir / name).glob("**/*"))]
     if taken:
         raise Conflict(
@@ -196,6 +200,10 @@ async def _check_place(settings: Settings) -> None:
             code="data-there",
             hint="move it away, or name another --data-dir",
         )
+
+
+def _password(settings: Settings) -> str | None:
+    return settings["database_password"] or None
 
 
 def _masters(settings: Settings) -> MasterKeys:
@@ -309,33 +317,52 @@ def _put_keys(settings: Settings, stage: Path, header: Header) -> None:
 
 
 async def _fill_database(settings: Settings, stage: Path, header: Header) -> None:
-    """The state into the empty database, and the keyring beside it if that is its place."""
+    """The keyring where it has its place, if that is a database, then the state into the empty one.
+
+    From here on until :func:`postgres.finish_restore` the database is marked: whoever finds it so
+    does not start on it, and a restore begins anew.
+    """
     from holdfast import __version__
     from holdfast.migrations.runner import migrate
 
-    url, password = settings.database_url, settings["database_password"] or None
+    url, password = settings.database_url, _password(settings)
+    await postgres.begin_restore(url, password, stage)
     await migrate(url, clock=SystemClock(), version=__version__, backups=stage, password=password)
-    await postgres.load(url, password, stage / "state", header.revision)
-    await asyncio.to_thread(shutil.rmtree, stage / "state")
     holder = "aggregator" if "aggregator" in header.roles else sorted(header.roles)[0]
     place, schema = keyring_place(settings, holder)
-    if place.startswith("sqlite:"):
-        return
-    await asyncio.to_thread(
-        _move_keyring,
-        stage / "keyring",
-        place,
-        settings["keyring_password"] or password,
-        schema,
-    )
+    if not place.startswith("sqlite:"):
+        of_keyring = settings["keyring_password"] or password
+        await asyncio.to_thread(_move_keyring, stage / "keyring", place, of_keyring, schema)
+    await postgres.load(url, password, stage / "state", header.revision)
+    await asyncio.to_thread(shutil.rmtree, stage / "state")
 
 
 def _move_keyring(folder: Path, place: str, password: str | None, schema: str) -> None:
+    """The keyring to its place, whole or not at all.
+
+    One that is there already outlived what is restored, or a restore that was killed had come as
+    far as this: it stays, and its erasures are done again.
+    """
     source = open_store(f"sqlite:///{folder / 'keyring.db'}")
     target = open_store(place, password=password, schema=schema)
     try:
-        for table, lines in dump_tables(source).items():
-            load_table(target, table, lines)
+        dumped, own = dump_tables(source), source.transact(keyring_id)
+
+        def unit(rows: Rows) -> None:
+            there = keyring_id(rows)
+            if not there:
+                load_tables(rows, dumped)
+            elif there == own:
+                reopen(rows)
+            else:
+                raise Conflict(
+                    "cannot restore: another keyring is where this one belongs",
+                    code="keyring-there",
+                    hint="name a database of its own for it (HOLDFAST_KEYRING_URL), or an empty "
+                    "one for the state",
+                )
+
+        target.transact(unit)
     finally:
         source.close()
         target.close()
@@ -349,8 +376,7 @@ def _load_keyring(folder: Path, target: Path) -> None:
         (folder / table).unlink()
     store = open_store(f"sqlite:///{target}")
     try:
-        for table, data in dumps.items():
-            load_table(store, table, data)
+        store.transact(lambda rows: load_tables(rows, dumps))
     finally:
         store.close()
 
