@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from holdfast.collect.fixtures.faults import Fault
 from holdfast.collect.fixtures.server import FixtureServer
 from holdfast.collect.preview import Preview, first_draft, flat, preview, waiting
 from holdfast.collect.settings import CollectSettings
-from holdfast.kernel.errors import Denied
+from holdfast.kernel.errors import Denied, Invalid
 from holdfast.kernel.outbound import OutboundSettings, SourceUnavailable
 from holdfast.kernel.outbound.model import FetchLimits, OutboundRequest
 from tests.support.program import run_command
@@ -175,6 +177,19 @@ async def test_a_first_draft_of_an_address_and_of_a_file(
     assert (again.returncode, "there already" in again.stderr) == (2, True)
     printed = await command("profile", "init", str(tmp_path / "files" / "data.json"), "--out", "-")
     assert "name: data" in printed.stdout
+    # Led into a file, it is the draft and nothing else; no other is written.
+    led = tmp_path / "led.yaml"
+    line = f'{sys.executable} -m holdfast.app.main profile init "$1" --name led > "$2"'
+    made = await asyncio.to_thread(
+        subprocess.run, ["sh", "-c", line, "sh", str(tmp_path / "files" / "data.json"), str(led)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (made.returncode, made.stdout) == (0, ""), made.stderr
+    assert "records of 31 rows" in made.stderr
+    assert led.read_text("utf-8").startswith("# A first draft")
+    assert led.read_text("utf-8") == printed.stdout.replace("data.yaml", "led.yaml").replace(
+        "name: data", "name: led"
+    )
     for wrong, said in (
         (f"{source.url}/page.html", "this is a web page, not data"),
         (f"{source.url}/data.json?api_key=1", "api_key is a credential"),
@@ -251,3 +266,42 @@ async def test_rows_are_told_from_their_cells_and_a_run_that_would_fail_is_said(
     assert "2 rejects are more than the 0 that `max_rejects` in the profile allows" in said
     _print(msgspec.structs.replace(found, max_rejects=2))
     assert "max_rejects" not in capsys.readouterr().err
+
+
+async def test_columns_without_a_value_are_shown_empty_and_said(
+    source: FixtureServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": "a", "v": None, "w": 1, "note": ""}, {"id": "b", "v": None, "w": 2, "note": ""}]
+    (tmp_path / "files" / "data.json").write_bytes(msgspec.json.encode(rows))
+    found = await look(
+        source,
+        tmp_path,
+        measures={"v": "$.v", "w": "$.w"},
+        attributes={"note": "$.note", "gone": "$.gone"},
+    )
+    assert found.empty == ["v", "note", "gone"]
+    _print(found)
+    shown = capsys.readouterr()
+    table = shown.out.splitlines()
+    head = next(number for number, line in enumerate(table) if line.split()[:2] == ["id", "v"])
+    assert {"v", "note", "gone"} <= {*table[head].split()}
+    assert table[head + 1].split()[:3] == ["a", "–", "1"]
+    said = " ".join(shown.err.split())
+    assert "note: without a value in any of these records: v, note, gone" in said
+    found.check()
+
+
+async def test_a_preview_says_itself_what_a_run_would_come_to(
+    source: FixtureServer, tmp_path: Path
+) -> None:
+    found = await look(source, tmp_path)
+    found.check()
+    assert any("1 rejects are more than the 0" in note for note in found.notes())
+    none = await look(source, tmp_path, dimensions={"id": {"path": "$.id", "type": "date"}})
+    with pytest.raises(Invalid, match="not one of 31 rows became a record") as refused:
+        none.check()
+    assert refused.value.code == "mapping"
+    (tmp_path / "files" / "data.json").write_bytes(b"<html>")
+    with pytest.raises(Invalid, match="cannot read JSON") as refused:
+        (await look(source, tmp_path)).check()
+    assert refused.value.code == "parse"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +73,12 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
             typer.Option("--header-row", min=0, help="The row of its header, counted from 1."),
         ] = 0,
         out: Annotated[
-            str, typer.Option("--out", help="Where to write it; default NAME.yaml, - prints it.")
+            str,
+            typer.Option(
+                "--out",
+                help="Where to write it; - prints it. Default: NAME.yaml, or, with `> FILE`, that "
+                "file.",
+            ),
         ] = "",
     ) -> None:
         """Guess format, records, fields, time and key; check the guess; write it with remarks."""
@@ -87,7 +94,7 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
                 raise Invalid(f"cannot read {kind!r} here", hint=f"known are {_KINDS}")
             given = name or name_for(source)
             _refuse_name(given)
-            target = out or f"{given}.yaml"
+            target = out or ("-" if _led_to_a_file() else f"{given}.yaml")
             check_new(Path(target))
             if source.startswith(("http://", "https://")):
                 _refuse_address(source)
@@ -166,14 +173,7 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
                 print_json(found)
             else:
                 _print(found)
-            if found.problem:
-                raise Invalid(found.problem, code="parse")
-            if found.rejects and not found.records:
-                raise Invalid(
-                    f"cannot use this mapping: not one of {found.rows} rows became a record",
-                    code="mapping",
-                    hint="the rejects say why, row by row; `fields` says what came",
-                )
+            found.check()
 
         run(body)
 
@@ -283,6 +283,14 @@ async def _show_remapped(api: ApiClient, found: Run, limit: int, *, json: bool) 
 _KINDS = "csv, tsv, json, ndjson, geojson, json-stat, xml, feed, xlsx, ods"
 
 
+def _led_to_a_file() -> bool:
+    """Whether whoever gave the command wants in a file what it prints (``> rain.yaml``)."""
+    try:
+        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False  # there is no such thing, or it was closed
+
+
 def _is_file(path: Path) -> bool:
     return path.is_file()
 
@@ -350,6 +358,10 @@ def _file(path: Path) -> bytes | None:
     return with_code_lists(data, path.resolve().parent, media_type=media_type_of(path))
 
 
+def _shown(value: object) -> object:
+    return "–" if value is None else value
+
+
 def _print(found: Preview) -> None:
     from holdfast.collect.preview import flat
 
@@ -359,24 +371,18 @@ def _print(found: Preview) -> None:
     cells = f" ({found.rejected} rejects)" if found.rejected != found.rejected_rows else ""
     say(f"{found.rows} rows{more}, {found.rejected_rows} rejected of them{cells}")
     lines = [flat(record) for record in found.records]
-    columns = list(dict.fromkeys(name for line in lines for name in line))[:_COLUMNS_MAX]
+    # A field without a value has a column all the same: it is empty, and not left out.
+    columns = list(dict.fromkeys([name for line in lines for name in line] + found.empty))
     print_table(
-        columns,
-        [[line.get(name) for name in columns] for line in lines],
+        columns[:_COLUMNS_MAX],
+        [[_shown(line.get(name)) for name in columns[:_COLUMNS_MAX]] for line in lines],
         title="records",
         empty="no records",
     )
-    if found.repeated:
-        shown = ", ".join(map(str, found.repeated_key))
-        say(
-            f"note: {found.repeated} of these rows repeat the key of another, first {shown}; "
-            "`duplicates` in the profile says what that means (by default the run fails)"
-        )
-    if found.rejected > found.max_rejects:
-        say(
-            f"note: {found.rejected} rejects are more than the {found.max_rejects} that "
-            "`max_rejects` in the profile allows: a run would fail"
-        )
+    if len(columns) > _COLUMNS_MAX:
+        say(f"left out: {', '.join(columns[_COLUMNS_MAX:])}; --json shows all")
+    for note in found.notes():
+        say(f"note: {note}")
     if found.rejects:
         print_table(
             ["row", "field", "reason", "excerpt"],

@@ -19,7 +19,7 @@ import msgspec
 
 from holdfast.collect.content import SpooledContent
 from holdfast.collect.draft_document import draft_document
-from holdfast.collect.draft_names import CODE
+from holdfast.collect.draft_names import ABOUT_NUMBERS, CODE, NAMING
 from holdfast.collect.draft_plan import FieldPlan
 from holdfast.collect.draft_tables import merged_columns, nearly_wide, wide_table
 from holdfast.collect.draft_time import as_period
@@ -46,6 +46,7 @@ from holdfast.registry.model import Profile, is_tabular
 from holdfast.registry.source import Format
 
 _FIELDS_MAX = 60
+_CONSTANT_MAX = 4
 _NOTE = 400
 
 
@@ -402,8 +403,43 @@ def _key(plan: FieldPlan, records: list[MappedRecord]) -> list[str] | str:
     tried += [[*fixed, *part] for size in range(1, 3) for part in combinations(free, size)]
     for fields in tried:
         if fields and len({_part(r, fields) for r in records}) == len(records):
-            return fields
+            return [*_series(plan, records, always, fields), *fields]
     return "position"
+
+
+def _series(
+    plan: FieldPlan, records: list[MappedRecord], always: list[str], fields: list[str]
+) -> list[str]:
+    """What tells a series of which there is but one here, where a time alone would be the key.
+
+    A column with one text in all rows may well have another in the next file, and then two records
+    of one time would be one. Which of them are remarks on the numbers, names tell.
+    """
+    if "period" not in fields or len(records) < 2:
+        return []
+    constant = [
+        name
+        for name in always
+        if f"dimensions.{name}" not in fields
+        and len({record.dimensions[name] for record in records}) == 1
+        and not ABOUT_NUMBERS.search(name)
+    ]
+    # A name beside its code says the same again, and is spelt anew more often.
+    telling = [name for name in constant if CODE.search(name)] or [
+        name for name in constant if not NAMING.search(name)
+    ]
+    telling = (telling or constant)[:_CONSTANT_MAX]
+    if not telling:
+        return []
+    same = f"{', '.join(telling)}: the same in all of these rows"
+    if fields != ["period"]:
+        plan.notes.append(f"{same}. If other rows may have another, add it to `key`.")
+        return []
+    plan.notes.append(
+        f"{same}, and a part of `key`, since other rows may have another. Take out what only "
+        "remarks on them."
+    )
+    return [f"dimensions.{name}" for name in telling]
 
 
 def _part(record: MappedRecord, fields: Sequence[str]) -> tuple[Any, ...]:

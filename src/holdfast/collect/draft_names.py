@@ -12,6 +12,16 @@ CODE = re.compile(
 )  # fmt: skip
 """In the name of a field: what it says is a code, whatever it is written with."""
 
+ABOUT_NUMBERS = re.compile(
+    r"unit|uom|measure(ment)?$|note|remark|comment|source|status|flag|frequency|freq|currency|scale|"
+    r"multiplier|mult|decimals|adjust|quality|method|base_?(year|period)|publisher|licen[cs]e|"
+    r"version|updated|description|einheit|unite|unidad|quelle|bemerkung|anmerkung",
+)
+"""In the name of a field: it is about the numbers of a row, and not what they are of."""
+
+NAMING = re.compile(r"(^|_)(name|label|title|text|bezeichnung|nom|nombre|libelle)(_|$)")
+"""In the name of a field: it is how people call something that may have a code as well."""
+
 
 def bare_letters(text: str) -> str:
     """``text`` in small letters without their accents: ``veranderung``, ``annee``."""

@@ -36,6 +36,7 @@ from holdfast.collect.settings import CollectSettings
 from holdfast.collect.tokens import Tokens
 from holdfast.collect.windows import sections_of
 from holdfast.kernel.clock import SystemClock
+from holdfast.kernel.errors import Invalid
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.outbound import (
     Fetched,
@@ -87,6 +88,41 @@ class Preview(Struct, frozen=True, kw_only=True):
     """Rows that were looked at whose key an earlier one has."""
     repeated_key: list[Any] = []
     """The first such key."""
+    empty: list[str] = []
+    """Fields of the profile that have a value in none of the records that came of these rows."""
+
+    def check(self) -> None:
+        """Raises :class:`Invalid` if nothing can be collected this way: the page cannot be read to
+        its end, or not one of its rows becomes a record."""
+        if self.problem:
+            raise Invalid(self.problem, code="parse")
+        if self.rejects and not self.records:
+            raise Invalid(
+                f"cannot use this mapping: not one of {self.rows} rows became a record",
+                code="mapping",
+                hint="the rejects say why, row by row; `fields` says what came",
+            )
+
+    def notes(self) -> list[str]:
+        """What of this page a run would fail for, and what a person should look at."""
+        found: list[str] = []
+        if self.repeated:
+            shown = ", ".join(map(str, self.repeated_key))
+            found.append(
+                f"{self.repeated} of these rows repeat the key of another, first {shown}; "
+                "`duplicates` in the profile says what that means (by default the run fails)"
+            )
+        if self.rejected > self.max_rejects:
+            found.append(
+                f"{self.rejected} rejects are more than the {self.max_rejects} that "
+                "`max_rejects` in the profile allows: a run would fail"
+            )
+        if self.empty:
+            found.append(
+                f"without a value in any of these records: {', '.join(self.empty)}; see that the "
+                "paths are right"
+            )
+        return found
 
 
 async def preview(
@@ -237,6 +273,7 @@ def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> P
     rejects: list[Reject] = []
     keys: set[str] = set()
     repeats: list[MappedRecord] = []
+    filled: set[str] = set()
     for row in rows:
         for found in mapping.map(row, 0):
             if isinstance(found, Reject):
@@ -244,6 +281,7 @@ def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> P
                 continue
             if len(records) < limit:
                 records.append(found)
+            filled.update(name for name, value in flat(found).items() if value is not None)
             key = repr(found.key)
             if key in keys and profile.key != "position":
                 repeats.append(found)
@@ -268,7 +306,14 @@ def _read(profile: Profile, mapping: Mapping, fetched: Fetched, limit: int) -> P
         problem=problem,
         repeated=len(repeats),
         repeated_key=list(repeats[0].key) if repeats else [],
+        empty=[name for name in _names(profile) if name not in filled] if records else [],
     )
+
+
+def _names(profile: Profile) -> list[str]:
+    """What the columns of :func:`flat` are called that the profile itself names."""
+    period = ["period"] if profile.period is not None else []
+    return [*profile.dimensions, *period, *profile.measures, *profile.attributes]
 
 
 def flat(record: MappedRecord) -> dict[str, Any]:

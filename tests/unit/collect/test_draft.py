@@ -1169,3 +1169,43 @@ def test_a_title_above_a_sheet_s_header_is_passed_over_and_said(tmp_path: Path) 
     for plain in (rows[3:], [["only"], ["x"], ["y"]]):
         found = drafted(tmp_path / "x", workbook(("s", plain)))
         assert drawn(found, "source")["format"] == {"type": "xlsx"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "key"),
+    [
+        ({"country": "France"}, ["dimensions.country", "period"]),
+        ({"country": "France", "unit": "kg", "note": "final"}, ["dimensions.country", "period"]),
+        (
+            {"iso_code": "FRA", "country_name": "France", "source": "INSEE"},
+            ["dimensions.iso_code", "period"],
+        ),
+        ({"country_name": "France"}, ["dimensions.country_name", "period"]),
+        ({"unit": "kg"}, ["period"]),
+        ({}, ["period"]),
+    ],
+)
+def test_what_tells_a_series_is_in_the_key_though_there_is_but_one(
+    tmp_path: Path, columns: dict[str, str], key: list[str]
+) -> None:
+    head = ",".join([*columns, "year", "value"])
+    rows = [",".join([*columns.values(), str(2000 + n), f"{n}.5"]) for n in range(12)]
+    text = "\n".join([head, *rows]) + "\n"
+    assert drafted(tmp_path / "x", text).key == key
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+    said = [note for note in made.notes if "a part of `key`" in note]
+    assert len(said) == (len(key) > 1), made.notes
+    assert all(f"# {note}" in made.text for note in said)
+
+
+def test_a_code_of_each_row_needs_no_series_beside_it(tmp_path: Path) -> None:
+    rows = "".join(f"r{n},France,{2000 + n},{n}.5\n" for n in range(12))
+    assert drafted(tmp_path / "x", "id,country,year,value\n" + rows).key == ["dimensions.id"]
+
+
+def test_beside_what_tells_series_apart_a_column_that_is_the_same_is_said(tmp_path: Path) -> None:
+    rows = "".join(f"France,{what},{2000 + n},{n}.5\n" for what in "ab" for n in range(9))
+    (tmp_path / "x").write_text("country,crop,year,value\n" + rows)
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+    assert "key: [dimensions.crop, period]" in made.text
+    assert "# country: the same in all of these rows. If other rows may have another" in made.text
