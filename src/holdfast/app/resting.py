@@ -105,7 +105,7 @@ def _directory(folder: Path) -> str:
             f"{folder} is not ours to read and write",
             f"run as the user it belongs to (uid {found.st_uid}), or name another with --data-dir",
         )
-    if found.st_mode & 0o022:
+    if found.st_mode & 0o002:  # a group may be how containers of any user share it
         raise Unwell("fail", f"others may write in {folder}", f"chmod 700 {folder}")
     others, open_ = [], []
     for path in _named(folder):
@@ -153,28 +153,13 @@ def of_flush(folder: Path) -> Finding:
 def _flush(folder: Path) -> str:
     began = time.monotonic()
     try:
-        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
-            raise Unwell(
-                "skip", "not tried: this file system has no files without a name"
-            ) from error
-        raise Unwell(
-            "fail",
-            f"{folder} cannot be written: {error.strerror}",
-            "free some space or mend the mount",
-        ) from error
-    try:
-        os.write(descriptor, b"\0" * 4096)
-        os.fsync(descriptor)
+        try_to_write(folder)
     except OSError as error:
         raise Unwell(
             "fail",
             f"{folder} does not keep what is written: {error.strerror}",
             "free some space or mend the disk; nothing is acknowledged that is not flushed",
         ) from error
-    finally:
-        os.close(descriptor)
     took = time.monotonic() - began
     if took > FLUSH_SECONDS:
         raise Unwell(
@@ -183,6 +168,28 @@ def _flush(folder: Path) -> str:
             "every answer waits for a flush: see what else is at that disk, or use another",
         )
     return f"4 KiB flushed in {took * 1000:.1f} ms"
+
+
+def try_to_write(folder: Path) -> None:
+    """Write a file without a name and flush it; ``OSError`` if the disk refuses.
+
+    Where there are no such files it has one for as long as that takes.
+    """
+    probe: Path | None = None
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+        probe = folder / f".doctor.{os.getpid()}"
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, b"\0" * 4096)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+        if probe is not None:
+            probe.unlink()
 
 
 def of_clock(recorded: str, now: datetime) -> Finding:

@@ -21,7 +21,15 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -535,11 +543,14 @@ def _shares(columns: Sequence[str], texts: Sequence[Sequence[str]], width: int) 
     """How wide each column is, so that all fit: the widest give way first, down to their longest
     word, and only where that is not enough further; identities never."""
     cells = [[name, *(row[place] for row in texts)] for place, name in enumerate(columns)]
-    found = [min(max(map(len, column)), width) for column in cells]
     words = [max(len(word) for cell in column for word in [*cell.split(), ""]) for column in cells]
     bare = [
-        size if any(_IDENTITY.fullmatch(cell) for cell in column) else min(size, BROKEN_WIDTH)
+        max([min(size, BROKEN_WIDTH), *map(len, _identities(column))])
         for size, column in zip(words, cells, strict=True)
+    ]
+    found = [
+        max(min(max(map(len, column)), width), least)
+        for column, least in zip(cells, bare, strict=True)
     ]
     excess = sum(found) + 2 * (len(found) - 1) - width
     for least in (words, bare):
@@ -550,6 +561,14 @@ def _shares(columns: Sequence[str], texts: Sequence[Sequence[str]], width: int) 
             found[place] -= 1
             excess -= 1
     return found
+
+
+def _identities(cells: Iterable[str]) -> Iterator[str]:
+    """The words that hold an identity, or one with what it is of before it: ``run/01a2…``."""
+    for cell in cells:
+        for word in cell.split():
+            if any(map(_IDENTITY.fullmatch, re.split(r"[/,;:]", word))):
+                yield word
 
 
 def _fitting(

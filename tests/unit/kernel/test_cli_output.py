@@ -199,6 +199,17 @@ def test_what_must_wrap_loses_nothing(
     assert printed.count("j") == 4
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_what_an_identity_is_of_stays_with_it(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_table(["of", "detail"], [[f"token/{ID}", f"{'wide' * 9} token {ID}, {'wide' * 9}"]])
+    printed = capsys.readouterr().out
+    assert f"token/{ID}" in printed
+    assert f"{ID}," in printed
+
+
 def test_lines_break_between_words_where_they_can(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

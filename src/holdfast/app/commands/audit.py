@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import textwrap
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -10,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import command_line, print_list, print_table, run, say, session
+from holdfast.kernel.cli import (
+    command_line,
+    output_width,
+    print_list,
+    print_table,
+    run,
+    say,
+    session,
+    visible,
+)
 from holdfast.kernel.errors import Denied, Invalid
 from holdfast.kernel.options import JsonOption
 
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 PAGE = 500
+COLUMNS = ["time", "who", "what", "of", "detail", "times", "request"]
 ABOUT_ACCESS = (
     "access.", "api-key.", "backup.", "invitation.", "join-token.", "key.", "ledger.", "passkey.",
     "person.", "records.exported", "records.opened", "records.receipted", "report.queried",
@@ -28,6 +40,7 @@ ABOUT_ACCESS = (
     "tenant.", "worker.registered", "worker.revoked",
 )  # fmt: skip
 """Types of events that say who may do what, who used it, and who was refused."""
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHORT_ID = re.compile(r"[0-9a-f-]{8,}")
 """The beginning of an id is taken for the whole of it."""
 
@@ -79,26 +92,58 @@ def audit(
     if json:
         print_list([_row(entry) for entry in found])
         return
-    rows = [_row(entry) for entry in found]
-    print_table(
-        ["time", "who", "what", "of", "detail", "times", "request"],
+    lines = [
         [
-            [
-                row["time"][:19].replace("T", " "),
-                row["who"],
-                row["type"],
-                row["stream"],
-                _detail(row["payload"]),
-                row["payload"].get("count") or len(_reads(row["payload"])) or 1,
-                row["request_id"],
-            ]
-            for row in rows
-        ],
+            row["time"][:19].replace("T", " "),
+            row["who"],
+            row["type"],
+            row["stream"],
+            _detail(row["payload"]),
+            str(row["payload"].get("count") or len(_reads(row["payload"])) or 1),
+            row["request_id"],
+        ]
+        for row in map(_row, found)
+    ]
+    if lines and _needed(lines) > output_width():
+        _print_blocks(lines)
+        return
+    print_table(
+        COLUMNS,
+        lines,
         numeric=["times"],
         spare=["of", "request"],
         wraps=["detail"],
         empty="nothing of that kind is recorded",
     )
+
+
+def _needed(lines: list[list[str]]) -> int:
+    """How wide a table is in which no name and no id is broken: what says who, what and when is
+    whole, and of the detail each word."""
+    whole = [
+        max(len(name), *(len(visible(line[place])) for line in lines))
+        for place, name in enumerate(COLUMNS)
+        if name in ("time", "who", "what", "times")
+    ]
+    words = [len(word) for line in lines for word in visible(line[4]).split()]
+    return sum(whole) + max([len("detail"), *words]) + 2 * len(whole)
+
+
+def _print_blocks(lines: list[list[str]]) -> None:
+    """A few lines for each entry, where there is no room for a table; ids are never broken."""
+    indent = max(map(len, COLUMNS)) + 4
+    for time, who, what, *rest in lines:
+        sys.stdout.write(f"{time}  {visible(what)}\n")
+        for name, value in zip(("who", *COLUMNS[3:]), (who, *rest), strict=True):
+            if not value or (name, value) == ("times", "1"):
+                continue
+            told = textwrap.wrap(
+                visible(value),
+                max(output_width() - indent, 1),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            sys.stdout.write(f"  {name}".ljust(indent) + f"\n{' ' * indent}".join(told) + "\n")
 
 
 def began(text: str, now: datetime) -> datetime:
@@ -209,4 +254,11 @@ def _detail(payload: dict[str, Any]) -> str:
     if reads:
         payload = {k: v for k, v in reads[0].items() if k not in ("at", "by", "request")}
     plain = {k: v for k, v in payload.items() if isinstance(v, str | int) and k != "count"}
-    return ", ".join(f"{name} {value}" for name, value in list(plain.items())[:4])
+    rest = [(name, value) for name, value in plain.items() if value != ""]
+    return ", ".join(f"{name} {_digest(value)}" for name, value in rest[:4])
+
+
+def _digest(value: str | int) -> str:
+    """A digest by its beginning, which is enough to know it again; ``--json`` has the whole."""
+    text = str(value)
+    return f"{text[:16]}…" if _DIGEST.fullmatch(text) else text

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.app.line import sources_of, with_origin
-from holdfast.app.resting import Finding, of_directory, of_flush, of_settings
+from holdfast.app.resting import Finding, of_directory, of_flush, of_settings, try_to_write
 from holdfast.app.settings import examine
 from holdfast.kernel.cli import LOCK, CommandLine, command_line, print_json, run, session, visible
 from holdfast.kernel.errors import Denied, HoldfastError
@@ -133,8 +133,10 @@ def _room(folder: Path, kind: str, free: int) -> Finding:
     mend = "free some space or mend the mount; Holdfast recovers by itself"
     if free < DISK_FULL_BYTES:
         return Finding("data volume", "fail", f"{folder} is full: {free:,} bytes are left", mend)
-    if os.statvfs(folder).f_flag & os.ST_RDONLY:
-        return Finding("data volume", "fail", f"{folder} cannot be written: read-only", mend)
+    try:
+        try_to_write(folder)
+    except OSError as error:
+        return Finding("data volume", "fail", f"{folder} cannot be written: {error.strerror}", mend)
     if kind in ("tmpfs", "ramfs", "overlay"):
         return Finding(
             "data volume",

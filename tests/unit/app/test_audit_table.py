@@ -1,0 +1,58 @@
+"""How `holdfast audit` shows what it found: whatever the terminal, ids are whole."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from holdfast.app.commandline import app
+from holdfast.app.commands import audit
+
+IDS = [f"01a2211c-e350-7a5c-b98a-e3a77360f7d{n}" for n in range(4)]
+DIGEST = "d7acfed37b9bb0504fbba2ed8d2e1e122672590a48fc0a7b6e129c2aa5738a63"
+
+
+def entry(n: int, type_: str, payload: dict[str, Any]) -> Any:
+    return SimpleNamespace(
+        time="2026-11-28T07:44:31.056082Z",
+        subject=IDS[0],
+        type=type_,
+        stream=f"worker/{IDS[1]}",
+        request_id=IDS[3],
+        position=n,
+        payload=payload,
+    )
+
+
+@pytest.mark.parametrize("width", [50, 80, 100, 130, 200, 300])
+def test_ids_are_whole_in_every_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        entry(1, "worker.registered", {"key": DIGEST, "region": "", "token": IDS[2]}),
+        entry(2, "access.refused", {"code": "missing", "count": 3}),
+    ]
+
+    async def entries(*_: Any) -> AsyncIterator[Any]:
+        for each in found:
+            yield each
+
+    class Session:
+        async def __aenter__(self) -> None: ...
+        async def __aexit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(audit, "_entries", entries)
+    monkeypatch.setattr(audit, "session", lambda _: Session())
+    monkeypatch.setenv("COLUMNS", str(width))
+    line = ["--control-plane", "http://127.0.0.1:9", "audit", "--since", "2026-01-01T00:00:00Z"]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0, done.output
+    printed = done.stdout
+    words = {word.strip(",") for word in printed.split()}
+    assert {IDS[0], IDS[2], "worker.registered", "access.refused"} <= words, printed
+    assert max(len(text.rstrip()) for text in printed.splitlines()) <= max(width, 54)
+    assert "region" not in printed, "what says nothing is left out"
+    if width in (50, 300):  # as blocks, and as a table with room for everything
+        assert {f"worker/{IDS[1]}", IDS[3]} <= words, printed
