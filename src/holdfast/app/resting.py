@@ -290,6 +290,8 @@ class Ledger:
     size: int
     root: bytes
     damage: str = ""
+    origins: tuple[str, ...] = ()
+    """The newest last."""
 
 
 def of_database(path: Path, holder: str, *, deep: bool) -> tuple[Finding, Told | None]:
@@ -466,7 +468,11 @@ def _ledger(driver: Any, tenant: str, first: int, count: int, frame: bytes) -> L
         root = decode_frame(StoredCommit(first, count, bytes(frame))).root
     except HoldfastError as error:
         root, damage = b"", damage or error.detail
-    return Ledger(tenant, first + count, root, damage)
+    origins = list[tuple[Any, ...]]()
+    if _has(driver, "ledger_origins"):
+        named = "SELECT origin FROM ledger_origins WHERE tenant = ? ORDER BY generation"
+        origins = _rows(driver, named, tenant)
+    return Ledger(tenant, first + count, root, damage, tuple(str(row[0]) for row in origins))
 
 
 def of_ledger_heads(folder: Path, ledgers: tuple[Ledger, ...]) -> Finding:
@@ -488,6 +494,10 @@ def _heads(folder: Path, ledgers: tuple[Ledger, ...]) -> str:
             bad.append(f"{tenant} is damaged: {log.damage}")
         elif head is None:
             notes.append(f"{tenant} has no head file")
+        elif head.origin and log.origins and head.origin not in log.origins:
+            bad.append(f"{tenant} is older than {head.origin}, of which its head file knows")
+        elif head.origin and log.origins and head.origin != log.origins[-1]:
+            notes.append(f"the head of {tenant} is of {head.origin}, before {log.origins[-1]}")
         elif head.size > log.size:
             bad.append(f"{tenant} ends at {log.size:,}, and was {head.size:,} entries long")
         elif head.size == log.size and log.root not in (b"", head.root):

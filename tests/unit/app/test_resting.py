@@ -92,6 +92,15 @@ def test_a_log_is_held_against_its_head(tmp_path: Path) -> None:
     assert outcome(6, b"s" * 32) == "warn", "it died before it told the head"
     assert outcome(5, damage="lost-tail") == "fail"
     assert of_ledger_heads(tmp_path, ()).outcome == "fail", "a head without its log"
+    file.write(Head(5, b"r" * 32, "here/1"))
+    file.close()
+    for origins, told in (
+        (("here/1",), "pass"),
+        (("here",), "fail"),
+        (("here/1", "here/2"), "warn"),
+    ):
+        log = Ledger("default", 5, b"r" * 32, origins=origins)
+        assert of_ledger_heads(tmp_path, (log,)).outcome == told, origins
     assert of_ledger_heads(tmp_path / "none", ()).outcome == "pass"
 
 
