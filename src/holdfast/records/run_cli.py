@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import print_fields, print_json, print_table, run, say, session
+from holdfast.kernel.cli import (
+    check_new,
+    print_fields,
+    print_json,
+    print_table,
+    run,
+    say,
+    session,
+)
 from holdfast.kernel.errors import HoldfastError, NotFound
 from holdfast.kernel.failed_runs import failed_run
 from holdfast.kernel.hints import BY_CODE
@@ -308,6 +316,7 @@ def run_raw(
     async def body() -> None:
         from holdfast.kernel.principal import operator
 
+        check_new(out)
         async with session(ctx, timeout_seconds=600) as api:
             stored = await client_of(api).response_body(operator(), run_id, response)
             # Closed here, while the connection is: what is left open ends in a traceback.

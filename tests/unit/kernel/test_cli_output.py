@@ -122,6 +122,7 @@ OUT = {
     "report chart": ["rain"],
     "report data": ["rain"],
     "report receipt": ["rain", "--column", "a"],
+    "run raw": [ID],
     "worker token": [],
 }
 """Every command that writes a file of a name that it is given, and what else it needs to be told.
