@@ -642,9 +642,9 @@ async def test_a_size_is_never_published_with_another_root(tmp_path: Path) -> No
     with pytest.raises(Corrupt, match="another root"):
         file.write(other)
     for known in (other, replace(other, size=3)):
-        file.learn(known)
+        file.learn([known])
     assert file.read()["here"].root == first.root
-    file.learn(replace(other, size=5))
+    file.learn([replace(other, size=5)])
     with pytest.raises(Corrupt, match="5 was published before"):
         file.write(first)
 
