@@ -15,7 +15,7 @@ import httpx
 import pytest
 from pysqlite3 import dbapi2
 
-from holdfast.app.compose import TenantClients
+from holdfast.app.elsewhere import TenantClients
 from holdfast.identity.client import IdentityClient
 from holdfast.identity.hop import HopSigner
 from holdfast.identity.model import ApiKeyCreate, NewApiKey

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.app.compose import TenantClients, TenantDeliveries
+from holdfast.app.elsewhere import TenantClients, TenantDeliveries
 from holdfast.identity.hop import HopSigner
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.errors import NotFound

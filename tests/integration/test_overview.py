@@ -14,7 +14,8 @@ import httpx
 import pytest
 from sqlalchemy import Connection
 
-from holdfast.app.compose import OfTenant, open_system
+from holdfast.app.compose import open_system
+from holdfast.app.elsewhere import OfTenant
 from holdfast.app.overview import PROFILES_SHOWN, WORKERS_SHOWN, Gatherer
 from holdfast.app.settings import ROLES, resolve
 from holdfast.console.overview import nothing

@@ -8,24 +8,21 @@ itself makes one without loops.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from holdfast import __version__
-from holdfast.app import datadir, door, keys, services, subjects
-from holdfast.app.settings import DEFAULT_PORTS, ROLES, Settings
+from holdfast.app import door, keys, services, subjects
+from holdfast.app.elsewhere import open_clients, url_of
+from holdfast.app.settings import ROLES, Settings
 from holdfast.app.system import Keys, State, System
-from holdfast.app.tls import certificate_of, client_tls, url_scheme, verify_of
+from holdfast.app.tls import certificate_of, client_tls
 from holdfast.gateway.proxy import HopMiddleware, hop_principal
-from holdfast.identity import HopSigner, HopVerifier
-from holdfast.identity.hop import HEADER
-from holdfast.kernel.canonical import digest
+from holdfast.identity import HopVerifier
 from holdfast.kernel.clock import Clock, SystemClock
 from holdfast.kernel.errors import Unsupported
 from holdfast.kernel.ids import NewId, id_source
@@ -34,20 +31,11 @@ from holdfast.kernel.structs import prepare_structs
 from holdfast.kernel.telemetry import Metrics
 
 if TYPE_CHECKING:
-    import ssl
-
-    from holdfast.kernel.cli import CommandLine
     from holdfast.kernel.database import Database
-    from holdfast.kernel.http.client import ApiClient
-    from holdfast.kernel.http.paging import Page
     from holdfast.kernel.objects.s3 import S3Credentials
     from holdfast.kernel.secrets import TenantSecrets
-    from holdfast.ledger.client import LedgerClient
-    from holdfast.ledger.model import Appended, Entry, FoldedPage, Moment, Prepared, Proof
 
 STATEFUL = frozenset({"identity", "registry", "coordinator", "aggregator", "reporter", "ledger"})
-TENANT_CONNECTIONS_MAX = 20
-"""Of one process to one role for one tenant."""
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -77,7 +65,7 @@ async def open_system(
     system.limit(settings)
     async with AsyncExitStack() as stack:
         signing = Keys(settings, chosen)
-        elsewhere = await _open_clients(system, signing, stack)
+        elsewhere = await open_clients(system, signing, stack)
         if chosen & STATEFUL:
             state = system.state = await _open_state(system, stack)
             await services.open_services(system, state, signing, stack)
@@ -148,254 +136,6 @@ def _make_folder(objects_url: str) -> None:
     if objects_url.startswith("file://"):
         folder = Path(objects_url.removeprefix("file://"))
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-
-async def _open_clients(system: System, signing: Keys, stack: AsyncExitStack) -> dict[str, str]:
-    """Clients of the roles in other processes; role → URL.
-
-    A role signs its calls with its own key; one process with several roles signs as the first.
-    """
-    from holdfast.fleet.client import FleetClient
-    from holdfast.identity.client import IdentityClient
-    from holdfast.identity.signin.client import OAuthClient, PasskeysClient, SessionsClient
-    from holdfast.kernel.http.client import ApiClient
-    from holdfast.ledger.client import LedgerClient
-    from holdfast.records.client import RecordsClient
-    from holdfast.registry.client import RegistryClient
-    from holdfast.reports.client import ReportsClient
-
-    projections = system.settings.data_dir / "projections"
-    kinds: dict[str, tuple[str, Any]] = {
-        "identity": ("identity", IdentityClient),
-        "registry": ("registry", RegistryClient),
-        "coordinator": ("fleet", FleetClient),
-        "aggregator": ("records", partial(RecordsClient, projections=projections)),
-        "reporter": ("reports", ReportsClient),
-        "ledger": ("ledger", LedgerClient),
-    }
-    elsewhere = {role: _url_of(system.settings, role) for role in kinds if role not in system.roles}
-    caller = sorted(system.roles)[0]
-    for role, url in elsewhere.items():
-        signer = HopSigner(
-            caller, signing.own[caller], system.clock, system.new_id, system.thumbprints
-        )
-        client = httpx.AsyncClient(
-            base_url=url,
-            auth=HopAuth(signer, role, system.principal),
-            timeout=httpx.Timeout(60.0, connect=5.0),
-            limits=httpx.Limits(max_connections=100),
-            verify=verify_of(system.tls, [url]),
-            trust_env=False,
-        )
-        api = await stack.enter_async_context(ApiClient(client, role=role))
-        attribute, kind = kinds[role]
-        verify = verify_of(system.tls, [url])
-        mine = TenantClients(url, signer, role, kind, verify, system.principal.subject)
-        stack.push_async_callback(mine.close)
-        own = kind(api)
-        # Identity finds the tenant of a credential by itself; the ledger is asked by those below.
-        setattr(system, attribute, own if role in ("identity", "ledger") else OfTenant(mine, own))
-        if role == "identity":
-            system.sessions = SessionsClient(api)
-            system.passkeys = PasskeysClient(api)
-            system.identity_as = IdentityElsewhere(url, signer, verify_of(system.tls, [url]))
-            system.oauth = OAuthClient(api)
-        each = TenantClients(url, signer, role, kind, verify_of(system.tls, [url]))
-        stack.push_async_callback(each.close)
-        if role == "ledger":
-            system.deliveries = TenantDeliveries(each)
-        elif role == "aggregator":
-            system.projections = TenantProjections(each)
-        elif role == "registry":
-            system.profiles = TenantProfiles(each)
-    return elsewhere
-
-
-def _url_of(settings: Settings, role: str) -> str:
-    named: str = settings[f"{role}_url"]
-    return named or f"{url_scheme(settings, role)}://127.0.0.1:{DEFAULT_PORTS[role]}"
-
-
-class HopAuth(httpx.Auth):
-    """Signs each request of one role to another."""
-
-    requires_request_body = True
-
-    def __init__(self, signer: HopSigner, audience: str, principal: Principal) -> None:
-        self._signer = signer
-        self._audience = audience
-        self._principal = principal
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        target = request.url.raw_path.decode("ascii")
-        body = digest(request.content)
-        request.headers[HEADER] = self._signer.token(
-            self._audience, self._principal, request.method, target, body
-        )
-        yield request
-
-
-class IdentityElsewhere:
-    """The identity role in another process, asked on behalf of whoever looks at a page."""
-
-    def __init__(self, url: str, signer: HopSigner, verify: ssl.SSLContext) -> None:
-        self._url = url
-        self._signer = signer
-        self._verify = verify
-
-    @asynccontextmanager
-    async def __call__(self, principal: Principal) -> AsyncIterator[Any]:
-        from holdfast.identity.client import IdentityClient
-        from holdfast.identity.people.client import PeopleClient
-        from holdfast.identity.signin.client import OAuthClient, PasskeysClient, SessionsClient
-        from holdfast.kernel.http.client import ApiClient
-
-        client = httpx.AsyncClient(
-            base_url=self._url,
-            auth=HopAuth(self._signer, "identity", principal),
-            timeout=httpx.Timeout(30.0, connect=5.0),
-            verify=self._verify,
-            trust_env=False,
-        )
-        async with ApiClient(client) as api:
-            yield door.IdentityOf(
-                PeopleClient(api),
-                SessionsClient(api),
-                PasskeysClient(api),
-                IdentityClient(api),
-                OAuthClient(api),
-            )
-
-
-class TenantClients:
-    """A role elsewhere, each tenant spoken for under its own name."""
-
-    def __init__(
-        self,
-        url: str,
-        signer: HopSigner,
-        role: str,
-        kind: Callable[[ApiClient], Any],
-        verify: ssl.SSLContext | bool = True,
-        subject: str = "relay",
-    ) -> None:
-        self._url = url
-        self._verify = verify
-        self._subject = subject
-        self._signer = signer
-        self._role = role
-        self._kind = kind
-        self._clients: dict[str, tuple[ApiClient, Any]] = {}
-
-    def of(self, principal: Principal) -> Any:
-        """The client that speaks for the principal's tenant."""
-        from holdfast.kernel.http.client import ApiClient
-
-        known = self._clients.get(principal.tenant)
-        if known is None:
-            client = httpx.AsyncClient(
-                base_url=self._url,
-                auth=HopAuth(self._signer, self._role, service(self._subject, principal.tenant)),
-                timeout=httpx.Timeout(60.0, connect=5.0),
-                limits=httpx.Limits(max_connections=TENANT_CONNECTIONS_MAX),
-                verify=self._verify,
-                trust_env=False,
-            )
-            api = ApiClient(client, role=self._role)
-            known = self._clients[principal.tenant] = (api, self._kind(api))
-        return known[1]
-
-    async def close(self) -> None:
-        """Close the connections."""
-        for api, _ in self._clients.values():
-            await api.aclose()
-
-
-OF_NOBODY = frozenset({"register", "authenticate_worker", "find_worker_holder"})
-"""What is asked before it is known for whom: the credential that is shown says whose it is."""
-
-
-class OfTenant:
-    """A role elsewhere: what is asked for somebody is asked in their tenant, by this process.
-
-    Its client alone asks as what its connection says, whomever it is asked for: the front page of
-    one tenant would show another's sources, and a coordinator collect one's for another. So a
-    question that names nobody first is a defect, unless it is one of :data:`OF_NOBODY`, which
-    ``own`` asks.
-
-    The role that is asked grants it to this process, whatever the one it is asked for may do, as
-    it would within one process: what people may do is decided at the door, before.
-    """
-
-    def __init__(self, clients: TenantClients, own: Any) -> None:
-        self._clients = clients
-        self._own = own
-
-    def __getattr__(self, name: str) -> Any:
-        if name in OF_NOBODY:
-            return getattr(self._own, name)
-
-        def ask(principal: Principal, *given: Any, **more: Any) -> Any:
-            if not isinstance(principal, Principal):
-                raise TypeError(f"{name} is asked for nobody: its first argument is no principal")
-            return getattr(self._clients.of(principal), name)(principal, *given, **more)
-
-        return ask
-
-
-class TenantDeliveries:
-    """The ledger elsewhere, as roles see it."""
-
-    def __init__(self, clients: TenantClients) -> None:
-        self._clients = clients
-
-    async def append_prepared(self, principal: Principal, events: Sequence[Prepared]) -> Appended:
-        """See :meth:`holdfast.ledger.service.LedgerService.append_prepared`."""
-        return await self._of(principal).append_prepared(principal, events)
-
-    async def event_proofs(self, principal: Principal, events: Sequence[str]) -> list[Proof]:
-        """See :meth:`holdfast.ledger.service.LedgerService.event_proofs`."""
-        return await self._of(principal).event_proofs(principal, events)
-
-    async def moment(
-        self, principal: Principal, as_of: datetime | None = None, position: int | None = None
-    ) -> Moment:
-        """See :meth:`holdfast.ledger.service.LedgerService.moment`."""
-        return await self._of(principal).moment(principal, as_of, position)
-
-    async def read(self, principal: Principal, *, first: int = 0, limit: int = 100) -> Page[Entry]:
-        """See :meth:`holdfast.ledger.service.LedgerService.read`."""
-        return await self._of(principal).read(principal, first=first, limit=limit)
-
-    async def projected(self, principal: Principal, name: str, **options: Any) -> FoldedPage:
-        """See :meth:`holdfast.ledger.service.LedgerService.projected`."""
-        return await self._of(principal).projected(principal, name, **options)
-
-    def _of(self, principal: Principal) -> LedgerClient:
-        client: LedgerClient = self._clients.of(principal)
-        return client
-
-
-class TenantProjections:
-    """The aggregator elsewhere, as the reporter sees it."""
-
-    def __init__(self, clients: TenantClients) -> None:
-        self._clients = clients
-
-    async def projection(self, principal: Principal, profile: str, **options: Any) -> Any:
-        """See :meth:`holdfast.records.client.RecordsClient.projection`."""
-        return await self._clients.of(principal).projection(principal, profile, **options)
-
-
-class TenantProfiles:
-    """The registry elsewhere, as the reporter sees it."""
-
-    def __init__(self, clients: TenantClients) -> None:
-        self._clients = clients
-
-    async def show(self, principal: Principal, name: str, digest: str | None = None) -> Any:
-        """See :meth:`holdfast.registry.client.RegistryClient.show`."""
-        return await self._clients.of(principal).show(principal, name, digest)
 
 
 async def _open_secrets(settings: Settings, database: Database, holder: str) -> TenantSecrets:
@@ -470,22 +210,5 @@ def _open_application(system: System, signing: Keys, elsewhere: Mapping[str, str
 def _hosts(settings: Settings, role: str) -> list[str]:
     """The names a role behind the door is reached by: what it binds, and its URL's."""
     bound = settings[f"{role}_bind"].rpartition(":")[0]
-    named = httpx.URL(_url_of(settings, role)).host
+    named = httpx.URL(url_of(settings, role)).host
     return [*LOCAL_HOSTS, role, bound, named]
-
-
-@asynccontextmanager
-async def open_data_dir(line: CommandLine) -> AsyncIterator[ApiClient]:
-    """A client straight into a system on the data directory, for a command when nothing runs."""
-    from holdfast.app.line import settings_of
-    from holdfast.kernel.http.client import ApiClient
-    from holdfast.kernel.telemetry import configure_logging
-
-    settings = settings_of(line)
-    configure_logging("error", settings["log_format"])
-    with datadir.held(line.data_dir):
-        async with open_system(settings.alone(), ROLES) as system:
-            token = line.operator_token()
-            assert system.app is not None
-            async with ApiClient.for_app(system.app, token=token) as api:
-                yield api

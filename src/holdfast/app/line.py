@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.app.settings import Resolved, Settings, resolve
+from holdfast.app.settings import ROLES, Resolved, Settings, resolve
 from holdfast.kernel.cli import CommandLine, checked_address
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
     from holdfast.kernel.http.client import ApiClient
     from holdfast.kernel.tls import ClientTls
 
@@ -49,10 +48,22 @@ def line_of(
     )
 
 
-def _open_here(line: CommandLine) -> AbstractAsyncContextManager[ApiClient]:
-    from holdfast.app.compose import open_data_dir
+@asynccontextmanager
+async def _open_here(line: CommandLine) -> AsyncIterator[ApiClient]:
+    """A client straight into a system on the data directory, for a command when nothing runs."""
+    from holdfast.app import datadir
+    from holdfast.app.compose import open_system
+    from holdfast.kernel.http.client import ApiClient
+    from holdfast.kernel.telemetry import configure_logging
 
-    return open_data_dir(line)
+    settings = settings_of(line)
+    configure_logging("error", settings["log_format"])
+    with datadir.held(line.data_dir):
+        async with open_system(settings.alone(), ROLES) as system:
+            token = line.operator_token()
+            assert system.app is not None
+            async with ApiClient.for_app(system.app, token=token) as api:
+                yield api
 
 
 def _tls_of(line: CommandLine) -> ClientTls | None:

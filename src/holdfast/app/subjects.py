@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from holdfast.app.elsewhere import HopAuth
 from holdfast.app.tls import verify_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ def people_of(system: System, signing: Keys, elsewhere: Mapping[str, str]) -> Pe
     if "gateway" not in system.roles or not away:
         here: People | None = system.subjects
         return here
-    from holdfast.app.compose import HopAuth
     from holdfast.identity import HopSigner
     from holdfast.kernel.http.client import ApiClient
     from holdfast.keyring.client import SubjectsClient
