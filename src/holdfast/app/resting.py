@@ -77,8 +77,11 @@ def checked(name: str, check: Callable[[], str]) -> Finding:
         return Finding(name, "fail", f"cannot read{where}: {error.strerror}", hint)
 
 
-def of_settings(settings: Settings, problems: list[Problem]) -> Finding:
-    """Whether a start would take the settings of this terminal and file."""
+def of_settings(
+    settings: Settings, problems: list[Problem], passed_over: list[Problem] | None = None
+) -> Finding:
+    """Whether a start would take the settings of this terminal and file; ``passed_over`` are names
+    that are nearly ours."""
     if problems:
         told = [f"{p.path}: {p.message}" + (f" ({p.hint})" if p.hint else "") for p in problems]
         return Finding(
@@ -87,6 +90,11 @@ def of_settings(settings: Settings, problems: list[Problem]) -> Finding:
             _some(told),
             "`holdfast config show` prints every setting with its meaning; nothing starts until "
             "they are right or unset",
+        )
+    if passed_over:
+        told = [f"{p.path} {p.message}: {p.hint}" for p in passed_over]
+        return Finding(
+            "settings", "warn", _some(told), "`holdfast config show` tells what is in force"
         )
     changed = sum(each.origin != "default" for each in settings.resolved.values())
     return Finding("settings", "pass", f"{changed} set, the others at their defaults")

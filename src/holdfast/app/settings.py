@@ -175,6 +175,24 @@ NEARLY = 0.84
 prefixes are other programs', too, so that a name like none of ours is none of our business."""
 
 
+def without_effect(environment: Mapping[str, str]) -> list[Problem]:
+    """Names that are nearly one of the guides', and are taken for another program's for want of a
+    prefix that is one of theirs: ``DB_DSNN``. They stop nothing; whoever asks is told of them."""
+    named = [alias for alias in (*ALIASES, "DB_DRIVER") if not alias.startswith(GUIDE_PREFIXES)]
+    found = []
+    for name in sorted(environment):
+        if (
+            name in ALIASES
+            or name == "DB_DRIVER"
+            or name.startswith(("HOLDFAST_", *GUIDE_PREFIXES))
+        ):
+            continue
+        meant = _near(name, dict.fromkeys(named), NEARLY)
+        if meant:
+            found.append(Problem(name, "is taken for another program's", meant))
+    return found
+
+
 def _from_file(
     file: Path | None, sources: dict[str, list[tuple[str, str, Convert]]], problems: list[Problem]
 ) -> None:

@@ -20,7 +20,7 @@ from holdfast.app.resting import (
     of_profiles,
     of_settings,
 )
-from holdfast.app.settings import examine
+from holdfast.app.settings import examine, without_effect
 from holdfast.ledger.head import Head, HeadFile
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -50,6 +50,12 @@ def test_slips_in_settings_are_named_with_what_was_meant() -> None:
     assert "did you mean HOLDFAST_GATEWAY_BIND?" in found.detail
     assert "HOLDFAST_LOG_LEVEL" in found.detail
     assert of_settings(*examine({"HOLDFAST_LOG_LEVEL": "error"})).outcome == "pass"
+    slip = {"DB_DSNN": "x", "PROFILE_DIR": "y", "HOME": "/root", "DB_DSN": "", "DATABASE_URL": "z"}
+    found = of_settings(*examine({}), without_effect(slip))
+    assert (found.outcome, without_effect({"PATH": "", "DRONE_ID": "d"})) == ("warn", [])
+    assert "DB_DSNN is taken for another program's: did you mean DB_DSN?" in found.detail
+    assert "PROFILE_DIR is" in found.detail
+    assert "DATABASE_URL" not in found.detail
 
 
 def test_of_profiles_the_file_and_the_line_are_named(tmp_path: Path) -> None:

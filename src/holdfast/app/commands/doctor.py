@@ -16,7 +16,7 @@ import typer
 
 from holdfast.app.line import sources_of, with_origin
 from holdfast.app.resting import Finding, of_directory, of_flush, of_settings, try_to_write
-from holdfast.app.settings import examine
+from holdfast.app.settings import examine, without_effect
 from holdfast.kernel.cli import LOCK, CommandLine, command_line, print_json, run, session, visible
 from holdfast.kernel.errors import Denied, HoldfastError
 from holdfast.kernel.hints import hint_for
@@ -125,7 +125,8 @@ def _settings(line: CommandLine) -> list[Finding]:
     if line.control_plane is not None and not line.data_dir.is_dir():
         return []
     settings, problems = examine(*sources_of(line, {}))
-    return [of_settings(with_origin(line, settings), problems)]
+    passed_over = without_effect(os.environ)
+    return [of_settings(with_origin(line, settings), problems, passed_over)]
 
 
 def _room(folder: Path, kind: str, free: int) -> Finding:
