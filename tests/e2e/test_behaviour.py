@@ -118,7 +118,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     profiles.mkdir()
     replay = base / "map.json"
     api, other = Origin("api.test", GOOD), Origin("other.test", GOOD)
-    with sources(base, files) as (url, _), served(api, other, folder=base) as authority:
+    busy = "status@/busy.csv,status=503,retry_after=600"
+    (files / "busy.csv").write_bytes(b"id,v\na0,0\n")
+    with sources(base, files, busy) as (url, _), served(api, other, folder=base) as authority:
         api.moved = {"/here": "/data", "/away": f"{other.url}/data", "/away-key": f"{other.url}/k"}
         hosts = [each.url.removeprefix("https://") for each in (api, other)]
         names = [
@@ -133,7 +135,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                     f"http://{n}.source.test/good.json?p={n}": f"{url}/bad.json?p={n}"
                     for n in ("rejects", "two")
                 }
-                | {f"http://{n}.source.test/good.json?p={n}": f"{url}/{n}.csv" for n in SPOILT}
+                | {
+                    f"http://{n}.source.test/good.json?p={n}": f"{url}/{n}.csv"
+                    for n in (*SPOILT, "busy")
+                }
             )
         )
         resolver = base / "names.json"
@@ -355,6 +360,31 @@ def test_an_unreachable_source_is_said_to_be_and_nothing_worse(world: World) -> 
     assert "unreachable" in found["code"] + found["reason"]
     assert world.program.process.poll() is None
     world.program.client.post(f"/v1/tasks/{task}/cancel", json={"reason": "enough"})
+
+
+def test_a_run_that_is_tried_again_says_when_and_after_what(world: World) -> None:
+    world.profile("busy", "limits: {retries: 0}\n", table=True)
+    task = world.program.client.post("/v1/tasks/collect", json={"profile": "busy"}).json()
+    run = task["payload"]["run"]
+
+    def waits() -> bool:
+        found = world.program.client.get(f"/v1/runs/{run}")
+        return bool(found.status_code == 200 and found.json()["status"] == "interrupted")
+
+    wait_until(waits, what="the first attempt to end")
+    when = world.program.get(f"/v1/tasks/{task['id']}")["available_at"][:19].replace("T", " ")
+    said = f"attempt 2 of 4 from {when}, after http-status: "
+    where = ["--data-dir", str(world.program.data_dir)]
+    shown = run_command("run", "show", run, *where)
+    assert said in " ".join(shown.stdout.split()), shown.stdout
+    listed = run_command("run", "list", "--profile", "busy", *where)
+    assert said[:20] in " ".join(listed.stdout.split()), listed.stdout
+    found = world.program.get("/v1/overview")
+    [line] = [each for each in found["profiles"] if each["name"] == "busy"]
+    assert line["problem"].startswith(said)
+    [line] = [each for each in found["runs"] if each["id"] == run]
+    assert line["reason"].startswith(said)
+    world.program.client.post(f"/v1/tasks/{task['id']}/cancel", json={"reason": "enough"})
 
 
 def test_a_file_that_turns_bad_keeps_the_last_good_version(world: World) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from holdfast import __version__
@@ -16,6 +17,7 @@ from holdfast.console.overview import (
     WorkerLine,
     service_problems,
 )
+from holdfast.fleet.retrying import retries
 from holdfast.kernel.errors import HoldfastError, Kind
 from holdfast.kernel.principal import Permission, Principal, decide, sees_the_whole
 
@@ -32,6 +34,7 @@ UNKNOWN = {
     "profiles": "which sources there are",
     "drones": "which drones there are",
     "schedules": "when sources are due",
+    "tasks": "when runs are tried again",
     "runs": "which runs there were",
     "reports": "which reports there are",
     "records": "whether sources are well",
@@ -101,6 +104,11 @@ class Gatherer:
             ),
             part("records", Permission.RECORDS_READ, s.records.freshness),
         )
+        again: dict[str, str] = {}
+        if schedules is not None and any(
+            run.status in ("running", "interrupted") for run in _items(runs)
+        ):
+            again = await part("tasks", Permission.TASKS_READ, partial(retries, s.fleet)) or {}
         profiles, sources = named or (None, None)
         latest: dict[str, Any] = {}
         for run in runs.items if runs else []:
@@ -115,7 +123,9 @@ class Gatherer:
             for name, (status, detail) in states.items()
         ]
         lines = [
-            _profile(p, latest.get(p.name), fresh.get(p.name), due.get(p.name, ""), known=known)
+            _profile(
+                p, latest.get(p.name), fresh.get(p.name), due.get(p.name, ""), again, known=known
+            )
             for p in _items(profiles)
         ]
         problems = [*service_problems(services), *sorted(unknown)]
@@ -129,7 +139,7 @@ class Gatherer:
                 WorkerLine(name=w.name, status=w.status, leases=w.leases)
                 for w in (workers.workers if workers else [])
             ],
-            runs=[_run(run) for run in _items(runs)[:RUNS_SHOWN]],
+            runs=[_run(run, again) for run in _items(runs)[:RUNS_SHOWN]],
             reports=[
                 ReportLine(id=r.id, title=r.title or r.name, created_at=r.created_at, chart=r.chart)
                 for r in _items(reports)
@@ -148,7 +158,9 @@ def _items(page: Any) -> list[Any]:
     return list(page.items) if page is not None else []
 
 
-def _profile(status: Any, run: Any, fresh: Any, due_at: str, *, known: bool) -> ProfileLine:
+def _profile(
+    status: Any, run: Any, fresh: Any, due_at: str, again: Mapping[str, str], *, known: bool
+) -> ProfileLine:
     stale = bool(fresh and fresh.stale)
     if status.removed:
         state = "removed"
@@ -171,12 +183,20 @@ def _profile(status: Any, run: Any, fresh: Any, due_at: str, *, known: bool) -> 
         replayed=bool(run is not None and run.replayed),
         stale=stale,
         due_at=due_at,
-        problem=status.problem
-        or (run.reason if run is not None and run.status == "failed" else ""),
+        problem=status.problem or (_trouble(run, again) if run is not None else ""),
     )
 
 
-def _run(run: Any) -> RunLine:
+def _trouble(run: Any, again: Mapping[str, str]) -> str:
+    """Why a run failed, or what it is tried again after, and when."""
+    if run.status == "failed":
+        return str(run.reason)
+    if run.status not in ("running", "interrupted"):
+        return ""
+    return again.get(run.id, "") or ": ".join(filter(None, (run.code, run.reason)))
+
+
+def _run(run: Any, again: Mapping[str, str]) -> RunLine:
     return RunLine(
         id=run.id,
         profile=run.profile,
@@ -187,5 +207,5 @@ def _run(run: Any) -> RunLine:
         unchanged=run.unchanged,
         withdrawn=run.withdrawn,
         rejects=run.rejects,
-        reason=run.reason,
+        reason=again.get(run.id, "") or run.reason,
     )

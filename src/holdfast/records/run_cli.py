@@ -92,6 +92,7 @@ def list_runs(
             page = await client_of(api).runs(operator(), which, cursor=cursor, limit=limit)
             if profile and not page.items:
                 await check_profile(api, profile)
+            again = {} if json else await _retries(api, page.items)
         if json:
             print_json(page)
             return
@@ -105,7 +106,7 @@ def list_runs(
                     "yes" if one.replayed else "",
                     one.started_at[:19],
                     *_counted(one, _COUNTS).values(),
-                    _reason(one),
+                    _cut(again.get(one.id, "")) or _reason(one),
                 ]
                 for one in page.items
             ],
@@ -192,6 +193,11 @@ def after_failure(run: Run) -> str:
         )
     if run.rejects:
         return f"`holdfast reject list --profile {run.profile}` shows the rows and why"
+    if run.code in ("parse", "mapping") and run.pages:
+        return (
+            f"{BY_CODE.get(run.code, 'see what the source sent')}; `holdfast run raw {run.id}` "
+            "prints what came"
+        )
     if run.code in BY_CODE:
         return f"{BY_CODE[run.code]}; {show} shows what came"
     return f"{show} shows what came; `holdfast profile preview FILE` tries a changed profile"
@@ -239,9 +245,26 @@ def _whole_reason(one: Run) -> str:
     return f"{one.code}: {one.reason}" if one.reason else one.code
 
 
+async def _retries(api: ApiClient, runs: Iterable[Run]) -> dict[str, str]:
+    """Of those that are under way, when and why they are tried again: where one may see it."""
+    if not any(one.status.value in ("running", "interrupted") for one in runs):
+        return {}
+    from holdfast.fleet.client import FleetClient
+    from holdfast.fleet.retrying import retries
+    from holdfast.kernel.principal import operator
+
+    try:
+        return await retries(FleetClient(api), operator())
+    except HoldfastError:
+        return {}  # each run says itself why it waits
+
+
 def _reason(one: Run) -> str:
+    return _cut(_whole_reason(one))
+
+
+def _cut(whole: str) -> str:
     """As a line of a list: cut where it is long, and visibly so."""
-    whole = _whole_reason(one)
     return whole if len(whole) <= _REASON_SHOWN else f"{whole[: _REASON_SHOWN - 1]}…"
 
 
@@ -260,12 +283,14 @@ def show_run(ctx: typer.Context, run_id: RunArgument, json: JsonOption = False) 
             client = client_of(api)
             found = await client.run(operator(), run_id)
             responses = await client.responses(operator(), run_id)
+            again = {} if json else await _retries(api, [found])
         if json:
             print_json({"run": found, "responses": responses})
             return
         plain = to_builtins(found)
         plain |= {name: count for name, count in _counted(found, _CHANGES).items() if not count}
         rare = {name for name in _RARE if not plain[name]} | {"drift"}
+        plain |= {"tried again": again[run_id]} if run_id in again else {}
         print_fields({n: v for n, v in plain.items() if v not in ("", None) and n not in rare})
         for line in remarks(found):
             say(f"note: {line}")
