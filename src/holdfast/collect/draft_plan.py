@@ -16,7 +16,15 @@ from holdfast.collect.draft_numbers import (
     point_of,
 )
 from holdfast.collect.draft_tables import Wide
-from holdfast.collect.draft_time import SPAN, TIME, as_period, days_of, offsets_of, period_of
+from holdfast.collect.draft_time import (
+    SPAN,
+    TIME,
+    as_period,
+    clockless,
+    days_of,
+    offsets_of,
+    period_of,
+)
 from holdfast.collect.infer import NULL_SPELLINGS, InferredField, infer
 from holdfast.collect.model import Number, RawRow
 from holdfast.collect.odd import is_stamp, nearly_numbers
@@ -163,6 +171,12 @@ class FieldPlan:
             )
         period = self.period or {}
         sent = [text for path in used for text in texts.get(path, [])]
+        read = str(period.get("format", ""))
+        if period.get("frequency") in {"I", "H"} and "epoch" not in read and clockless(sent):
+            self.notes.append(
+                f"Times such as {sent[0]} name no zone and are taken for UTC: `timezone`, such as "
+                "Europe/Paris, says whose clock they are of."
+            )
         offsets = offsets_of(sent)
         if period.get("frequency") == "I" and offsets and all("T00:00:00" in t for t in sent):
             self.notes.append(

@@ -102,6 +102,8 @@ def as_period(each: InferredField, texts: list[str]) -> Plain | None:
     if not TIME.search(last_part(each.path)):
         if _are_months(texts):
             return path | {"frequency": "M"}
+        if _are_days(texts):
+            return path | {"frequency": "D", "format": "%Y%m%d"}
         if each.type != "string":
             return None
     elif all(_YEAR_TEXT.fullmatch(text) for text in texts):
@@ -164,6 +166,19 @@ def _are_months(texts: list[str]) -> bool:
         return False
     months = sorted(int(text[:4]) * 12 + int(text[4:]) for text in set(texts))
     return months[-1] - months[0] < 2 * len(months)
+
+
+def _are_days(texts: list[str]) -> bool:
+    """Whether numbers such as ``20200131`` are days, whatever they are called: several, and each is
+    one of the calendar's. Of any such numbers one in a hundred is."""
+    if len(texts) < 3 or not all(re.fullmatch(r"(19|20)[0-9]{6}", text) for text in texts):
+        return False
+    return bool(days_of(texts, "%Y%m%d"))
+
+
+def clockless(texts: list[str]) -> bool:
+    """Whether times name no zone, by an offset or a letter."""
+    return not any(re.search(r"[A-Za-z]{1,5}$|[+-][0-9]{2}:?[0-9]{2}$", text) for text in texts)
 
 
 def days_of(texts: list[str], pattern: str) -> list[str]:

@@ -857,6 +857,22 @@ def test_a_midnight_elsewhere_is_no_day_of_utc(
     assert not any("timezone" in note for note in notes)
 
 
+def test_times_without_a_zone_are_said_to_be_taken_for_utc(tmp_path: Path) -> None:
+    table = "zeit,v\n2024-10-27 01:30,1\n2024-10-27 02:00,2\n2024-10-27 03:30,3\n"
+    _, notes = made_of(tmp_path / "x", table)
+    assert any("name no zone and are taken for UTC" in note for note in notes)
+    for aware in ("Z", "+01:00"):
+        _, notes = made_of(tmp_path / "x", re.sub(r"(:[0-9]{2}),", rf"\1{aware},", table))
+        assert not any("no zone" in note for note in notes)
+
+
+def test_days_without_dashes_are_days_whatever_they_are_called(tmp_path: Path) -> None:
+    found = drafted(tmp_path / "x", "dag,v\n20240131,5\n20240201,6\n20240202,7\n")
+    assert drawn(found, "period") == {"path": "dag", "frequency": "D", "format": "%Y%m%d"}
+    found = drafted(tmp_path / "x", "nr_of,v\n20240131,5\n20241301,6\n20240202,7\n")
+    assert drawn(found, "period") is None
+
+
 def test_footnotes_behind_a_table_end_it(tmp_path: Path) -> None:
     table = "Land;Jahr;Wert\nA;2022;1,5\nB;2022;2,5\nA;2023;3\n"
     found, notes = made_of(tmp_path / "x", f"{table}\n© Amt für Statistik\n1) vorläufig\n")

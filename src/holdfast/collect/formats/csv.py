@@ -248,7 +248,11 @@ def _cells(lines: _Lines, spec: CsvFormat, bounds: Bounds) -> Iterator[list[str]
     except csv.Error as error:
         begun, ended = lines.row, lines.number
         if begun >= ended:
-            raise ParseFailed(f"cannot read CSV: {error}, at line {ended}") from error
+            raise ParseFailed(
+                f"cannot read CSV: {error}, at line {ended}",
+                hint=f"is {spec.quote} a letter like others to the source? Then `quote` names a "
+                "character that it does not have",
+            ) from error
         raise ParseFailed(
             f"cannot read CSV: {error}, in a row that begins at line {begun}",
             hint=f"is {spec.quote} opened there and not closed? `quote` and `escape` say how",
