@@ -76,7 +76,9 @@ class CsvFormat(Part, frozen=True, kw_only=True, tag="csv", tag_field="type"):
     """The escape character, where quotes are not doubled."""
     encoding: str = "auto"
     """The character encoding, such as ``windows-1252``. ``auto``: what the ``charset`` of the media
-    type says, else UTF-8. A byte order mark is believed before either."""
+    type says, else UTF-8. A byte order mark is believed before either. ``iso-8859-1`` is read as
+    windows-1252, as browsers do; UTF-8 that the media type calls an encoding of a byte a letter
+    fails the run until this says which holds."""
     header: bool | list[str] = True
     """``true``: the first row names the columns; a list: these are the columns and there is no
     such row. Columns of one name (``Value``, ``Value``) are ``Value_1`` and ``Value_2``, one
@@ -126,7 +128,7 @@ class XmlFormat(Part, frozen=True, kw_only=True, tag="xml", tag_field="type"):
     """Prefix to namespace, for the paths of this profile."""
     encoding: str = "auto"
     """``auto``: a byte order mark, the ``charset`` of the media type, the XML declaration or
-    UTF-8, in this order."""
+    UTF-8, in this order. As for ``csv`` an encoding of a byte a letter is not believed of UTF-8."""
 
 
 class FeedFormat(Part, frozen=True, kw_only=True, tag="feed", tag_field="type"):
