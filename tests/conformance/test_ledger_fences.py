@@ -321,3 +321,49 @@ async def test_a_key_is_replaced_and_told_of_in_the_log_or_neither(
     assert done
     async with ledger_on(database, tmp_path, clock=clock) as ledger:
         assert (await verdict(ledger)).sound
+
+
+@pytest.mark.parametrize("when", ["before the fence", "while looking again"])
+async def test_damage_that_another_meets_while_a_log_is_opened_is_seen(
+    two: Two, database: Database, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """What was looked at is not what is there by the time that it is gone on with."""
+    log = two.first.log_of(ONE)
+
+    async def met_elsewhere() -> None:
+        two.clock.advance(1)
+        await flip(database, 300)
+        with pytest.raises(Corrupt):
+            await two.second.read(ONE, first=300, limit=1)
+
+    if when == "before the fence":
+        where: Any = log.parts.shared.log
+        name = "seize"
+        log.leadership.close()
+    else:
+        where, name = log.soundness, "recompute"
+        await flip(database, 20)
+        with pytest.raises(Corrupt):
+            await two.first.read(ONE, first=25, limit=1)
+        await flip(database, 20)  # and back again: it was mended
+        log.soundness.look_again()
+    whole = getattr(where, name)
+
+    async def slept(*given: Any) -> Any:
+        monkeypatch.setattr(where, name, whole)
+        if name == "seize":
+            await met_elsewhere()
+            return await whole(*given)
+        found = await whole(*given)
+        await met_elsewhere()
+        return found
+
+    monkeypatch.setattr(where, name, slept)
+    for _ in range(2):
+        with pytest.raises(LedgerReadOnly, match="position 300"):
+            await two.first.append(ONE, one(2000))
+    assert not (await two.first.status(ONE)).writable
+    await flip(database, 300)
+    two.first.log_of(ONE).soundness.look_again()
+    await two.first.append(ONE, one(2000))
+    assert (await verdict(two.first)).sound

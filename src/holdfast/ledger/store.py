@@ -473,15 +473,23 @@ _ASK_DAMAGE = text("UPDATE ledger_damage SET met_at = :at WHERE tenant = :tenant
 _KEEP_DAMAGE = text(
     "INSERT INTO ledger_damage (tenant, first, reason, detail, met_at)"
     " VALUES (:tenant, :first, :reason, :detail, :at) ON CONFLICT (tenant) DO UPDATE"
-    " SET first = excluded.first, reason = excluded.reason, detail = excluded.detail,"
-    " met_at = excluded.met_at WHERE excluded.first < ledger_damage.first"
+    " SET first = CASE WHEN excluded.first < ledger_damage.first"
+    " THEN excluded.first ELSE ledger_damage.first END,"
+    " reason = CASE WHEN excluded.first < ledger_damage.first"
+    " THEN excluded.reason ELSE ledger_damage.reason END,"
+    " detail = CASE WHEN excluded.first < ledger_damage.first"
+    " THEN excluded.detail ELSE ledger_damage.detail END, met_at = excluded.met_at"
 )
-_FORGET_DAMAGE = text("DELETE FROM ledger_damage WHERE tenant = :tenant")
+_FORGET_DAMAGE = text(
+    "DELETE FROM ledger_damage WHERE tenant = :tenant AND met_at = :at RETURNING met_at"
+)
+_CLEAR_DAMAGE = text("DELETE FROM ledger_damage WHERE tenant = :tenant")
 
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """Damage that was met in a log, and when; or when somebody last found the log whole."""
+    """The first damage that was met in a log, and when any last was; or when somebody last found
+    the log whole."""
 
     damage: Damage
     at: str
@@ -501,7 +509,10 @@ def ask_about_damage(conn: Connection, tenant: str, at: str) -> bool:
 
 
 def keep_damage(conn: Connection, tenant: str, damage: Damage, at: str) -> Met | None:
-    """Remember that damage was met, unless it was farther in front before; what is remembered."""
+    """Remember that damage was met, and where if nothing farther in front was; what is remembered.
+
+    A look that began before that has not seen it: its answer counts no more.
+    """
     values = {
         "tenant": tenant,
         "first": damage.first,
@@ -513,9 +524,15 @@ def keep_damage(conn: Connection, tenant: str, damage: Damage, at: str) -> Met |
     return find_damage(conn, tenant)
 
 
-def forget_damage(conn: Connection, tenant: str) -> None:
-    """It is mended, or left behind."""
-    conn.execute(_FORGET_DAMAGE, {"tenant": tenant})
+def forget_damage(conn: Connection, tenant: str, at: str) -> bool:
+    """What was met until ``at`` is mended; false, and it stays, if more was met since."""
+    values = {"tenant": tenant, "at": at}
+    return conn.execute(_FORGET_DAMAGE, values).one_or_none() is not None
+
+
+def clear_damage(conn: Connection, tenant: str) -> None:
+    """All of it is left behind."""
+    conn.execute(_CLEAR_DAMAGE, {"tenant": tenant})
 
 
 # --- origins, keys, checkpoints -----------------------------------------------------------------

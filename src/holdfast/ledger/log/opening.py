@@ -95,7 +95,9 @@ class Opening:
     ) -> Opened:
         parts, shared = self.parts, self.parts.shared
         fence = await shared.log.seize(parts.principal, shared.holder)
-        # From here on: what was read before may have been another's to change.
+        # From here on: what was read before may have been another's to change. Whoever meets damage
+        # after this look takes the fence from us.
+        await self.soundness.check_remembered()
         origin = await origin_in_force(parts, fence)
         signer = None if another else await signer_in_force(parts, fence, origin)
         self.soundness.damage = None

@@ -181,7 +181,7 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
     def begin(conn: Connection) -> None:
         store.add_origin(conn, parts.tenant, added)
         store.clear_index(conn, parts.tenant)  # opening makes it anew
-        store.forget_damage(conn, parts.tenant)
+        store.clear_damage(conn, parts.tenant)
 
     await shared.log.cut(parts.principal, grown.size, fence, begin)
     tenant_log.soundness.damage = tenant_log.soundness.stands = None

@@ -129,8 +129,10 @@ class Soundness:
             again = await self._seen_again(before.damage.first)
             if again is None:
                 _, again = await self.recompute()
+            if again is None and not await self._forget(before):
+                await self.check_remembered()  # more was met while we looked
+                return
             if again is None:
-                await self.forget()
                 log.warning("what was damaged is whole again", tenant=self.parts.tenant)
                 return
             self.stands = damage_of(again)
@@ -151,10 +153,13 @@ class Soundness:
         self._unkept = False
         return kept
 
-    async def forget(self) -> None:
-        """The damage that was met is no more."""
-        await self.parts.write(lambda conn: store.forget_damage(conn, self.parts.tenant))
+    async def _forget(self, met: store.Met) -> bool:
+        """The damage that was met is no more; false if more was met since."""
+        tenant = self.parts.tenant
+        if not await self.parts.write(lambda conn: store.forget_damage(conn, tenant, met.at)):
+            return False
         self.stands = None
+        return True
 
     async def told_elsewhere(self) -> None:
         """``LedgerReadOnly`` if damage was met in a log that another instance appends to."""
