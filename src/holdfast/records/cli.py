@@ -370,6 +370,8 @@ def record_history(
                 for one in known
                 if one.recorded_from and parse_timestamp(one.recorded_from) <= until
             ]
+        if found.omitted:
+            say(f"{found.omitted} more revisions are not listed: --as-of lists those up to a time")
         if json:
             print_json(known)
             return

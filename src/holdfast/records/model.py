@@ -438,10 +438,15 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 class RecordHistory(Struct, frozen=True, kw_only=True):
-    """A record: the revision asked for, and every published one from the first."""
+    """A record: the revision asked for, and the published ones in order.
+
+    ``omitted`` counts those that are not among them: of a record with very many the newest are
+    listed, or those up to the one that is asked for.
+    """
 
     record: Record
     revisions: list[Record]
+    omitted: int = 0
 
 
 class FieldChange(Struct, frozen=True, kw_only=True):

@@ -194,11 +194,15 @@ class Reading(Unsealing):
     async def record(
         self, principal: Principal, record: str, *, as_of: str | None = None
     ) -> RecordHistory:
-        """One record, as published now or at ``as_of``, with its published revisions in order."""
+        """One record, as published now or at ``as_of``, with its published revisions in order.
+
+        At most :data:`REVISIONS_MAX` of them, the newest that have the one that is asked for among
+        them; ``omitted`` says how many more there are.
+        """
         moment = _parsed(as_of) if as_of else None
         key = record_key(record)
 
-        def unit(conn: Connection) -> tuple[int, list[Record], list[SealedRow]]:
+        def unit(conn: Connection) -> tuple[int, int, list[Record], list[SealedRow]]:
             found = store.latest_of_record(conn, principal.tenant, key)
             head = found and store.find(conn, store.heads, principal.tenant, profile=found.profile)
             if found is None or head is None:
@@ -208,19 +212,25 @@ class Reading(Unsealing):
                 publication = _published_at(
                     conn, principal.tenant, found.profile, moment, self._clock.now()
                 )
-            chain = store.chain_of_record(
-                conn, principal.tenant, found.profile, found.sequence, REVISIONS_MAX
-            )
-            rows = [row for row in reversed(chain) if row.from_publication <= head.publication]
+
+            def until(last: int) -> Sequence[Any]:
+                return store.chain_of_record(
+                    conn, principal.tenant, found.profile, found.sequence, REVISIONS_MAX, until=last
+                )
+
+            chain = every = until(head.publication)
+            if chain and chain[-1].from_publication > publication:
+                chain = until(publication)  # the one that is asked for is further back
+            rows = chain[::-1]
             seen = [row for row in rows if row.from_publication <= publication]
             if not seen:
                 raise _no_such_record(record)
             made = assemble(conn, principal.tenant, rows, provenance=True)
-            return len(seen) - 1, made, sealed_of(rows)
+            return len(seen) - 1, every[0].revision - len(rows), made, sealed_of(rows)
 
-        shown, made, sealed = await self._db.read(principal, unit)
+        shown, omitted, made, sealed = await self._db.read(principal, unit)
         made = await self._with_personal(principal, made, sealed, what="record")
-        return RecordHistory(record=made[shown], revisions=made)
+        return RecordHistory(record=made[shown], revisions=made, omitted=omitted)
 
     async def record_by_key(
         self, principal: Principal, profile: str, key: Sequence[str], *, as_of: str | None = None
@@ -353,9 +363,13 @@ class Reading(Unsealing):
                     and_(table.c.run_number == run_number, table.c.number > number),
                 )
             )
-        for name, value in (("profile", chosen.profile), ("run", chosen.run)):
-            if value:
-                conditions.append(table.c[name] == value)
+        if chosen.profile:
+            conditions.append(table.c.profile == chosen.profile)
+        if chosen.run:
+            # By the number, which the rows are in the order of.
+            mine = store.of_key(store.runs, principal.tenant, run=chosen.run)
+            number_of = select(store.runs.c.number).where(mine).scalar_subquery()
+            conditions += [table.c.run_number == number_of]
         since, until = _check_runs(chosen)
         if since:
             conditions.append(table.c.at >= since)

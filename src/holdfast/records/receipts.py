@@ -34,7 +34,7 @@ from holdfast.records.errors import EventSealed, NoSuchRecord, ReceiptNotYet
 from holdfast.records.model import MappedRecord
 from holdfast.records.personal import joined, unsealed_part
 from holdfast.records.publishing import batch_leaf
-from holdfast.records.reading import REVISIONS_MAX, Reading, record_key
+from holdfast.records.reading import Reading, record_key
 from holdfast.records.receipt import (
     FORMAT,
     SIGNED_FORMAT,
@@ -187,13 +187,11 @@ def _found(conn: Connection, tenant: str, key: bytes, record: str, revision: int
         raise NoSuchRecord(f"cannot find the record {record}")
     head = store.find(conn, store.heads, tenant, profile=latest.profile)
     assert head is not None
-    chain = store.chain_of_record(conn, tenant, latest.profile, latest.sequence, REVISIONS_MAX)
-    rows = [
-        row
-        for row in chain
-        if row.from_publication <= head.publication and revision in (None, row.revision)
-    ]
-    if not rows:
+    newest = {} if revision is None else {"newest": revision}
+    rows = store.chain_of_record(
+        conn, tenant, latest.profile, latest.sequence, 1, until=head.publication, **newest
+    )
+    if not rows or revision not in (None, rows[0].revision):
         raise NoSuchRecord(f"cannot find the record {record}, or no such revision of it")
     row = rows[0]
     publication = store.find(

@@ -702,19 +702,23 @@ def parts(values: Sequence[T]) -> Iterable[Sequence[T]]:
 
 
 _COLUMNS = [f'"{column.name}"' for column in revisions.columns]
+_LISTED = "CASE WHEN {0}from_publication <= :until AND {0}revision <= :newest THEN 1 ELSE 0 END"
 # Names of our own table; values travel as parameters.
 _CHAIN = text(
     "WITH RECURSIVE chain AS ("  # noqa: S608
-    f" SELECT {', '.join(_COLUMNS)} FROM record_revisions"
+    f" SELECT {', '.join(_COLUMNS)}, {_LISTED.format('')} AS listed FROM record_revisions"
     " WHERE tenant = :tenant AND profile = :profile AND sequence = :sequence"
     " UNION ALL"
     # CROSS JOIN keeps SQLite from looking for each row's successor instead of its predecessor.
-    f" SELECT {', '.join(f'older.{name}' for name in _COLUMNS)}"
+    f" SELECT {', '.join(f'older.{name}' for name in _COLUMNS)},"
+    f" chain.listed + {_LISTED.format('older.')}"
     " FROM chain CROSS JOIN record_revisions AS older"
     " WHERE older.tenant = :tenant AND older.profile = :profile"
-    " AND older.sequence = chain.previous)"
-    " SELECT * FROM chain ORDER BY sequence DESC LIMIT :limit"
+    " AND older.sequence = chain.previous AND chain.listed < :limit)"
+    f" SELECT {', '.join(_COLUMNS)} FROM chain"
+    " WHERE from_publication <= :until AND revision <= :newest ORDER BY sequence DESC LIMIT :limit"
 ).columns(*revisions.columns)
+_NEWEST = 2**62
 
 
 def latest_of_record(conn: Connection, tenant: str, record: bytes) -> Any:
@@ -730,11 +734,20 @@ def latest_of_record(conn: Connection, tenant: str, record: bytes) -> Any:
 
 
 def chain_of_record(
-    conn: Connection, tenant: str, profile: str, sequence: int, limit: int
+    conn: Connection,
+    tenant: str,
+    profile: str,
+    sequence: int,
+    limit: int,
+    *,
+    until: int,
+    newest: int = _NEWEST,
 ) -> Sequence[Row[Any]]:
-    """The row and those before it, newest first, by following ``previous``."""
-    key = {"tenant": tenant, "profile": profile, "sequence": sequence, "limit": limit}
-    return conn.execute(_CHAIN, key).all()
+    """The row and those before it, newest first, by following ``previous``: at most ``limit``, of
+    publications up to ``until`` and of revisions up to ``newest``."""
+    key = {"tenant": tenant, "profile": profile, "sequence": sequence}
+    bounds = {"limit": limit, "until": until, "newest": newest}
+    return conn.execute(_CHAIN, {**key, **bounds}).all()
 
 
 def publication_at(conn: Connection, tenant: str, profile: str, moment: str) -> int:
@@ -770,10 +783,12 @@ def object_names(
 
 def named_objects(conn: Connection, principal: Principal, names: Sequence[str]) -> set[str]:
     """Which of these stored names a raw response of any attempt has."""
-    column = responses.c.object
-    rows = conn.execute(
-        select(column)
-        .distinct()
-        .where(responses.c.tenant == principal.tenant, column.in_(list(names)))
-    )
-    return set(rows.scalars())
+    column, found = responses.c.object, set[str]()
+    for some in parts(names):
+        rows = conn.execute(
+            select(column)
+            .distinct()
+            .where(responses.c.tenant == principal.tenant, column.in_(some))
+        )
+        found |= set(rows.scalars())
+    return found

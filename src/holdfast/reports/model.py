@@ -79,7 +79,7 @@ TABLE_ROWS_MAX = 100_000
 PREVIEW_ROWS = 200
 ROWS_MIN = 3
 LAGS_MAX = 24
-COMPUTATION = 5
+COMPUTATION = 6
 """The version of the arithmetic and of its evidence: part of what makes two reports the same. It
 changes when the same spec over the same inputs may give other cells, or another outputs root."""
 NAMED_MAX = 200_000

@@ -356,7 +356,7 @@ class Side:
         text, double, group = quoted(name), quoted(f"{name}__double"), ", ".join(grouping)
         where = self._where()
         starts = (
-            f"SELECT {named}, coalesce(period_start, '~') AS start, count(*) AS n, "
+            f"SELECT {named}, {_start(function)} AS start, count(*) AS n, "
             f"count(DISTINCT {double}) AS several FROM {self._raw} "
             f"{where + ' AND' if where else 'WHERE'} {text} IS NOT NULL GROUP BY {group}, start"
         )
@@ -367,7 +367,7 @@ class Side:
             f"AND sum(n) >= {aggregate.min_count} ORDER BY {group} LIMIT 1",
         )
         for found, start, count, groups in rows:
-            begin = "have no period" if start == "~" else f"begin at {start}"
+            begin = "have no period" if start in ("", "~") else f"begin at {start}"
             more = f" (and so in {groups - 1} more groups)" if groups > 1 else ""
             raise InputMismatch(
                 f"cannot tell the {function} {self.name}.{name} of {found}: {count} records "
@@ -582,10 +582,16 @@ def _unit_of(measure: str) -> str:
     return f"CASE {multiplier} WHEN '1' THEN {unit} ELSE rtrim({multiplier} || ' ' || {unit}) END"
 
 
+def _start(function: str) -> str:
+    """When a record begins, as what is first or last goes by: one without a period comes after all
+    that have one, whichever end is asked for."""
+    return f"coalesce(period_start, '{'' if function == 'last' else '~'}')"
+
+
 def _chosen(function: str, text: str, double: str, decimal: str | None) -> str:
     """The exact value that sum, min, max, first or last picks."""
     number = f"CAST({text} AS {decimal})" if decimal else double
-    when = f"(period_start, {number})"
+    when = f"({_start(function)}, {number})"
     match function:
         case "sum":
             return f"sum({number})"

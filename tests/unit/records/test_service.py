@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from holdfast.fleet.grants import GrantMismatch
 from holdfast.kernel import merkle
+from holdfast.kernel.clock import timestamp
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import (
     Denied,
@@ -28,7 +30,7 @@ from holdfast.kernel.principal import (
     Principal,
     PrincipalKind,
 )
-from holdfast.records import store
+from holdfast.records import reading, store
 from holdfast.records.errors import (
     BatchConflict,
     DigestMismatch,
@@ -56,6 +58,7 @@ from holdfast.records.signed import SignedBatch
 from holdfast.records.store import named_objects
 from tests.unit.records.helpers import (
     OPERATOR,
+    START,
     Attempt,
     Bench,
     bench_on,
@@ -632,6 +635,33 @@ async def test_a_dimension_filter_compares_values_not_text(bench: Bench) -> None
         which = RecordFilter(profile="rates", dimensions={"state": wanted})
         found = await _all(bench, 1, which)
         assert [one.key[0] for one in found] == expected
+
+
+async def test_of_very_many_revisions_any_is_found_and_those_left_out_are_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "REVISIONS_MAX", 3)
+    for rate in range(8):
+        await bench.collect([record("CA", str(rate))], fence=rate + 1)
+        bench.clock.advance(60)
+    staged = bench.attempt(fence=9)
+    await staged.open()
+    await staged.respond()
+    await staged.post([record("CA", "99")])
+    (identity,) = [one.id for one in (await bench.service.records(OPERATOR, RATES)).items]
+
+    async def told(as_of: str | None = None) -> tuple[int, list[int], int]:
+        found = await bench.service.record(OPERATOR, identity, as_of=as_of)
+        listed = [one.revision for one in found.revisions]
+        return found.record.revision, listed, found.omitted
+
+    assert await told() == (8, [6, 7, 8], 5)
+    at = [timestamp(START + timedelta(seconds=60 * number + 30)) for number in range(8)]
+    assert await told(at[6]) == (7, [6, 7, 8], 5)
+    assert await told(at[4]) == (5, [3, 4, 5], 5)
+    assert await told(at[0]) == (1, [1], 7)
+    with pytest.raises(NoSuchRecord):
+        await told("2020-01-01T00:00:00Z")
 
 
 async def test_a_record_is_found_by_its_key_as_it_is_shown(quick: Bench) -> None:

@@ -254,6 +254,27 @@ def test_of_several_that_begin_together_none_is_the_first(tmp_path: Path, functi
     assert told(apart) == [["2022", "1" if function == "first" else "3"]]
 
 
+@pytest.mark.parametrize("function", ["first", "last"])
+def test_what_has_no_period_is_neither_first_nor_last_where_anything_has_one(
+    tmp_path: Path, function: str
+) -> None:
+    def told(*values: tuple[str | None, str]) -> list[list[str | None]]:
+        rows = [
+            row(start, start and "M", measures={"value": value}, dimensions={"st": "N"})
+            for start, value in values
+        ]
+        aggregate = {"aggregate": {"by": ["st"], "function": function}}
+        return run(tmp_path, {"a": rows}, inputs={"a": aggregate}).rows
+
+    timed = ("2022-01", "1"), ("2022-03", "3")
+    one = "1" if function == "first" else "3"
+    # Several without one, with different values, are in nobody's way.
+    assert told(*timed, (None, "9"), (None, "0")) == [["N", one]]
+    assert told((None, "9")) == [["N", "9"]]
+    with pytest.raises(InputMismatch, match="2 records have no period, with different values"):
+        told((None, "9"), (None, "0"))
+
+
 def test_min_count_counts_values_not_rows(tmp_path: Path) -> None:
     assert aggregated(tmp_path, ["1"] * 12, "mean", min_count=12) == "1"
     assert aggregated(tmp_path, [*["1"] * 11, None], "mean", min_count=12) is None
