@@ -556,28 +556,37 @@ class Keyring:
     def _unwrapped(self, rows: Rows, tenant: str, row: Sequence[Any]) -> DataKey:
         """The key of a row of :data:`_KEY`'s columns; ``Corrupt`` if it is not this row's."""
         key_id, kind, purpose, subject, _, wrapped_by, wrapped_by_version, wrapped = row
-        wrapper = self._wrapper(rows, tenant, kind, wrapped_by)
-        context = _wrapping(tenant, kind, purpose, subject, key_id, int(wrapped_by_version))
-        secret = unseal(wrapper.secret, context, bytes(wrapped))
+        try:
+            wrapper_id, version = bytes.fromhex(wrapped_by), int(wrapped_by_version)
+            sealed = bytes(wrapped)
+        except (TypeError, ValueError) as error:
+            raise Corrupt(
+                "cannot open a key: its row is damaged", code="keyring-damaged"
+            ) from error
+        wrapper = self._wrapper(rows, tenant, kind, wrapper_id)
+        context = _wrapping(tenant, kind, purpose, subject, key_id, version)
+        secret = unseal(wrapper.secret, context, sealed)
         return DataKey(bytes.fromhex(key_id), secret)
 
-    def _wrapper(self, rows: Rows, tenant: str, kind: str, wrapped_by: str) -> DataKey:
+    def _wrapper(self, rows: Rows, tenant: str, kind: str, wrapper_id: bytes) -> DataKey:
         if kind == "tenant":
-            master = self._masters.find(bytes.fromhex(wrapped_by))
-            if master is None:
-                raise MasterKeyMissing(
-                    "cannot open a key: the version of the master key that wraps it is not here",
-                    hint=KEEP_HINT,
-                )
-            return DataKey(master.id, master.secret)
-        key = (tenant, bytes.fromhex(wrapped_by))
+            master = self._masters.find(wrapper_id)
+            if master is not None:
+                return DataKey(master.id, master.secret)
+            if not rows.all("SELECT id FROM keyring_masters WHERE id = $1", wrapper_id.hex()):
+                raise _wrapper_missing()
+            raise MasterKeyMissing(
+                "cannot open a key: the version of the master key that wraps it is not here",
+                hint=KEEP_HINT,
+            )
+        key = (tenant, wrapper_id)
         with self._guard:
             known = self._wrappers.get(key)
         if known is not None:
             return known
-        found = _by_ids(rows, tenant, [wrapped_by])
+        found = _by_ids(rows, tenant, [wrapper_id.hex()])
         if not found or found[0][1] != "tenant":
-            raise Corrupt("cannot open a key: what wraps it is missing", code="keyring-damaged")
+            raise _wrapper_missing()
         opened = self._unwrapped(rows, tenant, found[0])
         with self._guard:
             _keep(self._wrappers, key, opened)
@@ -696,8 +705,7 @@ def open_keyring(
                 "cannot start: the master key does not belong to this keyring",
                 hint=KEEP_HINT,
             )
-        used = _used_wrappers(rows)
-        if any(bytes.fromhex(key_id) in used for key_id in lacking):
+        if lacking & _used_wrappers(rows):
             raise MasterKeyMissing(
                 "cannot start: a version of the master key that still wraps keys is missing",
                 hint=KEEP_HINT,
@@ -709,6 +717,10 @@ def open_keyring(
 
 def destroyed() -> KeyDestroyed:
     return KeyDestroyed("cannot open what is sealed: its key was destroyed")
+
+
+def _wrapper_missing() -> Corrupt:
+    return Corrupt("cannot open a key: what wraps it is missing", code="keyring-damaged")
 
 
 def _wrapping(
@@ -775,10 +787,9 @@ def _in(
     return found
 
 
-def _used_wrappers(rows: Rows) -> set[bytes]:
-    return {
-        bytes.fromhex(row[0]) for row in rows.all("SELECT DISTINCT wrapped_by FROM keyring_keys")
-    }
+def _used_wrappers(rows: Rows) -> set[str]:
+    """The ids of what wraps a key, as the rows have them: one may be damaged."""
+    return {row[0] for row in rows.all("SELECT DISTINCT wrapped_by FROM keyring_keys")}
 
 
 def _retire_tenant_keys(rows: Rows) -> int:
@@ -795,7 +806,7 @@ def _retire_tenant_keys(rows: Rows) -> int:
 def _forget_masters(rows: Rows, masters: MasterKeys) -> None:
     used = _used_wrappers(rows)
     for (key_id,) in rows.all("SELECT id FROM keyring_masters"):
-        if bytes.fromhex(key_id) not in used and key_id != masters.current.id.hex():
+        if key_id not in used and key_id != masters.current.id.hex():
             rows.all("DELETE FROM keyring_masters WHERE id = $1", key_id)
 
 

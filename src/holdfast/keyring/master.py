@@ -114,14 +114,15 @@ class MasterKeys:
         self._take([*keys, added])
         return added
 
-    def retire(self, used: set[bytes]) -> list[MasterKey]:
-        """Remove from the file the versions that wrap nothing any more; those removed."""
+    def retire(self, used: set[str]) -> list[MasterKey]:
+        """Remove from the file the versions that wrap nothing any more; those removed. ``used`` are
+        the ids, in hexadecimal, of what wraps a key."""
         if self._path is None:
             return []
         with _turn(self._path):
             keys = _read(self._path)
             newest = max(keys, key=lambda key: key.version)
-            gone = [key for key in keys if key.id not in used and key != newest]
+            gone = [key for key in keys if key.id.hex() not in used and key != newest]
             kept = [key for key in keys if key not in gone]
             if gone:
                 files.write_over(self._path, render_master(kept).encode())

@@ -497,6 +497,38 @@ def test_a_second_process_on_the_file_is_refused(tmp_path: Path) -> None:
     open_store(url).close()
 
 
+DAMAGE: list[tuple[str, Any]] = [
+    ("wrapped_by", "zz"),
+    ("wrapped_by", "00" * 16),
+    ("wrapped_by_version", "x"),
+    ("wrapped", b""),
+    ("wrapped", "text"),
+    ("wrapped", 7),
+    ("subject", "another"),
+    ("kind", "tenant"),
+    ("id", "zz"),
+]
+
+
+@pytest.mark.parametrize(("column", "value"), DAMAGE)
+def test_a_damaged_row_is_one_key_that_does_not_open(
+    column: str, value: Any, tmp_path: Path
+) -> None:
+    """SQLite keeps in a column what a flipped bit makes of it, whatever its type."""
+    store = open_store(f"sqlite:///{tmp_path / 'keyring.db'}")
+    keyring = opened(store, tmp_path / "master.key")
+    good, bad = keyring.object_key("default", "good"), keyring.object_key("default", "bad")
+    change = f"UPDATE keyring_keys SET {column} = $1 WHERE subject = 'bad'"
+    store.transact(lambda rows: rows.all(change, value))
+    again = opened(store, tmp_path / "master.key")
+    assert again.check().damaged == [value if column == "id" else bad.id.hex()]
+    assert again.object_key("default", "good") == good
+    if column not in ("subject", "kind", "id"):
+        with pytest.raises(Corrupt):
+            again.object_key("default", "bad")
+    store.close()
+
+
 def test_a_damaged_file_is_corrupt(tmp_path: Path) -> None:
     (tmp_path / "keyring.db").write_bytes(b"not a database" * 100)
     with pytest.raises(Corrupt):
