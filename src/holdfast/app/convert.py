@@ -146,7 +146,7 @@ def origins(value: str) -> tuple[str, ...]:
 
 
 def guide_level(value: str) -> str:
-    """A level of guide 3, which has more of them, and other names."""
+    """A level of the guides, which have more of them, and other names."""
     known = {"trace": "debug", "warn": "warning"}
     level: str = one_of("debug", "info", "warning", "error")(known.get(value.lower(), value))
     return level

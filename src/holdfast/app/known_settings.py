@@ -116,7 +116,10 @@ SETTINGS: tuple[Setting, ...] = (
         convert.one_of("debug", "info", "warning", "error"),
         "info",
         "Least level logged",
-        (Alias("VDB_LOG_LEVEL", EVENT_LOG, "info", convert.guide_level),),
+        (
+            Alias("VDB_LOG_LEVEL", EVENT_LOG, "info", convert.guide_level),
+            Alias("ARAGORA_LOG_LEVEL", AGENTS, "info", convert.guide_level),
+        ),
     ),
     Setting(
         "HOLDFAST_LOG_FORMAT", convert.one_of("console", "json"), "console", "How a log line looks"
