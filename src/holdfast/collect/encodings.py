@@ -7,8 +7,9 @@ that are not of the encoding fail the page.
 
 Most encodings of one byte a letter take any bytes, so a wrong one does not show by itself: it makes
 other letters. Servers say ``iso-8859-1`` of every file they have. So it is read as browsers read
-it, as windows-1252, which is the same but for letters that nobody writes (WHATWG Encoding); and
-where the source says such an encoding of bytes that are UTF-8, the page fails until the profile
+it, as windows-1252, which is the same but for letters that nobody writes (WHATWG Encoding), and
+other narrow ones (Shift_JIS, GB 2312) are read alike by the wide ones that are meant. Where the
+source says an encoding of a byte a letter of bytes that are UTF-8, the page fails until the profile
 says which of the two holds.
 """
 
@@ -32,7 +33,17 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_AS_BROWSERS = {"iso8859-1": "cp1252"}
+_AS_BROWSERS = {
+    "iso8859-1": "cp1252",
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "tis-620": "cp874",
+    "shift_jis": "cp932",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "euc_kr": "cp949",
+}
+"""What is written under these names holds letters of the others, which have all of theirs."""
 _BYTE_A_LETTER = re.compile(r"iso8859-[0-9]{1,2}|cp125[0-9]").fullmatch
 _NO_TEXT = (
     (b"\xfd7zXZ\x00", "packed as xz"),

@@ -6,6 +6,7 @@ Nothing here is used by a run. It helps people to start a profile; what it canno
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import json
@@ -127,7 +128,7 @@ def recognise(
         found.notes.append(
             f"The source says {said}, and the bytes are UTF-8 (`encoding`)."
             if encoding == "utf-8"
-            else f"The bytes are no UTF-8; {encoding} fits. Check the letters with accents."
+            else _said_of(encoding, text)
         )
     if member:
         found.source["member"] = member
@@ -249,7 +250,25 @@ def _decoded(data: bytes, charset: str, whole: bool) -> tuple[str, str]:
             return decoder.decode(data, whole), ""
         except (UnicodeError, MappingRefused):
             continue
+    for name in ("windows-1252", "shift_jis", "gb18030", "euc-kr"):
+        with contextlib.suppress(UnicodeError):
+            return codecs.getincrementaldecoder(known(name))("strict").decode(data, whole), name
     return data.decode("cp1252", "replace"), "windows-1252"
+
+
+def _said_of(encoding: str, text: str) -> str:
+    """What a person should know of an encoding that was guessed."""
+    letters = [c for c in text[:_LOOKED_AT] if c.isalpha() or c == "\ufffd"]
+    foreign = sum(1 for c in letters if not c.isascii())
+    if 2 * foreign > len(letters) or not encoding.startswith(("windows", "utf")):
+        return (
+            f"The bytes are no UTF-8, and {encoding} is but a guess: put the right name at "
+            "`encoding` (windows-1251, koi8-r, shift_jis, gb18030, euc-kr, big5, …)."
+        )
+    return f"The bytes are no UTF-8; {encoding} fits. Check the letters with accents."
+
+
+_LOOKED_AT = 20_000
 
 
 def _wide(data: bytes) -> str:

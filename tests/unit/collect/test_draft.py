@@ -908,6 +908,14 @@ def test_utf_8_under_another_name_is_drafted_as_what_it_is(tmp_path: Path, chars
     assert any("and the bytes are UTF-8" in note for note in made.notes)
 
 
+@pytest.mark.parametrize("encoding", ["windows-1251", "shift_jis"])
+def test_letters_of_another_script_are_not_said_to_fit(tmp_path: Path, encoding: str) -> None:
+    word = "Россия" if encoding == "windows-1251" else "日本国"
+    (tmp_path / "x").write_bytes(f"id,a\n1,{word}\n2,{word * 9}\n".encode(encoding))
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+    assert any("put the right name at `encoding`" in note for note in made.notes)
+
+
 def test_utf_16_without_a_mark_is_seen(tmp_path: Path) -> None:
     for encoding in ("utf-16-le", "utf-16-be"):
         found = drafted(tmp_path / "x", "naam;waarde\nA;1,5\nB;2\n".encode(encoding))

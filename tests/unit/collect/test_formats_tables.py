@@ -381,6 +381,25 @@ def test_latin_1_is_read_as_browsers_read_it(tmp_path: Path, charset: str) -> No
         assert row.value == {"was": "bis 5 €", "wert": "“1” – 2"}
 
 
+@pytest.mark.parametrize(
+    ("charset", "written", "text"),
+    [
+        ("Shift_JIS", "cp932", "㈱①髙"),
+        ("gb2312", "gb18030", "镕€"),
+        ("euc-kr", "cp949", "똠"),
+        ("iso-8859-9", "cp1254", "ş “€”"),
+    ],
+)
+def test_a_narrow_encoding_is_read_by_the_wide_one_that_is_meant(
+    tmp_path: Path, charset: str, written: str, text: str
+) -> None:
+    path = tmp_path / "page"
+    path.write_bytes(f"a,b\n{text},1\n".encode(written))
+    content = SpooledContent(path, Bounds(), charset=charset)
+    [row] = read_csv(content, CsvFormat(), ReadContext())
+    assert row.value["a"] == text
+
+
 @pytest.mark.parametrize("charset", ["iso-8859-1", "windows-1252", "iso-8859-15"])
 def test_utf_8_that_is_called_something_else_makes_no_other_letters(
     tmp_path: Path, charset: str

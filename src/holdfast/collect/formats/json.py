@@ -218,6 +218,8 @@ class _Window:
                 f"cannot read JSON: one value is longer than {self._bounds.record_bytes_max} "
                 f"characters, at character {self._before + self.at}",
                 bound="record",
+                hint="this bound cannot be set: ask the source for smaller records, such as "
+                "without their geometry",
             )
         try:
             data = self._stream.read(max(_CHUNK, len(rest), 4))
