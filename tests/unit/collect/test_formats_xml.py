@@ -222,6 +222,24 @@ def test_every_encoding_that_something_names(
     assert row.value.element.text == "é"
 
 
+@pytest.mark.parametrize(
+    ("records", "namespaces"), [("//x", {}), ("//o:x", {"o": "urn:old"}), ("//o:x", {"o": "urn:x"})]
+)
+def test_records_in_another_namespace_are_not_no_records(
+    records: str, namespaces: dict[str, str]
+) -> None:
+    text = b"<r xmlns='urn:new'><y/><g><x>1</x><x>2</x></g></r>"
+    form = XmlFormat(records=records, namespaces=namespaces)
+    with pytest.raises(ParseFailed, match="there is a <x> in the namespace urn:new") as caught:
+        list(read(Bytes(text), form, ReadContext()))
+    assert "source.format.namespaces" in caught.value.hint
+    # What is not there under any name is not there: a list may be empty.
+    assert list(read(Bytes(b"<r><y/></r>"), form, ReadContext())) == []
+    right = XmlFormat(records="//n:x", namespaces={"n": "urn:new"})
+    both = b"<r xmlns='urn:new'><x xmlns='urn:old'/><x>1</x></r>"
+    assert len(list(read(Bytes(both), right, ReadContext()))) == 1
+
+
 @pytest.mark.parametrize("charset", ["", "iso-8859-1"])
 def test_utf_8_that_is_called_latin_1_makes_no_other_letters(tmp_path: Path, charset: str) -> None:
     declared = "utf-8" if charset else "ISO-8859-1"

@@ -158,6 +158,8 @@ class _Walk:
         self._levels: list[_Level] = []
         self._spent: Any = None
         """What is to leave the tree at the next event: its tail is whole then."""
+        self._elsewhere: Any = None
+        """An element that is called as a record is, in another namespace than the path says."""
         self._depth = self._inside = self._size = 0
         """Open elements; those from the record's own on; characters of the record so far."""
 
@@ -174,9 +176,18 @@ class _Walk:
             remove_comments=True,
             remove_pis=True,
         )
-        for position, element in enumerate(self._elements(parser, _chunks(content, decoder))):
+        position = 0
+        for element in self._elements(parser, _chunks(content, decoder)):
             around = self._around.of(element, self._depth)
             yield RawRow(position, XmlRecord(element), around, size=self._size)
+            position += 1
+        if not position and self._elsewhere is not None:
+            raise ParseFailed(
+                f"cannot read XML: there is no record at {self._records}, and there is a "
+                f"{_shown(self._elsewhere)}{_namespace(self._elsewhere)}",
+                hint="`source.format.namespaces` gives the namespace a prefix, and `records` has "
+                "it before the name",
+            )
 
     def _elements(self, parser: Any, chunks: Iterator[bytes]) -> Iterator[Any]:
         """Each record as it ends, still in its place."""
@@ -233,6 +244,8 @@ class _Walk:
                         self._levels[-1].held = True
                 else:
                     self._levels.append(_Level(element))
+                    if self._elsewhere is None:
+                        self._look_at(element)
                 continue
             self._depth -= 1
             if not self._inside:
@@ -250,6 +263,12 @@ class _Walk:
         if seen:
             _check_entities(parser)
             yield None
+
+    def _look_at(self, element: Any) -> None:
+        """Keep in mind that a record's name was met where the path does not lead."""
+        wanted = self._steps[-1][1] if self._records and self._steps else "*"
+        if split_name(wanted)[1] == split_name(element.tag)[1] and not _fits(wanted, element.tag):
+            self._elsewhere = etree.Element(element.tag)
 
     def _begins(self, element: Any) -> bool:
         """Whether a record begins here; the first element says what document this is."""
