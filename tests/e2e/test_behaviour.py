@@ -315,6 +315,15 @@ def test_what_a_source_sent_is_kept_when_nothing_can_be_made_of_it(world: World,
     taken = run_command("run", "raw", run["id"], "--out", "-", *where)
     assert (taken.returncode, taken.stdout.encode()) == (0, SPOILT[name])
     assert one["response"]["digest"] in taken.stderr
+    if name == "renamed":  # the profile is mended against what came, and the source not asked
+        page, mended = world.profiles.parent / "page.csv", world.profiles.parent / "mended.yaml"
+        run_command("run", "raw", run["id"], "--out", str(page), *where)
+        text = (world.profiles / "renamed.yaml").read_text().replace("v: v", "v: value")
+        mended.write_text(text)
+        asked = world.fetches(name)
+        shown = run_command("profile", "preview", str(mended), "--file", str(page), "--json")
+        assert [one["key"] for one in json.loads(shown.stdout)["records"]] == [["a0"], ["a1"]]
+        assert world.fetches(name) == asked
     assert world.kept(name) == []
 
 

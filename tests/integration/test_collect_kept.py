@@ -249,3 +249,29 @@ async def test_the_address_that_answered_in_the_end_is_told_without_what_signs_i
         direct = await bench.collect()
     [one] = await bench.system.records.responses(OPERATOR, direct.id)
     assert one.response.final_url == ""
+
+
+async def test_where_the_bytes_of_a_failed_run_cannot_be_kept_it_says_so(tmp_path: Path) -> None:
+    """The aggregator takes less than the profile allows: the failure stays what it was."""
+    async with collecting(tmp_path, records_raw_bytes_max=str(2 * len(PAGE))) as bench:
+        bench.write("data.json", PAGE * 3)
+        await bench.publish()
+        async with bench.drone():
+            run = await bench.collect()
+        assert (run.status, run.code) == (RunStatus.FAILED, "parse")
+        assert "what the source sent is not kept: cannot keep the response 0" in run.reason
+        assert await kept(bench, run) == []
+
+
+async def test_a_remapping_that_fails_lists_what_it_read(bench: Collecting) -> None:
+    bench.write("data.json", ROWS)
+    await bench.publish()
+    async with bench.drone():
+        await bench.collect()
+        before = await bench.records()
+    await bench.publish(source=CSV, **COLUMNS)
+    async with bench.drone("second", line=line_of(bench)):
+        run = await bench.collect(remap=True)
+    assert (run.status, run.code, run.pages) == (RunStatus.FAILED, "parse", 1), run.reason
+    assert await kept(bench, run) == [(bench.files / "data.json").read_bytes()]
+    assert await bench.records() == before

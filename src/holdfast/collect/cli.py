@@ -154,6 +154,12 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
         url: Annotated[
             str, typer.Option("--url", help="Ask this address instead of the source's own.")
         ] = "",
+        file: Annotated[
+            Path | None,
+            typer.Option(
+                "--file", help="Fetch nothing: read this file, such as `run raw` has written."
+            ),
+        ] = None,
         limit: Annotated[
             int, typer.Option("--limit", min=1, max=1000, help="Records and rejects to show.")
         ] = 10,
@@ -163,12 +169,18 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
 
         async def body() -> None:
             from holdfast.collect.preview import preview as look
+            from holdfast.collect.preview import preview_file
 
+            if file is not None and url:
+                raise Invalid("cannot preview both: --file reads a file, --url asks an address")
             settings = settings_of(ctx)
             # With --json nothing but a failure is on standard error.
             told = None if json else say
             looked_at = await _profile(ctx, profile)
-            found = await look(looked_at, settings, url=url, limit=limit, told=told)
+            if file is not None:
+                found = preview_file(looked_at, file, limit=limit)
+            else:
+                found = await look(looked_at, settings, url=url, limit=limit, told=told)
             if json:
                 print_json(found)
             else:
@@ -366,7 +378,9 @@ def _print(found: Preview) -> None:
     from holdfast.collect.preview import flat
 
     origin = " (replayed)" if found.replayed else ""
-    say(f"{found.url}{origin}: {found.status}, {found.size_bytes} bytes, {found.media_type}")
+    answer = ", ".join(filter(None, (f"{found.size_bytes} bytes", found.media_type)))
+    fetched = f"{found.status}, " if found.address else ""  # a file has no status
+    say(f"{found.url}{origin}: {fetched}{answer}")
     more = "" if found.whole else " looked at; there are more"
     cells = f" ({found.rejected} rejects)" if found.rejected != found.rejected_rows else ""
     say(f"{found.rows} rows{more}, {found.rejected_rows} rejected of them{cells}")

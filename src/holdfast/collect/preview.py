@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from itertools import islice
@@ -36,7 +37,7 @@ from holdfast.collect.settings import CollectSettings
 from holdfast.collect.tokens import Tokens
 from holdfast.collect.windows import sections_of
 from holdfast.kernel.clock import SystemClock
-from holdfast.kernel.errors import Invalid
+from holdfast.kernel.errors import Invalid, NotFound
 from holdfast.kernel.ids import DEFAULT_TENANT
 from holdfast.kernel.outbound import (
     Fetched,
@@ -54,6 +55,7 @@ from holdfast.registry.source import JsonFormat, LinkPagination, Source
 ROWS_LOOKED_AT = 1_000
 RETRIES_MAX = 1
 """Somebody sits and waits: they hear of a failure sooner than a run does, and may try again."""
+_PIECE_BYTES = 1024 * 1024
 TOLD_AFTER_SECONDS = 3.0
 TOLD_EVERY_SECONDS = 10.0
 
@@ -163,6 +165,37 @@ async def preview(
         found = _read(profile, mapping, fetched, limit)
         problem = without_secrets(source, given, found.problem)
         return msgspec.structs.replace(found, problem=problem)
+
+
+def preview_file(profile: Profile, page: Path, *, limit: int = 10) -> Preview:
+    """As :func:`preview`, of bytes that are here, such as a run has kept. Nothing is asked for.
+
+    Raises :class:`NotFound` for a file that cannot be read, and :class:`MappingRefused`.
+    """
+    digest, size = hashlib.sha256(), 0
+    try:
+        with page.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+                size += len(piece)
+    except OSError as error:
+        raise NotFound(f"cannot read {page}: {error.strerror}") from error
+    fetched = Fetched(
+        path=page,
+        digest=f"sha256:{digest.hexdigest()}",
+        size_bytes=size,
+        wire_bytes=0,
+        status=200,
+        headers={},
+        url=str(page),
+        final_url=str(page),
+        address="",
+        fetched_at="",
+        duration_seconds=0.0,
+        requests=0,
+        replayed=False,
+    )
+    return _read(profile, Mapping(profile), fetched, limit)
 
 
 def _manners(limits: Limits) -> Manners:
