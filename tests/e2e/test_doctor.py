@@ -118,6 +118,7 @@ def _broken_at_rest(data_dir: Path, apart: Path) -> None:
     assert "sealed under a keyring that is not at" in lost["detail"]
     failing("tenant secret", lambda copy: (copy / "secrets" / "tenant-secrets").unlink())
     failing("database", lambda copy: (copy / "state" / "holdfast.db").write_bytes(b"x" * 8192))
+    failing("database", lambda copy: shutil.rmtree(copy / "state"))
     failing("data directory", lambda copy: copy.chmod(0o777))
 
 

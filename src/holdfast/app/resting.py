@@ -14,7 +14,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from holdfast import __version__
-from holdfast.kernel.errors import HoldfastError, Invalid, Problem, Unavailable
+from holdfast.kernel.errors import HoldfastError, Problem, Unavailable
 from holdfast.kernel.hints import hint_for
 
 if TYPE_CHECKING:
@@ -302,13 +302,26 @@ class Ledger:
     """The newest last."""
 
 
-def of_database(path: Path, holder: str, *, deep: bool) -> tuple[Finding, Told | None]:
-    """Whether the embedded database opens, is whole and of this program's schema."""
+def of_database(
+    path: Path, holder: str, *, beside: list[Path], deep: bool
+) -> tuple[Finding, Told | None]:
+    """Whether the embedded database opens, is whole and of this program's schema.
+
+    ``beside`` are files that there are only beside one: where it is not, it is gone.
+    """
     told: list[Told] = []
 
     def check() -> str:
         if not path.exists():
-            raise Unwell("warn", f"{path} does not exist yet", "`holdfast up` creates it")
+            left = [str(each) for each in beside if each.exists()]
+            if left:
+                raise Unwell(
+                    "fail",
+                    f"{path} is gone, and here is what belongs to it: {_some(left)}",
+                    "put it back, or restore a backup into another directory: a start would begin "
+                    "anew beside what is sealed",
+                )
+            raise Unwell("skip", f"there is none at {path} yet; a gateway alone has none")
         _check_mode(path)
         with read_only(path) as driver:
             whole = _whole(driver, deep=deep)
@@ -612,6 +625,14 @@ def _some(texts: list[str]) -> str:
     return "; ".join(texts[:PROBLEMS_SHOWN]) + (f" (and {more} more)" if more > 0 else "")
 
 
+def _lead(settings: Settings) -> str:
+    """The role whose address a start here would listen on, by the keys that it left."""
+    from holdfast.app.settings import ROLES
+
+    left = [role for role in ROLES if (settings.keys_dir / f"{role}.key.jwk").exists()]
+    return left[0] if len(left) == 1 else "gateway"
+
+
 # --- all of it ----------------------------------------------------------------------------------
 
 
@@ -624,7 +645,12 @@ def at_rest(settings: Settings, now: datetime, *, deep: bool) -> list[Finding]:
     told: Told | None = None
     url, where = settings.database_url, "kept on PostgreSQL: a start checks it"
     if url.startswith("sqlite:"):
-        database, told = of_database(sqlite_path(url), "aggregator", deep=deep)
+        beside = [settings.secrets_dir / "tenant-secrets"]
+        if keyring_place(settings, "aggregator")[0].startswith("sqlite:"):
+            beside.append(sqlite_path(keyring_place(settings, "aggregator")[0]))
+        if (settings.data_dir / "ledger").is_dir():
+            beside += sorted((settings.data_dir / "ledger").glob("*.head"))
+        database, told = of_database(sqlite_path(url), "aggregator", beside=beside, deep=deep)
         found.append(database)
     else:
         found.append(Finding("database", "skip", where))
@@ -639,8 +665,7 @@ def at_rest(settings: Settings, now: datetime, *, deep: bool) -> list[Finding]:
         found.append(of_ledger_heads(settings.data_dir / "ledger", told.ledgers))
     found.append(of_profiles(settings.profiles_dir, settings.data_dir, deep=deep))
     found.append(of_clock(told.recorded if told else "", now))
-    with suppress(Invalid):
-        found.append(of_port("port", settings["gateway_bind"]))
+    found.append(of_port("port", settings[f"{_lead(settings)}_bind"]))
     if settings["metrics_bind"]:
         found.append(of_port("metrics port", settings["metrics_bind"]))
     return found

@@ -137,10 +137,14 @@ def test_a_flush_leaves_nothing_and_a_slow_one_is_told(
 
 
 def test_what_is_no_database_is_told_and_none_is_made(tmp_path: Path) -> None:
-    path = tmp_path / "holdfast.db"
-    found, told = of_database(path, "aggregator", deep=False)
-    assert (found.outcome, told) == ("warn", None)
-    path.write_bytes(b"")
-    found, told = of_database(path, "aggregator", deep=False)
+    path, keyring = tmp_path / "holdfast.db", tmp_path / "keyring.db"
+    found, told = of_database(path, "aggregator", beside=[keyring], deep=False)
+    assert (found.outcome, told) == ("skip", None)
+    keyring.touch()
+    found, told = of_database(path, "aggregator", beside=[keyring], deep=False)
     assert (found.outcome, told) == ("fail", None)
-    assert [each.name for each in tmp_path.iterdir()] == ["holdfast.db"]
+    assert "holdfast.db is gone" in found.detail
+    path.write_bytes(b"")
+    found, told = of_database(path, "aggregator", beside=[keyring], deep=False)
+    assert (found.outcome, told) == ("fail", None)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["holdfast.db", "keyring.db"]

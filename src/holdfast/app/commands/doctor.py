@@ -204,6 +204,11 @@ async def _checked(name: str, check: Callable[[], Awaitable[Finding]]) -> Findin
         hint = "with the operator's token it is looked at"
         return Finding(name, "skip", f"not looked at: {error.detail}", hint)
     except HoldfastError as error:
+        from holdfast.identity.hop import hop_missing
+
+        if error.detail == hop_missing().detail:
+            hint = "name the gateway's data directory, or its address with --control-plane"
+            return Finding(name, "skip", "not looked at: a role answers through its gateway", hint)
         if error.code == "route-not-found":
             # A role that runs alone: what it has not is not broken.
             return Finding(name, "skip", "not looked at: this door has no such role")
