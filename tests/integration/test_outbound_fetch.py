@@ -1101,6 +1101,25 @@ async def test_a_redirect_never_leaves_https(
         assert server.count() == 1
 
 
+async def test_what_speaks_no_tls_and_what_nobody_vouches_for_are_told_apart(
+    authority: trustme.CA, recordings: Path, spool: Path
+) -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    async with raw_server(plain) as host_port, raw_client(host_port) as client:
+        failure = await refused(client, spool, f"https://{host_port}/table.csv")
+    assert failure.code == "tls-refused"
+    assert "does not speak TLS" in failure.detail
+    assert "http://" in failure.hint
+    async with secured(authority, recordings, "127.0.0.1") as secure, connected(secure) as client:
+        failure = await refused(client, spool, f"{secure.url}/table.csv")
+    assert failure.code == "tls-refused"
+    assert "HOLDFAST_COLLECT_CA_FILE" in failure.hint
+
+
 async def test_a_body_cut_under_tls_is_truncated(
     authority: trustme.CA, ca_file: Path, recordings: Path, spool: Path
 ) -> None:

@@ -90,11 +90,12 @@ class Dialer:
                 async with asyncio.timeout(limits.connect_seconds / len(found)):
                     return await self._connect(address, target, limits)
             except ssl.SSLError as error:
+                said, hint = _tls_reason(error)
                 raise SourceUnavailable(
-                    f"cannot trust {target.host_port}: {_tls_reason(error)}",
+                    f"cannot trust {target.host_port}: {said}",
                     code="tls-refused",
                     retryable=False,
-                    hint="if it has a private certificate authority, name its file in the settings",
+                    hint=hint,
                 ) from error
             except OSError as error:
                 failure = error
@@ -321,7 +322,28 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-def _tls_reason(error: ssl.SSLError) -> str:
+_NO_TLS = ("what answers there does not speak TLS", "is the address http://, or the port another?")
+_OLD_TLS = (
+    "it speaks only versions of TLS before 1.2",
+    "nothing in transit is safe with them: ask the publisher for another address",
+)
+_TLS_REASONS = {
+    "WRONG_VERSION_NUMBER": _NO_TLS,
+    "RECORD_LAYER_FAILURE": _NO_TLS,
+    "PACKET_LENGTH_TOO_LONG": _NO_TLS,
+    "HTTP_REQUEST": _NO_TLS,
+    "UNSUPPORTED_PROTOCOL": _OLD_TLS,
+    "TLSV1_ALERT_PROTOCOL_VERSION": _OLD_TLS,
+}
+
+
+def _tls_reason(error: ssl.SSLError) -> tuple[str, str]:
+    """What is wrong, and what to do about it."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    return error.reason or str(error)
+        hint = (
+            "if it has a certificate authority of its own, HOLDFAST_COLLECT_CA_FILE names the file "
+            "of that"
+        )
+        return error.verify_message, hint
+    reason = error.reason or str(error)
+    return _TLS_REASONS.get(reason, (reason, ""))
