@@ -241,7 +241,9 @@ def _look(conn: Connection, incoming: _Incoming) -> _Look:
         violation=run.violation,
         fields=msgspec.json.decode(run.fields, type=FieldNames),
         shape=store.shape_text(conn, tenant, batch.run),
-        known=_known(conn, incoming, run.first_row, head.next_row),
+        known=_known(
+            conn, incoming, run.first_row, head.next_row, again=run.kind in ("remap", "merge")
+        ),
         rules=rules,
     )
 
@@ -300,7 +302,9 @@ def _check_responses(conn: Connection, incoming: _Incoming) -> None:
     check_responses(batch, incoming.header, stored)
 
 
-def _known(conn: Connection, incoming: _Incoming, first: int, following: int) -> Known:
+def _known(
+    conn: Connection, incoming: _Incoming, first: int, following: int, *, again: bool
+) -> Known:
     tenant, rules, prepared = incoming.principal.tenant, incoming.rules, incoming.prepared
     rejected = set(prepared.rejected) if rules.mode == "snapshot" else set()
     latest = store.latest_rows(conn, tenant, list(rejected.union(prepared.keys)))
@@ -314,6 +318,7 @@ def _known(conn: Connection, incoming: _Incoming, first: int, following: int) ->
         if row is not None and row.sequence < first and row.content != content:
             followed.add(row.sequence)
     published = [row.sequence for row in latest.values() if row.sequence < first]
+    destroyed = store.destroyed_rows(conn, tenant, rules.profile, published) if again else {}
     return Known(
         first=first,
         next=following,
@@ -327,7 +332,20 @@ def _known(conn: Connection, incoming: _Incoming, first: int, following: int) ->
         bases=bases,
         seen=store.seen_bits(conn, tenant, incoming.batch.run, chunks_of(published)),
         kept=store.kept_bits(conn, tenant, incoming.batch.run) if rejected else {},
+        destroyed=destroyed,
+        fetched=_fetched(conn, incoming) if destroyed else {},
     )
+
+
+def _fetched(conn: Connection, incoming: _Incoming) -> dict[int, str]:
+    """When the responses that the batch refers to were fetched."""
+    batch, responses, found = incoming.batch, store.responses, dict[int, str]()
+    ours = store.of_key(responses, incoming.principal.tenant, run=batch.run, fence=batch.fence)
+    wanted = select(responses.c.sequence, responses.c.fetched_at)
+    for some in store.parts(sorted(incoming.prepared.responses)):
+        rows = conn.execute(wanted.where(ours, responses.c.sequence.in_(some)))
+        found |= {row.sequence: row.fetched_at for row in rows}
+    return found
 
 
 def _bases(

@@ -219,6 +219,11 @@ class Known:
     bases: Mapping[int, Latest | None]
     seen: Mapping[int, bytes]
     kept: Mapping[int, bytes] = field(default_factory=dict)
+    destroyed: Mapping[int, str] = field(default_factory=dict)
+    """In a re-mapping: the published rows whose bytes were destroyed, and when these were fetched.
+    What older bytes say of their keys was corrected by what nobody can read any more."""
+    fetched: Mapping[int, str] = field(default_factory=dict)
+    """When the responses of the batch were fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +318,7 @@ class _Classifier:
             elif not found.content:
                 self._add_new(index, found)
             else:
-                self._compare(index, found, contents[index])
+                self._compare(index, found, self._content(index, found, contents[index]))
         self._keep()
         self._change.root = merkle.root(self._leaves).hex()
         return self._change
@@ -383,6 +388,13 @@ class _Classifier:
                 key = msgspec.json.decode(self._prepared.wholes[index])["key"]
                 change.repeat = f"{', '.join(map(str, key))[:200]} ({change.repeat})"
         change.duplicates += 1
+
+    def _content(self, index: int, found: Latest, content: bytes) -> bytes:
+        """What the record says; what is published, if it says what was corrected since."""
+        last = self._known.destroyed.get(found.sequence)
+        if last is None or self._known.fetched[self._prepared.places[index][0]] >= last:
+            return content
+        return found.content
 
     def _compare(self, index: int, found: Latest, content: bytes) -> None:
         again = self._mark(found.sequence)

@@ -521,6 +521,35 @@ def rows_by_sequence(
     return found
 
 
+def destroyed_rows(
+    conn: Connection, tenant: str, profile: str, sequences: Sequence[int]
+) -> dict[int, str]:
+    """Of these rows those whose bytes were destroyed, and when these were fetched."""
+    joined = revisions.join(
+        runs, and_(runs.c.tenant == revisions.c.tenant, runs.c.number == revisions.c.run)
+    ).join(
+        responses,
+        and_(
+            responses.c.tenant == runs.c.tenant,
+            responses.c.run == runs.c.run,
+            responses.c.fence == runs.c.fence,
+            responses.c.sequence == revisions.c.response,
+        ),
+    )
+    wanted = select(revisions.c.sequence, responses.c.fetched_at).select_from(joined)
+    found: dict[int, str] = {}
+    for some in parts(sorted(sequences)):
+        rows = conn.execute(
+            wanted.where(
+                of_key(revisions, tenant, profile=profile),
+                revisions.c.sequence.in_(some),
+                responses.c.erased_at != "",
+            )
+        )
+        found |= {row.sequence: row.fetched_at for row in rows}
+    return found
+
+
 def set_ends(
     conn: Connection,
     tenant: str,

@@ -8,13 +8,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import not_
 
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Conflict
 from holdfast.records import remapping, store
-from holdfast.records.model import MappedRecord, Reject, RemapSource, Run, RunOpen
+from holdfast.records.model import MappedRecord, RecordFilter, Reject, RemapSource, Run, RunOpen
 from holdfast.records.publishing import live_rows
 from holdfast.records.remapping import RANGES_MAX, asked_ranges
 from holdfast.records.rules import doubled, rules_of
@@ -97,6 +98,48 @@ async def test_destroyed_bytes_still_stand_for_what_they_replaced(bench: Bench) 
     run = await attempt.finish()
     assert (run.status, run.changed, run.unchanged, run.withdrawn) == ("succeeded", 1, 2, 0)
     assert run.unasked == 2
+
+
+@pytest.mark.parametrize("mode", ["append", "incremental"])
+@pytest.mark.parametrize("duplicates", ["first", "last"])
+async def test_older_bytes_do_not_bring_back_what_destroyed_ones_corrected(
+    database: Database, tmp_path: Path, mode: str, duplicates: str
+) -> None:
+    """Of a source that sends its corrections every run counts; one of them nobody can read."""
+    changes: dict[str, Any] = {"mode": mode, "duplicates": duplicates}
+    if mode == "incremental":
+        changes["cursor"] = {"path": "$.month", "start": "2025-01", "parameter": "since"}
+    day = "2026-01-0{}T00:00:00.000000Z".format
+    async with bench_on(database, tmp_path, profile(subject="dimensions.state", **changes)) as here:
+
+        async def run(number: int, *rows: MappedRecord) -> None:
+            attempt = here.attempt()
+            await attempt.open()
+            await attempt.respond(0, f"day {number} {mode}".encode(), fetched_at=day(number))
+            await attempt.post(list(rows))
+            assert (await attempt.finish()).status == "succeeded"
+
+        await run(1, *of("Joe", 1, 2, 3))
+        await run(2, *of("Joe", 1, 2, rate="2"), *of("Jane", 1))
+        await run(3, *of("Joe", 2, rate="2"))
+        await erase(here, "Jane")
+        attempt = here.attempt()
+        request = RunOpen(run=attempt.run, fence=1, kind="merge")
+        await here.service.open(OPERATOR, attempt.grant, request)
+        # Under the new mapping every rate is a tenth more.
+        pages = [(1, of("Joe", 1, 2, 3, rate="1.1")), (3, of("Joe", 2, rate="2.2"))]
+        for place, (number, rows) in enumerate(pages if duplicates == "last" else pages[::-1]):
+            content = f"day {number} {mode}".encode()
+            await attempt.respond(place, content, fetched_at=day(number))
+            placed = [msgspec.structs.replace(one, response=place) for one in rows]
+            await attempt.post(placed, sequence=place)
+        done = await attempt.finish(batches=2)
+        assert (done.status, done.changed, done.unchanged) == ("succeeded", 2, 1), done.reason
+        found = await here.service.records(OPERATOR, RecordFilter(profile="rates"))
+        joe = {one.key[1]: one.measures["rate"].value for one in found.items if one.key[0] == "Joe"}
+        # What the second run said of the first month is not read, and stands; of the second month
+        # the third run, which is later, is read.
+        assert joe == {"2025-01-01": "2", "2025-02-01": "2.2", "2025-03-01": "1.1"}
 
 
 async def test_bytes_that_an_abandoned_attempt_left_are_not_rested_on(bench: Bench) -> None:
