@@ -130,6 +130,63 @@ async def test_damage_that_could_not_be_written_down_is_not_forgotten(
         await ledger.append(ONE, one(5001))
 
 
+async def test_damage_that_is_met_while_what_was_not_written_down_is_looked_for_counts(
+    database: Database, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise Unavailable("the database of the test is away")
+
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        await flip(database, 20)
+        soundness = ledger.log_of(ONE).soundness
+        look = soundness.recompute
+
+        async def and_then(**how: bool) -> Any:
+            monkeypatch.setattr(soundness, "recompute", look)
+            found = await look(**how)
+            await flip(database, 300)
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "keep_damage", away)
+                with pytest.raises((Corrupt, LedgerReadOnly)):
+                    await ledger.read(ONE, first=300, limit=1)
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "keep_damage", away)
+            with pytest.raises((Corrupt, LedgerReadOnly)):
+                await meet(ledger, "read")
+        await flip(database, 20)  # and back again: it was mended
+        soundness.look_again()
+        monkeypatch.setattr(soundness, "recompute", and_then)
+        await stopped(ledger, at=300)
+
+
+async def test_damage_that_a_reader_could_not_write_down_is_told_once_it_can_be(
+    database: Database, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise Unavailable("the database of the test is away")
+
+    shared: Any = {"clock": clock, "leases": MemoryLeases(clock), "keys": tmp_path / "keys"}
+    async with (
+        ledger_on(database, tmp_path / "a", holder="a", **shared) as first,
+        ledger_on(database, tmp_path / "b", holder="b", **shared) as second,
+    ):
+        await filled(first)
+        await flip(database, 20)
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "keep_damage", away)
+            with pytest.raises(Corrupt):
+                await meet(second, "read")
+        assert f"\n{COMMITS * EACH}\n" in await second.checkpoint(
+            ONE
+        )  # as it is asked every second
+        with pytest.raises((NotSequencer, LedgerReadOnly)):
+            await first.append(ONE, one(5000))
+        await stopped(first)
+
+
 @pytest.mark.parametrize("who", ["appends", "reads"])
 async def test_damage_that_one_instance_meets_stops_the_one_that_appends(
     database: Database, tmp_path: Path, clock: ManualClock, who: str

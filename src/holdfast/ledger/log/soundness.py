@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from holdfast.kernel.errors import Corrupt, HoldfastError, Unavailable
 from holdfast.kernel.telemetry import get_logger
@@ -73,15 +75,35 @@ class Soundness:
         self.leadership.close()
         self.stands = found
         self.read_only(found)
-        now = self.parts.now()
         try:
-            kept = await self.parts.write(lambda conn: store.keep_damage(conn, tenant, found, now))
-            self._answered = kept.at if kept is not None else ""
-            # Whoever is about to append, here or elsewhere, must open the log first, and will see.
-            await self.parts.shared.log.seize(self.parts.principal, self.parts.shared.holder)
+            await self._tell(found)
         except HoldfastError as lost:
-            self._unkept = True
             log.warning("damage cannot be remembered", tenant=tenant, detail=lost.detail)
+
+    async def _tell(self, found: Damage) -> None:
+        """Write down what was met, and stop whoever appends."""
+        parts = self.parts
+        with self._keeping():
+            await self._write(found)
+            # Whoever is about to append, here or elsewhere, must open the log first, and will see.
+            await parts.shared.log.seize(parts.principal, parts.shared.holder)
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """What is not known to be written down at the end of it is ``_unkept``; what is met
+        meanwhile has a word in that, too."""
+        self._unkept = False
+        try:
+            yield
+        except BaseException:
+            self._unkept = True
+            raise
+
+    async def _write(self, found: Damage) -> store.Met | None:
+        tenant, now = self.parts.tenant, self.parts.now()
+        kept = await self.parts.write(lambda conn: store.keep_damage(conn, tenant, found, now))
+        self.stands, self._answered = found, kept.at if kept is not None else ""
+        return kept
 
     async def _seen_again(self, position: int) -> FrameDamaged | None:
         """What is wrong with the commit that holds ``position``; nothing past the log's end."""
@@ -144,14 +166,9 @@ class Soundness:
 
         Raises what writing raises: on top of damage that nobody remembers nothing is appended.
         """
-        _, again = await self.recompute()
-        kept = None
-        if again is not None:
-            tenant, found, now = self.parts.tenant, damage_of(again), self.parts.now()
-            kept = await self.parts.write(lambda conn: store.keep_damage(conn, tenant, found, now))
-            self.stands, self._answered = found, kept.at if kept is not None else ""
-        self._unkept = False
-        return kept
+        with self._keeping():
+            _, again = await self.recompute()
+            return None if again is None else await self._write(damage_of(again))
 
     async def _forget(self, met: store.Met) -> bool:
         """The damage that was met is no more; false if more was met since."""
@@ -163,6 +180,8 @@ class Soundness:
 
     async def told_elsewhere(self) -> None:
         """``LedgerReadOnly`` if damage was met in a log that another instance appends to."""
+        if self._unkept and self.stands is not None:
+            await self._tell(self.stands)
         before = await self.remembered()
         if before is not None:
             self.stands = self.stands or before.damage
