@@ -24,7 +24,7 @@ from holdfast.app.line import line_of
 from holdfast.app.settings import resolve
 from holdfast.console.overview import Overview, ServiceLine, nothing
 from holdfast.kernel.cli import checked_address, read_file
-from holdfast.kernel.errors import Corrupt, Invalid
+from holdfast.kernel.errors import EXIT_STATUS, Corrupt, Invalid
 from holdfast.keyring.lines import add_restrictions, read_restrictions
 from holdfast.keyring.master import MasterKey, MasterKeys, render_master
 from holdfast.keyring.model import Restriction, RestrictionLine
@@ -396,3 +396,16 @@ def test_hardly_anything_is_loaded_before_an_interrupt_is_one() -> None:
     loaded = set(done.stdout.split())
     assert loaded & {"typing", "re", "enum", "contextlib", "threading", "collections"} == set()
     assert len(loaded) < 20, loaded
+
+
+def test_the_page_for_scripts_has_every_exit_status() -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "command-line.md"
+    rows = [line.split("|") for line in page.read_text("utf-8").replace("\\|", "").splitlines()]
+    told = {
+        kind.strip(" `"): int(row[1])
+        for row in rows
+        if len(row) == 5 and row[1].strip().isdecimal()
+        for kind in row[3].split(",")
+        if kind.strip()
+    }
+    assert told == {kind.value: status for kind, status in EXIT_STATUS.items()}
