@@ -475,7 +475,7 @@ def list_rejects(
                 for one in page.items
             ],
             numeric=["response", "position"],
-            spare=["row", "profile"],
+            spare=["row", "profile", "record"],
             empty="no rejects",
         )
         say_cursor(page.next)
