@@ -251,12 +251,16 @@ async def _profiles(api: Any) -> Finding:
         return Finding(
             "registry",
             "warn",
-            f"{len(items)} profiles loaded; the newest file of {', '.join(broken)} was not taken",
+            f"{_profiles_of(items)} loaded; the newest file of {', '.join(broken)} was not taken",
             "`holdfast profile list` shows why",
         )
     if not items:
         return Finding("registry", "fail", "no profiles loaded", "put some into PROFILES_DIR")
-    return Finding("registry", "pass", f"{len(items)} profiles loaded")
+    return Finding("registry", "pass", f"{_profiles_of(items)} loaded")
+
+
+def _profiles_of(items: list[Any]) -> str:
+    return "1 profile" if len(items) == 1 else f"{len(items)} profiles"
 
 
 async def _drones(api: Any) -> Finding:
