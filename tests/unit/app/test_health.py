@@ -45,9 +45,9 @@ def test_what_nobody_could_tell_of_a_source_is_not_said() -> None:
     one = SimpleNamespace(
         name="air", title="", publisher="", runnable=True, removed=False, problem=""
     )
-    known = _profile(one, None, None, "", known=True)
+    known = _profile(one, None, None, "", {}, known=True)
     assert (known.status, known.records) == ("never run", 0)
-    unknown = _profile(one, None, None, "", known=False)
+    unknown = _profile(one, None, None, "", {}, known=False)
     assert (unknown.status, unknown.records) == ("not known", None)
 
 
