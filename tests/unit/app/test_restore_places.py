@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.app.backup.restore import _aside_note, _put_in_place, _undo_killed
+from holdfast.app.backup.restore import _aside_note, _hold, _put_in_place, _undo_killed
 
 
 def folder(path: Path, content: str) -> Path:
@@ -52,6 +52,19 @@ def test_a_note_of_a_restore_that_was_done_goes(tmp_path: Path) -> None:
     _aside_note(tmp_path / ".data.restoring-1").write_text("data.before-restore")
     _undo_killed(tmp_path / "data")
     assert left(tmp_path) == ["data"]
+
+
+def test_half_a_note_goes_unless_its_restore_is_under_way(tmp_path: Path) -> None:
+    target = folder(tmp_path / "data.aside", "mine")
+    killed, running = (tmp_path / f".data.aside.restoring-{number}" for number in (1, 2))
+    for stage in (killed, running):
+        folder(stage, "new")
+        (tmp_path / f".{_aside_note(stage).name}.{stage.name[-1]}.0a0b").write_text("data.bef")
+    held = _hold(running)
+    _undo_killed(target)
+    os.close(held)
+    there = ["..data.aside.restoring-2.aside.2.0a0b", ".data.aside.restoring-2", "data.aside"]
+    assert left(tmp_path) == there
 
 
 def test_nothing_is_left_where_nobody_dies(tmp_path: Path) -> None:

@@ -469,6 +469,9 @@ def _undo_killed(target: Path) -> None:
             shutil.rmtree(stage, ignore_errors=True)
         finally:
             os.close(held)
+    for half in sorted(target.parent.glob(f".{_stage_prefix(target)}*{_ASIDE}.*")):  # of a note
+        if not half.with_name(half.name.rpartition(_ASIDE)[0].removeprefix(".")).exists():
+            half.unlink(missing_ok=True)
 
 
 def _aside_note(stage: Path) -> Path:
