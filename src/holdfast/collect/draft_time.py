@@ -21,7 +21,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"(1[5-9]|20|21)\d\d([-/ ]?M?(0[1-9]|1[0-2])|[-/M][1-9])", "M"),
     (r"\d{4}[- ]?Q0?[1-4]", "Q"),
     (r"\d{4}[- ]?[SH]0?[12]", "S"),
-    (r"\d{4}[- ]?W\d\d", "W"),
+    (r"\d{4}[- ]?W\d{1,2}", "W"),
 )
 _DAYS = ("%Y%m%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%y", "%d.%m.%y",
          "%Y/%m/%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%y",
@@ -89,7 +89,7 @@ def _coded_period(year: InferredField, coded: InferredField, texts: list[str]) -
 
 def as_period(each: InferredField, texts: list[str]) -> Plain | None:
     path = {"path": each.path}
-    if all(re.fullmatch(r"\d{4}-?W\d\d", text) for text in texts):
+    if all(re.fullmatch(r"\d{4}-?W\d{1,2}", text) for text in texts):
         return path | {"frequency": "W"}
     if each.type == "date":
         return path | {"frequency": _frequency(texts)}

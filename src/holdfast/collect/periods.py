@@ -22,7 +22,7 @@ _YEAR = re.compile(r"([0-9]{4})").fullmatch
 _HALF = re.compile(r"([0-9]{4})[- ]?[SHsh]0?([12])").fullmatch
 _QUARTER = re.compile(r"([0-9]{4})[-/ ]?[Qq]0?([1-4])").fullmatch
 _MONTH = re.compile(r"([0-9]{4})[-/ ]?[Mm]?(0[1-9]|1[0-2]|(?<=[-/Mm ])[1-9])").fullmatch
-_WEEK = re.compile(r"([0-9]{4})[- ]?[Ww](0[1-9]|[1-4][0-9]|5[0-3])").fullmatch
+_WEEK = re.compile(r"([0-9]{4})[- ]?[Ww](0?[1-9]|[1-4][0-9]|5[0-3])").fullmatch
 
 _ROMAN = {
     text: str(number)
