@@ -109,18 +109,24 @@ def remap_sources(conn: Connection, tenant: str, rules: Rules, fetched: Rules) -
     if last is None:
         # What such a run brought stays as it is; nothing but a snapshot withdraws what is absent.
         found = [_source(row) for row in rows if row.run not in erased]
+        if rows and not found:
+            raise _destroyed(rules)
     elif any(row.number >= last.number for row in rows if row.run in erased):
-        raise Conflict(
-            f"cannot re-map {rules.profile}: bytes it rests on were destroyed, because a person in "
-            "them was erased",
-            code="response-erased",
-            hint=f"holdfast profile run {rules.profile} --force",
-        )
+        raise _destroyed(rules)
     else:
         found = _of_snapshot(rows, erased, last, rules, fetched)
         _check_many(rules, len(found))
         asked_ranges(rules, found)
     return found[::-1] if rules.duplicates == "last" else found
+
+
+def _destroyed(rules: Rules) -> Conflict:
+    return Conflict(
+        f"cannot re-map {rules.profile}: bytes it rests on were destroyed, because a person in "
+        "them was erased",
+        code="response-erased",
+        hint=f"holdfast profile run {rules.profile} --force",
+    )
 
 
 def _check_many(rules: Rules, many: int) -> None:

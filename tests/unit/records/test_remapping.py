@@ -148,6 +148,18 @@ async def test_older_bytes_do_not_bring_back_what_destroyed_ones_corrected(
         assert joe == {"2025-01-01": "2", "2025-02-01": "2.2", "2025-03-01": "1.1"}
 
 
+async def test_where_all_bytes_were_destroyed_it_is_not_said_that_none_were_stored(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    one = profile(subject="dimensions.state", mode="append")
+    async with bench_on(sqlite_database, tmp_path, one) as here:
+        await collected(here, of("Jane", 1))
+        await erase(here, "Jane")
+        with pytest.raises(Conflict) as refused:
+            await sources(here, await opened(here, kind="merge"))
+        assert refused.value.code == "response-erased"
+
+
 async def test_bytes_that_an_abandoned_attempt_left_are_not_rested_on(bench: Bench) -> None:
     """Only what the last attempt of a run has stored is read, so only that may be missing."""
     attempt = await opened(bench)
