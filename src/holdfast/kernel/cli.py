@@ -424,6 +424,17 @@ def whole_file(path: Path, *, mode: int = 0o666, replace: bool = False) -> Itera
             partial.unlink()
 
 
+@contextmanager
+def output(out: Path | None) -> Iterator[BinaryIO]:
+    """What ``--out`` names: a new file, as :func:`whole_file` makes it, or standard output."""
+    if out is None or str(out) == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with whole_file(out) as file:
+        yield file
+
+
 class _Told(io.FileIO):
     """A file; that it cannot be written is told of the name that it is to have."""
 

@@ -6,12 +6,13 @@ import contextlib
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdfast.kernel.cli import (
     check_new,
+    output,
     output_width,
     print_fields,
     print_json,
@@ -19,13 +20,12 @@ from holdfast.kernel.cli import (
     run,
     say,
     session,
-    whole_file,
 )
 from holdfast.kernel.errors import Corrupt, HoldfastError, Invalid, NotFound
 from holdfast.kernel.options import JsonOption, LimitOption
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from holdfast.kernel.http.client import ApiClient
     from holdfast.records.client import RecordsClient
@@ -253,7 +253,7 @@ def record_receipt(
         check_new(out)
         async with session(ctx) as api:
             found = await client_of(api).receipt(operator(), record, revision=revision)
-        with _sink(out) as file:
+        with output(out) as file:
             file.write(found)
         if out is None or str(out) == "-":
             return
@@ -530,18 +530,8 @@ async def _document(value: Any) -> AsyncIterator[bytes]:
 async def _write(chunks: Any, out: Path | None) -> int:
     """Write to standard output, or whole or not at all to a file."""
     size = 0
-    with _sink(out) as file:
+    with output(out) as file:
         async for chunk in chunks:
             file.write(chunk)
             size += len(chunk)
     return size
-
-
-@contextlib.contextmanager
-def _sink(out: Path | None) -> Iterator[BinaryIO]:
-    if out is not None and str(out) != "-":
-        with whole_file(out) as file:
-            yield file
-        return
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()

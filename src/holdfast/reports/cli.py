@@ -11,6 +11,7 @@ import typer
 
 from holdfast.kernel.cli import (
     check_new,
+    output,
     output_width,
     print_json,
     print_table,
@@ -265,11 +266,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    if str(path) == "-":
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-        return
-    with whole_file(path) as file:
+    with output(path) as file:
         file.write(content)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from holdfast.kernel.cli import (
     check_new,
+    output,
     output_width,
     print_json,
     print_table,
@@ -17,7 +18,6 @@ from holdfast.kernel.cli import (
     say,
     session,
     visible,
-    whole_file,
 )
 from holdfast.kernel.options import JsonOption
 from holdfast.kernel.principal import operator
@@ -140,9 +140,5 @@ def _shown(value: Any) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    if str(path) == "-":
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-        return
-    with whole_file(path) as file:
+    with output(path) as file:
         file.write(content)
