@@ -259,9 +259,9 @@ class Collection:
             error.detail = f"{error.detail}; the source says: {words}"
 
     async def _finish(self, outcome: Outcome, code: str = "", reason: str = "") -> Ending:
-        # Nobody can store anything for a run that has ended.
-        failure = await self._kept(ended=outcome in ("failed", "partial"))
-        if failure:
+        # Nobody can store anything for a run that has ended. One that is complete has what it is
+        # made of by now, and one that was cancelled has no files any more.
+        if outcome in ("failed", "partial") and (failure := await self._kept(ended=True)):
             reason = f"{reason}; what the source sent is not kept: {failure}"
         return ended(await self._channel.finish(self._account(outcome, code, reason)))
 
