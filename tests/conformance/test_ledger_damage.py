@@ -179,9 +179,8 @@ async def test_damage_that_a_reader_could_not_write_down_is_told_once_it_can_be(
             patch.setattr(store, "keep_damage", away)
             with pytest.raises(Corrupt):
                 await meet(second, "read")
-        assert f"\n{COMMITS * EACH}\n" in await second.checkpoint(
-            ONE
-        )  # as it is asked every second
+        note = await second.checkpoint(ONE)  # as it is asked every second
+        assert f"\n{COMMITS * EACH}\n" in note
         with pytest.raises((NotSequencer, LedgerReadOnly)):
             await first.append(ONE, one(5000))
         await stopped(first)

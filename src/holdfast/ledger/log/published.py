@@ -73,7 +73,8 @@ class PublishedCheckpoints:
             log.warning(
                 "what was published is taken from the database: there is no file of it here",
                 tenant=self.parts.tenant,
-                detail="a new instance has none yet; after a restore the outside may know of more",
+                detail="a new instance or a rehearsal has none; after a restore the outside may "
+                "know of more: bring the folder published/ along",
             )
         try:
             await asyncio.to_thread(self._file.learn, known)
