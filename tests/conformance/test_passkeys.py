@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Raw
+from sqlalchemy import text
 
 from holdfast.identity.granting import Parts
 from holdfast.identity.model import ROLES
 from holdfast.identity.people import store as people_store
-from holdfast.identity.people.model import PersonInvite, RolesChange
+from holdfast.identity.people.model import PersonInvite, PersonRecover, RolesChange
 from holdfast.identity.people.service import PeopleService
 from holdfast.identity.signin import oauth_store
 from holdfast.identity.signin.ceremonies import Ceremonies
@@ -320,6 +321,55 @@ async def test_an_administrator_brings_back_who_lost_every_passkey(
     told = [entry.event.type for entry in await events(database)]
     assert "person.recovery" in told
     assert "person.recovered" in told
+
+
+async def test_who_came_back_by_one_link_leaves_no_other_behind(
+    house: House, key: Authenticator, database: Database
+) -> None:
+    """Not even one that an earlier version left open beside it."""
+    first = await house.join(key)
+    strayed = await house.people.recover(ME, first.subject)
+    reopen = text("UPDATE invitations SET ended_at = NULL WHERE tenant = :tenant AND id = :id")
+    newer = await house.people.recover(ME, first.subject)
+    with pytest.raises(Unauthenticated):
+        await house.passkeys.see_invitation(strayed.secret)
+    values = {"tenant": ME.tenant, "id": strayed.invitation.id}
+    await database.write(ME, lambda conn: conn.execute(reopen, values))
+    begun = await house.ask_to_accept(strayed.secret)
+    await house.join(Authenticator(ORIGIN, RP_ID, 2), newer.secret)
+    stranger = Authenticator(ORIGIN, RP_ID, 3)
+    with pytest.raises(Unauthenticated) as refused:
+        await house.passkeys.accept(finish(begun, stranger.make(begun.options)))
+    assert refused.value.code == "invitation-over"
+    told = [(entry.event.type, entry.event.stream) for entry in await events(database)]
+    assert told.count(("invitation.revoked", f"invitation/{strayed.invitation.id}")) == 2
+
+
+async def test_who_holds_a_stolen_device_is_out_and_its_owner_comes_back(
+    house: House, key: Authenticator, database: Database
+) -> None:
+    stolen = await house.join(key)
+    me = await house.principal(stolen)
+    who = Who(tenant=me.tenant, person=me.subject)
+    spare = Authenticator(ORIGIN, RP_ID, 2)
+    adding = await house.passkeys.begin_adding(SignInStart(visitor=VISITOR, who=who))
+    kept = await house.people.recover(ME, stolen.subject)
+    assert (kept.passkeys_ended, kept.sessions_ended) == (0, 0)
+    await house.sign_in(key)
+    made = await house.people.recover(ME, stolen.subject, PersonRecover(end_passkeys=True))
+    assert (made.passkeys_ended, made.sessions_ended) == (1, 2)
+    for attempt in (
+        house.sign_in(key),
+        house.sessions.find_holder(stolen.secret),
+        # The door remembers a session for some seconds: nobody makes a passkey in these.
+        house.passkeys.add(finish(adding, spare.make(adding.options), who)),
+    ):
+        with pytest.raises(Unauthenticated):
+            await attempt
+    told = [entry.event.type for entry in await events(database)]
+    assert (told.count("passkey.ended"), told.count("session.ended")) == (1, 2)
+    fresh = Authenticator(ORIGIN, RP_ID, 3)
+    assert (await house.join(fresh, made.secret)).subject == stolen.subject
 
 
 async def test_a_link_that_brings_somebody_back_brings_no_roles_that_they_got_since(

@@ -16,6 +16,7 @@ from holdfast.identity.people import http, store
 from holdfast.identity.people.client import PeopleClient
 from holdfast.identity.people.model import (
     AdminCreate,
+    NewInvitation,
     PersonInvite,
     RolesChange,
     TenantCreate,
@@ -154,6 +155,37 @@ async def test_of_two_links_to_the_first_administrators_place_the_newer_holds(
     assert states == {"Ada": "revoked", "Bob": "open", "Eve": "open"}
     told = [(entry.event.type, entry.event.stream) for entry in await events(database)]
     assert ("invitation.revoked", f"invitation/{older.invitation.id}") in told
+
+
+async def test_of_several_links_that_bring_somebody_back_the_newest_holds(
+    people: People, parts: Parts, database: Database
+) -> None:
+    person, other = await join(parts, ["viewer"]), await join(parts, ["viewer"])
+    others = await people.recover(ME, other)
+    older = await people.recover(ME, person)
+    newer = await people.recover(ME, person)
+    assert (older.withdrawn, [each.id for each in newer.withdrawn]) == ([], [older.invitation.id])
+    states = {each.id: each.state for each in (await people.list_invitations(ME))[0]}
+    assert states == {
+        others.invitation.id: "open",
+        older.invitation.id: "revoked",
+        newer.invitation.id: "open",
+    }
+    told = [(entry.event.type, entry.event.stream) for entry in await events(database)]
+    assert told[-2:] == [
+        ("invitation.revoked", f"invitation/{older.invitation.id}"),
+        ("person.recovery", f"person/{person}"),
+    ]
+
+
+async def test_a_link_that_brings_somebody_back_can_be_asked_for_without_a_body(
+    served: PeopleService, clock: ManualClock, parts: Parts
+) -> None:
+    person = await join(parts, ["viewer"])
+    async with apis_for(WHO, http.handlers(served), clock) as apis:
+        path = f"/v1/people/{person}/recover"
+        made = await apis["me"].request("POST", path, type=NewInvitation)
+    assert made.invitation.person == person
 
 
 async def test_who_names_another_tenants_administrator_is_on_the_operators_own_record(

@@ -134,6 +134,20 @@ def withdraw(
         outbox.emit(conn, principal, _event(because, "invitation", link.id, payload))
 
 
+def withdraw_recoveries(
+    conn: Connection, outbox: Outbox, principal: Principal, person: str, because: Event
+) -> list[Thing]:
+    """End every open link that would bring this person back, with an event for each.
+
+    One person has one such link: who makes a new one means it instead of those before, which may
+    be in somebody else's hands; and who came back by one has no use for another.
+    """
+    rows = people_store.open_recoveries(conn, principal.tenant, person, timestamp(because.time))
+    found = _things(rows)
+    withdraw(conn, outbox, principal, found, because)
+    return found
+
+
 def check_maker(
     conn: Connection,
     principal: Principal,
@@ -301,14 +315,22 @@ def _ending(because: Event, kind: str, name: str, identity: str, root: str) -> E
 
 
 def _event(because: Event, kind: str, identity: str, payload: dict[str, Any]) -> Event:
+    return following(because, f"{kind}/{identity}", f"{kind}.revoked", payload)
+
+
+def following(
+    because: Event, stream: str, type_: str, payload: dict[str, Any], what: str = ""
+) -> Event:
+    """The event of what happens because of another, at its time and by its request; ``what`` tells
+    those of one stream apart."""
     # A unit of work makes no ids, as it may run again: the same happening has the same one.
-    digest = hashlib.sha256(f"{because.id} {kind}/{identity}".encode()).digest()
+    digest = hashlib.sha256(f"{because.id} {stream}{what and f' {what}'}".encode()).digest()
     milliseconds = int(because.id[:8] + because.id[9:13], 16)
     return replace(
         because,
         id=EventId(uuid7(milliseconds, digest[:10])),
-        stream=f"{kind}/{identity}",
-        type=f"{kind}.revoked",
+        stream=stream,
+        type=type_,
         payload=payload,
     )
 

@@ -93,12 +93,29 @@ def invite(
 
 @person_app.command(
     "recover",
-    help="A link by which somebody who lost their passkeys registers a new one.",
-    epilog="Example: holdfast person recover 01a21cbb-894a-76f7-9f5f-41e756bbe4c4",
+    help="A link by which somebody who lost their passkeys registers a new one. Links of theirs "
+    "from before end; passkeys they still have go on, unless a device was stolen.",
+    epilog="Example: holdfast person recover 01a21cbb-894a-76f7-9f5f-41e756bbe4c4 | "
+    "holdfast person recover Grace --end-passkeys",
 )
-def recover(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -> None:
+def recover(
+    ctx: typer.Context,
+    person: PersonArgument,
+    end_passkeys: Annotated[
+        bool,
+        typer.Option(
+            "--end-passkeys",
+            help="A device was stolen: every passkey and session of theirs ends now.",
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity.people.model import PersonRecover
+
+    how = PersonRecover(end_passkeys=end_passkeys)
+
     async def ask(people: PeopleClient) -> NewInvitation:
-        return await people.recover(None, await _id_of(people, person))
+        return await people.recover(None, await _id_of(people, person), how)
 
     _made(ctx, ask, json)
 
@@ -322,14 +339,21 @@ def _made(
         # Whoever is invited may be elsewhere: where people sign in counts, not where we asked.
         link = f"{made.origin or url}{made.path}"
         if json:
+            more = {
+                "withdrawn": made.withdrawn,
+                "passkeys_ended": made.passkeys_ended,
+                "sessions_ended": made.sessions_ended,
+            }
             shown = {"url": link, "invitation": made.invitation}
-            print_json({**shown, "withdrawn": made.withdrawn} if made.withdrawn else shown)
+            print_json(shown | {name: value for name, value in more.items() if value})
             return
         sys.stdout.write(f"{link}\n")
         say(f"for {made.invitation.name} ({', '.join(made.invitation.roles)}), works once, until")
         say(f"{made.invitation.expires_at[:16]}; this is the only time it is shown")
         for each in made.withdrawn:
             say(f"the earlier link of {each.name} does not work any more: only the newest does")
+        if made.passkeys_ended or made.sessions_ended:
+            say(f"ended: {made.passkeys_ended} of their passkeys, {made.sessions_ended} sessions")
 
     run(body)
 

@@ -14,6 +14,7 @@ from holdfast.identity.people.model import (
     NewInvitation,
     Person,
     PersonInvite,
+    PersonRecover,
     RolesChange,
     Tenant,
     TenantCreate,
@@ -45,10 +46,16 @@ class PeopleClient:
         return await self._ask("/v1/people/admin", create, idempotency_key)
 
     async def recover(
-        self, principal: Principal | None, person: str, *, idempotency_key: str = ""
+        self,
+        principal: Principal | None,
+        person: str,
+        recover: PersonRecover | None = None,
+        *,
+        idempotency_key: str = "",
     ) -> NewInvitation:
         """See :meth:`PeopleService.recover`."""
-        return await self._ask(f"{_path(person)}/recover", {}, idempotency_key)
+        body = recover or PersonRecover()
+        return await self._ask(f"{_path(person)}/recover", body, idempotency_key)
 
     async def _ask(self, path: str, body: Any, idempotency_key: str) -> NewInvitation:
         headers = with_key(idempotency_key)

@@ -15,6 +15,7 @@ from holdfast.identity.people.model import (
     NewInvitation,
     Person,
     PersonInvite,
+    PersonRecover,
     RolesChange,
     Tenant,
     TenantCreate,
@@ -77,10 +78,11 @@ def _people(service: PeopleService) -> list[Any]:
 
     @post("/v1/people/{person:str}/recover", permission=Permission.IDENTITY_WRITE)
     async def recover_person(
-        principal: Principal, person: str, key: KeyText = ""
+        principal: Principal, person: str, data: PersonRecover | None = None, key: KeyText = ""
     ) -> Response[NewInvitation]:
-        """Make a link by which somebody who lost their passkeys registers a new one."""
-        return _once(await service.recover(principal, person, idempotency_key=key))
+        """Make a link by which somebody who lost their passkeys registers a new one; links of
+        theirs that are open end, and with `end_passkeys` their passkeys and sessions."""
+        return _once(await service.recover(principal, person, data, idempotency_key=key))
 
     @put("/v1/people/{person:str}/roles", permission=Permission.IDENTITY_WRITE)
     async def change_roles(principal: Principal, person: str, data: RolesChange) -> EndedPerson:

@@ -51,6 +51,13 @@ class RolesChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     roles: Roles
 
 
+class PersonRecover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to bring somebody back. ``end_passkeys``: what they had is in somebody else's hands, so
+    that every passkey and every session of theirs ends now."""
+
+    end_passkeys: bool = False
+
+
 class Person(Struct, frozen=True, kw_only=True):
     """A person. Their id goes into events; their name and address do not."""
 
@@ -87,13 +94,15 @@ class Invitation(Struct, frozen=True, kw_only=True):
 
 class NewInvitation(Struct, frozen=True, kw_only=True):
     """An invitation with its secret, which is in this one answer and nowhere else. ``withdrawn``:
-    those that do not hold any more since this one does. ``origin``: where people sign in, if that
-    is configured."""
+    those that do not hold any more since this one does. ``passkeys_ended`` and ``sessions_ended``:
+    how many ended with it. ``origin``: where people sign in, if that is configured."""
 
     invitation: Invitation
     secret: str
     origin: str = ""
     withdrawn: list[Thing] = []
+    passkeys_ended: int = 0
+    sessions_ended: int = 0
 
     @property
     def path(self) -> str:

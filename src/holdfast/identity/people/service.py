@@ -18,7 +18,9 @@ from holdfast.identity.derived import (
     check_managed,
     end_beyond,
     end_derived,
+    following,
     withdraw,
+    withdraw_recoveries,
     within,
 )
 from holdfast.identity.granting import Parts, check_above, check_handed_on, custom_roles, granted_by
@@ -31,6 +33,7 @@ from holdfast.identity.people.model import (
     NewInvitation,
     Person,
     PersonInvite,
+    PersonRecover,
     RolesChange,
     Tenant,
     TenantCreate,
@@ -109,18 +112,28 @@ class PeopleService:
         )
 
     async def recover(
-        self, principal: Principal, person: str, *, idempotency_key: str = ""
+        self,
+        principal: Principal,
+        person: str,
+        recover: PersonRecover | None = None,
+        *,
+        idempotency_key: str = "",
     ) -> NewInvitation:
         """A link by which somebody who lost their passkeys registers a new one. On the record.
 
+        Earlier links of theirs that nobody has used end, and with one that is used every other.
+        What they had goes on, unless ``recover`` says that it is in other hands: then their
+        passkeys and sessions end in the same transaction.
+
         :class:`Conflict` if they may not sign in: a link would not let them in either.
         """
+        recover = recover or PersonRecover()
         found = await self._manageable(principal, person)
         wanted = PersonInvite(
             name=found.name, email=found.email, roles=found.roles, hours=RECOVERY_HOURS
         )
-        asked = Asked.of(idempotency_key, person)
-        return await self._invite(principal, wanted, asked, person=found)
+        asked = Asked.of(idempotency_key, {"person": person, "how": recover})
+        return await self._invite(principal, wanted, asked, found, end_passkeys=recover.end_passkeys)
 
     async def _invite(
         self,
@@ -130,6 +143,7 @@ class PeopleService:
         person: Person | None = None,
         *,
         first: bool = False,
+        end_passkeys: bool = False,
     ) -> NewInvitation:
         email = _checked_email(invite.email)
         roles = sorted(set(invite.roles))
@@ -170,7 +184,7 @@ class PeopleService:
             "event_id": event.id,
         }
 
-        def unit(conn: Connection) -> tuple[Invitation, list[Thing]]:
+        def unit(conn: Connection) -> NewInvitation:
             custom = custom_roles(conn, principal.tenant)
             check_maker(conn, principal, timestamp(now), granted_by(roles, custom))
             if person is not None:
@@ -183,6 +197,11 @@ class PeopleService:
             )  # fmt: skip
             old = _withdrawable(conn, principal.tenant, timestamp(now)) if first else []
             withdraw(conn, self._parts.outbox, principal, old, event)
+            passkeys = sessions = 0
+            if person is not None:
+                old = withdraw_recoveries(conn, self._parts.outbox, principal, person.id, event)
+            if person is not None and end_passkeys:
+                passkeys, sessions = self._shut_out(conn, principal, person.id, event)
             if store.count_open(conn, principal.tenant, timestamp(now)) >= INVITATIONS_OPEN_MAX:
                 raise Exhausted(
                     f"cannot invite: {INVITATIONS_OPEN_MAX} invitations are open",
@@ -192,12 +211,39 @@ class PeopleService:
             self._parts.outbox.emit(conn, principal, event)
             made = store.find_invitation(conn, principal.tenant, identity)
             assert made is not None, "its row was just written"
-            return invitation_of(made, timestamp(now)), old
+            return NewInvitation(
+                invitation=invitation_of(made, timestamp(now)),
+                secret=secret,
+                origin=self._origin,
+                withdrawn=old,
+                passkeys_ended=passkeys,
+                sessions_ended=sessions,
+            )
 
-        invitation, withdrawn = await self._db.write(principal, unit)
-        return NewInvitation(
-            invitation=invitation, secret=secret, origin=self._origin, withdrawn=withdrawn
-        )
+        return await self._db.write(principal, unit)
+
+    def _shut_out(
+        self, conn: Connection, principal: Principal, person: str, because: Event
+    ) -> tuple[int, int]:
+        """End every passkey and session of a person, each with its event; how many."""
+        tenant, now, outbox = principal.tenant, timestamp(because.time), self._parts.outbox
+        passkeys = [
+            row.id
+            for row in passkey_store.passkeys_of(conn, tenant, person)
+            if passkey_store.end_passkey(conn, tenant, row.id, now)
+        ]
+        for each in passkeys:
+            told = {"passkey": each, "person": person}
+            event = following(because, f"person/{person}", "passkey.ended", told, each)
+            outbox.emit(conn, principal, event)
+        sessions = signin_store.open_of_subject(conn, tenant, person, now)
+        for each in sessions:
+            signin_store.end_session(conn, tenant, each, now)
+            told = {"session": each, "reason": "passkeys ended"}
+            outbox.emit(
+                conn, principal, following(because, f"session/{each}", "session.ended", told)
+            )
+        return len(passkeys), len(sessions)
 
     async def list_invitations(
         self, principal: Principal, *, before: str = "", limit: int = 100

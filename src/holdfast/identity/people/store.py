@@ -109,6 +109,10 @@ _OPEN_ADMIN = text(
     """ AND roles = '["admin"]' AND person = ''"""
     " AND used_at IS NULL AND ended_at IS NULL AND expires_at > :now ORDER BY id"
 )
+_OPEN_RECOVERIES = text(
+    "SELECT id, name FROM invitations WHERE tenant = :tenant AND person = :person"
+    " AND used_at IS NULL AND ended_at IS NULL AND expires_at > :now ORDER BY id"
+)
 _END_INVITATION = text(
     "UPDATE invitations SET ended_at = :at"
     " WHERE tenant = :tenant AND id = :id AND used_at IS NULL AND ended_at IS NULL"
@@ -222,6 +226,12 @@ def count_open(conn: Connection, tenant: str, now: str) -> int:
 def open_admin_invitations(conn: Connection, tenant: str, now: str) -> Sequence[Row[Any]]:
     """The operator's invitations of a new administrator that could still be used."""
     return conn.execute(_OPEN_ADMIN, {"tenant": tenant, "now": now}).all()
+
+
+def open_recoveries(conn: Connection, tenant: str, person: str, now: str) -> Sequence[Row[Any]]:
+    """The links that would bring this person back and could still be used."""
+    values = {"tenant": tenant, "person": person, "now": now}
+    return conn.execute(_OPEN_RECOVERIES, values).all()
 
 
 def end_invitation(conn: Connection, tenant: str, invitation: str, at: str) -> bool:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw, Struct
 from sqlalchemy import Connection, Row
 
-from holdfast.identity.derived import check_managed
+from holdfast.identity.derived import check_managed, withdraw_recoveries
 from holdfast.identity.finding import TenantFinder
 from holdfast.identity.granting import Parts, whose
 from holdfast.identity.model import INVITATION_PREFIX
@@ -42,7 +42,7 @@ from holdfast.identity.signin.passkey_model import (
     party_of,
     passkey_refused,
 )
-from holdfast.identity.signin.sessions import SessionsService, end_with
+from holdfast.identity.signin.sessions import SessionsService, end_with, session_over
 from holdfast.identity.signin.ways import other_ways_in
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of
@@ -252,6 +252,11 @@ class PasskeysService:
 
         def unit(conn: Connection) -> Row[Any] | None:
             _check_active(conn, principal.tenant, who.person)
+            if not sessions_store.open_of_subject(
+                conn, principal.tenant, who.person, values["created_at"]
+            ):
+                # The door remembers a session for some seconds after it ended.
+                raise session_over()
             self._add(conn, principal, values, event)
             return store.find_passkey(conn, principal.tenant, values["id"])
 
@@ -443,6 +448,7 @@ class Joining:
                 # Whoever made the link had all that they had then: not what they have since.
                 raise invitation_over()
             self._parts.outbox.emit(conn, principal, self._recovered)
+            withdraw_recoveries(conn, self._parts.outbox, principal, person, self._recovered)
             return row
         values = {
             "tenant": tenant,
