@@ -133,7 +133,9 @@ class PeopleService:
             name=found.name, email=found.email, roles=found.roles, hours=RECOVERY_HOURS
         )
         asked = Asked.of(idempotency_key, {"person": person, "how": recover})
-        return await self._invite(principal, wanted, asked, found, end_passkeys=recover.end_passkeys)
+        return await self._invite(
+            principal, wanted, asked, found, end_passkeys=recover.end_passkeys
+        )
 
     async def _invite(
         self,
