@@ -96,8 +96,10 @@ def test_without_a_certificate_of_ours_nobody_gets_to_ask(
         for code in ("tls-peer-did-not-return-a-certificate", "tls-certificate-verify-failed"):
             assert f'holdfast_connection_refusals_total{{code="{code}"}}' in counted
     assert httpx.get(url, verify=pki.context("operator"), trust_env=False).status_code == 200
-    with pytest.raises(httpx.HTTPError):
-        httpx.get(url.replace("https", "http"), trust_env=False)
+    plain = httpx.get(url.replace("https", "http"), trust_env=False, timeout=60)
+    told = plain.json()  # whoever has no TLS learns that there is some, and nothing else
+    assert (plain.status_code, told["code"]) == (400, "tls-required")
+    assert told["detail"] == "cannot answer: this port speaks TLS; use https://"
 
 
 def _greeted(port: int, context: ssl.SSLContext) -> bool:
