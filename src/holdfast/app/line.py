@@ -62,7 +62,7 @@ async def _open_here(line: CommandLine) -> AsyncIterator[ApiClient]:
         async with open_system(settings.alone(), ROLES) as system:
             token = line.operator_token()
             assert system.app is not None
-            async with ApiClient.for_app(system.app, token=token) as api:
+            async with ApiClient.for_app(system.app, token=token, tenant=line.tenant()) as api:
                 yield api
 
 

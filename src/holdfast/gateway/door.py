@@ -10,6 +10,7 @@ import hashlib
 import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Generic, TypeVar
 
@@ -20,11 +21,11 @@ from holdfast.identity.keyfile import KeyFile
 from holdfast.identity.model import KeyHolder, admits, is_over, key_unknown, networks_of, was_of
 from holdfast.identity.service import principal_of
 from holdfast.identity.signin.model import SessionHolder, csrf_of
-from holdfast.identity.signin.sessions import principal_of_session, session_over
+from holdfast.identity.signin.sessions import principal_of_session, session_over, session_was_of
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Denied, Unauthenticated
 from holdfast.kernel.http.door import CLIENT, FOREIGN, SAFE_METHODS, SUBJECT, TENANT, target_of
-from holdfast.kernel.principal import Principal, PrincipalKind, operator
+from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
 from holdfast.kernel.tls import CERTIFICATE
 
 COOKIE = "holdfast_session"
@@ -82,7 +83,7 @@ class DoorAuthenticator:
         """
         bearer, cookies = _credentials(scope)
         if bearer is not None:
-            principal = await self._by_bearer(bearer, scope)
+            principal = _with_self(await self._by_bearer(bearer, scope))
             _know(scope, principal.tenant, principal.subject)
             self._check_tenant(scope, principal)
             return principal
@@ -94,14 +95,21 @@ class DoorAuthenticator:
                 hint="programs send an API key or the operator token as a bearer; "
                 "`holdfast login` signs in a browser",
             )
-        principal = await self._by_session(secret)
+        principal = await self._by_session(secret, scope)
         _know(scope, principal.tenant, principal.subject)
         if scope["method"] not in SAFE_METHODS:
             _check_write(scope, secret)
         return principal
 
-    async def _by_session(self, secret: str) -> Principal:
-        holder = await self._sessions(secret)
+    async def _by_session(self, secret: str, scope: Any) -> Principal:
+        try:
+            holder = await self._sessions(secret)
+        except Unauthenticated as error:
+            if not error.problems:
+                raise
+            _know(scope, *session_was_of(error))
+            raise session_over() from None  # and whoever shows it does not learn that it was one
+        _know(scope, holder.tenant, holder.subject)
         if is_over(holder.expires_at, None, self._clock.now()):
             raise session_over()
         kind, _, origin = holder.credential.partition(":")
@@ -148,7 +156,8 @@ class DoorAuthenticator:
             raise Denied(
                 "cannot do this: X-Tenant-ID is required here",
                 code="tenant-required",
-                hint="send X-Tenant-ID with the tenant your credential is of",
+                hint="send X-Tenant-ID with the tenant your credential is of; commands send what "
+                "HOLDFAST_TENANT names",
             )
 
     async def _by_key(self, secret: str, scope: Any) -> Principal:
@@ -170,6 +179,13 @@ class DoorAuthenticator:
                 "`holdfast apikey list` shows them to whoever may see it",
             )
         return principal_of(holder)
+
+
+def _with_self(principal: Principal) -> Principal:
+    """A program is somebody, too, as whoever signs in is: it may see to what is its own."""
+    if principal.kind not in (PrincipalKind.KEY, PrincipalKind.FOREIGN):
+        return principal
+    return replace(principal, permissions=principal.permissions | {Permission.SELF})
 
 
 def _know(scope: Any, tenant: str, subject: str) -> None:

@@ -15,7 +15,7 @@ from holdfast.identity.model import ROLES
 from holdfast.kernel.errors import Denied
 from holdfast.kernel.ids import EventId
 from holdfast.kernel.outbox import Event
-from holdfast.kernel.principal import Permission, Principal
+from holdfast.kernel.principal import Permission, PermissionAuthoriser, Principal, decide
 from holdfast.kernel.telemetry import request_id
 
 if TYPE_CHECKING:
@@ -57,9 +57,20 @@ class Parts:
 def whose(principal: Principal, person: str | None, permission: Permission) -> str:
     """Whom a question is about: the caller, or ``person``; others' need ``permission``."""
     subject = principal.subject if person is None else person
-    if subject != principal.subject and not principal.may(permission):
-        raise Denied(f"cannot do this: {permission.value} is missing", code="permission-missing")
+    if subject != principal.subject:
+        check_others(principal, permission)
     return subject
+
+
+def manages_others(principal: Principal, permission: Permission) -> bool:
+    """Whether the caller may see to what is not their own. Routes of what is one's own ask for no
+    permission, and so leave this to the service."""
+    return decide(principal, permission).allowed
+
+
+def check_others(principal: Principal, permission: Permission) -> None:
+    """``Denied`` where :func:`manages_others` says no."""
+    PermissionAuthoriser().authorise(principal, permission)
 
 
 def custom_roles(conn: Connection, tenant: str) -> dict[str, frozenset[Permission]]:
@@ -89,6 +100,9 @@ class Act(Enum):
     GRANT = "cannot grant {missing}: whoever grants must have it"
     MANAGE = "cannot manage this person, who may do more than you: you have no {missing}"
     REVOKE = "cannot revoke this key, which may do more than you: you have no {missing}"
+    WITHDRAW = (
+        "cannot withdraw this invitation, which allows more than you may do: you have no {missing}"
+    )
     REDEFINE = "cannot change this role, which allows more than you may do: you have no {missing}"
 
 

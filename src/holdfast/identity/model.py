@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import Invalid, Problem, Unauthenticated
+from holdfast.kernel.naming import DisplayName
 from holdfast.kernel.principal import Permission
 
 KEYS = "api-keys"
@@ -29,7 +30,7 @@ ADDRESSES_MAX = 50
 MAKERS_MAX = 1000
 
 Network = IPv4Network | IPv6Network
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Name = DisplayName
 
 _READ = frozenset(
     {
@@ -205,7 +206,7 @@ def networks_of(addresses: Iterable[str]) -> tuple[Network, ...]:
     found: list[Network] = []
     for index, text in enumerate(addresses):
         try:
-            found.append(ip_network(text, strict=True))
+            found.append(_unmapped(ip_network(text, strict=True)))
         except ValueError as error:
             problems.append(Problem(f"addresses[{index}]", str(error), "10.0.0.0/8 or 10.1.2.3"))
     if problems:
@@ -213,6 +214,15 @@ def networks_of(addresses: Iterable[str]) -> tuple[Network, ...]:
             "cannot limit to these addresses", code="addresses-invalid", problems=problems
         )
     return tuple(found)
+
+
+def _unmapped(network: Network) -> Network:
+    """An IPv4 network that is written as IPv6 (``::ffff:10.0.0.0/104``) as what it is: callers are
+    compared as IPv4."""
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ip_network((mapped, network.prefixlen - 96))
 
 
 def admits(networks: Iterable[Network], address: str) -> bool:

@@ -43,6 +43,7 @@ import msgspec
 from holdfast.kernel.errors import EXIT_STATUS, HoldfastError, Invalid, Kind, Unavailable
 from holdfast.kernel.files import flush_folder
 from holdfast.kernel.hints import hint_for
+from holdfast.kernel.ids import is_name
 from holdfast.kernel.interrupts import loaded
 from holdfast.kernel.lock import holder_of
 
@@ -115,6 +116,16 @@ class CommandLine:
                 "start again: a new one is made",
             )
         return token
+
+    def tenant(self) -> str:
+        """The tenant that the token is of, where ``HOLDFAST_TENANT`` says so: some doors ask."""
+        found = os.environ.get("HOLDFAST_TENANT", "")
+        if found and not is_name(found):
+            raise Invalid(
+                f"cannot use {found[:64]!r} of HOLDFAST_TENANT: that is no name of a tenant",
+                hint="name the tenant that the key is of, such as default",
+            )
+        return found
 
     def shown(self, url: str) -> tuple[str, str | None]:
         """Where to ask the system at ``url``, and the token to show it, if one is meant for it.
@@ -257,7 +268,12 @@ async def session(ctx: typer.Context, *, timeout_seconds: float = 60.0) -> Async
 
     url, token = line.shown(url)
     async with ApiClient.connect(
-        url, token=token, timeout_seconds=timeout_seconds, verify=line.verify_for(url)
+        url,
+        token=token,
+        timeout_seconds=timeout_seconds,
+        verify=line.verify_for(url),
+        tenant=line.tenant(),
+        waits=True,
     ) as api:
         yield api
 
@@ -298,7 +314,7 @@ def fail(error: HoldfastError) -> NoReturn:
             problems=error.problems,
             hint=hint_for(error, _noun.get()),
         )
-        say(msgspec.json.encode(shown).decode())
+        _say(visible_json(msgspec.json.encode(shown).decode()))
         raise SystemExit(status)
     say(f"error: {error.detail}")
     for problem in error.problems:
@@ -328,15 +344,20 @@ def named_directory(data_dir: Path) -> str:
 
 
 def say(message: str) -> None:
-    """Talk, on standard error."""
-    sys.stderr.write(f"{message}\n")
+    """Talk, on standard error: one line, which does nothing to a terminal, whatever names and
+    reasons of others are in it."""
+    _say(visible(message))
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output, indented for people, the same for scripts."""
     encoded = msgspec.json.format(msgspec.json.encode(value), indent=2)
-    sys.stdout.write(encoded.decode() + "\n")
+    sys.stdout.write(visible_json(encoded.decode()) + "\n")
 
 
 def print_list(items: Sequence[Any], kind: str = "", following: str | None = None) -> None:
@@ -489,6 +510,19 @@ def visible(value: object) -> str:
     )
 
 
+def visible_json(text: str) -> str:
+    """A JSON document that means the same and does nothing to a terminal: it escapes by itself
+    what is below a blank, and neither the controls above it nor overrides of direction."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(
+        char
+        if char == "\n" or char.isprintable()
+        else re.sub("....", r"\\u\g<0>", char.encode("utf-16-be", "surrogatepass").hex())
+        for char in text
+    )
+
+
 def say_more(more: object, limit: int) -> None:
     """Whoever is shown ``limit`` entries learns that there are more."""
     if more:
@@ -533,7 +567,11 @@ def print_table(
         width = max(width, 2 * sum(widths) + 2 * len(columns))
     share = _shares(columns, texts, width)
     table = Table(
-        title=title or None, box=None, pad_edge=False, header_style="bold", min_width=len(title)
+        title=Text(visible(title), style="table.title") if title else None,
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        min_width=len(title),
     )
     for place, column in enumerate(columns):
         table.add_column(

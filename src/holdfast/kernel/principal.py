@@ -61,8 +61,8 @@ class Permission(StrEnum):
     IDENTITY_WRITE = "identity:write"
     SYSTEM_PRUNE = "system:prune"
     SELF = "self"
-    """What concerns only the caller: own sessions, own passkeys. Never granted: whoever signs in
-    has it."""
+    """What concerns the caller, whatever else they may: who they are, own sessions, own passkeys.
+    Never granted: people, keys and tokens have it by being somebody."""
     PUBLIC = "public"
     """Needs nobody: health, readiness, the login exchange. Listed by name in a test."""
 
@@ -119,6 +119,8 @@ def decide(
         return Decision(False, "tenant")
     if permission not in principal.permissions:
         return Decision(False, permission.value)
+    if permission is Permission.SELF:
+        return ALLOWED  # of the caller alone, and so of no profile
     if principal.profiles is not None and profile not in principal.profiles:
         return Decision(False, "profile")
     return ALLOWED
@@ -183,7 +185,7 @@ class PermissionAuthoriser:
             raise Denied(
                 "cannot do this: the credential is limited to some profiles, and this is not one",
                 code="out-of-scope",
-                hint="what is of no one profile, such as lists and whoami, is closed to it; it is "
+                hint="what is of no one profile, such as lists, is closed to it; it is "
                 f"for {_some(principal.profiles or ())}",
             )
         raise Denied(f"cannot do this: {found.missing} is missing", code="permission-missing")

@@ -66,6 +66,11 @@ def said(error: msgspec.ValidationError, wanted: Any) -> str:
     return f"{place.removeprefix('$').lstrip('.')}: {may}" if at and place != "$" else may
 
 
+def form_at(wanted: Any, place: str) -> str:
+    """What the text at ``place`` of a ``wanted`` looks like, if its type says so in words."""
+    return _form(_kind_at(msgspec.inspect.type_info(wanted), place))
+
+
 _PLACE = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
 
 

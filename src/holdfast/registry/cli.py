@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.kernel.cli import print_fields, print_json, print_table, run, say, say_more, session
+from holdfast.kernel.cli import (
+    print_fields,
+    print_json,
+    print_table,
+    run,
+    say,
+    say_more,
+    session,
+    visible,
+)
 from holdfast.kernel.errors import Invalid, NotFound, TooLarge
 from holdfast.kernel.options import JsonOption, LimitOption
 from holdfast.registry.document import SUFFIXES, media_type_of
@@ -54,7 +63,7 @@ def validate(files: FilesArgument, json: JsonOption = False) -> None:
             if json:
                 continue
             for problem in problems:
-                sys.stdout.write(f"{path}: {problem}\n")
+                sys.stdout.write(f"{visible(path)}: {visible(problem)}\n")
             if not problems:
                 sys.stdout.write(f"{path}: good, {found.name} {found.digest}\n")
         if bad:
@@ -193,9 +202,9 @@ def _print_changes(changes: Sequence[Change]) -> None:
         say("nothing differs")
     for change in changes:
         if change.before is not None:
-            sys.stdout.write(f"- {change.path}: {change.before}\n")
+            sys.stdout.write(f"- {change.path}: {visible(change.before)}\n")
         if change.after is not None:
-            sys.stdout.write(f"+ {change.path}: {change.after}\n")
+            sys.stdout.write(f"+ {change.path}: {visible(change.after)}\n")
 
 
 @app.command(
@@ -289,7 +298,9 @@ async def _show_version(client: RegistryClient, name: str, digest: str | None, j
     sys.stdout.write(write_document(plain_profile(version.profile)))
     status = await client.status(operator(), name)
     if status.problem:
-        say(f"the newest file was not taken:\n{status.problem}")
+        say("the newest file was not taken:")
+        for line in str(status.problem).splitlines():
+            say(line)
 
 
 async def _show_versions(client: RegistryClient, name: str, json: bool) -> None:

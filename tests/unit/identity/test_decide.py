@@ -150,6 +150,10 @@ def test_nothing_is_not_granted() -> None:
         (["10.0.0.0/8"], "unix", False),
         (["127.0.0.1"], "127.0.0.1", True),
         (["127.0.0.1"], "127.0.0.2", False),
+        (["::ffff:127.0.0.1"], "127.0.0.1", True),
+        (["::ffff:127.0.0.1"], "::ffff:127.0.0.1", True),
+        (["::ffff:10.0.0.0/104"], "10.1.2.3", True),
+        (["::ffff:10.0.0.0/104"], "11.1.2.3", False),
     ],
 )
 def test_a_key_holds_where_it_may(networks: list[str], address: str, admitted: bool) -> None:

@@ -403,3 +403,19 @@ def test_what_tls_breaks_off_is_unknown_unless_it_was_the_handshake(
     told = translate(_tls(reason, httpx.ReadError), method, "https://example.org/v1/things")
     assert type(told) is expected
     assert (told.code == "tls-refused") is ("ALERT" in reason)
+
+
+async def test_a_read_that_came_too_soon_waits_where_that_is_wanted_and_names_its_tenant() -> None:
+    busy = answer("429 Too Many Requests", b"", "Retry-After: 0")
+    answering, seen = scripted(busy, busy, FINE)
+    async with speaking(answering) as url, ApiClient.connect(url, tenant="t2", waits=True) as api:
+        assert (await api.request("GET", "/v1/things/a", type=Thing)).name == "a"
+        assert len(seen) == 3
+        assert all(b"\r\nx-tenant-id: t2\r\n" in head.lower() for head in seen)
+    for waits, method in ((False, "GET"), (True, "POST")):
+        answering, seen = scripted(busy, FINE)
+        async with speaking(answering) as url, ApiClient.connect(url, waits=waits) as api:
+            with pytest.raises(Exhausted):
+                await api.request(method, "/v1/things/a")
+        assert len(seen) == 1
+        assert b"x-tenant-id" not in seen[0].lower()

@@ -15,7 +15,8 @@ SESSIONS = "sessions"
 """Kind of cursor."""
 
 TOUCH_SECONDS = 60.0
-"""How stale ``seen_at`` may get: a session in use is written at most once a minute."""
+"""How stale ``seen_at`` may get: a session in use is written at most once a minute, and where
+little silence is allowed, at most once in a quarter of that."""
 SESSIONS_OF_ONE_MAX = 100
 """Open sessions of one person; with one more, the oldest ends."""
 SESSION_KEPT_DAYS = 30
@@ -94,6 +95,7 @@ def expires_at(began_at: str, seen_at: str, seconds: float, idle_seconds: float)
     return timestamp(min(whole, silent))
 
 
-def is_stale(seen_at: str, now: datetime) -> bool:
+def is_stale(seen_at: str, now: datetime, idle_seconds: float) -> bool:
     """Whether it is time to write that the session was seen."""
-    return now - parse_timestamp(seen_at) >= timedelta(seconds=TOUCH_SECONDS)
+    seconds = min(TOUCH_SECONDS, idle_seconds / 4)
+    return now - parse_timestamp(seen_at) >= timedelta(seconds=seconds)

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row
 
 from holdfast.identity.derived import check_managed, withdraw_recoveries
 from holdfast.identity.finding import TenantFinder
-from holdfast.identity.granting import Parts, whose
+from holdfast.identity.granting import Parts, manages_others, whose
 from holdfast.identity.model import INVITATION_PREFIX
 from holdfast.identity.people import store as people_store
 from holdfast.identity.people.model import invitation_state
@@ -48,6 +48,7 @@ from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of
 from holdfast.kernel.errors import Conflict, Denied, Exhausted, NotFound, Unauthenticated
 from holdfast.kernel.ids import TenantId
+from holdfast.kernel.naming import cleaned
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, service
 from holdfast.kernel.telemetry import get_logger
 
@@ -284,7 +285,7 @@ class PasskeysService:
             principal, lambda conn: store.find_passkey(conn, principal.tenant, passkey)
         )
         own = row is not None and row.person == principal.subject
-        if row is None or not (own or principal.may(Permission.IDENTITY_WRITE)):
+        if row is None or not (own or manages_others(principal, Permission.IDENTITY_WRITE)):
             raise _no_passkey(passkey)
         credential = f"{PASSKEY_CREDENTIAL}:{passkey}"
         begun = await self._db.read(
@@ -396,7 +397,7 @@ class PasskeysService:
             "credential": _encoded(verified.credential_id),
             "public_key": verified.credential_public_key,
             "counter": verified.sign_count,
-            "name": name.strip() or "passkey",
+            "name": cleaned(name, 100) or "passkey",
             "backed_up": verified.credential_backed_up,
             "created_at": now,
             "used_at": now,

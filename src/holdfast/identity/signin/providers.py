@@ -24,6 +24,7 @@ from holdfast.identity.tokens import kid_of, verify_claims
 from holdfast.kernel.canonical import decode_strict
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import HoldfastError, Unavailable
+from holdfast.kernel.naming import cleaned
 from holdfast.kernel.outbound import FetchLimits, OutboundClient, OutboundRequest
 
 LIMITS = FetchLimits(
@@ -149,7 +150,7 @@ class OpenIdConnect:
         verified = claims.get("email_verified") is True
         email = normal_email(str(claims.get("email", ""))) if verified else None
         return Account(
-            provider.issuer, claims["sub"], email or "", str(claims.get("name") or "")[:200]
+            provider.issuer, claims["sub"], email or "", cleaned(str(claims.get("name") or ""))
         )
 
     async def _claims(self, token: str, nonce: str) -> dict[str, Any]:
@@ -237,7 +238,7 @@ class GitHub:
             self._base,
             str(number),
             _primary(emails),
-            str(user.get("name") or user.get("login") or "")[:200],
+            cleaned(str(user.get("name") or user.get("login") or "")),
         )
 
 

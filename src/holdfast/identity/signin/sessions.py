@@ -15,8 +15,10 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row
 
+from holdfast.identity.derived import check_maker, check_managed
 from holdfast.identity.finding import TenantFinder
-from holdfast.identity.granting import Parts, custom_roles, granted_by, whose
+from holdfast.identity.granting import Act, Parts, custom_roles, granted_by, manages_others, whose
+from holdfast.identity.model import ROLES
 from holdfast.identity.people import store as people_store
 from holdfast.identity.signin import store
 from holdfast.identity.signin.model import (
@@ -32,7 +34,7 @@ from holdfast.identity.signin.model import (
 )
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of, make_secret
-from holdfast.kernel.errors import Conflict, Invalid, NotFound, Unauthenticated
+from holdfast.kernel.errors import Conflict, Invalid, NotFound, Problem, Unauthenticated
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.ids import TenantId, is_name
 from holdfast.kernel.outbox import Event
@@ -44,6 +46,8 @@ from holdfast.kernel.principal import (
     service,
 )
 
+OPERATOR = "operator"
+"""The subject of the operator's sessions."""
 _NEWEST = "~"
 """Sorts after every id."""
 
@@ -178,23 +182,22 @@ class SessionsService:
         """Whom a session speaks for, with what they may do now.
 
         :class:`Unauthenticated` (``session-over``) whether it never was or is over, and when the
-        person may not sign in any more.
+        person may not sign in any more. The door, which alone asks, learns from its ``problems``
+        whose it was (:func:`session_was_of`), for the audit.
         """
         identity = identity_of(secret, SESSION_PREFIX)
         row, tenant = await self._finder.find(identity)
         now = self._parts.clock.now()
-        if (
-            row is None
-            or not self._parts.peppers.matches(secret, bytes(row.secret), row.pepper)
-            or self._is_over(row, now)
-        ):
+        if row is None or not self._parts.peppers.matches(secret, bytes(row.secret), row.pepper):
             raise session_over()
+        if self._is_over(row, now):
+            raise session_over(tenant, row.subject)
         found = await self._db.read(
             service("identity", tenant), lambda conn: _holder(conn, tenant, row)
         )
         if found is None:
-            raise session_over()
-        if is_stale(row.seen_at, now):
+            raise session_over(tenant, row.subject)
+        if is_stale(row.seen_at, now, self._limits.idle_seconds):
             await self._db.write(
                 service("identity", tenant),
                 lambda conn: store.touch(conn, tenant, identity, timestamp(now)),
@@ -213,7 +216,12 @@ class SessionsService:
 
     async def end_by_secret(self, secret: str) -> None:
         """Sign out: end the session whose secret this is. One that is over is fine."""
-        holder = await self.find_holder(secret)
+        try:
+            holder = await self.find_holder(secret)
+        except Unauthenticated as error:
+            if not error.problems:
+                raise
+            raise session_over() from None
         who = Principal(
             TenantId(holder.tenant),
             holder.subject,
@@ -247,13 +255,14 @@ class SessionsService:
         return found, found[-1].id if len(rows) > limit else None
 
     async def end(self, principal: Principal, session: str) -> Session:
-        """End a session: one's own, or with ``identity:write`` anybody's. Twice is fine."""
+        """End a session: one's own, or with ``identity:write`` that of anybody who may no more than
+        the caller. Twice is fine."""
         now = self._parts.clock.now()
         row = await self._db.read(
             principal, lambda conn: store.find_session(conn, principal.tenant, session)
         )
         visible = row is not None and (
-            row.subject == principal.subject or principal.may(Permission.IDENTITY_WRITE)
+            row.subject == principal.subject or manages_others(principal, Permission.IDENTITY_WRITE)
         )
         if not visible:
             # The same answer whether it is somebody else's or nobody's.
@@ -266,6 +275,8 @@ class SessionsService:
         )
 
         def unit(conn: Connection) -> Row[Any] | None:
+            if row is not None and row.subject != principal.subject:
+                _check_manages(conn, principal, row.subject, row.kind, timestamp(now))
             if store.end_session(conn, principal.tenant, session, timestamp(now)):
                 self._parts.outbox.emit(conn, principal, event)
             return store.find_session(conn, principal.tenant, session)
@@ -276,7 +287,8 @@ class SessionsService:
         return self._session_of(found, principal, now)
 
     async def end_all(self, principal: Principal, person: str | None = None) -> int:
-        """End every session of the caller but the one they are in, or of ``person``; how many."""
+        """End every session of the caller but the one they are in, or of ``person``, who may no
+        more than the caller; how many."""
         subject = whose(principal, person, Permission.IDENTITY_WRITE)
         now = timestamp(self._parts.clock.now())
         keep = principal.credential.removeprefix("session:")
@@ -286,6 +298,9 @@ class SessionsService:
         events = self.endings(principal, [each for each in open_now if each != keep], "ended")
 
         def unit(conn: Connection) -> int:
+            if subject != principal.subject:
+                kind = PrincipalKind.OPERATOR if subject == OPERATOR else PrincipalKind.PERSON
+                _check_manages(conn, principal, subject, kind, now)
             return end_prepared(conn, self._parts, principal, events, now)
 
         return await self._db.write(principal, unit)
@@ -376,13 +391,32 @@ def _holder(
     return person.name, granted | {Permission.SELF}
 
 
+def _check_manages(
+    conn: Connection, principal: Principal, subject: str, kind: str, now: str
+) -> None:
+    """Refuse who may do less than whoever's session is about to end: it would shut them out, again
+    and again."""
+    if kind == PrincipalKind.OPERATOR:
+        check_maker(conn, principal, now, ROLES["admin"], Act.MANAGE)
+    else:
+        check_managed(conn, principal, subject, now)
+
+
 def _no_session(session: str) -> NotFound:
     return NotFound(f"cannot find the session {session}", code="session-not-found")
 
 
-def session_over() -> Unauthenticated:
-    """The one answer to whoever has no session."""
-    return Unauthenticated("cannot go on: the session is over", code="session-over")
+def session_over(tenant: str = "", subject: str = "") -> Unauthenticated:
+    """The one answer to whoever has no session; of one that is over the door, and nobody else,
+    learns whose it was."""
+    known = (Problem("tenant", tenant), Problem("subject", subject)) if subject else ()
+    return Unauthenticated("cannot go on: the session is over", code="session-over", problems=known)
+
+
+def session_was_of(error: Unauthenticated) -> tuple[str, str]:
+    """The tenant and the subject of the session that is over; empty for one that never was."""
+    found = {problem.path: problem.message for problem in error.problems}
+    return found.get("tenant", ""), found.get("subject", "")
 
 
 def principal_of_session(holder: SessionHolder) -> Principal:

@@ -27,6 +27,7 @@ import msgspec
 from msgspec import inspect
 
 from holdfast.kernel.errors import Invalid, Problem
+from holdfast.kernel.structs import form_at
 
 DEPTH_MAX = 64
 PROBLEMS_MAX = 50
@@ -72,12 +73,19 @@ class Body:
 
     def _refusal(self, data: bytes, error: msgspec.ValidationError) -> Invalid:
         message, _, path = str(error).partition(" - at `")
-        first = Problem(path.rstrip("`") or "$", message)
+        place = path.rstrip("`") or "$"
+        first = Problem(place, self._in_words(place, message))
         found = self._all_problems(data) or [first]
         if len(found) == 1:
             found = [first]
         shown = "; ".join(map(str, found[:3])) + ("; …" if len(found) > 3 else "")
         return Invalid(f"cannot accept the body: {shown}", code="body-invalid", problems=found)
+
+    def _in_words(self, place: str, message: str) -> str:
+        """A regular expression is for machines: the form in words, where the type has them."""
+        about_form = "matching regex" in message or "does not match" in message
+        form = form_at(self.wanted, place) if about_form else ""
+        return f"expected {form}" if form else message
 
     def _all_problems(self, data: bytes) -> list[Problem]:
         """Everything the type's JSON Schema has against ``data``; nothing if it cannot tell."""
@@ -89,7 +97,8 @@ class Body:
                 self._validator = jsonschema_rs.Draft202012Validator(schema, mask="the value")
             found: list[Problem] = []
             for item in self._validator.iter_errors(msgspec.json.decode(data)):
-                found.append(Problem(_path(item.instance_path), item.message))
+                place = _path(item.instance_path)
+                found.append(Problem(place, self._in_words(place, item.message)))
                 if len(found) == PROBLEMS_MAX:
                     break
             return found

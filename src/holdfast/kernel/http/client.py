@@ -76,8 +76,14 @@ class ApiClient:
         response_bytes_max: int = RESPONSE_BYTES_MAX,
         role: str = "",
         proving: Proving | None = None,
+        tenant: str = "",
+        waits: bool = False,
     ) -> None:
+        """``tenant``: what the credential is said to be of, where a door asks for that. ``waits``:
+        a read that comes too soon waits for as long as the door says, and asks again."""
         self._client = client
+        self._waits = waits
+        self._tenant = tenant
         self._proving = proving
         self._role = role
         self._token = token
@@ -94,6 +100,8 @@ class ApiClient:
         attempts: int = 1,
         verify: Any = True,
         connections_max: int = 100,
+        tenant: str = "",
+        waits: bool = False,
     ) -> Self:
         """A client for the system at ``url``; close it with ``async with`` or :meth:`aclose`."""
         if verify is True:
@@ -109,6 +117,8 @@ class ApiClient:
             ),
             token=token,
             attempts=attempts,
+            tenant=tenant,
+            waits=waits,
         )
 
     @classmethod
@@ -119,12 +129,14 @@ class ApiClient:
         token: str | None = None,
         base_url: str = "http://localhost",
         timeout_seconds: float = TIMEOUT_SECONDS,
+        tenant: str = "",
     ) -> Self:
         """A client straight into an ASGI application; its lifespan is the caller's business."""
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         return cls(
             httpx.AsyncClient(transport=transport, base_url=base_url, timeout=timeout_seconds),
             token=token,
+            tenant=tenant,
         )
 
     def authorised(self, token: str | None, proving: Proving | None = None) -> Self:
@@ -136,6 +148,8 @@ class ApiClient:
             response_bytes_max=self._response_bytes_max,
             role=self._role,
             proving=proving,
+            tenant=self._tenant,
+            waits=self._waits,
         )
 
     async def __aenter__(self) -> Self:
@@ -202,7 +216,7 @@ class ApiClient:
         self, method: str, path: str, repeatable: bool | None, options: dict[str, Any]
     ) -> bytes:
         if self._attempts <= 1 or not _repeatable(method, repeatable, options):
-            return await self._call(method, path, **options)
+            return await self._in_turn(method, path, options)
         now = asyncio.get_running_loop().time
         began = now()
         for attempt in range(1, self._attempts):
@@ -216,6 +230,20 @@ class ApiClient:
                 log.info("%s %s again in %.1f s: %s", method, path, pause, error.detail)
             await asyncio.sleep(pause)
         return await self._call(method, path, **options)
+
+    async def _in_turn(self, method: str, path: str, options: dict[str, Any]) -> bytes:
+        waited = 0.0
+        while True:
+            try:
+                return await self._call(method, path, **options)
+            except Exhausted as error:
+                pause = error.retry_after_seconds
+                if not self._waits or method not in SAFE or pause is None:
+                    raise
+                waited += max(pause, PAUSE_SECONDS)
+                if waited > REPEAT_SECONDS:
+                    raise
+            await asyncio.sleep(pause)
 
     async def _call(self, method: str, path: str, **options: Any) -> bytes:
         try:
@@ -307,6 +335,8 @@ class ApiClient:
         found = {"accept-encoding": "identity"}
         if self._token is not None:
             found["authorization"] = f"Bearer {self._token}"
+        if self._tenant:
+            found["x-tenant-id"] = self._tenant
         if telemetry.request_id():
             found["x-request-id"] = telemetry.request_id()
         if telemetry.traceparent():
