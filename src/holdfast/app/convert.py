@@ -67,10 +67,14 @@ def seconds(low: float, high: float) -> Convert:
         factor = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2] or "s"]
         seconds = float(found[1]) * factor
         if not low <= seconds <= high:
-            raise ValueError(f"between {low:g} and {high:g} seconds is needed")
+            raise ValueError(f"from {_plain(low)} to {_plain(high)} seconds is needed")
         return seconds
 
     return convert
+
+
+def _plain(number: float) -> str:
+    return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 
 def one_of(*choices: str) -> Convert:
@@ -87,6 +91,30 @@ def one_of(*choices: str) -> Convert:
 def listed(value: str) -> tuple[str, ...]:
     """Texts with commas between."""
     return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _each(pattern: str, needed: str) -> Convert:
+    """Texts with commas between, each of this form."""
+
+    def convert(value: str) -> tuple[str, ...]:
+        found = listed(value)
+        for each in found:
+            if not re.fullmatch(pattern, each):
+                raise ValueError(f"{each!r} is none: {needed}")
+        return found
+
+    return convert
+
+
+_LABELS = r"[^\s@:/,]+(\.[^\s@:/,]+)*"
+emails = _each(
+    rf"[^\s@,]+@{_LABELS}", "addresses are needed, such as ada@example.org, with commas between"
+)
+domains = _each(_LABELS, "domains are needed, such as example.org, with commas between")
+hosts = _each(
+    r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f:]+|[A-Za-z0-9._-]+)(:[0-9]{1,5})?",
+    "names are needed as browsers send them, such as data.example.org, without https://",
+)
 
 
 def numbers(low: int, high: int) -> Convert:

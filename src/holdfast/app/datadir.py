@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +16,12 @@ import msgspec
 from holdfast.kernel.cli import LOCK, MARK, RunningProgram
 from holdfast.kernel.errors import Unavailable
 from holdfast.kernel.lock import FileLock
+from holdfast.kernel.telemetry import get_logger
 
 WAIT_SECONDS = 3.0
 PAUSE_SECONDS = 0.05
+
+log = get_logger("system")
 
 
 @contextmanager
@@ -34,12 +39,26 @@ def held(data_dir: Path) -> Iterator[None]:
             f"cannot use the data directory {data_dir}: {error.strerror}",
             hint="--data-dir names another",
         ) from error
+    _look_at(data_dir)
     lock = FileLock(data_dir / LOCK, f"the data directory {data_dir}")
     _acquire(lock, data_dir)
     try:
         yield
     finally:
         lock.release()
+
+
+def _look_at(data_dir: Path) -> None:
+    """Warn where everybody may put files into the data directory: whoever may can put their own in
+    the place of a key or a token, however well these are kept. No refusal, since volumes of
+    containers are handed out so, for the one program that sees them."""
+    mode = data_dir.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        log.warning(
+            "everybody may write the data directory",
+            directory=str(data_dir),
+            hint=f"chmod o-w {shlex.quote(str(data_dir))}",
+        )
 
 
 def _acquire(lock: FileLock, data_dir: Path) -> None:

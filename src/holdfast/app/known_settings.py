@@ -259,7 +259,7 @@ SETTINGS: tuple[Setting, ...] = (
     *(_role_url(role) for role in ROLES if role != "gateway"),
     Setting(
         "HOLDFAST_GATEWAY_HOSTS",
-        convert.listed,
+        convert.hosts,
         (),
         "Host names answered for besides the bound address and localhost",
     ),
@@ -529,16 +529,16 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "HOLDFAST_IDENTITY_OAUTH_DOMAINS",
-        convert.listed,
+        convert.domains,
         (),
         "Domains whose verified addresses come without an invitation, with the default role",
     ),
     Setting(
         "HOLDFAST_IDENTITY_ADMIN_USERS",
-        convert.listed,
+        convert.emails,
         (),
         "Verified addresses that come as administrators, each bound once to issuer and subject",
-        (Alias("ARAGORA_ADMIN_USERS", AGENTS_AUTH, "", convert.listed),),
+        (Alias("ARAGORA_ADMIN_USERS", AGENTS_AUTH, "", convert.emails),),
     ),
     Setting(
         "HOLDFAST_SERVE_CONNECTIONS_MAX",
@@ -902,5 +902,12 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "File with the token that commands send: the operator's, or an API key. Default: the "
         "operator token of the data directory",
+    ),
+    Setting(
+        "HOLDFAST_TENANT",
+        convert.text,
+        None,
+        "Tenant that the token of commands is of; they send it as X-Tenant-ID, for doors that "
+        "require it",
     ),
 )

@@ -9,11 +9,15 @@ from urllib.parse import urlsplit
 from holdfast.identity.signin.oauth_model import GOOGLE, OAuthSettings, Provider
 from holdfast.identity.signin.passkey_model import PasskeySettings, party_of
 from holdfast.kernel.errors import Invalid
+from holdfast.kernel.telemetry import get_logger
 
 if TYPE_CHECKING:
     from holdfast.app.settings import Settings
     from holdfast.app.system import State, System
     from holdfast.kernel.outbound import OutboundClient
+
+
+log = get_logger("identity")
 
 
 def providers_of(settings: Settings) -> dict[str, Provider]:
@@ -40,6 +44,14 @@ def providers_of(settings: Settings) -> dict[str, Provider]:
             )
         found[name] = Provider(name, title, kind, issuer, client, secret)
 
+    named = [
+        name
+        for name, key in (
+            ("HOLDFAST_IDENTITY_ADMIN_USERS", "identity_admin_users"),
+            ("HOLDFAST_IDENTITY_OAUTH_DOMAINS", "identity_oauth_domains"),
+        )
+        if settings[key]
+    ]
     if settings["identity_github_client_id"] or settings["identity_github_client_secret"]:
         add("github", "GitHub", "github", settings["identity_github_url"], "github")
     chosen = settings["identity_oauth_provider"]
@@ -50,6 +62,12 @@ def providers_of(settings: Settings) -> dict[str, Provider]:
     elif chosen == "oidc":
         issuer = settings["identity_oauth_issuer"]
         add("oidc", urlsplit(issuer).hostname or "OpenID", "oidc", issuer, "oauth")
+    if named and not found:
+        log.warning(
+            "nobody comes by it: no provider of accounts is set",
+            setting=", ".join(named),
+            hint="HOLDFAST_IDENTITY_OAUTH_PROVIDER or HOLDFAST_IDENTITY_GITHUB_CLIENT_ID",
+        )
     return found
 
 

@@ -678,7 +678,12 @@ def _seconds(text: str) -> int:
         raise Invalid(
             f"cannot read the duration {text!r}", hint="a whole number and s, m, h, d or w: 12h"
         )
-    return max(1, int(duration_seconds(text)))
+    seconds = int(duration_seconds(text))
+    if seconds < 1:
+        raise Invalid(
+            f"cannot use the duration {text!r}: that is over as it begins", hint="1m, 12h or 7d"
+        )
+    return seconds
 
 
 def _ago(text: str | None, now: datetime) -> str:

@@ -18,8 +18,21 @@ from msgspec import Meta, Struct, field
 
 NotNegative = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Fence = Annotated[int, Meta(ge=1, le=2**53 - 1)]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$(?!\n)")]
-OptionalName = Annotated[str, Meta(pattern=r"^([a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?)?$(?!\n)")]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$(?!\n)",
+        description="1-64 of a-z, 0-9, dot, dash and underscore; a letter or digit at both ends",
+    ),
+]
+PLAIN_NAME = "1-64 of a-z, 0-9, dot, dash and underscore; a letter or digit at both ends"
+OptionalName = Annotated[
+    str,
+    Meta(
+        pattern=r"^([a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?)?$(?!\n)",
+        description=PLAIN_NAME,
+    ),
+]
 OptionalDigest = Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64})?$(?!\n)")]
 OptionalKey = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")]
 DayOrTime = Annotated[

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from holdfast.app import datadir
 from holdfast.kernel.cli import LOCK, MARK, running_on
@@ -20,6 +21,16 @@ def other(path: Path) -> FileLock:
     lock = FileLock(path / "holdfast.lock", "the data directory")
     lock.acquire()
     return lock
+
+
+def test_that_everybody_may_write_it_is_said(tmp_path: Path) -> None:
+    told = []
+    for mode in (0o700, 0o755, 0o770, 0o1777, 0o777):
+        tmp_path.chmod(mode)
+        with capture_logs() as logs, datadir.held(tmp_path):
+            told.append((mode, [each["event"] for each in logs]))
+    assert told[-1][1] == ["everybody may write the data directory"]
+    assert [events for _, events in told[:-1]] == [[], [], [], []]
 
 
 def test_a_command_that_is_done_in_a_moment_is_waited_for(tmp_path: Path) -> None:

@@ -212,6 +212,44 @@ def test_every_setting_is_named_by_the_rule_and_says_what_it_means() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        (
+            "HOLDFAST_IDENTITY_ADMIN_USERS",
+            ("notanemail", "@x", "a@b@c", "ada@"),
+            "ada@example.org, bob@localhost",
+        ),
+        (
+            "HOLDFAST_IDENTITY_OAUTH_DOMAINS",
+            ("@x", "https://x", "a b", "ada@example.org"),
+            "example.org,localhost",
+        ),
+        (
+            "HOLDFAST_GATEWAY_HOSTS",
+            ("https://x", "x/y", "a@b", "x:http"),
+            "data.example.org, 10.0.0.5:8090, [2001:db8::1], [::1]:80",
+        ),
+    ],
+)
+def test_a_list_whose_entry_could_never_match_stops_the_start(
+    name: str, wrong: tuple[str, ...], right: str
+) -> None:
+    for each in wrong:
+        with pytest.raises(Invalid) as refused:
+            resolve({name: f"{right}, {each}"})
+        (problem,) = refused.value.problems
+        assert problem.path == name
+        assert repr(each) in problem.message
+    resolve({name: right})
+
+
+def test_bounds_are_told_as_people_write_numbers() -> None:
+    with pytest.raises(Invalid) as refused:
+        resolve({"HOLDFAST_IDENTITY_SESSION_SECONDS": "1"})
+    assert "from 60 to 2,592,000 seconds" in refused.value.problems[0].message
+
+
 def test_a_setting_that_says_what_blank_means_takes_it() -> None:
     for setting in SETTINGS:
         if re.search(r"\b(blank|if empty|empty:|empty is)\b", setting.meaning):
