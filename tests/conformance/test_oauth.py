@@ -15,7 +15,7 @@ from joserfc.jwk import OctKey, RSAKey
 
 from holdfast.identity.granting import Parts
 from holdfast.identity.model import ROLES
-from holdfast.identity.people.model import PersonInvite
+from holdfast.identity.people.model import NewInvitation, PersonInvite
 from holdfast.identity.people.service import PeopleService
 from holdfast.identity.signin import oauth_store
 from holdfast.identity.signin.model import SessionBegun
@@ -501,6 +501,31 @@ async def test_an_account_that_is_unlinked_while_it_comes_signs_nobody_in(house:
     house.between.before = [None, lambda: house.oauth.unlink(ME, account.id)]
     await refused(house.oauth.finish(back), "oauth-refused")
     assert await house.oauth.list_accounts(ME, person=first.subject) == []
+
+
+async def test_an_account_that_is_somebodys_already_takes_no_invitation_and_says_so(
+    house: House,
+) -> None:
+
+    async def state(made: NewInvitation, tenant: Principal) -> str:
+        found, _ = await house.people.list_invitations(tenant)
+        return next(each.state for each in found if each.id == made.invitation.id)
+
+    first = await house.come(invitation=await house.invited())
+    for tenant in (ME, ELSEWHERE):
+        wanted = PersonInvite(name="Again", roles=["operator"])
+        made = await house.people.invite(tenant, wanted)
+        told = await refused(house.come(invitation=made.secret), "account-taken")
+        assert "somebody's here already" in told
+        assert await state(made, tenant) == "open"
+    assert (await house.come()).subject == first.subject
+    # A link that brings back its very owner is used up by what they had all along.
+    back = await house.people.recover(ME, first.subject)
+    assert (await house.come(invitation=back.secret)).subject == first.subject
+    assert await state(back, ME) == "used"
+    other = (await house.come(invitation=await house.invited(), sub="eve")).subject
+    others = await house.people.recover(ME, other)
+    await refused(house.come(invitation=others.secret), "account-taken")
 
 
 async def test_an_account_that_was_unlinked_signs_in_where_it_is_linked_next(house: House) -> None:

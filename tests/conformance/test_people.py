@@ -18,6 +18,7 @@ from holdfast.identity.people.model import (
     AdminCreate,
     NewInvitation,
     PersonInvite,
+    PersonRecover,
     RolesChange,
     TenantCreate,
     normal_email,
@@ -200,6 +201,34 @@ async def test_who_names_another_tenants_administrator_is_on_the_operators_own_r
     assert wanted(told.event.type, "operator", frozenset(), "")
 
 
+async def test_the_operator_brings_back_an_administrator_of_another_tenant_and_nobody_else(
+    people: People, clients: Any, parts: Parts, database: Database
+) -> None:
+    chief = await join(parts, ["admin"], ELSEWHERE)
+    viewer = await join(parts, ["viewer"], ELSEWHERE)
+    with pytest.raises(Conflict) as there:
+        await people.create_admin(ME, AdminCreate(name="Two", tenant="elsewhere"))
+    assert f"person recover {chief} --tenant elsewhere`" in there.value.hint
+    assert "person invite" not in there.value.hint
+    how = PersonRecover(tenant="elsewhere", end_passkeys=True)
+    made = await people.recover(ME, chief, how)
+    assert (made.invitation.person, made.invitation.roles) == (chief, ["admin"])
+    (told,) = await events(database)
+    assert (told.event.type, told.event.payload["person"]) == ("tenant.recovery-asked", chief)
+    assert wanted(told.event.type, "operator", frozenset(), "")
+    assert [e.event.type for e in await events(database, ELSEWHERE)] == ["person.recovery"]
+    for attempt, kind in (
+        (people.recover(ME, viewer, how), NotFound),
+        (people.recover(ME, "nobody", how), NotFound),
+        (people.recover(ME, chief, PersonRecover(tenant="nowhere")), NotFound),
+        (clients["admin"].recover(None, chief, how), Denied),
+        (clients["admin"].recover(None, "nobody", how), Denied),
+    ):
+        with pytest.raises(kind):
+            await attempt
+    assert len(await events(database)) == 1
+
+
 async def test_nobody_hands_on_or_takes_over_more_than_they_have(
     clients: Any, parts: Parts
 ) -> None:
@@ -219,6 +248,21 @@ async def test_nobody_hands_on_or_takes_over_more_than_they_have(
         assert refused.value.code == "grant-exceeds"
     assert (await clerk.find_person(None, admin)).state == "active"
     await clerk.recover(None, viewer)
+
+
+async def test_of_an_invitation_to_more_than_they_may_nobody_withdraws_it(
+    served: PeopleService, clients: Any
+) -> None:
+    clerk: PeopleClient = clients["clerk"]
+    chief = await served.invite(ADMIN, PersonInvite(name="x", roles=["admin"]))
+    with pytest.raises(Denied, match="cannot withdraw this invitation") as refused:
+        await clerk.revoke_invitation(None, chief.invitation.id)
+    assert refused.value.code == "grant-exceeds"
+    (open_still,) = (await served.list_invitations(ME))[0]
+    assert open_still.state == "open"
+    own = await clerk.invite(None, PersonInvite(name="x"))
+    assert (await clerk.revoke_invitation(None, own.invitation.id)).state == "revoked"
+    assert (await served.revoke_invitation(ADMIN, chief.invitation.id)).state == "revoked"
 
 
 async def test_a_person_is_disabled_and_enabled_and_every_change_is_an_event(
@@ -247,6 +291,30 @@ async def test_a_person_is_disabled_and_enabled_and_every_change_is_an_event(
     ):
         with pytest.raises(NotFound):
             await attempt
+
+
+async def test_a_dry_run_of_other_roles_tells_what_would_end_and_changes_nothing(
+    people: People, served: PeopleService, parts: Parts, database: Database
+) -> None:
+    person = await join(parts, ["operator"])
+    theirs = Principal(ME.tenant, person, PrincipalKind.PERSON, ROLES["admin"])
+    await parts.database.write(
+        ME, lambda conn: store.set_roles(conn, ME.tenant, person, '["admin"]')
+    )
+    link = await served.invite(theirs, PersonInvite(name="Bob", roles=["operator"]))
+    before = await events(database)
+    would = await people.change_roles(ME, person, RolesChange(roles=["viewer"], dry_run=True))
+    assert (would.roles, [each.id for each in would.ended.invitations]) == (
+        ["viewer"],
+        [link.invitation.id],
+    )
+    assert "workers:write" in would.lost
+    assert "system:read" not in would.lost
+    assert (await people.find_person(ME, person)).roles == ["admin"]
+    assert (await people.list_invitations(ME))[0][0].state == "open"
+    assert await events(database) == before
+    done = await people.change_roles(ME, person, RolesChange(roles=["viewer"]))
+    assert (done.ended, done.lost) == (would.ended, would.lost)
 
 
 async def test_a_person_who_is_forgotten_is_in_no_row_and_does_not_come_back(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -37,12 +37,14 @@ from holdfast.kernel.credentials import make_secret
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Denied, NotFound, Unauthenticated
 from holdfast.kernel.http.client import ApiClient
+from holdfast.kernel.http.door import SUBJECT, TENANT
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, service
 from tests.support.identity import ME, app_for, clock, events, join, parts
 
 __all__ = ["clock", "parts"]
 
 TOKEN = OperatorToken("hfo_token")
+CLERK = Principal(ME.tenant, "clerk", PrincipalKind.KEY, frozenset())
 HOURS = 3600.0
 Sessions = SessionsService | SessionsClient
 
@@ -235,6 +237,48 @@ async def test_one_person_has_so_many_sessions_at_once(
     await served.sessions.find_holder(last.secret)
 
 
+@pytest.mark.parametrize("idle", [60, 300, 7200])
+async def test_whoever_is_not_silent_stays_signed_in_however_little_silence_is_allowed(
+    parts: Parts, clock: ManualClock, idle: int
+) -> None:
+    sessions = SessionsService(parts, SessionLimits(idle_seconds=idle))
+    begun = await sessions.begin(begin(await join(parts, ["viewer"])))
+    for _ in range(40):
+        clock.advance(idle / 10)
+        await sessions.find_holder(begun.secret)
+    # At most a quarter of it is not written yet; the whole of it is over in any case.
+    clock.advance(idle)
+    with pytest.raises(Unauthenticated):
+        await sessions.find_holder(begun.secret)
+
+
+async def test_of_somebody_who_may_more_nobody_ends_a_session(served: Served, parts: Parts) -> None:
+    chief = await served.sessions.begin(begin(await join(parts, ["admin"])))
+    operators = await served.sessions.begin(begin("operator", "operator"))
+    viewer = await served.sessions.begin(begin(await join(parts, ["viewer"])))
+    identity = {Permission.IDENTITY_READ, Permission.IDENTITY_WRITE, Permission.SELF}
+    clerk = replace(CLERK, permissions=ROLES["viewer"] | identity)
+    api: SessionsClient = served.api("clerk", clerk)
+    for attempt in (
+        api.end(None, chief.id),
+        api.end_all(None, chief.subject),
+        api.end(None, operators.id),
+        api.end_all(None, "operator"),
+    ):
+        with pytest.raises(Denied, match="cannot manage this person") as refused:
+            await attempt
+        assert refused.value.code == "grant-exceeds"
+    await served.sessions.find_holder(chief.secret)
+    await served.sessions.find_holder(operators.secret)
+    assert (await api.end(None, viewer.id)).state == "ended"
+    limited: SessionsClient = served.api("limited", replace(clerk, profiles=frozenset({"rain"})))
+    with pytest.raises(Denied):
+        await limited.list_sessions(None, person="")
+    with pytest.raises(NotFound):
+        await limited.end(None, chief.id)
+    assert await limited.list_sessions(None) == ([], None)
+
+
 # --- at the door --------------------------------------------------------------------------------
 
 
@@ -263,6 +307,26 @@ async def test_an_ended_session_is_dead_at_every_door_within_the_stated_time(
     clock.advance(REMEMBERED_SECONDS)
     with pytest.raises(Unauthenticated):
         await door(scope(begun.secret))
+
+
+async def test_the_use_of_a_session_that_is_over_is_told_as_its_owners_to_the_record_alone(
+    served: Served, parts: Parts, door: DoorAuthenticator
+) -> None:
+    person = await join(parts, ["viewer"])
+    begun = await served.sessions.begin(begin(person))
+    await served.sessions.end(ME, begun.id)
+    shown = scope(begun.secret)
+    with pytest.raises(Unauthenticated) as refused:
+        await door(shown)
+    assert (shown[TENANT], shown[SUBJECT]) == (ME.tenant, person)
+    assert (refused.value.code, refused.value.problems) == ("session-over", ())
+    with pytest.raises(Unauthenticated) as refused:
+        await served.api("self").end_by_secret(begun.secret)
+    assert refused.value.problems == ()
+    guessed = scope(make_secret(SESSION_PREFIX, begun.id, b"\x01" * 32))
+    with pytest.raises(Unauthenticated):
+        await door(guessed)
+    assert SUBJECT not in guessed
 
 
 async def test_a_write_by_cookie_is_our_own_pages(

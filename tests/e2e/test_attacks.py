@@ -205,14 +205,15 @@ def insider_at(door: Program) -> tuple[Insider, tuple[bytes, ...]]:
     reader = frozenset({"profiles:read"})
     key_id, read_key = key("reader", permissions=sorted(reader))
     confined = frozenset({"records:read", "runs:read"})
+    own = frozenset({"self"})  # a program is somebody; a worker is its name alone
     small = {
-        read_key: reader,
-        key("confined", permissions=sorted(confined), profiles=["other"])[1]: confined,
-        key("viewer", roles=["viewer"])[1]: roles["viewer"],
-        key("auditor", roles=["auditor"])[1]: roles["auditor"],
+        read_key: reader | own,
+        key("confined", permissions=sorted(confined), profiles=["other"])[1]: confined | own,
+        key("viewer", roles=["viewer"])[1]: roles["viewer"] | own,
+        key("auditor", roles=["auditor"])[1]: roles["auditor"] | own,
         worker("eve"): frozenset(p.value for p in WORKER_PERMISSIONS),
-        jwt(SECRET, claims_of(roles="viewer")): roles["viewer"],
-        jwt(SECRET, claims_of(roles="auditor")): roles["auditor"],
+        jwt(SECRET, claims_of(roles="viewer")): roles["viewer"] | own,
+        jwt(SECRET, claims_of(roles="auditor")): roles["auditor"] | own,
     }
     revoked_id, revoked = key("revoked", roles=["admin"])
     assert api.post(f"/v1/api-keys/{revoked_id}/revoke", json={}).status_code == 200

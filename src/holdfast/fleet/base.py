@@ -26,7 +26,7 @@ from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Principal, PrincipalKind, service
 from holdfast.kernel.signing import SigningKey
-from holdfast.kernel.telemetry import Metrics
+from holdfast.kernel.telemetry import Metrics, request_id
 from holdfast.leases import Leases
 
 T = TypeVar("T")
@@ -141,6 +141,7 @@ class Base:
             time=self.clock.now(),
             payload=payload,
             subject=subject,
+            request_id=request_id(),
         )
 
     async def hot(

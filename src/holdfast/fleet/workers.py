@@ -20,6 +20,7 @@ from holdfast.kernel.errors import Conflict, Denied, Invalid, NotFound, Unauthen
 from holdfast.kernel.ids import EventId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Principal
+from holdfast.kernel.telemetry import request_id
 from holdfast.leases import Beat
 
 
@@ -330,4 +331,5 @@ def _event(
         time=now,
         payload=payload,
         subject=principal.subject,
+        request_id=request_id(),
     )

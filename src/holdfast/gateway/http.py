@@ -381,7 +381,7 @@ def oauth_handlers(
             log.warning(
                 "oauth.refused", provider=provider[:40], code=problem.code, reason=problem.internal
             )
-            answer = page(problem.detail)
+            answer = page(f"{problem.detail} ({problem.hint})" if problem.hint else problem.detail)
         else:
             answer = page("")
             answer.cookies.append(browsers.cookie(begun.secret, begun.seconds))
@@ -424,7 +424,7 @@ def handlers(links: LoginLinks, browsers: Browsers, origin: str = "") -> list[An
         path = f"/login#{links.create(principal)}"
         return LoginLink(path=path, seconds=LINK_SECONDS, origin=origin.rstrip("/"))
 
-    @get("/v1/whoami", permission=Permission.SYSTEM_READ, tag="login", operation_id="whoami")
+    @get("/v1/whoami", permission=Permission.SELF, tag="login", operation_id="whoami")
     async def whoami(principal: Principal) -> WhoAmI:
         """The caller as the door sees it."""
         return WhoAmI(

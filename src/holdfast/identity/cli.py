@@ -64,7 +64,10 @@ role_app = typer.Typer(
 def create_key(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="What it is for.")],
-    role: Annotated[list[str] | None, typer.Option("--role", help="See `role list`.")] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option("--role", help="See `role list`. [viewer, unless permissions are given]"),
+    ] = None,
     permission: Annotated[
         list[str] | None, typer.Option("--permission", help="One more, such as records:export.")
     ] = None,
@@ -260,6 +263,7 @@ def define_role(
     from holdfast.identity.model import RoleDefine
 
     async def body() -> None:
+        _check_role(name)
         async with session(ctx) as api:
             made = await IdentityClient(api).define_role(
                 None, name, RoleDefine(permissions=permission)
@@ -278,16 +282,30 @@ def define_role(
     epilog="Example: holdfast role drop reader",
 )
 def drop_role(
-    ctx: typer.Context, name: Annotated[str, typer.Argument(help="The role's name.")]
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="The role's name.")],
+    json: JsonOption = False,
 ) -> None:
     from holdfast.identity.client import IdentityClient
 
     async def body() -> None:
+        _check_role(name)
         async with session(ctx) as api:
             await IdentityClient(api).drop_role(None, name)
-        say(f"{name} is no role any more")
+        if json:
+            print_json({"name": name, "dropped": True})
+        else:
+            say(f"{name} is no role any more")
 
     run(body)
+
+
+def _check_role(name: str) -> None:
+    """Without a name, or with a dot for one, the address would be another one's."""
+    if not name.strip(" ."):
+        raise Invalid(
+            f"cannot use {name!r}: that is no name of a role", hint="`role list` shows them"
+        )
 
 
 def _state(expires_at: str) -> str:
@@ -432,6 +450,11 @@ def list_certificates(
     folder = _folder(ctx, directory)
 
     def body() -> list[dict[str, Any]]:
+        if directory is not None and not folder.is_dir():
+            raise NotFound(
+                f"cannot list certificates: {folder} is no folder",
+                hint="`holdfast pki init --dir FOLDER` makes one with an authority",
+            )
         return [
             _facts(path, pki.read_certificate(path.read_bytes(), str(path)))
             for path in sorted(folder.glob("*.crt"))

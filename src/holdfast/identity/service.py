@@ -299,6 +299,8 @@ class IdentityService:
 
     async def drop_role(self, principal: Principal, name: str) -> None:
         """Forget a role of the tenant's own; of whoever had it, as if it allowed nothing."""
+        if name in ROLES:
+            raise Conflict(f"cannot drop {name}: that role is built in", code="role-built-in")
         event = self._event(principal, f"role/{name.lower()}", "role.dropped", {"role": name})
 
         def unit(conn: Connection) -> None:

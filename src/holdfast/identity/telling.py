@@ -39,7 +39,11 @@ async def find_ending(api: ApiClient, subject: str) -> tuple[Ending, str]:
     from holdfast.identity.client import IdentityClient
 
     found = await IdentityClient(api).find_derived(None, subject)
-    makers = [subject, *(key.id for key in found.keys)]
+    return await _with_tokens(api, found, [subject, *(key.id for key in found.keys)])
+
+
+async def _with_tokens(api: ApiClient, found: Derived, makers: list[str]) -> tuple[Ending, str]:
+    """That, and the join tokens that ``makers`` made."""
     tokens: list[JoinedBy] = []
     unknown = f"only of {MAKERS_ASKED} keys they are known" if makers[MAKERS_ASKED:] else ""
     try:
@@ -72,6 +76,28 @@ async def tell_ending(api: ApiClient, subject: str, json: bool, dry_run: bool) -
     if json:
         print_json(found)
         return True
+    _say_ending(found, unknown, dry_run)
+    return dry_run
+
+
+JOINING = "workers:write"
+"""What it takes to make a join token, and for it to stand."""
+
+
+async def tell_changing(
+    api: ApiClient, subject: str, found: Derived, lost: list[str], json: bool, dry_run: bool
+) -> None:
+    """Say what ends when a person may do less: ``found`` of it, and of the join tokens those that
+    stood by what they lost, and those of keys that end."""
+    makers = [*([subject] if JOINING in lost else []), *(key.id for key in found.keys)]
+    ending, unknown = await _with_tokens(api, found, makers)
+    if not json:
+        _say_ending(ending, unknown, dry_run)
+    elif dry_run:
+        print_json(ending)
+
+
+def _say_ending(found: Ending, unknown: str, dry_run: bool) -> None:
     verb = "would end" if dry_run else "ends"
     say_derived(found, verb)
     tokens = found.join_tokens or []
@@ -87,4 +113,3 @@ async def tell_ending(api: ApiClient, subject: str, json: bool, dry_run: bool) -
         found.keys or found.invitations or unknown or any(t.admits for t in tokens)
     ):
         say("nothing else would end with it")
-    return dry_run

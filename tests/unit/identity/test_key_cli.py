@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -13,14 +14,25 @@ from typing import Any
 
 import pytest
 import structlog
+from sqlalchemy import Connection
 from typer.testing import CliRunner, Result
 
 from holdfast.fleet.cli import worker_app
 from holdfast.fleet.http import handlers as fleet_handlers
 from holdfast.fleet.service import FleetService
-from holdfast.identity.cli import apikey_app
+from holdfast.identity.cli import apikey_app, role_app
+from holdfast.identity.granting import Parts
 from holdfast.identity.http import handlers
+from holdfast.identity.people import store as people_store
+from holdfast.identity.people.cli import person_app
+from holdfast.identity.people.http import handlers as people_handlers
+from holdfast.identity.people.service import PeopleService
 from holdfast.identity.service import IdentityService
+from holdfast.identity.signin import passkey_store
+from holdfast.identity.signin.http import handlers as signin_handlers
+from holdfast.identity.signin.passkey_model import PasskeySettings
+from holdfast.identity.signin.passkeys import PasskeysService
+from holdfast.identity.signin.sessions import SessionLimits, SessionsService
 from holdfast.kernel.cli import CommandLine, note_noun
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.credentials import Peppers
@@ -35,6 +47,9 @@ from holdfast.leases import MemoryLeases
 
 BY = "BY_KEY"
 """Whose command it is, where it is not the operator's."""
+AS = "AS_KIND"
+APPS = {"apikey": apikey_app, "worker": worker_app, "person": person_app, "role": role_app}
+FORGED = "\x1b[2J\x1b[1;1Hfake: all is well\x1b[8m\nline\u202e"
 
 
 @pytest.fixture
@@ -47,7 +62,8 @@ def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
 
         async def authenticate(_connection: Any) -> Principal:
             key = os.environ.get(BY)
-            return replace(operator(), subject=key, kind=PrincipalKind.KEY) if key else operator()
+            kind = PrincipalKind(os.environ.get(AS, "key"))
+            return replace(operator(), subject=key, kind=kind) if key else operator()
 
         async with open_database(sqlite_url, clock=clock) as database:
             service = IdentityService(
@@ -70,10 +86,25 @@ def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
                 chance=random.random,
                 makers=service,
             )
+            parts = Parts(
+                database,
+                Outbox(ClearSealer()),
+                Peppers({1: b"\x05" * 32}),
+                clock,
+                id_source(clock),
+                os.urandom,
+            )
+            sessions = SessionsService(parts, SessionLimits())
+            passkeys = PasskeysService(parts, sessions, PasskeySettings())
             spec = AppSpec(
                 role="identity",
                 version="0",
-                handlers=[*handlers(service), *fleet_handlers(fleet)],
+                handlers=[
+                    *handlers(service),
+                    *fleet_handlers(fleet),
+                    *people_handlers(PeopleService(parts)),
+                    *signin_handlers(sessions, passkeys),
+                ],
                 authenticate=authenticate,
             )
             async with ApiClient.for_app(create_app(spec)) as api:
@@ -84,11 +115,134 @@ def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
 
     def run(*arguments: str, env: dict[str, str] | None = None, noun: str = "apikey") -> Result:
         note_noun(noun)
-        app = worker_app if noun == "worker" else apikey_app
-        return CliRunner().invoke(app, list(arguments), obj=line, env=env)
+        return CliRunner().invoke(APPS[noun], list(arguments), obj=line, env=env)
 
     with structlog.testing.capture_logs():
         yield run
+
+
+PERSON = "01a21cbb-894a-76f7-9f5f-41e756bbe4c4"
+PASSKEY = "01a21cbb-894a-76f7-9f5f-41e756bbe4c5"
+
+
+@pytest.fixture
+def somebody(sqlite_url: str) -> None:
+    """A person with a passkey, whose names are of a time when any were taken."""
+
+    def unit(conn: Connection) -> None:
+        person = {
+            "tenant": "default", "id": PERSON, "name": FORGED, "email": "", "roles": '["admin"]',
+            "created_at": "2026-01-01", "created_by": "operator", "event_id": "e-1",
+        }  # fmt: skip
+        people_store.add_person(conn, person)
+        passkey = {
+            "tenant": "default", "id": PASSKEY, "person": PERSON, "credential": "c",
+            "public_key": b"", "counter": 0, "name": FORGED, "backed_up": False,
+            "created_at": "2026-01-01", "used_at": "2026-01-01", "event_id": "e-2",
+        }  # fmt: skip
+        passkey_store.add_passkey(conn, passkey)
+
+    async def body() -> None:
+        async with open_database(sqlite_url, clock=SystemClock()) as database:
+            await database.write(operator(), unit)
+
+    asyncio.run(body())
+
+
+def quiet(told: Result) -> str:
+    """What was said, which does nothing to a terminal and is as many lines as were meant."""
+    assert all(line.isprintable() for line in told.output.split("\n")), repr(told.output)
+    assert not any(line.startswith("line") for line in told.output.split("\n"))
+    return told.output
+
+
+@pytest.mark.usefixtures("somebody")
+def test_no_name_does_anything_to_the_terminal_of_who_reads_what_ends(invoke: Any) -> None:
+    theirs = {BY: PERSON, AS: "person"}
+    assert invoke("create", "bot", env=theirs).exit_code == 0
+    for line in (
+        ("disable", PERSON, "--dry-run"),
+        ("show", PERSON),
+        ("recover", PERSON),
+        ("recover", PERSON),
+        ("passkeys", PERSON),
+        ("end-passkey", PASSKEY),
+        ("show", FORGED[:-1]),
+        ("list", "--json"),
+        ("invitations", "--json"),
+        ("disable", PERSON),
+    ):
+        told = invoke(*line, noun="person")
+        assert (told.exit_code == 0) is (line[1] != FORGED[:-1]), told.output
+        quiet(told)
+    for line, noun in (
+        (("invite", FORGED), "person"),
+        (("create-admin", FORGED), "person"),
+        (("create", FORGED), "apikey"),
+    ):
+        refused = invoke(*line, noun=noun)
+        assert refused.exit_code == 2, refused.output
+        assert "one line of text" in quiet(refused)
+
+
+@pytest.mark.usefixtures("somebody")
+def test_somebodys_passkeys_are_listed_and_ended(invoke: Any) -> None:
+    (listed,) = json.loads(invoke("passkeys", PERSON, "--json", noun="person").stdout)["items"]
+    assert (listed["id"], listed["ended_at"]) == (PASSKEY, None)
+    assert "signs nobody in" in invoke("end-passkey", PASSKEY, noun="person").stderr
+    assert "ended" in invoke("passkeys", PERSON, noun="person").stdout
+    assert invoke("passkeys", PASSKEY, noun="person").exit_code == 4
+    stolen = invoke("recover", PERSON, "--end-passkeys", "--json", noun="person")
+    assert "passkeys_ended" not in json.loads(stolen.stdout)
+
+
+@pytest.mark.usefixtures("somebody")
+def test_what_ends_with_other_roles_is_told_with_the_join_tokens_of_it(invoke: Any) -> None:
+    theirs = {BY: PERSON, AS: "person"}
+    assert invoke("create", "bot", "--role", "admin", env=theirs).exit_code == 0
+    (bot,) = keys(invoke)
+    for by in (theirs, {BY: bot["id"]}, {}):
+        assert invoke("token", noun="worker", env=by).exit_code == 0
+    tokens = json.loads(invoke("token-list", "--json", noun="worker").stdout)["items"]
+    of = {each["created_by"]: each["id"] for each in tokens}
+    dry = invoke("roles", PERSON, "--role", "viewer", "--dry-run", noun="person")
+    assert (dry.exit_code, "would end the key bot" in dry.stderr) == (0, True), dry.output
+    for maker in (PERSON, bot["id"]):
+        assert f"would end the join token {of[maker]}" in dry.stderr
+    assert of["operator"] not in dry.stderr
+    asked = ("roles", PERSON, "--role", "viewer", "--dry-run", "--json")
+    told = json.loads(invoke(*asked, noun="person").stdout)
+    assert {each["id"] for each in told["join_tokens"]} == {of[PERSON], of[bot["id"]]}
+    # Who may make them still keeps those of their own; the key, which may more, ends.
+    less = invoke("roles", PERSON, "--role", "operator", "--dry-run", noun="person")
+    assert of[PERSON] not in less.stderr
+    assert of[bot["id"]] in less.stderr
+    assert keys(invoke)[0]["revoked_at"] is None
+    done = invoke("roles", PERSON, "--role", "viewer", noun="person")
+    assert f"ends the join token {of[PERSON]}" in done.stderr, done.output
+    assert keys(invoke)[0]["revoked_at"]
+    again = invoke("roles", PERSON, "--role", "viewer", "--dry-run", noun="person")
+    assert "nothing else would end" in again.stderr
+
+
+def test_what_is_said_of_roles_that_cannot_be(invoke: Any) -> None:
+    for line, words in (
+        (("drop", "viewer"), "cannot drop viewer: that role is built in"),
+        (("drop", ""), "no name of a role"),
+        (("drop", ".."), "no name of a role"),
+        (("define", "", "--permission", "records:read"), "no name of a role"),
+    ):
+        told = invoke(*line, noun="role")
+        assert told.exit_code != 0
+        assert words in told.stderr, told.stderr
+    assert invoke("define", "mine", "--permission", "records:read", noun="role").exit_code == 0
+    dropped = invoke("drop", "mine", "--json", noun="role")
+    assert json.loads(dropped.stdout) == {"name": "mine", "dropped": True}
+    never = invoke("token", "--expires", "0s", noun="worker")
+    assert (never.exit_code, "over as it begins" in never.stderr) == (2, True), never.stderr
+    region = invoke("token", "--region", "Bad Region", noun="worker")
+    assert "a letter or digit at both ends" in region.stderr
+    assert "regex" not in region.stderr
 
 
 def keys(invoke: Any) -> list[dict[str, Any]]:

@@ -244,6 +244,14 @@ async def test_the_tenant_is_the_credentials_own(tmp_path: Path, clock: ManualCl
     assert found.value.code == "tenant-required"
 
 
+async def test_a_program_is_somebody_and_may_see_to_what_is_its_own(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    admit = door(tmp_path, clock, required=False)
+    for bearer in (NEWS, token(clock)):
+        assert (await admit(scope(bearer))).may(Permission.SELF)
+
+
 async def test_what_is_not_known_is_refused(tmp_path: Path, clock: ManualClock) -> None:
     admit = door(tmp_path, clock, required=False)
     for bearer in ("{", "x" * 32, "a.b.c", NEWS[:-1], "hf_x", "hfw_x"):

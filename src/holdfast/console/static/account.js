@@ -20,7 +20,11 @@ onClick(document.getElementById("invite"), async () => {
   showLink(made.secret);
 });
 for (const button of document.querySelectorAll("[data-recover]")) {
-  onClick(button, async () => showLink((await ask(button.dataset.recover, {})).secret));
+  const stolen = "stolen" in button.dataset;
+  onClick(button, async () => {
+    if (stolen && !confirm("End every passkey and session of theirs?")) return;
+    showLink((await ask(button.dataset.recover, { end_passkeys: stolen })).secret);
+  });
 }
 function showLink(secret) {
   const place = document.getElementById("link");

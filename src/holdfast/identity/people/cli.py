@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from holdfast.identity.telling import say_derived, tell_ending
+from holdfast.identity.telling import tell_changing, tell_ending
 from holdfast.kernel.cli import (
     command_line,
     fail,
@@ -81,7 +81,9 @@ def invite(
     ctx: typer.Context,
     name: NameArgument,
     email: EmailOption = "",
-    role: Annotated[list[str] | None, typer.Option("--role", help="See `role list`.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option("--role", help="See `role list`. [viewer]")
+    ] = None,
     hours: HoursOption = 72,
     json: JsonOption = False,
 ) -> None:
@@ -108,14 +110,22 @@ def recover(
             help="A device was stolen: every passkey and session of theirs ends now.",
         ),
     ] = False,
+    tenant: Annotated[
+        str,
+        typer.Option(
+            "--tenant",
+            help="For the operator: of an administrator of this tenant, by the id.",
+        ),
+    ] = "",
     json: JsonOption = False,
 ) -> None:
     from holdfast.identity.people.model import PersonRecover
 
-    how = PersonRecover(end_passkeys=end_passkeys)
+    how = PersonRecover(end_passkeys=end_passkeys, tenant=tenant)
 
     async def ask(people: PeopleClient) -> NewInvitation:
-        return await people.recover(None, await _id_of(people, person), how)
+        # Names of another tenant are not looked up from here.
+        return await people.recover(None, person if tenant else await _id_of(people, person), how)
 
     _made(ctx, ask, json)
 
@@ -198,26 +208,95 @@ def enable(ctx: typer.Context, person: PersonArgument, json: JsonOption = False)
 
 @person_app.command(
     "roles",
-    help="Give a person other roles. Keys and open invitations of theirs that go beyond these end.",
-    epilog="Example: holdfast person roles PERSON --role operator --role auditor",
+    help="Give a person other roles. Keys, open invitations and join tokens of theirs that go "
+    "beyond these end.",
+    epilog="Examples: holdfast person roles PERSON --role operator --role auditor | "
+    "holdfast person roles Grace --role viewer --dry-run",
 )
 def change_roles(
     ctx: typer.Context,
     person: PersonArgument,
     role: Annotated[list[str], typer.Option("--role", help="See `role list`; all of them.")],
+    dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
+    from holdfast.identity.people.client import PeopleClient
     from holdfast.identity.people.model import RolesChange
 
-    change = RolesChange(roles=role)
+    async def body() -> None:
+        async with session(ctx) as api:
+            people = PeopleClient(api)
+            identity = await _id_of(people, person)
+            if dry_run or not json:
+                # Looked at before: once it is changed, the coordinator does not tell what it ended.
+                would = await people.change_roles(
+                    None, identity, RolesChange(roles=role, dry_run=True)
+                )
+                await tell_changing(api, identity, would.ended, would.lost, json, dry_run)
+            if not dry_run:
+                _show(await people.change_roles(None, identity, RolesChange(roles=role)), json)
 
-    async def ask(people: PeopleClient, found: str) -> Person:
-        changed = await people.change_roles(None, found, change)
-        if not json:
-            say_derived(changed.ended)
-        return changed
+    run(body)
 
-    _changed(ctx, person, ask, json)
+
+@person_app.command(
+    "passkeys",
+    help="Somebody's passkeys, those that are over included.",
+    epilog="Example: holdfast person passkeys Grace",
+)
+def list_passkeys(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -> None:
+    from holdfast.identity.people.client import PeopleClient
+    from holdfast.identity.signin.client import PasskeysClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            identity = await _id_of(PeopleClient(api), person)
+            await PeopleClient(api).find_person(None, identity)
+            found = await PasskeysClient(api).list_passkeys(None, person=identity)
+        if json:
+            print_list(found)
+            return
+        print_table(
+            ("passkey", "state", "made", "used", "copied", "id"),
+            [
+                (
+                    each.name,
+                    "ended" if each.ended_at else "holds",
+                    each.created_at[:16],
+                    each.used_at[:16],
+                    "yes" if each.backed_up else "no",
+                    each.id,
+                )
+                for each in found
+            ],
+            empty=f"no passkeys: `holdfast person recover {identity}` is a link that makes one",
+        )
+
+    run(body)
+
+
+@person_app.command(
+    "end-passkey",
+    help="End somebody's passkey, and the sessions that it began, within five seconds at every "
+    "door. Who lost all of theirs: `holdfast person recover --end-passkeys`.",
+    epilog="Example: holdfast person end-passkey 01a21cbb-894a-76f7-9f5f-41e756bbe4c4",
+)
+def end_passkey(
+    ctx: typer.Context,
+    passkey: Annotated[str, typer.Argument(help="Its id; see `person passkeys`.")],
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity.signin.client import PasskeysClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            ended = await PasskeysClient(api).end(None, passkey)
+        if json:
+            print_json(ended)
+        else:
+            say(f"the passkey {ended.name} ({ended.id}) signs nobody in any more")
+
+    run(body)
 
 
 @person_app.command(

@@ -9,6 +9,7 @@ from holdfast.identity.people.model import (
     INVITATIONS,
     PEOPLE,
     AdminCreate,
+    ChangedPerson,
     EndedPerson,
     Invitation,
     NewInvitation,
@@ -102,10 +103,10 @@ class PeopleClient:
 
     async def change_roles(
         self, principal: Principal | None, person: str, change: RolesChange
-    ) -> EndedPerson:
+    ) -> ChangedPerson:
         """See :meth:`PeopleService.change_roles`."""
         return await self._api.request(
-            "PUT", f"{_path(person)}/roles", json=change, type=EndedPerson
+            "PUT", f"{_path(person)}/roles", json=change, type=ChangedPerson
         )
 
     async def create_tenant(self, principal: Principal | None, create: TenantCreate) -> Tenant:

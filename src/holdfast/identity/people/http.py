@@ -10,6 +10,7 @@ from holdfast.identity.people.model import (
     INVITATIONS,
     PEOPLE,
     AdminCreate,
+    ChangedPerson,
     EndedPerson,
     Invitation,
     NewInvitation,
@@ -85,8 +86,9 @@ def _people(service: PeopleService) -> list[Any]:
         return _once(await service.recover(principal, person, data, idempotency_key=key))
 
     @put("/v1/people/{person:str}/roles", permission=Permission.IDENTITY_WRITE)
-    async def change_roles(principal: Principal, person: str, data: RolesChange) -> EndedPerson:
-        """Give a person other roles; what came of them and goes beyond these ends."""
+    async def change_roles(principal: Principal, person: str, data: RolesChange) -> ChangedPerson:
+        """Give a person other roles; what came of them and goes beyond these ends. With `dry_run`
+        only tell what would."""
         return await service.change_roles(principal, person, data)
 
     return [

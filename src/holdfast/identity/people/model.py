@@ -46,16 +46,20 @@ class AdminCreate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class RolesChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a person may do from now on."""
+    """What a person may do from now on. With ``dry_run`` nothing changes: the answer is what it
+    would be."""
 
     roles: Roles
+    dry_run: bool = False
 
 
 class PersonRecover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to bring somebody back. ``end_passkeys``: what they had is in somebody else's hands, so
-    that every passkey and every session of theirs ends now."""
+    that every passkey and every session of theirs ends now. ``tenant``: where they are an
+    administrator, if that is another tenant than the caller's; only the operator says so."""
 
     end_passkeys: bool = False
+    tenant: Annotated[str, Meta(max_length=64)] = ""
 
 
 class Person(Struct, frozen=True, kw_only=True):
@@ -75,6 +79,13 @@ class EndedPerson(Person, frozen=True, kw_only=True):
     """A person who was disabled or forgotten, and what ended with it just now."""
 
     ended: Derived
+
+
+class ChangedPerson(EndedPerson, frozen=True, kw_only=True):
+    """A person with other roles, what ended with those they had, and which permissions they lost:
+    what another role keeps, and they made by one of these, ends there."""
+
+    lost: list[str] = []
 
 
 class Invitation(Struct, frozen=True, kw_only=True):
@@ -113,7 +124,7 @@ class NewInvitation(Struct, frozen=True, kw_only=True):
 class TenantCreate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A tenant to be."""
 
-    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    id: Annotated[str, Meta(max_length=64)]
 
 
 class Tenant(Struct, frozen=True, kw_only=True):

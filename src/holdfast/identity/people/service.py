@@ -23,11 +23,19 @@ from holdfast.identity.derived import (
     withdraw_recoveries,
     within,
 )
-from holdfast.identity.granting import Parts, check_above, check_handed_on, custom_roles, granted_by
+from holdfast.identity.granting import (
+    Act,
+    Parts,
+    check_above,
+    check_handed_on,
+    custom_roles,
+    granted_by,
+)
 from holdfast.identity.model import INVITATION_PREFIX, Derived, Thing, as_json, permissions_of
 from holdfast.identity.people import store
 from holdfast.identity.people.model import (
     AdminCreate,
+    ChangedPerson,
     EndedPerson,
     Invitation,
     NewInvitation,
@@ -48,9 +56,9 @@ from holdfast.kernel.credentials import make_secret
 from holdfast.kernel.errors import Conflict, Exhausted, Invalid, NotFound
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.idempotency import Asked, one_secret
-from holdfast.kernel.ids import TenantId, is_name
+from holdfast.kernel.ids import DEFAULT_TENANT, TenantId, is_name
 from holdfast.kernel.outbox import Event
-from holdfast.kernel.principal import Principal, operator, operators_only
+from holdfast.kernel.principal import Permission, Principal, operator, operators_only
 
 ADMIN = "admin"
 PEOPLE_MAX = 100_000
@@ -93,20 +101,20 @@ class PeopleService:
         operators_only(principal, "name an administrator")
         await self._check_tenant(create.tenant)
         there = operator(TenantId(create.tenant))
-        await self._db.read(there, lambda conn: _check_first(conn, there.tenant))
-        if there.tenant != principal.tenant:
-            await self._tell(principal, create.tenant)
+        elsewhere = there.tenant != principal.tenant
+        await self._db.read(there, lambda conn: _check_first(conn, there.tenant, elsewhere))
+        if elsewhere:
+            asked = {"tenant": create.tenant}
+            await self._tell(principal, "tenant.administrator-asked", asked)
         wanted = PersonInvite(
             name=create.name, email=create.email, roles=[ADMIN], hours=create.hours
         )
         return await self._invite(there, wanted, Asked.of(idempotency_key, create), first=True)
 
-    async def _tell(self, principal: Principal, tenant: str) -> None:
-        """Say in the operator's own tenant, too, that another gets an administrator: what is
-        recorded there they do not read here. Told first, so that none is made untold."""
-        event = self._parts.event(
-            principal, f"tenant/{tenant}", "tenant.administrator-asked", {"tenant": tenant}
-        )
+    async def _tell(self, principal: Principal, type_: str, told: dict[str, Any]) -> None:
+        """Say in the operator's own tenant, too, who lets whom into another: what is recorded there
+        they do not read here. Told first, so that no link is made untold."""
+        event = self._parts.event(principal, f"tenant/{told['tenant']}", type_, told)
         await self._db.write(
             principal, lambda conn: self._parts.outbox.emit(conn, principal, event)
         )
@@ -126,8 +134,20 @@ class PeopleService:
         passkeys and sessions end in the same transaction.
 
         :class:`Conflict` if they may not sign in: a link would not let them in either.
+
+        The operator, who names the first administrator of a tenant, brings back an administrator of
+        any: a tenant whose only one is locked out has no other way in. Nothing else of another
+        tenant is the operator's to see or to change.
         """
         recover = recover or PersonRecover()
+        if recover.tenant and recover.tenant != principal.tenant:
+            operators_only(principal, "bring back somebody of another tenant")
+            await self._check_tenant(recover.tenant)
+            there = operator(TenantId(recover.tenant))
+            await self._db.read(there, lambda conn: _check_admin(conn, there.tenant, person))
+            told = {"tenant": recover.tenant, "person": person}
+            await self._tell(principal, "tenant.recovery-asked", told)
+            principal = there
         found = await self._manageable(principal, person)
         wanted = PersonInvite(
             name=found.name, email=found.email, roles=found.roles, hours=RECOVERY_HOURS
@@ -263,7 +283,10 @@ class PeopleService:
         return found, found[-1].id if len(rows) > limit else None
 
     async def revoke_invitation(self, principal: Principal, invitation: str) -> Invitation:
-        """End an invitation that nobody has used. Twice is fine; :class:`Conflict` if used."""
+        """End an invitation that nobody has used. Twice is fine; :class:`Conflict` if used.
+
+        :class:`Denied` if it allows more than whoever ends it, unless they made it.
+        """
         now = timestamp(self._parts.clock.now())
         event = self._parts.event(
             principal,
@@ -284,6 +307,10 @@ class PeopleService:
                     code="invitation-used",
                     hint=f"`holdfast person disable {found.used_by}`",
                 )
+            if found.created_by != principal.subject:
+                custom = custom_roles(conn, principal.tenant)
+                granted = granted_by(msgspec.json.decode(found.roles), custom)
+                check_maker(conn, principal, now, granted, Act.WITHDRAW)
             if store.end_invitation(conn, principal.tenant, invitation, now):
                 self._parts.outbox.emit(conn, principal, event)
                 found = store.find_invitation(conn, principal.tenant, invitation)
@@ -395,8 +422,9 @@ class PeopleService:
 
     async def change_roles(
         self, principal: Principal, person: str, change: RolesChange
-    ) -> EndedPerson:
-        """Give a person other roles; they count at every door within five seconds.
+    ) -> ChangedPerson:
+        """Give a person other roles; they count at every door within five seconds. A dry run does
+        all of it, and takes it back.
 
         What came of them and goes beyond what they may from now on ends: keys they made, keys those
         made, open invitations.
@@ -408,24 +436,33 @@ class PeopleService:
             principal, f"person/{person}", "person.roles", {"person": person, "roles": roles}
         )
 
-        def unit(conn: Connection) -> EndedPerson:
+        def unit(conn: Connection) -> ChangedPerson:
             tenant, now = principal.tenant, timestamp(event.time)
             custom = custom_roles(conn, tenant)
             check_managed(conn, principal, person, now)
             check_maker(conn, principal, now, granted_by(roles, custom))
-            ended = Derived()
+            ended, lost = Derived(), frozenset[Permission]()
             if _there(conn, tenant, person).roles != roles:
-                _note_lost(conn, tenant, _there(conn, tenant, person), roles, now)
+                lost = _note_lost(conn, tenant, _there(conn, tenant, person), roles, now)
                 store.set_roles(conn, tenant, person, as_json(roles))
                 # Whoever made one might manage them as they were, and perhaps not as they are.
                 store.end_invitations_of(conn, tenant, person, now)
                 self._parts.outbox.emit(conn, principal, event)
                 allows = within(roles, custom)
                 ended = end_beyond(conn, self._parts.outbox, principal, person, event, allows)
-            there = _there(conn, tenant, person)
-            return EndedPerson(**msgspec.structs.asdict(there), ended=ended)
+            changed = ChangedPerson(
+                **msgspec.structs.asdict(_there(conn, tenant, person)),
+                ended=ended,
+                lost=sorted(permission.value for permission in lost),
+            )
+            if change.dry_run:
+                raise _TakenBack(changed)
+            return changed
 
-        return await self._db.write(principal, unit)
+        try:
+            return await self._db.write(principal, unit)
+        except _TakenBack as dry:
+            return dry.would
 
     # --- tenants ----------------------------------------------------------------------------------
 
@@ -533,29 +570,58 @@ def _there(conn: Connection, tenant: str, person: str) -> Person:
     return person_of(row)
 
 
-def _note_lost(conn: Connection, tenant: str, person: Person, roles: list[str], now: str) -> None:
+class _TakenBack(Exception):
+    """Ends a unit of work that was only to show what it would do."""
+
+    def __init__(self, would: ChangedPerson) -> None:
+        super().__init__()
+        self.would = would
+
+
+def _note_lost(
+    conn: Connection, tenant: str, person: Person, roles: list[str], now: str
+) -> frozenset[Permission]:
     """Keep what they may not do any more once they have ``roles``: other roles ask by it whether
     what they made there still stands."""
     custom = custom_roles(conn, tenant)
     lost = granted_by(person.roles, custom) - granted_by(roles, custom)
     store.note_lost(conn, tenant, person.id, (each.value for each in lost), now)
+    return lost
 
 
-def _check_first(conn: Connection, tenant: str) -> None:
-    """:class:`Conflict` if a tenant has an administrator."""
+def _check_first(conn: Connection, tenant: str, elsewhere: bool) -> None:
+    """:class:`Conflict` if a tenant has an administrator; ``elsewhere`` it is not the operator's,
+    whose commands would be about their own."""
     there = store.find_admin(conn, tenant)
-    if there is not None:
-        raise Conflict(
-            "cannot name a first administrator: there is one",
-            code="admin-exists",
-            hint="`holdfast person invite NAME --role admin` invites another; "
-            f"`holdfast person recover {there.id}` brings this one back",
+    if there is None:
+        return
+    back = f"`holdfast person recover {there.id}"
+    raise Conflict(
+        f"cannot name a first administrator{f' of {tenant}' if elsewhere else ''}: there is one",
+        code="admin-exists",
+        hint=f"they invite whoever comes next; if nobody of {tenant} can sign in any more, "
+        f"{back} --tenant {tenant}` brings this one back"
+        if elsewhere
+        else "`holdfast person invite NAME --role admin` invites another; "
+        f"{back}` brings this one back",
+    )
+
+
+def _check_admin(conn: Connection, tenant: str, person: str) -> None:
+    """:class:`NotFound` unless that is an administrator of the tenant."""
+    there = store.find_person(conn, tenant, person)
+    if there is None or ADMIN not in msgspec.json.decode(there.roles):
+        raise NotFound(
+            f"cannot find an administrator {person} of the tenant {tenant}",
+            code="person-not-found",
+            hint="the operator brings back administrators of other tenants, who see to the rest; "
+            f"`holdfast person create-admin NAME --tenant {tenant}` tells the id of one",
         )
 
 
 def _withdrawable(conn: Connection, tenant: str, now: str) -> list[Thing]:
     """The links of the operator's by which somebody else would come first."""
-    _check_first(conn, tenant)
+    _check_first(conn, tenant, tenant != DEFAULT_TENANT)
     rows = store.open_admin_invitations(conn, tenant, now)
     return [Thing(id=row.id, name=row.name) for row in rows]
 

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row
 
 from holdfast.identity.derived import check_managed
 from holdfast.identity.finding import TenantFinder
-from holdfast.identity.granting import Parts, whose
+from holdfast.identity.granting import Parts, manages_others, whose
 from holdfast.identity.model import as_json
 from holdfast.identity.people import store as people_store
 from holdfast.identity.people.model import traits
@@ -37,6 +37,7 @@ from holdfast.identity.signin.oauth_model import (
     addressed_otherwise,
     said_no,
     sign_in_refused,
+    somebody_already,
     stranger,
 )
 from holdfast.identity.signin.passkey_model import Visitor
@@ -165,7 +166,7 @@ class OAuthService:
         tenant, now = principal.tenant, timestamp(self._parts.clock.now())
         row = await self._db.read(principal, lambda conn: store.find_account(conn, tenant, account))
         own = row is not None and row.person == principal.subject
-        if row is None or not (own or principal.may(Permission.IDENTITY_WRITE)):
+        if row is None or not (own or manages_others(principal, Permission.IDENTITY_WRITE)):
             raise _not_linked(account)
         credential = f"{OAUTH_CREDENTIAL}:{account}"
         begun = await self._db.read(
@@ -204,8 +205,13 @@ class OAuthService:
             tenant = TenantId(asked.tenant or DEFAULT_TENANT)
         identity = linked.id if linked is not None else self._parts.new_id()
         person = linked.person if linked is not None else self._parts.new_id()
-        if linked is None and asked.invitation:
-            person = await self._invited(tenant, asked.invitation) or person
+        invited = ""
+        if asked.invitation:
+            invited = await self._invited(TenantId(asked.tenant), asked.invitation)
+        if linked is None:
+            person = invited or person
+        elif asked.invitation and (asked.tenant, invited) != (tenant, person):
+            raise somebody_already()
         visitor = finish.visitor
         prepared = self._sessions.prepare(
             SessionBegin(
@@ -267,6 +273,8 @@ class OAuthService:
                 come(conn)
             elif (there.id, there.person) != (identity, person):
                 raise sign_in_refused("linked at the same time")
+            elif asked.invitation:
+                joining.write(conn, now)  # they come back, by what they had all along
             found = people_store.find_person(conn, tenant, person)
             if found is None or found.disabled_at is not None:
                 raise stranger()

@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from holdfast.identity.signin.passkey_model import Text400, Visitor
-from holdfast.kernel.errors import Denied, Unauthenticated
+from holdfast.kernel.errors import Conflict, Denied, Unauthenticated
 
 OAUTH_CREDENTIAL = "oauth"
 GOOGLE = "https://accounts.google.com"
@@ -125,6 +125,18 @@ def stranger() -> Denied:
         "cannot sign in: nobody invited this account",
         code="oauth-unknown",
         hint="ask for an invitation, and open its link first",
+    )
+
+
+def somebody_already() -> Conflict:
+    """The answer to an account that signs somebody in already, and comes by an invitation of
+    somebody new."""
+    return Conflict(
+        "cannot accept the invitation: this account is somebody's here already, and signs them in "
+        "without it",
+        code="account-taken",
+        hint="sign in from the beginning; for other roles ask whoever sent the link for "
+        "`holdfast person roles`, and to withdraw it (`holdfast person uninvite`)",
     )
 
 
