@@ -221,6 +221,44 @@ def test_renewed_certificates_are_taken_without_a_restart(stack: Stack, pki: Pki
     assert [each["roles"] for each in listed["keyrings"]] == [["aggregator"], ["ledger"]]
 
 
+def test_certificates_are_renewed_again_and_again_while_people_ask(stack: Stack, pki: Pki) -> None:
+    """The door's connections are never idle, and whatever they showed, nobody is turned away."""
+    gateway = stack.running["gateway"]
+    for turn in range(3):
+        pki.command("renew", "gateway-caller")
+        read = gateway.log.read_text().count("certificates read again")
+        gateway.process.send_signal(signal.SIGHUP)
+        wait_until(
+            lambda read=read: (
+                _asked(stack) == 200
+                and gateway.log.read_text().count("certificates read again") > read
+            ),
+            what=f"the certificate of turn {turn}",
+        )
+        assert [_asked(stack) for _ in range(5)] == [200] * 5
+
+
+def _asked(stack: Stack) -> int:
+    return stack.door.client.get("/v1/profiles").status_code
+
+
+def test_a_role_is_ended_by_taking_its_key_away_and_is_said_to_be(stack: Stack) -> None:
+    key = stack.directory / "trusted" / "gateway.pub.jwk"
+    aside = stack.directory / "aside"
+    key.rename(aside)
+    try:
+        wait_until(lambda: _asked(stack) != 200, what="the end of the gateway")
+        answer = stack.door.client.get("/v1/profiles")
+        assert (answer.status_code, answer.json()["code"]) == (503, "hop-refused")
+        assert "does not trust the gateway" in answer.json()["detail"]
+        told = stack.door.client.get("/health").json()
+        assert told["status"] == "unhealthy", told
+    finally:
+        aside.rename(key)
+    wait_until(lambda: _asked(stack) == 200, what="the gateway to be back")
+    wait_until(lambda: stack.door.get("/health")["status"] == "ok", what="all to be well")
+
+
 def test_a_drone_takes_its_renewed_certificate(stack: Stack, pki: Pki) -> None:
     def beat() -> str:
         found = [w for w in stack.door.items("/v1/workers") if w["name"] == "drone-1"]

@@ -17,7 +17,7 @@ import httpx
 from holdfast.app import people
 from holdfast.app.overview import Gatherer
 from holdfast.app.settings import Settings
-from holdfast.app.tls import certificate_of, clients_of, verify_of
+from holdfast.app.tls import certificate_of, clients_of, trust_of
 from holdfast.fleet.grants import Grants
 from holdfast.gateway.audit import DoorAudit
 from holdfast.gateway.door import DoorAuthenticator, Remembered
@@ -25,12 +25,13 @@ from holdfast.gateway.proxy import CertificateMiddleware, ProxyMiddleware, RoleP
 from holdfast.identity import HopSigner, LoginLinks, OperatorToken
 from holdfast.identity.audit import Record, Trail
 from holdfast.identity.bearer import BearerTokens, TokensOfBoth
+from holdfast.identity.hop import HopAuth
 from holdfast.identity.keyfile import KeyFile
 from holdfast.identity.notebook import Notebook
 from holdfast.identity.signin.throttle import Throttle
 from holdfast.identity.tokens import TokenKey, shared_secret
 from holdfast.kernel.credentials import Peppers
-from holdfast.kernel.errors import HoldfastError, Invalid
+from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable
 from holdfast.kernel.files import read_handed
 from holdfast.kernel.http.client import FAILURES
 from holdfast.kernel.http.pool import RolePool
@@ -152,6 +153,8 @@ def spec(
         os.urandom,
     )
 
+    signer = HopSigner("gateway", keys.own["gateway"], system.clock, system.new_id)
+
     async def by_connection(connection: Any) -> Any:
         return await authenticate(connection.scope)
 
@@ -160,13 +163,10 @@ def spec(
         return CertificateMiddleware(passed) if asks else passed
 
     def proxied(inner: Any) -> Any:
-        signer = HopSigner(
-            "gateway", keys.own["gateway"], system.clock, system.new_id, system.thumbprints
-        )
         client = httpx.AsyncClient(
             timeout=httpx.Timeout(120.0, connect=5.0),
             transport=RolePool(
-                verify_of(system.tls, elsewhere.values()),
+                trust_of(system.tls, elsewhere.values()),
                 served_idle_seconds=settings["serve_idle_seconds"],
             ),
             trust_env=False,
@@ -181,7 +181,7 @@ def spec(
     providers = [
         console.Provider(each.name, each.title) for each in people.providers_of(settings).values()
     ]
-    health = ServiceHealth(system, elsewhere)
+    health = ServiceHealth(system, elsewhere, signer)
     gatherer = Gatherer(system, health.told)
     return AppSpec(
         role="gateway",
@@ -366,9 +366,10 @@ def _hosts(settings: Settings) -> list[str]:
 class ServiceHealth:
     """The state of every role: those in this process by their checks, the others by asking."""
 
-    def __init__(self, system: System, elsewhere: Mapping[str, str]) -> None:
+    def __init__(self, system: System, elsewhere: Mapping[str, str], signer: HopSigner) -> None:
         self._system = system
         self._elsewhere = elsewhere
+        self._signer = signer
 
     async def states(self) -> dict[str, str]:
         """Role → ``ok``, ``degraded``, ``unhealthy`` or ``unreachable``; bounded in time."""
@@ -382,10 +383,10 @@ class ServiceHealth:
             async with httpx.AsyncClient(
                 timeout=PROBE_SECONDS,
                 trust_env=False,
-                verify=verify_of(self._system.tls, self._elsewhere.values()),
+                transport=RolePool(trust_of(self._system.tls, self._elsewhere.values())),
             ) as client:
                 states = await asyncio.gather(
-                    *(self._ask(client, url) for url in self._elsewhere.values())
+                    *(self._ask(client, role, url) for role, url in self._elsewhere.items())
                 )
             found |= dict(zip(self._elsewhere, states, strict=True))
         return found
@@ -404,12 +405,15 @@ class ServiceHealth:
             return "unhealthy", f"{name}: {type(error).__name__}"
         return found
 
-    async def _ask(self, client: httpx.AsyncClient, url: str) -> tuple[str, str]:
-        """Strangers are told which checks fail; why is in that role's /health/detailed."""
+    async def _ask(self, client: httpx.AsyncClient, role: str, url: str) -> tuple[str, str]:
+        """Strangers are told which checks fail; why is in that role's /health/detailed. One that
+        does not trust this gateway is of no use here, however well it is."""
         try:
-            answer = await client.get(f"{url}/ready")
+            answer = await client.get(f"{url}/ready", auth=HopAuth(self._signer, role, None))
             found = answer.json()
             failing = [n for n, one in found["checks"].items() if one["status"] != "ok"]
             return str(found["status"]), ", ".join(failing)
         except (*FAILURES, ValueError, KeyError, TypeError, AttributeError):
             return "unreachable", ""
+        except Unavailable as error:
+            return "unhealthy", error.detail

@@ -6,7 +6,7 @@ that who asks, and for which tenant.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -17,10 +17,10 @@ import httpx
 from holdfast.app import door
 from holdfast.app.settings import DEFAULT_PORTS, Settings
 from holdfast.app.system import Keys, System
-from holdfast.app.tls import url_scheme, verify_of
+from holdfast.app.tls import trust_of, url_scheme
 from holdfast.identity import HopSigner
-from holdfast.identity.hop import HEADER
-from holdfast.kernel.canonical import digest
+from holdfast.identity.hop import HopAuth
+from holdfast.kernel.http.pool import RolePool
 from holdfast.kernel.principal import Principal, service
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from holdfast.kernel.http.client import ApiClient
     from holdfast.kernel.http.paging import Page
+    from holdfast.kernel.tls import ClientTls
     from holdfast.ledger.client import LedgerClient
     from holdfast.ledger.model import Appended, Entry, FoldedPage, Moment, Prepared, Proof
 
@@ -61,21 +62,18 @@ async def open_clients(system: System, signing: Keys, stack: AsyncExitStack) -> 
     elsewhere = {role: url_of(system.settings, role) for role in kinds if role not in system.roles}
     caller = sorted(system.roles)[0]
     for role, url in elsewhere.items():
-        signer = HopSigner(
-            caller, signing.own[caller], system.clock, system.new_id, system.thumbprints
-        )
+        signer = HopSigner(caller, signing.own[caller], system.clock, system.new_id)
+        trust = trust_of(system.tls, [url])
         client = httpx.AsyncClient(
             base_url=url,
             auth=HopAuth(signer, role, system.principal),
             timeout=httpx.Timeout(60.0, connect=5.0),
-            limits=httpx.Limits(max_connections=100),
-            verify=verify_of(system.tls, [url]),
+            transport=RolePool(trust, connections_max=100),
             trust_env=False,
         )
         api = await stack.enter_async_context(ApiClient(client, role=role))
         attribute, kind = kinds[role]
-        verify = verify_of(system.tls, [url])
-        mine = TenantClients(url, signer, role, kind, verify, system.principal.subject)
+        mine = TenantClients(url, signer, role, kind, trust, system.principal.subject)
         stack.push_async_callback(mine.close)
         own = kind(api)
         # Identity finds the tenant of a credential by itself; the ledger is asked by those below.
@@ -83,9 +81,9 @@ async def open_clients(system: System, signing: Keys, stack: AsyncExitStack) -> 
         if role == "identity":
             system.sessions = SessionsClient(api)
             system.passkeys = PasskeysClient(api)
-            system.identity_as = IdentityElsewhere(url, signer, verify_of(system.tls, [url]))
+            system.identity_as = IdentityElsewhere(url, signer, trust)
             system.oauth = OAuthClient(api)
-        each = TenantClients(url, signer, role, kind, verify_of(system.tls, [url]))
+        each = TenantClients(url, signer, role, kind, trust)
         stack.push_async_callback(each.close)
         if role == "ledger":
             system.deliveries = TenantDeliveries(each)
@@ -101,32 +99,13 @@ def url_of(settings: Settings, role: str) -> str:
     return named or f"{url_scheme(settings, role)}://127.0.0.1:{DEFAULT_PORTS[role]}"
 
 
-class HopAuth(httpx.Auth):
-    """Signs each request of one role to another."""
-
-    requires_request_body = True
-
-    def __init__(self, signer: HopSigner, audience: str, principal: Principal) -> None:
-        self._signer = signer
-        self._audience = audience
-        self._principal = principal
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        target = request.url.raw_path.decode("ascii")
-        body = digest(request.content)
-        request.headers[HEADER] = self._signer.token(
-            self._audience, self._principal, request.method, target, body
-        )
-        yield request
-
-
 class IdentityElsewhere:
     """The identity role in another process, asked on behalf of whoever looks at a page."""
 
-    def __init__(self, url: str, signer: HopSigner, verify: ssl.SSLContext) -> None:
+    def __init__(self, url: str, signer: HopSigner, trust: ClientTls | ssl.SSLContext) -> None:
         self._url = url
         self._signer = signer
-        self._verify = verify
+        self._trust = trust
 
     @asynccontextmanager
     async def __call__(self, principal: Principal) -> AsyncIterator[Any]:
@@ -139,7 +118,7 @@ class IdentityElsewhere:
             base_url=self._url,
             auth=HopAuth(self._signer, "identity", principal),
             timeout=httpx.Timeout(30.0, connect=5.0),
-            verify=self._verify,
+            transport=RolePool(self._trust),
             trust_env=False,
         )
         async with ApiClient(client) as api:
@@ -161,11 +140,11 @@ class TenantClients:
         signer: HopSigner,
         role: str,
         kind: Callable[[ApiClient], Any],
-        verify: ssl.SSLContext | bool = True,
+        trust: ClientTls | ssl.SSLContext | bool = True,
         subject: str = "relay",
     ) -> None:
         self._url = url
-        self._verify = verify
+        self._trust = trust
         self._subject = subject
         self._signer = signer
         self._role = role
@@ -182,8 +161,7 @@ class TenantClients:
                 base_url=self._url,
                 auth=HopAuth(self._signer, self._role, service(self._subject, principal.tenant)),
                 timeout=httpx.Timeout(60.0, connect=5.0),
-                limits=httpx.Limits(max_connections=TENANT_CONNECTIONS_MAX),
-                verify=self._verify,
+                transport=RolePool(self._trust, connections_max=TENANT_CONNECTIONS_MAX),
                 trust_env=False,
             )
             api = ApiClient(client, role=self._role)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from holdfast.app.elsewhere import HopAuth
-from holdfast.app.tls import verify_of
+from holdfast.app.tls import trust_of
+from holdfast.identity.hop import HopAuth
+from holdfast.kernel.http.pool import RolePool
 
 if TYPE_CHECKING:
     from holdfast.app.system import Keys, System
@@ -37,10 +38,8 @@ def people_of(system: System, signing: Keys, elsewhere: Mapping[str, str]) -> Pe
     from holdfast.keyring.client import SubjectsClient
     from holdfast.keyring.everywhere import SubjectsEverywhere
 
-    signer = HopSigner(
-        "gateway", signing.own["gateway"], system.clock, system.new_id, system.thumbprints
-    )
-    verify = {role: verify_of(system.tls, [url]) for role, url in away.items()}
+    signer = HopSigner("gateway", signing.own["gateway"], system.clock, system.new_id)
+    trust = {role: trust_of(system.tls, [url]) for role, url in away.items()}
 
     @asynccontextmanager
     async def ask(principal: Principal) -> AsyncIterator[dict[str, Any]]:
@@ -54,7 +53,7 @@ def people_of(system: System, signing: Keys, elsewhere: Mapping[str, str]) -> Pe
                     base_url=away[role],
                     auth=HopAuth(signer, role, principal),
                     timeout=httpx.Timeout(60.0, connect=5.0),
-                    verify=verify[role],
+                    transport=RolePool(trust[role]),
                     trust_env=False,
                 )
                 api = await stack.enter_async_context(ApiClient(client, role=role))

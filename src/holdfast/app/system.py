@@ -76,10 +76,6 @@ class System:
     checks: dict[str, Check] = field(default_factory=dict)
     handlers: list[Any] = field(default_factory=list)
 
-    def thumbprints(self) -> tuple[str, ...]:
-        """Of the certificates this process calls others with."""
-        return self.tls.thumbprints if self.tls else ()
-
     @property
     def principal(self) -> Principal:
         """The system acting for itself."""

@@ -150,6 +150,11 @@ def client_tls(settings: Settings, name: str = "") -> ClientTls | None:
     return ClientTls(authorities, certificate, key)
 
 
+def trust_of(tls: ClientTls | None, urls: Iterable[str]) -> ClientTls | ssl.SSLContext:
+    """As a :class:`holdfast.kernel.http.pool.RolePool` takes it, to call these roles."""
+    return verify_of(None, urls) if tls is None else tls
+
+
 def verify_of(tls: ClientTls | None, urls: Iterable[str]) -> ssl.SSLContext:
     """As httpx takes it, to call these: our context, or what the machine trusts."""
     if tls is not None:

@@ -30,7 +30,15 @@ import httpx
 
 from holdfast.fleet.grants import HEADER as GRANT_HEADER
 from holdfast.fleet.grants import Grants
-from holdfast.identity.hop import HEADER, Hop, HopSigner, HopVerifier, hop_missing
+from holdfast.identity.hop import (
+    HEADER,
+    REFUSED,
+    Hop,
+    HopSigner,
+    HopVerifier,
+    check_taken,
+    hop_missing,
+)
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import (
     HoldfastError,
@@ -250,7 +258,7 @@ class RoleProxy:
         """What goes on. Its token works once, so each ask is a request of its own."""
         target = target_of(scope)
         headers = [(k, v) for k, v in scope["headers"] if k in REQUEST_HEADERS]
-        token = self._signer.token(
+        seal = self._signer.seal(
             role,
             principal,
             scope["method"],
@@ -258,7 +266,6 @@ class RoleProxy:
             body_digest,
             certificate=scope.get(CERTIFICATE),
         )
-        headers.append((HEADER.encode(), token.encode()))
         headers.append((b"content-length", str(size).encode()))
         headers.append((b"x-request-id", request_id().encode()))
         return self._client.build_request(
@@ -266,6 +273,7 @@ class RoleProxy:
             self._urls[role] + target,
             headers=headers,
             content=spool.pieces() if size else None,
+            extensions=seal,
         )
 
     async def _ask_again(self, role: str, request: Callable[[], httpx.Request]) -> _Answer:
@@ -304,6 +312,11 @@ class RoleProxy:
         except httpx.HTTPError as error:
             raise _lost(role, error) from error
         found = _Answer(response)
+        try:
+            check_taken(self._signer.role, role, response.headers)
+        except Unavailable:
+            await found.close()
+            raise
         if begun:
             try:
                 await found.begin()
@@ -447,6 +460,9 @@ class HopMiddleware:
     than was vouched for. One that is long, or does not say, is hashed as the handler reads it, and
     its last piece is withheld when the digest is not the token's: the handler then sees the failure
     instead of the end of the body.
+
+    An answer says of a token that was not taken that it was not (:data:`REFUSED`), also one to a
+    probe, which need not have any: by that a role's health shows whether it trusts who asks.
     """
 
     def __init__(self, app: Any, verifier: HopVerifier) -> None:
@@ -454,15 +470,21 @@ class HopMiddleware:
         self._verifier = verifier
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        probed = scope.get("path") in PROBES
+        presented = probed and any(name == HEADER.encode() for name, _ in scope["headers"])
+        if scope["type"] != "http" or (probed and not presented):
             await self._app(scope, receive, send)
             return
         try:
             try:
                 hop = self._hop(scope)
-            except Unauthenticated:
-                if scope["path"] not in OPEN_AT_ROLES:
+            except Unauthenticated as error:
+                send = _telling(send, error.code)
+                if scope["path"] not in OPEN_AT_ROLES and not probed:
                     raise
+                await self._app(scope, receive, send)
+                return
+            if probed:
                 await self._app(scope, receive, send)
                 return
             checked = await _checked(scope, receive, hop.body)
@@ -483,6 +505,18 @@ class HopMiddleware:
         return self._verifier.verify(
             token, scope["method"], target_of(scope), peer.thumbprint if peer else ""
         )
+
+
+def _telling(send: Send, code: str) -> Send:
+    """``send``, with the word that the hop token was refused."""
+
+    async def told(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            headers = [*message.get("headers", []), (REFUSED.encode(), code.encode())]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return told
 
 
 def hop_principal(scope: Scope) -> Principal:

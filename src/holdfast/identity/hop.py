@@ -10,19 +10,26 @@ token is bound to the caller's (RFC 8705 §3): a token without its certificate o
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import httpx
+
+from holdfast.kernel.canonical import digest
 from holdfast.kernel.clock import Clock
-from holdfast.kernel.errors import Unauthenticated
+from holdfast.kernel.errors import Unauthenticated, Unavailable
+from holdfast.kernel.http.pool import SEAL
 from holdfast.kernel.ids import NewId, TenantId
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
 from holdfast.kernel.signing import SigningKey, TrustedKeys, Verifier
 
 TYPE = "holdfast-hop+jwt"
 HEADER = "holdfast-hop"
+REFUSED = "holdfast-hop-refused"
+"""In an answer: the token was not taken, and why (a code). That is about whoever signed it, never
+about whom it was signed for."""
 LIFETIME_SECONDS = 30
 SEEN_MAX = 200_000
 EMPTY_BODY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -49,21 +56,39 @@ class Hop:
 
 
 class HopSigner:
-    """Signs as one role. ``thumbprints`` tells the certificates that it presents, if any."""
+    """Signs as one role."""
 
-    def __init__(
-        self,
-        role: str,
-        key: SigningKey,
-        clock: Clock,
-        new_id: NewId,
-        thumbprints: Callable[[], tuple[str, ...]] = tuple,
-    ) -> None:
-        self._role = role
+    def __init__(self, role: str, key: SigningKey, clock: Clock, new_id: NewId) -> None:
+        self.role = role
         self._key = key
         self._clock = clock
         self._new_id = new_id
-        self._thumbprints = thumbprints
+
+    def seal(
+        self,
+        audience: str,
+        principal: Principal | None,
+        method: str,
+        target: str,
+        body: str,
+        *,
+        certificate: str | None = None,
+    ) -> dict[str, Callable[[str], dict[str, str]]]:
+        """Extensions of a request: signed as it goes out, by what its connection shows there."""
+
+        def sealed(thumbprint: str) -> dict[str, str]:
+            token = self.token(
+                audience,
+                principal,
+                method,
+                target,
+                body,
+                certificate=certificate,
+                thumbprint=thumbprint,
+            )
+            return {HEADER: token}
+
+        return {SEAL: sealed}
 
     def token(
         self,
@@ -74,16 +99,17 @@ class HopSigner:
         body: str,
         *,
         certificate: str | None = None,
+        thumbprint: str = "",
     ) -> str:
         """A token for one request to ``audience``.
 
         ``target`` is the path with its query as sent; ``body`` the digest of the body. Without a
         principal the token vouches for the hop only: good for public routes. ``certificate`` is
-        the name in the one that the caller showed.
+        the name in the one that the caller showed; ``thumbprint`` is of the one that we show.
         """
         now = self._clock.now()
         claims: dict[str, Any] = {
-            "iss": self._role,
+            "iss": self.role,
             "aud": audience,
             "iat": int(now.timestamp()),
             "exp": int((now + timedelta(seconds=LIFETIME_SECONDS)).timestamp()),
@@ -92,8 +118,8 @@ class HopSigner:
             "htu": target,
             "bdg": body,
         }
-        if bound := self._thumbprints():
-            claims["cnf"] = {"x5t#S256": list(bound)}
+        if thumbprint:
+            claims["cnf"] = {"x5t#S256": [thumbprint]}
         if certificate is not None:
             claims["crt"] = certificate
         if principal is not None:
@@ -108,6 +134,58 @@ class HopSigner:
             if principal.credential:
                 claims["crd"] = principal.credential
         return self._key.sign(claims, typ=TYPE)
+
+
+class HopAuth(httpx.Auth):
+    """Signs each request of one role to another, which a :class:`RolePool` sends."""
+
+    requires_request_body = True
+
+    def __init__(self, signer: HopSigner, audience: str, principal: Principal | None) -> None:
+        self._signer = signer
+        self._audience = audience
+        self._principal = principal
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        target = request.url.raw_path.decode("ascii")
+        body = digest(request.content)
+        request.extensions |= self._signer.seal(
+            self._audience, self._principal, request.method, target, body
+        )
+        response = yield request
+        check_taken(self._signer.role, self._audience, response.headers)
+
+
+def check_taken(caller: str, role: str, headers: Mapping[str, str]) -> None:
+    """Raise :class:`Unavailable` if ``role`` says in its answer that it did not take our token.
+
+    Nothing was done, and whoever is asked for is not to blame: their credential was good.
+    """
+    code = headers.get(REFUSED)
+    if code is None:
+        return
+    why, do = _WHY.get(code, (f"it refuses its token ({code})", f"the log of the {role} says more"))
+    raise Unavailable(
+        f"cannot ask the {role}: {why.format(caller=caller)}",
+        code="hop-refused",
+        hint=do.format(caller=caller),
+        retry_after_seconds=5,
+    )
+
+
+_WHY = {
+    "token-invalid": (
+        "it does not trust the {caller}",
+        "this is about the {caller}, not about your credential: its public key, {caller}.pub.jwk, "
+        "has to be in the trust folder (HOLDFAST_TRUST_DIR) of the role that is asked",
+    ),
+    "token-expired": ("its clock is ahead of that of the {caller}", "set the clocks right"),
+    "token-not-yet-valid": ("its clock is behind that of the {caller}", "set the clocks right"),
+    "hop-certificate": (
+        "it did not see the certificate of the {caller}",
+        "roles that present certificates call roles that ask for them: HOLDFAST_TLS_CLIENTS",
+    ),
+}
 
 
 class HopVerifier:

@@ -26,8 +26,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast.kernel.canonical import canonical, decode_strict
 from holdfast.kernel.clock import Clock
-from holdfast.kernel.errors import Conflict, Corrupt, Invalid, Unauthenticated
+from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, Invalid, Unauthenticated
 from holdfast.kernel.files import write_new
+from holdfast.kernel.telemetry import get_logger
 
 if TYPE_CHECKING:
     from joserfc.jwk import OKPKey
@@ -37,6 +38,10 @@ ALGORITHM = "Ed25519"
 TOKEN_BYTES_MAX = 16 * 1024
 LEEWAY_SECONDS = 5
 PUBLIC_SUFFIX = ".pub.jwk"
+REREAD_SECONDS = 5.0
+"""A key that was taken out of the directory is good for so long at most."""
+
+log = get_logger("signing")
 
 Jwk = dict[str, str]
 """A public key: ``kty``, ``crv``, ``x`` and ``kid``."""
@@ -264,13 +269,16 @@ class Verifier:
     """:func:`verify`, which looks for new keys before refusing for good.
 
     Roles start in any order: the signer's key may have been published after ours were read. Whoever
-    sends what nobody signed makes us read the directory once a second, if it is as it was.
+    sends what nobody signed makes us read the directory once a second, if it is as it was. And a
+    key that was taken out ends: nothing is accepted under what was read ``REREAD_SECONDS`` ago. If
+    the directory cannot be read then, the keys stay what they were, and the log says so.
     """
 
     def __init__(self, keys: TrustedKeys, clock: Clock) -> None:
         self._keys = keys
         self._clock = clock
         self._reload_after = -1.0
+        self._reread_at = clock.monotonic() + REREAD_SECONDS
 
     def verify(
         self,
@@ -282,6 +290,13 @@ class Verifier:
         require: Sequence[str] = ("iss", "exp"),
     ) -> dict[str, Any]:
         """The claims of ``token``; see :func:`verify`."""
+
+        if self._clock.monotonic() >= self._reread_at:
+            self._reread_at = self._clock.monotonic() + REREAD_SECONDS
+            try:
+                self._keys.reload()
+            except HoldfastError as error:
+                log.warning("trusted keys not read again", detail=error.detail, hint=error.hint)
 
         def claims() -> dict[str, Any]:
             return verify(

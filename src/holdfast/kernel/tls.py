@@ -36,9 +36,6 @@ PLAIN_DROPPED_BYTES_MAX = 1024 * 1024
 
 log = get_logger("tls")
 
-THUMBPRINTS_MAX = 2
-"""How many certificates of one caller hold at once: its own, and the one before a renewal."""
-
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -164,6 +161,11 @@ class RenewedContext(ssl.SSLContext):
         self.plain_answer = b""
         """What a server answers to whoever speaks plain HTTP to it."""
 
+    @property
+    def newest(self) -> ssl.SSLContext:
+        """The newest reading: the same one until the next."""
+        return self._newest
+
     def reading(self) -> Callable[[], None]:
         """Read anew, and give what takes it; open connections go on as they are."""
         made = self._read()
@@ -205,8 +207,8 @@ class ClientTls:
 
     With ``authorities`` it trusts those and nobody else, else whom the machine trusts. There is one
     context for all its clients. After a :func:`renew` new connections present the new certificate
-    and trust whom the file names now, open ones go on with the old one, and both thumbprints are
-    told of.
+    and trust whom the file names now. What an open one has shown it goes on with: whoever keeps
+    connections asks :meth:`presented` as it opens one.
     """
 
     def __init__(
@@ -216,22 +218,27 @@ class ClientTls:
         self._certificate = certificate
         self._key = key
         self.context = RenewedContext(ssl.PROTOCOL_TLS_CLIENT, self._made)
-        self._thumbprints = self._own()
+        self._thumbprint = self._own()
 
     @property
-    def thumbprints(self) -> tuple[str, ...]:
-        """Of the certificates this process may be seen with; none if it has none."""
-        return self._thumbprints
+    def presented(self) -> tuple[ssl.SSLContext, str]:
+        """What a connection that begins now begins under, and the thumbprint of the certificate
+        that it shows whoever asks for one; empty if there is none."""
+        return self.context.newest, self._thumbprint
 
     def reading(self) -> Callable[[], None]:
         """As :meth:`RenewedContext.reading`; :class:`Invalid` when a file cannot be used."""
+        before = self._own()
         take_context = self.context.reading()
         own = self._own()
+        if own != before:
+            raise Invalid(
+                f"cannot use {self._certificate}: it was replaced as it was read", code="tls-files"
+            )
 
         def take() -> None:
             take_context()
-            known = (*own, *(each for each in self._thumbprints if each not in own))
-            self._thumbprints = known[:THUMBPRINTS_MAX]
+            self._thumbprint = own
 
         return take
 
@@ -251,11 +258,11 @@ class ClientTls:
             raise _unusable(named, error) from error
         return context
 
-    def _own(self) -> tuple[str, ...]:
+    def _own(self) -> str:
         if self._certificate is None:
-            return ()
+            return ""
         try:
-            return (thumbprint_of(_first_certificate(self._certificate)),)
+            return thumbprint_of(_first_certificate(self._certificate))
         except (OSError, ValueError) as error:
             raise _unusable(self._certificate, error) from error
 

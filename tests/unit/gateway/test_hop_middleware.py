@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from holdfast.gateway.proxy import HopMiddleware, hop_principal
-from holdfast.identity.hop import HEADER, HopSigner, HopVerifier
+from holdfast.identity.hop import HEADER, REFUSED, HopSigner, HopVerifier
 from holdfast.kernel.canonical import digest
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Unauthenticated
@@ -28,6 +28,7 @@ class Seen:
     principals: list[Principal] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     called: bool = False
 
 
@@ -56,6 +57,7 @@ async def call(
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
             seen.statuses.append(message["status"])
+            seen.refused += [v.decode() for k, v in message["headers"] if k == REFUSED.encode()]
 
     keys = TrustedKeys({"gateway": [KEY.public_jwk()]})
     given = [(k.encode(), v.encode()) for k, v in headers.items()]
@@ -104,6 +106,44 @@ async def test_the_end_of_another_body_of_unknown_length_is_never_seen() -> None
 async def test_a_short_body_that_breaks_off_reaches_no_handler(reads: bool) -> None:
     seen = await call(token(b"meant to be longer"), b"meant", reads=reads, breaks_off=True)
     assert (seen.called, seen.statuses) == (False, [401])
+
+
+async def test_a_token_that_is_not_taken_is_said_to_be_the_reason() -> None:
+    forged = token()[:-86] + "A" * 86
+    assert (await call(forged)).refused == ["token-invalid"]
+    assert (await call(None)).refused == ["unauthenticated"]
+    assert (await call(token(b"meant"), b"changed", reads=False)).refused == []
+
+
+@pytest.mark.parametrize("path", ["/ready", "/health"])
+async def test_a_probe_is_answered_whatever_its_token_and_told_of_one_that_is_not_taken(
+    path: str,
+) -> None:
+    async def ready(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def answered(presented: list[str]) -> list[tuple[int, list[Any]]]:
+        found: list[tuple[int, list[Any]]] = []
+
+        async def send(message: Any) -> None:
+            found.append((message["status"], message["headers"]))
+
+        scope = {
+            "type": "http", "method": "GET", "path": path, "raw_path": path.encode(),
+            "query_string": b"", "headers": [(HEADER.encode(), t.encode()) for t in presented],
+        }  # fmt: skip
+        clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+        keys = TrustedKeys({"gateway": [KEY.public_jwk()]})
+        await HopMiddleware(ready, HopVerifier("registry", keys, clock))(scope, None, send)  # type: ignore[arg-type]
+        return found
+
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    signer = HopSigner("gateway", KEY, clock, id_source(clock))
+    good = signer.token("registry", None, "GET", path, digest(b""))
+    assert await answered([]) == [(200, [])]
+    assert await answered([good]) == [(200, [])]
+    told = [(REFUSED.encode(), b"token-invalid")]
+    assert await answered([good[:-86] + "A" * 86]) == [(200, told)]
 
 
 async def test_another_body_is_refused_where_no_hop_is_needed_too() -> None:

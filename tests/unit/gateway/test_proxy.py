@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import threading
@@ -19,6 +20,7 @@ from holdfast.gateway.proxy import CHUNK_BYTES, ROUTES, ProxyMiddleware, Repeats
 from holdfast.identity.hop import HEADER, HopSigner, HopVerifier
 from holdfast.kernel.canonical import digest
 from holdfast.kernel.clock import ManualClock, SystemClock
+from holdfast.kernel.http.pool import RolePool
 from holdfast.kernel.http.rates import RequestRates
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.principal import Principal, operator
@@ -84,7 +86,7 @@ async def door(
     async def authenticate(_scope: Any) -> Any:
         return operator()
 
-    async with server, httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with server, httpx.AsyncClient(transport=RolePool(), timeout=60) as client:
         signer = HopSigner("gateway", KEY, clock, id_source(clock))
         proxy = RoleProxy({"aggregator": url}, signer, client, clock, repeats)
         grants = Grants(TrustedKeys(), clock)
@@ -130,6 +132,19 @@ async def test_each_ask_carries_a_token_of_its_own_that_fits() -> None:
     for headers in role.requests:
         hop = verifier.verify(headers[HEADER], "GET", "/v1/records?a=1")
         assert (hop.principal, hop.body) == (operator(), digest(b""))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_role_that_takes_no_token_of_ours_is_no_fault_of_whoever_asks(method: str) -> None:
+    refused = FINE.replace(b"200 OK", b"401 Unauthorized")
+    refused = refused.replace(b"\r\n", b"\r\nholdfast-hop-refused: token-invalid\r\n", 1)
+    role = DyingRole(refused, refused)
+    async with door(role) as ask:
+        answered = await ask(method)
+    told = json.loads(answered.body)
+    assert (answered.status, told["code"], len(role.requests)) == (503, "hop-refused", 1)
+    assert "aggregator" in told["detail"]
+    assert "gateway.pub.jwk" in told["hint"]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
@@ -230,7 +245,7 @@ async def test_a_body_goes_on_whole_and_no_disk_holds_up_the_others(
     clock, answered = SystemClock(), Answered()
     server = await asyncio.start_server(role, "127.0.0.1", 0, limit=2**16)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with server, httpx.AsyncClient(transport=RolePool(), timeout=60) as client:
         proxy = RoleProxy(
             {"ledger": url}, HopSigner("gateway", KEY, clock, id_source(clock)), client, clock
         )

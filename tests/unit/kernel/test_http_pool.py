@@ -7,12 +7,15 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 
 from holdfast.kernel.http import pool
-from holdfast.kernel.http.pool import RolePool
+from holdfast.kernel.http.pool import SEAL, RolePool
+from holdfast.kernel.tls import ClientTls, renew, thumbprint_of
 from tests.support.waiting import until
 
 Served = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -252,6 +255,59 @@ async def test_a_connection_that_the_other_side_closed_is_not_used_again() -> No
             await asyncio.sleep(0)
         assert (await client.get("/")).text == "ok"
     assert role.connections == 2
+
+
+async def test_after_a_renewal_no_connection_from_before_carries_a_request(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+
+    def issue() -> None:
+        made = authority.issue_cert("caller@holdfast.test")
+        made.cert_chain_pems[0].write_to_path(tmp_path / "caller.pem")
+        made.private_key_pem.write_to_path(tmp_path / "caller.key")
+
+    issue()
+    tls = ClientTls(tmp_path / "ca.pem", tmp_path / "caller.pem", tmp_path / "caller.key")
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(served)
+    authority.configure_trust(served)
+    served.verify_mode = ssl.CERT_REQUIRED
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    shown: list[tuple[str, str]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                secured: ssl.SSLObject = writer.get_extra_info("ssl_object")
+                der = secured.getpeercert(binary_form=True) or b""
+                said = next(x for x in head.decode().split("\r\n") if x.startswith("said: "))
+                shown.append((thumbprint_of(der), said.removeprefix("said: ")))
+                if head.startswith(b"GET /slow"):
+                    begun.set()
+                    await go_on.wait()
+                writer.write(OK)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=served)
+    port = server.sockets[0].getsockname()[1]
+    sealed = {SEAL: lambda thumbprint: {"said": thumbprint}}
+    async with (
+        server,
+        httpx.AsyncClient(transport=RolePool(tls), base_url=f"https://localhost:{port}") as client,
+    ):
+        slow = asyncio.create_task(client.get("/slow", extensions=sealed))
+        await begun.wait()
+        for _ in range(3):
+            assert (await client.get("/", extensions=sealed)).text == "ok"
+            issue()
+            renew(tls)
+        go_on.set()
+        assert (await slow).text == "ok", "what was on its way is done"
+        assert (await client.get("/", extensions=sealed)).text == "ok"
+    assert all(thumbprint == said for thumbprint, said in shown)
+    assert len({thumbprint for thumbprint, _ in shown}) == 4
+    assert shown[0][0] == shown[1][0]
 
 
 async def test_nobody_there_is_told_apart_from_an_answer_that_was_lost() -> None:

@@ -19,7 +19,7 @@ from joserfc.jwk import OKPKey
 
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Conflict, Corrupt, Invalid, Unauthenticated
-from holdfast.kernel.signing import SigningKey, TrustedKeys, Verifier, verify
+from holdfast.kernel.signing import REREAD_SECONDS, SigningKey, TrustedKeys, Verifier, verify
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TYP = "holdfast-test+jwt"
@@ -246,6 +246,34 @@ def test_whoever_comes_is_known_at_once_also_right_after_a_stranger(tmp_path: Pa
     with pytest.raises(Unauthenticated):
         verifier.verify(token, typ=TYP)
     OTHER.write_public(tmp_path, "gateway")
+    assert verifier.verify(token, typ=TYP)["iss"] == "gateway"
+
+
+@pytest.mark.parametrize("how", ["taken out", "another in its place"])
+def test_whose_key_was_taken_out_of_the_directory_is_nobody_soon(tmp_path: Path, how: str) -> None:
+    KEY.write_public(tmp_path, "coordinator")
+    file = OTHER.write_public(tmp_path, "gateway")
+    clock = ManualClock(NOW)
+    verifier = Verifier(TrustedKeys.from_directory(tmp_path), clock)
+    token = OTHER.sign(claims(iss="gateway"), typ=TYP)
+    assert verifier.verify(token, typ=TYP)["iss"] == "gateway"
+    if how == "taken out":
+        file.unlink()
+    else:
+        file.write_text(json.dumps(SigningKey.from_seed(b"\x07" * 32).public_jwk()))
+    clock.advance(REREAD_SECONDS)
+    with pytest.raises(Unauthenticated):
+        verifier.verify(token, typ=TYP)
+    assert verifier.verify(KEY.sign(claims(iss="coordinator"), typ=TYP), typ=TYP)
+
+
+def test_what_cannot_be_read_in_the_directory_ends_nobody(tmp_path: Path) -> None:
+    file = OTHER.write_public(tmp_path, "gateway")
+    clock = ManualClock(NOW)
+    verifier = Verifier(TrustedKeys.from_directory(tmp_path), clock)
+    file.write_text("half")
+    clock.advance(REREAD_SECONDS)
+    token = OTHER.sign(claims(iss="gateway"), typ=TYP)
     assert verifier.verify(token, typ=TYP)["iss"] == "gateway"
 
 

@@ -7,7 +7,11 @@ are parsed by the parser that the servers use.
 
 It speaks HTTP/1.1, over TCP or TLS, with bounded waits: those of the request's ``timeout``. A
 connection carries one request at a time and is kept only after an answer that was read to its end,
-and for a few minutes at most: what was read anew of certificates holds for all of them by then.
+and for a few minutes at most. Once certificates were read anew, none that began before carries
+another request: what is on it is done, and it closes.
+
+A request that is bound to its connection is sealed once it has one (:data:`SEAL`): only then it is
+known which certificate the other side saw.
 """
 
 from __future__ import annotations
@@ -21,14 +25,19 @@ from typing import Any, cast
 import httptools
 import httpx
 
+from holdfast.kernel.tls import ClientTls
+
 IDLE_SECONDS = 4.0
 """How long an idle connection is kept, where servers keep a silent one for longer: theirs is not to
 end while we take it."""
 IDLE_PART = 0.75
 """Of the time that they keep it for, where that is short."""
 LIFE_SECONDS = 300.0
-"""A busy connection is never idle; it would go on under a certificate that was renewed since, until
-nobody knows that one any more, and with a server that is trusted no more."""
+"""A busy connection is never idle; it would go on for ever with a server whose certificate is
+over."""
+SEAL = "holdfast.seal"
+"""An extension of a request: what gives the headers that bind it to its connection, told the
+thumbprint of the certificate that this one shows (empty: none)."""
 PAUSE_BYTES = 256 * 1024
 HEADERS_BYTES_MAX = 64 * 1024
 """Of an answer's head; one read more may have been taken by the time that it is noticed."""
@@ -46,7 +55,7 @@ class RolePool(httpx.AsyncBaseTransport):
 
     def __init__(
         self,
-        verify: ssl.SSLContext | bool = True,
+        verify: ClientTls | ssl.SSLContext | bool = True,
         *,
         connections_max: int = 500,
         idle_max: int = 100,
@@ -66,6 +75,8 @@ class RolePool(httpx.AsyncBaseTransport):
         try:
             connection = await self._connection(request.url, limits.get("connect"))
             try:
+                if (seal := request.extensions.get(SEAL)) is not None:
+                    request.headers.update(seal(connection.thumbprint))
                 await connection.ask(request, limits)
                 status, headers = await _bounded(
                     connection.head(), limits.get("read"), httpx.ReadTimeout
@@ -91,9 +102,13 @@ class RolePool(httpx.AsyncBaseTransport):
         """Take a connection back, for the next one if it can carry another request."""
         self._places.release()
         stack = self._idle.setdefault(connection.origin, deque())
-        while stack and not stack[0].fresh(self._idle_seconds):
+        while stack and not self._fresh(stack[0]):
             stack.popleft().abort()  # nobody has come down to it since
-        if connection.reusable() and len(stack) < self._idle_max:
+        if (
+            connection.reusable()
+            and connection.begun_under is self._presented()[0]
+            and len(stack) < self._idle_max
+        ):
             connection.rest()
             stack.append(connection)
         else:
@@ -104,19 +119,29 @@ class RolePool(httpx.AsyncBaseTransport):
         stack = self._idle.get(origin)
         while stack:
             found = stack.pop()
-            if found.fresh(self._idle_seconds):
+            if self._fresh(found):
                 return found
             found.abort()
         loop = asyncio.get_running_loop()
-        secure = self._verify if url.scheme == "https" else None
+        context, thumbprint = self._presented()
+        secure = context if url.scheme == "https" else None
+        shown = thumbprint if url.scheme == "https" else ""
         try:
             opening = loop.create_connection(
-                lambda: _Connection(origin, loop), url.host, origin[2], ssl=secure
+                lambda: _Connection(origin, loop, context, shown), url.host, origin[2], ssl=secure
             )
             _, made = await _bounded(opening, seconds, httpx.ConnectTimeout)
         except OSError as error:  # ssl.SSLError is one
             raise httpx.ConnectError(str(error)) from error
         return cast(_Connection, made)
+
+    def _presented(self) -> tuple[ssl.SSLContext | bool, str]:
+        """What a connection that begins now begins under, and whose certificate it shows."""
+        return self._verify.presented if isinstance(self._verify, ClientTls) else (self._verify, "")
+
+    def _fresh(self, connection: _Connection) -> bool:
+        current = connection.begun_under is self._presented()[0]
+        return current and connection.fresh(self._idle_seconds)
 
 
 class _Body(httpx.AsyncByteStream):
@@ -147,8 +172,16 @@ class _Body(httpx.AsyncByteStream):
 class _Connection(asyncio.Protocol):
     """One connection. The parser's callbacks only note what came; the request looks at it."""
 
-    def __init__(self, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        loop: asyncio.AbstractEventLoop,
+        begun_under: ssl.SSLContext | bool,
+        thumbprint: str,
+    ) -> None:
         self.origin = origin
+        self.begun_under = begun_under
+        self.thumbprint = thumbprint
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._error: httpx.TransportError | None = None
