@@ -28,11 +28,11 @@ from holdfast.identity.bearer import BearerTokens, TokensOfBoth
 from holdfast.identity.hop import HopAuth
 from holdfast.identity.keyfile import KeyFile
 from holdfast.identity.notebook import Notebook
+from holdfast.identity.secretfile import TokensOfFile
 from holdfast.identity.signin.throttle import Throttle
 from holdfast.identity.tokens import TokenKey, shared_secret
 from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable
-from holdfast.kernel.files import read_handed
 from holdfast.kernel.http.client import FAILURES
 from holdfast.kernel.http.pool import RolePool
 
@@ -253,22 +253,27 @@ def listed_keys(system: System) -> KeyFile | None:
     return found
 
 
-def _token_secret(settings: Settings) -> bytes | None:
-    """The secret shared with whoever makes tokens, by value or in a file; two must be one."""
+def _tokens_of_secret(system: System) -> BearerTokens | TokensOfFile | None:
+    """What verifies tokens under the secret shared with whoever makes them, which is named by value
+    or in a file; two must be one."""
+    settings = system.settings
     path, named = settings["identity_jwt_secret_file"], settings["identity_token_secret"].encode()
+
+    def made(secret: bytes) -> BearerTokens:
+        if named and named != secret:
+            raise Invalid(
+                f"cannot use the token secret in {path}: it is not that of "
+                f"{settings.origin('identity_token_secret')}",
+                hint="set one of them",
+            )
+        naming = hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest()
+        return _tokens_under(system, [shared_secret(secret)], naming)
+
     if path is None:
-        return named or None
-    try:
-        secret = read_handed(path, "the token secret").strip()
-    except OSError as error:
-        raise Invalid(f"cannot read the token secret {path}: {error.strerror}") from error
-    if named and named != secret:
-        raise Invalid(
-            f"cannot start: the token secret in {path} is not that of "
-            f"{settings.origin('identity_token_secret')}",
-            hint="set one of them",
-        )
-    return secret
+        return made(named) if named else None
+    found = TokensOfFile(path, made, system.clock)
+    system.checks["token_secret"] = found.check
+    return found
 
 
 async def open_token_keys(system: System, stack: AsyncExitStack) -> None:
@@ -305,24 +310,23 @@ async def open_token_keys(system: System, stack: AsyncExitStack) -> None:
         wire.get_bytes,
         system.clock,
         stale_seconds=settings["identity_jwks_stale_seconds"],
+        metrics=system.metrics,
     )
     system.loops.append(("keys of tokens", system.token_keys.keep))
     system.checks["token_keys"] = system.token_keys.check
 
 
-def _bearer_tokens(system: System) -> BearerTokens | TokensOfBoth | None:
+def _bearer_tokens(system: System) -> BearerTokens | TokensOfFile | TokensOfBoth | None:
     """What verifies tokens, under the operator's shared secret, under published keys, or both."""
     settings = system.settings
-    secret, published = _token_secret(settings), None
+    secret, published = _tokens_of_secret(system), None
     if system.token_keys is not None:
         # Subjects are named under a key of this door's, since nothing here is secret.
         naming = Peppers.load_or_create(settings.keys_dir, "subject-pepper")
         published = _tokens_under(system, system.token_keys, naming.name("holdfast subjects"))
-    if secret is None:
-        return published
-    naming_secret = hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest()
-    shared = _tokens_under(system, [shared_secret(secret)], naming_secret)
-    return shared if published is None else TokensOfBoth(shared, published)
+    if secret is None or published is None:
+        return secret or published
+    return TokensOfBoth(secret, published)
 
 
 def _tokens_under(

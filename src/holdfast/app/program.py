@@ -238,7 +238,11 @@ def _reload_on_hangup(
             certificates()
             set_level(settings["log_level"])
             system.limit(settings)
-            log.info("settings and certificates read again")
+            log.info(
+                "settings and certificates read again",
+                taken="log level, limits of requests, certificates",
+                rest="as it was: other settings need a restart",
+            )
             if reloaded is not None:
                 reloaded()
         except HoldfastError as error:

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from holdfast.fleet.proofs import HEADER, Proofs
 from holdfast.identity import OperatorToken
-from holdfast.identity.bearer import BearerTokens, TokensOfBoth
+from holdfast.identity.bearer import Tokens
 from holdfast.identity.keyfile import KeyFile
 from holdfast.identity.model import KeyHolder, admits, is_over, key_unknown, networks_of, was_of
 from holdfast.identity.service import principal_of
@@ -60,7 +60,7 @@ class DoorAuthenticator:
         clock: Clock,
         *,
         listed: KeyFile | None = None,
-        tokens: BearerTokens | TokensOfBoth | None = None,
+        tokens: Tokens | None = None,
         admin: OperatorToken | None = None,
         tenant_required: bool = False,
     ) -> None:

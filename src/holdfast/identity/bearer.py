@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from holdfast.identity.jwks import KeySets
 from holdfast.identity.model import ROLES
@@ -95,6 +95,14 @@ class BearerTokens:
         return f"t-{hmac.new(self._naming, text, hashlib.sha256).hexdigest()[:32]}"
 
 
+class Tokens(Protocol):
+    """What signs in whoever holds a token."""
+
+    async def principal(self, token: str) -> Principal:
+        """See :meth:`BearerTokens.principal`."""
+        ...
+
+
 class TokensOfBoth:
     """Tokens under a shared secret and tokens under published keys, at one door.
 
@@ -102,7 +110,7 @@ class TokensOfBoth:
     can read is never taken for a secret, and a secret's token never waits for a published key.
     """
 
-    def __init__(self, secret: BearerTokens, published: BearerTokens) -> None:
+    def __init__(self, secret: Tokens, published: Tokens) -> None:
         self._secret = secret
         self._published = published
 

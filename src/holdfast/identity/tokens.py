@@ -28,6 +28,7 @@ SECRET_BYTES_MIN = 32
 RSA_BITS_MIN = 2048
 LEEWAY_SECONDS = 60
 KEYS_MAX = 100
+PREFIX = "cannot use the key set: "
 
 SYMMETRIC = frozenset({"HS256", "HS384", "HS512"})
 ASYMMETRIC = frozenset(
@@ -70,12 +71,7 @@ def key_set(document: Any) -> tuple[TokenKey, ...]:
     key set, for one that mixes secrets with public keys, and for keys that are too weak. (What is
     published is held to more: see ``jwks.public_keys``.)
     """
-    entries = document.get("keys") if isinstance(document, Mapping) else None
-    if entries is None:
-        entries = [document]
-    if not isinstance(entries, list) or len(entries) > KEYS_MAX:
-        raise Corrupt("cannot use the key set: it is none, or has over 100 keys")
-    found = [key for entry in entries if (key := token_key(entry)) is not None]
+    found = [key for entry in entries_of(document) if (key := token_key(entry)) is not None]
     if not found:
         raise Corrupt("cannot use the key set: no key in it signs")
     if len({key.algorithm in SYMMETRIC for key in found}) > 1:
@@ -84,6 +80,16 @@ def key_set(document: Any) -> tuple[TokenKey, ...]:
     if len(named) != len(set(named)):
         raise Corrupt("cannot use the key set: two keys have one id")
     return tuple(found)
+
+
+def entries_of(document: Any) -> list[Any]:
+    """The entries of a JWK Set, or a JWK as the only one; :class:`Corrupt` for what is neither."""
+    entries = document.get("keys") if isinstance(document, Mapping) else None
+    if entries is None and isinstance(document, Mapping) and "kty" in document:
+        entries = [document]
+    if not isinstance(entries, list) or len(entries) > KEYS_MAX:
+        raise Corrupt("cannot use the key set: it is none, or has over 100 keys")
+    return entries
 
 
 def token_key(entry: Any) -> TokenKey | None:

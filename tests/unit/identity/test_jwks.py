@@ -15,7 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from holdfast.identity.bearer import BearerTokens, TokensOfBoth
-from holdfast.identity.jwks import AGAIN_SECONDS, FRESH_SECONDS, KeySets
+from holdfast.identity.jwks import AGAIN_SECONDS, FRESH_SECONDS, KeySets, public_keys
 from holdfast.identity.tokens import shared_secret
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Unauthenticated, Unavailable
@@ -158,10 +158,10 @@ async def test_a_new_key_is_looked_for_and_not_at_every_token(
     [
         Unavailable("cannot fetch: nobody answers"),
         b"<html>",
-        b'{"keys": []}',
-        b'{"keys": [{"kty": "RSA", "key_ops": 5}]}',
-        b'{"keys": [{"kty": "oct", "alg": []}]}',
-        json.dumps({"keys": [OctKey.import_key(SECRET).as_dict()]}).encode(),
+        b"{}",
+        b"[]",
+        b'{"keys": {}}',
+        json.dumps({"keys": [{"kty": "EC"}] * 101}).encode(),
     ],
 )
 async def test_the_last_good_keys_hold_for_the_stated_time_and_it_says_so(
@@ -191,6 +191,55 @@ async def test_the_last_good_keys_hold_for_the_stated_time_and_it_says_so(
         assert await kept.check() is None
     finally:
         loop.cancel()
+
+
+ODD: dict[str, Any] = {
+    "weak": {"kty": "RSA", "e": "AQAB", "n": "_" * 170, "kid": "weak"},
+    "secret": OctKey.import_key(SECRET, {"kid": "secret"}).as_dict(),
+    "private": ECKey.generate_key("P-256", {"kid": "private"}).as_dict(private=True),
+    "broken": {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "broken"},
+    "no key": 7,
+    "odd use": {"kty": "RSA", "key_ops": 5},
+    "odd algorithm": {"kty": "oct", "alg": []},
+    "odd id": ECKey.generate_key("P-256").as_dict(private=False) | {"kid": 7},
+}
+
+
+@pytest.mark.parametrize("odd", sorted(ODD))
+async def test_an_odd_key_is_passed_over_and_the_others_of_its_set_hold(
+    kept: KeySets, publisher: Publisher, odd: str
+) -> None:
+    good = [key.as_dict(private=False) for key in publisher.keys.values()]
+    publisher.answer = json.dumps({"keys": [ODD[odd], *good]}).encode()
+    assert [key.kid for key in await kept.keys("e")] == ["r", "e", "o"]
+    assert await kept.check() is None
+    [said] = public_keys(json.loads(publisher.answer))[1]
+    assert not said.endswith(": "), said
+
+
+async def test_of_two_keys_with_one_id_neither_is_taken(
+    kept: KeySets, publisher: Publisher
+) -> None:
+    good = [key.as_dict(private=False) for key in publisher.keys.values()]
+    other = ECKey.generate_key("P-256", {"kid": "r"}).as_dict(private=False)
+    publisher.answer = json.dumps({"keys": [*good, other]}).encode()
+    assert [key.kid for key in await kept.keys("e")] == ["e", "o"]
+
+
+@pytest.mark.parametrize("entries", [[], [ODD["weak"]]])
+async def test_a_set_without_a_key_of_use_ends_all_and_is_told_from_one_that_cannot_be_had(
+    kept: KeySets, publisher: Publisher, clock: ManualClock, entries: list[Any]
+) -> None:
+    await kept.keys("e")
+    publisher.answer = json.dumps({"keys": entries}).encode()
+    clock.advance(FRESH_SECONDS)
+    with pytest.raises(Unauthenticated) as found:
+        await kept.keys("e")
+    assert found.value.code == "jwks-empty"
+    assert await kept.check() == "degraded"
+    publisher.answer = None
+    clock.advance(AGAIN_SECONDS)
+    assert len(await kept.keys("e")) == 3
 
 
 async def test_a_publisher_that_is_back_is_found_out_though_nobody_asks_for_a_key(

@@ -150,10 +150,9 @@ def test_the_jose_cookbook_s_keys(name: str, algorithm: str, published: bool) ->
     if algorithm:
         assert [found.algorithm for found in key_set(key)] == [algorithm]
     if published:
-        assert public_keys({"keys": [key]})
+        assert len(public_keys({"keys": [key]})[0]) == 1
     else:
-        with pytest.raises(Corrupt):
-            public_keys({"keys": [key]})
+        assert public_keys({"keys": [key]})[0] == ()
 
 
 # --- tokens of our own making -------------------------------------------------------------------
