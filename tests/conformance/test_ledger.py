@@ -215,6 +215,55 @@ async def test_time_never_runs_backwards_in_the_log(
     assert third.events[0].recorded == timestamp(NOW + timedelta(seconds=1))
 
 
+async def test_a_clock_that_was_ahead_is_accepted_on_the_record_and_appends_go_on(
+    ledger: LedgerService, clock: ManualClock
+) -> None:
+    with pytest.raises(Conflict):
+        await ledger.accept_clock(ONE, "nothing is in the log yet")
+    clock._now = NOW + timedelta(days=365)
+    await ledger.append(ONE, one(1))
+    ahead = timestamp(clock.now())
+    with pytest.raises(Conflict):
+        await ledger.accept_clock(ONE, "nothing is wrong")
+    clock._now = NOW
+    assert await ledger.check_clock() == "degraded"
+    for _ in range(2):  # also once the log was closed by a refusal
+        status = await ledger.status(ONE)
+        assert (status.writable, status.damage) == (False, None)
+        assert "31536000 s behind the last entry" in status.stopped
+        with pytest.raises(ClockSteppedBack):
+            await ledger.append(ONE, one(2))
+        assert await ledger.check_clock() == "degraded"
+    with pytest.raises(Invalid):
+        await ledger.accept_clock(ONE, " ")
+    assert (await ledger.accept_clock(ONE, "the clock was ahead")).writable
+    with pytest.raises(Conflict):
+        await ledger.accept_clock(ONE, "twice")
+    assert await ledger.check_clock() is None
+    clock.advance(5)
+    # Whoever takes over learns of it from the log.
+    tenant_log = ledger.log_of(ONE)
+    tenant_log.sequencer._accepted = ""
+    tenant_log.leadership.close()
+    await ledger.append(ONE, one(2))
+    clock._now = NOW + timedelta(days=365, seconds=1)
+    await ledger.append(ONE, one(3))
+    found = await everything(ledger)
+    times = [entry.recorded for entry in found]
+    assert times == [ahead, ahead, ahead, timestamp(clock.now())]
+    assert found[1].type == "ledger.clock-accepted"
+    assert found[1].payload == {
+        "reason": "the clock was ahead",
+        "clock": timestamp(NOW),
+        "last": ahead,
+        "behind_seconds": 31536000,
+    }
+    # What was accepted is that clock, not any.
+    clock._now = NOW
+    with pytest.raises(ClockSteppedBack):
+        await ledger.append(ONE, one(4))
+
+
 async def test_reading_as_of_a_time_is_reading_what_was_recorded_by_then(
     ledger: LedgerService, clock: ManualClock
 ) -> None:

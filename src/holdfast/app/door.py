@@ -49,10 +49,14 @@ PROBE_SECONDS = 2.0
 DEGRADED = {
     "relay": "events wait for the ledger, or it refused some",
     "ledger": "a log is read-only",
+    "ledger_clock": "nothing is appended, the clock is behind the last entry: see "
+    "`holdfast ledger status`",
     "disk": "little room is left on the disk",
     "memory": "nearly every connection is taken",
     "api_keys_file": "the newest file of keys was not taken",
-    "token_keys": "the keys that tokens are verified by cannot be fetched: the last good ones hold",
+    "token_keys": "the keys that tokens are verified by cannot be fetched (the last good ones "
+    "hold), or none of them is of use: see jwks in the log",
+    "token_secret": "the newest token secret was not taken",
     "certificate": "the certificate ends soon: `holdfast pki renew`, then SIGHUP",
     "erasures": "copies of somebody who was erased cannot be removed: see the log",
     "audit": "refusals of note wait for the ledger, or are kept in memory only",

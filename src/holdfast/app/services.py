@@ -192,6 +192,7 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
         exports = _read_log(system, state, stack, "ledger", "ledger/exports", "ledger.exported")
         system.handlers += http.handlers(system.ledger, exports)
         system.checks["ledger"] = system.ledger.check
+        system.checks["ledger_clock"] = system.ledger.check_clock
         system.checks |= guide_checks(system)
 
         async def checkpoints() -> None:

@@ -174,7 +174,9 @@ def status(ctx: typer.Context, json: JsonOption = False) -> None:
             "published": found.published_size,
             "writable": "yes" if found.writable else "no",
         }
-        if not found.writable and found.damage is None:
+        if found.stopped:
+            shown["writable"] = f"no: {found.stopped}"
+        elif not found.writable and found.damage is None:
             shown["writable"] = "no: another instance appends"
         if found.damage is not None:
             shown["damage"] = f"{found.damage.reason}: {found.damage.detail}"
@@ -183,6 +185,10 @@ def status(ctx: typer.Context, json: JsonOption = False) -> None:
         if found.withheld:
             shown["no checkpoint"] = found.withheld
         print_fields(shown)
+        if found.stopped:
+            from holdfast.ledger.errors import CLOCK
+
+            say(f"hint: {CLOCK}")
 
     run(body)
 
@@ -541,6 +547,27 @@ def restart(
             print_json(found)
             return
         sys.stdout.write(f"the log continues as {found.origin} with {found.size} entries\n")
+
+    run(body)
+
+
+@app.command(
+    "accept-clock",
+    help="Let appends go on after the clock was ahead: say that it is right now.",
+    epilog='Example: holdfast ledger accept-clock --reason "it was a year ahead on 12 March"',
+)
+def accept_clock(
+    ctx: typer.Context,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")],
+    json: JsonOption = False,
+) -> None:
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await _client(api).accept_clock(None, reason)
+        if json:
+            print_json(found)
+            return
+        sys.stdout.write(f"entries are recorded at {found.recorded} until the clock is there\n")
 
     run(body)
 

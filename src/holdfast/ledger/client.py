@@ -273,6 +273,12 @@ class LedgerClient:
             "POST", "/v1/ledger/restart", json=Reason(reason=reason), type=LedgerStatus
         )
 
+    async def accept_clock(self, principal: Principal | None, reason: str) -> LedgerStatus:
+        """See :meth:`LedgerService.accept_clock`."""
+        return await self._api.request(
+            "POST", "/v1/ledger/accept-clock", json=Reason(reason=reason), type=LedgerStatus
+        )
+
     def verify(self, principal: Principal | None) -> AsyncIterator[Progress]:
         """See :func:`holdfast.ledger.verifying.verify`."""
         return self._api.lines("/v1/ledger/verify", type=Progress)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from holdfast.kernel.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 
+CLOCK = (
+    "if the clock is wrong, set it right; if it is right now and was ahead then, "
+    "`holdfast ledger accept-clock --reason …` lets appends go on"
+)
 REBUILD = "`holdfast ledger rebuild` makes the index anew from the log"
 
 
@@ -74,9 +78,13 @@ class NotSequencer(Unavailable):
 
 
 class ClockSteppedBack(Unavailable):
-    """The clock is more than an hour behind the last entry."""
+    """The clock is over an hour behind the last entry, and nobody has said that it is right."""
 
     code = "clock-stepped-back"
+
+    def __init__(self, behind_seconds: float, recorded: str) -> None:
+        self.said = f"the clock is {behind_seconds:.0f} s behind the last entry ({recorded})"
+        super().__init__(f"cannot append: {self.said}", hint=CLOCK)
 
 
 class SizeUnknown(Invalid):

@@ -462,10 +462,23 @@ def _managing(service: LedgerService, exports: ReadLog) -> list[Any]:
         """Continue a log that lost something under a new origin, from what is sound."""
         return await service.restart(principal, data.reason)
 
+    @post("/v1/ledger/accept-clock", permission=MANAGE, status=200)
+    @_counted(service, "Manage")
+    async def accept_ledger_clock(principal: Principal, data: Reason) -> LedgerStatus:
+        """Let appends go on though the clock is over an hour behind the last entry."""
+        return await service.accept_clock(principal, data.reason)
+
     @post("/v1/ledger/rebuild", permission=MANAGE, status=200)
     @_counted(service, "Manage")
     async def rebuild_ledger_index(principal: Principal) -> LedgerStatus:
         """Make the index anew from the log."""
         return await service.rebuild(principal)
 
-    return [verify_ledger, export_ledger, rotate_log_key, restart_ledger, rebuild_ledger_index]
+    return [
+        verify_ledger,
+        export_ledger,
+        rotate_log_key,
+        restart_ledger,
+        accept_ledger_clock,
+        rebuild_ledger_index,
+    ]

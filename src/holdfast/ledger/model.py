@@ -18,6 +18,9 @@ EXPECTED_MAX = 1000
 APPEND_BYTES_MAX = 8 * 1024 * 1024
 CLOCK_ALARM_SECONDS = 1.0
 CLOCK_REFUSE_SECONDS = 3600.0
+CLOCK_STREAM = "ledger/clock"
+CLOCK_ACCEPTED = "ledger.clock-accepted"
+"""An operator said that the clock, which is behind the last entry, is right."""
 OWN_STREAMS = frozenset(
     {"access", "api-key", "invitation", "join-token", "passkey", "person", "role", "session"}
     | {"profile", "run", "report", "task", "worker", "ledger", "key", "panel", "document", "tenant"}
@@ -231,6 +234,8 @@ class LedgerStatus(Struct, frozen=True, kw_only=True):
     damage: Damage | None = None
     withheld: str = ""
     """Why no checkpoint is given: what a witness says. Appends go on."""
+    stopped: str = ""
+    """Why nothing is appended though the log is sound: what is wrong with the clock."""
 
 
 class Reason(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -49,6 +49,8 @@ from holdfast.ledger.log.tenant_log import TenantLog
 from holdfast.ledger.looking import look_forever
 from holdfast.ledger.metrics import LedgerMetrics
 from holdfast.ledger.model import (
+    CLOCK_ACCEPTED,
+    CLOCK_STREAM,
     Append,
     Appended,
     Consistency,
@@ -154,6 +156,13 @@ class LedgerService:
         await self._parts.database.check()
         bad = any(each.damage or each.disputed for each in self._logs.values())
         return "degraded" if bad else None
+
+    async def check_clock(self) -> str | None:
+        """Readiness: degraded while nothing is appended to a log because of the clock."""
+        for each in list(self._logs.values()):
+            if await each.sequencer.stopped() is not None:
+                return "degraded"
+        return None
 
     # --- append -------------------------------------------------------------------------------
 
@@ -398,6 +407,7 @@ class LedgerService:
         except (LedgerReadOnly, NotSequencer):
             writable = False
         size, recorded = await tenant_log.reader.extent()
+        stopped = await tenant_log.sequencer.stopped() if writable else None
         try:
             root = (await tenant_log.reader.view()).tree.root().hex()
         except (Corrupt, IndexIncomplete):
@@ -409,10 +419,11 @@ class LedgerService:
             root=root,
             origin=origin,
             recorded=recorded,
-            writable=writable,
+            writable=writable and stopped is None,
             published_size=rows[origin].size if origin in rows else 0,
             damage=tenant_log.damage,
             withheld=tenant_log.disputed.said if tenant_log.disputed else "",
+            stopped=stopped.said if stopped else "",
         )
 
     async def checkpoint(self, principal: Principal) -> str:
@@ -607,6 +618,38 @@ class LedgerService:
         citing = partial(self._citing, principal)
         await restart(self.log_of(principal), reason, citing)
         return await self.status(principal)
+
+    async def accept_clock(self, principal: Principal, reason: str) -> LedgerStatus:
+        """Let appends go on though the clock is over an hour behind the last entry, on the record.
+
+        Times of entries never step back: each gets that of the last one until the clock has come
+        there. ``Conflict`` if the clock stops nothing.
+        """
+        if not reason.strip() or len(reason) > 1000:
+            raise Invalid("cannot accept the clock: a reason of 1 to 1000 characters is needed")
+        accepted = partial(self._clock_accepted, principal, reason)
+        await self.log_of(principal).sequencer.accept_clock(accepted)
+        return await self.status(principal)
+
+    def _clock_accepted(
+        self, principal: Principal, reason: str, recorded: str, behind_seconds: float
+    ) -> Prepared:
+        now = self._parts.clock.now()
+        event = Event(
+            id=EventId(self._new_id()),
+            stream=CLOCK_STREAM,
+            type=CLOCK_ACCEPTED,
+            time=now,
+            payload={
+                "reason": reason,
+                "clock": timestamp(now),
+                "last": recorded,
+                "behind_seconds": int(behind_seconds),
+            },
+            subject=principal.subject,
+            request_id=request_id(),
+        )
+        return self._preparer.made(principal, event, timestamp(event.time))
 
     async def damage(self, principal: Principal) -> Damage | None:
         """What is wrong with the bytes of the log, by recomputing them: for whoever copies them."""

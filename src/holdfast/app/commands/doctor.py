@@ -22,6 +22,7 @@ from holdfast.kernel.errors import Denied, HoldfastError
 from holdfast.kernel.hints import hint_for
 from holdfast.kernel.lock import holder_of
 from holdfast.kernel.options import JsonOption
+from holdfast.ledger.errors import CLOCK
 from holdfast.ledger.model import LedgerStatus
 
 app = typer.Typer(add_completion=False)
@@ -354,6 +355,8 @@ def of_ledger(found: LedgerStatus) -> Finding:
             f"read-only at {found.size:,} entries: {found.damage.reason}: {found.damage.detail}",
             "`holdfast ledger verify` says what is sound; docs/operating/ledger.md what to do then",
         )
+    if found.stopped:
+        return Finding("ledger", "fail", f"nothing is appended: {found.stopped}", CLOCK)
     who = "here" if found.writable else "by another instance"
     return Finding(
         "ledger",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sqlalchemy import Connection
@@ -21,7 +21,14 @@ from holdfast.ledger.log.opening import Opening
 from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.log.reading import LogReader
 from holdfast.ledger.log.soundness import Soundness
-from holdfast.ledger.model import CLOCK_ALARM_SECONDS, CLOCK_REFUSE_SECONDS, Appended
+from holdfast.ledger.model import (
+    CLOCK_ACCEPTED,
+    CLOCK_ALARM_SECONDS,
+    CLOCK_REFUSE_SECONDS,
+    CLOCK_STREAM,
+    Appended,
+    Prepared,
+)
 from holdfast.ledger.plan import Known, Plan, Wanted, plan
 from holdfast.ledger.ports import Beside
 from holdfast.ledger.store import Growth
@@ -50,6 +57,10 @@ class Sequencer:
         self.storing = asyncio.Lock()
         self.grown = asyncio.Event()
         """Set once the log is longer; another one follows it."""
+        self._recorded_last = ""
+        """The time of the last entry, as far as it is known here; also while the log is closed."""
+        self._accepted = ""
+        """The time of the last entry at which an operator said that the clock is right."""
 
     async def commit(self, batch: Sequence[Wanted]) -> Sequence[Appended | Exception]:
         """What became of each append, all of it durable: refusals may rest on the others."""
@@ -105,7 +116,7 @@ class Sequencer:
             known,
             tenant=self.parts.tenant,
             first=state.tree.size,
-            recorded=self._recorded(state),
+            recorded=await self._recorded(state),
         )
         if made.entries:
             await self._store(state, made, also)
@@ -145,25 +156,73 @@ class Sequencer:
 
     def look_at_clock(self) -> float:
         """How far the clock is behind the last entry, in seconds; told as a metric."""
-        opened = self.leadership.opened
-        if opened is None or not opened.recorded:
+        if self.leadership.opened is not None:
+            self._recorded_last = self.leadership.opened.recorded
+        if not self._recorded_last:
             return 0.0
         now = self.parts.shared.clock.now()
-        behind = (parse_timestamp(opened.recorded) - now).total_seconds()
+        behind = (parse_timestamp(self._recorded_last) - now).total_seconds()
         self.parts.shared.metrics.clock_behind(self.parts.tenant, max(0.0, behind))
         return behind
 
-    def _recorded(self, state: Opened) -> str:
+    async def stopped(self) -> ClockSteppedBack | None:
+        """Why nothing is appended, if it is the clock.
+
+        What an operator accepted holds while the last entry is of the time it was then: entries
+        get that time until the clock has come there. One that is further ahead is another matter.
+        """
+        behind = self.look_at_clock()
+        recorded = self._recorded_last
+        if behind <= CLOCK_REFUSE_SECONDS or recorded == self._accepted:
+            return None
+        self._accepted = await self._last_accepted()
+        return None if recorded == self._accepted else ClockSteppedBack(behind, recorded)
+
+    async def accept_clock(self, told: Callable[[str, float], Prepared]) -> None:
+        """Append the entry of ``told`` (the time of the last entry, how far the clock is behind
+        it), and from then on others with the time of the last one. ``Conflict`` if the clock stops
+        nothing."""
+        async with self.storing:
+            await self.opening.open()
+            stopped = await self.stopped()
+            if stopped is None:
+                raise Conflict(
+                    "cannot accept the clock: it is not over an hour behind the last entry, or "
+                    "was accepted",
+                    code="clock-in-order",
+                )
+            before, self._accepted = self._accepted, self._recorded_last
+            try:
+                told_of = told(self._recorded_last, self.look_at_clock())
+                [outcome] = await self.commit_held([Wanted.of([told_of], each=True)])
+                if isinstance(outcome, Exception):
+                    raise outcome
+            except BaseException:
+                self._accepted = before  # whether it is in the log the next one looks up
+                raise
+        log.warning("the clock was accepted", tenant=self.parts.tenant, detail=stopped.said)
+
+    async def _last_accepted(self) -> str:
+        """When the clock was accepted last, as the log has it."""
+        tenant = self.parts.tenant
+
+        def unit(conn: Connection) -> list[tuple[str, int, int]]:
+            return store.list_streams(conn, tenant, CLOCK_STREAM, "", 1)
+
+        for stream, _, position in await self.parts.read(unit):
+            frame = await self.reader.frame_at(position)
+            leaf = read_leaf(frame.entries[position - frame.first].leaf)
+            if stream == CLOCK_STREAM and leaf.type == CLOCK_ACCEPTED:
+                return leaf.recorded
+        return ""
+
+    async def _recorded(self, state: Opened) -> str:
         now = self.parts.shared.clock.now()
         if not state.recorded:
             return timestamp(now)
+        if (stopped := await self.stopped()) is not None:
+            raise stopped
         behind = self.look_at_clock()
-        if behind > CLOCK_REFUSE_SECONDS:
-            raise ClockSteppedBack(
-                f"cannot append: the clock is {behind:.0f} s behind the last entry "
-                f"({state.recorded})",
-                hint="set the clock right; entries are recorded in the order of time",
-            )
         if behind > CLOCK_ALARM_SECONDS:
             log.warning(
                 "the clock is behind the last entry", tenant=self.parts.tenant, seconds=behind
