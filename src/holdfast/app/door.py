@@ -26,9 +26,9 @@ from holdfast.identity import HopSigner, LoginLinks, OperatorToken
 from holdfast.identity.audit import Record, Trail
 from holdfast.identity.bearer import BearerTokens, TokensOfBoth
 from holdfast.identity.hop import HopAuth
-from holdfast.identity.keyfile import KeyFile
+from holdfast.identity.keyfile import KeyFile, check_keys
 from holdfast.identity.notebook import Notebook
-from holdfast.identity.secretfile import TokensOfFile
+from holdfast.identity.secretfile import TokensOfFile, read_secret
 from holdfast.identity.signin.throttle import Throttle
 from holdfast.identity.tokens import TokenKey, shared_secret
 from holdfast.kernel.credentials import Peppers
@@ -103,6 +103,18 @@ def check_proxies(settings: Settings, role: str) -> None:
         hint="name it (HOLDFAST_GATEWAY_TERMINATOR=my-proxy): pages, cookies and links are then "
         "those of https; or give the door a certificate of its own",
     )
+
+
+def check_credentials(settings: Settings) -> None:
+    """Refuse a start whose credentials are of no use, before anything is made or changed for it."""
+    if settings["identity_keys_file"] is not None:
+        check_keys(settings["identity_keys_file"])
+    path = settings["identity_jwt_secret_file"]
+    secret = settings["identity_token_secret"].encode() if path is None else read_secret(path)
+    if secret:
+        _check_secret(settings, secret)
+    _admin_key(settings)
+    _check_token_keys(settings)
 
 
 def check_scraped(settings: Settings, role: str) -> None:
@@ -264,12 +276,7 @@ def _tokens_of_secret(system: System) -> BearerTokens | TokensOfFile | None:
     path, named = settings["identity_jwt_secret_file"], settings["identity_token_secret"].encode()
 
     def made(secret: bytes) -> BearerTokens:
-        if named and named != secret:
-            raise Invalid(
-                f"cannot use the token secret in {path}: it is not that of "
-                f"{settings.origin('identity_token_secret')}",
-                hint="set one of them",
-            )
+        _check_secret(settings, secret)
         naming = hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest()
         return _tokens_under(system, [shared_secret(secret)], naming)
 
@@ -280,16 +287,45 @@ def _tokens_of_secret(system: System) -> BearerTokens | TokensOfFile | None:
     return found
 
 
-async def open_token_keys(system: System, stack: AsyncExitStack) -> None:
-    """The keys by which an issuer elsewhere signs tokens, if one is named; kept by a loop.
+def _check_secret(settings: Settings, secret: bytes) -> None:
+    named = settings["identity_token_secret"].encode()
+    if named and named != secret:
+        raise Invalid(
+            f"cannot use the token secret in {settings['identity_jwt_secret_file']}: it is not "
+            f"that of {settings.origin('identity_token_secret')}",
+            hint="set one of them",
+        )
+    shared_secret(secret)
 
-    Whoever publishes them says who is who here, so the issuer and the audience are part of the
-    setting: :class:`Invalid` without them, or the issuer's tokens for others would open this door.
-    """
+
+async def open_token_keys(system: System, stack: AsyncExitStack) -> None:
+    """The keys by which an issuer elsewhere signs tokens, if one is named; kept by a loop."""
     from holdfast.identity.jwks import KeySets
     from holdfast.identity.signin.providers import Wire
 
     settings = system.settings
+    url = settings["identity_jwks_url"]
+    if not url:
+        return
+    _check_token_keys(settings)
+    wire = Wire(
+        await people.open_outbound(system, stack), frozenset(settings["identity_oauth_allow"])
+    )
+    system.token_keys = KeySets(
+        url,
+        wire.get_bytes,
+        system.clock,
+        stale_seconds=settings["identity_jwks_stale_seconds"],
+        metrics=system.metrics,
+    )
+    system.loops.append(("keys of tokens", system.token_keys.keep))
+    system.checks["token_keys"] = system.token_keys.check
+
+
+def _check_token_keys(settings: Settings) -> None:
+    """Whoever publishes keys of tokens says who is who here, so the issuer and the audience are
+    part of the setting: :class:`Invalid` without them, or the issuer's tokens for others would open
+    this door."""
     url = settings["identity_jwks_url"]
     if not url:
         return
@@ -308,16 +344,6 @@ async def open_token_keys(system: System, stack: AsyncExitStack) -> None:
             code="jwks-open",
             hint="only a host:port of HOLDFAST_IDENTITY_OAUTH_ALLOW may be",
         )
-    wire = Wire(await people.open_outbound(system, stack), allow)
-    system.token_keys = KeySets(
-        url,
-        wire.get_bytes,
-        system.clock,
-        stale_seconds=settings["identity_jwks_stale_seconds"],
-        metrics=system.metrics,
-    )
-    system.loops.append(("keys of tokens", system.token_keys.keep))
-    system.checks["token_keys"] = system.token_keys.check
 
 
 def _bearer_tokens(system: System) -> BearerTokens | TokensOfFile | TokensOfBoth | None:

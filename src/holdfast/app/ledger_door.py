@@ -29,6 +29,7 @@ from holdfast.identity import HopVerifier, OperatorToken
 from holdfast.identity.audit import AuditLog
 from holdfast.identity.bearer import BearerTokens
 from holdfast.identity.hop import HEADER, hop_missing
+from holdfast.identity.keyfile import check_keys
 from holdfast.identity.model import KeyHolder
 from holdfast.identity.signin.model import SessionHolder
 from holdfast.identity.signin.sessions import session_over
@@ -55,6 +56,9 @@ def check_door(settings: Settings, bind: str) -> None:
             "cannot start: tokens are to be taken and there is no secret to verify them by",
             hint="VDB_JWT_SECRET, or HOLDFAST_LEDGER_JWT_SECRET_FILE",
         )
+    listed = settings["identity_keys_file"]
+    if listed is not None and settings["ledger_auth_mode"] in ("apikey", "both"):
+        check_keys(listed)
     asked = settings.origin("ledger_bind").startswith("VDB_")
     if asked:  # else it is the gateway's, which has a certificate of its own perhaps
         check_proxies(settings, "ledger")

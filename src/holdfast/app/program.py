@@ -14,7 +14,7 @@ from holdfast.app import datadir, door, people
 from holdfast.app.compose import open_system
 from holdfast.app.settings import Settings
 from holdfast.app.system import System
-from holdfast.app.tls import ServedCertificate, check_tls, lead_of, server_tls
+from holdfast.app.tls import ServedCertificate, check_tls, client_tls, lead_of, server_tls
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.collector import settle
 from holdfast.kernel.errors import HoldfastError
@@ -66,7 +66,15 @@ async def run_program(
         ledger_door.check_door(settings, bind)
     if "identity" in roles:
         people.check_party(settings)
+    if set(roles) & {"identity", "gateway"}:
+        people.providers_of(settings)
+    if "gateway" in roles:
+        door.check_credentials(settings)
     door.check_scraped(settings, lead)
+    # All files of certificates, too, before the schema is migrated or a key made.
+    tls = server_tls(settings, lead)
+    context = tls.context() if tls else None
+    client_tls(settings)
     stop = asyncio.Event()
     bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
     side: list[asyncio.Future[int]] = []
@@ -75,8 +83,6 @@ async def run_program(
     with datadir.held(settings.data_dir):
         async with open_system(settings, roles) as system:
             settle()
-            tls = server_tls(settings, lead)
-            context = tls.context() if tls else None
             served = await _served(system, tls) if tls is not None else None
             if reload is not None:
                 certificates = _certificates(system, context, served)

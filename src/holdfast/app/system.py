@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from holdfast.app.settings import Settings
 from holdfast.identity import LoginLinks
 from holdfast.kernel.clock import Clock
-from holdfast.kernel.errors import Exhausted, Unavailable
+from holdfast.kernel.errors import Conflict, Exhausted, Unavailable
 from holdfast.kernel.http.rates import RequestRates
 from holdfast.kernel.ids import NewId
 from holdfast.kernel.principal import Principal, operator, service
-from holdfast.kernel.signing import SigningKey, TrustedKeys
+from holdfast.kernel.signing import PUBLIC_SUFFIX, SigningKey, TrustedKeys
 from holdfast.kernel.telemetry import Metrics, get_logger
 
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ class Keys:
     """
 
     def __init__(self, settings: Settings, roles: frozenset[str]) -> None:
+        for role in sorted(roles):
+            _check_own(settings, role)
         settings.keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings.trust_dir.mkdir(parents=True, exist_ok=True)
         self.own = {
@@ -150,6 +152,21 @@ class Keys:
         for role, key in self.own.items():
             key.write_public(settings.trust_dir, role)
         self.trusted = TrustedKeys.from_directory(settings.trust_dir)
+
+
+def _check_own(settings: Settings, role: str) -> None:
+    """Make no key where one was: its public half, which others trust, is there without it."""
+    own = settings.keys_dir / f"{role}.key.jwk"
+    public = settings.trust_dir / f"{role}{PUBLIC_SUFFIX}"
+    if own.exists() or not public.exists():
+        return
+    raise Conflict(
+        f"cannot start as the {role}: its key {own} is missing, and {public} is there of one",
+        code="role-key-missing",
+        hint=f"bring the file back, from a backup of the keys; a further {role} of the same system "
+        f"has the folder of keys of the first (HOLDFAST_KEYS_DIR); if the key is gone for good, "
+        f"remove {public} and start again: both are made anew",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,11 @@ class KeyFile:
             self._problem = error.detail
 
 
+def check_keys(path: Path) -> None:
+    """Raise :class:`Invalid`, which lists all that is wrong, for a file of no use."""
+    parse(_read(path), str(path))
+
+
 def parse(content: bytes, source: str) -> dict[bytes, Principal]:
     """Digest of each key → whom it speaks for; :class:`Invalid` lists all that is wrong."""
     try:

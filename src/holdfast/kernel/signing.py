@@ -117,8 +117,8 @@ class SigningKey:
             f"cannot use {directory} as the {issuer}: {path.name} there is of another",
             code="issuer-taken",
             hint="each system has a HOLDFAST_TRUST_DIR of its own, and all that play one role "
-            f"in it share its keys; if the other {issuer} is gone for good, remove {path} and "
-            "start again",
+            f"in it share its keys (HOLDFAST_KEYS_DIR); if the other {issuer} is gone for good, "
+            f"remove {path} and start again",
         )
 
     def public_bytes(self) -> bytes:
@@ -448,6 +448,8 @@ def write_private(path: Path, data: bytes) -> None:
 
 __all__ = [
     "ALGORITHM",
+    "PUBLIC_SUFFIX",
+    "REREAD_SECONDS",
     "Jwk",
     "SigningKey",
     "TrustedKeys",
