@@ -187,12 +187,13 @@ def test_the_command_line_says_what_is_wrong_with_its_certificate(
         "expired": pki.calling("expired"),
         "stranger": stranger.calling("operator") | {"HOLDFAST_TLS_CA_FILE": str(pki.authority)},
     }[presented]
-    told = run_command(
-        "run", "list", "--data-dir", str(stack.door.data_dir), environment=environment
-    )
-    assert told.returncode != 0
-    assert why in told.stderr
-    assert "HOLDFAST_TLS_CLIENT_CERTIFICATE_FILE" in told.stderr
+    for command in (["run", "list"], ["health"]):
+        told = run_command(
+            *command, "--data-dir", str(stack.door.data_dir), environment=environment
+        )
+        assert told.returncode != 0
+        assert why in told.stderr
+        assert "HOLDFAST_TLS_CLIENT_CERTIFICATE_FILE" in told.stderr
 
 
 def test_renewed_certificates_are_taken_without_a_restart(stack: Stack, pki: Pki) -> None:

@@ -52,6 +52,11 @@ def test_a_role_whose_key_is_gone_says_so_and_makes_no_new_one(tmp_path: Path) -
     key.write_bytes(kept)
     with started(["up", "--drones", "0", "--port", "0"], data) as program:
         assert program.client.get("/ready").status_code == 200
+        token = data / "operator.token"
+        token.unlink()
+        told = run_command("person", "list", "--data-dir", str(data))
+        assert told.returncode != 0
+        assert f"{token} is missing" in told.stderr
 
 
 def test_two_gateways_share_the_keys_of_one(tmp_path: Path) -> None:

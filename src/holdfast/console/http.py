@@ -216,13 +216,14 @@ def handlers(
     ]
 
 
-def oauth_page(providers: Sequence[Provider]) -> Callable[[str], Response[bytes]]:
-    """The page that ends the way from a provider: why it failed, or (empty) on into the console."""
+def oauth_page(providers: Sequence[Provider]) -> Callable[[str, int], Response[bytes]]:
+    """The page that ends the way from a provider: why it failed, or (empty) on into the console;
+    and its status."""
 
-    def page(problem: str) -> Response[bytes]:
+    def page(problem: str, status: int) -> Response[bytes]:
         if problem:
             found = _page(render("login.html", providers=providers, problem=problem))
-            found.status_code = 403
+            found.status_code = status
             return found
         return _page(render("arrived.html"))
 

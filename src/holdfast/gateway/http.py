@@ -34,7 +34,7 @@ from holdfast.identity.signin.passkey_model import (
     Who,
 )
 from holdfast.identity.signin.throttle import Throttle
-from holdfast.kernel.errors import Denied, HoldfastError, Unauthenticated
+from holdfast.kernel.errors import Denied, HoldfastError, Kind, Unauthenticated
 from holdfast.kernel.http import get, post
 from holdfast.kernel.http.door import CLIENT
 from holdfast.kernel.http.routes import header
@@ -306,7 +306,7 @@ class OAuthAway(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def oauth_handlers(
-    oauth: Any, browsers: Browsers, page: Callable[[str], Response[bytes]]
+    oauth: Any, browsers: Browsers, page: Callable[[str, int], Response[bytes]]
 ) -> list[Any]:
     """The way to a provider of accounts and back; ``page`` shows why it failed, or that it did not.
 
@@ -344,7 +344,7 @@ def oauth_handlers(
         try:
             url, cookie = await away(request, OAuthAsk(provider=provider[:40]))
         except HoldfastError as error:
-            return page(error.detail)
+            return page(error.detail, _page_status(error))
         return Response(content=b"", status_code=303, headers={"location": url}, cookies=[cookie])
 
     @get(
@@ -381,15 +381,22 @@ def oauth_handlers(
             log.warning(
                 "oauth.refused", provider=provider[:40], code=problem.code, reason=problem.internal
             )
-            answer = page(f"{problem.detail} ({problem.hint})" if problem.hint else problem.detail)
+            told = f"{problem.detail} ({problem.hint})" if problem.hint else problem.detail
+            answer = page(told, _page_status(problem))
         else:
-            answer = page("")
+            answer = page("", 200)
             answer.cookies.append(browsers.cookie(begun.secret, begun.seconds))
             answer.cookies.extend(browsers.device_cookies(request))
         answer.cookies.append(browsers.oauth_cookie("", 0))
         return answer
 
     return [begin_invited, begin, callback]
+
+
+def _page_status(error: HoldfastError) -> int:
+    """Of a page that says why somebody is not signed in: whether they were refused, or nobody could
+    tell."""
+    return 503 if error.kind is Kind.UNAVAILABLE else 403
 
 
 def _person(principal: Principal) -> Who:

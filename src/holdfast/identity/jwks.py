@@ -131,8 +131,8 @@ class KeySets:
             raise Unauthenticated(
                 "cannot accept the token: its issuer publishes no key that can be used",
                 code="jwks-empty",
-                hint="if there are keys at HOLDFAST_IDENTITY_JWKS_URL, the log says why each was "
-                "passed over (jwks.taken)",
+                hint="if there are keys where it publishes them, the log says why each was passed "
+                "over (jwks.taken)",
             )
         return self._keys
 

@@ -68,4 +68,7 @@ def read_secret(path: Path, *, tell: bool = True) -> bytes:
     try:
         return read_handed(path, "the token secret", tell=tell).strip()
     except OSError as error:
-        raise Invalid(f"cannot read the token secret {path}: {error.strerror}") from error
+        raise Invalid(
+            f"cannot read the token secret {path}: {error.strerror}",
+            hint="HOLDFAST_IDENTITY_JWT_SECRET_FILE names it; `openssl rand -hex 32` makes one",
+        ) from error

@@ -40,7 +40,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from holdfast.kernel.errors import EXIT_STATUS, HoldfastError, Invalid, Kind, Unavailable
+from holdfast.kernel.errors import (
+    EXIT_STATUS,
+    HoldfastError,
+    Invalid,
+    Kind,
+    Unauthenticated,
+    Unavailable,
+)
 from holdfast.kernel.files import flush_folder
 from holdfast.kernel.hints import hint_for
 from holdfast.kernel.ids import is_name
@@ -275,7 +282,18 @@ async def session(ctx: typer.Context, *, timeout_seconds: float = 60.0) -> Async
         tenant=line.tenant(),
         waits=True,
     ) as api:
-        yield api
+        try:
+            yield api
+        except Unauthenticated as error:
+            file = line.data_dir / "operator.token"
+            if token is not None or line.running() is None or file.exists():
+                raise
+            raise Unauthenticated(
+                f"{error.detail}, and {file} is missing",
+                code=error.code,
+                hint="put the token back from a copy, or start the system again: a new one is made "
+                "then; where it is a role behind a gateway that runs there, name the gateway",
+            ) from error
 
 
 def run(

@@ -38,7 +38,7 @@ from holdfast.kernel.http.door import STOPPING
 from holdfast.kernel.ids import NewId, id_source
 from holdfast.kernel.interrupts import loaded
 from holdfast.kernel.telemetry import Metrics, get_logger
-from holdfast.kernel.tls import RenewedContext
+from holdfast.kernel.tls import FILES, RenewedContext
 
 T = TypeVar("T")
 
@@ -86,7 +86,9 @@ class Tls:
                 )
         except (OSError, ssl.SSLError) as error:
             raise Invalid(
-                f"cannot use the TLS files of {self.certificate}: {error}", code="tls-files"
+                f"cannot use the TLS files of {self.certificate}: {error}",
+                code="tls-files",
+                hint=FILES,
             ) from error
         return context
 

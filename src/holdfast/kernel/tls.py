@@ -31,6 +31,10 @@ there at all where nobody is asked for one."""
 TELL_SECONDS = 1.0
 """One failed handshake in so many is logged; all are counted."""
 
+FILES = (
+    "a certificate (PEM) and the private key that belongs to it, both readable here; `holdfast pki "
+    "server` and `holdfast pki client` make some"
+)
 PLAIN_DROPPED_BYTES_MAX = 1024 * 1024
 """What of a plain request is read, and dropped, once it is answered."""
 
@@ -274,7 +278,7 @@ def renew(*contexts: RenewedContext | ClientTls) -> None:
 
 
 def _unusable(path: Path | None, error: Exception) -> Invalid:
-    return Invalid(f"cannot use the TLS file {path}: {error}", code="tls-files")
+    return Invalid(f"cannot use the TLS file {path}: {error}", code="tls-files", hint=FILES)
 
 
 def _first_certificate(path: Path) -> bytes:

@@ -181,7 +181,7 @@ async def test_a_role_that_is_not_well_says_which_check_and_why(answer: Any, tol
         return cast("str | None", answer)
 
     system = SimpleNamespace(checks={"relay": check}, roles=frozenset({"ledger"}))
-    health = ServiceHealth(cast("Any", system), {})
+    health = ServiceHealth(cast("Any", system), {}, cast("Any", None))
     assert await health.told() == {"ledger": told}
     assert await health.states() == {"ledger": told[0]}
 
@@ -195,7 +195,7 @@ async def test_what_fails_outweighs_what_is_merely_degraded() -> None:
 
     checks = {"disk": degraded, "data_dir": failing}
     system = SimpleNamespace(checks=checks, roles=frozenset({"ledger"}))
-    health = ServiceHealth(cast("Any", system), {})
+    health = ServiceHealth(cast("Any", system), {}, cast("Any", None))
     assert await health.told() == {"ledger": ("unhealthy", "data_dir: cannot write: full")}
 
 

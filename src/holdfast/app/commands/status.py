@@ -120,7 +120,8 @@ def _health(
         import httpx
         import msgspec
 
-        from holdfast.kernel.http.client import FAILURES
+        from holdfast.kernel.http.client import FAILURES, translate
+        from holdfast.kernel.tls import failure_of
 
         if url is None:
             raise Unavailable(
@@ -136,6 +137,8 @@ def _health(
                 answer = await client.get(target)
                 found = msgspec.json.decode(answer.content, type=dict[str, Any])
         except (*FAILURES, msgspec.DecodeError, UnicodeDecodeError) as error:
+            if isinstance(error, FAILURES) and failure_of(error) is not None:
+                raise translate(error, "GET", target) from error
             cut = target.startswith("http://") and isinstance(error, httpx.RemoteProtocolError)
             raise Unavailable(
                 f"cannot ask {target}: {str(error) or type(error).__name__}",

@@ -23,7 +23,7 @@ from holdfast.identity.signin.oauth_model import (
 from holdfast.identity.tokens import kid_of, verify_claims
 from holdfast.kernel.canonical import decode_strict
 from holdfast.kernel.clock import Clock
-from holdfast.kernel.errors import HoldfastError, Unavailable
+from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable
 from holdfast.kernel.naming import cleaned
 from holdfast.kernel.outbound import FetchLimits, OutboundClient, OutboundRequest
 
@@ -49,7 +49,7 @@ class Wire:
     async def get(self, url: str, *, token: str = "") -> Any:
         """The JSON at ``url``."""
         secret = {"Authorization": f"Bearer {token}"} if token else {}
-        return decode_strict(await self._read(url, secret_headers=secret))
+        return _json(await self._read(url, secret_headers=secret))
 
     async def get_bytes(self, url: str) -> bytes:
         """What is at ``url``."""
@@ -65,7 +65,7 @@ class Wire:
         data = await self._read(
             url, method="POST", body=body.encode(), body_type=form, secret_headers=secret
         )
-        return decode_strict(data)
+        return _json(data)
 
     async def _read(self, url: str, **more: Any) -> bytes:
         parts = urlsplit(url)
@@ -84,6 +84,17 @@ class Wire:
                 code="provider-unreachable",
                 internal=error.detail,
             ) from error
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return decode_strict(data)
+    except Invalid as error:
+        raise Unavailable(
+            "cannot sign in: what the provider answers cannot be read: it is not JSON",
+            code="provider-unreadable",
+            internal=error.detail,
+        ) from error
 
 
 class Keeper(Protocol):

@@ -519,7 +519,7 @@ def translate(error: Exception, method: str, url: str, role: str = "") -> Holdfa
         )
     if tls is not None and never:
         return Unavailable(
-            f"cannot reach {url}: {refused or tls}",
+            f"cannot reach {url}: {refused or _untrusted(tls)}",
             code="tls-refused",
             hint="HOLDFAST_TLS_CA_FILE names whom to trust there, "
             "HOLDFAST_TLS_CLIENT_CERTIFICATE_FILE and …_KEY_FILE what to present",
@@ -546,6 +546,12 @@ def translate(error: Exception, method: str, url: str, role: str = "") -> Holdfa
     return OutcomeUnknown(
         f"cannot tell what became of {method} {url}: {lost}", internal=repr(error)
     )
+
+
+def _untrusted(error: ssl.SSLError) -> str:
+    """What our side has against the other's certificate, without the library's own words around."""
+    why = getattr(error, "verify_message", "")
+    return f"its certificate is not trusted here ({why})" if why else str(error)
 
 
 def _failure(response: httpx.Response, body: bytes) -> HoldfastError:
