@@ -214,25 +214,29 @@ def test_a_program_comes_in_by_a_token_under_published_keys(
     assert whoami(program, token(issuer)).json()["subject"] == first.json()["subject"]
 
 
-def test_keys_that_cannot_be_had_any_more_hold_and_are_told_of(
+def test_a_set_without_keys_ends_them_all_and_is_told_of(
     program: Program, issuer: FakeProvider
 ) -> None:
     published, issuer.published = issuer.published, []
     asked = issuer.jwks_asked
     stranger = jwt.encode({"alg": "ES256", "kid": "three"}, {}, ECKey.generate_key("P-256"))
     try:
-        # An unknown key makes it look, and what it finds is no set of keys.
+        # An unknown key makes it look, and what it finds is a set of none.
         wait_until(
             lambda: whoami(program, stranger).status_code == 401 and issuer.jwks_asked > asked,
             60,
             "a look at the keys",
         )
-        assert whoami(program, token(issuer)).status_code == 200
+        wait_until(
+            lambda: whoami(program, token(issuer)).json().get("code") == "jwks-empty",
+            what="the end of the keys",
+        )
         ready = httpx.get(f"{program.url}/ready", trust_env=False).json()
         assert ready["checks"]["token_keys"]["status"] == "degraded"
-        assert "jwks.kept" in program.log.read_text(errors="replace")
+        assert "jwks.taken" in program.log.read_text(errors="replace")
     finally:
         issuer.published = published
+    wait_until(lambda: whoami(program, token(issuer)).status_code == 200, 60, "the keys to be back")
 
 
 def test_published_keys_without_an_issuer_or_tls_open_nothing(tmp_path: Path) -> None:

@@ -83,14 +83,14 @@ class KeySets:
         self._unasked_seconds = self._stale_seconds
         while True:
             async with self._lock:
-                due = self._problem != "" or self._age() >= FRESH_SECONDS / 2
+                due = not self._well() or self._age() >= FRESH_SECONDS / 2
                 if due and self._may_try():
                     await self._look()
-            await self._clock.sleep(60.0 if self._problem == "" else AGAIN_SECONDS)
+            await self._clock.sleep(60.0 if self._well() else AGAIN_SECONDS)
 
     async def check(self) -> str | None:
         """Readiness: degraded while what is published could not be had, or has no key of use."""
-        return "degraded" if self._problem or not self._keys else None
+        return None if self._well() else "degraded"
 
     async def _look(self) -> None:
         self._tried = self._clock.monotonic()
@@ -109,6 +109,9 @@ class KeySets:
                 log.warning("jwks.taken", url=self._url, keys=len(keys), passed_over=passed_over)
             self._keys, self._passed_over = keys, passed_over
             self._fetched, self._problem = self._clock.monotonic(), ""
+
+    def _well(self) -> bool:
+        return self._problem == "" and bool(self._keys)
 
     def _holds(self, kid: str | None, seconds: float) -> bool:
         known = any(kid is None or key.kid == kid for key in self._keys)
