@@ -15,7 +15,9 @@ from holdfast.collect.recognise import Plain
 STYLES = ((",", "."), (" ", "."), ("'", "."), ("", ","), (".", ","), (" ", ","))
 
 _DOUBTFUL = {
-    mark: re.compile(rf"[+\-\u2212]?(?:[1-9][0-9]{{0,2}}{re.escape(mark)}[0-9]{{3}}|[0-9]{{1,3}})")
+    mark: re.compile(
+        rf"[+\-\u2212\uff0d]?(?:[1-9][0-9]{{0,2}}{re.escape(mark)}[0-9]{{3}}|[0-9]{{1,3}})"
+    )
     for mark in ".,"
 }
 
@@ -25,7 +27,7 @@ def _surely(point: str, thousands: str) -> re.Pattern[str]:
     p, t = re.escape(point), re.escape(thousands)
     grouped = rf"[0-9]{{1,3}}(?:{t}[0-9]{{3}})"
     return re.compile(
-        rf"[+\-\u2212]?(?:[0-9]+{p}(?:[0-9]{{1,2}}|[0-9]{{4,20}})|(?:0|[0-9]{{4,20}}){p}[0-9]{{3}}"
+        rf"[+\-\u2212\uff0d]?(?:[0-9]+{p}(?:[0-9]{{1,2}}|[0-9]{{4,20}})|(?:0|[0-9]{{4,20}}){p}[0-9]{{3}}"
         rf"|{grouped}{{1,9}}{p}[0-9]+|{grouped}{{2,9}})"
     )
 

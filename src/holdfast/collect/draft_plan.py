@@ -33,7 +33,7 @@ from holdfast.records.model import MappedRecord
 from holdfast.registry.parts import MARK_SUFFIX, MISSING_SUFFIX
 
 _MARKED = re.compile(
-    r"(?P<before>[$€£¥])?\s*(?P<number>[-+\u2212]?[\d.,'\u2019 \u00a0\u202f\u2009]*\d)"
+    r"(?P<before>[$€£¥])?\s*(?P<number>[-+\u2212\uff0d]?[\d.,'\u2019 \u00a0\u202f\u2009]*\d)"
     r"\s*(?P<after>[A-Za-z]{1,2}|[*†‡¹²³]{1,3}|\[[A-Za-z]{1,3}\])?"
 )
 _MARKED_MAX = 64

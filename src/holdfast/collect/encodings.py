@@ -6,17 +6,19 @@ is UTF-8 whatever its media type says (RFC 8259). Nothing is guessed and nothing
 that are not of the encoding fail the page.
 
 Most encodings of one byte a letter take any bytes, so a wrong one does not show by itself: it makes
-other letters. Servers say ``iso-8859-1`` of every file they have. So it is read as browsers read
-it, as windows-1252, which is the same but for letters that nobody writes (WHATWG Encoding), and
-other narrow ones (Shift_JIS, GB 2312) are read alike by the wide ones that are meant. Where the
-source says an encoding of a byte a letter of bytes that are UTF-8, the page fails until the profile
-says which of the two holds.
+other letters. Servers say ``iso-8859-1`` of every file they have. So what a *source* calls that is
+read as browsers read it, as windows-1252, which is the same but for letters that nobody writes
+(WHATWG Encoding), and other narrow ones (Shift_JIS, GB 2312) are read alike by the wide ones that
+are meant. What a *profile* names is that and nothing else: whoever wrote it has seen the letters,
+and keys are made of them. Where the source says an encoding of a byte a letter of bytes that are
+UTF-8, the page fails until the profile says which of the two holds.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
+from typing import Any
 
 from holdfast.collect.content import Content
 from holdfast.collect.errors import MappingRefused, ParseFailed
@@ -33,17 +35,48 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_OURS = "holdfast_"
 _AS_BROWSERS = {
-    "iso8859-1": "cp1252",
-    "iso8859-9": "cp1254",
-    "iso8859-11": "cp874",
-    "tis-620": "cp874",
+    "iso8859-1": "holdfast_cp1252",
+    "iso8859-9": "holdfast_cp1254",
+    "iso8859-11": "holdfast_cp874",
+    "tis-620": "holdfast_cp874",
     "shift_jis": "cp932",
     "gb2312": "gb18030",
     "gbk": "gb18030",
     "euc_kr": "cp949",
 }
 """What is written under these names holds letters of the others, which have all of theirs."""
+
+
+def _with_controls(name: str) -> codecs.CodecInfo | None:
+    """A code page with the control characters of ISO 8859 where Python knows no letter of it.
+
+    They are those that the narrow encoding has there, and browsers make of these bytes what it
+    does: a page that holds one can be read.
+    """
+    if name not in _AS_BROWSERS.values() or not name.startswith(_OURS):
+        return None
+    found = codecs.lookup(shown(name))
+    letters = [bytes([byte]).decode(found.name, "replace") for byte in range(256)]
+    for byte in range(0x80, 0xA0):
+        if letters[byte] == "\ufffd":
+            letters[byte] = chr(byte)
+    table = "".join(letters).replace("\ufffd", "\ufffe")  # what charmaps call undefined
+
+    def decode(data: Any, errors: str = "strict") -> tuple[str, int]:
+        return codecs.charmap_decode(data, errors, table)
+
+    class Decoder(codecs.IncrementalDecoder):
+        def decode(self, data: Any, final: bool = False) -> str:
+            return codecs.charmap_decode(data, self.errors, table)[0]
+
+    return codecs.CodecInfo(
+        encode=found.encode, decode=decode, incrementaldecoder=Decoder, name=name
+    )
+
+
+codecs.register(_with_controls)
 _BYTE_A_LETTER = re.compile(r"iso8859-[0-9]{1,2}|cp125[0-9]").fullmatch
 _NO_TEXT = (
     (b"\xfd7zXZ\x00", "packed as xz"),
@@ -78,7 +111,17 @@ def known(name: str, said_by: str = "") -> str:
                 f"cannot read the page: {said_by} names no known encoding, {name[:60]!r}", hint=HINT
             ) from None
         raise MappingRefused(f"cannot read the page: no encoding {name[:60]!r}") from None
-    return _AS_BROWSERS.get(found.name, found.name)
+    return found.name
+
+
+def as_browsers(name: str) -> str:
+    """What is decoded with where a source says the encoding that Python knows as ``name``."""
+    return _AS_BROWSERS.get(name, name)
+
+
+def shown(name: str) -> str:
+    """What a person is told of the encoding that is decoded with."""
+    return name.removeprefix(_OURS)
 
 
 def encoding_of(content: Content, named: str) -> str:
@@ -100,7 +143,7 @@ def encoding_of(content: Content, named: str) -> str:
 
 
 def believed(content: Content, name: str, said_by: str) -> str:
-    """The encoding that the source says, if its bytes do not tell otherwise.
+    """What the source says decoded with, as browsers do, if its bytes do not tell otherwise.
 
     Raises :class:`ParseFailed` where it says one of a byte a letter, and sent UTF-8.
     """
@@ -111,7 +154,7 @@ def believed(content: Content, name: str, said_by: str) -> str:
             hint="`source.format.encoding` says which holds: utf-8, or "
             f"{name[:60]} if letters such as \u00c3\u00a9 are meant",
         )
-    return found
+    return as_browsers(found)
 
 
 def is_utf8(content: Content) -> bool:

@@ -21,7 +21,7 @@ from typing import Any
 from lxml import etree
 
 from holdfast.collect.content import SpooledContent
-from holdfast.collect.encodings import believed, known, marked, refuse_no_text
+from holdfast.collect.encodings import as_browsers, believed, known, marked, refuse_no_text
 from holdfast.collect.errors import MappingRefused, ParseFailed
 from holdfast.collect.formats import ods, xlsx
 from holdfast.collect.formats.around import first_text
@@ -246,11 +246,11 @@ def _decoded(data: bytes, charset: str, whole: bool) -> tuple[str, str]:
     for name in dict.fromkeys([marked(data) or charset or "utf-8", "utf-8"]):
         try:
             # A beginning may end within a letter.
-            decoder = codecs.getincrementaldecoder(known(name))("strict")
+            decoder = codecs.getincrementaldecoder(as_browsers(known(name)))("strict")
             return decoder.decode(data, whole), ""
         except (UnicodeError, MappingRefused):
             continue
-    for name in ("windows-1252", "shift_jis", "gb18030", "euc-kr"):
+    for name in ("windows-1252", "shift_jis", "cp932", "gb18030", "euc-kr", "cp949"):
         with contextlib.suppress(UnicodeError):
             return codecs.getincrementaldecoder(known(name))("strict").decode(data, whole), name
     return data.decode("cp1252", "replace"), "windows-1252"
@@ -714,7 +714,8 @@ def _series(parent: Any, record: str, named: Any, nameable: Any) -> list[str]:
 # --- tables ---------------------------------------------------------------------------------------
 
 _NUMBER = re.compile(
-    r"[-+(\u2212]?[\d.,'\u2019 \u00a0\u202f]*\d[\d.,'\u2019 \u00a0\u202f]*[)%]?(?:[eE][-+]?\d+)?"
+    r"[-+(\u2212\uff0d]?[\d.,'\u2019 \u00a0\u202f]*\d[\d.,'\u2019 \u00a0\u202f]*[)%]?"
+    r"(?:[eE][-+]?\d+)?"
 )
 
 

@@ -31,9 +31,10 @@ _FALSE = frozenset({"false", "f", "no", "n", "0"})
 def decimal_text(text: str) -> str:
     """``text`` as a plain decimal, exactly: ``1.5E+3`` is ``1500``, ``.097`` is ``0.097``.
 
-    Trailing zeros of a fraction are kept, because the source meant them; a minus may be U+2212.
-    Parentheses and a minus behind the digits are refused: to some publishers they are marks of
-    little certainty. More than 400 characters are refused.
+    Trailing zeros of a fraction are kept, because the source meant them; a minus may be U+2212,
+    or U+FF0D, which it becomes where Shift_JIS is read as browsers do. Parentheses and a minus
+    behind the digits are refused: to some publishers they are marks of little certainty. More than
+    400 characters are refused.
     """
     if _PLAIN(text) and len(text) <= DIGITS_MAX:
         return text if text[:2] != "-0" or text.strip("-0.") else text[1:]
@@ -41,7 +42,7 @@ def decimal_text(text: str) -> str:
 
 
 def _normalised(text: str) -> str:
-    text = text.strip().replace("\u2212", "-")
+    text = text.strip().replace("\u2212", "-").replace("\uff0d", "-")
     match = _NUMBER(text)
     if match is None or not (match[2] or match[3]):
         raise ValueError("is not a number" + _otherwise(text))
@@ -72,7 +73,7 @@ _BLANK = re.compile(rf"[0-9]([ {SPACES}])[0-9]").search
 
 _BELOW_ZERO = {
     "parentheses": re.compile(r"\(\s*([.,]?[0-9][^()]*)\)").fullmatch,
-    "trailing": re.compile(r"([.,]?[0-9].*)[-\u2212]").fullmatch,
+    "trailing": re.compile(r"([.,]?[0-9].*)[-\u2212\uff0d]").fullmatch,
 }
 
 
@@ -147,7 +148,7 @@ def _grouping(thousands: str, point: str) -> Callable[[str], object]:
     mark = re.escape(thousands)
     rest = rf"(?:{re.escape(point)}[0-9]*)?"
     groups = rf"[1-9][0-9]{{0,2}}(?:{mark}[0-9]{{2,3}})*{mark}[0-9]{{3}}"
-    return re.compile(rf"[+\-\u2212]?{groups}{rest}").fullmatch
+    return re.compile(rf"[+\-\u2212\uff0d]?{groups}{rest}").fullmatch
 
 
 def integer(text: str) -> int:

@@ -164,7 +164,7 @@ def _marks(place: str, entry: Field) -> Iterator[Problem]:
         yield Problem(
             f"{place}.marks", f"a {entry.type} has no marks", "split and part take a text apart"
         )
-    numeric = frozenset("0123456789+-\u2212.,") | {entry.thousands, entry.decimal}
+    numeric = frozenset("0123456789+-\u2212\uff0d.,") | {entry.thousands, entry.decimal}
     for index, mark in enumerate(entry.marks):
         where = f"{place}.marks[{index}]"
         if not mark.strip():

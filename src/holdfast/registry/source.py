@@ -76,9 +76,11 @@ class CsvFormat(Part, frozen=True, kw_only=True, tag="csv", tag_field="type"):
     """The escape character, where quotes are not doubled."""
     encoding: str = "auto"
     """The character encoding, such as ``windows-1252``. ``auto``: what the ``charset`` of the media
-    type says, else UTF-8. A byte order mark is believed before either. ``iso-8859-1`` is read as
-    windows-1252, as browsers do; UTF-8 that the media type calls an encoding of a byte a letter
-    fails the run until this says which holds."""
+    type says, else UTF-8. A byte order mark is believed before either. What the media type calls
+    ``iso-8859-1`` is read as windows-1252, as browsers do, and ``shift_jis``, ``gb2312`` and
+    ``euc-kr`` as ``cp932``, ``gb18030`` and ``cp949``; one that is named here is read as it is.
+    UTF-8 that the media type calls an encoding of a byte a letter fails the run until this says
+    which holds."""
     header: bool | list[str] = True
     """``true``: the first row names the columns; a list: these are the columns and there is no
     such row. Columns of one name (``Value``, ``Value``) are ``Value_1`` and ``Value_2``, one

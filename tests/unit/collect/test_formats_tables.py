@@ -370,15 +370,65 @@ def test_bytes_of_another_encoding_are_an_error_that_says_what_to_do(tmp_path: P
 
 
 @pytest.mark.parametrize("charset", ["iso-8859-1", "latin-1", "ISO_8859-1"])
-def test_latin_1_is_read_as_browsers_read_it(tmp_path: Path, charset: str) -> None:
+def test_what_a_source_calls_latin_1_is_read_as_browsers_read_it(
+    tmp_path: Path, charset: str
+) -> None:
     path = tmp_path / "page"
     path.write_bytes("was,wert\nbis 5 €,“1” – 2\n".encode("cp1252"))
-    for content, named in (
-        (SpooledContent(path, Bounds(), charset=charset), "auto"),
-        (SpooledContent(path, Bounds()), charset),
-    ):
-        [row] = read_csv(content, CsvFormat(encoding=named), ReadContext())
-        assert row.value == {"was": "bis 5 €", "wert": "“1” – 2"}
+    content = SpooledContent(path, Bounds(), charset=charset)
+    [row] = read_csv(content, CsvFormat(), ReadContext())
+    assert row.value == {"was": "bis 5 €", "wert": "“1” – 2"}
+
+
+@pytest.mark.parametrize(
+    ("named", "written", "text"),
+    [
+        ("iso-8859-1", b"d\x92Ivoire", "d\x92Ivoire"),
+        ("shift_jis", b"1\x81`4", "1\u301c4"),
+        ("shift_jis", b"\x81|5", "\u22125"),
+        ("gb2312", b"\xa1\xa4\xa1\xaa", "\u30fb\u2015"),
+    ],
+)
+def test_an_encoding_that_the_profile_names_is_believed_as_it_is(
+    tmp_path: Path, named: str, written: bytes, text: str
+) -> None:
+    path = tmp_path / "page"
+    path.write_bytes(b"a,b\n" + written + b",1\n")
+    content = SpooledContent(path, Bounds(), charset="iso-8859-1")
+    [row] = read_csv(content, CsvFormat(encoding=named), ReadContext())
+    assert row.value["a"] == text
+
+
+@pytest.mark.parametrize(
+    ("charset", "odd"),
+    [
+        ("iso-8859-1", b"\x81\x8d\x8f\x90\x9d"),
+        ("iso-8859-9", b"\x81\x8d\x8e\x8f\x90\x9d\x9e"),
+        ("iso-8859-11", b"\x81\x84\x86\x90\x98\x9f"),
+        ("tis-620", b"\x81\x84\x86\x90\x98\x9f"),
+    ],
+)
+def test_bytes_that_the_wide_encoding_lacks_are_control_characters_as_in_browsers(
+    tmp_path: Path, charset: str, odd: bytes
+) -> None:
+    path = tmp_path / "page"
+    path.write_bytes(b"a,b\nx" + odd + b",1\n")
+    content = SpooledContent(path, Bounds(), charset=charset)
+    [row] = read_csv(content, CsvFormat(), ReadContext())
+    assert row.value["a"] == "x" + odd.decode("latin-1")
+    xml = SpooledContent(path, Bounds(), charset=charset)
+    path.write_bytes(b"<r><x>x" + odd + b"</x></r>")
+    [row] = read_xml(xml, XmlFormat(records="/r/x"), ReadContext())
+    assert row.value.element.text == "x" + odd.decode("latin-1")
+
+
+def test_what_is_no_letter_of_the_wide_encoding_fails_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    path.write_bytes(b"a,b\n\xdb,1\n")
+    with pytest.raises(ParseFailed, match="not valid"):
+        list(
+            read_csv(SpooledContent(path, Bounds(), charset="tis-620"), CsvFormat(), ReadContext())
+        )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import BinaryIO
 
 from holdfast.collect.content import Content
-from holdfast.collect.encodings import HINT, encoding_of
+from holdfast.collect.encodings import HINT, encoding_of, shown
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.around import from_header, until, without
 from holdfast.collect.formats.names import (
@@ -57,7 +57,7 @@ def _text(stream: BinaryIO, encoding: str, bounds: Bounds) -> Iterator[str]:
             yield line
     except UnicodeError as error:
         raise ParseFailed(
-            f"cannot read CSV: not valid {encoding}, near line {number + 1}", hint=HINT
+            f"cannot read CSV: not valid {shown(encoding)}, near line {number + 1}", hint=HINT
         ) from error
 
 

@@ -27,6 +27,7 @@ from holdfast.collect.encodings import (
     known,
     marked,
     refuse_no_text,
+    shown,
 )
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.model import RawRow, ReadContext
@@ -427,7 +428,7 @@ def _recoded(decode: Any, data: bytes, name: str, *, last: bool = False) -> byte
     try:
         return cast("bytes", decode(data, last).encode())
     except UnicodeError as error:
-        raise ParseFailed(f"cannot read XML: not valid {name}", hint=HINT) from error
+        raise ParseFailed(f"cannot read XML: not valid {shown(name)}", hint=HINT) from error
 
 
 def _take_out(element: Any) -> None:
