@@ -244,6 +244,11 @@ class Keyring:
         wanted = sorted(set(tokens))
         return self._store.transact(lambda rows: _erased(rows, tenant, wanted)) if wanted else set()
 
+    def anybody_erased(self, tenant: str) -> bool:
+        """Whether any subject of the tenant is erased."""
+        statement = "SELECT subject FROM keyring_erasures WHERE tenant = $1 LIMIT 1"
+        return bool(self._store.transact(lambda rows: rows.all(statement, tenant)))
+
     # --- objects ------------------------------------------------------------------------------
 
     def object_key(self, tenant: str, name: str) -> DataKey:

@@ -28,6 +28,7 @@ from holdfast.kernel.telemetry import request_id
 from holdfast.records import store
 from holdfast.records.base import run_of
 from holdfast.records.content import record_leaf_hash, whole_of
+from holdfast.records.erasing import REHEARSAL, Erasing
 from holdfast.records.errors import (
     Contended,
     StaleFence,
@@ -78,8 +79,6 @@ OUTCOMES: dict[str, RunStatus] = {
     "failed": RunStatus.FAILED,
     "cancelled": RunStatus.CANCELLED,
 }
-REHEARSAL = "rehearsal"
-"""The code with which a run ends that was to publish nothing."""
 REJECTS = "rejects"
 """The code with which a worker gives up a source of which too many rows fail."""
 ROUNDS_MAX = 10
@@ -99,7 +98,7 @@ class _Ending:
     reason: str = ""
 
 
-class Runs(Watching):
+class Runs(Erasing, Watching):
     """The part of the service that keeps runs."""
 
     # --- opening ------------------------------------------------------------------------------
@@ -164,6 +163,11 @@ class Runs(Watching):
         this attempt leaves the run to the next one. Repeating it gives the same answer; after
         an ``OutcomeUnknown`` or a crash it goes on where it stopped.
         """
+        ended = await self._finished(principal, grant, request)
+        await self.forget_ended(principal, ended)
+        return ended
+
+    async def _finished(self, principal: Principal, grant: str, request: RunFinish) -> Run:
         claim = self._grant(principal, grant, request.run, request.fence)
         if request.outcome == "interrupted":
             return await self._leave(principal, request)
@@ -654,6 +658,7 @@ class Runs(Watching):
 
         run, ended = await self._db.write(principal, unit)
         await self._clean(principal, run.profile, steps_max=STEPS_AT_ONCE)
+        await self.forget_ended(principal, run)
         return self._counted(run) if ended else run
 
     async def sweep(self, principal: Principal) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -26,7 +27,14 @@ from holdfast.keyring.model import EraseRequest, Erasure
 from holdfast.keyring.subjects import SubjectsService
 from holdfast.records import store
 from holdfast.records.columns import FREQUENCIES_KEY, SEALED_KEY
-from holdfast.records.model import MappedRecord, Measure, Record, RecordFilter, Reject
+from holdfast.records.model import (
+    MappedRecord,
+    Measure,
+    Record,
+    RecordFilter,
+    Reject,
+    RunClose,
+)
 from holdfast.records.publishing import batch_leaf
 from holdfast.records.signed import SignedBatch
 from tests.unit.records.helpers import OPERATOR, Bench, bench_on, profile
@@ -509,6 +517,96 @@ async def test_responses_of_runs_that_failed_are_destroyed_because_nobody_knows_
         await bench.service.response_body(OPERATOR, attempt.run, 0)
     body = await bench.service.response_body(OPERATOR, good, 0)
     assert [chunk async for chunk in body.chunks]
+
+
+async def gone(bench: Bench, run: str) -> bool:
+    """Whether the first raw response of the run was destroyed."""
+    with contextlib.suppress(NotFound):
+        await raw(bench, run)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("outcome", ["failed", "interrupted", "complete"])
+async def test_pages_of_a_run_that_is_under_way_do_not_outlive_an_erasure(
+    bench: Bench, subjects: SubjectsService, outcome: str
+) -> None:
+    """No batch has told who is in them, and an erasure that is done waits for nobody."""
+    await collect(bench, [visit(JANE, 1), visit(JOE, 2)])
+    attempt = bench.attempt("clinic", fence=2)
+    await attempt.open()
+    await attempt.respond(0, f"fetched before: {JANE}".encode())
+    if outcome == "interrupted":
+        await attempt.finish("interrupted", code="x", reason="y")
+    assert (await erase(subjects, JANE)).state == "done"
+    assert await gone(bench, attempt.run)
+    # Whoever goes on with the run finds nothing to go on from, and fetches anew.
+    plan = await bench.service.plan(OPERATOR, attempt.grant, attempt.run)
+    assert plan.kept == 0
+    if outcome == "complete":
+        await attempt.post([visit(JANE, 1), visit(JOE, 2)])
+    ended = await attempt.finish(outcome)
+    assert ended.status == ("succeeded" if outcome == "complete" else outcome)
+    assert await gone(bench, attempt.run)
+
+
+@pytest.mark.parametrize("outcome", ["failed", "refused", "closed"])
+async def test_what_a_run_that_fails_has_fetched_after_an_erasure_is_not_kept(
+    bench: Bench, subjects: SubjectsService, outcome: str
+) -> None:
+    """A source may go on naming them, and nobody can tell. Before anybody is erased it is kept."""
+
+    async def fails(fence: int) -> str:
+        attempt = bench.attempt("clinic", fence=fence)
+        await attempt.open()
+        await attempt.respond(0, f"a page of attempt {fence}: {JANE}".encode())
+        if outcome == "closed":
+            request = RunClose(run=attempt.run, fence=fence, outcome="failed", code="x", reason="y",
+                               task=attempt.claim.task, profile="clinic",
+                               profile_digest=attempt.claim.digest)  # fmt: skip
+            await bench.service.close(OPERATOR, request)
+        elif outcome == "refused":
+            assert (await attempt.finish(batches=3)).status == "failed"
+        else:
+            await attempt.finish(outcome, code="x", reason="y")
+        return attempt.run
+
+    good = await collect(bench, [visit(JANE, 1)], [visit(JOE, 2, response=1)])
+    before = await fails(2)
+    assert not await gone(bench, before)
+    await erase(subjects, JANE)
+    assert await gone(bench, before)
+    assert await gone(bench, await fails(3))
+    # Of what became records it is known who is in it: the same bytes are another run's, too.
+    attempt = bench.attempt("clinic", fence=4)
+    await attempt.open()
+    await attempt.respond(0, repr([(visit(JOE, 2).dimensions, visit(JOE, 2).attributes)]).encode())
+    await attempt.finish("failed", code="x", reason="y")
+    body = await bench.service.response_body(OPERATOR, good, 1)
+    assert [chunk async for chunk in body.chunks]
+
+
+async def test_what_an_earlier_attempt_has_fetched_after_an_erasure_goes_when_its_run_ends(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    await collect(bench, [visit(JANE, 1), visit(JOE, 2)])
+    await erase(subjects, JANE)
+    first = bench.attempt("clinic", fence=2)
+    await first.open()
+    await first.respond(0, f"who knows: {JANE}".encode())
+    second = bench.attempt("clinic", fence=3, run=first.run)
+    await second.open()
+    await second.respond(0, b"[]")
+    await second.post([visit(JOE, 2)])
+    assert (await second.finish()).status == "succeeded"
+    assert not await gone(bench, first.run)
+
+    def kept(conn) -> list[str]:
+        table = store.responses
+        mine = store.of_key(table, "default", run=first.run, fence=2)
+        return list(conn.execute(select(table.c.object).where(mine)).scalars())
+
+    assert await bench.db.read(OPERATOR, kept) == [""]
 
 
 async def test_who_was_ever_in_a_record_is_known_and_nobody_else(
