@@ -118,6 +118,10 @@ class House:
         self.provider.claims = claims
         return await self.oauth.finish(await self.ask(name, invitation))
 
+    async def ask_as(self, claims: dict[str, Any]) -> SessionBegun:
+        self.provider.claims = claims
+        return await self.oauth.finish(await self.ask())
+
     async def invited(self, **more: Any) -> str:
         return (await self.people.invite(ME, PersonInvite(name="Ada", **more))).secret
 
@@ -538,6 +542,18 @@ async def test_an_account_that_was_unlinked_signs_in_where_it_is_linked_next(hou
     there = await house.come(invitation=link)
     assert there.tenant == ELSEWHERE.tenant
     assert (await house.come()).subject == there.subject
+
+
+async def test_what_a_provider_says_somebody_is_called_is_one_line_of_text(house: House) -> None:
+    office = {"email": "ada@office.example", "email_verified": True}
+    first = await house.come(name="oidc", **office | {"sub": "ada"})
+    assert (await house.people.find_person(ME, first.subject)).name == "ada@office.example"
+    hostile = {"email": "eve@office.example", "email_verified": True, "sub": "eve"}
+    other = await house.ask_as({**hostile, "name": "Eve\x1b[2J\n\u202eadmin" + "x" * 300})
+    found = await house.people.find_person(ME, other.subject)
+    assert found.name.startswith("Eve [2J admin")
+    assert found.name.isprintable()
+    assert len(found.name) <= 200
 
 
 async def test_a_disabled_person_does_not_come_in(house: House) -> None:

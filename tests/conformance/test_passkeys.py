@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Raw
@@ -116,6 +117,17 @@ async def test_who_was_invited_makes_a_passkey_and_signs_in_with_it_and_no_name(
         "passkey.added",
         "session.began",
     ]
+
+
+async def test_what_a_browser_calls_a_passkey_is_one_line_of_text(
+    house: House, key: Authenticator
+) -> None:
+    begun = await house.ask_to_accept(await house.invited())
+    answer = finish(begun, key.make(begun.options)).answer
+    answer = msgspec.structs.replace(answer, name="\x00pho\x1b[2J\u202ene\n")
+    first = await house.passkeys.accept(SignInFinish(visitor=VISITOR, answer=answer))
+    (listed,) = await house.passkeys.list_passkeys(await house.principal(first))
+    assert listed.name == "pho [2J ne"
 
 
 async def test_a_counter_that_stays_at_zero_is_fine(house: House, key: Authenticator) -> None:

@@ -135,7 +135,7 @@ def list_keys(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = F
                     each.name,
                     "revoked" if each.revoked_at else _state(each.expires_at),
                     each.expires_at[:10],
-                    " ".join(each.permissions),
+                    _allowed(each.permissions),
                     " ".join(each.profiles),
                     " ".join(each.addresses),
                     each.created_by,
@@ -144,6 +144,7 @@ def list_keys(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = F
                 for each in found
             ],
             spare=("addresses", "made by", "profiles", "until", "permissions"),
+            wraps=("permissions",),
             empty="no keys yet: `holdfast apikey create NAME` makes one",
         )
         say_more(more, limit)
@@ -181,6 +182,16 @@ def revoke_key(
             say(f"{ended.name} was revoked at {ended.revoked_at}")
 
     run(body)
+
+
+def _allowed(permissions: Sequence[str]) -> str:
+    """What a key may, in a word where that is what a role of ours allows."""
+    from holdfast.identity.model import ROLES
+
+    for name, granted in ROLES.items():
+        if granted == set(permissions):
+            return f"as {name}"
+    return " ".join(permissions)
 
 
 async def _missing(api: ApiClient, profiles: Sequence[str]) -> list[str]:

@@ -40,7 +40,7 @@ from holdfast.kernel.database import open_database
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import id_source
-from holdfast.kernel.outbox import ClearSealer, Outbox
+from holdfast.kernel.outbox import BEGINNING, ClearSealer, Entry, Outbox
 from holdfast.kernel.principal import Principal, PrincipalKind, operator
 from holdfast.kernel.signing import SigningKey
 from holdfast.leases import MemoryLeases
@@ -267,6 +267,34 @@ def test_a_key_is_ended_by_its_name_unless_two_have_it(invoke: Any) -> None:
     for unknown in ("bot", made[0].replace(made[0][:4], "ffff")):
         told = invoke("revoke", unknown)
         assert (told.exit_code, "`holdfast apikey list`" in told.stderr) == (4, True), told.stderr
+
+
+def test_what_is_made_over_http_is_on_the_record_with_its_request(
+    invoke: Any, sqlite_url: str
+) -> None:
+    assert invoke("token", noun="worker").exit_code == 0
+    assert invoke("create", "bot").exit_code == 0
+
+    async def body() -> list[Entry]:
+        async with open_database(sqlite_url, clock=SystemClock()) as database:
+            outbox = Outbox(ClearSealer())
+            return await database.read(
+                operator(), lambda conn: outbox.ready(conn, operator(), BEGINNING, 1000)
+            )
+
+    told = {each.event.type: each.event.request_id for each in asyncio.run(body())}
+    assert told.keys() == {"join-token.created", "api-key.created"}
+    assert all(told.values())
+
+
+def test_what_a_key_may_and_until_when_is_in_a_list_of_many(invoke: Any) -> None:
+    assert invoke("create", "chief", "--role", "admin").exit_code == 0
+    some = ("identity:read", "ledger:read", "records:read", "runs:read", "system:read")
+    many = [part for each in some for part in ("--permission", each)]
+    assert invoke("create", "clerk", *many).exit_code == 0
+    told = invoke("list", env={"COLUMNS": "120"})
+    assert "as admin" in told.stdout
+    assert all(each in told.stdout for each in (*some, "until")), told.stdout
 
 
 def test_what_ends_with_a_key_is_shown_before_it_does(invoke: Any) -> None:
