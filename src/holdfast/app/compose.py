@@ -46,9 +46,11 @@ async def open_system(
     *,
     clock: Clock | None = None,
     new_id: NewId | None = None,
+    served: bool = True,
 ) -> AsyncIterator[System]:
     """A system with these roles on this data directory, closed in order when the block ends.
 
+    ``served`` is False for a command, which opens all roles whatever the directory is of.
     The caller holds the data directory. Raises :class:`Unsupported` for a role that is not built,
     and what opening the parts raises.
     """
@@ -60,7 +62,7 @@ async def open_system(
             f"cannot serve {', '.join(unknown)}: not built in this version",
             hint=f"built are: {', '.join(ROLES)}",
         )
-    system = System(settings, chosen, clock, new_id or id_source(clock), Metrics())
+    system = System(settings, chosen, clock, new_id or id_source(clock), Metrics(), served)
     system.tls = client_tls(settings)
     system.limit(settings)
     async with AsyncExitStack() as stack:

@@ -58,7 +58,7 @@ DEGRADED = {
     "hold), or none of them is of use: see jwks in the log",
     "token_secret": "the newest token secret was not taken",
     "certificate": "the certificate ends soon: `holdfast pki renew`, then SIGHUP",
-    "erasures": "copies of somebody who was erased cannot be removed: see the log",
+    "erasures": "copies of somebody who was erased are not removed: see the aggregator's log",
     "audit": "refusals of note wait for the ledger, or are kept in memory only",
 }
 """What a check means that answers ``degraded``, and so gives no reason of its own."""

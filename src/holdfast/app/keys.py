@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = get_logger("app")
 
 SEAL_ROWS = 500
+KEYRING_OF = "keyring of "
+"""What a holder's mark in the data begins with: that says which keyring is that holder's."""
 
 
 def master_file(settings: Settings) -> Path:
@@ -55,7 +57,7 @@ async def open_keyring(
     from holdfast.keyring.model import BACKUPS, EVENTS, PURPOSES
 
     settings = system.settings
-    mark = f"keyring of {holder}"
+    mark = f"{KEYRING_OF}{holder}"
     known = await database.read(service("app"), read_check_value(mark))
     url, schema = keyring_place(settings, holder)
     password = settings["keyring_password"] or settings["database_password"] or None

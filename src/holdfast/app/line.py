@@ -59,7 +59,7 @@ async def _open_here(line: CommandLine) -> AsyncIterator[ApiClient]:
     settings = settings_of(line)
     configure_logging("error", settings["log_format"])
     with datadir.held(line.data_dir):
-        async with open_system(settings.alone(), ROLES) as system:
+        async with open_system(settings.alone(), ROLES, served=False) as system:
             token = line.operator_token()
             assert system.app is not None
             async with ApiClient.for_app(system.app, token=token, tenant=line.tenant()) as api:

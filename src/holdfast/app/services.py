@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from holdfast.app import people, pruning
-from holdfast.app.keys import open_peppers
+from holdfast.app.keys import KEYRING_OF, open_peppers
 from holdfast.app.pruning import Pruner
 from holdfast.app.settings import NOTICE_TYPES
+from holdfast.app.store import read_check_value, read_check_values, write_check_value
 from holdfast.app.tls import verify_of
 from holdfast.kernel.errors import Invalid, Problem
 from holdfast.kernel.principal import Principal, service
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 1.0
 KEYS_SECONDS = 2.0
 ERASURES_SECONDS = 2.0
+ERASURES_LEFT_SECONDS = 30.0
 PROJECTIONS_SECONDS = 2.0
 PRUNE_SECONDS = 3600.0
 
@@ -48,7 +50,7 @@ async def open_services(system: System, state: State, keys: Keys, stack: AsyncEx
     if "registry" in system.roles:
         _open_registry(system, state)
     if "aggregator" in system.roles:
-        _open_aggregator(system, state, keys)
+        await _open_aggregator(system, state, keys)
     if "coordinator" in system.roles:
         await _open_coordinator(system, state, keys, stack)
     if "reporter" in system.roles:
@@ -93,6 +95,14 @@ def _open_subjects(system: System, state: State) -> None:
         lists=system.settings.keys_dir,
         backup_days=system.settings["keyring_backup_days"],
     )
+    system.checks["erasures"] = system.subjects.check
+
+    async def watch() -> None:
+        while True:
+            await system.subjects.watch()
+            await system.clock.sleep(ERASURES_LEFT_SECONDS)
+
+    system.loops.append(("erasures left to others", watch))
     notes = KeyNotes(state.database, state.outbox, system.clock, system.new_id)
     system.handlers += http.key_handlers(state.keyring, notes)
 
@@ -295,7 +305,7 @@ def _open_registry(system: System, state: State) -> None:
     system.loops.append(("profiles folder", watch))
 
 
-def _open_aggregator(system: System, state: State, keys: Keys) -> None:
+async def _open_aggregator(system: System, state: State, keys: Keys) -> None:
     from holdfast.records import http
     from holdfast.records.service import RecordsService
     from holdfast.records.settings import RecordsSettings
@@ -320,8 +330,8 @@ def _open_aggregator(system: System, state: State, keys: Keys) -> None:
         metrics=system.metrics,
     )
     system.handlers += http.handlers(system.records)
-    system.subjects.add_eraser(system.records)
-    system.checks["erasures"] = system.subjects.check
+    kept_in = await _copies_kept_in(system, state)
+    system.subjects.add_eraser(system.records, kept_in, notes=system.served)
 
     async def sweep() -> None:
         while True:
@@ -346,6 +356,24 @@ def _open_aggregator(system: System, state: State, keys: Keys) -> None:
     system.loops += [("sweep", sweep), ("trusted keys", reload_keys), ("erasures", erasures)]
     if settings["watch_webhook_url"]:
         _open_webhook(system, state)
+
+
+DATABASE = "id of the database with the records"
+
+
+async def _copies_kept_in(system: System, state: State) -> str | None:
+    """The id of this database as the one with the aggregator's records, which it gets when it is
+    first served as that. A command that finds none: empty, or None if the database is another
+    role's alone, on whose directory the command opens all roles.
+    """
+    known = await state.database.read(service("app"), read_check_value(DATABASE))
+    if known is None and system.served:
+        await state.database.write(service("app"), write_check_value(DATABASE, system.new_id()))
+        known = await state.database.read(service("app"), read_check_value(DATABASE))
+    if known is not None:
+        return known
+    holders = await state.database.read(service("app"), read_check_values(KEYRING_OF))
+    return "" if set(holders) <= {"aggregator"} else None
 
 
 def _webhook_types(settings: Settings) -> frozenset[str]:

@@ -48,6 +48,8 @@ class System:
     clock: Clock
     new_id: NewId
     metrics: Metrics
+    served: bool = True
+    """Whether it is opened to serve, as the roles that it has; a command opens all there are."""
     identity: Any = None
     sessions: Any = None
     passkeys: Any = None

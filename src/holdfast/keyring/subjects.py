@@ -27,7 +27,7 @@ from holdfast.kernel.ids import EventId, NewId, TenantId
 from holdfast.kernel.outbox import Event, Outbox
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import get_logger, request_id
-from holdfast.keyring.copies import copies_kept, note_copies, reopen
+from holdfast.keyring.copies import note_copies, others_copies, reopen
 from holdfast.keyring.errors import SubjectHeld, SubjectRetained, SubjectUnknown
 from holdfast.keyring.keyring import Keyring, keyring_id
 from holdfast.keyring.lines import (
@@ -65,6 +65,9 @@ from holdfast.keyring.restrictions import (
 T = TypeVar("T")
 log = get_logger("keyring")
 
+LEFT_SECONDS = 600.0
+"""An erasure that others leave unfinished for longer is told: they look every two seconds."""
+
 
 class SubjectsService:
     """The people whose data is kept, by their keyed names.
@@ -92,13 +95,25 @@ class SubjectsService:
         self._lists = lists
         self._backup_days = backup_days
         self._erasers: list[Eraser] = []
+        self._database: str | None = None
+        """Whose copies those remove; see :func:`~holdfast.keyring.copies.others_copies`."""
+        self._notes = False
+        self._left: dict[tuple[str, str], datetime] = {}
+        """Since when this process knows of an erasure that others have not ended yet."""
         self._under_way: set[tuple[str, str]] = set()
         self._failing = 0
         """How many erasures could not be finished when they were last taken up."""
 
-    def add_eraser(self, eraser: Eraser) -> None:
-        """Whoever keeps copies beside the keys is told of every erasure."""
+    def add_eraser(self, eraser: Eraser, database: str | None = "", *, notes: bool = False) -> None:
+        """Whoever keeps copies beside the keys is told of every erasure.
+
+        ``database`` is the id of the one whose copies those are, if it has got one; None where
+        there are none to be expected, as where a command opens another role's directory: then this
+        process ends no erasure that somebody else has copies of. With ``notes`` it says in the
+        keyring that it is there.
+        """
         self._erasers.append(eraser)
+        self._database, self._notes = database, notes
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -279,8 +294,18 @@ class SubjectsService:
         Whoever was erased has no key afterwards, whichever of the two was restored with one. Raises
         what hindered the first that could not be finished, when all others are.
         """
-        if self._erasers and (ended := await self._transact(note_copies)):
-            log.warning("erasures that others ended are taken up again", erasures=ended)
+        if self._notes and self._database:
+            ended, before = await self._transact(partial(note_copies, database=self._database))
+            if before:
+                log.warning(
+                    "another database had its records beside this keyring: what is erased from now "
+                    "on is done when it is gone from this one",
+                    before=before,
+                    now=self._database,
+                    hint="a second aggregator needs a keyring of its own",
+                )
+            if ended:
+                log.warning("erasures that others ended are taken up again", erasures=ended)
         await self._join_restrictions(tenants)
         await self._replay_file()
         return await self._finish_those(tenants)
@@ -293,8 +318,16 @@ class SubjectsService:
         return await self._finish_those(await self._transact(_unfinished))
 
     async def check(self) -> str | None:
-        """Readiness: degraded while copies of somebody who was erased could not be removed."""
-        return "degraded" if self._failing else None
+        """Readiness: degraded while copies of somebody who was erased could not be removed, or
+        whoever has them has not removed them for long."""
+        late = self._clock.now() - timedelta(seconds=LEFT_SECONDS)
+        waiting = any(since <= late for since in self._left.values())
+        return "degraded" if self._failing or waiting else None
+
+    async def watch(self) -> None:
+        """See which erasures are not done, for :meth:`check`: those left to others as well."""
+        now, left = self._clock.now(), await self._transact(_erasing)
+        self._left = {who: self._left.get(who, now) for who in left}
 
     async def _finish_those(self, tenants: Iterable[str]) -> int:
         """One that fails is told and left for the next time: nobody else's waits for it."""
@@ -356,8 +389,9 @@ class SubjectsService:
         )
         if erasure.state == "done":
             return erasure
-        if await self._transact(partial(self._left, tenant=principal.tenant)):
+        if await self._transact(partial(self._others, tenant=principal.tenant)):
             log.info("an erasure is left to who has copies", subject=erasure.subject)
+            await self._remove_copies(principal, erasure)
             return erasure
         parts = await self._remove_copies(principal, erasure)
         await self._emit(
@@ -379,7 +413,7 @@ class SubjectsService:
         done_at = timestamp(self._clock.now())
 
         def unit(rows: Rows) -> bool:
-            if self._left(rows, principal.tenant):
+            if self._others(rows, principal.tenant):
                 return False  # somebody with copies has come meanwhile, and tells the same event
             rows.all(
                 "UPDATE keyring_erasures SET state = 'done', done_at = $1"
@@ -402,9 +436,9 @@ class SubjectsService:
         )
         return msgspec.structs.replace(erasure, state="done", done_at=done_at)
 
-    def _left(self, rows: Rows, tenant: str) -> bool:
+    def _others(self, rows: Rows, tenant: str) -> bool:
         """Whether the end of an erasure is another role's, since that one has copies."""
-        return not self._erasers and copies_kept(rows, tenant)
+        return others_copies(rows, tenant, self._database)
 
     async def _remove_copies(self, principal: Principal, erasure: Erasure) -> ErasedParts:
         parts = ErasedParts()
@@ -566,6 +600,12 @@ def _unfinished(rows: Rows) -> list[str]:
         "SELECT DISTINCT tenant FROM keyring_erasures WHERE state <> 'done' ORDER BY tenant"
     )
     return [row[0] for row in found]
+
+
+def _erasing(rows: Rows) -> list[tuple[str, str]]:
+    """Tenant and subject of every erasure that is not done."""
+    found = rows.all("SELECT tenant, subject FROM keyring_erasures WHERE state <> 'done'")
+    return [(row[0], row[1]) for row in found]
 
 
 def _keys(rows: Rows, tenant: str, token: str) -> int:

@@ -33,7 +33,7 @@ from holdfast.keyring.model import (
 )
 from holdfast.keyring.ports import KeyStore, Rows
 from holdfast.keyring.restrictions import restrictions
-from holdfast.keyring.subjects import SubjectsService
+from holdfast.keyring.subjects import LEFT_SECONDS, SubjectsService
 
 T = TypeVar("T")
 CLOCK = SystemClock()
@@ -90,6 +90,7 @@ def subjects(
     *,
     sealer: EnvelopeSealer | None = None,
     clock: Clock = CLOCK,
+    kept_in: str | None = "the-database",
 ) -> SubjectsService:
     service = SubjectsService(
         keyring,
@@ -101,7 +102,7 @@ def subjects(
         backup_days=7,
     )
     if copies is not None:
-        service.add_eraser(copies)
+        service.add_eraser(copies, kept_in, notes=True)
     return service
 
 
@@ -449,6 +450,50 @@ async def test_who_has_copies_and_comes_later_removes_them_of_whoever_was_erased
     assert (len(copies.seen), second.seen) == (1, [])
 
 
+async def test_what_was_ended_where_an_earlier_release_has_noted_copies_is_taken_up_once_more(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    """Its ledger had ended erasures before its aggregator's note, which took none of them up."""
+    ledger = subjects(keyring, database, tmp_path / "ledger")
+    await ledger.erase(ME, msgspec.structs.replace(ERASE_JANE, even_unknown=True))
+    keyring.store.transact(
+        lambda rows: rows.all("INSERT INTO keyring_meta (name, value) VALUES ('copies', 'kept')")
+    )
+    copies = Copies()
+    assert await subjects(keyring, database, tmp_path, copies).resume([DEFAULT_TENANT]) == 1
+    assert len(copies.seen) == 1
+
+
+async def test_only_a_process_on_the_database_with_the_copies_ends_an_erasure(
+    database: Database, keyring: Keyring, tmp_path: Path
+) -> None:
+    """A command opens all roles on the ledger's directory, and so does who has a copy too many."""
+    clock = ManualClock(CLOCK.now())
+    keeper = subjects(keyring, database, tmp_path, Copies())
+    await keeper.resume([])
+    wanted = msgspec.structs.replace(ERASE_JANE, even_unknown=True)
+    for kept_in in (None, "", "another"):
+        other = subjects(keyring, database, tmp_path / "other", clock=clock)
+        other.add_eraser(Copies(), kept_in)
+        assert (await other.erase(ME, wanted)).state == "erasing"
+        assert await other.resume([DEFAULT_TENANT]) == 0
+        for left, degraded in ((LEFT_SECONDS - 1, None), (1, "degraded")):
+            await other.watch()
+            clock.advance(left)
+            assert await other.check() == degraded
+    assert await events(database, keyring) == []
+    assert await keeper.finish() == 1
+    await other.watch()
+    assert await other.check() is None
+    # Another that is served takes it over, and whoever had it before ends nothing more.
+    copies = Copies()
+    later = subjects(keyring, database, tmp_path / "later", copies, kept_in="another")
+    assert (await later.resume([DEFAULT_TENANT]), len(copies.seen)) == (1, 1)
+    joe = EraseRequest(subject="joe", reason="asked", even_unknown=True)
+    assert (await keeper.erase(ME, joe)).state == "erasing"
+    assert (await later.finish(), len(copies.seen)) == (1, 2)
+
+
 async def test_raw_responses_under_the_keyring_tell_that_somebody_has_copies(
     database: Database, keyring: Keyring, tmp_path: Path
 ) -> None:
@@ -481,7 +526,7 @@ async def test_who_has_copies_may_come_while_another_ends_an_erasure(
         def seal(
             self, tenant: str, purpose: str, object_id: str, plain: bytes, *, subject: str = ""
         ) -> Sealed:
-            keyring.store.transact(note_copies)
+            keyring.store.transact(lambda rows: note_copies(rows, "the-database"))
             return super().seal(tenant, purpose, object_id, plain, subject=subject)
 
     keyring.current("default", EVENTS)
@@ -537,7 +582,7 @@ async def test_an_erasure_under_way_is_not_begun_a_second_time(
             found.append(await service.finish())
             return ErasedParts()
 
-    service.add_eraser(Slow())
+    service.add_eraser(Slow(), "the-database")
     assert (await service.erase(ME, ERASE_JANE)).state == "done"
     assert (found, len(copies.seen)) == ([0], 1)
 

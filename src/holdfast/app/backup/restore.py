@@ -521,7 +521,7 @@ async def _reopened(
 
     replayed = len(read_erasures(settings.keys_dir))
     with datadir.held(settings.data_dir):
-        async with open_system(settings.alone(), header.roles) as system:
+        async with open_system(settings.alone(), header.roles, served=False) as system:
             opened = time.monotonic()
             verified = await verify(system, progress, replayed)
             return Restored(
