@@ -6,6 +6,7 @@ skip nor repeat anything in a list that has been begun. Rows of one publication 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from holdfast.kernel.errors import Invalid, NotFound
 from holdfast.kernel.http import Page, decode_cursor, encode_cursor
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.moments import check_come, check_order
-from holdfast.kernel.principal import Principal
+from holdfast.kernel.principal import Permission, Principal
 from holdfast.records import store
 from holdfast.records.base import run_of
 from holdfast.records.columns import scalar_text
@@ -49,7 +50,11 @@ STREAM_ROWS = 2_000
 _LAST = 2**62
 _MOMENT = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2}(T[0-9:.]{5,15}Z)?)?)?")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,15}")
-_MEANINGS_PARTS_MAX = 10
+_MEANINGS_PARTS_MAX = 8
+_KEY_TEXT_BYTES_MAX = 8_000
+"""Each of the 256 keys that are shown the same costs a digest of so many bytes."""
+_CONTENT_KEY = ("the digest of the content", "the number of its occurrence")
+"""What a key is where the profile says ``position``."""
 _DIMENSION = re.compile(r"[a-z][a-z0-9_]{0,79}")
 
 
@@ -239,15 +244,35 @@ class Reading(Unsealing):
 
         A key with a part that is somebody's own is found by those who may see it, as long as the
         person is not erased; for everybody else it is as unknown as one that there is not:
-        ``NotFound``. ``Invalid`` for another number of parts than the key has.
+        ``NotFound``. ``Invalid`` for another number of parts than the key has, and for a moment
+        that is none or has not come: said of every key alike, before any is looked for.
         """
-        hidden = await self._check_key(principal, profile, key)
+        moment = _parsed(as_of) if as_of else None
+
+        def unit(conn: Connection) -> Any:
+            if moment is not None:
+                _published_at(conn, principal.tenant, profile, moment, self._clock.now())
+            return store.find(conn, store.heads, principal.tenant, profile=profile)
+
+        head = await self._db.read(principal, unit)
+        if head is None or head.profile_digest is None:
+            raise _no_such_key(profile, hidden=False)  # it has published nothing
+        version = await self._version(principal, profile, head.profile_digest)
+        _check_key(profile, version.profile.key, key)
+        marks = (await self._rules(principal, profile, head.profile_digest)).marks
+        hidden = marks is not None and marks.key
+        if hidden and not principal.may(Permission.RECORDS_PERSONAL):
+            raise _no_such_key(profile, hidden=hidden)
         digest = self._keys(principal, profile).key
-        wanted = {digest(encode_sorted(list(one))): list(one) for one in _meanings(key)}
+        spellings = list(_meanings(key))
+        digests = await asyncio.to_thread(
+            lambda: [digest(encode_sorted(list(one))) for one in spellings]
+        )
+        wanted = {record: list(one) for record, one in zip(digests, spellings, strict=True)}
         found = await self._db.read(
             principal, lambda conn: store.latest_rows(conn, principal.tenant, sorted(wanted))
         )
-        for record in sorted(found, key=list(wanted).index):
+        for record in sorted(found, key=digests.index):
             try:
                 history = await self.record(principal, record.hex(), as_of=as_of)
             except NoSuchRecord:
@@ -255,32 +280,7 @@ class Reading(Unsealing):
             # What nobody may see (any more) has no key that could be compared.
             if any(one.key == wanted[record] for one in history.revisions):
                 return history
-        more = (
-            ", but for those of people who were erased or whom you may not see; "
-            "`holdfast record history ID` takes the record's id"
-        )
-        raise NotFound(
-            f"cannot find a record of {profile} with this key",  # which may be a person's name
-            hint=f"`holdfast record list --profile {profile} --json` shows the keys"
-            + (more if hidden else ""),
-        )
-
-    async def _check_key(self, principal: Principal, profile: str, key: Sequence[str]) -> bool:
-        """Whether a part of the profile's keys is somebody's own, by what is published."""
-        head = await self._db.read(
-            principal, lambda conn: store.find(conn, store.heads, principal.tenant, profile=profile)
-        )
-        if head is None or head.profile_digest is None:
-            return False
-        version = await self._version(principal, profile, head.profile_digest)
-        names = version.profile.key
-        if not isinstance(names, str) and len(names) != len(key):
-            raise Invalid(
-                f"cannot find a record of {profile} by {len(key)} of its key's {len(names)} parts",
-                hint=f"the key is {', '.join(names)}",
-            )
-        marks = (await self._rules(principal, profile, head.profile_digest)).marks
-        return marks is not None and marks.key
+        raise _no_such_key(profile, hidden=hidden)
 
     # --- runs, results, rejects ---------------------------------------------------------------
 
@@ -526,6 +526,35 @@ def _statement(
         .where(rows.sequence > after, *conditions)
         .order_by(rows.sequence)
         .limit(limit)
+    )
+
+
+def _check_key(profile: str, names: str | list[str], key: Sequence[str]) -> None:
+    """``Invalid`` for what no key of the profile can be."""
+    parts = [*_CONTENT_KEY] if isinstance(names, str) else names
+    if len(parts) != len(key):
+        raise Invalid(
+            f"cannot find a record of {profile} by {len(key)} of its key's {len(parts)} parts",
+            hint=f"the key is {', '.join(parts)}",
+        )
+    size = sum(len(part.encode()) for part in key)
+    if size > _KEY_TEXT_BYTES_MAX:
+        raise Invalid(
+            f"cannot find a record by a key of {size} bytes, "
+            f"{_KEY_TEXT_BYTES_MAX} at most are taken",
+            hint="`holdfast record history ID` takes the record's id",
+        )
+
+
+def _no_such_key(profile: str, *, hidden: bool) -> NotFound:
+    more = (
+        ", but for those of people who were erased or whom you may not see; "
+        "`holdfast record history ID` takes the record's id"
+    )
+    return NotFound(
+        f"cannot find a record of {profile} with this key",  # which may be a person's name
+        hint=f"`holdfast record list --profile {profile} --json` shows the keys"
+        + (more if hidden else ""),
     )
 
 

@@ -257,7 +257,21 @@ async def test_a_record_is_found_by_a_key_with_a_person_in_it_by_those_who_may_s
     assert "whom you may not see" in told[0][1]
     with pytest.raises(Invalid, match="1 of its key's 2 parts"):
         await bench.service.record_by_key(OPERATOR, "clinic", [JANE])
+
+    async def wrong(as_of: str) -> set[tuple[str, str, str | None]]:
+        """What is told when the moment makes no sense, whoever asks and whomever for."""
+        told = set()
+        for who, name in ((SOMEBODY, JANE), (SOMEBODY, "nobody"), (OPERATOR, JANE)):
+            with pytest.raises(Invalid) as refused:
+                await bench.service.record_by_key(who, "clinic", [name, "1"], as_of=as_of)
+            told.add((refused.value.code, str(refused.value), refused.value.hint))
+        return told
+
+    assert len(await wrong("garbage")) == 1
+    ((code, _, _),) = ahead = await wrong("2999-01-01T00:00:00Z")
+    assert code == "moment-ahead"
     await erase(subjects, JANE)
+    assert await wrong("2999-01-01T00:00:00Z") == ahead
     with pytest.raises(NotFound) as gone:
         await bench.service.record_by_key(OPERATOR, "clinic", [JANE, "1"])
     assert (str(gone.value), gone.value.hint) == told[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -682,6 +683,46 @@ async def test_a_record_is_found_by_its_key_as_it_is_shown(quick: Bench) -> None
     await later.post([msgspec.structs.replace(record("b", "1"), key=["staged", 1])])
     with pytest.raises(NotFound):
         await quick.service.record_by_key(OPERATOR, "rates", ["staged", "1"])
+
+
+async def test_a_key_that_cannot_be_one_is_not_looked_for(
+    quick: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs a digest for each key that is shown so: off the loop, and not for what cannot be."""
+    find = quick.service.record_by_key
+    digest, asked = quick.service._keys(OPERATOR, "rates").key, list[int]()
+
+    def noted(message: bytes) -> bytes:
+        asked.append(threading.get_ident())
+        return digest(message)
+
+    monkeypatch.setattr(quick.service._keys(OPERATOR, "rates"), "key", noted)
+    for key in (["CA", "2025-01-01"], ["1"] * 40):
+        with pytest.raises(NotFound):
+            await find(OPERATOR, "rates", key)
+    await quick.collect([record("CA", "4.1")])
+    asked.clear()
+    with pytest.raises(Invalid, match="3 of its key's 2 parts"):
+        await find(OPERATOR, "rates", ["1"] * 3)
+    with pytest.raises(Invalid, match="9000 bytes"):
+        await find(OPERATOR, "rates", ["ä" * 4000, "1" * 1000])
+    assert asked == []
+    with pytest.raises(NotFound):
+        await find(OPERATOR, "rates", ["1", "2"])
+    assert len(asked) == 4
+    assert threading.get_ident() not in asked
+
+
+async def test_of_a_key_that_is_the_content_the_number_of_parts_is_known_too(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    async with bench_on(sqlite_database, tmp_path, profile(key="position")) as bench:
+        first = msgspec.structs.replace(record("CA", "4.1"), key=["a" * 64, 0])
+        await bench.collect([first])
+        found = await bench.service.record_by_key(OPERATOR, "rates", ["a" * 64, "0"])
+        assert found.record.key == first.key
+        with pytest.raises(Invalid, match="3 of its key's 2 parts"):
+            await bench.service.record_by_key(OPERATOR, "rates", ["1", "2", "3"])
 
 
 @pytest.mark.parametrize(
