@@ -263,6 +263,50 @@ async def test_where_the_bytes_of_a_failed_run_cannot_be_kept_it_says_so(tmp_pat
         assert await kept(bench, run) == []
 
 
+@pytest.mark.parametrize("status", [400, 422, 404, 403])
+async def test_a_source_may_refuse_what_is_asked_behind_its_end(
+    bench: Collecting, status: int
+) -> None:
+    total = {"id": "Total", "v": 9}
+    bench.write("data_page0.json", [*ROWS[:2], total])
+    bench.write("data_page3.json", ROWS[2:4])
+    bench.source.faults.replace([Fault(kind="status", status=status, skip=2)])
+    await bench.publish(
+        source={
+            "format": {"type": "json", "records": "$[*]", "skip_rows": ["Total"]},
+            "pagination": {"type": "offset", "parameter": "page", "limit": 3},
+        },
+        limits={"max_pages": 2, "retries": 0},
+    )
+    async with bench.drone():
+        run = await bench.collect()
+    assert len(bench.source.requests) == 3
+    if status == 403:
+        assert (run.status, run.code) == (RunStatus.FAILED, "http-status")
+    else:
+        assert (run.status, run.records) == (RunStatus.SUCCEEDED, 4), run.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "parts", "code"),
+    [(PAGE, {}, "parse"), (SORRY, {"source": SUCCESS}, "source-refused")],
+)
+async def test_an_attempt_ends_also_while_the_aggregator_takes_nothing(
+    bench: Collecting, content: Any, parts: dict[str, Any], code: str
+) -> None:
+    """It gives its place back; that the bytes are not kept is said where the run has ended."""
+    bench.write("data.json", content)
+    await bench.publish(**parts)
+    line = Line(bench.system.app)
+    line.refuse["PUT /v1/runs"] = 1_000_000
+    async with bench.drone(line=line, keep_seconds=0.2):
+        run = await bench.collect()
+    assert (run.status, run.code) == (RunStatus.FAILED, code)
+    assert await kept(bench, run) == []
+    if code == "parse":
+        assert "what the source sent is not kept: the aggregator did not take it" in run.reason
+
+
 async def test_a_remapping_that_fails_lists_what_it_read(bench: Collecting) -> None:
     bench.write("data.json", ROWS)
     await bench.publish()

@@ -212,6 +212,11 @@ class Walk:
         """Whether an answer 404 to the request that is under way is the end and no failure."""
         return self._pager.may_be_missing()
 
+    def may_be_refused(self) -> bool:
+        """Whether a source may find the request that is under way wrong, for it has no such page:
+        nothing is expected there."""
+        return self._pager.looks_behind_end()
+
     def after(self, page: PageFacts) -> Ask | None:
         """The request after ``page``, or ``None`` if that was the last.
 
@@ -219,7 +224,9 @@ class Walk:
         :class:`Incomplete` where the profile calls that partial, and :class:`LimitReached` where a
         further page would be more than ``limits.max_pages``.
         """
-        self._pages += 1
+        # What makes sure that there is no more is no page: a profile that had its last one within
+        # `limits.max_pages` still has it.
+        self._pages += not self._pager.makes_sure()
         following = self._pager.after(page)
         if following is None:
             section = self._next_section()
@@ -231,7 +238,7 @@ class Walk:
             raise PaginationFailed(
                 f"cannot go on to page {self._pages + 1}: it was asked for before"
             )
-        if self._pages >= self._pages_max:
+        if self._pages >= self._pages_max and not self._pager.makes_sure():
             raise LimitReached(
                 f"cannot fetch more than {self._pages_max} pages",
                 code="limit-pages",
@@ -321,6 +328,15 @@ class Pager:
         """Whether 404 is an answer: past the first page, where the profile or we expect no more."""
         unsure = self._probe is not None or self._doubtful
         return bool(self._pages) and (unsure or getattr(self._kind, "end", "") == "missing")
+
+    def makes_sure(self) -> bool:
+        """Whether the request that is under way only tells what the offsets of the source count."""
+        return self._mixed is not None and self._probe is not None
+
+    def looks_behind_end(self) -> bool:
+        """Whether it asks for what is behind the last row. The other such request does not: of the
+        offset at which it begins nobody knows that the source takes no such."""
+        return self._mixed is not None and self._probe is not None and not self._mixed.last
 
     def after(self, page: PageFacts) -> Ask | None:
         """The request after ``page``, or ``None`` if the section ends with it."""
@@ -478,7 +494,7 @@ class Pager:
             return self._after_end(self._mixed, page)
         self._note_mixed(p, page)
         if more is False:
-            return self._ended(page)
+            return None
         if probe is not None and (page.kept or (page.rows and probe.other is None)):
             raise PaginationFailed(
                 f"cannot go on: the source gives {probe.gave} records where "

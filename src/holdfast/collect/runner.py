@@ -57,6 +57,8 @@ log = get_logger("collect")
 
 REASON_MAX = 2000
 _LEAVING_SECONDS = 5.0
+_KEEPING_OPEN_SECONDS_MAX = 60.0
+"""What is not kept by then the next attempt fetches again."""
 _RETRY_AFTER_SECONDS_MAX = 86_400.0
 LEASE_IS_GONE = frozenset({"stale-fence", "run-not-open", "run-overtaken", "run-ended"})
 
@@ -152,12 +154,24 @@ class Collection:
         """Return once what was fetched is durable, whatever came of it; else why it is not.
 
         ``ended``: no other attempt of the run will go on from it. An attempt whose lease is gone is
-        cancelled here as anywhere.
+        cancelled here as anywhere. The wait is bounded: the beats go on while the aggregator takes
+        nothing, and neither lease nor ``max_duration`` would ever end it.
         """
-        failures = [await self._channel.settled()]
-        if self._sources is not None:
-            await self._sources.keep_rest(ended=ended)
-            failures.append(await self._channel.settled())
+        seconds = self._tools.keep_seconds
+        if not ended:
+            seconds = min(seconds, _KEEPING_OPEN_SECONDS_MAX)
+        failures: list[str] = []
+        try:
+            async with asyncio.timeout(seconds) as scope:
+                failures.append(await self._channel.settled())
+                if self._sources is not None:
+                    await self._sources.keep_rest(ended=ended)
+                    failures.append(await self._channel.settled())
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            await self._channel.abandon()
+            failures.append(f"the aggregator did not take it within {seconds:g} s")
         failure = "; ".join(filter(None, failures))
         if failure:
             log.warning("response.not_kept", run=self._attempt.run, error=failure)
@@ -301,7 +315,12 @@ class Collection:
         ask: Ask | None = walk.first
         while ask is not None:
             ahead = walk.ahead(self._profile.limits.concurrency - 1)
-            page = await pages.take(ask, ahead, may_be_missing=walk.may_be_missing())
+            page = await pages.take(
+                ask,
+                ahead,
+                may_be_missing=walk.may_be_missing(),
+                may_be_refused=walk.may_be_refused(),
+            )
             if page is None:
                 ask = walk.after(PageFacts(ask, "", 0, missing=True))
                 continue

@@ -41,6 +41,9 @@ class DroneSettings:
     """How long a run under way may go on after the drone was told to stop."""
     release_seconds: float = 3.0
     """How long giving it back to the coordinator may take then."""
+    keep_seconds: float = 600.0
+    """How long a run that failed may wait until the aggregator has what the source sent, and at
+    most a minute of it one that is tried again: meanwhile no other has its place."""
     ca_file: Path | None = None
     """Further certificate authorities for the control plane's own certificate."""
     tls: ClientTls | None = None

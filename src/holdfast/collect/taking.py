@@ -54,6 +54,7 @@ from holdfast.registry.parts import duration_seconds
 HIDDEN = "***"
 """What stands where a secret was: an address with it in cannot be asked for."""
 _MISSING = frozenset({404, 410, 416})
+_REFUSED = frozenset({400, 422})
 _UNAUTHORIZED = 401
 
 log = get_logger("collect")
@@ -86,6 +87,7 @@ class Tools:
     """What the attempts of a drone share.
 
     ``executor`` has one thread: parsing and mapping run there, so that the loop stays free to beat.
+    ``keep_seconds`` bounds the wait for the aggregator to take what a failed run fetched.
     """
 
     outbound: OutboundClient
@@ -94,6 +96,7 @@ class Tools:
     robots: Robots
     clock: Clock
     executor: Executor
+    keep_seconds: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,12 @@ class Pages:
         self._ahead.clear()
 
     async def take(
-        self, ask: Ask, ahead: Sequence[Ask] = (), *, may_be_missing: bool = False
+        self,
+        ask: Ask,
+        ahead: Sequence[Ask] = (),
+        *,
+        may_be_missing: bool = False,
+        may_be_refused: bool = False,
     ) -> Page | None:
         """The page that answers ``ask``, in the spool; ``None`` if there is none and that is fine.
 
@@ -234,6 +242,8 @@ class Pages:
                 fetched = await self._result(ask, None)
             except SourceUnavailable as error:
                 if may_be_missing and error.status in _MISSING:
+                    return None
+                if may_be_refused and error.status in _REFUSED:
                     return None
                 raise
             page = self._page(ask, fetched)

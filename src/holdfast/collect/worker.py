@@ -219,6 +219,7 @@ class Drone:
                     robots=Robots(outbound, self._clock),
                     clock=self._clock,
                     executor=executor,
+                    keep_seconds=self._settings.keep_seconds,
                 )
         finally:
             executor.shutdown(wait=False, cancel_futures=True)

@@ -365,6 +365,30 @@ def test_more_pages_than_allowed_is_a_limit() -> None:
     assert len(walk(walker({"type": "page"}, pages_max=2), [{"rows": 1}, {"rows": 0}])) == 2
 
 
+@pytest.mark.parametrize("last", [{"rows": 0}, {"rows": 0, "missing": True}])
+def test_a_request_that_makes_sure_is_none_of_the_pages_that_are_allowed(
+    last: dict[str, Any],
+) -> None:
+    kind = {"type": "offset", "limit": 3}
+    mixed = {"rows": 3, "skipped": 1}
+    asked = walk(walker(kind, pages_max=2), [mixed, {"rows": 2}, last])
+    assert [url.rpartition("offset=")[2] for url in asked] == [
+        "0&limit=3",
+        "3&limit=3",
+        "5&limit=3",
+    ]
+    with pytest.raises(LimitReached):
+        walk(walker(kind, pages_max=2), [mixed, {"rows": 3}])
+    with pytest.raises(PaginationFailed, match="passed over"):
+        walk(walker(kind, pages_max=2), [mixed, {"rows": 2}, {"rows": 1}])
+
+
+def test_where_the_source_says_that_there_is_no_more_nothing_makes_sure() -> None:
+    kind = {"type": "offset", "limit": 3, "more": "$.m"}
+    first = {"rows": 3, "skipped": 1, "values": {"$.m": True}}
+    assert len(walk(walker(kind), [first, {"rows": 2, "values": {"$.m": False}}])) == 2
+
+
 @pytest.mark.parametrize("said", ["many", "-1", "1.5", True, [], "9" * 20])
 def test_a_total_that_is_no_number_is_an_error(said: Any) -> None:
     under = walker({"type": "page", "total_pages": "$.n"})
