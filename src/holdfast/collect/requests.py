@@ -7,10 +7,9 @@ address of a next page may lie elsewhere, and then goes without them.
 from __future__ import annotations
 
 import base64
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import urlsplit
 
 from holdfast.collect.errors import MappingRefused
 from holdfast.collect.pages import Ask, headers_wanted, with_parameters
@@ -204,23 +203,48 @@ def without_secrets(source: Source, given: Credentials, text: str) -> str:
     return scrub(text, request(source, Manners(Limits()), Ask(source.url), given))
 
 
-def without_signatures(url: str) -> str:
-    """An address that a source has named without what lets in whoever knows it.
+def led_to(asked: str, final: str) -> str:
+    """What is kept of the address that answered, if that is another than was ``asked`` for.
 
-    Stores of files sign the addresses that redirects lead to: until the signature has run out it is
-    as good as a password, and it is none that we were given and could know.
+    Stores of files sign the addresses that redirects lead to, each in a way of its own: until the
+    signature has run out it is as good as a password, and it is none that we were given and could
+    know. So only names are kept, and the values that the asked address had itself; of another
+    host's path only the end.
     """
-    head, mark, query = url.partition("?")
-    return head + mark + "&".join(_unsigned(piece) for piece in query.split("&"))
+    if final == asked:
+        return ""
+    try:
+        known, parts = urlsplit(asked), urlsplit(final)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return ""
+    segments = parts.path.split("/")[1:]
+    if (parts.scheme, host) != (known.scheme, known.netloc.rpartition("@")[2]):
+        segments = [HIDDEN, segments[-1]] if len(segments) > 1 else segments
+    there, had = set(known.path.split("/")), set(known.query.split("&"))
+    path = "".join(f"/{_segment(each, there)}" for each in segments)
+    query = "&".join(_piece(each, had) for each in parts.query.split("&") if each)
+    found = f"{parts.scheme}://{host}{path}" + (f"?{query}" if query else "")
+    return found[:_LED_TO_MAX]
 
 
-def _unsigned(piece: str) -> str:
-    name, given, _ = piece.partition("=")
-    return f"{name}=***" if given and _SIGNING.search(unquote(name)) else piece
+def _segment(segment: str, there: Collection[str]) -> str:
+    """A part of the path; a long one that was not asked for may be what lets in."""
+    bare = segment.partition(";")[0]
+    return HIDDEN if len(bare) > _SEGMENT_MAX and bare not in there else bare
 
 
-_SIGNING = re.compile("sig|token|credential|secret|passw|auth|key", re.I)
-"""Stands in the names of parameters that sign an address."""
+def _piece(piece: str, had: Collection[str]) -> str:
+    name, mark, _ = piece.partition("=")
+    if piece in had:
+        return piece
+    return f"{name}={HIDDEN}" if mark and len(name) <= _SEGMENT_MAX else HIDDEN
+
+
+HIDDEN = "***"
+"""What stands where a secret was: an address with it in cannot be asked for."""
+_LED_TO_MAX = 2048
+_SEGMENT_MAX = 32
 
 
 def fetch_limits(limits: Limits, size_bytes_max: int | None = None) -> FetchLimits:

@@ -22,14 +22,15 @@ from holdfast.collect.channel import Channel
 from holdfast.collect.errors import LimitReached
 from holdfast.collect.pages import Ask, said_by, with_parameters
 from holdfast.collect.requests import (
+    HIDDEN,
     NO_CREDENTIALS,
     Manners,
     Pace,
     credentials,
+    led_to,
     reported,
     request,
     without_secrets,
-    without_signatures,
 )
 from holdfast.collect.robots import Robots
 from holdfast.collect.secrets import SecretStore
@@ -51,8 +52,6 @@ from holdfast.records.model import VALIDATORS_MAX, RawResponse, RunPlan, Validat
 from holdfast.registry.model import Profile
 from holdfast.registry.parts import duration_seconds
 
-HIDDEN = "***"
-"""What stands where a secret was: an address with it in cannot be asked for."""
 _MISSING = frozenset({404, 410, 416})
 _REFUSED = frozenset({400, 422})
 _UNAUTHORIZED = 401
@@ -491,7 +490,7 @@ class Pages:
             following=scrub(following, self._asked(ask)),
             total=total,
             open_ended=fetched.framing == "close",
-            final_url=_final(fetched),
+            final_url=led_to(fetched.url, fetched.final_url),
         )
 
     # --- names --------------------------------------------------------------------------------
@@ -516,14 +515,6 @@ def _media_type(fetched: Fetched) -> str:
     """With the charset, if the source named one: without it the bytes could not be read again."""
     charset = f"; charset={fetched.charset}" if fetched.charset else ""
     return (fetched.media_type + charset)[:200]
-
-
-def _final(fetched: Fetched) -> str:
-    """The address that answered, if that is another than was asked for; what may let whoever reads
-    it in is not told."""
-    if fetched.final_url == fetched.url:
-        return ""
-    return without_signatures(fetched.final_url)[:8192]
 
 
 def _can_ask(known: Validator) -> bool:
