@@ -86,11 +86,11 @@ _NO_TEXT = (
     (b"\x1f\x8b\x08", "packed as gzip"),
     (b"PK\x03\x04", "a zip archive or a workbook"),
     (b"%PDF-", "a PDF"),
-    (b"PAR1", "Parquet"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old workbook (.xls)"),
 )
 """How files begin that are no text, whatever a profile calls them."""
 _TAR_AT = 257
+_PARQUET = re.compile(rb"PAR1[^\x00-\x08\x0e-\x1f]{0,7}[\x00-\x08\x0e-\x1f]").match
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]{1,64})", re.I)
 
 
@@ -172,11 +172,19 @@ def is_utf8(content: Content) -> bool:
     return longer
 
 
+def is_parquet(head: bytes) -> bool:
+    """Whether a file begins as Parquet does: a column may well be called ``PAR1``, and behind the
+    name of the format stands what no text has."""
+    return _PARQUET(head) is not None
+
+
 def refuse_no_text(head: bytes) -> None:
     """Raise :class:`ParseFailed` where a page begins as what is packed, or no text, begins."""
     what = next((said for magic, said in _NO_TEXT if head.startswith(magic)), "")
     if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
         what = "a tar archive"
+    if is_parquet(head):
+        what = "Parquet"
     if what:
         raise ParseFailed(
             f"cannot read the page: this is {what}, and no text",

@@ -21,7 +21,14 @@ from typing import Any
 from lxml import etree
 
 from holdfast.collect.content import SpooledContent
-from holdfast.collect.encodings import as_browsers, believed, known, marked, refuse_no_text
+from holdfast.collect.encodings import (
+    as_browsers,
+    believed,
+    is_parquet,
+    known,
+    marked,
+    refuse_no_text,
+)
 from holdfast.collect.errors import MappingRefused, ParseFailed
 from holdfast.collect.formats import ods, xlsx
 from holdfast.collect.formats.around import first_text
@@ -84,7 +91,7 @@ def recognise(
     bounds = Bounds()
     member = ""
     with path.open("rb") as raw:
-        start = raw.read(8)
+        start = raw.read(16)
     if start.startswith(b"PK"):
         member = _member(path)
         if _is_workbook(path):
@@ -98,12 +105,12 @@ def recognise(
         inside = (member or _lone(path)).lower()
         if inside.endswith((".xlsx", ".ods")) and kind in {"", "xlsx", "ods"}:
             return _workbook(path, inside.rpartition(".")[2], sheet, header_row, member)
-    if start.startswith(b"PAR1"):
+    if is_parquet(start):
         raise ParseFailed(
             "cannot write a profile: this is Parquet, which is not read",
             hint="ask the source for CSV or JSON, or bring a format of your own",
         )
-    if start == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
+    if start.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         raise ParseFailed(
             "cannot write a profile: this is an old workbook (.xls)", hint="save it as .xlsx"
         )

@@ -165,7 +165,7 @@ class Collection:
             async with asyncio.timeout(seconds) as scope:
                 failures.append(await self._channel.settled())
                 if self._sources is not None:
-                    await self._sources.keep_rest(ended=ended)
+                    failures += await self._sources.keep_rest(ended=ended)
                     failures.append(await self._channel.settled())
         except TimeoutError:
             if not scope.expired():

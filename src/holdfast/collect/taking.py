@@ -9,6 +9,7 @@ costs the one that was on its way.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
@@ -36,7 +37,7 @@ from holdfast.collect.robots import Robots
 from holdfast.collect.secrets import SecretStore
 from holdfast.collect.tokens import Tokens
 from holdfast.kernel.clock import Clock, parse_timestamp
-from holdfast.kernel.errors import NotFound
+from holdfast.kernel.errors import HoldfastError, NotFound
 from holdfast.kernel.outbound import (
     Fetched,
     OutboundClient,
@@ -52,6 +53,8 @@ from holdfast.records.model import VALIDATORS_MAX, RawResponse, RunPlan, Validat
 from holdfast.registry.model import Profile
 from holdfast.registry.parts import duration_seconds
 
+CUT_BYTES_MAX = 16 * 1024 * 1024
+"""How much of answers that broke off an attempt keeps: they are looked at, and never read."""
 _MISSING = frozenset({404, 410, 416})
 _REFUSED = frozenset({400, 422})
 _UNAUTHORIZED = 401
@@ -280,28 +283,49 @@ class Pages:
                 log.info("page.stored_anew", digest=page.account.digest)
         self._channel.store(page.account, page.path)
 
-    async def keep_rest(self, *, ended: bool) -> None:
-        """Let the aggregator keep what came and was not taken.
+    def came_cut(self, ask: Ask, received: Fetched) -> None:
+        """Note the beginning of an answer whose end did not come."""
+        self._cut.append((ask, received))
+
+    async def keep_rest(self, *, ended: bool) -> list[str]:
+        """Let the aggregator keep what came and was not taken; why some of it is not, if it is not.
 
         The beginning of an answer that broke off or was too large; and, where the run has
         ``ended``, pages that were asked for ahead. Another attempt would take those for what
-        follows the page at which this one failed.
+        follows the page at which this one failed. A page that cannot be kept is told of and takes
+        no other with it, nor the place of what the run failed of.
         """
-        rest: list[Page] = []
+        rest: list[Page | tuple[Ask, Fetched, bool]] = []
         if ended:
             rest += self._answered.values()
             arrived = [(each.ask, each.arrived()) for each in self._ahead.values()]
-            rest += [self._page(ask, found) for ask, found in arrived if found is not None]
-            await self.close()
+            rest += [(ask, found, False) for ask, found in arrived if found is not None]
             self._answered.clear()
-        rest += [self._page(ask, fetched, cut=True) for ask, fetched in self._cut]
-        self._cut.clear()
-        for page in rest:
-            self._bytes_taken += page.account.size_bytes
-            if self._bytes_taken <= self._profile.limits.max_bytes:
-                account = msgspec.structs.replace(page.account, sequence=self._taken)
-                self._taken += 1
-                await self.store(replace(page, account=account))
+            await self.close()
+        cut, self._cut = self._cut, []
+        left = CUT_BYTES_MAX
+        for ask, received in cut:
+            if left and (found := await asyncio.to_thread(_beginning, received, left)).size_bytes:
+                rest.append((ask, found, True))
+                left -= found.size_bytes
+        failures = []
+        for each in rest:
+            try:
+                page = each if isinstance(each, Page) else self._page(*each[:2], cut=each[2])
+                await self._keep(page)
+            except (HoldfastError, OSError) as error:
+                failures.append(error.detail if isinstance(error, HoldfastError) else str(error))
+        return failures
+
+    async def _keep(self, page: Page) -> None:
+        """Store it as the next page, if the run may have so many bytes."""
+        size = page.account.size_bytes
+        if self._bytes_taken + size > self._profile.limits.max_bytes:
+            return
+        account = msgspec.structs.replace(page.account, sequence=self._taken)
+        await self.store(replace(page, account=account))
+        self._bytes_taken += size
+        self._taken += 1
 
     # --- from an earlier attempt --------------------------------------------------------------
 
@@ -452,7 +476,7 @@ class Pages:
         except (SourceUnavailable, SourceBusy, ResponseTooLarge) as error:
             self.requests += error.facts.requests
             if error.received is not None:
-                self._cut.append((ask, error.received))
+                self.came_cut(ask, error.received)
                 self.bytes_fetched += error.received.size_bytes
             raise
         self.requests += fetched.requests
@@ -504,6 +528,19 @@ class Pages:
     def _is_same(self, name: str, digest: str) -> bool:
         known = self.known.get(name)
         return known is not None and known.digest == digest
+
+
+def _beginning(received: Fetched, size_bytes_max: int) -> Fetched:
+    """What came, or its beginning if it is longer; the file is cut, too."""
+    if received.size_bytes <= size_bytes_max:
+        return received
+    assert received.path is not None, "what broke off is in the spool"
+    digest = hashlib.sha256()
+    with received.path.open("r+b") as file:
+        file.truncate(size_bytes_max)
+        while piece := file.read(1024 * 1024):
+            digest.update(piece)
+    return replace(received, size_bytes=size_bytes_max, digest=f"sha256:{digest.hexdigest()}")
 
 
 def charset_of(account: RawResponse) -> str:

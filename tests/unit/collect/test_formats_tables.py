@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from holdfast.collect.content import SpooledContent
+from holdfast.collect.draft import draft
 from holdfast.collect.errors import BoundReached, MappingRefused, ParseFailed
 from holdfast.collect.formats.csv import read as read_csv
 from holdfast.collect.formats.json import read as read_json
@@ -486,6 +487,7 @@ def test_a_charset_of_a_byte_a_letter_is_believed_where_the_bytes_allow_it(
         (gzip.compress(b"a,b\n1,2\n", mtime=0), "packed as gzip"),
         (b"%PDF-1.7\n1 0 obj\n", "a PDF"),
         (b"PAR1" + bytes(40), "Parquet"),
+        (b"PAR1\x15\x04\x15 name \x15", "Parquet"),
         (b"data.csv".ljust(257, b"\0") + b"ustar\x00", "a tar archive"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -500,6 +502,14 @@ def test_what_is_no_text_is_called_what_it_is(data: bytes, what: str) -> None:
     ):
         with pytest.raises(ParseFailed, match=f"this is {what}, and no text"):
             list(read(Bytes(data), form, ReadContext()))
+
+
+@pytest.mark.parametrize("text", ["PAR1,b\nx,1\n", "PAR1\nx\n", "PAR1\r\n\tx\r\n", "PAR1"])
+def test_text_that_begins_as_parquet_does_is_text(tmp_path: Path, text: str) -> None:
+    rows = list(read_csv(Bytes(text.encode()), CsvFormat(), ReadContext()))
+    assert [next(iter(row.value)) for row in rows] == ["PAR1"] * (len(text.split()) - 1)
+    (tmp_path / "x").write_text("PAR1,b\n" + "x,1\ny,2\n" * 9)
+    assert "PAR1" in draft(tmp_path / "x", name="x", url="https://example.org/x").text
 
 
 @pytest.mark.parametrize(
