@@ -160,6 +160,14 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
                 "--file", help="Fetch nothing: read this file, such as `run raw` has written."
             ),
         ] = None,
+        charset: Annotated[
+            str,
+            typer.Option(
+                "--charset",
+                help="The charset that the source sent with the bytes of --file, which a run "
+                "believes: `run show --json` has it in `media_type`.",
+            ),
+        ] = "",
         limit: Annotated[
             int, typer.Option("--limit", min=1, max=1000, help="Records and rejects to show.")
         ] = 10,
@@ -173,12 +181,14 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
 
             if file is not None and url:
                 raise Invalid("cannot preview both: --file reads a file, --url asks an address")
+            if charset and file is None:
+                raise Invalid("cannot take --charset: it is of the bytes of --file")
             settings = settings_of(ctx)
             # With --json nothing but a failure is on standard error.
             told = None if json else say
             looked_at = await _profile(ctx, profile)
             if file is not None:
-                found = preview_file(looked_at, file, limit=limit)
+                found = preview_file(looked_at, file, limit=limit, charset=charset)
             else:
                 found = await look(looked_at, settings, url=url, limit=limit, told=told)
             if json:

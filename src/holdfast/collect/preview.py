@@ -167,9 +167,10 @@ async def preview(
         return msgspec.structs.replace(found, problem=problem)
 
 
-def preview_file(profile: Profile, page: Path, *, limit: int = 10) -> Preview:
+def preview_file(profile: Profile, page: Path, *, limit: int = 10, charset: str = "") -> Preview:
     """As :func:`preview`, of bytes that are here, such as a run has kept. Nothing is asked for.
 
+    ``charset`` is what the source called their encoding when it sent them: a run believes it.
     Raises :class:`NotFound` for a file that cannot be read, and :class:`MappingRefused`.
     """
     digest, size = hashlib.sha256(), 0
@@ -186,7 +187,7 @@ def preview_file(profile: Profile, page: Path, *, limit: int = 10) -> Preview:
         size_bytes=size,
         wire_bytes=0,
         status=200,
-        headers={},
+        headers={"content-type": f"; charset={charset}"} if charset else {},
         url=str(page),
         final_url=str(page),
         address="",
