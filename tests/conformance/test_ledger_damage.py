@@ -23,7 +23,7 @@ from holdfast.ledger.log import restarting
 from holdfast.ledger.looking import look_over
 from holdfast.ledger.service import LedgerService
 from tests.support.ledger import NOW, ONE, everything, ledger_on, one, verdict
-from tests.support.ledger_damage import COMMITS, EACH, change, filled, flip, forge
+from tests.support.ledger_damage import COMMITS, EACH, change, filled, flip, forge, lose_tail
 
 
 @pytest.fixture
@@ -391,6 +391,60 @@ async def test_a_new_origin_says_how_much_of_what_was_lost_before_it_leaves_out(
             assert payload is not None
             said.append((len(payload["earlier"]), payload["earlier_left_out"]))
     assert said == [(0, 0), (1, 0), (2, 0), (2, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_loss_that_one_head_file_alone_knows_of_is_told_after_the_restart_of_another(
+    database: Database, tmp_path: Path, clock: ManualClock, lost: bool
+) -> None:
+    """Each instance has a head file of its own, and cites that alone, with where the log ended."""
+    shared: Any = {"clock": clock, "leases": MemoryLeases(clock), "keys": tmp_path / "keys"}
+    end = COMMITS * EACH
+    async with ledger_on(database, tmp_path / "a", holder="a", **shared) as first:
+        await filled(first)
+        for number in range(10):
+            await first.append(ONE, one(3000 + number))
+    if lost:
+        await lose_tail(database, end + 5)
+    await flip(database, end + 3)
+    async with ledger_on(database, tmp_path / "b", holder="b", **shared) as second:
+        await second.restart(ONE, "the disk of the test")
+        payload = (await second.entry(ONE, end + 3)).payload
+        assert payload is not None
+        assert (payload["size"], payload["known_size"]) == (end + 3, end + (5 if lost else 10))
+        assert payload["head_size"] is None
+        for number in range(20):  # past what is lost
+            await second.append(ONE, one(3500 + number))
+    async with ledger_on(database, tmp_path / "a", holder="a", **shared) as first:
+        if not lost:
+            await first.append(ONE, one(4000))
+            assert await first.check() is None
+            assert (await verdict(first)).sound
+            return
+        for _ in range(2):
+            with pytest.raises(LedgerReadOnly, match=r"knows of 610 entries .* tells of 605"):
+                await first.append(ONE, one(4000))
+        status = await first.status(ONE)
+        assert status.damage is not None
+        assert (status.damage.reason, status.damage.first, status.damage.last) == (
+            "lost-tail",
+            end + 5,
+            end + 9,
+        )
+        assert await first.check() == "degraded"
+        found = await verdict(first)
+        assert not found.sound
+        assert "610" in (found.reason or "")
+        await first.restart(ONE, "what is lost is lost")
+        payload = (await first.entry(ONE, end + 24)).payload
+        assert payload is not None
+        assert (payload["damage"], payload["head_size"]) == ("lost-tail", end + 10)
+        await first.append(ONE, one(4100))
+        assert await first.check() is None
+        assert (await verdict(first)).sound
+    async with ledger_on(database, tmp_path / "b", holder="b", **shared) as second:
+        await second.append(ONE, one(4200))
+        assert (await verdict(second)).sound
 
 
 async def test_an_event_that_was_taken_twice_keeps_its_first_place(

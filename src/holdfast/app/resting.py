@@ -27,6 +27,7 @@ from holdfast.kernel.hints import hint_for
 
 if TYPE_CHECKING:
     from holdfast.app.settings import Settings
+    from holdfast.ledger.store import Origin
 
 T = TypeVar("T")
 
@@ -298,7 +299,7 @@ class Ledger:
     size: int
     root: bytes
     damage: str = ""
-    origins: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
     """The newest last."""
 
 
@@ -476,10 +477,18 @@ _ENDS = (
     " WHERE first = (SELECT max(first) FROM ledger_commits AS d WHERE d.tenant = c.tenant)"
 )
 
+_ORIGINS = (
+    "SELECT generation, origin, started_size, started_at, reason, cites FROM ledger_origins"
+    " WHERE tenant = ? ORDER BY generation"
+)
+_ORIGINS_WITHOUT = _ORIGINS.replace(", cites", "")
+"""Of an earlier release."""
+
 
 def _ledger(driver: Any, tenant: str, first: int, count: int, frame: bytes) -> Ledger:
     from holdfast.ledger.frames import decode_frame
     from holdfast.ledger.ports import StoredCommit
+    from holdfast.ledger.store import Origin
 
     damage = ""
     if _has(driver, "ledger_damage"):
@@ -489,11 +498,12 @@ def _ledger(driver: Any, tenant: str, first: int, count: int, frame: bytes) -> L
         root = decode_frame(StoredCommit(first, count, bytes(frame))).root
     except HoldfastError as error:
         root, damage = b"", damage or error.detail
-    origins = list[tuple[Any, ...]]()
+    origins = list[Origin]()
     if _has(driver, "ledger_origins"):
-        named = "SELECT origin FROM ledger_origins WHERE tenant = ? ORDER BY generation"
-        origins = _rows(driver, named, tenant)
-    return Ledger(tenant, first + count, root, damage, tuple(str(row[0]) for row in origins))
+        named = _rows(driver, "SELECT name FROM pragma_table_info('ledger_origins')")
+        asked = _ORIGINS if ("cites",) in named else _ORIGINS_WITHOUT
+        origins = [Origin(*row) for row in _rows(driver, asked, tenant)]
+    return Ledger(tenant, first + count, root, damage, tuple(origins))
 
 
 def of_ledger_heads(folder: Path, ledgers: tuple[Ledger, ...]) -> Finding:
@@ -503,6 +513,7 @@ def of_ledger_heads(folder: Path, ledgers: tuple[Ledger, ...]) -> Finding:
 
 def _heads(folder: Path, ledgers: tuple[Ledger, ...]) -> str:
     from holdfast.ledger.head import HeadFile
+    from holdfast.ledger.signer import binds, untold
 
     hint = "`holdfast ledger verify` says what is sound; docs/operating/ledger.md what to do then"
     known = {each.tenant: each for each in ledgers}
@@ -511,14 +522,17 @@ def _heads(folder: Path, ledgers: tuple[Ledger, ...]) -> str:
     for tenant in sorted(heads | set(known)):
         log = known.get(tenant, Ledger(tenant, 0, b""))
         head = HeadFile(folder / f"{tenant}.head").read()
+        names = [each.origin for each in log.origins]
         if log.damage:
             bad.append(f"{tenant} is damaged: {log.damage}")
         elif head is None:
             notes.append(f"{tenant} has no head file")
-        elif head.origin and log.origins and head.origin not in log.origins:
+        elif head.origin and names and head.origin not in names:
             bad.append(f"{tenant} is older than {head.origin}, of which its head file knows")
-        elif head.origin and log.origins and head.origin != log.origins[-1]:
-            notes.append(f"the head of {tenant} is of {head.origin}, before {log.origins[-1]}")
+        elif (lost := untold(log.origins, head)) is not None:
+            bad.append(f"{tenant} lost entries, and tells of no such loss: {lost.detail}")
+        elif head.origin and names and not binds(log.origins, head.origin, head.size):
+            notes.append(f"the head of {tenant} is of {head.origin}, before {names[-1]}")
         elif head.size > log.size:
             bad.append(f"{tenant} ends at {log.size:,}, and was {head.size:,} entries long")
         elif head.size == log.size and log.root not in (b"", head.root):

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from holdfast.kernel.canonical import canonical
 from holdfast.kernel.errors import Corrupt
 from holdfast.kernel.files import write_new, write_over
 from holdfast.kernel.signing import SigningKey
 from holdfast.ledger.errors import KeyMissing, PublishedDamaged
+from holdfast.ledger.head import Head
 from holdfast.ledger.notes import Checkpoint, VerifierKey
 from holdfast.ledger.store import LogKey, Origin, Published
 
@@ -103,15 +105,66 @@ def unknown_origins(
 def binds(origins: Sequence[Origin], origin: str, size: int) -> bool:
     """Whether the log has to be what it was said to be at ``size`` under ``origin``.
 
-    What an origin told of beyond the size that a later one began at is lost, and the entry of that
-    beginning cites it: the log has other entries there now. What a restart passed over is another
-    log's.
+    What an origin told of beyond the size that a later one began at is lost: the log has other
+    entries there now. Whether the entry of that beginning cites all of it, :func:`untold` says.
+    What a restart passed over is another log's.
     """
     names = [each.origin for each in origins]
     if origin not in names:
         return bool(unknown_origins({origin: Checkpoint(origin, size, b"")}, origins))
     later = origins[names.index(origin) + 1 :]
     return all(size <= each.started_size for each in later)
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """Entries that were in the log, are not any more, and of which no origin tells."""
+
+    first: int
+    last: int
+    detail: str
+
+
+def untold(origins: Sequence[Origin], head: Head) -> Untold | None:
+    """What ``head`` knows of that was lost before a later origin began, which knew less.
+
+    Each instance has a head file of its own, and whoever restarts cites only what it can see: how
+    long the log was (``known_size``), its own head, and what was published. What cites no such
+    length is of a version that did not; of that nobody can tell.
+    """
+    names = [each.origin for each in origins]
+    if head.origin not in names:
+        return None
+    before = names.index(head.origin)
+    later = origins[before + 1 :]
+    cut = next((each for each in later if each.started_size < head.size), None)
+    if cut is None:
+        return None
+    known = _cited(cut, "known_size")
+    if known is None:
+        return None
+    # Those in between grew from what the head speaks of; later ones may have heard of it, too.
+    same = names[before : names.index(cut.origin)]
+    for each in later:
+        for who in ("head", "published"):
+            if _cited(each, f"{who}_origin") in same:
+                known = max(known, _cited(each, f"{who}_size"))
+    if known >= head.size:
+        return None
+    return Untold(
+        known,
+        head.size - 1,
+        f"the head file knows of {head.size} entries of {head.origin}, and {cut.origin}, which "
+        f"began at {cut.started_size}, tells of {known}",
+    )
+
+
+def _cited(origin: Origin, name: str) -> Any:
+    """What ``origin`` cites under this name; none where that is nothing, or cannot be read."""
+    try:
+        return json.loads(origin.cites).get(name)
+    except (ValueError, AttributeError):
+        return None
 
 
 def load_key(paths: SignerPaths, tenant: str, key: LogKey) -> SigningKey:

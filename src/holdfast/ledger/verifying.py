@@ -20,7 +20,7 @@ from holdfast.ledger.log.tenant_log import TenantLog
 from holdfast.ledger.model import Progress
 from holdfast.ledger.ports import StoredCommit
 from holdfast.ledger.service import LedgerService
-from holdfast.ledger.signer import binds, verifier_of
+from holdfast.ledger.signer import binds, untold, verifier_of
 from holdfast.ledger.tree import Tree
 from holdfast.ledger.walking import Walk
 
@@ -163,7 +163,7 @@ async def _step(asked: _Asked, batch: list[StoredCommit]) -> None:
 async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
     """Sizes and roots that were told to somebody; their signatures are checked here.
 
-    What is lost with an origin that ended was told, and is not asked of the log any more.
+    What is lost with an origin that ended is not asked of the log any more, if that was told.
     """
     tenant = tenant_log.tenant
 
@@ -195,6 +195,8 @@ async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
         told(f"the published checkpoint of {origin}", origin, outside.size, outside.root)
     head = await asyncio.to_thread(tenant_log.read_head)
     if head is not None:
+        if (lost := untold(origins, head)) is not None:
+            raise Corrupt(lost.detail)
         told("the head file", head.origin, head.size, head.root)
     found.pop(0, None)
     return found

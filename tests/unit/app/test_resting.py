@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,7 @@ from holdfast.app.resting import (
 )
 from holdfast.app.settings import examine, without_effect
 from holdfast.ledger.head import Head, HeadFile
+from holdfast.ledger.store import Origin
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
@@ -100,13 +103,29 @@ def test_a_log_is_held_against_its_head(tmp_path: Path) -> None:
     assert of_ledger_heads(tmp_path, ()).outcome == "fail", "a head without its log"
     file.write(Head(5, b"r" * 32, "here/1"))
     file.close()
-    for origins, told in (
-        (("here/1",), "pass"),
-        (("here",), "fail"),
-        (("here/1", "here/2"), "warn"),
+
+    def origin(name: str, size: int = 0, **cites: Any) -> Origin:
+        return Origin(0, name, size, "", "", json.dumps(cites) if cites else "")
+
+    for size, origins, told in (
+        (5, [origin("here/1")], "pass"),
+        (5, [origin("here")], "fail"),
+        (4, [origin("here/1"), origin("here/2", 3)], "warn"),
+        (4, [origin("here/1"), origin("here/2", 3, known_size=5)], "warn"),
+        (4, [origin("here/1"), origin("here/2", 3, known_size=4)], "fail"),
+        (9, [origin("here/1"), origin("here/2", 3, known_size=4)], "fail"),
+        (8, [origin("here/1"), origin("here/2", 7)], "warn"),
+        (4, [origin("here/1"), origin("here/2", 7)], "fail"),
     ):
-        log = Ledger("default", 5, b"r" * 32, origins=origins)
+        log = Ledger("default", size, b"r" * 32, origins=tuple(origins))
         assert of_ledger_heads(tmp_path, (log,)).outcome == told, origins
+    cut = origin("here/2", 3, known_size=4)
+    for head, told in (("here/1", "warn"), ("here", "fail"), ("here/2", "fail")):
+        later = origin("here/3", 4, known_size=4, head_origin=head, head_size=5)
+        log = Ledger(
+            "default", 9, b"s" * 32, origins=(origin("here"), origin("here/1"), cut, later)
+        )
+        assert of_ledger_heads(tmp_path, (log,)).outcome == told, head
     assert of_ledger_heads(tmp_path / "none", ()).outcome == "pass"
 
 

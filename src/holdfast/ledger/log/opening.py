@@ -18,7 +18,7 @@ from holdfast.ledger.log.recovery import Recovery
 from holdfast.ledger.log.soundness import Soundness, damage_of, unknown_published
 from holdfast.ledger.model import LOST_TAIL, NO_KEY, Damage
 from holdfast.ledger.notes import Checkpoint
-from holdfast.ledger.signer import binds, unknown_origins
+from holdfast.ledger.signer import binds, unknown_origins, untold
 from holdfast.ledger.store import Origin, Published
 from holdfast.ledger.tree import Tree
 
@@ -187,7 +187,7 @@ class Opening:
         """Whether the log must hold what its head file knows; ``LedgerReadOnly`` if it is older.
 
         Of what an origin held beyond its end another instance may have told, which began the next
-        one, and has a head file of its own.
+        one, and has a head file of its own: if it knew of all that.
         """
         told = {head.origin: Checkpoint(head.origin, head.size, head.root)}
         if head.origin and unknown_origins(told, origins):
@@ -198,5 +198,10 @@ class Opening:
                     f"of {head.size} entries",
                     first=min(head.size, size),
                 )
+            )
+        lost = untold(origins, head)
+        if lost is not None:
+            raise self.soundness.read_only(
+                Damage(reason=LOST_TAIL, detail=lost.detail, first=lost.first, last=lost.last)
             )
         return not head.origin or binds(origins, head.origin, head.size)

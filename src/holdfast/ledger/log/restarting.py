@@ -39,6 +39,7 @@ EARLIER_MAX = 100
 class Restarted:
     """What a new origin begins with, and what it cites of the old one.
 
+    ``known_size`` is how long the log was, or its index says that it was, before it was cut.
     ``earlier`` is what origins before it were to cite, or did, in an entry that the log does not
     have: what was lost then is told now. ``left_out`` is how many of them there is no room for.
     """
@@ -49,6 +50,7 @@ class Restarted:
     damage: Damage
     size: int
     root: bytes
+    known_size: int
     head: Head | None
     published: Published | None
     aside: str
@@ -69,6 +71,7 @@ class Restarted:
             "origin": self.origin.origin,
             "size": self.size,
             "root": self.root.hex(),
+            "known_size": self.known_size,
             "head_size": self.head.size if self.head else None,
             "head_root": self.head.root.hex() if self.head else None,
             "head_origin": (self.head.origin or None) if self.head else None,
@@ -155,6 +158,8 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
     before = origins[-1]
     head = await asyncio.to_thread(_readable, tenant_log.head)
     said = await _said(tenant_log)
+    indexed = (await tenant_log.reader.index_state()).size
+    known_size = max(await tenant_log.commits.end(), indexed)
     grown, _ = await tenant_log.soundness.recompute()
     aside = await _set_aside(tenant_log.commits, grown.size)
     taken = said
@@ -169,6 +174,7 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
         damage=damage,
         size=grown.size,
         root=grown.root(),
+        known_size=known_size,
         head=head,
         # Of an origin before, where that restart broke off before it told anybody anything.
         published=last_of(origins, rows),
