@@ -20,10 +20,12 @@ from holdfast.ledger.errors import IndexIncomplete, IndexWrong, LedgerReadOnly, 
 from holdfast.ledger.exporting import export
 from holdfast.ledger.frames import damaged
 from holdfast.ledger.log import restarting
+from holdfast.ledger.log.leadership import LEAD_SECONDS
 from holdfast.ledger.looking import look_over
 from holdfast.ledger.service import LedgerService
 from tests.support.ledger import NOW, ONE, everything, ledger_on, one, verdict
 from tests.support.ledger_damage import COMMITS, EACH, change, filled, flip, forge, lose_tail
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -160,6 +162,50 @@ async def test_damage_that_is_met_while_what_was_not_written_down_is_looked_for_
         soundness.look_again()
         monkeypatch.setattr(soundness, "recompute", and_then)
         await stopped(ledger, at=300)
+
+
+@pytest.mark.parametrize("when", ["opened", "renewed"])
+@pytest.mark.parametrize("written", [True, False])
+async def test_damage_that_is_met_while_a_log_is_opened_or_renewed_stops_it(
+    database: Database,
+    tmp_path: Path,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+    written: bool,
+) -> None:
+    """Whether or not it could be written down then, by a reader that comes in between."""
+
+    def away(*_: object) -> None:
+        raise Unavailable("the database of the test is away")
+
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        log = ledger.log_of(ONE)
+        where: Any = log.recovery if when == "opened" else log.soundness
+        name = "recovered" if when == "opened" else "remembered"
+        whole = getattr(where, name)
+
+        async def and_then(*given: Any) -> Any:
+            monkeypatch.setattr(where, name, whole)
+            found = await whole(*given)
+            await flip(database, 20)
+            with monkeypatch.context() as patch:
+                if not written:
+                    patch.setattr(store, "keep_damage", away)
+                with pytest.raises(Corrupt):
+                    await meet(ledger, "read")
+            return found
+
+        if when == "opened":
+            log.leadership.close()
+        else:
+            clock.advance(LEAD_SECONDS * 0.6)
+        monkeypatch.setattr(where, name, and_then)
+        for _ in range(2):
+            await stopped(ledger)
+        clock.advance(LEAD_SECONDS * 2)
+        await stopped(ledger)
 
 
 async def test_damage_that_a_reader_could_not_write_down_is_told_once_it_can_be(
@@ -374,6 +420,32 @@ async def test_a_restart_cuts_nothing_that_it_could_not_copy(
         assert (await ledger.restart(ONE, "once more")).size == 21
         [copied] = aside.iterdir()
         assert copied.stat().st_size > 0
+
+
+async def test_a_restart_is_not_broken_off_by_the_checkpoint_of_every_second(
+    database: Database, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that lost its tail is tried anew whenever somebody asks, which takes the fence."""
+    asking: list[asyncio.Task[str]] = []
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        await lose_tail(database, 590)
+        log = ledger.log_of(ONE)
+        log.leadership.close()
+        set_aside = restarting._set_aside
+
+        async def and_then(*given: Any) -> str:
+            asking.append(asyncio.create_task(ledger.checkpoint(ONE)))
+            # It is through, or waits for us.
+            await until(lambda: asking[0].done() or bool(log.opening.lock._waiters))
+            return await set_aside(*given)
+
+        monkeypatch.setattr(restarting, "_set_aside", and_then)
+        await ledger.restart(ONE, "a tail of the test")
+        assert (await asking[0]).startswith("example.org/ledger/default/1\n")
+        assert (await ledger.entry(ONE, 590)).type == "ledger.restarted"
+        assert await ledger.check() is None
+        assert (await verdict(ledger)).sound
 
 
 async def test_a_new_origin_says_how_much_of_what_was_lost_before_it_leaves_out(

@@ -63,9 +63,12 @@ class Opening:
                 raise NotSequencer(
                     "cannot add to the log here: another instance appends to this tenant's log"
                 )
-            if self.leadership.opened is not None and await self.soundness.remembered() is None:
-                self.leadership.opened.until = until
-                return self.leadership.opened
+            opened = self.leadership.opened
+            before = await self.soundness.remembered() if opened is not None else None
+            # A reader that met damage while we asked closed it, whether that is written or not.
+            if opened is not None and opened is self.leadership.opened and before is None:
+                opened.until = until
+                return opened
             await self.soundness.check_remembered()
             try:
                 await check_key(self.parts)
@@ -115,6 +118,10 @@ class Opening:
             raise
         except Corrupt as error:
             raise self.soundness.read_only(damage_of(error)) from error
+        # What a reader met meanwhile took the fence from us, unless that could not be written down.
+        while self.soundness.doubted:
+            await self.soundness.check_remembered()
+            self.soundness.damage = None
         shared.metrics.writable(parts.tenant, writable=True)
         shared.metrics.sequencing(parts.tenant, fence)
         last = published.get(origin.origin)

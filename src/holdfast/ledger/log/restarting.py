@@ -93,8 +93,10 @@ async def restart(
     """
     async with tenant_log.sequencer.storing:
         damage = await _wrong(tenant_log)
-        made = await _begun(tenant_log, damage, reason)
-        tenant_log.opening.begun = made.origin.origin
+        # Nobody opens it meanwhile: whoever asks for a checkpoint would take the fence from us.
+        async with tenant_log.opening.lock:
+            made = await _begun(tenant_log, damage, reason)
+            tenant_log.opening.begun = made.origin.origin
         try:
             # Nobody else's comes before it: whoever stores waits for us.
             [outcome] = await tenant_log.sequencer.commit_held(

@@ -51,6 +51,11 @@ class Soundness:
         self._unkept = False
         """Damage was met, and could not be written down: nobody else knows of it."""
 
+    @property
+    def doubted(self) -> bool:
+        """Whether damage was met for which :meth:`check_remembered` is to look again."""
+        return self._unkept or self.stands is not None
+
     async def met(self, error: FrameDamaged, *, walked: bool = False) -> None:
         """Damage was met, by whoever reads: look again, and if it is there, take nothing more.
 
