@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import threading
@@ -19,6 +20,7 @@ from holdfast.kernel.errors import Conflict, Corrupt, Invalid
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.signing import SigningKey
 from holdfast.ledger import notes, tree
+from holdfast.ledger import witness as witness_module
 from holdfast.ledger.errors import WitnessDisagrees
 from holdfast.ledger.log.publishing import DISPUTE_SECONDS
 from holdfast.ledger.notes import COSIGNATURE, VerifierKey, verifier_key
@@ -26,6 +28,7 @@ from holdfast.ledger.service import LedgerService
 from holdfast.ledger.witness import Witness, Witnesses
 from tests.support.ledger import NOW, ONE, everything, one, parts_on, verdict
 from tests.support.ledger_damage import brought_back, kept
+from tests.support.waiting import until
 
 KEY = SigningKey.from_seed(b"w" * 32)
 NAME = "witness.example"
@@ -41,12 +44,14 @@ class Seen:
     encodes: bool = False
     asked: list[int] = field(default_factory=list)
     url: str = ""
+    goes_on: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, body: str) -> tuple[int, str, str]:
         head, _, note_text = body.partition("\n\n")
         first, *proof = head.split("\n")
         old = int(first.removeprefix("old "))
         self.asked.append(old)
+        assert self.goes_on.wait(600)
         said = notes.parse_checkpoint(notes.parse_note(note_text).text)
         if old != self.size:
             return 409, "text/x.tlog.size", f"{self.size}\n"
@@ -72,6 +77,7 @@ class Seen:
 @pytest.fixture
 def witness() -> Iterator[Seen]:
     seen = Seen()
+    seen.goes_on.set()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -131,6 +137,38 @@ async def test_checkpoints_are_cosigned_by_who_checked_that_the_log_grew(
             await ledger.append(ONE, one(9))
             note = notes.parse_note(await ledger.checkpoint(ONE))
             assert len(note.signatures) == 1
+        finally:
+            await ledger.close()
+
+
+async def test_nobody_waits_to_append_while_a_rotation_asks_a_witness(
+    sqlite_database: Database, tmp_path: Path, witness: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(witness_module, "WITNESS_SECONDS", 600.0)
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
+        key = verifier_key(NAME, KEY, COSIGNATURE)
+        asked = Witnesses([Witness(witness.url, key)], client)
+        parts = replace(parts_on(sqlite_database, tmp_path), witnesses=asked)
+        ledger = LedgerService(parts, id_source(parts.clock))
+        try:
+            for number in range(3):
+                await ledger.append(ONE, one(number))
+            witness.goes_on.clear()
+            rotating = asyncio.create_task(ledger.rotate(ONE))
+            try:
+                await until(lambda: bool(witness.asked))
+                async with asyncio.timeout(120):
+                    await ledger.append(ONE, one(3))
+                assert not rotating.done()
+            finally:
+                witness.goes_on.set()
+            trust = await rotating
+            # The old key signs a last time under the locks: of those four no witness is asked.
+            assert [(k.valid_from, k.valid_to) for k in trust.keys] == [(0, 4), (4, None)]
+            assert (witness.size, witness.asked) == (5, [0, 3])
+            _, signers = notes.open_note(await ledger.checkpoint(ONE), [key])
+            assert signers == [key]
+            assert (await verdict(ledger)).sound
         finally:
             await ledger.close()
 

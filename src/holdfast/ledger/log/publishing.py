@@ -62,8 +62,11 @@ class Publisher:
         async with self.signing:
             return await self.checkpoint_held()
 
-    async def checkpoint_held(self) -> str:
-        """:meth:`checkpoint` for whoever holds ``signing`` already."""
+    async def checkpoint_held(self, *, ask: bool = True) -> str:
+        """:meth:`checkpoint` for whoever holds ``signing`` already.
+
+        If no witness is to be asked it was, just now: nothing is signed against what one says.
+        """
         # Opened by whoever signs, not by whoever waits for it: there may be a new origin meanwhile.
         try:
             state = await self.opening.open()
@@ -88,13 +91,15 @@ class Publisher:
         if self.soundness.stands is not None:  # met since the log was opened
             raise self.soundness.read_only(self.soundness.stands)
         last = state.published
-        if last is not None and last.size == state.tree.size and self._was_released(last):
+        is_newest = last is not None and last.size == state.tree.size
+        if last is not None and is_newest and (not ask or self._was_released(last)):
             return last.note
         now = self.parts.shared.clock.monotonic()
-        if self.disputed is not None and now - self._asked_at < DISPUTE_SECONDS:
+        if self.disputed is not None and (not ask or now - self._asked_at < DISPUTE_SECONDS):
             raise self.disputed
-        self._asked_at = now
-        return await self._publish(state)
+        if ask:
+            self._asked_at = now
+        return await self._publish(state, ask=ask)
 
     def _was_released(self, last: Published) -> bool:
         """Whether every witness was asked about it: what the database has may be kept back."""
@@ -117,7 +122,7 @@ class Publisher:
             ) from error
         raise later
 
-    async def _publish(self, state: Opened) -> str:
+    async def _publish(self, state: Opened, *, ask: bool) -> str:
         """Make size and root durable, in the database and in the file; then release the note."""
         told = Checkpoint(state.origin.origin, state.tree.size, state.tree.root())
         view = View(told.size, state.recorded, state.tree)
@@ -135,7 +140,7 @@ class Publisher:
             self.leadership.close()
             raise self.soundness.read_only(unknown_published(error, told.size)) from error
         witnesses = self.parts.shared.witnesses
-        if witnesses is not None and witnesses.witnesses:
+        if ask and witnesses is not None and witnesses.witnesses:
             # Only now: a witness is the outside, too.
             prove = partial(self.reader.consistency_path, view=view)
             try:
@@ -144,7 +149,9 @@ class Publisher:
                 raise await self._kept_back(told, error) from error
             published = replace(published, note=cosigned.encode())
             await self.published.keep(published, state.fence)
-        state.published = self._released = published
+        state.published = published
+        if ask:
+            self._released = published
         self.disputed = None
         self.parts.shared.metrics.published()
         return published.note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 
@@ -29,9 +30,12 @@ async def rotate(tenant_log: TenantLog, telling: Telling) -> None:
     that only the new key can vouch for.
     """
     parts, soundness = tenant_log.parts, tenant_log.soundness
+    # Witnesses may take their time, and nobody is to wait for them to append.
+    with contextlib.suppress(LedgerReadOnly):
+        await tenant_log.checkpoint()
     async with tenant_log.sequencer.storing, tenant_log.publisher.signing:
         try:
-            await tenant_log.publisher.checkpoint_held()
+            await tenant_log.publisher.checkpoint_held(ask=False)
             state = await tenant_log.open()
             made, lost = await _another(tenant_log, state.origin), False
         except LedgerReadOnly:
