@@ -67,6 +67,25 @@ READ_SECONDS = 1800.0
 _FILE_NAME = re.compile(r'filename="([^"/\\]+)"')
 
 
+class _Account(RawResponse, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """An account as it is answered: what a later release tells in it is passed over.
+
+    Servers are renewed before those who ask them. What is sent to one is strict: it would not keep
+    what it does not know.
+    """
+
+    def known(self) -> RawResponse:
+        return RawResponse(**msgspec.structs.asdict(self))
+
+
+class _Stored(StoredResponse, frozen=True, kw_only=True):
+    response: _Account
+
+    def known(self) -> StoredResponse:
+        members = msgspec.structs.asdict(self) | {"response": self.response.known()}
+        return StoredResponse(**members)
+
+
 class RecordsClient:
     """Runs, batches, records, results and rejects of the aggregator behind ``api``.
 
@@ -102,7 +121,7 @@ class RecordsClient:
         content: bytes | AsyncIterator[bytes],
     ) -> StoredResponse:
         """Keep one raw response of the run's current attempt; durable on return."""
-        return await self._api.request(
+        stored = await self._api.request(
             "PUT",
             _run(run, f"/responses/{response.sequence}"),
             content=content,
@@ -111,20 +130,22 @@ class RecordsClient:
                 RESPONSE_HEADER: encode_response(response),
                 "Content-Type": "application/octet-stream",
             },
-            type=StoredResponse,
+            type=_Stored,
         )
+        return stored.known()
 
     async def kept(
         self, principal: Principal, grant: str, run: str, *, after: int = -1
     ) -> list[RawResponse]:
         """Pages that earlier attempts of the run have stored, some at a time."""
-        return await self._api.request(
+        kept = await self._api.request(
             "GET",
             _run(run, "/kept"),
             params={"after": after},
             headers={GRANT_HEADER: grant},
-            type=list[RawResponse],
+            type=list[_Account],
         )
+        return [account.known() for account in kept]
 
     async def known_chunks(
         self, principal: Principal, grant: str, run: str, digest: str
@@ -142,13 +163,14 @@ class RecordsClient:
         self, principal: Principal, grant: str, run: str, response: RawResponse
     ) -> StoredResponse:
         """Keep the account of a response whose bytes are there already; durable on return."""
-        return await self._api.request(
+        stored = await self._api.request(
             "POST",
             _run(run, f"/responses/{response.sequence}/known"),
             json=response,
             headers={GRANT_HEADER: grant},
-            type=StoredResponse,
+            type=_Stored,
         )
+        return stored.known()
 
     async def post_batch(self, principal: Principal, grant: str, batch: Batch) -> BatchReceipt:
         """Stage a batch; on return it is durable, and invisible until its run is published."""
@@ -176,12 +198,13 @@ class RecordsClient:
         self, principal: Principal, grant: str, run: str, source: str
     ) -> list[RawResponse]:
         """The accounts of one of these runs' responses, in order."""
-        return await self._api.request(
+        kept = await self._api.request(
             "GET",
             _run(run, f"/remap/{_quoted(source)}"),
             headers={GRANT_HEADER: grant},
-            type=list[RawResponse],
+            type=list[_Account],
         )
+        return [account.known() for account in kept]
 
     async def remap_chunks(
         self, principal: Principal, grant: str, run: str, source: str, sequence: int
@@ -273,7 +296,8 @@ class RecordsClient:
 
     async def responses(self, principal: Principal, run: str) -> list[StoredResponse]:
         """The raw responses of the run's current attempt, in order."""
-        return await self._api.request("GET", _run(run, "/responses"), type=list[StoredResponse])
+        found = await self._api.request("GET", _run(run, "/responses"), type=list[_Stored])
+        return [stored.known() for stored in found]
 
     async def response_body(self, principal: Principal, run: str, sequence: int) -> ResponseBody:
         """One raw response with its bytes; asking for them is an event there."""

@@ -200,7 +200,7 @@ class RawResponses(Part):
         if row.erased_at:
             raise NotFound(
                 f"cannot read the response {sequence} of the run {run[:64]}: it was destroyed at "
-                f"{row.erased_at}, because somebody who was in it, or may have been, is erased",
+                f"{row.erased_at}, because somebody who was in it, or may have been, was erased",
                 code="response-erased",
             )
         return profile, row

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import HoldfastError, Kind
+from holdfast.kernel.errors import HoldfastError, Invalid, Kind
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.app import Connection
 from holdfast.kernel.http.client import ApiClient
@@ -20,6 +20,7 @@ from holdfast.kernel.principal import Principal
 from holdfast.records.client import RecordsClient
 from holdfast.records.http import handlers
 from holdfast.records.model import RecordFilter, RecordPage, RunFinish, RunOpen, RunStatus
+from holdfast.records.wire import GRANT_HEADER
 from tests.unit.records.helpers import OPERATOR, Bench, bench_on, profile, raw, record
 
 RUN = "01900000-0000-7000-8000-000000000000"
@@ -37,7 +38,7 @@ async def api(bench: Bench) -> AsyncIterator[ApiClient]:
         yield client
 
 
-def api_of(bench: Bench) -> ApiClient:
+def api_of(bench: Bench, release: Any = None) -> ApiClient:
     async def authenticate(connection: Connection) -> Principal:
         return OPERATOR
 
@@ -49,7 +50,59 @@ def api_of(bench: Bench) -> ApiClient:
             authenticate=authenticate,
         )
     )
-    return ApiClient.for_app(app)
+    return ApiClient.for_app(release(app) if release else app)
+
+
+class OfALaterRelease:
+    """The aggregator of a later release: what it tells of responses has a member more."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        sent: list[Any] = []
+
+        async def kept(message: Any) -> None:
+            sent.append(message)
+
+        await self._app(scope, receive, kept if scope["type"] == "http" else send)
+        body = b"".join(one.get("body", b"") for one in sent)
+        body = body.replace(b'"address":', b'"since_then":["x"],"address":')
+        for one in sent:
+            if one["type"] == "http.response.start":
+                rest = [pair for pair in one["headers"] if pair[0].lower() != b"content-length"]
+                length = (b"content-length", str(len(body)).encode())
+                await send({**one, "headers": [*rest, length]})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def test_a_member_that_a_later_release_tells_of_a_response_is_passed_over(
+    bench: Bench,
+) -> None:
+    """The servers are renewed before the drones: what these read must not fail their runs."""
+    async with api_of(bench, OfALaterRelease) as later, api_of(bench) as same:
+        first, client, now = bench.attempt(), RecordsClient(later), RecordsClient(same)
+        await first.open()
+        stored = await client.put_response(OPERATOR, first.grant, first.run, raw(0, b"[]"), b"[]")
+        assert stored.response == raw(0, b"[]")
+        second = bench.attempt(run=first.run, fence=2)
+        await second.open()
+        kept = await client.kept(OPERATOR, second.grant, first.run)
+        assert kept == await now.kept(OPERATOR, second.grant, first.run) == [raw(0, b"[]")]
+        known = await client.put_known(OPERATOR, second.grant, first.run, kept[0])
+        assert known.response == kept[0]
+        listed = await client.responses(OPERATOR, first.run)
+        assert listed == await now.responses(OPERATOR, first.run)
+        assert [one.response for one in listed] == kept
+        # What is sent to an aggregator is as strict as it was: it would not be kept.
+        body = {**msgspec.to_builtins(kept[0]), "since_then": ["x"]}
+        with pytest.raises(Invalid, match="since_then"):
+            await same.request(
+                "POST",
+                f"/v1/runs/{first.run}/responses/0/known",
+                json=body,
+                headers={GRANT_HEADER: second.grant},
+            )
 
 
 async def test_a_run_over_the_wire(bench: Bench, api: ApiClient) -> None:
