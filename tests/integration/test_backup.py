@@ -5,6 +5,7 @@ One system with a person in it serves all tests: collected, backed up, erased, b
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import random
@@ -691,6 +692,65 @@ async def test_a_keyring_that_outlived_its_data_stays_and_another_is_not_written
             assert set(await people(system)) == {JOE, "None"}
     for name in names:
         await postgres.drop_database(name)
+
+
+async def test_of_two_restores_into_one_postgresql_database_one_is_refused(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    names = [await postgres.fresh_database("template0") for _ in range(2)]
+
+    def on(folder: str, database: str) -> Settings:
+        home = {"data_dir": str(tmp_path / folder), "log_level": "error"}
+        return resolve({}, {**home, "database_url": postgres.dsn(database)})
+
+    settings = on("data", names[0])
+    async with open_system(settings, ROLES) as system:
+        await system.registry.publish(ME, PROFILE)
+        await collect(system, JANE, JOE)
+        backup = await back_up(system)
+    targets = [on(folder, names[1]) for folder in ("one", "two")]
+    for target in targets:
+        target.keys_dir.mkdir(parents=True)
+        shutil.copy2(settings.keys_dir / "master.key", target.keys_dir)
+    done = await asyncio.gather(
+        *(restore(target, *files_of(backup)) for target in targets), return_exceptions=True
+    )
+    [refused] = [each for each in done if not isinstance(each, Restored)]
+    assert isinstance(refused, Conflict), refused
+    assert refused.code in ("restore-running", "data-there")
+    [whole] = [t for t, each in zip(targets, done, strict=True) if isinstance(each, Restored)]
+    async with open_system(whole, ROLES) as system:
+        assert set(await people(system)) == {JANE, JOE}
+        assert (await verify(system, lambda *_: None)).responses == 2
+    for name in names:
+        await postgres.drop_database(name)
+
+
+async def test_a_database_that_a_restore_has_marked_is_touched_by_nobody_else(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """Neither by a start, nor by a restore whose lock broke and whose mark is another's now."""
+    name = await postgres.fresh_database("template0")
+    url = postgres.dsn(name)
+    (tmp_path / "stage").mkdir()
+    first = await postgresql.begin_restore(url, None, tmp_path / "stage")
+    given = {"data_dir": str(tmp_path / "data"), "database_url": url, "log_level": "error"}
+    with pytest.raises(Conflict) as refused:
+        async with open_system(resolve({}, given), ROLES):
+            pass
+    assert refused.value.code == "restore-unfinished"
+    await postgresql.begin_restore(url, None, tmp_path / "stage")
+    for going_on in (
+        postgresql.load(url, None, tmp_path, "0", first),
+        postgresql.end_restore(url, None, tmp_path / "stage", first),
+    ):
+        with pytest.raises(Conflict) as refused:
+            await going_on
+        assert refused.value.code == "restore-running"
+    async with postgresql.connected(url, None) as conn:
+        there = await conn.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    assert [row["tablename"] for row in there] == ["holdfast_restoring"]
+    await postgres.drop_database(name)
 
 
 @pytest.mark.soak

@@ -91,6 +91,11 @@ async def _open_state(system: System, stack: AsyncExitStack) -> State:
     if url.startswith("sqlite:"):
         sqlite_path(url).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     password = settings["database_password"] or None
+    if not url.startswith("sqlite:"):
+        from holdfast.app.backup.postgres import finish_restore
+
+        # Before anything is changed there: a half is left as it is.
+        await finish_restore(url, password, settings.data_dir)
     await migrate(
         url,
         clock=system.clock,
@@ -98,10 +103,6 @@ async def _open_state(system: System, stack: AsyncExitStack) -> State:
         backups=settings.data_dir / "backups",
         password=password,
     )
-    if not url.startswith("sqlite:"):
-        from holdfast.app.backup.postgres import finish_restore
-
-        await finish_restore(url, password, settings.data_dir)
     database = await stack.enter_async_context(
         open_database(url, clock=system.clock, password=password)
     )

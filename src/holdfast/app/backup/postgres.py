@@ -7,6 +7,10 @@ Beside the database a restore fills a keyring and a directory, and no transactio
 first of all the database is marked, and last of all the mark is removed: nobody starts on one that
 is marked, and the same restore again begins anew. The mark's token lies in the directory too, which
 gets its name in one step: where both agree, all was done but the removal.
+
+A mark does not tell whether who made it still lives. A lock does: it is held by a connection from
+the beginning to the end, and whoever makes or removes a mark has it. Should that connection break,
+the token is the last word: a restore fills and ends only what it has marked itself.
 """
 
 from __future__ import annotations
@@ -28,6 +32,10 @@ from holdfast.migrations import load_tables
 CONNECT_SECONDS = 10.0
 MARK = "holdfast_restoring"
 """The table that is there while a restore is under way, or was killed."""
+LOCK = 0x726573746F726573  # "restores"
+"""The advisory lock that a restore holds."""
+LOCK_SECONDS = 5
+"""How long one waits for it: the server may not have seen yet that its holder is dead."""
 RESTORED = ".restored"
 """The file of the data directory that has the same token as the mark."""
 EVERYBODY = "_"
@@ -86,8 +94,33 @@ async def _check_empty(conn: Any) -> None:
         )
 
 
-async def begin_restore(url: str, password: str | None, stage: Path) -> None:
-    """Mark the database as one in which a restore is under way, from ``stage``."""
+@asynccontextmanager
+async def restoring(url: str, password: str | None) -> AsyncIterator[None]:
+    """Be the only restore into this database; ``Conflict`` if another one is under way."""
+    async with connected(url, password) as conn:
+        await _lock(
+            conn,
+            "pg_advisory_lock",
+            Conflict(
+                "cannot restore: another restore into this database is under way",
+                code="restore-running",
+            ),
+        )
+        yield
+
+
+async def _lock(conn: Any, take: str, refused: Conflict) -> None:
+    import asyncpg
+
+    await conn.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+    try:
+        await conn.execute(f"SELECT {take}({LOCK})")
+    except asyncpg.LockNotAvailableError:
+        raise refused from None
+
+
+async def begin_restore(url: str, password: str | None, stage: Path) -> str:
+    """Mark the database as one in which a restore is under way, from ``stage``; by which token."""
     token = os.urandom(16).hex()
     write_over(stage / RESTORED, token.encode())
     async with connected(url, password) as conn, conn.transaction():
@@ -95,27 +128,53 @@ async def begin_restore(url: str, password: str | None, stage: Path) -> None:
         await conn.execute(f"DROP TABLE IF EXISTS {MARK}")
         await conn.execute(f"CREATE TABLE {MARK} (token TEXT NOT NULL)")
         await conn.execute(f"INSERT INTO {MARK} VALUES ($1)", token)  # noqa: S608 - our own name
+    return token
+
+
+async def end_restore(url: str, password: str | None, data_dir: Path, token: str) -> None:
+    """Remove the mark: everything is in its place. ``Conflict`` if it is not ours any more."""
+    async with connected(url, password) as conn, conn.transaction():
+        await _own(conn, token)
+        await conn.execute(f"DROP TABLE {MARK}")
+    (data_dir / RESTORED).unlink()
 
 
 async def finish_restore(url: str, password: str | None, data_dir: Path) -> None:
-    """Remove the mark, if what was to come to ``data_dir`` with it has come.
+    """At a start: remove the mark of a restore that was killed when all was done but this.
 
-    Also at each start: a restore may have been killed when all was done but this. ``Conflict`` if
-    something of it is missing.
+    ``Conflict`` if something of it is missing, or it is under way.
     """
+    unfinished = Conflict(
+        "cannot start: a restore into this database was not finished",
+        code="restore-unfinished",
+        hint="run the same `holdfast backup restore` again: it begins anew",
+    )
     async with connected(url, password) as conn:
-        token = await _token(conn)
-        if token is None:
+        if await _token(conn) is None:
             return
-        there = data_dir / RESTORED
-        if not there.exists() or there.read_text("ascii") != token:
-            raise Conflict(
-                "cannot start: a restore into this database was not finished",
-                code="restore-unfinished",
-                hint="run the same `holdfast backup restore` again: it begins anew",
-            )
-        await conn.execute(f"DROP TABLE {MARK}")
-        there.unlink()
+        async with conn.transaction():
+            await _lock(conn, "pg_advisory_xact_lock", unfinished)
+            token, there = await _token(conn), data_dir / RESTORED
+            if token is None:  # it has ended meanwhile
+                return
+            if not there.exists() or there.read_text("ascii") != token:
+                raise unfinished
+            await conn.execute(f"DROP TABLE {MARK}")
+        there.unlink(missing_ok=True)
+
+
+async def _own(conn: Any, token: str) -> None:
+    """Keep others from changing the mark until the transaction ends; ``Conflict`` if it is not
+    this one."""
+    found = None
+    if await conn.fetchval("SELECT to_regclass($1)", MARK) is not None:
+        found = await conn.fetchval(f"SELECT token FROM {MARK} FOR UPDATE")  # noqa: S608 - our own
+    if found != token:
+        raise Conflict(
+            "cannot restore: another restore has taken this database over",
+            code="restore-running",
+            hint="see that only one runs, and run the same `holdfast backup restore` again",
+        )
 
 
 async def _token(conn: Any) -> str | None:
@@ -125,10 +184,12 @@ async def _token(conn: Any) -> str | None:
     return str(await conn.fetchval(f"SELECT token FROM {MARK}"))  # noqa: S608 - our own name
 
 
-async def load(url: str, password: str | None, folder: Path, revision: str) -> None:
-    """Put the tables of :func:`dump` into a database that was just migrated to ``revision``."""
+async def load(url: str, password: str | None, folder: Path, revision: str, token: str) -> None:
+    """Put the tables of :func:`dump` into a database that was just migrated to ``revision``, and
+    that :func:`begin_restore` has marked with ``token``."""
     load_tables()
     async with connected(url, password) as conn, conn.transaction():
+        await _own(conn, token)
         await conn.execute("SET LOCAL statement_timeout = 0")
         now = await conn.fetchval("SELECT revision FROM schema_state WHERE id = 1")
         if now != revision:

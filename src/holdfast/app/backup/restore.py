@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,27 @@ async def restore(
     await asyncio.to_thread(check_kind, data, "data")
     if keys is not None:
         await asyncio.to_thread(check_kind, keys, "keys")
-    await _check_place(settings)
     began = time.monotonic()
+    async with AsyncExitStack() as alone:
+        if not settings.database_url.startswith("sqlite:"):
+            await alone.enter_async_context(
+                postgres.restoring(settings.database_url, _password(settings))
+            )
+        await _check_place(settings)
+        header = await _put_back(settings, data, keys, lists, master, progress)
+    unpacked = time.monotonic()
+    return await _reopened(settings, header, began, unpacked, progress)
+
+
+async def _put_back(
+    settings: Settings,
+    data: Path,
+    keys: Path | None,
+    lists: Path | None,
+    master: str,
+    progress: Progress,
+) -> Header:
+    """Everything unpacked, checked, and where it belongs."""
     target = settings.data_dir.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     await asyncio.to_thread(_undo_killed, target)
@@ -131,16 +150,16 @@ async def restore(
         # Whoever finds the data, or the database filled, must find all that belongs to it: a
         # process that dies from here on has left keys and lists that are more than what was there.
         await asyncio.to_thread(_put_keys, settings, stage, header)
+        token = ""
         if header.engine == "postgresql":
-            await _fill_database(settings, stage, header)
+            token = await _fill_database(settings, stage, header)
         await asyncio.to_thread(_put_in_place, stage, target)
         if header.engine == "postgresql":
-            await postgres.finish_restore(settings.database_url, _password(settings), target)
+            await postgres.end_restore(settings.database_url, _password(settings), target, token)
     finally:
         await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)
         os.close(held)
-    unpacked = time.monotonic()
-    return await _reopened(settings, header, began, unpacked, progress)
+    return header
 
 
 async def drill(
@@ -316,25 +335,26 @@ def _put_keys(settings: Settings, stage: Path, header: Header) -> None:
         place.put(stage)
 
 
-async def _fill_database(settings: Settings, stage: Path, header: Header) -> None:
+async def _fill_database(settings: Settings, stage: Path, header: Header) -> str:
     """The keyring where it has its place, if that is a database, then the state into the empty one.
 
-    From here on until :func:`postgres.finish_restore` the database is marked: whoever finds it so
-    does not start on it, and a restore begins anew.
+    From here on until :func:`postgres.end_restore` the database is marked: whoever finds it so
+    does not start on it, and a restore begins anew. By which token.
     """
     from holdfast import __version__
     from holdfast.migrations.runner import migrate
 
     url, password = settings.database_url, _password(settings)
-    await postgres.begin_restore(url, password, stage)
+    token = await postgres.begin_restore(url, password, stage)
     await migrate(url, clock=SystemClock(), version=__version__, backups=stage, password=password)
     holder = "aggregator" if "aggregator" in header.roles else sorted(header.roles)[0]
     place, schema = keyring_place(settings, holder)
     if not place.startswith("sqlite:"):
         of_keyring = settings["keyring_password"] or password
         await asyncio.to_thread(_move_keyring, stage / "keyring", place, of_keyring, schema)
-    await postgres.load(url, password, stage / "state", header.revision)
+    await postgres.load(url, password, stage / "state", header.revision, token)
     await asyncio.to_thread(shutil.rmtree, stage / "state")
+    return token
 
 
 def _move_keyring(folder: Path, place: str, password: str | None, schema: str) -> None:
