@@ -155,7 +155,7 @@ async def test_a_person_in_what_a_failed_run_fetched_is_guarded_and_erased(
     await bench.system.subjects.erase(
         OPERATOR, EraseRequest(subject="Ada Lovelace", reason="asked", even_unknown=True)
     )
-    with pytest.raises(NotFound, match="was erased"):
+    with pytest.raises(NotFound, match="somebody who was in it"):
         await records.response_body(OPERATOR, run.id, 0)
 
 
@@ -319,3 +319,9 @@ async def test_a_remapping_that_fails_lists_what_it_read(bench: Collecting) -> N
     assert (run.status, run.code, run.pages) == (RunStatus.FAILED, "parse", 1), run.reason
     assert await kept(bench, run) == [(bench.files / "data.json").read_bytes()]
     assert await bench.records() == before
+    line = Line(bench.system.app)
+    line.refuse["PUT /v1/runs"] = 1_000_000
+    async with bench.drone("third", line=line, keep_seconds=0.2):
+        run = await bench.collect(remap=True)
+    assert (run.status, run.code) == (RunStatus.FAILED, "parse")
+    assert "the aggregator did not take it" in run.reason

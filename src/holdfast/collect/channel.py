@@ -135,6 +135,17 @@ class Channel:
                 failures.append(error.detail if isinstance(error, HoldfastError) else str(error))
         return "; ".join(failures)
 
+    async def settled_within(self, seconds: float) -> str:
+        """As :meth:`settled`; what is not durable after so many seconds is given up."""
+        try:
+            async with asyncio.timeout(seconds) as scope:
+                return await self.settled()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        await self.abandon()
+        return f"the aggregator did not take it within {seconds:g} s"
+
     async def finish(self, request: RunFinish) -> Run:
         """Tell how the attempt ended."""
         return await self._answered(lambda: self._target.finish(request))

@@ -126,7 +126,9 @@ class Remapping:
 
     async def _finish(self, outcome: Outcome, code: str = "", reason: str = "") -> Ending:
         channel = self._channel
-        await channel.settled()  # nobody can store anything for a run that has ended
+        # Nobody can store anything for a run that has ended.
+        if failure := await channel.settled_within(self._tools.keep_seconds):
+            reason = f"{reason}; what it read is not kept with it: {failure}" if reason else ""
         request = RunFinish(
             run=self._attempt.run,
             fence=self._attempt.fence,
