@@ -448,6 +448,29 @@ async def test_a_restart_is_not_broken_off_by_the_checkpoint_of_every_second(
         assert (await verdict(ledger)).sound
 
 
+async def test_a_log_that_is_read_only_says_so_while_it_is_looked_at_anew(
+    database: Database, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is whenever somebody asks for a checkpoint or its status: every second."""
+    async with ledger_on(database, tmp_path, clock=clock) as ledger:
+        await filled(ledger)
+        await lose_tail(database, 590)
+        log = ledger.log_of(ONE)
+        log.leadership.close()
+        assert not (await ledger.status(ONE)).writable
+        recovered = log.recovery.recovered
+        said: list[Any] = []
+
+        async def and_then(*given: Any) -> Any:
+            found = await recovered(*given)
+            said.append((await ledger.check(), log.damage and log.damage.reason))
+            return found
+
+        monkeypatch.setattr(log.recovery, "recovered", and_then)
+        assert not (await ledger.status(ONE)).writable
+        assert said == [("degraded", "lost-tail")]
+
+
 async def test_a_new_origin_says_how_much_of_what_was_lost_before_it_leaves_out(
     database: Database, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,7 +103,6 @@ class Opening:
         await self.soundness.check_remembered()
         origin = await origin_in_force(parts, fence)
         signer = None if another else await signer_in_force(parts, fence, origin)
-        self.soundness.damage = None
         try:
             grown, recorded = await self.recovery.recovered(fence)
             published = await self._check_said(grown, origin)
@@ -121,7 +120,8 @@ class Opening:
         # What a reader met meanwhile took the fence from us, unless that could not be written down.
         while self.soundness.doubted:
             await self.soundness.check_remembered()
-            self.soundness.damage = None
+        # Only now: while it was looked at anew, which is every second, it was what it was.
+        self.soundness.damage = None
         shared.metrics.writable(parts.tenant, writable=True)
         shared.metrics.sequencing(parts.tenant, fence)
         last = published.get(origin.origin)

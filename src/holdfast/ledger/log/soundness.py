@@ -197,7 +197,7 @@ class Soundness:
 
     def read_only(self, damage: Damage) -> LedgerReadOnly:
         """Take nothing more because of ``damage``; returns what whoever asks is told."""
-        first_time = self.damage is None
+        first_time = self.damage != damage
         self.damage = damage
         self.parts.shared.metrics.writable(self.parts.tenant, writable=False)
         if first_time:
