@@ -242,7 +242,7 @@ class RawResponse(_Wire, frozen=True, kw_only=True):
     """What its headers said of how many records there are."""
     open_ended: bool = False
     """Only the end of the connection said where it ends: what came may be less than what is."""
-    final_url: Annotated[str, Meta(max_length=8192)] = ""
+    final_url: Annotated[str, Meta(max_length=2048)] = ""
     """The address that answered after redirects, secrets removed; empty where it is ``url``."""
     cut: bool = False
     """These bytes are the beginning of the answer only: a limit was reached, or it broke off."""

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from holdfast.kernel.connection import ServeLimits
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import HoldfastError, Invalid, Kind
 from holdfast.kernel.http import AppSpec, create_app
@@ -20,7 +21,7 @@ from holdfast.kernel.principal import Principal
 from holdfast.records.client import RecordsClient
 from holdfast.records.http import handlers
 from holdfast.records.model import RecordFilter, RecordPage, RunFinish, RunOpen, RunStatus
-from holdfast.records.wire import GRANT_HEADER
+from holdfast.records.wire import GRANT_HEADER, decode_response, encode_response
 from tests.unit.records.helpers import OPERATOR, Bench, bench_on, profile, raw, record
 
 RUN = "01900000-0000-7000-8000-000000000000"
@@ -103,6 +104,17 @@ async def test_a_member_that_a_later_release_tells_of_a_response_is_passed_over(
                 json=body,
                 headers={GRANT_HEADER: second.grant},
             )
+
+
+def test_the_longest_account_of_a_response_fits_into_its_header() -> None:
+    """Beside what else a request has: its addresses are as long as sources make them."""
+    text = {"url": 8192, "following": 8192, "final_url": 2048, "etag": 1000, "media_type": 200}
+    longest = raw(0, b"[]", **{name: "x" * size for name, size in text.items()}, total="9" * 40)
+    header = encode_response(longest)
+    assert decode_response(header) == longest
+    assert len(header) < ServeLimits().header_bytes_max - 4096
+    with pytest.raises(Invalid, match="final_url"):
+        decode_response(encode_response(msgspec.structs.replace(longest, final_url="x" * 2049)))
 
 
 async def test_a_run_over_the_wire(bench: Bench, api: ApiClient) -> None:
