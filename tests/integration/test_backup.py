@@ -15,19 +15,21 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from inspect import getclosurevars
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from holdfast.app.backup import postgres as postgresql
 from holdfast.app.backup.create import Backup, BackupService
 from holdfast.app.backup.http import handlers as backup_handlers
 from holdfast.app.backup.objects import ObjectChecks
 from holdfast.app.backup.restore import Restored, drill, restore, verify
+from holdfast.app.commands.backup import _check_records
 from holdfast.app.compose import open_system
+from holdfast.app.resting import at_rest
 from holdfast.app.settings import ROLES, Settings, resolve
 from holdfast.app.system import System
 from holdfast.fleet.grants import sign_grant
@@ -605,6 +607,42 @@ async def test_a_drill_restores_checks_tells_the_time_and_leaves_nothing(world: 
     assert done.verified.ledger in ("", "sound")
     assert done.unpack_seconds + done.open_seconds == pytest.approx(done.ready_seconds)
     assert not scratch.exists()
+
+
+async def test_a_record_that_was_changed_is_named_at_rest_and_by_a_drill(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path / "data")
+    async with open_system(settings, ROLES) as system:
+        await system.registry.publish(ME, PROFILE)
+        await collect(system, JANE, JOE)
+        await system.subjects.erase(ME, EraseRequest(subject=JANE, reason="asked"))
+    found = {one.check: one for one in at_rest(settings, datetime.now(UTC), deep=True)}
+    assert found["records"].outcome == "pass", found
+    assert "revisions are what was recorded" in found["records"].detail
+    assert "sealed" not in found["records"].detail
+    assert "records" not in {o.check for o in at_rest(settings, datetime.now(UTC), deep=False)}
+
+    changed = text(
+        'UPDATE record_revisions SET body = replace(body, \'"ward":"\', \'"ward":"un\')'
+        " WHERE tenant = :tenant AND sealed IS NOT NULL"
+    )
+    async with open_system(settings, ROLES) as system:
+        assert system.state is not None
+
+        def unit(conn: Connection) -> None:
+            assert conn.execute(changed, {"tenant": ME.tenant}).rowcount == 1
+
+        await system.state.database.write(ME, unit)
+        before = await back_up(system)
+    found = {one.check: one for one in at_rest(settings, datetime.now(UTC), deep=True)}
+    assert found["records"].outcome == "fail"
+    assert "1 are not what was recorded: clinic " in found["records"].detail
+    assert "restore a backup" in found["records"].hint
+    done = await drill(settings, *files_of(before), tmp_path / "scratch")
+    [named] = done.verified.altered
+    assert named in found["records"].detail
+    with pytest.raises(Corrupt) as refused:
+        _check_records(done)
+    assert named in refused.value.detail
 
 
 async def test_a_system_on_postgresql_comes_back(postgres: PostgresServer, tmp_path: Path) -> None:

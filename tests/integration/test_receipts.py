@@ -14,15 +14,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import text
 
 from holdfast.app.commands.verify import _reproduced
 from holdfast.kernel.canonical import canonical
-from holdfast.kernel.errors import HoldfastError
+from holdfast.kernel.errors import HoldfastError, Kind
 from holdfast.kernel.principal import Permission
 from holdfast.keyring.model import EraseRequest
 from holdfast.ledger.model import Append, NewEvent, Trust
 from holdfast.ledger.trusting import TrustInvalid, decode_trust
-from holdfast.records.errors import NoSuchRecord, ReceiptNotYet
+from holdfast.records.errors import NoSuchRecord, ReceiptNotYet, RecordAltered
 from holdfast.records.model import RecordFilter
 from holdfast.records.receipt import ReceiptRefused, verify_receipt
 from tests.integration.collecting import OPERATOR, Collecting, collecting
@@ -133,6 +134,30 @@ async def test_a_receipt_holds_before_and_after_everything_that_comes_later(
     short = json.loads(rotated)
     short["keys"][0]["valid_to"] = 1
     assert "valid from size" in neither(data, json.dumps(short).encode())
+
+
+async def test_a_record_that_was_changed_in_the_database_has_no_receipt(bench: Collecting) -> None:
+    bench.write("data.json", items(3))
+    await bench.publish()
+    async with bench.drone():
+        await bench.collect()
+    first, other, _ = await bench.records()
+    await receipt(bench, first.id)
+    statement = text(
+        'UPDATE record_revisions SET body = replace(body, \'"value":"0"\', \'"value":"9"\')'
+        " WHERE tenant = :tenant"
+    )
+    state = bench.system.state
+    assert state is not None
+    await state.database.write(
+        OPERATOR, lambda conn: conn.execute(statement, {"tenant": OPERATOR.tenant}) and None
+    )
+    for one in (first, other):  # they share a batch
+        with pytest.raises(RecordAltered) as refused:
+            await bench.system.records.receipt(OPERATOR, one.id)
+        assert refused.value.kind is Kind.CORRUPT
+        assert f"cannot give a receipt of {one.id}: what is stored" in refused.value.detail
+        assert "restore a backup" in refused.value.hint
 
 
 async def history(bench: Collecting) -> list[Any]:

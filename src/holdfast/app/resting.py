@@ -392,7 +392,9 @@ def read_only(path: Path) -> Iterator[Any]:
 
 
 def _rows(driver: Any, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-    cursor = driver.execute(statement, values)
+    """The rows; ``values`` one by one, or one mapping by their names."""
+    named = values[0] if values and isinstance(values[0], dict) else values
+    cursor = driver.execute(statement, named)
     try:
         return list(cursor.fetchall())
     finally:
@@ -576,11 +578,7 @@ def of_keyring(path: Path, settings: Settings, expected: str, *, deep: bool) -> 
 
 
 def _keyring(path: Path, settings: Settings, expected: str, *, deep: bool) -> str:
-    from holdfast.app.keys import master_file
-    from holdfast.kernel.clock import SystemClock
-    from holdfast.keyring import MasterKeys, open_keyring
-    from holdfast.keyring.errors import KeyringMissing, MasterKeyMissing
-    from holdfast.keyring.keyring import KEEP_HINT
+    from holdfast.keyring.errors import KeyringMissing
 
     if not path.exists():
         if expected:
@@ -590,20 +588,8 @@ def _keyring(path: Path, settings: Settings, expected: str, *, deep: bool) -> st
             )
         raise Unwell("warn", f"{path} does not exist yet", "`holdfast up` creates it")
 
-    def masters(may_create: bool) -> MasterKeys:
-        if settings["keyring_master_key"]:
-            return MasterKeys.from_text(settings["keyring_master_key"])
-        try:
-            return MasterKeys.from_file(master_file(settings))
-        except FileNotFoundError:
-            raise MasterKeyMissing(
-                f"the master key {master_file(settings)} is missing", hint=KEEP_HINT
-            ) from None
-
     with read_only(path) as driver:
-        keyring = open_keyring(
-            _Shut(driver), masters, SystemClock(), new_id="", expected=expected or None
-        )
+        keyring = _open_keyring(driver, settings, expected)
         versions = len(keyring.masters.versions)
         opened = keyring.check() if deep else None
     if opened is not None and opened.damaged:
@@ -615,6 +601,26 @@ def _keyring(path: Path, settings: Settings, expected: str, *, deep: bool) -> st
     keys = f", {opened.keys} keys open" if opened else " (--deep opens every key)"
     which = "the master key fits" if versions == 1 else f"{versions} versions of the master key fit"
     return f"{path} opens, {which}{keys}"
+
+
+def _open_keyring(driver: Any, settings: Settings, expected: str) -> Any:
+    from holdfast.app.keys import master_file
+    from holdfast.kernel.clock import SystemClock
+    from holdfast.keyring import MasterKeys, open_keyring
+    from holdfast.keyring.errors import MasterKeyMissing
+    from holdfast.keyring.keyring import KEEP_HINT
+
+    def masters(may_create: bool) -> MasterKeys:
+        if settings["keyring_master_key"]:
+            return MasterKeys.from_text(settings["keyring_master_key"])
+        try:
+            return MasterKeys.from_file(master_file(settings))
+        except FileNotFoundError:
+            raise MasterKeyMissing(
+                f"the master key {master_file(settings)} is missing", hint=KEEP_HINT
+            ) from None
+
+    return open_keyring(_Shut(driver), masters, SystemClock(), new_id="", expected=expected or None)
 
 
 def of_secret(settings: Settings, expected: str) -> Finding:
@@ -632,6 +638,59 @@ def of_secret(settings: Settings, expected: str) -> Finding:
         return f"{path} is the one that the data was written under"
 
     return checked("tenant secret", check)
+
+
+def of_records(path: Path, settings: Settings, told: Told) -> Finding:
+    """Whether every stored revision of every record says what was recorded; reads all of them."""
+    return checked("records", lambda: _records(path, settings, told))
+
+
+def _records(path: Path, settings: Settings, told: Told) -> str:
+    from holdfast.kernel.secrets import TenantSecrets
+    from holdfast.keyring.model import RECORDS
+    from holdfast.records.soundness import PAGE, ROWS_AT_ONCE, Checked, altered
+    from holdfast.records.soundness import checked as compared
+
+    found, secrets = Checked(), None
+    with read_only(path) as driver, _read_keyring(settings, told) as keyring:
+        if not _has(driver, "record_revisions"):
+            raise Unwell("skip", "none are kept here")
+
+        def known(tenant: str, names: set[bytes]) -> dict[bytes, Any]:
+            return {} if keyring is None else keyring.find_many(tenant, RECORDS, names)
+
+        for (tenant,) in _rows(driver, "SELECT id FROM tenants ORDER BY id"):
+            asked = {"tenant": tenant, "profile": "", "sequence": -1, "most": ROWS_AT_ONCE}
+            while rows := _rows(driver, PAGE, asked):
+                if secrets is None:
+                    secrets = TenantSecrets.open(
+                        settings.secrets_dir / "tenant-secrets", may_create=False
+                    )
+                    secrets.confirm(told.secret)
+                found.add(compared(secrets, tenant, rows, known))
+                asked |= {"profile": rows[-1][0], "sequence": rows[-1][1]}
+    if found.altered:
+        error = altered(found.told)
+        raise Unwell("fail", error.detail, error.hint)
+    return found.told
+
+
+@contextmanager
+def _read_keyring(settings: Settings, told: Told) -> Iterator[Any]:
+    """The keyring, to open what is sealed; ``None`` where it does not open, which is said of it."""
+    from holdfast.app.keys import keyring_place
+    from holdfast.kernel.database import sqlite_path
+
+    place, _ = keyring_place(settings, "aggregator")
+    if not place.startswith("sqlite:") or not sqlite_path(place).exists():
+        yield None
+        return
+    with read_only(sqlite_path(place)) as driver:
+        try:
+            keyring = _open_keyring(driver, settings, told.keyring)
+        except (HoldfastError, Unwell):
+            keyring = None
+        yield keyring
 
 
 def _some(texts: list[str]) -> str:
@@ -677,6 +736,8 @@ def at_rest(settings: Settings, now: datetime, *, deep: bool) -> list[Finding]:
     if told is not None:
         found.append(of_secret(settings, told.secret))
         found.append(of_ledger_heads(settings.data_dir / "ledger", told.ledgers))
+        if deep:
+            found.append(of_records(sqlite_path(url), settings, told))
     found.append(of_profiles(settings.profiles_dir, settings.data_dir, deep=deep))
     found.append(of_clock(told.recorded if told else "", now))
     found.append(of_port("port", settings[f"{_lead(settings)}_bind"]))

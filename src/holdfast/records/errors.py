@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.kernel.errors import Conflict, Denied, Invalid, NotFound, Unavailable
+from holdfast.kernel.errors import Conflict, Corrupt, Denied, Invalid, NotFound, Unavailable
 
 
 class ReceiptNotYet(Unavailable):
@@ -15,6 +15,12 @@ class EventSealed(Conflict):
     """The ledger cannot open an event: no person is named in it, so its keyring is another."""
 
     code = "event-sealed"
+
+
+class RecordAltered(Corrupt):
+    """A stored record is not what was recorded: the database was changed behind our back."""
+
+    code = "record-altered"
 
 
 class StaleFence(Conflict):

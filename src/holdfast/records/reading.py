@@ -42,6 +42,7 @@ from holdfast.records.model import (
     Scalar,
     StoredReject,
 )
+from holdfast.records.soundness import check_shown
 from holdfast.records.unsealing import SealedRow, Unsealing, sealed_of
 from holdfast.records.within import beginnings, bound
 
@@ -202,7 +203,8 @@ class Reading(Unsealing):
         """One record, as published now or at ``as_of``, with its published revisions in order.
 
         At most :data:`REVISIONS_MAX` of them, the newest that have the one that is asked for among
-        them; ``omitted`` says how many more there are.
+        them; ``omitted`` says how many more there are. :class:`RecordAltered` if one of them that
+        is not sealed is not what was recorded.
         """
         moment = _parsed(as_of) if as_of else None
         key = record_key(record)
@@ -230,6 +232,7 @@ class Reading(Unsealing):
             seen = [row for row in rows if row.from_publication <= publication]
             if not seen:
                 raise _no_such_record(record)
+            check_shown(self._keys(principal, found.profile), principal.tenant, rows)
             made = assemble(conn, principal.tenant, rows, provenance=True)
             return len(seen) - 1, every[0].revision - len(rows), made, sealed_of(rows)
 

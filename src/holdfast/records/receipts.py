@@ -46,6 +46,7 @@ from holdfast.records.receipt import (
     encode_receipt,
 )
 from holdfast.records.signed import SignedBatch, plain_header
+from holdfast.records.soundness import altered
 
 RECEIPTS_MAX = 200
 
@@ -237,8 +238,9 @@ def _made(
     row, run, batch = found.row, found.run, found.batch
     leaves = [signed.leaf_hash(keys, run.run, run.profile_digest, each) for each in found.rows]
     if merkle.root(leaves).hex() != batch.root:
-        raise Internal(
-            f"cannot give a receipt of {row.record.hex()}: its batch is not what was recorded"
+        raise altered(
+            f"cannot give a receipt of {row.record.hex()}: what is stored of its batch is not what "
+            "was recorded"
         )
     steps = [merkle.leaf_hash(batch_leaf(each)) for each in found.batches]
     at = found.batches.index(batch)
@@ -247,7 +249,10 @@ def _made(
     if row.commitment is not None:
         kept = bytes(row.commitment).hex()
         if said not in ("", kept):
-            raise Internal(f"cannot give a receipt of {row.record.hex()}: it does not open")
+            raise altered(
+                f"cannot give a receipt of {row.record.hex()}: what is stored of it is not what "
+                "was recorded"
+            )
         said = kept
     whole = None if opened is None else msgspec.json.decode(opened[1])
     attribution = _attribution(found, signed, proofs[1]) if len(proofs) > 1 else None

@@ -216,7 +216,7 @@ def damaged(name: str, reason: str) -> Corrupt:
         f"cannot trust the object {name}: {reason}",
         code="object-damaged",
         hint="put that file of the objects folder back from a copy, or restore a backup; "
-        "`holdfast doctor --deep` names every object that is damaged or missing",
+        "while it runs, `holdfast doctor --deep` names every object that is damaged or missing",
     )
 
 

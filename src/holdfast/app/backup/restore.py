@@ -46,6 +46,7 @@ from holdfast.keyring.master import MasterKeys, write_new
 from holdfast.keyring.model import BACKUPS, DataKey
 from holdfast.keyring.ports import Rows
 from holdfast.ledger.errors import IndexIncomplete, IndexWrong
+from holdfast.records.soundness import Checked, check_revisions
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of how much."""
@@ -61,6 +62,10 @@ class Verified(Struct, frozen=True, kw_only=True):
     events: int
     events_erased: int
     responses: int
+    revisions: int
+    """Of records, each compared with the digest of what was recorded."""
+    altered: list[str]
+    """The first of those that are not that: profile, record, revision."""
     erasures_replayed: int
     restrictions: int
     """Holds and retentions that stand."""
@@ -564,6 +569,7 @@ async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified
         raise Corrupt(f"cannot restore: {len(checked.damaged)} keys do not open")
     events = erased = responses = entries = 0
     ledger = code = ""
+    revisions = Checked()
     for tenant in await state.database.tenants():
         who = operator(tenant)
         position = BEGINNING
@@ -574,6 +580,8 @@ async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified
             events += len(found)
             erased += sum(entry.erased for entry in found)
             position = found[-1].position
+        if "aggregator" in system.roles:
+            revisions.add(await check_revisions(state.database, state.secrets, state.keyring, who))
         responses += await _check_objects(state, service("restore", tenant), progress)
         if system.ledger is not None and "ledger" in system.roles:
             count, said, told = await _check_ledger(system, who)
@@ -585,6 +593,8 @@ async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified
         events=events,
         events_erased=erased,
         responses=responses,
+        revisions=revisions.revisions,
+        altered=revisions.named,
         erasures_replayed=replayed,
         restrictions=(await asyncio.to_thread(state.keyring.describe)).held_subjects,
         ledger_entries=entries,

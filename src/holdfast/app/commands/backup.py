@@ -79,8 +79,9 @@ def create(
             raise Corrupt(
                 f"cannot back up: {found.problem.removeprefix('cannot back up: ')}",
                 code="backup-failed",
-                hint="no backup was written; `holdfast doctor --deep` names every object that is "
-                "missing or damaged: put those files back from a copy, or restore a backup",
+                hint="no backup was written; while Holdfast runs, `holdfast doctor --deep` names "
+                "every object that is missing or damaged: put those files back from a copy, or "
+                "restore a backup",
             )
         if found.state == "failed":
             raise Unavailable(f"cannot back up: {found.problem}", code="backup-failed")
@@ -142,6 +143,7 @@ def restore(
         elif found.verified.ledger_code:
             say(f"the ledger is read-only: {found.verified.ledger}")
             say(hint_of(found.verified.ledger_code))
+        _check_records(found)
 
     run(body)
 
@@ -168,8 +170,19 @@ def drill(
             scratch = Path(folder) / "data"
             found = await rehearse(settings, data, of_keys, scratch, progress=show)
         _print(found, json=json)
+        _check_records(found)
 
     run(body)
+
+
+def _check_records(found: Restored) -> None:
+    """Fail after all was told, if the backup has records that are not what was recorded."""
+    from holdfast.records.soundness import altered
+
+    named = found.verified.altered
+    if named:
+        some = "; ".join(named[:5]) + (" and more" if len(named) > 5 else "")
+        raise altered(f"the backup {found.backup} is not sound: not what was recorded are {some}")
 
 
 def _beside(data_file: str, keys_file: str) -> bool:
@@ -224,6 +237,8 @@ def _print(found: Restored, *, json: bool) -> None:
             "checked in": f"{found.verify_seconds:.2f} s",
             "keys": checked.keys,
             "raw responses": checked.responses,
+            "revisions of records": f"{checked.revisions:,}, "
+            + ("not all what was recorded" if checked.altered else "what was recorded"),
             "ledger": f"{checked.ledger_entries} entries, {checked.ledger or 'not here'}",
             "events on their way": checked.events,
             "erasures replayed": checked.erasures_replayed,

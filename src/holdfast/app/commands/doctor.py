@@ -47,7 +47,12 @@ def doctor(
     ctx: typer.Context,
     deep: Annotated[
         bool,
-        typer.Option("--deep", help="Open every raw response, not a sample; at rest every key."),
+        typer.Option(
+            "--deep",
+            help="While it runs: open every raw response, not a sample. At rest: open every key, "
+            "compare every revision of a record with what was recorded; raw responses are not "
+            "looked at.",
+        ),
     ] = False,
     json: JsonOption = False,
 ) -> None:
