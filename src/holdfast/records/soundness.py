@@ -2,7 +2,8 @@
 
 A row keeps a keyed digest of its whole content beside the body, and the key lies outside of the
 database: a body that was changed there, by a hand or by a disk, does not have it any more. Of a
-withdrawn record the body is its predecessor's. A sealed part is opened with its person's key; of
+withdrawn record the body is its predecessor's: if they differ, both are named where the predecessor
+is the changed one. A sealed part is opened with its person's key; of
 whoever is erased the digest is over what is left in clear.
 
 The digest speaks of the content alone. That a run and its place in the raw bytes are the recorded
