@@ -47,6 +47,7 @@ from holdfast.registry.source import Format
 
 _FIELDS_MAX = 60
 _CONSTANT_MAX = 4
+_BESIDE_MAX = 3
 _NOTE = 400
 
 
@@ -179,21 +180,16 @@ def _odd(
         for index in seen.totals
         if index not in seen.rows
         and kind in {"csv", "xlsx", "ods"}
-        and _in_place_of_time(cells, index)
+        and _in_place_of_time(cells, index, {*seen.totals, *seen.rows})
     ]
     if not skip_rows_for(cells, timeless) or (seen.rows and not skip_rows_for(cells, seen.rows)):
         timeless = []
-    for index in seen.totals:
-        if index in timeless:
-            found.notes.append(
-                "A row seems to be a total, and has a word in the place of a time: "
-                f"{shown(cells[index])}. It is skipped (`skip_rows`)."
-            )
-        elif index not in seen.rows:
-            found.notes.append(
-                f"A row seems to be a total: {shown(cells[index])}. It is a record like the others "
-                "unless `skip_rows` names it."
-            )
+    lasting = [index for index in seen.totals if index not in {*timeless, *seen.rows}]
+    found.notes += [
+        _of_totals(cells, totals, skipped=totals is timeless)
+        for totals in (timeless, lasting)
+        if totals
+    ]
     # Remarks follow the rows of a table. A list of objects may begin with their names.
     odd = seen.rows if kind in {"csv", "xlsx", "ods"} else seen.before
     if timeless:
@@ -219,10 +215,27 @@ def _odd(
     return False, frozenset(rows[index].position for index in odd), labels
 
 
-def _in_place_of_time(cells: list[dict[str, str]], index: int) -> bool:
-    """Whether a row has its first word where all others, of the column, have a time."""
+def _of_totals(cells: list[dict[str, str]], totals: list[int], *, skipped: bool) -> str:
+    """The note on one total, or on those that come again and again."""
+    told = shown(cells[totals[0]])
+    if len(totals) == 1:
+        begin, has, are, them = "A row seems to be a total", "has", "It is", "it"
+        like = "a record like the others"
+    else:
+        begin, has, are, them = f"{len(totals)} rows seem to be totals", "have", "They are", "them"
+        like, told = "records like the others", f"{told}, …"
+    if skipped:
+        where = f", and {has} a word in the place of a time"
+        return f"{begin}{where}: {told}. {are} skipped (`skip_rows`)."
+    return f"{begin}: {told}. {are} {like} unless `skip_rows` names {them}."
+
+
+def _in_place_of_time(cells: list[dict[str, str]], index: int, odd: set[int]) -> bool:
+    """Whether a row has its first word where all others, but for odd ones, have a time."""
     name, _ = first_word(cells[index], list(cells[index]))
-    texts = {row.get(name, "") for place, row in enumerate(cells) if place != index}
+    texts = {row.get(name, "") for place, row in enumerate(cells) if place not in odd}
+    if not texts:
+        return False
     [looked_at] = infer([{name: text} for text in texts], tabular=True)
     told = sorted(texts - NULL_SPELLINGS)
     return len(told) > 2 and as_period(looked_at, told) is not None
@@ -363,12 +376,32 @@ def _settled(
         failing = Counter(r.field for r in rejects if r.position not in plan.apart)
         if not failing or not plan.weaken(failing.most_common(1)[0][0]):
             break
+    counted = [name for name in plan.counts if _is_count(plan, name, records)]
+    if counted:
+        for name in counted:
+            plan.count(name)
+        records, _ = _mapped(plan, head, source, content)
     plan.key = _key(plan, records)
     if plan.key == "position":
         plan.notes.append(
             "No fields tell all rows apart: rows are told by their content and count."
         )
     return records
+
+
+def _is_count(plan: FieldPlan, name: str, records: list[MappedRecord]) -> bool:
+    """Whether numbers that may be codes are none: the time tells the rows apart, if need be with
+    the few other dimensions, and the numbers are not those that rows are numbered with."""
+    others = [each for each in plan.groups["dimensions"] if each not in plan.counts]
+    if not plan.period or len(others) > _BESIDE_MAX or not all(r.period for r in records):
+        return False
+    fields = [*(f"dimensions.{each}" for each in others), "period"]
+    if len({_part(record, fields) for record in records}) < len(records):
+        return False
+    sent = {str(r.dimensions.get(name, r.attributes.get(name))) for r in records}
+    whole = sorted(int(text) for text in sent if text.isdecimal())
+    numbered = len(whole) == len(records) and whole[-1] - whole[0] == len(whole) - 1
+    return not numbered
 
 
 def _mapped(

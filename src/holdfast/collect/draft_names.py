@@ -12,6 +12,9 @@ CODE = re.compile(
 )  # fmt: skip
 """In the name of a field: what it says is a code, whatever it is written with."""
 
+COUNT = re.compile(r"(number|num)|(number|num|no|nr)_of_[a-z0-9_]+")
+"""The name of a field that may be a code, and as well how many there are of something."""
+
 ABOUT_NUMBERS = re.compile(
     r"unit|uom|measure(ment)?$|note|remark|comment|source|status|flag|frequency|freq|currency|scale|"
     r"multiplier|mult|decimals|adjust|quality|method|base_?(year|period)|publisher|licen[cs]e|"

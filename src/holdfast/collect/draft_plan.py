@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from holdfast.collect.draft_names import CODE, bare_letters, last_name, slug
+from holdfast.collect.draft_names import CODE, COUNT, bare_letters, last_name, slug
 from holdfast.collect.draft_numbers import (
     STYLES,
     in_two_ways,
@@ -71,6 +71,8 @@ class FieldPlan:
         self.key: list[str] | str = "position"
         self.identifying: list[str] = []
         """Dimensions that belong to the key wherever they are: they tell series apart."""
+        self.counts: dict[str, Plain] = {}
+        """Dimensions that are numbers and by their names codes, or counts; what they are as such."""
         self._names: set[str] = {"period"}
         self._sent = texts
         self._missing: list[tuple[Plain, list[str]]] = []
@@ -161,6 +163,17 @@ class FieldPlan:
                 self.identifying = [each for each in self.identifying if each != name]
                 self.period = guess
                 return
+
+    def count(self, name: str) -> None:
+        """What may be a code is how many there are of something, and no part of a key."""
+        for group in ("dimensions", "attributes"):
+            self.groups[group].pop(name, None)
+        self.groups["measures"][name] = self.counts.pop(name)
+        self.notes.append(
+            f"{self.groups['measures'][name]['path']} is taken for a count, since the time and the "
+            "other fields tell all rows apart. If it names what a row is of, move it to "
+            "`dimensions` and write it in `key`."
+        )
 
     def _note_days(self, texts: dict[str, list[str]], used: set[str]) -> None:
         """Days that can be read in two ways are taken in one; say so."""
@@ -256,7 +269,9 @@ class FieldPlan:
         group = "dimensions" if told else "attributes"
         if any(sample != sample.strip() for sample in each.samples):
             entry["trim"] = True
-        self._add(group, each.path, entry, each.samples)
+        name = self._add(group, each.path, entry, each.samples)
+        if coded and each.type in {"integer", "decimal"} and COUNT.fullmatch(slug(each.path)):
+            self.counts[name] = entry | ({"type": "integer"} if each.type == "integer" else {})
 
     def _say_missing(self) -> None:
         """Spellings of "missing" for all fields; one that is a text elsewhere, for its own only.

@@ -55,9 +55,22 @@ def odd_rows(rows: Sequence[Cells]) -> Odd:
     if len(rows) < ROWS_JUDGED:
         return Odd()
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    typed = [name for name in columns if _is_typed([row.get(name, "") for row in rows])]
-    if len(typed) < 2:
-        return Odd(totals=_totals(rows, columns))
+    again = _totals_again(rows, columns)
+    # Whether a column is one of numbers or times is not for its totals to say.
+    plain = [index for index in range(len(rows)) if index not in again]
+    others = [rows[index] for index in plain]
+    typed = [name for name in columns if _is_typed([row.get(name, "") for row in others])]
+    before, after = _words(others, typed) if len(typed) > 1 else ([], [])
+    totals = {*again, *_totals(rows, columns)}
+    return Odd(
+        tuple(plain[index] for index in before),
+        tuple(plain[index] for index in after),
+        tuple(sorted(totals)),
+    )
+
+
+def _words(rows: Sequence[Cells], typed: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The rows at the beginning, and those at the end, that are words in columns of values."""
     first = [index for index in range(min(_FIRST, len(rows) // 2)) if _is_odd(rows[index], typed)]
     before = [index for place, index in enumerate(first) if index == place]
     after = []
@@ -66,7 +79,7 @@ def odd_rows(rows: Sequence[Cells]) -> Odd:
             break
         after.append(index)
     before += _again(rows, before, after)
-    return Odd(tuple(before), tuple(reversed(after)), _totals(rows, columns))
+    return before, list(reversed(after))
 
 
 def _again(rows: Sequence[Cells], before: Sequence[int], after: Sequence[int]) -> list[int]:
@@ -108,6 +121,34 @@ def _totals(rows: Sequence[Cells], columns: Sequence[str]) -> tuple[int, ...]:
         if _TOTAL.fullmatch(text) and text not in others and len(others) > 3:
             found.append(index)
     return tuple(found)
+
+
+def _totals_again(rows: Sequence[Cells], columns: Sequence[str]) -> frozenset[int]:
+    """Rows that sum up the few above them, after each month or each region.
+
+    Their first text speaks of a total where nearly all others have a number or a time, or they are
+    empty where nearly all others say what they are of. Where ``Total`` is but one of the names of a
+    column it is that.
+    """
+    found: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        name, text = first_word(row, columns)
+        if _TOTAL.fullmatch(text):
+            found.setdefault(name, []).append(index)
+    told: set[int] = set()
+    for name, totals in found.items():
+        others = [row for index, row in enumerate(rows) if index not in totals]
+        if len(totals) < 2 or len(others) < len(totals):
+            continue
+        bare = any(
+            all(not rows[index].get(column) for index in totals)
+            and sum(1 for row in others if row.get(column)) >= _SHARE * len(others)
+            for column in columns
+            if column != name
+        )
+        if bare or _is_typed([row.get(name, "") for row in others]):
+            told.update(totals)
+    return frozenset(told)
 
 
 def first_word(row: Cells, columns: Sequence[str]) -> tuple[str, str]:

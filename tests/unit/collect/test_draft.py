@@ -1233,3 +1233,65 @@ def test_beside_what_tells_series_apart_a_column_that_is_the_same_is_said(tmp_pa
     made = draft(tmp_path / "x", name="x", url="https://example.org/x")
     assert "key: [dimensions.crop, period]" in made.text
     assert "# country: the same in all of these rows. If other rows may have another" in made.text
+
+
+MONTHS = [f"2025M{month:02d}" for month in range(1, 13)]
+
+
+def test_a_count_called_number_is_no_key_where_time_and_place_tell_rows_apart(
+    tmp_path: Path,
+) -> None:
+    rows = "".join(
+        f"{month};{place};{75 + 10 * at + 2 * beside}\n"
+        for at, month in enumerate(MONTHS)
+        for beside, place in enumerate("ABC")
+    )
+    for name, field in (("Number", "number"), ("No. of flats", "no_of_flats")):
+        found, notes = made_of(tmp_path / "x", f"Month;Region;{name}\n{rows}")
+        assert found.key == ["dimensions.region", "period"]
+        assert drawn(found, "measures") == {field: {"path": name, "type": "integer"}}
+        assert any(f"{name} is taken for a count" in note for note in notes)
+
+
+def test_a_number_that_tells_rows_apart_alone_remains_their_key(tmp_path: Path) -> None:
+    """Those that rows are numbered with, and those of rows that nothing else tells apart."""
+    for numbers, place in ((range(500, 512), "{}"), (range(7, 127, 10), "A")):
+        rows = "".join(
+            f"{MONTHS[at // 2 if place == 'A' else at]};{place.format(at)};{number}\n"
+            for at, number in enumerate(numbers)
+        )
+        found, _ = made_of(tmp_path / "x", f"Month;Region;Number\n{rows}")
+        assert found.key == ["dimensions.number"]
+
+
+@pytest.mark.parametrize("word", ["Total", "Insgesamt"])
+def test_totals_after_each_month_hide_neither_the_time_nor_what_stands_below(
+    tmp_path: Path, word: str
+) -> None:
+    rows = "".join(
+        f"{month};N;{at},5\n{month};S;{at + 1},5\n{word};;{2 * at + 2}\n"
+        for at, month in enumerate(MONTHS, 1)
+    )
+    text = f"Monat;Region;Anzahl\n ;;Stück\n{rows}1) vorläufig;;\nQuelle: Amt;;\n"
+    found, notes = made_of(tmp_path / "x", text)
+    assert drawn(found, "period") == {"path": "Monat", "frequency": "M"}
+    assert found.key == ["dimensions.region", "period"]
+    assert set(drawn(found, "source")["format"]["skip_rows"]) == {
+        word, "Stück", "1) vorläufig", "Quelle: Amt",
+    }  # fmt: skip
+    assert any(f"12 rows seem to be totals, and have a word in the place of a time: '{word}, 4', …"
+               in note for note in notes)  # fmt: skip
+
+
+def test_totals_among_names_are_said_and_a_total_for_each_year_is_a_name(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{kind}{at};{place};{at}\n" for at in range(4) for kind in ("oak", "ash") for place in "AB"
+    ).replace("oak2", "Total;;6\noak2", 1)
+    _, notes = made_of(tmp_path / "x", f"kind;place;v\n{rows}Total;;6\n")
+    assert any("2 rows seem to be totals: 'Total, 6', …. They are records" in n for n in notes)
+    rows = "".join(f"{place};{year};{year}\n" for year in range(2015, 2020) for place in TOWNS)
+    _, notes = made_of(tmp_path / "x", f"place;year;v\n{rows}")
+    assert not any("total" in note for note in notes)
+
+
+TOWNS = ("Ulm", "Bonn", "Total")
