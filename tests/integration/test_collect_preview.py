@@ -186,6 +186,7 @@ async def test_a_first_draft_of_an_address_and_of_a_file(
     )  # fmt: skip
     assert (made.returncode, made.stdout) == (0, ""), made.stderr
     assert "records of 31 rows" in made.stderr
+    assert "no file of its own was written (`--out led.yaml` writes one)" in made.stderr
     assert led.read_text("utf-8").startswith("# A first draft")
     assert led.read_text("utf-8") == printed.stdout.replace("data.yaml", "led.yaml").replace(
         "name: data", "name: led"

@@ -136,7 +136,12 @@ def register(profile_app: typer.Typer, settings_of: SettingsOf) -> None:
                 say(f"note: {note}")
             left = ", ".join(problem.path for problem in placeholders(profile))
             say(f"yours to say, before it can be published: {left}")
-            if target != "-":
+            if target == "-" and not out:
+                say(
+                    "printed, since standard output is a file: no file of its own was written "
+                    f"(`--out {given}.yaml` writes one)"
+                )
+            elif target != "-":
                 say(f"wrote {target}: correct it, then `holdfast profile preview {target}`")
 
         run(body)

@@ -89,7 +89,8 @@ class Reject(_Wire, frozen=True, kw_only=True, gc=False):
     """One row that failed typing: where, which field, why, and the beginning of what was there.
 
     ``response`` and ``position`` count from 0, as those of a record do: the third row under the
-    header of a table is position 2, whatever lines stand above it.
+    header of a table is position 2, whatever lines stand above it. What is left out of a table
+    before (``skip_rows``, comments, empty lines) is not counted.
 
     ``key`` is its record's, where the fields of the key hold; empty if the row names no record (a
     part of its key has no value, or the key is its content); null if nobody can tell. It is asked

@@ -113,14 +113,16 @@ def chart(
     report: ReportArgument,
     out: Annotated[
         Path,
-        typer.Option("--out", help="A new file: .svg or .png; - writes SVG to standard output."),
+        typer.Option("--out", help="A new file: .svg or .png; - is standard output."),
     ] = Path("-"),
+    format_: Annotated[
+        str,
+        typer.Option("--format", help="svg or png; default: as --out ends, and SVG for -."),
+    ] = "",
     json: JsonOption = False,
 ) -> None:
     async def body() -> None:
-        kind = "png" if out.suffix.lower() == ".png" else "svg"
-        if out.suffix.lower() not in ("", ".svg", ".png"):
-            raise Invalid(f"cannot draw {out}: its name must end in .svg or .png")
+        kind = picture_of(format_, out)
         check_new(out)
         async with session(ctx) as api:
             client = _client(api)
@@ -133,6 +135,18 @@ def chart(
             say(f"wrote {out}")
 
     run(body)
+
+
+def picture_of(said: str, out: Path) -> str:
+    """``svg`` or ``png``, as ``--format`` says or else the file's name."""
+    ends = out.suffix.lower()
+    if said not in ("", "svg", "png"):
+        raise Invalid(f"cannot draw {said!r}", hint="`--format` is svg or png")
+    if ends not in ("", ".svg", ".png"):
+        raise Invalid(f"cannot draw {out}: its name must end in .svg or .png")
+    if said and ends and ends != f".{said}":
+        raise Invalid(f"cannot draw {said} into {out}: its name says otherwise")
+    return said or ("png" if ends == ".png" else "svg")
 
 
 @app.command(
