@@ -72,7 +72,7 @@ class FieldPlan:
         self.identifying: list[str] = []
         """Dimensions that belong to the key wherever they are: they tell series apart."""
         self.counts: dict[str, Plain] = {}
-        """Dimensions that are numbers and by their names codes, or counts; what they are as such."""
+        """Dimensions that are numbers, and by their names codes or counts; as counts."""
         self._names: set[str] = {"period"}
         self._sent = texts
         self._missing: list[tuple[Plain, list[str]]] = []
