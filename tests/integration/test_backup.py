@@ -732,6 +732,44 @@ async def test_a_keyring_that_outlived_its_data_stays_and_another_is_not_written
         await postgres.drop_database(name)
 
 
+async def test_a_keyring_elsewhere_is_put_there_and_an_older_one_in_its_place_is_refused(
+    tmp_path: Path,
+) -> None:
+    """It came back from a copy of its own, or a restore of an older backup was killed there."""
+
+    def on(folder: str, keyring: str) -> Settings:
+        (tmp_path / keyring).mkdir(exist_ok=True)
+        place = f"sqlite:///{tmp_path / keyring / 'keyring.db'}"
+        home = {"data_dir": str(tmp_path / folder), "log_level": "error"}
+        return resolve({}, {**home, "keyring_url": place})
+
+    settings = on("data", "keyring")
+    async with open_system(settings, ROLES) as system:
+        await system.registry.publish(ME, PROFILE)
+        await collect(system, JANE)
+    (tmp_path / "older").mkdir()
+    shutil.copy2(tmp_path / "keyring" / "keyring.db", tmp_path / "older")
+    async with open_system(settings, ROLES) as system:
+        await collect(system, JANE, JOE)
+        backup = await back_up(system)
+        await system.subjects.erase(ME, EraseRequest(subject=JANE, reason="asked"))
+    found = {"older": None, "empty": {JANE, JOE}, "keyring": {JOE, "None"}}
+    for place, whom in found.items():
+        target = on(f"restored-{place}", place)
+        target.keys_dir.mkdir(parents=True)
+        shutil.copy2(settings.keys_dir / "master.key", target.keys_dir)
+        if whom is None:
+            with pytest.raises(Conflict) as refused:
+                await restore(target, *files_of(backup))
+            assert refused.value.code == "keyring-older"
+            assert not (target.data_dir / "state").exists()
+            continue
+        await restore(target, *files_of(backup))
+        assert not (target.data_dir / "keyring").exists()
+        async with open_system(target, ROLES) as system:
+            assert set(await people(system)) == whom
+
+
 async def test_of_two_restores_into_one_postgresql_database_one_is_refused(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:

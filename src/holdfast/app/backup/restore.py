@@ -17,7 +17,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -156,7 +156,9 @@ async def _put_back(
         # process that dies from here on has left keys and lists that are more than what was there.
         await asyncio.to_thread(_put_keys, settings, stage, header)
         token = ""
-        if header.engine == "postgresql":
+        if header.engine == "sqlite":
+            await _place_keyring(settings, stage, header)
+        else:
             token = await _fill_database(settings, stage, header)
         await asyncio.to_thread(_put_in_place, stage, target)
         if header.engine == "postgresql":
@@ -352,32 +354,57 @@ async def _fill_database(settings: Settings, stage: Path, header: Header) -> str
     url, password = settings.database_url, _password(settings)
     token = await postgres.begin_restore(url, password, stage)
     await migrate(url, clock=SystemClock(), version=__version__, backups=stage, password=password)
-    holder = "aggregator" if "aggregator" in header.roles else sorted(header.roles)[0]
-    place, schema = keyring_place(settings, holder)
-    if not place.startswith("sqlite:"):
-        of_keyring = settings["keyring_password"] or password
-        await asyncio.to_thread(_move_keyring, stage / "keyring", place, of_keyring, schema)
+    await _place_keyring(settings, stage, header)
     await postgres.load(url, password, stage / "state", header.revision, token)
     await asyncio.to_thread(shutil.rmtree, stage / "state")
     return token
 
 
-def _move_keyring(folder: Path, place: str, password: str | None, schema: str) -> None:
+async def _place_keyring(settings: Settings, stage: Path, header: Header) -> None:
+    """The keyring where the settings have it; its usual place in the directory it has already."""
+    holder = "aggregator" if "aggregator" in header.roles else sorted(header.roles)[0]
+    place, schema = keyring_place(settings, holder)
+    if place.startswith("sqlite:") and _is_own_file(settings, place):
+        return
+    password = settings["keyring_password"] or _password(settings)
+    erased = [
+        (line.tenant, line.erasure.subject)
+        for folder in (settings.keys_dir, stage / KEYS)
+        for line in read_erasures(folder)
+    ]
+    await asyncio.to_thread(_move_keyring, stage / "keyring", place, password, schema, erased)
+
+
+def _is_own_file(settings: Settings, place: str) -> bool:
+    """Whether that is the file within the data directory; makes the folder of another."""
+    path = Path(place.removeprefix("sqlite:///")).resolve()
+    own = settings.data_dir.resolve() / "keyring" / "keyring.db" == path
+    if not own:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return own
+
+
+def _move_keyring(
+    folder: Path, place: str, password: str | None, schema: str, erased: Iterable[tuple[str, str]]
+) -> None:
     """The keyring to its place, whole or not at all.
 
     One that is there already outlived what is restored, or a restore that was killed had come as
-    far as this: it stays, and its erasures are done again.
+    far as this: it stays, and its erasures are done again. ``Conflict`` if it lacks keys that no
+    erasure explains, nor one of ``erased``: then it is from before the copy.
     """
     source = open_store(f"sqlite:///{folder / 'keyring.db'}")
     target = open_store(place, password=password, schema=schema)
     try:
         dumped, own = dump_tables(source), source.transact(keyring_id)
+        wanted = source.transact(_data_keys)
 
         def unit(rows: Rows) -> None:
             there = keyring_id(rows)
             if not there:
                 load_tables(rows, dumped)
             elif there == own:
+                _check_outlived(rows, wanted, erased)
                 reopen(rows)
             else:
                 raise Conflict(
@@ -392,6 +419,37 @@ def _move_keyring(folder: Path, place: str, password: str | None, schema: str) -
         source.close()
         target.close()
     shutil.rmtree(folder)
+
+
+def _data_keys(rows: Rows) -> dict[tuple[str, str], str]:
+    """Whose keys those of people and raw responses are, empty for a response, by tenant and id.
+    Nothing but an erasure destroys one."""
+    found = rows.all(
+        "SELECT tenant, id, kind, subject FROM keyring_keys WHERE kind IN ('subject', 'object')"
+    )
+    return {(row[0], row[1]): row[3] if row[2] == "subject" else "" for row in found}
+
+
+def _check_outlived(
+    rows: Rows, wanted: dict[tuple[str, str], str], erased: Iterable[tuple[str, str]]
+) -> None:
+    known = {(row[0], row[1]) for row in rows.all("SELECT tenant, subject FROM keyring_erasures")}
+    known |= set(erased)
+    tenants = {tenant for tenant, _ in known}
+    lacking = [
+        key_id
+        for (tenant, key_id), subject in sorted(wanted.items() - _data_keys(rows).items())
+        if ((tenant, subject) not in known if subject else tenant not in tenants)
+    ]
+    if lacking:
+        raise Conflict(
+            f"cannot restore: the keyring that is there lacks {len(lacking)} keys of the backup, "
+            "and nobody was erased whose they could be: it is from before",
+            code="keyring-older",
+            hint="nothing was read with it: put a newer copy of that keyring back, or move it "
+            "away, so that the backup's takes its place; such a one is also there after a "
+            "restore of an older backup that was killed",
+        )
 
 
 def _load_keyring(folder: Path, target: Path) -> None:
