@@ -209,9 +209,15 @@ def open_entry(
     )
 
 
+def is_folder(entry: zipfile.ZipInfo) -> bool:
+    """Whether an entry of an archive is a folder. The library's own look breaks off at an entry
+    without a name."""
+    return entry.filename.endswith("/")
+
+
 def _zip_member(raw: BinaryIO, member: str, bounds: Bounds) -> BinaryIO:
     archive = open_archive(raw)
-    names = [entry for entry in archive.infolist() if not entry.is_dir()]
+    names = [entry for entry in archive.infolist() if not is_folder(entry)]
     found = [entry for entry in names if not member or _wanted(entry.filename, member)]
     if len(found) != 1:
         listed = ", ".join(sorted(entry.filename for entry in names)[:5])

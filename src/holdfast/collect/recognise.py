@@ -20,7 +20,7 @@ from typing import Any
 
 from lxml import etree
 
-from holdfast.collect.content import SpooledContent
+from holdfast.collect.content import SpooledContent, is_folder
 from holdfast.collect.encodings import (
     as_browsers,
     believed,
@@ -145,7 +145,7 @@ def recognise(
 def _lone(path: Path) -> str:
     """The name of the only file in an archive."""
     try:
-        names = [entry.filename for entry in zipfile.ZipFile(path).infolist() if not entry.is_dir()]
+        names = [entry.filename for entry in zipfile.ZipFile(path).infolist() if not is_folder(entry)]
     except (zipfile.BadZipFile, OSError):
         return ""
     return names[0] if len(names) == 1 else ""
@@ -220,7 +220,7 @@ def _other(kind: str, what: str) -> ParseFailed:
 def _member(path: Path) -> str:
     """The file of an archive to read: its only one, or the largest that looks like data."""
     try:
-        entries = [e for e in zipfile.ZipFile(path).infolist() if not e.is_dir()]
+        entries = [e for e in zipfile.ZipFile(path).infolist() if not is_folder(e)]
     except (zipfile.BadZipFile, OSError) as error:
         raise ParseFailed(f"cannot write a profile: a broken archive: {error}") from error
     if len(entries) < 2:
