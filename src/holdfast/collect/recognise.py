@@ -145,9 +145,10 @@ def recognise(
 def _lone(path: Path) -> str:
     """The name of the only file in an archive."""
     try:
-        names = [entry.filename for entry in zipfile.ZipFile(path).infolist() if not is_folder(entry)]
+        entries = zipfile.ZipFile(path).infolist()
     except (zipfile.BadZipFile, OSError):
         return ""
+    names = [entry.filename for entry in entries if not is_folder(entry)]
     return names[0] if len(names) == 1 else ""
 
 
