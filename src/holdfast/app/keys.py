@@ -104,7 +104,7 @@ async def open_peppers(settings: Settings, database: Database, name: str) -> Pep
 def _masters(settings: Settings) -> Callable[[bool], MasterKeys]:
     from holdfast.keyring import MasterKeys
     from holdfast.keyring.errors import MasterKeyMissing
-    from holdfast.keyring.keyring import KEEP_HINT
+    from holdfast.keyring.wrapping import KEEP_HINT
 
     path = master_file(settings)
 

@@ -608,7 +608,7 @@ def _open_keyring(driver: Any, settings: Settings, expected: str) -> Any:
     from holdfast.kernel.clock import SystemClock
     from holdfast.keyring import MasterKeys, open_keyring
     from holdfast.keyring.errors import MasterKeyMissing
-    from holdfast.keyring.keyring import KEEP_HINT
+    from holdfast.keyring.wrapping import KEEP_HINT
 
     def masters(may_create: bool) -> MasterKeys:
         if settings["keyring_master_key"]:

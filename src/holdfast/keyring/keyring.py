@@ -3,11 +3,8 @@
 Its store may be another machine's, and slow to answer: who is in an event loop goes through
 :meth:`Keyring.apart`, which has threads of its own, so that nobody else waits for a thread.
 
-``master → tenant → purpose, subject and object keys``. Every key below the master lies wrapped in
-the store: an envelope whose context is the tenant, the purpose, the subject, the id of the wrapped
-key and the version of the wrapping one, so a row that is moved, renamed or taken from another
-tenant does not open. Rewrapping changes these rows and nothing else: what the keys sealed stays as
-it is.
+Every key below the master lies wrapped in the store (:mod:`holdfast.keyring.wrapping`). Rewrapping
+changes these rows and nothing else: what the keys sealed stays as it is.
 
 Opened purpose keys are kept in memory, a bounded number of them. Subject and object keys are not: a
 destroyed key is gone for every process the moment its row is.
@@ -27,16 +24,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from holdfast.kernel.clock import Clock, timestamp
+from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Corrupt, Internal, OutcomeUnknown, Unavailable
-from holdfast.keyring.envelope import (
-    KEY_BYTES,
-    KEY_ID_BYTES,
-    Context,
-    length_prefixed,
-    seal,
-    unseal,
-)
+from holdfast.keyring import statements
 from holdfast.keyring.errors import (
     KeyDestroyed,
     KeyringMissing,
@@ -44,7 +34,7 @@ from holdfast.keyring.errors import (
     MasterKeyMissing,
     NotThisRole,
 )
-from holdfast.keyring.master import MasterKey, MasterKeys
+from holdfast.keyring.master import MasterKeys
 from holdfast.keyring.model import (
     NAMES,
     PURPOSES,
@@ -55,24 +45,21 @@ from holdfast.keyring.model import (
     DataKey,
     KeyCounts,
     KeyringInfo,
-    Kind,
     MasterInfo,
     Rewrapped,
     Rotation,
 )
 from holdfast.keyring.ports import KeyStore, Rows
+from holdfast.keyring.statements import keyring_id
+from holdfast.keyring.wrapping import KEEP_HINT, Random, Wrapping, keep
 
-CACHED_KEYS_MAX = 4096
 CURRENT_SECONDS = 60.0
 """How long another process may go on sealing under a purpose key that was rotated."""
-IN_MAX = 500
 THREADS = 4
 """Its units run one after the other: more would only wait."""
 REWRAP_ROWS = 500
-KEEP_HINT = "put it back: holdfast key import FILE, with the file that `holdfast key export` made"
 
 T = TypeVar("T")
-Random = Callable[[int], bytes]
 
 
 class Keyring:
@@ -92,8 +79,8 @@ class Keyring:
         self._clock = clock
         self._purposes = frozenset(purposes)
         self._random = random
+        self._wrapping = Wrapping(masters, clock, random)
         self._guard = threading.Lock()
-        self._wrappers: OrderedDict[tuple[str, bytes], DataKey] = OrderedDict()
         self._opened: OrderedDict[tuple[str, str, bytes], DataKey] = OrderedDict()
         self._current: OrderedDict[tuple[str, str], tuple[float, DataKey]] = OrderedDict()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="keyring")
@@ -115,8 +102,8 @@ class Keyring:
 
     def close(self) -> None:
         """Forget what is open and give the store up."""
+        self._wrapping.forget()
         with self._guard:
-            self._wrappers.clear()
             self._opened.clear()
             self._current.clear()
         self._threads.shutdown(cancel_futures=True)
@@ -139,8 +126,8 @@ class Keyring:
                 return known[1]
         found = self._repeatable(lambda rows: self._purpose_key(rows, tenant, purpose))
         with self._guard:
-            _keep(self._current, (tenant, purpose), (now, found))
-            _keep(self._opened, (tenant, purpose, found.id), found)
+            keep(self._current, (tenant, purpose), (now, found))
+            keep(self._opened, (tenant, purpose, found.id), found)
         return found
 
     def find(self, tenant: str, purpose: str, key_id: bytes) -> DataKey:
@@ -179,15 +166,15 @@ class Keyring:
 
         def unit(rows: Rows) -> list[tuple[str, str, DataKey]]:
             return [
-                (row[1], row[3], self._unwrapped(rows, tenant, row))
-                for row in _by_ids(rows, tenant, asked)
+                (row[1], row[3], self._wrapping.unwrapped(rows, tenant, row))
+                for row in statements.by_ids(rows, tenant, asked)
                 if row[1] == "subject" or row[2] == purpose
             ]
 
         for kind, name, key in self._store.transact(unit) if asked else []:
             if kind == "purpose":
                 with self._guard:
-                    _keep(self._opened, (tenant, purpose, key.id), key)
+                    keep(self._opened, (tenant, purpose, key.id), key)
             found[key.id] = key, name if kind == "subject" else ""
         return found
 
@@ -229,20 +216,24 @@ class Keyring:
 
         def unit(rows: Rows) -> dict[str, DataKey | None]:
             found: dict[str, DataKey | None] = {
-                row[3]: self._unwrapped(rows, tenant, row)
-                for row in _named(rows, tenant, "subject", wanted)
+                row[3]: self._wrapping.unwrapped(rows, tenant, row)
+                for row in statements.named(rows, tenant, "subject", wanted)
             }
             # Also where there is a key: a copy of the keyring brought it, and it is to go.
-            found |= dict.fromkeys(_erased(rows, tenant, wanted))
+            found |= dict.fromkeys(statements.erased_of(rows, tenant, wanted))
             fresh = [token for token in wanted if token not in found]
-            return found | self._made(rows, tenant, "subject", "", fresh)
+            return found | self._wrapping.made(rows, tenant, "subject", "", fresh)
 
         return self._repeatable(unit) if wanted else {}
 
     def erased(self, tenant: str, tokens: Iterable[str]) -> set[str]:
         """Which of these subjects are erased."""
         wanted = sorted(set(tokens))
-        return self._store.transact(lambda rows: _erased(rows, tenant, wanted)) if wanted else set()
+        return (
+            self._store.transact(lambda rows: statements.erased_of(rows, tenant, wanted))
+            if wanted
+            else set()
+        )
 
     def anybody_erased(self, tenant: str) -> bool:
         """Whether any subject of the tenant is erased."""
@@ -256,9 +247,9 @@ class Keyring:
         self._allowed(RESPONSES)
 
         def unit(rows: Rows) -> DataKey:
-            for row in _named(rows, tenant, "object", [name]):
-                return self._unwrapped(rows, tenant, row)
-            return self._made(rows, tenant, "object", RESPONSES, [name])[name]
+            for row in statements.named(rows, tenant, "object", [name]):
+                return self._wrapping.unwrapped(rows, tenant, row)
+            return self._wrapping.made(rows, tenant, "object", RESPONSES, [name])[name]
 
         return self._repeatable(unit)
 
@@ -267,7 +258,7 @@ class Keyring:
         wanted = sorted(set(names))
 
         def unit(rows: Rows) -> int:
-            gone = _named(rows, tenant, "object", wanted)
+            gone = statements.named(rows, tenant, "object", wanted)
             rows.many(
                 "DELETE FROM keyring_keys WHERE tenant = $1 AND id = $2",
                 [(tenant, row[0]) for row in gone],
@@ -300,7 +291,7 @@ class Keyring:
             erased = rows.all("SELECT count(*) FROM keyring_erasures")[0][0]
             held = rows.all("SELECT count(*) FROM keyring_restrictions")[0][0]
             return KeyringInfo(
-                keyring=str(_meta(rows, "keyring")),
+                keyring=str(statements.meta(rows, "keyring")),
                 masters=[
                     MasterInfo(
                         version=key.version,
@@ -342,7 +333,7 @@ class Keyring:
         self, rows: Rows, after: tuple[str, str]
     ) -> tuple[list[tuple[str, bool]], tuple[str, str] | None]:
         found = rows.all(
-            f"SELECT tenant, {_KEY} FROM keyring_keys"  # noqa: S608 - our own column names
+            f"SELECT tenant, {statements.KEY} FROM keyring_keys"  # noqa: S608 - our own column names
             " WHERE (tenant, id) > ($1, $2) ORDER BY tenant, id LIMIT $3",
             *after,
             REWRAP_ROWS,
@@ -350,7 +341,7 @@ class Keyring:
         page = []
         for tenant, *row in found:
             try:
-                self._unwrapped(rows, tenant, row)
+                self._wrapping.unwrapped(rows, tenant, row)
                 page.append((str(row[0]), True))
             except (Corrupt, KeyDestroyed):
                 page.append((str(row[0]), False))
@@ -365,8 +356,8 @@ class Keyring:
         key = self._masters.add_version(self._random)
 
         def unit(rows: Rows) -> int:
-            _know_master(rows, key)
-            return self._pending(rows)
+            statements.know_master(rows, key)
+            return self._wrapping.pending(rows)
 
         pending = self._store.transact(unit)
         return Rotation(what="master", version=key.version, pending=pending)
@@ -379,14 +370,14 @@ class Keyring:
         """
 
         def unit(rows: Rows) -> tuple[int, int]:
-            version = self._new_tenant_key(rows, tenant)
+            version = self._wrapping.new_tenant_key(rows, tenant)
             for (purpose,) in rows.all(
                 "SELECT DISTINCT purpose FROM keyring_keys WHERE tenant = $1 AND kind = 'purpose'",
                 tenant,
             ):
                 if purpose != NAMES:  # names stay: they are compared with what is stored
                     self._new_purpose_key(rows, tenant, purpose)
-            return version, self._pending(rows)
+            return version, self._wrapping.pending(rows)
 
         version, pending = self._store.transact(unit)
         with self._guard:
@@ -402,16 +393,16 @@ class Keyring:
         """
 
         def unit(rows: Rows) -> tuple[int, int, int]:
-            done = self._rewrap_tenant_keys(rows, limit)
-            done += self._rewrap_data_keys(rows, limit - done)
-            pending = self._pending(rows)
-            retired = 0 if pending else _retire_tenant_keys(rows)
+            done = self._wrapping.rewrap_tenant_keys(rows, limit)
+            done += self._wrapping.rewrap_data_keys(rows, limit - done)
+            pending = self._wrapping.pending(rows)
+            retired = 0 if pending else statements.retire_tenant_keys(rows)
             return done, pending, retired
 
         done, pending, retired = self._store.transact(unit)
         if not pending:
-            retired += len(self._masters.retire(self._store.transact(_used_wrappers)))
-            self._store.transact(lambda rows: _forget_masters(rows, self._masters))
+            retired += len(self._masters.retire(self._store.transact(statements.used_wrappers)))
+            self._store.transact(lambda rows: statements.forget_masters(rows, self._masters))
             if retired:
                 self._store.scrub()
         return Rewrapped(done=done, pending=pending, retired=retired)
@@ -439,13 +430,13 @@ class Keyring:
 
     def _purpose_key(self, rows: Rows, tenant: str, purpose: str) -> DataKey:
         found = rows.all(
-            f"SELECT {_KEY} FROM keyring_keys WHERE tenant = $1 AND kind = 'purpose'"  # noqa: S608
+            f"SELECT {statements.KEY} FROM keyring_keys WHERE tenant = $1 AND kind = 'purpose'"  # noqa: S608
             " AND purpose = $2 ORDER BY version DESC LIMIT 1",
             tenant,
             purpose,
         )
         if found:
-            return self._unwrapped(rows, tenant, found[0])
+            return self._wrapping.unwrapped(rows, tenant, found[0])
         return self._new_purpose_key(rows, tenant, purpose)
 
     def _new_purpose_key(self, rows: Rows, tenant: str, purpose: str) -> DataKey:
@@ -456,212 +447,8 @@ class Keyring:
             purpose,
         )[0][0]
         version = int(newest or 0) + 1
-        made = self._made(rows, tenant, "purpose", purpose, [""], version=version)
+        made = self._wrapping.made(rows, tenant, "purpose", purpose, [""], version=version)
         return made[""]
-
-    def _made(
-        self,
-        rows: Rows,
-        tenant: str,
-        kind: Kind,
-        purpose: str,
-        names: list[str],
-        *,
-        version: int = 1,
-    ) -> dict[str, DataKey]:
-        """Fresh keys for these names, wrapped and inserted."""
-        if not names:
-            return {}
-        wrapper, wrapper_version = self._tenant_key(rows, tenant)
-        made = {
-            name: DataKey(self._random(KEY_ID_BYTES), self._random(KEY_BYTES)) for name in names
-        }
-        now = timestamp(self._clock.now())
-        values = [
-            (
-                tenant,
-                key.id.hex(),
-                kind,
-                purpose,
-                name,
-                version,
-                wrapper.id.hex(),
-                wrapper_version,
-                self._wrapped(wrapper, wrapper_version, tenant, kind, purpose, name, key),
-                now,
-            )
-            for name, key in made.items()
-        ]
-        rows.many(_INSERT, values)
-        return made
-
-    def _tenant_key(self, rows: Rows, tenant: str) -> tuple[DataKey, int]:
-        """The tenant's newest wrapping key, made when there is none yet."""
-        found = _newest_tenant_key(rows, tenant)
-        if not found:
-            self._new_tenant_key(rows, tenant)
-            found = _newest_tenant_key(rows, tenant)
-        return self._unwrapped(rows, tenant, found[0]), int(found[0][4])
-
-    def _master(self, rows: Rows) -> MasterKey:
-        """The version of the master key that wraps now, and is known to the keyring.
-
-        Another process may have added it: what we wrapped under the one before would be lost when
-        that is retired. ``MasterKeyMissing`` where we were not handed it.
-        """
-        newest = rows.all("SELECT id, version FROM keyring_masters ORDER BY version DESC LIMIT 1")
-        newer = newest and int(newest[0][1]) > self._masters.current.version
-        if newer and self._masters.find(bytes.fromhex(newest[0][0])) is None:
-            raise MasterKeyMissing(
-                "cannot wrap a key: there is a newer version of the master key, and it is not here",
-                hint="hand this process the version that others were started with, and start it "
-                "again",
-            )
-        _know_master(rows, self._masters.current)
-        return self._masters.current
-
-    def _new_tenant_key(self, rows: Rows, tenant: str) -> int:
-        found = _newest_tenant_key(rows, tenant)
-        version = int(found[0][4]) + 1 if found else 1
-        master = self._master(rows)
-        key = DataKey(self._random(KEY_ID_BYTES), self._random(KEY_BYTES))
-        wrapper = DataKey(master.id, master.secret)
-        rows.many(
-            _INSERT,
-            [
-                (
-                    tenant,
-                    key.id.hex(),
-                    "tenant",
-                    "",
-                    "",
-                    version,
-                    master.id.hex(),
-                    master.version,
-                    self._wrapped(wrapper, master.version, tenant, "tenant", "", "", key),
-                    timestamp(self._clock.now()),
-                )
-            ],
-        )
-        return version
-
-    def _wrapped(
-        self,
-        wrapper: DataKey,
-        wrapper_version: int,
-        tenant: str,
-        kind: str,
-        purpose: str,
-        subject: str,
-        key: DataKey,
-    ) -> bytes:
-        context = _wrapping(tenant, kind, purpose, subject, key.id.hex(), wrapper_version)
-        return seal(wrapper.secret, wrapper.id, context, key.secret, random=self._random)
-
-    def _unwrapped(self, rows: Rows, tenant: str, row: Sequence[Any]) -> DataKey:
-        """The key of a row of :data:`_KEY`'s columns; ``Corrupt`` if it is not this row's."""
-        key_id, kind, purpose, subject, _, wrapped_by, wrapped_by_version, wrapped = row
-        try:
-            wrapper_id, version = bytes.fromhex(wrapped_by), int(wrapped_by_version)
-            sealed = bytes(wrapped)
-        except (TypeError, ValueError) as error:
-            raise Corrupt(
-                "cannot open a key: its row is damaged", code="keyring-damaged"
-            ) from error
-        wrapper = self._wrapper(rows, tenant, kind, wrapper_id)
-        context = _wrapping(tenant, kind, purpose, subject, key_id, version)
-        secret = unseal(wrapper.secret, context, sealed)
-        return DataKey(bytes.fromhex(key_id), secret)
-
-    def _wrapper(self, rows: Rows, tenant: str, kind: str, wrapper_id: bytes) -> DataKey:
-        if kind == "tenant":
-            master = self._masters.find(wrapper_id)
-            if master is not None:
-                return DataKey(master.id, master.secret)
-            if not rows.all("SELECT id FROM keyring_masters WHERE id = $1", wrapper_id.hex()):
-                raise _wrapper_missing()
-            raise MasterKeyMissing(
-                "cannot open a key: the version of the master key that wraps it is not here",
-                hint=KEEP_HINT,
-            )
-        key = (tenant, wrapper_id)
-        with self._guard:
-            known = self._wrappers.get(key)
-        if known is not None:
-            return known
-        found = _by_ids(rows, tenant, [wrapper_id.hex()])
-        if not found or found[0][1] != "tenant":
-            raise _wrapper_missing()
-        opened = self._unwrapped(rows, tenant, found[0])
-        with self._guard:
-            _keep(self._wrappers, key, opened)
-        return opened
-
-    def _rewrap_tenant_keys(self, rows: Rows, limit: int) -> int:
-        master = self._master(rows)
-        found = rows.all(
-            f"SELECT tenant, {_KEY} FROM keyring_keys"  # noqa: S608
-            " WHERE kind = 'tenant' AND wrapped_by <> $1 ORDER BY tenant, id LIMIT $2",
-            master.id.hex(),
-            limit,
-        )
-        wrapper = DataKey(master.id, master.secret)
-        self._rewrap_rows(rows, found, lambda _tenant: (wrapper, master.version))
-        return len(found)
-
-    def _rewrap_data_keys(self, rows: Rows, limit: int) -> int:
-        found = rows.all(
-            f"SELECT k.tenant, {_K_KEY} FROM keyring_keys k JOIN ({_NEWEST}) n"  # noqa: S608
-            " ON n.tenant = k.tenant WHERE k.kind <> 'tenant' AND k.wrapped_by_version < n.version"
-            " ORDER BY k.tenant, k.id LIMIT $1",
-            max(limit, 0),
-        )
-        self._rewrap_rows(rows, found, lambda tenant: self._tenant_key(rows, tenant))
-        return len(found)
-
-    def _rewrap_rows(
-        self,
-        rows: Rows,
-        found: list[tuple[Any, ...]],
-        wrapper_of: Callable[[str], tuple[DataKey, int]],
-    ) -> None:
-        wrappers: dict[str, tuple[DataKey, int]] = {}
-        values = []
-        for tenant, *row in found:
-            if tenant not in wrappers:
-                wrappers[tenant] = wrapper_of(tenant)
-            wrapper, version = wrappers[tenant]
-            key = self._unwrapped(rows, tenant, row)
-            wrapped = self._wrapped(wrapper, version, tenant, row[1], row[2], row[3], key)
-            values.append((wrapper.id.hex(), version, wrapped, tenant, row[0]))
-        rows.many(
-            "UPDATE keyring_keys SET wrapped_by = $1, wrapped_by_version = $2, wrapped = $3"
-            " WHERE tenant = $4 AND id = $5",
-            values,
-        )
-
-    def _pending(self, rows: Rows) -> int:
-        """How many keys are not under the newest version of what wraps them."""
-        tenants = rows.all(
-            "SELECT count(*) FROM keyring_keys WHERE kind = 'tenant' AND wrapped_by <> $1",
-            self._masters.current.id.hex(),
-        )[0][0]
-        others = rows.all(
-            f"SELECT count(*) FROM keyring_keys k JOIN ({_NEWEST}) n ON n.tenant = k.tenant"  # noqa: S608
-            " WHERE k.kind <> 'tenant' AND k.wrapped_by_version < n.version"
-        )[0][0]
-        return int(tenants) + int(others)
-
-
-_KEY = "id, kind, purpose, subject, version, wrapped_by, wrapped_by_version, wrapped"
-_K_KEY = ", ".join(f"k.{name}" for name in _KEY.split(", "))
-_NEWEST = (
-    "SELECT tenant, max(version) AS version FROM keyring_keys WHERE kind = 'tenant' GROUP BY tenant"
-)
-_INSERT = (
-    "INSERT INTO keyring_keys (tenant, id, kind, purpose, subject, version, wrapped_by,"
-    " wrapped_by_version, wrapped, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
-)
 
 
 def open_keyring(
@@ -681,7 +468,7 @@ def open_keyring(
     :class:`MasterKeyMissing`, :class:`MasterKeyForeign` or :class:`KeyringMissing` instead of ever
     starting anew beside what is sealed.
     """
-    there = store.transact(lambda rows: _meta(rows, "keyring"))
+    there = store.transact(lambda rows: statements.meta(rows, "keyring"))
     if there is None and expected is not None:
         raise KeyringMissing(
             "cannot start: the data was sealed under a keyring that is not here",
@@ -695,9 +482,9 @@ def open_keyring(
     keys = masters(there is None)
 
     def unit(rows: Rows) -> None:
-        if _meta(rows, "keyring") is None:
+        if statements.meta(rows, "keyring") is None:
             rows.all("INSERT INTO keyring_meta (name, value) VALUES ('keyring', $1)", new_id)
-            _know_master(rows, keys.current)
+            statements.know_master(rows, keys.current)
             return
         known = dict(rows.all("SELECT id, check_value FROM keyring_masters"))
         for key in keys.versions:
@@ -710,7 +497,7 @@ def open_keyring(
                 "cannot start: the master key does not belong to this keyring",
                 hint=KEEP_HINT,
             )
-        if lacking & _used_wrappers(rows):
+        if lacking & statements.used_wrappers(rows):
             raise MasterKeyMissing(
                 "cannot start: a version of the master key that still wraps keys is missing",
                 hint=KEEP_HINT,
@@ -722,101 +509,3 @@ def open_keyring(
 
 def destroyed() -> KeyDestroyed:
     return KeyDestroyed("cannot open what is sealed: its key was destroyed")
-
-
-def _wrapper_missing() -> Corrupt:
-    return Corrupt("cannot open a key: what wraps it is missing", code="keyring-damaged")
-
-
-def _wrapping(
-    tenant: str, kind: str, purpose: str, subject: str, key_id: str, version: int
-) -> Context:
-    """What a wrapped key is bound to: tenant, purpose, subject, its id, the wrapping version."""
-    bound = length_prefixed(kind.encode(), subject.encode(), key_id.encode())
-    return Context(tenant, f"wrapped-key/{purpose}", bound.hex(), str(version))
-
-
-def _meta(rows: Rows, name: str) -> Any:
-    found = rows.all("SELECT value FROM keyring_meta WHERE name = $1", name)
-    return found[0][0] if found else None
-
-
-def keyring_id(rows: Rows) -> str:
-    """The keyring's id: what the data carries, and what roles that share it have in common. Empty
-    where there is none yet."""
-    return str(_meta(rows, "keyring") or "")
-
-
-def _know_master(rows: Rows, key: MasterKey) -> None:
-    rows.all(
-        "INSERT INTO keyring_masters (id, version, check_value) VALUES ($1, $2, $3)"
-        " ON CONFLICT (id) DO NOTHING",
-        key.id.hex(),
-        key.version,
-        key.check_value,
-    )
-
-
-def _newest_tenant_key(rows: Rows, tenant: str) -> list[tuple[Any, ...]]:
-    return rows.all(
-        f"SELECT {_KEY} FROM keyring_keys WHERE tenant = $1 AND kind = 'tenant'"  # noqa: S608
-        " ORDER BY version DESC LIMIT 1",
-        tenant,
-    )
-
-
-def _by_ids(rows: Rows, tenant: str, ids: Sequence[str]) -> list[tuple[Any, ...]]:
-    return _in(rows, f"SELECT {_KEY} FROM keyring_keys WHERE tenant = $1 AND id IN", [tenant], ids)  # noqa: S608
-
-
-def _named(rows: Rows, tenant: str, kind: str, names: Sequence[str]) -> list[tuple[Any, ...]]:
-    statement = f"SELECT {_KEY} FROM keyring_keys WHERE tenant = $1 AND kind = $2 AND subject IN"  # noqa: S608
-    return _in(rows, statement, [tenant, kind], names)
-
-
-def _erased(rows: Rows, tenant: str, tokens: Sequence[str]) -> set[str]:
-    statement = "SELECT subject FROM keyring_erasures WHERE tenant = $1 AND subject IN"
-    return {row[0] for row in _in(rows, statement, [tenant], tokens)}
-
-
-def _in(
-    rows: Rows, statement: str, first: list[Any], values: Sequence[str]
-) -> list[tuple[Any, ...]]:
-    found: list[tuple[Any, ...]] = []
-    for start in range(0, len(values), IN_MAX):
-        some = values[start : start + IN_MAX]
-        places = ", ".join(
-            f"${number}" for number in range(len(first) + 1, len(first) + 1 + len(some))
-        )
-        found += rows.all(f"{statement} ({places})", *first, *some)
-    return found
-
-
-def _used_wrappers(rows: Rows) -> set[str]:
-    """The ids of what wraps a key, as the rows have them: one may be damaged."""
-    return {row[0] for row in rows.all("SELECT DISTINCT wrapped_by FROM keyring_keys")}
-
-
-def _retire_tenant_keys(rows: Rows) -> int:
-    """Destroy tenants' wrapping keys that wrap nothing and are not the newest."""
-    gone = rows.all(
-        f"SELECT k.tenant, k.id FROM keyring_keys k JOIN ({_NEWEST}) n ON n.tenant = k.tenant"  # noqa: S608
-        " WHERE k.kind = 'tenant' AND k.version < n.version AND NOT EXISTS"
-        " (SELECT 1 FROM keyring_keys w WHERE w.tenant = k.tenant AND w.wrapped_by = k.id)"
-    )
-    rows.many("DELETE FROM keyring_keys WHERE tenant = $1 AND id = $2", gone)
-    return len(gone)
-
-
-def _forget_masters(rows: Rows, masters: MasterKeys) -> None:
-    used = _used_wrappers(rows)
-    for (key_id,) in rows.all("SELECT id FROM keyring_masters"):
-        if key_id not in used and key_id != masters.current.id.hex():
-            rows.all("DELETE FROM keyring_masters WHERE id = $1", key_id)
-
-
-def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
-    cache[key] = value
-    cache.move_to_end(key)
-    while len(cache) > CACHED_KEYS_MAX:
-        cache.popitem(last=False)

@@ -29,7 +29,7 @@ from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.keyring.copies import note_copies, others_copies, reopen
 from holdfast.keyring.errors import SubjectHeld, SubjectRetained, SubjectUnknown
-from holdfast.keyring.keyring import Keyring, keyring_id
+from holdfast.keyring.keyring import Keyring
 from holdfast.keyring.lines import (
     add_erasure,
     add_restrictions,
@@ -61,6 +61,7 @@ from holdfast.keyring.restrictions import (
     place,
     restrictions,
 )
+from holdfast.keyring.statements import keyring_id
 
 T = TypeVar("T")
 log = get_logger("keyring")

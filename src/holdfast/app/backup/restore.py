@@ -40,11 +40,13 @@ from holdfast.kernel.principal import Principal, operator, service
 from holdfast.keyring.backends import open_store
 from holdfast.keyring.backends.schema import NAMES
 from holdfast.keyring.copies import reopen
-from holdfast.keyring.keyring import KEEP_HINT, keyring_id, open_keyring
+from holdfast.keyring.keyring import open_keyring
 from holdfast.keyring.lines import join, read_erasures
 from holdfast.keyring.master import MasterKeys, write_new
 from holdfast.keyring.model import BACKUPS, DataKey
 from holdfast.keyring.ports import Rows
+from holdfast.keyring.statements import keyring_id
+from holdfast.keyring.wrapping import KEEP_HINT
 from holdfast.ledger.errors import IndexIncomplete, IndexWrong
 from holdfast.records.soundness import Checked, check_revisions
 
