@@ -267,14 +267,20 @@ async def test_where_the_bytes_of_a_failed_run_cannot_be_kept_it_says_so(tmp_pat
 async def test_a_source_may_refuse_what_is_asked_behind_its_end(
     bench: Collecting, status: int
 ) -> None:
-    total = {"id": "Total", "v": 9}
-    bench.write("data_page0.json", [*ROWS[:2], total])
-    bench.write("data_page3.json", ROWS[2:4])
+    tag = {"id": "#id", "v": 9}
+    bench.write("data_page0.json", {"rows": [tag, *ROWS[:2]], "more": True})
+    bench.write("data_page2.json", {"rows": [tag, *ROWS[2:4]], "more": False})
     bench.source.faults.replace([Fault(kind="status", status=status, skip=2)])
     await bench.publish(
         source={
-            "format": {"type": "json", "records": "$[*]", "skip_rows": ["Total"]},
-            "pagination": {"type": "offset", "parameter": "page", "limit": 3},
+            "format": {"type": "json", "records": "$.rows[*]", "skip_rows": ["#*"]},
+            "pagination": {
+                "type": "offset",
+                "parameter": "page",
+                "limit": 3,
+                "counts": "records",
+                "more": "$.more",
+            },
         },
         limits={"max_pages": 2, "retries": 0},
     )

@@ -215,7 +215,7 @@ class Walk:
     def may_be_refused(self) -> bool:
         """Whether a source may find the request that is under way wrong, for it has no such page:
         nothing is expected there."""
-        return self._pager.looks_behind_end()
+        return self._pager.makes_sure()
 
     def after(self, page: PageFacts) -> Ask | None:
         """The request after ``page``, or ``None`` if that was the last.
@@ -224,9 +224,9 @@ class Walk:
         :class:`Incomplete` where the profile calls that partial, and :class:`LimitReached` where a
         further page would be more than ``limits.max_pages``.
         """
-        # What makes sure that there is no more is no page: a profile that had its last one within
-        # `limits.max_pages` still has it.
-        self._pages += not self._pager.makes_sure()
+        # What makes sure that there is no more is no page where there is none: a profile that had
+        # its last one within `limits.max_pages` still has it.
+        self._pages += page.kept > 0 or not self._pager.makes_sure()
         following = self._pager.after(page)
         if following is None:
             section = self._next_section()
@@ -238,7 +238,7 @@ class Walk:
             raise PaginationFailed(
                 f"cannot go on to page {self._pages + 1}: it was asked for before"
             )
-        if self._pages >= self._pages_max and not self._pager.makes_sure():
+        if self._pages >= self._pages_max + self._pager.makes_sure():
             raise LimitReached(
                 f"cannot fetch more than {self._pages_max} pages",
                 code="limit-pages",
@@ -274,30 +274,48 @@ class Walk:
 class _Probe:
     """A request is under way that makes sure that there is no more."""
 
-    gave: int = 0
+    gave: int
     """How many rows came where as many as are asked for were expected."""
     other: int | None = None
     """The offset at which no row to keep may be either, where skipped ones come."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Mixed:
-    """Full pages had rows that are skipped: are they counted in the source's offsets?
-
-    Do they stand beside the records that it counts, and does it cut its pages at what is asked for,
-    then each is as full as one of records alone, and the next begins behind some that never came.
-    """
-
-    behind: int
-    """The offset behind the records of the last such page, if these alone are counted."""
-    passed: bool = False
-    """Records came after one: then such as are between were passed over."""
-    last: bool = False
-    """What is ``behind`` is being asked for."""
+_COUNTS = (
+    "`counts` in `source.pagination` says what an offset of this source counts: `records` where "
+    "rows that are skipped stand beside them (tags or a preamble on a page), `rows` where they are "
+    "among them (totals)"
+)
 
 
 class Pager:
-    """Walks the pages of one section. Raises what :meth:`Walk.after` says."""
+    """Walks the pages of one section. Raises what :meth:`Walk.after` says.
+
+    **What an offset counts.** Rows that a profile skips stand either among those that the source
+    counts (a total after each month) or beside them (tags on each page, a preamble on the first).
+    Which of both it is decides where the next page begins, and a page that has as many rows as were
+    asked for does not tell it: one that is cut there has lost as many records as it has tags. Nor
+    does the end tell, nor a total (as many rows came as it says, though not the right ones), nor a
+    flag that denies more, for such a source believes that it has given ``limit`` records. So
+    ``counts`` must be known there; this is what becomes of a page that had skipped rows:
+
+    ========================== ============================ ==================== ==================
+    the page has               ``auto``                     ``rows``             ``records``
+    ========================== ============================ ==================== ==================
+    as many rows as ``limit``  fails, with a hint; where    next one behind all  next one behind the
+                               there is a total, at the     its rows; a denial   records, also where
+                               end, unless as many records  of more is the end   more is denied
+                               came as it says
+    more rows, and no more     next one behind the records  behind all its rows  behind the records
+    records, than ``limit``
+    fewer rows                 the last; one that has       behind all its rows  behind the records
+                               records after it fails
+    as many rows as ``limit``, fails, with a hint           behind all its rows  fails, with a hint:
+    all of them skipped                                                          there is no room
+    ========================== ============================ ==================== ==================
+
+    Not seen: a source that gives less than it is asked for, tags within it, where what its first
+    page left out is no more than these. ``limit`` must be what it gives at once.
+    """
 
     def __init__(self, source: Source, section: Section) -> None:
         self._source = source
@@ -311,8 +329,8 @@ class Pager:
         self._total_pages: int | None = None
         self._promised = False
         self._probe: _Probe | None = None
-        self._mixed: _Mixed | None = None
-        self._doubtful = False
+        self._doubtful = self._denied = False
+        self._overfull, self._mixed = False, 0
         self._framed, self._bare = True, ""
         self._seen: dict[bytes, int] = {}
         self.first = self._numbered(self._asked) if self._is_numbered() else self._plain()
@@ -326,22 +344,17 @@ class Pager:
 
     def may_be_missing(self) -> bool:
         """Whether 404 is an answer: past the first page, where the profile or we expect no more."""
-        unsure = self._probe is not None or self._doubtful
+        unsure = self._probe is not None or self._doubtful or self._denied
         return bool(self._pages) and (unsure or getattr(self._kind, "end", "") == "missing")
 
     def makes_sure(self) -> bool:
-        """Whether the request that is under way only tells what the offsets of the source count."""
-        return self._mixed is not None and self._probe is not None
-
-    def looks_behind_end(self) -> bool:
-        """Whether it asks for what is behind the last row. The other such request does not: of the
-        offset at which it begins nobody knows that the source takes no such."""
-        return self._mixed is not None and self._probe is not None and not self._mixed.last
+        """Whether the request that is under way asks for what the source denies to have."""
+        return self._denied
 
     def after(self, page: PageFacts) -> Ask | None:
         """The request after ``page``, or ``None`` if the section ends with it."""
         self._pages += 1
-        self._doubtful = False
+        self._doubtful = self._denied = False
         page = self._without_frame(page)
         self._rows += page.rows
         self._kept += page.kept
@@ -350,6 +363,7 @@ class Pager:
         self._note_totals(page)
         following = self._following(page)
         if following is None:
+            self._check_counts()
             self._check_total()
         return following
 
@@ -365,7 +379,8 @@ class Pager:
                 left = -(-self._total * self._pages // self._rows) - self._pages - 1
         elif isinstance(self._kind, OffsetPagination) and self._total is not None:
             step = self._kind.limit
-            full = self._rows == self._pages * step  # else the source gives less than it is asked
+            counted = self._kept if self._kind.counts == "records" else self._rows
+            full = counted == self._pages * step  # else the source gives less than it is asked
             left = -(-(self._total - self._asked) // step) - 1 if full else 0
         numbers = [self._asked + step * number for number in range(1, min(left, count) + 1)]
         return [self._numbered(number) for number in numbers]
@@ -490,12 +505,14 @@ class Pager:
 
     def _after_offset(self, p: OffsetPagination, page: PageFacts) -> Ask | None:
         probe, more = self._probe, self._more(page, p.more)
-        if self._mixed is not None and probe is not None:
-            return self._after_end(self._mixed, page)
-        self._note_mixed(p, page)
+        cut = self._may_be_cut(p, page)
+        if more is False and cut and p.counts == "records":
+            self._denied = True
+            return self._at(self._further(p, page))
         if more is False:
             return None
-        if probe is not None and (page.kept or (page.rows and probe.other is None)):
+        counted = page.kept if p.counts == "records" else page.rows
+        if probe is not None and (page.kept or (counted and probe.other is None)):
             raise PaginationFailed(
                 f"cannot go on: the source gives {probe.gave} records where "
                 f"{p.limit} are asked for, and has more",
@@ -510,47 +527,45 @@ class Pager:
         elif p.end == "auto" and self._total is None and short and self._pages == 1:
             self._probe = _Probe(gave=page.rows)
         elif self._is_last(page, p.end, p.limit):
-            return self._ended(page)
-        self._offset += self._advance(p, page)
-        return self._at(self._offset)
+            return None
+        return self._at(self._further(p, page))
 
     def _at(self, offset: int) -> Ask:
         self._asked = offset
         return self._numbered(offset)
 
-    def _note_mixed(self, p: OffsetPagination, page: PageFacts) -> None:
-        if self._mixed is not None and page.kept:
-            self._mixed = replace(self._mixed, passed=True)
-        if p.counts == "auto" and page.rows == p.limit and 0 < page.kept < page.rows:
-            passed = self._mixed is not None and self._mixed.passed
-            self._mixed = _Mixed(self._offset + page.kept, passed)
+    def _further(self, p: OffsetPagination, page: PageFacts) -> int:
+        self._offset += self._advance(p, page)
+        return self._offset
 
-    def _ended(self, page: PageFacts) -> Ask | None:
-        """Nothing; but where full pages had rows that are skipped, the next page once more."""
-        nothing = page.missing or (page.rows == 0 and not page.framed)
-        if self._mixed is None or nothing or self._kept == self._total:
-            return None
-        self._probe = _Probe()
-        return self._at(self._offset + page.rows)
+    def _may_be_cut(self, p: OffsetPagination, page: PageFacts) -> bool:
+        """Whether skipped rows may have taken the places of records on the page.
 
-    def _after_end(self, mixed: _Mixed, page: PageFacts) -> Ask | None:
-        """A source that counts all rows has none behind the last one.
-
-        If there are some, they stand on every page, beside the records.
+        Raises :class:`PaginationFailed` where nothing that comes later can tell.
         """
-        more = page.framed or page.rows > 0
-        if page.kept or (more and mixed.passed):
+        self._overfull = self._overfull or page.rows > p.limit  # then it cuts nowhere
+        if p.counts == "rows" or not page.skipped or page.rows != p.limit or self._overfull:
+            return False
+        if page.kept == 0 and self._kept == 0:
             raise PaginationFailed(
-                "cannot tell whether records were passed over: full pages had rows that are "
-                "skipped, and there are more behind the last one",
-                hint="`counts` in `source.pagination` says what an offset of this source counts: "
-                "`records` where rows that are skipped stand on every page beside them, `rows` "
-                "where they are among them",
+                f"cannot go on: the first {p.limit} rows of the source are all skipped, and it may "
+                "have cut off records behind them",
+                hint=f"set `source.pagination.limit` to more than {p.limit}; {_COUNTS}",
             )
-        if mixed.last or not more:
-            return None
-        self._mixed = replace(mixed, last=True)
-        return self._at(mixed.behind)
+        if p.counts == "auto":
+            self._mixed = self._mixed or self._pages
+            if self._total is None:
+                self._check_counts()
+        return True
+
+    def _check_counts(self) -> None:
+        """Where a full page had skipped rows, only the number of records tells that all came."""
+        if self._mixed and self._kept != self._total:
+            raise PaginationFailed(
+                f"cannot tell whether records were passed over: page {self._mixed} is full, and "
+                "some of its rows are skipped",
+                hint=_COUNTS,
+            )
 
     def _advance(self, p: OffsetPagination, page: PageFacts) -> int:
         """How many of a page's rows the source counts in its offsets.
@@ -577,7 +592,9 @@ class Pager:
         more = None if value is None else _yes_or_no(value, path)
         if page.rows == 0 and (more or self._promised):
             raise PaginationFailed(
-                f"cannot go on: the source says that there is more, and page {self._pages} is empty"
+                f"cannot go on: the source says that there is more, and page {self._pages} is "
+                "empty",
+                hint=_COUNTS if self._mixed else "",
             )
         self._promised = bool(more)
         return more

@@ -278,8 +278,9 @@ class OffsetPagination(Part, frozen=True, kw_only=True, tag="offset", tag_field=
     """The response header that says the number of records, such as ``X-Total-Count``."""
     counts: Literal["auto", "rows", "records"] = "auto"
     """What an offset of the source counts where rows are skipped: all of them, or the records alone
-    (a row of tags stands on every page beside them). ``auto``: all, and one request more makes sure
-    at the end that it is so, unless ``more`` has denied it; a source that has more then fails."""
+    (a row of tags stands on every page beside them). ``auto``: told from pages that are longer than
+    ``limit``; a run in which a page of just ``limit`` rows had skipped ones fails and asks for it,
+    unless as many records came as a total says."""
     incomplete: Literal["fail", "partial"] = "fail"
     """What it means when the source gave fewer or more rows than it said, or said another number
     later: a failed run, or a partial one, which is kept out of sight."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from holdfast.collect.errors import (
@@ -365,28 +365,70 @@ def test_more_pages_than_allowed_is_a_limit() -> None:
     assert len(walk(walker({"type": "page"}, pages_max=2), [{"rows": 1}, {"rows": 0}])) == 2
 
 
-@pytest.mark.parametrize("last", [{"rows": 0}, {"rows": 0, "missing": True}])
-def test_a_request_that_makes_sure_is_none_of_the_pages_that_are_allowed(
+COUNTED_RECORDS = {"type": "offset", "limit": 3, "counts": "records", "more": "$.m"}
+
+
+@pytest.mark.parametrize("last", [{"rows": 1, "skipped": 1}, {"rows": 0, "missing": True}])
+def test_a_source_that_denies_more_is_asked_once_more_where_its_page_may_be_cut(
     last: dict[str, Any],
 ) -> None:
-    kind = {"type": "offset", "limit": 3}
-    mixed = {"rows": 3, "skipped": 1}
-    asked = walk(walker(kind, pages_max=2), [mixed, {"rows": 2}, last])
-    assert [url.rpartition("offset=")[2] for url in asked] == [
-        "0&limit=3",
-        "3&limit=3",
-        "5&limit=3",
-    ]
+    """A tag took the place of a record; and the request is none of the pages that are allowed."""
+    yes, no = {"$.m": True}, {"$.m": False}
+    first, second = {"rows": 3, "skipped": 1, "values": yes}, {"rows": 3, "skipped": 1}
+    under = walker(COUNTED_RECORDS, pages_max=2)
+    assert not under.may_be_refused()
+    asked = walk(under, [first, {**second, "values": no}, {**last, "values": no}])
+    assert [url.rpartition("offset=")[2][0] for url in asked] == ["0", "2", "4"]
+    assert under.may_be_missing() is False
+    under = walker(COUNTED_RECORDS, pages_max=2)
+    follow = under.after(PageFacts(under.first, "a", 3, no, skipped=1))
+    assert follow is not None
+    assert under.may_be_refused()
+    assert under.may_be_missing()
+    assert under.after(PageFacts(follow, "", 0, missing=True)) is None
     with pytest.raises(LimitReached):
-        walk(walker(kind, pages_max=2), [mixed, {"rows": 3}])
-    with pytest.raises(PaginationFailed, match="passed over"):
-        walk(walker(kind, pages_max=2), [mixed, {"rows": 2}, {"rows": 1}])
+        walk(walker(COUNTED_RECORDS, pages_max=2), [first, {**second, "values": yes}])
+    third = [first, {**second, "values": no}, {**second, "values": no}]
+    with pytest.raises(LimitReached):
+        walk(walker(COUNTED_RECORDS, pages_max=2), third)
 
 
-def test_where_the_source_says_that_there_is_no_more_nothing_makes_sure() -> None:
+@pytest.mark.parametrize("more", [True, False, None])
+def test_a_denial_of_more_is_no_proof_that_a_full_page_had_all_its_records(
+    more: bool | None,
+) -> None:
+    """A source that gave ``limit`` rows with a tag among them believes that it gave as many."""
+    said = {} if more is None else {"$.m": more}
+    full = {"rows": 3, "skipped": 1, "values": said}
     kind = {"type": "offset", "limit": 3, "more": "$.m"}
-    first = {"rows": 3, "skipped": 1, "values": {"$.m": True}}
-    assert len(walk(walker(kind), [first, {"rows": 2, "values": {"$.m": False}}])) == 2
+    with pytest.raises(PaginationFailed, match="page 1 is full, and some of its rows") as caught:
+        walk(walker(kind), [full])
+    assert "`counts` in `source.pagination`" in caught.value.hint
+    # The profile's word is taken, and a page that is not full was not cut.
+    if more is not True:
+        rows = {**kind, "counts": "rows"}
+        assert len(walk(walker(rows), [full] if more is False else [full, {"rows": 0}])) < 3
+        assert len(walk(walker(kind), [{"rows": 2, "skipped": 1, "values": {"$.m": False}}])) == 1
+
+
+def test_where_as_many_records_came_as_there_are_none_was_passed_over() -> None:
+    kind = {"type": "offset", "limit": 3, "total_records": "$.n"}
+
+    def page(rows: int, skipped: int, total: int) -> dict[str, Any]:
+        return {"rows": rows, "skipped": skipped, "values": {"$.n": total}}
+
+    assert len(walk(walker(kind), [page(3, 1, 3), page(1, 0, 3)])) == 2
+    # As many rows are no proof: two tags may stand where two records were cut off.
+    with pytest.raises(PaginationFailed, match="cannot tell whether records were passed over"):
+        walk(walker(kind), [page(3, 1, 6), page(3, 1, 6), page(0, 0, 6)])
+
+
+def test_a_full_page_of_skipped_rows_alone_at_the_beginning_leaves_no_room_for_records() -> None:
+    for counts in ("auto", "records"):
+        kind = {"type": "offset", "limit": 3, "counts": counts, "total_records": "$.n"}
+        with pytest.raises(PaginationFailed, match="first 3 rows of the source are all") as caught:
+            walk(walker(kind), [{"rows": 3, "skipped": 3, "values": {"$.n": 9}}])
+        assert "`source.pagination.limit` to more than 3" in caught.value.hint
 
 
 @pytest.mark.parametrize("said", ["many", "-1", "1.5", True, [], "9" * 20])
@@ -594,6 +636,7 @@ def test_skipped_rows_lose_no_other_and_bring_none_twice(
         kind = {**kind, "size": size}
     if kind.get("end") == "short":  # a profile that says so promises full pages
         most = size
+    assume(rows or heads != size)  # as full as one that has no room for more
     if kind["type"] == "page":  # it cannot be asked where its next page begins
         assume(most + heads != size)
     mixed = Mixed(Shelf(rows, size, kind), frozenset() if heads else totals, heads, most)
@@ -607,43 +650,139 @@ def test_skipped_rows_lose_no_other_and_bring_none_twice(
         failed = True
     expected = [row for row in range(rows) if row not in mixed.totals]
     assert failed or mixed.fetched == expected
-    assert not failed or most < size, "the source gives what it is asked for"
+    told = kind["type"] != "offset" or not mixed.totals  # else `counts` must say it
+    assert not failed or most < size or not told, "the source gives what it is asked for"
 
 
-@settings(deadline=None, max_examples=100)
-@given(
-    st.sampled_from(["auto", "short", "empty"]),
-    st.booleans(),
-    st.integers(0, 40),
-    st.integers(1, 9),
-    st.integers(1, 3),
+@dataclass(frozen=True)
+class Offsets:
+    """A source of offsets with rows that a profile skips, and all that it may say of itself."""
+
+    records: int
+    limit: int
+    totals: frozenset[int]
+    """Rows among its own that are skipped; then all are counted."""
+    tags: int
+    """Rows beside its own on each page, not counted."""
+    preamble: int
+    """The same on the first page alone."""
+    cut: bool
+    """Whether a page ends at ``limit``, such rows among it."""
+    bare: bool
+    """Whether such rows stand on a page without records, too."""
+    total: str
+    """What the total counts: ``records``, ``rows`` (its own), or that it says none."""
+    more: str
+    """Whether it says that there is more: by the ``page`` it gave, by the ``limit``, or not."""
+
+    def answer(self, ask: Ask) -> tuple[PageFacts, list[int]]:
+        """A page, and the records on it."""
+        query = dict(piece.split("=") for piece in ask.url.partition("?")[2].split("&"))
+        at = int(query["offset"])
+        own = list(range(at, min(at + self.limit, self.records)))
+        beside = self.tags + (self.preamble if at == 0 else 0)
+        beside = beside if own or self.bare else 0
+        if self.cut:
+            beside = min(beside, self.limit)
+            own = own[: self.limit - beside]
+        kept = [row for row in own if row not in self.totals]
+        reached = at + (self.limit if self.more == "limit" else len(own))
+        values: dict[str, Any] = {}
+        if self.total:
+            values["$.n"] = len(self.all()) if self.total == "records" else self.records
+        if self.more:
+            values["$.m"] = reached < self.records
+        rows = len(own) + beside
+        facts = PageFacts(
+            ask, f"{beside} {own}", rows, values, mark=str(own) * bool(kept),
+            skipped=rows - len(kept),
+        )  # fmt: skip
+        return facts, kept
+
+    def all(self) -> list[int]:
+        return [row for row in range(self.records) if row not in self.totals]
+
+    @property
+    def counts(self) -> str:
+        return "records" if self.tags or self.preamble else "rows"
+
+    @property
+    def unsure(self) -> bool:
+        """Whether the pages look as those of another source that counts otherwise."""
+        return bool(self.totals) or (self.cut and self.counts == "records") or self.no_room
+
+    @property
+    def no_room(self) -> bool:
+        """Whether the first page may be full of what is skipped, and is not of anything else."""
+        beside = self.tags + self.preamble
+        return (self.cut and beside >= self.limit) or (beside == self.limit and not self.records)
+
+
+OFFSETS = st.builds(
+    Offsets,
+    records=st.integers(0, 40),
+    limit=st.integers(1, 10),
+    totals=st.just(frozenset[int]()),
+    tags=st.integers(0, 2),
+    preamble=st.integers(0, 3),
+    cut=st.booleans(),
+    bare=st.booleans(),
+    total=st.sampled_from(["", "records", "rows"]),
+    more=st.sampled_from(["", "page", "limit"]),
 )
-def test_what_an_offset_counts_is_found_out_or_said(
-    end: str, total: bool, rows: int, most: int, heads: int
+AMONG = st.builds(
+    lambda source, totals: replace(source, totals=totals, tags=0, preamble=0),
+    OFFSETS,
+    st.frozensets(st.integers(0, 40), max_size=20),
+)
+
+
+def collected(source: Offsets, counts: str, end: str) -> tuple[list[int], PaginationFailed | None]:
+    """The records that a run reads, and how it fails if it does: then nothing is published."""
+    kind = {"type": "offset", "limit": source.limit, "end": end, "counts": counts}
+    kind |= {"total_records": "$.n"} if source.total else {}
+    kind |= {"more": "$.m"} if source.more else {}
+    under, found = walker(kind, pages_max=1000), list[int]()
+    ask: Ask | None = under.first
+    try:
+        while ask is not None:
+            facts, kept = source.answer(ask)
+            found += kept
+            ask = under.after(facts)
+    except PaginationFailed as error:
+        return found, error
+    return found, None
+
+
+ONE_TAG_A_PAGE = Offsets(27, 10, frozenset(), 1, 0, True, True, "", "limit")
+
+
+@settings(deadline=None, max_examples=600)
+@given(OFFSETS | AMONG, st.sampled_from(["auto", "short", "empty"]))
+@example(ONE_TAG_A_PAGE, "auto")
+@example(replace(ONE_TAG_A_PAGE, bare=False, more="", total="rows"), "auto")
+@example(replace(ONE_TAG_A_PAGE, records=28), "auto")
+@example(replace(ONE_TAG_A_PAGE, tags=0, preamble=1, bare=False, more="", total="rows"), "auto")
+@example(replace(ONE_TAG_A_PAGE, records=10, bare=False, more=""), "empty")
+def test_each_record_of_a_source_of_offsets_comes_once_or_the_run_fails(
+    source: Offsets, end: str
 ) -> None:
-    """Pages cut at what is asked for, rows that are skipped among these and not in the offsets."""
-    size = most + heads
-    kind: dict[str, Any] = {"type": "offset", "limit": size, "end": end}
-    if total:
-        kind["total_records"] = "$.n"
+    """The oracle is what the source holds; never fewer of it are published.
 
-    def walked(counts: str) -> tuple[list[int], str]:
-        mixed = Mixed(Shelf(rows, size, kind), frozenset(), heads, most)
-        under = walker({**kind, "counts": counts}, pages_max=1000)
-        ask: Ask | None = under.first
-        try:
-            while ask is not None:
-                ask = under.after(mixed.answer(ask))
-        except PaginationFailed as error:
-            return mixed.fetched, error.hint
-        return mixed.fetched, ""
-
-    found, _ = walked("records")
-    assert found == list(range(rows))
-    found, hint = walked("auto")
-    assert found == list(range(rows)) or hint
-    if rows > most and not total:
-        assert "`counts`" in hint
+    Whoever says what an offset counts has them all, and who does not has them wherever that can be
+    told, or is asked to say it.
+    """
+    found, failure = collected(source, "auto", end)
+    assert failure is not None or found == source.all()
+    if failure is not None:
+        assert source.unsure, failure.detail
+        assert "`counts`" in failure.hint
+    found, failure = collected(source, source.counts, end)
+    if source.no_room:
+        assert failure is not None or found == source.all()
+        return
+    assert failure is None, failure.detail
+    assert found == source.all()
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,9 @@ def collected(directory: Path, form: str, pagination: dict[str, Any]) -> list[st
     [
         {"type": "page", "size_parameter": "size", "size": 3, "end": "short"},
         {"type": "page"},
-        {"type": "offset", "limit": 3},
-        {"type": "offset", "limit": 3, "end": "empty"},
-        {"type": "offset", "limit": 3, "total_records": "$.n"},
+        {"type": "offset", "limit": 3, "counts": "rows"},
+        {"type": "offset", "limit": 3, "end": "empty", "counts": "rows"},
+        {"type": "offset", "limit": 3, "total_records": "$.n", "counts": "rows"},
     ],
     ids=lambda each: " ".join(map(str, each.values())),
 )
