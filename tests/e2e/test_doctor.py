@@ -53,6 +53,14 @@ def test_it_says_what_is_down_up_and_broken(tmp_path: Path) -> None:
         assert found["raw bytes"]["outcome"] == "pass"
         assert found["ledger"]["outcome"] == "pass"
         assert found["results"]["outcome"] == "warn"
+        whole = _trusted(data_dir).read_bytes()
+        _trusted(data_dir).write_text("half")
+        wait_until(lambda: up.get("/health")["status"] == "degraded", what="the broken key")
+        status, found = checklist(data_dir)
+        assert (status, found["gateway"]["outcome"]) == (1, "fail")
+        assert "trusted_keys: a file of the folder of trusted keys" in found["gateway"]["detail"]
+        _trusted(data_dir).write_bytes(whole)
+        wait_until(lambda: up.get("/health")["status"] == "ok", what="all to be well")
 
         up.process.kill()  # what it had not put away yet lies beside the database
         up.process.wait(60)
@@ -64,9 +72,13 @@ def test_it_says_what_is_down_up_and_broken(tmp_path: Path) -> None:
     assert rest.pop("port") in ("pass", "fail")  # somebody else may have it
     assert set(rest.values()) == {"pass"}, found
     assert {"settings", "data directory", "disk flush", "database", "keyring"} <= set(rest)
-    assert {"tenant secret", "ledger", "profiles", "clock"} <= set(rest)
+    assert {"tenant secret", "trusted keys", "ledger", "profiles", "clock"} <= set(rest)
     assert fingerprint(data_dir) == before, "looking changes nothing"
     _broken_at_rest(data_dir, tmp_path)
+
+
+def _trusted(data_dir: Path) -> Path:
+    return data_dir / "keys" / "trusted" / "reporter.pub.jwk"
 
 
 def fingerprint(folder: Path) -> dict[str, tuple[int, int, bytes]]:
@@ -117,6 +129,8 @@ def _broken_at_rest(data_dir: Path, apart: Path) -> None:
     lost = failing("keyring", lambda copy: (copy / "keyring" / "keyring.db").unlink())
     assert "sealed under a keyring that is not at" in lost["detail"]
     failing("tenant secret", lambda copy: (copy / "secrets" / "tenant-secrets").unlink())
+    half = failing("trusted keys", lambda copy: _trusted(copy).write_text("half"))
+    assert "reporter.pub.jwk cannot be read" in half["detail"]
     failing("database", lambda copy: (copy / "state" / "holdfast.db").write_bytes(b"x" * 8192))
     failing("database", lambda copy: shutil.rmtree(copy / "state"))
     failing("data directory", lambda copy: copy.chmod(0o777))

@@ -242,7 +242,14 @@ def _asked(stack: Stack) -> int:
 
 def test_a_role_is_ended_by_taking_its_key_away_and_is_said_to_be(stack: Stack) -> None:
     key = stack.directory / "trusted" / "gateway.pub.jwk"
-    aside = stack.directory / "aside"
+    aside, neighbour = stack.directory / "aside", key.with_name("reporter.pub.jwk")
+    whole = neighbour.read_bytes()
+    neighbour.write_text("half")  # which ends nobody, and keeps nobody else's key alive
+    wait_until(
+        lambda: set(stack.door.get("/health")["services"].values()) == {"degraded"},
+        what="the broken key to be told of",
+    )
+    assert _asked(stack) == 200
     key.rename(aside)
     try:
         wait_until(lambda: _asked(stack) != 200, what="the end of the gateway")
@@ -252,12 +259,13 @@ def test_a_role_is_ended_by_taking_its_key_away_and_is_said_to_be(stack: Stack) 
         wait_until(
             lambda: (
                 set(stack.door.client.get("/health").json()["services"].values())
-                == {"ok", "unhealthy"}
+                == {"degraded", "unhealthy"}
             ),
             what="the health of what does not trust the gateway",
         )
     finally:
         aside.rename(key)
+        neighbour.write_bytes(whole)
     wait_until(lambda: _asked(stack) == 200, what="the gateway to be back")
     wait_until(lambda: stack.door.get("/health")["status"] == "ok", what="all to be well")
 

@@ -20,8 +20,9 @@ from holdfast.kernel.errors import HoldfastError
 from holdfast.kernel.ids import NewId, uuid7
 from holdfast.kernel.outbox import Outbox, Sealed
 from holdfast.kernel.principal import Principal, operator
-from holdfast.kernel.signing import SigningKey, TrustedKeys
+from holdfast.kernel.signing import SigningKey
 from holdfast.kernel.telemetry import Metrics
+from holdfast.kernel.trusted import TrustedKeys
 from holdfast.leases import Leases, MemoryLeases
 from holdfast.registry.model import Limits, Schedule
 from holdfast.registry.versions import RunnableProfile, RunnableSet

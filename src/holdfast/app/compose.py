@@ -66,7 +66,9 @@ async def open_system(
     system.tls = client_tls(settings)
     system.limit(settings)
     async with AsyncExitStack() as stack:
-        signing = Keys(settings, chosen)
+        signing = Keys(settings, chosen, clock)
+        system.checks["trusted_keys"] = signing.trusted.check
+        system.loops.append(("trusted keys", signing.trusted.keep))
         elsewhere = await open_clients(system, signing, stack)
         if chosen & STATEFUL:
             state = system.state = await _open_state(system, stack)

@@ -57,6 +57,8 @@ DEGRADED = {
     "token_keys": "the keys that tokens are verified by cannot be fetched (the last good ones "
     "hold), or none of them is of use: see jwks in the log",
     "token_secret": "the newest token secret was not taken",
+    "trusted_keys": "a file of the folder of trusted keys, or all of the folder, cannot be read: "
+    "see trusted in the log",
     "certificate": "the certificate ends soon: `holdfast pki renew`, then SIGHUP",
     "erasures": "copies of somebody who was erased are not removed: see the aggregator's log",
     "audit": "refusals of note wait for the ledger, or are kept in memory only",

@@ -640,6 +640,26 @@ def of_secret(settings: Settings, expected: str) -> Finding:
     return checked("tenant secret", check)
 
 
+def of_trusted(settings: Settings) -> Finding:
+    """Whether the public keys are of use by which roles know each other: a start takes all."""
+
+    def check() -> str:
+        from holdfast.kernel.clock import SystemClock
+        from holdfast.kernel.trusted import TrustedFolder
+
+        folder = settings.trust_dir
+        if not folder.exists():
+            named = settings.origin("trust_dir")
+            if named == "default":
+                raise Unwell("skip", "there are none yet")
+            detail = f"{folder} of {named} is not there; a start makes it, without anybody's key"
+            raise Unwell("warn", detail, "if the other roles' keys are there, mount it")
+        issuers = TrustedFolder(folder, SystemClock()).issuers
+        return f"{folder} has those of {', '.join(sorted(issuers)) or 'nobody yet'}"
+
+    return checked("trusted keys", check)
+
+
 def of_records(path: Path, settings: Settings, told: Told) -> Finding:
     """Whether every stored revision of every record says what was recorded; reads all of them."""
     return checked("records", lambda: _records(path, settings, told))
@@ -738,6 +758,7 @@ def at_rest(settings: Settings, now: datetime, *, deep: bool) -> list[Finding]:
         found.append(of_ledger_heads(settings.data_dir / "ledger", told.ledgers))
         if deep:
             found.append(of_records(sqlite_path(url), settings, told))
+    found.append(of_trusted(settings))
     found.append(of_profiles(settings.profiles_dir, settings.data_dir, deep=deep))
     found.append(of_clock(told.recorded if told else "", now))
     found.append(of_port("port", settings[f"{_lead(settings)}_bind"]))

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from holdfast.registry.model import Profile
 
 SWEEP_SECONDS = 1.0
-KEYS_SECONDS = 2.0
 ERASURES_SECONDS = 2.0
 ERASURES_LEFT_SECONDS = 30.0
 PROJECTIONS_SECONDS = 2.0
@@ -341,19 +340,13 @@ async def _open_aggregator(system: System, state: State, keys: Keys) -> None:
                 await system.records.drop_old_notices(service("aggregator", tenant))
             await system.clock.sleep(SWEEP_SECONDS)
 
-    async def reload_keys() -> None:
-        # The coordinator may have been started, and have left its key, after us.
-        while True:
-            await system.clock.sleep(KEYS_SECONDS)
-            keys.trusted.reload()
-
     async def erasures() -> None:
         # Another role of the same keyring may have destroyed keys, and has not what lies beside.
         while True:
             await system.clock.sleep(ERASURES_SECONDS)
             await system.subjects.finish()
 
-    system.loops += [("sweep", sweep), ("trusted keys", reload_keys), ("erasures", erasures)]
+    system.loops += [("sweep", sweep), ("erasures", erasures)]
     if settings["watch_webhook_url"]:
         _open_webhook(system, state)
 

@@ -19,8 +19,9 @@ from holdfast.kernel.errors import Conflict, Exhausted, Unavailable
 from holdfast.kernel.http.rates import RequestRates
 from holdfast.kernel.ids import NewId
 from holdfast.kernel.principal import Principal, operator, service
-from holdfast.kernel.signing import PUBLIC_SUFFIX, SigningKey, TrustedKeys
+from holdfast.kernel.signing import SigningKey
 from holdfast.kernel.telemetry import Metrics, get_logger
+from holdfast.kernel.trusted import PUBLIC_SUFFIX, TrustedFolder
 
 if TYPE_CHECKING:
     from holdfast.identity.jwks import KeySets
@@ -142,7 +143,7 @@ class Keys:
     which roles of one system share.
     """
 
-    def __init__(self, settings: Settings, roles: frozenset[str]) -> None:
+    def __init__(self, settings: Settings, roles: frozenset[str], clock: Clock) -> None:
         for role in sorted(roles):
             _check_own(settings, role)
         settings.keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -153,7 +154,7 @@ class Keys:
         }
         for role, key in self.own.items():
             key.write_public(settings.trust_dir, role)
-        self.trusted = TrustedKeys.from_directory(settings.trust_dir)
+        self.trusted = TrustedFolder(settings.trust_dir, clock)
 
 
 def _check_own(settings: Settings, role: str) -> None:

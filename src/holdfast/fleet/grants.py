@@ -17,7 +17,8 @@ from holdfast.fleet.model import Grant
 from holdfast.kernel.clock import Clock, parse_timestamp
 from holdfast.kernel.errors import Denied, Unauthenticated
 from holdfast.kernel.principal import Principal, PrincipalKind
-from holdfast.kernel.signing import SigningKey, TrustedKeys, Verifier, verify
+from holdfast.kernel.signing import SigningKey, Verifier, verify
+from holdfast.kernel.trusted import TrustedKeys
 
 TYPE = "holdfast-grant+jwt"
 ISSUER = "coordinator"

@@ -23,7 +23,8 @@ from holdfast.kernel.errors import Unauthenticated, Unavailable
 from holdfast.kernel.http.pool import SEAL
 from holdfast.kernel.ids import NewId, TenantId
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind
-from holdfast.kernel.signing import SigningKey, TrustedKeys, Verifier
+from holdfast.kernel.signing import SigningKey, Verifier
+from holdfast.kernel.trusted import TrustedKeys
 
 TYPE = "holdfast-hop+jwt"
 HEADER = "holdfast-hop"

@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -26,9 +26,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast.kernel.canonical import canonical, decode_strict
 from holdfast.kernel.clock import Clock
-from holdfast.kernel.errors import Conflict, Corrupt, HoldfastError, Invalid, Unauthenticated
+from holdfast.kernel.errors import Conflict, Corrupt, Invalid, Unauthenticated
 from holdfast.kernel.files import write_new
-from holdfast.kernel.telemetry import get_logger
+from holdfast.kernel.trusted import (
+    PUBLIC_SUFFIX,
+    Jwk,
+    TrustedKeys,
+    is_key,
+    is_text32,
+    read_public,
+)
 
 if TYPE_CHECKING:
     from joserfc.jwk import OKPKey
@@ -37,14 +44,6 @@ if TYPE_CHECKING:
 ALGORITHM = "Ed25519"
 TOKEN_BYTES_MAX = 16 * 1024
 LEEWAY_SECONDS = 5
-PUBLIC_SUFFIX = ".pub.jwk"
-REREAD_SECONDS = 5.0
-"""A key that was taken out of the directory is good for so long at most."""
-
-log = get_logger("signing")
-
-Jwk = dict[str, str]
-"""A public key: ``kty``, ``crv``, ``x`` and ``kid``."""
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{86})")
 
@@ -85,7 +84,7 @@ class SigningKey:
             jwk = decode_strict(read_private(path))
         except Invalid as error:
             raise Corrupt(f"cannot use the signing key: {path} is not a JWK") from error
-        if not _is_key(jwk) or not _is_text32(jwk.get("d")):
+        if not is_key(jwk) or not is_text32(jwk.get("d")):
             raise Corrupt(f"cannot use the signing key: {path} is not an Ed25519 private key")
         key = cls.from_seed(urlsafe_b64decode(f"{jwk['d']}="))
         if key.public_jwk()["x"] != jwk["x"]:
@@ -110,7 +109,7 @@ class SigningKey:
         # Of several that begin at once one is first, and the others see it.
         if not path.exists() and write_new(path, own, 0o644):
             return path
-        there = _read_public(path, issuer)
+        there = read_public(path, issuer)
         if any(isinstance(jwk, dict) and jwk.get("x") == self._public["x"] for jwk in there):
             return path
         raise Conflict(
@@ -144,76 +143,6 @@ class SigningKey:
             self._headers[typ] = header
         signed = header + b"." + _segment(canonical(dict(claims)))
         return (signed + b"." + _segment(self._private.sign(signed))).decode("ascii")
-
-
-class TrustedKeys:
-    """The public keys of the issuers that a verifier trusts.
-
-    An issuer may have several keys at a time, so that a new one can be spread before it is used.
-    """
-
-    def __init__(
-        self, issuers: Mapping[str, Sequence[Jwk]] | None = None, *, directory: Path | None = None
-    ) -> None:
-        self._fixed = dict(issuers or {})
-        self._directory = directory
-        self._by_kid: dict[str, tuple[str, OKPKey]] = {}
-        self._read_at = 0
-        self.reload()
-
-    @classmethod
-    def from_directory(cls, directory: Path) -> TrustedKeys:
-        """Trust the ``<issuer>.pub.jwk`` files of ``directory``: each a JWK or a JWK Set."""
-        return cls(directory=directory)
-
-    @property
-    def issuers(self) -> frozenset[str]:
-        """Whom these keys belong to."""
-        return frozenset(issuer for issuer, _ in self._by_kid.values())
-
-    def reload(self) -> None:
-        """Read the directory again. On :class:`Corrupt` the keys stay what they were."""
-        found: dict[str, tuple[str, OKPKey]] = {}
-        read_at = self._changed_at()
-        for issuer, keys in [*self._fixed.items(), *self._read_directory()]:
-            for jwk in keys:
-                kid, key = _import_public(jwk, issuer)
-                if found.setdefault(kid, (issuer, key))[0] != issuer:
-                    raise Corrupt(f"cannot trust {issuer}: its key belongs to another issuer too")
-        self._by_kid, self._read_at = found, read_at
-
-    def outdated(self) -> bool:
-        """Whether somebody came into the directory, or left it, since it was read."""
-        return self._changed_at() != self._read_at
-
-    def _changed_at(self) -> int:
-        try:
-            return self._directory.stat().st_mtime_ns if self._directory is not None else 0
-        except OSError:
-            return 0
-
-    def find(self, kid: str) -> tuple[str, OKPKey] | None:
-        """The issuer and the key of this id, if it is trusted."""
-        return self._by_kid.get(kid)
-
-    def _read_directory(self) -> Iterable[tuple[str, Sequence[Jwk]]]:
-        if self._directory is None or not self._directory.is_dir():
-            return
-        for path in sorted(self._directory.glob(f"*{PUBLIC_SUFFIX}")):
-            issuer = path.name.removesuffix(PUBLIC_SUFFIX)
-            yield issuer, _read_public(path, issuer)
-
-
-def _read_public(path: Path, issuer: str) -> Sequence[Jwk]:
-    """The keys of a file: a JWK, or those of a JWK Set."""
-    try:
-        read = decode_strict(path.read_bytes())
-    except (OSError, Invalid) as error:
-        raise Corrupt(f"cannot trust {issuer}: {path} cannot be read as a JWK") from error
-    found = read.get("keys", [read]) if isinstance(read, dict) else [read]
-    if not isinstance(found, list):
-        raise Corrupt(f"cannot trust {issuer}: {path} is no JWK Set")
-    return found
 
 
 @cache
@@ -269,16 +198,14 @@ class Verifier:
     """:func:`verify`, which looks for new keys before refusing for good.
 
     Roles start in any order: the signer's key may have been published after ours were read. Whoever
-    sends what nobody signed makes us read the directory once a second, if it is as it was. And a
-    key that was taken out ends: nothing is accepted under what was read ``REREAD_SECONDS`` ago. If
-    the directory cannot be read then, the keys stay what they were, and the log says so.
+    sends what nobody signed makes us read the folder once a second, if it is as it was. And a key
+    that was taken out ends: nothing is accepted under what was read ``REREAD_SECONDS`` ago.
     """
 
     def __init__(self, keys: TrustedKeys, clock: Clock) -> None:
         self._keys = keys
         self._clock = clock
         self._reload_after = -1.0
-        self._reread_at = clock.monotonic() + REREAD_SECONDS
 
     def verify(
         self,
@@ -290,13 +217,7 @@ class Verifier:
         require: Sequence[str] = ("iss", "exp"),
     ) -> dict[str, Any]:
         """The claims of ``token``; see :func:`verify`."""
-
-        if self._clock.monotonic() >= self._reread_at:
-            self._reread_at = self._clock.monotonic() + REREAD_SECONDS
-            try:
-                self._keys.reload()
-            except HoldfastError as error:
-                log.warning("trusted keys not read again", detail=error.detail, hint=error.hint)
+        self._keys.look()
 
         def claims() -> dict[str, Any]:
             return verify(
@@ -315,7 +236,7 @@ class Verifier:
             if self._clock.monotonic() < self._reload_after and not self._keys.outdated():
                 raise
             self._reload_after = self._clock.monotonic() + 1.0
-            self._keys.reload()
+            self._keys.reread()
             return claims()
 
 
@@ -390,41 +311,6 @@ def _public_of(d: str) -> str:
     return urlsafe_b64encode(private.public_key().public_bytes_raw()).rstrip(b"=").decode()
 
 
-def _is_text32(value: object) -> bool:
-    """Whether ``value`` is the base64url text of 32 bytes."""
-    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{43}", value) is not None
-
-
-def _is_key(jwk: object) -> bool:
-    return (
-        isinstance(jwk, dict)
-        and jwk.get("kty") == "OKP"
-        and jwk.get("crv") == "Ed25519"
-        and _is_text32(jwk.get("x"))
-    )
-
-
-def _import_public(jwk: object, issuer: str) -> tuple[str, OKPKey]:
-    if not isinstance(jwk, dict) or not _is_key(jwk):
-        raise Corrupt(f"cannot trust {issuer}: its key is not an Ed25519 public key")
-    if "d" in jwk:
-        raise Corrupt(
-            f"cannot trust {issuer}: the file holds its private key",
-            hint="that key is no longer secret; replace it",
-        )
-    from joserfc.errors import JoseError
-    from joserfc.jwk import OKPKey
-
-    try:
-        key = OKPKey.import_key({name: jwk[name] for name in ("kty", "crv", "x")})
-        kid = key.thumbprint()
-    except (JoseError, ValueError) as error:
-        raise Corrupt(f"cannot trust {issuer}: its key is not an Ed25519 public key") from error
-    if jwk.get("kid", kid) != kid:
-        raise Corrupt(f"cannot trust {issuer}: the key's id is not its thumbprint")
-    return kid, key
-
-
 def read_private(path: Path) -> bytes:
     """The bytes of a file that only its owner may read; :class:`Corrupt` if others may, too."""
     try:
@@ -448,11 +334,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 __all__ = [
     "ALGORITHM",
-    "PUBLIC_SUFFIX",
-    "REREAD_SECONDS",
-    "Jwk",
     "SigningKey",
-    "TrustedKeys",
     "Verifier",
     "read_private",
     "verify",

@@ -21,8 +21,8 @@ from holdfast.kernel.objects import Objects
 from holdfast.kernel.outbox import Outbox
 from holdfast.kernel.principal import Principal
 from holdfast.kernel.secrets import TenantSecrets
-from holdfast.kernel.signing import TrustedKeys
 from holdfast.kernel.telemetry import Metrics
+from holdfast.kernel.trusted import TrustedKeys
 from holdfast.keyring import Keyring
 from holdfast.records import store
 from holdfast.records.content import RecordKeys

@@ -14,8 +14,8 @@ from holdfast.kernel.ids import NewId
 from holdfast.kernel.objects import Objects
 from holdfast.kernel.outbox import Outbox
 from holdfast.kernel.secrets import TenantSecrets
-from holdfast.kernel.signing import TrustedKeys
 from holdfast.kernel.telemetry import Metrics
+from holdfast.kernel.trusted import TrustedKeys
 from holdfast.keyring import Keyring
 from holdfast.records.base import Handles
 from holdfast.records.changes import Differences

@@ -12,7 +12,8 @@ from holdfast.fleet.grants import TYPE, read_grant, sign_grant
 from holdfast.fleet.model import Grant
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.errors import Unauthenticated
-from holdfast.kernel.signing import SigningKey, TrustedKeys
+from holdfast.kernel.signing import SigningKey
+from holdfast.kernel.trusted import TrustedKeys
 from tests.support.fleet import KEY, KEYS, START
 
 GRANT = Grant(

@@ -15,7 +15,8 @@ from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Unauthenticated
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.principal import Principal, operator
-from holdfast.kernel.signing import SigningKey, TrustedKeys
+from holdfast.kernel.signing import SigningKey
+from holdfast.kernel.trusted import TrustedKeys
 
 KEY = SigningKey.from_seed(b"\x01" * 32)
 BODY = b'{"a":1}'

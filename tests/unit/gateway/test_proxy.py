@@ -24,7 +24,8 @@ from holdfast.kernel.http.pool import RolePool
 from holdfast.kernel.http.rates import RequestRates
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.principal import Principal, operator
-from holdfast.kernel.signing import SigningKey, TrustedKeys
+from holdfast.kernel.signing import SigningKey
+from holdfast.kernel.trusted import TrustedKeys
 
 UNLIMITED = RequestRates().take
 KEY = SigningKey.from_seed(b"\x01" * 32)

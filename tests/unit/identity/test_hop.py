@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Unauthenticated
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.principal import operator
-from holdfast.kernel.signing import SigningKey, TrustedKeys, verify
+from holdfast.kernel.signing import SigningKey, verify
+from holdfast.kernel.trusted import TrustedFolder, TrustedKeys
 
 GATEWAY = SigningKey.from_seed(b"\x01" * 32)
 STRANGER = SigningKey.from_seed(b"\x02" * 32)
@@ -120,14 +122,14 @@ def test_what_was_seen_is_forgotten_only_after_it_is_over() -> None:
         pair.verify(first)
 
 
-def test_a_key_published_later_is_found() -> None:
+def test_a_key_published_later_is_found(tmp_path: Path) -> None:
     pair = Pair()
-    keys = TrustedKeys({})
+    keys = TrustedFolder(tmp_path, pair.clock)
     verifier = HopVerifier("registry", keys, pair.clock)
     token = pair.token()
     with pytest.raises(Unauthenticated):
         verifier.verify(token, "POST", "/v1/profiles?dry_run=true")
-    keys._fixed["gateway"] = [GATEWAY.public_jwk()]
+    GATEWAY.write_public(tmp_path, "gateway")
     pair.clock.advance(2)
     assert verifier.verify(token, "POST", "/v1/profiles?dry_run=true").principal == operator()
 

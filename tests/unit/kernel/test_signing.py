@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import OKPKey
 
-from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Conflict, Corrupt, Invalid, Unauthenticated
-from holdfast.kernel.signing import REREAD_SECONDS, SigningKey, TrustedKeys, Verifier, verify
+from holdfast.kernel.signing import SigningKey, verify
+from holdfast.kernel.trusted import TrustedKeys
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TYP = "holdfast-test+jwt"
@@ -227,56 +227,6 @@ def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
         SigningKey.load(path)
 
 
-def test_a_directory_is_trusted_by_its_file_names_and_can_be_reloaded(tmp_path: Path) -> None:
-    KEY.write_public(tmp_path, "coordinator")
-    keys = TrustedKeys.from_directory(tmp_path)
-    token = OTHER.sign(claims(iss="gateway"), typ=TYP)
-    with pytest.raises(Unauthenticated):
-        verify(token, keys, typ=TYP, now=NOW)
-    OTHER.write_public(tmp_path, "gateway")
-    keys.reload()
-    assert keys.issuers == {"coordinator", "gateway"}
-    assert verify(token, keys, typ=TYP, now=NOW)["iss"] == "gateway"
-
-
-def test_whoever_comes_is_known_at_once_also_right_after_a_stranger(tmp_path: Path) -> None:
-    KEY.write_public(tmp_path, "coordinator")
-    verifier = Verifier(TrustedKeys.from_directory(tmp_path), ManualClock(NOW))
-    token = OTHER.sign(claims(iss="gateway"), typ=TYP)
-    with pytest.raises(Unauthenticated):
-        verifier.verify(token, typ=TYP)
-    OTHER.write_public(tmp_path, "gateway")
-    assert verifier.verify(token, typ=TYP)["iss"] == "gateway"
-
-
-@pytest.mark.parametrize("how", ["taken out", "another in its place"])
-def test_whose_key_was_taken_out_of_the_directory_is_nobody_soon(tmp_path: Path, how: str) -> None:
-    KEY.write_public(tmp_path, "coordinator")
-    file = OTHER.write_public(tmp_path, "gateway")
-    clock = ManualClock(NOW)
-    verifier = Verifier(TrustedKeys.from_directory(tmp_path), clock)
-    token = OTHER.sign(claims(iss="gateway"), typ=TYP)
-    assert verifier.verify(token, typ=TYP)["iss"] == "gateway"
-    if how == "taken out":
-        file.unlink()
-    else:
-        file.write_text(json.dumps(SigningKey.from_seed(b"\x07" * 32).public_jwk()))
-    clock.advance(REREAD_SECONDS)
-    with pytest.raises(Unauthenticated):
-        verifier.verify(token, typ=TYP)
-    assert verifier.verify(KEY.sign(claims(iss="coordinator"), typ=TYP), typ=TYP)
-
-
-def test_what_cannot_be_read_in_the_directory_ends_nobody(tmp_path: Path) -> None:
-    file = OTHER.write_public(tmp_path, "gateway")
-    clock = ManualClock(NOW)
-    verifier = Verifier(TrustedKeys.from_directory(tmp_path), clock)
-    file.write_text("half")
-    clock.advance(REREAD_SECONDS)
-    token = OTHER.sign(claims(iss="gateway"), typ=TYP)
-    assert verifier.verify(token, typ=TYP)["iss"] == "gateway"
-
-
 def test_who_comes_second_takes_nobodys_place(tmp_path: Path) -> None:
     KEY.write_public(tmp_path, "gateway")
     before = (tmp_path / "gateway.pub.jwk").read_bytes()
@@ -309,43 +259,6 @@ def test_of_several_that_begin_at_once_one_takes_the_place(tmp_path: Path) -> No
             [first] = [key for each in begun if (key := each.result()) is not None]
             there = json.loads((directory / "gateway.pub.jwk").read_bytes())
             assert there["kid"] == first.kid
-
-
-def test_two_keys_of_one_issuer_are_trusted_at_a_time(tmp_path: Path) -> None:
-    (tmp_path / "coordinator.pub.jwk").write_text(
-        json.dumps({"keys": [KEY.public_jwk(), OTHER.public_jwk()]}), encoding="utf-8"
-    )
-    keys = TrustedKeys.from_directory(tmp_path)
-    for key in (KEY, OTHER):
-        assert verify(key.sign(claims(), typ=TYP), keys, typ=TYP, now=NOW)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[]",
-        '{"keys":1}',
-        '{"keys":[1]}',
-        '{"kty":"OKP","crv":"Ed25519","x":"short"}',
-        json.dumps(KEY.public_jwk() | {"kid": "another"}),
-        json.dumps(KEY.public_jwk() | {"d": b64(b"\x01" * 32)}),
-    ],
-)
-def test_a_broken_public_key_is_corrupt_and_leaves_the_keys_as_they_were(
-    tmp_path: Path, content: str
-) -> None:
-    KEY.write_public(tmp_path, "coordinator")
-    keys = TrustedKeys.from_directory(tmp_path)
-    (tmp_path / "gateway.pub.jwk").write_text(content, encoding="utf-8")
-    with pytest.raises(Corrupt):
-        keys.reload()
-    assert verify(KEY.sign(claims(), typ=TYP), keys, typ=TYP, now=NOW)
-
-
-def test_one_key_cannot_belong_to_two_issuers() -> None:
-    with pytest.raises(Corrupt):
-        TrustedKeys({"a": [KEY.public_jwk()], "b": [KEY.public_jwk()]})
 
 
 def test_claims_without_a_canonical_form_are_not_signed() -> None:

@@ -22,8 +22,9 @@ from holdfast.kernel.objects import open_objects
 from holdfast.kernel.outbox import Outbox
 from holdfast.kernel.principal import Principal, operator
 from holdfast.kernel.secrets import TenantSecrets
-from holdfast.kernel.signing import SigningKey, TrustedKeys
+from holdfast.kernel.signing import SigningKey
 from holdfast.kernel.telemetry import Metrics
+from holdfast.kernel.trusted import TrustedKeys
 from holdfast.keyring import EnvelopeSealer, Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
 from holdfast.ledger.errors import EntryUnknown
