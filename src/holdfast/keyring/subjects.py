@@ -102,6 +102,8 @@ class SubjectsService:
         self._left: dict[tuple[str, str], datetime] = {}
         """Since when this process knows of an erasure that others have not ended yet."""
         self._under_way: set[tuple[str, str]] = set()
+        self._handed_on: set[str] = set()
+        """Erasures of which nothing is left here, and that another is to end."""
         self._failing = 0
         """How many erasures could not be finished when they were last taken up."""
 
@@ -334,9 +336,12 @@ class SubjectsService:
         """One that fails is told and left for the next time: nobody else's waits for it."""
         finished, failures = 0, list[Exception]()
         for tenant in tenants:
+            others = await self._transact(partial(self._others, tenant=tenant))
             for erasure in await self._of(tenant):
                 if erasure.state == "done" or (tenant, erasure.subject) in self._under_way:
                     continue
+                if others and erasure.id in self._handed_on:
+                    continue  # it is told, and what was here is gone: looking again helps nobody
                 try:
                     done = await self._take_up(tenant, erasure)
                 except Exception as error:
@@ -393,6 +398,7 @@ class SubjectsService:
         if await self._transact(partial(self._others, tenant=principal.tenant)):
             log.info("an erasure is left to who has copies", subject=erasure.subject)
             await self._remove_copies(principal, erasure)
+            self._handed_on.add(erasure.id)
             return erasure
         parts = await self._remove_copies(principal, erasure)
         await self._emit(
@@ -427,6 +433,7 @@ class SubjectsService:
 
         if not await self._transact(unit):
             return erasure
+        self._handed_on.discard(erasure.id)
         log.info(
             "subject erased",
             subject=erasure.subject,

@@ -494,6 +494,30 @@ async def test_only_a_process_on_the_database_with_the_copies_ends_an_erasure(
     assert (await later.finish(), len(copies.seen)) == (1, 2)
 
 
+async def test_what_is_left_to_another_is_removed_here_once_and_told_once(
+    database: Database, keyring: Keyring, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An aggregator whose note another one's has replaced looks every two seconds all the same."""
+    copies = Copies()
+    keeper = subjects(keyring, database, tmp_path, copies)
+    await keeper.resume([])
+    later = subjects(keyring, database, tmp_path / "later", Copies(), kept_in="another")
+    await later.resume([])
+    asked = subjects(keyring, database, tmp_path / "asked")
+    for who in ("jane", "joe"):
+        await asked.erase(ME, EraseRequest(subject=who, reason="asked", even_unknown=True))
+    capsys.readouterr()
+    for _ in range(3):
+        assert await keeper.finish() == 0
+        assert len(copies.seen) == 2
+    assert capsys.readouterr().err.count("left to who has copies") == 2
+    # Asked again it looks again; and it ends them once they are its own.
+    assert (await keeper.erase(ME, EraseRequest(subject="joe", reason="asked"))).state == "erasing"
+    assert len(copies.seen) == 3
+    keyring.store.transact(lambda rows: note_copies(rows, "the-database"))
+    assert await keeper.finish() == 2
+
+
 async def test_raw_responses_under_the_keyring_tell_that_somebody_has_copies(
     database: Database, keyring: Keyring, tmp_path: Path
 ) -> None:
