@@ -9,27 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, or_, select
 
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.principal import Principal
 from holdfast.keyring.model import ErasedParts, Erasure
 from holdfast.records import store
-from holdfast.records.base import Part
+from holdfast.records.base import Handles, Part
 from holdfast.records.model import Run, RunStatus, is_final
 
 ROWS_AT_ONCE = 500
-MAPPED = (RunStatus.SUCCEEDED.value, RunStatus.UNCHANGED.value)
+RUNS_AT_ONCE = store.IN_MAX
 REHEARSAL = "rehearsal"
 """The code with which a run ends that was to publish nothing."""
 
 
 class Erasing(Part):
     """The part of the service that forgets; an eraser for the keyring."""
+
+    def __init__(self, handles: Handles) -> None:
+        super().__init__(handles)
+        self._looked: dict[str, int] = {}
+        """Up to which ended run of a tenant this process has seen that nothing is left."""
 
     async def knows(self, principal: Principal, subject: str) -> bool:
         """See :class:`holdfast.keyring.ports.Eraser`."""
@@ -112,21 +117,44 @@ class Erasing(Part):
         """Destroy what an ended run has fetched that nobody can tell of who is in it, if anybody is
         erased: they may have been before it was fetched, and the source goes on naming them.
 
-        Once the run's end is durable, and again with every repetition of it: whoever died in
-        between was not answered, and is asked again.
+        Once the run's end is durable, and again with every repetition of it. Whoever died in
+        between was not answered, and is asked again; if not, :meth:`forget_left` finds it.
         """
         if not is_final(run.status):
             return
         tenant = principal.tenant
 
         def unit(conn: Connection) -> list[Any]:
-            return _untold_of(conn, tenant, run)
+            return _untold_of(conn, tenant, [run.id])
 
         if not await self._db.read(principal, unit):
             return
         keyring = self._handles.keyring
         if await keyring.apart(keyring.anybody_erased, tenant):
             await self._destroy_responses(principal, unit)
+
+    async def forget_left(self, principal: Principal) -> int:
+        """:meth:`forget_ended` for all runs that ended since the last time, and at first for all:
+        whoever ended one may have died before. How many responses that were."""
+        tenant, keyring, destroyed = principal.tenant, self._handles.keyring, 0
+        after = self._looked.get(tenant, 0)
+        last = await self._db.read(principal, lambda conn: store.last_result(conn, tenant))
+        if last <= after:
+            return 0
+        # Asked for after the runs: whoever is erased later finds what these have left.
+        if await keyring.apart(keyring.anybody_erased, tenant):
+            for start in range(after, last, RUNS_AT_ONCE):
+                end = min(start + RUNS_AT_ONCE, last)
+                runs = await self._db.read(
+                    principal,
+                    lambda conn, start=start, end=end: store.runs_ended(conn, tenant, start, end),  # type: ignore[misc]
+                )
+                destroyed += await self._destroy_responses(
+                    principal,
+                    lambda conn, runs=runs: _untold_of(conn, tenant, runs),  # type: ignore[misc]
+                )
+        self._looked[tenant] = last
+        return destroyed
 
     async def _destroy_responses(
         self, principal: Principal, unit: Callable[[Connection], list[Any]]
@@ -192,21 +220,45 @@ def _responses_of(conn: Connection, tenant: str, subject: str, *, under_way: boo
         or_(
             runs.c.fence != responses.c.fence,
             runs.c.rejects > 0,
-            and_(*ended, runs.c.status.not_in(MAPPED)),
+            and_(*ended, ~_went_through(runs)),
         ),
+        ~_told(tenant, _told_all),
     )
     return _objects(conn, tenant, or_(appears, unmapped))
 
 
-def _untold_of(conn: Connection, tenant: str, run: Run) -> list[Any]:
-    """Objects of the ended run that may name people, and of which no batch has told whom.
+def _untold_of(conn: Connection, tenant: str, ended: Sequence[str]) -> list[Any]:
+    """Objects of these ended runs that may name people, and of which no batch has told whom.
 
-    Not those whose bytes another run of the profile has made records of: who is in them is known,
-    and nobody of them is erased.
+    What has published keeps its bytes, those with rejected rows, too; so does what found the very
+    same ones again. The next erasure takes both.
     """
     responses, runs = store.responses, store.runs
-    other, theirs = responses.alias(), runs.alias()
-    told = (
+    left = or_(
+        runs.c.fence != responses.c.fence,
+        ~_went_through(runs),
+        and_(runs.c.rehearsal.is_(True), runs.c.rejects > 0),
+    )
+
+    def tells(theirs: FromClause) -> ColumnElement[bool]:
+        own = theirs.c.run == runs.c.run
+        same = and_(runs.c.status == RunStatus.UNCHANGED.value, theirs.c.profile == runs.c.profile)
+        published = theirs.c.status == RunStatus.SUCCEEDED.value
+        return or_(_told_all(theirs), and_(published, or_(own, same)))
+
+    mine = and_(responses.c.run.in_(ended), responses.c.personal.is_(True))
+    return _objects(conn, tenant, and_(mine, left, ~_told(tenant, tells)))
+
+
+def _told(tenant: str, tells: Callable[[FromClause], ColumnElement[bool]]) -> ColumnElement[bool]:
+    """Whether any run that ``tells`` has the same bytes, whichever profile it is of: who is in them
+    is known then, and an erasure of any of them destroys them as that run's.
+
+    One whose profile marks nobody has told of nobody.
+    """
+    responses = store.responses
+    other, theirs = responses.alias(), store.runs.alias()
+    return (
         select(other.c.object)
         .select_from(
             other.join(theirs, and_(theirs.c.tenant == other.c.tenant, theirs.c.run == other.c.run))
@@ -214,19 +266,32 @@ def _untold_of(conn: Connection, tenant: str, run: Run) -> list[Any]:
         .where(
             other.c.tenant == tenant,
             other.c.object == responses.c.object,
-            theirs.c.profile == run.profile,
+            other.c.personal.is_(True),
             theirs.c.fence == other.c.fence,
-            theirs.c.status.in_(MAPPED),
+            tells(theirs),
         )
         .exists()
     )
-    left = runs.c.fence != responses.c.fence
-    # A rehearsal goes through everything: its batches have told.
-    rehearsed = run.rehearsal and run.code == REHEARSAL and not run.rejects
-    if run.status.value not in MAPPED and not rehearsed:
-        left = or_(left, runs.c.status.not_in(MAPPED))
-    mine = and_(responses.c.run == run.id, responses.c.personal.is_(True), left, ~told)
-    return _objects(conn, tenant, mine)
+
+
+def _told_all(runs: FromClause) -> ColumnElement[bool]:
+    """Runs all of whose rows became records."""
+    return and_(_went_through(runs), runs.c.rejects == 0)
+
+
+def _went_through(runs: FromClause) -> ColumnElement[bool]:
+    """Runs that have read all that they fetched: they have published, or were to publish nothing.
+
+    One that found everything *unchanged* has read nothing.
+    """
+    return or_(
+        runs.c.status == RunStatus.SUCCEEDED.value,
+        and_(
+            runs.c.rehearsal.is_(True),
+            runs.c.status == RunStatus.PARTIAL.value,
+            runs.c.code == REHEARSAL,
+        ),
+    )
 
 
 def _objects(conn: Connection, tenant: str, condition: ColumnElement[bool]) -> list[Any]:
@@ -242,7 +307,8 @@ def _objects(conn: Connection, tenant: str, condition: ColumnElement[bool]) -> l
                 )
             )
             .where(responses.c.tenant == tenant, responses.c.object != "", condition)
-            .order_by(responses.c.object)
+            # One digest is one object. By that the planner would go through all there are.
+            .order_by(responses.c.digest)
             .limit(ROWS_AT_ONCE)
         ).all()
     )

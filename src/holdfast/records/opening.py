@@ -253,12 +253,21 @@ def _take_slot(conn: Connection, tenant: str, head: Row[Any], claim: Grant) -> R
 
 
 def validators_of(conn: Connection, tenant: str, run_id: str) -> dict[str, Validator]:
+    """What the run's pages are known by; of none, if bytes of any were destroyed.
+
+    Whoever finds such a page as it was would bring its bytes back and tell nobody who is in them;
+    whoever knew of the others alone would take those for all there is.
+    """
     run = store.find(conn, store.runs, tenant, run=run_id)
     if run is None:
         return {}
+    mine = store.of_key(store.responses, tenant, run=run_id, fence=run.fence)
+    destroyed = select(store.responses.c.sequence).where(mine, store.responses.c.erased_at != "")
+    if conn.execute(destroyed.limit(1)).first() is not None:
+        return {}
     rows = conn.execute(
         select(store.responses)
-        .where(store.of_key(store.responses, tenant, run=run_id, fence=run.fence))
+        .where(mine)
         .order_by(store.responses.c.sequence)
         .limit(VALIDATORS_MAX)
     )

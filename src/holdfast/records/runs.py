@@ -123,6 +123,7 @@ class Runs(Erasing, Watching):
             )
             found = await self._db.write(principal, unit)
             if found is not None:
+                await self.forget_ended(principal, found)
                 return found
             await self._clean(principal, claim.profile)
         raise Contended(f"cannot open the run {request.run}: others keep taking {claim.profile}")
@@ -662,7 +663,8 @@ class Runs(Erasing, Watching):
         return self._counted(run) if ended else run
 
     async def sweep(self, principal: Principal) -> int:
-        """Mark runs whose lease ran out as interrupted, and finish interrupted cleaning.
+        """Mark runs whose lease ran out as interrupted, and finish interrupted cleaning; destroy
+        what is left of ended runs that nobody may keep.
 
         Returns how many runs were marked. What they had staged stays until somebody needs the
         place: their own worker may come back with a renewed lease.
@@ -692,6 +694,7 @@ class Runs(Erasing, Watching):
         marked = await self._db.write(principal, unit)
         for profile in await self._db.read(principal, waiting):
             await self._clean(principal, profile)
+        await self.forget_left(principal)
         return marked
 
     async def _clean(

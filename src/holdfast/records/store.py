@@ -437,6 +437,18 @@ def next_result_number(conn: Connection, tenant: str) -> int:
     return int(conn.execute(_NEXT_RESULT, {"tenant": tenant}).scalar_one())
 
 
+def last_result(conn: Connection, tenant: str) -> int:
+    """The number of the run that ended last; 0 if none has."""
+    found = find(conn, counters, tenant)
+    return 0 if found is None else int(found.results)
+
+
+def runs_ended(conn: Connection, tenant: str, after: int, through: int) -> list[str]:
+    """The runs whose numbers of their ends lie behind ``after``, through ``through``."""
+    mine = and_(runs.c.tenant == tenant, runs.c.result.between(after + 1, through))
+    return list(conn.execute(select(runs.c.run).where(mine)).scalars())
+
+
 _NEXT_NOTICE = text(
     "INSERT INTO record_counters (tenant, notices) VALUES (:tenant, 1)"
     " ON CONFLICT (tenant) DO UPDATE SET notices = record_counters.notices + 1 RETURNING notices"

@@ -1,0 +1,225 @@
+"""Which raw bytes go with an erasure, and which are somebody else's to keep."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from holdfast.kernel.database import Database
+from holdfast.kernel.errors import NotFound
+from holdfast.keyring.model import EraseRequest
+from holdfast.keyring.subjects import SubjectsService
+from holdfast.records.model import Reject
+from tests.unit.records.helpers import OPERATOR, Attempt, Bench, bench_on
+from tests.unit.records.test_personal import CLINIC, JANE, JOE, visit
+
+MAX = "max@example.org"
+WARD = msgspec.structs.replace(CLINIC, name="ward")
+PLAIN = msgspec.structs.replace(CLINIC, name="plain", subject="", personal=[])
+REJECT = Reject(response=0, position=9, field="measures.weight", reason="no number", excerpt="x")
+
+
+@pytest.fixture
+async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with bench_on(database, tmp_path, CLINIC, WARD, PLAIN) as made:
+        yield made
+
+
+@pytest.fixture
+def subjects(bench: Bench, tmp_path: Path) -> SubjectsService:
+    handles = bench.service._handles
+    made = SubjectsService(
+        handles.keyring,
+        bench.db,
+        handles.outbox,
+        bench.clock,
+        bench.new_id,
+        lists=tmp_path,
+        backup_days=7,
+    )
+    made.add_eraser(bench.service)
+    return made
+
+
+def page(*names: str) -> bytes:
+    """What a source sends about these people."""
+    return f"a page about {' and '.join(names)}".encode()
+
+
+async def erase(subjects: SubjectsService, who: str) -> None:
+    request = EraseRequest(subject=who, reason="asked", even_unknown=True)
+    assert (await subjects.erase(OPERATOR, request)).state == "done"
+
+
+async def begun(bench: Bench, name: str = "clinic", *, fence: int = 1, run: str = "") -> Attempt:
+    attempt = bench.attempt(name, fence=fence, run=run or None)
+    await attempt.open()
+    return attempt
+
+
+async def collect(
+    bench: Bench, *pages: tuple[str, ...], name: str = "clinic", rejects: int = 0
+) -> str:
+    """A complete run, each page about these people; the run's id."""
+    attempt = await begun(bench, name)
+    for number, names in enumerate(pages):
+        await attempt.respond(number, page(*names))
+        records = [visit(who, at, response=number) for at, who in enumerate(names)]
+        await attempt.post(records, sequence=number, rejects=[REJECT] * rejects)
+    ended = await attempt.finish(batches=len(pages))
+    assert ended.status == "succeeded", ended.reason
+    return attempt.run
+
+
+async def fails(bench: Bench, *pages: tuple[str, ...], name: str = "clinic") -> str:
+    attempt = await begun(bench, name, fence=2)
+    for number, names in enumerate(pages):
+        await attempt.respond(number, page(*names))
+    await attempt.finish("failed", code="x", reason="y")
+    return attempt.run
+
+
+async def left(bench: Bench, run: str) -> list[bytes]:
+    """The raw bytes of the run that are there and can be read."""
+    found = []
+    for stored in await bench.service.responses(OPERATOR, run):
+        with contextlib.suppress(NotFound):
+            body = await bench.service.response_body(OPERATOR, run, stored.response.sequence)
+            found.append(b"".join([chunk async for chunk in body.chunks]))
+    return found
+
+
+async def plan(bench: Bench, attempt: Attempt) -> dict[str, Any]:
+    return (await bench.service.plan(OPERATOR, attempt.grant, attempt.run)).validators
+
+
+# --- runs that find nothing new -----------------------------------------------------------------
+
+
+async def test_a_run_does_not_rest_on_bytes_that_were_destroyed(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    """Nor on what is left of them: whoever asks for the rest alone takes it for all there is."""
+    await collect(bench, (JANE,), (JOE,))
+    attempt = await begun(bench)
+    assert len(await plan(bench, attempt)) == 2
+    await erase(subjects, JANE)
+    assert await plan(bench, attempt) == {}
+
+
+async def test_a_run_that_finds_nothing_new_brings_nobody_back(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    await collect(bench, (JANE, MAX), (JOE,))
+    attempt = await begun(bench)  # it has its plan, with both pages in it
+    await attempt.respond(1, page(JOE))
+    await erase(subjects, JANE)
+    await attempt.respond(0, page(JANE, MAX))
+    assert (await attempt.finish("unchanged")).status == "unchanged"
+    # Of the other page the last complete run has told whom it names.
+    assert await left(bench, attempt.run) == [page(JOE)]
+    await erase(subjects, MAX)
+    assert await left(bench, attempt.run) == [page(JOE)]
+    await erase(subjects, JOE)
+    assert await left(bench, attempt.run) == []
+
+
+async def test_what_a_run_with_rejects_brought_stays_where_it_comes_again(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    """Until the next erasure: so long it stays for that run, and each that finds nothing new would
+    else make the next one fetch and map everything."""
+    await erase(subjects, JANE)
+    first = await collect(bench, (JOE,), rejects=1)
+    attempt = await begun(bench)
+    await attempt.respond(0, page(JOE))
+    await attempt.finish("unchanged")
+    assert [await left(bench, run) for run in (first, attempt.run)] == [[page(JOE)]] * 2
+    await erase(subjects, MAX)
+    assert [await left(bench, run) for run in (first, attempt.run)] == [[], []]
+
+
+@pytest.mark.parametrize("next_", ["the worker asks again", "the sweeper", "another erasure"])
+async def test_what_a_killed_process_did_not_come_to_remove_goes_all_the_same(
+    bench: Bench, subjects: SubjectsService, monkeypatch: pytest.MonkeyPatch, next_: str
+) -> None:
+    class Died(BaseException):
+        pass
+
+    async def dies(*_: object) -> None:
+        raise Died
+
+    await collect(bench, (JANE,), (JOE,))
+    await erase(subjects, JANE)
+    assert await bench.service.sweep(OPERATOR) == 0
+    failed, same = await begun(bench, fence=2), await begun(bench, "ward", fence=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.service, "_destroy_responses", dies)
+        for attempt, outcome in ((failed, "failed"), (same, "unchanged")):
+            await attempt.respond(0, page(JANE, attempt.claim.profile))
+            await attempt.respond(1, page(JOE))
+            with pytest.raises(Died):
+                await attempt.finish(outcome)
+            assert len(await left(bench, attempt.run)) == 2
+    if next_ == "the sweeper":
+        await bench.service.sweep(OPERATOR)
+    elif next_ == "another erasure":
+        await erase(subjects, MAX)
+    else:
+        for attempt in (failed, same):
+            assert (await attempt.open()).finished_at
+    for attempt in (failed, same):
+        assert await left(bench, attempt.run) == [page(JOE)]
+
+
+# --- whose bytes they are ------------------------------------------------------------------------
+
+
+async def test_a_run_that_fails_takes_nothing_from_whoever_has_told_of_the_same_bytes(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    owner = await collect(bench, (JOE,), (MAX,))
+    await fails(bench, (JOE,), name="ward")
+    await erase(subjects, JANE)
+    assert await left(bench, owner) == [page(JOE), page(MAX)]
+    failed = await fails(bench, (JOE,), (JANE,), name="ward")
+    assert await left(bench, owner) == [page(JOE), page(MAX)]
+    assert await left(bench, failed) == [page(JOE)]
+    await erase(subjects, JOE)
+    assert await left(bench, failed) == []
+    assert await left(bench, owner) == [page(MAX)]
+
+
+@pytest.mark.parametrize(
+    ("name", "of"), [("clinic", "clinic"), ("plain", "plain"), ("ward", "clinic")]
+)
+async def test_who_marks_nobody_or_rejected_rows_has_not_told_whom_they_name(
+    bench: Bench, subjects: SubjectsService, name: str, of: str
+) -> None:
+    await erase(subjects, JANE)
+    other = await collect(bench, (JOE,), name=name, rejects=int(name != "plain"))
+    assert await left(bench, other) == [page(JOE)]
+    bench.profiles.add(msgspec.structs.replace(CLINIC, name="plain"))
+    await fails(bench, (JOE,), name=of)
+    assert await left(bench, other) == []
+
+
+async def test_a_run_that_was_taken_over_and_has_rejects_keeps_what_it_brought_twice(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    await erase(subjects, JANE)
+    first = await begun(bench)
+    await first.respond(0, page(JOE))
+    await first.respond(1, page(MAX))
+    second = await begun(bench, fence=2, run=first.run)
+    await second.respond(0, page(JOE))
+    await second.post([visit(JOE, 1)], rejects=[REJECT])
+    assert (await second.finish()).status == "succeeded"
+    assert await left(bench, first.run) == [page(JOE)]
+    await erase(subjects, MAX)
+    assert await left(bench, first.run) == []
