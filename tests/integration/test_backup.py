@@ -19,8 +19,9 @@ from datetime import UTC, datetime, timedelta
 from inspect import getclosurevars
 from pathlib import Path
 
+import msgspec
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 
 from holdfast.app.backup import postgres as postgresql
 from holdfast.app.backup.create import Backup, BackupService
@@ -42,12 +43,14 @@ from holdfast.kernel.principal import PrincipalKind, operator
 from holdfast.kernel.signing import SigningKey
 from holdfast.keyring import MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
+from holdfast.keyring.envelope import key_id_of
 from holdfast.keyring.errors import SubjectHeld
 from holdfast.keyring.http import key_handlers
 from holdfast.keyring.lines import ERASURES, RESTRICTIONS
 from holdfast.keyring.model import EraseRequest, KeysHandled, SubjectRequest
 from holdfast.keyring.noting import KeyNotes
 from holdfast.ledger.model import NO_KEY, Append, NewEvent
+from holdfast.records import store
 from holdfast.records.model import (
     Batch,
     MappedRecord,
@@ -613,7 +616,7 @@ async def test_a_record_that_was_changed_is_named_at_rest_and_by_a_drill(tmp_pat
     settings = settings_in(tmp_path / "data")
     async with open_system(settings, ROLES) as system:
         await system.registry.publish(ME, PROFILE)
-        await collect(system, JANE, JOE)
+        await collect(system, JANE, JOE, "max@example.org")
         await system.subjects.erase(ME, EraseRequest(subject=JANE, reason="asked"))
     found = {one.check: one for one in at_rest(settings, datetime.now(UTC), deep=True)}
     assert found["records"].outcome == "pass", found
@@ -621,28 +624,40 @@ async def test_a_record_that_was_changed_is_named_at_rest_and_by_a_drill(tmp_pat
     assert "sealed" not in found["records"].detail
     assert "records" not in {o.check for o in at_rest(settings, datetime.now(UTC), deep=False)}
 
-    changed = text(
-        'UPDATE record_revisions SET body = replace(body, \'"ward":"\', \'"ward":"un\')'
-        " WHERE tenant = :tenant AND sealed IS NOT NULL"
-    )
+    def unit(conn: Connection) -> None:
+        """Somebody's clear part is changed, and somebody else's row names a key there is not."""
+        rows, mine = store.revisions, store.revisions.c.tenant == ME.tenant
+        first, other = conn.execute(select(rows).where(mine, rows.c.sealed.is_not(None))).all()
+        sealed = bytes(other.sealed)
+        for row, values in (
+            (first, {"body": first.body.replace("north", "south")}),
+            (other, {"sealed": sealed.replace(key_id_of(sealed), b"another key's id")}),
+        ):
+            key = store.of_key(rows, ME.tenant, profile="clinic", sequence=row.sequence)
+            assert store.change(conn, rows, key, values) == 1
+
     async with open_system(settings, ROLES) as system:
         assert system.state is not None
-
-        def unit(conn: Connection) -> None:
-            assert conn.execute(changed, {"tenant": ME.tenant}).rowcount == 1
-
         await system.state.database.write(ME, unit)
         before = await back_up(system)
     found = {one.check: one for one in at_rest(settings, datetime.now(UTC), deep=True)}
     assert found["records"].outcome == "fail"
     assert "1 are not what was recorded: clinic " in found["records"].detail
+    assert "1 cannot be opened, and no erasure says why: clinic " in found["records"].detail
     assert "restore a backup" in found["records"].hint
     done = await drill(settings, *files_of(before), tmp_path / "scratch")
-    [named] = done.verified.altered
+    assert done.verified.closed == 0
+    [named], [unopened] = done.verified.altered, done.verified.unopened
+    assert named != unopened
     assert named in found["records"].detail
-    with pytest.raises(Corrupt) as refused:
+    assert unopened in found["records"].detail
+    with pytest.raises(Corrupt, match="not what was recorded") as refused:
         _check_records(done)
     assert named in refused.value.detail
+    of_the_other = msgspec.structs.replace(done.verified, altered=[])
+    with pytest.raises(Corrupt, match="no erasure says why") as refused:
+        _check_records(msgspec.structs.replace(done, verified=of_the_other))
+    assert unopened in refused.value.detail
 
 
 async def test_a_system_on_postgresql_comes_back(postgres: PostgresServer, tmp_path: Path) -> None:

@@ -667,17 +667,14 @@ def of_records(path: Path, settings: Settings, told: Told) -> Finding:
 
 def _records(path: Path, settings: Settings, told: Told) -> str:
     from holdfast.kernel.secrets import TenantSecrets
-    from holdfast.keyring.model import RECORDS
-    from holdfast.records.soundness import PAGE, ROWS_AT_ONCE, Checked, altered
+    from holdfast.records.errors import RecordAltered
+    from holdfast.records.soundness import PAGE, ROWS_AT_ONCE, Checked
     from holdfast.records.soundness import checked as compared
 
     found, secrets = Checked(), None
     with read_only(path) as driver, _read_keyring(settings, told) as keyring:
         if not _has(driver, "record_revisions"):
             raise Unwell("skip", "none are kept here")
-
-        def known(tenant: str, names: set[bytes]) -> dict[bytes, Any]:
-            return {} if keyring is None else keyring.find_many(tenant, RECORDS, names)
 
         for (tenant,) in _rows(driver, "SELECT id FROM tenants ORDER BY id"):
             asked = {"tenant": tenant, "profile": "", "sequence": -1, "most": ROWS_AT_ONCE}
@@ -687,11 +684,12 @@ def _records(path: Path, settings: Settings, told: Told) -> str:
                         settings.secrets_dir / "tenant-secrets", may_create=False
                     )
                     secrets.confirm(told.secret)
-                found.add(compared(secrets, tenant, rows, known))
+                found.add(compared(secrets, tenant, rows, keyring))
                 asked |= {"profile": rows[-1][0], "sequence": rows[-1][1]}
-    if found.altered:
-        error = altered(found.told)
-        raise Unwell("fail", error.detail, error.hint)
+    try:
+        found.check()
+    except RecordAltered as error:
+        raise Unwell("fail", error.detail, error.hint) from error
     return found.told
 
 

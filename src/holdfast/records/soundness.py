@@ -4,7 +4,9 @@ A row keeps a keyed digest of its whole content beside the body, and the key lie
 database: a body that was changed there, by a hand or by a disk, does not have it any more. Of a
 withdrawn record the body is its predecessor's: if they differ, both are named where the predecessor
 is the changed one. A sealed part is opened with its person's key; of
-whoever is erased the digest is over what is left in clear.
+whoever is erased the digest is over what is left in clear. One that no key opens is explained by
+nothing but an erasure of its person on record: a row in which another key is named is not taken for
+theirs. (That the row is of an erased person nobody can check once it does not open.)
 
 The digest speaks of the content alone. That a run and its place in the raw bytes are the recorded
 ones is what a receipt shows.
@@ -13,8 +15,8 @@ ones is what a receipt shows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -38,7 +40,7 @@ NAMED_MAX = 1000
 
 PAGE = (
     "SELECT r.profile, r.sequence, r.record, r.revision, r.withdrawn, r.content, r.body,"
-    " r.sealed, p.body AS before"
+    " r.sealed, p.body AS before, r.subject"
     " FROM record_revisions AS r LEFT JOIN record_revisions AS p"
     " ON p.tenant = r.tenant AND p.profile = r.profile AND p.sequence = r.previous"
     " WHERE r.tenant = :tenant AND (r.profile, r.sequence) > (:profile, :sequence)"
@@ -46,8 +48,19 @@ PAGE = (
 )
 """The next rows, for either driver; see :class:`Row` for what they are."""
 
-KnownKeys = Callable[[str, set[bytes]], Mapping[bytes, DataKey]]
-"""Those of a tenant's keys of records that there are."""
+
+class Keys(Protocol):
+    """What a keyring tells of who is in records."""
+
+    def find_many(
+        self, tenant: str, purpose: str, key_ids: Iterable[bytes]
+    ) -> Mapping[bytes, DataKey]:
+        """Those of a tenant's keys that there are."""
+        ...
+
+    def erased(self, tenant: str, tokens: Iterable[str]) -> set[str]:
+        """Which of these people are erased."""
+        ...
 
 
 class Row(NamedTuple):
@@ -62,6 +75,7 @@ class Row(NamedTuple):
     body: str
     sealed: bytes | None
     before: str | None
+    subject: str | None = None
 
 
 class Checked(Struct, kw_only=True):
@@ -71,37 +85,75 @@ class Checked(Struct, kw_only=True):
     altered: int = 0
     named: list[str] = []
     closed: int = 0
-    """Sealed, and there is no key: nobody can tell, and nobody can read them."""
+    """Sealed, and there is no key, because the person is erased: nobody can read them."""
+    unopened: int = 0
+    """Sealed, and there is no such key, though the person is not erased."""
+    unopened_named: list[str] = []
+    shut: int = 0
+    """Sealed, and there was no keyring to look into."""
 
     @property
     def told(self) -> str:
         """The outcome in words."""
+        wrong = []
         if self.altered:
-            more = self.altered - len(self.named)
-            return (
-                f"of {self.revisions:,} revisions {self.altered:,} are not what was recorded: "
-                + "; ".join(self.named)
-                + (f" (and {more:,} more)" if more else "")
+            wrong.append(
+                f"{self.altered:,} are not what was recorded: " + _some(self.named, self.altered)
             )
-        closed = f", {self.closed:,} are sealed and have no key" if self.closed else ""
-        return f"{self.revisions - self.closed:,} revisions are what was recorded{closed}"
+        if self.unopened:
+            wrong.append(
+                f"{self.unopened:,} cannot be opened, and no erasure says why: "
+                + _some(self.unopened_named, self.unopened)
+            )
+        if wrong:
+            return f"of {self.revisions:,} revisions " + "; and ".join(wrong)
+        read = self.revisions - self.closed - self.shut
+        return (
+            f"{read:,} revisions are what was recorded"
+            + (f", {self.closed:,} are of people who were erased" if self.closed else "")
+            + (
+                f", {self.shut:,} are sealed and were not looked into: the keyring is not opened "
+                "here"
+                if self.shut
+                else ""
+            )
+        )
+
+    def check(self, where: str = "") -> None:
+        """:class:`RecordAltered` if any is not what was recorded, or nobody knows."""
+        what = f"{where} is not sound: {self.told}" if where else self.told
+        if self.altered:
+            raise altered(what)
+        if self.unopened:
+            raise unopened(what)
 
     def add(self, other: Checked) -> None:
         """Count what another look found, too."""
         self.revisions += other.revisions
         self.altered += other.altered
         self.closed += other.closed
+        self.unopened += other.unopened
+        self.shut += other.shut
         self.named = (self.named + other.named)[:NAMED_MAX]
+        self.unopened_named = (self.unopened_named + other.unopened_named)[:NAMED_MAX]
+
+
+def _some(named: list[str], of: int) -> str:
+    more = of - len(named)
+    return "; ".join(named) + (f" (and {more:,} more)" if more else "")
 
 
 def checked(
-    secrets: TenantSecrets, tenant: str, rows: Iterable[Sequence[Any]], known: KnownKeys
+    secrets: TenantSecrets, tenant: str, rows: Iterable[Sequence[Any]], keyring: Keys | None
 ) -> Checked:
-    """Compare rows of :data:`PAGE` with their digests."""
+    """Compare rows of :data:`PAGE` with their digests; without a ``keyring`` those in clear."""
     found, every = Checked(), [Row(*row) for row in rows]
     wanted = {key_id_of(bytes(row.sealed)) for row in every if row.sealed is not None}
-    there = known(tenant, wanted) if wanted else {}
+    there: Mapping[bytes, DataKey] = {}
+    if wanted and keyring is not None:
+        there = keyring.find_many(tenant, RECORDS, wanted)
     keys: dict[str, RecordKeys] = {}
+    lacking: list[Row] = []
     for row in every:
         mine = keys.get(row.profile)
         if mine is None:
@@ -109,11 +161,26 @@ def checked(
         found.revisions += 1
         sound = is_sound(mine, tenant, row, there)
         if sound is None:
-            found.closed += 1
+            lacking.append(row)
         elif not sound:
             found.altered += 1
-            found.named.append(f"{row.profile} {bytes(row.record).hex()} revision {row.revision}")
+            found.named.append(_name(row))
+    if keyring is None:
+        found.shut = len(lacking)
+        return found
+    # Asked for after the keys: whoever is erased in between has none, and is on record.
+    erased = keyring.erased(tenant, {row.subject for row in lacking if row.subject})
+    for row in lacking:
+        if row.subject in erased:
+            found.closed += 1
+        else:
+            found.unopened += 1
+            found.unopened_named.append(_name(row))
     return found
+
+
+def _name(row: Row) -> str:
+    return f"{row.profile} {bytes(row.record).hex()} revision {row.revision}"
 
 
 def is_sound(
@@ -155,9 +222,6 @@ async def check_revisions(
     """Look at every revision of the tenant, page by page, off the event loop."""
     found, after = Checked(), ("", -1)
 
-    def known(tenant: str, names: set[bytes]) -> Mapping[bytes, DataKey]:
-        return keyring.find_many(tenant, RECORDS, names)
-
     def unit(conn: Connection) -> list[Any]:
         asked = {
             "tenant": principal.tenant,
@@ -169,7 +233,7 @@ async def check_revisions(
 
     while rows := await db.read(principal, unit):
         after = (rows[-1].profile, rows[-1].sequence)
-        found.add(await asyncio.to_thread(checked, secrets, principal.tenant, rows, known))
+        found.add(await asyncio.to_thread(checked, secrets, principal.tenant, rows, keyring))
     return found
 
 
@@ -209,4 +273,14 @@ def altered(what: str) -> RecordAltered:
         hint="somebody or something changed the database; mapping the raw response again does not "
         "mend it: stop Holdfast and let `holdfast doctor --deep` name every such revision, then "
         "restore a backup from before (`holdfast backup drill FILE` tells whether it is sound)",
+    )
+
+
+def unopened(what: str) -> RecordAltered:
+    """The one way to say that a sealed record has no key, though nobody has destroyed it."""
+    return RecordAltered(
+        what,
+        hint="somebody or something changed the database, or the keyring is from before those "
+        "records: restore both from backups of one time (`holdfast backup drill FILE` tells "
+        "whether they are sound)",
     )

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from holdfast.kernel.database import Database
+from holdfast.keyring.envelope import key_id_of
 from holdfast.keyring.model import EraseRequest
 from holdfast.keyring.subjects import SubjectsService
-from holdfast.records import soundness
+from holdfast.records import soundness, store
 from holdfast.records.errors import RecordAltered
 from holdfast.records.model import RecordFilter
 from holdfast.records.soundness import Checked, check_revisions
@@ -101,15 +102,71 @@ async def test_what_is_sealed_is_compared_whole_and_who_is_erased_is_not_damaged
     assert (await look(bench)).altered == 4
 
 
-async def test_what_is_sealed_without_a_key_is_counted_apart(bench: Bench) -> None:
-    await collect(bench, [visit(JANE, 1)])
+async def test_a_key_that_was_destroyed_on_record_is_told_from_one_that_is_missing(
+    bench: Bench, tmp_path: Path
+) -> None:
     handles = bench.service._handles
+    await collect(bench, [visit(JANE, 1), visit(JOE, 1)])
+    jane = handles.keyring.subject_token(OPERATOR.tenant, JANE)
+    joe = handles.keyring.subject_token(OPERATOR.tenant, JOE)
+    statement = text(
+        "UPDATE record_revisions SET sealed = :sealed WHERE tenant = :tenant AND subject = :joe"
+    )
+
+    def change(conn) -> None:
+        """Of Joe's row another key is named, which there is not."""
+        mine = store.of_key(store.revisions, OPERATOR.tenant, subject=joe)
+        sealed = bytes(conn.execute(select(store.revisions.c.sealed).where(mine)).scalar_one())
+        sealed = sealed.replace(key_id_of(sealed), b"another key's id")
+        conn.execute(statement, {"sealed": sealed, "tenant": OPERATOR.tenant, "joe": joe})
+
+    def erase(rows) -> None:
+        """Jane is erased, and what her key has sealed is not removed yet."""
+        rows.all("DELETE FROM keyring_keys WHERE kind = 'subject' AND subject = $1", jane)
+        rows.all(
+            "INSERT INTO keyring_erasures (tenant, subject, id, state, reason, requested_by,"
+            " requested_at, unrecoverable_by, keys, done_at)"
+            " VALUES ($1, $2, 'e', 'erasing', 'asked', 'me', 't', 't', 1, '')",
+            OPERATOR.tenant,
+            jane,
+        )
+
+    handles.keyring.store.transact(erase)
+    found = await look(bench)
+    assert (found.altered, found.closed, found.unopened) == (0, 1, 0)
+    assert found.told == "1 revisions are what was recorded, 1 are of people who were erased"
+    await bench.db.write(OPERATOR, change)
+    found = await look(bench)
+    assert (found.revisions, found.altered, found.closed, found.unopened) == (2, 0, 1, 1)
+    [named] = found.unopened_named
+    assert named.startswith("clinic ")
+    assert named.endswith(" revision 1")
+    assert f"of 2 revisions 1 cannot be opened, and no erasure says why: {named}" in found.told
+    with pytest.raises(RecordAltered, match="no erasure says why") as refused:
+        found.check("the backup")
+    assert "keyring" in (refused.value.hint or "")
+    # Both at once: each is told.
+    both = Checked(altered=1, named=["rates 1"], unopened=1, unopened_named=["clinic 2"])
+    assert "not what was recorded: rates 1" in both.told
+    assert "no erasure says why: clinic 2" in both.told
+
+
+async def test_where_no_keyring_opens_what_is_sealed_is_told_to_be_not_looked_into(
+    bench: Bench,
+) -> None:
+    await collect(bench, [visit(JANE, 1)])
+    await bench.collect([record("s1", "1.5")])
+    secrets = bench.service._handles.secrets
 
     def unit(conn):
         asked = {"tenant": OPERATOR.tenant, "profile": "", "sequence": -1, "most": 9}
         return conn.execute(text(soundness.PAGE), asked).all()
 
     rows = await bench.db.read(OPERATOR, unit)
-    found = soundness.checked(handles.secrets, OPERATOR.tenant, rows, lambda *_: {})
-    assert (found.revisions, found.altered, found.closed) == (1, 0, 1)
-    assert found.told == "0 revisions are what was recorded, 1 are sealed and have no key"
+    found = soundness.checked(secrets, OPERATOR.tenant, rows, None)
+    assert (found.revisions, found.closed, found.unopened, found.shut) == (2, 0, 0, 1)
+    assert found.told == (
+        "1 revisions are what was recorded, 1 are sealed and were not looked into: the keyring is "
+        "not opened here"
+    )
+    found.check("the backup")

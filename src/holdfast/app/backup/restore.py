@@ -68,6 +68,10 @@ class Verified(Struct, frozen=True, kw_only=True):
     """Of records, each compared with the digest of what was recorded."""
     altered: list[str]
     """The first of those that are not that: profile, record, revision."""
+    closed: int = 0
+    """Of the revisions those that nobody can read, because their person is erased."""
+    unopened: list[str] = []
+    """The first of those that nobody can read although nobody is erased."""
     erasures_replayed: int
     restrictions: int
     """Holds and retentions that stand."""
@@ -655,6 +659,8 @@ async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified
         responses=responses,
         revisions=revisions.revisions,
         altered=revisions.named,
+        closed=revisions.closed,
+        unopened=revisions.unopened_named,
         erasures_replayed=replayed,
         restrictions=(await asyncio.to_thread(state.keyring.describe)).held_subjects,
         ledger_entries=entries,

@@ -24,7 +24,7 @@ from holdfast.kernel.errors import Corrupt, NotFound, Unavailable
 from holdfast.kernel.options import JsonOption
 
 if TYPE_CHECKING:
-    from holdfast.app.backup.restore import Progress, Restored
+    from holdfast.app.backup.restore import Progress, Restored, Verified
     from holdfast.app.settings import Settings
 
 app = typer.Typer(
@@ -176,13 +176,19 @@ def drill(
 
 
 def _check_records(found: Restored) -> None:
-    """Fail after all was told, if the backup has records that are not what was recorded."""
-    from holdfast.records.soundness import altered
+    """Fail after all was told, if the backup has records that are not what was recorded, or that
+    nobody can open though nobody destroyed their keys."""
+    from holdfast.records.soundness import altered, unopened
 
-    named = found.verified.altered
-    if named:
-        some = "; ".join(named[:5]) + (" and more" if len(named) > 5 else "")
-        raise altered(f"the backup {found.backup} is not sound: not what was recorded are {some}")
+    where = f"the backup {found.backup} is not sound"
+    if named := found.verified.altered:
+        raise altered(f"{where}: not what was recorded are {_first(named)}")
+    if named := found.verified.unopened:
+        raise unopened(f"{where}: no key opens, and no erasure says why, {_first(named)}")
+
+
+def _first(named: list[str]) -> str:
+    return "; ".join(named[:5]) + (" and more" if len(named) > 5 else "")
 
 
 def _beside(data_file: str, keys_file: str) -> bool:
@@ -237,14 +243,22 @@ def _print(found: Restored, *, json: bool) -> None:
             "checked in": f"{found.verify_seconds:.2f} s",
             "keys": checked.keys,
             "raw responses": checked.responses,
-            "revisions of records": f"{checked.revisions:,}, "
-            + ("not all what was recorded" if checked.altered else "what was recorded"),
+            "revisions of records": f"{checked.revisions:,}, {_of_records(checked)}",
             "ledger": f"{checked.ledger_entries} entries, {checked.ledger or 'not here'}",
             "events on their way": checked.events,
             "erasures replayed": checked.erasures_replayed,
             "holds and retentions": checked.restrictions,
         }
     )
+
+
+def _of_records(checked: Verified) -> str:
+    if checked.altered:
+        return "not all what was recorded"
+    if checked.unopened:
+        return "not all can be opened"
+    closed = f", but for {checked.closed:,} of people who were erased" if checked.closed else ""
+    return f"what was recorded{closed}"
 
 
 @contextmanager
