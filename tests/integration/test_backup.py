@@ -51,6 +51,7 @@ from holdfast.keyring.model import EraseRequest, KeysHandled, SubjectRequest
 from holdfast.keyring.noting import KeyNotes
 from holdfast.ledger.model import NO_KEY, Append, NewEvent
 from holdfast.records import store
+from holdfast.ledger.store import RestoredFrom
 from holdfast.records.model import (
     Batch,
     MappedRecord,
@@ -832,7 +833,7 @@ async def test_a_database_that_a_restore_has_marked_is_touched_by_nobody_else(
     assert refused.value.code == "restore-unfinished"
     await postgresql.begin_restore(url, None, tmp_path / "stage")
     for going_on in (
-        postgresql.load(url, None, tmp_path, "0", first),
+        postgresql.load(url, None, tmp_path, "0", first, RestoredFrom("a", "b")),
         postgresql.end_restore(url, None, tmp_path / "stage", first),
     ):
         with pytest.raises(Conflict) as refused:

@@ -37,6 +37,10 @@ LOST_TAIL = "lost-tail"
 PUBLISHED_DAMAGED = "published-damaged"
 """The reason of a log of which nobody knows any more what the outside was told."""
 
+PUBLISHED_UNKNOWN = "published-unknown"
+"""The reason of a log that a restore brought back to where nobody knows what was published of it
+after the backup was made."""
+
 _STREAM = re.compile(r"[a-z][a-z0-9-]{0,62}(?:/[a-z0-9](?:[a-z0-9._:-]{0,126}[a-z0-9])?){0,4}")
 
 

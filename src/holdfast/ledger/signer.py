@@ -55,18 +55,24 @@ def first_origin(base: str, tenant: str, now: str, random: Callable[[int], bytes
 
 
 def following_origin(
-    before: Origin, size: int, now: str, reason: str, taken: Iterable[Checkpoint] | None = ()
+    before: Origin,
+    size: int,
+    now: str,
+    reason: str,
+    taken: Iterable[Checkpoint],
+    *,
+    more: bool = False,
 ) -> Origin:
     """The origin that continues ``before`` from ``size`` on; none of those ``taken`` elsewhere.
 
-    Where nobody knows which are taken (none), its number is the time: those before it were small,
-    or an earlier time.
+    Where nobody knows whether ``more`` are taken its number is the time: those before it were
+    small, or an earlier time.
     """
     base = before.origin
     if before.generation:
         base = base.rpartition("/")[0]
-    generation = 1 + max([before.generation, *(generation_of(each.origin) for each in taken or ())])
-    if taken is None:
+    generation = 1 + max([before.generation, *(generation_of(each.origin) for each in taken)])
+    if more:
         generation = max(generation, int(moment_digits(now)))
     return Origin(generation, f"{base}/{generation}", size, now, reason)
 
@@ -100,6 +106,25 @@ def unknown_origins(
         for name, each in published.items()
         if name not in known and generation_of(name) >= present
     ]
+
+
+def is_evidence(said: Mapping[str, Checkpoint], rows: Mapping[str, Published]) -> bool:
+    """Whether a file that says this may be from after a backup with these rows.
+
+    The newest one of whoever signed is: nothing is told before the file knows it, and whoever
+    begins to sign has it learn all that the database has. One that knows less, of any origin, is
+    from before the backup, or of a log elsewhere. How much newer than the backup it is, nothing
+    in it tells.
+    """
+    return all(
+        origin in said
+        and (said[origin].size > row.size or (said[origin].size, said[origin].root) == _end(row))
+        for origin, row in rows.items()
+    )
+
+
+def _end(row: Published) -> tuple[int, bytes]:
+    return row.size, row.root
 
 
 def binds(origins: Sequence[Origin], origin: str, size: int) -> bool:

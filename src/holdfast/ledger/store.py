@@ -128,6 +128,14 @@ tenant_table(
 """Where damage was met in a log: whoever opens it looks there again before anything is appended."""
 
 tenant_table(
+    "ledger_restored",
+    Column("backup", Text, nullable=False),
+    Column("made_at", Text, nullable=False),
+)
+"""Logs that a restore brought back, while nobody can tell what was published of them after the
+backup was made: no instance appends to them or signs them."""
+
+tenant_table(
     "outbox_dead",
     Column("event_id", Text, primary_key=True, nullable=False),
     Column("stream", Text, nullable=False),
@@ -533,6 +541,38 @@ def forget_damage(conn: Connection, tenant: str, at: str) -> bool:
 def clear_damage(conn: Connection, tenant: str) -> None:
     """All of it is left behind."""
     conn.execute(_CLEAR_DAMAGE, {"tenant": tenant})
+
+
+# --- logs that a restore brought back -----------------------------------------------------------
+
+MARK_RESTORED = (
+    "INSERT INTO ledger_restored (tenant, backup, made_at)"
+    " SELECT DISTINCT tenant, CAST($1 AS TEXT), CAST($2 AS TEXT) FROM ledger_checkpoints WHERE TRUE"
+    " ON CONFLICT (tenant) DO UPDATE SET backup = excluded.backup, made_at = excluded.made_at"
+)
+"""Marks every tenant's log that was ever signed; id and time of the backup are its parameters. For
+whoever restores: in the transaction that brings the rows, as the owner of them all."""
+_RESTORED = text("SELECT backup, made_at FROM ledger_restored WHERE tenant = :tenant")
+_CLEAR_RESTORED = text("DELETE FROM ledger_restored WHERE tenant = :tenant")
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredFrom:
+    """The backup that a log came back from, and when that was made."""
+
+    backup: str
+    made_at: str
+
+
+def find_restored(conn: Connection, tenant: str) -> RestoredFrom | None:
+    """What a log was restored from, while nobody can tell what was published of it since."""
+    row = conn.execute(_RESTORED, {"tenant": tenant}).one_or_none()
+    return None if row is None else RestoredFrom(*row)
+
+
+def clear_restored(conn: Connection, tenant: str) -> None:
+    """It is known, or the log goes on under an origin of which nothing was."""
+    conn.execute(_CLEAR_RESTORED, {"tenant": tenant})
 
 
 # --- origins, keys, checkpoints -----------------------------------------------------------------

@@ -27,6 +27,7 @@ from sqlalchemy import Table
 from holdfast.kernel.database import TENANT, metadata
 from holdfast.kernel.errors import Conflict, Corrupt, Unavailable, Unsupported
 from holdfast.kernel.files import write_over
+from holdfast.ledger.store import MARK_RESTORED, RestoredFrom
 from holdfast.migrations import load_tables
 
 CONNECT_SECONDS = 10.0
@@ -184,9 +185,16 @@ async def _token(conn: Any) -> str | None:
     return str(await conn.fetchval(f"SELECT token FROM {MARK}"))  # noqa: S608 - our own name
 
 
-async def load(url: str, password: str | None, folder: Path, revision: str, token: str) -> None:
+async def load(
+    url: str,
+    password: str | None,
+    folder: Path,
+    revision: str,
+    token: str,
+    restored: RestoredFrom,
+) -> None:
     """Put the tables of :func:`dump` into a database that was just migrated to ``revision``, and
-    that :func:`begin_restore` has marked with ``token``."""
+    that :func:`begin_restore` has marked with ``token``; and have each log say where it is from."""
     load_tables()
     async with connected(url, password) as conn, conn.transaction():
         await _own(conn, token)
@@ -211,6 +219,7 @@ async def load(url: str, password: str | None, folder: Path, revision: str, toke
                 await conn.copy_to_table(
                     table.name, source=str(path), columns=columns, format="binary"
                 )
+        await conn.execute(MARK_RESTORED, restored.backup, restored.made_at)
         for table in tables:
             if TENANT in table.columns:
                 await conn.execute(f'ALTER TABLE "{table.name}" FORCE ROW LEVEL SECURITY')

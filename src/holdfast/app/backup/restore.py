@@ -6,6 +6,9 @@ nothing behind. What no restore may bring back stays as it is: the erasures, hol
 releases (the lists are joined), and the ledger's head files and published sizes, if the directory
 has them.
 
+What was published of a log after the backup was made, only the latter know: each log that was ever
+signed is marked, in the same step, and signs nothing more where they are not (:mod:`.origins`).
+
 Then the system is opened: that replays them, before anything is served. At last everything
 is checked again from the stored bytes.
 """
@@ -23,11 +26,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from holdfast.app.backup import postgres
 from holdfast.app.backup.container import Header, check_kind, size_of, unpack
 from holdfast.app.backup.create import dump_tables, load_tables, master_backup_key
+from holdfast.app.backup.origins import (
+    NewOrigin,
+    StoppedLog,
+    begin_origins,
+    mark_file,
+    stopped_logs,
+)
 from holdfast.app.backup.placing import KEYS, SECRETS, TENANT_SECRET, places_of
 from holdfast.app.keys import keyring_place, master_file
 from holdfast.app.settings import Resolved, Settings
@@ -48,6 +59,8 @@ from holdfast.keyring.ports import Rows
 from holdfast.keyring.statements import keyring_id
 from holdfast.keyring.wrapping import KEEP_HINT
 from holdfast.ledger.errors import IndexIncomplete, IndexWrong
+from holdfast.ledger.model import PUBLISHED_UNKNOWN
+from holdfast.ledger.store import RestoredFrom
 from holdfast.records.soundness import Checked, check_revisions
 
 Progress = Callable[[str, int, int], None]
@@ -77,8 +90,9 @@ class Verified(Struct, frozen=True, kw_only=True):
     """Holds and retentions that stand."""
     ledger_entries: int
     ledger: str
-    """``sound``, or what does not fit: a log from before its last published checkpoint is read
-    only, until ``holdfast ledger restart`` begins a new origin that cites it."""
+    """``sound``, or what does not fit: a log from before its last published checkpoint, or of which
+    nobody knows that, is read-only until ``holdfast ledger restart`` begins a new origin that
+    cites it."""
     ledger_code: str = ""
     """The same for programs; empty where it is sound: ``index-damaged``, ``lost-tail``, …"""
 
@@ -99,6 +113,10 @@ class Restored(Struct, frozen=True, kw_only=True):
     open_seconds: float
     verify_seconds: float
     verified: Verified
+    read_only: list[StoppedLog] = []
+    """Logs that take nothing, and why."""
+    origins: list[NewOrigin] = []
+    """Those that were asked for, and have begun."""
 
     @property
     def ready_seconds(self) -> float:
@@ -116,13 +134,15 @@ async def restore(
     *,
     lists: Path | None = None,
     master: str = "",
+    new_origin: bool = False,
     progress: Progress = nothing,
 ) -> Restored:
     """Restore ``data`` with the keys of ``keys`` (or those in the data directory) and check it.
 
     The data directory must hold no state. ``master`` is a master key from elsewhere; it comes to
     the others with the rest; ``lists`` is a folder with more lists of erasures, holds and
-    retentions. Raises without having written anything there, or where the settings have keys and
+    retentions. With ``new_origin`` every log of which nobody here knows what was published since
+    goes on under another name; otherwise it is read-only. Raises without having written anything there, or where the settings have keys and
     secrets, if a file is damaged, a key is missing or another's is there, or there is state
     already.
     """
@@ -138,7 +158,7 @@ async def restore(
         await _check_place(settings)
         header = await _put_back(settings, data, keys, lists, master, progress)
     unpacked = time.monotonic()
-    return await _reopened(settings, header, began, unpacked, progress)
+    return await _reopened(settings, header, began, unpacked, new_origin, progress)
 
 
 async def _put_back(
@@ -212,9 +232,14 @@ async def _rehearsed(
     settings: Settings, own: Settings, data: Path, keys: Path, progress: Progress
 ) -> Restored:
     try:
-        return await restore(own, data, keys, lists=settings.keys_dir, progress=progress)
+        found = await restore(own, data, keys, lists=settings.keys_dir, progress=progress)
     finally:
         await asyncio.to_thread(shutil.rmtree, own.data_dir, ignore_errors=True)
+    checked = found.verified
+    if checked.ledger_code == PUBLISHED_UNKNOWN:  # as every copy is, and this one is gone
+        checked = msgspec.structs.replace(checked, ledger="sound", ledger_code="")
+    stopped = [each for each in found.read_only if each.reason != PUBLISHED_UNKNOWN]
+    return msgspec.structs.replace(found, verified=checked, read_only=stopped)
 
 
 async def _check_place(settings: Settings) -> None:
@@ -317,6 +342,8 @@ async def _unpacked(
     if embedded:
         await asyncio.to_thread(_check_sqlite, stage / "state" / "holdfast.db")
         await asyncio.to_thread(_forget_instances, stage / "state" / "holdfast.db")
+        came_from = RestoredFrom(header.id, header.created_at)
+        await mark_file(stage / "state" / "holdfast.db", came_from)
     _move_own_files(stage)
     if not settings["keyring_master_key"]:
         destination = stage / "keys" / "master.key"
@@ -361,7 +388,8 @@ async def _fill_database(settings: Settings, stage: Path, header: Header) -> str
     token = await postgres.begin_restore(url, password, stage)
     await migrate(url, clock=SystemClock(), version=__version__, backups=stage, password=password)
     await _place_keyring(settings, stage, header)
-    await postgres.load(url, password, stage / "state", header.revision, token)
+    came_from = RestoredFrom(header.id, header.created_at)
+    await postgres.load(url, password, stage / "state", header.revision, token, came_from)
     await asyncio.to_thread(shutil.rmtree, stage / "state")
     return token
 
@@ -603,7 +631,12 @@ def _put_in_place(stage: Path, target: Path) -> None:
 
 
 async def _reopened(
-    settings: Settings, header: Header, began: float, unpacked: float, progress: Progress
+    settings: Settings,
+    header: Header,
+    began: float,
+    unpacked: float,
+    new_origin: bool,
+    progress: Progress,
 ) -> Restored:
     from holdfast.app import datadir
     from holdfast.app.compose import open_system
@@ -612,6 +645,8 @@ async def _reopened(
     with datadir.held(settings.data_dir):
         async with open_system(settings.alone(), header.roles, served=False) as system:
             opened = time.monotonic()
+            came_from = RestoredFrom(header.id, header.created_at)
+            origins = await begin_origins(system, came_from) if new_origin else []
             verified = await verify(system, progress, replayed)
             return Restored(
                 backup=header.id,
@@ -622,6 +657,8 @@ async def _reopened(
                 open_seconds=round(opened - unpacked, 3),
                 verify_seconds=round(time.monotonic() - opened, 3),
                 verified=verified,
+                read_only=await stopped_logs(system),
+                origins=origins,
             )
 
 
@@ -650,7 +687,7 @@ async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified
         if system.ledger is not None and "ledger" in system.roles:
             count, said, told = await _check_ledger(system, who)
             entries += count
-            if not code:
+            if code in ("", PUBLISHED_UNKNOWN) and (told or not code):  # whatever is worse
                 ledger, code = said or ledger, told
     return Verified(
         keys=checked.keys,

@@ -128,24 +128,60 @@ def restore(
         Path | None,
         typer.Option("--recovery", help="The file of `key export`, with the master key."),
     ] = None,
+    new_origin: Annotated[
+        bool,
+        typer.Option(
+            "--new-origin",
+            help="Go on under a new origin where nobody here knows what was published since.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     from holdfast.app.backup.restore import restore as restored
-    from holdfast.ledger.log.soundness import hint_of
 
     async def body() -> None:
         settings = settings_of(command_line(ctx))
         with _recovered(settings, recovery) as (master, lists), _progress() as show:
-            found = await restored(settings, file, keys, master=master, lists=lists, progress=show)
+            found = await restored(
+                settings,
+                file,
+                keys,
+                master=master,
+                lists=lists,
+                new_origin=new_origin,
+                progress=show,
+            )
         _print(found, json=json)
         if found.verified.index_wrong:
             say(f"the ledger's index is not sound: {found.verified.ledger}")
-        elif found.verified.ledger_code:
-            say(f"the ledger is read-only: {found.verified.ledger}")
-            say(hint_of(found.verified.ledger_code))
+        _say_logs(found, named_directory(command_line(ctx).data_dir))
         _check_records(found)
 
     run(body)
+
+
+def _say_logs(found: Restored, directory: str) -> None:
+    """Which logs take nothing, why, and what to do; which ones go on under a new origin."""
+    from holdfast.ledger.log.soundness import hint_of
+    from holdfast.ledger.model import PUBLISHED_UNKNOWN
+
+    for begun in found.origins:
+        say(f"the log of {begun.tenant} goes on as {begun.origin} with {begun.size} entries; its")
+        say(f"first entry cites {begun.cites}, known to be published up to {begun.cites_size}")
+    if found.origins:
+        say("verifiers need the new key: hand them `holdfast ledger trust` again")
+    for log in found.read_only:
+        say(f"the log of {log.tenant} is read-only at {log.size} entries: {log.detail}")
+        if log.reason != PUBLISHED_UNKNOWN:
+            say(f"hint: {hint_of(log.reason)}")
+    unknown = [log for log in found.read_only if log.reason == PUBLISHED_UNKNOWN]
+    if not unknown:
+        return
+    say("nothing is appended to it or signed until one of these is done; events wait meanwhile:")
+    say(f"  cp -a OLD/published {found.data_dir}/ and start again, where OLD is the data directory")
+    say("    of the machine that signed last, as it was at its end; an older copy will not do")
+    say(f'  holdfast ledger restart --reason "…"{directory}')
+    say("    begins a new origin that cites the old one (at the restore: --new-origin)")
 
 
 @app.command(

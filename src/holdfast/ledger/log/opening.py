@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
+from functools import partial
 
 from holdfast.kernel.errors import Corrupt
+from holdfast.kernel.telemetry import get_logger
+from holdfast.ledger import store
 from holdfast.ledger.errors import KeyMissing, LedgerReadOnly, NotSequencer, PublishedDamaged
 from holdfast.ledger.head import Head, HeadFile, tell_head
 from holdfast.ledger.log.keys import check_key, origin_in_force, signer_in_force
@@ -15,12 +18,19 @@ from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.log.published import PublishedCheckpoints
 from holdfast.ledger.log.reading import LogReader, View
 from holdfast.ledger.log.recovery import Recovery
-from holdfast.ledger.log.soundness import Soundness, damage_of, unknown_published
-from holdfast.ledger.model import LOST_TAIL, NO_KEY, Damage
+from holdfast.ledger.log.soundness import (
+    Soundness,
+    damage_of,
+    unknown_published,
+    unknown_since,
+)
+from holdfast.ledger.model import LOST_TAIL, NO_KEY, PUBLISHED_UNKNOWN, Damage
 from holdfast.ledger.notes import Checkpoint
-from holdfast.ledger.signer import binds, unknown_origins, untold
+from holdfast.ledger.signer import binds, is_evidence, unknown_origins, untold
 from holdfast.ledger.store import Origin, Published
 from holdfast.ledger.tree import Tree
+
+log = get_logger("ledger")
 
 
 class Opening:
@@ -64,9 +74,9 @@ class Opening:
                     "cannot add to the log here: another instance appends to this tenant's log"
                 )
             opened = self.leadership.opened
-            before = await self.soundness.remembered() if opened is not None else None
+            stopped = opened is None or await self._stopped_meanwhile()
             # A reader that met damage while we asked closed it, whether that is written or not.
-            if opened is not None and opened is self.leadership.opened and before is None:
+            if opened is not None and opened is self.leadership.opened and not stopped:
                 opened.until = until
                 return opened
             await self.soundness.check_remembered()
@@ -80,7 +90,18 @@ class Opening:
                 raise self.soundness.read_only(
                     Damage(reason=NO_KEY, detail=error.detail, first=end)
                 ) from error
+            except LedgerReadOnly:
+                damage = self.soundness.damage
+                if damage is not None and damage.reason == PUBLISHED_UNKNOWN:
+                    # Another instance may know, and can go on at once.
+                    await self.leadership.resign()
+                raise
             return self.leadership.opened
+
+    async def _stopped_meanwhile(self) -> bool:
+        """Whether something that is written down is in the way of a log that we opened before."""
+        soundness = self.soundness
+        return await soundness.remembered() is not None or await soundness.restored() is not None
 
     async def open_under(self, another: Callable[[Origin], Awaitable[Signer]]) -> Opened:
         """:meth:`open`, of a log whose key is lost, under another one that is not kept yet.
@@ -105,7 +126,8 @@ class Opening:
         signer = None if another else await signer_in_force(parts, fence, origin)
         try:
             grown, recorded = await self.recovery.recovered(fence)
-            published = await self._check_said(grown, origin)
+            said, published = await self._check_said(grown, origin)
+            await self._check_known(grown, fence, said, published)
             await self.published.learn(list(published.values()))
             if origin.generation and grown.size == origin.started_size:
                 self._check_begun(origin)
@@ -139,10 +161,31 @@ class Opening:
                 )
             )
 
-    async def _check_said(self, grown: Tree, origin: Origin) -> dict[str, Published]:
+    async def _check_known(
+        self,
+        grown: Tree,
+        fence: int,
+        said: Mapping[str, Checkpoint],
+        rows: Mapping[str, Published],
+    ) -> None:
+        """``LedgerReadOnly`` for a log that was restored, unless the file here knows what was
+        published since: then it has just been held against that, and nobody else has to be."""
+        restored = await self.soundness.restored()
+        if restored is None:
+            return
+        if not is_evidence(said, rows):
+            raise self.soundness.read_only(unknown_since(restored, grown.size))
+        parts = self.parts
+        clear = partial(store.clear_restored, tenant=parts.tenant)
+        await parts.shared.log.fenced(parts.principal, fence, clear)
+        log.info("the log holds what was published of it", tenant=parts.tenant)
+
+    async def _check_said(
+        self, grown: Tree, origin: Origin
+    ) -> tuple[dict[str, Checkpoint], dict[str, Published]]:
         """Hold the log against its head and against what was published; ``LedgerReadOnly``.
 
-        What the database knows of that, by origin.
+        What the file and the database know of that, by origin.
         """
         view = View(grown.size, "", grown)
         head = await asyncio.to_thread(self.head.read)
@@ -188,7 +231,7 @@ class Opening:
                         last=size - 1,
                     )
                 )
-        return rows
+        return said, rows
 
     def _is_concerned(self, head: Head, size: int, origins: list[Origin]) -> bool:
         """Whether the log must hold what its head file knows; ``LedgerReadOnly`` if it is older.

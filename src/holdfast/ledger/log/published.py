@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from holdfast.kernel.errors import Unavailable
 from holdfast.kernel.telemetry import get_logger
 from holdfast.ledger import store
+from holdfast.ledger.errors import NotSequencer
 from holdfast.ledger.log.parts import TenantParts
 from holdfast.ledger.notes import Checkpoint
 from holdfast.ledger.signer import PublishedFile, unknown_origins
@@ -46,11 +47,14 @@ class PublishedCheckpoints:
         """Put a checkpoint into the database; false if a larger one is there.
 
         ``NotSequencer`` if ``fence`` is not the newest any more: the log may be another's to sign,
-        or have a new origin, which cites what was the last to be told of this one.
+        or have a new origin, which cites what was the last to be told of this one. Or if a restore
+        has put another log under the hands of an instance that ran on.
         """
         parts = self.parts
 
         def unit(conn: Connection) -> bool:
+            if store.find_restored(conn, parts.tenant) is not None:
+                raise NotSequencer("cannot sign: the database was restored meanwhile")
             return store.publish(conn, parts.tenant, published)
 
         return await parts.shared.log.fenced(parts.principal, fence, unit)
@@ -68,13 +72,20 @@ class PublishedCheckpoints:
 
     async def learn(self, known: Sequence[Published]) -> None:
         """Have the file know of checkpoints that the database has: whoever put them there may have
-        died before telling the file, or is another instance, which has a file of its own."""
+        died before telling the file, or is another instance, which has a file of its own.
+
+        Of a log that was restored the file learns nothing while it is not known what was published:
+        it would be taken for one that knows.
+        """
+        tenant = self.parts.tenant
+        if await self.parts.read(lambda conn: store.find_restored(conn, tenant)) is not None:
+            return
         if known and await self.is_lost():
             log.warning(
                 "what was published is taken from the database: there is no file of it here",
-                tenant=self.parts.tenant,
-                detail="a new instance or a rehearsal has none; after a restore the outside may "
-                "know of more: bring the folder published/ along",
+                tenant=tenant,
+                detail="a new instance has none; where the database's files were copied without "
+                "it, the outside may know of more: bring the folder published/ along",
             )
         try:
             await asyncio.to_thread(self._file.learn, known)
@@ -82,7 +93,10 @@ class PublishedCheckpoints:
             raise _unreleased(error) from error
 
     async def answered(self, last: Published) -> str:
-        """The note of what is in the database, once the file knows of it, too."""
+        """The note of what is in the database, once the file knows of it, too.
+
+        That of a log that was restored, as it is: it was told before, under the same key.
+        """
         await self.learn([last])
         return last.note
 

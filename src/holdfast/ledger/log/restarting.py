@@ -164,10 +164,13 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
     known_size = max(await tenant_log.commits.end(), indexed)
     grown, _ = await tenant_log.soundness.recompute()
     aside = await _set_aside(tenant_log.commits, grown.size)
-    taken = said
-    if said is not None and head is not None:  # it may have begun one, and told nobody yet
-        taken = [*said, Checkpoint(head.origin, head.size, head.root)]
-    origin = following_origin(before, grown.size, parts.now(), reason, taken)
+    taken = list(said or ())
+    if head is not None:  # it may have begun one, and told nobody yet
+        taken.append(Checkpoint(head.origin, head.size, head.root))
+    # What was restored knows nothing of origins that came after the backup; no more does a file
+    # that may be a copy.
+    more = said is None or await tenant_log.soundness.restored() is not None
+    origin = following_origin(before, grown.size, parts.now(), reason, taken, more=more)
     untold = _untold(origins, grown.size)
     made = Restarted(
         reason=reason,
@@ -190,6 +193,7 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
         store.add_origin(conn, parts.tenant, added)
         store.clear_index(conn, parts.tenant)  # opening makes it anew
         store.clear_damage(conn, parts.tenant)
+        store.clear_restored(conn, parts.tenant)
 
     await shared.log.cut(parts.principal, grown.size, fence, begin)
     tenant_log.soundness.damage = tenant_log.soundness.stands = None

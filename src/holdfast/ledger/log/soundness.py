@@ -14,7 +14,7 @@ from holdfast.ledger.frames import damaged, decode_frame, read_leaf
 from holdfast.ledger.log.commits import READ_COMMITS, Commits
 from holdfast.ledger.log.leadership import Leadership
 from holdfast.ledger.log.parts import TenantParts
-from holdfast.ledger.model import NO_KEY, PUBLISHED_DAMAGED, Damage
+from holdfast.ledger.model import NO_KEY, PUBLISHED_DAMAGED, PUBLISHED_UNKNOWN, Damage
 from holdfast.ledger.ports import StoredCommit
 from holdfast.ledger.tree import Tree
 from holdfast.ledger.walking import Walk
@@ -30,6 +30,9 @@ _HINTS = {
     "it, valid from the last published checkpoint on",
     PUBLISHED_DAMAGED: "bring back the file, if there is a copy as new as it was; `holdfast ledger "
     "restart` continues under a new origin, of a name that nobody can have seen",
+    PUBLISHED_UNKNOWN: "bring the folder published/ of the machine that signed last, as it was at "
+    "its end, into the data directory and start again; or `holdfast ledger restart` continues "
+    "under a new origin, which cites the last checkpoint that is known of the old one",
 }
 
 
@@ -140,6 +143,10 @@ class Soundness:
         """Damage that was met before, here or elsewhere."""
         return await self.parts.read(lambda conn: store.find_damage(conn, self.parts.tenant))
 
+    async def restored(self) -> store.RestoredFrom | None:
+        """What the log was restored from, while nobody can tell what was published of it since."""
+        return await self.parts.read(lambda conn: store.find_restored(conn, self.parts.tenant))
+
     async def check_remembered(self) -> None:
         """``LedgerReadOnly`` while damage that was met before is there. Only whoever appends asks.
 
@@ -191,7 +198,11 @@ class Soundness:
         if before is not None:
             self.stands = self.stands or before.damage
             raise self.read_only(before.damage)
-        if self.stands is not None and not self._unkept:
+        restored = await self.restored()
+        if restored is not None:
+            raise self.read_only(unknown_since(restored, await self.commits.end()))
+        unknown = self.damage is not None and self.damage.reason == PUBLISHED_UNKNOWN
+        if unknown or (self.stands is not None and not self._unkept):
             self.stands = self.damage = None
             self.parts.shared.metrics.writable(self.parts.tenant, writable=True)
 
@@ -257,6 +268,16 @@ def hint_of(reason: str) -> str:
 def unknown_published(error: PublishedDamaged, size: int) -> Damage:
     """The damage of a log of ``size`` entries of which nobody knows what was published."""
     return Damage(reason=PUBLISHED_DAMAGED, detail=error.detail, first=size)
+
+
+def unknown_since(restored: store.RestoredFrom, size: int) -> Damage:
+    """The damage of a log of ``size`` entries that came back from a backup."""
+    return Damage(
+        reason=PUBLISHED_UNKNOWN,
+        detail=f"the log was restored from the backup {restored.backup} of {restored.made_at}, and "
+        "what was published of it after that is not known here",
+        first=size,
+    )
 
 
 def damage_of(error: Corrupt) -> Damage:
