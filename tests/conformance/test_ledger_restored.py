@@ -1,5 +1,7 @@
-"""A log that came back from a backup, where nobody knows what was published of it since: no instance
-appends to it or signs it, what is there is read and proven, and there are two ways on."""
+"""A log that came back from a backup, where nobody knows what was published of it since.
+
+No instance appends to it or signs it, what is there is read and proven, and there are two ways on.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,7 +27,7 @@ from holdfast.kernel.hints import hint_for
 
 if TYPE_CHECKING:
     from holdfast.app.settings import Settings
-    from holdfast.ledger.store import Origin
+    from holdfast.ledger.store import Origin, Published
 
 T = TypeVar("T")
 
@@ -301,6 +301,10 @@ class Ledger:
     damage: str = ""
     origins: tuple[Origin, ...] = ()
     """The newest last."""
+    restored: str = ""
+    """From which backup, while nobody can tell what was published since."""
+    told: dict[str, Published] = field(default_factory=dict)
+    """What the database knows to be published, by origin."""
 
 
 def of_database(
@@ -490,9 +494,15 @@ _ORIGINS_WITHOUT = _ORIGINS.replace(", cites", "")
 def _ledger(driver: Any, tenant: str, first: int, count: int, frame: bytes) -> Ledger:
     from holdfast.ledger.frames import decode_frame
     from holdfast.ledger.ports import StoredCommit
-    from holdfast.ledger.store import Origin
+    from holdfast.ledger.store import Origin, Published
 
-    damage = ""
+    damage, restored, told = "", "", dict[str, Published]()
+    if _has(driver, "ledger_restored"):
+        asked = "SELECT backup || ' of ' || made_at FROM ledger_restored WHERE tenant = ?"
+        restored = "".join(str(row[0]) for row in _rows(driver, asked, tenant))
+        asked = "SELECT origin, size, root FROM ledger_checkpoints WHERE tenant = ?"
+        for origin, size, root in _rows(driver, asked, tenant):
+            told[origin] = Published(origin, size, bytes(root), "", "")
     if _has(driver, "ledger_damage"):
         met = _rows(driver, "SELECT reason, detail FROM ledger_damage WHERE tenant = ?", tenant)
         damage = "; ".join(f"{reason}: {detail}" for reason, detail in met)
@@ -505,7 +515,7 @@ def _ledger(driver: Any, tenant: str, first: int, count: int, frame: bytes) -> L
         named = _rows(driver, "SELECT name FROM pragma_table_info('ledger_origins')")
         asked = _ORIGINS if ("cites",) in named else _ORIGINS_WITHOUT
         origins = [Origin(*row) for row in _rows(driver, asked, tenant)]
-    return Ledger(tenant, first + count, root, damage, tuple(origins))
+    return Ledger(tenant, first + count, root, damage, tuple(origins), restored, told)
 
 
 def of_ledger_heads(folder: Path, ledgers: tuple[Ledger, ...]) -> Finding:
@@ -515,7 +525,9 @@ def of_ledger_heads(folder: Path, ledgers: tuple[Ledger, ...]) -> Finding:
 
 def _heads(folder: Path, ledgers: tuple[Ledger, ...]) -> str:
     from holdfast.ledger.head import HeadFile
-    from holdfast.ledger.signer import binds, untold
+    from holdfast.ledger.log.soundness import hint_of
+    from holdfast.ledger.model import PUBLISHED_UNKNOWN
+    from holdfast.ledger.signer import PublishedFile, binds, is_evidence, untold
 
     hint = "`holdfast ledger verify` says what is sound; docs/operating/ledger.md what to do then"
     known = {each.tenant: each for each in ledgers}
@@ -525,8 +537,15 @@ def _heads(folder: Path, ledgers: tuple[Ledger, ...]) -> str:
         log = known.get(tenant, Ledger(tenant, 0, b""))
         head = HeadFile(folder / f"{tenant}.head").read()
         names = [each.origin for each in log.origins]
+        said = PublishedFile(folder.parent / "published" / f"{tenant}.json")
         if log.damage:
             bad.append(f"{tenant} is damaged: {log.damage}")
+        elif log.restored and not is_evidence(said.read(), log.told):
+            bad.append(
+                f"{tenant} was restored from the backup {log.restored}, and what was published "
+                "of it after that is not known here: it will be read-only"
+            )
+            hint = hint_of(PUBLISHED_UNKNOWN)
         elif head is None:
             notes.append(f"{tenant} has no head file")
         elif head.origin and names and head.origin not in names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from holdfast.keyring.cli import register_subjects
 
 if TYPE_CHECKING:
     from holdfast.ledger.client import LedgerClient
-    from holdfast.ledger.model import Entry, FoldProgress, Progress
+    from holdfast.ledger.model import Entry, FoldProgress, LedgerStatus, Progress
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="The log of everything: read, verify, prove."
@@ -42,6 +42,9 @@ FAILURES_MAX = 20
 UNSOUND_STATUS = 7
 EXPORT_LINE_BYTES_MAX = 16 * 1024 * 1024
 """Of an export's lines; what is longer is cut there, and then is none."""
+
+
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")]
 
 
 def _client(api: Any) -> LedgerClient:
@@ -185,6 +188,10 @@ def status(ctx: typer.Context, json: JsonOption = False) -> None:
         if found.withheld:
             shown["no checkpoint"] = found.withheld
         print_fields(shown)
+        if found.damage is not None:
+            from holdfast.ledger.log.soundness import hint_of
+
+            say(f"hint: {hint_of(found.damage.reason)}")
         if found.stopped:
             from holdfast.ledger.errors import CLOCK
 
@@ -537,16 +544,28 @@ def rotate(ctx: typer.Context, json: JsonOption = False) -> None:
 )
 def restart(
     ctx: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")],
+    reason: ReasonOption,
     json: JsonOption = False,
 ) -> None:
+    told = "the log continues as {0.origin} with {0.size} entries"
+    _goes_on(ctx, lambda ledger: ledger.restart(None, reason), told, json)
+
+
+def _goes_on(
+    ctx: typer.Context,
+    ask: Callable[[LedgerClient], Awaitable[LedgerStatus]],
+    told: str,
+    json: bool,
+) -> None:
+    """Ask for what lets a log go on, and tell how it stands then."""
+
     async def body() -> None:
         async with session(ctx) as api:
-            found = await _client(api).restart(None, reason)
+            found = await ask(_client(api))
         if json:
             print_json(found)
             return
-        sys.stdout.write(f"the log continues as {found.origin} with {found.size} entries\n")
+        sys.stdout.write(f"{told.format(found)}\n")
 
     run(body)
 
@@ -558,18 +577,11 @@ def restart(
 )
 def accept_clock(
     ctx: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")],
+    reason: ReasonOption,
     json: JsonOption = False,
 ) -> None:
-    async def body() -> None:
-        async with session(ctx) as api:
-            found = await _client(api).accept_clock(None, reason)
-        if json:
-            print_json(found)
-            return
-        sys.stdout.write(f"entries are recorded at {found.recorded} until the clock is there\n")
-
-    run(body)
+    told = "entries are recorded at {0.recorded} until the clock is there"
+    _goes_on(ctx, lambda ledger: ledger.accept_clock(None, reason), told, json)
 
 
 @app.command(

@@ -54,9 +54,7 @@ async def mark_file(path: Path, restored: RestoredFrom) -> None:
         from holdfast.migrations.runner import migrate
 
         copies = path.parent / "before"
-        await migrate(
-            f"sqlite:///{path}", clock=SystemClock(), version=__version__, backups=copies
-        )
+        await migrate(f"sqlite:///{path}", clock=SystemClock(), version=__version__, backups=copies)
         shutil.rmtree(copies, ignore_errors=True)
         if not await asyncio.to_thread(_marked, path, restored):
             raise Unsupported("cannot restore: the backup's schema has no place for what it knows")

@@ -142,9 +142,9 @@ async def restore(
     The data directory must hold no state. ``master`` is a master key from elsewhere; it comes to
     the others with the rest; ``lists`` is a folder with more lists of erasures, holds and
     retentions. With ``new_origin`` every log of which nobody here knows what was published since
-    goes on under another name; otherwise it is read-only. Raises without having written anything there, or where the settings have keys and
-    secrets, if a file is damaged, a key is missing or another's is there, or there is state
-    already.
+    goes on under another name; otherwise it is read-only. Raises without having written anything
+    there, or where the settings have keys and secrets, if a file is damaged, a key is missing or
+    another's is there, or there is state already.
     """
     await asyncio.to_thread(check_kind, data, "data")
     if keys is not None:
@@ -539,6 +539,7 @@ def _forget_instances(path: Path) -> None:
 
     with closing(dbapi2.connect(str(path), isolation_level=None)) as conn:
         conn.execute("DELETE FROM lease_instances").close()
+        conn.execute("DELETE FROM lease_leaders").close()
 
 
 _ASIDE = ".aside"

@@ -354,11 +354,13 @@ async def _ledger(api: Any) -> Finding:
 def of_ledger(found: LedgerStatus) -> Finding:
     """Whether the log takes events, here or at another instance, and if not, why not."""
     if found.damage is not None:
+        from holdfast.ledger.log.soundness import hint_of
+
         return Finding(
             "ledger",
             "fail",
             f"read-only at {found.size:,} entries: {found.damage.reason}: {found.damage.detail}",
-            "`holdfast ledger verify` says what is sound; docs/operating/ledger.md what to do then",
+            f"{hint_of(found.damage.reason)}; docs/operating/ledger.md says more",
         )
     if found.stopped:
         return Finding("ledger", "fail", f"nothing is appended: {found.stopped}", CLOCK)
