@@ -50,8 +50,8 @@ from holdfast.keyring.lines import ERASURES, RESTRICTIONS
 from holdfast.keyring.model import EraseRequest, KeysHandled, SubjectRequest
 from holdfast.keyring.noting import KeyNotes
 from holdfast.ledger.model import NO_KEY, Append, NewEvent
-from holdfast.records import store
 from holdfast.ledger.store import RestoredFrom
+from holdfast.records import store
 from holdfast.records.model import (
     Batch,
     MappedRecord,
