@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -26,10 +27,18 @@ _TOTAL = re.compile(
 )  # fmt: skip
 _PAGES = re.compile(r"(total_?pages|pages|page_?count|last_?page|num_?pages)", re.I)
 _NEXT = re.compile(
-    r"(@odata\.)?next(_?(link|url|page|cursor|token|page_?token|offset|href))?|cursor", re.I
-)
+    r"(@?odata\.|@|__)?next(_?(link|url|uri|href|page|cursor|token|offset|results?"
+    r"|page_?(url|uri|link|token)|records?_?url))?|cursor", re.I,
+)  # fmt: skip
+_AROUND = re.compile(
+    r"_?(meta|metadata|links?|pages?|paging|pagination|paginator|navigation|cursors?|info"
+    r"|search_?metadata|response_?(info|metadata))", re.I,
+)  # fmt: skip
+"""What members are called in which a source speaks of its pages. Others may be its records."""
+_ADDRESS = re.compile(r"https?://|/[^/]|[\w./%~-]*\?[^\s?]*=")
 _MORE = re.compile(r"has_?(more|next)(_?pages?)?|more|exceeded_?transfer_?limit", re.I)
 _MEMBERS_MAX = 2_000
+_DEPTH_MAX = 3
 
 
 def more_pages(
@@ -91,6 +100,8 @@ class _Found:
         self.value = value
         self.beside = beside
         self.where = where
+        self.elsewhere = ""
+        """The path of the only total that the document tells."""
 
 
 def _said(value: Any, records: int | None) -> list[tuple[str, _Found]]:
@@ -98,23 +109,47 @@ def _said(value: Any, records: int | None) -> list[tuple[str, _Found]]:
     head, path = (value[0], "$[0]") if isinstance(value, list) and value else (value, "$")
     if not isinstance(head, dict) or len(head) > _MEMBERS_MAX:
         return []
-    inner = [(one, path + member_step(name)) for name, one in head.items() if isinstance(one, dict)]
     found = [
-        _Found(what, where + member_step(name), one, part, where)
-        for part, where in [(head, path), *inner]
-        if len(part) <= _MEMBERS_MAX
-        for name, one in part.items()
+        _Found(what, where + step, one, part, where)
+        for part, where in _parts(head, path, 0)
+        for name, member in part.items()
+        for step, one in [_target(name, member)]
         if (what := _tells_of_more(name, one, records))
     ]
     found += _linked(head, path)
     if not found:
         return []
-    rank = ("more", "address", "pages", "total", "next", "links")
+    rank = ("address", "more", "pages", "total", "next", "links")
     best = min(found, key=lambda each: rank.index(each.what))
+    totals = [each.path for each in found if each.what == "total" and _is_total(each.path)]
+    best.elsewhere = totals[0] if len(totals) == 1 else ""
     if best.what == "links":
         return [(f"{best.path} names a next one", best)]
     shown = json.dumps(best.value, ensure_ascii=False)[:60]
     return [(f"{best.path} is {shown}", best)]
+
+
+def _parts(part: Plain, path: str, depth: int) -> Iterator[tuple[Plain, str]]:
+    """An object and those in it that may speak of its pages, outermost first.
+
+    All that stand in the document itself, further in those only that are called so.
+    """
+    if len(part) > _MEMBERS_MAX:
+        return
+    yield part, path
+    for name, one in part.items():
+        if not isinstance(one, dict):
+            continue
+        if depth == 0 or (depth < _DEPTH_MAX and _AROUND.fullmatch(name)):
+            yield from _parts(one, path + member_step(name), depth + 1)
+
+
+def _target(name: str, member: Any) -> tuple[str, Any]:
+    """The step to a member and its value; of a link that is an object the address in it."""
+    step = member_step(name)
+    if isinstance(member, dict) and _NEXT.fullmatch(name) and isinstance(member.get("href"), str):
+        return step + member_step("href"), member["href"]
+    return step, member
 
 
 def _tells_of_more(name: str, value: Any, records: int | None) -> str:
@@ -129,7 +164,7 @@ def _tells_of_more(name: str, value: Any, records: int | None) -> str:
             return "pages" if value > 1 else ""
     if not _NEXT.fullmatch(name):
         return ""
-    if isinstance(value, str) and re.match(r"https?://|/[^/]|\?", value):
+    if isinstance(value, str) and _ADDRESS.match(value):
         return "address"
     return "next"
 
@@ -160,7 +195,9 @@ def _kind(found: _Found, value: Any, records: int | None, url: str) -> Plain:
             limit = found.beside[names["limit"]]
             if isinstance(limit, int) and limit > 0:
                 return {"type": "offset", "limit": limit, "more": found.path} | _total(found)
-        case "pages" if found.beside.get(names.get("page", "")) in {1, "1"}:
+        case "pages" if found.beside.get(names.get("page", "")) in {1, "1"} or found.beside.get(
+            names.get("next_page", "")
+        ) in {2, "2"}:
             return {"type": "page", "total_pages": found.path} | _total(found)
         case "total" if records and _is_features(url):
             return {
@@ -180,7 +217,11 @@ def _total(found: _Found) -> Plain:
         plain = isinstance(one, int) and not isinstance(one, bool) and one > 0
         if plain and re.fullmatch(r"total|total_?(records|items|results)", name, re.I):
             return {"total_records": found.where + member_step(name)}
-    return {}
+    return {"total_records": found.elsewhere} if found.elsewhere else {}
+
+
+def _is_total(path: str) -> bool:
+    return re.search(r"\.total(_?(records|count|items|results))?$", path, re.I) is not None
 
 
 def _is_features(url: str) -> bool:

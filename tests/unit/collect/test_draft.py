@@ -269,6 +269,9 @@ def test_a_moment_written_as_milliseconds(tmp_path: Path) -> None:
         ('"meta": {"page": 1, "pages": 5, "total": 120}, ', "$.meta.pages is 5", {
             "type": "page", "total_pages": "$.meta.pages", "total_records": "$.meta.total",
         }),
+        ('"meta": {"next_page": 2, "total_pages": 5}, ', "$.meta.total_pages is 5", {
+            "type": "page", "total_pages": "$.meta.total_pages",
+        }),
         ('"total": 120, ', "$.total is 120", None),
         ('"total": 120, "offset": 0, "limit": 12, ', "$.total is 120", {
             "type": "offset", "limit": 12, "total_records": "$.total",
@@ -303,6 +306,61 @@ def test_one_page_of_several_is_said(
     assert [said in note for note in told] == ([True] if said else [])
     source = drawn(load_profile(made.text.encode(), draft=True), "source")
     assert source.get("pagination") == pagination
+
+
+@pytest.mark.parametrize(
+    ("around", "path"),
+    [
+        ({"meta": {"next": "A", "has_more": True, "page": 1, "pages": 9}}, "$.meta.next"),
+        ({"has_more": True, "links": {"next": "A", "prev": None, "self": "/x"}}, "$.links.next"),
+        ({"next": "A", "previous": None}, "$.next"),
+        ({"paging": {"cursors": {"after": "QWE"}, "next": "A"}}, "$.paging.next"),
+        ({"@odata.nextLink": "A", "@odata.context": "https://x/$metadata"}, "$['@odata.nextLink']"),
+        ({"odata.nextLink": "A"}, "$['odata.nextLink']"),
+        ({"@nextLink": "A"}, "$['@nextLink']"),
+        ({"meta": {"next_url": "A"}}, "$.meta.next_url"),
+        ({"meta": {"next_page_url": "A", "current_page": 1}}, "$.meta.next_page_url"),
+        ({"nextPageUri": "A"}, "$.nextPageUri"),
+        ({"nextRecordsUrl": "A", "done": False}, "$.nextRecordsUrl"),
+        ({"links": {"next": {"href": "A"}}}, "$.links.next.href"),
+        ({"_links": {"self": {"href": "/x"}, "next": {"href": "A"}}}, "$._links.next.href"),
+        ({"meta": {"pagination": {"links": {"next": "A"}}}}, "$.meta.pagination.links.next"),
+    ],
+)
+@pytest.mark.parametrize("address", ["https://example.org/x?after=7", "/x?page=2", "x?page=2"])
+def test_the_address_of_the_next_page_is_followed_wherever_it_stands(
+    tmp_path: Path, around: dict[str, Any], path: str, address: str
+) -> None:
+    items = [{"id": f"i{i}", "v": i / 2} for i in range(12)]
+    text = json.dumps({**around, "items": items}).replace('"A"', json.dumps(address))
+    (tmp_path / "x").write_text(text)
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x?page=1")
+    source = drawn(load_profile(made.text.encode(), draft=True), "source")
+    assert source["pagination"] == {"type": "next-url", "path": path}
+    assert any(f'{path} is "{address}"' in note for note in made.notes)
+
+
+def test_a_total_elsewhere_goes_with_an_address_if_there_is_but_one(tmp_path: Path) -> None:
+    def pagination(**around: Any) -> Any:
+        items = [{"id": f"i{i}", "v": i / 2} for i in range(12)]
+        (tmp_path / "x").write_text(
+            json.dumps({"links": {"next": "/x?p=2"}, **around, "items": items})
+        )
+        made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+        return drawn(load_profile(made.text.encode(), draft=True), "source")["pagination"]
+
+    led = {"type": "next-url", "path": "$.links.next"}
+    assert pagination(meta={"total": 90}) == {**led, "total_records": "$.meta.total"}
+    assert pagination(meta={"total": 90}, total_count=91) == led
+    assert pagination(meta={"total": 7}) == led
+
+
+def test_records_that_have_names_lead_to_no_page(tmp_path: Path) -> None:
+    """What stands in one of them is its own."""
+    named = {f"s{i}": {"next": f"https://x/?p={i}", "count": 90 + i, "v": i} for i in range(9)}
+    (tmp_path / "x").write_text(json.dumps({"stations": named}))
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+    assert not any("one page of several" in note for note in made.notes)
 
 
 def test_a_record_of_a_plain_list_says_nothing_of_more(tmp_path: Path) -> None:
