@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from holdfast.collect.draft_names import CODE, COUNT, bare_letters, last_name, slug
+from holdfast.collect.draft_days import settled
+from holdfast.collect.draft_names import CODE, COUNT, bare_letters, last_name, last_part, slug
 from holdfast.collect.draft_numbers import (
     STYLES,
     in_two_ways,
@@ -21,7 +22,6 @@ from holdfast.collect.draft_time import (
     TIME,
     as_period,
     clockless,
-    days_of,
     offsets_of,
     period_of,
 )
@@ -101,6 +101,13 @@ class FieldPlan:
         others = [found for path, found in texts.items() if path in written and path not in used]
         days = [text for path in used & written for text in texts.get(path, [])]
         self._point = point_of(others, days, delimiter)
+        self._manner = ""
+        """What of the file is written as where no month comes before its day."""
+        if delimiter == ";":
+            self._manner = "cells are told apart by semicolons"
+        elif self._point == ",":
+            self._manner = "numbers have a decimal comma"
+        self._settle_days([text for path in used for text in texts.get(path, [])])
         self._magnitude = self._magnitude_among(usable, texts)
         for path in around:
             name = self._add("dimensions", path, {"path": path}, [])
@@ -139,6 +146,7 @@ class FieldPlan:
         self._add("measures", "value", {"path": "#value"} | style, [])
         self._note_numbers("#value", texts, style)
         self.period = wide.period
+        self._settle_days(list(wide.columns))
         self.notes.append(
             "A column a period: each cell becomes a record (`unpivot`)"
             + (", with what the column beside it says." if wide.beside else ".")
@@ -156,12 +164,13 @@ class FieldPlan:
             if not sent or None in sent:
                 continue
             [looked_at] = infer([{name: text} for text in sent], tabular=True)
-            texts = sorted({str(text) for text in sent})
+            texts = list(dict.fromkeys(str(text) for text in sent))
             guess = as_period(msgspec.structs.replace(looked_at, path=entry["path"]), texts)
             if guess is not None:
                 del self.groups["dimensions"][name]
                 self.identifying = [each for each in self.identifying if each != name]
                 self.period = guess
+                self._settle_days(texts)
                 return
 
     def count(self, name: str) -> None:
@@ -198,17 +207,21 @@ class FieldPlan:
                 f"(`timezone`: {', '.join(offsets)} from UTC) and the `frequency`; without it they "
                 "are those of UTC, and begin a day early or late."
             )
-        taken = period.get("format", "")
-        if taken not in {"%m/%d/%Y", "%m/%d/%y"}:
+
+    def _settle_days(self, sent: list[str]) -> None:
+        """Days that can be read in two ways are taken in the likelier one; say so, and why."""
+        if self.period is None:
             return
-        found = [text for path in used for text in texts.get(path, [])]
-        other = taken.replace("%m/%d", "%d/%m")
-        if days_of(found, other):
-            telling = next((t for t in found if t[:2] != t[3:5]), found[0])
-            self.notes.append(
-                f"{telling} can be two days: it is taken for month/day/year. If the source writes "
-                f'the day first, `format: "{other}"`.'
-            )
+        path = self.period.get("path")
+        others = [
+            [text for text in found if text not in NULL_SPELLINGS]
+            for other, found in self._sent.items()
+            if other != path
+        ]
+        names = [last_part(name) for name in self._sent]
+        self.period, note = settled(self.period, sent, others, names, self._manner)
+        if note:
+            self.notes.append(note)
 
     def _style(self, path: str, texts: list[str]) -> Plain:
         return number_style(texts, self._point if path in self._written else "")

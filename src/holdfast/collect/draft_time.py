@@ -23,7 +23,8 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"\d{4}[- ]?[SH]0?[12]", "S"),
     (r"\d{4}[- ]?W\d{1,2}", "W"),
 )
-_DAYS = ("%Y%m%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%y", "%d.%m.%y",
+_DAYS = ("%Y%m%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%m/%d/%y",
+         "%d/%m/%y", "%d.%m.%y",
          "%Y/%m/%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%y",
          "%Y-%m-%dZ", "%b %Y", "%B %Y", "%b-%y", "%m/%Y", "%m.%Y")  # fmt: skip
 _YEAR = "(?P<year>(?:1[5-9]|20|21)[0-9]{2})"
@@ -92,13 +93,13 @@ def as_period(each: InferredField, texts: list[str]) -> Plain | None:
     if all(re.fullmatch(r"\d{4}-?W\d{1,2}", text) for text in texts):
         return path | {"frequency": "W"}
     if each.type == "date":
-        return path | {"frequency": _frequency(texts)}
+        return path | {"frequency": frequency_of(texts)}
     if each.type == "datetime":
         form = {"format": each.format} if each.format else {}
         midnight = not each.format and all("T00:00:00" in text for text in texts)
         # Of a midnight elsewhere the day depends on `timezone`, which no page says.
         days = midnight and not offsets_of(texts)
-        return path | form | {"frequency": _frequency(texts) if days else "I"}
+        return path | form | {"frequency": frequency_of(texts) if days else "I"}
     if not TIME.search(last_part(each.path)):
         if _are_months(texts):
             return path | {"frequency": "M"}
@@ -113,7 +114,7 @@ def as_period(each: InferredField, texts: list[str]) -> Plain | None:
     for pattern, frequency in _SPELLINGS:
         if all(re.fullmatch(pattern, text) for text in texts):
             months = {f"{text[:4]}-{text[-2:]}-01" for text in texts if text[-2:].isdigit()}
-            quarterly = frequency == "M" and _frequency(sorted(months)) == "Q"
+            quarterly = frequency == "M" and frequency_of(sorted(months)) == "Q"
             if quarterly and all("-" in text for text in texts):
                 return path | {"frequency": "Q", "format": "%Y-%m"}
             return path | {"frequency": frequency}
@@ -132,7 +133,7 @@ def as_period(each: InferredField, texts: list[str]) -> Plain | None:
         return path | {"format": "rfc-2822", "frequency": "I"}
     for form_ in _DAYS:
         if found := days_of(texts, form_):
-            frequency = "M" if "%d" not in form_ else _frequency(found)
+            frequency = "M" if "%d" not in form_ else frequency_of(found)
             return path | {"frequency": frequency, "format": form_}
     return None
 
@@ -189,7 +190,7 @@ def days_of(texts: list[str], pattern: str) -> list[str]:
         return []
 
 
-def _frequency(texts: list[str]) -> str:
+def frequency_of(texts: list[str]) -> str:
     """Days, unless they are the first days of months, quarters or years."""
     if len(texts) < 3 or any(text[8:10] != "01" for text in texts):
         return "D"

@@ -81,6 +81,64 @@ def test_what_stands_before_the_header_and_decimal_commas(tmp_path: Path) -> Non
     assert found.nulls == ["", "-"]
 
 
+FEBRUARY = [f"{day:02d}/02/2024" for day in range(1, 10)]
+FIRSTS = [f"01/{month:02d}/2024" for month in range(1, 13)]
+EVENTS = ["05/01/2024", "03/02/2024", "07/03/2024", "02/04/2024", "11/05/2024"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "period", "why"),
+    [
+        # Steps: a day each, and no second of each month.
+        ({"Datum": FEBRUARY}, "D %d/%m/%Y", "since then one day follows the other"),
+        ({"date": FEBRUARY}, "D %d/%m/%Y", "since then one day follows the other"),
+        ({"date": FEBRUARY[::-1]}, "D %d/%m/%Y", "since then one day follows the other"),
+        ({"date": [f"02/{d:02d}/24" for d in range(1, 8)]}, "D %m/%d/%y", "one day follows"),
+        ({"date": [f"{d:02d}/02/24" for d in range(1, 8)]}, "D %d/%m/%y", "one day follows"),
+        ({"date": [f"02-{d:02d}-2024" for d in range(1, 8)]}, "D %m-%d-%Y", "one day follows"),
+        ({"date": ["05/02/2024", "06/02/2024", "07/02/2024", "08/02/2024", "12/02/2024"]},
+         "D %d/%m/%Y", "one day follows the other"),  # one weekend in between
+        ({"date": ["01/02/2024", "08/02/2024", "01/03/2024"]}, "D %m/%d/%Y", "nothing tells"),
+        ({"date": [*FIRSTS, "01/01/2025"]}, "M %d/%m/%Y", "first days of one month after"),
+        # Both go on: the first of each month, or twelve days of January.
+        ({"date": FIRSTS}, "D %m/%d/%Y", "nothing tells which it is: day first they are first"),
+        ({"Datum": FIRSTS}, "M %d/%m/%Y", "a column is called Datum, though one day follows"),
+        ({"date": FIRSTS, "v;": ["1"] * 12}, "M %d/%m/%Y", "told apart by semicolons, though"),
+        ({"date": FIRSTS, "v": ['"1,5"', '"2,25"', '"3,75"'] * 4}, "M %d/%m/%Y", "decimal comma"),
+        # No steps, but an order.
+        ({"date": EVENTS}, "D %d/%m/%Y", "since only then the rows are in order"),
+        ({"date": EVENTS[:3] + EVENTS[:1:-1]}, "D %m/%d/%Y", "nothing tells which it is: look"),
+        # Another column that can be read in one way only.
+        ({"date": FIRSTS, "issued": ["31/12/2024", "13/12/2024"] * 6}, "M %d/%m/%Y", "another col"),
+        ({"date": FEBRUARY, "x": ["2/13/2024", "2/14/2024", "2/15/2024"] * 3}, "D %m/%d/%Y",
+         "as those of another column must be"),
+        # No doubt, no note.
+        ({"date": [*FEBRUARY, "13/02/2024"]}, "D %d/%m/%Y", ""),
+        ({"date": ["02.01.2024", "03.01.2024"]}, "D %d.%m.%Y", ""),
+        ({"date": ["01/01/2024", "02/02/2024"]}, "D %m/%d/%Y", ""),
+    ],
+)  # fmt: skip
+def test_of_two_days_that_a_text_can_be_the_likelier_is_taken_and_said(
+    tmp_path: Path, columns: dict[str, list[str]], period: str, why: str
+) -> None:
+    mark = ";" if any(";" in name for name in columns) else ","
+    columns = {name.strip(";"): texts for name, texts in columns.items()}
+    rows = len(next(iter(columns.values())))
+    columns = {**columns, "n": [f"{row}.5" if mark == "," else str(row) for row in range(rows)]}
+    if any('"1,5"' in texts for texts in columns.values()):
+        del columns["n"]
+    lines = [mark.join(columns), *map(mark.join, zip(*columns.values(), strict=True))]
+    found, notes = made_of(tmp_path / "x", "\n".join(lines) + "\n")
+    drawn_period = drawn(found, "period")
+    assert f"{drawn_period['frequency']} {drawn_period['format']}" == period
+    told = [note for note in notes if "can be two days" in note]
+    assert [why in note for note in told] == ([True] if why else []), told
+    for note in told:
+        form = drawn_period["format"]
+        other = form.replace("%d", "%x").replace("%m", "%d").replace("%x", "%m")
+        assert f'change the line `format` under `period` to "{other}"' in note
+
+
 @pytest.mark.parametrize(
     ("texts", "period"),
     [
@@ -1083,7 +1141,7 @@ def test_spellings_of_periods(
 def test_days_that_can_be_read_in_two_ways_are_said(tmp_path: Path) -> None:
     both = "".join(f"{m:02d}/02/2024,{m}.5\n" for m in range(1, 10))
     _, notes = made_of(tmp_path / "x", f"date,v\n{both}")
-    assert any("01/02/2024 can be two days" in note and "%d/%m/%Y" in note for note in notes)
+    assert any("01/02/2024 can be two days" in note and "%m/%d/%Y" in note for note in notes)
     _, notes = made_of(tmp_path / "x", f"date,v\n{both}10/31/2024,5.5\n")
     assert not any("two days" in note for note in notes)
 
