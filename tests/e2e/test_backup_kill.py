@@ -86,7 +86,7 @@ def test_a_backup_that_is_killed_leaves_none_and_the_next_one_is_whole(tmp_path:
             done = run_command(
                 "backup", "restore", str(data), "--keys", str(keys),
                 "--data-dir", str(target), "--json",
-                "--recovery", str(recovery),
+                "--recovery", str(recovery), "--new-origin",
             )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
             assert json.loads(done.stdout)["verified"]["ledger"] == "sound"
