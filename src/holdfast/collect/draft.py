@@ -38,7 +38,8 @@ from holdfast.collect.infer import (
 from holdfast.collect.mapping import Mapping
 from holdfast.collect.model import Bounds, Formula, RawRow, ReadContext
 from holdfast.collect.odd import ROWS_JUDGED, first_word, odd_rows, shown, skip_rows_for
-from holdfast.collect.recognise import ROWS_LOOKED_AT, Plain, Recognised, recognise
+from holdfast.collect.recognise import recognise
+from holdfast.collect.recognised import ROWS_LOOKED_AT, Plain, Recognised
 from holdfast.collect.several import more_pages
 from holdfast.collect.values import printable
 from holdfast.records.model import MappedRecord, Reject

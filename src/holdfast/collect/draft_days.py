@@ -13,7 +13,7 @@ from datetime import date
 from itertools import pairwise
 
 from holdfast.collect.draft_time import days_of, frequency_of
-from holdfast.collect.recognise import Plain
+from holdfast.collect.recognised import Plain
 
 _DAY_FIRST = {
     "%m/%d/%Y": "%d/%m/%Y", "%m/%d/%y": "%d/%m/%y", "%m-%d-%Y": "%d-%m-%Y",

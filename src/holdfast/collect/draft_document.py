@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from holdfast.collect.draft_plan import FieldPlan
-from holdfast.collect.recognise import Plain
+from holdfast.collect.recognised import Plain
 from holdfast.collect.values import printable
 from holdfast.registry.document import write_document
 from holdfast.registry.placeholders import LICENCE, PUBLISHER

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 from holdfast.collect import values
-from holdfast.collect.recognise import Plain
+from holdfast.collect.recognised import Plain
 
 STYLES = ((",", "."), (" ", "."), ("'", "."), ("", ","), (".", ","), (" ", ","))
 

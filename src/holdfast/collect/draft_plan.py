@@ -28,7 +28,7 @@ from holdfast.collect.draft_time import (
 from holdfast.collect.infer import NULL_SPELLINGS, InferredField, infer
 from holdfast.collect.model import Number, RawRow
 from holdfast.collect.odd import is_stamp, nearly_numbers
-from holdfast.collect.recognise import Plain
+from holdfast.collect.recognised import Plain
 from holdfast.records.model import MappedRecord
 from holdfast.registry.parts import MARK_SUFFIX, MISSING_SUFFIX
 

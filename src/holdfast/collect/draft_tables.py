@@ -12,7 +12,7 @@ from holdfast.collect.draft_time import as_period
 from holdfast.collect.formats.names import JOINT
 from holdfast.collect.infer import infer
 from holdfast.collect.model import RawRow
-from holdfast.collect.recognise import Plain
+from holdfast.collect.recognised import Plain
 
 
 @dataclass(frozen=True, slots=True)

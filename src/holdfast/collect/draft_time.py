@@ -9,7 +9,7 @@ from datetime import UTC
 from holdfast.collect import values
 from holdfast.collect.draft_names import last_part, slug
 from holdfast.collect.infer import InferredField
-from holdfast.collect.recognise import Plain
+from holdfast.collect.recognised import Plain
 
 TIME = re.compile(
     r"(^|[^a-z])(date|time|year|yyyy|yr|month|period|quarter|week|day|datum|jahr|monat|ann[eé]e|mois|anno|mese|fecha|mes|zeit|jaar|perioden|"
