@@ -27,7 +27,7 @@ from holdfast.app.backup import postgres as postgresql
 from holdfast.app.backup.create import Backup, BackupService
 from holdfast.app.backup.http import handlers as backup_handlers
 from holdfast.app.backup.objects import ObjectChecks
-from holdfast.app.backup.restore import Restored, drill, restore, verify
+from holdfast.app.backup.restore import Confirmed, Restored, drill, restore, verify
 from holdfast.app.commands.backup import _check_records
 from holdfast.app.compose import open_system
 from holdfast.app.resting import at_rest
@@ -294,7 +294,9 @@ async def test_what_comes_back_works_where_the_keys_have_a_place_of_their_own(
 ) -> None:
     """Credentials are known, the log goes on, and what a recovery file knows is there, too."""
     settings = settings_apart(world, "apart")
-    done = await restore(settings, *files_of(world.before), lists=world.settings.keys_dir)
+    done = await restore(
+        settings, *files_of(world.before), lists=world.settings.keys_dir, access=Confirmed.YES
+    )
     assert (done.verified.erasures_replayed, done.verified.restrictions) == (1, 1)
     assert (done.verified.ledger, done.verified.ledger_code) == ("sound", "")
     for name in ("keys", "secrets"):
@@ -314,7 +316,7 @@ async def test_keys_and_secrets_may_have_another_name_in_the_data_directory(worl
     settings = resolve({}, {"data_dir": str(folder), "log_level": "error"} | given)
     settings.keys_dir.mkdir(parents=True)
     shutil.copy2(world.settings.keys_dir / "master.key", settings.keys_dir)
-    await restore(settings, *files_of(world.before))
+    await restore(settings, *files_of(world.before), access=Confirmed.YES)
     assert sorted(path.name for path in (folder / "a").iterdir()) == ["keys", "secrets"]
     assert not (folder / "keys").exists()
     async with open_system(settings, ROLES) as system:
@@ -332,7 +334,9 @@ async def test_keys_that_a_link_keeps_elsewhere_stay_there_and_the_link_stays(
     shutil.copy2(world.settings.keys_dir / "master.key", disk / "keys")
     settings.keys_dir.symlink_to("../disk/keys")
     settings.secrets_dir.symlink_to(disk / "secrets")
-    await restore(settings, *files_of(world.before), lists=world.settings.keys_dir)
+    await restore(
+        settings, *files_of(world.before), lists=world.settings.keys_dir, access=Confirmed.YES
+    )
     assert settings.keys_dir.readlink() == Path("../disk/keys")
     assert settings.secrets_dir.readlink() == disk / "secrets"
     assert {"master.key", ERASURES, "key-pepper.v1"} <= files_below(disk / "keys").keys()
@@ -392,7 +396,7 @@ async def test_whoever_finds_the_data_finds_its_keys_and_who_was_erased(
 
 async def test_data_under_a_pepper_does_not_open_without_it_or_with_another(world: World) -> None:
     settings = world.fresh("peppers")
-    await restore(settings, *files_of(world.before))
+    await restore(settings, *files_of(world.before), access=Confirmed.YES)
     pepper = settings.keys_dir / "key-pepper.v1"
     kept = pepper.read_bytes()
     pepper.unlink()

@@ -39,6 +39,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prune": ("holdfast.app.commands.prune:app", "Remove what nothing needs any more."),
     "health": ("holdfast.app.commands.status:health", "Ask /health; for images without curl."),
     "apikey": ("holdfast.identity.cli:apikey_app", "Keys for programs: make, list, revoke."),
+    "access": (
+        "holdfast.identity.access.cli:app",
+        "After a restore: see who would be let in, confirm.",
+    ),
     "person": ("holdfast.identity.people.cli:person_app", "People: invite, list, disable."),
     "session": ("holdfast.identity.signin.cli:app", "Browsers signed in: list, end."),
     "tenant": ("holdfast.identity.people.cli:tenant_app", "Tenants: make, list."),

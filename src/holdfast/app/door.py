@@ -23,6 +23,7 @@ from holdfast.gateway.audit import DoorAudit
 from holdfast.gateway.door import DoorAuthenticator, Remembered
 from holdfast.gateway.proxy import CertificateMiddleware, ProxyMiddleware, RoleProxy
 from holdfast.identity import HopSigner, LoginLinks, OperatorToken
+from holdfast.identity.access.model import CONFIRM, REVIEW
 from holdfast.identity.audit import Record, Trail
 from holdfast.identity.bearer import BearerTokens, TokensOfBoth
 from holdfast.identity.hop import HopAuth
@@ -61,6 +62,8 @@ DEGRADED = {
     "see trusted in the log",
     "certificate": "the certificate ends soon: `holdfast pki renew`, then SIGHUP",
     "erasures": "copies of somebody who was erased are not removed: see the aggregator's log",
+    "access": "access is as it was at a backup and not yet confirmed: only the operator is let in "
+    f"(`{REVIEW}`, `{CONFIRM}`)",
     "audit": "refusals of note wait for the ledger, or are kept in memory only",
 }
 """What a check means that answers ``degraded``, and so gives no reason of its own."""

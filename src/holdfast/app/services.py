@@ -108,6 +108,8 @@ def _open_subjects(system: System, state: State) -> None:
 
 async def _open_identity(system: System, state: State) -> None:
     from holdfast.identity import http
+    from holdfast.identity.access import http as access_http
+    from holdfast.identity.access.service import AccessService
     from holdfast.identity.granting import Parts
     from holdfast.identity.people import http as people_http
     from holdfast.identity.people.service import PeopleService
@@ -145,6 +147,10 @@ async def _open_identity(system: System, state: State) -> None:
         {provider.issuer for provider in people.providers_of(settings).values()},
     )
     system.handlers += signin_http.handlers(system.sessions, system.passkeys)
+    access = AccessService(parts)
+    await access.tell()
+    system.handlers += access_http.handlers(access)
+    system.checks["access"] = access.check
     system.identity_parts = parts
 
 

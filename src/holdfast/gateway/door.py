@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from holdfast.fleet.proofs import HEADER, Proofs
 from holdfast.identity import OperatorToken
+from holdfast.identity.access.model import whose_refused, without_whose
 from holdfast.identity.bearer import Tokens
 from holdfast.identity.keyfile import KeyFile
 from holdfast.identity.model import KeyHolder, admits, is_over, key_unknown, networks_of, was_of
@@ -168,6 +169,9 @@ class DoorAuthenticator:
                 raise
             _know(scope, *was_of(error))
             raise key_unknown() from None  # and whoever shows it does not learn that it was one
+        except Denied as error:
+            _know(scope, *whose_refused(error))
+            raise without_whose(error) from None
         _know(scope, holder.tenant, holder.subject)
         if is_over(holder.expires_at, None, self._clock.now()):
             raise key_unknown()

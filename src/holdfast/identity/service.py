@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import Connection, Row
 
 from holdfast.identity import store
+from holdfast.identity.access.model import unconfirmed
 from holdfast.identity.audit import AuditLog
 from holdfast.identity.derived import (
     check_addresses,
@@ -87,7 +88,7 @@ class IdentityService:
         self._new_id = new_id
         self._random = random
         self._audit = AuditLog(database, outbox)
-        self._finder = TenantFinder(database, store.find_key)
+        self._finder = TenantFinder(database, store.find_key_at_door)
 
     # --- keys -------------------------------------------------------------------------------------
 
@@ -235,6 +236,8 @@ class IdentityService:
         Raises :class:`Unauthenticated`: ``credential-malformed``, or ``key-unknown`` whether it
         never was, was revoked, or has expired: who asks with a dead key learns nothing of it. The
         door does: its ``problems`` say whose it was (:func:`was_of`), for the audit alone.
+        :class:`Denied` (``access-unconfirmed``) for one that would hold, while nobody has said
+        after a restore that what it brought back is as it should be.
         """
         identity = identity_of(secret, KEY_PREFIX)
         row, tenant = await self._finder.find(identity)
@@ -243,6 +246,8 @@ class IdentityService:
             raise key_unknown()
         if is_over(row.expires_at, row.revoked_at, now):
             raise key_unknown(tenant, identity)
+        if row.unconfirmed_since:
+            raise unconfirmed(row.unconfirmed_since, tenant, identity)
         profiles = msgspec.json.decode(row.profiles, type=list[str])
         return KeyHolder(
             tenant=tenant,

@@ -45,6 +45,13 @@ _ADD_KEY = text(
     " :created_at, :created_by, :expires_at, :event_id)"
 )
 _KEY = text("SELECT * FROM api_keys WHERE tenant = :tenant AND id = :id")
+_KEY_AT_DOOR = text(
+    "SELECT k.*, (SELECT min(r.backed_up_at) FROM access_restores r"
+    " WHERE r.tenant = k.tenant AND NOT r.confirmed) AS unconfirmed_since"
+    " FROM api_keys k WHERE k.tenant = :tenant AND k.id = :id"
+)
+"""A key, and since when nobody knows whether it should still hold: one question, since every door
+asks it again every few seconds."""
 _KEYS = text(
     "SELECT * FROM api_keys WHERE tenant = :tenant AND id < :before ORDER BY id DESC LIMIT :limit"
 )
@@ -72,6 +79,10 @@ def add_key(conn: Connection, values: Mapping[str, Any]) -> None:
 
 def find_key(conn: Connection, tenant: str, key: str) -> Row[Any] | None:
     return conn.execute(_KEY, {"tenant": tenant, "id": key}).one_or_none()
+
+
+def find_key_at_door(conn: Connection, tenant: str, key: str) -> Row[Any] | None:
+    return conn.execute(_KEY_AT_DOOR, {"tenant": tenant, "id": key}).one_or_none()
 
 
 def page_of_keys(conn: Connection, tenant: str, before: str, limit: int) -> Sequence[Row[Any]]:

@@ -12,6 +12,7 @@ STORES = (
     "holdfast.leases.store",
     "holdfast.ledger.store",
     "holdfast.ledger.folded",
+    "holdfast.identity.access.store",
     "holdfast.identity.people.store",
     "holdfast.identity.signin.store",
     "holdfast.identity.signin.passkey_store",

@@ -23,12 +23,14 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from holdfast import __version__
 from holdfast.app.backup import postgres
 from holdfast.app.backup.container import Header, check_kind, size_of, unpack
 from holdfast.app.backup.create import dump_tables, load_tables, master_backup_key
@@ -42,7 +44,9 @@ from holdfast.app.backup.origins import (
 from holdfast.app.backup.placing import KEYS, SECRETS, TENANT_SECRET, places_of
 from holdfast.app.keys import keyring_place, master_file
 from holdfast.app.settings import Resolved, Settings
-from holdfast.kernel.clock import SystemClock
+from holdfast.identity.access.service import note_restore
+from holdfast.kernel.clock import SystemClock, timestamp
+from holdfast.kernel.database import open_database
 from holdfast.kernel.errors import Conflict, Corrupt, Unsupported
 from holdfast.kernel.files import flush_folder, flush_tree, write_over
 from holdfast.kernel.ids import DEFAULT_TENANT
@@ -61,6 +65,7 @@ from holdfast.keyring.wrapping import KEEP_HINT
 from holdfast.ledger.errors import IndexIncomplete, IndexWrong
 from holdfast.ledger.model import PUBLISHED_UNKNOWN
 from holdfast.ledger.store import RestoredFrom
+from holdfast.migrations.runner import migrate
 from holdfast.records.soundness import Checked, check_revisions
 
 Progress = Callable[[str, int, int], None]
@@ -68,6 +73,15 @@ Progress = Callable[[str, int, int], None]
 
 NEVER_RESTORED = ("ledger", "published")
 """Folders of the data directory that outlive a restore: heads and published sizes of the ledger."""
+
+
+class Confirmed(Enum):
+    """Whether somebody says that nothing that let anybody in was ended since the backup."""
+
+    NO = "no"
+    YES = "yes"
+    DRILL = "drill"
+    """Nobody is let in to what is restored: it is a rehearsal."""
 
 
 class Verified(Struct, frozen=True, kw_only=True):
@@ -117,6 +131,8 @@ class Restored(Struct, frozen=True, kw_only=True):
     """Logs that take nothing, and why."""
     origins: list[NewOrigin] = []
     """Those that were asked for, and have begun."""
+    access_unconfirmed: bool = False
+    """Keys and people are as they were at the backup, and kept out until the operator confirms."""
 
     @property
     def ready_seconds(self) -> float:
@@ -136,15 +152,17 @@ async def restore(
     master: str = "",
     new_origin: bool = False,
     progress: Progress = nothing,
+    access: Confirmed = Confirmed.NO,
 ) -> Restored:
     """Restore ``data`` with the keys of ``keys`` (or those in the data directory) and check it.
 
     The data directory must hold no state. ``master`` is a master key from elsewhere; it comes to
     the others with the rest; ``lists`` is a folder with more lists of erasures, holds and
     retentions. With ``new_origin`` every log of which nobody here knows what was published since
-    goes on under another name; otherwise it is read-only. Raises without having written anything
-    there, or where the settings have keys and secrets, if a file is damaged, a key is missing or
-    another's is there, or there is state already.
+    goes on under another name; otherwise it is read-only. ``access`` is whether nothing that let
+    anybody in was ended since. Raises without having written anything there, or where the settings
+    have keys and secrets, if a file is damaged, a key is missing or another's is there, or there is
+    state already.
     """
     await asyncio.to_thread(check_kind, data, "data")
     if keys is not None:
@@ -156,9 +174,10 @@ async def restore(
                 postgres.restoring(settings.database_url, _password(settings))
             )
         await _check_place(settings)
-        header = await _put_back(settings, data, keys, lists, master, progress)
+        header, shut = await _put_back(settings, data, keys, lists, master, progress, access)
     unpacked = time.monotonic()
-    return await _reopened(settings, header, began, unpacked, new_origin, progress)
+    found = await _reopened(settings, header, began, unpacked, new_origin, progress)
+    return msgspec.structs.replace(found, access_unconfirmed=shut)
 
 
 async def _put_back(
@@ -168,8 +187,10 @@ async def _put_back(
     lists: Path | None,
     master: str,
     progress: Progress,
-) -> Header:
-    """Everything unpacked, checked, and where it belongs."""
+    access: Confirmed,
+) -> tuple[Header, bool]:
+    """Everything unpacked, checked, and where it belongs; and whether keys and people are kept
+    out."""
     target = settings.data_dir.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     await asyncio.to_thread(_undo_killed, target)
@@ -183,16 +204,18 @@ async def _put_back(
         await asyncio.to_thread(_put_keys, settings, stage, header)
         token = ""
         if header.engine == "sqlite":
+            shut = await _note_in_file(stage, header, access)
             await _place_keyring(settings, stage, header)
         else:
             token = await _fill_database(settings, stage, header)
+            shut = await note_access(settings.database_url, _password(settings), header, access)
         await asyncio.to_thread(_put_in_place, stage, target)
         if header.engine == "postgresql":
             await postgres.end_restore(settings.database_url, _password(settings), target, token)
     finally:
         await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)
         os.close(held)
-    return header
+    return header, shut
 
 
 async def drill(
@@ -232,7 +255,9 @@ async def _rehearsed(
     settings: Settings, own: Settings, data: Path, keys: Path, progress: Progress
 ) -> Restored:
     try:
-        found = await restore(own, data, keys, lists=settings.keys_dir, progress=progress)
+        found = await restore(
+            own, data, keys, lists=settings.keys_dir, progress=progress, access=Confirmed.DRILL
+        )
     finally:
         await asyncio.to_thread(shutil.rmtree, own.data_dir, ignore_errors=True)
     checked = found.verified
@@ -356,6 +381,34 @@ async def _unpacked(
     return header
 
 
+async def _note_in_file(stage: Path, header: Header, access: Confirmed) -> bool:
+    """:func:`note_access` in the database that is still in the stage: whoever finds it under the
+    data directory's name finds it there."""
+    path = stage / "state" / "holdfast.db"
+    url = f"sqlite:///{path}"
+    # What an older version backed up has no table for it yet.
+    await migrate(url, clock=SystemClock(), version=__version__, backups=stage / "before")
+    await asyncio.to_thread(shutil.rmtree, stage / "before", ignore_errors=True)
+    shut = await note_access(url, None, header, access)
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    return shut
+
+
+async def note_access(url: str, password: str | None, header: Header, access: Confirmed) -> bool:
+    """Say in the database itself that who may enter is as it was at the backup, before anything can
+    be served from it; whether anybody is kept out by that."""
+    if access is Confirmed.DRILL:
+        return False
+    async with open_database(url, clock=SystemClock(), password=password) as database:
+        return await note_restore(
+            database,
+            header.id,
+            header.created_at,
+            timestamp(SystemClock().now()),
+            confirmed=access is Confirmed.YES,
+        )
+
+
 def _put_keys(settings: Settings, stage: Path, header: Header) -> None:
     """Keys, secrets and lists where the settings have them; ``Conflict`` if others are there."""
     if not (stage / SECRETS / TENANT_SECRET).exists():
@@ -381,9 +434,6 @@ async def _fill_database(settings: Settings, stage: Path, header: Header) -> str
     From here on until :func:`postgres.end_restore` the database is marked: whoever finds it so
     does not start on it, and a restore begins anew. By which token.
     """
-    from holdfast import __version__
-    from holdfast.migrations.runner import migrate
-
     url, password = settings.database_url, _password(settings)
     token = await postgres.begin_restore(url, password, stage)
     await migrate(url, clock=SystemClock(), version=__version__, backups=stage, password=password)

@@ -135,8 +135,17 @@ def restore(
             help="Go on under a new origin where nobody here knows what was published since.",
         ),
     ] = False,
+    confirm_access: Annotated[
+        bool,
+        typer.Option(
+            "--confirm-access",
+            help="No key, person, passkey or account was ended or limited since the backup: let "
+            "them in at once.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
+    from holdfast.app.backup.restore import Confirmed
     from holdfast.app.backup.restore import restore as restored
 
     async def body() -> None:
@@ -150,8 +159,11 @@ def restore(
                 lists=lists,
                 new_origin=new_origin,
                 progress=show,
+                access=Confirmed.YES if confirm_access else Confirmed.NO,
             )
         _print(found, json=json)
+        if found.access_unconfirmed:
+            _tell_access(ctx, found)
         if found.verified.index_wrong:
             say(f"the ledger's index is not sound: {found.verified.ledger}")
         _say_logs(found, named_directory(command_line(ctx).data_dir))
@@ -209,6 +221,20 @@ def drill(
         _check_records(found)
 
     run(body)
+
+
+def _tell_access(ctx: typer.Context, found: Restored) -> None:
+    """What came back with the backup may have been ended since, and nobody but people know."""
+    from holdfast.identity.access.model import CONFIRM, REVIEW
+
+    named = named_directory(command_line(ctx).data_dir)
+    say(f"access is as it was at the backup of {found.created_at} and not yet confirmed:")
+    say(
+        "keys, people, passkeys and accounts that were ended or limited since are back as they were"
+    )
+    say("then. Until it is confirmed nobody is let in but the operator:")
+    say(f"  {REVIEW}{named}   lists what would be let in: end what was ended")
+    say(f"  {CONFIRM}{named}  lets the rest in again")
 
 
 def _check_records(found: Restored) -> None:

@@ -192,6 +192,7 @@ async def _stack(ctx: typer.Context, line: CommandLine, *, deep: bool) -> list[F
         async with session(ctx, timeout_seconds=DEEP_SECONDS if deep else 10) as api:
             return [
                 await _checked("gateway", lambda: _gateway(api)),
+                await _checked("access", lambda: _access(api)),
                 await _checked("registry", lambda: _profiles(api)),
                 await _checked("drones", lambda: _drones(api)),
                 await _checked("results", lambda: _results(api)),
@@ -247,6 +248,23 @@ async def _reasons(api: Any) -> list[str]:
     except HoldfastError:  # a system that is down cannot say why
         return []
     return service_problems(found.services)
+
+
+async def _access(api: Any) -> Finding:
+    """Whether a restore has left open who may enter."""
+    from holdfast.identity.access.client import AccessClient
+    from holdfast.identity.access.model import CONFIRM, REVIEW
+
+    found = await AccessClient(api).find(None)
+    if found.confirmed:
+        return Finding("access", "pass", "keys and people are let in as they stand")
+    since = min(each.backed_up_at for each in found.unconfirmed)
+    return Finding(
+        "access",
+        "fail",
+        f"as it was at the backup of {since} and not yet confirmed: only the operator is let in",
+        f"`{REVIEW}` shows who would be; end what was ended since, then `{CONFIRM}`",
+    )
 
 
 async def _profiles(api: Any) -> Finding:

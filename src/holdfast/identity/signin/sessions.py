@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row
 
+from holdfast.identity.access.store import check_confirmed
 from holdfast.identity.derived import check_maker, check_managed
 from holdfast.identity.finding import TenantFinder
 from holdfast.identity.granting import Act, Parts, custom_roles, granted_by, manages_others, whose
@@ -154,8 +155,13 @@ class SessionsService:
 
         What the browser had before ends, if it was of the same tenant; so does the oldest session
         of whoever has too many. What ended long ago is forgotten.
+
+        :class:`Denied` (``access-unconfirmed``) for everybody but the operator while access is as
+        it was at a backup: whatever they showed may have been ended since.
         """
         values, tenant = prepared.values, principal.tenant
+        if values["kind"] != PrincipalKind.OPERATOR:
+            check_confirmed(conn, tenant)
         now = values["began_at"]
         store.add_session(conn, values)
         self._parts.outbox.emit(conn, principal, prepared.began)

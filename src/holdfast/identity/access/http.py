@@ -1,0 +1,36 @@
+"""The routes of access after a restore: parse, call, map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from holdfast.identity.access.model import WAYS, Access, AccessConfirm, Way
+from holdfast.identity.access.service import AccessService
+from holdfast.kernel.http import get, post
+from holdfast.kernel.http.paging import Limit, Page, page_after, text_position
+from holdfast.kernel.principal import Permission, Principal
+
+
+def handlers(service: AccessService) -> list[Any]:
+    """Every route of access."""
+
+    @get("/v1/access", permission=Permission.IDENTITY_READ)
+    async def find_access(principal: Principal) -> Access:
+        """Tell the operator whether access is confirmed, and since which backups it is not."""
+        return await service.find(principal)
+
+    @get("/v1/access/ways", permission=Permission.IDENTITY_READ)
+    async def list_ways(
+        principal: Principal, limit: Limit = 100, cursor: str | None = None
+    ) -> Page[Way]:
+        """List for the operator every key and person that would be let in."""
+        after = text_position(WAYS, cursor)
+        items, following = await service.ways(principal, after=after, limit=limit)
+        return page_after(WAYS, items, following)
+
+    @post("/v1/access/confirm", permission=Permission.IDENTITY_WRITE, status=200)
+    async def confirm_access(principal: Principal, data: AccessConfirm | None = None) -> Access:
+        """Let in again who may enter now; only the operator says so, after a restore."""
+        return await service.confirm(principal, data or AccessConfirm())
+
+    return [find_access, list_ways, confirm_access]
