@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "session": ("holdfast.identity.signin.cli:app", "Browsers signed in: list, end."),
     "tenant": ("holdfast.identity.people.cli:tenant_app", "Tenants: make, list."),
     "audit": ("holdfast.app.commands.audit:app", "Who did what, and who was turned away."),
+    "whoami": ("holdfast.app.commands.whoami:app", "Who a command acts as, and what limits it."),
     "role": ("holdfast.identity.cli:role_app", "Roles and what they allow."),
     "pki": ("holdfast.identity.cli:pki_app", "Certificates of your own: make, list, renew."),
     "config": ("holdfast.app.commands.config:app", "Settings with their values and origins."),

@@ -89,7 +89,7 @@ def _task_handlers(service: FleetService) -> list[Any]:
         """Run a profile now."""
         return await service.collect(principal, data, idempotency_key=key)
 
-    @get("/v1/tasks", permission=Permission.TASKS_READ)
+    @get("/v1/tasks", permission=Permission.TASKS_READ, within=True)
     async def list_tasks(
         principal: Principal,
         status: TaskStatus | None = None,
@@ -106,17 +106,17 @@ def _task_handlers(service: FleetService) -> list[Any]:
         items, following = await service.list_tasks(principal, wanted, before=before, limit=limit)
         return page_after(TASKS, items, following)
 
-    @get("/v1/tasks/{task:str}", permission=Permission.TASKS_READ)
+    @get("/v1/tasks/{task:str}", permission=Permission.TASKS_READ, within=True)
     async def show_task(principal: Principal, task: str) -> Task:
         """Show one task with the attempts that came to nothing."""
         return await service.show_task(principal, task)
 
-    @post("/v1/tasks/{task:str}/cancel", permission=Permission.TASKS_WRITE, status=200)
+    @post("/v1/tasks/{task:str}/cancel", permission=Permission.TASKS_WRITE, status=200, within=True)
     async def cancel_task(principal: Principal, task: str, data: Cancel) -> Task:
         """Cancel a task that is not finished."""
         return await service.cancel(principal, task, data.reason)
 
-    @get("/v1/schedules", permission=Permission.TASKS_READ)
+    @get("/v1/schedules", permission=Permission.TASKS_READ, within=True)
     async def list_schedules(principal: Principal) -> list[ScheduledProfile]:
         """List when each profile is due."""
         return await service.schedules(principal)

@@ -52,6 +52,8 @@ JOIN_TOKENS = "join-tokens"
 
 COLLECT = "collect"
 """The kind of task, and the capability, of whoever collects."""
+OF_PROFILE = "profile:"
+"""How the exclusive name of what collects a profile begins; the profile's follows."""
 
 
 class _Wire(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

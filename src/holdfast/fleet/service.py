@@ -556,7 +556,7 @@ class FleetService(Admission, Hosts):
 
         def unit(conn: Connection) -> Task | None:
             row = store.find_tasks(conn, principal.tenant, [task]).get(task)
-            if row is None:
+            if row is None or not tasks.sees(principal, row):
                 return None
             history = store.find_attempts(conn, principal.tenant, task)
             return msgspec.structs.replace(
@@ -576,12 +576,17 @@ class FleetService(Admission, Hosts):
         before: str | None = None,
         limit: int = 100,
     ) -> tuple[list[Task], str | None]:
-        """Tasks, newest first, and where the next page begins (``before``); ``None`` at the end."""
+        """Tasks, newest first, and where the next page begins (``before``); ``None`` at the end.
+
+        For whoever is limited to some profiles: those that collect them.
+        """
         filters = _filters(wanted or TaskFilter())
         limit = page_size(limit)
         rows = await self.database.read(
             principal,
-            lambda conn: store.list_tasks(conn, principal.tenant, filters, before, limit + 1),
+            lambda conn: store.list_tasks(
+                conn, principal.tenant, filters, before, limit + 1, principal.profiles
+            ),
         )
         found = [fates.task_of(row) for row in rows[:limit]]
         return found, found[-1].id if len(rows) > limit else None
@@ -633,6 +638,7 @@ class FleetService(Admission, Hosts):
                 problem=row.problem,
             )
             for row in rows
+            if principal.sees(row.profile)
         ]
 
     # --- helpers ------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import Sequence as SqlSequence
 
+from holdfast.fleet.model import COLLECT, OF_PROFILE
 from holdfast.fleet.rules import State
 from holdfast.fleet.statements import by_ids, ids_of, is_sqlite, run_many, select_by_ids
 from holdfast.kernel.database import as_source, bulk_insert, metadata, tenant_table
@@ -239,9 +240,15 @@ def attempts_of(conn: Connection, tenant: str, ids: Collection[str]) -> Sequence
 
 
 def list_tasks(
-    conn: Connection, tenant: str, filters: Mapping[str, Any], before: str | None, limit: int
+    conn: Connection,
+    tenant: str,
+    filters: Mapping[str, Any],
+    before: str | None,
+    limit: int,
+    profiles: Collection[str] | None = None,
 ) -> Sequence[TaskRow]:
-    """Tasks with these column values, newest first, from below the id ``before``.
+    """Tasks with these column values, newest first, from below the id ``before``; with ``profiles``
+    those that collect one of them.
 
     ``state`` may be a list. Conditions are written out where an index is partial to them.
     """
@@ -259,6 +266,11 @@ def list_tasks(
     if before is not None:
         conditions.append("id < :before")
         values["before"] = before
+    if profiles is not None:
+        own = {f"profile_{n}": f"{OF_PROFILE}{name}" for n, name in enumerate(sorted(profiles))}
+        named = ", ".join(f":{n}" for n in own)
+        conditions += [f"kind = '{COLLECT}'", f"exclusive IN ({named or 'NULL'})"]
+        values |= own
     statement = (
         f"SELECT * FROM tasks WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT :limit"
     )

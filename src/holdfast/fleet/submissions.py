@@ -14,6 +14,7 @@ import msgspec
 from holdfast.fleet import rules, tasks
 from holdfast.fleet.model import (
     COLLECT,
+    OF_PROFILE,
     CollectPayload,
     CollectRequest,
     Task,
@@ -91,7 +92,7 @@ def _checked_payload(submit: TaskSubmit) -> tuple[dict[str, Any], str, str]:
         collect = msgspec.convert(submit.payload, CollectPayload)
     except msgspec.ValidationError as error:
         raise Invalid(f"cannot submit a collect task: {error}") from error
-    exclusive = f"profile:{collect.profile}"
+    exclusive = f"{OF_PROFILE}{collect.profile}"
     if submit.exclusive not in ("", exclusive):
         raise Invalid(f"cannot submit a collect task: its exclusive name is {exclusive}")
     # Whoever submits it, one worker at a time collects a profile.

@@ -30,7 +30,7 @@ from holdfast.fleet.fates import (
     task_after,
     task_of,
 )
-from holdfast.fleet.model import COLLECT, Complete, Task, TaskStatus
+from holdfast.fleet.model import COLLECT, OF_PROFILE, Complete, Task, TaskStatus
 from holdfast.fleet.rules import (
     FINAL,
     Holding,
@@ -471,6 +471,14 @@ def _not_found(task: str) -> NotFound:
     return NotFound(f"cannot find the task {task}", code="task-not-found")
 
 
+def sees(principal: Principal, row: Any) -> bool:
+    """Whether a task is within the principal's profiles, if it is limited to some: only what
+    collects is of a profile, and its exclusive name says of which."""
+    if principal.profiles is None:
+        return True
+    return row.kind == COLLECT and principal.sees(row.exclusive.removeprefix(OF_PROFILE))
+
+
 def cancel(
     conn: Connection,
     principal: Principal,
@@ -483,7 +491,7 @@ def cancel(
 ) -> tuple[Task, list[str]]:
     """End an unfinished task; the same answer again, without an event, if it was cancelled."""
     row = store.find_tasks(conn, principal.tenant, [task], lock=True).get(task)
-    if row is None:
+    if row is None or not sees(principal, row):
         raise _not_found(task)
     state = State(row.state)
     if state is State.CANCELLED:

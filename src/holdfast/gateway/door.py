@@ -36,6 +36,8 @@ CSRF_HEADER = b"x-csrf-token"
 FORM = b"application/x-www-form-urlencoded"
 WORKER_PREFIX = "hfw_"
 KEY_PREFIX = "hf_"
+HOLDER = "holdfast.holder"
+"""In the scope of a request that came with an API key of ours: whose it is, and its limits."""
 TENANT_HEADER = b"x-tenant-id"
 PROOF = HEADER.lower().encode()
 REMEMBERED_SECONDS = 5.0
@@ -182,6 +184,7 @@ class DoorAuthenticator:
                 hint="call from one of the addresses that the key was made for; "
                 "`holdfast apikey list` shows them to whoever may see it",
             )
+        scope[HOLDER] = holder
         return principal_of(holder)
 
 

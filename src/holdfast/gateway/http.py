@@ -16,9 +16,10 @@ from litestar.datastructures import Cookie
 from litestar.handlers import HTTPRouteHandler
 
 from holdfast.gateway.audit import LOGIN_LINKS
-from holdfast.gateway.door import COOKIE, SECURE_COOKIE, session_secret
+from holdfast.gateway.door import COOKIE, HOLDER, SECURE_COOKIE, session_secret
 from holdfast.identity import LoginLinks
 from holdfast.identity.login import LINK_SECONDS
+from holdfast.identity.model import KeyHolder
 from holdfast.identity.signin.model import SessionBegin, SessionBegun, SessionHolder, csrf_of
 from holdfast.identity.signin.oauth_model import OAuthAsk, OAuthBegun, OAuthFinish, OAuthStart
 from holdfast.identity.signin.passkey_model import (
@@ -66,13 +67,20 @@ class LoginLink(msgspec.Struct, frozen=True, kw_only=True):
     origin: str = ""
 
 
-class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):
-    """The caller as the door sees it."""
+class WhoAmI(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The caller as the door sees it.
+
+    ``profiles`` are those that it is limited to, ``addresses`` where a key holds, ``expires_at``
+    until when; what is left out is no limit.
+    """
 
     tenant: str
     subject: str
     kind: str
     permissions: list[str]
+    profiles: list[str] = []
+    addresses: list[str] = []
+    expires_at: str = ""
 
 
 DEVICE_COOKIE = "holdfast_device"
@@ -432,13 +440,18 @@ def handlers(links: LoginLinks, browsers: Browsers, origin: str = "") -> list[An
         return LoginLink(path=path, seconds=LINK_SECONDS, origin=origin.rstrip("/"))
 
     @get("/v1/whoami", permission=Permission.SELF, tag="login", operation_id="whoami")
-    async def whoami(principal: Principal) -> WhoAmI:
-        """The caller as the door sees it."""
+    async def whoami(request: Request[Any, Any, Any], principal: Principal) -> WhoAmI:
+        """The caller as the door sees it, and what limits it."""
+        scope: Any = request.scope
+        holder: KeyHolder | None = scope.get(HOLDER)
         return WhoAmI(
             tenant=principal.tenant,
             subject=principal.subject,
             kind=principal.kind.value,
             permissions=sorted(permission.value for permission in principal.permissions),
+            profiles=sorted(principal.profiles or ()),
+            addresses=[] if holder is None else holder.addresses,
+            expires_at="" if holder is None else holder.expires_at,
         )
 
     @post(

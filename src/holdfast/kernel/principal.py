@@ -92,6 +92,11 @@ class Principal:
     def may(self, permission: Permission) -> bool:
         return permission is Permission.PUBLIC or permission in self.permissions
 
+    def sees(self, profile: str) -> bool:
+        """Whether what belongs to ``profile`` is there for it. What is not, it is told of as of
+        what there is not: whether something exists is nobody's business beyond its limits."""
+        return self.profiles is None or profile in self.profiles
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -157,6 +162,29 @@ def sees_the_whole(principal: Principal) -> bool:
     )
 
 
+def out_of_scope(principal: Principal, profile: str | None) -> Denied:
+    """The refusal of what is beyond a limited principal's profiles, or of no one profile."""
+    hint = f"it is for {_some(principal.profiles or ())}"
+    if profile:
+        return Denied(
+            "cannot do this: the credential is limited to some profiles, and this is not one",
+            code="out-of-scope",
+            hint=hint,
+        )
+    return Denied(
+        "cannot do this: it is closed to a credential that is limited to some profiles",
+        code="out-of-scope",
+        hint=f"since it would tell of other profiles, or do something to them; {hint}",
+    )
+
+
+def seen_of(principal: Principal) -> str:
+    """What a limited principal is told where something is not found; empty for any other."""
+    if principal.profiles is None:
+        return ""
+    return f"the credential sees what is of {_some(principal.profiles)} only"
+
+
 def _some(names: Iterable[str]) -> str:
     known = sorted(names)
     return ", ".join(known[:5]) + (" and more" if len(known) > 5 else "")
@@ -182,10 +210,5 @@ class PermissionAuthoriser:
         if found.allowed:
             return
         if found.missing == "profile":
-            raise Denied(
-                "cannot do this: the credential is limited to some profiles, and this is not one",
-                code="out-of-scope",
-                hint="what is of no one profile, such as lists, is closed to it; it is "
-                f"for {_some(principal.profiles or ())}",
-            )
+            raise out_of_scope(principal, profile)
         raise Denied(f"cannot do this: {found.missing} is missing", code="permission-missing")

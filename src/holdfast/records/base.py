@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from holdfast.fleet.grants import Grants
 from holdfast.fleet.model import Grant
@@ -26,6 +26,7 @@ from holdfast.kernel.trusted import TrustedKeys
 from holdfast.keyring import Keyring
 from holdfast.records import store
 from holdfast.records.content import RecordKeys
+from holdfast.records.errors import no_such_run
 from holdfast.records.metrics import RecordsMetrics
 from holdfast.records.model import Drift, Run, RunStatus
 from holdfast.records.personal import Marks
@@ -164,6 +165,14 @@ class Part:
         if size <= self._settings.thread_records:
             return work()
         return await asyncio.to_thread(work)
+
+
+def seen_run(conn: Connection, principal: Principal, run: str) -> Row[Any]:
+    """The run's row; no such run for whoever is limited to other profiles than its own."""
+    row = store.find(conn, store.runs, principal.tenant, run=run)
+    if row is None or not principal.sees(row.profile):
+        raise no_such_run(run)
+    return row
 
 
 def run_of(row: Row[Any]) -> Run:

@@ -20,8 +20,8 @@ from holdfast.kernel.http import decode_cursor, encode_cursor
 from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.principal import Principal
 from holdfast.records import store
+from holdfast.records.base import seen_run
 from holdfast.records.content import Content, decode_content
-from holdfast.records.errors import no_such_run
 from holdfast.records.model import FieldChange, RecordChange, RunDiff, RunStatus, Scalar, is_final
 from holdfast.records.reading import Reading, assemble
 
@@ -69,8 +69,8 @@ class Differences(Reading):
 
         def unit(conn: Connection) -> RunDiff:
             tenant = principal.tenant
-            newer = _ended(conn, tenant, run)
-            older = _ended(conn, tenant, base) if base else None
+            newer = _ended(conn, principal, run)
+            older = _ended(conn, principal, base) if base else None
             span = _span(conn, tenant, newer, older)
             counts = begun[1:] or _counts(conn, tenant, newer, span, alone=older is None)
             chosen: list[tuple[Any, Any | None]] = []
@@ -105,10 +105,8 @@ def _counts(conn: Connection, tenant: str, run: Any, span: _Span, *, alone: bool
     return [found["new"], found["changed"], found["withdrawn"]]
 
 
-def _ended(conn: Connection, tenant: str, run: str) -> Any:
-    row = store.find(conn, store.runs, tenant, run=run)
-    if row is None:
-        raise no_such_run(run)
+def _ended(conn: Connection, principal: Principal, run: str) -> Any:
+    row = seen_run(conn, principal, run)
     if not is_final(RunStatus(row.status)):
         raise Conflict(
             f"cannot compare the run {run}: it has not ended ({row.status})",

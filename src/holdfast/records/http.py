@@ -203,7 +203,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
         _check_path(run, data.run)
         return await service.close(principal, data)
 
-    @get("/v1/runs", permission=Permission.RUNS_READ)
+    @get("/v1/runs", permission=Permission.RUNS_READ, within=True)
     async def list_runs(
         principal: Principal,
         profile: str = "",
@@ -218,12 +218,12 @@ def _run_routes(service: RecordsService) -> list[Any]:
         which = run_filter(profile=profile, status=status, run=run, since=since, until=until)
         return await service.runs(principal, which, cursor=cursor, limit=limit)
 
-    @get("/v1/runs/{run:str}", permission=Permission.RUNS_READ)
+    @get("/v1/runs/{run:str}", permission=Permission.RUNS_READ, within=True)
     async def show_run(principal: Principal, run: str) -> Run:
         """Show one run."""
         return await service.run(principal, run)
 
-    @get("/v1/runs/{run:str}/diff", permission=Permission.RECORDS_READ)
+    @get("/v1/runs/{run:str}/diff", permission=Permission.RECORDS_READ, within=True)
     async def diff_run(
         principal: Principal,
         run: str,
@@ -234,19 +234,21 @@ def _run_routes(service: RecordsService) -> list[Any]:
         """Compare what is published since the run with what was before it, or since `base`."""
         return await service.run_diff(principal, run, base=base, cursor=cursor, limit=limit)
 
-    @post("/v1/runs/{run:str}/accept", permission=Permission.PROFILES_WRITE, status=200)
+    @post(
+        "/v1/runs/{run:str}/accept", permission=Permission.PROFILES_WRITE, status=200, within=True
+    )
     async def accept_run_drift(principal: Principal, run: str) -> Run:
         """Say that the source is to look from now on as this failed run saw it."""
         return await service.accept_drift(principal, run)
 
-    @get("/v1/notices", permission=Permission.RUNS_READ)
+    @get("/v1/notices", permission=Permission.RUNS_READ, within=True)
     async def list_notices(
         principal: Principal, profile: str = "", cursor: str | None = None, limit: Limit = 100
     ) -> Page[Notice]:
         """List what somebody should be told about sources, the newest first."""
         return await service.notices(principal, profile=profile, cursor=cursor, limit=limit)
 
-    @get("/v1/runs/{run:str}/responses", permission=Permission.RUNS_READ)
+    @get("/v1/runs/{run:str}/responses", permission=Permission.RUNS_READ, within=True)
     async def list_run_responses(principal: Principal, run: str) -> list[StoredResponse]:
         """List the raw responses of a run."""
         return await service.responses(principal, run)
@@ -255,6 +257,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
         "/v1/runs/{run:str}/responses/{sequence:int}/content",
         permission=Permission.RECORDS_EXPORT,
         media_type="application/octet-stream",
+        within=True,
     )
     async def download_run_response(principal: Principal, run: str, sequence: int) -> Any:
         """Download the bytes that the source sent, as an attachment.
@@ -270,7 +273,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
         }
         return Stream(body.chunks, media_type="application/octet-stream", headers=headers)
 
-    @get("/v1/results", permission=Permission.RUNS_READ)
+    @get("/v1/results", permission=Permission.RUNS_READ, within=True)
     async def list_results(
         principal: Principal,
         profile: str = "",
@@ -285,7 +288,7 @@ def _run_routes(service: RecordsService) -> list[Any]:
         which = run_filter(profile=profile, status=status, run=run, since=since, until=until)
         return await service.results(principal, which, cursor=cursor, limit=limit)
 
-    @get("/v1/rejects", permission=Permission.RECORDS_READ)
+    @get("/v1/rejects", permission=Permission.RECORDS_READ, within=True)
     async def list_rejects(
         principal: Principal,
         profile: str = "",
@@ -378,7 +381,7 @@ def _record_routes(service: RecordsService) -> list[Any]:
         """Describe a profile's export as a Frictionless data package."""
         return await service.data_package(principal, profile, as_of=as_of)
 
-    @get("/v1/records/{record:str}", permission=Permission.RECORDS_READ)
+    @get("/v1/records/{record:str}", permission=Permission.RECORDS_READ, within=True)
     async def show_record(
         principal: Principal, record: str, as_of: str | None = None
     ) -> RecordHistory:
@@ -389,6 +392,7 @@ def _record_routes(service: RecordsService) -> list[Any]:
         "/v1/records/{record:str}/receipt",
         permission=Permission.RECORDS_READ,
         media_type="application/json",
+        within=True,
     )
     async def show_record_receipt(
         principal: Principal, record: str, revision: int | None = None
@@ -397,7 +401,7 @@ def _record_routes(service: RecordsService) -> list[Any]:
         made = await service.receipt(principal, record, revision=revision)
         return Response(made, media_type="application/json", headers={"Cache-Control": "no-store"})
 
-    @get("/v1/records/freshness", permission=Permission.RECORDS_READ)
+    @get("/v1/records/freshness", permission=Permission.RECORDS_READ, within=True)
     async def list_freshness(principal: Principal) -> list[Freshness]:
         """List how old each profile's data is."""
         return await service.freshness(principal)

@@ -24,8 +24,8 @@ from holdfast.keyring.model import RESPONSES, DataKey
 from holdfast.keyring.stream import MAGIC as STREAM_MAGIC
 from holdfast.keyring.stream import sealed_stream, unsealed_stream
 from holdfast.records import store
-from holdfast.records.base import Part
-from holdfast.records.errors import DigestMismatch, ResponseConflict, no_such_run
+from holdfast.records.base import Part, seen_run
+from holdfast.records.errors import DigestMismatch, ResponseConflict
 from holdfast.records.model import RawResponse, StoredResponse
 from holdfast.records.ports import ResponseBody
 from holdfast.records.slots import check_attempt, check_slot
@@ -138,9 +138,7 @@ class RawResponses(Part):
         """The raw responses of the run's current attempt, in order."""
 
         def unit(conn: Connection) -> list[StoredResponse]:
-            row = store.find(conn, store.runs, principal.tenant, run=run)
-            if row is None:
-                raise no_such_run(run)
+            row = seen_run(conn, principal, run)
             found = conn.execute(
                 select(store.responses)
                 .where(store.of_key(store.responses, principal.tenant, run=run, fence=row.fence))
@@ -189,7 +187,7 @@ class RawResponses(Part):
             found = row and store.find(
                 conn, store.responses, principal.tenant, fence=row.fence, **key
             )
-            if row is None or found is None:
+            if row is None or found is None or not principal.sees(row.profile):
                 raise NotFound(
                     f"cannot find the response {sequence} of the run {run[:64]}",
                     code="response-not-found",

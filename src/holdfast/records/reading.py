@@ -25,7 +25,7 @@ from holdfast.kernel.http.paging import page_size
 from holdfast.kernel.moments import check_come, check_order
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.records import store
-from holdfast.records.base import run_of
+from holdfast.records.base import run_of, seen_run
 from holdfast.records.columns import scalar_text
 from holdfast.records.content import KEY_BYTES, Content, decode_content, encode_sorted
 from holdfast.records.errors import NoSuchRecord, no_such_run
@@ -211,6 +211,8 @@ class Reading(Unsealing):
 
         def unit(conn: Connection) -> tuple[int, int, list[Record], list[SealedRow]]:
             found = store.latest_of_record(conn, principal.tenant, key)
+            if found is not None and not principal.sees(found.profile):
+                found = None
             head = found and store.find(conn, store.heads, principal.tenant, profile=found.profile)
             if found is None or head is None:
                 raise _no_such_record(record)
@@ -291,10 +293,7 @@ class Reading(Unsealing):
         """One run as it stands."""
 
         def unit(conn: Connection) -> Run:
-            row = store.find(conn, store.runs, principal.tenant, run=run)
-            if row is None:
-                raise no_such_run(run)
-            return run_of(row)
+            return run_of(seen_run(conn, principal, run))
 
         return await self._db.read(principal, unit)
 
@@ -338,6 +337,7 @@ class Reading(Unsealing):
             order.is_not(None),
             order < before,
             *_run_conditions(chosen),
+            *store.within_limits(store.runs, principal),
         )
         statement = select(store.runs).where(condition).order_by(order.desc()).limit(wanted + 1)
         rows = await self._db.read(principal, lambda conn: conn.execute(statement).all())
@@ -357,7 +357,7 @@ class Reading(Unsealing):
         """Rows that failed typing: the last run's first, in the order of their arrival."""
         chosen, table = which or RunFilter(), store.rejects
         wanted, kind = page_size(limit), f"rejects-{canonical_digest(chosen)[7:23]}"
-        conditions: list[ColumnElement[bool]] = [table.c.tenant == principal.tenant]
+        conditions = [table.c.tenant == principal.tenant, *store.within_limits(table, principal)]
         if cursor:
             run_number, number = decode_cursor(kind, cursor, int, int)
             conditions.append(

@@ -108,7 +108,7 @@ class Receipts(Reading):
     ) -> tuple[_Found, bytes]:
         key = record_key(record)
         found = await self._db.read(
-            principal, lambda conn: _found(conn, principal.tenant, key, record, revision)
+            principal, lambda conn: _found(conn, principal, key, record, revision)
         )
         signed = SignedBatch(found.batch)
         events = [found.event]
@@ -182,9 +182,12 @@ class Receipts(Reading):
         )
 
 
-def _found(conn: Connection, tenant: str, key: bytes, record: str, revision: int | None) -> _Found:
+def _found(
+    conn: Connection, principal: Principal, key: bytes, record: str, revision: int | None
+) -> _Found:
+    tenant = principal.tenant
     latest = store.latest_of_record(conn, tenant, key)
-    if latest is None:
+    if latest is None or not principal.sees(latest.profile):
         raise NoSuchRecord(f"cannot find the record {record}")
     head = store.find(conn, store.heads, tenant, profile=latest.profile)
     assert head is not None

@@ -400,6 +400,13 @@ def find(conn: Connection, table: Table, tenant: str, **key: Any) -> Row[Any] | 
     return conn.execute(select(table).where(of_key(table, tenant, **key))).first()
 
 
+def within_limits(table: Table, principal: Principal) -> list[ColumnElement[bool]]:
+    """What keeps a list of ``table`` to the profiles that ``principal`` is limited to, if any."""
+    if principal.profiles is None:
+        return []
+    return [table.c.profile.in_(sorted(principal.profiles))]
+
+
 def add(conn: Connection, table: Table, **values: Any) -> None:
     """Insert one row."""
     conn.execute(insert(table).values(**values))

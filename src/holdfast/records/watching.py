@@ -25,8 +25,7 @@ from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Principal
 from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.records import store
-from holdfast.records.base import run_of
-from holdfast.records.errors import no_such_run
+from holdfast.records.base import run_of, seen_run
 from holdfast.records.listing import WITHHELD_HINT
 from holdfast.records.model import (
     Drift,
@@ -399,9 +398,7 @@ class Watching(Reading):
 
         def unit(conn: Connection) -> Run:
             tenant = principal.tenant
-            row = store.find(conn, store.runs, tenant, run=run)
-            if row is None:
-                raise no_such_run(run)
+            row = seen_run(conn, principal, run)
             failed = row.status == RunStatus.FAILED.value and row.code in _SHAPE_CODES
             code = f" ({row.code})" if row.code else ""
             if not failed and not _brought_little(row.usual, row.records):
@@ -457,6 +454,7 @@ class Watching(Reading):
         wanted, kind, table = page_size(limit), f"notices-{profile}", store.notices
         before = int(decode_cursor(kind, cursor, int)[0]) if cursor else _LAST
         conditions = [table.c.tenant == principal.tenant, table.c.number < before]
+        conditions += store.within_limits(table, principal)
         if profile:
             conditions.append(table.c.profile == profile)
         statement = (
@@ -472,7 +470,8 @@ class Watching(Reading):
         Nothing is wrong with a profile that was removed: it is to be silent. Also sets the gauges
         by which alerts see it.
         """
-        return [line for line, _ in await self._lines(principal)]
+        lines = await self._lines(principal)
+        return [line for line, _ in lines if principal.sees(line.profile)]
 
     async def _lines(self, principal: Principal) -> list[tuple[Freshness, bool | None]]:
         """The lines of :meth:`freshness`, each with whether something would be wrong with it if the

@@ -84,14 +84,14 @@ def _writing(service: RegistryService) -> list[Any]:
 
 
 def _reading(service: RegistryService) -> list[Any]:
-    @get("/v1/profiles", permission=READ)
+    @get("/v1/profiles", permission=READ, within=True)
     async def list_profiles(
         principal: Principal, cursor: str | None = None, limit: Limit = 100
     ) -> Page[ProfileStatus]:
         """List profiles by name, with what is wrong with the newest file of each."""
         return await service.list(principal, cursor=cursor, limit=limit)
 
-    @get("/v1/profiles/all/count", permission=READ)
+    @get("/v1/profiles/all/count", permission=READ, within=True)
     async def count_profiles(principal: Principal) -> ProfileCount:
         """Count the profiles that the list has."""
         return ProfileCount(profiles=await service.count(principal))

@@ -217,12 +217,21 @@ def history(
 
 def names(conn: Connection, principal: Principal, after: str, limit: int) -> list[str]:
     """Names in order, after ``after``: of heads, and of files that never gave one."""
-    given = {"tenant": principal.tenant, "after": after, "limit": limit}
-    return [row.name for row in conn.execute(_LIST, given)]
+    found: list[str] = []
+    while True:
+        given = {"tenant": principal.tenant, "after": after, "limit": limit}
+        some = [row.name for row in conn.execute(_LIST, given)]
+        found += filter(principal.sees, some)
+        if len(found) >= limit or len(some) < limit:
+            return found[:limit]
+        after = some[-1]
 
 
 def count(conn: Connection, principal: Principal) -> int:
     """How many names :func:`names` has in all."""
+    if principal.profiles is not None:
+        most = len(principal.profiles)
+        return len(names(conn, principal, "", most)) if most else 0
     found: int = conn.execute(_COUNT, {"tenant": principal.tenant}).scalar_one()
     return found
 

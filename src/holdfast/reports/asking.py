@@ -105,9 +105,11 @@ class QueryService:
     async def query(self, principal: Principal, query: Query) -> QueryResult:
         """Answer one ``SELECT`` as of its moment.
 
-        ``Invalid`` for SQL that is no single ``SELECT``, that calls what is not for queries, names
-        a table that there is not, or fails; ``Denied`` for a table whose permission is missing;
-        ``TooLarge`` beyond time, memory, rows or bytes; ``Exhausted`` when too many wait.
+        Whoever is limited to some profiles has their records, runs and tasks before them, and no
+        events. ``Invalid`` for SQL that is no single ``SELECT``, that calls what is not for
+        queries, names a table that there is not, or fails; ``Denied`` for a table whose permission
+        is missing; ``TooLarge`` beyond time, memory, rows or bytes; ``Exhausted`` when too many
+        wait.
         """
         return msgspec.json.decode(await self.answer(principal, query), type=QueryResult)
 
@@ -197,8 +199,12 @@ class QueryService:
         position = (await self._log.moment(principal, moment, query.position)).position
         gathered = _Gathered(position)
         gathered.withheld = {
-            name: need.value for name, need in NEEDED.items() if not principal.may(need)
+            name: f"{need.value} is missing"
+            for name, need in NEEDED.items()
+            if not principal.may(need)
         }
+        if principal.profiles is not None and "events" not in gathered.withheld:
+            gathered.withheld["events"] = "the credential is limited to some profiles"
         if "records" not in gathered.withheld:
             await self._records(principal, query, moment, gathered)
         for name in ("events", "runs", "tasks"):
@@ -273,6 +279,7 @@ class QueryService:
             str(state["profile"]): state
             async for states in self._states(principal, "publications", position)
             for state in states
+            if principal.sees(str(state["profile"]))
         }
 
     async def _states(
@@ -293,7 +300,8 @@ class QueryService:
     ) -> AsyncIterator[list[list[Any]]]:
         columns = [column for column, _ in LAYOUTS[name]]
         async for states in self._states(principal, name, position):
-            yield [[state.get(column) for column in columns] for state in states]
+            seen = [state for state in states if _sees(principal, name, state)]
+            yield [[state.get(column) for column in columns] for state in seen]
 
     async def _events(
         self, principal: Principal, first: int, position: int
@@ -381,6 +389,17 @@ def _names(profile: str, published: Collection[str]) -> list[str]:
     plain = identifier(own)
     clash = plain in TABLES or any(identifier(o) == plain for o in published if o != profile)
     return [own] if clash or plain == own else [own, plain]
+
+
+def _sees(principal: Principal, table: str, state: dict[str, Any]) -> bool:
+    """Whether a run or a task is of a profile that the principal sees; a task of another kind than
+    those that collect is of none."""
+    if principal.profiles is None:
+        return True
+    if table == "runs":
+        return principal.sees(str(state.get("profile")))
+    collects = state.get("kind") == "collect"
+    return collects and principal.sees(str(state.get("exclusive")).removeprefix("profile:"))
 
 
 def _told(query: Query, gathered: _Gathered) -> dict[str, Any]:

@@ -32,7 +32,7 @@ SANDBOX = "default-src 'none'; sandbox"
 def handlers(service: ReportsService) -> list[Any]:
     """The routes of the reporter."""
 
-    @post("/v1/reports", permission=Permission.REPORTS_WRITE, accepts=SPEC_TYPES)
+    @post("/v1/reports", permission=Permission.REPORTS_WRITE, accepts=SPEC_TYPES, within=True)
     async def run(request: ApiRequest, principal: Principal) -> Response[Report]:
         """Compute a report, or answer the one that the same spec over the same inputs gave."""
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -44,7 +44,7 @@ def handlers(service: ReportsService) -> list[Any]:
             headers={"Location": f"/v1/reports/{report.id}"},
         )
 
-    @get("/v1/reports", permission=Permission.REPORTS_READ)
+    @get("/v1/reports", permission=Permission.REPORTS_READ, within=True)
     async def list_(
         principal: Principal,
         name: str = "",
@@ -58,12 +58,12 @@ def handlers(service: ReportsService) -> list[Any]:
             principal, name=name, since=since, until=until, cursor=cursor, limit=limit
         )
 
-    @get("/v1/reports/{report_id:str}", permission=Permission.REPORTS_READ)
+    @get("/v1/reports/{report_id:str}", permission=Permission.REPORTS_READ, within=True)
     async def show(principal: Principal, report_id: str) -> Report:
         """One report, with the beginning of its rows."""
         return await service.show(principal, report_id)
 
-    @get("/v1/reports/{report_id:str}/data", permission=Permission.REPORTS_READ)
+    @get("/v1/reports/{report_id:str}/data", permission=Permission.REPORTS_READ, within=True)
     async def data(
         principal: Principal,
         report_id: str,
@@ -75,12 +75,12 @@ def handlers(service: ReportsService) -> list[Any]:
         content = await service.data(principal, report_id, wanted, exact=exact)
         return _attachment(content, report_id, format)
 
-    @get("/v1/reports/{report_id:str}/chart.svg", permission=Permission.REPORTS_READ)
+    @get("/v1/reports/{report_id:str}/chart.svg", permission=Permission.REPORTS_READ, within=True)
     async def chart_svg(principal: Principal, report_id: str) -> Response[bytes]:
         """The report drawn, as SVG."""
         return _attachment(await service.chart(principal, report_id, "svg"), report_id, "svg")
 
-    @get("/v1/reports/{report_id:str}/chart.png", permission=Permission.REPORTS_READ)
+    @get("/v1/reports/{report_id:str}/chart.png", permission=Permission.REPORTS_READ, within=True)
     async def chart_png(principal: Principal, report_id: str) -> Response[bytes]:
         """The report drawn, as PNG at twice the size."""
         return _attachment(await service.chart(principal, report_id, "png"), report_id, "png")
@@ -89,6 +89,7 @@ def handlers(service: ReportsService) -> list[Any]:
         "/v1/reports/{report_id:str}/receipt",
         permission=Permission.REPORTS_READ,
         media_type="application/json",
+        within=True,
     )
     async def receipt(
         principal: Principal, report_id: str, column: str, row: int | None = None
@@ -103,7 +104,7 @@ def handlers(service: ReportsService) -> list[Any]:
 def query_handlers(service: QueryService) -> list[Any]:
     """The route of ad-hoc SQL."""
 
-    @post("/v1/query", permission=Permission.REPORTS_READ, status=200)
+    @post("/v1/query", permission=Permission.REPORTS_READ, status=200, within=True)
     async def query(
         principal: Principal,
         data: Query,

@@ -434,7 +434,7 @@ class ChildTable(Struct, frozen=True, kw_only=True):
 
 
 class QueryJob(Struct, frozen=True, kw_only=True):
-    """What the child is given. ``withheld`` are tables that exist but not for this caller,
+    """What the child is given. ``withheld`` are tables that exist but not for this caller, and why,
     ``later`` those of which nothing was there yet."""
 
     sql: str

@@ -380,7 +380,7 @@ def _check(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loaded
         check_tree(tree, [*there, *job.withheld], listed)
         raise Denied(
             "cannot run the query: "
-            + ", ".join(f"{need} is missing for {name}" for name, need in job.withheld.items()),
+            + "; ".join(f"{why}, for {name}" for name, why in job.withheld.items()),
             code="permission-missing",
         ) from error
     check_sealed(tree, loaded.lacking)

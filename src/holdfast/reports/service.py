@@ -36,7 +36,7 @@ from holdfast.kernel.moments import check_order
 from holdfast.kernel.objects import Objects
 from holdfast.kernel.objects.orphans import confirm, noted
 from holdfast.kernel.outbox import Event, Outbox
-from holdfast.kernel.principal import Permission, Principal
+from holdfast.kernel.principal import Permission, Principal, out_of_scope
 from holdfast.kernel.telemetry import request_id
 from holdfast.ledger.notes import own_signature
 from holdfast.records.errors import EventSealed
@@ -157,6 +157,9 @@ class ReportsService:
         """
         check_spec(spec)
         _require(principal, Permission.RECORDS_READ)
+        for source in spec.inputs.values():
+            if not principal.sees(source.profile):
+                raise out_of_scope(principal, source.profile)
         zones, unknown = await self._zones(principal, spec)
         spec = zoned(spec, zones)
         inputs, files = await self._inputs(principal, spec)
@@ -194,7 +197,10 @@ class ReportsService:
         cursor: str | None = None,
         limit: int = 50,
     ) -> Page[ReportSummary]:
-        """Reports, newest first; of one ``name``, created in ``since`` ≤ t < ``until``."""
+        """Reports, newest first; of one ``name``, created in ``since`` ≤ t < ``until``.
+
+        For whoever is limited to some profiles: those that were made of nothing else.
+        """
         (before,) = decode_cursor(_CURSOR, cursor, int) if cursor else (_SEQUENCE_MAX,)
         limit = page_size(limit)
         first, last = _moment(since, "since") or "", _moment(until, "until") or _FOREVER
@@ -202,15 +208,22 @@ class ReportsService:
             check_order("list reports", ("since", since), ("until", until), (first, last))
 
         def unit(conn: Connection) -> Numbered:
-            return store.newest(
-                conn,
-                principal,
-                name=name,
-                since=first,
-                until=last,
-                before=before,
-                limit=limit + 1,
-            )
+            found: Numbered = []
+            below = before
+            while True:
+                some = store.newest(
+                    conn,
+                    principal,
+                    name=name,
+                    since=first,
+                    until=last,
+                    before=below,
+                    limit=limit + 1,
+                )
+                found += [each for each in some if _seen(principal, each[1])]
+                if len(found) > limit or len(some) <= limit:
+                    return found[: limit + 1]
+                below = some[-1][0]
 
         rows = await self._db.read(principal, unit)
         more = len(rows) > limit
@@ -222,7 +235,7 @@ class ReportsService:
     async def show(self, principal: Principal, report_id: str) -> Report:
         """One report; :class:`UnknownReport` if there is none."""
         found = await self._db.read(principal, lambda conn: store.find(conn, principal, report_id))
-        if found is None:
+        if found is None or not _seen(principal, found):
             raise UnknownReport(
                 f"cannot find the report {report_id}", hint="`holdfast report list` shows them"
             )
@@ -667,6 +680,11 @@ def _utc_notes(spec: ReportSpec, unknown: Collection[str]) -> Sequence[str]:
         for name in unzoned(spec)
         if spec.inputs[name].profile in unknown
     ]
+
+
+def _seen(principal: Principal, report: Report) -> bool:
+    """Whether all that a report was made of is within the principal's profiles."""
+    return all(principal.sees(used.profile) for used in report.inputs)
 
 
 def _require(principal: Principal, permission: Permission) -> None:

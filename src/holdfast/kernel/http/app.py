@@ -44,6 +44,7 @@ from holdfast.kernel.principal import (
     Permission,
     PermissionAuthoriser,
     Principal,
+    seen_of,
     sees_the_whole,
 )
 from holdfast.kernel.telemetry import METRICS_CONTENT_TYPE, Metrics, get_logger, request_id
@@ -195,6 +196,10 @@ def _is_the_routers_own(handler: Any) -> bool:
 
 def _exception(request: Any, error: Exception) -> Response[bytes]:
     found = translate(request, error)
+    principal: Principal | None = request.scope.get(PRINCIPAL)
+    if found.kind is Kind.NOT_FOUND and principal is not None:
+        # Of what is beyond its limits and of what there is not alike.
+        found.hint = seen_of(principal) or found.hint
     if found.kind in (Kind.INTERNAL, Kind.CORRUPT):
         log.error(
             "request failed",

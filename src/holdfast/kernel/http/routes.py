@@ -101,6 +101,7 @@ class RouteRules:
     media_type: str
     responses: Mapping[int, str] = field(default_factory=dict)
     open_query: bool = False
+    within: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ def route(
     in_schema: bool = True,
     profile: str = "profile",
     open_query: bool = False,
+    within: bool = False,
 ) -> Callable[[Callable[..., Any]], HTTPRouteHandler]:
     """Declare a route.
 
@@ -142,8 +144,11 @@ def route(
     ``media_type`` documents what an answer that is not JSON is; ``responses`` tells of further
     statuses. ``profile`` names the argument that says which profile the request is about, or a
     member of the body (``data.profile``): a caller limited to some profiles is held to it, and is
-    refused where a route has no such argument. ``open_query``: parameters that the route does not
-    know are passed over, where somebody else writes the address (RFC 6749 §4.1.2).
+    refused where a route has no such argument, or it is empty; unless the service holds them to
+    it (``within``): then what an id names is there for them only if it is of one of their profiles
+    (:meth:`~holdfast.kernel.principal.Principal.sees`), and a list has nothing else.
+    ``open_query``: parameters that the route does not know are passed over, where somebody else
+    writes the address (RFC 6749 §4.1.2).
     """
 
     def decorate(function: Callable[..., Any]) -> HTTPRouteHandler:
@@ -179,6 +184,7 @@ def route(
             media_type=media_type,
             responses=dict(responses or {}),
             open_query=open_query,
+            within=within,
         )
         return HTTPRouteHandler(
             path,
@@ -295,11 +301,14 @@ def _endpoint(function: Callable[..., Any], rules: RouteRules) -> Callable[..., 
     read = _reader(rules)
     body, reserved = rules.body, rules.reserved
     answer = _answerer(rules)
+    of_none = not rules.within and not _names_a_profile(rules)
 
     async def endpoint(request: ApiRequest) -> ASGIApp:
         _check_content_type(request, rules)
         app: Any = request.app
         await app.admit(request, rules.permission)
+        if of_none:
+            app.confine(request, rules.permission, None)
         call = read(request)
         if "principal" in reserved:
             call["principal"] = request.scope.get(PRINCIPAL)
@@ -309,7 +318,9 @@ def _endpoint(function: Callable[..., Any], rules: RouteRules) -> Callable[..., 
             data = await request.body()
             if data or rules.body_required:
                 call["data"] = body.read(data)
-        app.confine(request, rules.permission, _profile_of(rules.profile, call))
+        profile = _profile_of(rules.profile, call)
+        if profile or not (of_none or rules.within):
+            app.confine(request, rules.permission, profile)
         found: ASGIApp = answer(await function(**call), request)
         return found
 
@@ -319,6 +330,13 @@ def _endpoint(function: Callable[..., Any], rules: RouteRules) -> Callable[..., 
     # Litestar resolves annotations by name in the handler's module, which is not this one.
     endpoint.__annotations__ = {"request": ApiRequest, "return": ASGIApp}
     return endpoint
+
+
+def _names_a_profile(rules: RouteRules) -> bool:
+    """Whether a call can say which profile it is about; if not, nobody who is limited to some needs
+    to be told what is wrong with the rest of it."""
+    where, _, member = rules.profile.partition(".")
+    return bool(member) or any(each.keyword == where for each in rules.arguments)
 
 
 def _profile_of(name: str, call: Mapping[str, Any]) -> str | None:
