@@ -711,6 +711,11 @@ async def test_beats_and_their_load_show_in_the_list(here: Rig, ask: Any) -> Non
     assert more is None
     assert shown.last_beat_at == timestamp(START + timedelta(seconds=7))
     assert (shown.load, shown.leases, shown.status) == ({"tasks": 1}, 1, WorkerStatus.ALIVE)
+    here.manual.advance(97)  # and nobody has looked who is lost
+    [shown], _ = await ask(OPERATOR).list_workers(OPERATOR)
+    assert (shown.silent_seconds, shown.status) == (97.0, WorkerStatus.ALIVE)
+    bound = (await ask(OPERATOR).summarise_workers(OPERATOR)).lost_after_seconds
+    assert bound == here.fleet.settings.lost_after_seconds
 
 
 # --- lists ---------------------------------------------------------------------------------------

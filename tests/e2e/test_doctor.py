@@ -192,6 +192,10 @@ def test_health_and_status_tell_a_script(tmp_path: Path) -> None:
         )
         found = {line["check"]: line["outcome"] for line in json.loads(looked.stdout)}
         assert found["raw bytes"] == "skip"
+        # A drone does not beat, which is worse than what was not looked at; both are told.
+        assert (looked.returncode, found["drones"]) == (1, "fail")
+        assert "checks were not made" in looked.stderr
+        assert "raw bytes" in looked.stderr
         taken = run_command(
             *("up", "--port", up.url.rpartition(":")[2], "--data-dir", str(tmp_path / "second"))
         )

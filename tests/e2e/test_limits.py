@@ -319,6 +319,12 @@ def test_the_commands_work_with_such_a_key_and_it_says_what_it_is(
     done = command("run", "show", known.ids[OTHER]["run"])
     assert done.returncode == 4
     assert f"sees what is of {MINE} only" in done.stderr
+    looked = command("doctor", "--json")
+    outcomes = {line["check"]: line["outcome"] for line in json.loads(looked.stdout)}
+    assert outcomes["results"] == "pass"
+    assert outcomes["drones"] == outcomes["ledger"] == "skip"
+    # Nothing is wrong as far as it may see, which is not the whole.
+    assert (looked.returncode, "were not made" in looked.stderr) == (3, True), looked.stderr
     said = command("whoami")
     assert f"profiles  {MINE}\n" in said.stdout, said.stdout + said.stderr
     asked = json.loads(command("whoami", "--json").stdout)

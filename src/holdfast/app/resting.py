@@ -54,6 +54,8 @@ class Finding:
     outcome: str
     detail: str
     hint: str = ""
+    code: str = ""
+    """Why it was not looked at, where whoever asks may not."""
 
 
 class Unwell(Exception):

@@ -345,7 +345,8 @@ class Admission(Base):
 
         rows, held = await self.database.read(principal, unit)
         beats = await self.leases.beats(principal)
-        found = [workers.worker_of(row, beats.get(row.id), held) for row in rows[:limit]]
+        now = self.clock.now()
+        found = [workers.worker_of(row, beats.get(row.id), held, now) for row in rows[:limit]]
         return found, found[-1].name if len(rows) > limit else None
 
     async def summarise_workers(self, principal: Principal, *, limit: int = 50) -> WorkerSummary:
@@ -360,7 +361,8 @@ class Admission(Base):
         counts, rows, held = await self.database.read(principal, unit)
         return WorkerSummary(
             counts={WorkerStatus(status): count for status, count in counts.items()},
-            workers=[workers.worker_of(row, None, held) for row in rows],
+            workers=[workers.worker_of(row, None, held, self.clock.now()) for row in rows],
+            lost_after_seconds=self.settings.lost_after_seconds,
         )
 
     async def revoke_worker(self, principal: Principal, worker: str) -> Worker:
@@ -378,7 +380,7 @@ class Admission(Base):
         row, events = await self.hot(principal.tenant, unit)
         self.metrics.ended(events)
         await self.leases.forget(principal, worker)
-        return workers.worker_of(row, None, {})
+        return workers.worker_of(row, None, {}, now)
 
     async def _find_worker(self, worker: str) -> tuple[Any, TenantId]:
         known = self._tenant_of_worker.get(worker)

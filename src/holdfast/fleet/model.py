@@ -408,10 +408,15 @@ class JoinTokenInfo(Struct, frozen=True, kw_only=True):
 
 
 class WorkerSummary(Struct, frozen=True, kw_only=True):
-    """How many workers there are, by status, and some of them: those that beat first."""
+    """How many workers there are, by status, and some of them: those that beat first.
+
+    Who has been silent for ``lost_after_seconds`` is taken for lost, as soon as somebody looks: not
+    while the coordinator was away.
+    """
 
     counts: dict[WorkerStatus, int]
     workers: list[Worker]
+    lost_after_seconds: float = 30.0
 
 
 class ScheduledProfile(Struct, frozen=True, kw_only=True):
@@ -487,6 +492,8 @@ class Worker(Struct, frozen=True, kw_only=True):
     version: str
     registered_at: str
     last_beat_at: str | None
+    silent_seconds: float | None = None
+    """Since the last beat, by the coordinator's clock; null where none is known."""
     leases: int = 0
     load: dict[str, int] = {}
     key: str = ""

@@ -14,7 +14,7 @@ from holdfast.fleet.credentials import WORKER_PREFIX
 from holdfast.fleet.fates import Backoff, decide, fail
 from holdfast.fleet.model import COLLECT, Worker, WorkerRegister, WorkerStatus
 from holdfast.fleet.worker_store import WorkerRow
-from holdfast.kernel.clock import timestamp
+from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.credentials import Peppers, is_secret_of, make_secret
 from holdfast.kernel.errors import Conflict, Denied, Invalid, NotFound, Unauthenticated
 from holdfast.kernel.ids import EventId
@@ -24,8 +24,10 @@ from holdfast.kernel.telemetry import request_id
 from holdfast.leases import Beat
 
 
-def worker_of(row: Any, beat: Beat | None, held: Mapping[str, int]) -> Worker:
+def worker_of(row: Any, beat: Beat | None, held: Mapping[str, int], now: datetime) -> Worker:
     """A worker as the list shows it."""
+    last = row.last_beat_at if beat is None else timestamp(beat.at)
+    silent = None if last is None else max(0.0, (now - parse_timestamp(last)).total_seconds())
     return Worker(
         id=row.id,
         name=row.name,
@@ -36,7 +38,8 @@ def worker_of(row: Any, beat: Beat | None, held: Mapping[str, int]) -> Worker:
         capacity=row.capacity,
         version=row.version,
         registered_at=row.registered_at,
-        last_beat_at=row.last_beat_at if beat is None else timestamp(beat.at),
+        last_beat_at=last,
+        silent_seconds=None if silent is None else round(silent, 3),
         leases=held.get(row.id, 0),
         load={} if beat is None else dict(beat.data),
         key=row.signing_key,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.app.commands.doctor import of_ledger
+from holdfast.app.commands.doctor import of_drones, of_ledger
+from holdfast.fleet.model import Worker, WorkerStatus
 from holdfast.ledger.model import Damage, LedgerStatus
 
 
@@ -25,6 +26,36 @@ def test_an_instance_that_does_not_append_is_well(writable: bool, who: str) -> N
     found = of_ledger(status(writable=writable))
     assert (found.outcome, found.hint) == ("pass", "")
     assert f"1,200 entries, appended to {who}" in found.detail
+
+
+def drone(name: str, silent: float | None) -> Worker:
+    return Worker(
+        id=name,
+        name=name,
+        status=WorkerStatus.ALIVE,
+        capabilities=[],
+        labels={},
+        region="",
+        capacity=1,
+        version="",
+        registered_at="2026-11-28T07:00:00.000000Z",
+        last_beat_at=None,
+        silent_seconds=silent,
+    )
+
+
+def test_a_drone_that_has_been_silent_for_too_long_does_not_beat() -> None:
+    well = of_drones([drone("a", 2.2), drone("b", 29.0)], 30.0)
+    assert (well.outcome, well.detail) == ("pass", "2 of 2 beat, the last one 2 s ago")
+    for silent, told in ((97.0, "a 97 s ago"), (None, "a never")):
+        found = of_drones([drone("a", silent)], 30.0)
+        assert found.outcome == "fail"
+        assert f"no drone beats: {told}; after 30 s of silence" in found.detail
+        assert found.hint
+    some = of_drones([drone("a", 97.0), drone("b", 3.0)], 60.0)
+    assert some.outcome == "warn"
+    assert some.detail.startswith("1 of 2 beat, the last one 3 s ago; not a 97 s ago; after 60 s")
+    assert of_drones([], 30.0).detail == "no drone beats"
 
 
 @pytest.mark.parametrize("writable", [True, False])

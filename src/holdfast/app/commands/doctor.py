@@ -17,9 +17,20 @@ import typer
 from holdfast.app.line import sources_of, with_origin
 from holdfast.app.resting import Finding, of_directory, of_flush, of_settings, try_to_write
 from holdfast.app.settings import examine, without_effect
-from holdfast.kernel.cli import LOCK, CommandLine, command_line, print_json, run, session, visible
-from holdfast.kernel.errors import Denied, HoldfastError
+from holdfast.fleet.model import Worker, WorkerStatus, WorkerSummary
+from holdfast.kernel.cli import (
+    LOCK,
+    CommandLine,
+    command_line,
+    print_json,
+    run,
+    say,
+    session,
+    visible,
+)
+from holdfast.kernel.errors import EXIT_STATUS, Denied, HoldfastError, Kind
 from holdfast.kernel.hints import hint_for
+from holdfast.kernel.http import Page
 from holdfast.kernel.lock import holder_of
 from holdfast.kernel.options import JsonOption
 from holdfast.ledger.errors import CLOCK
@@ -40,7 +51,7 @@ DEEP_SECONDS = 60.0
     help="Check a stack: is it up, are profiles loaded, do drones beat, do results arrive, does "
     "the data persist. Where nothing runs: settings, database, keys, log, profiles, clock, disk, "
     "port; nothing is started or written. Exit status 1 when a check fails, as of a stack that is "
-    "down.",
+    "down; 3 when none does, and some were not made because the credential may not.",
     epilog="Example: holdfast doctor --control-plane http://127.0.0.1:8090 --json",
 )
 def doctor(
@@ -77,8 +88,16 @@ def doctor(
             sys.stdout.write(f"{MARKS[finding.outcome]} {finding.check}: {told}\n")
             if finding.hint:
                 sys.stdout.write(f"    hint: {visible(finding.hint)}\n")
+    unseen = [finding.check for finding in findings if finding.code]
+    if unseen:
+        say(
+            f"{len(unseen)} of {len(findings)} checks were not made, for the credential may not: "
+            f"{', '.join(unseen)}; what the others say is not the whole"
+        )
     if any(finding.outcome == "fail" for finding in findings):
         raise typer.Exit(1)
+    if unseen:
+        raise typer.Exit(EXIT_STATUS[Kind.DENIED])
 
 
 def _machine() -> list[Finding]:
@@ -209,7 +228,7 @@ async def _checked(name: str, check: Callable[[], Awaitable[Finding]]) -> Findin
         return await check()
     except Denied as error:
         hint = "with the operator's token it is looked at"
-        return Finding(name, "skip", f"not looked at: {error.detail}", hint)
+        return Finding(name, "skip", f"not looked at: {error.detail}", hint, error.code)
     except HoldfastError as error:
         from holdfast.identity.hop import hop_missing
 
@@ -288,18 +307,41 @@ def _profiles_of(items: list[Any]) -> str:
 
 
 async def _drones(api: Any) -> Finding:
-    alive: list[str] = []
+    alive: list[Worker] = []
     cursor: str | None = ""
     while cursor is not None:  # those that went away long ago are in the list, too
         asked = {"limit": 1000, "cursor": cursor or None}
-        found = await api.get("/v1/workers", type=dict[str, Any], params=asked)
-        alive += [worker["name"] for worker in found["items"] if worker["status"] == "alive"]
-        cursor = found["next"]
+        found = await api.get("/v1/workers", type=Page[Worker], params=asked)
+        alive += [worker for worker in found.items if worker.status is WorkerStatus.ALIVE]
+        cursor = found.next
+    bound = await api.get("/v1/workers/summary", type=WorkerSummary, params={"limit": 1})
+    return of_drones(alive, bound.lost_after_seconds)
+
+
+def of_drones(alive: list[Worker], lost_after_seconds: float) -> Finding:
+    """Whether drones that are not lost do beat. Of those that fell silent while the coordinator was
+    away it does not know yet that they are lost: their silence tells."""
+    start = "start one: `holdfast drone --control-plane URL`"
     if not alive:
-        return Finding(
-            "drones", "fail", "no drone beats", "start one: `holdfast drone --control-plane URL`"
-        )
-    return Finding("drones", "pass", f"{len(alive)} registered and beating")
+        return Finding("drones", "fail", "no drone beats", start)
+    silent = {each.name: each.silent_seconds for each in alive}
+    beating = {n: s for n, s in silent.items() if s is not None and s <= lost_after_seconds}
+    quiet = [n for n in silent if n not in beating]
+    told = "; ".join(f"{name} {_since(silent[name])}" for name in quiet[:PROBLEMS_SHOWN])
+    told += f" (and {len(quiet) - PROBLEMS_SHOWN} more)" if len(quiet) > PROBLEMS_SHOWN else ""
+    bound = f"after {lost_after_seconds:g} s of silence a drone is taken for lost"
+    if not beating:
+        detail = f"no drone beats: {told}; {bound}"
+        return Finding("drones", "fail", detail, f"look at its log, or {start}")
+    detail = f"{len(beating)} of {len(alive)} beat, the last one {_since(min(beating.values()))}"
+    if quiet:
+        hint = "look at the log of those; `holdfast worker list` shows all"
+        return Finding("drones", "warn", f"{detail}; not {told}; {bound}", hint)
+    return Finding("drones", "pass", detail)
+
+
+def _since(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{seconds:.0f} s ago"
 
 
 async def _results(api: Any) -> Finding:
