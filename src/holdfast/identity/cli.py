@@ -23,7 +23,7 @@ from holdfast.kernel.cli import (
     say_more,
     session,
 )
-from holdfast.kernel.clock import timestamp
+from holdfast.kernel.clock import parse_timestamp, timestamp
 from holdfast.kernel.errors import Conflict, HoldfastError, Invalid, NotFound
 from holdfast.kernel.files import write_over
 from holdfast.kernel.options import JsonOption, LimitOption
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from holdfast.identity.client import IdentityClient
-    from holdfast.identity.model import ApiKey
+    from holdfast.identity.model import ApiKey, NewApiKey
     from holdfast.identity.pki import Authority, Key, Request
     from holdfast.kernel.http.client import ApiClient
 
@@ -57,8 +57,9 @@ role_app = typer.Typer(
 
 @apikey_app.command(
     "create",
-    help="Make a key and print its secret, once. It may do no more than whoever makes it; one that "
-    "a key makes ends with that key, at the latest.",
+    help="Make a key and print its secret, once: of the role viewer, for 90 days, for every "
+    "profile and from anywhere, unless it is said otherwise. It may do no more than whoever makes "
+    "it; one that a key makes ends with that key, at the latest.",
     epilog="Example: holdfast apikey create reader --role viewer --profile scripps-co2-monthly",
 )
 def create_key(
@@ -66,18 +67,27 @@ def create_key(
     name: Annotated[str, typer.Argument(help="What it is for.")],
     role: Annotated[
         list[str] | None,
-        typer.Option("--role", help="See `role list`. [viewer, unless permissions are given]"),
+        typer.Option(
+            "--role", help="See `role list`; repeatable. [viewer, unless permissions are given]"
+        ),
     ] = None,
     permission: Annotated[
-        list[str] | None, typer.Option("--permission", help="One more, such as records:export.")
+        list[str] | None,
+        typer.Option("--permission", help="One more, such as records:export; repeatable."),
     ] = None,
     profile: Annotated[
-        list[str] | None, typer.Option("--profile", help="Only this profile; may be repeated.")
+        list[str] | None,
+        typer.Option("--profile", help="Only this profile; repeatable. [every profile]"),
     ] = None,
     address: Annotated[
-        list[str] | None, typer.Option("--address", help="Only from there, such as 10.0.0.0/8.")
+        list[str] | None,
+        typer.Option(
+            "--address", help="Only from there, such as 10.0.0.0/8; repeatable. [anywhere]"
+        ),
     ] = None,
-    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="Its lifetime.")] = 90,
+    days: Annotated[
+        int, typer.Option("--days", min=1, max=3650, help="Its lifetime in days.")
+    ] = 90,
     json: JsonOption = False,
 ) -> None:
     from holdfast.identity.client import IdentityClient
@@ -95,16 +105,15 @@ def create_key(
     async def body() -> None:
         async with session(ctx) as api:
             client = IdentityClient(api)
-            alike = await _live_keys(client, name)
             made = await client.create_key(None, wanted)
+            # It is made: nothing that fails from here on may keep its secret back.
             missing = [] if json else await _missing(api, wanted.profiles)
+            alike = [] if json else await _alike(client, made.key)
         if json:
             print_json(made)
             return
         sys.stdout.write(f"{made.secret}\n")
-        say(f"key {made.key.id} may {', '.join(made.key.permissions)}")
-        limits = [*made.key.profiles, *made.key.addresses]
-        say(f"until {made.key.expires_at[:10]}{', only ' + ' '.join(limits) if limits else ''}")
+        _say_made(made, wanted.days)
         say("this is the only time it is shown; send it as `Authorization: Bearer …`, or keep it")
         say("in a file that HOLDFAST_OPERATOR_TOKEN_FILE names: then these commands act by it")
         for name_of in missing:
@@ -155,7 +164,7 @@ def list_keys(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = F
 @apikey_app.command(
     "revoke",
     help="End a key, within five seconds at every door, with the keys and the open invitations "
-    "that were made by it. Whom it invited stays.",
+    "that were made by it. Whom it invited stays. Of one that has ended it says since when.",
     epilog="Example: holdfast apikey revoke 01a21cbb-894a-76f7-9f5f-41e756bbe4c4 | "
     "holdfast apikey revoke reader --dry-run",
 )
@@ -194,6 +203,26 @@ def _allowed(permissions: Sequence[str]) -> str:
     return " ".join(permissions)
 
 
+def _say_made(made: NewApiKey, days: int) -> None:
+    """What it is and what limits it: whoever gave no option learns what it came to."""
+    key, plural = made.key, "s" if len(made.roles) > 1 else ""
+    role = f"has the role{plural} {', '.join(made.roles)} and " if made.roles else ""
+    say(f"key {key.id} {role}may {', '.join(key.permissions)}")
+    lasts = parse_timestamp(key.expires_at) - parse_timestamp(key.created_at)
+    cut = "" if lasts >= timedelta(days=days) else ", when the key that made it ends"
+    of = f"{', '.join(key.profiles)} only" if key.profiles else "every profile"
+    where = f"{', '.join(key.addresses)} only" if key.addresses else "any address"
+    say(f"it holds until {key.expires_at[:10]} ({lasts.days} days{cut}), for {of}, from {where}")
+
+
+async def _alike(client: IdentityClient, made: ApiKey) -> list[ApiKey]:
+    """Other live keys of that name, as far as whoever made it may see them."""
+    try:
+        return [each for each in await _keys_named(client, made.name, live=True) if each != made]
+    except HoldfastError:
+        return []
+
+
 async def _missing(api: ApiClient, profiles: Sequence[str]) -> list[str]:
     """Those of ``profiles`` that nobody has published yet; a name may be misspelled."""
     found = []
@@ -206,23 +235,35 @@ async def _missing(api: ApiClient, profiles: Sequence[str]) -> list[str]:
     return found
 
 
-async def _live_keys(client: IdentityClient, name: str) -> list[ApiKey]:
-    """The keys of this name that still open something, among the newest thousand."""
-    found, _ = await client.list_keys(None, limit=1000)
-    return [
-        each
-        for each in found
-        if each.name == name and not each.revoked_at and _state(each.expires_at) == "holds"
-    ]
+async def _keys_named(client: IdentityClient, name: str, *, live: bool) -> list[ApiKey]:
+    """The keys of this name, the newest first; ``live``: those that still open something."""
+    named: list[ApiKey] = []
+    before: str | None = ""
+    while before is not None:
+        found, before = await client.list_keys(None, before=before, limit=1000)
+        named += [each for each in found if each.name == name]
+    return [each for each in named if _holds(each)] if live else named
+
+
+def _holds(key: ApiKey) -> bool:
+    return not key.revoked_at and _state(key.expires_at) == "holds"
 
 
 async def _id_of(client: IdentityClient, key: str) -> str:
-    """The id that was given, or that of the one live key with this name."""
+    """The id that was given, or that of the one live key with this name; if none of that name is,
+    of the one that ended last: to end it again is no mistake."""
     if _ID.fullmatch(key):
         return key
-    alike = await _live_keys(client, key)
+    named = await _keys_named(client, key, live=False)
+    alike = [each for each in named if _holds(each)]
+    if not named:
+        raise NotFound(
+            f"cannot find a key with the id or the name {key}",
+            code="key-not-found",
+            hint="`holdfast apikey list` shows them",
+        )
     if not alike:
-        raise NotFound(f"cannot find a key with the id or the name {key}", code="key-not-found")
+        return max(named, key=lambda each: each.revoked_at or each.expires_at).id
     if len(alike) > 1:
         raise Conflict(
             f"cannot revoke {key}: {_keys(alike)} named so",

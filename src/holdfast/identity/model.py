@@ -148,10 +148,15 @@ class EndedKey(ApiKey, frozen=True, kw_only=True):
 
 
 class NewApiKey(Struct, frozen=True, kw_only=True):
-    """A key with its secret, which is in this one answer and nowhere else."""
+    """A key with its secret, which is in this one answer and nowhere else.
+
+    ``roles`` are those that were asked for: what they allowed then is what the key may, whatever
+    becomes of them.
+    """
 
     key: ApiKey
     secret: str
+    roles: list[str] = []
 
 
 class KeyLookup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -160,7 +160,8 @@ class IdentityService:
             assert made is not None, "its row was just written"
             return _key_of(made)
 
-        return NewApiKey(key=await self._db.write(principal, unit), secret=secret)
+        made = await self._db.write(principal, unit)
+        return NewApiKey(key=made, secret=secret, roles=create.roles)
 
     async def list_keys(
         self, principal: Principal, *, before: str = "", limit: int = 100

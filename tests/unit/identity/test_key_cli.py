@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -28,10 +28,14 @@ from holdfast.identity.people.cli import person_app
 from holdfast.identity.people.http import handlers as people_handlers
 from holdfast.identity.people.service import PeopleService
 from holdfast.identity.service import IdentityService
-from holdfast.identity.signin import passkey_store
+from holdfast.identity.signin import oauth_store, passkey_store
 from holdfast.identity.signin.http import handlers as signin_handlers
+from holdfast.identity.signin.http import oauth_handlers
+from holdfast.identity.signin.oauth import OAuthService
+from holdfast.identity.signin.oauth_model import OAuthSettings
 from holdfast.identity.signin.passkey_model import PasskeySettings
 from holdfast.identity.signin.passkeys import PasskeysService
+from holdfast.identity.signin.providers import Wire
 from holdfast.identity.signin.sessions import SessionLimits, SessionsService
 from holdfast.kernel.cli import CommandLine, note_noun
 from holdfast.kernel.clock import SystemClock
@@ -41,13 +45,22 @@ from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.outbox import BEGINNING, ClearSealer, Entry, Outbox
-from holdfast.kernel.principal import Principal, PrincipalKind, operator
+from holdfast.kernel.principal import (
+    ALL_PERMISSIONS,
+    Permission,
+    Principal,
+    PrincipalKind,
+    operator,
+)
 from holdfast.kernel.signing import SigningKey
 from holdfast.leases import MemoryLeases
 
 BY = "BY_KEY"
 """Whose command it is, where it is not the operator's."""
 AS = "AS_KIND"
+MAY = "MAY_DO"
+NOBODY_ELSE = cast(Wire, None)
+"""No provider is configured, so none is asked."""
 APPS = {"apikey": apikey_app, "worker": worker_app, "person": person_app, "role": role_app}
 FORGED = "\x1b[2J\x1b[1;1Hfake: all is well\x1b[8m\nline\u202e"
 
@@ -63,7 +76,9 @@ def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
         async def authenticate(_connection: Any) -> Principal:
             key = os.environ.get(BY)
             kind = PrincipalKind(os.environ.get(AS, "key"))
-            return replace(operator(), subject=key, kind=kind) if key else operator()
+            may = frozenset(map(Permission, os.environ.get(MAY, "").split())) or ALL_PERMISSIONS
+            found = replace(operator(), subject=key or "", kind=kind, permissions=may)
+            return found if key else operator()
 
         async with open_database(sqlite_url, clock=clock) as database:
             service = IdentityService(
@@ -96,6 +111,7 @@ def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
             )
             sessions = SessionsService(parts, SessionLimits())
             passkeys = PasskeysService(parts, sessions, PasskeySettings())
+            oauth = OAuthService(parts, sessions, passkeys, OAuthSettings({}), NOBODY_ELSE)
             spec = AppSpec(
                 role="identity",
                 version="0",
@@ -104,6 +120,7 @@ def invoke(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
                     *fleet_handlers(fleet),
                     *people_handlers(PeopleService(parts)),
                     *signin_handlers(sessions, passkeys),
+                    *oauth_handlers(oauth),
                 ],
                 authenticate=authenticate,
             )
@@ -264,9 +281,80 @@ def test_a_key_is_ended_by_its_name_unless_two_have_it(invoke: Any) -> None:
     by_name = invoke("revoke", "bot")
     assert (by_name.exit_code, "bot was revoked" in by_name.stderr) == (0, True)
     assert all(one["revoked_at"] for one in keys(invoke))
-    for unknown in ("bot", made[0].replace(made[0][:4], "ffff")):
+    for unknown in ("nobody", made[0].replace(made[0][:4], "ffff")):
         told = invoke("revoke", unknown)
         assert (told.exit_code, "`holdfast apikey list`" in told.stderr) == (4, True), told.stderr
+
+
+def test_a_key_that_was_ended_is_ended_again_and_it_is_said_since_when(invoke: Any) -> None:
+    assert invoke("create", "bot").exit_code == 0
+    first = invoke("revoke", "bot")
+    (ended,) = keys(invoke)
+    for again in ("bot", ended["id"]):
+        told = invoke("revoke", again)
+        assert told.exit_code == 0, told.stderr
+        assert f"bot was revoked at {ended['revoked_at']}" in told.stderr
+    assert ended["revoked_at"] in first.stderr
+    assert json.loads(invoke("revoke", "bot", "--json").stdout)["revoked_at"] == ended["revoked_at"]
+    assert invoke("create", "bot").exit_code == 0
+    assert invoke("revoke", "bot").exit_code == 0, (
+        "of several of a name the one that holds is meant"
+    )
+    assert all(one["revoked_at"] for one in keys(invoke))
+
+
+def test_what_was_made_and_what_limits_it_is_told(invoke: Any) -> None:
+    plain = invoke("create", "plain")
+    (key,) = keys(invoke)
+    assert f"key {key['id']} has the role viewer and may " in plain.stderr
+    until = key["expires_at"][:10]
+    assert f"it holds until {until} (90 days), for every profile, from any address" in plain.stderr
+    narrow = ("--role", "auditor", "--role", "viewer", "--profile", "rain")
+    told = invoke("create", "narrow", *narrow, "--address", "10.0.0.0/8", "--days", "7")
+    assert "has the roles auditor, viewer and may" in told.stderr
+    assert "(7 days), for rain only, from 10.0.0.0/8 only" in told.stderr
+    made = json.loads(invoke("create", "third", "--json").stdout)
+    assert made["roles"] == ["viewer"]
+    assert made["key"]["expires_at"] > made["key"]["created_at"]
+    asked = json.loads(invoke("create", "fourth", "--permission", "records:read", "--json").stdout)
+    assert (asked["roles"], asked["key"]["permissions"]) == ([], ["records:read"])
+
+
+def test_who_may_not_make_a_key_is_told_what_is_missing(invoke: Any) -> None:
+    viewer = {BY: "019b0000-0000-7000-8000-00000000000a", MAY: "profiles:read"}
+    told = invoke("create", "bot", env=viewer)
+    assert told.exit_code == 3
+    assert "identity:write is missing" in told.stderr, told.stderr
+    # Whoever may make one, and see none, gets its secret all the same.
+    assert invoke("create", "maker", "--role", "admin").exit_code == 0
+    (maker,) = keys(invoke)
+    writes = {BY: maker["id"], MAY: "identity:write records:read"}
+    told = invoke("create", "bot", "--permission", "records:read", env=writes)
+    assert told.exit_code == 0, told.stderr
+    assert told.stdout.startswith("hf_")
+
+
+@pytest.mark.usefixtures("somebody")
+def test_somebodys_accounts_elsewhere_are_listed_and_unlinked(invoke: Any, sqlite_url: str) -> None:
+    assert "no linked accounts" in invoke("accounts", PERSON, noun="person").stderr
+    account = {
+        "tenant": "default", "id": PASSKEY, "person": PERSON, "provider": "oidc",
+        "issuer": "https://id.example.org", "subject": "s", "linked_at": "2026-01-01",
+        "event_id": "e-3",
+    }  # fmt: skip
+
+    async def body() -> None:
+        async with open_database(sqlite_url, clock=SystemClock()) as database:
+            await database.write(operator(), lambda conn: oauth_store.add_account(conn, account))
+
+    asyncio.run(body())
+    (listed,) = json.loads(invoke("accounts", PERSON, "--json", noun="person").stdout)["items"]
+    assert (listed["id"], listed["issuer"]) == (PASSKEY, "https://id.example.org")
+    assert "https://id.example.org" in invoke("accounts", PERSON, noun="person").stdout
+    assert invoke("accounts", PASSKEY, noun="person").exit_code == 4
+    assert "signs nobody in any more" in invoke("unlink", PASSKEY, noun="person").stderr
+    assert invoke("unlink", PASSKEY, noun="person").exit_code == 4
+    assert "no linked accounts" in invoke("accounts", PERSON, noun="person").stderr
 
 
 def test_what_is_made_over_http_is_on_the_record_with_its_request(
