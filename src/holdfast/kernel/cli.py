@@ -651,7 +651,11 @@ def _fitting(
         name: max(len(name), *(len(row[place]) for row in texts))
         for place, name in enumerate(columns)
     }
-    widths |= {name: min(widths[name], PROSE_WIDTH) for name in wraps}
+    for place, name in enumerate(columns):
+        if name in wraps:  # enough of it, and no word broken while others could give way
+            words = [word for row in texts for word in row[place].split()]
+            least = max([PROSE_WIDTH, *map(len, words)])
+            widths[name] = min(widths[name], least)
     blank = [
         name
         for place, name in enumerate(columns)
