@@ -276,6 +276,56 @@ def list_passkeys(ctx: typer.Context, person: PersonArgument, json: JsonOption =
 
 
 @person_app.command(
+    "accounts",
+    help="The accounts elsewhere (GitHub, Google, any OpenID Connect provider) that sign somebody "
+    "in.",
+    epilog="Example: holdfast person accounts Grace",
+)
+def list_accounts(ctx: typer.Context, person: PersonArgument, json: JsonOption = False) -> None:
+    from holdfast.identity.people.client import PeopleClient
+    from holdfast.identity.signin.client import OAuthClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            identity = await _id_of(PeopleClient(api), person)
+            await PeopleClient(api).find_person(None, identity)
+            found = await OAuthClient(api).list_accounts(None, person=identity)
+        if json:
+            print_list(found)
+            return
+        print_table(
+            ("provider", "issuer", "linked", "id"),
+            [(each.provider, each.issuer, each.linked_at[:16], each.id) for each in found],
+            empty="no linked accounts: one is linked by an invitation",
+        )
+
+    run(body)
+
+
+@person_app.command(
+    "unlink",
+    help="Let an account elsewhere sign somebody in no more; the sessions that it began end.",
+    epilog="Example: holdfast person unlink 01a21cbb-894a-76f7-9f5f-41e756bbe4c4",
+)
+def unlink(
+    ctx: typer.Context,
+    account: Annotated[str, typer.Argument(help="Its id; see `person accounts`.")],
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity.signin.client import OAuthClient
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            ended = await OAuthClient(api).unlink(None, account)
+        if json:
+            print_json(ended)
+        else:
+            say(f"the account at {ended.issuer} ({ended.id}) signs nobody in any more")
+
+    run(body)
+
+
+@person_app.command(
     "end-passkey",
     help="End somebody's passkey, and the sessions that it began, within five seconds at every "
     "door. Who lost all of theirs: `holdfast person recover --end-passkeys`.",
