@@ -340,9 +340,13 @@ def submit(
     capability: Annotated[
         list[str] | None, typer.Option("--capability", help="What the worker must have.")
     ] = None,
-    priority: Annotated[int, typer.Option("--priority", min=-100, max=100)] = 0,
+    priority: Annotated[
+        int, typer.Option("--priority", min=-100, max=100, help="The higher, the sooner.")
+    ] = 0,
     residency: Annotated[str, typer.Option("--residency", help="Only this region.")] = "",
-    attempts: Annotated[int, typer.Option("--attempts", min=1, max=100)] = 4,
+    attempts: Annotated[
+        int, typer.Option("--attempts", min=1, max=100, help="How often it is tried at most.")
+    ] = 4,
     deadline: Annotated[str | None, typer.Option("--deadline", help="RFC 3339.")] = None,
     identity: Annotated[
         str | None, typer.Option("--id", help="Your own id, to repeat the command safely.")

@@ -296,6 +296,7 @@ def list_accounts(ctx: typer.Context, person: PersonArgument, json: JsonOption =
         print_table(
             ("provider", "issuer", "linked", "id"),
             [(each.provider, each.issuer, each.linked_at[:16], each.id) for each in found],
+            spare=("linked", "provider"),
             empty="no linked accounts: one is linked by an invitation",
         )
 
