@@ -169,8 +169,8 @@ def list_tokens(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption =
             ),
             [
                 (
-                    each.created_at[:19],
-                    each.expires_at[:19],
+                    each.created_at[:16],
+                    each.expires_at[:16],
                     _admits(each),
                     each.uses if each.uses_max is None else f"{each.uses}/{each.uses_max}",
                     each.region,

@@ -111,7 +111,7 @@ def list_runs(
                 for one in page.items
             ],
             numeric=_COUNTS,
-            spare=["replayed", "started", "records", "withdrawn", "changed", "new", "reason"],
+            spare=["replayed", "started", "records", *_COUNTS[3:0:-1], "reason", "rejects"],
             wraps=["reason"],
             empty="no such runs"
             if status or since or until

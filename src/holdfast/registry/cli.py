@@ -234,6 +234,8 @@ def list_(ctx: typer.Context, limit: LimitOption = 1000, json: JsonOption = Fals
                 ]
                 for item in page.items
             ],
+            spare=["problem", "published", "digest", "schedule"],
+            wraps=["problem"],
             empty="no profiles yet: `holdfast profile publish FILE` publishes one",
         )
         say_more(page.next, limit)

@@ -13,6 +13,7 @@ from holdfast.app.commandline import app
 from holdfast.app.commands import audit
 
 IDS = [f"01a2211c-e350-7a5c-b98a-e3a77360f7d{n}" for n in range(4)]
+MOMENT = "2027-11-28T11:44:05.724419Z"
 DIGEST = "d7acfed37b9bb0504fbba2ed8d2e1e122672590a48fc0a7b6e129c2aa5738a63"
 
 
@@ -35,8 +36,10 @@ def test_no_word_is_broken(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = {"key": IDS[2], "permissions": "", "reason": "a key that made it was revoked"}
     found = [entry(1, "access.refused", refused | {"network": "127.0.0.0/24"})]
     found += [entry(2, "worker.registered", {"key": DIGEST}), entry(3, "api-key.revoked", ended)]
+    found.append(entry(4, "report.queried", {"sql": f"sha256:{DIGEST}", "until": MOMENT}))
     printed = shown(found, width, monkeypatch)
     words = {word.strip(",") for word in printed.split()}
+    assert {f"sha256:{DIGEST[:16]}…", "2027-11-28T11:44:05Z"} <= words, "enough to know them by"
     whole = {"permission-missing", route, "127.0.0.0/24", "access.refused", IDS[0], IDS[2]}
     assert whole <= words, printed
     assert max(len(text.rstrip()) for text in printed.splitlines()) <= width

@@ -40,7 +40,8 @@ ABOUT_ACCESS = (
     "tenant.", "worker.registered", "worker.revoked",
 )  # fmt: skip
 """Types of events that say who may do what, who used it, and who was refused."""
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"(sha256:)?[0-9a-f]{64}")
+_MOMENT = re.compile(r"[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}\.[0-9]{6}Z")
 _SHORT_ID = re.compile(r"[0-9a-f-]{8,}")
 """The beginning of an id is taken for the whole of it."""
 
@@ -259,6 +260,9 @@ def _detail(payload: dict[str, Any]) -> str:
 
 
 def _digest(value: str | int) -> str:
-    """A digest by its beginning, which is enough to know it again; ``--json`` has the whole."""
+    """A digest by its beginning, which is enough to know it again, and a moment by its second;
+    ``--json`` has the whole."""
     text = str(value)
-    return f"{text[:16]}…" if _DIGEST.fullmatch(text) else text
+    if found := _DIGEST.fullmatch(text):
+        return f"{text[: len(found[1] or '') + 16]}…"
+    return f"{text[:19]}Z" if _MOMENT.fullmatch(text) else text

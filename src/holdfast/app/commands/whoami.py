@@ -34,7 +34,7 @@ def whoami(ctx: typer.Context, json: JsonOption = False) -> None:
     named = "" if found["kind"] == found["subject"] else f" {found['subject']}"
     lines = [
         ("who", f"{found['kind']}{named}, of the tenant {found['tenant']}"),
-        ("may", ", ".join(found["permissions"])),
+        ("may", ", ".join(name for name in found["permissions"] if ":" in name)),
         ("profiles", ", ".join(found.get("profiles", [])) or "all"),
         ("from", ", ".join(found.get("addresses", [])) or "any address"),
         ("until", found.get("expires_at", "")[:19].replace("T", " ")),

@@ -370,6 +370,7 @@ def list_invitations(
         print_table(
             ("for", "email", "roles", "state", "until", "id"),
             [(i.name, i.email, " ".join(i.roles), i.state, i.expires_at[:16], i.id) for i in found],
+            spare=("email", "roles"),
             empty="no invitations yet: `holdfast person invite NAME` makes one",
         )
         say_more(more, limit)
