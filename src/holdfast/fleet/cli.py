@@ -259,7 +259,9 @@ async def _named(client: FleetClient, worker: str) -> Worker:
         for each in page:
             if worker in (each.id, each.name):
                 return each
-    raise NotFound(f"cannot find the worker {worker}", hint="holdfast worker list")
+    raise NotFound(
+        f"cannot find the worker {worker}", hint="`holdfast worker list` shows what there is"
+    )
 
 
 # --- tasks ---------------------------------------------------------------------------------------
@@ -358,9 +360,14 @@ def submit(
         from holdfast.kernel.canonical import decode_strict
 
         text = sys.stdin.read() if payload == "-" else payload
-        body = decode_strict(text.encode())
+        example = """such as --payload '{"document": "a"}'; - reads it from standard input"""
+        try:
+            body = decode_strict(text.encode())
+        except Invalid as error:
+            why = error.detail.removeprefix("cannot read JSON: ")
+            raise Invalid(f"cannot read --payload: {why}", hint=example) from error
         if not isinstance(body, dict):
-            raise Invalid("cannot submit: the payload is not a JSON object")
+            raise Invalid("cannot submit: the payload is not a JSON object", hint=example)
         wanted = TaskSubmit(
             id=identity,
             kind=kind,

@@ -164,6 +164,9 @@ def test_a_task_is_submitted_shown_listed_and_cancelled(terminal: Terminal) -> N
     assert terminal.json("task", "cancel", task["id"], "--reason", "no")["status"] == "cancelled"
     assert terminal("task", "list", "--status", "queued").stdout == ""
     assert terminal("task", "submit", "review", "--payload", "-", given='{"a":1}').exit_code == 0
+    broken = terminal("task", "submit", "review", "--payload", '{"a":')
+    assert (broken.exit_code, "cannot read --payload: " in broken.stderr) == (2, True)
+    assert "such as --payload" in broken.stderr
 
 
 @pytest.mark.parametrize(

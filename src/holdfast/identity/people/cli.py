@@ -479,8 +479,9 @@ def _made(
             print_json(shown | {name: value for name, value in more.items() if value})
             return
         sys.stdout.write(f"{link}\n")
-        say(f"for {made.invitation.name} ({', '.join(made.invitation.roles)}), works once, until")
-        say(f"{made.invitation.expires_at[:16]}; this is the only time it is shown")
+        until = made.invitation.expires_at[:16].replace("T", " ")
+        say(f"for {made.invitation.name} ({', '.join(made.invitation.roles)})")
+        say(f"works once, until {until} UTC; this is the only time it is shown")
         for each in made.withdrawn:
             say(f"the earlier link of {each.name} does not work any more: only the newest does")
         if made.passkeys_ended or made.sessions_ended:
