@@ -131,14 +131,18 @@ async def test_the_file_of_who_signed_last_lets_a_log_go_on_that_holds_all_it_kn
     """Then nothing was published since, and every other instance may go on, too."""
     rows, known, _ = await backed_up(database, tmp_path, clock, more=0)
     await restored(database, rows)
-    keys = tmp_path / "keys"
-    async with ledger_on(database, tmp_path / "new", clock=clock, keys=keys) as ledger:
+    shared: Any = {"clock": clock, "keys": tmp_path / "keys", "leases": MemoryLeases(clock)}
+    bring(tmp_path, "knows")
+    async with (
+        ledger_on(database, tmp_path / "new", holder="new", **shared) as ledger,
+        ledger_on(database, tmp_path / "knows", holder="knows", **shared) as other,
+    ):
         await check_stopped(ledger, known)
-        bring(tmp_path, "new")
-        await ledger.append(ONE, one(9))
-        assert await ledger.check() is None
-        assert told(await ledger.checkpoint(ONE)).origin == known.origin
-    async with ledger_on(database, tmp_path / "second", clock=clock, keys=keys) as ledger:
+        await other.append(ONE, one(9))  # at once: it waits for nobody's lease
+        assert await other.check() is None
+        assert told(await other.checkpoint(ONE)).origin == known.origin
+        assert (await ledger.status(ONE)).damage is None
+        clock.advance(LEAD_SECONDS + 1)
         await ledger.append(ONE, one(10))
         assert told(await ledger.checkpoint(ONE)).size == 6
 
@@ -201,22 +205,24 @@ async def test_a_file_that_is_no_evidence_changes_nothing(
     assert not is_evidence({known.origin: other}, {known.origin: row})
 
 
-async def test_an_instance_that_ran_on_while_the_database_was_restored_signs_nothing(
+async def test_an_instance_that_ran_on_while_the_database_was_restored_does_nothing(
     database: Database, tmp_path: Path, clock: ManualClock
 ) -> None:
-    rows, _, _ = await backed_up(database, tmp_path, clock, more=0)
-    keys = tmp_path / "keys"
-    async with ledger_on(database, tmp_path / "old", clock=clock, keys=keys) as ledger:
-        await ledger.append(ONE, one(4))
-        rows = await kept(database) | {"ledger_checkpoints": rows["ledger_checkpoints"]}
-        await ledger.append(ONE, one(5))
-        (tmp_path / "old" / "published" / "default.json").unlink()
-        (tmp_path / "old" / "ledger" / "default.head").unlink()
-        await restored(database, rows)
-        with pytest.raises(NotSequencer, match="restored"):
-            await ledger.checkpoint(ONE)
-        with pytest.raises(LedgerReadOnly, match="restored from the backup"):
-            await ledger.append(ONE, one(6))
+    """Though all is as it left it, the fence included."""
+    await backed_up(database, tmp_path, clock, more=0)
+    for number, machine in enumerate(("signs", "appends")):
+        shared: Any = {"clock": clock, "keys": tmp_path / "keys", "holder": machine}
+        async with ledger_on(database, tmp_path / machine, **shared) as ledger:
+            await ledger.append(ONE, one(10 + number))
+            shutil.rmtree(tmp_path / machine / "published")
+            await restored(database, await kept(database))
+            if machine == "signs":
+                with pytest.raises(NotSequencer, match="restored"):
+                    await ledger.checkpoint(ONE)
+            clock.advance(LEAD_SECONDS / 2)
+            with pytest.raises(LedgerReadOnly, match="restored from the backup"):
+                await ledger.append(ONE, one(20))
+        await brought_back(database, {"ledger_restored": []})
 
 
 async def test_instances_that_share_a_database_are_all_stopped_and_all_go_on(
@@ -231,6 +237,8 @@ async def test_instances_that_share_a_database_are_all_stopped_and_all_go_on(
     ):
         for ledger in (first, second, first):
             await check_stopped(ledger, known)
+        await first.log_of(ONE).leadership.lead()
+        await check_stopped(second, known)  # whoever has the lease
         await first.restart(ONE, "the machine of the test")
         with pytest.raises(NotSequencer):
             await second.append(ONE, one(10))
