@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from holdfast.fleet.model import JoinTokenCreate, WorkerRegister
+from holdfast.fleet.worker_store import HOUSEHOLD, admits_from_outside
 from holdfast.identity.access.client import AccessClient
-from holdfast.identity.access.http import handlers
+from holdfast.identity.access.http import handlers, worker_handlers
 from holdfast.identity.access.model import AccessConfirm, Way, whose_refused
 from holdfast.identity.access.service import AccessService, note_restore
 from holdfast.identity.granting import Parts
@@ -15,10 +17,13 @@ from holdfast.identity.people.service import PeopleService
 from holdfast.identity.service import IdentityService
 from holdfast.identity.signin.model import SessionBegin
 from holdfast.identity.signin.sessions import SessionLimits, SessionsService
-from holdfast.kernel.clock import ManualClock
+from holdfast.kernel.clock import ManualClock, timestamp
+from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Denied, Invalid, NotFound, Unauthenticated
 from holdfast.kernel.ids import TenantId
-from holdfast.kernel.principal import Principal, PrincipalKind
+from holdfast.kernel.principal import Principal, PrincipalKind, service
+from holdfast.kernel.signing import SigningKey
+from tests.support.fleet import rig
 from tests.support.identity import ELSEWHERE, ME, apis_for, clock, events, join, parts
 
 __all__ = ["clock", "parts"]
@@ -152,7 +157,8 @@ async def test_everything_that_would_be_let_in_is_listed_and_nothing_else(
     gone = await join(house.parts, ["admin"])
     await house.people.disable(ME, gone)
     await house.restored("a")
-    async with apis_for({"me": ME}, handlers(house.access), clock) as apis:
+    routes = [*handlers(house.access), *worker_handlers(house.access)]
+    async with apis_for({"me": ME}, routes, clock) as apis:
         client = AccessClient(apis["me"])
         for limit in (1, 3, 4, 1000):
             found: list[Way] = []
@@ -182,3 +188,35 @@ async def test_only_the_operator_sees_and_says(house: House) -> None:
         await house.access.confirm(ME, AccessConfirm(tenant="nowhere"))
     with pytest.raises(Invalid):
         await house.access.ways(ME, after="default")
+
+
+async def test_drones_from_outside_are_kept_out_too_and_those_of_the_house_are_not(
+    database: Database, clock: ManualClock
+) -> None:
+    """Where there is nobody else, as in a coordinator's own database."""
+    fleet = rig(database, clock=clock).fleet
+
+    async def restored(backup: str) -> bool:
+        return await note_restore(
+            database, backup, THEN, timestamp(clock.now()), confirmed=False,
+            more=admits_from_outside,
+        )  # fmt: skip
+
+    async def joined(name: str, maker: Principal) -> tuple[str, str]:
+        token = (await fleet.worker_token_create(maker, JoinTokenCreate())).token
+        asks = WorkerRegister(name=name, key=SigningKey.from_seed(bytes(32)).public_bytes().hex())
+        return token, (await fleet.register(token, asks)).credential
+
+    await joined("drone-1", service(HOUSEHOLD))
+    assert not await restored("a"), "only the house's own"
+    token, credential = await joined("outside", ME)
+    clock.advance(1)
+    assert await restored("b")
+    with pytest.raises(Denied, match=THEN):
+        await fleet.find_worker_holder(credential)
+    for shown in (token, credential):
+        with pytest.raises(Denied, match=THEN):
+            await fleet.register(shown, WorkerRegister(name="outside"))
+    clock.advance(1)
+    _, later = await joined("drone-1", service(HOUSEHOLD))
+    assert (await fleet.find_worker_holder(later))[0].kind == PrincipalKind.WORKER

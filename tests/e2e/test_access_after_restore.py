@@ -23,6 +23,7 @@ import httpx
 import pytest
 from msgspec import Raw
 
+from holdfast.kernel.signing import SigningKey
 from tests.support.authenticator import Authenticator
 from tests.support.postgres import PostgresServer
 from tests.support.program import Program, clean_environment, run_command, started, wait_until
@@ -42,6 +43,15 @@ def key(program: Program, name: str) -> tuple[str, str]:
     """Its id and its secret."""
     new = made(program.client.post("/v1/api-keys", json={"name": name, "roles": ["viewer"]}))
     return new["key"]["id"], new["secret"]
+
+
+def join(program: Program, token: str, name: str) -> httpx.Response:
+    """A drone from outside registers."""
+    wanted = {"name": name, "key": SigningKey.from_seed(bytes(32)).public_bytes().hex()}
+    return httpx.post(
+        f"{program.url}/v1/workers/register", json=wanted,
+        headers={"holdfast-join-token": token}, trust_env=False, timeout=60,
+    )  # fmt: skip
 
 
 def asked(program: Program, secret: str) -> httpx.Response:
@@ -100,6 +110,9 @@ class World:
     passkey: Authenticator
     invitation: str
     """Withdrawn since."""
+    token: str
+    worker: str
+    """A join token, and the credential of the drone that it admitted."""
     environment: dict[str, str]
     databases: list[str]
 
@@ -144,6 +157,9 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         passkey = Authenticator(origin_of(program), "localhost", 4711)
         person, cookie = came(program, passkey)
         link = made(program.client.post("/v1/people/admin", json={"name": "Ada"}))
+        token = made(program.client.post("/v1/workers/tokens", json={}))["token"]
+        worker = made(join(program, token, "outside"))["credential"]
+        assert asked(program, worker).status_code == 200
         backup = made(program.client.post("/v1/backups", json={}))
         found = wait_until(lambda: _done(program, backup["id"]), what="the backup")
         where = ["--data-dir", str(folder / "data")]
@@ -156,7 +172,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for name in ("data_file", "keys_file"):
         found[name] = shutil.copy(found[name], folder)
     return World(
-        folder, found, kept, since, before, person, cookie, passkey, link["secret"],
+        folder, found, kept, since, before, person, cookie, passkey, link["secret"], token, worker,
         dict(environment), urls,
     )  # fmt: skip
 
@@ -181,7 +197,8 @@ def on_record(program: Program) -> dict[str, Any]:
 
 
 def alive(program: Program) -> bool:
-    return any(worker["status"] == "alive" for worker in program.items("/v1/workers"))
+    workers = program.items("/v1/workers")
+    return any(each["status"] == "alive" and each["name"] != "outside" for each in workers)
 
 
 def test_a_restore_lets_nobody_in_but_the_operator_until_access_is_confirmed(
@@ -209,6 +226,8 @@ def test_a_restore_lets_nobody_in_but_the_operator_until_access_is_confirmed(
             assert (link.status_code, link.json()["code"]) == (401, "invitation-over")
         refused = signs_in(program, world.passkey)
         assert (refused.status_code, refused.json()["code"]) == (403, "access-unconfirmed")
+        for refused in (asked(program, world.worker), join(program, world.token, "another")):
+            assert (refused.status_code, refused.json()["code"]) == (403, "access-unconfirmed")
         # The operator and the household's own drones work.
         wait_until(lambda: alive(program), what="a drone of our own")
         found = program.get("/v1/access")
@@ -240,6 +259,8 @@ def test_a_restore_lets_nobody_in_but_the_operator_until_access_is_confirmed(
         assert asked(program, world.kept[1]).status_code == 200
         assert asked(program, world.since[1]).status_code == 401
         assert signs_in(program, world.passkey).status_code == 401
+        assert asked(program, world.worker).status_code == 200
+        assert join(program, world.token, "another").status_code == 201
         wait_until(lambda: program.get("/ready")["checks"]["access"]["status"] == "ok")
         again = made(program.client.post("/v1/access/confirm", json={}))
         assert again == {"confirmed": True, "unconfirmed": []}

@@ -23,6 +23,7 @@ from holdfast.app.settings import Settings
 from holdfast.kernel.cli import say
 from holdfast.kernel.errors import Unavailable
 from holdfast.kernel.files import write_over
+from holdfast.kernel.principal import service
 from holdfast.kernel.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class Household:
         another, and none is left that admits somebody.
         """
         from holdfast.fleet.model import JoinTokenCreate
+        from holdfast.fleet.worker_store import HOUSEHOLD
 
         path = self._token_file
         try:
@@ -145,7 +147,7 @@ class Household:
             return
         await system.fleet.end_join_token(system.operator, kept)
         wanted = JoinTokenCreate(expires_seconds=TOKEN_SECONDS)
-        token = await system.fleet.worker_token_create(system.operator, wanted)
+        token = await system.fleet.worker_token_create(service(HOUSEHOLD), wanted)
         write_over(path, f"{token.token}\n".encode("ascii"))
 
     @property

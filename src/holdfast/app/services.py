@@ -26,6 +26,8 @@ from holdfast.kernel.principal import Principal, service
 if TYPE_CHECKING:
     from holdfast.app.settings import Settings
     from holdfast.app.system import Keys, State, System
+    from holdfast.identity.access.service import AccessService
+    from holdfast.identity.granting import Parts
     from holdfast.kernel.http import Check
     from holdfast.kernel.reads import ReadLog
     from holdfast.registry.model import Profile
@@ -109,7 +111,6 @@ def _open_subjects(system: System, state: State) -> None:
 async def _open_identity(system: System, state: State) -> None:
     from holdfast.identity import http
     from holdfast.identity.access import http as access_http
-    from holdfast.identity.access.service import AccessService
     from holdfast.identity.granting import Parts
     from holdfast.identity.people import http as people_http
     from holdfast.identity.people.service import PeopleService
@@ -147,11 +148,19 @@ async def _open_identity(system: System, state: State) -> None:
         {provider.issuer for provider in people.providers_of(settings).values()},
     )
     system.handlers += signin_http.handlers(system.sessions, system.passkeys)
+    system.handlers += access_http.handlers(await _open_access(system, parts))
+    system.identity_parts = parts
+
+
+async def _open_access(system: System, parts: Parts) -> AccessService:
+    """What a restore left open in this process's database, whichever of its roles lets somebody
+    in."""
+    from holdfast.identity.access.service import AccessService
+
     access = AccessService(parts)
     await access.tell()
-    system.handlers += access_http.handlers(access)
     system.checks["access"] = access.check
-    system.identity_parts = parts
+    return access
 
 
 async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> None:
@@ -433,6 +442,8 @@ async def _open_coordinator(
     from holdfast.fleet.credentials import PEPPER
     from holdfast.fleet.reconcile import FleetLoops
     from holdfast.fleet.service import FleetService
+    from holdfast.identity.access.http import worker_handlers
+    from holdfast.identity.granting import Parts
     from holdfast.leases import InstanceGuard, open_leases
 
     settings = system.settings
@@ -449,12 +460,13 @@ async def _open_coordinator(
             shared=url.startswith("sql:"),
         )
     )
+    peppers = await open_peppers(settings, state.database, PEPPER)
     system.fleet = FleetService(
         state.database,
         leases,
         state.outbox,
         keys.own["coordinator"],
-        await open_peppers(settings, state.database, PEPPER),
+        peppers,
         clock=system.clock,
         new_id=system.new_id,
         random=os.urandom,
@@ -479,6 +491,8 @@ async def _open_coordinator(
     )
     stack.push_async_callback(system.fleet.close)
     system.handlers += http.handlers(system.fleet)
+    parts = Parts(state.database, state.outbox, peppers, system.clock, system.new_id, os.urandom)
+    system.handlers += worker_handlers(await _open_access(system, parts))
 
     async def loops() -> None:
         async with FleetLoops(system.fleet, holder=incarnation, runs=ClosesRuns(system)):

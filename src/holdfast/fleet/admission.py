@@ -24,6 +24,8 @@ from holdfast.fleet.model import (
     WorkerStatus,
     WorkerSummary,
 )
+from holdfast.identity.access.model import unconfirmed
+from holdfast.identity.access.store import unconfirmed_since
 from holdfast.identity.model import MAKERS_MAX, Standing
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.credentials import identity_of, is_secret_of, make_secret
@@ -242,7 +244,8 @@ class Admission(Base):
 
         Raises :class:`Unauthenticated` (``join-token-invalid``) for a token that is not, no longer
         or too often used, or whose maker may not any more, and for another's or no certificate;
-        :class:`Unavailable` (``maker-unasked``) where that cannot be told now; :class:`Denied` for
+        :class:`Unavailable` (``maker-unasked``) where that cannot be told now; :class:`Denied`
+        (``access-unconfirmed``) for what came with a restored backup and is not confirmed, for
         a region or capabilities it does not grant, or a revoked name; :class:`Conflict`
         (``worker-name-taken``) when the name works in another region.
         """
@@ -274,6 +277,13 @@ class Admission(Base):
             granted = await self.database.read(principal, look)
             if granted is None:
                 continue
+            made = granted.registered_at if mine else granted.created_at
+            since = await self.database.read(
+                principal,
+                lambda conn, tenant=tenant, made=made: unconfirmed_since(conn, tenant, made),  # type: ignore[misc]
+            )
+            if since:
+                raise unconfirmed(since)
             if not mine and granted.expires_at > timestamp(now):
                 await self._check_maker(principal, granted)
             unit = partial(
@@ -320,6 +330,8 @@ class Admission(Base):
         Raises :class:`Unauthenticated`: ``certificate-missing``, ``certificate-foreign``;
         ``credential-malformed``; ``worker-unknown`` when it is
         not, or no longer, anybody's (the worker then registers again); ``worker-revoked``.
+        :class:`Denied` (``access-unconfirmed``) for one of a restored backup that nobody has
+        confirmed yet: it may have been revoked since.
         """
         worker = identity_of(credential, WORKER_PREFIX)
         row, tenant = await self._find_worker(worker)
@@ -328,6 +340,8 @@ class Admission(Base):
         refusal = tasks.refusal_of_worker(row)
         if refusal is not None:
             raise refusal
+        if row.unconfirmed_since:
+            raise unconfirmed(row.unconfirmed_since)
         workers.check_certificate(row.name, certificate)
         key = row.signing_key if row.proved and certificate is None else ""
         return Principal(tenant, worker, PrincipalKind.WORKER, WORKER_PERMISSIONS), key
@@ -388,7 +402,7 @@ class Admission(Base):
         for tenant in tenants:
             row = await self.database.read(
                 service("coordinator", tenant),
-                lambda conn, tenant=tenant: worker_store.find_worker(conn, tenant, worker),  # type: ignore[misc]
+                lambda conn, tenant=tenant: worker_store.find_worker_at_door(conn, tenant, worker),  # type: ignore[misc]
             )
             if row is not None:
                 self._tenant_of_worker[worker] = tenant

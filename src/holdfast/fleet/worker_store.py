@@ -11,6 +11,8 @@ from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Row, 
 from holdfast.fleet.statements import select_by_ids
 from holdfast.kernel.database import tenant_table
 
+HOUSEHOLD = "household"
+"""The maker of the join token of ``holdfast up``'s own drones."""
 WorkerRow = Row[Any]
 """A row of either table."""
 
@@ -59,6 +61,16 @@ join_tokens = tenant_table(
 made it and what they were, ``ended_because`` why it ended before it expired."""
 
 _WORKER = text("SELECT * FROM workers WHERE tenant = :tenant AND id = :id")
+_WORKER_AT_DOOR = text(
+    "SELECT w.*, (SELECT min(r.backed_up_at) FROM access_restores r WHERE r.tenant = w.tenant"
+    " AND NOT r.confirmed AND r.restored_at >= w.registered_at) AS unconfirmed_since"
+    " FROM workers w WHERE w.tenant = :tenant AND w.id = :id"
+)
+"""A worker, and since when nobody knows whether it should still be let in, unless it registered
+after the restore that brought it back."""
+_FROM_OUTSIDE = text(
+    "SELECT EXISTS (SELECT 1 FROM join_tokens WHERE tenant = :tenant AND created_by <> :household)"
+)
 _WORKER_BY_NAME = text("SELECT * FROM workers WHERE tenant = :tenant AND name = :name")
 _WORKERS = "SELECT * FROM workers WHERE tenant = :tenant AND id {ids}"
 _WORKER_PAGE = text(
@@ -111,6 +123,16 @@ _USE_TOKEN = text(
 
 def find_worker(conn: Connection, tenant: str, worker: str) -> WorkerRow | None:
     return conn.execute(_WORKER, {"tenant": tenant, "id": worker}).first()
+
+
+def find_worker_at_door(conn: Connection, tenant: str, worker: str) -> WorkerRow | None:
+    return conn.execute(_WORKER_AT_DOOR, {"tenant": tenant, "id": worker}).first()
+
+
+def admits_from_outside(conn: Connection, tenant: str) -> bool:
+    """Whether anybody ever made a join token for other drones than ``holdfast up``'s own."""
+    values = {"tenant": tenant, "household": HOUSEHOLD}
+    return bool(conn.execute(_FROM_OUTSIDE, values).scalar_one())
 
 
 def find_worker_by_name(conn: Connection, tenant: str, name: str) -> WorkerRow | None:

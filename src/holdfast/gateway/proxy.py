@@ -78,6 +78,7 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/v1/query", "reporter"),
     ("/v1/api-keys", "identity"),
     ("/v1/derived", "identity"),
+    ("/v1/access/workers", "coordinator"),
     ("/v1/access", "identity"),
     ("/v1/roles", "identity"),
     ("/v1/people", "identity"),

@@ -68,6 +68,7 @@ def review(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = Fals
             wraps=["may", "by"],
         )
         say_more(more, limit)
+        say("drones and what admits them: `holdfast worker list`, `holdfast worker token-list`")
 
     run(body)
 

@@ -7,6 +7,10 @@ from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.principal import Principal
 
+PLACES = ("/v1/access", "/v1/access/workers")
+"""Where what a restore left open is known: of keys and people, and of workers. Roles that share a
+database have the same to say."""
+
 
 class AccessClient:
     """What :class:`~holdfast.identity.access.service.AccessService` promises, over HTTP."""
@@ -15,8 +19,8 @@ class AccessClient:
         self._api = api
 
     async def find(self, principal: Principal | None) -> Access:
-        """See :meth:`AccessService.find`."""
-        return await self._api.request("GET", "/v1/access", type=Access)
+        """See :meth:`AccessService.find`; of every role that lets somebody in."""
+        return _of_all([await self._api.request("GET", each, type=Access) for each in PLACES])
 
     async def ways(
         self, principal: Principal | None, *, after: str = "", limit: int = 100
@@ -27,5 +31,15 @@ class AccessClient:
         )
 
     async def confirm(self, principal: Principal | None, wanted: AccessConfirm) -> Access:
-        """See :meth:`AccessService.confirm`."""
-        return await self._api.request("POST", "/v1/access/confirm", json=wanted, type=Access)
+        """See :meth:`AccessService.confirm`; one role after the other, twice is fine."""
+        return _of_all(
+            [
+                await self._api.request("POST", f"{each}/confirm", json=wanted, type=Access)
+                for each in PLACES
+            ]
+        )
+
+
+def _of_all(found: list[Access]) -> Access:
+    each = {(one.tenant, one.backup): one for part in found for one in part.unconfirmed}
+    return Access(confirmed=not each, unconfirmed=[each[key] for key in sorted(each)])

@@ -34,3 +34,21 @@ def handlers(service: AccessService) -> list[Any]:
         return await service.confirm(principal, data or AccessConfirm())
 
     return [find_access, list_ways, confirm_access]
+
+
+def worker_handlers(service: AccessService) -> list[Any]:
+    """The same of workers and join tokens, where another role keeps them in its own database."""
+
+    @get("/v1/access/workers", permission=Permission.WORKERS_READ)
+    async def find_worker_access(principal: Principal) -> Access:
+        """Tell the operator whether workers and join tokens of a restore are confirmed."""
+        return await service.find(principal)
+
+    @post("/v1/access/workers/confirm", permission=Permission.WORKERS_WRITE, status=200)
+    async def confirm_worker_access(
+        principal: Principal, data: AccessConfirm | None = None
+    ) -> Access:
+        """Let in again the workers and join tokens that hold now; only the operator says so."""
+        return await service.confirm(principal, data or AccessConfirm())
+
+    return [find_worker_access, confirm_worker_access]

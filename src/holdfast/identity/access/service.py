@@ -8,7 +8,7 @@ asks there whose a key is, or begins a session, is refused until :meth:`AccessSe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -38,22 +38,28 @@ KEY, PERSON = "api-key", "person"
 
 
 async def note_restore(
-    database: Database, backup: str, backed_up_at: str, at: str, *, confirmed: bool
+    database: Database,
+    backup: str,
+    backed_up_at: str,
+    at: str,
+    *,
+    confirmed: bool,
+    more: Callable[[Connection, str], bool] | None = None,
 ) -> bool:
     """Note that this database was restored at ``at``; whether anybody is kept out by it.
 
     For the restore, of a database that nobody serves yet. Twice is fine. What is cheap to make
     again ends for good: sessions, invitations, links that bring somebody back. Where there never
-    was a key, a person or an invitation nothing else can have come back. ``confirmed``: whoever
-    restores says that nothing was ended since; what an earlier restore left open is not said by
-    that, and stays.
+    was a key, a person or an invitation, nor what ``more`` finds of other roles in a tenant,
+    nothing else can have come back. ``confirmed``: whoever restores says that nothing was ended
+    since; what an earlier restore left open is not said by that, and stays.
     """
     shut = False
     for tenant in await database.tenants():
 
         def unit(conn: Connection, tenant: TenantId = tenant) -> bool:
             store.end_passing(conn, tenant, at)
-            if store.held_anybody(conn, tenant):
+            if store.held_anybody(conn, tenant) or (more is not None and more(conn, tenant)):
                 store.add_restore(conn, tenant, backup, backed_up_at, at, confirmed=confirmed)
             return bool(store.unconfirmed_since(conn, tenant))
 

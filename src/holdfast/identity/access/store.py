@@ -33,7 +33,8 @@ _ADD = text(
 )
 _ALL = text("SELECT * FROM access_restores WHERE tenant = :tenant ORDER BY backed_up_at, backup")
 _SINCE = text(
-    "SELECT min(backed_up_at) FROM access_restores WHERE tenant = :tenant AND NOT confirmed"
+    "SELECT min(backed_up_at) FROM access_restores"
+    " WHERE tenant = :tenant AND NOT confirmed AND restored_at >= :made"
 )
 _TELL = text(
     "UPDATE access_restores SET told = TRUE"
@@ -77,9 +78,10 @@ def restores_of(conn: Connection, tenant: str) -> Sequence[Row[Any]]:
     return conn.execute(_ALL, {"tenant": tenant}).all()
 
 
-def unconfirmed_since(conn: Connection, tenant: str) -> str:
-    """Since which moment nobody knows who may enter; empty while that is known."""
-    return conn.execute(_SINCE, {"tenant": tenant}).scalar_one() or ""
+def unconfirmed_since(conn: Connection, tenant: str, made: str = "") -> str:
+    """Since which moment nobody knows who may enter; empty while that is known, and of what was
+    ``made`` after the restore."""
+    return conn.execute(_SINCE, {"tenant": tenant, "made": made}).scalar_one() or ""
 
 
 def check_confirmed(conn: Connection, tenant: str, subject: str = "") -> None:
