@@ -617,8 +617,11 @@ async def test_a_drill_restores_checks_tells_the_time_and_leaves_nothing(world: 
     assert not scratch.exists()
 
 
-async def test_a_record_that_was_changed_is_named_at_rest_and_by_a_drill(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path / "data")
+async def test_a_record_that_was_changed_is_named_at_rest_and_by_a_drill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = settings_in(Path("data"))
     async with open_system(settings, ROLES) as system:
         await system.registry.publish(ME, PROFILE)
         await collect(system, JANE, JOE, "max@example.org")
@@ -644,13 +647,17 @@ async def test_a_record_that_was_changed_is_named_at_rest_and_by_a_drill(tmp_pat
     async with open_system(settings, ROLES) as system:
         assert system.state is not None
         await system.state.database.write(ME, unit)
+        await system.ledger.checkpoint(ME)
         before = await back_up(system)
+    # Whoever asked is mostly in another folder than the server.
+    assert {Path(one).parent.parent for one in files_of(before)} == {tmp_path / "data"}
     found = {one.check: one for one in at_rest(settings, datetime.now(UTC), deep=True)}
     assert found["records"].outcome == "fail"
     assert "1 are not what was recorded: clinic " in found["records"].detail
     assert "1 cannot be opened, and no erasure says why: clinic " in found["records"].detail
     assert "restore a backup" in found["records"].hint
     done = await drill(settings, *files_of(before), tmp_path / "scratch")
+    assert "what was published" not in capsys.readouterr().err
     assert done.verified.closed == 0
     [named], [unopened] = done.verified.altered, done.verified.unopened
     assert named != unopened

@@ -223,8 +223,8 @@ class BackupService:
         return msgspec.structs.replace(
             job,
             state="done",
-            data_file=str(data),
-            keys_file=str(keys),
+            data_file=str(data.absolute()),
+            keys_file=str(keys.absolute()),
             size_bytes=size,
             objects_done=job.objects,
         )

@@ -704,7 +704,7 @@ async def _reopened(
             return Restored(
                 backup=header.id,
                 created_at=header.created_at,
-                data_dir=str(settings.data_dir),
+                data_dir=str(settings.data_dir.absolute()),
                 objects=header.objects,
                 unpack_seconds=round(unpacked - began, 3),
                 open_seconds=round(opened - unpacked, 3),

@@ -217,7 +217,7 @@ def drill(
         with tempfile.TemporaryDirectory(prefix="holdfast-drill-") as folder, _progress() as show:
             scratch = Path(folder) / "data"
             found = await rehearse(settings, data, of_keys, scratch, progress=show)
-        _print(found, json=json)
+        _print(found, json=json, kept=False)
         _check_records(found)
 
     run(body)
@@ -291,7 +291,7 @@ def _recovered(settings: Settings, recovery: Path | None) -> Iterator[tuple[str,
         yield master, Path(folder)
 
 
-def _print(found: Restored, *, json: bool) -> None:
+def _print(found: Restored, *, json: bool, kept: bool = True) -> None:
     if json:
         print_json(found)
         return
@@ -299,7 +299,7 @@ def _print(found: Restored, *, json: bool) -> None:
     print_fields(
         {
             "backup": f"{found.backup} of {found.created_at}",
-            "restored to": found.data_dir,
+            "restored to": found.data_dir + ("" if kept else ", which is removed again"),
             "ready after": f"{found.ready_seconds:.2f} s (unpacking {found.unpack_seconds:.2f} s, "
             f"opening {found.open_seconds:.2f} s)",
             "checked in": f"{found.verify_seconds:.2f} s",
