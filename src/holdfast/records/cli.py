@@ -348,7 +348,6 @@ def record_history(
     json: JsonOption = False,
 ) -> None:
     async def body() -> None:
-        from holdfast.kernel.clock import parse_timestamp
         from holdfast.kernel.principal import operator
 
         async with session(ctx) as api:
@@ -364,12 +363,7 @@ def record_history(
                     raise
         known = found.revisions
         if as_of is not None:
-            until = parse_timestamp(as_of)
-            known = [
-                one
-                for one in known
-                if one.recorded_from and parse_timestamp(one.recorded_from) <= until
-            ]
+            known = _known_at(known, as_of)
         if found.omitted:
             say(f"{found.omitted} more revisions are not listed: --as-of lists those up to a time")
         if json:
@@ -378,6 +372,22 @@ def record_history(
         _print_history(known)
 
     run(body)
+
+
+def _known_at(revisions: Sequence[Record], as_of: str) -> list[Record]:
+    """Those that were known then, with what was known of them then: no end that came later."""
+    import msgspec
+
+    from holdfast.kernel.clock import parse_timestamp
+
+    moment = parse_timestamp(as_of)
+    return [
+        msgspec.structs.replace(one, recorded_to=None)
+        if one.recorded_to and parse_timestamp(one.recorded_to) > moment
+        else one
+        for one in revisions
+        if one.recorded_from and parse_timestamp(one.recorded_from) <= moment
+    ]
 
 
 def _print_history(revisions: Sequence[Record]) -> None:

@@ -340,7 +340,9 @@ def test_a_record_tells_its_history(invoke: Invoke) -> None:
     named = ("record", "history", "rates", "CA", "2025-01-01")
     assert told(invoke(*named, "--json")) == revisions
     then = told(invoke(*named, "--as-of", revisions[0]["recorded_from"], "--json"))
-    assert [one["revision"] for one in then] == [1]
+    assert [(one["revision"], one.get("recorded_to")) for one in then] == [(1, None)]
+    then = told(invoke(*named, "--as-of", revisions[1]["recorded_from"], "--json"))
+    assert then == revisions, "its end was known as the next one came"
     for words, status, said in (
         (("rates", "CA"), 2, "2 parts\nhint: the key is dimensions.state, period"),
         (("nothing", "TX"), 4, "cannot find the profile 'nothing'"),
