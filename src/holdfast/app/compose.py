@@ -47,10 +47,12 @@ async def open_system(
     clock: Clock | None = None,
     new_id: NewId | None = None,
     served: bool = True,
+    restored: bool = False,
 ) -> AsyncIterator[System]:
     """A system with these roles on this data directory, closed in order when the block ends.
 
-    ``served`` is False for a command, which opens all roles whatever the directory is of.
+    ``served`` is False for a command, which opens all roles whatever the directory is of;
+    ``restored`` for the one that has just put everything there, and tells what is not known there.
     The caller holds the data directory. Raises :class:`Unsupported` for a role that is not built,
     and what opening the parts raises.
     """
@@ -62,7 +64,9 @@ async def open_system(
             f"cannot serve {', '.join(unknown)}: not built in this version",
             hint=f"built are: {', '.join(ROLES)}",
         )
-    system = System(settings, chosen, clock, new_id or id_source(clock), Metrics(), served)
+    system = System(
+        settings, chosen, clock, new_id or id_source(clock), Metrics(), served, restored
+    )
     system.tls = client_tls(settings)
     system.limit(settings)
     async with AsyncExitStack() as stack:

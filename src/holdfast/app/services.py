@@ -208,6 +208,7 @@ async def _open_ledger(system: System, state: State, stack: AsyncExitStack) -> N
             metrics=LedgerMetrics(system.metrics),
             origin=settings["ledger_origin"],
             witnesses=Witnesses(witnesses, asking),
+            restored=system.restored,
         )
         folds = (Publications(), Runs(), Tasks())
         system.ledger = deliver = LedgerService(parts, system.new_id, folds)

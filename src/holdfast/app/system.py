@@ -51,6 +51,8 @@ class System:
     metrics: Metrics
     served: bool = True
     """Whether it is opened to serve, as the roles that it has; a command opens all there are."""
+    restored: bool = False
+    """Whether it is opened to check what was just restored."""
     identity: Any = None
     sessions: Any = None
     passkeys: Any = None

@@ -448,9 +448,7 @@ def verify(
         sys.stdout.write(f"sound: {found.checked} entries, root {found.root}\n")
         if found.checkpoints:
             say(f"compared with {found.checkpoints} roots that are kept apart from the entries:")
-            say(
-                "those of its signed checkpoints, and of the head file, which no restore brings back"
-            )
+            say("those of its signed checkpoints, and of the head file")
         if found.erased:
             say(f"{found.erased} entries are erased: their headers are sound, nothing reads them")
         for position in found.twice:

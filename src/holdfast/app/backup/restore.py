@@ -696,7 +696,9 @@ async def _reopened(
 
     replayed = len(read_erasures(settings.keys_dir))
     with datadir.held(settings.data_dir):
-        async with open_system(settings.alone(), header.roles, served=False) as system:
+        async with open_system(
+            settings.alone(), header.roles, served=False, restored=True
+        ) as system:
             opened = time.monotonic()
             came_from = RestoredFrom(header.id, header.created_at)
             origins = await begin_origins(system, came_from) if new_origin else []

@@ -57,6 +57,8 @@ class LogParts:
     witnesses: Witnesses | None = None
     people: People | None = None
     """Without it no event can say whom it is about."""
+    restored: bool = False
+    """Opened to check what was just restored: whoever does says what is not known there."""
 
     sealing: ThreadPoolExecutor = field(
         default_factory=partial(ThreadPoolExecutor, SEALING_THREADS, "sealing")

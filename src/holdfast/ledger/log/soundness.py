@@ -211,7 +211,8 @@ class Soundness:
         first_time = self.damage != damage
         self.damage = damage
         self.parts.shared.metrics.writable(self.parts.tenant, writable=False)
-        if first_time:
+        said = damage.reason == PUBLISHED_UNKNOWN and self.parts.shared.restored
+        if first_time and not said:
             log.error(
                 "the ledger is read-only",
                 tenant=self.parts.tenant,
