@@ -10,6 +10,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -402,6 +403,29 @@ async def test_permission_is_asked_for_each_table(made: Made) -> None:
     assert made.folder.asked == []
     with pytest.raises(HoldfastError):
         await ask(asking, "from p1", VIEWER)
+
+
+async def test_whoever_is_limited_to_profiles_has_their_tables_alone(both: Made) -> None:
+    await both.history(9, 60)
+    asking = both.service()
+    whole = await ask(asking, "select distinct profile from records order by 1")
+    assert len(whole) > 1
+    assert ["p1"] in whole
+    limited = replace(ME, profiles=frozenset({"p1"}))
+    both.folder.asked.clear()
+    assert await ask(asking, "select distinct profile from records", limited) == [["p1"]]
+    for table in ("runs", "tasks"):  # of these the log says no profile here, so they are of none
+        assert await ask(asking, f"select count(*) > 0 from {table}") == [[True]]
+        assert await ask(asking, f"select count(*) from {table}", limited) == [[0]]
+    assert {profile for _, profile in both.folder.asked} == {"p1"}
+    (other, *_) = [name for (name,) in whole if name != "p1"]
+    for unknown in (other, "nothing"):
+        with pytest.raises(Invalid) as refused:
+            await ask(asking, f"select * from p1, {unknown}", limited)
+        assert refused.value.code == "query-table-unknown"
+        assert other not in refused.value.hint
+    with pytest.raises(Denied, match="limited to some profiles, for events"):
+        await ask(asking, "select * from events", limited)
 
 
 @pytest.mark.parametrize(

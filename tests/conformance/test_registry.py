@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -305,6 +306,21 @@ async def test_the_list_is_paged_by_name(registry: Registry) -> None:
     assert (await registry.list(ME)).items[0].title == "P00"
     with pytest.raises(Invalid):
         await registry.list(ME, cursor="not-a-cursor")
+
+
+async def test_whoever_is_limited_to_profiles_has_these_in_the_list(
+    service: RegistryService,
+) -> None:
+    for number in range(7):
+        await service.publish(ME, document(name=f"p{number:02d}"))
+    limited = replace(ME, profiles=frozenset({"p01", "p05", "p77"}))
+    assert await service.count(limited) == 2
+    first = await service.list(limited, limit=1)
+    rest = await service.list(limited, limit=1, cursor=first.next)
+    assert [item.name for item in first.items + rest.items] == ["p01", "p05"]
+    assert rest.next is None
+    nothing = replace(ME, profiles=frozenset[str]())
+    assert ((await service.list(nothing)).items, await service.count(nothing)) == ([], 0)
 
 
 async def test_history_and_versions_are_paged(registry: Registry) -> None:

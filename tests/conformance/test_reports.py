@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -504,6 +504,29 @@ async def test_reports_of_another_tenant_do_not_exist(
         theirs = await client.run(OTHER, spec())
     assert theirs.id != mine.id
     assert [item.id for item in (await service.list(ME)).items] == [mine.id]
+
+
+async def test_a_report_is_theirs_who_may_see_all_that_it_was_made_of(
+    service: ReportsService,
+) -> None:
+    made = [(await service.run(ME, spec(f"s{number}"))).id for number in range(3)]
+    both, one = (replace(ME, profiles=frozenset(names)) for names in ({"a", "b", "c"}, {"a"}))
+    found, cursor = [], None
+    while True:
+        page = await service.list(both, limit=1, cursor=cursor)
+        found += [item.id for item in page.items]
+        if (cursor := page.next) is None:
+            break
+    assert found == made[::-1]
+    assert (await service.run(both, spec("s0"))).unchanged
+    page = await service.list(one, limit=1)
+    assert (page.items, page.next) == ([], None)
+    for call in (service.show, service.data, service.chart):
+        with pytest.raises(NotFound):
+            await call(one, made[0])
+    with pytest.raises(Denied) as refused:
+        await service.run(one, spec("s0"))
+    assert refused.value.code == "out-of-scope"
 
 
 # --- lists --------------------------------------------------------------------------------------

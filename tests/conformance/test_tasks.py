@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -755,6 +756,31 @@ async def test_lists_are_filtered(here: Rig, ask: Any) -> None:
     assert await listed(exclusive="profile:rain") == {run.id}
     assert await listed(run=run.payload["run"]) == {run.id}
     assert await listed(run="another") == set()
+
+
+async def test_whoever_is_limited_to_a_profile_has_what_collects_it_alone(here: Rig) -> None:
+    limited = replace(OPERATOR, profiles=frozenset({"rain", "hail"}))
+    for name in ("rain", "snow"):
+        here.registry.publish(name)
+    collect = here.fleet.collect
+    mine, theirs = [
+        await collect(OPERATOR, CollectRequest(profile=name)) for name in ("rain", "snow")
+    ]
+    # What calls itself so is not of that profile.
+    named = await here.fleet.submit(OPERATOR, work(exclusive="profile:hail"))
+    for wanted in (None, TaskFilter(kind="collect"), TaskFilter(exclusive="profile:rain")):
+        found, more = await here.fleet.list_tasks(limited, wanted, limit=1)
+        assert ([task.id for task in found], more) == ([mine.id], None)
+    other = TaskFilter(exclusive="profile:snow")
+    assert await here.fleet.list_tasks(limited, other) == ([], None)
+    nothing = replace(OPERATOR, profiles=frozenset[str]())
+    assert await here.fleet.list_tasks(nothing) == ([], None)
+    assert (await here.fleet.show_task(limited, mine.id)).id == mine.id
+    for task in (theirs.id, named.id, here.new_id()):
+        for asked in (here.fleet.show_task, here.fleet.cancel):
+            with pytest.raises(NotFound, match=f"cannot find the task {task}|no such task"):
+                await asked(limited, task)
+    assert (await here.fleet.show_task(OPERATOR, theirs.id)).status is TaskStatus.QUEUED
 
 
 # --- profiles ------------------------------------------------------------------------------------

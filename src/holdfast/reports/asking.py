@@ -397,9 +397,9 @@ def _sees(principal: Principal, table: str, state: dict[str, Any]) -> bool:
     if principal.profiles is None:
         return True
     if table == "runs":
-        return principal.sees(str(state.get("profile")))
+        return principal.sees(state.get("profile") or "")
     collects = state.get("kind") == "collect"
-    return collects and principal.sees(str(state.get("exclusive")).removeprefix("profile:"))
+    return collects and principal.sees((state.get("exclusive") or "").removeprefix("profile:"))
 
 
 def _told(query: Query, gathered: _Gathered) -> dict[str, Any]:
