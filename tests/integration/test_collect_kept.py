@@ -198,6 +198,16 @@ async def test_what_came_of_an_answer_that_broke_off_is_kept_and_no_attempt_goes
     assert not (await bench.system.records.responses(OPERATOR, run.id))[0].response.cut
 
 
+async def nothing_is_on_its_way() -> None:
+    """While a page is uploaded, the one behind it arrives."""
+
+    def under_way() -> bool:
+        asked = (task.get_coro() for task in asyncio.all_tasks())
+        return any(getattr(each, "__qualname__", "") == "Pages._fetch" for each in asked)
+
+    await until(lambda: not under_way())
+
+
 async def test_pages_that_had_come_ahead_are_kept_when_one_before_them_fails(
     bench: Collecting,
 ) -> None:
@@ -210,16 +220,6 @@ async def test_pages_that_had_come_ahead_are_kept_when_one_before_them_fails(
         limits={"concurrency": 3},
     )
     line = Line(bench.system.app)
-
-    async def nothing_is_on_its_way() -> None:
-        """While the page that fails is uploaded, the one behind it arrives."""
-
-        def under_way() -> bool:
-            asked = (task.get_coro() for task in asyncio.all_tasks())
-            return any(getattr(each, "__qualname__", "") == "Pages._fetch" for each in asked)
-
-        await until(lambda: not under_way())
-
     line.hold["/responses/1"] = nothing_is_on_its_way
     async with bench.drone(line=line):
         run = await bench.collect()
@@ -227,6 +227,32 @@ async def test_pages_that_had_come_ahead_are_kept_when_one_before_them_fails(
     pages = [(bench.files / f"data_page{number}.json").read_bytes() for number in (1, 2, 3)]
     assert await kept(bench, run) == pages
     assert await bench.records() == []
+
+
+async def test_a_complete_run_keeps_no_page_that_it_asked_for_ahead_and_did_not_need(
+    bench: Collecting,
+) -> None:
+    """The first page lets expect three, the second has all that is left, and the third breaks off:
+    its beginning is no part of what was published."""
+    for page, rows in ((1, ROWS[:2]), (2, ROWS[2:5]), (3, ROWS)):
+        bench.write(f"data_page{page}.json", {"n": 5, "rows": rows})
+    bench.source.faults.replace([Fault(kind="cut", skip=2)])
+    await bench.publish(
+        source={
+            "format": {"type": "json", "records": "$.rows[*]"},
+            "pagination": {"type": "page", "total_records": "$.n"},
+        },
+        # Each request has a moment of its own, so that the third is the one for the third page.
+        limits={"concurrency": 2, "retries": 0, "requests_per_minute": 120},
+    )
+    line = Line(bench.system.app)
+    line.hold["/responses/1"] = nothing_is_on_its_way
+    async with bench.drone(line=line):
+        run = await bench.collect()
+    assert (run.status, run.pages, run.records) == (RunStatus.SUCCEEDED, 2, 5), run.reason
+    pages = [(bench.files / f"data_page{number}.json").read_bytes() for number in (1, 2)]
+    assert await kept(bench, run) == pages
+    assert len(bench.source.requests) == 3
 
 
 async def test_the_address_that_answered_in_the_end_is_told_without_what_signs_it(
