@@ -112,7 +112,8 @@ class Preview(Struct, frozen=True, kw_only=True):
             shown = ", ".join(map(str, self.repeated_key))
             found.append(
                 f"{self.repeated} of these rows repeat the key of another, first {shown}; "
-                "`duplicates` in the profile says what that means (by default the run fails)"
+                "add the field that tells them apart to `key`, or say by `duplicates` which counts "
+                "(by default the run fails)"
             )
         if self.rejected > self.max_rejects:
             found.append(

@@ -46,6 +46,10 @@ BY_CODE: dict[str, str] = {
     "spool-failed": "see that the disk has room and can be written (HOLDFAST_COLLECT_SPOOL_DIR)",
     "parse": "see that source.format says what the source really sends",
     "mapping": "`holdfast profile validate FILE` lists what is wrong in a profile",
+    "duplicate-keys": "two rows had the same values in all fields that the profile's `key` names, "
+    "and would be one record: add the field that tells them apart to `key`; if the source corrects "
+    "a row by a later one, `duplicates: last` takes that; if rows may be alike, `key: position` "
+    "counts them",
     "role-unreachable": "`holdfast health` and `holdfast doctor` say which role is down",
     "foreign-answer": "something else answers at that address, or stands before it: see that "
     "--control-plane (or HOLDFAST_URL) names the gateway of a Holdfast",

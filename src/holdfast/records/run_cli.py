@@ -191,7 +191,7 @@ def after_failure(run: Run) -> str:
             f"{show} says what changed; if it is to be like this from now on: "
             f"`holdfast run accept {run.id}`"
         )
-    if run.rejects:
+    if run.rejects and run.code != "duplicate-keys":
         return f"`holdfast reject list --profile {run.profile}` shows the rows and why"
     if run.code in ("parse", "mapping") and run.pages:
         return (

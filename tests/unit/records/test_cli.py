@@ -278,6 +278,8 @@ def ended(status: RunStatus, **came: Any) -> Run:
         ("guard-refused", 0, "HOLDFAST_COLLECT_ALLOW=HOST:PORT"),
         ("spool-failed", 0, "see that the disk has room"),
         ("of-no-hint", 0, "holdfast profile preview FILE"),
+        ("duplicate-keys", 0, "add the field that tells them apart to `key`"),
+        ("duplicate-keys", 2, "`duplicates: last`"),
     ],
 )
 def test_a_failed_run_says_what_to_do_next(code: str, rejects: int, hint: str) -> None:
