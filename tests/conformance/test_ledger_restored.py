@@ -118,11 +118,38 @@ async def test_nothing_is_signed_by_any_instance_until_a_new_origin_cites_the_ol
             None,
         )
         assert (await verdict(ledger)).sound
-    bring(tmp_path, "second")  # what the old origin told is no concern of the new one
     async with ledger_on(database, tmp_path / "second", clock=clock, keys=keys) as ledger:
         await ledger.append(ONE, one(9))
         with pytest.raises(Conflict, match="nothing is wrong"):
             await ledger.restart(ONE, "again")
+
+
+async def test_what_one_instance_published_another_s_restart_does_not_pass_over(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    """Only the first one's file knows that more was told than the new origin tells of."""
+    rows, _, last = await backed_up(database, tmp_path, clock, more=3)
+    await restored(database, rows)
+    keys = tmp_path / "keys"
+    async with ledger_on(database, tmp_path / "new", clock=clock, keys=keys) as ledger:
+        await ledger.restart(ONE, "the machine of the test")
+    bring(tmp_path, "first")
+    async with ledger_on(database, tmp_path / "first", clock=clock, keys=keys) as ledger:
+        for _ in range(2):
+            with pytest.raises(LedgerReadOnly, match=f"published knows of {last.size} entries"):
+                await ledger.append(ONE, one(9))
+        found = await verdict(ledger)
+        assert (found.sound, "knows of 7 entries" in found.reason) == (False, True)
+        await ledger.restart(ONE, "what was lost")
+        cites = (await ledger.entry(ONE, 5)).payload
+        assert cites is not None
+        names = ("published_origin", "published_size", "published_root")
+        assert [cites[name] for name in names] == [last.origin, last.size, last.root.hex()]
+        assert (await verdict(ledger)).sound
+    for machine in ("first", "new"):
+        async with ledger_on(database, tmp_path / machine, clock=clock, keys=keys) as ledger:
+            await ledger.append(ONE, one(20 + len(machine)))
+            assert (await verdict(ledger)).sound
 
 
 async def test_the_file_of_who_signed_last_lets_a_log_go_on_that_holds_all_it_knows(

@@ -26,6 +26,8 @@ from holdfast.ledger.head import Head
 from holdfast.ledger.notes import Checkpoint, VerifierKey
 from holdfast.ledger.store import LogKey, Origin, Published
 
+PUBLISHED_FILE = "the file of what was published"
+
 
 @dataclass(frozen=True, slots=True)
 class SignerPaths:
@@ -150,12 +152,15 @@ class Untold:
     detail: str
 
 
-def untold(origins: Sequence[Origin], head: Head) -> Untold | None:
+def untold(
+    origins: Sequence[Origin], head: Head | Checkpoint, who: str = "the head file"
+) -> Untold | None:
     """What ``head`` knows of that was lost before a later origin began, which knew less.
 
-    Each instance has a head file of its own, and whoever restarts cites only what it can see: how
-    long the log was (``known_size``), its own head, and what was published. What cites no such
-    length is of a version that did not; of that nobody can tell.
+    Each instance has a head file of its own, and one of what was published (``who``). Whoever
+    restarts cites only what it can see: how long the log was (``known_size``), its own head, and
+    what was published. What cites no such length is of a version that did not; of that nobody can
+    tell.
     """
     names = [each.origin for each in origins]
     if head.origin not in names:
@@ -179,7 +184,7 @@ def untold(origins: Sequence[Origin], head: Head) -> Untold | None:
     return Untold(
         known,
         head.size - 1,
-        f"the head file knows of {head.size} entries of {head.origin}, and {cut.origin}, which "
+        f"{who} knows of {head.size} entries of {head.origin}, and {cut.origin}, which "
         f"began at {cut.started_size}, tells of {known}",
     )
 

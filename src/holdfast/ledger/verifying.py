@@ -20,7 +20,7 @@ from holdfast.ledger.log.tenant_log import TenantLog
 from holdfast.ledger.model import Progress
 from holdfast.ledger.ports import StoredCommit
 from holdfast.ledger.service import LedgerService
-from holdfast.ledger.signer import binds, untold, verifier_of
+from holdfast.ledger.signer import PUBLISHED_FILE, binds, untold, verifier_of
 from holdfast.ledger.tree import Tree
 from holdfast.ledger.walking import Walk
 
@@ -192,6 +192,8 @@ async def _told(tenant_log: TenantLog) -> dict[int, list[tuple[str, bytes]]]:
         told(f"the checkpoint of {row.origin}", row.origin, said.size, said.root)
     published = await tenant_log.published.in_file()
     for origin, outside in published.items():
+        if (lost := untold(origins, outside, PUBLISHED_FILE)) is not None:
+            raise Corrupt(lost.detail)
         told(f"the published checkpoint of {origin}", origin, outside.size, outside.root)
     head = await asyncio.to_thread(tenant_log.read_head)
     if head is not None:

@@ -26,7 +26,13 @@ from holdfast.ledger.log.soundness import (
 )
 from holdfast.ledger.model import LOST_TAIL, NO_KEY, PUBLISHED_UNKNOWN, Damage
 from holdfast.ledger.notes import Checkpoint
-from holdfast.ledger.signer import binds, is_evidence, unknown_origins, untold
+from holdfast.ledger.signer import (
+    PUBLISHED_FILE,
+    binds,
+    is_evidence,
+    unknown_origins,
+    untold,
+)
 from holdfast.ledger.store import Origin, Published
 from holdfast.ledger.tree import Tree
 
@@ -203,6 +209,8 @@ class Opening:
                     first=min(grown.size, later.size),
                 )
             )
+        for outside in said.values():
+            self._check_told(origins, outside, PUBLISHED_FILE)
         published = rows.get(origin.origin)
         claims = []
         if head is not None and self._is_concerned(head, grown.size, origins):
@@ -233,6 +241,15 @@ class Opening:
                 )
         return said, rows
 
+    def _check_told(self, origins: list[Origin], known: Head | Checkpoint, who: str) -> None:
+        """``LedgerReadOnly`` if entries that are known here were lost, and no origin tells of it:
+        another instance began the next one, and knew less."""
+        lost = untold(origins, known, who)
+        if lost is not None:
+            raise self.soundness.read_only(
+                Damage(reason=LOST_TAIL, detail=lost.detail, first=lost.first, last=lost.last)
+            )
+
     def _is_concerned(self, head: Head, size: int, origins: list[Origin]) -> bool:
         """Whether the log must hold what its head file knows; ``LedgerReadOnly`` if it is older.
 
@@ -249,9 +266,5 @@ class Opening:
                     first=min(head.size, size),
                 )
             )
-        lost = untold(origins, head)
-        if lost is not None:
-            raise self.soundness.read_only(
-                Damage(reason=LOST_TAIL, detail=lost.detail, first=lost.first, last=lost.last)
-            )
+        self._check_told(origins, head, "the head file")
         return not head.origin or binds(origins, head.origin, head.size)

@@ -26,7 +26,7 @@ from holdfast.ledger.log.tenant_log import TenantLog
 from holdfast.ledger.model import Damage, Prepared
 from holdfast.ledger.notes import Checkpoint
 from holdfast.ledger.plan import Wanted
-from holdfast.ledger.signer import following_origin, moment_digits
+from holdfast.ledger.signer import following_origin, moment_digits, untold
 from holdfast.ledger.store import Origin, Published
 
 log = get_logger("ledger")
@@ -52,7 +52,7 @@ class Restarted:
     root: bytes
     known_size: int
     head: Head | None
-    published: Published | None
+    published: Checkpoint | None
     aside: str
     earlier: list[dict[str, Any]]
     left_out: int
@@ -181,8 +181,7 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
         root=grown.root(),
         known_size=known_size,
         head=head,
-        # Of an origin before, where that restart broke off before it told anybody anything.
-        published=last_of(origins, rows),
+        published=_last_published(origins, rows, said or ()),
         aside=aside,
         earlier=untold[:EARLIER_MAX],
         left_out=max(0, len(untold) - EARLIER_MAX),
@@ -203,6 +202,22 @@ async def _begun(tenant_log: TenantLog, damage: Damage, reason: str) -> Restarte
         await tenant_log.published.begin_anew(rows.values(), aside_name)
     await tell_head(tenant_log.head, Head(grown.size, grown.root(), origin.origin))
     return made
+
+
+def _last_published(
+    origins: list[Origin], rows: dict[str, Published], said: Sequence[Checkpoint]
+) -> Checkpoint | None:
+    """The newest checkpoint that is known, of an origin before where that restart broke off before
+    it told anybody anything; or one of the file that was lost, and of which no origin tells yet."""
+    last, newest = last_of(origins, rows), origins[-1].origin
+    found = Checkpoint(last.origin, last.size, last.root) if last else None
+    for each in said:
+        if each.origin == newest and (
+            found is None or found.origin != newest or found.size < each.size
+        ):
+            found = each
+    lost = [each for each in said if untold(origins, each)]
+    return max(lost, key=lambda each: each.size) if lost else found
 
 
 def _untold(origins: Sequence[Origin], size: int) -> list[dict[str, Any]]:
