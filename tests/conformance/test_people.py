@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from holdfast.app.commands.audit import wanted
 from holdfast.identity.granting import Parts
@@ -227,6 +228,73 @@ async def test_the_operator_brings_back_an_administrator_of_another_tenant_and_n
         with pytest.raises(kind):
             await attempt
     assert len(await events(database)) == 1
+
+
+async def test_on_the_operators_own_record_is_each_link_into_another_tenant_once_and_no_other(
+    people: People, clients: Any, parts: Parts, database: Database
+) -> None:
+    chief = await join(parts, ["admin"], ELSEWHERE)
+    how = PersonRecover(tenant="elsewhere")
+    made = await people.recover(ME, chief, how, idempotency_key="k")
+    with pytest.raises(Conflict) as again:
+        await people.recover(ME, chief, how, idempotency_key="k")
+    assert again.value.code == "secret-shown-once"
+    with pytest.raises(Invalid):
+        await people.recover(ME, chief, how, idempotency_key="a\nb")
+    (told,) = await events(database)
+    assert told.event.payload == {
+        "tenant": "elsewhere",
+        "person": chief,
+        "invitation": made.invitation.id,
+    }
+    await clients["elsewhere"].disable(None, chief)
+    with pytest.raises(Conflict) as disabled:
+        await people.recover(ME, chief, how)
+    assert disabled.value.code == "person-disabled"
+    assert len(await events(database)) == 1
+    with pytest.raises(Invalid):
+        await people.create_admin(ME, AdminCreate(name="A", email="no", tenant="elsewhere"))
+    assert len(await events(database)) == 1
+    first = AdminCreate(name="A", tenant="elsewhere")
+    asked = await people.create_admin(ME, first, idempotency_key="f")
+    with pytest.raises(Conflict):
+        await people.create_admin(ME, first, idempotency_key="f")
+    (_, told) = await events(database)
+    assert told.event.type == "tenant.administrator-asked"
+    assert told.event.payload == {"tenant": "elsewhere", "invitation": asked.invitation.id}
+
+
+async def test_a_link_into_another_tenant_that_cannot_be_told_of_is_withdrawn(
+    served: PeopleService, clients: Any, parts: Parts, database: Database
+) -> None:
+    chief = await join(parts, ["admin"], ELSEWHERE)
+
+    def refuse(conn: Any) -> None:
+        body = "BEGIN SELECT RAISE(ABORT, 'no'); END"
+        if conn.dialect.name != "sqlite":
+            body = "EXECUTE FUNCTION refuse()"
+            conn.exec_driver_sql(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'no'; END $$"
+            )
+        when = f"FOR EACH ROW WHEN (NEW.tenant = '{ME.tenant}')"
+        conn.exec_driver_sql(f"CREATE TRIGGER refuse BEFORE INSERT ON outbox {when} {body}")
+
+    def take(conn: Any) -> None:
+        sqlite = conn.dialect.name == "sqlite"
+        conn.exec_driver_sql(f"DROP TRIGGER refuse{'' if sqlite else ' ON outbox'}")
+        if not sqlite:
+            conn.exec_driver_sql("DROP FUNCTION refuse")
+
+    await database.administer(refuse)
+    try:
+        with pytest.raises((HoldfastError, DBAPIError)):
+            await served.recover(ME, chief, PersonRecover(tenant="elsewhere"))
+    finally:
+        await database.administer(take)
+    (link,) = (await served.list_invitations(ELSEWHERE))[0]
+    assert (link.person, link.state) == (chief, "revoked")
+    assert await events(database) == []
 
 
 async def test_nobody_hands_on_or_takes_over_more_than_they_have(

@@ -101,23 +101,37 @@ class PeopleService:
         operators_only(principal, "name an administrator")
         await self._check_tenant(create.tenant)
         there = operator(TenantId(create.tenant))
-        elsewhere = there.tenant != principal.tenant
-        await self._db.read(there, lambda conn: _check_first(conn, there.tenant, elsewhere))
-        if elsewhere:
-            asked = {"tenant": create.tenant}
-            await self._tell(principal, "tenant.administrator-asked", asked)
         wanted = PersonInvite(
             name=create.name, email=create.email, roles=[ADMIN], hours=create.hours
         )
-        return await self._invite(there, wanted, Asked.of(idempotency_key, create), first=True)
+        made = await self._invite(there, wanted, Asked.of(idempotency_key, create), first=True)
+        if there.tenant != principal.tenant:
+            await self._tell(principal, there, "tenant.administrator-asked", made)
+        return made
 
-    async def _tell(self, principal: Principal, type_: str, told: dict[str, Any]) -> None:
-        """Say in the operator's own tenant, too, who lets whom into another: what is recorded there
-        they do not read here. Told first, so that no link is made untold."""
-        event = self._parts.event(principal, f"tenant/{told['tenant']}", type_, told)
-        await self._db.write(
-            principal, lambda conn: self._parts.outbox.emit(conn, principal, event)
-        )
+    async def _tell(
+        self, principal: Principal, there: Principal, type_: str, made: NewInvitation
+    ) -> None:
+        """Say in the operator's own tenant, too, whom they let into another: what is recorded there
+        they do not read here.
+
+        Once for each link, and for none that was not made: the link and its event there are one
+        transaction, and this is another, since a transaction is of one tenant. The link's secret is
+        nowhere but in the answer, which is not given before this is durable: nobody has a link that
+        was not told of. One that could not be is withdrawn; if the process dies in between, it is a
+        link whose secret nobody ever had.
+        """
+        told = {"tenant": there.tenant, "invitation": made.invitation.id}
+        if made.invitation.person:
+            told["person"] = made.invitation.person
+        event = self._parts.event(principal, f"tenant/{there.tenant}", type_, told)
+        try:
+            await self._db.write(
+                principal, lambda conn: self._parts.outbox.emit(conn, principal, event)
+            )
+        except Exception:
+            await self.revoke_invitation(there, made.invitation.id)
+            raise
 
     async def recover(
         self,
@@ -140,22 +154,21 @@ class PeopleService:
         tenant is the operator's to see or to change.
         """
         recover = recover or PersonRecover()
+        there = principal
         if recover.tenant and recover.tenant != principal.tenant:
             operators_only(principal, "bring back somebody of another tenant")
             await self._check_tenant(recover.tenant)
             there = operator(TenantId(recover.tenant))
             await self._db.read(there, lambda conn: _check_admin(conn, there.tenant, person))
-            told = {"tenant": recover.tenant, "person": person}
-            await self._tell(principal, "tenant.recovery-asked", told)
-            principal = there
-        found = await self._manageable(principal, person)
+        found = await self._manageable(there, person)
         wanted = PersonInvite(
             name=found.name, email=found.email, roles=found.roles, hours=RECOVERY_HOURS
         )
         asked = Asked.of(idempotency_key, {"person": person, "how": recover})
-        return await self._invite(
-            principal, wanted, asked, found, end_passkeys=recover.end_passkeys
-        )
+        made = await self._invite(there, wanted, asked, found, end_passkeys=recover.end_passkeys)
+        if there is not principal:
+            await self._tell(principal, there, "tenant.recovery-asked", made)
+        return made
 
     async def _invite(
         self,
