@@ -35,7 +35,11 @@ def test_it_says_what_is_down_up_and_broken(tmp_path: Path) -> None:
         "HOLDFAST_LOG_LEVEL": "warning",
     }
     arguments = ["up", "--port", "0", "--drones"]
-    with started([*arguments, "0"], data_dir, environment=environment) as broken:
+    slips = {"DB_DSNN": "x", "PROFILE_DIR": "y"}
+    with started([*arguments, "0"], data_dir, environment=environment | slips) as broken:
+        told = broken.log.read_text()
+        assert [told.count(name) for name in slips] == [1, 1], told
+        assert "did you mean DB_DSN?" in told
         wait_until(lambda: len(list(broken.items("/v1/profiles"))) == 10, what="profiles")
         status, found = checklist(data_dir)
         assert status == 1

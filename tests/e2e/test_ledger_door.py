@@ -30,6 +30,9 @@ def scraped_at() -> int:
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory, scraped_at: int) -> Iterator[Program]:
     data = tmp_path_factory.mktemp("limited") / "data"
+    secret = data.with_name("secret")
+    secret.touch(mode=0o600)
+    secret.write_text(SECRET)
     environment = {
         "VDB_DATA_DIR": str(data),
         "VDB_BIND_ADDR": "127.0.0.1:0",
@@ -37,7 +40,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory, scraped_at: int) -> Iterat
         "VDB_IDLE_TIMEOUT_SECS": "1",
         "VDB_LOG_LEVEL": "info",
         "VDB_AUTH_MODE": "jwt",
-        "VDB_JWT_SECRET": SECRET,
+        "HOLDFAST_LEDGER_JWT_SECRET_FILE": str(secret),
         "VDB_JWT_ISSUER": "ours",
         "VDB_JWT_AUDIENCE": "our-ledger",
         "VDB_JWT_EXPIRATION_SECS": "120",
@@ -73,18 +76,40 @@ def test_one_connection_more_than_the_guide_allows_is_told_so(limited: Program) 
         assert (more.status_code, "retry-after" in more.headers) == (503, True)
 
 
-def test_tokens_are_held_to_the_issuer_audience_and_expiry_that_are_set(limited: Program) -> None:
-    def status(seconds: float, **changes: str) -> int:
-        claims = {"iss": "ours", "aud": "our-ledger", "sub": "somebody", "roles": ["operator"]}
-        token = jwt(SECRET.encode(), {**claims, "exp": int(time.time() + seconds), **changes})
-        headers = {"authorization": f"Bearer {token}"}
-        url = f"{limited.url}/v1/ledger/status"
-        return httpx.get(url, headers=headers, trust_env=False, timeout=30).status_code
+def _status(program: Program, seconds: float, secret: str = SECRET, **changes: str) -> int:
+    claims = {"iss": "ours", "aud": "our-ledger", "sub": "somebody", "roles": ["operator"]}
+    token = jwt(secret.encode(), {**claims, "exp": int(time.time() + seconds), **changes})
+    headers = {"authorization": f"Bearer {token}"}
+    url = f"{program.url}/v1/ledger/status"
+    return httpx.get(url, headers=headers, trust_env=False, timeout=30).status_code
 
-    assert status(100) == 200
-    assert status(600) == 401
-    assert status(100, iss="craton") == 401
-    assert status(100, aud="craton") == 401
+
+def test_tokens_are_held_to_the_issuer_audience_and_expiry_that_are_set(quiet: Program) -> None:
+    assert _status(quiet, 100) == 200
+    assert _status(quiet, 600) == 401
+    assert _status(quiet, 100, iss="craton") == 401
+    assert _status(quiet, 100, aud="craton") == 401
+
+
+def test_the_file_of_the_secret_is_read_again(quiet: Program) -> None:
+    secret = quiet.data_dir.with_name("secret")
+    checks = f"{quiet.url}/ready"
+
+    def told() -> str:
+        found = httpx.get(checks, trust_env=False, timeout=30).json()["checks"]
+        return str(found["token_secret"]["status"])
+
+    try:
+        secret.write_text("another " + SECRET)
+        wait_until(lambda: _status(quiet, 100, "another " + SECRET) == 200, what="the new secret")
+        assert _status(quiet, 100) == 401
+        secret.write_text("short")
+        wait_until(lambda: told() == "degraded", what="the short one to be told of")
+        assert _status(quiet, 100, "another " + SECRET) == 200
+    finally:
+        secret.write_text(SECRET)
+    wait_until(lambda: _status(quiet, 100) == 200, what="the old secret")
+    assert told() == "ok"
 
 
 def test_a_token_behind_the_body_is_no_token(quiet: Program) -> None:

@@ -279,9 +279,12 @@ def _tokens_of_secret(system: System) -> BearerTokens | TokensOfFile | None:
     or in a file; two must be one."""
     settings = system.settings
     path, named = settings["identity_jwt_secret_file"], settings["identity_token_secret"].encode()
+    only = settings.file_of("identity_token_secret") if path is None else None
+    path = path or only
 
     def made(secret: bytes) -> BearerTokens:
-        _check_secret(settings, secret)
+        if only is None:
+            _check_secret(settings, secret)
         naming = hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest()
         return _tokens_under(system, [shared_secret(secret)], naming)
 

@@ -195,6 +195,7 @@ class Household:
             "HOLDFAST_COLLECT_ALLOW": ",".join(settings["collect_allow"]),
             "HOLDFAST_COLLECT_RESOLVER": settings["collect_resolver"],
             "HOLDFAST_COLLECT_CA_FILE": settings["collect_ca_file"],
+            "HOLDFAST_DRONE_PROCESS_INTERVAL": settings["drone_process_interval"],
             "HOLDFAST_TLS_CA_FILE": settings["tls_ca_file"],
             "HOLDFAST_TLS_CLIENT_CERTIFICATE_FILE": settings["tls_client_certificate_file"],
             "HOLDFAST_TLS_CLIENT_KEY_FILE": settings["tls_client_key_file"],

@@ -108,7 +108,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HOLDFAST_DATA_DIR",
         convert.path,
         Path("data"),
-        "Where everything is kept",
+        "Where everything is kept; not in the file, which may lie there",
         (Alias("VDB_DATA_DIR", EVENT_LOG, "", convert.path),),
     ),
     Setting(

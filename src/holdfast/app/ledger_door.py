@@ -31,10 +31,10 @@ from holdfast.identity.bearer import BearerTokens
 from holdfast.identity.hop import HEADER, hop_missing
 from holdfast.identity.keyfile import check_keys
 from holdfast.identity.model import KeyHolder
+from holdfast.identity.secretfile import TokensOfFile
 from holdfast.identity.signin.model import SessionHolder
 from holdfast.identity.signin.sessions import session_over
 from holdfast.identity.tokens import shared_secret
-from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Invalid, Unauthenticated
 from holdfast.kernel.principal import Permission, Principal
 
@@ -141,7 +141,7 @@ def _direct(system: System) -> DoorAuthenticator:
         Remembered(system.identity.find_holder, system.clock) if keyed else _no_keys,
         system.clock,
         listed=listed_keys(system) if keyed else None,
-        tokens=_tokens(settings, system.clock) if tokens else None,
+        tokens=_tokens(system) if tokens else None,
         tenant_required=settings["identity_tenant_required"],
     )
 
@@ -161,15 +161,25 @@ async def _no_keys(credential: str) -> KeyHolder:
     )
 
 
-def _tokens(settings: Settings, clock: Clock) -> BearerTokens:
-    """What verifies the HS256 tokens of this door; they have to end soon enough."""
-    secret = settings["ledger_jwt_secret"].encode()
-    return BearerTokens(
-        [shared_secret(secret)],
-        hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest(),
-        clock,
-        issuer=settings["ledger_jwt_issuer"],
-        audience=settings["ledger_jwt_audience"],
-        default_role=settings["identity_default_role"],
-        seconds_max=settings["ledger_jwt_seconds"],
-    )
+def _tokens(system: System) -> BearerTokens | TokensOfFile:
+    """What verifies the HS256 tokens of this door, under whichever secret is in the file of it;
+    they have to end soon enough."""
+    settings = system.settings
+
+    def made(secret: bytes) -> BearerTokens:
+        return BearerTokens(
+            [shared_secret(secret)],
+            hmac.new(secret, b"holdfast subjects", hashlib.sha256).digest(),
+            system.clock,
+            issuer=settings["ledger_jwt_issuer"],
+            audience=settings["ledger_jwt_audience"],
+            default_role=settings["identity_default_role"],
+            seconds_max=settings["ledger_jwt_seconds"],
+        )
+
+    path = settings.file_of("ledger_jwt_secret")
+    if path is None:
+        return made(settings["ledger_jwt_secret"].encode())
+    found = TokensOfFile(path, made, system.clock)
+    system.checks["token_secret"] = found.check
+    return found

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from holdfast.app.settings import ROLES, Resolved, Settings, resolve
+from holdfast.app.settings import ROLES, Resolved, Settings, examine, resolve, without_effect
 from holdfast.kernel.cli import CommandLine, checked_address
+from holdfast.kernel.errors import Invalid
 
 if TYPE_CHECKING:
     from holdfast.kernel.http.client import ApiClient
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PROGRAM = (sys.executable, "-m", "holdfast.app.main")
 """What a line begins with that starts this program again."""
+SLIPS_TOLD = 5
 
 
 def line_of(
@@ -45,6 +47,7 @@ def line_of(
         data_dir_from="--data-dir" if data_dir else (variables or ["default"])[0],
         tls_of=_tls_of,
         database_of=lambda line: settings_of(line).database_url,
+        said_of=_said_of,
     )
 
 
@@ -70,6 +73,37 @@ def _tls_of(line: CommandLine) -> ClientTls | None:
     from holdfast.app.tls import client_tls
 
     return client_tls(settings_of(line))
+
+
+def _said_of(line: CommandLine, key: str) -> tuple[Any, str]:
+    """One setting for a command that needs no other. Others may be wrong; that the file cannot be
+    read may not, for then nobody knows what it says of this one."""
+    environment, flags, file = sources_of(line, {})
+    settings, problems = examine(environment, flags, file)
+    wrong = [problem for problem in problems if problem.path == str(file)]
+    if wrong and settings.origin(key) == "default":
+        raise Invalid(
+            f"cannot use the settings of {file}",
+            code="settings-invalid",
+            problems=wrong,
+            hint="`holdfast config show` prints every setting with its meaning",
+        )
+    return settings[key], settings.origin(key)
+
+
+def tell_slips() -> None:
+    """Say in the log which variables are nearly one of the guides' and are passed over for it."""
+    from holdfast.kernel.telemetry import get_logger
+
+    slips = without_effect(os.environ)
+    for slip in slips[:SLIPS_TOLD]:
+        get_logger("settings").warning(
+            "variable passed over", variable=slip.path, detail=slip.message, hint=slip.hint
+        )
+    if len(slips) > SLIPS_TOLD:
+        get_logger("settings").warning(
+            "variables passed over", more=len(slips) - SLIPS_TOLD, hint="`holdfast doctor`"
+        )
 
 
 def settings_of(line: CommandLine, **flags: str | None) -> Settings:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.app import datadir, door, people
 from holdfast.app.compose import open_system
+from holdfast.app.line import tell_slips
 from holdfast.app.settings import Settings
 from holdfast.app.system import System
 from holdfast.app.tls import ServedCertificate, check_tls, client_tls, lead_of, server_tls
@@ -55,6 +56,7 @@ async def run_program(
 
     configure_logging(settings["log_level"], settings["log_format"])
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    tell_slips()
     lead = lead_of(roles)
     check_tls(settings, lead)
     if "gateway" in roles:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.app.line import PROGRAM, settings_of
+from holdfast.app.line import PROGRAM, settings_of, tell_slips
 from holdfast.app.main import INTERRUPTED
 from holdfast.kernel.cli import CommandLine, checked_address, fail, run, say
 from holdfast.kernel.collector import hold_back
@@ -117,6 +117,7 @@ def drone(
 ) -> int:
     """Collect for a control plane until told to stop, in one process or in ``count``."""
     hold_back()
+    from holdfast.app.settings import without_effect
     from holdfast.collect.state import drone_name
     from holdfast.kernel.telemetry import configure_logging
 
@@ -131,6 +132,7 @@ def drone(
             )
         checked_address(url, "--control-plane")
         configure_logging(settings["log_level"], settings["log_format"])
+        tell_slips()
         name = drone_name(settings.data_dir / "drones", settings["drone_id"])
         labels = dict(_label(text) for text in label)
         if count == 1:
@@ -139,7 +141,9 @@ def drone(
     except HoldfastError as error:
         fail(error)
     command = _child(line, url, region, labels, capacity, join_token_file)
-    aliases = {key: value for key, value in os.environ.items() if key != "DRONE_ID"}
+    # Of what is passed over was told once.
+    left_out = {"DRONE_ID", *(slip.path for slip in without_effect(os.environ))}
+    aliases = {key: value for key, value in os.environ.items() if key not in left_out}
     environments = [aliases | {"HOLDFAST_DRONE_ID": f"{name}-{n}"} for n in range(1, count + 1)]
 
     async def several() -> None:

@@ -62,6 +62,8 @@ class Resolved:
 
     value: Any
     origin: str
+    file: Path | None = None
+    """The file that the value, a secret, was read from, where a ``…_FILE`` named one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,10 @@ class Settings:
     def origin(self, key: str) -> str:
         """``default``, the file, the variable or the flag that set it."""
         return self.resolved[key].origin
+
+    def file_of(self, key: str) -> Path | None:
+        """The file that a secret was read from: whoever holds it for long reads it again."""
+        return self.resolved[key].file
 
     @property
     def data_dir(self) -> Path:
@@ -153,6 +159,9 @@ def examine(
         sources[key].append((f"--{key.replace('_', '-')}", value, setting.convert))
     resolved = {s.key: _pick(s, sources[s.key], problems) for s in SETTINGS}
     _apply_families(environment, resolved)
+    for key, one in resolved.items():
+        if one.origin == f"{_BY_KEY[key].name}_FILE":
+            resolved[key] = replace(one, file=Path(environment[one.origin]))
     settings = Settings(resolved)
     problems += _folders_that_hold_all(settings)
     return settings, problems
@@ -212,6 +221,11 @@ def _from_file(
             flat["_".join(part for part in (section, name) if part)] = item
     for key, item in flat.items():
         setting = _BY_KEY.get(key)
+        if key == "data_dir":
+            # The file may lie in it, and two files would name each other.
+            hint = "HOLDFAST_DATA_DIR or --data-dir names it"
+            problems.append(Problem(f"{file}: {key}", "is settled before this is read", hint))
+            continue
         if setting is None:
             problems.append(Problem(f"{file}: {key}", "is not a setting", _near(key, _BY_KEY)))
             continue

@@ -70,5 +70,5 @@ def read_secret(path: Path, *, tell: bool = True) -> bytes:
     except OSError as error:
         raise Invalid(
             f"cannot read the token secret {path}: {error.strerror}",
-            hint="HOLDFAST_IDENTITY_JWT_SECRET_FILE names it; `openssl rand -hex 32` makes one",
+            hint="the setting that names it ends in _FILE; `openssl rand -hex 32` makes one",
         ) from error

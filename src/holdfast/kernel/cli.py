@@ -91,6 +91,8 @@ class CommandLine:
     """How the settings say that systems over https are called."""
     database_of: Callable[[CommandLine], str] = lambda _: "sqlite:"
     """Where the settings say that state is kept."""
+    said_of: Callable[[CommandLine, str], tuple[Any, str]] = lambda _, key: (None, "default")
+    """What the settings say of a key, and where they say it."""
 
     def verify_for(self, url: str) -> Any:
         """As httpx takes it: whom a system at ``url`` is trusted by."""
@@ -98,16 +100,16 @@ class CommandLine:
         return True if tls is None else tls.context
 
     def operator_token(self) -> str | None:
-        """The token of ``HOLDFAST_OPERATOR_TOKEN_FILE`` or of the data directory, if readable."""
-        named = os.environ.get("HOLDFAST_OPERATOR_TOKEN_FILE")
-        path = Path(named) if named else self.data_dir / "operator.token"
+        """The token of the file that the settings name or of the data directory, if readable."""
+        named, origin = self.said_of(self, "operator_token_file")
+        path: Path = named or self.data_dir / "operator.token"
         try:
             token = path.read_bytes().decode("latin-1").strip()
         except FileNotFoundError:
             if named:
                 raise Invalid(
                     f"cannot read the operator token: {path} does not exist",
-                    hint="HOLDFAST_OPERATOR_TOKEN_FILE names it",
+                    hint=f"{_origin(origin, 'operator_token_file')} names it",
                 ) from None
             return None
         except OSError as error:
@@ -116,8 +118,8 @@ class CommandLine:
             what = "holds something else than one token" if token else "is empty"
             raise Invalid(
                 f"cannot use the operator token: the token file {path} {what}",
-                hint="HOLDFAST_OPERATOR_TOKEN_FILE names a file with the operator's token or an "
-                "API key, and nothing besides"
+                hint=f"{_origin(origin, 'operator_token_file')} names a file with the operator's "
+                "token or an API key, and nothing besides"
                 if named
                 else "put the token back from a copy; or stop the system, delete the file and "
                 "start again: a new one is made",
@@ -125,11 +127,13 @@ class CommandLine:
         return token
 
     def tenant(self) -> str:
-        """The tenant that the token is of, where ``HOLDFAST_TENANT`` says so: some doors ask."""
-        found = os.environ.get("HOLDFAST_TENANT", "")
+        """The tenant that the token is of, where the settings say so: some doors ask."""
+        named, origin = self.said_of(self, "tenant")
+        found: str = named or ""
         if found and not is_name(found):
             raise Invalid(
-                f"cannot use {found[:64]!r} of HOLDFAST_TENANT: that is no name of a tenant",
+                f"cannot use {found[:64]!r} of {_origin(origin, 'tenant')}: that is no name of a "
+                "tenant",
                 hint="name the tenant that the key is of, such as default",
             )
         return found
@@ -156,9 +160,8 @@ class CommandLine:
                 f"cannot use {url}: without TLS what is said could be read on the way",
                 hint="write https://; http:// is for this machine alone",
             )
-        return url, self.operator_token() if os.environ.get(
-            "HOLDFAST_OPERATOR_TOKEN_FILE"
-        ) else None
+        named, _ = self.said_of(self, "operator_token_file")
+        return url, self.operator_token() if named else None
 
     def has_data(self) -> bool:
         """Whether a system has been here: its files, or what it keeps beside a server's tables."""
@@ -169,6 +172,11 @@ class CommandLine:
     def running(self) -> RunningProgram | None:
         """The program that runs on this data directory."""
         return running_on(self.data_dir)
+
+
+def _origin(origin: str, key: str) -> str:
+    """Where a setting was said, for a message: a file names many."""
+    return origin if origin.isupper() else f"{key} in {origin}"
 
 
 def running_on(data_dir: Path) -> RunningProgram | None:

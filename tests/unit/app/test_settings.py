@@ -38,6 +38,25 @@ def test_flags_outrank_the_environment_which_outranks_the_file(tmp_path: Path) -
     assert settings.origin("serve_idle_seconds") == "default"
 
 
+def test_the_file_of_a_secret_is_known_to_whoever_reads_it_again(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.touch(mode=0o600)
+    file.write_text("s" * 32)
+    settings = resolve({"HOLDFAST_LEDGER_JWT_SECRET_FILE": str(file)})
+    assert (settings["ledger_jwt_secret"], settings.file_of("ledger_jwt_secret")) == (
+        "s" * 32,
+        file,
+    )
+    assert resolve({"VDB_JWT_SECRET": "s" * 32}).file_of("ledger_jwt_secret") is None
+
+
+def test_the_data_directory_cannot_be_named_by_a_file_that_may_lie_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "holdfast.toml"
+    file.write_text('data_dir = "elsewhere"\n')
+    wrong = problems({}, flags={"data_dir": str(tmp_path)}, file=file)
+    assert "HOLDFAST_DATA_DIR or --data-dir" in wrong[f"{file}: data_dir"]
+
+
 def test_all_that_is_wrong_is_reported_at_once_with_the_nearest_name(tmp_path: Path) -> None:
     file = tmp_path / "holdfast.toml"
     file.write_text("[gateway]\nbond = 1\n")
@@ -268,6 +287,8 @@ def test_every_setting_is_read_by_the_program() -> None:
                     read.add(re.escape(key))
                 case ast.Subscript(slice=ast.JoinedStr(parts)):
                     read.add("".join(_template(part) for part in parts))
+                case ast.Call(ast.Attribute(attr="said_of"), [_, ast.Constant(str(name))]):
+                    read.add(re.escape(name))
                 case ast.Call(ast.Attribute(attr="get"), [ast.Constant(str(name)), *_]):
                     read.add(re.escape(name.removeprefix("HOLDFAST_").lower()))
     pattern = re.compile("|".join(read))
