@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -53,6 +54,42 @@ def test_a_whole_address_is_taken_as_it_is() -> None:
         assert checked_address(address, "--control-plane") == address
     with pytest.raises(Invalid):
         checked_address("", "--control-plane")
+
+
+def test_tenant_and_token_of_commands_can_stand_in_the_file_and_the_environment_outranks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOLDFAST_TENANT", "HOLDFAST_OPERATOR_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    key, other, file = tmp_path / "key", tmp_path / "other", tmp_path / "holdfast.toml"
+    key.write_text("key-of-the-file\n")
+    other.write_text("key-of-the-variable\n")
+    file.write_text(f'tenant = "press"\noperator_token_file = "{key}"\n')
+    line, away = line_of(data_dir=tmp_path), "https://holdfast.example.org"
+    assert (line.tenant(), line.shown(away)) == ("press", (away, "key-of-the-file"))
+    shown = CliRunner().invoke(app, ["--data-dir", str(tmp_path), "config", "show", "--json"])
+    said = {row["name"]: row for row in msgspec.json.decode(shown.stdout)}
+    assert (said["HOLDFAST_TENANT"]["value"], said["HOLDFAST_TENANT"]["origin"]) == (
+        "press",
+        str(file),
+    )
+    monkeypatch.setenv("HOLDFAST_TENANT", "radio")
+    monkeypatch.setenv("HOLDFAST_OPERATOR_TOKEN_FILE", str(other))
+    assert (line.tenant(), line.shown(away)) == ("radio", (away, "key-of-the-variable"))
+    monkeypatch.delenv("HOLDFAST_TENANT")
+    monkeypatch.delenv("HOLDFAST_OPERATOR_TOKEN_FILE")
+    file.write_text('tenant = "No Name"\noperator_token_file = "gone"\n')
+    with pytest.raises(Invalid, match="no name of a tenant") as refused:
+        line.tenant()
+    assert f"tenant in {file}" in refused.value.detail
+    with pytest.raises(Invalid, match="gone does not exist") as refused:
+        line.operator_token()
+    assert refused.value.hint == f"operator_token_file in {file} names it"
+    file.write_text("tenant = ")  # then nobody knows whose token it would have been
+    with pytest.raises(Invalid, match="cannot use the settings"):
+        line.tenant()
+    monkeypatch.setenv("HOLDFAST_TENANT", "radio")
+    assert line.tenant() == "radio"
 
 
 def test_what_a_source_says_does_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -349,6 +386,40 @@ def test_an_interrupt_while_modules_are_loaded_is_one(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+FIRST_LINES = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "holdfast.kernel.importing":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = [{program!r}, "status"]
+try:
+    import holdfast.app.main
+except KeyboardInterrupt:
+    print("raised")
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "said"),
+    [("/usr/bin/holdfast", -signal.SIGINT, ""), ("/usr/bin/another", 0, "raised\n")],
+)
+def test_an_interrupt_in_the_first_lines_ends_our_own_program_and_is_raised_in_others(
+    program: str, status: int, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_LINES.format(program=program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, said, "")
 
 
 FORGETTING = """
