@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, FromClause, and_, or_, select
 
 from holdfast.kernel.clock import timestamp
+from holdfast.kernel.objects.orphans import note_destroyed
 from holdfast.kernel.principal import Principal
 from holdfast.keyring.model import ErasedParts, Erasure
 from holdfast.records import store
@@ -177,6 +178,7 @@ class Erasing(Part):
                     and_(store.responses.c.tenant == tenant, store.responses.c.object.in_(names)),
                     {"object": "", "erased_at": now},
                 )
+                note_destroyed(conn, principal, names, now)
 
             await self._db.write(principal, note)
             destroyed += len(names)

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from holdfast.kernel.database import Database
-from holdfast.kernel.errors import NotFound
+from holdfast.kernel.errors import NotFound, Unavailable
 from holdfast.keyring.model import EraseRequest
 from holdfast.keyring.subjects import SubjectsService
 from holdfast.records.model import Reject
-from tests.unit.records.helpers import OPERATOR, Attempt, Bench, bench_on
+from tests.unit.records.helpers import OPERATOR, Attempt, Bench, bench_on, raw
 from tests.unit.records.test_personal import CLINIC, JANE, JOE, visit
 
 MAX = "max@example.org"
@@ -223,3 +223,29 @@ async def test_a_run_that_was_taken_over_and_has_rejects_keeps_what_it_brought_t
     assert await left(bench, first.run) == [page(JOE)]
     await erase(subjects, MAX)
     assert await left(bench, first.run) == []
+
+
+# --- bytes that come again meanwhile --------------------------------------------------------------
+
+
+async def test_a_run_does_not_name_bytes_that_are_destroyed_while_it_finds_them_there(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    """A row whose bytes are missing stops every backup."""
+    await collect(bench, (JANE,))
+    attempt = await begun(bench)
+    content = page(JANE)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        await erase(subjects, JANE)
+        yield content
+
+    service, response = bench.service, raw(0, content)
+    with pytest.raises(Unavailable) as refused:
+        await service.put_response(OPERATOR, attempt.grant, attempt.run, response, slowly())
+    assert refused.value.code == "object-collected"
+    assert await service.responses(OPERATOR, attempt.run) == []
+    await attempt.respond(0, content)
+    assert await left(bench, attempt.run) == [content]
+    await attempt.post([visit(JANE, 0)])
+    assert await left(bench, attempt.run) == []

@@ -65,6 +65,12 @@ _CONDEMN = text(
 _CONDEMNED = text(
     "SELECT object, at FROM collected_objects WHERE tenant = :tenant AND condemned = :yes"
 )
+_DESTROYED = text(
+    "INSERT INTO collected_objects (tenant, object, generation, condemned, at)"
+    " VALUES (:tenant, :object, :generation, :no, :at)"
+    " ON CONFLICT (tenant, object) DO UPDATE SET condemned = excluded.condemned,"
+    " generation = excluded.generation, at = excluded.at"
+)
 _GONE = text(
     "UPDATE collected_objects SET condemned = :no, generation = :generation, at = :at"
     " WHERE tenant = :tenant AND object = :object AND condemned = :yes"
@@ -89,11 +95,22 @@ def confirm(conn: Connection, principal: Principal, name: str, since: int) -> No
     values = {"tenant": principal.tenant, "object": name, "yes": True, "since": since}
     if conn.execute(_REFUSED, values).first() is not None:
         raise Unavailable(
-            "cannot name the object: it had no name for a day and is being removed",
+            "cannot name the object: it was removed meanwhile, or is being removed",
             code="object-collected",
             hint="store it again",
             retry_after_seconds=1,
         )
+
+
+def note_destroyed(conn: Connection, principal: Principal, names: Sequence[str], at: str) -> None:
+    """These were removed although rows named them; in the transaction in which none does any more.
+
+    A writer who found one there before, and has not named it yet, is refused by :func:`confirm`.
+    """
+    generation = noted(conn, principal) + 1
+    for name in names:
+        values = {"object": name, "generation": generation, "no": False, "at": at}
+        conn.execute(_DESTROYED, {"tenant": principal.tenant, **values})
 
 
 @dataclass(frozen=True, slots=True)
