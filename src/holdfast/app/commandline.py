@@ -120,7 +120,8 @@ app = typer.Typer(
 def root(
     ctx: typer.Context,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Where everything is kept. [default: ./data]")
+        Path | None,
+        typer.Option("--data-dir", help="Where everything is kept.", show_default="./data"),
     ] = None,
     control_plane: Annotated[
         str | None,

@@ -102,12 +102,17 @@ def create_token(
     ctx: typer.Context,
     capability: Annotated[
         list[str] | None,
-        typer.Option("--capability", help="What its workers may do; repeatable. [collect]"),
+        typer.Option(
+            "--capability", help="What its workers may do; repeatable.", show_default="collect"
+        ),
     ] = None,
     region: Annotated[str, typer.Option("--region", help="Where its workers are.")] = "",
     expires: Annotated[str, typer.Option("--expires", help="How long it admits: 1h, 7d.")] = "1d",
     uses: Annotated[
-        int | None, typer.Option("--uses", min=1, help="How many workers it admits. [any number]")
+        int | None,
+        typer.Option(
+            "--uses", min=1, help="How many workers it admits.", show_default="any number"
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -68,7 +68,9 @@ def create_key(
     role: Annotated[
         list[str] | None,
         typer.Option(
-            "--role", help="See `role list`; repeatable. [viewer, unless permissions are given]"
+            "--role",
+            help="See `role list`; repeatable.",
+            show_default="viewer, unless permissions are given",
         ),
     ] = None,
     permission: Annotated[
@@ -77,12 +79,16 @@ def create_key(
     ] = None,
     profile: Annotated[
         list[str] | None,
-        typer.Option("--profile", help="Only this profile; repeatable. [every profile]"),
+        typer.Option(
+            "--profile", help="Only this profile; repeatable.", show_default="every profile"
+        ),
     ] = None,
     address: Annotated[
         list[str] | None,
         typer.Option(
-            "--address", help="Only from there, such as 10.0.0.0/8; repeatable. [anywhere]"
+            "--address",
+            help="Only from there, such as 10.0.0.0/8; repeatable.",
+            show_default="anywhere",
         ),
     ] = None,
     days: Annotated[
@@ -368,7 +374,9 @@ def _state(expires_at: str) -> str:
 
 DirOption = Annotated[
     Path | None,
-    typer.Option("--dir", help="Folder of the certificates. [default: pki/ in the data directory]"),
+    typer.Option(
+        "--dir", help="Folder of the certificates.", show_default="pki/ in the data directory"
+    ),
 ]
 DaysOption = Annotated[int, typer.Option("--days", help="How long it is good for, up to 825.")]
 ReplaceOption = Annotated[

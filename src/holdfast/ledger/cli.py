@@ -314,7 +314,12 @@ def prove(
     position: Annotated[int, typer.Argument(min=0, help="The entry's position.")],
     size: Annotated[
         int | None,
-        typer.Option("--size", min=1, help="In the tree of this size. [the newest checkpoint's]"),
+        typer.Option(
+            "--size",
+            min=1,
+            help="In the tree of this size.",
+            show_default="the newest checkpoint's",
+        ),
     ] = None,
 ) -> None:
     async def body() -> None:
@@ -340,7 +345,9 @@ TrustOption = Annotated[
 def consistency(
     ctx: typer.Context,
     first: Annotated[int | None, typer.Argument(min=0, help="The earlier size.")] = None,
-    second: Annotated[int | None, typer.Argument(min=0, help="The later one. [all]")] = None,
+    second: Annotated[
+        int | None, typer.Argument(min=0, help="The later one.", show_default="all")
+    ] = None,
     since: Annotated[
         Path | None, typer.Option("--since", help="A checkpoint that was kept outside.")
     ] = None,
@@ -496,7 +503,9 @@ def _verify_export(exported: Path, trust: Path, json: bool) -> None:
 )
 def export(
     ctx: typer.Context,
-    out: Annotated[Path | None, typer.Option("--out", help="A new file. [standard output]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new file.", show_default="standard output")
+    ] = None,
     first: Annotated[int, typer.Option("--from", min=0, help="Position to begin with.")] = 0,
 ) -> None:
     async def body() -> None:

@@ -50,7 +50,7 @@ CursorOption = Annotated[
 OutOption = Annotated[Path | None, typer.Option("--out", help="A new file; - is standard output.")]
 RecordArgument = Annotated[str, typer.Argument(help="The record's id.", show_default=False)]
 RevisionOption = Annotated[
-    int | None, typer.Option("--revision", min=1, help="Which revision. [the newest]")
+    int | None, typer.Option("--revision", min=1, help="Which revision.", show_default="the newest")
 ]
 
 

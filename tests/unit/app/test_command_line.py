@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 import pytest
+from rich.text import Text
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import holdfast
@@ -480,3 +484,21 @@ def test_the_page_for_scripts_has_every_exit_status() -> None:
         if kind.strip()
     }
     assert told == {kind.value: status for kind, status in EXIT_STATUS.items()}
+
+
+def test_no_help_is_taken_for_markup() -> None:
+    """What stands in square brackets would not be shown: a default is told as one."""
+
+    def helps(command: Any) -> Iterator[str]:
+        told = (command, *command.params)
+        yield from (text for each in told if (text := getattr(each, "help", None)))
+        yield command.epilog or ""
+        for inner in getattr(command, "commands", {}).values():
+            yield from helps(inner)
+
+    texts = []
+    for where, _ in COMMANDS.values():
+        module, _, attribute = where.partition(":")
+        texts += helps(get_command(getattr(importlib.import_module(module), attribute)))
+    assert len(texts) > 300
+    assert [text for text in texts if Text.from_markup(text).plain != text] == []

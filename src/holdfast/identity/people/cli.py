@@ -82,7 +82,7 @@ def invite(
     name: NameArgument,
     email: EmailOption = "",
     role: Annotated[
-        list[str] | None, typer.Option("--role", help="See `role list`. [viewer]")
+        list[str] | None, typer.Option("--role", help="See `role list`.", show_default="viewer")
     ] = None,
     hours: HoursOption = 72,
     json: JsonOption = False,
