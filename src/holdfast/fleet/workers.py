@@ -27,7 +27,7 @@ from holdfast.leases import Beat
 def worker_of(row: Any, beat: Beat | None, held: Mapping[str, int], now: datetime) -> Worker:
     """A worker as the list shows it."""
     last = row.last_beat_at if beat is None else timestamp(beat.at)
-    silent = None if last is None else max(0.0, (now - parse_timestamp(last)).total_seconds())
+    silent = max(0.0, (now - parse_timestamp(last)).total_seconds()) if last else None
     return Worker(
         id=row.id,
         name=row.name,
