@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -55,8 +56,11 @@ class World:
     postgres: PostgresServer | None
     databases: list[str]
     backup: Backup
+    """From between the two checkpoints."""
     known: notes.Checkpoint
     last: notes.Checkpoint
+    newest: Backup
+    """From after the last."""
 
     async def machine(
         self, name: str, *, database: str = "", beside: Settings | None = None
@@ -78,8 +82,9 @@ class World:
             shutil.copy2(self.folder / "old" / "keys" / "master.key", settings.keys_dir)
         return settings
 
-    def files(self) -> tuple[Path, Path]:
-        return Path(self.backup.data_file), Path(self.backup.keys_file)
+    def files(self, backup: Backup | None = None) -> tuple[Path, Path]:
+        backup = backup or self.backup
+        return Path(backup.data_file), Path(backup.keys_file)
 
 
 async def signed(system: System) -> notes.Checkpoint:
@@ -87,20 +92,26 @@ async def signed(system: System) -> notes.Checkpoint:
     return notes.parse_checkpoint(notes.parse_note(note).text)
 
 
+async def backed_up(system: System) -> Backup:
+    assert system.state is not None
+    backups = BackupService(system, system.state)
+    made = await backups.ended((await backups.start(ME)).id)
+    assert made.state == "done", made.problem
+    return made
+
+
 @asynccontextmanager
 async def world_on(folder: Path, postgres: PostgresServer | None) -> AsyncIterator[World]:
-    nothing = notes.Checkpoint("", 0, b"")
-    world = World(folder, postgres, [], None, nothing, nothing)  # type: ignore[arg-type]
+    nothing: Any = None
+    world = World(folder, postgres, [], nothing, nothing, nothing, nothing)
     try:
         async with open_system(await world.machine("old"), ROLES) as system:
             await system.ledger.append(ME, noted(1))
             world.known = await signed(system)
-            assert system.state is not None
-            backups = BackupService(system, system.state)
-            world.backup = await backups.ended((await backups.start(ME)).id)
-            assert world.backup.state == "done", world.backup.problem
+            world.backup = await backed_up(system)
             await system.ledger.append(ME, noted(2))
             world.last = await signed(system)
+            world.newest = await backed_up(system)
         yield world
     finally:
         for name in world.databases:
@@ -108,11 +119,25 @@ async def world_on(folder: Path, postgres: PostgresServer | None) -> AsyncIterat
             await postgres.drop_database(name)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
-    async with world_on(tmp_path, server) as made:
+@pytest.fixture(scope="module")
+async def embedded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async with world_on(tmp_path_factory.mktemp("embedded"), None) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+async def served(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
+) -> AsyncIterator[World]:
+    async with world_on(tmp_path_factory.mktemp("served"), postgres) as made:
+        yield made
+
+
+@pytest.fixture(params=["embedded", "served"], ids=["sqlite", "postgresql"])
+def world(request: pytest.FixtureRequest) -> World:
+    """One that all tests of an engine share: each has machines of its own."""
+    made: World = request.getfixturevalue(request.param)
+    return made
 
 
 async def relayed(system: System) -> None:
@@ -177,7 +202,7 @@ async def check_stopped(settings: Settings, world: World) -> None:
 async def test_without_what_was_published_a_log_is_read_only_everywhere_until_a_new_origin(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = await world.machine("new")
+    settings = await world.machine("stopped")
     done = await restore(settings, *world.files())
     assert (done.verified.ledger_code, done.origins) == (PUBLISHED_UNKNOWN, [])
     [log] = done.read_only
@@ -218,7 +243,7 @@ async def test_without_what_was_published_a_log_is_read_only_everywhere_until_a_
 async def test_a_restore_that_is_told_so_goes_on_under_a_new_origin_at_once(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = await world.machine("new")
+    settings = await world.machine("anew")
     done = await restore(settings, *world.files(), new_origin=True)
     assert (done.verified.ledger, done.verified.ledger_code, done.read_only) == ("sound", "", [])
     [begun] = done.origins
@@ -235,7 +260,7 @@ async def test_what_was_published_is_brought_and_stands_against_an_older_log(
     world: World,
 ) -> None:
     """More was published than the backup has: that is said, and a new origin is the way on."""
-    settings = await world.machine("new")
+    settings = await world.machine("told")
     await restore(settings, *world.files())
     shutil.copytree(world.folder / "old" / "published", settings.data_dir / "published")
     async with open_system(settings, ROLES) as system:
@@ -247,28 +272,21 @@ async def test_what_was_published_is_brought_and_stands_against_an_older_log(
 
 
 async def test_a_log_whose_last_checkpoint_the_backup_has_goes_on_where_that_is_known(
-    tmp_path: Path,
+    embedded: World,
 ) -> None:
     """Brought from the old machine, or there already: then all is as it was."""
-    async with world_on(tmp_path, None) as world:
-        old = await world.machine("there")
-        published = old.data_dir / "published"
-        async with open_system(await world.machine("old"), ROLES) as system:
-            assert system.state is not None
-            backups = BackupService(system, system.state)
-            world.backup = await backups.ended((await backups.start(ME)).id)
-        shutil.copytree(world.folder / "old" / "published", published)
-        done = await restore(old, *world.files())
-        assert (done.verified.ledger, done.read_only) == ("sound", [])
-        brought = await world.machine("brought")
-        assert [each.reason for each in (await restore(brought, *world.files())).read_only] == [
-            PUBLISHED_UNKNOWN
-        ]
-        shutil.copytree(world.folder / "old" / "published", brought.data_dir / "published")
-        for settings in (old, brought):
-            async with open_system(settings, ROLES) as system:
-                await system.ledger.append(ME, noted(3))
-                assert (await signed(system)).origin == world.last.origin
+    world, published = embedded, embedded.folder / "old" / "published"
+    there, brought = await world.machine("there"), await world.machine("brought")
+    shutil.copytree(published, there.data_dir / "published")
+    done = await restore(there, *world.files(world.newest))
+    assert (done.verified.ledger, done.read_only) == ("sound", [])
+    done = await restore(brought, *world.files(world.newest))
+    assert [each.reason for each in done.read_only] == [PUBLISHED_UNKNOWN]
+    shutil.copytree(published, brought.data_dir / "published")
+    for settings in (there, brought):
+        async with open_system(settings, ROLES) as system:
+            await system.ledger.append(ME, noted(3))
+            assert (await signed(system)).origin == world.last.origin
 
 
 async def test_a_drill_tells_of_a_sound_log_and_leaves_none_that_could_be_signed(
@@ -286,28 +304,27 @@ DEATHS = {"os.remove .killed": PUBLISHED_UNKNOWN, "open default.head": "restart-
 
 @pytest.mark.parametrize("when", DEATHS)
 async def test_a_restore_that_is_killed_before_the_new_origin_is_told_of_leaves_a_read_only_log(
-    tmp_path: Path, when: str
+    embedded: World, tmp_path: Path, when: str
 ) -> None:
-    async with world_on(tmp_path, None) as world:
-        settings = await world.machine("killed")
-        data, keys = world.files()
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.support.dying", str(tmp_path / "moments"), when,
-             "backup", "restore", str(data), "--keys", str(keys), "--new-origin",
-             "--data-dir", str(settings.data_dir)],
-            env=clean_environment({"HOLDFAST_LOG_LEVEL": "error"}),
-            capture_output=True, timeout=240, cwd=Path(__file__).parents[2],
-        )  # fmt: skip
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        async with open_system(settings, ROLES) as system:
-            with pytest.raises(LedgerReadOnly):
-                await system.ledger.append(ME, noted(3))
-            status = await system.ledger.status(ME)
-            assert status.damage is not None
-            assert status.damage.reason == DEATHS[when]
-            after = await system.ledger.restart(ME, "the kill of the test")
-            assert after.writable
-            assert (await signed(system)).origin == after.origin != world.last.origin
+    settings = await embedded.machine(f"killed-{DEATHS[when]}")
+    data, keys = embedded.files()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.dying", str(tmp_path / "moments"), when,
+         "backup", "restore", str(data), "--keys", str(keys), "--new-origin",
+         "--data-dir", str(settings.data_dir)],
+        env=clean_environment({"HOLDFAST_LOG_LEVEL": "error"}),
+        capture_output=True, timeout=240, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    async with open_system(settings, ROLES) as system:
+        with pytest.raises(LedgerReadOnly):
+            await system.ledger.append(ME, noted(3))
+        status = await system.ledger.status(ME)
+        assert status.damage is not None
+        assert status.damage.reason == DEATHS[when]
+        after = await system.ledger.restart(ME, "the kill of the test")
+        assert after.writable
+        assert (await signed(system)).origin == after.origin != embedded.last.origin
 
 
 async def test_the_logs_of_a_backup_from_before_the_mark_are_marked_too(tmp_path: Path) -> None:
