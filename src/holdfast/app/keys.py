@@ -48,6 +48,16 @@ def keyring_place(settings: Settings, holder: str) -> tuple[str, str]:
     return settings.database_url, f"holdfast_keyring_{holder}"
 
 
+def unrecoverable_days(settings: Settings) -> int:
+    """How many days after its destruction a key may yet lie somewhere: in copies of the keyring,
+    and on PostgreSQL in the server's write-ahead log, which no statement of ours reaches."""
+    days: int = settings["keyring_backup_days"]
+    url, _schema = keyring_place(settings, "any")
+    if url.startswith("sqlite:"):
+        return days
+    return max(days, int(settings["keyring_wal_days"]))
+
+
 async def open_keyring(
     system: System, database: Database, holder: str, stack: AsyncExitStack
 ) -> Keyring:

@@ -223,6 +223,13 @@ SETTINGS: tuple[Setting, ...] = (
         "unrecoverable",
     ),
     Setting(
+        "HOLDFAST_KEYRING_WAL_DAYS",
+        convert.whole(1, 3650),
+        7,
+        "How many days the PostgreSQL server under the keyring, its archives, replicas and backups "
+        "keep write-ahead log: an erased subject is not told to be unrecoverable before",
+    ),
+    Setting(
         "HOLDFAST_BACKUP_DIR",
         convert.path,
         None,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from holdfast.app import people, pruning
-from holdfast.app.keys import KEYRING_OF, open_peppers
+from holdfast.app.keys import KEYRING_OF, open_peppers, unrecoverable_days
 from holdfast.app.pruning import Pruner
 from holdfast.app.settings import NOTICE_TYPES
 from holdfast.app.store import read_check_value, read_check_values, write_check_value
@@ -94,7 +94,7 @@ def _open_subjects(system: System, state: State) -> None:
         system.clock,
         system.new_id,
         lists=system.settings.keys_dir,
-        backup_days=system.settings["keyring_backup_days"],
+        backup_days=unrecoverable_days(system.settings),
     )
     system.checks["erasures"] = system.subjects.check
 

@@ -177,7 +177,8 @@ class Release(Struct, frozen=True, kw_only=True):
 class Erasure(Struct, frozen=True, kw_only=True):
     """A subject whose keys are destroyed. ``subject`` is its keyed name, never what it stands for.
 
-    ``unrecoverable_by``: when the last backup of the keyring that may hold the key has expired.
+    ``unrecoverable_by``: when the last backup of the keyring that may hold the key has expired, and
+    on PostgreSQL the server's write-ahead log from before.
     ``state`` is ``erasing`` until every copy beside the keys is gone too. ``repeated``: it is the
     answer to a request for what had been done before.
     """

@@ -42,7 +42,8 @@ class KeyStore(Protocol):
     that raises. Must not: keep bytes of a deleted row where a later reader of its files finds them,
     once :meth:`scrub` has returned. ``Unavailable``: nothing of the unit was done;
     ``OutcomeUnknown``: it wrote, and whether that was stored nobody can tell. If the process dies
-    inside of :meth:`transact`, the unit was done whole or not at all.
+    inside of :meth:`transact`, the unit was done whole or not at all. Not promised: anything of
+    what a server has written to its write-ahead log, which no statement takes back.
     """
 
     def transact(self, unit: Callable[[Rows], T]) -> T:
@@ -50,7 +51,11 @@ class KeyStore(Protocol):
         ...
 
     def scrub(self) -> None:
-        """Overwrite what deleted rows have left behind."""
+        """Overwrite what deleted rows have left behind, whoever deleted them.
+
+        ``Unavailable``: they are deleted, and their bytes may be there yet. It may cost what all
+        keys cost: once for many deletions, never for each.
+        """
         ...
 
     def close(self) -> None:

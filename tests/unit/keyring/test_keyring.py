@@ -7,10 +7,11 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from pysqlite3 import dbapi2
 
@@ -39,8 +40,9 @@ from holdfast.keyring.master import MasterKey, parse_master, render_master
 from holdfast.keyring.model import EVENTS, NAMES, PURPOSES, RECORDS
 from holdfast.keyring.ports import KeyStore, Rows
 from holdfast.keyring.sealer import KeyringPeople
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import PostgresServer, postgres_server, run_apart
 from tests.support.proxy import CuttingProxy
+from tests.unit.keyring.conftest import StoreFiles, having
 
 CLOCK = SystemClock()
 
@@ -473,19 +475,142 @@ def test_threads_take_turns(keyring: Keyring) -> None:
     assert len(set(found)) == 5
 
 
-def test_a_destroyed_key_is_nowhere_in_the_files(tmp_path: Path) -> None:
-    folder = tmp_path / "keys"
-    store = open_store(f"sqlite:///{folder / 'keyring.db'}")
-    keyring = opened(store, tmp_path / "master.key")
+def the_wrapped(store: KeyStore, kind: str) -> list[bytes]:
+    statement = "SELECT wrapped FROM keyring_keys WHERE kind = $1"
+    return [bytes(row[0]) for row in store.transact(lambda rows: rows.all(statement, kind))]
+
+
+def test_a_destroyed_key_is_nowhere_in_the_files(
+    store: KeyStore, keyring: Keyring, store_files: StoreFiles
+) -> None:
+    keyring.subject_keys("default", ["11" * 16, "22" * 16])
+    keyring.object_key("default", "kept")
+    kept = the_wrapped(store, "object") + the_wrapped(store, "subject")
     keyring.object_key("default", "name")
-    ((wrapped,),) = store.transact(
-        lambda rows: rows.all("SELECT wrapped FROM keyring_keys WHERE kind = 'object'")
-    )
-    here = lambda: [f for f in folder.iterdir() if bytes(wrapped) in f.read_bytes()]  # noqa: E731
-    assert here()
+    (wrapped,) = set(the_wrapped(store, "object")) - set(kept)
+    assert store_files(wrapped)
     keyring.destroy_objects("default", ["name"])
-    assert here() == []
-    keyring.close()
+    assert store_files(wrapped) == []
+    assert all(store_files(each) for each in kept)
+    keyring.rotate_tenant("default")
+    while keyring.rewrap().pending:
+        pass
+    assert [each for each in kept if store_files(each)] == []
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_it_is_gone_from_the_file_though_somebody_may_yet_see_its_row(
+    store_url: str, store: KeyStore, keyring: Keyring, store_files: StoreFiles
+) -> None:
+    """A snapshot from before keeps dead rows as long as it lives: a vacuum brings them along."""
+    keyring.object_key("default", "name")
+    (wrapped,) = the_wrapped(store, "object")
+
+    async def body() -> None:
+        connection = await asyncpg.connect(store_url)
+        try:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                await connection.fetch("SELECT 1 FROM pg_class LIMIT 1")
+                await asyncio.to_thread(keyring.destroy_objects, "default", ["name"])
+                assert await asyncio.to_thread(store_files, wrapped) == []
+        finally:
+            await connection.close()
+
+    run_apart(body)
+
+
+def test_nothing_of_a_destroyed_key_is_left_on_a_server_that_has_gone_through_its_log(
+    tmp_path: Path,
+) -> None:
+    """What `docs/operating/postgresql.md` says about the write-ahead log, on a server apart."""
+    with postgres_server() as server, closing(open_store(server.dsn())) as store:
+        keyring = opened(store, tmp_path / "master.key")
+        keyring.object_key("default", "name")
+        (wrapped,) = the_wrapped(store, "object")
+        keyring.destroy_objects("default", ["name"])
+        server.execute("CHECKPOINT")
+        left = having(wrapped, server.folder)
+        assert left
+        assert {each.parent.name for each in left} == {"pg_wal"}
+        server.execute("ALTER SYSTEM SET wal_recycle = off")
+        server.execute("SELECT pg_reload_conf()")
+        for _ in range(2):
+            server.execute("SELECT pg_switch_wal()")
+            server.execute("CHECKPOINT")
+        assert having(wrapped, server.folder) == []
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_table_in_use_is_scrubbed_later_by_whoever_asks(
+    store_url: str, store: KeyStore, keyring: Keyring, store_files: StoreFiles, tmp_path: Path
+) -> None:
+    keyring.object_key("default", "name")
+    (wrapped,) = the_wrapped(store, "object")
+    hurried = PostgresKeyStore(store_url, schema="holdfast_keyring", scrub_lock_seconds=0.05)
+
+    async def body() -> None:
+        connection = await asyncpg.connect(store_url)
+        try:
+            async with connection.transaction():
+                await connection.fetch("SELECT count(*) FROM holdfast_keyring.keyring_keys")
+                with pytest.raises(Unavailable) as raised:
+                    await asyncio.to_thread(scrubbing.destroy_objects, "default", ["name"])
+                assert "dump" in raised.value.hint
+                # It is not held up for longer than that, and what was destroyed is so.
+                await asyncio.to_thread(keyring.object_key, "default", "another")
+        finally:
+            await connection.close()
+
+    with closing(hurried):
+        scrubbing = opened(hurried, tmp_path / "master.key")
+        run_apart(body)
+    assert len(the_wrapped(store, "object")) == 1
+    assert store_files(wrapped)
+    store.scrub()
+    assert store_files(wrapped) == []
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_the_table_is_written_anew_once_for_all_that_was_destroyed(
+    store_url: str, store: KeyStore, keyring: Keyring
+) -> None:
+    """It costs what all keys cost: not for each erasure of many, nor where no key was there."""
+
+    def file() -> Any:
+        return store.transact(lambda rows: rows.all("SELECT pg_relation_filenode('keyring_keys')"))
+
+    keyring.object_key("default", "name")
+    first = file()
+    keyring.destroy_objects("default", ["nobody's"])
+    delete = "DELETE FROM keyring_keys WHERE subject = $1"
+    store.transact(lambda rows: rows.all(delete, "nobody's"))
+    store.scrub()
+    assert file() == first
+    store.transact(lambda rows: rows.all(delete, "name"))
+    other = open_store(store_url)
+    assert file() == first  # whoever destroyed it is not done yet
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(each.scrub) for each in (store, other) * 2]:
+            done.result()
+    second = file()
+    assert second != first
+    store.scrub()
+    other.close()
+    open_store(store_url).close()
+    assert file() == second
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_what_an_earlier_release_left_is_scrubbed_as_it_is_opened(
+    store_url: str, store: KeyStore, keyring: Keyring, store_files: StoreFiles
+) -> None:
+    keyring.object_key("default", "name")
+    (wrapped,) = the_wrapped(store, "object")
+    store.transact(lambda rows: rows.all("DELETE FROM keyring_keys WHERE subject = 'name'"))
+    store.transact(lambda rows: rows.all("DROP TABLE keyring_unscrubbed"))
+    assert store_files(wrapped)
+    open_store(store_url).close()
+    assert store_files(wrapped) == []
 
 
 def test_a_second_process_on_the_file_is_refused(tmp_path: Path) -> None:

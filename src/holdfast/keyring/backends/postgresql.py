@@ -1,10 +1,13 @@
 """The keyring in a PostgreSQL schema of its own, best in a database of its own.
 
 Callers are synchronous, the driver is not: it lives in one thread with a loop. Units run one after
-the other under an advisory lock, so that they may read and then write. Deleted rows stay in the
-table's pages until they are vacuumed: :meth:`scrub` does that. The server's write-ahead log keeps
-them until it is recycled, and its backups until they expire: that is what ``unrecoverable_by`` must
-allow for.
+the other under an advisory lock, so that they may read and then write.
+
+A deleted row stays in its page until the space is needed, and vacuuming changes nothing about that:
+it frees the space and leaves the bytes. So :meth:`~PostgresKeyStore.scrub` writes the table anew,
+into another file; the server cuts the old one to nothing as that commits. What no statement reaches
+is the server's write-ahead log, archives of it, replicas that lag behind and backups of the server:
+that is what ``unrecoverable_by`` must allow for (``HOLDFAST_KEYRING_WAL_DAYS``).
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -19,30 +23,58 @@ import asyncpg
 
 from holdfast.kernel.database.errors import is_refusal
 from holdfast.kernel.errors import Internal, OutcomeUnknown, Unavailable
+from holdfast.kernel.telemetry import get_logger
 from holdfast.keyring.backends.schema import TABLES
 from holdfast.keyring.ports import Rows
 
 T = TypeVar("T")
+log = get_logger("keyring")
 CONNECT_SECONDS = 10.0
 STATEMENT_SECONDS = 30.0
+SCRUB_SECONDS = 600.0
+"""Writing the table anew takes about ten seconds for a million keys."""
+SCRUB_LOCK_SECONDS = 2.0
+"""How long it waits for whoever reads the table; new keys wait meanwhile. Longer than the second
+after which the server sends its own vacuum away, and than any unit of ours."""
+SCRUB_ATTEMPTS = 3
 _LOCK = 0x686F6C646B657973
 """A number of our own for the advisory lock: ``holdkeys`` in ASCII."""
+_OWED = (
+    # A note that keys were destroyed and are in the file yet: made with their destruction, taken
+    # away with the scrubbing, so that it outlives a process that dies in between.
+    "CREATE TABLE IF NOT EXISTS keyring_unscrubbed (one INT NOT NULL PRIMARY KEY)"
+)
+_OWE = "INSERT INTO keyring_unscrubbed (one) VALUES (1) ON CONFLICT DO NOTHING"
+_LEAVES_BYTES = ("DELETE FROM keyring_keys", "UPDATE keyring_keys")
+# Not VACUUM FULL: that brings dead rows along as long as anybody's snapshot is older than their
+# end, be it of another table, and says nothing. This takes what is live at its own moment.
+_REWRITE = "ALTER TABLE keyring_keys ALTER COLUMN wrapped TYPE BYTEA USING wrapped || ''::BYTEA"
 
 
 class PostgresKeyStore:
     """See :class:`holdfast.keyring.ports.KeyStore`. Several processes may share it."""
 
-    def __init__(self, url: str, *, password: str | None = None, schema: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        password: str | None = None,
+        schema: str,
+        scrub_lock_seconds: float = SCRUB_LOCK_SECONDS,
+    ) -> None:
         self._url = url
         self._password = password
         self._schema = schema
+        self._scrub_lock_seconds = scrub_lock_seconds
         self._turn = threading.Lock()
+        self._scrubbing = threading.Lock()
         self._connection: Any = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="keyring", daemon=True)
         self._thread.start()
         try:
-            self.transact(self._make_tables)
+            if self.transact(self._make_tables):
+                self._scrub_what_others_left()
         except BaseException:
             self.close()
             raise
@@ -59,6 +91,8 @@ class PostgresKeyStore:
                 rows = _PostgresRows(self._connection, self._wait)
                 try:
                     result = unit(rows)
+                    if rows.left_bytes:
+                        rows.all(_OWE)
                 except BaseException:
                     with contextlib.suppress(Exception):
                         self._wait(self._connection.execute("ROLLBACK"))
@@ -75,30 +109,73 @@ class PostgresKeyStore:
             return result
 
     def scrub(self) -> None:
-        with self._turn:
-            try:
-                self._open()
-                self._wait(self._connection.execute("VACUUM keyring_keys"))
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                self._drop()
-                raise Unavailable(
-                    "cannot scrub the keyring: its database does not answer or refuses",
-                    code="keyring-unavailable",
-                    internal=f"{type(error).__name__}: {error}",
-                ) from error
+        """See the port. Where no key was destroyed since the last time nothing is done.
+
+        New keys wait while the table is written; whoever waits for longer than a unit may is told
+        to come again. Of several who ask at once one does it for all. A connection of its own, so
+        that units which need no key of the table's are not held up here.
+        """
+        if not self._scrubbing.acquire(timeout=SCRUB_SECONDS):
+            raise _unscrubbed("somebody else is still at it")
+        try:
+            for attempt in range(1, SCRUB_ATTEMPTS + 1):
+                try:
+                    return self._wait(self._scrub(), SCRUB_SECONDS)
+                except asyncpg.LockNotAvailableError as error:
+                    if attempt == SCRUB_ATTEMPTS:
+                        raise _unscrubbed("its table is in use", error) from error
+                # Whoever waited behind this one has a turn.
+                time.sleep(self._scrub_lock_seconds / 2)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise _unscrubbed("its database does not answer or refuses", error) from error
+        finally:
+            self._scrubbing.release()
+
+    async def _scrub(self) -> None:
+        connection = await self._connected(SCRUB_SECONDS)
+        try:
+            async with connection.transaction():
+                await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+                if await connection.fetchval("SELECT count(*) FROM keyring_unscrubbed"):
+                    wait = f"{self._scrub_lock_seconds * 1000:.0f}"
+                    await connection.execute(f"SET LOCAL lock_timeout = {wait}")
+                    await connection.execute(_REWRITE)
+                    await connection.execute("DELETE FROM keyring_unscrubbed")
+        finally:
+            await _closed(connection)
+
+    def _scrub_what_others_left(self) -> None:
+        """An earlier release vacuumed: its destroyed keys are in the file yet. Once."""
+        try:
+            self.scrub()
+        except Unavailable as error:
+            log.warning(
+                "keys that were destroyed before are in the keyring's file until the next erasure",
+                detail=error.internal or str(error),
+            )
 
     def close(self) -> None:
-        with self._turn:
+        with self._scrubbing, self._turn:
             self._drop()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=5)
             if not self._thread.is_alive():
                 self._loop.close()
 
-    def _make_tables(self, rows: Rows) -> None:
+    def _make_tables(self, rows: Rows) -> bool:
+        """Whether an earlier release has destroyed keys here, or may have."""
         rows.all(f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"')
+        ((known, noted),) = rows.all(
+            "SELECT to_regclass('keyring_keys') IS NOT NULL,"
+            " to_regclass('keyring_unscrubbed') IS NOT NULL"
+        )
         for statement in TABLES:
             rows.all(statement.replace("{bytes}", "BYTEA"))
+        rows.all(_OWED)
+        if not known or noted:
+            return False
+        rows.all(_OWE)
+        return True
 
     def _begin(self) -> None:
         self._open()
@@ -129,20 +206,21 @@ class PostgresKeyStore:
 
     def _open(self) -> None:
         if self._connection is None:
-            self._connection = self._wait(
-                asyncpg.connect(
-                    self._url,
-                    password=self._password,
-                    timeout=CONNECT_SECONDS,
-                    command_timeout=STATEMENT_SECONDS,
-                    server_settings={
-                        "application_name": "holdfast keyring",
-                        "search_path": self._schema,
-                        "synchronous_commit": "on",
-                        "lock_timeout": "10000",
-                    },
-                )
-            )
+            self._connection = self._wait(self._connected(STATEMENT_SECONDS))
+
+    async def _connected(self, statement_seconds: float) -> Any:
+        return await asyncpg.connect(
+            self._url,
+            password=self._password,
+            timeout=CONNECT_SECONDS,
+            command_timeout=statement_seconds,
+            server_settings={
+                "application_name": "holdfast keyring",
+                "search_path": self._schema,
+                "synchronous_commit": "on",
+                "lock_timeout": "10000",
+            },
+        )
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -150,10 +228,8 @@ class PostgresKeyStore:
             with contextlib.suppress(Exception):
                 self._wait(_closed(connection))
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(
-            CONNECT_SECONDS + STATEMENT_SECONDS
-        )
+    def _wait(self, work: Coroutine[Any, Any, T], seconds: float = STATEMENT_SECONDS) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(CONNECT_SECONDS + seconds)
 
 
 class _PostgresRows:
@@ -161,14 +237,39 @@ class _PostgresRows:
         self._connection = connection
         self._wait = wait
         self.wrote = False
+        self.left_bytes = False
 
     def all(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         self.wrote = self.wrote or not statement.startswith("SELECT ")
+        if statement.startswith(_LEAVES_BYTES):
+            deleted: list[tuple[Any, ...]] = self._wait(self._deleted(statement, values))
+            return deleted
         return [tuple(row) for row in self._wait(self._connection.fetch(statement, *values))]
 
     def many(self, statement: str, values: list[tuple[Any, ...]]) -> None:
-        self.wrote = True
-        self._wait(self._connection.executemany(statement, values))
+        if values:
+            self.wrote = True
+            self.left_bytes = self.left_bytes or statement.startswith(_LEAVES_BYTES)
+            self._wait(self._connection.executemany(statement, values))
+
+    async def _deleted(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """One that may delete keys: where it finds none there is nothing to scrub."""
+        prepared = await self._connection.prepare(statement)
+        found: list[tuple[Any, ...]] = [tuple(row) for row in await prepared.fetch(*values)]
+        self.left_bytes = self.left_bytes or not prepared.get_statusmsg().endswith(" 0")
+        return found
+
+
+def _unscrubbed(why: str, error: BaseException | None = None) -> Unavailable:
+    return Unavailable(
+        f"cannot scrub the keyring: {why}",
+        code="keyring-unavailable",
+        hint="what the destroyed keys sealed is unreadable here, their bytes are in the keyring's "
+        "file yet: repeat it when nobody reads the table keyring_keys (a dump does), with disk "
+        "space for it once more",
+        retry_after_seconds=1.0,
+        internal=f"{type(error).__name__}: {error}" if error else "",
+    )
 
 
 async def _closed(connection: Any) -> None:
