@@ -8,7 +8,7 @@ from holdfast.fleet.model import JoinTokenCreate, WorkerRegister
 from holdfast.fleet.worker_store import HOUSEHOLD, admits_from_outside
 from holdfast.identity.access.client import AccessClient
 from holdfast.identity.access.http import handlers, worker_handlers
-from holdfast.identity.access.model import AccessConfirm, Way, whose_refused
+from holdfast.identity.access.model import AccessConfirm, AccessEnd, Way, whose_refused
 from holdfast.identity.access.service import AccessService, note_restore
 from holdfast.identity.granting import Parts
 from holdfast.identity.model import ROLES, ApiKeyCreate
@@ -16,6 +16,8 @@ from holdfast.identity.people.model import PersonInvite
 from holdfast.identity.people.service import PeopleService
 from holdfast.identity.service import IdentityService
 from holdfast.identity.signin.model import SessionBegin
+from holdfast.identity.signin.passkey_model import PasskeySettings
+from holdfast.identity.signin.passkeys import PasskeysService
 from holdfast.identity.signin.sessions import SessionLimits, SessionsService
 from holdfast.kernel.clock import ManualClock, timestamp
 from holdfast.kernel.database import Database
@@ -41,7 +43,15 @@ class House:
         )
         self.people = PeopleService(parts)
         self.sessions = SessionsService(parts, SessionLimits())
-        self.access = AccessService(parts)
+        passkeys = PasskeysService(parts, self.sessions, PasskeySettings())
+        self.access = AccessService(
+            parts,
+            {
+                "api-key": self.identity.revoke_key,
+                "person": self.people.disable,
+                "passkey": passkeys.end,
+            },
+        )
 
     async def key(self, name: str, principal: Principal = ME) -> tuple[str, str]:
         made = await self.identity.create_key(principal, ApiKeyCreate(name=name, roles=["viewer"]))
@@ -174,12 +184,33 @@ async def test_everything_that_would_be_let_in_is_listed_and_nothing_else(
         assert (await client.confirm(None, AccessConfirm())).confirmed
 
 
+async def test_the_operator_ends_what_is_another_tenant_s(house: House) -> None:
+    """Its own people, who would, are not let in."""
+    kept, secret = await house.key("kept", ELSEWHERE)
+    key, _ = await house.key("theirs", ELSEWHERE)
+    ada = await join(house.parts, ["admin"], ELSEWHERE)
+    await house.restored("a")
+    for wrong in (AccessEnd(id=key), AccessEnd(id=key, tenant="nowhere"), AccessEnd(id="none")):
+        with pytest.raises(NotFound) as refused:
+            await house.access.end(ME, wrong)
+        assert refused.value.code == "way-not-found"
+    ended = [await house.access.end(ME, AccessEnd(id=i, tenant="elsewhere")) for i in (key, ada)]
+    assert [each.kind for each in ended] == ["api-key", "person"]
+    left, _ = await house.access.ways(ME)
+    assert [way.id for way in left] == [kept]
+    types = [each.event.type for each in await events(house.parts.database, ELSEWHERE)]
+    assert {"api-key.revoked", "person.disabled"} <= set(types)
+    await house.access.confirm(ME, AccessConfirm())
+    assert (await house.identity.find_holder(secret)).subject == kept
+
+
 async def test_only_the_operator_sees_and_says(house: House) -> None:
     admin = Principal(TenantId("default"), "someone", PrincipalKind.PERSON, ROLES["admin"])
     for asked in (
         house.access.find(admin),
         house.access.ways(admin),
         house.access.confirm(admin, AccessConfirm()),
+        house.access.end(admin, AccessEnd(id="something")),
     ):
         with pytest.raises(Denied) as refused:
             await asked

@@ -248,11 +248,9 @@ def test_a_restore_lets_nobody_in_but_the_operator_until_access_is_confirmed(
         assert len(ways[world.person]["passkeys"]) == 1
         review = run_command("access", "review", *where)
         assert all(shown in review.stdout for shown in ("Grace", "kept", world.since[0]))
-        for ended in (
-            f"/v1/api-keys/{world.since[0]}/revoke",
-            f"/v1/people/{world.person}/disable",
-        ):
-            made(program.client.post(ended, json={}))
+        made(program.client.post("/v1/access/end", json={"id": world.since[0]}))
+        ended = run_command("access", "end", world.person, *where)
+        assert ended.returncode == 0, ended.stderr
         done = run_command("access", "confirm", *where)
         assert done.returncode == 0, done.stderr
 

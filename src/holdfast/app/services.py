@@ -148,16 +148,26 @@ async def _open_identity(system: System, state: State) -> None:
         {provider.issuer for provider in people.providers_of(settings).values()},
     )
     system.handlers += signin_http.handlers(system.sessions, system.passkeys)
-    system.handlers += access_http.handlers(await _open_access(system, parts))
+
+    async def unlink(principal: Principal, account: str) -> None:
+        await system.oauth.unlink(principal, account)  # it is opened after this
+
+    enders = {
+        "api-key": system.identity.revoke_key,
+        "person": system.people.disable,
+        "passkey": system.passkeys.end,
+        "account": unlink,
+    }
+    system.handlers += access_http.handlers(await _open_access(system, parts, enders))
     system.identity_parts = parts
 
 
-async def _open_access(system: System, parts: Parts) -> AccessService:
+async def _open_access(system: System, parts: Parts, enders: Any = None) -> AccessService:
     """What a restore left open in this process's database, whichever of its roles lets somebody
     in."""
     from holdfast.identity.access.service import AccessService
 
-    access = AccessService(parts)
+    access = AccessService(parts, enders)
     await access.tell()
     system.checks["access"] = access.check
     return access

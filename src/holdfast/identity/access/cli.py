@@ -31,7 +31,7 @@ app = typer.Typer(
 @app.command(
     "review",
     help="Every key and person that would be let in, with what they may do. Whatever was ended "
-    "since the backup, end it again: `apikey revoke`, `person disable`, `person roles`, …",
+    "since the backup, end it again: `access end`, or `apikey revoke`, `person roles`, …",
     epilog="Example: holdfast access review --json",
 )
 def review(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = False) -> None:
@@ -69,6 +69,32 @@ def review(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption = Fals
         )
         say_more(more, limit)
         say("drones and what admits them: `holdfast worker list`, `holdfast worker token-list`")
+
+    run(body)
+
+
+@app.command(
+    "end",
+    help="End a key, a person (disabled), a passkey or a linked account, by its id, in any tenant. "
+    "What came of a key or a person ends with it.",
+    epilog="Example: holdfast access end 01a21cbb-894a-76f7-9f5f-41e756bbe4c4 --tenant north",
+)
+def end(
+    ctx: typer.Context,
+    identity: Annotated[str, typer.Argument(metavar="ID", help="As `access review` shows it.")],
+    tenant: Annotated[str, typer.Option("--tenant", help="Whose it is.")] = "default",
+    json: JsonOption = False,
+) -> None:
+    from holdfast.identity.access.client import AccessClient
+    from holdfast.identity.access.model import AccessEnd
+
+    async def body() -> None:
+        async with session(ctx) as api:
+            found = await AccessClient(api).end(None, AccessEnd(id=identity, tenant=tenant))
+        if json:
+            print_json(found)
+            return
+        say(f"{found.kind.replace('-', ' ')} {found.id} of {found.tenant} lets nobody in any more")
 
     run(body)
 

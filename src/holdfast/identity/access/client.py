@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.identity.access.model import WAYS, Access, AccessConfirm, Way
+from holdfast.identity.access.model import WAYS, Access, AccessConfirm, AccessEnd, AccessEnded, Way
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.paging import Page
 from holdfast.kernel.principal import Principal
@@ -29,6 +29,10 @@ class AccessClient:
         return await self._api.page(
             "/v1/access/ways", WAYS, type=Page[Way], after=after, limit=limit
         )
+
+    async def end(self, principal: Principal | None, wanted: AccessEnd) -> AccessEnded:
+        """See :meth:`AccessService.end`."""
+        return await self._api.request("POST", "/v1/access/end", json=wanted, type=AccessEnded)
 
     async def confirm(self, principal: Principal | None, wanted: AccessConfirm) -> Access:
         """See :meth:`AccessService.confirm`; one role after the other, twice is fine."""

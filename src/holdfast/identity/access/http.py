@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from holdfast.identity.access.model import WAYS, Access, AccessConfirm, Way
+from holdfast.identity.access.model import WAYS, Access, AccessConfirm, AccessEnd, AccessEnded, Way
 from holdfast.identity.access.service import AccessService
 from holdfast.kernel.http import get, post
 from holdfast.kernel.http.paging import Limit, Page, page_after, text_position
@@ -28,12 +28,17 @@ def handlers(service: AccessService) -> list[Any]:
         items, following = await service.ways(principal, after=after, limit=limit)
         return page_after(WAYS, items, following)
 
+    @post("/v1/access/end", permission=Permission.IDENTITY_WRITE, status=200)
+    async def end_access(principal: Principal, data: AccessEnd) -> AccessEnded:
+        """End a key, a person, a passkey or a linked account of any tenant; for the operator."""
+        return await service.end(principal, data)
+
     @post("/v1/access/confirm", permission=Permission.IDENTITY_WRITE, status=200)
     async def confirm_access(principal: Principal, data: AccessConfirm | None = None) -> Access:
         """Let in again who may enter now; only the operator says so, after a restore."""
         return await service.confirm(principal, data or AccessConfirm())
 
-    return [find_access, list_ways, confirm_access]
+    return [find_access, list_ways, end_access, confirm_access]
 
 
 def worker_handlers(service: AccessService) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from holdfast.kernel.errors import Denied, Problem
+from holdfast.kernel.ids import DEFAULT_TENANT
 
 WAYS = "access-ways"
 """The list of what would be let in, as its cursors name it."""
@@ -39,6 +40,21 @@ class AccessConfirm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Whose access is confirmed; everybody's if no tenant is named."""
 
     tenant: Annotated[str, Meta(max_length=64)] = ""
+
+
+class AccessEnd(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A key, a person, a passkey or a linked account that is to let nobody in any more."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=200)]
+    tenant: Annotated[str, Meta(min_length=1, max_length=64)] = DEFAULT_TENANT
+
+
+class AccessEnded(Struct, frozen=True, kw_only=True):
+    """What ended; with a key or a person also what came of them."""
+
+    tenant: str
+    kind: Literal["api-key", "person", "passkey", "account"]
+    id: str
 
 
 class Device(Struct, frozen=True, kw_only=True):

@@ -8,22 +8,27 @@ asks there whose a key is, or begins a session, is refused until :meth:`AccessSe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import Connection, Row
 
+from holdfast.identity import store as keys_store
 from holdfast.identity.access import store
 from holdfast.identity.access.model import (
+    REVIEW,
     Access,
     AccessConfirm,
+    AccessEnd,
+    AccessEnded,
     Device,
     LinkedTo,
     Unconfirmed,
     Way,
 )
 from holdfast.identity.granting import Parts, custom_roles, granted_by
+from holdfast.identity.people import store as people_store
 from holdfast.identity.signin import oauth_store, passkey_store
 from holdfast.kernel.clock import timestamp
 from holdfast.kernel.database import Database
@@ -34,7 +39,10 @@ from holdfast.kernel.outbox import Event
 from holdfast.kernel.principal import Principal, operator, operators_only, service
 
 REMEMBERED_SECONDS = 5.0
-KEY, PERSON = "api-key", "person"
+KEY: Literal["api-key"] = "api-key"
+PERSON: Literal["person"] = "person"
+Kind = Literal["api-key", "person", "passkey", "account"]
+Ender = Callable[[Principal, str], Awaitable[object]]
 
 
 async def note_restore(
@@ -70,8 +78,10 @@ async def note_restore(
 class AccessService:
     """What is to be known and said after a restore; for the operator."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, enders: Mapping[Kind, Ender] | None = None) -> None:
+        """``enders``: how each kind of thing that lets somebody in is ended."""
         self._parts = parts
+        self._enders = enders or {}
         self._db = parts.database
         self._checked = (0.0, False)
 
@@ -151,6 +161,28 @@ class AccessService:
         last = found[-1] if more else None
         return found, f"{last.tenant}/{last.kind}/{last.id}" if last else None
 
+    async def end(self, principal: Principal, wanted: AccessEnd) -> AccessEnded:
+        """End something that lets somebody in, in whichever tenant: what the tenant's own people
+        end otherwise, and nobody of them is let in now. Twice is fine, but for accounts.
+
+        :class:`NotFound` if there is nothing of that id in that tenant.
+        """
+        operators_only(principal, "end what is another tenant's")
+        tenant = TenantId(wanted.tenant)
+        kind = None
+        if tenant in await self._db.tenants():
+            kind = await self._db.read(
+                service("identity", tenant), lambda conn: _kind_of(conn, tenant, wanted.id)
+            )
+        if kind is None or kind not in self._enders:
+            raise NotFound(
+                f"cannot end {wanted.id}: nothing of that id lets anybody in to {wanted.tenant}",
+                code="way-not-found",
+                hint=f"`{REVIEW}` lists ids and tenants",
+            )
+        await self._enders[kind](operator(tenant), wanted.id)
+        return AccessEnded(tenant=tenant, kind=kind, id=wanted.id)
+
     async def confirm(self, principal: Principal, wanted: AccessConfirm) -> Access:
         """Who may enter now is who should: let them in again, each tenant's with its event in one
         transaction. What is left as it was. Twice is fine."""
@@ -200,6 +232,17 @@ class AccessService:
             **more,
         }
         return self._parts.event(principal, "access", type_, payload)
+
+
+def _kind_of(conn: Connection, tenant: str, identity: str) -> Kind | None:
+    """What has that id."""
+    finders: tuple[tuple[Kind, Callable[[Connection, str, str], object]], ...] = (
+        (KEY, keys_store.find_key),
+        (PERSON, people_store.find_person),
+        ("passkey", passkey_store.find_passkey),
+        ("account", oauth_store.find_account),
+    )
+    return next((kind for kind, find in finders if find(conn, tenant, identity) is not None), None)
 
 
 def _position(after: str) -> tuple[str, str, str]:
