@@ -27,6 +27,7 @@ from holdfast.kernel.signing import SigningKey
 from tests.support.authenticator import Authenticator
 from tests.support.postgres import PostgresServer
 from tests.support.program import Program, clean_environment, run_command, started, wait_until
+from tests.support.stack import Stack
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -290,3 +291,67 @@ def test_a_restore_that_dies_with_everything_in_its_place_has_said_so(world: Wor
     with started([*UP, "0"], target, environment=environment) as program:
         assert asked(program, world.since[1]).json()["code"] == "access-unconfirmed"
         assert not program.get("/v1/access")["confirmed"]
+
+
+def test_roles_apart_each_keep_out_what_they_brought_back(tmp_path: Path) -> None:
+    """The door that served all the while has it within the seconds of any revocation."""
+    (tmp_path / "profiles").mkdir()
+    stack = Stack(
+        tmp_path, "split", tmp_path / "replay.json", tmp_path / "profiles", drones=0,
+        roles=("identity", "coordinator", "gateway"), environment=QUIET,
+    )  # fmt: skip
+    try:
+        stack.start()
+        door = stack.door
+        _, secret = key(door, "ours")
+        token = made(door.client.post("/v1/workers/tokens", json={}))["token"]
+        worker = made(join(door, token, "outside"))["credential"]
+
+        def shut_to() -> list[bool]:
+            """Whoever is let in learns that no registry runs here."""
+            codes = [asked(door, each).json()["code"] for each in (secret, worker)]
+            assert set(codes) <= {"access-unconfirmed", "role-unreachable"}, codes
+            return [code == "access-unconfirmed" for code in codes]
+
+        assert shut_to() == [False, False]
+        for role in ("identity", "coordinator"):
+            assert stack.running.pop(role).stop() == 0
+            restored_in_place(tmp_path / role, {"HOLDFAST_TRUST_DIR": str(tmp_path / "trusted")})
+            stack.start_role(role)
+        wait_until(lambda: shut_to() == [True, True], what="the door to ask again")
+        where = ["--data-dir", str(door.data_dir)]
+        status = run_command("status", *where)
+        assert "identity, coordinator are degraded: access: access is as it was" in status.stderr
+        found = door.get("/v1/access"), door.get("/v1/access/workers")
+        assert [each["confirmed"] for each in found] == [False, False]
+        done = run_command("access", "confirm", *where)
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: shut_to() == [False, False], what="both to be let in")
+    finally:
+        stack.stop()
+
+
+def restored_in_place(folder: Path, environment: Mapping[str, str]) -> None:
+    """A role that is stopped, backed up, its state lost and restored."""
+    where, recovery = ["--data-dir", str(folder)], folder.with_suffix(".recovery")
+    done = run_command("backup", "create", "--json", *where, environment=environment)
+    assert done.returncode == 0, done.stderr
+    files = [shutil.copy(json.loads(done.stdout)[f"{name}_file"], folder.parent)
+             for name in ("data", "keys")]  # fmt: skip
+    done = run_command("key", "export", "--out", str(recovery), *where, environment=environment)
+    assert done.returncode == 0, done.stderr
+    for lost in ("state", "objects"):
+        shutil.rmtree(folder / lost, ignore_errors=True)
+    done = run_command(
+        "backup",
+        "restore",
+        str(files[0]),
+        "--keys",
+        str(files[1]),
+        "--recovery",
+        str(recovery),
+        *where,
+        environment=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not yet confirmed" in done.stderr

@@ -67,6 +67,8 @@ DEGRADED = {
     "audit": "refusals of note wait for the ledger, or are kept in memory only",
 }
 """What a check means that answers ``degraded``, and so gives no reason of its own."""
+SHUT = ("access", "degraded")
+"""What is told whole of a role elsewhere, too: nobody finds it in that role's log."""
 
 
 def check_door(settings: Settings, bind: str) -> None:
@@ -453,7 +455,11 @@ class ServiceHealth:
         try:
             answer = await client.get(f"{url}/ready", auth=HopAuth(self._signer, role, None))
             found = answer.json()
-            failing = [n for n, one in found["checks"].items() if one["status"] != "ok"]
+            failing = [
+                f"{name}: {DEGRADED[name]}" if (name, one["status"]) == SHUT else name
+                for name, one in found["checks"].items()
+                if one["status"] != "ok"
+            ]
             return str(found["status"]), ", ".join(failing)
         except (*FAILURES, ValueError, KeyError, TypeError, AttributeError):
             return "unreachable", ""
