@@ -217,6 +217,55 @@ def test_an_invited_administrator_comes_in_by_passkey_out_and_in_again(
     page.wait_for_selector("text=was not accepted")
 
 
+def test_who_lost_a_device_is_shut_out_at_once_and_comes_back_by_the_link_shown(
+    program: Program, browser: Any, page: Any
+) -> None:
+    named = ("Jean Bartik", "--role", "viewer", "--data-dir", str(program.data_dir))
+    made = run_command("person", "invite", *named)
+    assert made.returncode == 0, made.stderr
+    stolen = browser.new_context().new_page()  # with her passkey, and signed in
+    with_authenticator(stolen)
+    stolen.goto(made.stdout.strip().replace("127.0.0.1", "localhost"))
+    stolen.click("#accept")
+    stolen.wait_for_url("**/account")
+    stolen.wait_for_selector("text=this one")
+    cookie = session_cookie(stolen)
+
+    page.goto(login_link(program))
+    page.wait_for_selector("#running")
+    page.click("a[href='/people']")
+    asked: list[str] = []
+    row = page.locator("tr", has_text="Jean Bartik").filter(has_text="Device stolen")
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    row.get_by_text("Device stolen").click()
+    jar = {cookie["name"]: cookie["value"]}
+    whoami = f"{program.url}/v1/whoami"
+    assert httpx.get(whoami, cookies=jar, trust_env=False).status_code == 200, "she said no"
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    row.get_by_text("Device stolen").click()
+    page.wait_for_selector("#made:not([hidden])")
+    assert asked == ["End every passkey and session of theirs?"] * 2
+    link = page.inner_text("#link").replace("127.0.0.1", "localhost")
+    assert page.problems == []
+
+    wait_until(
+        lambda: httpx.get(whoami, cookies=jar, trust_env=False).status_code == 401,
+        what="the session's end",
+    )
+    stolen.goto(f"{program.url.replace('127.0.0.1', 'localhost')}/login")
+    stolen.click("#passkey")
+    stolen.wait_for_selector("text=was not accepted")
+    stolen.context.close()
+
+    mine = browser.new_context().new_page()
+    with_authenticator(mine)
+    mine.goto(link)
+    mine.click("#accept")
+    mine.wait_for_url("**/account")
+    mine.wait_for_selector("text=this one")
+    mine.context.close()
+
+
 def test_a_page_without_the_csrf_token_writes_nothing(program: Program, page: Any) -> None:
     page.goto(login_link(program))
     page.wait_for_selector("#running")

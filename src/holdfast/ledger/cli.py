@@ -169,35 +169,40 @@ def status(ctx: typer.Context, json: JsonOption = False) -> None:
         if json:
             print_json(found)
             return
-        shown: dict[str, object] = {
-            "origin": found.origin,
-            "size": found.size,
-            "root": found.root,
-            "recorded": found.recorded,
-            "published": found.published_size,
-            "writable": "yes" if found.writable else "no",
-        }
-        if found.stopped:
-            shown["writable"] = f"no: {found.stopped}"
-        elif not found.writable and found.damage is None:
-            shown["writable"] = "no: another instance appends"
-        if found.damage is not None:
-            shown["damage"] = f"{found.damage.reason}: {found.damage.detail}"
-            last = "?" if found.damage.last is None else found.damage.last
-            shown["positions"] = f"{found.damage.first} to {last}"
-        if found.withheld:
-            shown["no checkpoint"] = found.withheld
-        print_fields(shown)
-        if found.damage is not None:
-            from holdfast.ledger.log.soundness import hint_of
-
-            say(f"hint: {hint_of(found.damage.reason)}")
-        if found.stopped:
-            from holdfast.ledger.errors import CLOCK
-
-            say(f"hint: {CLOCK}")
+        print_status(found)
 
     run(body)
+
+
+def print_status(found: LedgerStatus) -> None:
+    """A log as people read it, with what to do about whatever keeps it from being appended to."""
+    shown: dict[str, object] = {
+        "origin": found.origin,
+        "size": found.size,
+        "root": found.root,
+        "recorded": found.recorded,
+        "published": found.published_size,
+        "writable": "yes" if found.writable else "no",
+    }
+    if found.stopped:
+        shown["writable"] = f"no: {found.stopped}"
+    elif not found.writable and found.damage is None:
+        shown["writable"] = "no: another instance appends"
+    if found.damage is not None:
+        shown["damage"] = f"{found.damage.reason}: {found.damage.detail}"
+        last = "?" if found.damage.last is None else found.damage.last
+        shown["positions"] = f"{found.damage.first} to {last}"
+    if found.withheld:
+        shown["no checkpoint"] = found.withheld
+    print_fields(shown)
+    if found.damage is not None:
+        from holdfast.ledger.log.soundness import hint_of
+
+        say(f"hint: {hint_of(found.damage.reason)}")
+    if found.stopped:
+        from holdfast.ledger.errors import CLOCK
+
+        say(f"hint: {CLOCK}")
 
 
 @app.command(

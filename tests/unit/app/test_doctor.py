@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from holdfast.app.commands.doctor import of_drones, of_ledger
+from holdfast.app.door import ServiceHealth
+from holdfast.console.overview import ServiceLine, service_problems
 from holdfast.fleet.model import Worker, WorkerStatus
+from holdfast.ledger.cli import print_status
+from holdfast.ledger.errors import ClockSteppedBack
 from holdfast.ledger.model import Damage, LedgerStatus
 
+LATER = "2027-03-12T09:00:00.000000Z"
 
-def status(*, writable: bool, damage: Damage | None = None) -> LedgerStatus:
+
+def status(*, writable: bool, damage: Damage | None = None, stopped: str = "") -> LedgerStatus:
     return LedgerStatus(
         size=1200,
         root="",
@@ -18,6 +27,7 @@ def status(*, writable: bool, damage: Damage | None = None) -> LedgerStatus:
         writable=writable,
         published_size=0,
         damage=damage,
+        stopped=stopped,
     )
 
 
@@ -26,6 +36,43 @@ def test_an_instance_that_does_not_append_is_well(writable: bool, who: str) -> N
     found = of_ledger(status(writable=writable))
     assert (found.outcome, found.hint) == ("pass", "")
     assert f"1,200 entries, appended to {who}" in found.detail
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_log_that_waits_for_the_clock_is_not_well_and_says_what_to_do(writable: bool) -> None:
+    found = of_ledger(status(writable=writable, stopped=ClockSteppedBack(7200, LATER).said))
+    assert found.outcome == "fail"
+    assert found.detail == (
+        f"nothing is appended: the clock is 7200 s behind the last entry ({LATER})"
+    )
+    assert "holdfast ledger accept-clock --reason" in found.hint
+
+
+def test_ledger_status_says_that_it_is_the_clock_and_no_other_instance(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_status(status(writable=False, stopped=ClockSteppedBack(7200, LATER).said))
+    told = capsys.readouterr()
+    assert f"no: the clock is 7200 s behind the last entry ({LATER})" in told.out
+    assert "another instance" not in told.out
+    assert "hint: if the clock is wrong, set it right" in told.err
+    print_status(status(writable=False))
+    assert "another instance appends" in capsys.readouterr().out
+
+
+async def test_health_and_so_status_and_doctor_name_the_clock() -> None:
+    async def check() -> str:
+        return "degraded"
+
+    system = SimpleNamespace(roles={"ledger"}, checks={"ledger_clock": check})
+    health = ServiceHealth(cast(Any, system), {}, cast(Any, None))
+    (line,) = service_problems(
+        [
+            ServiceLine(name=name, status=state, detail=why)
+            for name, (state, why) in (await health.told()).items()
+        ]
+    )
+    assert "ledger is degraded: ledger_clock: nothing is appended, the clock is behind" in line
 
 
 def drone(name: str, silent: float | None) -> Worker:
