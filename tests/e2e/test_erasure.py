@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.program import Program, run_command, started, wait_until
+from tests.support.searching import places_of
 
 JANE, JOE = "jane.doe@example.org", "joe.bloggs@example.org"
 VISITS = {
@@ -64,15 +65,6 @@ def source() -> Iterator[int]:
     server.shutdown()
     thread.join()
     server.server_close()
-
-
-def places_of(folder: Path, needle: str) -> list[str]:
-    """Every file below the folder, logs and write-ahead logs included, that has it."""
-    return [
-        str(path)
-        for path in folder.rglob("*")
-        if path.is_file() and needle.encode() in path.read_bytes()
-    ]
 
 
 def collected(program: Program, runs: int) -> bool:
@@ -140,6 +132,7 @@ def test_a_person_is_collected_sealed_held_erased_and_not_brought_back(
         assert "opened" in exported.stderr
         for needle in (JANE, JOE, "a-note-on", "61.5"):
             assert places_of(home, needle) == [], needle
+        assert any(place.endswith(".parquet") for place in places_of(home, "north"))
         raw_bytes_are_for_those_who_see_people_s_own(program)
 
         assert run_command("key", "hold", JANE, "--reason", "case 12", *where).returncode == 0

@@ -17,10 +17,11 @@ import httpx
 import pytest
 
 from holdfast.keyring import MasterKeys
-from tests.e2e.test_erasure import JANE, JOE, PROFILE, places_of, source
+from tests.e2e.test_erasure import JANE, JOE, PROFILE, source
 from tests.e2e.test_receipts_split import receipt
 from tests.support.postgres import PostgresServer
 from tests.support.program import run_command, wait_until
+from tests.support.searching import places_of
 from tests.support.stack import Stack, running
 
 pytestmark = pytest.mark.timeout(1200)

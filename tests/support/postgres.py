@@ -99,6 +99,14 @@ class PostgresServer:
 
         run_apart(body)
 
+    async def value(self, statement: str, *values: Any) -> Any:
+        """What one statement gives: the first column of its first row."""
+        connection = await asyncpg.connect(self.dsn())
+        try:
+            return await connection.fetchval(statement, *values)
+        finally:
+            await connection.close()
+
     async def fresh_database(self, template: str = "template1") -> str:
         """The name of a new database, a copy of ``template``."""
         name = f"test_{next(self._databases)}"

@@ -45,6 +45,7 @@ from holdfast.records.service import RecordsService
 from holdfast.records.settings import RecordsSettings
 from holdfast.registry.model import Profile, profile_digest
 from holdfast.registry.versions import ProfileOverrides, ProfileStatus, ProfileVersion
+from tests.support.searching import ServerFiles
 from tests.support.signing import PUBLIC_KEY, REGISTRATION, WORKER_KEY, signed
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -184,6 +185,8 @@ class Bench:
     db: Database
     metrics: Metrics
     principal: Principal = OPERATOR
+    server: ServerFiles | None = None
+    """What the server under ``db`` has written, where a test looks into it."""
     attempts: dict[str, Attempt] = field(default_factory=dict)
 
     def attempt(

@@ -9,11 +9,11 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from sqlalchemy import select, text
 
 from holdfast.kernel import merkle
@@ -37,6 +37,8 @@ from holdfast.records.model import (
 )
 from holdfast.records.publishing import batch_leaf
 from holdfast.records.signed import SignedBatch
+from tests.support import searching
+from tests.support.searching import ServerFiles
 from tests.unit.records.helpers import OPERATOR, Bench, bench_on, profile
 
 SOMEBODY = replace(OPERATOR, permissions=OPERATOR.permissions - {Permission.RECORDS_PERSONAL})
@@ -73,8 +75,13 @@ def visit(who: str, number: int, weight: str = "61.5", **places: int) -> MappedR
 
 
 @pytest.fixture
-async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
+async def bench(
+    request: pytest.FixtureRequest, database_url: str, database: Database, tmp_path: Path
+) -> AsyncIterator[Bench]:
     async with bench_on(database, tmp_path, CLINIC) as made:
+        if database.dialect == "postgresql":
+            name = urlsplit(database_url).path.removeprefix("/")
+            made.server = await ServerFiles.of(request.getfixturevalue("postgres"), name)
         yield made
 
 
@@ -118,16 +125,11 @@ async def erase(subjects: SubjectsService, who: str, *, even_unknown: bool = Fal
 
 
 async def places_of(bench: Bench, folder: Path, needle: str) -> list[str]:
-    """Every file, unpacked where it is packed, and every row of every table that has it."""
-    found, wanted = [], needle.encode()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        data = path.read_bytes()
-        if data.startswith(b"\x28\xb5\x2f\xfd"):
-            data += zstandard.ZstdDecompressor().decompressobj().decompress(data)
-        if path.suffix == ".parquet":
-            data += repr(pq.read_table(path).to_pylist()).encode()
-        if wanted in data:
-            found.append(str(path.relative_to(folder)))
+    """Every file, unpacked where it is packed, every row of every table that has it, and every
+    file of the server's: pages with rows of before, and its write-ahead log."""
+    found, wanted = searching.places_of(folder, needle), needle.encode()
+    if bench.server is not None:
+        found += await bench.server.places_of(needle)
 
     def look(conn) -> list[str]:
         hits = []
@@ -198,7 +200,11 @@ async def test_nothing_of_a_person_lies_anywhere_in_clear(bench: Bench, tmp_path
     await bench.service.projection(OPERATOR, "clinic")
     for needle in (JANE, JOE, NOTE.format(JANE), "61.5", "jane"):
         assert await places_of(bench, tmp_path, needle) == [], needle
-    assert await places_of(bench, tmp_path, "north"), "the search finds what is in clear"
+    clear = await places_of(bench, tmp_path, "north")
+    assert any(place.endswith(".parquet") for place in clear), "the search finds what is in clear"
+    if bench.server is not None:
+        assert "pg_wal" in clear
+        assert any(place.startswith("base/") for place in clear)
 
 
 async def test_they_are_read_back_whole_by_those_who_may(bench: Bench) -> None:
