@@ -102,6 +102,12 @@ def draft(
     if not rows:
         raise ParseFailed("cannot write a profile: no record was found", hint=_nothing_found(form))
     skipped, rejected, labels = _odd(found, rows, form)
+    if skipped and (pagination or {}).get("type") == "offset":
+        found.notes.append(
+            "Pages are asked for by offset, and rows are skipped: write in `pagination` what an "
+            "offset counts, `counts: records` where skipped rows stand on each page beside those "
+            "asked for, `counts: rows` where they are among them."
+        )
     if skipped:
         form = msgspec.convert(found.form, Format)
         rows = _rows(content, form)

@@ -398,6 +398,18 @@ def test_the_address_of_the_next_page_is_followed_wherever_it_stands(
     assert any(f'{path} is "{address}"' in note for note in made.notes)
 
 
+def test_a_draft_that_skips_rows_of_pages_by_offset_asks_what_these_count(tmp_path: Path) -> None:
+    names = {"id": "Code", "year": "Year", "v": "Value"}
+    rows = [{"id": f"c{i}", "year": f"{2000 + i}", "v": f"{i}.5"} for i in range(20)]
+    said = {"hasMore": True, "offset": 0, "limit": 21}
+    (tmp_path / "x").write_text(json.dumps({**said, "items": [names, *rows]}))
+    made = draft(tmp_path / "x", name="x", url="https://example.org/x")
+    source = drawn(load_profile(made.text.encode(), draft=True), "source")
+    assert source["pagination"]["type"] == "offset"
+    assert source["format"]["skip_rows"] == ["Code"]
+    assert any("`counts: records`" in note for note in made.notes)
+
+
 def test_a_total_elsewhere_goes_with_an_address_if_there_is_but_one(tmp_path: Path) -> None:
     def pagination(**around: Any) -> Any:
         items = [{"id": f"i{i}", "v": i / 2} for i in range(12)]
