@@ -357,6 +357,36 @@ def test_somebodys_accounts_elsewhere_are_listed_and_unlinked(invoke: Any, sqlit
     assert "no linked accounts" in invoke("accounts", PERSON, noun="person").stderr
 
 
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_no_address_and_no_moment_is_broken_in_a_narrow_terminal(
+    invoke: Any, sqlite_url: str, width: int
+) -> None:
+    address, moment = "grace.brewster.murray@research.example.org", "2026-01-01T11:44"
+    person = {
+        "tenant": "default", "id": PERSON, "name": "Grace", "email": address, "roles": '["admin"]',
+        "created_at": f"{moment}:05Z", "created_by": "operator", "event_id": "e-1",
+    }  # fmt: skip
+    passkey = {
+        "tenant": "default", "id": PASSKEY, "person": PERSON, "credential": "c", "public_key": b"",
+        "counter": 0, "name": "the key of the laptop", "backed_up": False,
+        "created_at": f"{moment}:05Z", "used_at": f"{moment}:06Z", "event_id": "e-2",
+    }  # fmt: skip
+
+    async def body() -> None:
+        async with open_database(sqlite_url, clock=SystemClock()) as database:
+            await database.write(operator(), lambda conn: people_store.add_person(conn, person))
+            await database.write(operator(), lambda conn: passkey_store.add_passkey(conn, passkey))
+
+    asyncio.run(body())
+    for line in (("list",), ("passkeys", PERSON)):
+        told = invoke(*line, noun="person", env={"COLUMNS": str(width)})
+        lines = told.stdout.splitlines()
+        assert len(lines) == 2, told.stdout  # a heading and one line, wrapped nowhere
+        assert PERSON in lines[1] or PASSKEY in lines[1]
+        if width == 200:
+            assert address in lines[1] or moment in lines[1]
+
+
 def test_what_is_made_over_http_is_on_the_record_with_its_request(
     invoke: Any, sqlite_url: str
 ) -> None:

@@ -146,6 +146,7 @@ def list_people(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption =
         print_table(
             ("name", "email", "roles", "state", "since", "id"),
             [(p.name, p.email, " ".join(p.roles), p.state, p.created_at[:10], p.id) for p in found],
+            spare=("since", "email", "roles"),
             empty="nobody yet: `holdfast person create-admin NAME` begins",
         )
         say_more(more, limit)
@@ -269,6 +270,7 @@ def list_passkeys(ctx: typer.Context, person: PersonArgument, json: JsonOption =
                 )
                 for each in found
             ],
+            spare=("copied", "made", "used"),
             empty=f"no passkeys: `holdfast person recover {identity}` is a link that makes one",
         )
 
