@@ -82,7 +82,9 @@ def list_(
             return
         print_table(
             ["id", "name", "kind", "result", "created"],
-            [[r.id, r.name, r.kind, r.headline, r.created_at] for r in page.items],
+            [[r.id, r.name, r.kind, r.headline, r.created_at[:19]] for r in page.items],
+            spare=["created", "kind", "result"],
+            wraps=["result"],
             empty="no reports yet: `holdfast report run FILE` makes one",
         )
         say_more(page.next, limit)

@@ -57,7 +57,7 @@ def list_sessions(
                 for each in found
             ],
             empty="nobody is signed in: `holdfast login` prints a link",
-            spare=("browser", "from", "began"),
+            spare=("browser", "from", "began", "by", "until", "seen"),
             wraps=("browser",),
         )
         say_more(more, limit)
