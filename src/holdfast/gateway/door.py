@@ -11,6 +11,7 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +27,7 @@ from holdfast.identity.signin.sessions import principal_of_session, session_over
 from holdfast.kernel.clock import Clock
 from holdfast.kernel.errors import Denied, Unauthenticated
 from holdfast.kernel.http.door import CLIENT, FOREIGN, SAFE_METHODS, SUBJECT, TENANT, target_of
+from holdfast.kernel.http.standing import STANDING, STANDING_SECONDS, Standing, ended
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, operator
 from holdfast.kernel.tls import CERTIFICATE
 
@@ -40,8 +42,11 @@ HOLDER = "holdfast.holder"
 """In the scope of a request that came with an API key of ours: whose it is, and its limits."""
 TENANT_HEADER = b"x-tenant-id"
 PROOF = HEADER.lower().encode()
-REMEMBERED_SECONDS = 5.0
+REMEMBERED_SECONDS = STANDING_SECONDS
 REMEMBERED_MAX = 10_000
+AGAIN_SECONDS = 1.0
+"""How old an answer may be that is taken when somebody is asked again: many streams that were begun
+with one credential ask once a second together."""
 
 T = TypeVar("T")
 WorkerLookup = Callable[[str, str | None], Awaitable[tuple[Principal, str]]]
@@ -68,9 +73,9 @@ class DoorAuthenticator:
         tenant_required: bool = False,
     ) -> None:
         self._token = token
-        self._sessions = sessions
-        self._workers = workers
-        self._keys = keys
+        self._sessions = _dated(sessions, clock)
+        self._workers = _dated(workers, clock)
+        self._keys = _dated(keys, clock)
         self._clock = clock
         self._listed = listed
         self._tokens = tokens
@@ -86,9 +91,10 @@ class DoorAuthenticator:
         """
         bearer, cookies = _credentials(scope)
         if bearer is not None:
-            principal = _with_self(await self._by_bearer(bearer, scope))
+            principal, asked = await self._by_bearer(bearer, scope)
             _know(scope, principal.tenant, principal.subject)
             self._check_tenant(scope, principal)
+            self._stand(scope, principal, asked)
             return principal
         # A page of another site may ask with a token of its own, never with our cookie.
         secret = None if FOREIGN in scope else session_secret(cookies)
@@ -98,15 +104,41 @@ class DoorAuthenticator:
                 hint="programs send an API key or the operator token as a bearer; "
                 "`holdfast login` signs in a browser",
             )
-        principal = await self._by_session(secret, scope)
+        principal, asked = await self._by_session(secret, scope)
         _know(scope, principal.tenant, principal.subject)
         if scope["method"] not in SAFE_METHODS:
             _check_write(scope, secret)
+        self._stand(scope, principal, asked)
         return principal
 
-    async def _by_session(self, secret: str, scope: Any) -> Principal:
+    def _stand(self, scope: Any, principal: Principal, asked: float) -> None:
+        """Let whoever answers for long ask again whether the credential still holds."""
+        scope[STANDING] = Standing(partial(self._again, scope, principal), asked, self._clock)
+
+    async def _again(self, scope: Any, begun: Principal) -> float:
+        """When it was asked for that what ``begun`` came with still holds, and for as much.
+
+        The credential alone is judged: a worker's proof and a page's token are of the request, and
+        were checked when it began.
+        """
+        bearer, cookies = _credentials(scope)
         try:
-            holder = await self._sessions(secret)
+            if bearer is not None:
+                found, asked = await self._by_bearer(bearer, scope, again=True)
+            else:
+                secret = session_secret(cookies) or ""
+                found, asked = await self._by_session(secret, scope, again=True)
+        except (Unauthenticated, Denied) as error:
+            raise ended(error) from error
+        if _is_less(found, begun):
+            raise ended()
+        return asked
+
+    async def _by_session(
+        self, secret: str, scope: Any, *, again: bool = False
+    ) -> tuple[Principal, float]:
+        try:
+            holder, asked = await self._sessions(_oldest(again), secret)
         except Unauthenticated as error:
             if not error.problems:
                 raise
@@ -118,13 +150,21 @@ class DoorAuthenticator:
         kind, _, origin = holder.credential.partition(":")
         if kind == "operator" and origin != self._token.fingerprint:
             raise session_over()  # it came from a token that was replaced since
-        return principal_of_session(holder)
+        return principal_of_session(holder), asked
 
-    async def _by_bearer(self, token: str, scope: Any) -> Principal:
+    async def _by_bearer(
+        self, token: str, scope: Any, *, again: bool = False
+    ) -> tuple[Principal, float]:
+        """Whose it is, and when that was asked for."""
         if token.startswith(WORKER_PREFIX):
-            return await self._by_worker(token, scope)
+            return await self._by_worker(token, scope, again=again)
         if token.startswith(KEY_PREFIX):
-            return await self._by_key(token, scope)
+            holder, asked = await self._by_key(token, scope, again=again)
+            return _with_self(holder), asked
+        return _with_self(await self._by_kept_here(token)), self._clock.monotonic()
+
+    async def _by_kept_here(self, token: str) -> Principal:
+        """By what is known in this process, or can be told from the token itself."""
         if self._token.matches(token) or (self._admin is not None and self._admin.matches(token)):
             return operator()
         if self._listed is not None and (found := self._listed.find(token)) is not None:
@@ -133,14 +173,18 @@ class DoorAuthenticator:
             return await self._tokens.principal(token)
         raise Unauthenticated("cannot do this: the token is not known", code="token-unknown")
 
-    async def _by_worker(self, credential: str, scope: Any) -> Principal:
+    async def _by_worker(
+        self, credential: str, scope: Any, *, again: bool = False
+    ) -> tuple[Principal, float]:
         """A worker is who its certificate names, or else who signs with the key it registered."""
-        principal, key = await self._workers(credential, scope.get(CERTIFICATE))
-        if key:
+        (principal, key), asked = await self._workers(
+            _oldest(again), credential, scope.get(CERTIFICATE)
+        )
+        if key and not again:
             shown = [v.decode("latin-1") for k, v in scope["headers"] if k == PROOF]
             proof = shown[0] if len(shown) == 1 else ""
             self._proofs.check(proof, scope["method"], target_of(scope), credential, key)
-        return principal
+        return principal, asked
 
     def _check_tenant(self, scope: Any, principal: Principal) -> None:
         """``X-Tenant-ID`` chooses nothing: it must be the tenant the credential is of.
@@ -163,9 +207,9 @@ class DoorAuthenticator:
                 "HOLDFAST_TENANT names",
             )
 
-    async def _by_key(self, secret: str, scope: Any) -> Principal:
+    async def _by_key(self, secret: str, scope: Any, *, again: bool) -> tuple[Principal, float]:
         try:
-            holder = await self._keys(secret)
+            holder, asked = await self._keys(_oldest(again), secret)
         except Unauthenticated as error:
             if not error.problems:
                 raise
@@ -185,7 +229,21 @@ class DoorAuthenticator:
                 "`holdfast apikey list` shows them to whoever may see it",
             )
         scope[HOLDER] = holder
-        return principal_of(holder)
+        return principal_of(holder), asked
+
+
+def _oldest(again: bool) -> float:
+    """How old, in seconds, what is remembered may be."""
+    return AGAIN_SECONDS if again else REMEMBERED_SECONDS
+
+
+def _is_less(found: Principal, begun: Principal) -> bool:
+    """Whether a credential is somebody else's by now, or may less than it did."""
+    narrower = found.profiles is not None and (
+        begun.profiles is None or not begun.profiles <= found.profiles
+    )
+    same = (found.tenant, found.subject) == (begun.tenant, begun.subject)
+    return not same or narrower or not begun.permissions <= found.permissions
 
 
 def _with_self(principal: Principal) -> Principal:
@@ -219,17 +277,35 @@ class Remembered(Generic[T]):
 
     async def __call__(self, credential: str, *more: str | None) -> T:
         """Whose it is; ``more`` is what else the look-up is told."""
+        return (await self.dated(REMEMBERED_SECONDS, credential, *more))[0]
+
+    async def dated(self, seconds: float, credential: str, *more: str | None) -> tuple[T, float]:
+        """Whose it is, and when that was asked for: less than ``seconds`` ago."""
         key = (_digest(credential), *more)
         found = self._known.get(key)
         now = self._clock.monotonic()
-        if found is not None and now < found[0]:
-            return found[1]
+        if found is not None and now < found[0] + seconds:
+            return found[1], found[0]
         holder = await self._lookup(credential, *more)
-        self._known[key] = (now + REMEMBERED_SECONDS, holder)
+        self._known[key] = (now, holder)
         self._known.move_to_end(key)
         while len(self._known) > REMEMBERED_MAX:
             self._known.popitem(last=False)
-        return holder
+        return holder, now
+
+
+def _dated(
+    lookup: Callable[..., Awaitable[T]], clock: Clock
+) -> Callable[..., Awaitable[tuple[T, float]]]:
+    """``lookup`` as one that also says when its answer was asked for."""
+    if isinstance(lookup, Remembered):
+        return lookup.dated
+
+    async def dated(seconds: float, *given: str | None) -> tuple[T, float]:
+        asked = clock.monotonic()
+        return await lookup(*given), asked
+
+    return dated
 
 
 def _digest(credential: str) -> bytes:

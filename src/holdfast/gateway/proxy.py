@@ -13,6 +13,10 @@ route's limit.
 When a role dies under a safe request (GET, HEAD), the door asks again, under a fresh token: a few
 times, within a few seconds, and only while no byte of an answer has gone on to the caller. All
 other methods are left to the caller, who knows whether repeating is safe.
+
+The roles do not know the caller's credential, so the door alone can tell that it has ended. What
+goes on for long (a body on its way in, an answer on its way out) it breaks off then; the role sees
+its caller go away, and stops.
 """
 
 from __future__ import annotations
@@ -48,11 +52,15 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.files import Descriptor, taken, write_all
 from holdfast.kernel.http.door import CODE, PROBES, SUBJECT, TENANT, answer, target_of
-from holdfast.kernel.http.problems import CODE_HEADER
+from holdfast.kernel.http.problems import CODE_HEADER, document, encode
 from holdfast.kernel.http.routes import BODY_BYTES, too_large
+from holdfast.kernel.http.standing import Standing, standing_of
+from holdfast.kernel.http.streaming import problem_bytes
 from holdfast.kernel.principal import Permission, PermissionAuthoriser, Principal
-from holdfast.kernel.telemetry import request_id
+from holdfast.kernel.telemetry import get_logger, request_id
 from holdfast.kernel.tls import CERTIFICATE, peer_in
+
+log = get_logger("gateway")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -110,6 +118,10 @@ RESPONSE_HEADERS = frozenset(
     b"location retry-after allow accept-ranges content-range cache-control "
     b"x-content-type-options digest content-digest holdfast-publication holdfast-personal".split()
 )
+READING_POSTS = frozenset({"/v1/query"})
+"""What is asked for by POST and changes nothing: its answer, too, is for whoever may still read."""
+PIPELINE = "/v1/ledger/pipeline"
+EVENTS, LINES = "text/event-stream", "application/x-ndjson"
 PUBLIC = frozenset({("POST", "/v1/workers/register")})
 """The routes of other roles that serve callers without a credential."""
 
@@ -233,7 +245,8 @@ class RoleProxy:
         """
         role = role_of(scope["path"])
         assert role is not None, "only called for paths it serves"
-        with closing(_Spool()) as spool:
+        standing = standing_of(scope)
+        with closing(_Spool(standing)) as spool:
             digest, size = await _kept(scope, receive, spool)
 
             def request() -> httpx.Request:
@@ -244,7 +257,10 @@ class RoleProxy:
             else:
                 answer_ = await self._ask(role, request())
             try:
-                await answer_.pass_on(scope, send)
+                reads = scope["method"] in SAFE_METHODS or scope["path"] in READING_POSTS
+                if standing is not None and reads:
+                    await standing.check()
+                await answer_.pass_on(scope, send, standing)
             finally:
                 await answer_.close()
 
@@ -344,6 +360,7 @@ class _Answer:
         self._pieces = response.aiter_raw()
         self._begun: list[bytes] = []
         self._whole = False
+        self._sent = b""  # the last two bytes that went on
 
     async def begin(self) -> None:
         """Wait for all of a short body, the first bytes of a long one, nothing of a live one."""
@@ -358,7 +375,7 @@ class _Answer:
                 return
         self._whole = True
 
-    async def pass_on(self, scope: Scope, send: Send) -> None:
+    async def pass_on(self, scope: Scope, send: Send, standing: Standing | None) -> None:
         raw = self._response.headers.raw
         for name, value in raw:
             if name.lower() == CODE_HEADER:
@@ -370,11 +387,46 @@ class _Answer:
             whole = b"".join(self._begun)
             await send({"type": "http.response.body", "body": whole, "more_body": False})
             return
-        for piece in self._begun:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        async for piece in self._pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if standing is None:
+            await self._pass_pieces(send, None)
+        elif self._response.headers.get("content-length", "").isdecimal():
+            await self._pass_pieces(send, standing)
+        else:
+            await self._pass_live(scope, send, standing)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _pass_pieces(self, send: Send, standing: Standing | None) -> None:
+        for piece in self._begun:
+            await self._pass_piece(piece, send, standing)
+        async for piece in self._pieces:
+            await self._pass_piece(piece, send, standing)
+
+    async def _pass_piece(self, piece: bytes, send: Send, standing: Standing | None) -> None:
+        if standing is not None:
+            await standing.check()
+        self._sent = (self._sent + piece)[-2:]
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def _pass_live(self, scope: Scope, send: Send, standing: Standing) -> None:
+        """What may be silent for long: whoever listens is asked about meanwhile."""
+        try:
+            await standing.while_holds(self._pass_pieces(send, standing))
+        except HoldfastError as error:
+            last = self._last_word(scope["path"], error)
+            if not last:
+                raise
+            log.info("answer ended", path=scope["path"], code=error.code)
+            await send({"type": "http.response.body", "body": last, "more_body": True})
+
+    def _last_word(self, path: str, error: HoldfastError) -> bytes:
+        """Why an answer is over, as its reader expects it; nothing where it can only be cut off."""
+        kind = self._response.headers.get("content-type", "").partition(";")[0]
+        if kind == EVENTS and self._sent in (b"", b"\n\n"):
+            return problem_bytes(error, path)
+        if kind == LINES and path == PIPELINE and self._sent[-1:] in (b"", b"\n"):
+            shown = encode(document(error, instance=path, request_id=request_id()))
+            return b'{"line":0,"problem":%b,"ended":true}\n' % shown
+        return b""
 
     async def close(self) -> None:
         await self._response.aclose()
@@ -575,6 +627,8 @@ async def _kept(scope: Scope, receive: Receive, spool: _Spool) -> tuple[str, int
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Unavailable("cannot go on: the caller went away")
+        if spool.standing is not None:
+            await spool.standing.check()
         piece = message.get("body", b"")
         more = message.get("more_body", False)
         size += len(piece)
@@ -596,10 +650,12 @@ async def _kept(scope: Scope, receive: Receive, spool: _Spool) -> tuple[str, int
 class _Spool:
     """A body on its way: in memory while it is short, else in a file that has no name.
 
-    Only threads read and write the file, a piece at a time: the disk holds nobody else up.
+    Only threads read and write the file, a piece at a time: the disk holds nobody else up. It is
+    given out while the ``standing`` of whoever sent it holds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, standing: Standing | None = None) -> None:
+        self.standing = standing
         self._pending = bytearray()
         self._file: Descriptor | None = None
 
@@ -620,6 +676,8 @@ class _Spool:
             return
         at = 0
         while piece := await self._file.run(os.pread, SPOOL_MEMORY_BYTES, at):
+            if self.standing is not None:
+                await self.standing.check()
             yield piece
             at += len(piece)
 

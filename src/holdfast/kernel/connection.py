@@ -28,6 +28,7 @@ from holdfast.kernel.errors import (
     Internal,
     Invalid,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     Unsupported,
 )
@@ -93,6 +94,8 @@ class _Cycle(RequestResponseCycle):
         except asyncio.CancelledError:
             self._give_up(Unavailable("cannot finish: the server stops", retry_after_seconds=1))
             raise
+        except Unauthenticated as error:
+            self._give_up(error)  # it ended in the middle of its answer, and the door has said so
         except Exception:
             if not self.disconnected:
                 log.exception("request failed", path=self.scope["path"])

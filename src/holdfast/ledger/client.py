@@ -318,6 +318,7 @@ class _Line(msgspec.Struct, frozen=True):
     line: int
     appended: Appended | None = None
     problem: dict[str, object] | None = None
+    ended: bool = False
 
 
 class Pipeline:
@@ -326,7 +327,8 @@ class Pipeline:
     Made by :func:`pipeline`. ``append`` returns a future as soon as the line is on its way; it is
     held back while too many are unanswered. When the connection is lost, or no answer comes for
     ``timeout_seconds`` although one is owed, the futures that are left fail with
-    ``OutcomeUnknown``: append again, with the same ids.
+    ``OutcomeUnknown``: append again, with the same ids. When the credential has ended meanwhile,
+    the other side says so: those that are left, and every append from then on, fail with that.
     """
 
     def __init__(
@@ -487,6 +489,14 @@ class Pipeline:
     def _answered(self, line: bytes) -> None:
         found = self._decode(line)
         refusal = None if found.appended is not None else _refusal(found.problem or {})
+        if found.ended and refusal is not None:
+            if found.line:
+                raise refusal  # nothing from that line on was appended
+            raise OutcomeUnknown(
+                f"cannot tell what became of the append: {refusal.detail}",
+                code=refusal.code,
+                hint=refusal.hint,
+            )
         if not self._waiting:
             raise OutcomeUnknown(
                 "cannot tell what became of the append: the answer is of what was not asked"

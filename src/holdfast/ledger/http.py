@@ -14,11 +14,13 @@ from litestar.params import Parameter
 
 from holdfast.kernel.canonical import INTEGER_MAX
 from holdfast.kernel.clock import parse_timestamp
-from holdfast.kernel.errors import HoldfastError, Invalid, TooLarge
+from holdfast.kernel.errors import HoldfastError, Invalid, TooLarge, Unauthenticated, Unavailable
 from holdfast.kernel.http import ApiRequest, Page, get, post
 from holdfast.kernel.http.bodies import Body
 from holdfast.kernel.http.paging import Limit
 from holdfast.kernel.http.problems import ProblemDocument, document
+from holdfast.kernel.http.routes import CALLER_GONE
+from holdfast.kernel.http.standing import standing_of
 from holdfast.kernel.http.streaming import (
     LiveEvent,
     events_answer,
@@ -72,11 +74,16 @@ def handlers(service: LedgerService, exports: ReadLog) -> list[Any]:
 
 
 class AppendedLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A line of the answer to pipelined appends: what became of the append of that line."""
+    """A line of the answer to pipelined appends: what became of the append of that line.
+
+    ``ended``: it is the last one; from that line on nothing was appended, for this reason. Line 0
+    is nobody's: a door in between ended it, and cannot tell of the lines that are not answered yet.
+    """
 
     line: int
     appended: Appended | None = None
     problem: ProblemDocument | None = None
+    ended: bool = False
 
 
 def _counted(
@@ -122,7 +129,8 @@ def _appending(service: LedgerService) -> list[Any]:
     async def pipeline_appends(request: ApiRequest, principal: Principal) -> Any:
         """Append line by line, each like a request of its own; answers come in the same order.
 
-        The producer does not wait for an answer before it sends the next line.
+        The producer does not wait for an answer before it sends the next line. When the credential
+        that it was begun with has ended, no more is appended, and a last line says why.
         """
         return _Pipeline(service, principal, request)
 
@@ -139,7 +147,8 @@ class _Pipeline:
     """One pipelined request: an ASGI answer that reads on while it answers.
 
     At most ``IN_FLIGHT_MAX`` appends wait to be answered; beyond that the body is left unread, so
-    that a producer that is too fast is held back by its own connection.
+    that a producer that is too fast is held back by its own connection. No append is begun once
+    nobody says any more that the credential holds; those that are begun are answered.
     """
 
     def __init__(self, service: LedgerService, principal: Principal, request: ApiRequest) -> None:
@@ -150,38 +159,87 @@ class _Pipeline:
         self._waiting: asyncio.Queue[tuple[int, asyncio.Future[Appended]] | None] = asyncio.Queue(
             IN_FLIGHT_MAX
         )
+        self._standing = standing_of(request.scope)
+        if self._standing is not None:
+            self._standing.own = True
+        self._begun = 0
+        self._receiving = False
+        self._over: HoldfastError | None = None
+        self._ended = 0  # the line that says so
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         head = [(b"content-type", b"application/x-ndjson")]
         await send({"type": "http.response.start", "status": 200, "headers": head})
         reading = asyncio.create_task(self._read())
+        watching = asyncio.create_task(self._watch(reading))
         try:
             await self._answer(send)
             await reading
         finally:
             reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(reading, watching, return_exceptions=True)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _watch(self, reading: asyncio.Task[None]) -> None:
+        """End the reading of whoever says nothing; whoever says something is asked about there."""
+        if self._standing is None:
+            return
+        self._over = await self._standing.over()
+        if self._receiving:
+            reading.cancel()
+
     async def _read(self) -> None:
-        number = 0
         try:
-            async for line in _lines(self._request.stream()):
-                number += 1
-                if line:
-                    await self._waiting.put((number, await self._begun(line)))
+            await self._take()
         except TooLarge as error:
-            failed: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-            failed.set_exception(error)
-            await self._waiting.put((number + 1, failed))
+            await self._waiting.put((self._begun + 1, _failed(error)))
+        except (Unauthenticated, Unavailable) as error:
+            if error.code == CALLER_GONE:
+                await self._waiting.put(None)
+                raise
+            await self._end(error)
         except asyncio.CancelledError:
-            raise  # nobody takes from the queue any more: where it is full, waiting would not end
+            if self._over is None:
+                raise  # nobody takes from the queue any more: where it is full, it would not end
+            await self._end(self._over)
         except BaseException:
             await self._waiting.put(None)
             raise
         await self._waiting.put(None)
 
-    async def _begun(self, line: bytes) -> asyncio.Future[Appended]:
+    async def _take(self) -> None:
+        async for line in _lines(self._pieces()):
+            if line:
+                if self._over is not None:
+                    raise self._over
+                if self._standing is not None:
+                    await self._standing.check()
+                await self._waiting.put((self._begun + 1, await self._in_line(line)))
+            self._begun += 1
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        """The body; what is waited for may be given up, as long as it is not here."""
+        pieces = self._request.stream()
+        while True:
+            if self._over is not None:
+                raise self._over
+            self._receiving = True
+            try:
+                piece = await anext(pieces, None)
+            finally:
+                self._receiving = False
+            if piece is None:
+                return
+            yield piece
+
+    async def _end(self, error: HoldfastError) -> None:
+        """Say behind every answer that is owed why nothing more is appended."""
+        log.info("pipeline ended", code=error.code, lines=self._begun)
+        self._ended = self._begun + 1
+        await self._waiting.put((self._ended, _failed(error)))
+
+    async def _in_line(self, line: bytes) -> asyncio.Future[Appended]:
         """The append of a line, in line behind those before it."""
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         try:
@@ -220,7 +278,13 @@ class _Pipeline:
         except HoldfastError as error:
             self._service.metrics.asked("Append", None, failed=True)
             shown = document(error, instance=self._request.scope["path"], request_id=request_id())
-            return AppendedLine(line=number, problem=shown)
+            return AppendedLine(line=number, problem=shown, ended=number == self._ended)
+
+
+def _failed(error: HoldfastError) -> asyncio.Future[Appended]:
+    failed: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+    failed.set_exception(error)
+    return failed
 
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

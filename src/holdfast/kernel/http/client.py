@@ -30,7 +30,7 @@ from holdfast.kernel.errors import (
     Unavailable,
 )
 from holdfast.kernel.http.paging import Page, cursor_behind, text_position
-from holdfast.kernel.http.problems import error_from
+from holdfast.kernel.http.problems import CONTENT_TYPE, PROBLEM_EVENT, error_from
 from holdfast.kernel.structs import decoder
 from holdfast.kernel.tls import failure_of, machine_trust, nobody
 
@@ -401,7 +401,10 @@ class ApiClient:
     async def events(
         self, path: str, *, last: str | None = None, **options: Any
     ) -> AsyncIterator[ServerEvent]:
-        """Live events until the server ends the stream; ``last`` replays what came after it."""
+        """Live events until the server ends the stream; ``last`` replays what came after it.
+
+        Raises what the server says is why: that the credential has ended meanwhile.
+        """
         headers = {"accept": "text/event-stream", **options.pop("headers", {})}
         if last is not None:
             headers["last-event-id"] = last
@@ -413,6 +416,8 @@ class ApiClient:
                     fields[name] = value.removeprefix(" ")
                     continue
                 if "data" in fields:
+                    if fields.get("event") == PROBLEM_EVENT:
+                        raise error_from(0, CONTENT_TYPE, fields["data"].encode())
                     yield ServerEvent(
                         id=fields.get("id", ""),
                         event=fields.get("event", ""),

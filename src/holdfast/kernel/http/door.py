@@ -28,6 +28,7 @@ from holdfast.kernel.errors import (
     Invalid,
     Misdirected,
     NotFound,
+    Unauthenticated,
     Unsupported,
 )
 from holdfast.kernel.http import problems
@@ -278,6 +279,10 @@ class Door:
         try:
             await self._app(scope, receive, exchange.send)
         except Exception as error:
+            ended = error if isinstance(error, Unauthenticated) else error.__cause__
+            if exchange.status and isinstance(ended, Unauthenticated):
+                log.info("answer cut off", path=scope["path"], code=ended.code)
+                raise ended from None  # cut as well, and no failure of ours
             if exchange.status:
                 # Half an answer is on the wire: the server must cut the connection, so that the
                 # caller sees a truncated answer rather than a short one.

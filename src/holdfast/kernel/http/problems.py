@@ -16,6 +16,8 @@ from holdfast.kernel.errors import BY_KIND, HTTP_STATUS, HoldfastError, Kind, Pr
 CONTENT_TYPE = "application/problem+json"
 FOREIGN_ANSWER = "foreign-answer"
 """Of an error that no Holdfast told: something else answers there, or stands in between."""
+PROBLEM_EVENT = "problem"
+"""The name of the event that says why a stream of events is over."""
 CODE_HEADER = b"holdfast-code"
 """Why, for whoever passes the answer on without reading it."""
 

@@ -26,10 +26,12 @@ from litestar.datastructures import State
 from litestar.enums import HttpMethod, ParamType
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import ParameterKwarg
+from litestar.response import Stream
 from litestar.types import ASGIApp
 
 from holdfast.kernel.errors import Invalid, Problem, TooLarge, Unavailable, Unsupported
 from holdfast.kernel.http.bodies import Body
+from holdfast.kernel.http.standing import standing_of
 from holdfast.kernel.principal import Permission, Principal
 from holdfast.kernel.structs import said
 
@@ -262,7 +264,9 @@ class ApiRequest(Request[Any, Any, State]):
     """A request whose body is bounded while it arrives."""
 
     async def stream(self) -> Any:
-        """The body in pieces; :class:`TooLarge` as soon as it passes the route's limit."""
+        """The body in pieces; :class:`TooLarge` as soon as it passes the route's limit,
+        :class:`Unauthenticated` when what the request came with has ended meanwhile."""
+        standing = standing_of(self.scope)
         limit = self.route_handler.resolve_request_max_body_size() or BODY_BYTES
         declared = header(self, b"content-length")
         if declared.isdecimal() and int(declared) > limit:
@@ -277,6 +281,8 @@ class ApiRequest(Request[Any, Any, State]):
             if size > limit:
                 raise too_large(limit)
             if piece:
+                if standing is not None:
+                    await standing.check()
                 yield piece
             if not message.get("more_body"):
                 return
@@ -302,6 +308,7 @@ def _endpoint(function: Callable[..., Any], rules: RouteRules) -> Callable[..., 
     body, reserved = rules.body, rules.reserved
     answer = _answerer(rules)
     of_none = not rules.within and not _names_a_profile(rules)
+    reads = rules.method not in WRITES or rules.permission.value.endswith(":read")
 
     async def endpoint(request: ApiRequest) -> ASGIApp:
         _check_content_type(request, rules)
@@ -321,8 +328,14 @@ def _endpoint(function: Callable[..., Any], rules: RouteRules) -> Callable[..., 
         profile = _profile_of(rules.profile, call)
         if profile or not (of_none or rules.within):
             app.confine(request, rules.permission, profile)
-        found: ASGIApp = answer(await function(**call), request)
-        return found
+        value = await function(**call)
+        found: ASGIApp = answer(value, request)
+        standing = standing_of(request.scope)
+        if standing is None:
+            return found
+        if reads:
+            await standing.check()  # what took long to find is for whoever may still read it
+        return standing.guarded(found) if callable(value) or isinstance(value, Stream) else found
 
     endpoint.__name__ = function.__name__
     endpoint.__qualname__ = function.__qualname__

@@ -16,12 +16,17 @@ from urllib.parse import quote
 
 import msgspec
 
-from holdfast.kernel.errors import NotFound
+from holdfast.kernel.errors import HoldfastError, NotFound
 from holdfast.kernel.files import opened
 from holdfast.kernel.http.door import STOPPING
+from holdfast.kernel.http.problems import PROBLEM_EVENT, document
+from holdfast.kernel.http.standing import Standing, standing_of
+from holdfast.kernel.telemetry import get_logger, request_id
 
 if TYPE_CHECKING:
     from holdfast.kernel.http.routes import ApiRequest
+
+log = get_logger("http")
 
 Answer = Callable[[Any, Any, Any], Any]
 """An ASGI application."""
@@ -31,8 +36,8 @@ FILE_PIECE_BYTES = 1024 * 1024
 HEARTBEAT_SECONDS = 15.0
 RETRY_MILLISECONDS = 2000
 EVENTS_SECONDS = 300.0
-"""How long a stream of events lasts: who comes back for the rest shows a credential again, so that
-none outlives by much the key or the session that it was begun with."""
+"""How long a stream of events lasts where nobody can be asked again whether the credential that it
+was begun with still holds: who comes back for the rest shows it again."""
 
 
 class LiveEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,27 +188,37 @@ def events_answer(
     ``since(last)`` yields the events after the one whose id is ``last`` (from ``Last-Event-ID``;
     ``None``: from now on), then goes on with new ones. A comment goes out when nothing happens for
     ``heartbeat_seconds``; the stream ends when the server stops, or after ``seconds_max``, and the
-    caller comes back with the last id it saw.
+    caller comes back with the last id it saw. When the credential that it was begun with has ended,
+    the last event is a ``problem`` that says so.
     """
     last = request.headers.get("last-event-id") or None
     stop = stopping(request)
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds_max
+    standing = standing_of(request.scope)
 
     async def pieces() -> AsyncIterator[bytes]:
         yield b"retry: %d\n\n" % RETRY_MILLISECONDS
         source = since(last)
         following: asyncio.Task[LiveEvent] | None = None
         stopped = asyncio.ensure_future(stop.wait())
+        over = None if standing is None else asyncio.ensure_future(standing.over())
+        ends: set[asyncio.Task[Any]] = {stopped} if over is None else {stopped, over}
         try:
             while not stop.is_set() and (left := until - loop.time()) > 0:
                 if following is None:
                     following = asyncio.ensure_future(_next(source))
                 await asyncio.wait(
-                    {following, stopped},
+                    {following, *ends},
                     timeout=min(heartbeat_seconds, left),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
+                if standing is not None and over is not None:
+                    error = await _end_of(standing, over)
+                    if error is not None:  # of what is waiting to go out, nothing goes after it
+                        log.info("events ended", path=request.scope["path"], code=error.code)
+                        yield problem_bytes(error, request.scope["path"])
+                        return
                 if not following.done():
                     yield b": still here\n\n"
                     continue
@@ -213,15 +228,34 @@ def events_answer(
                     return
                 following = None
         finally:
-            waiting = [task for task in (following, stopped) if task is not None]
+            waiting = [task for task in (following, *ends) if task is not None]
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
             if hasattr(source, "aclose"):
                 await source.aclose()
 
+    if standing is not None:
+        standing.own = True
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return stream_answer(pieces(), media_type="text/event-stream", headers=headers)
+
+
+async def _end_of(standing: Standing, over: asyncio.Future[HoldfastError]) -> HoldfastError | None:
+    if over.done():
+        return over.result()
+    try:
+        await standing.check()
+    except HoldfastError as error:
+        return error
+    return None
+
+
+def problem_bytes(error: HoldfastError, path: str) -> bytes:
+    """The event that says why a stream of events is over. It has no id: whoever comes back goes on
+    after the last event of the source."""
+    shown = msgspec.json.encode(document(error, instance=path, request_id=request_id()))
+    return b"event: %b\ndata: %b\n\n" % (PROBLEM_EVENT.encode(), shown)
 
 
 async def _next(source: AsyncIterator[LiveEvent]) -> LiveEvent:
