@@ -22,6 +22,7 @@ from tests.support.raw_http import upload
 
 ATTACKER = "127.0.0.2"
 CONNECTIONS, OF_ONE_ADDRESS = 120, 80
+CONNECTIONS_BY_DEFAULT = 1024
 SECONDS = 2
 GROWTH_BYTES_MAX = 96 * 1024 * 1024
 """What the program may grow by, whatever is done to it: its own warming up is in it."""
@@ -149,6 +150,29 @@ def test_a_flood_of_connections_is_refused_and_others_are_served(program: Progra
                 for line in lines:
                     # A reset instead of an end: nothing to be polite about.
                     line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def test_one_address_shuts_nobody_out_with_the_limits_that_nobody_set(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("defaults") / "data"
+    environment = {"HOLDFAST_SERVE_HEADER_SECONDS": "300"}  # none is given up meanwhile
+    up = ["up", "--drones", "1", "--port", "0"]
+    with started(up, folder, environment=environment) as made, ExitStack() as opened:
+        share = CONNECTIONS_BY_DEFAULT * 3 // 4
+        lines = [opened.enter_context(attack(made)) for _ in range(CONNECTIONS_BY_DEFAULT)]
+        for line in lines[:share]:
+            line.sendall(b"GET /health HTTP/1.1\r\n")
+        assert Counter(rest(line)[9:12] for line in lines[share:]) == {
+            b"503": CONNECTIONS_BY_DEFAULT - share
+        }
+        for _ in range(14):
+            assert_served(made)
+        assert connections(made) >= share
+        wait_until(
+            lambda: [each["status"] for each in made.items("/v1/workers")] == ["alive"],
+            what="the drone to be there",
+        )
 
 
 def test_half_closed_connections_are_answered_or_ended(program: Program) -> None:

@@ -595,9 +595,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "HOLDFAST_SERVE_ADDRESS_CONNECTIONS_MAX",
         convert.whole(0, 65536),
-        0,
+        None,
         "Connections at once from one address (of IPv6 a /64) that is no trusted proxy; more are "
-        "refused with 503; 0 is no limit of its own",
+        "refused with 503; unset, three quarters of all; 0 is no limit of its own",
     ),
     Setting(
         "HOLDFAST_SERVE_STOP_SECONDS",

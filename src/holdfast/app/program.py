@@ -185,21 +185,40 @@ async def _end(tasks: list[asyncio.Task[object]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+ADDRESS_PART = 0.75
+"""Of all connections, what one address may have unless a setting says otherwise: whoever takes all
+that they can get leaves room for everybody else."""
+
+
 def limits_of(settings: Settings, roles: frozenset[str]) -> ServeLimits:
-    """The bounds of serving. What one address may have is for doors: behind a gateway everybody
-    comes from one."""
+    """The bounds of serving."""
     from holdfast.kernel.connection import ServeLimits
 
-    door = bool(roles & {"gateway", "ledger"})
     return ServeLimits(
         connections_max=settings["serve_connections_max"],
-        address_connections_max=settings["serve_address_connections_max"] if door else 0,
+        address_connections_max=_of_one_address(settings, roles),
         trusted_proxies=tuple(map(ip_network, settings["gateway_trusted_proxies"])),
         header_seconds=settings["serve_header_seconds"],
         body_seconds=settings["serve_body_seconds"],
         idle_seconds=settings["serve_idle_seconds"],
         stop_seconds=settings["serve_stop_seconds"],
     )
+
+
+def _of_one_address(settings: Settings, roles: frozenset[str]) -> int:
+    """How many connections one address may have; 0 is no limit of its own.
+
+    That is for doors: behind a gateway everybody comes from one address. So the ledger has a share
+    of its own accord only where it is a server on its own, by the guide's name.
+    """
+    if not roles & {"gateway", "ledger"}:
+        return 0
+    named: int | None = settings["serve_address_connections_max"]
+    if named is not None:
+        return named
+    if "gateway" not in roles and not settings.origin("ledger_bind").startswith("VDB_"):
+        return 0
+    return max(1, int(settings["serve_connections_max"] * ADDRESS_PART))
 
 
 async def _served(system: System, tls: Tls) -> ServedCertificate:

@@ -99,3 +99,22 @@ def test_behind_a_gateway_its_address_has_any_number_of_connections(
     """The setting may well be in the environment of all roles."""
     given = settings(tmp_path, {"HOLDFAST_SERVE_ADDRESS_CONNECTIONS_MAX": "3"})
     assert limits_of(given, frozenset({role})).address_connections_max == most
+
+
+@pytest.mark.parametrize(
+    ("role", "given", "most"),
+    [
+        ("gateway", {}, 768),
+        ("gateway", {"HOLDFAST_SERVE_CONNECTIONS_MAX": "200"}, 150),
+        ("gateway", {"HOLDFAST_SERVE_CONNECTIONS_MAX": "1"}, 1),
+        ("gateway", {"HOLDFAST_SERVE_ADDRESS_CONNECTIONS_MAX": "0"}, 0),
+        ("ledger", {"VDB_BIND_ADDR": "127.0.0.1:5432", "VDB_MAX_CONNECTIONS": "100"}, 75),
+        ("ledger", {}, 0),
+        ("registry", {}, 0),
+    ],
+)
+def test_one_address_has_three_quarters_of_a_door_unless_something_else_is_said(
+    tmp_path: Path, role: str, given: dict[str, str], most: int
+) -> None:
+    limits = limits_of(settings(tmp_path, given), frozenset({role}))
+    assert limits.address_connections_max == most
