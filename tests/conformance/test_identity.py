@@ -26,6 +26,7 @@ from holdfast.kernel.errors import (
     Unauthenticated,
 )
 from holdfast.kernel.http.door import CLIENT, SUBJECT, TENANT
+from holdfast.kernel.http.standing import CREDENTIAL_ENDED, STANDING
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, service
 from tests.support.identity import ELSEWHERE, ME, apis_for, clock, events, parts
 
@@ -313,11 +314,16 @@ async def test_a_revoked_key_is_dead_at_every_door_within_the_stated_time(
     served: IdentityService, door: DoorAuthenticator, clock: ManualClock
 ) -> None:
     made = await served.create_key(ME, ApiKeyCreate(name="x", roles=["viewer"]))
-    assert (await door(scope(made.secret))).subject == made.key.id
+    open_ = scope(made.secret)
+    assert (await door(open_)).subject == made.key.id
+    await open_[STANDING].check()
     await served.revoke_key(ME, made.key.id)
     clock.advance(REMEMBERED_SECONDS)
     with pytest.raises(Unauthenticated):
         await door(scope(made.secret))
+    with pytest.raises(Unauthenticated) as over:
+        await open_[STANDING].check()
+    assert over.value.code == CREDENTIAL_ENDED
 
 
 async def test_a_key_ends_on_time_even_where_it_is_remembered(

@@ -38,6 +38,7 @@ from holdfast.kernel.database import Database
 from holdfast.kernel.errors import Denied, NotFound, Unauthenticated
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.door import SUBJECT, TENANT
+from holdfast.kernel.http.standing import CREDENTIAL_ENDED, STANDING
 from holdfast.kernel.principal import Permission, Principal, PrincipalKind, service
 from tests.support.identity import ME, app_for, clock, events, join, parts
 
@@ -302,11 +303,28 @@ async def test_an_ended_session_is_dead_at_every_door_within_the_stated_time(
 ) -> None:
     person = await join(parts, ["viewer"])
     begun = await served.sessions.begin(begin(person))
-    assert (await door(scope(begun.secret))).subject == person
+    open_ = scope(begun.secret)
+    assert (await door(open_)).subject == person
     await served.sessions.end(ME, begun.id)
     clock.advance(REMEMBERED_SECONDS)
     with pytest.raises(Unauthenticated):
         await door(scope(begun.secret))
+    with pytest.raises(Unauthenticated) as over:
+        await open_[STANDING].check()
+    assert over.value.code == CREDENTIAL_ENDED
+
+
+async def test_what_somebody_began_ends_when_they_are_disabled(
+    served: Served, parts: Parts, door: DoorAuthenticator, clock: ManualClock
+) -> None:
+    person = await join(parts, ["viewer"])
+    open_ = scope((await served.sessions.begin(begin(person))).secret)
+    await door(open_)
+    await PeopleService(parts).disable(ME, person)
+    clock.advance(REMEMBERED_SECONDS)
+    with pytest.raises(Unauthenticated) as over:
+        await open_[STANDING].check()
+    assert over.value.code == CREDENTIAL_ENDED
 
 
 async def test_the_use_of_a_session_that_is_over_is_told_as_its_owners_to_the_record_alone(

@@ -354,6 +354,7 @@ class Client(Appends[Placed]):
         some minutes, and it asks again: after a pause if that brought nothing.
 
         ``Unavailable`` when the system does not answer: go on with ``first=entry.position + 1``.
+        ``Unauthenticated`` when the credential has ended meanwhile.
         """
         following = self._do(self._ledger.moment(_SELF)).position if first is None else first
         while True:
@@ -377,7 +378,8 @@ class Client(Appends[Placed]):
 
         Leaving the block waits for every answer; the first refusal that nobody was told of is
         raised then. If no answer comes for ``timeout_seconds``, those that are owed are
-        ``OutcomeUnknown``.
+        ``OutcomeUnknown``. When the credential has ended meanwhile, what was not appended by then
+        is ``Unauthenticated``, and so is every further append.
         """
         url, token = self._where
         opening = pipeline(

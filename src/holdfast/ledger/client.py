@@ -153,7 +153,8 @@ class LedgerClient:
     ) -> AsyncIterator[Entry]:
         """See :meth:`LedgerService.follow`.
 
-        Ends when the server does, and every few minutes; go on after the last one.
+        Ends when the server does, and every few minutes; go on after the last one. Raises
+        ``Unauthenticated`` when the credential has ended.
         """
         params = {"first": first, "stream": stream}
         events = self._api.events(

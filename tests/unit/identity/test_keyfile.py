@@ -17,9 +17,10 @@ from holdfast.identity import OperatorToken
 from holdfast.identity.bearer import BearerTokens
 from holdfast.identity.keyfile import KeyFile, parse
 from holdfast.identity.model import ROLES
-from holdfast.identity.tokens import shared_secret
+from holdfast.identity.tokens import LEEWAY_SECONDS, shared_secret
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.errors import Denied, HoldfastError, Invalid, Unauthenticated
+from holdfast.kernel.http.standing import CREDENTIAL_ENDED, STANDING
 from holdfast.kernel.principal import Permission, PrincipalKind
 
 NEWS, EXPORT = "n" * 32, "e" * 40
@@ -226,6 +227,24 @@ def door(tmp_path: Path, clock: ManualClock, *, required: bool) -> DoorAuthentic
 def scope(bearer: str, *tenants: str) -> dict[str, Any]:
     named = [(b"x-tenant-id", tenant.encode()) for tenant in tenants]
     return {"method": "GET", "headers": [(b"authorization", f"Bearer {bearer}".encode()), *named]}
+
+
+async def test_what_was_begun_ends_with_its_token_and_its_line_in_the_file(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    each = door(tmp_path, clock, required=False)
+    by_token, by_key = scope(token(clock, exp=int(clock.now().timestamp()) + 10)), scope(NEWS)
+    await each(by_token)
+    await each(by_key)
+    clock.advance(10 + LEEWAY_SECONDS - 1)  # five seconds and more: both are asked about
+    await by_token[STANDING].check()
+    await by_key[STANDING].check()
+    (tmp_path / "keys.json").write_bytes(listed())
+    clock.advance(30)
+    for over in (by_token, by_key):
+        with pytest.raises(Unauthenticated) as found:
+            await over[STANDING].check()
+        assert found.value.code == CREDENTIAL_ENDED
 
 
 async def test_the_tenant_is_the_credentials_own(tmp_path: Path, clock: ManualClock) -> None:
