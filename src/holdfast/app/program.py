@@ -57,6 +57,13 @@ async def run_program(
     configure_logging(settings["log_level"], settings["log_format"])
     logging.getLogger("alembic").setLevel(logging.WARNING)
     tell_slips()
+    if unused := settings.unused_addresses(roles):
+        log.warning(
+            "addresses passed over",
+            variables=unused,
+            detail="these roles are in this process",
+            hint="unset them; or `holdfast serve gateway` goes to roles that run elsewhere",
+        )
     lead = lead_of(roles)
     check_tls(settings, lead)
     if "gateway" in roles:

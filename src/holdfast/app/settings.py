@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,11 @@ class Settings:
     def trust_dir(self) -> Path:
         return self["trust_dir"] or self.keys_dir / "trusted"
 
+    def unused_addresses(self, roles: Collection[str]) -> list[str]:
+        """What names an address of a role that is in this process, where nobody asks for it."""
+        named = [f"{role}_url" for role in roles if role != "gateway" and self[f"{role}_url"]]
+        return sorted(map(self.origin, named)) if "gateway" in roles else []
+
     def alone(self) -> Settings:
         """The same for a system that is opened for one command, with every role in one process.
 
@@ -179,6 +184,8 @@ WITHOUT_EFFECT = frozenset(
     {"ARAGORA_AUTH_ENABLED", "ARAGORA_OAUTH_ENABLED", "ARAGORA_RBAC_ENABLED", "AUTH_REQUIRED"}
 )
 """Names of the guides that are taken and change nothing: docs/compatibility.md says why."""
+UNUSED = {"PLATFORM_NATS_URL": "events are kept in the database, and no broker is asked"}
+"""Of those the ones that whoever sets them relies on for something that does not happen."""
 NEARLY = 0.84
 """How alike a name must be to one of the guides' to be taken for a slip: ``VDB_AUTHMODE`` is. These
 prefixes are other programs', too, so that a name like none of ours is none of our business."""
@@ -186,9 +193,14 @@ prefixes are other programs', too, so that a name like none of ours is none of o
 
 def without_effect(environment: Mapping[str, str]) -> list[Problem]:
     """Names that are nearly one of the guides', and are taken for another program's for want of a
-    prefix that is one of theirs: ``DB_DSNN``. They stop nothing; whoever asks is told of them."""
+    prefix that is one of theirs: ``DB_DSNN``; and those of the guides that name what is not there.
+    They stop nothing; whoever asks is told of them."""
     named = [alias for alias in (*ALIASES, "DB_DRIVER") if not alias.startswith(GUIDE_PREFIXES)]
-    found = []
+    found = [
+        Problem(name, "changes nothing", why)
+        for name, why in UNUSED.items()
+        if environment.get(name)
+    ]
     for name in sorted(environment):
         if (
             name in ALIASES

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.app.commandline import app
-from holdfast.app.settings import ALIASES, SETTINGS, WITHOUT_EFFECT, resolve
+from holdfast.app.known_settings import ROLES
+from holdfast.app.settings import ALIASES, SETTINGS, WITHOUT_EFFECT, resolve, without_effect
 from holdfast.kernel.errors import Invalid
 
 
@@ -318,3 +319,23 @@ def test_a_slip_in_a_guides_name_stops_the_start(slip: str, meant: str) -> None:
 def test_names_of_the_guides_without_effect_and_of_other_programs_are_left_alone() -> None:
     others = ["ARAGORA_REDIS_URL", "PLATFORM_NATS_URL", "AUTH_PROXY", "PLATFORM", "VDB_HOME"]
     resolve(dict.fromkeys([*WITHOUT_EFFECT, *others], "true"))
+
+
+def test_an_address_of_a_broker_that_nobody_asks_is_told(tmp_path: Path) -> None:
+    broker = {"PLATFORM_NATS_URL": "nats://broker:4222"}
+    [told] = without_effect(broker)
+    assert (told.path, told.message) == ("PLATFORM_NATS_URL", "changes nothing")
+    assert without_effect({"PLATFORM_NATS_URL": ""}) == []
+    line = ["--data-dir", str(tmp_path), "config", "show"]
+    shown = CliRunner().invoke(app, line, env=broker)
+    assert (shown.exit_code, shown.stderr.count("PLATFORM_NATS_URL changes nothing")) == (0, 1)
+
+
+def test_addresses_of_roles_that_are_in_this_process_are_told() -> None:
+    given = {"REGISTRY_URL": "http://a:1", "HOLDFAST_LEDGER_URL": "http://b:1"}
+    settings = resolve(given)
+    assert settings.unused_addresses(ROLES) == ["HOLDFAST_LEDGER_URL", "REGISTRY_URL"]
+    assert settings.unused_addresses(("gateway", "registry")) == ["REGISTRY_URL"]
+    assert settings.unused_addresses(("gateway",)) == []
+    assert settings.unused_addresses(("registry",)) == []
+    assert resolve({}).unused_addresses(ROLES) == []

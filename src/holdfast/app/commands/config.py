@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import typer
 
 from holdfast.app.line import sources_of, with_origin
-from holdfast.app.settings import SETTINGS, Setting, Settings, examine
-from holdfast.kernel.cli import command_line, fail, print_json, print_table
+from holdfast.app.settings import SETTINGS, Setting, Settings, examine, without_effect
+from holdfast.kernel.cli import command_line, fail, print_json, print_table, say
 from holdfast.kernel.errors import Invalid, Problem
 from holdfast.kernel.options import JsonOption
 
@@ -47,6 +48,8 @@ def show(ctx: typer.Context, json: JsonOption = False) -> None:
             ["setting", "value", "from", "meaning"],
             [[row["name"], row["value"], row["origin"], row["meaning"]] for row in rows],
         )
+    for each in without_effect(os.environ):
+        say(f"{each.path} {each.message}: {each.hint}")
     if problems:
         fail(
             Invalid(
