@@ -99,8 +99,11 @@ class Settings:
 
     def unused_addresses(self, roles: Collection[str]) -> list[str]:
         """What names an address of a role that is in this process, where nobody asks for it."""
-        named = [f"{role}_url" for role in roles if role != "gateway" and self[f"{role}_url"]]
-        return sorted(map(self.origin, named)) if "gateway" in roles else []
+        if "gateway" not in roles:
+            return []
+        origins = [self.resolved[f"{role}_url"].origin for role in roles if role != "gateway"]
+        # What a guide would have set beside something else nobody set.
+        return sorted(o for o in origins if o != "default" and not o.startswith(GUIDE_DEFAULT))
 
     def alone(self) -> Settings:
         """The same for a system that is opened for one command, with every role in one process.
@@ -184,6 +187,8 @@ WITHOUT_EFFECT = frozenset(
     {"ARAGORA_AUTH_ENABLED", "ARAGORA_OAUTH_ENABLED", "ARAGORA_RBAC_ENABLED", "AUTH_REQUIRED"}
 )
 """Names of the guides that are taken and change nothing: docs/compatibility.md says why."""
+GUIDE_DEFAULT = "guide default of "
+"""What an origin begins with where another variable of its table was set, and this one was not."""
 UNUSED = {"PLATFORM_NATS_URL": "events are kept in the database, and no broker is asked"}
 """Of those the ones that whoever sets them relies on for something that does not happen."""
 NEARLY = 0.84
@@ -362,7 +367,7 @@ def _apply_families(environment: Mapping[str, str], resolved: dict[str, Resolved
             continue
         if resolved[setting.key].origin == "default":
             value = alias.convert(alias.applied or alias.guide_default)
-            resolved[setting.key] = Resolved(value, f"guide default of {name}")
+            resolved[setting.key] = Resolved(value, f"{GUIDE_DEFAULT}{name}")
 
 
 def _service_link(name: str, value: str) -> bool:
