@@ -37,6 +37,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory, scraped_at: int) -> Iterat
         "VDB_DATA_DIR": str(data),
         "VDB_BIND_ADDR": "127.0.0.1:0",
         "VDB_MAX_CONNECTIONS": str(CONNECTIONS),
+        "HOLDFAST_SERVE_ADDRESS_CONNECTIONS_MAX": "0",  # all of them are this address's
         "VDB_IDLE_TIMEOUT_SECS": "1",
         "VDB_LOG_LEVEL": "info",
         "VDB_AUTH_MODE": "jwt",
