@@ -236,17 +236,21 @@ async def test_a_complete_run_keeps_no_page_that_it_asked_for_ahead_and_did_not_
     its beginning is no part of what was published."""
     for page, rows in ((1, ROWS[:2]), (2, ROWS[2:5]), (3, ROWS)):
         bench.write(f"data_page{page}.json", {"n": 5, "rows": rows})
-    bench.source.faults.replace([Fault(kind="cut", skip=2)])
     await bench.publish(
         source={
             "format": {"type": "json", "records": "$.rows[*]"},
             "pagination": {"type": "page", "total_records": "$.n"},
         },
-        # Each request has a moment of its own, so that the third is the one for the third page.
-        limits={"concurrency": 2, "retries": 0, "requests_per_minute": 120},
+        # Each request has a moment of its own: the third page is asked for when the second is here.
+        limits={"concurrency": 2, "retries": 0, "requests_per_minute": 60},
     )
     line = Line(bench.system.app)
-    line.hold["/responses/1"] = nothing_is_on_its_way
+
+    async def what_comes_now_breaks_off() -> None:
+        bench.source.faults.replace([Fault(kind="cut")])
+        await nothing_is_on_its_way()
+
+    line.hold["/responses/1"] = what_comes_now_breaks_off
     async with bench.drone(line=line):
         run = await bench.collect()
     assert (run.status, run.pages, run.records) == (RunStatus.SUCCEEDED, 2, 5), run.reason
