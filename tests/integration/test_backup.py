@@ -679,7 +679,12 @@ async def test_a_system_on_postgresql_comes_back(postgres: PostgresServer, tmp_p
     def on(folder: str, url: str) -> Settings:
         return resolve(
             {},
-            {"data_dir": str(tmp_path / folder), "database_url": url, "log_level": "error"},
+            {
+                "data_dir": str(tmp_path / folder),
+                "database_url": url,
+                "database_unflushed": "true",
+                "log_level": "error",
+            },
         )
 
     settings = on("data", first)
@@ -731,7 +736,9 @@ async def test_a_keyring_that_outlived_its_data_stays_and_another_is_not_written
 
     def on(folder: str, url: str, keyring: str) -> Settings:
         home = {"data_dir": str(tmp_path / folder), "log_level": "error"}
-        return resolve({}, {**home, "database_url": url, "keyring_url": keyring})
+        return resolve(
+            {}, {**home, "database_url": url, "database_unflushed": "true", "keyring_url": keyring}
+        )
 
     settings = on("data", first, survived)
     async with open_system(settings, ROLES) as system:
@@ -804,7 +811,9 @@ async def test_of_two_restores_into_one_postgresql_database_one_is_refused(
 
     def on(folder: str, database: str) -> Settings:
         home = {"data_dir": str(tmp_path / folder), "log_level": "error"}
-        return resolve({}, {**home, "database_url": postgres.dsn(database)})
+        return resolve(
+            {}, {**home, "database_url": postgres.dsn(database), "database_unflushed": "true"}
+        )
 
     settings = on("data", names[0])
     async with open_system(settings, ROLES) as system:
@@ -837,7 +846,12 @@ async def test_a_database_that_a_restore_has_marked_is_touched_by_nobody_else(
     url = postgres.dsn(name)
     (tmp_path / "stage").mkdir()
     first = await postgresql.begin_restore(url, None, tmp_path / "stage")
-    given = {"data_dir": str(tmp_path / "data"), "database_url": url, "log_level": "error"}
+    given = {
+        "data_dir": str(tmp_path / "data"),
+        "database_url": url,
+        "database_unflushed": "true",
+        "log_level": "error",
+    }
     with pytest.raises(Conflict) as refused:
         async with open_system(resolve({}, given), ROLES):
             pass
@@ -864,7 +878,11 @@ async def test_a_restore_on_postgresql_that_is_killed_is_no_system_until_it_is_d
     """Database, keyring and directory are filled one after the other, keys are elsewhere: whoever
     starts on a part of them is refused, whatever the moment, and the same restore ends it."""
     source = await postgres.fresh_database("template0")
-    given = {"database_url": postgres.dsn(source), "log_level": "error"}
+    given = {
+        "database_url": postgres.dsn(source),
+        "database_unflushed": "true",
+        "log_level": "error",
+    }
     async with open_system(resolve({}, {"data_dir": str(tmp_path / "data"), **given}), ROLES) as a:
         await a.registry.publish(ME, PROFILE)
         await collect(a, JANE, JOE)
@@ -876,12 +894,16 @@ async def test_a_restore_on_postgresql_that_is_killed_is_no_system_until_it_is_d
         folder = tmp_path / name / "elsewhere"
         shutil.copytree(keys, folder / "keys", ignore=lambda _, names: {*names} - {*KEPT})
         apart = {"keys_dir": str(folder / "keys"), "secrets_dir": str(folder / "secrets")}
-        home = {"data_dir": str(tmp_path / name / "data"), "database_url": postgres.dsn(database)}
+        home = {
+            "data_dir": str(tmp_path / name / "data"),
+            "database_url": postgres.dsn(database),
+            "database_unflushed": "true",
+        }
         return resolve({}, {"log_level": "error", **home, **apart})
 
     def dying(settings: Settings, when: str) -> tuple[int, list[str]]:
         note = tmp_path / "moments"
-        names = ("database_url", "keys_dir", "secrets_dir", "log_level")
+        names = ("database_url", "database_unflushed", "keys_dir", "secrets_dir", "log_level")
         done = subprocess.run(
             [sys.executable, "-m", "tests.support.dying", str(note), when,
              "backup", "restore", before.data_file, "--keys", before.keys_file,

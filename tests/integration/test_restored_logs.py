@@ -75,7 +75,7 @@ class World:
             if not database:
                 database = await self.postgres.fresh_database("template0")
                 self.databases.append(database)
-            given["database_url"] = self.postgres.dsn(database)
+            given |= {"database_url": self.postgres.dsn(database), "database_unflushed": "true"}
         settings = resolve({}, given)
         if name != "old" and beside is None:
             settings.keys_dir.mkdir(parents=True)

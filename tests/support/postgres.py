@@ -99,9 +99,9 @@ class PostgresServer:
 
         run_apart(body)
 
-    async def value(self, statement: str, *values: Any) -> Any:
+    async def value(self, statement: str, *values: Any, database: str = "postgres") -> Any:
         """What one statement gives: the first column of its first row."""
-        connection = await asyncpg.connect(self.dsn())
+        connection = await asyncpg.connect(self.dsn(database))
         try:
             return await connection.fetchval(statement, *values)
         finally:

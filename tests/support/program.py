@@ -46,7 +46,13 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         if not name.startswith("HOLDFAST_") and name not in left_out
     }
     GUARD.configured(extra or {})
-    return kept | {"PYTHONFAULTHANDLER": "1"} | dict(extra or {})
+    return kept | {"PYTHONFAULTHANDLER": "1"} | unflushed(extra or {}) | dict(extra or {})
+
+
+def unflushed(extra: Mapping[str, str]) -> dict[str, str]:
+    """What a program needs to take the tests' own PostgreSQL server, which flushes nothing."""
+    ours = any("postgres" in value and "host=/" in value for value in extra.values())
+    return {"HOLDFAST_DATABASE_UNFLUSHED": "true"} if ours else {}
 
 
 @dataclass

@@ -77,6 +77,9 @@ async def open_system(
         if chosen & STATEFUL:
             state = system.state = await _open_state(system, stack)
             await services.open_services(system, state, signing, stack)
+            if state.unflushed:
+                # The last of the checks: where another is not well, that one is told first.
+                system.checks["durability"] = _degraded
         if "gateway" in chosen:
             await door.open_token_keys(system, stack)
         _open_application(system, signing, elsewhere)
@@ -102,6 +105,8 @@ async def _open_state(system: System, stack: AsyncExitStack) -> State:
 
         # Before anything is changed there: a half is left as it is.
         await finish_restore(url, password, settings.data_dir)
+    holder = "aggregator" if "aggregator" in system.roles else sorted(system.roles)[0]
+    unflushed = await keys.check_flushing(settings, holder)
     await migrate(
         url,
         clock=system.clock,
@@ -112,7 +117,6 @@ async def _open_state(system: System, stack: AsyncExitStack) -> State:
     database = await stack.enter_async_context(
         open_database(url, clock=system.clock, password=password)
     )
-    holder = "aggregator" if "aggregator" in system.roles else sorted(system.roles)[0]
     secrets = await _open_secrets(settings, database, holder)
     _make_folder(settings.objects_url)
     objects = await stack.enter_async_context(
@@ -123,7 +127,11 @@ async def _open_state(system: System, stack: AsyncExitStack) -> State:
     outbox = Outbox(sealer)
     await keys.seal_clear_rows(database, outbox)
     system.checks["database"] = database.check
-    return State(database, objects, outbox, sealer, secrets, keyring)
+    return State(database, objects, outbox, sealer, secrets, keyring, unflushed)
+
+
+async def _degraded() -> str:
+    return "degraded"
 
 
 def _s3(settings: Settings) -> S3Credentials | None:

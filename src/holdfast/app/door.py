@@ -64,6 +64,8 @@ DEGRADED = {
     "erasures": "copies of somebody who was erased are not removed: see the aggregator's log",
     "access": "access is as it was at a backup and not yet confirmed: only the operator is let in "
     f"(`{REVIEW}`, `{CONFIRM}`)",
+    "durability": "the PostgreSQL server may lose what it acknowledged (fsync or full_page_writes "
+    "is off), which HOLDFAST_DATABASE_UNFLUSHED allows",
     "audit": "refusals of note wait for the ledger, or are kept in memory only",
 }
 """What a check means that answers ``degraded``, and so gives no reason of its own."""

@@ -11,7 +11,7 @@ from holdfast.app.settings import Settings
 from holdfast.app.store import read_check_value, read_check_values, write_check_value
 from holdfast.kernel.cli import named_directory, say
 from holdfast.kernel.credentials import Peppers
-from holdfast.kernel.errors import Invalid, Unavailable
+from holdfast.kernel.errors import Invalid, Unavailable, Unsupported
 from holdfast.kernel.principal import service
 from holdfast.kernel.telemetry import LEVELS, get_logger
 
@@ -46,6 +46,35 @@ def keyring_place(settings: Settings, holder: str) -> tuple[str, str]:
     if settings.database_url.startswith("sqlite:"):
         return f"sqlite:///{settings.data_dir / 'keyring' / 'keyring.db'}", ""
     return settings.database_url, f"holdfast_keyring_{holder}"
+
+
+async def check_flushing(settings: Settings, holder: str) -> bool:
+    """Whether a PostgreSQL server under the data or the keys may lose what it acknowledges, and
+    the settings allow that; ``Unsupported`` if they do not."""
+    data = settings.database_url, settings["database_password"]
+    keys = (
+        keyring_place(settings, holder)[0],
+        (settings["keyring_password"] or settings["database_password"]),
+    )
+    found = False
+    for what, (url, password) in {"database": data, "keyring": keys}.items():
+        if url.startswith("sqlite:") or (what == "keyring" and url == data[0]):
+            continue
+        from holdfast.kernel.database.flushing import unflushed
+
+        if not (off := await unflushed(url, password or None)):
+            continue
+        found = True
+        named = f"the PostgreSQL server under the {what} has {' and '.join(off)} off"
+        if not settings["database_unflushed"]:
+            raise Unsupported(
+                f"cannot start: {named}, so what it acknowledges may be lost at a power cut",
+                code="database-unflushed",
+                hint="switch on what is off (ALTER SYSTEM SET … = on; SELECT pg_reload_conf()); "
+                "HOLDFAST_DATABASE_UNFLUSHED=true takes it as it is, for data that may be lost",
+            )
+        log.warning(f"{named}: what is acknowledged may be lost at a power cut", what=what)
+    return found
 
 
 def unrecoverable_days(settings: Settings) -> int:

@@ -155,6 +155,13 @@ SETTINGS: tuple[Setting, ...] = (
         file_variant=True,
     ),
     Setting(
+        "HOLDFAST_DATABASE_UNFLUSHED",
+        convert.flag,
+        False,
+        "Whether a PostgreSQL server with fsync or full_page_writes off is taken, which loses at a "
+        "power cut what it acknowledged: for tests and benchmarks; readiness is degraded",
+    ),
+    Setting(
         "HOLDFAST_OBJECTS_S3_ENDPOINT",
         _HTTP,
         "",

@@ -184,3 +184,5 @@ class State:
     sealer: Sealer
     secrets: TenantSecrets
     keyring: Keyring
+    unflushed: bool = False
+    """Whether a server under them may lose what it acknowledged, as the settings allow."""
