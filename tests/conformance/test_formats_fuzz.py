@@ -58,6 +58,7 @@ def test_the_seed_is_read(target: str, tmp_path: Path) -> None:
     assert reads(target, tmp_path)(TARGETS[target][1]) > 0
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_harmed_bytes_end_in_rows_or_refusals(target: str, tmp_path: Path) -> None:
     read, rng = reads(target, tmp_path), random.Random(f"fuzz/{target}")

@@ -82,6 +82,7 @@ async def told(ledger: LedgerService, append: Append) -> tuple[str, list[int] | 
     return "ok", [placed.position for placed in answer.events]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", range(2 * scale()))
 async def test_the_ledger_is_the_model(database: Database, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)

@@ -112,6 +112,7 @@ async def folded(
             return found
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", range(2 * scale()))
 async def test_a_projection_at_every_position_is_a_replay_up_to_it(
     ledger: LedgerService, clock: ManualClock, seed: int

@@ -261,6 +261,7 @@ def test_a_byte_of_a_stored_frame_is_told_though_nobody_reads_and_stays_so(tmp_p
 FLIPS = 40
 
 
+@pytest.mark.soak
 def test_a_flipped_bit_in_any_file_is_an_error_or_harmless_never_a_wrong_answer(
     tmp_path: Path,
 ) -> None:
@@ -356,6 +357,7 @@ SERVED_FLIPS = 4
 EVENTS = 60
 
 
+@pytest.mark.soak
 def test_a_flipped_bit_in_any_file_under_the_served_ledger_is_told_or_harmless(
     tmp_path: Path,
 ) -> None:
@@ -386,6 +388,8 @@ def test_a_flipped_bit_in_any_file_under_the_served_ledger_is_told_or_harmless(
         outcomes[f"{outcome} ({victim.name if outcome == 'refused' else victim.suffix})"] += 1
         shutil.rmtree(copy)
     print(f"{sum(outcomes.values())} flips: {dict(outcomes)}")
+    # Of so many some hit what is read; of a few all may be in what nobody reads.
+    assert scale() == 1 or any(not each.startswith("harmless") for each in outcomes)
 
 
 def started_or_refused(folder: Path) -> Program | None:

@@ -352,6 +352,7 @@ ATTEMPTS = 1000
 """Of ten thousand in ``make soak``."""
 
 
+@pytest.mark.soak
 def test_nobody_reads_or_writes_another_tenants_log_and_all_refusals_are_alike(
     server: Program,
 ) -> None:

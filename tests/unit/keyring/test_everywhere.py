@@ -420,6 +420,7 @@ async def test_roles_that_share_a_keyring_are_asked_as_one(deploy: Deploy) -> No
         await one.everywhere.erase(ME, ERASE)
 
 
+@pytest.mark.soak
 async def test_whatever_breaks_in_between_what_is_said_is_so_and_the_same_again_finishes_it(
     deploy: Deploy,
 ) -> None:
