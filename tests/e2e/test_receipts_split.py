@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.keyring import MasterKeys
 from tests.support.postgres import PostgresServer
 from tests.support.program import run_command, wait_until
 from tests.support.stack import SAMPLE, Stack, running, sources
@@ -47,16 +46,11 @@ def receipt(client: httpx.Client, path: str, **params: Any) -> bytes:
     return found
 
 
-def sharing(stack: Stack, server: PostgresServer, tmp_path: Path) -> None:
+def sharing(stack: Stack, server: PostgresServer) -> None:
     """One database for all, so one keyring: the ledger relays what other roles have sealed."""
     server.execute("CREATE DATABASE receipts_split")
     url = server.dsn("receipts_split")
     stack.databases = lambda role: "" if role == "gateway" else url
-    master = MasterKeys.create(tmp_path / "master.key").path
-    stack.environment = {
-        "HOLDFAST_KEYRING_URL": url,
-        "HOLDFAST_KEYRING_MASTER_KEY_FILE": str(master),
-    }
     stack.start_role("ledger")
 
 
@@ -72,7 +66,7 @@ def test_a_receipt_made_by_five_processes_holds_before_both_verifiers(
         stack = Stack(tmp_path / "stack", "split", replay, profiles, drones=1)
         stack.directory.mkdir()
         if database == "postgresql":
-            sharing(stack, request.getfixturevalue("postgres"), tmp_path)
+            sharing(stack, request.getfixturevalue("postgres"))
         with running(stack):
             stack.collect_all()
             stack.settle()

@@ -25,6 +25,8 @@ from typing import Any, Literal
 import httpx
 import psutil
 
+from holdfast.kernel.errors import Invalid
+from holdfast.keyring.master import MasterKeys
 from tests.support.hygiene import GUARD
 from tests.support.pki import Pki
 from tests.support.program import (
@@ -190,6 +192,9 @@ class Stack:
             environment |= self.pki.serving(role)
         if url := self.databases(role):
             environment["HOLDFAST_DATABASE_URL"] = url
+            shared = [self.databases(each) for each in self.roles].count(url) > 1
+            if self.layout == "split" and shared:
+                environment = self._keyring(url) | environment
         port = str(self.port(part))
         if role == "up":
             arguments = ["up", "--drones", "0", "--port", port]
@@ -347,6 +352,17 @@ class Stack:
     @property
     def _scheme(self) -> str:
         return "https" if self.pki else "http"
+
+    def _keyring(self, url: str) -> dict[str, str]:
+        """The keyring of roles that share a database."""
+        master = self.directory / "master.key"
+        if not master.exists():
+            with suppress(Invalid):  # one that starts at the same time was quicker
+                MasterKeys.create(master)
+        return {
+            "HOLDFAST_KEYRING_URL": url,
+            "HOLDFAST_KEYRING_MASTER_KEY_FILE": str(master),
+        }
 
     def _shared(self, part: str) -> dict[str, str]:
         """What a further instance has in common with the first of its role."""

@@ -11,12 +11,20 @@ from holdfast.app.settings import Settings
 from holdfast.app.store import read_check_value, read_check_values, write_check_value
 from holdfast.kernel.cli import named_directory, say
 from holdfast.kernel.credentials import Peppers
-from holdfast.kernel.errors import Invalid, Unavailable, Unsupported
+from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable, Unsupported
 from holdfast.kernel.principal import service
 from holdfast.kernel.telemetry import LEVELS, get_logger
+from holdfast.keyring.errors import (
+    KeyringForeign,
+    KeyringMissing,
+    MasterKeyForeign,
+    MasterKeyMissing,
+)
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
+
+    from sqlalchemy import Connection
 
     from holdfast.app.system import System
     from holdfast.kernel.database import Database
@@ -28,6 +36,9 @@ log = get_logger("app")
 SEAL_ROWS = 500
 KEYRING_OF = "keyring of "
 """What a holder's mark in the data begins with: that says which keyring is that holder's."""
+FIRST_KEYRING, FIRST_HOLDER = "first keyring", "first holder of a keyring"
+"""Marks of whoever came first to a database: the keyring, everybody's who comes after, and whose
+place it is in."""
 
 
 def master_file(settings: Settings) -> Path:
@@ -90,15 +101,23 @@ def unrecoverable_days(settings: Settings) -> int:
 async def open_keyring(
     system: System, database: Database, holder: str, stack: AsyncExitStack
 ) -> Keyring:
-    """The keyring, held against the mark that the data carries; see ``keyring.open_keyring``."""
+    """The keyring, held against the mark that the data carries; see ``keyring.open_keyring``.
+
+    Roles that share a database share its outbox, too: whichever relays an event must open what
+    another has sealed. So the keyring of the first is everybody's, and ``KeyringForeign`` stops
+    whoever comes with another one, before it has written anything into the data.
+    """
     from holdfast.keyring import open_keyring as opened
     from holdfast.keyring.backends import open_store
     from holdfast.keyring.model import BACKUPS, EVENTS, PURPOSES
 
     settings = system.settings
     mark = f"{KEYRING_OF}{holder}"
-    known = await database.read(service("app"), read_check_value(mark))
-    url, schema = keyring_place(settings, holder)
+    marks = await database.read(service("app"), read_check_values(""))
+    known, first = marks.get(mark), marks.get(FIRST_KEYRING)
+    if None not in (known, first) and known != first:
+        raise _foreign()
+    url, schema = keyring_place(settings, marks.get(FIRST_HOLDER, holder))
     password = settings["keyring_password"] or settings["database_password"] or None
     store = await asyncio.to_thread(open_store, url, password=password, schema=schema)
     try:
@@ -108,17 +127,44 @@ async def open_keyring(
             _masters(settings),
             system.clock,
             new_id=system.new_id(),
-            expected=known,
+            expected=known or first,
             # Whoever only writes events has no business with people's data.
             purposes=PURPOSES if system.roles & {"aggregator", "ledger"} else {EVENTS, BACKUPS},
         )
-    except BaseException:
+    except BaseException as error:
         await asyncio.to_thread(store.close)
+        if (
+            first is not None
+            and known is None
+            and isinstance(error, KeyringMissing | MasterKeyForeign | MasterKeyMissing)
+        ):
+            raise _foreign() from error
         raise
     stack.push_async_callback(asyncio.to_thread, keyring.close)
+    if first is None:
+        await database.write(service("app"), _came_first(keyring.id, holder))
+        first = await database.read(service("app"), read_check_value(FIRST_KEYRING))
+        if first != keyring.id:
+            raise _foreign()  # another role was quicker
     if known is None:
         await database.write(service("app"), write_check_value(mark, keyring.id))
     return keyring
+
+
+def _came_first(keyring: str, holder: str) -> Callable[[Connection], None]:
+    def unit(conn: Connection) -> None:
+        write_check_value(FIRST_KEYRING, keyring)(conn)
+        write_check_value(FIRST_HOLDER, holder)(conn)
+
+    return unit
+
+
+def _foreign() -> HoldfastError:
+    return KeyringForeign(
+        "cannot start: another role has sealed events in this database under a keyring of its own",
+        hint="give roles that share a database one keyring, HOLDFAST_KEYRING_URL and "
+        "HOLDFAST_KEYRING_MASTER_KEY_FILE, or each a database of its own",
+    )
 
 
 async def open_peppers(settings: Settings, database: Database, name: str) -> Peppers:
@@ -142,7 +188,6 @@ async def open_peppers(settings: Settings, database: Database, name: str) -> Pep
 
 def _masters(settings: Settings) -> Callable[[bool], MasterKeys]:
     from holdfast.keyring import MasterKeys
-    from holdfast.keyring.errors import MasterKeyMissing
     from holdfast.keyring.wrapping import KEEP_HINT
 
     path = master_file(settings)

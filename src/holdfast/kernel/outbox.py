@@ -415,7 +415,12 @@ class Outbox:
     def _entry(self, row: Any) -> Entry:
         try:
             salt, payload = self._opened(row)
-        except NotFound:
+        except NotFound as error:
+            if not row.about:  # no person's: another keyring's, and to be kept for whoever has it
+                raise Corrupt(
+                    f"cannot open the event {row.event_id}: it was sealed under another keyring",
+                    code="event-sealed-elsewhere",
+                ) from error
             salt, payload = b"", b""  # sealed under the key of a person who was erased
         return Entry(
             event=Event(

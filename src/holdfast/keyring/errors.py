@@ -23,6 +23,12 @@ class KeyringMissing(Unavailable):
     code = "keyring-missing"
 
 
+class KeyringForeign(Unavailable):
+    """Others seal under another keyring in the same database: neither could open the other's."""
+
+    code = "keyring-foreign"
+
+
 class KeyDestroyed(NotFound):
     """The key was destroyed, or there never was one: what it sealed cannot be read by anybody."""
 
