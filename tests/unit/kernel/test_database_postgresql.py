@@ -24,6 +24,7 @@ from holdfast.kernel.errors import (
 )
 from holdfast.kernel.ids import TenantId
 from holdfast.kernel.principal import operator
+from holdfast.keyring.backends import open_store
 from holdfast.migrations.runner import check_schema
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.proxy import CuttingProxy
@@ -81,20 +82,64 @@ async def test_the_program_works_as_a_role_that_owns_nothing_and_bypasses_nothin
     await postgres_database.write(ONE, unit)
 
 
-async def test_every_table_of_a_tenant_is_under_forced_row_security(
-    postgres_database: Database,
-) -> None:
-    def unit(conn: Connection) -> list[str]:
-        unprotected = text(
-            "SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
-            " WHERE c.relkind = 'r' AND a.attname = 'tenant' AND NOT a.attisdropped"
-            " AND c.relnamespace = CAST('public' AS regnamespace)"
-            " AND (NOT c.relrowsecurity OR NOT c.relforcerowsecurity OR NOT EXISTS ("
-            "   SELECT 1 FROM pg_policy p WHERE p.polrelid = c.oid))"
-        )
-        return list(conn.execute(unprotected).scalars())
+OF_TENANTS = (
+    "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " JOIN pg_attribute a ON a.attrelid = c.oid WHERE c.relkind IN ('r', 'p')"
+    " AND a.attname = 'tenant' AND NOT a.attisdropped AND "
+)
+UNPROTECTED = (
+    "(NOT c.relrowsecurity OR NOT c.relforcerowsecurity"
+    " OR NOT EXISTS (SELECT 1 FROM pg_policy p WHERE p.polrelid = c.oid))"
+)
 
-    assert await postgres_database.read(ONE, unit) == []
+
+@pytest.fixture
+def keyrings(postgres_url: str) -> list[str]:
+    """The schemas of the keyrings beside the data: a named one, and one of a role's own."""
+    names = ["holdfast_keyring", "holdfast_keyring_aggregator"]
+    for name in names:
+        open_store(postgres_url, schema=name).close()
+    return names
+
+
+async def test_every_table_of_a_tenant_is_under_forced_row_security(
+    postgres_database: Database, keyrings: list[str]
+) -> None:
+    """In every schema; but for the keyring's, which is for no tenant's unit of work at all."""
+
+    def unit(conn: Connection) -> tuple[set[str], list[str]]:
+        bare = conn.execute(text(OF_TENANTS + UNPROTECTED)).all()
+        every = conn.execute(text(OF_TENANTS + "true")).all()
+        outside = [f"{schema}.{table}" for schema, table in bare if schema not in keyrings]
+        return {schema for schema, _ in every}, outside
+
+    schemas, outside = await postgres_database.administer(unit)
+    assert schemas == {"public", *keyrings}
+    assert outside == []
+
+
+async def test_the_role_that_works_for_tenants_cannot_reach_a_key(
+    postgres_database: Database, keyrings: list[str]
+) -> None:
+    """What row security does for the data: no statement in a tenant's unit sees anybody's key."""
+    rights = text(
+        "SELECT n.nspname || '.' || c.relname FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY(:names)"
+        " AND c.relkind IN ('r', 'p') AND (has_schema_privilege(:role, n.oid, 'USAGE, CREATE')"
+        " OR has_table_privilege(:role, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE'))"
+    )
+
+    def unit(conn: Connection) -> list[str]:
+        given = {"names": keyrings, "role": APPLICATION_ROLE}
+        return list(conn.execute(rights, given).scalars())
+
+    assert await postgres_database.administer(unit) == []
+    for schema in keyrings:
+        look = text(f"SELECT count(*) FROM {schema}.keyring_keys")
+        for work in (postgres_database.read, postgres_database.write):
+            with pytest.raises(Internal) as caught:
+                await work(ONE, lambda conn, look=look: conn.execute(look).scalar_one())
+            assert "permission denied for schema" in caught.value.internal
 
 
 async def test_a_tenant_sees_and_touches_only_its_own_rows(db: Database) -> None:

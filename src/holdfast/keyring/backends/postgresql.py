@@ -1,5 +1,8 @@
 """The keyring in a PostgreSQL schema of its own, best in a database of its own.
 
+It works as the DSN's role and without row security, for all tenants; the role that works for one
+of them has no right to the schema (ADR 0015 says why).
+
 Callers are synchronous, the driver is not: it lives in one thread with a loop. Units run one after
 the other under an advisory lock, so that they may read and then write.
 
