@@ -120,6 +120,8 @@ RESPONSE_HEADERS = frozenset(
 )
 READING_POSTS = frozenset({"/v1/query"})
 """What is asked for by POST and changes nothing: its answer, too, is for whoever may still read."""
+BEGUN = "holdfast.begun"
+"""In the scope of a request whose answer is on its way to the caller."""
 PIPELINE = "/v1/ledger/pipeline"
 EVENTS, LINES = "text/event-stream", "application/x-ndjson"
 PUBLIC = frozenset({("POST", "/v1/workers/register")})
@@ -382,6 +384,7 @@ class _Answer:
                 scope[CODE] = value.decode("latin-1")
         headers = [(k.lower(), v) for k, v in raw if k.lower() in RESPONSE_HEADERS]
         status = self._response.status_code
+        scope[BEGUN] = True
         await send({"type": "http.response.start", "status": status, "headers": headers})
         if self._whole:
             whole = b"".join(self._begun)
@@ -466,6 +469,8 @@ class ProxyMiddleware:
             principal = await self._principal(scope)
             await self._proxy.forward(scope, receive, send, principal)
         except HoldfastError as error:
+            if BEGUN in scope:
+                raise  # the caller has half an answer: the door cuts it off
             await answer(scope, send, error, request_id())
 
     async def _principal(self, scope: Scope) -> Principal | None:

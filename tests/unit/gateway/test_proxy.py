@@ -7,8 +7,9 @@ import json
 import os
 import random
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,12 +21,21 @@ from holdfast.gateway.proxy import CHUNK_BYTES, ROUTES, ProxyMiddleware, Repeats
 from holdfast.identity.hop import HEADER, HopSigner, HopVerifier
 from holdfast.kernel.canonical import digest
 from holdfast.kernel.clock import ManualClock, SystemClock
+from holdfast.kernel.errors import Unauthenticated
 from holdfast.kernel.http.pool import RolePool
 from holdfast.kernel.http.rates import RequestRates
+from holdfast.kernel.http.standing import (
+    CREDENTIAL_ENDED,
+    RENEWED_SECONDS,
+    STANDING,
+    Standing,
+    ended,
+)
 from holdfast.kernel.ids import id_source
 from holdfast.kernel.principal import Principal, operator
 from holdfast.kernel.signing import SigningKey
 from holdfast.kernel.trusted import TrustedKeys
+from tests.support.waiting import until
 
 UNLIMITED = RequestRates().take
 KEY = SigningKey.from_seed(b"\x01" * 32)
@@ -78,26 +88,31 @@ async def door(
     role: DyingRole,
     repeats: Repeats = REPEATS,
     take: Callable[[Principal], None] = UNLIMITED,
+    standing: Callable[[], Awaitable[float]] | None = None,
 ) -> AsyncIterator[Ask]:
     """A door in front of one role that listens on loopback."""
     clock = SystemClock()
     server = await asyncio.start_server(role, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
-    async def authenticate(_scope: Any) -> Any:
+    async def authenticate(scope: Any) -> Any:
+        if standing is not None:
+            scope[STANDING] = Standing(standing, clock.monotonic(), clock)
         return operator()
 
     async with server, httpx.AsyncClient(transport=RolePool(), timeout=60) as client:
         signer = HopSigner("gateway", KEY, clock, id_source(clock))
-        proxy = RoleProxy({"aggregator": url}, signer, client, clock, repeats)
+        proxy = RoleProxy({"aggregator": url, "ledger": url}, signer, client, clock, repeats)
         grants = Grants(TrustedKeys(), clock)
         middleware = ProxyMiddleware(None, proxy, authenticate, grants, take)
 
-        async def ask(method: str, answered: Answered | None = None) -> Answered:
+        async def ask(
+            method: str, answered: Answered | None = None, path: str = "/v1/records"
+        ) -> Answered:
             answered = answered or Answered()
             scope = {
-                "type": "http", "method": method, "path": "/v1/records", "query_string": b"a=1",
-                "raw_path": b"/v1/records", "headers": [(b"authorization", b"x")],
+                "type": "http", "method": method, "path": path, "query_string": b"a=1",
+                "raw_path": path.encode(), "headers": [(b"authorization", b"x")],
             }  # fmt: skip
 
             async def receive() -> dict[str, Any]:
@@ -107,6 +122,66 @@ async def door(
             return answered
 
         yield ask
+
+
+class HeldRole(DyingRole):
+    """Answers with the beginning of something, and goes on until nobody listens any more."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(answer)
+        self.left = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(self._answers.pop(0))
+        with suppress(ConnectionError):
+            await reader.read()
+        self.left.set()
+        writer.close()
+
+
+def begun(kind: str, body: bytes) -> bytes:
+    """The beginning of an answer that says of no end."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head.encode() + b"%x\r\n%b\r\n" % (len(body), body)
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "last"),
+    [
+        ("/v1/records", begun("text/event-stream", b"data: 1\n\n"), b"event: problem\ndata: {"),
+        ("/v1/records", begun("text/event-stream", b"data: 1"), None),
+        ("/v1/ledger/pipeline", begun("application/x-ndjson", b"{}\n"), b'{"line":0,"problem":{'),
+        ("/v1/ledger/pipeline", begun("application/x-ndjson", b"{"), None),
+        ("/v1/records", begun("application/x-ndjson", b"{}\n"), None),
+    ],
+    ids=["events", "within an event", "pipeline", "within a line", "lines"],
+)
+async def test_what_is_passed_on_ends_with_the_credential_and_says_why_where_it_can(
+    path: str, answer: bytes, last: bytes | None
+) -> None:
+    role, answered = HeldRole(answer), Answered()
+    over = False
+
+    async def ask_again() -> float:
+        if over:
+            raise ended()
+        return time.monotonic() - RENEWED_SECONDS  # and so once more at once
+
+    async with door(role, standing=ask_again) as ask:
+        asking = asyncio.ensure_future(ask("POST", answered, path))
+        await until(lambda: bool(answered.body))
+        sent, over = answered.body, True
+        if last is None:
+            with pytest.raises(Unauthenticated):  # the server cuts it off then
+                await asking
+            assert answered.body == sent
+        else:
+            await asking
+            assert answered.body.startswith(sent + last)
+            assert CREDENTIAL_ENDED.encode() in answered.body
+        assert (answered.status, answered.starts) == (200, 1)
+        await role.left.wait()
 
 
 @pytest.mark.parametrize(
