@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -20,6 +22,7 @@ from holdfast.kernel.outbox import BEGINNING, Entry, Outbox, Sealed
 from holdfast.kernel.principal import Principal, operator
 from holdfast.keyring import EnvelopeSealer, KeyDestroyed, Keyring, MasterKeys, open_keyring
 from holdfast.keyring.backends import open_store
+from holdfast.keyring.backends.postgresql import PostgresKeyStore
 from holdfast.keyring.copies import note_copies
 from holdfast.keyring.errors import SubjectHeld, SubjectRetained, SubjectUnknown
 from holdfast.keyring.lines import read_erasures
@@ -34,6 +37,8 @@ from holdfast.keyring.model import (
 from holdfast.keyring.ports import KeyStore, Rows
 from holdfast.keyring.restrictions import restrictions
 from holdfast.keyring.subjects import LEFT_SECONDS, SubjectsService
+from tests.support.postgres import PostgresServer
+from tests.unit.keyring.conftest import having
 
 T = TypeVar("T")
 CLOCK = SystemClock()
@@ -231,6 +236,49 @@ class Between:
 
     def close(self) -> None:
         self.store.close()
+
+
+async def test_while_the_server_has_the_bytes_in_its_table_an_erasure_is_not_done(
+    sqlite_database: Database, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """A dump reads the table, which then cannot be written anew; the next time it is."""
+    name = await postgres.fresh_database()
+    dsn, schema = postgres.dsn(name), "holdfast_keyring"
+    store = await asyncio.to_thread(PostgresKeyStore, dsn, schema=schema, scrub_lock_seconds=0.05)
+    try:
+        keyring = open_keyring(
+            store,
+            lambda _: MasterKeys.create(tmp_path / "master.key"),
+            CLOCK,
+            new_id="k",
+            expected=None,
+        )
+        copies = Copies()
+        service = subjects(keyring, sqlite_database, tmp_path, copies)
+        token = await service.token(ME, JANE.subject)
+        keyring.subject_keys("default", [token])
+        find = "SELECT wrapped FROM keyring_keys WHERE subject = $1"
+        ((wrapped,),) = store.transact(lambda rows: rows.all(find, token))
+        dump = await asyncpg.connect(dsn)
+        async with dump.transaction():
+            await dump.fetch(f"SELECT count(*) FROM {schema}.keyring_keys")
+            with pytest.raises(Unavailable, match="its table is in use"):
+                await service.erase(ME, ERASE_JANE)
+            with pytest.raises(Unavailable):
+                await service.finish()
+            assert await service.check() == "degraded"
+            assert [each.state for each in (await service.list(ME)).erasures] == ["erasing"]
+            assert keyring.erased("default", [token]) == {token}
+        await dump.close()
+        assert await service.finish() == 1
+        assert [each.state for each in (await service.list(ME)).erasures] == ["done"]
+        assert await service.check() is None
+        await postgres.value("CHECKPOINT")
+        left = {each.parent.name for each in having(bytes(wrapped), postgres.folder)}
+        assert left <= {"pg_wal"}
+    finally:
+        await asyncio.to_thread(store.close)
+        await postgres.drop_database(name)
 
 
 async def test_a_copy_of_the_keyring_is_of_one_moment(
