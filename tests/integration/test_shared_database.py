@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from holdfast.app.backup.restore import restore
 from holdfast.app.compose import open_system
-from holdfast.app.settings import Settings, resolve
+from holdfast.app.settings import ROLES, Settings, resolve
 from holdfast.kernel.errors import Corrupt
 from holdfast.kernel.outbox import BEGINNING, Outbox
 from holdfast.keyring.errors import KeyringForeign
 from holdfast.keyring.sealer import EnvelopeSealer
-from tests.integration.test_backup import ME, PROFILE
+from tests.integration.test_backup import ME, PROFILE, back_up
 from tests.support.postgres import PostgresServer
 
 
 def at(folder: Path, url: str, **more: str) -> Settings:
-    return resolve({}, {"data_dir": str(folder), "database_url": url, "log_level": "error", **more})
+    given = {"data_dir": str(folder), "database_url": url, "database_unflushed": "true"}
+    return resolve({}, given | {"log_level": "error", **more})
 
 
 async def test_a_role_with_a_keyring_of_its_own_does_not_start_on_anothers_database(
@@ -37,6 +40,26 @@ async def test_a_role_with_a_keyring_of_its_own_does_not_start_on_anothers_datab
     async with open_system(at(tmp_path / "registry", postgres_url), ["registry"]):
         pass  # who was there first goes on
     await postgres.drop_database(name)
+
+
+async def test_what_a_command_backs_up_at_a_role_comes_back_with_its_keyring(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """A command opens every role, on the keyring of the one that is there."""
+    names = [await postgres.fresh_database("template0") for _ in range(2)]
+    here, there = (at(tmp_path / name[-4:], postgres.dsn(name)) for name in names)
+    async with open_system(here, ["registry"]) as system:
+        await system.registry.publish(ME, PROFILE)
+    async with open_system(here, ROLES) as system:
+        backup = await back_up(system)
+    assert await schemas(postgres.dsn(names[0])) == ["holdfast_keyring_registry"]
+    there.keys_dir.mkdir(parents=True)
+    shutil.copy2(here.keys_dir / "master.key", there.keys_dir)
+    await restore(there, Path(backup.data_file), Path(backup.keys_file))
+    async with open_system(there, ["registry"]) as system:
+        assert (await system.registry.status(ME, "clinic")).name == "clinic"
+    for name in names:
+        await postgres.drop_database(name)
 
 
 async def schemas(url: str) -> list[str]:

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.app.settings import Settings
-from holdfast.app.store import read_check_value, read_check_values, write_check_value
+from holdfast.app.store import (
+    read_check_value,
+    read_check_values,
+    replace_check_value,
+    write_check_value,
+)
 from holdfast.kernel.cli import named_directory, say
 from holdfast.kernel.credentials import Peppers
 from holdfast.kernel.errors import HoldfastError, Invalid, Unavailable, Unsupported
@@ -157,6 +162,11 @@ def _came_first(keyring: str, holder: str) -> Callable[[Connection], None]:
         write_check_value(FIRST_HOLDER, holder)(conn)
 
     return unit
+
+
+def write_first_holder(holder: str) -> Callable[[Connection], None]:
+    """Say in whose place the keyring of the data is, for a restore that has put it there."""
+    return replace_check_value(FIRST_HOLDER, holder)
 
 
 def _foreign() -> HoldfastError:

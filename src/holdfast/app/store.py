@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Column, Connection, Text, select, text
+from sqlalchemy import Column, Connection, Text, select, text, update
 
 from holdfast.kernel.database import tenant_table
 from holdfast.kernel.ids import DEFAULT_TENANT
@@ -57,6 +57,19 @@ def write_check_value(holder: str, value: str) -> Callable[[Connection], None]:
                 "VALUES (:tenant, :holder, :value) ON CONFLICT DO NOTHING"
             ),
             {"tenant": DEFAULT_TENANT, "holder": holder, "value": value},
+        )
+
+    return unit
+
+
+def replace_check_value(holder: str, value: str) -> Callable[[Connection], None]:
+    """Put another value in the place of the one that is there, if there is one."""
+
+    def unit(conn: Connection) -> None:
+        conn.execute(
+            update(secret_checks)
+            .where(secret_checks.c.tenant == DEFAULT_TENANT, secret_checks.c.holder == holder)
+            .values(check_value=value)
         )
 
     return unit

@@ -42,7 +42,7 @@ from holdfast.app.backup.origins import (
     stopped_logs,
 )
 from holdfast.app.backup.placing import KEYS, SECRETS, TENANT_SECRET, places_of
-from holdfast.app.keys import keyring_place, master_file
+from holdfast.app.keys import keyring_place, master_file, write_first_holder
 from holdfast.app.settings import Resolved, Settings
 from holdfast.fleet.worker_store import admits_from_outside
 from holdfast.identity.access.service import note_restore
@@ -442,14 +442,16 @@ async def _fill_database(settings: Settings, stage: Path, header: Header) -> str
     await _place_keyring(settings, stage, header)
     came_from = RestoredFrom(header.id, header.created_at)
     await postgres.load(url, password, stage / "state", header.revision, token, came_from)
+    async with open_database(url, clock=SystemClock(), password=password) as database:
+        # It is where we have put it, whichever role came first where the backup was made.
+        await database.write(service("restore"), write_first_holder(_holder(header)))
     await asyncio.to_thread(shutil.rmtree, stage / "state")
     return token
 
 
 async def _place_keyring(settings: Settings, stage: Path, header: Header) -> None:
     """The keyring where the settings have it; its usual place in the directory it has already."""
-    holder = "aggregator" if "aggregator" in header.roles else sorted(header.roles)[0]
-    place, schema = keyring_place(settings, holder)
+    place, schema = keyring_place(settings, _holder(header))
     if place.startswith("sqlite:") and _is_own_file(settings, place):
         return
     password = settings["keyring_password"] or _password(settings)
@@ -459,6 +461,11 @@ async def _place_keyring(settings: Settings, stage: Path, header: Header) -> Non
         for line in read_erasures(folder)
     ]
     await asyncio.to_thread(_move_keyring, stage / "keyring", place, password, schema, erased)
+
+
+def _holder(header: Header) -> str:
+    """Whose the keyring is."""
+    return "aggregator" if "aggregator" in header.roles else sorted(header.roles)[0]
 
 
 def _is_own_file(settings: Settings, place: str) -> bool:
