@@ -9,6 +9,11 @@ const asked = {
   decode: ({ json }) => verifier.canonical(verifier.decodeCanonical(bytes(json))),
   root: ({ leaf, index, size, path }) =>
     verifier.rootOf(bytes(leaf), index, size, path.map(bytes))?.toString("base64") ?? null,
+  signed: ({ key, text, signature }) => {
+    const known = verifier.parseKey(key);
+    const each = { name: known.name, id: known.id, signature: bytes(signature) };
+    return verifier.signedBy(known, bytes(text), each);
+  },
   note: ({ note, key }) => {
     const { text, signatures } = verifier.parseNote(bytes(note).toString());
     const known = verifier.parseKey(key);

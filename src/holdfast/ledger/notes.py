@@ -85,6 +85,10 @@ class VerifierKey:
             moment = int.from_bytes(signature[:8], "big")
             said = f"cosignature/v1\ntime {moment}\n".encode() + said
             signature = signature[8:]
+        self.check_bytes(said, signature)
+
+    def check_bytes(self, said: bytes, signature: bytes) -> None:
+        """Return if ``signature`` is this key's over exactly ``said``."""
         try:
             Ed25519PublicKey.from_public_bytes(self.public).verify(signature, said)
         except (InvalidSignature, ValueError) as error:

@@ -6,8 +6,10 @@ import json
 import os
 import stat
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -17,9 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import OKPKey
 
+from holdfast.fleet import proofs
 from holdfast.kernel.errors import Conflict, Corrupt, Invalid, Unauthenticated
 from holdfast.kernel.signing import SigningKey, verify
 from holdfast.kernel.trusted import TrustedKeys
+from holdfast.ledger.errors import NoteRefused
+from holdfast.ledger.notes import VerifierKey
+from holdfast.records import receipt
+from holdfast.records.receipt import ReceiptRefused
+from tests.support.verifier import ask as second_verifier
+from tests.support.verifier import encoded
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TYP = "holdfast-test+jwt"
@@ -167,6 +176,7 @@ def test_no_published_jws_vector_passes_for_ours() -> None:
 
 
 def test_signatures_agree_with_the_published_ed25519_vectors() -> None:
+    """With every verifier there is: tokens, notes, a drone's batches and proofs, the second one."""
     folder = os.environ.get("HOLDFAST_VECTORS")
     if folder is None:
         pytest.skip("HOLDFAST_VECTORS does not name the published vectors")
@@ -174,15 +184,44 @@ def test_signatures_agree_with_the_published_ed25519_vectors() -> None:
 
     algorithm = JWSRegistry(algorithms=["Ed25519"]).get_alg("Ed25519")
     path = next(Path(folder).rglob("ed25519_test.json"))
-    outcomes = set()
+    expected: list[bool] = []
+    questions: list[dict[str, str]] = []
     for group in json.loads(path.read_text(encoding="utf-8"))["testGroups"]:
         raw = bytes.fromhex(group["publicKey"]["pk"])
         key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": b64(raw)})
+        named = VerifierKey("vectors.example", raw)
         for test in group["tests"]:
-            valid = algorithm.verify(bytes.fromhex(test["msg"]), bytes.fromhex(test["sig"]), key)
-            assert valid == (test["result"] == "valid"), test["comment"]
-            outcomes.add(valid)
-    assert outcomes == {True, False}
+            said, signature = bytes.fromhex(test["msg"]), bytes.fromhex(test["sig"])
+            valid = test["result"] == "valid"
+            accepted = {
+                "tokens": algorithm.verify(said, signature, key),
+                "notes": not _refuses(partial(named.check_bytes, said, signature)),
+                "proofs": proofs._verifies(raw.hex(), signature, said),
+                "receipts": not _refuses(
+                    partial(receipt._check_signature, raw, signature.hex(), said)
+                ),
+            }
+            assert set(accepted.values()) == {valid}, (test["comment"], accepted)
+            expected.append(valid)
+            questions.append(
+                {
+                    "ask": "signed",
+                    "key": named.text(),
+                    "text": encoded(said),
+                    "signature": encoded(signature),
+                }
+            )
+    assert [answer["found"] for answer in second_verifier(questions)] == expected
+    assert {True, False} == set(expected)
+    assert len(expected) > 140
+
+
+def _refuses(check: Callable[[], object]) -> bool:
+    try:
+        check()
+    except (NoteRefused, ReceiptRefused):
+        return True
+    return False
 
 
 # --- files --------------------------------------------------------------------------------------

@@ -20,15 +20,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.kernel.errors import Corrupt, HoldfastError, Internal
+from holdfast.keyring import envelope
 from holdfast.keyring.envelope import (
     KEY_ID_BYTES,
     OVERHEAD_BYTES,
     Context,
+    _derive,
     key_id_of,
     length_prefixed,
     seal,
     unseal,
 )
+from holdfast.records import receipt
 
 KEY, KEY_ID = bytes(range(32)), bytes(range(16))
 HERE = Context("default", "record", "profile/7", "1")
@@ -209,6 +212,63 @@ def test_wycheproof_hmac() -> None:
             with pytest.raises(InvalidSignature):
                 mac.verify(bytes.fromhex(test["tag"]))
     assert count == 174
+
+
+def test_wycheproof_hkdf_through_our_own_derivation() -> None:
+    """All of the envelope's parameters: a key of 32 bytes, 64 bytes derived (or the first of them).
+
+    Ours takes whatever salt and info it is given; so does this.
+    """
+    count = 0
+    for _, test in vectors("hkdf_sha256"):
+        ikm, okm = bytes.fromhex(test["ikm"]), bytes.fromhex(test["okm"])
+        if test["result"] == "valid" and test["size"] <= 64:
+            made = b"".join(_derive(ikm, bytes.fromhex(test["salt"]), bytes.fromhex(test["info"])))
+            assert made[: test["size"]] == okm, test["tcId"]
+            count += 1
+    assert count > 60
+
+
+def test_wycheproof_aes_gcm_through_our_own_unsealing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every vector of AES-256-GCM with a nonce of 96 bits, as the body of an envelope of ours.
+
+    The message key, GCM's counter block and the additional data are the vector's; the layout, the
+    commitment and what is made of the outcome are what is served.
+    """
+    outcomes = {"valid": 0, "invalid": 0}
+    for group, test in vectors("aes_gcm"):
+        if (group["keySize"], group["ivSize"]) != (256, 96):
+            continue
+        raw = {name: bytes.fromhex(test[name]) for name in ("key", "iv", "aad", "msg", "ct", "tag")}
+
+        def derived(*_: bytes, key: bytes = raw["key"]) -> tuple[bytes, bytes]:
+            return key, bytes(32)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(envelope, "_derive", derived)
+            patch.setattr(envelope, "_COUNTER", raw["iv"])
+            patch.setattr(Context, "encoded", lambda *_, aad=raw["aad"]: aad)
+            body = raw["ct"] + raw["tag"]
+            sealed = b"HFE\x01\x01" + KEY_ID + bytes(24) + bytes(32) + body
+            if test["result"] == "valid":
+                assert unseal(KEY, HERE, sealed) == raw["msg"], test["tcId"]
+                assert seal(KEY, KEY_ID, HERE, raw["msg"], random=fixed) == sealed, test["tcId"]
+            else:
+                with pytest.raises(Corrupt):
+                    unseal(KEY, HERE, sealed)
+        outcomes[test["result"]] += 1
+    assert outcomes == {"valid": 39, "invalid": 27}
+
+
+def test_wycheproof_hmac_through_the_commitment_of_a_receipt() -> None:
+    """A receipt's commitment is HMAC-SHA256 of what is shown under a salt of 32 bytes."""
+    outcomes = {"valid": 0, "invalid": 0}
+    for group, test in vectors("hmac_sha256"):
+        if (group["keySize"], group["tagSize"]) == (256, 256):
+            made = receipt._mac(test["key"], bytes.fromhex(test["msg"]))
+            assert (made == test["tag"]) is (test["result"] == "valid"), test["tcId"]
+            outcomes[test["result"]] += 1
+    assert outcomes == {"valid": 27, "invalid": 54}
 
 
 RFC_5869 = [
