@@ -17,7 +17,7 @@ from tests.support.program import Program, run_command, started, wait_until
 from tests.support.raw_http import connected, head, read_answer
 from tests.support.stack import free_port
 
-CONNECTIONS = 3
+CONNECTIONS = 10
 SECRET = "a secret of at least thirty-two bytes, for a test"
 REFUSED = (httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)
 
@@ -75,6 +75,52 @@ def test_one_connection_more_than_the_guide_allows_is_told_so(limited: Program) 
             assert following.status_code == 200
         more = httpx.get(f"{limited.url}/health", trust_env=False)
         assert (more.status_code, "retry-after" in more.headers) == (503, True)
+
+
+def test_readiness_is_degraded_from_more_than_nine_tenths_of_the_connections(
+    quiet: Program,
+) -> None:
+    """Guide 3's memory check; whoever asks counts as well, and still gets an answer."""
+    headers = {"authorization": f"Bearer {quiet.token}"}
+
+    def ready() -> tuple[int, str, str]:
+        answer = httpx.get(f"{quiet.url}/ready", trust_env=False)
+        said = answer.json()
+        return answer.status_code, said["status"], said["checks"]["memory"]["status"]
+
+    with ExitStack() as stack:
+
+        def follow() -> None:
+            one = stack.enter_context(httpx.Client(trust_env=False, timeout=30))
+            url = f"{quiet.url}/v1/ledger/follow"
+            assert stack.enter_context(one.stream("GET", url, headers=headers)).status_code == 200
+
+        for _ in range(CONNECTIONS - 2):
+            follow()
+        # The connection that a question before this one had may not be gone yet.
+        wait_until(lambda: ready() == (200, "ok", "ok"), what="nine of ten to be in order")
+        follow()
+        assert ready() == (200, "degraded", "degraded")
+    wait_until(lambda: ready() == (200, "ok", "ok"), what="fewer connections")
+
+
+def test_readiness_is_unhealthy_where_the_data_directory_is_gone(quiet: Program) -> None:
+    def ready() -> tuple[int, dict[str, str]]:
+        answer = httpx.get(f"{quiet.url}/ready", trust_env=False)
+        said = answer.json()
+        told = {name: each["status"] for name, each in said["checks"].items()}
+        return answer.status_code, told | {"": said["status"]}
+
+    elsewhere = quiet.data_dir.with_name("elsewhere")
+    quiet.data_dir.rename(elsewhere)
+    try:
+        status, told = ready()
+    finally:
+        elsewhere.rename(quiet.data_dir)
+    assert (status, told[""]) == (503, "unhealthy")
+    assert (told["disk"], told["data_dir"], told["memory"]) == ("unhealthy", "unhealthy", "ok")
+    wait_until(lambda: ready()[0] == 200, what="the directory to be used again")
+    assert set(ready()[1].values()) == {"ok"}
 
 
 def _status(program: Program, seconds: float, secret: str = SECRET, **changes: str) -> int:
