@@ -45,8 +45,11 @@ TAKEN_OVER = {
 }
 """One is killed, and the other must not look dead meanwhile: longer than a disk stands still."""
 IMPATIENT = {"HOLDFAST_FLEET_LEASE_SECONDS": "3", "HOLDFAST_FLEET_LOST_SECONDS": "4"}
-LOOK_SECONDS = 30.0
-"""From the end of a lease until somebody looks, on a machine that has other things to do."""
+LOOK_SECONDS = 1.0
+"""How often a coordinator looks for leases that have ended, unless it is told otherwise."""
+STANDSTILLS_SECONDS = 4 * 3.0
+"""What a machine that has other things to do may add. It may stand still for three seconds each at
+the renewal that was under way when the drone died, at the look, at its commit, and at the kill."""
 
 
 @dataclass
@@ -214,7 +217,7 @@ def test_a_killed_drones_run_is_taken_over_within_its_lease_and_nothing_doubles(
     print(f"\ntaken from the dead {taken:.1f} s after the kill, lease {LEASE_SECONDS} s")
     assert sorted(attempts) == sorted(promised.values())
     assert sorted(attempts.values()) == [1] * (len(USED) - 1) + [2]
-    assert taken <= LEASE_SECONDS + LOOK_SECONDS
+    assert taken <= LEASE_SECONDS + LOOK_SECONDS + STANDSTILLS_SECONDS
     assert [run["status"] for run in runs] == ["succeeded"] * len(USED)
 
 

@@ -284,6 +284,9 @@ def test_killed_at_seeded_moments_it_ends_with_the_same_records_and_history(
     assert orphans == []
     assert set(killer.hit) == set(PHASES)
     assert {run["status"] for run in runs} <= {"succeeded", "unchanged", "failed"}
+    # A run fails where its task has lost every attempt to kills: four of them, for whatever the
+    # killed drone had in hand. More than one for each kill was not the kills' work.
+    assert sum(run["status"] == "failed" for run in runs) <= done.again <= killer.kills
 
 
 def test_a_detour_shows_in_the_history_and_not_in_the_records(changing: Changing) -> None:
