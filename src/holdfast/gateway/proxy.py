@@ -161,6 +161,8 @@ LARGE_BODIES = (
 )
 """A test compares these with the routes themselves."""
 
+VOUCHED_BY = "holdfast.vouched-by"
+"""Key of the scope: the role whose hop token fits the request, at least up to its body's end."""
 GRANT = GRANT_HEADER.lower().encode()
 SPOOL_MEMORY_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
@@ -551,6 +553,7 @@ class HopMiddleware:
             await answer(scope, send, error, request_id())
             return
         scope["holdfast.hop"] = hop.principal
+        scope[VOUCHED_BY] = hop.by
         if hop.certificate is not None:
             scope[CERTIFICATE] = hop.certificate
         await self._app(scope, checked, send)

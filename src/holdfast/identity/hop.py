@@ -49,8 +49,9 @@ def hop_missing() -> Unauthenticated:
 class Hop:
     """What a token vouches for: who asks (nobody on public routes), the digest of the body, and
     the name in the certificate that the caller showed at the door (empty: none; ``None``: nobody
-    is asked for one)."""
+    is asked for one). ``by`` is the role that vouches."""
 
+    by: str
     principal: Principal | None
     body: str
     certificate: str | None = None
@@ -225,6 +226,7 @@ class HopVerifier:
         self._once(f"{claims.get('iss')}:{claims['jti']}", float(claims["exp"]), now.timestamp())
         certificate = claims.get("crt")
         return Hop(
+            str(claims["iss"]),
             _principal(claims),
             str(claims.get("bdg", EMPTY_BODY)),
             None if certificate is None else str(certificate),

@@ -46,7 +46,7 @@ class Pair:
 
 def test_the_role_learns_who_asks_and_which_body_was_meant() -> None:
     pair = Pair()
-    assert pair.verify(pair.token(body="sha256:x")) == Hop(operator(), "sha256:x")
+    assert pair.verify(pair.token(body="sha256:x")) == Hop("gateway", operator(), "sha256:x")
 
 
 def test_a_hop_without_a_caller_vouches_for_the_hop_only() -> None:
