@@ -89,10 +89,9 @@ class Household:
                 return status
             self._greet(system, bound)
             if self._sample:
-                from holdfast.app.once import runnable_profiles, submit
+                from holdfast.app.once import collect_sample
 
-                for name in await runnable_profiles(system):
-                    await submit(system, name)
+                await collect_sample(system)
             await asyncio.Event().wait()
         return 0
 

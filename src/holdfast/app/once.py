@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.kernel.cli import print_table, say, visible
+from holdfast.kernel.cli import named_directory, print_table, say, visible
 from holdfast.kernel.errors import HoldfastError, Unavailable
 from holdfast.registry.document import SUFFIXES
 
@@ -90,6 +90,42 @@ async def collect_once(system: System, *, sample: bool) -> int:
 
         await report_on_sample(system)
     return 0
+
+
+async def collect_sample(system: System) -> None:
+    """Collect every profile while the rest is served, then have the sample's reports made.
+
+    What became of it is said; nothing of it ends the program. Reports on the same inputs are the
+    ones that are there, so a restart on what has not changed makes none anew.
+    """
+    from holdfast.app.sample import run_reports
+
+    try:
+        tally = Tally([await submit(system, name) for name in await runnable_profiles(system)])
+        async with asyncio.timeout(COLLECT_SECONDS):
+            while not tally.over:
+                await asyncio.sleep(POLL_SECONDS)
+                for c in tally.collections:
+                    if not c.over:
+                        await _look(system, c)
+        for c in tally.collections:
+            if c.state not in GOOD:
+                say(f"error: {c.profile}: {c.state}: {c.reason or 'no reason was given'}")
+        if not tally.good:
+            say("no reports of the sample: not every source was collected")
+            return
+        reports = await run_reports(system)
+    except TimeoutError:
+        say(f"no reports of the sample: not collected within {COLLECT_SECONDS:.0f} s")
+    except HoldfastError as error:
+        say(f"no reports of the sample: {error.detail}")
+    else:
+        new = sum(not report.unchanged for report in reports.values())
+        where = named_directory(system.settings.data_dir)
+        say(
+            f"the sample is collected, and its {len(reports)} reports are there "
+            f"({new} made now): holdfast report list{where}"
+        )
 
 
 async def runnable_profiles(system: System) -> list[str]:
