@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from holdfast.app.system import System
+    from holdfast.kernel.clock import Clock
     from holdfast.kernel.database import Database
     from holdfast.kernel.outbox import Outbox
     from holdfast.keyring import Keyring, MasterKeys
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 log = get_logger("app")
 
 SEAL_ROWS = 500
+SCRUB_SECONDS = 3600.0
+"""How long destroyed keys of raw responses may be in the keyring's file when nobody is erased. It
+costs what all keys cost, and new ones wait meanwhile."""
 KEYRING_OF = "keyring of "
 """What a holder's mark in the data begins with: that says which keyring is that holder's."""
 FIRST_KEYRING, FIRST_HOLDER = "first keyring", "first holder of a keyring"
@@ -175,6 +179,20 @@ def _foreign() -> HoldfastError:
         hint="give roles that share a database one keyring, HOLDFAST_KEYRING_URL and "
         "HOLDFAST_KEYRING_MASTER_KEY_FILE, or each a database of its own",
     )
+
+
+async def scrub_now_and_then(keyring: Keyring, clock: Clock) -> None:
+    """Scrub what was destroyed outside of an erasure: a source goes on naming somebody who is
+    erased, and what it sent goes at once, its key's bytes with the next erasure, or here."""
+    while True:
+        await clock.sleep(SCRUB_SECONDS)
+        try:
+            await keyring.apart(keyring.store.scrub)
+        except Unavailable as error:
+            log.warning(
+                "destroyed keys of raw responses are in the keyring's file yet: tried again later",
+                detail=error.internal or str(error),
+            )
 
 
 async def open_peppers(settings: Settings, database: Database, name: str) -> Peppers:

@@ -10,12 +10,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from holdfast.app import people, pruning
-from holdfast.app.keys import KEYRING_OF, open_peppers, unrecoverable_days
+from holdfast.app.keys import KEYRING_OF, open_peppers, scrub_now_and_then, unrecoverable_days
 from holdfast.app.pruning import Pruner
 from holdfast.app.settings import NOTICE_TYPES
 from holdfast.app.store import read_check_value, read_check_values, write_check_value
@@ -372,7 +373,11 @@ async def _open_aggregator(system: System, state: State, keys: Keys) -> None:
             await system.clock.sleep(ERASURES_SECONDS)
             await system.subjects.finish()
 
-    system.loops += [("sweep", sweep), ("erasures", erasures)]
+    system.loops += [
+        ("sweep", sweep),
+        ("erasures", erasures),
+        ("scrub", partial(scrub_now_and_then, state.keyring, system.clock)),
+    ]
     if settings["watch_webhook_url"]:
         _open_webhook(system, state)
 

@@ -254,7 +254,11 @@ class Keyring:
         return self._repeatable(unit)
 
     def destroy_objects(self, tenant: str, names: Iterable[str]) -> int:
-        """Destroy the keys of these objects; how many there were. What they sealed is gone."""
+        """Destroy the keys of these objects; how many there were. What they sealed is gone.
+
+        Their bytes are in the store's files until its next :meth:`~KeyStore.scrub`, which costs
+        what all keys cost: it is whoever calls this who knows when to.
+        """
         wanted = sorted(set(names))
 
         def unit(rows: Rows) -> int:
@@ -265,12 +269,7 @@ class Keyring:
             )
             return len(gone)
 
-        if not wanted:
-            return 0
-        count = self._store.transact(unit)
-        # Also where there were none: whoever destroyed them may not have come as far as this.
-        self._store.scrub()
-        return count
+        return self._store.transact(unit) if wanted else 0
 
     # --- the operator's ------------------------------------------------------------------------
 
@@ -403,8 +402,8 @@ class Keyring:
         if not pending:
             retired += len(self._masters.retire(self._store.transact(statements.used_wrappers)))
             self._store.transact(lambda rows: statements.forget_masters(rows, self._masters))
-            if retired:
-                self._store.scrub()
+            # Also where nothing was retired: whoever did that may not have come as far as this.
+            self._store.scrub()
         return Rewrapped(done=done, pending=pending, retired=retired)
 
     # --- inside of a transaction ----------------------------------------------------------------

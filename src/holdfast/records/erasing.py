@@ -45,7 +45,10 @@ class Erasing(Part):
 
     async def erase(self, principal: Principal, erasure: Erasure) -> ErasedParts:
         """See :class:`holdfast.keyring.ports.Eraser`."""
-        return await self.erase_subjects(principal, [erasure.subject], under_way=True)
+        parts = await self.erase_subjects(principal, [erasure.subject], under_way=True)
+        # Once for all of their responses; whoever destroyed them may not have come as far as this.
+        await self._handles.keyring.apart(self._handles.keyring.store.scrub)
+        return parts
 
     async def erase_subjects(
         self, principal: Principal, subjects: Iterable[str], *, under_way: bool = False

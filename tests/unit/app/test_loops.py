@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+from pathlib import Path
 
+import asyncpg
 import pytest
 import structlog
 
+from holdfast.app.keys import SCRUB_SECONDS, scrub_now_and_then
 from holdfast.app.system import PAUSE_SECONDS, PAUSE_SECONDS_MAX, _forever
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.errors import Unavailable
+from holdfast.keyring import MasterKeys, open_keyring
+from holdfast.keyring.backends.postgresql import PostgresKeyStore
+from tests.support.postgres import PostgresServer
 
 
 class Hours(SystemClock):
@@ -24,6 +31,26 @@ class Hours(SystemClock):
 
     async def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
+
+
+class Turns(SystemClock):
+    """Whoever sleeps goes on when told to; a turn is over when they sleep again."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+        self._asleep, self._go = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self._asleep.release()
+        await self._go.acquire()
+
+    async def asleep(self) -> None:
+        await self._asleep.acquire()
+
+    async def turn(self) -> None:
+        self._go.release()
+        await self.asleep()
 
 
 @pytest.mark.parametrize(
@@ -59,3 +86,47 @@ async def test_a_loop_that_had_been_well_begins_again_soon() -> None:
     await _forever("test", loop, clock)
     assert clock.waits[:3] == [PAUSE_SECONDS, 2 * PAUSE_SECONDS, 4 * PAUSE_SECONDS]
     assert clock.waits[-2:] == [PAUSE_SECONDS_MAX, PAUSE_SECONDS]
+
+
+async def test_what_is_destroyed_between_erasures_is_scrubbed_once_an_hour(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    """A dump in the way is waited for until the next time; then it goes on."""
+    name = await postgres.fresh_database()
+    dsn, clock = postgres.dsn(name), Turns()
+    store = await asyncio.to_thread(
+        PostgresKeyStore, dsn, schema="holdfast_keyring", scrub_lock_seconds=0.05
+    )
+    keyring = open_keyring(
+        store,
+        lambda _: MasterKeys.create(tmp_path / "master.key"),
+        clock,
+        new_id="k",
+        expected=None,
+    )
+    dump = await asyncpg.connect(dsn)
+
+    async def owed() -> int:
+        return int(await dump.fetchval("SELECT count(*) FROM holdfast_keyring.keyring_unscrubbed"))
+
+    task = asyncio.create_task(scrub_now_and_then(keyring, clock))
+    try:
+        keyring.object_key("default", "name")
+        assert keyring.destroy_objects("default", ["name"]) == 1
+        await clock.asleep()
+        assert await owed() == 1
+        async with dump.transaction():
+            await dump.fetch("SELECT count(*) FROM holdfast_keyring.keyring_keys")
+            with structlog.testing.capture_logs() as said:
+                await clock.turn()
+            assert [line["log_level"] for line in said] == ["warning"]
+        assert await owed() == 1
+        await clock.turn()
+        assert await owed() == 0
+        assert clock.waits == [SCRUB_SECONDS] * 3
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await dump.close()
+        await asyncio.to_thread(keyring.close)
+        await postgres.drop_database(name)

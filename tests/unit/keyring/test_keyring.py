@@ -40,8 +40,9 @@ from holdfast.keyring.master import MasterKey, parse_master, render_master
 from holdfast.keyring.model import EVENTS, NAMES, PURPOSES, RECORDS
 from holdfast.keyring.ports import KeyStore, Rows
 from holdfast.keyring.sealer import KeyringPeople
-from tests.support.postgres import PostgresServer, postgres_server, run_apart
+from tests.support.postgres import PostgresServer, binaries, postgres_server, run_apart
 from tests.support.proxy import CuttingProxy
+from tests.support.waiting import until
 from tests.unit.keyring.conftest import StoreFiles, having
 
 CLOCK = SystemClock()
@@ -480,6 +481,11 @@ def the_wrapped(store: KeyStore, kind: str) -> list[bytes]:
     return [bytes(row[0]) for row in store.transact(lambda rows: rows.all(statement, kind))]
 
 
+def table_file(store: KeyStore) -> Any:
+    """The number of the file that the server has the table of keys in."""
+    return store.transact(lambda rows: rows.all("SELECT pg_relation_filenode('keyring_keys')"))
+
+
 def test_a_destroyed_key_is_nowhere_in_the_files(
     store: KeyStore, keyring: Keyring, store_files: StoreFiles
 ) -> None:
@@ -490,6 +496,7 @@ def test_a_destroyed_key_is_nowhere_in_the_files(
     (wrapped,) = set(the_wrapped(store, "object")) - set(kept)
     assert store_files(wrapped)
     keyring.destroy_objects("default", ["name"])
+    store.scrub()
     assert store_files(wrapped) == []
     assert all(store_files(each) for each in kept)
     keyring.rotate_tenant("default")
@@ -512,6 +519,7 @@ def test_it_is_gone_from_the_file_though_somebody_may_yet_see_its_row(
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 await connection.fetch("SELECT 1 FROM pg_class LIMIT 1")
                 await asyncio.to_thread(keyring.destroy_objects, "default", ["name"])
+                await asyncio.to_thread(store.scrub)
                 assert await asyncio.to_thread(store_files, wrapped) == []
         finally:
             await connection.close()
@@ -528,6 +536,7 @@ def test_nothing_of_a_destroyed_key_is_left_on_a_server_that_has_gone_through_it
         keyring.object_key("default", "name")
         (wrapped,) = the_wrapped(store, "object")
         keyring.destroy_objects("default", ["name"])
+        store.scrub()
         server.execute("CHECKPOINT")
         left = having(wrapped, server.folder)
         assert left
@@ -542,7 +551,7 @@ def test_nothing_of_a_destroyed_key_is_left_on_a_server_that_has_gone_through_it
 
 @pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 def test_a_table_in_use_is_scrubbed_later_by_whoever_asks(
-    store_url: str, store: KeyStore, keyring: Keyring, store_files: StoreFiles, tmp_path: Path
+    store_url: str, store: KeyStore, keyring: Keyring, store_files: StoreFiles
 ) -> None:
     keyring.object_key("default", "name")
     (wrapped,) = the_wrapped(store, "object")
@@ -553,8 +562,9 @@ def test_a_table_in_use_is_scrubbed_later_by_whoever_asks(
         try:
             async with connection.transaction():
                 await connection.fetch("SELECT count(*) FROM holdfast_keyring.keyring_keys")
+                await asyncio.to_thread(keyring.destroy_objects, "default", ["name"])
                 with pytest.raises(Unavailable) as raised:
-                    await asyncio.to_thread(scrubbing.destroy_objects, "default", ["name"])
+                    await asyncio.to_thread(hurried.scrub)
                 assert "dump" in raised.value.hint
                 # It is not held up for longer than that, and what was destroyed is so.
                 await asyncio.to_thread(keyring.object_key, "default", "another")
@@ -562,7 +572,6 @@ def test_a_table_in_use_is_scrubbed_later_by_whoever_asks(
             await connection.close()
 
     with closing(hurried):
-        scrubbing = opened(hurried, tmp_path / "master.key")
         run_apart(body)
     assert len(the_wrapped(store, "object")) == 1
     assert store_files(wrapped)
@@ -577,7 +586,7 @@ def test_the_table_is_written_anew_once_for_all_that_was_destroyed(
     """It costs what all keys cost: not for each erasure of many, nor where no key was there."""
 
     def file() -> Any:
-        return store.transact(lambda rows: rows.all("SELECT pg_relation_filenode('keyring_keys')"))
+        return table_file(store)
 
     keyring.object_key("default", "name")
     first = file()
@@ -586,9 +595,11 @@ def test_the_table_is_written_anew_once_for_all_that_was_destroyed(
     store.transact(lambda rows: rows.all(delete, "nobody's"))
     store.scrub()
     assert file() == first
-    store.transact(lambda rows: rows.all(delete, "name"))
     other = open_store(store_url)
-    assert file() == first  # whoever destroyed it is not done yet
+    keyring.object_key("default", "another")
+    store.transact(lambda rows: rows.all(delete, "name"))
+    assert keyring.destroy_objects("default", ["another"]) == 1
+    assert file() == first  # whoever destroyed them is not done yet
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(each.scrub) for each in (store, other) * 2]:
             done.result()
@@ -600,17 +611,146 @@ def test_the_table_is_written_anew_once_for_all_that_was_destroyed(
     assert file() == second
 
 
+@pytest.mark.parametrize("noted", [True, False], ids=["killed", "earlier-release"])
 @pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
-def test_what_an_earlier_release_left_is_scrubbed_as_it_is_opened(
-    store_url: str, store: KeyStore, keyring: Keyring, store_files: StoreFiles
+def test_what_others_left_is_scrubbed_as_it_is_opened(
+    store_url: str, store: KeyStore, keyring: Keyring, store_files: StoreFiles, noted: bool
 ) -> None:
     keyring.object_key("default", "name")
     (wrapped,) = the_wrapped(store, "object")
     store.transact(lambda rows: rows.all("DELETE FROM keyring_keys WHERE subject = 'name'"))
-    store.transact(lambda rows: rows.all("DROP TABLE keyring_unscrubbed"))
+    if not noted:
+        store.transact(lambda rows: rows.all("DROP TABLE keyring_unscrubbed"))
     assert store_files(wrapped)
     open_store(store_url).close()
     assert store_files(wrapped) == []
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_rewrapping_is_scrubbed_by_whoever_repeats_it(
+    store_url: str, store: KeyStore, keyring: Keyring, store_files: StoreFiles, tmp_path: Path
+) -> None:
+    """The first has wrapped and retired all, and cannot write the table anew while it is read."""
+    keyring.object_key("default", "name")
+    (old,) = the_wrapped(store, "object")
+    keyring.rotate_tenant("default")
+    hurried = PostgresKeyStore(store_url, schema="holdfast_keyring", scrub_lock_seconds=0.05)
+
+    async def body() -> None:
+        connection = await asyncpg.connect(store_url)
+        try:
+            async with connection.transaction():
+                await connection.fetch("SELECT count(*) FROM holdfast_keyring.keyring_keys")
+                with pytest.raises(Unavailable, match="its table is in use"):
+                    await asyncio.to_thread(ring.rewrap)
+        finally:
+            await connection.close()
+
+    with closing(hurried):
+        ring = opened(hurried, tmp_path / "master.key")
+        run_apart(body)
+        assert store_files(old)
+        again = ring.rewrap()
+    assert (again.done, again.pending, again.retired) == (0, 0, 0)
+    assert store_files(old) == []
+    first = table_file(store)
+    keyring.rewrap()
+    assert table_file(store) == first
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_dump_that_meets_a_scrub_has_every_key(
+    store_url: str, store: KeyStore, keyring: Keyring
+) -> None:
+    """Its snapshot is from before, its look at the table from after: frozen rows are there for it,
+    where a rewriting ALTER TABLE leaves none, without an error."""
+    # More than are moved at a time.
+    made = "INSERT INTO keyring_keys SELECT 'default', n::TEXT, 'object', 'responses', n::TEXT, 1,"
+    made += " 'x', 1, '\\x00'::BYTEA, '' FROM generate_series(1, 50000) n"
+    store.transact(lambda rows: rows.all(made))
+    keyring.object_key("default", "name")
+    rights = "GRANT SELECT ON keyring_keys TO pg_monitor"
+    store.transact(lambda rows: rows.all(rights))
+    shape = (
+        "SELECT c.oid, c.relacl::TEXT, c.relowner, (SELECT array_agg(indexrelid ORDER BY 1)"
+        " FROM pg_index WHERE indrelid = c.oid) FROM pg_class c WHERE c.relname = 'keyring_keys'"
+    )
+    before, file = store.transact(lambda rows: rows.all(shape)), table_file(store)
+
+    async def body() -> None:
+        connection = await asyncpg.connect(store_url)
+        try:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                snapshot = await connection.fetchval("SELECT pg_export_snapshot()")
+                await asyncio.to_thread(keyring.destroy_objects, "default", ["name"])
+                await asyncio.to_thread(store.scrub)
+                dump = await asyncio.create_subprocess_exec(
+                    *(binaries() / "pg_dump", "--data-only", f"--snapshot={snapshot}"),
+                    *("--table=holdfast_keyring.keyring_keys", store_url),
+                    stdout=asyncio.subprocess.PIPE,
+                )
+                text, _ = await dump.communicate()
+                assert dump.returncode == 0
+                assert text.count(b"\tobject\t") == 50_000
+                assert text.count(b"\ttenant\t") == 1
+        finally:
+            await connection.close()
+
+    run_apart(body)
+    assert table_file(store) != file
+    assert store.transact(lambda rows: rows.all(shape)) == before
+    assert store.transact(lambda rows: rows.all("SELECT to_regclass('keyring_moving')")) == [
+        (None,)
+    ]
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_units_read_what_those_before_them_left_whatever_the_server_isolates_by_default(
+    store_url: str, keyring: Keyring, tmp_path: Path
+) -> None:
+    async def strict() -> None:
+        connection = await asyncpg.connect(store_url)
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.execute(
+            f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"
+        )
+        await connection.close()
+
+    run_apart(strict)
+    entered, go_on = threading.Event(), threading.Event()
+    asked = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+    def first(rows: Rows) -> None:
+        rows.all("INSERT INTO keyring_meta (name, value) VALUES ('first', 'was here')")
+        entered.set()
+        assert go_on.wait(240)
+
+    def second(rows: Rows) -> list[tuple[Any, ...]]:
+        return rows.all("SELECT value FROM keyring_meta WHERE name = 'first'")
+
+    async def waits() -> None:
+        connection = await asyncpg.connect(store_url)
+
+        async def somebody() -> bool:
+            return bool(await connection.fetch(asked))
+
+        await until(somebody)
+        await connection.close()
+
+    with (
+        closing(open_store(store_url)) as one,
+        closing(open_store(store_url)) as two,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        before = pool.submit(one.transact, first)
+        assert entered.wait(240)
+        after = pool.submit(two.transact, second)
+        try:
+            run_apart(waits)
+        finally:
+            go_on.set()
+        before.result()
+        assert after.result() == [("was here",)]
 
 
 def test_a_second_process_on_the_file_is_refused(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -13,11 +13,13 @@ import pytest
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import NotFound, Unavailable
 from holdfast.keyring.model import EraseRequest
+from holdfast.keyring.ports import KeyStore, Rows
 from holdfast.keyring.subjects import SubjectsService
 from holdfast.records.model import Reject
 from tests.unit.records.helpers import OPERATOR, Attempt, Bench, bench_on, raw
 from tests.unit.records.test_personal import CLINIC, JANE, JOE, visit
 
+T = TypeVar("T")
 MAX = "max@example.org"
 WARD = msgspec.structs.replace(CLINIC, name="ward")
 PLAIN = msgspec.structs.replace(CLINIC, name="plain", subject="", personal=[])
@@ -175,6 +177,58 @@ async def test_what_a_killed_process_did_not_come_to_remove_goes_all_the_same(
             assert (await attempt.open()).finished_at
     for attempt in (failed, same):
         assert await left(bench, attempt.run) == [page(JOE)]
+
+
+class Noting:
+    """The keyring's store, with a note of each destruction in it and each scrubbing."""
+
+    def __init__(self, store: KeyStore) -> None:
+        self.store = store
+        self.noted = list[str]()
+
+    def transact(self, unit: Callable[[Rows], T]) -> T:
+        def noting(rows: Rows) -> T:
+            many = rows.many
+
+            def noted(statement: str, values: list[tuple[Any, ...]]) -> None:
+                if values and statement.startswith("DELETE FROM keyring_keys"):
+                    self.noted.append("destroyed")
+                many(statement, values)
+
+            rows.many = noted  # type: ignore[method-assign]
+            return unit(rows)
+
+        return self.store.transact(noting)
+
+    def scrub(self) -> None:
+        self.noted.append("scrubbed")
+        self.store.scrub()
+
+    def close(self) -> None:
+        self.store.close()
+
+
+async def test_the_keyring_is_scrubbed_once_for_an_erasure_and_not_for_what_comes_later(
+    bench: Bench, subjects: SubjectsService
+) -> None:
+    """Before it is done, after the last response; a source that goes on naming them makes nobody
+    wait for it."""
+    keyring = bench.service._handles.keyring
+    store = keyring._store = Noting(keyring.store)
+    first = await collect(bench, (JANE,), (JOE,))
+    assert store.noted == []
+    await erase(subjects, JANE)
+    assert await left(bench, first) == [page(JOE)]
+    assert store.noted == ["scrubbed", "destroyed", "scrubbed"]  # first for her own keys
+    store.noted.clear()
+    named = await collect(bench, (JANE, JOE))
+    await fails(bench, (JANE, MAX))
+    assert await left(bench, named) == []
+    assert store.noted == ["destroyed"] * 2
+    await bench.service.sweep(OPERATOR)
+    assert "scrubbed" not in store.noted
+    await erase(subjects, MAX)
+    assert store.noted[-1] == "scrubbed"
 
 
 # --- whose bytes they are ------------------------------------------------------------------------
