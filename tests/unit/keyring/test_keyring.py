@@ -685,8 +685,8 @@ def test_a_dump_that_meets_a_scrub_has_every_key(
                 await asyncio.to_thread(keyring.destroy_objects, "default", ["name"])
                 await asyncio.to_thread(store.scrub)
                 dump = await asyncio.create_subprocess_exec(
-                    *(binaries() / "pg_dump", "--data-only", f"--snapshot={snapshot}"),
-                    *("--table=holdfast_keyring.keyring_keys", store_url),
+                    *(binaries() / "pg_dump", f"--snapshot={snapshot}"),
+                    store_url,
                     stdout=asyncio.subprocess.PIPE,
                 )
                 text, _ = await dump.communicate()

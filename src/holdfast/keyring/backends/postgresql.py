@@ -282,7 +282,7 @@ def _unscrubbed(why: str, error: BaseException | None = None) -> Unavailable:
         code="keyring-unavailable",
         hint="what the destroyed keys sealed is unreadable here, their bytes are in the keyring's "
         "file yet: repeat it when nobody reads the table keyring_keys (a dump does), with disk "
-        "space for it once more",
+        "space for it twice more",
         retry_after_seconds=1.0,
         internal=f"{type(error).__name__}: {error}" if error else "",
     )
