@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -234,7 +234,10 @@ async def test_an_event_about_somebody_erased_keeps_its_place_and_its_header(ben
                 raise KeyDestroyed("cannot read: the key was destroyed")
             return super().unseal(tenant, purpose, object_id, sealed)
 
-    await bench.emit(happened(1), happened(2), happened(3))
+        def erased(self, tenant: str, subjects: Collection[str]) -> set[str]:
+            return {"jane"} & set(subjects)
+
+    await bench.emit(happened(1), happened(2, about="jane"), happened(3))
     bench.outbox._sealer = Erased()
     await bench.drain()
     object.__setattr__(bench.ledger._parts, "sealer", Erased())
@@ -244,7 +247,7 @@ async def test_an_event_about_somebody_erased_keeps_its_place_and_its_header(ben
     assert found[1].id == event_id(2)
     last = await verdict(bench.ledger)
     assert (last.sound, last.erased) == (True, 1)
-    await bench.emit(happened(2))
+    await bench.emit(happened(2, about="jane"))
     await bench.drain()
     assert len(await everything(bench.ledger)) == 3
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
@@ -45,6 +45,9 @@ class QuietSealer:
 
     def unseal(self, tenant: str, purpose: str, object_id: str, sealed: Sealed) -> bytes:
         return sealed.data
+
+    def erased(self, tenant: str, subjects: Collection[str]) -> set[str]:
+        return set()
 
 
 def numbered_ids(seed: int = 0) -> NewId:

@@ -31,7 +31,7 @@ from holdfast.kernel.structs import prepare_structs
 from holdfast.kernel.telemetry import Metrics
 
 if TYPE_CHECKING:
-    from holdfast.kernel.database import Database
+    from holdfast.kernel.database import Database, Unit
     from holdfast.kernel.objects.s3 import S3Credentials
     from holdfast.kernel.secrets import TenantSecrets
 
@@ -117,12 +117,14 @@ async def _open_state(system: System, stack: AsyncExitStack) -> State:
     database = await stack.enter_async_context(
         open_database(url, clock=system.clock, password=password)
     )
-    secrets = await _open_secrets(settings, database, holder)
+    secrets, note_secret = await _open_secrets(settings, database, holder)
     _make_folder(settings.objects_url)
     objects = await stack.enter_async_context(
         open_objects(settings.objects_url, secrets, s3=_s3(settings))
     )
     keyring = await keys.open_keyring(system, database, holder, stack)
+    if note_secret is not None:  # whoever is stopped at the keyring has left no mark
+        await database.write(service("app"), note_secret)
     sealer = EnvelopeSealer(keyring)
     outbox = Outbox(sealer)
     await keys.seal_clear_rows(database, outbox)
@@ -155,11 +157,14 @@ def _make_folder(objects_url: str) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
-async def _open_secrets(settings: Settings, database: Database, holder: str) -> TenantSecrets:
+async def _open_secrets(
+    settings: Settings, database: Database, holder: str
+) -> tuple[TenantSecrets, Unit[None] | None]:
     """The tenant secret, held against the check value that the holder's data carries.
 
     Where there is no check value, nothing was written under a secret yet: one may be made. Roles
     that share a database keep secrets of their own, since each names only what it stores itself.
+    What notes a new check value is given back, to be written before anything is named.
     """
     from holdfast.app.store import read_check_value, write_check_value
     from holdfast.kernel.secrets import TenantSecrets
@@ -167,11 +172,10 @@ async def _open_secrets(settings: Settings, database: Database, holder: str) -> 
     settings.secrets_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     known = await database.read(service("app"), read_check_value(holder))
     secrets = TenantSecrets.open(settings.secrets_dir / "tenant-secrets", may_create=known is None)
-    if known is not None:
-        secrets.confirm(known)
-    else:
-        await database.write(service("app"), write_check_value(holder, secrets.check_value))
-    return secrets
+    if known is None:
+        return secrets, write_check_value(holder, secrets.check_value)
+    secrets.confirm(known)
+    return secrets, None
 
 
 def _open_application(system: System, signing: Keys, elsewhere: Mapping[str, str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +114,8 @@ async def open_keyring(
 
     Roles that share a database share its outbox, too: whichever relays an event must open what
     another has sealed. So the keyring of the first is everybody's, and ``KeyringForeign`` stops
-    whoever comes with another one, before it has written anything into the data.
+    whoever comes with another one, before it has written anything into the data. Of data that does
+    not say yet who came first, the marks of the holders decide; see :func:`_first_of`.
     """
     from holdfast.keyring import open_keyring as opened
     from holdfast.keyring.backends import open_store
@@ -123,10 +124,11 @@ async def open_keyring(
     settings = system.settings
     mark = f"{KEYRING_OF}{holder}"
     marks = await database.read(service("app"), read_check_values(""))
-    known, first = marks.get(mark), marks.get(FIRST_KEYRING)
+    known = marks.get(mark)
+    first, first_holder = _first_of(marks) or (None, holder)
     if None not in (known, first) and known != first:
-        raise _foreign()
-    url, schema = keyring_place(settings, marks.get(FIRST_HOLDER, holder))
+        raise _second(first_holder)
+    url, schema = keyring_place(settings, first_holder)
     password = settings["keyring_password"] or settings["database_password"] or None
     store = await asyncio.to_thread(open_store, url, password=password, schema=schema)
     try:
@@ -150,14 +152,30 @@ async def open_keyring(
             raise _foreign() from error
         raise
     stack.push_async_callback(asyncio.to_thread, keyring.close)
-    if first is None:
-        await database.write(service("app"), _came_first(keyring.id, holder))
+    if FIRST_KEYRING not in marks:
+        await database.write(service("app"), _came_first(keyring.id, first_holder))
         first = await database.read(service("app"), read_check_value(FIRST_KEYRING))
         if first != keyring.id:
             raise _foreign()  # another role was quicker
     if known is None:
         await database.write(service("app"), write_check_value(mark, keyring.id))
     return keyring
+
+
+def _first_of(marks: Mapping[str, str]) -> tuple[str, str] | None:
+    """The keyring of the data, and whose place it is in; None where nobody has sealed anything.
+
+    Data from before the first was noted tell of each holder's: the aggregator's counts before
+    others, for people's data are sealed under it, and else one for all who may start.
+    """
+    if FIRST_KEYRING in marks:
+        return marks[FIRST_KEYRING], marks[FIRST_HOLDER]
+    holders = sorted(each for each in marks if each.startswith(KEYRING_OF))
+    if not holders:
+        return None
+    usual = f"{KEYRING_OF}aggregator"
+    mark = usual if usual in holders else holders[0]
+    return marks[mark], mark.removeprefix(KEYRING_OF)
 
 
 def _came_first(keyring: str, holder: str) -> Callable[[Connection], None]:
@@ -168,9 +186,15 @@ def _came_first(keyring: str, holder: str) -> Callable[[Connection], None]:
     return unit
 
 
-def write_first_holder(holder: str) -> Callable[[Connection], None]:
-    """Say in whose place the keyring of the data is, for a restore that has put it there."""
-    return replace_check_value(FIRST_HOLDER, holder)
+def write_first(keyring: str, holder: str) -> Callable[[Connection], None]:
+    """Say which is the keyring of the data, and in whose place, for a restore that has put it
+    there."""
+
+    def unit(conn: Connection) -> None:
+        replace_check_value(FIRST_KEYRING, keyring)(conn)
+        replace_check_value(FIRST_HOLDER, holder)(conn)
+
+    return unit
 
 
 def _foreign() -> HoldfastError:
@@ -193,6 +217,15 @@ async def scrub_now_and_then(keyring: Keyring, clock: Clock) -> None:
                 "destroyed keys of raw responses are in the keyring's file yet: tried again later",
                 detail=error.internal or str(error),
             )
+
+
+def _second(first_holder: str) -> HoldfastError:
+    return KeyringForeign(
+        "cannot start: this role has sealed events under a keyring of its own in a database where "
+        f"that of {first_holder} counts",
+        hint="give this role a database of its own, or begin anew in an empty one with one keyring "
+        "for all roles that share it, HOLDFAST_KEYRING_URL and HOLDFAST_KEYRING_MASTER_KEY_FILE",
+    )
 
 
 async def open_peppers(settings: Settings, database: Database, name: str) -> Peppers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Column, Connection, Text, select, text, update
+from sqlalchemy import Column, Connection, Text, select, text
 
 from holdfast.kernel.database import tenant_table
 from holdfast.kernel.ids import DEFAULT_TENANT
@@ -63,13 +63,16 @@ def write_check_value(holder: str, value: str) -> Callable[[Connection], None]:
 
 
 def replace_check_value(holder: str, value: str) -> Callable[[Connection], None]:
-    """Put another value in the place of the one that is there, if there is one."""
+    """Keep this value, also in the place of one that is there."""
 
     def unit(conn: Connection) -> None:
         conn.execute(
-            update(secret_checks)
-            .where(secret_checks.c.tenant == DEFAULT_TENANT, secret_checks.c.holder == holder)
-            .values(check_value=value)
+            text(
+                "INSERT INTO secret_checks (tenant, holder, check_value) "
+                "VALUES (:tenant, :holder, :value) "
+                "ON CONFLICT (tenant, holder) DO UPDATE SET check_value = excluded.check_value"
+            ),
+            {"tenant": DEFAULT_TENANT, "holder": holder, "value": value},
         )
 
     return unit

@@ -19,9 +19,9 @@ from __future__ import annotations
 import hmac
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Protocol
@@ -40,6 +40,8 @@ from holdfast.kernel.principal import Principal
 
 LEAF_BYTES_MAX = 65_535
 PAYLOAD_BYTES_MAX = 1024 * 1024
+SEALED_ELSEWHERE = "event-sealed-elsewhere"
+"""The code of an event that no key of ours opens, and that nobody's erasure explains."""
 SALT_BYTES = 32
 _STREAM = re.compile(r"[a-z][a-z0-9-]{0,62}(?:/[a-z0-9](?:[a-z0-9._:-]{0,126}[a-z0-9])?){0,4}")
 _TYPE = re.compile(r"[a-z][a-z0-9-]{0,62}(?:\.[a-z][a-z0-9-]{0,62}){1,3}")
@@ -111,8 +113,13 @@ class Sealer(Protocol):
     def unseal(self, tenant: str, purpose: str, object_id: str, sealed: Sealed) -> bytes:
         """The plain bytes; ``Corrupt`` if they are not what :meth:`seal` made for these.
 
-        ``NotFound`` (``key-destroyed``) if the key is no more: nobody can read them.
+        ``NotFound`` (``key-destroyed``) if there is no such key (any more).
         """
+        ...
+
+    def erased(self, tenant: str, subjects: Collection[str]) -> set[str]:
+        """Those of these keyed names whose persons are on record here as erased: what was sealed
+        under their own keys nobody can read."""
         ...
 
 
@@ -133,6 +140,9 @@ class ClearSealer:
         if sealed.algorithm != self.ALGORITHM:
             raise Corrupt(f"cannot unseal: sealed by {sealed.algorithm}, this sealer is clear")
         return sealed.data
+
+    def erased(self, tenant: str, subjects: Collection[str]) -> set[str]:
+        return set()
 
 
 outbox_sequence = Sequence("outbox_sequence", metadata=metadata)
@@ -271,6 +281,16 @@ class Entry:
         return not self.salt
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows that were looked at: what they say, the ids of those that another keyring has sealed,
+    and the place of the last; None if there was none."""
+
+    entries: list[Entry]
+    elsewhere: list[str]
+    last: Position | None
+
+
 _Given = dict[str, tuple[Event, str, bytes]]
 """By event id: the event, its subject, its payload's canonical bytes."""
 
@@ -364,19 +384,35 @@ class Outbox:
     ) -> list[Entry]:
         """The next entries that may be moved to the ledger, in order: none before them can come.
 
-        ``Corrupt`` if a row's payload does not match its commitment.
+        ``Corrupt`` if a row's payload does not match its commitment, or (``SEALED_ELSEWHERE``) if
+        another keyring has sealed it: such a one must wait for whoever can open it.
         """
+        return [self._entry(row) for row in self._rows(conn, principal, after, limit)]
+
+    def page(self, conn: Connection, principal: Principal, after: Position, limit: int) -> Page:
+        """:meth:`ready` for whoever only looks: what another keyring has sealed is named."""
+        page = Page([], [], None)
+        for row in self._rows(conn, principal, after, limit):
+            page = replace(page, last=Position(row.transaction_id, row.sequence))
+            try:
+                page.entries.append(self._entry(row))
+            except Corrupt as error:
+                if error.code != SEALED_ELSEWHERE:
+                    raise
+                page.elsewhere.append(row.event_id)
+        return page
+
+    def _rows(
+        self, conn: Connection, principal: Principal, after: Position, limit: int
+    ) -> SequenceOf[Any]:
         statement = _READY_SQLITE if conn.dialect.name == "sqlite" else _READY_POSTGRESQL
-        rows = conn.execute(
-            statement,
-            {
-                "tenant": principal.tenant,
-                "transaction_id": after.transaction_id,
-                "sequence": after.sequence,
-                "limit": limit,
-            },
-        )
-        return [self._entry(row) for row in rows]
+        values = {
+            "tenant": principal.tenant,
+            "transaction_id": after.transaction_id,
+            "sequence": after.sequence,
+            "limit": limit,
+        }
+        return conn.execute(statement, values).all()
 
     def forget(self, conn: Connection, principal: Principal, ids: SequenceOf[str]) -> None:
         """Take events out that the ledger holds. One that is not there is fine."""
@@ -416,12 +452,13 @@ class Outbox:
         try:
             salt, payload = self._opened(row)
         except NotFound as error:
-            if not row.about:  # no person's: another keyring's, and to be kept for whoever has it
+            if not (row.about and self._sealer.erased(row.tenant, {row.about})):
+                # It is to be kept for whoever has the keyring that it was sealed under.
                 raise Corrupt(
                     f"cannot open the event {row.event_id}: it was sealed under another keyring",
-                    code="event-sealed-elsewhere",
+                    code=SEALED_ELSEWHERE,
                 ) from error
-            salt, payload = b"", b""  # sealed under the key of a person who was erased
+            salt, payload = b"", b""
         return Entry(
             event=Event(
                 id=EventId(row.event_id),

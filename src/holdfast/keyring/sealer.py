@@ -47,6 +47,10 @@ class EnvelopeSealer:
         key = self._keyring.find(tenant, purpose, _key_of(sealed))
         return unseal(key.secret, Context(tenant, purpose, object_id), sealed.data)
 
+    def erased(self, tenant: str, subjects: Collection[str]) -> set[str]:
+        """Those of these tokens whose subjects this keyring has erased."""
+        return self._keyring.erased(tenant, subjects)
+
 
 class KeyringPeople:
     """See :class:`holdfast.ledger.ports.People`."""

@@ -3,7 +3,9 @@
 One holder of the lease per database moves rows. A row is taken out of the outbox only once the
 ledger holds it; if we die in between, the ledger knows the id, and passes it over. A row that the
 ledger refuses for good is set aside among the dead letters with the reason, readiness turns
-degraded, and those behind it go on: its place is known, so that is no gap.
+degraded, and those behind it go on: its place is known, so that is no gap. What another keyring has
+sealed is not lost and not refused: it waits, and what is behind it with it, for a relay that can
+open it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from holdfast.kernel.clock import Clock, timestamp
 from holdfast.kernel.database import Database, Unit
 from holdfast.kernel.errors import HoldfastError, Kind
 from holdfast.kernel.http.problems import FOREIGN_ANSWER
-from holdfast.kernel.outbox import BEGINNING, Entry, Outbox
+from holdfast.kernel.outbox import BEGINNING, SEALED_ELSEWHERE, Entry, Outbox
 from holdfast.kernel.principal import Principal, service
 from holdfast.kernel.telemetry import Metrics, get_logger
 from holdfast.leases import Leases
@@ -187,7 +189,7 @@ class Relay:
                 principal, lambda conn: self._outbox.ready(conn, principal, BEGINNING, 1)
             )
         except HoldfastError as error:
-            if error.kind is not Kind.CORRUPT:
+            if error.kind is not Kind.CORRUPT or error.code == SEALED_ELSEWHERE:
                 raise
             first = await self._database.read(
                 principal,

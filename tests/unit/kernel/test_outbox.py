@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -50,6 +51,9 @@ class XorSealer:
     def unseal(self, tenant: str, purpose: str, object_id: str, sealed: Sealed) -> bytes:
         pad = self._pad(tenant, purpose, object_id)
         return bytes(byte ^ pad for byte in sealed.data)
+
+    def erased(self, tenant: str, subjects: Collection[str]) -> set[str]:
+        return set()
 
 
 def event(number: int, **changes: Any) -> Event:

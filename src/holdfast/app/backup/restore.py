@@ -42,7 +42,7 @@ from holdfast.app.backup.origins import (
     stopped_logs,
 )
 from holdfast.app.backup.placing import KEYS, SECRETS, TENANT_SECRET, places_of
-from holdfast.app.keys import keyring_place, master_file, write_first_holder
+from holdfast.app.keys import keyring_place, master_file, write_first
 from holdfast.app.settings import Resolved, Settings
 from holdfast.fleet.worker_store import admits_from_outside
 from holdfast.identity.access.service import note_restore
@@ -51,7 +51,7 @@ from holdfast.kernel.database import open_database
 from holdfast.kernel.errors import Conflict, Corrupt, Unsupported
 from holdfast.kernel.files import flush_folder, flush_tree, write_over
 from holdfast.kernel.ids import DEFAULT_TENANT
-from holdfast.kernel.outbox import BEGINNING
+from holdfast.kernel.outbox import BEGINNING, Page, Position
 from holdfast.kernel.principal import Principal, operator, service
 from holdfast.keyring.backends import open_store
 from holdfast.keyring.backends.schema import NAMES
@@ -67,7 +67,7 @@ from holdfast.ledger.errors import IndexIncomplete, IndexWrong
 from holdfast.ledger.model import PUBLISHED_UNKNOWN
 from holdfast.ledger.store import RestoredFrom
 from holdfast.migrations.runner import migrate
-from holdfast.records.soundness import Checked, check_revisions
+from holdfast.records.soundness import NAMED_MAX, Checked, check_revisions
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of how much."""
@@ -100,6 +100,8 @@ class Verified(Struct, frozen=True, kw_only=True):
     """Of the revisions those that nobody can read, because their person is erased."""
     unopened: list[str] = []
     """The first of those that nobody can read although nobody is erased."""
+    elsewhere: list[str] = []
+    """The first of the events that another keyring has sealed: they come into no ledger here."""
     erasures_replayed: int
     restrictions: int
     """Holds and retentions that stand."""
@@ -444,7 +446,7 @@ async def _fill_database(settings: Settings, stage: Path, header: Header) -> str
     await postgres.load(url, password, stage / "state", header.revision, token, came_from)
     async with open_database(url, clock=SystemClock(), password=password) as database:
         # It is where we have put it, whichever role came first where the backup was made.
-        await database.write(service("restore"), write_first_holder(_holder(header)))
+        await database.write(service("restore"), write_first(header.keyring, _holder(header)))
     await asyncio.to_thread(shutil.rmtree, stage / "state")
     return token
 
@@ -731,18 +733,21 @@ async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified
     if checked.damaged:
         raise Corrupt(f"cannot restore: {len(checked.damaged)} keys do not open")
     events = erased = responses = entries = 0
+    elsewhere: list[str] = []
     ledger = code = ""
     revisions = Checked()
     for tenant in await state.database.tenants():
         who = operator(tenant)
-        position = BEGINNING
-        while found := await state.database.read(
-            who,
-            lambda conn, who=who, position=position: state.outbox.ready(conn, who, position, 500),
-        ):
-            events += len(found)
-            erased += sum(entry.erased for entry in found)
-            position = found[-1].position
+        position: Position | None = BEGINNING
+        while position is not None:
+            page: Page = await state.database.read(
+                who,
+                lambda conn, who=who, at=position: state.outbox.page(conn, who, at, 500),
+            )
+            events += len(page.entries) + len(page.elsewhere)
+            erased += sum(entry.erased for entry in page.entries)
+            elsewhere += page.elsewhere[: NAMED_MAX - len(elsewhere)]
+            position = page.last
         if "aggregator" in system.roles:
             revisions.add(await check_revisions(state.database, state.secrets, state.keyring, who))
         responses += await _check_objects(state, service("restore", tenant), progress)
@@ -760,6 +765,7 @@ async def verify(system: Any, progress: Progress, replayed: int = 0) -> Verified
         altered=revisions.named,
         closed=revisions.closed,
         unopened=revisions.unopened_named,
+        elsewhere=elsewhere,
         erasures_replayed=replayed,
         restrictions=(await asyncio.to_thread(state.keyring.describe)).held_subjects,
         ledger_entries=entries,

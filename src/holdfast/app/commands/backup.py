@@ -238,8 +238,9 @@ def _tell_access(ctx: typer.Context, found: Restored) -> None:
 
 
 def _check_records(found: Restored) -> None:
-    """Fail after all was told, if the backup has records that are not what was recorded, or that
-    nobody can open though nobody destroyed their keys."""
+    """Fail after all was told, if the backup has records that are not what was recorded, or records
+    or events that nobody can open though nobody destroyed their keys."""
+    from holdfast.kernel.outbox import SEALED_ELSEWHERE
     from holdfast.records.soundness import altered, unopened
 
     where = f"the backup {found.backup} is not sound"
@@ -247,6 +248,12 @@ def _check_records(found: Restored) -> None:
         raise altered(f"{where}: not what was recorded are {_first(named)}")
     if named := found.verified.unopened:
         raise unopened(f"{where}: no key opens, and no erasure says why, {_first(named)}")
+    if named := found.verified.elsewhere:
+        raise Corrupt(
+            f"{where}: another keyring has sealed the events {_first(named)}",
+            code=SEALED_ELSEWHERE,
+            hint="they wait in the database and come into no ledger until that keyring is here",
+        )
 
 
 def _first(named: list[str]) -> str:
@@ -307,7 +314,8 @@ def _print(found: Restored, *, json: bool, kept: bool = True) -> None:
             "raw responses": checked.responses,
             "revisions of records": f"{checked.revisions:,}, {_of_records(checked)}",
             "ledger": f"{checked.ledger_entries} entries, {checked.ledger or 'not here'}",
-            "events on their way": checked.events,
+            "events on their way": f"{checked.events:,}"
+            + (", not all can be opened" if checked.elsewhere else ""),
             "erasures replayed": checked.erasures_replayed,
             "holds and retentions": checked.restrictions,
         }
