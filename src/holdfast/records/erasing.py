@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, and_, or_, select
 
 from holdfast.kernel.clock import timestamp
-from holdfast.kernel.objects.orphans import note_destroyed
+from holdfast.kernel.objects.orphans import (
+    TAKEN_OVER_AFTER,
+    abandoned,
+    condemn,
+    note_destroyed,
+)
 from holdfast.kernel.principal import Principal
 from holdfast.keyring.model import ErasedParts, Erasure
 from holdfast.records import store
@@ -141,13 +148,15 @@ class Erasing(Part):
         """:meth:`forget_ended` for all runs that ended since the last time, and at first for all:
         whoever ended one may have died before. How many responses that were."""
         tenant, keyring, destroyed = principal.tenant, self._handles.keyring, 0
-        after = self._looked.get(tenant, 0)
+        after = self._looked.get(tenant, -1)
         last = await self._db.read(principal, lambda conn: store.last_result(conn, tenant))
         if last <= after:
             return 0
+        now = self._clock.now()
+        await self._end_left(principal, now if after < 0 else now - TAKEN_OVER_AFTER)
         # Asked for after the runs: whoever is erased later finds what these have left.
         if await keyring.apart(keyring.anybody_erased, tenant):
-            for start in range(after, last, RUNS_AT_ONCE):
+            for start in range(max(after, 0), last, RUNS_AT_ONCE):
                 end = min(start + RUNS_AT_ONCE, last)
                 runs = await self._db.read(
                     principal,
@@ -164,28 +173,51 @@ class Erasing(Part):
         self, principal: Principal, unit: Callable[[Connection], list[Any]]
     ) -> int:
         """Destroy whole the raw responses that ``unit`` finds, until it finds no more."""
-        tenant, destroyed = principal.tenant, 0
+        destroyed = 0
+        while found := await self._db.read(principal, unit):
+            await self._destroy(principal, {row.object: row.digest for row in found})
+            destroyed += len(found)
+        return destroyed
+
+    async def _destroy(self, principal: Principal, digests: Mapping[str, str]) -> None:
+        """Destroy these objects, by their names, and note it in every row that names one.
+
+        Condemned first: a run that brings the same bytes meanwhile would store them under a new
+        key, and its row would be told destroyed with the others. It stores them anew afterwards.
+        Whoever dies in between leaves them condemned and named: the next who finds them by these
+        rows ends it, or :meth:`_end_left`.
+        """
+        tenant, keyring = principal.tenant, self._handles.keyring
         now = timestamp(self._clock.now())
 
-        while found := await self._db.read(principal, unit):
-            names = [row.object for row in found]
-            keyring = self._handles.keyring
-            await keyring.apart(keyring.destroy_objects, tenant, names)
-            for row in found:
-                await self._handles.objects.delete(principal, row.digest)
+        def note(conn: Connection, condemned: Mapping[str, int]) -> dict[str, int]:
+            """Those that another was at, too, and lifted before they were removed here: again."""
+            gone = note_destroyed(conn, principal, condemned, now)
+            named = and_(store.responses.c.tenant == tenant, store.responses.c.object.in_(gone))
+            store.change(conn, store.responses, named, {"object": "", "erased_at": now})
+            return condemn(conn, principal, [name for name in condemned if name not in gone], now)
 
-            def note(conn: Connection, names: list[str] = names) -> None:
-                store.change(
-                    conn,
-                    store.responses,
-                    and_(store.responses.c.tenant == tenant, store.responses.c.object.in_(names)),
-                    {"object": "", "erased_at": now},
-                )
-                note_destroyed(conn, principal, names, now)
+        left = await self._db.write(
+            principal, lambda conn: condemn(conn, principal, list(digests), now)
+        )
+        while left:
+            await keyring.apart(keyring.destroy_objects, tenant, list(left))
+            for name in left:
+                await self._handles.objects.delete(principal, digests[name])
+            left = await self._db.write(principal, partial(note, condemned=left))
 
-            await self._db.write(principal, note)
-            destroyed += len(names)
-        return destroyed
+    async def _end_left(self, principal: Principal, before: datetime) -> None:
+        """Destroy what was condemned before then and still has a name: who did so has died, and
+        till it is gone no run can bring it. Nobody may find it by its rows as they are now."""
+
+        def unit(conn: Connection) -> list[Any]:
+            found = list[Any]()
+            for names in store.parts(abandoned(conn, principal, before)):
+                some = store.responses.c.object.in_(names)
+                found += _objects(conn, principal.tenant, some)
+            return found
+
+        await self._destroy_responses(principal, unit)
 
     async def _drop_projections(self, principal: Principal, profiles: list[str]) -> int:
         """Projections hold sealed parts: they are built anew, without, when they are asked for."""

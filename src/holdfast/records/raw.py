@@ -69,8 +69,15 @@ class RawResponses(Part):
             check_slot(row, store.find(conn, store.heads, principal.tenant, profile=row.profile))
             return None
 
+        name = self._handles.objects.name(principal, response.digest)
+        name = name if response.size_bytes else ""
+
         def first_look(conn: Connection) -> tuple[StoredResponse | None, int]:
-            return look(conn), noted(conn, principal)
+            known, generation = look(conn), noted(conn, principal)
+            if name and known is None:
+                # What is being destroyed gets no new key, which nobody would name.
+                confirm(conn, principal, name, generation)
+            return known, generation
 
         chunks = _one(content) if isinstance(content, bytes) else content
         known, generation = await self._db.read(principal, first_look)
@@ -85,8 +92,6 @@ class RawResponses(Part):
             stored_at=timestamp(self._clock.now()),
             repeated=there,
         )
-        name = self._handles.objects.name(principal, response.digest)
-        name = name if response.size_bytes else ""
 
         def unit(conn: Connection) -> StoredResponse:
             again = look(conn)

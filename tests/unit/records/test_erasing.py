@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,10 +13,14 @@ import pytest
 
 from holdfast.kernel.database import Database
 from holdfast.kernel.errors import NotFound, Unavailable
+from holdfast.kernel.objects.orphans import OrphanSweep
+from holdfast.kernel.principal import Principal
 from holdfast.keyring.model import EraseRequest
 from holdfast.keyring.ports import KeyStore, Rows
 from holdfast.keyring.subjects import SubjectsService
+from holdfast.records import erasing
 from holdfast.records.model import Reject
+from holdfast.records.store import named_objects
 from tests.unit.records.helpers import OPERATOR, Attempt, Bench, bench_on, raw
 from tests.unit.records.test_personal import CLINIC, JANE, JOE, visit
 
@@ -303,3 +308,138 @@ async def test_a_run_does_not_name_bytes_that_are_destroyed_while_it_finds_them_
     assert await left(bench, attempt.run) == [content]
     await attempt.post([visit(JANE, 0)])
     assert await left(bench, attempt.run) == []
+
+
+class Hooked:
+    """The objects of the bench, with something that happens after one was removed."""
+
+    def __init__(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.objects = bench.service._handles.objects
+        self._removed = self.objects.delete
+        self.then: list[Callable[[], Awaitable[None]]] = []
+        monkeypatch.setattr(self.objects, "delete", self._delete)
+
+    async def _delete(self, principal: Principal, digest: str) -> None:
+        await self._removed(principal, digest)
+        if self.then:
+            await self.then.pop()()
+
+
+def keys_of(bench: Bench, content: bytes) -> int:
+    """How many keys there are for these bytes."""
+    handles = bench.service._handles
+    name = handles.objects.name(OPERATOR, raw(0, content).digest)
+    statement = "SELECT id FROM keyring_keys WHERE subject = $1"
+    return len(handles.keyring.store.transact(lambda rows: rows.all(statement, name)))
+
+
+async def test_bytes_that_come_while_they_are_destroyed_are_stored_anew_under_a_name(
+    bench: Bench, subjects: SubjectsService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their row was told destroyed with the others, and they stayed, with a key, for ever."""
+    await collect(bench, (JANE,))
+    early, late = await begun(bench), await begun(bench, "ward")
+    content, hooked = page(JANE), Hooked(bench, monkeypatch)
+    looked, go_on = asyncio.Event(), asyncio.Event()
+    there = hooked.objects.exists
+
+    async def exists(principal: Principal, digest: str) -> bool:
+        """The early one has found the way free, and looks what is there once it is removed."""
+        if not looked.is_set():
+            looked.set()
+            await go_on.wait()
+        return await there(principal, digest)
+
+    monkeypatch.setattr(hooked.objects, "exists", exists)
+    writing = asyncio.create_task(early.respond(0, content))
+    await looked.wait()
+
+    async def then() -> None:
+        refused = "object-collected"
+        with pytest.raises(Unavailable) as at_the_door:
+            await late.respond(0, content)
+        assert at_the_door.value.code == refused
+        assert keys_of(bench, content) == 0
+        go_on.set()
+        with pytest.raises(Unavailable) as at_the_end:
+            await writing
+        assert at_the_end.value.code == refused
+
+    hooked.then.append(then)
+    await erase(subjects, JANE)
+    for attempt in (early, late):
+        assert await bench.service.responses(OPERATOR, attempt.run) == []
+        await attempt.respond(0, content)
+        assert await left(bench, attempt.run) == [content]
+    # They have names now, so the next erasure finds them.
+    await erase(subjects, MAX)
+    assert await left(bench, early.run) == []
+    assert not await there(OPERATOR, raw(0, content).digest)
+    assert keys_of(bench, content) == 0
+
+
+async def test_of_two_who_destroy_the_same_bytes_the_later_one_does_so_once_more(
+    bench: Bench, subjects: SubjectsService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one lets runs bring them again, which the second one is about to remove."""
+    await collect(bench, (JANE, MAX))
+    attempt, content = await begun(bench), page(JANE, MAX)
+    hooked = Hooked(bench, monkeypatch)
+
+    async def then() -> None:
+        await erase(subjects, MAX)
+        await attempt.respond(0, content)
+        assert await left(bench, attempt.run) == [content]
+
+    hooked.then.append(then)
+    await erase(subjects, JANE)
+    assert await left(bench, attempt.run) == []
+    assert not await hooked.objects.exists(OPERATOR, raw(0, content).digest)
+    assert keys_of(bench, content) == 0
+    other = await begun(bench, "ward")
+    await other.respond(0, content)
+    assert await left(bench, other.run) == [content]
+
+
+@pytest.mark.parametrize("at", ["destroy_objects", "delete", "note_destroyed"])
+@pytest.mark.parametrize("next_", ["erasure", "start", "sweep of another process"])
+async def test_whoever_dies_while_destroying_keeps_no_run_from_its_bytes_for_ever(
+    bench: Bench,
+    subjects: SubjectsService,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+    next_: str,
+) -> None:
+    class Died(BaseException):
+        pass
+
+    def dies(*_: object, **__: object) -> None:
+        raise Died
+
+    run, content = await collect(bench, (JANE,)), page(JANE)
+    await bench.service.sweep(OPERATOR)
+    attempt, handles = await begun(bench), bench.service._handles
+    holders = {"destroy_objects": handles.keyring, "delete": handles.objects}
+    with monkeypatch.context() as patched:
+        patched.setattr(holders.get(at, erasing), at, dies)
+        with pytest.raises(Died):
+            await erase(subjects, JANE)
+    with pytest.raises(Unavailable):
+        await attempt.respond(0, content)
+    orphans = OrphanSweep(bench.db, handles.objects, [named_objects], bench.clock)
+    if next_ == "erasure":
+        await erase(subjects, JANE)
+    elif next_ == "start":
+        bench.service._looked.clear()
+        bench.clock.advance(1)
+        await bench.service.sweep(OPERATOR)
+    else:
+        bench.clock.advance(2 * 3600)
+        # It does not lift what rows name still: their bytes are gone, or are to go.
+        await orphans.sweep(OPERATOR)
+        await collect(bench, (JOE,), name="ward")
+        await bench.service.sweep(OPERATOR)
+    assert await left(bench, run) == []
+    attempt.renewed()
+    await attempt.respond(0, content)
+    assert await left(bench, attempt.run) == [content]

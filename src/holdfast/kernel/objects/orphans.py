@@ -7,7 +7,8 @@ and so does between "it is there" and the commit.
 
 Both therefore meet in the database. What the sweep is about to remove it first *condemns*, in one
 transaction with a last look at the rows; after the removal it says under a new *generation* that
-the object is gone. A writer notes the generation before it looks for its object (:func:`noted`),
+the object is gone. What an erasure destroys although rows name it meets writers in the same way. A
+writer notes the generation before it looks for its object (:func:`noted`),
 and the transaction that names it refuses (:func:`confirm`) if the object is condemned, or was
 removed in a later generation than the noted one: it stores its bytes again. Whichever of the two
 transactions commits first, the other one sees it.
@@ -17,7 +18,7 @@ The rows of gone objects are kept for a week, which is longer than any writer wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -61,15 +62,15 @@ _CONDEMN = text(
     "INSERT INTO collected_objects (tenant, object, generation, condemned, at)"
     " VALUES (:tenant, :object, :generation, :yes, :at)"
     " ON CONFLICT (tenant, object) DO UPDATE SET condemned = excluded.condemned, at = excluded.at"
+    " RETURNING generation"
 )
 _CONDEMNED = text(
     "SELECT object, at FROM collected_objects WHERE tenant = :tenant AND condemned = :yes"
 )
 _DESTROYED = text(
-    "INSERT INTO collected_objects (tenant, object, generation, condemned, at)"
-    " VALUES (:tenant, :object, :generation, :no, :at)"
-    " ON CONFLICT (tenant, object) DO UPDATE SET condemned = excluded.condemned,"
-    " generation = excluded.generation, at = excluded.at"
+    "UPDATE collected_objects SET condemned = :no, generation = :generation, at = :at"
+    " WHERE tenant = :tenant AND object = :object AND condemned = :yes AND generation = :since"
+    " RETURNING object"
 )
 _GONE = text(
     "UPDATE collected_objects SET condemned = :no, generation = :generation, at = :at"
@@ -102,15 +103,44 @@ def confirm(conn: Connection, principal: Principal, name: str, since: int) -> No
         )
 
 
-def note_destroyed(conn: Connection, principal: Principal, names: Sequence[str], at: str) -> None:
-    """These were removed although rows named them; in the transaction in which none does any more.
+def condemn(
+    conn: Connection, principal: Principal, names: Sequence[str], at: str
+) -> dict[str, int]:
+    """From here on nobody names these: they are removed although rows do; and each one's
+    generation, for :func:`note_destroyed`.
+
+    Several may be at one object: each removes it after this, and the first lifts it for all.
+    """
+    generation, found = noted(conn, principal) + 1, dict[str, int]()
+    for name in names:
+        values = {"object": name, "generation": generation, "yes": True, "at": at}
+        row = conn.execute(_CONDEMN, {"tenant": principal.tenant, **values})
+        found[name] = int(row.scalar_one())
+    return found
+
+
+def note_destroyed(
+    conn: Connection, principal: Principal, condemned: Mapping[str, int], at: str
+) -> list[str]:
+    """Which of these were removed for good; in the transaction in which no row names them any more.
 
     A writer who found one there before, and has not named it yet, is refused by :func:`confirm`.
+    Not those that another lifted meanwhile: they may have been stored anew, and named, before they
+    were removed here; whoever removed them does so once more.
     """
-    generation = noted(conn, principal) + 1
-    for name in names:
-        values = {"object": name, "generation": generation, "no": False, "at": at}
-        conn.execute(_DESTROYED, {"tenant": principal.tenant, **values})
+    generation, found = noted(conn, principal) + 1, list[str]()
+    for name, since in condemned.items():
+        values = {"object": name, "generation": generation, "since": since, "at": at}
+        marks = {"tenant": principal.tenant, "yes": True, "no": False}
+        if conn.execute(_DESTROYED, {**marks, **values}).first() is not None:
+            found.append(name)
+    return found
+
+
+def abandoned(conn: Connection, principal: Principal, before: datetime) -> list[str]:
+    """What was condemned before then and is not removed."""
+    rows = conn.execute(_CONDEMNED, {"tenant": principal.tenant, "yes": True}).all()
+    return [row.object for row in rows if row.at < timestamp(before)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +253,17 @@ class OrphanSweep:
         return removed
 
     async def _finish_others(self, principal: Principal) -> None:
-        """What a sweep that died had condemned; nobody can have named it since."""
+        """What a sweep that died had condemned; nobody can have named it since.
+
+        What rows name somebody condemned who destroys it all the same, and ends that himself.
+        """
         now = self._clock.now()
-        asked = {"tenant": principal.tenant, "yes": True}
-        rows = await self._db.read(principal, lambda conn: conn.execute(_CONDEMNED, asked).all())
-        abandoned = [row.object for row in rows if row.at < timestamp(now - TAKEN_OVER_AFTER)]
-        await self._finish(principal, abandoned, now - ORPHAN_AGE)
+
+        def unit(conn: Connection) -> list[str]:
+            left = abandoned(conn, principal, now - TAKEN_OVER_AFTER)
+            return self._unnamed(conn, principal, left)
+
+        await self._finish(principal, await self._db.read(principal, unit), now - ORPHAN_AGE)
 
     async def _forget(self, principal: Principal) -> None:
         before = timestamp(self._clock.now() - GONE_KEPT)
