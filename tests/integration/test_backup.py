@@ -28,7 +28,7 @@ from holdfast.app.backup.create import Backup, BackupService
 from holdfast.app.backup.http import handlers as backup_handlers
 from holdfast.app.backup.objects import ObjectChecks
 from holdfast.app.backup.restore import Confirmed, Restored, drill, restore, verify
-from holdfast.app.commands.backup import _check_records
+from holdfast.app.commands.backup import _check_records, _tell_lists
 from holdfast.app.compose import open_system
 from holdfast.app.resting import at_rest
 from holdfast.app.settings import ROLES, Settings, resolve
@@ -231,7 +231,14 @@ def files_of(backup: Backup) -> tuple[Path, Path]:
     return Path(backup.data_file), Path(backup.keys_file)
 
 
-async def test_everything_comes_back_and_is_checked_again(world: World) -> None:
+async def access_at_rest(settings: Settings) -> str:
+    found = {one.check: one for one in at_rest(settings, datetime.now(UTC), deep=False)}
+    return found["access"].outcome
+
+
+async def test_everything_comes_back_and_is_checked_again(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = world.fresh("whole")
     steps: list[str] = []
     done = await restore(
@@ -241,12 +248,22 @@ async def test_everything_comes_back_and_is_checked_again(world: World) -> None:
     assert done.verified.responses == 1
     assert done.verified.keys > 3
     assert done.ready_seconds > 0
+    # Nothing was here that knows who was erased later than this.
+    assert (done.lists_known_to, done.lists_from) == (done.created_at, "backup")
+    _tell_lists(done)
+    assert f"are known up to {done.created_at}, by the backup" in capsys.readouterr().err
+    assert await access_at_rest(settings) == "fail"
     async with open_system(settings, ROLES) as system:
+        assert system.state is not None
+        confirmed = text("UPDATE access_restores SET confirmed = true WHERE tenant = :tenant")
+        who = {"tenant": ME.tenant}
+        await system.state.database.write(ME, lambda conn: conn.execute(confirmed, who))
         found = await people(system)
         assert found[JOE].attributes == {"note": f"a note on {JOE}"}
         assert found["None"].personal == "erased"
         body = await system.records.response_body(ME, world.run, 1)
         assert JOE.encode() in b"".join([chunk async for chunk in body.chunks])
+    assert await access_at_rest(settings) == "pass"
 
 
 async def test_an_older_backup_brings_nobody_back(world: World) -> None:
@@ -254,6 +271,8 @@ async def test_an_older_backup_brings_nobody_back(world: World) -> None:
     settings = world.fresh("older", erasures=True)
     done = await restore(settings, *files_of(world.before))
     assert (done.verified.erasures_replayed, done.verified.restrictions) == (1, 1)
+    assert done.lists_from == "keys-folder"
+    assert done.lists_known_to > done.created_at
     async with open_system(settings, ROLES) as system:
         with pytest.raises(SubjectHeld, match="case 12"):  # placed after that backup
             await system.subjects.erase(ME, EraseRequest(subject=JOE, reason="asked"))

@@ -438,18 +438,18 @@ class ServiceHealth:
         return found
 
     async def _here(self) -> tuple[str, str]:
-        """What is worst: a check that fails outweighs those that are merely degraded."""
-        name, found = "", ("ok", "")
+        """What fails, and with it everything that is degraded: one does not hide the other."""
+        name, degraded = "", list[str]()
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 for name, check in self._system.checks.items():
-                    if (await check() or "ok") != "ok" and found[0] == "ok":
-                        found = "degraded", f"{name}: {DEGRADED.get(name, 'see the log')}"
+                    if (await check() or "ok") != "ok":
+                        degraded.append(f"{name}: {DEGRADED.get(name, 'see the log')}")
         except HoldfastError as error:
-            return "unhealthy", f"{name}: {error.detail}"
+            return "unhealthy", "; ".join([f"{name}: {error.detail}", *degraded])
         except Exception as error:  # a failing part is what this reports, whatever it raises
-            return "unhealthy", f"{name}: {type(error).__name__}"
-        return found
+            return "unhealthy", "; ".join([f"{name}: {type(error).__name__}", *degraded])
+        return ("degraded" if degraded else "ok"), "; ".join(degraded)
 
     async def _ask(self, client: httpx.AsyncClient, role: str, url: str) -> tuple[str, str]:
         """Strangers are told which checks fail; why is in that role's /health/detailed. One that

@@ -570,6 +570,27 @@ def _heads(folder: Path, ledgers: tuple[Ledger, ...]) -> str:
     return f"as long as the head files say (entries: {told})"
 
 
+def of_access(path: Path) -> Finding:
+    """Whether a restore has left open who may enter."""
+    return checked("access", lambda: _access(path))
+
+
+def _access(path: Path) -> str:
+    from holdfast.identity.access.model import CONFIRM, REVIEW
+
+    with read_only(path) as driver:
+        statement = "SELECT min(backed_up_at) FROM access_restores WHERE NOT confirmed"
+        found = _rows(driver, statement) if _has(driver, "access_restores") else []
+    if found and found[0][0]:
+        raise Unwell(
+            "fail",
+            f"as it was at the backup of {found[0][0]} and not yet confirmed: only the operator "
+            "is let in",
+            f"`{REVIEW}` shows who would be; end what was ended since, then `{CONFIRM}`",
+        )
+    return "keys and people are let in as they stand"
+
+
 # --- keys ---------------------------------------------------------------------------------------
 
 
@@ -773,6 +794,7 @@ def at_rest(settings: Settings, now: datetime, *, deep: bool) -> list[Finding]:
         expected = told.keyring if told else ""
         found.append(of_keyring(sqlite_path(place), settings, expected, deep=deep))
     if told is not None:
+        found.append(of_access(sqlite_path(url)))
         found.append(of_secret(settings, told.secret))
         found.append(of_ledger_heads(settings.data_dir / "ledger", told.ledgers))
         if deep:

@@ -29,7 +29,7 @@ from holdfast.app.line import line_of
 from holdfast.app.settings import resolve
 from holdfast.console.overview import Overview, ServiceLine, nothing
 from holdfast.kernel.cli import checked_address, read_file
-from holdfast.kernel.errors import EXIT_STATUS, Corrupt, Invalid
+from holdfast.kernel.errors import EXIT_STATUS, Invalid
 from holdfast.keyring.lines import add_restrictions, read_restrictions
 from holdfast.keyring.master import MasterKey, MasterKeys, render_master
 from holdfast.keyring.model import Restriction, RestrictionLine
@@ -130,6 +130,28 @@ def test_of_keys_that_cannot_all_be_put_back_none_is(tmp_path: Path) -> None:
     assert not (data / "secrets").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "said"),
+    [
+        ("none.json", 4, "no such file"),
+        ("folder", 2, "Is a directory"),
+        ("env.sh", 2, "no recovery"),
+    ],
+)
+def test_what_is_no_recovery_file_is_said_in_one_line(
+    tmp_path: Path, name: str, status: int, said: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "env.sh").write_text("export A=b\n")
+    for noun, *more in (["key", "import"], ["backup", "restore", "data.hfb", "--recovery"]):
+        line = ["--data-dir", str(tmp_path / "data"), noun, *more, str(tmp_path / name)]
+        result = CliRunner().invoke(app, line)
+        assert result.exit_code == status, result.stderr
+        error, hint = result.stderr.splitlines()
+        assert said in error
+        assert "holdfast key export --out FILE" in hint
+
+
 def test_a_receipt_comes_from_standard_input_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,8 +220,10 @@ def test_reasons_in_any_script_are_exported_and_put_back(tmp_path: Path) -> None
         result = CliRunner().invoke(app, ["--data-dir", str(folder), *words])
         assert result.exit_code == 0, result.output
     assert read_restrictions(other / "keys") == read_restrictions(data / "keys")
-    with _recovered(resolve({}, {"data_dir": str(tmp_path / "third")}), out) as (master, lists):
+    third = resolve({}, {"data_dir": str(tmp_path / "third")})
+    with _recovered(third, out) as (master, lists, exported_at):
         assert master
+        assert exported_at.endswith("Z")
         assert lists is not None
         assert read_restrictions(lists) == read_restrictions(data / "keys")
 
@@ -240,7 +264,7 @@ def test_a_recovery_file_has_a_size(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     with path.open("wb") as stream:
         stream.truncate(RECOVERY_BYTES_MAX + 1)
-    with pytest.raises(Corrupt, match="too large"):
+    with pytest.raises(Invalid, match="too large"):
         read_recovery(path)
 
 

@@ -196,7 +196,21 @@ async def test_what_fails_outweighs_what_is_merely_degraded() -> None:
     checks = {"disk": degraded, "data_dir": failing}
     system = SimpleNamespace(checks=checks, roles=frozenset({"ledger"}))
     health = ServiceHealth(cast("Any", system), {}, cast("Any", None))
-    assert await health.told() == {"ledger": ("unhealthy", "data_dir: cannot write: full")}
+    state, told = (await health.told())["ledger"]
+    assert (state, told.split("; ")[0]) == ("unhealthy", "data_dir: cannot write: full")
+    assert "disk: " in told
+
+
+async def test_what_is_degraded_does_not_hide_what_else_is() -> None:
+    async def degraded() -> str | None:
+        return "degraded"
+
+    checks = {"relay": degraded, "access": degraded}
+    system = SimpleNamespace(checks=checks, roles=frozenset({"ledger"}))
+    state, told = (await ServiceHealth(cast("Any", system), {}, cast("Any", None)).told())["ledger"]
+    assert state == "degraded"
+    assert told.startswith("relay: ")
+    assert "; access: access is as it was at a backup and not yet confirmed" in told
 
 
 def test_a_full_volume_is_called_full_wherever_it_lies(tmp_path: Any) -> None:

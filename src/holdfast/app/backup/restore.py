@@ -57,7 +57,7 @@ from holdfast.keyring.backends import open_store
 from holdfast.keyring.backends.schema import NAMES
 from holdfast.keyring.copies import reopen
 from holdfast.keyring.keyring import open_keyring
-from holdfast.keyring.lines import join, read_erasures
+from holdfast.keyring.lines import join, read_erasures, read_restrictions
 from holdfast.keyring.master import MasterKeys, write_new
 from holdfast.keyring.model import BACKUPS, DataKey
 from holdfast.keyring.ports import Rows
@@ -136,6 +136,12 @@ class Restored(Struct, frozen=True, kw_only=True):
     """Those that were asked for, and have begun."""
     access_unconfirmed: bool = False
     """Keys and people are as they were at the backup, and kept out until the operator confirms."""
+    lists_known_to: str = ""
+    """Up to when erasures, holds and retentions are known at least: who was erased later is
+    back."""
+    lists_from: str = ""
+    """What knows it: ``backup``, ``recovery-file`` or ``keys-folder``, which knows all if it is the
+    one that the system wrote its lists to until its end."""
 
     @property
     def ready_seconds(self) -> float:
@@ -152,6 +158,7 @@ async def restore(
     keys: Path | None,
     *,
     lists: Path | None = None,
+    lists_at: str = "",
     master: str = "",
     new_origin: bool = False,
     progress: Progress = nothing,
@@ -161,8 +168,9 @@ async def restore(
 
     The data directory must hold no state. ``master`` is a master key from elsewhere; it comes to
     the others with the rest; ``lists`` is a folder with more lists of erasures, holds and
-    retentions. With ``new_origin`` every log of which nobody here knows what was published since
-    goes on under another name; otherwise it is read-only. ``access`` is whether nothing that let
+    retentions, all that there were at ``lists_at``. With ``new_origin`` every log of which nobody
+    here knows what was published since goes on under another name; otherwise it is read-only.
+    ``access`` is whether nothing that let
     anybody in was ended since. Raises without having written anything there, or where the settings
     have keys and secrets, if a file is damaged, a key is missing or another's is there, or there is
     state already.
@@ -171,6 +179,7 @@ async def restore(
     if keys is not None:
         await asyncio.to_thread(check_kind, keys, "keys")
     began = time.monotonic()
+    own, brought = await asyncio.to_thread(_lists_here, settings)
     async with AsyncExitStack() as alone:
         if not settings.database_url.startswith("sqlite:"):
             await alone.enter_async_context(
@@ -180,7 +189,25 @@ async def restore(
         header, shut = await _put_back(settings, data, keys, lists, master, progress, access)
     unpacked = time.monotonic()
     found = await _reopened(settings, header, began, unpacked, new_origin, progress)
-    return msgspec.structs.replace(found, access_unconfirmed=shut)
+    known = {"backup": header.created_at, "recovery-file": lists_at, "keys-folder": brought}
+    newest = max(known, key=lambda each: known[each])
+    return msgspec.structs.replace(
+        found,
+        access_unconfirmed=shut,
+        lists_known_to=known[newest],
+        lists_from="keys-folder" if own else newest,
+    )
+
+
+def _lists_here(settings: Settings) -> tuple[bool, str]:
+    """Whether the keys' folder can be the one that the system wrote its lists to, by the keys of
+    roles in it; and the time of the newest line of its lists, before which they know everything."""
+    own = any(settings.keys_dir.glob("*.key.jwk"))
+    times = [line.erasure.requested_at for line in read_erasures(settings.keys_dir)]
+    for line in read_restrictions(settings.keys_dir):
+        times += [line.placed.placed_at] if line.placed else []
+        times += [line.released.released_at] if line.released else []
+    return own, max(times, default="")
 
 
 async def _put_back(

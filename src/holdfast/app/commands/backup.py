@@ -150,18 +150,20 @@ def restore(
 
     async def body() -> None:
         settings = settings_of(command_line(ctx))
-        with _recovered(settings, recovery) as (master, lists), _progress() as show:
+        with _recovered(settings, recovery) as (master, lists, at), _progress() as show:
             found = await restored(
                 settings,
                 file,
                 keys,
                 master=master,
                 lists=lists,
+                lists_at=at,
                 new_origin=new_origin,
                 progress=show,
                 access=Confirmed.YES if confirm_access else Confirmed.NO,
             )
         _print(found, json=json)
+        _tell_lists(found)
         if found.access_unconfirmed:
             _tell_access(ctx, found)
         if found.verified.index_wrong:
@@ -191,7 +193,9 @@ def _say_logs(found: Restored, directory: str) -> None:
         return
     say("nothing is appended to it or signed until one of these is done; events wait meanwhile:")
     say(f"  cp -a OLD/published {found.data_dir}/ and start again, where OLD is the data directory")
-    say("    of the machine that signed last, as it was at its end; an older copy will not do")
+    say("    of the machine that signed last, as it was at its end; an older copy will not do.")
+    say("    Of a backup made while the system ran this is no way on: what was published after it")
+    say("    (its own backup.created at least) is not in it, and the log ends as lost-tail")
     say(f'  holdfast ledger restart --reason "…"{directory}')
     say("    begins a new origin that cites the old one (at the restore: --new-origin)")
 
@@ -221,6 +225,23 @@ def drill(
         _check_records(found)
 
     run(body)
+
+
+def _tell_lists(found: Restored) -> None:
+    """Who was erased after the newest list that was here is readable again; nobody here knows."""
+    if found.lists_from == "keys-folder":
+        say("erasures, holds and retentions are known by the lists in the keys' folder (and surely")
+        say(f"up to {found.lists_known_to}): all of them, if it is the folder that the system")
+        say("wrote them to until its end. If it is an older copy:")
+    else:
+        by = "the backup" if found.lists_from == "backup" else "the recovery file"
+        say(f"erasures, holds and retentions are known up to {found.lists_known_to}, by {by}:")
+    say(
+        "  what was done later is undone here, and whoever was erased since is BACK. Before anybody"
+    )
+    say("  uses it move it away and restore again with OLD/keys/erasures.jsonl and")
+    say(f"  OLD/keys/restrictions.jsonl in {found.data_dir}/keys/ (HOLDFAST_KEYS_DIR), or with a")
+    say("  newer file of `key export` (--recovery)")
 
 
 def _tell_access(ctx: typer.Context, found: Restored) -> None:
@@ -277,8 +298,9 @@ def _newest(folder: Path, pattern: str) -> Path:
 
 
 @contextmanager
-def _recovered(settings: Settings, recovery: Path | None) -> Iterator[tuple[str, Path | None]]:
-    """The master key of a recovery file, if one is to be put in place, and the folder of its lists.
+def _recovered(settings: Settings, recovery: Path | None) -> Iterator[tuple[str, Path | None, str]]:
+    """The master key of a recovery file, if one is to be put in place, the folder of its lists, and
+    when they were exported.
 
     Nothing is written: the key gets to its place with everything else, or not at all.
     """
@@ -286,7 +308,7 @@ def _recovered(settings: Settings, recovery: Path | None) -> Iterator[tuple[str,
     from holdfast.app.keys import master_file
 
     if recovery is None:
-        yield "", None
+        yield "", None, ""
         return
     found = read_recovery(recovery)
     master = "" if settings["keyring_master_key"] else found.master_key
@@ -295,7 +317,7 @@ def _recovered(settings: Settings, recovery: Path | None) -> Iterator[tuple[str,
     with tempfile.TemporaryDirectory() as folder:
         for name, text in found.lists().items():
             (Path(folder) / name).write_text(text, encoding="utf-8")
-        yield master, Path(folder)
+        yield master, Path(folder), found.exported_at
 
 
 def _print(found: Restored, *, json: bool, kept: bool = True) -> None:

@@ -36,6 +36,8 @@ class Recovery(
     tenant_secret: str
     erasures: str = ""
     restrictions: str = ""
+    exported_at: str = ""
+    """Up to when the lists know everything; not in files of earlier releases."""
 
     def lists(self) -> dict[str, str]:
         """The files that no restore goes back behind, by their names; those that there are."""
@@ -77,8 +79,10 @@ def export(
 
 def _recovery(settings: Settings) -> Recovery:
     """What is to be kept of the data directory's keys; ``NotFound`` if it has none."""
+    from holdfast.kernel.clock import SystemClock, timestamp
     from holdfast.keyring.master import MasterKeys, render_master
 
+    now = timestamp(SystemClock().now())  # before the lists are read: all until then is in them
     try:
         if settings["keyring_master_key"]:
             masters = MasterKeys.from_text(settings["keyring_master_key"])
@@ -98,6 +102,7 @@ def _recovery(settings: Settings) -> Recovery:
         tenant_secret=secret,
         erasures=_text_of(settings.keys_dir / ERASURES),
         restrictions=_text_of(settings.keys_dir / RESTRICTIONS),
+        exported_at=now,
     )
 
 
@@ -153,19 +158,29 @@ def new_master(
 
 
 def read_recovery(file: Path) -> Recovery:
-    """The file's content; ``Corrupt`` if it is not one of ours or was changed."""
+    """The file's content; ``NotFound`` or ``Invalid`` if it is not one of ours, ``Corrupt`` if it
+    was changed."""
     from holdfast.keyring.master import parse_master
 
+    hint = "name the file that `holdfast key export --out FILE` made"
     try:
         with file.open("rb") as stream:
             data = stream.read(RECOVERY_BYTES_MAX + 1)
         if len(data) > RECOVERY_BYTES_MAX:
-            raise Corrupt(f"cannot read {file}: it is too large for a file of `key export`")
+            raise Invalid(
+                f"cannot read {file}: it is too large for a file of `key export`", hint=hint
+            )
         found = msgspec.json.decode(data, type=Recovery)
+    except FileNotFoundError as error:
+        raise NotFound(f"cannot read {file}: there is no such file", hint=hint) from error
+    except OSError as error:
+        raise Invalid(f"cannot read {file}: {error.strerror}", hint=hint) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Corrupt(f"cannot read {file}: it is no recovery file of `key export`") from error
+        raise Invalid(
+            f"cannot read {file}: it is no recovery file of `key export`", hint=hint
+        ) from error
     if found.format != FORMAT:
-        raise Corrupt(f"cannot read {file}: its format is {found.format[:40]!r}")
+        raise Invalid(f"cannot read {file}: its format is {found.format[:40]!r}", hint=hint)
     parse_master(found.master_key, str(file))
     return found
 
