@@ -165,6 +165,7 @@ class _Pipeline:
         self._begun = 0
         self._receiving = False
         self._over: HoldfastError | None = None
+        self._left = False  # nobody answers any more
         self._ended = 0  # the line that says so
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -176,6 +177,7 @@ class _Pipeline:
             await self._answer(send)
             await reading
         finally:
+            self._left = True
             reading.cancel()
             watching.cancel()
             await asyncio.gather(reading, watching, return_exceptions=True)
@@ -200,7 +202,7 @@ class _Pipeline:
                 raise
             await self._end(error)
         except asyncio.CancelledError:
-            if self._over is None:
+            if self._left or self._over is None:
                 raise  # nobody takes from the queue any more: where it is full, it would not end
             await self._end(self._over)
         except BaseException:

@@ -16,10 +16,11 @@ import pytest
 
 from holdfast.kernel.clock import ManualClock, SystemClock
 from holdfast.kernel.database import create_schema, open_database
-from holdfast.kernel.errors import HoldfastError, Invalid, OutcomeUnknown, TooLarge
+from holdfast.kernel.errors import HoldfastError, Invalid, OutcomeUnknown, TooLarge, Unauthenticated
 from holdfast.kernel.http import AppSpec, create_app
 from holdfast.kernel.http.client import ApiClient
 from holdfast.kernel.http.problems import FOREIGN_ANSWER
+from holdfast.kernel.http.standing import RENEWED_SECONDS, STANDING, Standing
 from holdfast.kernel.ids import id_source
 from holdfast.ledger.client import LedgerClient, Pipeline, pipeline
 from holdfast.ledger.http import _Pipeline, handlers
@@ -141,6 +142,52 @@ async def test_a_pipeline_whose_answers_nobody_takes_ends(
             async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(ConnectionResetError):
                     await answer({}, receive, send)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "broken"])
+async def test_a_pipeline_ends_that_is_left_after_its_credential_with_its_line_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("holdfast.ledger.http.IN_FLIGHT_MAX", 1)
+    clock, full, stuck = ManualClock(NOW), asyncio.Event(), asyncio.Event()
+
+    async def ask() -> float:
+        await full.wait()
+        raise Unauthenticated("over", code="credential-ended")
+
+    async def receive() -> dict[str, Any]:
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            for _ in range(99):  # whoever reads waits for room behind what is in line
+                await asyncio.sleep(0)
+            assert answer._waiting.full()
+            full.set()
+            for _ in range(99):
+                await asyncio.sleep(0)
+            assert answer._over is not None
+            stuck.set()
+            if how == "broken":
+                raise ZeroDivisionError
+            await asyncio.Event().wait()
+
+    async with open_database(f"sqlite:///{tmp_path / 'l.db'}", clock=clock) as database:
+        await create_schema(database)
+        async with ledger_on(database, tmp_path, clock=clock) as ledger:
+            request = Endless()
+            # Asked again soon, and taken to hold until there is an answer.
+            standing = Standing(ask, clock.monotonic() - RENEWED_SECONDS, clock)
+            monkeypatch.setattr(Endless, "scope", {**Endless.scope, STANDING: standing})
+            answer = _Pipeline(ledger, ONE, request)  # type: ignore[arg-type]
+            serving = asyncio.create_task(answer({}, receive, send))
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await stuck.wait()
+                if how == "cancelled":
+                    serving.cancel()
+                left = asyncio.CancelledError if how == "cancelled" else ZeroDivisionError
+                with pytest.raises(left):
+                    await serving
 
 
 @asynccontextmanager
