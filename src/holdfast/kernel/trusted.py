@@ -14,9 +14,12 @@ Whatever is not as it should be is a line in the log, once, and :meth:`TrustedFo
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +32,12 @@ if TYPE_CHECKING:
     from joserfc.jwk import OKPKey
 
 PUBLIC_SUFFIX = ".pub.jwk"
+PUBLIC_BYTES_MAX = 256 * 1024
+"""Of one file; a key has about 150."""
 REREAD_SECONDS = 5.0
 """A key that was taken out of the folder is good for so long at most."""
+KEPT_SECONDS = 4.0
+"""It is read for nobody in particular that often."""
 FOLDER_GONE_SECONDS = 600.0
 """The keys of a folder that is gone are good for so long at most.
 
@@ -90,6 +97,15 @@ class TrustedKeys:
         self._of, self._by_kid = keys, by_kid
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One look at the folder: which it was, or why there was none; and its keys, by issuer."""
+
+    changed_at: int
+    place: tuple[int, int] | Corrupt
+    files: Mapping[str, Sequence[object] | Corrupt]
+
+
 class TrustedFolder(TrustedKeys):
     """The keys in a folder, as they are there now; see the module.
 
@@ -104,6 +120,7 @@ class TrustedFolder(TrustedKeys):
         self._place: tuple[int, int] | None = None
         self._gone_since: float | None = None
         self._problems: dict[str, Corrupt] = {}
+        self._readings = 0
         self._read_at = 0
         self._reread_at = 0.0
         self.reread(first=True)
@@ -123,24 +140,36 @@ class TrustedFolder(TrustedKeys):
         return "degraded" if self._problems else None
 
     async def keep(self) -> None:
-        """A loop: what is taken out ends, and what is broken is told of, though nobody asks."""
+        """A loop: what is taken out ends, and what is broken is told of, though nobody asks.
+
+        It reads in a thread, and before anybody who asks would have to: however slow the place is
+        that the folder is on, nobody waits for it here.
+        """
         while True:
-            await self._clock.sleep(REREAD_SECONDS)
-            self.look()
+            await self._clock.sleep(KEPT_SECONDS)
+            self._reread_at = self._clock.monotonic() + REREAD_SECONDS
+            readings = self._readings
+            seen = await asyncio.to_thread(self._look_at)
+            if readings == self._readings:  # else somebody has looked since
+                self._take(seen)
 
     def reread(self, *, first: bool = False) -> None:
         """Read the folder again now."""
         self._reread_at = self._clock.monotonic() + REREAD_SECONDS
-        changed_at = self._changed_at()
+        self._take(self._look_at(), first=first)
+
+    def _take(self, seen: _Seen, *, first: bool = False) -> None:
+        """What was seen is in force from now on."""
+        self._readings += 1
         try:
-            files = self._listed()
+            self._place_of(seen)
         except Corrupt as error:
             if first:
                 raise
             self._without_folder(error)
         else:
             self._gone_since = None
-            found, problems = self._read(files)
+            found, problems = self._read(seen.files)
             if first and problems:
                 raise next(iter(problems.values()))
             ended = self.issuers - frozenset(issuer for issuer, keys in found.items() if keys)
@@ -148,10 +177,11 @@ class TrustedFolder(TrustedKeys):
             if ended:
                 log.info("trusted.ended", issuers=sorted(ended), folder=str(self._folder))
             self._tell(problems)
-        self._read_at = changed_at
+        self._read_at = seen.changed_at
 
-    def _listed(self) -> dict[str, Path]:
-        """Issuer → file; :class:`Corrupt` if the folder that had them is not there."""
+    def _look_at(self) -> _Seen:
+        """The folder and what is in its files, as they are now; in force is nothing of it yet."""
+        changed_at = self._changed_at()
         try:
             opened = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -161,35 +191,46 @@ class TrustedFolder(TrustedKeys):
             finally:
                 os.close(opened)
         except OSError as error:
-            raise Corrupt(
+            gone = Corrupt(
                 f"cannot read the folder of trusted keys {self._folder}: {error.strerror}",
                 hint="bring it back, or mount it again",
-            ) from error
-        place = (about.st_dev, about.st_ino)
-        files = {
-            name.removesuffix(PUBLIC_SUFFIX): self._folder / name
-            for name in names
-            if name.endswith(PUBLIC_SUFFIX)
-        }
+            )
+            gone.__cause__ = error
+            return _Seen(changed_at, gone, {})
+        files: dict[str, Sequence[object] | Corrupt] = {}
+        for name in names:
+            if name.endswith(PUBLIC_SUFFIX):
+                issuer = name.removesuffix(PUBLIC_SUFFIX)
+                try:
+                    files[issuer] = read_public(self._folder / name, issuer)
+                except Corrupt as error:
+                    files[issuer] = error
+        return _Seen(changed_at, (about.st_dev, about.st_ino), files)
+
+    def _place_of(self, seen: _Seen) -> None:
+        """Note which folder it was; :class:`Corrupt` if that which had them is not there."""
+        if isinstance(seen.place, Corrupt):
+            raise seen.place
         had_some = self._of or self._gone_since is not None
-        if not files and had_some and self._place not in (None, place):
+        if not seen.files and had_some and self._place not in (None, seen.place):
             raise Corrupt(
                 f"cannot read the folder of trusted keys {self._folder}: an empty one is in its "
                 "place",
                 hint="mount it again; if all keys shall end, restart the roles",
             )
-        self._place = place
-        return files
+        self._place = seen.place
 
     def _read(
-        self, files: Mapping[str, Path]
+        self, files: Mapping[str, Sequence[object] | Corrupt]
     ) -> tuple[dict[str, dict[str, OKPKey]], dict[str, Corrupt]]:
         """Issuer → what holds of the keys in its file; file → what is wrong with it."""
         found: dict[str, dict[str, OKPKey]] = {}
         problems: dict[str, Corrupt] = {}
-        for issuer, path in files.items():
+        for issuer, listed in files.items():
             try:
-                keys = _imported(read_public(path, issuer), issuer)
+                if isinstance(listed, Corrupt):
+                    raise listed
+                keys = _imported(listed, issuer)
                 for kid in keys:
                     # Whoever has a key already keeps it: nobody takes another's by a file.
                     known = self.find(kid)
@@ -200,7 +241,7 @@ class TrustedFolder(TrustedKeys):
             except Corrupt as error:
                 if isinstance(error.__cause__, FileNotFoundError):
                     continue  # it went while we looked
-                problems[path.name] = error
+                problems[f"{issuer}{PUBLIC_SUFFIX}"] = error
                 found[issuer] = self._of.get(issuer, {})
         return found, problems
 
@@ -252,7 +293,7 @@ class TrustedFolder(TrustedKeys):
 def read_public(path: Path, issuer: str) -> Sequence[object]:
     """What a file has as keys: a JWK, or those of a JWK Set. :class:`Corrupt`."""
     try:
-        read = decode_strict(path.read_bytes())
+        read = decode_strict(_bytes_of(path, issuer))
     except OSError as error:
         raise Corrupt(f"cannot trust {issuer}: {path}: {error.strerror}", hint=MEND) from error
     except Invalid as error:
@@ -263,6 +304,18 @@ def read_public(path: Path, issuer: str) -> Sequence[object]:
     if not isinstance(found, list):
         raise Corrupt(f"cannot trust {issuer}: {path} is no JWK Set", hint=MEND)
     return found
+
+
+def _bytes_of(path: Path, issuer: str) -> bytes:
+    """What is in a file that is one: a pipe would be waited for, a device read without end."""
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(opened, "rb") as file:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise Corrupt(f"cannot trust {issuer}: {path} is not a file", hint=MEND)
+        data = file.read(PUBLIC_BYTES_MAX + 1)
+    if len(data) > PUBLIC_BYTES_MAX:
+        raise Corrupt(f"cannot trust {issuer}: {path} is over {PUBLIC_BYTES_MAX} bytes", hint=MEND)
+    return data
 
 
 def is_text32(value: object) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import shutil
+import threading
 from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,6 +20,8 @@ from holdfast.kernel.errors import Corrupt, Unauthenticated
 from holdfast.kernel.signing import SigningKey, Verifier
 from holdfast.kernel.trusted import (
     FOLDER_GONE_SECONDS,
+    KEPT_SECONDS,
+    PUBLIC_BYTES_MAX,
     REREAD_SECONDS,
     TrustedFolder,
     TrustedKeys,
@@ -62,6 +68,11 @@ def break_file(path: Path, how: str) -> None:
     elif how == "unreadable":  # to root, too
         path.unlink()
         path.mkdir()
+    elif how == "a pipe":  # that nobody writes into
+        path.unlink()
+        os.mkfifo(path)
+    elif how == "huge":
+        path.write_text(" " * PUBLIC_BYTES_MAX + json.dumps(NEXT.public_jwk()))
     elif how == "private":
         jwk = KEY.public_jwk() | {"d": urlsafe_b64encode(b"\x01" * 32).rstrip(b"=").decode()}
         path.write_text(json.dumps(jwk))
@@ -69,7 +80,9 @@ def break_file(path: Path, how: str) -> None:
         path.write_text(json.dumps({"keys": [NEXT.public_jwk(), {}]}))
 
 
-BROKEN = pytest.mark.parametrize("how", ["half", "unreadable", "private", "one of two"])
+BROKEN = pytest.mark.parametrize(
+    "how", ["half", "unreadable", "a pipe", "huge", "private", "one of two"]
+)
 
 
 async def test_whoever_comes_is_known_at_once_also_right_after_a_stranger(trust: Trust) -> None:
@@ -126,6 +139,30 @@ async def test_a_broken_file_keeps_its_own_last_keys_as_long_as_it_is_there_and_
         assert not trust.believes(OTHER, "gateway")
         assert await trust.keys.check() is None
     assert [each["event"] for each in told][-2:] == ["trusted.ended", "trusted.well"]
+
+
+async def test_what_nobody_asks_for_is_read_beside_whoever_is_served(
+    trust: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, opens = set(), os.open
+
+    def opened(*given: Any, **named: Any) -> int:
+        read.add(threading.current_thread())
+        return opens(*given, **named)
+
+    monkeypatch.setattr(os, "open", opened)
+    keeping = asyncio.create_task(trust.keys.keep())
+    try:
+        trust.gateway.unlink()
+        async with asyncio.timeout(60):
+            while trust.keys.issuers != {"coordinator"}:
+                trust.later(KEPT_SECONDS)
+                await asyncio.sleep(0)
+        assert read
+        assert threading.current_thread() not in read
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def test_nobody_takes_the_key_of_another_by_a_file(trust: Trust) -> None:
