@@ -636,6 +636,18 @@ async def test_a_drill_restores_checks_tells_the_time_and_leaves_nothing(world: 
     assert not scratch.exists()
 
 
+async def test_what_a_drill_leaves_that_is_killed_lets_nobody_in(world: World) -> None:
+    settings = world.fresh("left")
+    done = await restore(
+        settings, *files_of(world.before), lists=world.settings.keys_dir, access=Confirmed.DRILL
+    )
+    assert not done.access_unconfirmed  # nobody is told to look: usually nothing is left
+    async with open_system(settings, ROLES) as system:
+        with pytest.raises(HoldfastError) as told:
+            await system.identity.find_holder(world.key)
+    assert told.value.code == "access-unconfirmed"
+
+
 async def test_a_record_that_was_changed_is_named_at_rest_and_by_a_drill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

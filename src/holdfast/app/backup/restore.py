@@ -426,11 +426,13 @@ async def _note_in_file(stage: Path, header: Header, access: Confirmed) -> bool:
 
 async def note_access(url: str, password: str | None, header: Header, access: Confirmed) -> bool:
     """Say in the database itself that who may enter is as it was at the backup, before anything can
-    be served from it; whether anybody is kept out by that."""
-    if access is Confirmed.DRILL:
-        return False
+    be served from it; whether anybody is kept out by that.
+
+    A drill's copy has that, too: where the drill is killed it stays, and somebody may start on it.
+    Only told of it is nobody.
+    """
     async with open_database(url, clock=SystemClock(), password=password) as database:
-        return await note_restore(
+        shut = await note_restore(
             database,
             header.id,
             header.created_at,
@@ -438,6 +440,7 @@ async def note_access(url: str, password: str | None, header: Header, access: Co
             confirmed=access is Confirmed.YES,
             more=admits_from_outside,
         )
+    return shut and access is not Confirmed.DRILL
 
 
 def _put_keys(settings: Settings, stage: Path, header: Header) -> None:
