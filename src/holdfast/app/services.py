@@ -8,7 +8,7 @@ import platform
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ from holdfast.app.pruning import Pruner
 from holdfast.app.settings import NOTICE_TYPES
 from holdfast.app.store import read_check_value, read_check_values, write_check_value
 from holdfast.app.tls import verify_of
-from holdfast.kernel.errors import Invalid, Problem
+from holdfast.kernel.errors import HoldfastError, Invalid, Problem
 from holdfast.kernel.principal import Principal, service
+from holdfast.kernel.telemetry import get_logger
 
 if TYPE_CHECKING:
     from holdfast.app.settings import Settings
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     from holdfast.kernel.reads import ReadLog
     from holdfast.registry.model import Profile
 
+log = get_logger("services")
+
 SWEEP_SECONDS = 1.0
+SWEEP_FAILED_SECONDS = 5.0
 ERASURES_SECONDS = 2.0
 ERASURES_LEFT_SECONDS = 30.0
 PROJECTIONS_SECONDS = 2.0
@@ -361,11 +365,10 @@ async def _open_aggregator(system: System, state: State, keys: Keys) -> None:
 
     async def sweep() -> None:
         while True:
-            for tenant in await state.database.tenants():
-                await system.records.sweep(service("aggregator", tenant))
-                await system.records.watch(service("aggregator", tenant))
-                await system.records.drop_old_notices(service("aggregator", tenant))
-            await system.clock.sleep(SWEEP_SECONDS)
+            principals = [service("aggregator", each) for each in await state.database.tenants()]
+            steps = (system.records.sweep, system.records.watch, system.records.drop_old_notices)
+            failed = await for_each(principals, steps)
+            await system.clock.sleep(SWEEP_FAILED_SECONDS if failed else SWEEP_SECONDS)
 
     async def erasures() -> None:
         # Another role of the same keyring may have destroyed keys, and has not what lies beside.
@@ -380,6 +383,28 @@ async def _open_aggregator(system: System, state: State, keys: Keys) -> None:
     ]
     if settings["watch_webhook_url"]:
         _open_webhook(system, state)
+
+
+async def for_each(
+    principals: Iterable[Principal], steps: Sequence[Callable[[Principal], Awaitable[object]]]
+) -> int:
+    """Every step for every one of them; a failure is told, and holds up neither the others nor the
+    steps behind it. It is tried again when all are next gone through. How many failed."""
+    failed = 0
+    for principal in principals:
+        for step in steps:
+            try:
+                await step(principal)
+            except HoldfastError as error:
+                failed += 1
+                log.warning(
+                    "a step fails for a tenant; the others go on",
+                    step=getattr(step, "__name__", ""),
+                    tenant=principal.tenant,
+                    code=error.code,
+                    detail=error.detail,
+                )
+    return failed
 
 
 DATABASE = "id of the database with the records"

@@ -11,9 +11,12 @@ import pytest
 import structlog
 
 from holdfast.app.keys import SCRUB_SECONDS, scrub_now_and_then
+from holdfast.app.services import for_each
 from holdfast.app.system import PAUSE_SECONDS, PAUSE_SECONDS_MAX, _forever
 from holdfast.kernel.clock import SystemClock
 from holdfast.kernel.errors import Unavailable
+from holdfast.kernel.ids import TenantId
+from holdfast.kernel.principal import Principal, service
 from holdfast.keyring import MasterKeys, open_keyring
 from holdfast.keyring.backends.postgresql import PostgresKeyStore
 from tests.support.postgres import PostgresServer
@@ -130,3 +133,21 @@ async def test_what_is_destroyed_between_erasures_is_scrubbed_once_an_hour(
         await dump.close()
         await asyncio.to_thread(keyring.close)
         await postgres.drop_database(name)
+
+
+async def test_a_tenant_whose_step_fails_holds_up_no_other_and_no_later_step() -> None:
+    done = list[tuple[str, str]]()
+
+    async def sweep(principal: Principal) -> None:
+        if principal.tenant == "broken":
+            raise Unavailable("cannot use the object store")
+        done.append((principal.tenant, "sweep"))
+
+    async def watch(principal: Principal) -> None:
+        done.append((principal.tenant, "watch"))
+
+    tenants = [service("aggregator", TenantId(name)) for name in ("broken", "sound")]
+    with structlog.testing.capture_logs() as said:
+        assert await for_each(tenants, [sweep, watch]) == 1
+    assert done == [("broken", "watch"), ("sound", "sweep"), ("sound", "watch")]
+    assert [(line["tenant"], line["step"]) for line in said] == [("broken", "sweep")]
