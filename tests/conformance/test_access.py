@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from holdfast.fleet.model import JoinTokenCreate, WorkerRegister
-from holdfast.fleet.worker_store import HOUSEHOLD, admits_from_outside
+from holdfast.fleet.worker_store import HOUSEHOLD, settle_restored
 from holdfast.identity.access.client import AccessClient
 from holdfast.identity.access.http import handlers, worker_handlers
 from holdfast.identity.access.model import AccessConfirm, AccessEnd, Way, whose_refused
@@ -230,7 +232,7 @@ async def test_drones_from_outside_are_kept_out_too_and_those_of_the_house_are_n
     async def restored(backup: str) -> bool:
         return await note_restore(
             database, backup, THEN, timestamp(clock.now()), confirmed=False,
-            more=admits_from_outside,
+            more=settle_restored,
         )  # fmt: skip
 
     async def joined(name: str, maker: Principal) -> tuple[str, str]:
@@ -238,8 +240,19 @@ async def test_drones_from_outside_are_kept_out_too_and_those_of_the_house_are_n
         asks = WorkerRegister(name=name, key=SigningKey.from_seed(bytes(32)).public_bytes().hex())
         return token, (await fleet.register(token, asks)).credential
 
-    await joined("drone-1", service(HOUSEHOLD))
+    token, credential = await joined("drone-1", service(HOUSEHOLD))
     assert not await restored("a"), "only the house's own"
+    key = SigningKey.from_seed(bytes(32)).public_bytes().hex()
+    asks = WorkerRegister(name="drone-1", key=key)
+    for attempt in (
+        fleet.find_worker_holder(credential),
+        fleet.register(credential, asks),
+        fleet.register(token, asks),
+    ):
+        with pytest.raises(Unauthenticated):  # it may have been revoked since
+            await attempt
+    _, credential = await joined("drone-1", service(HOUSEHOLD))
+    await fleet.find_worker_holder(credential)
     token, credential = await joined("outside", ME)
     clock.advance(1)
     assert await restored("b")
@@ -251,3 +264,22 @@ async def test_drones_from_outside_are_kept_out_too_and_those_of_the_house_are_n
     clock.advance(1)
     _, later = await joined("drone-1", service(HOUSEHOLD))
     assert (await fleet.find_worker_holder(later))[0].kind == PrincipalKind.WORKER
+
+
+async def test_drones_are_kept_out_where_the_clock_that_restored_was_behind(
+    database: Database, clock: ManualClock
+) -> None:
+    fleet = rig(database, clock=clock).fleet
+    token = (await fleet.worker_token_create(ME, JoinTokenCreate())).token
+    key = SigningKey.from_seed(bytes(32)).public_bytes().hex()
+    asks = WorkerRegister(name="outside", key=key)
+    credential = (await fleet.register(token, asks)).credential
+    backed_up_at, behind = (timestamp(clock.now() + timedelta(hours=hours)) for hours in (1, -1))
+    await note_restore(
+        database, "a", backed_up_at, behind, confirmed=False, more=settle_restored
+    )  # fmt: skip
+    with pytest.raises(Denied, match=backed_up_at):
+        await fleet.find_worker_holder(credential)
+    for shown in (token, credential):
+        with pytest.raises(Denied, match=backed_up_at):
+            await fleet.register(shown, WorkerRegister(name="outside"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -264,20 +265,27 @@ async def test_on_the_operators_own_record_is_each_link_into_another_tenant_once
     assert told.event.payload == {"tenant": "elsewhere", "invitation": asked.invitation.id}
 
 
+@pytest.mark.parametrize("withdrawn", [True, False])
 async def test_a_link_into_another_tenant_that_cannot_be_told_of_is_withdrawn(
-    served: PeopleService, clients: Any, parts: Parts, database: Database
+    served: PeopleService, clients: Any, parts: Parts, database: Database, withdrawn: bool
 ) -> None:
+    """And what is said is why it could not be told of, also where it cannot be withdrawn."""
     chief = await join(parts, ["admin"], ELSEWHERE)
 
     def refuse(conn: Any) -> None:
-        body = "BEGIN SELECT RAISE(ABORT, 'no'); END"
+        body = "BEGIN SELECT CASE NEW.tenant WHEN 'elsewhere' THEN RAISE(ABORT, 'second')"
+        body += " ELSE RAISE(ABORT, 'first') END; END"
         if conn.dialect.name != "sqlite":
             body = "EXECUTE FUNCTION refuse()"
             conn.exec_driver_sql(
                 "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
-                "$$ BEGIN RAISE EXCEPTION 'no'; END $$"
+                "$$ BEGIN RAISE EXCEPTION '%', "
+                "CASE NEW.tenant WHEN 'elsewhere' THEN 'second' ELSE 'first' END; END $$"
             )
-        when = f"FOR EACH ROW WHEN (NEW.tenant = '{ME.tenant}')"
+        refused = f"NEW.tenant = '{ME.tenant}'"
+        if not withdrawn:
+            refused += " OR NEW.type = 'invitation.revoked'"
+        when = f"FOR EACH ROW WHEN ({refused})"
         conn.exec_driver_sql(f"CREATE TRIGGER refuse BEFORE INSERT ON outbox {when} {body}")
 
     def take(conn: Any) -> None:
@@ -288,12 +296,13 @@ async def test_a_link_into_another_tenant_that_cannot_be_told_of_is_withdrawn(
 
     await database.administer(refuse)
     try:
-        with pytest.raises((HoldfastError, DBAPIError)):
+        with pytest.raises((HoldfastError, DBAPIError)) as raised:
             await served.recover(ME, chief, PersonRecover(tenant="elsewhere"))
     finally:
         await database.administer(take)
+    assert "second" not in "".join(traceback.format_exception(raised.value))
     (link,) = (await served.list_invitations(ELSEWHERE))[0]
-    assert (link.person, link.state) == (chief, "revoked")
+    assert (link.person, link.state) == (chief, "revoked" if withdrawn else "open")
     assert await events(database) == []
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -22,6 +23,7 @@ import asyncpg
 import pytest
 
 _PR_SET_PDEATHSIG = 1
+_LOCALES, _COLLATION = "locales", "en_US.UTF-8"
 
 
 def binaries() -> Path:
@@ -38,6 +40,8 @@ class PostgresServer:
     folder: Path
     durable: bool = False
     """Whether it flushes what it commits, as a server in use does."""
+    collation: str = "C"
+    """The least C-like collation that it has: see :func:`_make_collation`."""
     _process: subprocess.Popen[bytes] | None = None
     _databases: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -63,7 +67,7 @@ class PostgresServer:
                 *("-c", "max_locks_per_transaction=256"),
             ],
             cwd="/",
-            env=_environment(),
+            env=_environment(self.folder),
             stdout=log,
             stderr=subprocess.STDOUT,
             preexec_fn=_die_with_parent,
@@ -156,6 +160,7 @@ def postgres_server(*, durable: bool = False) -> Iterator[PostgresServer]:
             stdout=subprocess.DEVNULL,
             **as_user,
         )
+        server.collation = _make_collation(folder, as_user)
         server.start()
         yield server
     finally:
@@ -181,5 +186,32 @@ def _other_user() -> dict[str, Any]:
     return {"user": "nobody", "group": "nogroup", "extra_groups": []}
 
 
-def _environment() -> dict[str, str]:
-    return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
+def _make_collation(folder: Path, as_user: dict[str, Any]) -> str:
+    """The official image's collation, made for this server: the machine need not have it.
+
+    "C", with a line that says so, where the machine has not what it is made of.
+    """
+    place = folder / _LOCALES
+    place.mkdir()
+    if as_user:
+        shutil.chown(place, "nobody", "nogroup")
+    try:
+        subprocess.run(
+            ["localedef", "--no-archive", "-i", "en_US", "-f", "UTF-8", place / _COLLATION],
+            check=True,
+            cwd="/",
+            env=_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            **as_user,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        warned = f"PostgreSQL's tests run under the collation C: cannot make {_COLLATION}: {error}"
+        print(warned, file=sys.__stderr__)
+        return "C"
+    return _COLLATION
+
+
+def _environment(folder: Path | None = None) -> dict[str, str]:
+    locales = {} if folder is None else {"LOCPATH": str(folder / _LOCALES)}
+    return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC", **locales}

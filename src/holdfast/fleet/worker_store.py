@@ -63,14 +63,18 @@ made it and what they were, ``ended_because`` why it ended before it expired."""
 _WORKER = text("SELECT * FROM workers WHERE tenant = :tenant AND id = :id")
 _WORKER_AT_DOOR = text(
     "SELECT w.*, (SELECT min(r.backed_up_at) FROM access_restores r WHERE r.tenant = w.tenant"
-    " AND NOT r.confirmed AND r.restored_at >= w.registered_at) AS unconfirmed_since"
+    " AND NOT r.confirmed AND (r.restored_at >= w.registered_at"
+    " OR r.backed_up_at >= w.registered_at)) AS unconfirmed_since"
     " FROM workers w WHERE w.tenant = :tenant AND w.id = :id"
 )
 """A worker, and since when nobody knows whether it should still be let in, unless it registered
-after the restore that brought it back."""
+after the restore that brought it back: after the backup, too, where the clock of the machine that
+restored is behind."""
 _FROM_OUTSIDE = text(
     "SELECT EXISTS (SELECT 1 FROM join_tokens WHERE tenant = :tenant AND created_by <> :household)"
 )
+_END_HOUSEHOLD = text("UPDATE workers SET secret = :nobody WHERE tenant = :tenant")
+_END_HOUSEHOLD_TOKENS = text("UPDATE join_tokens SET secret = :nobody WHERE tenant = :tenant")
 _WORKER_BY_NAME = text("SELECT * FROM workers WHERE tenant = :tenant AND name = :name")
 _WORKERS = "SELECT * FROM workers WHERE tenant = :tenant AND id {ids}"
 _WORKER_PAGE = text(
@@ -133,6 +137,20 @@ def admits_from_outside(conn: Connection, tenant: str) -> bool:
     """Whether anybody ever made a join token for other drones than ``holdfast up``'s own."""
     values = {"tenant": tenant, "household": HOUSEHOLD}
     return bool(conn.execute(_FROM_OUTSIDE, values).scalar_one())
+
+
+def settle_restored(conn: Connection, tenant: str) -> bool:
+    """Of a restored database: whether it holds drones that somebody has to confirm.
+
+    Where all are the house's own, nobody is asked, and what one of them held at the backup may
+    have been revoked since: their credentials and tokens end, and they register anew by themselves
+    with the token that the next start makes.
+    """
+    if admits_from_outside(conn, tenant):
+        return True
+    conn.execute(_END_HOUSEHOLD, {"tenant": tenant, "nobody": b""})
+    conn.execute(_END_HOUSEHOLD_TOKENS, {"tenant": tenant, "nobody": b""})
+    return False
 
 
 def find_worker_by_name(conn: Connection, tenant: str, name: str) -> WorkerRow | None:

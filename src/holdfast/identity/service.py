@@ -65,8 +65,6 @@ from holdfast.kernel.telemetry import request_id
 PEPPER = "key-pepper"
 """The pepper's files; see :class:`holdfast.kernel.credentials.Peppers`."""
 KEYS_MAX = 10_000
-_NEWEST = "~"
-"""Sorts after every id."""
 
 
 class IdentityService:
@@ -170,7 +168,7 @@ class IdentityService:
         limit = page_size(limit)
         rows = await self._db.read(
             principal,
-            lambda conn: store.page_of_keys(conn, principal.tenant, before or _NEWEST, limit + 1),
+            lambda conn: store.page_of_keys(conn, principal.tenant, before, limit + 1),
         )
         found = [_key_of(row) for row in rows[:limit]]
         return found, found[-1].id if len(rows) > limit else None

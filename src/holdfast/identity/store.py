@@ -53,7 +53,8 @@ _KEY_AT_DOOR = text(
 """A key, and since when nobody knows whether it should still hold: one question, since every door
 asks it again every few seconds."""
 _KEYS = text(
-    "SELECT * FROM api_keys WHERE tenant = :tenant AND id < :before ORDER BY id DESC LIMIT :limit"
+    "SELECT * FROM api_keys WHERE tenant = :tenant AND (:before = '' OR id < :before)"
+    " ORDER BY id DESC LIMIT :limit"
 )
 _END_KEY = text(
     "UPDATE api_keys SET revoked_at = :at"

@@ -44,7 +44,7 @@ from holdfast.app.backup.origins import (
 from holdfast.app.backup.placing import KEYS, SECRETS, TENANT_SECRET, places_of
 from holdfast.app.keys import keyring_place, master_file, write_first
 from holdfast.app.settings import Resolved, Settings
-from holdfast.fleet.worker_store import admits_from_outside
+from holdfast.fleet.worker_store import settle_restored
 from holdfast.identity.access.service import note_restore
 from holdfast.kernel.clock import SystemClock, timestamp
 from holdfast.kernel.database import open_database
@@ -438,7 +438,7 @@ async def note_access(url: str, password: str | None, header: Header, access: Co
             header.created_at,
             timestamp(SystemClock().now()),
             confirmed=access is Confirmed.YES,
-            more=admits_from_outside,
+            more=settle_restored,
         )
     return shut and access is not Confirmed.DRILL
 

@@ -137,17 +137,19 @@ class AccessService:
             if tenant < from_tenant or len(found) > limit:
                 continue
             here = tenant == from_tenant
-            keys_after = ("~" if from_kind == PERSON else from_id) if here else ""
-            people_after = from_id if here and from_kind == PERSON else ""
+            past_keys = here and from_kind == PERSON
+            keys_after = from_id if here and not past_keys else ""
+            people_after = from_id if past_keys else ""
 
             def unit(
                 conn: Connection,
                 tenant: TenantId = tenant,
                 keys_after: str = keys_after,
                 people_after: str = people_after,
+                past_keys: bool = past_keys,
                 most: int = limit + 1 - len(found),
             ) -> list[Way]:
-                keys = store.live_keys(conn, tenant, keys_after, most, now)
+                keys = store.live_keys(conn, tenant, keys_after, 0 if past_keys else most, now)
                 people = store.live_people(conn, tenant, people_after, most - len(keys))
                 custom = custom_roles(conn, tenant)
                 return [

@@ -34,7 +34,8 @@ _ADD = text(
 _ALL = text("SELECT * FROM access_restores WHERE tenant = :tenant ORDER BY backed_up_at, backup")
 _SINCE = text(
     "SELECT min(backed_up_at) FROM access_restores"
-    " WHERE tenant = :tenant AND NOT confirmed AND restored_at >= :made"
+    " WHERE tenant = :tenant AND NOT confirmed"
+    " AND (restored_at >= :made OR backed_up_at >= :made)"
 )
 _TELL = text(
     "UPDATE access_restores SET told = TRUE"

@@ -57,7 +57,8 @@ _ADD_PERSON = text(
 )
 _PERSON = text("SELECT * FROM people WHERE tenant = :tenant AND id = :id")
 _PEOPLE = text(
-    "SELECT * FROM people WHERE tenant = :tenant AND id < :before ORDER BY id DESC LIMIT :limit"
+    "SELECT * FROM people WHERE tenant = :tenant AND (:before = '' OR id < :before)"
+    " ORDER BY id DESC LIMIT :limit"
 )
 _BY_EMAIL = text("SELECT * FROM people WHERE tenant = :tenant AND email = :email LIMIT 1")
 _COUNT_PEOPLE = text("SELECT count(*) FROM people WHERE tenant = :tenant")
@@ -97,7 +98,7 @@ _ADD_INVITATION = text(
 )
 _INVITATION = text("SELECT * FROM invitations WHERE tenant = :tenant AND id = :id")
 _INVITATIONS = text(
-    "SELECT * FROM invitations WHERE tenant = :tenant AND id < :before"
+    "SELECT * FROM invitations WHERE tenant = :tenant AND (:before = '' OR id < :before)"
     " ORDER BY id DESC LIMIT :limit"
 )
 _COUNT_OPEN = text(

@@ -49,8 +49,6 @@ from holdfast.kernel.principal import (
 
 OPERATOR = "operator"
 """The subject of the operator's sessions."""
-_NEWEST = "~"
-"""Sorts after every id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +250,7 @@ class SessionsService:
         limit = page_size(limit)
         rows = await self._db.read(
             principal,
-            lambda conn: store.page_of_sessions(
-                conn, principal.tenant, subject, before or _NEWEST, limit + 1
-            ),
+            lambda conn: store.page_of_sessions(conn, principal.tenant, subject, before, limit + 1),
         )
         now = self._parts.clock.now()
         found = [self._session_of(row, principal, now) for row in rows[:limit]]

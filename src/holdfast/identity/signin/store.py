@@ -49,11 +49,12 @@ _END_OF_SUBJECT = text(
     " WHERE tenant = :tenant AND subject = :subject AND ended_at IS NULL"
 )
 _OF_SUBJECT = text(
-    "SELECT * FROM sessions WHERE tenant = :tenant AND subject = :subject AND id < :before"
-    " ORDER BY id DESC LIMIT :limit"
+    "SELECT * FROM sessions WHERE tenant = :tenant AND subject = :subject"
+    " AND (:before = '' OR id < :before) ORDER BY id DESC LIMIT :limit"
 )
 _ALL = text(
-    "SELECT * FROM sessions WHERE tenant = :tenant AND id < :before ORDER BY id DESC LIMIT :limit"
+    "SELECT * FROM sessions WHERE tenant = :tenant AND (:before = '' OR id < :before)"
+    " ORDER BY id DESC LIMIT :limit"
 )
 _OPEN_OF_SUBJECT = text(
     "SELECT id FROM sessions WHERE tenant = :tenant AND subject = :subject"
