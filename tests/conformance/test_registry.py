@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, event, text
 
 from holdfast.kernel.clock import ManualClock
 from holdfast.kernel.database import Database
@@ -314,8 +314,19 @@ async def test_whoever_is_limited_to_profiles_has_these_in_the_list(
     for number in range(7):
         await service.publish(ME, document(name=f"p{number:02d}"))
     limited = replace(ME, profiles=frozenset({"p01", "p05", "p77"}))
-    assert await service.count(limited) == 2
-    first = await service.list(limited, limit=1)
+    asked: list[str] = []
+
+    def note(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+        if "UNION" in statement:
+            asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        assert await service.count(limited) == 2
+        first = await service.list(limited, limit=1)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert len(asked) == 2, "however many others there are"
     rest = await service.list(limited, limit=1, cursor=first.next)
     assert [item.name for item in first.items + rest.items] == ["p01", "p05"]
     assert rest.next is None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Connection, Row, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, Connection, Row, Text, bindparam, text
 
 from holdfast.kernel.database import tenant_table
 from holdfast.kernel.principal import Principal
@@ -91,6 +91,12 @@ _LIST = text(
     " WHERE tenant = :tenant AND name > :after AND problem <> ''"
     " ORDER BY name LIMIT :limit"
 )
+_LIST_OF = text(
+    "SELECT name FROM profiles WHERE tenant = :tenant AND name IN :names"
+    " UNION SELECT name FROM profile_files"
+    " WHERE tenant = :tenant AND name IN :names AND problem <> ''"
+    " ORDER BY name LIMIT :limit"
+).bindparams(bindparam("names", type_=Text, expanding=True))
 _RUNNABLE = text(
     "SELECT p.*, v.canonical FROM profiles p JOIN profile_versions v"
     " ON v.tenant = p.tenant AND v.name = p.name AND v.digest = p.digest"
@@ -217,14 +223,13 @@ def history(
 
 def names(conn: Connection, principal: Principal, after: str, limit: int) -> list[str]:
     """Names in order, after ``after``: of heads, and of files that never gave one."""
-    found: list[str] = []
-    while True:
-        given = {"tenant": principal.tenant, "after": after, "limit": limit}
-        some = [row.name for row in conn.execute(_LIST, given)]
-        found += filter(principal.sees, some)
-        if len(found) >= limit or len(some) < limit:
-            return found[:limit]
-        after = some[-1]
+    given = {"tenant": principal.tenant, "limit": limit}
+    if principal.profiles is None:
+        return [row.name for row in conn.execute(_LIST, {**given, "after": after})]
+    seen = sorted(name for name in principal.profiles if name > after)
+    if not seen:
+        return []
+    return [row.name for row in conn.execute(_LIST_OF, {**given, "names": seen})]
 
 
 def count(conn: Connection, principal: Principal) -> int:
