@@ -279,7 +279,7 @@ async def test_more_records_than_a_receipt_carries_are_counted(
     found = both(data, policy)
     assert (found["records"], found["carried"]) == ({"many": 201}, None)
     assert [each["holds"] for each in found["verdicts"]] == [True, None, None]
-    with pytest.raises(ReceiptRefused, match="does not carry"):
+    with pytest.raises(Invalid, match="does not carry"):
         again(tmp_path, data, policy, recompute=True)
     projection = await bench.system.records.projection(OPERATOR, "many")
     told = again(tmp_path, data, policy, f"many={projection.path}")

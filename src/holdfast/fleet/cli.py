@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from holdfast.fleet.model import JoinTokenInfo, Task, Worker
     from holdfast.kernel.http.client import ApiClient
 
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9.]{2,9}Z)?")
 worker_app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="The drones: list, admit, revoke."
 )
@@ -468,6 +469,12 @@ def register(profiles: typer.Typer, ended: Ended | None = None) -> None:
         async def body() -> None:
             from holdfast.fleet.model import CollectRequest
 
+            for option, day in (("--from", start), ("--to", end)):
+                if day and not _DAY.fullmatch(day):
+                    raise Invalid(
+                        f"cannot backfill: {option} {day[:40]!r} is no day",
+                        hint=f"a day as 2026-01-31: {option} YYYY-MM-DD",
+                    )
             line = command_line(ctx)
             nobody = line.control_plane is None and line.running() is None
             if nobody and wait:

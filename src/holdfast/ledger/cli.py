@@ -168,8 +168,10 @@ def status(ctx: typer.Context, json: JsonOption = False) -> None:
             found = await _client(api).status(None)
         if json:
             print_json(found)
-            return
-        print_status(found)
+        else:
+            print_status(found)
+        if found.damage is not None:
+            raise typer.Exit(1)  # as `status` does: scripts look at nothing else
 
     run(body)
 

@@ -165,7 +165,7 @@ def check_tree(
     those of tables that were not there yet at the moment.
     """
     if tree.get("error"):
-        message = str(tree.get("error_message", ""))
+        message = " ".join(str(tree.get("error_message", "")).split())  # it is told in one line
         if tree.get("error_type") == "not implemented":
             raise refused("only one SELECT is answered")
         raise Invalid(f"cannot run the query: {message}", code="query-invalid")

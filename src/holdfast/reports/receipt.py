@@ -322,7 +322,12 @@ def recomputed(plain: Any, found: CellVerified, files: dict[str, Path], scratch:
         trace = receipt.output.index
     else:
         if receipt.records is None:
-            raise _unlike("the receipt does not carry the records; give the inputs: --input")
+            raise Invalid(
+                "cannot reproduce the cell: the receipt does not carry the records",
+                code="receipt-inputs-needed",
+                hint="the receipt itself holds; give the inputs' files: "
+                + " ".join(f"--input {name}=FILE.parquet" for name in sorted(spec.inputs)),
+            )
         inputs = write_carried(spec, receipt.records, scratch)
         trace = 0
     shown = [] if receipt.cell.row is None else receipt.entry.payload["columns"]

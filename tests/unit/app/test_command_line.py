@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 import holdfast
 from holdfast.app.commandline import COMMANDS, app
-from holdfast.app.commands.backup import _recovered
+from holdfast.app.commands.backup import _made_in, _recovered
 from holdfast.app.commands.key import FORMAT, RECOVERY_BYTES_MAX, Recovery, read_recovery
 from holdfast.app.commands.status import _print_overview
 from holdfast.app.line import line_of
@@ -526,3 +526,22 @@ def test_no_help_is_taken_for_markup() -> None:
         texts += helps(get_command(getattr(importlib.import_module(module), attribute)))
     assert len(texts) > 300
     assert [text for text in texts if Text.from_markup(text).plain != text] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "made_in"),
+    [
+        ("/x/data/aggregator/backups/data-1.hfb", "/x/data/aggregator"),
+        ("/x/data/gateway/backups/data-1.hfb", "/x/data/gateway"),
+        ("/elsewhere/data-1.hfb", "/x/data/gateway"),
+    ],
+)
+def test_the_keys_of_a_backup_are_where_it_was_made(file: str, made_in: str) -> None:
+    assert _made_in(file, Path("/x/data/gateway")) == Path(made_in)
+
+
+def test_a_backfill_from_what_is_no_day_is_told_so(tmp_path: Path) -> None:
+    line = ["--data-dir", str(tmp_path), "profile", "run", "rain", "--from", "x"]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 2, result.stderr
+    assert "--from 'x' is no day" in result.stderr

@@ -106,7 +106,8 @@ def create(
         if elsewhere and found.roles:
             say(f"these hold what is kept by: {', '.join(found.roles)}; of a process per role the")
             say(f"others have directories of their own to back up: {', '.join(elsewhere)}")
-        export = f"holdfast key export --out FILE{named_directory(command_line(ctx).data_dir)}"
+        made_in = _made_in(found.data_file, command_line(ctx).data_dir)
+        export = f"holdfast key export --out FILE{named_directory(made_in)}"
         say(f"keep the two apart; the master key is in neither: {export}")
 
     run(body)
@@ -286,13 +287,24 @@ def _beside(data_file: str, keys_file: str) -> bool:
     return Path(data_file).parent.parent == Path(keys_file).parent.parent
 
 
+def _made_in(data_file: str, named: Path) -> Path:
+    """The data directory of who made it, with the keys: of a process per role not the gateway's
+    that was asked. The one that was named, where that is it or nobody can tell."""
+    file = Path(data_file)
+    if file.parent.name != "backups" or file.is_relative_to(named.resolve()):
+        return named
+    return file.parent.parent
+
+
 def _newest(folder: Path, pattern: str) -> Path:
     found = sorted(folder.glob(pattern))
     if not found:
         raise NotFound(
             f"cannot find a backup in {folder}",
             code="backup-not-found",
-            hint="holdfast backup create",
+            hint="`holdfast backup create` makes one; of a process per role it lies in the data "
+            "directory of the role that made it, as that command said: name that one with "
+            "--data-dir, or both files",
         )
     return found[-1]
 

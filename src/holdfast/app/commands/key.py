@@ -238,7 +238,12 @@ def _note(ctx: typer.Context, what: str, master_key: str, parts: Sequence[str] =
     try:
         asyncio.run(tell())
     except HoldfastError as error:
-        say(f"not on the record: {error.detail}")
+        from holdfast.identity.hop import hop_missing
+
+        if error.detail == hop_missing().detail:
+            say("not on the record: a role that runs alone takes no notes but from its gateway")
+        else:
+            say(f"not on the record: {error.detail}")
     except Exception as error:  # whatever is wrong with the data: the keys are what is wanted
         say(f"not on the record: {type(error).__name__}: {error}")
 

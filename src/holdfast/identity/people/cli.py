@@ -147,7 +147,8 @@ def list_people(ctx: typer.Context, limit: LimitOption = 100, json: JsonOption =
             ("name", "email", "roles", "state", "since", "id"),
             [(p.name, p.email, " ".join(p.roles), p.state, p.created_at[:10], p.id) for p in found],
             spare=("since", "email", "roles"),
-            empty="nobody yet: `holdfast person create-admin NAME` begins",
+            empty="nobody yet: `holdfast person create-admin NAME` begins; who was invited and has "
+            "not come is in `holdfast person invitations`",
         )
         say_more(more, limit)
 
