@@ -389,7 +389,7 @@ def _check(connection: duckdb.DuckDBPyConnection, job: QueryJob, loaded: _Loaded
 
 def _failed(error: Exception, job: QueryJob, hint: str = "") -> HoldfastError:
     """What the engine said, as far as it concerns the caller's SQL."""
-    text = str(error).strip()[:MESSAGE_MAX]
+    text = " ".join(str(error).split())[:MESSAGE_MAX]
     if "failed to allocate" in text.lower() or "out of memory" in text.lower():
         return _too_much_memory(job)
     return Invalid(
