@@ -194,7 +194,7 @@ class Stack:
             environment["HOLDFAST_DATABASE_URL"] = url
             shared = [self.databases(each) for each in self.roles].count(url) > 1
             if self.layout == "split" and shared:
-                environment = self._keyring(url) | environment
+                environment = self.keyring(url) | environment
         port = str(self.port(part))
         if role == "up":
             arguments = ["up", "--drones", "0", "--port", port]
@@ -353,7 +353,7 @@ class Stack:
     def _scheme(self) -> str:
         return "https" if self.pki else "http"
 
-    def _keyring(self, url: str) -> dict[str, str]:
+    def keyring(self, url: str) -> dict[str, str]:
         """The keyring of roles that share a database."""
         master = self.directory / "master.key"
         if not master.exists():
