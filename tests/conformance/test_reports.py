@@ -507,7 +507,7 @@ async def test_reports_of_another_tenant_do_not_exist(
 
 
 async def test_a_report_is_theirs_who_may_see_all_that_it_was_made_of(
-    service: ReportsService,
+    service: ReportsService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [(await service.run(ME, spec(f"s{number}"))).id for number in range(3)]
     both, one = (replace(ME, profiles=frozenset(names)) for names in ({"a", "b", "c"}, {"a"}))
@@ -520,6 +520,12 @@ async def test_a_report_is_theirs_who_may_see_all_that_it_was_made_of(
     assert found == made[::-1]
     assert (await service.run(both, spec("s0"))).unchanged
     page = await service.list(one, limit=1)
+    assert (page.items, page.next) == ([], None)
+    for bound in ("LIMITED_STEP", "LIMITED_MAX"):
+        monkeypatch.setattr(f"holdfast.reports.service.{bound}", 2)
+    page = await service.list(one, limit=1)
+    assert page.items == []
+    page = await service.list(one, limit=1, cursor=page.next or "none: all was looked through")
     assert (page.items, page.next) == ([], None)
     for call in (service.show, service.data, service.chart):
         with pytest.raises(NotFound):

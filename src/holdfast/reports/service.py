@@ -99,6 +99,8 @@ Carried = dict[str, list[dict[str, Any]]]
 Numbered = list[tuple[int, Report]]
 T = TypeVar("T")
 
+LIMITED_STEP, LIMITED_MAX = 100, 5_000
+"""For whoever is limited: so many reports are read at a time, and looked through for one page."""
 STORED_AGAIN_MAX = 3
 LATER_MAX = 20
 """So many publications of an input may come while a report waits and is computed."""
@@ -199,7 +201,8 @@ class ReportsService:
     ) -> Page[ReportSummary]:
         """Reports, newest first; of one ``name``, created in ``since`` ≤ t < ``until``.
 
-        For whoever is limited to some profiles: those that were made of nothing else.
+        For whoever is limited to some profiles: those that were made of nothing else. Where these
+        are rare a page may have fewer than ``limit``, or none, and the next one goes on.
         """
         (before,) = decode_cursor(_CURSOR, cursor, int) if cursor else (_SEQUENCE_MAX,)
         limit = page_size(limit)
@@ -207,10 +210,12 @@ class ReportsService:
         if since and until:
             check_order("list reports", ("since", since), ("until", until), (first, last))
 
-        def unit(conn: Connection) -> Numbered:
+        step = limit + 1 if principal.profiles is None else max(limit + 1, LIMITED_STEP)
+
+        def unit(conn: Connection) -> tuple[Numbered, int | None]:
             found: Numbered = []
-            below = before
-            while True:
+            below, looked = before, 0
+            while looked < LIMITED_MAX:
                 some = store.newest(
                     conn,
                     principal,
@@ -218,19 +223,20 @@ class ReportsService:
                     since=first,
                     until=last,
                     before=below,
-                    limit=limit + 1,
+                    limit=step,
                 )
                 found += [each for each in some if _seen(principal, each[1])]
-                if len(found) > limit or len(some) <= limit:
-                    return found[: limit + 1]
+                if len(found) > limit:
+                    return found[:limit], found[limit - 1][0]
+                if len(some) < step:
+                    return found, None
+                looked += step
                 below = some[-1][0]
+            return found, below
 
-        rows = await self._db.read(principal, unit)
-        more = len(rows) > limit
-        items = [_summary(report) for _, report in rows[:limit]]
-        return Page(
-            items=items, next=encode_cursor(_CURSOR, [rows[limit - 1][0]]) if more else None
-        )
+        rows, then = await self._db.read(principal, unit)
+        items = [_summary(report) for _, report in rows]
+        return Page(items=items, next=None if then is None else encode_cursor(_CURSOR, [then]))
 
     async def show(self, principal: Principal, report_id: str) -> Report:
         """One report; :class:`UnknownReport` if there is none."""
