@@ -177,7 +177,8 @@ def test_a_second_coordinator_is_refused_where_leases_are_not_shared(
         refused = run_command(
             *("serve", "coordinator", "--data-dir", str(tmp_path / "second")),
             *("--port", str(free_port())),
-            environment={
+            environment=stack.keyring(postgres.dsn("fleet_second"))
+            | {
                 "HOLDFAST_DATABASE_URL": postgres.dsn("fleet_second"),
                 "HOLDFAST_KEYS_DIR": str(tmp_path / "coordinator" / "keys"),
                 "HOLDFAST_SECRETS_DIR": str(tmp_path / "coordinator" / "secrets"),
