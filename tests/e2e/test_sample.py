@@ -103,7 +103,7 @@ def test_what_the_sources_say_has_not_changed_is_not_sent_again(program: Program
 def test_up_that_stays_has_the_reports_made_and_none_of_them_anew(program: Program) -> None:
     told = wait_until(
         lambda: re.search(r"its 4 reports are there \((\d+) made now\)", program.log.read_text()),
-        "the reports are told of",
+        what="the reports are told of",
     )
     assert told[1] == "0"
     assert len(list(program.items("/v1/reports"))) == 4
