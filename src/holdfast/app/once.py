@@ -1,4 +1,4 @@
-"""``holdfast up --once``: collect every runnable profile once, show it, and report on it."""
+"""``holdfast up --once`` and ``--sample``: collect what there is, show it, and report on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.kernel.cli import named_directory, print_table, say, visible
+from holdfast.kernel.cli import print_table, say, visible
 from holdfast.kernel.errors import HoldfastError, Unavailable
 from holdfast.registry.document import SUFFIXES
 
@@ -79,9 +79,7 @@ async def collect_once(system: System, *, sample: bool) -> int:
     await _follow(system, tally)
     await _show_collected(system, tally)
     if not tally.good:
-        for c in tally.collections:
-            if c.state not in GOOD:
-                say(f"error: {c.profile}: {c.state}: {c.reason or 'no reason was given'}")
+        _tell_failed(tally)
         return 1
     if left:
         return 1
@@ -93,39 +91,30 @@ async def collect_once(system: System, *, sample: bool) -> int:
 
 
 async def collect_sample(system: System) -> None:
-    """Collect every profile while the rest is served, then have the sample's reports made.
+    """:func:`collect_once` of the sample while it is served: the same is shown and reported on.
 
-    What became of it is said; nothing of it ends the program. Reports on the same inputs are the
-    ones that are there, so a restart on what has not changed makes none anew.
+    Nothing that fails ends the program. Reports on the same inputs are the ones that are there, so
+    a restart on what has not changed makes none anew.
     """
-    from holdfast.app.sample import run_reports
+    from holdfast.app.sample import report_on_sample
 
     try:
         tally = Tally([await submit(system, name) for name in await runnable_profiles(system)])
-        async with asyncio.timeout(COLLECT_SECONDS):
-            while not tally.over:
-                await asyncio.sleep(POLL_SECONDS)
-                for c in tally.collections:
-                    if not c.over:
-                        await _look(system, c)
-        for c in tally.collections:
-            if c.state not in GOOD:
-                say(f"error: {c.profile}: {c.state}: {c.reason or 'no reason was given'}")
-        if not tally.good:
+        await _follow(system, tally)
+        await _show_collected(system, tally)
+        if tally.good:
+            await report_on_sample(system, stays=True)
+        else:
+            _tell_failed(tally)
             say("no reports of the sample: not every source was collected")
-            return
-        reports = await run_reports(system)
-    except TimeoutError:
-        say(f"no reports of the sample: not collected within {COLLECT_SECONDS:.0f} s")
     except HoldfastError as error:
         say(f"no reports of the sample: {error.detail}")
-    else:
-        new = sum(not report.unchanged for report in reports.values())
-        where = named_directory(system.settings.data_dir)
-        say(
-            f"the sample is collected, and its {len(reports)} reports are there "
-            f"({new} made now): holdfast report list{where}"
-        )
+
+
+def _tell_failed(tally: Tally) -> None:
+    for c in tally.collections:
+        if c.state not in GOOD:
+            say(f"error: {c.profile}: {c.state}: {c.reason or 'no reason was given'}")
 
 
 async def runnable_profiles(system: System) -> list[str]:

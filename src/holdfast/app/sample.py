@@ -19,14 +19,17 @@ TELLING = "period,magnitude,place"
 """What there is to see of an earthquake: the profile has more than fits."""
 
 
-async def report_on_sample(system: System) -> None:
-    """Run the sample's reports, print the table and the correlation, write the chart."""
+async def report_on_sample(system: System, *, stays: bool = False) -> None:
+    """Run the sample's reports, print the table and the correlation, write the chart.
+
+    ``stays``: it is served now, which then is nothing to try next.
+    """
     reports = await run_reports(system)
     _print_report(reports[TABLE])
     _print_report(reports[CORRELATION])
     for path in await _write_charts(system, reports[CORRELATION]):
         sys.stdout.write(f"chart: {path}\n")
-    _suggest(system)
+    _suggest(system, stays=stays)
 
 
 async def run_reports(system: System) -> dict[str, Report]:
@@ -64,13 +67,17 @@ async def _write_charts(system: System, report: Report) -> list[Path]:
     return written
 
 
-def _suggest(system: System) -> None:
+def _suggest(system: System, *, stays: bool) -> None:
     where = named_directory(system.settings.data_dir)
     program = ".venv/bin/holdfast" if Path(".venv/bin/holdfast").exists() else "holdfast"
+    last = (
+        f"{program} report list{where}" if stays
+        else f"{program} up --sample{where}      # the same, and stays: a page to look at"
+    )  # fmt: skip
     sys.stdout.write(
         "\nThree commands to try next:\n"
         f"  {program} record list --profile usgs-earthquakes-week --columns {TELLING}{where}\n"
         f"  {program} report show {CORRELATION}{where}\n"
-        f"  {program} up --sample{where}      # the same, and stays: a page to look at\n"
+        f"  {last}\n"
     )
     sys.stdout.flush()
