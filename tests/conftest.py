@@ -63,6 +63,14 @@ def pytest_sessionfinish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In their turn, each under an id of its own: of several under one, a worker runs one alone."""
+    seen: set[str] = set()
+    for item in items:
+        if label := getattr(item, "operation_label", None):  # Schemathesis names it so, no more
+            item._id = f"{item.nodeid}[{label}]"
+        if item.nodeid in seen:
+            raise pytest.UsageError(f"two tests have the id {item.nodeid}")
+        seen.add(item.nodeid)
     items.sort(key=_turn)
 
 
