@@ -50,6 +50,11 @@ async def test_a_role_with_a_keyring_of_its_own_does_not_start_on_anothers_datab
     assert not (tmp_path / "coordinator" / "keys" / "master.key").exists()
     async with open_system(at(tmp_path / "registry", postgres_url), ["registry"]):
         pass  # who was there first goes on
+    key = (tmp_path / "registry" / "keys" / "master.key").read_text()  # the hint's way on
+    told = at(tmp_path / "coordinator", postgres_url, keyring_master_key=key)
+    async with open_system(told, ["coordinator"]):
+        pass
+    assert await schemas(postgres_url) == before
     await postgres.drop_database(name)
 
 

@@ -200,8 +200,9 @@ def write_first(keyring: str, holder: str) -> Callable[[Connection], None]:
 def _foreign() -> HoldfastError:
     return KeyringForeign(
         "cannot start: another role has sealed events in this database under a keyring of its own",
-        hint="give roles that share a database one keyring, HOLDFAST_KEYRING_URL and "
-        "HOLDFAST_KEYRING_MASTER_KEY_FILE, or each a database of its own",
+        hint="give it the master key of whoever came first (HOLDFAST_KEYRING_MASTER_KEY_FILE) "
+        "and the same HOLDFAST_KEYRING_URL, or none if that has none; or give it a database of "
+        "its own",
     )
 
 
